@@ -1,0 +1,1 @@
+"""Answers: the results database and the metrics computed from it."""

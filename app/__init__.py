@@ -1,0 +1,1 @@
+"""The command line: studies in, results and answers out."""

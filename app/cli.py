@@ -1,0 +1,47 @@
+"""The command line. Each noun has its file in commands/; heavy libraries load when a command runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import BandlensError
+
+app = typer.Typer(
+    name="bandlens",
+    help="Which image frequencies a classifier lives on, and whether that explains how well it generalizes.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"bandlens {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; errors are one line on stderr, exit 2 for wrong use, 1 for a failed job, 130 when interrupted."""
+    try:
+        app()
+    except BandlensError as error:
+        print(f"bandlens: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("bandlens: interrupted; what was committed stays, run the same command to go on", file=sys.stderr)
+        sys.exit(130)

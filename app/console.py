@@ -1,0 +1,69 @@
+"""What every command prints: tables, JSON, and progress with rates."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, Protocol
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None) -> None:
+    """Print rows as an aligned table, or as one JSON list of objects on stdout."""
+    if as_json:
+        print(json.dumps(list(rows), indent=1, default=str))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    columns = list(rows[0]) if rows else []
+    for name in columns:
+        numeric = all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in columns))
+    # A pipe has no width: let the longest row decide instead of folding it at 80 characters.
+    console = Console() if sys.stdout.isatty() else Console(width=400)
+    console.print(table if rows else "(nothing)")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Advance(Protocol):
+    def __call__(self, amount: float = 1, /) -> None: ...
+
+
+@contextmanager
+def progress(what: str, total: float | None, unit: str) -> Iterator[Advance]:
+    """A bar on stderr with count, rate and ETA; a line every ten seconds where stderr is not a terminal."""
+    from tqdm import tqdm
+
+    terminal = sys.stderr.isatty()
+    with tqdm(
+        total=total,
+        desc=what,
+        unit=f" {unit}",
+        unit_scale=True,
+        file=sys.stderr,
+        mininterval=0.2 if terminal else 10,
+        maxinterval=10,
+        dynamic_ncols=terminal,
+        leave=terminal,
+        delay=1,
+    ) as bar:
+
+        def advance(amount: float = 1, /) -> None:
+            bar.update(amount)
+
+        yield advance

@@ -1,0 +1,1 @@
+"""Running: one perturbed batch through every session, logits reduced to predictions."""

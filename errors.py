@@ -1,0 +1,64 @@
+"""Everything bandlens raises on purpose.
+
+    BandlensError            exit 1: the job failed
+    ├── UsageError           exit 2: what was asked for does not exist or makes no sense
+    │   └── UnknownName          a name that is not known, with the nearest ones that are
+    ├── CheckpointError      weights that cannot be fetched, trusted, or fitted to the architecture
+    ├── ExportError          an ONNX model that could not be made, or does not compute what torch does
+    ├── ImageSetError        images that cannot be read or packed, or a set that is damaged
+    ├── ProbeError           a perturbation that fails, or returns something that is not a batch of images
+    ├── EngineError          a session that cannot be opened or run
+    └── StoreError           a results database that cannot be opened, read or written
+
+A message is one line: what happened, where, and what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class BandlensError(Exception):
+    """Base of all; the command line prints the message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(BandlensError):
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """`UnknownName("checkpoint", "tv_resnet5", known)` names the nearest known names."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        known = list(known)
+        near = get_close_matches(name, known, n=3, cutoff=0.5)
+        did_you_mean = f"; did you mean {' or '.join(near)}?" if near else ""
+        listed = f"; known: {', '.join(known)}" if not near and 0 < len(known) <= 12 else ""
+        super().__init__(f"unknown {kind} '{name}'{did_you_mean}{listed}{'; ' + hint if hint else ''}")
+
+
+class CheckpointError(BandlensError):
+    pass
+
+
+class ExportError(BandlensError):
+    pass
+
+
+class ImageSetError(BandlensError):
+    pass
+
+
+class ProbeError(BandlensError):
+    pass
+
+
+class EngineError(BandlensError):
+    pass
+
+
+class StoreError(BandlensError):
+    pass

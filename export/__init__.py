@@ -1,0 +1,1 @@
+"""Checkpoints: where they are, how their weights read, and how they become ONNX models."""

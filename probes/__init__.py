@@ -1,0 +1,1 @@
+"""Perturbations of images, and the image sets they are applied to."""

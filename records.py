@@ -1,0 +1,140 @@
+"""The records that cross folder borders. Frozen, and free of heavy imports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def digest_of(*fields: object) -> str:
+    """sha256 (64 hex digits) of the fields' canonical JSON: the identity of a condition, a cell, an image set."""
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One probe family at one parameter setting."""
+
+    family: str
+    parameters: tuple[tuple[str, float | int | str], ...]
+    digest: str
+    """Covers family, parameters and implementation: the version of a built-in family, the source of a user's."""
+
+    def __getitem__(self, name: str) -> float | int | str:
+        return dict(self.parameters)[name]
+
+    def number(self, name: str) -> float | None:
+        """The parameter as a number, or None where this condition has no such number."""
+        value = dict(self.parameters).get(name)
+        return float(value) if isinstance(value, (int, float)) else None
+
+    def __str__(self) -> str:
+        return " ".join([self.family, *(f"{name}={value}" for name, value in self.parameters)])
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """An exported checkpoint: one ONNX file that takes float32 RGB images in [0, 1] and gives logits."""
+
+    name: str
+    category: str
+    architecture: str
+    weights_sha256: str
+    source: str
+    normalization: str
+    path: Path
+    sha256: str
+    """Of the ONNX file: what ran is what is named."""
+    image_size: int
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSetInfo:
+    """What a run and a database need to know of an image set, without its pixels."""
+
+    name: str
+    benchmark: str
+    digest: str
+    count: int
+    size: int
+    preprocessing: str
+    labelled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """How a model is run. Only backend and precision enter a cell's key."""
+
+    backend: str
+    precision: str
+    device: str
+    batch: int
+    threads: int
+    versions: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The unit that is asked for, skipped or redone: one model, one image set, one condition."""
+
+    model: Model
+    image_set: ImageSetInfo
+    condition: Condition
+    backend: str
+    precision: str
+    seed: int
+    decision_space: str = "all"
+
+    @property
+    def key(self) -> str:
+        return digest_of(
+            self.model.sha256,
+            self.backend,
+            self.precision,
+            self.image_set.digest,
+            self.condition.digest,
+            self.decision_space,
+            self.seed,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.model.name}, {self.image_set.name}, {self.condition}"
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """What is kept of the logits of n images."""
+
+    predicted: NDArray[np.uint16]
+    """argmax, lowest index first."""
+    label_rank: NDArray[np.uint16] | None
+    """Classes scored above the label plus equal ones of lower index: 0 is top-1. None without labels."""
+    confidence: NDArray[np.float32]
+    """Softmax probability of the predicted class."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A part: a cell's predictions over images [first, first + n)."""
+
+    cell: Cell
+    first: int
+    predictions: Predictions
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A cell that ended with an error; nothing of it is kept."""
+
+    cell: Cell
+    error: str
