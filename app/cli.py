@@ -9,6 +9,9 @@ import typer
 
 from .. import __version__
 from ..errors import BandlensError
+from .commands import analyze, checkpoints, demo, doctor, export, images, probes, published, sql, studies
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="bandlens",
@@ -35,13 +38,25 @@ def root(
     pass
 
 
+for name, group in {
+    "checkpoints": checkpoints.app,
+    "images": images.app,
+    "probes": probes.app,
+    "published": published.app,
+}.items():
+    app.add_typer(group, name=name)
+for command in (doctor.doctor, export.export, studies.plan, studies.run, sql.sql, analyze.analyze, demo.demo):
+    app.command()(command)
+
+
 def main() -> None:
-    """Run the command line; errors are one line on stderr, exit 2 for wrong use, 1 for a failed job, 130 when interrupted."""
+    """Run the command line. Errors are one line on stderr: exit 2 for wrong use, 1 for a failed job, 130 on Ctrl-C."""
     try:
         app()
     except BandlensError as error:
         print(f"bandlens: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("bandlens: interrupted; what was committed stays, run the same command to go on", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            print("bandlens: interrupted; what was committed stays, run the same command to go on", file=sys.stderr)
+        raise

@@ -55,7 +55,7 @@ def progress(what: str, total: float | None, unit: str) -> Iterator[Advance]:
         desc=what,
         unit=f" {unit}",
         unit_scale=True,
-        file=sys.stderr,
+        file=sys.stderr if terminal else _Lines(),
         mininterval=0.2 if terminal else 10,
         maxinterval=10,
         dynamic_ncols=terminal,
@@ -67,3 +67,21 @@ def progress(what: str, total: float | None, unit: str) -> Iterator[Advance]:
             bar.update(amount)
 
         yield advance
+
+
+class _Lines:
+    """A log has no lines to go back over: each state of the bar becomes a line of its own."""
+
+    def write(self, text: str) -> None:
+        if line := text.replace("\r", "").strip():
+            sys.stderr.write(f"{line}\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 0.4 s, 12 s, 3 min, 2.5 h."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,174 @@
+"""Every metric of every checkpoint and image set of a study, from the database and back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ..errors import UnknownName, UsageError
+from .critical_band import FREQUENCIES, NOISE_SDS, CriticalBand, fit_band, integer_thresholds, normalized_thresholds
+from .psychometric import estimate_band
+from .spectral_bias import spectral_bias
+from .store import Store
+
+PUBLISHED = {
+    "critical_bandwidth": "bandwidth",
+    "critical_center_frequency": "center_frequency",
+    "critical_peak_noise_sensitivity": "peak_noise_sensitivity",
+}
+"""The study's names of the three numbers, which it takes from the normalized thresholds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """One checkpoint on one image set in one version of a study."""
+
+    study_id: int
+    study: str
+    checkpoint_id: int
+    checkpoint: str
+    image_set_id: int
+    image_set: str
+    classes: int
+    labelled: bool
+
+
+def compute_metrics(
+    store: Store,
+    study: str,
+    resamples: int = 1000,
+    rgb_reference: bool = False,
+    advance: Callable[[float], None] = lambda _: None,
+) -> pl.DataFrame:
+    """Compute the metrics of a study (name, or name@version) and keep them in the database.
+
+    Args:
+        store: open for writing.
+        study: `*` stands for the newest version of every study.
+        resamples: of the bootstrap over images.
+        rgb_reference: take the clean accuracy in colour as the reference of the normalized thresholds, instead of the
+            accuracy on grey images without noise.
+        advance: called once a checkpoint and image set.
+
+    Returns:
+        study_id, study, checkpoint_id, checkpoint, image_set_id, image_set, metric, value, low, high, note.
+    """
+    subjects = _subjects(store, study)
+    curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
+    keys = ["study", "checkpoint", "image_set"]
+    rows = [spectral_bias(curve).select(*keys, "metric", "value", "note")] if len(curve) else []
+    for subject in subjects:
+        found = list(_critical_band(store, subject, curve, resamples, rgb_reference))
+        rows += [pl.DataFrame([{key: getattr(subject, key) for key in keys} | row for row in found], SCHEMA)]
+        advance(1)
+    metrics = pl.concat(rows, how="diagonal_relaxed").join(
+        pl.DataFrame([{name: getattr(s, name) for name in _Subject.__slots__} for s in subjects]), on=keys
+    )
+    store.write_metrics(metrics)
+    return metrics
+
+
+SCHEMA = {
+    "study": pl.String,
+    "checkpoint": pl.String,
+    "image_set": pl.String,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "note": pl.String,
+}
+
+
+def _subjects(store: Store, study: str) -> list[_Subject]:
+    found = store.frame(
+        "SELECT DISTINCT study_id, version.label AS study, checkpoint_id, checkpoint, image_set_id, image_set, "
+        "classes, labelled FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
+        "JOIN cell_detail AS detail USING (cell) JOIN checkpoint AS c ON c.id = checkpoint_id "
+        "WHERE version.label = $1 OR (newest AND ($1 = '*' OR version.study = $1)) ORDER BY ALL",
+        [study],
+    )
+    if not len(found):
+        known = store.frame("SELECT label FROM study_version ORDER BY study_id")["label"].to_list()
+        if study != "*" and study not in known and f"{study}@1" not in known:
+            raise UnknownName("study", study, known)
+        raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
+    return [_Subject(**row) for row in found.to_dicts()]
+
+
+def _critical_band(
+    store: Store, subject: _Subject, curve: pl.DataFrame, resamples: int, rgb_reference: bool
+) -> Iterator[dict[str, Any]]:
+    mine = curve.filter(
+        pl.col("study") == subject.study,
+        pl.col("checkpoint") == subject.checkpoint,
+        pl.col("image_set") == subject.image_set,
+    )
+    band = mine.filter(pl.col("family") == "critical_band")
+    if band.is_empty():
+        return
+    accuracy = _accuracy_matrix(band)
+    if accuracy is None:
+        note = "needs the 29 published conditions, each once"
+        yield from ({"metric": metric, "note": note} for metric in PUBLISHED)
+        return
+    clean = mine.filter(pl.col("family") == "clean")["top1"]
+    rgb = 100 * float(clean[0]) if rgb_reference and len(clean) else None
+    if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
+        yield from _published(fit_band(normalized_thresholds(accuracy, rgb)), "")
+    else:
+        yield from ({"metric": metric, "note": "nothing is right without noise"} for metric in PUBLISHED)
+    yield from _published(fit_band(integer_thresholds(accuracy)), "_raw")
+    correct, clusters = _outcomes(store, subject)
+    floor = 1 / subject.classes if subject.labelled else 0.0
+    estimate = estimate_band(correct, clusters, floor=floor, resamples=resamples)
+    for row in estimate.rows():
+        yield row | {"metric": f"psychometric_{row['metric']}"}
+    for threshold in estimate.thresholds:
+        noise_sd = threshold.noise_sd
+        yield {
+            "metric": f"psychometric_threshold_{threshold.frequency}",
+            "value": _null(noise_sd.value),
+            "low": _null(noise_sd.low),
+            "high": _null(noise_sd.high),
+            "note": noise_sd.note,
+        }
+
+
+def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
+    notes = [band.degenerate, "the peak is at its bound" if band.peak_at_bound else None]
+    note = "; ".join([f"thresholds {''.join(map(str, band.thresholds))}", *filter(None, notes)])
+    for metric, name in PUBLISHED.items():
+        yield {"metric": f"{metric}{suffix}", "value": _null(getattr(band, name)), "note": note}
+
+
+def _null(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _accuracy_matrix(band: pl.DataFrame) -> NDArray[np.float64] | None:
+    """(5, 7) percent, noise_sd by frequency, if the rows are exactly the published conditions."""
+    cells = {(sd, f): 100 * top1 for sd, f, top1 in band.select("noise_sd", "frequency", "top1").rows()}
+    wanted = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
+    if set(cells) != wanted or len(band) != len(wanted):
+        return None
+    return np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS])
+
+
+def _outcomes(store: Store, subject: _Subject) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(29, n) right or wrong: without noise, then frequency by frequency and noise_sd by noise_sd; (n,) clusters."""
+    found = store.frame(
+        "SELECT outcome.correct, outcome.cluster FROM study_cell JOIN cell_detail AS detail USING (cell) "
+        "JOIN cell_outcome AS outcome USING (cell) "
+        "WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND family = 'critical_band' "
+        "ORDER BY frequency NULLS FIRST, noise_sd, image_index",
+        [subject.study_id, subject.checkpoint_id, subject.image_set_id],
+    )
+    conditions = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
+    correct = found["correct"].to_numpy().reshape(conditions, -1)
+    return correct, found["cluster"].to_numpy().reshape(conditions, -1)[0].astype(np.int64)

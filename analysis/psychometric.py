@@ -1,0 +1,223 @@
+"""The critical band from single images: continuous thresholds, a channel through them, and intervals.
+
+Per octave index f, the noise_sd at which accuracy falls to half of that without noise, from a logistic in log noise
+strength fitted to the single outcomes by maximum likelihood:
+
+    P(right | noise_sd) = c + (a - c) / (1 + exp(slope (x + S_f) - logit q)),   x = log2(noise_sd / 0.16)
+    a = accuracy at noise_sd 0, c = `floor`, q = (a/2 - c) / (a - c);   threshold_f = 0.16 * 2^-S_f
+
+The sensitivities S_f, censored where the threshold lies outside the tested 0.02 .. 0.16, follow the same bell as the
+published integers (which are S_f rounded up), and the same three numbers come of it:
+
+    S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
+    center_frequency = 1.75 * 2^mu cycles per image,  peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
+
+Intervals are percentiles over resampled images: all conditions of an image, and all images of a cluster, go together.
+Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field & Welsh 2007 (clusters).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import UsageError
+from .critical_band import FREQUENCIES, FULL_WIDTH, LOWEST_FREQUENCY, NOISE_SDS
+from .maximum_likelihood import Floats
+from .psychometric_fit import CHANNEL_HIGH, CHANNEL_LOW, SENSITIVITY_RANGE, SLOPE_BOUNDS, fit_channels, fit_thresholds
+
+CONDITIONS = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
+FEWEST_RIGHT = 20
+"""Right answers without noise, below which no threshold is looked for."""
+FEWEST_CLUSTERS = 20
+"""Below it, percentiles over resampled clusters are too narrow to be believed."""
+_DRAWS_AT_ONCE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval. NaN where the data do not determine it, or its interval; `note` then says why."""
+
+    value: float
+    low: float
+    high: float
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    frequency: int
+    """Octave index."""
+    noise_sd: Estimate
+    """Kept within the tested noise: an end of 0.02 reads "0.02 or less", one of 0.16 "0.16 or more"."""
+    slope: float
+    """Log-odds per octave of noise, 1/4 to 32."""
+    censored: int
+    """-1: the threshold lies below 0.02; 1: above 0.16; 0: it was met."""
+
+
+@dataclass(frozen=True, slots=True)
+class PsychometricBand:
+    thresholds: tuple[Threshold, ...]
+    bandwidth: Estimate
+    center_frequency: Estimate
+    peak_noise_sensitivity: Estimate
+    reference: float
+    """Accuracy without noise, a fraction."""
+    images: int
+    clusters: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        """{metric, value, low, high, note} of the three numbers, None for NaN."""
+        rows: list[dict[str, Any]] = []
+        for metric in ("bandwidth", "center_frequency", "peak_noise_sensitivity"):
+            estimate = asdict(getattr(self, metric))
+            rows.append({"metric": metric} | {key: None if x != x else x for key, x in estimate.items()})
+        return rows
+
+
+def estimate_band(
+    correct: NDArray[np.bool_],
+    clusters: ArrayLike | None = None,
+    *,
+    floor: float = 0.0,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> PsychometricBand:
+    """Thresholds and channel of one checkpoint on one image set.
+
+    correct: (29, n) bool, the same n images in every row. Row 0 is noise_sd 0; then frequency by frequency from 0,
+    within each noise_sd 0.02, 0.04, 0.08, 0.16. clusters: (n,) ids of images that are not independent (crops of one
+    photograph, say); left out, each image stands for itself. floor: accuracy of a blind guess, 1/1000 for a thousand
+    classes. Resamples are a function of `seed`.
+
+    Raises UsageError for arrays that do not fit, a floor outside [0, 1), or fewer than 100 resamples.
+    """
+    ids = _check(correct, clusters, floor, resamples)
+    right, images = _count(correct, ids, resamples, np.random.default_rng(seed))
+    independent = int(ids.max()) + 1
+    reference = right[0] / images
+    if right[0, 0] < FEWEST_RIGHT or reference[0] <= 2 * floor:
+        note = f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
+        return _undetermined(note, float(reference[0]), correct.shape[1], independent)
+    # A resample that happens to fall to chance has no threshold; the others speak for it.
+    usable = (right[0] > 0) & (reference > 2 * floor)
+    right, images, reference = right[:, usable], images[usable], reference[usable]
+    repeat = len(FREQUENCIES)
+    levels = right[1:].reshape(repeat, len(NOISE_SDS) - 1, -1).transpose(1, 0, 2).reshape(len(NOISE_SDS) - 1, -1)
+    sensitivity, slope = fit_thresholds(levels, np.tile(images, repeat), np.tile(reference, repeat), floor)
+    sensitivity, slope = sensitivity.reshape(repeat, -1), slope.reshape(repeat, -1)
+    few = f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
+    thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), level, few) for f in FREQUENCIES)
+    channel = _channel(sensitivity, level, few)
+    return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
+
+
+def _check(correct: NDArray[np.bool_], clusters: ArrayLike | None, floor: float, resamples: int) -> NDArray[np.intp]:
+    """Cluster indices 0..C-1 of the images."""
+    if correct.ndim != 2 or len(correct) != CONDITIONS or correct.shape[1] == 0 or correct.dtype != np.bool_:
+        raise UsageError(
+            f"critical band: outcomes are {correct.dtype} {correct.shape}; give bool ({CONDITIONS} conditions, images)"
+        )
+    if not 0 <= floor < 1:
+        raise UsageError(f"critical band: floor {floor}; it is an accuracy in [0, 1), 0.001 for a thousand classes")
+    if resamples < 100:
+        raise UsageError(f"critical band: {resamples} resamples; intervals need at least 100")
+    if clusters is None:
+        return np.arange(correct.shape[1])
+    given = np.asarray(clusters)
+    if given.shape != correct.shape[1:]:
+        raise UsageError(f"critical band: {given.shape} cluster ids for {correct.shape[1]} images; give one each")
+    return np.unique(given, return_inverse=True)[1]
+
+
+def _count(
+    correct: NDArray[np.bool_], ids: NDArray[np.intp], resamples: int, rng: np.random.Generator
+) -> tuple[Floats, Floats]:
+    """Right answers (29, 1 + resamples) and images (1 + resamples,): first the data, then C clusters drawn anew."""
+    held = int(ids.max()) + 1
+    table = np.stack([np.bincount(ids, weights=row, minlength=held) for row in correct] + [np.bincount(ids)], axis=1)
+    totals = [table.sum(axis=0)[None]]
+    step = max(1, _DRAWS_AT_ONCE // held)
+    for first in range(0, resamples, step):
+        size = min(step, resamples - first)
+        drawn = rng.integers(held, size=(size, held)) + np.arange(size)[:, None] * held
+        times = np.bincount(drawn.ravel(), minlength=size * held).reshape(size, held)
+        totals.append(times.astype(np.float64) @ table)
+    counts = np.concatenate(totals).T
+    return counts[:-1], counts[-1]
+
+
+def _interval(values: Floats, level: float) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _threshold(frequency: int, sensitivity: Floats, slope: float, level: float, few: str | None) -> Threshold:
+    """From sensitivities of the data (first) and of the resamples."""
+    low, high = SENSITIVITY_RANGE
+    value = float(sensitivity[0])
+    censored = -1 if value > high else 1 if value < low else 0
+    ends = np.clip([value, *_interval(sensitivity[1:], level)], low, high)
+    sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
+    # An infinitely steep curve leaves the threshold anywhere between two levels; its resamples all sit in one place.
+    note = few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
+    if note:
+        weakest, strongest = np.nan, np.nan
+    if censored:
+        note = f"the threshold lies {'below' if censored < 0 else 'above'} the tested noise"
+    elif (weakest, strongest) == (NOISE_SDS[1], NOISE_SDS[-1]):
+        note = "the interval spans the tested noise"
+    return Threshold(frequency, Estimate(sd, weakest, strongest, note), slope, censored)
+
+
+def _channel(sensitivity: Floats, level: float, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
+    """Bandwidth, centre frequency and peak noise sensitivity from sensitivities (7, 1 + resamples)."""
+    low, high = SENSITIVITY_RANGE
+    met = int(((sensitivity[:, 0] >= low) & (sensitivity[:, 0] <= high)).sum())
+    if met < 3:
+        nothing = _nothing(f"{met} of 7 thresholds lie within the tested noise; three numbers need three")
+        return nothing, nothing, nothing
+    # The bounds of the fit go the way of its optima, to be compared with them.
+    bounds = np.stack([CHANNEL_LOW, CHANNEL_HIGH], axis=1)
+    amplitude, mu, sigma = fits = np.hstack([fit_channels(sensitivity), bounds])
+    for name, fit in zip(("height", "centre", "width"), fits, strict=True):
+        if _at_bound(fit[0], fit[-2:]):
+            nothing = _nothing(f"the channel's {name} is at the bound of its fit")
+            return nothing, nothing, nothing
+    return (
+        _judge("width", FULL_WIDTH * sigma, level, few),
+        _judge("centre", LOWEST_FREQUENCY * np.exp2(mu), level, few),
+        _judge("height", np.exp2(amplitude - 4), level, few),
+    )
+
+
+def _judge(name: str, numbers: Floats, level: float, few: str | None) -> Estimate:
+    """From a number of the data (first), of the resamples, and at the two bounds of the fit (last)."""
+    value, bounds = float(numbers[0]), numbers[-2:]
+    low, high = _interval(numbers[1:-2], level)
+    low_open, high_open = _at_bound(low, bounds), _at_bound(high, bounds)
+    if low_open and high_open:
+        return _nothing(f"the interval of the channel's {name} spans all that its fit allows")
+    if few:
+        return Estimate(value, np.nan, np.nan, few)
+    open_end = "lower" if low_open else "upper" if high_open else None
+    return Estimate(value, low, high, open_end and f"the {open_end} end of the interval is where the fit is bounded")
+
+
+def _at_bound(x: float, bounds: Floats) -> bool:
+    return bool(np.isclose(x, bounds, rtol=1e-5, atol=0).any())
+
+
+def _nothing(note: str) -> Estimate:
+    return Estimate(np.nan, np.nan, np.nan, note)
+
+
+def _undetermined(note: str, reference: float, images: int, independent: int) -> PsychometricBand:
+    nothing = _nothing(note)
+    thresholds = tuple(Threshold(f, nothing, np.nan, 0) for f in FREQUENCIES)
+    return PsychometricBand(thresholds, nothing, nothing, nothing, reference, images, independent)

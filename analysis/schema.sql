@@ -1,0 +1,285 @@
+-- The results database. Comments go into the database: DuckDB shows them in duckdb_tables() and duckdb_columns().
+
+CREATE TABLE meta (schema_version INTEGER NOT NULL, bandlens VARCHAR NOT NULL, created TIMESTAMPTZ NOT NULL DEFAULT now());
+COMMENT ON TABLE meta IS 'One row: the version of this schema and of the bandlens that made the file';
+
+CREATE SEQUENCE id;
+
+CREATE TABLE checkpoint (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    name VARCHAR NOT NULL,
+    category VARCHAR NOT NULL,
+    architecture VARCHAR NOT NULL,
+    weights_sha256 VARCHAR NOT NULL,
+    source VARCHAR NOT NULL,
+    normalization VARCHAR NOT NULL,
+    classes INTEGER NOT NULL,
+    model_sha256 VARCHAR NOT NULL UNIQUE
+);
+COMMENT ON TABLE checkpoint IS 'One set of weights as it was exported; weights or export changed make a new row';
+COMMENT ON COLUMN checkpoint.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN checkpoint.source IS 'Where the weights came from';
+COMMENT ON COLUMN checkpoint.normalization IS 'Mean and standard deviation that the model applies to RGB in [0, 1]';
+COMMENT ON COLUMN checkpoint.classes IS 'Number of logits';
+COMMENT ON COLUMN checkpoint.model_sha256 IS 'Of the ONNX file that ran';
+
+CREATE TABLE image_set (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    name VARCHAR NOT NULL,
+    benchmark VARCHAR NOT NULL,
+    corruption VARCHAR,
+    severity INTEGER,
+    digest VARCHAR NOT NULL UNIQUE,
+    count INTEGER NOT NULL,
+    clusters INTEGER NOT NULL,
+    preprocessing VARCHAR NOT NULL,
+    labelled BOOLEAN NOT NULL
+);
+COMMENT ON TABLE image_set IS 'Images decoded once to fixed-shape uint8';
+COMMENT ON COLUMN image_set.digest IS 'sha256 over pixels, labels, clusters and preprocessing';
+COMMENT ON COLUMN image_set.clusters IS 'Number of independent sources; less than count where several images show one photograph';
+COMMENT ON COLUMN image_set.labelled IS 'Without labels the reference is the model''s own clean prediction, and accuracy is agreement';
+
+CREATE TABLE image (image_set INTEGER NOT NULL, image_index UINTEGER NOT NULL, path VARCHAR NOT NULL, cluster UINTEGER NOT NULL);
+COMMENT ON TABLE image IS 'The images of each set, in order';
+COMMENT ON COLUMN image.cluster IS 'Images with the same number are not independent; intervals treat them as one';
+
+CREATE TABLE label (image_set INTEGER NOT NULL, scheme VARCHAR NOT NULL, image_index UINTEGER NOT NULL, class USMALLINT NOT NULL);
+COMMENT ON TABLE label IS 'What counts as right for an image, by label scheme';
+COMMENT ON COLUMN label.scheme IS 'single: the one class of the image';
+
+CREATE TABLE condition (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    family VARCHAR NOT NULL,
+    parameters JSON NOT NULL,
+    cutoff DOUBLE,
+    frequency INTEGER,
+    noise_sd DOUBLE,
+    digest VARCHAR NOT NULL UNIQUE
+);
+COMMENT ON TABLE condition IS 'One probe family at one parameter setting';
+COMMENT ON COLUMN condition.cutoff IS 'lowpass, highpass: share of the 112 cycles per image, in [0, 1]';
+COMMENT ON COLUMN condition.frequency IS 'critical_band: octave 0 to 6; its centre is 1.75 x 2^frequency cycles per image';
+COMMENT ON COLUMN condition.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band, in units of the image range';
+COMMENT ON COLUMN condition.digest IS 'sha256 over family, parameters and implementation';
+
+CREATE TABLE session (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    backend VARCHAR NOT NULL,
+    precision VARCHAR NOT NULL,
+    device VARCHAR NOT NULL,
+    batch INTEGER NOT NULL,
+    threads INTEGER NOT NULL,
+    versions JSON NOT NULL,
+    model_sha256 VARCHAR NOT NULL,
+    UNIQUE (backend, precision, device, batch, threads, versions, model_sha256)
+);
+COMMENT ON TABLE session IS 'A model loaded in a backend, on a machine';
+
+CREATE TABLE study (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    name VARCHAR NOT NULL,
+    version INTEGER NOT NULL,
+    toml VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL,
+    first_run TIMESTAMPTZ NOT NULL DEFAULT now(),
+    last_run TIMESTAMPTZ NOT NULL DEFAULT now(),
+    host VARCHAR NOT NULL,
+    bandlens VARCHAR NOT NULL,
+    UNIQUE (name, version)
+);
+COMMENT ON TABLE study IS 'Each version of a study that was run: the same name with other cells is a new version';
+COMMENT ON COLUMN study.version IS 'Counts from 1; name@version asks for it, the name alone for the newest';
+COMMENT ON COLUMN study.digest IS 'sha256 over the keys of its cells';
+
+CREATE TABLE cell (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    key VARCHAR NOT NULL UNIQUE,
+    checkpoint INTEGER NOT NULL,
+    image_set INTEGER NOT NULL,
+    condition INTEGER NOT NULL,
+    backend VARCHAR NOT NULL,
+    precision VARCHAR NOT NULL,
+    decision_space VARCHAR NOT NULL,
+    seed BIGINT NOT NULL,
+    complete BOOLEAN NOT NULL DEFAULT false,
+    error VARCHAR
+);
+COMMENT ON TABLE cell IS 'What is asked for, skipped or redone: a checkpoint, an image set, a condition';
+COMMENT ON COLUMN cell.key IS 'sha256 over everything that its numbers depend on';
+COMMENT ON COLUMN cell.decision_space IS 'How logits become a decision: all is the argmax over every class';
+COMMENT ON COLUMN cell.seed IS 'Of the noise; 0 where there is none';
+COMMENT ON COLUMN cell.complete IS 'Whether its parts cover the image set; no view shows it before';
+COMMENT ON COLUMN cell.error IS 'Why it failed when it was last tried';
+
+CREATE TABLE study_cell (study INTEGER NOT NULL, cell INTEGER NOT NULL);
+COMMENT ON TABLE study_cell IS 'The cells that a study consists of, reused ones too';
+
+CREATE TABLE part (
+    cell INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    session INTEGER NOT NULL,
+    seconds DOUBLE NOT NULL,
+    committed TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE part IS 'A cell''s predictions over a range of images, committed as one';
+COMMENT ON COLUMN part.seconds IS 'Time that the model ran, without perturbation';
+
+CREATE TABLE prediction (
+    cell INTEGER NOT NULL,
+    image_index UINTEGER NOT NULL,
+    predicted USMALLINT NOT NULL,
+    label_rank USMALLINT,
+    confidence REAL NOT NULL
+);
+COMMENT ON TABLE prediction IS 'One row an image and cell';
+COMMENT ON COLUMN prediction.predicted IS 'Class of the largest logit, the lowest index first';
+COMMENT ON COLUMN prediction.label_rank IS 'Classes scored above the label, and equal ones of lower index: 0 is right, below 5 is in the top 5';
+COMMENT ON COLUMN prediction.confidence IS 'Softmax probability of the predicted class';
+
+CREATE TABLE metric_value (
+    study INTEGER NOT NULL,
+    checkpoint INTEGER NOT NULL,
+    image_set INTEGER NOT NULL,
+    metric VARCHAR NOT NULL,
+    value DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    note VARCHAR
+);
+COMMENT ON TABLE metric_value IS 'What `bandlens analyze` computed last for each study';
+COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
+COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
+COMMENT ON COLUMN metric_value.note IS 'Why there is no value, or why it should not be trusted';
+
+CREATE TABLE published (model VARCHAR NOT NULL, metric VARCHAR NOT NULL, value DOUBLE, source VARCHAR NOT NULL);
+COMMENT ON TABLE published IS 'Figures of a published study, as imported';
+
+-- Views --------------------------------------------------------------------------------------------------------------
+
+CREATE VIEW study_version AS
+SELECT id AS study_id, name AS study, name || '@' || version AS label,
+       version = max(version) OVER (PARTITION BY name) AS newest
+FROM study;
+COMMENT ON VIEW study_version IS 'Studies with the label that asks for a version, and whether it is the newest';
+
+CREATE VIEW cell_detail AS
+SELECT cell.id AS cell, checkpoint.id AS checkpoint_id, checkpoint.name AS checkpoint, checkpoint.category,
+       image_set.id AS image_set_id, image_set.name AS image_set, image_set.labelled,
+       image_set.clusters < image_set.count AS clustered,
+       condition.family, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
+       cell.backend, cell.precision, cell.seed,
+       max(CASE WHEN condition.family = 'clean' THEN cell.id END) OVER (
+           PARTITION BY cell.checkpoint, cell.image_set, cell.backend, cell.precision, cell.decision_space
+       ) AS clean_cell
+FROM cell
+JOIN checkpoint ON checkpoint.id = cell.checkpoint
+JOIN image_set ON image_set.id = cell.image_set
+JOIN condition ON condition.id = cell.condition
+WHERE cell.complete;
+COMMENT ON VIEW cell_detail IS 'Complete cells in words, each with the clean cell that it is compared with';
+
+CREATE VIEW cell_outcome AS
+SELECT prediction.cell, prediction.image_index, image.cluster, detail.labelled,
+       CASE WHEN detail.labelled THEN prediction.label_rank = 0 ELSE prediction.predicted = clean.predicted END AS correct,
+       prediction.label_rank
+FROM cell_detail AS detail
+JOIN prediction ON prediction.cell = detail.cell
+JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
+LEFT JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index;
+COMMENT ON VIEW cell_outcome IS 'Right or wrong for each image: against the label, or else against the clean prediction';
+
+CREATE VIEW cell_accuracy AS
+WITH plain AS (
+    SELECT cell, count(*) AS n, count(*) FILTER (label_rank = 0) AS right1, count(*) FILTER (label_rank < 5) AS right5,
+           count(*)::DOUBLE AS effective
+    FROM prediction
+    WHERE cell IN (SELECT cell FROM cell_detail WHERE labelled AND NOT clustered)
+    GROUP BY cell
+), by_cluster AS (
+    SELECT cell, cluster, count(*) AS n, count(*) FILTER (correct) AS right1,
+           CASE WHEN bool_and(labelled) THEN count(*) FILTER (label_rank < 5) END AS right5
+    FROM cell_outcome
+    WHERE cell IN (SELECT cell FROM cell_detail WHERE NOT labelled OR clustered)
+    GROUP BY cell, cluster
+), summed AS (
+    SELECT *, sum(right1) OVER (PARTITION BY cell) / sum(n) OVER (PARTITION BY cell) AS share FROM by_cluster
+), clustered AS (
+    -- Kish: the number of independent images with the same variance as these clusters have.
+    SELECT cell, sum(n) AS n, sum(right1) AS right1, sum(right5) AS right5,
+           least(sum(n), coalesce(
+               any_value(share) * (1 - any_value(share)) * sum(n) ** 2
+               / nullif(sum((right1 - n * share) ** 2) * count(*) / nullif(count(*) - 1, 0), 0),
+               count(*)
+           ))::DOUBLE AS effective
+    FROM summed
+    GROUP BY cell
+), counted AS (
+    SELECT cell, n, right1, right5, effective FROM plain
+    UNION ALL
+    SELECT cell, n, right1, right5, effective FROM clustered
+), shares AS (
+    SELECT cell, n, right1 / n AS top1, right5 / n AS top5, effective, 1.959964 ** 2 / effective AS z2 FROM counted
+)
+SELECT cell, n::BIGINT AS n, top1, top5,
+       greatest(0, (top1 + z2 / 2 - sqrt(z2 * (top1 * (1 - top1) + z2 / 4))) / (1 + z2)) AS low,
+       least(1, (top1 + z2 / 2 + sqrt(z2 * (top1 * (1 - top1) + z2 / 4))) / (1 + z2)) AS high
+FROM shares;
+COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with Wilson''s 95 % interval; dependent images count as fewer';
+
+CREATE MACRO accuracy_of(which) AS TABLE
+SELECT version.study, version.label AS version, detail.checkpoint, detail.category, detail.image_set,
+       CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
+       detail.family, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
+       result.n, result.top1, result.top5, result.low, result.high, detail.backend, detail.precision, detail.seed
+FROM study_version AS version
+JOIN study_cell ON study_cell.study = version.study_id
+JOIN cell_detail AS detail ON detail.cell = study_cell.cell
+JOIN cell_accuracy AS result ON result.cell = detail.cell
+WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+
+CREATE VIEW accuracy AS FROM accuracy_of('*');
+COMMENT ON VIEW accuracy IS 'Top-1 and top-5 of every cell of the newest version of each study, with 95 % interval of top-1';
+
+CREATE MACRO curve_of(which) AS TABLE
+WITH rows AS (FROM accuracy_of(which))
+SELECT rows.*, clean.top1 AS clean_top1, rows.top1 / nullif(clean.top1, 0) AS ratio
+FROM rows
+LEFT JOIN rows AS clean
+  ON clean.family = 'clean' AND clean.version = rows.version AND clean.checkpoint = rows.checkpoint
+ AND clean.image_set = rows.image_set AND clean.backend = rows.backend AND clean.precision = rows.precision;
+
+CREATE VIEW curve AS FROM curve_of('*');
+COMMENT ON VIEW curve IS 'Accuracy beside the clean accuracy of the same checkpoint, and their ratio';
+
+CREATE MACRO flip_of(which) AS TABLE
+SELECT version.study, version.label AS version, detail.checkpoint, detail.category, detail.image_set,
+       detail.family, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
+       prediction.image_index, image.path, clean.predicted AS clean_predicted, prediction.predicted,
+       clean.label_rank AS clean_label_rank, prediction.label_rank,
+       clean.confidence AS clean_confidence, prediction.confidence
+FROM study_version AS version
+JOIN study_cell ON study_cell.study = version.study_id
+JOIN cell_detail AS detail ON detail.cell = study_cell.cell
+JOIN prediction ON prediction.cell = detail.cell
+JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index
+JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
+WHERE clean.predicted <> prediction.predicted
+  AND (version.label = which OR (version.newest AND (which = '*' OR version.study = which)));
+
+CREATE VIEW flip AS FROM flip_of('*');
+COMMENT ON VIEW flip IS 'Images whose prediction differs from the clean one, in the newest version of each study';
+
+CREATE MACRO metric_of(which) AS TABLE
+SELECT version.study, version.label AS version, checkpoint.name AS checkpoint, checkpoint.category,
+       image_set.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
+       metric_value.note
+FROM metric_value
+JOIN study_version AS version ON version.study_id = metric_value.study
+JOIN checkpoint ON checkpoint.id = metric_value.checkpoint
+JOIN image_set ON image_set.id = metric_value.image_set
+WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+
+CREATE VIEW metric AS FROM metric_of('*');
+COMMENT ON VIEW metric IS 'Biases and thresholds of the newest version of each study, as computed last';

@@ -1,0 +1,85 @@
+"""Spectral bias: how much of its accuracy a classifier keeps on low and on high frequencies alone.
+
+With ratio(c) = top-1 under the filter at cutoff c / clean top-1:
+
+    low_frequency_bias  = mean of ratio(c) over low-pass  c = 0.1, 0.2, 0.3, 0.4, 0.5
+    high_frequency_bias = mean of ratio(c) over high-pass c = 0.1, 0.2, 0.3, 0.4, 0.5
+    spectral_bias       = high_frequency_bias / (low_frequency_bias + high_frequency_bias)
+
+All are fractions; the first two are at least 0 and rarely above 1, the third lies in [0, 1].
+Source: Gavrikov & Keuper 2024 for the two means.
+"""
+
+from __future__ import annotations
+
+import polars as pl
+
+from ..errors import StoreError
+
+CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
+FAMILIES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
+_KEYS = ("study", "checkpoint", "image_set", "measure")
+_NEEDED = (*_KEYS, "family", "cutoff", "ratio")
+
+
+def spectral_bias(curve: pl.DataFrame) -> pl.DataFrame:
+    """The three biases of every (study, checkpoint, image_set, measure) in `curve`.
+
+    `curve` has one row per condition with at least the columns study, checkpoint, image_set, measure, family, cutoff
+    (null for conditions without one) and ratio. The answer has the four keys, metric, value and note, three rows a key.
+    A mean is taken over all five cutoffs or not at all: where one is missing, doubled or without a ratio, value is
+    null and note says why; elsewhere note is null.
+
+    Raises StoreError if a column is missing.
+    """
+    absent = [name for name in _NEEDED if name not in curve.columns]
+    if absent:
+        raise StoreError(f"curve frame lacks {', '.join(absent)}; pass all columns of the view `curve`")
+    means = [_mean_ratio(curve, metric, family) for metric, family in FAMILIES.items()]
+    wide = means[0].join(means[1], on=_KEYS, nulls_equal=True)
+    low, high = (pl.col(metric) for metric in FAMILIES)
+    share = pl.when(low + high > 0).then(high / (low + high))
+    reason = (
+        pl.when(low.is_null() | high.is_null())
+        .then(pl.concat_str([f"{metric}_note" for metric in FAMILIES], separator="; ", ignore_nulls=True))
+        .when(low + high == 0)
+        .then(pl.lit("nothing is recognized in either band"))
+    )
+    wide = wide.with_columns(spectral_bias=share, spectral_bias_note=reason)
+    rows = [
+        wide.select(
+            *_KEYS,
+            pl.lit(metric).alias("metric"),
+            pl.col(metric).alias("value"),
+            pl.col(f"{metric}_note").alias("note"),
+        )
+        for metric in (*FAMILIES, "spectral_bias")
+    ]
+    return pl.concat(rows).sort(*_KEYS, "metric")
+
+
+def _mean_ratio(curve: pl.DataFrame, metric: str, family: str) -> pl.DataFrame:
+    """One row a key: the mean ratio over CUTOFFS as column `metric`, the reason for a null as `<metric>_note`."""
+    # Cutoffs travel as binary fractions: compare them in thousandths.
+    cutoff = (pl.col("cutoff") * 1000).round().cast(pl.Int32)
+    usable = pl.col("ratio").is_not_null() & pl.col("ratio").is_finite()
+    mine = pl.col("family") == family
+    problems, counts = [], []
+    for value in CUTOFFS:
+        here = mine & (cutoff == round(value * 1000))
+        rows, good = here.sum(), (here & usable).sum()
+        counts.append(here & usable)
+        problems.append(
+            pl.when(rows == 0)
+            .then(pl.lit(f"{value} is missing"))
+            .when(rows > 1)
+            .then(pl.lit(f"{value} is there more than once"))
+            .when(good == 0)
+            .then(pl.lit(f"{value} has no ratio to clean accuracy"))
+        )
+    note = pl.concat_str(problems, separator=", ", ignore_nulls=True)
+    mean = pl.col("ratio").filter(pl.any_horizontal(counts)).mean()
+    return curve.group_by(_KEYS).agg(
+        pl.when(note == "").then(mean).alias(metric),
+        pl.when(note != "").then(pl.lit(f"{family} cutoff ") + note).alias(f"{metric}_note"),
+    )

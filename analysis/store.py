@@ -1,0 +1,412 @@
+"""The results database: one DuckDB file, schema.sql, and transactions that hold a range of images each."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..errors import StoreError, UsageError
+from ..records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, digest_of
+
+SCHEMA_VERSION = 1
+MEMORY_LIMIT = "2GB"
+"""Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
+
+
+class Images(Protocol):
+    """What the database keeps of an image set."""
+
+    @property
+    def info(self) -> ImageSetInfo: ...
+    @property
+    def paths(self) -> Sequence[str]: ...
+    @property
+    def labels(self) -> NDArray[np.int32] | None: ...
+    @property
+    def clusters(self) -> NDArray[np.int32]: ...
+
+
+class Store:
+    """An open results database. Made by `open_store`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+        self._connection = connection
+        self.path = path
+
+    def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
+        """The rows of a query."""
+        with _explained(self.path):
+            rows: pl.DataFrame = self._connection.sql(sql, params=list(parameters)).pl()
+            return rows
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        with _explained(self.path):
+            self._connection.execute(sql, list(parameters))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block, or nothing of it."""
+        self.execute("BEGIN")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            with _quietly():
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _load(self, statement: str, table: pa.Table) -> None:
+        """Run a statement that reads the table as `loaded`."""
+        with _explained(self.path):
+            self._connection.register("loaded", table)
+            try:
+                self._connection.execute(statement)
+            finally:
+                self._connection.unregister("loaded")
+
+    # Studies and their cells
+
+    def progress(self, cells: Sequence[Cell]) -> dict[str, int]:
+        """Cell key -> number of its images that are done; cells that are not in the database are left out."""
+        with _explained(self.path):
+            self._connection.register("wanted", pa.table({"key": [cell.key for cell in cells]}))
+            rows = self._connection.sql(
+                "SELECT key, coalesce(sum(part.count), 0)::INTEGER FROM wanted JOIN cell USING (key) "
+                "LEFT JOIN part ON part.cell = cell.id GROUP BY key"
+            ).fetchall()
+            self._connection.unregister("wanted")
+        return dict(rows)
+
+    def stale(self, study: str, cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
+        """(checkpoint, image set, family) of each cell of the study's newest version that is not among `cells`."""
+        found = self.frame(
+            "SELECT cell.key, checkpoint.name, image_set.name, condition.family FROM study_version "
+            "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
+            "JOIN checkpoint ON checkpoint.id = cell.checkpoint JOIN image_set ON image_set.id = cell.image_set "
+            "JOIN condition ON condition.id = cell.condition WHERE newest AND study_version.study = ? ORDER BY ALL",
+            [study],
+        )
+        keys = {cell.key for cell in cells}
+        return [(checkpoint, images, family) for key, checkpoint, images, family in found.rows() if key not in keys]
+
+    def rates(self) -> dict[str, float]:
+        """Images a second of each model (by sha256) in the session that ran most of it."""
+        found = self.frame(
+            "SELECT model_sha256, sum(count) / sum(seconds) FROM part JOIN session ON session.id = part.session "
+            "WHERE seconds > 0 GROUP BY model_sha256, session.id ORDER BY sum(count)"
+        )
+        return dict(found.rows())
+
+    def begin_study(self, name: str, toml: str, cells: Sequence[Cell], image_sets: Sequence[Images]) -> str:
+        """Record a study and its cells, known and new; gives its label, name@version."""
+        digest = digest_of(sorted(cell.key for cell in cells))
+        with self.transaction():
+            for images in image_sets:
+                self._add_images(images)
+            self._add_cells(cells)
+            newest = self.frame(
+                "SELECT id, version, digest FROM study WHERE name = ? ORDER BY version DESC LIMIT 1", [name]
+            )
+            if len(newest) and newest["digest"][0] == digest:
+                self.execute("UPDATE study SET last_run = now(), toml = ? WHERE id = ?", [toml, newest["id"][0]])
+                return f"{name}@{newest['version'][0]}"
+            version = 1 + (newest["version"][0] if len(newest) else 0)
+            self.execute(
+                "INSERT INTO study (name, version, toml, digest, host, bandlens) VALUES (?, ?, ?, ?, ?, ?)",
+                [name, version, toml, digest, socket.gethostname(), __version__],
+            )
+            self._load(
+                "INSERT INTO study_cell SELECT currval('id'), cell.id FROM loaded JOIN cell USING (key)",
+                pa.table({"key": [cell.key for cell in cells]}),
+            )
+            return f"{name}@{version}"
+
+    def _add_images(self, images: Images) -> None:
+        info = images.info
+        if len(self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])):
+            return
+        self.execute(
+            "INSERT INTO image_set (name, benchmark, digest, count, clusters, preprocessing, labelled) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                info.name,
+                info.benchmark,
+                info.digest,
+                info.count,
+                len(np.unique(images.clusters)),
+                info.preprocessing,
+                info.labelled,
+            ],
+        )
+        index = np.arange(info.count, dtype=np.uint32)
+        columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
+        self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
+        if images.labels is not None:
+            labels = pa.table({"image_index": index, "class": images.labels.astype(np.uint16)})
+            self._load("INSERT INTO label SELECT currval('id'), 'single', image_index, class FROM loaded", labels)
+
+    def _add_cells(self, cells: Sequence[Cell]) -> None:
+        models = {cell.model.sha256: cell.model for cell in cells}.values()
+        self._insert_new(
+            "checkpoint",
+            "model_sha256",
+            [
+                {
+                    "name": m.name,
+                    "category": m.category,
+                    "architecture": m.architecture,
+                    "weights_sha256": m.weights_sha256,
+                    "source": m.source,
+                    "normalization": m.normalization,
+                    "classes": m.classes,
+                    "model_sha256": m.sha256,
+                }
+                for m in models
+            ],
+        )
+        self._insert_new(
+            "condition",
+            "digest",
+            [
+                {
+                    "family": c.family,
+                    "parameters": json.dumps(dict(c.parameters)),
+                    **{name: c.number(name) for name in ("cutoff", "frequency", "noise_sd")},
+                    "digest": c.digest,
+                }
+                for c in {cell.condition.digest: cell.condition for cell in cells}.values()
+            ],
+        )
+        rows = [
+            {
+                "key": cell.key,
+                "model": cell.model.sha256,
+                "images": cell.image_set.digest,
+                "condition": cell.condition.digest,
+                "backend": cell.backend,
+                "precision": cell.precision,
+                "decision_space": cell.decision_space,
+                "seed": cell.seed,
+            }
+            for cell in cells
+        ]
+        self._load(
+            "INSERT INTO cell (key, checkpoint, image_set, condition, backend, precision, decision_space, seed) "
+            "SELECT key, checkpoint.id, image_set.id, condition.id, backend, precision, decision_space, seed "
+            "FROM loaded JOIN checkpoint ON checkpoint.model_sha256 = loaded.model "
+            "JOIN image_set ON image_set.digest = loaded.images JOIN condition ON condition.digest = loaded.condition "
+            "WHERE key NOT IN (SELECT key FROM cell)",
+            pa.Table.from_pylist(rows),
+        )
+
+    def _insert_new(self, table: str, unique: str, rows: list[dict[str, Any]]) -> None:
+        names = ", ".join(rows[0])
+        self._load(
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM loaded "
+            f"WHERE {unique} NOT IN (SELECT {unique} FROM {table})",
+            pa.Table.from_pylist(rows),
+        )
+
+    # Predictions
+
+    def commit(self, outcomes: Sequence[Finished | Failed], sessions: Mapping[str, SessionInfo]) -> None:
+        """Store the outcomes of a range of images in one transaction.
+
+        Args:
+            outcomes: a failed cell loses what was stored of it.
+            sessions: by the sha256 of the model that they ran.
+        """
+        finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+        with self.transaction():
+            if finished:
+                ids = self._cell_ids([part.cell for part in finished])
+                self._add_parts(finished, ids, {sha: self._session_id(sha, info) for sha, info in sessions.items()})
+                self._load("INSERT INTO prediction FROM loaded", _prediction_table(finished, ids))
+                self._mark_complete()
+            for failure in failed:
+                self._forget(failure)
+
+    def _cell_ids(self, cells: Sequence[Cell]) -> dict[str, int]:
+        self._connection.register("wanted", pa.table({"key": [cell.key for cell in cells]}))
+        rows = self._connection.sql("SELECT key, id FROM cell SEMI JOIN wanted USING (key)").fetchall()
+        self._connection.unregister("wanted")
+        return dict(rows)
+
+    def _session_id(self, model_sha256: str, info: SessionInfo) -> int:
+        values = [info.backend, info.precision, info.device, info.batch, info.threads, info.versions, model_sha256]
+        self.execute(
+            "INSERT INTO session (backend, precision, device, batch, threads, versions, model_sha256) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            values,
+        )
+        found = self.frame(
+            "SELECT id FROM session WHERE backend = ? AND precision = ? AND device = ? AND batch = ? AND threads = ? "
+            "AND versions = ?::JSON AND model_sha256 = ?",
+            values,
+        )
+        return int(found["id"][0])
+
+    def _add_parts(self, finished: Sequence[Finished], cells: Mapping[str, int], sessions: Mapping[str, int]) -> None:
+        columns = {
+            "cell": [cells[part.cell.key] for part in finished],
+            "first": [part.first for part in finished],
+            "count": [len(part.predictions.predicted) for part in finished],
+            "session": [sessions[part.cell.model.sha256] for part in finished],
+            "seconds": [part.seconds for part in finished],
+        }
+        self._load("INSERT INTO part (cell, first, count, session, seconds) FROM loaded", pa.table(columns))
+
+    def _mark_complete(self) -> None:
+        self.execute(
+            "UPDATE cell SET complete = true, error = NULL FROM image_set, "
+            "(SELECT cell AS id, sum(count) AS done FROM part GROUP BY cell) AS stored "
+            "WHERE NOT complete AND stored.id = cell.id AND image_set.id = cell.image_set AND done = image_set.count"
+        )
+
+    def _forget(self, failure: Failed) -> None:
+        cell = self._cell_ids([failure.cell])[failure.cell.key]
+        for table in ("prediction", "part"):
+            self.execute(f"DELETE FROM {table} WHERE cell = ?", [cell])
+        self.execute("UPDATE cell SET error = ?, complete = false WHERE id = ?", [failure.error, cell])
+
+    # Metrics
+
+    def write_metrics(self, frame: pl.DataFrame) -> None:
+        """Replace the metrics of the studies in the frame.
+
+        Columns: study_id, checkpoint_id, image_set_id, metric, value, low, high, note.
+        """
+        with self.transaction():
+            for study in frame["study_id"].unique():
+                self.execute("DELETE FROM metric_value WHERE study = ?", [int(study)])
+            columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "note"]
+            self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
+
+    def write_published(self, frame: pl.DataFrame) -> None:
+        """Replace the published figures: model, metric, value, source."""
+        with self.transaction():
+            self.execute("DELETE FROM published")
+            self._load(
+                "INSERT INTO published FROM loaded", frame.select("model", "metric", "value", "source").to_arrow()
+            )
+
+
+def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pa.Table:
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part.predictions, name) for part in finished])
+
+    counts = [len(part.predictions.predicted) for part in finished]
+    cells = np.repeat(np.array([ids[part.cell.key] for part in finished], np.int32), counts)
+    index = np.concatenate(
+        [np.arange(part.first, part.first + n, dtype=np.uint32) for part, n in zip(finished, counts, strict=True)]
+    )
+    labelled = finished[0].predictions.label_rank is not None
+    rank = joined("label_rank") if labelled else pa.nulls(len(cells), pa.uint16())
+    return pa.table(
+        {
+            "cell": cells,
+            "image_index": index,
+            "predicted": joined("predicted"),
+            "label_rank": rank,
+            "confidence": joined("confidence"),
+        }
+    )
+
+
+# Opening
+
+
+@contextmanager
+def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
+    """Open a results database, or make one where there is none and it may be written.
+
+    Raises:
+        StoreError: it is not a database, of another schema version, held by another process, or the disk is full.
+        UsageError: it is to be read and does not exist.
+    """
+    new = not path.exists()
+    if new and read_only:
+        raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent} for the results database; make it first")
+    connection = _connect(path, read_only)
+    try:
+        store = Store(connection, path)
+        if new:
+            with store.transaction():
+                store.execute(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
+                store.execute(
+                    "INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__]
+                )
+        else:
+            _check_version(store)
+        yield store
+    finally:
+        with _quietly():
+            connection.close()
+
+
+def _connect(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+    with _explained(path):
+        # A query can read this database and nothing else: no files, no network, no settings.
+        locked = {"enable_external_access": "false", "lock_configuration": "true"} if read_only else {}
+        return duckdb.connect(str(path), read_only=read_only, config={"memory_limit": MEMORY_LIMIT, **locked})
+
+
+def _check_version(store: Store) -> None:
+    tables = store.frame("SELECT table_name FROM duckdb_tables() WHERE table_name = 'meta'")
+    if not len(tables):
+        raise StoreError(f"{store.path} is a DuckDB file but not a results database; name another file with --db")
+    found = store.frame("SELECT schema_version, bandlens FROM meta").row(0)
+    if found[0] != SCHEMA_VERSION:
+        raise StoreError(
+            f"{store.path} has schema version {found[0]} (written by bandlens {found[1]}), and this is version "
+            f"{SCHEMA_VERSION}; use that release, or name a new file with --db"
+        )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """DuckDB's errors as one line that says what to do."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _explanation(path, str(error)) from error
+
+
+def _explanation(path: Path, message: str) -> StoreError:
+    line = " ".join(message.split())
+    if "lock" in line.lower():
+        holder = re.search(r"PID (\d+)", line)
+        who = f"process {holder[1]}" if holder else "another process"
+        return StoreError(f"{path} is in use by {who}; wait for it to end, or name another file with --db")
+    if "No space left" in line or "not enough space" in line.lower():
+        free = shutil.disk_usage(path.parent).free / 1e6
+        return StoreError(
+            f"{path}: the disk is full ({free:.0f} MB free); what was committed stays: make room and run again"
+        )
+    if "not a valid DuckDB" in line:
+        return StoreError(f"{path} is not a DuckDB database; name another file with --db")
+    return StoreError(f"{path}: {line}")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """For rolling back and closing after a failure that is already on its way up."""
+    with suppress(duckdb.Error):
+        yield

@@ -1,0 +1,38 @@
+"""`bandlens analyze`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import Json, print_rows, progress
+
+
+def analyze(
+    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    study: Annotated[
+        str, typer.Option("--study", help="Name, or name@version; * is the newest version of each.")
+    ] = "*",
+    resamples: Annotated[int, typer.Option("--resamples", help="Of the bootstrap over images.", min=100)] = 1000,
+    rgb_reference: Annotated[
+        bool,
+        typer.Option("--rgb-reference", help="Normalize critical-band thresholds by the clean accuracy in colour."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Compute spectral bias, critical band and psychometric thresholds; print them and keep them in the view `metric`.
+
+    Example: bandlens analyze --db results.duckdb --json
+    """
+    from ...analysis.metrics import compute_metrics
+    from ...analysis.store import open_store
+    from ...errors import UsageError
+
+    if not db.exists():
+        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
+    with open_store(db) as store, progress("analyzing", None, "checkpoints") as advance:
+        metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
+    columns = ["study", "checkpoint", "image_set", "metric", "value", "low", "high", "note"]
+    print_rows(metrics.select(columns).to_dicts(), as_json)

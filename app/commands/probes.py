@@ -1,0 +1,55 @@
+"""`bandlens probes`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import Json, print_rows
+
+app = typer.Typer(help="Perturbations: what there is, and what it looks like.", no_args_is_help=True)
+
+Study = Annotated[
+    Path | None,
+    typer.Option("--study", help="The probes of this study instead of the published grid.", show_default=False),
+]
+
+
+@app.command("list")
+def list_(study: Study = None, as_json: Json = False) -> None:
+    """List the conditions of the published grid, or of a study.
+
+    Example: bandlens probes list --json
+    """
+    from ..preview import grid_of
+
+    grid = grid_of(study)
+    rows = [
+        {
+            "probe": condition.family,
+            "parameters": ", ".join(f"{name}={value}" for name, value in condition.parameters),
+            "what": grid.family(condition).summary,
+        }
+        for condition in grid.conditions
+    ]
+    print_rows(rows, as_json)
+
+
+@app.command()
+def preview(
+    image: Annotated[Path, typer.Argument(help="A photograph.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The contact sheet, a PNG file.")] = Path("sheet.png"),
+    study: Study = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the noise.", min=0)] = 0,
+) -> None:
+    """Draw a photograph under every condition, labelled, on one contact sheet.
+
+    Example: bandlens probes preview photo.jpg --out sheet.png
+    """
+    from ..preview import draw_sheet, grid_of, read_photograph
+
+    grid = grid_of(study)
+    draw_sheet(read_photograph(image), grid, seed, out)
+    print(f"{out}: {image.name} under {len(grid.conditions)} conditions")

@@ -1,0 +1,88 @@
+"""A contact sheet: one photograph under every condition, labelled."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import ImageSetError, UsageError
+from ..export.files import replacing
+from ..probes.decode import BrokenImageError, Frame, decode, pillow_warnings, planar
+from ..probes.family import Batch
+from ..probes.grid import PUBLISHED, Grid, make_grid
+from ..records import Condition
+
+TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
+
+
+def grid_of(study: Path | None) -> Grid:
+    """The grid of a study file, or the published one."""
+    if study is None:
+        return make_grid(PUBLISHED, Path())
+    from .study import read_study
+
+    parsed = read_study(study)
+    return make_grid(parsed.probes, parsed.folder)
+
+
+def read_photograph(file: Path) -> NDArray[np.uint8]:
+    """(3, 224, 224) uint8 of a photograph, framed as image sets are."""
+    try:
+        with pillow_warnings():
+            return planar(decode(file.read_bytes()), Frame())
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}; name a JPEG, PNG or WebP file") from None
+    except BrokenImageError as error:
+        raise ImageSetError(f"{file}: {error}; name a JPEG, PNG or WebP file") from None
+
+
+def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Condition, NDArray[np.uint8]]:
+    """(size, size, 3) uint8 of the photograph under each condition, in the grid's order."""
+    batch = Batch(photograph[None], np.zeros(1, np.int64), seed)
+    made = {
+        condition: np.round(images[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+        for perturb, conditions in grid.groups(grid.conditions)
+        for condition, images in perturb(np, batch, conditions, lambda: np.empty((1, *photograph.shape), np.float32))
+    }
+    return {condition: made[condition] for condition in grid.conditions}
+
+
+def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) -> None:
+    """Write the contact sheet as PNG: a row for each probe, and for each noise level of one that has frequencies."""
+    pictures = perturbed(photograph, grid, seed)
+    rows = [(title, list(members)) for title, members in groupby(pictures, key=_row_title)]
+    columns = max(len(members) for _, members in rows)
+    sheet = Image.new(
+        "RGB",
+        (2 * MARGIN + columns * (TILE + GAP), 2 * MARGIN + len(rows) * (TILE + GAP + 2 * LABEL)),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    title_font, font = ImageFont.load_default(14), ImageFont.load_default(12)
+    for row, (title, members) in enumerate(rows):
+        top = MARGIN + row * (TILE + GAP + 2 * LABEL)
+        draw.text((MARGIN, top), title, "black", title_font)
+        for column, condition in enumerate(members):
+            left = MARGIN + column * (TILE + GAP)
+            tile = Image.fromarray(pictures[condition]).resize((TILE, TILE), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (left, top + LABEL))
+            draw.text((left, top + LABEL + TILE), _tile_label(condition), "black", font)
+    try:
+        with replacing(out) as part:
+            sheet.save(part, format="PNG")
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+
+
+def _row_title(condition: Condition) -> str:
+    level = condition.number("noise_sd")
+    return condition.family if level is None else f"{condition.family}, noise_sd {level:g}"
+
+
+def _tile_label(condition: Condition) -> str:
+    shown = [(name, value) for name, value in condition.parameters if name not in ("noise_sd", "draw")]
+    return ", ".join(f"{name} {value}" for name, value in shown)

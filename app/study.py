@@ -1,0 +1,149 @@
+"""A study: a TOML file that names checkpoints, image sets and probes, and the cells that it stands for."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..engine.session import BACKENDS
+from ..errors import UnknownName, UsageError
+from ..export.models import load_model, model_names
+from ..probes.grid import PUBLISHED, Grid, make_grid
+from ..probes.image_set import ImageSet, open_image_set
+from ..records import Cell, Model
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study file as it was written, with its defaults. Paths are relative to the file's folder."""
+
+    name: str
+    checkpoints: list[str]
+    """Names of exported models; `*` stands for all of them, `category:NAME` for those of a category."""
+    images: list[str]
+    """Folders of packed image sets."""
+    probes: Mapping[str, Mapping[str, Any]]
+    models: str = ""
+    """Folder of exported models; the default is where `bandlens export` puts them."""
+    engine: str = "onnxruntime"
+    precision: str = "fp32"
+    batch: int = 32
+    threads: int = 0
+    """Of the engine; 0 takes every processor."""
+    seed: int = 0
+    """Of the noise, in [0, 2^63)."""
+    folder: Path = Path()
+    toml: str = ""
+
+    @property
+    def thread_count(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a study resolves to on this machine."""
+
+    study: Study
+    grid: Grid
+    models: list[Model]
+    image_sets: list[ImageSet]
+    cells: list[Cell]
+
+
+def read_study(file: Path) -> Study:
+    """Parse and check a study file; UsageError says what is wrong with which key."""
+    try:
+        toml = file.read_text(encoding="utf-8")
+        table = tomllib.loads(toml)
+    except FileNotFoundError:
+        raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{file} cannot be read as TOML: {error}") from None
+    known = [field.name for field in fields(Study) if field.name not in ("folder", "toml")]
+    for key in table:
+        if key not in known:
+            raise UnknownName(f"key in {file}", key, known)
+    table.setdefault("name", file.stem)
+    table.setdefault("probes", PUBLISHED)
+    for key in ("checkpoints", "images"):
+        if key not in table:
+            raise UsageError(f"{file}: {key} is missing; it is a list of names")
+    for key, value in table.items():
+        _check(file, key, value)
+    return Study(**table, folder=file.parent, toml=toml)
+
+
+KINDS: Mapping[str, tuple[type[Any], str]] = {
+    "checkpoints": (list, "a list of names"),
+    "images": (list, "a list of folders"),
+    "probes": (dict, "a table"),
+    "batch": (int, "a whole number"),
+    "threads": (int, "a whole number"),
+    "seed": (int, "a whole number"),
+}
+RANGES: Mapping[str, tuple[int, int]] = {"batch": (1, 4096), "threads": (0, 1024), "seed": (0, 2**63 - 1)}
+
+
+def _check(file: Path, key: str, value: Any) -> None:
+    kind, words = KINDS.get(key, (str, "a string"))
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UsageError(f"{file}: {key} must be {words}, not {value!r}")
+    if isinstance(value, list) and not (value and all(isinstance(entry, str) for entry in value)):
+        raise UsageError(f"{file}: {key} must be {words}, and at least one, not {value!r}")
+    if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
+        raise UsageError(f"{file}: {key} must be in [{RANGES[key][0]}, {RANGES[key][1]}], not {value}")
+    if key == "name" and (not value or "@" in value or value == "*"):
+        raise UsageError(f"{file}: name must not be empty or hold an @, which asks for a version, not {value!r}")
+
+
+def resolve(study: Study) -> Work:
+    """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels."""
+    if study.engine not in BACKENDS:
+        raise UnknownName("engine", study.engine, BACKENDS)
+    grid = make_grid(study.probes, study.folder)
+    folder = study.folder / study.models if study.models else None
+    models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]
+    image_sets = [open_image_set(study.folder / path) for path in study.images]
+    for images in image_sets:
+        for model in models:
+            if model.image_size != images.info.size:
+                raise UsageError(
+                    f"{model.name} takes images of {model.image_size} pixels, and image set {images.info.name} has "
+                    f"{images.info.size}; pack it with --size {model.image_size}"
+                )
+    cells = [
+        Cell(
+            model=model,
+            image_set=images.info,
+            condition=condition,
+            backend=study.engine,
+            precision=study.precision,
+            # Where nothing is random the seed is no part of what a cell is, so changing it re-runs nothing.
+            seed=study.seed if grid.family(condition).random else 0,
+        )
+        for images in image_sets
+        for condition in grid.conditions
+        for model in models
+    ]
+    return Work(study, grid, models, image_sets, cells)
+
+
+def _names(asked: list[str], folder: Path | None) -> list[str]:
+    """The names of the models that are asked for, each once."""
+    names: dict[str, None] = {}
+    for entry in asked:
+        if entry != "*" and not entry.startswith("category:"):
+            names[entry] = None
+            continue
+        category = entry.removeprefix("category:")
+        exported = [load_model(folder, name) for name in model_names(folder)]
+        chosen = [model.name for model in exported if entry == "*" or model.category == category]
+        if not chosen:
+            raise UnknownName("category of exported models", category, sorted({model.category for model in exported}))
+        names.update(dict.fromkeys(chosen))
+    return list(names)

@@ -1,0 +1,185 @@
+"""The run: each batch is perturbed once for all checkpoints, and every cell's predictions come back in parts.
+
+For each group of conditions, for each batch, for each condition: perturb, run every session, reduce. Perturbing the
+next condition overlaps with running this one. About once a minute the parts of the images since the last time are
+yielded together, so that whoever stores them can commit them as one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from ..errors import BandlensError, UsageError
+from ..probes.arrays import Array, to_numpy
+from ..probes.family import Batch, Buffer, Perturb
+from ..probes.grid import Grid
+from ..probes.image_set import ImageSet
+from ..records import Cell, Condition, Failed, Finished, Predictions
+from .prefetch import Buffers, prefetch
+from .reduce import reduce_logits
+from .session import Session
+
+RANGE_SECONDS = 60.0
+
+Outcome = Finished | Failed
+Progress = Callable[[int], None]
+
+
+def run(
+    cells: Sequence[tuple[Cell, int]],
+    image_set: ImageSet,
+    grid: Grid,
+    sessions: Mapping[str, Session],
+    xp: ModuleType = np,
+    range_seconds: float = RANGE_SECONDS,
+    progress: Progress = lambda _: None,
+) -> Iterator[list[Outcome]]:
+    """Run cells of one image set and yield, range by range, the outcomes that belong into one transaction.
+
+    Args:
+        cells: each with the number of its images that are done: it goes on from there.
+        image_set: what the cells are about.
+        grid: the families that perturb for the cells' conditions.
+        sessions: by the sha256 of their model, all with the same batch.
+        xp: the array module whose batches the sessions take.
+        range_seconds: how much work may be lost: parts are yielded after about this time.
+        progress: called with the number of predictions made since the last call.
+
+    A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on.
+    """
+    check_labels(image_set, sessions)
+    works = [_Work(cell, done) for cell, done in cells if done < image_set.info.count]
+    for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
+        chosen = set(conditions)
+        members = [work for work in works if work.cell.condition in chosen]
+        for seed in dict.fromkeys(work.cell.seed for work in members):
+            group = _Group(perturb, seed, [work for work in members if work.cell.seed == seed], image_set, sessions, xp)
+            yield from _run_group(group, range_seconds, progress)
+
+
+def check_labels(image_set: ImageSet, sessions: Mapping[str, Session]) -> None:
+    """UsageError when an image's label is a class that a model does not have."""
+    if image_set.labels is None or not len(image_set.labels):
+        return
+    worst = int(np.argmax(image_set.labels))
+    for session in sessions.values():
+        if image_set.labels[worst] >= session.model.classes:
+            raise UsageError(
+                f"image set {image_set.info.name}: {image_set.paths[worst]} is labelled {image_set.labels[worst]}, but "
+                f"{session.model.name} has {session.model.classes} classes; pack the images with labels of that model"
+            )
+
+
+@dataclass(slots=True)
+class _Work:
+    """A cell under way, and the columns that are not yet yielded."""
+
+    cell: Cell
+    first: int
+    """The first image that is not yet yielded."""
+    columns: list[tuple[Array, Array | None, Array]] = field(default_factory=list)
+    pending: int = 0
+    seconds: float = 0.0
+    error: str | None = None
+    ended: bool = False
+
+    def flush(self) -> list[Outcome]:
+        """What there is to yield: the part since the last time, or the failure."""
+        if self.ended or not (self.pending or self.error):
+            return []
+        if self.error is None:
+            predictions = Predictions(*(_joined(column) for column in zip(*self.columns, strict=True)))
+            bad = np.flatnonzero(np.isnan(predictions.confidence))
+            if not len(bad):
+                part = Finished(self.cell, self.first, predictions, self.seconds)
+                self.first, self.columns, self.pending, self.seconds = self.first + self.pending, [], 0, 0.0
+                return [part]
+            self.error = f"logits are not finite at image {self.first + bad[0]}; check the weights and the precision"
+        self.ended = True
+        return [Failed(self.cell, self.error)]
+
+
+def _joined(column: Sequence[Array | None]) -> Any:
+    return None if column[0] is None else np.concatenate([to_numpy(part) for part in column])
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Cells whose conditions are perturbed together."""
+
+    perturb: Perturb
+    seed: int
+    works: list[_Work]
+    image_set: ImageSet
+    sessions: Mapping[str, Session]
+    xp: ModuleType
+
+    @property
+    def batch(self) -> int:
+        return next(iter(self.sessions.values())).info.batch
+
+    @property
+    def conditions(self) -> list[Condition]:
+        return list(dict.fromkeys(work.cell.condition for work in self.works))
+
+    def flush(self) -> list[Outcome]:
+        return [outcome for work in self.works for outcome in work.flush()]
+
+
+def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
+    started, current = time.monotonic(), -1
+    buffers = Buffers(group.xp, (group.batch, *group.image_set.pixels.shape[1:]))
+    # Perturbing has one thread, and the products of its small matrices must not take those of the sessions.
+    try:
+        with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
+            for first, condition, images in batches:
+                if first != current and current >= 0 and time.monotonic() - started > range_seconds:
+                    yield group.flush()
+                    started = time.monotonic()
+                current = first
+                for work in group.works:
+                    if work.cell.condition == condition and not work.error:
+                        progress(_infer(group, work, first, images))
+                buffers.give(images)
+    except BandlensError as error:  # a probe of the group failed, and so do its cells
+        for work in group.works:
+            work.error = work.error or str(error)
+    yield group.flush()
+
+
+def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array]]:
+    """Every batch under every condition; the last batch is padded with its last image."""
+    count = group.image_set.info.count
+    for first in range(min(work.first for work in group.works), count, group.batch):
+        index = np.minimum(np.arange(first, first + group.batch), count - 1)
+        pixels = group.xp.asarray(group.image_set.pixels[index])
+        batch = Batch(pixels, group.xp.asarray(index), group.seed)
+        for condition, images in group.perturb(group.xp, batch, group.conditions, buffer):
+            yield first, condition, images
+
+
+def _infer(group: _Group, work: _Work, first: int, images: Array) -> int:
+    """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
+    begin = max(work.first + work.pending - first, 0)
+    end = min(group.batch, group.image_set.info.count - first)
+    if begin >= end:
+        return 0
+    labels = group.image_set.labels
+    started = time.perf_counter()
+    try:
+        logits = group.sessions[work.cell.model.sha256].infer(images)[begin:end]
+    except BandlensError as error:
+        work.error = str(error)
+        return 0
+    wanted = None if labels is None else group.xp.asarray(labels[first + begin : first + end])
+    work.columns.append(reduce_logits(group.xp, logits, wanted))
+    work.seconds += time.perf_counter() - started
+    work.pending += end - begin
+    return end - begin

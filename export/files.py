@@ -1,0 +1,65 @@
+"""Where bandlens keeps its files, and how it writes and recognises them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def home() -> Path:
+    """`$BANDLENS_HOME`, or ~/.cache/bandlens."""
+    return Path(os.environ.get("BANDLENS_HOME") or Path.home() / ".cache" / "bandlens")
+
+
+def weights_folder() -> Path:
+    return home() / "weights"
+
+
+def models_folder() -> Path:
+    return home() / "models"
+
+
+def sha256_of(path: Path) -> str:
+    """64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp makes files that nobody else may read
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def html_title(path: Path) -> str | None:
+    """The title (or '') if the file is a web page, None if it is not: what servers send instead of weights."""
+    with path.open("rb") as file:
+        text = file.read(1 << 16).decode("utf-8", "replace")
+    if not re.match(r"\s*(<!doctype html|<html|<head)", text.removeprefix("\ufeff"), re.IGNORECASE):
+        return None
+    title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
+    return " ".join(title[1].split()) if title else ""
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error of another library, for a message of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

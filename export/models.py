@@ -1,0 +1,80 @@
+"""Exported models on disk: NAME.onnx, and NAME.json that says what it is. Free of torch.
+
+NAME.json holds the fields of `Model`, with `path` relative to its folder, and how the export was made: `bytes`,
+`parity`, `opset`, `torch` and the weights' `dropped` keys.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExportError, UnknownName, UsageError
+from ..records import Model
+from .files import models_folder, write_bytes
+
+
+def check_name(name: str) -> str:
+    """The name, if it can name a file; UsageError otherwise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise UsageError(f"'{name}' cannot name a model; use letters, digits, and . _ + -")
+    return name
+
+
+def save_model(model: Model, content: bytes, made: Mapping[str, Any]) -> None:
+    """Write the ONNX file to `model.path` and its description beside it, each in one step; or ExportError."""
+    description = asdict(model) | {"path": model.path.name, "bytes": len(content), **made}
+    try:
+        write_bytes(model.path, content)
+        write_bytes(_description_path(model.path.parent, model.name), json.dumps(description, indent=1).encode())
+    except OSError as error:
+        raise ExportError(f"cannot write {model.path}: {error.strerror}; make room or choose another folder") from error
+
+
+def model_names(folder: Path | None = None) -> list[str]:
+    """The names of the models in a folder, in alphabetical order."""
+    descriptions = (folder or models_folder()).glob("*.json")
+    return sorted(path.stem for path in descriptions if path.with_suffix(".onnx").exists())
+
+
+def load_model(folder: Path | None, name: str) -> Model:
+    """The model of that name in `folder` (default: the models folder).
+
+    Raises UnknownName if there is none, ExportError if its description or its file is damaged.
+    """
+    folder = folder or models_folder()
+    path = _description_path(folder, name)
+    if not path.is_file():
+        raise UnknownName("model", name, model_names(folder), f"export it into {folder} with `bandlens export`")
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        model = Model(**{field.name: description[field.name] for field in fields(Model)})
+        model, size = replace(model, path=folder / description["path"]), description["bytes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{path} is damaged: {error}; export {name} again") from error
+    if not model.path.is_file() or model.path.stat().st_size != size:
+        raise ExportError(f"{model.path} is missing or not as long as {path} says; export {name} again")
+    return model
+
+
+def verify_model(model: Model) -> bytes:
+    """The ONNX file's content, if its sha256 is the model's; ExportError otherwise."""
+    try:
+        content = model.path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"cannot read {model.path}: {error.strerror}; export {model.name} again") from error
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != model.sha256:
+        raise ExportError(
+            f"{model.path} has sha256 {sha256[:8]}… instead of {model.sha256[:8]}…; export {model.name} again"
+        )
+    return content
+
+
+def _description_path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.json"  # not with_suffix: names hold dots

@@ -1,0 +1,118 @@
+"""Does the ONNX file compute what torch computes?"""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import ExportError, UsageError
+from .files import reason
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+TOLERANCE = 1e-3
+"""Largest difference of a logit, relative to the largest |logit|, that an export may have."""
+TIE = 1e-5
+"""Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
+BATCH = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far two models' logits lie apart on the same images."""
+
+    images: int
+    largest_difference: float
+    """Of any logit."""
+    relative_difference: float
+    """The same, divided by the largest |logit|."""
+    ties: int
+    """Images whose two highest logits are equal to float32 arithmetic."""
+    top1_disagreements: int
+    """Images, ties aside, that the two models classify differently."""
+
+    @property
+    def holds(self) -> bool:
+        return self.relative_difference <= TOLERANCE and self.top1_disagreements == 0  # False for NaN
+
+    def __str__(self) -> str:
+        return (
+            f"logits differ by up to {self.largest_difference:.3g} ({self.relative_difference:.2g} of the largest), "
+            f"top-1 differs on {self.top1_disagreements} of {self.images} images ({self.ties} ties)"
+        )
+
+
+def compare(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Parity:
+    """Compare two (n, classes) arrays of logits."""
+    import numpy as np
+
+    scale = float(np.abs(expected).max())
+    difference = float(np.abs(expected - found).max())
+    first, second = np.sort(expected, axis=1)[:, -1:-3:-1].T if expected.shape[1] > 1 else (expected[:, 0], -np.inf)
+    tied = first - second <= TIE * scale
+    differs = expected.argmax(axis=1) != found.argmax(axis=1)
+    return Parity(
+        images=len(expected),
+        largest_difference=difference,
+        relative_difference=difference / (scale or 1.0),
+        ties=int(tied.sum()),
+        top1_disagreements=int((differs & ~tied).sum()),
+    )
+
+
+def check_parity(network: nn.Module, content: bytes, images: NDArray[np.float32], name: str) -> Parity:
+    """Run a network and its ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless they agree."""
+    parity = compare(_torch_logits(network, images), onnx_logits(content, images))
+    if not parity.holds:
+        raise ExportError(
+            f"the export of {name} does not compute what torch does: {parity}; nothing was written; "
+            "is the network in evaluation mode and free of random numbers?"
+        )
+    return parity
+
+
+def check_images(images: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
+    """The images, if they are (n, 3, image_size, image_size) float32 in [0, 1]; UsageError otherwise."""
+    shape = (3, image_size, image_size)
+    if images.dtype != "float32" or images.shape[1:] != shape or len(images) == 0:
+        raise UsageError(f"parity images must be (n, *{shape}) float32, got {images.shape} {images.dtype}")
+    if not (images.min() >= 0 and images.max() <= 1):  # nor NaN
+        raise UsageError(f"parity images must lie in [0, 1], got [{images.min():g}, {images.max():g}]")
+    return images
+
+
+def _torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    import numpy as np
+    import torch
+
+    with torch.inference_mode(), redirect_stdout(io.StringIO()):
+        return np.concatenate([network(torch.from_numpy(batch)).numpy() for batch in _batches(images)])
+
+
+def onnx_logits(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, classes) logits of an ONNX file, by ONNX Runtime on the CPU."""
+    import numpy as np
+
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError(
+            "ONNX Runtime is needed to compare the export with torch; pip install 'bandlens[cpu]'"
+        ) from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in _batches(images)])
+    # ONNX Runtime has an exception of its own for every status.
+    except Exception as error:
+        raise ExportError(f"ONNX Runtime cannot run the export: {reason(error)}; update onnxruntime") from error
+
+
+def _batches(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    return [images[start : start + BATCH] for start in range(0, len(images), BATCH)]

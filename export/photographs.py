@@ -1,0 +1,60 @@
+"""Real photographs to compare models on: those that scikit-image ships inside its package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ExportError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "motorcycle_right.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+
+
+def photograph_folder() -> Path:
+    """scikit-image's own data folder; nothing is downloaded. ExportError if scikit-image is not installed."""
+    # Through skimage.data a file that the package does not hold would be fetched; from its folder, never.
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        raise ExportError(
+            "the photographs of scikit-image are missing; pip install scikit-image, or pass your own images"
+        )
+    return Path(found.origin).parent / "data"
+
+
+def photograph_crops(size: int) -> NDArray[np.float32]:
+    """(2n, 3, size, size) float32 in [0, 1]: of each photograph the middle, whole and from half its width."""
+    import numpy as np
+    from PIL import Image
+
+    crops = []
+    for name in PHOTOGRAPHS:
+        with Image.open(photograph_folder() / name) as opened:
+            photograph = opened.convert("RGB")
+        crops += [_middle(photograph, part, size) for part in (1.0, 0.5)]
+    return np.stack(crops)
+
+
+def _middle(photograph: Image, part: float, size: int) -> NDArray[np.float32]:
+    import numpy as np
+    from PIL.Image import Resampling
+
+    side = int(min(photograph.size) * part)
+    left, top = ((length - side) // 2 for length in photograph.size)
+    crop = photograph.crop((left, top, left + side, top + side)).resize((size, size), Resampling.BICUBIC)
+    return (np.asarray(crop, np.float32) / np.float32(255)).transpose(2, 0, 1)

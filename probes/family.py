@@ -1,0 +1,115 @@
+"""What a probe family is: parameters that make conditions, and a function that yields perturbed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from types import ModuleType
+from typing import Any
+
+from ..errors import UnknownName, UsageError
+from ..records import Condition, digest_of
+from .arrays import Array
+
+Value = float | int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Images of a set on their way through a family."""
+
+    pixels: Array
+    """(n, 3, size, size) uint8 RGB in [0, 255]."""
+    index: Array
+    """(n,) int64 image indices in the set: what noise is keyed by."""
+    seed: int
+
+
+Buffer = Callable[[], Array]
+"""Gives an (n, 3, size, size) float32 array to fill; a family holds at most two that it has not yielded."""
+
+Perturb = Callable[[ModuleType, Batch, Sequence[Condition], Buffer], Iterator[tuple[Condition, Array]]]
+"""Yields every condition of the group once, in an order of its own, with a buffer of images in [0, 1]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    name: str
+    parse: Callable[[Any], Value]
+    """The canonical value; ValueError says what is allowed."""
+    published: tuple[Value, ...]
+    """The study's values, used where a study file names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    name: str
+    summary: str
+    version: int
+    """Raised whenever the family's numbers change: it is part of every condition's digest."""
+    parameters: tuple[Parameter, ...]
+    perturb: Perturb
+    """Families with the same function share one group, and so its transforms and noise."""
+    random: bool = False
+    """Whether the seed matters; where it does not, changing it re-runs nothing."""
+    canonical: Callable[[dict[str, Value]], dict[str, Value]] = dict
+    """Drops parameters that make no difference, so that equal conditions are one."""
+
+    def conditions(self, given: Mapping[str, Any]) -> list[Condition]:
+        """Every combination of the values given (a value or a list for each parameter), without repeats."""
+        names = [parameter.name for parameter in self.parameters]
+        for name in given:
+            if name not in names:
+                raise UnknownName(f"parameter of probe {self.name}", name, names)
+        values = [self._values(parameter, given) for parameter in self.parameters]
+        settings = (self.canonical(dict(zip(names, combination, strict=True))) for combination in product(*values))
+        return list(dict.fromkeys(self._condition(setting) for setting in settings))
+
+    def _values(self, parameter: Parameter, given: Mapping[str, Any]) -> list[Value]:
+        raw = given.get(parameter.name, parameter.published)
+        listed = raw if isinstance(raw, (list, tuple)) else [raw]
+        if not listed:
+            raise UsageError(
+                f"probe {self.name}: {parameter.name} is an empty list; leave it out for the published values"
+            )
+        try:
+            return [parameter.parse(value) for value in listed]
+        except ValueError as error:
+            raise UsageError(f"probe {self.name}: {parameter.name} {error}") from None
+
+    def _condition(self, setting: dict[str, Value]) -> Condition:
+        return Condition(self.name, tuple(setting.items()), digest_of(self.name, self.version, setting))
+
+
+def number_in(low: float, high: float) -> Callable[[Any], float]:
+    """A parser of numbers in [low, high]."""
+
+    def parse(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise ValueError(f"must be a number in [{low:g}, {high:g}], not {value!r}")
+        return float(value)
+
+    return parse
+
+
+def integer_in(low: int, high: int) -> Callable[[Any], int]:
+    """A parser of whole numbers in [low, high]."""
+
+    def parse(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"must be a whole number in [{low}, {high}], not {value!r}")
+        return value
+
+    return parse
+
+
+def one_of(*names: str) -> Callable[[Any], str]:
+    """A parser of one of the names."""
+
+    def parse(value: Any) -> str:
+        if value not in names:
+            raise ValueError(f"must be one of {', '.join(names)}, not {value!r}")
+        return str(value)
+
+    return parse

@@ -1,0 +1,65 @@
+"""The conditions of a study, and how they are grouped so that a group shares its transforms and noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import UnknownName, UsageError
+from ..records import Condition
+from .clean import CLEAN
+from .critical_band import CRITICAL_BAND
+from .family import Family, Perturb
+from .spectral import HIGHPASS, LOWPASS
+from .user import user_family
+
+FAMILIES = {family.name: family for family in (CLEAN, LOWPASS, HIGHPASS, CRITICAL_BAND)}
+
+PUBLISHED: Mapping[str, Mapping[str, Any]] = {name: {} for name in FAMILIES}
+"""The study's grid: clean, 22 spectral and 29 critical-band conditions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The families of a study and all of their conditions."""
+
+    families: Mapping[str, Family]
+    conditions: tuple[Condition, ...]
+
+    def family(self, condition: Condition) -> Family:
+        return self.families[condition.family]
+
+    def groups(self, conditions: Sequence[Condition]) -> list[tuple[Perturb, list[Condition]]]:
+        """The conditions by the function that perturbs for them, in the grid's order."""
+        grouped: dict[Perturb, list[Condition]] = {}
+        for condition in conditions:
+            grouped.setdefault(self.family(condition).perturb, []).append(condition)
+        return list(grouped.items())
+
+
+def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
+    """A study's [probes] table as a grid. `clean` is always part of it: every curve is relative to it.
+
+    Args:
+        probes: family name -> parameter name -> value or list of values; a table with `file` is a user's probe.
+        folder: what a user's `file` is relative to.
+    """
+    families: dict[str, Family] = {"clean": CLEAN}
+    conditions: list[Condition] = CLEAN.conditions({})
+    for name, table in probes.items():
+        if not isinstance(table, Mapping):
+            raise UsageError(f"probe {name} must be a table of parameters, such as {name} = {{}}, not {table!r}")
+        parameters = dict(table)
+        if "file" in parameters:
+            if name in FAMILIES:
+                raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
+            family = user_family(name, folder / str(parameters.pop("file")), parameters.pop("function", None))
+        elif name in FAMILIES:
+            family = FAMILIES[name]
+        else:
+            raise UnknownName("probe", name, FAMILIES, 'a probe of your own needs `file = "…"`')
+        families[name] = family
+        conditions += family.conditions(parameters)
+    return Grid(families, tuple(dict.fromkeys(conditions)))

@@ -1,0 +1,138 @@
+"""The files of an image set: pixels.npy, index.parquet and set.json."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import ImageSetError, UsageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PIXELS, INDEX, ABOUT = "pixels.npy", "index.parquet", "set.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """What index.parquet says of n images."""
+
+    paths: list[str]
+    labels: NDArray[np.int32] | None
+    """(n,) class indices."""
+    clusters: NDArray[np.int32]
+    """(n,) cluster indices."""
+    sha256s: list[str]
+    """Of each image's pixels as they lie in the file."""
+
+
+@cache
+def _header(count: int, size: int) -> bytes:
+    """The .npy header of (count, 3, size, size) uint8; NumPy pads it to one length for every count."""
+    head = io.BytesIO()
+    shape = (count, 3, size, size)
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
+def write_row(file: int, row: int, pixels: NDArray[np.uint8]) -> None:
+    """Write (3, size, size) uint8 as row `row`, from any thread.
+
+    A plain write, not one to a memory map: a full disk is then an error and not a killed process.
+    """
+    offset = len(_header(0, pixels.shape[-1])) + row * pixels.nbytes
+    left = pixels.data.cast("B")
+    while left:
+        written = os.pwrite(file, left, offset)
+        left, offset = left[written:], offset + written
+
+
+def finish_pixels(path: Path, size: int, rows: Sequence[int]) -> None:
+    """Keep `rows`, ascending, and close the gaps between them; the header says how many there are."""
+    start, length = len(_header(0, size)), 3 * size * size
+    with path.open("r+b", buffering=0) as file:
+        for new, old in enumerate(rows):
+            if new != old:
+                row = np.frombuffer(os.pread(file.fileno(), length, start + old * length), np.uint8)
+                write_row(file.fileno(), new, row.reshape(3, size, size))
+        file.write(_header(len(rows), size))
+        file.truncate(start + len(rows) * length)
+
+
+def write_index(folder: Path, index: Index) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    count = len(index.paths)
+    table = pa.table(
+        {
+            "image_index": pa.array(np.arange(count, dtype=np.int32)),
+            "path": pa.array(index.paths, pa.string()),
+            "label": pa.nulls(count, pa.int32()) if index.labels is None else pa.array(index.labels),
+            "cluster": pa.array(index.clusters),
+            "sha256": pa.array(index.sha256s, pa.string()),
+        }
+    )
+    parquet.write_table(table, folder / INDEX, compression="zstd")
+
+
+def read_index(folder: Path) -> Index:
+    """index.parquet; ImageSetError where it cannot be read, or its rows are not images 0 to n - 1."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file = folder / INDEX
+    try:
+        with parquet.ParquetFile(file) as rows:
+            table = rows.read()
+        order, label, cluster = (table[name].to_numpy() for name in ("image_index", "label", "cluster"))
+        paths, sha256s = table["path"].to_pylist(), table["sha256"].to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise _damaged(file, error) from error
+    unlabelled = table["label"].null_count == len(paths)
+    if not np.array_equal(order, np.arange(len(paths))):
+        raise ImageSetError(f"{file}: its rows are not the images in their order; pack them again")
+    if cluster.dtype != np.int32 or not (unlabelled or label.dtype == np.int32):  # nulls make them floats
+        raise ImageSetError(f"{file}: some labels or clusters are missing; pack the images again")
+    return Index(paths, None if unlabelled else label, cluster, sha256s)
+
+
+def read_pixels(folder: Path) -> NDArray[np.uint8]:
+    """The memory map of pixels.npy, read-only; ImageSetError where it is shorter than its header says."""
+    try:
+        pixels = np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(folder / PIXELS, error) from error
+    return pixels  # type: ignore[no-any-return]
+
+
+def write_about(folder: Path, about: dict[str, Any]) -> None:
+    text = json.dumps({"format": FORMAT, **about}, indent=1)
+    (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """set.json; UsageError where there is no set, ImageSetError where this version cannot read it."""
+    file = folder / ABOUT
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{folder}: not an image set; make one with 'bandlens images pack'") from None
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from error
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise ImageSetError(f"{file}: not format {FORMAT}, the one this version reads; pack the images again")
+    return about
+
+
+def _damaged(file: Path, error: Exception) -> ImageSetError:
+    return ImageSetError(f"{file}: damaged or missing ({' '.join(str(error).split())}); pack the images again")

@@ -1,0 +1,147 @@
+"""Where images come from: a folder tree or a tar archive, listed first and then read once."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import tarfile
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from ..errors import ImageSetError, UsageError
+from .decode import SUFFIXES
+
+LARGEST_FILE = 1 << 30
+"""Bytes of one archive member; an archive can claim any size, and members are read into memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The images of a folder or archive."""
+
+    paths: list[str]
+    """Relative, with '/', sorted."""
+    ignored: int
+    """Other files."""
+    read: Callable[[], Iterator[tuple[int, Callable[[], bytes]]]]
+    """Each image once, in the order of storage: its index in `paths`, and what reads its bytes, in any thread."""
+
+
+def open_source(path: Path) -> Source:
+    """List the images, by suffix, of a folder or a tar archive (compressed or not).
+
+    Raises UsageError where there is neither, ImageSetError where it has no image or cannot be listed.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if path.is_file():
+        return _open_tar(path)
+    raise UsageError(f"{path}: no such folder or tar archive of images")
+
+
+def _open_folder(folder: Path) -> Source:
+    paths, ignored = _sorted_images(folder, _files_below(folder))
+
+    def read() -> Iterator[tuple[int, Callable[[], bytes]]]:
+        for index, path in enumerate(paths):
+            yield index, partial(_read_file, folder / path)
+
+    return Source(paths, ignored, read)
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
+        at = Path(here)
+        # A link back to a folder on the way here would be walked for ever.
+        above = {step.resolve() for step in (at, *at.parents)}
+        folders[:] = [name for name in folders if (at / name).resolve() not in above]
+        yield from ((at / name).relative_to(folder).as_posix() for name in files)
+
+
+def _unreadable(error: OSError) -> None:
+    raise ImageSetError(f"{error.filename}: cannot be read ({error.strerror}); make it readable or move it away")
+
+
+def _read_file(file: Path) -> bytes:
+    try:
+        if not file.is_file():  # a broken link, or a pipe that would never end
+            raise ImageSetError(f"{file}: neither a file nor a link to one; remove it")
+        return file.read_bytes()
+    except OSError as error:
+        raise ImageSetError(f"{file}: cannot be read ({error.strerror}); make it readable or move it away") from error
+
+
+def _open_tar(tar: Path) -> Source:
+    paths, ignored = _sorted_images(tar, (_member_name(tar, member) for _, member in _members(tar)))
+    index_of = {path: index for index, path in enumerate(paths)}
+
+    def read() -> Iterator[tuple[int, Callable[[], bytes]]]:
+        # In the archive's own order: going back in a compressed one means reading it again from the start.
+        for archive, member in _members(tar):
+            index = index_of.get(_member_name(tar, member))
+            if index is not None and (file := archive.extractfile(member)) is not None:
+                yield index, partial(bytes, file.read())
+
+    return Source(paths, ignored, read)
+
+
+def _members(tar: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """All members but folders. Nothing is ever extracted to disk."""
+    with _tar_errors(tar), tarfile.open(tar) as archive:
+        while member := archive.next():
+            archive.members.clear()  # type: ignore[attr-defined]  # they would pile up, a kilobyte each
+            if not member.isdir():
+                yield archive, member
+
+
+@contextmanager
+def _tar_errors(tar: Path) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        raise ImageSetError(f"{tar}: not a whole tar archive ({error}); make or download it again") from error
+
+
+def _member_name(tar: Path, member: tarfile.TarInfo) -> str:
+    name = PurePosixPath(member.name)
+    if _is_image(str(name)):
+        if name.is_absolute() or ".." in name.parts:
+            raise ImageSetError(f"{tar}: member '{member.name}' lies outside the archive; make it with relative paths")
+        if not member.isreg():
+            raise ImageSetError(
+                f"{tar}: member '{name}' is a link, not a file; make the archive with the files themselves"
+            )
+        if member.size > LARGEST_FILE:
+            raise ImageSetError(f"{tar}: member '{name}' has {member.size} bytes, too many for an image; remove it")
+    return str(name)
+
+
+def _is_image(path: str) -> bool:
+    # Hidden files named like images are other programs' notes on them.
+    name = PurePosixPath(path).name
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int]:
+    """The sorted paths of images, and the number of other files."""
+    count: Counter[str] = Counter()
+    ignored = 0
+    for path in files:
+        if not _is_image(path):
+            ignored += 1
+            continue
+        if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in path):
+            raise ImageSetError(f"{source}: the file name {path!a} has control signs or is not UTF-8; rename it")
+        count[path] += 1
+    if not count:
+        raise ImageSetError(f"{source}: no image among {ignored} files; images end in {', '.join(SUFFIXES)}")
+    path, times = count.most_common(1)[0]
+    if times > 1:
+        raise ImageSetError(f"{source}: '{path}' is there {times} times; keep one of them")
+    return sorted(count), ignored

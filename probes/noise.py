@@ -1,0 +1,73 @@
+"""Normal noise as a pure function of (seed, image, draw): it does not matter in which batch, order or process.
+
+The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter of
+four 32-bit words is scrambled under a key of two. The key is the seed; the counter is (block, image, draw, stream).
+Box and Muller's transform makes four normals of a block's four words.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+
+from .arrays import Array
+
+MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+ROUNDS = 10
+WORD = 0xFFFFFFFF
+
+
+def philox4x32(
+    xp: ModuleType, counter: tuple[Array, Array, Array, Array], seed: int
+) -> tuple[Array, Array, Array, Array]:
+    """Four uint32 arrays for a counter of four uint32 arrays (broadcast against each other) and a 64-bit seed."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = seed & WORD, seed >> 32 & WORD
+    m0, m1 = (xp.uint64(m) for m in MULTIPLIERS)
+    for _ in range(ROUNDS):
+        p0 = xp.multiply(c0, m0, dtype=xp.uint64)
+        p1 = xp.multiply(c2, m1, dtype=xp.uint64)
+        c0, c1, c2, c3 = (
+            _high(xp, p1) ^ c1 ^ xp.uint32(k0),
+            p1.astype(xp.uint32),
+            _high(xp, p0) ^ c3 ^ xp.uint32(k1),
+            p0.astype(xp.uint32),
+        )
+        k0, k1 = k0 + KEY_STEPS[0] & WORD, k1 + KEY_STEPS[1] & WORD
+    return c0, c1, c2, c3
+
+
+def _high(xp: ModuleType, product: Array) -> Array:
+    return (product >> xp.uint64(32)).astype(xp.uint32)
+
+
+def _polar(xp: ModuleType, words: Array, turns: Array) -> tuple[Array, Array]:
+    """Two independent unit normals from two uint32 words, in float32; magnitudes reach 6.7."""
+    uniform = (words.astype(xp.float32) + xp.float32(0.5)) * xp.float32(2**-32)
+    radius = xp.sqrt(xp.float32(-2) * xp.log(uniform))
+    angle = turns.astype(xp.float32) * xp.float32(2 * np.pi * 2**-32)
+    return radius * xp.cos(angle), radius * xp.sin(angle)
+
+
+def unit_normal_fields(xp: ModuleType, seed: int, images: Array, draw: int, size: int) -> Array:
+    """(n, size, size) float32 of N(0, 1) for n image indices (int, below 2^32); `size` must be even.
+
+    The four normals of block b are the pixels b, b + blocks, b + 2 blocks and b + 3 blocks in row-major order.
+    """
+    blocks = size * size // 4
+    block = xp.arange(blocks, dtype=xp.uint32)[None, :]
+    image = xp.asarray(images).astype(xp.uint32)[:, None]
+    w0, w1, w2, w3 = philox4x32(xp, (block, image, xp.uint32(draw), xp.uint32(0)), seed)
+    field = xp.empty((image.shape[0], 4, blocks), dtype=xp.float32)
+    field[:, 0], field[:, 1] = _polar(xp, w0, w1)
+    field[:, 2], field[:, 3] = _polar(xp, w2, w3)
+    return field.reshape(-1, size, size)
+
+
+def unit_normals_at(xp: ModuleType, seed: int, images: Array, draw: int, pixels: Array, attempt: int) -> Array:
+    """(k,) float32 of N(0, 1) for k (image, pixel) pairs, fresh for every attempt >= 1, independent of the fields."""
+    image, pixel = (xp.asarray(a).astype(xp.uint32) for a in (images, pixels))
+    w0, w1, _, _ = philox4x32(xp, (pixel, image, xp.uint32(draw), xp.uint32(attempt)), seed)
+    return _polar(xp, w0, w1)[0]

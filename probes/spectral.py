@@ -1,0 +1,121 @@
+"""Low-pass and high-pass filters with a square mask in the shifted spectrum, as separable matrix products.
+
+The published filter keeps (low-pass) or removes (high-pass) the block [-r, r) x [-r, r) of an n x n spectrum, takes the
+real part and clips to [0, 1]; r = int(c * n / 2) for a low-pass at cutoff c and int((1 - c) * n / 2) for a high-pass.
+The block is one-sided: it holds frequency -r without +r. In the real orthonormal Fourier basis Q (constant, then a sine
+and a cosine for each frequency) an image is X = Q' x Q, and its low-pass is Q Z Q' where Z is X cut to the frequencies
+up to r, with the two edges at r weighted 1/2 and the 2 x 2 corner [[a, b], [c, d]] turned into
+[[a - d, b + c], [b + c, d - a]] / 4: what the missing +r leaves of the complex projection's real part.
+
+A high-pass is what the low-pass of the same radius leaves, so both cost one inverse; all cutoffs share the forward
+transform. Source: Gavrikov and Keuper 2024, after Wang et al. 2020 ("High-frequency component helps explain …").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import groupby
+from types import ModuleType
+
+import numpy as np
+
+from ..records import Condition
+from .arrays import Array, chunks
+from .clean import unit_range
+from .family import Batch, Buffer, Family, Parameter, number_in
+
+CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+
+
+def radius(condition: Condition, size: int) -> int:
+    """Half the side of the block, in cycles per image."""
+    cutoff = float(condition["cutoff"])
+    return int((cutoff if condition.family == "lowpass" else 1 - cutoff) * (size // 2))
+
+
+@cache
+def fourier_basis(xp: ModuleType, size: int) -> Array:
+    """Q, (size, size - 1) float32: the columns 1, sin, cos, sin, cos … of frequency 0, 1, 1, 2, 2 …, orthonormal.
+
+    `size` is even, and its last frequency, size / 2, is left out: only the whole image has it.
+    """
+    position = np.arange(size)[:, None]
+    angle = 2 * np.pi * (position * np.arange(1, size // 2) % size) / size
+    waves = np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(size, -1) * np.sqrt(2 / size)
+    return xp.asarray(np.hstack([np.full((size, 1), np.sqrt(1 / size)), waves]), dtype=xp.float32)
+
+
+@cache
+def _half_waves(xp: ModuleType, size: int) -> tuple[Array, Array]:
+    """The cosines and the sines of Q on its first size / 2 + 1 rows: the others mirror them, the sines with a minus."""
+    upper = fourier_basis(xp, size)[: size // 2 + 1]
+    return xp.ascontiguousarray(upper[:, 0::2]), xp.ascontiguousarray(upper[:, 1::2])
+
+
+def spectrum(xp: ModuleType, images: Array) -> Array:
+    """X = Q' x Q, (..., n - 1, n - 1), of (..., n, n) float32 images."""
+    basis = fourier_basis(xp, images.shape[-1])
+    return basis.T @ images @ basis
+
+
+def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
+    """The low-pass of radius r in [0, n / 2] of (..., n, n) float32 images and their spectrum, before the clip."""
+    size = images.shape[-1]
+    if r == 0:
+        return xp.zeros_like(images)
+    if r == size // 2:
+        return images
+    kept = 2 * r + 1
+    inner = transformed[..., :kept, :kept].copy()
+    _fold_edges(inner)
+    rows = inner @ fourier_basis(xp, size)[:, :kept].T
+    cosines, sines = _half_waves(xp, size)
+    even = cosines[:, : r + 1] @ rows[..., 0::2, :]
+    odd = sines[:, :r] @ rows[..., 1::2, :]
+    low = xp.empty_like(images)
+    half = size // 2 + 1
+    xp.add(even, odd, out=low[..., :half, :])
+    xp.subtract(even[..., half - 2 : 0 : -1, :], odd[..., half - 2 : 0 : -1, :], out=low[..., half:, :])
+    return low
+
+
+def _fold_edges(inner: Array) -> None:
+    """Weigh the edges at frequency r as the one-sided block does."""
+    a, b, c, d = (inner[..., row, column].copy() for row in (-2, -1) for column in (-2, -1))
+    inner[..., -2:, :] *= 0.5
+    inner[..., :, -2:] *= 0.5
+    inner[..., -2, -2], inner[..., -2, -1] = (a - d) / 4, (b + c) / 4
+    inner[..., -1, -2], inner[..., -1, -1] = (b + c) / 4, (d - a) / 4
+
+
+def perturb(
+    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    """Yields the conditions by radius, a low-pass and the high-pass of the same radius together."""
+    count, size = len(batch.pixels), batch.pixels.shape[-1]
+    images = unit_range(xp, batch.pixels, xp.empty(batch.pixels.shape, dtype=xp.float32))
+    transformed = xp.empty((count, 3, size - 1, size - 1), dtype=xp.float32)
+    for part in chunks(xp, count):
+        transformed[part] = spectrum(xp, images[part])
+    for r, members in groupby(sorted(conditions, key=lambda c: radius(c, size)), key=lambda c: radius(c, size)):
+        for pair in _pairs(members):
+            outputs = [(condition, buffer()) for condition in pair]
+            for part in chunks(xp, count):
+                low = lowpass(xp, images[part], transformed[part], r)
+                for condition, out in outputs:
+                    filtered = low if condition.family == "lowpass" else xp.subtract(images[part], low, out=out[part])
+                    xp.clip(filtered, 0, 1, out=out[part])
+            yield from outputs
+
+
+def _pairs(members: Iterator[Condition]) -> Iterator[list[Condition]]:
+    """At most two at a time: cutoffs so close that they share a radius must not hold a buffer each."""
+    while pair := [condition for condition, _ in zip(members, range(2), strict=False)]:
+        yield pair
+
+
+_CUTOFF = (Parameter("cutoff", number_in(0, 1), CUTOFFS),)
+
+LOWPASS = Family("lowpass", "keeps frequencies below cutoff x 112 cycles per image", 1, _CUTOFF, perturb)
+HIGHPASS = Family("highpass", "removes frequencies below (1 - cutoff) x 112 cycles per image", 1, _CUTOFF, perturb)

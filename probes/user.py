@@ -1,0 +1,144 @@
+"""A user's own probe: a Python file with a function from a batch of images and parameters to a batch of images.
+
+    def blur(images, sigma):
+        ...
+        return images
+
+`images` is (n, 3, size, size) float32 in [0, 1], an array of the module that the run uses (NumPy, or CuPy on a GPU);
+what comes back has the same shape, is finite and in [0, 1]. Every image must be treated by itself: batches are cut as
+it suits the engine. The probe's identity is the source of its file and of the modules beside it that it imports, so
+that an edit re-runs exactly what it changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ..errors import ProbeError, UsageError
+from ..records import Condition
+from .arrays import Array
+from .clean import unit_range
+from .family import Batch, Buffer, Family, Parameter, Value
+
+Probe = Callable[..., Array]
+
+
+def user_family(name: str, file: Path, function: str | None = None) -> Family:
+    """The family of `function` (default: the probe's name) in `file`; parameters after the first are the probe's."""
+    where = f"probe {name}"
+    if not file.is_file():
+        raise UsageError(f"{where}: no file {file}; `file` is relative to the study's folder")
+    probe = getattr(_load(file, where), function or name, None)
+    if not callable(probe):
+        raise UsageError(f"{where}: {file} has no function {function or name}(images, …)")
+    images, *parameters = signature(probe).parameters.values()
+    del images
+    return Family(
+        name,
+        (probe.__doc__ or f"{file.name}: {function or name}").strip().splitlines()[0],
+        version=int(source_digest(file)[:15], 16),
+        parameters=tuple(Parameter(p.name, _parse, () if p.default is p.empty else (p.default,)) for p in parameters),
+        perturb=_perturb(probe, where),
+    )
+
+
+def source_digest(file: Path) -> str:
+    """sha256 over the file and every module beside it that it imports, directly or not, in a fixed order."""
+    root, pending, seen = file.parent, [file], set[Path]()
+    while pending:
+        current = pending.pop()
+        if current not in seen:
+            seen.add(current)
+            pending += [path for module in _imports(current) if (path := _beside(root, module))]
+    digest = hashlib.sha256()
+    for path in sorted(seen):
+        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _imports(file: Path) -> Iterator[str]:
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not Python: {error}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _beside(root: Path, module: str) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _load(file: Path, where: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"bandlens_probe_{file.stem}", file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{where}: {file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    with _importable(file.parent):
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise UsageError(f"{where}: {file} does not load: {type(error).__name__}: {error}") from error
+    return module
+
+
+@contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _parse(value: Any) -> Value:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(f"must be a number or a string, not {value!r}")
+    return value
+
+
+def _perturb(probe: Probe, where: str) -> Callable[..., Iterator[tuple[Condition, Array]]]:
+    def perturb(
+        xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+    ) -> Iterator[tuple[Condition, Array]]:
+        for condition in conditions:
+            out = unit_range(xp, batch.pixels, buffer())
+            out[...] = _checked(_called(probe, out.copy(), dict(condition.parameters), where), out, where)
+            yield condition, out
+
+    return perturb
+
+
+def _called(probe: Probe, images: Array, parameters: Mapping[str, Value], where: str) -> Array:
+    try:
+        return probe(images, **parameters)
+    except Exception as error:
+        raise ProbeError(f"{where} failed: {type(error).__name__}: {error}") from error
+
+
+def _checked(result: Array, like: Array, where: str) -> Array:
+    """What the function gave, or an error that says what was expected."""
+    shape = getattr(result, "shape", None)
+    if shape != like.shape:
+        got = f"shape {shape}" if shape is not None else type(result).__name__
+        raise ProbeError(f"{where} returned {got}; expected an array of shape {like.shape}")
+    low, high = float(result.min()), float(result.max())
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        raise ProbeError(
+            f"{where} returned values in [{low:.4g}, {high:.4g}]; expected finite values in [0, 1], so clip them"
+        )
+    return result
