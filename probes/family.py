@@ -67,6 +67,8 @@ class Family:
         return list(dict.fromkeys(self._condition(setting) for setting in settings))
 
     def _values(self, parameter: Parameter, given: Mapping[str, Any]) -> list[Value]:
+        if parameter.name not in given and not parameter.published:
+            raise UsageError(f"probe {self.name}: {parameter.name} has no default; give a value or a list of values")
         raw = given.get(parameter.name, parameter.published)
         listed = raw if isinstance(raw, (list, tuple)) else [raw]
         if not listed:

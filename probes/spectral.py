@@ -15,11 +15,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import groupby
+from itertools import groupby, islice
 from types import ModuleType
 
 import numpy as np
 
+from ..errors import ProbeError
 from ..records import Condition
 from .arrays import Array, chunks
 from .clean import unit_range
@@ -38,8 +39,10 @@ def radius(condition: Condition, size: int) -> int:
 def fourier_basis(xp: ModuleType, size: int) -> Array:
     """Q, (size, size - 1) float32: the columns 1, sin, cos, sin, cos … of frequency 0, 1, 1, 2, 2 …, orthonormal.
 
-    `size` is even, and its last frequency, size / 2, is left out: only the whole image has it.
+    `size` is even (else ProbeError), and its last frequency, size / 2, is left out: only the whole image has it.
     """
+    if size % 2:
+        raise ProbeError(f"lowpass and highpass need an even number of pixels a side, not {size}")
     position = np.arange(size)[:, None]
     angle = 2 * np.pi * (position * np.arange(1, size // 2) % size) / size
     waves = np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(size, -1) * np.sqrt(2 / size)
@@ -111,7 +114,7 @@ def perturb(
 
 def _pairs(members: Iterator[Condition]) -> Iterator[list[Condition]]:
     """At most two at a time: cutoffs so close that they share a radius must not hold a buffer each."""
-    while pair := [condition for condition, _ in zip(members, range(2), strict=False)]:
+    while pair := list(islice(members, 2)):
         yield pair
 
 

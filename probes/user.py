@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,18 +38,28 @@ def user_family(name: str, file: Path, function: str | None = None) -> Family:
     where = f"probe {name}"
     if not file.is_file():
         raise UsageError(f"{where}: no file {file}; `file` is relative to the study's folder")
-    probe = getattr(_load(file, where), function or name, None)
+    version = int(source_digest(file)[:15], 16)
+    function = function or name
+    probe = getattr(_load(file, where), function, None)
     if not callable(probe):
-        raise UsageError(f"{where}: {file} has no function {function or name}(images, …)")
-    images, *parameters = signature(probe).parameters.values()
-    del images
+        raise UsageError(f"{where}: {file} has no function {function}(images, …)")
     return Family(
         name,
-        (probe.__doc__ or f"{file.name}: {function or name}").strip().splitlines()[0],
-        version=int(source_digest(file)[:15], 16),
-        parameters=tuple(Parameter(p.name, _parse, () if p.default is p.empty else (p.default,)) for p in parameters),
+        (probe.__doc__ or f"{function} of {file.name}").strip().splitlines()[0],
+        version,
+        parameters=_parameters(probe, f"{where}: {function} in {file}"),
         perturb=_perturb(probe, where),
     )
+
+
+def _parameters(probe: Probe, where: str) -> tuple[Parameter, ...]:
+    given = list(signature(probe).parameters.values())
+    if not given:
+        raise UsageError(f"{where} takes no images; its first parameter is the batch")
+    for parameter in given[1:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise UsageError(f"{where} takes {parameter}; name each parameter")
+    return tuple(Parameter(p.name, _parse, () if p.default is p.empty else (p.default,)) for p in given[1:])
 
 
 def source_digest(file: Path) -> str:
@@ -86,23 +97,34 @@ def _beside(root: Path, module: str) -> Path | None:
 def _load(file: Path, where: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"bandlens_probe_{file.stem}", file)
     if spec is None or spec.loader is None:
-        raise UsageError(f"{where}: {file} is not a Python file")
+        raise UsageError(f"{where}: {file} does not end in .py")
     module = importlib.util.module_from_spec(spec)
     with _importable(file.parent):
         try:
             spec.loader.exec_module(module)
         except Exception as error:
-            raise UsageError(f"{where}: {file} does not load: {type(error).__name__}: {error}") from error
+            raise UsageError(f"{where}: {file} does not load: {_one_line(error)}") from error
     return module
 
 
 @contextmanager
 def _importable(folder: Path) -> Iterator[None]:
+    """Let modules of the folder be imported, and forget them afterwards: another probe may have some of those names."""
+    before = set(sys.modules)
     sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            place = getattr(sys.modules[name], "__file__", None)
+            if place and Path(place).is_relative_to(folder):
+                del sys.modules[name]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _parse(value: Any) -> Value:
@@ -127,7 +149,7 @@ def _called(probe: Probe, images: Array, parameters: Mapping[str, Value], where:
     try:
         return probe(images, **parameters)
     except Exception as error:
-        raise ProbeError(f"{where} failed: {type(error).__name__}: {error}") from error
+        raise ProbeError(f"{where} failed: {_one_line(error)}") from error
 
 
 def _checked(result: Array, like: Array, where: str) -> Array:
@@ -136,6 +158,8 @@ def _checked(result: Array, like: Array, where: str) -> Array:
     if shape != like.shape:
         got = f"shape {shape}" if shape is not None else type(result).__name__
         raise ProbeError(f"{where} returned {got}; expected an array of shape {like.shape}")
+    if result.dtype.kind not in "fiu":
+        raise ProbeError(f"{where} returned {result.dtype} values; expected numbers in [0, 1]")
     low, high = float(result.min()), float(result.max())
     if not (low >= 0 and high <= 1):  # NaN is neither
         raise ProbeError(

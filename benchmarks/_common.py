@@ -1,0 +1,198 @@
+"""What the benchmarks share: real photographs, a ResNet-50, variants timed in turn, and tables with ratios.
+
+Every program compares variants in one run, A B A B …, so that whatever else the machine does hits all of them alike,
+and takes ratios within a repetition before it takes medians. None of them asserts a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_info
+
+SIZE = 224
+BATCH = 32
+MODEL = "resnet50"
+
+Variant = Callable[[], float]
+"""Does its work once and gives the seconds that it took."""
+
+
+def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str]) -> argparse.Namespace:
+    """--quick, --repeats (how often each variant runs: `quick` times with --quick), --keep, and the program's own."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="less of everything: does it work, not how fast is it")
+    parser.add_argument("--repeats", type=int, help=f"times each variant runs (default {repeats}, quick {quick})")
+    parser.add_argument("--keep", type=Path, help="folder for what is prepared, kept for the next time")
+    for name, (default, text) in flags.items():
+        if isinstance(default, bool):
+            parser.add_argument(f"--{name}", action="store_true", help=text)
+        else:
+            parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default {default})")
+    given = parser.parse_args()
+    given.repeats = given.repeats or (quick if given.quick else repeats)
+    return given
+
+
+def machine(*packages: str) -> None:
+    """Print what the figures depend on; call it after the libraries are loaded, and with their thread limits set."""
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
+        found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    print(f"machine: {found[0] if found else platform.machine()}, {len(os.sched_getaffinity(0))} cores")
+    print(f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages))
+    for pool in threadpool_info():
+        kernel = f" {pool['architecture']} kernel," if "architecture" in pool else ""
+        print(f"{pool['prefix']} {pool['version'] or ''}:{kernel} {pool['num_threads']} threads")
+    print()
+
+
+@contextlib.contextmanager
+def folder(keep: Path | None) -> Iterator[Path]:
+    """Where a program prepares its files: `keep`, or a temporary folder."""
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+        return
+    with tempfile.TemporaryDirectory(prefix="bandlens-benchmark-") as temporary:
+        yield Path(temporary)
+
+
+# Timing
+
+
+def timed(work: Callable[[], object]) -> Variant:
+    """All of the work counts."""
+
+    def variant() -> float:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+
+    return variant
+
+
+def in_turn(variants: Mapping[str, Variant], repeats: int, warm_up: bool = True) -> dict[str, list[float]]:
+    """Seconds of each variant, A B A B …, after one run of each that does not count."""
+    if warm_up:
+        for variant in variants.values():
+            variant()
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(repeats):
+        for name, variant in variants.items():
+            seconds[name].append(variant())
+    return seconds
+
+
+def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
+    """Of each repetition."""
+    return [a / b for a, b in zip(numerator, denominator, strict=True)]
+
+
+# Printing
+
+
+def spread(values: Sequence[float], form: str = ".3g") -> str:
+    """The median, and the range in brackets."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    if len(values) == 1:
+        return f"{middle:{form}}"
+    return f"{middle:{form}} [{low:{form}}, {high:{form}}]"
+
+
+def ratio(what: str, values: Sequence[float], goal: str) -> None:
+    """The line that a program is about."""
+    print(f"ratio: {what}: {spread(values)} of {len(values)} repetitions; goal {goal}")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    for row in (head, ["-" * width for width in widths], *rows):
+        cells = [text.ljust(width) if k == 0 else text.rjust(width) for k, (text, width) in enumerate(zip(row, widths))]
+        print("  ".join(cells).rstrip())
+    print()
+
+
+# What is measured on
+
+
+def photographs(count: int) -> NDArray[np.uint8]:
+    """(count, 3, 224, 224): crops of the photographs that scikit-image ships, over and over."""
+    from bandlens.export.photographs import photograph_crops
+
+    crops = np.rint(photograph_crops(SIZE) * 255).astype(np.uint8)
+    return crops[np.arange(count) % len(crops)]
+
+
+def image_set(path: Path, count: int) -> Path:
+    """A packed, labelled set of `count` different crops of the photographs; one that is there already is taken."""
+    from bandlens.probes.images import pack_arrays
+
+    if not path.exists():
+        labels = np.random.default_rng(0).integers(0, 1000, count).tolist()
+        pack_arrays(_windows(count), path, labels=labels)
+    return path
+
+
+def _windows(count: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    from PIL import Image
+
+    from bandlens.export.photographs import PHOTOGRAPHS, photograph_folder
+
+    random = np.random.default_rng(0)
+    opened = [np.asarray(Image.open(photograph_folder() / name).convert("RGB")) for name in PHOTOGRAPHS]
+    for number in range(count):
+        photograph = opened[number % len(opened)]
+        side = int(min(photograph.shape[:2]) * random.uniform(0.5, 1))
+        top, left = (int(random.integers(0, length - side + 1)) for length in photograph.shape[:2])
+        yield f"{number}.png", photograph[top : top + side, left : left + side]
+
+
+def resnet50(models: Path) -> None:
+    """Export a ResNet-50 of random weights as the model `resnet50`, unless it is there; its speed is that of any other.
+
+    In a process of its own: torch would add to the memory and to the threads of the one that measures.
+    """
+    if (models / f"{MODEL}.json").exists():
+        return
+    worker = multiprocessing.get_context("spawn").Process(target=_export, args=(models,))
+    worker.start()
+    worker.join()
+    if worker.exitcode:
+        raise SystemExit(f"the export of {MODEL} failed")
+
+
+def _export(models: Path) -> None:
+    import torch
+    import torchvision
+
+    from bandlens.export.photographs import photograph_crops
+    from bandlens.export.pipeline import export_user_checkpoint
+
+    torch.manual_seed(0)
+    network = torchvision.models.resnet50(weights=None)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # Scales that differ, and statistics of photographs, keep the logits apart from each other.
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.uniform_(module.bias, -0.2, 0.2)
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(torch.from_numpy(photograph_crops(SIZE)))
+    models.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        torch.save(network.state_dict(), file.name)
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        export_user_checkpoint(Path(file.name), MODEL, "resnet50", mean, std, models)

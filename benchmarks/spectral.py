@@ -1,0 +1,113 @@
+"""The 22 published low-pass and high-pass conditions of an RGB image of 224 x 224 pixels, on one thread.
+
+`bandlens`: probes.spectral.perturb as a run uses it, batch 32, buffers that go round.
+`torch`: the published procedure, for each image and condition fft2, fftshift, mask, ifftshift, ifft2, real, clip.
+`scipy`: a stronger one, an FFT for each image and condition with a mask that is already shifted and in single precision.
+`scipy, one forward`: stronger yet, the forward FFT of an image shared by all of its conditions.
+
+The FFTs get their images as float32 in [0, 1] and their masks for nothing; bandlens starts from uint8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import scipy.fft
+import torch
+from _common import BATCH, SIZE, arguments, in_turn, machine, photographs, ratio, ratios, spread, table, timed
+from bandlens.engine.prefetch import Buffers
+from bandlens.probes.family import Batch
+from bandlens.probes.spectral import HIGHPASS, LOWPASS, perturb, radius
+from bandlens.records import Condition
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+Images = NDArray[np.float32]
+CONDITIONS = [*LOWPASS.conditions({}), *HIGHPASS.conditions({})]
+
+
+def mask(condition: Condition) -> NDArray[np.float32]:
+    """(224, 224) of 0 and 1 for the shifted spectrum."""
+    r, half, low = radius(condition, SIZE), SIZE // 2, condition.family == "lowpass"
+    kept = np.full((SIZE, SIZE), 0 if low else 1, np.float32)
+    kept[half - r : half + r, half - r : half + r] = 1 if low else 0
+    return kept
+
+
+def with_torch(images: torch.Tensor, masks: Sequence[torch.Tensor]) -> None:
+    for image in images:
+        for kept in masks:
+            one_with_torch(image, kept)
+
+
+def one_with_torch(image: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    axes = (-2, -1)
+    shifted = torch.fft.fftshift(torch.fft.fft2(image), dim=axes)
+    return torch.fft.ifft2(torch.fft.ifftshift(shifted * kept, dim=axes)).real.clip(0, 1)
+
+
+def with_scipy(images: Images, masks: Sequence[Images]) -> None:
+    for image in images:
+        for kept in masks:
+            np.clip(scipy.fft.ifft2(scipy.fft.fft2(image) * kept, overwrite_x=True).real, 0, 1)
+
+
+def with_scipy_one_forward(images: Images, masks: Sequence[Images]) -> None:
+    for image in images:
+        spectrum = scipy.fft.fft2(image)
+        for kept in masks:
+            np.clip(scipy.fft.ifft2(spectrum * kept, overwrite_x=True).real, 0, 1)
+
+
+def with_bandlens(batch: Batch, buffers: Buffers) -> None:
+    for _, out in perturb(np, batch, CONDITIONS, buffers.take):
+        buffers.give(out)
+
+
+def largest_difference(batch: Batch, images: Images) -> float:
+    """Between bandlens and torch's FFT in double precision, over all images and conditions."""
+    worst = 0.0
+    for condition, out in perturb(np, batch, CONDITIONS, lambda: np.empty_like(images)):
+        expected = one_with_torch(torch.from_numpy(images).double(), torch.from_numpy(mask(condition)).double())
+        worst = max(worst, float(np.abs(out - expected.numpy()).max()))
+    return worst
+
+
+def main() -> None:
+    given = arguments(__doc__, repeats=11, quick=1)
+    torch.set_num_threads(1)
+    pixels = photographs(BATCH)
+    batch = Batch(pixels, np.arange(BATCH), 0)
+    images = (pixels / np.float32(255)).astype(np.float32)
+    fewer = images[:2] if given.quick else images[:8]
+    shifted = [mask(condition) for condition in CONDITIONS]
+    unshifted = [np.fft.ifftshift(kept) for kept in shifted]
+    tensors = [torch.from_numpy(kept) for kept in shifted]
+    buffers = Buffers(np, images.shape)
+    with threadpool_limits(1):
+        machine("numpy", "scipy", "torch")
+        seconds = in_turn(
+            {
+                "bandlens": timed(lambda: with_bandlens(batch, buffers)),
+                "torch": timed(lambda: with_torch(torch.from_numpy(fewer), tensors)),
+                "scipy": timed(lambda: with_scipy(fewer, unshifted)),
+                "scipy, one forward": timed(lambda: with_scipy_one_forward(fewer, unshifted)),
+            },
+            given.repeats,
+        )
+        worst = largest_difference(batch, images)
+    an_image = {
+        name: [s / (BATCH if name == "bandlens" else len(fewer)) for s in values] for name, values in seconds.items()
+    }
+    times = {name: ratios(values, an_image["bandlens"]) for name, values in an_image.items()}
+    table(
+        ["22 conditions", "ms an image", "times bandlens"],
+        [[name, spread([s * 1e3 for s in an_image[name]]), spread(times[name])] for name in an_image],
+    )
+    print(f"largest difference from torch in double precision: {worst:.1e}")
+    ratio("one FFT per condition (torch) over bandlens", times["torch"], ">= 3.5")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Octave-band noise against pyrtools and against the published procedure, pixel by pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import numpy as np
+import pyrtools
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from stimuli import perturb, photographs
+
+from bandlens.errors import ProbeError
+from bandlens.probes.arrays import to_numpy
+from bandlens.probes.critical_band import (
+    CRITICAL_BAND,
+    FREQUENCIES,
+    low_contrast_grey,
+    noise_bands,
+    pyramid,
+)
+from bandlens.probes.noise import unit_normal_fields, unit_normals_at
+from bandlens.records import Condition
+
+GRID = CRITICAL_BAND.conditions({})
+NOISY = [condition for condition in GRID if condition["noise_sd"] != 0]
+
+
+def rms(image: NDArray[np.float64]) -> float:
+    return float(np.sqrt(np.mean(image**2)))
+
+
+def pyrtools_band(noise: NDArray[np.float64], frequency: int) -> NDArray[np.float64]:
+    """The band as the published code makes it, with the RMS of the finest level."""
+    made = pyrtools.pyramids.LaplacianPyramid(noise)
+    band = made.recon_pyr(levels=6 - frequency)
+    return np.asarray(band * rms(made.recon_pyr(levels=0)) / rms(band))
+
+
+def published_grey(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    luma = np.asarray(Image.fromarray(pixels.transpose(1, 2, 0)).convert("L")) / 255.0
+    return np.asarray((luma - luma.mean()) * 0.2 + 0.449)
+
+
+@dataclass
+class Published:
+    """The published stimulus of one image and condition with the project's normals, and where rounding decides."""
+
+    images: NDArray[np.float64]
+    sure: NDArray[np.bool_]
+    """Pixels that are not within 5e-6 of a border where the rule jumps."""
+    out_of_range: int
+    redrawn: int
+
+
+def published_stimulus(
+    xp: ModuleType, pixels: NDArray[np.uint8], condition: Condition, index: int, seed: int
+) -> Published:
+    """The published rule, pixel by pixel: shift the image's pixel, or draw its noise again where that cannot help."""
+    sd, frequency = float(condition["noise_sd"]), int(condition["frequency"])
+    field = to_numpy(unit_normal_fields(xp, seed, np.array([index]), 0, 224))[0].astype(np.float64)
+    grey, noise = published_grey(pixels), pyrtools_band(field * sd, frequency)
+    image, noisy = grey.copy(), grey + noise
+    borders = np.minimum(np.abs(noisy), np.abs(noisy - 1))
+    sure = np.minimum(borders, np.abs(np.abs(noise) - 0.9)) > 5e-6
+    rows, columns = np.nonzero((noisy < 0) | (noisy > 1))
+    redrawn = 0
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        shifted = (0.1 if noisy[row, column] < 0 else 0.9) - noise[row, column]
+        if 0 <= shifted <= 1:
+            image[row, column] = shifted
+            continue
+        redrawn += 1
+        attempt = 0
+        while not 0 <= grey[row, column] + noise[row, column] <= 1:
+            attempt += 1
+            fresh = unit_normals_at(xp, seed, np.array([index]), 0, np.array([row * 224 + column]), attempt)
+            noise[row, column] = sd * float(fresh[0])
+    return Published(image + noise, sure, len(rows), redrawn)
+
+
+def test_the_published_grid_has_29_conditions_and_sd_0_once() -> None:
+    assert len(GRID) == 29
+    assert [dict(c.parameters) for c in GRID if c["noise_sd"] == 0] == [{"noise_sd": 0.0}]
+    assert {(c["noise_sd"], c["frequency"]) for c in NOISY} == {
+        (sd, f) for sd in (0.02, 0.04, 0.08, 0.16) for f in range(7)
+    }
+
+
+def test_pyramid_operators_equal_pyrtools() -> None:
+    noise = np.random.default_rng(0).standard_normal((224, 224))
+    made = pyrtools.pyramids.LaplacianPyramid(noise)
+    down, up = pyramid(224)
+    assert [matrix.shape[1] for matrix in up] == [224, 112, 56, 28, 14, 7, 4]
+    small = noise
+    for level in range(6):
+        next_small = down[level] @ small @ down[level].T
+        expected = made.pyr_coeffs[(level, 0)]
+        step = up[level + 1] @ next_small @ up[level + 1].T
+        np.testing.assert_allclose(
+            up[level] @ expected @ up[level].T, up[level] @ small @ up[level].T - step, atol=1e-12
+        )
+        small = next_small
+    np.testing.assert_allclose(small, made.pyr_coeffs[(6, 0)], atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [224, 256, 300])
+def test_bands_equal_pyrtools_in_float32(xp: ModuleType, size: int) -> None:
+    noise = np.random.default_rng(size).standard_normal((2, size, size)).astype(np.float32)
+    out = xp.empty((7, 2, size, size), dtype=xp.float32)
+    bands = to_numpy(noise_bands(xp, xp.asarray(noise), FREQUENCIES, out))
+    height = pyrtools.pyramids.LaplacianPyramid(noise[0].astype(np.float64)).num_scales
+    for frequency, band in zip(FREQUENCIES, bands, strict=True):
+        if frequency == 0 and height != 7:
+            continue  # the pyramid of a larger image goes on below, where this one ends
+        for image in range(2):
+            expected = pyrtools_band(noise[image].astype(np.float64), frequency)
+            np.testing.assert_allclose(band[image], expected, rtol=0, atol=1e-5 * rms(expected))
+
+
+def test_some_bands_are_the_same_as_among_all(xp: ModuleType) -> None:
+    noise = xp.asarray(np.random.default_rng(0).standard_normal((1, 224, 224)).astype(np.float32))
+    every = to_numpy(noise_bands(xp, noise, FREQUENCIES, xp.empty((7, 1, 224, 224), dtype=xp.float32)))
+    for chosen in ([0], [6], [2, 5], [1, 6]):
+        some = noise_bands(xp, noise, chosen, xp.empty((len(chosen), 1, 224, 224), dtype=xp.float32))
+        np.testing.assert_array_equal(to_numpy(some), every[chosen])
+
+
+def test_grey_is_pillows_luma_at_contrast_02_around_0449(xp: ModuleType) -> None:
+    pixels = photographs(6)
+    grey = to_numpy(low_contrast_grey(xp, xp.asarray(pixels)))
+    for image, made in zip(pixels, grey, strict=True):
+        np.testing.assert_allclose(made, published_grey(image), rtol=0, atol=1e-6)
+        assert abs(made.astype(np.float64).mean() - 0.449) < 1e-6
+
+
+def test_all_28_noisy_conditions_equal_the_published_procedure(xp: ModuleType) -> None:
+    pixels, index, seed = photographs(5), [40, 41, 42, 43, 44], 11
+    made = perturb(xp, NOISY, pixels, index, seed)
+    assert set(made) == set(NOISY)
+    out_of_range = 0
+    for condition, images in made.items():
+        for position, image in enumerate(images):
+            expected = published_stimulus(xp, pixels[position], condition, index[position], seed)
+            out_of_range += expected.out_of_range
+            for channel in image:
+                difference = np.abs(channel - expected.images)[expected.sure].max()
+                assert difference <= 5e-6, (condition, position, difference)
+    assert out_of_range > 1000  # the rule was put to the test
+
+
+def test_noise_that_no_shift_can_undo_is_drawn_again(xp: ModuleType) -> None:
+    """At sd 0.5 a few percent of the pixels are: each equals the published rule with the same fresh normals."""
+    pixels, index, seed = photographs(2), [8, 9], 4
+    (condition,) = CRITICAL_BAND.conditions({"noise_sd": 0.5, "frequency": 6})
+    images = perturb(xp, [condition], pixels, index, seed)[condition]
+    for position, image in enumerate(images):
+        expected = published_stimulus(xp, pixels[position], condition, index[position], seed)
+        assert expected.redrawn > 1000
+        np.testing.assert_allclose(image[0][expected.sure], expected.images[expected.sure], rtol=0, atol=5e-6)
+    assert images.min() >= 0
+    assert images.max() <= 1
+
+
+def test_shared_draw_serves_all_conditions_and_an_independent_one_only_its_own(xp: ModuleType) -> None:
+    pixels = photographs(2)
+    setting = {"noise_sd": [0.02, 0.04], "frequency": [2, 3]}
+    shared = perturb(xp, CRITICAL_BAND.conditions(setting), pixels)
+    grey = np.stack([published_grey(image) for image in pixels])
+    noise = {(c["noise_sd"], c["frequency"]): images[:, 0] - grey for c, images in shared.items()}
+    np.testing.assert_allclose(noise[0.04, 2], 2 * noise[0.02, 2], atol=2e-6)
+    own = perturb(xp, CRITICAL_BAND.conditions(setting | {"draw": "independent"}), pixels)
+    drawn = {(c["noise_sd"], c["frequency"]): images[:, 0] - grey for c, images in own.items()}
+    assert abs(np.corrcoef(drawn[0.04, 3].ravel(), drawn[0.02, 3].ravel())[0, 1]) < 0.1
+    for key, sample in drawn.items():
+        np.testing.assert_allclose(sample.std(), noise[key].std(), rtol=0.05)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    order=st.permutations(range(4)),
+    chosen=st.lists(st.sampled_from(GRID), min_size=1, max_size=4, unique=True),
+    draw=st.sampled_from(["shared", "independent"]),
+)
+def test_an_image_does_not_depend_on_its_batch_nor_on_the_other_conditions(
+    order: list[int], chosen: list[Condition], draw: str
+) -> None:
+    pixels = photographs(4)
+    conditions = list(
+        dict.fromkeys(
+            condition
+            for c in chosen
+            for condition in CRITICAL_BAND.conditions({"frequency": 0, **dict(c.parameters), "draw": draw})
+        )
+    )
+    together = perturb(np, conditions, pixels[order], index=order)
+    for condition in conditions:
+        alone = [perturb(np, [condition], pixels[i : i + 1], index=[i])[condition] for i in order]
+        np.testing.assert_array_equal(together[condition], np.concatenate(alone))
+
+
+def test_another_seed_or_image_index_is_other_noise() -> None:
+    pixels = photographs(1)
+    base, other_seed, other_index = (
+        perturb(np, NOISY[-1:], pixels, index=[i], seed=s)[NOISY[-1]] for i, s in ((0, 1), (0, 2), (1, 1))
+    )
+    assert not np.array_equal(base, other_seed)
+    assert not np.array_equal(base, other_index)
+
+
+@pytest.mark.parametrize("size", [64, 225])
+def test_images_that_the_pyramid_does_not_take_are_refused(size: int) -> None:
+    with pytest.raises(ProbeError, match=f"an even number of pixels a side, at least 128, not {size}"):
+        perturb(np, NOISY[:1], np.zeros((1, 3, size, size), np.uint8))

@@ -1,0 +1,89 @@
+"""The counter-based generator: known answers, moments, and independence of where and when."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from bandlens.probes.arrays import to_numpy
+from bandlens.probes.noise import philox4x32, unit_normal_fields, unit_normals_at
+
+# From Random123's file of known answers (kat_vectors, philox4x32 with 10 rounds): counter, key, output.
+KNOWN = [
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+
+
+def words(text: str) -> list[int]:
+    return [int(word, 16) for word in text.split()]
+
+
+@pytest.mark.parametrize(("counter", "key", "output"), KNOWN)
+def test_known_answers(xp: ModuleType, counter: str, key: str, output: str) -> None:
+    low, high = words(key)
+    c0, c1, c2, c3 = (xp.asarray([word], dtype=xp.uint32) for word in words(counter))
+    made = philox4x32(xp, (c0, c1, c2, c3), low | high << 32)
+    assert [int(to_numpy(word)[0]) for word in made] == words(output)
+
+
+def test_random_counters_equal_the_papers_definition() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(50):
+        counter, seed = [int(w) for w in rng.integers(0, 2**32, 4)], int(rng.integers(0, 2**63))
+        c0, c1, c2, c3 = (np.array([w], np.uint32) for w in counter)
+        made = [int(w[0]) for w in philox4x32(np, (c0, c1, c2, c3), seed)]
+        assert made == plain_philox(counter, [seed & 0xFFFFFFFF, seed >> 32])
+
+
+def plain_philox(counter: list[int], key: list[int]) -> list[int]:
+    """The paper's definition in whole numbers."""
+    c, k, mask = list(counter), list(key), 0xFFFFFFFF
+    for _ in range(10):
+        p0, p1 = 0xD2511F53 * c[0], 0xCD9E8D57 * c[2]
+        c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & mask, (p0 >> 32) ^ c[3] ^ k[1], p0 & mask]
+        k = [(k[0] + 0x9E3779B9) & mask, (k[1] + 0xBB67AE85) & mask]
+    return c
+
+
+def test_fields_are_standard_normal(xp: ModuleType) -> None:
+    field = to_numpy(unit_normal_fields(xp, 7, np.arange(20), 0, 224)).astype(np.float64)
+    assert field.shape == (20, 224, 224)
+    count = field.size
+    assert abs(field.mean()) < 4 / np.sqrt(count)
+    assert abs(field.var() - 1) < 4 * np.sqrt(2 / count)
+    assert stats.kstest(field[0].ravel(), "norm").pvalue > 1e-3
+    assert np.isfinite(field).all()
+
+
+def test_pixels_images_draws_and_seeds_are_uncorrelated() -> None:
+    fields = [
+        unit_normal_fields(np, seed, np.array([image]), draw, 64).ravel()
+        for seed, image, draw in [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (1 << 40, 0, 0)]
+    ]
+    correlation = np.corrcoef(fields) - np.eye(len(fields))
+    assert abs(correlation).max() < 5 / np.sqrt(64 * 64)
+    shifted = [np.corrcoef(fields[0], np.roll(fields[0], k))[0, 1] for k in (1, 64, 1024, 2048, 3072)]
+    assert np.abs(shifted).max() < 5 / np.sqrt(64 * 64)
+
+
+@settings(max_examples=20, deadline=None)
+@given(images=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4), seed=st.integers(0, 2**63 - 1))
+def test_a_field_depends_on_seed_image_and_draw_alone(images: list[int], seed: int) -> None:
+    together = unit_normal_fields(np, seed, np.array(images), 5, 32)
+    for position, image in enumerate(images):
+        np.testing.assert_array_equal(unit_normal_fields(np, seed, np.array([image]), 5, 32)[0], together[position])
+
+
+def test_redrawn_normals_are_fresh_each_attempt(xp: ModuleType) -> None:
+    images, pixels = np.zeros(5000, np.int64), np.arange(5000)
+    first, second = (to_numpy(unit_normals_at(xp, 3, images, 0, pixels, attempt)) for attempt in (1, 2))
+    field = to_numpy(unit_normal_fields(xp, 3, np.zeros(1, np.int64), 0, 224)).ravel()[:5000]
+    assert abs(np.corrcoef([first, second, field]) - np.eye(3)).max() < 5 / np.sqrt(5000)
+    assert stats.kstest(first, "norm").pvalue > 1e-3
