@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/bandlens demo --out $(DEMO)
 
 test: setup
-	$(BIN)/pytest --numprocesses 2 $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -25,7 +25,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
     """One checkpoint on one image set in one version of a study."""
 
     study_id: int
@@ -58,16 +58,16 @@ def compute_metrics(
     Returns:
         study_id, study, checkpoint_id, checkpoint, image_set_id, image_set, metric, value, low, high, note.
     """
-    subjects = _subjects(store, study)
+    found = subjects(store, study)
     curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
     keys = ["study", "checkpoint", "image_set"]
     rows = [spectral_bias(curve).select(*keys, "metric", "value", "note")] if len(curve) else []
-    for subject in subjects:
-        found = list(_critical_band(store, subject, curve, resamples, rgb_reference))
-        rows += [pl.DataFrame([{key: getattr(subject, key) for key in keys} | row for row in found], SCHEMA)]
+    for subject in found:
+        band = _critical_band(store, subject, curve, resamples, rgb_reference)
+        rows += [pl.DataFrame([{key: getattr(subject, key) for key in keys} | row for row in band], SCHEMA)]
         advance(1)
     metrics = pl.concat(rows, how="diagonal_relaxed").join(
-        pl.DataFrame([{name: getattr(s, name) for name in _Subject.__slots__} for s in subjects]), on=keys
+        pl.DataFrame([{name: getattr(subject, name) for name in Subject.__slots__} for subject in found]), on=keys
     )
     store.write_metrics(metrics)
     return metrics
@@ -85,7 +85,11 @@ SCHEMA = {
 }
 
 
-def _subjects(store: Store, study: str) -> list[_Subject]:
+def subjects(store: Store, study: str) -> list[Subject]:
+    """What the metrics of a study (name, name@version, or `*`) are computed for.
+
+    UnknownName where there is no such study, UsageError where none of its cells is complete.
+    """
     found = store.frame(
         "SELECT DISTINCT study_id, version.label AS study, checkpoint_id, checkpoint, image_set_id, image_set, "
         "classes, labelled FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
@@ -98,11 +102,11 @@ def _subjects(store: Store, study: str) -> list[_Subject]:
         if study != "*" and study not in known and f"{study}@1" not in known:
             raise UnknownName("study", study, known)
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
-    return [_Subject(**row) for row in found.to_dicts()]
+    return [Subject(**row) for row in found.to_dicts()]
 
 
 def _critical_band(
-    store: Store, subject: _Subject, curve: pl.DataFrame, resamples: int, rgb_reference: bool
+    store: Store, subject: Subject, curve: pl.DataFrame, resamples: int, rgb_reference: bool
 ) -> Iterator[dict[str, Any]]:
     mine = curve.filter(
         pl.col("study") == subject.study,
@@ -114,15 +118,17 @@ def _critical_band(
         return
     accuracy = _accuracy_matrix(band)
     if accuracy is None:
-        note = "needs the 29 published conditions, each once"
-        yield from ({"metric": metric, "note": note} for metric in PUBLISHED)
+        yield from _without_value("needs the 29 published conditions, each once")
+        return
+    if np.isnan(accuracy).any():
+        yield from _without_value("no clean prediction to agree with")
         return
     clean = mine.filter(pl.col("family") == "clean")["top1"]
     rgb = 100 * float(clean[0]) if rgb_reference and len(clean) else None
     if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
         yield from _published(fit_band(normalized_thresholds(accuracy, rgb)), "")
     else:
-        yield from ({"metric": metric, "note": "nothing is right without noise"} for metric in PUBLISHED)
+        yield from _without_value("nothing is right without noise")
     yield from _published(fit_band(integer_thresholds(accuracy)), "_raw")
     correct, clusters = _outcomes(store, subject)
     floor = 1 / subject.classes if subject.labelled else 0.0
@@ -140,6 +146,10 @@ def _critical_band(
         }
 
 
+def _without_value(note: str) -> Iterator[dict[str, Any]]:
+    return ({"metric": metric, "note": note} for metric in PUBLISHED)
+
+
 def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
     notes = [band.degenerate, "the peak is at its bound" if band.peak_at_bound else None]
     note = "; ".join([f"thresholds {''.join(map(str, band.thresholds))}", *filter(None, notes)])
@@ -153,14 +163,15 @@ def _null(value: float) -> float | None:
 
 def _accuracy_matrix(band: pl.DataFrame) -> NDArray[np.float64] | None:
     """(5, 7) percent, noise_sd by frequency, if the rows are exactly the published conditions."""
-    cells = {(sd, f): 100 * top1 for sd, f, top1 in band.select("noise_sd", "frequency", "top1").rows()}
+    top1 = 100 * pl.col("top1").fill_null(np.nan)
+    cells = {(sd, f): percent for sd, f, percent in band.select("noise_sd", "frequency", top1).rows()}
     wanted = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
     if set(cells) != wanted or len(band) != len(wanted):
         return None
     return np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS])
 
 
-def _outcomes(store: Store, subject: _Subject) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def _outcomes(store: Store, subject: Subject) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """(29, n) right or wrong: without noise, then frequency by frequency and noise_sd by noise_sd; (n,) clusters."""
     found = store.frame(
         "SELECT outcome.correct, outcome.cluster FROM study_cell JOIN cell_detail AS detail USING (cell) "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import duckdb
@@ -25,6 +27,10 @@ from ..records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, digest_
 SCHEMA_VERSION = 1
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
+
+
+FULL = ("No space left", "not enough space", "File too large", "quota exceeded")
+"""How DuckDB and the system say that there is no room: of the disk, of a file, of a user."""
 
 
 class Images(Protocol):
@@ -48,10 +54,17 @@ class Store:
         self.path = path
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
-        """The rows of a query."""
+        """The rows of a query; StoreError where there are none to be had."""
         with _explained(self.path):
-            rows: pl.DataFrame = self._connection.sql(sql, params=list(parameters)).pl()
-            return rows
+            found = self._connection.sql(sql, params=list(parameters))
+            if found is None:
+                raise UsageError("the query is empty; give one SELECT")
+            try:
+                rows: pl.DataFrame = found.pl()
+            except pl.exceptions.PolarsError as error:
+                raise StoreError(f"{self.path}: no way to show one of the types; cast it to VARCHAR") from error
+            # A sum of whole numbers is a decimal to DuckDB, which JSON would hold as a string.
+            return rows.with_columns(pl.col(name).cast(pl.Int128) for name, kind in rows.schema.items() if _whole(kind))
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         with _explained(self.path):
@@ -138,6 +151,11 @@ class Store:
     def _add_images(self, images: Images) -> None:
         info = images.info
         if len(self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])):
+            # The same images under another name: they go by the one that they were asked for last.
+            self.execute(
+                "UPDATE image_set SET name = ?, benchmark = ? WHERE digest = ?",
+                [info.name, info.benchmark, info.digest],
+            )
             return
         self.execute(
             "INSERT INTO image_set (name, benchmark, digest, count, clusters, preprocessing, labelled) "
@@ -178,6 +196,11 @@ class Store:
                 for m in models
             ],
         )
+        self._load(
+            "UPDATE checkpoint SET name = loaded.name, category = loaded.category FROM loaded "
+            "WHERE checkpoint.model_sha256 = loaded.model_sha256",
+            pa.Table.from_pylist([{"name": m.name, "category": m.category, "model_sha256": m.sha256} for m in models]),
+        )
         self._insert_new(
             "condition",
             "digest",
@@ -185,7 +208,9 @@ class Store:
                 {
                     "family": c.family,
                     "parameters": json.dumps(dict(c.parameters)),
-                    **{name: c.number(name) for name in ("cutoff", "frequency", "noise_sd")},
+                    "cutoff": c.number("cutoff"),
+                    "frequency": _octave(c.number("frequency")),
+                    "noise_sd": c.number("noise_sd"),
                     "digest": c.digest,
                 }
                 for c in {cell.condition.digest: cell.condition for cell in cells}.values()
@@ -306,6 +331,15 @@ class Store:
             )
 
 
+def _whole(kind: pl.DataType) -> bool:
+    return isinstance(kind, pl.Decimal) and kind.scale == 0
+
+
+def _octave(frequency: float | None) -> int | None:
+    """A frequency that is an octave index; a user's probe may mean something else by it."""
+    return int(frequency) if frequency is not None and frequency in range(1 << 15) else None
+
+
 def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pa.Table:
     def joined(name: str) -> NDArray[Any]:
         return np.concatenate([getattr(part.predictions, name) for part in finished])
@@ -339,33 +373,58 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
         StoreError: it is not a database, of another schema version, held by another process, or the disk is full.
         UsageError: it is to be read and does not exist.
     """
-    new = not path.exists()
-    if new and read_only:
-        raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
+    if not path.exists():
+        if read_only:
+            raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
+        _create(path)
+    _check_magic(path)
+    with _connected(path, read_only) as store:
+        _check_version(store)
+        yield store
+
+
+def _create(path: Path) -> None:
+    """Make a database. It gets its name when it is whole: being killed on the way leaves none."""
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the results database; make it first")
-    connection = _connect(path, read_only)
     try:
-        store = Store(connection, path)
-        if new:
-            with store.transaction():
-                store.execute(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
-                store.execute(
-                    "INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__]
-                )
-        else:
-            _check_version(store)
-        yield store
+        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            with _connected(draft) as store:
+                with store.transaction():
+                    store.execute(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
+                    store.execute(
+                        "INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__]
+                    )
+                store.execute("CHECKPOINT")
+            with suppress(FileExistsError):  # another process was faster, and its database stays
+                os.link(draft, path)
+    except OSError as error:
+        raise StoreError(f"cannot make {path}: {error.strerror}; name another file with --db") from error
+
+
+@contextmanager
+def _connected(path: Path, read_only: bool = False) -> Iterator[Store]:
+    # A query can read this database and nothing else: no files, no network, no settings.
+    locked = {"enable_external_access": "false", "lock_configuration": "true"} if read_only else {}
+    with _explained(path):
+        connection = duckdb.connect(str(path), read_only=read_only, config={"memory_limit": MEMORY_LIMIT, **locked})
+    try:
+        yield Store(connection, path)
     finally:
         with _quietly():
             connection.close()
 
 
-def _connect(path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
-    with _explained(path):
-        # A query can read this database and nothing else: no files, no network, no settings.
-        locked = {"enable_external_access": "false", "lock_configuration": "true"} if read_only else {}
-        return duckdb.connect(str(path), read_only=read_only, config={"memory_limit": MEMORY_LIMIT, **locked})
+def _check_magic(path: Path) -> None:
+    """DuckDB itself would look for an extension that reads the file, on the network too."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}; name another file with --db") from error
+    if not head.endswith(b"DUCK"):
+        raise StoreError(f"{path} is not a DuckDB database; name another file with --db")
 
 
 def _check_version(store: Store) -> None:
@@ -382,26 +441,28 @@ def _check_version(store: Store) -> None:
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """DuckDB's errors as one line that says what to do."""
+    """DuckDB's errors as one line that says what to do, and its word for Ctrl-C as Python's."""
     try:
         yield
     except duckdb.Error as error:
         raise _explanation(path, str(error)) from error
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _explanation(path: Path, message: str) -> StoreError:
     line = " ".join(message.split())
-    if "lock" in line.lower():
+    if "lock on file" in line:
         holder = re.search(r"PID (\d+)", line)
         who = f"process {holder[1]}" if holder else "another process"
         return StoreError(f"{path} is in use by {who}; wait for it to end, or name another file with --db")
-    if "No space left" in line or "not enough space" in line.lower():
+    if any(words in line for words in FULL):
         free = shutil.disk_usage(path.parent).free / 1e6
         return StoreError(
             f"{path}: the disk is full ({free:.0f} MB free); what was committed stays: make room and run again"
         )
-    if "not a valid DuckDB" in line:
-        return StoreError(f"{path} is not a DuckDB database; name another file with --db")
     return StoreError(f"{path}: {line}")
 
 

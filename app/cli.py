@@ -17,7 +17,7 @@ app = typer.Typer(
     name="bandlens",
     help="Which image frequencies a classifier lives on, and whether that explains how well it generalizes.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -30,8 +30,10 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: 
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in columns))
     # A pipe has no width: let the longest row decide instead of folding it at 80 characters.
-    console = Console() if sys.stdout.isatty() else Console(width=400)
-    console.print(table if rows else "(nothing)")
+    console = Console() if sys.stdout.isatty() else Console(width=1000)
+    with console.capture() as captured:
+        console.print(table if rows else "(nothing)")
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n"))
 
 
 def _cell(value: Any) -> str:
@@ -45,8 +47,11 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(what: str, total: float | None, unit: str) -> Iterator[Advance]:
-    """A bar on stderr with count, rate and ETA; a line every ten seconds where stderr is not a terminal."""
+def progress(what: str, total: float | None, unit: str, delay: float = 1) -> Iterator[Advance]:
+    """A bar on stderr with count, rate and ETA; a line every ten seconds where stderr is not a terminal.
+
+    It shows at the first advance after `delay` seconds; at once if that is 0, for work whose first step is long.
+    """
     from tqdm import tqdm
 
     terminal = sys.stderr.isatty()
@@ -60,7 +65,7 @@ def progress(what: str, total: float | None, unit: str) -> Iterator[Advance]:
         maxinterval=10,
         dynamic_ncols=terminal,
         leave=terminal,
-        delay=1,
+        delay=delay,
     ) as bar:
 
         def advance(amount: float = 1, /) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..analysis.store import Store, open_store
-from ..engine.run import run
+from ..engine.run import RANGE_SECONDS, Outcome, run
 from ..engine.session import BACKENDS, Session, open_session
 from ..probes.arrays import array_module
 from ..records import Cell, Failed, Model
@@ -31,41 +31,56 @@ class Summary:
     failed: list[Failed]
 
 
-def run_study(study: Study, database: Path) -> Summary:
-    """Run what the database lacks of a study. Interrupt it at will: what was committed stays and is not run again."""
+def run_study(study: Study, database: Path, range_seconds: float = RANGE_SECONDS) -> Summary:
+    """Run what the database lacks of a study. Interrupt it at will: what was committed stays and is not run again.
+
+    `range_seconds` is how much work may be lost.
+    """
     work = resolve(study)
     started = time.monotonic()
     with open_store(database) as store:
         done = store.progress(work.cells)
-        label = store.begin_study(study.name, study.toml, work.cells, work.image_sets)
         todo = [(cell, done.get(cell.key, 0)) for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
-        total = sum(cell.image_set.count - first for cell, first in todo)
-        failed: list[Failed] = []
-        if todo:
-            failed = _run(work, todo, store, total)
-        return Summary(label, len(work.cells), len(todo), total, time.monotonic() - started, failed)
+        # Sessions come first: a study that cannot run must not take the place of its last version in the views.
+        with _sessions([cell.model for cell, _ in todo], study) as sessions:
+            label = store.begin_study(study.name, study.toml, work.cells, work.image_sets)
+            predictions, failed = 0, list[Failed]()
+            for outcome in _run(work, todo, sessions, store, range_seconds) if todo else ():
+                if isinstance(outcome, Failed):
+                    failed.append(outcome)
+                else:
+                    predictions += len(outcome.predictions.predicted)
+        return Summary(label, len(work.cells), len(todo), predictions, time.monotonic() - started, failed)
 
 
-def _run(work: Work, todo: Sequence[tuple[Cell, int]], store: Store, total: int) -> list[Failed]:
-    failed: list[Failed] = []
-    needed = {cell.model.sha256: cell.model for cell, _ in todo}
-    with _sessions(list(needed.values()), work.study) as sessions, progress("running", total, "predictions") as advance:
-        infos = {sha256: session.info for sha256, session in sessions.items()}
-        xp = array_module(BACKENDS[work.study.engine])
+def _run(
+    work: Work,
+    todo: Sequence[tuple[Cell, int]],
+    sessions: Mapping[str, Session],
+    store: Store,
+    range_seconds: float,
+) -> Iterator[Outcome]:
+    """Every outcome, once it is committed."""
+    infos = {sha256: session.info for sha256, session in sessions.items()}
+    total = sum(cell.image_set.count - first for cell, first in todo)
+    xp = array_module(BACKENDS[work.study.engine])
+    with progress("running", total, "predictions") as advance:
         for images in work.image_sets:
             cells = [(cell, first) for cell, first in todo if cell.image_set.digest == images.info.digest]
-            for outcomes in run(cells, images, work.grid, sessions, xp, progress=advance):
+            for outcomes in run(cells, images, work.grid, sessions, xp, range_seconds, advance):
                 store.commit(outcomes, infos)
-                failed += [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    return failed
+                yield from outcomes
 
 
 @contextmanager
 def _sessions(models: Sequence[Model], study: Study) -> Iterator[dict[str, Session]]:
+    """A session for each model, by its sha256."""
+    distinct = {model.sha256: model for model in models}
     with ExitStack() as stack:
-        yield {
-            model.sha256: stack.enter_context(
-                open_session(model, study.engine, study.precision, study.batch, study.thread_count)
-            )
-            for model in models
-        }
+        sessions = {}
+        with progress("opening", len(distinct), "models") as advance:
+            for sha256, model in distinct.items():
+                session = open_session(model, study.engine, study.precision, study.batch, study.thread_count)
+                sessions[sha256] = stack.enter_context(session)
+                advance()
+        yield sessions

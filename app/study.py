@@ -9,8 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from ..engine.run import check_labels
 from ..engine.session import BACKENDS
 from ..errors import UnknownName, UsageError
+from ..export.files import models_folder
 from ..export.models import load_model, model_names
 from ..probes.grid import PUBLISHED, Grid, make_grid
 from ..probes.image_set import ImageSet, open_image_set
@@ -41,7 +43,8 @@ class Study:
 
     @property
     def thread_count(self) -> int:
-        return self.threads or len(os.sched_getaffinity(0))
+        affinity = getattr(os, "sched_getaffinity", None)  # not every system has it
+        return self.threads or (len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class Work:
 def read_study(file: Path) -> Study:
     """Parse and check a study file; UsageError says what is wrong with which key."""
     try:
-        toml = file.read_text(encoding="utf-8")
+        toml = file.read_text(encoding="utf-8-sig")
         table = tomllib.loads(toml)
     except FileNotFoundError:
         raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
@@ -97,8 +100,8 @@ def _check(file: Path, key: str, value: Any) -> None:
         raise UsageError(f"{file}: {key} must be {words}, and at least one, not {value!r}")
     if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
         raise UsageError(f"{file}: {key} must be in [{RANGES[key][0]}, {RANGES[key][1]}], not {value}")
-    if key == "name" and (not value or "@" in value or value == "*"):
-        raise UsageError(f"{file}: name must not be empty or hold an @, which asks for a version, not {value!r}")
+    if key == "name" and (not value or "@" in value or value == "*" or not value.isprintable()):
+        raise UsageError(f"{file}: name must be a line of text without @, which asks for a version, not {value!r}")
 
 
 def resolve(study: Study) -> Work:
@@ -108,8 +111,12 @@ def resolve(study: Study) -> Work:
     grid = make_grid(study.probes, study.folder)
     folder = study.folder / study.models if study.models else None
     models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]
-    image_sets = [open_image_set(study.folder / path) for path in study.images]
+    image_sets = [open_image_set(study.folder / path) for path in dict.fromkeys(study.images)]
+    _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
+    _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
+    _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
     for images in image_sets:
+        check_labels(images, models)
         for model in models:
             if model.image_size != images.info.size:
                 raise UsageError(
@@ -133,6 +140,15 @@ def resolve(study: Study) -> Work:
     return Work(study, grid, models, image_sets, cells)
 
 
+def _check_distinct(kind: str, what: str, named: list[tuple[str, str]]) -> None:
+    """UsageError where two of a kind have in common what tells their results apart."""
+    seen: dict[str, str] = {}
+    for name, identity in named:
+        if identity in seen:
+            raise UsageError(f"{kind} {seen[identity]} and {name} have the same {what}; leave one of them out")
+        seen[identity] = name
+
+
 def _names(asked: list[str], folder: Path | None) -> list[str]:
     """The names of the models that are asked for, each once."""
     names: dict[str, None] = {}
@@ -143,6 +159,8 @@ def _names(asked: list[str], folder: Path | None) -> list[str]:
         category = entry.removeprefix("category:")
         exported = [load_model(folder, name) for name in model_names(folder)]
         chosen = [model.name for model in exported if entry == "*" or model.category == category]
+        if not exported:
+            raise UsageError(f"no models in {folder or models_folder()}, so no '{entry}'; see `bandlens export`")
         if not chosen:
             raise UnknownName("category of exported models", category, sorted({model.category for model in exported}))
         names.update(dict.fromkeys(chosen))

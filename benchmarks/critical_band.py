@@ -8,16 +8,17 @@ a loop over all pixels of an image that leaves [0, 1]. It gets its grey image fo
 
 from __future__ import annotations
 
-import pyrtools
 import numpy as np
+import pyrtools
 from _common import BATCH, arguments, in_turn, machine, photographs, ratio, ratios, spread, table, timed
+from numpy.typing import NDArray
+from PIL import Image
+from threadpoolctl import threadpool_limits
+
 from bandlens.engine.prefetch import Buffers
 from bandlens.probes.critical_band import CONTRAST, CRITICAL_BAND, LAST_LEVEL, MEAN, NOISE_SDS, perturb
 from bandlens.probes.family import Batch
 from bandlens.records import Condition
-from numpy.typing import NDArray
-from PIL import Image
-from threadpoolctl import threadpool_limits
 
 NOISY = [sd for sd in NOISE_SDS if sd > 0]
 MARGIN = 0.1
@@ -90,9 +91,8 @@ def main() -> None:
     given = arguments(__doc__, repeats=7, quick=1)
     pixels = photographs(BATCH)
     batch = Batch(pixels, np.arange(BATCH), 0)
-    counts = {"shared": BATCH, "independent": BATCH, "published": 2 if given.quick else 6}
-    # Evenly through the batch: how many pixels leave [0, 1] depends on the photograph.
-    images = [grey(pixels[k]) for k in np.linspace(0, BATCH // 2, counts["published"]).astype(int)]
+    counts = {"shared": BATCH, "independent": BATCH, "published": 2 if given.quick else 18}
+    images = [grey(pixels[k]) for k in range(counts["published"])]  # 18 are all the different ones
     buffers = Buffers(np, (BATCH, *pixels.shape[1:]))
     shared, independent = conditions("shared"), conditions("independent")
     with threadpool_limits(1):

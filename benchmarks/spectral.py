@@ -2,7 +2,7 @@
 
 `bandlens`: probes.spectral.perturb as a run uses it, batch 32, buffers that go round.
 `torch`: the published procedure, for each image and condition fft2, fftshift, mask, ifftshift, ifft2, real, clip.
-`scipy`: a stronger one, an FFT for each image and condition with a mask that is already shifted and in single precision.
+`scipy`: a stronger one, an FFT for each image and condition in single precision, with masks that are shifted already.
 `scipy, one forward`: stronger yet, the forward FFT of an image shared by all of its conditions.
 
 The FFTs get their images as float32 in [0, 1] and their masks for nothing; bandlens starts from uint8.
@@ -16,12 +16,13 @@ import numpy as np
 import scipy.fft
 import torch
 from _common import BATCH, SIZE, arguments, in_turn, machine, photographs, ratio, ratios, spread, table, timed
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
 from bandlens.engine.prefetch import Buffers
 from bandlens.probes.family import Batch
 from bandlens.probes.spectral import HIGHPASS, LOWPASS, perturb, radius
 from bandlens.records import Condition
-from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits
 
 Images = NDArray[np.float32]
 CONDITIONS = [*LOWPASS.conditions({}), *HIGHPASS.conditions({})]

@@ -50,7 +50,10 @@ class OnnxRuntimeSession:
                 f"this session takes contiguous float32 of shape {self._shape}"
             )
         self._bind(self._binding.bind_input, "images", images)
-        self._session.run_with_iobinding(self._binding)
+        try:
+            self._session.run_with_iobinding(self._binding)
+        except Exception as error:
+            raise EngineError(f"{self.model.name}: ONNX Runtime failed: {_line(error)}; try a smaller batch") from error
         return self._logits
 
     def __enter__(self) -> Self:
@@ -86,8 +89,13 @@ def _open(ort: Any, model: Model, batch: int, threads: int) -> Any:
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        message = " ".join(str(error).split())
-        raise EngineError(f"{model.path}: ONNX Runtime cannot open it: {message}; export {model.name} again") from error
+        raise EngineError(
+            f"{model.path}: ONNX Runtime cannot open it: {_line(error)}; export {model.name} again"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 @cache

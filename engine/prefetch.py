@@ -26,13 +26,14 @@ class Buffers:
 
     def __init__(self, xp: ModuleType, shape: tuple[int, ...], count: int = COUNT) -> None:
         self._free: SimpleQueue[Array | None] = SimpleQueue()
+        self._stopped = False
         for _ in range(count):
             self._free.put(xp.empty(shape, dtype=xp.float32))
 
     def take(self) -> Array:
         """A free buffer; waits for one."""
         array = self._free.get()
-        if array is None:
+        if self._stopped:
             raise _Stopped
         return array
 
@@ -41,6 +42,8 @@ class Buffers:
         self._free.put(array)
 
     def stop(self) -> None:
+        """Whoever waits for a buffer, or asks for one from now on, is stopped."""
+        self._stopped = True
         self._free.put(None)
 
 
@@ -48,7 +51,7 @@ class Buffers:
 def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buffers) -> Iterator[Iterator[T]]:
     """Run `produce(buffers.take)` in a thread and iterate over what it yields; its errors are raised here.
 
-    Leaving the block ends the thread, at the latest when the item that it works on is done.
+    Leaving the block ends the thread as soon as it asks for a buffer.
     """
     ready: SimpleQueue[tuple[str, object]] = SimpleQueue()
 

@@ -8,8 +8,8 @@ yielded together, so that whoever stores them can commit them as one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +21,7 @@ from ..probes.arrays import Array, to_numpy
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.image_set import ImageSet
-from ..records import Cell, Condition, Failed, Finished, Predictions
+from ..records import Cell, Condition, Failed, Finished, Model, Predictions
 from .prefetch import Buffers, prefetch
 from .reduce import reduce_logits
 from .session import Session
@@ -52,9 +52,9 @@ def run(
         range_seconds: how much work may be lost: parts are yielded after about this time.
         progress: called with the number of predictions made since the last call.
 
-    A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on.
+    A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. Labels must
+    be classes of every model: see `check_labels`.
     """
-    check_labels(image_set, sessions)
     works = [_Work(cell, done) for cell, done in cells if done < image_set.info.count]
     for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
         chosen = set(conditions)
@@ -64,16 +64,16 @@ def run(
             yield from _run_group(group, range_seconds, progress)
 
 
-def check_labels(image_set: ImageSet, sessions: Mapping[str, Session]) -> None:
+def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
     """UsageError when an image's label is a class that a model does not have."""
     if image_set.labels is None or not len(image_set.labels):
         return
     worst = int(np.argmax(image_set.labels))
-    for session in sessions.values():
-        if image_set.labels[worst] >= session.model.classes:
+    for model in models:
+        if image_set.labels[worst] >= model.classes:
             raise UsageError(
                 f"image set {image_set.info.name}: {image_set.paths[worst]} is labelled {image_set.labels[worst]}, but "
-                f"{session.model.name} has {session.model.classes} classes; pack the images with labels of that model"
+                f"{model.name} has {model.classes} classes; pack the images with labels of that model"
             )
 
 
@@ -129,39 +129,63 @@ class _Group:
     def conditions(self) -> list[Condition]:
         return list(dict.fromkeys(work.cell.condition for work in self.works))
 
+    def wanted(self, first: int) -> list[Condition]:
+        """The conditions under which some cell still needs the batch that begins at `first`."""
+        needing = (work for work in self.works if not work.error and work.first < first + self.batch)
+        return list(dict.fromkeys(work.cell.condition for work in needing))
+
+    def by_condition(self) -> list[_Group]:
+        return [
+            replace(self, works=[work for work in self.works if work.cell.condition == condition])
+            for condition in self.conditions
+        ]
+
     def flush(self) -> list[Outcome]:
         return [outcome for work in self.works for outcome in work.flush()]
 
 
 def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
+    try:
+        yield from _run_batches(group, range_seconds, progress)
+    except BandlensError as error:  # of the probe
+        alone = group.by_condition()
+        if len(alone) == 1:
+            for work in group.works:
+                work.error = work.error or str(error)
+        else:
+            yield group.flush()
+            for one in alone:  # to find out which of them fail
+                yield from _run_group(one, range_seconds, progress)
+    yield group.flush()
+
+
+def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
     started, current = time.monotonic(), -1
     buffers = Buffers(group.xp, (group.batch, *group.image_set.pixels.shape[1:]))
     # Perturbing has one thread, and the products of its small matrices must not take those of the sessions.
-    try:
-        with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
-            for first, condition, images in batches:
-                if first != current and current >= 0 and time.monotonic() - started > range_seconds:
-                    yield group.flush()
-                    started = time.monotonic()
-                current = first
-                for work in group.works:
-                    if work.cell.condition == condition and not work.error:
-                        progress(_infer(group, work, first, images))
-                buffers.give(images)
-    except BandlensError as error:  # a probe of the group failed, and so do its cells
-        for work in group.works:
-            work.error = work.error or str(error)
-    yield group.flush()
+    with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
+        for first, condition, images in batches:
+            if first != current and current >= 0 and time.monotonic() - started > range_seconds:
+                yield group.flush()
+                started = time.monotonic()
+            current = first
+            for work in group.works:
+                if work.cell.condition == condition and not work.error:
+                    progress(_infer(group, work, first, images))
+            buffers.give(images)
 
 
 def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array]]:
     """Every batch under every condition; the last batch is padded with its last image."""
     count = group.image_set.info.count
     for first in range(min(work.first for work in group.works), count, group.batch):
+        conditions = group.wanted(first)
+        if not conditions:
+            continue
         index = np.minimum(np.arange(first, first + group.batch), count - 1)
         pixels = group.xp.asarray(group.image_set.pixels[index])
         batch = Batch(pixels, group.xp.asarray(index), group.seed)
-        for condition, images in group.perturb(group.xp, batch, group.conditions, buffer):
+        for condition, images in group.perturb(group.xp, batch, conditions, buffer):
             yield first, condition, images
 
 

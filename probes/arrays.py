@@ -24,6 +24,8 @@ def array_module(name: str) -> ModuleType:
         import cupy
 
         cupy.cuda.runtime.getDeviceCount()
+    except ImportError as error:
+        raise EngineError(f"CuPy is not installed ({error}); run: pip install 'bandlens[gpu]'") from error
     except Exception as error:
         message = str(error).splitlines()[0]
         raise EngineError(

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from bandlens.probes.arrays import array_module
 
+if TYPE_CHECKING:
+    from small import Answer
+
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(Path(__file__).parent))  # for small.py
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,3 +36,31 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
     return folder
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    """A folder with a model `one` and 20 unlabelled images, for study files."""
+    from small import make_images, make_model, make_pictures
+
+    make_model(tmp_path / "models")
+    make_images(tmp_path / "images.set", make_pictures(20))
+    return tmp_path
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """`command("sql", "SELECT 1")` runs the command line in this process."""
+    from small import Answer
+
+    from bandlens.app.cli import main
+
+    def run(*words: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["bandlens", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        printed = capsys.readouterr()
+        return Answer(int(end.value.code or 0), printed.out, printed.err)
+
+    return run

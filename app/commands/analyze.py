@@ -26,13 +26,16 @@ def analyze(
 
     Example: bandlens analyze --db results.duckdb --json
     """
-    from ...analysis.metrics import compute_metrics
+    from ...analysis.metrics import compute_metrics, subjects
     from ...analysis.store import open_store
     from ...errors import UsageError
 
     if not db.exists():
         raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
-    with open_store(db) as store, progress("analyzing", None, "checkpoints") as advance:
+    with (
+        open_store(db) as store,
+        progress("analyzing", len(subjects(store, study)), "checkpoints and image sets") as advance,
+    ):
         metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
     columns = ["study", "checkpoint", "image_set", "metric", "value", "low", "high", "note"]
     print_rows(metrics.select(columns).to_dicts(), as_json)

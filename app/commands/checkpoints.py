@@ -111,7 +111,9 @@ def verify(names: Names = None, every: Every = False, category: Category = None,
         raise CheckpointError(f"{len(bad)} not verified: {', '.join(bad)}; `bandlens checkpoints fetch` fetches them")
 
 
-def for_each(chosen: Iterable[Checkpoint], act: Callable[[Checkpoint], Any]) -> list[str]:
+def for_each(
+    chosen: Iterable[Checkpoint], act: Callable[[Checkpoint], Any], advance: Callable[[], None] = lambda: None
+) -> list[str]:
     """Do something for each checkpoint, with one line on stderr for each that fails; the names of those that did.
 
     A single one fails with its own error.
@@ -127,4 +129,5 @@ def for_each(chosen: Iterable[Checkpoint], act: Callable[[Checkpoint], Any]) -> 
         except BandlensError as error:
             print(f"bandlens: {one.name}: {error}", file=sys.stderr)
             failed.append(one.name)
+        advance()
     return failed

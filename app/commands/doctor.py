@@ -19,7 +19,10 @@ PACKAGES = (
 
 
 def doctor(as_json: Json = False) -> None:
-    """Say what this machine can run: engines, devices, versions, free space."""
+    """Say what this machine can run: engines, devices, versions, free space.
+
+    Example: bandlens doctor --json
+    """
     print_rows([{"what": what, "found": found} for what, found in findings()], as_json)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from ...errors import ExportError, UnknownName, UsageError
 from ...export.registry import NORMALIZATIONS, Channels, Checkpoint, select
-from ..console import Json, print_rows
+from ..console import Json, print_rows, progress
 from .checkpoints import Category, Every, Names, for_each
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def export(
 
     failed: list[str] = []
     if file is None:
-        failed = for_each(select(names or [], every, category), export_one)
+        chosen = select(names or [], every, category)
+        with progress("exporting", len(chosen), "checkpoints", delay=0) as advance:
+            failed = for_each(chosen, export_one, advance)
     else:
         if names or every or category is not None:
             raise UsageError("--file exports your own weights; leave out NAME…, --all and --category")
@@ -72,9 +74,10 @@ def export(
         mean_std = channels(mean, std, normalization)
         from ...export.pipeline import export_user_checkpoint
 
-        own = export_user_checkpoint(
-            file, name, architecture, *mean_std, out, image_size=image_size, rule=rule, trust=trust
-        )
+        with progress(f"exporting {name}", 1, "checkpoints", delay=0):
+            own = export_user_checkpoint(
+                file, name, architecture, *mean_std, out, image_size=image_size, rule=rule, trust=trust
+            )
         rows.append(_row(*own))
     print_rows(rows, json)
     if failed:

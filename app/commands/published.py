@@ -23,7 +23,10 @@ def import_(
     file: Annotated[Path, typer.Argument(help="The study's benchmark.csv.")],
     db: Annotated[Path, typer.Option(help="The results database to write to.")] = Path("results.duckdb"),
 ) -> None:
-    """Read the study's results file into the table `published` of a results database."""
+    """Read the study's results file into the table `published` of a results database.
+
+    Example: bandlens published import benchmark.csv --db results.duckdb
+    """
     from ...analysis.published import read_benchmark
     from ...analysis.store import open_store
 
@@ -40,7 +43,10 @@ def table(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Print Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published."""
+    """Print Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published.
+
+    Example: bandlens published table --json
+    """
     from ...analysis.published import correlation_table, shipped_figures
 
     rows = correlation_table(shipped_figures() if db is None else _imported_figures(db))

@@ -15,15 +15,15 @@ StudyFile = Annotated[Path, typer.Argument(help="The study: a TOML file.", show_
 Database = Annotated[Path, typer.Option("--db", help="The results database.")]
 
 EXAMPLE = """
-
-A study file:\n\n
-    name = "mine"\n
-    checkpoints = ["tv_resnet50", "category:adversarial_training"]\n
-    images = ["imagenet.set"]\n
-    [probes]\n
-    lowpass = { cutoff = [0.1, 0.3, 0.5] }\n
-    critical_band = {}   # the published levels and frequencies\n
-    blur = { file = "blur.py", sigma = [1, 2] }   # a probe of your own
+\b
+A study file:
+    name = "mine"
+    checkpoints = ["tv_resnet50", "category:adversarial_training"]
+    images = ["imagenet.set"]
+    [probes]
+    lowpass = { cutoff = [0.1, 0.3, 0.5] }
+    critical_band = {}                          # the published levels and frequencies
+    blur = { file = "blur.py", sigma = [1, 2] } # a probe of your own
 """
 
 
@@ -59,10 +59,12 @@ def plan(study: StudyFile, db: Database = Path("results.duckdb"), as_json: Json 
 
 
 def run(study: StudyFile, db: Database = Path("results.duckdb"), as_json: Json = False) -> None:
+    from ..interrupt import ends_in_time
     from ..runner import run_study
     from ..study import read_study
 
-    summary = run_study(read_study(study), db)
+    with ends_in_time():
+        summary = run_study(read_study(study), db)
     if as_json:
         failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
         print(

@@ -1,0 +1,105 @@
+"""Whole processes: `bandlens --help`, and a run that finds nothing to do, in turn with `python -c pass`.
+
+The database of the run holds every cell of the study: 52 conditions of one checkpoint, and of 48. What such a run
+reads of a model is its description, so the models are only that.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from _common import Variant, arguments, folder, image_set, in_turn, machine, ratio, ratios, spread, table, timed
+
+from bandlens.analysis.store import open_store
+from bandlens.app.study import read_study, resolve
+from bandlens.export.models import save_model
+from bandlens.records import Finished, Model, Predictions, SessionInfo, digest_of
+
+IMAGES, CLASSES = 64, 1000
+
+
+def models(folder: Path, count: int) -> None:
+    folder.mkdir()
+    for k in range(count):
+        name = f"model{k}"
+        model = Model(
+            name, "own", "resnet50", "0", "file", "none", folder / f"{name}.onnx", digest_of(count, k), 224, CLASSES
+        )
+        save_model(model, b"never opened", {})
+
+
+def finished_study(folder: Path, images: Path, count: int) -> list[str]:
+    """Arguments of a run over `count` checkpoints whose every cell is in the database."""
+    models(folder / f"models{count}", count)
+    file, database = folder / f"study{count}.toml", folder / f"study{count}.duckdb"
+    file.write_text(f'checkpoints = ["*"]\nmodels = "models{count}"\nimages = ["{images.name}"]\n', encoding="utf-8")
+    work = resolve(read_study(file))
+    random = np.random.default_rng(0)
+    info = SessionInfo("onnxruntime", "fp32", "none", 32, 2, "{}")
+    with open_store(database) as store:
+        store.begin_study(work.study.name, work.study.toml, work.cells, work.image_sets)
+        parts = [
+            Finished(
+                cell,
+                0,
+                Predictions(
+                    random.integers(0, CLASSES, IMAGES, np.uint16),
+                    random.integers(0, CLASSES, IMAGES, np.uint16),
+                    random.random(IMAGES, np.float32),
+                ),
+                1.0,
+            )
+            for cell in work.cells
+        ]
+        store.commit(parts, {model.sha256: info for model in work.models})
+    return ["run", str(file), "--db", str(database)]
+
+
+def process(*command: str, says: str = "") -> Variant:
+    """Seconds from start to end; what it says must be in its output."""
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("COLUMNS", "PYTHONPROFILEIMPORTTIME")
+    }
+
+    def work() -> None:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        if says not in done.stdout:
+            raise SystemExit(f"{' '.join(command)} said: {done.stdout}{done.stderr}")
+
+    return timed(work)
+
+
+def main() -> None:
+    given = arguments(__doc__, repeats=15, quick=1)
+    bandlens = str(Path(sys.executable).with_name("bandlens"))
+    with folder(None) as scratch:
+        images = image_set(scratch / "images.set", IMAGES)
+        one, all48 = (finished_study(scratch, images, count) for count in (1, 48))
+        machine("typer", "duckdb", "polars")
+        seconds = in_turn(
+            {
+                "python -c pass": process(sys.executable, "-c", "pass"),
+                "bandlens --help": process(bandlens, "--help", says="checkpoints"),
+                "nothing to run, 1 checkpoint": process(bandlens, *one, says="nothing to run"),
+                "nothing to run, 48 checkpoints": process(bandlens, *all48, says="nothing to run"),
+            },
+            given.repeats,
+        )
+    goals = {"bandlens --help": "0.35", "nothing to run, 1 checkpoint": "1.5", "nothing to run, 48 checkpoints": "1.5"}
+    bare = seconds["python -c pass"]
+    table(
+        ["process", "s", "goal, s", "times python -c pass"],
+        [
+            [name, spread(values), f"<= {goals[name]}" if name in goals else "-", spread(ratios(values, bare))]
+            for name, values in seconds.items()
+        ],
+    )
+    ratio("bandlens --help over python -c pass", ratios(seconds["bandlens --help"], bare), "none (0.35 s)")
+
+
+if __name__ == "__main__":
+    main()

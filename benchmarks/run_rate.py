@@ -1,0 +1,130 @@
+"""The rate of a run over the whole grid with ResNet-50 at batch 32, against a bare loop over the same session.
+
+`bare loop`: session.infer as often as the run calls it, on four batches that are ready.
+`run`: engine.run.run, which reads and perturbs the images, infers, and reduces the logits.
+`run and store`: the same with Store.commit for what it yields.
+
+The loop and the run take turns, group of conditions by group. The weights are random: they do not change the speed.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from _common import (
+    BATCH,
+    MODEL,
+    arguments,
+    folder,
+    image_set,
+    machine,
+    ratio,
+    ratios,
+    resnet50,
+    spread,
+    table,
+    timed,
+)
+
+from bandlens.analysis.store import open_store
+from bandlens.engine.run import run
+from bandlens.engine.session import Session, open_session
+from bandlens.export.models import load_model
+from bandlens.probes.grid import PUBLISHED, Grid, make_grid
+from bandlens.probes.image_set import ImageSet, open_image_set
+from bandlens.records import Cell
+
+BARE, RUN, STORE = "bare loop", "run", "run and store"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The cells of a group of conditions."""
+
+    cells: Sequence[Cell]
+    images: ImageSet
+    grid: Grid
+    session: Session
+    ready: Sequence[np.ndarray]
+
+    @property
+    def predictions(self) -> int:
+        return len(self.cells) * self.images.info.count
+
+    def bare(self) -> None:
+        for k in range(self.predictions // BATCH):
+            self.session.infer(self.ready[k % len(self.ready)])
+
+    def run(self) -> tuple[float, float]:
+        """Seconds without and with storing. Making the database is part of neither."""
+        sessions = {self.session.model.sha256: self.session}
+        infos = {sha256: session.info for sha256, session in sessions.items()}
+        with tempfile.TemporaryDirectory() as scratch, open_store(Path(scratch) / "results.duckdb") as store:
+            store.begin_study("benchmark", "", self.cells, [self.images])
+            started, storing = time.perf_counter(), 0.0
+            for outcomes in run([(cell, 0) for cell in self.cells], self.images, self.grid, sessions):
+                storing += timed(lambda outcomes=outcomes: store.commit(outcomes, infos))()
+            total = time.perf_counter() - started
+        return total - storing, total
+
+    def seconds(self) -> dict[str, float]:
+        bare = timed(self.bare)()
+        running, storing = self.run()
+        return {BARE: bare, RUN: running, STORE: storing}
+
+
+def jobs(grid: Grid, images: ImageSet, session: Session) -> dict[str, Job]:
+    ready = [np.random.default_rng(k).random((BATCH, *images.pixels.shape[1:]), np.float32) for k in range(4)]
+    found = {}
+    for _, conditions in grid.groups(grid.conditions):
+        cells = [Cell(session.model, images.info, condition, "onnxruntime", "fp32", 0) for condition in conditions]
+        name = " + ".join(dict.fromkeys(condition.family for condition in conditions))
+        found[name] = Job(cells, images, grid, session, ready)
+    return found
+
+
+def main() -> None:
+    given = arguments(
+        __doc__,
+        repeats=3,
+        quick=1,
+        images=(32, "images, a multiple of 32"),
+        threads=(2, "threads of the session"),
+    )
+    probes = {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16}} if given.quick else PUBLISHED
+    grid = make_grid(probes, Path())
+    count = max(given.images // BATCH, 1) * BATCH
+    with folder(given.keep) as prepared:
+        resnet50(prepared / "models")
+        images = open_image_set(image_set(prepared / f"{count}.set", count))
+        model = load_model(prepared / "models", MODEL)
+        with open_session(model, "onnxruntime", "fp32", BATCH, given.threads) as session:
+            machine("numpy", "onnxruntime", "duckdb")
+            print(f"{len(grid.conditions)} conditions, {count} images, {given.threads} threads")
+            groups = jobs(grid, images, session)
+            next(iter(groups.values())).seconds()  # a warm-up
+            seconds = [{name: job.seconds() for name, job in groups.items()} for _ in range(given.repeats)]
+    report({name: job.predictions for name, job in groups.items()}, seconds)
+
+
+def report(predictions: dict[str, int], seconds: list[dict[str, dict[str, float]]]) -> None:
+    """The rates of each group, and of the whole grid."""
+    rows = []
+    for name, count in {**predictions, "all": sum(predictions.values())}.items():
+        members = predictions if name == "all" else [name]
+        found = {kind: [sum(once[k][kind] for k in members) for once in seconds] for kind in (BARE, RUN, STORE)}
+        rates = [f"{statistics.median(count / s for s in values):.1f}" for values in found.values()]
+        rows.append([name, *rates, *(spread(ratios(found[BARE], found[kind])) for kind in (RUN, STORE))])
+    table(["images/s", BARE, RUN, STORE, "run / bare", "run and store / bare"], rows)
+    for kind in (RUN, STORE):
+        ratio(f"{kind} over bare loop", ratios(found[BARE], found[kind]), ">= 0.95")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The results database at the size of the study: 48 checkpoints x 52 conditions x 50,000 images.
+
+Appending: Store.commit, range by range as a run does; the first ranges in turn with a bare INSERT of an Arrow table
+that is ready into a file with nothing but that table. Then, on the file opened anew: the `accuracy` view, in turn with
+the least that could be done, one GROUP BY over the predictions. Everything on two threads.
+
+label_rank, predicted and confidence are drawn for each prediction, so nothing repeats. The database is deleted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+from _common import arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed
+from numpy.typing import NDArray
+
+from bandlens.analysis.store import open_store
+from bandlens.probes.grid import PUBLISHED, make_grid
+from bandlens.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, digest_of
+
+CHECKPOINTS, CLASSES = 48, 1000
+THREADS = "SET threads = 2"
+COLUMNS = "cell INTEGER, image_index UINTEGER, predicted USMALLINT, label_rank USMALLINT, confidence REAL"
+VIEW = "FROM accuracy"
+PLAIN = (
+    "SELECT cell, count(*), count(*) FILTER (label_rank = 0), count(*) FILTER (label_rank < 5) "
+    "FROM prediction GROUP BY cell"
+)
+COMPARED = 12
+"""Ranges that are stored a second time, by a bare INSERT."""
+
+
+@dataclass(frozen=True)
+class Set:
+    """What a database keeps of an image set."""
+
+    info: ImageSetInfo
+    labels: NDArray[np.int32]
+
+    @property
+    def paths(self) -> list[str]:
+        return [f"{label:03}/{k:08}.JPEG" for k, label in enumerate(self.labels)]
+
+    @property
+    def clusters(self) -> NDArray[np.int32]:
+        return np.arange(self.info.count, dtype=np.int32)
+
+
+def images(count: int) -> Set:
+    info = ImageSetInfo("synthetic", "synthetic", digest_of("synthetic", count), count, 224, "none", True)
+    return Set(info, np.random.default_rng(0).integers(0, CLASSES, count).astype(np.int32))
+
+
+def all_cells(of: Set) -> list[list[Cell]]:
+    """The cells of each checkpoint."""
+    conditions = make_grid(PUBLISHED, Path()).conditions
+    first = Model("", "", "resnet50", "", "synthetic", "none", Path("model.onnx"), "", 224, CLASSES)
+    models = [
+        replace(first, name=f"model{k}", category=f"group{k % 8}", sha256=digest_of(k)) for k in range(CHECKPOINTS)
+    ]
+    return [[Cell(m, of.info, condition, "onnxruntime", "fp32", 0) for condition in conditions] for m in models]
+
+
+def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predictions:
+    """Of a cell whose accuracy is anything from 1 to 80 %."""
+    n, accuracy = len(labels), random.uniform(0.01, 0.8)
+    correct = random.random(n, np.float32) < accuracy
+    # Ranks of wrong predictions spread over orders of magnitude, as they do in networks.
+    wrong = np.exp(random.random(n, np.float32) * np.float32(np.log(CLASSES))).astype(np.uint16)
+    other = random.integers(0, CLASSES, n, np.uint16)
+    return Predictions(
+        predicted=np.where(correct, labels.astype(np.uint16), other),
+        label_rank=np.where(correct, np.uint16(0), np.clip(wrong, 1, CLASSES - 1)).astype(np.uint16),
+        confidence=np.sqrt(random.random(n, np.float32)),
+    )
+
+
+def ranges(cells: list[list[Cell]], labels: NDArray[np.int32], size: int) -> Iterator[list[Finished]]:
+    """For each checkpoint, range by range, the parts of all of its cells: `size` images of each."""
+    random = np.random.default_rng(1)
+    for mine in cells:
+        for first in range(0, len(labels), size):
+            part = labels[first : first + size]
+            yield [Finished(cell, first, predictions(random, part), 1.0) for cell in mine]
+
+
+def arrow(parts: list[Finished]) -> pa.Table:
+    lengths = [len(part.predictions.predicted) for part in parts]
+    columns = {
+        name: np.concatenate([getattr(part.predictions, name) for part in parts])
+        for name in ("predicted", "label_rank", "confidence")
+    }
+    cell = np.repeat(np.arange(len(parts), dtype=np.int32), lengths)
+    index = np.concatenate([np.arange(n, dtype=np.uint32) for n in lengths])
+    return pa.table({"cell": cell, "image_index": index, **columns})
+
+
+def insert(connection: duckdb.DuckDBPyConnection, loaded: pa.Table) -> None:
+    connection.register("loaded", loaded)
+    connection.execute("INSERT INTO prediction FROM loaded")
+    connection.unregister("loaded")
+
+
+@dataclass(frozen=True)
+class Appended:
+    counts: list[int]
+    """Predictions of each range."""
+    commits: list[float]
+    inserts: list[float]
+    """Seconds of each range; of the first ones only."""
+    closing: float
+
+
+def append(path: Path, of: Set, size: int) -> Appended:
+    """Fill a database."""
+    cells = all_cells(of)
+    session = SessionInfo("onnxruntime", "fp32", "synthetic", 32, 2, "{}")
+    counts, commits, inserts = [], [], []
+    beside = path.with_suffix(".bare")
+    bare = duckdb.connect(str(beside))
+    bare.execute(THREADS)
+    bare.execute(f"CREATE TABLE prediction ({COLUMNS})")
+    opened = open_store(path)
+    store = opened.__enter__()
+    store.execute(THREADS)
+    store.begin_study("synthetic", "", list(itertools.chain(*cells)), [of])
+    for number, parts in enumerate(ranges(cells, of.labels, size)):
+        sessions = {parts[0].cell.model.sha256: session}
+        counts.append(sum(len(part.predictions.predicted) for part in parts))
+        commits.append(timed(lambda parts=parts, sessions=sessions: store.commit(parts, sessions))())
+        if number < COMPARED:
+            loaded = arrow(parts)
+            inserts.append(timed(lambda loaded=loaded: insert(bare, loaded))())
+    bare.close()
+    beside.unlink()
+    return Appended(counts, commits, inserts, timed(lambda: opened.__exit__(None, None, None))())
+
+
+def query(path: Path, repeats: int) -> tuple[float, list[float], list[float]]:
+    """Seconds of the view when the file has just been opened, of the view again and again, and of the plain query."""
+    with open_store(path) as store:
+        store.execute(THREADS)
+        first = timed(lambda: store.frame(VIEW))()
+        rows = len(store.frame(VIEW))
+        if rows != CHECKPOINTS * 52:
+            raise SystemExit(f"the view has {rows} rows")
+        found = in_turn({VIEW: timed(lambda: store.frame(VIEW)), PLAIN: timed(lambda: store.frame(PLAIN))}, repeats)
+    return first, found[VIEW], found[PLAIN]
+
+
+def opening(path: Path) -> None:
+    with open_store(path, read_only=True):
+        pass
+
+
+def main() -> None:
+    given = arguments(__doc__, repeats=9, quick=3, range=(12_500, "images in one transaction"))
+    of = images(5_000 if given.quick else 50_000)
+    machine("duckdb", "numpy", "pyarrow", "polars")
+    with folder(given.keep) as scratch:
+        path = scratch / "synthetic.duckdb"
+        path.unlink(missing_ok=True)
+        try:
+            appended = append(path, of, min(given.range, len(of.labels)))
+            size = path.stat().st_size
+            opened = in_turn({"": timed(lambda: opening(path))}, given.repeats)[""]
+            first, view, plain = query(path, given.repeats)
+        finally:
+            path.unlink(missing_ok=True)
+    report(appended, size, opened, first, view, plain)
+
+
+def report(
+    appended: Appended, size: int, opened: list[float], first: float, view: list[float], plain: list[float]
+) -> None:
+    predictions = sum(appended.counts)
+    rates = [n / s / 1e6 for n, s in zip(appended.counts, appended.commits, strict=True)]
+    overall = predictions / (sum(appended.commits) + appended.closing) / 1e6
+    head, scale = statistics.median(appended.counts), predictions / 124.8e6
+    print(f"{predictions / 1e6:.1f} M predictions in {len(rates)} transactions of {head:,.0f}")
+    table(
+        ["what", "figure", "goal"],
+        [
+            ["append, M predictions/s, all with closing", f"{overall:.2f}", ">= 2"],
+            ["append, M predictions/s, by transaction", spread(rates), ">= 2"],
+            ["file, GB", f"{size / 1e9:.3f}", f"<= {1.2 * scale:.2f}"],
+            ["file, bytes a prediction", f"{size / predictions:.2f}", "-"],
+            ["opening, s", spread(opened), "-"],
+            ["accuracy of all cells, just opened, s", f"{first:.3f}", f"<= {1.5 * scale:.2f}"],
+            ["accuracy of all cells, s", spread(view), f"<= {1.5 * scale:.2f}"],
+            ["plain GROUP BY, s", spread(plain), "-"],
+        ],
+    )
+    ratio(
+        "Store.commit over bare INSERT, time",
+        ratios(appended.commits[: len(appended.inserts)], appended.inserts),
+        "none",
+    )
+    ratio("accuracy view over plain GROUP BY, time", ratios(view, plain), "none")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The SQL pages: every query of the cookbook runs, and the schema reference is the schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from results import cell, condition, image_set, model, part, store_study
+
+from bandlens.analysis.schema_reference import schema_reference
+from bandlens.analysis.store import Store, open_store
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "sql.md").read_text(encoding="utf-8"), re.DOTALL)
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Five checkpoints on labelled images: the stronger the filter, the more are wrong."""
+    rng = np.random.default_rng(0)
+    images = image_set(COUNT, labels=rng.integers(0, 10, COUNT))
+    settings = [
+        condition(),
+        *(condition("lowpass", cutoff=c) for c in (0.1, 0.3, 0.5)),
+        condition("highpass", cutoff=0.9),
+    ]
+    settings += [condition("critical_band", noise_sd=sd, frequency=f) for sd in (0.02, 0.16) for f in (2, 3)]
+    path = tmp_path_factory.mktemp("docs") / "results.duckdb"
+    with open_store(path) as opened:
+        parts = []
+        for number in range(5):
+            own = model(f"net{number}", category="adversarial_training" if number < 2 else "baseline")
+            for setting in settings:
+                strength = 0.1 if setting.family == "clean" else 0.3 + 0.1 * rng.random()
+                rank = np.where(rng.random(COUNT) < strength, rng.integers(1, 9, COUNT), 0)
+                rank[:3] = 0 if own.category == "adversarial_training" else 1
+                rank[3:6] = 0
+                predicted = (np.asarray(images.labels) + rank) % 10
+                parts.append(part(cell(images, setting, by=own), predicted, rank))
+        store_study(opened, "mine", images, parts[:-1])
+        store_study(opened, "mine", images, parts)
+        ids = opened.frame(
+            "SELECT study_id, checkpoint_id, image_set_id FROM study_version, "
+            "(SELECT DISTINCT checkpoint_id, image_set_id FROM cell_detail) WHERE newest"
+        )
+        value = pl.lit(pl.Series(rng.random(len(ids))))
+        opened.write_metrics(
+            ids.with_columns(
+                metric=pl.lit("low_frequency_bias"), value=value, low=None, high=None, note=pl.lit(None, pl.String)
+            )
+        )
+        figures = {"model": ["net0"], "metric": ["top1_acc/imagenet"], "value": [76.1], "source": ["made up"]}
+        opened.write_published(pl.DataFrame(figures))
+    with open_store(path, read_only=True) as opened:
+        yield opened
+
+
+def test_the_cookbook_has_its_queries() -> None:
+    assert len(QUERIES) >= 15
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: " ".join(query.split())[:60])
+def test_every_query_of_the_cookbook_runs_and_answers(store: Store, query: str) -> None:
+    found = store.frame(query)
+    assert len(found) > 0 or "cell.error IS NOT NULL" in query  # nothing failed here
+
+
+def test_a_query_answers_what_its_heading_asks(store: Store) -> None:
+    (query,) = [query for query in QUERIES if "adversarial_training" in query]
+    assert {"0.png", "1.png", "2.png"} <= set(store.frame(query)["path"])
+    (query,) = [query for query in QUERIES if "AS spearman" in query]
+    checkpoints, spearman = store.frame(query).row(0)
+    pairs = store.frame("SELECT value, top1 FROM metric JOIN accuracy USING (study, checkpoint) WHERE family = 'clean'")
+    ranks = pairs.select(pl.all().rank())
+    assert (checkpoints, spearman) == (5, pytest.approx(ranks.select(pl.corr("value", "top1")).item()))
+
+
+def test_the_schema_reference_is_up_to_date(store: Store) -> None:
+    hint = "python -m bandlens.analysis.schema_reference > docs/schema.md"
+    assert (DOCS / "schema.md").read_text(encoding="utf-8") == schema_reference(store), hint
+
+
+def test_nothing_in_the_reference_lacks_a_comment(store: Store) -> None:
+    assert "None" not in schema_reference(store)

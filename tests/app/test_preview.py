@@ -1,0 +1,53 @@
+"""The contact sheet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from bandlens.app.cli import app
+from bandlens.app.preview import grid_of, perturbed, read_photograph
+from bandlens.errors import ImageSetError
+from bandlens.export.photographs import photograph_folder
+
+CAT = photograph_folder() / "chelsea.png"
+
+
+def test_preview_draws_every_condition(tmp_path: Path) -> None:
+    out = tmp_path / "sheets" / "cat.png"
+    result = CliRunner().invoke(app, ["probes", "preview", str(CAT), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "under 52 conditions" in result.output
+    with Image.open(out) as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    # The clean tile is the photograph itself, seen at the sheet's scale.
+    with Image.open(CAT) as photograph:
+        expected = photograph.convert("RGB").resize((387, 256), Image.Resampling.BILINEAR).crop((82, 16, 306, 240))
+    tile = pixels[30 : 30 + 132, 12 : 12 + 132]
+    assert abs(tile - np.asarray(expected.resize((132, 132), Image.Resampling.LANCZOS)).astype(int)).mean() < 8
+
+
+def test_pictures_are_in_the_grids_order_and_differ() -> None:
+    pictures = perturbed(read_photograph(CAT), grid_of(None), seed=0)
+    assert list(pictures) == list(grid_of(None).conditions)
+    assert len({image.tobytes() for image in pictures.values()}) == 52
+
+
+def test_a_studys_own_probes(tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text('checkpoints = ["a"]\nimages = ["b"]\n[probes]\nlowpass = { cutoff = 0.2 }\n', encoding="utf-8")
+    result = CliRunner().invoke(
+        app, ["probes", "preview", str(CAT), "--study", str(study), "--out", str(tmp_path / "sheet.png")]
+    )
+    assert "under 2 conditions" in result.output
+
+
+def test_a_file_that_is_no_photograph_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "notes.jpg"
+    file.write_text("not a picture", encoding="utf-8")
+    with pytest.raises(ImageSetError, match=r"notes.jpg: .*; name a JPEG, PNG or WebP file"):
+        read_photograph(file)

@@ -1,0 +1,98 @@
+"""Buffers that go round, and a thread that fills them ahead."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from bandlens.engine.prefetch import COUNT, Buffers, prefetch
+from bandlens.probes.arrays import Array
+
+Take = Callable[[], Array]
+
+
+def counted(take: Take, until: int, seen: list[int] | None = None) -> Iterator[Array]:
+    for k in range(until):
+        buffer = take()
+        buffer[...] = k
+        if seen is not None:
+            seen.append(k)
+        yield buffer
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "perturb"]
+
+
+def test_items_come_in_order_and_memory_does_not_grow_with_their_number() -> None:
+    buffers = Buffers(np, (2,))
+    found, places = [], set()
+    with prefetch(lambda take: counted(take, 50), buffers) as items:
+        for item in items:
+            found.append(int(item[0]))
+            places.add(item.ctypes.data)
+            buffers.give(item)
+    assert found == list(range(50))
+    assert len(places) <= COUNT
+    assert not threads()
+
+
+def test_no_further_ahead_than_there_are_buffers() -> None:
+    buffers, seen = Buffers(np, (1,)), list[int]()
+    with prefetch(lambda take: counted(take, 50, seen), buffers) as items:
+        next(items)
+        time.sleep(0.05)
+        assert len(seen) == COUNT
+
+
+def test_leaving_stops_the_thread_before_it_fills_the_buffers_that_are_free() -> None:
+    started, seen = threading.Event(), list[int]()
+
+    def slow(take: Take) -> Iterator[Array]:
+        for k in range(COUNT):
+            buffer = take()
+            seen.append(k)
+            started.set()
+            time.sleep(0.1)
+            yield buffer
+
+    with prefetch(slow, Buffers(np, (1,))):
+        started.wait()
+    assert seen == [0]
+    assert not threads()
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
+def test_an_error_of_the_thread_comes_out_where_items_are_awaited(error: BaseException) -> None:
+    def fails(take: Take) -> Iterator[Array]:
+        yield from counted(take, 2)
+        raise error
+
+    buffers, found = Buffers(np, (1,)), []
+
+    def consume() -> None:
+        with prefetch(fails, buffers) as items:
+            for item in items:
+                found.append(int(item[0]))
+                buffers.give(item)
+
+    with pytest.raises(type(error)) as caught:
+        consume()
+    assert caught.value is error
+    assert found == [0, 1]
+    assert not threads()
+
+
+def test_an_error_of_the_caller_ends_the_thread() -> None:
+    def consume() -> None:
+        with prefetch(lambda take: counted(take, 50), Buffers(np, (1,))) as items:
+            next(items)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        consume()
+    assert not threads()
