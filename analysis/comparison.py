@@ -35,12 +35,13 @@ class Comparison:
 
     def what_differs(self) -> Comparison:
         """Without the rows in which both runs say the same."""
+        flipped = pl.sum_horizontal("changed", "lost", "gained") > 0
         moved = pl.col("difference").abs() > SAME
         appeared = pl.col("value_a").is_null() != pl.col("value_b").is_null()
         return replace(
             self,
-            cells=self.cells.filter(pl.col("changed").fill_null(1) > 0),
-            curves=self.curves.filter(pl.col("changed").fill_null(1) > 0),
+            cells=self.cells.filter(flipped | (pl.col("n") == 0)),
+            curves=self.curves.filter(flipped),
             metrics=self.metrics.filter(moved.fill_null(False) | appeared),
             correlations=self.correlations.filter(moved.fill_null(False)),
         )

@@ -1,86 +1,122 @@
-"""Spearman rank correlations of many columns with many others at once.
-
-    rho = Pearson's r of the average ranks;  t = rho sqrt((n - 2) / (1 - rho^2));  p = 2 P(T_(n-2) > |t|)
-
-as scipy.stats.spearmanr computes them for one pair. A missing value drops its row from the pairs it is part of only.
-"""
+"""Tables of correlations: biases with generalization. docs/statistics.md has the formulas and what they cover."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
-from scipy.special import stdtr
-from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits
 
-from ..errors import StoreError
+from ..errors import UnknownName
+from .adjust import benjamini_hochberg, holm
+from .coefficients import METHODS, Method, coefficients, p_values
+from .estimates import estimates
+from .model_values import Models, complete_blocks, read_models, values_of
 
-Floats = NDArray[np.float64]
+SCHEMA: Mapping[str, type[pl.DataType]] = {
+    "method": pl.String,
+    "bias": pl.String,
+    "generalization": pl.String,
+    "subset": pl.String,
+    "n": pl.Int64,
+    "coefficient": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "low_images": pl.Float64,
+    "high_images": pl.Float64,
+    "p": pl.Float64,
+    "p_permutation": pl.Float64,
+    "p_holm": pl.Float64,
+    "p_bh": pl.Float64,
+    "partial": pl.Float64,
+    "partial_p": pl.Float64,
+    "loco_low": pl.Float64,
+    "loco_high": pl.Float64,
+    "loco_low_category": pl.String,
+    "loco_high_category": pl.String,
+    "note": pl.String,
+}
+
+
+def correlate(
+    frame: pl.DataFrame,
+    biases: Sequence[str],
+    groups: Sequence[str],
+    subsets: Mapping[str, pl.Expr],
+    method: Method = "spearman",
+    given: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Each bias with each generalization group in each subset: one row each, bias slowest, subset fastest.
+
+    Args:
+        frame: one row a model: category, and a numeric column a bias or group. Where it also has NAME_low and
+            NAME_high, the 95 % interval of each value over images, low_images and high_images take account of it.
+        subsets: name -> which rows belong to it.
+        given: the column that `partial` holds fixed.
+        resamples: of the bootstrap, and as many permutations.
+
+    Returns:
+        The columns of SCHEMA. p_holm and p_bh adjust p over all rows. A number that the data do not determine is null,
+        and `note` says why.
+
+    Raises:
+        StoreError: a column is not there.
+        UnknownName: the method is none of METHODS.
+    """
+    if method not in METHODS:
+        raise UnknownName("method", method, METHODS)
+    tables = []
+    for subset, wanted in subsets.items():
+        models = read_models(frame.filter(wanted), biases, groups, given)
+        with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
+            tables.append(_table(models, method, resamples, seed).with_columns(subset=pl.lit(subset)))
+    table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
+    p = table["p"].fill_null(np.nan).to_numpy()
+    table = table.with_columns(method=pl.lit(method), p_holm=pl.Series(holm(p)), p_bh=pl.Series(benjamini_hochberg(p)))
+    return table.select(*SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _table(models: Models, method: Method, resamples: int, seed: int) -> pl.DataFrame:
+    """The rows of one subset, bias slowest, without method, subset and adjusted p."""
+    empty = pl.DataFrame(schema={**SCHEMA, "place": pl.Int64})
+    blocks = [empty]
+    for there, of_x, of_y in complete_blocks(models.x, models.y):
+        block = models.part(there, of_x, of_y)
+        columns = {
+            "bias": np.repeat(np.array(block.biases, object), len(of_y)),
+            "generalization": np.tile(np.array(block.groups, object), len(of_x)),
+            "place": (of_x[:, None] * len(models.y) + of_y).ravel(),
+        }
+        columns |= {name: values.ravel() for name, values in estimates(block, method, resamples, seed).items()}
+        kinds = {name: empty.schema[name] for name in columns}
+        rows = pl.DataFrame({name: values.tolist() for name, values in columns.items()}, kinds, strict=False)
+        if block.n < models.n:
+            gaps = pl.lit(f"{models.n - block.n} of {models.n} models lack a value")
+            rows = rows.with_columns(note=pl.concat_str(gaps, "note", separator="; ", ignore_nulls=True))
+        blocks.append(rows)
+    return pl.concat(blocks, how="diagonal").sort("place").drop("place", "subset")
 
 
 def correlations(frame: pl.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
     """Spearman of each of `rows` with each of `columns`, numeric columns of `frame`, one observation a row of it.
 
-    The answer has the columns x, y, spearman, p, n, x slowest, in the order given. spearman and p are null where fewer
-    than three observations are complete or a variable does not vary. Raises StoreError for a column that is not there.
+    The answer has the columns x, y, spearman, p, n, x slowest, in the order given; a missing value drops its row from
+    the pairs it is part of. spearman and p are null where fewer than three observations are complete or a variable
+    does not vary. Raises StoreError for a column that is not there.
     """
-    absent = [name for name in (*rows, *columns) if name not in frame.columns]
-    if absent:
-        raise StoreError(f"correlation: no column {', '.join(absent)}; the frame has {', '.join(frame.columns)}")
-    x, y = (frame.select(pl.col(list(names)).cast(pl.Float64)).to_numpy() for names in (rows, columns))
-    rho, p, n = spearman_blocks(x, y)
-    table = {
-        "x": np.repeat(list(rows), len(columns)),
-        "y": np.tile(list(columns), len(rows)),
-        "spearman": rho.ravel(),
-        "p": p.ravel(),
-        "n": n.ravel(),
-    }
+    x, y = values_of(frame, rows), values_of(frame, columns)
+    r, p = np.full((2, len(rows), len(columns)), np.nan)
+    n = np.zeros(r.shape, np.int64)
+    for there, of_x, of_y in complete_blocks(x, y):
+        block, count = np.ix_(of_x, of_y), int(there.sum())
+        n[block] = count
+        if count >= 3:
+            mine, other = x[of_x][:, there], y[of_y][:, there]
+            r[block] = coefficients("spearman", mine, other, np.ones(count))
+            p[block] = p_values("spearman", r[block], mine, other)
+    table = {"x": np.repeat(list(rows), len(columns)), "y": np.tile(list(columns), len(rows))}
+    table |= {"spearman": r.ravel(), "p": p.ravel(), "n": n.ravel()}
     return pl.DataFrame(table).with_columns(pl.col("spearman", "p").fill_nan(None))
-
-
-def spearman(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """(rho, p), each (a, b), of complete x (n, a) and y (n, b): ranks, then one matrix product.
-
-    Both are NaN where a column does not vary or n < 3.
-    """
-    n = len(x)
-    if n < 3:
-        empty = np.full((x.shape[1], y.shape[1]), np.nan)
-        return empty, empty.copy()
-    rho = np.clip(_unit_ranks(x).T @ _unit_ranks(y), -1, 1)
-    with np.errstate(divide="ignore"):  # rho = 1 gives t = inf and p = 0
-        t = np.abs(rho) * np.sqrt((n - 2) / ((1 - rho) * (1 + rho)))
-    return rho, 2 * stdtr(n - 2, -t)
-
-
-def spearman_blocks(x: Floats, y: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
-    """(rho, p, n), each (a, b), of x (n, a) and y (n, b) that may hold NaN, over the complete rows of each pair.
-
-    Columns with the same gaps share a matrix product, so complete data take one.
-    """
-    shape = (x.shape[1], y.shape[1])
-    rho, p, count = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
-    for x_there, x_columns in _by_gaps(x):
-        for y_there, y_columns in _by_gaps(y):
-            rows, block = x_there & y_there, np.ix_(x_columns, y_columns)
-            rho[block], p[block] = spearman(x[np.ix_(rows, x_columns)], y[np.ix_(rows, y_columns)])
-            count[block] = rows.sum()
-    return rho, p, count
-
-
-def _unit_ranks(values: Floats) -> Floats:
-    """Average ranks of each column, centred and of length 1; NaN for a constant column."""
-    ranks = rankdata(values, axis=0)
-    ranks -= ranks.mean(axis=0)
-    length = np.linalg.norm(ranks, axis=0)
-    unit: Floats = np.divide(ranks, length, out=np.full_like(ranks, np.nan), where=length > 0)
-    return unit
-
-
-def _by_gaps(values: Floats) -> list[tuple[NDArray[np.bool_], NDArray[np.intp]]]:
-    """(rows that are there, columns of which this holds) for each pattern of missing values."""
-    patterns, of_column = np.unique(~np.isnan(values), axis=1, return_inverse=True)
-    return [(patterns[:, i], np.flatnonzero(of_column.ravel() == i)) for i in range(patterns.shape[1])]

@@ -29,8 +29,13 @@ MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
 
 
-FULL = ("No space left", "not enough space", "File too large", "quota exceeded")
-"""How DuckDB and the system say that there is no room: of the disk, of a file, of a user."""
+NO_ROOM = {
+    "No space left": "the disk is full",
+    "not enough space": "the disk is full",
+    "File too large": "the file may not grow further",
+    "quota exceeded": "your quota is used up",
+}
+"""How DuckDB and the system say it, and how we do."""
 
 
 class Images(Protocol):
@@ -56,15 +61,27 @@ class Store:
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of a query; StoreError where there are none to be had."""
         with _explained(self.path):
-            found = self._connection.sql(sql, params=list(parameters))
-            if found is None:
-                raise UsageError("the query is empty; give one SELECT")
             try:
-                rows: pl.DataFrame = found.pl()
+                return readable(self._query(sql, parameters).pl())
             except pl.exceptions.PolarsError as error:
                 raise StoreError(f"{self.path}: no way to show one of the types; cast it to VARCHAR") from error
-            # A sum of whole numbers is a decimal to DuckDB, which JSON would hold as a string.
-            return rows.with_columns(pl.col(name).cast(pl.Int128) for name, kind in rows.schema.items() if _whole(kind))
+
+    @contextmanager
+    def reader(self, sql: str, rows: int = 100_000) -> Iterator[pa.RecordBatchReader]:
+        """The rows of a query as they come, so many at a time: an answer need not fit into memory."""
+        with _explained(self.path):
+            try:
+                yield self._query(sql, ()).to_arrow_reader(rows)
+            except (pa.ArrowException, OSError) as error:
+                if getattr(error, "errno", None) is not None:
+                    raise  # the file that the caller writes
+                raise _explanation(self.path, str(error)) from error  # what DuckDB says in the middle of an answer
+
+    def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
+        found = self._connection.sql(sql, params=list(parameters))
+        if found is None:
+            raise UsageError("the query is empty; give one SELECT")
+        return found
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         with _explained(self.path):
@@ -331,8 +348,10 @@ class Store:
             )
 
 
-def _whole(kind: pl.DataType) -> bool:
-    return isinstance(kind, pl.Decimal) and kind.scale == 0
+def readable(rows: pl.DataFrame) -> pl.DataFrame:
+    """A sum of whole numbers is a decimal to DuckDB, which JSON would hold as a string: make it a whole number."""
+    whole = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
+    return rows.with_columns(pl.col(whole).cast(pl.Int128))
 
 
 def _octave(frequency: float | None) -> int | None:
@@ -378,7 +397,7 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
             raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
         _create(path)
     _check_magic(path)
-    with _connected(path, read_only) as store:
+    with _connected(path, path, read_only) as store:
         _check_version(store)
         yield store
 
@@ -390,7 +409,7 @@ def _create(path: Path) -> None:
     try:
         with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            with _connected(draft) as store:
+            with _connected(draft, path) as store:
                 with store.transaction():
                     store.execute(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
                     store.execute(
@@ -404,11 +423,12 @@ def _create(path: Path) -> None:
 
 
 @contextmanager
-def _connected(path: Path, read_only: bool = False) -> Iterator[Store]:
+def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Store]:
+    """The file as a store that goes by the name of `path`."""
     # A query can read this database and nothing else: no files, no network, no settings.
     locked = {"enable_external_access": "false", "lock_configuration": "true"} if read_only else {}
     with _explained(path):
-        connection = duckdb.connect(str(path), read_only=read_only, config={"memory_limit": MEMORY_LIMIT, **locked})
+        connection = duckdb.connect(str(file), read_only=read_only, config={"memory_limit": MEMORY_LIMIT, **locked})
     try:
         yield Store(connection, path)
     finally:
@@ -458,11 +478,9 @@ def _explanation(path: Path, message: str) -> StoreError:
         holder = re.search(r"PID (\d+)", line)
         who = f"process {holder[1]}" if holder else "another process"
         return StoreError(f"{path} is in use by {who}; wait for it to end, or name another file with --db")
-    if any(words in line for words in FULL):
+    if full := next((ours for theirs, ours in NO_ROOM.items() if theirs in line), None):
         free = shutil.disk_usage(path.parent).free / 1e6
-        return StoreError(
-            f"{path}: the disk is full ({free:.0f} MB free); what was committed stays: make room and run again"
-        )
+        return StoreError(f"{path}: {full} ({free:.0f} MB free); what was committed stays: make room and run again")
     return StoreError(f"{path}: {line}")
 
 

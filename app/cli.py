@@ -9,9 +9,22 @@ import typer
 
 from .. import __version__
 from ..errors import BandlensError
-from .commands import analyze, checkpoints, demo, doctor, export, images, probes, published, sql, studies
-
-INTERRUPTED = 130
+from .commands import (
+    analyze,
+    checkpoints,
+    compare,
+    correlate,
+    demo,
+    doctor,
+    export,
+    images,
+    probes,
+    published,
+    report,
+    sql,
+    studies,
+)
+from .interrupt import INTERRUPTED, MESSAGE, ends_in_time
 
 app = typer.Typer(
     name="bandlens",
@@ -38,25 +51,39 @@ def root(
     pass
 
 
-for name, group in {
+GROUPS = {
     "checkpoints": checkpoints.app,
     "images": images.app,
     "probes": probes.app,
     "published": published.app,
-}.items():
+}
+COMMANDS = (
+    doctor.doctor,
+    export.export,
+    studies.plan,
+    studies.run,
+    analyze.analyze,
+    correlate.correlate,
+    compare.compare,
+    report.report,
+    sql.sql,
+    demo.demo,
+)
+for name, group in GROUPS.items():
     app.add_typer(group, name=name)
-for command in (doctor.doctor, export.export, studies.plan, studies.run, sql.sql, analyze.analyze, demo.demo):
+for command in COMMANDS:
     app.command()(command)
 
 
 def main() -> None:
     """Run the command line. Errors are one line on stderr: exit 2 for wrong use, 1 for a failed job, 130 on Ctrl-C."""
     try:
-        app()
+        with ends_in_time():
+            app()
     except BandlensError as error:
         print(f"bandlens: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            print("bandlens: interrupted; what was committed stays, run the same command to go on", file=sys.stderr)
+            print(MESSAGE, file=sys.stderr)
         raise

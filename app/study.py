@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,6 +13,7 @@ from ..engine.session import BACKENDS
 from ..errors import UnknownName, UsageError
 from ..export.files import models_folder
 from ..export.models import load_model, model_names
+from ..probes.arrays import processors
 from ..probes.grid import PUBLISHED, Grid, make_grid
 from ..probes.image_set import ImageSet, open_image_set
 from ..records import Cell, Model
@@ -43,8 +43,7 @@ class Study:
 
     @property
     def thread_count(self) -> int:
-        affinity = getattr(os, "sched_getaffinity", None)  # not every system has it
-        return self.threads or (len(affinity(0)) if affinity else os.cpu_count() or 1)
+        return self.threads or processors()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -46,3 +47,9 @@ def chunks(xp: ModuleType, count: int) -> Iterator[slice]:
 def to_numpy(array: Array) -> np.ndarray:
     """The array in host memory."""
     return array if isinstance(array, np.ndarray) else np.asarray(array.get())
+
+
+def processors() -> int:
+    """How many this process may use: a container may own fewer than the machine has."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not every system has it
+    return len(affinity(0)) if affinity else os.cpu_count() or 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import ImageSetError, UsageError
+from .arrays import processors
 from .decode import BrokenImageError, Frame, pillow_warnings, planar
 from .image_files import write_row
 from .image_folder import writing
@@ -81,7 +82,7 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int | None)
     """`map` in threads, in order, at most a few items ahead; as many threads as processors by default."""
     if workers is not None and workers < 1:
         raise UsageError(f"{workers} workers: at least 1 is needed")
-    threads = workers or _processors()
+    threads = workers or min(32, processors())
     window: deque[Future[R]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -94,9 +95,3 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int | None)
         finally:
             for future in window:
                 future.cancel()
-
-
-def _processors() -> int:
-    # A container may own fewer than the machine has; not every system says so.
-    affinity = getattr(os, "sched_getaffinity", None)
-    return min(32, len(affinity(0)) if affinity else os.cpu_count() or 1)

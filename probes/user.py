@@ -16,6 +16,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from types import ModuleType
 from typing import Any
 
 from ..errors import ProbeError, UsageError
-from ..records import Condition
+from ..records import Condition, digest_of
 from .arrays import Array
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, Value
@@ -38,8 +39,8 @@ def user_family(name: str, file: Path, function: str | None = None) -> Family:
     where = f"probe {name}"
     if not file.is_file():
         raise UsageError(f"{where}: no file {file}; `file` is relative to the study's folder")
-    version = int(source_digest(file)[:15], 16)
     function = function or name
+    version = int(digest_of(source_digest(file), function)[:15], 16)
     probe = getattr(_load(file, where), function, None)
     if not callable(probe):
         raise UsageError(f"{where}: {file} has no function {function}(images, …)")
@@ -69,29 +70,35 @@ def source_digest(file: Path) -> str:
         current = pending.pop()
         if current not in seen:
             seen.add(current)
-            pending += [path for module in _imports(current) if (path := _beside(root, module))]
+            pending += [path for module in _imports(root, current) for path in _beside(root, module)]
     digest = hashlib.sha256()
     for path in sorted(seen):
         digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
-def _imports(file: Path) -> Iterator[str]:
+def _imports(root: Path, file: Path) -> Iterator[tuple[str, ...]]:
+    """The modules that a file imports, or may import, as paths of names from the root."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
     except (SyntaxError, UnicodeDecodeError) as error:
         raise UsageError(f"{file} is not Python: {error}") from None
+    here = file.relative_to(root).parts
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (tuple(alias.name.split(".")) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = here[: -node.level] if node.level else ()
+            module = (*package, *(node.module.split(".") if node.module else ()))
+            yield module
+            yield from ((*module, alias.name) for alias in node.names)
 
 
-def _beside(root: Path, module: str) -> Path | None:
-    base = root.joinpath(*module.split("."))
-    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+def _beside(root: Path, module: tuple[str, ...]) -> Iterator[Path]:
+    """The files below the root that an import of the module runs: the packages that it lies in, and itself."""
+    for length in range(1, len(module) + 1):
+        base = root.joinpath(*module[:length])
+        yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
 
 
 def _load(file: Path, where: str) -> ModuleType:
@@ -102,7 +109,7 @@ def _load(file: Path, where: str) -> ModuleType:
     with _importable(file.parent):
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"{where}: {file} does not load: {_one_line(error)}") from error
     return module
 
@@ -123,13 +130,14 @@ def _importable(folder: Path) -> Iterator[None]:
                 del sys.modules[name]
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def _parse(value: Any) -> Value:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"must be a number or a string, not {value!r}")
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not finite:
+        raise ValueError(f"must be a finite number or a string, not {value!r}")
     return value
 
 
@@ -148,7 +156,7 @@ def _perturb(probe: Probe, where: str) -> Callable[..., Iterator[tuple[Condition
 def _called(probe: Probe, images: Array, parameters: Mapping[str, Value], where: str) -> Array:
     try:
         return probe(images, **parameters)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProbeError(f"{where} failed: {_one_line(error)}") from error
 
 

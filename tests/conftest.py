@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from bandlens.probes.arrays import array_module
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(Path(__file__).parent))  # for small.py
+
+
+settings.register_profile("bandlens", deadline=None)  # a busy machine is no fault
+settings.load_profile("bandlens")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,4 +1,4 @@
-"""README is run as it stands: its files are written, its commands typed, and its outputs compared but for the numbers."""
+"""README is run as it stands: its files are written, its commands typed, its outputs compared but for the numbers."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ def demo(
     out.mkdir(parents=True, exist_ok=True)
     _run(out)
     _pictures(out)
+    _report(out)
     _published_table()
     _queries(out / "results.duckdb")
     print(
@@ -85,6 +86,14 @@ def _pictures(out: Path) -> None:
     with open_store(out / "results.duckdb", read_only=True) as store:
         draw_curves(store.frame("FROM curve WHERE study = 'demo'"), out / "curves.png")
     print(f"{out / 'sheet.png'}: a photograph under every condition\n{out / 'curves.png'}: the curves")
+
+
+def _report(out: Path) -> None:
+    from ..report.build import write_report
+
+    _step("A report to look at")
+    written = write_report(out / "results.duckdb", out / "report.html", study="demo")
+    print(f"{written.out}: {written.charts} charts in one file, {written.bytes / 1e6:.1f} MB; open it in a browser")
 
 
 def _published_table() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 from typing import Any
@@ -29,13 +28,14 @@ def doctor(as_json: Json = False) -> None:
 def findings() -> list[tuple[str, Any]]:
     """(what, found) pairs, in the order that they are printed."""
     from ...export.files import home
+    from ...probes.arrays import processors
 
     place = home()
     existing = next(folder for folder in (place, *place.parents) if folder.exists())
     rows: list[tuple[str, Any]] = [
         ("bandlens", __version__),
         ("Python", platform.python_version()),
-        ("processors", len(os.sched_getaffinity(0))),
+        ("processors", processors()),
         ("folder for weights and models", f"{place} ({shutil.disk_usage(existing).free / 1e9:.0f} GB free)"),
         ("engine onnxruntime on the CPU", _onnxruntime()),
         ("array module numpy", "ready"),

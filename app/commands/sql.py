@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from ...errors import UsageError
 from ..console import print_rows
 
 if TYPE_CHECKING:
-    import polars as pl
+    from ...analysis.store import Store
 
 
 class Format(StrEnum):
@@ -22,10 +21,14 @@ class Format(StrEnum):
     csv = "csv"
     json = "json"
     parquet = "parquet"
+    arrow = "arrow"
+
+
+BINARY = (Format.parquet, Format.arrow)
 
 
 def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT, in DuckDB's SQL.", show_default=False)],
+    query: Annotated[str | None, typer.Argument(help="One SELECT, in DuckDB's SQL.", show_default=False)] = None,
     db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
     format: Annotated[  # noqa: A002
         Format | None,
@@ -34,6 +37,9 @@ def sql(
     out: Annotated[
         Path | None, typer.Option("--out", help="A file instead of the terminal.", show_default=False)
     ] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="A prompt with history and completion instead of one query.")
+    ] = False,
 ) -> None:
     """Ask the results database. The query can read it and nothing else: no other file, no network, no change.
 
@@ -42,22 +48,23 @@ def sql(
     Example: bandlens sql "SELECT family, cutoff, top1 FROM accuracy ORDER BY ALL" --format csv
     """
     from ...analysis.store import open_store
-    from ..interrupt import ends_in_time
 
+    if interactive == (query is not None):
+        raise UsageError('give one query, such as "FROM accuracy", or --interactive')
     chosen = format or _by_ending(out)
     if out is not None and chosen == Format.table:
-        raise UsageError(f"cannot write {out} as a table; give --format csv, json or parquet")
-    if out is None and chosen == Format.parquet:
-        raise UsageError("Parquet is not for a terminal; name a file with --out")
-    with ends_in_time(), open_store(db, read_only=True) as store:
-        frame = store.frame(query)
-    if chosen == Format.table:
-        print_rows(frame.to_dicts())
-        print(f"{len(frame):,} rows")
-    elif out is None:
-        sys.stdout.write(_written(frame, chosen).decode())
-    else:
-        _save(out, _written(frame, chosen))
+        raise UsageError(f"cannot write {out} as a table; give --format csv, json, parquet or arrow")
+    if out is None and chosen in BINARY and sys.stdout.isatty():
+        raise UsageError(f"{chosen.capitalize()} is not for a terminal; name a file with --out")
+    with open_store(db, read_only=True) as store:
+        if query is None:
+            _interact(store)
+        elif chosen == Format.table:
+            frame = store.frame(query)
+            print_rows(frame.to_dicts())
+            print(f"{len(frame):,} rows")
+        else:
+            _write(store, query, chosen, out)
 
 
 def _by_ending(out: Path | None) -> Format:
@@ -65,21 +72,24 @@ def _by_ending(out: Path | None) -> Format:
     return Format.__members__.get(ending, Format.table)
 
 
-def _written(frame: pl.DataFrame, chosen: Format) -> bytes:
-    from polars.exceptions import PolarsError
+def _interact(store: Store) -> None:
+    from ...export.files import home
+    from ..sql_shell import shell
 
-    content = BytesIO()
-    try:
-        getattr(frame, f"write_{chosen}")(content)
-    except PolarsError as error:
-        raise UsageError(f"the answer cannot be written as {chosen}: {error}; cast the column, or use json") from error
-    return content.getvalue()
+    home().mkdir(parents=True, exist_ok=True)
+    shell(store, home() / "sql_history")
 
 
-def _save(out: Path, content: bytes) -> None:
-    from ...export.files import write_bytes
+def _write(store: Store, query: str, chosen: Format, out: Path | None) -> None:
+    from ...export.files import replacing
+    from ..answers import write_answer
 
     try:
-        write_bytes(out, content)
+        with store.reader(query) as reader:
+            if out is None:
+                write_answer(reader, chosen, sys.stdout.buffer)
+            else:
+                with replacing(out) as temporary, temporary.open("wb") as sink:
+                    write_answer(reader, chosen, sink)
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error

@@ -59,12 +59,10 @@ def plan(study: StudyFile, db: Database = Path("results.duckdb"), as_json: Json 
 
 
 def run(study: StudyFile, db: Database = Path("results.duckdb"), as_json: Json = False) -> None:
-    from ..interrupt import ends_in_time
     from ..runner import run_study
     from ..study import read_study
 
-    with ends_in_time():
-        summary = run_study(read_study(study), db)
+    summary = run_study(read_study(study), db)
     if as_json:
         failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
         print(

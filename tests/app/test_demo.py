@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,7 @@ def test_pictures_and_metrics(demo: tuple[Path, str]) -> None:
     for name in ("sheet.png", "curves.png"):
         with Image.open(out / name) as picture:
             assert min(picture.size) > 300
+    assert 500_000 < (out / "report.html").stat().st_size < 5_000_000
     for part in ("logits differ by up to", "3,328 predictions", "spectral_bias", "critical_bandwidth", "psychometric",
                  "All models (n = 48)", "shape_bias", "-0.76", "retina/"):  # fmt: skip
         assert part in printed
@@ -63,6 +65,13 @@ def test_the_demo_again_runs_nothing_and_its_study_is_an_ordinary_one(demo: tupl
     run = [sys.executable, "-P", "-m", "bandlens", "run", str(out / "study.toml"), "--db", str(out / "results.duckdb")]
     result = subprocess.run([*run, "--json"], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout)["ran"] == 0
+
+
+def test_the_notebook_example_runs_on_it(demo: tuple[Path, str]) -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "notebook.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], check=True, cwd=demo[0])
+    assert "<svg" in (demo[0] / "lowpass.svg").read_text(encoding="utf-8")
 
 
 def test_the_crops_are_64_windows_inside_their_photographs() -> None:

@@ -174,7 +174,6 @@ def test_a_probe_of_ones_own_is_its_source(place: Place, change: Callable[[Path]
     assert (before != confidences(place)) == again, "what runs is what was edited"
 
 
-@pytest.mark.xfail(reason="the digest of a probe leaves out which function of its file it is", strict=True)
 def test_another_function_of_the_same_file_is_another_probe(place: Place) -> None:
     edit("mine.py", "def dark(images):\n    return images / 4\ndef light(images):\n    return 1 - images / 4\n")(
         place.folder

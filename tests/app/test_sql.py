@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from results import cell, condition, image_set, part, store_study
 from small import Answer, Command
@@ -166,9 +167,10 @@ def test_csv_holds_no_lists(command: Command, database: Path) -> None:
 
 
 def test_parquet_and_tables_go_where_they_can(command: Command, database: Path, tmp_path: Path) -> None:
-    assert "name a file with --out" in refused(command("sql", QUERY, "--db", database, "--format", "parquet"), 2)
     for options in (("--out", tmp_path / "a.txt"), ("--out", tmp_path / "a.csv", "--format", "table")):
-        assert "give --format csv, json or parquet" in refused(command("sql", QUERY, "--db", database, *options), 2)
+        assert "give --format csv, json, parquet or arrow" in refused(
+            command("sql", QUERY, "--db", database, *options), 2
+        )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -176,6 +178,32 @@ def test_a_file_that_cannot_be_written_is_named(command: Command, database: Path
     (tmp_path / "answer.csv").mkdir()
     found = refused(command("sql", QUERY, "--db", database, "--out", tmp_path / "answer.csv"), 2)
     assert f"cannot write {tmp_path}/answer.csv" in found
+
+
+def test_arrow_is_a_stream_that_pyarrow_reads(database: Path) -> None:
+    words = [sys.executable, "-P", "-m", "bandlens", "sql", QUERY, "--db", str(database), "--format", "arrow"]
+    done = subprocess.run(words, capture_output=True, check=True)
+    assert pa.ipc.open_stream(done.stdout).read_all().to_pydict()["family"] == ["clean", "lowpass"]
+
+
+def test_large_answers_are_written_as_they_come(command: Command, database: Path, tmp_path: Path) -> None:
+    query = "SELECT x, x::VARCHAR AS text FROM range(350000) AS t(x)"
+    for ending in ("csv", "json", "parquet"):
+        out = tmp_path / f"answer.{ending}"
+        assert command("sql", query, "--db", database, "--out", out).code == 0
+        frame = getattr(pl, f"read_{ending}")(out)
+        assert frame["x"].to_list() == list(range(350_000))
+
+
+def test_an_error_in_the_middle_of_an_answer_leaves_no_file(command: Command, database: Path, tmp_path: Path) -> None:
+    query = "SELECT CASE WHEN x = 340000 THEN error('odd one') ELSE x END FROM range(350000) AS t(x)"
+    assert "odd one" in refused(command("sql", query, "--db", database, "--out", tmp_path / "answer.csv"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_query_or_a_prompt_but_not_both(command: Command, database: Path) -> None:
+    for words in ((), ("SELECT 1", "--interactive")):
+        assert "give one query, such as" in refused(command("sql", *words, "--db", database), 2)
 
 
 def test_a_database_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:

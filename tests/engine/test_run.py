@@ -161,7 +161,7 @@ def test_predictions_are_those_of_each_image_by_itself(
     assert whole.progress == COUNT * len(reference)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: Outcome, data: st.DataObject) -> None:
     """Batch size, ranges, where each cell goes on, and which others are in the run."""

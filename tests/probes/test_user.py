@@ -28,7 +28,7 @@ Write = Callable[..., Path]
 def write(tmp_path: Path) -> Write:
     def write(source: str, name: str = "mine.py") -> Path:
         file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
+        file.parent.mkdir(exist_ok=True, parents=True)
         file.write_text(source, encoding="utf-8")
         return file
 
@@ -79,7 +79,10 @@ def test_another_name_for_the_function(tmp_path: Path, write: Write) -> None:
 
 def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp_path: Path, write: Write) -> None:
     write("import helper\nfrom pack import part\n" + FLIP)
-    write("import deeper\nX = 1\n", "helper.py")
+    write("import deeper, pack.sub.leaf\nX = 1\n", "helper.py")
+    write("", "pack/sub/__init__.py")
+    write("from .. import part\nfrom . import twig\n", "pack/sub/leaf.py")
+    write("W = 1\n", "pack/sub/twig.py")
     write("Y = 1\n", "deeper.py")
     write("", "pack/__init__.py")
     write("Z = 1\n", "pack/part.py")
@@ -87,11 +90,14 @@ def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp
     before = digests(tmp_path)
     write("unrelated = 2\n", "other.py")
     assert digests(tmp_path) == before
-    for name, changed in [
-        ("helper.py", "import deeper\nX = 2\n"),
-        ("deeper.py", "Y = 2\n"),
-        ("pack/part.py", "Z = 2\n"),
-    ]:
+    for name, changed in {
+        "helper.py": "import deeper, pack.sub.leaf\nX = 2\n",
+        "deeper.py": "Y = 2\n",
+        "pack/__init__.py": "Q = 2\n",
+        "pack/part.py": "Z = 2\n",
+        "pack/sub/__init__.py": "R = 2\n",
+        "pack/sub/twig.py": "W = 2\n",
+    }.items():
         write(changed, name)
         after = digests(tmp_path)
         assert after != before, name
@@ -140,7 +146,8 @@ def test_what_is_no_batch_of_images_is_named(tmp_path: Path, write: Write, body:
         ("import no_such_module\n", {}, "mine.py does not load: ModuleNotFoundError"),
         ("def mirror():\n    return 1\n", {}, r"mirror in .*mine.py takes no images"),
         (FLIP, {"strenght": 1}, r"unknown parameter of probe mirror 'strenght'; did you mean strength\?"),
-        (FLIP, {"strength": [[1]]}, r"strength must be a number or a string, not \[1\]"),
+        (FLIP, {"strength": float("inf")}, "must be a finite number or a string, not inf"),
+        (FLIP, {"strength": [[1]]}, r"strength must be a finite number or a string, not \[1\]"),
         (
             "def mirror(images, *rest):\n    return images\n",
             {},

@@ -1,0 +1,143 @@
+"""Bootstrap intervals and permutation tests of correlations: resamples as weights, in blocks that stay small.
+
+Everything is drawn from a seed and the number of models alone, so one row of a table does not depend on the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
+
+from .coefficients import Floats, Method, centred_ranks, coefficients
+
+ALPHA = 0.05
+UNDEFINED = 0.05
+"""Share of resamples without a coefficient above which there is no interval."""
+BLOCK = 4_000_000
+"""Numbers in the largest temporary array."""
+Z = float(ndtri(1 - ALPHA / 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """95 % intervals of a by b coefficients; NaN where more than 5 % of the resamples have no coefficient."""
+
+    low: Floats
+    high: Floats
+    undefined: NDArray[np.int64]
+    """Resamples in which a variable does not vary."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How far below and above its value a variable reaches within its own 95 % interval, (variables, models), >= 0."""
+
+    down: Floats
+    up: Floats
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Which variables have an interval, of one model at least."""
+        return np.asarray((self.down > 0).any(axis=-1) | (self.up > 0).any(axis=-1))
+
+    def drawn(self, values: Floats, normal: Floats) -> Floats:
+        """Values moved by standard normal numbers: its 2.5 and 97.5 % quantiles are the interval's ends."""
+        return np.asarray(values + normal / Z * np.where(normal > 0, self.up, self.down))
+
+
+def resample_weights(n: int, resamples: int, seed: int) -> Floats:
+    """(resamples, n): how often each model is drawn, n draws with replacement."""
+    drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    drawn += n * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * n).reshape(resamples, n).astype(np.float64)
+
+
+def bootstrap(method: Method, x: Floats, y: Floats, resamples: int, seed: int) -> Floats:
+    """(resamples, a, b): the coefficients of x (a, n) with y (b, n), n models drawn with replacement."""
+    weights = resample_weights(x.shape[-1], resamples, seed)
+    return np.concatenate([coefficients(method, x, y, weights[block]) for block in _blocks(resamples, x, y)])
+
+
+def crossed_bootstrap(
+    method: Method, x: Floats, y: Floats, x_spread: Spread, y_spread: Spread, resamples: int, seed: int
+) -> Floats:
+    """As `bootstrap`, and in each resample each model's values are drawn anew from their own intervals.
+
+    Models and images are resampled independently, and a model that is drawn twice has one value (Owen 2007).
+    """
+    weights = resample_weights(x.shape[-1], resamples, seed)
+    random = np.random.default_rng([seed, 1])
+    found = []
+    for block in _blocks(resamples, x, y):
+        normal = random.standard_normal((len(weights[block]), len(x) + len(y), x.shape[-1]))
+        moved_x, moved_y = x_spread.drawn(x, normal[:, : len(x)]), y_spread.drawn(y, normal[:, len(x) :])
+        found.append(coefficients(method, moved_x, moved_y, weights[block]))
+    return np.concatenate(found)
+
+
+def percentile_interval(resampled: Floats) -> Interval:
+    """Between the 2.5 and 97.5 % quantiles of the resampled coefficients (resamples, a, b) (Efron 1979)."""
+    ends = np.full(resampled.shape[1:], ALPHA / 2)
+    return _between(resampled, ends, 1 - ends)
+
+
+def bca_interval(method: Method, x: Floats, y: Floats, resampled: Floats) -> Interval:
+    """Bias-corrected and accelerated (Efron 1987): quantiles Phi(z0 + (z0 ± z) / (1 - a (z0 ± z))).
+
+    z0 = Phi^-1(share of resamples below the estimate, equal ones half);
+    a = sum d^3 / (6 (sum d^2)^(3/2)), d = mean - each of the n coefficients without one model.
+    """
+    n = x.shape[-1]
+    estimate, jackknife = coefficients(method, x, y, np.ones(n)), coefficients(method, x, y, 1 - np.eye(n))
+    defined = (~np.isnan(resampled)).sum(axis=0)
+    d = jackknife.mean(axis=0) - jackknife
+    with np.errstate(invalid="ignore", divide="ignore"):
+        below = ((resampled < estimate).sum(axis=0) + (resampled <= estimate).sum(axis=0)) / (2 * defined)
+        a = (d**3).sum(axis=0) / (6 * (d**2).sum(axis=0) ** 1.5)
+        a = np.where((d == 0).all(axis=0), 0, a)
+        z0 = ndtri(below)
+        low, high = (ndtr(z0 + (z0 + z) / (1 - a * (z0 + z))) for z in (-Z, Z))
+    return _between(resampled, low, high)
+
+
+def _between(resampled: Floats, low: Floats, high: Floats) -> Interval:
+    missing = np.isnan(resampled)
+    ends = np.full((2, *low.shape), np.nan)
+    for pair in np.ndindex(low.shape):
+        wanted = np.array([low[pair], high[pair]])
+        if missing[:, *pair].mean() <= UNDEFINED and not np.isnan(wanted).any():
+            ends[:, *pair] = np.quantile(resampled[~missing[:, *pair], *pair], wanted)
+    return Interval(ends[0], ends[1], missing.sum(axis=0))
+
+
+def permutation_p(method: Method, x: Floats, y: Floats, permutations: int, seed: int) -> Floats:
+    """Two-sided p (a, b): the models of x are shuffled against those of y (Phipson & Smyth 2010).
+
+    p = (1 + number of permutations with |r*| >= |r|) / (1 + permutations)
+    """
+    n = x.shape[-1]
+    order = np.random.default_rng([seed, 2]).permuted(np.tile(np.arange(n), (permutations, 1)), axis=1)
+    return p_of_orders(method, x, y, order)
+
+
+def p_of_orders(method: Method, x: Floats, y: Floats, order: NDArray[np.int64]) -> Floats:
+    """`permutation_p` with given permutations (permutations, n)."""
+    once = np.ones(x.shape[-1])
+    if method == "spearman":  # ranks move with their models, so they are taken once
+        method, x, y = "pearson", centred_ranks(x, once), centred_ranks(y, once)
+    observed = np.abs(coefficients(method, x, y, once))
+    count = np.zeros(observed.shape)
+    for block in _blocks(len(order), x, y):
+        shuffled = np.moveaxis(x[:, order[block]], 0, 1)
+        # Equal but for rounding is equal.
+        count += (np.abs(coefficients(method, shuffled, y, once)) >= observed - 1e-12).sum(axis=0)
+    return np.where(np.isnan(observed), np.nan, (1 + count) / (1 + len(order)))
+
+
+def _blocks(count: int, x: Floats, y: Floats) -> Iterator[slice]:
+    size = int(np.clip(BLOCK // (x.shape[-1] ** 2 * (len(x) + len(y))), 1, 500))
+    return (slice(first, first + size) for first in range(0, count, size))

@@ -1,0 +1,79 @@
+"""A results database in a notebook: Polars frames and Altair charts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import polars as pl
+
+from ..errors import UsageError
+from . import charts, correlation_charts
+from .coefficients import Method
+from .correlate import correlate
+from .store import open_store
+from .tables import study_label, study_table, subsets_of
+
+
+class Results:
+    """An open results database, for reading. Made by `bandlens.open`; a context manager.
+
+    `study` is a name, for its newest version, or name@version; `*` stands for the newest version of every study.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stack = ExitStack()
+        self._store = self._stack.enter_context(open_store(path, read_only=True))
+
+    def accuracy(self, study: str = "*") -> pl.DataFrame:
+        """One row a checkpoint, image set and condition: the view `accuracy`."""
+        return self.sql("FROM accuracy_of(?) ORDER BY ALL", [study])
+
+    def curves(self, study: str = "*") -> pl.DataFrame:
+        """The same beside the clean accuracy and their ratio: the view `curve`."""
+        return self.sql("FROM curve_of(?) ORDER BY ALL", [study])
+
+    def flips(self, study: str = "*") -> pl.DataFrame:
+        """Images whose prediction differs from the clean one: the view `flip`."""
+        return self.sql("FROM flip_of(?) ORDER BY ALL", [study])
+
+    def metrics(self, study: str = "*") -> pl.DataFrame:
+        """What `bandlens analyze` computed: the view `metric`."""
+        return self.sql("FROM metric_of(?) ORDER BY ALL", [study])
+
+    def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
+        """Every metric with every clean accuracy over the models of one study; docs/statistics.md has the columns.
+
+        Raises UsageError where the study has too few models or no metrics.
+        """
+        table = study_table(self._store, study_label(self._store, study))
+        return correlate(table.frame, table.biases, table.groups, subsets_of(table.frame), method, table.given)
+
+    def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
+        """The rows of any query; it can read the database and nothing else."""
+        return self._store.frame(query, parameters)
+
+    def plot_curves(self, family: str = "lowpass", x: str = "cutoff", study: str = "*") -> Any:
+        """An Altair chart of accuracy over a parameter of one probe, a line a model, with intervals."""
+        rows = self.curves(study).filter(pl.col("family") == family)
+        if rows.is_empty() or x not in rows.columns:
+            raise UsageError(f"{self._store.path} has no {family} with {x} in study {study}")
+        return charts.curves(rows, x, x, family)
+
+    def plot_correlations(self, correlations: pl.DataFrame, subset: str = "total") -> Any:
+        """An Altair heat map of one subset of what `correlations` gives."""
+        return correlation_charts.correlation_map(correlations.filter(pl.col("subset") == subset), subset)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

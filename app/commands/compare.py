@@ -1,0 +1,119 @@
+"""`bandlens compare`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..console import Json, print_rows, progress
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ...analysis.compare import Run
+    from ...analysis.comparison import Comparison
+
+NAMED = 10
+"""Cells of one run only that are listed."""
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A study, as name or name@version; or a database.", show_default=False)],
+    b: Annotated[str, typer.Argument(help="What to compare it with.", show_default=False)],
+    db: Annotated[Path, typer.Option("--db", help="Where studies are looked up.")] = Path("results.duckdb"),
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="Which study of a database given as A or B.", show_default="the only one"),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="List what is the same, too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
+
+    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/statistics.md.
+
+    Example: bandlens compare study@1 study@2 --db results.duckdb
+    """
+    from ...analysis.comparison import compare_runs
+
+    with ExitStack() as stack:
+        first, second = (_opened(stack, name, db, study) for name in (a, b))
+        with progress("comparing", None, "cells") as advance:
+            found = compare_runs(first, second, advance)
+    shown = found if everything else found.what_differs()
+    if as_json:
+        print(json.dumps(_as_json(found, shown), indent=1))
+    else:
+        _print(found, shown)
+
+
+def _opened(stack: ExitStack, name: str, db: Path, study: str | None) -> Run:
+    from ...analysis.compare import Run
+    from ...analysis.store import open_store
+    from ...analysis.tables import study_label
+
+    file = Path(name)
+    is_database = file.is_file() or file.suffix in (".duckdb", ".db")
+    store = stack.enter_context(open_store(file if is_database else db, read_only=True))
+    return Run(store, study_label(store, study if is_database else name))
+
+
+def _as_json(found: Comparison, shown: Comparison) -> dict[str, Any]:
+    tables = ("cells", "curves", "metrics", "correlations", "only_a", "only_b")
+    return {
+        "a": found.a,
+        "b": found.b,
+        "same_cells": found.same,
+        "compared_cells": len(found.cells),
+        **{name: getattr(shown, name).to_dicts() for name in tables},
+        "no_correlations": found.no_correlations,
+    }
+
+
+def _print(found: Comparison, shown: Comparison) -> None:
+    print(f"A: {found.a}\nB: {found.b}")
+    different = found.cells["p_holm"].lt(0.05).sum()
+    print(
+        f"{found.same} cells are one and the same; of {len(found.cells)} others that both have, {different} differ in "
+        "accuracy (p < 0.05 after Holm)"
+    )
+    for side, cells in (("A", found.only_a), ("B", found.only_b)):
+        if len(cells):
+            print(f"{len(cells)} cells are in {side} only: {_named(cells)}")
+    for title, frame in {
+        "Cells": shown.cells,
+        "Curves": shown.curves,
+        "Metrics": shown.metrics,
+        "Correlations": shown.correlations,
+    }.items():
+        print()
+        if title == "Correlations" and found.no_correlations:
+            print(f"Correlations: {found.no_correlations}")
+        elif len(frame):
+            print_rows(_shown(frame), title=title)
+        else:
+            print(f"{title}: nothing differs")
+
+
+def _named(cells: pl.DataFrame) -> str:
+    names = [" ".join((*row[:3], _words(row[3]))) for row in cells.head(NAMED).rows()]
+    more = [f"and {len(cells) - NAMED} more"] if len(cells) > NAMED else []
+    return "; ".join(names + more)
+
+
+def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Without the columns that are empty, and with conditions in words."""
+    filled = [column for column in frame.columns if frame[column].null_count() < len(frame)]
+    return [
+        {name: _words(value) if name in ("parameters", "at") else value for name, value in row.items()}
+        for row in frame.select(filled).to_dicts()
+    ]
+
+
+def _words(parameters: str | None) -> str:
+    """JSON as name=value."""
+    return ", ".join(f"{name}={value}" for name, value in json.loads(parameters or "{}").items())

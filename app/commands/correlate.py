@@ -1,0 +1,149 @@
+"""`bandlens correlate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...errors import UnknownName, UsageError
+from ..console import Json, print_rows
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ...analysis.tables import StudyTable
+
+
+class Method(StrEnum):
+    spearman = "spearman"
+    pearson = "pearson"
+    kendall = "kendall"
+
+
+def correlate(
+    db: Annotated[
+        Path | None,
+        typer.Option("--db", help="Take metrics and accuracies from this results database.", show_default="published"),
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option("--study", help="Name, or name@version, in the database.", show_default="the only one")
+    ] = None,
+    bias: Annotated[
+        list[str] | None, typer.Option("--bias", help="A bias to correlate, again for more.", show_default="all")
+    ] = None,
+    method: Annotated[Method, typer.Option("--method", help="Which coefficient.")] = Method.spearman,
+    resamples: Annotated[
+        int, typer.Option("--resamples", help="Of the bootstrap over models, and permutations.", min=100, max=100_000)
+    ] = 10_000,
+    as_published: Annotated[
+        bool, typer.Option("--as-published", help="The published table: 72 values, 0 where p >= 0.05, uncorrected.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Correlate every bias with every kind of generalization, with intervals, permutation tests and correction.
+
+    Without --db, the published figures of the study's 48 models. docs/statistics.md explains every number.
+
+    Example: bandlens correlate --method kendall --json
+    """
+    if as_published:
+        if db or study or bias or method != Method.spearman:
+            raise UsageError("--as-published is the study's own table, Spearman over its 48 models; give it alone")
+        from .published import table
+
+        table(json=as_json)
+        return
+    if study and not db:
+        raise UsageError("--study is a study of a database; give --db too, or neither for the published figures")
+    from ...analysis.correlate import correlate as correlate_frame
+    from ...analysis.tables import subsets_of
+
+    found = _published() if db is None else _of_database(db, study)
+    biases = _chosen(bias, found.biases)
+    subsets = subsets_of(found.frame)
+    rows = correlate_frame(found.frame, biases, found.groups, subsets, method.value, found.given, resamples)
+    if as_json:
+        print_rows(rows.to_dicts(), as_json=True)
+        return
+    for subset in subsets:
+        _print_subset(rows.filter(subset=subset), subset, found.given)
+    print(_summary(rows))
+
+
+def _published() -> StudyTable:
+    from ...analysis.published import BIASES, GENERALIZATION, shipped_figures
+    from ...analysis.tables import StudyTable
+
+    return StudyTable(shipped_figures(), list(BIASES), list(GENERALIZATION), "ID")
+
+
+def _of_database(db: Path, study: str | None) -> StudyTable:
+    from ...analysis.store import open_store
+    from ...analysis.tables import study_label, study_table
+
+    with open_store(db, read_only=True) as store:
+        return study_table(store, study_label(store, study))
+
+
+def _chosen(wanted: Sequence[str] | None, known: list[str]) -> list[str]:
+    for name in wanted or []:
+        if name not in known:
+            raise UnknownName("bias", name, known)
+    return list(dict.fromkeys(wanted)) if wanted else known
+
+
+def _print_subset(rows: pl.DataFrame, subset: str, given: str | None) -> None:
+    from .published import SUBSET_TITLES
+
+    counts = ", ".join(map(str, sorted(rows["n"].unique())))
+    print_rows([_shown(row, given) for row in rows.to_dicts()], title=f"{SUBSET_TITLES[subset]} (n = {counts})")
+    for note in _distinct_notes(rows["note"]):
+        print(f"  {note}")
+    print()
+
+
+def _shown(row: dict[str, Any], given: str | None) -> dict[str, Any]:
+    with_images = {"and images": _range(row["low_images"], row["high_images"])} if row["low_images"] is not None else {}
+    return {
+        "bias": row["bias"],
+        "generalization": row["generalization"],
+        row["method"]: _number(row["coefficient"]),
+        "95 % interval": _range(row["low"], row["high"]),
+        **with_images,
+        "p": _p(row["p"]),
+        "permuted": _p(row["p_permutation"]),
+        "Holm": _p(row["p_holm"]),
+        "BH": _p(row["p_bh"]),
+        f"given {given}" if given else "partial": _number(row["partial"]),
+        "without a category": _range(row["loco_low"], row["loco_high"]),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{round(value, 2) + 0:.2f}"  # + 0: no minus before a zero
+
+
+def _range(low: float | None, high: float | None) -> str:
+    return "-" if low is None else f"{_number(low)} … {_number(high)}"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" if value >= 0.00005 else f"{value:.0e}"
+
+
+def _distinct_notes(notes: pl.Series) -> Iterator[str]:
+    """Each clause once, in order."""
+    return iter(dict.fromkeys(clause for note in notes if note for clause in note.split("; ")))
+
+
+def _summary(rows: pl.DataFrame) -> str:
+    tested = rows.drop_nulls("p")
+    counts = [int((tested[name] < 0.05).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]
+    return (
+        f"{len(tested)} of {len(rows)} correlations tested; below 0.05: p {counts[0]}, permutation p {counts[1]}, "
+        f"after Holm {counts[2]}, after Benjamini-Hochberg {counts[3]}"
+    )

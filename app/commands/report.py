@@ -1,0 +1,49 @@
+"""`bandlens report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import progress
+
+
+def report(
+    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    out: Annotated[Path, typer.Option("--out", help="The report, an HTML file.")] = Path("report.html"),
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="Name, or name@version.", show_default="the one that ran last"),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            help="Show what changed: another results database, or another study or name@version of this one.",
+            show_default=False,
+        ),
+    ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option("--figures", help="A folder for every figure as SVG, PNG and PDF.", show_default=False),
+    ] = None,
+    photograph: Annotated[
+        Path | None,
+        typer.Option("--photograph", help="For the contact sheet.", show_default="a cat of scikit-image"),
+    ] = None,
+) -> None:
+    """Write one HTML file to look at and send: curves, critical bands, correlations, conditions, provenance.
+
+    It holds everything that it shows and asks for nothing from the network. Metrics are those of `bandlens analyze`.
+
+    Example: bandlens report --db results.duckdb --out report.html
+    """
+    from ..report.build import write_report
+
+    with progress("writing", None, "figures") as advance:
+        written = write_report(db, out, study, against, figures, photograph, advance)
+    print(f"{out}: {written.sections} sections, {written.charts} charts, {written.bytes / 1e6:.1f} MB")
+    if figures:
+        print(f"{figures}: {len(written.figures)} files")

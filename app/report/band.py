@@ -1,0 +1,100 @@
+"""The critical band: accuracy under band noise, thresholds, the channel through them, and every number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from ...analysis.charts import band_map, series_of
+from ...analysis.metric_charts import channel, numbers, summary, threshold_map
+from .measured import key, perturbed_sets
+from .parts import Figure, Section
+from .results import Results
+
+FEW = 6
+"""Models whose heat maps are drawn at once; more are drawn when they are asked for."""
+NUMBERS = {
+    "low_frequency_bias": "low-frequency bias",
+    "high_frequency_bias": "high-frequency bias",
+    "spectral_bias": "spectral bias",
+    "bandwidth": "bandwidth (octaves)",
+    "center_frequency": "centre frequency (cycles per image)",
+    "peak_noise_sensitivity": "peak noise sensitivity",
+}
+BAND_CAPTION = (
+    "Left: {measure} under octave-band noise. Right: the noise_sd at which half of it is lost, with 95 % intervals, "
+    "and the channel fitted through these thresholds; up is more sensitive. Triangles: beyond the tested noise. "
+    "○ doubtful, ✕ no channel: the numbers of that fit mean nothing."
+)
+MAP_CAPTION = (
+    "Dark: little noise in this band is enough to lose half of the accuracy. ≤ and ≥: beyond the tested noise. Hover "
+    "for 95 % intervals."
+)
+NUMBERS_CAPTION = (
+    "Lines are 95 % intervals over images. Filled: sound. Hollow: to be read with its note (hover, or the table). "
+    "✕: no value, or a degenerate fit. Squares: the published estimator, which has no interval. Circles: the "
+    "psychometric one."
+)
+
+
+def band_section(results: Results) -> Section:
+    """Heat map and channel of each model on each image set."""
+    figures = [
+        figure for number, name, rows in perturbed_sets(results.curve) for figure in _bands(results, rows, name, number)
+    ]
+    text = [] if figures else ["No complete cell under critical-band noise yet."]
+    if figures and results.metrics.is_empty():
+        text = [_not_computed(results)]
+    return Section("critical-band", "Critical band", text, figures)
+
+
+def numbers_section(results: Results) -> Section:
+    """Each metric of each model, with its interval."""
+    title = "Biases and channels"
+    if results.metrics.is_empty():
+        return Section("numbers", title, [_not_computed(results)])
+    figures = []
+    for number, name in enumerate(results.metrics["image_set"].unique().sort(), 1):
+        metrics = summary(results.metrics.filter(pl.col("image_set") == name, ~pl.col("metric").str.ends_with("_raw")))
+        field = series_of(metrics)
+        there = [wanted for wanted in NUMBERS if wanted in set(metrics["number"])]
+        panels = [numbers(metrics, wanted, NUMBERS[wanted], field) for wanted in there]
+        table = results.metrics.filter(pl.col("image_set") == name).select(
+            "checkpoint", "category", "metric", "value", "low", "high", "note"
+        )
+        title_ = f"Every number on {name}"
+        figures.append(Figure(f"numbers-{number}", title_, NUMBERS_CAPTION, panels, 3, table, **key(metrics)))
+    return Section("numbers", title, [], figures)
+
+
+def _bands(results: Results, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
+    band = rows.filter(pl.col("family") == "critical_band")
+    if band.is_empty():
+        return
+    mine = results.metrics.filter(pl.col("image_set") == image_set)
+    models = band["checkpoint"].unique().sort().to_list()
+    panels = []
+    for model in models:
+        panels.append(band_map(band.filter(pl.col("checkpoint") == model), model))
+        metrics = mine.filter(pl.col("checkpoint") == model)
+        if metrics["metric"].str.starts_with("psychometric_threshold").any():
+            panels.append(channel(metrics, f"{model}: thresholds and channel"))
+    if len(models) > 1 and mine["metric"].str.starts_with("psychometric_threshold").any():
+        overview = threshold_map(mine, "noise_sd at which half of the accuracy without noise is left")
+        thresholds = mine.filter(pl.col("metric").str.starts_with("psychometric_threshold"))
+        listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "note")
+        yield Figure(f"thresholds-{number}", f"Thresholds on {image_set}", MAP_CAPTION, [overview], 1, listed)
+    caption = BAND_CAPTION.format(measure=band["measure"][0])
+    table = band.select("checkpoint", "frequency", "noise_sd", "top1", "low", "high", "n").sort(
+        "checkpoint", "frequency", "noise_sd"
+    )
+    yield Figure(
+        f"critical-band-{number}", f"Band noise on {image_set}", caption, panels, 2, table, folded=len(models) > FEW
+    )
+
+
+def _not_computed(results: Results) -> str:
+    return (
+        f"The metrics are not computed yet; run `bandlens analyze --db {results.path.name}` and write the report again."
+    )

@@ -1,0 +1,88 @@
+"""A report from a results database: read, put together, write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import UsageError
+from ...export.files import write_bytes
+from .band import band_section, numbers_section
+from .changes import changes_section, read_other
+from .contact_sheet import contact_sheet
+from .correlations import correlations_section, scatter_section
+from .figures import make_folder, write_figures
+from .measured import accuracy_section, curves_section
+from .page import render
+from .parts import Section
+from .provenance import overview, provenance
+from .results import Results, read_results
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was made of a report."""
+
+    out: Path
+    sections: int
+    charts: int
+    bytes: int
+    figures: list[Path]
+
+
+def write_report(
+    db: Path,
+    out: Path,
+    study: str | None = None,
+    against: str | None = None,
+    figures: Path | None = None,
+    photograph: Path | None = None,
+    advance: Callable[[float], None] = lambda _: None,
+) -> Written:
+    """Write the report of a study, the one that ran last unless it is named, as one HTML file.
+
+    Args:
+        db: the results database; it is only read.
+        out: the file.
+        study: name, or name@version.
+        against: another results database, or another study of this one, to compare with.
+        figures: a folder for the figures as SVG, PNG and PDF.
+        photograph: for the contact sheet, instead of a photograph that scikit-image ships.
+        advance: called once a figure that is written.
+
+    Raises:
+        UnknownName, UsageError, StoreError: what is asked for is not there, or cannot be written.
+    """
+    if figures:
+        make_folder(figures)
+    results = read_results(db, study)
+    parts = list(_sections(db, results, against, photograph))
+    title = f"Frequency bias and generalization: {results.label}" if results else "Frequency bias and generalization"
+    page = render(title, parts).encode()
+    try:
+        write_bytes(out, page)
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from None
+    drawn = [figure for part in parts for figure in part.figures]
+    files = write_figures(drawn, figures, advance) if figures else []
+    return Written(out, len(parts), sum(len(figure.panels) for figure in drawn), len(page), files)
+
+
+def _sections(db: Path, results: Results | None, against: str | None, photograph: Path | None) -> Iterator[Section]:
+    yield overview(results, db.name)
+    if against is not None:
+        if results is None:
+            raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
+        yield changes_section(results, read_other(against, results))
+    yield correlations_section(results)
+    if results:
+        yield accuracy_section(results)
+        if len(results.curve):
+            yield curves_section(results)
+            yield band_section(results)
+            yield numbers_section(results)
+    yield scatter_section()
+    yield contact_sheet(results, photograph)
+    if results:
+        yield provenance(results)

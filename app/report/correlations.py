@@ -1,0 +1,114 @@
+"""Whether biases explain generalization: of the published study's models, and of one's own where there are enough."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import polars as pl
+
+from ...analysis.chart_style import colors
+from ...analysis.correlate import correlate
+from ...analysis.correlation_charts import SIGNIFICANT, correlation_map, rho_text, scatter, short
+from ...analysis.published import BIASES, GENERALIZATION, SUBSETS, shipped_figures
+from ...analysis.tables import subsets_of
+from .parts import Figure, Section
+from .results import Results
+
+TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
+MAP_CAPTION = (
+    "Spearman's rho; orange is negative, purple positive. Bold with a star: p < 0.05 after Holm's correction for all "
+    "{tests} tests. Pale: p ≥ 0.05 even without correction. Hover for the 95 % interval over models."
+)
+
+
+UNTESTED = re.compile("_raw|_threshold_")
+"""Metrics that are no biases: fits that mostly degenerate, and what the psychometric channel is fitted to. Each would
+be one test more to correct for."""
+
+
+def correlations_section(results: Results | None) -> Section:
+    """Whether biases explain generalization: heat maps of one's own models, if they are enough, and of the study's."""
+    table = _published()
+    title = "The published study: 48 ResNet-50s"
+    published = Figure("published-correlations", title, _caption(table), _maps(table), 3, table)
+    text, own = _own(results) if results else ([], [])
+    cited = (
+        "The published study is “Can Biases in ImageNet Models Explain Generalization?” (Gavrikov & Keuper 2024, "
+        f"CC BY-SA 4.0); its figures ship with bandlens. {_verdict(table)}"
+    )
+    return Section("correlations", "Do biases explain generalization?", [*text, cited], [*own, published])
+
+
+def scatter_section() -> Section:
+    """Each bias against each group of benchmarks, for the study's models."""
+    figures = shipped_figures()
+    table = _published().filter(pl.col("subset") == "total")
+    rho = {
+        (bias, group): rho_text(value, adjusted)
+        for bias, group, value, adjusted in table.select("bias", "generalization", "coefficient", "p_holm").rows()
+    }
+    panels = [
+        scatter(figures, bias, group, f"{short(bias)} / {group}: ρ = {rho[bias, group]}")
+        for bias in BIASES
+        for group in GENERALIZATION
+    ]
+    caption = (
+        "One point a model. Pick a category or a model, or click a point, and the others fade; hover for the name. "
+        "ρ is over all 48 models; a star holds after Holm's correction for all 72 tests."
+    )
+    legend, models = colors(figures["category"].unique().sort()), figures["model"].sort().to_list()
+    title = "Biases against groups of benchmarks"
+    figure = Figure("published-scatter", title, caption, panels, 4, figures, legend, models)
+    return Section("published", "The published study, model by model", [], [figure])
+
+
+def _own(results: Results) -> tuple[list[str], list[Figure]]:
+    """Biases against clean accuracy on the labelled image sets; or the line that says why there is nothing."""
+    own = results.correlated
+    if isinstance(own, str):
+        return [f"Your own models: {own}."], []
+    biases = [name for name in own.biases if not UNTESTED.search(name)]
+    table = _table(own.frame, biases, own.groups, subsets_of(own.frame), own.given)
+    text = f"Your {len(own.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
+    return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), 3, table)]
+
+
+def _maps(table: pl.DataFrame) -> list[Any]:
+    """A heat map for each subset."""
+    return [
+        correlation_map(part, f"{title} ({max(part['n'])} models)")
+        for subset, title in TITLES.items()
+        if len(part := table.filter(pl.col("subset") == subset))
+    ]
+
+
+def _caption(table: pl.DataFrame) -> str:
+    return MAP_CAPTION.format(tests=table["p"].count())
+
+
+@cache
+def _published() -> pl.DataFrame:
+    return _table(shipped_figures(), list(BIASES), list(GENERALIZATION), SUBSETS, "ID")
+
+
+def _table(
+    figures: pl.DataFrame,
+    biases: Sequence[str],
+    groups: Sequence[str],
+    subsets: Mapping[str, pl.Expr],
+    given: str | None,
+) -> pl.DataFrame:
+    """The one place that knows how correlations are asked for."""
+    table = correlate(figures, biases, groups, subsets, given=given)
+    return table.select(name for name in table.columns if not table[name].is_null().all())
+
+
+def _verdict(table: pl.DataFrame) -> str:
+    plain, corrected = ((table[name] < SIGNIFICANT).sum() for name in ("p", "p_holm"))
+    return (
+        f"Of {table['p'].count()} correlations, {plain} have p < {SIGNIFICANT}, "
+        f"and {corrected} hold after Holm's correction."
+    )

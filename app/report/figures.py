@@ -1,0 +1,58 @@
+"""Figures as files for papers: SVG, PNG and PDF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from ...analysis.chart_style import CONFIG
+from ...errors import UsageError
+from ...export.files import write_bytes
+from .page import vega_lite_version
+from .parts import Figure
+
+SCALE = 2
+"""Pixels of the PNG a unit."""
+
+
+def picture(figure: Figure) -> dict[str, Any]:
+    """Vega-Lite of the whole figure, legends included."""
+    panels = list(figure.panels)
+    chart = panels[0] if len(panels) == 1 else alt.concat(*panels, columns=figure.columns)
+    return dict(chart.to_dict()) | {"config": CONFIG}
+
+
+def make_folder(folder: Path) -> None:
+    """Before the work, so that a folder that cannot be made costs none. UsageError says why."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder with --figures") from None
+
+
+def write_figures(figures: Iterable[Figure], folder: Path, advance: Callable[[float], None]) -> list[Path]:
+    """Write each figure as NAME.svg, .png and .pdf."""
+    import vl_convert
+
+    written: list[Path] = []
+    for figure in figures:
+        svg = vl_convert.vegalite_to_svg(picture(figure), vl_version=vega_lite_version())
+        contents = {
+            "svg": svg.encode(),
+            "png": vl_convert.svg_to_png(svg, scale=SCALE),
+            "pdf": vl_convert.svg_to_pdf(svg),
+        }
+        for ending, content in contents.items():
+            file = folder / f"{figure.name}.{ending}"
+            try:
+                write_bytes(file, content)
+            except OSError as error:
+                raise UsageError(
+                    f"cannot write {file}: {error.strerror}; make room, or choose another --figures"
+                ) from None
+            written.append(file)
+        advance(1)
+    return written

@@ -1,0 +1,119 @@
+"""Sections to HTML. Everything is escaped here: text by the template, charts as JSON that no markup can end."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import altair as alt
+import polars as pl
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ... import __version__
+from ...analysis.chart_style import CONFIG
+from .parts import Figure, Section
+
+MOST_ROWS = 3000
+"""Of a table on the page."""
+
+
+def vega_lite_version() -> str:
+    """What the charts are written for: 6.4 of v6.4.1."""
+    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+
+
+def render(title: str, sections: Sequence[Section]) -> str:
+    """The page; it may run its own two scripts, by their hashes, and load nothing."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"cell": cell, "numeric": _numeric, "rows": _rows}
+    program, libraries = _asset("page.js"), _libraries(vega_lite_version())
+    specs = {
+        f"{figure.name}-{number}": page_spec(panel, figure)
+        for section in sections
+        for figure in section.figures
+        for number, panel in enumerate(figure.panels)
+    }
+    return environment.from_string(_asset("page.html")).render(
+        title=title,
+        sections=sections,
+        style=_trusted(_asset("page.css")),
+        libraries=_trusted(libraries),
+        program=_trusted(program),
+        specs=_trusted(safe_json(specs)),
+        hashes=[_hash(libraries), _hash(program)],
+        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        version=__version__,
+        most_rows=MOST_ROWS,
+    )
+
+
+def page_spec(panel: Any, figure: Figure) -> dict[str, Any]:
+    """A panel for the page: as wide as its place, and without the legend if the page has one."""
+    spec: dict[str, Any] = panel.to_dict()
+    legend = CONFIG["legend"] | ({"disable": True} if figure.legend else {})
+    return spec | {
+        "width": "container",
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "config": CONFIG | {"legend": legend},
+        "description": f"{figure.title}: {_heading(spec)}",
+    }
+
+
+def safe_json(value: Any) -> str:
+    """JSON for a script element: no text in it can close the element or open a comment."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"), default=str)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _heading(spec: dict[str, Any]) -> str:
+    title = spec.get("title", "")
+    return str(title.get("text", "") if isinstance(title, dict) else title)
+
+
+def _rows(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
+    return frame.head(MOST_ROWS).rows()
+
+
+def _numeric(frame: pl.DataFrame) -> list[bool]:
+    return [kind.is_numeric() for kind in frame.dtypes]
+
+
+def _trusted(text: str) -> Markup:
+    """Ours, or escaped for where it goes."""
+    return Markup(text)  # noqa: S704
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(script: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+@cache
+def _libraries(version: str) -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    bundle = str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version))
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")

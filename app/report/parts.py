@@ -1,0 +1,62 @@
+"""What a report is made of. Sections hold plain text and frames; page.py alone makes HTML of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Panels that belong together: a grid on the page, one picture in a file."""
+
+    name: str
+    """Of its files, and its anchor."""
+    title: str
+    caption: str
+    panels: Sequence[Any]
+    """Altair charts."""
+    columns: int
+    table: pl.DataFrame
+    """The numbers that it shows."""
+    legend: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Name of a model or category -> colour and shape; what can be picked."""
+    models: Sequence[str] = ()
+    """Models that can be picked from a list, beside the legend."""
+    folded: bool = False
+    """Drawn when it is opened: for what few will look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    frame: pl.DataFrame
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A small picture with its caption."""
+
+    source: str
+    """data: URI."""
+    caption: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    name: str
+    title: str
+    text: Sequence[str]
+    """Paragraphs; a section without content says here why."""
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    tiles: Mapping[str, Sequence[Tile]] = field(default_factory=dict)
+    """Row title -> pictures."""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    listing: str = ""
+    """Text to show as it is: the study file."""

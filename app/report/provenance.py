@@ -1,0 +1,78 @@
+"""Where the numbers come from: the head of the report, and its end."""
+
+from __future__ import annotations
+
+import json
+
+import polars as pl
+
+from ...analysis.chart_style import plural
+from .page import cell, vega_lite_version
+from .parts import Section, Table
+from .results import Results
+
+
+def overview(results: Results | None, path: str) -> Section:
+    """The size and date of the study, or that there is none."""
+    if results is None:
+        text = [
+            f"{path} holds no study yet: `bandlens run STUDY.toml --db {path}` makes one. What follows is published."
+        ]
+        return Section("overview", "Overview", text)
+    complete = int(results.cells["complete"].sum())
+    facts = {
+        "Study": results.label,
+        "Models": cell(len(results.checkpoints)),
+        "Image sets": cell(len(results.image_sets)),
+        "Images": cell(int(results.image_sets["count"].sum())),
+        "Conditions": cell(len(results.conditions)),
+        "Predictions": cell(results.predictions),
+        "Last run": cell(results.study["last_run"]),
+    }
+    text = []
+    if complete < len(results.cells):
+        text.append(
+            f"{complete:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; `bandlens "
+            "run` goes on where it stopped."
+        )
+    if results.others:
+        text.append(f"Also in this database: {', '.join(results.others)}; `--study NAME` chooses.")
+    return Section("overview", "Overview", text, facts=facts)
+
+
+def provenance(results: Results) -> Section:
+    """Versions, digests, machines, seeds, image counts, and the study file."""
+    study, cells = results.study, results.cells
+    facts = {
+        "bandlens": str(study["bandlens"]),
+        "Host": str(study["host"]),
+        "First run": cell(study["first_run"]),
+        "Precision": _listed(cells["precision"]),
+        "Seeds": _listed(cells["seed"]),
+        "Decision space": _listed(cells["decision_space"]),
+        "Charts": f"Vega-Lite {vega_lite_version()}",
+    }
+    failed = cells.filter(pl.col("error").is_not_null())
+    tables = [
+        Table("Models", results.checkpoints.drop("id")),
+        Table("Image sets", results.image_sets.drop("id").select(pl.col("*").exclude("corruption", "severity"))),
+        Table("Sessions: backend, device, library versions", _versions(results.sessions)),
+        Table("Conditions", results.conditions.select("family", "parameters", "digest"), folded=True),
+    ]
+    if len(failed):
+        tables.insert(0, Table("Cells that failed", failed.group_by("error").agg(cells=pl.len())))
+    if results.gates is not None:
+        tables.insert(0, Table("Precision gates", results.gates))
+    text = [f"Digest of the study's cells: {study['digest']}. The study file, as it was last run, is at the end."]
+    return Section("provenance", "Provenance", text, tables=tables, facts=facts, listing=str(study["toml"]))
+
+
+def _listed(values: pl.Series) -> str:
+    return ", ".join(str(value) for value in values.unique().sort()) or "–"
+
+
+def _versions(sessions: pl.DataFrame) -> pl.DataFrame:
+    shown = [
+        ", ".join(f"{name} {version}" for name, version in json.loads(text).items()) for text in sessions["versions"]
+    ]
+    return sessions.with_columns(pl.Series("versions", shown, dtype=pl.String))

@@ -1,0 +1,64 @@
+"""The correlation table of the published figures: 6 biases x 4 groups x 3 subsets, 10,000 resamples and permutations.
+
+`bandlens`: analysis.correlate.correlate: intervals, permutation tests, correction, partial, leave-one-category-out.
+`bootstrap`: analysis.resampling.bootstrap, the resampled coefficients of the 24 pairs of all 48 models alone.
+`loop`: the same resamples, one call of scipy.stats.spearmanr, pearsonr or kendalltau for each and each pair.
+
+The loop does a part of the resamples, and its time is scaled to all of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.stats
+from _common import arguments, in_turn, machine, ratio, ratios, spread, table, timed
+from threadpoolctl import threadpool_limits
+
+from bandlens.analysis.coefficients import METHODS, Floats, Method
+from bandlens.analysis.correlate import correlate
+from bandlens.analysis.model_values import values_of
+from bandlens.analysis.published import BIASES, GENERALIZATION, SUBSETS, shipped_figures
+from bandlens.analysis.resampling import bootstrap
+
+RESAMPLES = 10_000
+SCIPY = {"spearman": scipy.stats.spearmanr, "pearson": scipy.stats.pearsonr, "kendall": scipy.stats.kendalltau}
+
+
+def loop(method: Method, x: Floats, y: Floats, resamples: int) -> Floats:
+    """(resamples, a, b), one pair at a time."""
+    n = x.shape[-1]
+    drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))[:resamples]
+    return np.array([[[SCIPY[method](a[i], b[i]).statistic for b in y] for a in x] for i in drawn])
+
+
+def main() -> None:
+    given = arguments(__doc__, repeats=7, quick=2, part=(50, "resamples that the loop does"))
+    figures = shipped_figures()
+    x, y = values_of(figures, list(BIASES)), values_of(figures, list(GENERALIZATION))
+    rows, found = [], {}
+    with threadpool_limits(1, "blas"):
+        machine("numpy", "scipy", "polars")
+        for method in METHODS:
+            seconds = in_turn(
+                {
+                    "table": timed(
+                        lambda m=method: correlate(figures, list(BIASES), list(GENERALIZATION), SUBSETS, m, "ID")
+                    ),
+                    "bootstrap": timed(lambda m=method: bootstrap(m, x, y, RESAMPLES, 0)),
+                    "loop": timed(lambda m=method: loop(m, x, y, given.part)),
+                },
+                given.repeats,
+            )
+            scaled = [s * RESAMPLES / given.part for s in seconds["loop"]]
+            found[method] = ratios(scaled, seconds["bootstrap"])
+            rows.append([method, spread(seconds["table"]), spread(seconds["bootstrap"]), spread(scaled)])
+            worst = np.abs(bootstrap(method, x, y, RESAMPLES, 0)[: given.part] - loop(method, x, y, given.part)).max()
+            rows[-1].append(f"{worst:.0e}")
+    table(["", "whole table, s", "bootstrap, s", "loop, scaled, s", "largest difference"], rows)
+    for method, values in found.items():
+        goal = ">= 100" if method == "spearman" else "none"
+        ratio(f"{method}: loop over scipy over bootstrap", values, goal)
+
+
+if __name__ == "__main__":
+    main()

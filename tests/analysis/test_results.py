@@ -1,0 +1,62 @@
+"""`bandlens.open`: what a notebook gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from results import cell, condition, image_set, model, part, store_study
+
+import bandlens
+from bandlens.analysis.store import open_store
+from bandlens.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six checkpoints under two filters, with a metric each."""
+    path, rng = tmp_path_factory.mktemp("results") / "results.duckdb", np.random.default_rng(0)
+    images = image_set(40, labels=np.zeros(40))
+    with open_store(path) as store:
+        parts = []
+        for number in range(6):
+            for setting in (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5)):
+                rank = (rng.random(40) < 0.1 * (number + 1)).astype(int)
+                parts.append(part(cell(images, setting, by=model(f"net{number}")), rank, rank))
+        store_study(store, "mine", images, parts)
+        ids = store.frame(
+            "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_version "
+            "JOIN study_cell ON study = study_id JOIN cell_detail USING (cell) ORDER BY ALL"
+        )
+        values = {"metric": "low_frequency_bias", "low": None, "high": None, "note": None}
+        columns = [pl.lit(value).alias(name) for name, value in values.items()]
+        store.write_metrics(ids.with_columns(*columns, value=pl.Series(np.arange(6) / 10)))
+    return path
+
+
+def test_frames_are_the_views(database: Path) -> None:
+    with bandlens.open(database) as results:
+        assert len(results.accuracy()) == len(results.curves("mine@1")) == 18
+        assert len(results.metrics("mine")) == 6
+        assert set(results.flips()["family"]) == {"lowpass"}
+        assert results.sql("SELECT ? + 1 AS two", [1]).item() == 2
+        clean = results.curves().filter(pl.col("family") == "clean")
+        assert (clean["ratio"] == 1).all()
+
+
+def test_correlations_and_charts(database: Path) -> None:
+    with bandlens.open(str(database)) as results:
+        table = results.correlations()
+        assert set(table["bias"]) == {"low_frequency_bias"}
+        assert set(table["n"]) == {6}
+        assert results.plot_correlations(table).to_dict()["layer"]
+        assert "vconcat" in (spec := results.plot_curves().to_dict()) or "layer" in spec
+        with pytest.raises(UsageError, match="has no highpass with cutoff in study \\*"):
+            results.plot_curves("highpass")
+
+
+def test_it_only_reads(database: Path) -> None:
+    with bandlens.open(database) as results, pytest.raises(bandlens.errors.StoreError):
+        results.sql("DELETE FROM prediction")

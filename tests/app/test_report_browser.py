@@ -1,0 +1,178 @@
+"""The report in a browser: drawn, quiet, picked by mouse and keyboard, and as narrow as a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import DESKTOP, PHONE, chromium, open_drawn, require_browser, resize
+from reported import HOSTILE, add_metrics, make_database
+
+from bandlens.app.report.build import write_report
+
+OPACITIES = """
+return [...document.querySelectorAll(arguments[0] + " .mark-symbol path[aria-roledescription='point']")]
+  .map((point) => getComputedStyle(point).opacity)"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of eight models, so that lines are coloured by category and heat maps wait to be asked for."""
+    require_browser()
+    folder = tmp_path_factory.mktemp("report")
+    make_database(folder / "results.duckdb", 8)
+    add_metrics(folder / "results.duckdb")
+    write_report(folder / "results.duckdb", folder / "report.html")
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def driver(report: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(driver: Any, report: Path) -> Any:
+    open_drawn(driver, report)
+    return driver
+
+
+def counts(page: Any, figure: str) -> dict[str, int]:
+    """Opacity -> number of points of the first panel."""
+    found = page.execute_script(OPACITIES, f"#{figure} .panel:first-child")
+    return {opacity: found.count(opacity) for opacity in sorted(set(found))}
+
+
+def wait_for(page: Any, figure: str, expected: dict[str, int]) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(page, 5).until(lambda _: counts(page, figure) == expected, f"{counts(page, figure)}")
+
+
+def test_every_chart_is_drawn_and_the_console_is_silent(page: Any) -> None:
+    missing = """return [...document.querySelectorAll(".panel")]
+        .filter((panel) => !panel.closest(".later") && !panel.querySelector("svg.marks path, svg.marks text"))
+        .map((panel) => panel.dataset.spec)"""
+    assert page.execute_script(missing) == []
+    assert page.execute_script("return document.querySelectorAll('svg.marks').length") > 30
+    assert [entry for entry in page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+def test_no_request_leaves_the_file(page: Any, report: Path) -> None:
+    import json
+
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
+    mine = {one["request"]["url"] for one in requests if one["documentURL"] == report.as_uri()}
+    assert {address for address in mine if not address.startswith("data:")} == {report.as_uri()}
+    assert page.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)") == []
+    refused = "return fetch('https://example.org').then(() => 'sent', () => 'refused')"
+    assert page.execute_script(refused) == "refused"
+    page.get_log("browser")  # the refusal is logged there, as it should be
+
+
+def test_a_hostile_name_is_inert(page: Any) -> None:
+    from selenium.common.exceptions import NoAlertPresentException
+
+    with pytest.raises(NoAlertPresentException):
+        page.switch_to.alert  # noqa: B018
+    assert page.execute_script("return document.scripts.length") == 3
+    assert HOSTILE in page.execute_script("return document.querySelector('#accuracy').innerText")
+    drawn = "return [...document.querySelectorAll('svg.marks text')].map((text) => text.textContent)"
+    assert HOSTILE in page.execute_script(drawn)
+
+
+def test_hovering_shows_the_models_name(page: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    point = page.find_element(By.CSS_SELECTOR, "#published-scatter .mark-symbol path")
+    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
+    ActionChains(page).move_to_element(point).perform()
+    tooltip = WebDriverWait(page, 5).until(lambda _: page.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))
+    assert "tv_resnet50" in tooltip[0].text  # the first of the published figures
+    assert "baseline" in tooltip[0].text
+
+
+def test_picking_a_category_fades_the_others_in_every_panel(page: Any) -> None:
+    from selenium.webdriver.common.by import By
+
+    button = page.find_element(By.CSS_SELECTOR, "#published-scatter [data-pick=contrastive]")
+    wait_for(page, "published-scatter", {"0.85": 48})
+    page.execute_script("arguments[0].click()", button)
+    wait_for(page, "published-scatter", {"0.08": 42, "1": 6})
+    assert button.get_attribute("aria-pressed") == "true"
+    every = page.execute_script(OPACITIES, "#published-scatter")
+    assert (len(every), every.count("1")) == (24 * 48, 24 * 6)
+    page.execute_script("arguments[0].click()", button)
+    wait_for(page, "published-scatter", {"0.85": 48})
+
+
+def test_picking_a_model_from_the_list_or_a_point(page: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select, WebDriverWait
+
+    figure = page.find_element(By.ID, "published-scatter")
+    Select(figure.find_element(By.TAG_NAME, "select")).select_by_visible_text("tv_resnet50")
+    wait_for(page, "published-scatter", {"0.08": 47, "1": 1})
+    Select(figure.find_element(By.TAG_NAME, "select")).select_by_visible_text("all")
+    wait_for(page, "published-scatter", {"0.85": 48})
+    point = figure.find_elements(By.CSS_SELECTOR, ".mark-symbol path")[-1]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
+    ActionChains(page).move_to_element(point).click().perform()
+    WebDriverWait(page, 5).until(lambda _: len(figure.find_elements(By.CSS_SELECTOR, "[aria-pressed=true]")) == 1)
+
+
+def test_the_keyboard_reaches_every_kind_of_control(page: Any) -> None:
+    from selenium.webdriver import ActionChains, Keys
+
+    def press(key: str) -> None:
+        ActionChains(page).send_keys(key).perform()
+
+    reached = []
+    for _ in range(40):
+        press(Keys.TAB)
+        reached.append(page.execute_script("return document.activeElement.className || document.activeElement.tagName"))
+        if reached[-1] == "BUTTON":
+            break
+    assert reached[0] == "skip"
+    assert {"A", "SUMMARY", "scroll", "BUTTON"} <= set(reached)
+    press(Keys.SPACE)
+    assert page.execute_script("return document.activeElement.ariaPressed") == "true"
+    for _ in range(12):
+        press(Keys.TAB)
+        if page.execute_script("return document.activeElement.tagName") == "SELECT":
+            return
+    pytest.fail("no list of models after the buttons")
+
+
+def test_heat_maps_are_drawn_when_they_are_asked_for(page: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    charts = "return document.querySelectorAll('#critical-band-1 svg.marks').length"
+    assert page.execute_script(charts) == 0
+    page.execute_script("document.querySelector('#critical-band-1 summary').click()")
+    WebDriverWait(page, 10).until(lambda _: page.execute_script(charts) == 16)
+    width = "return document.querySelector('#critical-band-1 svg.marks').getBoundingClientRect().width"
+    assert page.execute_script(width) > 300
+
+
+def test_a_phone_does_not_scroll_sideways(driver: Any, report: Path) -> None:
+    open_drawn(driver, report, PHONE)
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= PHONE[0]
+    wide = "return Math.max(...[...document.querySelectorAll('svg.marks')].map((s) => s.getBoundingClientRect().right))"
+    assert driver.execute_script(wide) <= PHONE[0]
+    resize(driver, DESKTOP)
+
+
+def test_on_paper_there_are_no_controls_and_no_folded_tables(page: Any) -> None:
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    hidden = "return getComputedStyle(document.querySelector(arguments[0])).display"
+    for selector in ("nav", ".controls label", "details.data"):
+        assert page.execute_script(hidden, selector) == "none"
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
