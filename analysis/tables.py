@@ -26,6 +26,11 @@ class StudyTable:
     given: str | None
 
 
+NO_BIAS = "_raw|_threshold_"
+"""Metrics that are not correlated: raw fits, which mostly degenerate, and the thresholds that a channel is fitted to.
+Each would be one test more to correct for."""
+
+
 def study_label(store: Store, study: str | None) -> str:
     """The label, name@version, of a study: a name, a label, or None for the only one there is.
 
@@ -59,6 +64,7 @@ def study_table(store: Store, label: str) -> StudyTable:
         count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
         raise UsageError(f"{where}: {count}, and a correlation needs {FEWEST}; run a study of more checkpoints")
     metric = store.frame("SELECT checkpoint, image_set, metric, value, low, high FROM metric_of(?)", [label])
+    metric = metric.filter(~pl.col("metric").str.contains(NO_BIAS))
     if metric.is_empty():
         raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
     accuracy = store.frame(

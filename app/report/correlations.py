@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -22,11 +21,6 @@ MAP_CAPTION = (
     "Spearman's rho; orange is negative, purple positive. Bold with a star: p < 0.05 after Holm's correction for all "
     "{tests} tests. Pale: p ≥ 0.05 even without correction. Hover for the 95 % interval over models."
 )
-
-
-UNTESTED = re.compile("_raw|_threshold_")
-"""Metrics that are no biases: fits that mostly degenerate, and what the psychometric channel is fitted to. Each would
-be one test more to correct for."""
 
 
 def correlations_section(results: Results | None) -> Section:
@@ -70,8 +64,7 @@ def _own(results: Results) -> tuple[list[str], list[Figure]]:
     own = results.correlated
     if isinstance(own, str):
         return [f"Your own models: {own}."], []
-    biases = [name for name in own.biases if not UNTESTED.search(name)]
-    table = _table(own.frame, biases, own.groups, subsets_of(own.frame), own.given)
+    table = _table(own.frame, own.biases, own.groups, subsets_of(own.frame), own.given)
     text = f"Your {len(own.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
     return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), 3, table)]
 

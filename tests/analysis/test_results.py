@@ -28,7 +28,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         store_study(store, "mine", images, parts)
         ids = store.frame(
             "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_version "
-            "JOIN study_cell ON study = study_id JOIN cell_detail USING (cell) ORDER BY ALL"
+            "JOIN study_cell ON study_cell.study = study_id JOIN cell_detail USING (cell) ORDER BY ALL"
         )
         values = {"metric": "low_frequency_bias", "low": None, "high": None, "note": None}
         columns = [pl.lit(value).alias(name) for name, value in values.items()]
