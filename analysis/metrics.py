@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ..errors import UnknownName, UsageError
 from .critical_band import FREQUENCIES, NOISE_SDS, CriticalBand, fit_band, integer_thresholds, normalized_thresholds
-from .psychometric import estimate_band
-from .spectral_bias import spectral_bias
+from .psychometric import CONDITIONS, estimate_band
+from .spectral_bias import CUTOFFS, FAMILIES, spectral_bias, spectral_intervals
 from .store import Store
 
 PUBLISHED = {
@@ -61,10 +61,13 @@ def compute_metrics(
     found = subjects(store, study)
     curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
     keys = ["study", "checkpoint", "image_set"]
-    rows = [spectral_bias(curve).select(*keys, "metric", "value", "note")] if len(curve) else []
+    biases = spectral_bias(curve)
+    rows = []
     for subject in found:
+        of_subject = {key: getattr(subject, key) for key in keys}
+        spectral = _spectral(store, subject, biases.filter(*(pl.col(k) == v for k, v in of_subject.items())), resamples)
         band = _critical_band(store, subject, curve, resamples, rgb_reference)
-        rows += [pl.DataFrame([{key: getattr(subject, key) for key in keys} | row for row in band], SCHEMA)]
+        rows += [pl.DataFrame([of_subject | row for row in (*spectral, *band)], SCHEMA)]
         advance(1)
     metrics = pl.concat(rows, how="diagonal_relaxed").join(
         pl.DataFrame([{name: getattr(subject, name) for name in Subject.__slots__} for subject in found]), on=keys
@@ -105,6 +108,17 @@ def subjects(store: Store, study: str) -> list[Subject]:
     return [Subject(**row) for row in found.to_dicts()]
 
 
+def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: int) -> Iterator[dict[str, Any]]:
+    """The spectral biases, with an interval over images where they have a value."""
+    found: dict[str, tuple[float, float]] = {}
+    if biases.filter(pl.col("metric").is_in(FAMILIES))["value"].is_not_null().all():
+        correct, clusters = _outcomes(store, subject, SPECTRAL, 1 + 2 * len(CUTOFFS))
+        found = spectral_intervals(correct, clusters, resamples)
+    for row in biases.select("metric", "value", "note").to_dicts():
+        low, high = found.get(row["metric"], (None, None))
+        yield row | {"low": low, "high": high}
+
+
 def _critical_band(
     store: Store, subject: Subject, curve: pl.DataFrame, resamples: int, rgb_reference: bool
 ) -> Iterator[dict[str, Any]]:
@@ -130,7 +144,7 @@ def _critical_band(
     else:
         yield from _without_value("nothing is right without noise")
     yield from _published(fit_band(integer_thresholds(accuracy)), "_raw")
-    correct, clusters = _outcomes(store, subject)
+    correct, clusters = _outcomes(store, subject, CRITICAL_BAND, CONDITIONS)
     floor = 1 / subject.classes if subject.labelled else 0.0
     estimate = estimate_band(correct, clusters, floor=floor, resamples=resamples)
     for row in estimate.rows():
@@ -171,15 +185,24 @@ def _accuracy_matrix(band: pl.DataFrame) -> NDArray[np.float64] | None:
     return np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS])
 
 
-def _outcomes(store: Store, subject: Subject) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """(29, n) right or wrong: without noise, then frequency by frequency and noise_sd by noise_sd; (n,) clusters."""
+CRITICAL_BAND = "family = 'critical_band' ORDER BY frequency NULLS FIRST, noise_sd"
+"""Without noise, then frequency by frequency and noise_sd by noise_sd."""
+SPECTRAL = f"""
+(family = 'clean' OR (family IN ('lowpass', 'highpass') AND round(cutoff, 3) IN {CUTOFFS}))
+ORDER BY CASE family WHEN 'clean' THEN 0 WHEN 'lowpass' THEN 1 ELSE 2 END, cutoff
+"""
+"""Clean, then low-pass and high-pass by cutoff."""
+
+
+def _outcomes(
+    store: Store, subject: Subject, wanted: str, conditions: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(conditions, n) right or wrong, in the order wanted; (n,) clusters."""
     found = store.frame(
         "SELECT outcome.correct, outcome.cluster FROM study_cell JOIN cell_detail AS detail USING (cell) "
         "JOIN cell_outcome AS outcome USING (cell) "
-        "WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND family = 'critical_band' "
-        "ORDER BY frequency NULLS FIRST, noise_sd, image_index",
+        f"WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND {wanted}, image_index",
         [subject.study_id, subject.checkpoint_id, subject.image_set_id],
     )
-    conditions = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
     correct = found["correct"].to_numpy().reshape(conditions, -1)
     return correct, found["cluster"].to_numpy().reshape(conditions, -1)[0].astype(np.int64)

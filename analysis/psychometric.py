@@ -26,15 +26,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UsageError
 from .critical_band import FREQUENCIES, FULL_WIDTH, LOWEST_FREQUENCY, NOISE_SDS
+from .image_bootstrap import FEWEST_CLUSTERS, count_right, interval
 from .maximum_likelihood import Floats
 from .psychometric_fit import CHANNEL_HIGH, CHANNEL_LOW, SENSITIVITY_RANGE, SLOPE_BOUNDS, fit_channels, fit_thresholds
 
 CONDITIONS = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
 FEWEST_RIGHT = 20
 """Right answers without noise, below which no threshold is looked for."""
-FEWEST_CLUSTERS = 20
-"""Below it, percentiles over resampled clusters are too narrow to be believed."""
-_DRAWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +96,7 @@ def estimate_band(
     Raises UsageError for arrays that do not fit, a floor outside [0, 1), or fewer than 100 resamples.
     """
     ids = _check(correct, clusters, floor, resamples)
-    right, images = _count(correct, ids, resamples, np.random.default_rng(seed))
+    right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
     independent = int(ids.max()) + 1
     reference = right[0] / images
     if right[0, 0] < FEWEST_RIGHT or reference[0] <= 2 * floor:
@@ -135,34 +133,12 @@ def _check(correct: NDArray[np.bool_], clusters: ArrayLike | None, floor: float,
     return np.unique(given, return_inverse=True)[1]
 
 
-def _count(
-    correct: NDArray[np.bool_], ids: NDArray[np.intp], resamples: int, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
-    """Right answers (29, 1 + resamples) and images (1 + resamples,): first the data, then C clusters drawn anew."""
-    held = int(ids.max()) + 1
-    table = np.stack([np.bincount(ids, weights=row, minlength=held) for row in correct] + [np.bincount(ids)], axis=1)
-    totals = [table.sum(axis=0)[None]]
-    step = max(1, _DRAWS_AT_ONCE // held)
-    for first in range(0, resamples, step):
-        size = min(step, resamples - first)
-        drawn = rng.integers(held, size=(size, held)) + np.arange(size)[:, None] * held
-        times = np.bincount(drawn.ravel(), minlength=size * held).reshape(size, held)
-        totals.append(times.astype(np.float64) @ table)
-    counts = np.concatenate(totals).T
-    return counts[:-1], counts[-1]
-
-
-def _interval(values: Floats, level: float) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def _threshold(frequency: int, sensitivity: Floats, slope: float, level: float, few: str | None) -> Threshold:
     """From sensitivities of the data (first) and of the resamples."""
     low, high = SENSITIVITY_RANGE
     value = float(sensitivity[0])
     censored = -1 if value > high else 1 if value < low else 0
-    ends = np.clip([value, *_interval(sensitivity[1:], level)], low, high)
+    ends = np.clip([value, *interval(sensitivity[1:], level)], low, high)
     sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
     # An infinitely steep curve leaves the threshold anywhere between two levels; its resamples all sit in one place.
     note = few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
@@ -199,7 +175,7 @@ def _channel(sensitivity: Floats, level: float, few: str | None) -> tuple[Estima
 def _judge(name: str, numbers: Floats, level: float, few: str | None) -> Estimate:
     """From a number of the data (first), of the resamples, and at the two bounds of the fit (last)."""
     value, bounds = float(numbers[0]), numbers[-2:]
-    low, high = _interval(numbers[1:-2], level)
+    low, high = interval(numbers[1:-2], level)
     low_open, high_open = _at_bound(low, bounds), _at_bound(high, bounds)
     if low_open and high_open:
         return _nothing(f"the interval of the channel's {name} spans all that its fit allows")

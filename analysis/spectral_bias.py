@@ -7,14 +7,17 @@ With ratio(c) = top-1 under the filter at cutoff c / clean top-1:
     spectral_bias       = high_frequency_bias / (low_frequency_bias + high_frequency_bias)
 
 All are fractions; the first two are at least 0 and rarely above 1, the third lies in [0, 1].
-Source: Gavrikov & Keuper 2024 for the two means.
+Source: Gavrikov & Keuper 2024 for the two means; their intervals are of this project.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import polars as pl
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import StoreError
+from .image_bootstrap import FEWEST_CLUSTERS, count_right, interval
 
 CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
 FAMILIES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
@@ -56,6 +59,26 @@ def spectral_bias(curve: pl.DataFrame) -> pl.DataFrame:
         for metric in (*FAMILIES, "spectral_bias")
     ]
     return pl.concat(rows).sort(*_KEYS, "metric")
+
+
+def spectral_intervals(
+    correct: NDArray[np.bool_], clusters: ArrayLike, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Metric -> (low, high) over resampled images; empty where there are too few independent ones.
+
+    correct: (11, n) bool, the same images in every row: clean, then low-pass and high-pass at CUTOFFS.
+    """
+    ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if ids.max() + 1 < FEWEST_CLUSTERS:
+        return {}
+    right, _ = count_right(correct, ids, resamples, np.random.default_rng(seed))
+    clean, *filtered = right[:, 1:]
+    usable = clean > 0  # a resample without a right clean answer has no ratios; the others speak for it
+    ratios = np.array(filtered)[:, usable] / clean[usable]
+    low, high = ratios[: len(CUTOFFS)].mean(axis=0), ratios[len(CUTOFFS) :].mean(axis=0)
+    both = np.stack([low, high, np.divide(high, low + high, out=np.zeros_like(low), where=low + high > 0)])
+    names = (*FAMILIES, "spectral_bias")
+    return {name: interval(values, level) for name, values in zip(names, both, strict=True)} if usable.any() else {}
 
 
 def _mean_ratio(curve: pl.DataFrame, metric: str, family: str) -> pl.DataFrame:

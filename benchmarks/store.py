@@ -161,7 +161,7 @@ def opening(path: Path) -> None:
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=9, quick=3, range=(12_500, "images in one transaction"))
+    given = arguments(__doc__, repeats=9, quick=3, range=(2_500, "images in one transaction"))
     of = images(5_000 if given.quick else 50_000)
     machine("duckdb", "numpy", "pyarrow", "polars")
     with folder(given.keep) as scratch:

@@ -1,10 +1,13 @@
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
+from numpy.typing import NDArray
 
 from bandlens.analysis.published import read_benchmark, shipped_figures
-from bandlens.analysis.spectral_bias import CUTOFFS, spectral_bias
+from bandlens.analysis.spectral_bias import CUTOFFS, spectral_bias, spectral_intervals
 from bandlens.errors import StoreError
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "published"
@@ -104,3 +107,48 @@ def test_published_ratios_give_the_published_biases() -> None:
     assert len(both) == 48
     for bias in ("low_frequency_bias", "high_frequency_bias"):
         assert (both[bias] - both[f"{bias}_right"]).abs().max() <= 5e-7
+
+
+def outcomes(rng: np.random.Generator, images: int, ratios: Sequence[float]) -> NDArray[np.bool_]:
+    """(11, images): clean is right on 80 %, and of those each filter leaves its ratio."""
+    clean = rng.random(images) < 0.8
+    return np.array([clean, *(clean & (rng.random(images) < ratio) for ratio in ratios)])
+
+
+RATIOS = (0.2, 0.4, 0.5, 0.6, 0.8, 0.1, 0.2, 0.2, 0.3, 0.2)
+
+
+def test_intervals_equal_a_bootstrap_written_out() -> None:
+    correct = outcomes(np.random.default_rng(0), 120, RATIOS)
+    clusters = np.arange(120) // 3
+    found = spectral_intervals(correct, clusters, resamples=4000)
+    rng, values = np.random.default_rng(9), []
+    for _ in range(4000):
+        drawn = np.concatenate([np.flatnonzero(clusters == c) for c in rng.integers(0, 40, 40)])
+        ratios = correct[1:, drawn].sum(axis=1) / correct[0, drawn].sum()
+        low, high = ratios[:5].mean(), ratios[5:].mean()
+        values.append((low, high, high / (low + high)))
+    ends = np.quantile(values, [0.025, 0.975], axis=0)
+    for position, name in enumerate(("low_frequency_bias", "high_frequency_bias", "spectral_bias")):
+        width = ends[1, position] - ends[0, position]
+        assert found[name] == pytest.approx(ends[:, position], abs=0.08 * width)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    truth = {"low_frequency_bias": 0.5, "high_frequency_bias": 0.2, "spectral_bias": 0.2 / 0.7}
+    held = dict.fromkeys(truth, 0)
+    for run in range(100):
+        found = spectral_intervals(outcomes(np.random.default_rng(run), 300, RATIOS), np.arange(300), resamples=300)
+        for name, value in truth.items():
+            held[name] += found[name][0] <= value <= found[name][1]
+    assert all(88 <= count <= 99 for count in held.values()), held
+
+
+def test_few_independent_images_have_no_interval() -> None:
+    correct = outcomes(np.random.default_rng(0), 64, RATIOS)
+    assert spectral_intervals(correct, np.arange(64) // 8) == {}
+    assert set(spectral_intervals(correct, np.arange(64))) == {
+        "low_frequency_bias",
+        "high_frequency_bias",
+        "spectral_bias",
+    }
