@@ -1,4 +1,4 @@
-# bandlens for NVIDIA hosts: docker build -t bandlens . && docker run --gpus all -v "$PWD:/work" bandlens doctor
+# bandlens for NVIDIA hosts: docker build -t bandlens . && docker run --gpus all -v "$PWD:/data" bandlens doctor
 FROM python:3.12-slim-bookworm
 
 LABEL org.opencontainers.image.title="bandlens" \
@@ -15,10 +15,10 @@ COPY . /src
 RUN pip install '/src[gpu,timm]' \
  && rm -rf /src \
  && useradd --create-home researcher \
- && install -d -o researcher /cache /work
+ && install -d -o researcher /cache /data
 
 USER researcher
-WORKDIR /work
-VOLUME ["/cache", "/work"]
+WORKDIR /data
+VOLUME ["/cache", "/data"]
 ENTRYPOINT ["bandlens"]
 CMD ["--help"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = Path(__file__).parent.parent / "benchmarks"
-QUICK = ["cli", "critical_band", "spectral", "store"]
+QUICK = ["cli", "correlate", "critical_band", "spectral", "store"]
 HEAVY = ["memory", "run_rate"]
 """They export a ResNet-50: only their help is asked for."""
 
