@@ -183,7 +183,7 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
         if not conditions:
             continue
         index = np.minimum(np.arange(first, first + group.batch), count - 1)
-        pixels = group.xp.asarray(group.image_set.pixels[index])
+        pixels = group.xp.asarray(group.image_set.take(index))
         batch = Batch(pixels, group.xp.asarray(index), group.seed)
         for condition, images in group.perturb(group.xp, batch, conditions, buffer):
             yield first, condition, images

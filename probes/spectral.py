@@ -36,30 +36,32 @@ def radius(condition: Condition, size: int) -> int:
 
 
 @cache
-def fourier_basis(xp: ModuleType, size: int) -> Array:
-    """Q, (size, size - 1) float32: the columns 1, sin, cos, sin, cos … of frequency 0, 1, 1, 2, 2 …, orthonormal.
+def fourier_bases(xp: ModuleType, size: int) -> tuple[Array, Array]:
+    """The first size / 2 rows of Q as two matrices in float32, the columns of even and those of odd frequencies.
 
-    `size` is even (else ProbeError), and its last frequency, size / 2, is left out: only the whole image has it.
+    1, sin, cos, sin, cos … of frequency 0, 2, 2, 4, 4 …; and sin, cos … of 1, 1, 3, 3 …. In the other rows, half a
+    period on, even frequencies repeat and odd ones change sign. `size` is even (else ProbeError), and its last
+    frequency, size / 2, is left out: only the whole image has it.
     """
     if size % 2:
         raise ProbeError(f"lowpass and highpass need an even number of pixels a side, not {size}")
-    position = np.arange(size)[:, None]
-    angle = 2 * np.pi * (position * np.arange(1, size // 2) % size) / size
-    waves = np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(size, -1) * np.sqrt(2 / size)
-    return xp.asarray(np.hstack([np.full((size, 1), np.sqrt(1 / size)), waves]), dtype=xp.float32)
-
-
-@cache
-def _half_waves(xp: ModuleType, size: int) -> tuple[Array, Array]:
-    """The cosines and the sines of Q on its first size / 2 + 1 rows: the others mirror them, the sines with a minus."""
-    upper = fourier_basis(xp, size)[: size // 2 + 1]
-    return xp.ascontiguousarray(upper[:, 0::2]), xp.ascontiguousarray(upper[:, 1::2])
+    half = size // 2
+    position = np.arange(half)[:, None]
+    angle = 2 * np.pi * (position * np.arange(1, half) % size) / size
+    waves = np.stack([np.sin(angle), np.cos(angle)], axis=-1) * np.sqrt(2 / size)
+    even = np.hstack([np.full((half, 1), np.sqrt(1 / size)), waves[:, 1::2].reshape(half, -1)])
+    odd = waves[:, 0::2].reshape(half, -1)
+    return xp.asarray(even, dtype=xp.float32), xp.asarray(odd, dtype=xp.float32)
 
 
 def spectrum(xp: ModuleType, images: Array) -> Array:
-    """X = Q' x Q, (..., n - 1, n - 1), of (..., n, n) float32 images."""
-    basis = fourier_basis(xp, images.shape[-1])
-    return basis.T @ images @ basis
+    """X = Q' x Q, (..., n - 1, n - 1), of (..., n, n) float32 images; the even frequencies come first."""
+    even, odd = fourier_bases(xp, images.shape[-1])
+    half = images.shape[-1] // 2
+    left, right = images[..., :half], images[..., half:]
+    rows = xp.concatenate([(left + right) @ even, (left - right) @ odd], axis=-1)
+    top, bottom = rows[..., :half, :], rows[..., half:, :]
+    return xp.concatenate([even.T @ (top + bottom), odd.T @ (top - bottom)], axis=-2)
 
 
 def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
@@ -69,27 +71,36 @@ def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
         return xp.zeros_like(images)
     if r == size // 2:
         return images
-    kept = 2 * r + 1
-    inner = transformed[..., :kept, :kept].copy()
-    _fold_edges(inner)
-    rows = inner @ fourier_basis(xp, size)[:, :kept].T
-    cosines, sines = _half_waves(xp, size)
-    even = cosines[:, : r + 1] @ rows[..., 0::2, :]
-    odd = sines[:, :r] @ rows[..., 1::2, :]
+    even, odd = fourier_bases(xp, size)
+    inner, evens = _cut(xp, transformed, r, even.shape[1])
+    even, odd = even[:, :evens], odd[:, : inner.shape[-1] - evens]
+    half = size // 2
+    rows = xp.empty((*inner.shape[:-1], size), dtype=xp.float32)
+    repeats, flips = inner[..., :evens] @ even.T, inner[..., evens:] @ odd.T
+    xp.add(repeats, flips, out=rows[..., :half])
+    xp.subtract(repeats, flips, out=rows[..., half:])
     low = xp.empty_like(images)
-    half = size // 2 + 1
-    xp.add(even, odd, out=low[..., :half, :])
-    xp.subtract(even[..., half - 2 : 0 : -1, :], odd[..., half - 2 : 0 : -1, :], out=low[..., half:, :])
+    repeats, flips = even @ rows[..., :evens, :], odd @ rows[..., evens:, :]
+    xp.add(repeats, flips, out=low[..., :half, :])
+    xp.subtract(repeats, flips, out=low[..., half:, :])
     return low
 
 
-def _fold_edges(inner: Array) -> None:
-    """Weigh the edges at frequency r as the one-sided block does."""
-    a, b, c, d = (inner[..., row, column].copy() for row in (-2, -1) for column in (-2, -1))
-    inner[..., -2:, :] *= 0.5
-    inner[..., :, -2:] *= 0.5
-    inner[..., -2, -2], inner[..., -2, -1] = (a - d) / 4, (b + c) / 4
-    inner[..., -1, -2], inner[..., -1, -1] = (b + c) / 4, (d - a) / 4
+def _cut(xp: ModuleType, transformed: Array, r: int, first_odd: int) -> tuple[Array, int]:
+    """The spectrum up to frequency r with its edges weighed as the one-sided block does, and how much of it is even."""
+    kept, evens = 2 * r + 1, 1 + r // 2 * 2
+    inner = xp.empty((*transformed.shape[:-2], kept, kept), dtype=xp.float32)
+    parts = (slice(evens), slice(evens)), (slice(evens, kept), slice(first_odd, first_odd + kept - evens))
+    for to_row, from_row in parts:
+        for to_column, from_column in parts:
+            inner[..., to_row, to_column] = transformed[..., from_row, from_column]
+    sine, cosine = (kept - 2, kept - 1) if r % 2 else (evens - 2, evens - 1)
+    a, b, c, d = (inner[..., row, column].copy() for row in (sine, cosine) for column in (sine, cosine))
+    inner[..., sine : cosine + 1, :] *= 0.5
+    inner[..., :, sine : cosine + 1] *= 0.5
+    inner[..., sine, sine], inner[..., sine, cosine] = (a - d) / 4, (b + c) / 4
+    inner[..., cosine, sine], inner[..., cosine, cosine] = (b + c) / 4, (d - a) / 4
+    return inner, evens
 
 
 def perturb(
