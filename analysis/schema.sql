@@ -167,6 +167,8 @@ CREATE TABLE part (
     count INTEGER NOT NULL,
     session INTEGER NOT NULL,
     seconds DOUBLE NOT NULL,
+    right1 INTEGER,
+    right5 INTEGER,
     committed TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE part IS 'A cell''s predictions over a range of images, committed as one';
@@ -175,6 +177,8 @@ COMMENT ON COLUMN part.first IS 'image_index of the first image';
 COMMENT ON COLUMN part.count IS 'Number of images';
 COMMENT ON COLUMN part.session IS 'session.id';
 COMMENT ON COLUMN part.seconds IS 'Time that the model ran, without perturbation';
+COMMENT ON COLUMN part.right1 IS 'Images whose label_rank is 0; NULL without labels. A sum over its predictions, so that accuracy need not read them';
+COMMENT ON COLUMN part.right5 IS 'Images whose label_rank is below 5; NULL without labels';
 COMMENT ON COLUMN part.committed IS 'When it was stored';
 
 CREATE TABLE prediction (
@@ -284,9 +288,9 @@ COMMENT ON COLUMN cell_outcome.label_rank IS 'Classes scored above the label, an
 
 CREATE VIEW cell_accuracy AS
 WITH plain AS (
-    SELECT cell, count(*) AS n, count(*) FILTER (label_rank = 0) AS right1, count(*) FILTER (label_rank < 5) AS right5,
-           count(*)::DOUBLE AS effective, false AS itself
-    FROM prediction
+    SELECT cell, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5, sum(count)::DOUBLE AS effective,
+           false AS itself
+    FROM part
     WHERE cell IN (SELECT cell FROM cell_detail WHERE labelled AND NOT clustered)
     GROUP BY cell
 ), by_cluster AS (

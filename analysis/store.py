@@ -312,8 +312,11 @@ class Store:
             "count": [len(part.predictions.predicted) for part in finished],
             "session": [sessions[part.cell.model.sha256] for part in finished],
             "seconds": [part.seconds for part in finished],
+            "right1": pa.array([_below(1, part) for part in finished], pa.int32()),
+            "right5": pa.array([_below(5, part) for part in finished], pa.int32()),
         }
-        self._load("INSERT INTO part (cell, first, count, session, seconds) FROM loaded", pa.table(columns))
+        names = ", ".join(columns)
+        self._load(f"INSERT INTO part ({names}) SELECT {names} FROM loaded", pa.table(columns))
 
     def _mark_complete(self) -> None:
         self.execute(
@@ -359,6 +362,12 @@ def readable(rows: pl.DataFrame) -> pl.DataFrame:
 def _octave(frequency: float | None) -> int | None:
     """A frequency that is an octave index; a user's probe may mean something else by it."""
     return int(frequency) if frequency is not None and frequency in range(1 << 15) else None
+
+
+def _below(rank: int, part: Finished) -> int | None:
+    """How many images have their label among so many highest logits."""
+    ranks = part.predictions.label_rank
+    return None if ranks is None else int((ranks < rank).sum())
 
 
 def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pa.Table:

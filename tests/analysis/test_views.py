@@ -245,3 +245,17 @@ def test_image_sets_of_a_study_are_told_apart(store: Store) -> None:
     store.commit([part(cells[2], [5, 6, 7]), part(cells[3], [5, 6, 0])], sessions)
     found = store.frame("SELECT image_set, measure, n, ratio FROM curve WHERE family = 'lowpass' ORDER BY ALL").rows()
     assert found == [("here", "accuracy", 2, 0.5), ("there", "agreement", 3, pytest.approx(2 / 3))]
+
+
+def test_the_sums_of_a_part_are_those_of_its_predictions(store: Store) -> None:
+    rng = np.random.default_rng(3)
+    images = image_set(50, labels=np.zeros(50))
+    one, other = cell(images), cell(images, condition("lowpass", cutoff=0.5))
+    ranks = rng.integers(0, 9, (2, 50))
+    store_study(store, "s", images, [part(one, ranks[0], ranks[0]), part(other, ranks[1], ranks[1])])
+    sums = "SELECT cell, sum(right1)::BIGINT, sum(right5)::BIGINT FROM part GROUP BY cell ORDER BY cell"
+    read = (
+        "SELECT cell, count(*) FILTER (label_rank = 0), count(*) FILTER (label_rank < 5) FROM prediction GROUP BY cell"
+    )
+    assert store.frame(sums).rows() == store.frame(f"{read} ORDER BY cell").rows()
+    assert sorted(store.frame("SELECT top1 FROM accuracy")["top1"]) == sorted((ranks == 0).mean(axis=1))
