@@ -53,7 +53,7 @@ def study(folder: Path, images: Path, threads: int, full: bool) -> Path:
 def run(file: Path) -> Peak:
     """The run of a study into a new database."""
     database = file.with_suffix(".duckdb")
-    database.unlink(missing_ok=True)
+    remove(database)
     command = [sys.executable, "-m", "bandlens", "run", str(file), "--db", str(database)]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     samples: list[tuple[int, int]] = []
@@ -65,11 +65,17 @@ def run(file: Path) -> Peak:
     ended.set()
     sampler.join()
     child.returncode = os.waitstatus_to_exitcode(status)
-    database.unlink(missing_ok=True)
+    remove(database)
     if child.returncode:
         raise SystemExit(f"the run failed: {errors.decode()}")
     anonymous, mapped = (max(column) for column in zip(*samples, strict=True))
     return Peak(usage.ru_maxrss * 1024, anonymous, mapped)
+
+
+def remove(database: Path) -> None:
+    """With the log that a run leaves which was killed."""
+    for file in (database, database.with_name(f"{database.name}.wal")):
+        file.unlink(missing_ok=True)
 
 
 def sample(pid: int, samples: list[tuple[int, int]], ended: threading.Event) -> None:
