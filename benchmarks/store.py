@@ -2,7 +2,7 @@
 
 Appending: Store.commit, range by range as a run does; the first ranges in turn with a bare INSERT of an Arrow table
 that is ready into a file with nothing but that table. Then, on the file opened anew: the `accuracy` view, in turn with
-the least that could be done, one GROUP BY over the predictions. Everything on two threads.
+one GROUP BY over the predictions, which is the least that reading them would cost. Everything on two threads.
 
 label_rank, predicted and confidence are drawn for each prediction, so nothing repeats. The database is deleted.
 """
