@@ -177,7 +177,7 @@ def test_ctrl_c_ends_within_two_seconds_and_what_was_committed_stays(
 
 @pytest.fixture
 def many_commits(study: Path) -> Path:
-    """The same cells in 450 commits, which take half a megabyte."""
+    """The same cells in 450 commits, whose log takes some hundred kilobytes."""
     return make_study(study.parent, name="many", batch=2, probes=PROBES)
 
 
@@ -203,7 +203,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"
     folder.mkdir()
     mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(folder)], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=450k", "tmpfs", str(folder)], capture_output=True
     ).returncode == 0  # fmt: skip
     if not mounted:
         pytest.skip("needs the right to mount a small file system")
