@@ -160,15 +160,15 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
 
 
 def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
-    started, current = time.monotonic(), -1
+    started = time.monotonic()
     buffers = Buffers(group.xp, (group.batch, *group.image_set.pixels.shape[1:]))
     # Perturbing has one thread, and the products of its small matrices must not take those of the sessions.
     with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
         for first, condition, images in batches:
-            if first != current and current >= 0 and time.monotonic() - started > range_seconds:
+            # Between conditions too: one batch of many models under many conditions can take a quarter of an hour.
+            if time.monotonic() - started > range_seconds:
                 yield group.flush()
                 started = time.monotonic()
-            current = first
             for work in group.works:
                 if work.cell.condition == condition and not work.error:
                     progress(_infer(group, work, first, images))

@@ -339,3 +339,12 @@ def test_labels_are_classes_of_every_model(tmp_path: Path, last: int, fits: bool
     else:
         with pytest.raises(UsageError, match=r"0/1\.png is labelled 12, but small has 12 classes"):
             check_labels(images, models)
+
+
+def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:
+    """One batch of many models under many conditions can take long: of it, no more than one condition is at stake."""
+    cells = [cell for cell in bench.cells() if cell.condition.family in ("lowpass", "highpass")]
+    found = bench.run(cells, batch=COUNT, range_seconds=0)
+    pieces = [keys for keys in found.transactions if keys]
+    assert [len(keys) for keys in pieces] == [len(bench.models)] * 4
+    assert sorted(key for keys in pieces for key in keys) == sorted(cell.key for cell in cells)
