@@ -114,6 +114,10 @@ def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: i
     if biases.filter(pl.col("metric").is_in(FAMILIES))["value"].is_not_null().all():
         correct, clusters = _outcomes(store, subject, SPECTRAL, 1 + 2 * len(CUTOFFS))
         found = spectral_intervals(correct, clusters, resamples)
+        if not found:
+            biases = biases.with_columns(
+                note=pl.lit(f"{len(set(clusters))} independent images are too few for an interval")
+            )
     for row in biases.select("metric", "value", "note").to_dicts():
         low, high = found.get(row["metric"], (None, None))
         yield row | {"low": low, "high": high}

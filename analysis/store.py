@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,21 +21,13 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..errors import StoreError, UsageError
 from ..records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, digest_of
+from .duckdb_errors import explained, explanation, quietly
 
 SCHEMA_VERSION = 1
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
 BLOCK_SIZE = "65536"
 """Of a new file, in bytes. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
-
-
-NO_ROOM = {
-    "No space left": "the disk is full",
-    "not enough space": "the disk is full",
-    "File too large": "the file may not grow further",
-    "quota exceeded": "your quota is used up",
-}
-"""How DuckDB and the system say it, and how we do."""
 
 
 class Images(Protocol):
@@ -62,7 +52,7 @@ class Store:
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of a query; StoreError where there are none to be had."""
-        with _explained(self.path):
+        with explained(self.path):
             try:
                 return readable(self._query(sql, parameters).pl())
             except pl.exceptions.PolarsError as error:
@@ -71,13 +61,13 @@ class Store:
     @contextmanager
     def reader(self, sql: str, rows: int = 100_000) -> Iterator[pa.RecordBatchReader]:
         """The rows of a query as they come, so many at a time: an answer need not fit into memory."""
-        with _explained(self.path):
+        with explained(self.path):
             try:
                 yield self._query(sql, ()).to_arrow_reader(rows)
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:
                     raise  # the file that the caller writes
-                raise _explanation(self.path, str(error)) from error  # what DuckDB says in the middle of an answer
+                raise explanation(self.path, str(error)) from error  # what DuckDB says in the middle of an answer
 
     def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
         found = self._connection.sql(sql, params=list(parameters))
@@ -86,7 +76,7 @@ class Store:
         return found
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
-        with _explained(self.path):
+        with explained(self.path):
             self._connection.execute(sql, list(parameters))
 
     @contextmanager
@@ -97,13 +87,13 @@ class Store:
             yield
             self.execute("COMMIT")
         except BaseException:
-            with _quietly():
+            with quietly():
                 self._connection.execute("ROLLBACK")
             raise
 
     def _load(self, statement: str, table: pa.Table) -> None:
         """Run a statement that reads the table as `loaded`."""
-        with _explained(self.path):
+        with explained(self.path):
             self._connection.register("loaded", table)
             try:
                 self._connection.execute(statement)
@@ -114,7 +104,7 @@ class Store:
 
     def progress(self, cells: Sequence[Cell]) -> dict[str, int]:
         """Cell key -> number of its images that are done; cells that are not in the database are left out."""
-        with _explained(self.path):
+        with explained(self.path):
             self._connection.register("wanted", pa.table({"key": [cell.key for cell in cells]}))
             rows = self._connection.sql(
                 "SELECT key, coalesce(sum(part.count), 0)::INTEGER FROM wanted JOIN cell USING (key) "
@@ -406,6 +396,8 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
     if not path.exists():
         if read_only:
             raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
+        if (log := path.with_name(f"{path.name}.wal")).exists():
+            raise StoreError(f"{log} belongs to a database that is gone; put that back, or delete the log as well")
         _create(path)
     _check_magic(path)
     with _connected(path, path, read_only) as store:
@@ -439,12 +431,12 @@ def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Stor
     # A query can read this database and nothing else: no files, no network, no settings.
     locked = {"enable_external_access": "false", "lock_configuration": "true"} if read_only else {}
     config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE, **locked}
-    with _explained(path):
+    with explained(path):
         connection = duckdb.connect(str(file), read_only=read_only, config=config)
     try:
         yield Store(connection, path)
     finally:
-        with _quietly():
+        with quietly():
             connection.close()
 
 
@@ -469,35 +461,3 @@ def _check_version(store: Store) -> None:
             f"{store.path} has schema version {found[0]} (written by bandlens {found[1]}), and this is version "
             f"{SCHEMA_VERSION}; use that release, or name a new file with --db"
         )
-
-
-@contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """DuckDB's errors as one line that says what to do, and its word for Ctrl-C as Python's."""
-    try:
-        yield
-    except duckdb.Error as error:
-        raise _explanation(path, str(error)) from error
-    except RuntimeError as error:
-        if str(error) == "Query interrupted":
-            raise KeyboardInterrupt from error
-        raise
-
-
-def _explanation(path: Path, message: str) -> StoreError:
-    line = " ".join(message.split())
-    if "lock on file" in line:
-        holder = re.search(r"PID (\d+)", line)
-        who = f"process {holder[1]}" if holder else "another process"
-        return StoreError(f"{path} is in use by {who}; wait for it to end, or name another file with --db")
-    if full := next((ours for theirs, ours in NO_ROOM.items() if theirs in line), None):
-        free = shutil.disk_usage(path.parent).free / 1e6
-        return StoreError(f"{path}: {full} ({free:.0f} MB free); what was committed stays: make room and run again")
-    return StoreError(f"{path}: {line}")
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """For rolling back and closing after a failure that is already on its way up."""
-    with suppress(duckdb.Error):
-        yield

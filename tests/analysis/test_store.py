@@ -239,6 +239,14 @@ def test_a_truncated_database_is_refused(path: Path) -> None:
     refusal(path)
 
 
+def test_the_log_of_a_database_that_is_gone_is_named(path: Path) -> None:
+    log = path.with_name(f"{path.name}.wal")
+    log.write_bytes(b"what a killed run left")
+    assert f"{log} belongs to a database that is gone" in refusal(path)
+    assert log.read_bytes() == b"what a killed run left"
+    assert not path.exists()
+
+
 def test_a_folder_is_refused(path: Path) -> None:
     path.mkdir()
     assert "Is a directory" in refusal(path)

@@ -43,8 +43,10 @@ def test_crops_of_a_photograph_are_one_cluster(demo: tuple[Path, str]) -> None:
         clusters = store.frame(
             "SELECT split_part(path, '/', 1) AS photograph, min(cluster), max(cluster) FROM image GROUP BY 1"
         )
+        notes = store.frame("SELECT low, note FROM metric WHERE metric LIKE '%_frequency_bias'").rows()
         interval = store.frame("SELECT low, high FROM accuracy WHERE family = 'lowpass' AND cutoff = 0.5").row(0)
     assert len(clusters) == len(PHOTOGRAPHS)
+    assert notes == [(None, "8 independent images are too few for an interval")] * 2
     assert all(first == last for _, first, last in clusters.rows())
     assert interval[1] - interval[0] > 0.3  # eight photographs cannot tell more; 64 independent images would
 

@@ -58,8 +58,9 @@ def test_commands(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown command .wrong; there are .help, " in out
 
 
-def test_the_end_of_input_leaves(database: Path) -> None:
-    typed("\x04", database)
+def test_the_end_of_input_leaves(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed("\x04SELECT 1 AS too_late;\r", database)
+    assert "too_late" not in capsys.readouterr().out
 
 
 def test_history_is_kept(database: Path, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""What DuckDB says, as one line that says what to do."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import duckdb
+
+from ..errors import StoreError
+
+NO_ROOM = {
+    "No space left": "the disk is full",
+    "not enough space": "the disk is full",
+    "File too large": "the file may not grow further",
+    "quota exceeded": "your quota is used up",
+}
+"""How DuckDB and the system say it, and how we do."""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """DuckDB's errors as StoreError, and its word for Ctrl-C as Python's."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise explanation(path, str(error)) from error
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
+
+
+def explanation(path: Path, message: str) -> StoreError:
+    line = " ".join(message.split())
+    if "lock on file" in line:
+        holder = re.search(r"PID (\d+)", line)
+        who = f"process {holder[1]}" if holder else "another process"
+        return StoreError(f"{path} is in use by {who}; wait for it to end, or name another file with --db")
+    if full := next((ours for theirs, ours in NO_ROOM.items() if theirs in line), None):
+        free = shutil.disk_usage(path.parent).free / 1e6
+        return StoreError(f"{path}: {full} ({free:.0f} MB free); what was committed stays: make room and run again")
+    return StoreError(f"{path}: {line}")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """For rolling back and closing after a failure that is already on its way up."""
+    with suppress(duckdb.Error):
+        yield
