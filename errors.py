@@ -8,6 +8,7 @@
     ├── ImageSetError        images that cannot be read or packed, or a set that is damaged
     ├── ProbeError           a perturbation that fails, or returns something that is not a batch of images
     ├── EngineError          a session that cannot be opened or run
+    │   └── DeviceError          a GPU that is out of memory or lost: the run ends, what is committed stays
     └── StoreError           a results database that cannot be opened, read or written
 
 A message is one line: what happened, where, and what to do about it.
@@ -57,6 +58,10 @@ class ProbeError(BandlensError):
 
 
 class EngineError(BandlensError):
+    pass
+
+
+class DeviceError(EngineError):
     pass
 
 

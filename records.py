@@ -58,6 +58,21 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """A model as a backend runs it at one precision: what a session opens."""
+
+    model: Model
+    backend: str
+    precision: str
+    path: Path
+    sha256: str
+    """Of the ONNX file at `path`: the model's own, or the one made of it for this precision."""
+
+    def __str__(self) -> str:
+        return f"{self.model.name} ({self.backend} {self.precision})"
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSetInfo:
     """What a run and a database need to know of an image set, without its pixels."""
 
@@ -72,10 +87,8 @@ class ImageSetInfo:
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """How a model is run. Only backend and precision enter a cell's key."""
+    """On what a variant runs. None of it enters a cell's key."""
 
-    backend: str
-    precision: str
     device: str
     batch: int
     threads: int
@@ -84,22 +97,24 @@ class SessionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """The unit that is asked for, skipped or redone: one model, one image set, one condition."""
+    """The unit that is asked for, skipped or redone: one variant of a model, one image set, one condition."""
 
-    model: Model
+    variant: Variant
     image_set: ImageSetInfo
     condition: Condition
-    backend: str
-    precision: str
     seed: int
     decision_space: str = "all"
 
     @property
+    def model(self) -> Model:
+        return self.variant.model
+
+    @property
     def key(self) -> str:
         return digest_of(
-            self.model.sha256,
-            self.backend,
-            self.precision,
+            self.variant.sha256,
+            self.variant.backend,
+            self.variant.precision,
             self.image_set.digest,
             self.condition.digest,
             self.decision_space,

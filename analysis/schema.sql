@@ -28,7 +28,7 @@ COMMENT ON COLUMN checkpoint.weights_sha256 IS 'Of the weights file; of several 
 COMMENT ON COLUMN checkpoint.source IS 'Where the weights came from';
 COMMENT ON COLUMN checkpoint.normalization IS 'Mean and standard deviation that the model applies to RGB in [0, 1]';
 COMMENT ON COLUMN checkpoint.classes IS 'Number of logits';
-COMMENT ON COLUMN checkpoint.model_sha256 IS 'Of the ONNX file that ran';
+COMMENT ON COLUMN checkpoint.model_sha256 IS 'Of its fp32 ONNX file';
 
 CREATE TABLE image_set (
     id INTEGER PRIMARY KEY DEFAULT nextval('id'),
@@ -95,7 +95,8 @@ CREATE TABLE session (
     threads INTEGER NOT NULL,
     versions JSON NOT NULL,
     model_sha256 VARCHAR NOT NULL,
-    UNIQUE (backend, precision, device, batch, threads, versions, model_sha256)
+    graph_sha256 VARCHAR NOT NULL,
+    UNIQUE (backend, precision, device, batch, threads, versions, model_sha256, graph_sha256)
 );
 COMMENT ON TABLE session IS 'A model loaded in a backend, on a machine';
 COMMENT ON COLUMN session.id IS 'Number in this database';
@@ -106,6 +107,7 @@ COMMENT ON COLUMN session.batch IS 'Images a batch';
 COMMENT ON COLUMN session.threads IS 'Of the inference library';
 COMMENT ON COLUMN session.versions IS 'Library versions, a JSON object';
 COMMENT ON COLUMN session.model_sha256 IS 'checkpoint.model_sha256';
+COMMENT ON COLUMN session.graph_sha256 IS 'Of the ONNX file that ran: the model''s own, or the one made of it for this precision';
 
 CREATE TABLE study (
     id INTEGER PRIMARY KEY DEFAULT nextval('id'),
@@ -138,6 +140,7 @@ CREATE TABLE cell (
     condition INTEGER NOT NULL,
     backend VARCHAR NOT NULL,
     precision VARCHAR NOT NULL,
+    graph_sha256 VARCHAR NOT NULL,
     decision_space VARCHAR NOT NULL,
     seed BIGINT NOT NULL,
     complete BOOLEAN NOT NULL DEFAULT false,
@@ -151,6 +154,7 @@ COMMENT ON COLUMN cell.image_set IS 'image_set.id';
 COMMENT ON COLUMN cell.condition IS 'condition.id';
 COMMENT ON COLUMN cell.backend IS 'Inference library';
 COMMENT ON COLUMN cell.precision IS 'Of the model''s arithmetic';
+COMMENT ON COLUMN cell.graph_sha256 IS 'Of the ONNX file that ran: the model''s own, or the one made of it for this precision';
 COMMENT ON COLUMN cell.decision_space IS 'How logits become a decision: all is the argmax over every class';
 COMMENT ON COLUMN cell.seed IS 'Of the noise; 0 where there is none';
 COMMENT ON COLUMN cell.complete IS 'Whether its parts cover the image set; no view shows it before';

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..errors import StoreError, UsageError
-from ..records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, digest_of
+from ..records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
 from .duckdb_errors import explained, explanation, quietly
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
 BLOCK_SIZE = "65536"
@@ -125,13 +125,16 @@ class Store:
         keys = {cell.key for cell in cells}
         return [(checkpoint, images, family) for key, checkpoint, images, family in found.rows() if key not in keys]
 
-    def rates(self) -> dict[str, float]:
-        """Images a second of each model (by sha256) in the session that ran most of it."""
+    def rates(self, variants: Iterable[Variant]) -> dict[Variant, float]:
+        """Images a second of each of the variants that has run, in the session that ran most of it."""
         found = self.frame(
-            "SELECT model_sha256, sum(count) / sum(seconds) FROM part JOIN session ON session.id = part.session "
-            "WHERE seconds > 0 GROUP BY model_sha256, session.id ORDER BY sum(count)"
+            "SELECT graph_sha256, backend, precision, sum(count) / sum(seconds) FROM part "
+            "JOIN session ON session.id = part.session WHERE seconds > 0 "
+            "GROUP BY graph_sha256, backend, precision, session.id ORDER BY sum(count)"
         )
-        return dict(found.rows())
+        rates = {tuple(row[:3]): row[3] for row in found.rows()}
+        named = {variant: (variant.sha256, variant.backend, variant.precision) for variant in variants}
+        return {variant: rates[name] for variant, name in named.items() if name in rates}
 
     def begin_study(self, name: str, toml: str, cells: Sequence[Cell], image_sets: Sequence[Images]) -> str:
         """Record a study and its cells, known and new; gives its label, name@version."""
@@ -231,16 +234,18 @@ class Store:
                 "model": cell.model.sha256,
                 "images": cell.image_set.digest,
                 "condition": cell.condition.digest,
-                "backend": cell.backend,
-                "precision": cell.precision,
+                "backend": cell.variant.backend,
+                "precision": cell.variant.precision,
+                "graph_sha256": cell.variant.sha256,
                 "decision_space": cell.decision_space,
                 "seed": cell.seed,
             }
             for cell in cells
         ]
+        columns = "backend, precision, graph_sha256, decision_space, seed"
         self._load(
-            "INSERT INTO cell (key, checkpoint, image_set, condition, backend, precision, decision_space, seed) "
-            "SELECT key, checkpoint.id, image_set.id, condition.id, backend, precision, decision_space, seed "
+            f"INSERT INTO cell (key, checkpoint, image_set, condition, {columns}) "
+            f"SELECT key, checkpoint.id, image_set.id, condition.id, {columns} "
             "FROM loaded JOIN checkpoint ON checkpoint.model_sha256 = loaded.model "
             "JOIN image_set ON image_set.digest = loaded.images JOIN condition ON condition.digest = loaded.condition "
             "WHERE key NOT IN (SELECT key FROM cell)",
@@ -257,19 +262,19 @@ class Store:
 
     # Predictions
 
-    def commit(self, outcomes: Sequence[Finished | Failed], sessions: Mapping[str, SessionInfo]) -> None:
+    def commit(self, outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
         """Store the outcomes of a range of images in one transaction.
 
         Args:
             outcomes: a failed cell loses what was stored of it.
-            sessions: by the sha256 of the model that they ran.
+            sessions: what each variant ran on.
         """
         finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
         failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
         with self.transaction():
             if finished:
                 ids = self._cell_ids([part.cell for part in finished])
-                self._add_parts(finished, ids, {sha: self._session_id(sha, info) for sha, info in sessions.items()})
+                self._add_parts(finished, ids, {ran: self._session_id(ran, info) for ran, info in sessions.items()})
                 self._load("INSERT INTO prediction FROM loaded", _prediction_table(finished, ids))
                 self._mark_complete()
             for failure in failed:
@@ -281,26 +286,37 @@ class Store:
         self._connection.unregister("wanted")
         return dict(rows)
 
-    def _session_id(self, model_sha256: str, info: SessionInfo) -> int:
-        values = [info.backend, info.precision, info.device, info.batch, info.threads, info.versions, model_sha256]
+    def _session_id(self, variant: Variant, info: SessionInfo) -> int:
+        values = [
+            variant.backend,
+            variant.precision,
+            info.device,
+            info.batch,
+            info.threads,
+            info.versions,
+            variant.model.sha256,
+            variant.sha256,
+        ]
         self.execute(
-            "INSERT INTO session (backend, precision, device, batch, threads, versions, model_sha256) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "INSERT INTO session (backend, precision, device, batch, threads, versions, model_sha256, graph_sha256) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             values,
         )
         found = self.frame(
             "SELECT id FROM session WHERE backend = ? AND precision = ? AND device = ? AND batch = ? AND threads = ? "
-            "AND versions = ?::JSON AND model_sha256 = ?",
+            "AND versions = ?::JSON AND model_sha256 = ? AND graph_sha256 = ?",
             values,
         )
         return int(found["id"][0])
 
-    def _add_parts(self, finished: Sequence[Finished], cells: Mapping[str, int], sessions: Mapping[str, int]) -> None:
+    def _add_parts(
+        self, finished: Sequence[Finished], cells: Mapping[str, int], sessions: Mapping[Variant, int]
+    ) -> None:
         columns = {
             "cell": [cells[part.cell.key] for part in finished],
             "first": [part.first for part in finished],
             "count": [len(part.predictions.predicted) for part in finished],
-            "session": [sessions[part.cell.model.sha256] for part in finished],
+            "session": [sessions[part.cell.variant] for part in finished],
             "seconds": [part.seconds for part in finished],
             "right1": pa.array([_below(1, part) for part in finished], pa.int32()),
             "right5": pa.array([_below(5, part) for part in finished], pa.int32()),

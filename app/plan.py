@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..analysis.store import open_store
-from ..engine.session import BACKENDS, open_session
-from ..probes.arrays import array_module
-from ..records import Cell, Model
+from ..engine.session import arrays_of, open_session
+from ..probes.arrays import to_numpy
+from ..records import Cell, Variant
 from .study import Study, Work, resolve
 
 
@@ -40,10 +40,14 @@ def plan_study(study: Study, database: Path) -> Plan:
     work = resolve(study)
     done: dict[str, int] = {}
     stale: list[tuple[str, str, str]] = []
-    rates: dict[str, float] = {}
+    rates: dict[Variant, float] = {}
     if database.exists():
         with open_store(database, read_only=True) as store:
-            done, stale, rates = store.progress(work.cells), store.stale(study.name, work.cells), store.rates()
+            done, stale, rates = (
+                store.progress(work.cells),
+                store.stale(study.name, work.cells),
+                store.rates({cell.variant for cell in work.cells}),
+            )
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     for cell in work.cells:
         group = (cell.model.name, cell.image_set.name, cell.condition.family)
@@ -65,26 +69,27 @@ def _state(cell: Cell, images: int | None) -> str:
     return "done" if images == cell.image_set.count else "begun"
 
 
-def _estimate(work: Work, missing: Sequence[Cell], left: dict[str, int], rates: dict[str, float]) -> tuple[float, str]:
-    models = {cell.model.sha256: cell.model for cell in missing}
-    if not models:
+def _estimate(
+    work: Work, missing: Sequence[Cell], left: dict[str, int], rates: dict[Variant, float]
+) -> tuple[float, str]:
+    variants = list(dict.fromkeys(cell.variant for cell in missing))
+    if not variants:
         return 0.0, "nothing to do"
-    known = {sha256: rates[sha256] for sha256 in models if sha256 in rates}
+    known = {variant: rates[variant] for variant in variants if variant in rates}
     basis = "rates of earlier runs in this database"
     if not known:
-        first = next(iter(models.values()))
-        known = {first.sha256: _measured_rate(first, work.study)}
-        basis = f"one batch of {first.name}, measured now"
+        known = {variants[0]: _measured_rate(variants[0], work.study)}
+        basis = f"one batch of {variants[0].model.name}, measured now"
     usual = float(np.median(list(known.values())))
-    return sum(left[cell.key] / known.get(cell.model.sha256, usual) for cell in missing), basis
+    return sum(left[cell.key] / known.get(cell.variant, usual) for cell in missing), basis
 
 
-def _measured_rate(model: Model, study: Study) -> float:
+def _measured_rate(variant: Variant, study: Study) -> float:
     """Images a second of one model, from the second batch on."""
-    xp = array_module(BACKENDS[study.engine])
-    images = xp.zeros((study.batch, 3, model.image_size, model.image_size), dtype=xp.float32)
-    with open_session(model, study.engine, study.precision, study.batch, study.thread_count) as session:
-        session.infer(images)
+    xp, size = arrays_of(variant.backend), variant.model.image_size
+    images = xp.zeros((study.batch, 3, size, size), dtype=xp.float32)
+    with open_session(variant, study.batch, study.thread_count) as session:
+        to_numpy(session.infer(images))
         started = time.perf_counter()
-        session.infer(images)
+        to_numpy(session.infer(images))  # on a GPU it has ended only when its logits are here
         return study.batch / (time.perf_counter() - started)

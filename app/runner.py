@@ -10,9 +10,8 @@ from pathlib import Path
 
 from ..analysis.store import Store, open_store
 from ..engine.run import RANGE_SECONDS, Outcome, run
-from ..engine.session import BACKENDS, Session, open_session
-from ..probes.arrays import array_module
-from ..records import Cell, Failed, Model
+from ..engine.session import Session, arrays_of, open_session
+from ..records import Cell, Failed, Variant
 from .console import progress
 from .study import Study, Work, resolve
 
@@ -42,7 +41,7 @@ def run_study(study: Study, database: Path, range_seconds: float = RANGE_SECONDS
         done = store.progress(work.cells)
         todo = [(cell, done.get(cell.key, 0)) for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
         # Sessions come first: a study that cannot run must not take the place of its last version in the views.
-        with _sessions([cell.model for cell, _ in todo], study) as sessions:
+        with _sessions([cell.variant for cell, _ in todo], study) as sessions:
             label = store.begin_study(study.name, study.toml, work.cells, work.image_sets)
             predictions, failed = 0, list[Failed]()
             for outcome in _run(work, todo, sessions, store, range_seconds) if todo else ():
@@ -56,14 +55,14 @@ def run_study(study: Study, database: Path, range_seconds: float = RANGE_SECONDS
 def _run(
     work: Work,
     todo: Sequence[tuple[Cell, int]],
-    sessions: Mapping[str, Session],
+    sessions: Mapping[Variant, Session],
     store: Store,
     range_seconds: float,
 ) -> Iterator[Outcome]:
     """Every outcome, once it is committed."""
-    infos = {sha256: session.info for sha256, session in sessions.items()}
+    infos = {variant: session.info for variant, session in sessions.items()}
     total = sum(cell.image_set.count - first for cell, first in todo)
-    xp = array_module(BACKENDS[work.study.engine])
+    xp = arrays_of(work.study.engine)
     with progress("running", total, "predictions") as advance:
         for images in work.image_sets:
             cells = [(cell, first) for cell, first in todo if cell.image_set.digest == images.info.digest]
@@ -73,14 +72,14 @@ def _run(
 
 
 @contextmanager
-def _sessions(models: Sequence[Model], study: Study) -> Iterator[dict[str, Session]]:
-    """A session for each model, by its sha256."""
-    distinct = {model.sha256: model for model in models}
+def _sessions(variants: Sequence[Variant], study: Study) -> Iterator[dict[Variant, Session]]:
+    """A session for each variant."""
+    distinct = list(dict.fromkeys(variants))
     with ExitStack() as stack:
         sessions = {}
         with progress("opening", len(distinct), "models") as advance:
-            for sha256, model in distinct.items():
-                session = open_session(model, study.engine, study.precision, study.batch, study.thread_count)
-                sessions[sha256] = stack.enter_context(session)
+            for variant in distinct:
+                session = open_session(variant, study.batch, study.thread_count)
+                sessions[variant] = stack.enter_context(session)
                 advance()
         yield sessions

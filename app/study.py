@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine.run import check_labels
-from ..engine.session import BACKENDS
+from ..engine.session import variant_of
 from ..errors import UnknownName, UsageError
 from ..export.files import models_folder
 from ..export.models import load_model, model_names
@@ -105,8 +105,6 @@ def _check(file: Path, key: str, value: Any) -> None:
 
 def resolve(study: Study) -> Work:
     """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels."""
-    if study.engine not in BACKENDS:
-        raise UnknownName("engine", study.engine, BACKENDS)
     grid = make_grid(study.probes, study.folder)
     folder = study.folder / study.models if study.models else None
     models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]
@@ -122,19 +120,18 @@ def resolve(study: Study) -> Work:
                     f"{model.name} takes images of {model.image_size} pixels, and image set {images.info.name} has "
                     f"{images.info.size}; pack it with --size {model.image_size}"
                 )
+    variants = [variant_of(model, study.engine, study.precision) for model in models]
     cells = [
         Cell(
-            model=model,
+            variant=variant,
             image_set=images.info,
             condition=condition,
-            backend=study.engine,
-            precision=study.precision,
             # Where nothing is random the seed is no part of what a cell is, so changing it re-runs nothing.
             seed=study.seed if grid.family(condition).random else 0,
         )
         for images in image_sets
         for condition in grid.conditions
-        for model in models
+        for variant in variants
     ]
     return Work(study, grid, models, image_sets, cells)
 

@@ -39,7 +39,7 @@ def finished_study(folder: Path, images: Path, count: int) -> list[str]:
     file.write_text(f'checkpoints = ["*"]\nmodels = "models{count}"\nimages = ["{images.name}"]\n', encoding="utf-8")
     work = resolve(read_study(file))
     random = np.random.default_rng(0)
-    info = SessionInfo("onnxruntime", "fp32", "none", 32, 2, "{}")
+    info = SessionInfo("none", 32, 2, "{}")
     with open_store(database) as store:
         store.begin_study(work.study.name, work.study.toml, work.cells, work.image_sets)
         parts = [
@@ -55,7 +55,7 @@ def finished_study(folder: Path, images: Path, count: int) -> list[str]:
             )
             for cell in work.cells
         ]
-        store.commit(parts, {model.sha256: info for model in work.models})
+        store.commit(parts, {cell.variant: info for cell in work.cells})
     return ["run", str(file), "--db", str(database)]
 
 

@@ -36,7 +36,7 @@ from _common import (
 
 from bandlens.analysis.store import open_store
 from bandlens.engine.run import run
-from bandlens.engine.session import Session, open_session
+from bandlens.engine.session import Session, open_session, variant_of
 from bandlens.export.models import load_model
 from bandlens.probes.grid import PUBLISHED, Grid, make_grid
 from bandlens.probes.image_set import ImageSet, open_image_set
@@ -61,8 +61,8 @@ class Job:
 
     def seconds(self) -> dict[str, float]:
         """Of the bare loop, and of the run without and with storing; making the database is part of none."""
-        sessions = {self.session.model.sha256: self.session}
-        infos = {sha256: session.info for sha256, session in sessions.items()}
+        sessions = {self.session.variant: self.session}
+        infos = {variant: session.info for variant, session in sessions.items()}
         turn = Turn(self.session, self.ready)
         with tempfile.TemporaryDirectory() as scratch, open_store(Path(scratch) / "results.duckdb") as store:
             store.begin_study("benchmark", "", self.cells, [self.images])
@@ -101,7 +101,7 @@ def jobs(grid: Grid, images: ImageSet, session: Session) -> dict[str, Job]:
     ready = [np.random.default_rng(k).random((BATCH, *images.pixels.shape[1:]), np.float32) for k in range(2)]
     found = {}
     for _, conditions in grid.groups(grid.conditions):
-        cells = [Cell(session.model, images.info, condition, "onnxruntime", "fp32", 0) for condition in conditions]
+        cells = [Cell(session.variant, images.info, condition, 0) for condition in conditions]
         name = " + ".join(dict.fromkeys(condition.family for condition in conditions))
         found[name] = Job(cells, images, grid, session, ready)
     return found
@@ -122,7 +122,7 @@ def main() -> None:
         resnet50(prepared / "models")
         images = open_image_set(image_set(prepared / f"{count}.set", count))
         model = load_model(prepared / "models", MODEL)
-        with open_session(model, "onnxruntime", "fp32", BATCH, given.threads) as session:
+        with open_session(variant_of(model, "onnxruntime", "fp32"), BATCH, given.threads) as session:
             machine("numpy", "onnxruntime", "duckdb")
             print(f"{len(grid.conditions)} conditions, {count} images, {given.threads} threads")
             groups = jobs(grid, images, session)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bandlens.analysis.store import open_store
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, digest_of
+from bandlens.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
 
 CHECKPOINTS, CLASSES = 48, 1000
 THREADS = "SET threads = 2"
@@ -65,7 +65,8 @@ def all_cells(of: Set) -> list[list[Cell]]:
     models = [
         replace(first, name=f"model{k}", category=f"group{k % 8}", sha256=digest_of(k)) for k in range(CHECKPOINTS)
     ]
-    return [[Cell(m, of.info, condition, "onnxruntime", "fp32", 0) for condition in conditions] for m in models]
+    variants = [Variant(m, "onnxruntime", "fp32", m.path, m.sha256) for m in models]
+    return [[Cell(variant, of.info, condition, 0) for condition in conditions] for variant in variants]
 
 
 def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predictions:
@@ -121,7 +122,7 @@ class Appended:
 def append(path: Path, of: Set, size: int) -> Appended:
     """Fill a database."""
     cells = all_cells(of)
-    session = SessionInfo("onnxruntime", "fp32", "synthetic", 32, 2, "{}")
+    session = SessionInfo("synthetic", 32, 2, "{}")
     counts, commits, inserts = [], [], []
     beside = path.with_suffix(".bare")
     bare = duckdb.connect(str(beside))
@@ -132,7 +133,7 @@ def append(path: Path, of: Set, size: int) -> Appended:
     store.execute(THREADS)
     store.begin_study("synthetic", "", list(itertools.chain(*cells)), [of])
     for number, parts in enumerate(ranges(cells, of.labels, size)):
-        sessions = {parts[0].cell.model.sha256: session}
+        sessions = {parts[0].cell.variant: session}
         counts.append(sum(len(part.predictions.predicted) for part in parts))
         commits.append(timed(lambda parts=parts, sessions=sessions: store.commit(parts, sessions))())
         if number < COMPARED:

@@ -12,26 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import EngineError
-from ..export.models import verify_model
-from ..records import Model, SessionInfo
+from ..records import SessionInfo, Variant
+from .session import content_of
 
 
 class OnnxRuntimeSession:
     """See `engine.session.Session`."""
 
-    def __init__(self, model: Model, precision: str, batch: int, threads: int) -> None:
-        if precision != "fp32":
-            raise EngineError(f'{model.name}: ONNX Runtime runs fp32 here, not {precision}; set precision = "fp32"')
+    def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         ort = _onnxruntime()
-        self.model = model
-        self._session = _open(ort, model, batch, threads)
+        model = variant.model
+        self.variant = variant
+        self._session = _open(ort, variant, batch, threads)
         self._logits = np.empty((batch, model.classes), np.float32)
         self._shape = (batch, 3, model.image_size, model.image_size)
         self._binding: Any = self._session.io_binding()
         self._bind(self._binding.bind_output, "logits", self._logits)
         self.info = SessionInfo(
-            backend="onnxruntime",
-            precision=precision,
             device=_processor(),
             batch=batch,
             threads=threads,
@@ -46,14 +43,14 @@ class OnnxRuntimeSession:
         """Logits of one batch; the array is overwritten by the next call."""
         if images.shape != self._shape or images.dtype != np.float32 or not images.flags.c_contiguous:
             raise EngineError(
-                f"{self.model.name}: got {images.dtype} images of shape {images.shape}; "
+                f"{self.variant}: got {images.dtype} images of shape {images.shape}; "
                 f"this session takes contiguous float32 of shape {self._shape}"
             )
         self._bind(self._binding.bind_input, "images", images)
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:
-            raise EngineError(f"{self.model.name}: ONNX Runtime failed: {_line(error)}; try a smaller batch") from error
+            raise EngineError(f"{self.variant}: ONNX Runtime failed: {_line(error)}; try a smaller batch") from error
         return self._logits
 
     def __enter__(self) -> Self:
@@ -63,6 +60,10 @@ class OnnxRuntimeSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         del self._binding, self._session
+
+
+def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession(variant, batch, threads)
 
 
 @cache
@@ -80,17 +81,17 @@ def _onnxruntime() -> Any:
     return onnxruntime
 
 
-def _open(ort: Any, model: Model, batch: int, threads: int) -> Any:
+def _open(ort: Any, variant: Variant, batch: int, threads: int) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.add_free_dimension_override_by_name("batch", batch)
     options.add_session_config_entry("session.use_env_allocators", "1")
-    content = verify_model(model)
+    content = content_of(variant)
     try:
         return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise EngineError(
-            f"{model.path}: ONNX Runtime cannot open it: {_line(error)}; export {model.name} again"
+            f"{variant.path}: ONNX Runtime cannot open it: {_line(error)}; export {variant.model.name} again"
         ) from error
 
 

@@ -1,8 +1,12 @@
-"""Perturbing ahead: a thread fills a few buffers while the caller runs the one before."""
+"""Perturbing ahead: a thread fills a few buffers while the caller runs the one before.
+
+On a GPU both only ask for work, each in its own stream: an item comes with the point at which it is ready, and a buffer
+is given back with the point at which it has been read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from threading import Thread
@@ -10,6 +14,7 @@ from types import ModuleType
 from typing import TypeVar, cast
 
 from ..probes.arrays import Array
+from .streams import Point, own_stream, point, wait_for
 
 T = TypeVar("T")
 
@@ -24,27 +29,29 @@ class _Stopped(Exception):
 class Buffers:
     """A fixed number of arrays that go round: memory does not depend on how many batches there are."""
 
-    def __init__(self, xp: ModuleType, shape: tuple[int, ...], count: int = COUNT) -> None:
-        self._free: SimpleQueue[Array | None] = SimpleQueue()
+    def __init__(self, xp: ModuleType, arrays: Iterable[Array]) -> None:
+        self.xp = xp
+        self._free: SimpleQueue[tuple[Array, Point]] = SimpleQueue()
         self._stopped = False
-        for _ in range(count):
-            self._free.put(xp.empty(shape, dtype=xp.float32))
+        for array in arrays:
+            self._free.put((array, point(xp)))
 
     def take(self) -> Array:
         """A free buffer; waits for one."""
-        array = self._free.get()
+        array, read = self._free.get()
         if self._stopped:
             raise _Stopped
+        wait_for(self.xp, read)
         return array
 
     def give(self, array: Array) -> None:
-        """Hand a buffer back once its content has been used."""
-        self._free.put(array)
+        """Hand a buffer back; work asked for so far may still read it."""
+        self._free.put((array, point(self.xp)))
 
     def stop(self) -> None:
         """Whoever waits for a buffer, or asks for one from now on, is stopped."""
         self._stopped = True
-        self._free.put(None)
+        self._free.put((None, None))
 
 
 @contextmanager
@@ -53,20 +60,23 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
 
     Leaving the block ends the thread as soon as it asks for a buffer.
     """
-    ready: SimpleQueue[tuple[str, object]] = SimpleQueue()
+    ready: SimpleQueue[tuple[str, object, Point]] = SimpleQueue()
+    xp = buffers.xp
 
     def work() -> None:
         try:
-            for item in produce(buffers.take):
-                ready.put(("item", item))
-            ready.put(("end", None))
+            with own_stream(xp):
+                for item in produce(buffers.take):
+                    ready.put(("item", item, point(xp)))
+            ready.put(("end", None, None))
         except _Stopped:
             pass
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again where the items are awaited
-            ready.put(("error", error))
+            ready.put(("error", error, None))
 
     def items() -> Iterator[T]:
         while (message := ready.get())[0] == "item":
+            wait_for(xp, message[2])
             yield cast(T, message[1])
         if isinstance(message[1], BaseException):
             raise message[1]

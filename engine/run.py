@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from ..errors import BandlensError, UsageError
+from ..errors import BandlensError, DeviceError, UsageError
 from ..probes.arrays import Array, to_numpy
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.image_set import ImageSet
-from ..records import Cell, Condition, Failed, Finished, Model, Predictions
-from .prefetch import Buffers, prefetch
+from ..records import Cell, Condition, Failed, Finished, Model, Predictions, Variant
+from .pixels import Take, pixels_of
+from .prefetch import COUNT, Buffers, prefetch
 from .reduce import reduce_logits
 from .session import Session
+from .streams import Point, device_errors, own_stream, point, seconds_between
 
 RANGE_SECONDS = 60.0
 
@@ -36,7 +38,7 @@ def run(
     cells: Sequence[tuple[Cell, int]],
     image_set: ImageSet,
     grid: Grid,
-    sessions: Mapping[str, Session],
+    sessions: Mapping[Variant, Session],
     xp: ModuleType = np,
     range_seconds: float = RANGE_SECONDS,
     progress: Progress = lambda _: None,
@@ -47,21 +49,27 @@ def run(
         cells: each with the number of its images that are done: it goes on from there.
         image_set: what the cells are about.
         grid: the families that perturb for the cells' conditions.
-        sessions: by the sha256 of their model, all with the same batch.
+        sessions: all with the same batch.
         xp: the array module whose batches the sessions take.
         range_seconds: how much work may be lost: parts are yielded after about this time.
         progress: called with the number of predictions made since the last call.
 
-    A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. Labels must
-    be classes of every model: see `check_labels`.
+    A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
+    is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. Labels must be classes
+    of every model: see `check_labels`.
     """
     works = [_Work(cell, done) for cell, done in cells if done < image_set.info.count]
-    for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
-        chosen = set(conditions)
-        members = [work for work in works if work.cell.condition in chosen]
-        for seed in dict.fromkeys(work.cell.seed for work in members):
-            group = _Group(perturb, seed, [work for work in members if work.cell.seed == seed], image_set, sessions, xp)
-            yield from _run_group(group, range_seconds, progress)
+    if not works:
+        return
+    batch = next(iter(sessions.values())).info.batch
+    with device_errors(xp, image_set.info.size, batch), own_stream(xp):
+        place = _place(xp, image_set, sessions, batch)
+        for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
+            chosen = set(conditions)
+            members = [work for work in works if work.cell.condition in chosen]
+            for seed in dict.fromkeys(work.cell.seed for work in members):
+                group = _Group(perturb, seed, [work for work in members if work.cell.seed == seed], place)
+                yield from _run_group(group, range_seconds, progress)
 
 
 def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
@@ -85,29 +93,52 @@ class _Work:
     first: int
     """The first image that is not yet yielded."""
     columns: list[tuple[Array, Array | None, Array]] = field(default_factory=list)
+    times: list[tuple[Point, Point]] = field(default_factory=list)
+    """When the model began and ended."""
     pending: int = 0
-    seconds: float = 0.0
     error: str | None = None
     ended: bool = False
 
-    def flush(self) -> list[Outcome]:
+    def flush(self, xp: ModuleType) -> list[Outcome]:
         """What there is to yield: the part since the last time, or the failure."""
         if self.ended or not (self.pending or self.error):
             return []
         if self.error is None:
-            predictions = Predictions(*(_joined(column) for column in zip(*self.columns, strict=True)))
+            predictions = Predictions(*(_joined(xp, column) for column in zip(*self.columns, strict=True)))
             bad = np.flatnonzero(np.isnan(predictions.confidence))
             if not len(bad):
-                part = Finished(self.cell, self.first, predictions, self.seconds)
-                self.first, self.columns, self.pending, self.seconds = self.first + self.pending, [], 0, 0.0
+                seconds = sum(seconds_between(xp, start, end) for start, end in self.times)
+                part = Finished(self.cell, self.first, predictions, seconds)
+                self.first, self.columns, self.times, self.pending = self.first + self.pending, [], [], 0
                 return [part]
             self.error = f"logits are not finite at image {self.first + bad[0]}; check the weights and the precision"
         self.ended = True
         return [Failed(self.cell, self.error)]
 
 
-def _joined(column: Sequence[Array | None]) -> Any:
-    return None if column[0] is None else np.concatenate([to_numpy(part) for part in column])
+def _joined(xp: ModuleType, column: Sequence[Array | None]) -> Any:
+    return None if column[0] is None else to_numpy(xp.concatenate(column))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a run happens."""
+
+    xp: ModuleType
+    image_set: ImageSet
+    sessions: Mapping[Variant, Session]
+    batch: int
+    take: Take
+    labels: Array | None
+    """(n,) class indices, where the logits are."""
+    arrays: list[Array]
+    """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
+
+
+def _place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session], batch: int) -> _Place:
+    labels = None if image_set.labels is None else xp.asarray(image_set.labels)
+    arrays = [xp.empty((batch, *image_set.pixels.shape[1:]), dtype=xp.float32) for _ in range(COUNT)]
+    return _Place(xp, image_set, sessions, batch, pixels_of(xp, image_set, batch), labels, arrays)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +148,7 @@ class _Group:
     perturb: Perturb
     seed: int
     works: list[_Work]
-    image_set: ImageSet
-    sessions: Mapping[str, Session]
-    xp: ModuleType
-
-    @property
-    def batch(self) -> int:
-        return next(iter(self.sessions.values())).info.batch
+    place: _Place
 
     @property
     def conditions(self) -> list[Condition]:
@@ -131,7 +156,7 @@ class _Group:
 
     def wanted(self, first: int) -> list[Condition]:
         """The conditions under which some cell still needs the batch that begins at `first`."""
-        needing = (work for work in self.works if not work.error and work.first < first + self.batch)
+        needing = (work for work in self.works if not work.error and work.first < first + self.place.batch)
         return list(dict.fromkeys(work.cell.condition for work in needing))
 
     def by_condition(self) -> list[_Group]:
@@ -141,12 +166,14 @@ class _Group:
         ]
 
     def flush(self) -> list[Outcome]:
-        return [outcome for work in self.works for outcome in work.flush()]
+        return [outcome for work in self.works for outcome in work.flush(self.place.xp)]
 
 
 def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
     try:
         yield from _run_batches(group, range_seconds, progress)
+    except DeviceError:
+        raise
     except BandlensError as error:  # of the probe
         alone = group.by_condition()
         if len(alone) == 1:
@@ -161,7 +188,7 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
 
 def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
     started = time.monotonic()
-    buffers = Buffers(group.xp, (group.batch, *group.image_set.pixels.shape[1:]))
+    buffers = Buffers(group.place.xp, group.place.arrays)
     # Perturbing has one thread, and the products of its small matrices must not take those of the sessions.
     with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
         for first, condition, images in batches:
@@ -177,33 +204,34 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
 
 def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array]]:
     """Every batch under every condition; the last batch is padded with its last image."""
-    count = group.image_set.info.count
-    for first in range(min(work.first for work in group.works), count, group.batch):
+    xp, batch, count = group.place.xp, group.place.batch, group.place.image_set.info.count
+    for first in range(min(work.first for work in group.works), count, batch):
         conditions = group.wanted(first)
         if not conditions:
             continue
-        index = np.minimum(np.arange(first, first + group.batch), count - 1)
-        pixels = group.xp.asarray(group.image_set.take(index))
-        batch = Batch(pixels, group.xp.asarray(index), group.seed)
-        for condition, images in group.perturb(group.xp, batch, conditions, buffer):
+        index = np.minimum(np.arange(first, first + batch), count - 1)
+        images_of_batch = Batch(group.place.take(index), xp.asarray(index), group.seed)
+        for condition, images in group.perturb(xp, images_of_batch, conditions, buffer):
             yield first, condition, images
 
 
 def _infer(group: _Group, work: _Work, first: int, images: Array) -> int:
     """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
     begin = max(work.first + work.pending - first, 0)
-    end = min(group.batch, group.image_set.info.count - first)
+    place = group.place
+    end = min(place.batch, place.image_set.info.count - first)
     if begin >= end:
         return 0
-    labels = group.image_set.labels
-    started = time.perf_counter()
+    started = point(place.xp)
     try:
-        logits = group.sessions[work.cell.model.sha256].infer(images)[begin:end]
+        logits = place.sessions[work.cell.variant].infer(images)[begin:end]
+    except DeviceError:
+        raise
     except BandlensError as error:
         work.error = str(error)
         return 0
-    wanted = None if labels is None else group.xp.asarray(labels[first + begin : first + end])
-    work.columns.append(reduce_logits(group.xp, logits, wanted))
-    work.seconds += time.perf_counter() - started
+    wanted = None if place.labels is None else place.labels[first + begin : first + end]
+    work.columns.append(reduce_logits(place.xp, logits, wanted))
+    work.times.append((started, point(place.xp)))
     work.pending += end - begin
     return end - begin

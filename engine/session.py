@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Protocol, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType, TracebackType
+from typing import Protocol, Self, cast
 
-from ..errors import UnknownName
-from ..probes.arrays import Array
-from ..records import Model, SessionInfo
+from ..errors import EngineError, UnknownName
+from ..export.graphs import Graph, load_graph, verify_graph
+from ..probes.arrays import Array, array_module
+from ..records import Model, SessionInfo, Variant
 
-BACKENDS = {"onnxruntime": "numpy"}
-"""Each backend and the array module whose batches it takes."""
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """An inference library on a kind of device."""
+
+    module: str
+    """Of this folder: its `open_session(variant, batch, threads)` makes sessions."""
+    arrays: str
+    """The array module whose batches its sessions take."""
+    precisions: Mapping[str, str]
+    """Each precision that it runs, and the precision of the ONNX file that it runs it from."""
+
+
+FLOATS = {"fp32": "fp32", "fp16": "fp16"}
+BACKENDS = {
+    "onnxruntime": Backend("onnxruntime_session", "numpy", {"fp32": "fp32"}),
+    "openvino": Backend("openvino_session", "numpy", {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}),
+    "onnxruntime-cuda": Backend("onnxruntime_session", "cupy", FLOATS),
+    "onnxruntime-tensorrt": Backend("onnxruntime_session", "cupy", FLOATS),
+    "tensorrt": Backend("tensorrt_session", "cupy", {**FLOATS, "int8": "int8"}),
+    "tensorrt-rtx": Backend("tensorrt_session", "cupy", {**FLOATS, "int8": "int8"}),
+}
 
 
 class Session(Protocol):
-    """One model loaded in one backend at one precision and one fixed batch shape. A context manager."""
+    """One variant of a model, loaded at one fixed batch shape. A context manager."""
 
     @property
-    def model(self) -> Model: ...
+    def variant(self) -> Variant: ...
 
     @property
     def info(self) -> SessionInfo: ...
@@ -25,7 +49,8 @@ class Session(Protocol):
     def infer(self, images: Array) -> Array:
         """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
 
-        The array belongs to the session: the next call overwrites it.
+        Both are arrays of the backend's array module. The logits belong to the session: its next call overwrites them.
+        On a GPU the work is ordered with the caller's current stream and may still go on when this returns.
         """
         ...
 
@@ -36,10 +61,43 @@ class Session(Protocol):
     ) -> None: ...
 
 
-def open_session(model: Model, backend: str, precision: str, batch: int, threads: int) -> Session:
-    """A session of the backend by name; EngineError when it cannot run what is asked for. Nothing falls back."""
-    if backend not in BACKENDS:
-        raise UnknownName("engine", backend, BACKENDS)
-    from .onnxruntime_session import OnnxRuntimeSession
+def backend_of(name: str) -> Backend:
+    """The backend by name, or UnknownName."""
+    if name not in BACKENDS:
+        raise UnknownName("engine", name, BACKENDS)
+    return BACKENDS[name]
 
-    return OnnxRuntimeSession(model, precision, batch, threads)
+
+def variant_of(model: Model, backend: str, precision: str) -> Variant:
+    """How the backend runs the model at that precision.
+
+    Raises UnknownName for a backend that there is not, EngineError for a precision that it does not have, and
+    ExportError where the ONNX file of the precision has not been made.
+    """
+    precisions = backend_of(backend).precisions
+    if precision not in precisions:
+        raise EngineError(
+            f"engine {backend} runs {', '.join(precisions)}, not {precision}; set precision to one of them"
+        )
+    graph = load_graph(model, precisions[precision])
+    return Variant(model, backend, precision, graph.path, graph.sha256)
+
+
+def content_of(variant: Variant) -> bytes:
+    """The ONNX file of the variant, if it still is the one that was named; ExportError otherwise."""
+    precision = BACKENDS[variant.backend].precisions[variant.precision]
+    return verify_graph(Graph(precision, variant.path, variant.sha256))
+
+
+def arrays_of(backend: str) -> ModuleType:
+    """The array module whose batches the backend's sessions take; EngineError where it cannot be used here."""
+    return array_module(backend_of(backend).arrays)
+
+
+def open_session(variant: Variant, batch: int, threads: int) -> Session:
+    """A session of the variant; EngineError when it cannot run as asked. Nothing falls back.
+
+    `threads` are those of a CPU; a GPU does without them.
+    """
+    module = import_module(f".{backend_of(variant.backend).module}", __package__)
+    return cast(Session, module.open_session(variant, batch, threads))

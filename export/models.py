@@ -64,15 +64,18 @@ def load_model(folder: Path | None, name: str) -> Model:
 
 def verify_model(model: Model) -> bytes:
     """The ONNX file's content, if its sha256 is the model's; ExportError otherwise."""
+    return read_verified(model.path, model.sha256, f"export {model.name} again")
+
+
+def read_verified(path: Path, sha256: str, again: str) -> bytes:
+    """A file's content, if it has this sha256; ExportError, which ends with what to do `again`, otherwise."""
     try:
-        content = model.path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
-        raise ExportError(f"cannot read {model.path}: {error.strerror}; export {model.name} again") from error
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != model.sha256:
-        raise ExportError(
-            f"{model.path} has sha256 {sha256[:8]}… instead of {model.sha256[:8]}…; export {model.name} again"
-        )
+        raise ExportError(f"cannot read {path}: {error.strerror}; {again}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise ExportError(f"{path} has sha256 {found[:8]}… instead of {sha256[:8]}…; {again}")
     return content
 
 

@@ -38,9 +38,9 @@ class ImageSet:
     ignored: int
     """How many files were no images by their suffix."""
 
-    def take(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """(k, 3, size, size): copies of images, whose pages are given back, so that a run's memory stays the same."""
-        images = self.pixels[rows]
+        images = self.pixels.take(rows, axis=0, out=out, mode="clip")
         if isinstance(self.pixels.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
             self.pixels.base.madvise(mmap.MADV_DONTNEED)
         return images

@@ -12,9 +12,19 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.store import Store
-from bandlens.records import Cell, Condition, Finished, ImageSetInfo, Model, Predictions, SessionInfo, digest_of
+from bandlens.records import (
+    Cell,
+    Condition,
+    Finished,
+    ImageSetInfo,
+    Model,
+    Predictions,
+    SessionInfo,
+    Variant,
+    digest_of,
+)
 
-SESSION = SessionInfo("onnxruntime", "fp32", "a processor", 8, 1, '{"onnxruntime": "1"}')
+SESSION = SessionInfo("a processor", 8, 1, '{"onnxruntime": "1"}')
 
 
 @dataclass(frozen=True)
@@ -47,8 +57,13 @@ def condition(family: str = "clean", **parameters: float | str) -> Condition:
     return Condition(family, tuple(parameters.items()), digest_of(family, parameters))
 
 
+def variant(of: Model | None = None, precision: str = "fp32") -> Variant:
+    of = of or model()
+    return Variant(of, "onnxruntime", precision, of.path, of.sha256)
+
+
 def cell(images: Images, of: Condition | None = None, *, by: Model | None = None, precision: str = "fp32") -> Cell:
-    return Cell(by or model(), images.info, of or condition(), "onnxruntime", precision, 0)
+    return Cell(variant(by, precision), images.info, of or condition(), 0)
 
 
 def part(of: Cell, predicted: ArrayLike, rank: ArrayLike | None = None, first: int = 0) -> Finished:
@@ -65,7 +80,7 @@ def store_study(store: Store, name: str, images: Images, parts: Sequence[Finishe
     cells = [one.cell for one in parts]
     label = store.begin_study(name, f'name = "{name}"', cells, [images])
     known = store.progress(cells)
-    store.commit([one for one in parts if not known[one.cell.key]], {c.model.sha256: SESSION for c in cells})
+    store.commit([one for one in parts if not known[one.cell.key]], {c.variant: SESSION for c in cells})
     return label
 
 

@@ -143,7 +143,7 @@ def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes
     images = image_set(COUNT)
     clean, *others = parts(outcomes, images)
     store.begin_study("s", "", [one.cell for one in (clean, *others)], [images])
-    store.commit([Failed(clean.cell, "boom"), *others], {clean.cell.model.sha256: SESSION})
+    store.commit([Failed(clean.cell, "boom"), *others], {clean.cell.variant: SESSION})
     compute_metrics(store, "s", RESAMPLES)
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == "no clean prediction to agree with"

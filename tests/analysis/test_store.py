@@ -14,7 +14,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from results import SESSION, cell, condition, image_set, model, part, python, store_study
+from results import SESSION, cell, condition, image_set, model, part, python, store_study, variant
 
 from bandlens.analysis.store import SCHEMA_VERSION, Store, open_store
 from bandlens.errors import BandlensError, StoreError, UsageError
@@ -65,10 +65,10 @@ def test_a_cell_is_seen_once_its_parts_cover_the_images(store: Store) -> None:
     one = cell(images)
     store.begin_study("s", "", [one], [images])
     assert store.progress([one]) == {one.key: 0}
-    store.commit([part(one, [0, 1], [0, 1])], {one.model.sha256: SESSION})
+    store.commit([part(one, [0, 1], [0, 1])], {one.variant: SESSION})
     assert store.progress([one]) == {one.key: 2}
     assert store.frame("FROM accuracy").is_empty()
-    store.commit([part(one, [0, 0, 2], [0, 0, 7], first=2)], {one.model.sha256: SESSION})
+    store.commit([part(one, [0, 0, 2], [0, 0, 7], first=2)], {one.variant: SESSION})
     assert store.progress([one]) == {one.key: 5}
     assert store.frame("SELECT n, top1, top5 FROM accuracy").rows() == [(5, 0.6, 0.8)]
     assert store.frame("SELECT image_index, predicted, label_rank FROM prediction ORDER BY ALL").rows() == [
@@ -93,10 +93,10 @@ def test_a_commit_is_all_or_nothing(store: Store) -> None:
     known, unknown = cell(images), cell(images, condition("lowpass", cutoff=0.5))
     store.begin_study("s", "", [known], [images])
     with pytest.raises(KeyError):
-        store.commit([part(known, [1, 2]), part(unknown, [1, 2])], {known.model.sha256: SESSION})
+        store.commit([part(known, [1, 2]), part(unknown, [1, 2])], {known.variant: SESSION})
     for table in ("prediction", "part", "session"):
         assert store.frame(f"FROM {table}").is_empty(), table
-    store.commit([part(known, [1, 2])], {known.model.sha256: SESSION})
+    store.commit([part(known, [1, 2])], {known.variant: SESSION})
     assert store.progress([known]) == {known.key: 2}, "and the database goes on working"
 
 
@@ -116,7 +116,7 @@ def test_a_transaction_that_is_broken_off_leaves_nothing(path: Path, error: type
 def test_a_failure_takes_back_what_was_stored_of_its_cell_and_the_next_try_starts_anew(store: Store) -> None:
     images = image_set(4)
     good, bad = cell(images), cell(images, condition("lowpass", cutoff=0.5))
-    sessions = {good.model.sha256: SESSION}
+    sessions = {good.variant: SESSION}
     store.begin_study("s", "", [good, bad], [images])
     store.commit([part(good, [1, 2]), part(bad, [1, 2])], sessions)
     store.commit([part(good, [3, 4], first=2), Failed(bad, "logits are not finite at image 3")], sessions)
@@ -133,11 +133,13 @@ def test_a_part_names_the_session_that_ran_it(store: Store) -> None:
     one = cell(images)
     store.begin_study("s", "", [one], [images])
     for first, count, batch in ((0, 2, 8), (2, 1, 16), (3, 2, 16)):
-        store.commit([part(one, [1] * count, first=first)], {one.model.sha256: replace(SESSION, batch=batch)})
+        store.commit([part(one, [1] * count, first=first)], {one.variant: replace(SESSION, batch=batch)})
     found = store.frame('SELECT batch, "first" FROM part JOIN session ON session.id = part.session ORDER BY ALL')
     assert found.rows() == [(8, 0), (16, 2), (16, 3)]
     assert len(store.frame("FROM session")) == 2
-    assert store.rates() == {one.model.sha256: 6.0}, "of the session that ran most: 3 images in 0.5 s"
+    assert store.rates([one.variant, variant(model("another"))]) == {one.variant: 6.0}, (
+        "of the session that ran most: 3 images in 0.5 s"
+    )
 
 
 # Studies

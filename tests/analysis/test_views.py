@@ -109,7 +109,7 @@ def test_top5_counts_ranks_below_five(store: Store) -> None:
 def agreement(store: Store, clean: Finished | Failed, *others: Finished, images: Images) -> None:
     cells = [one.cell for one in (clean, *others)]
     store.begin_study("s", "", cells, [images])
-    store.commit([clean, *others], {one.model.sha256: SESSION for one in cells})
+    store.commit([clean, *others], {one.variant: SESSION for one in cells})
 
 
 def test_without_labels_what_is_measured_is_agreement_with_the_clean_prediction(store: Store) -> None:
@@ -240,7 +240,7 @@ def test_image_sets_of_a_study_are_told_apart(store: Store) -> None:
     here, there = image_set(2, name="here", labels=[0, 0]), image_set(3, name="there")
     cells = [cell(here), cell(here, LOW), cell(there), cell(there, LOW)]
     store.begin_study("s", "", cells, [here, there])
-    sessions = {cells[0].model.sha256: SESSION}
+    sessions = {cells[0].variant: SESSION}
     store.commit([part(cells[0], [0, 0], [0, 0]), part(cells[1], [0, 1], [0, 2])], sessions)
     store.commit([part(cells[2], [5, 6, 7]), part(cells[3], [5, 6, 0])], sessions)
     found = store.frame("SELECT image_set, measure, n, ratio FROM curve WHERE family = 'lowpass' ORDER BY ALL").rows()

@@ -15,6 +15,10 @@ from bandlens.probes.arrays import Array
 Take = Callable[[], Array]
 
 
+def buffers_of(size: int) -> Buffers:
+    return Buffers(np, [np.empty(size, np.float32) for _ in range(COUNT)])
+
+
 def counted(take: Take, until: int, seen: list[int] | None = None) -> Iterator[Array]:
     for k in range(until):
         buffer = take()
@@ -29,7 +33,7 @@ def threads() -> list[str]:
 
 
 def test_items_come_in_order_and_memory_does_not_grow_with_their_number() -> None:
-    buffers = Buffers(np, (2,))
+    buffers = buffers_of(2)
     found, places = [], set()
     with prefetch(lambda take: counted(take, 50), buffers) as items:
         for item in items:
@@ -42,7 +46,7 @@ def test_items_come_in_order_and_memory_does_not_grow_with_their_number() -> Non
 
 
 def test_no_further_ahead_than_there_are_buffers() -> None:
-    buffers, seen = Buffers(np, (1,)), list[int]()
+    buffers, seen = buffers_of(1), list[int]()
     with prefetch(lambda take: counted(take, 50, seen), buffers) as items:
         next(items)
         time.sleep(0.05)
@@ -60,7 +64,7 @@ def test_leaving_stops_the_thread_before_it_fills_the_buffers_that_are_free() ->
             time.sleep(0.1)
             yield buffer
 
-    with prefetch(slow, Buffers(np, (1,))):
+    with prefetch(slow, buffers_of(1)):
         started.wait()
     assert seen == [0]
     assert not threads()
@@ -72,7 +76,7 @@ def test_an_error_of_the_thread_comes_out_where_items_are_awaited(error: BaseExc
         yield from counted(take, 2)
         raise error
 
-    buffers, found = Buffers(np, (1,)), []
+    buffers, found = buffers_of(1), []
 
     def consume() -> None:
         with prefetch(fails, buffers) as items:
@@ -89,7 +93,7 @@ def test_an_error_of_the_thread_comes_out_where_items_are_awaited(error: BaseExc
 
 def test_an_error_of_the_caller_ends_the_thread() -> None:
     def consume() -> None:
-        with prefetch(lambda take: counted(take, 50), Buffers(np, (1,))) as items:
+        with prefetch(lambda take: counted(take, 50), buffers_of(1)) as items:
             next(items)
             raise ZeroDivisionError
 

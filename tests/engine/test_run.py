@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.run import check_labels, run
-from bandlens.engine.session import Session, open_session
+from bandlens.engine.session import Session, open_session, variant_of
 from bandlens.errors import EngineError, UsageError
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.image_set import ImageSet
-from bandlens.records import Cell, Condition, Failed, Finished, Model
+from bandlens.records import Cell, Condition, Failed, Finished, Model, Variant
 
 COUNT = 21
 SEED = 5
@@ -54,7 +54,7 @@ class Bench:
 
     def cells(self, models: Sequence[Model] | None = None, conditions: Sequence[Condition] | None = None) -> list[Cell]:
         return [
-            Cell(model, self.images.info, condition, "onnxruntime", "fp32", SEED)
+            Cell(variant_of(model, "onnxruntime", "fp32"), self.images.info, condition, SEED)
             for condition in (self.grid.conditions if conditions is None else conditions)
             for model in (models or self.models)
         ]
@@ -74,7 +74,7 @@ class Bench:
         def advance(amount: int) -> None:
             outcome.progress += amount
 
-        with open_sessions({cell.model.sha256: cell.model for cell in cells}.values(), batch) as sessions:
+        with open_sessions(dict.fromkeys(cell.model for cell in cells), batch) as sessions:
             for outcomes in run(todo, images or self.images, self.grid, sessions, np, range_seconds, advance):
                 outcome.transactions.append([one.cell.key for one in outcomes])
                 for one in outcomes:
@@ -98,8 +98,9 @@ def keep(outcome: Outcome, one: Finished | Failed) -> None:
 class open_sessions(ExitStack):  # noqa: N801 - a context manager that reads as a function
     def __init__(self, models: Iterable[Model], batch: int) -> None:
         super().__init__()
-        self.opened: dict[str, Session] = {
-            model.sha256: self.enter_context(open_session(model, "onnxruntime", "fp32", batch, 1)) for model in models
+        variants = [variant_of(model, "onnxruntime", "fp32") for model in models]
+        self.opened: dict[Variant, Session] = {
+            variant: self.enter_context(open_session(variant, batch, 1)) for variant in variants
         }
 
     def __enter__(self) -> Any:
@@ -136,7 +137,7 @@ def reference(bench: Bench) -> dict[str, list[tuple[int, int, float]]]:
                 size = batch.pixels.shape
                 [(_, image)] = list(perturb(np, batch, [condition], lambda size=size: np.empty(size, np.float32)))
                 for cell in bench.cells(conditions=[condition]):
-                    logits = sessions[cell.model.sha256].infer(image)[0].astype(np.float64)
+                    logits = sessions[cell.variant].infer(image)[0].astype(np.float64)
                     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
                     ranking = np.argsort(-logits, kind="stable").tolist()
                     row = (ranking[0], ranking.index(bench.images.labels[k]), float(shares.max()))
@@ -220,7 +221,7 @@ def test_another_order_of_images_gives_the_same_rows_in_that_order(bench: Bench,
 def test_noise_is_another_one_under_another_seed(bench: Bench) -> None:
     noisy = [one for one in bench.grid.conditions if one.number("noise_sd")]
     cells = bench.cells(conditions=noisy)
-    other = [Cell(c.model, c.image_set, c.condition, c.backend, c.precision, SEED + 1) for c in cells]
+    other = [replace(c, seed=SEED + 1) for c in cells]
     found = bench.run([*cells, *other])
     assert len(found.columns) == 2 * len(cells)
     for one, two in zip(cells, other, strict=True):
@@ -295,7 +296,7 @@ class Fails:
 
     def __init__(self, session: Session) -> None:
         self.session, self.calls = session, 0
-        self.model, self.info = session.model, session.info
+        self.variant, self.info = session.variant, session.info
 
     def infer(self, images: Any) -> Any:
         self.calls += 1
@@ -309,7 +310,7 @@ def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
     cells = bench.cells(conditions=conditions)
     outcome = Outcome()
     with open_sessions(bench.models, 4) as sessions:
-        sessions[bench.models[0].sha256] = Fails(sessions[bench.models[0].sha256])
+        sessions[cells[0].variant] = Fails(sessions[cells[0].variant])
         for outcomes in run([(cell, 0) for cell in cells], bench.images, bench.grid, sessions):
             for one in outcomes:
                 keep(outcome, one)

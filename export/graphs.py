@@ -1,0 +1,121 @@
+"""The graphs of a model on disk, one per precision.
+
+The fp32 graph is the model's own file, MODELS/NAME.onnx. Those made from it lie in a folder per precision,
+MODELS/fp16/NAME.onnx and MODELS/int8/NAME.onnx, each with a NAME.json that holds `precision`, `sha256`, `bytes`,
+`made_from` (sha256 of the fp32 file) and how it was made: `versions`, `parity` with the fp32 graph, and for int8
+`calibration`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExportError, UnknownName
+from ..records import Model
+from .files import write_bytes
+from .models import read_verified
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """One ONNX file that takes float32 `images` in [0, 1] and gives float32 `logits`, whatever lies between."""
+
+    precision: str
+    path: Path
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.path.name.removesuffix(".onnx")
+
+
+def check_precision(precision: str) -> str:
+    """The precision, if it is one; UnknownName otherwise."""
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    return precision
+
+
+def save_graph(model: Model, precision: str, content: bytes, made: Mapping[str, Any]) -> Graph:
+    """Write a graph that was made from the model's fp32 file, and its description beside it; or ExportError."""
+    path = _path(model, check_precision(precision))
+    sha256 = hashlib.sha256(content).hexdigest()
+    description = {
+        "precision": precision,
+        "sha256": sha256,
+        "bytes": len(content),
+        "made_from": model.sha256,
+        **made,
+    }
+    try:
+        write_bytes(path, content)
+        write_bytes(_description_path(path), json.dumps(description, indent=1).encode())
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
+    return Graph(precision, path, sha256)
+
+
+def load_graph(model: Model, precision: str) -> Graph:
+    """The model's graph of that precision; its content is read and verified by `verify_graph`.
+
+    Raises UnknownName for an unknown precision; ExportError, with the command to run, for a graph that is missing,
+    damaged, or made from another fp32 file than the model's.
+    """
+    if check_precision(precision) == "fp32":
+        return Graph(precision, model.path, model.sha256)
+    path = _path(model, precision)
+    description = describe_graph(model, precision)
+    again = _command(path, precision)
+    if description["made_from"] != model.sha256:
+        raise ExportError(f"{path} was made from another export of {model.name}; {again}")
+    if not path.is_file() or path.stat().st_size != description["bytes"]:
+        raise ExportError(f"{path} is missing or not as long as {_description_path(path)} says; {again}")
+    return Graph(precision, path, description["sha256"])
+
+
+def describe_graph(model: Model, precision: str) -> dict[str, Any]:
+    """What the description of a graph made from the model's fp32 file says; ExportError if it is missing or damaged."""
+    path = _path(model, precision)
+    again = _command(path, precision)
+    try:
+        description = json.loads(_description_path(path).read_text(encoding="utf-8"))
+        kinds = {name: type(description[name]) for name in ("made_from", "sha256", "bytes")}
+    except FileNotFoundError:
+        raise ExportError(f"{model.name} has no {precision} graph in {path.parent}; {again}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{_description_path(path)} is damaged: {error}; {again}") from error
+    if kinds != {"made_from": str, "sha256": str, "bytes": int}:
+        raise ExportError(f"{_description_path(path)} is damaged: {kinds}; {again}")
+    return dict(description)
+
+
+def verify_graph(graph: Graph) -> bytes:
+    """The ONNX file's content, if its sha256 is the graph's; ExportError, with the command to run, otherwise."""
+    return read_verified(graph.path, graph.sha256, _command(graph.path, graph.precision))
+
+
+def _command(path: Path, precision: str) -> str:
+    """What to do about a graph that cannot be used."""
+    if precision == "fp32":
+        return f"export {path.name.removesuffix('.onnx')} again"
+    folder = shlex.quote(str(path.parent.parent))
+    calibration = " --calibration IMAGE_SET" if precision == "int8" else ""
+    name = path.name.removesuffix(".onnx")
+    return f"run: bandlens export {name} --precision {precision}{calibration} --out {folder}"
+
+
+def _path(model: Model, precision: str) -> Path:
+    return model.path.parent / precision / f"{model.name}.onnx"
+
+
+def _description_path(path: Path) -> Path:
+    return path.with_name(f"{path.name.removesuffix('.onnx')}.json")
