@@ -83,6 +83,12 @@ class ImageSetInfo:
     size: int
     preprocessing: str
     labelled: bool
+    decision_space: str = "all"
+    """How logits become a decision: `all` classes, or a space of `probes.decision_spaces`."""
+    corruption: str | None = None
+    """For benchmarks of corrupted images."""
+    severity: int | None = None
+    """Of the corruption, 1 to 5."""
 
 
 @dataclass(frozen=True, slots=True)

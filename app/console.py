@@ -30,7 +30,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: 
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in columns))
     # A pipe has no width: let the longest row decide instead of folding it at 80 characters.
-    console = Console() if sys.stdout.isatty() else Console(width=1000)
+    width = None if sys.stdout.isatty() else 1000
+    console = Console(width=width, markup=False, emoji=False)  # [gpu] in a cell is no markup
     with console.capture() as captured:
         console.print(table if rows else "(nothing)")
     print("\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n"))

@@ -53,9 +53,11 @@ def _resident(xp: ModuleType, images: ImageSet) -> Take:
     for first in range(0, len(pixels), UPLOAD):
         rows = np.arange(first, min(first + UPLOAD, len(pixels)))
         pixels[rows[0] : rows[-1] + 1] = xp.asarray(images.take(rows))
+    xp.cuda.get_current_stream().synchronize()  # the images are taken in another stream
 
     def take(rows: NDArray[np.int64]) -> Array:
-        return pixels[xp.asarray(rows)]
+        first, last = int(rows[0]), int(rows[-1])
+        return pixels[first : last + 1] if last - first + 1 == len(rows) else pixels[xp.asarray(rows)]
 
     return take
 
@@ -75,8 +77,9 @@ def _streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
         host = staging[turn][: len(rows)]
         images.take(rows, out=host)
         pixels = xp.empty(host.shape, dtype=xp.uint8)
-        pixels.set(host)
-        copied[turn] = xp.cuda.get_current_stream().record()
+        stream = xp.cuda.get_current_stream()
+        pixels.set(host, stream=stream)
+        copied[turn] = stream.record()
         return pixels
 
     return take

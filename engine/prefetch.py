@@ -7,14 +7,14 @@ is given back with the point at which it has been read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from queue import SimpleQueue
 from threading import Thread
 from types import ModuleType
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from ..probes.arrays import Array
-from .streams import Point, own_stream, point, wait_for
+from .streams import Point, finish, new_stream, point, wait_for
 
 T = TypeVar("T")
 
@@ -29,8 +29,12 @@ class _Stopped(Exception):
 class Buffers:
     """A fixed number of arrays that go round: memory does not depend on how many batches there are."""
 
-    def __init__(self, xp: ModuleType, arrays: Iterable[Array]) -> None:
+    def __init__(
+        self, xp: ModuleType, arrays: Iterable[Array], stream: AbstractContextManager[Any] | None = None
+    ) -> None:
         self.xp = xp
+        self.stream = stream or new_stream(xp)
+        """Where they are filled."""
         self._free: SimpleQueue[tuple[Array, Point]] = SimpleQueue()
         self._stopped = False
         for array in arrays:
@@ -65,9 +69,10 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
 
     def work() -> None:
         try:
-            with own_stream(xp):
+            with buffers.stream:
                 for item in produce(buffers.take):
                     ready.put(("item", item, point(xp)))
+                finish(xp)  # what the families keep for the next time is used in another stream then
             ready.put(("end", None, None))
         except _Stopped:
             pass

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
+import numpy as np
+
 from ..probes.arrays import Array
+from ..probes.kernels import launch
 
 
 def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[Array, Array | None, Array]:
@@ -14,6 +17,19 @@ def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[
     ones of lower index; confidence the softmax probability of the predicted class, or NaN where a logit of the row is
     not finite. Every row is reduced by itself.
     """
+    if xp is np:
+        return reduce_in_arrays(xp, logits, labels)
+    rows, classes = logits.shape
+    predicted, confidence = xp.empty(rows, dtype=xp.uint16), xp.empty(rows, dtype=xp.float32)
+    rank = None
+    if labels is not None:
+        rank, labels = xp.empty(rows, dtype=xp.uint16), labels.astype(xp.int32, copy=False)
+    launch("reduce_logits", (rows, 1), predicted, rank, confidence, logits, labels, classes, rows)
+    return predicted, rank, confidence
+
+
+def reduce_in_arrays(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[Array, Array | None, Array]:
+    """`reduce_logits` in array code."""
     predicted = logits.argmax(axis=1)
     finite = xp.isfinite(logits).all(axis=1)
     safe = xp.where(finite[:, None], logits, xp.float32(0))

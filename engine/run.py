@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,7 @@ from .pixels import Take, pixels_of
 from .prefetch import COUNT, Buffers, prefetch
 from .reduce import reduce_logits
 from .session import Session
-from .streams import Point, device_errors, own_stream, point, seconds_between
+from .streams import Point, device_errors, new_stream, point, seconds_between
 
 RANGE_SECONDS = 60.0
 
@@ -62,7 +63,7 @@ def run(
     if not works:
         return
     batch = next(iter(sessions.values())).info.batch
-    with device_errors(xp, image_set.info.size, batch), own_stream(xp):
+    with device_errors(xp, image_set.info.size, batch), new_stream(xp):
         place = _place(xp, image_set, sessions, batch)
         for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
             chosen = set(conditions)
@@ -133,12 +134,15 @@ class _Place:
     """(n,) class indices, where the logits are."""
     arrays: list[Array]
     """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
+    ahead: AbstractContextManager[Any]
+    """The stream that perturbs."""
 
 
 def _place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session], batch: int) -> _Place:
     labels = None if image_set.labels is None else xp.asarray(image_set.labels)
     arrays = [xp.empty((batch, *image_set.pixels.shape[1:]), dtype=xp.float32) for _ in range(COUNT)]
-    return _Place(xp, image_set, sessions, batch, pixels_of(xp, image_set, batch), labels, arrays)
+    take = pixels_of(xp, image_set, batch)
+    return _Place(xp, image_set, sessions, batch, take, labels, arrays, new_stream(xp))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +192,7 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
 
 def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
     started = time.monotonic()
-    buffers = Buffers(group.place.xp, group.place.arrays)
+    buffers = Buffers(group.place.xp, group.place.arrays, group.place.ahead)
     # Perturbing has one thread, and the products of its small matrices must not take those of the sessions.
     with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
         for first, condition, images in batches:

@@ -20,8 +20,8 @@ Point = Any
 """A place in a stream; on NumPy, the time."""
 
 
-def own_stream(xp: ModuleType) -> AbstractContextManager[Any]:
-    """Work of this thread goes to a stream of its own while the block lasts."""
+def new_stream(xp: ModuleType) -> AbstractContextManager[Any]:
+    """A stream; work of the thread that enters it goes there while the block lasts."""
     if xp is np:
         return nullcontext()
     stream: AbstractContextManager[Any] = xp.cuda.Stream(non_blocking=True)
@@ -37,6 +37,12 @@ def wait_for(xp: ModuleType, reached: Point) -> None:
     """What this thread asks for from now on begins after that point. The thread itself does not wait."""
     if xp is not np:
         xp.cuda.get_current_stream().wait_event(reached)
+
+
+def finish(xp: ModuleType) -> None:
+    """Wait until all work that this thread has asked for is done."""
+    if xp is not np:
+        xp.cuda.get_current_stream().synchronize()
 
 
 def seconds_between(xp: ModuleType, start: Point, end: Point) -> float:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ..errors import EngineError, UnknownName
+from ..errors import DeviceError, EngineError, UnknownName
 
 Array = Any
 """An array of the module in use: native in, native out."""
@@ -42,6 +44,36 @@ def chunks(xp: ModuleType, count: int) -> Iterator[slice]:
     """
     step = 1 if xp is np else max(count, 1)
     return (slice(first, min(first + step, count)) for first in range(0, count, step))
+
+
+def constants(xp: ModuleType, matrices: Iterable[np.ndarray]) -> tuple[Array, ...]:
+    """Float32 copies to keep: on a GPU they are complete when this returns, so that any stream may read them."""
+    copies = tuple(xp.asarray(matrix, dtype=xp.float32) for matrix in matrices)
+    if xp is not np:
+        xp.cuda.get_current_stream().synchronize()
+    return copies
+
+
+CUDA_OPTIONS = ("-std=c++17",)
+
+
+@cache
+def cuda_function(source: Path, name: str) -> Callable[..., None]:
+    """A kernel of a CUDA source, compiled for the GPU once a process; CuPy keeps what is compiled between processes.
+
+    It is called with (blocks along x, y), (threads in a block,) and its arguments, and runs in the current stream.
+    """
+    import cupy
+
+    try:
+        module = cupy.RawModule(code=source.read_text(encoding="utf-8"), options=CUDA_OPTIONS)
+        kernel: Callable[..., None] = module.get_function(name)
+    except cupy.cuda.compiler.CompileException as error:
+        reason = " ".join(str(error).split())
+        raise DeviceError(
+            f"{source.name} does not compile for this GPU: {reason}; run: pip install 'bandlens[gpu]'"
+        ) from error
+    return kernel
 
 
 def to_numpy(array: Array) -> np.ndarray:

@@ -19,13 +19,15 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import groupby
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import ProbeError
 from ..records import Condition
-from .arrays import Array, chunks
+from .arrays import Array, chunks, constants
 from .family import Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
+from .kernels import launch
 from .noise import unit_normal_fields, unit_normals_at
 
 NOISE_SDS = (0.0, 0.02, 0.04, 0.08, 0.16)
@@ -65,7 +67,7 @@ def _blur_matrix(size: int) -> np.ndarray:
 @cache
 def _operators(xp: ModuleType, size: int) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     down, up = pyramid(size)
-    return tuple(xp.asarray(m, dtype=xp.float32) for m in down), tuple(xp.asarray(m, dtype=xp.float32) for m in up)
+    return constants(xp, down), constants(xp, up)
 
 
 def low_contrast_grey(xp: ModuleType, pixels: Array) -> Array:
@@ -102,9 +104,13 @@ def noise_bands(xp: ModuleType, noise: Array, frequencies: Sequence[int], out: S
 
 
 def _rms(xp: ModuleType, images: Array) -> Array:
-    """(n, 1, 1) root of the mean square of (n, size, size); a product of vectors is the fastest sum of squares."""
+    """(n, 1, 1) root of the mean square of (n, size, size) images.
+
+    A product of vectors is NumPy's fastest sum of squares; a GPU's reductions are made for sums, its products are not.
+    """
     flat = images.reshape(len(images), 1, -1)
-    return xp.sqrt(flat @ flat.transpose(0, 2, 1) / xp.float32(flat.shape[-1]))
+    squares = flat @ flat.transpose(0, 2, 1) if xp is np else xp.square(flat).sum(axis=2, keepdims=True)
+    return xp.sqrt(squares / xp.float32(flat.shape[-1]))
 
 
 def bring_into_range(xp: ModuleType, mixed: Array, noise: Array) -> Array:
@@ -133,6 +139,56 @@ def redraw(
         mixed[image, row, column] = value
         again = (value < 0) | (value > 1)
         image, row, column = image[again], row[again], column[again]
+
+
+class Reach(NamedTuple):
+    """How far images and a band go, which decides whether pixels need a look at all: at small sd they do not."""
+
+    darkest: float
+    brightest: float
+    strongest: float
+    """The band's largest magnitude at noise_sd 1."""
+
+
+def reaches(grey: Array, bands: Sequence[Array], parts: Sequence[slice]) -> list[list[Reach]]:
+    """For every band and part of the images. On a GPU every number of it waits for the device."""
+    tones = [(float(grey[part].min()), float(grey[part].max())) for part in parts]
+    return [
+        [
+            Reach(*tone, max(float(band[part].max()), -float(band[part].min())))
+            for part, tone in zip(parts, tones, strict=True)
+        ]
+        for band in bands
+    ]
+
+
+def mix_in_arrays(
+    xp: ModuleType,
+    grey: Array,
+    band: Array,
+    noise_sd: float,
+    reach: Reach,
+    draw: int,
+    seed: int,
+    index: Array,
+    out: Array,
+) -> None:
+    """Grey images plus noise_sd times a band, (n, size, size) each, brought into range, to three channels of `out`."""
+    mixed = out[:, 0]
+    noise = xp.multiply(band, xp.float32(noise_sd), out=out[:, 1])  # a place to work in
+    xp.add(grey, noise, out=mixed)
+    strongest = noise_sd * reach.strongest
+    if reach.darkest < strongest or reach.brightest + strongest > 1:
+        unsaved = bring_into_range(xp, mixed, noise)
+        if strongest > REDRAW_ABOVE:
+            redraw(xp, grey, mixed, unsaved, noise_sd, draw, seed, index)
+    out[:, 1:] = mixed[:, None]
+
+
+def mix_in_kernel(grey: Array, band: Array, noise_sd: float, draw: int, seed: int, index: Array, out: Array) -> None:
+    """`mix_in_arrays` on a GPU, in one pass and without waiting: a pixel that needs it is redrawn where it is."""
+    count, size = len(grey), grey.shape[-1]
+    launch("mix_noise", (size * size, count), out, grey, band, noise_sd, index, seed, draw, size * size)
 
 
 def perturb(
@@ -165,24 +221,20 @@ def _one_draw(
     for part in parts if frequencies else ():
         noise = unit_normal_fields(xp, batch.seed, batch.index[part], draw, size)
         noise_bands(xp, noise, frequencies, [band[part] for band in bands])
-    # How far a condition can reach decides whether its pixels need a look at all: at small sd they do not.
-    lowest, highest = ([float(extreme(grey[part])) for part in parts] for extreme in (xp.min, xp.max))
-    reach = [[max(float(band[part].max()), -float(band[part].min())) for part in parts] for band in bands]
+    reached = reaches(grey, bands, parts) if xp is np else None
     for condition in conditions:
         out, sd = buffer(), float(condition["noise_sd"])
-        for k, part in enumerate(parts):
-            mixed = out[part, 0]
-            if sd == 0:
-                mixed[...] = grey[part]
+        if sd == 0:
+            out[...] = grey[:, None]
+        else:
+            f = frequencies.index(int(condition["frequency"]))
+            band = bands[f]
+            if reached is None:
+                mix_in_kernel(grey, band, sd, draw, batch.seed, batch.index, out)
             else:
-                f = frequencies.index(int(condition["frequency"]))
-                noise = xp.multiply(bands[f][part], xp.float32(sd), out=out[part, 1])  # a place to work in
-                xp.add(grey[part], noise, out=mixed)
-                if lowest[k] < sd * reach[f][k] or highest[k] + sd * reach[f][k] > 1:
-                    unsaved = bring_into_range(xp, mixed, noise)
-                    if sd * reach[f][k] > REDRAW_ABOVE:
-                        redraw(xp, grey[part], mixed, unsaved, sd, draw, batch.seed, batch.index[part])
-            out[part, 1:] = mixed[:, None]
+                for part, reach in zip(parts, reached[f], strict=True):
+                    index = batch.index[part]
+                    mix_in_arrays(xp, grey[part], band[part], sd, reach, draw, batch.seed, index, out[part])
         yield condition, out
 
 

@@ -12,6 +12,7 @@ from types import ModuleType
 import numpy as np
 
 from .arrays import Array
+from .kernels import launch
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -43,7 +44,7 @@ def _high(xp: ModuleType, product: Array) -> Array:
     return (product >> xp.uint64(32)).astype(xp.uint32)
 
 
-def _polar(xp: ModuleType, words: Array, turns: Array) -> tuple[Array, Array]:
+def polar(xp: ModuleType, words: Array, turns: Array) -> tuple[Array, Array]:
     """Two independent unit normals from two uint32 words, in float32; magnitudes reach 6.7."""
     uniform = (words.astype(xp.float32) + xp.float32(0.5)) * xp.float32(2**-32)
     radius = xp.sqrt(xp.float32(-2) * xp.log(uniform))
@@ -56,13 +57,23 @@ def unit_normal_fields(xp: ModuleType, seed: int, images: Array, draw: int, size
 
     The four normals of block b are the pixels b, b + blocks, b + 2 blocks and b + 3 blocks in row-major order.
     """
+    if xp is np:
+        return fields_in_arrays(xp, seed, images, draw, size)
+    blocks, images = size * size // 4, xp.asarray(images, dtype=xp.int64)
+    fields = xp.empty((len(images), size, size), dtype=xp.float32)
+    launch("unit_normal_fields", (blocks, len(images)), fields, images, seed, draw, blocks)
+    return fields
+
+
+def fields_in_arrays(xp: ModuleType, seed: int, images: Array, draw: int, size: int) -> Array:
+    """`unit_normal_fields` in array code."""
     blocks = size * size // 4
     block = xp.arange(blocks, dtype=xp.uint32)[None, :]
     image = xp.asarray(images).astype(xp.uint32)[:, None]
     w0, w1, w2, w3 = philox4x32(xp, (block, image, xp.uint32(draw), xp.uint32(0)), seed)
     field = xp.empty((image.shape[0], 4, blocks), dtype=xp.float32)
-    field[:, 0], field[:, 1] = _polar(xp, w0, w1)
-    field[:, 2], field[:, 3] = _polar(xp, w2, w3)
+    field[:, 0], field[:, 1] = polar(xp, w0, w1)
+    field[:, 2], field[:, 3] = polar(xp, w2, w3)
     return field.reshape(-1, size, size)
 
 
@@ -70,4 +81,4 @@ def unit_normals_at(xp: ModuleType, seed: int, images: Array, draw: int, pixels:
     """(k,) float32 of N(0, 1) for k (image, pixel) pairs, fresh for every attempt >= 1, independent of the fields."""
     image, pixel = (xp.asarray(a).astype(xp.uint32) for a in (images, pixels))
     w0, w1, _, _ = philox4x32(xp, (pixel, image, xp.uint32(draw), xp.uint32(attempt)), seed)
-    return _polar(xp, w0, w1)[0]
+    return polar(xp, w0, w1)[0]

@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import ProbeError
 from ..records import Condition
-from .arrays import Array, chunks
+from .arrays import Array, chunks, constants
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, number_in
 
@@ -50,8 +50,8 @@ def fourier_bases(xp: ModuleType, size: int) -> tuple[Array, Array]:
     angle = 2 * np.pi * (position * np.arange(1, half) % size) / size
     waves = np.stack([np.sin(angle), np.cos(angle)], axis=-1) * np.sqrt(2 / size)
     even = np.hstack([np.full((half, 1), np.sqrt(1 / size)), waves[:, 1::2].reshape(half, -1)])
-    odd = waves[:, 0::2].reshape(half, -1)
-    return xp.asarray(even, dtype=xp.float32), xp.asarray(odd, dtype=xp.float32)
+    even, odd = constants(xp, (even, waves[:, 0::2].reshape(half, -1)))
+    return even, odd
 
 
 def spectrum(xp: ModuleType, images: Array) -> Array:
@@ -118,8 +118,9 @@ def perturb(
             for part in chunks(xp, count):
                 low = lowpass(xp, images[part], transformed[part], r)
                 for condition, out in outputs:
-                    filtered = low if condition.family == "lowpass" else xp.subtract(images[part], low, out=out[part])
-                    xp.clip(filtered, 0, 1, out=out[part])
+                    target = out[part]  # one view: CuPy copies an input that shares memory with another object
+                    filtered = low if condition.family == "lowpass" else xp.subtract(images[part], low, out=target)
+                    xp.clip(filtered, 0, 1, out=target)
             yield from outputs
 
 

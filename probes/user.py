@@ -4,10 +4,11 @@
         ...
         return images
 
-`images` is (n, 3, size, size) float32 in [0, 1], an array of the module that the run uses (NumPy, or CuPy on a GPU);
-what comes back has the same shape, is finite and in [0, 1]. Every image must be treated by itself: batches are cut as
-it suits the engine. The probe's identity is the source of its file and of the modules beside it that it imports, so
-that an edit re-runs exactly what it changes.
+`images` is a NumPy array of the function's own, (n, 3, size, size) float32 in [0, 1]. It is so in a run on a GPU too:
+one file serves every engine. What comes back is a NumPy or CuPy array of the same shape, finite and in [0, 1]; a
+function that computes with CuPy begins with `cupy.asarray(images)`. Every image must be treated by itself: batches are
+cut as it suits the engine. The probe's identity is the source of its file and of the modules beside it that it imports,
+so that an edit re-runs exactly what it changes.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from ..errors import ProbeError, UsageError
 from ..records import Condition, digest_of
-from .arrays import Array
+from .arrays import Array, to_numpy
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, Value
 
@@ -145,9 +148,12 @@ def _perturb(probe: Probe, where: str) -> Callable[..., Iterator[tuple[Condition
     def perturb(
         xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
     ) -> Iterator[tuple[Condition, Array]]:
+        pixels = to_numpy(batch.pixels)
         for condition in conditions:
-            out = unit_range(xp, batch.pixels, buffer())
-            out[...] = _checked(_called(probe, out.copy(), dict(condition.parameters), where), out, where)
+            images = unit_range(np, pixels, np.empty(pixels.shape, dtype=np.float32))
+            made = _checked(_called(probe, images, dict(condition.parameters), where), pixels.shape, where)
+            out = buffer()
+            out[...] = xp.asarray(to_numpy(made))
             yield condition, out
 
     return perturb
@@ -160,13 +166,14 @@ def _called(probe: Probe, images: Array, parameters: Mapping[str, Value], where:
         raise ProbeError(f"{where} failed: {_one_line(error)}") from error
 
 
-def _checked(result: Array, like: Array, where: str) -> Array:
+def _checked(result: Array, expected: tuple[int, ...], where: str) -> Array:
     """What the function gave, or an error that says what was expected."""
     shape = getattr(result, "shape", None)
-    if shape != like.shape:
-        got = f"shape {shape}" if shape is not None else type(result).__name__
-        raise ProbeError(f"{where} returned {got}; expected an array of shape {like.shape}")
-    if result.dtype.kind not in "fiu":
+    kind = getattr(getattr(result, "dtype", None), "kind", None)  # torch's tensors have a dtype of another kind
+    if shape != expected or kind is None:
+        got = f"shape {shape}" if kind is not None else type(result).__name__
+        raise ProbeError(f"{where} returned {got}; expected an array of shape {expected}")
+    if kind not in "fiu":
         raise ProbeError(f"{where} returned {result.dtype} values; expected numbers in [0, 1]")
     low, high = float(result.min()), float(result.max())
     if not (low >= 0 and high <= 1):  # NaN is neither

@@ -3,45 +3,143 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shutil
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ... import __version__
-from ...errors import BandlensError
+from ...errors import EngineError, UnknownName
 from ..console import Json, print_rows
 
+if TYPE_CHECKING:
+    from ...engine.devices import Readiness
+    from ...engine.nvidia import Gpus
+
 PACKAGES = (
-    "numpy", "torch", "torchvision", "onnx", "onnxruntime", "onnxruntime-gpu", "tensorrt-cu13", "cupy-cuda13x",
-    "duckdb", "polars", "pyarrow",
+    "numpy", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf",
+    "tensorrt-cu13", "tensorrt-rtx-cu13-bindings", "cupy-cuda13x", "duckdb", "polars", "pyarrow",
 )  # fmt: skip
 
+Engine = Annotated[
+    str | None,
+    typer.Option("--engine", metavar="E", help="Ask about one engine, or auto, only; exit 1 if it is not ready."),
+]
 
-def doctor(as_json: Json = False) -> None:
-    """Say what this machine can run: engines, devices, versions, free space.
 
-    Example: bandlens doctor --json
+def doctor(engine: Engine = None, as_json: Json = False) -> None:
+    """Say what this machine can run: engines, GPUs, versions, free space.
+
+    Example, once before a long job or as a container starts: bandlens doctor --engine tensorrt
     """
-    print_rows([{"what": what, "found": found} for what, found in findings()], as_json)
+    found = findings() if engine is None else [require(engine)]
+    print_rows([{"what": what, "found": value} for what, value in found], as_json)
+
+
+def require(engine: str) -> tuple[str, str]:
+    """The (what, found) pair of one engine; EngineError with the reason where it is not ready."""
+    from ...engine.requirements import CHECKS
+
+    if engine not in (*CHECKS, "auto"):
+        raise UnknownName("engine", engine, (*CHECKS, "auto"))
+    state = state_of(engine)
+    if not state.ready:
+        raise EngineError(f"engine {engine} is {_words(state)}")
+    return f"engine {engine}", _words(state)
 
 
 def findings() -> list[tuple[str, Any]]:
     """(what, found) pairs, in the order that they are printed."""
-    from ...export.files import home
+    from ...engine.devices import gpus
     from ...probes.arrays import processors
 
-    place = home()
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    rows: list[tuple[str, Any]] = [
+    found = gpus()
+    return [
         ("bandlens", __version__),
         ("Python", platform.python_version()),
         ("processors", processors()),
-        ("folder for weights and models", f"{place} ({shutil.disk_usage(existing).free / 1e9:.0f} GB free)"),
-        ("engine onnxruntime on the CPU", _onnxruntime()),
-        ("array module numpy", "ready"),
-        ("array module cupy", _cupy()),
+        ("memory", f"{memory() / 2**30:.0f} GiB"),
+        ("folder for weights and models", _folder()),
+        *gpu_rows(found),
+        *_engine_rows(found),
+        *((f"package {name}", _version(name)) for name in PACKAGES),
     ]
-    return rows + [(f"package {name}", _version(name)) for name in PACKAGES]
+
+
+def memory(root: Path = Path("/")) -> int:
+    """Bytes of memory that this process may use: a container may own less than the machine has."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return min(machine, int((root / "sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
+    except (OSError, ValueError):  # no control group here, or one whose limit reads `max`
+        return machine
+
+
+def _folder() -> str:
+    from ...export.files import home
+
+    place = home()
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    return f"{place} ({shutil.disk_usage(existing).free / 1e9:.0f} GB free)"
+
+
+def gpu_rows(found: Gpus) -> list[tuple[str, str]]:
+    """A row for each GPU, or one that says why there is none to use."""
+    from ...engine.nvidia import NoGpu, Problem
+
+    if isinstance(found, Problem):
+        return [("GPU", f"PROBLEM: {found.message}")]
+    if isinstance(found, NoGpu):
+        return [("GPU", found.reason)]
+    return [
+        (
+            f"GPU {number}",
+            f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, compute capability {gpu.capability}, driver {gpu.driver}",
+        )
+        for number, gpu in enumerate(found)
+    ]
+
+
+def _engine_rows(found: Gpus) -> list[tuple[str, str]]:
+    """A row for each engine and array module; what is wrong with the GPU is not repeated in them."""
+    from ...engine.nvidia import Problem
+    from ...engine.requirements import CHECKS
+
+    rows = [(f"engine {name}", _words(state_of(name))) for name in (*CHECKS, "auto")]
+    rows += [("array module numpy", "ready"), ("array module cupy", _words(_cupy(found)))]
+    if isinstance(found, Problem):
+        return [(what, line.replace(found.message, "the GPU cannot be used, see above")) for what, line in rows]
+    return rows
+
+
+def state_of(engine: str) -> Readiness:
+    """Whether an engine is ready here; of `auto`, which engine it stands for and why."""
+    from ...engine.devices import Readiness, choose_engine, readiness
+
+    if engine != "auto":
+        return readiness(engine)
+    try:
+        choice = choose_engine()
+    except EngineError as error:
+        return Readiness(False, str(error))
+    return Readiness(True, f"{choice.backend} ({choice.why})")
+
+
+def _cupy(found: Gpus) -> Readiness:
+    from ...engine.devices import Readiness
+    from ...engine.requirements import cupy_version
+
+    try:
+        return Readiness(True, cupy_version(found))
+    except EngineError as error:
+        return Readiness(False, str(error))
+
+
+def _words(state: Readiness) -> str:
+    return f"{'ready' if state.ready else 'not ready'}: {state.line}"
 
 
 def _version(package: str) -> str:
@@ -49,21 +147,3 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _onnxruntime() -> str:
-    try:
-        import onnxruntime
-    except ImportError:
-        return "not installed: pip install 'bandlens[cpu]'"
-    return f"ready ({', '.join(onnxruntime.get_available_providers())})"
-
-
-def _cupy() -> str:
-    from ...probes.arrays import array_module
-
-    try:
-        array_module("cupy")
-    except BandlensError as error:
-        return str(error)
-    return "ready"

@@ -1,0 +1,86 @@
+"""What this machine can run, and which engine `auto` stands for on it. A GPU never leads to the CPU unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from ..errors import EngineError
+from .nvidia import Gpus, NoGpu, Problem, find_gpus
+from .requirements import CHECKS
+
+GPU_ENGINES = ("tensorrt", "onnxruntime-cuda")
+"""The first that is ready is taken where there is a GPU."""
+CPU_ENGINE = "onnxruntime"
+OR_CPU = f'; or ask for the CPU with engine = "{CPU_ENGINE}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether an engine can be used."""
+
+    ready: bool
+    line: str
+    """Its version if it can; if not, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The engine that `auto` stands for, and why in one line."""
+
+    backend: str
+    why: str
+
+
+@cache
+def gpus() -> Gpus:
+    """The GPUs of this machine; asked for once a process."""
+    return find_gpus()
+
+
+@cache
+def readiness(backend: str) -> Readiness:
+    """Whether a backend of `engine.session.BACKENDS` can be used on this machine; found out once a process."""
+    return check(backend, gpus())
+
+
+def check(backend: str, found: Gpus) -> Readiness:
+    """Whether a backend can be used with these GPUs and the packages that are installed."""
+    try:
+        return Readiness(True, CHECKS[backend](found))
+    except EngineError as error:
+        return Readiness(False, str(error))
+
+
+def choose_engine() -> Choice:
+    """The engine that `auto` stands for on this machine.
+
+    TensorRT, or else ONNX Runtime with CUDA, where there is a GPU; ONNX Runtime on the CPU where there is none.
+    EngineError where there is a GPU that cannot be used, with what to do about it.
+    """
+    return choose(gpus(), readiness)
+
+
+def choose(found: Gpus, state: Callable[[str], Readiness]) -> Choice:
+    """`choose_engine` from what is known of a machine: its GPUs, and whether each backend is ready."""
+    if isinstance(found, Problem):
+        raise EngineError(f"{found.message}{OR_CPU}")
+    if isinstance(found, NoGpu):
+        if not state(CPU_ENGINE).ready:
+            raise EngineError(f"{found.reason}, and for the CPU: {state(CPU_ENGINE).line}")
+        return Choice(CPU_ENGINE, found.reason)
+    name = found[0].name
+    backend = next((backend for backend in GPU_ENGINES if state(backend).ready), None)
+    if backend is None:
+        raise EngineError(f"no engine for {name} is ready: {_wrong_with(GPU_ENGINES, state)}{OR_CPU}")
+    behind = "" if backend == GPU_ENGINES[0] else f"; {GPU_ENGINES[0]} is not ready, `bandlens doctor` says why"
+    return Choice(backend, f"{state(backend).line} on {name}{behind}")
+
+
+def _wrong_with(backends: Sequence[str], state: Callable[[str], Readiness]) -> str:
+    """What each of the backends lacks; what several lack is said once."""
+    lacking: dict[str, list[str]] = {}
+    for backend in backends:
+        lacking.setdefault(state(backend).line, []).append(backend)
+    return ", ".join(f"{' and '.join(names)} ({line})" for line, names in lacking.items())

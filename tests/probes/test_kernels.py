@@ -1,0 +1,347 @@
+"""The CUDA kernels: NVIDIA's compiler takes them for every GPU, and they compute what the array code does.
+
+Without a GPU, g++ compiles the same source behind tests/cpu_cuda.h, and an array module that is NumPy by another name
+makes the package launch it. With `--xp cupy` the same tests run on a GPU, and the one marked `gpu` besides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stimuli import perturb, photographs
+
+from bandlens.engine.reduce import reduce_in_arrays, reduce_logits
+from bandlens.errors import EngineError
+from bandlens.probes import critical_band, kernels
+from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy
+from bandlens.probes.critical_band import CRITICAL_BAND
+from bandlens.probes.family import Batch
+from bandlens.probes.grid import make_grid
+from bandlens.probes.kernels import KERNELS, SOURCE, launch
+from bandlens.probes.noise import fields_in_arrays, philox4x32, polar, unit_normal_fields
+
+HEADER = Path(__file__).parent.parent / "cpu_cuda.h"
+LAST = 2**32 - 1
+CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
+
+
+def absent(reason: str) -> Any:
+    """Skip, unless BANDLENS_REQUIRE names `kernels`."""
+    if "kernels" in os.environ.get("BANDLENS_REQUIRE", "").split(","):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def compiled(source: str, architecture: str, result: str) -> bytes:
+    """What NVRTC makes of a CUDA source with CuPy's options: `result` is getCUBIN or getPTX. No GPU is needed."""
+    try:
+        from cupy.cuda import nvrtc
+
+        program = nvrtc.createProgram(source, "kernels.cu", [], [])
+    except (ImportError, RuntimeError) as error:
+        absent(f"no NVRTC ({error}); run: pip install '.[gpu-checks]'")
+    try:
+        nvrtc.compileProgram(program, (*CUDA_OPTIONS, *CUPY_ADDS, f"-arch={architecture}"))
+        made = getattr(nvrtc, result)(program)
+    except nvrtc.NVRTCError as error:
+        raise RuntimeError(nvrtc.getProgramLog(program)) from error
+    finally:
+        nvrtc.destroyProgram(program)
+    return made if isinstance(made, bytes) else made.encode()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels as g++ compiles them, and two of their functions by themselves."""
+    compiler = shutil.which("g++") or absent("no g++: install it (apt-get install g++)")
+    folder = tmp_path_factory.mktemp("kernels")
+    file = folder / "kernels.cpp"
+    file.write_text(
+        f'#include "{HEADER}"\n#include "{SOURCE}"\n'
+        + "".join(f"EXPOSE({name})\n" for name in KERNELS)
+        + """
+        extern "C" void words_of(const Words* counters, unsigned long long seed, Words* out, int count) {
+            for (int k = 0; k < count; ++k) out[k] = philox4x32(counters[k], seed);
+        }
+        extern "C" void normals_of(const unsigned* words, const unsigned* turns, Normals* out, int count) {
+            for (int k = 0; k < count; ++k) out[k] = polar(words[k], turns[k]);
+        }
+        """,
+        encoding="utf-8",
+    )
+    built = folder / "kernels.so"
+    options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared"]
+    subprocess.run([compiler, *options, file, "-o", built], check=True)
+    return ctypes.CDLL(str(built))
+
+
+def address(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def passed(argument: Any) -> np.ndarray:
+    """What CuPy hands to a kernel: the address of an array, no address for None, a scalar in its own type."""
+    if argument is None:
+        return np.zeros((), np.uintp)
+    return np.array(argument.ctypes.data, np.uintp) if isinstance(argument, np.ndarray) else np.array(argument)
+
+
+def run_on_cpu(function: Any, blocks: tuple[int, int], threads: tuple[int], arguments: tuple[Any, ...]) -> None:
+    values = [passed(argument) for argument in arguments]
+    function(*blocks, *threads, (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values)))
+
+
+@pytest.fixture(scope="module")
+def numpy_by_another_name(library: ctypes.CDLL) -> Iterator[ModuleType]:
+    module = ModuleType("numpy_by_another_name")
+    vars(module).update(vars(np))
+    stream = SimpleNamespace(synchronize=lambda: None)
+    vars(module)["cuda"] = SimpleNamespace(get_current_stream=lambda: stream)
+
+    def function(source: Path, name: str) -> Callable[..., None]:
+        assert source == SOURCE
+        return partial(run_on_cpu, getattr(library, f"run_{name}"))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "cuda_function", function)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def device(request: pytest.FixtureRequest, xp: ModuleType) -> ModuleType:
+    """An array module with which the package uses its kernels."""
+    module: ModuleType = request.getfixturevalue("numpy_by_another_name") if xp is np else xp
+    return module
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
+def test_nvrtc_compiles_every_kernel(architecture: str) -> None:
+    cubin = compiled(SOURCE.read_text(encoding="utf-8"), architecture, "getCUBIN")
+    assert cubin.startswith(b"\x7fELF")
+    for name in KERNELS:
+        assert f"\0.text.{name}\0".encode() in cubin, "not among the names of the machine code's sections"
+
+
+def test_nvrtc_says_what_is_wrong() -> None:
+    with pytest.raises(RuntimeError, match=r'kernels.cu\(\d+\): error: identifier "sincosg" is undefined'):
+        compiled(SOURCE.read_text(encoding="utf-8").replace("sincosf", "sincosg"), "sm_90", "getCUBIN")
+
+
+def test_nvrtc_and_the_table_agree_on_the_arguments() -> None:
+    ptx = compiled(SOURCE.read_text(encoding="utf-8"), "compute_90", "getPTX").decode()
+    entries = {
+        name: re.findall(r"\.param \.(\w+)", declared)
+        for name, declared in re.findall(r"\.entry (\w+)\((.*?)\)", ptx, re.S)
+    }
+    assert entries == {
+        name: ["u64" if "*" in kind else kind.replace("uint", "u").replace("float", "f") for kind in kernel.arguments]
+        for name, kernel in KERNELS.items()
+    }
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_compiler_and_the_table_agree_on_the_arguments(library: ctypes.CDLL, name: str) -> None:
+    types = getattr(library, f"types_{name}")
+    types.restype = ctypes.c_char_p
+    assert types().decode().split() == list(KERNELS[name].arguments)
+
+
+def test_random_words_equal_numpys_bit_for_bit(library: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(0)
+    counters = np.concatenate([rng.integers(0, 2**32, (1000, 4)), [[0] * 4, [LAST] * 4]]).astype(np.uint32)
+    for seed in (0, 1, 2**63 - 1, 2**64 - 1, int(rng.integers(2**63))):
+        words = np.empty_like(counters)
+        library.words_of(address(counters), ctypes.c_uint64(seed), address(words), len(counters))
+        c0, c1, c2, c3 = counters.T
+        np.testing.assert_array_equal(words, np.stack(philox4x32(np, (c0, c1, c2, c3), seed), axis=1))
+
+
+def test_normals_of_extreme_words(library: ctypes.CDLL) -> None:
+    extremes = np.array([0, 1, 2**31, LAST - 1, LAST, *range(2**30, 2**32, 2**30 - 1)], np.uint32)
+    words, turns = (np.ascontiguousarray(grid.ravel()) for grid in np.meshgrid(extremes, extremes))
+    normals = np.empty((len(words), 2), np.float32)
+    library.normals_of(address(words), address(turns), address(normals), len(words))
+    np.testing.assert_allclose(normals, np.stack(polar(np, words, turns), axis=1), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("seed", "images", "draw", "size"),
+    [
+        (0, [0], 0, 128),
+        (7, [5, 3, 49_999], 0, 224),
+        (2**63 - 1, [LAST, 0, LAST - 1], LAST, 224),
+        (1 << 40, [2**31, 2**31 - 1], 12345, 130),  # 4225 blocks of four: not a multiple of the threads in a block
+    ],
+)
+def test_fields_equal_array_code(device: ModuleType, seed: int, images: list[int], draw: int, size: int) -> None:
+    made = to_numpy(unit_normal_fields(device, seed, device.asarray(images), draw, size))
+    expected = fields_in_arrays(np, seed, np.array(images), draw, size)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
+
+
+def noisy(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Grey images and a band of noise, (count, size, size) float32."""
+    rng = np.random.default_rng(size + count)
+    grey = rng.uniform(0.25, 0.65, (count, size, size)).astype(np.float32)
+    return grey, rng.standard_normal(grey.shape).astype(np.float32)
+
+
+def mixed_in_arrays(xp: ModuleType, grey: Any, band: Any, noise_sd: float, draw: int, seed: int, index: Any) -> Any:
+    out = xp.empty((len(grey), 3, *grey.shape[1:]), dtype=xp.float32)
+    ((reach,),) = critical_band.reaches(grey, [band], [slice(None)])
+    critical_band.mix_in_arrays(xp, grey, band, noise_sd, reach, draw, seed, index, out)
+    return out
+
+
+@pytest.mark.parametrize("noise_sd", [0.02, 0.16, 0.5, 1.0])
+@pytest.mark.parametrize(("index", "size"), [([LAST], 128), ([3, 1, LAST - 1], 130), ([0, 1, 2, 3, 4], 224)])
+def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, index: list[int], size: int) -> None:
+    draw, seed = 7, 2**62 + 1
+    grey, band = noisy(len(index), size)
+    out = device.full((len(index), 3, size, size), device.nan, device.float32)
+    on_device = [device.asarray(array) for array in (grey, band)]
+    critical_band.mix_in_kernel(*on_device, noise_sd, draw, seed, device.asarray(index), out)
+    made, expected = to_numpy(out), mixed_in_arrays(np, grey, band, noise_sd, draw, seed, np.array(index))
+    noise = band * np.float32(noise_sd)
+    value = grey + noise
+    fresh = ((value < 0) & (noise < -0.9)) | ((value > 1) & (noise > 0.9))
+    assert fresh.any() == (noise_sd >= 0.5)
+    assert ((value < 0) | (value > 1)).any() == (noise_sd >= 0.16)
+    for channel in range(3):
+        np.testing.assert_array_equal(made[:, channel][~fresh], expected[:, channel][~fresh])
+        np.testing.assert_allclose(made[:, channel][fresh], expected[:, channel][fresh], rtol=0, atol=1e-6)
+
+
+def test_the_whole_family_equals_array_code(device: ModuleType) -> None:
+    conditions = CRITICAL_BAND.conditions({"noise_sd": [0, 0.04, 0.16, 0.5], "frequency": [0, 3, 6]})
+    conditions += CRITICAL_BAND.conditions({"noise_sd": 0.16, "frequency": 5, "draw": "independent"})
+    pixels, index = photographs(3), [LAST, 0, 17]
+    expected = perturb(np, conditions, pixels, index)
+    for condition, images in perturb(device, conditions, pixels, index).items():
+        apart = np.abs(images - expected[condition]) > 5e-6
+        assert apart.sum() <= 6, f"{condition}: more than the pixels that rounding may push across a border"
+
+
+LOGITS = [-np.inf, -80.0, -2.0, 0.0, 0.5, 0.5000001, 3.0, 80.0, np.inf, np.nan]
+
+
+def assert_reduced(device: ModuleType, logits: np.ndarray, labels: np.ndarray | None) -> None:
+    on_device = device.asarray(logits), None if labels is None else device.asarray(labels)
+    made, expected = reduce_logits(device, *on_device), reduce_in_arrays(np, logits, labels)
+    for column, wanted in zip(made[:2], expected[:2], strict=True):
+        if wanted is None:
+            assert column is None
+        else:
+            assert to_numpy(column).dtype == np.uint16
+            np.testing.assert_array_equal(to_numpy(column), wanted)
+    np.testing.assert_allclose(to_numpy(made[2]), expected[2], rtol=0, atol=1e-6, equal_nan=True)
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.integers(1, 70),
+    classes=st.integers(1, 70),
+    finite=st.booleans(),
+    labelled=st.booleans(),
+    seed=st.integers(0),
+)
+def test_reducing_equals_array_code_ties_and_infinities_included(
+    device: ModuleType, rows: int, classes: int, finite: bool, labelled: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.choice(LOGITS[1:-2] if finite else LOGITS, (rows, classes)).astype(np.float32)
+    assert_reduced(device, logits, rng.integers(0, classes, rows, dtype=np.int32) if labelled else None)
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 129])
+@pytest.mark.parametrize("classes", [1, 31, 32, 33, 200, 1000])
+def test_reducing_equals_array_code_whatever_the_shape(device: ModuleType, rows: int, classes: int) -> None:
+    rng = np.random.default_rng(rows)
+    for spread in (1e-3, 3.0, 30.0):
+        logits = (spread * rng.standard_normal((rows, classes))).astype(np.float32)
+        assert_reduced(device, logits, rng.integers(0, classes, rows))  # int64, as a set's labels are not
+
+
+def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
+    """Threads beyond the end, of which every kernel here has some, and images beside those of a part."""
+    grey, band = (device.asarray(array) for array in noisy(3, 130))
+    index, labels = device.asarray([1, 2, 3]), device.asarray([0, 1, 2], dtype=device.int32)
+    logits = device.asarray(np.eye(3, 5, dtype=np.float32))
+    fields, out = (device.full((5, c, 130, 130), 9, dtype=device.float32) for c in (1, 3))
+    predicted, rank = (device.full(5, 9, dtype=device.uint16) for _ in range(2))
+    confidence = device.full(5, 9, dtype=device.float32)
+    launch("unit_normal_fields", (4225, 3), fields[1:4], index, 1, 0, 4225)
+    launch("mix_noise", (16900, 3), out[1:4], grey, band, 0.1, index, 1, 0, 16900)
+    launch("reduce_logits", (3, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
+    for array in map(to_numpy, (fields, out, predicted, rank, confidence)):
+        assert (array[[0, 4]] == 9).all()
+        assert (array[1:4] != 9).all()
+
+
+def test_a_batch_of_none_launches_nothing(device: ModuleType) -> None:
+    assert len(unit_normal_fields(device, 1, device.asarray([], dtype=device.int64), 0, 128)) == 0
+
+
+def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -> None:
+    grey, band = (device.asarray(array) for array in noisy(2, 128))
+    out = device.empty((2, 3, 128, 128), dtype=device.float32)
+    for wrong in (grey[:, ::2], grey.astype(device.float64)):
+        with pytest.raises(
+            EngineError, match=r"kernel mix_noise: got float\d\d of strides .*; it takes contiguous float32"
+        ):
+            critical_band.mix_in_kernel(wrong, band, 0.1, 0, 0, device.asarray([0, 1]), out)
+
+
+def test_a_users_probe_gets_numpy_arrays(device: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\ndef mirror(images):\n    assert type(images) is np.ndarray\n    return images[..., ::-1]\n"
+    )
+    grid = make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
+    pixels = photographs(2)
+    batch = Batch(device.asarray(pixels), device.arange(2), 0)
+    conditions = [condition for condition in grid.conditions if condition.family == "mirror"]
+    buffer = device.empty(pixels.shape, dtype=device.float32)
+    ((_, images),) = grid.families["mirror"].perturb(device, batch, conditions, lambda: buffer)
+    assert images is buffer
+    np.testing.assert_array_equal(to_numpy(images), (pixels / np.float32(255))[..., ::-1])
+
+
+@pytest.mark.gpu
+def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
+    """What the other tests expect of the kernels, NumPy's results, is what CuPy makes of the array code as well."""
+    if xp is np:
+        pytest.skip("needs an NVIDIA GPU: pytest --xp cupy")
+    index, draw, seed, noise_sd = np.array([0, LAST]), 3, 5, 0.5
+    fields = fields_in_arrays(np, seed, index, draw, 224)
+    for make in (unit_normal_fields, fields_in_arrays):
+        np.testing.assert_allclose(to_numpy(make(xp, seed, xp.asarray(index), draw, 224)), fields, rtol=0, atol=1e-6)
+
+    grey, band = noisy(2, 224)
+    there = (*constants(xp, (grey, band)), xp.asarray(index))
+    mixed = mixed_in_arrays(np, grey, band, noise_sd, draw, seed, index)
+    out = xp.empty(mixed.shape, dtype=xp.float32)
+    critical_band.mix_in_kernel(*there[:2], noise_sd, draw, seed, there[2], out)
+    for made in (out, mixed_in_arrays(xp, *there[:2], noise_sd, draw, seed, there[2])):
+        np.testing.assert_allclose(to_numpy(made), mixed, rtol=0, atol=1e-6)
+
+    logits, labels = np.random.default_rng(0).normal(size=(33, 1000)).astype(np.float32), np.arange(33, dtype=np.int32)
+    for reduce in (reduce_logits, reduce_in_arrays):
+        columns = zip(
+            reduce(xp, xp.asarray(logits), xp.asarray(labels)), reduce_in_arrays(np, logits, labels), strict=True
+        )
+        for column, wanted in columns:
+            np.testing.assert_allclose(to_numpy(column), wanted, rtol=0, atol=1e-6)
