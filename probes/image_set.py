@@ -55,7 +55,7 @@ def open_image_set(path: Path) -> ImageSet:
     index = files.read_index(path)
     pixels = files.read_pixels(path)
     try:
-        info = ImageSetInfo(**{name: about[name] for name in ImageSetInfo.__dataclass_fields__})
+        info = ImageSetInfo(**{name: about[name] for name in ImageSetInfo.__dataclass_fields__ if name in about})
         skipped, ignored = dict(about["skipped"]), int(about["ignored"])
     except (KeyError, TypeError, ValueError) as error:
         raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
