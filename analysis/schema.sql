@@ -219,6 +219,48 @@ COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
 COMMENT ON COLUMN metric_value.note IS 'Why there is no value, or why it should not be trusted';
 
+CREATE TABLE precision_gate (
+    reference INTEGER NOT NULL,
+    candidate INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    reference_top1 DOUBLE,
+    candidate_top1 DOUBLE,
+    difference DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    lost INTEGER,
+    gained INTEGER,
+    p DOUBLE,
+    flips DOUBLE NOT NULL,
+    flips_low DOUBLE NOT NULL,
+    flips_high DOUBLE NOT NULL,
+    verdict VARCHAR NOT NULL,
+    needed BIGINT,
+    max_flips DOUBLE NOT NULL,
+    max_difference DOUBLE NOT NULL,
+    decided TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE precision_gate IS 'What `bandlens gate` found last for two cells that differ in precision or backend only';
+COMMENT ON COLUMN precision_gate.reference IS 'cell.id of the precision that is trusted';
+COMMENT ON COLUMN precision_gate.candidate IS 'cell.id of the precision in question';
+COMMENT ON COLUMN precision_gate.n IS 'Number of images';
+COMMENT ON COLUMN precision_gate.reference_top1 IS 'Share that the reference has right, without labels: that agrees with its own clean prediction; NULL where it would be its own';
+COMMENT ON COLUMN precision_gate.candidate_top1 IS 'The same of the candidate';
+COMMENT ON COLUMN precision_gate.difference IS 'candidate_top1 - reference_top1';
+COMMENT ON COLUMN precision_gate.low IS 'Lower end of the 95 % interval of the difference';
+COMMENT ON COLUMN precision_gate.high IS 'Upper end of the 95 % interval of the difference';
+COMMENT ON COLUMN precision_gate.lost IS 'Images that only the reference has right';
+COMMENT ON COLUMN precision_gate.gained IS 'Images that only the candidate has right';
+COMMENT ON COLUMN precision_gate.p IS 'McNemar''s test, two-sided, of as many lost as gained';
+COMMENT ON COLUMN precision_gate.flips IS 'Share of images whose predicted class is another';
+COMMENT ON COLUMN precision_gate.flips_low IS 'Lower end of its 95 % interval';
+COMMENT ON COLUMN precision_gate.flips_high IS 'Upper end of its 95 % interval';
+COMMENT ON COLUMN precision_gate.verdict IS 'pass, fail, or undecided: too few images to tell';
+COMMENT ON COLUMN precision_gate.needed IS 'Where undecided: about how many such images would decide it; NULL where a share lies on its limit';
+COMMENT ON COLUMN precision_gate.max_flips IS 'Limit of flips: a share of the images';
+COMMENT ON COLUMN precision_gate.max_difference IS 'Limit of the difference in either direction: a share of the images';
+COMMENT ON COLUMN precision_gate.decided IS 'When the verdict was given';
+
 CREATE TABLE published (model VARCHAR NOT NULL, metric VARCHAR NOT NULL, value DOUBLE, source VARCHAR NOT NULL);
 COMMENT ON TABLE published IS 'Figures of a published study, as imported';
 COMMENT ON COLUMN published.model IS 'Name of the checkpoint';
@@ -246,7 +288,7 @@ SELECT cell.id AS cell, checkpoint.id AS checkpoint_id, checkpoint.name AS check
        condition.family, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
        cell.backend, cell.precision, cell.seed,
        max(CASE WHEN condition.family = 'clean' THEN cell.id END) OVER (
-           PARTITION BY cell.checkpoint, cell.image_set, cell.backend, cell.precision, cell.decision_space
+           PARTITION BY cell.checkpoint, cell.image_set, cell.backend, cell.precision, cell.graph_sha256, cell.decision_space
        ) AS clean_cell
 FROM cell
 JOIN checkpoint ON checkpoint.id = cell.checkpoint
@@ -260,7 +302,7 @@ COMMENT ON COLUMN cell_detail.image_set_id IS 'image_set.id';
 COMMENT ON COLUMN cell_detail.labelled IS 'Whether the images have labels';
 COMMENT ON COLUMN cell_detail.clustered IS 'Whether several images show one photograph';
 COMMENT ON COLUMN cell_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
-COMMENT ON COLUMN cell_detail.clean_cell IS 'cell.id of the unperturbed images under the same checkpoint, backend and precision; NULL where that is not complete';
+COMMENT ON COLUMN cell_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, backend and precision; NULL where that is not complete';
 COMMENT ON COLUMN cell_detail.checkpoint IS 'Name of the model';
 COMMENT ON COLUMN cell_detail.category IS 'Training category of the study, or own';
 COMMENT ON COLUMN cell_detail.image_set IS 'Name of the image set';
@@ -464,3 +506,42 @@ COMMENT ON COLUMN metric.value IS 'The number; NULL where the data do not determ
 COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric.high IS 'Upper end of the 95 % interval';
 COMMENT ON COLUMN metric.note IS 'Why there is no value, or why it should not be trusted';
+
+CREATE VIEW gate AS
+SELECT detail.checkpoint, detail.category, detail.image_set, detail.family, detail.cutoff, detail.frequency,
+       detail.noise_sd, detail.parameters,
+       trusted.backend || ':' || trusted.precision AS reference, detail.backend || ':' || detail.precision AS candidate,
+       found.* EXCLUDE (reference, candidate), found.reference AS reference_cell, found.candidate AS candidate_cell
+FROM precision_gate AS found
+JOIN cell AS trusted ON trusted.id = found.reference
+JOIN cell_detail AS detail ON detail.cell = found.candidate;
+COMMENT ON VIEW gate IS 'Precision gates in words: whether a faster precision gives the predictions of a trusted one';
+COMMENT ON COLUMN gate.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN gate.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN gate.image_set IS 'Name of the image set';
+COMMENT ON COLUMN gate.family IS 'Name of the probe';
+COMMENT ON COLUMN gate.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN gate.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN gate.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN gate.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN gate.reference IS 'backend:precision that is trusted';
+COMMENT ON COLUMN gate.candidate IS 'backend:precision in question';
+COMMENT ON COLUMN gate.n IS 'Number of images';
+COMMENT ON COLUMN gate.reference_top1 IS 'Share that the reference has right, without labels: that agrees with its own clean prediction; NULL where it would be its own';
+COMMENT ON COLUMN gate.candidate_top1 IS 'The same of the candidate';
+COMMENT ON COLUMN gate.difference IS 'candidate_top1 - reference_top1';
+COMMENT ON COLUMN gate.low IS 'Lower end of the 95 % interval of the difference';
+COMMENT ON COLUMN gate.high IS 'Upper end of the 95 % interval of the difference';
+COMMENT ON COLUMN gate.lost IS 'Images that only the reference has right';
+COMMENT ON COLUMN gate.gained IS 'Images that only the candidate has right';
+COMMENT ON COLUMN gate.p IS 'McNemar''s test, two-sided, of as many lost as gained';
+COMMENT ON COLUMN gate.flips IS 'Share of images whose predicted class is another';
+COMMENT ON COLUMN gate.flips_low IS 'Lower end of its 95 % interval';
+COMMENT ON COLUMN gate.flips_high IS 'Upper end of its 95 % interval';
+COMMENT ON COLUMN gate.verdict IS 'pass, fail, or undecided: too few images to tell';
+COMMENT ON COLUMN gate.needed IS 'Where undecided: about how many such images would decide it; NULL where a share lies on its limit';
+COMMENT ON COLUMN gate.max_flips IS 'Limit of flips: a share of the images';
+COMMENT ON COLUMN gate.max_difference IS 'Limit of the difference in either direction: a share of the images';
+COMMENT ON COLUMN gate.decided IS 'When the verdict was given';
+COMMENT ON COLUMN gate.reference_cell IS 'cell.id';
+COMMENT ON COLUMN gate.candidate_cell IS 'cell.id';

@@ -140,9 +140,7 @@ class Store:
         """Record a study and its cells, known and new; gives its label, name@version."""
         digest = digest_of(sorted(cell.key for cell in cells))
         with self.transaction():
-            for images in image_sets:
-                self._add_images(images)
-            self._add_cells(cells)
+            self._add(cells, image_sets)
             newest = self.frame(
                 "SELECT id, version, digest FROM study WHERE name = ? ORDER BY version DESC LIMIT 1", [name]
             )
@@ -159,6 +157,16 @@ class Store:
                 pa.table({"key": [cell.key for cell in cells]}),
             )
             return f"{name}@{version}"
+
+    def add_cells(self, cells: Sequence[Cell], image_sets: Sequence[Images]) -> None:
+        """Record cells, known and new, that no study is to show."""
+        with self.transaction():
+            self._add(cells, image_sets)
+
+    def _add(self, cells: Sequence[Cell], image_sets: Sequence[Images]) -> None:
+        for images in image_sets:
+            self._add_images(images)
+        self._add_cells(cells)
 
     def _add_images(self, images: Images) -> None:
         info = images.info
@@ -337,7 +345,7 @@ class Store:
             self.execute(f"DELETE FROM {table} WHERE cell = ?", [cell])
         self.execute("UPDATE cell SET error = ?, complete = false WHERE id = ?", [failure.error, cell])
 
-    # Metrics
+    # What was found in them
 
     def write_metrics(self, frame: pl.DataFrame) -> None:
         """Replace the metrics of the studies in the frame.
@@ -349,6 +357,20 @@ class Store:
                 self.execute("DELETE FROM metric_value WHERE study = ?", [int(study)])
             columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "note"]
             self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
+
+    def write_gates(self, frame: pl.DataFrame) -> None:
+        """Replace the precision gates of the pairs of cells in the frame.
+
+        Columns: those of precision_gate without `decided`.
+        """
+        pairs, names = frame.to_arrow(), ", ".join(frame.columns)
+        with self.transaction():
+            self._load(
+                "DELETE FROM precision_gate AS old USING loaded "
+                "WHERE old.reference = loaded.reference AND old.candidate = loaded.candidate",
+                pairs,
+            )
+            self._load(f"INSERT INTO precision_gate ({names}) SELECT {names} FROM loaded", pairs)
 
     def write_published(self, frame: pl.DataFrame) -> None:
         """Replace the published figures: model, metric, value, source."""

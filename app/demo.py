@@ -54,6 +54,7 @@ name = "demo"
 checkpoints = ["efficientnet_lite0"]
 models = "models"
 images = ["photographs.set"]
+engine = "onnxruntime"
 
 [probes]
 lowpass = {}         # the published cutoffs: 11 conditions

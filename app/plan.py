@@ -15,7 +15,7 @@ from ..analysis.store import open_store
 from ..engine.session import arrays_of, open_session
 from ..probes.arrays import to_numpy
 from ..records import Cell, Variant
-from .study import Study, Work, resolve
+from .study import Study, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,12 @@ class Plan:
     """What the estimate rests on."""
 
 
-def plan_study(study: Study, database: Path) -> Plan:
+def plan_study(work: Work, database: Path) -> Plan:
     """Compare a study with what the database has.
 
     Stale are cells of the newest version of the study that this one no longer has: they stay, and the views stop
     showing them once this one has run.
     """
-    work = resolve(study)
     done: dict[str, int] = {}
     stale: list[tuple[str, str, str]] = []
     rates: dict[Variant, float] = {}
@@ -45,7 +44,7 @@ def plan_study(study: Study, database: Path) -> Plan:
         with open_store(database, read_only=True) as store:
             done, stale, rates = (
                 store.progress(work.cells),
-                store.stale(study.name, work.cells),
+                store.stale(work.study.name, work.cells),
                 store.rates({cell.variant for cell in work.cells}),
             )
     counts: dict[tuple[str, str, str], Counter[str]] = {}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ..analysis.gate_verdict import Limits
+from ..engine.devices import choose_engine
 from ..engine.run import check_labels
 from ..engine.session import variant_of
 from ..errors import UnknownName, UsageError
@@ -17,6 +19,8 @@ from ..probes.arrays import processors
 from ..probes.grid import PUBLISHED, Grid, make_grid
 from ..probes.image_set import ImageSet, open_image_set
 from ..records import Cell, Model
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,16 @@ class Study:
     probes: Mapping[str, Mapping[str, Any]]
     models: str = ""
     """Folder of exported models; the default is where `bandlens export` puts them."""
-    engine: str = "onnxruntime"
+    engine: str = AUTO
+    """A backend by name, or `auto`: the fastest that this machine has."""
     precision: str = "fp32"
     batch: int = 32
     threads: int = 0
     """Of the engine; 0 takes every processor."""
     seed: int = 0
     """Of the noise, in [0, 2^63)."""
+    gate: Limits = field(default_factory=Limits)
+    """What a precision may differ in from fp32 to pass its gate."""
     folder: Path = Path()
     toml: str = ""
 
@@ -51,6 +58,7 @@ class Work:
     """What a study resolves to on this machine."""
 
     study: Study
+    """With the engine that `auto` stands for."""
     grid: Grid
     models: list[Model]
     image_sets: list[ImageSet]
@@ -66,7 +74,7 @@ def read_study(file: Path) -> Study:
         raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UsageError(f"{file} cannot be read as TOML: {error}") from None
-    known = [field.name for field in fields(Study) if field.name not in ("folder", "toml")]
+    known = [one.name for one in fields(Study) if one.name not in ("folder", "toml")]
     for key in table:
         if key not in known:
             raise UnknownName(f"key in {file}", key, known)
@@ -77,6 +85,7 @@ def read_study(file: Path) -> Study:
             raise UsageError(f"{file}: {key} is missing; it is a list of names")
     for key, value in table.items():
         _check(file, key, value)
+    table["gate"] = _limits(file, table.get("gate", {}))
     return Study(**table, folder=file.parent, toml=toml)
 
 
@@ -84,6 +93,7 @@ KINDS: Mapping[str, tuple[type[Any], str]] = {
     "checkpoints": (list, "a list of names"),
     "images": (list, "a list of folders"),
     "probes": (dict, "a table"),
+    "gate": (dict, "a table"),
     "batch": (int, "a whole number"),
     "threads": (int, "a whole number"),
     "seed": (int, "a whole number"),
@@ -103,8 +113,20 @@ def _check(file: Path, key: str, value: Any) -> None:
         raise UsageError(f"{file}: name must be a line of text without @, which asks for a version, not {value!r}")
 
 
+def _limits(file: Path, table: Mapping[str, Any]) -> Limits:
+    known = [one.name for one in fields(Limits)]
+    for key, value in table.items():
+        if key not in known:
+            raise UnknownName(f"key in [gate] of {file}", key, known)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
+            raise UsageError(f"{file}: gate.{key} must be a share above 0 and below 1, not {value!r}")
+    return Limits(**table)
+
+
 def resolve(study: Study) -> Work:
     """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels."""
+    if study.engine == AUTO:
+        study = replace(study, engine=choose_engine().backend)
     grid = make_grid(study.probes, study.folder)
     folder = study.folder / study.models if study.models else None
     models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]

@@ -1,57 +1,100 @@
-"""ONNX Runtime on the CPU: fp32, a fixed batch, inputs and outputs bound to memory that is reused."""
+"""ONNX Runtime on the CPU, and on a GPU through CUDA or TensorRT: a fixed batch, inputs and outputs bound to memory that
+is reused. Nothing falls back: a graph that the provider cannot run whole is refused.
+"""
 
 from __future__ import annotations
 
 import json
-import platform
-from functools import cache
+import re
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..errors import EngineError
+from ..errors import DeviceError, EngineError
+from ..probes.arrays import Array
 from ..records import SessionInfo, Variant
-from .session import content_of
+from .onnxruntime_providers import PROVIDERS, SILENT, place_of
+from .session import check_images, content_of
+
+
+def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession(variant, batch, threads)
 
 
 class OnnxRuntimeSession:
     """See `engine.session.Session`."""
 
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
-        ort = _onnxruntime()
-        model = variant.model
+        """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""
         self.variant = variant
-        self._session = _open(ort, variant, batch, threads)
-        self._logits = np.empty((batch, model.classes), np.float32)
-        self._shape = (batch, 3, model.image_size, model.image_size)
+        self._provider, self._place = PROVIDERS[variant.backend], place_of(variant.backend)
+        on_gpu = self._place.stream is not None
+        self.info = SessionInfo(
+            self._place.device, batch, 0 if on_gpu else threads, json.dumps(dict(self._place.versions))
+        )
+        self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
+        self._session = self._open()
+        self._run_options = self._place.ort.RunOptions()
+        if on_gpu:  # the caller's stream waits, and the caller need not
+            self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._logits = self._place.xp.empty((batch, variant.model.classes), dtype=np.float32)
         self._binding: Any = self._session.io_binding()
         self._bind(self._binding.bind_output, "logits", self._logits)
-        self.info = SessionInfo(
-            device=_processor(),
-            batch=batch,
-            threads=threads,
-            versions=json.dumps({"onnxruntime": ort.__version__, "numpy": np.__version__}),
-        )
 
-    @staticmethod
-    def _bind(bind: Any, name: str, array: NDArray[np.float32]) -> None:
-        bind(name, "cpu", 0, np.float32, array.shape, array.ctypes.data)
-
-    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits of one batch; the array is overwritten by the next call."""
-        if images.shape != self._shape or images.dtype != np.float32 or not images.flags.c_contiguous:
-            raise EngineError(
-                f"{self.variant}: got {images.dtype} images of shape {images.shape}; "
-                f"this session takes contiguous float32 of shape {self._shape}"
+    def _open(self) -> Any:
+        variant, place, provider = self.variant, self._place, self._provider
+        options = place.ort.SessionOptions()
+        options.log_severity_level = SILENT
+        options.intra_op_num_threads = self.info.threads or 1
+        options.use_deterministic_compute = place.stream is not None
+        options.add_free_dimension_override_by_name("batch", self.info.batch)
+        for name, value in provider.config.items():
+            options.add_session_config_entry(name, value)
+        settings = provider.options(variant, self.info.batch)
+        if place.stream is not None:
+            settings |= {"user_compute_stream": str(place.stream.ptr)}
+        content = content_of(variant)
+        try:
+            session = place.ort.InferenceSession(
+                content, options, providers=[(provider.name, settings)], enable_fallback=0
             )
+        except Exception as error:
+            if place.stream is not None and _is_lack_of_memory(error):
+                raise DeviceError(f"{variant}: no room on the GPU for its weights; run fewer at a time") from error
+            raise EngineError(
+                f"{variant.path}: ONNX Runtime cannot open it: {_reason(error)}; export {variant.model.name} again"
+            ) from error
+        if session.get_providers()[0] != provider.name:
+            raise EngineError(f"{variant}: ONNX Runtime opened it without {provider.name}; see `bandlens doctor`")
+        session._model_bytes = None  # the whole file, kept for a fallback
+        return session
+
+    def _bind(self, bind: Callable[..., None], name: str, array: Array) -> None:
+        address = array.ctypes.data if self._place.xp is np else array.data.ptr
+        bind(name, self._provider.device, 0, np.float32, array.shape, address)
+
+    def infer(self, images: Array) -> Array:
+        """Logits of one batch; the array is overwritten by the next call."""
+        check_images(self.variant, images, self._shape)
         self._bind(self._binding.bind_input, "images", images)
         try:
-            self._session.run_with_iobinding(self._binding)
+            with self._place.in_turn():
+                self._session.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:
-            raise EngineError(f"{self.variant}: ONNX Runtime failed: {_line(error)}; try a smaller batch") from error
+            raise self._failure(error) from error
         return self._logits
+
+    def _failure(self, error: Exception) -> EngineError:
+        what = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {_reason(error)}"
+        if self._place.stream is None:
+            return EngineError(f"{what}; try a smaller batch")
+        if _is_lack_of_memory(error):
+            return DeviceError(
+                f"{what}; out of memory on the GPU: take a smaller batch, or fewer checkpoints at a time"
+            )
+        return DeviceError(f"{what}; what was committed stays, and the next run goes on there")
 
     def __enter__(self) -> Self:
         return self
@@ -59,50 +102,17 @@ class OnnxRuntimeSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del self._binding, self._session
+        if self._place.stream is not None:
+            self._place.stream.synchronize()
+        del self._binding, self._session, self._logits
 
 
-def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSession:
-    return OnnxRuntimeSession(variant, batch, threads)
+def _reason(error: Exception) -> str:
+    """In one line; of CUDA's errors without the C++ around them."""
+    line = " ".join(str(error).split())
+    cuda = re.search(r"(CUDA|CUDNN|CUBLAS) failure [^;]*|Failed to allocate memory.*", line)
+    return (cuda[0] if cuda else line).strip()
 
 
-@cache
-def _onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise EngineError("ONNX Runtime is not installed; run: pip install 'bandlens[cpu]'") from None
-    onnxruntime.set_default_logger_severity(3)
-    # One arena for all sessions: 48 ResNet-50s would otherwise each keep activations of their own.
-    memory = onnxruntime.OrtMemoryInfo(
-        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
-    )
-    onnxruntime.create_and_register_allocator(memory, None)
-    return onnxruntime
-
-
-def _open(ort: Any, variant: Variant, batch: int, threads: int) -> Any:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_free_dimension_override_by_name("batch", batch)
-    options.add_session_config_entry("session.use_env_allocators", "1")
-    content = content_of(variant)
-    try:
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise EngineError(
-            f"{variant.path}: ONNX Runtime cannot open it: {_line(error)}; export {variant.model.name} again"
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
-@cache
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def _is_lack_of_memory(error: Exception) -> bool:
+    return re.search(r"out of memory|allocate memory|ALLOC_FAILED|OutOfMemory", str(error)) is not None

@@ -83,10 +83,23 @@ def variant_of(model: Model, backend: str, precision: str) -> Variant:
     return Variant(model, backend, precision, graph.path, graph.sha256)
 
 
+def graph_of(variant: Variant) -> Graph:
+    """The ONNX file of the variant."""
+    return Graph(BACKENDS[variant.backend].precisions[variant.precision], variant.path, variant.sha256)
+
+
 def content_of(variant: Variant) -> bytes:
     """The ONNX file of the variant, if it still is the one that was named; ExportError otherwise."""
-    precision = BACKENDS[variant.backend].precisions[variant.precision]
-    return verify_graph(Graph(precision, variant.path, variant.sha256))
+    return verify_graph(graph_of(variant))
+
+
+def check_images(variant: Variant, images: Array, shape: tuple[int, ...]) -> None:
+    """EngineError unless `images` are contiguous float32 of that shape: a session reads them where they lie."""
+    if images.shape != shape or images.dtype != "float32" or not images.flags.c_contiguous:
+        raise EngineError(
+            f"{variant}: got {images.dtype} images of shape {images.shape}; "
+            f"this session takes contiguous float32 of shape {shape}"
+        )
 
 
 def arrays_of(backend: str) -> ModuleType:

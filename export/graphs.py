@@ -37,6 +37,16 @@ class Graph:
         """Of the model."""
         return self.path.name.removesuffix(".onnx")
 
+    @property
+    def models(self) -> Path:
+        """The folder of the models."""
+        return self.path.parent if self.precision == "fp32" else self.path.parent.parent
+
+    @property
+    def command(self) -> str:
+        """What makes it, and its plan."""
+        return f"bandlens export {self.name} --precision {self.precision} --out {shlex.quote(str(self.models))}"
+
 
 def check_precision(precision: str) -> str:
     """The precision, if it is one; UnknownName otherwise."""
@@ -74,43 +84,37 @@ def load_graph(model: Model, precision: str) -> Graph:
         return Graph(precision, model.path, model.sha256)
     path = _path(model, precision)
     description = describe_graph(model, precision)
-    again = _command(path, precision)
+    graph = Graph(precision, path, description["sha256"])
     if description["made_from"] != model.sha256:
-        raise ExportError(f"{path} was made from another export of {model.name}; {again}")
+        raise ExportError(f"{path} was made from another export of {model.name}; {_run(graph)}")
     if not path.is_file() or path.stat().st_size != description["bytes"]:
-        raise ExportError(f"{path} is missing or not as long as {_description_path(path)} says; {again}")
-    return Graph(precision, path, description["sha256"])
+        raise ExportError(f"{path} is missing or not as long as {_description_path(path)} says; {_run(graph)}")
+    return graph
 
 
 def describe_graph(model: Model, precision: str) -> dict[str, Any]:
     """What the description of a graph made from the model's fp32 file says; ExportError if it is missing or damaged."""
     path = _path(model, precision)
-    again = _command(path, precision)
+    run = _run(Graph(precision, path, ""))
     try:
-        description = json.loads(_description_path(path).read_text(encoding="utf-8"))
-        kinds = {name: type(description[name]) for name in ("made_from", "sha256", "bytes")}
+        description: dict[str, Any] = json.loads(_description_path(path).read_text(encoding="utf-8"))
+        kinds = [type(description[key]) for key in ("made_from", "sha256", "bytes")]
     except FileNotFoundError:
-        raise ExportError(f"{model.name} has no {precision} graph in {path.parent}; {again}") from None
+        raise ExportError(f"{model.name} has no {precision} graph in {path.parent}; {run}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{_description_path(path)} is damaged: {error}; {again}") from error
-    if kinds != {"made_from": str, "sha256": str, "bytes": int}:
-        raise ExportError(f"{_description_path(path)} is damaged: {kinds}; {again}")
-    return dict(description)
+        raise ExportError(f"{_description_path(path)} is damaged: {error}; {run}") from error
+    if kinds != [str, str, int]:
+        raise ExportError(f"{_description_path(path)} is damaged; {run}")
+    return description
 
 
 def verify_graph(graph: Graph) -> bytes:
     """The ONNX file's content, if its sha256 is the graph's; ExportError, with the command to run, otherwise."""
-    return read_verified(graph.path, graph.sha256, _command(graph.path, graph.precision))
+    return read_verified(graph.path, graph.sha256, f"{_run(graph)}")
 
 
-def _command(path: Path, precision: str) -> str:
-    """What to do about a graph that cannot be used."""
-    if precision == "fp32":
-        return f"export {path.name.removesuffix('.onnx')} again"
-    folder = shlex.quote(str(path.parent.parent))
-    calibration = " --calibration IMAGE_SET" if precision == "int8" else ""
-    name = path.name.removesuffix(".onnx")
-    return f"run: bandlens export {name} --precision {precision}{calibration} --out {folder}"
+def _run(graph: Graph) -> str:
+    return f"run: {graph.command}{' --calibration IMAGE_SET' if graph.precision == 'int8' else ''}"
 
 
 def _path(model: Model, precision: str) -> Path:

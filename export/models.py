@@ -49,10 +49,8 @@ def load_model(folder: Path | None, name: str) -> Model:
     """
     folder = folder or models_folder()
     path = _description_path(folder, name)
-    if not path.is_file():
-        raise UnknownName("model", name, model_names(folder), f"export it into {folder} with `bandlens export`")
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = describe_model(folder, name)
         model = Model(**{field.name: description[field.name] for field in fields(Model)})
         model, size = replace(model, path=folder / description["path"]), description["bytes"]
     except (ValueError, KeyError, TypeError) as error:
@@ -60,6 +58,14 @@ def load_model(folder: Path | None, name: str) -> Model:
     if not model.path.is_file() or model.path.stat().st_size != size:
         raise ExportError(f"{model.path} is missing or not as long as {path} says; export {name} again")
     return model
+
+
+def describe_model(folder: Path, name: str) -> dict[str, Any]:
+    """What the description of that model says; UnknownName if there is none, ValueError if it is no JSON."""
+    path = _description_path(folder, name)
+    if not path.is_file():
+        raise UnknownName("model", name, model_names(folder), f"export it into {folder} with `bandlens export`")
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def verify_model(model: Model) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from bandlens.engine.session import BACKENDS
 from bandlens.probes.arrays import array_module
 
 if TYPE_CHECKING:
@@ -26,12 +27,19 @@ settings.load_profile("bandlens")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--xp", default="numpy", choices=["numpy", "cupy"], help="array module that perturbs")
+    parser.addoption("--engine", default="onnxruntime", choices=list(BACKENDS), help="backend that infers")
 
 
 @pytest.fixture(scope="session")
 def xp(request: pytest.FixtureRequest) -> ModuleType:
     """The array module under test."""
     return array_module(request.config.getoption("--xp"))
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> str:
+    """The backend under test."""
+    return str(request.config.getoption("--engine"))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@
 struct Position {
     unsigned x = 0, y = 0;
 };
-inline Position blockIdx, blockDim, threadIdx;
+inline thread_local Position blockIdx, blockDim, threadIdx;  // two threads may run kernels at once
 
 inline unsigned __umulhi(unsigned a, unsigned b) { return (std::uint64_t{a} * b) >> 32; }
 inline float __fmul_rn(float a, float b) { return a * b; }

@@ -130,7 +130,14 @@ def make_images(
 
 def make_study(folder: Path, **keys: Any) -> Path:
     """A study file of the folder's models and image set; `probes` is TOML text."""
-    defaults = {"name": "study", "checkpoints": ["*"], "models": "models", "images": ["images.set"], "batch": 8}
+    defaults = {
+        "name": "study",
+        "checkpoints": ["*"],
+        "models": "models",
+        "images": ["images.set"],
+        "engine": "onnxruntime",
+        "batch": 8,
+    }
     probes = keys.pop("probes", "")
     # JSON's strings, numbers and lists are TOML's too.
     lines = [f"{key} = {json.dumps(value)}" for key, value in (defaults | {"threads": 1} | keys).items()]

@@ -12,7 +12,7 @@ import pytest
 
 PROGRAMS = Path(__file__).parent.parent / "benchmarks"
 QUICK = ["cli", "correlate", "critical_band", "spectral", "store"]
-HEAVY = ["memory", "run_rate"]
+HEAVY = ["gpu_study", "memory", "run_rate"]
 """They export a ResNet-50: only their help is asked for."""
 
 

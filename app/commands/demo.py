@@ -50,7 +50,7 @@ def _run(out: Path) -> None:
     from ...analysis.store import open_store
     from ..demo import export_model, pack_photographs, write_study
     from ..runner import run_study
-    from ..study import read_study
+    from ..study import read_study, resolve
 
     _step("EfficientNet-Lite0 to ONNX, compared with torch on photographs")
     model, parity = export_model(out / "models")
@@ -60,7 +60,7 @@ def _run(out: Path) -> None:
     print(f"{images.info.count} images, unlabelled: what is measured is agreement with the clean prediction")
     _step("52 conditions: clean, 22 spectral, 29 critical band")
     database = out / "results.duckdb"
-    summary = run_study(read_study(write_study(out)), database)
+    summary = run_study(resolve(read_study(write_study(out))), database)
     print(f"{summary.label}: {summary.predictions:,} predictions in {duration(summary.seconds)}, into {database}")
     _step("Curves and metrics; intervals take the crops of a photograph as one")
     with open_store(database) as store:

@@ -1,23 +1,23 @@
-"""`bandlens export`: checkpoints and own weights to ONNX."""
+"""`bandlens export`: checkpoints and own weights to ONNX, at each precision, and to TensorRT plans."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ...errors import ExportError, UnknownName, UsageError
-from ...export.registry import NORMALIZATIONS, Channels, Checkpoint, select
+from ...export.files import models_folder
+from ...export.registry import NORMALIZATIONS, Channels
+from ...records import Model
 from ..console import Json, print_rows, progress
+from ..exporting import Source, Wanted, check_calibration, plan_builder, read_precisions, rows_of, sources
 from .checkpoints import Category, Every, Names, for_each
 
-if TYPE_CHECKING:
-    from ...export.parity import Parity
-    from ...records import Model
-
 OWN = "Own weights"
+LOWER = "Precisions and plans"
 
 
 def export(
@@ -46,39 +46,64 @@ def export(
     ] = "own",
     image_size: Annotated[int, typer.Option(min=32, help="Width and height of the images, pixels.")] = 224,
     trust: Annotated[bool, typer.Option("--trust", help="Let the weights file run its code.")] = False,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="fp32, fp16 or int8, or several: fp16,int8 (default: fp32).", rich_help_panel=LOWER),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A packed image set, 300 images of which int8 is calibrated on.", rich_help_panel=LOWER),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images that a plan takes at once.", rich_help_panel=LOWER)] = 256,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="One plan for all models of equal structure.", rich_help_panel=LOWER)
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the models (default: $BANDLENS_HOME/models).")] = None,
     json: Json = False,
 ) -> None:
-    """Export checkpoints, fetched if need be, or a file of your own to ONNX, and compare the result with torch.
+    """Export checkpoints, fetched if need be, or your own weights to ONNX, and to TensorRT plans where there is a GPU.
 
-    Examples: bandlens export tv_resnet50, bandlens export --category contrastive --out models,
+    fp32 must equal torch on photographs. fp16 and int8 are made of it, and how far they lie from it is reported.
+    Own models that are exported already go by their names.
+
+    Examples: bandlens export tv_resnet50, bandlens export --all --precision fp16,int8 --calibration val.set,
     bandlens export --file mine.pth --name mine --architecture resnet18 --normalization imagenet
     """
-    rows: list[dict[str, Any]] = []
-
-    def export_one(one: Checkpoint) -> None:
-        from ...export.pipeline import export_checkpoint
-
-        rows.append(_row(*export_checkpoint(one.name, out, image_size=image_size, trust=trust)))
-
-    failed: list[str] = []
+    folder, precisions = out or models_folder(), read_precisions(precision or ["fp32"])
+    if refit and "int8" in precisions:
+        raise UsageError("--refit is for fp32 and fp16: an int8 graph has scales of its own; leave out one of the two")
     if file is None:
-        chosen = select(names or [], every, category)
-        with progress("exporting", len(chosen), "checkpoints", delay=0) as advance:
-            failed = for_each(chosen, export_one, advance)
+
+        def known(name: str) -> Model:
+            from ...export.pipeline import export_checkpoint
+
+            return export_checkpoint(name, folder, image_size=image_size, trust=trust)[0]
+
+        chosen = sources(names or [], every, category, folder, known, anew="fp32" in precisions)
     else:
         if names or every or category is not None:
             raise UsageError("--file exports your own weights; leave out NAME…, --all and --category")
         if name is None or architecture is None:
             raise UsageError("--file also needs --name and --architecture")
         mean_std = channels(mean, std, normalization)
-        from ...export.pipeline import export_user_checkpoint
 
-        with progress(f"exporting {name}", 1, "checkpoints", delay=0):
-            own = export_user_checkpoint(
-                file, name, architecture, *mean_std, out, image_size=image_size, rule=rule, trust=trust
-            )
-        rows.append(_row(*own))
+        def own() -> Model:
+            from ...export.pipeline import export_user_checkpoint
+
+            return export_user_checkpoint(
+                file, name, architecture, *mean_std, folder, image_size=image_size, rule=rule, trust=trust
+            )[0]
+
+        chosen = [Source(name, own)]
+    check_calibration([one.name for one in chosen], folder, precisions, calibration)
+    wanted = Wanted(precisions, calibration, plan_builder(batch, refit))
+    rows: list[dict[str, Any]] = []
+
+    def make(one: Source) -> None:
+        rows.extend(rows_of(one.model(), wanted))
+
+    with progress("exporting", len(chosen), "checkpoints", delay=0) as advance:
+        failed = for_each(chosen, make, advance)  # type: ignore[arg-type]
     print_rows(rows, json)
     if failed:
         raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
@@ -105,15 +130,3 @@ def _three(option: str, text: str) -> Channels:
         raise UsageError(f"cannot read {option} {text}; write three numbers such as 0.485,0.456,0.406, --std above 0")
     red, green, blue = numbers * (3 // len(numbers))
     return red, green, blue
-
-
-def _row(model: Model, parity: Parity) -> dict[str, Any]:
-    return {
-        "name": model.name,
-        "sha256": model.sha256[:16],
-        "classes": model.classes,
-        "images": parity.images,
-        "relative_difference": parity.relative_difference,
-        "top1_disagreements": parity.top1_disagreements,
-        "file": str(model.path),
-    }

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...errors import BandlensError
 from ..console import Json, duration, print_rows
 
+if TYPE_CHECKING:
+    from ..study import Work
+
+Engine = Annotated[
+    str | None, typer.Option("--engine", help="Instead of the study's: auto, or an engine that `doctor` lists.")
+]
 StudyFile = Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)]
 Database = Annotated[Path, typer.Option("--db", help="The results database.")]
 
@@ -27,15 +35,28 @@ A study file:
 """
 
 
-def plan(study: StudyFile, db: Database = Path("results.duckdb"), as_json: Json = False) -> None:
+def opened(file: Path, engine: str | None) -> Work:
+    """What a study resolves to here; where its engine is `auto`, stderr says what that stands for, and why."""
+    from ...engine.devices import choose_engine
+    from ..study import AUTO, read_study, resolve
+
+    study = read_study(file)
+    study = replace(study, engine=engine or study.engine)
+    work = resolve(study)
+    if study.engine == AUTO:
+        choice = choose_engine()
+        print(f"engine: {choice.backend} ({choice.why})", file=sys.stderr)
+    return work
+
+
+def plan(study: StudyFile, db: Database = Path("results.duckdb"), engine: Engine = None, as_json: Json = False) -> None:
     """Show which cells of a study are done, missing or stale, with an estimate of the time.
 
     Example: bandlens plan study.toml --db results.duckdb
     """
     from ..plan import plan_study
-    from ..study import read_study
 
-    found = plan_study(read_study(study), db)
+    found = plan_study(opened(study, engine), db)
     if as_json:
         summary = {"cells": len(found.missing), "predictions": found.predictions, "seconds": round(found.seconds, 1)}
         missing = [
@@ -58,11 +79,19 @@ def plan(study: StudyFile, db: Database = Path("results.duckdb"), as_json: Json 
         print("nothing to run: every cell is done")
 
 
-def run(study: StudyFile, db: Database = Path("results.duckdb"), as_json: Json = False) -> None:
+def run(
+    study: StudyFile,
+    db: Database = Path("results.duckdb"),
+    engine: Engine = None,
+    require_gate: Annotated[
+        bool,
+        typer.Option("--require-gate", help="Refuse, rather than warn of, a precision that `gate` has not passed."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     from ..runner import run_study
-    from ..study import read_study
 
-    summary = run_study(read_study(study), db)
+    summary = run_study(opened(study, engine), db, require_gate=require_gate)
     if as_json:
         failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
         print(

@@ -7,6 +7,7 @@ import json
 import polars as pl
 
 from ...analysis.chart_style import plural
+from ...analysis.gate_verdict import summary
 from .page import cell, vega_lite_version
 from .parts import Section, Table
 from .results import Results
@@ -61,8 +62,13 @@ def provenance(results: Results) -> Section:
     ]
     if len(failed):
         tables.insert(0, Table("Cells that failed", failed.group_by("error").agg(cells=pl.len())))
-    if results.gates is not None:
-        tables.insert(0, Table("Precision gates", results.gates))
+    if len(results.gates):
+        rows = results.gates.drop("category", "cutoff", "frequency", "noise_sd", "reference_cell", "candidate_cell")
+        tables = [
+            Table("Precision gates", summary(rows)),
+            Table("Precision gates, by condition", rows, folded=True),
+            *tables,
+        ]
     text = [f"Digest of the study's cells: {study['digest']}. The study file, as it was last run, is at the end."]
     return Section("provenance", "Provenance", text, tables=tables, facts=facts, listing=str(study["toml"]))
 

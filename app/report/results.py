@@ -24,6 +24,11 @@ _TABLES = {
     "WHERE study_cell.study = ? ORDER BY ALL",
     "cells": "SELECT * FROM cell SEMI JOIN study_cell ON study_cell.cell = cell.id AND study_cell.study = ? "
     "ORDER BY id",
+    # Of any images: those on which a gate was decided need not be the study's.
+    "gates": "SELECT gate.* FROM gate JOIN cell ON cell.id = candidate_cell SEMI JOIN (SELECT graph_sha256, backend, "
+    "precision, condition FROM cell JOIN study_cell ON study_cell.cell = cell.id WHERE study_cell.study = ?) "
+    "USING (graph_sha256, backend, precision, condition) "
+    "ORDER BY checkpoint, image_set, family, cutoff, noise_sd, frequency, parameters",
 }
 
 
@@ -46,8 +51,8 @@ class Results:
     predictions: int
     correlated: StudyTable | str
     """Biases and accuracies of each model; or why there is nothing to correlate."""
-    gates: pl.DataFrame | None
-    """Precision gates, where the database has such a table."""
+    gates: pl.DataFrame
+    """Of the view `gate`: what was decided of the study's precision."""
 
     @property
     def label(self) -> str:
@@ -85,7 +90,6 @@ def _read(store: Store, study: dict[str, Any], studies: pl.DataFrame) -> Results
         "WHERE study_cell.study = ?",
         [study["id"]],
     )
-    gates = store.frame("SELECT table_name FROM duckdb_tables() WHERE table_name = 'precision_gate'")
     return Results(
         path=store.path,
         study=study,
@@ -94,7 +98,6 @@ def _read(store: Store, study: dict[str, Any], studies: pl.DataFrame) -> Results
         metrics=store.frame("FROM metric_of(?)", [study["label"]]),
         predictions=int(predictions.item()),
         correlated=_correlated(store, study["label"]),
-        gates=store.frame("FROM precision_gate") if len(gates) else None,
         **{name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()},
     )
 

@@ -9,7 +9,7 @@ import pytest
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
 from bandlens.app.runner import run_study
-from bandlens.app.study import read_study
+from bandlens.app.study import read_study, resolve
 
 GRID = "lowpass = {}\nhighpass = {}\ncritical_band = {}"
 METRICS = {
@@ -32,7 +32,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_model(folder / "models", name, seed=seed)
     make_images(folder / "images.set", make_pictures(40))
     for name, probes in (("a", GRID), ("b", "lowpass = {}")):
-        run_study(read_study(make_study(folder, name=name, probes=probes)), folder / "results.duckdb")
+        run_study(resolve(read_study(make_study(folder, name=name, probes=probes))), folder / "results.duckdb")
     return folder / "results.duckdb"
 
 

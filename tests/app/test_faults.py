@@ -21,7 +21,7 @@ from small import Command, ask, bandlens, make_images, make_model, make_pictures
 
 from bandlens.analysis.store import open_store
 from bandlens.app.runner import run_study
-from bandlens.app.study import read_study
+from bandlens.app.study import read_study, resolve
 
 COUNT = 300
 PROBES = """
@@ -34,13 +34,13 @@ RUN = """
 import sys
 from pathlib import Path
 from bandlens.app.runner import run_study
-from bandlens.app.study import read_study
+from bandlens.app.study import read_study, resolve
 from bandlens.errors import BandlensError
 study = read_study(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    run_study(study, Path(sys.argv[2]), range_seconds=float(sys.argv[3]))
+    run_study(resolve(study), Path(sys.argv[2]), range_seconds=float(sys.argv[3]))
 except BandlensError as error:
     sys.exit(str(error))
 """
@@ -59,7 +59,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(study: Path) -> pl.DataFrame:
     database = study.parent / "reference.duckdb"
-    summary = run_study(read_study(study), database)
+    summary = run_study(resolve(read_study(study)), database)
     assert (summary.cells, summary.failed) == (12, [])
     return rows_of(database)
 
@@ -69,7 +69,7 @@ def stored(database: Path) -> int:
 
 
 def finished(study: Path, database: Path) -> pl.DataFrame:
-    run_study(read_study(study), database)
+    run_study(resolve(read_study(study)), database)
     return rows_of(database)
 
 
@@ -169,7 +169,7 @@ def test_ctrl_c_ends_within_two_seconds_and_what_was_committed_stays(
     assert "Traceback" not in err
     assert ask(database, "SELECT family, n FROM accuracy ORDER BY ALL") == [("clean", 20), ("lowpass", 20)]
     quick = make_study(workplace, probes="lowpass = {cutoff = 0.3}")
-    assert run_study(read_study(quick), database).ran == 0
+    assert run_study(resolve(read_study(quick)), database).ran == 0
 
 
 # A full disk

@@ -12,7 +12,7 @@ from small import Command, ask, make_images, make_model, make_pictures, make_stu
 
 from bandlens.app.plan import Plan, plan_study
 from bandlens.app.runner import Summary, run_study
-from bandlens.app.study import read_study
+from bandlens.app.study import read_study, resolve
 
 BAND = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.16]}"
 OTHER_LEVEL = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.12]}"
@@ -28,10 +28,10 @@ class Place:
         make_images(folder / "images.set", make_pictures(20), labels=[k % 12 for k in range(20)])
 
     def plan(self, **keys: Any) -> Plan:
-        return plan_study(read_study(make_study(self.folder, **keys)), self.database)
+        return plan_study(resolve(read_study(make_study(self.folder, **keys))), self.database)
 
     def run(self, **keys: Any) -> Summary:
-        return run_study(read_study(make_study(self.folder, **keys)), self.database)
+        return run_study(resolve(read_study(make_study(self.folder, **keys))), self.database)
 
     def ask(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return ask(self.database, sql, parameters)

@@ -35,7 +35,7 @@ def test_defaults(workplace: Path) -> None:
     study = read_study(file)
     assert (study.name, study.engine, study.precision, study.batch, study.seed) == (
         "mine",
-        "onnxruntime",
+        "auto",
         "fp32",
         32,
         0,

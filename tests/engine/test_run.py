@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.run import check_labels, run
-from bandlens.engine.session import Session, open_session, variant_of
+from bandlens.engine.session import Session, arrays_of, open_session, variant_of
 from bandlens.errors import EngineError, UsageError
+from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.image_set import ImageSet
@@ -51,10 +52,15 @@ class Bench:
     models: list[Model]
     images: ImageSet
     grid: Grid
+    engine: str = "onnxruntime"
+
+    @property
+    def variants(self) -> list[Variant]:
+        return [variant_of(model, self.engine, "fp32") for model in self.models]
 
     def cells(self, models: Sequence[Model] | None = None, conditions: Sequence[Condition] | None = None) -> list[Cell]:
         return [
-            Cell(variant_of(model, "onnxruntime", "fp32"), self.images.info, condition, SEED)
+            Cell(variant_of(model, self.engine, "fp32"), self.images.info, condition, SEED)
             for condition in (self.grid.conditions if conditions is None else conditions)
             for model in (models or self.models)
         ]
@@ -74,8 +80,9 @@ class Bench:
         def advance(amount: int) -> None:
             outcome.progress += amount
 
-        with open_sessions(dict.fromkeys(cell.model for cell in cells), batch) as sessions:
-            for outcomes in run(todo, images or self.images, self.grid, sessions, np, range_seconds, advance):
+        xp = arrays_of(self.engine)
+        with open_sessions(dict.fromkeys(cell.variant for cell in cells), batch) as sessions:
+            for outcomes in run(todo, images or self.images, self.grid, sessions, xp, range_seconds, advance):
                 outcome.transactions.append([one.cell.key for one in outcomes])
                 for one in outcomes:
                     keep(outcome, one)
@@ -96,9 +103,8 @@ def keep(outcome: Outcome, one: Finished | Failed) -> None:
 
 
 class open_sessions(ExitStack):  # noqa: N801 - a context manager that reads as a function
-    def __init__(self, models: Iterable[Model], batch: int) -> None:
+    def __init__(self, variants: Iterable[Variant], batch: int) -> None:
         super().__init__()
-        variants = [variant_of(model, "onnxruntime", "fp32") for model in models]
         self.opened: dict[Variant, Session] = {
             variant: self.enter_context(open_session(variant, batch, 1)) for variant in variants
         }
@@ -109,7 +115,7 @@ class open_sessions(ExitStack):  # noqa: N801 - a context manager that reads as 
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Bench:
     folder = tmp_path_factory.mktemp("bench")
     (folder / "invert.py").write_text(INVERT)
     probes = {
@@ -121,7 +127,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     models = [make_model(folder, name, seed=seed) for name, seed in (("one", 0), ("two", 1))]
     labels = [k % CLASSES for k in range(COUNT)]
     images = make_images(folder / "images.set", make_pictures(COUNT), labels=labels)
-    return Bench(models, images, make_grid(probes, folder))
+    return Bench(models, images, make_grid(probes, folder), engine)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +135,8 @@ def reference(bench: Bench) -> dict[str, list[tuple[int, int, float]]]:
     """Every cell by its definition: each image alone, perturbed for this condition alone, in a batch of one."""
     assert bench.images.labels is not None
     wanted: dict[str, list[tuple[int, int, float]]] = {}
-    with open_sessions(bench.models, 1) as sessions:
+    xp = arrays_of(bench.engine)
+    with open_sessions(bench.variants, 1) as sessions:
         for condition in bench.grid.conditions:
             perturb = bench.grid.family(condition).perturb
             for k in range(COUNT):
@@ -137,7 +144,7 @@ def reference(bench: Bench) -> dict[str, list[tuple[int, int, float]]]:
                 size = batch.pixels.shape
                 [(_, image)] = list(perturb(np, batch, [condition], lambda size=size: np.empty(size, np.float32)))
                 for cell in bench.cells(conditions=[condition]):
-                    logits = sessions[cell.variant].infer(image)[0].astype(np.float64)
+                    logits = to_numpy(sessions[cell.variant].infer(xp.asarray(image)))[0].astype(np.float64)
                     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
                     ranking = np.argsort(-logits, kind="stable").tolist()
                     row = (ranking[0], ranking.index(bench.images.labels[k]), float(shares.max()))
@@ -210,7 +217,7 @@ def test_another_order_of_images_gives_the_same_rows_in_that_order(bench: Bench,
     order = np.random.default_rng(1).permutation(COUNT)
     pictures = np.stack([bench.images.pixels[k].transpose(1, 2, 0) for k in order])
     labels = [k % CLASSES for k in order.tolist()]
-    moved = Bench(bench.models, make_images(tmp_path / "moved.set", pictures, labels=labels), bench.grid)
+    moved = replace(bench, images=make_images(tmp_path / "moved.set", pictures, labels=labels))
     conditions = [one for one in bench.grid.conditions if not bench.grid.family(one).random]
     here, there = bench.cells(conditions=conditions), moved.cells(conditions=conditions)
     before, after = bench.run(here, batch=4), moved.run(there, batch=4)
@@ -231,13 +238,13 @@ def test_noise_is_another_one_under_another_seed(bench: Bench) -> None:
 # Failures
 
 
-def test_a_cell_with_logits_that_are_not_finite_is_named_and_the_others_finish(tmp_path: Path) -> None:
+def test_a_cell_with_logits_that_are_not_finite_is_named_and_the_others_finish(tmp_path: Path, engine: str) -> None:
     pictures = make_pictures(COUNT)
     pictures[13] = 3
     images = make_images(tmp_path / "images.set", pictures)
     models = [make_model(tmp_path, "fragile", darkest=0.05), make_model(tmp_path, "robust", seed=1)]
     grid = make_grid({"lowpass": {"cutoff": [0.0, 0.5]}, "critical_band": {"noise_sd": 0.0}}, tmp_path)
-    bench = Bench(models, images, grid)
+    bench = Bench(models, images, grid, engine)
     found = bench.run(bench.cells(), batch=4, range_seconds=0)
     names = {cell.key: str(cell) for cell in bench.cells()}
     assert {names[key]: error.partition(";")[0] for key, error in found.failed.items()} == {
@@ -270,7 +277,7 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
         "    return images * (level / 3)\n"
     )
     probes = {"mine": {"file": "mine.py", "level": [1, 2, 3]}, "lowpass": {"cutoff": 0.3}}
-    own = Bench(bench.models, bench.images, make_grid(probes, tmp_path))
+    own = replace(bench, grid=make_grid(probes, tmp_path))
     found = own.run(own.cells(), batch=4)
     failed = [cell for cell in own.cells() if cell.key in found.failed]
     assert {str(cell.condition) for cell in failed} == {"mine level=2"}
@@ -282,9 +289,9 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
     assert not running()
 
 
-def test_a_probe_that_cannot_take_these_images_fails_all_of_its_cells(tmp_path: Path) -> None:
+def test_a_probe_that_cannot_take_these_images_fails_all_of_its_cells(tmp_path: Path, engine: str) -> None:
     images = make_images(tmp_path / "images.set", make_pictures(5, size=64))
-    bench = Bench([make_model(tmp_path, size=64)], images, make_grid({"critical_band": {}}, tmp_path))
+    bench = Bench([make_model(tmp_path, size=64)], images, make_grid({"critical_band": {}}, tmp_path), engine)
     found = bench.run(bench.cells())
     assert len(found.failed) == 29
     assert all(error.startswith("critical_band needs") for error in found.failed.values())
@@ -309,9 +316,9 @@ def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
     conditions = bench.grid.conditions[:2]
     cells = bench.cells(conditions=conditions)
     outcome = Outcome()
-    with open_sessions(bench.models, 4) as sessions:
+    with open_sessions(bench.variants, 4) as sessions:
         sessions[cells[0].variant] = Fails(sessions[cells[0].variant])
-        for outcomes in run([(cell, 0) for cell in cells], bench.images, bench.grid, sessions):
+        for outcomes in run([(cell, 0) for cell in cells], bench.images, bench.grid, sessions, arrays_of(bench.engine)):
             for one in outcomes:
                 keep(outcome, one)
     assert outcome.failed == {cells[0].key: "out of memory"}
@@ -323,9 +330,10 @@ def running() -> list[str]:
 
 
 def test_a_run_that_is_abandoned_leaves_no_thread(bench: Bench) -> None:
-    with open_sessions(bench.models, 4) as sessions:
+    with open_sessions(bench.variants, 4) as sessions:
         todo = [(cell, 0) for cell in bench.cells()]
-        with closing(run(todo, bench.images, bench.grid, sessions, range_seconds=0)) as outcomes:  # type: ignore[type-var]
+        xp = arrays_of(bench.engine)
+        with closing(run(todo, bench.images, bench.grid, sessions, xp, range_seconds=0)) as outcomes:  # type: ignore[type-var]
             next(outcomes)
             assert running()
         assert not running()

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -15,7 +18,9 @@ import torchvision
 from numpy.typing import NDArray
 from torch import nn
 
+from bandlens.export.onnx_graph import Normalized, to_onnx
 from bandlens.export.photographs import photograph_crops
+from bandlens.export.registry import NORMALIZATIONS
 
 Randomize = Callable[[nn.Module], nn.Module]
 
@@ -55,6 +60,33 @@ def resnet50() -> nn.Module:
 def resnet18() -> nn.Module:
     torch.manual_seed(2)
     return _randomize(torchvision.models.resnet18(weights=None))
+
+
+@pytest.fixture(scope="session")
+def resnet50_content(resnet50: nn.Module) -> bytes:
+    """The fp32 graph, for 224 x 224 pixels."""
+    return to_onnx(Normalized(resnet50, *NORMALIZATIONS["imagenet"]).eval(), 224)[0]
+
+
+@pytest.fixture(scope="session")
+def gpu_checks() -> Callable[[str], None]:
+    """Skips the test where a package of the extra gpu-checks is missing; fails it if BANDLENS_REQUIRE names them."""
+
+    def check(package: str) -> None:
+        if importlib.util.find_spec(package) is None:
+            reason = f"no {package}; pip install 'bandlens[gpu-checks]'"
+            if "tensorrt-rtx" in os.environ.get("BANDLENS_REQUIRE", "").replace(",", " ").split():
+                pytest.fail(reason)
+            pytest.skip(reason)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def rtx(gpu_checks: Callable[[str], None]) -> ModuleType:
+    """TensorRT-RTX, which builds plans without a GPU. Its plans are not TensorRT's, and cannot be run here."""
+    gpu_checks("tensorrt_rtx_bindings")
+    return importlib.import_module("tensorrt_rtx_bindings")
 
 
 TINY = """

@@ -1,26 +1,24 @@
 """The CUDA kernels: NVIDIA's compiler takes them for every GPU, and they compute what the array code does.
 
 Without a GPU, g++ compiles the same source behind tests/cpu_cuda.h, and an array module that is NumPy by another name
-makes the package launch it. With `--xp cupy` the same tests run on a GPU, and the one marked `gpu` besides.
+(tests/pretend_gpu.py) makes the package launch it. With `--xp cupy` the same tests run on a GPU, and the one marked
+`gpu` besides.
 """
 
 from __future__ import annotations
 
 import ctypes
-import os
 import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretend_gpu import PretendCupy, absent, compile_kernels, kernel_launcher
 from stimuli import perturb, photographs
 
 from bandlens.engine.reduce import reduce_in_arrays, reduce_logits
@@ -33,16 +31,8 @@ from bandlens.probes.grid import make_grid
 from bandlens.probes.kernels import KERNELS, SOURCE, launch
 from bandlens.probes.noise import fields_in_arrays, philox4x32, polar, unit_normal_fields
 
-HEADER = Path(__file__).parent.parent / "cpu_cuda.h"
 LAST = 2**32 - 1
 CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
-
-
-def absent(reason: str) -> Any:
-    """Skip, unless BANDLENS_REQUIRE names `kernels`."""
-    if "kernels" in os.environ.get("BANDLENS_REQUIRE", "").split(","):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def compiled(source: str, architecture: str, result: str) -> bytes:
@@ -52,7 +42,7 @@ def compiled(source: str, architecture: str, result: str) -> bytes:
 
         program = nvrtc.createProgram(source, "kernels.cu", [], [])
     except (ImportError, RuntimeError) as error:
-        absent(f"no NVRTC ({error}); run: pip install '.[gpu-checks]'")
+        absent("kernels", f"no NVRTC ({error}); run: pip install '.[gpu-checks]'")
     try:
         nvrtc.compileProgram(program, (*CUDA_OPTIONS, *CUPY_ADDS, f"-arch={architecture}"))
         made = getattr(nvrtc, result)(program)
@@ -66,64 +56,34 @@ def compiled(source: str, architecture: str, result: str) -> bytes:
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The kernels as g++ compiles them, and two of their functions by themselves."""
-    compiler = shutil.which("g++") or absent("no g++: install it (apt-get install g++)")
-    folder = tmp_path_factory.mktemp("kernels")
-    file = folder / "kernels.cpp"
-    file.write_text(
-        f'#include "{HEADER}"\n#include "{SOURCE}"\n'
-        + "".join(f"EXPOSE({name})\n" for name in KERNELS)
-        + """
-        extern "C" void words_of(const Words* counters, unsigned long long seed, Words* out, int count) {
-            for (int k = 0; k < count; ++k) out[k] = philox4x32(counters[k], seed);
-        }
-        extern "C" void normals_of(const unsigned* words, const unsigned* turns, Normals* out, int count) {
-            for (int k = 0; k < count; ++k) out[k] = polar(words[k], turns[k]);
-        }
-        """,
-        encoding="utf-8",
-    )
-    built = folder / "kernels.so"
-    options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared"]
-    subprocess.run([compiler, *options, file, "-o", built], check=True)
-    return ctypes.CDLL(str(built))
+    return compile_kernels(tmp_path_factory.mktemp("kernels"), EXPOSED)
+
+
+EXPOSED = """
+extern "C" void words_of(const Words* counters, unsigned long long seed, Words* out, int count) {
+    for (int k = 0; k < count; ++k) out[k] = philox4x32(counters[k], seed);
+}
+extern "C" void normals_of(const unsigned* words, const unsigned* turns, Normals* out, int count) {
+    for (int k = 0; k < count; ++k) out[k] = polar(words[k], turns[k]);
+}
+"""
 
 
 def address(array: np.ndarray) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
 
 
-def passed(argument: Any) -> np.ndarray:
-    """What CuPy hands to a kernel: the address of an array, no address for None, a scalar in its own type."""
-    if argument is None:
-        return np.zeros((), np.uintp)
-    return np.array(argument.ctypes.data, np.uintp) if isinstance(argument, np.ndarray) else np.array(argument)
-
-
-def run_on_cpu(function: Any, blocks: tuple[int, int], threads: tuple[int], arguments: tuple[Any, ...]) -> None:
-    values = [passed(argument) for argument in arguments]
-    function(*blocks, *threads, (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values)))
-
-
 @pytest.fixture(scope="module")
-def numpy_by_another_name(library: ctypes.CDLL) -> Iterator[ModuleType]:
-    module = ModuleType("numpy_by_another_name")
-    vars(module).update(vars(np))
-    stream = SimpleNamespace(synchronize=lambda: None)
-    vars(module)["cuda"] = SimpleNamespace(get_current_stream=lambda: stream)
-
-    def function(source: Path, name: str) -> Callable[..., None]:
-        assert source == SOURCE
-        return partial(run_on_cpu, getattr(library, f"run_{name}"))
-
+def pretend(library: ctypes.CDLL) -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, "cuda_function", function)
-        yield module
+        patch.setattr(kernels, "cuda_function", kernel_launcher(library))
+        yield PretendCupy()
 
 
 @pytest.fixture(scope="module")
 def device(request: pytest.FixtureRequest, xp: ModuleType) -> ModuleType:
     """An array module with which the package uses its kernels."""
-    module: ModuleType = request.getfixturevalue("numpy_by_another_name") if xp is np else xp
+    module: ModuleType = request.getfixturevalue("pretend") if xp is np else xp
     return module
 
 

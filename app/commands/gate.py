@@ -1,0 +1,126 @@
+"""`bandlens gate`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...errors import BandlensError
+from ..console import Json, duration, print_rows
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ...analysis.gate_verdict import Limits
+    from ..gate import Gated
+
+SHOWN = (
+    "checkpoint", "image_set", "condition", "n", "flips", "flips_low", "flips_high", "difference", "low", "high", "p",
+    "verdict", "needed",
+)  # fmt: skip
+
+
+def gate(
+    study: Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)],
+    reference: Annotated[
+        str,
+        typer.Option("--reference", help="What is trusted: a precision of the study's engine, or ENGINE:PRECISION."),
+    ] = "fp32",
+    candidate: Annotated[
+        str | None, typer.Option("--candidate", help="What is in question.", show_default="the study's precision")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option("--images", metavar="SET", help="An image set to use instead of the study's.")
+    ] = None,
+    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    as_json: Json = False,
+) -> None:
+    """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.
+
+    Exit status 0 if every checkpoint and condition passes, 1 if one fails, or has too few images to tell. The limits
+    are those of the study's table [gate]: flips = 0.01, accuracy = 0.003. Rows are kept in the view `gate`.
+
+    Example: bandlens gate study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000.set
+    """
+    from ..gate import gate_study
+    from ..study import read_study
+
+    asked = read_study(study)
+    if images:
+        asked = replace(asked, images=[str(images.resolve())])
+    found = gate_study(asked, db, reference, candidate or asked.precision)
+    if as_json:
+        print(json.dumps(_as_json(found), indent=1, default=str))
+    else:
+        _print(found, asked.gate, db)
+    if message := _complaint(found):
+        raise BandlensError(message)
+
+
+def _complaint(found: Gated) -> str | None:
+    """What keeps the candidate from being used, in one line."""
+    ran, rows = found.ran, found.rows
+    if ran.failed:
+        first = ran.failed[0]
+        return (
+            f"{len(ran.failed)} of {ran.cells} cells failed, the first: {first.cell}: {first.error}; the others are "
+            "stored and compared, and the next gate tries the failed ones again"
+        )
+    failing, undecided = (rows.filter(verdict=verdict) for verdict in ("fail", "undecided"))
+    if len(failing):
+        worst = failing.sort("flips", descending=True, maintain_order=True).row(0, named=True)
+        return (
+            f"{ran.label}: {len(failing)} of {len(rows)} gates fail, up to {worst['flips']:.1%} flips "
+            f"({worst['checkpoint']}, {condition(worst)}); run the study at a precision that passes"
+        )
+    if len(undecided):
+        needed = max(undecided["needed"].drop_nulls().to_list(), default=None)
+        images = f"about {needed:,} images" if needed else "more images"
+        return f"{ran.label}: {len(undecided)} of {len(rows)} gates are undecided; give {images} with --images"
+    return None
+
+
+def condition(row: dict[str, Any]) -> str:
+    """The condition of a row of the view `gate`, in words."""
+    return " ".join([row["family"], *(f"{name}={value}" for name, value in json.loads(row["parameters"]).items())])
+
+
+def _summaries(rows: pl.DataFrame) -> list[dict[str, Any]]:
+    from ...analysis.gate_verdict import summary
+
+    shown = ("checkpoint", "image_set", "pass", "fail", "undecided", "worst_flips")
+    return [{name: row[name] for name in shown} | {"at": condition(row)} for row in summary(rows).to_dicts()]
+
+
+def _as_json(found: Gated) -> dict[str, Any]:
+    ran = found.ran
+    return {
+        "compared": ran.label,
+        "cells": ran.cells,
+        "ran": ran.ran,
+        "predictions": ran.predictions,
+        "seconds": round(ran.seconds, 3),
+        "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in ran.failed],
+        "checkpoints": _summaries(found.rows),
+        "rows": found.rows.to_dicts(),
+    }
+
+
+def _print(found: Gated, limits: Limits, db: Path) -> None:
+    ran, rows = found.ran, found.rows
+    print(
+        f"{ran.label}: ran {ran.ran:,} of {ran.cells:,} cells, {ran.predictions:,} predictions in "
+        f"{duration(ran.seconds)}, into {db}"
+    )
+    print(f"limits: flips {limits.flips:.2%}, accuracy within {100 * limits.accuracy:g} points")
+    print_rows(_summaries(rows))
+    open_ones = rows.filter(rows["verdict"] != "pass").to_dicts()
+    print(f"{len(rows) - len(open_ones)} of {len(rows)} gates pass{'; these do not:' if open_ones else ''}")
+    if open_ones:
+        print_rows(
+            [{name: condition(row) if name == "condition" else row[name] for name in SHOWN} for row in open_ones]
+        )

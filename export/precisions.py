@@ -1,0 +1,74 @@
+"""A model's graph at a lower precision: made of its fp32 graph, compared with it, and written. Free of torch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import ExportError, UsageError
+from ..records import Model
+from .graphs import Graph, check_precision, save_graph
+from .models import verify_model
+from .parity import Parity, check_images, compare, onnx_logits
+from .photographs import photograph_crops
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Clean images that an int8 graph takes the ranges of its activations from."""
+
+    name: str
+    """Of the image set."""
+    digest: str
+    """Of the image set."""
+    images: NDArray[np.float32] = field(repr=False)
+    """(n, 3, S, S) in [0, 1]."""
+
+
+def make_graph(model: Model, precision: str, calibration: Calibration | None = None) -> tuple[Graph, Parity]:
+    """Make the model's graph of a precision below fp32, compare it with the fp32 graph, and write it.
+
+    They are compared on the calibration's images, or else on photographs. How far they lie apart is recorded with the
+    graph and decides nothing: that is for whoever runs it, on the images that are run.
+
+    Raises UsageError for int8 without calibration, and ExportError for a graph that cannot be made, or whose logits are
+    not finite.
+    """
+    content = verify_model(model)
+    size = model.image_size
+    images = photograph_crops(size) if calibration is None else check_images(calibration.images, size)
+    lowered = _lower(content, check_precision(precision), calibration)
+    parity = compare(onnx_logits(content, images), onnx_logits(lowered, images))
+    if not parity.relative_difference < float("inf"):  # nor NaN
+        raise ExportError(
+            f"the {precision} graph of {model.name} overflows: its logits are not finite; nothing was written; use fp32"
+        )
+    made: dict[str, object] = {"versions": _versions(precision), "parity": asdict(parity)}
+    if calibration is not None:
+        made["calibration"] = {"name": calibration.name, "digest": calibration.digest, "images": len(images)}
+    return save_graph(model, precision, lowered, made), parity
+
+
+def _lower(content: bytes, precision: str, calibration: Calibration | None) -> bytes:
+    if precision == "fp16":
+        from .half import half_graph
+
+        return half_graph(content)
+    if precision != "int8":
+        raise UsageError(f"{precision} is the model's own file; nothing is made of it")
+    if calibration is None:
+        raise UsageError("int8 takes the ranges of its activations from images; give an image set to calibrate on")
+    from .quantize import int8_graph
+
+    return int8_graph(content, [calibration.images])
+
+
+def _versions(precision: str) -> dict[str, str]:
+    """Of what the graph's bytes depend on."""
+    names = ("onnx", "onnxruntime", *(["nncf"] if precision == "int8" else []))
+    return {name: import_module(name).__version__ for name in names}
