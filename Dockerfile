@@ -16,10 +16,10 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --require-hashes --only-binary :all: --requirement requirements.lock
 
 # TensorRT's libraries are on NVIDIA's own index alone. The package on the public one is a stub, whose sha256 the lock
-# names; to build it is to download NVIDIA's wheel (about 3.7 GB) from there and to compare it with the hash that the same
-# index states. So that nothing else comes from outside the locks, the stub is built with the tools installed above, not
-# with the newest ones. No lock covers the wheel: its sha256 is kept in tensorrt.sha256, and one that is given as
-# --build-arg TENSORRT_LIBS_SHA256=… must be equal. What would build plans for Windows (win) is left out.
+# names; to build it is to download NVIDIA's wheel (about 3.7 GB) from there and to compare it with the hash that the
+# same index states. So that nothing else comes from outside the locks, the stub is built with the tools installed
+# above, not with the newest ones. No lock covers the wheel: its sha256 is kept in tensorrt.sha256, and one that is
+# given as --build-arg TENSORRT_LIBS_SHA256=… must be equal. What would build plans for Windows (win) is left out.
 ARG TENSORRT_LIBS_SHA256=
 COPY docker/tensorrt.lock ./
 RUN pip wheel --no-cache-dir --no-deps --require-hashes --no-build-isolation --wheel-dir /tmp/tensorrt \
@@ -45,9 +45,9 @@ RUN groupadd --gid 1000 bandlens \
 RUN --mount=type=bind,from=package,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
 
-# HOME: a user of another uid has none. NVIDIA_REQUIRE_CUDA: the container toolkit refuses a host whose driver is older
-# than 580, instead of letting CUDA fail later. The last three: ONNX Runtime, NNCF and the Hugging Face client send usage
-# statistics unless told not to.
+# HOME: a user of another uid has none. NVIDIA_REQUIRE_CUDA: a container toolkit that reads it refuses a host whose
+# driver is older than 580, instead of letting CUDA fail later. The last three: ONNX Runtime, NNCF and the Hugging Face
+# client send usage statistics unless told not to.
 ENV BANDLENS_HOME=/checkpoints \
     CUPY_CACHE_DIR=/checkpoints/cupy \
     HOME=/tmp \
@@ -64,8 +64,7 @@ LABEL org.opencontainers.image.title="bandlens" \
       org.opencontainers.image.description="Which image frequencies a classifier lives on" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.licenses="Apache-2.0 AND CC-BY-SA-4.0" \
-      org.opencontainers.image.base.name="docker.io/library/python:3.12-slim-bookworm"
+      org.opencontainers.image.licenses="Apache-2.0 AND CC-BY-SA-4.0"
 
 USER 1000:1000
 WORKDIR /results

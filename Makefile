@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint lock setup clean
 
 setup: $(VENV)/.ready
 
@@ -25,6 +25,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The image's pins, for Python 3.12 and CUDA 13; ARGS="--upgrade" takes newer versions.
+lock: setup
+	$(BIN)/pip install --quiet 'uv>=0.9'
+	$(BIN)/uv pip compile --quiet --config-file docker/uv.toml --extra gpu --extra timm $(ARGS) \
+	  --no-emit-package tensorrt-cu13 --no-emit-package tensorrt-cu13-libs \
+	  --output-file docker/requirements.lock pyproject.toml docker/build.in
+	echo tensorrt-cu13 | $(BIN)/uv pip compile --quiet --config-file docker/uv.toml $(ARGS) \
+	  --no-emit-package tensorrt-cu13-bindings --output-file docker/tensorrt.lock -
 
 clean:
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,10 @@ if TYPE_CHECKING:
     from .analysis.results import Results
 
 __version__ = "0.1.0"
+
+# Both would tell their makers of every use, and ONNX Runtime looks before anything of it can be called.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("NNCF_CI", "1")
 
 
 def open(path: str | PathLike[str]) -> Results:  # noqa: A001 - as in `bandlens.open("results.duckdb")`

@@ -84,14 +84,10 @@ def sources(
         chosen = list(dict.fromkeys(names))
     else:
         chosen = [one.name for one in select(names, every, category)]
+    loaded = [name in here and not (anew and name in known) for name in chosen]
     return [
-        Source(
-            name,
-            partial(export, name)
-            if name in known and (anew or name not in here)
-            else partial(load_model, folder, name),
-        )
-        for name in chosen
+        Source(name, partial(load_model, folder, name) if there else partial(export, name))
+        for name, there in zip(chosen, loaded, strict=True)
     ]
 
 

@@ -17,6 +17,7 @@ from ..export.files import models_folder
 from ..export.models import load_model, model_names
 from ..probes.arrays import processors
 from ..probes.grid import PUBLISHED, Grid, make_grid
+from ..probes.image_files import ABOUT
 from ..probes.image_set import ImageSet, open_image_set
 from ..records import Cell, Model
 
@@ -31,8 +32,10 @@ class Study:
     checkpoints: list[str]
     """Names of exported models; `*` stands for all of them, `category:NAME` for those of a category."""
     images: list[str]
-    """Folders of packed image sets."""
+    """Folders of image sets; `*` in a path stands for any name: "imagenet-c/*/*"."""
     probes: Mapping[str, Mapping[str, Any]]
+    clean_images: list[str] = field(default_factory=list)
+    """Image sets that are run without perturbation alone, such as the other benchmarks beside imagenet."""
     models: str = ""
     """Folder of exported models; the default is where `bandlens export` puts them."""
     engine: str = AUTO
@@ -92,6 +95,7 @@ def read_study(file: Path) -> Study:
 KINDS: Mapping[str, tuple[type[Any], str]] = {
     "checkpoints": (list, "a list of names"),
     "images": (list, "a list of folders"),
+    "clean_images": (list, "a list of folders"),
     "probes": (dict, "a table"),
     "gate": (dict, "a table"),
     "batch": (int, "a whole number"),
@@ -130,7 +134,8 @@ def resolve(study: Study) -> Work:
     grid = make_grid(study.probes, study.folder)
     folder = study.folder / study.models if study.models else None
     models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]
-    image_sets = [open_image_set(study.folder / path) for path in dict.fromkeys(study.images)]
+    perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
+    image_sets = [open_image_set(path) for path in (*perturbed, *(path for path in clean if path not in perturbed))]
     _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
     _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
     _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
@@ -152,10 +157,24 @@ def resolve(study: Study) -> Work:
             seed=study.seed if grid.family(condition).random else 0,
         )
         for images in image_sets
-        for condition in grid.conditions
+        for condition in (grid.conditions if images.folder in perturbed else grid.clean)
         for variant in variants
     ]
     return Work(study, grid, models, image_sets, cells)
+
+
+def _image_sets(study: Study, paths: list[str]) -> list[Path]:
+    """Folders, each once; a path with `*` is every image set that fits it, sorted."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if "*" not in path:
+            found[study.folder / path] = None
+            continue
+        fitting = sorted(file.parent for file in study.folder.glob(f"{path.rstrip('/')}/{ABOUT}"))
+        if not fitting:
+            raise UsageError(f"no image set fits '{path}' in {study.folder.resolve()}; see `bandlens images pack`")
+        found.update(dict.fromkeys(fitting))
+    return list(found)
 
 
 def _check_distinct(kind: str, what: str, named: list[tuple[str, str]]) -> None:

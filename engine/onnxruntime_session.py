@@ -1,5 +1,5 @@
-"""ONNX Runtime on the CPU, and on a GPU through CUDA or TensorRT: a fixed batch, inputs and outputs bound to memory that
-is reused. Nothing falls back: a graph that the provider cannot run whole is refused.
+"""ONNX Runtime on the CPU, and on a GPU through CUDA or TensorRT: a fixed batch, inputs and outputs bound to memory
+that is reused. Nothing falls back: a graph that the provider cannot run whole is refused.
 """
 
 from __future__ import annotations
@@ -61,11 +61,10 @@ class OnnxRuntimeSession:
                 content, options, providers=[(provider.name, settings)], enable_fallback=0
             )
         except Exception as error:
-            if place.stream is not None and _is_lack_of_memory(error):
-                raise DeviceError(f"{variant}: no room on the GPU for its weights; run fewer at a time") from error
-            raise EngineError(
-                f"{variant.path}: ONNX Runtime cannot open it: {_reason(error)}; export {variant.model.name} again"
-            ) from error
+            what = f"{variant.path}: ONNX Runtime cannot open it: {_reason(error)}"
+            if place.stream is not None and (CUDA_ERROR.search(str(error)) or LACK_OF_MEMORY.search(str(error))):
+                raise DeviceError(f"{what}; {_advice(error, 'see what `bandlens doctor` says')}") from error
+            raise EngineError(f"{what}; take another engine, or export {variant.model.name} again") from error
         if session.get_providers()[0] != provider.name:
             raise EngineError(f"{variant}: ONNX Runtime opened it without {provider.name}; see `bandlens doctor`")
         session._model_bytes = None  # the whole file, kept for a fallback
@@ -90,11 +89,7 @@ class OnnxRuntimeSession:
         what = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {_reason(error)}"
         if self._place.stream is None:
             return EngineError(f"{what}; try a smaller batch")
-        if _is_lack_of_memory(error):
-            return DeviceError(
-                f"{what}; out of memory on the GPU: take a smaller batch, or fewer checkpoints at a time"
-            )
-        return DeviceError(f"{what}; what was committed stays, and the next run goes on there")
+        return DeviceError(f"{what}; {_advice(error, 'what was committed stays, and the next run goes on there')}")
 
     def __enter__(self) -> Self:
         return self
@@ -107,12 +102,20 @@ class OnnxRuntimeSession:
         del self._binding, self._session, self._logits
 
 
+CUDA_ERROR = re.compile(r"(CUDA|CUDNN|CUBLAS)\w* failure [^;]*|Failed to allocate memory.*")
+"""What is said of it amid C++."""
+LACK_OF_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")
+
+
 def _reason(error: Exception) -> str:
-    """In one line; of CUDA's errors without the C++ around them."""
+    """In one line; of CUDA's errors only what CUDA says."""
     line = " ".join(str(error).split())
-    cuda = re.search(r"(CUDA|CUDNN|CUBLAS) failure [^;]*|Failed to allocate memory.*", line)
-    return (cuda[0] if cuda else line).strip()
+    of_cuda = CUDA_ERROR.search(line)
+    return (of_cuda[0] if of_cuda else line).strip()
 
 
-def _is_lack_of_memory(error: Exception) -> bool:
-    return re.search(r"out of memory|allocate memory|ALLOC_FAILED|OutOfMemory", str(error)) is not None
+def _advice(error: Exception, otherwise: str) -> str:
+    """What to do about an error of a GPU."""
+    if LACK_OF_MEMORY.search(str(error)):
+        return "out of memory on the GPU: take a smaller batch, or fewer checkpoints at a time"
+    return otherwise

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 
 def forbid_telemetry() -> None:
-    """To be called before ONNX Runtime or OpenVINO is imported: neither writes to the home folder or calls anybody then.
+    """Before ONNX Runtime or OpenVINO is imported: neither calls anybody then, or writes into the home folder.
 
     ONNX Runtime (1.32 and newer) asks the environment. OpenVINO sends an event as it is imported, unless it does not
     find the package that does so.

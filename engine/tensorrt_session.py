@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import DeviceError, EngineError
 from ..export.graphs import Graph, verify_graph
+from ..export.half import rounded
 from ..export.parity import compare, onnx_logits
 from ..export.photographs import photograph_crops
 from ..export.plans import Plan, Target, ensure_plan, find_plan, target_of, tensorrt_graph
@@ -64,7 +65,7 @@ def _refitted(variant: Variant, graph: Graph, plan: Plan, batch: int, device: De
     try:
         session = TensorRTSession(variant, plan, batch, device, weights=tensorrt_graph(graph))
         images = photograph_crops(variant.model.image_size)
-        parity = compare(onnx_logits(verify_graph(graph), images), session.infer_all(images))
+        parity = compare(onnx_logits(_for_cpu(graph), images), session.infer_all(images))
     except DeviceError:
         raise
     except EngineError as error:
@@ -74,6 +75,11 @@ def _refitted(variant: Variant, graph: Graph, plan: Plan, batch: int, device: De
         return session
     _log.warning("%s is not refitted, since its plan would not compute what ONNX Runtime does: %s", variant, parity)
     return None
+
+
+def _for_cpu(graph: Graph) -> bytes:
+    content = verify_graph(graph)
+    return rounded(content) if graph.precision == "fp16" else content
 
 
 class Device:

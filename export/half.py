@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from ..errors import ExportError
 from .onnx_bytes import to_bytes
@@ -24,11 +24,13 @@ def half_graph(content: bytes) -> bytes:
     casts. The same content gives the same bytes.
 
     Raises ExportError, with its name, for an initializer that float16 cannot hold: one with a finite value beyond
-    65504, or whose largest value is below 6e-08 and not zero.
+    65504, or whose largest value is below 6e-08 and not zero. Also if ONNX Runtime is not installed.
     """
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-
+    try:
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+    except ImportError as error:
+        raise ExportError("fp16 needs the converter of ONNX Runtime; pip install 'bandlens[cpu]'") from error
     model = onnx.load_from_string(content)
     for initializer in model.graph.initializer:
         _check_range(initializer)
@@ -71,8 +73,8 @@ def _rename_input(graph: onnx.GraphProto, before: str, after: str) -> None:
                 node.input[position] = after
 
 
-def _check_range(initializer: onnx.TensorProto) -> None:
-    if initializer.data_type != onnx.TensorProto.FLOAT:
+def _check_range(initializer: TensorProto) -> None:
+    if initializer.data_type != TensorProto.FLOAT:
         return
     values = np.abs(numpy_helper.to_array(initializer))
     largest = float(values[np.isfinite(values)].max(initial=0))
@@ -84,3 +86,36 @@ def _check_range(initializer: onnx.TensorProto) -> None:
         raise ExportError(
             f"{initializer.name} holds nothing above {largest:.2g}, which vanishes in float16; use fp32 or int8"
         )
+
+
+def rounded(content: bytes) -> bytes:
+    """An fp16 graph for runtimes without float16 arithmetic: float32 that is rounded wherever the graph is float16.
+
+    ONNX Runtime on the CPU would round the weights alone, and so hide what a GPU loses, or overflows, in between.
+    """
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
+    graph = model.graph
+    halves = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    for initializer in graph.initializer:
+        _widen(initializer)
+    nodes = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            _widen(attribute.t)
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.FLOAT
+        nodes.append(node)
+        for position, name in enumerate(node.output):
+            if name in halves:
+                exact, half = f"{name}_exact", f"{name}_half"
+                node.output[position] = exact
+                nodes.append(helper.make_node("Cast", [exact], [half], to=TensorProto.FLOAT16))
+                nodes.append(helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return to_bytes(model)
+
+
+def _widen(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT16:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))

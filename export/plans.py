@@ -148,7 +148,7 @@ DIFFERENCES = {
     "library": "of {}",
     "gpu": "for {}",
     "batch": "at batch {}",
-    "built_from": "of another export",
+    "built_from": "of another graph",
     "plan_version": "of another version of bandlens",
 }
 """What may keep a plan of the same model and precision from being the one, in words."""

@@ -42,8 +42,8 @@ def make_graph(model: Model, precision: str, calibration: Calibration | None = N
     content = verify_model(model)
     size = model.image_size
     images = photograph_crops(size) if calibration is None else check_images(calibration.images, size)
-    lowered = _lower(content, check_precision(precision), calibration)
-    parity = compare(onnx_logits(content, images), onnx_logits(lowered, images))
+    lowered, comparable = _lower(content, check_precision(precision), calibration)
+    parity = compare(onnx_logits(content, images), onnx_logits(comparable, images))
     if not parity.relative_difference < float("inf"):  # nor NaN
         raise ExportError(
             f"the {precision} graph of {model.name} overflows: its logits are not finite; nothing was written; use fp32"
@@ -54,18 +54,21 @@ def make_graph(model: Model, precision: str, calibration: Calibration | None = N
     return save_graph(model, precision, lowered, made), parity
 
 
-def _lower(content: bytes, precision: str, calibration: Calibration | None) -> bytes:
+def _lower(content: bytes, precision: str, calibration: Calibration | None) -> tuple[bytes, bytes]:
+    """The graph, and what ONNX Runtime on the CPU computes its logits from."""
     if precision == "fp16":
-        from .half import half_graph
+        from .half import half_graph, rounded
 
-        return half_graph(content)
+        half = half_graph(content)
+        return half, rounded(half)
     if precision != "int8":
         raise UsageError(f"{precision} is the model's own file; nothing is made of it")
     if calibration is None:
         raise UsageError("int8 takes the ranges of its activations from images; give an image set to calibrate on")
     from .quantize import int8_graph
 
-    return int8_graph(content, [calibration.images])
+    int8 = int8_graph(content, [calibration.images])
+    return int8, int8
 
 
 def _versions(precision: str) -> dict[str, str]:

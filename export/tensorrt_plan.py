@@ -89,7 +89,7 @@ def read_graph(
     if not parser.parse(content):
         raise ExportError(_unreadable(parser))
     images = network.get_input(0)
-    found, *rest = images.shape[:]
+    found, *rest = images.shape
     if found not in (-1, batch):
         raise ExportError(f"the graph fixes its batch to {found}, so there is no plan for {batch}; export it again")
     images.shape = trt.Dims((batch, *rest))

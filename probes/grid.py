@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UnknownName, UsageError
 from ..records import Condition
+from .attacks import PGD_ANY, PGD_LINF
 from .clean import CLEAN
 from .critical_band import CRITICAL_BAND
 from .family import Family, Perturb
@@ -16,6 +17,7 @@ from .spectral import HIGHPASS, LOWPASS
 from .user import user_family
 
 FAMILIES = {family.name: family for family in (CLEAN, LOWPASS, HIGHPASS, CRITICAL_BAND)}
+ATTACKS = {family.name: family for family in (PGD_LINF, PGD_ANY)}
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {name: {} for name in FAMILIES}
 """The study's grid: clean, 22 spectral and 29 critical-band conditions."""
@@ -27,15 +29,24 @@ class Grid:
 
     families: Mapping[str, Family]
     conditions: tuple[Condition, ...]
+    """Those that perturb an image for all checkpoints alike."""
+    attacks: tuple[Condition, ...] = ()
+    """Those that each checkpoint needs images of its own for."""
+
+    @property
+    def clean(self) -> tuple[Condition, ...]:
+        """The condition that changes nothing, alone."""
+        return self.conditions[:1]
 
     def family(self, condition: Condition) -> Family:
         return self.families[condition.family]
 
     def groups(self, conditions: Sequence[Condition]) -> list[tuple[Perturb, list[Condition]]]:
-        """The conditions by the function that perturbs for them, in the grid's order."""
+        """The conditions by the function that perturbs for them, in the grid's order; attacks have none."""
         grouped: dict[Perturb, list[Condition]] = {}
         for condition in conditions:
-            grouped.setdefault(self.family(condition).perturb, []).append(condition)
+            if perturb := self.family(condition).perturb:
+                grouped.setdefault(perturb, []).append(condition)
         return list(grouped.items())
 
 
@@ -46,6 +57,7 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
         probes: family name -> parameter name -> value or list of values; a table with `file` is a user's probe.
         folder: what a user's `file` is relative to.
     """
+    known = FAMILIES | ATTACKS
     families: dict[str, Family] = {"clean": CLEAN}
     conditions: list[Condition] = CLEAN.conditions({})
     for name, table in probes.items():
@@ -53,13 +65,15 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
             raise UsageError(f"probe {name} must be a table of parameters, such as {name} = {{}}, not {table!r}")
         parameters = dict(table)
         if "file" in parameters:
-            if name in FAMILIES:
+            if name in known:
                 raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
             family = user_family(name, folder / str(parameters.pop("file")), parameters.pop("function", None))
-        elif name in FAMILIES:
-            family = FAMILIES[name]
+        elif name in known:
+            family = known[name]
         else:
-            raise UnknownName("probe", name, FAMILIES, 'a probe of your own needs `file = "…"`')
+            raise UnknownName("probe", name, known, 'a probe of your own needs `file = "…"`')
         families[name] = family
         conditions += family.conditions(parameters)
-    return Grid(families, tuple(dict.fromkeys(conditions)))
+    distinct = list(dict.fromkeys(conditions))
+    attacks = tuple(condition for condition in distinct if condition.family in ATTACKS)
+    return Grid(families, tuple(condition for condition in distinct if condition not in attacks), attacks)

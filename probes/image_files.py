@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 PIXELS, INDEX, ABOUT = "pixels.npy", "index.parquet", "set.json"
-FORMAT = 1
+FORMATS = (1, 2)
+SECOND = ("decision_space", "schemes", "streamed")
+"""Where set.json has one of these it is of format 2: a reader of format 1 would overlook it."""
+COLUMNS = ("image_index", "path", "label", "cluster", "sha256")
+
+Lists = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +38,8 @@ class Index:
     """(n,) cluster indices."""
     sha256s: list[str]
     """Of each image's pixels as they lie in the file."""
+    schemes: Mapping[str, Lists] = field(default_factory=dict)
+    """Label schemes beside `labels`: by name, the classes that count as right for each of the n images."""
 
 
 @cache
@@ -80,6 +87,7 @@ def write_index(folder: Path, index: Index) -> None:
             "label": pa.nulls(count, pa.int32()) if index.labels is None else pa.array(index.labels),
             "cluster": pa.array(index.clusters),
             "sha256": pa.array(index.sha256s, pa.string()),
+            **{name: pa.array(lists, pa.list_(pa.int32())) for name, lists in index.schemes.items()},
         }
     )
     parquet.write_table(table, folder / INDEX, compression="zstd")
@@ -98,12 +106,22 @@ def read_index(folder: Path) -> Index:
         paths, sha256s = table["path"].to_pylist(), table["sha256"].to_pylist()
     except (pa.ArrowException, OSError, KeyError) as error:
         raise _damaged(file, error) from error
+    schemes = {name: table[name] for name in table.column_names if name not in COLUMNS}
     unlabelled = table["label"].null_count == len(paths)
     if not np.array_equal(order, np.arange(len(paths))):
         raise ImageSetError(f"{file}: its rows are not the images in their order; pack them again")
     if cluster.dtype != np.int32 or not (unlabelled or label.dtype == np.int32):  # nulls make them floats
         raise ImageSetError(f"{file}: some labels or clusters are missing; pack the images again")
-    return Index(paths, None if unlabelled else label, cluster, sha256s)
+    for name, lists in schemes.items():
+        if lists.type != pa.list_(pa.int32()) or lists.null_count:
+            raise ImageSetError(f"{file}: the column {name} is no label scheme; pack the images again")
+    return Index(
+        paths,
+        None if unlabelled else label,
+        cluster,
+        sha256s,
+        {name: lists.to_pylist() for name, lists in schemes.items()},
+    )
 
 
 def read_pixels(folder: Path) -> NDArray[np.uint8]:
@@ -116,7 +134,8 @@ def read_pixels(folder: Path) -> NDArray[np.uint8]:
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
-    text = json.dumps({"format": FORMAT, **about}, indent=1)
+    """Write set.json."""
+    text = json.dumps({"format": 2 if any(name in about for name in SECOND) else 1, **about}, indent=1)
     (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
 
 
@@ -129,8 +148,8 @@ def read_about(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: not an image set; make one with 'bandlens images pack'") from None
     except (OSError, ValueError) as error:
         raise _damaged(file, error) from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise ImageSetError(f"{file}: not format {FORMAT}, the one this version reads; pack the images again")
+    if not isinstance(about, dict) or about.get("format") not in FORMATS:
+        raise ImageSetError(f"{file}: not format {' or '.join(map(str, FORMATS))}; pack the images again")
     return about
 
 

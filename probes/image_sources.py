@@ -50,7 +50,7 @@ def _open_folder(folder: Path) -> Source:
 
     def read() -> Iterator[tuple[int, Callable[[], bytes]]]:
         for index, path in enumerate(paths):
-            yield index, partial(_read_file, folder / path)
+            yield index, partial(read_file, folder / path)
 
     return Source(paths, ignored, read)
 
@@ -58,17 +58,22 @@ def _open_folder(folder: Path) -> Source:
 def _files_below(folder: Path) -> Iterator[str]:
     for here, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         at = Path(here)
-        # A link back to a folder on the way here would be walked for ever.
-        above = {step.resolve() for step in (at, *at.parents)}
-        folders[:] = [name for name in folders if (at / name).resolve() not in above]
-        yield from ((at / name).relative_to(folder).as_posix() for name in files)
+        folders[:] = [name for name in folders if not _leads_back(at / name)]
+        inside = at.relative_to(folder).as_posix()
+        yield from files if inside == "." else (f"{inside}/{name}" for name in files)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder on the way to it, which would be walked for ever."""
+    return folder.is_symlink() and folder.resolve() in {step.resolve() for step in folder.parents}
 
 
 def _unreadable(error: OSError) -> None:
     raise ImageSetError(f"{error.filename}: cannot be read ({error.strerror}); make it readable or move it away")
 
 
-def _read_file(file: Path) -> bytes:
+def read_file(file: Path) -> bytes:
+    """The bytes of an image file; ImageSetError where it cannot be read."""
     try:
         if not file.is_file():  # a broken link, or a pipe that would never end
             raise ImageSetError(f"{file}: neither a file nor a link to one; remove it")
@@ -136,7 +141,7 @@ def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int]:
         if not _is_image(path):
             ignored += 1
             continue
-        if any(unicodedata.category(sign) in ("Cc", "Cs") for sign in path):
+        if not path.isprintable() and any(unicodedata.category(sign) in ("Cc", "Cs") for sign in path):
             raise ImageSetError(f"{source}: the file name {path!a} has control signs or is not UTF-8; rename it")
         count[path] += 1
     if not count:

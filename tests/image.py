@@ -42,7 +42,7 @@ class Builder:
 
     def __call__(self, *words: str | Path) -> str:
         """What the command prints; a RuntimeError with its messages where it fails."""
-        store = ["--root", self.folder / "store", "--runroot", self.folder / "run", "--storage-driver", "overlay"]
+        store = [f"--root={self.folder}/store", f"--runroot={self.folder}/run", "--storage-driver=overlay"]
         environment = os.environ | {"CONTAINERS_CONF": str(self.folder / "containers.conf"), "TMPDIR": str(self.folder)}
         result = subprocess.run(["buildah", *store, *words], env=environment, capture_output=True, text=True)
         if result.returncode:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, TypeVar
 
 import typer
 
@@ -111,10 +111,16 @@ def verify(names: Names = None, every: Every = False, category: Category = None,
         raise CheckpointError(f"{len(bad)} not verified: {', '.join(bad)}; `bandlens checkpoints fetch` fetches them")
 
 
-def for_each(
-    chosen: Iterable[Checkpoint], act: Callable[[Checkpoint], Any], advance: Callable[[], None] = lambda: None
-) -> list[str]:
-    """Do something for each checkpoint, with one line on stderr for each that fails; the names of those that did.
+class Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+N = TypeVar("N", bound=Named)
+
+
+def for_each(chosen: Iterable[N], act: Callable[[N], Any], advance: Callable[[], None] = lambda: None) -> list[str]:
+    """Do something for each checkpoint or model; the names of those that failed, with a line on stderr for each.
 
     A single one fails with its own error.
     """

@@ -103,7 +103,7 @@ def export(
         rows.extend(rows_of(one.model(), wanted))
 
     with progress("exporting", len(chosen), "checkpoints", delay=0) as advance:
-        failed = for_each(chosen, make, advance)  # type: ignore[arg-type]
+        failed = for_each(chosen, make, advance)
     print_rows(rows, json)
     if failed:
         raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")

@@ -51,7 +51,7 @@ def gate(
 
     asked = read_study(study)
     if images:
-        asked = replace(asked, images=[str(images.resolve())])
+        asked = replace(asked, images=[str(images.resolve())], clean_images=[])
     found = gate_study(asked, db, reference, candidate or asked.precision)
     if as_json:
         print(json.dumps(_as_json(found), indent=1, default=str))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,31 @@ def test_the_command_line_says_it_in_one_line_and_makes_no_database(
     assert (answer.code, answer.out) == (2, "")
     assert answer.err == "bandlens: probe lowpass: cutoff must be a number in [0, 1], not 2\n"
     assert not (workplace / "r.duckdb").exists()
+
+
+# Image sets
+
+
+def test_images_by_pattern_and_some_of_them_clean_alone(workplace: Path) -> None:
+    for k, name in enumerate(("fog/1", "fog/2", "snow/1")):
+        (workplace / "c" / name).parent.mkdir(parents=True, exist_ok=True)
+        make_images(workplace / "c" / name, make_pictures(3, seed=k), name=f"c {name}")
+    file = make_study(workplace, images=["images.set"], clean_images=["c/fog/*", "c/*/1"], probes="lowpass = {}")
+    found = Counter((cell.image_set.name, cell.condition.family) for cell in resolve(read_study(file)).cells)
+    assert found == {
+        ("images.set", "clean"): 1,
+        ("images.set", "lowpass"): 11,
+        ("c fog/1", "clean"): 1,
+        ("c fog/2", "clean"): 1,
+        ("c snow/1", "clean"): 1,
+    }
+
+
+def test_a_set_that_is_named_twice_is_run_once_and_perturbed(workplace: Path) -> None:
+    file = make_study(workplace, images=["*.set"], clean_images=["images.set"], probes="lowpass = { cutoff = 0.1 }")
+    assert [cell.condition.family for cell in resolve(read_study(file)).cells] == ["clean", "lowpass"]
+
+
+def test_a_pattern_that_fits_nothing_is_named(workplace: Path) -> None:
+    file = make_study(workplace, clean_images=["sets/*"])
+    assert "no image set fits 'sets/*' in" in refusal(file)

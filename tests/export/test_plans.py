@@ -90,7 +90,7 @@ def test_what_there_is_instead_is_named(
     assert f"; there is one for {GPU} (9.0)" in said(graph, replace(target, gpu="NVIDIA L4 (8.9)"))
     assert f"one of tensorrt_rtx {rtx.__version__}" in said(graph, replace(target, library="tensorrt 10.16"))
     other = make_model(model.path.parent, size=64, seed=1)
-    assert "one of another export" in said(load_graph(other, "fp32"), target)
+    assert "one of another graph" in said(load_graph(other, "fp32"), target)
     assert len(list((model.path.parent / "plans").glob("*.plan"))) == 5
 
 

@@ -60,8 +60,6 @@ def type_stubs(module: str, folder: Path, libraries: str = "") -> Path:
     (folder / module).rename(folder / "tensorrt")
     for path in (folder / "tensorrt").glob("*.pyi"):
         path.write_text(mended(path.read_text().replace(module, "tensorrt")))
-    with (folder / "tensorrt" / "__init__.pyi").open("a") as file:
-        file.write("__version__: str\n")
     return folder
 
 
@@ -74,6 +72,11 @@ def mended(stubs: str) -> str:
         (r": \.\.\.(?=[,)\n])", ": typing.Any"),
         (r"(?<=[ \[])bool\b(?=[^:]|:$)", "builtins.bool"),  # the module has a `bool` of its own
         (r"^import typing$", "import builtins\nimport typing"),
+        (
+            r"^class Dims:$",
+            "class Dims:\n    def __iter__(self) -> typing.Iterator[int]: ...",
+        ),  # it has a length, and [k]
+        (r"^__all__: list\[str\] = \[", "__all__: list[str] = ['__version__', "),
     ):
         stubs = re.sub(wrong, right, stubs, flags=re.MULTILINE)
     return stubs

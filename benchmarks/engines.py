@@ -1,0 +1,96 @@
+"""The rate of ResNet-50 at batch 32 on each engine for CPUs and at each precision, against ONNX Runtime's fp32.
+
+All sessions are open at once and take turns on the same batch. The weights are random, and int8 is calibrated on 32
+crops of photographs: neither changes the speed. What an engine cannot run here, such as bf16 on a processor without it,
+is printed and left out.
+"""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from _common import (
+    BATCH,
+    MODEL,
+    Variant,
+    arguments,
+    folder,
+    in_turn,
+    machine,
+    photographs,
+    ratio,
+    ratios,
+    resnet50,
+    spread,
+    table,
+    timed,
+)
+
+from bandlens.engine.session import BACKENDS, Session, open_session, variant_of
+from bandlens.errors import EngineError
+from bandlens.export.models import load_model
+from bandlens.export.precisions import Calibration, make_graph
+from bandlens.records import Model
+
+ENGINES = ("onnxruntime", "openvino")
+BASE = "onnxruntime fp32"
+
+
+def batch() -> np.ndarray:
+    return np.ascontiguousarray(photographs(BATCH), np.float32) / np.float32(255)
+
+
+def prepared(models: Path) -> Model:
+    """ResNet-50 with its int8 graph."""
+    resnet50(models)
+    model = load_model(models, MODEL)
+    if not (models / "int8" / f"{MODEL}.onnx").exists():
+        make_graph(model, "int8", Calibration("crops of photographs", "", batch()))
+    return model
+
+
+def opened(model: Model, threads: int, stack: ExitStack) -> dict[str, Session]:
+    found = {}
+    for engine in ENGINES:
+        for precision in BACKENDS[engine].precisions:
+            try:
+                session = open_session(variant_of(model, engine, precision), BATCH, threads)
+            except EngineError as error:
+                print(f"left out: {error}")
+            else:
+                found[f"{engine} {precision}"] = stack.enter_context(session)
+    return found
+
+
+def turn(session: Session, images: np.ndarray) -> Variant:
+    """A batch, after one that does not count: while others have their turn, a session may give up its memory."""
+
+    def variant() -> float:
+        session.infer(images)
+        return timed(lambda: session.infer(images))()
+
+    return variant
+
+
+def main() -> None:
+    given = arguments(__doc__, repeats=15, quick=2, threads=(2, "threads of a session"))
+    with folder(given.keep) as scratch, ExitStack() as stack:
+        sessions = opened(prepared(scratch / "models"), given.threads, stack)
+        machine("numpy", "onnxruntime", "openvino", "nncf")
+        print(f"{MODEL}, batch {BATCH}, {given.threads} threads")
+        images = batch()
+        seconds = in_turn({name: turn(session, images) for name, session in sessions.items()}, given.repeats)
+    faster = {name: ratios(seconds[BASE], found) for name, found in seconds.items()}
+    table(
+        ["engine", "images/s", f"over {BASE}"],
+        [[name, f"{BATCH / statistics.median(seconds[name]):.0f}", spread(faster[name])] for name in seconds],
+    )
+    for name in (name for name in seconds if name != BASE):
+        ratio(f"{name} over {BASE}", faster[name], "> 1")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Layers with weights or windows as ONNX defines them, in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+NOT_SET = b"NOTSET"
+
+
+def convolution(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    kernel_shape: Sequence[int] = (),  # noqa: ARG001 - the weight has it
+    strides: Sequence[int] = (),
+    pads: Sequence[int] = (),
+    dilations: Sequence[int] = (),
+    group: int = 1,
+    auto_pad: bytes = NOT_SET,
+) -> Tensor:
+    _check_auto_pad(auto_pad)
+    ones = [1] * (x.ndim - 2)
+    x, padding = _padded(x, pads, 0.0)
+    return torch.convolution(
+        x, weight, bias, list(strides) or ones, padding, list(dilations) or ones, False, [0] * len(ones), group
+    )
+
+
+def max_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int] = (),
+    pads: Sequence[int] = (),
+    dilations: Sequence[int] = (),
+    ceil_mode: int = 0,
+    storage_order: int = 0,  # noqa: ARG001 - of the indices, which nobody takes
+    auto_pad: bytes = NOT_SET,
+) -> Tensor:
+    _check_auto_pad(auto_pad)
+    ones = [1] * len(kernel_shape)
+    x, padding = _padded(x, pads, float("-inf"))
+    return functional.max_pool2d(
+        x, list(kernel_shape), list(strides) or ones, padding, list(dilations) or ones, bool(ceil_mode)
+    )
+
+
+def average_pool(
+    x: Tensor,
+    *,
+    kernel_shape: Sequence[int],
+    strides: Sequence[int] = (),
+    pads: Sequence[int] = (),
+    ceil_mode: int = 0,
+    count_include_pad: int = 0,
+    auto_pad: bytes = NOT_SET,
+) -> Tensor:
+    _check_auto_pad(auto_pad)
+    if not _symmetric(pads):
+        raise NotImplementedError("pads that differ between the sides")
+    half = list(pads[: len(pads) // 2]) or [0] * len(kernel_shape)
+    stride = list(strides) or [1] * len(kernel_shape)
+    return functional.avg_pool2d(x, list(kernel_shape), stride, half, bool(ceil_mode), bool(count_include_pad))
+
+
+def global_average_pool(x: Tensor) -> Tensor:
+    return x.mean(list(range(2, x.ndim)), keepdim=True)
+
+
+def batch_normalization(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    *,
+    epsilon: float = 1e-5,
+    momentum: float = 0.9,  # noqa: ARG001 - of training
+    training_mode: int = 0,
+) -> Tensor:
+    if training_mode:
+        raise NotImplementedError("training_mode")
+    return functional.batch_norm(x, mean, variance, scale, bias, False, 0.0, epsilon)
+
+
+def layer_normalization(
+    x: Tensor,
+    scale: Tensor,
+    bias: Tensor | None = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-5,
+    stash_type: int = 1,  # noqa: ARG001 - float32, which all is
+) -> Tensor:
+    return functional.layer_norm(x, list(x.shape[axis:]), scale, bias, epsilon)
+
+
+def gemm(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Tensor:
+    a, b = a.mT if transA else a, b if transB else b.mT
+    if alpha == beta == 1 and (c is None or c.ndim == 1):
+        return functional.linear(a, b, c)
+    product = functional.linear(a, b).mul(alpha)
+    return product if c is None else product.add(c, alpha=beta)
+
+
+def einsum(*operands: Tensor, equation: bytes) -> Tensor:
+    return torch.einsum(equation.decode(), *operands)
+
+
+def _check_auto_pad(auto_pad: bytes) -> None:
+    if auto_pad != NOT_SET:
+        raise NotImplementedError(f"auto_pad {auto_pad.decode()}")
+
+
+def _symmetric(pads: Sequence[int]) -> bool:
+    half = len(pads) // 2
+    return list(pads[:half]) == list(pads[half:])
+
+
+def _padded(x: Tensor, pads: Sequence[int], value: float) -> tuple[Tensor, list[int]]:
+    """The images, and what is left to pad on both sides: torch's layers pad as much before as after."""
+    half = len(pads) // 2
+    if _symmetric(pads):
+        return x, list(pads[:half]) or [0] * (x.ndim - 2)
+    flat = [amount for axis in reversed(range(half)) for amount in (pads[axis], pads[half + axis])]
+    return functional.pad(x, flat, value=value), [0] * half

@@ -1,0 +1,132 @@
+"""What ONNX does to shapes, and how it chooses among values, in torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def ints(values: Tensor | Sequence[int]) -> list[int]:
+    """Whole numbers of an input or an attribute."""
+    return [int(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
+
+
+def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
+    return torch.tensor(x.shape[start:end])
+
+
+def reshape(x: Tensor, sizes: Tensor, *, allowzero: int = 0) -> Tensor:
+    wanted = ints(sizes)
+    return x.reshape([x.shape[k] if size == 0 and not allowzero else size for k, size in enumerate(wanted)])
+
+
+def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
+    return x.reshape(prod(x.shape[:axis]), -1)
+
+
+def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
+    return x.squeeze() if axes is None else x.squeeze(ints(axes))
+
+
+def unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
+    wanted = ints(axes)
+    rank = x.ndim + len(wanted)
+    for axis in sorted(axis % rank for axis in wanted):
+        x = x.unsqueeze(axis)
+    return x
+
+
+def transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
+    return x.permute(list(perm or reversed(range(x.ndim))))
+
+
+def expand(x: Tensor, sizes: Tensor) -> Tensor:
+    wanted = ints(sizes)
+    rank = max(x.ndim, len(wanted))
+    found, wanted = ([1] * (rank - len(one)) + one for one in (list(x.shape), wanted))
+    return x.expand([had if size == 1 else size for had, size in zip(found, wanted, strict=True)])
+
+
+def concat(*parts: Tensor, axis: int) -> Tensor:
+    return torch.cat(parts, axis)
+
+
+def split(x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, num_outputs: int = 1) -> Sequence[Tensor]:
+    if sizes is not None:
+        return x.split_with_sizes(ints(sizes), axis)
+    count = x.shape[axis]
+    most = -(-count // num_outputs)
+    return x.split_with_sizes([min(most, count - first) for first in range(0, count, most)], axis)
+
+
+def cut(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
+    """ONNX's Slice. Its sign conventions are Python's."""
+    along = ints(axes) if axes is not None else list(range(len(starts)))
+    strides = ints(steps) if steps is not None else [1] * len(along)
+    for axis, start, end, step in zip(along, ints(starts), ints(ends), strides, strict=True):
+        chosen = range(x.shape[axis])[start:end:step]  # the file may say 2^63 - 1 for the end
+        if step == 1:
+            x = x.narrow(axis, chosen.start, len(chosen))
+        else:
+            x = x.index_select(axis, torch.tensor(chosen, dtype=torch.int64, device=x.device))
+    return x
+
+
+def pad(
+    x: Tensor, pads: Tensor, value: Tensor | None = None, axes: Tensor | None = None, *, mode: bytes = b"constant"
+) -> Tensor:
+    if mode != b"constant":
+        raise NotImplementedError(f"mode {mode.decode()}")
+    amounts = ints(pads)
+    half = len(amounts) // 2
+    sides = [(0, 0)] * x.ndim
+    for axis, *side in zip(
+        ints(axes) if axes is not None else range(half), amounts[:half], amounts[half:], strict=True
+    ):
+        sides[axis] = side[0], side[1]
+    flat = [amount for side in reversed(sides) for amount in side]  # torch begins with the last axis
+    return functional.pad(x, flat, value=0.0 if value is None else value.item())
+
+
+def tile(x: Tensor, repeats: Tensor) -> Tensor:
+    return x.repeat(ints(repeats))
+
+
+# Choosing
+
+
+def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
+    axis %= x.ndim
+    wanted = indices.reshape(-1).remainder(x.shape[axis])
+    return x.index_select(axis, wanted).reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
+
+
+def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
+    if batch_dims:
+        raise NotImplementedError("batch_dims")
+    return x[tuple(indices.unbind(-1))]
+
+
+def scatter_nd(x: Tensor, indices: Tensor, updates: Tensor, *, reduction: bytes = b"none") -> Tensor:
+    if reduction != b"none":
+        raise NotImplementedError(f"reduction {reduction.decode()}")
+    return x.index_put(tuple(indices.unbind(-1)), updates)
+
+
+def filled(sizes: Tensor, *, value: Tensor | None = None) -> Tensor:
+    fill = torch.zeros(1) if value is None else value
+    return fill.reshape(()).expand(ints(sizes)).clone()
+
+
+def numbers(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
+    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
+
+
+def cast(x: Tensor, *, to: int, saturate: int = 1) -> Tensor:  # noqa: ARG001 - it is about float8
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return x.to(getattr(torch, tensor_dtype_to_np_dtype(to).name))

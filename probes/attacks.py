@@ -1,0 +1,67 @@
+"""Attacks: condition families that need the network, so that each checkpoint gets images of its own.
+
+They search the ball of images whose every value lies within eps of the original's. What they do is `engine.pgd`.
+Published budget, which the study calls low: eps 0.5/255, step 2/255, 40 steps. The step is larger than eps, so each one
+ends on the surface of the ball, and the iterate oscillates; only the last one is judged. Source: Gavrikov and Keuper
+2024, after Madry et al. 2018 ("Towards deep learning models resistant to adversarial attacks").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .family import Family, Parameter, integer_in
+from .noise import WORD, philox4x32
+
+EPS, STEP, STEPS = 0.5 / 255, 2 / 255, 40
+
+START_STREAM = WORD
+"""Fourth word of the counter. Noise has 0 for its fields and counts up from 1 when it draws again: it never comes here.
+The third is 0, so that a start belongs to the seed and the image alone, and all checkpoints, budgets and attacks begin
+at the same place of their balls."""
+
+
+def _share(value: Any) -> float:
+    """A number in [0, 1], or a fraction such as "0.5/255": steps of 8-bit images have no short decimals."""
+    try:
+        if isinstance(value, str):
+            above, below = value.split("/")
+            value = float(above) / float(below)
+        if isinstance(value, bool) or not 0 <= value <= 1:  # NaN is in no range
+            raise ValueError
+    except (ValueError, TypeError, ZeroDivisionError):
+        raise ValueError(f'must be a number in [0, 1], or a fraction such as "0.5/255", not {value!r}') from None
+    return float(value)
+
+
+BUDGET = (
+    Parameter("eps", _share, (EPS,)),
+    Parameter("step", _share, (STEP,)),
+    Parameter("steps", integer_in(1, 10_000), (STEPS,)),
+)
+
+PGD_LINF = Family(
+    "pgd_linf", "projected gradient descent, judged by its last iterate", 1, BUDGET, perturb=None, random=True
+)
+PGD_ANY = Family(
+    "pgd_any", "the same, stopped for an image at the first iterate that fools", 1, BUDGET, perturb=None, random=True
+)
+
+
+def uniform_start(seed: int, images: NDArray[np.int64], size: int) -> NDArray[np.float32]:
+    """(n, 3, size, size), uniform in (-1, 1) in units of eps, for n image indices: a function of seed and index.
+
+    The four words of block b are the values b, b + blocks, b + 2 blocks and b + 3 blocks, channel by channel in
+    row-major order. Their upper 24 bits count, so that every value is exact.
+    """
+    count = 3 * size * size
+    block = np.arange(-(-count // 4), dtype=np.uint32)
+    start = np.empty((len(images), count), np.float32)
+    for row, image in enumerate(images.astype(np.uint32)):  # one at a time stays in the cache
+        words = philox4x32(np, (block, image, np.uint32(0), np.uint32(START_STREAM)), seed)
+        odd = 2 * (np.concatenate(words)[:count] >> np.uint32(8)).astype(np.int32) + 1
+        start[row] = (odd - 2**24) * np.float32(2**-24)
+    return start.reshape(-1, 3, size, size)
