@@ -1,20 +1,21 @@
-"""Every metric of every checkpoint and image set of a study, from the database and back into it."""
+"""Every metric of every checkpoint of a study, from the database and back into it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ..errors import UnknownName, UsageError
 from .critical_band import FREQUENCIES, NOISE_SDS, CriticalBand, fit_band, integer_thresholds, normalized_thresholds
+from .generalization import generalization
 from .psychometric import CONDITIONS, estimate_band
+from .shape_bias import shape_bias_of
 from .spectral_bias import CUTOFFS, FAMILIES, spectral_bias, spectral_intervals
 from .store import Store
+from .subjects import Subject, subjects
 
 PUBLISHED = {
     "critical_bandwidth": "bandwidth",
@@ -22,20 +23,6 @@ PUBLISHED = {
     "critical_peak_noise_sensitivity": "peak_noise_sensitivity",
 }
 """The study's names of the three numbers, which it takes from the normalized thresholds."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """One checkpoint on one image set in one version of a study."""
-
-    study_id: int
-    study: str
-    checkpoint_id: int
-    checkpoint: str
-    image_set_id: int
-    image_set: str
-    classes: int
-    labelled: bool
 
 
 def compute_metrics(
@@ -56,29 +43,34 @@ def compute_metrics(
         advance: called once a checkpoint and image set.
 
     Returns:
-        study_id, study, checkpoint_id, checkpoint, image_set_id, image_set, metric, value, low, high, note.
+        The columns of SCHEMA. Spectral biases are there where something was low-pass or high-pass filtered, and shape
+        biases where images have labels of texture; what is computed from several image sets has none.
     """
     found = subjects(store, study)
     curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
-    keys = ["study", "checkpoint", "image_set"]
     biases = spectral_bias(curve)
     rows = []
     for subject in found:
-        of_subject = {key: getattr(subject, key) for key in keys}
+        of_subject = {key: getattr(subject, key) for key in KEYS}
         spectral = _spectral(store, subject, biases.filter(*(pl.col(k) == v for k, v in of_subject.items())), resamples)
         band = _critical_band(store, subject, curve, resamples, rgb_reference)
-        rows += [pl.DataFrame([of_subject | row for row in (*spectral, *band)], SCHEMA)]
+        shape = shape_bias_of(store, subject, resamples)
+        rows += [_named(subject) | row for row in (*spectral, *band, *shape)]
         advance(1)
-    metrics = pl.concat(rows, how="diagonal_relaxed").join(
-        pl.DataFrame([{name: getattr(subject, name) for name in Subject.__slots__} for subject in found]), on=keys
-    )
+    for subject in {one.study_id: one for one in found}.values():
+        rows += _generalization(store, subject, {one.checkpoint_id: one.checkpoint for one in found})
+    metrics = pl.DataFrame(rows, SCHEMA)
     store.write_metrics(metrics)
     return metrics
 
 
+KEYS = ("study", "checkpoint", "image_set")
 SCHEMA = {
+    "study_id": pl.Int32,
     "study": pl.String,
+    "checkpoint_id": pl.Int32,
     "checkpoint": pl.String,
+    "image_set_id": pl.Int32,
     "image_set": pl.String,
     "metric": pl.String,
     "value": pl.Float64,
@@ -88,28 +80,23 @@ SCHEMA = {
 }
 
 
-def subjects(store: Store, study: str) -> list[Subject]:
-    """What the metrics of a study (name, name@version, or `*`) are computed for.
+def _named(subject: Subject) -> dict[str, Any]:
+    names = ("study_id", "study", "checkpoint_id", "checkpoint", "image_set_id", "image_set")
+    return {name: getattr(subject, name) for name in names}
 
-    UnknownName where there is no such study, UsageError where none of its cells is complete.
-    """
-    found = store.frame(
-        "SELECT DISTINCT study_id, version.label AS study, checkpoint_id, checkpoint, image_set_id, image_set, "
-        "classes, labelled FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
-        "JOIN cell_detail AS detail USING (cell) JOIN checkpoint AS c ON c.id = checkpoint_id "
-        "WHERE version.label = $1 OR (newest AND ($1 = '*' OR version.study = $1)) ORDER BY ALL",
-        [study],
-    )
-    if not len(found):
-        known = store.frame("SELECT label FROM study_version ORDER BY study_id")["label"].to_list()
-        if study != "*" and study not in known and f"{study}@1" not in known:
-            raise UnknownName("study", study, known)
-        raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
-    return [Subject(**row) for row in found.to_dicts()]
+
+def _generalization(store: Store, subject: Subject, checkpoints: Mapping[int, str]) -> Iterator[dict[str, Any]]:
+    """The rows of all checkpoints of the subject's study."""
+    for checkpoint_id, rows in generalization(store, subject.study_id):
+        names = {"study_id": subject.study_id, "study": subject.study}
+        names |= {"checkpoint_id": checkpoint_id, "checkpoint": checkpoints[checkpoint_id]}
+        yield from (names | row for row in rows)
 
 
 def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: int) -> Iterator[dict[str, Any]]:
     """The spectral biases, with an interval over images where they have a value."""
+    if not subject.families & set(FAMILIES.values()):
+        return
     found: dict[str, tuple[float, float]] = {}
     if biases.filter(pl.col("metric").is_in(FAMILIES))["value"].is_not_null().all():
         correct, clusters = _outcomes(store, subject, SPECTRAL, 1 + 2 * len(CUTOFFS))

@@ -40,7 +40,8 @@ CREATE TABLE image_set (
     count INTEGER NOT NULL,
     clusters INTEGER NOT NULL,
     preprocessing VARCHAR NOT NULL,
-    labelled BOOLEAN NOT NULL
+    labelled BOOLEAN NOT NULL,
+    decision_space VARCHAR NOT NULL
 );
 COMMENT ON TABLE image_set IS 'Images decoded once to fixed-shape uint8';
 COMMENT ON COLUMN image_set.id IS 'Number in this database';
@@ -53,6 +54,7 @@ COMMENT ON COLUMN image_set.count IS 'Number of images';
 COMMENT ON COLUMN image_set.clusters IS 'Number of independent sources; less than count where several images show one photograph';
 COMMENT ON COLUMN image_set.preprocessing IS 'How files became pixels';
 COMMENT ON COLUMN image_set.labelled IS 'Without labels the reference is the model''s own clean prediction, and accuracy is agreement';
+COMMENT ON COLUMN image_set.decision_space IS 'Between which classes its images are decided: all, or a few that each stand for some logits';
 
 CREATE TABLE image (image_set INTEGER NOT NULL, image_index UINTEGER NOT NULL, path VARCHAR NOT NULL, cluster UINTEGER NOT NULL);
 COMMENT ON TABLE image IS 'The images of each set, in order';
@@ -64,9 +66,20 @@ COMMENT ON COLUMN image.cluster IS 'Images with the same number are not independ
 CREATE TABLE label (image_set INTEGER NOT NULL, scheme VARCHAR NOT NULL, image_index UINTEGER NOT NULL, class USMALLINT NOT NULL);
 COMMENT ON TABLE label IS 'What counts as right for an image, by label scheme';
 COMMENT ON COLUMN label.image_set IS 'image_set.id';
-COMMENT ON COLUMN label.scheme IS 'single: the one class of the image';
+COMMENT ON COLUMN label.scheme IS 'single: the one class of the image, its shape where cues conflict; real: every class that ReaL accepts; texture: that of cue-conflict images';
 COMMENT ON COLUMN label.image_index IS 'image.image_index';
-COMMENT ON COLUMN label.class IS 'Index of the logit that is right';
+COMMENT ON COLUMN label.class IS 'Number of the class that is right, in the decision space of the set';
+
+CREATE TABLE class_name (
+    decision_space VARCHAR NOT NULL,
+    class USMALLINT NOT NULL,
+    name VARCHAR NOT NULL,
+    PRIMARY KEY (decision_space, class)
+);
+COMMENT ON TABLE class_name IS 'What the classes of decision spaces are called, as far as it is known';
+COMMENT ON COLUMN class_name.decision_space IS 'cell.decision_space; the names of the space all are those of ImageNet, for models of 1000 classes';
+COMMENT ON COLUMN class_name.class IS 'prediction.predicted, label.class';
+COMMENT ON COLUMN class_name.name IS 'In English';
 
 CREATE TABLE condition (
     id INTEGER PRIMARY KEY DEFAULT nextval('id'),
@@ -155,7 +168,7 @@ COMMENT ON COLUMN cell.condition IS 'condition.id';
 COMMENT ON COLUMN cell.backend IS 'Inference library';
 COMMENT ON COLUMN cell.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN cell.graph_sha256 IS 'Of the ONNX file that ran: the model''s own, or the one made of it for this precision';
-COMMENT ON COLUMN cell.decision_space IS 'How logits become a decision: all is the argmax over every class';
+COMMENT ON COLUMN cell.decision_space IS 'How logits become a decision: all is the argmax over every class; else that of the image set';
 COMMENT ON COLUMN cell.seed IS 'Of the noise; 0 where there is none';
 COMMENT ON COLUMN cell.complete IS 'Whether its parts cover the image set; no view shows it before';
 COMMENT ON COLUMN cell.error IS 'Why it failed when it was last tried';
@@ -195,14 +208,14 @@ CREATE TABLE prediction (
 COMMENT ON TABLE prediction IS 'One row an image and cell';
 COMMENT ON COLUMN prediction.cell IS 'cell.id';
 COMMENT ON COLUMN prediction.image_index IS 'image.image_index';
-COMMENT ON COLUMN prediction.predicted IS 'Class of the largest logit, the lowest index first';
-COMMENT ON COLUMN prediction.label_rank IS 'Classes scored above the label, and equal ones of lower index: 0 is right, below 5 is in the top 5';
+COMMENT ON COLUMN prediction.predicted IS 'Class of the largest score in the decision space, the lowest number first; in the space all a score is a logit';
+COMMENT ON COLUMN prediction.label_rank IS 'Classes of the space scored above the label, and equal ones of lower number: 0 is right, below 5 is in the top 5';
 COMMENT ON COLUMN prediction.confidence IS 'Softmax probability of the predicted class';
 
 CREATE TABLE metric_value (
     study INTEGER NOT NULL,
     checkpoint INTEGER NOT NULL,
-    image_set INTEGER NOT NULL,
+    image_set INTEGER,
     metric VARCHAR NOT NULL,
     value DOUBLE,
     low DOUBLE,
@@ -212,7 +225,7 @@ CREATE TABLE metric_value (
 COMMENT ON TABLE metric_value IS 'What `bandlens analyze` computed last for each study';
 COMMENT ON COLUMN metric_value.study IS 'study.id';
 COMMENT ON COLUMN metric_value.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN metric_value.image_set IS 'image_set.id';
+COMMENT ON COLUMN metric_value.image_set IS 'image_set.id; NULL for what is computed from several sets';
 COMMENT ON COLUMN metric_value.metric IS 'Name of the number';
 COMMENT ON COLUMN metric_value.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
@@ -332,6 +345,18 @@ COMMENT ON COLUMN cell_outcome.itself IS 'Whether the cell is its own reference,
 COMMENT ON COLUMN cell_outcome.image_index IS 'Position in the image set, from 0';
 COMMENT ON COLUMN cell_outcome.label_rank IS 'Classes scored above the label, and equal ones of lower index; NULL without labels';
 
+CREATE MACRO wilson_low(share, n) AS
+    greatest(0, least(share, (share + 1.959964 ** 2 / n / 2
+                              - sqrt(1.959964 ** 2 / n * (share * (1 - share) + 1.959964 ** 2 / n / 4)))
+                             / (1 + 1.959964 ** 2 / n)));
+COMMENT ON MACRO wilson_low IS 'Lower end of Wilson''s 95 % interval of a share of n independent images; share is not NULL';
+
+CREATE MACRO wilson_high(share, n) AS
+    least(1, greatest(share, (share + 1.959964 ** 2 / n / 2
+                              + sqrt(1.959964 ** 2 / n * (share * (1 - share) + 1.959964 ** 2 / n / 4)))
+                             / (1 + 1.959964 ** 2 / n)));
+COMMENT ON MACRO wilson_high IS 'Upper end of Wilson''s 95 % interval of a share of n independent images; share is not NULL';
+
 CREATE VIEW cell_accuracy AS
 WITH plain AS (
     SELECT cell, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5, sum(count)::DOUBLE AS effective,
@@ -362,15 +387,13 @@ WITH plain AS (
     UNION ALL
     FROM clustered
 ), shares AS (
-    SELECT cell, n, right1 / n AS top1, right5 / n AS top5, 1.959964 ** 2 / effective AS z2, itself FROM counted
-), wilson AS (
-    SELECT *, (top1 + z2 / 2) / (1 + z2) AS centre, sqrt(z2 * (top1 * (1 - top1) + z2 / 4)) / (1 + z2) AS half FROM shares
+    SELECT cell, n, right1 / n AS top1, right5 / n AS top5, effective, itself FROM counted
 )
 SELECT cell, n::BIGINT AS n, top1, top5,
        -- What agrees by definition has no interval; nor has what cannot be compared, for all that greatest() skips NULL.
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN greatest(0, least(top1, centre - half)) END AS low,
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN least(1, greatest(top1, centre + half)) END AS high
-FROM wilson;
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_low(top1, effective) END AS low,
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_high(top1, effective) END AS high
+FROM shares;
 COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with Wilson''s 95 % interval; dependent images count as fewer';
 COMMENT ON COLUMN cell_accuracy.cell IS 'cell.id';
 COMMENT ON COLUMN cell_accuracy.n IS 'Number of images';
@@ -412,6 +435,94 @@ COMMENT ON COLUMN accuracy.high IS 'Upper end of the 95 % interval of top1; NULL
 COMMENT ON COLUMN accuracy.backend IS 'Inference library';
 COMMENT ON COLUMN accuracy.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN accuracy.seed IS 'Of the noise; 0 where there is none';
+
+CREATE VIEW cell_label_accuracy AS
+WITH scheme AS (
+    -- A list may name a class twice.
+    SELECT DISTINCT label.image_set, label.scheme, label.image_index, label.class,
+           CASE WHEN image_set.clusters < image_set.count THEN image.cluster END AS cluster
+    FROM label
+    JOIN image_set ON image_set.id = label.image_set
+    JOIN image ON image.image_set = label.image_set AND image.image_index = label.image_index
+    WHERE label.scheme <> 'single'
+), size AS (
+    SELECT image_set, scheme, cluster, count(DISTINCT image_index) AS n FROM scheme GROUP BY ALL
+), hit AS (
+    SELECT prediction.cell, scheme.scheme, scheme.cluster, count(*) AS right1
+    FROM scheme
+    JOIN cell_detail AS detail ON detail.image_set_id = scheme.image_set
+    JOIN prediction ON prediction.cell = detail.cell AND prediction.image_index = scheme.image_index
+                   AND prediction.predicted = scheme.class
+    GROUP BY ALL
+), by_cluster AS (
+    SELECT detail.cell, size.scheme, size.n, coalesce(hit.right1, 0) AS right1, detail.clustered,
+           sum(coalesce(hit.right1, 0)) OVER whole / sum(size.n) OVER whole AS share
+    FROM size
+    JOIN cell_detail AS detail ON detail.image_set_id = size.image_set
+    LEFT JOIN hit ON hit.cell = detail.cell AND hit.scheme = size.scheme AND hit.cluster IS NOT DISTINCT FROM size.cluster
+    WINDOW whole AS (PARTITION BY detail.cell, size.scheme)
+), counted AS (
+    SELECT cell, scheme, sum(n) AS n, any_value(share) AS top1,
+           CASE WHEN NOT any_value(clustered) THEN sum(n)
+                WHEN count(*) IN (1, sum(n)) OR any_value(share) IN (0, 1) THEN count(*)
+                ELSE least(sum(n), any_value(share) * (1 - any_value(share)) * sum(n) ** 2
+                                   / (sum((right1 - n * share) ** 2) * count(*) / (count(*) - 1)))
+           END::DOUBLE AS effective
+    FROM by_cluster
+    GROUP BY cell, scheme
+)
+SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective) AS low, wilson_high(top1, effective) AS high
+FROM counted
+UNION ALL
+SELECT cell, CASE WHEN image_set IN (SELECT image_set FROM label WHERE scheme = 'texture') THEN 'shape' ELSE 'single' END,
+       n, top1, low, high
+FROM cell_accuracy
+JOIN cell ON cell.id = cell_accuracy.cell
+WHERE cell.image_set IN (SELECT id FROM image_set WHERE labelled);
+COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images, with Wilson''s 95 % interval as in cell_accuracy';
+COMMENT ON COLUMN cell_label_accuracy.cell IS 'cell.id';
+COMMENT ON COLUMN cell_label_accuracy.scheme IS 'single, real, or where cues conflict shape and texture';
+COMMENT ON COLUMN cell_label_accuracy.n IS 'Number of images that have a label in the scheme';
+COMMENT ON COLUMN cell_label_accuracy.top1 IS 'Share of them whose prediction is among their labels';
+COMMENT ON COLUMN cell_label_accuracy.low IS 'Lower end of the 95 % interval of top1';
+COMMENT ON COLUMN cell_label_accuracy.high IS 'Upper end of the 95 % interval of top1';
+
+CREATE MACRO label_accuracy_of(which) AS TABLE
+SELECT version.study, version.label AS version, detail.checkpoint, detail.category, detail.image_set,
+       image_set.benchmark, image_set.corruption, image_set.severity, result.scheme,
+       detail.family, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
+       result.n, result.top1, result.low, result.high, detail.backend, detail.precision, detail.seed
+FROM study_version AS version
+JOIN study_cell ON study_cell.study = version.study_id
+JOIN cell_detail AS detail ON detail.cell = study_cell.cell
+JOIN image_set ON image_set.id = detail.image_set_id
+JOIN cell_label_accuracy AS result ON result.cell = detail.cell
+WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+COMMENT ON MACRO TABLE label_accuracy_of IS 'The view label_accuracy of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW label_accuracy AS FROM label_accuracy_of('*');
+COMMENT ON VIEW label_accuracy IS 'Accuracy of every cell of the newest version of each study by each scheme of labels: the same predictions, judged anew';
+COMMENT ON COLUMN label_accuracy.study IS 'Name of the study';
+COMMENT ON COLUMN label_accuracy.version IS 'name@version: what asks for this version';
+COMMENT ON COLUMN label_accuracy.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN label_accuracy.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN label_accuracy.image_set IS 'Name of the image set';
+COMMENT ON COLUMN label_accuracy.benchmark IS 'What the images are, such as imagenet-c';
+COMMENT ON COLUMN label_accuracy.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
+COMMENT ON COLUMN label_accuracy.severity IS 'Of the corruption, 1 to 5';
+COMMENT ON COLUMN label_accuracy.scheme IS 'single: the one class; real: any that ReaL accepts; where cues conflict, shape and texture';
+COMMENT ON COLUMN label_accuracy.family IS 'Name of the probe';
+COMMENT ON COLUMN label_accuracy.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN label_accuracy.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN label_accuracy.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN label_accuracy.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN label_accuracy.n IS 'Number of images that have a label in the scheme; the others do not count';
+COMMENT ON COLUMN label_accuracy.top1 IS 'Share of them whose prediction is among their labels';
+COMMENT ON COLUMN label_accuracy.low IS 'Lower end of the 95 % interval of top1';
+COMMENT ON COLUMN label_accuracy.high IS 'Upper end of the 95 % interval of top1';
+COMMENT ON COLUMN label_accuracy.backend IS 'Inference library';
+COMMENT ON COLUMN label_accuracy.precision IS 'Of the model''s arithmetic';
+COMMENT ON COLUMN label_accuracy.seed IS 'Of the noise; 0 where there is none';
 
 CREATE MACRO curve_of(which) AS TABLE
 WITH rows AS (FROM accuracy_of(which))
@@ -490,17 +601,17 @@ SELECT version.study, version.label AS version, checkpoint.name AS checkpoint, c
 FROM metric_value
 JOIN study_version AS version ON version.study_id = metric_value.study
 JOIN checkpoint ON checkpoint.id = metric_value.checkpoint
-JOIN image_set ON image_set.id = metric_value.image_set
+LEFT JOIN image_set ON image_set.id = metric_value.image_set
 WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
 COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW metric AS FROM metric_of('*');
-COMMENT ON VIEW metric IS 'Biases and thresholds of the newest version of each study, as computed last';
+COMMENT ON VIEW metric IS 'Biases, thresholds and generalization of the newest version of each study, as computed last';
 COMMENT ON COLUMN metric.study IS 'Name of the study';
 COMMENT ON COLUMN metric.version IS 'name@version: what asks for this version';
 COMMENT ON COLUMN metric.checkpoint IS 'Name of the model';
 COMMENT ON COLUMN metric.category IS 'Training category of the study, or own';
-COMMENT ON COLUMN metric.image_set IS 'Name of the image set';
+COMMENT ON COLUMN metric.image_set IS 'Name of the image set; NULL for what is computed from several sets';
 COMMENT ON COLUMN metric.metric IS 'Name of the number';
 COMMENT ON COLUMN metric.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';

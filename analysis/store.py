@@ -40,7 +40,13 @@ class Images(Protocol):
     @property
     def labels(self) -> NDArray[np.int32] | None: ...
     @property
+    def schemes(self) -> Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]: ...
+    @property
     def clusters(self) -> NDArray[np.int32]: ...
+
+
+ClassNames = Mapping[str, Mapping[int, str]]
+"""Decision space -> class -> what it is called."""
 
 
 class Store:
@@ -136,11 +142,16 @@ class Store:
         named = {variant: (variant.sha256, variant.backend, variant.precision) for variant in variants}
         return {variant: rates[name] for variant, name in named.items() if name in rates}
 
-    def begin_study(self, name: str, toml: str, cells: Sequence[Cell], image_sets: Sequence[Images]) -> str:
-        """Record a study and its cells, known and new; gives its label, name@version."""
+    def begin_study(
+        self, name: str, toml: str, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = {}
+    ) -> str:
+        """Record a study and its cells, known and new; gives its label, name@version.
+
+        Of `names` those are kept whose decision space the cells have.
+        """
         digest = digest_of(sorted(cell.key for cell in cells))
         with self.transaction():
-            self._add(cells, image_sets)
+            self._add(cells, image_sets, names)
             newest = self.frame(
                 "SELECT id, version, digest FROM study WHERE name = ? ORDER BY version DESC LIMIT 1", [name]
             )
@@ -158,44 +169,53 @@ class Store:
             )
             return f"{name}@{version}"
 
-    def add_cells(self, cells: Sequence[Cell], image_sets: Sequence[Images]) -> None:
+    def add_cells(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = {}) -> None:
         """Record cells, known and new, that no study is to show."""
         with self.transaction():
-            self._add(cells, image_sets)
+            self._add(cells, image_sets, names)
 
-    def _add(self, cells: Sequence[Cell], image_sets: Sequence[Images]) -> None:
+    def _add(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames) -> None:
         for images in image_sets:
             self._add_images(images)
         self._add_cells(cells)
+        for space in {cell.decision_space for cell in cells} & set(names):
+            rows = [{"decision_space": space, "class": one, "name": name} for one, name in names[space].items()]
+            self._load("INSERT OR REPLACE INTO class_name FROM loaded", pa.Table.from_pylist(rows))
 
     def _add_images(self, images: Images) -> None:
         info = images.info
         if len(self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])):
             # The same images under another name: they go by the one that they were asked for last.
             self.execute(
-                "UPDATE image_set SET name = ?, benchmark = ? WHERE digest = ?",
-                [info.name, info.benchmark, info.digest],
+                "UPDATE image_set SET name = ?, benchmark = ?, corruption = ?, severity = ? WHERE digest = ?",
+                [info.name, info.benchmark, info.corruption, info.severity, info.digest],
             )
             return
         self.execute(
-            "INSERT INTO image_set (name, benchmark, digest, count, clusters, preprocessing, labelled) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, clusters, preprocessing, "
+            "labelled, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 info.name,
                 info.benchmark,
+                info.corruption,
+                info.severity,
                 info.digest,
                 info.count,
                 len(np.unique(images.clusters)),
                 info.preprocessing,
                 info.labelled,
+                info.decision_space,
             ],
         )
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
         self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
-        if images.labels is not None:
-            labels = pa.table({"image_index": index, "class": images.labels.astype(np.uint16)})
-            self._load("INSERT INTO label SELECT currval('id'), 'single', image_index, class FROM loaded", labels)
+        labels = {} if images.labels is None else {"single": (index, images.labels)}
+        for scheme, (rows, classes) in (labels | dict(images.schemes)).items():
+            truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
+            self._load(
+                "INSERT INTO label SELECT currval('id'), scheme, image_index, class FROM loaded", pa.table(truth)
+            )
 
     def _add_cells(self, cells: Sequence[Cell]) -> None:
         models = {cell.model.sha256: cell.model for cell in cells}.values()
@@ -250,10 +270,10 @@ class Store:
             }
             for cell in cells
         ]
-        columns = "backend, precision, graph_sha256, decision_space, seed"
+        columns = ("backend", "precision", "graph_sha256", "decision_space", "seed")
         self._load(
-            f"INSERT INTO cell (key, checkpoint, image_set, condition, {columns}) "
-            f"SELECT key, checkpoint.id, image_set.id, condition.id, {columns} "
+            f"INSERT INTO cell (key, checkpoint, image_set, condition, {', '.join(columns)}) SELECT key, checkpoint.id, "
+            f"image_set.id, condition.id, {', '.join(f'loaded.{name}' for name in columns)} "
             "FROM loaded JOIN checkpoint ON checkpoint.model_sha256 = loaded.model "
             "JOIN image_set ON image_set.digest = loaded.images JOIN condition ON condition.digest = loaded.condition "
             "WHERE key NOT IN (SELECT key FROM cell)",
@@ -350,7 +370,8 @@ class Store:
     def write_metrics(self, frame: pl.DataFrame) -> None:
         """Replace the metrics of the studies in the frame.
 
-        Columns: study_id, checkpoint_id, image_set_id, metric, value, low, high, note.
+        Columns: study_id, checkpoint_id, image_set_id (null for what is computed from several sets), metric, value, low,
+        high, note.
         """
         with self.transaction():
             for study in frame["study_id"].unique():

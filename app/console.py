@@ -91,3 +91,10 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def amount(count: float) -> str:
+    """Bytes in words: 26 kB, 3.9 MB, 7.5 GB."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    power = next((k for k in range(len(units)) if count < 1000 ** (k + 1)), len(units) - 1)
+    return f"{count / 1000**power:.3g} {units[power]}"

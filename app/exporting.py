@@ -47,12 +47,15 @@ def read_precisions(words: Iterable[str]) -> list[str]:
 
 
 def plan_builder(batch: int, refit: bool) -> Callable[[Graph], Path] | None:
-    """Builds plans on this machine; None, and a line on stderr, where TensorRT or a GPU is missing."""
+    """Builds plans on this machine; None where it cannot. A line on stderr says why, where plans may be expected."""
     from ..engine.devices import gpus, readiness
+    from ..engine.nvidia import NoGpu
     from ..engine.requirements import TENSORRT, load, usable
 
     state = readiness("tensorrt")
     if not state.ready:
+        if isinstance(gpus(), NoGpu) and not refit:
+            return None  # an ordinary machine
         print(f"bandlens: no TensorRT plans are built here: {state.line}", file=sys.stderr)
         return None
     from ..export.plans import ensure_plan, target_of

@@ -9,11 +9,12 @@ import polars as pl
 
 from ..analysis.precision_gate import gate_cells
 from ..analysis.store import open_store
-from ..engine.run import RANGE_SECONDS
+from ..engine.parts import RANGE_SECONDS
 from ..engine.session import backend_of
 from ..errors import UsageError
+from ..probes.grid import ATTACKS
 from .console import progress
-from .runner import Summary, run_missing
+from .runner import Summary, class_names, run_missing
 from .study import Study, Work, resolve
 
 
@@ -46,7 +47,7 @@ def gate_study(
     with open_store(database) as store:
 
         def begin() -> str:
-            store.add_cells(both.cells, both.image_sets)
+            store.add_cells(both.cells, both.image_sets, class_names(both))
             return f"{names[1]} against {names[0]}"
 
         ran = run_missing(both, store, begin, range_seconds)
@@ -60,4 +61,6 @@ def _resolved(study: Study, option: str, text: str) -> Work:
     engine, _, precision = text.rpartition(":")
     if not precision or (":" in text and not engine):
         raise UsageError(f"--{option} must be PRECISION or ENGINE:PRECISION, such as openvino:int8, not '{text}'")
-    return resolve(replace(study, engine=engine or study.engine, precision=precision))
+    work = resolve(replace(study, engine=engine or study.engine, precision=precision))
+    # Attacks have a precision of their own.
+    return replace(work, cells=[cell for cell in work.cells if cell.condition.family not in ATTACKS])

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..analysis.store import open_store
+from ..engine.attack import step_seconds
 from ..engine.session import arrays_of, open_session
 from ..probes.arrays import to_numpy
+from ..probes.grid import ATTACKS
 from ..records import Cell, Variant
+from .cost import Cost, cost_of
 from .study import Study, Work
 
 
@@ -29,6 +32,8 @@ class Plan:
     """Estimated for the missing predictions on this machine."""
     estimate: str
     """What the estimate rests on."""
+    cost: Cost
+    """Of the missing predictions."""
 
 
 def plan_study(work: Work, database: Path) -> Plan:
@@ -59,7 +64,7 @@ def plan_study(work: Work, database: Path) -> Plan:
     missing = [cell for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
     left = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
     seconds, estimate = _estimate(work, missing, left, rates)
-    return Plan(rows, missing, sum(left.values()), seconds, estimate)
+    return Plan(rows, missing, sum(left.values()), seconds, estimate, cost_of(work, left, missing))
 
 
 def _state(cell: Cell, images: int | None) -> str:
@@ -71,16 +76,36 @@ def _state(cell: Cell, images: int | None) -> str:
 def _estimate(
     work: Work, missing: Sequence[Cell], left: dict[str, int], rates: dict[Variant, float]
 ) -> tuple[float, str]:
-    variants = list(dict.fromkeys(cell.variant for cell in missing))
-    if not variants:
+    if not missing:
         return 0.0, "nothing to do"
+    attacked = [cell for cell in missing if cell.condition.family in ATTACKS]
+    perturbed = [cell for cell in missing if cell.condition.family not in ATTACKS]
+    parts = []
+    if perturbed:
+        parts.append(_estimate_perturbed(work.study, perturbed, left, rates))
+    if attacked:
+        parts.append(_estimate_attacked(work.study, attacked, left))
+    return sum(seconds for seconds, _ in parts), "; ".join(basis for _, basis in parts)
+
+
+def _estimate_perturbed(
+    study: Study, cells: Sequence[Cell], left: dict[str, int], rates: dict[Variant, float]
+) -> tuple[float, str]:
+    variants = list(dict.fromkeys(cell.variant for cell in cells))
     known = {variant: rates[variant] for variant in variants if variant in rates}
     basis = "rates of earlier runs in this database"
     if not known:
-        known = {variants[0]: _measured_rate(variants[0], work.study)}
+        known = {variants[0]: _measured_rate(variants[0], study)}
         basis = f"one batch of {variants[0].model.name}, measured now"
     usual = float(np.median(list(known.values())))
-    return sum(left[cell.key] / known.get(cell.variant, usual) for cell in missing), basis
+    return sum(left[cell.key] / known.get(cell.variant, usual) for cell in cells), basis
+
+
+def _estimate_attacked(study: Study, cells: Sequence[Cell], left: dict[str, int]) -> tuple[float, str]:
+    variant = cells[0].variant
+    seconds = step_seconds(variant, study.batch, study.thread_count)
+    steps = sum(left[cell.key] * (cell.condition.number("steps") or 0) for cell in cells)
+    return steps * seconds, f"one step of an attack on {variant.model.name}, measured now"
 
 
 def _measured_rate(variant: Variant, study: Study) -> float:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..analysis.gate_verdict import not_passed
-from ..analysis.store import Store, open_store
-from ..engine.run import RANGE_SECONDS, Outcome, run
+from ..analysis.store import ClassNames, Store, open_store
+from ..engine.attack import attack_info, run_attacks
+from ..engine.parts import RANGE_SECONDS, Outcome
+from ..engine.run import CLASSES, run
 from ..engine.session import Session, arrays_of, open_session
 from ..errors import BandlensError
-from ..records import Cell, Failed, Variant
+from ..probes.decision_spaces import NAMES, decision_space
+from ..probes.grid import ATTACKS
+from ..probes.image_set import ImageSet
+from ..records import Cell, Failed, SessionInfo, Variant
 from .console import progress
 from .study import Study, Work
 
@@ -45,9 +50,18 @@ def run_study(work: Work, database: Path, range_seconds: float = RANGE_SECONDS, 
     study = work.study
     with open_store(database) as store:
         _check_gate(work, store, require_gate)
-        return run_missing(
-            work, store, lambda: store.begin_study(study.name, study.toml, work.cells, work.image_sets), range_seconds
-        )
+
+        def begin() -> str:
+            return store.begin_study(study.name, study.toml, work.cells, work.image_sets, class_names(work))
+
+        return run_missing(work, store, begin, range_seconds)
+
+
+def class_names(work: Work) -> ClassNames:
+    """What the classes of each decision space are called; of `all`, where a model has those of ImageNet."""
+    there = [name for name in NAMES if name != "all" or any(model.classes == CLASSES for model in work.models)]
+    spaces = [decision_space(name) for name in there]
+    return {space.name: dict(zip(space.ids, space.names, strict=True)) for space in spaces}
 
 
 def run_missing(work: Work, store: Store, begin: Callable[[], str], range_seconds: float) -> Summary:
@@ -55,16 +69,20 @@ def run_missing(work: Work, store: Store, begin: Callable[[], str], range_second
     started = time.monotonic()
     done = store.progress(work.cells)
     todo = [(cell, done.get(cell.key, 0)) for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
-    # Sessions come first: a study that cannot run must not take the place of its last version in the views.
-    with _sessions([cell.variant for cell, _ in todo], work.study) as sessions:
+    perturbed = [pair for pair in todo if pair[0].condition.family not in ATTACKS]
+    attacked = [pair for pair in todo if pair[0].condition.family in ATTACKS]
+    kept = Kept()
+    # What they run on comes first: a study that cannot run must not take the place of its last version in the views.
+    attackers = _attackers(attacked, work.study)
+    with _sessions(perturbed, work.study) as sessions:
         label = begin()
-        predictions, failed = 0, list[Failed]()
-        for outcome in _run(work, todo, sessions, store, range_seconds) if todo else ():
-            if isinstance(outcome, Failed):
-                failed.append(outcome)
-            else:
-                predictions += len(outcome.predictions.predicted)
-    return Summary(label, len(work.cells), len(todo), predictions, time.monotonic() - started, failed)
+        if perturbed:
+            infos = {variant: session.info for variant, session in sessions.items()}
+            _keep(_perturbed(work, perturbed, sessions, range_seconds), store, infos, kept)
+    # Attacks come after the sessions are closed: they need the memory.
+    if attacked:
+        _keep(_attacked(work, attacked, range_seconds), store, attackers, kept)
+    return Summary(label, len(work.cells), len(todo), kept.predictions, time.monotonic() - started, kept.failed)
 
 
 def _check_gate(work: Work, store: Store, required: bool) -> None:
@@ -83,33 +101,68 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     print(f"bandlens: warning: {message}", file=sys.stderr)
 
 
-def _run(
-    work: Work,
-    todo: Sequence[tuple[Cell, int]],
-    sessions: Mapping[Variant, Session],
-    store: Store,
-    range_seconds: float,
-) -> Iterator[Outcome]:
-    """Every outcome, once it is committed."""
-    infos = {variant: session.info for variant, session in sessions.items()}
-    total = sum(cell.image_set.count - first for cell, first in todo)
+Todo = Sequence[tuple[Cell, int]]
+"""Cells, each with the number of its images that are done."""
+
+
+@dataclass(slots=True)
+class Kept:
+    """What was committed."""
+
+    predictions: int = 0
+    failed: list[Failed] = field(default_factory=list)
+
+
+def _keep(ranges: Iterable[Sequence[Outcome]], store: Store, infos: Mapping[Variant, SessionInfo], kept: Kept) -> None:
+    """Commit range by range."""
+    for outcomes in ranges:
+        store.commit(outcomes, infos)
+        for outcome in outcomes:
+            if isinstance(outcome, Failed):
+                kept.failed.append(outcome)
+            else:
+                kept.predictions += len(outcome.predictions.predicted)
+
+
+def _perturbed(
+    work: Work, todo: Todo, sessions: Mapping[Variant, Session], range_seconds: float
+) -> Iterator[list[Outcome]]:
     xp = arrays_of(todo[0][0].variant.backend)
-    with progress("running", total, "predictions") as advance:
+    with progress("running", _images_left(todo), "predictions") as advance:
         for images in work.image_sets:
-            cells = [(cell, first) for cell, first in todo if cell.image_set.digest == images.info.digest]
-            for outcomes in run(cells, images, work.grid, sessions, xp, range_seconds, advance):
-                store.commit(outcomes, infos)
-                yield from outcomes
+            yield from run(_about(images, todo), images, work.grid, sessions, xp, range_seconds, advance)
+
+
+def _attacked(work: Work, todo: Todo, range_seconds: float) -> Iterator[list[Outcome]]:
+    study = work.study
+    with progress("attacking", _images_left(todo), "predictions") as advance:
+        for images in work.image_sets:
+            if mine := _about(images, todo):
+                yield from run_attacks(mine, images, study.batch, study.thread_count, range_seconds, advance)
+
+
+def _about(images: ImageSet, todo: Todo) -> Todo:
+    return [(cell, first) for cell, first in todo if cell.image_set.digest == images.info.digest]
+
+
+def _images_left(todo: Todo) -> int:
+    return sum(cell.image_set.count - first for cell, first in todo)
+
+
+def _attackers(todo: Todo, study: Study) -> dict[Variant, SessionInfo]:
+    """What each network is attacked on."""
+    variants = dict.fromkeys(cell.variant for cell, _ in todo)
+    return {variant: attack_info(variant, study.batch, study.thread_count) for variant in variants}
 
 
 @contextmanager
-def _sessions(variants: Sequence[Variant], study: Study) -> Iterator[dict[Variant, Session]]:
+def _sessions(todo: Todo, study: Study) -> Iterator[dict[Variant, Session]]:
     """A session for each variant."""
-    distinct = list(dict.fromkeys(variants))
+    variants = list(dict.fromkeys(cell.variant for cell, _ in todo))
     with ExitStack() as stack:
         sessions = {}
-        with progress("opening", len(distinct), "models") as advance:
-            for variant in distinct:
+        with progress("opening", len(variants), "models") as advance:
+            for variant in variants:
                 session = open_session(variant, study.batch, study.thread_count)
                 sessions[variant] = stack.enter_context(session)
                 advance()

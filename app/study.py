@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.gate_verdict import Limits
+from ..engine.attack import attack_variant, check_attackable
 from ..engine.devices import choose_engine
 from ..engine.run import check_labels
 from ..engine.session import variant_of
@@ -147,18 +148,22 @@ def resolve(study: Study) -> Work:
                     f"{model.name} takes images of {model.image_size} pixels, and image set {images.info.name} has "
                     f"{images.info.size}; pack it with --size {model.image_size}"
                 )
-    variants = [variant_of(model, study.engine, study.precision) for model in models]
+        if grid.attacks and images.folder in perturbed:
+            check_attackable(images.info)
+    seen = [variant_of(model, study.engine, study.precision) for model in models]
+    attacked = [attack_variant(model, study.engine) for model in models] if grid.attacks else []
     cells = [
         Cell(
             variant=variant,
             image_set=images.info,
             condition=condition,
+            decision_space=images.info.decision_space,
             # Where nothing is random the seed is no part of what a cell is, so changing it re-runs nothing.
             seed=study.seed if grid.family(condition).random else 0,
         )
         for images in image_sets
-        for condition in (grid.conditions if images.folder in perturbed else grid.clean)
-        for variant in variants
+        for condition in ((*grid.conditions, *grid.attacks) if images.folder in perturbed else grid.clean)
+        for variant in (attacked if condition in grid.attacks else seen)
     ]
     return Work(study, grid, models, image_sets, cells)
 

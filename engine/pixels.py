@@ -34,7 +34,7 @@ def pixels_of(xp: ModuleType, images: ImageSet, batch: int) -> Take:
 
 def fits(images: ImageSet, batch: int, free: int) -> bool:
     """Whether the pixels fit into so many bytes beside the work of a run."""
-    return images.pixels.nbytes + working_bytes(images.info.size, batch) <= free
+    return images.nbytes + working_bytes(images.info.size, batch) <= free
 
 
 def working_bytes(size: int, batch: int) -> int:
@@ -49,7 +49,7 @@ def free_memory(xp: ModuleType) -> int:
 
 
 def _resident(xp: ModuleType, images: ImageSet) -> Take:
-    pixels = xp.empty(images.pixels.shape, dtype=xp.uint8)
+    pixels = xp.empty(images.shape, dtype=xp.uint8)
     for first in range(0, len(pixels), UPLOAD):
         rows = np.arange(first, min(first + UPLOAD, len(pixels)))
         pixels[rows[0] : rows[-1] + 1] = xp.asarray(images.take(rows))
@@ -64,7 +64,7 @@ def _resident(xp: ModuleType, images: ImageSet) -> Take:
 
 def _streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
     # Two of each: while one batch is copied to the card, or perturbed there, the next is read.
-    shape = (batch, *images.pixels.shape[1:])
+    shape = (batch, *images.shape[1:])
     staging = [_pinned(xp, shape) for _ in range(2)]
     copied: list[Any] = [None, None]
     turn = 0

@@ -8,9 +8,9 @@ yielded together, so that whoever stores them can commit them as one.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -18,21 +18,21 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ..errors import BandlensError, DeviceError, UsageError
-from ..probes.arrays import Array, to_numpy
+from ..probes.arrays import Array
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.image_set import ImageSet
-from ..records import Cell, Condition, Failed, Finished, Model, Predictions, Variant
+from ..records import Cell, Condition, Model, Variant
+from .decision import ALL, Decision
+from .parts import RANGE_SECONDS, Outcome, Progress, Work
 from .pixels import Take, pixels_of
 from .prefetch import COUNT, Buffers, prefetch
 from .reduce import reduce_logits
 from .session import Session
-from .streams import Point, device_errors, new_stream, point, seconds_between
+from .streams import device_errors, new_stream, point
 
-RANGE_SECONDS = 60.0
-
-Outcome = Finished | Failed
-Progress = Callable[[int], None]
+CLASSES = 1000
+"""Of ImageNet, which the decision spaces are made of."""
 
 
 def run(
@@ -59,7 +59,7 @@ def run(
     is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. Labels must be classes
     of every model: see `check_labels`.
     """
-    works = [_Work(cell, done) for cell, done in cells if done < image_set.info.count]
+    works = [Work(cell, done) for cell, done in cells if done < image_set.info.count]
     if not works:
         return
     batch = next(iter(sessions.values())).info.batch
@@ -75,6 +75,14 @@ def run(
 
 def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
     """UsageError when an image's label is a class that a model does not have."""
+    if image_set.info.decision_space != ALL:
+        for model in models:
+            if model.classes != CLASSES:
+                raise UsageError(
+                    f"image set {image_set.info.name} is decided between classes of ImageNet, and {model.name} has "
+                    f"{model.classes} classes, not {CLASSES}; leave one of them out"
+                )
+        return
     if image_set.labels is None or not len(image_set.labels):
         return
     worst = int(np.argmax(image_set.labels))
@@ -86,41 +94,6 @@ def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
             )
 
 
-@dataclass(slots=True)
-class _Work:
-    """A cell under way, and the columns that are not yet yielded."""
-
-    cell: Cell
-    first: int
-    """The first image that is not yet yielded."""
-    columns: list[tuple[Array, Array | None, Array]] = field(default_factory=list)
-    times: list[tuple[Point, Point]] = field(default_factory=list)
-    """When the model began and ended."""
-    pending: int = 0
-    error: str | None = None
-    ended: bool = False
-
-    def flush(self, xp: ModuleType) -> list[Outcome]:
-        """What there is to yield: the part since the last time, or the failure."""
-        if self.ended or not (self.pending or self.error):
-            return []
-        if self.error is None:
-            predictions = Predictions(*(_joined(xp, column) for column in zip(*self.columns, strict=True)))
-            bad = np.flatnonzero(np.isnan(predictions.confidence))
-            if not len(bad):
-                seconds = sum(seconds_between(xp, start, end) for start, end in self.times)
-                part = Finished(self.cell, self.first, predictions, seconds)
-                self.first, self.columns, self.times, self.pending = self.first + self.pending, [], [], 0
-                return [part]
-            self.error = f"logits are not finite at image {self.first + bad[0]}; check the weights and the precision"
-        self.ended = True
-        return [Failed(self.cell, self.error)]
-
-
-def _joined(xp: ModuleType, column: Sequence[Array | None]) -> Any:
-    return None if column[0] is None else to_numpy(xp.concatenate(column))
-
-
 @dataclass(frozen=True, slots=True)
 class _Place:
     """Where a run happens."""
@@ -130,8 +103,9 @@ class _Place:
     sessions: Mapping[Variant, Session]
     batch: int
     take: Take
+    decision: Decision
     labels: Array | None
-    """(n,) class indices, where the logits are."""
+    """(n,) places of the labels among the scores, where the logits are."""
     arrays: list[Array]
     """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
     ahead: AbstractContextManager[Any]
@@ -139,10 +113,18 @@ class _Place:
 
 
 def _place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session], batch: int) -> _Place:
-    labels = None if image_set.labels is None else xp.asarray(image_set.labels)
-    arrays = [xp.empty((batch, *image_set.pixels.shape[1:]), dtype=xp.float32) for _ in range(COUNT)]
-    take = pixels_of(xp, image_set, batch)
-    return _Place(xp, image_set, sessions, batch, take, labels, arrays, new_stream(xp))
+    decision = Decision(xp, image_set.info.decision_space)
+    return _Place(
+        xp=xp,
+        image_set=image_set,
+        sessions=sessions,
+        batch=batch,
+        take=pixels_of(xp, image_set, batch),
+        decision=decision,
+        labels=decision.places(image_set.labels),
+        arrays=[xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)],
+        ahead=new_stream(xp),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +133,7 @@ class _Group:
 
     perturb: Perturb
     seed: int
-    works: list[_Work]
+    works: list[Work]
     place: _Place
 
     @property
@@ -219,7 +201,7 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
             yield first, condition, images
 
 
-def _infer(group: _Group, work: _Work, first: int, images: Array) -> int:
+def _infer(group: _Group, work: Work, first: int, images: Array) -> int:
     """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
     begin = max(work.first + work.pending - first, 0)
     place = group.place
@@ -235,7 +217,8 @@ def _infer(group: _Group, work: _Work, first: int, images: Array) -> int:
         work.error = str(error)
         return 0
     wanted = None if place.labels is None else place.labels[first + begin : first + end]
-    work.columns.append(reduce_logits(place.xp, logits, wanted))
+    found, rank, confidence = reduce_logits(place.xp, place.decision.scores(logits), wanted)
+    work.columns.append((place.decision.classes(found), rank, confidence))
     work.times.append((started, point(place.xp)))
     work.pending += end - begin
     return end - begin

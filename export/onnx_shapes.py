@@ -101,6 +101,8 @@ def tile(x: Tensor, repeats: Tensor) -> Tensor:
 
 def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     axis %= x.ndim
+    if not indices.ndim:
+        return x.select(axis, int(indices))
     wanted = indices.reshape(-1).remainder(x.shape[axis])
     return x.index_select(axis, wanted).reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
 

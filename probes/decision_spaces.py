@@ -49,6 +49,17 @@ def decision_space(name: str) -> DecisionSpace:
     return DecisionSpace(name, tuple((index,) for index in ids), ids, tuple(words[index] for index in ids))
 
 
+def wnids_of(space: DecisionSpace) -> dict[str, int]:
+    """WordNet id -> number, of the classes of a space whose classes are among the 1000."""
+    wanted = set(space.ids)
+    return {wnid: index for wnid, index in imagenet_classes().items() if index in wanted}
+
+
+def names_of(space: DecisionSpace) -> dict[str, int]:
+    """Name -> number, of the classes of a space."""
+    return dict(zip(space.names, space.ids, strict=True))
+
+
 def _entry_level(name: str) -> DecisionSpace:
     rows = [line.split() for line in _lines("sixteen_classes")]
     members = tuple(tuple(int(index) for index in row[1:]) for row in rows)

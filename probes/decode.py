@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
+EXACT = (64, 128, 256, 512)
+"""Shorter sides of which Pillow resizes a part to the very bits of the whole: boxes are in float32, and a division by a
+power of two is exact there."""
+
 # What Pillow's readers raise on damaged files: each format has its own.
 _DAMAGE = (
     OSError,
@@ -77,7 +81,7 @@ def framed(data: bytes, frame: Frame) -> NDArray[np.uint8]:
     """The framed photograph of a JPEG, PNG or WebP file, (3, size, size) uint8: see `decode` and `planar`."""
     if not frame.fast:
         return planar(decode(data), frame)
-    pixels = _plain_jpeg(data)
+    pixels = _plain_jpeg(data, "RGB")
     return _planar_fast(np.array(_any_file(data)) if pixels is None else pixels, frame)
 
 
@@ -89,7 +93,7 @@ def decode(data: bytes) -> Photo:
     import pyarrow as pa
     from PIL import Image
 
-    pixels = _plain_jpeg(data)
+    pixels = _plain_jpeg(data, "RGBA")
     if pixels is None:
         return _any_file(data)
     # Pillow has RGB in four bytes too: nothing is copied.
@@ -97,8 +101,8 @@ def decode(data: bytes) -> Photo:
     return Image.fromarrow(arrow, "RGB", (pixels.shape[1], pixels.shape[0]))
 
 
-def _plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
-    """(height, width, 4) of a whole colour JPEG, decoded by libjpeg-turbo without Pillow's detours; None for all else.
+def _plain_jpeg(data: bytes, bands: str) -> NDArray[np.uint8] | None:
+    """(height, width, bands) of a colour JPEG that is whole, by libjpeg-turbo without Pillow's detours; else None.
 
     Pillow has the same library with the same settings, so the pixels are the same.
     """
@@ -110,7 +114,7 @@ def _plain_jpeg(data: bytes) -> NDArray[np.uint8] | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours != "YCbCr" or (limit is not None and width * height > limit):
             return None
-        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGBA")
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, bands)
     except ValueError:
         return None
     return pixels
@@ -150,18 +154,18 @@ def planar(photo: Photo, frame: Frame) -> NDArray[np.uint8]:
         photo = photo.crop((left, top, left + size, top + size))
     else:
         photo = _resized_crop(photo, width, height, left, top, size)
-    return np.ascontiguousarray(np.asarray(photo).transpose(2, 0, 1))
+    return np.stack([np.asarray(band) for band in photo.split()])
 
 
 def _planar_fast(pixels: NDArray[np.uint8], frame: Frame) -> NDArray[np.uint8]:
-    """`planar` of (height, width, 3 or 4) uint8, resized by torch."""
+    """`planar` of (height, width, 3) uint8, resized by torch."""
     import torch
     from torch.nn.functional import interpolate
 
     width, height, left, top = _placed(pixels.shape[1], pixels.shape[0], frame)
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     resized: NDArray[np.uint8] = interpolate(planes, (height, width), mode="bilinear", antialias=True)[0].numpy()
-    return np.ascontiguousarray(resized[:3, top : top + frame.size, left : left + frame.size])
+    return np.ascontiguousarray(resized[:, top : top + frame.size, left : left + frame.size])
 
 
 def _placed(width: int, height: int, frame: Frame) -> tuple[int, int, int, int]:
@@ -181,10 +185,19 @@ def _resized_crop(photo: Photo, width: int, height: int, left: int, top: int, si
 
     # Pillow resizes in width first and then in height, unless that shrinks by more than twice as many pixels. Between
     # the two, what the crop drops on the left and right can go.
-    if photo.height - height > max(0, 2 * (photo.width - width)):
+    old_width, old_height = photo.size
+    box: tuple[float, float, float, float]
+    if old_height - height > max(0, 2 * (old_width - width)):
         return photo.resize((width, height), Resampling.BILINEAR).crop((left, top, left + size, top + size))
-    columns = photo.resize((width, photo.height), Resampling.BILINEAR).crop((left, 0, left + size, photo.height))
-    return columns.resize((size, height), Resampling.BILINEAR).crop((0, top, size, top + size))
+    if old_width <= old_height and width in EXACT:
+        box = (left * old_width / width, 0, (left + size) * old_width / width, old_height)
+        photo = photo.resize((size, old_height), Resampling.BILINEAR, box)
+    else:
+        photo = photo.resize((width, old_height), Resampling.BILINEAR).crop((left, 0, left + size, old_height))
+    if old_height < old_width and height in EXACT:
+        box = (0, top * old_height / height, size, (top + size) * old_height / height)
+        return photo.resize((size, size), Resampling.BILINEAR, box)
+    return photo.resize((size, height), Resampling.BILINEAR).crop((0, top, size, top + size))
 
 
 def _refuse_more_pixels_than_allowed(width: int, height: int) -> None:

@@ -76,12 +76,17 @@ def writing(out: Path) -> Iterator[None]:
         ) from error
 
 
-def need_space(out: Path, count: int, size: int) -> None:
-    """ImageSetError where the disk of `out` has no room for `count` images."""
+def need_space(out: Path, count: int, size: int) -> str:
+    """What `count` images of size x size pixels take, in words; ImageSetError where the disk of `out` has no room.
+
+    Without pixels, `size` is 0.
+    """
     need = count * (3 * size * size + 200)  # 200 bytes: a generous row of the index
-    free = shutil.disk_usage(out.parent).free
+    folder = next(folder for folder in out.parents if folder.exists())
+    free = shutil.disk_usage(folder).free
     if need > free:
         raise ImageSetError(
             f"{out}: {count} images need {need / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; "
             "make room or choose another folder"
         )
+    return f"{count:,} images need {need / 1e9:.3g} GB on disk; {free / 1e9:.3g} GB are free"

@@ -93,12 +93,11 @@ def open_image_set(path: Path) -> ImageSet:
     """
     about = files.read_about(path)
     index = files.read_index(path)
-    streamed = about.get("streamed")
-    pixels = files.read_pixels(path) if streamed is None else None
+    pixels = None if "streamed" in about else files.read_pixels(path)
     try:
         info = ImageSetInfo(**{name: about[name] for name in ImageSetInfo.__dataclass_fields__ if name in about})
         skipped, ignored = dict(about["skipped"]), int(about["ignored"])
-        source = open_stream(streamed, info.size, index.paths, index.sha256s) if pixels is None else pixels
+        source = open_stream(about["streamed"], info.size, index.paths, index.sha256s) if pixels is None else pixels
     except (KeyError, TypeError, ValueError) as error:
         raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
     shape = (info.count, 3, info.size, info.size)
@@ -139,7 +138,9 @@ def digest(index: files.Index, size: int, preprocessing: str, decision_space: st
     Nor whether the pixels are packed: a streamed set gives the same results.
     """
     labels = None if index.labels is None else index.labels.tolist()
-    special = {} if decision_space == "all" else {"decision_space": decision_space}
+    special: dict[str, object] = {} if decision_space == "all" else {"decision_space": decision_space}
     if index.schemes:
         special |= {"schemes": dict(index.schemes)}
-    return digest_of(size, preprocessing, index.sha256s, labels, index.clusters.tolist(), *([special] if special else []))
+    return digest_of(
+        size, preprocessing, index.sha256s, labels, index.clusters.tolist(), *([special] if special else [])
+    )

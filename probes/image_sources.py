@@ -8,7 +8,7 @@ import tarfile
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +29,9 @@ class Source:
     """Relative, with '/', sorted."""
     ignored: int
     """Other files."""
-    read: Callable[[], Iterator[tuple[int, Callable[[], bytes]]]]
-    """Each image once, in the order of storage: its index in `paths`, and what reads its bytes, in any thread."""
+    read: Callable[[Container[int]], Iterator[tuple[int, Callable[[], bytes]]]]
+    """Each image asked for, once, in the order of storage: its index in `paths`, and what reads its bytes, in any
+    thread."""
 
 
 def open_source(path: Path) -> Source:
@@ -48,9 +49,10 @@ def open_source(path: Path) -> Source:
 def _open_folder(folder: Path) -> Source:
     paths, ignored = _sorted_images(folder, _files_below(folder))
 
-    def read() -> Iterator[tuple[int, Callable[[], bytes]]]:
+    def read(wanted: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
         for index, path in enumerate(paths):
-            yield index, partial(read_file, folder / path)
+            if index in wanted:
+                yield index, partial(read_file, folder / path)
 
     return Source(paths, ignored, read)
 
@@ -86,11 +88,11 @@ def _open_tar(tar: Path) -> Source:
     paths, ignored = _sorted_images(tar, (_member_name(tar, member) for _, member in _members(tar)))
     index_of = {path: index for index, path in enumerate(paths)}
 
-    def read() -> Iterator[tuple[int, Callable[[], bytes]]]:
+    def read(wanted: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
         # In the archive's own order: going back in a compressed one means reading it again from the start.
         for archive, member in _members(tar):
             index = index_of.get(_member_name(tar, member))
-            if index is not None and (file := archive.extractfile(member)) is not None:
+            if index in wanted and index is not None and (file := archive.extractfile(member)) is not None:
                 yield index, partial(bytes, file.read())
 
     return Source(paths, ignored, read)

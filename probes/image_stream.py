@@ -35,7 +35,9 @@ class Stream:
         try:
             pixels = framed(read_file(file), self.frame)
         except BrokenImageError as error:
-            raise ImageSetError(f"{file}: {error}; restore the file that was indexed, or pack the images again") from None
+            raise ImageSetError(
+                f"{file}: {error}; restore the file that was indexed, or pack the images again"
+            ) from None
         if hashlib.sha256(pixels.data).hexdigest() != self.sha256s[row]:
             raise ImageSetError(
                 f"{file}: its pixels are not those that were indexed; restore the file, or pack the images again"

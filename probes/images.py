@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import ImageSetError, UnknownName
-from .decode import Frame, decode, photo_of
-from .image_files import PIXELS, Index, finish_pixels, write_about, write_index
-from .image_folder import need_space, new_folder, writing
-from .image_rows import Progress, silent, write_rows
-from .image_set import ImageSet, check, digest, open_image_set
+from ..errors import ImageSetError
+from ..records import ImageSetInfo
+from .decision_spaces import decision_space as find_space
+from .decode import Frame, photo_of, planar
+from .image_files import PIXELS, Index, finish_pixels
+from .image_folder import new_folder, writing
+from .image_kinds import pack_kind
+from .image_pack import Choice, How, Say, describe, write_set
+from .image_rows import Photograph, Progress, hash_rows, rows_of, silent
+from .image_set import ImageSet, Scheme, check, open_image_set
 from .image_sources import open_source
-from .labels import CLUSTERINGS, LARGEST_CLASS, labels_of_csv, labels_of_folders
+from .labels import LARGEST_CLASS, clustering, labels_of_csv, labels_of_folders, refuse_numbers, refuse_outside
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from PIL.Image import Image as Photo
 
-__all__ = ["ImageSet", "check", "open_image_set", "pack", "pack_arrays"]
+__all__ = ["ImageSet", "Scheme", "check", "open_image_set", "pack", "pack_arrays", "pack_kind"]
 
 
 def pack(
@@ -34,41 +37,48 @@ def pack(
     name: str | None = None,
     benchmark: str | None = None,
     labels: Path | None = None,
+    decision_space: str = "all",
     clusters: str = "none",
+    fast: bool = False,
+    stream: bool = False,
     skip_broken: bool = False,
     workers: int | None = None,
     progress: Progress = silent,
+    say: Say = lambda _text: None,
 ) -> ImageSet:
     """Decode the images of a folder tree or tar archive into the new image set `out`, sorted by path.
 
-    Classes come from the CSV file `labels` (columns path, class), or else from folders named by WordNet ids. `name`
-    is by default that of `out`, `benchmark` that of the set. Each image is its own cluster ("none"), or those of one
-    "folder" are. The set is the same for any number of `workers`, threads.
-    Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images,
-    except that broken ones are left out if `skip_broken`. After an error there is no `out`.
+    Args:
+        source: the folder or archive.
+        out: the new folder of the set.
+        size: side of the central crop, in pixels.
+        resize: shorter side before the crop, in pixels.
+        name: by default that of `out`.
+        benchmark: by default the set's name.
+        labels: a CSV file, columns path and class; else classes come from folders named by WordNet ids, or by the names
+            of the decision space.
+        decision_space: the classes that labels are of, one of `decision_spaces.NAMES`.
+        clusters: each image is its own cluster ("none"), or those of one "folder" are.
+        fast: resize in a third of the time, to values that differ by 1 here and there.
+        stream: write no pixels, and decode `source`, a folder, again whenever they are asked for.
+        skip_broken: leave out broken images instead of stopping at the first.
+        workers: threads; the set is the same for any number.
+        progress: shows how far it is.
+        say: told of the room that is needed, before anything is decoded.
+
+    Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images or
+    their labels. After an error there is no `out`.
     """
-    frame, clusters_of = Frame(size, resize), _clustering(clusters)
-    with new_folder(out) as folder:
-        images = open_source(source)
-        paths = images.paths
-        need_space(out, len(paths), size)
-        classes = labels_of_csv(labels, paths) if labels else labels_of_folders(source, paths)
-        photos = ((row, paths[row], partial(_decoded, read)) for row, read in images.read())
-        file = folder / PIXELS
-        with progress("packing", len(paths), "images") as advance:
-            sha256s, skipped = write_rows(
-                file, source, photos, frame, workers=workers, advance=advance, skip_broken=skip_broken
-            )
-        if len(sha256s) + len(skipped) < len(paths):
-            raise ImageSetError(f"{source}: lost images while it was packed; pack it again")
-        rows = sorted(sha256s)
-        kept = [paths[row] for row in rows]
-        labels_of_kept = None if classes is None else classes[rows]
-        index = Index(kept, labels_of_kept, clusters_of(kept), [sha256s[row] for row in rows])
-        with writing(out):
-            finish_pixels(file, size, rows)
-            _describe(folder, index, frame, name or out.name, benchmark, skipped, images.ignored)
-    return open_image_set(out)
+    frame, clusters_of = Frame(size, resize, fast=fast), clustering(clusters)
+    space = find_space(decision_space)
+    images = open_source(source)
+    if labels is None:
+        refuse_numbers(source, images.paths)
+    classes = labels_of_csv(labels, images.paths) if labels else labels_of_folders(source, images.paths, space)
+    refuse_outside(labels or source, images.paths, classes, space)
+    info = _info(name or out.name, benchmark, frame, decision_space)
+    how = How(skip_broken, stream, workers, progress, say)
+    return write_set(source, images, Choice(range(len(images.paths)), classes), out, frame, info, clusters_of, how)
 
 
 def pack_arrays(
@@ -80,6 +90,7 @@ def pack_arrays(
     name: str | None = None,
     benchmark: str | None = None,
     labels: Sequence[int] | None = None,
+    decision_space: str = "all",
     clusters: str = "none",
     workers: int | None = None,
     progress: Progress = silent,
@@ -88,37 +99,36 @@ def pack_arrays(
 
     The order is that of `items`, of which only a few are held at a time; `labels`, if any, has a class for each.
     """
-    frame, clusters_of = Frame(size, resize), _clustering(clusters)
+    frame, clusters_of, space = Frame(size, resize), clustering(clusters), find_space(decision_space)
     paths: list[str] = []
 
-    def photos() -> Iterator[tuple[int, str, Callable[[], Photo]]]:
+    def photographs() -> Iterator[Photograph]:
         for row, (path, array) in enumerate(items):
             _check_array(f"{out}: '{path}'", array)
             paths.append(path)
-            yield row, path, partial(photo_of, array)
+            yield row, path, partial(_planar, array, frame)
 
     with new_folder(out) as folder:
         file = folder / PIXELS
-        with progress("packing", None, "images") as advance:
-            sha256s, _ = write_rows(file, out, photos(), frame, workers=workers, advance=advance)
+        with rows_of(file) as keep, progress("packing", None, "images") as advance:
+            sha256s, _ = hash_rows(photographs(), keep, out, workers=workers, advance=advance)
         if len(set(paths)) < len(paths):
             raise ImageSetError(f"{out}: {len(paths)} images have {len(set(paths))} different paths; give each its own")
         classes = None if labels is None else _checked_labels(out, labels, len(paths))
+        refuse_outside(out, paths, classes, space)
         index = Index(paths, classes, clusters_of(paths), [sha256s[row] for row in range(len(paths))])
         with writing(out):
             finish_pixels(file, size, range(len(paths)))
-            _describe(folder, index, frame, name or out.name, benchmark, {}, 0)
+            describe(folder, index, _info(name or out.name, benchmark, frame, decision_space), skipped={}, ignored=0)
     return open_image_set(out)
 
 
-def _decoded(read: Callable[[], bytes]) -> Photo:
-    return decode(read())
+def _planar(array: NDArray[np.uint8], frame: Frame) -> NDArray[np.uint8]:
+    return planar(photo_of(array), frame)
 
 
-def _clustering(name: str) -> Callable[[Sequence[str]], NDArray[np.int32]]:
-    if name not in CLUSTERINGS:
-        raise UnknownName("clusters", name, CLUSTERINGS)
-    return CLUSTERINGS[name]
+def _info(name: str, benchmark: str | None, frame: Frame, space: str) -> ImageSetInfo:
+    return ImageSetInfo(name, benchmark or name, "", 0, frame.size, str(frame), labelled=False, decision_space=space)
 
 
 def _check_array(what: str, array: NDArray[Any]) -> None:
@@ -130,27 +140,3 @@ def _checked_labels(out: Path, labels: Sequence[int], count: int) -> NDArray[np.
     if len(labels) != count or not all(0 <= label <= LARGEST_CLASS for label in labels):
         raise ImageSetError(f"{out}: labels must be {count} integers, one an image, from 0 to {LARGEST_CLASS}")
     return np.array(labels, np.int32)
-
-
-def _describe(
-    folder: Path, index: Index, frame: Frame, name: str, benchmark: str | None, skipped: dict[str, str], ignored: int
-) -> None:
-    """Write index.parquet and set.json."""
-    from PIL import __version__ as pillow
-
-    if not index.paths:
-        raise ImageSetError(f"{name}: no image is left to pack; {len(skipped)} are broken")
-    write_index(folder, index)
-    about = {
-        "name": name,
-        "benchmark": benchmark or name,
-        "digest": digest(index, frame.size, str(frame)),
-        "count": len(index.paths),
-        "size": frame.size,
-        "preprocessing": str(frame),
-        "labelled": index.labels is not None,
-        "skipped": dict(sorted(skipped.items())),
-        "ignored": ignored,
-        "pillow": pillow,
-    }
-    write_about(folder, about)

@@ -4,52 +4,71 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ImageSetError, UnknownName, UsageError
+from .decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+ALL = decision_space("all")
 LARGEST_CLASS = 65535
 """Predictions are kept as uint16, so no larger class could ever be predicted."""
 
 
-@cache
-def imagenet_classes() -> dict[str, int]:
-    """WordNet id -> class index, 0 to 999, of the 1000 classes of ImageNet."""
-    wnids = Path(__file__).with_name("imagenet_wnids.txt").read_text(encoding="ascii").split()
-    return {wnid: index for index, wnid in enumerate(wnids)}
+def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace = ALL) -> NDArray[np.int32] | None:
+    """Classes of images whose parent folders are named by them, or None where no parent folder is.
 
-
-def labels_of_folders(source: Path, paths: Sequence[str]) -> NDArray[np.int32] | None:
-    """ImageNet classes of images whose parent folders are WordNet ids, or None where no parent folder is one.
-
-    `paths` are relative to the folder or archive `source`, whose name counts for those without a folder of their own.
-    Raises ImageSetError where only some images have such a parent, UnknownName for an id that is not ImageNet's.
+    The names are WordNet ids, and of the entry-level classes their own. `paths` are relative to the folder or archive
+    `source`, whose name counts for those without a folder of their own.
+    Raises ImageSetError where only some images have such a parent, UnknownName for an id that is not of the space.
     """
+    classes = names_of(space) if space.name == "sixteen" else wnids_of(space)
     root = source.resolve().name.partition(".")[0]
     parents = [PurePosixPath(path).parent.name or root for path in paths]
-    is_wnid = [re.fullmatch(r"n\d{8}", parent) is not None for parent in parents]
-    if not any(is_wnid):
+    is_class = [parent in classes or re.fullmatch(r"n\d{8}", parent) is not None for parent in parents]
+    if not any(is_class):
         return None
-    if not all(is_wnid):
-        labelled, unlabelled = paths[is_wnid.index(True)], paths[is_wnid.index(False)]
+    if not all(is_class):
+        labelled, unlabelled = paths[is_class.index(True)], paths[is_class.index(False)]
         raise ImageSetError(
-            f"{source}: '{labelled}' lies in a WordNet-id folder and '{unlabelled}' does not; "
+            f"{source}: '{labelled}' lies in a folder named by a class and '{unlabelled}' does not; "
             "pack labelled and unlabelled images apart, or list every class with --labels"
         )
-    classes = imagenet_classes()
     for path, parent in zip(paths, parents, strict=True):
         if parent not in classes:
-            hint = f"the folder of '{path}' is none of ImageNet's 1000; give other class lists with --labels"
-            raise UnknownName("WordNet id", parent, classes, hint)
+            whose = "ImageNet's 1000" if space.name == "all" else f"the {len(classes)} of {space.name}"
+            hint = f"the folder of '{path}' is none of {whose}; give other class lists with --labels"
+            raise UnknownName("class", parent, classes, hint)
     return np.array([classes[parent] for parent in parents], np.int32)
+
+
+def refuse_numbers(source: Path, paths: Sequence[str]) -> None:
+    """ImageSetError where folders are named 0 to 999: as text they would sort to other classes."""
+    parents = {PurePosixPath(path).parent.name for path in paths}
+    if all(parent.isascii() and parent.isdigit() for parent in parents) and {*map(int, parents)} == {*range(1000)}:
+        raise ImageSetError(
+            f"{source}: its folders are numbers, 0 to 999, as those of ImageNet-V2; pack it with --kind imagenet-v2, "
+            "or list every class with --labels"
+        )
+
+
+def refuse_outside(source: Path, paths: Sequence[str], labels: NDArray[np.int32] | None, space: DecisionSpace) -> None:
+    """ImageSetError naming the first image whose class is not of the decision space; `all` takes any."""
+    if labels is None or space.name == "all":
+        return
+    outside = np.flatnonzero(~np.isin(labels, space.ids))
+    if len(outside):
+        first = int(outside[0])
+        raise ImageSetError(
+            f"{source}: '{paths[first]}' is labelled {labels[first]}, which is none of the {len(space.ids)} classes of "
+            f"decision space {space.name}; {len(outside)} labels are like it"
+        )
 
 
 def labels_of_csv(file: Path, paths: Sequence[str]) -> NDArray[np.int32]:
@@ -88,6 +107,14 @@ def clusters_folder(paths: Sequence[str]) -> NDArray[np.int32]:
 
 
 CLUSTERINGS = {"none": clusters_none, "folder": clusters_folder}
+Clustering = Callable[[Sequence[str]], "NDArray[np.int32]"]
+
+
+def clustering(name: str) -> Clustering:
+    """What gives the clusters of images by their paths; UnknownName where `name` is none of CLUSTERINGS."""
+    if name not in CLUSTERINGS:
+        raise UnknownName("clusters", name, CLUSTERINGS)
+    return CLUSTERINGS[name]
 
 
 def _csv_rows(file: Path) -> list[tuple[int, str, str]]:

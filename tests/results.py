@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandlens.analysis.store import Store
+from bandlens.analysis.store import ClassNames, Store
 from bandlens.records import (
     Cell,
     Condition,
@@ -24,6 +25,7 @@ from bandlens.records import (
     digest_of,
 )
 
+NO_NAMES: ClassNames = {}
 SESSION = SessionInfo("a processor", 8, 1, '{"onnxruntime": "1"}')
 
 
@@ -35,17 +37,38 @@ class Images:
     paths: list[str]
     labels: NDArray[np.int32] | None
     clusters: NDArray[np.int32]
+    schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]
 
 
 def image_set(
-    count: int, *, name: str = "set", labels: ArrayLike | None = None, clusters: ArrayLike | None = None
+    count: int,
+    *,
+    name: str = "set",
+    labels: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    schemes: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    paths: Sequence[str] | None = None,
+    **info: Any,
 ) -> Images:
+    """`schemes` has a list of classes for each image; `info` has further fields of ImageSetInfo, such as benchmark."""
     own = np.arange(count) if clusters is None else clusters
-    digest = digest_of(count, None if labels is None else np.asarray(labels).tolist(), np.asarray(own).tolist())
-    info = ImageSetInfo(name, "made up", digest, count, 224, "none", labels is not None)
-    paths = [f"{k}.png" for k in range(count)]
     given = None if labels is None else np.asarray(labels, np.int32)
-    return Images(info, paths, given, np.asarray(own, np.int32))
+    lists = schemes or {}
+    identity = (count, None if given is None else given.tolist(), np.asarray(own).tolist())
+    about = {"name": name, "benchmark": "made up", "count": count, "size": 224, "preprocessing": "none"} | info
+    # Sets that differ in nothing but what they are called have one digest.
+    special = [dict(lists), list(paths or ()), {key: info[key] for key in info if key != "benchmark"}]
+    digest = digest_of(*identity, *(special if any(special) else []))
+    files = [f"{k}.png" for k in range(count)] if paths is None else list(paths)
+    flat = {
+        scheme: (
+            np.repeat(np.arange(count), [len(classes) for classes in rows]),
+            np.array([one for classes in rows for one in classes], np.int32),
+        )
+        for scheme, rows in lists.items()
+    }
+    found = ImageSetInfo(digest=digest, labelled=labels is not None, **about)
+    return Images(found, files, given, np.asarray(own, np.int32), flat)
 
 
 def model(name: str = "net", *, content: str | None = None, classes: int = 10, category: str = "own") -> Model:
@@ -63,7 +86,7 @@ def variant(of: Model | None = None, precision: str = "fp32") -> Variant:
 
 
 def cell(images: Images, of: Condition | None = None, *, by: Model | None = None, precision: str = "fp32") -> Cell:
-    return Cell(variant(by, precision), images.info, of or condition(), 0)
+    return Cell(variant(by, precision), images.info, of or condition(), 0, images.info.decision_space)
 
 
 def part(of: Cell, predicted: ArrayLike, rank: ArrayLike | None = None, first: int = 0) -> Finished:
@@ -75,12 +98,18 @@ def part(of: Cell, predicted: ArrayLike, rank: ArrayLike | None = None, first: i
     return Finished(of, first, columns, 0.25)
 
 
-def store_study(store: Store, name: str, images: Images, parts: Sequence[Finished]) -> str:
+def store_study(
+    store: Store, name: str, images: Images | Sequence[Images], parts: Sequence[Finished], names: ClassNames = NO_NAMES
+) -> str:
     """A study of these cells, all of them stored; gives its label."""
     cells = [one.cell for one in parts]
-    label = store.begin_study(name, f'name = "{name}"', cells, [images])
+    sets = [images] if isinstance(images, Images) else images
+    label = store.begin_study(name, f'name = "{name}"', cells, sets, names)
     known = store.progress(cells)
-    store.commit([one for one in parts if not known[one.cell.key]], {c.variant: SESSION for c in cells})
+    missing = [one for one in parts if not known[one.cell.key]]
+    sessions = {c.variant: SESSION for c in cells}
+    for info in dict.fromkeys(one.cell.image_set for one in missing):  # a commit is of one image set
+        store.commit([one for one in missing if one.cell.image_set == info], sessions)
     return label
 
 

@@ -18,21 +18,28 @@ Study = Annotated[
 
 
 @app.command("list")
-def list_(study: Study = None, as_json: Json = False) -> None:
-    """List the conditions of the published grid, or of a study.
+def list_(
+    study: Study = None,
+    attacks: Annotated[
+        bool, typer.Option("--attacks", help="The attacks only: those of --study, or all with the published budget.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the conditions of the published grid, or of a study with its attacks.
 
     Example: bandlens probes list --json
     """
+    from ...probes.grid import ATTACKS, make_grid
     from ..preview import grid_of
 
-    grid = grid_of(study)
+    grid = make_grid({name: {} for name in ATTACKS}, Path()) if attacks and study is None else grid_of(study)
     rows = [
         {
             "probe": condition.family,
             "parameters": ", ".join(f"{name}={value}" for name, value in condition.parameters),
             "what": grid.family(condition).summary,
         }
-        for condition in grid.conditions
+        for condition in (*(() if attacks else grid.conditions), *grid.attacks)
     ]
     print_rows(rows, as_json)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import BandlensError
-from ..console import Json, duration, print_rows
+from ..console import Json, amount, duration, print_rows
 
 if TYPE_CHECKING:
     from ..study import Work
@@ -58,7 +58,15 @@ def plan(study: StudyFile, db: Database = Path("results.duckdb"), engine: Engine
 
     found = plan_study(opened(study, engine), db)
     if as_json:
-        summary = {"cells": len(found.missing), "predictions": found.predictions, "seconds": round(found.seconds, 1)}
+        summary = {
+            "cells": len(found.missing),
+            "predictions": found.predictions,
+            "seconds": round(found.seconds, 1),
+            "operations": found.cost.operations,
+            "h100_seconds_at_peak": found.cost.h100_seconds,
+            "database_bytes": round(found.cost.database_bytes),
+            "image_bytes": found.cost.image_bytes,
+        }
         missing = [
             {"checkpoint": cell.model.name, "image_set": cell.image_set.name, "condition": str(cell.condition)}
             for cell in found.missing
@@ -74,6 +82,12 @@ def plan(study: StudyFile, db: Database = Path("results.duckdb"), engine: Engine
         print(
             f"to run: {len(found.missing):,} cells, {found.predictions:,} predictions, "
             f"about {duration(found.seconds)} here ({found.estimate})"
+        )
+        least = found.cost.h100_seconds
+        on_h100 = "unknown" if least is None else f"no less than {duration(least)} (its FP16 peak)"
+        print(
+            f"images: {amount(found.cost.image_bytes)}; database: {amount(found.cost.database_bytes)} more; "
+            f"on an H100: {on_h100}"
         )
     else:
         print("nothing to run: every cell is done")

@@ -175,7 +175,8 @@ def test_json_holds_every_row(command: Command, place: Path) -> None:
 @pytest.mark.usefixtures("int8")
 def test_a_gate_on_other_images_counts_for_the_study(command: Command, place: Path) -> None:
     make_images(place / "more.set", make_pictures(50, seed=5), labels=[k % 12 for k in range(50)])
-    study, db = study_of(place, "one", precision="int8"), place / "r.duckdb"
+    make_images(place / "clean.set", make_pictures(5, seed=6))
+    study, db = study_of(place, "one", precision="int8", clean_images=["clean.set"]), place / "r.duckdb"
     assert command("gate", study, *REFERENCE, "--images", place / "more.set", "--db", db).code == 0
     assert ask(db, "SELECT DISTINCT image_set, n FROM gate") == [("more.set", 50)]
     assert command("run", study, "--db", db, "--require-gate").code == 0

@@ -28,6 +28,7 @@ from bandlens.engine.session import Session, open_session, variant_of
 from bandlens.errors import EngineError
 from bandlens.export.graphs import save_graph
 from bandlens.export.quantize import int8_graph
+from bandlens.probes.arrays import processors
 from bandlens.probes.images import pack
 from bandlens.records import Model
 
@@ -116,7 +117,7 @@ def images(count: int, seed: int = 5) -> Images:
 def test_the_threads_asked_for_are_taken(model: Model, precision: str) -> None:
     for threads in (1, 2):
         with open_session(variant_of(model, "openvino", precision), 4, threads) as session:
-            assert session.info.threads == min(threads, os.cpu_count() or 1)
+            assert session.info.threads == min(threads, processors())
 
 
 def test_a_graph_without_int8_does_not_run_as_int8(model: Model) -> None:

@@ -148,14 +148,16 @@ def test_one_of_the_48_is_exported_once(resnet50: nn.Module, home: Path) -> None
         path.unlink()
 
 
-def test_without_a_gpu_one_line_says_that_there_are_no_plans(tmp_path: Path) -> None:
+def test_without_a_gpu_one_line_says_that_there_are_no_plans_if_they_were_asked_for(tmp_path: Path) -> None:
     if readiness("tensorrt").ready:
         pytest.skip("TensorRT is ready here")
     make_model(tmp_path, "mine", size=64)
-    result = run("export", "mine", "--out", tmp_path)
-    assert result.exit_code == 0
-    (line,) = (line for line in result.stderr.splitlines() if line.startswith("bandlens: "))
-    assert line.startswith("bandlens: no TensorRT plans are built here: ")
+    for options in ([], ["--refit"]):
+        result = run("export", "mine", "--out", tmp_path, *options)
+        assert result.exit_code == 0
+        lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: ")]
+        assert len(lines) == len(options)
+        assert all(line.startswith("bandlens: no TensorRT plans are built here: ") for line in lines)
     assert not (tmp_path / "plans").exists()
 
 

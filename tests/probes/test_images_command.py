@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from benchmark_sets import make_benchmark
 from PIL import Image
 from typer.testing import CliRunner, Result
 
@@ -52,6 +53,68 @@ def test_errors_reach_the_command_line(photos: Path, tmp_path: Path) -> None:
     assert run("pack", photos).exit_code == 2
 
 
-@pytest.mark.parametrize("command", ["pack", "check"])
+@pytest.mark.parametrize("command", ["pack", "kinds", "check"])
 def test_help_has_examples(command: str) -> None:
     assert f"Example: bandlens images {command}" in run(command, "--help").output
+
+
+def test_pack_a_benchmark(tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-c", tmp_path / "in", per_class=1, size=16)
+    out = tmp_path / "out"
+    with pytest.raises(ImageSetError, match="take what is there with --partial"):
+        raise run("pack", tmp_path / "in", "--out", out, "--kind", "imagenet-c").exception or AssertionError
+    one = run("pack", *miniature.words, "--out", out, "--corruption", "shot_noise", "--severity", 5, "--json")
+    assert one.exit_code == 0, one.output
+    [row] = json.loads(one.stdout)
+    assert (row["name"], row["images"], row["bytes"]) == ("out/shot_noise/5", 3, 3 * 3 * 16 * 16)
+    assert f"{out}: 3 images need 2.9e-06 GB on disk; " in one.stderr
+
+    rest = run("pack", *miniature.words, "--out", out)
+    assert rest.exit_code == 0, rest.output
+    assert f"{out}: 9 images need" in rest.stderr
+    assert [line.split()[0] for line in rest.stdout.splitlines()[2:]] == [
+        f"out/{corruption}/{severity}" for corruption in ("gaussian_noise", "shot_noise") for severity in (1, 5)
+    ]
+    [checked] = json.loads(run("check", out / "shot_noise" / "5", "--json").stdout)
+    assert checked["digest"] == row["digest"]
+
+
+def test_labels_subsets_and_streams_reach_the_pack(tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=16)
+    given = ["--name", "real", "--limit", 5, "--per-class", 2, "--fast", "--stream", "--json"]
+    result = run("pack", *miniature.words, "--out", tmp_path / "set", *given)
+    assert result.exit_code == 0, result.output
+    [row] = json.loads(result.stdout)
+    assert (row["name"], row["images"], row["bytes"]) == ("real", 5, 0)
+    about = json.loads((tmp_path / "set" / "set.json").read_text())
+    assert about["preprocessing"] == (
+        "RGB, shorter side to 16 (bilinear, antialiased, fast), centre crop 16; 5 of 50000 images; "
+        "the first 2 of each class"
+    )
+    assert about["streamed"]["source"] == str(tmp_path / "in")
+    assert about["schemes"] == ["real"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--partial"], "--partial belongs to a benchmark; name it with --kind"),
+        (["--per-class", 3], "--per-class belongs to a benchmark"),
+        (["--kind", "imagenet", "--labels", "x.csv"], "--labels is imagenet's own; leave it out"),
+        (["--kind", "stylized", "--decision-space", "sixteen"], "--decision-space is stylized's own"),
+        (["--kind", "imagenet-d"], "unknown kind 'imagenet-d'; did you mean"),
+    ],
+)
+def test_options_that_do_not_go_together(words: list[object], message: str, photos: Path, tmp_path: Path) -> None:
+    error = run("pack", photos, "--out", tmp_path / "set", *words).exception
+    assert isinstance(error, UsageError)
+    assert message in str(error)
+
+
+def test_kinds_are_listed_with_their_size() -> None:
+    rows = {row["kind"]: row for row in json.loads(run("kinds", "--json").stdout)}
+    assert rows["imagenet-c"]["images"] == 95 * 50_000
+    assert rows["imagenet-c"]["GB"] == pytest.approx(715, abs=1)
+    assert rows["imagenet"]["GB"] == pytest.approx(7.53, abs=0.01)
+    assert rows["cue-conflict"]["labels"] == "label and texture"
+    assert "imagenet-sketch" in run("kinds").stdout

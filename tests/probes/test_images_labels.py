@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from bandlens.errors import ImageSetError, UnknownName, UsageError
-from bandlens.probes.labels import CLUSTERINGS, imagenet_classes, labels_of_csv, labels_of_folders
+from bandlens.probes.decision_spaces import imagenet_classes
+from bandlens.probes.labels import CLUSTERINGS, labels_of_csv, labels_of_folders
 
 PATHS = ["a/x.jpg", "b/y.jpg", "b/z, 2.jpg"]
 
@@ -34,7 +35,9 @@ def test_the_packed_folder_itself_may_be_a_class(source: str) -> None:
 
 
 def test_mixed_folders_name_one_of_each() -> None:
-    with pytest.raises(ImageSetError, match=r"'n01440764/a\.jpg' lies in a WordNet-id folder and 'b/x\.jpg' does not"):
+    with pytest.raises(
+        ImageSetError, match=r"'n01440764/a\.jpg' lies in a folder named by a class and 'b/x\.jpg' does not"
+    ):
         labels_of_folders(Path("val"), ["n01440764/a.jpg", "b/x.jpg"])
 
 

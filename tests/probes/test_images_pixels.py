@@ -48,11 +48,21 @@ def test_photographs_are_torchvisions_to_the_last_bit(tmp_path: Path) -> None:
         assert np.array_equal(pixels, torchvision_pixels(pil_loader(SAMPLES / path), Frame())), path
 
 
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample photographs are not beside this checkout")
+def test_fast_photographs_differ_by_one_here_and_there(tmp_path: Path) -> None:
+    exact, fast = pack(SAMPLES, tmp_path / "exact"), pack(SAMPLES, tmp_path / "fast", fast=True)
+    difference = np.abs(exact.pixels.astype(np.int16) - fast.pixels)
+    assert difference.max() == 1
+    assert 0 < (difference > 0).mean() < 0.005
+    assert fast.info.preprocessing == "RGB, shorter side to 256 (bilinear, antialiased, fast), centre crop 224"
+    assert fast.info.digest != exact.info.digest
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     height=st.integers(1, 90),
     width=st.integers(1, 90),
-    resize=st.integers(1, 40),
+    resize=st.integers(1, 40) | st.sampled_from([64, 128]),
     crop=st.floats(0, 1),
     seed=st.integers(0, 99),
 )
@@ -95,6 +105,11 @@ def animated() -> bytes:
 FILES = {
     "rgb.jpg": bytes_of(Image.fromarray(noise(60, 80)), "JPEG"),
     "progressive.jpg": bytes_of(Image.fromarray(noise(60, 80)), "JPEG", progressive=True, subsampling=0),
+    **{
+        f"{kind}.jpg": bytes_of(Image.fromarray(noise(61, 83)), "JPEG", subsampling=kind) for kind in ("4:4:4", "4:2:2")
+    },
+    "restarts.jpg": bytes_of(Image.fromarray(noise(61, 83)), "JPEG", restart_marker_blocks=2),
+    "kept-as-rgb.jpg": bytes_of(Image.fromarray(noise(60, 80)), "JPEG", keep_rgb=True),
     "grey.jpg": bytes_of(Image.fromarray(noise(60, 80, 1)), "JPEG"),
     "cmyk.jpg": bytes_of(Image.fromarray(noise(60, 80, 4), "RGBA").convert("RGB").convert("CMYK"), "JPEG"),
     "rotated.jpg": rotated_by_exif(),
@@ -114,8 +129,11 @@ FILES = {
 def test_every_mode_is_torchvisions(name: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(FILES[name])
+    expected = torchvision_pixels(pil_loader(tmp_path / "in" / name), Frame(48, 50))
     images = pack(tmp_path / "in", tmp_path / "set", size=48, resize=50)
-    assert np.array_equal(images.pixels[0], torchvision_pixels(pil_loader(tmp_path / "in" / name), Frame(48, 50)))
+    assert np.array_equal(images.pixels[0], expected)
+    fast = pack(tmp_path / "in", tmp_path / "fast", size=48, resize=50, fast=True)
+    assert np.abs(fast.pixels[0].astype(np.int16) - expected).max() <= 1
 
 
 @settings(deadline=None, max_examples=150)
@@ -153,6 +171,15 @@ def test_decompression_bombs_are_refused(side: int) -> None:
 def test_a_strip_that_resizing_would_blow_up_is_refused() -> None:
     with pytest.raises(BrokenImageError, match="256 x 5120000 pixels, more than"):
         planar(Image.new("RGB", (1, 20_000)), Frame())
+
+
+def test_a_fixed_frame_takes_its_own_size_only() -> None:
+    frame = Frame(20, 20, fixed=True)
+    array = noise(20, 20)
+    assert np.array_equal(planar(Image.fromarray(array), frame), array.transpose(2, 0, 1))
+    for shape in ((20, 21), (19, 20), (40, 40)):
+        with pytest.raises(BrokenImageError, match=f"{shape[1]} x {shape[0]} pixels, not 20 x 20"):
+            planar(Image.fromarray(noise(*shape)), frame)
 
 
 @pytest.mark.parametrize(("size", "resize"), [(257, 256), (0, 256), (-1, -1)])

@@ -1,0 +1,102 @@
+"""The rate of an attack on a ResNet-50, against a bare loop of forward and backward passes.
+
+`bare loop`: for each step the logits of a batch that is ready, and the gradient of their loss for the images.
+`attack`: engine.torch_network.Attackable.attacked with pgd_linf, from uint8 pixels to logits: the steps, their
+projection, and the pass that judges the last iterate. The start is drawn before, as a run does it in another thread.
+`torchvision`: the bare loop with torchvision's own module in place of the ONNX file in torch.
+
+All with the same batch, channels_last, float32, and no gradient for a parameter. A step is a forward and a backward
+pass. The weights are random: they do not change the speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from _common import (
+    MODEL,
+    SIZE,
+    arguments,
+    folder,
+    in_turn,
+    machine,
+    photographs,
+    ratio,
+    ratios,
+    resnet50,
+    spread,
+    table,
+    timed,
+)
+from torch import Tensor
+from torch.nn import functional
+
+from bandlens.engine.attack import attack_variant
+from bandlens.engine.torch_network import DEVICES, Attackable, single_precision
+from bandlens.export.models import load_model
+from bandlens.export.onnx_graph import Normalized
+from bandlens.export.registry import NORMALIZATIONS
+from bandlens.probes.attacks import PGD_LINF, uniform_start
+
+BARE, ATTACK, TORCHVISION = "bare loop", "attack", "torchvision"
+
+
+def bare_loop(network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, steps: int) -> None:
+    for _ in range(steps):
+        images = images.detach().requires_grad_()
+        loss = functional.cross_entropy(network(images), labels, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, images)
+    gradient[0, 0, 0, 0].item()  # on a GPU it has ended only when this is here
+
+
+def prepared(models: Path, device: str) -> tuple[Attackable, Normalized]:
+    """A ResNet-50 as ONNX in torch, and as torchvision makes it."""
+    resnet50(models)
+    engine = "tensorrt" if device == "cuda" else "onnxruntime"
+    attackable = Attackable(attack_variant(load_model(models, MODEL), engine))
+    network = torchvision.models.resnet50(weights=None)
+    native = Normalized(network, *NORMALIZATIONS["imagenet"]).eval().requires_grad_(False)
+    return attackable, native.to(DEVICES[attackable.variant.backend], memory_format=torch.channels_last)
+
+
+def main() -> None:
+    given = arguments(
+        __doc__,
+        repeats=3,
+        quick=1,
+        batch=(16, "images a batch"),
+        steps=(40, "steps of the attack"),
+        threads=(2, "threads of torch"),
+        device=("cpu", "cpu or cuda"),
+    )
+    batch, steps = (2, 2) if given.quick else (given.batch, given.steps)
+    with folder(given.keep) as kept, single_precision(given.threads):
+        attackable, native = prepared(kept / "models", given.device)
+        machine("torch", "torchvision")
+        pixels, labels = photographs(batch), np.arange(batch, dtype=np.int32)
+        start = uniform_start(0, np.arange(batch), SIZE)
+        [condition] = PGD_LINF.conditions({"steps": steps})
+        images = attackable.place(pixels).to(torch.float32).div_(255)
+        wanted = torch.from_numpy(labels).to(images.device, torch.int64)
+        seconds = in_turn(
+            {
+                BARE: timed(lambda: bare_loop(attackable.network, images, wanted, steps)),
+                ATTACK: timed(lambda: attackable.attacked(condition, pixels, labels, start)),
+                TORCHVISION: timed(lambda: bare_loop(native, images, wanted, steps)),
+            },
+            given.repeats,
+        )
+    rates = {name: [batch * steps / s for s in values] for name, values in seconds.items()}
+    table(
+        [f"{steps} steps, batch {batch}", "steps of an image a second", "of the bare loop"],
+        [[name, spread(values), spread(ratios(values, rates[BARE]))] for name, values in rates.items()],
+    )
+    ratio("attack over bare loop", ratios(rates[ATTACK], rates[BARE]), ">= 0.9")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Packing photographs of ImageNet's size, against torchvision with as many workers.
+
+`torchvision`: ImageFolder, Resize(256), CenterCrop(224), PILToTensor, in a DataLoader with worker processes; each batch
+is written to its rows of a memory-mapped .npy file. `not written`: the same without that file.
+`bandlens`: probes.images.pack with as many threads, which writes the same pixels, their hashes and an index.
+`bandlens --fast`: the same, resized by torch's 16-bit weights.
+
+The photographs are JPEGs of 500 x 375 pixels, a quarter of them upright: crops of those that scikit-image ships. Both
+times are printed: of the clock, and of the processors with the workers' processes, which other work disturbs less.
+"""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from _common import arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
+
+from bandlens.export.photographs import PHOTOGRAPHS, photograph_folder
+from bandlens.probes.images import pack
+
+QUALITY = 97
+"""About 110 kB a photograph, as ImageNet's."""
+
+
+def write_photographs(out: Path, count: int) -> Path:
+    """A folder of `count` JPEGs in ten class folders; one that is there already is taken."""
+    if out.exists():
+        return out
+    random = np.random.default_rng(0)
+    opened = [Image.open(photograph_folder() / name).convert("RGB") for name in PHOTOGRAPHS]
+    for number in range(count):
+        photograph = opened[number % len(opened)]
+        wide, high = (375, 500) if number % 4 == 0 else (500, 375)
+        scale = min(photograph.width / wide, photograph.height / high) * random.uniform(0.7, 1)
+        left = random.uniform(0, photograph.width - scale * wide)
+        top = random.uniform(0, photograph.height - scale * high)
+        box = (left, top, left + scale * wide, top + scale * high)
+        file = out / f"{number % 10}" / f"{number:06d}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        photograph.resize((wide, high), Image.Resampling.LANCZOS, box).save(file, quality=QUALITY)
+    return out
+
+
+def loader(photographs: Path, workers: int) -> DataLoader[Any]:
+    transform = Compose([Resize(256), CenterCrop(224), PILToTensor()])
+    return DataLoader(torchvision.datasets.ImageFolder(photographs, transform), batch_size=50, num_workers=workers)
+
+
+def load(photographs: Path, workers: int) -> None:
+    for _ in loader(photographs, workers):
+        pass
+
+
+def load_and_write(photographs: Path, out: Path, workers: int) -> None:
+    batches = loader(photographs, workers)
+    pixels = np.lib.format.open_memmap(out, "w+", np.uint8, (len(batches.dataset), 3, 224, 224))
+    first = 0
+    for batch, _ in batches:
+        pixels[first : first + len(batch)] = batch.numpy()
+        first += len(batch)
+    pixels.flush()
+
+
+def with_bandlens(photographs: Path, out: Path, workers: int, *, fast: bool) -> None:
+    shutil.rmtree(out, ignore_errors=True)
+    pack(photographs, out, workers=workers, fast=fast)
+
+
+def processor_seconds() -> float:
+    """Of this process and of those that it waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def measured(work: Callable[[], object], cpu: list[float]) -> Callable[[], float]:
+    """The seconds of the clock; those of the processors are appended to `cpu`."""
+
+    def run() -> None:
+        started = processor_seconds()
+        work()
+        cpu.append(processor_seconds() - started)
+
+    return timed(run)
+
+
+def difference(name: str, found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
+    wrong = np.abs(found.astype(np.int16) - expected)
+    print(f"{name}: {np.mean(wrong > 0):.3%} of the values are not torchvision's, by at most {wrong.max()}")
+
+
+def main() -> None:
+    given = arguments(__doc__, repeats=7, quick=1, workers=(2, "threads, and worker processes"))
+    torch.set_num_threads(1)
+    machine("pillow", "simplejpeg", "torch", "torchvision")
+    with folder(given.keep) as prepared:
+        count = 60 if given.quick else 600
+        photographs = write_photographs(prepared / f"{count}", count)
+        sizes = [file.stat().st_size for file in photographs.rglob("*.jpg")]
+        print(f"{count} photographs, {np.mean(sizes) / 1e3:.0f} kB on average; {given.workers} workers\n")
+        theirs, exact, fast = prepared / "torchvision.npy", prepared / "exact", prepared / "fast"
+        works = {
+            "torchvision": lambda: load_and_write(photographs, theirs, given.workers),
+            "torchvision, not written": lambda: load(photographs, given.workers),
+            "bandlens": lambda: with_bandlens(photographs, exact, given.workers, fast=False),
+            "bandlens --fast": lambda: with_bandlens(photographs, fast, given.workers, fast=True),
+        }
+        cpu: dict[str, list[float]] = {name: [] for name in works}
+        seconds = in_turn({name: measured(work, cpu[name]) for name, work in works.items()}, given.repeats)
+        cpu = {name: values[1:] for name, values in cpu.items()}  # without the one that warmed up
+        table(
+            ["packing", "images/s", "processor ms an image"],
+            [
+                [name, spread([count / s for s in seconds[name]], ".0f"), spread([s * 1e3 / count for s in cpu[name]])]
+                for name in works
+            ],
+        )
+        expected = np.load(theirs, mmap_mode="r")
+        difference("bandlens", np.load(exact / "pixels.npy"), expected)
+        difference("bandlens --fast", np.load(fast / "pixels.npy"), expected)
+        for name, goal in (("bandlens", ">= 1.2"), ("bandlens --fast", ">= 1.8")):
+            for rival in ("torchvision", "torchvision, not written"):
+                ratio(f"{rival} over {name}, clock", ratios(seconds[rival], seconds[name]), goal)
+                ratio(f"{rival} over {name}, processors", ratios(cpu[rival], cpu[name]), goal)
+
+
+if __name__ == "__main__":
+    main()

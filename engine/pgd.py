@@ -1,0 +1,108 @@
+"""Projected gradient descent in an L-infinity ball, for a batch of images at once.
+
+A step goes along the sign of the gradient of the label's cross entropy, and is cut to the ball of radius eps around the
+image and to [0, 1]. What is judged is the last of the iterates (`pgd`), or the first one that fools the network
+(`pgd_any`). Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Network = Callable[[Tensor], Tensor]
+"""(n, 3, S, S) float32 in [0, 1] to (n, classes) float32 logits, each image by itself."""
+
+
+class Attacked(NamedTuple):
+    images: Tensor
+    """(n, 3, S, S) float32: those that are judged."""
+    logits: Tensor
+    """(n, classes) float32, of these images."""
+
+
+def pgd(
+    network: Network, images: Tensor, labels: Tensor, eps: float, step: float, steps: int, start: Tensor
+) -> Attacked:
+    """The last iterate.
+
+    Args:
+        network: without parameters that need a gradient.
+        images: (n, 3, S, S) float32 in [0, 1].
+        labels: (n,) int64, what the network is to be led away from.
+        eps: radius of the ball, in units of the image range.
+        step: length of a step, likewise.
+        steps: how many.
+        start: (n, 3, S, S) float32 in [-1, 1], in units of eps: where in the ball to begin.
+    """
+    low, high = _ball(images, eps)
+    iterate = _begin(images, eps, start, low, high)
+    for _ in range(steps):
+        _, gradient = _ascent(network, iterate, labels)
+        _move(iterate, gradient, step, low, high)
+    with torch.no_grad():
+        return Attacked(iterate.detach(), network(iterate))
+
+
+def pgd_any(
+    network: Network, images: Tensor, labels: Tensor, eps: float, step: float, steps: int, start: Tensor
+) -> Attacked:
+    """The first iterate, the start among them, that fools the network; or the last. Arguments as of `pgd`.
+
+    An image that fools leaves the batch, so that it costs nothing more.
+    """
+    low, high = _ball(images, eps)
+    iterate = _begin(images, eps, start, low, high)
+    left = torch.arange(len(images), device=images.device)
+    ended: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _ in range(steps):
+        logits, gradient = _ascent(network, iterate, labels)
+        out = fooled(logits, labels)
+        if out.any():
+            ended.append((left[out], iterate.detach()[out], logits[out]))
+            left, labels, gradient, low, high, iterate = (
+                tensor.detach()[~out] for tensor in (left, labels, gradient, low, high, iterate)
+            )
+        if not len(left):
+            break
+        _move(iterate, gradient, step, low, high)
+    if len(left):
+        with torch.no_grad():
+            ended.append((left, iterate.detach(), network(iterate)))
+    positions, found, scores = (torch.cat(column) for column in zip(*ended, strict=True))
+    order = positions.argsort()
+    return Attacked(found[order], scores[order])
+
+
+def fooled(logits: Tensor, labels: Tensor) -> Tensor:
+    """(n,) bool: whether the class of the largest logit, the lowest index first, is not the label."""
+    score = logits.gather(1, labels[:, None])
+    lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
+    return ((logits > score) | ((logits == score) & lower)).any(1)
+
+
+def _ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The least and the largest value that each value of the images may take."""
+    return (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
+
+
+def _begin(images: Tensor, eps: float, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.add(images, start, alpha=eps).clamp_(low, high)
+
+
+def _ascent(network: Network, iterate: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The logits of the iterate, and the gradient of its cross entropy: a sum, so that each image's is its own."""
+    iterate.requires_grad_()
+    logits = network(iterate)
+    (gradient,) = torch.autograd.grad(functional.cross_entropy(logits, labels, reduction="sum"), iterate)
+    return logits.detach(), gradient
+
+
+def _move(iterate: Tensor, gradient: Tensor, step: float, low: Tensor, high: Tensor) -> None:
+    """One step, in place. The bounds do projection and clipping at once, since the image lies within both."""
+    with torch.no_grad():
+        iterate.add_(gradient.sign_(), alpha=step).clamp_(low, high)

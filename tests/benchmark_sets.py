@@ -1,0 +1,158 @@
+"""Miniature benchmarks: the layout of every kind, with a few small pictures of a few classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from bandlens.probes.decision_spaces import decision_space, imagenet_classes
+from bandlens.probes.image_kinds import Corruptions, Labels, Subset, pack_kind
+from bandlens.probes.image_set import ImageSet
+from bandlens.probes.kinds import Kind, find_kind
+
+VALIDATION_IMAGES = 50_000
+WNIDS = list(imagenet_classes())
+
+
+@dataclass(frozen=True)
+class Miniature:
+    """A benchmark on disk, and how it is packed."""
+
+    kind: Kind
+    source: Path
+    size: int
+    labels: dict[str, int]
+    """Path below `source` -> class id in the kind's decision space."""
+    schemes: dict[str, dict[str, list[int]]]
+    """By scheme: path below `source` -> classes that count as right."""
+    files: Labels = field(default_factory=Labels)
+
+    @property
+    def words(self) -> list[str]:
+        """What `bandlens images pack` gets after --out."""
+        words = [str(self.source), "--kind", self.kind.name, "--partial", "--size", str(self.size)]
+        words += [] if self.kind.fixed else ["--resize", str(self.size)]
+        return words + (["--real", str(self.files.real)] if self.files.real else [])
+
+    def pack(self, out: Path, subset: Subset = Subset(partial=True), **options: object) -> list[ImageSet]:  # noqa: B008
+        """Pack it in this process."""
+        given = {"size": self.size, "resize": self.size, "labels": self.files, "subset": subset} | options
+        return pack_kind(self.kind, self.source, out, **given)  # type: ignore[arg-type]
+
+
+def make_benchmark(
+    name: str,
+    folder: Path,
+    *,
+    classes: Sequence[int] | None = None,
+    per_class: int = 2,
+    size: int = 224,
+    corruptions: Corruptions | None = None,
+) -> Miniature:
+    """Write a benchmark of the kind `name` into the new folder `folder`.
+
+    Args:
+        name: of the kind.
+        folder: where its images go; `real.json` goes beside it.
+        classes: ids in the kind's decision space; the first three by default.
+        per_class: images of each class. Those of cue-conflict have the textures that follow their shapes.
+        size: of the images; those that the kind resizes are a little larger.
+        corruptions: those of a benchmark of corruptions; its first two at severities 1 and 5 by default.
+    """
+    kind = find_kind(name)
+    ids = list(classes if classes is not None else decision_space(kind.decision_space).ids[:3])
+    paths = dict(_paths(kind, ids, per_class))
+    wanted = corruptions or Corruptions(kind.corruptions[:2], (1, 5))
+    places = [f"{one}/{severity}/" for one in wanted.names for severity in wanted.severities] or [""]
+    labels = {}
+    for number, (place, (path, label)) in enumerate((place, item) for place in places for item in paths.items()):
+        _picture(folder / place / path, size if kind.fixed else size + 16, seed=number, label=label)
+        labels[place + path] = label
+    schemes: dict[str, dict[str, list[int]]] = {}
+    if kind.scheme == "texture":
+        schemes["texture"] = {path: [_texture(path)] for path in paths}
+    if kind.scheme == "real":
+        schemes["real"] = {path: _real(at, label) for at, (path, label) in enumerate(paths.items())}
+        real = write_real(folder.with_name("real.json"), schemes["real"])
+        return Miniature(kind, folder, size, labels, schemes, Labels(real=real))
+    return Miniature(kind, folder, size, labels, schemes)
+
+
+def write_real(file: Path, lists: dict[str, list[int]]) -> Path:
+    """ReaL's real.json, in which all other images have empty lists."""
+    entries: list[list[int]] = [[] for _ in range(VALIDATION_IMAGES)]
+    for path, classes in lists.items():
+        entries[number_of(path) - 1] = classes
+    file.write_text(json.dumps(entries))
+    return file
+
+
+def number_of(path: str) -> int:
+    """Of ILSVRC2012_val_00000001.JPEG."""
+    return int(Path(path).stem[-8:])
+
+
+def _texture(path: str) -> int:
+    """Of airplane/airplane1-bear2.png."""
+    return decision_space("sixteen").names.index(path.split("-")[1].removesuffix(".png").rstrip("0123456789"))
+
+
+def _real(at: int, label: int) -> list[int]:
+    """The label, or another class too, or another class alone, or nothing, in turn."""
+    other = (label + 1) % 1000
+    return [[label], [label, other], [other], []][at % 4]
+
+
+def _paths(kind: Kind, ids: Sequence[int], per_class: int) -> Iterator[tuple[str, int]]:
+    """Each image's path, and its class."""
+    write = WRITERS.get(kind.name, _by_wnid)
+    for at, label in enumerate(ids):
+        for k in range(per_class):
+            yield write(label, at * per_class + k, k), label
+
+
+def _by_wnid(label: int, number: int, _k: int) -> str:
+    # Numbers that do not go with classes, as in the data set.
+    return f"{WNIDS[label]}/ILSVRC2012_val_{1 + number * 7919 % VALIDATION_IMAGES:08d}.JPEG"
+
+
+def _by_number(label: int, number: int, _k: int) -> str:
+    return f"{label}/{number:040x}.jpeg"
+
+
+def _any_name(label: int, number: int, _k: int) -> str:
+    return f"{WNIDS[label]}/{number:06d}_picture.jpg"
+
+
+def _cue_conflict(label: int, _number: int, k: int) -> str:
+    names = decision_space("sixteen").names
+    return f"{names[label]}/{names[label]}{k + 1}-{names[(label + k) % 16]}{k + 1}.png"
+
+
+def _stylized(label: int, number: int, _k: int) -> str:
+    name = decision_space("sixteen").names[label]
+    return f"dnn/session-1/{number:04d}_sty_dnn_0_{name}_00_{WNIDS[label]}-{number}.png"
+
+
+WRITERS: dict[str, Callable[[int, int, int], str]] = {
+    "imagenet-v2": _by_number,
+    "imagenet-a": _any_name,
+    "imagenet-r": _any_name,
+    "imagenet-sketch": _any_name,
+    "cue-conflict": _cue_conflict,
+    "stylized": _stylized,
+}
+
+
+def _picture(file: Path, side: int, seed: int, label: int) -> None:
+    """Blocks whose colours depend on the class, with others on top that do not."""
+    colours, noise = np.random.default_rng(label), np.random.default_rng(seed)
+    blocks = colours.integers(40, 216, (4, 4, 3)) + noise.integers(-30, 31, (4, 4, 3))
+    picture = Image.fromarray(blocks.clip(0, 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(file)

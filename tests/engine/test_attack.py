@@ -1,0 +1,345 @@
+"""Runs of attacks: each cell's predictions are those of its images attacked one by one, however the work is cut."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+from small import make_images, make_model, make_pictures
+
+from bandlens.engine.attack import attack_info, attack_variant, check_attackable, run_attacks, step_seconds
+from bandlens.engine.devices import gpus
+from bandlens.engine.nvidia import NoGpu
+from bandlens.engine.pgd import pgd, pgd_any
+from bandlens.engine.session import open_session, variant_of
+from bandlens.engine.torch_network import Attackable, largest_batch, single_precision
+from bandlens.errors import DeviceError, EngineError, UsageError
+from bandlens.export.models import save_model
+from bandlens.export.onnx_to_torch import OnnxNetwork
+from bandlens.probes.attacks import uniform_start
+from bandlens.probes.grid import make_grid
+from bandlens.probes.image_set import ImageSet
+from bandlens.records import Cell, Condition, Failed, Finished, Model
+
+COUNT = 21
+SEED = 5
+Row = tuple[int, int, float]
+"""predicted, label_rank (-1 without labels), confidence."""
+PROBES = {
+    "pgd_linf": {"eps": ["1/255", "4/255"], "step": "2/255", "steps": 3},
+    "pgd_any": {"eps": "2/255", "step": "1/255", "steps": 4},
+}
+
+
+@dataclass
+class Outcome:
+    """What came back of a run, cell by cell."""
+
+    parts: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    columns: dict[str, list[Row]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    progress: int = 0
+
+    def keep(self, one: Finished | Failed) -> None:
+        key = one.cell.key
+        assert key not in self.failed, "nothing comes after a failure"
+        if isinstance(one, Failed):
+            self.failed[key] = one.error
+            return
+        found = one.predictions
+        ranks = [-1] * len(found.predicted) if found.label_rank is None else found.label_rank.tolist()
+        rows = list(zip(found.predicted.tolist(), ranks, found.confidence.tolist(), strict=True))
+        assert one.seconds > 0
+        self.parts.setdefault(key, []).append((one.first, len(rows)))
+        self.columns.setdefault(key, []).extend(rows)
+
+
+def attack(
+    cells: Iterable[Cell],
+    images: ImageSet,
+    batch: int = 4,
+    range_seconds: float = 60,
+    done: Mapping[str, int] | None = None,
+) -> Outcome:
+    outcome = Outcome()
+    todo = [(cell, (done or {}).get(cell.key, 0)) for cell in cells]
+
+    def advance(amount: int) -> None:
+        outcome.progress += amount
+
+    for outcomes in run_attacks(todo, images, batch, 1, range_seconds, advance):
+        for one in outcomes:
+            outcome.keep(one)
+    return outcome
+
+
+@dataclass(frozen=True)
+class Bench:
+    models: list[Model]
+    images: ImageSet
+    attacks: tuple[Condition, ...]
+
+    def cells(self, models: Sequence[Model] | None = None) -> list[Cell]:
+        return [
+            Cell(attack_variant(model, "onnxruntime"), self.images.info, condition, SEED)
+            for model in models or self.models
+            for condition in self.attacks
+        ]
+
+
+def clean(model: Model, images: ImageSet) -> list[int]:
+    """What the model predicts for the images as they are, in ONNX Runtime."""
+    with open_session(variant_of(model, "onnxruntime", "fp32"), len(images.pixels), 1) as session:
+        return [int(k) for k in session.infer(images.pixels / np.float32(255)).argmax(1)]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Labels are what the first model predicts, so that an attack has something to win."""
+    folder = tmp_path_factory.mktemp("bench")
+    models = [make_model(folder, name, seed=seed) for name, seed in (("one", 0), ("two", 1))]
+    pictures = make_pictures(COUNT)
+    labels = clean(models[0], make_images(folder / "unlabelled.set", pictures))
+    images = make_images(folder / "images.set", pictures, labels=labels)
+    return Bench(models, images, make_grid(PROBES, folder).attacks)
+
+
+@pytest.fixture(scope="module")
+def whole(bench: Bench) -> Outcome:
+    return attack(bench.cells(), bench.images)
+
+
+def by_itself(cell: Cell, images: ImageSet, index: int) -> Row:
+    """An image attacked alone, by the functions that a run puts together."""
+    network = OnnxNetwork(cell.model.path.read_bytes())
+    image = torch.from_numpy(images.pixels[index : index + 1] / np.float32(255))
+    label = network(image).argmax(1) if images.labels is None else torch.tensor(images.labels[index : index + 1]).long()
+    start = torch.from_numpy(uniform_start(SEED, np.array([index]), images.info.size))
+    function = {"pgd_linf": pgd, "pgd_any": pgd_any}[cell.condition.family]
+    logits = function(network, image, label, start=start, **dict(cell.condition.parameters)).logits[0]
+    ranking = logits.argsort(descending=True, stable=True).tolist()
+    rank = -1 if images.labels is None else ranking.index(int(label))
+    return ranking[0], rank, float(logits.softmax(0).max())
+
+
+def check_equal(found: Sequence[Row], wanted: Sequence[Row]) -> None:
+    """A step is a sign, so that rounding can turn a pixel round: confidences are close, and classes equal."""
+    assert [row[:2] for row in found] == [row[:2] for row in wanted]
+    np.testing.assert_allclose([row[2] for row in found], [row[2] for row in wanted], rtol=2e-3)
+
+
+def test_predictions_are_those_of_each_image_by_itself(bench: Bench, whole: Outcome) -> None:
+    assert whole.columns.keys() == {cell.key for cell in bench.cells()}
+    for cell in bench.cells():
+        check_equal(whole.columns[cell.key], [by_itself(cell, bench.images, k) for k in range(COUNT)])
+    assert whole.progress == COUNT * len(bench.cells())
+    assert not whole.failed
+
+
+def test_attacks_work(bench: Bench, whole: Outcome) -> None:
+    """All images are right without one."""
+    weak, strong, first = bench.cells(bench.models[:1])
+    right = {cell.condition: sum(rank == 0 for _, rank, _ in whole.columns[cell.key]) for cell in (weak, strong, first)}
+    assert right[strong.condition] < right[weak.condition] < COUNT
+    assert right[first.condition] < COUNT
+
+
+@settings(max_examples=15)
+@given(data=st.data())
+def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: Outcome, data: st.DataObject) -> None:
+    """Batch size, ranges, where each cell goes on, and which others are in the run."""
+    cells = data.draw(st.lists(st.sampled_from(bench.cells()), unique=True, min_size=1, max_size=4), label="cells")
+    starts = st.one_of(st.just(0), st.integers(0, COUNT))
+    done = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
+    found = attack(
+        cells,
+        bench.images,
+        batch=data.draw(st.integers(1, COUNT + 3), label="batch"),
+        range_seconds=data.draw(st.sampled_from([0.0, 60.0]), label="range"),
+        done=done,
+    )
+    assert not found.failed
+    assert found.columns.keys() == {key for key, start in done.items() if start < COUNT}
+    for key, rows in found.columns.items():
+        check_equal(rows, whole.columns[key][done[key] :])
+        ends = [first + count for first, count in found.parts[key]]
+        assert [first for first, _ in found.parts[key]] == [done[key], *ends[:-1]], "parts follow each other"
+        assert ends[-1] == COUNT
+    assert found.progress == sum(COUNT - start for start in done.values())
+
+
+def test_the_same_run_gives_the_same_numbers(bench: Bench, whole: Outcome) -> None:
+    assert attack(bench.cells(), bench.images).columns == whole.columns
+
+
+def test_without_time_to_lose_every_batch_is_a_part(bench: Bench) -> None:
+    found = attack(bench.cells()[:2], bench.images, batch=8, range_seconds=0)
+    assert all(parts == [(0, 8), (8, 8), (16, 5)] for parts in found.parts.values())
+
+
+def test_another_seed_begins_elsewhere(bench: Bench, whole: Outcome) -> None:
+    for cell in bench.cells(bench.models[:1]):
+        other = replace(cell, seed=SEED + 1)
+        assert attack([other], bench.images).columns[other.key] != whole.columns[cell.key]
+
+
+def test_without_labels_it_leads_away_from_the_clean_prediction(bench: Bench, tmp_path: Path) -> None:
+    """Which the labels of the bench are for the first model, so that nothing else is different."""
+    images = make_images(tmp_path / "images.set", bench.images.pixels.transpose(0, 2, 3, 1))
+    here = replace(bench, images=images)
+    labelled, unlabelled = bench.cells(bench.models[:1]), here.cells(bench.models[:1])
+    before, after = attack(labelled, bench.images), attack(unlabelled, images)
+    for one, other in zip(labelled, unlabelled, strict=True):
+        wanted = [(predicted, -1, confidence) for predicted, _, confidence in before.columns[one.key]]
+        assert after.columns[other.key] == wanted
+
+
+# What fails
+
+
+def unknown_operator(folder: Path) -> Model:
+    """A model with Softsign, which exports of classifiers do not have."""
+    model = make_model(folder, "strange")
+    graph = onnx.load(model.path)
+    graph.graph.node[-1].output[0] = "before"
+    graph.graph.node.append(helper.make_node("Softsign", ["before"], ["logits"]))
+    content = graph.SerializeToString()
+    model = replace(model, sha256=hashlib.sha256(content).hexdigest())
+    save_model(model, content, {})
+    return model
+
+
+def test_a_network_that_cannot_be_attacked_fails_its_own_cells(bench: Bench, tmp_path: Path) -> None:
+    models = [unknown_operator(tmp_path), bench.models[0]]
+    cells = bench.cells(models)
+    found = attack(cells, bench.images)
+    assert found.failed.keys() == {cell.key for cell in cells if cell.model is models[0]}
+    for error in found.failed.values():
+        assert error.startswith("strange (torch fp32): its ONNX file uses the operator Softsign, for which")
+        assert "\n" not in error
+    assert all(len(rows) == COUNT for rows in found.columns.values())
+
+
+def test_a_damaged_file_fails_its_cells(bench: Bench, tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    model.path.write_bytes(model.path.read_bytes()[:-1] + b"?")
+    found = attack(bench.cells([model]), bench.images)
+    assert all("has sha256" in error and "export one again" in error for error in found.failed.values())
+    assert len(found.failed) == len(bench.attacks)
+
+
+def test_logits_that_are_not_finite_fail_the_cell_and_name_the_image(tmp_path: Path) -> None:
+    pictures = make_pictures(COUNT)
+    pictures[13] = 3
+    images = make_images(tmp_path / "images.set", pictures)
+    models = [make_model(tmp_path, "fragile", darkest=0.05), make_model(tmp_path, "robust", seed=1)]
+    cells = Bench(models, images, make_grid({"pgd_linf": {"steps": 1}}, tmp_path).attacks).cells()
+    found = attack(cells, images, range_seconds=0)
+    assert {key: error.partition(";")[0] for key, error in found.failed.items()} == {
+        cells[0].key: "logits are not finite at image 13"
+    }
+    assert len(found.columns[cells[1].key]) == COUNT
+
+
+def test_images_of_another_decision_are_refused(bench: Bench) -> None:
+    check_attackable(bench.images.info)
+    with pytest.raises(UsageError, match=r"images.set decides among sixteen, and attacks need"):
+        check_attackable(replace(bench.images.info, decision_space="sixteen"))
+
+
+class Small:
+    """A network on a device with room for the gradient of three images."""
+
+    def __init__(self, network: OnnxNetwork) -> None:
+        self.network = network
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation")
+        logits: torch.Tensor = self.network(images)
+        return logits
+
+
+@pytest.mark.parametrize(("batch", "fits"), [(3, 1), (4, 2), (13, 3), (1, 0)])
+def test_the_batch_that_fits_is_found_by_trying(bench: Bench, batch: int, fits: int) -> None:
+    network = Small(OnnxNetwork(bench.models[0].path.read_bytes()))
+    assert largest_batch(network, torch.rand(batch, 3, 128, 128)) == fits
+
+
+def test_out_of_memory_ends_with_a_batch_that_fits(bench: Bench) -> None:
+    attackable = Attackable(attack_variant(bench.models[0], "onnxruntime"))
+    attackable.network = Small(OnnxNetwork(bench.models[0].path.read_bytes()))
+    index = np.arange(8)
+    start = uniform_start(SEED, index, 128)
+    for labels in (None, np.zeros(8, np.int32)):
+        with pytest.raises(DeviceError) as caught:
+            attackable.attacked(bench.attacks[0], bench.images.take(index), labels, start)
+        assert str(caught.value) == (
+            "one (torch fp32): out of memory on the GPU at batch 8: CUDA out of memory. Tried to allocate 2 GiB.; "
+            "batch = 2 fits"
+        )
+
+
+# Where it runs
+
+
+@pytest.mark.parametrize(
+    ("engine", "backend"), [("onnxruntime", "torch"), ("openvino", "torch"), ("tensorrt", "torch-cuda")]
+)
+def test_attacks_run_where_the_engine_does(bench: Bench, engine: str, backend: str) -> None:
+    model = bench.models[0]
+    variant = attack_variant(model, engine)
+    assert (variant.backend, variant.precision, variant.sha256) == (backend, "fp32", model.sha256)
+
+
+def test_says_what_it_runs_on(bench: Bench) -> None:
+    info = attack_info(attack_variant(bench.models[0], "onnxruntime"), 8, 2)
+    assert (info.batch, info.threads) == (8, 2)
+    assert info.device
+    assert json.loads(info.versions)["torch"] == torch.__version__
+
+
+@pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
+def test_a_gpu_is_not_replaced_by_the_cpu(bench: Bench) -> None:
+    variant = attack_variant(bench.models[0], "tensorrt")
+    with pytest.raises(EngineError, match="GPU"):
+        attack_info(variant, 8, 2)
+    cell = replace(bench.cells()[0], variant=variant)
+    found = attack([cell], bench.images)
+    assert "GPU" in found.failed[cell.key]
+
+
+def test_settings_of_torch_last_as_long_as_the_run(bench: Bench) -> None:
+    def state() -> Any:
+        cudnn = torch.backends.cudnn
+        return torch.get_num_threads(), cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+
+    before = state()
+    with single_precision(1):
+        assert state() == (1, False, True, False)
+    assert state() == before
+    attack(bench.cells()[:1], bench.images)
+    assert state() == before
+
+
+def test_a_run_that_is_abandoned_gives_the_settings_back(bench: Bench) -> None:
+    before = torch.get_num_threads()
+    outcomes = run_attacks([(cell, 0) for cell in bench.cells()], bench.images, 4, before + 1, range_seconds=0)
+    next(outcomes)
+    outcomes.close()  # type: ignore[attr-defined]
+    assert torch.get_num_threads() == before
+
+
+def test_a_step_takes_time(bench: Bench) -> None:
+    assert 0 < step_seconds(attack_variant(bench.models[0], "onnxruntime"), 8, 1) < 10
