@@ -5,7 +5,7 @@ Source: Gavrikov & Keuper 2024. ReaL: Beyer et al. 2020.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 VALIDATION = 50_000
@@ -14,38 +14,54 @@ LAST_BATCH = VALIDATION % 512
 """336: what is left for the last of its batches of 512. ReaL accepts a class for 326 of them."""
 PGD: Mapping[str, float] = {"eps": 0.5 / 255, "step": 2 / 255, "steps": 40}
 """The budget of the published attack."""
+SEVERITIES = (1, 2, 3, 4, 5)
+IMAGENET_C = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    *("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+)
+IMAGENET_CBAR = (
+    *("blue_noise_sample", "brownish_noise", "caustic_refraction", "checkerboard_cutout", "cocentric_sine_waves"),
+    *("inverse_sparkles", "perlin_noise", "plasma_noise", "single_frequency_greyscale", "sparkles"),
+)
+
+Place = tuple[str | None, int | None]
+"""Corruption and severity of an image set; None where its images are as they were taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """An accuracy, of one image set or as the mean over those of corruptions."""
+    """An accuracy: on one image set, or the mean over those of corruptions and severities, each weighing the same."""
 
-    column: str
-    """Its name in the published file."""
     benchmark: str
     """image_set.benchmark."""
     images: int = VALIDATION
-    """Of the whole set."""
-    sets: int = 1
+    """Of each set that is whole."""
+    corruptions: Sequence[str] = ()
     decision_space: str = "all"
     family: str = "clean"
     scheme: str = "single"
     last: int = 0
     """Only so many images count, the last by class and file name."""
 
+    @property
+    def places(self) -> list[Place]:
+        """Of each of its sets."""
+        return [(name, severity) for name in self.corruptions for severity in SEVERITIES] or [(None, None)]
+
 
 BENCHMARKS: Mapping[str, Benchmark] = {
-    "imagenet": Benchmark("top1_acc/imagenet", "imagenet"),
-    "imagenet-v2": Benchmark("top1_acc/imagenet-v2", "imagenet-v2", 10_000),
-    "imagenet-real": Benchmark("", "imagenet", scheme="real"),
-    "imagenet-real_last_batch": Benchmark("top1_acc/imagenet-real", "imagenet", scheme="real", last=LAST_BATCH),
-    "imagenet-a": Benchmark("top1_acc/imagenet-a", "imagenet-a", 7_500, decision_space="imagenet-a"),
-    "imagenet-c": Benchmark("top1_acc/imagenet-c", "imagenet-c", sets=19 * 5),
-    "imagenet-cbar": Benchmark("top1_acc/imagenet-cbar", "imagenet-cbar", sets=10 * 5),
-    "imagenet-sketch": Benchmark("top1_acc/imagenet-sketch", "imagenet-sketch", 50_889),
-    "imagenet-r": Benchmark("top1_acc/imagenet-r", "imagenet-r", 30_000, decision_space="imagenet-r"),
-    "stylized": Benchmark("top1_acc/stylized", "stylized", 800, decision_space="sixteen"),
-    "pgd_linf": Benchmark("top1_acc/PGD-40/low", "imagenet", family="pgd_linf"),
+    "imagenet": Benchmark("imagenet"),
+    "imagenet-v2": Benchmark("imagenet-v2", 10_000),
+    "imagenet-real": Benchmark("imagenet", scheme="real"),
+    "imagenet-real_last_batch": Benchmark("imagenet", scheme="real", last=LAST_BATCH),
+    "imagenet-a": Benchmark("imagenet-a", 7_500, decision_space="imagenet-a"),
+    "imagenet-c": Benchmark("imagenet-c", corruptions=IMAGENET_C),
+    "imagenet-cbar": Benchmark("imagenet-cbar", corruptions=IMAGENET_CBAR),
+    "imagenet-sketch": Benchmark("imagenet-sketch", 50_889),
+    "imagenet-r": Benchmark("imagenet-r", 30_000, decision_space="imagenet-r"),
+    "stylized": Benchmark("stylized", 800, decision_space="sixteen"),
+    "pgd_linf": Benchmark("imagenet", family="pgd_linf"),
 }
 """By the name in the metric `top1_NAME`."""
 

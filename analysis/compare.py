@@ -108,7 +108,7 @@ def _cells(run: Run) -> pl.DataFrame:
         "SELECT cell.id AS cell, detail.checkpoint, detail.image_set, detail.image_set_id, detail.family, "
         "detail.parameters::VARCHAR AS parameters, detail.labelled, detail.itself, detail.clean_cell, "
         "model_sha256 AS model, image_set.digest, condition.digest AS condition, cell.backend, cell.precision, "
-        "decision_space, cell.seed "
+        "cell.decision_space, cell.seed "
         "FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
         "JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell "
         "JOIN checkpoint ON checkpoint.id = checkpoint_id JOIN image_set ON image_set.id = image_set_id "

@@ -27,7 +27,7 @@ def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
     query = "SELECT checkpoint, image_set, metric, value, low, high, note FROM metric_of(?) ORDER BY ALL"
     mine, theirs = a.store.frame(query, [a.label]), b.store.frame(query, [b.label])
     keys = ["checkpoint", "image_set", "metric"]
-    both = mine.join(theirs, on=keys, suffix="_b", maintain_order="left")
+    both = mine.join(theirs, on=keys, suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no image set
     one, other = pl.col("value"), pl.col("value_b")
     down = ((other - pl.col("low_b")) ** 2 + (pl.col("high") - one) ** 2).sqrt()
     up = ((pl.col("high_b") - other) ** 2 + (one - pl.col("low")) ** 2).sqrt()

@@ -44,15 +44,14 @@ def compute_metrics(
 
     Returns:
         The columns of SCHEMA. Spectral biases are there where something was low-pass or high-pass filtered, and shape
-        biases where images have labels of texture; what is computed from several image sets has none.
+        biases where images have labels of texture. Generalization has no image set: it may be the mean over several.
     """
     found = subjects(store, study)
     curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
     biases = spectral_bias(curve)
     rows = []
     for subject in found:
-        of_subject = {key: getattr(subject, key) for key in KEYS}
-        spectral = _spectral(store, subject, biases.filter(*(pl.col(k) == v for k, v in of_subject.items())), resamples)
+        spectral = _spectral(store, subject, biases, resamples)
         band = _critical_band(store, subject, curve, resamples, rgb_reference)
         shape = shape_bias_of(store, subject, resamples)
         rows += [_named(subject) | row for row in (*spectral, *band, *shape)]
@@ -64,7 +63,6 @@ def compute_metrics(
     return metrics
 
 
-KEYS = ("study", "checkpoint", "image_set")
 SCHEMA = {
     "study_id": pl.Int32,
     "study": pl.String,
@@ -85,6 +83,10 @@ def _named(subject: Subject) -> dict[str, Any]:
     return {name: getattr(subject, name) for name in names}
 
 
+def _mine(frame: pl.DataFrame, subject: Subject) -> pl.DataFrame:
+    return frame.filter(pl.col(name) == getattr(subject, name) for name in ("study", "checkpoint", "image_set"))
+
+
 def _generalization(store: Store, subject: Subject, checkpoints: Mapping[int, str]) -> Iterator[dict[str, Any]]:
     """The rows of all checkpoints of the subject's study."""
     for checkpoint_id, rows in generalization(store, subject.study_id):
@@ -97,6 +99,7 @@ def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: i
     """The spectral biases, with an interval over images where they have a value."""
     if not subject.families & set(FAMILIES.values()):
         return
+    biases = _mine(biases, subject)
     found: dict[str, tuple[float, float]] = {}
     if biases.filter(pl.col("metric").is_in(FAMILIES))["value"].is_not_null().all():
         correct, clusters = _outcomes(store, subject, SPECTRAL, 1 + 2 * len(CUTOFFS))
@@ -113,14 +116,10 @@ def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: i
 def _critical_band(
     store: Store, subject: Subject, curve: pl.DataFrame, resamples: int, rgb_reference: bool
 ) -> Iterator[dict[str, Any]]:
-    mine = curve.filter(
-        pl.col("study") == subject.study,
-        pl.col("checkpoint") == subject.checkpoint,
-        pl.col("image_set") == subject.image_set,
-    )
-    band = mine.filter(pl.col("family") == "critical_band")
-    if band.is_empty():
+    if "critical_band" not in subject.families:
         return
+    mine = _mine(curve, subject)
+    band = mine.filter(pl.col("family") == "critical_band")
     accuracy = _accuracy_matrix(band)
     if accuracy is None:
         yield from _without_value("needs the 29 published conditions, each once")

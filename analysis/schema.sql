@@ -66,7 +66,7 @@ COMMENT ON COLUMN image.cluster IS 'Images with the same number are not independ
 CREATE TABLE label (image_set INTEGER NOT NULL, scheme VARCHAR NOT NULL, image_index UINTEGER NOT NULL, class USMALLINT NOT NULL);
 COMMENT ON TABLE label IS 'What counts as right for an image, by label scheme';
 COMMENT ON COLUMN label.image_set IS 'image_set.id';
-COMMENT ON COLUMN label.scheme IS 'single: the one class of the image, its shape where cues conflict; real: every class that ReaL accepts; texture: that of cue-conflict images';
+COMMENT ON COLUMN label.scheme IS 'single: the one class of the image; real: every class that ReaL accepts; shape, texture: those of cue-conflict images, instead of single';
 COMMENT ON COLUMN label.image_index IS 'image.image_index';
 COMMENT ON COLUMN label.class IS 'Number of the class that is right, in the decision space of the set';
 
@@ -225,7 +225,7 @@ CREATE TABLE metric_value (
 COMMENT ON TABLE metric_value IS 'What `bandlens analyze` computed last for each study';
 COMMENT ON COLUMN metric_value.study IS 'study.id';
 COMMENT ON COLUMN metric_value.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN metric_value.image_set IS 'image_set.id; NULL for what is computed from several sets';
+COMMENT ON COLUMN metric_value.image_set IS 'image_set.id; NULL for generalization: accuracies on benchmarks, and means over groups of them';
 COMMENT ON COLUMN metric_value.metric IS 'Name of the number';
 COMMENT ON COLUMN metric_value.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
@@ -299,7 +299,7 @@ SELECT cell.id AS cell, checkpoint.id AS checkpoint_id, checkpoint.name AS check
        image_set.clusters < image_set.count AS clustered,
        condition.family = 'clean' AND NOT image_set.labelled AS itself,
        condition.family, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
-       cell.backend, cell.precision, cell.seed,
+       cell.backend, cell.precision, cell.decision_space, cell.seed,
        max(CASE WHEN condition.family = 'clean' THEN cell.id END) OVER (
            PARTITION BY cell.checkpoint, cell.image_set, cell.backend, cell.precision, cell.graph_sha256, cell.decision_space
        ) AS clean_cell
@@ -326,6 +326,7 @@ COMMENT ON COLUMN cell_detail.frequency IS 'critical_band: octave index, 0 to 6'
 COMMENT ON COLUMN cell_detail.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
 COMMENT ON COLUMN cell_detail.backend IS 'Inference library';
 COMMENT ON COLUMN cell_detail.precision IS 'Of the model''s arithmetic';
+COMMENT ON COLUMN cell_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
 COMMENT ON COLUMN cell_detail.seed IS 'Of the noise; 0 where there is none';
 
 CREATE VIEW cell_outcome AS
@@ -357,6 +358,13 @@ CREATE MACRO wilson_high(share, n) AS
                              / (1 + 1.959964 ** 2 / n)));
 COMMENT ON MACRO wilson_high IS 'Upper end of Wilson''s 95 % interval of a share of n independent images; share is not NULL';
 
+CREATE MACRO independent_images(n, right1, share) AS
+    CASE WHEN count(*) IN (1, sum(n)) OR any_value(share) IN (0, 1) THEN count(*)
+         ELSE least(sum(n), any_value(share) * (1 - any_value(share)) * sum(n) ** 2
+                            / (sum((right1 - n * share) ** 2) * count(*) / (count(*) - 1)))
+    END;
+COMMENT ON MACRO independent_images IS 'Kish: of clusters with n images, right1 of them right, and a share over all of them: the number of independent images with the same variance. Where all is right, or all wrong, or all in one cluster, the variance is unknown, and a cluster counts as one image';
+
 CREATE VIEW cell_accuracy AS
 WITH plain AS (
     SELECT cell, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5, sum(count)::DOUBLE AS effective,
@@ -373,13 +381,8 @@ WITH plain AS (
 ), summed AS (
     SELECT *, sum(right1) OVER (PARTITION BY cell) / sum(n) OVER (PARTITION BY cell) AS share FROM by_cluster
 ), clustered AS (
-    -- Kish: the number of independent images with the same variance as these clusters have. Where all is right, or all
-    -- wrong, or all in one cluster, the variance is unknown, and a cluster counts as one image.
     SELECT cell, sum(n) AS n, sum(right1) AS right1, sum(right5) AS right5,
-           CASE WHEN count(*) IN (1, sum(n)) OR any_value(share) IN (0, 1) THEN count(*)
-                ELSE least(sum(n), any_value(share) * (1 - any_value(share)) * sum(n) ** 2
-                                   / (sum((right1 - n * share) ** 2) * count(*) / (count(*) - 1)))
-           END::DOUBLE AS effective, itself
+           independent_images(n, right1, share)::DOUBLE AS effective, itself
     FROM summed
     GROUP BY cell, itself
 ), counted AS (
@@ -436,52 +439,49 @@ COMMENT ON COLUMN accuracy.backend IS 'Inference library';
 COMMENT ON COLUMN accuracy.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN accuracy.seed IS 'Of the noise; 0 where there is none';
 
+CREATE VIEW cell_label_outcome AS
+WITH truth AS (SELECT image_set, scheme, image_index, list(class) AS classes FROM label GROUP BY ALL)
+SELECT prediction.cell, truth.scheme, prediction.image_index, image.cluster,
+       list_contains(truth.classes, prediction.predicted) AS correct
+FROM cell_detail AS detail
+JOIN truth ON truth.image_set = detail.image_set_id
+JOIN prediction ON prediction.cell = detail.cell AND prediction.image_index = truth.image_index
+JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index;
+COMMENT ON VIEW cell_label_outcome IS 'Right or wrong by each label scheme, for the images that have a label in it';
+COMMENT ON COLUMN cell_label_outcome.cell IS 'cell.id';
+COMMENT ON COLUMN cell_label_outcome.scheme IS 'label.scheme';
+COMMENT ON COLUMN cell_label_outcome.image_index IS 'Position in the image set, from 0';
+COMMENT ON COLUMN cell_label_outcome.cluster IS 'image.cluster';
+COMMENT ON COLUMN cell_label_outcome.correct IS 'Whether the prediction is among the labels';
+
 CREATE VIEW cell_label_accuracy AS
-WITH scheme AS (
-    -- A list may name a class twice.
-    SELECT DISTINCT label.image_set, label.scheme, label.image_index, label.class,
-           CASE WHEN image_set.clusters < image_set.count THEN image.cluster END AS cluster
-    FROM label
-    JOIN image_set ON image_set.id = label.image_set
-    JOIN image ON image.image_set = label.image_set AND image.image_index = label.image_index
-    WHERE label.scheme <> 'single'
-), size AS (
-    SELECT image_set, scheme, cluster, count(DISTINCT image_index) AS n FROM scheme GROUP BY ALL
-), hit AS (
-    SELECT prediction.cell, scheme.scheme, scheme.cluster, count(*) AS right1
-    FROM scheme
-    JOIN cell_detail AS detail ON detail.image_set_id = scheme.image_set
-    JOIN prediction ON prediction.cell = detail.cell AND prediction.image_index = scheme.image_index
-                   AND prediction.predicted = scheme.class
-    GROUP BY ALL
-), by_cluster AS (
-    SELECT detail.cell, size.scheme, size.n, coalesce(hit.right1, 0) AS right1, detail.clustered,
-           sum(coalesce(hit.right1, 0)) OVER whole / sum(size.n) OVER whole AS share
-    FROM size
-    JOIN cell_detail AS detail ON detail.image_set_id = size.image_set
-    LEFT JOIN hit ON hit.cell = detail.cell AND hit.scheme = size.scheme AND hit.cluster IS NOT DISTINCT FROM size.cluster
-    WINDOW whole AS (PARTITION BY detail.cell, size.scheme)
+WITH by_cluster AS (
+    SELECT outcome.cell, outcome.scheme, detail.clustered, count(*) AS n, sum(correct::INTEGER) AS right1
+    FROM cell_label_outcome AS outcome
+    JOIN cell_detail AS detail ON detail.cell = outcome.cell
+    WHERE outcome.scheme NOT IN ('single', 'shape')
+    GROUP BY outcome.cell, outcome.scheme, detail.clustered, CASE WHEN detail.clustered THEN outcome.cluster END
+), summed AS (
+    SELECT *, sum(right1) OVER whole / sum(n) OVER whole AS share FROM by_cluster
+    WINDOW whole AS (PARTITION BY cell, scheme)
 ), counted AS (
     SELECT cell, scheme, sum(n) AS n, any_value(share) AS top1,
-           CASE WHEN NOT any_value(clustered) THEN sum(n)
-                WHEN count(*) IN (1, sum(n)) OR any_value(share) IN (0, 1) THEN count(*)
-                ELSE least(sum(n), any_value(share) * (1 - any_value(share)) * sum(n) ** 2
-                                   / (sum((right1 - n * share) ** 2) * count(*) / (count(*) - 1)))
-           END::DOUBLE AS effective
-    FROM by_cluster
-    GROUP BY cell, scheme
+           CASE WHEN clustered THEN independent_images(n, right1, share) ELSE sum(n) END::DOUBLE AS effective
+    FROM summed
+    GROUP BY cell, scheme, clustered
+), own AS (
+    -- The label that predictions are ranked by: its sums are kept.
+    SELECT cell.id AS cell, truth.scheme
+    FROM cell
+    JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE scheme IN ('single', 'shape')) AS truth USING (image_set)
 )
 SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective) AS low, wilson_high(top1, effective) AS high
 FROM counted
 UNION ALL
-SELECT cell, CASE WHEN image_set IN (SELECT image_set FROM label WHERE scheme = 'texture') THEN 'shape' ELSE 'single' END,
-       n, top1, low, high
-FROM cell_accuracy
-JOIN cell ON cell.id = cell_accuracy.cell
-WHERE cell.image_set IN (SELECT id FROM image_set WHERE labelled);
+SELECT cell, scheme, n, top1, low, high FROM cell_accuracy JOIN own USING (cell);
 COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images, with Wilson''s 95 % interval as in cell_accuracy';
 COMMENT ON COLUMN cell_label_accuracy.cell IS 'cell.id';
-COMMENT ON COLUMN cell_label_accuracy.scheme IS 'single, real, or where cues conflict shape and texture';
+COMMENT ON COLUMN cell_label_accuracy.scheme IS 'label.scheme';
 COMMENT ON COLUMN cell_label_accuracy.n IS 'Number of images that have a label in the scheme';
 COMMENT ON COLUMN cell_label_accuracy.top1 IS 'Share of them whose prediction is among their labels';
 COMMENT ON COLUMN cell_label_accuracy.low IS 'Lower end of the 95 % interval of top1';
@@ -611,7 +611,7 @@ COMMENT ON COLUMN metric.study IS 'Name of the study';
 COMMENT ON COLUMN metric.version IS 'name@version: what asks for this version';
 COMMENT ON COLUMN metric.checkpoint IS 'Name of the model';
 COMMENT ON COLUMN metric.category IS 'Training category of the study, or own';
-COMMENT ON COLUMN metric.image_set IS 'Name of the image set; NULL for what is computed from several sets';
+COMMENT ON COLUMN metric.image_set IS 'Name of the image set; NULL for generalization: accuracies on benchmarks, and means over groups of them';
 COMMENT ON COLUMN metric.metric IS 'Name of the number';
 COMMENT ON COLUMN metric.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';

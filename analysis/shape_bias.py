@@ -42,7 +42,7 @@ def shape_bias(
 ) -> Iterator[dict[str, Any]]:
     """Rows of metric, value, low, high, note: overall, for each class of shapes, and cue_accuracy.
 
-    Intervals are percentiles over resampled clusters. `names` are those of classes; one without a name goes by its number.
+    Intervals are percentiles over resampled clusters. `names` are those of classes; one without goes by its number.
     """
     if not len(decisions.predicted):
         return
@@ -64,7 +64,7 @@ def shape_bias(
 
 
 def _share(part: Floats, whole: Floats, independent: int, level: float) -> dict[str, Any]:
-    """part / whole of the data, which come first, with an interval over the resamples."""
+    """The ratio part / whole of the data, which come first, with an interval over the resamples."""
     nothing = {"value": None, "low": None, "high": None, "note": None}
     if not whole[0]:
         return nothing | {"note": "neither cue is ever named"}
@@ -90,12 +90,12 @@ def shape_bias_of(store: Store, subject: Subject, resamples: int) -> Iterator[di
         "JOIN label AS texture ON texture.image_set = image_set_id AND texture.image_index = prediction.image_index "
         "JOIN image ON image.image_set = image_set_id AND image.image_index = prediction.image_index "
         "WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND family = 'clean' "
-        "AND shape.scheme = 'single' AND texture.scheme = 'texture' AND shape.class <> texture.class "
+        "AND shape.scheme = 'shape' AND texture.scheme = 'texture' AND shape.class <> texture.class "
         "ORDER BY prediction.image_index",
         [subject.study_id, subject.checkpoint_id, subject.image_set_id],
     )
     names = store.frame(
-        "SELECT class, name FROM class_name JOIN image_set USING (decision_space) WHERE image_set.id = ?",
+        "SELECT class, class_name.name FROM class_name JOIN image_set USING (decision_space) WHERE image_set.id = ?",
         [subject.image_set_id],
     )
     columns = (found[name].to_numpy() for name in ("predicted", "shape", "texture", "cluster"))

@@ -23,7 +23,7 @@ from ..errors import StoreError, UsageError
 from ..records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
 from .duckdb_errors import explained, explanation, quietly
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
 BLOCK_SIZE = "65536"
@@ -47,6 +47,7 @@ class Images(Protocol):
 
 ClassNames = Mapping[str, Mapping[int, str]]
 """Decision space -> class -> what it is called."""
+NO_NAMES: ClassNames = {}
 
 
 class Store:
@@ -143,7 +144,7 @@ class Store:
         return {variant: rates[name] for variant, name in named.items() if name in rates}
 
     def begin_study(
-        self, name: str, toml: str, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = {}
+        self, name: str, toml: str, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = NO_NAMES
     ) -> str:
         """Record a study and its cells, known and new; gives its label, name@version.
 
@@ -169,7 +170,7 @@ class Store:
             )
             return f"{name}@{version}"
 
-    def add_cells(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = {}) -> None:
+    def add_cells(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = NO_NAMES) -> None:
         """Record cells, known and new, that no study is to show."""
         with self.transaction():
             self._add(cells, image_sets, names)
@@ -210,7 +211,8 @@ class Store:
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
         self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
-        labels = {} if images.labels is None else {"single": (index, images.labels)}
+        own = "shape" if "texture" in images.schemes else "single"
+        labels = {} if images.labels is None else {own: (index, images.labels)}
         for scheme, (rows, classes) in (labels | dict(images.schemes)).items():
             truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
             self._load(
@@ -272,8 +274,8 @@ class Store:
         ]
         columns = ("backend", "precision", "graph_sha256", "decision_space", "seed")
         self._load(
-            f"INSERT INTO cell (key, checkpoint, image_set, condition, {', '.join(columns)}) SELECT key, checkpoint.id, "
-            f"image_set.id, condition.id, {', '.join(f'loaded.{name}' for name in columns)} "
+            f"INSERT INTO cell (key, checkpoint, image_set, condition, {', '.join(columns)}) "
+            f"SELECT key, checkpoint.id, image_set.id, condition.id, {', '.join(f'loaded.{name}' for name in columns)} "
             "FROM loaded JOIN checkpoint ON checkpoint.model_sha256 = loaded.model "
             "JOIN image_set ON image_set.digest = loaded.images JOIN condition ON condition.digest = loaded.condition "
             "WHERE key NOT IN (SELECT key FROM cell)",
@@ -370,8 +372,8 @@ class Store:
     def write_metrics(self, frame: pl.DataFrame) -> None:
         """Replace the metrics of the studies in the frame.
 
-        Columns: study_id, checkpoint_id, image_set_id (null for what is computed from several sets), metric, value, low,
-        high, note.
+        Columns: study_id, checkpoint_id, image_set_id (null for generalization, which may take several sets), metric,
+        value, low, high, note.
         """
         with self.transaction():
             for study in frame["study_id"].unique():

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from ..errors import UnknownName, UsageError
 from .store import Store
@@ -50,16 +46,3 @@ def subjects(store: Store, study: str) -> list[Subject]:
             raise UnknownName("study", study, known)
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
     return [Subject(**row | {"families": frozenset(row["families"])}) for row in found.to_dicts()]
-
-
-def rights_of(store: Store, cells: Sequence[int], counts: Sequence[int]) -> list[NDArray[np.bool_]]:
-    """Of cells with labels: whether each image is right, an array a cell; `counts` are the images of each."""
-    order = np.argsort(cells)
-    found = store.frame(
-        "SELECT label_rank = 0 AS correct FROM prediction WHERE cell IN (SELECT unnest(?::INTEGER[])) "
-        "ORDER BY cell, image_index",
-        [list(cells)],
-    )
-    ends = np.cumsum(np.asarray(counts)[order])
-    parts = np.split(found["correct"].to_numpy(), ends[:-1])
-    return [parts[place] for place in np.argsort(order)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from ..errors import UnknownName, UsageError
+from .benchmarks import GROUPS
 from .estimates import FEWEST
 from .published import SUBSETS
 from .store import Store
@@ -26,9 +27,9 @@ class StudyTable:
     given: str | None
 
 
-NO_BIAS = "_raw|_threshold_"
-"""Metrics that are not correlated: raw fits, which mostly degenerate, and the thresholds that a channel is fitted to.
-Each would be one test more to correct for."""
+NO_BIAS = "_raw|_threshold_|^shape_bias_|^cue_accuracy"
+"""Metrics that are not correlated: raw fits, which mostly degenerate, the thresholds that a channel is fitted to, and
+what belongs to a shape bias. Each would be one test more to correct for."""
 
 
 def study_label(store: Store, study: str | None) -> str:
@@ -50,9 +51,9 @@ def study_label(store: Store, study: str | None) -> str:
 
 
 def study_table(store: Store, label: str) -> StudyTable:
-    """Biases are the metrics of the study, groups the clean top-1 of each labelled image set, in percent.
+    """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
-    Raises UsageError where there are too few models, no metrics, or no accuracies.
+    Both are in percent. Raises UsageError where there are too few models, no metrics, or no accuracies.
     """
     where = f"{store.path}, {label}"
     models = store.frame(
@@ -63,21 +64,31 @@ def study_table(store: Store, label: str) -> StudyTable:
     if len(models) < FEWEST:
         count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
         raise UsageError(f"{where}: {count}, and a correlation needs {FEWEST}; run a study of more checkpoints")
-    metric = store.frame("SELECT checkpoint, image_set, metric, value, low, high FROM metric_of(?)", [label])
-    metric = metric.filter(~pl.col("metric").str.contains(NO_BIAS))
+    measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high FROM metric_of(?)", [label])
+    metric = measured.filter(pl.col("image_set").is_not_null(), ~pl.col("metric").str.contains(NO_BIAS))
     if metric.is_empty():
         raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
-    accuracy = store.frame(
+    accuracy = measured.filter(
+        pl.col("image_set").is_null(), pl.col("metric").is_in(list(GROUPS)), pl.col("value").is_not_null()
+    )
+    if accuracy.is_empty():
+        accuracy = _clean_accuracy(store, label)
+    if accuracy.is_empty():
+        raise UsageError(f"{where}: no clean accuracy to correlate with; add a labelled image set to the study")
+    several = pl.col("image_set").n_unique().over("metric") > 1
+    metric = metric.with_columns(
+        metric=pl.when(several).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
+    )
+    biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
+    return StudyTable(_wide(models, pl.concat([metric, accuracy]), where), biases, groups, _given(store, groups))
+
+
+def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:
+    return store.frame(
         "SELECT checkpoint, image_set, 'top1 ' || image_set AS metric, 100 * top1 AS value, 100 * low AS low, "
         "100 * high AS high FROM accuracy_of(?) WHERE family = 'clean' AND measure = 'accuracy'",
         [label],
     )
-    if accuracy.is_empty():
-        raise UsageError(f"{where}: no clean accuracy to correlate with; add a labelled image set to the study")
-    if metric["image_set"].n_unique() > 1:
-        metric = metric.with_columns(metric=pl.format("{} ({})", "metric", "image_set"))
-    biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
-    return StudyTable(_wide(models, pl.concat([metric, accuracy]), where), biases, groups, _given(store, groups))
 
 
 def subsets_of(frame: pl.DataFrame) -> Mapping[str, pl.Expr]:
@@ -100,7 +111,7 @@ def _wide(models: pl.DataFrame, long: pl.DataFrame, where: str) -> pl.DataFrame:
 
 
 def _given(store: Store, groups: list[str]) -> str | None:
-    """The largest image set of the benchmark imagenet."""
+    """What stands for accuracy as such: ID, or else the largest image set of the benchmark imagenet."""
     sets = store.frame("SELECT name FROM image_set WHERE benchmark = ? ORDER BY count DESC, id", [ID_BENCHMARK])
-    names = [f"top1 {name}" for name in sets["name"]]
+    names = ["ID", *(f"top1 {name}" for name in sets["name"])]
     return next((name for name in names if name in groups), None)

@@ -24,6 +24,7 @@ from .commands import (
     report,
     sql,
     studies,
+    study,
 )
 from .interrupt import INTERRUPTED, MESSAGE, ends_in_time
 
@@ -61,6 +62,7 @@ GROUPS = {
 COMMANDS = (
     doctor.doctor,
     export.export,
+    study.study,
     studies.plan,
     studies.run,
     gate.gate,

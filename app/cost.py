@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,18 +13,21 @@ from ..probes.grid import ATTACKS
 from ..records import Cell, Model
 from .study import Work
 
-H100_FLOPS = 989e12
-"""Dense FP16 tensor operations a second of an H100 SXM (NVIDIA's data sheet). Nothing runs at the peak."""
+H100_FP16, H100_FP32 = 989e12, 67e12
+"""Dense FP16 tensor operations a second of an H100 SXM, and FP32 ones without tensor cores (NVIDIA's data sheet).
+Nothing runs at a peak."""
 PREDICTION_BYTES = 7.5
 """Of the database for each prediction (docs/performance.md)."""
-BACKWARD = 2
-"""A gradient for the images costs two forward passes beside the one that it belongs to."""
+GRADIENT = 3
+"""Forward passes that a gradient for the images costs, the one that it belongs to included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
     operations: float | None
-    """Floating-point operations; None where a network's are not known."""
+    """Floating-point operations of the predictions; None where a network's are not known."""
+    attack_operations: float | None
+    """Of attacks, which are in FP32: a gradient needs it."""
     database_bytes: float
     """By which the database will grow."""
     image_bytes: int
@@ -31,18 +35,23 @@ class Cost:
 
     @property
     def h100_seconds(self) -> float | None:
-        """At the card's peak: a lower bound, and no measurement."""
-        return None if self.operations is None else self.operations / H100_FLOPS
+        """At the card's peaks: a lower bound, and no measurement."""
+        if self.operations is None or self.attack_operations is None:
+            return None
+        return self.operations / H100_FP16 + self.attack_operations / H100_FP32
 
 
 def cost_of(work: Work, left: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
     """The cost of `left[key]` images of each of these cells."""
-    passes: dict[Model, int] = {}
+    passes, attacks = Counter[Model](), Counter[Model]()
     for cell in cells:
-        steps = cell.condition.number("steps") if cell.condition.family in ATTACKS else 0
-        passes[cell.model] = passes.get(cell.model, 0) + left[cell.key] * (1 + (1 + BACKWARD) * int(steps or 0))
+        if cell.condition.family in ATTACKS:
+            attacks[cell.model] += left[cell.key] * (1 + GRADIENT * int(cell.condition.number("steps") or 0))
+        else:
+            passes[cell.model] += left[cell.key]
     return Cost(
         operations=_operations(passes),
+        attack_operations=_operations(attacks),
         database_bytes=PREDICTION_BYTES * sum(left.values()),
         image_bytes=sum(images.nbytes for images in work.image_sets),
     )

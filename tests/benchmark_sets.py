@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 from PIL import Image
@@ -71,7 +72,9 @@ def make_benchmark(
     places = [f"{one}/{severity}/" for one in wanted.names for severity in wanted.severities] or [""]
     labels = {}
     for number, (place, (path, label)) in enumerate((place, item) for place in places for item in paths.items()):
-        _picture(folder / place / path, size if kind.fixed else size + 16, seed=number, label=label)
+        _picture(
+            folder / place / path, size if kind.fixed else size + 16, seed=[crc32(name.encode()), number], label=label
+        )
         labels[place + path] = label
     schemes: dict[str, dict[str, list[int]]] = {}
     if kind.scheme == "texture":
@@ -149,7 +152,7 @@ WRITERS: dict[str, Callable[[int, int, int], str]] = {
 }
 
 
-def _picture(file: Path, side: int, seed: int, label: int) -> None:
+def _picture(file: Path, side: int, seed: Sequence[int], label: int) -> None:
     """Blocks whose colours depend on the class, with others on top that do not."""
     colours, noise = np.random.default_rng(label), np.random.default_rng(seed)
     blocks = colours.integers(40, 216, (4, 4, 3)) + noise.integers(-30, 31, (4, 4, 3))

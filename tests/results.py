@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bandlens.analysis.store import ClassNames, Store
+from bandlens.analysis.store import NO_NAMES, ClassNames, Store
 from bandlens.records import (
     Cell,
     Condition,
@@ -25,7 +25,6 @@ from bandlens.records import (
     digest_of,
 )
 
-NO_NAMES: ClassNames = {}
 SESSION = SessionInfo("a processor", 8, 1, '{"onnxruntime": "1"}')
 
 
@@ -37,7 +36,7 @@ class Images:
     paths: list[str]
     labels: NDArray[np.int32] | None
     clusters: NDArray[np.int32]
-    schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]
+    schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]] = field(default_factory=dict)
 
 
 def image_set(

@@ -22,12 +22,13 @@ def analyze(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compute spectral bias, critical band and psychometric thresholds; print them and keep them in the view `metric`.
+    """Compute spectral, critical-band and shape biases, and group means; print them and keep them in the view `metric`.
 
     Example: bandlens analyze --db results.duckdb --json
     """
-    from ...analysis.metrics import compute_metrics, subjects
+    from ...analysis.metrics import compute_metrics
     from ...analysis.store import open_store
+    from ...analysis.subjects import subjects
     from ...errors import UsageError
 
     if not db.exists():

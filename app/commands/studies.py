@@ -63,6 +63,7 @@ def plan(study: StudyFile, db: Database = Path("results.duckdb"), engine: Engine
             "predictions": found.predictions,
             "seconds": round(found.seconds, 1),
             "operations": found.cost.operations,
+            "attack_operations": found.cost.attack_operations,
             "h100_seconds_at_peak": found.cost.h100_seconds,
             "database_bytes": round(found.cost.database_bytes),
             "image_bytes": found.cost.image_bytes,
@@ -84,7 +85,7 @@ def plan(study: StudyFile, db: Database = Path("results.duckdb"), engine: Engine
             f"about {duration(found.seconds)} here ({found.estimate})"
         )
         least = found.cost.h100_seconds
-        on_h100 = "unknown" if least is None else f"no less than {duration(least)} (its FP16 peak)"
+        on_h100 = "unknown" if least is None else f"no less than {duration(least)} (its peak)"
         print(
             f"images: {amount(found.cost.image_bytes)}; database: {amount(found.cost.database_bytes)} more; "
             f"on an H100: {on_h100}"

@@ -21,6 +21,8 @@ NUMBERS = {
     "bandwidth": "bandwidth (octaves)",
     "center_frequency": "centre frequency (cycles per image)",
     "peak_noise_sensitivity": "peak noise sensitivity",
+    "shape_bias": "shape bias",
+    "cue_accuracy": "cue accuracy",
 }
 BAND_CAPTION = (
     "Left: {measure} under octave-band noise. Right: the noise_sd at which half of it is lost, with 95 % intervals, "
@@ -52,10 +54,11 @@ def band_section(results: Results) -> Section:
 def numbers_section(results: Results) -> Section:
     """Each metric of each model, with its interval."""
     title = "Biases and channels"
-    if results.metrics.is_empty():
+    names = results.metrics["image_set"].drop_nulls().unique().sort()  # generalization has none
+    if names.is_empty():
         return Section("numbers", title, [_not_computed(results)])
     figures = []
-    for number, name in enumerate(results.metrics["image_set"].unique().sort(), 1):
+    for number, name in enumerate(names, 1):
         metrics = summary(results.metrics.filter(pl.col("image_set") == name, ~pl.col("metric").str.ends_with("_raw")))
         field = series_of(metrics)
         there = [wanted for wanted in NUMBERS if wanted in set(metrics["number"])]

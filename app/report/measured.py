@@ -9,8 +9,10 @@ from typing import Any
 
 import polars as pl
 
+from ...analysis.benchmarks import GROUPS
 from ...analysis.chart_style import colors, plural, words
 from ...analysis.charts import curves, series_of
+from ...analysis.metric_charts import numbers, summary
 from .parts import Figure, Section, Table
 from .results import Results
 
@@ -27,6 +29,10 @@ CAPTION = (
 AGREEMENT = (
     "The images have no labels. What follows is agreement of each model with its own prediction for the unperturbed "
     "image, which is 1 without perturbation."
+)
+GROUPS_CAPTION = (
+    "Percent, the mean over the benchmarks of a group, with 95 % intervals over photographs. Hollow: to be read with "
+    "its note (hover, or the table), such as that a benchmark is not whole. ✕: a benchmark is missing, and so the mean."
 )
 COLUMNS = ("checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n")
 
@@ -66,7 +72,20 @@ def accuracy_section(results: Results) -> Section:
         return Section("accuracy", title, [AGREEMENT])
     table = clean.select("image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n")
     shown = Table("Top-1 with its 95 % interval, and top-5", table.sort("image_set", "checkpoint"))
-    return Section("accuracy", title, [], tables=[shown])
+    return Section("accuracy", title, [], list(_groups(results.metrics)), tables=[shown])
+
+
+def _groups(metrics: pl.DataFrame) -> Iterator[Figure]:
+    """The group means of generalization, with the benchmarks in the table."""
+    measured = summary(metrics.filter(pl.col("image_set").is_null()))
+    panels = [
+        numbers(measured, group, group.replace("_", " "), series_of(measured))
+        for group in GROUPS
+        if group in set(measured["metric"])
+    ]
+    if panels:
+        table = measured.select("checkpoint", "category", "metric", "value", "low", "high", "note")
+        yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(measured))
 
 
 def curves_section(results: Results) -> Section:

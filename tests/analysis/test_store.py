@@ -49,11 +49,11 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
     tables = store.frame("SELECT table_name FROM duckdb_tables()")["table_name"].to_list()
     assert set(tables) == {
         *("meta", "checkpoint", "image_set", "image", "label", "condition", "session", "study", "study_cell"),
-        *("cell", "part", "prediction", "metric_value", "published"),
+        *("cell", "part", "prediction", "metric_value", "published", "precision_gate", "class_name"),
     }
     for table in set(tables) - {"meta"}:
         assert store.frame(f"FROM {table}").is_empty()
-    for view in ("accuracy", "curve", "flip", "metric"):
+    for view in ("accuracy", "label_accuracy", "curve", "flip", "metric", "gate"):
         assert store.frame(f"FROM {view}").is_empty()
 
 

@@ -1,0 +1,25 @@
+"""`bandlens study`."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Annotated
+
+import typer
+
+from ...errors import UnknownName
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="grid or paper.", show_default=False)],
+) -> None:
+    """Print a published study's file, to be changed and run.
+
+    grid: the 52 conditions on ImageNet. paper: the grid, an attack, and every other benchmark clean.
+
+    Example: bandlens study grid > grid.toml
+    """
+    known = {file.name.removesuffix(".toml"): file for file in files("bandlens.app").joinpath("studies").iterdir()}
+    if name not in known:
+        raise UnknownName("study", name, known)
+    print(known[name].read_text(encoding="utf-8"), end="")
