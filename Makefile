@@ -4,14 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 
-.PHONY: demo test lint lock setup clean
+.PHONY: demo test lint lock audit soak faults setup clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"bandlens needs Python 3.11 or newer, found {v.major}.{v.minor}: make PYTHON=/path/to/python3.11 …")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[cpu,openvino,demo,test,gpu-checks,lint]'
+	$(BIN)/pip install --quiet --editable '.[cpu,openvino,ray,demo,test,gpu-checks,lint]'
 	@touch $@
 
 demo: setup
@@ -25,6 +25,18 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Long campaigns; their last figures are in docs/reliability.md.
+soak: setup
+	cd tests && ../$(BIN)/python soak.py $(ARGS)
+
+faults: setup
+	cd tests && ../$(BIN)/python faults.py $(ARGS)
+
+# Known faults of what is installed; it asks PyPI.
+audit: setup
+	$(BIN)/pip install --quiet 'pip-audit>=2.9'
+	$(BIN)/pip-audit --skip-editable $(ARGS)
 
 # The image's pins, for Python 3.12 and CUDA 13; ARGS="--upgrade" takes newer versions.
 lock: setup

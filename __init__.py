@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +13,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Both would tell their makers of every use, and ONNX Runtime looks before anything of it can be called.
+# ONNX Runtime, OpenVINO and NNCF would tell their makers of every use, and begin as they are imported. The first asks
+# the environment; the others have a package for it, and do without where they do not find it.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("NNCF_CI", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
 def open(path: str | PathLike[str]) -> Results:  # noqa: A001 - as in `bandlens.open("results.duckdb")`

@@ -10,6 +10,7 @@
     ├── EngineError          a session that cannot be opened or run
     │   └── DeviceError          a GPU that is out of memory or lost: the run ends, what is committed stays
     └── StoreError           a results database that cannot be opened, read or written
+        └── ShardError           a shard of results that is damaged, or cannot be read or written
 
 A message is one line: what happened, where, and what to do about it.
 """
@@ -19,11 +20,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from .untrusted import one_line
+
 
 class BandlensError(Exception):
-    """Base of all; the command line prints the message and exits with `exit_code`."""
+    """Base of all; the command line prints the message and exits with `exit_code`.
+
+    The message is made one line that can be shown and stored: names and values in it come from files of others.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class UsageError(BandlensError):
@@ -66,4 +75,8 @@ class DeviceError(EngineError):
 
 
 class StoreError(BandlensError):
+    pass
+
+
+class ShardError(StoreError):
     pass

@@ -25,8 +25,6 @@ ALIASES = {"imagenet-real": "imagenet"}
 NAMED = 3
 """Sets that are missing, of which a note names so many."""
 Row = Mapping[str, Any]
-Photographs = Mapping[int, NDArray[np.int64]]
-"""image_set.id -> which photograph each of its images shows."""
 CELLS = """
 SELECT detail.cell, detail.checkpoint_id, detail.family, detail.parameters::VARCHAR AS parameters,
        image_set.id AS image_set, image_set.name, image_set.benchmark, image_set.corruption, image_set.severity,
@@ -55,31 +53,43 @@ class Measured:
 
     def row(self, metric: str) -> dict[str, Any]:
         """Of metric, note, and where there is a share its value, low and high in percent."""
-        ends = [self.share.value, *share_interval(self.share)] if self.share else []
-        percent = [100 * end for end in ends] or [None] * 3
-        return {
-            "metric": metric,
-            **dict(zip(("value", "low", "high"), percent, strict=True)),
-            "note": self.note or None,
-        }
+        row: dict[str, Any] = {"metric": metric, "note": self.note or None}
+        if not self.share:
+            return row
+        low, high = share_interval(self.share)
+        return row | {"value": 100 * self.share.value, "low": 100 * low, "high": 100 * high}
 
 
-def generalization(store: Store, study_id: int) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Each checkpoint (checkpoint.id) of a version of a study, with its rows of metrics: see `Measured.row`.
+@dataclass(frozen=True, slots=True)
+class Benchmarked:
+    """What a version of a study has of the benchmarks."""
 
-    There are `top1_NAME` for each benchmark that the study has, and the groups of which it has more than `imagenet`. A
-    study without any of them has no rows.
-    """
-    cells = store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(ALIASES)).to_dicts()
-    there = [name for name, of in BENCHMARKS.items() if any(_belongs(row, of) for row in cells)]
-    groups = [group for group, names in GROUPS.items() if {*there} & {*names} - {"imagenet"}]
-    used = {row["image_set"] for row in cells if any(_belongs(row, of) for of in BENCHMARKS.values())}
-    photographs = {one: photographs_of(store, one) for one in used}
-    for checkpoint in dict.fromkeys(row["checkpoint_id"] for row in cells if there):
-        mine = [row for row in cells if row["checkpoint_id"] == checkpoint]
-        measured = {name: _measure(store, mine, of, photographs) for name, of in BENCHMARKS.items()}
-        rows = [measured[name].row(f"top1_{name}") for name in there]
-        yield checkpoint, rows + [group_mean(group, measured).row(group) for group in groups]
+    cells: Sequence[Row]
+    """Of every checkpoint, those of large sets first."""
+    names: Sequence[str]
+    groups: Sequence[str]
+    """Those of which it has more than `imagenet`."""
+    photographs: Mapping[int, NDArray[np.int64]]
+    """image_set.id -> which photograph each of its images shows."""
+
+
+def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
+    """What the study has; there are no names where it has none of the benchmarks."""
+    found = store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(ALIASES)).to_dicts()
+    cells = [row for row in found if any(_belongs(row, of) for of in BENCHMARKS.values())]
+    names = [name for name, of in BENCHMARKS.items() if any(_belongs(row, of) for row in cells)]
+    groups = [group for group, members in GROUPS.items() if {*names} & {*members} - {"imagenet"}]
+    return Benchmarked(
+        cells, names, groups, {one: photographs_of(store, one) for one in {c["image_set"] for c in cells}}
+    )
+
+
+def generalization(store: Store, study: Benchmarked, checkpoint_id: int) -> Iterator[dict[str, Any]]:
+    """Rows of metric, value, low, high, note: `top1_NAME` for each benchmark, and the groups."""
+    mine = [row for row in study.cells if row["checkpoint_id"] == checkpoint_id]
+    measured = {name: _measure(store, mine, of, study.photographs) for name, of in BENCHMARKS.items()}
+    yield from (measured[name].row(f"top1_{name}") for name in study.names)
+    yield from (group_mean(group, measured).row(group) for group in study.groups)
 
 
 def _belongs(cell: Row, of: Benchmark) -> bool:
@@ -101,14 +111,16 @@ def _published_budget(parameters: str) -> bool:
     return all(isclose(float(given.get(name, 0)), value, rel_tol=1e-6) for name, value in PGD.items())
 
 
-def _measure(store: Store, cells: Sequence[Row], of: Benchmark, photographs: Photographs) -> Measured:
+def _measure(
+    store: Store, cells: Sequence[Row], of: Benchmark, photographs: Mapping[int, NDArray[np.int64]]
+) -> Measured:
     """The accuracy on a benchmark by cells of one checkpoint, those of large sets first."""
     candidates = [cell for cell in cells if _belongs(cell, of)]
     # Where several sets are of one kind, the largest stands for it.
     chosen = {_place(cell): cell for cell in reversed(candidates)}
     missing = [place for place in of.places if place not in chosen]
     if missing:
-        return Measured(None, _lacks(missing))
+        return Measured(None, _lacks(missing) if chosen else "is missing")
     if of.last and candidates[0]["count"] != VALIDATION:
         return Measured(None, f"needs all {VALIDATION:,} images to know the last {of.last} of them")
     shares = [_share(store, cell, of, photographs[cell["image_set"]]) for cell in chosen.values()]
@@ -116,10 +128,8 @@ def _measure(store: Store, cells: Sequence[Row], of: Benchmark, photographs: Pho
 
 
 def _lacks(missing: Sequence[Place]) -> str:
-    if missing == [(None, None)]:
-        return "is missing"
     named = ", ".join(f"{corruption} {severity}" for corruption, severity in missing[:NAMED])
-    return f"lacks {named}" + (f" and {len(missing) - NAMED} more sets" if len(missing) > NAMED else "")
+    return f"lacks {named}" + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
 
 
 def _doubts(chosen: Sequence[Row], candidates: int, of: Benchmark) -> Iterator[str]:

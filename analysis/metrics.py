@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from .critical_band import FREQUENCIES, NOISE_SDS, CriticalBand, fit_band, integer_thresholds, normalized_thresholds
-from .generalization import generalization
+from .generalization import generalization, read_benchmarked
 from .psychometric import CONDITIONS, estimate_band
 from .shape_bias import shape_bias_of
 from .spectral_bias import CUTOFFS, FAMILIES, spectral_bias, spectral_intervals
@@ -46,23 +47,26 @@ def compute_metrics(
         The columns of SCHEMA. Spectral biases are there where something was low-pass or high-pass filtered, and shape
         biases where images have labels of texture. Generalization has no image set: it may be the mean over several.
     """
-    found = subjects(store, study)
     curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
     biases = spectral_bias(curve)
-    rows = []
-    for subject in found:
-        spectral = _spectral(store, subject, biases, resamples)
-        band = _critical_band(store, subject, curve, resamples, rgb_reference)
-        shape = shape_bias_of(store, subject, resamples)
-        rows += [_named(subject) | row for row in (*spectral, *band, *shape)]
-        advance(1)
-    for subject in {one.study_id: one for one in found}.values():
-        rows += _generalization(store, subject, {one.checkpoint_id: one.checkpoint for one in found})
+    rows: list[dict[str, Any]] = []
+    for study_id, of_study in groupby(subjects(store, study), lambda one: one.study_id):
+        benchmarked = read_benchmarked(store, study_id)
+        for checkpoint_id, of_checkpoint in groupby(of_study, lambda one: one.checkpoint_id):
+            for subject in of_checkpoint:
+                spectral = _spectral(store, subject, biases, resamples)
+                band = _critical_band(store, subject, curve, resamples, rgb_reference)
+                shape = shape_bias_of(store, subject, resamples)
+                rows += [_names(subject, KEYS) | row for row in (*spectral, *band, *shape)]
+                advance(1)
+            general = generalization(store, benchmarked, checkpoint_id)
+            rows += [_names(subject, KEYS[:4]) | row for row in general]
     metrics = pl.DataFrame(rows, SCHEMA)
     store.write_metrics(metrics)
     return metrics
 
 
+KEYS = ("study_id", "study", "checkpoint_id", "checkpoint", "image_set_id", "image_set")
 SCHEMA = {
     "study_id": pl.Int32,
     "study": pl.String,
@@ -78,21 +82,12 @@ SCHEMA = {
 }
 
 
-def _named(subject: Subject) -> dict[str, Any]:
-    names = ("study_id", "study", "checkpoint_id", "checkpoint", "image_set_id", "image_set")
-    return {name: getattr(subject, name) for name in names}
+def _names(subject: Subject, keys: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(subject, name) for name in keys}
 
 
 def _mine(frame: pl.DataFrame, subject: Subject) -> pl.DataFrame:
     return frame.filter(pl.col(name) == getattr(subject, name) for name in ("study", "checkpoint", "image_set"))
-
-
-def _generalization(store: Store, subject: Subject, checkpoints: Mapping[int, str]) -> Iterator[dict[str, Any]]:
-    """The rows of all checkpoints of the subject's study."""
-    for checkpoint_id, rows in generalization(store, subject.study_id):
-        names = {"study_id": subject.study_id, "study": subject.study}
-        names |= {"checkpoint_id": checkpoint_id, "checkpoint": checkpoints[checkpoint_id]}
-        yield from (names | row for row in rows)
 
 
 def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: int) -> Iterator[dict[str, Any]]:

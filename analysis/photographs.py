@@ -84,6 +84,25 @@ def wilson(p: float, n: float) -> tuple[float, float]:
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
 
 
+def ratio_interval(
+    right: NDArray[np.bool_], clean: NDArray[np.bool_], photographs: NDArray[np.int64]
+) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each.
+
+    Here d_u = sum of (right - ratio clean) / (n share of clean). No interval where either is never right, or with one
+    photograph.
+    """
+    if not right.any() or not clean.any():
+        return None, None
+    ratio = right.sum() / clean.sum()
+    found, place = np.unique(photographs, return_inverse=True)
+    deviations = np.bincount(place, weights=right - ratio * clean) / clean.sum()
+    if len(found) == 1:
+        return None, None
+    half = Z * sqrt((deviations**2).sum() * len(found) / (len(found) - 1))
+    return max(0.0, float(ratio - half)), float(ratio + half)
+
+
 def photographs_of(store: Store, image_set: int) -> NDArray[np.int64]:
     """Which photograph each image of a set shows: numbers that are the same in any set that shows it.
 

@@ -45,7 +45,7 @@ class Results:
         return self.sql("FROM metric_of(?) ORDER BY ALL", [study])
 
     def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
-        """Every metric with every clean accuracy over the models of one study; docs/statistics.md has the columns.
+        """Every bias with every kind of generalization over the models of one study: see docs/statistics.md.
 
         Raises UsageError where the study has too few models or no metrics.
         """

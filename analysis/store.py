@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,7 @@ from ..errors import StoreError, UsageError
 from ..records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
 from .duckdb_errors import explained, explanation, quietly
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 2
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
 BLOCK_SIZE = "65536"
@@ -56,6 +56,8 @@ class Store:
     def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         self._connection = connection
         self.path = path
+        self.after_commit: Callable[[], object] = lambda: None
+        """Called between transactions: see `analysis.snapshots`."""
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of a query; StoreError where there are none to be had."""
@@ -309,6 +311,7 @@ class Store:
                 self._mark_complete()
             for failure in failed:
                 self._forget(failure)
+        self.after_commit()
 
     def _cell_ids(self, cells: Sequence[Cell]) -> dict[str, int]:
         self._connection.register("wanted", pa.table({"key": [cell.key for cell in cells]}))
@@ -459,21 +462,21 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
             raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
         if (log := path.with_name(f"{path.name}.wal")).exists():
             raise StoreError(f"{log} belongs to a database that is gone; put that back, or delete the log as well")
-        _create(path)
-    _check_magic(path)
-    with _connected(path, path, read_only) as store:
+        create(path)
+    check_magic(path)
+    with connected(path, path, read_only) as store:
         _check_version(store)
         yield store
 
 
-def _create(path: Path) -> None:
+def create(path: Path) -> None:
     """Make a database. It gets its name when it is whole: being killed on the way leaves none."""
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the results database; make it first")
     try:
         with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            with _connected(draft, path) as store:
+            with connected(draft, path) as store:
                 with store.transaction():
                     store.execute(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
                     store.execute(
@@ -487,7 +490,7 @@ def _create(path: Path) -> None:
 
 
 @contextmanager
-def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Store]:
+def connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Store]:
     """The file as a store that goes by the name of `path`."""
     # A query can read this database and nothing else: no files, no network, no settings.
     locked = {"enable_external_access": "false", "lock_configuration": "true"} if read_only else {}
@@ -501,7 +504,7 @@ def _connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Stor
             connection.close()
 
 
-def _check_magic(path: Path) -> None:
+def check_magic(path: Path) -> None:
     """DuckDB itself would look for an extension that reads the file, on the network too."""
     try:
         with path.open("rb") as file:
@@ -512,13 +515,19 @@ def _check_magic(path: Path) -> None:
         raise StoreError(f"{path} is not a DuckDB database; name another file with --db")
 
 
-def _check_version(store: Store) -> None:
-    tables = store.frame("SELECT table_name FROM duckdb_tables() WHERE table_name = 'meta'")
-    if not len(tables):
+def version_of(store: Store) -> tuple[int, str]:
+    """The schema version of a database, and the bandlens that made it; StoreError where it holds no results."""
+    if not len(store.frame("SELECT table_name FROM duckdb_tables() WHERE table_name = 'meta'")):
         raise StoreError(f"{store.path} is a DuckDB file but not a results database; name another file with --db")
-    found = store.frame("SELECT schema_version, bandlens FROM meta").row(0)
-    if found[0] != SCHEMA_VERSION:
+    version, made_by = store.frame("SELECT schema_version, bandlens FROM meta").row(0)
+    return version, made_by
+
+
+def _check_version(store: Store) -> None:
+    version, made_by = version_of(store)
+    if version != SCHEMA_VERSION:
+        way = f"bring it here with `bandlens migrate {store.path}`" if version < SCHEMA_VERSION else "use that release"
         raise StoreError(
-            f"{store.path} has schema version {found[0]} (written by bandlens {found[1]}), and this is version "
-            f"{SCHEMA_VERSION}; use that release, or name a new file with --db"
+            f"{store.path} has schema version {version} (written by bandlens {made_by}), and this is version "
+            f"{SCHEMA_VERSION}; {way}, or name a new file with --db"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from ..errors import UnknownName, UsageError
-from .benchmarks import GROUPS
+from .benchmarks import AS_PUBLISHED, GROUPS
 from .estimates import FEWEST
 from .published import SUBSETS
 from .store import Store
@@ -69,7 +69,9 @@ def study_table(store: Store, label: str) -> StudyTable:
     if metric.is_empty():
         raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
     accuracy = measured.filter(
-        pl.col("image_set").is_null(), pl.col("metric").is_in(list(GROUPS)), pl.col("value").is_not_null()
+        pl.col("image_set").is_null(),
+        pl.col("metric").is_in([group for group in GROUPS if group != AS_PUBLISHED]),
+        pl.col("value").is_not_null(),
     )
     if accuracy.is_empty():
         accuracy = _clean_accuracy(store, label)

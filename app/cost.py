@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..engine.units import passes as passes_of
 from ..errors import ExportError
 from ..export.models import verify_model
 from ..export.operations import count_operations
@@ -18,8 +19,6 @@ H100_FP16, H100_FP32 = 989e12, 67e12
 Nothing runs at a peak."""
 PREDICTION_BYTES = 7.5
 """Of the database for each prediction (docs/performance.md)."""
-GRADIENT = 3
-"""Forward passes that a gradient for the images costs, the one that it belongs to included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ def cost_of(work: Work, left: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
     passes, attacks = Counter[Model](), Counter[Model]()
     for cell in cells:
         if cell.condition.family in ATTACKS:
-            attacks[cell.model] += left[cell.key] * (1 + GRADIENT * int(cell.condition.number("steps") or 0))
+            attacks[cell.model] += left[cell.key] * passes_of(cell)
         else:
             passes[cell.model] += left[cell.key]
     return Cost(

@@ -16,7 +16,7 @@ from ..engine.attack import step_seconds
 from ..engine.session import arrays_of, open_session
 from ..probes.arrays import to_numpy
 from ..probes.grid import ATTACKS
-from ..records import Cell, Variant
+from ..records import Cell, Failed, Variant
 from .cost import Cost, cost_of
 from .study import Study, Work
 
@@ -34,6 +34,8 @@ class Plan:
     """What the estimate rests on."""
     cost: Cost
     """Of the missing predictions."""
+    failed: list[Failed]
+    """The missing cells that failed when they were last tried."""
 
 
 def plan_study(work: Work, database: Path) -> Plan:
@@ -45,6 +47,7 @@ def plan_study(work: Work, database: Path) -> Plan:
     done: dict[str, int] = {}
     stale: list[tuple[str, str, str]] = []
     rates: dict[Variant, float] = {}
+    errors: dict[str, str] = {}
     if database.exists():
         with open_store(database, read_only=True) as store:
             done, stale, rates = (
@@ -52,6 +55,7 @@ def plan_study(work: Work, database: Path) -> Plan:
                 store.stale(work.study.name, work.cells),
                 store.rates({cell.variant for cell in work.cells}),
             )
+            errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())
     counts: dict[tuple[str, str, str], Counter[str]] = {}
     for cell in work.cells:
         group = (cell.model.name, cell.image_set.name, cell.condition.family)
@@ -64,7 +68,8 @@ def plan_study(work: Work, database: Path) -> Plan:
     missing = [cell for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
     left = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
     seconds, estimate = _estimate(work, missing, left, rates)
-    return Plan(rows, missing, sum(left.values()), seconds, estimate, cost_of(work, left, missing))
+    failed = [Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors]
+    return Plan(rows, missing, sum(left.values()), seconds, estimate, cost_of(work, left, missing), failed)
 
 
 def _state(cell: Cell, images: int | None) -> str:

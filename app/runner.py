@@ -7,9 +7,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..analysis.gate_verdict import not_passed
+from ..analysis.snapshots import snapshots
 from ..analysis.store import ClassNames, Store, open_store
 from ..engine.attack import attack_info, run_attacks
 from ..engine.parts import RANGE_SECONDS, Outcome
@@ -22,6 +25,9 @@ from ..probes.image_set import ImageSet
 from ..records import Cell, Failed, SessionInfo, Variant
 from .console import progress
 from .study import Study, Work
+
+if TYPE_CHECKING:
+    from .spread import Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +44,14 @@ class Summary:
     failed: list[Failed]
 
 
-def run_study(work: Work, database: Path, range_seconds: float = RANGE_SECONDS, require_gate: bool = False) -> Summary:
+def run_study(
+    work: Work,
+    database: Path,
+    range_seconds: float = RANGE_SECONDS,
+    require_gate: bool = False,
+    spread: Spread | None = None,
+    snapshot: Path | None = None,
+) -> Summary:
     """Run what the database lacks of a study. Interrupt it at will: what was committed stays and is not run again.
 
     Args:
@@ -46,15 +59,25 @@ def run_study(work: Work, database: Path, range_seconds: float = RANGE_SECONDS, 
         database: made if there is none.
         range_seconds: how much work may be lost.
         require_gate: raise BandlensError, rather than warn, where the study's precision has not passed its gate.
+        spread: run in units that leave shards, here or on a cluster; what may be lost is then a unit for each worker.
+        snapshot: a copy for readers, renewed now and then while this runs.
     """
-    study = work.study
     with open_store(database) as store:
+        if snapshot:
+            store.after_commit = snapshots(store, snapshot)
         _check_gate(work, store, require_gate)
+        begin = partial(record, work, store)
+        if spread:
+            from .spread import run_spread
 
-        def begin() -> str:
-            return store.begin_study(study.name, study.toml, work.cells, work.image_sets, class_names(work))
-
+            return run_spread(work, store, begin, spread)
         return run_missing(work, store, begin, range_seconds)
+
+
+def record(work: Work, store: Store) -> str:
+    """Record the study and its cells; gives its label."""
+    study = work.study
+    return store.begin_study(study.name, study.toml, work.cells, work.image_sets, class_names(work))
 
 
 def class_names(work: Work) -> ClassNames:

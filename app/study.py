@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -21,8 +20,11 @@ from ..probes.grid import PUBLISHED, Grid, make_grid
 from ..probes.image_files import ABOUT
 from ..probes.image_set import ImageSet, open_image_set
 from ..records import Cell, Model
+from .study_file import parse_study
 
 AUTO = "auto"
+MOST_CELLS = 1_000_000
+"""Two hundred times those of the published study."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,7 @@ class Work:
 
 def read_study(file: Path) -> Study:
     """Parse and check a study file; UsageError says what is wrong with which key."""
-    try:
-        toml = file.read_text(encoding="utf-8-sig")
-        table = tomllib.loads(toml)
-    except FileNotFoundError:
-        raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{file} cannot be read as TOML: {error}") from None
+    toml, table = parse_study(file)
     known = [one.name for one in fields(Study) if one.name not in ("folder", "toml")]
     for key in table:
         if key not in known:
@@ -132,7 +128,7 @@ def resolve(study: Study) -> Work:
     """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels."""
     if study.engine == AUTO:
         study = replace(study, engine=choose_engine().backend)
-    grid = make_grid(study.probes, study.folder)
+    grid = _grid(study)
     folder = study.folder / study.models if study.models else None
     models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]
     perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
@@ -150,6 +146,8 @@ def resolve(study: Study) -> Work:
                 )
         if grid.attacks and images.folder in perturbed:
             check_attackable(images.info)
+    if len(image_sets) * len(models) * (len(grid.conditions) + len(grid.attacks)) > MOST_CELLS:
+        raise UsageError(f"study {study.name} has more than {MOST_CELLS:,} cells; make several studies of it")
     seen = [variant_of(model, study.engine, study.precision) for model in models]
     attacked = [attack_variant(model, study.engine) for model in models] if grid.attacks else []
     cells = [
@@ -168,6 +166,13 @@ def resolve(study: Study) -> Work:
     return Work(study, grid, models, image_sets, cells)
 
 
+def _grid(study: Study) -> Grid:
+    try:
+        return make_grid(study.probes, study.folder)
+    except OSError as error:
+        raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the probe's `file`") from None
+
+
 def _image_sets(study: Study, paths: list[str]) -> list[Path]:
     """Folders, each once; a path with `*` is every image set that fits it, sorted."""
     found: dict[Path, None] = {}
@@ -175,11 +180,20 @@ def _image_sets(study: Study, paths: list[str]) -> list[Path]:
         if "*" not in path:
             found[study.folder / path] = None
             continue
-        fitting = sorted(file.parent for file in study.folder.glob(f"{path.rstrip('/')}/{ABOUT}"))
+        fitting = _fitting(study.folder, f"{path.rstrip('/')}/{ABOUT}")
         if not fitting:
             raise UsageError(f"no image set fits '{path}' in {study.folder.resolve()}; see `bandlens images pack`")
         found.update(dict.fromkeys(fitting))
     return list(found)
+
+
+def _fitting(folder: Path, pattern: str) -> list[Path]:
+    """The folders of the files that fit, sorted; patterns may be absolute."""
+    start = Path(Path(pattern).anchor)
+    try:
+        return sorted(file.parent for file in (folder / start).glob(str(Path(pattern).relative_to(start))))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"'{pattern}' cannot be looked for ({error}); `*` stands for any name in a path") from None
 
 
 def _check_distinct(kind: str, what: str, named: list[tuple[str, str]]) -> None:

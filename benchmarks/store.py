@@ -1,4 +1,4 @@
-"""The results database at the size of the study: 48 checkpoints x 52 conditions x 50,000 images.
+"""The results database at the size of the study: 48 checkpoints x 52 conditions x 50,000 images, or more.
 
 Appending: Store.commit, range by range as a run does; the first ranges in turn with a bare INSERT of an Arrow table
 that is ready into a file with nothing but that table. Then, on the file opened anew: the `accuracy` view, in turn with
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 import statistics
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import duckdb
@@ -25,7 +25,8 @@ from bandlens.analysis.store import open_store
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
 
-CHECKPOINTS, CLASSES = 48, 1000
+CLASSES = 1000
+CONDITIONS = 52
 THREADS = "SET threads = 2"
 COLUMNS = "cell INTEGER, image_index UINTEGER, predicted USMALLINT, label_rank USMALLINT, confidence REAL"
 VIEW = "FROM accuracy"
@@ -43,6 +44,7 @@ class Set:
 
     info: ImageSetInfo
     labels: NDArray[np.int32]
+    schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]] = field(default_factory=dict)
 
     @property
     def paths(self) -> list[str]:
@@ -58,12 +60,12 @@ def images(count: int) -> Set:
     return Set(info, np.random.default_rng(0).integers(0, CLASSES, count).astype(np.int32))
 
 
-def all_cells(of: Set) -> list[list[Cell]]:
+def all_cells(of: Set, checkpoints: int) -> list[list[Cell]]:
     """The cells of each checkpoint."""
     conditions = make_grid(PUBLISHED, Path()).conditions
     first = Model("", "", "resnet50", "", "synthetic", "none", Path("model.onnx"), "", 224, CLASSES)
     models = [
-        replace(first, name=f"model{k}", category=f"group{k % 8}", sha256=digest_of(k)) for k in range(CHECKPOINTS)
+        replace(first, name=f"model{k}", category=f"group{k % 8}", sha256=digest_of(k)) for k in range(checkpoints)
     ]
     variants = [Variant(m, "onnxruntime", "fp32", m.path, m.sha256) for m in models]
     return [[Cell(variant, of.info, condition, 0) for condition in conditions] for variant in variants]
@@ -119,9 +121,9 @@ class Appended:
     closing: float
 
 
-def append(path: Path, of: Set, size: int) -> Appended:
+def append(path: Path, of: Set, checkpoints: int, size: int) -> Appended:
     """Fill a database."""
-    cells = all_cells(of)
+    cells = all_cells(of, checkpoints)
     session = SessionInfo("synthetic", 32, 2, "{}")
     counts, commits, inserts = [], [], []
     beside = path.with_suffix(".bare")
@@ -144,13 +146,13 @@ def append(path: Path, of: Set, size: int) -> Appended:
     return Appended(counts, commits, inserts, timed(lambda: opened.__exit__(None, None, None))())
 
 
-def query(path: Path, repeats: int) -> tuple[float, list[float], list[float]]:
+def query(path: Path, cells: int, repeats: int) -> tuple[float, list[float], list[float]]:
     """Seconds of the view when the file has just been opened, of the view again and again, and of the plain query."""
     with open_store(path) as store:
         store.execute(THREADS)
         first = timed(lambda: store.frame(VIEW))()
         rows = len(store.frame(VIEW))
-        if rows != CHECKPOINTS * 52:
+        if rows != cells:
             raise SystemExit(f"the view has {rows} rows")
         found = in_turn({VIEW: timed(lambda: store.frame(VIEW)), PLAIN: timed(lambda: store.frame(PLAIN))}, repeats)
     return first, found[VIEW], found[PLAIN]
@@ -161,18 +163,25 @@ def opening(path: Path) -> None:
         pass
 
 
+def _median(values: list[float], count: int) -> float:
+    """Of the first `count`, or of the last where it is negative."""
+    return statistics.median(values[:count] if count > 0 else values[count:])
+
+
 def main() -> None:
-    given = arguments(__doc__, repeats=9, quick=3, range=(2_500, "images in one transaction"))
+    given = arguments(
+        __doc__, repeats=9, quick=3, range=(2_500, "images in one transaction"), checkpoints=(48, "with 52 cells each")
+    )
     of = images(5_000 if given.quick else 50_000)
     machine("duckdb", "numpy", "pyarrow", "polars")
     with folder(given.keep) as scratch:
         path = scratch / "synthetic.duckdb"
         path.unlink(missing_ok=True)
         try:
-            appended = append(path, of, min(given.range, len(of.labels)))
+            appended = append(path, of, given.checkpoints, min(given.range, len(of.labels)))
             size = path.stat().st_size
             opened = in_turn({"": timed(lambda: opening(path))}, given.repeats)[""]
-            first, view, plain = query(path, given.repeats)
+            first, view, plain = query(path, given.checkpoints * CONDITIONS, given.repeats)
         finally:
             path.unlink(missing_ok=True)
     report(appended, size, opened, first, view, plain)
@@ -203,6 +212,12 @@ def report(
         "Store.commit over bare INSERT, time",
         ratios(appended.commits[: len(appended.inserts)], appended.inserts),
         "none",
+    )
+    tenth = max(1, len(rates) // 10)
+    ratio(
+        "append rate, last tenth of the transactions over the first",
+        [_median(rates, -tenth) / _median(rates, tenth)],
+        "1",
     )
     ratio("accuracy view over plain GROUP BY, time", ratios(view, plain), "none")
 

@@ -21,7 +21,7 @@ from ..probes.attacks import uniform_start
 from ..probes.image_set import ImageSet
 from ..records import Cell, ImageSetInfo, Model, SessionInfo, Variant
 from .decision import ALL
-from .onnxruntime_providers import _processor
+from .devices import processor_name
 from .parts import RANGE_SECONDS, Outcome, Progress, Work
 from .reduce import reduce_logits
 from .session import backend_of
@@ -56,7 +56,7 @@ def attack_info(variant: Variant, batch: int, threads: int) -> SessionInfo:
 
     versions = {"torch": torch.__version__, "numpy": np.__version__}
     if variant.backend == "torch":
-        return SessionInfo(_processor(), batch, threads, json.dumps(versions))
+        return SessionInfo(processor_name(), batch, threads, json.dumps(versions))
     gpu = check_gpu()
     return SessionInfo(gpu.name, batch, 0, json.dumps(versions | {"driver": gpu.driver}))
 
@@ -76,6 +76,8 @@ def run_attacks(
     threads: int,
     range_seconds: float = RANGE_SECONDS,
     progress: Progress = lambda _: None,
+    last: int | None = None,
+    network: Callable[[Variant], Attackable] | None = None,
 ) -> Iterator[list[Outcome]]:
     """Run cells of attacks on one image set and yield the outcomes that belong into one transaction.
 
@@ -91,17 +93,20 @@ def run_attacks(
         threads: of the CPU, for torch.
         range_seconds: parts are yielded after about this time, at the end of a batch.
         progress: called with the number of predictions made since the last call.
+        last: the image that ends the run, itself left out; all by default.
+        network: gives the network of a variant, which is loaded by default.
     """
     check_attackable(image_set.info)
-    works = [Work(cell, done) for cell, done in cells if done < image_set.info.count]
+    last = image_set.info.count if last is None else last
+    works = [Work(cell, done) for cell, done in cells if done < last]
     if not works:
         return
-    from .torch_network import single_precision
+    from .torch_network import Attackable, single_precision
 
     with single_precision(threads):
         for variant in dict.fromkeys(work.cell.variant for work in works):
             mine = [work for work in works if work.cell.variant == variant]
-            yield from _run_variant(mine, _Job(image_set, batch, range_seconds, progress))
+            yield from _run_variant(mine, network or Attackable, _Job(image_set, last, batch, range_seconds, progress))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +114,16 @@ class _Job:
     """What all cells of a run have in common."""
 
     image_set: ImageSet
+    last: int
+    """The image that ends the run."""
     batch: int
     range_seconds: float
     progress: Progress
 
 
-def _run_variant(works: Sequence[Work], job: _Job) -> Iterator[list[Outcome]]:
-    from .torch_network import Attackable
-
+def _run_variant(works: Sequence[Work], load: Callable[[Variant], Attackable], job: _Job) -> Iterator[list[Outcome]]:
     try:
-        network = Attackable(works[0].cell.variant)
+        network = load(works[0].cell.variant)
     except DeviceError:
         raise
     except BandlensError as error:
@@ -132,7 +137,7 @@ def _run_variant(works: Sequence[Work], job: _Job) -> Iterator[list[Outcome]]:
 
 def _run_cell(work: Work, network: Attackable, job: _Job) -> Iterator[list[Outcome]]:
     started = time.monotonic()
-    firsts = range(work.first, job.image_set.info.count, job.batch)
+    firsts = range(work.first, job.last, job.batch)
     for batch in _ahead(lambda first: _prepare(work.cell, job, first), firsts):
         if time.monotonic() - started > job.range_seconds:
             yield work.flush(np)
@@ -161,7 +166,7 @@ class _Batch:
 
 def _prepare(cell: Cell, job: _Job, first: int) -> _Batch:
     images = job.image_set
-    rows = np.arange(first, min(first + job.batch, images.info.count))
+    rows = np.arange(first, min(first + job.batch, job.last))
     labels = None if images.labels is None else images.labels[rows]
     return _Batch(images.take(rows), labels, uniform_start(cell.seed, rows, images.info.size))
 

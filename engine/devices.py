@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from ..errors import EngineError
 from .nvidia import Gpus, NoGpu, Problem, find_gpus
@@ -84,3 +86,12 @@ def _wrong_with(backends: Sequence[str], state: Callable[[str], Readiness]) -> s
     for backend in backends:
         lacking.setdefault(state(backend).line, []).append(backend)
     return ", ".join(f"{' and '.join(names)} ({line})" for line, names in lacking.items())
+
+
+def processor_name(root: Path = Path("/")) -> str:
+    """What Linux calls the processor, such as `AMD EPYC 9354`; elsewhere what Python knows of it, if only its kind."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -6,8 +6,6 @@ their own. The TensorRT provider lets no two sessions share.
 
 from __future__ import annotations
 
-import os
-import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +14,14 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import EngineError
 from ..records import Variant
-from .devices import gpus, readiness
+from .devices import gpus, processor_name, readiness
 from .requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
+from .saturation import multiplies_exactly
 from .session import arrays_of, graph_of
-from .telemetry import forbid_telemetry
 
 SILENT = 4
 """The severity below which ONNX Runtime says nothing: what matters comes as an exception."""
@@ -64,12 +63,13 @@ class Provider:
 SHARED = {"session.use_env_allocators": "1"}
 GPU_ONLY = SHARED | {"session.disable_cpu_ep_fallback": "1", "session.use_device_allocator_for_initializers": "1"}
 PROVIDERS: dict[str, Provider] = {
-    # Where a processor lacks VNNI, sums of products of uint8 and int8 saturate unless precision is asked for.
-    "onnxruntime": Provider("CPUExecutionProvider", "cpu", SHARED | {"session.x64quantprecision": "1"}),
+    "onnxruntime": Provider("CPUExecutionProvider", "cpu", SHARED),
     "onnxruntime-cuda": Provider("CUDAExecutionProvider", "cuda", GPU_ONLY, _cuda_options),
     "onnxruntime-tensorrt": Provider("TensorrtExecutionProvider", "cuda", GPU_ONLY, _tensorrt_options),
 }
 """Of each backend."""
+EXACT = {"session.x64quantprecision": "1"}
+"""No sums that are cut to 16 bits. It costs more than half of the speed on a processor that would not do so anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,20 +98,29 @@ class Place:
 @cache
 def place_of(backend: str) -> Place:
     """EngineError where the backend cannot be used here, with what it lacks."""
-    forbid_telemetry()
     return _on_cpu() if PROVIDERS[backend].device == "cpu" else _on_gpu(backend)
+
+
+@cache
+def for_int8() -> Mapping[str, str]:
+    """What sessions on the CPU must be told on this processor, so that int8 is what the graph says."""
+    ort = place_of("onnxruntime").ort
+
+    def run(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        session = ort.InferenceSession(content, providers=[PROVIDERS["onnxruntime"].name])
+        return np.asarray(session.run(None, {"images": images})[0])
+
+    return {} if multiplies_exactly(run) else EXACT
 
 
 def _on_cpu() -> Place:
     ort = load(ONNXRUNTIME)
     ort.set_default_logger_severity(SILENT)
     ort.create_and_register_allocator(_arena(ort, "Cpu"), None)
-    return Place(ort, np, _processor(), {"onnxruntime": ort.__version__, "numpy": np.__version__})
+    return Place(ort, np, processor_name(), {"onnxruntime": ort.__version__, "numpy": np.__version__})
 
 
 def _on_gpu(backend: str) -> Place:
-    # The TensorRT provider takes TF32 for fp32, and has no option against it.
-    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     gpu = usable(gpus())
     if not readiness(backend).ready:
         raise EngineError(readiness(backend).line)
@@ -127,11 +136,3 @@ def _on_gpu(backend: str) -> Place:
 
 def _arena(ort: Any, device: str) -> Any:
     return ort.OrtMemoryInfo(device, ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

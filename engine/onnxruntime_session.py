@@ -5,7 +5,6 @@ that is reused. Nothing falls back: a graph that the provider cannot run whole i
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -15,8 +14,12 @@ import numpy as np
 from ..errors import DeviceError, EngineError
 from ..probes.arrays import Array
 from ..records import SessionInfo, Variant
-from .onnxruntime_providers import PROVIDERS, SILENT, place_of
+from .onnxruntime_errors import advice, is_of_gpu, reason
+from .onnxruntime_providers import PROVIDERS, SILENT, for_int8, place_of
 from .session import check_images, content_of
+
+NO_WAIT = "disable_synchronize_execution_providers"
+"""Of a run: it ends when its work has been asked for."""
 
 
 def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSession:
@@ -38,7 +41,7 @@ class OnnxRuntimeSession:
         self._session = self._open()
         self._run_options = self._place.ort.RunOptions()
         if on_gpu:  # the caller's stream waits, and the caller need not
-            self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+            self._run_options.add_run_config_entry(NO_WAIT, "1")
         self._logits = self._place.xp.empty((batch, variant.model.classes), dtype=np.float32)
         self._binding: Any = self._session.io_binding()
         self._bind(self._binding.bind_output, "logits", self._logits)
@@ -50,7 +53,7 @@ class OnnxRuntimeSession:
         options.intra_op_num_threads = self.info.threads or 1
         options.use_deterministic_compute = place.stream is not None
         options.add_free_dimension_override_by_name("batch", self.info.batch)
-        for name, value in provider.config.items():
+        for name, value in {**provider.config, **(for_int8() if variant.precision == "int8" else {})}.items():
             options.add_session_config_entry(name, value)
         settings = provider.options(variant, self.info.batch)
         if place.stream is not None:
@@ -61,9 +64,9 @@ class OnnxRuntimeSession:
                 content, options, providers=[(provider.name, settings)], enable_fallback=0
             )
         except Exception as error:
-            what = f"{variant.path}: ONNX Runtime cannot open it: {_reason(error)}"
-            if place.stream is not None and (CUDA_ERROR.search(str(error)) or LACK_OF_MEMORY.search(str(error))):
-                raise DeviceError(f"{what}; {_advice(error, 'see what `bandlens doctor` says')}") from error
+            what = f"{variant.path}: ONNX Runtime cannot open it: {reason(error)}"
+            if place.stream is not None and is_of_gpu(error):
+                raise DeviceError(f"{what}; {advice(error, 'see what `bandlens doctor` says')}") from error
             raise EngineError(f"{what}; take another engine, or export {variant.model.name} again") from error
         if session.get_providers()[0] != provider.name:
             raise EngineError(f"{variant}: ONNX Runtime opened it without {provider.name}; see `bandlens doctor`")
@@ -86,10 +89,10 @@ class OnnxRuntimeSession:
         return self._logits
 
     def _failure(self, error: Exception) -> EngineError:
-        what = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {_reason(error)}"
+        what = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {reason(error)}"
         if self._place.stream is None:
             return EngineError(f"{what}; try a smaller batch")
-        return DeviceError(f"{what}; {_advice(error, 'what was committed stays, and the next run goes on there')}")
+        return DeviceError(f"{what}; {advice(error, 'what was committed stays, and the next run goes on there')}")
 
     def __enter__(self) -> Self:
         return self
@@ -100,22 +103,3 @@ class OnnxRuntimeSession:
         if self._place.stream is not None:
             self._place.stream.synchronize()
         del self._binding, self._session, self._logits
-
-
-CUDA_ERROR = re.compile(r"(CUDA|CUDNN|CUBLAS)\w* failure [^;]*|Failed to allocate memory.*")
-"""What is said of it amid C++."""
-LACK_OF_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")
-
-
-def _reason(error: Exception) -> str:
-    """In one line; of CUDA's errors only what CUDA says."""
-    line = " ".join(str(error).split())
-    of_cuda = CUDA_ERROR.search(line)
-    return (of_cuda[0] if of_cuda else line).strip()
-
-
-def _advice(error: Exception, otherwise: str) -> str:
-    """What to do about an error of a GPU."""
-    if LACK_OF_MEMORY.search(str(error)):
-        return "out of memory on the GPU: take a smaller batch, or fewer checkpoints at a time"
-    return otherwise

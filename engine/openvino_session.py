@@ -22,7 +22,6 @@ from ..records import SessionInfo, Variant
 from .requirements import OPENVINO, load
 from .saturation import multiplies_exactly
 from .session import check_images, content_of
-from .telemetry import forbid_telemetry
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,6 @@ class OpenVinoSession:
 
 @cache
 def _openvino() -> Any:
-    forbid_telemetry()
     return load(OPENVINO)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from ..errors import EngineError
 from ..probes.arrays import array_module
 from .cuda_driver import Gpu
 from .nvidia import Gpus, NoGpu, Problem
+from .onnxruntime_errors import is_of_gpu, reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,9 @@ def try_provider(ort: Any, provider: str) -> None:
     try:
         ort.InferenceSession(content, options, providers=[provider], enable_fallback=0)
     except Exception as error:
-        reason = _missing_library(ort, provider) or _line(error)
-        raise EngineError(
-            f"ONNX Runtime cannot use its {provider} ({reason}); run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        ) from error
+        what = f"ONNX Runtime cannot use its {provider} ({_missing_library(ort, provider) or reason(error)})"
+        install = "run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        raise EngineError(f"{what}; {'see what `nvidia-smi` says' if is_of_gpu(error) else install}") from error
 
 
 def _missing_library(ort: Any, provider: str) -> str:
@@ -157,6 +158,8 @@ def _onnxruntime(_: Gpus) -> str:
 
 def _onnxruntime_gpu(provider: str, found: Gpus) -> str:
     usable(found)
+    # The TensorRT provider takes TF32 for fp32, and has no option against it; CUDA's libraries look as they are loaded.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     ort = load(ONNXRUNTIME_GPU)
     if provider not in ort.get_available_providers():
         raise EngineError(f"the installed ONNX Runtime {ort.__version__} has no {provider}; {ONNXRUNTIME_GPU.mend}")

@@ -43,6 +43,8 @@ def run(
     xp: ModuleType = np,
     range_seconds: float = RANGE_SECONDS,
     progress: Progress = lambda _: None,
+    last: int | None = None,
+    place: Place | None = None,
 ) -> Iterator[list[Outcome]]:
     """Run cells of one image set and yield, range by range, the outcomes that belong into one transaction.
 
@@ -54,22 +56,25 @@ def run(
         xp: the array module whose batches the sessions take.
         range_seconds: how much work may be lost: parts are yielded after about this time.
         progress: called with the number of predictions made since the last call.
+        last: the image that ends the run, itself left out; all by default.
+        place: where earlier runs of the same images and sessions happened, so that what lies there is used again.
 
     A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
     is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. Labels must be classes
     of every model: see `check_labels`.
     """
-    works = [Work(cell, done) for cell, done in cells if done < image_set.info.count]
+    last = image_set.info.count if last is None else last
+    works = [Work(cell, done) for cell, done in cells if done < last]
     if not works:
         return
     batch = next(iter(sessions.values())).info.batch
     with device_errors(xp, image_set.info.size, batch), new_stream(xp):
-        place = _place(xp, image_set, sessions, batch)
+        place = place or make_place(xp, image_set, sessions)
         for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
             chosen = set(conditions)
             members = [work for work in works if work.cell.condition in chosen]
             for seed in dict.fromkeys(work.cell.seed for work in members):
-                group = _Group(perturb, seed, [work for work in members if work.cell.seed == seed], place)
+                group = _Group(perturb, seed, [work for work in members if work.cell.seed == seed], place, last)
                 yield from _run_group(group, range_seconds, progress)
 
 
@@ -95,7 +100,7 @@ def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where a run happens."""
 
     xp: ModuleType
@@ -112,9 +117,11 @@ class _Place:
     """The stream that perturbs."""
 
 
-def _place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session], batch: int) -> _Place:
+def make_place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> Place:
+    """Where runs of these images happen. Sessions of the same batch may join `sessions` later."""
+    batch = next(iter(sessions.values())).info.batch
     decision = Decision(xp, image_set.info.decision_space)
-    return _Place(
+    return Place(
         xp=xp,
         image_set=image_set,
         sessions=sessions,
@@ -134,7 +141,9 @@ class _Group:
     perturb: Perturb
     seed: int
     works: list[Work]
-    place: _Place
+    place: Place
+    last: int
+    """The image that ends the run."""
 
     @property
     def conditions(self) -> list[Condition]:
@@ -191,7 +200,7 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
 def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array]]:
     """Every batch under every condition; the last batch is padded with its last image."""
     xp, batch, count = group.place.xp, group.place.batch, group.place.image_set.info.count
-    for first in range(min(work.first for work in group.works), count, batch):
+    for first in range(min(work.first for work in group.works), group.last, batch):
         conditions = group.wanted(first)
         if not conditions:
             continue
@@ -205,7 +214,7 @@ def _infer(group: _Group, work: Work, first: int, images: Array) -> int:
     """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
     begin = max(work.first + work.pending - first, 0)
     place = group.place
-    end = min(place.batch, place.image_set.info.count - first)
+    end = min(place.batch, group.last - first)
     if begin >= end:
         return 0
     started = point(place.xp)

@@ -28,7 +28,7 @@ class Backend:
 
 FLOATS = {"fp32": "fp32", "fp16": "fp16"}
 BACKENDS = {
-    "onnxruntime": Backend("onnxruntime_session", "numpy", {"fp32": "fp32"}),
+    "onnxruntime": Backend("onnxruntime_session", "numpy", {"fp32": "fp32", "int8": "int8"}),
     "openvino": Backend("openvino_session", "numpy", {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}),
     "onnxruntime-cuda": Backend("onnxruntime_session", "cupy", FLOATS),
     "onnxruntime-tensorrt": Backend("onnxruntime_session", "cupy", FLOATS),

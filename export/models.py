@@ -10,18 +10,26 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import ExportError, UnknownName, UsageError
 from ..records import Model
+from ..untrusted import as_record, parse_json, read_text, without_secrets
 from .files import models_folder, write_bytes
+
+MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
+"""What can name a file, with an ending, on any file system."""
+MOST_CLASSES = 1 << 16
+"""As predictions are kept."""
+LARGEST = 1 << 24
+"""Bytes of a description."""
 
 
 def check_name(name: str) -> str:
     """The name, if it can name a file; UsageError otherwise."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+    if not MODEL_NAME.fullmatch(name):
         raise UsageError(f"'{name}' cannot name a model; use letters, digits, and . _ + -")
     return name
 
@@ -51,10 +59,15 @@ def load_model(folder: Path | None, name: str) -> Model:
     path = _description_path(folder, name)
     try:
         description = describe_model(folder, name)
-        model = Model(**{field.name: description[field.name] for field in fields(Model)})
-        model, size = replace(model, path=folder / description["path"]), description["bytes"]
-    except (ValueError, KeyError, TypeError) as error:
+        model, size = as_record(Model, description), description["bytes"]
+        # Files are named by these: in another's folder they must not lead out of it.
+        if (model.name, model.path) != (name, Path(f"{name}.onnx")):
+            raise ValueError(f"it is of {model.name}, in {model.path}")
+        if model.image_size < 1 or not 1 <= model.classes <= MOST_CLASSES:
+            raise ValueError(f"{model.classes} classes of images of {model.image_size} pixels")
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{path} is damaged: {error}; export {name} again") from error
+    model = replace(model, path=folder / model.path, source=without_secrets(model.source))
     if not model.path.is_file() or model.path.stat().st_size != size:
         raise ExportError(f"{model.path} is missing or not as long as {path} says; export {name} again")
     return model
@@ -63,9 +76,9 @@ def load_model(folder: Path | None, name: str) -> Model:
 def describe_model(folder: Path, name: str) -> dict[str, Any]:
     """What the description of that model says; UnknownName if there is none, ValueError if it is no JSON."""
     path = _description_path(folder, name)
-    if not path.is_file():
+    if not (MODEL_NAME.fullmatch(name) and path.is_file()):
         raise UnknownName("model", name, model_names(folder), f"export it into {folder} with `bandlens export`")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(parse_json(read_text(path, LARGEST)))
 
 
 def verify_model(model: Model) -> bytes:

@@ -25,16 +25,48 @@ INERT_CALLS = ("argparse", "cox", "datetime", "dill", "numpy", "pathlib")
 """Packages whose calls are answered with a stand-in: options, numpy scalars, dates, dill's own records of types."""
 
 
+LARGEST_TUPLE = 1_000_000
+"""Elements, those of tuples in it included."""
+
+
+def _refuse(_unpickler: Any) -> None:
+    """The one operation that makes room for as many bytes as the file says, whether it has them or not."""
+    raise pickle.UnpicklingError("it holds a bytearray, which no weights need")
+
+
+def _counted(operation: int) -> Callable[[Any], None]:
+    """The operation that makes a tuple; one of itself, of itself … has a hash that would never be computed."""
+    load = pickle._Unpickler.dispatch[operation]
+
+    def make(unpickler: Any) -> None:
+        load(unpickler)
+        made = unpickler.stack[-1]
+        size = 1 + sum(unpickler.sizes.get(id(member), 1) for member in made)
+        if size > LARGEST_TUPLE:
+            raise pickle.UnpicklingError(f"it holds a tuple of more than {LARGEST_TUPLE:,} elements")
+        unpickler.sizes[id(made)] = size
+
+    return make
+
+
+_TUPLES = (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+_CAREFUL = {operation[0]: _counted(operation[0]) for operation in _TUPLES} | {pickle.BYTEARRAY8[0]: _refuse}
+
+
 def read_tensors_only(path: Path) -> Any:
     """The file's containers with their tensors (on the CPU); anything else in them is an inert stand-in.
 
     Raises CheckpointError for a file that calls functions, pickle.UnpicklingError and others for a damaged one.
     """
 
-    class Unpickler(pickle.Unpickler):
+    # Python's own: the one in C makes room for any index that a file of twenty bytes speaks of.
+    class Unpickler(pickle._Unpickler):
+        dispatch = pickle._Unpickler.dispatch | _CAREFUL
+
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)
             self.allowed = _allowed()
+            self.sizes: dict[int, int] = {}
 
         def find_class(self, module: str, name: str) -> Any:
             return self.allowed.get(f"{module}.{name}") or _stand_in(path, f"{module}.{name}")
@@ -54,14 +86,25 @@ def _allowed() -> dict[str, Any]:
         "torch._utils._rebuild_tensor_v2": _utils._rebuild_tensor_v2,
         "torch._utils._rebuild_parameter": _utils._rebuild_parameter,
         "copyreg._reconstructor": lambda cls, _base, _state: cls.__new__(cls),
-        "_codecs.encode": lambda text, encoding: text.encode(encoding),
+        "_codecs.encode": lambda text, _latin1: text.encode("latin1"),
     }
-    plain: list[type] = [set, frozenset, bytearray, complex]
+    plain: list[type] = [set, frozenset, complex]
     containers: list[type] = [collections.OrderedDict, collections.defaultdict, collections.Counter, torch.Size]
+    functions |= {f"{one.__module__}.{one.__qualname__}": _maker(one) for one in (*plain, *containers)}
+    functions |= {f"__builtin__.{one.__name__}": _maker(one) for one in plain}  # as protocol 2 names them
     allowed: dict[str, Any] = {name: functools.partial(function) for name, function in functions.items()}
-    allowed |= {f"{one.__module__}.{one.__qualname__}": one for one in (*plain, *containers)}
-    allowed |= {f"__builtin__.{one.__name__}": one for one in plain}  # as protocol 2 names them
     return allowed | {str(one): one for one in vars(torch).values() if isinstance(one, torch.dtype)}
+
+
+def _maker(kind: type) -> Callable[..., Any]:
+    """Makes objects of a type, but not of a tensor's elements: a small file can describe a tensor of any size."""
+
+    def make(*arguments: Any) -> Any:
+        if any(isinstance(argument, torch.Tensor) for argument in arguments):
+            raise pickle.UnpicklingError(f"it makes a {kind.__name__} of a tensor")
+        return kind(*arguments)
+
+    return make
 
 
 def _stand_in(path: Path, full_name: str) -> type:

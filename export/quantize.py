@@ -8,7 +8,6 @@ it.
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -94,16 +93,11 @@ def _constant(constants: dict[str, onnx.TensorProto], node: onnx.NodeProto, posi
 
 
 def _nncf() -> Any:
-    # With this package NNCF would write an identity into the home folder, and tell Intel of every call.
-    told = sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         with _silence():
             import nncf
     except ImportError as error:
         raise ExportError("int8 needs NNCF; pip install 'bandlens[openvino]'") from error
-    finally:
-        if told is None:
-            del sys.modules["openvino_telemetry"]
     nncf.set_log_level(logging.ERROR)
     return nncf
 

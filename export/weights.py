@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 import re
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -39,12 +39,8 @@ def read(path: Path, trust: bool = False) -> Any:
     """
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; check the path")
-    title = html_title(path)
-    if title is not None:
-        raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
-    if _is_torchscript(path):
-        raise CheckpointError(f"{path} is a TorchScript program, not weights; save the module's state_dict() instead")
     try:
+        _check_kind(path)
         # torch warns of what it then reads, or refuses, all the same.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -57,12 +53,7 @@ def read(path: Path, trust: bool = False) -> Any:
 
 
 def _read_pickle(path: Path, trust: bool) -> Any:
-    if trust:
-        return torch.load(path, map_location="cpu", weights_only=False)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        return read_tensors_only(path)
+    return torch.load(path, map_location="cpu", weights_only=False) if trust else read_tensors_only(path)
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -76,11 +67,32 @@ def _is_safetensors(path: Path) -> bool:
         return file.read(9)[8:] == b"{"  # the length of the JSON header in eight bytes, then the header
 
 
-def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+def _is_tar(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(tarfile.BLOCKSIZE)
+    try:
+        tarfile.TarInfo.frombuf(head, "utf-8", "replace")
+    except tarfile.TarError:
         return False
+    return True
+
+
+def _check_kind(path: Path) -> None:
+    """CheckpointError for a web page, a TorchScript program, and archives that grow or are unpacked to be read."""
+    title = html_title(path)
+    if title is not None:
+        raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
+    if _is_tar(path):
+        raise CheckpointError(f"{path} is a tar archive, which torch has not written since 2017; save it with torch")
+    if not zipfile.is_zipfile(path):
+        return
     with zipfile.ZipFile(path) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+        members = archive.infolist()
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise CheckpointError(f"{path} is a TorchScript program, not weights; save the module's state_dict() instead")
+    # torch.save compresses nothing: more bytes than the file has are packed, or the same ones many times.
+    if sum(member.file_size for member in members) > path.stat().st_size:
+        raise CheckpointError(f"{path} holds more bytes than it has, which torch.save never does; save it with torch")
 
 
 def apply_rule(rule: KeyRule, content: Any, where: str) -> Weights:
@@ -157,7 +169,12 @@ def load_strictly(network: nn.Module, weights: Weights, where: str) -> int:
             for name in both
             if given[name].shape != wanted[name].shape
         ],
-        "not finite": [name for name in both if not bool(torch.isfinite(given[name]).all())],
+        # Of the shape that is wanted: a small file can describe a tensor of any size.
+        "not finite": [
+            name
+            for name in both
+            if given[name].shape == wanted[name].shape and not bool(torch.isfinite(given[name]).all())
+        ],
     }
     found = [f"{len(names)} {problem} ({_some(names)})" for problem, names in problems.items() if names]
     if found:

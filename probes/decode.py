@@ -6,9 +6,10 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil, floor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 EXACT = (64, 128, 256, 512)
 """Shorter sides of which Pillow resizes a part to the very bits of the whole: boxes are in float32, and a division by a
 power of two is exact there."""
+
+Rows = Callable[[int, int], "Photo"]
+"""The rows of a photograph from the first number up to the second."""
 
 # What Pillow's readers raise on damaged files: each format has its own.
 _DAMAGE = (
@@ -61,6 +65,8 @@ class Frame:
 
     def __str__(self) -> str:
         """What is done to the pixels, in words: part of an image set's digest."""
+        if self.fixed:
+            return f"RGB, {self.size} x {self.size} pixels as they are"
         how = "bilinear, antialiased, fast" if self.fast else "bilinear, antialiased"
         return f"RGB, shorter side to {self.resize} ({how}), centre crop {self.size}"
 
@@ -79,10 +85,12 @@ def pillow_warnings() -> Iterator[None]:
 
 def framed(data: bytes, frame: Frame) -> NDArray[np.uint8]:
     """The framed photograph of a JPEG, PNG or WebP file, (3, size, size) uint8: see `decode` and `planar`."""
-    if not frame.fast:
-        return planar(decode(data), frame)
-    pixels = _plain_jpeg(data, "RGB")
-    return _planar_fast(np.array(_any_file(data)) if pixels is None else pixels, frame)
+    pixels = _plain_jpeg(data, "RGB" if frame.fast else "RGBA")
+    if frame.fast:
+        return _planar_fast(np.array(_any_file(data)) if pixels is None else pixels, frame)
+    if pixels is None:
+        return planar(_any_file(data), frame)
+    return _planar((pixels.shape[1], pixels.shape[0]), lambda top, end: _photo_of_rgba(pixels[top:end]), frame)
 
 
 def decode(data: bytes) -> Photo:
@@ -90,15 +98,8 @@ def decode(data: bytes) -> Photo:
 
     Raises BrokenImageError where the file is truncated, of another format, or larger than Pillow's pixel limit.
     """
-    import pyarrow as pa
-    from PIL import Image
-
     pixels = _plain_jpeg(data, "RGBA")
-    if pixels is None:
-        return _any_file(data)
-    # Pillow has RGB in four bytes too: nothing is copied.
-    arrow = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 4)
-    return Image.fromarrow(arrow, "RGB", (pixels.shape[1], pixels.shape[0]))
+    return _any_file(data) if pixels is None else _photo_of_rgba(pixels)
 
 
 def _plain_jpeg(data: bytes, bands: str) -> NDArray[np.uint8] | None:
@@ -142,18 +143,36 @@ def photo_of(array: NDArray[np.uint8]) -> Photo:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
+def _photo_of_rgba(pixels: NDArray[np.uint8]) -> Photo:
+    """(height, width, 4) uint8 as an RGB image. Pillow has RGB in four bytes too: nothing is copied."""
+    import pyarrow as pa
+    from PIL import Image
+
+    arrow = pa.FixedSizeListArray.from_arrays(pa.array(pixels.reshape(-1)), 4)
+    return Image.fromarrow(arrow, "RGB", (pixels.shape[1], pixels.shape[0]))
+
+
 def planar(photo: Photo, frame: Frame) -> NDArray[np.uint8]:
     """The framed photograph, (3, size, size) uint8, 0 to 255; `frame.fast` does not matter.
 
     The longer side is cut to an integer and offsets are rounded half to even, as torchvision does.
     Raises BrokenImageError where resizing would exceed Pillow's pixel limit, or a `fixed` frame does not fit.
     """
-    width, height, left, top = _placed(photo.width, photo.height, frame)
+    return _planar(photo.size, lambda top, end: photo.crop((0, top, photo.width, end)), frame)
+
+
+def _planar(old: tuple[int, int], rows: Rows, frame: Frame) -> NDArray[np.uint8]:
+    """`planar` of a photograph whose width and height are `old`."""
+    width, height, left, top = _placed(*old, frame)
     size = frame.size
-    if (width, height) == photo.size:
-        photo = photo.crop((left, top, left + size, top + size))
+    box = (left, top, left + size, top + size)
+    if (width, height) == old:
+        photo = rows(0, height).crop(box)
+    elif old[1] - height > max(0, 2 * (old[0] - width)):
+        # Pillow resizes in width first and then in height, unless that shrinks by more than twice as many pixels.
+        photo = _resized(rows(0, old[1]), width, height).crop(box)
     else:
-        photo = _resized_crop(photo, width, height, left, top, size)
+        photo = _resized_crop(old, rows, width, height, left, top, size)
     return np.stack([np.asarray(band) for band in photo.split()])
 
 
@@ -179,25 +198,29 @@ def _placed(width: int, height: int, frame: Frame) -> tuple[int, int, int, int]:
     return width, height, round((width - size) / 2), round((height - size) / 2)
 
 
-def _resized_crop(photo: Photo, width: int, height: int, left: int, top: int, size: int) -> Photo:
-    """photo.resize((width, height)).crop((left, top, left + size, top + size)), bit for bit, with less work."""
+def _resized_crop(old: tuple[int, int], rows: Rows, width: int, height: int, left: int, top: int, size: int) -> Photo:
+    """Resized in width, then in height, and cropped: bit for bit, without most of what the crop drops."""
+    (old_width, old_height), first, end = old, 0, old[1]
+    exact = height < width and height in EXACT
+    if exact:
+        scale = old_height / height
+        margin = ceil(max(scale, 1)) + 1  # a row is a mean of those that are less than max(scale, 1) away
+        first, end = max(0, floor(top * scale) - margin), min(end, ceil((top + size) * scale) + margin)
+    photo = rows(first, end)
+    if width <= height and width in EXACT:
+        scale = old_width / width
+        photo = _resized(photo, size, photo.height, (left * scale, 0, (left + size) * scale, photo.height))
+    else:
+        photo = _resized(photo, width, photo.height).crop((left, 0, left + size, photo.height))
+    if exact:
+        return _resized(photo, size, size, (0, top * scale - first, size, (top + size) * scale - first))
+    return _resized(photo, size, height).crop((0, top, size, top + size))
+
+
+def _resized(photo: Photo, width: int, height: int, box: tuple[float, float, float, float] | None = None) -> Photo:
     from PIL.Image import Resampling
 
-    # Pillow resizes in width first and then in height, unless that shrinks by more than twice as many pixels. Between
-    # the two, what the crop drops on the left and right can go.
-    old_width, old_height = photo.size
-    box: tuple[float, float, float, float]
-    if old_height - height > max(0, 2 * (old_width - width)):
-        return photo.resize((width, height), Resampling.BILINEAR).crop((left, top, left + size, top + size))
-    if old_width <= old_height and width in EXACT:
-        box = (left * old_width / width, 0, (left + size) * old_width / width, old_height)
-        photo = photo.resize((size, old_height), Resampling.BILINEAR, box)
-    else:
-        photo = photo.resize((width, old_height), Resampling.BILINEAR).crop((left, 0, left + size, old_height))
-    if old_height < old_width and height in EXACT:
-        box = (0, top * old_height / height, size, (top + size) * old_height / height)
-        return photo.resize((size, size), Resampling.BILINEAR, box)
-    return photo.resize((size, height), Resampling.BILINEAR).crop((0, top, size, top + size))
+    return photo.resize((width, height), Resampling.BILINEAR, box)
 
 
 def _refuse_more_pixels_than_allowed(width: int, height: int) -> None:

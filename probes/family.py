@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..records import Condition, digest_of
 from .arrays import Array
 
 Value = float | int | str
+MOST_CONDITIONS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Family:
             if name not in names:
                 raise UnknownName(f"parameter of probe {self.name}", name, names)
         values = [self._values(parameter, given) for parameter in self.parameters]
+        if prod(map(len, values)) > MOST_CONDITIONS:
+            raise UsageError(f"probe {self.name}: more than {MOST_CONDITIONS:,} combinations of values; name fewer")
         settings = (self.canonical(dict(zip(names, combination, strict=True))) for combination in product(*values))
         return list(dict.fromkeys(self._condition(setting) for setting in settings))
 

@@ -19,8 +19,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     A killed process leaves it behind as `.NAME.partial`; the next one for the same `out` clears it.
     """
     with writing(out):
-        if out.exists() or out.is_symlink():
-            raise UsageError(f"{out}: already exists; remove it or choose another folder")
+        refuse_taken(out)
         if not out.parent.is_dir():
             raise UsageError(f"{out.parent}: no such folder; make it first")
         partial = out.with_name(f".{out.name}.partial")
@@ -42,6 +41,12 @@ def new_folder(out: Path) -> Iterator[Path]:
             raise
     finally:
         os.close(lock)
+
+
+def refuse_taken(out: Path) -> None:
+    """UsageError where there is something at `out`."""
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out}: already exists; remove it or choose another folder")
 
 
 def _lock(folder: int, out: Path) -> None:

@@ -15,7 +15,7 @@ from .decision_spaces import decision_space, names_of
 from .decode import Frame
 from .image_files import Lists
 from .image_folder import need_space, writing
-from .image_pack import USUAL, Choice, How, write_set
+from .image_pack import USUAL, Choice, How, refuse_early, write_set
 from .image_places import ALL_CORRUPTIONS, Corruptions, Place, find_places, packed_already
 from .image_set import ImageSet
 from .image_sources import Source, open_source
@@ -82,12 +82,14 @@ def pack_kind(
     clusters_of = clustering(clusters)
     kind, real = _labelled(kind, labels)
     places = find_places(kind, source, out, name or out.name, corruptions, subset)
-    there = [packed_already(kind, place, frame, subset) for place in places]
-    todo = [place for place, images in zip(places, there, strict=True) if images is None]
+    done = {place: packed for place in places if (packed := packed_already(kind, place, frame, subset, how.stream))}
+    todo = [place for place in places if place not in done]
+    for place in todo:
+        refuse_early(place.source, place.out, how)
     look = partial(_look, kind, real, subset)
     looks, counts = _survey(kind, source, todo, look)
-    how.say(f"{out}: {need_space(out, sum(counts), 0 if how.stream else size)}")
-    packed = {}
+    if todo:
+        how.say(f"{out}: {need_space(out, sum(counts), 0 if how.stream else size)}")
     for place, count in zip(todo, counts, strict=True):
         images, choice = looks[place] if place in looks else look(place)[:2]
         preprocessing = subset.described(kind, frame, count)
@@ -96,8 +98,8 @@ def pack_kind(
         with writing(place.out):
             if kind.corruptions:
                 place.out.parent.mkdir(parents=True, exist_ok=True)
-        packed[place] = write_set(place.source, images, choice, place.out, frame, info, clusters_of, how)
-    return [images or packed[place] for place, images in zip(places, there, strict=True)]
+        done[place] = write_set(images, choice, place.out, frame, info, clusters_of, how)
+    return [done[place] for place in places]
 
 
 def _labelled(kind: Kind, labels: Labels) -> tuple[Kind, list[tuple[int, ...]]]:
@@ -144,7 +146,7 @@ def _look(kind: Kind, real: Sequence[tuple[int, ...]], subset: Subset, place: Pl
         raise UsageError(
             f"{place.source}: '{source.paths[0]}' lies in no class folder; list the labels with --ground-truth"
         )
-    known.sort(key=lambda row: kind.layout.order(source.paths[row]))
+    known.sort(key=lambda row: (classes[names[row]], source.paths[row]))
     chosen = subset.choose([classes[names[row]] for row in known])
     rows = [known[at] for at in chosen]
     labels = np.array([classes[names[row]] for row in rows], np.int32)

@@ -12,7 +12,7 @@ from ..errors import ImageSetError, UsageError
 from ..records import ImageSetInfo
 from .decode import Frame, framed
 from .image_files import PIXELS, Index, Lists, finish_pixels, write_about, write_index
-from .image_folder import need_space, new_folder, writing
+from .image_folder import need_space, new_folder, refuse_taken, writing
 from .image_rows import Progress, hash_rows, nowhere, rows_of, silent
 from .image_set import ImageSet, digest, open_image_set
 from .image_stream import described
@@ -59,8 +59,14 @@ class How:
 USUAL = How()
 
 
+def refuse_early(where: Path, out: Path, how: How) -> None:
+    """UsageError for what is known before images are listed, which takes long in an archive."""
+    if how.stream and where.is_file():
+        raise UsageError(f"{where}: an archive cannot be streamed; extract it, and give the folder")
+    refuse_taken(out)
+
+
 def write_set(
-    where: Path,
     source: Source,
     choice: Choice,
     out: Path,
@@ -69,14 +75,12 @@ def write_set(
     clusters: Clustering,
     how: How,
 ) -> ImageSet:
-    """Decode the chosen images of `source`, which lies at `where`, into the new image set `out`.
+    """Decode the chosen images of `source` into the new image set `out`.
 
     `info` lacks the digest and the count, which are found here. After an error there is no `out`.
     """
-    if how.stream and where.is_file():
-        raise UsageError(f"{where}: an archive cannot be streamed; extract it, and give the folder")
     with new_folder(out) as folder:
-        how.say(f"{out}: {need_space(out, len(choice.rows), 0 if how.stream else frame.size)}")
+        need_space(out, len(choice.rows), 0 if how.stream else frame.size)
         place = {row: at for at, row in enumerate(choice.rows)}
         photographs = (
             (place[row], source.paths[row], partial(_framed, read, frame)) for row, read in source.read(place)
@@ -85,12 +89,12 @@ def write_set(
         keeping = nowhere() if how.stream else rows_of(file)
         with keeping as keep, how.progress(f"packing {info.name}", len(place), "images") as advance:
             sha256s, skipped = hash_rows(
-                photographs, keep, where, workers=how.workers, advance=advance, skip_broken=how.skip_broken
+                photographs, keep, source.where, workers=how.workers, advance=advance, skip_broken=how.skip_broken
             )
         if len(sha256s) + len(skipped) < len(place):
-            raise ImageSetError(f"{where}: lost images while it was packed; pack it again")
+            raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
         index = _index(source, choice, clusters, sha256s)
-        streamed = {"streamed": described(where, frame)} if how.stream else {}
+        streamed = {"streamed": described(source.where, frame)} if how.stream else {}
         with writing(out):
             if not how.stream:
                 finish_pixels(file, frame.size, sorted(sha256s))

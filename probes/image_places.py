@@ -94,13 +94,14 @@ def _faults(
     return Faults(() if subset.partial else tuple(missing), tuple(surplus))
 
 
-def packed_already(kind: Kind, place: Place, frame: Frame, subset: Subset) -> ImageSet | None:
+def packed_already(kind: Kind, place: Place, frame: Frame, subset: Subset, stream: bool) -> ImageSet | None:
     """The set that an interrupted pack of corruptions left whole; UsageError where another set is in its place."""
     if not kind.corruptions or not place.out.exists():
         return None
     images = open_image_set(place.out)
     info, count = images.info, images.info.count + len(images.skipped)
-    expected = (kind.name, place.corruption, place.severity, subset.described(kind, frame, count))
-    if (info.benchmark, info.corruption, info.severity, info.preprocessing) != expected or not subset.fits(kind, count):
+    found = (info.benchmark, info.corruption, info.severity, info.preprocessing, images.streamed)
+    expected = (kind.name, place.corruption, place.severity, subset.described(kind, frame, count), stream)
+    if found != expected or not subset.fits(kind, count):
         raise UsageError(f"{place.out}: is another set, or was packed otherwise; remove it or choose another folder")
     return images

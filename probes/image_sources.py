@@ -25,6 +25,7 @@ LARGEST_FILE = 1 << 30
 class Source:
     """The images of a folder or archive."""
 
+    where: Path
     paths: list[str]
     """Relative, with '/', sorted."""
     ignored: int
@@ -54,7 +55,7 @@ def _open_folder(folder: Path) -> Source:
             if index in wanted:
                 yield index, partial(read_file, folder / path)
 
-    return Source(paths, ignored, read)
+    return Source(folder, paths, ignored, read)
 
 
 def _files_below(folder: Path) -> Iterator[str]:
@@ -95,7 +96,7 @@ def _open_tar(tar: Path) -> Source:
             if index in wanted and index is not None and (file := archive.extractfile(member)) is not None:
                 yield index, partial(bytes, file.read())
 
-    return Source(paths, ignored, read)
+    return Source(tar, paths, ignored, read)
 
 
 def _members(tar: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
@@ -112,7 +113,8 @@ def _tar_errors(tar: Path) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise ImageSetError(f"{tar}: not a whole tar archive ({error}); make or download it again") from error
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise ImageSetError(f"{tar}: not a whole tar archive ({reason}); make or download it again") from error
 
 
 def _member_name(tar: Path, member: tarfile.TarInfo) -> str:

@@ -82,11 +82,13 @@ def _missing(kind: Kind, counts: Mapping[str, int], subset: Subset) -> Iterable[
     total = sum(counts.values())
     if subset.limit is not None and total < subset.limit:
         yield f"there are {total} images, fewer than the {subset.limit} wanted"
-    if subset.partial or subset.limit is not None:
+    if subset.partial:
         return
     absent = [name for name in kind.classes if not counts.get(name)]
     if absent:
         yield f"{len(absent)} of {len(kind.classes)} classes have no image ({some(absent)})"
+    if subset.limit is not None:
+        return
     need = subset.per_class or kind.per_class
     few = [f"{name} {counts[name]}" for name in kind.classes if need and 0 < counts.get(name, 0) < need]
     if few:

@@ -14,9 +14,9 @@ from ..records import ImageSetInfo
 from .decision_spaces import decision_space as find_space
 from .decode import Frame, photo_of, planar
 from .image_files import PIXELS, Index, finish_pixels
-from .image_folder import new_folder, writing
+from .image_folder import need_space, new_folder, writing
 from .image_kinds import pack_kind
-from .image_pack import Choice, How, Say, describe, write_set
+from .image_pack import Choice, How, Say, describe, refuse_early, write_set
 from .image_rows import Photograph, Progress, hash_rows, rows_of, silent
 from .image_set import ImageSet, Scheme, check, open_image_set
 from .image_sources import open_source
@@ -70,15 +70,15 @@ def pack(
     their labels. After an error there is no `out`.
     """
     frame, clusters_of = Frame(size, resize, fast=fast), clustering(clusters)
-    space = find_space(decision_space)
+    space, how = find_space(decision_space), How(skip_broken, stream, workers, progress, say)
+    refuse_early(source, out, how)
     images = open_source(source)
-    if labels is None:
-        refuse_numbers(source, images.paths)
     classes = labels_of_csv(labels, images.paths) if labels else labels_of_folders(source, images.paths, space)
+    refuse_numbers(source, images.paths, classes)
     refuse_outside(labels or source, images.paths, classes, space)
     info = _info(name or out.name, benchmark, frame, decision_space)
-    how = How(skip_broken, stream, workers, progress, say)
-    return write_set(source, images, Choice(range(len(images.paths)), classes), out, frame, info, clusters_of, how)
+    how.say(f"{out}: {need_space(out, len(images.paths), 0 if stream else size)}")
+    return write_set(images, Choice(range(len(images.paths)), classes), out, frame, info, clusters_of, how)
 
 
 def pack_arrays(

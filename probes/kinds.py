@@ -25,8 +25,6 @@ class Layout:
     """path -> the name of its class, or "" where the path is not of this layout."""
     classes: Callable[[DecisionSpace], Mapping[str, int]]
     """The names that classes have in paths, and their numbers."""
-    order: Callable[[str], tuple[int | str, ...]] = lambda path: (path,)
-    """path -> what images are sorted by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +78,8 @@ def _numbers(space: DecisionSpace) -> Mapping[str, int]:
     return {str(index): index for index in space.ids}
 
 
-def _by_number(path: str) -> tuple[int | str, ...]:
-    return (int(_parent(path)), path)
-
-
 WNID = Layout("images lie in folders named by WordNet ids, such as n01440764", _parent, wnids_of)
-NUMBER = Layout("images lie in folders named 0 to 999, without leading zeros", _parent, _numbers, _by_number)
+NUMBER = Layout("images lie in folders named 0 to 999, without leading zeros", _parent, _numbers)
 SHAPE = Layout("images are <shape>/<shape>N-<texture>M.png of the 16 classes", _shape, names_of)
 FIELD = Layout("images name one of the 16 classes in the fifth field between '_'", _fifth_field, names_of)
 

@@ -48,13 +48,19 @@ def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace =
     return np.array([classes[parent] for parent in parents], np.int32)
 
 
-def refuse_numbers(source: Path, paths: Sequence[str]) -> None:
-    """ImageSetError where folders are named 0 to 999: as text they would sort to other classes."""
-    parents = {PurePosixPath(path).parent.name for path in paths}
-    if all(parent.isascii() and parent.isdigit() for parent in parents) and {*map(int, parents)} == {*range(1000)}:
+def refuse_numbers(source: Path, paths: Sequence[str], labels: NDArray[np.int32] | None) -> None:
+    """ImageSetError where folders are named 0 to 999 and their classes are not known, or those of names as text."""
+    parents = [PurePosixPath(path).parent.name for path in paths]
+    names = sorted({*parents})
+    if not all(name.isascii() and name.isdigit() for name in names) or {*map(int, names)} != {*range(1000)}:
+        return
+    advice = "pack it with --kind imagenet-v2, or list every class with --labels"
+    if labels is None:
+        raise ImageSetError(f"{source}: its folders are numbers, 0 to 999, as those of ImageNet-V2; {advice}")
+    as_text = {name: place for place, name in enumerate(names)}
+    if "10" in as_text and labels.tolist() == [as_text[parent] for parent in parents]:
         raise ImageSetError(
-            f"{source}: its folders are numbers, 0 to 999, as those of ImageNet-V2; pack it with --kind imagenet-v2, "
-            "or list every class with --labels"
+            f"{source}: its labels are those of folders sorted as text, where 10 comes before 2; {advice}"
         )
 
 
@@ -122,7 +128,8 @@ def _csv_rows(file: Path) -> list[tuple[int, str, str]]:
         with file.open(encoding="utf-8-sig", newline="") as lines:
             reader: csv.DictReader[str] = csv.DictReader(lines, strict=True)
             if not {"path", "class"} <= set(reader.fieldnames or ()):
-                raise ImageSetError(f"{file}: needs the columns path and class, found {reader.fieldnames or 'none'}")
+                found = ", ".join(reader.fieldnames or ["none"])
+                raise ImageSetError(f"{file}: needs the columns path and class, found {found[:60]}")
             return [(number, _field(row, "path"), _field(row, "class")) for number, row in enumerate(reader, start=2)]
     except OSError as error:
         raise UsageError(f"{file}: cannot read the labels ({error.strerror}); give --labels a CSV file") from error

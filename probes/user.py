@@ -42,7 +42,7 @@ def user_family(name: str, file: Path, function: str | None = None) -> Family:
     where = f"probe {name}"
     if not file.is_file():
         raise UsageError(f"{where}: no file {file}; `file` is relative to the study's folder")
-    function = function or name
+    function = str(function or name)
     version = int(digest_of(source_digest(file), function)[:15], 16)
     probe = getattr(_load(file, where), function, None)
     if not callable(probe):
@@ -68,23 +68,28 @@ def _parameters(probe: Probe, where: str) -> tuple[Parameter, ...]:
 
 def source_digest(file: Path) -> str:
     """sha256 over the file and every module beside it that it imports, directly or not, in a fixed order."""
+    digest = hashlib.sha256()
+    for path in source_files(file):
+        digest.update(f"{path.relative_to(file.parent).as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def source_files(file: Path) -> list[Path]:
+    """The file and every module beside it that it imports, directly or not, sorted."""
     root, pending, seen = file.parent, [file], set[Path]()
     while pending:
         current = pending.pop()
         if current not in seen:
             seen.add(current)
             pending += [path for module in _imports(root, current) for path in _beside(root, module)]
-    digest = hashlib.sha256()
-    for path in sorted(seen):
-        digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+    return sorted(seen)
 
 
 def _imports(root: Path, file: Path) -> Iterator[tuple[str, ...]]:
     """The modules that a file imports, or may import, as paths of names from the root."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    except (SyntaxError, UnicodeDecodeError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UsageError(f"{file} is not Python: {error}") from None
     here = file.relative_to(root).parts
     for node in ast.walk(tree):

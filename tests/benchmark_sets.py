@@ -14,7 +14,7 @@ from PIL import Image
 from bandlens.probes.decision_spaces import decision_space, imagenet_classes
 from bandlens.probes.image_kinds import Corruptions, Labels, Subset, pack_kind
 from bandlens.probes.image_set import ImageSet
-from bandlens.probes.kinds import Kind, find_kind
+from bandlens.probes.kinds import KINDS, SEVERITIES, Kind, find_kind
 
 VALIDATION_IMAGES = 50_000
 WNIDS = list(imagenet_classes())
@@ -44,6 +44,23 @@ class Miniature:
         """Pack it in this process."""
         given = {"size": self.size, "resize": self.size, "labels": self.files, "subset": subset} | options
         return pack_kind(self.kind, self.source, out, **given)  # type: ignore[arg-type]
+
+
+def make_benchmarks(folder: Path, *, per_class: int = 1, size: int = 32) -> dict[str, Miniature]:
+    """Write a benchmark of every kind below `folder`, with all corruptions, by kind: see `make_benchmark`.
+
+    Those of `imagenet` and `imagenet-real` are the same pictures.
+    """
+    return {
+        name: make_benchmark(
+            name,
+            folder / name,
+            per_class=per_class,
+            size=size,
+            corruptions=Corruptions(kind.corruptions, SEVERITIES),
+        )
+        for name, kind in KINDS.items()
+    }
 
 
 def make_benchmark(

@@ -55,9 +55,7 @@ def image_set(
     lists = schemes or {}
     identity = (count, None if given is None else given.tolist(), np.asarray(own).tolist())
     about = {"name": name, "benchmark": "made up", "count": count, "size": 224, "preprocessing": "none"} | info
-    # Sets that differ in nothing but what they are called have one digest.
-    special = [dict(lists), list(paths or ()), {key: info[key] for key in info if key != "benchmark"}]
-    digest = digest_of(*identity, *(special if any(special) else []))
+    digest = digest_of(*identity, dict(lists), list(paths or ()), info)  # the same images under any name
     files = [f"{k}.png" for k in range(count)] if paths is None else list(paths)
     flat = {
         scheme: (

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = Path(__file__).parent.parent / "benchmarks"
-QUICK = ["cli", "correlate", "critical_band", "spectral", "store"]
-HEAVY = ["gpu_study", "memory", "run_rate"]
+QUICK = ["cli", "correlate", "critical_band", "packing", "spectral", "store"]
+HEAVY = ["engines", "gpu_study", "memory", "run_rate"]
 """They export a ResNet-50: only their help is asked for."""
 
 

@@ -55,7 +55,7 @@ def correlate(
             raise UsageError("--as-published is the study's own table, Spearman over its 48 models; give it alone")
         from .published import table
 
-        table(json=as_json)
+        table(as_json=as_json)
         return
     if study and not db:
         raise UsageError("--study is a study of a database; give --db too, or neither for the published figures")

@@ -1,7 +1,8 @@
-"""`bandlens published`: the study's figures and its correlation table."""
+"""`bandlens published`: the study's figures, its correlation table, and one's own numbers beside them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,9 @@ import typer
 
 from ..console import Json, print_rows
 
-app = typer.Typer(help="The published study's figures and its correlation table.", no_args_is_help=True)
+app = typer.Typer(
+    help="The published study's figures, its correlation table, and your numbers beside them.", no_args_is_help=True
+)
 
 SUBSET_TITLES = {
     "total": "All models",
@@ -41,7 +44,7 @@ def table(
     db: Annotated[
         Path | None, typer.Option(help="Take the figures from this results database instead of the shipped ones.")
     ] = None,
-    json: Json = False,
+    as_json: Json = False,
 ) -> None:
     """Print Spearman's correlation of six biases with four kinds of generalization; 0 where p >= 0.05, as published.
 
@@ -50,13 +53,64 @@ def table(
     from ...analysis.published import correlation_table, shipped_figures
 
     rows = correlation_table(shipped_figures() if db is None else _imported_figures(db))
-    if json:
+    if as_json:
         print_rows(rows, as_json=True)
         return
     for subset, title in SUBSET_TITLES.items():
         mine = [row for row in rows if row["subset"] == subset]
         counts = sorted({row["n"] for row in mine})
         print_rows(_wide(mine), title=f"{title} (n = {', '.join(map(str, counts))})")
+
+
+@app.command()
+def check(
+    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    study: Annotated[
+        str | None, typer.Option("--study", help="Name, or name@version, in the database.", show_default="the only one")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Set your clean top-1, spectral ratios, group means and biases beside the published ones, with the difference.
+
+    The interval is that of your own number. docs/metrics.md says what is wrong with the published figures.
+
+    Example: bandlens published check --db results.duckdb
+    """
+    from ...analysis.published_check import check_published
+    from ...analysis.store import open_store
+    from ...analysis.tables import study_label
+
+    with open_store(db, read_only=True) as store:
+        label = study_label(store, study)
+        found = check_published(store, label)
+    rows = found.rows.to_dicts()
+    if as_json:
+        print(json.dumps({"study": label, "rows": rows, "left_out": found.left_out}, indent=1))
+        return
+    faults = list(dict.fromkeys(row["fault"] for row in rows if row["fault"]))
+    print_rows([_beside(row, faults) for row in rows], title=f"{label} beside the published study")
+    for number, fault in enumerate(faults, 1):
+        print(f"[{number}] {fault}")
+    compared, outside = found.rows["difference"].count(), found.rows["outside"].sum()
+    print(f"{compared} numbers compared; {outside} published ones lie outside the interval of yours")
+    for line in found.left_out:
+        print(line)
+
+
+def _beside(row: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+    low, high = row["difference_low"], row["difference_high"]
+    return {
+        "checkpoint": row["model"],
+        "published figure": row["figure"],
+        "metric": row["metric"],
+        "own": row["own"],
+        "published": row["published"],
+        "difference": row["difference"],
+        "95 % interval": "-" if low is None else f"{low:.3g} … {high:.3g}",
+        "outside": "*" if row["outside"] else "",
+        "fault": f"[{faults.index(row['fault']) + 1}]" if row["fault"] else "",
+        "note": row["note"] or "",
+    }
 
 
 def _imported_figures(db: Path) -> Any:

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import BandlensError
+from ...errors import BandlensError, UnknownName, UsageError
 from ..console import Json, amount, duration, print_rows
 
 if TYPE_CHECKING:
+    from ..spread import Spread
     from ..study import Work
 
+EXECUTORS = ("local", "ray")
 Engine = Annotated[
     str | None, typer.Option("--engine", help="Instead of the study's: auto, or an engine that `doctor` lists.")
 ]
@@ -74,7 +76,13 @@ def plan(study: StudyFile, db: Database = Path("results.duckdb"), engine: Engine
         ]
         print(
             json.dumps(
-                {"rows": found.rows, "to_run": summary | {"estimate": found.estimate}, "missing": missing}, indent=1
+                {
+                    "rows": found.rows,
+                    "to_run": summary | {"estimate": found.estimate},
+                    "missing": missing,
+                    "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in found.failed],
+                },
+                indent=1,
             )
         )
         return
@@ -92,6 +100,9 @@ def plan(study: StudyFile, db: Database = Path("results.duckdb"), engine: Engine
         )
     else:
         print("nothing to run: every cell is done")
+    if found.failed:
+        first = found.failed[0]
+        print(f"failed when last tried: {len(found.failed):,} cells, the first: {first.cell}: {first.error}")
 
 
 def run(
@@ -102,11 +113,35 @@ def run(
         bool,
         typer.Option("--require-gate", help="Refuse, rather than warn of, a precision that `gate` has not passed."),
     ] = False,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local: this process; ray: workers on this machine or a cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="ray: of a cluster, or auto; by default $RAY_ADDRESS, or else this machine."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option("--gpus-per-worker", min=0.01, help="ray: GPUs of a worker; 1 by default.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="ray: how many; by default as many as there is room for.")
+    ] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option("--shards", help="Folder or URI of results in Parquet; with ray DB.shards by default."),
+    ] = None,
+    snapshot: Annotated[
+        Path | None,
+        typer.Option(
+            "--snapshot", metavar="FILE", help="A copy for readers, renewed while this runs; name it with --db."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     from ..runner import run_study
 
-    summary = run_study(opened(study, engine), db, require_gate=require_gate)
+    spread = _spread(db, executor, address, gpus_per_worker, workers, shards)
+    summary = run_study(opened(study, engine), db, require_gate=require_gate, spread=spread, snapshot=snapshot)
     if as_json:
         failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
         print(
@@ -136,6 +171,25 @@ def run(
             f"{len(summary.failed)} of {summary.cells} cells failed, the first: {first.cell}: {first.error}; "
             f"the others are stored, and the next run tries the failed ones again"
         )
+
+
+def _spread(
+    db: Path, executor: str, address: str | None, gpus_per_worker: float | None, workers: int | None, shards: str | None
+) -> Spread | None:
+    """How a run is spread, from its options; None for one that commits as it goes."""
+    if executor not in EXECUTORS:
+        raise UnknownName("executor", executor, EXECUTORS)
+    if executor == "local":
+        asked = {"--address": address, "--gpus-per-worker": gpus_per_worker, "--workers": workers}
+        if given := [name for name, value in asked.items() if value is not None]:
+            raise UsageError(f"{given[0]} is for --executor ray; the local executor is this process")
+        if shards is None:
+            return None
+    from ...engine.ray_cluster import Wanted
+    from ..spread import Spread
+
+    wanted = Wanted(address, gpus_per_worker or 1, workers) if executor == "ray" else None
+    return Spread(shards or f"{db}.shards", wanted)
 
 
 run.__doc__ = f"""Run what the database lacks of a study. Interrupt it at will: the next run goes on where it stopped.

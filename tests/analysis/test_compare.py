@@ -163,14 +163,16 @@ def test_curves_sum_up_their_cells(store: Store, other: Store, images: Images) -
     assert row["p_holm"] < 1e-6
 
 
-def metrics(run: Run, values: dict[str, tuple[float | None, float | None, float | None]]) -> None:
+def metrics(
+    run: Run, values: dict[str, tuple[float | None, float | None, float | None]], several_sets: bool = False
+) -> None:
     ids = run.store.frame("SELECT study_id FROM study_version WHERE label = ?", [run.label]).item()
     checkpoint, images = run.store.frame("SELECT checkpoint_id, image_set_id FROM cell_detail LIMIT 1").row(0)
     rows = [
         {"metric": name, "value": value, "low": low, "high": high, "note": None if value else "why"}
         for name, (value, low, high) in values.items()
     ]
-    names = {"study_id": ids, "checkpoint_id": checkpoint, "image_set_id": images}
+    names = {"study_id": ids, "checkpoint_id": checkpoint, "image_set_id": None if several_sets else images}
     run.store.write_metrics(pl.DataFrame(rows).with_columns(pl.lit(value).alias(name) for name, value in names.items()))
 
 
@@ -189,6 +191,15 @@ def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, 
     assert len(moved.cells) == len(moved.curves) == 1
     assert moved.no_correlations is not None
     assert "1 model, and a correlation needs 4" in moved.no_correlations
+
+
+def test_means_over_several_image_sets_are_compared_too(store: Store, images: Images) -> None:
+    a, b = two_versions(store, images)
+    metrics(a, {"ID": (70.0, 69.0, 71.0), "Concepts": (None, None, None)}, several_sets=True)
+    metrics(b, {"ID": (72.0, 71.0, 73.0), "Concepts": (35.0, 34.0, 36.0)}, several_sets=True)
+    rows = compare_metrics(a, b).select("image_set", "metric", "difference", "low", "high", "note").rows()
+    half = np.hypot(1, 1)
+    assert rows == [(None, "Concepts", None, None, None, "A: why"), (None, "ID", 2.0, 2 - half, 2 + half, None)]
 
 
 def test_correlations_that_changed_have_an_interval_over_the_models_of_both(

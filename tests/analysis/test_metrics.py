@@ -181,6 +181,17 @@ def test_a_study_without_critical_bands_has_none(store: Store, outcomes: Outcome
     ]  # fmt: skip
 
 
+def test_sets_that_were_only_run_clean_have_no_spectral_or_band_metrics(store: Store, outcomes: Outcomes) -> None:
+    other = image_set(COUNT, labels=np.zeros(COUNT), name="other", benchmark="imagenet-r")
+    by = model(classes=CLASSES)
+    clean = part(cell(other, by=by), ~outcomes[CLEAN] * 3, ~outcomes[CLEAN] * 3)
+    store_study(store, "s", [labelled(), other], [*parts(outcomes, labelled()), clean])
+    compute_metrics(store, "s", RESAMPLES)
+    assert store.frame("SELECT DISTINCT image_set FROM metric ORDER BY ALL").rows() == [("set",), (None,)]
+    general = store.frame("SELECT metric FROM metric WHERE image_set IS NULL ORDER BY ALL")["metric"].to_list()
+    assert general == ["Concepts", "top1_imagenet-r"]
+
+
 def test_analyzing_again_replaces_what_was_there_and_leaves_other_studies_alone(
     store: Store, outcomes: Outcomes
 ) -> None:

@@ -185,8 +185,8 @@ def test_another_function_of_the_same_file_is_another_probe(place: Place) -> Non
 
 def test_a_study_that_cannot_run_does_not_take_the_place_of_its_last_version(place: Place) -> None:
     place.run()
-    with pytest.raises(Exception, match="engine onnxruntime runs fp32, not int8"):
-        place.run(precision="int8")
+    with pytest.raises(Exception, match="engine onnxruntime runs fp32, int8, not fp16"):
+        place.run(precision="fp16")
     assert place.ask("SELECT study, version FROM accuracy GROUP BY ALL") == [("study", "study@1")]
 
 

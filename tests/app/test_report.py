@@ -202,6 +202,29 @@ def test_clean_images_only(tmp_path: Path) -> None:
         assert "No complete cell under" in page.sections[section]
 
 
+def test_groups_of_benchmarks_have_a_figure_and_their_notes(tmp_path: Path) -> None:
+    path = tmp_path / "groups.duckdb"
+    conflict = image_set(
+        40, labels=[0] * 40, schemes={"texture": [[1]] * 40}, name="conflict", benchmark="cue-conflict"
+    )
+    sketch = image_set(40, labels=[0] * 40, name="sketch", benchmark="imagenet-sketch")
+    imagenet = image_set(40, labels=[0] * 40, name="imagenet", benchmark="imagenet")
+    pgd = condition("pgd_linf", eps=0.5 / 255, step=2 / 255, steps=40)
+    cells = [cell(images, of) for images, of in ((conflict, None), (sketch, None), (imagenet, None), (imagenet, pgd))]
+    with open_store(path) as store:
+        predicted = [k % 3 for k in range(40)]
+        store_study(store, "many", [conflict, sketch, imagenet], [part(one, predicted, predicted) for one in cells])
+    add_metrics(path)
+    page = page_of(path)
+    assert "incomplete: imagenet-r is missing, stylized is missing" in page.sections["accuracy"]
+    assert "40 of 50,000 images" in page.sections["accuracy"]
+    assert "Every number on conflict" in page.sections["numbers"]
+    described = [spec["description"] for spec in json.loads(page.scripts[0]).values()]
+    assert {"Generalization: Adversarial", "Generalization: Concepts", "Every number on conflict: shape bias"} <= {
+        *described
+    }
+
+
 def test_what_changed_between_two_databases(many: Path, tmp_path: Path) -> None:
     make_database(tmp_path / "better.duckdb", 5, GRID, shift=0.1)
     page = page_of(tmp_path / "better.duckdb", against=str(many))

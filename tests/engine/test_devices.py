@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from bandlens.engine.cuda_driver import Gpu
-from bandlens.engine.devices import Choice, Readiness, check, choose, choose_engine, gpus, readiness
+from bandlens.engine.devices import Choice, Readiness, check, choose, choose_engine, gpus, processor_name, readiness
 from bandlens.engine.nvidia import Gpus, NoGpu, Problem
 from bandlens.engine.requirements import CHECKS, TENSORRT, TENSORRT_RTX, Library, load, try_builder, try_provider
 from bandlens.engine.session import BACKENDS
@@ -190,8 +191,43 @@ def test_onnxruntime_does_not_fall_back_from_a_provider_that_it_cannot_load() ->
     assert "libonnxruntime_providers_nosuch.so: cannot open shared object file" in str(caught.value)
 
 
+def test_a_gpu_that_fails_is_not_mended_by_installing() -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError(
+            "/onnxruntime_src/cuda_call.cc:154 onnxruntime::CudaCall(ERRTYPE) [with ERRTYPE = cudaError]\nCUDA failure "
+            "46: all CUDA-capable devices are busy or unavailable ; GPU=-1 ; hostname=h ; expr=cudaSetDevice(0);"
+        )
+
+    import onnxruntime
+
+    failing = SimpleNamespace(**vars(onnxruntime) | {"InferenceSession": fails})
+    with pytest.raises(EngineError) as caught:
+        try_provider(failing, "SharedExecutionProvider")  # the one whose file every package has
+    assert str(caught.value) == (
+        "ONNX Runtime cannot use its SharedExecutionProvider (CUDA failure 46: all CUDA-capable devices are busy or "
+        "unavailable); see what `nvidia-smi` says"
+    )
+
+
 def test_asking_loads_no_engine() -> None:
     heavy = "{'torch', 'cupy', 'tensorrt', 'onnxruntime', 'openvino', 'onnx'}"
     code = f"import sys, bandlens.engine.devices; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+# The processor
+
+
+def test_the_processor_has_the_name_that_linux_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: AMD EPYC 9354\nflags\t\t: fpu\n\n" * 2)
+    assert processor_name(tmp_path) == "AMD EPYC 9354"
+
+
+def test_the_processor_has_a_name_everywhere(tmp_path: Path) -> None:
+    assert processor_name(tmp_path) in (platform.processor(), platform.machine())
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")  # of ARM
+    assert processor_name(tmp_path) in (platform.processor(), platform.machine())
+    assert processor_name()

@@ -1,6 +1,7 @@
-"""ONNX Runtime on a GPU: what is refused without one, and the flow of a session on a card that is none.
+"""ONNX Runtime on a GPU: sessions on a card that is none.
 
-What only a GPU can tell is in the test marked `gpu`, and in those of sessions and runs with
+The card's memory is the host's, and ONNX Runtime's CPU provider stands for CUDA's: see pretend_gpu.py for what that can
+show. What only a GPU can tell is in the test marked `gpu`, and in those of sessions and runs with
 `--engine onnxruntime-cuda`.
 """
 
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,11 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from pretend_gpu import PretendCupy, Stream
 from small import make_model, make_pictures
 
-from bandlens.engine import devices, onnxruntime_providers
-from bandlens.engine.cuda_driver import Gpu
-from bandlens.engine.devices import gpus, readiness
-from bandlens.engine.nvidia import NoGpu
-from bandlens.engine.onnxruntime_providers import PROVIDERS, Place, place_of
+from bandlens.engine import onnxruntime_session
+from bandlens.engine.onnxruntime_providers import PROVIDERS, Place, Provider, place_of
 from bandlens.engine.session import BACKENDS, Session, arrays_of, open_session, variant_of
 from bandlens.engine.streams import new_stream
 from bandlens.errors import DeviceError, EngineError
@@ -34,8 +34,7 @@ from bandlens.export.parity import onnx_logits
 from bandlens.probes.arrays import to_numpy
 from bandlens.records import Model
 
-ON_GPU = ("onnxruntime-cuda", "onnxruntime-tensorrt")
-H100 = Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06")
+NO_CPU = "session.disable_cpu_ep_fallback"
 
 Images = NDArray[np.float32]
 
@@ -45,52 +44,13 @@ def batches(count: int, size: int = 8) -> list[Images]:
     return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
 
 
-# Without a GPU
-
-
-@pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="there is a GPU here")
-@pytest.mark.parametrize("backend", ON_GPU)
-def test_without_a_gpu_nothing_is_opened(backend: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    place_of.cache_clear()
-    with pytest.raises(EngineError) as caught:
-        open_session(variant_of(make_model(tmp_path), backend, "fp32"), 4, 1)
-    assert str(caught.value) == str(gpus().reason)  # type: ignore[union-attr]
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="there is a GPU here")
-@pytest.mark.parametrize("backend", ON_GPU)
-def test_with_a_gpu_and_the_wrong_package_nothing_is_opened(
-    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    import onnxruntime
-
-    for module in (devices, onnxruntime_providers):
-        monkeypatch.setattr(module, "gpus", lambda: (H100,))
-    readiness.cache_clear()
-    with pytest.raises(EngineError) as caught:
-        open_session(variant_of(make_model(tmp_path), backend, "fp32"), 4, 1)
-    readiness.cache_clear()
-    if PROVIDERS[backend].name not in onnxruntime.get_available_providers():
-        assert f"has no {PROVIDERS[backend].name}; run: pip uninstall onnxruntime" in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_every_file_has_its_own_tensorrt_engines(tmp_path: Path) -> None:
-    """ONNX Runtime would take the engine of the first of two networks with equal names in their graphs."""
-    variants = [variant_of(make_model(tmp_path, f"m{k}", seed=k), "onnxruntime-tensorrt", "fp32") for k in range(2)]
-    again = replace(variants[0], sha256="0" * 64)
-    options = [
-        PROVIDERS["onnxruntime-tensorrt"].options(*one) for one in [*((v, 8) for v in (*variants, again)), (again, 4)]
-    ]
-    folders = {one["trt_engine_cache_path"] for one in options}
-    assert len(folders) == 4
-    assert all(Path(folder).is_dir() for folder in folders)
-    assert {one["trt_timing_cache_path"] for one in options} == {str(tmp_path / "plans" / "onnxruntime")}
-
-
 # On a card that is none
+
+
+def on_cpu(provider: Provider) -> dict[str, str]:
+    """The provider's settings of a session, without the one that forbids what the CPU runs."""
+    assert provider.config[NO_CPU] == "1"
+    return {name: value for name, value in provider.config.items() if name != NO_CPU}
 
 
 class Watched(Stream):
@@ -116,13 +76,15 @@ def said() -> list[str]:
 
 @pytest.fixture
 def card(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Iterator[PretendCupy]:
-    """ONNX Runtime's CPU provider, reading and writing what it takes for the memory of a card."""
+    """ONNX Runtime's CPU provider under the name and with the settings of CUDA's."""
     xp, here = PretendCupy(), place_of("onnxruntime")
     xp.stream = Watched("the caller", said)
     place = Place(here.ort, xp, "a card", here.versions, Watched("the session", said))
-    monkeypatch.setitem(PROVIDERS, "onnxruntime-cuda", PROVIDERS["onnxruntime"])
+    cuda, cpu = PROVIDERS["onnxruntime-cuda"], PROVIDERS["onnxruntime"]
+    stand_in = replace(cuda, name=cpu.name, device=cpu.device, config=on_cpu(cuda))
+    monkeypatch.setitem(PROVIDERS, "onnxruntime-cuda", stand_in)
     places = {"onnxruntime": here, "onnxruntime-cuda": place}
-    monkeypatch.setattr("bandlens.engine.onnxruntime_session.place_of", places.__getitem__)
+    monkeypatch.setattr(onnxruntime_session, "place_of", places.__getitem__)
     return xp
 
 
@@ -196,43 +158,73 @@ def test_a_run_that_fails_is_named_and_on_a_gpu_ends_what_goes_on(
     assert capfd.readouterr() == ("", "")
 
 
-CUDA = (
-    "[ONNXRuntimeError] : 1 : FAIL : /onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:129 std::"
-    "conditional_t<THRW, void, common::Status> onnxruntime::CudaCall(ERRTYPE) [with ERRTYPE = cudaError]\nCUDA failure "
-    "{} ; GPU=0 ; hostname=h ; file=/onnxruntime_src/cuda_allocator.cc ; line=47 ; expr=cudaMalloc((void**)&p, size);"
-)
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (
-            CUDA.format("2: out of memory"),
-            "CUDA failure 2: out of memory; out of memory on the GPU: take a smaller batch",
-        ),
-        (
-            "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bfc_arena.cc:376 void* onnxruntime::BFCArena::"
-            "AllocateRawInternal(size_t) Failed to allocate memory for requested buffer of size 822083584",
-            "Failed to allocate memory for requested buffer of size 822083584; out of memory on the GPU: take",
-        ),
-        (CUDA.format("700: an illegal memory access was encountered"), "encountered; what was committed stays"),
-    ],
-    ids=["out of memory", "no memory in the arena", "illegal access"],
-)
-def test_cuda_errors_are_said_without_the_source_around_them(
-    error: str, message: str, card: PretendCupy, tmp_path: Path
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("forbidden", [True, False], ids=["forbidden", "found out"])
+@pytest.mark.parametrize("backend", ["onnxruntime-cuda", "onnxruntime-tensorrt"])
+def test_the_cpu_does_not_stand_in(
+    backend: str, forbidden: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*_: Any) -> None:
+    """Asked for a provider that it lacks, ONNX Runtime takes the CPU unless that is forbidden."""
+    here, provider = place_of("onnxruntime"), PROVIDERS[backend]
+    if provider.name in here.ort.get_available_providers():
+        pytest.skip(f"this ONNX Runtime has {provider.name}")
+    place = Place(here.ort, PretendCupy(), "a card", here.versions, Stream())
+    monkeypatch.setattr(onnxruntime_session, "place_of", lambda _: place)
+    if not forbidden:
+        monkeypatch.setitem(PROVIDERS, backend, replace(provider, config=on_cpu(provider)))
+    message = "cannot open it: .* explicitly disabled" if forbidden else f"opened it without {provider.name}"
+    with pytest.raises(EngineError, match=message) as caught:
+        open_session(variant_of(make_model(tmp_path), backend, "fp32"), 4, 1)
+    assert "\n" not in str(caught.value)
+
+
+# Errors of a GPU
+
+CUDA = (
+    "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, onnxruntime::"
+    "common::Status> onnxruntime::CudaCall(ERRTYPE, const char*, const char*, SUCCTYPE, const char*, const char*, int) "
+    "[with ERRTYPE = cudaError; bool THRW = true; SUCCTYPE = cudaError]\nCUDA failure {} ; GPU=-1 ; hostname=h ; "
+    "file=/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_allocator.cc ; line=47 ; expr=cudaMalloc((void**)&p, "
+    "size); \n\n"
+)
+ERRORS = {
+    "no device": (
+        CUDA.format("100: no CUDA-capable device is detected"),
+        "CUDA failure 100: no CUDA-capable device is detected; ",
+    ),
+    "out of memory": (
+        CUDA.format("2: out of memory"),
+        "CUDA failure 2: out of memory; out of memory on the GPU: take a smaller batch",
+    ),
+    "no memory in the arena": (
+        "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bfc_arena.cc:376 void* onnxruntime::BFCArena::"
+        "AllocateRawInternal(size_t) Failed to allocate memory for requested buffer of size 822083584",
+        "Failed to allocate memory for requested buffer of size 822083584; out of memory on the GPU: take",
+    ),
+}
+
+
+@pytest.mark.parametrize(("error", "message"), ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("opening", [True, False], ids=["opening", "running"])
+def test_errors_of_a_gpu_are_said_without_the_source_around_them(
+    error: str, message: str, opening: bool, card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
         raise RuntimeError(error)
 
-    [content] = batches(1)
-    with opened(make_model(tmp_path)) as session:
-        session._session = SimpleNamespace(run_with_iobinding=fails)  # type: ignore[attr-defined]
+    model, [content] = make_model(tmp_path), batches(1)
+    with ExitStack() as stack:
+        if opening:
+            monkeypatch.setattr("onnxruntime.InferenceSession", fails)
+        else:
+            session: Any = stack.enter_context(opened(model))
+            session._session = SimpleNamespace(run_with_iobinding=fails)
         with pytest.raises(DeviceError) as caught:
-            session.infer(card.asarray(content))
+            opened(model) if opening else session.infer(card.asarray(content))
     assert message in str(caught.value)
-    assert "onnxruntime_src" not in str(caught.value)
-    assert "AllocateRawInternal" not in str(caught.value)
+    assert not re.search(r"onnxruntime_src|onnxruntime::|\n", str(caught.value))
+    if "no CUDA-capable" in error:
+        assert str(caught.value).endswith("`bandlens doctor` says" if opening else "the next run goes on there")
 
 
 # On a GPU

@@ -22,9 +22,8 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from small import CLASSES, make_model, make_pictures
 
-from bandlens.engine.session import BACKENDS, arrays_of, open_session, variant_of
+from bandlens.engine.session import arrays_of, open_session, variant_of
 from bandlens.errors import BandlensError, EngineError, ExportError, UnknownName
-from bandlens.export.graphs import save_graph
 from bandlens.export.models import save_model
 from bandlens.probes.arrays import Array, to_numpy
 from bandlens.records import Model
@@ -177,26 +176,6 @@ def test_another_input_than_its_own_is_refused(backend: str, images: Images, rec
         assert received in str(caught.value)
         assert "(4, 3, 128, 128)" in str(caught.value)
         assert session.infer(there(backend, batch(4))).shape == (4, CLASSES), "the session still works"
-
-
-def test_int8_is_what_the_graph_says(backend: str, tmp_path: Path) -> None:
-    """ONNX Runtime, when it optimizes nothing, computes every operator by itself, and in float32 between quantizing."""
-    import onnxruntime
-
-    from bandlens.export.quantize import int8_graph
-
-    if "int8" not in BACKENDS[backend].precisions or BACKENDS[backend].arrays != "numpy":
-        pytest.skip(f"{backend} does not run NNCF's graph as it is")
-    if find_spec("nncf") is None:
-        pytest.skip("the extra openvino is not installed")
-    model, images = make_model(tmp_path), batch(8)
-    content = int8_graph(model.path.read_bytes(), [batch(16, seed=7)])
-    save_graph(model, "int8", content, {})
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    [wanted] = onnxruntime.InferenceSession(content, options).run(None, {"images": images})
-    assert np.abs(logits(backend, model, images) - wanted).max() > 0.01, "which fp32 does not"
-    np.testing.assert_allclose(logits(backend, model, images, precision="int8"), wanted, rtol=1e-5, atol=1e-5)
 
 
 # Files that cannot be run

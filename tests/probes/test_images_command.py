@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmark_sets import make_benchmark
+from benchmark_sets import make_benchmark, make_benchmarks
 from PIL import Image
 from typer.testing import CliRunner, Result
 
 from bandlens.app.commands.images import app
 from bandlens.errors import ImageSetError, UsageError
+
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^bandlens images (pack .*)$", DOCUMENT.replace("\\\n", ""), re.MULTILINE)
 
 
 def run(*words: object) -> Result:
@@ -79,6 +84,19 @@ def test_pack_a_benchmark(tmp_path: Path) -> None:
     assert checked["digest"] == row["digest"]
 
 
+def test_pack_every_benchmark(tmp_path: Path) -> None:
+    kinds = {row["kind"]: row for row in json.loads(run("kinds", "--json").stdout)}
+    miniatures = make_benchmarks(tmp_path / "in", size=16)
+    assert list(miniatures) == list(kinds)
+    for name, miniature in miniatures.items():
+        result = run("pack", *miniature.words, "--out", tmp_path / name, "--json")
+        assert result.exit_code == 0, result.output
+        rows = json.loads(result.stdout)
+        assert (len(rows), {row["images"] for row in rows}) == (kinds[name]["sets"], {3})
+        assert result.stderr.startswith(f"{tmp_path / name}: {3 * len(rows)} images need ")
+        assert result.stderr.count("images need") == 1
+
+
 def test_labels_subsets_and_streams_reach_the_pack(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=16)
     given = ["--name", "real", "--limit", 5, "--per-class", 2, "--fast", "--stream", "--json"]
@@ -109,6 +127,25 @@ def test_options_that_do_not_go_together(words: list[object], message: str, phot
     error = run("pack", photos, "--out", tmp_path / "set", *words).exception
     assert isinstance(error, UsageError)
     assert message in str(error)
+
+
+def test_the_documentation_names_every_kind() -> None:
+    lines = [line for line in DOCUMENT.splitlines() if line.startswith("| `")]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines]
+    documented = {row[0]: [float(number.replace(",", "")) for number in row[1:5]] for row in rows if len(row) == 7}
+    for kind in json.loads(run("kinds", "--json").stdout):
+        numbers = [kind[name] for name in ("sets", "images", "classes", "GB")]
+        assert documented.pop(kind["kind"]) == pytest.approx(numbers, rel=0.01)
+        assert any(f"--kind {kind['kind']} " in f"{command} " for command in COMMANDS)
+    assert documented == {}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented_commands_lack_the_data_only(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = run(*shlex.split(command)).exception
+    assert isinstance(error, UsageError)
+    assert re.search(r"no such folder|cannot be read \(No such file", str(error))
 
 
 def test_kinds_are_listed_with_their_size() -> None:

@@ -70,6 +70,7 @@ def test_csv_in_any_order(tmp_path: Path) -> None:
         ("path,class\na/x.jpg\n", "row 2: class ''"),
         ("file,label\na/x.jpg,1\n", "needs the columns path and class, found"),
         ("", "needs the columns path and class, found none"),
+        ("x" * 1000, "needs the columns path and class, found x{60}$"),
         ('path,class\n"a/x.jpg,1\n', "not a CSV file"),
     ],
 )

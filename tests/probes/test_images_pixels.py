@@ -18,7 +18,7 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from bandlens.errors import UsageError
-from bandlens.probes.decode import BrokenImageError, Frame, decode, pillow_warnings, planar
+from bandlens.probes.decode import BrokenImageError, Frame, decode, framed, pillow_warnings, planar
 from bandlens.probes.images import pack
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "sample-images"
@@ -58,10 +58,10 @@ def test_fast_photographs_differ_by_one_here_and_there(tmp_path: Path) -> None:
     assert fast.info.digest != exact.info.digest
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=100)
 @given(
-    height=st.integers(1, 90),
-    width=st.integers(1, 90),
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
     resize=st.integers(1, 40) | st.sampled_from([64, 128]),
     crop=st.floats(0, 1),
     seed=st.integers(0, 99),
@@ -70,6 +70,11 @@ def test_any_shape_is_torchvisions(height: int, width: int, resize: int, crop: f
     photo = Image.fromarray(noise(height, width, seed=seed))
     frame = Frame(max(1, round(crop * resize)), resize)
     assert np.array_equal(planar(photo, frame), torchvision_pixels(photo, frame))
+    jpeg = bytes_of(photo, "JPEG", quality=95, subsampling=seed % 3)
+    expected = torchvision_pixels(Image.open(io.BytesIO(jpeg)), frame)
+    assert np.array_equal(framed(jpeg, frame), expected)
+    fast = framed(jpeg, Frame(frame.size, frame.resize, fast=True))
+    assert np.abs(fast.astype(np.int16) - expected).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(256, 256), (256, 300), (224, 224), (500, 333), (257, 1000), (3, 40)])

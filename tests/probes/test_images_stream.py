@@ -8,6 +8,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,8 @@ def test_indexes_that_cannot_be(miniature: Miniature, streamed: ImageSet, tmp_pa
         archive.add(miniature.source, "in")
     with pytest.raises(UsageError, match=r"in\.tar: an archive cannot be streamed; extract it, and give the folder"):
         pack(tmp_path / "in.tar", tmp_path / "out", stream=True)
+    with pytest.raises(UsageError, match=r"in\.tar: an archive cannot be streamed"):
+        replace(miniature, source=tmp_path / "in.tar").pack(tmp_path / "out", how=STREAM)
     (miniature.source / streamed.paths[0]).write_text("not an image")
     with pytest.raises(ImageSetError, match="is broken"):
         pack(miniature.source, tmp_path / "out", stream=True)

@@ -145,7 +145,7 @@ def test_a_whole_benchmark_needs_no_option(name: str, tmp_path: Path) -> None:
     miniature = make_benchmark(name, tmp_path / "in", classes=range(16), per_class=kind.per_class, size=4)
     [images] = pack_kind(kind, miniature.source, tmp_path / "out", size=4)
     assert images.info.count == kind.count
-    assert images.info.preprocessing == "RGB, shorter side to 4 (bilinear, antialiased), centre crop 4"
+    assert images.info.preprocessing == "RGB, 4 x 4 pixels as they are"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +179,13 @@ def test_folders_of_numbers_are_not_packed_as_plain_ones(tmp_path: Path) -> None
     source = hollow(tmp_path / "in", [f"{k}/a.jpg" for k in range(1000)])
     with pytest.raises(ImageSetError, match="as those of ImageNet-V2; pack it with --kind imagenet-v2"):
         pack(source, tmp_path / "out")
+    for order, message in ((sorted, "sorted as text, where 10 comes before 2; pack it with --kind"), (list, "broken")):
+        names = order(str(k) for k in range(1000))
+        lines = [f"{name}/a.jpg,{label}" for label, name in enumerate(names)]
+        (tmp_path / "labels.csv").write_text("\n".join(["path,class", *lines]))
+        with pytest.raises(ImageSetError, match=message) as error:
+            pack(source, tmp_path / "out", labels=tmp_path / "labels.csv")
+        one_line(error)
 
 
 def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
@@ -266,6 +273,8 @@ def test_sets_that_are_there_must_be_the_same(corrupted: Miniature, tmp_path: Pa
     for subset in (Subset(limit=2), Subset(per_class=1, partial=True)):
         with pytest.raises(UsageError, match=message):
             corrupted.pack(out, subset, corruptions=FOUR)
+    with pytest.raises(UsageError, match="snow/2: is another set, or was packed otherwise"):
+        corrupted.pack(out, how=How(stream=True))
     (out / "snow" / "2").rename(tmp_path / "snow")
     (out / "fog" / "2").rename(out / "snow" / "2")
     with pytest.raises(UsageError, match=message):
@@ -282,8 +291,8 @@ def test_subsets_are_chosen_and_recorded(tmp_path: Path) -> None:
         for name, subset in {
             "whole": PARTIAL,
             "first": Subset(per_class=2, partial=True),
-            "spread": Subset(limit=4),
-            "both": Subset(per_class=1, limit=2),
+            "spread": Subset(limit=4, partial=True),
+            "both": Subset(per_class=1, limit=2, partial=True),
         }.items()
     )
     assert first.paths == [path for at, path in enumerate(whole.paths) if at % 4 < 2]
@@ -301,14 +310,16 @@ def test_subsets_need_their_images(tmp_path: Path) -> None:
         pack_kind(replace(TWO_EACH, per_class=4), source, tmp_path / "out", subset=Subset(per_class=3))
     with pytest.raises(ImageSetError, match="there are 400 images, fewer than the 401 wanted"):
         pack_kind(TWO_EACH, source, tmp_path / "out", subset=Subset(limit=401))
+    with pytest.raises(ImageSetError, match="800 of 1000 classes have no image"):
+        pack_kind(find_kind("imagenet"), source, tmp_path / "out", subset=Subset(limit=10))
     with pytest.raises(UsageError, match="at least 1 image"):
         Subset(per_class=0)
 
 
 def test_a_whole_benchmark_is_no_subset(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-a", tmp_path / "in", size=SMALL)
-    kind = replace(miniature.kind, count=6)
-    [images] = pack_kind(kind, miniature.source, tmp_path / "out", size=SMALL, resize=SMALL, subset=Subset(limit=6))
+    miniature = replace(miniature, kind=replace(miniature.kind, count=6))
+    [images] = miniature.pack(tmp_path / "out", Subset(limit=6, partial=True))
     assert images.info.preprocessing.endswith("centre crop 16")
     plain = pack(miniature.source, tmp_path / "plain", size=SMALL, resize=SMALL, decision_space="imagenet-a")
     assert plain.info.digest == images.info.digest
@@ -367,8 +378,8 @@ def test_ground_truth_in_every_usual_format(name: str, flat: tuple[Path, dict[in
     [images] = pack_kind(
         find_kind("imagenet"), source, tmp_path / "out", size=SMALL, labels=Labels(ground_truth=file), subset=PARTIAL
     )
-    assert images.paths == sorted(images.paths)
     assert images.labels is not None
+    assert images.labels.tolist() == [2, 2, 7, 7, 993, 993]
     assert images.labels.tolist() == [labels[number_of(path)] for path in images.paths]
 
 
@@ -383,7 +394,8 @@ def test_the_archive_of_validation_images(flat: tuple[Path, dict[int, int]], tmp
     given = {"size": SMALL, "labels": Labels(ground_truth=file), "subset": Subset(per_class=1, partial=True)}
     [of_tar] = pack_kind(kind, tmp_path / "ILSVRC2012_img_val.tar", tmp_path / "tar", **given)  # type: ignore[arg-type]
     [of_folder] = pack_kind(kind, source, tmp_path / "folder", **given)  # type: ignore[arg-type]
-    assert of_tar.info.digest == of_folder.info.digest
+    [sorted_out] = pack_kind(kind, tmp_path / "in", tmp_path / "classes", **given | {"labels": Labels()})  # type: ignore[arg-type]
+    assert of_tar.info.digest == of_folder.info.digest == sorted_out.info.digest
     assert of_tar.info.count == 3
 
 
@@ -419,7 +431,8 @@ def test_a_wrong_development_kit(flat: tuple[Path, dict[int, int]], tmp_path: Pa
     devkit(tmp_path)
     with pytest.raises(ImageSetError, match=r"line 1: '1001' is no ILSVRC2012 id of meta\.mat"):
         pack_kind(find_kind("imagenet"), flat[0], tmp_path / "out", **given)  # type: ignore[arg-type]
-    for content in (b"hello", b"", b"MATLAB 5.0 MAT-file" + bytes(200)):
+    whole = (tmp_path / "meta.mat").read_bytes()
+    for content in (b"hello", b"", b"MATLAB 5.0 MAT-file" + bytes(200), whole[:-5000], whole.replace(b"WNID", b"WNED")):
         (tmp_path / "meta.mat").write_bytes(content)
         with pytest.raises(ImageSetError, match=r"not the meta\.mat of the ILSVRC2012 development kit") as error:
             pack_kind(find_kind("imagenet"), flat[0], tmp_path / "out", **given)  # type: ignore[arg-type]
@@ -442,6 +455,7 @@ def test_flat_images_ask_for_their_labels(flat: tuple[Path, dict[int, int]], tmp
         ([[1], [1000]] + [[]] * 49_998, "entry 2 is no list of classes"),
         ([[1], [True]] + [[]] * 49_998, "entry 2 is no list of classes"),
         ("text", "real.json: not JSON"),
+        ("[" * 100_000, "real.json: not JSON"),
     ],
 )
 def test_wrong_real_labels(content: object, message: str, tmp_path: Path) -> None:
@@ -455,16 +469,18 @@ def test_wrong_real_labels(content: object, message: str, tmp_path: Path) -> Non
 
 def test_real_labels_go_with_file_numbers(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=SMALL)
-    [images] = miniature.pack(tmp_path / "out", Subset(limit=5))
+    [images] = miniature.pack(tmp_path / "out", Subset(limit=5, partial=True))
     assert lists(images.schemes["real"], 5) == [miniature.schemes["real"][path] for path in images.paths]
-    plain = replace(miniature, kind=find_kind("imagenet"), files=Labels()).pack(tmp_path / "plain", Subset(limit=5))[0]
+    plain = replace(miniature, kind=find_kind("imagenet"), files=Labels()).pack(
+        tmp_path / "plain", Subset(limit=5, partial=True)
+    )[0]
     assert np.array_equal(plain.pixels, images.pixels)
     assert plain.info.digest != images.info.digest
     assert plain.schemes == {}
     assert json.loads((images.folder / "set.json").read_text())["format"] == 2
     assert json.loads((plain.folder / "set.json").read_text())["format"] == 1
     write_real(miniature.files.real or Path(), {path: [3] for path in miniature.schemes["real"]})
-    assert miniature.pack(tmp_path / "others", Subset(limit=5))[0].info.digest != images.info.digest
+    assert miniature.pack(tmp_path / "others", Subset(limit=5, partial=True))[0].info.digest != images.info.digest
     (miniature.source / WNIDS[0] / "other.JPEG").write_bytes((miniature.source / images.paths[0]).read_bytes())
     with pytest.raises(
         ImageSetError, match=r"'n01440764/other\.JPEG' has no number from 1 to 50000, as ILSVRC2012_val_"
@@ -505,7 +521,12 @@ def test_room_for_all_sets_is_asked_for_first(
 ) -> None:
     said: list[str] = []
     corrupted.pack(tmp_path / "said", how=How(say=said.append))
-    assert said[0].startswith(f"{tmp_path / 'said'}: 12 images need 1.16e-05 GB on disk; ")
+    corrupted.pack(tmp_path / "said", how=How(say=said.append))  # all are there
+    corrupted.pack(tmp_path / "streamed", how=How(stream=True, say=said.append))
+    assert [text.partition(" on disk")[0] for text in said] == [
+        f"{tmp_path / 'said'}: 12 images need 1.16e-05 GB",
+        f"{tmp_path / 'streamed'}: 12 images need 2.4e-06 GB",
+    ]
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=5000))
     with pytest.raises(ImageSetError, match=r"out: 12 images need 1\.16e-05 GB and 5e-06 GB are free"):
         corrupted.pack(tmp_path / "out")

@@ -1,0 +1,28 @@
+"""What ONNX Runtime says when it fails, in one line, and what can be done about it."""
+
+from __future__ import annotations
+
+import re
+
+OF_GPU = re.compile(r"CU[A-Z_]+ failure [^;]*|Failed to allocate memory.*")
+"""What is said of CUDA and its libraries, or of the GPU's memory, amid C++."""
+LACK_OF_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")
+
+
+def reason(error: Exception) -> str:
+    """The error in one line; of a GPU's only what is said of the GPU."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    found = OF_GPU.search(line)
+    return (found[0] if found else line).strip()
+
+
+def is_of_gpu(error: Exception) -> bool:
+    """Whether a session on a GPU fails for the GPU's sake, and not for its graph's."""
+    return bool(OF_GPU.search(str(error)) or LACK_OF_MEMORY.search(str(error)))
+
+
+def advice(error: Exception, otherwise: str) -> str:
+    """What to do about an error of a GPU."""
+    if LACK_OF_MEMORY.search(str(error)):
+        return "out of memory on the GPU: take a smaller batch, or fewer checkpoints at a time"
+    return otherwise

@@ -1,0 +1,384 @@
+"""Faults under seeds: runs that are killed, starved and lied to, and what must hold afterwards.
+
+`python tests/faults.py --local 200 --ray 40 --seed 0` is the long campaign; tests strike a few. Whatever happens in
+between, the database never holds a row that an undisturbed run does not, nor one twice; nothing that was committed goes
+away; and one undisturbed run at the end makes it equal to the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from clusters import MEMORY, study_in
+from polars.testing import assert_frame_equal
+from small import ask, rows_of
+
+from bandlens.app.runner import run_study
+from bandlens.app.spread import Spread, rebuild_study
+from bandlens.app.study import read_study, resolve
+from bandlens.engine.ray_cluster import Wanted, imported
+from bandlens.errors import BandlensError
+
+COUNT = 64
+SLOW = """
+import time
+def slow(images, seconds):
+    time.sleep(seconds)
+    return images
+"""
+PROBES = """
+lowpass = {cutoff = [0.1, 0.3]}
+slow = {file = 'slow.py', seconds = 0.01}
+"""
+CELLS = 8
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A study, and what an undisturbed run of it stores."""
+
+    study: Path
+    reference: pl.DataFrame
+
+    def run(self, database: Path, spread: Spread | None) -> None:
+        run_study(resolve(read_study(self.study)), database, spread=spread)
+
+    def check(self, database: Path) -> int:
+        """What is stored is of the reference, each row once; gives the number of rows."""
+        if not database.exists():
+            return 0
+        with_parts = (
+            "SELECT key, image_index, predicted, label_rank, confidence FROM prediction JOIN cell ON cell.id = cell"
+        )
+        rows = pl.DataFrame(ask(database, f"{with_parts} ORDER BY ALL"), schema=self.reference.schema, orient="row")
+        assert_frame_equal(
+            rows, self.reference.join(rows, on=["key", "image_index"], how="semi", maintain_order="left")
+        )
+        assert ask(database, "SELECT coalesce(sum(count), 0) FROM part") == [(len(rows),)]
+        return len(rows)
+
+    def finish(self, database: Path, spread: Spread | None) -> None:
+        """An undisturbed run completes the database."""
+        self.run(database, spread)
+        assert_frame_equal(rows_of(database), self.reference)
+        assert self.check(database) == CELLS * COUNT
+
+
+def bench(folder: Path) -> Bench:
+    folder.mkdir(exist_ok=True)
+    (folder / "slow.py").write_text(SLOW)
+    study = study_in(folder, COUNT, PROBES)
+    database = folder / "reference.duckdb"
+    run_study(resolve(read_study(study)), database)
+    return Bench(study, rows_of(database))
+
+
+# A process that strikes itself
+
+
+Place = str
+PLACES = (
+    "while a shard is written",
+    "before a shard is on the disk",
+    "before a shard gets its name",
+    "after a shard got its name",
+    "in the middle of a transaction",
+    "before a commit",
+    "after a commit",
+)
+
+
+def arm(place: Place, number: int) -> None:
+    """Kill this process the n-th time that it gets to the place."""
+    from bandlens.analysis.store import Store
+    from bandlens.engine import shards
+
+    left = number
+
+    def reached() -> bool:
+        nonlocal left
+        left -= 1
+        return left == 0
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(owner: Any, name: str, before: Callable[..., bool], after: Callable[..., bool]) -> None:
+        original = getattr(owner, name)
+
+        def patched(*given: Any, **named: Any) -> Any:
+            if before(*given):
+                die()
+            result = original(*given, **named)
+            if after(*given):
+                die()
+            return result
+
+        setattr(owner, name, patched)
+
+    def never(*_: Any) -> bool:
+        return False
+
+    def always(*_: Any) -> bool:
+        return reached()
+
+    def commits(_: Any, sql: str, *__: Any) -> bool:
+        return sql == "COMMIT" and reached()
+
+    def inserts(_: Any, sql: str, *__: Any) -> bool:
+        return sql.startswith("INSERT INTO prediction") and reached()
+
+    def half(temporary: Path, _: Path, content: bytes) -> bool:
+        if now := reached():
+            temporary.write_bytes(content[: len(content) // 2])
+        return now
+
+    owner, name, before, after = {
+        PLACES[0]: (shards, "_write_synced", half, never),
+        PLACES[1]: (shards.os, "fsync", always, never),
+        PLACES[2]: (Path, "replace", always, never),
+        PLACES[3]: (Path, "replace", never, always),
+        PLACES[4]: (Store, "_load", inserts, never),
+        PLACES[5]: (Store, "execute", commits, never),
+        PLACES[6]: (Store, "execute", never, commits),
+    }[place]
+    around(owner, name, before, after)
+
+
+def _run(
+    study: Path, database: Path, spread: Spread | None, place: Place | None, number: int, room: int | None
+) -> None:
+    """In a process of its own; exit status 1 is one of bandlens's errors."""
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process; warnings of damaged shards
+    if room:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    if place:
+        arm(place, number)
+    try:
+        run_study(resolve(read_study(study)), database, spread=spread)
+    except BandlensError as error:
+        sys.exit(1 if "\n" not in str(error) else 2)
+
+
+def start(*given: Any) -> Any:
+    """`_run` in a process that has imported everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults", "bandlens.app.spread", "onnxruntime", "ray"])
+    process = context.Process(target=_run, args=given, daemon=True)
+    process.start()
+    return process
+
+
+def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) -> None:
+    """A few faults on the local executor, then an undisturbed run."""
+    moments = random.Random(seed)
+    database, shards = folder / "results.duckdb", folder / "shards"
+    spread, before = Spread(str(shards)), 0
+    for _ in range(moments.randint(2, 4)):
+        fault = moments.choice(("place", "place", "moment", "room", "damage", "database"))
+        if fault == "place":
+            place = moments.choice(PLACES)
+            process = start(bench.study, database, spread, place, moments.randint(1, 12), None)
+            process.join(60)
+            if process.exitcode == -signal.SIGKILL:
+                struck[f"killed {place}"] += 1
+        elif fault == "moment":
+            process = start(bench.study, database, spread, None, 0, None)
+            time.sleep(moments.uniform(0.05, 1.2))
+            if process.is_alive():
+                process.kill()
+                struck["killed at a random moment"] += 1
+            process.join(60)
+        elif fault == "room":
+            process = start(bench.study, database, spread, None, 0, moments.randint(1, 60) * 1000)
+            process.join(60)
+            struck["no room to write"] += process.exitcode == 1
+        elif fault == "damage":
+            struck["shard truncated or with a flipped bit"] += damage(shards, moments)
+        elif database.exists():
+            delete(database)
+            struck["database deleted, rebuilt from shards"] += 1
+            if shards.is_dir():
+                rebuild_study(resolve(read_study(bench.study)), database, str(shards))
+            before = 0
+        if fault in ("place", "moment", "room"):
+            assert process.exitcode in (0, 1, -signal.SIGKILL), "a run ends well, with one line, or killed"
+        now = bench.check(database)
+        assert now >= before, "what was committed stays"
+        before = now
+    bench.finish(database, spread)
+
+
+def damage(shards: Path, moments: random.Random) -> int:
+    """Cut a random shard, or flip one bit of it; gives how many."""
+    files = sorted(path for path in shards.glob("*") if path.stat().st_size) if shards.is_dir() else []
+    if not files:
+        return 0
+    path = moments.choice(files)
+    content = bytearray(path.read_bytes())
+    place = moments.randrange(len(content))
+    if moments.random() < 0.5:
+        content[place] ^= 1 << moments.randrange(8)
+    else:
+        del content[place:]
+    path.write_bytes(content)
+    return 1
+
+
+def delete(database: Path) -> None:
+    database.unlink()
+    database.with_name(f"{database.name}.wal").unlink(missing_ok=True)
+
+
+# Ray
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A cluster whose head has no room for workers, and two nodes with one each."""
+
+    cluster: Any
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def raylets(self) -> dict[int, Any]:
+        """Process -> node."""
+        return {node.all_processes["raylet"][0].process.pid: node for node in self.cluster.worker_nodes}
+
+    def workers(self) -> list[int]:
+        """The processes of actors that compute."""
+        mine, found = self.raylets(), []
+        for entry in Path("/proc").iterdir():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) if entry.name.isdigit() else 0
+                if parent in mine and (entry / "cmdline").read_bytes().startswith(b"ray::RayWorker"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return sorted(found)
+
+    def add(self) -> None:
+        self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+
+    def kill_one(self, moments: random.Random) -> None:
+        """Kill the raylet of a node, and start another node."""
+        pid = moments.choice(sorted(self.raylets()))
+        node = self.raylets()[pid]
+        os.kill(pid, signal.SIGKILL)
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.add()
+
+
+@contextmanager
+def nodes() -> Iterator[Nodes]:
+    imported()
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="ray")
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    head = {"num_cpus": 0, "object_store_memory": MEMORY, "_system_config": quick, "temp_dir": folder}
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+    found = Nodes(cluster)
+    try:
+        for _ in range(2):
+            found.add()
+        yield found
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def strike_ray(bench: Bench, folder: Path, seed: int, there: Nodes, struck: Counter[str]) -> None:
+    """A run whose workers, nodes and driver are killed; then one that is left alone."""
+    moments = random.Random(seed)
+    database, shards = folder / "results.duckdb", folder / "shards"
+    spread = Spread(str(shards), Wanted(there.address))
+    process = start(bench.study, database, spread, None, 0, None)
+    deadline = time.monotonic() + 60
+    while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for _ in range(moments.randint(1, 4)):
+        time.sleep(moments.uniform(0, 0.8))
+        if not process.is_alive():
+            break
+        fault = moments.choice(("worker", "worker", "worker", "node", "driver"))
+        if fault == "worker" and (pids := there.workers()):
+            with suppress(ProcessLookupError):
+                os.kill(moments.choice(pids), signal.SIGKILL)
+            struck["Ray: worker killed"] += 1
+        elif fault == "node":
+            there.kill_one(moments)
+            struck["Ray: raylet of a node killed"] += 1
+        elif fault == "driver":
+            process.kill()
+            struck["Ray: driver killed"] += 1
+    process.join(120)
+    assert not process.is_alive(), "a disturbed run ends"
+    bench.check(database)
+    if moments.random() < 0.3 and database.exists():
+        delete(database)
+        rebuild_study(resolve(read_study(bench.study)), database, str(shards))
+        bench.check(database)
+        struck["Ray: database deleted, rebuilt from shards"] += 1
+    bench.finish(database, Spread(str(shards)) if moments.random() < 0.5 else None)
+
+
+# The campaign
+
+
+def campaign(local: int, ray: int, seed: int) -> Counter[str]:
+    """Rounds of faults until that many have been struck on each executor."""
+    struck: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+        made = bench(Path(scratch) / "bench")
+
+        def rounds(wanted: int, prefix: str, strike: Callable[[Path, int], None]) -> None:
+            number = seed
+            while sum(count for name, count in struck.items() if name.startswith("Ray") == bool(prefix)) < wanted:
+                folder = Path(scratch) / f"{prefix}{number}"
+                folder.mkdir()
+                strike(folder, number)
+                shutil.rmtree(folder)
+                number += 1
+
+        rounds(local, "", lambda folder, number: strike_local(made, folder, number, struck))
+        if ray:
+            with nodes() as there:
+                rounds(ray, "ray", lambda folder, number: strike_ray(made, folder, number, there, struck))
+    return struck
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--local", type=int, default=240, help="faults on the local executor (default 240)")
+    parser.add_argument("--ray", type=int, default=60, help="faults on Ray (default 60)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
+    given = parser.parse_args()
+    started = time.monotonic()
+    struck = campaign(given.local, given.ray, given.seed)
+    for name, count in sorted(struck.items()):
+        print(f"{count:5}  {name}")
+    print(f"{struck.total():5}  faults in {time.monotonic() - started:.0f} s, none lost and none duplicated")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    main()

@@ -1,0 +1,87 @@
+"""What comes from outside: read within limits, checked against what it should be, and shown without tricks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+from unicodedata import category
+
+R = TypeVar("R")
+
+LONGEST_MESSAGE = 2000
+"""Characters: what is wrong with a value need not show all of it."""
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories that move the cursor, colour the terminal, or turn the direction of text."""
+_SECRET = re.compile(
+    r"(?<=://)[^/\s@]+(?=@)"  # user:password@ of a URL
+    r"|(?<=hf_)[A-Za-z0-9]{16,}"  # a token of Hugging Face
+    r"|(?<=bearer )\S+"
+    r"|(?<=[?&])[\w.-]*(?:token|key|secret|signature|password|credential)[\w.-]*=[^&\s'\")\]]+",
+    re.IGNORECASE,
+)
+_SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY)$")
+_SHORTEST_SECRET = 8
+"""Characters: a variable may hold as little as `1`, which is in many a message."""
+
+
+def read_text(file: Path, most: int) -> str:
+    """The UTF-8 text of a file or pipe of at most so many bytes, without a byte order mark.
+
+    Raises OSError, and ValueError for a longer file or one that is no text.
+    """
+    with file.open("rb") as content:
+        data = content.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"it has more than {most:,} bytes")
+    return data.decode("utf-8-sig")
+
+
+def parse_json(text: str) -> Any:
+    """The value of a JSON text; ValueError also where it is nested more deeply than Python's stack goes."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def as_record(kind: type[R], table: Mapping[str, Any]) -> R:
+    """A dataclass of the fields that JSON gives it; others are left alone.
+
+    Raises KeyError for one that is missing and has no default, TypeError for one of another type.
+    """
+    types = get_type_hints(kind)
+    given = {one.name: table[one.name] for one in fields(kind) if one.name in table}  # type: ignore[arg-type]
+    for name, value in given.items():
+        wanted = str if types[name] is Path else types[name]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+            raise TypeError(f"{name} is {type(value).__name__}")
+        if types[name] is Path:
+            given[name] = Path(value)
+    return kind(**given)
+
+
+def one_line(text: str) -> str:
+    """The text as an error may say it: one line of no more than 2,000 characters, printable, without secrets."""
+    line = printable(without_secrets(" ".join(text.splitlines())))
+    half = LONGEST_MESSAGE // 2
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:half]} … {line[-half:]}"
+
+
+def printable(text: str) -> str:
+    """The text with escapes, such as \\x1b, for what a terminal would obey rather than show; lines stay."""
+    if text.isprintable():
+        return text
+    return "".join(ascii(sign)[1:-1] if sign != "\n" and category(sign) in _UNSEEN else sign for sign in text)
+
+
+def without_secrets(text: str) -> str:
+    """The text with *** for passwords and tokens: of URLs, of Hugging Face, and of this process' environment."""
+    for name, value in os.environ.items():
+        if _SECRET_VARIABLE.search(name) and len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return _SECRET.sub("***", text)
