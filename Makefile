@@ -28,10 +28,10 @@ lint: setup
 
 # Long campaigns; their last figures are in docs/reliability.md.
 soak: setup
-	cd tests && ../$(BIN)/python soak.py $(ARGS)
+	$(BIN)/python tests/soak.py $(ARGS)
 
 faults: setup
-	cd tests && ../$(BIN)/python faults.py $(ARGS)
+	$(BIN)/python tests/faults.py $(ARGS)
 
 # Known faults of what is installed; it asks PyPI.
 audit: setup

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -29,16 +30,24 @@ _SHORTEST_SECRET = 8
 """Characters: a variable may hold as little as `1`, which is in many a message."""
 
 
-def read_text(file: Path, most: int) -> str:
-    """The UTF-8 text of a file or pipe of at most so many bytes, without a byte order mark.
+def read_text(file: Path, most: int, *, pipe: bool = False) -> str:
+    """The UTF-8 text of a file of at most so many bytes, without a byte order mark.
 
-    Raises OSError, and ValueError for a longer file or one that is no text.
+    A `pipe` is read too where the user names the file; in a folder of others, one would never end. Raises OSError, and
+    ValueError for a longer file or one that is no text.
     """
-    with file.open("rb") as content:
+    with (file if pipe else regular(file)).open("rb") as content:
         data = content.read(most + 1)
     if len(data) > most:
         raise ValueError(f"it has more than {most:,} bytes")
     return data.decode("utf-8-sig")
+
+
+def regular(file: Path) -> Path:
+    """The file, which can be read to its end; ValueError for a pipe or device, OSError where there is none."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("it is no file")
+    return file
 
 
 def parse_json(text: str) -> Any:

@@ -27,6 +27,7 @@ from .commands import (
     sql,
     studies,
     study,
+    verify,
 )
 from .interrupt import INTERRUPTED, MESSAGE, ends_in_time
 
@@ -68,6 +69,7 @@ COMMANDS = (
     studies.plan,
     studies.run,
     rebuild.rebuild,
+    verify.verify,
     gate.gate,
     analyze.analyze,
     correlate.correlate,

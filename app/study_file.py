@@ -18,7 +18,7 @@ MOST_DOTS = 1000
 def parse_study(file: Path) -> tuple[str, dict[str, Any]]:
     """The text of a study file, and what it says; UsageError where it says nothing, or what must not be stored."""
     try:
-        toml = read_text(file, LARGEST)
+        toml = read_text(file, LARGEST, pipe=True)
         if any(line.count(".") > MOST_DOTS for line in toml.split("\n")):
             raise ValueError(f"a line has more than {MOST_DOTS:,} dots")
         table = tomllib.loads(toml)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from bandlens.engine.prefetch import Buffers
+from bandlens.engine.prefetch import COUNT, Buffers
 from bandlens.probes.critical_band import CONTRAST, CRITICAL_BAND, LAST_LEVEL, MEAN, NOISE_SDS, perturb
 from bandlens.probes.family import Batch
 from bandlens.records import Condition
@@ -93,7 +93,7 @@ def main() -> None:
     batch = Batch(pixels, np.arange(BATCH), 0)
     counts = {"shared": BATCH, "independent": BATCH, "published": 2 if given.quick else 18}
     images = [grey(pixels[k]) for k in range(counts["published"])]  # 18 are all the different ones
-    buffers = Buffers(np, (BATCH, *pixels.shape[1:]))
+    buffers = Buffers(np, [np.empty((BATCH, *pixels.shape[1:]), np.float32) for _ in range(COUNT)])
     shared, independent = conditions("shared"), conditions("independent")
     with threadpool_limits(1):
         machine("numpy", "pyrtools")

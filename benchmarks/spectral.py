@@ -19,7 +19,7 @@ from _common import BATCH, SIZE, arguments, in_turn, machine, photographs, ratio
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from bandlens.engine.prefetch import Buffers
+from bandlens.engine.prefetch import COUNT, Buffers
 from bandlens.probes.family import Batch
 from bandlens.probes.spectral import HIGHPASS, LOWPASS, perturb, radius
 from bandlens.records import Condition
@@ -85,7 +85,7 @@ def main() -> None:
     shifted = [mask(condition) for condition in CONDITIONS]
     unshifted = [np.fft.ifftshift(kept) for kept in shifted]
     tensors = [torch.from_numpy(kept) for kept in shifted]
-    buffers = Buffers(np, images.shape)
+    buffers = Buffers(np, [np.empty(images.shape, np.float32) for _ in range(COUNT)])
     with threadpool_limits(1):
         machine("numpy", "scipy", "torch")
         seconds = in_turn(

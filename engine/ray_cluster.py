@@ -7,6 +7,7 @@ worker is free next. So a unit's tries are counted in one place, and none waits 
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -55,11 +56,11 @@ class Cluster:
         environment = {"runtime_env": {"env_vars": dict(self.environment)}} if self.environment else {}
         options = {"max_restarts": -1, "max_task_retries": 0, **self.options, **environment}
         remote = self.ray.remote(RayWorker).options(**options)
-        actors = [remote.remote(job, source) for _ in range(self.workers)]
+        actors = [remote.remote(job, source and source[0]) for _ in range(self.workers)]
         try:
             _Run(self.ray, Queue(units, sink), actors).all()
         finally:
-            for actor in (*actors, *([source] if source else [])):
+            for actor in (*actors, *(source or ())[1:]):
                 with suppress(self.ray.exceptions.RayError):
                     self.ray.kill(actor)
 
@@ -67,8 +68,8 @@ class Cluster:
 class RayWorker:
     """What runs in a worker's process."""
 
-    def __init__(self, job: Job, source: Any) -> None:
-        self._worker = Worker(job, None if source is None else Remote(source))
+    def __init__(self, job: Job, source: str | None) -> None:
+        self._worker = Worker(job, Remote(source) if source else None)
 
     def ready(self) -> int:
         """Open all sessions; gives the process."""
@@ -79,23 +80,24 @@ class RayWorker:
         return self._worker.compute(unit)
 
 
+@dataclass(frozen=True, slots=True)
 class Remote:
     """The driver's files, asked for through Ray."""
 
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
+    name: str
+    """Of the actor: an actor whose arguments hold a reference might not be restarted."""
 
     def listing(self, digest: str) -> list[tuple[str, int]]:
-        return list(self._asked(self._actor.listing.remote(digest)))
+        return list(self._asked("listing", digest))
 
     def read(self, digest: str, name: str, offset: int) -> bytes:
-        return bytes(self._asked(self._actor.read.remote(digest, name, offset)))
+        return bytes(self._asked("read", digest, name, offset))
 
-    def _asked(self, reference: Any) -> Any:
+    def _asked(self, method: str, *given: Any) -> Any:
         import ray
 
         try:
-            return ray.get(reference)
+            return ray.get(getattr(ray.get_actor(self.name), method).remote(*given))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
 
@@ -147,7 +149,7 @@ class _Run:
             computed = self.ray.get(reference)
         except errors.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
-            if isinstance(cause, DeviceError):
+            if isinstance(cause, (DeviceError, MemoryError)):  # a new process has what this one lacks
                 self.ray.kill(actor, no_restart=False)
                 self.starting[self._ready(actor)] = actor
             else:
@@ -235,9 +237,11 @@ def _fitted(ray: Any, wanted: Wanted, engine: str, threads: int, *, shared: bool
     return Cluster(ray, options, wanted.workers or room, shared)
 
 
-def _source(ray: Any, kept: dict[str, Kept]) -> Any:
-    """The driver's files, handed out by a process beside it."""
+def _source(ray: Any, kept: dict[str, Kept]) -> tuple[str, Any]:
+    """The driver's files, handed out by a process beside it: its name, and its handle, which keeps it alive."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(DriverFiles).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote(kept)
+    name = f"bandlens-files-{secrets.token_hex(8)}"
+    options = {"name": name, "num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
+    return name, ray.remote(DriverFiles).options(**options).remote(kept)

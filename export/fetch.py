@@ -15,6 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import CheckpointError
+from ..untrusted import parse_json, read_text
 from .downloads import download, drive_answer, published_digits
 from .files import html_title, reason, sha256_of, weights_folder, write_bytes
 from .registry import Checkpoint, Part, Source
@@ -118,8 +119,10 @@ def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
     try:
-        locked: dict[str, dict[str, Any]] = json.loads(path.read_text())
-    except ValueError as error:
+        locked: dict[str, dict[str, Any]] = parse_json(read_text(path, 1 << 24))
+        if not isinstance(locked, dict) or not all(isinstance(locked[name]["sha256"], str) for name in locked):
+            raise ValueError("it does not list files with their sha256")
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error}; delete it to record the files anew") from error
     return locked
 

@@ -18,8 +18,9 @@ from typing import Any
 
 from ..errors import ExportError, UnknownName
 from ..records import Model
+from ..untrusted import parse_json, read_text
 from .files import write_bytes
-from .models import read_verified
+from .models import LARGEST, read_verified
 
 PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -97,7 +98,7 @@ def describe_graph(model: Model, precision: str) -> dict[str, Any]:
     path = _path(model, precision)
     run = _run(Graph(precision, path, ""))
     try:
-        description: dict[str, Any] = json.loads(_description_path(path).read_text(encoding="utf-8"))
+        description: dict[str, Any] = parse_json(read_text(_description_path(path), LARGEST))
         kinds = [type(description[key]) for key in ("made_from", "sha256", "bytes")]
     except FileNotFoundError:
         raise ExportError(f"{model.name} has no {precision} graph in {path.parent}; {run}") from None

@@ -16,9 +16,10 @@ from typing import Any
 
 from ..errors import ExportError, UsageError
 from ..records import digest_of
+from ..untrusted import parse_json, read_text
 from .files import write_bytes
 from .graphs import Graph, verify_graph
-from .models import read_verified
+from .models import LARGEST, read_verified
 from .tensorrt_plan import build_plan
 from .tensorrt_types import TensorRT
 
@@ -136,7 +137,7 @@ def _find(graph: Graph, target: Target) -> Plan | str:
     if not description.is_file():
         return _why_none(graph, path.parent, identity)
     try:
-        sha256 = str(json.loads(description.read_text(encoding="utf-8"))["sha256"])
+        sha256 = str(parse_json(read_text(description, LARGEST))["sha256"])
         return Plan(path, sha256, read_verified(path, sha256, "it is damaged"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{description} is damaged ({error})"
@@ -158,7 +159,7 @@ def _why_none(graph: Graph, folder: Path, identity: dict[str, Any]) -> str:
     others = []
     for path in sorted(folder.glob("*.json")):
         try:
-            other = json.loads(path.read_text(encoding="utf-8"))
+            other = parse_json(read_text(path, LARGEST))
             if all(other[key] == identity[key] for key in ("name", "precision", "refit")):
                 differing = [key for key in DIFFERENCES if other[key] != identity[key]]
                 others.append(" ".join(["one", *(DIFFERENCES[key].format(other[key]) for key in differing)]))

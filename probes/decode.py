@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Photo
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+MOST_SCANS = 500
+"""Of a JPEG; usual ones have ten."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 EXACT = (64, 128, 256, 512)
@@ -115,6 +117,7 @@ def _plain_jpeg(data: bytes, bands: str) -> NDArray[np.uint8] | None:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
         if colours != "YCbCr" or (limit is not None and width * height > limit):
             return None
+        _refuse_many_scans(data, width * height)
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, bands)
     except ValueError:
         return None
@@ -127,6 +130,8 @@ def _any_file(data: bytes) -> Photo:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as photo:
             _refuse_more_pixels_than_allowed(*photo.size)
+            if photo.format not in ("PNG", "WEBP"):
+                _refuse_many_scans(data, photo.width * photo.height)
             return photo.convert("RGB")
     except UnidentifiedImageError:
         raise BrokenImageError(f"not a {', '.join(FORMATS)} file" if data else "an empty file") from None
@@ -230,6 +235,12 @@ def _refuse_more_pixels_than_allowed(width: int, height: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and width * height > limit:
         raise BrokenImageError(f"{width} x {height} pixels, more than Pillow's limit of {limit}")
+
+
+def _refuse_many_scans(data: bytes, pixels: int) -> None:
+    """BrokenImageError for a JPEG that takes minutes: each scan, of twenty bytes or more, goes over all pixels."""
+    if len(data) * pixels > 1e12 and data.count(b"\xff\xda") > MOST_SCANS:
+        raise BrokenImageError(f"more than {MOST_SCANS} scans of {pixels} pixels")
 
 
 def _one_line(error: Exception) -> str:

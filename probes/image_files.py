@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ImageSetError, UsageError
+from ..untrusted import parse_json, read_text, regular
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +26,11 @@ SECOND = ("decision_space", "schemes", "streamed")
 TOGETHER = 16
 """Rows of pixels that go to the disk together."""
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256")
+
+MOST_IMAGES = 1 << 25
+"""Of a set: a small file can describe any number."""
+LARGEST = 1 << 26
+"""Bytes of set.json, which lists the files that were left out."""
 
 Lists = Sequence[Sequence[int]]
 
@@ -98,27 +104,32 @@ def write_index(folder: Path, index: Index) -> None:
     parquet.write_table(table, folder / INDEX, compression="zstd")
 
 
-def read_index(folder: Path) -> Index:
-    """index.parquet; ImageSetError where it cannot be read, or its rows are not images 0 to n - 1."""
+def read_index(folder: Path, count: int) -> Index:
+    """index.parquet; ImageSetError where it cannot be read, or its rows are not images 0 to `count` - 1."""
     import pyarrow as pa
+    from pyarrow import compute as pc
     from pyarrow import parquet
 
     file = folder / INDEX
     try:
-        with parquet.ParquetFile(file) as rows:
+        with parquet.ParquetFile(regular(file)) as rows:
+            if rows.metadata.num_rows != count or count > MOST_IMAGES:
+                raise ValueError(f"{rows.metadata.num_rows} rows, and not {count} or more than {MOST_IMAGES:,}")
             table = rows.read()
         order, label, cluster = (table[name].to_numpy() for name in ("image_index", "label", "cluster"))
         paths, sha256s = table["path"].to_pylist(), table["sha256"].to_pylist()
-    except (pa.ArrowException, OSError, KeyError) as error:
+        schemes = {name: table[name] for name in table.column_names if name not in COLUMNS}
+        if any(table[name].type != pa.string() or table[name].null_count for name in ("path", "sha256")):
+            raise ValueError("a path or sha256 is no text")
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _damaged(file, error) from error
-    schemes = {name: table[name] for name in table.column_names if name not in COLUMNS}
     unlabelled = table["label"].null_count == len(paths)
     if not np.array_equal(order, np.arange(len(paths))):
         raise ImageSetError(f"{file}: its rows are not the images in their order; pack them again")
-    if cluster.dtype != np.int32 or not (unlabelled or label.dtype == np.int32):  # nulls make them floats
+    if cluster.dtype != np.int32 or not (unlabelled or (label.dtype == np.int32 and label.min() >= 0)):  # or floats
         raise ImageSetError(f"{file}: some labels or clusters are missing; pack the images again")
     for name, lists in schemes.items():
-        if lists.type != pa.list_(pa.int32()) or lists.null_count:
+        if lists.type != pa.list_(pa.int32()) or lists.null_count or pc.list_flatten(lists).null_count:
             raise ImageSetError(f"{file}: the column {name} is no label scheme; pack the images again")
     return Index(
         paths,
@@ -132,10 +143,10 @@ def read_index(folder: Path) -> Index:
 def read_pixels(folder: Path) -> NDArray[np.uint8]:
     """The memory map of pixels.npy, read-only; ImageSetError where it is shorter than its header says."""
     try:
-        pixels = np.load(folder / PIXELS, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        return np.lib.format.open_memmap(regular(folder / PIXELS), mode="r")
+    # The header is a Python expression, which can be wrong in any way.
+    except Exception as error:
         raise _damaged(folder / PIXELS, error) from error
-    return pixels  # type: ignore[no-any-return]
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
@@ -148,7 +159,7 @@ def read_about(folder: Path) -> dict[str, Any]:
     """set.json; UsageError where there is no set, ImageSetError where this version cannot read it."""
     file = folder / ABOUT
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = parse_json(read_text(file, LARGEST))
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{folder}: not an image set; make one with 'bandlens images pack'") from None
     except (OSError, ValueError) as error:

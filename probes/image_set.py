@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import ImageSetError
 from ..records import ImageSetInfo, digest_of
+from ..untrusted import as_record
 from . import image_files as files
 from .image_rows import Progress, in_parallel, silent
 from .image_stream import Stream, open_stream
@@ -92,20 +93,20 @@ def open_image_set(path: Path) -> ImageSet:
     Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format.
     """
     about = files.read_about(path)
-    index = files.read_index(path)
     pixels = None if "streamed" in about else files.read_pixels(path)
     try:
-        info = ImageSetInfo(**{name: about[name] for name in ImageSetInfo.__dataclass_fields__ if name in about})
+        info = as_record(ImageSetInfo, about)
         skipped, ignored = dict(about["skipped"]), int(about["ignored"])
+        shape = (info.count, 3, info.size, info.size)
+        if pixels is not None and (pixels.dtype != np.uint8 or pixels.shape != shape):
+            got = f"{pixels.shape} {pixels.dtype}"
+            raise ImageSetError(f"{path / files.PIXELS}: expected {shape} uint8, found {got}; pack the images again")
+        index = files.read_index(path, info.count)
         source = open_stream(about["streamed"], info.size, index.paths, index.sha256s) if pixels is None else pixels
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
-    shape = (info.count, 3, info.size, info.size)
-    if pixels is not None and (pixels.dtype != np.uint8 or pixels.shape != shape):
-        got = f"{pixels.shape} {pixels.dtype}"
-        raise ImageSetError(f"{path / files.PIXELS}: expected {shape} uint8, found {got}; pack the images again")
     whole = len(index.paths) == info.count and (index.labels is not None) == info.labelled
-    if not whole or sorted(index.schemes) != sorted(about.get("schemes", [])):
+    if not whole or sorted(index.schemes) != about.get("schemes", []):
         raise ImageSetError(f"{path / files.INDEX}: does not fit {files.ABOUT}; pack the images again")
     schemes = {name: _flat(lists) for name, lists in index.schemes.items()}
     return ImageSet(info, index.labels, schemes, index.clusters, index.paths, path, skipped, ignored, source)
@@ -119,7 +120,7 @@ def _flat(lists: files.Lists) -> Scheme:
 def check(path: Path, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:
     """Open a set and hash it again: ImageSetError names the first image whose pixels are not those packed."""
     images = open_image_set(path)
-    info, index = images.info, files.read_index(path)
+    info, index = images.info, files.read_index(path, images.info.count)
     read = images.source.pixels if isinstance(images.source, Stream) else images.source.__getitem__
     with progress("checking", info.count, "images") as advance:
         found = in_parallel(lambda row: hashlib.sha256(read(row).data).hexdigest(), range(info.count), workers)

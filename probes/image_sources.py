@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import lzma
 import os
 import tarfile
 import unicodedata
-import zlib
 from collections import Counter
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
@@ -16,9 +14,12 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import ImageSetError, UsageError
 from .decode import SUFFIXES
+from .tar_members import tar_members
 
-LARGEST_FILE = 1 << 30
-"""Bytes of one archive member; an archive can claim any size, and members are read into memory."""
+LARGEST_FILE = 1 << 27
+"""Bytes of an image file: files are read into memory, several at a time."""
+MOST_LINKS = 100
+"""How often links may lead to one folder: folders that link to one another can be walked in as many ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,10 @@ def open_source(path: Path) -> Source:
 
 
 def _open_folder(folder: Path) -> Source:
-    paths, ignored = _sorted_images(folder, _files_below(folder))
+    try:
+        paths, ignored = _sorted_images(folder, _files_below(folder))
+    except RecursionError:  # of os.walk, before Python 3.12
+        raise ImageSetError(f"{folder}: folders lie too deep in one another; move the images up") from None
 
     def read(wanted: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
         for index, path in enumerate(paths):
@@ -59,9 +63,14 @@ def _open_folder(folder: Path) -> Source:
 
 
 def _files_below(folder: Path) -> Iterator[str]:
+    followed: Counter[Path] = Counter()
     for here, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
         at = Path(here)
         folders[:] = [name for name in folders if not _leads_back(at / name)]
+        for target in [(at / name).resolve() for name in folders if (at / name).is_symlink()]:
+            followed[target] += 1
+            if followed[target] > MOST_LINKS:
+                raise ImageSetError(f"{target}: more than {MOST_LINKS} ways lead here by links; remove some of them")
         inside = at.relative_to(folder).as_posix()
         yield from files if inside == "." else (f"{inside}/{name}" for name in files)
 
@@ -80,6 +89,8 @@ def read_file(file: Path) -> bytes:
     try:
         if not file.is_file():  # a broken link, or a pipe that would never end
             raise ImageSetError(f"{file}: neither a file nor a link to one; remove it")
+        if file.stat().st_size > LARGEST_FILE:
+            raise ImageSetError(f"{file}: has {file.stat().st_size} bytes, too many for an image; remove it")
         return file.read_bytes()
     except OSError as error:
         raise ImageSetError(f"{file}: cannot be read ({error.strerror}); make it readable or move it away") from error
@@ -94,25 +105,25 @@ def _open_tar(tar: Path) -> Source:
         for archive, member in _members(tar):
             index = index_of.get(_member_name(tar, member))
             if index in wanted and index is not None and (file := archive.extractfile(member)) is not None:
-                yield index, partial(bytes, file.read())
+                with _tar_errors(tar):
+                    data = file.read()
+                yield index, partial(bytes, data)
 
     return Source(tar, paths, ignored, read)
 
 
 def _members(tar: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """All members but folders. Nothing is ever extracted to disk."""
-    with _tar_errors(tar), tarfile.open(tar) as archive:
-        while member := archive.next():
-            archive.members.clear()  # type: ignore[attr-defined]  # they would pile up, a kilobyte each
-            if not member.isdir():
-                yield archive, member
+    with _tar_errors(tar):
+        yield from ((archive, member) for archive, member in tar_members(tar) if not member.isdir())
 
 
 @contextmanager
 def _tar_errors(tar: Path) -> Iterator[None]:
     try:
         yield
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    # tarfile and four decompressors: a damaged archive fails in as many ways as there are parsers.
+    except Exception as error:
         reason = str(error).partition("\n")[0].rstrip(":")
         raise ImageSetError(f"{tar}: not a whole tar archive ({reason}); make or download it again") from error
 

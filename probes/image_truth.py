@@ -10,10 +10,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ..errors import ImageSetError, UsageError
+from ..untrusted import read_text
 from .decision_spaces import imagenet_classes, wnids_of
 from .kinds import VALIDATION, Layout
 
 IMAGES = 50_000
+LARGEST = 1 << 24
+"""Bytes of a list of their labels, ten times those of the longest one."""
 
 Truth = dict[int, int]
 """File number -> class index."""
@@ -62,11 +65,11 @@ def listed(file: Path) -> Layout:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
+        return read_text(file, LARGEST, pipe=True)
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); give the file that lists the labels") from error
-    except UnicodeDecodeError as error:
-        raise ImageSetError(f"{file}: not a text file; give the file that lists the labels") from error
+    except ValueError as error:
+        raise ImageSetError(f"{file}: not a text file ({error}); give the file that lists the labels") from error
 
 
 def _number(fields: Sequence[str]) -> int | None:
@@ -102,8 +105,10 @@ def _index(file: Path, line: int, text: str) -> int:
 
 
 _READ = """
-import json, sys
+import json, resource, sys
 from scipy.io import loadmat
+resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))  # a small file may hold much that is compressed
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 synsets = loadmat(sys.argv[1], squeeze_me=True)["synsets"]
 print(json.dumps({int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in synsets if not int(one["num_children"])}))
 """
@@ -117,7 +122,9 @@ def _ilsvrc_ids(file: Path) -> Callable[[Path, int, str], int]:
         raise UsageError(
             f"{file}: lists ILSVRC2012 ids, which only the development kit's meta.mat explains; put it beside the list"
         )
-    read = subprocess.run([sys.executable, "-P", "-c", _READ, meta], capture_output=True, text=True, check=False)
+    read = subprocess.run(
+        [sys.executable, "-P", "-c", _READ, meta], capture_output=True, text=True, check=False
+    )
     if read.returncode:
         raise ImageSetError(f"{meta}: not the meta.mat of the ILSVRC2012 development kit; download it again")
     wnids: dict[str, str] = json.loads(read.stdout)

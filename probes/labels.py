@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import ImageSetError, UnknownName, UsageError
+from ..untrusted import read_text
 from .decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ALL = decision_space("all")
+LARGEST = 1 << 27
+"""Bytes of a CSV file: those of a few million images."""
 LARGEST_CLASS = 65535
 """Predictions are kept as uint16, so no larger class could ever be predicted."""
 
@@ -123,17 +127,17 @@ def clustering(name: str) -> Clustering:
     return CLUSTERINGS[name]
 
 
-def _csv_rows(file: Path) -> list[tuple[int, str, str]]:
+def _csv_rows(file: Path) -> Iterator[tuple[int, str, str]]:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            reader: csv.DictReader[str] = csv.DictReader(lines, strict=True)
-            if not {"path", "class"} <= set(reader.fieldnames or ()):
-                found = ", ".join(reader.fieldnames or ["none"])
-                raise ImageSetError(f"{file}: needs the columns path and class, found {found[:60]}")
-            return [(number, _field(row, "path"), _field(row, "class")) for number, row in enumerate(reader, start=2)]
+        lines = io.StringIO(read_text(file, LARGEST, pipe=True), newline="")
+        reader: csv.DictReader[str] = csv.DictReader(lines, strict=True)
+        if not {"path", "class"} <= set(reader.fieldnames or ()):
+            found = ", ".join(reader.fieldnames or ["none"])
+            raise ImageSetError(f"{file}: needs the columns path and class, found {found[:60]}")
+        yield from ((number, _field(row, "path"), _field(row, "class")) for number, row in enumerate(reader, start=2))
     except OSError as error:
         raise UsageError(f"{file}: cannot read the labels ({error.strerror}); give --labels a CSV file") from error
-    except (csv.Error, UnicodeDecodeError) as error:
+    except (csv.Error, ValueError) as error:
         raise ImageSetError(f"{file}: not a CSV file in UTF-8 ({error}); columns are path and class") from error
 
 

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ def slow(images, seconds):
 """
 PROBES = """
 lowpass = {cutoff = [0.1, 0.3]}
-slow = {file = 'slow.py', seconds = 0.01}
+slow = {file = 'slow.py', seconds = SECONDS}
 """
 CELLS = 8
 
@@ -80,10 +80,11 @@ class Bench:
         assert self.check(database) == CELLS * COUNT
 
 
-def bench(folder: Path) -> Bench:
+def bench(folder: Path, seconds: float = 0.01) -> Bench:
+    """A study of 8 cells and 64 images, with a probe that takes so many seconds for each of 8 batches."""
     folder.mkdir(exist_ok=True)
     (folder / "slow.py").write_text(SLOW)
-    study = study_in(folder, COUNT, PROBES)
+    study = study_in(folder, COUNT, PROBES.replace("SECONDS", str(seconds)))
     database = folder / "reference.duckdb"
     run_study(resolve(read_study(study)), database)
     return Bench(study, rows_of(database))
@@ -306,7 +307,14 @@ def nodes() -> Iterator[Nodes]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def strike_ray(bench: Bench, folder: Path, seed: int, there: Nodes, struck: Counter[str]) -> None:
+SLOWLY = 0.2
+"""Seconds of a batch that leave time to strike: killing a worker takes longer than the work of a small model."""
+KINDS = ("worker", "worker", "worker", "node", "driver")
+
+
+def strike_ray(
+    bench: Bench, folder: Path, seed: int, there: Nodes, struck: Counter[str], kinds: Sequence[str] = KINDS
+) -> None:
     """A run whose workers, nodes and driver are killed; then one that is left alone."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
@@ -319,7 +327,7 @@ def strike_ray(bench: Bench, folder: Path, seed: int, there: Nodes, struck: Coun
         time.sleep(moments.uniform(0, 0.8))
         if not process.is_alive():
             break
-        fault = moments.choice(("worker", "worker", "worker", "node", "driver"))
+        fault = moments.choice(kinds)
         if fault == "worker" and (pids := there.workers()):
             with suppress(ProcessLookupError):
                 os.kill(moments.choice(pids), signal.SIGKILL)
@@ -348,7 +356,7 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
     """Rounds of faults until that many have been struck on each executor."""
     struck: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
-        made = bench(Path(scratch) / "bench")
+        made, slow = bench(Path(scratch) / "bench"), bench(Path(scratch) / "slow", SLOWLY)
 
         def rounds(wanted: int, prefix: str, strike: Callable[[Path, int], None]) -> None:
             number = seed
@@ -362,7 +370,7 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
         rounds(local, "", lambda folder, number: strike_local(made, folder, number, struck))
         if ray:
             with nodes() as there:
-                rounds(ray, "ray", lambda folder, number: strike_ray(made, folder, number, there, struck))
+                rounds(ray, "ray", lambda folder, number: strike_ray(slow, folder, number, there, struck))
     return struck
 
 

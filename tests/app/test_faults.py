@@ -10,17 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 import pytest
+from faults import PLACES, Bench, bench, start, strike_local
 from polars.testing import assert_frame_equal
 from results import python
 from small import Command, ask, bandlens, make_images, make_model, make_pictures, make_study, rows_of
 
 from bandlens.analysis.store import open_store
 from bandlens.app.runner import run_study
+from bandlens.app.spread import Spread
 from bandlens.app.study import read_study, resolve
 
 COUNT = 300
@@ -34,6 +37,7 @@ RUN = """
 import sys
 from pathlib import Path
 from bandlens.app.runner import run_study
+from bandlens.app.spread import Spread
 from bandlens.app.study import read_study, resolve
 from bandlens.errors import BandlensError
 study = read_study(Path(sys.argv[1]))
@@ -280,3 +284,51 @@ def test_a_probe_that_was_mended_completes_the_study(command: Command, workplace
     probe.write_text("def mine(images, level):\n    return (images * level).clip(0, 1)\n")
     assert command("run", study, "--db", database).code == 0
     assert ask(database, "SELECT count(*) FROM accuracy") == [(3,)]
+
+
+# Runs in units: shards beside the database
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("units") / "bench")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_run_in_units_that_is_killed_anywhere_is_completed_by_the_next(
+    made: Bench, tmp_path: Path, place: str
+) -> None:
+    database, spread = tmp_path / "results.duckdb", Spread(str(tmp_path / "shards"))
+    process = start(made.study, database, spread, place, 3, None)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    made.check(database)
+    made.finish(database, spread)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1003))
+def test_faults_at_random_lose_nothing(made: Bench, tmp_path: Path, seed: int) -> None:
+    strike_local(made, tmp_path, seed, Counter())
+
+
+def test_shards_that_find_no_room_end_the_run_in_one_line_and_the_next_completes(
+    made: Bench, tmp_path: Path, small_disk: Path
+) -> None:
+    (small_disk / "shards").mkdir()
+    (small_disk / "ballast").write_bytes(b"0" * (small_disk_free(small_disk) - 30_000))
+    database = tmp_path / "results.duckdb"
+    done = bandlens("run", made.study, "--db", database, "--shards", small_disk / "shards")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(
+        "No space left on device; make room, or name another folder with --shards"
+    )
+    kept = made.check(database)
+    (small_disk / "ballast").unlink()
+    made.finish(database, Spread(str(small_disk / "shards")))
+    assert kept > 0
+
+
+def small_disk_free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,30 @@
+"""Workers, nodes and drivers that are killed on a Ray cluster of two nodes: what is stored stays, and the run ends."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from faults import SLOWLY, Bench, Nodes, bench, nodes, strike_ray
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("ray") / "bench", SLOWLY)
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[Nodes]:
+    with nodes() as found:
+        yield found
+
+
+@pytest.mark.parametrize("fault", ["worker", "node", "driver"])
+def test_whatever_is_killed_on_a_cluster_no_row_is_lost_or_there_twice(
+    made: Bench, there: Nodes, tmp_path: Path, fault: str
+) -> None:
+    struck: Counter[str] = Counter()
+    strike_ray(made, tmp_path, 0, there, struck, kinds=(fault,))
+    assert struck.total(), "the run was disturbed"
