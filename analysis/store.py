@@ -22,10 +22,13 @@ from .. import __version__
 from ..errors import StoreError, UsageError
 from ..records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
 from .duckdb_errors import explained, explanation, quietly
+from .read_only import check_reading
 
 SCHEMA_VERSION = 2
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
+READ_ONLY = {"enable_external_access": "false", "lock_configuration": "true", "max_temp_directory_size": "10GB"}
+"""A query can read this database and nothing else, no file, network or setting, and fill little of the disk."""
 BLOCK_SIZE = "65536"
 """Of a new file, in bytes. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
 
@@ -53,9 +56,10 @@ NO_NAMES: ClassNames = {}
 class Store:
     """An open results database. Made by `open_store`."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool = False) -> None:
         self._connection = connection
         self.path = path
+        self._read_only = read_only
         self.after_commit: Callable[[], object] = lambda: None
         """Called between transactions: see `analysis.snapshots`."""
 
@@ -78,7 +82,13 @@ class Store:
                     raise  # the file that the caller writes
                 raise explanation(self.path, str(error)) from error  # what DuckDB says in the middle of an answer
 
+    def interrupt(self) -> None:
+        """End the query that is running, from another thread: it raises StoreError."""
+        self._connection.interrupt()
+
     def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
+        if self._read_only:
+            check_reading(self._connection, sql, self.path)
         found = self._connection.sql(sql, params=list(parameters))
         if found is None:
             raise UsageError("the query is empty; give one SELECT")
@@ -492,13 +502,13 @@ def create(path: Path) -> None:
 @contextmanager
 def connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Store]:
     """The file as a store that goes by the name of `path`."""
-    # A query can read this database and nothing else: no files, no network, no settings.
-    locked = {"enable_external_access": "false", "lock_configuration": "true"} if read_only else {}
-    config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE, **locked}
+    config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
+    if read_only:
+        config |= READ_ONLY
     with explained(path):
         connection = duckdb.connect(str(file), read_only=read_only, config=config)
     try:
-        yield Store(connection, path)
+        yield Store(connection, path, read_only)
     finally:
         with quietly():
             connection.close()

@@ -9,6 +9,7 @@ import typer
 
 from .. import __version__
 from ..errors import BandlensError
+from ..untrusted import one_line
 from .commands import (
     analyze,
     checkpoints,
@@ -93,6 +94,9 @@ def main() -> None:
     except BandlensError as error:
         print(f"bandlens: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except (OSError, MemoryError) as error:  # of the machine, where nothing better is known
+        print(f"bandlens: {one_line(str(error)) or 'out of memory'}", file=sys.stderr)
+        sys.exit(BandlensError.exit_code)
     except SystemExit as end:
         if end.code == INTERRUPTED:
             print(MESSAGE, file=sys.stderr)

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Protocol
 
 import typer
 
+from ..untrusted import printable
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -22,11 +24,11 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title and printable(title), title_justify="left", box=box.SIMPLE_HEAD)
     columns = list(rows[0]) if rows else []
     for name in columns:
         numeric = all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(printable(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in columns))
     # A pipe has no width: let the longest row decide instead of folding it at 80 characters.
@@ -40,7 +42,7 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: 
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
 class Advance(Protocol):

@@ -72,7 +72,7 @@ class Committer:
         if found != (left, unit.first, unit.last):
             raise ShardError(f"{unit}: the worker's shard is of something else; are all versions of bandlens the same?")
         if shard:
-            self._add([shard])
+            self.add([shard])
         self._fail([Failed(cell, lost[cell.key]) for cell in unit.cells if cell.key in lost])
 
     def set_aside(self, unit: Unit, error: str) -> None:
@@ -108,9 +108,9 @@ class Committer:
                     found.append(shard)
             except ShardError as error:
                 self._warn(error)
-        self._add(found)
+        self.add(found)
 
-    def _add(self, shards: Sequence[Shard]) -> None:
+    def add(self, shards: Sequence[Shard]) -> None:
         """Commit what is next of each cell; the rest waits."""
         self.waiting = sorted([*self.waiting, *shards], key=lambda shard: (shard.first, shard.last))
         for shard in list(self.waiting):

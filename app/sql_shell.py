@@ -12,6 +12,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from ..analysis.store import Store
 from ..errors import BandlensError
 from .console import print_rows
+from .queries import print_answer
 
 HELP = """\
 A query ends with a semicolon and may have several lines. Tab completes names; the arrow keys walk through the history.
@@ -35,8 +36,11 @@ WHERE NOT internal ORDER BY name, column_index
 """
 
 
-def shell(store: Store, history: Path | None = None) -> None:
-    """Read and answer until the end of input. `history` keeps what was typed; errors are one line and end nothing."""
+def shell(store: Store, history: Path | None = None, seconds: float = 0) -> None:
+    """Read and answer until the end of input. `history` keeps what was typed; errors are one line and end nothing.
+
+    A query may take so many `seconds`; 0 is no limit.
+    """
     kept: History = FileHistory(history) if history else InMemoryHistory()
     session: PromptSession[str] = PromptSession(history=kept, completer=completer(store), complete_while_typing=False)
     print(f"{store.path}: read-only; .help says what there is")
@@ -47,7 +51,7 @@ def shell(store: Store, history: Path | None = None) -> None:
             if statement.startswith("."):
                 _command(store, statement)
             else:
-                _answer(store, statement)
+                print_answer(store, statement, seconds)
         except EOFError:
             return
         except KeyboardInterrupt:
@@ -104,9 +108,3 @@ def _schema(store: Store, names: list[str]) -> None:
 
 def _quit(_store: Store, _rest: list[str]) -> None:
     raise EOFError
-
-
-def _answer(store: Store, query: str) -> None:
-    frame = store.frame(query)
-    print_rows(frame.to_dicts())
-    print(f"{len(frame):,} rows")

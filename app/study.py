@@ -126,9 +126,16 @@ def _limits(file: Path, table: Mapping[str, Any]) -> Limits:
 
 def resolve(study: Study) -> Work:
     """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels."""
+    try:
+        return _resolve(study)
+    except OSError as error:  # a path that no file can have
+        raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the path") from None
+
+
+def _resolve(study: Study) -> Work:
     if study.engine == AUTO:
         study = replace(study, engine=choose_engine().backend)
-    grid = _grid(study)
+    grid = make_grid(study.probes, study.folder)
     folder = study.folder / study.models if study.models else None
     models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]
     perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
@@ -164,13 +171,6 @@ def resolve(study: Study) -> Work:
         for variant in (attacked if condition in grid.attacks else seen)
     ]
     return Work(study, grid, models, image_sets, cells)
-
-
-def _grid(study: Study) -> Grid:
-    try:
-        return make_grid(study.probes, study.folder)
-    except OSError as error:
-        raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the probe's `file`") from None
 
 
 def _image_sets(study: Study, paths: list[str]) -> list[Path]:

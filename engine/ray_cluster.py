@@ -114,9 +114,7 @@ class _Run:
 
     def all(self) -> None:
         while True:
-            while self.idle and (attempt := self.queue.next()):
-                actor = self.idle.pop()
-                self.busy[actor.compute.remote(attempt.unit)] = (actor, attempt)
+            self._hand_out()
             if not self.busy and (self.idle or not self.starting):
                 return
             # A worker that starts, on a node that may never come, is waited for only while there is work for it.
@@ -125,6 +123,11 @@ class _Run:
                 self._started(done, self.starting.pop(done))
             else:
                 self._computed(done, *self.busy.pop(done))
+
+    def _hand_out(self) -> None:
+        while self.idle and (attempt := self.queue.next()):
+            actor = self.idle.pop()
+            self.busy[actor.compute.remote(attempt.unit)] = (actor, attempt)
 
     def _ready(self, actor: Any) -> Any:
         return actor.ready.options(max_task_retries=-1).remote()
@@ -160,6 +163,7 @@ class _Run:
             self.queue.failed(attempt, EngineError(f"its worker was lost: {lost(error)}"))
         else:
             self.idle.append(actor)
+            self._hand_out()  # the worker goes on while this is stored
             try:
                 self.queue.sink.accept(attempt.unit, computed)
             except BandlensError as error:

@@ -226,16 +226,15 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
     content = check_shard(folder, shard)
     count = shard.last - shard.first
     try:
-        table = parquet.read_table(pa.BufferReader(content), partitioning=None)
-        names = table["cell"].to_numpy().reshape(len(shard.cells), count)
+        table = parquet.read_table(pa.BufferReader(content), partitioning=None, read_dictionary=["cell"])
+        cells = table["cell"].unify_dictionaries().combine_chunks()
         columns = {name: table[name] for name in ("image_index", "predicted", "label_rank", "confidence")}
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        place = cells.indices.to_numpy().reshape(len(shard.cells), count)
+        index = columns["image_index"].to_numpy().reshape(len(shard.cells), count)
+    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
         raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its unit's ({_line(error)})") from error
-    index = columns["image_index"].to_numpy().reshape(len(shard.cells), count)
-    if (
-        not ((names[:, 0] == np.array(shard.cells)).all() and (names == names[:, :1]).all())
-        or not (index == np.arange(shard.first, shard.last)).all()
-    ):
+    named = tuple(cells.dictionary.to_pylist()) == shard.cells and (np.arange(len(shard.cells)) == place.T).all()
+    if not (named and (index == np.arange(shard.first, shard.last)).all()):
         raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its unit's")
     labelled = columns["label_rank"].null_count == 0
     rows = [slice(k * count, (k + 1) * count) for k in range(len(shard.cells))]

@@ -73,6 +73,7 @@ def _refitted(variant: Variant, graph: Graph, plan: Plan, batch: int, device: De
         return None
     if parity.relative_difference <= CLOSE[variant.precision] and parity.top1_disagreements == 0:
         return session
+    session.__exit__(None, None, None)  # the context before its engine
     _log.warning("%s is not refitted, since its plan would not compute what ONNX Runtime does: %s", variant, parity)
     return None
 

@@ -15,7 +15,7 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import CheckpointError
-from ..untrusted import parse_json, read_text
+from ..untrusted import parse_json, read_text, without_secrets
 from .downloads import download, drive_answer, published_digits
 from .files import html_title, reason, sha256_of, weights_folder, write_bytes
 from .registry import Checkpoint, Part, Source
@@ -111,7 +111,7 @@ def _verify_and_record(source: Source, arrived: Path, path: Path) -> None:
             f"delete {path} if it is there, and fetch again, or remove its entry from {lock_file} to accept it"
         )
     if path.name not in locked:
-        locked[path.name] = {"sha256": sha256, "bytes": arrived.stat().st_size, "source": str(source)}
+        locked[path.name] = {"sha256": sha256, "bytes": arrived.stat().st_size, "source": without_secrets(str(source))}
         write_bytes(lock_file, json.dumps(locked, indent=1, sort_keys=True).encode())
 
 

@@ -21,6 +21,8 @@ from .files import models_folder, write_bytes
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 """What can name a file, with an ending, on any file system."""
+ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
+"""The key of an ONNX tensor's place in another file, with every way to write its tag and length."""
 MOST_CLASSES = 1 << 16
 """As predictions are kept."""
 LARGEST = 1 << 24
@@ -83,7 +85,19 @@ def describe_model(folder: Path, name: str) -> dict[str, Any]:
 
 def verify_model(model: Model) -> bytes:
     """The ONNX file's content, if its sha256 is the model's; ExportError otherwise."""
-    return read_verified(model.path, model.sha256, f"export {model.name} again")
+    return read_onnx(model.path, model.sha256, f"export {model.name} again")
+
+
+def read_onnx(path: Path, sha256: str, again: str) -> bytes:
+    """`read_verified` of an ONNX file that is whole.
+
+    ONNX can name other files for its weights, which engines look for where they happen to run: those are no part of the
+    sha256, and anyone's.
+    """
+    content = read_verified(path, sha256, again)
+    if b"location" in content and ELSEWHERE.search(content):
+        raise ExportError(f"{path} keeps weights in other files; {again}")
+    return content
 
 
 def read_verified(path: Path, sha256: str, again: str) -> bytes:

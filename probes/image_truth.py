@@ -122,9 +122,7 @@ def _ilsvrc_ids(file: Path) -> Callable[[Path, int, str], int]:
         raise UsageError(
             f"{file}: lists ILSVRC2012 ids, which only the development kit's meta.mat explains; put it beside the list"
         )
-    read = subprocess.run(
-        [sys.executable, "-P", "-c", _READ, meta], capture_output=True, text=True, check=False
-    )
+    read = subprocess.run([sys.executable, "-P", "-c", _READ, meta], capture_output=True, text=True, check=False)
     if read.returncode:
         raise ImageSetError(f"{meta}: not the meta.mat of the ILSVRC2012 development kit; download it again")
     wnids: dict[str, str] = json.loads(read.stdout)

@@ -12,7 +12,7 @@ import pytest
 
 PROGRAMS = Path(__file__).parent.parent / "benchmarks"
 QUICK = ["cli", "correlate", "critical_band", "packing", "spectral", "store"]
-HEAVY = ["attack", "engines", "gpu_study", "memory", "run_rate"]
+HEAVY = ["attack", "engines", "executors", "gpu_study", "memory", "run_rate", "scaling"]
 """They export a ResNet-50: only their help is asked for."""
 
 

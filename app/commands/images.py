@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import UsageError
+from ...untrusted import printable
 from ..console import Json, print_rows, progress
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def _print(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
         print_rows([{name: row[name] for name in ("name", "images", "skipped", "bytes", "digest")} for row in rows])
     for images in sets:
         for path, reason in images.skipped.items():
-            print(f"left out {path}: {reason}", file=sys.stderr)
+            print(printable(f"left out {path}: {reason}"), file=sys.stderr)
 
 
 def _row(images: ImageSet, rate: float) -> dict[str, Any]:

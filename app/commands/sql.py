@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import UsageError
-from ..console import print_rows
 
 if TYPE_CHECKING:
     from ...analysis.store import Store
@@ -40,6 +39,9 @@ def sql(
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="A prompt with history and completion instead of one query.")
     ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long a query may take; 0 is no limit.")
+    ] = 60,
 ) -> None:
     """Ask the results database. The query can read it and nothing else: no other file, no network, no change.
 
@@ -58,13 +60,13 @@ def sql(
         raise UsageError(f"{chosen.capitalize()} is not for a terminal; name a file with --out")
     with open_store(db, read_only=True) as store:
         if query is None:
-            _interact(store)
+            _interact(store, timeout)
         elif chosen == Format.table:
-            frame = store.frame(query)
-            print_rows(frame.to_dicts())
-            print(f"{len(frame):,} rows")
+            from ..queries import print_answer
+
+            print_answer(store, query, timeout)
         else:
-            _write(store, query, chosen, out)
+            _write(store, query, chosen, out, timeout)
 
 
 def _by_ending(out: Path | None) -> Format:
@@ -72,20 +74,21 @@ def _by_ending(out: Path | None) -> Format:
     return Format.__members__.get(ending, Format.table)
 
 
-def _interact(store: Store) -> None:
+def _interact(store: Store, timeout: float) -> None:
     from ...export.files import home
     from ..sql_shell import shell
 
     home().mkdir(parents=True, exist_ok=True)
-    shell(store, home() / "sql_history")
+    shell(store, home() / "sql_history", timeout)
 
 
-def _write(store: Store, query: str, chosen: Format, out: Path | None) -> None:
+def _write(store: Store, query: str, chosen: Format, out: Path | None, timeout: float) -> None:
     from ...export.files import replacing
     from ..answers import write_answer
+    from ..queries import answer
 
     try:
-        with store.reader(query) as reader:
+        with answer(store, query, timeout) as reader:
             if out is None:
                 write_answer(reader, chosen, sys.stdout.buffer)
             else:

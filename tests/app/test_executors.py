@@ -492,3 +492,17 @@ def test_ray_workers_fetch_what_their_node_lacks(
     assert_frame_equal(rows_of(tmp_path / "results.duckdb"), rows_of(direct))
     fetched = [path for path in (tmp_path / "home" / "fetched").iterdir() if path.is_dir()]
     assert len(fetched) == 2 + 1 + 1
+
+
+def test_independent_runs_of_single_checkpoints_make_one_study(
+    command: Command, study: Path, direct: Path, tmp_path: Path
+) -> None:
+    """What an array of jobs does that know nothing of each other."""
+    folder = tmp_path / "shards"
+    for name in ("one", "two"):
+        alone = study.with_name(f"{name}.toml")
+        alone.write_text(study.read_text().replace('checkpoints = ["*"]', f'checkpoints = ["{name}"]'))
+        assert command("run", alone, "--shards", folder, "--db", tmp_path / f"{name}.duckdb").code == 0
+    database = tmp_path / "all.duckdb"
+    assert f"{CELLS} of {CELLS} cells" in command("rebuild", study, "--shards", folder, "--db", database).out
+    assert_same(database, direct)

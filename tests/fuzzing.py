@@ -1,0 +1,130 @@
+"""What the tests of hostile input share: damaged files, programs with little memory, and what an answer may look like.
+
+BANDLENS_FUZZ=100 tries a hundred times as many examples as a usual run of the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unicodedata import category
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from bandlens.errors import BandlensError
+
+TIMES = int(os.environ.get("BANDLENS_FUZZ", "1"))
+
+
+def fuzz(examples: int) -> settings:
+    """So many examples; files of one example are overwritten by the next, so that fixtures may be shared."""
+    shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=TIMES * examples, deadline=None, suppress_health_check=shared)
+
+
+def refusal(call: Callable[[], object]) -> str | None:
+    """What a BandlensError of the call says, one printable line, or None. Any other error is the test's failure."""
+    said = None
+    try:
+        call()
+    except BandlensError as error:
+        said = str(error)  # asserted below: it may be None
+    assert said is None or is_one_line(said)
+    return said
+
+
+def is_one_line(text: str) -> bool:
+    return 0 < len(text) < 2010 and not any(category(sign) in ("Cc", "Cf", "Cs", "Zl", "Zp") for sign in text)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """The content with bytes changed, cut off, taken out, put in or repeated, here and there."""
+    data = bytearray(whole)
+    for _ in range(draw(st.integers(1, 6))):
+        at = draw(st.integers(0, max(0, len(data) - 1)))
+        length = draw(st.sampled_from([1, 1, 2, 4, 8, 64, 512]))
+        change = draw(st.sampled_from(["set", "set", "flip", "cut", "remove", "insert", "repeat"]))
+        if change == "cut":
+            del data[at:]
+        elif change == "remove":
+            del data[at : at + length]
+        elif change == "repeat":
+            data[at:at] = data[at : at + length]
+        elif change == "flip" and data:
+            data[at] ^= 1 << draw(st.integers(0, 7))
+        else:
+            new = draw(st.sampled_from([b"\x00", b"\xff", b"\x7f", b"\x80", b"0", b"9"])) * length
+            data[at : at if change == "insert" else at + length] = new
+    return bytes(data)
+
+
+json_values: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["../x", "/etc/passwd", "a\nb", "\x1b[31m", "NaN", "", "x" * 5000]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+LIMITED = """
+import json, resource, sys, time
+from bandlens.errors import BandlensError
+
+def mapped():
+    return 1024 * next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
+
+def attempt(name, call):
+    "Print how the call ended, after how long, and how many MB it took more than any before."
+    before, started = resident(), time.monotonic()
+    try:
+        call()
+        end = "done"
+    except BandlensError as error:
+        end = str(error)
+    except BaseException as error:
+        end = f"TRACEBACK {type(error).__name__}: {error}"
+    print(json.dumps([name, end, time.monotonic() - started, resident() - before]), flush=True)
+
+def limit(megabytes):
+    "What is mapped now, libraries and all, and so much more."
+    resource.setrlimit(resource.RLIMIT_AS, (mapped() + (megabytes << 20),) * 2)
+
+"""
+
+
+Attempt = dict[str, Any]
+"""`end`, `seconds` and `megabytes` of one call in a limited program."""
+
+
+def limited(code: str, *arguments: str | Path, seconds: float = 120) -> dict[str, Attempt]:
+    """Run a program that calls `limit` and then `attempt`; what each attempt came to, by name.
+
+    The test fails where the program does not end by itself in time.
+    """
+    command = [sys.executable, "-P", "-c", LIMITED + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    return {name: {"end": end, "seconds": took, "megabytes": more} for name, end, took, more in rows}
+
+
+def assert_refused(attempt: Attempt, megabytes: int = 200, seconds: float = 20) -> None:
+    """It ended with one of our errors, soon, and with little memory."""
+    assert attempt["end"] != "done", attempt
+    assert not attempt["end"].startswith("TRACEBACK"), attempt
+    assert is_one_line(attempt["end"]), attempt
+    assert attempt["seconds"] < seconds, attempt
+    assert attempt["megabytes"] < megabytes, attempt

@@ -1,0 +1,131 @@
+"""What is read within limits, and what is shown of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fuzzing import is_one_line
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandlens.errors import UnknownName, UsageError
+from bandlens.records import ImageSetInfo, Model
+from bandlens.untrusted import as_record, one_line, parse_json, printable, read_text, without_secrets
+
+
+def test_texts_are_read_up_to_a_limit(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"\xef\xbb\xbfabc")
+    assert read_text(file, 6) == "abc"
+    with pytest.raises(ValueError, match="it has more than 5 bytes"):
+        read_text(file, 5)
+    with pytest.raises(ValueError, match="it has more than 1,000 bytes"):
+        read_text(Path("/dev/zero"), 1000, pipe=True)
+
+
+def test_pipes_and_devices_are_read_where_the_user_named_them_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for file in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        with pytest.raises(ValueError, match="it is no file"):
+            read_text(file, 10)
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "none", 10)
+    reader, writer = os.pipe()
+    os.write(writer, b"checkpoints")
+    os.close(writer)
+    assert read_text(Path(f"/dev/fd/{reader}"), 100, pipe=True) == "checkpoints"
+    os.close(reader)
+
+
+def test_json_of_any_depth_is_read_or_refused() -> None:
+    assert parse_json("[[1], {}]") == [[1], {}]
+    for text in ("[" * 100_000, '{"a":' * 100_000, "[", "1" * 5000, ""):
+        with pytest.raises(ValueError):  # noqa: PT011 - of json, int, or ours
+            parse_json(text)
+
+
+@dataclass(frozen=True)
+class Record:
+    name: str
+    count: int
+    path: Path
+    note: str | None = None
+    whole: bool = True
+
+
+def test_records_have_fields_of_their_types() -> None:
+    given = {"name": "a", "count": 1, "path": "x/y", "other": []}
+    assert as_record(Record, given) == Record("a", 1, Path("x/y"))
+    assert as_record(Record, given | {"note": "n", "whole": False}) == Record("a", 1, Path("x/y"), "n", False)
+    for wrong in ({"name": 1}, {"count": True}, {"count": 1.0}, {"path": None}, {"note": 1}, {"whole": 1}):
+        with pytest.raises(TypeError, match=next(iter(wrong))):
+            as_record(Record, given | wrong)
+    with pytest.raises(TypeError, match="missing"):
+        as_record(Record, {"name": "a"})
+
+
+@pytest.mark.parametrize("kind", [Model, ImageSetInfo])
+def test_our_own_records_are_among_them(kind: type) -> None:
+    with pytest.raises(TypeError, match="name is list"):
+        as_record(kind, {"name": []})
+
+
+@given(st.text())
+def test_errors_say_any_text_on_one_printable_line(text: str) -> None:
+    assert is_one_line(str(UsageError(f"a{text}")))
+    assert is_one_line(str(UnknownName("name", text, [text, "b"], text)))
+
+
+def test_what_can_be_shown_stays_as_it_is() -> None:
+    text = "Größe 224 × 224 – 'naïve' 画像 🙂 C:\\x1b"
+    assert one_line(text) == printable(text) == text
+    assert printable("two\nlines\x1b[31m") == "two\nlines\\x1b[31m"
+    assert one_line("two\nlines\r\n\x1b]0;title\x07\u202e") == "two lines \\x1b]0;title\\x07\\u202e"
+    long = one_line("x" * 10**6 + "end")
+    assert len(long) < 2010
+    assert long.endswith("end")
+
+
+SECRETS = [
+    "https://user:hunter22@example.org/a.pth",
+    "https://hunter22@example.org/a.pth",
+    "https://example.org/a.pth?x=1&access_token=hunter22&y=2",
+    "https://s3.example.org/a?X-Amz-Signature=hunter22 is gone",
+    "GET /a.pth?api_key=hunter22'",
+    "Authorization: Bearer hunter22",
+    "the token hf_hunter22abcdefghijk is not valid",
+    "denied: s3cr3t-hunter22",
+]
+
+
+@pytest.mark.parametrize("text", SECRETS)
+def test_secrets_are_not_said(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANY_SERVICE_API_KEY", "s3cr3t-hunter22")
+    for shown in (without_secrets(text), str(UsageError(text))):
+        assert "hunter22" not in shown
+        assert "***" in shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://example.org/a.pth?version=2",
+        "wrote it to user@host:/folder",
+        "the key conv1.weight is missing",
+        "key=3 and token=4 of a condition",
+        "keys: hf_short",
+        "1 of 2 tokens",
+    ],
+)
+def test_what_is_no_secret_is_said(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_TOKEN", "1")  # as short as that, it is in every other message
+    monkeypatch.setenv("SOME_TOKEN_FILE", "https://example.org/a.pth")
+    assert without_secrets(text) == text
+
+
+def test_json_of_errors_is_as_printable() -> None:
+    assert json.loads(json.dumps(str(UsageError("\ud800")))) == "\\ud800"
