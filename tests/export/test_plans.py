@@ -31,6 +31,12 @@ Randomize = Callable[[nn.Module], nn.Module]
 GPU = "NVIDIA H100 80GB HBM3"
 
 
+@pytest.fixture(autouse=True)
+def warnings_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever a library that another test loaded has made of the root logger."""
+    caplog.set_level(logging.WARNING, "bandlens")
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Model:
     return make_model(tmp_path / "models", size=64)
