@@ -321,7 +321,8 @@ class Store:
                 self._mark_complete()
             for failure in failed:
                 self._forget(failure)
-        self.after_commit()
+        if outcomes:
+            self.after_commit()
 
     def _cell_ids(self, cells: Sequence[Cell]) -> dict[str, int]:
         self._connection.register("wanted", pa.table({"key": [cell.key for cell in cells]}))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -63,6 +64,7 @@ class Timer:
     """Seconds of each run before its sessions were open, and of the work."""
 
     work: Work
+    study: Path
     scratch: Path
     opening: dict[str, list[float]] = field(default_factory=dict)
     numbers: itertools.count[int] = field(default_factory=itertools.count)
@@ -71,8 +73,9 @@ class Timer:
         def seconds() -> float:
             if name == TWICE:
                 with multiprocessing.get_context("spawn").Pool(2) as pool:
-                    file = self.scratch / "executors.toml"
-                    spans = pool.starmap(direct, [(file, self.scratch / f"{next(self.numbers)}.duckdb") for _ in "ab"])
+                    spans = pool.starmap(
+                        direct, [(self.study, self.scratch / f"{next(self.numbers)}.duckdb") for _ in "ab"]
+                    )
                 self.opening.setdefault(name, []).append(0.0)
                 return statistics.mean(spans) / 2
             place = self.scratch / f"{next(self.numbers)}"
@@ -143,7 +146,7 @@ def main() -> None:
     given = arguments(__doc__, repeats=3, quick=1, images=(96, "images, a multiple of 8"))
     count = 2 * BATCH if given.quick else given.images
     ray = imported()
-    with folder(given.keep) as prepared:
+    with folder(given.keep) as prepared, tempfile.TemporaryDirectory() as scratch:
         resnet50(prepared / "models")
         image_set(prepared / f"{count}.set", count)
         file = prepared / "executors.toml"
@@ -152,12 +155,12 @@ def main() -> None:
         started = time.perf_counter()
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         cluster = time.perf_counter() - started
-        timer = Timer(work, prepared)
+        timer = Timer(work, file, Path(scratch))
         seconds = in_turn({name: timer.variant(name) for name in NAMES}, given.repeats, warm_up=False)
         machine("numpy", "onnxruntime", "ray", "duckdb")
         ray.shutdown()
         size = (1392, 64) if given.quick else (1392, 752)  # 29 conditions of 48 checkpoints
-        units = [of_a_unit(work, prepared, *size) for _ in range(given.repeats)]
+        units = [of_a_unit(work, Path(scratch), *size) for _ in range(given.repeats)]
     predictions = len(work.cells) * count
     rows = [
         [

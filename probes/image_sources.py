@@ -51,7 +51,7 @@ def open_source(path: Path) -> Source:
 def _open_folder(folder: Path) -> Source:
     try:
         paths, ignored = _sorted_images(folder, _files_below(folder))
-    except RecursionError:  # of os.walk, before Python 3.12
+    except (RecursionError, OSError):  # the first of os.walk before Python 3.12, the other of a path that is too long
         raise ImageSetError(f"{folder}: folders lie too deep in one another; move the images up") from None
 
     def read(wanted: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:

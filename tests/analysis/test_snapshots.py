@@ -82,9 +82,19 @@ def test_what_is_no_place_for_one(tmp_path: Path) -> None:
     assert cells(database) == 1
 
 
+WAITS = """
+import time
+from pathlib import Path
+def slow(images):
+    while not Path(__file__).with_name("go").exists():
+        time.sleep(0.05)
+    return images
+"""
+
+
 def test_a_run_is_looked_at_while_it_goes_on(workplace: Path) -> None:
     study, copy = make_study(workplace, probes="slow = {file = 'slow.py'}"), workplace / "copy.duckdb"
-    (workplace / "slow.py").write_text("import time\ndef slow(images):\n    time.sleep(2)\n    return images\n")
+    (workplace / "slow.py").write_text(WAITS)
     code = (
         "import sys; from pathlib import Path; from bandlens.app.runner import run_study; "
         "from bandlens.app.study import read_study, resolve; study, database, copy = map(Path, sys.argv[1:]); "
@@ -103,5 +113,6 @@ def test_a_run_is_looked_at_while_it_goes_on(workplace: Path) -> None:
             time.sleep(0.05)
         assert done < 2 * 20, "of the run's predictions"
     finally:
-        assert running.wait(60) == 0
+        (workplace / "go").touch()
+        assert running.wait(120) == 0
     assert ask(database, "SELECT count(*) FROM accuracy") == [(2,)]

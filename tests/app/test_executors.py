@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -296,8 +297,11 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
         }.items()
     ]
     assert [answer.code for answer in answers] == [1, 1, 1]
-    assert answers[0].err == answers[1].err == answers[2].err
-    failed = "SELECT key, error FROM cell WHERE error IS NOT NULL ORDER BY key"
+    assert answers[0].err == answers[1].err
+    # Which of a cell's units fails first is the workers' luck.
+    number = r"at image \d+"
+    assert re.sub(number, "", answers[2].err) == re.sub(number, "", answers[0].err)
+    failed = f"SELECT key, regexp_replace(error, '{number}', '') FROM cell WHERE error IS NOT NULL ORDER BY key"
     for name in ("local", "ray"):
         assert_frame_equal(rows_of(tmp_path / f"{name}.duckdb"), rows_of(tmp_path / "direct.duckdb"))
         assert ask(tmp_path / f"{name}.duckdb", failed) == ask(tmp_path / "direct.duckdb", failed)

@@ -198,7 +198,8 @@ BOMBS = {
         {"fc.weight": torch.zeros(1).expand(1 << 20, 1 << 20), "fc.bias": torch.zeros(2)}
     ),
     "a set of such a tensor": in_zip(
-        pickle_of(saved(torch.zeros(1).expand(1 << 20, 1 << 20)))[:-1] + b"\x85q\x630c__builtin__\nset\nh\x63R."
+        pickle_of(saved(torch.zeros(1).expand(1 << 20, 1 << 20)))[:-1] + b"\x85q\x630c__builtin__\nset\nh\x63R.",
+        count=1,
     ),
     "a storage of eight gigabytes": in_zip(huge_storage(pickle_of(saved({"fc.weight": torch.ones(2, 2)})))),
     "the same in the older format": huge_storage(saved({"fc.weight": torch.ones(2, 2)}, legacy=True)),

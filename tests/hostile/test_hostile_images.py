@@ -1,0 +1,263 @@
+"""Folders, archives and photographs of someone else's: images or one line, in little time and memory."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import struct
+import subprocess
+import tarfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fuzzing import assert_refused, damaged, fuzz, limited, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from bandlens.probes.image_sources import open_source
+from bandlens.probes.images import pack
+
+
+def picture(kind: str = "JPEG", size: tuple[int, int] = (20, 17), **options: Any) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def padded(content: bytes) -> bytes:
+    return content + bytes(-len(content) % 512)
+
+
+def pax(*records: bytes) -> bytes:
+    """An archive of an image that has these records about it."""
+    text = b"".join(records)
+    about = header("about", len(text), tarfile.XHDTYPE) + padded(text)
+    return about + header("a.jpg", len(PHOTO)) + padded(PHOTO) + bytes(1024)
+
+
+PHOTO = picture()
+FILES = {"b/one.jpg": PHOTO, "b/two.png": picture("PNG"), "c/three.webp": picture("WEBP"), "x" * 120 + ".jpg": PHOTO}
+
+
+def archive(mode: str) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, content in FILES.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+ARCHIVES = {mode: archive(f"w:{mode}") for mode in ("", "gz", "bz2", "xz")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("images")
+
+
+def pack_archive(file: Path, out: Path) -> None:
+    """Pack and remove what was packed; nothing else may be left."""
+    before = sorted(out.parent.iterdir())
+    images = pack(file, out, size=8, resize=8, skip_broken=True, workers=1)
+    for path in images.folder.iterdir():
+        path.unlink()
+    images.folder.rmdir()
+    assert sorted(out.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize("mode", ARCHIVES)
+@fuzz(40)
+@given(data=st.data())
+def test_damaged_archives_pack_or_are_one_line(mode: str, folder: Path, data: st.DataObject) -> None:
+    (folder / "a.tar").write_bytes(data.draw(damaged(ARCHIVES[mode])))
+    before = sorted(folder.rglob("*"))
+    refusal(lambda: pack_archive(folder / "a.tar", folder / "a.set"))
+    assert sorted(folder.rglob("*")) == before
+
+
+numbers = st.sampled_from([0, 1, 511, 512, 10**6, 2**33, 2**62, -1, -512, -1024, -(2**40)])
+kinds = st.sampled_from([*b"01234567xgLKSVDMX\0"]).map(lambda number: bytes([number]))
+names = st.sampled_from(["a.jpg", "../a.jpg", "/a.jpg", "a.txt", "", "././@LongLink", "GNUSparseFile.0/a.jpg", "b/"])
+records = st.sampled_from(
+    [
+        b"0 a=b\n", b"-5 a=b\n", b"99999999999999999999 path=b\n", b"17 size=-1000000\n", b"20 size=9999999999999\n",
+        b"12 mtime=x\n", b"11 path=\xff\xfe\n", b"13 path=a\0.jpg\n", b"22 GNU.sparse.major=1\n",
+        b"22 GNU.sparse.minor=0\n", b"25 GNU.sparse.size=999999\n", b"27 GNU.sparse.map=1,2,3,4\n", b"13 linkpath=..\n",
+        b"30 GNU.sparse.numblocks=99999\n", b"24 GNU.sparse.offset=-5\n", b"nothing",
+    ]
+)  # fmt: skip
+
+
+@st.composite
+def members(draw: st.DrawFn) -> bytes:
+    """Headers that were made up, each with what its type may need."""
+    whole = b""
+    for _ in range(draw(st.integers(1, 4))):
+        kind, text = draw(kinds), b"".join(draw(st.lists(records, max_size=3)))
+        size = draw(numbers) if draw(st.booleans()) else len(text)
+        whole += header(draw(names), size, kind) + padded(text)
+    return whole + (bytes(1024) if draw(st.booleans()) else b"")
+
+
+@fuzz(200)
+@given(content=members())
+def test_made_up_headers_pack_or_are_one_line(content: bytes, folder: Path) -> None:
+    (folder / "a.tar").write_bytes(content)
+    refusal(lambda: pack_archive(folder / "a.tar", folder / "a.set"))
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_links_and_devices_are_no_images(kind: bytes, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("odd.jpg")
+    info.type, info.linkname, info.devmajor, info.devminor = kind, "/etc/passwd", 1, 5  # /dev/zero
+    (tmp_path / "a.tar").write_bytes(header("a.jpg", len(PHOTO)) + padded(PHOTO) + info.tobuf() + bytes(1024))
+    said = str(refusal(lambda: pack(tmp_path / "a.tar", tmp_path / "set", skip_broken=True)))
+    assert "'odd.jpg' is a link, not a file" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+# Bombs
+
+
+def grown(file: Path, head: bytes, megabytes: int, name: str = "") -> None:
+    """A small archive of a header and so many megabytes of nothing."""
+    with gzip.open(file, "wb", compresslevel=1) as out:
+        out.write(head)
+        for _ in range(megabytes):
+            out.write(bytes(1 << 20))
+
+
+def photo_of_nothing(width: int, height: int, more: bytes = b"") -> bytes:
+    """A PNG of black pixels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compressobj(1)
+    data = b"".join(rows.compress(bytes(1 + 3 * width)) for _ in range(height)) + rows.flush()
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    text = chunk(b"zTXt", b"a\0\0" + more) if more else b""
+    return b"\x89PNG\r\n\x1a\n" + head + text + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def of_many_scans(side: int, scans: int) -> bytes:
+    """A progressive JPEG whose shortest scan comes again and again."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), (120, 120, 120)).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    starts = [at for at in range(len(whole) - 1) if whole[at : at + 2] == b"\xff\xda"]
+    ends = [*starts[1:], len(whole) - 2]
+    shortest = min((whole[a:b] for a, b in zip(starts[1:], ends[1:], strict=True)), key=len)
+    return whole[:-2] + shortest * scans + b"\xff\xd9"
+
+
+def bombs(folder: Path) -> Iterator[Path]:
+    """Sources that are small."""
+    grown(folder / "name.tar.gz", header("././@LongLink", 600 << 20, tarfile.GNUTYPE_LONGNAME), 600)
+    yield folder / "name.tar.gz"
+    grown(folder / "text.tar.gz", header("read.me", 1 << 40), 100)
+    yield folder / "text.tar.gz"
+    for name, content in {
+        "loop.tar": header("a.txt", 0) + header("b.txt", -1024) + bytes(1024),
+        "pax-loop.tar": pax(b"14 size=-4096\n"),
+        "long-name.tar": header("././@LongLink", 1 << 62, tarfile.GNUTYPE_LONGNAME),
+        "large.tar": header("a.jpg", 1 << 40),
+        "sparse.tar": pax(b"22 GNU.sparse.major=1\n", b"22 GNU.sparse.minor=0\n"),
+    }.items():
+        (folder / name).write_bytes(content)
+        yield folder / name
+    for name, content in {
+        "100-megapixels.png": photo_of_nothing(10_001, 10_001),
+        "strip.png": photo_of_nothing(1_000_000, 1),
+        "text.png": photo_of_nothing(10, 10, zlib.compress(bytes(10**8))),
+        "scans.jpg": of_many_scans(3000, 10_000),
+        "words.jpg": b"\xff\xd8" + (b"\xff\xfe\xff\xff" + bytes(65533)) * 100,
+    }.items():
+        (folder / name).mkdir()
+        (folder / name / name).write_bytes(content)
+        yield folder / name
+    (folder / "sparse").mkdir()
+    with (folder / "sparse" / "a.jpg").open("wb") as file:
+        file.truncate(1 << 40)
+    yield folder / "sparse"
+    for one in range(7):
+        (folder / "maze" / str(one)).mkdir(parents=True)
+        for other in range(7):
+            (folder / "maze" / str(one) / f"to{other}").symlink_to(folder / "maze" / str(other))
+    yield folder / "maze"
+
+
+def test_small_sources_do_not_become_large(tmp_path: Path) -> None:
+    code = """
+import simplejpeg, PIL.Image, pyarrow
+from pathlib import Path
+from bandlens.probes.images import pack
+limit(1500)
+for source in sys.argv[2:]:
+    attempt(source, lambda: pack(Path(source), Path(sys.argv[1]), workers=2))
+"""
+    (tmp_path / "sources").mkdir()
+    sources = list(bombs(tmp_path / "sources"))
+    attempts = limited(code, tmp_path / "set", *sources)
+    for source in sources:
+        assert_refused({"source": source} | attempts[str(source)])
+    assert [path.name for path in tmp_path.iterdir()] == ["sources"]
+
+
+def test_an_archive_may_grow_a_hundred_times_but_not_a_thousand(tmp_path: Path) -> None:
+    photo = header("a.jpg", len(PHOTO)) + padded(PHOTO)
+    grown(tmp_path / "a.tar.gz", photo + header("read.me", 64 << 20), 64)
+    assert open_source(tmp_path / "a.tar.gz").paths == ["a.jpg"]
+    grown(tmp_path / "b.tar.gz", photo + header("read.me", 3 << 30), 8)
+    said = str(refusal(lambda: open_source(tmp_path / "b.tar.gz")))
+    assert "member 'read.me' ends at byte" in said
+
+
+@pytest.fixture
+def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of folders whose path is longer than any that the system takes."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1100):
+        Path("deep").mkdir()
+        os.chdir("deep")
+    os.chdir(tmp_path)
+    yield tmp_path
+    subprocess.run(["rm", "-r", "deep"], check=True)  # Python's rmtree has the same limit
+
+
+def test_folders_lie_as_deep_as_they_can(deep: Path) -> None:
+    (deep / "a.jpg").write_bytes(PHOTO)
+    said = str(refusal(lambda: open_source(deep)))
+    assert "too deep" in said or "File name too long" in said
+
+
+def test_a_few_links_to_one_folder_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.jpg").write_bytes(PHOTO)
+    for number in range(100):
+        (tmp_path / f"link{number:03}").symlink_to(tmp_path / "real")
+    assert len(open_source(tmp_path).paths) == 101
+    (tmp_path / "link100").symlink_to(tmp_path / "real")
+    assert "more than 100 ways lead here by links" in str(refusal(lambda: open_source(tmp_path)))
+
+
+def test_names_that_would_turn_a_terminal_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "\u202egpj.a.jpg").write_bytes(b"no image")
+    said = str(refusal(lambda: pack(tmp_path / "photos", tmp_path / "set")))
+    assert "\\u202egpj.a.jpg" in said

@@ -1,0 +1,122 @@
+"""Label files of someone else's: any text is labels or one line, in little time and memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzzing import assert_refused, damaged, fuzz, json_values, limited, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.io import savemat
+
+from bandlens.analysis.published import read_benchmark, shipped_figures
+from bandlens.probes.decision_spaces import imagenet_classes
+from bandlens.probes.image_truth import IMAGES, read_real, read_truth
+from bandlens.probes.labels import labels_of_csv
+
+PATHS = ["a/x.jpg", "b/y.jpg"]
+CSV = "path,class\na/x.jpg,1\nb/y.jpg,65535\n"
+TRUTH = "file label\nILSVRC2012_val_00000001.JPEG 65\nILSVRC2012_val_00000002.JPEG n01440764 more\n"
+PUBLISHED = "model," + ",".join(["top1_acc/imagenet", "shape-bias"]) + "\ntv_resnet50,76.1,0.2\nb,nan,inf\n"
+
+READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "csv": (CSV, lambda file: labels_of_csv(file, PATHS)),
+    "truth": (TRUTH, read_truth),
+    "real": ("[[1], [2, 3], []]", read_real),
+    "published": (PUBLISHED, read_benchmark),
+}
+texts = st.text(max_size=80) | st.lists(
+    st.sampled_from(
+        ["path", "class", "a/x.jpg", "b/y.jpg", "1", "-1", "NaN", "1e400", "９", "9" * 5000, '"', ",", "\n", "\r", "\0", " ",
+         "ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_٠٠٠٠٠٠٠١.JPEG", "n01440764", "model", "top1_acc/imagenet", "\ufeff"]
+    ),
+    max_size=12,
+).map("".join)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("labels") / "labels"
+
+
+@pytest.mark.parametrize("kind", READERS)
+@fuzz(100)
+@given(data=st.data())
+def test_any_file_is_labels_or_one_line(kind: str, file: Path, data: st.DataObject) -> None:
+    whole, read = READERS[kind]
+    content = damaged(whole.encode()) | texts.map(lambda text: text.encode(errors="replace")) | st.binary(max_size=50)
+    file.write_bytes(data.draw(content))
+    refusal(lambda: read(file))
+
+
+@fuzz(40)
+@given(value=json_values, at=st.integers(0, IMAGES - 1))
+def test_any_entry_of_real_labels_is_one_line_or_a_list(value: object, at: int, file: Path) -> None:
+    lists = ["[]"] * IMAGES
+    lists[at] = json.dumps(value)
+    file.write_text(f"[{','.join(lists)}]")
+    refusal(lambda: read_real(file))
+
+
+def test_any_figure_of_the_published_file_is_one_line_or_a_number(file: Path) -> None:
+    models = shipped_figures()["model"].to_list()
+    for odd in ("", "nan", "inf", "-inf", "1e999", "9" * 400, "x", '"', "0x10", "１", "1,2"):
+        rows = [f"{model},{odd},{odd}" for model in models]
+        file.write_text("\n".join(["model,top1_acc/imagenet,shape-bias", *rows]))
+        refusal(lambda: read_benchmark(file))
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of ILSVRC2012 ids beside the meta.mat that explains them."""
+    folder = tmp_path_factory.mktemp("kit")
+    fields = [("ILSVRC2012_ID", float), ("WNID", object), ("num_children", float)]
+    synsets = np.array([(k + 1, name, 0) for k, name in enumerate(imagenet_classes())], dtype=fields)
+    savemat(folder / "meta.mat", {"synsets": synsets[:, None]})
+    (folder / "truth.txt").write_text("7\n" * IMAGES)
+    return folder / "truth.txt"
+
+
+@fuzz(5)
+@given(data=st.data())
+def test_a_damaged_development_kit_is_read_or_one_line(kit: Path, data: st.DataObject) -> None:
+    meta = kit.with_name("meta.mat")
+    whole = meta.read_bytes()
+    meta.write_bytes(data.draw(damaged(whole)))
+    refusal(lambda: read_truth(kit))
+    meta.write_bytes(whole)
+
+
+def test_small_files_do_not_become_large(kit: Path, tmp_path: Path) -> None:
+    (tmp_path / "meta.mat").write_bytes(kit.with_name("meta.mat").read_bytes())
+    savemat(tmp_path / "meta.mat", {"synsets": np.zeros(3 << 30, np.uint8)[: 1 << 29]}, do_compression=True)
+    (tmp_path / "truth.txt").write_text("7\n" * IMAGES)
+    (tmp_path / "nested.json").write_text("[" * 10**6)
+    (tmp_path / "wide.csv").write_text("path,class\n" + "," * 10**7)
+    (tmp_path / "long.csv").write_text("path,class\n" + "a" * 10**7)
+    (tmp_path / "many.csv").write_text("path,class\n" + "x,1\n" * 10**6)
+    (tmp_path / "many.json").write_text("[" + "[]," * 5 * 10**6 + "[]]")
+    code = """
+import numpy
+from pathlib import Path
+from bandlens.probes.image_truth import read_real, read_truth
+from bandlens.probes.labels import labels_of_csv
+limit(1500)
+folder = Path(sys.argv[1])
+attempt("zeros as csv", lambda: labels_of_csv(Path("/dev/zero"), ["a"]))
+attempt("zeros as truth", lambda: read_truth(Path("/dev/zero")))
+attempt("zeros as real", lambda: read_real(Path("/dev/zero")))
+attempt("meta", lambda: read_truth(folder / "truth.txt"))
+for name in ("nested.json", "many.json"):
+    attempt(name, lambda: read_real(folder / name))
+for name in ("wide.csv", "long.csv", "many.csv"):
+    attempt(name, lambda: labels_of_csv(folder / name, ["a"]))
+"""
+    attempts = limited(code, tmp_path)
+    assert len(attempts) == 9
+    for name, attempt in attempts.items():
+        assert_refused({"name": name} | attempt, megabytes=1000)

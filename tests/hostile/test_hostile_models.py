@@ -1,0 +1,186 @@
+"""Folders of models of someone else's: what they say leads to no other file, and is a model or one line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from fuzzing import damaged, fuzz, json_values, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+from small import make_model
+
+from bandlens.engine.session import open_session, variant_of
+from bandlens.export.fetch import LOCK, verify
+from bandlens.export.graphs import load_graph, save_graph
+from bandlens.export.models import load_model, model_names, save_model
+from bandlens.export.registry import checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    model = make_model(folder)
+    save_graph(model, "int8", model.path.read_bytes(), {})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def about(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "one.json").read_text()))
+
+
+def open_all(folder: Path) -> None:
+    """What a study does with a model."""
+    for name in model_names(folder):
+        model = load_model(folder, name)
+        assert model.path == folder / f"{name}.onnx"
+        load_graph(model, "int8")
+
+
+@fuzz(150)
+@given(data=st.data())
+def test_any_description_is_a_model_or_one_line(folder: Path, about: dict[str, Any], data: st.DataObject) -> None:
+    changes = data.draw(st.dictionaries(st.sampled_from([*about, "odd"]), json_values, min_size=1, max_size=3))
+    (folder / "one.json").write_text(json.dumps(about | changes))
+    refusal(lambda: open_all(folder))
+
+
+@fuzz(60)
+@given(data=st.data())
+@pytest.mark.parametrize("file", ["one.json", "int8/one.json"])
+def test_damaged_descriptions_are_one_line(file: str, folder: Path, about: dict[str, Any], data: st.DataObject) -> None:
+    (folder / "one.json").write_text(json.dumps(about))
+    model = load_model(folder, "one")
+    save_graph(model, "int8", model.path.read_bytes(), {})
+    content = (folder / file).read_bytes()
+    (folder / file).write_bytes(data.draw(damaged(content) | st.sampled_from([b"[" * 10**5, b"[]", b"1", b"null"])))
+    refusal(lambda: open_all(folder))
+    (folder / file).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "../../outside"},
+        {"name": "two"},
+        {"path": "/etc/passwd"},
+        {"path": "../outside.onnx"},
+        {"path": "one.onnx/../one.onnx"},
+        {"classes": -1},
+        {"classes": 10**9},
+        {"image_size": 0},
+        {"image_size": True},
+        {"category": ["own"]},
+        {"bytes": "1"},
+    ],
+    ids=str,
+)
+def test_what_would_lead_out_of_the_folder_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    make_model(tmp_path / "models")
+    (tmp_path / "outside.onnx").write_bytes(b"x")
+    file = tmp_path / "models" / "one.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    said = str(refusal(lambda: load_model(tmp_path / "models", "one")))
+    assert "export one again" in said
+
+
+@pytest.mark.parametrize("name", ["../models/one", "/etc/passwd", "..", "a/b", "a\0", "x" * 500, ""])
+def test_names_are_no_paths(name: str, tmp_path: Path) -> None:
+    make_model(tmp_path / "models")
+    assert "unknown model" in str(refusal(lambda: load_model(tmp_path / "models", name)))
+
+
+def test_a_pipe_is_no_description(tmp_path: Path) -> None:
+    make_model(tmp_path)
+    (tmp_path / "one.json").unlink()
+    os.mkfifo(tmp_path / "one.json")
+    assert "unknown model" in str(refusal(lambda: load_model(tmp_path, "one")))
+
+
+def external(place: str, spelled: bytes = b"\x0a\x08location") -> bytes:
+    """A graph whose weights lie in another file, with the key spelled as protobuf allows."""
+    weights = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3, 4], data_location=TensorProto.EXTERNAL)
+    weights.external_data.add(key="location", value=place)
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["images"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "w"], ["logits"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, 32, 32])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])
+    graph = helper.make_graph(nodes, "g", [images], [logits], [weights])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    entry = weights.external_data[0].SerializeToString()
+    longer = entry.replace(b"\x0a\x08location", spelled)
+    if longer == entry:
+        return model.SerializeToString()
+    # The lengths around it grow as well: write the fields of the graph and the model anew.
+    return _with_entry(model, entry, longer)
+
+
+def _with_entry(model: onnx.ModelProto, entry: bytes, longer: bytes) -> bytes:
+    def field(number: int, content: bytes) -> bytes:
+        size, length = len(content), b""
+        while size > 127:
+            length, size = length + bytes([size & 127 | 128]), size >> 7
+        return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+    weights = model.graph.initializer[0]
+    bare = TensorProto()
+    bare.CopyFrom(weights)
+    del bare.external_data[:]
+    rest = onnx.GraphProto()
+    rest.CopyFrom(model.graph)
+    del rest.initializer[:]
+    outer = onnx.ModelProto()
+    outer.CopyFrom(model)
+    outer.ClearField("graph")
+    tensor = bare.SerializeToString() + field(13, longer)
+    return outer.SerializeToString() + field(7, rest.SerializeToString() + field(5, tensor))
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("place", ["weights.bin", "../here/weights.bin", "{here}/weights.bin", "/dev/zero"])
+@pytest.mark.parametrize("spelled", [b"\x0a\x08location", b"\x0a\x88\x80\x00location"], ids=["usual", "long"])
+def test_weights_in_other_files_are_not_looked_for(
+    engine: str, place: str, spelled: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(engine)
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)  # where the engines would look
+    np.ones((3, 4), np.float32).tofile("weights.bin")
+    content = external(place.format(here=here), spelled)
+    assert onnx.load_model_from_string(content).graph.initializer[0].external_data[0].key == "location"
+    model = replace(
+        make_model(tmp_path / "models"), sha256=hashlib.sha256(content).hexdigest(), image_size=32, classes=4
+    )
+    save_model(model, content, {})
+
+    def opened() -> None:
+        with open_session(variant_of(load_model(tmp_path / "models", "one"), engine, "fp32"), 1, 1):
+            pass
+
+    assert "keeps weights in other files" in str(refusal(opened))
+
+
+@fuzz(60)
+@given(content=json_values.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=20))
+def test_any_lock_file_is_read_or_one_line(folder: Path, content: bytes) -> None:
+    (folder / LOCK).write_bytes(content)
+    refusal(lambda: verify(checkpoint("tv_resnet50"), folder))
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, '{"a": 1}', '{"a": {"sha256": 1}}', "[1]", '{"a": {}}'])
+def test_damaged_lock_files_are_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text(content)
+    assert f"{LOCK} is damaged" in str(refusal(lambda: verify(checkpoint("tv_resnet50"), tmp_path)))

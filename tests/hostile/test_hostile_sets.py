@@ -1,0 +1,211 @@
+"""Image sets of someone else's: any set.json, index.parquet and pixels.npy open or are one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fuzzing import assert_refused, damaged, fuzz, json_values, limited, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from small import make_images, make_pictures
+
+from bandlens.probes.image_set import check, open_image_set
+from bandlens.probes.images import pack
+
+FILES = ("set.json", "index.parquet", "pixels.npy")
+COUNT, SIZE = 4, 32
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_images(
+        tmp_path_factory.mktemp("sets") / "a.set", make_pictures(COUNT, SIZE), labels=[0, 1, 2, 3]
+    ).folder
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("streams")
+    (folder / "photos").mkdir()
+    for number, picture in enumerate(make_pictures(COUNT, SIZE)):
+        Image.fromarray(picture).save(folder / "photos" / f"{number}.png")
+    return pack(folder / "photos", folder / "b.set", size=SIZE, resize=SIZE, stream=True).folder
+
+
+def opened(folder: Path) -> None:
+    """As a study and `images check` do."""
+    images = open_image_set(folder)
+    images.take(np.array([0, images.info.count - 1]))
+    check(folder, workers=1)
+
+
+def attempt(folder: Path, name: str, content: bytes) -> str | None:
+    """What is said of the set with another file in it; the set is whole again afterwards."""
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(content)
+    try:
+        return refusal(lambda: opened(folder))
+    finally:
+        (folder / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", FILES)
+@fuzz(60)
+@given(data=st.data())
+def test_damaged_files_open_or_are_one_line(name: str, packed: Path, data: st.DataObject) -> None:
+    attempt(packed, name, data.draw(damaged((packed / name).read_bytes())))
+
+
+@pytest.mark.parametrize("folder", ["packed", "streamed"])
+@fuzz(150)
+@given(data=st.data())
+def test_any_description_opens_or_is_one_line(folder: str, request: pytest.FixtureRequest, data: st.DataObject) -> None:
+    path: Path = request.getfixturevalue(folder)
+    about = json.loads((path / "set.json").read_text())
+    if "streamed" in about and data.draw(st.booleans()):
+        inner = data.draw(st.dictionaries(st.sampled_from([*about["streamed"]]), json_values, min_size=1))
+        changed = about | {"streamed": about["streamed"] | inner}
+    else:
+        keys = st.sampled_from([*about, "schemes", "decision_space", "corruption", "severity", "streamed"])
+        changed = about | data.draw(st.dictionaries(keys, json_values, min_size=1, max_size=3))
+    attempt(path, "set.json", json.dumps(changed).encode())
+
+
+headers = st.fixed_dictionaries(
+    {
+        "descr": st.sampled_from(["|u1", "|O", "<f8", "|V0", "<U999999", [("a", "|u1")], "|u1,|u1", 3, None, "zz"]),
+        "fortran_order": st.sampled_from([False, True, 3, None]),
+        "shape": st.lists(
+            st.sampled_from([0, 1, 3, COUNT, SIZE, -1, 2**31, 2**62, 2**70, True, None, 1.5]), max_size=5
+        ).map(tuple)
+        | st.just("(1,)"),
+    }
+)
+expressions = st.sampled_from(
+    [
+        "{[]: 1}",
+        "(" * 2000,
+        "[" * 500,
+        "{}",
+        "3",
+        "",
+        "__import__('os').mkdir('x')",
+        "{'descr': " + "9" * 9000 + "}",
+        "\0",
+    ]
+)
+
+
+@fuzz(150)
+@given(header=headers.map(repr) | expressions, version=st.sampled_from([1, 1, 2, 3, 9]))
+def test_any_header_of_pixels_is_one_line_or_theirs(header: str, version: int, packed: Path) -> None:
+    text = header.encode()
+    length = len(text).to_bytes(2 if version == 1 else 4, "little")
+    attempt(packed, "pixels.npy", b"\x93NUMPY" + bytes([version, 0]) + length + text + bytes(COUNT * 3 * SIZE * SIZE))
+
+
+def npz() -> bytes:
+    out = io.BytesIO()
+    np.savez(out, pixels=np.zeros(3, np.uint8))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [npz(), b"", b"\x80\x02cos\nmkdir\n(X\x01\x00\x00\x00xtR.", b"\x93NUMPY"],
+    ids=["npz", "", "pickle", "cut"],
+)
+def test_other_files_of_numpy_are_no_pixels(content: bytes, packed: Path) -> None:
+    assert "pixels.npy: damaged or missing" in str(attempt(packed, "pixels.npy", content))
+
+
+Column = st.sampled_from(["image_index", "path", "label", "cluster", "sha256", "real"])
+arrays: st.SearchStrategy[Any] = st.sampled_from(
+    [
+        pa.array([0, 1, 2, 3], pa.int32()),
+        pa.array([0, 1, 2, 3], pa.int64()),
+        pa.array([-1, 1, 2, -3], pa.int32()),
+        pa.array([2**31 - 1] * 4, pa.int32()),
+        pa.array([0.5, 1, 2, None]),
+        pa.array(["../x", "/etc/passwd", "", "a\0"]),
+        pa.array(["a", None, "a", "a"]),
+        pa.array([b"\xff"] * 4),
+        pa.nulls(4),
+        pa.nulls(4, pa.int32()),
+        pa.array([[1], [None], [], [3]], pa.list_(pa.int32())),
+        pa.array([[1], None, [], [3]], pa.list_(pa.int32())),
+        pa.array([{"a": 1}] * 4),
+        pa.array(["a", "b", "a", "b"]).dictionary_encode(),
+    ]
+)
+
+
+@pytest.mark.parametrize("folder", ["packed", "streamed"])
+@fuzz(80)
+@given(
+    columns=st.dictionaries(Column, arrays, min_size=1, max_size=3), twice=st.booleans(), rows=st.sampled_from([4, 3])
+)
+def test_any_index_opens_or_is_one_line(
+    folder: str, request: pytest.FixtureRequest, columns: dict[str, Any], twice: bool, rows: int
+) -> None:
+    path: Path = request.getfixturevalue(folder)
+    table = pq.read_table(path / "index.parquet")
+    for name, array in columns.items():
+        at = table.column_names.index(name) if name in table.column_names else len(table.column_names)
+        table = table.set_column(at, name, array) if at < len(table.column_names) else table.append_column(name, array)
+    if twice:
+        table = table.append_column(*next(iter(columns.items())))
+    out = io.BytesIO()
+    pq.write_table(table.slice(0, rows), out)
+    attempt(path, "index.parquet", out.getvalue())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_is_no_file_of_a_set(name: str, packed: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(packed, tmp_path / "a.set"))
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    assert "it is no file" in str(refusal(lambda: opened(folder)))
+
+
+def test_small_sets_do_not_become_large(packed: Path, streamed: Path, tmp_path: Path) -> None:
+    rows = 300_000_000
+    few = pa.DictionaryArray.from_arrays(pa.array(np.zeros(10**6, np.int32)), pa.array(["a" * 64]))
+    for out, source in (("rows.set", packed), ("stream.set", streamed)):
+        folder = Path(shutil.copytree(source, tmp_path / out))
+        about = json.loads((folder / "set.json").read_text()) | {"count": rows}
+        (folder / "set.json").write_text(json.dumps(about))
+        schema = pa.schema(
+            [("image_index", pa.int32()), ("path", few.type), ("label", pa.int32()), ("cluster", pa.int32())]
+        )
+        with pq.ParquetWriter(folder / "index.parquet", schema) as writer:
+            numbers = pa.array(np.zeros(10**6, np.int32))
+            table = pa.Table.from_arrays([numbers, few, numbers, numbers], schema=schema)
+            for _ in range(rows // 10**6):
+                writer.write_table(table)
+    with (tmp_path / "rows.set" / "pixels.npy").open("wb") as pixels:
+        shape = (rows, 3, SIZE, SIZE)
+        np.lib.format.write_array_header_1_0(pixels, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        pixels.truncate(128 + rows * 3 * SIZE * SIZE)  # sparse: it takes no room
+    code = """
+import numpy, pyarrow.parquet
+from pathlib import Path
+from bandlens.probes.image_set import open_image_set
+limit(4000 << 10)
+for folder in sys.argv[1:]:
+    attempt(folder, lambda: open_image_set(Path(folder)))
+"""
+    attempts = limited(code, tmp_path / "rows.set", tmp_path / "stream.set")
+    assert len(attempts) == 2
+    for one in attempts.values():
+        assert_refused(one)
