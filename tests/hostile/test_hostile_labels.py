@@ -31,8 +31,9 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 texts = st.text(max_size=80) | st.lists(
     st.sampled_from(
-        ["path", "class", "a/x.jpg", "b/y.jpg", "1", "-1", "NaN", "1e400", "９", "9" * 5000, '"', ",", "\n", "\r", "\0", " ",
-         "ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_٠٠٠٠٠٠٠١.JPEG", "n01440764", "model", "top1_acc/imagenet", "\ufeff"]
+        ["path", "class", "a/x.jpg", "b/y.jpg", "1", "-1", "NaN", "1e400", "９", "9" * 5000, '"', ",", "\n", "\r", "\0",
+         "ILSVRC2012_val_00000001.JPEG", "ILSVRC2012_val_٠٠٠٠٠٠٠١.JPEG", "n01440764", "model", "top1_acc/imagenet", " ",
+         "\ufeff"]
     ),
     max_size=12,
 ).map("".join)  # fmt: skip
@@ -53,7 +54,7 @@ def test_any_file_is_labels_or_one_line(kind: str, file: Path, data: st.DataObje
     refusal(lambda: read(file))
 
 
-@fuzz(40)
+@fuzz(8)
 @given(value=json_values, at=st.integers(0, IMAGES - 1))
 def test_any_entry_of_real_labels_is_one_line_or_a_list(value: object, at: int, file: Path) -> None:
     lists = ["[]"] * IMAGES
@@ -81,7 +82,7 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "truth.txt"
 
 
-@fuzz(5)
+@fuzz(3)
 @given(data=st.data())
 def test_a_damaged_development_kit_is_read_or_one_line(kit: Path, data: st.DataObject) -> None:
     meta = kit.with_name("meta.mat")
@@ -93,13 +94,13 @@ def test_a_damaged_development_kit_is_read_or_one_line(kit: Path, data: st.DataO
 
 def test_small_files_do_not_become_large(kit: Path, tmp_path: Path) -> None:
     (tmp_path / "meta.mat").write_bytes(kit.with_name("meta.mat").read_bytes())
-    savemat(tmp_path / "meta.mat", {"synsets": np.zeros(3 << 30, np.uint8)[: 1 << 29]}, do_compression=True)
+    savemat(tmp_path / "meta.mat", {"synsets": np.zeros(1 << 28)}, do_compression=True)
     (tmp_path / "truth.txt").write_text("7\n" * IMAGES)
     (tmp_path / "nested.json").write_text("[" * 10**6)
     (tmp_path / "wide.csv").write_text("path,class\n" + "," * 10**7)
     (tmp_path / "long.csv").write_text("path,class\n" + "a" * 10**7)
     (tmp_path / "many.csv").write_text("path,class\n" + "x,1\n" * 10**6)
-    (tmp_path / "many.json").write_text("[" + "[]," * 5 * 10**6 + "[]]")
+    (tmp_path / "many.json").write_text("[" + "[]," * 10**6 + "[]]")
     code = """
 import numpy
 from pathlib import Path
