@@ -36,7 +36,23 @@ def bandlens_command(*words: str, cwd: Path | None = None) -> subprocess.Complet
 
 
 def test_the_commands_of_the_design_are_there() -> None:
-    alone = "doctor export study plan run rebuild verify gate analyze correlate compare report sql migrate demo".split()
+    alone = [
+        "doctor",
+        "export",
+        "study",
+        "plan",
+        "run",
+        "rebuild",
+        "verify",
+        "gate",
+        "analyze",
+        "correlate",
+        "compare",
+        "report",
+        "sql",
+        "migrate",
+        "demo",
+    ]
     nested = "checkpoints list, checkpoints show, checkpoints fetch, checkpoints verify, images pack, images check, "
     nested += "probes list, probes preview, published import, published table"
     assert {(name,) for name in alone} | {tuple(words.split()) for words in nested.split(", ")} <= set(command_paths())
