@@ -78,12 +78,13 @@ def read_models(frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str
 
 
 def values_of(frame: pl.DataFrame, names: Sequence[str]) -> Floats:
-    """Columns as (variables, models). Raises StoreError for one that is not there."""
+    """Columns as (variables, models), NaN for what is no finite number. Raises StoreError for one that is not there."""
     absent = [name for name in dict.fromkeys(names) if name not in frame.columns]
     if absent:
         raise StoreError(f"correlation: no column {', '.join(absent)}; the frame has {', '.join(frame.columns)}")
     columns = [frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names]
-    return np.array(columns, dtype=np.float64).reshape(len(names), len(frame))
+    values = np.array(columns, dtype=np.float64).reshape(len(names), len(frame))
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _spread(frame: pl.DataFrame, names: Sequence[str], values: Floats) -> Spread:

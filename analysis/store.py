@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..errors import StoreError, UsageError
 from ..records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
+from ..untrusted import regular
 from .duckdb_errors import explained, explanation, quietly
 from .read_only import check_reading
 
@@ -518,10 +519,11 @@ def connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Store
 def check_magic(path: Path) -> None:
     """DuckDB itself would look for an extension that reads the file, on the network too."""
     try:
-        with path.open("rb") as file:
+        with regular(path).open("rb") as file:
             head = file.read(12)
-    except OSError as error:
-        raise StoreError(f"cannot read {path}: {error.strerror}; name another file with --db") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise StoreError(f"cannot read {path}: {reason}; name another file with --db") from error
     if not head.endswith(b"DUCK"):
         raise StoreError(f"{path} is not a DuckDB database; name another file with --db")
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from ..errors import ShardError
 from ..records import Finished, Predictions, SessionInfo, Variant, digest_of
+from ..untrusted import as_record
 
 FORMAT = 1
 ANOTHER = "name another folder with --shards"
@@ -198,14 +199,27 @@ def read_about(folder: Folder, key: str) -> Shard:
         about = json.loads(text)
         if about.pop("digest") != _digest(about) or about.pop("format") != FORMAT:
             raise ValueError("its digest or its format is another")
-        sessions = tuple(SessionInfo(**session) for session in about.pop("sessions"))
+        sessions = tuple(as_record(SessionInfo, session) for session in about.pop("sessions"))
         lists = {name: tuple(value) for name, value in about.items() if isinstance(value, list)}
         shard = Shard(sessions=sessions, **(about | lists))
+        _check(shard)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ShardError(f"{folder.of(key)}.json is damaged ({_line(error)})") from error
     if shard.key != key:
         raise ShardError(f"{folder.of(key)}.json is that of another shard, {shard.key}")
     return shard
+
+
+def _check(shard: Shard) -> None:
+    """ValueError or TypeError where what a description says cannot be, though its digest is right."""
+    if not all(type(number) is int for number in (shard.first, shard.last, shard.bytes, *shard.ran)):
+        raise TypeError("a number is none")
+    if not all(isinstance(name, str) for name in (shard.sha256, *shard.cells)):
+        raise TypeError("a name is none")
+    if not 0 <= shard.first < shard.last or not len(shard.cells) == len(shard.seconds) == len(shard.ran) > 0:
+        raise ValueError("its cells and images do not fit each other")
+    if not all(0 <= session < len(shard.sessions) for session in shard.ran):
+        raise ValueError("a session is missing")
 
 
 def check_shard(folder: Folder, shard: Shard) -> bytes:
@@ -226,11 +240,21 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
     content = check_shard(folder, shard)
     count = shard.last - shard.first
     try:
-        table = parquet.read_table(pa.BufferReader(content), partitioning=None, read_dictionary=["cell"])
+        with parquet.ParquetFile(pa.BufferReader(content), read_dictionary=["cell"]) as file:
+            if file.metadata.num_rows != len(shard.cells) * count:
+                raise ValueError(f"{file.metadata.num_rows} rows")
+            table = file.read()
         cells = table["cell"].unify_dictionaries().combine_chunks()
         columns = {name: table[name] for name in ("image_index", "predicted", "label_rank", "confidence")}
         place = cells.indices.to_numpy().reshape(len(shard.cells), count)
         index = columns["image_index"].to_numpy().reshape(len(shard.cells), count)
+        kinds = [columns[name].type for name in ("predicted", "label_rank", "confidence")]
+        if kinds != [pa.uint16(), pa.uint16(), pa.float32()]:
+            raise ValueError("columns of other types")
+        if columns["label_rank"].null_count not in (0, len(table)):
+            raise ValueError("some ranks are missing")
+        if columns["predicted"].null_count or columns["confidence"].null_count:
+            raise ValueError("some predictions are missing")
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
         raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its unit's ({_line(error)})") from error
     named = tuple(cells.dictionary.to_pylist()) == shard.cells and (np.arange(len(shard.cells)) == place.T).all()

@@ -140,13 +140,21 @@ def read_index(folder: Path, count: int) -> Index:
     )
 
 
-def read_pixels(folder: Path) -> NDArray[np.uint8]:
-    """The memory map of pixels.npy, read-only; ImageSetError where it is shorter than its header says."""
+def read_pixels(folder: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The memory map of pixels.npy, read-only; ImageSetError where it does not hold so many or is cut off."""
+    file = folder / PIXELS
     try:
-        return np.lib.format.open_memmap(regular(folder / PIXELS), mode="r")
+        with regular(file).open("rb") as content:
+            np.lib.format.read_magic(content)
+            found, columns_first, dtype = np.lib.format.read_array_header_1_0(content)
+            start = content.tell()
+        # Not before this is known: NumPy can end the process over a type of no bytes.
+        if found == shape and dtype == np.uint8 and not columns_first:
+            return np.memmap(file, np.uint8, "r", start, shape)
     # The header is a Python expression, which can be wrong in any way.
     except Exception as error:
-        raise _damaged(folder / PIXELS, error) from error
+        raise _damaged(file, error) from error
+    raise ImageSetError(f"{file}: expected {shape} uint8, found {found} {dtype}; pack the images again")
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:

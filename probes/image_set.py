@@ -93,17 +93,14 @@ def open_image_set(path: Path) -> ImageSet:
     Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format.
     """
     about = files.read_about(path)
-    pixels = None if "streamed" in about else files.read_pixels(path)
     try:
         info = as_record(ImageSetInfo, about)
         skipped, ignored = dict(about["skipped"]), int(about["ignored"])
         shape = (info.count, 3, info.size, info.size)
-        if pixels is not None and (pixels.dtype != np.uint8 or pixels.shape != shape):
-            got = f"{pixels.shape} {pixels.dtype}"
-            raise ImageSetError(f"{path / files.PIXELS}: expected {shape} uint8, found {got}; pack the images again")
+        pixels = None if "streamed" in about else files.read_pixels(path, shape)
         index = files.read_index(path, info.count)
         source = open_stream(about["streamed"], info.size, index.paths, index.sha256s) if pixels is None else pixels
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
     whole = len(index.paths) == info.count and (index.labels is not None) == info.labelled
     if not whole or sorted(index.schemes) != about.get("schemes", []):

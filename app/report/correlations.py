@@ -17,6 +17,8 @@ from .parts import Figure, Section
 from .results import Results
 
 TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
+SHOWN = ("coefficient", "low", "high", "p", "p_holm")
+"""On the maps, whether the models are enough for any or not."""
 MAP_CAPTION = (
     "Spearman's rho; orange is negative, purple positive. Bold with a star: p < 0.05 after Holm's correction for all "
     "{tests} tests. Pale: p ≥ 0.05 even without correction. Hover for the 95 % interval over models."
@@ -96,7 +98,7 @@ def _table(
 ) -> pl.DataFrame:
     """The one place that knows how correlations are asked for."""
     table = correlate(figures, biases, groups, subsets, given=given)
-    return table.select(name for name in table.columns if not table[name].is_null().all())
+    return table.select(name for name in table.columns if name in SHOWN or not table[name].is_null().all())
 
 
 def _verdict(table: pl.DataFrame) -> str:

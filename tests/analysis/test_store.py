@@ -251,7 +251,7 @@ def test_the_log_of_a_database_that_is_gone_is_named(path: Path) -> None:
 
 def test_a_folder_is_refused(path: Path) -> None:
     path.mkdir()
-    assert "Is a directory" in refusal(path)
+    assert "it is no file; name another file with --db" in refusal(path)
 
 
 def test_what_is_to_be_read_must_exist(path: Path) -> None:

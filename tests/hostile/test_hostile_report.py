@@ -1,0 +1,195 @@
+"""Names, paths, notes and errors of someone else's in the report: text, and never markup, a script or an address."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fuzzing import fuzz, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+from results import cell, image_set, model, part, store_study
+
+from bandlens.analysis.metrics import compute_metrics
+from bandlens.analysis.store import open_store
+from bandlens.app.report.build import write_report
+from bandlens.app.report.page import safe_json
+from bandlens.probes.grid import PUBLISHED, make_grid
+from bandlens.records import Condition, Failed, Model, digest_of
+
+PAYLOADS = [
+    "</script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "<!--<script>",
+    "]]></style></title><svg onload=alert(1)>",
+    "{{ 7 * 7 }}{% raw %}",
+    "javascript:alert(1)",
+    "&lt;b&gt;&#60;i&#62;",
+    "${alert(1)} `x` \\u003c",
+    "datum.model = alert(1)",
+    "../../etc/passwd",
+    "\u2028\u202e\x1b[31m",
+]
+
+
+class Page(HTMLParser):
+    """What a browser would make of the file."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text, self.scripts = "", list[str]()
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        else:
+            self.text += data
+
+    @property
+    def shape(self) -> Counter[tuple[str, tuple[str, ...]]]:
+        """How many elements there are of each kind, with which attributes."""
+        return Counter((tag, tuple(sorted(attributes))) for tag, attributes in self.elements)
+
+
+def named(hostile: bool) -> list[str]:
+    """As many harmless names as there are payloads, in the same order and of the same length."""
+    return [f"{number:02} {text if hostile else 'x' * len(text)}" for number, text in enumerate(PAYLOADS)]
+
+
+def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
+    """A database of so many models in which every text that others choose is one of the names."""
+    paths = [f"{names[2]}/{k}" for k in range(40)]
+    images = image_set(40, labels=[0] * 40, name=names[0], benchmark=names[1], paths=paths)
+    models = [
+        Model(
+            name, names[3], names[4], digest_of(name), names[5], names[6], Path("x.onnx"), digest_of(name, 1), 224, 10
+        )
+        for name in names[:count]
+    ]
+    own = Condition(names[7], ((names[8], names[9]),), digest_of(names[7]))
+    grid = make_grid(PUBLISHED, Path()).conditions
+    ranks = np.random.default_rng(0).integers(0, 3, (count, len(grid) + 1, 40))
+    parts = [
+        part(cell(images, one, by=by), ranks[row, column], ranks[row, column])
+        for row, by in enumerate(models)
+        for column, one in enumerate((*grid, own))
+    ]
+    failing = cell(images, own, by=model(names[11]))
+    with open_store(path) as store:
+        classes = {"all": dict(enumerate(names))}
+        store_study(store, names[10], images, parts, classes)
+        cells = [*(one.cell for one in parts), failing]
+        store.begin_study(names[10], f"# {names[0]}\nname = 1", cells, [images], classes)
+        store.commit([Failed(failing, f"probe failed: {names[1]}")], {})
+        compute_metrics(store, names[10], 100)
+        store.execute("UPDATE metric_value SET note = ? WHERE metric LIKE 'low%'", [names[2]])
+
+
+def page_of(folder: Path, names: list[str]) -> Page:
+    folder.mkdir()
+    make(folder / "results.duckdb", names)
+    write_report(folder / "results.duckdb", folder / "report.html")
+    return Page((folder / "report.html").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return page_of(tmp_path_factory.mktemp("report") / "hostile", named(hostile=True))
+
+
+def test_the_page_is_made_of_the_same_elements_as_with_harmless_names(page: Page, tmp_path: Path) -> None:
+    harmless = page_of(tmp_path / "harmless", named(hostile=False))
+    assert len(harmless.elements) > 1000
+    assert page.shape == harmless.shape
+
+
+def test_nothing_runs_or_is_loaded(page: Page) -> None:
+    assert len(page.scripts) == 3
+    for tag, attributes in page.elements:
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("href", "src", "action", "formaction", "data", "srcdoc"):
+            assert str(attributes.get(name, "#")).startswith(("#", "data:image/jpeg;base64,"))
+        assert tag not in ("iframe", "object", "embed", "base", "svg", "link", "form")
+
+
+def test_names_are_there_as_text(page: Page) -> None:
+    for name in named(hostile=True):
+        assert name in page.text
+
+
+def strings_of(value: object) -> set[str]:
+    if isinstance(value, dict):
+        return set(value) | {text for one in value.values() for text in strings_of(one)}
+    if isinstance(value, list):
+        return {text for one in value for text in strings_of(one)}
+    return {value} if isinstance(value, str) else set()
+
+
+def test_charts_hold_names_as_data_and_never_as_what_is_computed(page: Page) -> None:
+    specs = json.loads(page.scripts[0])
+    names = set(named(hostile=True))
+    assert names <= strings_of(specs)
+    assert "<" not in page.scripts[0]
+
+    def check(value: object, key: str = "") -> None:
+        if key in ("test", "expr", "filter", "calculate", "update", "signal", "href", "url") or key.endswith("Expr"):
+            assert not any(name in text for name in names for text in strings_of(value) | {str(value)})
+        for inner, one in value.items() if isinstance(value, dict) else ():
+            check(one, inner)
+        for one in value if isinstance(value, list) else ():
+            check(one, key)
+
+    check(specs)
+
+
+@fuzz(200)
+@given(text=st.text() | st.sampled_from(PAYLOADS))
+def test_json_stays_in_its_script(text: str) -> None:
+    page = Page(f"<script>{safe_json({text: [text]})}</script><p>after</p>")
+    assert json.loads(page.scripts[0]) == {text: [text]}
+    assert page.text == "after"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE metric_value SET value = 'nan'",
+        "UPDATE metric_value SET note = repeat('x', 100000)",
+        'UPDATE condition SET parameters = \'{"a": {"b": []}}\'',
+        "UPDATE condition SET cutoff = 'nan', noise_sd = 'inf'",
+        "UPDATE part SET right1 = -5, seconds = 'nan'",
+        "UPDATE study SET toml = repeat('<', 100000)",
+        "UPDATE checkpoint SET category = ''",
+        "UPDATE cell SET complete = false",
+    ],
+)
+def test_a_database_that_was_changed_by_hand_is_reported_or_one_line(change: str, plain: Path, tmp_path: Path) -> None:
+    shutil.copy(plain, tmp_path / "results.duckdb")
+    with open_store(tmp_path / "results.duckdb") as store:
+        store.execute(change)
+    refusal(lambda: write_report(tmp_path / "results.duckdb", tmp_path / "report.html"))
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("plain") / "results.duckdb"
+    make(path, named(hostile=False), 4)
+    return path

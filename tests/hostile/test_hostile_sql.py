@@ -1,0 +1,251 @@
+"""Queries of someone else's: they read this database, end in time, and leave nothing beside it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fuzzing import fuzz, limited, refusal
+from hypothesis import given
+from hypothesis import strategies as st
+from prompt_toolkit.application import create_app_session
+from prompt_toolkit.input import create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from results import cell, image_set, part, store_study
+from small import Command
+
+from bandlens.analysis.store import open_store
+from bandlens.app.queries import MOST_ROWS, TimeLimit
+from bandlens.app.sql_shell import shell
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sql")
+    images = image_set(4, labels=[0] * 4)
+    with open_store(folder / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2])])
+    return folder
+
+
+@pytest.fixture
+def database(folder: Path) -> Iterator[Path]:
+    """A database that must be the same afterwards, and alone."""
+    file = folder / "results.duckdb"
+    before = file.read_bytes()
+    yield file
+    assert file.read_bytes() == before
+    assert list(folder.iterdir()) == [file]
+
+
+SPILL = "{db}.tmp"
+"""Where DuckDB puts what does not fit into memory, and lets statements write."""
+STATEMENTS = [
+    f"EXPORT DATABASE '{SPILL}/'",
+    f"EXPORT DATABASE '{SPILL}/deeper'",
+    f"COPY cell TO '{SPILL}/x.csv'",
+    f"COPY cell TO '{SPILL}/x' (FORMAT csv, PER_THREAD_OUTPUT)",
+    f"EXPLAIN ANALYZE COPY cell TO '{SPILL}/x.csv'",
+    f"EXPLAIN (ANALYZE) /* a */ COPY cell TO '{SPILL}/x.csv'",
+    f"SELECT 1; COPY cell TO '{SPILL}/x.csv'; SELECT 2",
+    f"ATTACH '{SPILL}/x.duckdb'",
+    f"IMPORT DATABASE '{SPILL}'",
+    "COPY cell TO '{db}'",
+    "COPY cell TO '{db}.wal'",
+    "ATTACH '{db}' AS again",
+    "ATTACH '{db}' AS again (READ_WRITE)",
+    "ATTACH ':memory:' AS other",
+    "COPY FROM DATABASE results TO other",
+    "PREPARE p AS DELETE FROM study; EXECUTE p",
+    "CREATE TEMP TABLE t AS SELECT 1",
+    "CREATE PERSISTENT SECRET s (TYPE http)",
+    "CREATE SECRET s (TYPE s3, KEY_ID 'a', SECRET 'b')",
+    "CALL enable_logging(storage = 'file', storage_config = {{'path': '{db}.log'}})",
+    "PRAGMA profiling_output = '{db}.json'",
+    "PRAGMA enable_profiling",
+    "PRAGMA memory_limit = '100GB'",
+    "SET VARIABLE x = 1",
+    "SET temp_directory = '/tmp'",
+    "RESET threads",
+    "CHECKPOINT",
+    "VACUUM",
+    "BEGIN",
+    "DETACH results",
+    "USE memory",
+    "FORCE INSTALL httpfs",
+    "LOAD '/tmp/x.duckdb_extension'",
+    "UPDATE EXTENSIONS",
+    "MERGE INTO study USING study AS o ON false WHEN NOT MATCHED THEN INSERT BY NAME",
+    "COMMENT ON TABLE study IS 'x'",
+]
+QUERIES = [
+    "WITH gone AS (DELETE FROM study_cell RETURNING *) FROM gone",
+    "SELECT nextval('id')",
+    "SELECT getenv('HF_TOKEN')",
+    "FROM duckdb_secrets()",
+    "FROM read_blob('/etc/passwd')",
+    "FROM read_json('/etc/passwd')",
+    "FROM read_parquet('/etc/passwd')",
+    "FROM sniff_csv('/etc/passwd')",
+    "FROM parquet_metadata('/etc/passwd')",
+    f"FROM read_text('{SPILL}/../../../../../../../../etc/passwd')",
+    "FROM sqlite_scan('/etc/passwd', 't')",
+    "FROM 's3://bucket/file.parquet'",
+    "FROM query('INSTALL httpfs')",
+    "FROM json_execute_serialized_sql(json_serialize_sql('COPY cell TO ''x.csv'''))",
+    "CALL start_ui()",
+]
+
+
+@pytest.mark.parametrize(
+    ("statement", "there"),
+    [(one, False) for one in STATEMENTS + QUERIES] + [(one, True) for one in STATEMENTS if SPILL in one],
+)
+def test_nothing_is_written_and_nothing_else_read(statement: str, there: bool, folder: Path, command: Command) -> None:
+    database, spill = folder / "results.duckdb", folder / "results.duckdb.tmp"
+    before = database.read_bytes()
+    if there:
+        spill.mkdir()
+    answer = command("sql", statement.format(db=database), "--db", database)
+    assert answer.code == 1
+    assert (answer.out, answer.err.count("\n")) == ("", 1)
+    if there:
+        spill.rmdir()  # which takes that it is empty
+    assert list(folder.iterdir()) == [database]
+    assert database.read_bytes() == before
+
+
+READS = [
+    "FROM accuracy",
+    "TABLE study",
+    "VALUES (1)",
+    "WITH a AS (SELECT 1) FROM a",
+    "PIVOT accuracy ON family USING count(*)",
+    "DESCRIBE accuracy",
+    "SHOW TABLES",
+    "SUMMARIZE study",
+    "EXPLAIN FROM accuracy",
+    "SELECT 1; SELECT 2",
+]
+
+
+@pytest.mark.parametrize("query", READS)
+def test_every_way_to_read_is_left(query: str, database: Path, command: Command) -> None:
+    assert command("sql", query, "--db", database).code == 0
+
+
+words = st.sampled_from(
+    [
+        "SELECT", "FROM", "WHERE", "1", "*", "study", "cell", "(", ")", ",", ";", "'", '"', "--", "/*", "*/", "$$", "?",
+        "$1", "COPY", "TO", "ATTACH", "PRAGMA", "EXPLAIN", "ANALYZE", "PIVOT", "ON", "USING", "WITH RECURSIVE",
+        "read_csv(", "'/x'", "range(9)", "UNION ALL", "::", "STRUCT", "[1]", "{", "}", "NULL", "nan", "ORDER BY ALL",
+        "\0", "\x1b[31m", "é", "UPDATE EXTENSIONS", "CALL",
+    ]
+)  # fmt: skip
+
+
+@fuzz(150)
+@given(query=st.lists(words, max_size=10).map(" ".join) | st.text(max_size=40))
+def test_any_words_are_answered_or_one_line(query: str, folder: Path) -> None:
+    with open_store(folder / "results.duckdb", read_only=True) as store:
+        refusal(lambda: store.frame(query))
+    assert [path.name for path in folder.iterdir()] == ["results.duckdb"]
+
+
+# Time and memory
+
+LONG = [
+    "SELECT count(*) FROM range(1000000000000) AS t(x) WHERE x * 7 % 13 = 5",
+    "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT max(n) FROM r",
+    "SELECT x FROM range(2000000000) t(x) ORDER BY hash(x)",
+    "SELECT 1; SELECT sum(a.x * b.x) FROM range(100000000) a(x), range(1000000) b(x); SELECT 2",
+]
+
+
+@pytest.mark.parametrize("query", LONG)
+@pytest.mark.parametrize("format_", ["table", "csv"])
+def test_a_query_ends_in_time(query: str, format_: str, database: Path, command: Command) -> None:
+    started = time.monotonic()
+    answer = command("sql", query, "--db", database, "--timeout", "0.3", "--format", format_)
+    assert time.monotonic() - started < 5, "a busy machine may take its time"
+    assert answer.code == 1
+    assert answer.err == (
+        f"bandlens: {database}: the query took more than 0.3 s; ask for less, or allow more with --timeout SECONDS\n"
+    )
+
+
+def test_an_answer_that_takes_too_long_leaves_no_file(database: Path, tmp_path: Path, command: Command) -> None:
+    query = "SELECT x FROM range(1000000000000) t(x)"
+    answer = command("sql", query, "--db", database, "--timeout", "0.1", "--out", tmp_path / "a.csv")
+    assert "took more than 0.1 s" in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_time_of_whoever_reads_does_not_count(database: Path) -> None:
+    with open_store(database, read_only=True) as store:
+        limit = TimeLimit(store, 0.5)
+        for _ in range(3):
+            with limit.running():
+                store.frame("SELECT 1")
+            time.sleep(0.3)
+        assert limit.used < 0.5
+
+
+def test_without_a_limit_there_is_none(database: Path, command: Command) -> None:
+    query = "SELECT count(*) FROM range(300000000) t(x) WHERE x % 3 = 1"
+    assert command("sql", query, "--db", database, "--timeout", "0").code == 0
+
+
+@pytest.mark.parametrize("timeout", ["-1", "soon", "nan"])
+def test_limits_that_are_none(timeout: str, database: Path, command: Command) -> None:
+    assert command("sql", "SELECT 1", "--db", database, "--timeout", timeout).code == 2
+
+
+def test_the_prompt_goes_on_after_a_query_that_took_too_long(
+    database: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
+        keys.send_text(f"{LONG[0]};\rSELECT 7 AS seven;\r.quit\r")
+        with open_store(database, read_only=True) as store:
+            shell(store, seconds=0.3)
+    out = capsys.readouterr().out
+    assert "took more than 0.3 s" in out
+    assert "seven" in out
+
+
+def test_a_table_is_as_long_as_someone_may_read(database: Path, command: Command) -> None:
+    query = "SELECT x FROM range({}) t(x)"
+    whole = command("sql", query.format(MOST_ROWS), "--db", database)
+    assert whole.out.endswith(f"{MOST_ROWS - 1}\n10,000 rows\n")
+    more = command("sql", query.format(10**9), "--db", database)
+    assert more.out.endswith(f"{MOST_ROWS - 1}\nthe first 10,000 rows; --out FILE gives all\n")
+
+
+def test_short_queries_do_not_become_large(database: Path) -> None:
+    code = """
+from pathlib import Path
+import polars
+from bandlens.analysis.store import open_store
+from bandlens.app import queries
+queries.print_rows = lambda *_: None
+limit(8000)
+with open_store(Path(sys.argv[1]), read_only=True) as store:
+    for query in sys.argv[2:]:
+        attempt(query, lambda: queries.print_answer(store, query, 10))
+"""
+    large = ["SELECT list(x) FROM range(30000000) t(x)", "SELECT repeat('y', 1000000) FROM range(100000000) t(x)"]
+    attempts = limited(code, database, *large)
+    assert len(attempts) == 2
+    for attempt in attempts.values():
+        assert attempt["end"] != "done"
+        assert "TRACEBACK" not in attempt["end"]
+        assert attempt["megabytes"] < 3000  # a batch of rows as Arrow holds it is 2 GiB at most
+
+
+def test_values_do_not_command_a_terminal(database: Path, command: Command) -> None:
+    query = "SELECT chr(27) || ']0;title' || chr(7) || '\u202e' AS text, 1 AS \"\x1b[31mred\""
+    answer = command("sql", query, "--db", database)
+    assert "\\x1b]0;title\\x07\\u202e" in answer.out
+    assert not {"\x1b", "\x07", "\u202e"} & set(answer.out)
