@@ -432,3 +432,12 @@ def test_what_duckdb_complains_of_is_one_line(store: Store) -> None:
     with pytest.raises(StoreError, match=r"results\.duckdb: Parser Error: .*LINE 1") as caught:
         store.frame("SELEC 1")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_duckdb_draws_no_bar_among_the_rows_of_an_answer(path: Path, read_only: bool) -> None:
+    with open_store(path):
+        pass
+    with open_store(path, read_only=read_only) as store:
+        asked = "SELECT value FROM duckdb_settings() WHERE name = 'enable_progress_bar'"
+        assert store.frame(asked).rows() == [("false",)]
