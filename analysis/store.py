@@ -29,7 +29,7 @@ SCHEMA_VERSION = 2
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
 READ_ONLY = {"enable_external_access": "false", "max_temp_directory_size": "10GB"}
-"""A query can read this database and nothing else, no file, network or setting, and fill little of the disk."""
+"""A query can read no other file and no network, and fill little of the disk; `check_reading` keeps it from SET."""
 BLOCK_SIZE = "65536"
 """Of a new file, in bytes. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
 
@@ -511,8 +511,6 @@ def connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Store
         connection = duckdb.connect(str(file), read_only=read_only, config=config)
         # It would be drawn on standard output, between the rows of an answer that takes two seconds.
         connection.execute("SET enable_progress_bar = false")
-        if read_only:
-            connection.execute("SET lock_configuration = true")
     try:
         yield Store(connection, path, read_only)
     finally:

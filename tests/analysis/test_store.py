@@ -438,6 +438,6 @@ def test_what_duckdb_complains_of_is_one_line(store: Store) -> None:
 def test_duckdb_draws_no_bar_among_the_rows_of_an_answer(path: Path, read_only: bool) -> None:
     with open_store(path):
         pass
-    with open_store(path, read_only=read_only) as store:
-        asked = "SELECT value FROM duckdb_settings() WHERE name = 'enable_progress_bar'"
-        assert store.frame(asked).rows() == [("false",)]
+    asked = "SELECT value FROM duckdb_settings() WHERE name = 'enable_progress_bar'"
+    with open_store(path, read_only=read_only) as store, open_store(path, read_only=read_only) as another:
+        assert store.frame(asked).rows() == another.frame(asked).rows() == [("false",)]
