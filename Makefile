@@ -33,10 +33,11 @@ soak: setup
 faults: setup
 	$(BIN)/python tests/faults.py $(ARGS)
 
-# Known faults of what is installed; it asks PyPI.
+# Known faults of what is installed; asks PyPI, and fails where it does not answer.
 audit: setup
 	$(BIN)/pip install --quiet 'pip-audit>=2.9'
-	$(BIN)/pip-audit --skip-editable $(ARGS)
+	$(BIN)/pip freeze --exclude-editable | \
+	  $(BIN)/pip-audit --strict --no-deps --disable-pip $(ARGS) --requirement /dev/stdin
 
 # The image's pins, for Python 3.12 and CUDA 13; ARGS="--upgrade" takes newer versions.
 lock: setup

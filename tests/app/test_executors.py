@@ -342,6 +342,37 @@ def test_a_unit_that_kills_its_worker_is_set_aside_and_the_rest_goes_on(
     ).out  # fmt: skip
 
 
+HUNGRY = """
+from pathlib import Path
+import numpy as np
+def hungry(images, level):
+    marker = Path(__file__).with_name("hungry")
+    if not marker.exists():
+        marker.touch()
+        np.ones(1 << 46, np.uint8)
+    return images.copy()
+"""
+"""Asks for 64 TiB, once."""
+
+
+def test_a_worker_without_memory_loses_and_falsifies_nothing(command: Command, workplace: Path, cluster: None) -> None:
+    (workplace / "hungry.py").write_text(HUNGRY)
+    study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhungry = {file = 'hungry.py', level = 2}")
+    database = workplace / "results.duckdb"
+    options = ("--executor", "ray", "--db", database, "--workers", "1")
+    first = command("run", study, *options)
+    assert first.code == 1
+    assert "hungry level=2: " in first.err
+    assert "Unable to allocate 64.0 TiB" in first.err
+    assert len(first.err.splitlines()) == 1
+    stored = rows_of(database)
+    assert command("run", study, *options).code == 0
+    direct = workplace / "direct.duckdb"
+    assert command("run", study, "--db", direct).code == 0
+    assert_frame_equal(rows_of(database), rows_of(direct))
+    assert_frame_equal(stored, rows_of(direct).join(stored, on=["key", "image_index"], how="semi"))
+
+
 def test_a_study_that_no_worker_can_open_is_not_begun(command: Command, workplace: Path, cluster: None) -> None:
     database = workplace / "results.duckdb"
     study = make_study(workplace)
