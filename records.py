@@ -23,7 +23,7 @@ def digest_of(*fields: object) -> str:
 class Condition:
     """One probe family at one parameter setting."""
 
-    family: str
+    probe: str
     parameters: tuple[tuple[str, float | int | str], ...]
     digest: str
     """Covers family, parameters and implementation: the version of a built-in family, the source of a user's."""
@@ -37,7 +37,7 @@ class Condition:
         return float(value) if isinstance(value, (int, float)) else None
 
     def __str__(self) -> str:
-        return " ".join([self.family, *(f"{name}={value}" for name, value in self.parameters)])
+        return " ".join([self.probe, *(f"{name}={value}" for name, value in self.parameters)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,17 +59,17 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A model as a backend runs it at one precision: what a session opens."""
+    """A model as an engine runs it at one precision: what a session opens."""
 
     model: Model
-    backend: str
+    engine: str
     precision: str
     path: Path
     sha256: str
     """Of the ONNX file at `path`: the model's own, or the one made of it for this precision."""
 
     def __str__(self) -> str:
-        return f"{self.model.name} ({self.backend} {self.precision})"
+        return f"{self.model.name} ({self.engine} {self.precision})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ class Cell:
     def key(self) -> str:
         return digest_of(
             self.variant.sha256,
-            self.variant.backend,
+            self.variant.engine,
             self.variant.precision,
             self.image_set.digest,
             self.condition.digest,

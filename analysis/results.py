@@ -11,11 +11,12 @@ from typing import Any, Self
 import polars as pl
 
 from ..errors import UsageError
-from . import charts, correlation_charts
-from .coefficients import Method
-from .correlate import correlate
-from .store import open_store
-from .tables import study_label, study_table, subsets_of
+from .charts import correlations as correlation_charts
+from .charts import curves as charts
+from .correlations.models import study_label, study_table, subsets_of
+from .correlations.table import correlate
+from .database.open import open_store
+from .statistics.coefficients import Method
 
 
 class Results:
@@ -56,12 +57,12 @@ class Results:
         """The rows of any query; it can read the database and nothing else."""
         return self._store.frame(query, parameters)
 
-    def plot_curves(self, family: str = "lowpass", x: str = "cutoff", study: str = "*") -> Any:
+    def plot_curves(self, probe: str = "lowpass", x: str = "cutoff", study: str = "*") -> Any:
         """An Altair chart of accuracy over a parameter of one probe, a line a model, with intervals."""
-        rows = self.curves(study).filter(pl.col("family") == family)
+        rows = self.curves(study).filter(pl.col("probe") == probe)
         if rows.is_empty() or x not in rows.columns:
-            raise UsageError(f"{self._store.path} has no {family} with {x} in study {study}")
-        return charts.curves(rows, x, x, family)
+            raise UsageError(f"{self._store.path} has no {probe} with {x} in study {study}")
+        return charts.curves(rows, x, x, probe)
 
     def plot_correlations(self, correlations: pl.DataFrame, subset: str = "total") -> Any:
         """An Altair heat map of one subset of what `correlations` gives."""

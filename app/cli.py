@@ -12,6 +12,7 @@ from ..errors import BandlensError
 from ..untrusted import one_line
 from .commands import (
     analyze,
+    benchmarks,
     checkpoints,
     compare,
     correlate,
@@ -20,13 +21,13 @@ from .commands import (
     export,
     gate,
     images,
-    migrate,
+    plan,
     probes,
     published,
     rebuild,
     report,
+    run,
     sql,
-    studies,
     study,
     verify,
 )
@@ -60,15 +61,17 @@ def root(
 GROUPS = {
     "checkpoints": checkpoints.app,
     "images": images.app,
+    "benchmarks": benchmarks.app,
     "probes": probes.app,
     "published": published.app,
 }
 COMMANDS = (
     doctor.doctor,
     export.export,
+    export.export_own,
     study.study,
-    studies.plan,
-    studies.run,
+    plan.plan,
+    run.run,
     rebuild.rebuild,
     verify.verify,
     gate.gate,
@@ -77,7 +80,6 @@ COMMANDS = (
     compare.compare,
     report.report,
     sql.sql,
-    migrate.migrate,
     demo.demo,
 )
 for name, group in GROUPS.items():

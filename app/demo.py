@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ..errors import UsageError
 from ..export.models import load_model, model_names
-from ..probes.image_set import ImageSet, open_image_set
-from ..probes.images import pack_arrays
+from ..probes.images.image_set import ImageSet, open_image_set
+from ..probes.images.pack import pack_arrays
 from ..records import Model
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 import altair as alt
 import polars as pl
 
-from ..analysis.chart_style import CONFIG
-from ..analysis.charts import band_map, curves
+from ..analysis.charts.curves import band_map, curves
+from ..analysis.charts.style import CONFIG
 from ..export.files import write_bytes
 
 
@@ -23,11 +23,11 @@ def draw_curves(curve: pl.DataFrame, out: Path) -> None:
 
     cutoffs = "cutoff (share of 112 cycles per image)"
     panels = [
-        curves(curve.filter(pl.col("family") == family), "cutoff", cutoffs, title)
-        for family, title in (("lowpass", "low-pass"), ("highpass", "high-pass"))
-        if family in set(curve["family"])
+        curves(curve.filter(pl.col("probe") == probe), "cutoff", cutoffs, title)
+        for probe, title in (("lowpass", "low-pass"), ("highpass", "high-pass"))
+        if probe in set(curve["probe"])
     ]
-    if "critical_band" in set(curve["family"]):
+    if "critical_band" in set(curve["probe"]):
         panels.append(band_map(curve, "critical band"))
     title = f"{curve['checkpoint'][0]} on {curve['image_set'][0]} ({curve['n'][0]} images): {curve['measure'][0]}"
     chart = alt.hconcat(*panels).properties(title=f"{title}, 95 % intervals")

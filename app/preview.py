@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import ImageSetError, UsageError
 from ..export.files import replacing
-from ..probes.decode import BrokenImageError, Frame, decode, pillow_warnings, planar
 from ..probes.family import Batch
 from ..probes.grid import PUBLISHED, Grid, make_grid
+from ..probes.images.decode import BrokenImageError, Crop, decode, pillow_warnings, planar
 from ..records import Condition
 
 TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
@@ -23,17 +23,17 @@ def grid_of(study: Path | None) -> Grid:
     """The grid of a study file, or the published one."""
     if study is None:
         return make_grid(PUBLISHED, Path())
-    from .study import read_study
+    from .study.file import read_study
 
     parsed = read_study(study)
     return make_grid(parsed.probes, parsed.folder)
 
 
 def read_photograph(file: Path) -> NDArray[np.uint8]:
-    """(3, 224, 224) uint8 of a photograph, framed as image sets are."""
+    """(3, 224, 224) uint8 of a photograph, cropped as image sets are."""
     try:
         with pillow_warnings():
-            return planar(decode(file.read_bytes()), Frame())
+            return planar(decode(file.read_bytes()), Crop())
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}; name a JPEG, PNG or WebP file") from None
     except BrokenImageError as error:
@@ -80,7 +80,7 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
 
 def _row_title(condition: Condition) -> str:
     level = condition.number("noise_sd")
-    return condition.family if level is None else f"{condition.family}, noise_sd {level:g}"
+    return condition.probe if level is None else f"{condition.probe}, noise_sd {level:g}"
 
 
 def _tile_label(condition: Condition) -> str:

@@ -141,7 +141,7 @@ def photographs(count: int) -> NDArray[np.uint8]:
 
 def image_set(path: Path, count: int) -> Path:
     """A packed, labelled set of `count` different crops of the photographs; one that is there already is taken."""
-    from bandlens.probes.images import pack_arrays
+    from bandlens.probes.images.pack import pack_arrays
 
     if not path.exists():
         labels = np.random.default_rng(0).integers(0, 1000, count).tolist()

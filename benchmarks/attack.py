@@ -36,10 +36,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from bandlens.engine.attack import attack_variant
-from bandlens.engine.torch_network import DEVICES, Attackable, single_precision
+from bandlens.engine.backends.torch import DEVICES, Attackable, single_precision
 from bandlens.export.models import load_model
-from bandlens.export.onnx_graph import Normalized
 from bandlens.export.registry import NORMALIZATIONS
+from bandlens.export.torch_to_onnx import Normalized
 from bandlens.probes.attacks import PGD_LINF, uniform_start
 
 BARE, ATTACK, TORCHVISION = "bare loop", "attack", "torchvision"
@@ -60,7 +60,7 @@ def prepared(models: Path, device: str) -> tuple[Attackable, Normalized]:
     attackable = Attackable(attack_variant(load_model(models, MODEL), engine))
     network = torchvision.models.resnet50(weights=None)
     native = Normalized(network, *NORMALIZATIONS["imagenet"]).eval().requires_grad_(False)
-    return attackable, native.to(DEVICES[attackable.variant.backend], memory_format=torch.channels_last)
+    return attackable, native.to(DEVICES[attackable.variant.engine], memory_format=torch.channels_last)
 
 
 def main() -> None:

@@ -14,11 +14,11 @@ import scipy.stats
 from _common import arguments, in_turn, machine, ratio, ratios, spread, table, timed
 from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.coefficients import METHODS, Floats, Method
-from bandlens.analysis.correlate import correlate
-from bandlens.analysis.model_values import values_of
-from bandlens.analysis.published import BIASES, GENERALIZATION, SUBSETS, shipped_figures
-from bandlens.analysis.resampling import bootstrap
+from bandlens.analysis.correlations.models import SUBSET_FILTERS, values_of
+from bandlens.analysis.correlations.table import correlate
+from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
+from bandlens.analysis.statistics.coefficients import METHODS, Floats, Method
+from bandlens.analysis.statistics.resampling import bootstrap
 
 RESAMPLES = 10_000
 SCIPY = {"spearman": scipy.stats.spearmanr, "pearson": scipy.stats.pearsonr, "kendall": scipy.stats.kendalltau}
@@ -34,7 +34,7 @@ def loop(method: Method, x: Floats, y: Floats, resamples: int) -> Floats:
 def main() -> None:
     given = arguments(__doc__, repeats=7, quick=2, part=(50, "resamples that the loop does"))
     figures = shipped_figures()
-    x, y = values_of(figures, list(BIASES)), values_of(figures, list(GENERALIZATION))
+    x, y = values_of(figures, list(BIASES)), values_of(figures, list(PUBLISHED_GROUPS))
     rows, found = [], {}
     with threadpool_limits(1, "blas"):
         machine("numpy", "scipy", "polars")
@@ -42,7 +42,9 @@ def main() -> None:
             seconds = in_turn(
                 {
                     "table": timed(
-                        lambda m=method: correlate(figures, list(BIASES), list(GENERALIZATION), SUBSETS, m, "ID")
+                        lambda m=method: correlate(
+                            figures, list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, m, "ID"
+                        )
                     ),
                     "bootstrap": timed(lambda m=method: bootstrap(m, x, y, RESAMPLES, 0)),
                     "loop": timed(lambda m=method: loop(m, x, y, given.part)),

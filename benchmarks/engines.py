@@ -29,13 +29,13 @@ from _common import (
     timed,
 )
 
-from bandlens.engine.session import BACKENDS, Session, open_session, variant_of
+from bandlens.engine.backends.base import ENGINES, Session, open_session, variant_of
 from bandlens.errors import EngineError
 from bandlens.export.models import load_model
-from bandlens.export.precisions import Calibration, make_graph
+from bandlens.export.precisions import Calibration, make_onnx_file
 from bandlens.records import Model
 
-ENGINES = ("onnxruntime", "openvino")
+COMPARED = ("onnxruntime", "openvino")
 BASE = "onnxruntime fp32"
 
 
@@ -48,14 +48,14 @@ def prepared(models: Path) -> Model:
     resnet50(models)
     model = load_model(models, MODEL)
     if not (models / "int8" / f"{MODEL}.onnx").exists():
-        make_graph(model, "int8", Calibration("crops of photographs", "", batch()))
+        make_onnx_file(model, "int8", Calibration("crops of photographs", "", batch()))
     return model
 
 
 def opened(model: Model, threads: int, stack: ExitStack) -> dict[str, Session]:
     found = {}
-    for engine in ENGINES:
-        for precision in BACKENDS[engine].precisions:
+    for engine in COMPARED:
+        for precision in ENGINES[engine].precisions:
             try:
                 session = open_session(variant_of(model, engine, precision), BATCH, threads)
             except EngineError as error:

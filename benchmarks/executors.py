@@ -1,10 +1,10 @@
 """The rate of a study on a Ray cluster of this machine, with one worker and with two, against a run in one process.
 
 `direct`: run and commit in this process, one thread. `direct, twice`: two such processes, which each do the whole study
-and know nothing of each other: what two of the cores can give at the time. `units`: the same as direct in units that
+and know nothing of each other: what two of the cores can give at the time. `tasks`: the same as direct in tasks that
 leave shards (--shards). `ray, 1` and `ray, 2`: one and two workers of one thread. Each is timed from the moment its
 sessions are open to the last commit; what comes before that is reported apart. The cluster is started once, and the
-variants take turns. A unit is an eighth of what a worker does here, so this is harder on executors than units of a
+variants take turns. A task is an eighth of what a worker does here, so this is harder on executors than tasks of a
 minute in a run of hours. ResNet-50 has random weights.
 """
 
@@ -35,12 +35,12 @@ from _common import (
     table,
 )
 
-from bandlens.analysis.store import open_store
-from bandlens.app.runner import record, run_missing
-from bandlens.app.spread import Committer, Spread, run_spread
-from bandlens.app.study import Work, read_study, resolve
-from bandlens.engine.ray_cluster import Wanted, imported
-from bandlens.engine.shards import open_folder, write_shard
+from bandlens.analysis.database.open import open_store
+from bandlens.app.study.file import Work, read_study, resolve
+from bandlens.app.study.run import record, run_missing
+from bandlens.app.study.spread import Committer, Spread, run_spread
+from bandlens.engine.distributed.ray import RayOptions, imported
+from bandlens.engine.distributed.shards import open_folder, write_shard
 from bandlens.records import Cell, Condition, Finished, Predictions, SessionInfo
 
 BATCH = 8
@@ -56,7 +56,7 @@ threads = 1
 critical_band = {{ noise_sd = 0.16 }}
 """
 TWICE = "direct, twice"
-NAMES = ("direct", TWICE, "units", "ray, 1", "ray, 2")
+NAMES = ("direct", TWICE, "tasks", "ray, 1", "ray, 2")
 
 
 @dataclass
@@ -97,7 +97,7 @@ class Timer:
         shards = str(place.with_suffix(".shards"))
         if name == "direct":
             return lambda work, store, begin: run_missing(work, store, begin, 60)
-        wanted = Wanted(workers=int(name[-1])) if name.startswith("ray") else None
+        wanted = RayOptions(workers=int(name[-1])) if name.startswith("ray") else None
         return lambda work, store, begin: run_spread(work, store, begin, Spread(shards, wanted))
 
 
@@ -131,10 +131,10 @@ def of_a_unit(work: Work, scratch: Path, cells: int, images: int) -> dict[str, f
     made_up = replace(
         work.image_sets[0], info=info, paths=[""] * images, labels=None, clusters=np.zeros(images, np.int32)
     )
-    place, started = open_folder(str(scratch / "unit.shards")), time.perf_counter()
-    shard = write_shard(place, "unit", parts, {model: SessionInfo("a machine", 1, 1, "{}")})
+    place, started = open_folder(str(scratch / "task.shards")), time.perf_counter()
+    shard = write_shard(place, "task", parts, {model: SessionInfo("a machine", 1, 1, "{}")})
     seconds = {"write": time.perf_counter() - started, "bytes": shard.bytes / ranks.size}
-    with open_store(scratch / f"unit{time.time_ns()}.duckdb") as store:
+    with open_store(scratch / f"task{time.time_ns()}.duckdb") as store:
         store.add_cells(made, [made_up])
         started = time.perf_counter()
         committer = Committer(store, place, {cell.key: cell for cell in made}, str, {})
@@ -160,7 +160,7 @@ def main() -> None:
         machine("numpy", "onnxruntime", "ray", "duckdb")
         ray.shutdown()
         size = (1392, 64) if given.quick else (1392, 752)  # 29 conditions of 48 checkpoints
-        units = [of_a_unit(work, Path(scratch), *size) for _ in range(given.repeats)]
+        tasks = [of_a_unit(work, Path(scratch), *size) for _ in range(given.repeats)]
     predictions = len(work.cells) * count
     rows = [
         [
@@ -173,12 +173,12 @@ def main() -> None:
     ]
     print(f"{len(work.cells)} cells, {predictions:,} predictions; a cluster starts in {cluster:.1f} s")
     table(["executor", "images/s", "seconds", "seconds to open"], rows)
-    writing, committing = ([unit[step] for unit in units] for step in ("write", "commit"))
+    writing, committing = ([task[step] for task in tasks] for step in ("write", "commit"))
     print(
-        f"a unit of {size[0] * size[1]:,} predictions: {spread(writing)} s to write, {spread(committing)} s to read "
-        f"and commit, {units[0]['bytes']:.2f} bytes a prediction\n"
+        f"a task of {size[0] * size[1]:,} predictions: {spread(writing)} s to write, {spread(committing)} s to read "
+        f"and commit, {tasks[0]['bytes']:.2f} bytes a prediction\n"
     )
-    ratio("units over direct", ratios(seconds["direct"], seconds["units"]), ">= 0.95")
+    ratio("tasks over direct", ratios(seconds["direct"], seconds["tasks"]), ">= 0.95")
     ratio("Ray with one worker over direct", ratios(seconds["direct"], seconds["ray, 1"]), ">= 0.95")
     ratio("Ray with two workers over one", ratios(seconds["ray, 1"], seconds["ray, 2"]), ">= 1.8 on two idle cores")
     ratio("Ray with two workers over two processes", ratios(seconds[TWICE], seconds["ray, 2"]), ">= 0.9")

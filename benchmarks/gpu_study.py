@@ -31,15 +31,15 @@ import onnx
 from _common import MODEL, SIZE, arguments, folder, image_set, machine, ratio, ratios, resnet50, table
 from onnx import numpy_helper
 
-from bandlens.analysis.store import open_store
+from bandlens.analysis.database.open import open_store
+from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
+from bandlens.engine.device.streams import finish
 from bandlens.engine.run import run
-from bandlens.engine.session import Session, arrays_of, open_session, variant_of
-from bandlens.engine.streams import finish
 from bandlens.export.models import load_model, save_model
 from bandlens.probes.arrays import processors
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import PUBLISHED, Grid, make_grid
-from bandlens.probes.image_set import ImageSet, open_image_set
+from bandlens.probes.images.image_set import ImageSet, open_image_set
 from bandlens.records import Cell, Model, Variant
 
 GRID = 48 * 52 * 50_000
@@ -70,11 +70,11 @@ def checkpoints(models: Path, count: int) -> list[Model]:
 def prepare(model: Model, precision: str, images: ImageSet) -> None:
     """The graph of another precision than fp32."""
     if precision in ("fp16", "int8"):
-        from bandlens.export.precisions import Calibration, make_graph
+        from bandlens.export.precisions import Calibration, make_onnx_file
 
         pixels = images.take(np.arange(min(images.info.count, 300))).astype(np.float32) / np.float32(255)
         calibration = Calibration(images.info.name, images.info.digest, pixels) if precision == "int8" else None
-        make_graph(model, precision, calibration)
+        make_onnx_file(model, precision, calibration)
 
 
 def bare_seconds(sessions: Sequence[Session], xp: ModuleType, batch: int, rounds: int) -> float:
@@ -117,7 +117,7 @@ def perturb_seconds(images: ImageSet, grid: Grid, xp: ModuleType, batch: int) ->
     buffers = [xp.empty(pixels.shape, dtype=xp.float32) for _ in range(4)]
     found = {}
     for perturb, conditions in grid.groups(grid.conditions):
-        name = " + ".join(dict.fromkeys(condition.family for condition in conditions))
+        name = " + ".join(dict.fromkeys(condition.probe for condition in conditions))
         for _ in range(2):
             finish(xp)
             started = time.perf_counter()

@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
 from bandlens.export.photographs import PHOTOGRAPHS, photograph_folder
-from bandlens.probes.images import pack
+from bandlens.probes.images.pack import pack
 
 QUALITY = 97
 """About 110 kB a photograph, as ImageNet's."""

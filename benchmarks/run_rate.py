@@ -19,27 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from _common import (
-    BATCH,
-    MODEL,
-    arguments,
-    folder,
-    image_set,
-    machine,
-    ratio,
-    ratios,
-    resnet50,
-    spread,
-    table,
-    timed,
-)
+from _common import BATCH, MODEL, arguments, folder, image_set, machine, ratio, ratios, resnet50, spread, table, timed
 
-from bandlens.analysis.store import open_store
+from bandlens.analysis.database.open import open_store
+from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.engine.run import run
-from bandlens.engine.session import Session, open_session, variant_of
 from bandlens.export.models import load_model
 from bandlens.probes.grid import PUBLISHED, Grid, make_grid
-from bandlens.probes.image_set import ImageSet, open_image_set
+from bandlens.probes.images.image_set import ImageSet, open_image_set
 from bandlens.records import Cell
 
 BARE, RUN, STORE = "bare loop", "run", "run and store"
@@ -102,7 +89,7 @@ def jobs(grid: Grid, images: ImageSet, session: Session) -> dict[str, Job]:
     found = {}
     for _, conditions in grid.groups(grid.conditions):
         cells = [Cell(session.variant, images.info, condition, 0) for condition in conditions]
-        name = " + ".join(dict.fromkeys(condition.family for condition in conditions))
+        name = " + ".join(dict.fromkeys(condition.probe for condition in conditions))
         found[name] = Job(cells, images, grid, session, ready)
     return found
 

@@ -1,7 +1,7 @@
 """A model of what a study takes on many workers. Nothing of it is measured here: it computes from the figures given.
 
-The units are those that a run would plan. Workers start when their sessions are open, compute a unit at the rate given,
-write its shard, and wait until the driver hears of it; the driver hands out the next unit and then commits the one that
+The tasks are those that a run would plan. Workers start when their sessions are open, compute a task at the rate given,
+write its shard, and wait until the driver hears of it; the driver hands out the next task and then commits the one that
 came, one after another. docs/scaling.md says where each figure comes from.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from _common import table
 
-from bandlens.engine.units import Unit, passes, units_of
+from bandlens.engine.distributed.tasks import Task, passes, tasks_of
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Cell, ImageSetInfo, Model, Variant
 
@@ -27,7 +27,7 @@ class Terms:
     start: float
     """Seconds until its sessions are open, that of the cluster included."""
     per_unit: float
-    """Seconds of a unit beside its predictions."""
+    """Seconds of a task beside its predictions."""
     write: float
     """Seconds to write the shard of a million predictions."""
     commit: float
@@ -38,7 +38,7 @@ class Terms:
 
 @dataclass(frozen=True)
 class Outcome:
-    units: int
+    tasks: int
     seconds: float
     busy: float
     """Share of the workers' time that they compute, from the start on."""
@@ -48,32 +48,32 @@ class Outcome:
     """Bytes a second into the results folder."""
 
 
-def simulated(units: Sequence[Unit], workers: int, terms: Terms) -> Outcome:
+def simulated(tasks: Sequence[Task], workers: int, terms: Terms) -> Outcome:
     """List scheduling, as the driver does it."""
     free = [(terms.start, worker) for worker in range(workers)]
     arrived: list[tuple[float, int, int]] = []
-    driver, computing, committing, waiting = 0.0, 0.0, 0.0, list(reversed(units))
+    driver, computing, committing, waiting = 0.0, 0.0, 0.0, list(reversed(tasks))
     while waiting or arrived:
         while free and waiting:
             begun, worker = heapq.heappop(free)
-            unit = waiting.pop()
-            seconds = unit.predictions / terms.rate
+            task = waiting.pop()
+            seconds = task.predictions / terms.rate
             computing += seconds
-            done = begun + seconds + terms.per_unit + unit.predictions / 1e6 * terms.write
-            heapq.heappush(arrived, (done, worker, unit.predictions))
+            done = begun + seconds + terms.per_unit + task.predictions / 1e6 * terms.write
+            heapq.heappush(arrived, (done, worker, task.predictions))
         done, worker, predictions = heapq.heappop(arrived)
         heard = max(done, driver)
         seconds = predictions / 1e6 * terms.commit
         driver, committing = heard + seconds, committing + seconds
         heapq.heappush(free, (heard, worker))
-    total = sum(unit.predictions for unit in units)
+    total = sum(task.predictions for task in tasks)
     working = driver - terms.start
     return Outcome(
-        len(units), driver, computing / (workers * working), committing / working, total * terms.bytes / working
+        len(tasks), driver, computing / (workers * working), committing / working, total * terms.bytes / working
     )
 
 
-def cells_of(models: int, images: int, backend: str, conditions: int | None = None) -> tuple[list[Cell], object]:
+def cells_of(models: int, images: int, engine: str, conditions: int | None = None) -> tuple[list[Cell], object]:
     """The grid over so many checkpoints and images."""
     grid = make_grid(PUBLISHED, Path())
     info = ImageSetInfo("images", "imagenet", "images", images, 224, "none", labelled=True)
@@ -82,7 +82,7 @@ def cells_of(models: int, images: int, backend: str, conditions: int | None = No
         for number in range(models):
             path = Path(f"{number}.onnx")
             model = Model(str(number), "own", "resnet50", str(number), "", "none", path, str(number), 224, 1000)
-            cells.append(Cell(Variant(model, backend, "fp16", path, str(number)), info, condition, 0))
+            cells.append(Cell(Variant(model, engine, "fp16", path, str(number)), info, condition, 0))
     assert all(passes(cell) == 1 for cell in cells)
     return cells, grid
 
@@ -94,26 +94,26 @@ def main() -> None:
         "--rate", type=float, default=34_667, help="predictions a second of a worker (default: the aim)"
     )
     parser.add_argument("--start", type=float, default=60, help="seconds until a worker computes (default 60)")
-    parser.add_argument("--per-unit", type=float, default=0.2, help="seconds of a unit beside its work (default 0.2)")
+    parser.add_argument("--per-task", type=float, default=0.2, help="seconds of a task beside its work (default 0.2)")
     parser.add_argument("--write", type=float, default=0.2, help="seconds to write a million rows (default 0.2)")
     parser.add_argument("--commit", type=float, default=0.35, help="seconds to commit a million rows (default 0.35)")
     parser.add_argument("--bytes", type=float, default=5.9, help="of a shard for a prediction (default 5.9)")
     parser.add_argument("--models", type=int, default=48, help="checkpoints (default 48)")
     parser.add_argument("--images", type=int, default=50_000, help="images (default 50000)")
     parser.add_argument("--batch", type=int, default=256, help="images of a batch (default 256)")
-    parser.add_argument("--backend", default="tensorrt", help="engine, which says how large units are")
+    parser.add_argument("--engine", default="tensorrt", help="engine, which says how large tasks are")
     given = parser.parse_args()
     terms = Terms(given.rate, given.start, given.per_unit, given.write, given.commit, given.bytes)
-    cells, grid = cells_of(given.models, given.images, given.backend)
+    cells, grid = cells_of(given.models, given.images, given.engine)
     rows, one = [], None
     for workers in (1, 2, 8) if given.quick else (1, 2, 8, 16, 32, 64, 128, 256, 512):
-        units = list(units_of(cells, grid, given.batch, workers, lambda *_: True))  # type: ignore[arg-type]
-        found = simulated(units, workers, terms)
+        tasks = list(tasks_of(cells, grid, given.batch, workers, lambda *_: True))  # type: ignore[arg-type]
+        found = simulated(tasks, workers, terms)
         one = one or found.seconds
         rows.append(
             [
                 str(workers),
-                f"{found.units:,}",
+                f"{found.tasks:,}",
                 f"{found.seconds:,.0f}",
                 f"{one / found.seconds:.1f}",
                 f"{found.busy:.2f}",
@@ -122,7 +122,7 @@ def main() -> None:
             ]
         )
     print(f"{len(cells):,} cells, {len(cells) * given.images:,} predictions, modelled from {terms}\n")
-    table(["workers", "units", "seconds", "speed-up", "computing", "driver busy", "MB/s of shards"], rows)
+    table(["workers", "tasks", "seconds", "speed-up", "computing", "driver busy", "MB/s of shards"], rows)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ CONDITIONS = [*LOWPASS.conditions({}), *HIGHPASS.conditions({})]
 
 def mask(condition: Condition) -> NDArray[np.float32]:
     """(224, 224) of 0 and 1 for the shifted spectrum."""
-    r, half, low = radius(condition, SIZE), SIZE // 2, condition.family == "lowpass"
+    r, half, low = radius(condition, SIZE), SIZE // 2, condition.probe == "lowpass"
     kept = np.full((SIZE, SIZE), 0 if low else 1, np.float32)
     kept[half - r : half + r, half - r : half + r] = 1 if low else 0
     return kept

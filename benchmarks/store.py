@@ -21,7 +21,7 @@ import pyarrow as pa
 from _common import arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed
 from numpy.typing import NDArray
 
-from bandlens.analysis.store import open_store
+from bandlens.analysis.database.open import open_store
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
 

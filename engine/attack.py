@@ -1,7 +1,7 @@
 """Attacks: images that each checkpoint gets for itself, and what it predicts for them.
 
 The network that is attacked is the exported fp32 ONNX file, turned into torch, and it is the same that judges. Cells of
-attacks have a backend of their own; parts, tables and rules are otherwise those of `engine.run`.
+attacks have an engine of their own; parts, tables and rules are otherwise those of `engine.run`.
 """
 
 from __future__ import annotations
@@ -18,25 +18,24 @@ from numpy.typing import NDArray
 
 from ..errors import BandlensError, DeviceError, UsageError
 from ..probes.attacks import uniform_start
-from ..probes.image_set import ImageSet
+from ..probes.images.image_set import ImageSet
 from ..records import Cell, ImageSetInfo, Model, SessionInfo, Variant
-from .decision import ALL
-from .devices import processor_name
-from .parts import RANGE_SECONDS, Outcome, Progress, Work
-from .reduce import reduce_logits
-from .session import backend_of
-from .streams import point
+from .backends.base import engine_of
+from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
+from .decision import ALL, reduce_logits
+from .device.devices import processor_name
+from .device.streams import point
 
 if TYPE_CHECKING:
-    from .torch_network import Attackable
+    from .backends.torch import Attackable
 
-ATTACK_BACKENDS = {"numpy": "torch", "cupy": "torch-cuda"}
+ATTACK_ENGINES = {"numpy": "torch", "cupy": "torch-cuda"}
 """Where attacks run, by the array module of the engine that runs the rest of the study."""
 
 
 def attack_variant(model: Model, engine: str) -> Variant:
     """What is attacked where a study runs on that engine: the fp32 file, in torch, on the same kind of device."""
-    return Variant(model, ATTACK_BACKENDS[backend_of(engine).arrays], "fp32", model.path, model.sha256)
+    return Variant(model, ATTACK_ENGINES[engine_of(engine).arrays], "fp32", model.path, model.sha256)
 
 
 def check_attackable(images: ImageSetInfo) -> None:
@@ -52,10 +51,10 @@ def attack_info(variant: Variant, batch: int, threads: int) -> SessionInfo:
     """What attacks on the variant run on; EngineError where torch cannot use the device."""
     import torch
 
-    from .torch_network import check_gpu
+    from .backends.torch import check_gpu
 
     versions = {"torch": torch.__version__, "numpy": np.__version__}
-    if variant.backend == "torch":
+    if variant.engine == "torch":
         return SessionInfo(processor_name(), batch, threads, json.dumps(versions))
     gpu = check_gpu()
     return SessionInfo(gpu.name, batch, 0, json.dumps(versions | {"driver": gpu.driver}))
@@ -63,7 +62,7 @@ def attack_info(variant: Variant, batch: int, threads: int) -> SessionInfo:
 
 def step_seconds(variant: Variant, batch: int, threads: int) -> float:
     """What a step of an attack takes for an image, measured with one batch: an estimate of many of them."""
-    from .torch_network import Attackable, single_precision
+    from .backends.torch import Attackable, single_precision
 
     with single_precision(threads):
         return Attackable(variant).step_seconds(batch)
@@ -98,10 +97,10 @@ def run_attacks(
     """
     check_attackable(image_set.info)
     last = image_set.info.count if last is None else last
-    works = [Work(cell, done) for cell, done in cells if done < last]
+    works = [CellProgress(cell, done) for cell, done in cells if done < last]
     if not works:
         return
-    from .torch_network import Attackable, single_precision
+    from .backends.torch import Attackable, single_precision
 
     with single_precision(threads):
         for variant in dict.fromkeys(work.cell.variant for work in works):
@@ -121,7 +120,9 @@ class _Job:
     progress: Progress
 
 
-def _run_variant(works: Sequence[Work], load: Callable[[Variant], Attackable], job: _Job) -> Iterator[list[Outcome]]:
+def _run_variant(
+    works: Sequence[CellProgress], load: Callable[[Variant], Attackable], job: _Job
+) -> Iterator[list[Outcome]]:
     try:
         network = load(works[0].cell.variant)
     except DeviceError:
@@ -135,7 +136,7 @@ def _run_variant(works: Sequence[Work], load: Callable[[Variant], Attackable], j
         yield from _run_cell(work, network, job)
 
 
-def _run_cell(work: Work, network: Attackable, job: _Job) -> Iterator[list[Outcome]]:
+def _run_cell(work: CellProgress, network: Attackable, job: _Job) -> Iterator[list[Outcome]]:
     started = time.monotonic()
     firsts = range(work.first, job.last, job.batch)
     for batch in _ahead(lambda first: _prepare(work.cell, job, first), firsts):

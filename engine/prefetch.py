@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar, cast
 
 from ..probes.arrays import Array
-from .streams import Point, finish, new_stream, point, wait_for
+from .device.streams import Point, finish, new_stream, point, wait_for
 
 T = TypeVar("T")
 

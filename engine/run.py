@@ -21,18 +21,15 @@ from ..errors import BandlensError, DeviceError, UsageError
 from ..probes.arrays import Array
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
-from ..probes.image_set import ImageSet
+from ..probes.images.image_set import ImageSet
+from ..protocol import CLASSES
 from ..records import Cell, Condition, Model, Variant
-from .decision import ALL, Decision
-from .parts import RANGE_SECONDS, Outcome, Progress, Work
-from .pixels import Take, pixels_of
+from .backends.base import Session
+from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
+from .decision import ALL, Decision, reduce_logits
+from .device.pixels import Take, pixels_of
+from .device.streams import device_errors, new_stream, point
 from .prefetch import COUNT, Buffers, prefetch
-from .reduce import reduce_logits
-from .session import Session
-from .streams import device_errors, new_stream, point
-
-CLASSES = 1000
-"""Of ImageNet, which the decision spaces are made of."""
 
 
 def run(
@@ -64,7 +61,7 @@ def run(
     of every model: see `check_labels`.
     """
     last = image_set.info.count if last is None else last
-    works = [Work(cell, done) for cell, done in cells if done < last]
+    works = [CellProgress(cell, done) for cell, done in cells if done < last]
     if not works:
         return
     batch = next(iter(sessions.values())).info.batch
@@ -140,7 +137,7 @@ class _Group:
 
     perturb: Perturb
     seed: int
-    works: list[Work]
+    works: list[CellProgress]
     place: Place
     last: int
     """The image that ends the run."""
@@ -210,7 +207,7 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
             yield first, condition, images
 
 
-def _infer(group: _Group, work: Work, first: int, images: Array) -> int:
+def _infer(group: _Group, work: CellProgress, first: int, images: Array) -> int:
     """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
     begin = max(work.first + work.pending - first, 0)
     place = group.place

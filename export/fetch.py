@@ -24,7 +24,7 @@ LOCK = "checkpoints.lock"
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class FileState:
     """How one file stands against the lock file."""
 
     name: str
@@ -127,17 +127,17 @@ def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
     return locked
 
 
-def verify(checkpoint: Checkpoint, folder: Path | None = None) -> list[Verified]:
+def verify(checkpoint: Checkpoint, folder: Path | None = None) -> list[FileState]:
     """Compare the files on disk with the lock file, one row per file; nothing is downloaded."""
     folder = folder or weights_folder()
     locked = _read_lock(folder / LOCK)
     return [_verified(checkpoint.name, path, locked.get(path.name)) for _, path in local_files(checkpoint, folder)]
 
 
-def _verified(name: str, path: Path, locked: dict[str, Any] | None) -> Verified:
+def _verified(name: str, path: Path, locked: dict[str, Any] | None) -> FileState:
     if not path.exists():
-        return Verified(name, path, None, "not fetched")
+        return FileState(name, path, None, "not fetched")
     sha256 = sha256_of(path)
     if locked is None:
-        return Verified(name, path, sha256, "not recorded")
-    return Verified(name, path, sha256, "ok" if sha256 == locked["sha256"] else "changed")
+        return FileState(name, path, sha256, "not recorded")
+    return FileState(name, path, sha256, "ok" if sha256 == locked["sha256"] else "changed")

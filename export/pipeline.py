@@ -15,10 +15,10 @@ from .architectures import build
 from .fetch import fetch
 from .files import models_folder, sha256_of
 from .models import check_name, save_model
-from .onnx_graph import OPSET, Normalized, to_onnx
 from .parity import Parity, check_images, check_parity
 from .photographs import photograph_crops
 from .registry import Channels, checkpoint, checkpoints, normalization_name
+from .torch_to_onnx import OPSET, Normalized, to_onnx
 from .weights import load_strictly, read_weights
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from ..errors import ExportError, UsageError
 from ..records import Model
-from .graphs import Graph, check_precision, save_graph
 from .models import verify_model
+from .onnx_files import OnnxFile, check_precision, save_onnx_file
 from .parity import Parity, check_images, compare, onnx_logits
 from .photographs import photograph_crops
 
@@ -30,7 +30,7 @@ class Calibration:
     """(n, 3, S, S) in [0, 1]."""
 
 
-def make_graph(model: Model, precision: str, calibration: Calibration | None = None) -> tuple[Graph, Parity]:
+def make_onnx_file(model: Model, precision: str, calibration: Calibration | None = None) -> tuple[OnnxFile, Parity]:
     """Make the model's graph of a precision below fp32, compare it with the fp32 graph, and write it.
 
     They are compared on the calibration's images, or else on photographs. How far they lie apart is recorded with the
@@ -51,23 +51,23 @@ def make_graph(model: Model, precision: str, calibration: Calibration | None = N
     made: dict[str, object] = {"versions": _versions(precision), "parity": asdict(parity)}
     if calibration is not None:
         made["calibration"] = {"name": calibration.name, "digest": calibration.digest, "images": len(images)}
-    return save_graph(model, precision, lowered, made), parity
+    return save_onnx_file(model, precision, lowered, made), parity
 
 
 def _lower(content: bytes, precision: str, calibration: Calibration | None) -> tuple[bytes, bytes]:
     """The graph, and what ONNX Runtime on the CPU computes its logits from."""
     if precision == "fp16":
-        from .half import half_graph, rounded
+        from .fp16 import rounded, to_fp16
 
-        half = half_graph(content)
+        half = to_fp16(content)
         return half, rounded(half)
     if precision != "int8":
         raise UsageError(f"{precision} is the model's own file; nothing is made of it")
     if calibration is None:
         raise UsageError("int8 takes the ranges of its activations from images; give an image set to calibrate on")
-    from .quantize import int8_graph
+    from .int8 import to_int8
 
-    int8 = int8_graph(content, [calibration.images])
+    int8 = to_int8(content, [calibration.images])
     return int8, int8
 
 

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..protocol import EPS, STEP, STEPS
 from .family import Family, Parameter, integer_in
 from .noise import WORD, philox4x32
-
-EPS, STEP, STEPS = 0.5 / 255, 2 / 255, 40
 
 START_STREAM = WORD
 """Fourth word of the counter. Noise has 0 for its fields and counts up from 1 when it draws again: it never comes here.

@@ -24,14 +24,13 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ProbeError
+from ..protocol import FREQUENCIES, NOISE_SDS
 from ..records import Condition
 from .arrays import Array, chunks, constants
 from .family import Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
 from .kernels import launch
 from .noise import unit_normal_fields, unit_normals_at
 
-NOISE_SDS = (0.0, 0.02, 0.04, 0.08, 0.16)
-FREQUENCIES = tuple(range(7))
 LAST_LEVEL = len(FREQUENCIES) - 1
 BLUR = np.array([1, 4, 6, 4, 1]) * np.sqrt(2) / 16
 

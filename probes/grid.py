@@ -39,7 +39,7 @@ class Grid:
         return self.conditions[:1]
 
     def family(self, condition: Condition) -> Family:
-        return self.families[condition.family]
+        return self.families[condition.probe]
 
     def groups(self, conditions: Sequence[Condition]) -> list[tuple[Perturb, list[Condition]]]:
         """The conditions by the function that perturbs for them, in the grid's order; attacks have none."""
@@ -75,5 +75,5 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
         families[name] = family
         conditions += family.conditions(parameters)
     distinct = list(dict.fromkeys(conditions))
-    attacks = tuple(condition for condition in distinct if condition.family in ATTACKS)
+    attacks = tuple(condition for condition in distinct if condition.probe in ATTACKS)
     return Grid(families, tuple(condition for condition in distinct if condition not in attacks), attacks)

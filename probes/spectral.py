@@ -21,18 +21,17 @@ from types import ModuleType
 import numpy as np
 
 from ..errors import ProbeError
+from ..protocol import CUTOFFS
 from ..records import Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, number_in
 
-CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
-
 
 def radius(condition: Condition, size: int) -> int:
     """Half the side of the block, in cycles per image."""
     cutoff = float(condition["cutoff"])
-    return int((cutoff if condition.family == "lowpass" else 1 - cutoff) * (size // 2))
+    return int((cutoff if condition.probe == "lowpass" else 1 - cutoff) * (size // 2))
 
 
 @cache
@@ -119,7 +118,7 @@ def perturb(
                 low = lowpass(xp, images[part], transformed[part], r)
                 for condition, out in outputs:
                     target = out[part]  # one view: CuPy copies an input that shares memory with another object
-                    filtered = low if condition.family == "lowpass" else xp.subtract(images[part], low, out=target)
+                    filtered = low if condition.probe == "lowpass" else xp.subtract(images[part], low, out=target)
                     xp.clip(filtered, 0, 1, out=target)
             yield from outputs
 

@@ -1,4 +1,4 @@
-"""Miniature benchmarks: the layout of every kind, with a few small pictures of a few classes."""
+"""Miniature benchmarks: the layout of every one, with a few small pictures of a few classes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
-from bandlens.probes.decision_spaces import decision_space, imagenet_classes
-from bandlens.probes.image_kinds import Corruptions, Labels, Subset, pack_kind
-from bandlens.probes.image_set import ImageSet
-from bandlens.probes.kinds import KINDS, SEVERITIES, Kind, find_kind
+from bandlens.probes.benchmarks.layouts import find_benchmark
+from bandlens.probes.benchmarks.pack import Corruptions, Labels, Subset, pack_benchmark
+from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
+from bandlens.probes.images.image_set import ImageSet
+from bandlens.protocol import BENCHMARKS, SEVERITIES, VALIDATION, Benchmark
 
-VALIDATION_IMAGES = 50_000
 WNIDS = list(imagenet_classes())
 
 
@@ -24,30 +24,30 @@ WNIDS = list(imagenet_classes())
 class Miniature:
     """A benchmark on disk, and how it is packed."""
 
-    kind: Kind
+    benchmark: Benchmark
     source: Path
     size: int
     labels: dict[str, int]
-    """Path below `source` -> class id in the kind's decision space."""
+    """Path below `source` -> class id in the benchmark's decision space."""
     schemes: dict[str, dict[str, list[int]]]
     """By scheme: path below `source` -> classes that count as right."""
     files: Labels = field(default_factory=Labels)
 
     @property
     def words(self) -> list[str]:
-        """What `bandlens images pack` gets after --out."""
-        words = [str(self.source), "--kind", self.kind.name, "--partial", "--size", str(self.size)]
-        words += [] if self.kind.fixed else ["--resize", str(self.size)]
+        """What `bandlens benchmarks pack` gets before --out."""
+        words = [self.benchmark.name, str(self.source), "--partial", "--size", str(self.size)]
+        words += [] if self.benchmark.fixed else ["--resize", str(self.size)]
         return words + (["--real", str(self.files.real)] if self.files.real else [])
 
     def pack(self, out: Path, subset: Subset = Subset(partial=True), **options: object) -> list[ImageSet]:  # noqa: B008
         """Pack it in this process."""
         given = {"size": self.size, "resize": self.size, "labels": self.files, "subset": subset} | options
-        return pack_kind(self.kind, self.source, out, **given)  # type: ignore[arg-type]
+        return pack_benchmark(self.benchmark, self.source, out, **given)  # type: ignore[arg-type]
 
 
 def make_benchmarks(folder: Path, *, per_class: int = 1, size: int = 32) -> dict[str, Miniature]:
-    """Write a benchmark of every kind below `folder`, with all corruptions, by kind: see `make_benchmark`.
+    """Write every benchmark below `folder`, with all corruptions, by name: see `make_benchmark`.
 
     Those of `imagenet` and `imagenet-real` are the same pictures.
     """
@@ -57,9 +57,9 @@ def make_benchmarks(folder: Path, *, per_class: int = 1, size: int = 32) -> dict
             folder / name,
             per_class=per_class,
             size=size,
-            corruptions=Corruptions(kind.corruptions, SEVERITIES),
+            corruptions=Corruptions(benchmark.corruptions, SEVERITIES),
         )
-        for name, kind in KINDS.items()
+        for name, benchmark in BENCHMARKS.items()
     }
 
 
@@ -72,40 +72,43 @@ def make_benchmark(
     size: int = 224,
     corruptions: Corruptions | None = None,
 ) -> Miniature:
-    """Write a benchmark of the kind `name` into the new folder `folder`.
+    """Write the benchmark `name` into the new folder `folder`.
 
     Args:
-        name: of the kind.
+        name: as `benchmarks list` shows it.
         folder: where its images go; `real.json` goes beside it.
-        classes: ids in the kind's decision space; the first three by default.
+        classes: ids in the benchmark's decision space; the first three by default.
         per_class: images of each class. Those of cue-conflict have the textures that follow their shapes.
-        size: of the images; those that the kind resizes are a little larger.
+        size: of the images; those that the benchmark resizes are a little larger.
         corruptions: those of a benchmark of corruptions; its first two at severities 1 and 5 by default.
     """
-    kind = find_kind(name)
-    ids = list(classes if classes is not None else decision_space(kind.decision_space).ids[:3])
-    paths = dict(_paths(kind, ids, per_class))
-    wanted = corruptions or Corruptions(kind.corruptions[:2], (1, 5))
+    benchmark = find_benchmark(name)
+    ids = list(classes if classes is not None else decision_space(benchmark.decision_space).ids[:3])
+    paths = dict(_paths(benchmark, ids, per_class))
+    wanted = corruptions or Corruptions(benchmark.corruptions[:2], (1, 5))
     places = [f"{one}/{severity}/" for one in wanted.names for severity in wanted.severities] or [""]
     labels = {}
     for number, (place, (path, label)) in enumerate((place, item) for place in places for item in paths.items()):
         _picture(
-            folder / place / path, size if kind.fixed else size + 16, seed=[crc32(name.encode()), number], label=label
+            folder / place / path,
+            size if benchmark.fixed else size + 16,
+            seed=[crc32(name.encode()), number],
+            label=label,
         )
         labels[place + path] = label
     schemes: dict[str, dict[str, list[int]]] = {}
-    if kind.scheme == "texture":
+    if benchmark.scheme == "texture":
         schemes["texture"] = {path: [_texture(path)] for path in paths}
-    if kind.scheme == "real":
+    if benchmark.scheme == "real":
         schemes["real"] = {path: _real(at, label) for at, (path, label) in enumerate(paths.items())}
         real = write_real(folder.with_name("real.json"), schemes["real"])
-        return Miniature(kind, folder, size, labels, schemes, Labels(real=real))
-    return Miniature(kind, folder, size, labels, schemes)
+        return Miniature(benchmark, folder, size, labels, schemes, Labels(real=real))
+    return Miniature(benchmark, folder, size, labels, schemes)
 
 
 def write_real(file: Path, lists: dict[str, list[int]]) -> Path:
     """ReaL's real.json, in which all other images have empty lists."""
-    entries: list[list[int]] = [[] for _ in range(VALIDATION_IMAGES)]
+    entries: list[list[int]] = [[] for _ in range(VALIDATION)]
     for path, classes in lists.items():
         entries[number_of(path) - 1] = classes
     file.write_text(json.dumps(entries))
@@ -128,9 +131,9 @@ def _real(at: int, label: int) -> list[int]:
     return [[label], [label, other], [other], []][at % 4]
 
 
-def _paths(kind: Kind, ids: Sequence[int], per_class: int) -> Iterator[tuple[str, int]]:
+def _paths(benchmark: Benchmark, ids: Sequence[int], per_class: int) -> Iterator[tuple[str, int]]:
     """Each image's path, and its class."""
-    write = WRITERS.get(kind.name, _by_wnid)
+    write = WRITERS.get(benchmark.name, _by_wnid)
     for at, label in enumerate(ids):
         for k in range(per_class):
             yield write(label, at * per_class + k, k), label
@@ -138,7 +141,7 @@ def _paths(kind: Kind, ids: Sequence[int], per_class: int) -> Iterator[tuple[str
 
 def _by_wnid(label: int, number: int, _k: int) -> str:
     # Numbers that do not go with classes, as in the data set.
-    return f"{WNIDS[label]}/ILSVRC2012_val_{1 + number * 7919 % VALIDATION_IMAGES:08d}.JPEG"
+    return f"{WNIDS[label]}/ILSVRC2012_val_{1 + number * 7919 % VALIDATION:08d}.JPEG"
 
 
 def _by_number(label: int, number: int, _k: int) -> str:

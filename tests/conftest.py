@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from bandlens.engine.session import BACKENDS
+from bandlens.engine.backends.base import ENGINES
 from bandlens.probes.arrays import array_module
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ settings.load_profile("bandlens")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--xp", default="numpy", choices=["numpy", "cupy"], help="array module that perturbs")
-    parser.addoption("--engine", default="onnxruntime", choices=list(BACKENDS), help="backend that infers")
+    parser.addoption("--engine", default="onnxruntime", choices=list(ENGINES), help="engine that infers")
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +38,7 @@ def xp(request: pytest.FixtureRequest) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> str:
-    """The backend under test."""
+    """The engine under test."""
     return str(request.config.getoption("--engine"))
 
 

@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from clusters import MEMORY, study_in
 from polars.testing import assert_frame_equal
+from ray_clusters import MEMORY, study_in
 from small import ask, rows_of
 
-from bandlens.app.runner import run_study
-from bandlens.app.spread import Spread, rebuild_study
-from bandlens.app.study import read_study, resolve
-from bandlens.engine.ray_cluster import Wanted, imported
+from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.run import run_study
+from bandlens.app.study.spread import Spread, rebuild_study
+from bandlens.engine.distributed.ray import RayOptions, imported
 from bandlens.errors import BandlensError
 
 COUNT = 64
@@ -107,8 +107,8 @@ PLACES = (
 
 def arm(place: Place, number: int) -> None:
     """Kill this process the n-th time that it gets to the place."""
-    from bandlens.analysis.store import Store
-    from bandlens.engine import shards
+    from bandlens.analysis.database.store import Store
+    from bandlens.engine.distributed import shards
 
     left = number
 
@@ -180,7 +180,7 @@ def _run(
 def start(*given: Any) -> Any:
     """`_run` in a process that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults", "bandlens.app.spread", "onnxruntime", "ray"])
+    context.set_forkserver_preload(["faults", "bandlens.app.study.spread", "onnxruntime", "ray"])
     process = context.Process(target=_run, args=given, daemon=True)
     process.start()
     return process
@@ -291,11 +291,13 @@ class Nodes:
 @contextmanager
 def nodes() -> Iterator[Nodes]:
     imported()
+    from ray._common.utils import get_default_system_temp_dir
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="ray")
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "_system_config": quick, "temp_dir": folder}
+    (Path(get_default_system_temp_dir()) / "ray").mkdir(exist_ok=True)  # where Ray notes its newest cluster, which it does not make
     cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
     found = Nodes(cluster)
     try:
@@ -318,7 +320,7 @@ def strike_ray(
     """A run whose workers, nodes and driver are killed; then one that is left alone."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
-    spread = Spread(str(shards), Wanted(there.address))
+    spread = Spread(str(shards), RayOptions(there.address))
     process = start(bench.study, database, spread, None, 0, None)
     deadline = time.monotonic() + 60
     while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:

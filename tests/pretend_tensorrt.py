@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from pretend_gpu import KNOWN
+from pretend_cupy import KNOWN
 
 MARK = b"PLAN"
 MEMORY = 1000
@@ -21,7 +21,7 @@ MEMORY = 1000
 
 
 def pretend_plan(_trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
-    """In place of `export.tensorrt_plan.build_plan`."""
+    """In place of `export.tensorrt_plan.build_trt_plan`."""
     options["lines"].append("INFO: pretended")
     return b"%s %d %d " % (MARK, batch, bool(options.get("refit"))) + content
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study
 
-from bandlens.analysis.chart_style import CATEGORIES
-from bandlens.analysis.metrics import compute_metrics
-from bandlens.analysis.store import open_store
+from bandlens.analysis.charts.style import CATEGORIES
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Condition, Model
 
@@ -51,7 +51,7 @@ def add_metrics(path: Path) -> None:
 def _share(of: Condition, peak: float, center: float, gain: float) -> float:
     """Of its skill that a made-up model keeps."""
     if cutoff := of.number("cutoff"):
-        return float(1 - np.exp(-4 * gain * cutoff)) if of.family == "lowpass" else 0.8 * cutoff ** (3 * gain)
+        return float(1 - np.exp(-4 * gain * cutoff)) if of.probe == "lowpass" else 0.8 * cutoff ** (3 * gain)
     if noise_sd := of.number("noise_sd"):
         sensitivity = peak * np.exp(-(((of.number("frequency") or 0) - center) ** 2) / 4)
         return float(1 / (1 + np.exp(3 * (np.log2(noise_sd / 0.16) + sensitivity))))

@@ -17,10 +17,10 @@ import polars as pl
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bandlens.analysis.store import open_store
+from bandlens.analysis.database.open import open_store
 from bandlens.export.models import save_model
-from bandlens.probes.image_set import ImageSet
-from bandlens.probes.images import pack_arrays
+from bandlens.probes.images.image_set import ImageSet
+from bandlens.probes.images.pack import pack_arrays
 from bandlens.records import Model
 
 CLASSES = 12

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from small import ask, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.plan import plan_study
-from bandlens.app.runner import run_study
-from bandlens.app.study import read_study, resolve
+from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.plan import plan_study
+from bandlens.app.study.run import run_study
 
 MODELS, IMAGES = 4, 12
 PROBES = "critical_band = {noise_sd = [0.02, 0.04, 0.08, 0.16]}"

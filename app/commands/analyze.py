@@ -26,9 +26,8 @@ def analyze(
 
     Example: bandlens analyze --db results.duckdb --json
     """
-    from ...analysis.metrics import compute_metrics
-    from ...analysis.store import open_store
-    from ...analysis.subjects import subjects
+    from ...analysis.database.open import open_store
+    from ...analysis.metrics.compute import compute_metrics, subjects
     from ...errors import UsageError
 
     if not db.exists():

@@ -14,8 +14,8 @@ from ..console import Json, print_rows, progress
 if TYPE_CHECKING:
     import polars as pl
 
-    from ...analysis.compare import Run
-    from ...analysis.comparison import Comparison
+    from ...analysis.comparison.cells import Run
+    from ...analysis.comparison.runs import Comparison
 
 NAMED = 10
 """Cells of one run only that are listed."""
@@ -38,7 +38,7 @@ def compare(
 
     Example: bandlens compare study@1 study@2 --db results.duckdb
     """
-    from ...analysis.comparison import compare_runs
+    from ...analysis.comparison.runs import compare_runs
 
     with ExitStack() as stack:
         first, second = (_opened(stack, name, db, study) for name in (a, b))
@@ -52,9 +52,9 @@ def compare(
 
 
 def _opened(stack: ExitStack, name: str, db: Path, study: str | None) -> Run:
-    from ...analysis.compare import Run
-    from ...analysis.store import open_store
-    from ...analysis.tables import study_label
+    from ...analysis.comparison.cells import Run
+    from ...analysis.correlations.models import study_label
+    from ...analysis.database.open import open_store
 
     file = Path(name)
     is_database = file.is_file() or file.suffix in (".duckdb", ".db")

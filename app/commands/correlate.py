@@ -15,7 +15,7 @@ from ..console import Json, print_rows
 if TYPE_CHECKING:
     import polars as pl
 
-    from ...analysis.tables import StudyTable
+    from ...analysis.correlations.models import StudyTable
 
 
 class Method(StrEnum):
@@ -59,8 +59,8 @@ def correlate(
         return
     if study and not db:
         raise UsageError("--study is a study of a database; give --db too, or neither for the published figures")
-    from ...analysis.correlate import correlate as correlate_frame
-    from ...analysis.tables import subsets_of
+    from ...analysis.correlations.models import subsets_of
+    from ...analysis.correlations.table import correlate as correlate_frame
 
     found = _published() if db is None else _of_database(db, study)
     biases = _chosen(bias, found.biases)
@@ -75,15 +75,15 @@ def correlate(
 
 
 def _published() -> StudyTable:
-    from ...analysis.published import BIASES, GENERALIZATION, shipped_figures
-    from ...analysis.tables import StudyTable
+    from ...analysis.correlations.models import StudyTable
+    from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
 
-    return StudyTable(shipped_figures(), list(BIASES), list(GENERALIZATION), "ID")
+    return StudyTable(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), "ID")
 
 
 def _of_database(db: Path, study: str | None) -> StudyTable:
-    from ...analysis.store import open_store
-    from ...analysis.tables import study_label, study_table
+    from ...analysis.correlations.models import study_label, study_table
+    from ...analysis.database.open import open_store
 
     with open_store(db, read_only=True) as store:
         return study_table(store, study_label(store, study))
@@ -110,7 +110,7 @@ def _shown(row: dict[str, Any], given: str | None) -> dict[str, Any]:
     with_images = {"and images": _range(row["low_images"], row["high_images"])} if row["low_images"] is not None else {}
     return {
         "bias": row["bias"],
-        "generalization": row["generalization"],
+        "group": row["group"],
         row["method"]: _number(row["coefficient"]),
         "95 % interval": _range(row["low"], row["high"]),
         **with_images,

@@ -12,10 +12,10 @@ from ..console import duration, print_rows
 
 EXAMPLES = (
     """SELECT path, clean_predicted, predicted, round(clean_confidence, 2) AS confidence
-FROM flip WHERE family = 'lowpass' AND cutoff = 0.5 ORDER BY clean_confidence DESC LIMIT 5""",
+FROM flip WHERE probe = 'lowpass' AND cutoff = 0.5 ORDER BY clean_confidence DESC LIMIT 5""",
     """SELECT frequency, round(max(top1) FILTER (noise_sd = 0.02), 2) AS weak_noise,
   round(max(top1) FILTER (noise_sd = 0.16), 2) AS strong_noise
-FROM accuracy WHERE family = 'critical_band' AND frequency IS NOT NULL GROUP BY frequency ORDER BY frequency""",
+FROM accuracy WHERE probe = 'critical_band' AND frequency IS NOT NULL GROUP BY frequency ORDER BY frequency""",
 )
 
 
@@ -46,11 +46,11 @@ def _step(title: str) -> None:
 
 
 def _run(out: Path) -> None:
-    from ...analysis.metrics import compute_metrics
-    from ...analysis.store import open_store
+    from ...analysis.database.open import open_store
+    from ...analysis.metrics.compute import compute_metrics
     from ..demo import export_model, pack_photographs, write_study
-    from ..runner import run_study
-    from ..study import read_study, resolve
+    from ..study.file import read_study, resolve
+    from ..study.run import run_study
 
     _step("EfficientNet-Lite0 to ONNX, compared with torch on photographs")
     model, parity = export_model(out / "models")
@@ -66,17 +66,17 @@ def _run(out: Path) -> None:
     with open_store(database) as store:
         metrics = compute_metrics(store, "demo")
         curve = store.frame(
-            "SELECT family, cutoff, noise_sd, frequency, n, top1 AS agreement, low, high, ratio FROM curve "
-            "WHERE study = 'demo' ORDER BY family, cutoff, noise_sd, frequency"
+            "SELECT probe, cutoff, noise_sd, frequency, n, top1 AS agreement, low, high, ratio FROM curve "
+            "WHERE study = 'demo' ORDER BY probe, cutoff, noise_sd, frequency"
         )
     print_rows(curve.to_dicts())
     print_rows(metrics.select("metric", "value", "low", "high", "note").to_dicts())
 
 
 def _pictures(out: Path) -> None:
-    from ...analysis.store import open_store
+    from ...analysis.database.open import open_store
     from ...probes.grid import PUBLISHED, make_grid
-    from ...probes.image_set import open_image_set
+    from ...probes.images.image_set import open_image_set
     from ..plots import draw_curves
     from ..preview import draw_sheet
 

@@ -16,8 +16,8 @@ from ...errors import EngineError, UnknownName
 from ..console import Json, print_rows
 
 if TYPE_CHECKING:
-    from ...engine.devices import Readiness
-    from ...engine.nvidia import Gpus
+    from ...engine.device.devices import Readiness
+    from ...engine.device.nvidia import Gpus
 
 PACKAGES = (
     "numpy", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf",
@@ -41,7 +41,7 @@ def doctor(engine: Engine = None, as_json: Json = False) -> None:
 
 def require(engine: str) -> tuple[str, str]:
     """The (what, found) pair of one engine; EngineError with the reason where it is not ready."""
-    from ...engine.requirements import CHECKS
+    from ...engine.device.requirements import CHECKS
 
     if engine not in (*CHECKS, "auto"):
         raise UnknownName("engine", engine, (*CHECKS, "auto"))
@@ -53,7 +53,7 @@ def require(engine: str) -> tuple[str, str]:
 
 def findings() -> list[tuple[str, Any]]:
     """(what, found) pairs, in the order that they are printed."""
-    from ...engine.devices import gpus
+    from ...engine.device.devices import gpus
     from ...probes.arrays import processors
 
     found = gpus()
@@ -88,7 +88,7 @@ def _folder() -> str:
 
 def gpu_rows(found: Gpus) -> list[tuple[str, str]]:
     """A row for each GPU, or one that says why there is none to use."""
-    from ...engine.nvidia import NoGpu, Problem
+    from ...engine.device.nvidia import NoGpu, Problem
 
     if isinstance(found, Problem):
         return [("GPU", f"PROBLEM: {found.message}")]
@@ -105,8 +105,8 @@ def gpu_rows(found: Gpus) -> list[tuple[str, str]]:
 
 def _engine_rows(found: Gpus) -> list[tuple[str, str]]:
     """A row for each engine and array module; what is wrong with the GPU is not repeated in them."""
-    from ...engine.nvidia import Problem
-    from ...engine.requirements import CHECKS
+    from ...engine.device.nvidia import Problem
+    from ...engine.device.requirements import CHECKS
 
     rows = [(f"engine {name}", _words(state_of(name))) for name in (*CHECKS, "auto")]
     rows += [("array module numpy", "ready"), ("array module cupy", _words(_cupy(found)))]
@@ -117,7 +117,7 @@ def _engine_rows(found: Gpus) -> list[tuple[str, str]]:
 
 def state_of(engine: str) -> Readiness:
     """Whether an engine is ready here; of `auto`, which engine it stands for and why."""
-    from ...engine.devices import Readiness, choose_engine, readiness
+    from ...engine.device.devices import Readiness, choose_engine, readiness
 
     if engine != "auto":
         return readiness(engine)
@@ -125,12 +125,12 @@ def state_of(engine: str) -> Readiness:
         choice = choose_engine()
     except EngineError as error:
         return Readiness(False, str(error))
-    return Readiness(True, f"{choice.backend} ({choice.why})")
+    return Readiness(True, f"{choice.engine} ({choice.why})")
 
 
 def _cupy(found: Gpus) -> Readiness:
-    from ...engine.devices import Readiness
-    from ...engine.requirements import cupy_version
+    from ...engine.device.devices import Readiness
+    from ...engine.device.requirements import cupy_version
 
     try:
         return Readiness(True, cupy_version(found))

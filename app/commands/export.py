@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,93 +14,120 @@ from ...export.files import models_folder
 from ...export.registry import NORMALIZATIONS, Channels
 from ...records import Model
 from ..console import Json, print_rows, progress
-from ..exporting import Source, Wanted, check_calibration, plan_builder, read_precisions, rows_of, sources
+from ..export import Exportable, Lowering, check_calibration, exportables, read_precisions, rows_of, trt_plan_builder
 from .checkpoints import Category, Every, Names, for_each
 
-OWN = "Own weights"
 LOWER = "Precisions and plans"
+
+
+Size = Annotated[int, typer.Option("--image-size", min=32, help="Width and height of the images, pixels.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Let the weights file run its code.")]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision", help="fp32, fp16 or int8, or several: fp16,int8 (default: fp32).", rich_help_panel=LOWER
+    ),
+]
+CalibrationSet = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibration", help="A packed image set, 300 images of which int8 is calibrated on.", rich_help_panel=LOWER
+    ),
+]
+Batch = Annotated[
+    int, typer.Option("--batch", min=1, help="Images that a TensorRT plan takes at once.", rich_help_panel=LOWER)
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the models (default: $BANDLENS_HOME/models).")]
 
 
 def export(
     names: Names = None,
     every: Every = False,
     category: Category = None,
-    file: Annotated[Path | None, typer.Option(help="A file of weights.", rich_help_panel=OWN)] = None,
-    name: Annotated[str | None, typer.Option(help="The name of the model made of it.", rich_help_panel=OWN)] = None,
-    architecture: Annotated[
-        str | None,
-        typer.Option(
-            help="What the weights belong to: a torchvision or timm model, or module:callable('text', number=1).",
-            rich_help_panel=OWN,
-        ),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(help="Per RGB channel, of images in [0, 1]: 0.485,0.456,0.406 or 127/255.", rich_help_panel=OWN),
-    ] = None,
-    std: Annotated[str | None, typer.Option(help="Likewise.", rich_help_panel=OWN)] = None,
-    normalization: Annotated[
-        str | None, typer.Option(help="imagenet or none, instead of --mean and --std.", rich_help_panel=OWN)
-    ] = None,
-    rule: Annotated[
-        str, typer.Option(help="How its keys are read, as `checkpoints show` names it.", rich_help_panel=OWN)
-    ] = "own",
-    image_size: Annotated[int, typer.Option(min=32, help="Width and height of the images, pixels.")] = 224,
-    trust: Annotated[bool, typer.Option("--trust", help="Let the weights file run its code.")] = False,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(help="fp32, fp16 or int8, or several: fp16,int8 (default: fp32).", rich_help_panel=LOWER),
-    ] = None,
-    calibration: Annotated[
-        Path | None,
-        typer.Option(help="A packed image set, 300 images of which int8 is calibrated on.", rich_help_panel=LOWER),
-    ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images that a plan takes at once.", rich_help_panel=LOWER)] = 256,
+    image_size: Size = 224,
+    trust: Trust = False,
+    precision: Precisions = None,
+    calibration: CalibrationSet = None,
+    batch: Batch = 256,
     refit: Annotated[
-        bool, typer.Option("--refit", help="One plan for all models of equal structure.", rich_help_panel=LOWER)
+        bool,
+        typer.Option("--refit", help="One TensorRT plan for all models of equal structure.", rich_help_panel=LOWER),
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the models (default: $BANDLENS_HOME/models).")] = None,
+    out: Out = None,
     json: Json = False,
 ) -> None:
-    """Export checkpoints, fetched if need be, or your own weights to ONNX, and to TensorRT plans where there is a GPU.
+    """Export checkpoints, fetched if need be, to ONNX, and to TensorRT plans where there is a GPU.
 
-    fp32 must equal torch on photographs. fp16 and int8 are made of it, and how far they lie from it is reported.
-    Own models that are exported already go by their names.
+    fp32 must equal torch on photographs. fp16 and int8 are made of it, and how far they lie from it is reported. Own
+    models, made by `bandlens export-own`, go by their names.
 
-    Examples: bandlens export tv_resnet50, bandlens export --all --precision fp16,int8 --calibration val.set,
-    bandlens export --file mine.pth --name mine --architecture resnet18 --normalization imagenet
+    Examples: bandlens export tv_resnet50, bandlens export --all --precision fp16,int8 --calibration val.set
     """
     folder, precisions = out or models_folder(), read_precisions(precision or ["fp32"])
     if refit and "int8" in precisions:
-        raise UsageError("--refit is for fp32 and fp16: an int8 graph has scales of its own; leave out one of the two")
-    if file is None:
+        raise UsageError("--refit is for fp32 and fp16: an int8 file has scales of its own; leave out one of the two")
 
-        def known(name: str) -> Model:
-            from ...export.pipeline import export_checkpoint
+    def known(name: str) -> Model:
+        from ...export.pipeline import export_checkpoint
 
-            return export_checkpoint(name, folder, image_size=image_size, trust=trust)[0]
+        return export_checkpoint(name, folder, image_size=image_size, trust=trust)[0]
 
-        chosen = sources(names or [], every, category, folder, known, anew="fp32" in precisions)
-    else:
-        if names or every or category is not None:
-            raise UsageError("--file exports your own weights; leave out NAME…, --all and --category")
-        if name is None or architecture is None:
-            raise UsageError("--file also needs --name and --architecture")
-        mean_std = channels(mean, std, normalization)
-
-        def own() -> Model:
-            from ...export.pipeline import export_user_checkpoint
-
-            return export_user_checkpoint(
-                file, name, architecture, *mean_std, folder, image_size=image_size, rule=rule, trust=trust
-            )[0]
-
-        chosen = [Source(name, own)]
+    chosen = exportables(names or [], every, category, folder, known, anew="fp32" in precisions)
     check_calibration([one.name for one in chosen], folder, precisions, calibration)
-    wanted = Wanted(precisions, calibration, plan_builder(batch, refit))
+    _export(chosen, Lowering(precisions, calibration, trt_plan_builder(batch, refit)), json)
+
+
+def export_own(
+    file: Annotated[Path, typer.Argument(help="A file of weights.", show_default=False)],
+    name: Annotated[str, typer.Option("--name", help="The name of the model made of it.", show_default=False)],
+    architecture: Annotated[
+        str,
+        typer.Option(
+            "--architecture",
+            help="What the weights belong to: a torchvision or timm model, or module:callable('text', number=1).",
+            show_default=False,
+        ),
+    ],
+    mean: Annotated[
+        str | None, typer.Option("--mean", help="Per RGB channel, of images in [0, 1]: 0.485,0.456,0.406 or 127/255.")
+    ] = None,
+    std: Annotated[str | None, typer.Option("--std", help="Likewise.")] = None,
+    normalization: Annotated[
+        str | None, typer.Option("--normalization", help="imagenet or none, instead of --mean and --std.")
+    ] = None,
+    rule: Annotated[str, typer.Option("--rule", help="How its keys are read, as `checkpoints show` names it.")] = "own",
+    image_size: Size = 224,
+    trust: Trust = False,
+    precision: Precisions = None,
+    calibration: CalibrationSet = None,
+    batch: Batch = 256,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Export your own weights to ONNX, and to a TensorRT plan where there is a GPU.
+
+    The same checks as for `bandlens export`; afterwards the model goes by its name there.
+
+    Example: bandlens export-own mine.pth --name mine --architecture resnet18 --normalization imagenet
+    """
+    folder, precisions = out or models_folder(), read_precisions(precision or ["fp32"])
+    mean_std = channels(mean, std, normalization)
+    check_calibration([name], folder, precisions, calibration)
+
+    def own() -> Model:
+        from ...export.pipeline import export_user_checkpoint
+
+        return export_user_checkpoint(
+            file, name, architecture, *mean_std, folder, image_size=image_size, rule=rule, trust=trust
+        )[0]
+
+    _export([Exportable(name, own)], Lowering(precisions, calibration, trt_plan_builder(batch, refit=False)), json)
+
+
+def _export(chosen: Sequence[Exportable], wanted: Lowering, json: bool) -> None:
     rows: list[dict[str, Any]] = []
 
-    def make(one: Source) -> None:
+    def make(one: Exportable) -> None:
         rows.extend(rows_of(one.model(), wanted))
 
     with progress("exporting", len(chosen), "checkpoints", delay=0) as advance:

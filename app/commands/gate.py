@@ -15,8 +15,8 @@ from ..console import Json, duration, print_rows
 if TYPE_CHECKING:
     import polars as pl
 
-    from ...analysis.gate_verdict import Limits
-    from ..gate import Gated
+    from ...analysis.comparison.gate import Limits
+    from ..study.gate import Gated
 
 SHOWN = (
     "checkpoint", "image_set", "condition", "n", "flips", "flips_low", "flips_high", "difference", "low", "high", "p",
@@ -46,8 +46,8 @@ def gate(
 
     Example: bandlens gate study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000.set
     """
-    from ..gate import gate_study
-    from ..study import read_study
+    from ..study.file import read_study
+    from ..study.gate import gate_study
 
     asked = read_study(study)
     if images:
@@ -86,11 +86,11 @@ def _complaint(found: Gated) -> str | None:
 
 def condition(row: dict[str, Any]) -> str:
     """The condition of a row of the view `gate`, in words."""
-    return " ".join([row["family"], *(f"{name}={value}" for name, value in json.loads(row["parameters"]).items())])
+    return " ".join([row["probe"], *(f"{name}={value}" for name, value in json.loads(row["parameters"]).items())])
 
 
 def _summaries(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    from ...analysis.gate_verdict import summary
+    from ...analysis.comparison.gate import summary
 
     shown = ("checkpoint", "image_set", "pass", "fail", "undecided", "worst_flips")
     return [{name: row[name] for name in shown} | {"at": condition(row)} for row in summary(rows).to_dicts()]

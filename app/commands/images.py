@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import UsageError
 from ...untrusted import printable
 from ..console import Json, print_rows, progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ...probes.images import ImageSet
+    from ...probes.images.image_set import ImageSet
 
 app = typer.Typer(
     name="images",
@@ -25,16 +24,24 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+Out = Annotated[Path, typer.Option("--out", metavar="SET", help="The new folder of the set.")]
+Name = Annotated[str | None, typer.Option("--name", help="The set's name; that of SET by default.")]
+Size = Annotated[int, typer.Option("--size", help="Side of the central crop, in pixels.")]
+Resize = Annotated[int, typer.Option("--resize", help="Shorter side before the crop, in pixels.")]
+Clusters = Annotated[str, typer.Option("--clusters", metavar="none|folder", help="Which images are not independent.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Resize faster; a few values differ by 1.")]
+Stream = Annotated[bool, typer.Option("--stream", help="Write no pixels: decode DIR in every run.")]
+SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, and list them.")]
 Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="Threads; one a processor by default.")]
 
 
 @app.command()
 def pack(
     source: Annotated[Path, typer.Argument(metavar="DIR|TAR", help="A folder tree or tar of JPEG, PNG, WebP files.")],
-    out: Annotated[Path, typer.Option("--out", metavar="SET", help="The new folder of the set.")],
-    name: Annotated[str | None, typer.Option("--name", help="The set's name; that of SET by default.")] = None,
+    out: Out,
+    name: Name = None,
     benchmark: Annotated[
-        str | None, typer.Option("--benchmark", help="The benchmark it belongs to, if it is none of the kinds.")
+        str | None, typer.Option("--benchmark", help="What the images are, in results; the set's name by default.")
     ] = None,
     labels: Annotated[
         Path | None, typer.Option("--labels", metavar="CSV", help="Classes: columns path, class. Else by folder name.")
@@ -42,121 +49,43 @@ def pack(
     decision_space: Annotated[
         str, typer.Option("--decision-space", help="What labels are of: all, imagenet-a, imagenet-r, sixteen.")
     ] = "all",
-    clusters: Annotated[
-        str, typer.Option("--clusters", metavar="none|folder", help="Which images are not independent.")
-    ] = "none",
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out broken files, and list them.")] = False,
+    clusters: Clusters = "none",
+    size: Size = 224,
+    resize: Resize = 256,
+    fast: Fast = False,
+    stream: Stream = False,
+    skip_broken: SkipBroken = False,
     workers: Workers = None,
     json: Json = False,
-    kind: Annotated[
-        str | None,
-        typer.Option("--kind", metavar="KIND", help="Check that it is this benchmark: 'bandlens images kinds'."),
-    ] = None,
-    ground_truth: Annotated[
-        Path | None,
-        typer.Option("--ground-truth", metavar="FILE", help="Labels of ImageNet images without folders."),
-    ] = None,
-    real: Annotated[Path | None, typer.Option("--real", metavar="FILE", help="ReaL's real.json.")] = None,
-    corruption: Annotated[
-        list[str] | None, typer.Option("--corruption", metavar="NAME", help="Only this one; repeatable.")
-    ] = None,
-    severity: Annotated[
-        list[int] | None, typer.Option("--severity", metavar="K", help="Only this one, 1 to 5; repeatable.")
-    ] = None,
-    per_class: Annotated[
-        int | None,
-        typer.Option("--per-class", metavar="K", help="The first K images of each class."),
-    ] = None,
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", help="N images, spread over the classes."),
-    ] = None,
-    partial: Annotated[
-        bool,
-        typer.Option("--partial", help="What is there, though something is missing."),
-    ] = False,
-    size: Annotated[int, typer.Option("--size", help="Side of the central crop, in pixels.")] = 224,
-    resize: Annotated[int, typer.Option("--resize", help="Shorter side before the crop, in pixels.")] = 256,
-    fast: Annotated[bool, typer.Option("--fast", help="Resize faster; a few values differ by 1.")] = False,
-    stream: Annotated[bool, typer.Option("--stream", help="Write no pixels: decode DIR in every run.")] = False,
 ) -> None:
-    """Decode every image once into a new image set.
+    """Decode every image of a folder or archive of your own once, into a new image set.
 
-    Example: bandlens images pack imagenet/val --out sets/imagenet --kind imagenet
-
-    Example: bandlens images pack imagenet-c --out sets/imagenet-c --kind imagenet-c --corruption fog
+    The benchmarks of the study have a command of their own, which checks that they are whole: `bandlens benchmarks
+    pack`.
 
     Example: bandlens images pack crops.tar --out sets/crops --labels classes.csv --clusters folder
     """
+    from ...probes.images.pack import pack as pack_images
+
     start = time.perf_counter()
-    common: dict[str, Any] = {"size": size, "resize": resize, "name": name, "clusters": clusters, "fast": fast}
-    if kind is None:
-        _refuse(
-            "belongs to a benchmark; name it with --kind",
-            ground_truth=ground_truth, real=real, corruption=corruption, severity=severity, per_class=per_class,
-            limit=limit, partial=partial,
-        )  # fmt: skip
-        from ...probes.images import pack as pack_images
-
-        own: dict[str, Any] = {"benchmark": benchmark, "labels": labels, "decision_space": decision_space}
-        own |= {"skip_broken": skip_broken, "stream": stream, "workers": workers, "progress": progress, "say": _say}
-        _print([pack_images(source, out, **common, **own)], time.perf_counter() - start, json)
-        return
-    space = None if decision_space == "all" else decision_space
-    _refuse(f"is {kind}'s own; leave it out", benchmark=benchmark, labels=labels, decision_space=space)
-    from ...probes.image_kinds import Corruptions, How, Labels, Subset, pack_kind
-    from ...probes.kinds import find_kind
-
-    images = pack_kind(
-        find_kind(kind),
+    images = pack_images(
         source,
         out,
-        labels=Labels(ground_truth, real),
-        corruptions=Corruptions(tuple(corruption or ()), tuple(severity or ())),
-        subset=Subset(per_class, limit, partial),
-        how=How(skip_broken, stream, workers, progress, _say),
-        **common,
+        size=size,
+        resize=resize,
+        name=name,
+        benchmark=benchmark,
+        labels=labels,
+        decision_space=decision_space,
+        clusters=clusters,
+        fast=fast,
+        stream=stream,
+        skip_broken=skip_broken,
+        workers=workers,
+        progress=progress,
+        say=say,
     )
-    _print(images, time.perf_counter() - start, json)
-
-
-def _refuse(why: str, **given: object) -> None:
-    """UsageError naming the first option that was given."""
-    for name, value in given.items():
-        if value:
-            raise UsageError(f"--{name.replace('_', '-')} {why}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
-
-
-@app.command()
-def kinds(json: Json = False) -> None:
-    """List the benchmarks that `pack --kind` knows.
-
-    Example: bandlens images kinds
-    """
-    from ...probes.kinds import KINDS, SEVERITIES
-
-    rows = []
-    for kind in KINDS.values():
-        sets = len(kind.corruptions) * len(SEVERITIES) or 1
-        rows.append(
-            {
-                "kind": kind.name,
-                "sets": sets,
-                "images": sets * kind.count,
-                "classes": len(kind.classes),
-                "decision_space": kind.decision_space,
-                "labels": " and ".join(["label", *([kind.scheme] if kind.scheme else [])]),
-                "GB": round(sets * kind.count * 3 * 224**2 / 1e9, 2),
-                "layout": f"<corruption>/<severity>/, where {kind.layout.words}"
-                if kind.corruptions
-                else kind.layout.words,
-            }
-        )
-    print_rows(rows, as_json=json)
+    print_sets([images], time.perf_counter() - start, json)
 
 
 @app.command()
@@ -169,14 +98,20 @@ def check(
 
     Example: bandlens images check sets/imagenet
     """
-    from ...probes.images import check as check_images
+    from ...probes.images.image_set import check as check_images
 
     start = time.perf_counter()
     images = check_images(image_set, workers=workers, progress=progress)
-    _print([images], time.perf_counter() - start, json)
+    print_sets([images], time.perf_counter() - start, json)
 
 
-def _print(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
+def say(text: str) -> None:
+    """What is told before the work begins."""
+    print(text, file=sys.stderr)
+
+
+def print_sets(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
+    """What was packed or checked, and on stderr what was left out."""
     rate = sum(images.info.count for images in sets) / seconds
     rows = [_row(images, rate) for images in sets]
     if json:

@@ -35,7 +35,7 @@ def list_(
     grid = make_grid({name: {} for name in ATTACKS}, Path()) if attacks and study is None else grid_of(study)
     rows = [
         {
-            "probe": condition.family,
+            "probe": condition.probe,
             "parameters": ", ".join(f"{name}={value}" for name, value in condition.parameters),
             "what": grid.family(condition).summary,
         }

@@ -30,8 +30,8 @@ def import_(
 
     Example: bandlens published import benchmark.csv --db results.duckdb
     """
-    from ...analysis.published import read_benchmark
-    from ...analysis.store import open_store
+    from ...analysis.database.open import open_store
+    from ...analysis.published.figures import read_benchmark
 
     figures = read_benchmark(file)
     with open_store(db) as store:
@@ -50,7 +50,7 @@ def table(
 
     Example: bandlens published table --json
     """
-    from ...analysis.published import correlation_table, shipped_figures
+    from ...analysis.published.figures import correlation_table, shipped_figures
 
     rows = correlation_table(shipped_figures() if db is None else _imported_figures(db))
     if as_json:
@@ -76,9 +76,9 @@ def check(
 
     Example: bandlens published check --db results.duckdb
     """
-    from ...analysis.published_check import check_published
-    from ...analysis.store import open_store
-    from ...analysis.tables import study_label
+    from ...analysis.correlations.models import study_label
+    from ...analysis.database.open import open_store
+    from ...analysis.published.check import check_published
 
     with open_store(db, read_only=True) as store:
         label = study_label(store, study)
@@ -114,8 +114,8 @@ def _beside(row: dict[str, Any], faults: list[str]) -> dict[str, Any]:
 
 
 def _imported_figures(db: Path) -> Any:
-    from ...analysis.published import SOURCE, figures_from_benchmark
-    from ...analysis.store import open_store
+    from ...analysis.database.open import open_store
+    from ...analysis.published.figures import SOURCE, figures_from_benchmark
     from ...errors import UsageError
 
     if not db.exists():
@@ -133,5 +133,5 @@ def _wide(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     wide: dict[str, dict[str, str]] = {}
     for row in rows:
         shown = "-" if row["spearman"] is None else f"{row['spearman']:.2f}"
-        wide.setdefault(row["bias"], {"bias": row["bias"]})[row["generalization"]] = shown
+        wide.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = shown
     return list(wide.values())

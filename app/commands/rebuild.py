@@ -9,21 +9,21 @@ from typing import Annotated
 import typer
 
 from ..console import Json
-from .studies import Database, Engine, StudyFile, opened
+from .options import Database, EngineOption, StudyFile, opened
 
 
 def rebuild(
     study: StudyFile,
     shards: Annotated[str, typer.Option("--shards", help="The results folder of its runs.", show_default=False)],
     db: Database = Path("results.duckdb"),
-    engine: Engine = None,
+    engine: EngineOption = None,
     as_json: Json = False,
 ) -> None:
     """Make the database of a study from the shards of its runs, or complete it with them. Nothing is computed.
 
     Example: bandlens rebuild study.toml --shards results.duckdb.shards --db new.duckdb
     """
-    from ..spread import rebuild_study
+    from ..study.spread import rebuild_study
 
     found = rebuild_study(opened(study, engine), db, shards)
     if as_json:

@@ -12,7 +12,7 @@ import typer
 from ...errors import UsageError
 
 if TYPE_CHECKING:
-    from ...analysis.store import Store
+    from ...analysis.database.store import Store
 
 
 class Format(StrEnum):
@@ -47,9 +47,9 @@ def sql(
 
     Views: accuracy, curve, flip, metric. Tables: prediction, cell, checkpoint, image_set, image, label, condition, …
 
-    Example: bandlens sql "SELECT family, cutoff, top1 FROM accuracy ORDER BY ALL" --format csv
+    Example: bandlens sql "SELECT probe, cutoff, top1 FROM accuracy ORDER BY ALL" --format csv
     """
-    from ...analysis.store import open_store
+    from ...analysis.database.open import open_store
 
     if interactive == (query is not None):
         raise UsageError('give one query, such as "FROM accuracy", or --interactive')
@@ -62,7 +62,7 @@ def sql(
         if query is None:
             _interact(store, timeout)
         elif chosen == Format.table:
-            from ..queries import print_answer
+            from ..sql.query import print_answer
 
             print_answer(store, query, timeout)
         else:
@@ -76,7 +76,7 @@ def _by_ending(out: Path | None) -> Format:
 
 def _interact(store: Store, timeout: float) -> None:
     from ...export.files import home
-    from ..sql_shell import shell
+    from ..sql.shell import shell
 
     home().mkdir(parents=True, exist_ok=True)
     shell(store, home() / "sql_history", timeout)
@@ -84,8 +84,7 @@ def _interact(store: Store, timeout: float) -> None:
 
 def _write(store: Store, query: str, chosen: Format, out: Path | None, timeout: float) -> None:
     from ...export.files import replacing
-    from ..answers import write_answer
-    from ..queries import answer
+    from ..sql.query import answer, write_answer
 
     try:
         with answer(store, query, timeout) as reader:

@@ -10,7 +10,7 @@ import typer
 
 from ...errors import StoreError
 from ..console import Json, print_rows
-from .studies import Database, Engine, opened
+from .options import Database, EngineOption, opened
 
 
 def verify(
@@ -22,7 +22,7 @@ def verify(
     cells: Annotated[int, typer.Option("--cells", min=0, help="How many random cells are computed anew.")] = 3,
     images: Annotated[int, typer.Option("--images", min=1, help="Of each of them, so many in a row.")] = 256,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the choice.")] = 0,
-    engine: Engine = None,
+    engine: EngineOption = None,
     as_json: Json = False,
 ) -> None:
     """Check that a database agrees with itself; with a study, also its files, and some cells by computing them anew.
@@ -31,7 +31,7 @@ def verify(
 
     Example: bandlens verify study.toml --db results.duckdb --cells 10
     """
-    from ..verify import verify_database, verify_study
+    from ..study.verify import verify_database, verify_study
 
     found = verify_study(opened(study, engine), db, cells, images, seed) if study else verify_database(db)
     checks = [{"check": one.name, "checked": one.checked, "problems": len(one.problems)} for one in found.checks]

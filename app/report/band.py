@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from ...analysis.charts import band_map, series_of
-from ...analysis.metric_charts import channel, numbers, summary, threshold_map
-from .measured import key, perturbed_sets
-from .parts import Figure, Section
-from .results import Results
+from ...analysis.charts.curves import band_map, series_of
+from ...analysis.charts.metrics import channel, numbers, summary, threshold_map
+from .accuracy import key, perturbed_sets
+from .data import ReportData
+from .sections import Figure, Section
 
 FEW = 6
 """Models whose heat maps are drawn at once; more are drawn when they are asked for."""
@@ -40,7 +40,7 @@ NUMBERS_CAPTION = (
 )
 
 
-def band_section(results: Results) -> Section:
+def band_section(results: ReportData) -> Section:
     """Heat map and channel of each model on each image set."""
     figures = [
         figure for number, name, rows in perturbed_sets(results.curve) for figure in _bands(results, rows, name, number)
@@ -51,7 +51,7 @@ def band_section(results: Results) -> Section:
     return Section("critical-band", "Critical band", text, figures)
 
 
-def numbers_section(results: Results) -> Section:
+def numbers_section(results: ReportData) -> Section:
     """Each metric of each model, with its interval."""
     title = "Biases and channels"
     names = results.metrics["image_set"].drop_nulls().unique().sort()  # generalization has none
@@ -71,8 +71,8 @@ def numbers_section(results: Results) -> Section:
     return Section("numbers", title, [], figures)
 
 
-def _bands(results: Results, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
-    band = rows.filter(pl.col("family") == "critical_band")
+def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
+    band = rows.filter(pl.col("probe") == "critical_band")
     if band.is_empty():
         return
     mine = results.metrics.filter(pl.col("image_set") == image_set)
@@ -97,7 +97,7 @@ def _bands(results: Results, rows: pl.DataFrame, image_set: str, number: int) ->
     )
 
 
-def _not_computed(results: Results) -> str:
+def _not_computed(results: ReportData) -> str:
     return (
         f"The metrics are not computed yet; run `bandlens analyze --db {results.path.name}` and write the report again."
     )

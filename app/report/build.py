@@ -8,16 +8,16 @@ from pathlib import Path
 
 from ...errors import UsageError
 from ...export.files import write_bytes
+from .accuracy import accuracy_section, curves_section
 from .band import band_section, numbers_section
 from .changes import changes_section, read_other
 from .contact_sheet import contact_sheet
 from .correlations import correlations_section, scatter_section
+from .data import ReportData, read_data
 from .figures import make_folder, write_figures
-from .measured import accuracy_section, curves_section
 from .page import render
-from .parts import Section
 from .provenance import overview, provenance
-from .results import Results, read_results
+from .sections import Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def write_report(
     """
     if figures:
         make_folder(figures)
-    results = read_results(db, study)
+    results = read_data(db, study)
     parts = list(_sections(db, results, against, photograph))
     title = f"Frequency bias and generalization: {results.label}" if results else "Frequency bias and generalization"
     page = render(title, parts).encode()
@@ -69,7 +69,7 @@ def write_report(
     return Written(out, len(parts), sum(len(figure.panels) for figure in drawn), len(page), files)
 
 
-def _sections(db: Path, results: Results | None, against: str | None, photograph: Path | None) -> Iterator[Section]:
+def _sections(db: Path, results: ReportData | None, against: str | None, photograph: Path | None) -> Iterator[Section]:
     yield overview(results, db.name)
     if against is not None:
         if results is None:

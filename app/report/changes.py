@@ -7,13 +7,13 @@ from pathlib import Path
 
 import polars as pl
 
-from ...analysis.chart_style import plural, words
-from ...analysis.charts import differences
+from ...analysis.charts.curves import differences
+from ...analysis.charts.style import plural, words
 from ...errors import UnknownName, UsageError
-from .parts import Figure, Section
-from .results import Results, read_results
+from .data import ReportData, read_data
+from .sections import Figure, Section
 
-KEYS = ("checkpoint", "image_set", "family", "parameters", "measure")
+KEYS = ("checkpoint", "image_set", "probe", "parameters", "measure")
 ORDER = {"clean": 0, "lowpass": 1, "highpass": 2, "critical_band": 3}
 CAPTION = (
     "Percentage points of top-1, this study minus the other; orange fell, purple rose. The table has both "
@@ -21,22 +21,22 @@ CAPTION = (
 )
 
 
-def read_other(against: str, results: Results) -> Results:
+def read_other(against: str, results: ReportData) -> ReportData:
     """The study to compare with: of another database, or name@version of the same one."""
     path = Path(against)
     if path.suffix == ".duckdb" or path.exists():
         try:
-            other = read_results(path, results.study["name"])
+            other = read_data(path, results.study["name"])
         except UnknownName:
-            other = read_results(path)
+            other = read_data(path)
     else:
-        other = read_results(results.path, against)
+        other = read_data(results.path, against)
     if other is None:
         raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
     return other
 
 
-def changes_section(results: Results, other: Results) -> Section:
+def changes_section(results: ReportData, other: ReportData) -> Section:
     """One figure an image set: a panel for each probe."""
     title = f"What changed against {other.label}" + ("" if other.path == results.path else f" of {other.path.name}")
     both = compared(other.curve, results.curve)
@@ -51,7 +51,7 @@ def changes_section(results: Results, other: Results) -> Section:
     points = f"{farthest['difference']:+.1f}".replace("-", "−")
     text = f"{counts}. {moved:,} moved" + (
         f", the farthest by {points} points: {farthest['checkpoint']} on {farthest['image_set']}, "
-        f"{words(farthest['family'])}, {farthest['condition']}."
+        f"{words(farthest['probe'])}, {farthest['condition']}."
         if moved
         else "."
     )
@@ -71,8 +71,8 @@ def compared(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
         .filter(pl.col("difference").is_not_null())
         .sort(
             "image_set",
-            pl.col("family").replace_strict(ORDER, default=len(ORDER)),
-            "family",
+            pl.col("probe").replace_strict(ORDER, default=len(ORDER)),
+            "probe",
             "cutoff",
             "frequency",
             "noise_sd",
@@ -98,12 +98,12 @@ def _sets(both: pl.DataFrame) -> list[tuple[int, str, pl.DataFrame]]:
 def _figure(rows: pl.DataFrame, image_set: str, number: int) -> Figure:
     reach = max(1.0, *rows["difference"].abs())
     panels = [
-        differences(part.select("condition", "before", "after", "difference", model="checkpoint"), words(family), reach)
-        for (family,), part in rows.group_by("family", maintain_order=True)
+        differences(part.select("condition", "before", "after", "difference", model="checkpoint"), words(probe), reach)
+        for (probe,), part in rows.group_by("probe", maintain_order=True)
     ]
     table = rows.select(
         "checkpoint",
-        "family",
+        "probe",
         "condition",
         "before",
         "before_low",
@@ -116,5 +116,5 @@ def _figure(rows: pl.DataFrame, image_set: str, number: int) -> Figure:
     return Figure(f"changes-{number}", f"Top-1 on {image_set}", CAPTION, panels, 2, table)
 
 
-def _only(a: Results, b: Results) -> int:
+def _only(a: ReportData, b: ReportData) -> int:
     return len(a.curve.join(b.curve, on=KEYS, how="anti"))

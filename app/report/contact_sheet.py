@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ...analysis.chart_style import words
+from ...analysis.charts.style import words
 from ...export.photographs import photograph_folder
 from ...probes.grid import FAMILIES, PUBLISHED, Grid, make_grid
 from ...records import Condition
 from ..preview import perturbed, read_photograph
-from .parts import Section, Tile
-from .results import Results
+from .data import ReportData
+from .sections import Section, Tile
 
 SIDE, QUALITY = 132, 70
 """52 tiles of noise take 300 KB."""
 DEFAULT = "chelsea.png"
 
 
-def contact_sheet(results: Results | None, photograph: Path | None) -> Section:
+def contact_sheet(results: ReportData | None, photograph: Path | None) -> Section:
     """A row of tiles for each probe; the published grid where there is no study."""
     file = photograph or photograph_folder() / DEFAULT
     grid, left_out = _grid(results)
@@ -39,28 +39,28 @@ def contact_sheet(results: Results | None, photograph: Path | None) -> Section:
     return Section("conditions", "What the models saw", text, tiles=rows)
 
 
-def _grid(results: Results | None) -> tuple[Grid, list[str]]:
+def _grid(results: ReportData | None) -> tuple[Grid, list[str]]:
     """The conditions of the study that come with bandlens, and the names of probes that do not."""
     if results is None or results.conditions.is_empty():
         return make_grid(PUBLISHED, Path()), []
     known: dict[Condition, None] = {}
-    families = results.conditions["family"].unique(maintain_order=True).to_list()
-    for family, text in results.conditions.select("family", "parameters").rows():
-        if family in FAMILIES:
-            known |= dict.fromkeys(make_grid({family: json.loads(text)}, Path()).conditions)
-    return Grid(FAMILIES, tuple(known)), [family for family in families if family not in FAMILIES]
+    probes = results.conditions["probe"].unique(maintain_order=True).to_list()
+    for probe, text in results.conditions.select("probe", "parameters").rows():
+        if probe in FAMILIES:
+            known |= dict.fromkeys(make_grid({probe: json.loads(text)}, Path()).conditions)
+    return Grid(FAMILIES, tuple(known)), [probe for probe in probes if probe not in FAMILIES]
 
 
 def _row(condition: Condition) -> str:
     level = condition.number("noise_sd")
-    if condition.family == "clean" or level == 0:
+    if condition.probe == "clean" or level == 0:
         return "Nothing added or taken away"
-    return words(condition.family) + ("" if level is None else f", noise_sd {level:g}")
+    return words(condition.probe) + ("" if level is None else f", noise_sd {level:g}")
 
 
 def _tile(condition: Condition, pixels: NDArray[np.uint8]) -> Tile:
     shown = [f"{name} {value}" for name, value in condition.parameters if name not in ("noise_sd", "draw")]
-    caption = ", ".join(shown) or words(condition.family)
+    caption = ", ".join(shown) or words(condition.probe)
     picture = io.BytesIO()
     tile = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     tile.save(picture, "JPEG", quality=QUALITY, optimize=True)

@@ -8,13 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.chart_style import colors
-from ...analysis.correlate import correlate
-from ...analysis.correlation_charts import SIGNIFICANT, correlation_map, rho_text, scatter, short
-from ...analysis.published import BIASES, GENERALIZATION, SUBSETS, shipped_figures
-from ...analysis.tables import subsets_of
-from .parts import Figure, Section
-from .results import Results
+from ...analysis.charts.correlations import SIGNIFICANT, correlation_map, rho_text, scatter, short
+from ...analysis.charts.style import colors
+from ...analysis.correlations.models import SUBSET_FILTERS, subsets_of
+from ...analysis.correlations.table import correlate
+from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
+from .data import ReportData
+from .sections import Figure, Section
 
 TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
 SHOWN = ("coefficient", "low", "high", "p", "p_holm")
@@ -25,7 +25,7 @@ MAP_CAPTION = (
 )
 
 
-def correlations_section(results: Results | None) -> Section:
+def correlations_section(results: ReportData | None) -> Section:
     """Whether biases explain generalization: heat maps of one's own models, if they are enough, and of the study's."""
     table = _published()
     title = "The published study: 48 ResNet-50s"
@@ -44,12 +44,12 @@ def scatter_section() -> Section:
     table = _published().filter(pl.col("subset") == "total")
     rho = {
         (bias, group): rho_text(value, adjusted)
-        for bias, group, value, adjusted in table.select("bias", "generalization", "coefficient", "p_holm").rows()
+        for bias, group, value, adjusted in table.select("bias", "group", "coefficient", "p_holm").rows()
     }
     panels = [
         scatter(figures, bias, group, f"{short(bias)} / {group}: ρ = {rho[bias, group]}")
         for bias in BIASES
-        for group in GENERALIZATION
+        for group in PUBLISHED_GROUPS
     ]
     caption = (
         "One point a model. Pick a category or a model, or click a point, and the others fade; hover for the name. "
@@ -61,7 +61,7 @@ def scatter_section() -> Section:
     return Section("published", "The published study, model by model", [], [figure])
 
 
-def _own(results: Results) -> tuple[list[str], list[Figure]]:
+def _own(results: ReportData) -> tuple[list[str], list[Figure]]:
     """Biases against clean accuracy on the labelled image sets; or the line that says why there is nothing."""
     own = results.correlated
     if isinstance(own, str):
@@ -86,7 +86,7 @@ def _caption(table: pl.DataFrame) -> str:
 
 @cache
 def _published() -> pl.DataFrame:
-    return _table(shipped_figures(), list(BIASES), list(GENERALIZATION), SUBSETS, "ID")
+    return _table(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, "ID")
 
 
 def _table(

@@ -8,11 +8,11 @@ from typing import Any
 
 import altair as alt
 
-from ...analysis.chart_style import CONFIG
+from ...analysis.charts.style import CONFIG
 from ...errors import UsageError
 from ...export.files import write_bytes
 from .page import vega_lite_version
-from .parts import Figure
+from .sections import Figure
 
 SCALE = 2
 """Pixels of the PNG a unit."""

@@ -17,8 +17,8 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ... import __version__
-from ...analysis.chart_style import CONFIG
-from .parts import Figure, Section
+from ...analysis.charts.style import CONFIG
+from .sections import Figure, Section
 
 MOST_ROWS = 3000
 """Of a table on the page."""

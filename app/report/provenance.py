@@ -6,14 +6,14 @@ import json
 
 import polars as pl
 
-from ...analysis.chart_style import plural
-from ...analysis.gate_verdict import summary
+from ...analysis.charts.style import plural
+from ...analysis.comparison.gate import summary
+from .data import ReportData
 from .page import cell, vega_lite_version
-from .parts import Section, Table
-from .results import Results
+from .sections import Section, Table
 
 
-def overview(results: Results | None, path: str) -> Section:
+def overview(results: ReportData | None, path: str) -> Section:
     """The size and date of the study, or that there is none."""
     if results is None:
         text = [
@@ -41,7 +41,7 @@ def overview(results: Results | None, path: str) -> Section:
     return Section("overview", "Overview", text, facts=facts)
 
 
-def provenance(results: Results) -> Section:
+def provenance(results: ReportData) -> Section:
     """Versions, digests, machines, seeds, image counts, and the study file."""
     study, cells = results.study, results.cells
     facts = {
@@ -57,8 +57,8 @@ def provenance(results: Results) -> Section:
     tables = [
         Table("Models", results.checkpoints.drop("id")),
         Table("Image sets", results.image_sets.drop("id").select(pl.col("*").exclude("corruption", "severity"))),
-        Table("Sessions: backend, device, library versions", _versions(results.sessions)),
-        Table("Conditions", results.conditions.select("family", "parameters", "digest"), folded=True),
+        Table("Sessions: engine, device, library versions", _versions(results.sessions)),
+        Table("Conditions", results.conditions.select("probe", "parameters", "digest"), folded=True),
     ]
     if len(failed):
         tables.insert(0, Table("Cells that failed", failed.group_by("error").agg(cells=pl.len())))

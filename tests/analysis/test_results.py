@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study
 
 import bandlens
-from bandlens.analysis.store import open_store
+from bandlens.analysis.database.open import open_store
 from bandlens.errors import UsageError
 
 
@@ -40,9 +40,9 @@ def test_frames_are_the_views(database: Path) -> None:
     with bandlens.open(database) as results:
         assert len(results.accuracy()) == len(results.curves("mine@1")) == 18
         assert len(results.metrics("mine")) == 6
-        assert set(results.flips()["family"]) == {"lowpass"}
+        assert set(results.flips()["probe"]) == {"lowpass"}
         assert results.sql("SELECT ? + 1 AS two", [1]).item() == 2
-        clean = results.curves().filter(pl.col("family") == "clean")
+        clean = results.curves().filter(pl.col("probe") == "clean")
         assert (clean["ratio"] == 1).all()
 
 

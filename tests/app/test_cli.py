@@ -39,6 +39,7 @@ def test_the_commands_of_the_design_are_there() -> None:
     alone = [
         "doctor",
         "export",
+        "export-own",
         "study",
         "plan",
         "run",
@@ -50,10 +51,10 @@ def test_the_commands_of_the_design_are_there() -> None:
         "compare",
         "report",
         "sql",
-        "migrate",
         "demo",
     ]
     nested = "checkpoints list, checkpoints show, checkpoints fetch, checkpoints verify, images pack, images check, "
+    nested += "benchmarks list, benchmarks pack, "
     nested += "probes list, probes preview, published import, published table"
     assert {(name,) for name in alone} | {tuple(words.split()) for words in nested.split(", ")} <= set(command_paths())
 
@@ -87,7 +88,8 @@ def test_importing_the_package_loads_no_heavy_library() -> None:
 
 def test_a_finished_run_needs_neither_torch_nor_onnxruntime(tmp_path: Path) -> None:
     code = (
-        "import sys, bandlens.app.runner, bandlens.app.plan; print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
+        "import sys, bandlens.app.study.run, bandlens.app.study.plan; "
+        "print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

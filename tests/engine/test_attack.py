@@ -19,17 +19,17 @@ from onnx import helper
 from small import make_images, make_model, make_pictures
 
 from bandlens.engine.attack import attack_info, attack_variant, check_attackable, run_attacks, step_seconds
-from bandlens.engine.devices import gpus
-from bandlens.engine.nvidia import NoGpu
-from bandlens.engine.pgd import pgd, pgd_any
-from bandlens.engine.session import open_session, variant_of
-from bandlens.engine.torch_network import Attackable, largest_batch, single_precision
+from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.backends.pgd import pgd, pgd_any
+from bandlens.engine.backends.torch import Attackable, largest_batch, single_precision
+from bandlens.engine.device.devices import gpus
+from bandlens.engine.device.nvidia import NoGpu
 from bandlens.errors import DeviceError, EngineError, UsageError
 from bandlens.export.models import save_model
-from bandlens.export.onnx_to_torch import OnnxNetwork
+from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import uniform_start
 from bandlens.probes.grid import make_grid
-from bandlens.probes.image_set import ImageSet
+from bandlens.probes.images.image_set import ImageSet
 from bandlens.records import Cell, Condition, Failed, Finished, Model
 
 COUNT = 21
@@ -126,7 +126,7 @@ def by_itself(cell: Cell, images: ImageSet, index: int) -> Row:
     image = torch.from_numpy(images.pixels[index : index + 1] / np.float32(255))
     label = network(image).argmax(1) if images.labels is None else torch.tensor(images.labels[index : index + 1]).long()
     start = torch.from_numpy(uniform_start(SEED, np.array([index]), images.info.size))
-    function = {"pgd_linf": pgd, "pgd_any": pgd_any}[cell.condition.family]
+    function = {"pgd_linf": pgd, "pgd_any": pgd_any}[cell.condition.probe]
     logits = function(network, image, label, start=start, **dict(cell.condition.parameters)).logits[0]
     ranking = logits.argsort(descending=True, stable=True).tolist()
     rank = -1 if images.labels is None else ranking.index(int(label))
@@ -295,12 +295,12 @@ def test_out_of_memory_ends_with_a_batch_that_fits(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    ("engine", "backend"), [("onnxruntime", "torch"), ("openvino", "torch"), ("tensorrt", "torch-cuda")]
+    ("engine", "attacker"), [("onnxruntime", "torch"), ("openvino", "torch"), ("tensorrt", "torch-cuda")]
 )
-def test_attacks_run_where_the_engine_does(bench: Bench, engine: str, backend: str) -> None:
+def test_attacks_run_where_the_engine_does(bench: Bench, engine: str, attacker: str) -> None:
     model = bench.models[0]
     variant = attack_variant(model, engine)
-    assert (variant.backend, variant.precision, variant.sha256) == (backend, "fp32", model.sha256)
+    assert (variant.engine, variant.precision, variant.sha256) == (attacker, "fp32", model.sha256)
 
 
 def test_says_what_it_runs_on(bench: Bench) -> None:

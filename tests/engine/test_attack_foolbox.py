@@ -17,11 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bandlens.engine.pgd import Attacked, fooled, pgd, pgd_any
-from bandlens.export.onnx_to_torch import OnnxNetwork
+from bandlens.engine.backends.pgd import Attacked, fooled, pgd, pgd_any
 from bandlens.export.pipeline import export_user_checkpoint
+from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import EPS, STEP, uniform_start
-from bandlens.probes.images import pack
+from bandlens.probes.images.pack import pack
 
 SIZE, COUNT, BATCH = 128, 60, 20
 EPSES = {"small": EPS / 2, "published": EPS, "large": 4 * EPS}

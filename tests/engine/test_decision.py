@@ -11,10 +11,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
-from bandlens.engine.decision import Decision
-from bandlens.engine.reduce import reduce_logits
+from bandlens.engine.decision import Decision, reduce_logits
 from bandlens.probes.arrays import to_numpy
-from bandlens.probes.decision_spaces import decision_space
+from bandlens.probes.images.decision_spaces import decision_space
 
 
 def logits_of(seed: int, rows: int = 20, spread: float = 3) -> np.ndarray:

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
+from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
 from bandlens.engine.run import check_labels, run
-from bandlens.engine.session import Session, arrays_of, open_session, variant_of
 from bandlens.errors import EngineError, UsageError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import Grid, make_grid
-from bandlens.probes.image_set import ImageSet
+from bandlens.probes.images.image_set import ImageSet
 from bandlens.records import Cell, Condition, Failed, Finished, Model, Variant
 
 COUNT = 21
@@ -352,7 +352,7 @@ def test_labels_are_classes_of_every_model(tmp_path: Path, last: int, fits: bool
 
 def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:
     """One batch of many models under many conditions can take long: of it, no more than one condition is at stake."""
-    cells = [cell for cell in bench.cells() if cell.condition.family in ("lowpass", "highpass")]
+    cells = [cell for cell in bench.cells() if cell.condition.probe in ("lowpass", "highpass")]
     found = bench.run(cells, batch=COUNT, range_seconds=0)
     pieces = [keys for keys in found.transactions if keys]
     assert [len(keys) for keys in pieces] == [len(bench.models)] * 4

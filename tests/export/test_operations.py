@@ -8,8 +8,8 @@ import torchvision
 from onnx import TensorProto, helper
 
 from bandlens.errors import ExportError
-from bandlens.export.onnx_graph import Normalized, to_onnx
 from bandlens.export.operations import count_operations
+from bandlens.export.torch_to_onnx import Normalized, to_onnx
 
 MEAN = STD = (0.5, 0.5, 0.5)
 

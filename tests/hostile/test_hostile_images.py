@@ -20,8 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from bandlens.probes.image_sources import open_source
-from bandlens.probes.images import pack
+from bandlens.probes.images.pack import pack
+from bandlens.probes.images.sources import open_source
 
 
 def picture(kind: str = "JPEG", size: tuple[int, int] = (20, 17), **options: Any) -> bytes:
@@ -206,7 +206,7 @@ def test_small_sources_do_not_become_large(tmp_path: Path) -> None:
     code = """
 import simplejpeg, PIL.Image, pyarrow
 from pathlib import Path
-from bandlens.probes.images import pack
+from bandlens.probes.images.pack import pack
 limit(1500)
 for source in sys.argv[2:]:
     attempt(source, lambda: pack(Path(source), Path(sys.argv[1]), workers=2))

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.io import savemat
 
-from bandlens.analysis.published import read_benchmark, shipped_figures
-from bandlens.probes.decision_spaces import imagenet_classes
-from bandlens.probes.image_truth import IMAGES, read_real, read_truth
-from bandlens.probes.labels import labels_of_csv
+from bandlens.analysis.published.figures import read_benchmark, shipped_figures
+from bandlens.probes.benchmarks.truth import read_real, read_truth
+from bandlens.probes.images.decision_spaces import imagenet_classes
+from bandlens.probes.images.labels import labels_of_csv
+from bandlens.protocol import VALIDATION as IMAGES
 
 PATHS = ["a/x.jpg", "b/y.jpg"]
 CSV = "path,class\na/x.jpg,1\nb/y.jpg,65535\n"
@@ -104,8 +105,8 @@ def test_small_files_do_not_become_large(kit: Path, tmp_path: Path) -> None:
     code = """
 import numpy
 from pathlib import Path
-from bandlens.probes.image_truth import read_real, read_truth
-from bandlens.probes.labels import labels_of_csv
+from bandlens.probes.benchmarks.truth import read_real, read_truth
+from bandlens.probes.images.labels import labels_of_csv
 limit(1500)
 folder = Path(sys.argv[1])
 attempt("zeros as csv", lambda: labels_of_csv(Path("/dev/zero"), ["a"]))

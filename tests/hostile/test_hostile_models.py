@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from small import make_model
 
-from bandlens.engine.session import open_session, variant_of
+from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.export.fetch import LOCK, verify
-from bandlens.export.graphs import load_graph, save_graph
 from bandlens.export.models import load_model, model_names, save_model
+from bandlens.export.onnx_files import load_onnx_file, save_onnx_file
 from bandlens.export.registry import checkpoint
 
 
@@ -29,7 +29,7 @@ from bandlens.export.registry import checkpoint
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     model = make_model(folder)
-    save_graph(model, "int8", model.path.read_bytes(), {})
+    save_onnx_file(model, "int8", model.path.read_bytes(), {})
     return folder
 
 
@@ -43,7 +43,7 @@ def open_all(folder: Path) -> None:
     for name in model_names(folder):
         model = load_model(folder, name)
         assert model.path == folder / f"{name}.onnx"
-        load_graph(model, "int8")
+        load_onnx_file(model, "int8")
 
 
 @fuzz(150)
@@ -60,7 +60,7 @@ def test_any_description_is_a_model_or_one_line(folder: Path, about: dict[str, A
 def test_damaged_descriptions_are_one_line(file: str, folder: Path, about: dict[str, Any], data: st.DataObject) -> None:
     (folder / "one.json").write_text(json.dumps(about))
     model = load_model(folder, "one")
-    save_graph(model, "int8", model.path.read_bytes(), {})
+    save_onnx_file(model, "int8", model.path.read_bytes(), {})
     content = (folder / file).read_bytes()
     (folder / file).write_bytes(data.draw(damaged(content) | st.sampled_from([b"[" * 10**5, b"[]", b"1", b"null"])))
     refusal(lambda: open_all(folder))

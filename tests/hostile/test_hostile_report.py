@@ -13,10 +13,10 @@ import pytest
 from fuzzing import fuzz, refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from results import cell, image_set, model, part, store_study
+from made_up_results import cell, image_set, model, part, store_study
 
-from bandlens.analysis.metrics import compute_metrics
-from bandlens.analysis.store import open_store
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.app.report.build import write_report
 from bandlens.app.report.page import safe_json
 from bandlens.probes.grid import PUBLISHED, make_grid

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 from fuzzing import refusal
-from results import cell, image_set, model, part, store_study
+from made_up_results import cell, image_set, model, part, store_study
 from small import ask, make_model
 
-from bandlens.analysis.store import open_store
+from bandlens.analysis.database.open import open_store
 from bandlens.errors import ProbeError
 from bandlens.export.fetch import LOCK, fetch
 from bandlens.export.models import load_model

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import make_images, make_pictures
 
-from bandlens.probes.image_set import check, open_image_set
-from bandlens.probes.images import pack
+from bandlens.probes.images.image_set import check, open_image_set
+from bandlens.probes.images.pack import pack
 
 FILES = ("set.json", "index.parquet", "pixels.npy")
 COUNT, SIZE = 4, 32
@@ -202,7 +202,7 @@ def test_small_sets_do_not_become_large(packed: Path, streamed: Path, tmp_path: 
     code = """
 import numpy, pyarrow.parquet
 from pathlib import Path
-from bandlens.probes.image_set import open_image_set
+from bandlens.probes.images.image_set import open_image_set
 limit(4000 << 10)
 for folder in sys.argv[1:]:
     attempt(folder, lambda: open_image_set(Path(folder)))

@@ -16,10 +16,10 @@ import pytest
 from fuzzing import assert_refused, damaged, fuzz, json_values, limited, refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from results import SESSION, cell, condition, image_set, part, store_study
+from made_up_results import SESSION, cell, condition, image_set, part, store_study
 
-from bandlens.analysis.store import open_store
-from bandlens.engine.shards import open_folder, read_about, read_shard, shard_keys, write_shard
+from bandlens.analysis.database.open import open_store
+from bandlens.engine.distributed.shards import open_folder, read_about, read_shard, shard_keys, write_shard
 from bandlens.records import digest_of
 
 KEY = "k" * 64
@@ -135,7 +135,7 @@ def test_small_shards_do_not_become_large(folder: Path, whole: dict[str, bytes],
     seal(tmp_path, out.getvalue())
     code = """
 import pyarrow.parquet, pyarrow.fs
-from bandlens.engine.shards import open_folder, read_about, read_shard
+from bandlens.engine.distributed.shards import open_folder, read_about, read_shard
 folder = open_folder(sys.argv[1])
 limit(8000)
 attempt("rows", lambda: read_shard(folder, read_about(folder, sys.argv[2])))

@@ -10,15 +10,15 @@ import pytest
 from fuzzing import fuzz, limited, refusal
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_results import cell, image_set, part, store_study
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
-from results import cell, image_set, part, store_study
 from small import Command
 
-from bandlens.analysis.store import open_store
-from bandlens.app.queries import MOST_ROWS, TimeLimit
-from bandlens.app.sql_shell import shell
+from bandlens.analysis.database.open import open_store
+from bandlens.app.sql.query import MOST_ROWS, TimeLimit
+from bandlens.app.sql.shell import shell
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ READS = [
     "TABLE study",
     "VALUES (1)",
     "WITH a AS (SELECT 1) FROM a",
-    "PIVOT accuracy ON family USING count(*)",
+    "PIVOT accuracy ON probe USING count(*)",
     "DESCRIBE accuracy",
     "SHOW TABLES",
     "SUMMARIZE study",
@@ -227,8 +227,8 @@ def test_short_queries_do_not_become_large(database: Path) -> None:
     code = """
 from pathlib import Path
 import polars
-from bandlens.analysis.store import open_store
-from bandlens.app import queries
+from bandlens.analysis.database.open import open_store
+from bandlens.app.sql import query as queries
 queries.print_rows = lambda *_: None
 limit(8000)
 with open_store(Path(sys.argv[1]), read_only=True) as store:

@@ -45,4 +45,4 @@ def perturb(
 
 
 def family(condition: Condition) -> Family:
-    return FAMILIES[condition.family]
+    return FAMILIES[condition.probe]

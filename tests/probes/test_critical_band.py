@@ -16,13 +16,7 @@ from stimuli import perturb, photographs
 
 from bandlens.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
-from bandlens.probes.critical_band import (
-    CRITICAL_BAND,
-    FREQUENCIES,
-    low_contrast_grey,
-    noise_bands,
-    pyramid,
-)
+from bandlens.probes.critical_band import CRITICAL_BAND, FREQUENCIES, low_contrast_grey, noise_bands, pyramid
 from bandlens.probes.noise import unit_normal_fields, unit_normals_at
 from bandlens.records import Condition
 

@@ -17,7 +17,7 @@ HERE = Path()
 
 def test_the_published_grid_is_clean_22_spectral_and_29_critical_band() -> None:
     grid = make_grid(PUBLISHED, HERE)
-    counts = {name: sum(c.family == name for c in grid.conditions) for name in FAMILIES}
+    counts = {name: sum(c.probe == name for c in grid.conditions) for name in FAMILIES}
     assert counts == {"clean": 1, "lowpass": 11, "highpass": 11, "critical_band": 29}
     assert len({condition.digest for condition in grid.conditions}) == 52
 
@@ -42,7 +42,7 @@ def test_without_noise_band_and_draw_make_no_difference() -> None:
         {"critical_band": {"noise_sd": [0, 0.1], "frequency": [3, 4], "draw": ["shared", "independent"]}}, HERE
     )
     assert sum(c.number("noise_sd") == 0 for c in grid.conditions) == 1
-    assert sum(c.family == "critical_band" for c in grid.conditions) == 1 + 4
+    assert sum(c.probe == "critical_band" for c in grid.conditions) == 1 + 4
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))

@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretend_gpu import PretendCupy, absent, compile_kernels, kernel_launcher
+from pretend_cupy import PretendCupy, absent, compile_kernels, kernel_launcher
 from stimuli import perturb, photographs
 
-from bandlens.engine.reduce import reduce_in_arrays, reduce_logits
+from bandlens.engine.decision import reduce_in_arrays, reduce_logits
 from bandlens.errors import EngineError
 from bandlens.probes import critical_band, kernels
 from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy
@@ -273,7 +273,7 @@ def test_a_users_probe_gets_numpy_arrays(device: ModuleType, tmp_path: Path) -> 
     grid = make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
     pixels = photographs(2)
     batch = Batch(device.asarray(pixels), device.arange(2), 0)
-    conditions = [condition for condition in grid.conditions if condition.family == "mirror"]
+    conditions = [condition for condition in grid.conditions if condition.probe == "mirror"]
     buffer = device.empty(pixels.shape, dtype=device.float32)
     ((_, images),) = grid.families["mirror"].perturb(device, batch, conditions, lambda: buffer)
     assert images is buffer

@@ -23,10 +23,10 @@ def published_filter(images: NDArray[np.uint8], condition: Condition) -> NDArray
     """The study's definition: shifted spectrum, 0/1 block, real part, clip."""
     half = images.shape[-1] // 2
     cutoff = float(condition["cutoff"])
-    r = int(cutoff * half) if condition.family == "lowpass" else int((1 - cutoff) * half)
+    r = int(cutoff * half) if condition.probe == "lowpass" else int((1 - cutoff) * half)
     block = torch.zeros(images.shape[-2:], dtype=torch.float64)
     block[half - r : half + r, half - r : half + r] = 1
-    mask = block if condition.family == "lowpass" else 1 - block
+    mask = block if condition.probe == "lowpass" else 1 - block
     spectrum = torch.fft.fftshift(torch.fft.fft2(torch.from_numpy(images).double() / 255), dim=(-2, -1))
     back = torch.fft.ifft2(torch.fft.ifftshift(spectrum * mask, dim=(-2, -1)))
     return back.real.clip(0, 1).numpy()

@@ -37,7 +37,7 @@ def write(tmp_path: Path) -> Write:
 
 def run(folder: Path, table: dict[str, Any], pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
     grid = make_grid({"mirror": {"file": "mine.py"} | table}, folder)
-    ((_, conditions),) = grid.groups([c for c in grid.conditions if c.family == "mirror"])
+    ((_, conditions),) = grid.groups([c for c in grid.conditions if c.probe == "mirror"])
     perturb = grid.families["mirror"].perturb
     batch = Batch(pixels, np.arange(len(pixels)), 0)
     made = perturb(np, batch, conditions, lambda: np.empty(pixels.shape, np.float32))
@@ -74,7 +74,7 @@ def test_defaults_of_the_function_are_the_probes_and_others_are_required(tmp_pat
 def test_another_name_for_the_function(tmp_path: Path, write: Write) -> None:
     write(FLIP)
     grid = make_grid({"swap": {"file": "mine.py", "function": "mirror", "strength": 1}}, tmp_path)
-    assert grid.conditions[1].family == "swap"
+    assert grid.conditions[1].probe == "swap"
 
 
 def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp_path: Path, write: Write) -> None:

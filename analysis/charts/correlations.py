@@ -1,0 +1,104 @@
+"""Biases against generalization: the table of correlations as a heat map, and the scatter plots behind it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from .style import INK, faded, inline, picked, scales, words
+
+SIGNIFICANT = 0.05
+LABELS = {
+    "low_frequency_bias": "low-frequency bias",
+    "high_frequency_bias": "high-frequency bias",
+    "critical_bandwidth": "critical bandwidth (octaves)",
+    "critical_center_frequency": "centre frequency (cycles/image)",
+    "critical_peak_noise_sensitivity": "peak noise sensitivity",
+}
+ROW_HEIGHT = 30
+
+
+def label(name: str) -> str:
+    return LABELS.get(name, words(name))
+
+
+def short(name: str) -> str:
+    """Without the unit."""
+    return LABELS[name].split(" (")[0] if name in LABELS else words(name)
+
+
+def correlation_map(table: pl.DataFrame, title: str) -> Any:
+    """Tiles of biases (down) by generalization groups (across), from rows of `correlate` of one subset.
+
+    A star and bold type mark p_holm < 0.05; what has p >= 0.05 without any correction is pale.
+    """
+    base = alt.Chart(inline(_shown(table))).encode(
+        x=alt.X("group:N", sort=None, title=None, axis=alt.Axis(labelAngle=0, orient="top", domain=False, ticks=False)),
+        y=alt.Y("bias:N", sort=None, title=None, axis=alt.Axis(domain=False, ticks=False)),
+        tooltip=[
+            alt.Tooltip("bias:N"),
+            alt.Tooltip("group:N"),
+            alt.Tooltip("coefficient:Q", title="Spearman's rho", format=".3f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".2f"),
+            alt.Tooltip("high:Q", title="to", format=".2f"),
+            alt.Tooltip("p:Q", format=".2g"),
+            alt.Tooltip("p_holm:Q", title="p, after Holm", format=".2g"),
+            alt.Tooltip("n:Q", title="models"),
+        ],
+    )
+    hue = alt.Scale(scheme="purpleorange", domain=[-1, 1], reverse=True)
+    tiles = base.mark_rect(stroke="white", strokeWidth=2).encode(
+        color=alt.Color("coefficient:Q", scale=hue, title="rho", legend=None),
+        opacity=alt.condition("datum.weak", alt.value(0.25), alt.value(1)),
+    )
+    ink = alt.condition("!datum.weak && abs(datum.coefficient) > 0.72", alt.value("white"), alt.value(INK))
+    strong = base.transform_filter("datum.strong").mark_text(fontSize=12, fontWeight="bold")
+    others = base.transform_filter("!datum.strong").mark_text(fontSize=12)
+    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, others)]
+    height = ROW_HEIGHT * table["bias"].n_unique()
+    return alt.layer(tiles, *marks).properties(title=title, height=height, width=300)
+
+
+def _shown(table: pl.DataFrame) -> pl.DataFrame:
+    numbers = table.select("coefficient", "low", "high", "p", "p_holm", "n")
+    return numbers.with_columns(
+        bias=pl.Series([short(name) for name in table["bias"]]),
+        group=pl.Series([words(name) for name in table["group"]]),
+        strong=(pl.col("p_holm") < SIGNIFICANT).fill_null(value=False),
+        weak=(pl.col("p") >= SIGNIFICANT).fill_null(value=True),
+        text=pl.Series([rho_text(*row) for row in table.select("coefficient", "p_holm").rows()]),
+    )
+
+
+def rho_text(rho: float | None, adjusted: float | None) -> str:
+    """To two digits, with a minus sign that is one, and a star where it holds after correction."""
+    if rho is None:
+        return "–"
+    star = "*" if adjusted is not None and adjusted < SIGNIFICANT else ""
+    return f"{rho:.2f}{star}".replace("-0.00", "0.00").replace("-", "−")
+
+
+def scatter(figures: pl.DataFrame, bias: str, group: str, title: str) -> Any:
+    """One point a model, `figures` with model, category and the two columns; the group is in percent."""
+    color, shape = scales("category", figures["category"])
+    chart = alt.Chart(inline(figures.select("model", "category", bias, group)))
+    return (
+        chart.mark_point(size=45, filled=True)
+        .encode(
+            x=alt.X(f"{bias}:Q", title=label(bias), scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
+            y=alt.Y(f"{group}:Q", title=f"{words(group)}, top-1 %", scale=alt.Scale(zero=False)),
+            color=color,
+            shape=shape,
+            opacity=faded(0.85),
+            tooltip=[
+                alt.Tooltip("model:N"),
+                alt.Tooltip("category:N"),
+                alt.Tooltip(f"{bias}:Q", title=short(bias), format=".3f"),
+                alt.Tooltip(f"{group}:Q", title=words(group), format=".1f"),
+            ],
+        )
+        .add_params(picked())
+        .properties(title=title, height=170, width=220)
+    )

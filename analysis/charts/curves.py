@@ -1,0 +1,131 @@
+"""Charts of measured accuracies: rows of the views `curve` and `accuracy` in, Altair charts out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from .style import INK, PICKED, faded, inline, picked, scales
+
+FEW = 7
+"""As many models as have a colour of their own; more are coloured by category."""
+HEIGHT = 220
+
+
+def series_of(frame: pl.DataFrame) -> str:
+    """What lines are coloured by: `model` where there are few, else `category`."""
+    return "model" if frame["checkpoint"].n_unique() <= FEW else "category"
+
+
+def curves(curve: pl.DataFrame, x: str, x_title: str, title: str) -> Any:
+    """Accuracy over the column `x` of one probe on one image set, a line a model.
+
+    Where models are few, each has its interval and the dashed line of its clean accuracy; where they are many, the one
+    that is picked has.
+    """
+    field = series_of(curve)
+    rows = curve.select(
+        "category", x, "top1", "low", "high", "n", "clean_top1", pl.col("checkpoint").alias("model")
+    ).sort("model", x)
+    measure = str(curve["measure"][0])
+    color, shape = scales(field, rows[field])
+    across = alt.X(f"{x}:Q", title=x_title) if rows.schema[x].is_numeric() else alt.X(f"{x}:N", title=x_title)
+    full = 1 if field == "model" else 0.4
+    base = alt.Chart(inline(rows)).encode(x=across, color=color, detail="model:N")
+    mine = f"datum.model == {PICKED}"
+    shown = f"{PICKED} == '' || {mine} || datum.category == {PICKED}" if field == "model" else mine
+    band = base.mark_area().encode(
+        y=alt.Y("low:Q", title=measure),
+        y2="high:Q",
+        opacity=alt.condition(shown, alt.value(0.15), alt.value(0)),
+        tooltip=alt.value(None),
+    )
+    clean = base.mark_rule(strokeDash=[4, 4]).encode(
+        x=alt.value(0),
+        x2=alt.value("width"),
+        y=alt.Y("mean(clean_top1):Q", title=measure),
+        detail=["model:N", "category:N"],
+        opacity=alt.condition(shown, alt.value(0.7), alt.value(0)),
+        tooltip=alt.value(None),
+    )
+    y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=[0, 1]))
+    line = base.mark_line(strokeWidth=1.5).encode(y=y, opacity=faded(full), tooltip=alt.value(None))
+    points = base.mark_point(filled=True, size=40 if field == "model" else 18).encode(
+        y=y,
+        shape=shape,
+        opacity=faded(full),
+        tooltip=[
+            alt.Tooltip("model:N"),
+            alt.Tooltip("category:N"),
+            alt.Tooltip(f"{x}:{'Q' if rows.schema[x].is_numeric() else 'N'}", title=x_title.split(" (")[0]),
+            alt.Tooltip("top1:Q", title=measure, format=".3f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".3f"),
+            alt.Tooltip("high:Q", title="to", format=".3f"),
+            alt.Tooltip("n:Q", title="images"),
+        ],
+    )
+    return alt.layer(band, clean, line, points).add_params(picked()).properties(title=title, width=320, height=HEIGHT)
+
+
+def band_map(curve: pl.DataFrame, title: str) -> Any:
+    """Accuracy of one model under noise, octave bands across and strengths down."""
+    band = curve.filter(pl.col("probe") == "critical_band")
+    noisy = band.filter(pl.col("frequency").is_not_null() & pl.col("top1").is_not_null())
+    quiet = band.filter(pl.col("noise_sd") == 0)["top1"].drop_nulls()
+    measure = str(curve["measure"][0])
+    base = alt.Chart(
+        inline(
+            noisy.select(
+                "frequency", "noise_sd", "top1", "low", "high", (1.75 * 2.0 ** pl.col("frequency")).alias("cycles")
+            )
+        )
+    ).encode(
+        x=alt.X("cycles:O", title="centre of the noise (cycles per image)", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("noise_sd:O", title="noise_sd", sort="descending"),
+        tooltip=[
+            alt.Tooltip("cycles:O", title="cycles per image"),
+            alt.Tooltip("noise_sd:O"),
+            alt.Tooltip("top1:Q", title=measure, format=".3f"),
+            alt.Tooltip("low:Q", title="95 % from", format=".3f"),
+            alt.Tooltip("high:Q", title="to", format=".3f"),
+        ],
+    )
+    tiles = base.mark_rect(stroke="white").encode(
+        color=alt.Color("top1:Q", title=measure, scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=None)
+    )
+    text = base.mark_text(fontSize=11).encode(
+        text=alt.Text("top1:Q", format=".2f"),
+        color=alt.condition("datum.top1 > 0.55", alt.value(INK), alt.value("white")),
+    )
+    heading = alt.Title(title, subtitle=f"{measure}; without noise {quiet[0]:.2f}" if len(quiet) else measure)
+    return alt.layer(tiles, text).properties(title=heading, width=320, height=HEIGHT)
+
+
+def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
+    """Change of top-1 in percentage points of one probe: a tile for each condition (down) and model (across).
+
+    `rows` has model, condition, before, after, difference; colours run from -reach to reach.
+    """
+    few = rows["model"].n_unique() <= 2 * FEW
+    hue = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
+    legend = None if few else alt.Legend(orient="bottom", gradientLength=200)
+    base = alt.Chart(inline(rows)).encode(
+        x=alt.X("model:N", title=None, axis=alt.Axis(labelAngle=-40)),
+        y=alt.Y("condition:N", sort=None, title=None),
+        tooltip=[
+            alt.Tooltip("model:N"),
+            alt.Tooltip("condition:N"),
+            alt.Tooltip("before:Q", format=".3f"),
+            alt.Tooltip("after:Q", format=".3f"),
+            alt.Tooltip("difference:Q", title="points", format="+.2f"),
+        ],
+    )
+    tiles = base.mark_rect(stroke="white").encode(
+        color=alt.Color("difference:Q", title="points", scale=hue, legend=legend)
+    )
+    ink = alt.condition(f"abs(datum.difference) > {0.72 * reach:g}", alt.value("white"), alt.value(INK))
+    text = base.mark_text(fontSize=10).encode(text=alt.Text("difference:Q", format="+.1f"), color=ink)
+    chart = alt.layer(tiles, text) if few else alt.layer(tiles)
+    return chart.properties(title=title, width=320, height=16 * rows["condition"].n_unique())

@@ -1,0 +1,96 @@
+"""What the charts have in common: colours that colour-blind readers tell apart, type, and picking a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import altair as alt
+import polars as pl
+import polars.selectors as cs
+
+from ...protocol import CATEGORIES
+
+INK, FAINT = "#1a1a1a", "#8c8c8c"
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
+PICKED = "picked"
+"""Name of the parameter that holds the model or category picked, or nothing."""
+
+CONFIG: dict[str, Any] = {
+    "background": "white",
+    "font": "Helvetica Neue, Arial, Liberation Sans, sans-serif",
+    "view": {"stroke": "#d9d9d9", "continuousWidth": 260, "continuousHeight": 190},
+    "axis": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "titleFontWeight": "normal",
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "gridColor": "#ececec",
+        "domainColor": FAINT,
+        "tickColor": FAINT,
+        "labelLimit": 220,
+    },
+    "legend": {
+        "labelColor": INK,
+        "titleColor": INK,
+        "titleFontWeight": "normal",
+        "labelLimit": 260,
+        "symbolOpacity": 1,
+    },
+    "title": {"color": INK, "anchor": "start", "fontSize": 12, "subtitleColor": "#4d4d4d", "subtitleFontSize": 11},
+}
+
+
+def words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def inline(frame: pl.DataFrame) -> alt.InlineData:
+    """The rows, inside the chart: six digits, and nothing that JSON cannot hold."""
+    finite = frame.with_columns(
+        pl.when(cs.float().is_finite()).then(cs.float().cast(pl.Float64).round_sig_figs(6)).name.keep()
+    )
+    return alt.InlineData(values=finite.to_dicts())
+
+
+def colors(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Name -> (colour, shape); the study's categories keep theirs wherever they appear."""
+    wanted = list(dict.fromkeys(names))
+    study = {name: place for place, name in enumerate(CATEGORIES)}
+    free = [place for place in range(len(OKABE_ITO)) if not any(study.get(name) == place for name in wanted)]
+    places = {name: study.get(name) for name in wanted}
+    for turn, name in enumerate(name for name in wanted if places[name] is None):
+        places[name] = free[turn % len(free)] if free else turn % len(OKABE_ITO)
+    return {name: (OKABE_ITO[place or 0], SHAPES[place or 0]) for name, place in places.items()}
+
+
+def scales(field: str, names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
+    """Colour and shape by a field of these names, with one legend; without, if there is but one name."""
+    given = colors(names)
+    hue = alt.Scale(domain=list(given), range=[color for color, _ in given.values()])
+    form = alt.Scale(domain=list(given), range=[shape for _, shape in given.values()])
+    more: dict[str, Any] = {} if len(given) > 1 else {"legend": None}
+    return (
+        alt.Color(f"{field}:N", scale=hue, title=None, **more),
+        alt.Shape(f"{field}:N", scale=form, title=None, **more),
+    )
+
+
+def picked() -> alt.Parameter:
+    """A chart with this parameter fades what `faded` is told to; the report sets it from buttons and lists."""
+    return alt.param(name=PICKED, value="")
+
+
+def faded(full: float = 1, rest: float = 0.08) -> Any:
+    """Opacity `full` while nothing is picked; then 1 for the model or category that is, and `rest` for the others.
+
+    Rows have `model` and `category`.
+    """
+    nothing, mine = f"{PICKED} == ''", f"datum.model == {PICKED} || datum.category == {PICKED}"
+    return alt.when(nothing).then(alt.value(full)).when(mine).then(alt.value(1)).otherwise(alt.value(rest))

@@ -1,0 +1,1 @@
+"""Two runs, or two precisions, on the same images."""

@@ -1,0 +1,220 @@
+"""Precision gates: whether a faster precision answers as a trusted one does, condition by condition and image by image.
+
+A flip is an image whose predicted class is another. An image is right as everywhere: its label was predicted, or,
+without labels, the class that the same precision predicts for the unperturbed image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy.special import ndtri
+
+from ...records import Cell
+from ..database.store import Store
+from ..statistics.paired import Floats, Mask, Whole, paired
+
+Z = float(ndtri(0.975))
+
+
+def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Floats]:
+    """Wilson's 95 % interval (low, high) of the share of images that are flipped, (cells, n), and what n counts as.
+
+    Dependent images count as fewer, as in the view `cell_accuracy`: as many as would have the variance that the
+    clusters have (Kish 1965); a cluster counts as one image where all or none are flipped.
+    """
+    count, n = len(np.unique(clusters)), flipped.shape[1]
+    share = flipped.mean(axis=1)
+    effective = np.full(len(share), float(count))
+    mixed = (share > 0) & (share < 1)
+    if 1 < count < n and mixed.any():
+        order = np.argsort(clusters, kind="stable")
+        _, first, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
+        sums = np.add.reduceat(flipped[mixed][:, order], first, axis=1, dtype=np.int64)
+        part = share[mixed]
+        between = ((sums - sizes * part[:, None]) ** 2).sum(axis=1) * count / (count - 1)
+        with np.errstate(divide="ignore"):  # clusters that are all alike say as much as their images
+            effective[mixed] = np.minimum(n, part * (1 - part) * n**2 / between)
+    z2 = Z**2 / effective
+    centre, half = (share + z2 / 2) / (1 + z2), np.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
+    return np.minimum(share, centre - half).clip(0), np.maximum(share, centre + half).clip(max=1), effective
+
+
+def images_needed(
+    flips: Floats, difference: Floats, discordant: Floats, max_flips: float, max_difference: float
+) -> Floats:
+    """About how many independent images would decide, if the shares stayed as they are; infinite on a limit.
+
+    Args:
+        flips: share of flipped images.
+        difference: of the accuracies; NaN where there is none.
+        discordant: share of the images that one of the two has right.
+        max_flips: the limit L of flips.
+        max_difference: the limit M of the difference, in either direction.
+
+    Wilson's interval ends at L with z^2 L (1 - L) / (flips - L)^2 images. That of the difference d (Bonett & Price
+    2012) has the half width m = ||d| - M| where m^2 n^2 = z^2 ((discordant - d^2) n + 2), and of n images.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_flips = Z**2 * max_flips * (1 - max_flips) / (flips - max_flips) ** 2
+        margin, spread = (np.abs(difference) - max_difference) ** 2, Z**2 * (discordant - difference**2)
+        of_difference = (spread + np.sqrt(spread**2 + 8 * margin * Z**2)) / (2 * margin)
+    too_many, too_far = flips > max_flips, np.abs(difference) > max_difference
+    # To pass, both have to fit; to fail, the first that does not is enough.
+    to_fail = np.fmin(np.where(too_many, of_flips, np.inf), np.where(too_far, of_difference, np.inf))
+    return np.where(too_many | too_far, to_fail, np.fmax(of_flips, of_difference))
+
+
+# Limits and verdicts
+TRUSTED = "fp32"
+"""The precision that needs no gate, and against which the others pass theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may differ between two precisions, as shares of the images."""
+
+    flips: float = 0.01
+    accuracy: float = 0.003
+    """In either direction."""
+
+
+def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
+    """Of how many of the cells' (variant, condition) the gate has not been passed, and how many would need one.
+
+    It has been passed where the intervals of some image set, seed and reference in fp32 lie within these limits,
+    whatever the limits were then, and those of none lie outside.
+    """
+    asked = {
+        (cell.variant.sha256, cell.variant.engine, cell.variant.precision, cell.condition.digest)
+        for cell in cells
+        if cell.variant.precision != TRUSTED
+    }
+    rows = store.frame(
+        "SELECT cell.onnx_sha256, cell.engine, cell.precision, condition.digest, "
+        "flips_low, flips_high, low, high, probe = 'clean' AND NOT labelled AS itself "
+        "FROM precision_gate AS gate JOIN cell ON cell.id = gate.candidate JOIN cell AS trusted "
+        "ON trusted.id = gate.reference AND trusted.precision = ? "
+        "JOIN condition ON condition.id = cell.condition JOIN image_set ON image_set.id = cell.image_set",
+        [TRUSTED],
+    ).with_columns(verdict=verdict(limits))
+    found: dict[str, set[tuple[str, ...]]] = {
+        name: set(rows.filter(pl.col("verdict") == name).select(pl.nth(0, 1, 2, 3)).rows()) for name in ("pass", "fail")
+    }
+    return len(asked - (found["pass"] - found["fail"])), len(asked)
+
+
+def verdict(limits: Limits) -> pl.Expr:
+    """pass, fail or undecided, of flips_low, flips_high, low, high, and itself, where accuracies have no difference."""
+    low, high = pl.col("low"), pl.col("high")
+    within = pl.col("itself") | ((low >= -limits.accuracy) & (high <= limits.accuracy))
+    outside = (low > limits.accuracy) | (high < -limits.accuracy)
+    return (
+        pl.when((pl.col("flips_low") > limits.flips) | outside)
+        .then(pl.lit("fail"))
+        .when((pl.col("flips_high") <= limits.flips) & within)
+        .then(pl.lit("pass"))
+        .otherwise(pl.lit("undecided"))
+    )
+
+
+def summary(rows: pl.DataFrame) -> pl.DataFrame:
+    """Of rows of the view `gate`, by checkpoint, image set and what is compared: the verdicts, and most flips where."""
+    worst = pl.col("flips").arg_max()
+    return rows.group_by("checkpoint", "image_set", "reference", "candidate", maintain_order=True).agg(
+        *((pl.col("verdict") == name).sum().alias(name) for name in ("pass", "fail", "undecided")),
+        worst_flips=pl.col("flips").max(),
+        probe=pl.col("probe").get(worst),
+        parameters=pl.col("parameters").get(worst),
+    )
+
+
+# Gates of a database
+
+
+def gate_cells(
+    store: Store,
+    pairs: Sequence[tuple[Cell, Cell]],
+    limits: Limits,
+    advance: Callable[[float], None] = lambda _: None,
+) -> pl.DataFrame:
+    """Compare cells, (reference, candidate) each, and keep what was found; gives the rows of the view `gate`.
+
+    Pairs of which one cell is not complete are left out. `advance` is called once a checkpoint and image set.
+    """
+    found = store.frame(
+        "SELECT trusted.cell AS reference, trusted.clean_cell AS reference_clean, own.cell AS candidate, "
+        "own.clean_cell AS candidate_clean, own.image_set_id, own.checkpoint_id, own.labelled, own.itself "
+        "FROM (SELECT unnest(?::VARCHAR[]) AS a, unnest(?::VARCHAR[]) AS b) "
+        "JOIN cell AS cell_a ON cell_a.key = a JOIN cell_detail AS trusted ON trusted.cell = cell_a.id "
+        "JOIN cell AS cell_b ON cell_b.key = b JOIN cell_detail AS own ON own.cell = cell_b.id ORDER BY own.cell",
+        [[cell.key for cell, _ in pairs], [cell.key for _, cell in pairs]],
+    )
+    for _, group in found.group_by("checkpoint_id", "image_set_id", maintain_order=True):
+        rows = _compare(store, group, limits)
+        store.write_gates(rows)
+        advance(1)
+    return store.frame(
+        "FROM gate WHERE (reference_cell, candidate_cell) IN "
+        "(SELECT (unnest(?::INTEGER[]), unnest(?::INTEGER[]))) "
+        "ORDER BY checkpoint, image_set, probe, cutoff, noise_sd, frequency, parameters",
+        [found["reference"].to_list(), found["candidate"].to_list()],
+    )
+
+
+def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
+    """Rows of precision_gate for pairs of one checkpoint and image set."""
+    clusters = store.frame(
+        "SELECT cluster FROM image WHERE image_set = ? ORDER BY image_index", [pairs["image_set_id"][0]]
+    )["cluster"].to_numpy()
+    reference, right_a = _outcomes(store, pairs, "reference")
+    candidate, right_b = _outcomes(store, pairs, "candidate")
+    flipped, n = reference != candidate, len(clusters)
+    flips_low, flips_high, effective = flip_interval(flipped, clusters)
+    found = paired(right_a, right_b, clusters)
+    numbers = {"reference_top1": right_a.mean(axis=1), "candidate_top1": right_b.mean(axis=1)}
+    numbers |= {name: getattr(found, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
+    against_clean = ~pl.col("itself") & pl.all_horizontal(pl.col("reference_clean", "candidate_clean").is_not_null())
+    rows = pairs.with_columns(
+        n=pl.lit(n, pl.Int64),
+        flips=pl.Series(flipped.mean(axis=1)),
+        flips_low=pl.Series(flips_low),
+        flips_high=pl.Series(flips_high),
+        **{
+            name: pl.when(pl.col("labelled") | against_clean).then(pl.Series(values, nan_to_null=True))
+            for name, values in numbers.items()
+        },
+    ).with_columns(verdict=verdict(limits), max_flips=pl.lit(limits.flips), max_difference=pl.lit(limits.accuracy))
+    difference, discordant = rows["difference"].fill_null(np.nan).to_numpy(), (found.lost + found.gained) / n
+    needed = images_needed(flipped.mean(axis=1), difference, discordant, limits.flips, limits.accuracy) * n / effective
+    return rows.with_columns(
+        needed=pl.when(pl.col("verdict") == "undecided").then(_two_digits(np.maximum(needed, n + 1)))
+    ).drop("reference_clean", "candidate_clean", "image_set_id", "checkpoint_id", "labelled", "itself")
+
+
+def _two_digits(values: Floats) -> pl.Series:
+    """Rounded up to whole numbers of two digits that count; null where infinite."""
+    finite = np.where(np.isfinite(values), values, np.nan)
+    step = 10 ** (np.floor(np.log10(finite)) - 1).clip(0)
+    return pl.Series(np.ceil(finite / step) * step, nan_to_null=True).cast(pl.Int64)
+
+
+def _outcomes(store: Store, pairs: pl.DataFrame, side: str) -> tuple[NDArray[np.uint16], Mask]:
+    """(predicted, right), each (cells, n): against the label, or else the clean prediction if there is one."""
+    own, clean = pairs[side], pairs[f"{side}_clean"]
+    ids = pl.concat([own, clean]).drop_nulls().unique().sort()
+    stored = store.frame(
+        "SELECT predicted, label_rank FROM prediction WHERE cell IN (SELECT unnest(?::INTEGER[])) "
+        "ORDER BY cell, image_index",
+        [ids.to_list()],
+    )
+    predicted = stored["predicted"].to_numpy().reshape(len(ids), -1)
+    place = ids.search_sorted(own).to_numpy()
+    if pairs["labelled"][0]:
+        return predicted[place], (stored["label_rank"].to_numpy().reshape(len(ids), -1) == 0)[place]
+    against = ids.search_sorted(clean.fill_null(ids[0])).to_numpy()
+    return predicted[place], predicted[place] == predicted[against]

@@ -1,0 +1,1 @@
+"""Biases against generalization, over models."""

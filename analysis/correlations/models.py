@@ -1,0 +1,229 @@
+"""The models that are correlated: their values as arrays (variables, models), NaN where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ...errors import StoreError, UnknownName, UsageError
+from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
+from ..database.store import Store
+from ..statistics.coefficients import Floats
+from ..statistics.resampling import Spread
+
+FEWEST = 4
+"""Models that a correlation needs: of three, not even a perfect order could have p < 0.05."""
+Index = NDArray[np.intp]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """n models with a biases x, b groups y, and the variable z that is given in a partial correlation."""
+
+    biases: Sequence[str]
+    groups: Sequence[str]
+    x: Floats
+    y: Floats
+    x_spread: Spread
+    y_spread: Spread
+    given: str | None
+    z: Floats | None
+    category: NDArray[Any]
+
+    @property
+    def n(self) -> int:
+        return len(self.category)
+
+    @property
+    def z_there(self) -> Mask:
+        return np.zeros(self.n, bool) if self.z is None else ~np.isnan(self.z)
+
+    @property
+    def over_images(self) -> Mask:
+        """(a, b): pairs of which one has intervals of its own."""
+        return np.asarray(self.x_spread.known[:, None] | self.y_spread.known[None, :])
+
+    def part(self, there: Mask, of_x: Index, of_y: Index) -> Models:
+        """Some of the models, biases and groups."""
+        here_x, here_y = np.ix_(of_x, np.flatnonzero(there)), np.ix_(of_y, np.flatnonzero(there))
+        return Models(
+            [self.biases[i] for i in of_x],
+            [self.groups[i] for i in of_y],
+            self.x[here_x],
+            self.y[here_y],
+            Spread(self.x_spread.down[here_x], self.x_spread.up[here_x]),
+            Spread(self.y_spread.down[here_y], self.y_spread.up[here_y]),
+            self.given,
+            None if self.z is None else self.z[there],
+            self.category[there],
+        )
+
+
+def read_models(frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str], given: str | None) -> Models:
+    """The rows of a frame: category, and numeric columns; NAME_low and NAME_high are the ends of NAME's interval."""
+    x, y = values_of(frame, biases), values_of(frame, groups)
+    return Models(
+        biases,
+        groups,
+        x,
+        y,
+        _spread(frame, biases, x),
+        _spread(frame, groups, y),
+        given,
+        values_of(frame, [given])[0] if given else None,
+        frame["category"].fill_null("none").to_numpy(),
+    )
+
+
+def values_of(frame: pl.DataFrame, names: Sequence[str]) -> Floats:
+    """Columns as (variables, models), NaN for what is no finite number. Raises StoreError for one that is not there."""
+    absent = [name for name in dict.fromkeys(names) if name not in frame.columns]
+    if absent:
+        raise StoreError(f"correlation: no column {', '.join(absent)}; the frame has {', '.join(frame.columns)}")
+    columns = [frame[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in names]
+    values = np.array(columns, dtype=np.float64).reshape(len(names), len(frame))
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _spread(frame: pl.DataFrame, names: Sequence[str], values: Floats) -> Spread:
+    """0 where a value has no interval."""
+    sides = np.zeros((2, *values.shape))
+    for row, name in enumerate(names):
+        if {f"{name}_low", f"{name}_high"} <= set(frame.columns):
+            low, high = values_of(frame, [f"{name}_low", f"{name}_high"])
+            sides[:, row] = np.nan_to_num(np.maximum(0, [values[row] - low, high - values[row]]))
+    return Spread(*sides)
+
+
+def complete_blocks(x: Floats, y: Floats) -> Iterator[tuple[Mask, Index, Index]]:
+    """(models, variables of x, variables of y) that are complete together; each pair of variables is in one block."""
+    for x_there, of_x in _by_gaps(x):
+        for y_there, of_y in _by_gaps(y):
+            yield x_there & y_there, of_x, of_y
+
+
+def _by_gaps(values: Floats) -> list[tuple[Mask, Index]]:
+    """(models that are there, variables of which this holds) for each pattern of missing values."""
+    patterns, of_variable = np.unique(~np.isnan(values), axis=0, return_inverse=True)
+    return [(pattern, np.flatnonzero(of_variable.ravel() == i)) for i, pattern in enumerate(patterns)]
+
+
+# The models of a study in a results database
+ID_BENCHMARK = "imagenet"
+"""The benchmark whose clean accuracy a partial correlation holds fixed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudyTable:
+    """The models of a study: one row each, with category, and NAME, NAME_low, NAME_high of each bias and group."""
+
+    frame: pl.DataFrame
+    biases: list[str]
+    groups: list[str]
+    given: str | None
+
+
+NO_BIAS = "_raw|_threshold_|^shape_bias_|^cue_accuracy"
+"""Metrics that are not correlated: raw fits, which mostly degenerate, the thresholds that a channel is fitted to, and
+what belongs to a shape bias. Each would be one test more to correct for."""
+
+
+def study_label(store: Store, study: str | None) -> str:
+    """The label, name@version, of a study: a name, a label, or None for the only one there is.
+
+    UnknownName where there is none of the name, UsageError where there is none at all, or several to choose from.
+    """
+    versions = store.frame("SELECT study, label, newest FROM study_version ORDER BY study_id")
+    newest: dict[str, str] = dict(versions.filter("newest").select("study", "label").rows())
+    if not newest:
+        raise UsageError(f"{store.path} holds no study; `bandlens run STUDY.toml --db {store.path}` adds one")
+    if study is None:
+        if len(newest) > 1:
+            raise UsageError(f"{store.path} holds the studies {', '.join(newest)}; name one of them with --study")
+        return next(iter(newest.values()))
+    if study not in newest and study not in versions["label"]:
+        raise UnknownName("study", study, [*newest, *versions["label"]])
+    return newest.get(study, study)
+
+
+def study_table(store: Store, label: str) -> StudyTable:
+    """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
+
+    Both are in percent. Raises UsageError where there are too few models, no metrics, or no accuracies.
+    """
+    where = f"{store.path}, {label}"
+    models = store.frame(
+        "SELECT DISTINCT checkpoint, category FROM study_version JOIN study_cell ON study_cell.study = study_id "
+        "JOIN cell_detail USING (cell) WHERE label = ? ORDER BY ALL",
+        [label],
+    )
+    if len(models) < FEWEST:
+        count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
+        raise UsageError(f"{where}: {count}, and a correlation needs {FEWEST}; run a study of more checkpoints")
+    measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high FROM metric_of(?)", [label])
+    metric = measured.filter(pl.col("image_set").is_not_null(), ~pl.col("metric").str.contains(NO_BIAS))
+    if metric.is_empty():
+        raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
+    accuracy = measured.filter(
+        pl.col("image_set").is_null(),
+        pl.col("metric").is_in([group for group in GROUPS if group != AS_PUBLISHED]),
+        pl.col("value").is_not_null(),
+    )
+    if accuracy.is_empty():
+        accuracy = _clean_accuracy(store, label)
+    if accuracy.is_empty():
+        raise UsageError(f"{where}: no clean accuracy to correlate with; add a labelled image set to the study")
+    several = pl.col("image_set").n_unique().over("metric") > 1
+    metric = metric.with_columns(
+        metric=pl.when(several).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
+    )
+    biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
+    return StudyTable(_wide(models, pl.concat([metric, accuracy]), where), biases, groups, _given(store, groups))
+
+
+def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:
+    return store.frame(
+        "SELECT checkpoint, image_set, 'top1 ' || image_set AS metric, 100 * top1 AS value, 100 * low AS low, "
+        "100 * high AS high FROM accuracy_of(?) WHERE probe = 'clean' AND measure = 'accuracy'",
+        [label],
+    )
+
+
+_ADVERSARIAL = pl.col("category") == ADVERSARIAL_TRAINING
+SUBSET_FILTERS: Mapping[str, pl.Expr] = {
+    name: pl.lit(True) if wanted is None else _ADVERSARIAL if wanted else ~_ADVERSARIAL
+    for name, wanted in SUBSETS.items()
+}
+"""Published subset -> which models belong to it, by the column category."""
+
+
+def subsets_of(frame: pl.DataFrame) -> Mapping[str, pl.Expr]:
+    """The published subsets; one alone where it would be everything."""
+    sizes = {name: len(frame.filter(wanted)) for name, wanted in SUBSET_FILTERS.items()}
+    return SUBSET_FILTERS if all(sizes.values()) else {"total": SUBSET_FILTERS["total"]}
+
+
+def _wide(models: pl.DataFrame, long: pl.DataFrame, where: str) -> pl.DataFrame:
+    doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
+    if len(doubled):
+        checkpoint, metric = doubled.select("checkpoint", "metric").row(0)
+        raise UsageError(f"{where}: {checkpoint} has {metric} more than once; give each image set a name of its own")
+    wide = models
+    for end in ("value", "low", "high"):
+        suffix = "" if end == "value" else f"_{end}"
+        columns = long.with_columns(pl.col("metric") + suffix).pivot("metric", index="checkpoint", values=end)
+        wide = wide.join(columns, on="checkpoint", how="left")
+    return wide
+
+
+def _given(store: Store, groups: list[str]) -> str | None:
+    """What stands for accuracy as such: ID, or else the largest image set of the benchmark imagenet."""
+    sets = store.frame("SELECT name FROM image_set WHERE benchmark = ? ORDER BY count DESC, id", [ID_BENCHMARK])
+    names = ["ID", *(f"top1 {name}" for name in sets["name"])]
+    return next((name for name in names if name in groups), None)

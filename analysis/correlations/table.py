@@ -1,0 +1,245 @@
+"""Tables of correlations: biases with generalization. docs/statistics.md has the formulas and what they cover."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from ...errors import UnknownName
+from ..statistics.coefficients import METHODS, Floats, Method, benjamini_hochberg, coefficients, holm, p_values, partial
+from ..statistics.resampling import Interval, bca_interval, bootstrap, crossed_bootstrap, permutation_p
+from .models import FEWEST, Models, complete_blocks, read_models, values_of
+
+SCHEMA: Mapping[str, type[pl.DataType]] = {
+    "method": pl.String,
+    "bias": pl.String,
+    "group": pl.String,
+    "subset": pl.String,
+    "n": pl.Int64,
+    "coefficient": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "low_images": pl.Float64,
+    "high_images": pl.Float64,
+    "p": pl.Float64,
+    "p_permutation": pl.Float64,
+    "p_holm": pl.Float64,
+    "p_bh": pl.Float64,
+    "partial": pl.Float64,
+    "partial_p": pl.Float64,
+    "loco_low": pl.Float64,
+    "loco_high": pl.Float64,
+    "loco_low_category": pl.String,
+    "loco_high_category": pl.String,
+    "note": pl.String,
+}
+
+
+def correlate(
+    frame: pl.DataFrame,
+    biases: Sequence[str],
+    groups: Sequence[str],
+    subsets: Mapping[str, pl.Expr],
+    method: Method = "spearman",
+    given: str | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """Each bias with each generalization group in each subset: one row each, bias slowest, subset fastest.
+
+    Args:
+        frame: one row a model: category, and a numeric column a bias or group. Where it also has NAME_low and
+            NAME_high, the 95 % interval of each value over images, low_images and high_images take account of it.
+        subsets: name -> which rows belong to it.
+        given: the column that `partial` holds fixed.
+        resamples: of the bootstrap, and as many permutations.
+
+    Returns:
+        The columns of SCHEMA. p_holm and p_bh adjust p over all rows. A number that the data do not determine is null,
+        and `note` says why.
+
+    Raises:
+        StoreError: a column is not there.
+        UnknownName: the method is none of METHODS.
+    """
+    if method not in METHODS:
+        raise UnknownName("method", method, METHODS)
+    tables = []
+    for subset, wanted in subsets.items():
+        models = read_models(frame.filter(wanted), biases, groups, given)
+        with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
+            tables.append(_table(models, method, resamples, seed).with_columns(subset=pl.lit(subset)))
+    table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
+    p = table["p"].fill_null(np.nan).to_numpy()
+    table = table.with_columns(method=pl.lit(method), p_holm=pl.Series(holm(p)), p_bh=pl.Series(benjamini_hochberg(p)))
+    return table.select(*SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _table(models: Models, method: Method, resamples: int, seed: int) -> pl.DataFrame:
+    """The rows of one subset, bias slowest, without method, subset and adjusted p."""
+    empty = pl.DataFrame(schema={**SCHEMA, "place": pl.Int64})
+    blocks = [empty]
+    for there, of_x, of_y in complete_blocks(models.x, models.y):
+        block = models.part(there, of_x, of_y)
+        columns = {
+            "bias": np.repeat(np.array(block.biases, object), len(of_y)),
+            "group": np.tile(np.array(block.groups, object), len(of_x)),
+            "place": (of_x[:, None] * len(models.y) + of_y).ravel(),
+        }
+        columns |= {name: values.ravel() for name, values in estimates(block, method, resamples, seed).items()}
+        kinds = {name: empty.schema[name] for name in columns}
+        rows = pl.DataFrame({name: values.tolist() for name, values in columns.items()}, kinds, strict=False)
+        if block.n < models.n:
+            gaps = pl.lit(f"{models.n - block.n} of {models.n} models lack a value")
+            rows = rows.with_columns(note=pl.concat_str(gaps, "note", separator="; ", ignore_nulls=True))
+        blocks.append(rows)
+    return pl.concat(blocks, how="diagonal").sort("place").drop("place", "subset")
+
+
+def correlations(frame: pl.DataFrame, rows: Sequence[str], columns: Sequence[str]) -> pl.DataFrame:
+    """Spearman of each of `rows` with each of `columns`, numeric columns of `frame`, one observation a row of it.
+
+    The answer has the columns x, y, spearman, p, n, x slowest, in the order given; a missing value drops its row from
+    the pairs it is part of. spearman and p are null where fewer than three observations are complete or a variable
+    does not vary. Raises StoreError for a column that is not there.
+    """
+    x, y = values_of(frame, rows), values_of(frame, columns)
+    r, p = np.full((2, len(rows), len(columns)), np.nan)
+    n = np.zeros(r.shape, np.int64)
+    for there, of_x, of_y in complete_blocks(x, y):
+        block, count = np.ix_(of_x, of_y), int(there.sum())
+        n[block] = count
+        if count >= 3:
+            mine, other = x[of_x][:, there], y[of_y][:, there]
+            r[block] = coefficients("spearman", mine, other, np.ones(count))
+            p[block] = p_values("spearman", r[block], mine, other)
+    table = {"x": np.repeat(list(rows), len(columns)), "y": np.tile(list(columns), len(rows))}
+    table |= {"spearman": r.ravel(), "p": p.ravel(), "n": n.ravel()}
+    return pl.DataFrame(table).with_columns(pl.col("spearman", "p").fill_nan(None))
+
+
+# The numbers of models that have all values, and words on what they rest on
+
+
+def estimates(models: Models, method: Method, resamples: int, seed: int) -> Mapping[str, NDArray[Any]]:
+    """Columns of the table of correlations, (a, b) each; with fewer than four models, only n and note."""
+    shape = (len(models.x), len(models.y))
+    n = np.full(shape, models.n)
+    if models.n < FEWEST:
+        few = f"{models.n} model{'' if models.n == 1 else 's'}, and a correlation needs {FEWEST}"
+        return {"n": n, "note": np.full(shape, few, object)}
+    x, y = models.x, models.y
+    r = coefficients(method, x, y, np.ones(models.n))
+    resampled = bootstrap(method, x, y, resamples, seed)
+    interval = bca_interval(method, x, y, resampled)
+    with_images = _with_images(models, method, resamples, seed)
+    return {
+        "n": n,
+        "coefficient": r,
+        "low": interval.low,
+        "high": interval.high,
+        **({"low_images": with_images.low, "high_images": with_images.high} if with_images else {}),
+        "p": p_values(method, r, x, y),
+        "p_permutation": permutation_p(method, x, y, resamples, seed),
+        **_partial(models, method),
+        **_leave_one_category_out(models, method),
+        "note": _notes(models, interval, with_images, resamples),
+    }
+
+
+def _with_images(models: Models, method: Method, resamples: int, seed: int) -> Interval | None:
+    """Over models and images; NaN for pairs neither of which has intervals of its own."""
+    if not models.over_images.any():
+        return None
+    x, y = models.x, models.y
+    crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, seed)
+    return bca_interval(method, x, y, np.where(models.over_images, crossed, np.nan))
+
+
+def _partial(models: Models, method: Method) -> Mapping[str, Floats]:
+    """Given z, over the models that have it."""
+    there, n = models.z_there, int(models.z_there.sum())
+    if models.z is None or n < FEWEST:
+        return {}
+    x, y, z, once = models.x[:, there], models.y[:, there], models.z[None, there], np.ones(n)
+    r, xz, yz = (coefficients(method, *pair, once) for pair in ((x, y), (x, z), (y, z)))
+    coefficient, p = partial(method, r, xz[:, 0], yz[:, 0], n)
+    return {"partial": coefficient, "partial_p": p}
+
+
+def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDArray[Any]]:
+    """The lowest and the highest coefficient without one category, and which; where every one is defined."""
+    names = np.unique(models.category).astype(object)
+    weights = (models.category != names[:, None]).astype(np.float64)
+    if len(names) < 2 or weights.sum(axis=-1).min() < FEWEST:
+        return {}
+    r = coefficients(method, models.x, models.y, weights)
+    lowest, highest = names[np.argmin(r, axis=0)], names[np.argmax(r, axis=0)]
+    undefined = np.isnan(r).any(axis=0)
+    lowest[undefined] = highest[undefined] = None
+    # A minimum with NaN in it is NaN.
+    return {
+        "loco_low": r.min(axis=0),
+        "loco_high": r.max(axis=0),
+        "loco_low_category": lowest,
+        "loco_high_category": highest,
+    }
+
+
+def _notes(models: Models, interval: Interval, with_images: Interval | None, resamples: int) -> NDArray[Any]:
+    """What the numbers rest on, and why some of them are not there; (a, b) of words, or None."""
+    shared = _shared_notes(models)
+    of_x, of_y = _ties(models.biases, models.x), _ties(models.groups, models.y)
+    notes = np.full(interval.low.shape, None, object)
+    for i, j in np.ndindex(notes.shape):
+        varies = not any(note and note.endswith(CONSTANT) for note in (of_x[i], of_y[j]))
+        mine = [of_x[i], of_y[j]]
+        if varies:
+            mine.append(_interval_note(interval, (i, j), resamples))
+            if with_images and models.over_images[i, j] and (note := _interval_note(with_images, (i, j), resamples)):
+                mine.append(f"over images: {note}")
+            mine += shared
+            if models.given in (models.biases[i], models.groups[j]):
+                mine.append(f"{models.given} itself is what partial holds fixed")
+        notes[i, j] = "; ".join(filter(None, mine)) or None
+    return notes
+
+
+CONSTANT = "does not vary"
+
+
+def _ties(names: Sequence[str], values: Floats) -> list[str | None]:
+    different = [len(np.unique(row)) for row in values]
+    return [
+        f"{name} {CONSTANT}" if k == 1 else f"{name} has {k} different values" if k < values.shape[-1] else None
+        for name, k in zip(names, different, strict=True)
+    ]
+
+
+def _shared_notes(models: Models) -> list[str]:
+    notes = []
+    names, counts = np.unique(models.category, return_counts=True)
+    if len(names) < 2:
+        notes.append("one category, so none can be left out")
+    elif models.n - counts.max() < FEWEST:
+        notes.append(f"without {names[counts.argmax()]} fewer than {FEWEST} models are left")
+    with_z = int(models.z_there.sum())
+    if models.z is not None and with_z < models.n:
+        few = "too few for partial" if with_z < FEWEST else "over which partial is"
+        notes.append(f"{with_z} of {models.n} models have {models.given}, {few}")
+    return notes
+
+
+def _interval_note(interval: Interval, pair: tuple[int, int], resamples: int) -> str | None:
+    undefined = int(interval.undefined[pair])
+    if undefined:
+        left = "no interval" if np.isnan(interval.low[pair]) else "left out"
+        return f"in {undefined} of {resamples} resamples a variable does not vary: {left}"
+    if np.isnan(interval.low[pair]):
+        return "all resamples lie on one side of the coefficient: no interval"
+    return "every resample has the same coefficient" if interval.low[pair] == interval.high[pair] else None

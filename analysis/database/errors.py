@@ -1,0 +1,78 @@
+"""What DuckDB says as one line that says what to do, and what a reader may ask of it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import duckdb
+
+from ...errors import StoreError
+
+NO_ROOM = {
+    "No space left": "the disk is full",
+    "not enough space": "the disk is full",
+    "File too large": "the file may not grow further",
+    "quota exceeded": "your quota is used up",
+}
+"""How DuckDB and the system say it, and how we do."""
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """DuckDB's errors as StoreError, and its word for Ctrl-C as Python's."""
+    try:
+        yield
+    except duckdb.Error as error:
+        raise explanation(path, str(error)) from error
+    except RuntimeError as error:
+        if str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error
+        raise
+
+
+def explanation(path: Path, message: str) -> StoreError:
+    line = " ".join(message.split())
+    if "lock on file" in line:
+        holder = re.search(r"PID (\d+)", line)
+        who = f"process {holder[1]}" if holder else "another process"
+        return StoreError(f"{path} is in use by {who}; wait for it to end, or name another file with --db")
+    if full := next((ours for theirs, ours in NO_ROOM.items() if theirs in line), None):
+        free = shutil.disk_usage(path.parent).free / 1e6
+        return StoreError(f"{path}: {full} ({free:.0f} MB free); what was committed stays: make room and run again")
+    return StoreError(f"{path}: {line}")
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """For rolling back and closing after a failure that is already on its way up."""
+    with suppress(duckdb.Error):
+        yield
+
+
+# Which statements a database that is open for reading takes: those that can do nothing but read it
+READING = ("SELECT", "MULTI", "EXPLAIN")
+"""SELECT is also FROM, WITH, VALUES, DESCRIBE, SHOW and SUMMARIZE; MULTI is PIVOT."""
+
+
+def check_reading(connection: duckdb.DuckDBPyConnection, sql: str, path: Path) -> None:
+    """StoreError for any other statement of `sql`.
+
+    DuckDB refuses what would change a database that it opened for reading, and files elsewhere. But it lets EXPORT and
+    COPY write into the folder beside the database in which it puts what does not fit into memory.
+    """
+    for statement in connection.extract_statements(sql):
+        try:
+            kind = statement.type.name
+        except ValueError:  # one that DuckDB's Python does not know
+            kind = statement.query.split(maxsplit=1)[0].upper()
+        if kind == "EXPLAIN" and re.search(r"\bcopy\b", statement.query, re.IGNORECASE):
+            kind = "EXPLAIN of COPY"
+        if kind not in READING:
+            raise StoreError(
+                f"{path} is open for reading alone, which {kind} is not; ask with SELECT, FROM, PIVOT, DESCRIBE, SHOW, "
+                "SUMMARIZE or EXPLAIN"
+            )

@@ -1,0 +1,108 @@
+"""Opening and making a results database: its schema version, its limits, and what keeps a reader from anything else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+
+from ... import __version__
+from ...errors import StoreError, UsageError
+from ...untrusted import regular
+from .errors import explained, quietly
+from .store import Store
+
+SCHEMA_VERSION = 3
+MEMORY_LIMIT = "2GB"
+"""Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
+READ_ONLY = {"enable_external_access": "false", "max_temp_directory_size": "10GB"}
+"""A query can read no other file and no network, and fill little of the disk; `check_reading` keeps it from SET."""
+BLOCK_SIZE = "65536"
+"""Of a new file, in bytes. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
+
+
+@contextmanager
+def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
+    """Open a results database, or make one where there is none and it may be written.
+
+    Raises:
+        StoreError: it is not a database, of another schema version, held by another process, or the disk is full.
+        UsageError: it is to be read and does not exist.
+    """
+    if not path.exists():
+        if read_only:
+            raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
+        if (log := path.with_name(f"{path.name}.wal")).exists():
+            raise StoreError(f"{log} belongs to a database that is gone; put that back, or delete the log as well")
+        create(path)
+    check_magic(path)
+    with connected(path, path, read_only) as store:
+        _check_version(store)
+        yield store
+
+
+def create(path: Path) -> None:
+    """Make a database. It gets its name when it is whole: being killed on the way leaves none."""
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {path.parent} for the results database; make it first")
+    try:
+        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            with connected(draft, path) as store:
+                with store.transaction():
+                    store.execute(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
+                    store.execute(
+                        "INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__]
+                    )
+                store.execute("CHECKPOINT")
+            with suppress(FileExistsError):  # another process was faster, and its database stays
+                os.link(draft, path)
+    except OSError as error:
+        raise StoreError(f"cannot make {path}: {error.strerror}; name another file with --db") from error
+
+
+@contextmanager
+def connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Store]:
+    """The file as a store that goes by the name of `path`."""
+    config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
+    if read_only:
+        config |= READ_ONLY
+    with explained(path):
+        connection = duckdb.connect(str(file), read_only=read_only, config=config)
+        # It would be drawn on standard output, between the rows of an answer that takes two seconds.
+        connection.execute("SET enable_progress_bar = false")
+    try:
+        yield Store(connection, path, read_only)
+    finally:
+        with quietly():
+            connection.close()
+
+
+def check_magic(path: Path) -> None:
+    """DuckDB itself would look for an extension that reads the file, on the network too."""
+    try:
+        with regular(path).open("rb") as file:
+            head = file.read(12)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", error)
+        raise StoreError(f"cannot read {path}: {reason}; name another file with --db") from error
+    if not head.endswith(b"DUCK"):
+        raise StoreError(f"{path} is not a DuckDB database; name another file with --db")
+
+
+def _check_version(store: Store) -> None:
+    """StoreError for a file that holds no results, or those of another schema."""
+    if not len(store.frame("SELECT table_name FROM duckdb_tables() WHERE table_name = 'meta'")):
+        raise StoreError(f"{store.path} is a DuckDB file but not a results database; name another file with --db")
+    version, made_by = store.frame("SELECT schema_version, bandlens FROM meta").row(0)
+    if version != SCHEMA_VERSION:
+        raise StoreError(
+            f"{store.path} has schema version {version} (written by bandlens {made_by}), and this is version "
+            f"{SCHEMA_VERSION}; run the study again with a new --db, or make one of its shards with `bandlens rebuild`"
+        )

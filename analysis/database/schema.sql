@@ -1,0 +1,658 @@
+-- The results database. Comments go into the database: DuckDB shows them in duckdb_tables() and duckdb_columns().
+
+CREATE TABLE meta (schema_version INTEGER NOT NULL, bandlens VARCHAR NOT NULL, created TIMESTAMPTZ NOT NULL DEFAULT now());
+COMMENT ON TABLE meta IS 'One row: the version of this schema and of the bandlens that made the file';
+COMMENT ON COLUMN meta.schema_version IS 'Raised whenever tables or views change';
+COMMENT ON COLUMN meta.bandlens IS 'Version that made the file';
+COMMENT ON COLUMN meta.created IS 'When the file was made';
+
+CREATE SEQUENCE id;
+
+CREATE TABLE checkpoint (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    name VARCHAR NOT NULL,
+    category VARCHAR NOT NULL,
+    architecture VARCHAR NOT NULL,
+    weights_sha256 VARCHAR NOT NULL,
+    source VARCHAR NOT NULL,
+    normalization VARCHAR NOT NULL,
+    classes INTEGER NOT NULL,
+    model_sha256 VARCHAR NOT NULL UNIQUE
+);
+COMMENT ON TABLE checkpoint IS 'One set of weights as it was exported; weights or export changed make a new row';
+COMMENT ON COLUMN checkpoint.id IS 'Number in this database';
+COMMENT ON COLUMN checkpoint.name IS 'Name of the exported model, the last one where it had several';
+COMMENT ON COLUMN checkpoint.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN checkpoint.architecture IS 'Name of the network, or the factory that makes it';
+COMMENT ON COLUMN checkpoint.weights_sha256 IS 'Of the weights file; of several files, over their digests';
+COMMENT ON COLUMN checkpoint.source IS 'Where the weights came from';
+COMMENT ON COLUMN checkpoint.normalization IS 'Mean and standard deviation that the model applies to RGB in [0, 1]';
+COMMENT ON COLUMN checkpoint.classes IS 'Number of logits';
+COMMENT ON COLUMN checkpoint.model_sha256 IS 'Of its fp32 ONNX file';
+
+CREATE TABLE image_set (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    name VARCHAR NOT NULL,
+    benchmark VARCHAR NOT NULL,
+    corruption VARCHAR,
+    severity INTEGER,
+    digest VARCHAR NOT NULL UNIQUE,
+    count INTEGER NOT NULL,
+    clusters INTEGER NOT NULL,
+    preprocessing VARCHAR NOT NULL,
+    labelled BOOLEAN NOT NULL,
+    decision_space VARCHAR NOT NULL
+);
+COMMENT ON TABLE image_set IS 'Images decoded once to fixed-shape uint8';
+COMMENT ON COLUMN image_set.id IS 'Number in this database';
+COMMENT ON COLUMN image_set.name IS 'Name of the set, the last one where it had several';
+COMMENT ON COLUMN image_set.benchmark IS 'What the images are, such as imagenet';
+COMMENT ON COLUMN image_set.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
+COMMENT ON COLUMN image_set.severity IS 'Of the corruption, 1 to 5';
+COMMENT ON COLUMN image_set.digest IS 'sha256 over pixels, labels, clusters and preprocessing';
+COMMENT ON COLUMN image_set.count IS 'Number of images';
+COMMENT ON COLUMN image_set.clusters IS 'Number of independent sources; less than count where several images show one photograph';
+COMMENT ON COLUMN image_set.preprocessing IS 'How files became pixels';
+COMMENT ON COLUMN image_set.labelled IS 'Without labels the reference is the model''s own clean prediction, and accuracy is agreement';
+COMMENT ON COLUMN image_set.decision_space IS 'Between which classes its images are decided: all, or a few that each stand for some logits';
+
+CREATE TABLE image (image_set INTEGER NOT NULL, image_index UINTEGER NOT NULL, path VARCHAR NOT NULL, cluster UINTEGER NOT NULL);
+COMMENT ON TABLE image IS 'The images of each set, in order';
+COMMENT ON COLUMN image.image_set IS 'image_set.id';
+COMMENT ON COLUMN image.image_index IS 'Position in the set, from 0';
+COMMENT ON COLUMN image.path IS 'File, relative to the folder that was packed';
+COMMENT ON COLUMN image.cluster IS 'Images with the same number are not independent; intervals treat them as one';
+
+CREATE TABLE label (image_set INTEGER NOT NULL, scheme VARCHAR NOT NULL, image_index UINTEGER NOT NULL, class USMALLINT NOT NULL);
+COMMENT ON TABLE label IS 'What counts as right for an image, by label scheme';
+COMMENT ON COLUMN label.image_set IS 'image_set.id';
+COMMENT ON COLUMN label.scheme IS 'single: the one class of the image; real: every class that ReaL accepts; shape, texture: those of cue-conflict images, instead of single';
+COMMENT ON COLUMN label.image_index IS 'image.image_index';
+COMMENT ON COLUMN label.class IS 'Number of the class that is right, in the decision space of the set';
+
+CREATE TABLE class_name (
+    decision_space VARCHAR NOT NULL,
+    class USMALLINT NOT NULL,
+    name VARCHAR NOT NULL,
+    PRIMARY KEY (decision_space, class)
+);
+COMMENT ON TABLE class_name IS 'What the classes of decision spaces are called, as far as it is known';
+COMMENT ON COLUMN class_name.decision_space IS 'cell.decision_space; the names of the space all are those of ImageNet, for models of 1000 classes';
+COMMENT ON COLUMN class_name.class IS 'prediction.predicted, label.class';
+COMMENT ON COLUMN class_name.name IS 'In English';
+
+CREATE TABLE condition (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    probe VARCHAR NOT NULL,
+    parameters JSON NOT NULL,
+    cutoff DOUBLE,
+    frequency INTEGER,
+    noise_sd DOUBLE,
+    digest VARCHAR NOT NULL UNIQUE
+);
+COMMENT ON TABLE condition IS 'One probe probe at one parameter setting';
+COMMENT ON COLUMN condition.id IS 'Number in this database';
+COMMENT ON COLUMN condition.probe IS 'Name of the probe';
+COMMENT ON COLUMN condition.parameters IS 'All parameters as a JSON object';
+COMMENT ON COLUMN condition.cutoff IS 'lowpass, highpass: share of the 112 cycles per image, in [0, 1]';
+COMMENT ON COLUMN condition.frequency IS 'critical_band: octave 0 to 6; its centre is 1.75 x 2^frequency cycles per image';
+COMMENT ON COLUMN condition.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band, in units of the image range';
+COMMENT ON COLUMN condition.digest IS 'sha256 over probe, parameters and implementation';
+
+CREATE TABLE session (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    engine VARCHAR NOT NULL,
+    precision VARCHAR NOT NULL,
+    device VARCHAR NOT NULL,
+    batch INTEGER NOT NULL,
+    threads INTEGER NOT NULL,
+    versions JSON NOT NULL,
+    model_sha256 VARCHAR NOT NULL,
+    onnx_sha256 VARCHAR NOT NULL,
+    UNIQUE (engine, precision, device, batch, threads, versions, model_sha256, onnx_sha256)
+);
+COMMENT ON TABLE session IS 'A model loaded in an engine, on a machine';
+COMMENT ON COLUMN session.id IS 'Number in this database';
+COMMENT ON COLUMN session.engine IS 'Inference library';
+COMMENT ON COLUMN session.precision IS 'Of the model''s arithmetic; logits are float32 at every precision';
+COMMENT ON COLUMN session.device IS 'Processor it ran on';
+COMMENT ON COLUMN session.batch IS 'Images a batch';
+COMMENT ON COLUMN session.threads IS 'Of the inference library';
+COMMENT ON COLUMN session.versions IS 'Library versions, a JSON object';
+COMMENT ON COLUMN session.model_sha256 IS 'checkpoint.model_sha256';
+COMMENT ON COLUMN session.onnx_sha256 IS 'Of the ONNX file that ran: the model''s own, or the one made of it for this precision';
+
+CREATE TABLE study (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    name VARCHAR NOT NULL,
+    version INTEGER NOT NULL,
+    toml VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL,
+    first_run TIMESTAMPTZ NOT NULL DEFAULT now(),
+    last_run TIMESTAMPTZ NOT NULL DEFAULT now(),
+    host VARCHAR NOT NULL,
+    bandlens VARCHAR NOT NULL,
+    UNIQUE (name, version)
+);
+COMMENT ON TABLE study IS 'Each version of a study that was run: the same name with other cells is a new version';
+COMMENT ON COLUMN study.id IS 'Number in this database';
+COMMENT ON COLUMN study.name IS 'As in the study file';
+COMMENT ON COLUMN study.version IS 'Counts from 1; name@version asks for it, the name alone for the newest';
+COMMENT ON COLUMN study.toml IS 'The study file as it was last run';
+COMMENT ON COLUMN study.digest IS 'sha256 over the keys of its cells';
+COMMENT ON COLUMN study.first_run IS 'When this version was first run';
+COMMENT ON COLUMN study.last_run IS 'When this version was last run';
+COMMENT ON COLUMN study.host IS 'Machine of the first run';
+COMMENT ON COLUMN study.bandlens IS 'Version that ran it first';
+
+CREATE TABLE cell (
+    id INTEGER PRIMARY KEY DEFAULT nextval('id'),
+    key VARCHAR NOT NULL UNIQUE,
+    checkpoint INTEGER NOT NULL,
+    image_set INTEGER NOT NULL,
+    condition INTEGER NOT NULL,
+    engine VARCHAR NOT NULL,
+    precision VARCHAR NOT NULL,
+    onnx_sha256 VARCHAR NOT NULL,
+    decision_space VARCHAR NOT NULL,
+    seed BIGINT NOT NULL,
+    complete BOOLEAN NOT NULL DEFAULT false,
+    error VARCHAR
+);
+COMMENT ON TABLE cell IS 'What is asked for, skipped or redone: a checkpoint, an image set, a condition';
+COMMENT ON COLUMN cell.id IS 'Number in this database';
+COMMENT ON COLUMN cell.key IS 'sha256 over everything that its numbers depend on';
+COMMENT ON COLUMN cell.checkpoint IS 'checkpoint.id';
+COMMENT ON COLUMN cell.image_set IS 'image_set.id';
+COMMENT ON COLUMN cell.condition IS 'condition.id';
+COMMENT ON COLUMN cell.engine IS 'Inference library';
+COMMENT ON COLUMN cell.precision IS 'Of the model''s arithmetic';
+COMMENT ON COLUMN cell.onnx_sha256 IS 'Of the ONNX file that ran: the model''s own, or the one made of it for this precision';
+COMMENT ON COLUMN cell.decision_space IS 'How logits become a decision: all is the argmax over every class; else that of the image set';
+COMMENT ON COLUMN cell.seed IS 'Of the noise; 0 where there is none';
+COMMENT ON COLUMN cell.complete IS 'Whether its parts cover the image set; no view shows it before';
+COMMENT ON COLUMN cell.error IS 'Why it failed when it was last tried';
+
+CREATE TABLE study_cell (study INTEGER NOT NULL, cell INTEGER NOT NULL);
+COMMENT ON TABLE study_cell IS 'The cells that a study consists of, reused ones too';
+COMMENT ON COLUMN study_cell.study IS 'study.id';
+COMMENT ON COLUMN study_cell.cell IS 'cell.id';
+
+CREATE TABLE part (
+    cell INTEGER NOT NULL,
+    first INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    session INTEGER NOT NULL,
+    seconds DOUBLE NOT NULL,
+    right1 INTEGER,
+    right5 INTEGER,
+    committed TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE part IS 'A cell''s predictions over a range of images, committed as one';
+COMMENT ON COLUMN part.cell IS 'cell.id';
+COMMENT ON COLUMN part.first IS 'image_index of the first image';
+COMMENT ON COLUMN part.count IS 'Number of images';
+COMMENT ON COLUMN part.session IS 'session.id';
+COMMENT ON COLUMN part.seconds IS 'Time that the model ran, without perturbation';
+COMMENT ON COLUMN part.right1 IS 'Images whose label_rank is 0; NULL without labels. A sum over its predictions, so that accuracy need not read them';
+COMMENT ON COLUMN part.right5 IS 'Images whose label_rank is below 5; NULL without labels';
+COMMENT ON COLUMN part.committed IS 'When it was stored';
+
+CREATE TABLE prediction (
+    cell INTEGER NOT NULL,
+    image_index UINTEGER NOT NULL,
+    predicted USMALLINT NOT NULL,
+    label_rank USMALLINT,
+    confidence REAL NOT NULL
+);
+COMMENT ON TABLE prediction IS 'One row an image and cell';
+COMMENT ON COLUMN prediction.cell IS 'cell.id';
+COMMENT ON COLUMN prediction.image_index IS 'image.image_index';
+COMMENT ON COLUMN prediction.predicted IS 'Class of the largest score in the decision space, the lowest number first; in the space all a score is a logit';
+COMMENT ON COLUMN prediction.label_rank IS 'Classes of the space scored above the label, and equal ones of lower number: 0 is right, below 5 is in the top 5';
+COMMENT ON COLUMN prediction.confidence IS 'Softmax probability of the predicted class';
+
+CREATE TABLE metric_value (
+    study INTEGER NOT NULL,
+    checkpoint INTEGER NOT NULL,
+    image_set INTEGER,
+    metric VARCHAR NOT NULL,
+    value DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    note VARCHAR
+);
+COMMENT ON TABLE metric_value IS 'What `bandlens analyze` computed last for each study';
+COMMENT ON COLUMN metric_value.study IS 'study.id';
+COMMENT ON COLUMN metric_value.checkpoint IS 'checkpoint.id';
+COMMENT ON COLUMN metric_value.image_set IS 'image_set.id; NULL for generalization: accuracies on benchmarks, and means over groups of them';
+COMMENT ON COLUMN metric_value.metric IS 'Name of the number';
+COMMENT ON COLUMN metric_value.value IS 'The number; NULL where the data do not determine it';
+COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
+COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
+COMMENT ON COLUMN metric_value.note IS 'Why there is no value, or why it should not be trusted';
+
+CREATE TABLE precision_gate (
+    reference INTEGER NOT NULL,
+    candidate INTEGER NOT NULL,
+    n INTEGER NOT NULL,
+    reference_top1 DOUBLE,
+    candidate_top1 DOUBLE,
+    difference DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    lost INTEGER,
+    gained INTEGER,
+    p DOUBLE,
+    flips DOUBLE NOT NULL,
+    flips_low DOUBLE NOT NULL,
+    flips_high DOUBLE NOT NULL,
+    verdict VARCHAR NOT NULL,
+    needed BIGINT,
+    max_flips DOUBLE NOT NULL,
+    max_difference DOUBLE NOT NULL,
+    decided TIMESTAMPTZ NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE precision_gate IS 'What `bandlens gate` found last for two cells that differ in precision or engine only';
+COMMENT ON COLUMN precision_gate.reference IS 'cell.id of the precision that is trusted';
+COMMENT ON COLUMN precision_gate.candidate IS 'cell.id of the precision in question';
+COMMENT ON COLUMN precision_gate.n IS 'Number of images';
+COMMENT ON COLUMN precision_gate.reference_top1 IS 'Share that the reference has right, without labels: that agrees with its own clean prediction; NULL where it would be its own';
+COMMENT ON COLUMN precision_gate.candidate_top1 IS 'The same of the candidate';
+COMMENT ON COLUMN precision_gate.difference IS 'candidate_top1 - reference_top1';
+COMMENT ON COLUMN precision_gate.low IS 'Lower end of the 95 % interval of the difference';
+COMMENT ON COLUMN precision_gate.high IS 'Upper end of the 95 % interval of the difference';
+COMMENT ON COLUMN precision_gate.lost IS 'Images that only the reference has right';
+COMMENT ON COLUMN precision_gate.gained IS 'Images that only the candidate has right';
+COMMENT ON COLUMN precision_gate.p IS 'McNemar''s test, two-sided, of as many lost as gained';
+COMMENT ON COLUMN precision_gate.flips IS 'Share of images whose predicted class is another';
+COMMENT ON COLUMN precision_gate.flips_low IS 'Lower end of its 95 % interval';
+COMMENT ON COLUMN precision_gate.flips_high IS 'Upper end of its 95 % interval';
+COMMENT ON COLUMN precision_gate.verdict IS 'pass, fail, or undecided: too few images to tell';
+COMMENT ON COLUMN precision_gate.needed IS 'Where undecided: about how many such images would decide it; NULL where a share lies on its limit';
+COMMENT ON COLUMN precision_gate.max_flips IS 'Limit of flips: a share of the images';
+COMMENT ON COLUMN precision_gate.max_difference IS 'Limit of the difference in either direction: a share of the images';
+COMMENT ON COLUMN precision_gate.decided IS 'When the verdict was given';
+
+CREATE TABLE published (model VARCHAR NOT NULL, metric VARCHAR NOT NULL, value DOUBLE, source VARCHAR NOT NULL);
+COMMENT ON TABLE published IS 'Figures of a published study, as imported';
+COMMENT ON COLUMN published.model IS 'Name of the checkpoint';
+COMMENT ON COLUMN published.metric IS 'Name of the figure, as published';
+COMMENT ON COLUMN published.value IS 'The figure, in its published unit';
+COMMENT ON COLUMN published.source IS 'Where it was published';
+
+-- Views --------------------------------------------------------------------------------------------------------------
+
+CREATE VIEW study_version AS
+SELECT id AS study_id, name AS study, name || '@' || version AS label,
+       version = max(version) OVER (PARTITION BY name) AS newest
+FROM study;
+COMMENT ON VIEW study_version IS 'Studies with the label that asks for a version, and whether it is the newest';
+COMMENT ON COLUMN study_version.study_id IS 'study.id';
+COMMENT ON COLUMN study_version.study IS 'Name of the study';
+COMMENT ON COLUMN study_version.label IS 'name@version';
+COMMENT ON COLUMN study_version.newest IS 'Whether no later version has the name';
+
+CREATE VIEW cell_detail AS
+SELECT cell.id AS cell, checkpoint.id AS checkpoint_id, checkpoint.name AS checkpoint, checkpoint.category,
+       image_set.id AS image_set_id, image_set.name AS image_set, image_set.labelled,
+       image_set.clusters < image_set.count AS clustered,
+       condition.probe = 'clean' AND NOT image_set.labelled AS itself,
+       condition.probe, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
+       cell.engine, cell.precision, cell.decision_space, cell.seed,
+       max(CASE WHEN condition.probe = 'clean' THEN cell.id END) OVER (
+           PARTITION BY cell.checkpoint, cell.image_set, cell.engine, cell.precision, cell.onnx_sha256, cell.decision_space
+       ) AS clean_cell
+FROM cell
+JOIN checkpoint ON checkpoint.id = cell.checkpoint
+JOIN image_set ON image_set.id = cell.image_set
+JOIN condition ON condition.id = cell.condition
+WHERE cell.complete;
+COMMENT ON VIEW cell_detail IS 'Complete cells in words, each with the clean cell that it is compared with';
+COMMENT ON COLUMN cell_detail.cell IS 'cell.id';
+COMMENT ON COLUMN cell_detail.checkpoint_id IS 'checkpoint.id';
+COMMENT ON COLUMN cell_detail.image_set_id IS 'image_set.id';
+COMMENT ON COLUMN cell_detail.labelled IS 'Whether the images have labels';
+COMMENT ON COLUMN cell_detail.clustered IS 'Whether several images show one photograph';
+COMMENT ON COLUMN cell_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
+COMMENT ON COLUMN cell_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; NULL where that is not complete';
+COMMENT ON COLUMN cell_detail.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN cell_detail.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN cell_detail.image_set IS 'Name of the image set';
+COMMENT ON COLUMN cell_detail.probe IS 'Name of the probe';
+COMMENT ON COLUMN cell_detail.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN cell_detail.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN cell_detail.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN cell_detail.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN cell_detail.engine IS 'Inference library';
+COMMENT ON COLUMN cell_detail.precision IS 'Of the model''s arithmetic';
+COMMENT ON COLUMN cell_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
+COMMENT ON COLUMN cell_detail.seed IS 'Of the noise; 0 where there is none';
+
+CREATE VIEW cell_outcome AS
+SELECT prediction.cell, prediction.image_index, image.cluster, detail.labelled,
+       CASE WHEN detail.labelled THEN prediction.label_rank = 0 ELSE prediction.predicted = clean.predicted END AS correct,
+       prediction.label_rank, detail.itself
+FROM cell_detail AS detail
+JOIN prediction ON prediction.cell = detail.cell
+JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
+LEFT JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index;
+COMMENT ON VIEW cell_outcome IS 'Right or wrong for each image: against the label, or else against the clean prediction';
+COMMENT ON COLUMN cell_outcome.cell IS 'cell.id';
+COMMENT ON COLUMN cell_outcome.cluster IS 'image.cluster';
+COMMENT ON COLUMN cell_outcome.labelled IS 'Whether the images have labels';
+COMMENT ON COLUMN cell_outcome.correct IS 'Against the label, or else the clean prediction; NULL where there is neither';
+COMMENT ON COLUMN cell_outcome.itself IS 'Whether the cell is its own reference, so that it agrees by definition';
+COMMENT ON COLUMN cell_outcome.image_index IS 'Position in the image set, from 0';
+COMMENT ON COLUMN cell_outcome.label_rank IS 'Classes scored above the label, and equal ones of lower index; NULL without labels';
+
+CREATE MACRO wilson_low(share, n) AS
+    greatest(0, least(share, (share + 1.959964 ** 2 / n / 2
+                              - sqrt(1.959964 ** 2 / n * (share * (1 - share) + 1.959964 ** 2 / n / 4)))
+                             / (1 + 1.959964 ** 2 / n)));
+COMMENT ON MACRO wilson_low IS 'Lower end of Wilson''s 95 % interval of a share of n independent images; share is not NULL';
+
+CREATE MACRO wilson_high(share, n) AS
+    least(1, greatest(share, (share + 1.959964 ** 2 / n / 2
+                              + sqrt(1.959964 ** 2 / n * (share * (1 - share) + 1.959964 ** 2 / n / 4)))
+                             / (1 + 1.959964 ** 2 / n)));
+COMMENT ON MACRO wilson_high IS 'Upper end of Wilson''s 95 % interval of a share of n independent images; share is not NULL';
+
+CREATE MACRO independent_images(n, right1, share) AS
+    CASE WHEN count(*) IN (1, sum(n)) OR any_value(share) IN (0, 1) THEN count(*)
+         ELSE least(sum(n), any_value(share) * (1 - any_value(share)) * sum(n) ** 2
+                            / (sum((right1 - n * share) ** 2) * count(*) / (count(*) - 1)))
+    END;
+COMMENT ON MACRO independent_images IS 'Kish: of clusters with n images, right1 of them right, and a share over all of them: the number of independent images with the same variance. Where all is right, or all wrong, or all in one cluster, the variance is unknown, and a cluster counts as one image';
+
+CREATE VIEW cell_accuracy AS
+WITH plain AS (
+    SELECT cell, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5, sum(count)::DOUBLE AS effective,
+           false AS itself
+    FROM part
+    WHERE cell IN (SELECT cell FROM cell_detail WHERE labelled AND NOT clustered)
+    GROUP BY cell
+), by_cluster AS (
+    -- Sums, since they are NULL where there is nothing to compare with: no label, no clean prediction.
+    SELECT cell, cluster, itself, count(*) AS n, sum(correct::INTEGER) AS right1, sum((label_rank < 5)::INTEGER) AS right5
+    FROM cell_outcome
+    WHERE cell IN (SELECT cell FROM cell_detail WHERE NOT labelled OR clustered)
+    GROUP BY cell, cluster, itself
+), summed AS (
+    SELECT *, sum(right1) OVER (PARTITION BY cell) / sum(n) OVER (PARTITION BY cell) AS share FROM by_cluster
+), clustered AS (
+    SELECT cell, sum(n) AS n, sum(right1) AS right1, sum(right5) AS right5,
+           independent_images(n, right1, share)::DOUBLE AS effective, itself
+    FROM summed
+    GROUP BY cell, itself
+), counted AS (
+    FROM plain
+    UNION ALL
+    FROM clustered
+), shares AS (
+    SELECT cell, n, right1 / n AS top1, right5 / n AS top5, effective, itself FROM counted
+)
+SELECT cell, n::BIGINT AS n, top1, top5,
+       -- What agrees by definition has no interval; nor has what cannot be compared, for all that greatest() skips NULL.
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_low(top1, effective) END AS low,
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_high(top1, effective) END AS high
+FROM shares;
+COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with Wilson''s 95 % interval; dependent images count as fewer';
+COMMENT ON COLUMN cell_accuracy.cell IS 'cell.id';
+COMMENT ON COLUMN cell_accuracy.n IS 'Number of images';
+COMMENT ON COLUMN cell_accuracy.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
+COMMENT ON COLUMN cell_accuracy.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels';
+COMMENT ON COLUMN cell_accuracy.low IS 'Lower end of the 95 % interval of top1; NULL where it agrees by definition';
+COMMENT ON COLUMN cell_accuracy.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
+
+CREATE MACRO accuracy_of(which) AS TABLE
+SELECT version.study, version.label AS version, detail.checkpoint, detail.category, detail.image_set,
+       CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
+       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
+       result.n, result.top1, result.top5, result.low, result.high, detail.engine, detail.precision, detail.seed
+FROM study_version AS version
+JOIN study_cell ON study_cell.study = version.study_id
+JOIN cell_detail AS detail ON detail.cell = study_cell.cell
+JOIN cell_accuracy AS result ON result.cell = detail.cell
+WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+COMMENT ON MACRO TABLE accuracy_of IS 'The view accuracy of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW accuracy AS FROM accuracy_of('*');
+COMMENT ON VIEW accuracy IS 'Top-1 and top-5 of every cell of the newest version of each study, with 95 % interval of top-1';
+COMMENT ON COLUMN accuracy.study IS 'Name of the study';
+COMMENT ON COLUMN accuracy.version IS 'name@version: what asks for this version';
+COMMENT ON COLUMN accuracy.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN accuracy.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN accuracy.image_set IS 'Name of the image set';
+COMMENT ON COLUMN accuracy.measure IS 'accuracy, against labels; or agreement, with the model''s own clean prediction';
+COMMENT ON COLUMN accuracy.probe IS 'Name of the probe';
+COMMENT ON COLUMN accuracy.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN accuracy.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN accuracy.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN accuracy.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN accuracy.n IS 'Number of images';
+COMMENT ON COLUMN accuracy.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
+COMMENT ON COLUMN accuracy.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels';
+COMMENT ON COLUMN accuracy.low IS 'Lower end of the 95 % interval of top1; NULL where it agrees by definition';
+COMMENT ON COLUMN accuracy.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
+COMMENT ON COLUMN accuracy.engine IS 'Inference library';
+COMMENT ON COLUMN accuracy.precision IS 'Of the model''s arithmetic';
+COMMENT ON COLUMN accuracy.seed IS 'Of the noise; 0 where there is none';
+
+CREATE VIEW cell_label_outcome AS
+WITH truth AS (SELECT image_set, scheme, image_index, list(class) AS classes FROM label GROUP BY ALL)
+SELECT prediction.cell, truth.scheme, prediction.image_index, image.cluster,
+       list_contains(truth.classes, prediction.predicted) AS correct
+FROM cell_detail AS detail
+JOIN truth ON truth.image_set = detail.image_set_id
+JOIN prediction ON prediction.cell = detail.cell AND prediction.image_index = truth.image_index
+JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index;
+COMMENT ON VIEW cell_label_outcome IS 'Right or wrong by each label scheme, for the images that have a label in it';
+COMMENT ON COLUMN cell_label_outcome.cell IS 'cell.id';
+COMMENT ON COLUMN cell_label_outcome.scheme IS 'label.scheme';
+COMMENT ON COLUMN cell_label_outcome.image_index IS 'Position in the image set, from 0';
+COMMENT ON COLUMN cell_label_outcome.cluster IS 'image.cluster';
+COMMENT ON COLUMN cell_label_outcome.correct IS 'Whether the prediction is among the labels';
+
+CREATE VIEW cell_label_accuracy AS
+WITH by_cluster AS (
+    SELECT outcome.cell, outcome.scheme, detail.clustered, count(*) AS n, sum(correct::INTEGER) AS right1
+    FROM cell_label_outcome AS outcome
+    JOIN cell_detail AS detail ON detail.cell = outcome.cell
+    WHERE outcome.scheme NOT IN ('single', 'shape')
+    GROUP BY outcome.cell, outcome.scheme, detail.clustered, CASE WHEN detail.clustered THEN outcome.cluster END
+), summed AS (
+    SELECT *, sum(right1) OVER whole / sum(n) OVER whole AS share FROM by_cluster
+    WINDOW whole AS (PARTITION BY cell, scheme)
+), counted AS (
+    SELECT cell, scheme, sum(n) AS n, any_value(share) AS top1,
+           CASE WHEN clustered THEN independent_images(n, right1, share) ELSE sum(n) END::DOUBLE AS effective
+    FROM summed
+    GROUP BY cell, scheme, clustered
+), own AS (
+    -- The label that predictions are ranked by: its sums are kept.
+    SELECT cell.id AS cell, truth.scheme
+    FROM cell
+    JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE scheme IN ('single', 'shape')) AS truth USING (image_set)
+)
+SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective) AS low, wilson_high(top1, effective) AS high
+FROM counted
+UNION ALL
+SELECT cell, scheme, n, top1, low, high FROM cell_accuracy JOIN own USING (cell);
+COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images, with Wilson''s 95 % interval as in cell_accuracy';
+COMMENT ON COLUMN cell_label_accuracy.cell IS 'cell.id';
+COMMENT ON COLUMN cell_label_accuracy.scheme IS 'label.scheme';
+COMMENT ON COLUMN cell_label_accuracy.n IS 'Number of images that have a label in the scheme';
+COMMENT ON COLUMN cell_label_accuracy.top1 IS 'Share of them whose prediction is among their labels';
+COMMENT ON COLUMN cell_label_accuracy.low IS 'Lower end of the 95 % interval of top1';
+COMMENT ON COLUMN cell_label_accuracy.high IS 'Upper end of the 95 % interval of top1';
+
+CREATE MACRO label_accuracy_of(which) AS TABLE
+SELECT version.study, version.label AS version, detail.checkpoint, detail.category, detail.image_set,
+       image_set.benchmark, image_set.corruption, image_set.severity, result.scheme,
+       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
+       result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
+FROM study_version AS version
+JOIN study_cell ON study_cell.study = version.study_id
+JOIN cell_detail AS detail ON detail.cell = study_cell.cell
+JOIN image_set ON image_set.id = detail.image_set_id
+JOIN cell_label_accuracy AS result ON result.cell = detail.cell
+WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+COMMENT ON MACRO TABLE label_accuracy_of IS 'The view label_accuracy of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW label_accuracy AS FROM label_accuracy_of('*');
+COMMENT ON VIEW label_accuracy IS 'Accuracy of every cell of the newest version of each study by each scheme of labels: the same predictions, judged anew';
+COMMENT ON COLUMN label_accuracy.study IS 'Name of the study';
+COMMENT ON COLUMN label_accuracy.version IS 'name@version: what asks for this version';
+COMMENT ON COLUMN label_accuracy.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN label_accuracy.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN label_accuracy.image_set IS 'Name of the image set';
+COMMENT ON COLUMN label_accuracy.benchmark IS 'What the images are, such as imagenet-c';
+COMMENT ON COLUMN label_accuracy.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
+COMMENT ON COLUMN label_accuracy.severity IS 'Of the corruption, 1 to 5';
+COMMENT ON COLUMN label_accuracy.scheme IS 'single: the one class; real: any that ReaL accepts; where cues conflict, shape and texture';
+COMMENT ON COLUMN label_accuracy.probe IS 'Name of the probe';
+COMMENT ON COLUMN label_accuracy.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN label_accuracy.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN label_accuracy.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN label_accuracy.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN label_accuracy.n IS 'Number of images that have a label in the scheme; the others do not count';
+COMMENT ON COLUMN label_accuracy.top1 IS 'Share of them whose prediction is among their labels';
+COMMENT ON COLUMN label_accuracy.low IS 'Lower end of the 95 % interval of top1';
+COMMENT ON COLUMN label_accuracy.high IS 'Upper end of the 95 % interval of top1';
+COMMENT ON COLUMN label_accuracy.engine IS 'Inference library';
+COMMENT ON COLUMN label_accuracy.precision IS 'Of the model''s arithmetic';
+COMMENT ON COLUMN label_accuracy.seed IS 'Of the noise; 0 where there is none';
+
+CREATE MACRO curve_of(which) AS TABLE
+WITH rows AS (FROM accuracy_of(which))
+SELECT rows.*, clean.top1 AS clean_top1, rows.top1 / nullif(clean.top1, 0) AS ratio
+FROM rows
+LEFT JOIN rows AS clean
+  ON clean.probe = 'clean' AND clean.version = rows.version AND clean.checkpoint = rows.checkpoint
+ AND clean.image_set = rows.image_set AND clean.engine = rows.engine AND clean.precision = rows.precision;
+COMMENT ON MACRO TABLE curve_of IS 'The view curve of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW curve AS FROM curve_of('*');
+COMMENT ON VIEW curve IS 'Accuracy beside the clean accuracy of the same checkpoint, and their ratio';
+COMMENT ON COLUMN curve.study IS 'Name of the study';
+COMMENT ON COLUMN curve.version IS 'name@version: what asks for this version';
+COMMENT ON COLUMN curve.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN curve.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN curve.image_set IS 'Name of the image set';
+COMMENT ON COLUMN curve.measure IS 'accuracy, against labels; or agreement, with the model''s own clean prediction';
+COMMENT ON COLUMN curve.probe IS 'Name of the probe';
+COMMENT ON COLUMN curve.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN curve.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN curve.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN curve.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN curve.n IS 'Number of images';
+COMMENT ON COLUMN curve.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
+COMMENT ON COLUMN curve.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels';
+COMMENT ON COLUMN curve.low IS 'Lower end of the 95 % interval of top1; NULL where it agrees by definition';
+COMMENT ON COLUMN curve.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
+COMMENT ON COLUMN curve.engine IS 'Inference library';
+COMMENT ON COLUMN curve.precision IS 'Of the model''s arithmetic';
+COMMENT ON COLUMN curve.seed IS 'Of the noise; 0 where there is none';
+COMMENT ON COLUMN curve.clean_top1 IS 'top1 of the same checkpoint and images, unperturbed';
+COMMENT ON COLUMN curve.ratio IS 'top1 / clean_top1';
+
+CREATE MACRO flip_of(which) AS TABLE
+SELECT version.study, version.label AS version, detail.checkpoint, detail.category, detail.image_set,
+       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
+       prediction.image_index, image.path, clean.predicted AS clean_predicted, prediction.predicted,
+       clean.label_rank AS clean_label_rank, prediction.label_rank,
+       clean.confidence AS clean_confidence, prediction.confidence
+FROM study_version AS version
+JOIN study_cell ON study_cell.study = version.study_id
+JOIN cell_detail AS detail ON detail.cell = study_cell.cell
+JOIN prediction ON prediction.cell = detail.cell
+JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index
+JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
+WHERE clean.predicted <> prediction.predicted
+  AND (version.label = which OR (version.newest AND (which = '*' OR version.study = which)));
+COMMENT ON MACRO TABLE flip_of IS 'The view flip of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW flip AS FROM flip_of('*');
+COMMENT ON VIEW flip IS 'Images whose prediction differs from the clean one, in the newest version of each study';
+COMMENT ON COLUMN flip.study IS 'Name of the study';
+COMMENT ON COLUMN flip.version IS 'name@version: what asks for this version';
+COMMENT ON COLUMN flip.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN flip.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN flip.image_set IS 'Name of the image set';
+COMMENT ON COLUMN flip.probe IS 'Name of the probe';
+COMMENT ON COLUMN flip.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN flip.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN flip.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN flip.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN flip.image_index IS 'Position in the image set, from 0';
+COMMENT ON COLUMN flip.path IS 'File of the image';
+COMMENT ON COLUMN flip.clean_predicted IS 'Class predicted for the unperturbed image';
+COMMENT ON COLUMN flip.predicted IS 'Class predicted for the perturbed image';
+COMMENT ON COLUMN flip.clean_label_rank IS 'label_rank of the unperturbed image';
+COMMENT ON COLUMN flip.label_rank IS 'Classes scored above the label, and equal ones of lower index; NULL without labels';
+COMMENT ON COLUMN flip.clean_confidence IS 'Softmax probability of clean_predicted';
+COMMENT ON COLUMN flip.confidence IS 'Softmax probability of predicted';
+
+CREATE MACRO metric_of(which) AS TABLE
+SELECT version.study, version.label AS version, checkpoint.name AS checkpoint, checkpoint.category,
+       image_set.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
+       metric_value.note
+FROM metric_value
+JOIN study_version AS version ON version.study_id = metric_value.study
+JOIN checkpoint ON checkpoint.id = metric_value.checkpoint
+LEFT JOIN image_set ON image_set.id = metric_value.image_set
+WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW metric AS FROM metric_of('*');
+COMMENT ON VIEW metric IS 'Biases, thresholds and generalization of the newest version of each study, as computed last';
+COMMENT ON COLUMN metric.study IS 'Name of the study';
+COMMENT ON COLUMN metric.version IS 'name@version: what asks for this version';
+COMMENT ON COLUMN metric.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN metric.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN metric.image_set IS 'Name of the image set; NULL for generalization: accuracies on benchmarks, and means over groups of them';
+COMMENT ON COLUMN metric.metric IS 'Name of the number';
+COMMENT ON COLUMN metric.value IS 'The number; NULL where the data do not determine it';
+COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';
+COMMENT ON COLUMN metric.high IS 'Upper end of the 95 % interval';
+COMMENT ON COLUMN metric.note IS 'Why there is no value, or why it should not be trusted';
+
+CREATE VIEW gate AS
+SELECT detail.checkpoint, detail.category, detail.image_set, detail.probe, detail.cutoff, detail.frequency,
+       detail.noise_sd, detail.parameters,
+       trusted.engine || ':' || trusted.precision AS reference, detail.engine || ':' || detail.precision AS candidate,
+       found.* EXCLUDE (reference, candidate), found.reference AS reference_cell, found.candidate AS candidate_cell
+FROM precision_gate AS found
+JOIN cell AS trusted ON trusted.id = found.reference
+JOIN cell_detail AS detail ON detail.cell = found.candidate;
+COMMENT ON VIEW gate IS 'Precision gates in words: whether a faster precision gives the predictions of a trusted one';
+COMMENT ON COLUMN gate.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN gate.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN gate.image_set IS 'Name of the image set';
+COMMENT ON COLUMN gate.probe IS 'Name of the probe';
+COMMENT ON COLUMN gate.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN gate.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN gate.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN gate.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN gate.reference IS 'engine:precision that is trusted';
+COMMENT ON COLUMN gate.candidate IS 'engine:precision in question';
+COMMENT ON COLUMN gate.n IS 'Number of images';
+COMMENT ON COLUMN gate.reference_top1 IS 'Share that the reference has right, without labels: that agrees with its own clean prediction; NULL where it would be its own';
+COMMENT ON COLUMN gate.candidate_top1 IS 'The same of the candidate';
+COMMENT ON COLUMN gate.difference IS 'candidate_top1 - reference_top1';
+COMMENT ON COLUMN gate.low IS 'Lower end of the 95 % interval of the difference';
+COMMENT ON COLUMN gate.high IS 'Upper end of the 95 % interval of the difference';
+COMMENT ON COLUMN gate.lost IS 'Images that only the reference has right';
+COMMENT ON COLUMN gate.gained IS 'Images that only the candidate has right';
+COMMENT ON COLUMN gate.p IS 'McNemar''s test, two-sided, of as many lost as gained';
+COMMENT ON COLUMN gate.flips IS 'Share of images whose predicted class is another';
+COMMENT ON COLUMN gate.flips_low IS 'Lower end of its 95 % interval';
+COMMENT ON COLUMN gate.flips_high IS 'Upper end of its 95 % interval';
+COMMENT ON COLUMN gate.verdict IS 'pass, fail, or undecided: too few images to tell';
+COMMENT ON COLUMN gate.needed IS 'Where undecided: about how many such images would decide it; NULL where a share lies on its limit';
+COMMENT ON COLUMN gate.max_flips IS 'Limit of flips: a share of the images';
+COMMENT ON COLUMN gate.max_difference IS 'Limit of the difference in either direction: a share of the images';
+COMMENT ON COLUMN gate.decided IS 'When the verdict was given';
+COMMENT ON COLUMN gate.reference_cell IS 'cell.id';
+COMMENT ON COLUMN gate.candidate_cell IS 'cell.id';

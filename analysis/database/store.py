@@ -1,0 +1,445 @@
+"""The results database: one DuckDB file, schema.sql, and transactions that hold a range of images each."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import duckdb
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ... import __version__
+from ...errors import StoreError, UsageError
+from ...records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
+from .errors import check_reading, explained, explanation, quietly
+
+
+class Images(Protocol):
+    """What the database keeps of an image set."""
+
+    @property
+    def info(self) -> ImageSetInfo: ...
+    @property
+    def paths(self) -> Sequence[str]: ...
+    @property
+    def labels(self) -> NDArray[np.int32] | None: ...
+    @property
+    def schemes(self) -> Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]: ...
+    @property
+    def clusters(self) -> NDArray[np.int32]: ...
+
+
+ClassNames = Mapping[str, Mapping[int, str]]
+"""Decision space -> class -> what it is called."""
+NO_NAMES: ClassNames = {}
+
+
+class Store:
+    """An open results database. Made by `open_store`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path, read_only: bool = False) -> None:
+        self._connection = connection
+        self.path = path
+        self._read_only = read_only
+        self.after_commit: Callable[[], object] = lambda: None
+        """Called between transactions: see `analysis.snapshots`."""
+
+    def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
+        """The rows of a query; StoreError where there are none to be had."""
+        with explained(self.path):
+            try:
+                return readable(self._query(sql, parameters).pl())
+            except pl.exceptions.PolarsError as error:
+                raise StoreError(f"{self.path}: no way to show one of the types; cast it to VARCHAR") from error
+
+    @contextmanager
+    def reader(self, sql: str, rows: int = 100_000) -> Iterator[pa.RecordBatchReader]:
+        """The rows of a query as they come, so many at a time: an answer need not fit into memory."""
+        with explained(self.path):
+            try:
+                yield self._query(sql, ()).to_arrow_reader(rows)
+            except (pa.ArrowException, OSError) as error:
+                if getattr(error, "errno", None) is not None:
+                    raise  # the file that the caller writes
+                raise explanation(self.path, str(error)) from error  # what DuckDB says in the middle of an answer
+
+    def interrupt(self) -> None:
+        """End the query that is running, from another thread: it raises StoreError."""
+        self._connection.interrupt()
+
+    def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
+        if self._read_only:
+            check_reading(self._connection, sql, self.path)
+        found = self._connection.sql(sql, params=list(parameters))
+        if found is None:
+            raise UsageError("the query is empty; give one SELECT")
+        return found
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        with explained(self.path):
+            self._connection.execute(sql, list(parameters))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All of the block, or nothing of it."""
+        self.execute("BEGIN")
+        try:
+            yield
+            self.execute("COMMIT")
+        except BaseException:
+            with quietly():
+                self._connection.execute("ROLLBACK")
+            raise
+
+    def _load(self, statement: str, table: pa.Table) -> None:
+        """Run a statement that reads the table as `loaded`."""
+        with explained(self.path):
+            self._connection.register("loaded", table)
+            try:
+                self._connection.execute(statement)
+            finally:
+                self._connection.unregister("loaded")
+
+    # Studies and their cells
+
+    def progress(self, cells: Sequence[Cell]) -> dict[str, int]:
+        """Cell key -> number of its images that are done; cells that are not in the database are left out."""
+        with explained(self.path):
+            self._connection.register("wanted", pa.table({"key": [cell.key for cell in cells]}))
+            rows = self._connection.sql(
+                "SELECT key, coalesce(sum(part.count), 0)::INTEGER FROM wanted JOIN cell USING (key) "
+                "LEFT JOIN part ON part.cell = cell.id GROUP BY key"
+            ).fetchall()
+            self._connection.unregister("wanted")
+        return dict(rows)
+
+    def stale(self, study: str, cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
+        """(checkpoint, image set, probe) of each cell of the study's newest version that is not among `cells`."""
+        found = self.frame(
+            "SELECT cell.key, checkpoint.name, image_set.name, condition.probe FROM study_version "
+            "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
+            "JOIN checkpoint ON checkpoint.id = cell.checkpoint JOIN image_set ON image_set.id = cell.image_set "
+            "JOIN condition ON condition.id = cell.condition WHERE newest AND study_version.study = ? ORDER BY ALL",
+            [study],
+        )
+        keys = {cell.key for cell in cells}
+        return [(checkpoint, images, probe) for key, checkpoint, images, probe in found.rows() if key not in keys]
+
+    def rates(self, variants: Iterable[Variant]) -> dict[Variant, float]:
+        """Images a second of each of the variants that has run, in the session that ran most of it."""
+        found = self.frame(
+            "SELECT onnx_sha256, engine, precision, sum(count) / sum(seconds) FROM part "
+            "JOIN session ON session.id = part.session WHERE seconds > 0 "
+            "GROUP BY onnx_sha256, engine, precision, session.id ORDER BY sum(count)"
+        )
+        rates = {tuple(row[:3]): row[3] for row in found.rows()}
+        named = {variant: (variant.sha256, variant.engine, variant.precision) for variant in variants}
+        return {variant: rates[name] for variant, name in named.items() if name in rates}
+
+    def begin_study(
+        self, name: str, toml: str, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = NO_NAMES
+    ) -> str:
+        """Record a study and its cells, known and new; gives its label, name@version.
+
+        Of `names` those are kept whose decision space the cells have.
+        """
+        digest = digest_of(sorted(cell.key for cell in cells))
+        with self.transaction():
+            self._add(cells, image_sets, names)
+            newest = self.frame(
+                "SELECT id, version, digest FROM study WHERE name = ? ORDER BY version DESC LIMIT 1", [name]
+            )
+            if len(newest) and newest["digest"][0] == digest:
+                self.execute("UPDATE study SET last_run = now(), toml = ? WHERE id = ?", [toml, newest["id"][0]])
+                return f"{name}@{newest['version'][0]}"
+            version = 1 + (newest["version"][0] if len(newest) else 0)
+            self.execute(
+                "INSERT INTO study (name, version, toml, digest, host, bandlens) VALUES (?, ?, ?, ?, ?, ?)",
+                [name, version, toml, digest, socket.gethostname(), __version__],
+            )
+            self._load(
+                "INSERT INTO study_cell SELECT currval('id'), cell.id FROM loaded JOIN cell USING (key)",
+                pa.table({"key": [cell.key for cell in cells]}),
+            )
+            return f"{name}@{version}"
+
+    def add_cells(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = NO_NAMES) -> None:
+        """Record cells, known and new, that no study is to show."""
+        with self.transaction():
+            self._add(cells, image_sets, names)
+
+    def _add(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames) -> None:
+        for images in image_sets:
+            self._add_images(images)
+        self._add_cells(cells)
+        for space in {cell.decision_space for cell in cells} & set(names):
+            rows = [{"decision_space": space, "class": one, "name": name} for one, name in names[space].items()]
+            self._load("INSERT OR REPLACE INTO class_name FROM loaded", pa.Table.from_pylist(rows))
+
+    def _add_images(self, images: Images) -> None:
+        info = images.info
+        if len(self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])):
+            # The same images under another name: they go by the one that they were asked for last.
+            self.execute(
+                "UPDATE image_set SET name = ?, benchmark = ?, corruption = ?, severity = ? WHERE digest = ?",
+                [info.name, info.benchmark, info.corruption, info.severity, info.digest],
+            )
+            return
+        self.execute(
+            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, clusters, preprocessing, "
+            "labelled, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                info.name,
+                info.benchmark,
+                info.corruption,
+                info.severity,
+                info.digest,
+                info.count,
+                len(np.unique(images.clusters)),
+                info.preprocessing,
+                info.labelled,
+                info.decision_space,
+            ],
+        )
+        index = np.arange(info.count, dtype=np.uint32)
+        columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
+        self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
+        own = "shape" if "texture" in images.schemes else "single"
+        labels = {} if images.labels is None else {own: (index, images.labels)}
+        for scheme, (rows, classes) in (labels | dict(images.schemes)).items():
+            truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
+            self._load(
+                "INSERT INTO label SELECT currval('id'), scheme, image_index, class FROM loaded", pa.table(truth)
+            )
+
+    def _add_cells(self, cells: Sequence[Cell]) -> None:
+        models = {cell.model.sha256: cell.model for cell in cells}.values()
+        self._insert_new(
+            "checkpoint",
+            "model_sha256",
+            [
+                {
+                    "name": m.name,
+                    "category": m.category,
+                    "architecture": m.architecture,
+                    "weights_sha256": m.weights_sha256,
+                    "source": m.source,
+                    "normalization": m.normalization,
+                    "classes": m.classes,
+                    "model_sha256": m.sha256,
+                }
+                for m in models
+            ],
+        )
+        self._load(
+            "UPDATE checkpoint SET name = loaded.name, category = loaded.category FROM loaded "
+            "WHERE checkpoint.model_sha256 = loaded.model_sha256",
+            pa.Table.from_pylist([{"name": m.name, "category": m.category, "model_sha256": m.sha256} for m in models]),
+        )
+        self._insert_new(
+            "condition",
+            "digest",
+            [
+                {
+                    "probe": c.probe,
+                    "parameters": json.dumps(dict(c.parameters)),
+                    "cutoff": c.number("cutoff"),
+                    "frequency": _octave(c.number("frequency")),
+                    "noise_sd": c.number("noise_sd"),
+                    "digest": c.digest,
+                }
+                for c in {cell.condition.digest: cell.condition for cell in cells}.values()
+            ],
+        )
+        rows = [
+            {
+                "key": cell.key,
+                "model": cell.model.sha256,
+                "images": cell.image_set.digest,
+                "condition": cell.condition.digest,
+                "engine": cell.variant.engine,
+                "precision": cell.variant.precision,
+                "onnx_sha256": cell.variant.sha256,
+                "decision_space": cell.decision_space,
+                "seed": cell.seed,
+            }
+            for cell in cells
+        ]
+        columns = ("engine", "precision", "onnx_sha256", "decision_space", "seed")
+        self._load(
+            f"INSERT INTO cell (key, checkpoint, image_set, condition, {', '.join(columns)}) "
+            f"SELECT key, checkpoint.id, image_set.id, condition.id, {', '.join(f'loaded.{name}' for name in columns)} "
+            "FROM loaded JOIN checkpoint ON checkpoint.model_sha256 = loaded.model "
+            "JOIN image_set ON image_set.digest = loaded.images JOIN condition ON condition.digest = loaded.condition "
+            "WHERE key NOT IN (SELECT key FROM cell)",
+            pa.Table.from_pylist(rows),
+        )
+
+    def _insert_new(self, table: str, unique: str, rows: list[dict[str, Any]]) -> None:
+        names = ", ".join(rows[0])
+        self._load(
+            f"INSERT INTO {table} ({names}) SELECT {names} FROM loaded "
+            f"WHERE {unique} NOT IN (SELECT {unique} FROM {table})",
+            pa.Table.from_pylist(rows),
+        )
+
+    # Predictions
+
+    def commit(self, outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
+        """Store the outcomes of a range of images in one transaction.
+
+        Args:
+            outcomes: a failed cell loses what was stored of it.
+            sessions: what each variant ran on.
+        """
+        finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+        with self.transaction():
+            if finished:
+                ids = self._cell_ids([part.cell for part in finished])
+                self._add_parts(finished, ids, {ran: self._session_id(ran, info) for ran, info in sessions.items()})
+                self._load("INSERT INTO prediction FROM loaded", _prediction_table(finished, ids))
+                self._mark_complete()
+            for failure in failed:
+                self._forget(failure)
+        if outcomes:
+            self.after_commit()
+
+    def _cell_ids(self, cells: Sequence[Cell]) -> dict[str, int]:
+        self._connection.register("wanted", pa.table({"key": [cell.key for cell in cells]}))
+        rows = self._connection.sql("SELECT key, id FROM cell SEMI JOIN wanted USING (key)").fetchall()
+        self._connection.unregister("wanted")
+        return dict(rows)
+
+    def _session_id(self, variant: Variant, info: SessionInfo) -> int:
+        values = [
+            variant.engine,
+            variant.precision,
+            info.device,
+            info.batch,
+            info.threads,
+            info.versions,
+            variant.model.sha256,
+            variant.sha256,
+        ]
+        self.execute(
+            "INSERT INTO session (engine, precision, device, batch, threads, versions, model_sha256, onnx_sha256) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            values,
+        )
+        found = self.frame(
+            "SELECT id FROM session WHERE engine = ? AND precision = ? AND device = ? AND batch = ? AND threads = ? "
+            "AND versions = ?::JSON AND model_sha256 = ? AND onnx_sha256 = ?",
+            values,
+        )
+        return int(found["id"][0])
+
+    def _add_parts(
+        self, finished: Sequence[Finished], cells: Mapping[str, int], sessions: Mapping[Variant, int]
+    ) -> None:
+        columns = {
+            "cell": [cells[part.cell.key] for part in finished],
+            "first": [part.first for part in finished],
+            "count": [len(part.predictions.predicted) for part in finished],
+            "session": [sessions[part.cell.variant] for part in finished],
+            "seconds": [part.seconds for part in finished],
+            "right1": pa.array([_below(1, part) for part in finished], pa.int32()),
+            "right5": pa.array([_below(5, part) for part in finished], pa.int32()),
+        }
+        names = ", ".join(columns)
+        self._load(f"INSERT INTO part ({names}) SELECT {names} FROM loaded", pa.table(columns))
+
+    def _mark_complete(self) -> None:
+        self.execute(
+            "UPDATE cell SET complete = true, error = NULL FROM image_set, "
+            "(SELECT cell AS id, sum(count) AS done FROM part GROUP BY cell) AS stored "
+            "WHERE NOT complete AND stored.id = cell.id AND image_set.id = cell.image_set AND done = image_set.count"
+        )
+
+    def _forget(self, failure: Failed) -> None:
+        cell = self._cell_ids([failure.cell])[failure.cell.key]
+        for table in ("prediction", "part"):
+            self.execute(f"DELETE FROM {table} WHERE cell = ?", [cell])
+        self.execute("UPDATE cell SET error = ?, complete = false WHERE id = ?", [failure.error, cell])
+
+    # What was found in them
+
+    def write_metrics(self, frame: pl.DataFrame) -> None:
+        """Replace the metrics of the studies in the frame.
+
+        Columns: study_id, checkpoint_id, image_set_id (null for generalization, which may take several sets), metric,
+        value, low, high, note.
+        """
+        with self.transaction():
+            for study in frame["study_id"].unique():
+                self.execute("DELETE FROM metric_value WHERE study = ?", [int(study)])
+            columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "note"]
+            self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
+
+    def write_gates(self, frame: pl.DataFrame) -> None:
+        """Replace the precision gates of the pairs of cells in the frame.
+
+        Columns: those of precision_gate without `decided`.
+        """
+        pairs, names = frame.to_arrow(), ", ".join(frame.columns)
+        with self.transaction():
+            self._load(
+                "DELETE FROM precision_gate AS old USING loaded "
+                "WHERE old.reference = loaded.reference AND old.candidate = loaded.candidate",
+                pairs,
+            )
+            self._load(f"INSERT INTO precision_gate ({names}) SELECT {names} FROM loaded", pairs)
+
+    def write_published(self, frame: pl.DataFrame) -> None:
+        """Replace the published figures: model, metric, value, source."""
+        with self.transaction():
+            self.execute("DELETE FROM published")
+            self._load(
+                "INSERT INTO published FROM loaded", frame.select("model", "metric", "value", "source").to_arrow()
+            )
+
+
+def readable(rows: pl.DataFrame) -> pl.DataFrame:
+    """A sum of whole numbers is a decimal to DuckDB, which JSON would hold as a string: make it a whole number."""
+    whole = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
+    return rows.with_columns(pl.col(whole).cast(pl.Int128))
+
+
+def _octave(frequency: float | None) -> int | None:
+    """A frequency that is an octave index; a user's probe may mean something else by it."""
+    return int(frequency) if frequency is not None and frequency in range(1 << 15) else None
+
+
+def _below(rank: int, part: Finished) -> int | None:
+    """How many images have their label among so many highest logits."""
+    ranks = part.predictions.label_rank
+    return None if ranks is None else int((ranks < rank).sum())
+
+
+def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pa.Table:
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(part.predictions, name) for part in finished])
+
+    counts = [len(part.predictions.predicted) for part in finished]
+    cells = np.repeat(np.array([ids[part.cell.key] for part in finished], np.int32), counts)
+    index = np.concatenate(
+        [np.arange(part.first, part.first + n, dtype=np.uint32) for part, n in zip(finished, counts, strict=True)]
+    )
+    labelled = finished[0].predictions.label_rank is not None
+    rank = joined("label_rank") if labelled else pa.nulls(len(cells), pa.uint16())
+    return pa.table(
+        {
+            "cell": cells,
+            "image_index": index,
+            "predicted": joined("predicted"),
+            "label_rank": rank,
+            "confidence": joined("confidence"),
+        }
+    )

@@ -1,0 +1,261 @@
+"""Every metric of every checkpoint of a study, from the database and back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ...errors import UnknownName, UsageError
+from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
+from ..database.store import Store
+from .critical_band import CriticalBand, fit_band, integer_thresholds, normalized_thresholds
+from .generalization import generalization, read_benchmarked
+from .psychometric import CONDITIONS, estimate_band
+from .shape_bias import Decisions, shape_bias
+from .spectral_bias import PROBES, spectral_bias, spectral_intervals
+
+PUBLISHED = {
+    "critical_bandwidth": "bandwidth",
+    "critical_center_frequency": "center_frequency",
+    "critical_peak_noise_sensitivity": "peak_noise_sensitivity",
+}
+"""The study's names of the three numbers, which it takes from the normalized thresholds."""
+
+
+def compute_metrics(
+    store: Store,
+    study: str,
+    resamples: int = 1000,
+    rgb_reference: bool = False,
+    advance: Callable[[float], None] = lambda _: None,
+) -> pl.DataFrame:
+    """Compute the metrics of a study (name, or name@version) and keep them in the database.
+
+    Args:
+        store: open for writing.
+        study: `*` stands for the newest version of every study.
+        resamples: of the bootstrap over images.
+        rgb_reference: take the clean accuracy in colour as the reference of the normalized thresholds, instead of the
+            accuracy on grey images without noise.
+        advance: called once a checkpoint and image set.
+
+    Returns:
+        The columns of SCHEMA. Spectral biases are there where something was low-pass or high-pass filtered, and shape
+        biases where images have labels of texture. Generalization has no image set: it may be the mean over several.
+    """
+    curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
+    biases = spectral_bias(curve)
+    rows: list[dict[str, Any]] = []
+    for study_id, of_study in groupby(subjects(store, study), lambda one: one.study_id):
+        benchmarked = read_benchmarked(store, study_id)
+        for checkpoint_id, of_checkpoint in groupby(of_study, lambda one: one.checkpoint_id):
+            for subject in of_checkpoint:
+                spectral = _spectral(store, subject, biases, resamples)
+                band = _critical_band(store, subject, curve, resamples, rgb_reference)
+                shape = _shape_bias(store, subject, resamples)
+                rows += [_names(subject, KEYS) | row for row in (*spectral, *band, *shape)]
+                advance(1)
+            general = generalization(store, benchmarked, checkpoint_id)
+            rows += [_names(subject, KEYS[:4]) | row for row in general]
+    metrics = pl.DataFrame(rows, SCHEMA)
+    store.write_metrics(metrics)
+    return metrics
+
+
+KEYS = ("study_id", "study", "checkpoint_id", "checkpoint", "image_set_id", "image_set")
+SCHEMA = {
+    "study_id": pl.Int32,
+    "study": pl.String,
+    "checkpoint_id": pl.Int32,
+    "checkpoint": pl.String,
+    "image_set_id": pl.Int32,
+    "image_set": pl.String,
+    "metric": pl.String,
+    "value": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "note": pl.String,
+}
+
+
+def _names(subject: Subject, keys: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(subject, name) for name in keys}
+
+
+def _mine(frame: pl.DataFrame, subject: Subject) -> pl.DataFrame:
+    return frame.filter(pl.col(name) == getattr(subject, name) for name in ("study", "checkpoint", "image_set"))
+
+
+def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: int) -> Iterator[dict[str, Any]]:
+    """The spectral biases, with an interval over images where they have a value."""
+    if not subject.probes & set(PROBES.values()):
+        return
+    biases = _mine(biases, subject)
+    found: dict[str, tuple[float, float]] = {}
+    if biases.filter(pl.col("metric").is_in(PROBES))["value"].is_not_null().all():
+        correct, clusters = _outcomes(store, subject, SPECTRAL, 1 + 2 * len(BIAS_CUTOFFS))
+        found = spectral_intervals(correct, clusters, resamples)
+        if not found:
+            biases = biases.with_columns(
+                note=pl.lit(f"{len(set(clusters))} independent images are too few for an interval")
+            )
+    for row in biases.select("metric", "value", "note").to_dicts():
+        low, high = found.get(row["metric"], (None, None))
+        yield row | {"low": low, "high": high}
+
+
+def _critical_band(
+    store: Store, subject: Subject, curve: pl.DataFrame, resamples: int, rgb_reference: bool
+) -> Iterator[dict[str, Any]]:
+    if "critical_band" not in subject.probes:
+        return
+    mine = _mine(curve, subject)
+    band = mine.filter(pl.col("probe") == "critical_band")
+    accuracy = _accuracy_matrix(band)
+    if accuracy is None:
+        yield from _without_value("needs the 29 published conditions, each once")
+        return
+    if np.isnan(accuracy).any():
+        yield from _without_value("no clean prediction to agree with")
+        return
+    clean = mine.filter(pl.col("probe") == "clean")["top1"]
+    rgb = 100 * float(clean[0]) if rgb_reference and len(clean) else None
+    if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
+        yield from _published(fit_band(normalized_thresholds(accuracy, rgb)), "")
+    else:
+        yield from _without_value("nothing is right without noise")
+    yield from _published(fit_band(integer_thresholds(accuracy)), "_raw")
+    correct, clusters = _outcomes(store, subject, CRITICAL_BAND, CONDITIONS)
+    floor = 1 / subject.classes if subject.labelled else 0.0
+    estimate = estimate_band(correct, clusters, floor=floor, resamples=resamples)
+    for row in estimate.rows():
+        yield row | {"metric": f"psychometric_{row['metric']}"}
+    for threshold in estimate.thresholds:
+        noise_sd = threshold.noise_sd
+        yield {
+            "metric": f"psychometric_threshold_{threshold.frequency}",
+            "value": _null(noise_sd.value),
+            "low": _null(noise_sd.low),
+            "high": _null(noise_sd.high),
+            "note": noise_sd.note,
+        }
+
+
+def _without_value(note: str) -> Iterator[dict[str, Any]]:
+    return ({"metric": metric, "note": note} for metric in PUBLISHED)
+
+
+def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
+    notes = [band.degenerate, "the peak is at its bound" if band.peak_at_bound else None]
+    note = "; ".join([f"thresholds {''.join(map(str, band.thresholds))}", *filter(None, notes)])
+    for metric, name in PUBLISHED.items():
+        yield {"metric": f"{metric}{suffix}", "value": _null(getattr(band, name)), "note": note}
+
+
+def _null(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _accuracy_matrix(band: pl.DataFrame) -> NDArray[np.float64] | None:
+    """(5, 7) percent, noise_sd by frequency, if the rows are exactly the published conditions."""
+    top1 = 100 * pl.col("top1").fill_null(np.nan)
+    cells = {(sd, f): percent for sd, f, percent in band.select("noise_sd", "frequency", top1).rows()}
+    wanted = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
+    if set(cells) != wanted or len(band) != len(wanted):
+        return None
+    return np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS])
+
+
+def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict[str, Any]]:
+    """The rows of a subject, from its clean cell; none where its images have no labels of texture."""
+    if not subject.cue_conflict:
+        return
+    found = store.frame(
+        "SELECT prediction.predicted, shape.class AS shape, texture.class AS texture, image.cluster "
+        "FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN prediction USING (cell) "
+        "JOIN label AS shape ON shape.image_set = image_set_id AND shape.image_index = prediction.image_index "
+        "JOIN label AS texture ON texture.image_set = image_set_id AND texture.image_index = prediction.image_index "
+        "JOIN image ON image.image_set = image_set_id AND image.image_index = prediction.image_index "
+        "WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND probe = 'clean' "
+        "AND shape.scheme = 'shape' AND texture.scheme = 'texture' AND shape.class <> texture.class "
+        "ORDER BY prediction.image_index",
+        [subject.study_id, subject.checkpoint_id, subject.image_set_id],
+    )
+    names = store.frame(
+        "SELECT class, class_name.name FROM class_name JOIN image_set USING (decision_space) WHERE image_set.id = ?",
+        [subject.image_set_id],
+    )
+    columns = (found[name].to_numpy() for name in ("predicted", "shape", "texture", "cluster"))
+    yield from shape_bias(Decisions(*columns), dict(names.rows()), resamples)
+
+
+CRITICAL_BAND = "probe = 'critical_band' ORDER BY frequency NULLS FIRST, noise_sd"
+"""Without noise, then frequency by frequency and noise_sd by noise_sd."""
+SPECTRAL = f"""
+(probe = 'clean' OR (probe IN ('lowpass', 'highpass') AND round(cutoff, 3) IN {BIAS_CUTOFFS}))
+ORDER BY CASE probe WHEN 'clean' THEN 0 WHEN 'lowpass' THEN 1 ELSE 2 END, cutoff
+"""
+"""Clean, then low-pass and high-pass by cutoff."""
+
+
+def _outcomes(
+    store: Store, subject: Subject, wanted: str, conditions: int
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(conditions, n) right or wrong, in the order wanted; (n,) clusters."""
+    found = store.frame(
+        "SELECT outcome.correct, outcome.cluster FROM study_cell JOIN cell_detail AS detail USING (cell) "
+        "JOIN cell_outcome AS outcome USING (cell) "
+        f"WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND {wanted}, image_index",
+        [subject.study_id, subject.checkpoint_id, subject.image_set_id],
+    )
+    correct = found["correct"].to_numpy().reshape(conditions, -1)
+    return correct, found["cluster"].to_numpy().reshape(conditions, -1)[0].astype(np.int64)
+
+
+# What metrics are computed for
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One checkpoint on one image set in one version of a study."""
+
+    study_id: int
+    study: str
+    checkpoint_id: int
+    checkpoint: str
+    image_set_id: int
+    image_set: str
+    classes: int
+    labelled: bool
+    cue_conflict: bool
+    """Whether images have a label of texture beside that of their shape."""
+    probes: frozenset[str]
+    """Probes of its complete cells."""
+
+
+def subjects(store: Store, study: str) -> list[Subject]:
+    """What the metrics of a study (name, name@version, or `*`) are computed for.
+
+    UnknownName where there is no such study, UsageError where none of its cells is complete.
+    """
+    found = store.frame(
+        "SELECT study_id, version.label AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
+        "labelled, image_set_id IN (SELECT image_set FROM label WHERE scheme = 'texture') AS cue_conflict, "
+        "list_sort(list(DISTINCT probe)) AS probes "
+        "FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
+        "JOIN cell_detail AS detail USING (cell) JOIN checkpoint AS c ON c.id = checkpoint_id "
+        "WHERE version.label = $1 OR (newest AND ($1 = '*' OR version.study = $1)) GROUP BY ALL ORDER BY ALL",
+        [study],
+    )
+    if not len(found):
+        known = store.frame("SELECT label FROM study_version ORDER BY study_id")["label"].to_list()
+        if study != "*" and study not in known and f"{study}@1" not in known:
+            raise UnknownName("study", study, known)
+        raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
+    return [Subject(**row | {"probes": frozenset(row["probes"])}) for row in found.to_dicts()]

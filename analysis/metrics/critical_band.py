@@ -1,0 +1,122 @@
+"""The critical band by the published estimator: integer thresholds and a Gaussian through them.
+
+A network's accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6, that is
+1.75 * 2^f cycles per image) and five strengths. Per frequency, the threshold is the number of steps by which the noise
+must be weakened until more than half of the images are right; the bell through the seven thresholds is the channel
+that the network recognizes objects through.
+
+    t_f       = smallest j in 0..4 with accuracy(sd_(4-j), f) > 50 %, else 4;  sd = 0, 0.02, 0.04, 0.08, 0.16
+    t_f       ~ A exp(-(f - mu)^2 / (2 sigma^2)),  least squares from (1, 0, 1), 0 <= A <= 4
+    bandwidth              = 2 sqrt(ln 4) |sigma|    octaves, full width at half maximum
+    center_frequency       = 1.75 * 2^mu             cycles per image
+    peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
+
+Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers for 48 ResNet-50s).
+Few integers carry little: see `psychometric` for continuous thresholds with intervals.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import OptimizeWarning, curve_fit
+
+from ...errors import UsageError
+from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS
+
+FULL_WIDTH = 2 * np.sqrt(np.log(4))
+"""Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalBand:
+    """The three numbers, NaN where the fit found none, and what is wrong with them."""
+
+    thresholds: tuple[int, ...]
+    bandwidth: float
+    center_frequency: float
+    peak_noise_sensitivity: float
+    degenerate: str | None
+    """Why the numbers mean nothing: equal thresholds, no fit, or a bell wider than the tested range. Else None."""
+    peak_at_bound: bool
+    """The height is at its bound of 4, so peak_noise_sensitivity is 1 whatever lies above."""
+
+
+def integer_thresholds(accuracy: ArrayLike, reference: float | None = None) -> tuple[int, ...]:
+    """Thresholds t_0..t_6 from accuracies in percent, shape (5, 7): rows by noise_sd ascending from 0, columns by f.
+
+    With `reference`, an accuracy in percent, every accuracy is first divided by it and multiplied by 100: the `_norm`
+    variant. Raises UsageError for another shape, values that are not percentages, or a reference that is not positive.
+    """
+    percent = np.asarray(accuracy, dtype=np.float64)
+    if percent.shape != (len(NOISE_SDS), len(FREQUENCIES)):
+        raise UsageError(f"critical band: accuracies of shape {percent.shape}; give (5 noise levels, 7 frequencies)")
+    if not np.all((percent >= 0) & (percent <= 100)):
+        raise UsageError("critical band: accuracies outside 0..100 or missing; give percentages of all 35 conditions")
+    if reference is not None:
+        if not reference > 0:
+            raise UsageError(f"critical band: reference accuracy {reference}; it must be above 0 percent")
+        percent = percent / reference * 100
+    passes = percent[::-1] > 50  # row j: noise_sd of index 4 - j
+    first = np.where(passes.any(axis=0), passes.argmax(axis=0), len(NOISE_SDS) - 1)
+    return tuple(int(j) for j in first)
+
+
+def normalized_thresholds(accuracy: ArrayLike, rgb_clean: float | None = None) -> tuple[int, ...]:
+    """The `_norm` thresholds: relative to the accuracy at noise_sd 0, or to the clean accuracy in colour if given.
+
+    The study does not say which of the two it used. Noise_sd 0 is one condition, repeated over the columns of
+    `accuracy` in percent; should the columns differ, their mean is the reference.
+    """
+    percent = np.asarray(accuracy, dtype=np.float64)
+    return integer_thresholds(percent, float(percent[0].mean()) if rgb_clean is None else rgb_clean)
+
+
+def fit_band(thresholds: ArrayLike) -> CriticalBand:
+    """The Gaussian through t_0..t_6 and the numbers it gives. Raises UsageError unless there are seven in 0..4."""
+    values = np.asarray(thresholds, dtype=np.float64)
+    if values.shape != (len(FREQUENCIES),) or not np.all((values >= 0) & (values <= 4)):
+        raise UsageError(f"critical band: thresholds {values.tolist()}; give seven numbers from 0 to 4")
+    fit = _least_squares(values)
+    amplitude, mu, sigma = (np.nan, np.nan, np.nan) if fit is None else fit
+    degenerate = None
+    if np.ptp(values) == 0:
+        degenerate = "all thresholds are equal"
+    elif fit is None:
+        degenerate = "no Gaussian fits the thresholds"
+    elif abs(sigma) > FREQUENCIES[-1]:
+        degenerate = "the Gaussian is wider than the tested range"
+    with np.errstate(over="ignore"):  # a flat bell has its centre anywhere, 1e400 included
+        center = LOWEST_FREQUENCY * np.exp2(mu)
+    return CriticalBand(
+        thresholds=tuple(int(t) for t in values),
+        bandwidth=float(FULL_WIDTH * abs(sigma)),
+        center_frequency=float(center),
+        peak_noise_sensitivity=float(np.exp2(amplitude - 4)),
+        degenerate=degenerate,
+        peak_at_bound=bool(amplitude > 4 - 1e-3),
+    )
+
+
+def gaussian(f: ArrayLike, amplitude: Any, mu: Any, sigma: Any) -> NDArray[np.float64]:
+    """The bell amplitude * exp(-(f - mu)^2 / (2 sigma^2)); the sign of sigma does not matter."""
+    return np.asarray(amplitude * np.exp(-((np.asarray(f) - mu) ** 2) / (2 * sigma**2)), dtype=np.float64)
+
+
+def _least_squares(thresholds: NDArray[np.float64]) -> tuple[float, float, float] | None:
+    """(A, mu, sigma) from the published start and bounds, or None where no optimum is found."""
+    bounds = ([0, -np.inf, -np.inf], [4, np.inf, np.inf])
+    with warnings.catch_warnings():
+        # The covariance is not used; that it cannot be estimated is one more face of a degenerate fit.
+        warnings.simplefilter("ignore", OptimizeWarning)
+        try:
+            (amplitude, mu, sigma), _ = curve_fit(
+                gaussian, np.array(FREQUENCIES, dtype=np.float64), thresholds, p0=(1, 0, 1), bounds=bounds
+            )
+        except RuntimeError:  # evaluations are used up
+            return None
+    return float(amplitude), float(mu), float(sigma)

@@ -1,0 +1,176 @@
+"""Generalization of the checkpoints of a study: the accuracy on each benchmark, and the means of the groups.
+
+Percent of top-1 with 95 % intervals (`clusters`); see `protocol` for what the groups are. A group that lacks a
+benchmark, or a benchmark that lacks a corruption, has no value and a note that says what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import isclose
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ...protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
+from ..database.store import Store
+from ..statistics.shares import Share, mean_of, share_interval, share_of
+
+BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
+"""Of the published attack."""
+NAMED = 3
+"""Sets that are missing, of which a note names so many."""
+Row = Mapping[str, Any]
+Place = tuple[str | None, int | None]
+"""Corruption and severity of an image set; None where its images are as they were taken."""
+CELLS = """
+SELECT detail.cell, detail.checkpoint_id, detail.probe, detail.parameters::VARCHAR AS parameters,
+       image_set.id AS image_set, image_set.name, image_set.benchmark, image_set.corruption, image_set.severity,
+       image_set.count, image_set.decision_space,
+       image_set.id IN (SELECT image_set FROM label WHERE scheme = 'real') AS real
+FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN image_set ON image_set.id = detail.image_set_id
+WHERE study_cell.study = ? AND image_set.labelled AND detail.probe IN ('clean', 'pgd_linf')
+ORDER BY image_set.count DESC, detail.cell
+"""
+SINGLE = "SELECT image_index, label_rank = 0 AS correct FROM prediction WHERE cell = ?"
+REAL = "SELECT image_index, correct FROM cell_label_outcome WHERE cell = ? AND scheme = 'real'"
+LAST = """
+SELECT image_index FROM image JOIN label USING (image_set, image_index)
+WHERE image_set = ? AND label.scheme = 'single' ORDER BY label.class DESC, parse_filename(path) DESC LIMIT ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A benchmark, or a group of them, as one checkpoint does on it."""
+
+    share: Share | None
+    """None where it is not whole."""
+    note: str = ""
+    """What to know of the share; or without one, why, as what is said of the benchmark: `is missing`."""
+
+    def row(self, metric: str) -> dict[str, Any]:
+        """Of metric, note, and where there is a share its value, low and high in percent."""
+        row: dict[str, Any] = {"metric": metric, "note": self.note or None}
+        if not self.share:
+            return row
+        low, high = share_interval(self.share)
+        return row | {"value": 100 * self.share.value, "low": 100 * low, "high": 100 * high}
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmarked:
+    """What a version of a study has of the benchmarks."""
+
+    cells: Sequence[Row]
+    """Of every checkpoint, those of large sets first."""
+    names: Sequence[str]
+    groups: Sequence[str]
+    """Those of which it has more than `imagenet`."""
+    clusters: Mapping[int, NDArray[np.int64]]
+    """image_set.id -> which cluster each of its images shows."""
+
+
+def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
+    """What the study has; there are no names where it has none of the benchmarks."""
+    found = store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(SAME_IMAGES)).to_dicts()
+    cells = [row for row in found if any(_belongs(row, of) for of in ACCURACIES.values())]
+    names = [name for name, of in ACCURACIES.items() if any(_belongs(row, of) for row in cells)]
+    groups = [group for group, members in GROUPS.items() if {*names} & {*members} - {"imagenet"}]
+    return Benchmarked(cells, names, groups, {one: clusters_of(store, one) for one in {c["image_set"] for c in cells}})
+
+
+def generalization(store: Store, study: Benchmarked, checkpoint_id: int) -> Iterator[dict[str, Any]]:
+    """Rows of metric, value, low, high, note: `top1_NAME` for each benchmark, and the groups."""
+    mine = [row for row in study.cells if row["checkpoint_id"] == checkpoint_id]
+    measured = {name: _measure(store, mine, of, study.clusters) for name, of in ACCURACIES.items()}
+    yield from (measured[name].row(f"top1_{name}") for name in study.names)
+    yield from (group_mean(group, measured).row(group) for group in study.groups)
+
+
+def _belongs(cell: Row, of: Accuracy) -> bool:
+    """Whether a cell may be the benchmark, or a part of it."""
+    return (
+        (cell["benchmark"], cell["probe"]) == (of.benchmark, of.probe)
+        and _place(cell) in BENCHMARKS[of.benchmark].places
+        and (cell["real"] or of.scheme != "real")
+        and (cell["probe"] == "clean" or _published_budget(cell["parameters"]))
+    )
+
+
+def _place(cell: Row) -> Place:
+    return cell["corruption"], cell["severity"]
+
+
+def _published_budget(parameters: str) -> bool:
+    given = json.loads(parameters)
+    return all(isclose(float(given.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items())
+
+
+def _measure(store: Store, cells: Sequence[Row], of: Accuracy, clusters: Mapping[int, NDArray[np.int64]]) -> Measured:
+    """The accuracy on a benchmark by cells of one checkpoint, those of large sets first."""
+    candidates = [cell for cell in cells if _belongs(cell, of)]
+    # Where several sets are of one kind, the largest stands for it.
+    chosen = {_place(cell): cell for cell in reversed(candidates)}
+    missing = [place for place in BENCHMARKS[of.benchmark].places if place not in chosen]
+    if missing:
+        return Measured(None, _lacks(missing) if chosen else "is missing")
+    if of.last and candidates[0]["count"] != VALIDATION:
+        return Measured(None, f"needs all {VALIDATION:,} images to know the last {of.last} of them")
+    shares = [_share(store, cell, of, clusters[cell["image_set"]]) for cell in chosen.values()]
+    return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(candidates), of)))
+
+
+def _lacks(missing: Sequence[Place]) -> str:
+    named = ", ".join(f"{corruption} {severity}" for corruption, severity in missing[:NAMED])
+    return f"lacks {named}" + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
+
+
+def _doubts(chosen: Sequence[Row], candidates: int, of: Accuracy) -> Iterator[str]:
+    benchmark = BENCHMARKS[of.benchmark]
+    smallest, spaces = min(cell["count"] for cell in chosen), {cell["decision_space"] for cell in chosen}
+    if of.last:
+        yield f"its last {of.last} images alone, as published"
+    if smallest != benchmark.count:
+        yield f"{smallest:,} of {benchmark.count:,} images" + (" in a set" if benchmark.corruptions else "")
+    for space in sorted(spaces - {benchmark.decision_space}):
+        yield f"decided among {space} classes instead of {benchmark.decision_space}"
+    if candidates > len(chosen):
+        yield f"the largest of several sets, {chosen[0]['name']}"
+
+
+def _share(store: Store, cell: Row, of: Accuracy, clusters: NDArray[np.int64]) -> Share:
+    found = store.frame(REAL if of.scheme == "real" else SINGLE, [cell["cell"]])
+    if of.last:
+        last = store.frame(LAST, [cell["image_set"], of.last])
+        found = found.join(last, on="image_index", how="semi")
+    return share_of(found["correct"].to_numpy(), clusters[found["image_index"].to_numpy()])
+
+
+def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
+    """The mean of the benchmarks of a group, which are all in `measured`; each weighs the same."""
+    members = {name: measured[name] for name in GROUPS[group]}
+    missing = [f"{name} {one.note}" for name, one in members.items() if not one.share]
+    if missing:
+        return Measured(None, f"incomplete: {', '.join(missing)}")
+    notes = [f"{name}: {one.note}" for name, one in members.items() if one.note]
+    return Measured(mean_of([one.share for one in members.values() if one.share]), "; ".join(notes))
+
+
+def clusters_of(store: Store, image_set: int) -> NDArray[np.int64]:
+    """The cluster of each image of a set: numbers that are the same in any set that shows the same photograph.
+
+    Validation images of ImageNet, and the corrupted ones made of them, go by the number in their file names. Any other
+    image, or cluster of images of the set, is a cluster of its own.
+    """
+    found = store.frame(
+        "SELECT CASE WHEN clusters = count THEN try_cast(regexp_extract(path, 'ILSVRC2012_val_(\\d{8})', 1) AS BIGINT) "
+        "END AS number, (image_set::BIGINT << 32) + cluster AS own FROM image JOIN image_set AS s ON s.id = image_set "
+        "WHERE image_set = ? ORDER BY image_index",
+        [image_set],
+    )
+    return found.select(cluster=found["number"].fill_null(found["own"]))["cluster"].to_numpy()

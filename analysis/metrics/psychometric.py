@@ -1,0 +1,290 @@
+"""The critical band from single images: continuous thresholds, a channel through them, and intervals.
+
+Per octave index f, the noise_sd at which accuracy falls to half of that without noise, from a logistic in log noise
+strength fitted to the single outcomes by maximum likelihood:
+
+    P(right | noise_sd) = c + (a - c) / (1 + exp(slope (x + S_f) - logit q)),   x = log2(noise_sd / 0.16)
+    a = accuracy at noise_sd 0, c = `floor`, q = (a/2 - c) / (a - c);   threshold_f = 0.16 * 2^-S_f
+
+The sensitivities S_f, censored where the threshold lies outside the tested 0.02 .. 0.16, follow the same bell as the
+published integers (which are S_f rounded up), and the same three numbers come of it:
+
+    S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
+    center_frequency = 1.75 * 2^mu cycles per image,  peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
+
+Intervals are percentiles over resampled images: all conditions of an image, and all images of a cluster, go together.
+Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field & Welsh 2007 (clusters).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, log_ndtr
+
+from ...errors import UsageError
+from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS
+from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from .critical_band import FULL_WIDTH, gaussian
+from .likelihood import Floats, best_start, maximize
+
+CONDITIONS = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
+FEWEST_RIGHT = 20
+"""Right answers without noise, below which no threshold is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its interval. NaN where the data do not determine it, or its interval; `note` then says why."""
+
+    value: float
+    low: float
+    high: float
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    frequency: int
+    """Octave index."""
+    noise_sd: Estimate
+    """Kept within the tested noise: an end of 0.02 reads "0.02 or less", one of 0.16 "0.16 or more"."""
+    slope: float
+    """Log-odds per octave of noise, 1/4 to 32."""
+    censored: int
+    """-1: the threshold lies below 0.02; 1: above 0.16; 0: it was met."""
+
+
+@dataclass(frozen=True, slots=True)
+class PsychometricBand:
+    thresholds: tuple[Threshold, ...]
+    bandwidth: Estimate
+    center_frequency: Estimate
+    peak_noise_sensitivity: Estimate
+    reference: float
+    """Accuracy without noise, a fraction."""
+    images: int
+    clusters: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        """{metric, value, low, high, note} of the three numbers, None for NaN."""
+        rows: list[dict[str, Any]] = []
+        for metric in ("bandwidth", "center_frequency", "peak_noise_sensitivity"):
+            estimate = asdict(getattr(self, metric))
+            rows.append({"metric": metric} | {key: None if x != x else x for key, x in estimate.items()})
+        return rows
+
+
+def estimate_band(
+    correct: NDArray[np.bool_],
+    clusters: ArrayLike | None = None,
+    *,
+    floor: float = 0.0,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> PsychometricBand:
+    """Thresholds and channel of one checkpoint on one image set.
+
+    correct: (29, n) bool, the same n images in every row. Row 0 is noise_sd 0; then frequency by frequency from 0,
+    within each noise_sd 0.02, 0.04, 0.08, 0.16. clusters: (n,) ids of images that are not independent (crops of one
+    photograph, say); left out, each image stands for itself. floor: accuracy of a blind guess, 1/1000 for a thousand
+    classes. Resamples are a function of `seed`.
+
+    Raises UsageError for arrays that do not fit, a floor outside [0, 1), or fewer than 100 resamples.
+    """
+    ids = _check(correct, clusters, floor, resamples)
+    right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
+    independent = int(ids.max()) + 1
+    reference = right[0] / images
+    if right[0, 0] < FEWEST_RIGHT or reference[0] <= 2 * floor:
+        note = f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
+        return _undetermined(note, float(reference[0]), correct.shape[1], independent)
+    # A resample that happens to fall to chance has no threshold; the others speak for it.
+    usable = (right[0] > 0) & (reference > 2 * floor)
+    right, images, reference = right[:, usable], images[usable], reference[usable]
+    repeat = len(FREQUENCIES)
+    levels = right[1:].reshape(repeat, len(NOISE_SDS) - 1, -1).transpose(1, 0, 2).reshape(len(NOISE_SDS) - 1, -1)
+    sensitivity, slope = fit_thresholds(levels, np.tile(images, repeat), np.tile(reference, repeat), floor)
+    sensitivity, slope = sensitivity.reshape(repeat, -1), slope.reshape(repeat, -1)
+    few = f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
+    thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), level, few) for f in FREQUENCIES)
+    channel = _channel(sensitivity, level, few)
+    return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
+
+
+def _check(correct: NDArray[np.bool_], clusters: ArrayLike | None, floor: float, resamples: int) -> NDArray[np.intp]:
+    """Cluster indices 0..C-1 of the images."""
+    if correct.ndim != 2 or len(correct) != CONDITIONS or correct.shape[1] == 0 or correct.dtype != np.bool_:
+        raise UsageError(
+            f"critical band: outcomes are {correct.dtype} {correct.shape}; give bool ({CONDITIONS} conditions, images)"
+        )
+    if not 0 <= floor < 1:
+        raise UsageError(f"critical band: floor {floor}; it is an accuracy in [0, 1), 0.001 for a thousand classes")
+    if resamples < 100:
+        raise UsageError(f"critical band: {resamples} resamples; intervals need at least 100")
+    if clusters is None:
+        return np.arange(correct.shape[1])
+    given = np.asarray(clusters)
+    if given.shape != correct.shape[1:]:
+        raise UsageError(f"critical band: {given.shape} cluster ids for {correct.shape[1]} images; give one each")
+    return np.unique(given, return_inverse=True)[1]
+
+
+def _threshold(frequency: int, sensitivity: Floats, slope: float, level: float, few: str | None) -> Threshold:
+    """From sensitivities of the data (first) and of the resamples."""
+    low, high = SENSITIVITY_RANGE
+    value = float(sensitivity[0])
+    censored = -1 if value > high else 1 if value < low else 0
+    ends = np.clip([value, *interval(sensitivity[1:], level)], low, high)
+    sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
+    # An infinitely steep curve leaves the threshold anywhere between two levels; its resamples all sit in one place.
+    note = few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
+    if note:
+        weakest, strongest = np.nan, np.nan
+    if censored:
+        note = f"the threshold lies {'below' if censored < 0 else 'above'} the tested noise"
+    elif (weakest, strongest) == (NOISE_SDS[1], NOISE_SDS[-1]):
+        note = "the interval spans the tested noise"
+    return Threshold(frequency, Estimate(sd, weakest, strongest, note), slope, censored)
+
+
+def _channel(sensitivity: Floats, level: float, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
+    """Bandwidth, centre frequency and peak noise sensitivity from sensitivities (7, 1 + resamples)."""
+    low, high = SENSITIVITY_RANGE
+    met = int(((sensitivity[:, 0] >= low) & (sensitivity[:, 0] <= high)).sum())
+    if met < 3:
+        nothing = _nothing(f"{met} of 7 thresholds lie within the tested noise; three numbers need three")
+        return nothing, nothing, nothing
+    # The bounds of the fit go the way of its optima, to be compared with them.
+    bounds = np.stack([CHANNEL_LOW, CHANNEL_HIGH], axis=1)
+    amplitude, mu, sigma = fits = np.hstack([fit_channels(sensitivity), bounds])
+    for name, fit in zip(("height", "centre", "width"), fits, strict=True):
+        if _at_bound(fit[0], fit[-2:]):
+            nothing = _nothing(f"the channel's {name} is at the bound of its fit")
+            return nothing, nothing, nothing
+    return (
+        _judge("width", FULL_WIDTH * sigma, level, few),
+        _judge("centre", LOWEST_FREQUENCY * np.exp2(mu), level, few),
+        _judge("height", np.exp2(amplitude - 4), level, few),
+    )
+
+
+def _judge(name: str, numbers: Floats, level: float, few: str | None) -> Estimate:
+    """From a number of the data (first), of the resamples, and at the two bounds of the fit (last)."""
+    value, bounds = float(numbers[0]), numbers[-2:]
+    low, high = interval(numbers[1:-2], level)
+    low_open, high_open = _at_bound(low, bounds), _at_bound(high, bounds)
+    if low_open and high_open:
+        return _nothing(f"the interval of the channel's {name} spans all that its fit allows")
+    if few:
+        return Estimate(value, np.nan, np.nan, few)
+    open_end = "lower" if low_open else "upper" if high_open else None
+    return Estimate(value, low, high, open_end and f"the {open_end} end of the interval is where the fit is bounded")
+
+
+def _at_bound(x: float, bounds: Floats) -> bool:
+    return bool(np.isclose(x, bounds, rtol=1e-5, atol=0).any())
+
+
+def _nothing(note: str) -> Estimate:
+    return Estimate(np.nan, np.nan, np.nan, note)
+
+
+def _undetermined(note: str, reference: float, images: int, independent: int) -> PsychometricBand:
+    nothing = _nothing(note)
+    thresholds = tuple(Threshold(f, nothing, np.nan, 0) for f in FREQUENCIES)
+    return PsychometricBand(thresholds, nothing, nothing, nothing, reference, images, independent)
+
+
+# The two likelihoods, as array functions over many fits
+#
+# x = log2(noise_sd / 0.16) counts octaves of noise down from the strongest, so the four levels lie at -3, -2, -1, 0.
+# The sensitivity S = log2(0.16 / threshold) is 0 where accuracy is halved at 0.16, and 3 where it is halved at 0.02.
+# Rounded up, it is the published integer threshold on accuracies relative to noise_sd 0.
+LEVELS = np.log2(np.array(NOISE_SDS[1:]) / NOISE_SDS[-1])
+"""x of the four noise levels, weakest first."""
+SENSITIVITY_RANGE = (0.0, float(-LEVELS[0]))
+"""Sensitivities that the tested noise can tell apart; a threshold outside is known to lie outside, no more."""
+
+SLOPE_BOUNDS = np.array([0.25, 32.0])
+"""Log-odds per octave."""
+THRESHOLD_LOW, THRESHOLD_HIGH = np.stack([[-3.0, 6.0], np.log2(SLOPE_BOUNDS)], axis=1)
+"""Bounds of (S, log2 slope): three octaves beyond the tested noise."""
+CHANNEL_LOW, CHANNEL_HIGH = np.array([0.01, -3.0, 0.25]), np.array([6.0, 9.0, 7.0])
+"""Bounds of (A, mu, sigma): sensitivities to 6, centres to three octaves outside, widths of 1/4 to 7 octaves."""
+SCATTER = 0.05
+"""Octaves by which sensitivities scatter about the Gaussian. It cancels where no threshold is censored, and elsewhere
+sets how sharply the Gaussian keeps to the censored side: a large one pushes a peak that lies just beyond the tested
+noise away from it (0.25 overstates A = 3.6 by 0.2, 0.05 by less than 0.01)."""
+
+
+def fit_thresholds(right: Floats, images: Floats, reference: Floats, floor: float = 0.0) -> tuple[Floats, Floats]:
+    """(sensitivity, slope in log-odds per octave), each (R,), by binomial maximum likelihood.
+
+    right (4, R): right answers at the four levels, weakest noise first; images (R,): answers in all;
+    reference (R,): the accuracy at noise_sd 0, above 2 * floor.
+    """
+    data = (right, images, reference, np.full_like(images, floor))
+    start = best_start(_binomial, product(np.arange(-1.0, 5.0, 0.5), (-1.0, 0.0, 1.0, 2.0, 3.0)), data)
+    sensitivity, log_slope = maximize(_binomial, start, THRESHOLD_LOW, THRESHOLD_HIGH, data)
+    return sensitivity, np.exp2(log_slope)
+
+
+def accuracy_at(x: Floats, sensitivity: Floats, slope: Floats, reference: Floats, floor: Floats) -> Floats:
+    """Accuracy = floor + (reference - floor) / (1 + exp(slope (x + S) - logit q)), `reference` / 2 at x = -S.
+
+    q = (reference / 2 - floor) / (reference - floor) is the share of the curve's height that lies below the half.
+    """
+    log_odds_at_half = np.log((reference / 2 - floor) / (reference / 2))
+    accuracy: Floats = floor + (reference - floor) * expit(log_odds_at_half - slope * (x + sensitivity))
+    return accuracy
+
+
+def _binomial(
+    theta: Floats, right: Floats, images: Floats, reference: Floats, floor: Floats
+) -> tuple[Floats, Floats, Floats]:
+    sensitivity, slope = theta[0], np.exp2(theta[1])
+    offset = LEVELS[:, None] + sensitivity
+    p = np.clip(accuracy_at(LEVELS[:, None], sensitivity, slope, reference, floor), 1e-12, 1 - 1e-12)
+    value = (right * np.log(p) + (images - right) * np.log1p(-p)).sum(axis=0)
+    share = (p - floor) / (reference - floor)
+    rise = (reference - floor) * share * (1 - share)  # dp / dlog-odds
+    score = rise * (right - images * p) / (p * (1 - p))
+    weight = rise**2 * images / (p * (1 - p))
+    jacobian = np.stack([np.broadcast_to(-slope, offset.shape), -np.log(2) * slope * offset])
+    return value, np.einsum("plr,lr->rp", jacobian, score), np.einsum("plr,qlr,lr->rpq", jacobian, jacobian, weight)
+
+
+def fit_channels(sensitivity: Floats) -> Floats:
+    """(A, mu, sigma), (3, R), of the Gaussians through sensitivities (7, R), those outside the range as censored.
+
+    Log-likelihood of a sensitivity S against m = A exp(-(f - mu)^2 / (2 sigma^2)), with scatter s: -(S - m)^2 / (2 s^2)
+    within the tested range [0, 3]; log Phi((m - 3) / s) above it; log Phi((0 - m) / s) below it (Tobin 1958).
+    """
+    starts = product((1.0, 2.0, 3.0, 4.0), (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0), (0.5, 1.0, 2.0, 4.0))
+    start = best_start(_tobit, starts, (sensitivity,))
+    return maximize(_tobit, start, CHANNEL_LOW, CHANNEL_HIGH, (sensitivity,))
+
+
+def _tobit(theta: Floats, sensitivity: Floats) -> tuple[Floats, Floats, Floats]:
+    amplitude, mu, sigma = theta
+    low, high = SENSITIVITY_RANGE
+    distance = (np.array(FREQUENCIES, dtype=np.float64)[:, None] - mu) / sigma
+    model = gaussian(distance, amplitude, 0.0, 1.0)
+    above, below = sensitivity > high, sensitivity < low
+    # In units of the scatter: the residual where it is known, the distance to the censored side's edge elsewhere.
+    sign = np.where(below, -1.0, 1.0)
+    z = np.where(above, model - high, np.where(below, low - model, sensitivity - model)) / SCATTER
+    log_side = log_ndtr(z)
+    hazard = np.exp(-(z**2) / 2 - log_side) / np.sqrt(2 * np.pi)
+    censored = above | below
+    value = np.where(censored, log_side, -(z**2) / 2).sum(axis=0)
+    score = np.where(censored, sign * hazard, z) / SCATTER
+    weight = np.where(censored, hazard * (hazard + z), 1.0) / SCATTER**2
+    jacobian = np.stack([model / amplitude, model * distance / sigma, model * distance**2 / sigma])
+    return value, np.einsum("pfr,fr->rp", jacobian, score), np.einsum("pfr,qfr,fr->rpq", jacobian, jacobian, weight)

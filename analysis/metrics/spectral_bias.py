@@ -1,0 +1,108 @@
+"""Spectral bias: how much of its accuracy a classifier keeps on low and on high frequencies alone.
+
+With ratio(c) = top-1 under the filter at cutoff c / clean top-1:
+
+    low_frequency_bias  = mean of ratio(c) over low-pass  c = 0.1, 0.2, 0.3, 0.4, 0.5
+    high_frequency_bias = mean of ratio(c) over high-pass c = 0.1, 0.2, 0.3, 0.4, 0.5
+    spectral_bias       = high_frequency_bias / (low_frequency_bias + high_frequency_bias)
+
+All are fractions; the first two are at least 0 and rarely above 1, the third lies in [0, 1].
+Source: Gavrikov & Keuper 2024 for the two means; their intervals are of this project.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from ...errors import StoreError
+from ...protocol import BIAS_CUTOFFS
+from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+
+PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
+_KEYS = ("study", "checkpoint", "image_set", "measure")
+_NEEDED = (*_KEYS, "probe", "cutoff", "ratio")
+
+
+def spectral_bias(curve: pl.DataFrame) -> pl.DataFrame:
+    """The three biases of every (study, checkpoint, image_set, measure) in `curve`.
+
+    `curve` has one row per condition with at least the columns study, checkpoint, image_set, measure, probe, cutoff
+    (null for conditions without one) and ratio. The answer has the four keys, metric, value and note, three rows a key.
+    A mean is taken over all five cutoffs or not at all: where one is missing, doubled or without a ratio, value is
+    null and note says why; elsewhere note is null.
+
+    Raises StoreError if a column is missing.
+    """
+    absent = [name for name in _NEEDED if name not in curve.columns]
+    if absent:
+        raise StoreError(f"curve frame lacks {', '.join(absent)}; pass all columns of the view `curve`")
+    means = [_mean_ratio(curve, metric, probe) for metric, probe in PROBES.items()]
+    wide = means[0].join(means[1], on=_KEYS, nulls_equal=True)
+    low, high = (pl.col(metric) for metric in PROBES)
+    share = pl.when(low + high > 0).then(high / (low + high))
+    reason = (
+        pl.when(low.is_null() | high.is_null())
+        .then(pl.concat_str([f"{metric}_note" for metric in PROBES], separator="; ", ignore_nulls=True))
+        .when(low + high == 0)
+        .then(pl.lit("nothing is recognized in either band"))
+    )
+    wide = wide.with_columns(spectral_bias=share, spectral_bias_note=reason)
+    rows = [
+        wide.select(
+            *_KEYS,
+            pl.lit(metric).alias("metric"),
+            pl.col(metric).alias("value"),
+            pl.col(f"{metric}_note").alias("note"),
+        )
+        for metric in (*PROBES, "spectral_bias")
+    ]
+    return pl.concat(rows).sort(*_KEYS, "metric")
+
+
+def spectral_intervals(
+    correct: NDArray[np.bool_], clusters: ArrayLike, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Metric -> (low, high) over resampled images; empty where there are too few independent ones.
+
+    correct: (11, n) bool, the same images in every row: clean, then low-pass and high-pass at BIAS_CUTOFFS.
+    """
+    ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if ids.max() + 1 < FEWEST_CLUSTERS:
+        return {}
+    right, _ = count_right(correct, ids, resamples, np.random.default_rng(seed))
+    clean, *filtered = right[:, 1:]
+    usable = clean > 0  # a resample without a right clean answer has no ratios; the others speak for it
+    ratios = np.array(filtered)[:, usable] / clean[usable]
+    low, high = ratios[: len(BIAS_CUTOFFS)].mean(axis=0), ratios[len(BIAS_CUTOFFS) :].mean(axis=0)
+    both = np.stack([low, high, np.divide(high, low + high, out=np.zeros_like(low), where=low + high > 0)])
+    names = (*PROBES, "spectral_bias")
+    return {name: interval(values, level) for name, values in zip(names, both, strict=True)} if usable.any() else {}
+
+
+def _mean_ratio(curve: pl.DataFrame, metric: str, probe: str) -> pl.DataFrame:
+    """One row a key: the mean ratio over BIAS_CUTOFFS as column `metric`, the reason for a null as `<metric>_note`."""
+    # Cutoffs travel as binary fractions: compare them in thousandths.
+    cutoff = (pl.col("cutoff") * 1000).round().cast(pl.Int32)
+    usable = pl.col("ratio").is_not_null() & pl.col("ratio").is_finite()
+    mine = pl.col("probe") == probe
+    problems, counts = [], []
+    for value in BIAS_CUTOFFS:
+        here = mine & (cutoff == round(value * 1000))
+        rows, good = here.sum(), (here & usable).sum()
+        counts.append(here & usable)
+        problems.append(
+            pl.when(rows == 0)
+            .then(pl.lit(f"{value} is missing"))
+            .when(rows > 1)
+            .then(pl.lit(f"{value} is there more than once"))
+            .when(good == 0)
+            .then(pl.lit(f"{value} has no ratio to clean accuracy"))
+        )
+    note = pl.concat_str(problems, separator=", ", ignore_nulls=True)
+    mean = pl.col("ratio").filter(pl.any_horizontal(counts)).mean()
+    return curve.group_by(_KEYS).agg(
+        pl.when(note == "").then(mean).alias(metric),
+        pl.when(note != "").then(pl.lit(f"{probe} cutoff ") + note).alias(f"{metric}_note"),
+    )

@@ -1,0 +1,131 @@
+"""The published study's figures: the ten that its correlation table needs, shipped; and its whole file, parsed.
+
+    ID = mean(imagenet, imagenet-v2, imagenet-real)      Robustness  = mean(imagenet-a, imagenet-c, imagenet-cbar)
+    Concepts = mean(imagenet-sketch, imagenet-r, stylized)  Adversarial = PGD, 40 steps, eps 0.5/255
+
+top-1 in percent, exactly as published, faults included (docs/metrics.md lists them). Source: Gavrikov & Keuper 2024.
+The shipped CSV is, below three lines of attribution,
+
+    figures_from_benchmark(read_benchmark(path), categories).write_csv(float_precision=6)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ...errors import StoreError, UsageError
+from ...protocol import ACCURACIES, AS_PUBLISHED, BIAS_CUTOFFS, GROUPS
+from ..correlations.models import SUBSET_FILTERS
+from ..correlations.table import correlations
+
+SOURCE = "Gavrikov & Keuper 2024 (CC BY-SA 4.0), benchmark.csv"
+SHIPPED = Path(__file__).with_name("published_figures.csv")
+SIGNIFICANT = 0.05
+
+PUBLISHED_TOP1: Mapping[str, str] = {
+    **{name: f"top1_acc/{name}" for name in ACCURACIES},
+    "imagenet-real_last_batch": "top1_acc/imagenet-real",
+    "pgd_linf": "top1_acc/PGD-40/low",
+}
+"""Name of an accuracy -> the published column that holds it; that of ReaL holds the last batch's."""
+PUBLISHED_GROUPS: Mapping[str, tuple[str, ...]] = {
+    group: tuple(PUBLISHED_TOP1[name] for name in names) for group, names in GROUPS.items() if group != AS_PUBLISHED
+}
+BIASES: Mapping[str, tuple[str, ...]] = {
+    "shape_bias": ("shape-bias",),
+    "low_frequency_bias": tuple(f"metric/bandpass/LFC/{cutoff}" for cutoff in BIAS_CUTOFFS),
+    "high_frequency_bias": tuple(f"metric/bandpass/HFC/{cutoff}" for cutoff in BIAS_CUTOFFS),
+    "critical_bandwidth": ("metric/criticalband/bw_norm",),
+    "critical_center_frequency": ("metric/criticalband/cf_norm",),
+    "critical_peak_noise_sensitivity": ("metric/criticalband/pns_norm",),
+}
+"""Figure -> the published columns that it is the mean of."""
+_FIGURES = {**PUBLISHED_GROUPS, **BIASES}
+
+
+def shipped_figures() -> pl.DataFrame:
+    """48 rows: model, category, the four generalization groups, the six biases; six decimals."""
+    return pl.read_csv(SHIPPED, comment_prefix="#")
+
+
+def read_benchmark(path: Path) -> pl.DataFrame:
+    """The study's whole results file, 70 models by 1,599 columns, as rows of model, metric, value, source.
+
+    Empty fields give no row. Raises UsageError for a file that is not there, and StoreError for one that is not the
+    study's file, lacks a column or one of the 48 models, or holds something that is not a number.
+    """
+    try:
+        wide = pl.read_csv(path, infer_schema=False)
+    except FileNotFoundError:
+        raise UsageError(f"no file {path}; give the study's benchmark.csv") from None
+    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path} is not a CSV file ({_first_line(error)}); give the study's benchmark.csv") from error
+    needed = [column for columns in _FIGURES.values() for column in columns]
+    absent = [column for column in needed if column not in wide.columns]
+    if "model" not in wide.columns or len(absent) == len(needed):
+        raise StoreError(f"{path} has neither models nor metrics of the study; give its benchmark.csv")
+    if absent:
+        raise StoreError(f"{path} lacks the columns {_listed(absent)}; give the study's complete benchmark.csv")
+    _check_models(wide["model"], str(path))
+    try:
+        long = wide.unpivot(index="model", variable_name="metric").cast({"value": pl.Float64})
+    except pl.exceptions.InvalidOperationError as error:
+        raise StoreError(f"{path} holds what is not a number ({_first_line(error)}); fetch the file again") from error
+    return long.drop_nulls("value").with_columns(source=pl.lit(SOURCE))
+
+
+def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str] | None = None) -> pl.DataFrame:
+    """The ten figures of the 48 models, unrounded, from rows of model, metric, value as `read_benchmark` gives them.
+
+    `categories` maps the models wanted to their categories; left out, it is the shipped 48. Raises StoreError where a
+    model or a value is missing, or is there twice.
+    """
+    if categories is None:
+        shipped = shipped_figures()
+        categories = dict(zip(shipped["model"], shipped["category"], strict=True))
+    metric_of = [(figure, metric) for figure, metrics in _FIGURES.items() for metric in metrics]
+    order = pl.DataFrame({"model": list(categories), "category": list(categories.values())})
+    wanted = order.join(pl.DataFrame(metric_of, schema=["figure", "metric"], orient="row"), how="cross")
+    found = wanted.join(published.select("model", "metric", "value"), on=["model", "metric"], how="left")
+    gaps = found.filter(pl.col("value").is_null())
+    if len(gaps):
+        missing = gaps.select(pl.concat_str("model", "metric", separator=" ")).to_series()
+        raise StoreError(f"published figures: no value for {_listed(missing.to_list())}; import benchmark.csv again")
+    if len(found) > len(wanted):
+        raise StoreError("published figures: some values are there more than once; import benchmark.csv again")
+    means = found.group_by("model", "category", "figure", maintain_order=True).agg(pl.col("value").mean())
+    return means.pivot(on="figure", index=["model", "category"], values="value").select("model", "category", *_FIGURES)
+
+
+def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
+    """{bias, generalization, subset, spearman, p, n} for 6 biases x 4 groups x 3 subsets, in the published order.
+
+    Subsets are all models (total), the adversarially trained ones by category, and the others. As published,
+    spearman reads 0 where p >= 0.05; it is None where it is not defined.
+    """
+    tables = [
+        correlations(figures.filter(wanted), list(BIASES), list(PUBLISHED_GROUPS)).with_columns(subset=pl.lit(name))
+        for name, wanted in SUBSET_FILTERS.items()
+    ]
+    shown = pl.when(pl.col("p") < SIGNIFICANT).then("spearman").when(pl.col("p").is_not_null()).then(0.0)
+    rank = pl.int_range(pl.len()).over("subset")
+    table = pl.concat(tables).sort(rank, maintain_order=True)
+    return table.select(bias="x", group="y", subset="subset", spearman=shown, p="p", n="n").to_dicts()
+
+
+def _check_models(models: pl.Series, where: str) -> None:
+    absent = sorted(set(shipped_figures()["model"]) - set(models))
+    if absent:
+        raise StoreError(f"{where} lacks the models {_listed(absent)}; give the study's complete benchmark.csv")
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,135 @@
+"""Spearman, Pearson and Kendall of many variables with many others, under many weightings of the observations at once.
+
+All three are one formula, Daniels' generalized coefficient (Daniels 1944): the cosine of two vectors of scores,
+
+    r = sum w s t / sqrt(sum w s^2 * sum w t^2)
+
+    pearson    s_i  = x_i - mean(x)                  w_i         over observations
+    spearman   s_i  = average rank of x_i - mean     w_i         = 1/2 sum_j w_j sign(x_i - x_j)
+    kendall    s_ij = sign(x_i - x_j)                w_i w_j     over pairs; this is tau-b
+
+An observation that counts w times is one that is there w times, ranks and ties included. So a bootstrap resample, a
+jackknife, and what is left without a category are nothing but weights, and products of matrices.
+
+Arrays are (…, variables, observations); leading axes broadcast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr, stdtr
+from scipy.stats import kendalltau
+
+Floats: TypeAlias = NDArray[np.float64]
+Method: TypeAlias = Literal["spearman", "pearson", "kendall"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+def coefficients(method: Method, x: Floats, y: Floats, weights: Floats) -> Floats:
+    """(…, a, b) of x (…, a, n) with y (…, b, n), where observation i counts weights[…, i] times.
+
+    NaN where a variable does not vary.
+    """
+    if method == "kendall":
+        first, second = np.triu_indices(x.shape[-1], 1)
+        return _cosine(
+            np.sign(x[..., first] - x[..., second]),
+            np.sign(y[..., first] - y[..., second]),
+            weights[..., first] * weights[..., second],
+        )
+    score = centred_ranks if method == "spearman" else _deviations
+    return _cosine(score(x, weights), score(y, weights), weights)
+
+
+def centred_ranks(x: Floats, weights: Floats) -> Floats:
+    """Average ranks of x (…, a, n) less their mean. Halves of whole numbers, so a constant is exactly 0."""
+    signs = np.sign(x[..., :, None] - x[..., None, :])
+    if x.ndim == 2:  # one product for all weightings
+        return np.asarray(np.tensordot(weights, signs, (-1, -1)) / 2)
+    return np.asarray((signs @ weights[..., None, :, None])[..., 0] / 2)
+
+
+def _deviations(x: Floats, weights: Floats) -> Floats:
+    """Values (…, a, n) less their mean; from an observation that is there, so that a constant is exactly 0."""
+    there = np.argmax(weights > 0, axis=-1)[..., None, None]
+    x, there = np.broadcast_arrays(x, there)
+    moved = x - np.take_along_axis(x, there[..., :1], axis=-1)
+    mean = (moved * weights[..., None, :]).sum(axis=-1) / weights.sum(axis=-1)[..., None]
+    return np.asarray(moved - mean[..., None])
+
+
+def _cosine(s: Floats, t: Floats, weights: Floats) -> Floats:
+    product = (s * weights[..., None, :]) @ t.swapaxes(-1, -2)
+    s_square, t_square = (values * values @ weights[..., None] for values in (s, t))
+    length = np.sqrt(s_square * t_square.swapaxes(-1, -2))
+    r = np.divide(product, length, out=np.full_like(product, np.nan), where=length > 0)
+    return np.clip(r, -1, 1)
+
+
+def p_values(method: Method, r: Floats, x: Floats, y: Floats) -> Floats:
+    """Two-sided p (a, b) of the coefficients r of x (a, n) with y (b, n), under independence.
+
+    Spearman, Pearson: t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom. Kendall: scipy.stats.kendalltau,
+    which is exact for few observations without ties, and else normal with a variance that takes ties into account.
+    """
+    if method != "kendall":
+        return _t_test(r, x.shape[-1] - 2)
+    found = [[kendalltau(one, other).pvalue for other in y] for one in x]
+    return np.where(np.isnan(r), np.nan, np.array(found, dtype=np.float64).reshape(r.shape))
+
+
+def partial(method: Method, r: Floats, xz: Floats, yz: Floats, n: int) -> tuple[Floats, Floats]:
+    """(coefficient, p), each (a, b), of x with y given one variable z, from r (a, b), xz (a,), yz (b,).
+
+        (r - xz yz) / sqrt((1 - xz^2) (1 - yz^2))
+        spearman, pearson:  p as for r, with n - 3 degrees of freedom
+        kendall:            p of r sqrt(9 m (m - 1) / (2 (2m + 5))) as a standard normal, m = n - 1     (Kim 2015)
+
+    NaN where x or y is z in other units.
+    """
+    left = (1 - xz[:, None] ** 2) * (1 - yz[None, :] ** 2)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        given = np.where(left > 1e-12, (r - xz[:, None] * yz[None, :]) / np.sqrt(left), np.nan)
+    given = np.clip(given, -1, 1)
+    if method != "kendall":
+        return given, _t_test(given, n - 3)
+    m = n - 1
+    return given, 2 * ndtr(-np.abs(given) * np.sqrt(9 * m * (m - 1) / (2 * (2 * m + 5))))
+
+
+def _t_test(r: Floats, freedom: int) -> Floats:
+    if freedom < 1:
+        return np.full_like(r, np.nan)
+    with np.errstate(divide="ignore"):  # r = 1 gives t = inf and p = 0
+        t = np.abs(r) * np.sqrt(freedom / ((1 - r) * (1 + r)))
+    return np.asarray(2 * stdtr(freedom, -t))
+
+
+# Adjusted p values. NaN is a test that was not made, and does not count.
+def holm(p: Floats) -> Floats:
+    """Holm 1979: the chance of any false discovery stays below alpha, whatever the dependence of the tests.
+
+    adjusted_(i) = max over j <= i of min(1, (m - j + 1) p_(j)),  p_(1) <= … <= p_(m)
+    """
+    return _adjusted(p, lambda ordered, rank: np.maximum.accumulate((len(ordered) - rank + 1) * ordered))
+
+
+def benjamini_hochberg(p: Floats) -> Floats:
+    """Benjamini & Hochberg 1995: the expected share of false ones among the discoveries stays below alpha.
+
+    adjusted_(i) = min over j >= i of min(1, m p_(j) / j); for tests that are independent or positively dependent.
+    """
+    return _adjusted(p, lambda ordered, rank: np.minimum.accumulate((len(ordered) * ordered / rank)[::-1])[::-1])
+
+
+def _adjusted(p: Floats, rule: Callable[[Floats, Floats], Floats]) -> Floats:
+    """Apply the rule, which is given ascending p-values and their ranks from 1."""
+    made = np.flatnonzero(~np.isnan(p))
+    made = made[np.argsort(p[made], kind="stable")]
+    adjusted = np.full(len(p), np.nan)
+    adjusted[made] = np.minimum(1, rule(p[made], np.arange(1.0, len(made) + 1)))
+    return adjusted

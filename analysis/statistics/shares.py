@@ -1,0 +1,102 @@
+"""Means of accuracies over image sets that may show the same clusters, with intervals.
+
+Let w_i be the weight of image i in a mean, such as 1 / (sets x images of its set), p_i the accuracy of its set, and y_i
+whether it is right. A cluster u adds d_u = sum of w_i (y_i - p_i) over the images that show it to the error of the
+mean, whichever sets they are in; clusters are independent of each other. So the variance is
+
+    V = sum d_u^2 * C / (C - 1)            C clusters; without C / (C - 1) where each is shown once
+
+This is the delta method, the cluster-robust variance of Liang & Zeger 1986 with clusters as clusters; at least what
+it would be if all images were independent. The interval is Wilson's, of as many independent images as have this
+variance (Franco, Little, Louis & Slud 2019):
+
+    effective = p (1 - p) / V,  or C where V is 0 or p is 0 or 1
+
+For a single set it is that of the view `accuracy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..metrics.likelihood import Floats
+
+Z = 1.959964
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A share of right answers, or a mean of such shares."""
+
+    value: float
+    images: int
+    """n: how often an image was judged."""
+    clusters: NDArray[np.int64]
+    """(C,), ascending."""
+    deviations: Floats
+    """(C,): d_u."""
+    independent: float
+    """V if no two images showed one cluster."""
+
+
+def share_of(right: NDArray[np.bool_], clusters: NDArray[np.int64]) -> Share:
+    """The share of one set: whether each of n images is right, and which cluster it shows; (n,) each."""
+    value = float(right.mean())
+    found, place = np.unique(clusters, return_inverse=True)
+    deviations = np.bincount(place, weights=right - value) / len(right)
+    return Share(value, len(right), found, deviations, value * (1 - value) / len(right))
+
+
+def mean_of(shares: Sequence[Share]) -> Share:
+    """The mean of shares, each with the same weight."""
+    found, place = np.unique(np.concatenate([one.clusters for one in shares]), return_inverse=True)
+    deviations = np.bincount(place, weights=np.concatenate([one.deviations for one in shares])) / len(shares)
+    return Share(
+        sum(one.value for one in shares) / len(shares),
+        sum(one.images for one in shares),
+        found,
+        deviations,
+        sum(one.independent for one in shares) / len(shares) ** 2,
+    )
+
+
+def share_interval(share: Share) -> tuple[float, float]:
+    """Its 95 % interval."""
+    p, count = share.value, len(share.clusters)
+    variance = float((share.deviations**2).sum())
+    if 1 < count < share.images:
+        variance *= count / (count - 1)
+    variance = max(variance, share.independent)
+    unknown = count == 1 or p in (0, 1) or variance == 0
+    return wilson(p, count if unknown else p * (1 - p) / variance)
+
+
+def wilson(p: float, n: float) -> tuple[float, float]:
+    """Ends of Wilson's 95 % interval of a share p of n independent images."""
+    z2 = Z**2 / n
+    centre, half = (p + z2 / 2) / (1 + z2), sqrt(z2 * (p * (1 - p) + z2 / 4)) / (1 + z2)
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def ratio_interval(
+    right: NDArray[np.bool_], clean: NDArray[np.bool_], clusters: NDArray[np.int64]
+) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each.
+
+    Here d_u = sum of (right - ratio clean) / (n share of clean). No interval where either is never right, or with one
+    cluster.
+    """
+    if not right.any() or not clean.any():
+        return None, None
+    ratio = right.sum() / clean.sum()
+    found, place = np.unique(clusters, return_inverse=True)
+    deviations = np.bincount(place, weights=right - ratio * clean) / clean.sum()
+    if len(found) == 1:
+        return None, None
+    half = Z * sqrt((deviations**2).sum() * len(found) / (len(found) - 1))
+    return max(0.0, float(ratio - half)), float(ratio + half)

@@ -1,0 +1,108 @@
+"""`bandlens benchmarks`: the benchmarks of the study, checked and packed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import Json, print_rows, progress
+from .images import Clusters, Fast, Name, Out, Resize, Size, SkipBroken, Stream, Workers, print_sets, say
+
+app = typer.Typer(
+    name="benchmarks",
+    help="The generalization benchmarks of the study: list them, check them, pack them.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """List the benchmarks that `pack` knows.
+
+    Example: bandlens benchmarks list
+    """
+    from ...probes.benchmarks.layouts import LAYOUTS, classes_of
+    from ...protocol import BENCHMARKS
+
+    rows = []
+    for one in BENCHMARKS.values():
+        layout, sets = LAYOUTS[one.name], len(one.places)
+        rows.append(
+            {
+                "benchmark": one.name,
+                "sets": sets,
+                "images": sets * one.count,
+                "classes": len(classes_of(one, layout)),
+                "decision_space": one.decision_space,
+                "labels": " and ".join(["label", *([one.scheme] if one.scheme else [])]),
+                "GB": round(sets * one.count * 3 * 224**2 / 1e9, 2),
+                "layout": f"<corruption>/<severity>/, where {layout.words}" if one.corruptions else layout.words,
+            }
+        )
+    print_rows(rows, as_json=json)
+
+
+@app.command()
+def pack(
+    benchmark: Annotated[str, typer.Argument(metavar="NAME", help="As `list` shows it.", show_default=False)],
+    source: Annotated[Path, typer.Argument(metavar="DIR|TAR", help="The benchmark's folder, or an archive of it.")],
+    out: Out,
+    name: Name = None,
+    ground_truth: Annotated[
+        Path | None,
+        typer.Option("--ground-truth", metavar="FILE", help="Labels of ImageNet images without folders."),
+    ] = None,
+    real: Annotated[Path | None, typer.Option("--real", metavar="FILE", help="ReaL's real.json.")] = None,
+    corruption: Annotated[
+        list[str] | None, typer.Option("--corruption", metavar="NAME", help="Only this one; repeatable.")
+    ] = None,
+    severity: Annotated[
+        list[int] | None, typer.Option("--severity", metavar="K", help="Only this one, 1 to 5; repeatable.")
+    ] = None,
+    per_class: Annotated[
+        int | None, typer.Option("--per-class", metavar="K", help="The first K images of each class.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", help="N images, spread over the classes.")
+    ] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="What is there, though something is missing.")] = False,
+    clusters: Clusters = "none",
+    size: Size = 224,
+    resize: Resize = 256,
+    fast: Fast = False,
+    stream: Stream = False,
+    skip_broken: SkipBroken = False,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Check that a folder holds a benchmark, whole or the part that is asked for, and pack it.
+
+    Example: bandlens benchmarks pack imagenet imagenet/val --out sets/imagenet
+
+    Example: bandlens benchmarks pack imagenet-c imagenet-c --out sets/imagenet-c --corruption fog
+    """
+    from ...probes.benchmarks.check import Subset
+    from ...probes.benchmarks.layouts import find_benchmark
+    from ...probes.benchmarks.pack import Corruptions, Labels, pack_benchmark
+    from ...probes.images.pack import How
+
+    start = time.perf_counter()
+    images = pack_benchmark(
+        find_benchmark(benchmark),
+        source,
+        out,
+        size=size,
+        resize=resize,
+        name=name,
+        labels=Labels(ground_truth, real),
+        corruptions=Corruptions(tuple(corruption or ()), tuple(severity or ())),
+        subset=Subset(per_class, limit, partial),
+        clusters=clusters,
+        fast=fast,
+        how=How(skip_broken, stream, workers, progress, say),
+    )
+    print_sets(images, time.perf_counter() - start, json)

@@ -1,0 +1,33 @@
+"""Options that several commands have, and a study as they open it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ..study.file import Work
+
+EngineOption = Annotated[
+    str | None, typer.Option("--engine", help="Instead of the study's: auto, or an engine that `doctor` lists.")
+]
+StudyFile = Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)]
+Database = Annotated[Path, typer.Option("--db", help="The results database.")]
+
+
+def opened(file: Path, engine: str | None) -> Work:
+    """What a study resolves to here; where its engine is `auto`, stderr says what that stands for, and why."""
+    from ...engine.device.devices import choose_engine
+    from ..study.file import AUTO, read_study, resolve
+
+    study = read_study(file)
+    study = replace(study, engine=engine or study.engine)
+    work = resolve(study)
+    if study.engine == AUTO:
+        choice = choose_engine()
+        print(f"engine: {choice.engine} ({choice.why})", file=sys.stderr)
+    return work

@@ -1,0 +1,65 @@
+"""`bandlens plan`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..console import Json, amount, duration, print_rows
+from .options import Database, EngineOption, StudyFile, opened
+
+
+def plan(
+    study: StudyFile, db: Database = Path("results.duckdb"), engine: EngineOption = None, as_json: Json = False
+) -> None:
+    """Show which cells of a study are done, missing or stale, with an estimate of the time.
+
+    Example: bandlens plan study.toml --db results.duckdb
+    """
+    from ..study.plan import plan_study
+
+    found = plan_study(opened(study, engine), db)
+    if as_json:
+        summary = {
+            "cells": len(found.missing),
+            "predictions": found.predictions,
+            "seconds": round(found.seconds, 1),
+            "operations": found.cost.operations,
+            "attack_operations": found.cost.attack_operations,
+            "h100_seconds_at_peak": found.cost.h100_seconds,
+            "database_bytes": round(found.cost.database_bytes),
+            "image_bytes": found.cost.image_bytes,
+        }
+        missing = [
+            {"checkpoint": cell.model.name, "image_set": cell.image_set.name, "condition": str(cell.condition)}
+            for cell in found.missing
+        ]
+        print(
+            json.dumps(
+                {
+                    "rows": found.rows,
+                    "to_run": summary | {"estimate": found.estimate},
+                    "missing": missing,
+                    "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in found.failed],
+                },
+                indent=1,
+            )
+        )
+        return
+    print_rows(found.rows)
+    if found.missing:
+        print(
+            f"to run: {len(found.missing):,} cells, {found.predictions:,} predictions, "
+            f"about {duration(found.seconds)} here ({found.estimate})"
+        )
+        least = found.cost.h100_seconds
+        on_h100 = "unknown" if least is None else f"no less than {duration(least)} (its peak)"
+        print(
+            f"images: {amount(found.cost.image_bytes)}; database: {amount(found.cost.database_bytes)} more; "
+            f"on an H100: {on_h100}"
+        )
+    else:
+        print("nothing to run: every cell is done")
+    if found.failed:
+        first = found.failed[0]
+        print(f"failed when last tried: {len(found.failed):,} cells, the first: {first.cell}: {first.error}")

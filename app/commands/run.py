@@ -1,0 +1,121 @@
+"""`bandlens run`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...errors import BandlensError, UnknownName, UsageError
+from ..console import Json, duration
+from .options import Database, EngineOption, StudyFile, opened
+
+if TYPE_CHECKING:
+    from ..study.spread import Spread
+
+EXAMPLE = """
+\b
+A study file:
+    name = "mine"
+    checkpoints = ["tv_resnet50", "category:adversarial_training"]
+    images = ["imagenet.set"]
+    [probes]
+    lowpass = { cutoff = [0.1, 0.3, 0.5] }
+    critical_band = {}                          # the published levels and frequencies
+    blur = { file = "blur.py", sigma = [1, 2] } # a probe of your own
+"""
+
+
+def run(
+    study: StudyFile,
+    db: Database = Path("results.duckdb"),
+    engine: EngineOption = None,
+    require_gate: Annotated[
+        bool,
+        typer.Option("--require-gate", help="Refuse, rather than warn of, a precision that `gate` has not passed."),
+    ] = False,
+    executor: Annotated[
+        str, typer.Option("--executor", help="local: this process; ray: workers on this machine or a cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="ray: of a cluster, or auto; by default $RAY_ADDRESS, or else this machine."),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option("--gpus-per-worker", min=0.01, help="ray: GPUs of a worker; 1 by default.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="ray: how many; by default as many as there is room for.")
+    ] = None,
+    shards: Annotated[
+        str | None,
+        typer.Option("--shards", help="Folder or URI of results in Parquet; with ray DB.shards by default."),
+    ] = None,
+    snapshot: Annotated[
+        Path | None,
+        typer.Option(
+            "--snapshot", metavar="FILE", help="A copy for readers, renewed while this runs; name it with --db."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    from ..study.run import run_study
+
+    spread = _spread(db, executor, address, gpus_per_worker, workers, shards)
+    summary = run_study(opened(study, engine), db, require_gate=require_gate, spread=spread, snapshot=snapshot)
+    if as_json:
+        failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
+        print(
+            json.dumps(
+                {
+                    "study": summary.label,
+                    "cells": summary.cells,
+                    "ran": summary.ran,
+                    "predictions": summary.predictions,
+                    "seconds": round(summary.seconds, 3),
+                    "failed": failed,
+                },
+                indent=1,
+            )
+        )
+    elif summary.ran:
+        rate = summary.predictions / summary.seconds
+        print(
+            f"{summary.label}: ran {summary.ran:,} of {summary.cells:,} cells, {summary.predictions:,} predictions in "
+            f"{duration(summary.seconds)} ({rate:,.0f} a second), into {db}"
+        )
+    else:
+        print(f"{summary.label}: nothing to run, all {summary.cells:,} cells are in {db}")
+    if summary.failed:
+        first = summary.failed[0]
+        raise BandlensError(
+            f"{len(summary.failed)} of {summary.cells} cells failed, the first: {first.cell}: {first.error}; "
+            f"the others are stored, and the next run tries the failed ones again"
+        )
+
+
+def _spread(
+    db: Path, executor: str, address: str | None, gpus_per_worker: float | None, workers: int | None, shards: str | None
+) -> Spread | None:
+    """How a run is spread, from its options; None for one that commits as it goes."""
+    if executor not in ("local", "ray"):
+        raise UnknownName("executor", executor, ("local", "ray"))
+    if executor == "local":
+        asked = {"--address": address, "--gpus-per-worker": gpus_per_worker, "--workers": workers}
+        if given := [name for name, value in asked.items() if value is not None]:
+            raise UsageError(f"{given[0]} is for --executor ray; the local executor is this process")
+        if shards is None:
+            return None
+    from ...engine.distributed.ray import RayOptions
+    from ..study.spread import Spread
+
+    wanted = RayOptions(address, gpus_per_worker or 1, workers) if executor == "ray" else None
+    return Spread(shards or f"{db}.shards", wanted)
+
+
+run.__doc__ = f"""Run what the database lacks of a study. Interrupt it at will: the next run goes on where it stopped.
+
+Example: bandlens run study.toml --db results.duckdb
+{EXAMPLE}"""

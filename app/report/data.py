@@ -1,0 +1,110 @@
+"""What a report reads from the database, once: the accuracies of one study, its metrics, and where they come from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ...analysis.correlations.models import StudyTable, study_table
+from ...analysis.database.open import open_store
+from ...analysis.database.store import Store
+from ...errors import UnknownName, UsageError
+
+_TABLES = {
+    "checkpoints": "SELECT * FROM checkpoint SEMI JOIN (SELECT checkpoint AS id FROM cell SEMI JOIN study_cell "
+    "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY name",
+    "image_sets": "SELECT * FROM image_set SEMI JOIN (SELECT image_set AS id FROM cell SEMI JOIN study_cell "
+    "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY name",
+    "conditions": "SELECT * FROM condition SEMI JOIN (SELECT condition AS id FROM cell SEMI JOIN study_cell "
+    "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY id",
+    "sessions": "SELECT DISTINCT session.* EXCLUDE (id, model_sha256) FROM study_cell "
+    "JOIN part ON part.cell = study_cell.cell JOIN session ON session.id = part.session "
+    "WHERE study_cell.study = ? ORDER BY ALL",
+    "cells": "SELECT * FROM cell SEMI JOIN study_cell ON study_cell.cell = cell.id AND study_cell.study = ? "
+    "ORDER BY id",
+    # Of any images: those on which a gate was decided need not be the study's.
+    "gates": "SELECT gate.* FROM gate JOIN cell ON cell.id = candidate_cell SEMI JOIN (SELECT onnx_sha256, engine, "
+    "precision, condition FROM cell JOIN study_cell ON study_cell.cell = cell.id WHERE study_cell.study = ?) "
+    "USING (onnx_sha256, engine, precision, condition) "
+    "ORDER BY checkpoint, image_set, probe, cutoff, noise_sd, frequency, parameters",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReportData:
+    """One version of a study. Frames have the columns of the tables and views that they are named after."""
+
+    path: Path
+    study: dict[str, Any]
+    """The row of the table `study`, with its label."""
+    others: list[str]
+    """Labels of the newest versions of the other studies."""
+    curve: pl.DataFrame
+    metrics: pl.DataFrame
+    checkpoints: pl.DataFrame
+    image_sets: pl.DataFrame
+    conditions: pl.DataFrame
+    sessions: pl.DataFrame
+    cells: pl.DataFrame
+    predictions: int
+    correlated: StudyTable | str
+    """Biases and accuracies of each model; or why there is nothing to correlate."""
+    gates: pl.DataFrame
+    """Of the view `gate`: what was decided of the study's precision."""
+
+    @property
+    def label(self) -> str:
+        return str(self.study["label"])
+
+
+def read_data(path: Path, study: str | None = None) -> ReportData | None:
+    """The study of this name or name@version, or the one that ran last; None where the database holds no study.
+
+    Raises:
+        UnknownName: there are studies, and none of that name.
+        StoreError, UsageError: as `open_store`.
+    """
+    with open_store(path, read_only=True) as store:
+        studies = store.frame(
+            "SELECT study.*, label, newest FROM study JOIN study_version ON study_id = study.id ORDER BY last_run, id"
+        )
+        chosen = _choose(studies, study)
+        return None if chosen is None else _read(store, chosen, studies)
+
+
+def _choose(studies: pl.DataFrame, wanted: str | None) -> dict[str, Any] | None:
+    fitting = studies
+    if wanted is not None:
+        fitting = studies.filter((pl.col("label") == wanted) | (pl.col("newest") & (pl.col("name") == wanted)))
+        if fitting.is_empty():
+            raise UnknownName("study", wanted, [*studies["name"].unique(maintain_order=True), *studies["label"]])
+    return None if fitting.is_empty() else fitting.row(-1, named=True)
+
+
+def _read(store: Store, study: dict[str, Any], studies: pl.DataFrame) -> ReportData:
+    others = studies.filter("newest", pl.col("name") != study["name"])["label"].to_list()
+    predictions = store.frame(
+        "SELECT coalesce(sum(part.count), 0)::BIGINT FROM study_cell JOIN part ON part.cell = study_cell.cell "
+        "WHERE study_cell.study = ?",
+        [study["id"]],
+    )
+    return ReportData(
+        path=store.path,
+        study=study,
+        others=others,
+        curve=store.frame("FROM curve_of(?)", [study["label"]]),
+        metrics=store.frame("FROM metric_of(?)", [study["label"]]),
+        predictions=int(predictions.item()),
+        correlated=_correlated(store, study["label"]),
+        **{name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()},
+    )
+
+
+def _correlated(store: Store, label: str) -> StudyTable | str:
+    try:
+        return study_table(store, label)
+    except UsageError as error:
+        return str(error).removeprefix(f"{store.path}, ")

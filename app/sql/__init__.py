@@ -1,0 +1,1 @@
+"""Queries of a user: one at a time, or at a prompt."""

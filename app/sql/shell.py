@@ -1,0 +1,110 @@
+"""`bandlens sql --interactive`: a prompt with history and completion over one read-only database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import Completer, WordCompleter
+from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+
+from ...analysis.database.store import Store
+from ...errors import BandlensError
+from ..console import print_rows
+from .query import print_answer
+
+HELP = """\
+A query ends with a semicolon and may have several lines. Tab completes names; the arrow keys walk through the history.
+.tables            the views and tables
+.schema [NAME]     the columns of one of them, or of all, with what they hold
+.quit              or Ctrl-D"""
+
+KEYWORDS = (
+    "SELECT", "FROM", "WHERE", "GROUP BY", "ORDER BY", "HAVING", "LIMIT", "JOIN", "LEFT JOIN", "USING", "ON", "AS",
+    "WITH", "DISTINCT", "FILTER", "CASE", "WHEN", "THEN", "ELSE", "END", "AND", "OR", "NOT", "IS NULL", "PIVOT",
+    "count(*)", "avg(", "sum(", "min(", "max(", "median(", "corr(", "round(", "QUALIFY", "OVER", "PARTITION BY", "DESC",
+)  # fmt: skip
+
+OBJECTS = """
+SELECT view_name AS name, comment FROM duckdb_views() WHERE NOT internal
+UNION ALL SELECT table_name, comment FROM duckdb_tables() WHERE NOT internal ORDER BY name
+"""
+COLUMNS = """
+SELECT table_name AS name, column_name AS "column", data_type AS type, comment FROM duckdb_columns()
+WHERE NOT internal ORDER BY name, column_index
+"""
+
+
+def shell(store: Store, history: Path | None = None, seconds: float = 0) -> None:
+    """Read and answer until the end of input. `history` keeps what was typed; errors are one line and end nothing.
+
+    A query may take so many `seconds`; 0 is no limit.
+    """
+    kept: History = FileHistory(history) if history else InMemoryHistory()
+    session: PromptSession[str] = PromptSession(history=kept, completer=completer(store), complete_while_typing=False)
+    print(f"{store.path}: read-only; .help says what there is")
+    while (statement := _read(session)) is not None:
+        try:
+            if not statement:
+                continue
+            if statement.startswith("."):
+                _command(store, statement)
+            else:
+                print_answer(store, statement, seconds)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            print("interrupted")
+        except BandlensError as error:
+            print(error)
+
+
+def completer(store: Store) -> Completer:
+    """Of SQL words, views, tables and columns."""
+    columns = store.frame(COLUMNS)
+    words = {*KEYWORDS, *columns["name"], *columns["column"], "accuracy_of(", "curve_of(", "flip_of(", "metric_of("}
+    return WordCompleter(sorted(words), ignore_case=True)
+
+
+def _read(session: PromptSession[str]) -> str | None:
+    """One command or one query, which may have several lines; None at the end of input."""
+    lines: list[str] = []
+    while True:
+        try:
+            lines.append(session.prompt("   ... " if lines else "bandlens> "))
+        except KeyboardInterrupt:
+            return ""
+        except EOFError:
+            return None
+        text = "\n".join(lines).strip()
+        if not text or text.startswith(".") or text.endswith(";"):
+            return text.removesuffix(";").strip()
+
+
+def _command(store: Store, text: str) -> None:
+    name, *rest = text.split()
+    commands: dict[str, Callable[[Store, list[str]], None]] = {
+        ".help": lambda *_: print(HELP),
+        ".tables": lambda store, _: print_rows(store.frame(OBJECTS).to_dicts()),
+        ".schema": _schema,
+        ".quit": _quit,
+    }
+    if name not in commands:
+        print(f"unknown command {name}; there are {', '.join(commands)}")
+    else:
+        commands[name](store, rest)
+
+
+def _schema(store: Store, names: list[str]) -> None:
+    columns = store.frame(COLUMNS)
+    known = columns["name"].unique(maintain_order=True).to_list()
+    chosen = [name for name in known if not names or name in names]
+    if not chosen:
+        print(f"no table or view {names[0]}; there are {', '.join(known)}")
+    for name in chosen:
+        print_rows(columns.filter(columns["name"] == name).drop("name").to_dicts(), title=name)
+
+
+def _quit(_store: Store, _rest: list[str]) -> None:
+    raise EOFError

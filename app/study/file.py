@@ -1,0 +1,261 @@
+"""A study: a TOML file that names checkpoints, image sets and probes, and the cells that it stands for."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ...analysis.comparison.gate import Limits
+from ...engine.attack import attack_variant, check_attackable
+from ...engine.backends.base import variant_of
+from ...engine.device.devices import choose_engine
+from ...engine.run import check_labels
+from ...errors import UnknownName, UsageError
+from ...export.files import models_folder
+from ...export.models import load_model, model_names
+from ...probes.arrays import processors
+from ...probes.grid import PUBLISHED, Grid, make_grid
+from ...probes.images.files import ABOUT
+from ...probes.images.image_set import ImageSet, open_image_set
+from ...records import Cell, Model
+from ...untrusted import read_text, without_secrets
+
+AUTO = "auto"
+MOST_CELLS = 1_000_000
+"""Two hundred times those of the published study."""
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """A study file as it was written, with its defaults. Paths are relative to the file's folder."""
+
+    name: str
+    checkpoints: list[str]
+    """Names of exported models; `*` stands for all of them, `category:NAME` for those of a category."""
+    images: list[str]
+    """Folders of image sets; `*` in a path stands for any name: "imagenet-c/*/*"."""
+    probes: Mapping[str, Mapping[str, Any]]
+    clean_images: list[str] = field(default_factory=list)
+    """Image sets that are run without perturbation alone, such as the other benchmarks beside imagenet."""
+    models: str = ""
+    """Folder of exported models; the default is where `bandlens export` puts them."""
+    engine: str = AUTO
+    """An engine by name, or `auto`: the fastest that this machine has."""
+    precision: str = "fp32"
+    batch: int = 32
+    threads: int = 0
+    """Of the engine; 0 takes every processor."""
+    seed: int = 0
+    """Of the noise, in [0, 2^63)."""
+    gate: Limits = field(default_factory=Limits)
+    """What a precision may differ in from fp32 to pass its gate."""
+    folder: Path = Path()
+    toml: str = ""
+
+    @property
+    def thread_count(self) -> int:
+        return self.threads or processors()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a study resolves to on this machine."""
+
+    study: Study
+    """With the engine that `auto` stands for."""
+    grid: Grid
+    models: list[Model]
+    image_sets: list[ImageSet]
+    cells: list[Cell]
+
+
+def read_study(file: Path) -> Study:
+    """Parse and check a study file; UsageError says what is wrong with which key."""
+    toml, table = parse_study(file)
+    known = [one.name for one in fields(Study) if one.name not in ("folder", "toml")]
+    for key in table:
+        if key not in known:
+            raise UnknownName(f"key in {file}", key, known)
+    table.setdefault("name", file.stem)
+    table.setdefault("probes", PUBLISHED)
+    for key in ("checkpoints", "images"):
+        if key not in table:
+            raise UsageError(f"{file}: {key} is missing; it is a list of names")
+    for key, value in table.items():
+        _check(file, key, value)
+    table["gate"] = _limits(file, table.get("gate", {}))
+    return Study(**table, folder=file.parent, toml=toml)
+
+
+KEYS: Mapping[str, tuple[type[Any], str]] = {
+    "checkpoints": (list, "a list of names"),
+    "images": (list, "a list of folders"),
+    "clean_images": (list, "a list of folders"),
+    "probes": (dict, "a table"),
+    "gate": (dict, "a table"),
+    "batch": (int, "a whole number"),
+    "threads": (int, "a whole number"),
+    "seed": (int, "a whole number"),
+}
+RANGES: Mapping[str, tuple[int, int]] = {"batch": (1, 4096), "threads": (0, 1024), "seed": (0, 2**63 - 1)}
+
+
+def _check(file: Path, key: str, value: Any) -> None:
+    kind, words = KEYS.get(key, (str, "a string"))
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise UsageError(f"{file}: {key} must be {words}, not {value!r}")
+    if isinstance(value, list) and not (value and all(isinstance(entry, str) for entry in value)):
+        raise UsageError(f"{file}: {key} must be {words}, and at least one, not {value!r}")
+    if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
+        raise UsageError(f"{file}: {key} must be in [{RANGES[key][0]}, {RANGES[key][1]}], not {value}")
+    if key == "name" and (not value or "@" in value or value == "*" or not value.isprintable()):
+        raise UsageError(f"{file}: name must be a line of text without @, which asks for a version, not {value!r}")
+
+
+def _limits(file: Path, table: Mapping[str, Any]) -> Limits:
+    known = [one.name for one in fields(Limits)]
+    for key, value in table.items():
+        if key not in known:
+            raise UnknownName(f"key in [gate] of {file}", key, known)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
+            raise UsageError(f"{file}: gate.{key} must be a share above 0 and below 1, not {value!r}")
+    return Limits(**table)
+
+
+def resolve(study: Study) -> Work:
+    """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels."""
+    try:
+        return _resolve(study)
+    except OSError as error:  # a path that no file can have
+        raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the path") from None
+
+
+def _resolve(study: Study) -> Work:
+    if study.engine == AUTO:
+        study = replace(study, engine=choose_engine().engine)
+    grid = make_grid(study.probes, study.folder)
+    folder = study.folder / study.models if study.models else None
+    models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]
+    perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
+    image_sets = [open_image_set(path) for path in (*perturbed, *(path for path in clean if path not in perturbed))]
+    _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
+    _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
+    _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
+    for images in image_sets:
+        check_labels(images, models)
+        for model in models:
+            if model.image_size != images.info.size:
+                raise UsageError(
+                    f"{model.name} takes images of {model.image_size} pixels, and image set {images.info.name} has "
+                    f"{images.info.size}; pack it with --size {model.image_size}"
+                )
+        if grid.attacks and images.folder in perturbed:
+            check_attackable(images.info)
+    if len(image_sets) * len(models) * (len(grid.conditions) + len(grid.attacks)) > MOST_CELLS:
+        raise UsageError(f"study {study.name} has more than {MOST_CELLS:,} cells; make several studies of it")
+    seen = [variant_of(model, study.engine, study.precision) for model in models]
+    attacked = [attack_variant(model, study.engine) for model in models] if grid.attacks else []
+    cells = [
+        Cell(
+            variant=variant,
+            image_set=images.info,
+            condition=condition,
+            decision_space=images.info.decision_space,
+            # Where nothing is random the seed is no part of what a cell is, so changing it re-runs nothing.
+            seed=study.seed if grid.family(condition).random else 0,
+        )
+        for images in image_sets
+        for condition in ((*grid.conditions, *grid.attacks) if images.folder in perturbed else grid.clean)
+        for variant in (attacked if condition in grid.attacks else seen)
+    ]
+    return Work(study, grid, models, image_sets, cells)
+
+
+def _image_sets(study: Study, paths: list[str]) -> list[Path]:
+    """Folders, each once; a path with `*` is every image set that fits it, sorted."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if "*" not in path:
+            found[study.folder / path] = None
+            continue
+        fitting = _fitting(study.folder, f"{path.rstrip('/')}/{ABOUT}")
+        if not fitting:
+            raise UsageError(f"no image set fits '{path}' in {study.folder.resolve()}; see `bandlens images pack`")
+        found.update(dict.fromkeys(fitting))
+    return list(found)
+
+
+def _fitting(folder: Path, pattern: str) -> list[Path]:
+    """The folders of the files that fit, sorted; patterns may be absolute."""
+    start = Path(Path(pattern).anchor)
+    try:
+        return sorted(file.parent for file in (folder / start).glob(str(Path(pattern).relative_to(start))))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"'{pattern}' cannot be looked for ({error}); `*` stands for any name in a path") from None
+
+
+def _check_distinct(kind: str, what: str, named: list[tuple[str, str]]) -> None:
+    """UsageError where two of a kind have in common what tells their results apart."""
+    seen: dict[str, str] = {}
+    for name, identity in named:
+        if identity in seen:
+            raise UsageError(f"{kind} {seen[identity]} and {name} have the same {what}; leave one of them out")
+        seen[identity] = name
+
+
+def _names(asked: list[str], folder: Path | None) -> list[str]:
+    """The names of the models that are asked for, each once."""
+    names: dict[str, None] = {}
+    for entry in asked:
+        if entry != "*" and not entry.startswith("category:"):
+            names[entry] = None
+            continue
+        category = entry.removeprefix("category:")
+        exported = [load_model(folder, name) for name in model_names(folder)]
+        chosen = [model.name for model in exported if entry == "*" or model.category == category]
+        if not exported:
+            raise UsageError(f"no models in {folder or models_folder()}, so no '{entry}'; see `bandlens export`")
+        if not chosen:
+            raise UnknownName("category of exported models", category, sorted({model.category for model in exported}))
+        names.update(dict.fromkeys(chosen))
+    return list(names)
+
+
+# What others may have written: its size, its numbers, and what it must not hold
+LARGEST = 1 << 18
+"""Bytes of a study file."""
+MOST_DOTS = 1000
+"""Of a line: what a dotted key costs Python's parser grows with the square of its parts."""
+
+
+def parse_study(file: Path) -> tuple[str, dict[str, Any]]:
+    """The text of a study file, and what it says; UsageError where it says nothing, or what must not be stored."""
+    try:
+        toml = read_text(file, LARGEST, pipe=True)
+        if any(line.count(".") > MOST_DOTS for line in toml.split("\n")):
+            raise ValueError(f"a line has more than {MOST_DOTS:,} dots")
+        table = tomllib.loads(toml)
+    except FileNotFoundError:
+        raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
+    except (OSError, ValueError) as error:  # what is no TOML or no UTF-8 is a ValueError, and so is a huge number
+        raise UsageError(f"{file} cannot be read as TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{file} cannot be read as TOML: it is nested too deeply") from None
+    if without_secrets(toml) != toml:
+        raise UsageError(
+            f"{file} holds a password or token, and a study is kept in the results database; take it out, and let a "
+            "probe of yours read it from the environment"
+        )
+    _refuse_huge_numbers(file, table)
+    return toml, table
+
+
+def _refuse_huge_numbers(file: Path, value: Any) -> None:
+    """UsageError for a whole number beyond TOML's 64 bits, which neither a database nor a message could hold."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise UsageError(f"{file}: a whole number has more than 64 bits; TOML has none so large")
+    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_huge_numbers(file, one)

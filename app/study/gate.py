@@ -1,0 +1,66 @@
+"""Precision gates of a study: two precisions run on the same perturbed images, and what differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import polars as pl
+
+from ...analysis.comparison.gate import gate_cells
+from ...analysis.database.open import open_store
+from ...engine.backends.base import engine_of
+from ...engine.cell_progress import RANGE_SECONDS
+from ...errors import UsageError
+from ...probes.grid import ATTACKS
+from ..console import progress
+from .file import Study, Work, resolve
+from .run import Summary, class_names, run_missing
+
+
+@dataclass(frozen=True, slots=True)
+class Gated:
+    ran: Summary
+    rows: pl.DataFrame
+    """Of the view `gate`, one for each checkpoint, image set and condition that both precisions have."""
+
+
+def gate_study(
+    study: Study, database: Path, reference: str, candidate: str, range_seconds: float = RANGE_SECONDS
+) -> Gated:
+    """Run what the database lacks of both, each batch perturbed once for the two, and compare them.
+
+    `reference` and `candidate` are a precision of the study's engine, or ENGINE:PRECISION. The cells belong to no
+    study, so that its views show one precision. Interrupt it at will: what was committed stays and is not run again.
+    """
+    trusted, own = _resolved(study, "reference", reference), _resolved(study, "candidate", candidate)
+    names = [f"{work.cells[0].variant.engine}:{work.cells[0].variant.precision}" for work in (trusted, own)]
+    if names[0] == names[1]:
+        raise UsageError(f"{names[0]} would be compared with itself; name another with --candidate")
+    arrays = [engine_of(work.study.engine).arrays for work in (trusted, own)]
+    if arrays[0] != arrays[1]:
+        raise UsageError(
+            f"{names[0]} takes {arrays[0]} arrays and {names[1]} {arrays[1]} ones, so they cannot share perturbed "
+            "images; name two engines of the CPU, or two of the GPU"
+        )
+    both = replace(trusted, cells=[*trusted.cells, *own.cells])
+    with open_store(database) as store:
+
+        def begin() -> str:
+            store.add_cells(both.cells, both.image_sets, class_names(both))
+            return f"{names[1]} against {names[0]}"
+
+        ran = run_missing(both, store, begin, range_seconds)
+        total = len(both.models) * len(both.image_sets)
+        with progress("comparing", total, "checkpoints and image sets") as advance:
+            pairs = list(zip(trusted.cells, own.cells, strict=True))
+            return Gated(ran, gate_cells(store, pairs, study.gate, advance))
+
+
+def _resolved(study: Study, option: str, text: str) -> Work:
+    engine, _, precision = text.rpartition(":")
+    if not precision or (":" in text and not engine):
+        raise UsageError(f"--{option} must be PRECISION or ENGINE:PRECISION, such as openvino:int8, not '{text}'")
+    work = resolve(replace(study, engine=engine or study.engine, precision=precision))
+    # Attacks have a precision of their own.
+    return replace(work, cells=[cell for cell in work.cells if cell.condition.probe not in ATTACKS])

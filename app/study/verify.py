@@ -1,0 +1,149 @@
+"""Whether a results database can be trusted: it agrees with itself, with its files, and with what is computed anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from ...analysis.database.consistency import Check, check_database
+from ...analysis.database.open import open_store
+from ...analysis.database.store import Store
+from ...engine.attack import attack_info, run_attacks
+from ...engine.backends.base import arrays_of, open_session
+from ...engine.cell_progress import Outcome
+from ...engine.run import run
+from ...errors import BandlensError
+from ...export.models import read_verified
+from ...probes.grid import ATTACKS
+from ...probes.images.image_set import check
+from ...records import Cell, Finished, SessionInfo
+from ..console import progress
+from .file import Work
+
+WHOLE = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """A range of a cell's images, computed anew."""
+
+    cell: Cell
+    first: int
+    images: int
+    differing: int
+    """Images with another predicted class."""
+    confidence: float
+    """The largest difference of a confidence."""
+    same_session: bool
+    """Whether device, batch, threads and versions are those that it was computed with."""
+
+    @property
+    def equal(self) -> bool:
+        return self.differing == 0 and self.confidence == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    checks: list[Check]
+    recomputed: list[Recomputed]
+
+    @property
+    def problems(self) -> list[str]:
+        return [problem for check in self.checks for problem in check.problems]
+
+
+def verify_database(database: Path) -> Verified:
+    """Check what needs no study."""
+    with open_store(database, read_only=True) as store:
+        return Verified(check_database(store), [])
+
+
+def verify_study(work: Work, database: Path, cells: int, images: int, seed: int) -> Verified:
+    """Check the database, the study's files, and `cells` random cells by computing `images` of each anew."""
+    with open_store(database, read_only=True) as store:
+        checks = [*check_database(store), _files(work)]
+        recomputed = list(_recomputed(work, store, cells, images, np.random.default_rng(seed)))
+    limit = work.study.gate.flips
+    wrong = [
+        f"{one.cell}: {one.differing} of {one.images} images from {one.first} on are predicted otherwise"
+        for one in recomputed
+        # On the same machine nothing may differ; on another, what a precision gate lets pass.
+        if one.differing > (0 if one.same_session else limit * one.images)
+    ]
+    return Verified([*checks, Check("recomputed", len(recomputed), wrong)], recomputed)
+
+
+def _files(work: Work) -> Check:
+    """The pixels of the image sets, and the ONNX files, are those that the cells name."""
+    problems = []
+    variants = list(dict.fromkeys(cell.variant for cell in work.cells))
+    for images in work.image_sets:
+        try:
+            check(images.folder, progress=progress)
+        except BandlensError as error:
+            problems.append(str(error))
+    for variant in variants:
+        try:
+            read_verified(variant.path, variant.sha256, f"export {variant.model.name} again")
+        except BandlensError as error:
+            problems.append(str(error))
+    return Check("files", len(work.image_sets) + len(variants), problems)
+
+
+def _recomputed(work: Work, store: Store, cells: int, images: int, chance: np.random.Generator) -> Iterator[Recomputed]:
+    done = store.progress(work.cells)
+    stored = [cell for cell in work.cells if done.get(cell.key, 0)]
+    chosen = [stored[k] for k in sorted(chance.permutation(len(stored))[:cells])]
+    batch = work.study.batch
+    ranges = [batch * int(chance.integers(-(-done[cell.key] // batch))) for cell in chosen]
+    lasts = [min(first + images, done[cell.key]) for cell, first in zip(chosen, ranges, strict=True)]
+    total = sum(last - first for first, last in zip(ranges, lasts, strict=True))
+    with progress("recomputing", total, "predictions") as advance:
+        for cell, first, last in zip(chosen, ranges, lasts, strict=True):
+            with _computed(work, cell, first, last) as (outcomes, info):
+                (part,) = outcomes
+            if not isinstance(part, Finished):
+                raise BandlensError(f"{cell}: {part.error}; it was stored without that")
+            yield _compared(store, part, info)
+            advance(last - first)
+
+
+@contextmanager
+def _computed(work: Work, cell: Cell, first: int, last: int) -> Iterator[tuple[list[Outcome], SessionInfo]]:
+    """The cell's images [first, last), and on what they were computed."""
+    study, todo = work.study, [(cell, first)]
+    (images,) = (one for one in work.image_sets if one.info.digest == cell.image_set.digest)
+    if cell.condition.probe in ATTACKS:
+        ranges = run_attacks(todo, images, study.batch, study.thread_count, WHOLE, last=last)
+        info = attack_info(cell.variant, study.batch, study.thread_count)
+        yield [outcome for outcomes in ranges for outcome in outcomes], info
+        return
+    with open_session(cell.variant, study.batch, study.thread_count) as session:
+        xp = arrays_of(cell.variant.engine)
+        ranges = run(todo, images, work.grid, {cell.variant: session}, xp, WHOLE, last=last)
+        yield [outcome for outcomes in ranges for outcome in outcomes], session.info
+
+
+def _compared(store: Store, part: Finished, info: SessionInfo) -> Recomputed:
+    found, count = part.predictions, len(part.predictions.predicted)
+    rows = store.frame(
+        "SELECT predicted, confidence FROM prediction JOIN cell ON cell.id = prediction.cell "
+        "WHERE key = ? AND image_index >= ? AND image_index < ? ORDER BY image_index",
+        [part.cell.key, part.first, part.first + count],
+    )
+    if len(rows) != count:  # an inconsistency, which has its own check
+        return Recomputed(part.cell, part.first, count, count, 1.0, same_session=True)
+    sessions = store.frame(
+        "SELECT DISTINCT device, batch, threads, versions::VARCHAR AS versions FROM part "
+        "JOIN session ON session.id = part.session JOIN cell ON cell.id = part.cell WHERE key = ?",
+        [part.cell.key],
+    )
+    same = sessions.rows() == [(info.device, info.batch, info.threads, info.versions)]
+    apart = np.abs(rows["confidence"].to_numpy() - found.confidence)
+    differing = int((rows["predicted"] != pl.Series(found.predicted)).sum())
+    return Recomputed(part.cell, part.first, count, differing, float(apart.max()), same)

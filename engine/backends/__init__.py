@@ -1,0 +1,1 @@
+"""The engines: one file an inference library, each with sessions of the same protocol."""

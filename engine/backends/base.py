@@ -1,0 +1,116 @@
+"""What a session is, and the engines that make one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType, TracebackType
+from typing import Protocol, Self, cast
+
+from ...errors import EngineError, UnknownName
+from ...export.onnx_files import OnnxFile, load_onnx_file, read_onnx_file
+from ...probes.arrays import Array, array_module
+from ...records import Model, SessionInfo, Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """An inference library on a kind of device."""
+
+    module: str
+    """Of this folder: its `open_session(variant, batch, threads)` makes sessions."""
+    arrays: str
+    """The array module whose batches its sessions take."""
+    precisions: Mapping[str, str]
+    """Each precision that it runs, and the precision of the ONNX file that it runs it from."""
+
+
+FLOATS = {"fp32": "fp32", "fp16": "fp16"}
+ENGINES = {
+    "onnxruntime": Engine("onnxruntime", "numpy", {"fp32": "fp32", "int8": "int8"}),
+    "openvino": Engine("openvino", "numpy", {"fp32": "fp32", "bf16": "fp32", "int8": "int8"}),
+    "onnxruntime-cuda": Engine("onnxruntime", "cupy", FLOATS),
+    "onnxruntime-tensorrt": Engine("onnxruntime", "cupy", FLOATS),
+    "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
+    "tensorrt-rtx": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
+}
+
+
+class Session(Protocol):
+    """One variant of a model, loaded at one fixed batch shape. A context manager."""
+
+    @property
+    def variant(self) -> Variant: ...
+
+    @property
+    def info(self) -> SessionInfo: ...
+
+    def infer(self, images: Array) -> Array:
+        """Logits, (batch, classes) float32, of (batch, 3, size, size) float32 RGB in [0, 1].
+
+        Both are arrays of the engine's array module. The logits belong to the session: its next call overwrites them.
+        On a GPU the work is ordered with the caller's current stream and may still go on when this returns.
+        """
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def engine_of(name: str) -> Engine:
+    """The engine by name, or UnknownName."""
+    if name not in ENGINES:
+        raise UnknownName("engine", name, ENGINES)
+    return ENGINES[name]
+
+
+def variant_of(model: Model, engine: str, precision: str) -> Variant:
+    """How the engine runs the model at that precision.
+
+    Raises UnknownName for an engine that there is not, EngineError for a precision that it does not have, and
+    ExportError where the ONNX file of the precision has not been made.
+    """
+    precisions = engine_of(engine).precisions
+    if precision not in precisions:
+        raise EngineError(
+            f"engine {engine} runs {', '.join(precisions)}, not {precision}; set precision to one of them"
+        )
+    graph = load_onnx_file(model, precisions[precision])
+    return Variant(model, engine, precision, graph.path, graph.sha256)
+
+
+def onnx_file_of(variant: Variant) -> OnnxFile:
+    """The ONNX file of the variant."""
+    return OnnxFile(ENGINES[variant.engine].precisions[variant.precision], variant.path, variant.sha256)
+
+
+def content_of(variant: Variant) -> bytes:
+    """The ONNX file of the variant, if it still is the one that was named; ExportError otherwise."""
+    return read_onnx_file(onnx_file_of(variant))
+
+
+def check_images(variant: Variant, images: Array, shape: tuple[int, ...]) -> None:
+    """EngineError unless `images` are contiguous float32 of that shape: a session reads them where they lie."""
+    if images.shape != shape or images.dtype != "float32" or not images.flags.c_contiguous:
+        raise EngineError(
+            f"{variant}: got {images.dtype} images of shape {images.shape}; "
+            f"this session takes contiguous float32 of shape {shape}"
+        )
+
+
+def arrays_of(engine: str) -> ModuleType:
+    """The array module whose batches the engine's sessions take; EngineError where it cannot be used here."""
+    return array_module(engine_of(engine).arrays)
+
+
+def open_session(variant: Variant, batch: int, threads: int) -> Session:
+    """A session of the variant; EngineError when it cannot run as asked. Nothing falls back.
+
+    `threads` are those of a CPU; a GPU does without them.
+    """
+    module = import_module(f".{engine_of(variant.engine).module}", __package__)
+    return cast(Session, module.open_session(variant, batch, threads))

@@ -1,0 +1,228 @@
+"""ONNX Runtime on the CPU, and on a GPU through CUDA or TensorRT: a fixed batch, inputs and outputs bound to memory
+that is reused. Nothing falls back: a graph that the provider cannot run whole is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from types import ModuleType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import DeviceError, EngineError
+from ...probes.arrays import Array
+from ...records import SessionInfo, Variant
+from ..device.devices import gpus, processor_name, readiness
+from ..device.onnxruntime_errors import advice, is_of_gpu, reason
+from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
+from .base import arrays_of, check_images, content_of, onnx_file_of
+from .int8_check import multiplies_exactly
+
+NO_WAIT = "disable_synchronize_execution_providers"
+"""Of a run: it ends when its work has been asked for."""
+
+
+def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSession:
+    return OnnxRuntimeSession(variant, batch, threads)
+
+
+class OnnxRuntimeSession:
+    """See `engine.session.Session`."""
+
+    def __init__(self, variant: Variant, batch: int, threads: int) -> None:
+        """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""
+        self.variant = variant
+        self._provider, self._place = PROVIDERS[variant.engine], shared_by(variant.engine)
+        on_gpu = self._place.stream is not None
+        self.info = SessionInfo(
+            self._place.device, batch, 0 if on_gpu else threads, json.dumps(dict(self._place.versions))
+        )
+        self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
+        self._session = self._open()
+        self._run_options = self._place.ort.RunOptions()
+        if on_gpu:  # the caller's stream waits, and the caller need not
+            self._run_options.add_run_config_entry(NO_WAIT, "1")
+        self._logits = self._place.xp.empty((batch, variant.model.classes), dtype=np.float32)
+        self._binding: Any = self._session.io_binding()
+        self._bind(self._binding.bind_output, "logits", self._logits)
+
+    def _open(self) -> Any:
+        variant, place, provider = self.variant, self._place, self._provider
+        options = place.ort.SessionOptions()
+        options.log_severity_level = SILENT
+        options.intra_op_num_threads = self.info.threads or 1
+        options.use_deterministic_compute = place.stream is not None
+        options.add_free_dimension_override_by_name("batch", self.info.batch)
+        for name, value in {**provider.config, **(for_int8() if variant.precision == "int8" else {})}.items():
+            options.add_session_config_entry(name, value)
+        settings = provider.options(variant, self.info.batch)
+        if place.stream is not None:
+            settings |= {"user_compute_stream": str(place.stream.ptr)}
+        content = content_of(variant)
+        try:
+            session = place.ort.InferenceSession(
+                content, options, providers=[(provider.name, settings)], enable_fallback=0
+            )
+        except Exception as error:
+            what = f"{variant.path}: ONNX Runtime cannot open it: {reason(error)}"
+            if place.stream is not None and is_of_gpu(error):
+                raise DeviceError(f"{what}; {advice(error, 'see what `bandlens doctor` says')}") from error
+            raise EngineError(f"{what}; take another engine, or export {variant.model.name} again") from error
+        if session.get_providers()[0] != provider.name:
+            raise EngineError(f"{variant}: ONNX Runtime opened it without {provider.name}; see `bandlens doctor`")
+        session._model_bytes = None  # the whole file, kept for a fallback
+        return session
+
+    def _bind(self, bind: Callable[..., None], name: str, array: Array) -> None:
+        address = array.ctypes.data if self._place.xp is np else array.data.ptr
+        bind(name, self._provider.device, 0, np.float32, array.shape, address)
+
+    def infer(self, images: Array) -> Array:
+        """Logits of one batch; the array is overwritten by the next call."""
+        check_images(self.variant, images, self._shape)
+        self._bind(self._binding.bind_input, "images", images)
+        try:
+            with self._place.in_turn():
+                self._session.run_with_iobinding(self._binding, self._run_options)
+        except Exception as error:
+            raise self._failure(error) from error
+        return self._logits
+
+    def _failure(self, error: Exception) -> EngineError:
+        what = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {reason(error)}"
+        if self._place.stream is None:
+            return EngineError(f"{what}; try a smaller batch")
+        return DeviceError(f"{what}; {advice(error, 'what was committed stays, and the next run goes on there')}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._place.stream is not None:
+            self._place.stream.synchronize()
+        del self._binding, self._session, self._logits
+
+
+# What all sessions of a provider share: the library, a stream, and one arena for activations, of which 48 ResNet-50s
+# would otherwise each keep some of their own. The TensorRT provider lets no two sessions share.
+SILENT = 4
+"""The severity below which ONNX Runtime says nothing: what matters comes as an exception."""
+
+
+def _cuda_options(_: Variant, __: int) -> dict[str, str]:
+    # The heuristic takes the same algorithms in every process; a search takes those that happened to be faster.
+    return {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def _tensorrt_options(variant: Variant, batch: int) -> dict[str, str]:
+    # ONNX Runtime tells engines apart by the names in their graphs, which every ResNet-50 shares, whatever its weights
+    # and its batch: so each has a folder of its own.
+    timing = onnx_file_of(variant).models / "plans" / "onnxruntime"
+    engines = timing / f"{variant.model.name}.{variant.precision}.b{batch}.{variant.sha256[:12]}"
+    engines.mkdir(parents=True, exist_ok=True)
+    return {
+        "trt_fp16_enable": str(variant.precision == "fp16"),
+        "trt_engine_cache_enable": "True",
+        "trt_engine_cache_path": str(engines),
+        "trt_timing_cache_enable": "True",
+        "trt_timing_cache_path": str(timing),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """An execution provider of ONNX Runtime."""
+
+    name: str
+    device: str
+    """Where its inputs and outputs lie, in ONNX Runtime's words."""
+    config: Mapping[str, str]
+    """Of every session."""
+    options: Callable[[Variant, int], dict[str, str]] = lambda *_: {}
+    """Of the provider, for a variant and a batch size."""
+
+
+SHARED = {"session.use_env_allocators": "1"}
+GPU_ONLY = SHARED | {"session.disable_cpu_ep_fallback": "1", "session.use_device_allocator_for_initializers": "1"}
+PROVIDERS: dict[str, Provider] = {
+    "onnxruntime": Provider("CPUExecutionProvider", "cpu", SHARED),
+    "onnxruntime-cuda": Provider("CUDAExecutionProvider", "cuda", GPU_ONLY, _cuda_options),
+    "onnxruntime-tensorrt": Provider("TensorrtExecutionProvider", "cuda", GPU_ONLY, _tensorrt_options),
+}
+"""Of each engine."""
+EXACT = {"session.x64quantprecision": "1"}
+"""No sums that are cut to 16 bits. It costs more than half of the speed on a processor that would not do so anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all sessions of an engine share."""
+
+    ort: Any
+    xp: ModuleType
+    device: str
+    versions: Mapping[str, str]
+    stream: Any = None
+    """Where all of them work; None on the CPU."""
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """What is asked of the stream comes after what the caller has asked for, and before what it asks for next."""
+        if self.stream is None:
+            yield
+            return
+        caller = self.xp.cuda.get_current_stream()
+        self.stream.wait_event(caller.record())
+        yield
+        caller.wait_event(self.stream.record())
+
+
+@cache
+def shared_by(engine: str) -> Shared:
+    """EngineError where the engine cannot be used here, with what it lacks."""
+    return _on_cpu() if PROVIDERS[engine].device == "cpu" else _on_gpu(engine)
+
+
+@cache
+def for_int8() -> Mapping[str, str]:
+    """What sessions on the CPU must be told on this processor, so that int8 is what the graph says."""
+    ort = shared_by("onnxruntime").ort
+
+    def run(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        session = ort.InferenceSession(content, providers=[PROVIDERS["onnxruntime"].name])
+        return np.asarray(session.run(None, {"images": images})[0])
+
+    return {} if multiplies_exactly(run) else EXACT
+
+
+def _on_cpu() -> Shared:
+    ort = load(ONNXRUNTIME)
+    ort.set_default_logger_severity(SILENT)
+    ort.create_and_register_allocator(_arena(ort, "Cpu"), None)
+    return Shared(ort, np, processor_name(), {"onnxruntime": ort.__version__, "numpy": np.__version__})
+
+
+def _on_gpu(engine: str) -> Shared:
+    gpu = usable(gpus())
+    if not readiness(engine).ready:
+        raise EngineError(readiness(engine).line)
+    xp, ort = arrays_of(engine), load(ONNXRUNTIME_GPU)
+    ort.set_default_logger_severity(SILENT)
+    provider = PROVIDERS[engine].name
+    if provider == "CUDAExecutionProvider":
+        as_requested = ort.OrtArenaCfg({"arena_extend_strategy": 1})
+        ort.create_and_register_allocator_v2(provider, _arena(ort, "Cuda"), {}, as_requested)
+    versions = {"onnxruntime": ort.__version__, "cupy": xp.__version__, "driver": gpu.driver}
+    return Shared(ort, xp, gpu.name, versions, xp.cuda.Stream(non_blocking=True))
+
+
+def _arena(ort: Any, device: str) -> Any:
+    return ort.OrtMemoryInfo(device, ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)

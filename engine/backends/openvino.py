@@ -1,0 +1,189 @@
+"""OpenVINO on the CPU: fp32, bf16 and int8, a fixed batch, images read where they lie.
+
+What is asked for is what runs, or the session is not opened: left to itself, OpenVINO takes bf16 wherever the processor
+has it, and another precision where the one asked for is not to be had.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import EngineError
+from ...records import SessionInfo, Variant
+from ..device.requirements import OPENVINO, load
+from .base import check_images, content_of
+from .int8_check import multiplies_exactly
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What a precision means to OpenVINO."""
+
+    hint: str
+    """What it may compute in wherever the graph has float32."""
+    executed: frozenset[str]
+    """What its multiplications report."""
+    capability: str
+    """What the processor must have."""
+
+
+PRECISIONS: Mapping[str, Precision] = {
+    "fp32": Precision("f32", frozenset({"f32"}), "FP32"),
+    "bf16": Precision("bf16", frozenset({"bf16"}), "BF16"),
+    # What the graph leaves in float32 stays so. Where it leaves little, bf16 would be no faster.
+    "int8": Precision("f32", frozenset({"u8", "i8"}), "INT8"),
+}
+MULTIPLICATIONS = ("Convolution", "FullyConnected", "MatMul")
+
+
+def open_session(variant: Variant, batch: int, threads: int) -> OpenVinoSession:
+    return OpenVinoSession(variant, batch, threads)
+
+
+class OpenVinoSession:
+    """See `engine.session.Session`."""
+
+    _resident: ClassVar[OpenVinoSession | None] = None
+    """Whose activations are in memory. 48 ResNet-50s would otherwise each keep some of their own."""
+
+    def __init__(self, variant: Variant, batch: int, threads: int) -> None:
+        ov = _openvino()
+        self.variant = variant
+        self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
+        self._compiled = _compile(variant, self._shape, threads)
+        self._request = self._compiled.create_infer_request()
+        self._logits = np.empty((batch, variant.model.classes), np.float32)
+        self._request.set_output_tensor(ov.Tensor(self._logits, shared_memory=True))
+        self.info = SessionInfo(
+            device=_core().get_property("CPU", "FULL_DEVICE_NAME"),
+            batch=batch,
+            threads=self._compiled.get_property("INFERENCE_NUM_THREADS"),
+            versions=json.dumps({"openvino": ov.__version__, "numpy": np.__version__}),
+        )
+
+    def infer(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits of one batch; the array is overwritten by the next call."""
+        check_images(self.variant, images, self._shape)
+        if OpenVinoSession._resident is not self:
+            self._release_the_other()
+        try:
+            self._request.set_input_tensor(_openvino().Tensor(images, shared_memory=True))
+            self._request.infer(share_outputs=True)
+        except Exception as error:
+            raise EngineError(f"{self.variant}: OpenVINO failed: {_reason(error)}; try a smaller batch") from error
+        return self._logits
+
+    def _release_the_other(self) -> None:
+        if OpenVinoSession._resident is not None:
+            OpenVinoSession._resident._compiled.release_memory()
+        OpenVinoSession._resident = self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if OpenVinoSession._resident is self:
+            OpenVinoSession._resident = None
+        del self._request, self._compiled
+
+
+@cache
+def _openvino() -> Any:
+    return load(OPENVINO)
+
+
+@cache
+def _core() -> Any:
+    return _openvino().Core()
+
+
+def _settings(precision: Precision, threads: int) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": precision.hint,
+        "EXECUTION_MODE_HINT": "ACCURACY",
+        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": threads,
+        # Each process would pin its threads to the same processors.
+        "ENABLE_CPU_PINNING": False,
+    }
+
+
+def _compile(variant: Variant, shape: tuple[int, ...], threads: int) -> Any:
+    """The model compiled for batches of that shape; EngineError unless it runs at the variant's precision."""
+    precision = PRECISIONS[variant.precision]
+    _check_processor(variant, precision)
+    content = content_of(variant)
+    try:
+        model = _core().read_model(content)
+        quantized = _quantized_weights(model)
+        model.reshape(shape)
+        compiled = _core().compile_model(model, "CPU", _settings(precision, threads))
+    except Exception as error:
+        raise EngineError(
+            f"{variant.path}: OpenVINO cannot open it: {_reason(error)}; run it with engine onnxruntime, or export "
+            f"{variant.model.name} again"
+        ) from error
+    _check_executed(variant, compiled, precision, quantized)
+    return compiled
+
+
+def _check_processor(variant: Variant, precision: Precision) -> None:
+    has = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision.capability not in has:
+        raise EngineError(f"{variant}: this processor has no {variant.precision}, only {', '.join(has)}; take fp32")
+    if variant.precision == "int8" and not _multiplies_exactly():
+        raise EngineError(
+            f"{variant}: on this processor OpenVINO's int8 saturates at 16 bits (it has no VNNI), so predictions would "
+            "differ from those of other machines; run int8 with engine onnxruntime, or take fp32"
+        )
+
+
+@cache
+def _multiplies_exactly() -> bool:
+    def run(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        compiled = _core().compile_model(_core().read_model(content), "CPU", _settings(PRECISIONS["int8"], 1))
+        return np.array(compiled.create_infer_request().infer({0: images})[0])
+
+    return multiplies_exactly(run)
+
+
+def _quantized_weights(model: Any) -> int:
+    """How many multiplications the graph wants in int8."""
+    constants = (op for op in model.get_ops() if op.get_type_name() == "Constant")
+    return sum(op.get_element_type().get_type_name() == "i8" and len(op.get_output_shape(0)) > 1 for op in constants)
+
+
+def _check_executed(variant: Variant, compiled: Any, precision: Precision, quantized: int) -> None:
+    """EngineError unless multiplications run at the precision: all of them, or those that are quantized."""
+    hint = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    infos = [op.get_rt_info() for op in compiled.get_runtime_model().get_ops()]
+    executed = Counter(
+        info["runtimePrecision"].astype(str) for info in infos if info["layerType"].astype(str) in MULTIPLICATIONS
+    )
+    as_asked = sum(count for name, count in executed.items() if name in precision.executed)
+    wanted = quantized if variant.precision == "int8" else executed.total()
+    if hint != precision.hint or as_asked < max(wanted, 1):
+        ran = ", ".join(f"{count} in {name}" for name, count in executed.items())
+        raise EngineError(
+            f"{variant}: OpenVINO runs its convolutions and matrix products otherwise ({ran or 'it has none'}, the "
+            f"rest in {hint}); take another precision, or engine onnxruntime"
+        )
+
+
+def _reason(error: Exception) -> str:
+    """In one line, without the places in OpenVINO's source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Exception from ", "Check "))] or lines
+    named = [line.removeprefix("-- ") for line in said if line.startswith("-- ")]
+    return " ".join(named or said[:2]) or type(error).__name__

@@ -1,0 +1,260 @@
+"""TensorRT: the batch that CuPy perturbed is the engine's input, and what the engine does is replayed as a CUDA graph.
+
+All sessions of a process share one stream and one block of memory for activations, so they run one after the other; for
+itself a session has its weights, its logits, and its graphs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import cache
+from types import ModuleType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from ...errors import DeviceError, EngineError
+from ...export.fp16 import rounded
+from ...export.onnx_files import OnnxFile, read_onnx_file
+from ...export.parity import compare, onnx_logits
+from ...export.photographs import photograph_crops
+from ...export.trt_build import build_log, last_error, refit
+from ...export.trt_plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, onnx_for_tensorrt, target_of
+from ...export.trt_types import TensorRT
+from ...probes.arrays import Array, to_numpy
+from ...records import SessionInfo, Variant
+from ..device.devices import gpus
+from ..device.pixels import free_memory
+from ..device.requirements import TENSORRT, TENSORRT_RTX, load, usable
+from ..device.streams import smaller_batch
+from .base import arrays_of, check_images, onnx_file_of
+
+if TYPE_CHECKING:
+    import tensorrt
+
+LIBRARIES = {"tensorrt": TENSORRT, "tensorrt-rtx": TENSORRT_RTX}
+GRAPHS = 16
+"""CUDA graphs that a session keeps, one for each address that batches come from: more than a run has buffers."""
+CLOSE = {"fp32": 1e-3, "fp16": 2e-2}
+"""How far a refitted plan's logits may lie from ONNX Runtime's on the same graph, relative to the largest.
+
+int8 plans are not refitted: their scales belong to the weights.
+"""
+
+_log = logging.getLogger("bandlens")
+
+
+def open_session(variant: Variant, batch: int, threads: int) -> TensorRTSession:  # noqa: ARG001 - a GPU has its own
+    """A session on the first GPU.
+
+    Of a plan built for this very graph; or else of a refittable one that takes its weights, if it then computes what
+    ONNX Runtime does; or else of a plan that is built now. Which one, and why, goes to the log of `bandlens`.
+    """
+    device, graph = _device(variant.engine), onnx_file_of(variant)
+    own = device.target(batch)
+    if variant.precision in CLOSE and find_trt_plan(graph, own) is None:
+        plan = find_trt_plan(graph, device.target(batch, refit=True))
+        if plan is not None and (session := _refitted(variant, graph, plan, batch, device)) is not None:
+            return session
+    return TensorRTSession(variant, ensure_trt_plan(device.trt, graph, own), batch, device)
+
+
+def _refitted(variant: Variant, graph: OnnxFile, plan: TrtPlan, batch: int, device: Device) -> TensorRTSession | None:
+    """A session of the shared plan with these weights; None, and a warning, where it does not compute the same."""
+    try:
+        session = TensorRTSession(variant, plan, batch, device, weights=onnx_for_tensorrt(graph))
+        images = photograph_crops(variant.model.image_size)
+        parity = compare(onnx_logits(_for_cpu(graph), images), session.infer_all(images))
+    except DeviceError:
+        raise
+    except EngineError as error:
+        _log.warning("%s is not refitted: %s", variant, error)
+        return None
+    if parity.relative_difference <= CLOSE[variant.precision] and parity.top1_disagreements == 0:
+        return session
+    session.__exit__(None, None, None)  # the context before its engine
+    _log.warning("%s is not refitted, since its plan would not compute what ONNX Runtime does: %s", variant, parity)
+    return None
+
+
+def _for_cpu(graph: OnnxFile) -> bytes:
+    content = read_onnx_file(graph)
+    return rounded(content) if graph.precision == "fp16" else content
+
+
+class Device:
+    """What all sessions of one library share."""
+
+    def __init__(self, engine: str) -> None:
+        self.gpu = usable(gpus())
+        self.xp: ModuleType = arrays_of(engine)
+        self.trt: TensorRT = load(LIBRARIES[engine])
+        self.said: list[str] = []
+        """TensorRT's messages."""
+        self._log = build_log(self.trt, self.said)
+        self.runtime = self.trt.Runtime(self._log)
+        self.stream: Any = self.xp.cuda.Stream(non_blocking=True)
+        self.arena: Any = None
+        """Memory for the activations of whichever session runs."""
+
+    def reserve(self, size: int) -> None:
+        """Make the shared memory at least so many bytes."""
+        if self.arena is None or self.arena.mem.size < size:
+            self.stream.synchronize()
+            self.arena = None  # before the larger one is asked for
+            self.arena = self.xp.cuda.alloc(size)
+
+    def target(self, batch: int, *, refit: bool = False) -> Target:
+        """What a plan for this GPU and this library is built for."""
+        return target_of(self.trt, self.gpu.name, self.gpu.capability, batch, refit=refit)
+
+    def error(self) -> str:
+        """What TensorRT said last."""
+        return last_error(self.said)
+
+
+@cache
+def _device(engine: str) -> Device:
+    return Device(engine)
+
+
+class TensorRTSession:
+    """See `engine.session.Session`."""
+
+    def __init__(
+        self, variant: Variant, plan: TrtPlan, batch: int, device: Device, weights: bytes | None = None
+    ) -> None:
+        """`weights` are a graph's, for a refittable plan. Raises EngineError, and DeviceError out of memory."""
+        self.variant = variant
+        self._device = device
+        size, xp = variant.model.image_size, device.xp
+        self._shape = (batch, 3, size, size)
+        self._engine = _load(variant, plan, device)
+        _check(self._engine, plan, {"images": self._shape, "logits": (batch, variant.model.classes)})
+        if weights is not None:
+            refit(device.trt, self._engine, weights, device.stream.ptr)
+            device.stream.synchronize()
+        try:
+            self._logits: Array = xp.empty((batch, variant.model.classes), dtype=xp.float32)
+            device.reserve(self._engine.device_memory_size_v2)
+        except xp.cuda.memory.OutOfMemoryError as error:
+            raise DeviceError(_no_room(variant, batch, self._engine.device_memory_size_v2, xp)) from error
+        self._context = self._engine.create_execution_context(
+            device.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        if self._context is None:
+            raise DeviceError(f"{variant}: TensorRT cannot run {plan.path}: {device.error()}; try a smaller batch")
+        self._context.set_tensor_address("logits", self._logits.data.ptr)
+        self._arena: Any = None
+        self._graphs: dict[int, Any] = {}
+        self._ran = False
+        self.info = SessionInfo(
+            device=device.gpu.name,
+            batch=batch,
+            threads=0,
+            versions=json.dumps(
+                {
+                    device.trt.__name__: device.trt.__version__,
+                    "cupy": xp.__version__,
+                    "driver": device.gpu.driver,
+                    "trt_plan": plan.sha256,
+                    "refitted": weights is not None,
+                }
+            ),
+        )
+
+    def infer(self, images: Array) -> Array:
+        """Logits of one batch; the array is overwritten by the next call."""
+        check_images(self.variant, images, self._shape)
+        device = self._device
+        caller = device.xp.cuda.get_current_stream()
+        device.stream.wait_event(caller.record())
+        self._enqueue(images.data.ptr)
+        caller.wait_event(device.stream.record())
+        return self._logits
+
+    def _enqueue(self, address: int) -> None:
+        """Ask for the work on the batch at that address."""
+        device = self._device
+        if self._arena is not device.arena:  # it has grown since, for another session
+            self._arena = device.arena
+            self._context.set_device_memory(self._arena.ptr, self._arena.mem.size)
+            self._graphs, self._ran = {}, False
+        graph = self._graphs.get(address)
+        if graph is None and self._ran:
+            graph = self._capture(address)
+        if graph is None:  # TensorRT prepares itself in the first run, which no graph may hold
+            self._execute(address)
+            self._ran = True
+        else:
+            graph.launch(device.stream)
+
+    def _capture(self, address: int) -> Any:
+        """The work on a batch at that address as a CUDA graph."""
+        if len(self._graphs) == GRAPHS:
+            self._graphs.clear()
+        stream = self._device.stream
+        with stream:
+            stream.begin_capture()
+            self._execute(address)
+            self._graphs[address] = stream.end_capture()
+        return self._graphs[address]
+
+    def _execute(self, address: int) -> None:
+        self._context.set_tensor_address("images", address)
+        if not self._context.execute_async_v3(self._device.stream.ptr):
+            raise DeviceError(
+                f"{self.variant}: TensorRT failed: {self._device.error()}; what was committed stays, and the next run "
+                "goes on there"
+            )
+
+    def infer_all(self, images: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """(n, classes) logits of any number of images in host memory, for comparisons."""
+        xp, batch = self._device.xp, self._shape[0]
+        found = []
+        for first in range(0, len(images), batch):
+            rows = np.minimum(np.arange(first, first + batch), len(images) - 1)
+            found.append(to_numpy(self.infer(xp.asarray(np.ascontiguousarray(images[rows]))).copy()))
+        return np.concatenate(found)[: len(images)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._device.stream.synchronize()
+        # In this order: TensorRT wants a context gone before its engine.
+        del self._graphs, self._context, self._engine, self._logits
+
+
+def _load(variant: Variant, plan: TrtPlan, device: Device) -> tensorrt.ICudaEngine:
+    engine = device.runtime.deserialize_cuda_engine(plan.content)
+    if engine is None and "memory" in device.error().lower():
+        raise DeviceError(
+            f"{variant}: no room on the GPU for its weights: {device.error()}; run fewer checkpoints at a time"
+        )
+    if engine is None:
+        raise EngineError(
+            f"{plan.path}: TensorRT cannot load the plan: {device.error()}; delete it, and the next run builds it anew"
+        )
+    return engine
+
+
+def _check(engine: tensorrt.ICudaEngine, plan: TrtPlan, expected: dict[str, tuple[int, ...]]) -> None:
+    """EngineError unless the engine takes and gives arrays of these names and shapes."""
+    names = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
+    found = {name: tuple(engine.get_tensor_shape(name)) for name in names}
+    if found != expected:
+        raise EngineError(
+            f"{plan.path} takes and gives {found} instead of {expected}; delete it, and the next run builds it anew"
+        )
+
+
+def _no_room(variant: Variant, batch: int, needed: int, xp: ModuleType) -> str:
+    free = free_memory(xp)
+    return (
+        f"{variant}: out of memory on the GPU: a batch of {batch} takes {needed / 2**30:.1f} GiB, and "
+        f"{free / 2**30:.1f} GiB are free; {smaller_batch(batch, free / needed)}"
+    )

@@ -1,0 +1,56 @@
+"""A cell under way: what its model has said since the last part, and how that becomes the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ..probes.arrays import Array, to_numpy
+from ..records import Cell, Failed, Finished, Predictions
+from .device.streams import Point, seconds_between
+
+RANGE_SECONDS = 60.0
+"""Parts are yielded after about this time."""
+
+Outcome = Finished | Failed
+Progress = Callable[[int], None]
+
+
+@dataclass(slots=True)
+class CellProgress:
+    """A cell under way, and the columns that are not yet yielded."""
+
+    cell: Cell
+    first: int
+    """The first image that is not yet yielded."""
+    columns: list[tuple[Array, Array | None, Array]] = field(default_factory=list)
+    """Of each batch, what `engine.reduce` gives."""
+    times: list[tuple[Point, Point]] = field(default_factory=list)
+    """When the model began and ended."""
+    pending: int = 0
+    error: str | None = None
+    ended: bool = False
+
+    def flush(self, xp: ModuleType) -> list[Outcome]:
+        """What there is to yield: the part since the last time, or the failure."""
+        if self.ended or not (self.pending or self.error):
+            return []
+        if self.error is None:
+            predictions = Predictions(*(_joined(xp, column) for column in zip(*self.columns, strict=True)))
+            bad = np.flatnonzero(np.isnan(predictions.confidence))
+            if not len(bad):
+                seconds = sum(seconds_between(xp, start, end) for start, end in self.times)
+                part = Finished(self.cell, self.first, predictions, seconds)
+                self.first, self.columns, self.times, self.pending = self.first + self.pending, [], [], 0
+                return [part]
+            self.error = f"logits are not finite at image {self.first + bad[0]}; check the weights and the precision"
+        self.ended = True
+        return [Failed(self.cell, self.error)]
+
+
+def _joined(xp: ModuleType, column: Sequence[Array | None]) -> Any:
+    return None if column[0] is None else to_numpy(xp.concatenate(column))

@@ -1,0 +1,97 @@
+"""What this machine can run, and which engine `auto` stands for on it. A GPU never leads to the CPU unasked."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ...errors import EngineError
+from .nvidia import Gpus, NoGpu, Problem, find_gpus
+from .requirements import CHECKS
+
+GPU_ENGINES = ("tensorrt", "onnxruntime-cuda")
+"""The first that is ready is taken where there is a GPU."""
+CPU_ENGINE = "onnxruntime"
+OR_CPU = f'; or ask for the CPU with engine = "{CPU_ENGINE}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether an engine can be used."""
+
+    ready: bool
+    line: str
+    """Its version if it can; if not, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The engine that `auto` stands for, and why in one line."""
+
+    engine: str
+    why: str
+
+
+@cache
+def gpus() -> Gpus:
+    """The GPUs of this machine; asked for once a process."""
+    return find_gpus()
+
+
+@cache
+def readiness(engine: str) -> Readiness:
+    """Whether an engine of `engine.session.ENGINES` can be used on this machine; found out once a process."""
+    return check(engine, gpus())
+
+
+def check(engine: str, found: Gpus) -> Readiness:
+    """Whether an engine can be used with these GPUs and the packages that are installed."""
+    try:
+        return Readiness(True, CHECKS[engine](found))
+    except EngineError as error:
+        return Readiness(False, str(error))
+
+
+def choose_engine() -> EngineChoice:
+    """The engine that `auto` stands for on this machine.
+
+    TensorRT, or else ONNX Runtime with CUDA, where there is a GPU; ONNX Runtime on the CPU where there is none.
+    EngineError where there is a GPU that cannot be used, with what to do about it.
+    """
+    return choose(gpus(), readiness)
+
+
+def choose(found: Gpus, state: Callable[[str], Readiness]) -> EngineChoice:
+    """`choose_engine` from what is known of a machine: its GPUs, and whether each engine is ready."""
+    if isinstance(found, Problem):
+        raise EngineError(f"{found.message}{OR_CPU}")
+    if isinstance(found, NoGpu):
+        if not state(CPU_ENGINE).ready:
+            raise EngineError(f"{found.reason}, and for the CPU: {state(CPU_ENGINE).line}")
+        return EngineChoice(CPU_ENGINE, found.reason)
+    name = found[0].name
+    engine = next((engine for engine in GPU_ENGINES if state(engine).ready), None)
+    if engine is None:
+        raise EngineError(f"no engine for {name} is ready: {_wrong_with(GPU_ENGINES, state)}{OR_CPU}")
+    behind = "" if engine == GPU_ENGINES[0] else f"; {GPU_ENGINES[0]} is not ready, `bandlens doctor` says why"
+    return EngineChoice(engine, f"{state(engine).line} on {name}{behind}")
+
+
+def _wrong_with(engines: Sequence[str], state: Callable[[str], Readiness]) -> str:
+    """What each of the engines lacks; what several lack is said once."""
+    lacking: dict[str, list[str]] = {}
+    for engine in engines:
+        lacking.setdefault(state(engine).line, []).append(engine)
+    return ", ".join(f"{' and '.join(names)} ({line})" for line, names in lacking.items())
+
+
+def processor_name(root: Path = Path("/")) -> str:
+    """What Linux calls the processor, such as `AMD EPYC 9354`; elsewhere what Python knows of it, if only its kind."""
+    try:
+        lines = (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

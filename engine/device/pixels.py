@@ -1,0 +1,91 @@
+"""Where the images of a run lie: in the host's memory, on the card, or on their way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...probes.arrays import Array
+from ...probes.images.image_set import ImageSet
+
+Take = Callable[[NDArray[np.int64]], Array]
+"""(k,) indices -> (k, 3, size, size) uint8, in the array module of the run."""
+
+WORKING = 16
+"""Float32 batches that a run needs beside its sessions: its buffers, and what the probes hold at a time (8 at most)."""
+UPLOAD = 1024
+"""Images that go to the card at once."""
+
+
+def pixels_of(xp: ModuleType, images: ImageSet, batch: int) -> Take:
+    """How a run takes images of the set.
+
+    On a GPU all of them lie on the card where there is room for them beside the work; else each batch is read into
+    pinned memory and copied while the one before is at work.
+    """
+    if xp is np:
+        return images.take
+    return _resident(xp, images) if fits(images, batch, free_memory(xp)) else _streamed(xp, images, batch)
+
+
+def fits(images: ImageSet, batch: int, free: int) -> bool:
+    """Whether the pixels fit into so many bytes beside the work of a run."""
+    return images.nbytes + working_bytes(images.info.size, batch) <= free
+
+
+def working_bytes(size: int, batch: int) -> int:
+    """Memory of a run for batches of RGB images of that size, without sessions and pixels."""
+    return WORKING * batch * 3 * size * size * np.dtype(np.float32).itemsize
+
+
+def free_memory(xp: ModuleType) -> int:
+    """Bytes on the card that may be allocated, those that CuPy keeps for reuse included."""
+    free, _ = xp.cuda.runtime.memGetInfo()
+    return int(free) + int(xp.get_default_memory_pool().free_bytes())
+
+
+def _resident(xp: ModuleType, images: ImageSet) -> Take:
+    pixels = xp.empty(images.shape, dtype=xp.uint8)
+    for first in range(0, len(pixels), UPLOAD):
+        rows = np.arange(first, min(first + UPLOAD, len(pixels)))
+        pixels[rows[0] : rows[-1] + 1] = xp.asarray(images.take(rows))
+    xp.cuda.get_current_stream().synchronize()  # the images are taken in another stream
+
+    def take(rows: NDArray[np.int64]) -> Array:
+        first, last = int(rows[0]), int(rows[-1])
+        return pixels[first : last + 1] if last - first + 1 == len(rows) else pixels[xp.asarray(rows)]
+
+    return take
+
+
+def _streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
+    # Two of each: while one batch is copied to the card, or perturbed there, the next is read.
+    shape = (batch, *images.shape[1:])
+    staging = [_pinned(xp, shape) for _ in range(2)]
+    copied: list[Any] = [None, None]
+    turn = 0
+
+    def take(rows: NDArray[np.int64]) -> Array:
+        nonlocal turn
+        turn = 1 - turn
+        if copied[turn] is not None:
+            copied[turn].synchronize()
+        host = staging[turn][: len(rows)]
+        images.take(rows, out=host)
+        pixels = xp.empty(host.shape, dtype=xp.uint8)
+        stream = xp.cuda.get_current_stream()
+        pixels.set(host, stream=stream)
+        copied[turn] = stream.record()
+        return pixels
+
+    return take
+
+
+def _pinned(xp: ModuleType, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Memory of the host that the card can read by itself."""
+    count = int(np.prod(shape))
+    return np.frombuffer(xp.cuda.alloc_pinned_memory(count), np.uint8, count).reshape(shape)

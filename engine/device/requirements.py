@@ -1,0 +1,197 @@
+"""What each engine needs: its packages, that they load, and for some a GPU that they work on."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ...errors import EngineError
+from ...probes.arrays import array_module
+from .driver import Gpu
+from .nvidia import Gpus, NoGpu, Problem
+from .onnxruntime_errors import is_of_gpu, reason
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """A Python package that an engine needs."""
+
+    title: str
+    modules: tuple[str, ...]
+    """Names that it goes by; the first one that is installed is taken."""
+    extra: str
+    """Of bandlens, that brings it."""
+    mend: str
+    """What to do where it is installed and cannot be used."""
+
+
+ONNXRUNTIME = Library(
+    "ONNX Runtime",
+    ("onnxruntime",),
+    "cpu",
+    "run: pip uninstall onnxruntime onnxruntime-gpu, then pip install 'bandlens[cpu]'",
+)
+ONNXRUNTIME_GPU = replace(ONNXRUNTIME, extra="gpu", mend=ONNXRUNTIME.mend.replace("[cpu]", "[gpu]"))
+OPENVINO = Library("OpenVINO", ("openvino",), "openvino", "run: pip install --force-reinstall openvino")
+TENSORRT = Library(
+    "TensorRT",
+    ("tensorrt",),
+    "gpu",
+    "run: pip install --force-reinstall --no-cache-dir tensorrt-cu13, which needs NVIDIA's servers for its libraries",
+)
+TENSORRT_RTX = Library(
+    "TensorRT-RTX",
+    ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+    "rtx",
+    "run: pip install --force-reinstall tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",
+)
+
+
+def usable(found: Gpus) -> Gpu:
+    """The GPU that engines run on; EngineError where there is none."""
+    if isinstance(found, Problem):
+        raise EngineError(found.message)
+    if isinstance(found, NoGpu):
+        raise EngineError(found.reason)
+    return found[0]
+
+
+def load(library: Library) -> Any:
+    """The library's module; EngineError where it is not installed, or is installed and does not load."""
+    name = next((name for name in library.modules if find_spec(name)), None)
+    if name is None:
+        raise EngineError(f"{library.title} is not installed; run: pip install 'bandlens[{library.extra}]'")
+    try:
+        module = import_module(name)
+        module.__version__  # noqa: B018  # what an uninstallation leaves behind is a module without a version
+    except Exception as error:
+        raise _unusable(library, error) from error
+    return module
+
+
+def cupy_version(found: Gpus) -> str:
+    """CuPy's version, where it can use a GPU and compile for it; EngineError elsewhere."""
+    usable(found)
+    cupy = array_module("cupy")
+    try:
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:
+        raise EngineError(f"CuPy finds no compiler ({_line(error)}); run: pip install 'cupy-cuda13x[ctk]'") from error
+    return str(cupy.__version__)
+
+
+def try_provider(ort: Any, provider: str) -> None:
+    """Open an ONNX Runtime session that only this provider may run; EngineError where it cannot."""
+    from onnx import TensorProto, helper
+
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n"]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "one", ends[:1], ends[1:])
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    ort.set_default_logger_severity(4)
+    with redirect_stdout(StringIO()):  # the preloading prints what it does not find
+        ort.preload_dlls()
+    try:
+        ort.InferenceSession(content, options, providers=[provider], enable_fallback=0)
+    except Exception as error:
+        what = f"ONNX Runtime cannot use its {provider} ({_missing_library(ort, provider) or reason(error)})"
+        install = "run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        raise EngineError(f"{what}; {'see what `nvidia-smi` says' if is_of_gpu(error) else install}") from error
+
+
+def _missing_library(ort: Any, provider: str) -> str:
+    """The loader's words on why a provider's file does not load: ONNX Runtime only logs them.
+
+    For a provider that ONNX Runtime has tried already: loaded before, its file would lack its host for good.
+    """
+    name = provider.removesuffix("ExecutionProvider").lower()
+    try:
+        ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"))
+    except OSError as error:
+        return _line(error)
+    return ""
+
+
+def try_builder(trt: Any, library: Library) -> None:
+    """Make a TensorRT builder, which needs all of its libraries and a GPU; EngineError with TensorRT's own words."""
+    said: list[str] = []
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
+                said.append(message)
+
+    try:
+        trt.Builder(Log())
+    except Exception as error:
+        raise _unusable(library, RuntimeError(said[-1]) if said else error) from error
+
+
+def _unusable(library: Library, error: Exception) -> EngineError:
+    return EngineError(f"{library.title} is installed but cannot be used ({_line(error)}); {library.mend}")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+# One function per engine: its version, or EngineError with what it lacks
+
+
+def _onnxruntime(_: Gpus) -> str:
+    return f"onnxruntime {load(ONNXRUNTIME).__version__}"
+
+
+def _onnxruntime_gpu(provider: str, found: Gpus) -> str:
+    usable(found)
+    # The TensorRT provider takes TF32 for fp32, and has no option against it; CUDA's libraries look as they are loaded.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    ort = load(ONNXRUNTIME_GPU)
+    if provider not in ort.get_available_providers():
+        raise EngineError(f"the installed ONNX Runtime {ort.__version__} has no {provider}; {ONNXRUNTIME_GPU.mend}")
+    cupy_version(found)
+    if provider == "TensorrtExecutionProvider":
+        load(TENSORRT)  # it brings libnvinfer into the process
+    try_provider(ort, provider)
+    return f"onnxruntime {ort.__version__} with {provider}"
+
+
+def _openvino(_: Gpus) -> str:
+    openvino = load(OPENVINO)
+    try:
+        native = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    except Exception as error:
+        raise _unusable(OPENVINO, error) from error
+    return f"openvino {openvino.__version__.split('-')[0]}, bf16 is {'' if native else 'not '}native"
+
+
+def _tensorrt(library: Library, found: Gpus) -> str:
+    usable(found)
+    trt = load(library)
+    cupy_version(found)
+    try_builder(trt, library)
+    return f"{library.title.lower()} {trt.__version__}"
+
+
+CHECKS: Mapping[str, Callable[[Gpus], str]] = {
+    "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
+    "onnxruntime-cuda": partial(_onnxruntime_gpu, "CUDAExecutionProvider"),
+    "onnxruntime-tensorrt": partial(_onnxruntime_gpu, "TensorrtExecutionProvider"),
+    "tensorrt": partial(_tensorrt, TENSORRT),
+    "tensorrt-rtx": partial(_tensorrt, TENSORRT_RTX),
+}

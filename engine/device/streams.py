@@ -1,0 +1,80 @@
+"""Order and time between threads on a GPU: a stream for each thread, and points in it that others wait for.
+
+On NumPy a call has ended when it returns, so there is nothing to order, and the time is the clock's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError
+from .pixels import free_memory, working_bytes
+
+Point = Any
+"""A place in a stream; on NumPy, the time."""
+
+
+def new_stream(xp: ModuleType) -> AbstractContextManager[Any]:
+    """A stream; work of the thread that enters it goes there while the block lasts."""
+    if xp is np:
+        return nullcontext()
+    stream: AbstractContextManager[Any] = xp.cuda.Stream(non_blocking=True)
+    return stream
+
+
+def point(xp: ModuleType) -> Point:
+    """All work that this thread has asked for so far, and when it is done."""
+    return time.perf_counter() if xp is np else xp.cuda.get_current_stream().record()
+
+
+def wait_for(xp: ModuleType, reached: Point) -> None:
+    """What this thread asks for from now on begins after that point. The thread itself does not wait."""
+    if xp is not np:
+        xp.cuda.get_current_stream().wait_event(reached)
+
+
+def finish(xp: ModuleType) -> None:
+    """Wait until all work that this thread has asked for is done."""
+    if xp is not np:
+        xp.cuda.get_current_stream().synchronize()
+
+
+def seconds_between(xp: ModuleType, start: Point, end: Point) -> float:
+    """Of the device, between two points that it has passed."""
+    return float(end - start) if xp is np else float(xp.cuda.get_elapsed_time(start, end)) / 1000
+
+
+@contextmanager
+def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
+    """CUDA's errors as DeviceError: the run of batches of RGB images of that size cannot go on."""
+    if xp is np:
+        yield
+        return
+    try:
+        yield
+    except xp.cuda.memory.OutOfMemoryError as error:
+        room = free_memory(xp)
+        raise DeviceError(
+            f"out of memory on the GPU at batch {batch}: its work takes {_gib(working_bytes(size, batch))}, and "
+            f"{_gib(room)} are free; {smaller_batch(batch, room / working_bytes(size, batch))}"
+        ) from error
+    except (xp.cuda.runtime.CUDARuntimeError, xp.cuda.driver.CUDADriverError, xp.cuda.cublas.CUBLASError) as error:
+        raise DeviceError(
+            f"the GPU failed: {' '.join(str(error).split())}; what was committed stays, and the next run goes on there"
+        ) from error
+
+
+def smaller_batch(batch: int, share: float) -> str:
+    """What to do where only that share of a batch's memory is free."""
+    fits = int(batch * share) // 8 * 8
+    return f"batch = {fits} would fit" if fits else "free memory on the GPU, or run fewer checkpoints at a time"
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

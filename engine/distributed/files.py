@@ -1,0 +1,159 @@
+"""Image sets, ONNX files and probes on the machine that needs them: where the driver has them, or fetched once.
+
+What is fetched lies in `$BANDLENS_HOME/fetched` under its digest, gets its name when it is whole and verified, and is
+fetched by one process while the others of the machine wait.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from filelock import FileLock
+
+from ...errors import BandlensError, EngineError
+from ...export.files import home, sha256_of
+from ...probes.images.files import ABOUT, INDEX, PIXELS
+from ...probes.images.image_set import ImageSet, check, open_image_set
+from ...probes.user import source_digest, source_files
+from ...records import Variant
+from ..backends.base import ENGINES, onnx_file_of
+
+PIECE = 2**25
+"""Bytes that are sent at once."""
+
+
+class FileSource(Protocol):
+    """The files of the driver, by digest."""
+
+    def listing(self, digest: str) -> list[tuple[str, int]]:
+        """Names, relative to the folder that will hold them, and lengths."""
+        ...
+
+    def read(self, digest: str, name: str, offset: int) -> bytes:
+        """At most PIECE bytes."""
+        ...
+
+
+@dataclass(frozen=True)
+class KeptFiles:
+    """A folder of the driver's, and the files of it that belong to a digest."""
+
+    folder: Path
+    names: tuple[str, ...]
+
+
+class DriverFiles:
+    """`FileSource` where the files are."""
+
+    def __init__(self, kept: Mapping[str, KeptFiles]) -> None:
+        self.kept = kept
+
+    def listing(self, digest: str) -> list[tuple[str, int]]:
+        kept = self.kept[digest]
+        return [(name, (kept.folder / name).stat().st_size) for name in kept.names]
+
+    def read(self, digest: str, name: str, offset: int) -> bytes:
+        with (self.kept[digest].folder / name).open("rb") as file:
+            file.seek(offset)
+            return file.read(PIECE)
+
+
+def kept_files(images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[Path]) -> dict[str, KeptFiles]:
+    """What the driver has to hand out: packed image sets, ONNX files, and the source of users' probes."""
+    sets = {one.info.digest: KeptFiles(one.folder, (ABOUT, INDEX, PIXELS)) for one in images if not one.streamed}
+    graphs = {one.sha256: KeptFiles(models_of(one), (_relative(one),)) for one in variants}
+    sources = {
+        source_digest(file): KeptFiles(
+            file.parent, tuple(path.relative_to(file.parent).as_posix() for path in source_files(file))
+        )
+        for file in probes
+    }
+    return sets | graphs | sources
+
+
+def models_of(variant: Variant) -> Path:
+    """The folder that the variant's ONNX file lies in, or under."""
+    return onnx_file_of(variant).models if variant.engine in ENGINES else variant.path.parent
+
+
+def _relative(variant: Variant) -> str:
+    return variant.path.relative_to(models_of(variant)).as_posix()
+
+
+@dataclass(frozen=True)
+class NodeFiles:
+    """Finds or fetches; without a source everything lies where the driver has it."""
+
+    source: FileSource | None = None
+
+    def images(self, folder: Path, digest: str) -> ImageSet:
+        """The image set of that digest; ImageSetError or EngineError where there is none to be had."""
+        if self.source is None:
+            return open_image_set(folder)
+        try:
+            images = open_image_set(folder)
+            if images.info.digest == digest:
+                return images
+        except BandlensError:
+            pass
+
+        def verify(fetched: Path) -> bool:
+            return check(fetched).info.digest == digest
+
+        return open_image_set(self._fetched(digest, f"image set {folder}", verify))
+
+    def variant(self, variant: Variant) -> Variant:
+        """The variant with the path of its file here."""
+        if self.source is None or (variant.path.is_file() and sha256_of(variant.path) == variant.sha256):
+            return variant
+        name = _relative(variant)
+        folder = self._fetched(
+            variant.sha256, str(variant), lambda fetched: sha256_of(fetched / name) == variant.sha256
+        )
+        model = replace(variant.model, path=folder / variant.model.path.name)
+        return replace(variant, model=model, path=folder / name)
+
+    def probe(self, file: Path, digest: str) -> Path:
+        """A user's probe of that source digest."""
+        if self.source is None or (file.is_file() and source_digest(file) == digest):
+            return file
+        folder = self._fetched(digest, f"probe {file}", lambda fetched: source_digest(fetched / file.name) == digest)
+        return folder / file.name
+
+    def _fetched(self, digest: str, what: str, verify: Callable[[Path], bool]) -> Path:
+        """The folder of what has this digest, fetched unless it is there."""
+        into = home() / "fetched" / digest
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{into}.lock"):
+            if not into.is_dir():
+                with tempfile.TemporaryDirectory(prefix=f".{digest[:8]}.", dir=into.parent) as scratch:
+                    draft = Path(scratch) / "draft"
+                    _copy(self.source, digest, draft, what)
+                    if not verify(draft):
+                        raise EngineError(
+                            f"{what}: the driver's file is another than the one it names; make it again there"
+                        )
+                    draft.rename(into)
+        return into
+
+
+def _copy(source: Any, digest: str, folder: Path, what: str) -> None:
+    try:
+        listing = source.listing(digest)
+    except KeyError:
+        raise EngineError(
+            f"{what} is not on this machine and cannot be sent; put it on storage that all machines share"
+        ) from None
+    for name, length in listing:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            while file.tell() < length:
+                piece = source.read(digest, name, file.tell())
+                if not piece:
+                    raise EngineError(f"{what}: the driver's file became shorter; make it again there")
+                file.write(piece)

@@ -1,0 +1,296 @@
+"""Shards: the rows of a task as a Parquet file in a results folder, which survives whatever happens to the database.
+
+KEY.parquet has one row an image and cell: `cell` (its key), `image_index`, `predicted`, `label_rank`, `confidence`. The
+same task gives the same bytes. KEY.json, written before it, says what the file is: its sha256 and length, the cells,
+and what is no part of the rows: on what the cells ran and for how long. Nothing of a file is parsed before its sha256
+is known to be right. The folder is a path, or the URI of one of Arrow's file systems, such as s3://bucket/shards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import ShardError
+from ...records import Finished, Predictions, SessionInfo, Variant, digest_of
+from ...untrusted import as_record
+
+FORMAT = 1
+ANOTHER = "name another folder with --shards"
+ATOMIC = ("s3", "gcs", "abfs")
+"""File systems where a file appears when its upload is through, and not before."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What KEY.json says: rows of `cells` over images [first, last)."""
+
+    key: str
+    cells: tuple[str, ...]
+    """Their keys, in the order of the rows."""
+    first: int
+    last: int
+    seconds: tuple[float, ...]
+    """Of each cell: how long its model ran."""
+    sessions: tuple[SessionInfo, ...]
+    ran: tuple[int, ...]
+    """Of each cell: which of the sessions it ran on."""
+    sha256: str
+    bytes: int
+
+    @cached_property
+    def places(self) -> dict[str, int]:
+        """Cell -> its place among the cells."""
+        return {cell: place for place, cell in enumerate(self.cells)}
+
+    def session(self, cell: str) -> SessionInfo:
+        return self.sessions[self.ran[self.places[cell]]]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A results folder. Made by `open_folder`."""
+
+    files: Any
+    """One of Arrow's file systems."""
+    path: str
+    name: str
+    """As it was asked for."""
+
+    def of(self, file: str) -> str:
+        return f"{self.path}/{file}"
+
+    @property
+    def local(self) -> bool:
+        return str(self.files.type_name) == "local"
+
+
+def open_folder(name: str, make: bool = True) -> Folder:
+    """The results folder at a path or URI, made if there is none; ShardError where that is not possible."""
+    import pyarrow as pa
+    from pyarrow import fs
+
+    try:
+        files, path = fs.FileSystem.from_uri(name if "://" in name else str(Path(name).absolute()))
+        folder = Folder(files, path.rstrip("/"), name)
+        if make:
+            files.create_dir(folder.path, recursive=True)
+        there = files.get_file_info(folder.path).type == fs.FileType.Directory
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"no results folder {name}: {_line(error)}; {ANOTHER}") from error
+    if not there:
+        raise ShardError(f"no results folder {name}; {ANOTHER}")
+    return folder
+
+
+def shard_keys(folder: Folder) -> list[str]:
+    """The keys of the shards that are there, in alphabetical order."""
+    from pyarrow import fs
+
+    with _reported(folder.path, ANOTHER):
+        found = folder.files.get_file_info(fs.FileSelector(folder.path))
+    return sorted(
+        one.base_name.removesuffix(".parquet")
+        for one in found
+        if one.is_file and one.base_name.endswith(".parquet") and not one.base_name.startswith(".")
+    )
+
+
+# Writing
+
+
+def write_shard(folder: Folder, key: str, parts: Sequence[Finished], sessions: Mapping[Variant, SessionInfo]) -> Shard:
+    """Write the parts, all of the same images, as one shard; it is there as a whole or not at all."""
+    content = _encoded(parts)
+    infos = [sessions[part.cell.variant] for part in parts]
+    distinct = list(dict.fromkeys(infos))
+    shard = Shard(
+        key=key,
+        cells=tuple(part.cell.key for part in parts),
+        first=parts[0].first,
+        last=parts[0].first + len(parts[0].predictions.predicted),
+        seconds=tuple(round(part.seconds, 6) for part in parts),
+        sessions=tuple(distinct),
+        ran=tuple(distinct.index(info) for info in infos),
+        sha256=hashlib.sha256(content).hexdigest(),
+        bytes=len(content),
+    )
+    about = {"format": FORMAT, **asdict(shard)}
+    text = json.dumps(about | {"digest": _digest(about)}, separators=(",", ":"))
+    _put(folder, f"{key}.json", text.encode())
+    _put(folder, f"{key}.parquet", content)
+    return shard
+
+
+def _encoded(parts: Sequence[Finished]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    count = len(parts[0].predictions.predicted)
+    keys = pa.array([part.cell.key for part in parts])
+    index = np.arange(parts[0].first, parts[0].first + count, dtype=np.uint32)
+    ranks = [part.predictions.label_rank for part in parts]
+    table = pa.table(
+        {
+            "cell": pa.DictionaryArray.from_arrays(np.repeat(np.arange(len(parts), dtype=np.int32), count), keys),
+            "image_index": np.tile(index, len(parts)),
+            "predicted": np.concatenate([part.predictions.predicted for part in parts]),
+            "label_rank": pa.nulls(count * len(parts), pa.uint16())
+            if any(rank is None for rank in ranks)
+            else np.concatenate([rank for rank in ranks if rank is not None]),
+            "confidence": np.concatenate([part.predictions.confidence for part in parts]),
+        }
+    )
+    out = pa.BufferOutputStream()
+    parquet.write_table(table, out, compression="zstd", use_dictionary=["cell"], store_schema=False)
+    return bytes(out.getvalue())
+
+
+def _put(folder: Folder, name: str, content: bytes) -> None:
+    """Write a file under a temporary name and rename it, where a file system needs that."""
+    temporary = folder.of(f".{name}.{secrets.token_hex(4)}")
+    with _reported(folder.of(name), f"make room, or {ANOTHER}"):
+        if folder.files.type_name in ATOMIC:
+            with folder.files.open_output_stream(folder.of(name)) as file:
+                file.write(content)
+        elif folder.local:
+            _write_synced(Path(temporary), Path(folder.of(name)), content)
+        else:
+            with folder.files.open_output_stream(temporary) as file:
+                file.write(content)
+            folder.files.move(temporary, folder.of(name))
+
+
+def _write_synced(temporary: Path, path: Path, content: bytes) -> None:
+    """What the new name stands for is on the disk before the name is."""
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+# Reading
+
+
+def read_about(folder: Folder, key: str) -> Shard:
+    """What a shard holds; ShardError where its description is missing or damaged."""
+    text = _get(folder, f"{key}.json")
+    try:
+        about = json.loads(text)
+        if about.pop("digest") != _digest(about) or about.pop("format") != FORMAT:
+            raise ValueError("its digest or its format is another")
+        sessions = tuple(as_record(SessionInfo, session) for session in about.pop("sessions"))
+        lists = {name: tuple(value) for name, value in about.items() if isinstance(value, list)}
+        shard = Shard(sessions=sessions, **(about | lists))
+        _check(shard)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ShardError(f"{folder.of(key)}.json is damaged ({_line(error)})") from error
+    if shard.key != key:
+        raise ShardError(f"{folder.of(key)}.json is that of another shard, {shard.key}")
+    return shard
+
+
+def _check(shard: Shard) -> None:
+    """ValueError or TypeError where what a description says cannot be, though its digest is right."""
+    if not all(type(number) is int for number in (shard.first, shard.last, shard.bytes, *shard.ran)):
+        raise TypeError("a number is none")
+    if not all(isinstance(name, str) for name in (shard.sha256, *shard.cells)):
+        raise TypeError("a name is none")
+    if not 0 <= shard.first < shard.last or not len(shard.cells) == len(shard.seconds) == len(shard.ran) > 0:
+        raise ValueError("its cells and images do not fit each other")
+    if not all(0 <= session < len(shard.sessions) for session in shard.ran):
+        raise ValueError("a session is missing")
+
+
+def check_shard(folder: Folder, shard: Shard) -> bytes:
+    """The Parquet file, if it is the one that was written; ShardError otherwise."""
+    content = _get(folder, f"{shard.key}.parquet")
+    if len(content) != shard.bytes:
+        raise ShardError(f"{folder.of(shard.key)}.parquet is damaged: {len(content)} bytes instead of {shard.bytes}")
+    if hashlib.sha256(content).hexdigest() != shard.sha256:
+        raise ShardError(f"{folder.of(shard.key)}.parquet is damaged: its sha256 is another")
+    return content
+
+
+def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
+    """Cell key -> its predictions for images [first, last); ShardError where they are not what was written."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    content = check_shard(folder, shard)
+    count = shard.last - shard.first
+    try:
+        with parquet.ParquetFile(pa.BufferReader(content), read_dictionary=["cell"]) as file:
+            if file.metadata.num_rows != len(shard.cells) * count:
+                raise ValueError(f"{file.metadata.num_rows} rows")
+            table = file.read()
+        cells = table["cell"].unify_dictionaries().combine_chunks()
+        columns = {name: table[name] for name in ("image_index", "predicted", "label_rank", "confidence")}
+        place = cells.indices.to_numpy().reshape(len(shard.cells), count)
+        index = columns["image_index"].to_numpy().reshape(len(shard.cells), count)
+        kinds = [columns[name].type for name in ("predicted", "label_rank", "confidence")]
+        if kinds != [pa.uint16(), pa.uint16(), pa.float32()]:
+            raise ValueError("columns of other types")
+        if columns["label_rank"].null_count not in (0, len(table)):
+            raise ValueError("some ranks are missing")
+        if columns["predicted"].null_count or columns["confidence"].null_count:
+            raise ValueError("some predictions are missing")
+    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
+        raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's ({_line(error)})") from error
+    named = tuple(cells.dictionary.to_pylist()) == shard.cells and (np.arange(len(shard.cells)) == place.T).all()
+    if not (named and (index == np.arange(shard.first, shard.last)).all()):
+        raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's")
+    labelled = columns["label_rank"].null_count == 0
+    rows = [slice(k * count, (k + 1) * count) for k in range(len(shard.cells))]
+    predicted, confidence = columns["predicted"].to_numpy(), columns["confidence"].to_numpy()
+    rank = columns["label_rank"].to_numpy() if labelled else None
+    return {
+        cell: Predictions(predicted[at], None if rank is None else rank[at], confidence[at])
+        for cell, at in zip(shard.cells, rows, strict=True)
+    }
+
+
+def _get(folder: Folder, name: str) -> bytes:
+    with (
+        _reported(folder.of(name), "its task has to be computed again"),
+        folder.files.open_input_stream(folder.of(name)) as file,
+    ):
+        return bytes(file.read())
+
+
+def _digest(about: Mapping[str, Any]) -> str:
+    return digest_of({name: value for name, value in about.items() if name != "digest"})
+
+
+@contextmanager
+def _reported(path: str, todo: str) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise ShardError(f"{path}: {_line(error)}; {todo}") from error
+
+
+def _line(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,113 @@
+"""Tasks of work: cells that are perturbed together, over a range of images. What one worker does at a time.
+
+A task is independent of all others and gives the same rows wherever and whenever it runs, so any number of workers may
+take tasks in any order, and take one again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import groupby
+
+from ...probes.grid import ATTACKS, Grid
+from ...records import Cell, Variant, digest_of
+from ..backends.base import ENGINES
+
+GRADIENT = 3
+"""Forward passes that a gradient for the images costs, the one that it belongs to included."""
+MOST_PASSES = {"numpy": 2**11, "cupy": 2**20}
+"""Forward passes of a task at most, by where they run: a minute or less of ResNet-50."""
+TASKS_PER_WORKER = 8
+"""At least, where batches are small enough for it: so that the last worker to end is not far behind the others."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Cells of one image set, group of conditions and seed, over images [first, last)."""
+
+    cells: tuple[Cell, ...]
+    first: int
+    last: int
+
+    @cached_property
+    def key(self) -> str:
+        """What the rows are of: the name of the shard that holds them."""
+        return digest_of([cell.key for cell in self.cells], self.first, self.last - self.first)
+
+    @property
+    def variants(self) -> list[Variant]:
+        return list(dict.fromkeys(cell.variant for cell in self.cells))
+
+    @property
+    def predictions(self) -> int:
+        return len(self.cells) * (self.last - self.first)
+
+    def of(self, cells: Sequence[Cell]) -> Task:
+        """The same images for some of the cells."""
+        return replace(self, cells=tuple(cells))
+
+    def __str__(self) -> str:
+        more = f" and {len(self.cells) - 1} more cells" if len(self.cells) > 1 else ""
+        return f"{self.cells[0]}{more}, images {self.first} to {self.last - 1}"
+
+
+Lacks = Callable[[Cell, int, int], bool]
+"""Whether a cell still lacks some of the images [first, last)."""
+
+
+def tasks_of(cells: Sequence[Cell], grid: Grid, batch: int, workers: int, lacks: Lacks) -> Iterator[Task]:
+    """The tasks that give what the cells lack: group by group, each in the order of its images.
+
+    Their borders are multiples of the batch. Cells of attacks are groups of their own.
+    """
+    share = sum(passes(cell) * cell.image_set.count for cell in cells) // (workers * TASKS_PER_WORKER)
+    for group in _groups(cells, grid):
+        engine = group[0].variant.engine
+        arrays = ENGINES[engine].arrays if engine in ENGINES else ("cupy" if engine == "torch-cuda" else "numpy")
+        most = max(min(MOST_PASSES[arrays], share), 1)
+        for members in _of_a_batch(group, batch, most):
+            yield from _ranges(members, batch, most, lacks)
+
+
+def passes(cell: Cell) -> int:
+    """Forward passes that an image costs."""
+    steps = int(cell.condition.number("steps") or 0) if cell.condition.probe in ATTACKS else 0
+    return 1 + GRADIENT * steps
+
+
+def _groups(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
+    attacks = [cell for cell in cells if cell.condition.probe in ATTACKS]
+    perturbed = [cell for cell in cells if cell.condition.probe not in ATTACKS]
+    for digest in dict.fromkeys(cell.image_set.digest for cell in perturbed):
+        mine = [cell for cell in perturbed if cell.image_set.digest == digest]
+        for _, conditions in grid.groups(list(dict.fromkeys(cell.condition for cell in mine))):
+            chosen = set(conditions)
+            members = [cell for cell in mine if cell.condition in chosen]
+            for seed in dict.fromkeys(cell.seed for cell in members):
+                yield [cell for cell in members if cell.seed == seed]
+    # Attacks come last, since they need the memory of the sessions, and one network after another.
+    for variant in dict.fromkeys(cell.variant for cell in attacks):
+        yield from ([cell] for cell in attacks if cell.variant == variant)
+
+
+def _of_a_batch(group: Sequence[Cell], batch: int, most: int) -> Iterator[list[Cell]]:
+    """The group, in pieces of some checkpoints each where a batch of all would be more than `most` passes."""
+    by_variant: dict[Variant, list[Cell]] = {}
+    for cell in group:
+        by_variant.setdefault(cell.variant, []).append(cell)
+    each = batch * sum(passes(cell) for cell in next(iter(by_variant.values())))
+    size = max(most // each, 1)
+    for _, piece in groupby(enumerate(by_variant.values()), lambda numbered: numbered[0] // size):
+        chosen = {cell for _, cells in piece for cell in cells}
+        yield [cell for cell in group if cell in chosen]
+
+
+def _ranges(cells: Sequence[Cell], batch: int, most: int, lacks: Lacks) -> Iterator[Task]:
+    size = max(most // (batch * sum(passes(cell) for cell in cells)), 1) * batch
+    count = cells[0].image_set.count
+    for first in range(0, count, size):
+        last = min(first + size, count)
+        if lacking := [cell for cell in cells if lacks(cell, first, last)]:
+            yield Task(tuple(lacking), first, last)

@@ -1,0 +1,112 @@
+"""The int8 graph of an fp32 ONNX file: quantization written into the graph as QuantizeLinear and DequantizeLinear.
+
+NNCF calibrates it. Its weights are int8 with a scale per channel; its activations are uint8 with zero point 0 where
+they cannot be negative, and int8 with zero point 0 elsewhere. TensorRT knows no uint8: `symmetric_activations` rewrites
+it.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from ..errors import ExportError, UsageError
+from .files import reason
+from .onnx_bytes import to_bytes
+
+QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
+
+
+def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
+    """The graph with int8 weights and activations, calibrated on `images`, batches of (n, 3, S, S) float32 in [0, 1].
+
+    Every image counts alike, however they are batched. The same images give the same bytes on the same machine.
+
+    Raises ExportError if NNCF is missing or fails, UsageError if there are no images.
+    """
+    nncf = _nncf()
+    singles = [image[None] for batch in images for image in batch]
+    if not singles:
+        raise UsageError("int8 needs images to calibrate on; give an image set that is not empty")
+    with _silence():
+        try:
+            quantized = nncf.quantize(
+                onnx.load_from_string(content),
+                nncf.Dataset(singles, lambda image: {"images": image}),
+                preset=nncf.QuantizationPreset.PERFORMANCE,
+                subset_size=len(singles),
+            )
+        # NNCF runs ONNX Runtime, and passes on whatever goes wrong there.
+        except Exception as error:
+            raise ExportError(f"NNCF cannot quantize this graph: {reason(error)}; use fp16") from error
+    return to_bytes(quantized)
+
+
+def symmetric_activations(content: bytes) -> bytes:
+    """The graph as TensorRT reads it: int8 throughout, zero point 0, one scale per activation.
+
+    uint8 with zero point 0 becomes int8 with the scale x 255/127: the same range, in half as many steps. Scales per
+    channel of an activation become the largest of them. Raises ExportError for what TensorRT would misread: another
+    zero point, another type, weights that are not int8.
+    """
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    constants = {initializer.name: initializer for initializer in graph.initializer}
+    made: dict[str, NDArray[Any]] = {}
+    for node in graph.node:
+        if node.op_type not in QUANTIZERS:
+            continue
+        scale, zero_point = (_constant(constants, node, position) for position in (1, 2))
+        weights = node.input[0] in constants
+        if zero_point.any() or zero_point.dtype not in (("int8",) if weights else ("int8", "uint8")):
+            raise ExportError(
+                f"{node.name} quantizes to {zero_point.dtype} with zero points up to {zero_point.max()}, "
+                "which TensorRT reads as int8 with zero point 0; use fp16"
+            )
+        if weights or (zero_point.dtype == "int8" and scale.ndim == 0):
+            continue
+        widened = scale.max() * (255 / 127 if zero_point.dtype == "uint8" else 1)
+        node.input[1], node.input[2] = f"{node.input[1]}_{zero_point.dtype}", "zero_point"
+        made |= {node.input[1]: np.float32(widened), node.input[2]: np.int8(0)}
+        del node.attribute[:]  # the axis of the scales
+    used = {name for node in graph.node for name in node.input}
+    kept = [one for one in graph.initializer if one.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept + [numpy_helper.from_array(np.asarray(value), name) for name, value in made.items()])
+    return to_bytes(model)
+
+
+def _constant(constants: dict[str, onnx.TensorProto], node: onnx.NodeProto, position: int) -> NDArray[Any]:
+    if len(node.input) <= position or node.input[position] not in constants:
+        what = ("scale", "zero point")[position - 1]
+        raise ExportError(f"{node.name} has no constant {what}, so TensorRT cannot build it; use fp16")
+    return numpy_helper.to_array(constants[node.input[position]])
+
+
+def _nncf() -> Any:
+    try:
+        # NNCF asks torch for its CUDA extensions, which says so where there is a toolkit and no GPU.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        with _silence():
+            import nncf
+    except ImportError as error:
+        raise ExportError("int8 needs NNCF; pip install 'bandlens[openvino]'") from error
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """NNCF draws bars on stdout, and warns about its own insides."""
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        yield

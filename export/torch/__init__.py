@@ -1,0 +1,1 @@
+"""An exported ONNX file as a torch module, for gradients and for a second opinion."""

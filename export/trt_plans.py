@@ -1,0 +1,170 @@
+"""TensorRT plans on disk: MODELS/plans/NAME.PRECISION.b256.KEY.plan, a .json that says what it is, and TensorRT's .log.
+
+A plan runs on the GPU model and with the version of TensorRT that built it, so both are part of its key. A refittable
+plan takes the weights of every graph of equal structure, and its NAME is `refit`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import ExportError, UsageError
+from ..records import digest_of
+from ..untrusted import parse_json, read_text
+from .files import write_bytes
+from .models import LARGEST, read_verified
+from .onnx_files import OnnxFile, read_onnx_file
+from .trt_build import build_trt_plan
+from .trt_types import TensorRT
+
+TRT_PLAN_VERSION = 1
+"""Raised when the same graph is built in another way."""
+
+_log = logging.getLogger("bandlens")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a plan is built for."""
+
+    library: str
+    """Such as `tensorrt 10.16.1.11`."""
+    gpu: str
+    """Name and compute capability, such as `NVIDIA H100 80GB HBM3 (9.0)`."""
+    batch: int
+    refit: bool = False
+    """Whether it takes the weights of other graphs of equal structure."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrtPlan:
+    """A plan whose content is what was built."""
+
+    path: Path
+    sha256: str
+    content: bytes = field(repr=False)
+
+
+def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bool = False) -> Target:
+    """The target of a TensorRT module, and of a GPU's name and compute capability."""
+    library = trt.__name__.removesuffix("_bindings")
+    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, refit)
+
+
+def find_trt_plan(graph: OnnxFile, target: Target) -> TrtPlan | None:
+    """The graph's plan for the target, if there is one that is not damaged."""
+    found = _find(graph, target)
+    return found if isinstance(found, TrtPlan) else None
+
+
+def ensure_trt_plan(trt: TensorRT, graph: OnnxFile, target: Target) -> TrtPlan:
+    """The graph's plan for the target, built if there is none: a line in the log of `bandlens` says so, and why.
+
+    `target` is of this TensorRT module and this machine's GPU. Raises ExportError where TensorRT cannot build it.
+    """
+    found = _find(graph, target)
+    if isinstance(found, TrtPlan):
+        return found
+    _log.warning("building a TensorRT plan: %s", found)
+    identity = _identity(graph, target)
+    path = _path(graph, identity)
+    started = time.monotonic()
+    try:
+        content = _build(trt, graph, target, path)
+        sha256 = hashlib.sha256(content).hexdigest()
+        made = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
+        write_bytes(path, content)
+        write_bytes(path.with_suffix(".json"), json.dumps(identity | made, indent=1).encode())
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
+    return TrtPlan(path, sha256, content)
+
+
+def _build(trt: TensorRT, graph: OnnxFile, target: Target, path: Path) -> bytes:
+    """The plan, and what TensorRT says about it beside `path`, however it ends."""
+    content, lines = onnx_for_tensorrt(graph), list[str]()
+    timings, log = path.parent / "timing.cache", path.with_suffix(".log")
+    try:
+        return build_trt_plan(trt, content, target.batch, refit=target.refit, timing_cache=timings, lines=lines)
+    except ExportError as error:
+        raise ExportError(f"{graph.name}: {error}; all that TensorRT said is in {log}") from error
+    finally:
+        write_bytes(log, "\n".join(lines).encode())
+
+
+def onnx_for_tensorrt(graph: OnnxFile) -> bytes:
+    """The graph's verified content as TensorRT reads it."""
+    content = read_onnx_file(graph)
+    if graph.precision != "int8":
+        return content
+    from .int8 import symmetric_activations
+
+    return symmetric_activations(content)
+
+
+def _identity(graph: OnnxFile, target: Target) -> dict[str, Any]:
+    """All that the key of a plan covers."""
+    if not target.refit:
+        return {"name": graph.name, **_common(graph, target), "built_from": graph.sha256}
+    if graph.precision == "int8":
+        raise UsageError("an int8 graph has scales of its own, which no other takes over; leave out refit")
+    from .structure import structure_of
+
+    return {"name": "refit", **_common(graph, target), "built_from": structure_of(read_onnx_file(graph))}
+
+
+def _common(graph: OnnxFile, target: Target) -> dict[str, Any]:
+    return {"precision": graph.precision, **asdict(target), "trt_plan_version": TRT_PLAN_VERSION}
+
+
+def _path(graph: OnnxFile, identity: dict[str, Any]) -> Path:
+    key = digest_of(identity)[:8]
+    stem = f"{identity['name']}.{identity['precision']}.b{identity['batch']}.{key}"
+    return graph.models / "plans" / f"{stem}.plan"
+
+
+def _find(graph: OnnxFile, target: Target) -> TrtPlan | str:
+    """The plan, or why there is none."""
+    identity = _identity(graph, target)
+    path = _path(graph, identity)
+    description = path.with_suffix(".json")
+    if not description.is_file():
+        return _why_none(graph, path.parent, identity)
+    try:
+        sha256 = str(parse_json(read_text(description, LARGEST))["sha256"])
+        return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{description} is damaged ({error})"
+    except ExportError as error:
+        return str(error)
+
+
+DIFFERENCES = {
+    "library": "of {}",
+    "gpu": "for {}",
+    "batch": "at batch {}",
+    "built_from": "of another graph",
+    "trt_plan_version": "of another version of bandlens",
+}
+"""What may keep a plan of the same model and precision from being the one, in words."""
+
+
+def _why_none(graph: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
+    others = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            other = parse_json(read_text(path, LARGEST))
+            if all(other[key] == identity[key] for key in ("name", "precision", "refit")):
+                differing = [key for key in DIFFERENCES if other[key] != identity[key]]
+                others.append(" ".join(["one", *(DIFFERENCES[key].format(other[key]) for key in differing)]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged description describes no plan
+    kind = ("refittable " if identity["refit"] else "") + graph.precision
+    wanted = "of {library} for {gpu} at batch {batch}".format_map(identity)
+    return f"{graph.name} has no {kind} plan {wanted}" + (f"; there is {', '.join(others)}" if others else "")

@@ -1,0 +1,1 @@
+"""The generalization benchmarks: how each is laid out, checked and packed."""

@@ -1,0 +1,155 @@
+"""Labels of ImageNet's validation images from files: the ground truth, and ReaL's lists."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+from ...errors import ImageSetError, UsageError
+from ...protocol import VALIDATION
+from ...untrusted import read_text
+from ..images.decision_spaces import imagenet_classes, wnids_of
+from .layouts import NUMBERED, Layout
+
+LARGEST = 1 << 24
+"""Bytes of a list of their labels, ten times those of the longest one."""
+
+Truth = dict[int, int]
+"""File number -> class index."""
+
+
+def file_number(path: str) -> int | None:
+    """The number in ILSVRC2012_val_00000001.JPEG, or None for another name."""
+    found = NUMBERED.fullmatch(PurePosixPath(path).name)
+    return int(found[1]) if found else None
+
+
+def read_truth(file: Path) -> Truth:
+    """The classes of validation images by their file number, from any of the lists that are in use.
+
+    - a line an image: the file's name and its class, as an index from 0 to 999 or a WordNet id; with a space or a comma
+      between them, with or without a header, and whatever follows on the line does not matter;
+    - 50,000 lines in the order of file numbers, a WordNet id each;
+    - 50,000 lines in that order, an ILSVRC2012 id from 1 to 1000 each: the development kit's
+      ILSVRC2012_validation_ground_truth.txt, which needs the kit's meta.mat beside it.
+
+    Raises UsageError where the file cannot be read, ImageSetError naming the line that is none of these.
+    """
+    lines = [re.split(r"[\s,]+", line.strip()) for line in _text(file).splitlines() if line.strip()]
+    header = len(lines) > 1 and _number(lines[0]) is None and _number(lines[1]) is not None
+    if header or (lines and _number(lines[0]) is not None):
+        return _named(file, lines[header:], 1 + header)
+    if len(lines) != VALIDATION:
+        raise ImageSetError(
+            f"{file}: {len(lines)} lines without file names, and not one for each of {VALIDATION} images; "
+            "give the whole list, or one that names the files"
+        )
+    class_of = _wnid if lines[0][0].startswith("n") else _ilsvrc_ids(file)
+    return {number: class_of(file, number, line[0]) for number, line in enumerate(lines, start=1)}
+
+
+def listed(file: Path) -> Layout:
+    """The layout of images whose classes `file` lists by file number: see `read_truth`."""
+    truth, wnids = read_truth(file), list(imagenet_classes())
+
+    def class_of(path: str) -> str:
+        number = file_number(path)
+        return wnids[truth[number]] if number in truth else ""
+
+    return Layout(f"images are named ILSVRC2012_val_00000001.JPEG, and {file} lists them", class_of, wnids_of)
+
+
+def _text(file: Path) -> str:
+    try:
+        return read_text(file, LARGEST, pipe=True)
+    except OSError as error:
+        raise UsageError(f"{file}: cannot be read ({error.strerror}); give the file that lists the labels") from error
+    except ValueError as error:
+        raise ImageSetError(f"{file}: not a text file ({error}); give the file that lists the labels") from error
+
+
+def _number(fields: Sequence[str]) -> int | None:
+    name = fields[0] if PurePosixPath(fields[0]).suffix else f"{fields[0]}.JPEG"
+    return file_number(name)
+
+
+def _named(file: Path, lines: Sequence[Sequence[str]], first: int) -> Truth:
+    truth: Truth = {}
+    for at, fields in enumerate(lines, start=first):
+        number = _number(fields)
+        if number is None or len(fields) < 2:
+            raise ImageSetError(f"{file}: '{' '.join(fields)}' is no file name and class; mend line {at}")
+        if number in truth:
+            raise ImageSetError(f"{file}: '{fields[0]}' is listed twice; keep one of the lines")
+        truth[number] = (_wnid if fields[1].startswith("n") else _index)(file, at, fields[1])
+    return truth
+
+
+def _wnid(file: Path, line: int, text: str) -> int:
+    if text not in imagenet_classes():
+        raise ImageSetError(f"{file}, line {line}: '{text}' is none of ImageNet's 1000 WordNet ids")
+    return imagenet_classes()[text]
+
+
+def _index(file: Path, line: int, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) < 1000):
+        raise ImageSetError(
+            f"{file}, line {line}: '{text}' is no class index from 0 to 999; lists that count from 1, or have a "
+            "background class, are not of this order"
+        )
+    return int(text)
+
+
+_READ = """
+import json, resource, sys
+from scipy.io import loadmat
+resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))  # a small file may hold much that is compressed
+resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
+synsets = loadmat(sys.argv[1], squeeze_me=True)["synsets"]
+print(json.dumps({int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in synsets if not int(one["num_children"])}))
+"""
+"""A program of its own: some damaged files do not raise an error in SciPy's reader but end the process."""
+
+
+def _ilsvrc_ids(file: Path) -> Callable[[Path, int, str], int]:
+    """What reads an ILSVRC2012 id, by the meta.mat of the development kit."""
+    meta = file.with_name("meta.mat")
+    if not meta.is_file():
+        raise UsageError(
+            f"{file}: lists ILSVRC2012 ids, which only the development kit's meta.mat explains; put it beside the list"
+        )
+    read = subprocess.run([sys.executable, "-P", "-c", _READ, meta], capture_output=True, text=True, check=False)
+    if read.returncode:
+        raise ImageSetError(f"{meta}: not the meta.mat of the ILSVRC2012 development kit; download it again")
+    wnids: dict[str, str] = json.loads(read.stdout)
+
+    def class_of(where: Path, line: int, text: str) -> int:
+        if text not in wnids:
+            raise ImageSetError(f"{where}, line {line}: '{text}' is no ILSVRC2012 id of {meta.name}")
+        return _wnid(meta, int(text), wnids[text])
+
+    return class_of
+
+
+def read_real(file: Path) -> list[tuple[int, ...]]:
+    """ReaL's real.json: for each validation image, by file number, the classes that count as right.
+
+    Raises UsageError where it cannot be read, ImageSetError where it is not such a list of 50,000.
+    """
+    try:
+        lists = json.loads(_text(file))
+    except (ValueError, RecursionError) as error:
+        raise ImageSetError(f"{file}: not JSON ({error}); download real.json again") from error
+    if not isinstance(lists, list) or len(lists) != VALIDATION:
+        found = f"{len(lists)} entries" if isinstance(lists, list) else f"a JSON {type(lists).__name__}"
+        raise ImageSetError(
+            f"{file}: {found}, not labels for each of the {VALIDATION} validation images; download real.json again"
+        )
+    for number, classes in enumerate(lists, start=1):
+        if not isinstance(classes, list) or not all(type(one) is int and 0 <= one < 1000 for one in classes):
+            raise ImageSetError(f"{file}: entry {number} is no list of classes from 0 to 999; download real.json again")
+    return [tuple(classes) for classes in lists]

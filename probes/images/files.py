@@ -1,0 +1,272 @@
+"""The files of an image set: pixels.npy, index.parquet and set.json."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...errors import ImageSetError, UsageError
+from ...untrusted import parse_json, read_text, regular
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PIXELS, INDEX, ABOUT = "pixels.npy", "index.parquet", "set.json"
+FORMATS = (1, 2)
+SECOND = ("decision_space", "schemes", "streamed")
+"""Where set.json has one of these it is of format 2: a reader of format 1 would overlook it."""
+TOGETHER = 16
+"""Rows of pixels that go to the disk together."""
+COLUMNS = ("image_index", "path", "label", "cluster", "sha256")
+
+MOST_IMAGES = 1 << 25
+"""Of a set: a small file can describe any number."""
+LARGEST = 1 << 26
+"""Bytes of set.json, which lists the files that were left out."""
+
+Lists = Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """What index.parquet says of n images."""
+
+    paths: list[str]
+    labels: NDArray[np.int32] | None
+    """(n,) class indices."""
+    clusters: NDArray[np.int32]
+    """(n,) cluster indices."""
+    sha256s: list[str]
+    """Of each image's pixels as they lie in the file."""
+    schemes: Mapping[str, Lists] = field(default_factory=dict)
+    """Label schemes beside `labels`: by name, the classes that count as right for each of the n images."""
+
+
+@cache
+def _header(count: int, size: int) -> bytes:
+    """The .npy header of (count, 3, size, size) uint8; NumPy pads it to one length for every count."""
+    head = io.BytesIO()
+    shape = (count, 3, size, size)
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return head.getvalue()
+
+
+def write_row(file: int, row: int, pixels: NDArray[np.uint8]) -> None:
+    """Write (3, size, size) uint8 as row `row`, from any thread.
+
+    A plain write, not one to a memory map: a full disk is then an error and not a killed process.
+    """
+    start, length = len(_header(0, pixels.shape[-1])), pixels.nbytes
+    offset, left = start + row * length, pixels.data.cast("B")
+    while left:
+        written = os.pwrite(file, left, offset)
+        left, offset = left[written:], offset + written
+    if row % TOGETHER == TOGETHER - 1 and hasattr(os, "posix_fadvise"):
+        # Linux begins to write to the disk what was just written to its memory: the sync at the end has little left.
+        os.posix_fadvise(file, offset - TOGETHER * length, TOGETHER * length, os.POSIX_FADV_DONTNEED)
+
+
+def finish_pixels(path: Path, size: int, rows: Sequence[int]) -> None:
+    """Keep `rows`, ascending, and close the gaps between them; the header says how many there are."""
+    start, length = len(_header(0, size)), 3 * size * size
+    with path.open("r+b", buffering=0) as file:
+        for new, old in enumerate(rows):
+            if new != old:
+                row = np.frombuffer(os.pread(file.fileno(), length, start + old * length), np.uint8)
+                write_row(file.fileno(), new, row.reshape(3, size, size))
+        file.write(_header(len(rows), size))
+        file.truncate(start + len(rows) * length)
+
+
+def write_index(folder: Path, index: Index) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    count = len(index.paths)
+    table = pa.table(
+        {
+            "image_index": pa.array(np.arange(count, dtype=np.int32)),
+            "path": pa.array(index.paths, pa.string()),
+            "label": pa.nulls(count, pa.int32()) if index.labels is None else pa.array(index.labels),
+            "cluster": pa.array(index.clusters),
+            "sha256": pa.array(index.sha256s, pa.string()),
+            **{name: pa.array(lists, pa.list_(pa.int32())) for name, lists in index.schemes.items()},
+        }
+    )
+    parquet.write_table(table, folder / INDEX, compression="zstd")
+
+
+def read_index(folder: Path, count: int) -> Index:
+    """index.parquet; ImageSetError where it cannot be read, or its rows are not images 0 to `count` - 1."""
+    import pyarrow as pa
+    from pyarrow import compute as pc
+    from pyarrow import parquet
+
+    file = folder / INDEX
+    try:
+        with parquet.ParquetFile(regular(file)) as rows:
+            if rows.metadata.num_rows != count or count > MOST_IMAGES:
+                raise ValueError(f"{rows.metadata.num_rows} rows, and not {count} or more than {MOST_IMAGES:,}")
+            table = rows.read()
+        order, label, cluster = (table[name].to_numpy() for name in ("image_index", "label", "cluster"))
+        paths, sha256s = table["path"].to_pylist(), table["sha256"].to_pylist()
+        schemes = {name: table[name] for name in table.column_names if name not in COLUMNS}
+        if any(table[name].type != pa.string() or table[name].null_count for name in ("path", "sha256")):
+            raise ValueError("a path or sha256 is no text")
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        raise _damaged(file, error) from error
+    unlabelled = table["label"].null_count == len(paths)
+    if not np.array_equal(order, np.arange(len(paths))):
+        raise ImageSetError(f"{file}: its rows are not the images in their order; pack them again")
+    if cluster.dtype != np.int32 or not (unlabelled or (label.dtype == np.int32 and label.min() >= 0)):  # or floats
+        raise ImageSetError(f"{file}: some labels or clusters are missing; pack the images again")
+    for name, lists in schemes.items():
+        if lists.type != pa.list_(pa.int32()) or lists.null_count or pc.list_flatten(lists).null_count:
+            raise ImageSetError(f"{file}: the column {name} is no label scheme; pack the images again")
+    return Index(
+        paths,
+        None if unlabelled else label,
+        cluster,
+        sha256s,
+        {name: lists.to_pylist() for name, lists in schemes.items()},
+    )
+
+
+def read_pixels(folder: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The memory map of pixels.npy, read-only; ImageSetError where it does not hold so many or is cut off."""
+    file = folder / PIXELS
+    try:
+        with regular(file).open("rb") as content:
+            np.lib.format.read_magic(content)
+            found, columns_first, dtype = np.lib.format.read_array_header_1_0(content)
+            start = content.tell()
+        # Not before this is known: NumPy can end the process over a type of no bytes.
+        if found == shape and dtype == np.uint8 and not columns_first:
+            return np.memmap(file, np.uint8, "r", start, shape)
+    # The header is a Python expression, which can be wrong in any way.
+    except Exception as error:
+        raise _damaged(file, error) from error
+    raise ImageSetError(f"{file}: expected {shape} uint8, found {found} {dtype}; pack the images again")
+
+
+def write_about(folder: Path, about: dict[str, Any]) -> None:
+    """Write set.json."""
+    text = json.dumps({"format": 2 if any(name in about for name in SECOND) else 1, **about}, indent=1)
+    (folder / ABOUT).write_text(text + "\n", encoding="utf-8")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """set.json; UsageError where there is no set, ImageSetError where this version cannot read it."""
+    file = folder / ABOUT
+    try:
+        about = parse_json(read_text(file, LARGEST))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{folder}: not an image set; make one with 'bandlens images pack'") from None
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from error
+    if not isinstance(about, dict) or about.get("format") not in FORMATS:
+        raise ImageSetError(f"{file}: not format {' or '.join(map(str, FORMATS))}; pack the images again")
+    return about
+
+
+def _damaged(file: Path, error: Exception) -> ImageSetError:
+    return ImageSetError(f"{file}: damaged or missing ({' '.join(str(error).split())}); pack the images again")
+
+
+# A folder that appears only when it is whole: filled under another name, synced, then renamed
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes `out` when the block ends well and is removed when it does not.
+
+    A killed process leaves it behind as `.NAME.partial`; the next one for the same `out` clears it.
+    """
+    with writing(out):
+        refuse_taken(out)
+        if not out.parent.is_dir():
+            raise UsageError(f"{out.parent}: no such folder; make it first")
+        partial = out.with_name(f".{out.name}.partial")
+        partial.mkdir(exist_ok=True)
+        lock = os.open(partial, os.O_RDONLY)
+    try:
+        with writing(out):
+            _lock(lock, out)
+        try:
+            with writing(out):
+                _clear(partial)
+            yield partial
+            with writing(out):
+                _sync(*partial.iterdir(), partial)
+                partial.rename(out)
+                _sync(out.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    finally:
+        os.close(lock)
+
+
+def refuse_taken(out: Path) -> None:
+    """UsageError where there is something at `out`."""
+    if out.exists() or out.is_symlink():
+        raise UsageError(f"{out}: already exists; remove it or choose another folder")
+
+
+def _lock(folder: int, out: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ImageSetError(f"{out}: is being packed by another process; wait for it or choose another") from None
+
+
+def _clear(folder: Path) -> None:
+    for left in folder.iterdir():
+        left.unlink()
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """What the disk refuses is an ImageSetError."""
+    try:
+        yield
+    except OSError as error:
+        raise ImageSetError(
+            f"{out}: cannot be written ({error.strerror}); make room or choose another folder"
+        ) from error
+
+
+def need_space(out: Path, count: int, size: int) -> str:
+    """What `count` images of size x size pixels take, in words; ImageSetError where the disk of `out` has no room.
+
+    Without pixels, `size` is 0.
+    """
+    need = count * (3 * size * size + 200)  # 200 bytes: a generous row of the index
+    folder = next(folder for folder in out.parents if folder.exists())
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise ImageSetError(
+            f"{out}: {count} images need {need / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; "
+            "make room or choose another folder"
+        )
+    return f"{count:,} images need {need / 1e9:.3g} GB on disk; {free / 1e9:.3g} GB are free"

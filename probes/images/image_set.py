@@ -1,0 +1,144 @@
+"""An open image set: its pixels, packed or decoded on demand, with labels and clusters."""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ...errors import ImageSetError
+from ...records import ImageSetInfo, digest_of
+from ...untrusted import as_record
+from . import files
+from .rows import Progress, in_parallel, silent
+from .stream import Stream, open_stream
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+class Scheme(NamedTuple):
+    """What counts as right under a label scheme: k pairs of an image and a class, by image."""
+
+    image_index: NDArray[np.int64]
+    """(k,); an image may have several classes, or none."""
+    classes: NDArray[np.int32]
+    """(k,) class indices."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """An open image set. Hand `folder`, not this, to other processes: pickling would copy the pixels."""
+
+    info: ImageSetInfo
+    labels: NDArray[np.int32] | None = field(repr=False)
+    """(n,) class indices."""
+    schemes: Mapping[str, Scheme] = field(repr=False)
+    """Other label schemes by name: `real`, lists of classes; `texture`, where labels are shapes."""
+    clusters: NDArray[np.int32] = field(repr=False)
+    """(n,) cluster indices: images of one cluster, such as crops of one photograph, are not independent."""
+    paths: list[str] = field(repr=False)
+    """Relative to what was packed, with '/'."""
+    folder: Path
+    skipped: dict[str, str]
+    """Broken files that were left out, and why."""
+    ignored: int
+    """How many files were no images by their suffix."""
+    source: NDArray[np.uint8] | Stream = field(repr=False)
+    """The read-only memory map of pixels.npy, or the files to decode."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(n, 3, size, size)."""
+        return (self.info.count, 3, self.info.size, self.info.size)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        return self.info.count * 3 * self.info.size**2
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the pixels are decoded on demand."""
+        return isinstance(self.source, Stream)
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """(n, 3, size, size) RGB, 0 to 255: a read-only memory map. ImageSetError where the set is streamed."""
+        if isinstance(self.source, Stream):
+            raise ImageSetError(f"{self.folder}: streams its images and has no pixels.npy; pack it without --stream")
+        return self.source
+
+    def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
+        """(k, 3, size, size): copies of images, whose pages are given back, so that a run's memory stays the same.
+
+        Raises ImageSetError where a streamed image is not the one that was indexed.
+        """
+        if isinstance(self.source, Stream):
+            return self.source.take(rows, out)
+        images = self.source.take(rows, axis=0, out=out, mode="clip")
+        if isinstance(self.source.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+            self.source.base.madvise(mmap.MADV_DONTNEED)
+        return images
+
+
+def open_image_set(path: Path) -> ImageSet:
+    """Open a set: its files must be there and fit each other; pixels are not read (see `check`).
+
+    Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format.
+    """
+    about = files.read_about(path)
+    try:
+        info = as_record(ImageSetInfo, about)
+        skipped, ignored = dict(about["skipped"]), int(about["ignored"])
+        shape = (info.count, 3, info.size, info.size)
+        pixels = None if "streamed" in about else files.read_pixels(path, shape)
+        index = files.read_index(path, info.count)
+        source = open_stream(about["streamed"], info.size, index.paths, index.sha256s) if pixels is None else pixels
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise ImageSetError(f"{path / files.ABOUT}: damaged ({error!r}); pack the images again") from error
+    whole = len(index.paths) == info.count and (index.labels is not None) == info.labelled
+    if not whole or sorted(index.schemes) != about.get("schemes", []):
+        raise ImageSetError(f"{path / files.INDEX}: does not fit {files.ABOUT}; pack the images again")
+    schemes = {name: _flat(lists) for name, lists in index.schemes.items()}
+    return ImageSet(info, index.labels, schemes, index.clusters, index.paths, path, skipped, ignored, source)
+
+
+def _flat(lists: files.Lists) -> Scheme:
+    images = np.repeat(np.arange(len(lists), dtype=np.int64), [len(classes) for classes in lists])
+    return Scheme(images, np.array([one for classes in lists for one in classes], np.int32))
+
+
+def check(path: Path, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:
+    """Open a set and hash it again: ImageSetError names the first image whose pixels are not those packed."""
+    images = open_image_set(path)
+    info, index = images.info, files.read_index(path, images.info.count)
+    read = images.source.pixels if isinstance(images.source, Stream) else images.source.__getitem__
+    with progress("checking", info.count, "images") as advance:
+        found = in_parallel(lambda row: hashlib.sha256(read(row).data).hexdigest(), range(info.count), workers)
+        for row, (sha256, packed) in enumerate(zip(found, index.sha256s, strict=True)):
+            if sha256 != packed:
+                raise ImageSetError(f"{path}: image {row} ('{images.paths[row]}') is damaged; pack the images again")
+            advance(1)
+    if info.digest != digest(index, info.size, info.preprocessing, info.decision_space):
+        raise ImageSetError(f"{path}: labels, clusters or hashes are not those packed; pack the images again")
+    return images
+
+
+def digest(index: files.Index, size: int, preprocessing: str, decision_space: str = "all") -> str:
+    """What makes a set what it is: pixels in their order, labels, clusters; not its name nor where it lies.
+
+    Nor whether the pixels are packed: a streamed set gives the same results.
+    """
+    labels = None if index.labels is None else index.labels.tolist()
+    special: dict[str, object] = {} if decision_space == "all" else {"decision_space": decision_space}
+    if index.schemes:
+        special |= {"schemes": dict(index.schemes)}
+    return digest_of(
+        size, preprocessing, index.sha256s, labels, index.clusters.tolist(), *([special] if special else [])
+    )

@@ -1,0 +1,117 @@
+"""Photographs to rows of pixels, several at a time, of which only a window is ever in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ...errors import ImageSetError, UsageError
+from ..arrays import processors
+from .decode import BrokenImageError, pillow_warnings
+from .files import write_row, writing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+T = TypeVar("T")
+R = TypeVar("R")
+Advance = Callable[[float], object]
+Progress = Callable[[str, float | None, str], AbstractContextManager[Advance]]
+"""`with progress(what, total, unit) as advance`, then `advance(1)` after each."""
+Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
+"""Its row, its path, and what gives its pixels, (3, size, size) uint8."""
+Keep = Callable[[int, "NDArray[np.uint8]"], None]
+"""What is done with the pixels of a row, in any thread."""
+
+
+def silent(_what: str, _total: float | None, _unit: str) -> AbstractContextManager[Advance]:
+    """Show no progress."""
+    return nullcontext(lambda _amount: None)
+
+
+@contextmanager
+def rows_of(file: Path) -> Iterator[Keep]:
+    """Write pixels to their rows of the new `file`."""
+    pixels_file = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+
+    def keep(row: int, pixels: NDArray[np.uint8]) -> None:
+        with writing(file):
+            write_row(pixels_file, row, pixels)
+
+    try:
+        yield keep
+    finally:
+        os.close(pixels_file)
+
+
+@contextmanager
+def nowhere() -> Iterator[Keep]:
+    """Keep no pixels."""
+    yield lambda _row, _pixels: None
+
+
+def hash_rows(
+    photographs: Iterable[Photograph],
+    keep: Keep,
+    source: Path,
+    *,
+    workers: int | None,
+    advance: Advance,
+    skip_broken: bool = False,
+) -> tuple[dict[int, str], dict[str, str]]:
+    """Decode each photograph of `source` and keep its pixels.
+
+    Returns the sha256 of the pixels by row, and the reason by path for those left out if `skip_broken`.
+    Raises ImageSetError for the first broken one otherwise.
+    """
+    sha256s, skipped = {}, {}
+    # Closing waits for the threads, which keep pixels.
+    with pillow_warnings(), closing(in_parallel(partial(_hash_row, keep), photographs, workers)) as results:
+        for row, path, result in results:
+            if isinstance(result, str):
+                sha256s[row] = result
+            elif skip_broken:
+                skipped[path] = str(result)
+            else:
+                raise ImageSetError(
+                    f"{source}: '{path}' is broken ({result}); repair it, or leave such out with --skip-broken"
+                )
+            advance(1)
+    return sha256s, skipped
+
+
+def _hash_row(keep: Keep, photograph: Photograph) -> tuple[int, str, str | BrokenImageError]:
+    row, path, pixels_of = photograph
+    try:
+        pixels = pixels_of()
+    except BrokenImageError as broken:
+        return row, path, broken
+    keep(row, pixels)
+    return row, path, hashlib.sha256(pixels.data).hexdigest()
+
+
+def in_parallel(work: Callable[[T], R], items: Iterable[T], workers: int | None) -> Generator[R]:
+    """`map` in threads, in order, at most a few items ahead; as many threads as processors by default."""
+    if workers is not None and workers < 1:
+        raise UsageError(f"{workers} workers: at least 1 is needed")
+    threads = workers or min(32, processors())
+    window: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for item in items:
+                window.append(pool.submit(work, item))
+                if len(window) > 4 * threads:
+                    yield window.popleft().result()
+            while window:
+                yield window.popleft().result()
+        finally:
+            for future in window:
+                future.cancel()

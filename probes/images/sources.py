@@ -1,0 +1,206 @@
+"""Where images come from: a folder tree or a tar archive, listed first and then read once."""
+
+from __future__ import annotations
+
+import os
+import tarfile
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from ...errors import ImageSetError, UsageError
+from .decode import SUFFIXES
+
+LARGEST_FILE = 1 << 27
+"""Bytes of an image file: files are read into memory, several at a time."""
+MOST_LINKS = 100
+"""How often links may lead to one folder: folders that link to one another can be walked in as many ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSource:
+    """The images of a folder or archive."""
+
+    where: Path
+    paths: list[str]
+    """Relative, with '/', sorted."""
+    ignored: int
+    """Other files."""
+    read: Callable[[Container[int]], Iterator[tuple[int, Callable[[], bytes]]]]
+    """Each image asked for, once, in the order of storage: its index in `paths`, and what reads its bytes, in any
+    thread."""
+
+
+def open_source(path: Path) -> ImageSource:
+    """List the images, by suffix, of a folder or a tar archive (compressed or not).
+
+    Raises UsageError where there is neither, ImageSetError where it has no image or cannot be listed.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if path.is_file():
+        return _open_tar(path)
+    raise UsageError(f"{path}: no such folder or tar archive of images")
+
+
+def _open_folder(folder: Path) -> ImageSource:
+    try:
+        paths, ignored = _sorted_images(folder, _files_below(folder))
+    except (RecursionError, OSError):  # the first of os.walk before Python 3.12, the other of a path that is too long
+        raise ImageSetError(f"{folder}: folders lie too deep in one another; move the images up") from None
+
+    def read(wanted: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
+        for index, path in enumerate(paths):
+            if index in wanted:
+                yield index, partial(read_file, folder / path)
+
+    return ImageSource(folder, paths, ignored, read)
+
+
+def _files_below(folder: Path) -> Iterator[str]:
+    followed: Counter[Path] = Counter()
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=_unreadable):
+        at = Path(here)
+        folders[:] = [name for name in folders if not _leads_back(at / name)]
+        for target in [(at / name).resolve() for name in folders if (at / name).is_symlink()]:
+            followed[target] += 1
+            if followed[target] > MOST_LINKS:
+                raise ImageSetError(f"{target}: more than {MOST_LINKS} ways lead here by links; remove some of them")
+        inside = at.relative_to(folder).as_posix()
+        yield from files if inside == "." else (f"{inside}/{name}" for name in files)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether it is a link to a folder on the way to it, which would be walked for ever."""
+    return folder.is_symlink() and folder.resolve() in {step.resolve() for step in folder.parents}
+
+
+def _unreadable(error: OSError) -> None:
+    raise ImageSetError(f"{error.filename}: cannot be read ({error.strerror}); make it readable or move it away")
+
+
+def read_file(file: Path) -> bytes:
+    """The bytes of an image file; ImageSetError where it cannot be read."""
+    try:
+        if not file.is_file():  # a broken link, or a pipe that would never end
+            raise ImageSetError(f"{file}: neither a file nor a link to one; remove it")
+        if file.stat().st_size > LARGEST_FILE:
+            raise ImageSetError(f"{file}: has {file.stat().st_size} bytes, too many for an image; remove it")
+        return file.read_bytes()
+    except OSError as error:
+        raise ImageSetError(f"{file}: cannot be read ({error.strerror}); make it readable or move it away") from error
+
+
+def _open_tar(tar: Path) -> ImageSource:
+    paths, ignored = _sorted_images(tar, (_member_name(tar, member) for _, member in _members(tar)))
+    index_of = {path: index for index, path in enumerate(paths)}
+
+    def read(wanted: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
+        # In the archive's own order: going back in a compressed one means reading it again from the start.
+        for archive, member in _members(tar):
+            index = index_of.get(_member_name(tar, member))
+            if index in wanted and index is not None and (file := archive.extractfile(member)) is not None:
+                with _tar_errors(tar):
+                    data = file.read()
+                yield index, partial(bytes, data)
+
+    return ImageSource(tar, paths, ignored, read)
+
+
+def _members(tar: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """All members but folders. Nothing is ever extracted to disk."""
+    with _tar_errors(tar):
+        yield from ((archive, member) for archive, member in tar_members(tar) if not member.isdir())
+
+
+@contextmanager
+def _tar_errors(tar: Path) -> Iterator[None]:
+    try:
+        yield
+    # tarfile and four decompressors: a damaged archive fails in as many ways as there are parsers.
+    except Exception as error:
+        reason = str(error).partition("\n")[0].rstrip(":")
+        raise ImageSetError(f"{tar}: not a whole tar archive ({reason}); make or download it again") from error
+
+
+def _member_name(tar: Path, member: tarfile.TarInfo) -> str:
+    name = PurePosixPath(member.name)
+    if _is_image(str(name)):
+        if name.is_absolute() or ".." in name.parts:
+            raise ImageSetError(f"{tar}: member '{member.name}' lies outside the archive; make it with relative paths")
+        if not member.isreg():
+            raise ImageSetError(
+                f"{tar}: member '{name}' is a link, not a file; make the archive with the files themselves"
+            )
+        if member.size > LARGEST_FILE:
+            raise ImageSetError(f"{tar}: member '{name}' has {member.size} bytes, too many for an image; remove it")
+    return str(name)
+
+
+def _is_image(path: str) -> bool:
+    # Hidden files named like images are other programs' notes on them.
+    name = PurePosixPath(path).name
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int]:
+    """The sorted paths of images, and the number of other files."""
+    count: Counter[str] = Counter()
+    ignored = 0
+    for path in files:
+        if not _is_image(path):
+            ignored += 1
+            continue
+        if not path.isprintable() and any(unicodedata.category(sign) in ("Cc", "Cs") for sign in path):
+            raise ImageSetError(f"{source}: the file name {path!a} has control signs or is not UTF-8; rename it")
+        count[path] += 1
+    if not count:
+        raise ImageSetError(f"{source}: no image among {ignored} files; images end in {', '.join(SUFFIXES)}")
+    path, times = count.most_common(1)[0]
+    if times > 1:
+        raise ImageSetError(f"{source}: '{path}' is there {times} times; keep one of them")
+    return sorted(count), ignored
+
+
+# Tar archives of someone else: each member once, and none larger than the archive can be
+LARGEST_HEADER = 1 << 20
+"""Bytes of a long name or other record about the next member: tarfile reads it into memory."""
+MOST_GROWTH = 100
+"""How many times its own size a compressed archive may come to, and 1 GiB more. Photographs do not shrink."""
+_ABOUT_THE_NEXT = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is refused before what follows it is read."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size < 0 or (self.type in _ABOUT_THE_NEXT and self.size > LARGEST_HEADER):
+            raise tarfile.ReadError(f"a header of {self.size} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc, no-any-return]  # made to be overridden, says tarfile
+
+
+def tar_members(tar: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """All members, each with the open archive that its content can be read from. Nothing is extracted to disk.
+
+    Raises what tarfile and the decompressors raise, which on damaged archives can be any error.
+    """
+    most = MOST_GROWTH * tar.stat().st_size + (1 << 30)
+    last = -1
+    with tarfile.open(tar, tarinfo=_Header) as archive:
+        while member := archive.next():
+            archive.members.clear()  # type: ignore[attr-defined]  # they would pile up, a kilobyte each
+            yield archive, member
+            end = member.offset_data + (0 if member.issparse() else member.size)
+            if member.size < 0 or member.offset <= last or end > most:
+                raise tarfile.ReadError(f"member '{member.name}' ends at byte {end}")
+            last = member.offset

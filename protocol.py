@@ -1,0 +1,148 @@
+"""The published protocol: at which settings the study measured, on which benchmarks, and what it takes means over.
+
+Facts and no computation, so that probes and analysis read the same ones. Source: Gavrikov & Keuper 2024 ("Can Biases in
+ImageNet Models Explain Generalization?"), after Wang et al. 2020 (cutoffs), Subramanian et al. 2023 (critical band),
+Madry et al. 2018 (attack), and Beyer et al. 2020 (ReaL).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+CLASSES = 1000
+"""Classes of ImageNet, which the decision spaces are made of."""
+VALIDATION = 50_000
+"""Images of ImageNet's validation set."""
+
+# Probes
+
+CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+"""Cutoffs of the low-pass and high-pass filters, as shares of the highest frequency."""
+BIAS_CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
+"""Those whose ratios to clean accuracy make a spectral bias."""
+NOISE_SDS = (0.0, 0.02, 0.04, 0.08, 0.16)
+"""Standard deviations of the critical band's noise, in units of the image range. 0 is the grey image alone."""
+FREQUENCIES = tuple(range(7))
+"""Octave indices of the critical band's noise."""
+LOWEST_FREQUENCY = 1.75
+"""Cycles per image at the centre of octave 0, for images of 224 pixels."""
+EPS, STEP, STEPS = 0.5 / 255, 2 / 255, 40
+"""The attack's budget, which the study calls low: radius of the ball, length of a step, number of steps."""
+
+# Benchmarks
+
+SEVERITIES = (1, 2, 3, 4, 5)
+IMAGENET_C = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
+    *("snow", "frost", "fog", "brightness", "contrast", "elastic_transform", "pixelate", "jpeg_compression"),
+    *("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+)
+IMAGENET_CBAR = (
+    *("blue_noise_sample", "brownish_noise", "caustic_refraction", "checkerboard_cutout", "cocentric_sine_waves"),
+    *("inverse_sparkles", "perlin_noise", "plasma_noise", "single_frequency_greyscale", "sparkles"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A set of labelled images; of a benchmark of corruptions, one set for each corruption and severity."""
+
+    name: str
+    count: int
+    """Images, of each corruption and severity."""
+    per_class: int | None = None
+    """Images of each class; None where classes differ."""
+    decision_space: str = "all"
+    """Its classes are those that the images show."""
+    fixed: bool = False
+    """The images have their final size: nothing is resized or cropped."""
+    corruptions: tuple[str, ...] = ()
+    scheme: str | None = None
+    """A label scheme beside the label: `real` or `texture`."""
+    numbered: bool = False
+    """Files are named by number, so that labels may come in a file."""
+
+    @property
+    def places(self) -> list[tuple[str | None, int | None]]:
+        """Corruption and severity of each of its sets; None where images are as they were taken."""
+        return [(name, severity) for name in self.corruptions for severity in SEVERITIES] or [(None, None)]
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    one.name: one
+    for one in (
+        Benchmark("imagenet", VALIDATION, 50, numbered=True),
+        Benchmark("imagenet-real", VALIDATION, 50, numbered=True, scheme="real"),
+        Benchmark("imagenet-v2", 10_000, 10),
+        Benchmark("imagenet-a", 7_500, decision_space="imagenet-a"),
+        Benchmark("imagenet-r", 30_000, decision_space="imagenet-r"),
+        Benchmark("imagenet-sketch", 50_889),
+        Benchmark("imagenet-c", VALIDATION, 50, fixed=True, corruptions=IMAGENET_C),
+        Benchmark("imagenet-cbar", VALIDATION, 50, fixed=True, corruptions=IMAGENET_CBAR),
+        Benchmark("cue-conflict", 1_280, 80, decision_space="sixteen", fixed=True, scheme="texture"),
+        Benchmark("stylized", 800, 50, decision_space="sixteen", fixed=True),
+    )
+}
+SAME_IMAGES: Mapping[str, str] = {"imagenet-real": "imagenet"}
+"""Benchmarks that show the images of another one, with more labels."""
+
+# Accuracies and their means
+
+LAST_BATCH = VALIDATION % 512
+"""336: what is left for the last of the validation set's batches of 512. ReaL accepts a class for 326 of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """An accuracy on a benchmark: the mean over its sets, each weighing the same."""
+
+    benchmark: str
+    probe: str = "clean"
+    scheme: str = "single"
+    """Label scheme."""
+    last: int = 0
+    """Only so many images count, the last by class and file name; 0 is all of them."""
+
+
+ACCURACIES: Mapping[str, Accuracy] = {
+    "imagenet": Accuracy("imagenet"),
+    "imagenet-v2": Accuracy("imagenet-v2"),
+    "imagenet-real": Accuracy("imagenet", scheme="real"),
+    "imagenet-real_last_batch": Accuracy("imagenet", scheme="real", last=LAST_BATCH),
+    "imagenet-a": Accuracy("imagenet-a"),
+    "imagenet-c": Accuracy("imagenet-c"),
+    "imagenet-cbar": Accuracy("imagenet-cbar"),
+    "imagenet-sketch": Accuracy("imagenet-sketch"),
+    "imagenet-r": Accuracy("imagenet-r"),
+    "stylized": Accuracy("stylized"),
+    "pgd_linf": Accuracy("imagenet", probe="pgd_linf"),
+}
+"""By the name in the metric `top1_NAME`."""
+
+AS_PUBLISHED = "ID_as_published"
+"""ID with the published figure's fault (see LAST_BATCH): for comparing with it, not for use."""
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "ID": ("imagenet", "imagenet-v2", "imagenet-real"),
+    AS_PUBLISHED: ("imagenet", "imagenet-v2", "imagenet-real_last_batch"),
+    "Robustness": ("imagenet-a", "imagenet-c", "imagenet-cbar"),
+    "Concepts": ("imagenet-sketch", "imagenet-r", "stylized"),
+    "Adversarial": ("pgd_linf",),
+}
+"""Names of accuracies that each group is the mean of."""
+
+# Models
+
+ADVERSARIAL_TRAINING = "adversarial_training"
+CATEGORIES = (
+    "augmentation",
+    ADVERSARIAL_TRAINING,
+    "training_recipes",
+    "contrastive",
+    "stylized",
+    "freezing",
+    "baseline",
+)
+"""Training categories of the 48 checkpoints."""
+SUBSETS: Mapping[str, bool | None] = {"total": None, ADVERSARIAL_TRAINING: True, "other": False}
+"""Subset of the models -> whether its models are adversarially trained; None is either."""

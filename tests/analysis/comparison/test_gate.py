@@ -1,0 +1,384 @@
+"""Precision gates on made-up predictions: every number against other people's code, every verdict at its boundary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
+from numpy.typing import ArrayLike, NDArray
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from bandlens.analysis.comparison.gate import Limits, flip_interval, gate_cells, images_needed, not_passed, verdict
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.statistics.paired import difference_interval
+from bandlens.records import Cell, Finished
+
+LIMITS = Limits()
+LOWPASS = condition("lowpass", cutoff=0.3)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "results.duckdb") as opened:
+        yield opened
+
+
+def add(store: Store, images: Images, parts: Sequence[Finished]) -> None:
+    """Store parts of cells that belong to no study."""
+    cells = [one.cell for one in parts]
+    store.add_cells(cells, [images])
+    known = store.progress(cells)
+    store.commit([one for one in parts if not known[one.cell.key]], {one.variant: SESSION for one in cells})
+
+
+def gated(
+    store: Store,
+    images: Images,
+    predictions: Sequence[tuple[ArrayLike, ArrayLike]],
+    limits: Limits = LIMITS,
+    precision: str = "int8",
+) -> pl.DataFrame:
+    """The gate of predictions (fp32, other precision), clean and then low-pass."""
+    pairs, parts = [], []
+    for of, predicted in zip((condition(), LOWPASS), predictions, strict=False):
+        cells = cell(images, of), cell(images, of, precision=precision)
+        pairs.append(cells)
+        for one, classes in zip(cells, predicted, strict=True):
+            rank = None if images.labels is None else (np.asarray(classes) != images.labels).astype(int)
+            parts.append(part(one, classes, rank))
+    add(store, images, parts)
+    return gate_cells(store, pairs, limits)
+
+
+def flipped(predicted: NDArray[Any], *places: int | slice) -> NDArray[Any]:
+    """Predictions with other classes in places."""
+    other = predicted.copy()
+    for place in places:
+        other[place] = (other[place] + 1) % 10
+    return other
+
+
+# Verdicts
+
+
+def verdict_of(flips: tuple[float, float], difference: tuple[float | None, float | None], itself: bool = False) -> str:
+    names = ("flips_low", "flips_high", "low", "high")
+    row = dict(zip(names, (*flips, *difference), strict=True)) | {"itself": itself}
+    frame = pl.DataFrame([row], dict.fromkeys(names, pl.Float64) | {"itself": pl.Boolean})
+    return str(frame.select(verdict(LIMITS)).item())
+
+
+NOTHING = (0.0, 0.0)
+LITTLE = (-0.001, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("flips", "difference", "expected"),
+    [
+        (NOTHING, NOTHING, "pass"),
+        ((0.002, 0.01), (-0.003, 0.003), "pass"),
+        ((0.002, np.nextafter(0.01, 1)), LITTLE, "undecided"),
+        ((0.01, 0.02), LITTLE, "undecided"),
+        ((np.nextafter(0.01, 1), 0.02), LITTLE, "fail"),
+        ((0.002, 0.01), (np.nextafter(-0.003, -1), 0), "undecided"),
+        ((0.002, 0.01), (0, np.nextafter(0.003, 1)), "undecided"),
+        ((0.002, 0.01), (0.003, 0.009), "undecided"),
+        ((0.002, 0.01), (np.nextafter(0.003, 1), 0.009), "fail"),
+        ((0.002, 0.01), (-0.009, np.nextafter(-0.003, -1)), "fail"),
+        ((0.002, 0.01), (-0.009, -0.003), "undecided"),
+        ((0.5, 0.6), (None, None), "fail"),
+        ((0.002, 0.01), (None, None), "undecided"),
+    ],
+)
+def test_the_bounds_of_the_intervals_decide(
+    flips: tuple[float, float], difference: tuple[float | None, float | None], expected: str
+) -> None:
+    assert verdict_of(flips, difference) == expected
+
+
+@pytest.mark.parametrize(("flips", "expected"), [((0, 0.01), "pass"), ((0, 0.02), "undecided"), ((0.02, 0.03), "fail")])
+def test_where_accuracies_have_no_difference_the_flips_decide(flips: tuple[float, float], expected: str) -> None:
+    assert verdict_of(flips, (None, None), itself=True) == expected
+
+
+# Intervals, and how many images they need
+
+
+@given(n=st.integers(2, 3000), share=st.floats(0, 1))
+def test_independent_images_have_wilson_s_interval(n: int, share: float) -> None:
+    count = round(n * share)
+    found = np.concatenate(flip_interval(np.arange(n)[None] < count, np.arange(n)))
+    assert found == pytest.approx([*proportion_confint(count, n, method="wilson"), n], abs=1e-9)
+
+
+def test_dependent_images_count_as_fewer() -> None:
+    clusters = np.repeat(np.arange(50), 4)
+    whole, spread = clusters < 5, np.arange(200) % 10 == 0
+    low, high, effective = flip_interval(np.stack([whole, spread]), clusters)
+    assert effective[0] == pytest.approx(0.1 * 0.9 * 200**2 / (5 * (4 - 0.4) ** 2 + 45 * 0.4**2) * 49 / 50)
+    assert high[0] - low[0] > high[1] - low[1]
+    (alone,) = (interval[0] for interval in (flip_interval(np.zeros((1, 200), bool), clusters)[1],))
+    assert alone == pytest.approx(proportion_confint(0, 50, method="wilson")[1])
+
+
+def test_clusters_that_are_all_alike_say_as_much_as_their_images() -> None:
+    assert flip_interval(np.arange(200)[None] % 4 == 0, np.repeat(np.arange(50), 4))[2] == 200
+
+
+@given(flips=st.floats(0, 0.2).filter(lambda share: abs(share - 0.01) > 1e-3))
+def test_with_the_images_needed_the_interval_of_flips_ends_at_its_limit(flips: float) -> None:
+    n = float(images_needed(np.array([flips]), np.array([np.nan]), np.array([0.0]), 0.01, 0.003)[0])
+    low, high = proportion_confint(flips * n, n, method="wilson")
+    assert (high if flips < 0.01 else low) == pytest.approx(0.01, rel=1e-6)
+
+
+def test_381_images_without_a_flip_are_within_1_percent_and_380_are_not() -> None:
+    (n,) = images_needed(np.zeros(1), np.full(1, np.nan), np.zeros(1), 0.01, 0.003)
+    assert np.ceil(n) == 381
+    highs = [flip_interval(np.zeros((1, count), bool), np.arange(count))[1][0] for count in (380, 381)]
+    assert highs[0] > 0.01 >= highs[1]
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0, 0), (4, 4), (5, 0), (40, 40), (12, 2)])
+def test_with_the_images_needed_the_interval_of_the_difference_ends_at_its_limit(lost: int, gained: int) -> None:
+    share, difference = np.array([(lost + gained) / 1000]), np.array([(gained - lost) / 1000])
+    n = int(np.ceil(images_needed(np.zeros(1), difference, share, 0.9, 0.003)[0]))
+    counts = (np.array([[round(count * n / 1000)] for count in (lost, gained)])).astype(np.int64)
+    sums = np.zeros((1, n), np.int64)
+    sums[0, : counts[0, 0]], sums[0, n - counts[1, 0] :] = -1, 1
+    low, high = difference_interval(counts[0], counts[1], sums, np.ones(n, np.int64))
+    near = low[0] if difference[0] < 0 else high[0]
+    if abs(difference[0]) > 0.003:
+        near = high[0] if difference[0] < 0 else low[0]
+    assert abs(near) == pytest.approx(0.003, abs=1 / n)
+
+
+def test_to_fail_one_is_enough_and_on_a_limit_no_number_of_images_is() -> None:
+    flips, difference = np.array([0.02, 0.02, 0.005, 0.01]), np.array([0.0, 0.02, 0.003, 0.0])
+    n = images_needed(flips, difference, np.full(4, 0.02), 0.01, 0.003)
+    assert n[0] == images_needed(flips[:1], np.full(1, np.nan), np.zeros(1), 0.01, 0.003)[0]
+    assert n[1] < n[0]
+    assert np.isinf(n[2:]).all()
+
+
+# Gates in the database
+
+
+def test_labelled_images_are_compared_by_accuracy(store: Store) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 10, 400)
+    reference = np.where(rng.random(400) < 0.7, labels, (labels + 3) % 10)
+    candidate = np.where(rng.random(400) < 0.2, rng.integers(0, 10, 400), reference)
+    row = gated(store, image_set(400, labels=labels), [(reference, candidate)]).row(0, named=True)
+    right_a, right_b = reference == labels, candidate == labels
+    lost, gained = int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum())
+    assert (row["reference"], row["candidate"]) == ("onnxruntime:fp32", "onnxruntime:int8")
+    assert (row["n"], row["lost"], row["gained"]) == (400, lost, gained)
+    assert (row["reference_top1"], row["candidate_top1"]) == (right_a.mean(), right_b.mean())
+    assert row["difference"] == pytest.approx(right_b.mean() - right_a.mean())
+    assert row["p"] == pytest.approx(mcnemar([[0, lost], [gained, 0]], exact=lost + gained < 25).pvalue)
+    count = int((reference != candidate).sum())
+    assert row["flips"] == count / 400
+    assert (row["flips_low"], row["flips_high"]) == pytest.approx(proportion_confint(count, 400, method="wilson"))
+    assert (row["verdict"], row["needed"]) == ("fail", None)
+    assert (row["max_flips"], row["max_difference"]) == (0.01, 0.003)
+
+
+def test_equal_predictions_pass_with_a_thousand_images_and_not_with_nine_hundred(store: Store) -> None:
+    def row(n: int) -> dict[str, Any]:
+        predicted = np.arange(n) % 10
+        return gated(store, image_set(n, labels=predicted), [(predicted, predicted)]).row(0, named=True)
+
+    assert (row(1000)["verdict"], row(1000)["needed"]) == ("pass", None)
+    few = row(900)
+    assert (few["verdict"], few["needed"]) == ("undecided", 930)
+    assert few["flips_high"] < 0.01
+    assert few["high"] > 0.003
+
+
+def test_unlabelled_images_are_right_where_they_agree_with_the_clean_prediction_of_the_same_precision(
+    store: Store,
+) -> None:
+    clean = np.arange(200) % 10
+    clean_int8, lowpass = flipped(clean, 0, 1, 2), flipped(clean, slice(0, 50))
+    rows = gated(store, image_set(200), [(clean, clean_int8), (lowpass, lowpass)])
+    first, second = rows.rows(named=True)
+    assert (first["probe"], first["flips"], first["verdict"]) == ("clean", 3 / 200, "undecided")
+    nothing = ("reference_top1", "candidate_top1", "difference", "low", "high", "lost", "gained", "p")
+    assert [first[name] for name in nothing] == [None] * 8
+    assert (second["reference_top1"], second["candidate_top1"], second["gained"]) == (150 / 200, 153 / 200, 3)
+    assert second["flips"] == 0
+
+
+def test_without_a_clean_prediction_to_agree_with_nothing_passes(store: Store) -> None:
+    images, predicted = image_set(2000), np.zeros(2000)
+    cells = cell(images, LOWPASS), cell(images, LOWPASS, precision="int8")
+    add(store, images, [part(one, predicted) for one in cells])
+    (row,) = gate_cells(store, [cells], LIMITS).rows(named=True)
+    assert (row["flips"], row["difference"], row["verdict"]) == (0, None, "undecided")
+
+
+def test_clusters_make_the_intervals_wider_as_in_the_view_of_accuracies(store: Store) -> None:
+    labels, clusters = np.zeros(400, int), np.repeat(np.arange(80), 5)
+    candidate = flipped(labels, slice(0, 2))
+    images = image_set(400, labels=labels, clusters=clusters)
+    (row,) = gated(store, images, [(labels, candidate)]).rows(named=True)
+    (view,) = store.frame("FROM cell_accuracy WHERE cell = ?", [row["candidate_cell"]]).rows(named=True)
+    # The reference has everything right, so the flips are the candidate's mistakes.
+    expected = (1 - view["high"], 1 - view["low"])
+    assert (row["flips_low"], row["flips_high"]) == pytest.approx(expected, abs=1e-7)
+    (alone,) = gated(store, image_set(400, labels=labels), [(labels, candidate)]).rows(named=True)
+    assert row["high"] - row["low"] > alone["high"] - alone["low"]
+    assert row["flips_high"] > alone["flips_high"]
+    assert row["needed"] > alone["needed"]
+
+
+def test_one_cluster_decides_nothing(store: Store) -> None:
+    labels = np.zeros(2000, int)
+    (row,) = gated(store, image_set(2000, labels=labels, clusters=labels), [(labels, labels)]).rows(named=True)
+    assert (row["low"], row["high"], row["p"], row["verdict"]) == (None, None, 1, "undecided")
+
+
+def test_a_gate_replaces_the_one_of_the_same_cells_and_no_other(store: Store) -> None:
+    labels = np.zeros(1000, int)
+    images = image_set(1000, labels=labels)
+    before = gated(store, images, [(labels, flipped(labels, *range(7)))])
+    other = gated(store, images, [(labels, labels)], precision="bf16")
+    pairs = [(cell(images), cell(images, precision="int8"))]
+    after = gate_cells(store, pairs, Limits(flips=0.1, accuracy=0.1))
+    assert (before["verdict"].item(), after["verdict"].item()) == ("undecided", "pass")
+    kept = store.frame("FROM gate ORDER BY candidate")
+    assert kept["candidate"].to_list() == ["onnxruntime:bf16", "onnxruntime:int8"]
+    assert kept["max_flips"].to_list() == [0.01, 0.1]
+    assert kept["decided"][0] == other["decided"][0]
+    assert after["decided"][0] > before["decided"][0]
+
+
+def test_pairs_that_are_not_complete_are_left_out(store: Store) -> None:
+    images = image_set(20)
+    pairs = [(cell(images, of), cell(images, of, precision="int8")) for of in (condition(), LOWPASS)]
+    add(store, images, [part(one, np.zeros(20)) for one in (*pairs[0], pairs[1][0])])
+    add(store, images, [part(pairs[1][1], np.zeros(19))])
+    assert gate_cells(store, pairs, LIMITS)["probe"].to_list() == ["clean"]
+
+
+def test_checkpoints_and_image_sets_are_kept_apart_and_every_pair_has_its_row(store: Store) -> None:
+    rng = np.random.default_rng(3)
+    expected, pairs = {}, []
+    for images in (image_set(30, name="a"), image_set(40, name="b", labels=np.arange(40) % 10)):
+        for by in (model("one"), model("two")):
+            for of in (condition(), LOWPASS):
+                cells = cell(images, of, by=by), cell(images, of, by=by, precision="int8")
+                predicted = rng.integers(0, 3, (2, images.info.count))
+                ranks = [None if images.labels is None else (one != images.labels).astype(int) for one in predicted]
+                add(store, images, [part(*each) for each in zip(cells, predicted, ranks, strict=True)])
+                pairs.append(cells)
+                expected[by.name, images.info.name, of.probe] = np.mean(predicted[0] != predicted[1])
+    done = []
+    rows = gate_cells(store, pairs, LIMITS, done.append)
+    names = ("checkpoint", "image_set", "probe", "flips")
+    assert {(c, i, f): flips for c, i, f, flips in rows.select(names).rows()} == pytest.approx(expected)
+    assert sum(done) == 4
+
+
+def test_cells_of_a_gate_are_in_no_study(store: Store) -> None:
+    labels = np.zeros(10, int)
+    images = image_set(10, labels=labels)
+    gated(store, images, [(labels, labels)])
+    assert store.frame("FROM accuracy").is_empty()
+    store_study(store, "mine", images, [part(cell(images), labels, labels)])
+    assert store.frame("FROM accuracy")["precision"].to_list() == ["fp32"]
+    assert store.frame("SELECT count(*) FROM prediction").item() == 20
+
+
+def test_each_graph_of_a_precision_agrees_with_its_own_clean_prediction(store: Store) -> None:
+    images, clean = image_set(100), np.zeros(100, int)
+    for graph, changed in (("old", 30), ("new", 0)):
+        cells = [graphed(cell(images, of, precision="int8"), graph) for of in (condition(), LOWPASS)]
+        add(store, images, [part(cells[0], flipped(clean, slice(0, changed))), part(cells[1], clean)])
+    found = store.frame("SELECT top1 FROM cell_accuracy JOIN cell_detail USING (cell) WHERE probe = 'lowpass'")
+    assert sorted(found["top1"]) == [0.7, 1.0]
+
+
+def graphed(one: Cell, graph: str) -> Cell:
+    return replace(one, variant=replace(one.variant, sha256=graph))
+
+
+# Which cells may be run
+
+
+def passed(store: Store, flips: int = 0, precision: str = "int8", name: str = "gate") -> Images:
+    """A gate on 2,000 images with so many flips, clean and low-pass."""
+    labels = np.full(2000, len(name))
+    images = image_set(2000, name=name, labels=labels)
+    pair = (labels, flipped(labels, slice(0, flips)))
+    gated(store, images, [pair, pair], precision=precision)
+    return images
+
+
+def wanted(precision: str = "int8") -> list[Cell]:
+    """The cells of a study on other images."""
+    images = image_set(7)
+    return [cell(images, of, precision=precision) for of in (condition(), LOWPASS)]
+
+
+def test_fp32_needs_no_gate_and_another_precision_does(store: Store) -> None:
+    assert not_passed(store, wanted("fp32"), LIMITS) == (0, 0)
+    assert not_passed(store, wanted(), LIMITS) == (2, 2)
+
+
+def test_a_gate_holds_for_other_images_and_seeds_but_not_for_other_conditions(store: Store) -> None:
+    passed(store)
+    assert not_passed(store, wanted(), LIMITS) == (0, 2)
+    assert not_passed(store, [replace(one, seed=3) for one in wanted()], LIMITS) == (0, 2)
+    other = cell(image_set(7), condition("lowpass", cutoff=0.5), precision="int8")
+    assert not_passed(store, [*wanted(), other], LIMITS) == (1, 3)
+
+
+@pytest.mark.parametrize("change", ["graph", "engine", "precision", "model"])
+def test_a_gate_holds_for_what_ran_and_nothing_else(store: Store, change: str) -> None:
+    passed(store)
+    changed = {
+        "graph": lambda one: graphed(one, "other"),
+        "engine": lambda one: replace(one, variant=replace(one.variant, engine="openvino")),
+        "precision": lambda one: replace(one, variant=replace(one.variant, precision="bf16")),
+        "model": lambda one: cell(image_set(7), one.condition, by=model("other"), precision="int8"),
+    }[change]
+    assert not_passed(store, [changed(one) for one in wanted()], LIMITS) == (2, 2)
+
+
+def test_what_was_undecided_or_passed_by_looser_limits_only_has_not_passed(store: Store) -> None:
+    images = passed(store, flips=30)
+    gate_cells(
+        store,
+        [(cell(images, of), cell(images, of, precision="int8")) for of in (condition(), LOWPASS)],
+        Limits(0.5, 0.5),
+    )
+    assert store.frame("SELECT DISTINCT verdict FROM gate").item() == "pass"
+    assert not_passed(store, wanted(), LIMITS) == (2, 2)
+    assert not_passed(store, wanted(), Limits(0.05, 0.05)) == (0, 2)
+
+
+def test_a_failure_on_any_images_outweighs_a_pass(store: Store) -> None:
+    passed(store)
+    passed(store, flips=200, name="others")
+    assert not_passed(store, wanted(), LIMITS) == (2, 2)
+
+
+def test_a_gate_against_another_precision_than_fp32_does_not_count(store: Store) -> None:
+    labels = np.zeros(2000, int)
+    images = image_set(2000, labels=labels)
+    pairs = [(cell(images, of, precision="bf16"), cell(images, of, precision="int8")) for of in (condition(), LOWPASS)]
+    add(store, images, [part(one, labels, labels) for pair in pairs for one in pair])
+    assert gate_cells(store, pairs, LIMITS)["verdict"].to_list() == ["pass", "pass"]
+    assert not_passed(store, wanted(), LIMITS) == (2, 2)

@@ -1,0 +1,242 @@
+"""Two runs against each other: in one database, and in two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from statsmodels.stats.contingency_tables import mcnemar
+
+from bandlens.analysis.comparison.cells import Run, compare_cells, curves
+from bandlens.analysis.comparison.metrics import compare_metrics
+from bandlens.analysis.comparison.runs import compare_runs
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.statistics.coefficients import holm
+from bandlens.errors import UsageError
+from bandlens.records import Condition, Finished
+
+N = 120
+CLEAN, LOW, HIGH = condition(), condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)
+
+
+def changed(of: Condition) -> Condition:
+    """The same probe and parameters, implemented anew."""
+    return Condition(of.probe, of.parameters, "f" * 63 + of.digest[0])
+
+
+def outcome(images: Images, of: Condition, seed: int, wrong: float = 0.3, **keys) -> Finished:
+    """Random ranks; predicted is the rank, so that it differs where the rank does."""
+    rank = (np.random.default_rng(seed).random(images.info.count) < wrong).astype(int)
+    labelled = images.labels is not None
+    return part(cell(images, of, **keys), rank, rank if labelled else None)
+
+
+@pytest.fixture
+def images() -> Images:
+    return image_set(N, labels=[0] * N)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "a.duckdb") as opened:
+        yield opened
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "b.duckdb") as opened:
+        yield opened
+
+
+def two_versions(store: Store, images: Images) -> tuple[Run, Run]:
+    """Low-pass is implemented anew, high-pass only in the first, another cutoff only in the second."""
+    clean = outcome(images, CLEAN, 0)
+    store_study(store, "s", images, [clean, outcome(images, LOW, 1), outcome(images, HIGH, 2)])
+    more = outcome(images, condition("lowpass", cutoff=0.1), 3)
+    store_study(store, "s", images, [clean, outcome(images, changed(LOW), 4, 0.6), more])
+    return Run(store, "s@1"), Run(store, "s@2")
+
+
+def test_versions_in_one_database_are_compared_where_they_are_not_one_and_the_same(
+    store: Store, images: Images
+) -> None:
+    a, b = two_versions(store, images)
+    found = compare_cells(a, b)
+    assert found.same == 1
+    assert found.only_a.rows() == [("net", "set", "highpass", '{"cutoff": 0.5}')]
+    assert found.only_b.rows() == [("net", "set", "lowpass", '{"cutoff": 0.1}')]
+    [row] = found.cells.rows(named=True)
+    assert (row["probe"], row["differs_in"], row["n"]) == ("lowpass", "implementation of the probe", N)
+    ranks = store.frame(
+        "SELECT a.label_rank, b.label_rank FROM prediction a JOIN prediction b USING (image_index) "
+        "JOIN cell x ON x.id = a.cell JOIN cell y ON y.id = b.cell WHERE x.key = ? AND y.key = ?",
+        [cell(images, LOW).key, cell(images, changed(LOW)).key],
+    ).to_numpy()
+    lost, gained = ((ranks[:, 0] == 0) & (ranks[:, 1] > 0)).sum(), ((ranks[:, 0] > 0) & (ranks[:, 1] == 0)).sum()
+    assert (row["lost"], row["gained"], row["changed"]) == (lost, gained, lost + gained)
+    assert row["difference"] == pytest.approx((gained - lost) / N)
+    assert row["difference"] == pytest.approx(row["top1_b"] - row["top1_a"])
+    assert row["low"] < row["difference"] < row["high"] < 0
+    assert row["p"] == pytest.approx(mcnemar([[0, lost], [gained, 0]], exact=False).pvalue, abs=1e-10)
+    assert row["p_holm"] == row["p_bh"] == row["p"]
+
+
+def test_two_databases_are_compared_image_by_image(store: Store, other: Store, images: Images) -> None:
+    parts = [outcome(images, of, 1) for of in (CLEAN, LOW, HIGH)]
+    store_study(store, "s", images, parts)
+    precise = [outcome(images, of, 1, precision="int8") for of in (CLEAN, LOW)]
+    store_study(other, "t", images, [*precise, outcome(images, HIGH, 7)])
+    seen: list[float] = []
+    found = compare_cells(Run(store, "s@1"), Run(other, "t@1"), seen.append)
+    assert sum(seen) == 3
+    assert found.same == 0
+    cells = {row["probe"]: row for row in found.cells.rows(named=True)}
+    assert cells["lowpass"]["differs_in"] == "precision"
+    assert cells["lowpass"]["changed"] == cells["lowpass"]["lost"] == 0
+    assert cells["lowpass"]["p"] == 1
+    assert cells["highpass"]["differs_in"] is None  # the same computation, another result
+    assert cells["highpass"]["changed"] > 0
+    p = found.cells["p"].to_numpy()
+    assert found.cells["p_holm"].to_list() == pytest.approx(holm(p).tolist())
+
+
+def test_image_sets_that_differ_are_compared_on_the_images_they_share(store: Store, other: Store) -> None:
+    first, second = image_set(30, labels=[0] * 30), image_set(20, labels=[0] * 20)
+    rank = np.arange(30) % 2
+    store_study(store, "s", first, [part(cell(first), rank, rank)])
+    reversed_paths = Images(second.info, second.paths[::-1], second.labels, second.clusters)
+    store_study(other, "s", reversed_paths, [part(cell(second), rank[:20][::-1], rank[:20][::-1])])
+    [row] = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    assert (row["n"], row["changed"], row["differs_in"]) == (20, 0, "images or labels")
+    elsewhere = Images(second.info, [f"x{path}" for path in second.paths], second.labels, second.clusters)
+    with open_store(other.path.with_name("c.duckdb")) as third:
+        store_study(third, "s", elsewhere, [part(cell(second), rank[:20], rank[:20])])
+        [row] = compare_cells(Run(store, "s@1"), Run(third, "s@1")).cells.rows(named=True)
+    assert (row["n"], row["note"], row["difference"], row["p"]) == (0, "no image in common", None, None)
+
+
+def test_without_labels_agreement_is_compared_and_clean_predictions_agree_by_definition(
+    store: Store, other: Store
+) -> None:
+    images = image_set(N, clusters=np.arange(N) // 4)
+    store_study(store, "s", images, [outcome(images, CLEAN, 0, 0.0), outcome(images, LOW, 1)])
+    store_study(other, "s", images, [outcome(images, CLEAN, 0, 0.1), outcome(images, LOW, 1)])
+    clean, low = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    assert clean["note"] == "agrees with itself by definition"
+    assert clean["p"] is None
+    assert clean["changed"] > 0  # another prediction, all the same
+    assert low["changed"] == 0
+    assert low["lost"] > 0  # it agrees with another reference
+    accuracy = [s.frame("SELECT top1 FROM accuracy WHERE probe = 'lowpass'").item() for s in (store, other)]
+    assert [low["top1_a"], low["top1_b"]] == pytest.approx(accuracy)
+
+
+def test_labels_in_one_run_only_cannot_be_compared(store: Store, other: Store) -> None:
+    with_labels, without = image_set(N, labels=[0] * N), image_set(N)
+    store_study(store, "s", with_labels, [outcome(with_labels, CLEAN, 0)])
+    store_study(other, "s", without, [outcome(without, CLEAN, 0), outcome(without, LOW, 0)])
+    [row] = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    assert row["note"] == "only one of the runs has labels"
+    assert row["changed"] == 0
+
+
+def test_agreement_without_a_clean_prediction_cannot_be_compared(store: Store, other: Store) -> None:
+    images = image_set(N)
+    for one in (store, other):
+        store_study(one, "s", images, [outcome(images, LOW, 0)])
+    [row] = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    assert (row["note"], row["difference"]) == ("no clean prediction to agree with", None)
+
+
+def test_curves_sum_up_their_cells(store: Store, other: Store, images: Images) -> None:
+    low = [condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5, 0.9)]
+    store_study(store, "s", images, [outcome(images, of, k) for k, of in enumerate(low)])
+    store_study(other, "s", images, [outcome(images, of, k, 0.9 if k == 1 else 0.3) for k, of in enumerate(low)])
+    [row] = curves(compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells).rows(named=True)
+    assert (row["probe"], row["conditions"], row["different"]) == ("lowpass", 3, 1)
+    assert row["at"] == '{"cutoff": 0.5}'
+    assert row["largest"] == pytest.approx(3 * row["mean_difference"])
+    assert row["p_holm"] < 1e-6
+
+
+def metrics(
+    run: Run, values: dict[str, tuple[float | None, float | None, float | None]], several_sets: bool = False
+) -> None:
+    ids = run.store.frame("SELECT study_id FROM study_version WHERE label = ?", [run.label]).item()
+    checkpoint, images = run.store.frame("SELECT checkpoint_id, image_set_id FROM cell_detail LIMIT 1").row(0)
+    rows = [
+        {"metric": name, "value": value, "low": low, "high": high, "note": None if value else "why"}
+        for name, (value, low, high) in values.items()
+    ]
+    names = {"study_id": ids, "checkpoint_id": checkpoint, "image_set_id": None if several_sets else images}
+    run.store.write_metrics(pl.DataFrame(rows).with_columns(pl.lit(value).alias(name) for name, value in names.items()))
+
+
+def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, images: Images) -> None:
+    a, b = two_versions(store, images)
+    metrics(a, {"u": (1.0, 0.7, 1.4), "v": (2.0, None, None), "w": (3.0, 2.0, 4.0), "x": (1.0, None, None)})
+    metrics(b, {"u": (2.0, 1.6, 2.3), "v": (2.5, None, None), "w": (3.0, 2.0, 4.0), "x": (None, None, None)})
+    found = {row["metric"]: row for row in compare_metrics(a, b).rows(named=True)}
+    assert found["u"]["difference"] == 1
+    assert found["u"]["low"] == pytest.approx(1 - np.hypot(0.4, 0.4))
+    assert found["u"]["high"] == pytest.approx(1 + np.hypot(0.3, 0.3))
+    assert (found["v"]["difference"], found["v"]["low"]) == (0.5, None)
+    assert found["x"]["note"] == "B: why"
+    moved = compare_runs(a, b).what_differs()
+    assert moved.metrics["metric"].to_list() == ["u", "v", "x"]
+    assert len(moved.cells) == len(moved.curves) == 1
+    assert moved.no_correlations is not None
+    assert "1 model, and a correlation needs 4" in moved.no_correlations
+
+
+def test_means_over_several_image_sets_are_compared_too(store: Store, images: Images) -> None:
+    a, b = two_versions(store, images)
+    metrics(a, {"ID": (70.0, 69.0, 71.0), "Concepts": (None, None, None)}, several_sets=True)
+    metrics(b, {"ID": (72.0, 71.0, 73.0), "Concepts": (35.0, 34.0, 36.0)}, several_sets=True)
+    rows = compare_metrics(a, b).select("image_set", "metric", "difference", "low", "high", "note").rows()
+    half = np.hypot(1, 1)
+    assert rows == [(None, "Concepts", None, None, None, "A: why"), (None, "ID", 2.0, 2 - half, 2 + half, None)]
+
+
+def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
+    store: Store, other: Store, images: Images
+) -> None:
+    nets = [model(f"net{k}", category="ab"[k % 2]) for k in range(8)]
+    for run, shuffle in ((store, 0), (other, 3)):
+        label = store_study(
+            run, "s", images, [outcome(images, CLEAN, k, 0.1 * k, by=net) for k, net in enumerate(nets)]
+        )
+        ids = run.frame(
+            "SELECT checkpoint_id, image_set_id, study_id FROM cell_detail, study_version ORDER BY checkpoint"
+        )
+        value = np.roll(np.arange(8.0), shuffle)
+        rows = [
+            ids.with_columns(metric=pl.lit(name), value=pl.Series(of))
+            for name, of in (("m", value), ("k", value[::-1] * 0 + np.arange(8.0) % 5))
+        ]
+        empty = [
+            pl.lit(None, pl.Float64).alias("low"),
+            pl.lit(None, pl.Float64).alias("high"),
+            pl.lit(None, pl.String).alias("note"),
+        ]
+        run.write_metrics(pl.concat(rows).with_columns(empty))
+    found = compare_runs(Run(store, label), Run(other, label))
+    by_bias = {row["bias"]: row for row in found.correlations.rows(named=True)}
+    assert found.no_correlations is None
+    assert by_bias["m"]["coefficient_a"] < -0.9 < by_bias["m"]["coefficient_b"]
+    assert by_bias["m"]["n"] == 8
+    assert by_bias["m"]["low"] < by_bias["m"]["difference"] < by_bias["m"]["high"]
+    assert by_bias["k"]["difference"] == 0
+    assert by_bias["k"]["low"] is None
+    assert found.what_differs().correlations["bias"].to_list() == ["m"]
+
+
+def test_a_run_is_not_compared_with_itself(store: Store, images: Images) -> None:
+    a, _ = two_versions(store, images)
+    with pytest.raises(UsageError, match="s@1 would be compared with itself"):
+        compare_runs(a, a)

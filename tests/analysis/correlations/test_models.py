@@ -1,0 +1,82 @@
+"""What of a study's metrics is correlated with what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import polars as pl
+import pytest
+from made_up_results import cell, image_set, model, part, store_study
+
+from bandlens.analysis.comparison.cells import Run
+from bandlens.analysis.comparison.metrics import compare_correlations
+from bandlens.analysis.correlations.models import StudyTable, study_table, subsets_of
+from bandlens.analysis.correlations.table import correlate
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+
+BIASES = ["low_frequency_bias", "critical_bandwidth", "critical_bandwidth_raw"]
+CUES = ["shape_bias", "shape_bias_bear", "cue_accuracy"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """Six models on three labelled sets."""
+    with open_store(tmp_path / "results.duckdb") as opened:
+        sets = [image_set(10, name=name, labels=[0] * 10, benchmark=name) for name in ("imagenet", "conflict", "other")]
+        ranks = {f"net{k}": [0] * (k + 2) + [1] * (8 - k) for k in range(6)}
+        parts = [part(cell(one, by=model(net)), rank, rank) for net, rank in ranks.items() for one in sets]
+        store_study(opened, "s", sets, parts)
+        yield opened
+
+
+def measure(store: Store, wanted: Mapping[str | None, list[str]], unknown: tuple[str, ...] = ()) -> StudyTable:
+    """The table of made-up metrics by image set; those in `unknown` have no value."""
+    ids = store.frame(
+        "SELECT DISTINCT study_id, checkpoint_id, checkpoint, image_set_id, image_set FROM study_version, cell_detail"
+    )
+    rows = []
+    for images, metrics in wanted.items():
+        fitting = ids.filter(image_set="imagenet" if images is None else images).sort("checkpoint")
+        if images is None:
+            fitting = fitting.with_columns(image_set_id=pl.lit(None, pl.Int32))
+        for at, metric in enumerate(metrics):
+            values = [None if metric in unknown else float((k + at) % 6) for k in range(6)]
+            rows.append(fitting.with_columns(pl.Series("value", values, pl.Float64), metric=pl.lit(metric)))
+    store.write_metrics(pl.concat(rows).with_columns(low="value", high="value", note=pl.lit(None, pl.String)))
+    return study_table(store, "s@1")
+
+
+def test_group_means_are_what_biases_are_correlated_with(store: Store) -> None:
+    groups = ["top1_imagenet", "ID", "Robustness", "Adversarial"]
+    table = measure(store, {"imagenet": BIASES, "conflict": CUES, None: groups}, unknown=("Robustness",))
+    assert table.biases == ["critical_bandwidth", "low_frequency_bias", "shape_bias"]
+    assert table.groups == ["Adversarial", "ID"]
+    assert table.given == "ID"
+    rows = correlate(table.frame, table.biases, table.groups, subsets_of(table.frame), resamples=100)
+    assert rows["coefficient"].null_count() == 0
+
+
+def test_without_group_means_it_is_the_clean_accuracy_of_each_set(store: Store) -> None:
+    table = measure(store, {"imagenet": BIASES, None: ["top1_imagenet", "ID"]}, unknown=("ID",))
+    assert table.biases == ["critical_bandwidth", "low_frequency_bias"]
+    assert table.groups == ["top1 conflict", "top1 imagenet", "top1 other"]
+    assert table.given == "top1 imagenet"
+    assert table.frame["top1 other"].to_list() == pytest.approx([20, 30, 40, 50, 60, 70])
+
+
+def test_a_metric_of_several_sets_is_told_apart_by_their_names(store: Store) -> None:
+    table = measure(store, {"imagenet": BIASES, "other": BIASES[:1], "conflict": CUES})
+    assert table.biases == [
+        "critical_bandwidth",
+        "low_frequency_bias (imagenet)",
+        "low_frequency_bias (other)",
+        "shape_bias",
+    ]
+
+
+def test_correlations_with_group_means_are_compared(store: Store) -> None:
+    measure(store, {"imagenet": BIASES, None: ["ID"]})
+    rows = compare_correlations(Run(store, "s@1"), Run(store, "s@1"), resamples=100)
+    assert rows.select("bias", "group").rows() == [("critical_bandwidth", "ID"), ("low_frequency_bias", "ID")]

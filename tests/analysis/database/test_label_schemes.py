@@ -1,0 +1,116 @@
+"""What counts as right is a view over predictions that are there: ReaL's lists, shape and texture, and class names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up_results import cell, condition, image_set, model, part, store_study
+from statsmodels.stats.proportion import proportion_confint
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+
+LOW = condition("lowpass", cutoff=0.5)
+ACCURACY = "SELECT scheme, n, top1, low, high FROM label_accuracy_of(?) ORDER BY ALL"
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "results.duckdb") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """One database for many examples, each a study of its own."""
+    with open_store(tmp_path_factory.mktemp("schemes") / "results.duckdb") as opened:
+        yield opened
+
+
+@settings(max_examples=30)
+@given(
+    lists=st.lists(st.lists(st.integers(0, 3), max_size=4), min_size=1, max_size=30).filter(any),
+    seed=st.integers(0, 99),
+)
+def test_real_is_right_where_the_prediction_is_in_the_list(
+    shared_store: Store, lists: Sequence[Sequence[int]], seed: int
+) -> None:
+    predicted = np.random.default_rng(seed).integers(0, 4, len(lists))
+    name = repr((lists, seed))
+    images = image_set(len(lists), labels=np.zeros(len(lists)), schemes={"real": lists}, paths=_paths(name, len(lists)))
+    store_study(shared_store, name, images, [part(cell(images), predicted, predicted)])
+    judged = [one in classes for one, classes in zip(predicted, lists, strict=True) if classes]
+    [(scheme, n, top1, low, high), single] = shared_store.frame(ACCURACY, [name]).rows()
+    assert (scheme, n, top1) == ("real", len(judged), pytest.approx(np.mean(judged)))
+    assert (low, high) == pytest.approx(proportion_confint(sum(judged), n, method="wilson"), abs=1e-6)
+    assert single[:3] == ("single", len(lists), pytest.approx((predicted == 0).mean()))
+
+
+def test_a_scheme_that_says_what_the_labels_say_has_the_accuracy_of_the_labels(store: Store) -> None:
+    rng = np.random.default_rng(3)
+    labels, predicted = rng.integers(0, 4, (2, 60))
+    for clusters in (np.arange(60), np.arange(60) // 3, np.zeros(60, int)):
+        images = image_set(60, labels=labels, clusters=clusters, schemes={"real": [[one] for one in labels.tolist()]})
+        made = [part(cell(images, one), predicted, (predicted != labels) * 2) for one in (condition(), LOW)]
+        store_study(store, "s", images, made)
+        accuracy = store.frame("SELECT probe, n, top1, low, high FROM accuracy ORDER BY ALL").rows()
+        for scheme in ("single", "real"):
+            query = "SELECT probe, n, top1, low, high FROM label_accuracy WHERE scheme = ? ORDER BY ALL"
+            assert store.frame(query, [scheme]).rows() == [pytest.approx(row) for row in accuracy]
+
+
+def test_shape_and_texture_are_schemes_of_cue_conflict_images(store: Store) -> None:
+    shape, texture, predicted = [0, 0, 1, 1, 2], [1, 0, 0, 1, 0], [0, 0, 0, 2, 1]
+    images = image_set(5, labels=shape, schemes={"texture": [[one] for one in texture]}, benchmark="cue-conflict")
+    store_study(store, "s", images, [part(cell(images), predicted, np.not_equal(predicted, shape))])
+    found = store.frame("SELECT scheme, n, top1, benchmark FROM label_accuracy ORDER BY ALL").rows()
+    assert found == [("shape", 5, 0.4, "cue-conflict"), ("texture", 5, 0.4, "cue-conflict")]
+    outcomes = store.frame(
+        "SELECT scheme, image_index, correct FROM cell_label_outcome WHERE correct ORDER BY ALL"
+    ).rows()
+    assert outcomes == [("shape", 0, True), ("shape", 1, True), ("texture", 1, True), ("texture", 2, True)]
+
+
+def test_any_version_of_a_study_can_be_judged(store: Store) -> None:
+    images = image_set(2, labels=[0, 0], schemes={"real": [[0, 1], [0]]})
+    clean, low = (part(cell(images, one), [0, 1], [0, 1]) for one in (condition(), LOW))
+    store_study(store, "s", images, [clean, low])
+    store_study(store, "s", images, [clean])
+    query = "SELECT version, probe, top1 FROM {} WHERE scheme = 'real' ORDER BY ALL"
+    assert store.frame(query.format("label_accuracy")).rows() == [("s@2", "clean", 0.5)]
+    old = store.frame(query.format("label_accuracy_of('s@1')")).rows()
+    assert old == [("s@1", "clean", 0.5), ("s@1", "lowpass", 0.5)]
+
+
+def test_without_labels_nothing_is_judged_by_them(store: Store) -> None:
+    images = image_set(3)
+    store_study(store, "s", images, [part(cell(images), [0, 1, 2])])
+    assert store.frame("FROM label_accuracy").is_empty()
+
+
+def test_predictions_join_the_names_of_their_decision_space(store: Store) -> None:
+    all_, few = image_set(2, labels=[0, 1]), image_set(2, labels=[0, 1], decision_space="sixteen", name="few")
+    names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": {0: "airplane", 1: "bear"}, "unused": {0: "nothing"}}
+    parts = [part(cell(images), [1, 0], [1, 1]) for images in (all_, few)]
+    store_study(store, "s", [all_, few], parts, names)
+    query = (
+        "SELECT detail.image_set, prediction.image_index, name FROM prediction JOIN cell_detail AS detail USING (cell) "
+        "JOIN class_name ON class_name.decision_space = detail.decision_space AND class_name.class = predicted "
+        "ORDER BY ALL"
+    )
+    named = [("few", 0, "bear"), ("few", 1, "airplane"), ("set", 0, "goldfish"), ("set", 1, "tench")]
+    assert store.frame(query).rows() == named
+    assert store.frame("SELECT DISTINCT decision_space FROM class_name ORDER BY ALL").rows() == [("all",), ("sixteen",)]
+    renamed = [part(cell(all_, by=model("other")), [1, 0], [1, 1])]
+    store_study(store, "s", [all_], renamed, {"all": {0: "Tinca tinca"}})
+    found = store.frame("SELECT name FROM class_name WHERE class = 0 ORDER BY ALL").rows()
+    assert found == [("Tinca tinca",), ("airplane",)]
+
+
+def _paths(name: str, count: int) -> list[str]:
+    return [f"{name}/{k}.png" for k in range(count)]

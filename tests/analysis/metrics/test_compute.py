@@ -1,0 +1,251 @@
+"""Metrics of a study from the database: the same numbers as from the outcomes themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
+from numpy.typing import NDArray
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.metrics.compute import compute_metrics, subjects
+from bandlens.analysis.metrics.critical_band import (
+    FREQUENCIES,
+    NOISE_SDS,
+    fit_band,
+    integer_thresholds,
+    normalized_thresholds,
+)
+from bandlens.analysis.metrics.psychometric import estimate_band
+from bandlens.errors import UnknownName, UsageError
+from bandlens.records import Condition, Failed, Finished
+
+COUNT, CLASSES, RESAMPLES = 80, 10, 100
+CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
+CLEAN = condition()
+SPECTRAL = {probe: [condition(probe, cutoff=c) for c in CUTOFFS] for probe in ("lowpass", "highpass")}
+BAND = [condition("critical_band", noise_sd=0.0)] + [
+    condition("critical_band", noise_sd=sd, frequency=f, draw="shared") for f in FREQUENCIES for sd in NOISE_SDS[1:]
+]
+Outcomes = Mapping[Condition, NDArray[np.bool_]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "results.duckdb") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> Outcomes:
+    """Right or wrong for each image: a channel around octave 3, and half of the accuracy below 0.3 of the spectrum."""
+    rng = np.random.default_rng(7)
+    ease = rng.uniform(size=COUNT)
+    made = {CLEAN: ease < 0.9}
+    for probe, best in (("lowpass", 0.8), ("highpass", 0.3)):
+        made |= {one: ease < best * one["cutoff"] / 0.5 for one in SPECTRAL[probe]}
+    for one in BAND:
+        sd = one.number("noise_sd") or 0.0
+        strength = sd / (0.03 * 2.0 ** abs((one.number("frequency") or 0.0) - 3))
+        made[one] = ease < 0.85 / (1 + strength**2)
+    return made
+
+
+def parts(outcomes: Outcomes, images: Images, name: str = "net") -> list[Finished]:
+    """Predictions that come out right where they should, against labels or the clean prediction."""
+    by = model(name, classes=CLASSES)
+    if images.labels is not None:
+        return [part(cell(images, one, by=by), ~right * 3, ~right * 3) for one, right in outcomes.items()]
+    return [
+        part(cell(images, one, by=by), np.zeros(COUNT) if one == CLEAN else ~right) for one, right in outcomes.items()
+    ]
+
+
+def labelled(clusters: NDArray[np.int64] | None = None) -> Images:
+    return image_set(COUNT, labels=np.zeros(COUNT), clusters=clusters)
+
+
+def value(store: Store, metric: str, study: str = "s") -> float | None:
+    [(found,)] = store.frame("SELECT value FROM metric_of(?) WHERE metric = ?", [study, metric]).rows()
+    return None if found is None else float(found)
+
+
+def note(store: Store, metric: str) -> str | None:
+    [(found,)] = store.frame("SELECT note FROM metric WHERE metric = ?", [metric]).rows()
+    return None if found is None else str(found)
+
+
+def matrix(outcomes: Outcomes) -> NDArray[np.float64]:
+    """(5, 7) percent."""
+    shares = {(one.number("noise_sd"), one.number("frequency")): 100 * outcomes[one].mean() for one in BAND}
+    return np.array([[shares[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS])
+
+
+def test_spectral_bias_is_the_mean_of_ratios(store: Store, outcomes: Outcomes) -> None:
+    store_study(store, "s", labelled(), parts(outcomes, labelled()))
+    compute_metrics(store, "s", RESAMPLES)
+    clean = outcomes[CLEAN].mean()
+    low, high = (np.mean([outcomes[one].mean() / clean for one in SPECTRAL[f]]) for f in ("lowpass", "highpass"))
+    assert value(store, "low_frequency_bias") == pytest.approx(low)
+    assert value(store, "high_frequency_bias") == pytest.approx(high)
+    assert value(store, "spectral_bias") == pytest.approx(high / (low + high))
+    assert note(store, "spectral_bias") is None
+
+
+@pytest.mark.parametrize("rgb_reference", [False, True])
+def test_the_published_critical_band_is_that_of_the_accuracies(
+    store: Store, outcomes: Outcomes, rgb_reference: bool
+) -> None:
+    store_study(store, "s", labelled(), parts(outcomes, labelled()))
+    compute_metrics(store, "s", RESAMPLES, rgb_reference)
+    percent = matrix(outcomes)
+    reference = 100 * outcomes[CLEAN].mean() if rgb_reference else None
+    for suffix, thresholds in (
+        ("", normalized_thresholds(percent, reference)),
+        ("_raw", integer_thresholds(percent)),
+    ):
+        wanted = fit_band(thresholds)
+        assert wanted.degenerate is None
+        assert value(store, f"critical_bandwidth{suffix}") == pytest.approx(wanted.bandwidth)
+        assert value(store, f"critical_center_frequency{suffix}") == pytest.approx(wanted.center_frequency)
+        assert value(store, f"critical_peak_noise_sensitivity{suffix}") == pytest.approx(wanted.peak_noise_sensitivity)
+        assert "".join(map(str, thresholds)) in (note(store, f"critical_bandwidth{suffix}") or "")
+
+
+@pytest.mark.parametrize("crops", [1, 2])
+def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcomes: Outcomes, crops: int) -> None:
+    clusters = np.arange(COUNT) // crops
+    images = labelled(clusters)
+    store_study(store, "s", images, parts(outcomes, images))
+    compute_metrics(store, "s", RESAMPLES)
+    correct = np.stack([outcomes[one] for one in BAND])
+    wanted = estimate_band(correct, clusters, floor=1 / CLASSES, resamples=RESAMPLES)
+    found = store.frame("SELECT metric, value, low, high, note FROM metric WHERE metric LIKE 'psychometric%'").rows()
+    assert {row[0]: row[1:] for row in found} == {
+        f"psychometric_{row['metric']}": (row["value"], row["low"], row["high"], row["note"]) for row in wanted.rows()
+    } | {
+        f"psychometric_threshold_{one.frequency}": tuple(
+            None if x != x else x for x in (one.noise_sd.value, one.noise_sd.low, one.noise_sd.high, one.noise_sd.note)
+        )
+        for one in wanted.thresholds
+    }
+
+
+def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes: Outcomes) -> None:
+    images = image_set(COUNT)
+    store_study(store, "s", images, parts(outcomes, images))
+    compute_metrics(store, "s", RESAMPLES)
+    low, high = (np.mean([outcomes[one].mean() for one in SPECTRAL[f]]) for f in ("lowpass", "highpass"))
+    assert value(store, "low_frequency_bias") == pytest.approx(low)
+    assert value(store, "spectral_bias") == pytest.approx(high / (low + high))
+    wanted = estimate_band(np.stack([outcomes[one] for one in BAND]), floor=0.0, resamples=RESAMPLES)
+    assert value(store, "psychometric_center_frequency") == pytest.approx(wanted.center_frequency.value)
+
+
+def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes: Outcomes) -> None:
+    images = image_set(COUNT)
+    clean, *others = parts(outcomes, images)
+    store.begin_study("s", "", [one.cell for one in (clean, *others)], [images])
+    store.commit([Failed(clean.cell, "boom"), *others], {clean.cell.variant: SESSION})
+    compute_metrics(store, "s", RESAMPLES)
+    assert value(store, "critical_bandwidth") is None
+    assert note(store, "critical_bandwidth") == "no clean prediction to agree with"
+    assert value(store, "spectral_bias") is None
+    assert "no ratio to clean accuracy" in (note(store, "spectral_bias") or "")
+
+
+def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
+    gone = {SPECTRAL["lowpass"][1], BAND[5]}
+    some = {one: right for one, right in outcomes.items() if one not in gone}
+    store_study(store, "s", labelled(), parts(some, labelled()))
+    compute_metrics(store, "s", RESAMPLES)
+    assert value(store, "low_frequency_bias") is None
+    assert note(store, "low_frequency_bias") == "lowpass cutoff 0.2 is missing"
+    assert value(store, "high_frequency_bias") is not None
+    assert value(store, "critical_bandwidth") is None
+    assert note(store, "critical_bandwidth") == "needs the 29 published conditions, each once"
+
+
+def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -> None:
+    wrong = {one: np.zeros(COUNT, bool) for one in outcomes}
+    store_study(store, "s", labelled(), parts(wrong, labelled()))
+    compute_metrics(store, "s", RESAMPLES)
+    assert note(store, "critical_bandwidth") == "nothing is right without noise"
+    assert "too few to see a threshold" in (note(store, "psychometric_bandwidth") or "")
+    assert value(store, "spectral_bias") is None
+
+
+def test_a_study_without_critical_bands_has_none(store: Store, outcomes: Outcomes) -> None:
+    some = {one: right for one, right in outcomes.items() if one.probe != "critical_band"}
+    store_study(store, "s", labelled(), parts(some, labelled()))
+    compute_metrics(store, "s", RESAMPLES)
+    assert store.frame("SELECT metric FROM metric ORDER BY ALL")["metric"].to_list() == [
+        "high_frequency_bias", "low_frequency_bias", "spectral_bias"
+    ]  # fmt: skip
+
+
+def test_sets_that_were_only_run_clean_have_no_spectral_or_band_metrics(store: Store, outcomes: Outcomes) -> None:
+    other = image_set(COUNT, labels=np.zeros(COUNT), name="other", benchmark="imagenet-r")
+    by = model(classes=CLASSES)
+    clean = part(cell(other, by=by), ~outcomes[CLEAN] * 3, ~outcomes[CLEAN] * 3)
+    store_study(store, "s", [labelled(), other], [*parts(outcomes, labelled()), clean])
+    compute_metrics(store, "s", RESAMPLES)
+    assert store.frame("SELECT DISTINCT image_set FROM metric ORDER BY ALL").rows() == [("set",), (None,)]
+    general = store.frame("SELECT metric FROM metric WHERE image_set IS NULL ORDER BY ALL")["metric"].to_list()
+    assert general == ["Concepts", "top1_imagenet-r"]
+
+
+def test_analyzing_again_replaces_what_was_there_and_leaves_other_studies_alone(
+    store: Store, outcomes: Outcomes
+) -> None:
+    some = {one: right for one, right in outcomes.items() if one.probe != "critical_band"}
+    store_study(store, "s", labelled(), parts(some, labelled()))
+    better = some | dict.fromkeys(SPECTRAL["lowpass"], some[CLEAN])
+    store_study(store, "other", labelled(), parts(better, labelled(), "better"))
+    compute_metrics(store, "*", RESAMPLES)
+    before = store.frame("FROM metric ORDER BY ALL").rows()
+    compute_metrics(store, "s", RESAMPLES)
+    assert store.frame("FROM metric ORDER BY ALL").rows() == before
+    assert value(store, "low_frequency_bias", "other") == pytest.approx(1.0)
+    assert value(store, "low_frequency_bias", "s") != pytest.approx(1.0)
+
+
+def test_the_view_shows_the_newest_version_and_the_macro_any(store: Store, outcomes: Outcomes) -> None:
+    some = {one: right for one, right in outcomes.items() if one.probe != "critical_band"}
+    store_study(store, "s", labelled(), parts(some, labelled()))
+    compute_metrics(store, "s", RESAMPLES)
+    first = value(store, "spectral_bias")
+    fewer = {one: right for one, right in some.items() if one.probe != "highpass"}
+    store_study(store, "s", labelled(), parts(fewer, labelled()))
+    assert store.frame("FROM metric").is_empty(), "the new version is not analyzed yet"
+    assert value(store, "spectral_bias", "s@1") == first
+    compute_metrics(store, "s", RESAMPLES)
+    assert value(store, "spectral_bias") is None
+    compute_metrics(store, "s@1", RESAMPLES)
+    assert value(store, "spectral_bias", "s@1") == first
+
+
+def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Outcomes) -> None:
+    some = {one: right for one, right in outcomes.items() if one.probe == "lowpass" or one == CLEAN}
+    made = [one for name in ("one", "two") for one in parts(some, labelled(), name)]
+    store_study(store, "s", labelled(), made)
+    assert [one.checkpoint for one in subjects(store, "s")] == ["one", "two"]
+    advanced: list[float] = []
+    found = compute_metrics(store, "*", RESAMPLES, advance=advanced.append)
+    assert sum(advanced) == 2
+    assert set(found["checkpoint"]) == {"one", "two"}
+
+
+def test_a_study_that_is_not_there_is_named(store: Store, outcomes: Outcomes) -> None:
+    with pytest.raises(UsageError, match="has no complete cell to analyze"):
+        compute_metrics(store, "*", RESAMPLES)
+    images = labelled()
+    store.begin_study("mine", "", [cell(images)], [images])
+    with pytest.raises(UnknownName, match="unknown study 'mien'; did you mean mine"):
+        compute_metrics(store, "mien", RESAMPLES)
+    with pytest.raises(UsageError, match="has no complete cell to analyze; `bandlens run` the study first"):
+        compute_metrics(store, "mine", RESAMPLES)

@@ -1,0 +1,123 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bandlens.analysis.metrics import critical_band
+from bandlens.analysis.metrics.critical_band import NOISE_SDS, fit_band, integer_thresholds, normalized_thresholds
+from bandlens.errors import UsageError
+
+PUBLISHED = Path(__file__).parents[4] / "shared" / "published"
+needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
+
+
+def accuracies(thresholds: str, top: float = 80.0) -> np.ndarray:
+    """Percentages that give these thresholds: `top` down to the threshold's noise, nothing beyond."""
+    return np.array([[top if int(t) <= 4 - i else 0.0 for t in thresholds] for i in range(5)])
+
+
+def test_the_threshold_is_the_number_of_steps_down_from_the_strongest_noise() -> None:
+    assert integer_thresholds(accuracies("0123443")) == (0, 1, 2, 3, 4, 4, 3)
+
+
+def test_exactly_half_does_not_pass_and_never_passing_is_four() -> None:
+    assert integer_thresholds(np.full((5, 7), 50.0)) == (4,) * 7
+    assert integer_thresholds(np.full((5, 7), 50.001)) == (0,) * 7
+    only_without_noise = np.zeros((5, 7))
+    only_without_noise[0] = 99
+    assert integer_thresholds(only_without_noise) == (4,) * 7
+
+
+def test_the_strongest_noise_that_passes_counts_though_a_weaker_one_fails() -> None:
+    dip = accuracies("0000000")
+    dip[2] = 0
+    assert integer_thresholds(dip) == (0,) * 7
+
+
+def test_normalized_thresholds_are_relative_to_no_noise_or_to_color() -> None:
+    low = accuracies("0123443", top=40.0)
+    assert integer_thresholds(low) == (4,) * 7
+    assert normalized_thresholds(low) == (0, 1, 2, 3, 4, 4, 3)
+    assert normalized_thresholds(low, rgb_clean=79.0) == (0, 1, 2, 3, 4, 4, 3)
+    assert normalized_thresholds(low, rgb_clean=80.0) == (4,) * 7
+
+
+@needs_published
+def test_published_numbers_follow_from_the_thresholds() -> None:
+    table = pl.read_csv(PUBLISHED / "critical_band_thresholds.csv", schema_overrides={"thresholds_f0_to_f6": pl.String})
+    assert len(table) == 96
+    bands = {text: fit_band([int(t) for t in text]) for text in table["thresholds_f0_to_f6"].unique()}
+    numbers = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
+    for row in table.iter_rows(named=True):
+        band = bands[row["thresholds_f0_to_f6"]]
+        assert (band.degenerate is not None) == bool(row["degenerate"])
+        if not row["degenerate"]:
+            for name in numbers:
+                assert getattr(band, name) == pytest.approx(row[name], abs=1e-3)
+
+
+def test_a_flat_band_is_degenerate() -> None:
+    band = fit_band([4] * 7)
+    assert band.degenerate == "all thresholds are equal"
+    assert band.peak_at_bound
+    assert band.bandwidth > 100
+    assert fit_band([0] * 7).degenerate == "all thresholds are equal"
+
+
+def test_a_fit_that_does_not_end_is_degenerate_and_gives_no_number() -> None:
+    band = fit_band([0, 0, 0, 0, 0, 0, 4])
+    assert band.degenerate == "no Gaussian fits the thresholds"
+    assert np.isnan([band.bandwidth, band.center_frequency, band.peak_noise_sensitivity]).all()
+
+
+def test_the_sign_of_sigma_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.array([0.0, 1, 2, 3, 4, 4, 3])
+    assert critical_band.gaussian(values, 3, 2, -1.5) == pytest.approx(critical_band.gaussian(values, 3, 2, 1.5))
+    right = fit_band(values)
+    amplitude, mu, sigma = critical_band._least_squares(values) or (0, 0, 0)
+    monkeypatch.setattr(critical_band, "_least_squares", lambda _: (amplitude, mu, -sigma))
+    assert fit_band(values) == right
+
+
+def test_a_gaussian_wider_than_the_range_is_degenerate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(critical_band, "_least_squares", lambda _: (3.0, 3.0, -8.0))
+    assert fit_band([3, 3, 3, 3, 3, 3, 2]).degenerate == "the Gaussian is wider than the tested range"
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((7, 5)), np.full((5, 7), np.nan), np.full((5, 7), 101.0), np.full((5, 7), -1.0)]
+)
+def test_accuracies_that_are_not_percentages_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="critical band: accuracies"):
+        integer_thresholds(wrong)
+
+
+def test_a_reference_of_zero_is_refused() -> None:
+    with pytest.raises(UsageError, match="reference accuracy 0"):
+        normalized_thresholds(np.zeros((5, 7)))
+
+
+@pytest.mark.parametrize("wrong", [[1, 2, 3], [0, 1, 2, 3, 4, 5, 4], [0, 1, 2, 3, 4, np.nan, 4]])
+def test_thresholds_that_are_not_seven_of_0_to_4_are_refused(wrong: list[float]) -> None:
+    with pytest.raises(UsageError, match="give seven numbers"):
+        fit_band(wrong)
+
+
+@needs_published
+def test_networks_measured_with_the_original_stimuli_have_a_channel() -> None:
+    files = sorted((PUBLISHED / "network_accuracies").glob("*.json"))
+    assert len(files) == 8
+    for file in files:
+        percent = np.full((5, 7), np.nan)
+        for condition, outcomes in json.loads(file.read_text()).items():
+            sd, frequency = re.fullmatch(r"noise([\d.]+)freq(\d)", condition).groups()
+            percent[NOISE_SDS.index(float(sd)), int(frequency)] = 100 * np.mean(outcomes)
+        absolute, relative = fit_band(integer_thresholds(percent)), fit_band(normalized_thresholds(percent))
+        # AlexNet and a robust network are right less than half of the time even without noise.
+        assert (absolute.degenerate is None) == (percent[0].mean() > 50), file.name
+        assert relative.degenerate is None, file.name
+        assert 3 < relative.bandwidth < 6, file.name
+        assert 20 < relative.center_frequency < 60, file.name

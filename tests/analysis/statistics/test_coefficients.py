@@ -1,0 +1,106 @@
+import numpy as np
+import pandas as pd
+import pingouin
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau, pearsonr, spearmanr
+
+from bandlens.analysis.statistics.coefficients import METHODS, Floats, Method, coefficients, p_values, partial
+
+THEIRS = {"spearman": spearmanr, "pearson": pearsonr, "kendall": kendalltau}
+
+
+def tied(rng: np.random.Generator, variables: int, n: int, levels: int) -> Floats:
+    """Values with ties, the first two of which differ."""
+    values = rng.integers(levels, size=(variables, n)) * 1.37 + 1e3
+    values[:, 1] = values[:, 0] + 0.5
+    return values
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 40), levels=st.integers(2, 50))
+def test_one_product_gives_what_scipy_gives_pair_by_pair(method: Method, seed: int, n: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = tied(rng, 3, n, levels), tied(rng, 2, n, levels)
+    r = coefficients(method, x, y, np.ones(n))
+    p = p_values(method, r, x, y)
+    for i, j in np.ndindex(3, 2):
+        theirs = THEIRS[method](x[i], y[j])
+        assert r[i, j] == pytest.approx(theirs.statistic, abs=1e-10)
+        if abs(theirs.statistic) < 1 - 1e-9:  # else p is the root of a rounding error
+            assert p[i, j] == pytest.approx(theirs.pvalue, abs=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 20), levels=st.integers(2, 30))
+def test_an_observation_that_counts_twice_is_there_twice(method: Method, seed: int, n: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = tied(rng, 2, n, levels), tied(rng, 2, n, levels)
+    weights = rng.integers(0, 3, size=(5, n)).astype(float)
+    weights[:, :2] = 1
+    r = coefficients(method, x, y, weights)
+    batched = coefficients(method, np.repeat(x[None], 5, axis=0), np.repeat(y[None], 5, axis=0), weights)
+    assert r == pytest.approx(batched, abs=1e-12)
+    for k, of in enumerate(weights.astype(int)):
+        once = coefficients(method, np.repeat(x, of, axis=1), np.repeat(y, of, axis=1), np.ones(of.sum()))
+        assert r[k] == pytest.approx(once, abs=1e-10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_does_not_vary_has_no_coefficient(method: Method) -> None:
+    x = np.array([[0.1, 0.1, 0.1, 5.3], [1.0, 2.0, 3.0, 4.0]])
+    weights = np.array([[1.0, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 3]])
+    r = coefficients(method, x, x[1:], weights)
+    assert np.isnan(r[:, :, 0]).tolist() == [[False, False], [True, False], [True, True]]
+    assert np.isnan(p_values(method, r[1], x, x[1:]))[0].all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_perfect_order_is_one_and_reversed_order_minus_one(method: Method) -> None:
+    x = np.arange(9.0)[None]
+    r = coefficients(method, x, np.vstack([2 * x + 1, -x, (x - 4) ** 2]), np.ones(9))
+    assert r == pytest.approx(np.array([[1, -1, 0]]), abs=1e-12)
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(8, 40), levels=st.integers(3, 50))
+def test_partial_correlations_are_pingouin_s(seed: int, n: int, levels: int) -> None:
+    rng = np.random.default_rng(seed)
+    x, y, z = (tied(rng, 1, n, levels) for _ in range(3))
+    once = np.ones(n)
+    for method in ("spearman", "pearson"):
+        r, xz, yz = (coefficients(method, *pair, once) for pair in ((x, y), (x, z), (y, z)))
+        assume(max(abs(xz[0, 0]), abs(yz[0, 0])) < 0.99)  # pingouin inverts a covariance matrix
+        ours, p = partial(method, r, xz[:, 0], yz[:, 0], n)
+        frame = pd.DataFrame({"x": x[0], "y": y[0], "z": z[0]})
+        theirs = pingouin.partial_corr(frame, x="x", y="y", covar="z", method=method).iloc[0]
+        assert ours[0, 0] == pytest.approx(theirs["r"], abs=1e-10)
+        if abs(ours[0, 0]) < 1 - 1e-9:
+            assert p[0, 0] == pytest.approx(theirs["p_val"], abs=1e-10)
+
+
+def test_given_itself_there_is_no_partial_correlation() -> None:
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(size=(2, 12)), rng.normal(size=(1, 12))
+    y = np.vstack([z**3, rng.normal(size=(1, 12))])
+    for method in METHODS:
+        r, xz, yz = (coefficients(method, *pair, np.ones(12)) for pair in ((x, y), (x, z), (y, z)))
+        given_z, p = partial(method, r, xz[:, 0], yz[:, 0], 12)
+        if method != "pearson":
+            assert np.isnan(given_z).tolist() == [[True, False]] * 2
+            assert np.isnan(p).tolist() == [[True, False]] * 2
+
+
+def test_kendall_s_partial_correlation_is_tested_as_ppcor_does() -> None:
+    # pcor.test(x, y, z, method = "kendall") divides tau by sqrt(2 (2m + 5) / (9 m (m - 1))), m = n - 1.
+    r = np.array([[0.4]])
+    given_z, p = partial("kendall", r, np.array([0.3]), np.array([0.2]), 20)
+    expected = (0.4 - 0.06) / np.sqrt((1 - 0.09) * (1 - 0.04))
+    assert given_z == pytest.approx(np.array([[expected]]))
+    assert p[0, 0] == pytest.approx(two_sided(expected / np.sqrt(2 * 43 / (9 * 19 * 18))), abs=1e-12)
+
+
+def two_sided(z: float) -> float:
+    from scipy.stats import norm
+
+    return float(2 * norm.sf(abs(z)))

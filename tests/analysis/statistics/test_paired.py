@@ -1,0 +1,85 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t
+from statsmodels.stats.contingency_tables import mcnemar
+
+from bandlens.analysis.statistics.paired import Mask, mcnemar_p, paired
+
+
+def outcomes(rng: np.random.Generator, n: int, flips: float) -> tuple[Mask, Mask]:
+    a = rng.random((1, n)) < 0.6
+    return a, a ^ (rng.random((1, n)) < flips)
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 300), flips=st.floats(0, 0.5))
+def test_on_independent_images_it_is_mcnemar_s_test_of_statsmodels(seed: int, n: int, flips: float) -> None:
+    a, b = outcomes(np.random.default_rng(seed), n, flips)
+    found = paired(a, b, np.arange(n))
+    lost, gained = int(found.lost[0]), int(found.gained[0])
+    assert (lost, gained) == ((a & ~b).sum(), (b & ~a).sum())
+    theirs = mcnemar([[0, lost], [gained, 0]], exact=lost + gained < 25, correction=True)
+    assert found.p[0] == pytest.approx(theirs.pvalue, abs=1e-10)
+
+
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 300), flips=st.floats(0, 0.5))
+def test_the_interval_of_independent_images_is_bonett_and_price_s(seed: int, n: int, flips: float) -> None:
+    a, b = outcomes(np.random.default_rng(seed), n, flips)
+    found = paired(a, b, np.arange(n))
+    u, v = (found.gained[0] + 1) / (n + 2), (found.lost[0] + 1) / (n + 2)
+    half = t.ppf(0.975, n - 1) * np.sqrt((u + v - (u - v) ** 2) / (n + 2))
+    assert (found.low[0], found.high[0]) == pytest.approx((max(-1, u - v - half), min(1, u - v + half)), abs=1e-9)
+
+
+@given(sums=st.lists(st.integers(-4, 4), max_size=9))
+def test_few_clusters_are_tested_by_every_way_to_give_signs(sums: list[int]) -> None:
+    ways = [sum(signs) for signs in itertools.product(*([s, -s] for s in sums))]
+    expected = np.mean([abs(way) >= abs(sum(sums)) for way in ways])
+    assert mcnemar_p(np.array(sums, np.int64)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_many_clusters_are_tested_by_chi_square_with_their_own_variance() -> None:
+    sums = np.array([3, -1, 2] * 20)
+    from scipy.stats import chi2
+
+    assert mcnemar_p(sums) == pytest.approx(chi2.sf((80 - 1) ** 2 / (14 * 20), 1), abs=1e-15)
+
+
+def test_copies_of_an_image_add_nothing() -> None:
+    a, b = outcomes(np.random.default_rng(1), 60, 0.2)
+    once = paired(a, b, np.arange(60))
+    copied = paired(np.repeat(a, 5, axis=1), np.repeat(b, 5, axis=1), np.repeat(np.arange(60), 5))
+    assert copied.difference == pytest.approx(once.difference)
+    assert copied.low == pytest.approx(once.low, abs=0.002)
+    assert copied.high == pytest.approx(once.high, abs=0.002)
+    assert copied.p == pytest.approx(once.p)
+    taken_as_independent = paired(np.repeat(a, 5, axis=1), np.repeat(b, 5, axis=1), np.arange(300))
+    assert taken_as_independent.high - taken_as_independent.low < copied.high - copied.low
+
+
+def test_without_a_flip_the_interval_depends_on_how_many_independent_images_there_are() -> None:
+    same = np.ones((1, 64), bool)
+    images, clusters = paired(same, same, np.arange(64)), paired(same, same, np.repeat(np.arange(8), 8))
+    assert images.p == clusters.p == 1
+    assert images.low == -images.high
+    assert clusters.high > 3 * images.high > 0
+
+
+def test_one_cluster_has_no_interval() -> None:
+    a, b = outcomes(np.random.default_rng(1), 20, 0.5)
+    found = paired(a, b, np.zeros(20, np.int64))
+    assert np.isnan(found.low).all()
+    assert np.isnan(found.high).all()
+    assert found.p.tolist() == [1]
+
+
+def test_intervals_hold_the_true_difference_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(5)
+    runs, size = 1000, 4
+    shared = np.repeat(rng.random((runs, 50)), size, axis=1)
+    draw = np.where(rng.random(shared.shape) < 0.5, shared, rng.random(shared.shape))
+    found = paired(draw < 0.05, draw > 0.85, np.repeat(np.arange(50), size))
+    assert np.mean((found.low <= 0.1) & (found.high >= 0.1)) == pytest.approx(0.95, abs=0.02)

@@ -1,0 +1,176 @@
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import kendalltau, pearsonr, permutation_test, spearmanr
+from threadpoolctl import threadpool_limits
+
+from bandlens.analysis.statistics.coefficients import METHODS, Floats, Method, coefficients
+from bandlens.analysis.statistics.resampling import (
+    Spread,
+    bca_interval,
+    bootstrap,
+    crossed_bootstrap,
+    p_of_orders,
+    percentile_interval,
+    permutation_p,
+    resample_weights,
+)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As `correlate` does: the products are small, and threads would wait for each other."""
+    with threadpool_limits(1, "blas"):
+        yield
+
+
+THEIRS = {"spearman": spearmanr, "pearson": pearsonr, "kendall": kendalltau}
+
+
+def data(n: int = 20, ties: bool = True) -> tuple[Floats, Floats]:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=(2, n))
+    y = np.vstack([x[0] + rng.normal(size=n), rng.normal(size=n)])
+    return (np.round(x), np.round(y, 1)) if ties else (x, y)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("kind", "ours"), [("BCa", None), ("percentile", percentile_interval)])
+def test_the_bootstrap_is_scipy_s_resample_by_resample(method: Method, kind: str, ours) -> None:
+    x, y = data()
+    resampled = bootstrap(method, x, y, 200, seed=5)
+    interval = ours(resampled) if ours else bca_interval(method, x, y, resampled)
+    for i, j in np.ndindex(2, 2):
+        theirs = scipy_bootstrap(
+            (x[i], y[j]),
+            lambda a, b: THEIRS[method](a, b).statistic,
+            paired=True,
+            vectorized=False,
+            n_resamples=200,
+            method=kind,
+            rng=np.random.default_rng(5),
+        )
+        assert resampled[:, i, j] == pytest.approx(theirs.bootstrap_distribution, abs=1e-10)
+        ends = (interval.low[i, j], interval.high[i, j])
+        assert ends == pytest.approx(tuple(theirs.confidence_interval), abs=1e-10)
+    assert not interval.undefined.any()
+
+
+def test_a_resample_draws_as_many_models_as_there_are() -> None:
+    weights = resample_weights(7, 50, seed=1)
+    assert (weights.sum(axis=1) == 7).all()
+    assert weights.mean() == 1
+
+
+def test_a_perfect_order_has_an_interval_without_width() -> None:
+    x = np.arange(6.0)[None]
+    interval = bca_interval("spearman", x, x, bootstrap("spearman", x, x, 500, 0))
+    assert (interval.low, interval.high) == (1, 1)
+
+
+def test_resamples_that_do_not_vary_are_counted_and_too_many_leave_no_interval() -> None:
+    y = np.arange(12.0)[None]
+    one_differs, three_differ = np.eye(12)[:1], np.eye(12)[:3].sum(axis=0, keepdims=True)
+    x = np.vstack([one_differs, three_differ])
+    for interval in (
+        bca_interval("spearman", x, y, bootstrap("spearman", x, y, 2000, 0)),
+        percentile_interval(bootstrap("spearman", x, y, 2000, 0)),
+    ):
+        assert np.isnan(interval.low).ravel().tolist() == [True, False]
+        assert interval.undefined[0, 0] == pytest.approx(2000 * (11 / 12) ** 12, rel=0.1)
+        assert 0 < interval.undefined[1, 0] < 100
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_permutations_count_what_scipy_counts(method: Method) -> None:
+    x, y = data(8)
+    order = np.random.default_rng(0).permuted(np.tile(np.arange(8), (99, 1)), axis=1)
+    ours = p_of_orders(method, x, y, order)
+    for i, j in np.ndindex(2, 2):
+        observed = abs(THEIRS[method](x[i], y[j]).statistic)
+        as_extreme = sum(abs(THEIRS[method](x[i][o], y[j]).statistic) >= observed - 1e-12 for o in order)
+        assert ours[i, j] == pytest.approx((1 + as_extreme) / 100, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_permutations_give_scipy_s_exact_p(method: Method) -> None:
+    x, y = data(6)
+    order = np.array(list(itertools.permutations(range(6))))[1:]  # the +1 of the formula is the identity
+    theirs = permutation_test(
+        (x[0],),
+        lambda a: abs(THEIRS[method](a, y[0]).statistic),
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=np.inf,
+    )
+    assert p_of_orders(method, x[:1], y[:1], order)[0, 0] == pytest.approx(theirs.pvalue, abs=1e-10)
+
+
+def test_permutation_p_is_uniform_without_a_correlation() -> None:
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(20, 15)), rng.normal(size=(20, 15))
+    p = permutation_p("spearman", x, y, 1000, 0)
+    assert p.min() >= 1 / 1001
+    assert np.mean(p <= 0.1) == pytest.approx(0.1, abs=0.05)
+    assert permutation_p("spearman", x[:3], y[:2], 1000, 0).tolist() == p[:3, :2].tolist()
+    assert np.isnan(permutation_p("spearman", np.ones((1, 9)), np.arange(9.0)[None], 100, 0)).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_values_without_intervals_are_not_moved(method: Method) -> None:
+    x, y = data(12)
+    nothing = Spread(np.zeros_like(x), np.zeros_like(x))
+    crossed = crossed_bootstrap(method, x, y, nothing, nothing, 100, 4)
+    assert crossed == pytest.approx(bootstrap(method, x, y, 100, 4), abs=1e-12)
+
+
+def test_drawn_values_keep_the_ends_of_their_interval() -> None:
+    spread = Spread(np.array([[1.0]]), np.array([[3.0]]))
+    drawn = spread.drawn(np.array([[10.0]]), np.random.default_rng(0).standard_normal((40_000, 1, 1)))
+    assert np.quantile(drawn, [0.025, 0.5, 0.975]) == pytest.approx([9, 10, 13], abs=0.1)
+
+
+def test_uncertain_values_scatter_more_and_correlate_less() -> None:
+    x, y = data(40, ties=False)
+    wide = Spread(np.full_like(x, 1.0), np.full_like(x, 1.0))
+    none = Spread(np.zeros_like(x), np.zeros_like(x))
+    resampled = crossed_bootstrap("spearman", x, y, wide, none, 2000, 0)
+    plain = bootstrap("spearman", x, y, 2000, 0)
+    assert (resampled.std(axis=0) > plain.std(axis=0)).all()
+    moved = crossed_bootstrap("spearman", x, y, wide, none, 3, 0)
+    assert moved.tolist() == resampled[:3].tolist()
+    assert coefficients("spearman", x, y, np.ones(40))[0, 0] > np.median(resampled[:, 0, 0])  # noise attenuates
+
+
+@pytest.mark.parametrize("n", [15, 48])
+def test_intervals_hold_the_true_value_as_often_as_they_say(n: int) -> None:
+    rng = np.random.default_rng(7)
+    truth, held = 6 / np.pi * np.arcsin(0.8 / 2), 0
+    for run in range(200):
+        z = rng.standard_normal((2, n))
+        x, y = z[:1], 0.8 * z[:1] + 0.6 * z[1:]
+        interval = bca_interval("spearman", x, y, bootstrap("spearman", x, y, 1000, run))
+        held += int(interval.low[0, 0] <= truth <= interval.high[0, 0])
+    assert held / 200 == pytest.approx(0.95, abs=0.045)
+
+
+def test_intervals_over_images_hold_the_correlation_without_noise() -> None:
+    rng = np.random.default_rng(9)
+    truth, sd = 6 / np.pi * np.arcsin(0.8 / 2), np.sqrt(1 / 0.9 - 1)  # a tenth of the variance is noise
+    held = {"models": 0, "models and images": 0}
+    for run in range(150):
+        z = rng.standard_normal((2, 40))
+        noise = sd * rng.standard_normal((2, 40))
+        x, y = z[:1] + noise[:1], 0.8 * z[:1] + 0.6 * z[1:] + noise[1:]
+        spread = Spread(np.full_like(x, 1.96 * sd), np.full_like(x, 1.96 * sd))
+        for kind, resampled in {
+            "models": bootstrap("spearman", x, y, 500, run),
+            "models and images": crossed_bootstrap("spearman", x, y, spread, spread, 500, run),
+        }.items():
+            interval = bca_interval("spearman", x, y, resampled)
+            held[kind] += int(interval.low[0, 0] <= truth <= interval.high[0, 0])
+    assert held["models and images"] / 150 > 0.87
+    assert held["models and images"] > held["models"]

@@ -1,0 +1,93 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from made_up_results import Images, cell, condition, image_set, part, store_study
+from typer.testing import CliRunner
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.commands.compare import compare
+from bandlens.errors import BandlensError
+
+app = typer.Typer()
+app.command()(compare)
+LOW = [condition("lowpass", cutoff=round(0.05 * k, 2)) for k in range(1, 16)]
+
+
+def call(*words: str | Path) -> str:
+    result = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def refusal(*words: str | Path) -> str:
+    with pytest.raises(BandlensError) as raised:
+        call(*words)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def ranks(images: Images, wrong: int) -> np.ndarray:
+    return (np.arange(images.info.count) < wrong).astype(int)
+
+
+@pytest.fixture
+def db(tmp_path: Path) -> Path:
+    """Version 1 has twelve cutoffs more than version 2, and one condition in int8 that is worse there."""
+    images = image_set(100, labels=[0] * 100)
+    path = tmp_path / "results.duckdb"
+    clean = part(cell(images), ranks(images, 10), ranks(images, 10))
+    low = [part(cell(images, of), ranks(images, 30), ranks(images, 30)) for of in LOW]
+    worse = part(cell(images, LOW[0], precision="int8"), ranks(images, 60), ranks(images, 60))
+    unchanged = part(cell(images, LOW[1], precision="int8"), ranks(images, 30), ranks(images, 30))
+    with open_store(path) as store:
+        store_study(store, "s", images, [clean, *low])
+        store_study(store, "s", images, [clean, worse, unchanged])
+    return path
+
+
+def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
+    printed = call("s@1", "s@2", "--db", db)
+    assert "1 cells are one and the same; of 2 others that both have, 1 differ in accuracy" in printed
+    assert "13 cells are in A only: net set lowpass cutoff=0.15; " in printed
+    assert "and 3 more" in printed
+    assert "in B only" not in printed
+    assert "cutoff=0.05" in printed
+    assert "precision" in printed
+    assert "Metrics: nothing differs" in printed
+    assert "Correlations: " in printed
+    assert "1 model, and a correlation needs 4" in printed
+    assert "cutoff=0.1 " not in printed
+    assert "cutoff=0.1 " in call("s@1", "s@2", "--db", db, "--all")
+
+
+def test_json_holds_every_table(db: Path) -> None:
+    found = json.loads(call("s@1", "s", "--db", db, "--json"))
+    assert found["same_cells"] == 1
+    assert found["compared_cells"] == 2
+    assert len(found["only_a"]) == 13
+    [row] = found["cells"]
+    assert (row["lost"], row["gained"], row["changed"]) == (30, 0, 30)
+    assert row["difference"] == pytest.approx(-0.3)
+    assert row["p_holm"] == pytest.approx(2 * row["p"])
+    assert found["no_correlations"].endswith("run a study of more checkpoints")
+
+
+def test_databases_are_compared_too(db: Path, tmp_path: Path) -> None:
+    images = image_set(100, labels=[0] * 100)
+    other = tmp_path / "other.duckdb"
+    with open_store(other) as store:
+        store_study(store, "s", images, [part(cell(images), ranks(images, 40), ranks(images, 40))])
+    [row] = json.loads(call(other, db, "--json"))["cells"]
+    assert (row["probe"], row["difference"]) == ("clean", pytest.approx(0.3))
+    [row] = json.loads(call("s@1", other, "--db", db, "--json"))["cells"]
+    assert row["difference"] == pytest.approx(-0.3)
+
+
+def test_what_cannot_be_compared_is_told_in_one_line(db: Path, tmp_path: Path) -> None:
+    assert "would be compared with itself" in refusal("s", "s@2", "--db", db)
+    assert "unknown study 'z'" in refusal("s", "z", "--db", db)
+    assert "no results database at" in refusal(db, tmp_path / "absent.duckdb")
+    assert "no results database at" in refusal("s", "t", "--db", tmp_path / "absent.duckdb")

@@ -1,0 +1,237 @@
+"""`bandlens sql`: it reads the database and nothing else, and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from made_up_results import cell, condition, image_set, part, store_study
+from small import Answer, Command
+
+from bandlens.analysis.database.open import open_store
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sql") / "results.duckdb"
+    images = image_set(4, labels=[0] * 4)
+    low = condition("lowpass", cutoff=0.5)
+    with open_store(path) as store:
+        parts = [part(cell(images), [0, 0, 0, 1], [0, 0, 0, 2]), part(cell(images, low), [0, 0, 2, 1], [0, 0, 6, 2])]
+        store_study(store, "s", images, parts)
+    return path
+
+
+QUERY = "SELECT probe, cutoff, n, top1 FROM accuracy ORDER BY probe"
+
+
+def refused(answer: Answer, code: int = 1) -> str:
+    assert answer.code == code
+    assert answer.out == ""
+    assert answer.err.startswith("bandlens: ")
+    assert answer.err.count("\n") == 1
+    return answer.err
+
+
+def test_a_table_is_for_people(command: Command, database: Path) -> None:
+    answer = command("sql", QUERY, "--db", database)
+    assert (answer.code, answer.err) == (0, "")
+    assert [line.split() for line in answer.out.splitlines() if "0.5" in line] == [["lowpass", "0.5", "4", "0.5"]]
+    assert answer.out.endswith("2 rows\n")
+
+
+def test_csv_has_a_header_line(command: Command, database: Path) -> None:
+    answer = command("sql", QUERY, "--db", database, "--format", "csv")
+    assert list(csv.reader(io.StringIO(answer.out))) == [
+        ["probe", "cutoff", "n", "top1"],
+        ["clean", "", "4", "0.75"],
+        ["lowpass", "0.5", "4", "0.5"],
+    ]
+
+
+def test_csv_of_no_rows_is_the_header_line(command: Command, database: Path) -> None:
+    assert command("sql", f"FROM ({QUERY}) WHERE n > 99", "--db", database, "--format", "csv").out == (
+        "probe,cutoff,n,top1\n"
+    )
+
+
+def test_json_is_a_list_of_objects_with_numbers_as_numbers(command: Command, database: Path) -> None:
+    query = "SELECT probe, sum(n) AS images, max(noise_sd) AS noise FROM accuracy GROUP BY probe ORDER BY ALL"
+    answer = command("sql", query, "--db", database, "--format", "json")
+    assert json.loads(answer.out) == [
+        {"probe": "clean", "images": 4, "noise": None},
+        {"probe": "lowpass", "images": 4, "noise": None},
+    ]
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+@pytest.mark.parametrize("named", [False, True], ids=["by ending", "by option"])
+def test_a_file_is_written_as_asked(command: Command, database: Path, tmp_path: Path, ending: str, named: bool) -> None:
+    out = tmp_path / ("answer" if named else f"answer.{ending}")
+    answer = command("sql", QUERY, "--db", database, "--out", out, *(("--format", ending) if named else ()))
+    assert (answer.code, answer.out, answer.err) == (0, "", "")
+    frame = getattr(pl, f"read_{ending}")(out)
+    assert frame.rows() == [("clean", None, 4, 0.75), ("lowpass", 0.5, 4, 0.5)]
+
+
+def test_every_table_and_view_can_be_written(command: Command, database: Path, tmp_path: Path) -> None:
+    tables = command("sql", "SHOW TABLES", "--db", database, "--format", "csv").out.split()[1:]
+    assert {"accuracy", "prediction", "meta", "study"} <= set(tables)
+    for table in tables:
+        for options in (("--format", "json"), ("--out", tmp_path / "answer.parquet")):
+            answer = command("sql", f"FROM {table}", "--db", database, *options)
+            assert (answer.code, answer.err) == (0, ""), (table, options)
+
+
+CHANGES = [
+    "INSERT INTO published VALUES ('m', 'x', 1, 's')",
+    "DELETE FROM prediction",
+    "DROP TABLE prediction",
+    "UPDATE cell SET complete = false",
+    "CREATE TABLE t (x INTEGER)",
+    "COPY cell TO '{folder}/copied.csv'",
+    "COPY cell FROM '/etc/passwd'",
+    "EXPORT DATABASE '{folder}/copied'",
+    "ATTACH '{folder}/other.duckdb'",
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM glob('/etc/*')",
+    "FROM '/etc/passwd'",
+    "SET memory_limit = '1GB'",
+    "SET enable_external_access = true",
+    "RESET lock_configuration",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "SELECT * FROM 'https://example.org/data.csv'",
+    "SELECT 1; INSERT INTO published VALUES ('m', 'x', 1, 's')",
+    "BEGIN; DELETE FROM prediction; COMMIT",
+]
+
+
+@pytest.mark.parametrize("query", CHANGES)
+def test_a_query_can_change_nothing_and_read_no_other_file(
+    command: Command, database: Path, tmp_path: Path, query: str
+) -> None:
+    before = database.read_bytes()
+    found = refused(command("sql", query.format(folder=tmp_path), "--db", database))
+    assert "in use" not in found
+    assert database.read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_variables_are_no_tables(command: Command, database: Path) -> None:
+    for name in ("frame", "rows", "sql", "files"):
+        assert "does not exist" in refused(command("sql", f"FROM {name}", "--db", database))
+
+
+def test_of_several_statements_the_last_one_answers(command: Command, database: Path) -> None:
+    assert command("sql", "SELECT 1; SELECT 2 AS two;", "--db", database, "--format", "csv").out == "two\n2\n"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("SELEC 1", 'syntax error at or near "SELEC"'),
+        ("SELECT top2 FROM accuracy", 'column "top2" not found'),
+        ("FROM acuracy", "Did you mean"),
+        ("SELECT * FROM accuracy WHERE probe = clean", 'column "clean" not found'),
+        ("SELECT CAST('x' AS INTEGER)", "Could not convert"),
+        ("SELECT ?", "parameters"),
+        ("SELECT INTERVAL 1 DAY", "cast it to VARCHAR"),
+        ("FROM clock", "clock does not exist"),
+    ],
+)
+def test_a_wrong_query_is_one_line(command: Command, database: Path, query: str, message: str) -> None:
+    assert message.lower() in refused(command("sql", query, "--db", database)).lower()
+
+
+@pytest.mark.parametrize("query", ["", " ", "/* nothing */"])
+def test_an_empty_query_is_wrong_use(command: Command, database: Path, query: str) -> None:
+    assert "the query is empty; give one SELECT" in refused(command("sql", query, "--db", database), 2)
+
+
+def test_csv_holds_no_lists(command: Command, database: Path) -> None:
+    query = "SELECT list(n) AS all_of_them FROM accuracy"
+    assert "cannot be written as csv" in refused(command("sql", query, "--db", database, "--format", "csv"), 2)
+    answer = command("sql", query, "--db", database, "--format", "json")
+    assert json.loads(answer.out) == [{"all_of_them": [4, 4]}]
+
+
+def test_parquet_and_tables_go_where_they_can(command: Command, database: Path, tmp_path: Path) -> None:
+    for options in (("--out", tmp_path / "a.txt"), ("--out", tmp_path / "a.csv", "--format", "table")):
+        assert "give --format csv, json, parquet or arrow" in refused(
+            command("sql", QUERY, "--db", database, *options), 2
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_is_named(command: Command, database: Path, tmp_path: Path) -> None:
+    (tmp_path / "answer.csv").mkdir()
+    found = refused(command("sql", QUERY, "--db", database, "--out", tmp_path / "answer.csv"), 2)
+    assert f"cannot write {tmp_path}/answer.csv" in found
+
+
+def test_arrow_is_a_stream_that_pyarrow_reads(database: Path) -> None:
+    words = [sys.executable, "-P", "-m", "bandlens", "sql", QUERY, "--db", str(database), "--format", "arrow"]
+    done = subprocess.run(words, capture_output=True, check=True)
+    assert pa.ipc.open_stream(done.stdout).read_all().to_pydict()["probe"] == ["clean", "lowpass"]
+
+
+def test_large_answers_are_written_as_they_come(command: Command, database: Path, tmp_path: Path) -> None:
+    query = "SELECT x, x::VARCHAR AS text FROM range(350000) AS t(x)"
+    for ending in ("csv", "json", "parquet"):
+        out = tmp_path / f"answer.{ending}"
+        assert command("sql", query, "--db", database, "--out", out).code == 0
+        frame = getattr(pl, f"read_{ending}")(out)
+        assert frame["x"].to_list() == list(range(350_000))
+
+
+def test_an_error_in_the_middle_of_an_answer_leaves_no_file(command: Command, database: Path, tmp_path: Path) -> None:
+    query = "SELECT CASE WHEN x = 340000 THEN error('odd one') ELSE x END FROM range(350000) AS t(x)"
+    assert "odd one" in refused(command("sql", query, "--db", database, "--out", tmp_path / "answer.csv"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_query_or_a_prompt_but_not_both(command: Command, database: Path) -> None:
+    for words in ((), ("SELECT 1", "--interactive")):
+        assert "give one query, such as" in refused(command("sql", *words, "--db", database), 2)
+
+
+def test_a_database_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
+    found = refused(command("sql", "SELECT 1", "--db", tmp_path / "none.duckdb"), 2)
+    assert found == (
+        f"bandlens: no results database at {tmp_path}/none.duckdb; "
+        f"`bandlens run STUDY.toml --db {tmp_path}/none.duckdb` makes one\n"
+    )
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
+def test_ctrl_c_ends_a_long_query_within_two_seconds(database: Path, delay: float) -> None:
+    query = "SELECT count(*) FROM range(1000000000000) AS t(x) WHERE x * 7 % 13 = 5"
+    code = (
+        "import sys\n"
+        "from bandlens.analysis.database import store\n"
+        "from bandlens.app.cli import main\n"
+        "print('ready', flush=True)\n"
+        "main()\n"
+    )
+    words = [sys.executable, "-P", "-c", code, "sql", query, "--db", str(database)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.3 + delay)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, err = process.communicate(timeout=20)
+        assert time.monotonic() - started < 2.5, "two seconds, and some for a busy machine"
+        assert process.returncode == 130
+    assert err.strip() == "bandlens: interrupted; what was committed stays, run the same command to go on"

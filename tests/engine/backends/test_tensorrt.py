@@ -1,0 +1,252 @@
+"""TensorRT sessions on a card that is none: see pretend_gpu.py and pretend_tensorrt.py for what that can show."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretend_tensorrt
+import pytest
+from pretend_cupy import Graph, PretendCupy, compile_kernels, kernel_launcher
+from small import CLASSES, make_images, make_model, make_pictures
+
+from bandlens.engine.backends import tensorrt as tensorrt_session
+from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.device import pixels
+from bandlens.engine.device.driver import Gpu
+from bandlens.engine.run import run
+from bandlens.errors import DeviceError, EngineError
+from bandlens.export import trt_plans as plans
+from bandlens.export.onnx_files import OnnxFile
+from bandlens.export.parity import onnx_logits
+from bandlens.probes import kernels
+from bandlens.probes.arrays import to_numpy
+from bandlens.probes.grid import make_grid
+from bandlens.probes.images.image_set import ImageSet
+from bandlens.records import Cell, Failed, Model, Variant
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    return kernel_launcher(compile_kernels(tmp_path_factory.mktemp("kernels")))
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> Iterator[PretendCupy]:
+    """A machine with a GPU, CuPy and TensorRT."""
+    xp = PretendCupy()
+    monkeypatch.setattr(kernels, "cuda_function", launcher)
+    monkeypatch.setattr(tensorrt_session, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
+    monkeypatch.setattr(tensorrt_session, "arrays_of", lambda _: xp)
+    monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt.pretend_tensorrt())
+    monkeypatch.setattr(plans, "build_trt_plan", pretend_tensorrt.pretend_plan)
+    tensorrt_session._device.cache_clear()
+    yield xp
+    tensorrt_session._device.cache_clear()
+
+
+def variant(model: Model) -> Variant:
+    return variant_of(model, "tensorrt", "fp32")
+
+
+def batches(count: int, size: int = 128) -> list[np.ndarray]:
+    pictures = make_pictures(BATCH * count, size).transpose(0, 3, 1, 2)
+    return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
+
+
+def reference(model: Model, images: np.ndarray) -> np.ndarray:
+    return onnx_logits(model.path.read_bytes(), images)
+
+
+def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: PretendCupy, tmp_path: Path) -> None:
+    model, contents = make_model(tmp_path), batches(4)
+    wanted = [reference(model, content) for content in contents]
+    buffers = [card.empty(contents[0].shape, np.float32) for _ in range(3)]
+    before = Graph.launched
+    with open_session(variant(model), BATCH, 1) as session:
+        for turn in range(12):
+            buffer, k = buffers[turn % 3], turn % 4
+            buffer[...] = contents[k]
+            np.testing.assert_allclose(session.infer(buffer), wanted[k], rtol=1e-5, atol=1e-5)
+        assert Graph.launched - before == 11, "all but the first run are replays"
+
+
+def test_more_addresses_than_graphs_are_kept(card: PretendCupy, tmp_path: Path) -> None:
+    model, [content] = make_model(tmp_path), batches(1)
+    wanted = reference(model, content)
+    buffers = [card.asarray(content) for _ in range(tensorrt_session.GRAPHS + 3)]
+    with open_session(variant(model), BATCH, 1) as session:
+        for buffer in buffers + buffers:
+            np.testing.assert_allclose(session.infer(buffer), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: Path) -> None:
+    models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)]
+    [content] = batches(1)
+    images, more = card.asarray(content), card.asarray(np.concatenate([content, content]))
+    first = open_session(variant(models[0]), BATCH, 1)
+    for _ in range(3):
+        first.infer(images)
+    second = open_session(variant(models[1]), 2 * BATCH, 1)
+    device = tensorrt_session._device("tensorrt")
+    assert device.arena.mem.size == 2 * BATCH * pretend_tensorrt.MEMORY
+    for _ in range(3):
+        np.testing.assert_allclose(first.infer(images), reference(models[0], content), rtol=1e-5, atol=1e-5)
+        found = to_numpy(second.infer(more))[:BATCH]
+        np.testing.assert_allclose(found, reference(models[1], content), rtol=1e-5, atol=1e-5)
+    assert first._context.given == [BATCH * pretend_tensorrt.MEMORY, 2 * BATCH * pretend_tensorrt.MEMORY]
+
+
+def images_of(folder: Path, count: int = 21) -> ImageSet:
+    return make_images(folder / "images.set", make_pictures(count), labels=[k % CLASSES for k in range(count)])
+
+
+def cells_of(variants: list[Variant], images: ImageSet, folder: Path) -> tuple[Any, list[Cell]]:
+    probes = {"lowpass": {"cutoff": [0.1, 0.5]}, "highpass": {"cutoff": 0.5}, "critical_band": {"noise_sd": [0, 0.16]}}
+    grid = make_grid(probes, folder)
+    return grid, [Cell(one, images.info, condition, 3) for condition in grid.conditions for one in variants]
+
+
+def rows(outcomes: Iterator[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for part in (one for outcomes_ in outcomes for one in outcomes_):
+        assert not isinstance(part, Failed), part
+        columns = (part.predictions.predicted, part.predictions.label_rank, part.predictions.confidence)
+        found.setdefault(str(part.cell), []).extend(zip(*(to_numpy(column) for column in columns), strict=True))
+        assert part.seconds > 0
+    return found
+
+
+@pytest.mark.parametrize("room", [1 << 34, 0], ids=["resident", "streamed"])
+def test_a_whole_run_gives_the_rows_of_the_cpu(card: PretendCupy, tmp_path: Path, room: int) -> None:
+    models, images = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], images_of(tmp_path)
+    here = [variant_of(model, "onnxruntime", "fp32") for model in models]
+    grid, cells = cells_of(here, images, tmp_path)
+    sessions = {one: open_session(one, BATCH, 1) for one in here}
+    wanted = rows(run([(cell, 0) for cell in cells], images, grid, sessions))
+    there = [variant(model) for model in models]
+    grid, cells = cells_of(there, images, tmp_path)
+    sessions = {one: open_session(one, BATCH, 1) for one in there}
+    card.free = room
+    found = rows(run([(cell, 0) for cell in cells], images, grid, sessions, card, range_seconds=0))
+    assert found.keys() == wanted.keys()
+    differing = 0
+    for cell, expected in wanted.items():
+        differing += sum(one[:2] != other[:2] for one, other in zip(found[cell], expected, strict=True))
+        np.testing.assert_allclose([row[2] for row in found[cell]], [row[2] for row in expected], atol=1e-2)
+    # A pixel that rounding pushes across the border of the range is replaced on one side and not on the other.
+    assert differing <= 0.01 * sum(map(len, wanted.values()))
+
+
+def test_images_lie_on_the_card_where_there_is_room_beside_the_work(tmp_path: Path) -> None:
+    images = images_of(tmp_path)
+    needed = images.nbytes + pixels.working_bytes(128, BATCH)
+    assert pixels.fits(images, BATCH, needed)
+    assert not pixels.fits(images, BATCH, needed - 1)
+
+
+def test_a_card_that_fails_ends_the_run_and_what_was_yielded_stays(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, model = images_of(tmp_path), make_model(tmp_path)
+    grid, cells = cells_of([variant(model)], images, tmp_path)
+    yielded = []
+    with open_session(variant(model), BATCH, 1) as session:
+        outcomes = run([(cell, 0) for cell in cells], images, grid, {variant(model): session}, card, range_seconds=0)
+        for parts in outcomes:
+            yielded += parts
+            if len(yielded) == 4:
+                break
+        monkeypatch.setattr(pretend_tensorrt.Context, "broken", True)
+        session._graphs.clear()
+        with pytest.raises(DeviceError, match="TensorRT failed: it does not say why; what was committed stays"):
+            yielded += [part for parts in outcomes for part in parts]
+    assert len(yielded) == 4
+    assert not any(isinstance(part, Failed) for part in yielded)
+
+
+def test_cuda_errors_of_perturbing_end_the_run(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, model = images_of(tmp_path), make_model(tmp_path)
+    grid, cells = cells_of([variant(model)], images, tmp_path)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise card.cuda.runtime.CUDARuntimeError("cudaErrorIllegalAddress:\nan illegal memory access")
+
+    with open_session(variant(model), BATCH, 1) as session:
+        monkeypatch.setattr(kernels, "cuda_function", fails)
+        todo = [(cell, 0) for cell in cells if cell.condition.probe == "critical_band"]
+        with pytest.raises(DeviceError, match="cudaErrorIllegalAddress: an illegal memory access; what was committed"):
+            list(run(todo, images, grid, {variant(model): session}, card))
+
+
+def test_no_room_for_activations_names_a_batch_that_fits(card: PretendCupy, tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    card.free = 20 * pretend_tensorrt.MEMORY
+    with pytest.raises(DeviceError, match=r"out of memory on the GPU: a batch of 64 takes .*; batch = 16 would fit"):
+        open_session(variant(model), 64, 1)
+
+
+def test_another_input_than_its_own_is_refused(card: PretendCupy, tmp_path: Path) -> None:
+    with (
+        open_session(variant(make_model(tmp_path)), BATCH, 1) as session,
+        pytest.raises(EngineError, match=r"got float32 images of shape \(3, 3, 128, 128\)"),
+    ):
+        session.infer(card.empty((3, 3, 128, 128), np.float32))
+
+
+def test_a_plan_that_does_not_load_is_named(card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "build_trt_plan", lambda *_, **__: b"something else")
+    with pytest.raises(EngineError, match=r"one\.fp32\.b8\..*: TensorRT cannot load the plan: ERROR: the plan is"):
+        open_session(variant(make_model(tmp_path)), BATCH, 1)
+
+
+def test_a_plan_of_another_shape_is_named(card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        plans, "build_trt_plan", lambda trt, content, _, **more: pretend_tensorrt.pretend_plan(trt, content, 3, **more)
+    )
+    with pytest.raises(EngineError, match=r"takes and gives .*\(3, 3, 128, 128\).* instead of .*\(8, 3, 128, 128\)"):
+        open_session(variant(make_model(tmp_path)), BATCH, 1)
+
+
+# Refitting
+
+
+def make_shared_plan(model: Model) -> None:
+    device = tensorrt_session._device("tensorrt")
+    plans.ensure_trt_plan(device.trt, OnnxFile("fp32", model.path, model.sha256), device.target(BATCH, refit=True))
+
+
+def test_a_shared_plan_takes_the_weights_of_each_model(
+    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
+    make_shared_plan(models[0])
+    caplog.clear()
+    for model in models:
+        with open_session(variant(model), BATCH, 1) as session:
+            found = session.infer(card.asarray(content))
+            np.testing.assert_allclose(found, reference(model, content), rtol=1e-5, atol=1e-5)
+            assert json.loads(session.info.versions)["refitted"] is True
+    assert not caplog.messages
+    assert len(list((tmp_path / "plans").glob("*.plan"))) == 1
+
+
+def test_a_plan_that_keeps_its_weights_is_found_out_and_another_built(
+    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(1)
+    make_shared_plan(models[0])
+    monkeypatch.setattr(pretend_tensorrt.OnnxParserRefitter, "forgets", True)
+    with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(models[1]), BATCH, 1) as session:
+        found = session.infer(card.asarray(content))
+        np.testing.assert_allclose(found, reference(models[1], content), rtol=1e-5, atol=1e-5)
+        assert json.loads(session.info.versions)["refitted"] is False
+    assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text
