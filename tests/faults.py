@@ -297,7 +297,8 @@ def nodes() -> Iterator[Nodes]:
     folder = tempfile.mkdtemp(prefix="ray")
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "_system_config": quick, "temp_dir": folder}
-    (Path(get_default_system_temp_dir()) / "ray").mkdir(exist_ok=True)  # where Ray notes its newest cluster, which it does not make
+    # Ray notes its newest cluster there, and does not make the folder.
+    (Path(get_default_system_temp_dir()) / "ray").mkdir(exist_ok=True)
     cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
     found = Nodes(cluster)
     try:
