@@ -1,4 +1,4 @@
-"""README is run as it stands: its files are written, its commands typed, its outputs compared but for the numbers."""
+"""README is run as it stands: its files are written, its commands typed, its outputs compared but for the times."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\S+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TIMES = re.compile(r"\d[\d.,]* (s|min|h)\b|\(\d[\d.,]* a second\)|(?<=images_per_second) +\d[\d.,]*")
+EXPORTED_WITH = re.compile(r"With torch (\S+) and\s+onnxscript (\S+), the file has the sha256")
+"""The versions that wrote the file whose sha256 README shows: others write another one."""
+LEFT_OUT = ("…", "[…]")
+"""Lines that stand for any number of lines."""
 
 
 def commands(block: str) -> Iterator[tuple[str, str]]:
@@ -27,30 +34,106 @@ def commands(block: str) -> Iterator[tuple[str, str]]:
         yield command, "\n".join(rest[continued:])
 
 
-def shape(output: str) -> list[str]:
-    """Lines without what differs from machine to machine: numbers, digests, column widths."""
-    plain = re.sub(r"\b[0-9a-f]{12,}\b", "DIGEST", output)
-    plain = re.sub(r"\d[\d.,]*( (s|min)\b)?", "#", plain)
-    return [" ".join(re.sub("─+", "─", line).split()) for line in plain.splitlines() if line.strip()]
+def lines_of(output: str) -> list[list[str]]:
+    """The words of each line, without times and the widths of columns."""
+    plain = re.sub("─+", "─", TIMES.sub(" TIME", output))
+    if EXPORTED_WITH.findall(README) != [(torch.__version__.partition("+")[0], version("onnxscript"))]:
+        plain = re.sub(r"\b[0-9a-f]{16}\b", "SHA256", plain)
+    return [line.split() for line in plain.splitlines() if line.strip()]
 
 
-def test_every_block_of_the_readme_does_what_it_shows(tmp_path: Path) -> None:
+def same_word(shown: str, printed: str) -> bool:
+    """Equal, or numbers that another processor's arithmetic may have moved: by one in the last digit, or by 2 %."""
+    if shown == printed:
+        return True
+    try:
+        a, b = (float(word.strip("(),%;").replace(",", "")) for word in (shown, printed))
+    except ValueError:
+        return False
+    digits = shown.strip("(),%;").partition("e")[0].partition(".")[2]
+    return "." in shown and abs(a - b) <= max(1.01 * 10.0 ** -len(digits), 0.02 * abs(a))
+
+
+def same_line(shown: Sequence[str], printed: Sequence[str]) -> bool:
+    """Whether a line is the one that is shown; one that ends in … goes on."""
+    if shown[-1].endswith("…"):
+        *words, last = shown
+        start = last.removesuffix("…")
+        return (
+            len(printed) > len(words)
+            and all(map(same_word, words, printed))
+            and printed[len(words)].startswith(start or printed[len(words)])
+        )
+    return len(shown) == len(printed) and all(map(same_word, shown, printed))
+
+
+def compare(shown: str, printed: str) -> None:
+    """AssertionError at the first line that is shown and was not printed."""
+    rest, skipping = iter(lines_of(printed)), False
+    for line in lines_of(shown):
+        if len(line) == 1 and line[0] in LEFT_OUT:
+            skipping = True
+            continue
+        found = next(rest, None)
+        while skipping and found is not None and not same_line(line, found):
+            found = next(rest, None)
+        assert found is not None, f"not printed: {' '.join(line)}\n{printed}"
+        assert same_line(line, found), f"shown:   {' '.join(line)}\nprinted: {' '.join(found)}"
+        skipping = False
+    left = next(rest, None)
+    assert left is None, f"not shown: {' '.join(left or [])}"
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
     binaries = Path(sys.executable).parent
-    environment = os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "BANDLENS_HOME": str(tmp_path / "home")}
+    return os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "BANDLENS_HOME": str(tmp_path / "home")}
+
+
+def printed_by(command: str, folder: Path, environment: dict[str, str]) -> str:
+    result = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}\n{result.stderr}"
+    return result.stdout
+
+
+def test_every_block_of_the_readme_does_what_it_shows(tmp_path: Path, environment: dict[str, str]) -> None:
     ran = 0
     for language, file, body in FENCE.findall(README):
         if file:
             (tmp_path / file).write_text(body, encoding="utf-8")
         if language != "console":
             continue
-        for command, printed in commands(body):
-            result = subprocess.run(
-                ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
-            )
-            assert result.returncode == 0, f"{command}\n{result.stderr}"
-            assert shape(result.stdout) == shape(printed), command
+        for command, shown in commands(body):
+            compare(shown, printed_by(command, tmp_path, environment))
             ran += 1
     assert ran >= 8
+
+
+def test_the_demo_prints_what_the_readme_shows(tmp_path: Path, environment: dict[str, str]) -> None:
+    (shown,) = (body for language, _, body in FENCE.findall(README) if language == "text" and body.startswith("== "))
+    compare(shown, printed_by("bandlens demo --out demo", tmp_path, environment))
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed"),
+    [
+        ("a 0.12", "a 0.15"),
+        ("digest f16061d7a2043545", "digest f16061d7a2043546"),
+        ("7 cells", "8 cells"),
+        ("a\nb", "a"),
+        ("a", "a\nb"),
+        ("a\n…\nc", "a\nb"),
+        ("one two…", "one three"),
+    ],
+)
+def test_what_drifts_is_found(shown: str, printed: str) -> None:
+    with pytest.raises(AssertionError):
+        compare(shown, printed)
+
+
+def test_times_and_what_is_left_out_do_not_matter() -> None:
+    shown = "ran 7 cells in 1.5 s (120 a second)\n…\nthe end…"
+    compare(shown, "ran 7 cells in 22 s (8 a second)\nx\ny\nthe ending of it")
 
 
 def test_its_sections_stand_in_the_order_of_a_first_day() -> None:
