@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -90,9 +92,15 @@ for command in COMMANDS:
 
 def main() -> None:
     """Run the command line. Errors are one line on stderr: exit 2 for wrong use, 1 for a failed job, 130 on Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # an encoding without a letter is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     try:
         with ends_in_time():
             app()
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(BandlensError.exit_code)
     except BandlensError as error:
         print(f"bandlens: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -28,8 +28,13 @@ BLOCK_SIZE = "65536"
 
 
 @contextmanager
-def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
+def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iterator[Store]:
     """Open a results database, or make one where there is none and it may be written.
+
+    Args:
+        path: the file.
+        read_only: as for a reader, whose queries can read it and nothing else.
+        temporary: a folder for what does not fit into memory; one beside the file by default.
 
     Raises:
         StoreError: it is not a database, of another schema version, held by another process, or the disk is full.
@@ -42,7 +47,7 @@ def open_store(path: Path, read_only: bool = False) -> Iterator[Store]:
             raise StoreError(f"{log} belongs to a database that is gone; put that back, or delete the log as well")
         create(path)
     check_magic(path)
-    with connected(path, path, read_only) as store:
+    with connected(path, path, read_only, temporary) as store:
         _check_version(store)
         yield store
 
@@ -68,11 +73,13 @@ def create(path: Path) -> None:
 
 
 @contextmanager
-def connected(file: Path, path: Path, read_only: bool = False) -> Iterator[Store]:
+def connected(file: Path, path: Path, read_only: bool = False, temporary: str = "") -> Iterator[Store]:
     """The file as a store that goes by the name of `path`."""
     config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
     if read_only:
         config |= READ_ONLY
+    if temporary:
+        config["temp_directory"] = temporary
     with explained(path):
         connection = duckdb.connect(str(file), read_only=read_only, config=config)
         # It would be drawn on standard output, between the rows of an answer that takes two seconds.

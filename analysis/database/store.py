@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from ... import __version__
 from ...errors import StoreError, UsageError
 from ...records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
-from .errors import check_reading, explained, explanation, quietly
+from .errors import explained, explanation, quietly
+from .reading import check_reading
 
 
 class Images(Protocol):
@@ -41,6 +42,10 @@ ClassNames = Mapping[str, Mapping[int, str]]
 NO_NAMES: ClassNames = {}
 
 
+IsPlain = Callable[[duckdb.sqltypes.DuckDBPyType], bool]
+"""Whether a type of DuckDB's needs no text to stand for its values."""
+
+
 class Store:
     """An open results database. Made by `open_store`."""
 
@@ -60,11 +65,17 @@ class Store:
                 raise StoreError(f"{self.path}: no way to show one of the types; cast it to VARCHAR") from error
 
     @contextmanager
-    def reader(self, sql: str, rows: int = 100_000) -> Iterator[pa.RecordBatchReader]:
-        """The rows of a query as they come, so many at a time: an answer need not fit into memory."""
+    def reader(self, sql: str, rows: int = 100_000, plain: IsPlain | None = None) -> Iterator[pa.RecordBatchReader]:
+        """The rows of a query as they come, so many at a time: an answer need not fit into memory.
+
+        Columns whose type is not `plain`, if that is given, come as DuckDB writes them in text.
+        """
         with explained(self.path):
             try:
-                yield self._query(sql, ()).to_arrow_reader(rows)
+                found = self._query(sql, ())
+                if plain is not None and not all(map(plain, found.types)):
+                    found = found.project(", ".join(_as_text(found, plain)))
+                yield found.to_arrow_reader(rows)
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:
                     raise  # the file that the caller writes
@@ -404,6 +415,13 @@ class Store:
             self._load(
                 "INSERT INTO published FROM loaded", frame.select("model", "metric", "value", "source").to_arrow()
             )
+
+
+def _as_text(found: duckdb.DuckDBPyRelation, plain: IsPlain) -> Iterator[str]:
+    """The columns by their places, since names may be there twice; those that are not plain as text."""
+    for place, (name, kind) in enumerate(zip(found.columns, found.types, strict=True), start=1):
+        quoted = name.replace('"', '""')
+        yield f'#{place}{"" if plain(kind) else "::VARCHAR"} AS "{quoted}"'
 
 
 def readable(rows: pl.DataFrame) -> pl.DataFrame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +14,7 @@ import typer
 from ...errors import UsageError
 
 if TYPE_CHECKING:
-    from ...analysis.database.store import Store
+    from ..sql.process import QueryProcess
 
 
 class Format(StrEnum):
@@ -49,8 +51,6 @@ def sql(
 
     Example: bandlens sql "SELECT probe, cutoff, top1 FROM accuracy ORDER BY ALL" --format csv
     """
-    from ...analysis.database.open import open_store
-
     if interactive == (query is not None):
         raise UsageError('give one query, such as "FROM accuracy", or --interactive')
     chosen = format or _by_ending(out)
@@ -58,15 +58,23 @@ def sql(
         raise UsageError(f"cannot write {out} as a table; give --format csv, json, parquet or arrow")
     if out is None and chosen in BINARY and sys.stdout.isatty():
         raise UsageError(f"{chosen.capitalize()} is not for a terminal; name a file with --out")
-    with open_store(db, read_only=True) as store:
+    if not math.isfinite(timeout):
+        raise UsageError(f"--timeout is a number of seconds, or 0 for no limit, not {timeout}")
+    if query is not None:
+        query = _text(query)
+    if not db.exists():
+        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
+    from ..sql.process import QueryProcess
+
+    with QueryProcess(db, timeout) as process:
         if query is None:
-            _interact(store, timeout)
+            _interact(db, process)
         elif chosen == Format.table:
             from ..sql.query import print_answer
 
-            print_answer(store, query, timeout)
+            print_answer(process, query)
         else:
-            _write(store, query, chosen, out, timeout)
+            _write(process, query, chosen, out)
 
 
 def _by_ending(out: Path | None) -> Format:
@@ -74,24 +82,36 @@ def _by_ending(out: Path | None) -> Format:
     return Format.__members__.get(ending, Format.table)
 
 
-def _interact(store: Store, timeout: float) -> None:
+def _text(query: str) -> str:
+    """The query as it was typed, whatever the locale took its bytes for; UsageError where they are no UTF-8."""
+    try:
+        return os.fsencode(query).decode()
+    except UnicodeError:
+        raise UsageError("the query is not UTF-8; write it in that encoding") from None
+
+
+def _interact(db: Path, process: QueryProcess) -> None:
+    from ...analysis.database.open import open_store
     from ...export.files import home
     from ..sql.shell import shell
 
     home().mkdir(parents=True, exist_ok=True)
-    shell(store, home() / "sql_history", timeout)
+    with open_store(db, read_only=True) as store:
+        shell(store, process, home() / "sql_history")
 
 
-def _write(store: Store, query: str, chosen: Format, out: Path | None, timeout: float) -> None:
+def _write(process: QueryProcess, query: str, chosen: Format, out: Path | None) -> None:
     from ...export.files import replacing
-    from ..sql.query import answer, write_answer
+    from ..sql.query import write_answer
 
     try:
-        with answer(store, query, timeout) as reader:
+        with process.answer(query, native=chosen in BINARY) as reader:
             if out is None:
                 write_answer(reader, chosen, sys.stdout.buffer)
             else:
                 with replacing(out) as temporary, temporary.open("wb") as sink:
                     write_answer(reader, chosen, sink)
     except OSError as error:
+        if out is None:
+            raise
         raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error

@@ -1,101 +1,48 @@
-"""Queries of a user: how long they may take, how much of an answer a terminal shows, and how one is written."""
+"""Answers to queries: how much of one a terminal shows, and how one is written to a file."""
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...analysis.database.store import Store, readable
+from ...analysis.database.store import readable
 from ...errors import StoreError, UsageError
 from ..console import print_rows
+from .process import QueryProcess
 
 MOST_ROWS = 10_000
+"""Of a table on a terminal."""
+MOST_COLUMNS = 1_000
 """Of a table on a terminal."""
 MOST_BYTES = 1 << 26
 """Of the rows of such a table, as Arrow holds them."""
 
 
-@dataclass
-class TimeLimit:
-    """What the database may still take for one query; the time of whoever reads the answer does not count."""
-
-    store: Store
-    seconds: float
-    """0 is no limit."""
-    used: float = 0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """A block in which the database works. StoreError once all such blocks together have taken too long."""
-        if not self.seconds:
-            yield
-            return
-        over = threading.Event()
-
-        def end() -> None:
-            over.set()
-            self.store.interrupt()
-
-        timer = threading.Timer(max(0, self.seconds - self.used), end)
-        timer.daemon = True
-        started = time.monotonic()
-        timer.start()
-        try:
-            yield
-        except Exception as error:
-            if over.is_set():
-                raise StoreError(
-                    f"{self.store.path}: the query took more than {self.seconds:g} s; ask for less, or allow more "
-                    "with --timeout SECONDS"
-                ) from error
-            raise
-        finally:
-            timer.cancel()
-            self.used += time.monotonic() - started
-
-
-@contextmanager
-def answer(store: Store, query: str, seconds: float, rows: int = 100_000) -> Iterator[pa.RecordBatchReader]:
-    """The rows of a query as they come, within so many seconds of the database's time."""
-    limit = TimeLimit(store, seconds)
-
-    def batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        while True:
-            with limit.running():
-                try:
-                    batch = reader.read_next_batch()
-                except StopIteration:
-                    return
-            yield batch
-
-    with ExitStack() as stack:
-        with limit.running():
-            reader = stack.enter_context(store.reader(query, rows))
-        yield pa.RecordBatchReader.from_batches(reader.schema, batches(reader))
-
-
-def print_answer(store: Store, query: str, seconds: float) -> None:
+def print_answer(process: QueryProcess, query: str) -> None:
     """Print the first rows of an answer as a table, and how many there are."""
-    with answer(store, query, seconds, MOST_ROWS) as reader:
+    with process.answer(query, MOST_ROWS) as reader:
+        if len(reader.schema) > MOST_COLUMNS:
+            raise StoreError(
+                f"{process.database}: {len(reader.schema):,} columns are too many for a table; write them to a file "
+                "with --out"
+            )
         found = [reader.schema.empty_table()]
         for batch in reader:
             found.append(pa.Table.from_batches([batch]))
             if sum(table.nbytes for table in found) > MOST_BYTES:
-                raise StoreError(f"{store.path}: the answer is too large for a table; write it to a file with --out")
+                raise StoreError(
+                    f"{process.database}: the answer is too large for a table; write it to a file with --out"
+                )
             if sum(len(table) for table in found) > MOST_ROWS:
                 break
     try:
         frame = readable(pl.DataFrame(pa.concat_tables(found)))
     except pl.exceptions.PolarsError as error:
-        raise StoreError(f"{store.path}: no way to show one of the types; cast it to VARCHAR") from error
+        raise StoreError(f"{process.database}: no way to show one of the types; cast it to VARCHAR") from error
     print_rows(frame.head(MOST_ROWS).to_dicts())
     more = len(frame) > MOST_ROWS
     print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if more else f"{len(frame):,} rows")
@@ -117,7 +64,7 @@ def write_answer(reader: pa.RecordBatchReader, chosen: str, sink: BinaryIO) -> N
 def _csv(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
     sink.write(_frame(reader.schema.empty_table()).write_csv().encode())
     for batch in reader:
-        _frame(batch).write_csv(sink, include_header=False)
+        sink.write(_frame(batch).write_csv(include_header=False).encode())
 
 
 def _json(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:

@@ -12,6 +12,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from ...analysis.database.store import Store
 from ...errors import BandlensError
 from ..console import print_rows
+from .process import QueryProcess
 from .query import print_answer
 
 HELP = """\
@@ -36,10 +37,10 @@ WHERE NOT internal ORDER BY name, column_index
 """
 
 
-def shell(store: Store, history: Path | None = None, seconds: float = 0) -> None:
+def shell(store: Store, process: QueryProcess, history: Path | None = None) -> None:
     """Read and answer until the end of input. `history` keeps what was typed; errors are one line and end nothing.
 
-    A query may take so many `seconds`; 0 is no limit.
+    Queries go to the process, and names are completed from the store, both of the same database.
     """
     kept: History = FileHistory(history) if history else InMemoryHistory()
     session: PromptSession[str] = PromptSession(history=kept, completer=completer(store), complete_while_typing=False)
@@ -51,7 +52,7 @@ def shell(store: Store, history: Path | None = None, seconds: float = 0) -> None
             if statement.startswith("."):
                 _command(store, statement)
             else:
-                print_answer(store, statement, seconds)
+                print_answer(process, statement)
         except EOFError:
             return
         except KeyboardInterrupt:

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import os
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fuzzing import fuzz, limited, refusal
+from fuzzing import fuzz, refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_results import cell, image_set, part, store_study
+from made_up_results import cell, image_set, part, python, store_study
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
-from small import Command
+from small import Command, bandlens
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.sql.query import MOST_ROWS, TimeLimit
+from bandlens.app.sql.process import QueryProcess
+from bandlens.app.sql.query import MOST_ROWS
 from bandlens.app.sql.shell import shell
 
 
@@ -96,6 +104,17 @@ QUERIES = [
     "FROM query('INSTALL httpfs')",
     "FROM json_execute_serialized_sql(json_serialize_sql('COPY cell TO ''x.csv'''))",
     "CALL start_ui()",
+    f"WITH c AS (COPY (SELECT 1) TO '{SPILL}/x.csv') FROM c",
+    f"EXPLAIN ANALYZE WITH c AS (COPY (SELECT 1) TO '{SPILL}/x.csv') FROM c",
+    f"WITH a AS (SELECT 1), c AS MATERIALIZED (COPY (FROM a) TO '{SPILL}/x.csv') SELECT * FROM a, c",
+    "FROM enable_profiling(save_location = '{db}.json')",
+    "FROM enable_logging(storage = 'file', storage_config = {{'path': '{db}.log'}})",
+    "SELECT * FROM (FROM enable_logging(storage = 'file'))",
+    "PIVOT (FROM enable_logging(storage = 'file')) ON x USING count(*)",
+    "FROM query('FROM enable_logging()')",
+    "SELECT write_log('x')",
+    "SELECT (SELECT max(x) FROM read_text('/etc/passwd') AS t(x))",
+    "WITH a AS (INSERT INTO study_cell VALUES (1, 1) RETURNING *) FROM a",
 ]
 
 
@@ -184,13 +203,10 @@ def test_an_answer_that_takes_too_long_leaves_no_file(database: Path, tmp_path: 
 
 
 def test_the_time_of_whoever_reads_does_not_count(database: Path) -> None:
-    with open_store(database, read_only=True) as store:
-        limit = TimeLimit(store, 0.5)
-        for _ in range(3):
-            with limit.running():
-                store.frame("SELECT 1")
+    with QueryProcess(database, 0.5) as process, process.answer("SELECT x FROM range(3000) t(x)", 1000) as reader:
+        for batch in reader:
             time.sleep(0.3)
-        assert limit.used < 0.5
+            assert batch.num_rows
 
 
 def test_without_a_limit_there_is_none(database: Path, command: Command) -> None:
@@ -198,7 +214,7 @@ def test_without_a_limit_there_is_none(database: Path, command: Command) -> None
     assert command("sql", query, "--db", database, "--timeout", "0").code == 0
 
 
-@pytest.mark.parametrize("timeout", ["-1", "soon", "nan"])
+@pytest.mark.parametrize("timeout", ["-1", "soon", "nan", "inf"])
 def test_limits_that_are_none(timeout: str, database: Path, command: Command) -> None:
     assert command("sql", "SELECT 1", "--db", database, "--timeout", timeout).code == 2
 
@@ -208,8 +224,8 @@ def test_the_prompt_goes_on_after_a_query_that_took_too_long(
 ) -> None:
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
         keys.send_text(f"{LONG[0]};\rSELECT 7 AS seven;\r.quit\r")
-        with open_store(database, read_only=True) as store:
-            shell(store, seconds=0.3)
+        with open_store(database, read_only=True) as store, QueryProcess(database, 0.3) as process:
+            shell(store, process)
     out = capsys.readouterr().out
     assert "took more than 0.3 s" in out
     assert "seven" in out
@@ -223,25 +239,84 @@ def test_a_table_is_as_long_as_someone_may_read(database: Path, command: Command
     assert more.out.endswith(f"{MOST_ROWS - 1}\nthe first 10,000 rows; --out FILE gives all\n")
 
 
-def test_short_queries_do_not_become_large(database: Path) -> None:
+MEAN = {
+    "a list in one row": "SELECT list(x) FROM range(300000000) t(x)",
+    "long text": "SELECT repeat('y', 1000000) FROM range(100000000) t(x)",
+    "aliases of aliases": f"SELECT 1 AS a0, {', '.join(f'a{k} + a{k} AS a{k + 1}' for k in range(28))}",
+    "queries that double": "WITH c0 AS (SELECT 1 AS x), "
+    + ", ".join(f"c{k + 1} AS NOT MATERIALIZED (SELECT a.x FROM c{k} AS a, c{k} AS b)" for k in range(22))
+    + " FROM c22",
+    "parentheses": f"SELECT {'(' * 20000}1{')' * 20000}",
+    "dots": f"SELECT {'.'.join(['a'] * 20000)}",
+    "a wide recursion": f"WITH RECURSIVE r AS (SELECT {', '.join(f'{k} AS x{k}' for k in range(400))} UNION ALL "
+    f"SELECT {', '.join(f'x{k} + 1' for k in range(400))} FROM r) SELECT count(*) FROM r",
+    "a wide table": f"SELECT {', '.join(f'{k} AS x{k}' for k in range(8000))}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MEAN)
+def test_queries_that_grow_end_in_time_and_memory(name: str, database: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    started = time.monotonic()
+    done = bandlens("sql", MEAN[name], "--db", database, "--timeout", "3")
+    assert time.monotonic() - started < 15, "a busy machine may take its time"
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert "Traceback" not in done.stderr
+    assert max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, before) < 4 << 20, "kilobytes"
+
+
+def test_a_process_whose_parent_is_gone_ends(database: Path) -> None:
     code = """
+import os, sys
 from pathlib import Path
-import polars
-from bandlens.analysis.database.open import open_store
-from bandlens.app.sql import query as queries
-queries.print_rows = lambda *_: None
-limit(8000)
-with open_store(Path(sys.argv[1]), read_only=True) as store:
-    for query in sys.argv[2:]:
-        attempt(query, lambda: queries.print_answer(store, query, 10))
+from bandlens.app.sql.process import QueryProcess
+process = QueryProcess(Path(sys.argv[1]), 0)
+with process.answer("SELECT 1") as reader:
+    reader.read_all()
+print(process._process.pid, process._temporary, flush=True)
+os._exit(9)
 """
-    large = ["SELECT list(x) FROM range(30000000) t(x)", "SELECT repeat('y', 1000000) FROM range(100000000) t(x)"]
-    attempts = limited(code, database, *large)
-    assert len(attempts) == 2
-    for attempt in attempts.values():
-        assert attempt["end"] != "done"
-        assert "TRACEBACK" not in attempt["end"]
-        assert attempt["megabytes"] < 3000  # a batch of rows as Arrow holds it is 2 GiB at most
+    done = subprocess.run(python(code, database), capture_output=True, text=True, timeout=60)
+    pid, temporary = done.stdout.split()
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            break
+        time.sleep(0.1)
+    assert not Path(f"/proc/{pid}").exists()
+    shutil.rmtree(temporary)
+
+
+VALUES = [
+    "SELECT DATE '99999-01-01' AS d, DATE '5000-01-01 (BC)' AS e, 'infinity'::DATE AS f",
+    "SELECT TIMESTAMP '290000-01-01' AS t, 'infinity'::TIMESTAMPTZ AS u, TIME '24:00:00' AS v",
+    "SELECT 170141183460469231731687303715884105727::HUGEINT AS h",
+    "SELECT 340282366920938463463374607431768211455::UHUGEINT AS h, 99999999999999999999999999::BIGNUM AS b",
+    "SELECT '\\xFF\\x00'::BLOB AS b, '101'::BIT AS c, INTERVAL 3 MONTHS AS i",
+    "SELECT union_value(k := 1) AS u, MAP {1: 'x'} AS m, [DATE '99999-01-01'] AS l, {'a': INTERVAL 1 DAY} AS s",
+    "SELECT 'nan'::DOUBLE AS x, 'inf'::FLOAT AS y, uuid() AS z, NULL AS n",
+]
+
+
+@pytest.mark.parametrize("query", VALUES)
+@pytest.mark.parametrize("format_", ["table", "csv", "json"])
+def test_every_value_has_a_text(query: str, format_: str, database: Path, command: Command) -> None:
+    answer = command("sql", query, "--db", database, "--format", format_)
+    assert (answer.code, answer.err) == (0, "")
+    if format_ == "json":
+        assert len(json.loads(answer.out)) == 1
+
+
+def test_queries_that_are_no_text_and_output_that_nobody_reads(database: Path) -> None:
+    words = [sys.executable, "-P", "-m", "bandlens", "sql", b"SELECT '\xff'", "--db", str(database)]
+    done = subprocess.run(words, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, b"bandlens: the query is not UTF-8; write it in that encoding\n")
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run([*words[:5], "SELECT 'é' AS x", *words[6:]], capture_output=True, timeout=60, env=ascii_only)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\xe9" in done.stdout
+    closed = f"{' '.join(map(shlex.quote, [*words[:5], 'FROM range(100000)', *words[6:]]))} --format csv | head -1"
+    done = subprocess.run(["bash", "-c", closed], capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"range\n", b"")
 
 
 def test_values_do_not_command_a_terminal(database: Path, command: Command) -> None:

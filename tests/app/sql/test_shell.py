@@ -12,6 +12,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from bandlens.analysis.database.open import open_store
+from bandlens.app.sql.process import QueryProcess
 from bandlens.app.sql.shell import completer, shell
 
 
@@ -19,8 +20,8 @@ def typed(text: str, database: Path, history: Path | None = None) -> None:
     """Open the shell on a database and type."""
     with create_pipe_input() as keys, create_app_session(input=keys, output=DummyOutput()):
         keys.send_text(text)
-        with open_store(database, read_only=True) as store:
-            shell(store, history)
+        with open_store(database, read_only=True) as store, QueryProcess(database, 60) as process:
+            shell(store, process, history)
 
 
 @pytest.fixture

@@ -1,0 +1,131 @@
+"""Queries in a process of their own: it is killed when one takes too long, whatever DuckDB is doing just then."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+
+from ... import errors
+from ...errors import BandlensError, StoreError, UsageError
+
+START_SECONDS = 60.0
+"""What opening the database may take: it is no part of a query's time."""
+HEADER = struct.Struct("<cQ")
+"""Of a frame: see `serve`."""
+PIECE = 1 << 20
+"""Bytes that are read at once."""
+
+
+class QueryProcess:
+    """Answers queries of one database, one after another. A context manager."""
+
+    def __init__(self, database: Path, seconds: float) -> None:
+        """`seconds` are those that the database may take for one query; 0 is no limit."""
+        self.database = database
+        self.seconds = seconds
+        self._temporary = Path(tempfile.mkdtemp(prefix="bandlens-sql-"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._used = 0.0
+        self._answering = False
+
+    @contextmanager
+    def answer(self, sql: str, rows: int = 100_000, native: bool = False) -> Iterator[pa.RecordBatchReader]:
+        """The rows of a query as they come; with `native`, dates and the like in Arrow's types and not as text.
+
+        Raises what the database raises, and StoreError where it takes too long or too much memory.
+        """
+        process = self._process or self._start()
+        asked = json.dumps({"sql": sql, "rows": rows, "native": native}).encode() + b"\n"
+        self._used, self._answering = 0.0, True
+        try:
+            os.write(process.stdin.fileno() if process.stdin else -1, asked)
+            schema = pa.ipc.read_schema(pa.BufferReader(self._frame(self.seconds)))
+            yield pa.RecordBatchReader.from_batches(schema, self._batches(schema))
+        finally:
+            if self._answering:  # nobody wants the rest
+                self._kill()
+
+    def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        while content := self._frame(self.seconds):
+            yield pa.ipc.read_record_batch(content, schema)
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-P", "-m", "bandlens.app.sql.serve", str(self.database), str(self._temporary)]
+        self._used = 0.0
+        # In a session of its own: Ctrl-C is for this process, which then ends it.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self._frame(START_SECONDS)
+        return self._process
+
+    def _frame(self, seconds: float) -> bytes:
+        """What the next frame holds, nothing where it ends an answer; an error is raised."""
+        letter, length = HEADER.unpack(self._read(HEADER.size, seconds))
+        content = self._read(length, seconds)
+        if letter in b"ED":
+            self._answering = False
+        if letter == b"E":
+            told = json.loads(content)
+            raise _error(told["class"], told["message"])
+        return content
+
+    def _read(self, length: int, seconds: float) -> bytes:
+        """So many bytes of the process; the time of whoever reads the answer between two of them does not count."""
+        content = bytearray()
+        stdout = self._process.stdout if self._process else None
+        while stdout is not None and len(content) < length:
+            started = time.monotonic()
+            ready, _, _ = select.select([stdout], [], [], max(seconds - self._used, 0) if seconds else None)
+            self._used += time.monotonic() - started
+            if not ready:
+                raise StoreError(
+                    f"{self.database}: the query took more than {seconds:g} s; ask for less, or allow more with "
+                    "--timeout SECONDS"
+                )
+            piece = stdout.read(min(length - len(content), PIECE))
+            if not piece:
+                raise StoreError(f"{self.database}: the query needs too much memory; ask for less")
+            content += piece
+        return bytes(content)
+
+    def _kill(self) -> None:
+        process, self._process, self._answering = self._process, None, False
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kill()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+def _error(name: str, message: str) -> BandlensError:
+    """The error of that class, as the process raised it; a name that is unknown there is wrong use here."""
+    kind = getattr(errors, name, None)
+    takes_a_message = isinstance(kind, type) and issubclass(kind, BandlensError) and kind is not errors.UnknownName
+    return kind(message) if kind and takes_a_message else UsageError(message)

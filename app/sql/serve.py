@@ -1,0 +1,114 @@
+"""The process that answers queries: `python -m bandlens.app.sql.serve DATABASE TEMPORARY_FOLDER`.
+
+It reads a JSON object a line from standard input, `{"sql", "rows", "native"}`, and answers with frames on standard
+output: a letter, a length of eight bytes, and so many bytes. S is the schema of an answer and B a batch of rows, as
+Arrow's IPC has them; E an error, a JSON object of its class and message; D ends an answer, and the opening of the
+database. The process may be killed at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import struct
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import duckdb
+import pyarrow as pa
+
+from ...analysis.database.open import open_store
+from ...analysis.database.store import Store
+from ...errors import BandlensError, StoreError
+
+ANSWERS = 1 << 30
+"""Bytes of address space for an answer under way, beside those that DuckDB is told to keep to."""
+DATABASE = 2_000_000_000
+LARGEST_PIECE = 1 << 26
+"""Bytes of a frame, where rows can be told apart."""
+PLAIN = {
+    *("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER"),
+    *("UBIGINT", "FLOAT", "DOUBLE", "VARCHAR", "DECIMAL", "ENUM", "NULL", "UUID", "JSON"),
+}
+"""Types whose every value any reader of tables can hold; the others are shown as DuckDB writes them."""
+
+
+def main() -> None:
+    database, temporary = Path(sys.argv[1]), sys.argv[2]
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever else prints
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    _limit()
+    try:
+        with open_store(database, read_only=True, temporary=temporary) as store:
+            _send(out, b"D", b"")
+            for line in sys.stdin.buffer:
+                asked = json.loads(line)
+                try:
+                    _answer(store, asked["sql"], asked["rows"], asked["native"], out)
+                except BandlensError as error:
+                    _send_error(out, error)
+    except BandlensError as error:
+        _send_error(out, error)
+    except MemoryError:
+        _send_error(out, StoreError(f"{database}: the query needs too much memory; ask for less"))
+
+
+def _limit() -> None:
+    """Keep to the memory that is mapped now, libraries and all, and what DuckDB and an answer may take."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():  # no Linux
+        return
+    mapped = int(statm.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    most = mapped + DATABASE + ANSWERS
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if hard == resource.RLIM_INFINITY or hard > most:
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _end_with_the_parent() -> None:
+    """End at once when whoever asked is gone: DuckDB may be busy for hours."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        threading.Event().wait(0.5)
+    os._exit(1)
+
+
+def _answer(store: Store, sql: str, rows: int, native: bool, out: BinaryIO) -> None:
+    with store.reader(sql, rows, None if native else _is_plain) as reader:
+        _send(out, b"S", reader.schema.serialize().to_pybytes())
+        for batch in reader:
+            for piece in _pieces(batch):
+                _send(out, b"B", piece.serialize().to_pybytes())
+    _send(out, b"D", b"")
+
+
+def _is_plain(kind: duckdb.sqltypes.DuckDBPyType) -> bool:
+    """Whether every value of a type can be held by any reader of tables: its name, and those that it is made of."""
+    if kind.id in ("list", "array", "struct"):
+        return all(_is_plain(child) for _, child in kind.children if isinstance(child, duckdb.sqltypes.DuckDBPyType))
+    return str(kind).partition("(")[0].upper() in PLAIN
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    size = max(1, batch.num_rows * LARGEST_PIECE // max(batch.nbytes, 1))
+    for first in range(0, batch.num_rows, size):
+        yield batch.slice(first, size)
+
+
+def _send(out: BinaryIO, letter: bytes, content: bytes) -> None:
+    out.write(letter + struct.pack("<Q", len(content)))
+    out.write(content)
+    out.flush()
+
+
+def _send_error(out: BinaryIO, error: BandlensError) -> None:
+    _send(out, b"E", json.dumps({"class": type(error).__name__, "message": str(error)}).encode())
+
+
+if __name__ == "__main__":
+    main()
