@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.resources import files
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,14 +14,17 @@ import duckdb
 from ... import __version__
 from ...errors import StoreError, UsageError
 from ...untrusted import regular
+from .catalogue import schema
 from .errors import explained, quietly
 from .store import Store
 
 SCHEMA_VERSION = 3
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
-READ_ONLY = {"enable_external_access": "false", "max_temp_directory_size": "10GB"}
-"""A query can read no other file and no network, and fill little of the disk; `check_reading` keeps it from SET."""
+CLOSED = {"enable_external_access": "false"}
+"""No query, and no view or macro of the file, can read another file or the network."""
+READ_ONLY = {"max_temp_directory_size": "10GB"}
+"""A reader's query can fill little of the disk; `check_reading` keeps it from SET."""
 BLOCK_SIZE = "65536"
 """Of a new file, in bytes. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
 
@@ -37,7 +39,8 @@ def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iter
         temporary: a folder for what does not fit into memory; one beside the file by default.
 
     Raises:
-        StoreError: it is not a database, of another schema version, held by another process, or the disk is full.
+        StoreError: it is not a database, of another schema version, holds what bandlens did not make, is held by
+            another process, or the disk is full.
         UsageError: it is to be read and does not exist.
     """
     if not path.exists():
@@ -48,7 +51,7 @@ def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iter
         create(path)
     check_magic(path)
     with connected(path, path, read_only, temporary) as store:
-        _check_version(store)
+        _check_schema(store)
         yield store
 
 
@@ -61,7 +64,7 @@ def create(path: Path) -> None:
             draft = Path(folder) / path.name
             with connected(draft, path) as store:
                 with store.transaction():
-                    store.execute(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
+                    store.execute(schema())
                     store.execute(
                         "INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__]
                     )
@@ -75,7 +78,7 @@ def create(path: Path) -> None:
 @contextmanager
 def connected(file: Path, path: Path, read_only: bool = False, temporary: str = "") -> Iterator[Store]:
     """The file as a store that goes by the name of `path`."""
-    config: dict[str, Any] = {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
+    config: dict[str, Any] = CLOSED | {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
     if read_only:
         config |= READ_ONLY
     if temporary:
@@ -103,13 +106,24 @@ def check_magic(path: Path) -> None:
         raise StoreError(f"{path} is not a DuckDB database; name another file with --db")
 
 
-def _check_version(store: Store) -> None:
-    """StoreError for a file that holds no results, or those of another schema."""
-    if not len(store.frame("SELECT table_name FROM duckdb_tables() WHERE table_name = 'meta'")):
+def _check_schema(store: Store) -> None:
+    """StoreError for a file that holds no results, those of another schema, or anything that bandlens did not make."""
+    with explained(store.path):
+        differing = store.differences()
+    about = differing.get(("table", "meta"))
+    if about == "missing":
         raise StoreError(f"{store.path} is a DuckDB file but not a results database; name another file with --db")
-    version, made_by = store.frame("SELECT schema_version, bandlens FROM meta").row(0)
+    version, made_by = (
+        (SCHEMA_VERSION, "") if about else store.frame("SELECT schema_version, bandlens FROM meta").row(0)
+    )
     if version != SCHEMA_VERSION:
         raise StoreError(
             f"{store.path} has schema version {version} (written by bandlens {made_by}), and this is version "
             f"{SCHEMA_VERSION}; run the study again with a new --db, or make one of its shards with `bandlens rebuild`"
+        )
+    if differing:
+        what = ", ".join(f"{kind} {name} ({how})" for (kind, name), how in differing.items())
+        raise StoreError(
+            f"{store.path} is not as bandlens made it, and nothing of it was run: {what}; put that right with DuckDB, "
+            "or make a new one of its shards with `bandlens rebuild`"
         )

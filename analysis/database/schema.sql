@@ -622,7 +622,10 @@ CREATE VIEW gate AS
 SELECT detail.checkpoint, detail.category, detail.image_set, detail.probe, detail.cutoff, detail.frequency,
        detail.noise_sd, detail.parameters,
        trusted.engine || ':' || trusted.precision AS reference, detail.engine || ':' || detail.precision AS candidate,
-       found.* EXCLUDE (reference, candidate), found.reference AS reference_cell, found.candidate AS candidate_cell
+       found.n, found.reference_top1, found.candidate_top1, found.difference, found.low, found.high, found.lost,
+       found.gained, found.p, found.flips, found.flips_low, found.flips_high, found.verdict, found.needed,
+       found.max_flips, found.max_difference, found.decided,
+       found.reference AS reference_cell, found.candidate AS candidate_cell
 FROM precision_gate AS found
 JOIN cell AS trusted ON trusted.id = found.reference
 JOIN cell_detail AS detail ON detail.cell = found.candidate;

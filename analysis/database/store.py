@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ... import __version__
 from ...errors import StoreError, UsageError
 from ...records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
+from .catalogue import Entry, differences
 from .errors import explained, explanation, quietly
 from .reading import check_reading
 
@@ -84,6 +85,10 @@ class Store:
     def interrupt(self) -> None:
         """End the query that is running, from another thread: it raises StoreError."""
         self._connection.interrupt()
+
+    def differences(self) -> dict[Entry, str]:
+        """What the database has otherwise than the schema: for each, 'added', 'changed' or 'missing'."""
+        return differences(self._connection)
 
     def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
         if self._read_only:
