@@ -33,7 +33,6 @@ from .commands import (
     study,
     verify,
 )
-from .interrupt import INTERRUPTED, MESSAGE, ends_in_time
 
 app = typer.Typer(
     name="bandlens",
@@ -91,13 +90,12 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """Run the command line. Errors are one line on stderr: exit 2 for wrong use, 1 for a failed job, 130 on Ctrl-C."""
+    """Run the command line. Errors are one line on stderr: exit 2 for wrong use, 1 for a failed job."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # an encoding without a letter is no reason to end
             stream.reconfigure(errors="backslashreplace")
     try:
-        with ends_in_time():
-            app()
+        app()
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BandlensError.exit_code)
@@ -107,7 +105,3 @@ def main() -> None:
     except (OSError, MemoryError) as error:  # of the machine, where nothing better is known
         print(f"bandlens: {one_line(str(error)) or 'out of memory'}", file=sys.stderr)
         sys.exit(BandlensError.exit_code)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:
-            print(MESSAGE, file=sys.stderr)
-        raise

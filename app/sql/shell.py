@@ -11,6 +11,7 @@ from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
 from ...analysis.database.store import Store
 from ...errors import BandlensError
+from .. import signals
 from ..console import print_rows
 from .process import QueryProcess
 from .query import print_answer
@@ -56,6 +57,8 @@ def shell(store: Store, process: QueryProcess, history: Path | None = None) -> N
         except EOFError:
             return
         except KeyboardInterrupt:
+            if not signals.forgive():
+                raise
             print("interrupted")
         except BandlensError as error:
             print(error)

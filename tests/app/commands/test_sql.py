@@ -219,7 +219,7 @@ def test_ctrl_c_ends_a_long_query_within_two_seconds(database: Path, delay: floa
     code = (
         "import sys\n"
         "from bandlens.analysis.database import store\n"
-        "from bandlens.app.cli import main\n"
+        "from bandlens.__main__ import main\n"
         "print('ready', flush=True)\n"
         "main()\n"
     )
