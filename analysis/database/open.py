@@ -12,9 +12,9 @@ from typing import Any
 
 import duckdb
 
-from ... import __version__
 from ...errors import StoreError, UsageError
 from ...untrusted import regular
+from ...version import __version__
 from .errors import explained, quietly
 from .store import Store
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ... import __version__
 from ...errors import EngineError, UnknownName
+from ...version import __version__
 from ..console import Json, print_rows
 
 if TYPE_CHECKING:

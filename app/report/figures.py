@@ -33,6 +33,15 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder with --figures") from None
 
 
+def write_png(figures: Iterable[Figure], out: Path) -> None:
+    """Write the panels of several figures as one picture, two panels a row."""
+    import vl_convert
+
+    chart = alt.concat(*(panel for figure in figures for panel in figure.panels), columns=2)
+    spec = dict(chart.to_dict()) | {"config": CONFIG}
+    write_bytes(out, vl_convert.vegalite_to_png(spec, scale=SCALE, vl_version=vega_lite_version()))
+
+
 def write_figures(figures: Iterable[Figure], folder: Path, advance: Callable[[float], None]) -> list[Path]:
     """Write each figure as NAME.svg, .png and .pdf."""
     import vl_convert
