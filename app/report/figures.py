@@ -15,7 +15,7 @@ from .page import vega_lite_version
 from .sections import Figure
 
 SCALE = 2
-"""Pixels of the PNG a unit."""
+"""Pixels of a PNG for each pixel of the chart."""
 
 
 def picture(figure: Figure) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def picture(figure: Figure) -> dict[str, Any]:
 
 
 def make_folder(folder: Path) -> None:
-    """Before the work, so that a folder that cannot be made costs none. UsageError says why."""
+    """Make the folder before the work begins, so that one that cannot be made costs no time. UsageError says why."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -20,11 +20,11 @@ from ...version import __version__
 from .sections import Figure, Section
 
 MOST_ROWS = 3000
-"""Of a table on the page."""
+"""The most rows that a table on the page shows."""
 
 
 def vega_lite_version() -> str:
-    """What the charts are written for: 6.4 of v6.4.1."""
+    """The version of Vega-Lite that the charts are written for: 6.4 of v6.4.1."""
     return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 

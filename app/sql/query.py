@@ -18,9 +18,9 @@ from ...errors import StoreError, UsageError
 from ..console import print_rows
 
 MOST_ROWS = 10_000
-"""Of a table on a terminal."""
+"""The most rows that a table on a terminal shows."""
 MOST_BYTES = 1 << 26
-"""Of the rows of such a table, as Arrow holds them."""
+"""The most bytes of such a table's rows, as Arrow holds them."""
 
 
 @dataclass
