@@ -1,10 +1,18 @@
-"""docs/architecture.md: its picture is drawn from the imports, and every folder has its line."""
+"""docs/architecture.md, whose picture is drawn from the imports; and the names of files in all pages."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
+import pytest
 from imports_of_folders import PACKAGE, SOURCES, mermaid
 
 PAGE = (PACKAGE / "docs" / "architecture.md").read_text(encoding="utf-8")
+PAGES = [PACKAGE / name for name in ("README.md", "CONTRIBUTING.md", "NOTICE", "LICENSES/CC-BY-SA-4.0.txt")]
+PAGES += sorted((PACKAGE / "docs").glob("*.md"))
+FILE = re.compile(r"\b(?:export|probes|engine|analysis|app|benchmarks)/[\w./-]*\w\.(?:py|sql|csv|toml)\b")
+"""A file of the package or of benchmarks/, with its folder."""
 
 
 def test_the_picture_shows_the_imports_of_the_sources() -> None:
@@ -19,3 +27,9 @@ def test_every_folder_of_the_package_has_a_line() -> None:
 def test_every_module_of_the_root_has_a_line() -> None:
     modules = {file.name for file in PACKAGE.glob("*.py")}
     assert [name for name in sorted(modules) if f"| `{name}` |" not in PAGE] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_files_that_are_there(page: Path) -> None:
+    named = FILE.findall(page.read_text(encoding="utf-8"))
+    assert [name for name in named if "NAME" not in name and not (PACKAGE / name).is_file()] == []
