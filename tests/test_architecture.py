@@ -11,8 +11,8 @@ from imports_of_folders import PACKAGE, SOURCES, mermaid
 PAGE = (PACKAGE / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = [PACKAGE / name for name in ("README.md", "CONTRIBUTING.md", "NOTICE", "LICENSES/CC-BY-SA-4.0.txt")]
 PAGES += sorted((PACKAGE / "docs").glob("*.md"))
-FILE = re.compile(r"\b(?:export|probes|engine|analysis|app|benchmarks)/[\w./-]*\w\.(?:py|sql|csv|toml)\b")
-"""A file of the package or of benchmarks/, with its folder."""
+FILE = re.compile(r"(?<![\w/])(?:export|probes|engine|analysis|app|benchmarks|tests)/[\w./-]*\w\.(?:py|sql|csv|toml)\b")
+"""A file of the package, of benchmarks/ or of tests/, with its folder."""
 
 
 def test_the_picture_shows_the_imports_of_the_sources() -> None:

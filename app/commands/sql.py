@@ -53,7 +53,7 @@ def sql(
 
     if interactive == (query is not None):
         raise UsageError('give one query, such as "FROM accuracy", or --interactive')
-    chosen = format or _by_ending(out)
+    chosen = format or Format.__members__.get(out.suffix.removeprefix(".") if out else "", Format.table)
     if out is not None and chosen == Format.table:
         raise UsageError(f"cannot write {out} as a table; give --format csv, json, parquet or arrow")
     if out is None and chosen in BINARY and sys.stdout.isatty():
@@ -67,11 +67,6 @@ def sql(
             print_answer(store, query, timeout)
         else:
             _write(store, query, chosen, out, timeout)
-
-
-def _by_ending(out: Path | None) -> Format:
-    ending = out.suffix.removeprefix(".") if out else ""
-    return Format.__members__.get(ending, Format.table)
 
 
 def _interact(store: Store, timeout: float) -> None:
