@@ -8,10 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .analysis.results import Results
-
-__version__ = "0.1.0"
 
 # ONNX Runtime, OpenVINO and NNCF would tell their makers of every use, and begin as they are imported. The first asks
 # the environment; the others have a package for it, and do without where they do not find it.

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import typer
 
-from .. import __version__
 from ..errors import BandlensError
 from ..untrusted import one_line
+from ..version import __version__
 from .commands import (
     analyze,
     benchmarks,

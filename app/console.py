@@ -1,4 +1,4 @@
-"""What every command prints: tables, JSON, and progress with rates."""
+"""Printing of every command: tables, JSON, and progress with rates."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ PHOTOGRAPHS = (
     "retina.jpg",
     "rocket.jpg",
 )
-"""Of scikit-image: in the public domain, CC0, or without known restrictions."""
+"""Photographs of scikit-image: in the public domain, CC0, or without known restrictions."""
 
 CROPS = (
     (1.0, 0.5, 0.5),

@@ -1,4 +1,4 @@
-"""What `bandlens export` does for each name: the fp32 model, its graphs at other precisions, and TensorRT plans."""
+"""`bandlens export` for each name: the fp32 model, its ONNX files at other precisions, and TensorRT plans."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Exportable:
 
 @dataclass(frozen=True, slots=True)
 class Lowering:
-    """What is wanted of each model."""
+    """The precisions and TensorRT plans that are to be made of each model."""
 
     precisions: Sequence[str]
     calibration: Path | None
@@ -73,7 +73,7 @@ def exportables(
     export: Callable[[str], Model],
     anew: bool,
 ) -> list[Exportable]:
-    """What a command line asks for: of the 48, and of the models in the folder, which include the user's own.
+    """The names that a command line asks for: of the 48, and of the models in the folder, which include the user's own.
 
     `export` is called for those of the 48 that are not in the folder, or for all of them if they are wanted anew.
     Raises UnknownName and UsageError as `registry.select` does.
@@ -95,40 +95,40 @@ def exportables(
 
 
 def check_calibration(names: Sequence[str], folder: Path, precisions: Sequence[str], calibration: Path | None) -> None:
-    """UsageError if an int8 graph would have to be made without images."""
+    """UsageError if an int8 ONNX file would have to be made without images."""
     lacking = set(names) - set(model_names(folder / "int8"))
     if "int8" in precisions and calibration is None and lacking:
         raise UsageError(f"int8 needs images for {min(lacking)}; give a packed image set: --calibration SET")
 
 
 def rows_of(model: Model, wanted: Lowering) -> list[dict[str, Any]]:
-    """Make what is wanted of a model; a row for each precision: fp32 compared with torch, the others with fp32."""
+    """Make the files of a model; a row for each precision: fp32 compared with torch, the others with fp32."""
     rows = []
     for precision in wanted.precisions:
-        graph, parity = _graph(model, precision, wanted.calibration)
+        file, parity = _onnx_file(model, precision, wanted.calibration)
         row = {
             "name": model.name,
             "precision": precision,
-            "sha256": graph.sha256[:16],
+            "sha256": file.sha256[:16],
             "classes": model.classes,
             "images": parity.get("images"),
             "relative_difference": parity.get("relative_difference"),
             "top1_disagreements": parity.get("top1_disagreements"),
-            "file": str(graph.path),
+            "file": str(file.path),
         }
-        rows.append(row if wanted.build is None else row | {"trt_plan": str(wanted.build(graph))})
+        rows.append(row if wanted.build is None else row | {"trt_plan": str(wanted.build(file))})
     return rows
 
 
-def _graph(model: Model, precision: str, calibration: Path | None) -> tuple[OnnxFile, dict[str, Any]]:
-    """The graph and its recorded parity. An int8 graph that is there is taken as it is unless there are images."""
+def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[OnnxFile, dict[str, Any]]:
+    """The ONNX file and its recorded parity. An int8 file that exists is taken as it is unless there are images."""
     if precision == "fp16" or (precision == "int8" and calibration is not None):
         from ..export.precisions import make_onnx_file
 
         make_onnx_file(model, precision, None if calibration is None else _calibration(calibration, model.image_size))
-    graph = load_onnx_file(model, precision)
-    about = describe_model(graph.models, model.name) if precision == "fp32" else describe_onnx_file(model, precision)
-    return graph, about.get("parity", {})
+    file = load_onnx_file(model, precision)
+    about = describe_model(file.models, model.name) if precision == "fp32" else describe_onnx_file(model, precision)
+    return file, about.get("parity", {})
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: real photographs, a ResNet-50, variants timed in turn, and tables with ratios.
+"""Shared by the benchmarks: real photographs, a ResNet-50, variants timed in turn, and tables with ratios.
 
 Every program compares variants in one run, A B A B …, so that whatever else the machine does hits all of them alike,
 and takes ratios within a repetition before it takes medians. None of them asserts a time.
@@ -61,7 +61,7 @@ def machine(*packages: str) -> None:
 
 @contextlib.contextmanager
 def folder(keep: Path | None) -> Iterator[Path]:
-    """Where a program prepares its files: `keep`, or a temporary folder."""
+    """Give the folder in which a program prepares its files: `keep`, or a temporary one."""
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
         yield keep
@@ -97,7 +97,7 @@ def in_turn(variants: Mapping[str, Variant], repeats: int, warm_up: bool = True)
 
 
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
-    """Of each repetition."""
+    """The ratio of each repetition."""
     return [a / b for a, b in zip(numerator, denominator, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What a machine makes of the study's grid: ResNet-50, 52 conditions, one checkpoint and many.
+"""How fast a machine runs the study's grid: ResNet-50, 52 conditions, one checkpoint and many.
 
 `bare loop`: each session's infer in turn on batches that lie ready on the device, and nothing else.
 `run`: what `bandlens run` does, with reading, perturbing, reducing and storing; the same number of inferences.
@@ -44,7 +44,7 @@ from bandlens.records import Cell, Model, Variant
 
 GRID = 48 * 52 * 50_000
 GFLOP = 8.18
-"""Of an image: 4.09 G multiplications, each with an addition."""
+"""Operations of an image: 4.09 G multiplications, each with an addition."""
 FLOP_PER_CLOCK = {"8.0": 2048, "8.6": 1024, "8.9": 1024, "9.0": 4096, "10.0": 8192, "12.0": 1024}
 """Dense FP16 tensor operations of a multiprocessor in a clock, by compute capability (NVIDIA's architecture papers)."""
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt-cu13", "cupy-cuda13x", "duckdb")
@@ -78,7 +78,7 @@ def prepare(model: Model, precision: str, images: ImageSet) -> None:
 
 
 def bare_seconds(sessions: Sequence[Session], xp: ModuleType, batch: int, rounds: int) -> float:
-    """Of an inference, over all sessions in turn."""
+    """Seconds of an inference, over all sessions in turn."""
     ready = [xp.asarray(np.random.default_rng(k).random((batch, 3, SIZE, SIZE), np.float32)) for k in range(2)]
     for _ in range(3):  # CUDA graphs are made on the way
         infer_all(sessions, ready, 1)
@@ -98,7 +98,7 @@ def infer_all(sessions: Sequence[Session], ready: Sequence[Any], rounds: int) ->
 def run_seconds(
     sessions: Mapping[Variant, Session], images: ImageSet, grid: Grid, xp: ModuleType, scratch: Path
 ) -> float:
-    """Of all cells of the grid, stored as they come."""
+    """Seconds of all cells of the grid, stored as they come."""
     cells = [Cell(variant, images.info, condition, 0) for condition in grid.conditions for variant in sessions]
     infos = {variant: session.info for variant, session in sessions.items()}
     database = scratch / f"{len(sessions)}.duckdb"
@@ -112,7 +112,7 @@ def run_seconds(
 
 
 def perturb_seconds(images: ImageSet, grid: Grid, xp: ModuleType, batch: int) -> dict[str, float]:
-    """Of the grid's perturbations of one batch, by group of conditions; the second of two."""
+    """Seconds of the grid's perturbations of one batch, by group of conditions; the second of two."""
     pixels = xp.asarray(images.take(np.arange(batch) % images.info.count))
     buffers = [xp.empty(pixels.shape, dtype=xp.float32) for _ in range(4)]
     found = {}

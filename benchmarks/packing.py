@@ -78,7 +78,7 @@ def with_bandlens(photographs: Path, out: Path, workers: int, *, fast: bool) -> 
 
 
 def processor_seconds() -> float:
-    """Of this process and of those that it waited for."""
+    """Processor time of this process and of those that it waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(one.ru_utime + one.ru_stime for one in used)
 

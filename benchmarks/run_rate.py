@@ -47,7 +47,7 @@ class Job:
         return len(self.cells) * self.images.info.count
 
     def seconds(self) -> dict[str, float]:
-        """Of the bare loop, and of the run without and with storing; making the database is part of none."""
+        """Time the bare loop, and the run without and with storing; making the database does not count."""
         sessions = {self.session.variant: self.session}
         infos = {variant: session.info for variant, session in sessions.items()}
         turn = Turn(self.session, self.ready)

@@ -33,7 +33,7 @@ class Terms:
     commit: float
     """Seconds of the driver to read and commit them."""
     bytes: float
-    """Of a shard for each prediction."""
+    """Bytes of a shard for each prediction."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ COMPARED = 12
 
 @dataclass(frozen=True)
 class Set:
-    """What a database keeps of an image set."""
+    """An image set as the database knows it."""
 
     info: ImageSetInfo
     labels: NDArray[np.int32]
@@ -72,7 +72,7 @@ def all_cells(of: Set, checkpoints: int) -> list[list[Cell]]:
 
 
 def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predictions:
-    """Of a cell whose accuracy is anything from 1 to 80 %."""
+    """Predictions of a cell whose accuracy is anything from 1 to 80 %."""
     n, accuracy = len(labels), random.uniform(0.01, 0.8)
     correct = random.random(n, np.float32) < accuracy
     # Ranks of wrong predictions spread over orders of magnitude, as they do in networks.
@@ -164,7 +164,7 @@ def opening(path: Path) -> None:
 
 
 def _median(values: list[float], count: int) -> float:
-    """Of the first `count`, or of the last where it is negative."""
+    """The median of the first `count` values, or of the last where it is negative."""
     return statistics.median(values[:count] if count > 0 else values[count:])
 
 

@@ -116,12 +116,12 @@ def write_real(file: Path, lists: dict[str, list[int]]) -> Path:
 
 
 def number_of(path: str) -> int:
-    """Of ILSVRC2012_val_00000001.JPEG."""
+    """1 for a path such as ILSVRC2012_val_00000001.JPEG."""
     return int(Path(path).stem[-8:])
 
 
 def _texture(path: str) -> int:
-    """Of airplane/airplane1-bear2.png."""
+    """The number of the class `bear` for a path such as airplane/airplane1-bear2.png."""
     return decision_space("sixteen").names.index(path.split("-")[1].removesuffix(".png").rstrip("0123456789"))
 
 

@@ -1,4 +1,4 @@
-"""The image, built with buildah but for the steps that need the network's gigabytes."""
+"""The Docker image, built with buildah but for the steps that need the network's gigabytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of hostile input share: damaged files, programs with little memory, and what an answer may look like.
+"""Shared by the tests of hostile input: damaged files, programs with little memory, and what an answer may look like.
 
 BANDLENS_FUZZ=100 tries a hundred times as many examples as a usual run of the tests.
 """

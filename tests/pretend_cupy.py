@@ -1,4 +1,4 @@
-"""A card that is none: an array module like CuPy, whose memory is the host's and whose kernels g++ compiled.
+"""CuPy without a GPU: an array module like CuPy, whose memory is the host's and whose kernels g++ compiled.
 
 Work is done when it is asked for, so an order that is wrong does not show here; names, shapes, addresses, kernels and
 the flow of a whole run do. What only a GPU can tell is in the tests marked `gpu`.

@@ -11,7 +11,7 @@ from pathlib import Path
 from small import make_images, make_model, make_pictures, make_study
 
 MEMORY = 80 * 2**20
-"""Of the object store, in bytes: the least that Ray takes."""
+"""Bytes of the object store: the least that Ray takes."""
 PROBES = """
 lowpass = {cutoff = [0.1, 0.3]}
 critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}

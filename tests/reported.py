@@ -20,7 +20,7 @@ GRID = make_grid(PUBLISHED, Path()).conditions
 
 
 def models(count: int) -> list[Model]:
-    """Of several categories; the second is hostile."""
+    """Models of several categories; the second is hostile."""
     named = [model(f"net_{k}", category=CATEGORIES[k % len(CATEGORIES)]) for k in range(count)]
     return [*named[:1], model(HOSTILE), *named[2:]][:count]
 
@@ -49,7 +49,7 @@ def add_metrics(path: Path) -> None:
 
 
 def _share(of: Condition, peak: float, center: float, gain: float) -> float:
-    """Of its skill that a made-up model keeps."""
+    """The share of its skill that a made-up model keeps."""
     if cutoff := of.number("cutoff"):
         return float(1 - np.exp(-4 * gain * cutoff)) if of.probe == "lowpass" else 0.8 * cutoff ** (3 * gain)
     if noise_sd := of.number("noise_sd"):

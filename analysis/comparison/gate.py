@@ -16,7 +16,8 @@ from scipy.special import ndtri
 
 from ...records import Cell
 from ..database.store import Store
-from ..statistics.paired import Floats, Mask, Whole, paired
+from ..statistics.arrays import Floats
+from ..statistics.paired import Mask, Whole, paired
 
 Z = float(ndtri(0.975))
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UnknownName, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
-from ..statistics.coefficients import Floats
+from ..statistics.arrays import Floats
 from ..statistics.resampling import Spread
 
 FEWEST = 4

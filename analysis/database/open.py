@@ -11,9 +11,9 @@ from typing import Any
 
 import duckdb
 
-from ... import __version__
 from ...errors import StoreError, UsageError
 from ...untrusted import regular
+from ...version import __version__
 from .catalogue import schema
 from .errors import explained, quietly
 from .store import Store

@@ -16,7 +16,7 @@ HEAD = """\
 # The results database
 
 One DuckDB file. Tables hold what was run, views answer questions ([sql.md](sql.md)). Generated from the comments in
-`analysis/schema.sql`, which the database carries with it: `SELECT * FROM duckdb_columns()`.
+`analysis/database/schema.sql`, which the database carries with it: `SELECT * FROM duckdb_columns()`.
 """
 
 OBJECTS = """

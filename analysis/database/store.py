@@ -15,9 +15,9 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ... import __version__
 from ...errors import StoreError, UsageError
 from ...records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
+from ...version import __version__
 from .catalogue import Entry, differences
 from .errors import explained, explanation, quietly
 from .reading import check_reading

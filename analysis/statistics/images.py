@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.likelihood import Floats
+from .arrays import Floats
 
 FEWEST_CLUSTERS = 20
 """Below it, percentiles over resampled clusters are too narrow to be believed."""

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtrc, stdtrit
 
-Floats = NDArray[np.float64]
+from .arrays import Floats
+
 Whole = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from .coefficients import Floats, Method, centred_ranks, coefficients
+from .arrays import Floats
+from .coefficients import Method, centred_ranks, coefficients
 
 ALPHA = 0.05
 UNDEFINED = 0.05

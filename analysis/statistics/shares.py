@@ -24,7 +24,7 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.likelihood import Floats
+from .arrays import Floats
 
 Z = 1.959964
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -101,8 +101,8 @@ def _print_subset(rows: pl.DataFrame, subset: str, given: str | None) -> None:
 
     counts = ", ".join(map(str, sorted(rows["n"].unique())))
     print_rows([_shown(row, given) for row in rows.to_dicts()], title=f"{SUBSET_TITLES[subset]} (n = {counts})")
-    for note in _distinct_notes(rows["note"]):
-        print(f"  {note}")
+    for clause in dict.fromkeys(clause for note in rows["note"] if note for clause in note.split("; ")):
+        print(f"  {clause}")
     print()
 
 
@@ -133,11 +133,6 @@ def _range(low: float | None, high: float | None) -> str:
 
 def _p(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" if value >= 0.00005 else f"{value:.0e}"
-
-
-def _distinct_notes(notes: pl.Series) -> Iterator[str]:
-    """Each clause once, in order."""
-    return iter(dict.fromkeys(clause for note in notes if note for clause in note.split("; ")))
 
 
 def _summary(rows: pl.DataFrame) -> str:

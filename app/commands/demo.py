@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from ..console import duration, print_rows
+from .published import table
+from .sql import sql
 
 EXAMPLES = (
     """SELECT path, clean_predicted, predicted, round(clean_confidence, 2) AS confidence
@@ -29,16 +31,20 @@ def demo(
     Example: bandlens demo --out demo
     """
     started = time.monotonic()
+    database = out / "results.duckdb"
     out.mkdir(parents=True, exist_ok=True)
     _run(out)
     _pictures(out)
     _report(out)
-    _published_table()
-    _queries(out / "results.duckdb")
+    _step("The published study: Spearman's correlation of biases with generalization, 48 models (0: p >= 0.05)")
+    table()
+    for query in EXAMPLES:
+        _step(f'bandlens sql "{query}" --db {database}')
+        sql(query, database)
     print(
         f"\nDone in {duration(time.monotonic() - started)}. Everything is in {out}: change {out / 'study.toml'} and run"
     )
-    print(f"  bandlens run {out / 'study.toml'} --db {out / 'results.duckdb'}")
+    print(f"  bandlens run {out / 'study.toml'} --db {database}")
 
 
 def _step(title: str) -> None:
@@ -74,17 +80,19 @@ def _run(out: Path) -> None:
 
 
 def _pictures(out: Path) -> None:
-    from ...analysis.database.open import open_store
     from ...probes.grid import PUBLISHED, make_grid
     from ...probes.images.image_set import open_image_set
-    from ..plots import draw_curves
     from ..preview import draw_sheet
+    from ..report.accuracy import curves_section
+    from ..report.band import band_section
+    from ..report.data import read_data
+    from ..report.figures import write_png
 
     _step("Pictures")
     images = open_image_set(out / "photographs.set")
     draw_sheet(images.pixels[images.paths.index("chelsea/0.png")], make_grid(PUBLISHED, out), 0, out / "sheet.png")
-    with open_store(out / "results.duckdb", read_only=True) as store:
-        draw_curves(store.frame("FROM curve WHERE study = 'demo'"), out / "curves.png")
+    if results := read_data(out / "results.duckdb", "demo"):
+        write_png([*curves_section(results).figures, *band_section(results).figures], out / "curves.png")
     print(f"{out / 'sheet.png'}: a photograph under every condition\n{out / 'curves.png'}: the curves")
 
 
@@ -94,18 +102,3 @@ def _report(out: Path) -> None:
     _step("A report to look at")
     written = write_report(out / "results.duckdb", out / "report.html", study="demo")
     print(f"{written.out}: {written.charts} charts in one file, {written.bytes / 1e6:.1f} MB; open it in a browser")
-
-
-def _published_table() -> None:
-    from .published import table
-
-    _step("The published study: Spearman's correlation of biases with generalization, 48 models (0: p >= 0.05)")
-    table()
-
-
-def _queries(database: Path) -> None:
-    from .sql import sql
-
-    for query in EXAMPLES:
-        _step(f'bandlens sql "{query}" --db {database}')
-        sql(query, database)

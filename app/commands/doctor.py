@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ... import __version__
 from ...errors import EngineError, UnknownName
+from ...version import __version__
 from ..console import Json, print_rows
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _engine_rows(found: Gpus) -> list[tuple[str, str]]:
 
 
 def state_of(engine: str) -> Readiness:
-    """Whether an engine is ready here; of `auto`, which engine it stands for and why."""
+    """The readiness of an engine here; for `auto`, of the engine that it stands for, with the reason."""
     from ...engine.device.devices import Readiness, choose_engine, readiness
 
     if engine != "auto":

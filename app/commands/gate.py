@@ -62,7 +62,7 @@ def gate(
 
 
 def _complaint(found: Gated) -> str | None:
-    """What keeps the candidate from being used, in one line."""
+    """One line that says what keeps the candidate from being used."""
     ran, rows = found.ran, found.rows
     if ran.failed:
         first = ran.failed[0]

@@ -106,12 +106,12 @@ def check(
 
 
 def say(text: str) -> None:
-    """What is told before the work begins."""
+    """Tell what is packed before the work begins."""
     print(text, file=sys.stderr)
 
 
 def print_sets(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
-    """What was packed or checked, and on stderr what was left out."""
+    """Print what was packed or checked, and on stderr what was left out."""
     rate = sum(images.info.count for images in sets) / seconds
     rows = [_row(images, rate) for images in sets]
     if json:

@@ -20,7 +20,7 @@ Database = Annotated[Path, typer.Option("--db", help="The results database.")]
 
 
 def opened(file: Path, engine: str | None) -> Work:
-    """What a study resolves to here; where its engine is `auto`, stderr says what that stands for, and why."""
+    """Resolve a study on this machine; where its engine is `auto`, stderr says what that stands for, and why."""
     from ...engine.device.devices import choose_engine
     from ..study.file import AUTO, read_study, resolve
 

@@ -99,7 +99,7 @@ def run(
 def _spread(
     db: Path, executor: str, address: str | None, gpus_per_worker: float | None, workers: int | None, shards: str | None
 ) -> Spread | None:
-    """How a run is spread, from its options; None for one that commits as it goes."""
+    """Read from the options how a run is spread; None for one that commits as it goes."""
     if executor not in ("local", "ray"):
         raise UnknownName("executor", executor, ("local", "ray"))
     if executor == "local":

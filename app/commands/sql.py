@@ -53,7 +53,7 @@ def sql(
     """
     if interactive == (query is not None):
         raise UsageError('give one query, such as "FROM accuracy", or --interactive')
-    chosen = format or _by_ending(out)
+    chosen = format or Format.__members__.get(out.suffix.removeprefix(".") if out else "", Format.table)
     if out is not None and chosen == Format.table:
         raise UsageError(f"cannot write {out} as a table; give --format csv, json, parquet or arrow")
     if out is None and chosen in BINARY and sys.stdout.isatty():
@@ -75,11 +75,6 @@ def sql(
             print_answer(process, query)
         else:
             _write(process, query, chosen, out)
-
-
-def _by_ending(out: Path | None) -> Format:
-    ending = out.suffix.removeprefix(".") if out else ""
-    return Format.__members__.get(ending, Format.table)
 
 
 def _text(query: str) -> str:

@@ -22,7 +22,7 @@ from .sections import Section
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was made of a report."""
+    """The files of a report that was written, and how much they hold."""
 
     out: Path
     sections: int

@@ -1,4 +1,4 @@
-"""Whether biases explain generalization: of the published study's models, and of one's own where there are enough."""
+"""The sections that set biases against generalization: published models, and one's own if they are enough."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAP_CAPTION = (
 
 
 def correlations_section(results: ReportData | None) -> Section:
-    """Whether biases explain generalization: heat maps of one's own models, if they are enough, and of the study's."""
+    """Heat maps of biases against generalization, for one's own models if they are enough, and for the study's."""
     table = _published()
     title = "The published study: 48 ResNet-50s"
     published = Figure("published-correlations", title, _caption(table), _maps(table), 3, table)

@@ -15,7 +15,7 @@ from .page import vega_lite_version
 from .sections import Figure
 
 SCALE = 2
-"""Pixels of the PNG a unit."""
+"""Pixels of a PNG for each pixel of the chart."""
 
 
 def picture(figure: Figure) -> dict[str, Any]:
@@ -26,11 +26,20 @@ def picture(figure: Figure) -> dict[str, Any]:
 
 
 def make_folder(folder: Path) -> None:
-    """Before the work, so that a folder that cannot be made costs none. UsageError says why."""
+    """Make the folder before the work begins, so that one that cannot be made costs no time. UsageError says why."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make {folder}: {error.strerror}; name another folder with --figures") from None
+
+
+def write_png(figures: Iterable[Figure], out: Path) -> None:
+    """Write the panels of several figures as one picture, two panels a row."""
+    import vl_convert
+
+    chart = alt.concat(*(panel for figure in figures for panel in figure.panels), columns=2)
+    spec = dict(chart.to_dict()) | {"config": CONFIG}
+    write_bytes(out, vl_convert.vegalite_to_png(spec, scale=SCALE, vl_version=vega_lite_version()))
 
 
 def write_figures(figures: Iterable[Figure], folder: Path, advance: Callable[[float], None]) -> list[Path]:

@@ -12,27 +12,26 @@ from importlib.resources import files
 from typing import Any
 
 import altair as alt
-import polars as pl
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from ... import __version__
 from ...analysis.charts.style import CONFIG
+from ...version import __version__
 from .sections import Figure, Section
 
 MOST_ROWS = 3000
-"""Of a table on the page."""
+"""The most rows that a table on the page shows."""
 
 
 def vega_lite_version() -> str:
-    """What the charts are written for: 6.4 of v6.4.1."""
+    """The version of Vega-Lite that the charts are written for: 6.4 of v6.4.1."""
     return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 
 
 def render(title: str, sections: Sequence[Section]) -> str:
     """The page; it may run its own two scripts, by their hashes, and load nothing."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"cell": cell, "numeric": _numeric, "rows": _rows}
+    environment.filters |= {"cell": cell, "numeric": lambda frame: [kind.is_numeric() for kind in frame.dtypes]}
     program, libraries = _asset("page.js"), _libraries(vega_lite_version())
     specs = {
         f"{figure.name}-{number}": page_spec(panel, figure)
@@ -87,14 +86,6 @@ def cell(value: Any) -> str:
 def _heading(spec: dict[str, Any]) -> str:
     title = spec.get("title", "")
     return str(title.get("text", "") if isinstance(title, dict) else title)
-
-
-def _rows(frame: pl.DataFrame) -> list[tuple[Any, ...]]:
-    return frame.head(MOST_ROWS).rows()
-
-
-def _numeric(frame: pl.DataFrame) -> list[bool]:
-    return [kind.is_numeric() for kind in frame.dtypes]
 
 
 def _trusted(text: str) -> Markup:

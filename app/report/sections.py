@@ -1,4 +1,4 @@
-"""What a report is made of. Sections hold plain text and frames; page.py alone makes HTML of them."""
+"""The parts that a report is made of. Sections hold plain text and frames; page.py alone makes HTML of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Figure:
     """Panels that belong together: a grid on the page, one picture in a file."""
 
     name: str
-    """Of its files, and its anchor."""
+    """Its files and its anchor on the page are called so."""
     title: str
     caption: str
     panels: Sequence[Any]

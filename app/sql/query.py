@@ -15,11 +15,11 @@ from ..console import print_rows
 from .process import QueryProcess
 
 MOST_ROWS = 10_000
-"""Of a table on a terminal."""
+"""The most rows that a table on a terminal shows."""
 MOST_COLUMNS = 1_000
-"""Of a table on a terminal."""
+"""The most columns that it shows."""
 MOST_BYTES = 1 << 26
-"""Of the rows of such a table, as Arrow holds them."""
+"""The most bytes of such a table's rows, as Arrow holds them."""
 
 
 def print_answer(process: QueryProcess, query: str) -> None:

@@ -45,7 +45,7 @@ def shell(store: Store, process: QueryProcess, history: Path | None = None) -> N
     """
     kept: History = FileHistory(history) if history else InMemoryHistory()
     session: PromptSession[str] = PromptSession(history=kept, completer=completer(store), complete_while_typing=False)
-    print(f"{store.path}: read-only; .help says what there is")
+    print(f"{store.path}: read-only; .help lists the commands")
     while (statement := _read(session)) is not None:
         try:
             if not statement:
@@ -65,7 +65,7 @@ def shell(store: Store, process: QueryProcess, history: Path | None = None) -> N
 
 
 def completer(store: Store) -> Completer:
-    """Of SQL words, views, tables and columns."""
+    """Completes SQL words, views, tables and columns."""
     columns = store.frame(COLUMNS)
     words = {*KEYWORDS, *columns["name"], *columns["column"], "accuracy_of(", "curve_of(", "flip_of(", "metric_of("}
     return WordCompleter(sorted(words), ignore_case=True)

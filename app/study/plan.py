@@ -1,4 +1,4 @@
-"""What a run would do, and how long it would take here."""
+"""The plan of a run: what it would do, and how long it would take here."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Plan:
     seconds: float
     """Estimated for the missing predictions on this machine."""
     estimate: str
-    """What the estimate rests on."""
+    """The source of the estimate, in words."""
     cost: Cost
-    """Of the missing predictions."""
+    """Disk and least time of the missing predictions."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
 
@@ -132,7 +132,7 @@ H100_FP16, H100_FP32 = 989e12, 67e12
 """Dense FP16 tensor operations a second of an H100 SXM, and FP32 ones without tensor cores (NVIDIA's data sheet).
 Nothing runs at a peak."""
 PREDICTION_BYTES = 7.5
-"""Of the database for each prediction (docs/performance.md)."""
+"""The database grows by so many bytes a prediction (docs/performance.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +140,11 @@ class Cost:
     operations: float | None
     """Floating-point operations of the predictions; None where a network's are not known."""
     attack_operations: float | None
-    """Of attacks, which are in FP32: a gradient needs it."""
+    """Operations of attacks, which are in FP32: a gradient needs it."""
     database_bytes: float
     """By which the database will grow."""
     image_bytes: int
-    """Of the image sets' pixels."""
+    """Bytes of the image sets' pixels."""
 
     @property
     def h100_seconds(self) -> float | None:
@@ -171,7 +171,7 @@ def cost_of(work: Work, left: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
 
 
 def _operations(passes: Mapping[Model, int]) -> float | None:
-    """Of so many forward passes of each model; models of one architecture are counted once."""
+    """Operations of so many forward passes of each model; models of one architecture are counted once."""
     known: dict[tuple[str, int, int], float] = {}
     total = 0.0
     try:

@@ -1,0 +1,57 @@
+"""Which folders import heavy libraries at all, and that nothing imports the package's own root."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from imports_of_folders import PACKAGE, SOURCES, package_imports
+
+from bandlens.engine.device import requirements
+
+HEAVY = {
+    "altair": {"analysis/charts", "app/report"},
+    "cupy": {"probes"},
+    "duckdb": {"analysis/database"},
+    "onnx": {"engine/backends", "engine/device", "export", "export/torch"},
+    "onnxruntime": {"engine/backends", "engine/device", "export"},
+    "openvino": {"engine/backends", "engine/device"},
+    "polars": {
+        "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
+        "analysis/metrics", "analysis/published", "app/commands", "app/report", "app/sql", "app/study",
+    },
+    "pyarrow": {"analysis/database", "app/sql", "engine/distributed", "probes/images"},
+    "ray": {"engine/distributed"},
+    "tensorrt": {"app", "engine/backends", "engine/device", "export"},
+    "torch": {"engine", "engine/backends", "export", "export/torch", "probes/images"},
+}  # fmt: skip
+"""Library -> folders whose modules import it, as they are imported or later, or that call `load` for it."""
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Top-level names of the packages that a module imports anywhere, those that `load` imports included."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.split(".")[0]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+            argument = node.args[0]
+            if node.func.id == "import_module" and isinstance(argument, ast.Constant):
+                yield str(argument.value).split(".")[0]
+            elif node.func.id == "load" and isinstance(argument, ast.Name) and argument.id.isupper():
+                yield from getattr(requirements, argument.id).modules
+
+
+def test_heavy_libraries_are_imported_where_the_table_says() -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for file in SOURCES:
+        for name in HEAVY.keys() & set(imported(file)):
+            found[name].add(file.parent.relative_to(PACKAGE).as_posix())
+    assert found == HEAVY
+
+
+def test_no_module_imports_the_root_package() -> None:
+    assert [source for source, target in package_imports() if target == ""] == []
