@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import reduce
+from operator import truediv
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -149,10 +151,12 @@ def channels(mean: str | None, std: str | None, normalization: str | None) -> tu
 
 
 def _three(option: str, text: str) -> Channels:
-    """Three numbers, or one for all: decimals, or fractions such as 127/255."""
+    """Three numbers, or one for all: decimals, or one decimal over another, such as 127/255 or 123.68/255."""
     try:
-        numbers = [float(Fraction(number.strip())) for number in text.split(",")]
-    except (ValueError, ZeroDivisionError):
+        # Fraction reads neither nan nor inf; the division is that of floats, so that Python's 123.68/255 is the same.
+        quotients = [[float(Fraction(part.strip())) for part in number.split("/")] for number in text.split(",")]
+        numbers = [reduce(truediv, quotient) for quotient in quotients]
+    except (ValueError, ZeroDivisionError, OverflowError):
         numbers = []
     if len(numbers) not in (1, 3) or (option == "--std" and min(numbers) <= 0):
         raise UsageError(f"cannot read {option} {text}; write three numbers such as 0.485,0.456,0.406, --std above 0")

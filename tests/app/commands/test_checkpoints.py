@@ -178,6 +178,9 @@ def test_with_a_gpu_plans_are_built(rtx: ModuleType, tmp_path: Path, monkeypatch
 
 def test_channels() -> None:
     assert channels("127/255", "0.5, 0.25,1", None) == ((127 / 255,) * 3, (0.5, 0.25, 1.0))
+    caffe = channels("123.68/255, 116.78/255,103.94/255", "58.395 / 255", None)
+    assert caffe == ((123.68 / 255, 116.78 / 255, 103.94 / 255), (58.395 / 255,) * 3)
+    assert channels("0.5", "1e-1/2", None) == ((0.5,) * 3, (0.05,) * 3)
     assert channels(None, None, "none") == ((0.0,) * 3, (1.0,) * 3)
     for mean, std, normalization in (
         (None, None, None),
@@ -186,6 +189,9 @@ def test_channels() -> None:
         ("0,0", "1", None),
         ("a", "1", None),
         ("1/0", "1", None),
+        ("1/", "1", None),
+        ("nan", "1", None),
+        ("0", "1e400", None),
         ("0", "0", None),
         (None, None, "imagenets"),
     ):
