@@ -10,7 +10,7 @@ from ..errors import ExportError, UsageError
 from ..records import Model
 from .models import verify_model
 from .onnx_files import OnnxFile, check_precision, save_onnx_file
-from .parity import Parity, check_images, compare, onnx_logits
+from .parity import Parity, check_finite, check_images, compare, onnx_logits
 from .photographs import photograph_crops
 
 if TYPE_CHECKING:
@@ -43,7 +43,8 @@ def make_onnx_file(model: Model, precision: str, calibration: Calibration | None
     size = model.image_size
     images = photograph_crops(size) if calibration is None else check_images(calibration.images, size)
     lowered, comparable = _lower(content, check_precision(precision), calibration)
-    parity = compare(onnx_logits(content, images), onnx_logits(comparable, images))
+    expected = check_finite(onnx_logits(content, images), f"the fp32 file of {model.name}")
+    parity = compare(expected, onnx_logits(comparable, images))
     if not parity.relative_difference < float("inf"):  # nor NaN
         raise ExportError(
             f"the {precision} graph of {model.name} overflows: its logits are not finite; nothing was written; use fp32"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import reduce
 from operator import truediv
@@ -13,6 +14,7 @@ import typer
 
 from ...errors import ExportError, UnknownName, UsageError
 from ...export.files import models_folder
+from ...export.models import describe_model
 from ...export.registry import NORMALIZATIONS, Channels
 from ...records import Model
 from ..console import Json, print_rows, progress
@@ -98,6 +100,15 @@ def export_own(
         str | None, typer.Option("--normalization", help="imagenet or none, instead of --mean and --std.")
     ] = None,
     rule: Annotated[str, typer.Option("--rule", help="How its keys are read, as `checkpoints show` names it.")] = "own",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="ema|raw|KEY",
+            help="Of a file with several weights: their moving average, the others, or those at a key.",
+            show_default="ema where there is one",
+        ),
+    ] = None,
     image_size: Size = 224,
     trust: Trust = False,
     precision: Precisions = None,
@@ -108,7 +119,8 @@ def export_own(
 ) -> None:
     """Export your own weights to ONNX, and to a TensorRT plan where there is a GPU.
 
-    The same checks as for `bandlens export`; afterwards the model goes by its name there.
+    The same checks as for `bandlens export`; afterwards the model goes by its name there. Of weights and their moving
+    average in one file the average is taken, and a line says so.
 
     Example: bandlens export-own mine.pth --name mine --architecture resnet18 --normalization imagenet
     """
@@ -119,14 +131,42 @@ def export_own(
     def own() -> Model:
         from ...export.pipeline import export_user_checkpoint
 
-        return export_user_checkpoint(
-            file, name, architecture, *mean_std, folder, image_size=image_size, rule=rule, trust=trust
-        )[0]
+        model, _ = export_user_checkpoint(
+            file,
+            name,
+            architecture,
+            *mean_std,
+            folder,
+            image_size=image_size,
+            rule=rule,
+            trust=trust,
+            weights=weights,
+        )
+        took = describe_model(folder, name)["weights"]
+        if took["left"]:
+            left = ", ".join(took["left"])
+            average = "the moving average " if took["ema"] else ""
+            print(
+                f"bandlens: {name}: took {average}{took['taken']} and left {left}; --weights ema|raw|KEY takes others",
+                file=sys.stderr,
+            )
+        return model
 
-    _export([Exportable(name, own)], Lowering(precisions, calibration, trt_plan_builder(batch, refit=False)), json)
+    def told(row: dict[str, Any]) -> dict[str, Any]:
+        took = describe_model(folder, name)["weights"]
+        return row | {"weights": took["taken"], "weights_left": took["left"]}
+
+    lowering = Lowering(precisions, calibration, trt_plan_builder(batch, refit=False))
+    _export([Exportable(name, own)], lowering, json, told if json else None)
 
 
-def _export(chosen: Sequence[Exportable], wanted: Lowering, json: bool) -> None:
+def _export(
+    chosen: Sequence[Exportable],
+    wanted: Lowering,
+    json: bool,
+    told: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> None:
+    """Export, and print a row for each ONNX file, with what `told` adds to it."""
     rows: list[dict[str, Any]] = []
 
     def make(one: Exportable) -> None:
@@ -134,7 +174,7 @@ def _export(chosen: Sequence[Exportable], wanted: Lowering, json: bool) -> None:
 
     with progress("exporting", len(chosen), "checkpoints", delay=0) as advance:
         failed = for_each(chosen, make, advance)
-    print_rows(rows, json)
+    print_rows(rows if told is None else list(map(told, rows)), json)
     if failed:
         raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
 
