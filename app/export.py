@@ -1,4 +1,4 @@
-"""What `bandlens export` does for each name: the fp32 model, its graphs at other precisions, and TensorRT plans."""
+"""What `bandlens export` does for each name: the fp32 model, its ONNX files at other precisions, and TensorRT plans."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class Lowering:
     calibration: Path | None
     """An image set."""
     build: Callable[[OnnxFile], Path] | None
-    """Makes the plan of a graph, or finds it; None where no plans are built."""
+    """Makes the TensorRT plan of an ONNX file, or finds it; None where no plans are built."""
 
 
 def read_precisions(words: Iterable[str]) -> list[str]:
-    """["fp16,int8", "fp32"] -> each precision once; UnknownName for one that there is not."""
+    """["fp16,int8", "fp32"] -> each precision once; UnknownName for one that does not exist."""
     return list(dict.fromkeys(check_precision(name.strip()) for word in words for name in word.split(",")))
 
 
@@ -62,7 +62,7 @@ def trt_plan_builder(batch: int, refit: bool) -> Callable[[OnnxFile], Path] | No
 
     trt, gpu = load(TENSORRT), usable(gpus())
     target = target_of(trt, gpu.name, gpu.capability, batch, refit=refit)
-    return lambda graph: ensure_trt_plan(trt, graph, target).path
+    return lambda onnx_file: ensure_trt_plan(trt, onnx_file, target).path
 
 
 def exportables(
@@ -95,7 +95,7 @@ def exportables(
 
 
 def check_calibration(names: Sequence[str], folder: Path, precisions: Sequence[str], calibration: Path | None) -> None:
-    """UsageError if an int8 graph would have to be made without images."""
+    """UsageError if an int8 file would have to be made without images."""
     lacking = set(names) - set(model_names(folder / "int8"))
     if "int8" in precisions and calibration is None and lacking:
         raise UsageError(f"int8 needs images for {min(lacking)}; give a packed image set: --calibration SET")
@@ -105,30 +105,32 @@ def rows_of(model: Model, wanted: Lowering) -> list[dict[str, Any]]:
     """Make what is wanted of a model; a row for each precision: fp32 compared with torch, the others with fp32."""
     rows = []
     for precision in wanted.precisions:
-        graph, parity = _graph(model, precision, wanted.calibration)
+        onnx_file, parity = _onnx_file(model, precision, wanted.calibration)
         row = {
             "name": model.name,
             "precision": precision,
-            "sha256": graph.sha256[:16],
+            "sha256": onnx_file.sha256[:16],
             "classes": model.classes,
             "images": parity.get("images"),
             "relative_difference": parity.get("relative_difference"),
             "top1_disagreements": parity.get("top1_disagreements"),
-            "file": str(graph.path),
+            "file": str(onnx_file.path),
         }
-        rows.append(row if wanted.build is None else row | {"trt_plan": str(wanted.build(graph))})
+        rows.append(row if wanted.build is None else row | {"trt_plan": str(wanted.build(onnx_file))})
     return rows
 
 
-def _graph(model: Model, precision: str, calibration: Path | None) -> tuple[OnnxFile, dict[str, Any]]:
-    """The graph and its recorded parity. An int8 graph that is there is taken as it is unless there are images."""
+def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[OnnxFile, dict[str, Any]]:
+    """The ONNX file and its recorded parity. An int8 file on disk is taken as it is unless images are given."""
     if precision == "fp16" or (precision == "int8" and calibration is not None):
         from ..export.precisions import make_onnx_file
 
         make_onnx_file(model, precision, None if calibration is None else _calibration(calibration, model.image_size))
-    graph = load_onnx_file(model, precision)
-    about = describe_model(graph.models, model.name) if precision == "fp32" else describe_onnx_file(model, precision)
-    return graph, about.get("parity", {})
+    onnx_file = load_onnx_file(model, precision)
+    about = (
+        describe_model(onnx_file.models, model.name) if precision == "fp32" else describe_onnx_file(model, precision)
+    )
+    return onnx_file, about.get("parity", {})
 
 
 @lru_cache(maxsize=1)

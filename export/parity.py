@@ -28,7 +28,7 @@ class Parity:
 
     images: int
     largest_difference: float
-    """Of any logit."""
+    """The largest of any logit."""
     relative_difference: float
     """The same, divided by the largest |logit|."""
     ties: int

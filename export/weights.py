@@ -56,22 +56,16 @@ def read(path: Path, trust: bool = False) -> Any:
         # torch warns of what it then reads, or refuses, all the same.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path, trust)
+            if _is_safetensors(path):
+                from safetensors.torch import load_file
+
+                return load_file(path)
+            return torch.load(path, map_location="cpu", weights_only=False) if trust else read_tensors_only(path)
     except CheckpointError:
         raise
     # A damaged file fails in as many ways as there are parsers, and each wants the same answer.
     except Exception as error:
         raise CheckpointError(f"cannot read weights from {path}: {reason(error)}; fetch the file again") from error
-
-
-def _read_pickle(path: Path, trust: bool) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=False) if trust else read_tensors_only(path)
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -283,7 +277,7 @@ def load_strictly(network: nn.Module, weights: Weights, where: str) -> int:
             for name in both
             if given[name].shape != wanted[name].shape
         ],
-        # Of the shape that is wanted: a small file can describe a tensor of any size.
+        # Only in the shape that is wanted: a small file can describe a tensor of any size.
         "not finite": [
             name
             for name in both
