@@ -125,11 +125,9 @@ def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
         for path, held in level:
             split: dict[str, dict[str, Any]] = {}
             for key, value in held.items():
-                if isinstance(value, Mapping):
-                    if id(value) not in seen:
-                        seen.add(id(value))
-                        below.append(((*path, str(key)), value))
-                    continue
+                if isinstance(value, Mapping) and id(value) not in seen:
+                    seen.add(id(value))
+                    below.append(((*path, str(key)), value))
                 start, point, rest = str(key).partition(".")
                 averaged = bool(point) and start in names
                 split.setdefault(start if averaged else "", {})[rest if averaged else str(key)] = value

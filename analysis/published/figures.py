@@ -59,7 +59,7 @@ _FIGURES = {**PUBLISHED_GROUPS, **BIASES}
 
 
 def shipped_figures() -> pl.DataFrame:
-    """48 rows: model, category, the four generalization groups, the six biases; six decimals."""
+    """48 rows: model, category, the four groups, the six biases; six decimals."""
     return pl.read_csv(SHIPPED, comment_prefix="#")
 
 
@@ -156,7 +156,7 @@ def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str
 
 
 def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
-    """{bias, generalization, subset, spearman, p, n} for 6 biases x 4 groups x 3 subsets, in the published order.
+    """{bias, group, subset, spearman, p, n} for 6 biases x 4 groups x 3 subsets, in the published order.
 
     Subsets are all models (total), the adversarially trained ones by category, and the others. As published,
     spearman reads 0 where p >= 0.05; it is None where it is not defined.
