@@ -38,11 +38,11 @@ class Lowering:
     calibration: Path | None
     """An image set."""
     build: Callable[[OnnxFile], Path] | None
-    """Makes the plan of a graph, or finds it; None where no plans are built."""
+    """Makes the TensorRT plan of an ONNX file, or finds it; None where no plans are built."""
 
 
 def read_precisions(words: Iterable[str]) -> list[str]:
-    """["fp16,int8", "fp32"] -> each precision once; UnknownName for one that there is not."""
+    """["fp16,int8", "fp32"] -> each precision once; UnknownName for one that does not exist."""
     return list(dict.fromkeys(check_precision(name.strip()) for word in words for name in word.split(",")))
 
 
@@ -62,7 +62,7 @@ def trt_plan_builder(batch: int, refit: bool) -> Callable[[OnnxFile], Path] | No
 
     trt, gpu = load(TENSORRT), usable(gpus())
     target = target_of(trt, gpu.name, gpu.capability, batch, refit=refit)
-    return lambda graph: ensure_trt_plan(trt, graph, target).path
+    return lambda onnx_file: ensure_trt_plan(trt, onnx_file, target).path
 
 
 def exportables(
@@ -105,18 +105,18 @@ def rows_of(model: Model, wanted: Lowering) -> list[dict[str, Any]]:
     """Make the files of a model; a row for each precision: fp32 compared with torch, the others with fp32."""
     rows = []
     for precision in wanted.precisions:
-        file, parity = _onnx_file(model, precision, wanted.calibration)
+        onnx_file, parity = _onnx_file(model, precision, wanted.calibration)
         row = {
             "name": model.name,
             "precision": precision,
-            "sha256": file.sha256[:16],
+            "sha256": onnx_file.sha256[:16],
             "classes": model.classes,
             "images": parity.get("images"),
             "relative_difference": parity.get("relative_difference"),
             "top1_disagreements": parity.get("top1_disagreements"),
-            "file": str(file.path),
+            "file": str(onnx_file.path),
         }
-        rows.append(row if wanted.build is None else row | {"trt_plan": str(wanted.build(file))})
+        rows.append(row if wanted.build is None else row | {"trt_plan": str(wanted.build(onnx_file))})
     return rows
 
 
@@ -126,9 +126,11 @@ def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[
         from ..export.precisions import make_onnx_file
 
         make_onnx_file(model, precision, None if calibration is None else _calibration(calibration, model.image_size))
-    file = load_onnx_file(model, precision)
-    about = describe_model(file.models, model.name) if precision == "fp32" else describe_onnx_file(model, precision)
-    return file, about.get("parity", {})
+    onnx_file = load_onnx_file(model, precision)
+    about = (
+        describe_model(onnx_file.models, model.name) if precision == "fp32" else describe_onnx_file(model, precision)
+    )
+    return onnx_file, about.get("parity", {})
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""The fp16 graph of an fp32 ONNX file, strongly typed: what is float16 is so in the file, not by a runtime's choice."""
+"""The fp16 file made of an fp32 ONNX file, strongly typed: the file says what is float16, and no runtime chooses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ARITHMETIC = {"Sub", "Div", "Mul", "Add"}
 
 
 def to_fp16(content: bytes) -> bytes:
-    """The graph with float16 weights and activations, between float32 images and float32 logits.
+    """The ONNX file with float16 weights and activations, between float32 images and float32 logits.
 
     (images - mean) / std stays float32, since float16 would round the images; behind it stands one cast to float16, and
     one back before the logits. Operators that runtimes lack in float16, such as Max and TopK, stay float32 between
@@ -89,7 +89,7 @@ def _check_range(initializer: TensorProto) -> None:
 
 
 def rounded(content: bytes) -> bytes:
-    """An fp16 graph for runtimes without float16 arithmetic: float32 that is rounded wherever the graph is float16.
+    """An fp16 file for runtimes without float16 arithmetic: float32 that is rounded wherever the file is float16.
 
     ONNX Runtime on the CPU would round the weights alone, and so hide what a GPU loses, or overflows, in between.
     """

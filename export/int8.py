@@ -1,4 +1,4 @@
-"""The int8 graph of an fp32 ONNX file: quantization written into the graph as QuantizeLinear and DequantizeLinear.
+"""The int8 file made of an fp32 ONNX file: quantization written into its graph as QuantizeLinear and DequantizeLinear.
 
 NNCF calibrates it. Its weights are int8 with a scale per channel; its activations are uint8 with zero point 0 where
 they cannot be negative, and int8 with zero point 0 elsewhere. TensorRT knows no uint8: `symmetric_activations` rewrites
@@ -27,7 +27,7 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 
 
 def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
-    """The graph with int8 weights and activations, calibrated on `images`, batches of (n, 3, S, S) float32 in [0, 1].
+    """The file with int8 weights and activations, calibrated on `images`, batches of (n, 3, S, S) float32 in [0, 1].
 
     Every image counts alike, however they are batched. The same images give the same bytes on the same machine.
 
@@ -47,12 +47,12 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
             )
         # NNCF runs ONNX Runtime, and passes on whatever goes wrong there.
         except Exception as error:
-            raise ExportError(f"NNCF cannot quantize this graph: {reason(error)}; use fp16") from error
+            raise ExportError(f"NNCF cannot quantize this ONNX file: {reason(error)}; use fp16") from error
     return to_bytes(quantized)
 
 
 def symmetric_activations(content: bytes) -> bytes:
-    """The graph as TensorRT reads it: int8 throughout, zero point 0, one scale per activation.
+    """The ONNX file as TensorRT reads it: int8 throughout, zero point 0, one scale per activation.
 
     uint8 with zero point 0 becomes int8 with the scale x 255/127: the same range, in half as many steps. Scales per
     channel of an activation become the largest of them. Raises ExportError for what TensorRT would misread: another

@@ -1,4 +1,4 @@
-"""Between an ONNX file's bytes and its graph. Free of torch."""
+"""ONNX files whose graph was rewritten, as bytes. Free of torch."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The graphs of a model on disk, one per precision.
+"""The ONNX files of a model on disk, one per precision.
 
-The fp32 graph is the model's own file, MODELS/NAME.onnx. Those made from it lie in a folder per precision,
+The fp32 file is the model itself, MODELS/NAME.onnx. Those made from it lie in a folder per precision,
 MODELS/fp16/NAME.onnx and MODELS/int8/NAME.onnx, each with a NAME.json that holds `precision`, `sha256`, `bytes`,
-`made_from` (sha256 of the fp32 file) and how it was made: `versions`, `parity` with the fp32 graph, and for int8
+`made_from` (sha256 of the fp32 file) and how it was made: `versions`, `parity` with the fp32 file, and for int8
 `calibration`.
 """
 
@@ -35,7 +35,7 @@ class OnnxFile:
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """The name of the model."""
         return self.path.name.removesuffix(".onnx")
 
     @property
@@ -57,7 +57,7 @@ def check_precision(precision: str) -> str:
 
 
 def save_onnx_file(model: Model, precision: str, content: bytes, made: Mapping[str, Any]) -> OnnxFile:
-    """Write a graph that was made from the model's fp32 file, and its description beside it; or ExportError."""
+    """Write an ONNX file that was made from the model's fp32 file, and its description beside it; or ExportError."""
     path = _path(model, check_precision(precision))
     sha256 = hashlib.sha256(content).hexdigest()
     description = {
@@ -76,32 +76,32 @@ def save_onnx_file(model: Model, precision: str, content: bytes, made: Mapping[s
 
 
 def load_onnx_file(model: Model, precision: str) -> OnnxFile:
-    """The model's graph of that precision; its content is read and verified by `read_onnx_file`.
+    """The model's ONNX file of that precision; its content is read and verified by `read_onnx_file`.
 
-    Raises UnknownName for an unknown precision; ExportError, with the command to run, for a graph that is missing,
+    Raises UnknownName for an unknown precision; ExportError, with the command to run, for a file that is missing,
     damaged, or made from another fp32 file than the model's.
     """
     if check_precision(precision) == "fp32":
         return OnnxFile(precision, model.path, model.sha256)
     path = _path(model, precision)
     description = describe_onnx_file(model, precision)
-    graph = OnnxFile(precision, path, description["sha256"])
+    onnx_file = OnnxFile(precision, path, description["sha256"])
     if description["made_from"] != model.sha256:
-        raise ExportError(f"{path} was made from another export of {model.name}; {_run(graph)}")
+        raise ExportError(f"{path} was made from another export of {model.name}; {_run(onnx_file)}")
     if not path.is_file() or path.stat().st_size != description["bytes"]:
-        raise ExportError(f"{path} is missing or not as long as {_description_path(path)} says; {_run(graph)}")
-    return graph
+        raise ExportError(f"{path} is missing or not as long as {_description_path(path)} says; {_run(onnx_file)}")
+    return onnx_file
 
 
 def describe_onnx_file(model: Model, precision: str) -> dict[str, Any]:
-    """What the description of a graph made from the model's fp32 file says; ExportError if it is missing or damaged."""
+    """The description of a file made from the model's fp32 file; ExportError if it is missing or damaged."""
     path = _path(model, precision)
     run = _run(OnnxFile(precision, path, ""))
     try:
         description: dict[str, Any] = parse_json(read_text(_description_path(path), LARGEST))
         kinds = [type(description[key]) for key in ("made_from", "sha256", "bytes")]
     except FileNotFoundError:
-        raise ExportError(f"{model.name} has no {precision} graph in {path.parent}; {run}") from None
+        raise ExportError(f"{model.name} has no {precision} file in {path.parent}; {run}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ExportError(f"{_description_path(path)} is damaged: {error}; {run}") from error
     if kinds != [str, str, int]:
@@ -109,13 +109,13 @@ def describe_onnx_file(model: Model, precision: str) -> dict[str, Any]:
     return description
 
 
-def read_onnx_file(graph: OnnxFile) -> bytes:
-    """The ONNX file's content, if its sha256 is the graph's; ExportError, with the command to run, otherwise."""
-    return read_onnx(graph.path, graph.sha256, f"{_run(graph)}")
+def read_onnx_file(onnx_file: OnnxFile) -> bytes:
+    """The ONNX file's content, if its sha256 is the recorded one; ExportError, with the command to run, otherwise."""
+    return read_onnx(onnx_file.path, onnx_file.sha256, _run(onnx_file))
 
 
-def _run(graph: OnnxFile) -> str:
-    return f"run: {graph.command}{' --calibration IMAGE_SET' if graph.precision == 'int8' else ''}"
+def _run(onnx_file: OnnxFile) -> str:
+    return f"run: {onnx_file.command}{' --calibration IMAGE_SET' if onnx_file.precision == 'int8' else ''}"
 
 
 def _path(model: Model, precision: str) -> Path:

@@ -28,7 +28,7 @@ class Parity:
 
     images: int
     largest_difference: float
-    """Of any logit."""
+    """The largest of any logit."""
     relative_difference: float
     """The same, divided by the largest |logit|."""
     ties: int
@@ -51,10 +51,11 @@ def compare(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Parity
     """Compare two (n, classes) arrays of logits."""
     import numpy as np
 
-    scale = float(np.abs(expected).max())
-    difference = float(np.abs(expected - found).max())
-    first, second = np.sort(expected, axis=1)[:, -1:-3:-1].T if expected.shape[1] > 1 else (expected[:, 0], -np.inf)
-    tied = first - second <= TIE * scale
+    with np.errstate(invalid="ignore"):  # of two infinite logits the difference is not a number, which never holds
+        scale = float(np.abs(expected).max())
+        difference = float(np.abs(expected - found).max())
+        first, second = np.sort(expected, axis=1)[:, -1:-3:-1].T if expected.shape[1] > 1 else (expected[:, 0], -np.inf)
+        tied = first - second <= TIE * scale
     differs = expected.argmax(axis=1) != found.argmax(axis=1)
     return Parity(
         images=len(expected),
@@ -66,14 +67,30 @@ def compare(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Parity
 
 
 def check_parity(network: nn.Module, content: bytes, images: NDArray[np.float32], name: str) -> Parity:
-    """Run a network and its ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless they agree."""
-    parity = compare(_torch_logits(network, images), onnx_logits(content, images))
+    """Run a network and its ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless their logits agree."""
+    expected = check_finite(_torch_logits(network, images), f"{name} in torch")
+    parity = compare(expected, check_finite(onnx_logits(content, images), f"the ONNX file of {name}"))
     if not parity.holds:
         raise ExportError(
             f"the export of {name} does not compute what torch does: {parity}; nothing was written; "
             "is the network in evaluation mode and free of random numbers?"
         )
     return parity
+
+
+def check_finite(logits: NDArray[np.float32], what: str) -> NDArray[np.float32]:
+    """The (n, classes) logits, if all are finite; otherwise ExportError, which says of how many images, and which."""
+    import numpy as np
+
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
+    if bad:
+        kind = "NaN" if np.isnan(logits).any() else "infinite"
+        which = ", ".join(map(str, bad[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        raise ExportError(
+            f"{what} gives logits that are {kind} for {len(bad)} of {len(logits)} images (numbers {which}, from 0); "
+            "nothing was written; do weights, normalization and architecture belong together?"
+        )
+    return logits
 
 
 def check_images(images: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:

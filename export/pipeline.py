@@ -45,7 +45,7 @@ def export_checkpoint(
     """
     known = checkpoint(name)
     files = [(path, part.rule) for path, part in zip(fetch(known, weights), known.parts, strict=True)]
-    recipe = Recipe(known.name, known.category, "resnet50", known.source, files, known.mean, known.std)
+    recipe = Recipe(known.name, known.category, "resnet50", known.source, files, known.mean, known.std, "raw")
     return _export(recipe, folder, image_size, images, trust)
 
 
@@ -61,16 +61,20 @@ def export_user_checkpoint(
     images: NDArray[np.float32] | None = None,
     rule: str = OWN,
     trust: bool = False,
+    weights: str | None = None,
 ) -> tuple[Model, Parity]:
     """Export a weights file of the user's as the model `name` into `folder` (default: the models folder).
 
     `architecture` is read by `architectures.build`; `mean` and `std` are per RGB channel, for images in [0, 1]; `rule`
-    is a key rule of checkpoints.toml. Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that
-    is one of the 48 or cannot name a file.
+    is a key rule of checkpoints.toml. `weights` says which are meant of a file that holds several: `ema`, `raw`, or the
+    key that holds them; left out, they are the exponential moving average where there is one.
+
+    Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that is one of the 48 or cannot name a
+    file.
     """
     if any(name == one.name for one in checkpoints()):
         raise UsageError(f"'{name}' is one of the 48 checkpoints; give your model another name")
-    recipe = Recipe(check_name(name), OWN, architecture, f"file:{path.name}", [(path, rule)], mean, std)
+    recipe = Recipe(check_name(name), OWN, architecture, f"file:{path.name}", [(path, rule)], mean, std, weights)
     return _export(recipe, folder, image_size, images, trust)
 
 
@@ -86,14 +90,16 @@ class Recipe:
     """Each with the name of its key rule."""
     mean: Channels
     std: Channels
+    choice: str | None
+    """Which of a file's weights: see `weights.apply_rule`."""
 
 
 def _export(
     recipe: Recipe, folder: Path | None, image_size: int, images: NDArray[np.float32] | None, trust: bool
 ) -> tuple[Model, Parity]:
     images = photograph_crops(image_size) if images is None else check_images(images, image_size)
-    weights = read_weights(recipe.files, trust)
     network = build(recipe.architecture)
+    weights = read_weights(recipe.files, trust, recipe.choice, network.state_dict().keys())
     load_strictly(network, weights, " + ".join(str(path) for path, _ in recipe.files))
     normalized = Normalized(network, recipe.mean, recipe.std).eval()
     content, classes = to_onnx(normalized, image_size)
@@ -112,5 +118,6 @@ def _export(
         classes=classes,
     )
     made = {"opset": OPSET, "torch": torch.__version__, "dropped": weights.dropped, "parity": asdict(parity)}
+    made["weights"] = {"taken": weights.taken, "left": weights.left, "ema": weights.averaged}
     save_model(model, content, made)
     return model, parity

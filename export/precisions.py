@@ -1,4 +1,4 @@
-"""A model's graph at a lower precision: made of its fp32 graph, compared with it, and written. Free of torch."""
+"""A model's ONNX file at a lower precision: made of its fp32 file, compared with it, and written. Free of torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import ExportError, UsageError
 from ..records import Model
 from .models import verify_model
 from .onnx_files import OnnxFile, check_precision, save_onnx_file
-from .parity import Parity, check_images, compare, onnx_logits
+from .parity import Parity, check_finite, check_images, compare, onnx_logits
 from .photographs import photograph_crops
 
 if TYPE_CHECKING:
@@ -20,42 +20,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Clean images that an int8 graph takes the ranges of its activations from."""
+    """Clean images that an int8 file takes the ranges of its activations from."""
 
     name: str
-    """Of the image set."""
+    """The image set's."""
     digest: str
-    """Of the image set."""
+    """The image set's."""
     images: NDArray[np.float32] = field(repr=False)
     """(n, 3, S, S) in [0, 1]."""
 
 
 def make_onnx_file(model: Model, precision: str, calibration: Calibration | None = None) -> tuple[OnnxFile, Parity]:
-    """Make the model's graph of a precision below fp32, compare it with the fp32 graph, and write it.
+    """Make the model's ONNX file of a precision below fp32, compare it with the fp32 file, and write it.
 
     They are compared on the calibration's images, or else on photographs. How far they lie apart is recorded with the
-    graph and decides nothing: that is for whoever runs it, on the images that are run.
+    file and decides nothing: that is for whoever runs it, on the images that are run.
 
-    Raises UsageError for int8 without calibration, and ExportError for a graph that cannot be made, or whose logits are
+    Raises UsageError for int8 without calibration, and ExportError for a file that cannot be made, or whose logits are
     not finite.
     """
     content = verify_model(model)
     size = model.image_size
     images = photograph_crops(size) if calibration is None else check_images(calibration.images, size)
     lowered, comparable = _lower(content, check_precision(precision), calibration)
-    parity = compare(onnx_logits(content, images), onnx_logits(comparable, images))
+    expected = check_finite(onnx_logits(content, images), f"the fp32 file of {model.name}")
+    parity = compare(expected, onnx_logits(comparable, images))
     if not parity.relative_difference < float("inf"):  # nor NaN
         raise ExportError(
-            f"the {precision} graph of {model.name} overflows: its logits are not finite; nothing was written; use fp32"
+            f"the {precision} file of {model.name} overflows: its logits are not finite; nothing was written; use fp32"
         )
-    made: dict[str, object] = {"versions": _versions(precision), "parity": asdict(parity)}
+    packages = ("onnx", "onnxruntime", *(["nncf"] if precision == "int8" else []))  # which the file's bytes depend on
+    versions = {name: import_module(name).__version__ for name in packages}
+    made: dict[str, object] = {"versions": versions, "parity": asdict(parity)}
     if calibration is not None:
         made["calibration"] = {"name": calibration.name, "digest": calibration.digest, "images": len(images)}
     return save_onnx_file(model, precision, lowered, made), parity
 
 
 def _lower(content: bytes, precision: str, calibration: Calibration | None) -> tuple[bytes, bytes]:
-    """The graph, and what ONNX Runtime on the CPU computes its logits from."""
+    """The ONNX file, and what ONNX Runtime on the CPU computes its logits from."""
     if precision == "fp16":
         from .fp16 import rounded, to_fp16
 
@@ -69,9 +72,3 @@ def _lower(content: bytes, precision: str, calibration: Calibration | None) -> t
 
     int8 = to_int8(content, [calibration.images])
     return int8, int8
-
-
-def _versions(precision: str) -> dict[str, str]:
-    """Of what the graph's bytes depend on."""
-    names = ("onnx", "onnxruntime", *(["nncf"] if precision == "int8" else []))
-    return {name: import_module(name).__version__ for name in names}

@@ -46,6 +46,8 @@ class KeyRule:
     """(pattern, why)"""
     rename: tuple[tuple[str, str], ...] = ()
     """(pattern, replacement)"""
+    wrappers: tuple[str, ...] = ()
+    """Beginnings that are taken off a key, one after another, until it is one of the architecture's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,12 @@ def select(names: list[str], every: bool = False, category: str | None = None) -
 
 
 @cache
+def ema_names() -> tuple[str, ...]:
+    """What training scripts call an exponential moving average of the weights, the first one preferred."""
+    return tuple(_table()["ema"])
+
+
+@cache
 def key_rule(name: str) -> KeyRule:
     """The key rule of that name, or UnknownName."""
     rules = _table()["rule"]
@@ -143,4 +151,5 @@ def key_rule(name: str) -> KeyRule:
         containers=tuple(row.get("containers", ())),
         drop=tuple((pattern, why) for pattern, why in row.get("drop", ())),
         rename=tuple((pattern, replacement) for pattern, replacement in row.get("rename", ())),
+        wrappers=tuple(row.get("wrappers", ())),
     )

@@ -1,4 +1,4 @@
-"""What two graphs have in common whose weights can take each other's place in one TensorRT plan."""
+"""What two ONNX files have in common whose weights can take each other's place in one TensorRT plan."""
 
 from __future__ import annotations
 

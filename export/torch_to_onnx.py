@@ -1,6 +1,6 @@
 """torch -> ONNX: images in [0, 1] in, logits out, normalization inside, batch size open.
 
-The graph has one input `images` (batch, 3, S, S) float32 and one output `logits` (batch, classes) float32. Only the
+The file has one input `images` (batch, 3, S, S) float32 and one output `logits` (batch, classes) float32. Only the
 batch is symbolic; a session fixes it when it opens the file, so one file and one sha256 serve every batch size. The
 same weights give the same bytes on every run with the same versions of torch and onnxscript.
 """
@@ -75,7 +75,7 @@ def to_onnx(network: Normalized, image_size: int) -> tuple[bytes, int]:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"torch exported a graph that is not valid ONNX: {reason(error)}; update torch") from error
+        raise ExportError(f"torch exported a file that is not valid ONNX: {reason(error)}; update torch") from error
     _check_sizes(model, image_size, classes)
     return bytes(model.SerializeToString(deterministic=True)), classes
 
@@ -116,4 +116,4 @@ def _check_sizes(model: onnx.ModelProto, image_size: int, classes: int) -> None:
         for value in (*model.graph.input, *model.graph.output)
     }
     if found != expected:
-        raise ExportError(f"the exported graph takes and gives {found} instead of {expected}; its forward fixes a size")
+        raise ExportError(f"the exported file takes and gives {found} instead of {expected}; its forward fixes a size")

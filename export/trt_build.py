@@ -1,6 +1,6 @@
-"""ONNX -> TensorRT plan: types as the graph has them, one fixed batch, TF32 off.
+"""ONNX -> TensorRT plan: types as the file has them, one fixed batch, TF32 off.
 
-The TensorRT module is always passed in, see `tensorrt_types`. A plan takes `images`, (batch, 3, S, S) float32 in
+The TensorRT module is always passed in, see `trt_types`. A plan takes `images`, (batch, 3, S, S) float32 in
 [0, 1], and gives `logits`, (batch, classes) float32.
 """
 
@@ -49,12 +49,12 @@ def build_trt_plan(
     """The plan of an ONNX file for one batch size.
 
     Args:
-        content: an int8 graph must have gone through `quantize.symmetric_activations`.
+        content: that of an int8 file must have gone through `int8.symmetric_activations`.
         refit: make the plan's weights replaceable, see `refit`.
         timing_cache: a file with the timings of kernels, read before and written after; equal layers are timed once.
         lines: TensorRT's messages are appended to it, whether it ends well or not.
 
-    Raises ExportError where TensorRT cannot read or build the graph, or misreads its types.
+    Raises ExportError where TensorRT cannot read or build the ONNX file, or misreads its types.
     """
     lines = [] if lines is None else lines
     log = build_log(trt, lines)
@@ -91,7 +91,7 @@ def parse_onnx(
     images = network.get_input(0)
     found, *rest = images.shape
     if found not in (-1, batch):
-        raise ExportError(f"the graph fixes its batch to {found}, so there is no plan for {batch}; export it again")
+        raise ExportError(f"the ONNX file fixes its batch to {found}, so there is no plan for {batch}; export it again")
     images.shape = trt.Dims((batch, *rest))
 
 
@@ -107,11 +107,11 @@ class Parser(Protocol):
 def _unreadable(parser: Parser) -> str:
     """What the first of the parser's errors is about."""
     if not parser.num_errors:
-        return "TensorRT cannot read the graph and does not say why; export it again"
+        return "TensorRT cannot read the ONNX file and does not say why; export it again"
     error: tensorrt.ParserError = parser.get_error(0)
     why = " ".join(error.desc().split())
     if not error.node_operator():
-        return f"TensorRT cannot read the graph: {why}; export it again"
+        return f"TensorRT cannot read the ONNX file: {why}; export it again"
     return (
         f"TensorRT cannot take operator {error.node_operator()} (node {error.node_name()}): {error.code().name} {why}; "
         "run this model with another engine, such as onnxruntime-cuda"
@@ -155,10 +155,10 @@ def _bytes(memory: Any) -> bytes:
 
 
 def refit(trt: TensorRT, engine: tensorrt.ICudaEngine, content: bytes, stream: int) -> None:
-    """Give an engine, built with REFIT from a graph of equal structure, the weights of this graph.
+    """Give an engine, built with REFIT from a file of equal structure, the weights of this ONNX file.
 
     `stream` is the handle of a CUDA stream; nothing may run on the engine until it is synchronized. Raises EngineError
-    if the graph's weights do not fit, or leave some of the engine's unset.
+    if the file's weights do not fit, or leave some of the engine's unset.
     """
     lines: list[str] = []
     log = build_log(trt, lines)
@@ -169,7 +169,7 @@ def refit(trt: TensorRT, engine: tensorrt.ICudaEngine, content: bytes, stream: i
     missing = refitter.get_missing_weights()
     if missing:
         raise EngineError(
-            f"{len(missing)} weights of the plan are not in the graph ({', '.join(missing[:3])}…); "
+            f"{len(missing)} weights of the plan are not in the ONNX file ({', '.join(missing[:3])}…); "
             "build a plan without refit"
         )
     if not refitter.refit_cuda_engine_async(stream):

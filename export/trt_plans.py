@@ -1,7 +1,7 @@
 """TensorRT plans on disk: MODELS/plans/NAME.PRECISION.b256.KEY.plan, a .json that says what it is, and TensorRT's .log.
 
 A plan runs on the GPU model and with the version of TensorRT that built it, so both are part of its key. A refittable
-plan takes the weights of every graph of equal structure, and its NAME is `refit`.
+plan takes the weights of every ONNX file of equal structure, and its NAME is `refit`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .trt_build import build_trt_plan
 from .trt_types import TensorRT
 
 TRT_PLAN_VERSION = 1
-"""Raised when the same graph is built in another way."""
+"""Raised when the same ONNX file is built in another way."""
 
 _log = logging.getLogger("bandlens")
 
@@ -39,7 +39,7 @@ class Target:
     """Name and compute capability, such as `NVIDIA H100 80GB HBM3 (9.0)`."""
     batch: int
     refit: bool = False
-    """Whether it takes the weights of other graphs of equal structure."""
+    """Whether it takes the weights of other ONNX files of equal structure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,26 +57,26 @@ def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bo
     return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, refit)
 
 
-def find_trt_plan(graph: OnnxFile, target: Target) -> TrtPlan | None:
-    """The graph's plan for the target, if there is one that is not damaged."""
-    found = _find(graph, target)
+def find_trt_plan(onnx_file: OnnxFile, target: Target) -> TrtPlan | None:
+    """The ONNX file's plan for the target, if there is one that is not damaged."""
+    found = _find(onnx_file, target)
     return found if isinstance(found, TrtPlan) else None
 
 
-def ensure_trt_plan(trt: TensorRT, graph: OnnxFile, target: Target) -> TrtPlan:
-    """The graph's plan for the target, built if there is none: a line in the log of `bandlens` says so, and why.
+def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPlan:
+    """The ONNX file's plan for the target, built if there is none: a line in the log of `bandlens` says so, and why.
 
     `target` is of this TensorRT module and this machine's GPU. Raises ExportError where TensorRT cannot build it.
     """
-    found = _find(graph, target)
+    found = _find(onnx_file, target)
     if isinstance(found, TrtPlan):
         return found
     _log.warning("building a TensorRT plan: %s", found)
-    identity = _identity(graph, target)
-    path = _path(graph, identity)
+    identity = _identity(onnx_file, target)
+    path = _path(onnx_file, identity)
     started = time.monotonic()
     try:
-        content = _build(trt, graph, target, path)
+        content = _build(trt, onnx_file, target, path)
         sha256 = hashlib.sha256(content).hexdigest()
         made = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
         write_bytes(path, content)
@@ -86,56 +86,56 @@ def ensure_trt_plan(trt: TensorRT, graph: OnnxFile, target: Target) -> TrtPlan:
     return TrtPlan(path, sha256, content)
 
 
-def _build(trt: TensorRT, graph: OnnxFile, target: Target, path: Path) -> bytes:
+def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> bytes:
     """The plan, and what TensorRT says about it beside `path`, however it ends."""
-    content, lines = onnx_for_tensorrt(graph), list[str]()
+    content, lines = onnx_for_tensorrt(onnx_file), list[str]()
     timings, log = path.parent / "timing.cache", path.with_suffix(".log")
     try:
         return build_trt_plan(trt, content, target.batch, refit=target.refit, timing_cache=timings, lines=lines)
     except ExportError as error:
-        raise ExportError(f"{graph.name}: {error}; all that TensorRT said is in {log}") from error
+        raise ExportError(f"{onnx_file.name}: {error}; all that TensorRT said is in {log}") from error
     finally:
         write_bytes(log, "\n".join(lines).encode())
 
 
-def onnx_for_tensorrt(graph: OnnxFile) -> bytes:
-    """The graph's verified content as TensorRT reads it."""
-    content = read_onnx_file(graph)
-    if graph.precision != "int8":
+def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
+    """The ONNX file's verified content as TensorRT reads it."""
+    content = read_onnx_file(onnx_file)
+    if onnx_file.precision != "int8":
         return content
     from .int8 import symmetric_activations
 
     return symmetric_activations(content)
 
 
-def _identity(graph: OnnxFile, target: Target) -> dict[str, Any]:
+def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
     """All that the key of a plan covers."""
     if not target.refit:
-        return {"name": graph.name, **_common(graph, target), "built_from": graph.sha256}
-    if graph.precision == "int8":
-        raise UsageError("an int8 graph has scales of its own, which no other takes over; leave out refit")
+        return {"name": onnx_file.name, **_common(onnx_file, target), "built_from": onnx_file.sha256}
+    if onnx_file.precision == "int8":
+        raise UsageError("an int8 file has scales of its own, which no other takes over; leave out refit")
     from .structure import structure_of
 
-    return {"name": "refit", **_common(graph, target), "built_from": structure_of(read_onnx_file(graph))}
+    return {"name": "refit", **_common(onnx_file, target), "built_from": structure_of(read_onnx_file(onnx_file))}
 
 
-def _common(graph: OnnxFile, target: Target) -> dict[str, Any]:
-    return {"precision": graph.precision, **asdict(target), "trt_plan_version": TRT_PLAN_VERSION}
+def _common(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
+    return {"precision": onnx_file.precision, **asdict(target), "trt_plan_version": TRT_PLAN_VERSION}
 
 
-def _path(graph: OnnxFile, identity: dict[str, Any]) -> Path:
+def _path(onnx_file: OnnxFile, identity: dict[str, Any]) -> Path:
     key = digest_of(identity)[:8]
     stem = f"{identity['name']}.{identity['precision']}.b{identity['batch']}.{key}"
-    return graph.models / "plans" / f"{stem}.plan"
+    return onnx_file.models / "plans" / f"{stem}.plan"
 
 
-def _find(graph: OnnxFile, target: Target) -> TrtPlan | str:
+def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
     """The plan, or why there is none."""
-    identity = _identity(graph, target)
-    path = _path(graph, identity)
+    identity = _identity(onnx_file, target)
+    path = _path(onnx_file, identity)
     description = path.with_suffix(".json")
     if not description.is_file():
-        return _why_none(graph, path.parent, identity)
+        return _why_none(onnx_file, path.parent, identity)
     try:
         sha256 = str(parse_json(read_text(description, LARGEST))["sha256"])
         return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"))
@@ -149,13 +149,13 @@ DIFFERENCES = {
     "library": "of {}",
     "gpu": "for {}",
     "batch": "at batch {}",
-    "built_from": "of another graph",
+    "built_from": "of another ONNX file",
     "trt_plan_version": "of another version of bandlens",
 }
 """What may keep a plan of the same model and precision from being the one, in words."""
 
 
-def _why_none(graph: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
+def _why_none(onnx_file: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
     others = []
     for path in sorted(folder.glob("*.json")):
         try:
@@ -165,6 +165,6 @@ def _why_none(graph: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
                 others.append(" ".join(["one", *(DIFFERENCES[key].format(other[key]) for key in differing)]))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a damaged description describes no plan
-    kind = ("refittable " if identity["refit"] else "") + graph.precision
+    kind = ("refittable " if identity["refit"] else "") + onnx_file.precision
     wanted = "of {library} for {gpu} at batch {batch}".format_map(identity)
-    return f"{graph.name} has no {kind} plan {wanted}" + (f"; there is {', '.join(others)}" if others else "")
+    return f"{onnx_file.name} has no {kind} plan {wanted}" + (f"; there is {', '.join(others)}" if others else "")

@@ -6,7 +6,7 @@ import re
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,30 @@ from torch import Tensor, nn
 from ..errors import CheckpointError
 from .files import html_title, reason
 from .pickles import read_tensors_only
-from .registry import KeyRule, key_rule
+from .registry import KeyRule, ema_names, key_rule
 
 Dropped = dict[str, list[str]]
 """Why -> keys."""
 
 
+TOP = "top level"
+"""The name of a file's own keys, where the tensors lie in no container."""
+DEEPEST = 3
+"""Containers in containers that are looked into."""
+
+
 @dataclass(slots=True)
 class Weights:
-    """Tensors by the architecture's names, and the keys that were left out."""
+    """Tensors by the architecture's names, the keys that were left out, and which of the file's weights these are."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     dropped: Dropped = field(default_factory=dict)
+    taken: str = TOP
+    """The container that they were taken from, such as `state_dict_ema` or `ema.module`."""
+    left: list[str] = field(default_factory=list)
+    """Other containers of the file that hold all of the same names."""
+    averaged: bool = False
+    """Whether they are an exponential moving average (EMA) of the weights in training."""
 
 
 def read(path: Path, trust: bool = False) -> Any:
@@ -44,22 +56,16 @@ def read(path: Path, trust: bool = False) -> Any:
         # torch warns of what it then reads, or refuses, all the same.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _read_safetensors(path) if _is_safetensors(path) else _read_pickle(path, trust)
+            if _is_safetensors(path):
+                from safetensors.torch import load_file
+
+                return load_file(path)
+            return torch.load(path, map_location="cpu", weights_only=False) if trust else read_tensors_only(path)
     except CheckpointError:
         raise
     # A damaged file fails in as many ways as there are parsers, and each wants the same answer.
     except Exception as error:
         raise CheckpointError(f"cannot read weights from {path}: {reason(error)}; fetch the file again") from error
-
-
-def _read_pickle(path: Path, trust: bool) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=False) if trust else read_tensors_only(path)
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -95,59 +101,159 @@ def _check_kind(path: Path) -> None:
         raise CheckpointError(f"{path} holds more bytes than it has, which torch.save never does; save it with torch")
 
 
-def apply_rule(rule: KeyRule, content: Any, where: str) -> Weights:
-    """The tensors of `content` under the architecture's names; `where` names the file in errors."""
-    held = _container(rule, content, where)
-    weights = Weights()
-    for key, value in held.items():
-        why = next((why for pattern, why in rule.drop if re.search(pattern, str(key))), None)
-        if why is None and not isinstance(value, Tensor):
-            why = "not a tensor"
-        if why is not None:
-            weights.dropped.setdefault(why, []).append(str(key))
-            continue
-        name = _renamed(rule, str(key))
-        if name in weights.tensors:
-            raise CheckpointError(f"{where}: two keys become '{name}' by rule '{rule.name}'; choose another key rule")
-        weights.tensors[name] = value.detach()
-    if not weights.tensors:
-        raise CheckpointError(
-            f"{where}: rule '{rule.name}' finds no tensors among {_some(map(str, held))}; choose another key rule"
-        )
-    return weights
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Named tensors, and what lies beside them, of one container of a file."""
+
+    name: str
+    values: Mapping[str, Any]
+    averaged: bool
 
 
-def _container(rule: KeyRule, content: Any, where: str) -> Mapping[Any, Any]:
+def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
+    """Every container in the file that holds tensors, those that lie less deep first.
+
+    Keys that begin with the name of an EMA and a point, as in `ema_model.fc.weight` beside `model.fc.weight`, are a
+    container of their own.
+    """
+    names = ema_names()
+    found: list[Candidate] = []
+    level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
+    seen = {id(content)}  # a small file can hold one container a million times
+    for _ in range(DEEPEST + 1):
+        below = []
+        for path, held in level:
+            split: dict[str, dict[str, Any]] = {}
+            for key, value in held.items():
+                if isinstance(value, Mapping) and id(value) not in seen:
+                    seen.add(id(value))
+                    below.append(((*path, str(key)), value))
+                start, point, rest = str(key).partition(".")
+                averaged = bool(point) and start in names
+                split.setdefault(start if averaged else "", {})[rest if averaged else str(key)] = value
+            for start, values in split.items():
+                if any(isinstance(value, Tensor) for value in values.values()):
+                    whole = (*path, start) if start else path
+                    found.append(Candidate(".".join(whole) or TOP, values, any(part in names for part in whole)))
+        level = below
+    return found
+
+
+def apply_rule(
+    rule: KeyRule, content: Any, where: str, choice: str | None = None, wanted: Collection[str] = ()
+) -> Weights:
+    """The tensors of `content` under the architecture's names, which `wanted` lists; `where` names the file in errors.
+
+    `choice` is `ema`, `raw`, or the name of a container; left out, it is the EMA where there is one, as timm's loader
+    has it. Raises CheckpointError where the file does not hold what is asked for.
+    """
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{where} holds one {type(content).__name__} and no named tensors; save the module's state_dict() instead"
         )
-    found = (content[name] for name in rule.containers if isinstance(content.get(name), Mapping))
-    return next(found, content)
+    known = candidates(content)
+    one = _chosen(rule, content, known, where, choice, wanted)
+    weights = Weights(taken=one.name, averaged=one.averaged)
+    origin: dict[str, str] = {}
+    for key, value in one.values.items():
+        why = next((why for pattern, why in rule.drop if re.search(pattern, key)), None)
+        if why is None and not isinstance(value, Tensor):
+            why = "not a tensor"
+        if why is not None:
+            weights.dropped.setdefault(why, []).append(key)
+            continue
+        name = renamed(rule, key, wanted)
+        if name in weights.tensors:
+            raise CheckpointError(
+                f"{where}: two keys become '{name}' by rule '{rule.name}', {origin[name]} and {key}; choose another "
+                "key rule, or say with --weights how the keys begin that are meant"
+            )
+        weights.tensors[name], origin[name] = value.detach(), key
+    if not weights.tensors:
+        raise CheckpointError(
+            f"{where}: rule '{rule.name}' finds no tensors among {_some(map(str, one.values))}; choose another key rule"
+        )
+    weights.left = [
+        other.name
+        for other in known
+        if other.name != one.name and weights.tensors.keys() <= {renamed(rule, key, wanted) for key in other.values}
+    ]
+    return weights
 
 
-def _renamed(rule: KeyRule, key: str) -> str:
+def _chosen(
+    rule: KeyRule,
+    content: Mapping[Any, Any],
+    known: list[Candidate],
+    where: str,
+    choice: str | None,
+    wanted: Collection[str],
+) -> Candidate:
+    """The candidate that `choice` names; CheckpointError, with the names of those that there are, if it names none."""
+    if choice in (None, "ema"):
+        for name in ema_names():
+            for one in known:
+                # An EMA's decay or counter alone is no network.
+                fits = not wanted or any(renamed(rule, key, wanted) in wanted for key in one.values)
+                if name in one.name.split(".") and fits:
+                    return one
+    if choice in (None, "raw"):
+        if not known:  # nothing to choose among: what the rule would read, for an error that names its keys
+            held = next((content[name] for name in rule.containers if isinstance(content.get(name), Mapping)), content)
+            return Candidate(TOP, {str(key): value for key, value in held.items()}, averaged=False)
+        for name in (*rule.containers, TOP):
+            for one in known:
+                if not one.averaged and f"{one.name}.".startswith(f"{name}."):
+                    return one
+    elif choice != "ema":
+        for one in known:
+            if f"{one.name}.".startswith(f"{choice}."):
+                return one
+        for one in known:
+            begun = {key: value for key, value in one.values.items() if key.startswith(f"{choice}.")}
+            if begun:
+                return Candidate(choice, {key[len(choice) + 1 :]: value for key, value in begun.items()}, one.averaged)
+    asked = f"no weights '{choice}'" if choice else f"no weights where rule '{rule.name}' looks for them"
+    there = ", ".join(one.name for one in known[:5]) or "none of them"
+    raise CheckpointError(
+        f"{where} holds {asked}, only the keys {_some(map(str, content))}; "
+        f"name with --weights KEY one that holds tensors: {there}"
+    )
+
+
+def renamed(rule: KeyRule, key: str, wanted: Collection[str] = ()) -> str:
+    """The architecture's name for a key: by the rule's patterns, and without what wraps it, until it is wanted."""
     for pattern, replacement in rule.rename:
         key = re.sub(pattern, replacement, key)
+    while key not in wanted:
+        wrapper = next((one for one in rule.wrappers if key.startswith(one)), None)
+        if wrapper is None:
+            break
+        key = key.removeprefix(wrapper)
     return key
 
 
-def _some(names: Any) -> str:
+def _some(names: Iterable[str]) -> str:
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def read_weights(files: list[tuple[Path, str]], trust: bool = False) -> Weights:
-    """Read one file, or several that make up one network, each with the name of its key rule."""
+def read_weights(
+    files: list[tuple[Path, str]], trust: bool = False, choice: str | None = None, wanted: Collection[str] = ()
+) -> Weights:
+    """Read one file, or several that make up one network, each with the name of its key rule; see `apply_rule`."""
     whole = Weights()
-    for path, rule in files:
-        part = apply_rule(key_rule(rule), read(path, trust), str(path))
+    for number, (path, rule) in enumerate(files):
+        part = apply_rule(key_rule(rule), read(path, trust), str(path), choice, wanted)
         twice = whole.tensors.keys() & part.tensors.keys()
         if twice:
             raise CheckpointError(f"{path}: {_some(sorted(twice))} also came from the file before it; use one of them")
         whole.tensors |= part.tensors
         for why, keys in part.dropped.items():
             whole.dropped.setdefault(why, []).extend(keys)
+        whole.taken = f"{whole.taken} + {part.taken}" if number else part.taken
+        whole.left += part.left
+        whole.averaged = part.averaged
     return whole
 
 
@@ -169,7 +275,7 @@ def load_strictly(network: nn.Module, weights: Weights, where: str) -> int:
             for name in both
             if given[name].shape != wanted[name].shape
         ],
-        # Of the shape that is wanted: a small file can describe a tensor of any size.
+        # Only in the shape that is wanted: a small file can describe a tensor of any size.
         "not finite": [
             name
             for name in both
@@ -178,8 +284,9 @@ def load_strictly(network: nn.Module, weights: Weights, where: str) -> int:
     }
     found = [f"{len(names)} {problem} ({_some(names)})" for problem, names in problems.items() if names]
     if found:
+        others = f", or take others of the file with --weights: {_some(weights.left)}" if weights.left else ""
         raise CheckpointError(
-            f"{where} does not fit the architecture: {'; '.join(found)}; check architecture and key rule"
+            f"{where} does not fit the architecture: {'; '.join(found)}; check architecture and key rule{others}"
         )
     network.load_state_dict(wanted | given, strict=True)
     return len(required)

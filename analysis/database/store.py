@@ -43,8 +43,11 @@ ClassNames = Mapping[str, Mapping[int, str]]
 NO_NAMES: ClassNames = {}
 
 
-IsPlain = Callable[[duckdb.sqltypes.DuckDBPyType], bool]
-"""Whether a type of DuckDB's needs no text to stand for its values."""
+PLAIN = {
+    *("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER"),
+    *("UBIGINT", "FLOAT", "DOUBLE", "VARCHAR", "DECIMAL", "ENUM", "NULL", "UUID", "JSON"),
+}
+"""Types whose every value any reader of tables can hold; the others are shown as DuckDB writes them."""
 
 
 class Store:
@@ -66,16 +69,16 @@ class Store:
                 raise StoreError(f"{self.path}: no way to show one of the types; cast it to VARCHAR") from error
 
     @contextmanager
-    def reader(self, sql: str, rows: int = 100_000, plain: IsPlain | None = None) -> Iterator[pa.RecordBatchReader]:
+    def reader(self, sql: str, rows: int = 100_000, as_text: bool = False) -> Iterator[pa.RecordBatchReader]:
         """The rows of a query as they come, so many at a time: an answer need not fit into memory.
 
-        Columns whose type is not `plain`, if that is given, come as DuckDB writes them in text.
+        With `as_text`, columns that few readers of tables can hold come as DuckDB writes them in text.
         """
         with explained(self.path):
             try:
                 found = self._query(sql, ())
-                if plain is not None and not all(map(plain, found.types)):
-                    found = found.project(", ".join(_as_text(found, plain)))
+                if as_text and not all(map(_is_plain, found.types)):
+                    found = found.project(", ".join(_as_text(found)))
                 yield found.to_arrow_reader(rows)
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:
@@ -422,11 +425,18 @@ class Store:
             )
 
 
-def _as_text(found: duckdb.DuckDBPyRelation, plain: IsPlain) -> Iterator[str]:
+def _is_plain(kind: duckdb.sqltypes.DuckDBPyType) -> bool:
+    """Whether every value of a type can be held by any reader of tables: its name, and those that it is made of."""
+    if kind.id in ("list", "array", "struct"):
+        return all(_is_plain(child) for _, child in kind.children if isinstance(child, duckdb.sqltypes.DuckDBPyType))
+    return str(kind).partition("(")[0].upper() in PLAIN
+
+
+def _as_text(found: duckdb.DuckDBPyRelation) -> Iterator[str]:
     """The columns by their places, since names may be there twice; those that are not plain as text."""
     for place, (name, kind) in enumerate(zip(found.columns, found.types, strict=True), start=1):
         quoted = name.replace('"', '""')
-        yield f'#{place}{"" if plain(kind) else "::VARCHAR"} AS "{quoted}"'
+        yield f'#{place}{"" if _is_plain(kind) else "::VARCHAR"} AS "{quoted}"'
 
 
 def readable(rows: pl.DataFrame) -> pl.DataFrame:

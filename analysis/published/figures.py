@@ -11,7 +11,9 @@ The shipped CSV is, below three lines of attribution,
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,15 @@ PUBLISHED_TOP1: Mapping[str, str] = {
 PUBLISHED_GROUPS: Mapping[str, tuple[str, ...]] = {
     group: tuple(PUBLISHED_TOP1[name] for name in names) for group, names in GROUPS.items() if group != AS_PUBLISHED
 }
+CLEAN = PUBLISHED_TOP1["imagenet"]
+RATIO = "a ratio to the clean accuracy"
+RANGES: Mapping[str, tuple[float, float, str]] = {
+    "top1_acc/": (0, 100, "an accuracy in percent"),
+    "shape-bias": (0, 1, "a share"),
+    "metric/bandpass/": (0, inf, RATIO),
+    "metric/criticalband/": (0, inf, "a bandwidth, frequency or sensitivity"),
+}
+"""How the names of columns begin -> the lowest and the highest value that they can hold, and what they hold."""
 BIASES: Mapping[str, tuple[str, ...]] = {
     "shape_bias": ("shape-bias",),
     "low_frequency_bias": tuple(f"metric/bandpass/LFC/{cutoff}" for cutoff in BIAS_CUTOFFS),
@@ -48,7 +59,7 @@ _FIGURES = {**PUBLISHED_GROUPS, **BIASES}
 
 
 def shipped_figures() -> pl.DataFrame:
-    """48 rows: model, category, the four generalization groups, the six biases; six decimals."""
+    """48 rows: model, category, the four groups, the six biases; six decimals."""
     return pl.read_csv(SHIPPED, comment_prefix="#")
 
 
@@ -56,10 +67,12 @@ def read_benchmark(path: Path) -> pl.DataFrame:
     """The study's whole results file, 70 models by 1,599 columns, as rows of model, metric, value, source.
 
     Empty fields give no row. Raises UsageError for a file that is not there, and StoreError for one that is not the
-    study's file, lacks a column or one of the 48 models, or holds something that is not a number.
+    study's file, lacks a column or one of the 48 models, repeats one, or holds a value that cannot be: one that is not
+    a finite number, or lies outside of its column's RANGES, as a share among percents or a percent among shares does.
     """
     try:
         wide = pl.read_csv(path, infer_schema=False)
+        header = pl.read_csv(path, has_header=False, n_rows=1, infer_schema=False).row(0)
     except FileNotFoundError:
         raise UsageError(f"no file {path}; give the study's benchmark.csv") from None
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
@@ -70,12 +83,53 @@ def read_benchmark(path: Path) -> pl.DataFrame:
         raise StoreError(f"{path} has neither models nor metrics of the study; give its benchmark.csv")
     if absent:
         raise StoreError(f"{path} lacks the columns {_listed(absent)}; give the study's complete benchmark.csv")
-    _check_models(wide["model"], str(path))
-    try:
-        long = wide.unpivot(index="model", variable_name="metric").cast({"value": pl.Float64})
-    except pl.exceptions.InvalidOperationError as error:
-        raise StoreError(f"{path} holds what is not a number ({_first_line(error)}); fetch the file again") from error
-    return long.drop_nulls("value").with_columns(source=pl.lit(SOURCE))
+    for what, names in (("column", header), ("model", wide["model"].to_list())):
+        repeated = [str(name) for name, times in Counter(names).items() if times > 1]
+        if repeated:
+            raise StoreError(f"{path} has the {what} {_listed(repeated)} more than once; keep one of each")
+    absent = sorted(set(shipped_figures()["model"]) - set(wide["model"]))
+    if absent:
+        raise StoreError(f"{path} lacks the models {_listed(absent)}; give the study's complete benchmark.csv")
+    text = wide.unpivot(index="model", variable_name="metric").drop_nulls("value")
+    long = text.with_columns(pl.col("value").str.strip_chars().cast(pl.Float64, strict=False))
+    _check_values(path, text["value"], long)
+    return long.with_columns(source=pl.lit(SOURCE))
+
+
+def _check_values(path: Path, text: pl.Series, long: pl.DataFrame) -> None:
+    """StoreError for the first value that cannot be; `text` has the values as the file spells them."""
+    clean = long.filter(metric=CLEAN).select("model", clean="value")
+    bounds = pl.DataFrame(
+        [(metric, *range_of(metric)) for metric in long["metric"].unique()],
+        schema={"metric": pl.String, "low": pl.Float64, "high": pl.Float64, "unit": pl.String},
+        orient="row",
+    )
+    rows = long.with_columns(text=text).join(bounds, on="metric", how="left", maintain_order="left")
+    rows = rows.join(clean, on="model", how="left", maintain_order="left")
+    # A ratio to the clean accuracy is that of an accuracy of at most 100 percent; the slack is for rounded digits.
+    most = 1.001 * 100 / pl.col("clean")
+    high = pl.when((pl.col("unit") == RATIO) & (pl.col("clean") > 0)).then(most).otherwise("high")
+    finite = pl.col("value").is_finite().fill_null(False)
+    wrong = rows.with_columns(high=high).filter(~finite | ~pl.col("value").is_between("low", "high"))
+    for row in wrong.head(1).iter_rows(named=True):
+        where, value = f"{path}: model {row['model']}, column {row['metric']}:", ascii(row["text"])
+        if row["value"] is None or not isfinite(row["value"]):
+            kind = "not a number" if row["value"] is None else "not a finite number"
+            raise StoreError(f"{where} {value} is {kind}; fetch the file again, or leave the field empty")
+        reach = f"at least {row['low']:g}" if row["high"] == inf else f"from {row['low']:g} to {row['high']:.4g}"
+        raise StoreError(f"{where} {value} is not {row['unit']}, {reach}; fetch the file again")
+    for metric in PUBLISHED_TOP1.values():
+        values = long.filter(metric=metric)["value"]
+        if len(values) and not (values > 1).any():
+            raise StoreError(
+                f"{path}: column {metric} holds shares, none above 1, instead of percents; multiply by 100"
+            )
+
+
+def range_of(metric: str) -> tuple[float, float, str]:
+    """The lowest and highest value that a published column can have, and what its values are."""
+    known = (bounds for start, bounds in RANGES.items() if metric.startswith(start))
+    return next(known, (-inf, inf, "a number"))
 
 
 def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str] | None = None) -> pl.DataFrame:
@@ -102,7 +156,7 @@ def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str
 
 
 def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
-    """{bias, generalization, subset, spearman, p, n} for 6 biases x 4 groups x 3 subsets, in the published order.
+    """{bias, group, subset, spearman, p, n} for 6 biases x 4 groups x 3 subsets, in the published order.
 
     Subsets are all models (total), the adversarially trained ones by category, and the others. As published,
     spearman reads 0 where p >= 0.05; it is None where it is not defined.
@@ -115,12 +169,6 @@ def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
     rank = pl.int_range(pl.len()).over("subset")
     table = pl.concat(tables).sort(rank, maintain_order=True)
     return table.select(bias="x", group="y", subset="subset", spearman=shown, p="p", n="n").to_dicts()
-
-
-def _check_models(models: pl.Series, where: str) -> None:
-    absent = sorted(set(shipped_figures()["model"]) - set(models))
-    if absent:
-        raise StoreError(f"{where} lacks the models {_listed(absent)}; give the study's complete benchmark.csv")
 
 
 def _listed(names: list[str]) -> str:

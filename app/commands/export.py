@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import reduce
+from operator import truediv
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +14,7 @@ import typer
 
 from ...errors import ExportError, UnknownName, UsageError
 from ...export.files import models_folder
+from ...export.models import describe_model
 from ...export.registry import NORMALIZATIONS, Channels
 from ...records import Model
 from ..console import Json, print_rows, progress
@@ -96,6 +100,15 @@ def export_own(
         str | None, typer.Option("--normalization", help="imagenet or none, instead of --mean and --std.")
     ] = None,
     rule: Annotated[str, typer.Option("--rule", help="How its keys are read, as `checkpoints show` names it.")] = "own",
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            "--weights",
+            metavar="ema|raw|KEY",
+            help="Of a file with several weights: their moving average, the others, or those at a key.",
+            show_default="ema where there is one",
+        ),
+    ] = None,
     image_size: Size = 224,
     trust: Trust = False,
     precision: Precisions = None,
@@ -106,7 +119,8 @@ def export_own(
 ) -> None:
     """Export your own weights to ONNX, and to a TensorRT plan where there is a GPU.
 
-    The same checks as for `bandlens export`; afterwards the model goes by its name there.
+    The same checks as for `bandlens export`; afterwards the model goes by its name there. Of weights and their moving
+    average in one file the average is taken, and a line says so.
 
     Example: bandlens export-own mine.pth --name mine --architecture resnet18 --normalization imagenet
     """
@@ -117,14 +131,42 @@ def export_own(
     def own() -> Model:
         from ...export.pipeline import export_user_checkpoint
 
-        return export_user_checkpoint(
-            file, name, architecture, *mean_std, folder, image_size=image_size, rule=rule, trust=trust
-        )[0]
+        model, _ = export_user_checkpoint(
+            file,
+            name,
+            architecture,
+            *mean_std,
+            folder,
+            image_size=image_size,
+            rule=rule,
+            trust=trust,
+            weights=weights,
+        )
+        took = describe_model(folder, name)["weights"]
+        if took["left"]:
+            left = ", ".join(took["left"])
+            average = "the moving average " if took["ema"] else ""
+            print(
+                f"bandlens: {name}: took {average}{took['taken']} and left {left}; --weights ema|raw|KEY takes others",
+                file=sys.stderr,
+            )
+        return model
 
-    _export([Exportable(name, own)], Lowering(precisions, calibration, trt_plan_builder(batch, refit=False)), json)
+    def told(row: dict[str, Any]) -> dict[str, Any]:
+        took = describe_model(folder, name)["weights"]
+        return row | {"weights": took["taken"], "weights_left": took["left"]}
+
+    lowering = Lowering(precisions, calibration, trt_plan_builder(batch, refit=False))
+    _export([Exportable(name, own)], lowering, json, told if json else None)
 
 
-def _export(chosen: Sequence[Exportable], wanted: Lowering, json: bool) -> None:
+def _export(
+    chosen: Sequence[Exportable],
+    wanted: Lowering,
+    json: bool,
+    told: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> None:
+    """Export, and print a row for each ONNX file, with what `told` adds to it."""
     rows: list[dict[str, Any]] = []
 
     def make(one: Exportable) -> None:
@@ -132,7 +174,7 @@ def _export(chosen: Sequence[Exportable], wanted: Lowering, json: bool) -> None:
 
     with progress("exporting", len(chosen), "checkpoints", delay=0) as advance:
         failed = for_each(chosen, make, advance)
-    print_rows(rows, json)
+    print_rows(rows if told is None else list(map(told, rows)), json)
     if failed:
         raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
 
@@ -149,10 +191,12 @@ def channels(mean: str | None, std: str | None, normalization: str | None) -> tu
 
 
 def _three(option: str, text: str) -> Channels:
-    """Three numbers, or one for all: decimals, or fractions such as 127/255."""
+    """Three numbers, or one for all: decimals, or one decimal over another, such as 127/255 or 123.68/255."""
     try:
-        numbers = [float(Fraction(number.strip())) for number in text.split(",")]
-    except (ValueError, ZeroDivisionError):
+        # Fraction reads neither nan nor inf; the division is that of floats, so that Python's 123.68/255 is the same.
+        quotients = [[float(Fraction(part.strip())) for part in number.split("/")] for number in text.split(",")]
+        numbers = [reduce(truediv, quotient) for quotient in quotients]
+    except (ValueError, ZeroDivisionError, OverflowError):
         numbers = []
     if len(numbers) not in (1, 3) or (option == "--std" and min(numbers) <= 0):
         raise UsageError(f"cannot read {option} {text}; write three numbers such as 0.485,0.456,0.406, --std above 0")

@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import duckdb
 import pyarrow as pa
 
 from ...analysis.database.open import open_store
@@ -30,11 +29,6 @@ ANSWERS = 1 << 30
 DATABASE = 2_000_000_000
 LARGEST_PIECE = 1 << 26
 """Bytes of a frame, where rows can be told apart."""
-PLAIN = {
-    *("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER"),
-    *("UBIGINT", "FLOAT", "DOUBLE", "VARCHAR", "DECIMAL", "ENUM", "NULL", "UUID", "JSON"),
-}
-"""Types whose every value any reader of tables can hold; the others are shown as DuckDB writes them."""
 
 
 def main() -> None:
@@ -79,19 +73,12 @@ def _end_with_the_parent() -> None:
 
 
 def _answer(store: Store, sql: str, rows: int, native: bool, out: BinaryIO) -> None:
-    with store.reader(sql, rows, None if native else _is_plain) as reader:
+    with store.reader(sql, rows, as_text=not native) as reader:
         _send(out, b"S", reader.schema.serialize().to_pybytes())
         for batch in reader:
             for piece in _pieces(batch):
                 _send(out, b"B", piece.serialize().to_pybytes())
     _send(out, b"D", b"")
-
-
-def _is_plain(kind: duckdb.sqltypes.DuckDBPyType) -> bool:
-    """Whether every value of a type can be held by any reader of tables: its name, and those that it is made of."""
-    if kind.id in ("list", "array", "struct"):
-        return all(_is_plain(child) for _, child in kind.children if isinstance(child, duckdb.sqltypes.DuckDBPyType))
-    return str(kind).partition("(")[0].upper() in PLAIN
 
 
 def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -204,7 +204,7 @@ def test_int8_needs_images_and_nncf(
 ) -> None:
     with pytest.raises(UsageError, match="images to calibrate on"):
         to_int8(resnet18_content, [photographs[:0]])
-    with pytest.raises(ExportError, match=r"NNCF cannot quantize this graph: .*; use fp16"):
+    with pytest.raises(ExportError, match=r"NNCF cannot quantize this ONNX file: .*; use fp16"):
         to_int8(resnet18_content, [photographs[:, :, :, :32]])
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ExportError, match=r"pip install 'bandlens\[openvino\]'"):

@@ -27,10 +27,10 @@ def model(tmp_path: Path) -> Model:
 
 
 def test_fp32_is_the_models_own_file(model: Model) -> None:
-    graph = load_onnx_file(model, "fp32")
-    assert graph == OnnxFile("fp32", model.path, model.sha256)
-    assert (graph.name, graph.models) == ("a.v1", model.path.parent)
-    assert read_onnx_file(graph) == verify_model(model)
+    onnx_file = load_onnx_file(model, "fp32")
+    assert onnx_file == OnnxFile("fp32", model.path, model.sha256)
+    assert (onnx_file.name, onnx_file.models) == ("a.v1", model.path.parent)
+    assert read_onnx_file(onnx_file) == verify_model(model)
 
 
 def test_each_precision_has_a_folder(model: Model) -> None:
@@ -57,23 +57,23 @@ def test_what_is_missing_can_be_made(precision: str, more: str, model: Model) ->
     with pytest.raises(ExportError) as caught:
         load_onnx_file(model, precision)
     command = f"bandlens export a.v1 --precision {precision} --out '{folder}'{more}"
-    assert str(caught.value) == f"a.v1 has no {precision} graph in {folder / precision}; run: {command}"
+    assert str(caught.value) == f"a.v1 has no {precision} file in {folder / precision}; run: {command}"
 
 
 def test_what_is_damaged_is_refused(model: Model) -> None:
-    graph = save_onnx_file(model, "fp16", b"half", {})
+    onnx_file = save_onnx_file(model, "fp16", b"half", {})
     command = "run: bandlens export a.v1 --precision fp16"
     for content, words in ((b"hal", "not as long as"), (b"harf", "has sha256")):
-        graph.path.write_bytes(content)
+        onnx_file.path.write_bytes(content)
         with pytest.raises(ExportError, match=f"{words}.*{command}"):
             read_onnx_file(load_onnx_file(model, "fp16"))
-    graph.path.unlink()
+    onnx_file.path.unlink()
     with pytest.raises(ExportError, match=f"is missing.*{command}"):
         load_onnx_file(model, "fp16")
     with pytest.raises(ExportError, match=f"cannot read.*{command}"):
-        read_onnx_file(graph)
+        read_onnx_file(onnx_file)
     for text in ("{", "[]", "{}", '{"made_from": "", "sha256": "", "bytes": "4"}'):
-        (graph.path.parent / "a.v1.json").write_text(text)
+        (onnx_file.path.parent / "a.v1.json").write_text(text)
         with pytest.raises(ExportError, match=f"is damaged.*{command}"):
             load_onnx_file(model, "fp16")
 
@@ -92,8 +92,8 @@ def test_a_folder_that_cannot_be_written_is_named(model: Model) -> None:
 
 
 def test_fp16_is_made_and_described(model: Model) -> None:
-    graph, parity = make_onnx_file(model, "fp16")
-    assert load_onnx_file(model, "fp16") == graph
+    onnx_file, parity = make_onnx_file(model, "fp16")
+    assert load_onnx_file(model, "fp16") == onnx_file
     about = describe_onnx_file(model, "fp16")
     assert about["versions"] == {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
     assert about["parity"]["images"] == parity.images == 18
@@ -103,17 +103,17 @@ def test_fp16_is_made_and_described(model: Model) -> None:
 
 def test_int8_is_made_and_described(model: Model, photographs: NDArray[np.float32]) -> None:
     calibration = Calibration("val.set", "0123", photographs[:7])
-    graph, parity = make_onnx_file(model, "int8", calibration)
+    onnx_file, parity = make_onnx_file(model, "int8", calibration)
     about = describe_onnx_file(model, "int8")
     assert about["calibration"] == {"name": "val.set", "digest": "0123", "images": 7}
     assert about["versions"].keys() == {"onnx", "onnxruntime", "nncf"}
     expected = compare(
-        onnx_logits(verify_model(model), photographs[:7]), onnx_logits(read_onnx_file(graph), photographs[:7])
+        onnx_logits(verify_model(model), photographs[:7]), onnx_logits(read_onnx_file(onnx_file), photographs[:7])
     )
     assert parity == expected
     assert about["parity"]["top1_disagreements"] == parity.top1_disagreements
     again, _ = make_onnx_file(model, "int8", calibration)
-    assert again == graph
+    assert again == onnx_file
 
 
 def test_wrong_wishes(model: Model, photographs: NDArray[np.float32]) -> None:
@@ -128,7 +128,7 @@ def test_wrong_wishes(model: Model, photographs: NDArray[np.float32]) -> None:
     assert sorted(path.name for path in model.path.parent.iterdir()) == ["a.v1.json", "a.v1.onnx"]
 
 
-def test_a_graph_that_overflows_is_refused(model: Model) -> None:
+def test_a_file_that_overflows_is_refused(model: Model) -> None:
     """Its weights fit into float16; its sums do not."""
     large = onnx.load_from_string(verify_model(model))
     (kernel,) = (one for one in large.graph.initializer if one.name == "kernel")
@@ -138,12 +138,12 @@ def test_a_graph_that_overflows_is_refused(model: Model) -> None:
         model, name="large", path=model.path.with_name("large.onnx"), sha256=hashlib.sha256(content).hexdigest()
     )
     save_model(overflowing, content, {})
-    with pytest.raises(ExportError, match=r"fp16 graph of large overflows.*nothing was written"):
+    with pytest.raises(ExportError, match=r"fp16 file of large overflows.*nothing was written"):
         make_onnx_file(overflowing, "fp16")
     assert not (model.path.parent / "fp16").exists()
 
 
 def test_descriptions_are_strict_json(model: Model) -> None:
-    graph, _ = make_onnx_file(model, "fp16")
-    text = (graph.path.parent / "a.v1.json").read_text()
+    onnx_file, _ = make_onnx_file(model, "fp16")
+    text = (onnx_file.path.parent / "a.v1.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))

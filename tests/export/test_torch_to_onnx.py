@@ -118,6 +118,27 @@ def test_a_network_with_random_numbers_is_refused(photographs: Images) -> None:
         check_parity(network, content, photographs, "random")
 
 
+@pytest.mark.parametrize(("value", "kind"), [(torch.nan, "NaN"), (torch.inf, "infinite")])
+@pytest.mark.filterwarnings("error")
+def test_logits_that_are_not_finite_are_told_with_their_images(value: float, kind: str, photographs: Images) -> None:
+    bright = np.flatnonzero(photographs.mean((1, 2, 3)) > np.median(photographs.mean((1, 2, 3))))
+    limit = float(np.median(photographs.mean((1, 2, 3))))
+
+    def logits(images: Tensor) -> Tensor:
+        means = images.mean((1, 2, 3), keepdim=True).flatten(1)
+        return torch.where(means > limit, torch.full_like(means, value), means)
+
+    network = Normalized(Function(logits), *NORMALIZATIONS["none"]).eval()
+    content, _ = to_onnx(network, 64)
+    numbers = ", ".join(map(str, bright[:5]))
+    with pytest.raises(ExportError) as caught:
+        check_parity(network, content, photographs, "broken")
+    assert str(caught.value).startswith(
+        f"broken in torch gives logits that are {kind} for {len(bright)} of {len(photographs)} images "
+        f"(numbers {numbers} and {len(bright) - 5} more, from 0); nothing was written; "
+    )
+
+
 def test_a_doctored_file_is_refused(content: bytes, resnet18: nn.Module, photographs: Images) -> None:
     model = onnx.load_from_string(content)
     (bias,) = (one for one in model.graph.initializer if one.name.endswith("fc.bias"))
@@ -141,6 +162,8 @@ def test_compare_counts_what_differs() -> None:
     assert not swapped.holds
     assert not compare(logits, logits * np.float32(1.01)).holds
     assert not compare(logits, np.full_like(logits, np.nan)).holds
+    infinite = np.full_like(logits, np.inf)
+    assert not compare(infinite, infinite).holds
     assert compare(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32)).holds
 
 

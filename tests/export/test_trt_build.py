@@ -160,7 +160,7 @@ def test_operators_that_it_lacks_are_named(node: onnx.NodeProto, operator: str, 
 
 def test_what_cannot_be_read_is_refused(rtx: ModuleType, graphs: dict[str, bytes]) -> None:
     for content in (graphs["fp16"][:-1000], b"garbage"):
-        with pytest.raises(ExportError, match=r"cannot read the graph: .*Failed to parse.*export it again"):
+        with pytest.raises(ExportError, match=r"cannot read the ONNX file: .*Failed to parse.*export it again"):
             build_trt_plan(rtx, content, 2)
 
 

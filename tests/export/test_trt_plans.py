@@ -59,9 +59,9 @@ def test_a_target_names_library_and_gpu(rtx: ModuleType, target: Target) -> None
 
 
 def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, caplog: pytest.LogCaptureFixture) -> None:
-    graph = load_onnx_file(model, "fp32")
-    assert find_trt_plan(graph, target) is None
-    plan = ensure_trt_plan(rtx, graph, target)
+    onnx_file = load_onnx_file(model, "fp32")
+    assert find_trt_plan(onnx_file, target) is None
+    plan = ensure_trt_plan(rtx, onnx_file, target)
     assert caplog.record_tuples == [
         (
             "bandlens",
@@ -70,7 +70,7 @@ def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, cap
         )
     ]
     caplog.clear()
-    assert ensure_trt_plan(rtx, graph, target) == find_trt_plan(graph, target) == plan
+    assert ensure_trt_plan(rtx, onnx_file, target) == find_trt_plan(onnx_file, target) == plan
     assert not caplog.records
     assert plan.content == plan.path.read_bytes()
     stem = plan.path.name.removesuffix(".plan")
@@ -78,7 +78,7 @@ def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, cap
     folder = model.path.parent / "plans"
     assert files(folder) == [f"{stem}.json", f"{stem}.log", f"{stem}.plan", "timing.cache"]
     about = json.loads((folder / f"{stem}.json").read_text())
-    assert (about["sha256"], about["bytes"], about["built_from"]) == (plan.sha256, len(plan.content), graph.sha256)
+    assert (about["sha256"], about["bytes"], about["built_from"]) == (plan.sha256, len(plan.content), onnx_file.sha256)
     assert (about["library"], about["gpu"], about["batch"]) == (target.library, target.gpu, target.batch)
     assert "INFO: ONNX IR version" in (folder / f"{stem}.log").read_text()
 
@@ -86,8 +86,8 @@ def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, cap
 def test_what_there_is_instead_is_named(
     rtx: ModuleType, model: Model, target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
-    graph = load_onnx_file(model, "fp32")
-    ensure_trt_plan(rtx, graph, target)
+    onnx_file = load_onnx_file(model, "fp32")
+    ensure_trt_plan(rtx, onnx_file, target)
 
     def said(asked: OnnxFile, wanted: Target) -> str:
         assert find_trt_plan(asked, wanted) is None
@@ -95,19 +95,19 @@ def test_what_there_is_instead_is_named(
         ensure_trt_plan(rtx, asked, wanted)
         return caplog.messages[0]
 
-    assert said(graph, replace(target, batch=4)).endswith("; there is one at batch 8")
-    assert f"; there is one for {GPU} (9.0)" in said(graph, replace(target, gpu="NVIDIA L4 (8.9)"))
-    assert f"one of tensorrt_rtx {rtx.__version__}" in said(graph, replace(target, library="tensorrt 10.16"))
+    assert said(onnx_file, replace(target, batch=4)).endswith("; there is one at batch 8")
+    assert f"; there is one for {GPU} (9.0)" in said(onnx_file, replace(target, gpu="NVIDIA L4 (8.9)"))
+    assert f"one of tensorrt_rtx {rtx.__version__}" in said(onnx_file, replace(target, library="tensorrt 10.16"))
     other = make_model(model.path.parent, size=64, seed=1)
-    assert "one of another graph" in said(load_onnx_file(other, "fp32"), target)
+    assert "one of another ONNX file" in said(load_onnx_file(other, "fp32"), target)
     assert len(list((model.path.parent / "plans").glob("*.plan"))) == 5
 
 
 def test_a_damaged_plan_is_built_anew_and_that_is_said(
     rtx: ModuleType, model: Model, target: Target, caplog: pytest.LogCaptureFixture
 ) -> None:
-    graph = load_onnx_file(model, "fp32")
-    plan = ensure_trt_plan(rtx, graph, target)
+    onnx_file = load_onnx_file(model, "fp32")
+    plan = ensure_trt_plan(rtx, onnx_file, target)
     description = plan.path.with_suffix(".json")
     whole = description.read_text()
     for path, content, words in (
@@ -116,13 +116,13 @@ def test_a_damaged_plan_is_built_anew_and_that_is_said(
         (description, b"[]", "is damaged"),
     ):
         path.write_bytes(content)
-        assert find_trt_plan(graph, target) is None
+        assert find_trt_plan(onnx_file, target) is None
         caplog.clear()
-        assert isinstance(ensure_trt_plan(rtx, graph, target), TrtPlan)
+        assert isinstance(ensure_trt_plan(rtx, onnx_file, target), TrtPlan)
         assert words in caplog.messages[0]
         assert json.loads(description.read_text()).keys() == json.loads(whole).keys()
     plan.path.unlink()
-    ensure_trt_plan(rtx, graph, target)
+    ensure_trt_plan(rtx, onnx_file, target)
     assert "cannot read" in caplog.messages[-1]
 
 
@@ -155,14 +155,14 @@ def test_a_folder_that_cannot_be_written_is_named(rtx: ModuleType, model: Model,
 
 
 def test_graphs_of_equal_structure_share_a_refittable_plan(resnet18: nn.Module, randomize: Randomize) -> None:
-    def graph(network: nn.Module, normalization: str = "imagenet", size: int = 64) -> bytes:
+    def onnx_file(network: nn.Module, normalization: str = "imagenet", size: int = 64) -> bytes:
         return to_onnx(Normalized(network, *NORMALIZATIONS[normalization]).eval(), size)[0]
 
     torch.manual_seed(5)
-    one, other = graph(resnet18), graph(randomize(torchvision.models.resnet18(weights=None)))
+    one, other = onnx_file(resnet18), onnx_file(randomize(torchvision.models.resnet18(weights=None)))
     assert one != other
     assert structure_of(one) == structure_of(other)
     assert structure_of(to_fp16(one)) == structure_of(to_fp16(other))
-    deeper = graph(randomize(torchvision.models.resnet34(weights=None)))
-    different = [one, to_fp16(one), graph(resnet18, "none"), graph(resnet18, size=96), deeper]
+    deeper = onnx_file(randomize(torchvision.models.resnet34(weights=None)))
+    different = [one, to_fp16(one), onnx_file(resnet18, "none"), onnx_file(resnet18, size=96), deeper]
     assert len({structure_of(content) for content in different}) == 5

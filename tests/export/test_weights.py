@@ -7,6 +7,7 @@ import re
 import sys
 import types
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,168 @@ def test_timm_safetensors(resnet50: nn.Module, weights_file: Path) -> None:
     loads_as(resnet50, [(weights_file, "plain")])
 
 
+@pytest.fixture
+def small() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        OrderedDict(conv1=nn.Conv2d(3, 4, 3), bn1=nn.BatchNorm2d(4), flat=nn.Flatten(), fc=nn.Linear(4, 2))
+    )
+
+
+def scaled(state: State, factor: float) -> State:
+    return {key: value * factor if value.is_floating_point() else value for key, value in state.items()}
+
+
+def opened(content: object, network: nn.Module, file: Path, choice: str | None = None) -> Weights:
+    torch.save(content, file)
+    return read_weights([(file, "own")], choice=choice, wanted=network.state_dict().keys())
+
+
+def wrapped(layout: str, state: State) -> object:
+    """What training scripts make of a network's state, all of it the network's own weights."""
+    average = torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.Linear(1, 1))).state_dict()
+    return {
+        "lightning model.": {"state_dict": prefixed("model.", state), "pytorch-lightning_version": "2.4", "epoch": 3},
+        "lightning net.": {"state_dict": prefixed("net.", state), "callbacks": {}, "optimizer_states": [{"state": {}}]},
+        "lightning compiled": {"state_dict": prefixed("model._orig_mod.", state)},
+        "backbone.": prefixed("backbone.", state),
+        "compiled": prefixed("_orig_mod.", state),
+        "compiled, then parallel": {"model": prefixed("module._orig_mod.", state)},
+        "parallel, then compiled": {"model": prefixed("_orig_mod.module.", state)},
+        "state_dict_ema": {"state_dict_ema": state, "epoch": 3},
+        "model_ema": {"model_ema": prefixed("module.", state), "epoch": 3},
+        "net": {"net": prefixed("module.", state), "acc": 93.1},
+        "weights": {"weights": state},
+        "nested": {"model": {"state_dict": prefixed("module.", state), "config": {"width": 1}}},
+        "average": prefixed("module.", state) | {"n_averaged": average["n_averaged"]},
+        "average in a container": {
+            "swa": {"epoch": 1},
+            "state_dict": prefixed("model.module.", state) | {"model.n_averaged": average["n_averaged"]},
+        },
+    }[layout]
+
+
+WRAPPED = (
+    "lightning model.", "lightning net.", "lightning compiled", "backbone.", "compiled", "compiled, then parallel",
+    "parallel, then compiled", "state_dict_ema", "model_ema", "net", "weights", "nested", "average",
+    "average in a container",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", WRAPPED)
+def test_the_usual_layouts_open_by_themselves(layout: str, small: nn.Module, weights_file: Path) -> None:
+    state = small.state_dict()
+    weights = opened(wrapped(layout, state), small, weights_file)
+    assert weights.tensors.keys() == state.keys()
+    assert all(torch.equal(weights.tensors[key], state[key]) for key in state)
+    assert weights.left == []
+    assert weights.averaged == (layout in ("state_dict_ema", "model_ema"))
+
+
+def test_an_averaged_model_of_torch_opens(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = torch.optim.swa_utils.AveragedModel(network)
+    average.update_parameters(scaled_network := nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)))
+    average.update_parameters(network)
+    assert not torch.equal(average.module[0].weight, scaled_network[0].weight)
+    weights = opened(average.state_dict(), network, tmp_path / "average.pth")
+    load_strictly(network, weights, "average.pth")
+    assert torch.equal(network[0].weight, average.module[0].weight)
+    assert list(weights.dropped.values()) == [["n_averaged"]]
+
+
+def beside(layout: str, state: State) -> tuple[object, str, str]:
+    """A file with the weights and their average, which is the double, and the names of the two."""
+    double = scaled(state, 2.0)
+    return {
+        "timm": ({"state_dict": state, "state_dict_ema": double, "arch": "resnet18"}, "state_dict", "state_dict_ema"),
+        "torchvision": ({"model": state, "model_ema": prefixed("module.", double)}, "model", "model_ema"),
+        "nested": ({"model": state, "ema": {"module": double, "decay": 0.99}}, "model", "ema.module"),
+        "plain": ({**state, "ema": double}, "top level", "ema"),
+        "keys": (
+            {"state_dict": prefixed("model.", state) | prefixed("ema_model.module.", double)},
+            "state_dict",
+            "state_dict.ema_model",
+        ),
+    }[layout]
+
+
+@pytest.mark.parametrize("layout", ["timm", "torchvision", "nested", "plain", "keys"])
+def test_of_weights_and_their_average_the_average_is_taken_and_both_are_named(
+    layout: str, small: nn.Module, weights_file: Path
+) -> None:
+    state = small.state_dict()
+    content, raw, ema = beside(layout, state)
+    for choice, taken, left in (
+        (None, ema, raw),
+        ("ema", ema, raw),
+        ("raw", raw, ema),
+        (raw, raw, ema),
+        (ema, ema, raw),
+    ):
+        weights = opened(content, small, weights_file, choice)
+        assert (weights.taken, weights.left, weights.averaged) == (taken, [left], taken == ema)
+        assert torch.equal(weights.tensors["fc.weight"], state["fc.weight"] * (2 if taken == ema else 1))
+        assert weights.tensors.keys() == state.keys()
+
+
+@pytest.mark.parametrize("use_ema", [True, False])
+@pytest.mark.parametrize("layout", ["timm", "torchvision", "state_dict_ema", "model_ema", "compiled, then parallel"])
+def test_the_weights_are_those_that_timm_takes(
+    layout: str, use_ema: bool, small: nn.Module, weights_file: Path
+) -> None:
+    models = pytest.importorskip("timm.models")
+    state = small.state_dict()
+    two = layout in ("timm", "torchvision")
+    if not (two or use_ema) and layout.endswith("ema"):
+        pytest.skip("timm then takes the file's top level, which holds no tensors")
+    content = beside(layout, state)[0] if two else wrapped(layout, state)
+    choice = "raw" if two and not use_ema else None
+    weights = opened(content, small, weights_file, choice)
+    expected = models.load_state_dict(str(weights_file), use_ema=use_ema)
+    assert weights.tensors.keys() == expected.keys()
+    assert all(torch.equal(weights.tensors[key], expected[key]) for key in expected)
+
+
+def test_a_key_names_weights_that_no_rule_knows(small: nn.Module, weights_file: Path) -> None:
+    state = small.state_dict()
+    content: dict[str, object] = {"teacher": scaled(state, 2.0), "student": state, "epoch": 3}
+    with pytest.raises(
+        CheckpointError, match=r"only the keys teacher, student, epoch; name with --weights KEY .*: teacher, student"
+    ):
+        opened(content, small, weights_file)
+    weights = opened(content, small, weights_file, "student")
+    assert (weights.taken, weights.left) == ("student", ["teacher"])
+    with pytest.raises(CheckpointError, match=r"holds no weights 'ema', only the keys teacher"):
+        opened(content, small, weights_file, "ema")
+    with pytest.raises(CheckpointError, match=r"holds no weights 'pupil', only the keys teacher"):
+        opened(content, small, weights_file, "pupil")
+    flat = {"state_dict": prefixed("model.", state) | prefixed("backbone.", scaled(state, 2.0))}
+    with pytest.raises(CheckpointError, match=r"two keys become 'conv1.weight'.*model.conv1.weight.*--weights"):
+        opened(flat, small, weights_file)
+    weights = opened(flat, small, weights_file, "backbone")
+    assert torch.equal(weights.tensors["fc.weight"], 2 * state["fc.weight"])
+
+
+def test_the_counters_of_an_average_are_no_weights(small: nn.Module, weights_file: Path) -> None:
+    content = {"state_dict": small.state_dict(), "ema": {"decay": torch.tensor(0.99)}}
+    weights = opened(content, small, weights_file)
+    assert (weights.taken, weights.left, weights.averaged) == ("state_dict", [], False)
+
+
+def test_names_that_begin_like_a_wrapper_stay(tmp_path: Path) -> None:
+    network = nn.ModuleDict({"model": nn.ModuleDict({"backbone": nn.Linear(2, 2)}), "fc": nn.Linear(2, 2)})
+    for wrapper in ("", "model.", "net._orig_mod."):
+        weights = opened(prefixed(wrapper, network.state_dict()), network, tmp_path / "odd.pth")
+        assert weights.tensors.keys() == network.state_dict().keys()
+
+
+def test_of_the_48_no_average_is_taken(small: nn.Module) -> None:
+    content, _, _ = beside("torchvision", small.state_dict())
+    weights = apply_rule(key_rule("module_model"), content, "x.pth", "raw")
+    assert (weights.taken, weights.left, weights.averaged) == ("model", ["model_ema"], False)
+
+
 def test_counts_of_tensors(resnet50: nn.Module) -> None:
     assert len(list(resnet50.parameters())) == 161
     running = [name for name, _ in resnet50.named_buffers() if "running" in name]
@@ -238,9 +401,8 @@ def test_contents_without_tensors_are_named() -> None:
         apply_rule(key_rule("plain"), {"epoch": 1, "args": {}}, "x.pth")
     with pytest.raises(CheckpointError, match="holds one Tensor"):
         apply_rule(KeyRule("plain"), torch.zeros(2), "x.pth")
-    assert apply_rule(KeyRule("plain"), {"a": torch.zeros(1), "epoch": 1}, "x.pth").dropped == {
-        "not a tensor": ["epoch"]
-    }
+    content = {"a": torch.zeros(1), "epoch": 1, "optimizer": {"state": {}}}
+    assert apply_rule(KeyRule("plain"), content, "x.pth").dropped == {"not a tensor": ["epoch", "optimizer"]}
 
 
 def test_files_that_are_not_weights(tmp_path: Path) -> None:

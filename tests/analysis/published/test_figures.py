@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import polars as pl
@@ -30,9 +31,13 @@ def benchmark() -> pl.DataFrame:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A file like the study's: the 48 models and the needed columns, one number each."""
+    """A file like the study's: the 48 models and the needed columns, one number each: percents, or shares of one."""
     models = shipped_figures()["model"]
-    wide = pl.DataFrame({"model": models} | {c: [float(i + j) for j in range(48)] for i, c in enumerate(COLUMNS)})
+    scales = [1.0 if column.startswith("top1_acc") else 0.01 for column in COLUMNS]
+    columns = {
+        c: [scale * (i + j) for j in range(48)] for i, (c, scale) in enumerate(zip(COLUMNS, scales, strict=True))
+    }
+    wide = pl.DataFrame({"model": models} | columns)
     path = tmp_path / "benchmark.csv"
     wide.write_csv(path)
     return path
@@ -120,6 +125,51 @@ def test_another_file_is_refused_with_the_reason(small: Path, change, message: s
     with pytest.raises(StoreError, match=message) as raised:
         read_benchmark(small)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("shape-bias", "NaN", "'NaN' is not a finite number"),
+        ("top1_acc/imagenet", "inf", "'inf' is not a finite number"),
+        (BIASES["critical_bandwidth"][0], "-inf", "'-inf' is not a finite number"),
+        ("top1_acc/imagenet", "n/a", "'n/a' is not a number"),
+        ("top1_acc/imagenet", "-5", r"'-5' is not an accuracy in percent, from 0 to 100"),
+        ("top1_acc/imagenet-a", "250", r"'250' is not an accuracy in percent, from 0 to 100"),
+        ("shape-bias", "33.5", r"'33.5' is not a share, from 0 to 1"),
+        (BIASES["low_frequency_bias"][0], "45.1", r"'45.1' is not a ratio to the clean accuracy, from 0 to 11.12"),
+        (BIASES["critical_center_frequency"][0], "-1", r"'-1' is not a .*, at least 0"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_and_nothing_is_imported(
+    column: str, value: str, message: str, small: Path, tmp_path: Path
+) -> None:
+    wide = pl.read_csv(small, infer_schema=False)
+    model = wide["model"][9]
+    wide.with_columns(pl.when(model=model).then(pl.lit(value)).otherwise(column).alias(column)).write_csv(small)
+    db = tmp_path / "results.duckdb"
+    imported = CliRunner().invoke(app, ["import", str(small), "--db", str(db)])
+    assert isinstance(imported.exception, StoreError)
+    assert re.search(rf"^{small}: model {model}, column {column}: {message}; ", str(imported.exception))
+    assert "\n" not in str(imported.exception)
+    assert not db.exists()
+
+
+def test_shares_in_the_place_of_percents_are_told(small: Path) -> None:
+    wide = pl.read_csv(small)
+    wide.with_columns(pl.col("top1_acc/imagenet") / 100).write_csv(small)
+    with pytest.raises(StoreError, match="column top1_acc/imagenet holds shares, none above 1, instead of percents"):
+        read_benchmark(small)
+
+
+def test_a_column_or_model_that_is_there_twice_is_named(small: Path) -> None:
+    header, *lines = small.read_text().splitlines()
+    small.write_text("\n".join([header, *lines, lines[3]]))
+    with pytest.raises(StoreError, match=f"has the model {lines[3].partition(',')[0]} more than once"):
+        read_benchmark(small)
+    small.write_text("\n".join([f"{header},shape-bias", *(f"{line},0.5" for line in lines)]))
+    with pytest.raises(StoreError, match="has the column shape-bias more than once"):
+        read_benchmark(small)
 
 
 def test_files_that_are_none_are_refused(tmp_path: Path) -> None:

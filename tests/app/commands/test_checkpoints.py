@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +85,41 @@ def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     assert Path(row["file"]).exists()
     assert "--architecture" in run(*own).output
     assert "--normalization" in str(failure(run(*own, "--architecture", "resnet18")))
+
+
+def test_of_a_file_with_an_average_the_average_is_exported_and_one_line_says_so(tiny: Path, tmp_path: Path) -> None:
+    state = torch.load(tiny)["state_dict"]
+    double = {key: value * 2 if value.is_floating_point() else value for key, value in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": double}, tmp_path / "two.pth")
+    only = {"average": double, "raw": state}
+    for name, weights in only.items():
+        torch.save(weights, tmp_path / f"{name}.pth")
+
+    def exported(file: Path, *options: str) -> tuple[dict[str, Any], list[str]]:
+        words = (file, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models", "--normalization", "none")
+        result = run("export-own", *words, "--architecture", "tried_tiny:Tiny", *options, "--json")
+        assert result.exit_code == 0, result.exception
+        (row,) = json.loads(result.stdout)
+        lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: mine: ")]
+        return row, lines
+
+    average, silent = exported(tmp_path / "average.pth")
+    assert (average["weights"], average["weights_left"], silent) == ("top level", [], [])
+    raw, _ = exported(tmp_path / "raw.pth")
+    assert raw["sha256"] != average["sha256"]
+    for options, same, taken, left in (
+        ((), average, "state_dict_ema", "state_dict"),
+        (("--weights", "ema"), average, "state_dict_ema", "state_dict"),
+        (("--weights", "raw"), raw, "state_dict", "state_dict_ema"),
+        (("--weights", "state_dict"), raw, "state_dict", "state_dict_ema"),
+    ):
+        row, lines = exported(tmp_path / "two.pth", *options)
+        assert (row["sha256"], row["weights"], row["weights_left"]) == (same["sha256"], taken, [left])
+        (line,) = lines
+        assert f"{taken} and left {left}" in line
+        assert ("moving average" in line) == (taken == "state_dict_ema")
+        told = json.loads((tmp_path / "models" / "mine.json").read_text())["weights"]
+        assert told == {"taken": taken, "left": [left], "ema": taken == "state_dict_ema"}
 
 
 def test_export_goes_on_after_a_failure(resnet50: nn.Module, home: Path) -> None:
@@ -178,6 +214,9 @@ def test_with_a_gpu_plans_are_built(rtx: ModuleType, tmp_path: Path, monkeypatch
 
 def test_channels() -> None:
     assert channels("127/255", "0.5, 0.25,1", None) == ((127 / 255,) * 3, (0.5, 0.25, 1.0))
+    caffe = channels("123.68/255, 116.78/255,103.94/255", "58.395 / 255", None)
+    assert caffe == ((123.68 / 255, 116.78 / 255, 103.94 / 255), (58.395 / 255,) * 3)
+    assert channels("0.5", "1e-1/2", None) == ((0.5,) * 3, (0.05,) * 3)
     assert channels(None, None, "none") == ((0.0,) * 3, (1.0,) * 3)
     for mean, std, normalization in (
         (None, None, None),
@@ -186,6 +225,9 @@ def test_channels() -> None:
         ("0,0", "1", None),
         ("a", "1", None),
         ("1/0", "1", None),
+        ("1/", "1", None),
+        ("nan", "1", None),
+        ("0", "1e400", None),
         ("0", "0", None),
         (None, None, "imagenets"),
     ):
