@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..beside import prefix, remove_leavings
+
 
 def home() -> Path:
     """`$BANDLENS_HOME`, or ~/.cache/bandlens."""
@@ -34,7 +36,8 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    remove_leavings(path)
+    descriptor, name = tempfile.mkstemp(prefix=prefix(path), dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:

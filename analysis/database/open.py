@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 
+from ...beside import prefix, remove_leavings
 from ...errors import StoreError, UsageError
 from ...untrusted import regular
 from ...version import __version__
@@ -43,6 +44,7 @@ def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iter
             another process, or the disk is full.
         UsageError: it is to be read and does not exist.
     """
+    remove_leavings(path)
     if not path.exists():
         if read_only:
             raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
@@ -60,7 +62,7 @@ def create(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the results database; make it first")
     try:
-        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        with TemporaryDirectory(prefix=prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
             with connected(draft, path) as store:
                 with store.transaction():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ...beside import prefix, remove_leavings
 from ...errors import StoreError, UsageError
 from .store import Store
 
@@ -30,6 +31,7 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
         raise UsageError(f"a snapshot cannot take the place of {path}, which it is of; name another file")
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the snapshot; make it first")
+    remove_leavings(path)
     due = 0.0
 
     def renew() -> bool:
@@ -49,7 +51,7 @@ def write_snapshot(store: Store, path: Path) -> None:
     """A copy of the database as it is now."""
     store.execute("CHECKPOINT")
     try:
-        with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        with TemporaryDirectory(prefix=prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
             # In a process of its own: closing a file here would give up this process's lock on it.
             done = subprocess.run(

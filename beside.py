@@ -1,0 +1,40 @@
+"""Names for what is not whole yet, beside the file that it will be, and the removal of what killed processes left."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
+
+
+def prefix(path: Path) -> str:
+    """How the name of a hidden file or folder begins that this process makes on the way to `path`."""
+    return f".{path.name}.{HOST}.{os.getpid()}."
+
+
+def remove_leavings(path: Path) -> None:
+    """Remove hidden files and folders on the way to `path` of processes of this machine that are gone."""
+    of_host = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(HOST)}\.(\d+)\.")
+    with suppress(OSError):  # a folder that may only be read
+        for left in path.parent.iterdir():
+            made_by = of_host.match(left.name)
+            if made_by and not _runs(int(made_by[1])):
+                if left.is_dir() and not left.is_symlink():
+                    shutil.rmtree(left, ignore_errors=True)
+                else:
+                    left.unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # somebody else's
+        pass
+    return True

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_up_results import python
+
+from bandlens.analysis.database.open import open_store
+from bandlens.beside import prefix, remove_leavings
+from bandlens.export.files import replacing
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bandlens.analysis.database import open as database
+from bandlens.export.files import replacing
+if sys.argv[1] == "database":
+    database.os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    database.create(Path(sys.argv[2]))
+else:
+    with replacing(Path(sys.argv[2])) as temporary:
+        temporary.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def hidden(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir() if file.name.startswith(".")]
+
+
+@pytest.mark.parametrize("what", ["database", "file"])
+def test_what_a_killed_process_left_is_gone_after_the_next_use(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.duckdb"
+    subprocess.run(python(KILLED, what, path), check=False, timeout=60)
+    assert len(hidden(tmp_path)) == 1
+    assert not path.exists()
+    if what == "database":
+        with open_store(path):
+            assert hidden(tmp_path) == []
+    else:
+        with replacing(path) as temporary:
+            assert hidden(tmp_path) == [temporary.name]
+    assert path.exists()
+
+
+def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
+    path = tmp_path / "r.duckdb"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        running = prefix(path).replace(str(os.getpid()), str(other.pid))
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        names = [
+            f"{running}abc",
+            f"{prefix(path)}abc",
+            prefix(path).replace(str(os.getpid()), "x") + "abc",
+            f".r.duckdb.elsewhere.{gone.pid}.abc",
+            prefix(Path("other")).replace(str(os.getpid()), str(gone.pid)) + "abc",
+        ]
+        for name in names:
+            (tmp_path / name).touch()
+        left = tmp_path / (prefix(path).replace(str(os.getpid()), str(gone.pid)) + "abc")
+        (left / "deeper").mkdir(parents=True)
+        remove_leavings(path)
+        assert sorted(hidden(tmp_path)) == sorted(names)
+        other.communicate(b"\n")
