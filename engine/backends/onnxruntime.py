@@ -33,7 +33,7 @@ def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSessi
 
 
 class OnnxRuntimeSession:
-    """See `engine.session.Session`."""
+    """See `engine.backends.base.Session`."""
 
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""

@@ -43,7 +43,7 @@ def gpus() -> Gpus:
 
 @cache
 def readiness(engine: str) -> Readiness:
-    """Whether an engine of `engine.session.ENGINES` can be used on this machine; found out once a process."""
+    """Whether an engine of `engine.backends.base.ENGINES` can be used on this machine; found out once a process."""
     return check(engine, gpus())
 
 

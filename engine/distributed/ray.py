@@ -16,9 +16,9 @@ from typing import Any
 
 from ...errors import BandlensError, DeviceError, EngineError, UsageError
 from ..backends.base import engine_of
+from ..tasks import Task
 from .executors import Attempt, Queue, Sink, line_of
 from .files import DriverFiles, KeptFiles
-from .tasks import Task
 from .worker import Computed, Job, Worker
 
 SEE = "`ray status` shows the clusters that are there"
