@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ...errors import BandlensError, DeviceError, EngineError
 from ...export.files import reason
-from ...export.models import verify_model
 from ...export.parity import compare, onnx_logits
 from ...export.photographs import photograph_crops
 from ...export.torch.network import OnnxNetwork
@@ -24,7 +23,7 @@ from ...probes.arrays import Array
 from ...records import Condition, SessionInfo, Variant
 from ..device.devices import gpus, processor_name, readiness
 from ..device.requirements import usable
-from .base import arrays_of, check_images
+from .base import arrays_of, check_images, content_of
 from .pgd import Attacked, Network, pgd, pgd_any
 
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
@@ -80,9 +79,18 @@ class TorchSession:
 
     def _checked_network(self) -> Network:
         variant, images = self.variant, photograph_crops(self.variant.model.image_size)
-        content = verify_model(variant.model)
+        content = content_of(variant)
+        try:
+            read = OnnxNetwork(content)
+        except BandlensError as error:
+            raise EngineError(f"{variant}: {error}") from error
+        except Exception as error:
+            raise EngineError(
+                f"{variant.path}: torch cannot open it: {reason(error)}; take another engine, or export "
+                f"{variant.model.name} again"
+            ) from error
         with torch_errors(variant), torch.no_grad():
-            network = OnnxNetwork(content).to(self._device)
+            network: Network = read.to(self._device)
             found = network(self.place(images)).cpu().numpy()
         wanted = onnx_logits(content, images)
         finite = np.isfinite(wanted).all(axis=1)  # those that are not fail the cell of an image that has them

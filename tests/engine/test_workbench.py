@@ -240,7 +240,7 @@ def test_a_damaged_file_fails_its_cells(bench: Bench, tmp_path: Path) -> None:
     model = make_model(tmp_path)
     model.path.write_bytes(model.path.read_bytes()[:-1] + b"?")
     found = attack(bench.cells([model]), bench.images)
-    assert all("has sha256" in error and "export one again" in error for error in found.failed.values())
+    assert all("has sha256" in error and "bandlens export one" in error for error in found.failed.values())
     assert len(found.failed) == len(bench.attacks)
 
 
