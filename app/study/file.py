@@ -36,9 +36,9 @@ class Study:
     precision: str = "fp32"
     batch: int = 32
     threads: int = 0
-    """Of the engine; 0 takes every processor."""
+    """How many the engine uses; 0 takes every processor."""
     seed: int = 0
-    """Of the noise, in [0, 2^63)."""
+    """What noise is drawn with, in [0, 2^63)."""
     gate: Limits = field(default_factory=Limits)
     """What a precision may differ in from fp32 to pass its gate."""
     folder: Path = Path()

@@ -37,7 +37,7 @@ class Plan:
     estimate: str
     """What the estimate rests on."""
     cost: Cost
-    """Of the missing predictions."""
+    """What the missing predictions cost."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
 
@@ -141,11 +141,11 @@ class Cost:
     operations: float | None
     """Floating-point operations of the predictions; None where a network's are not known."""
     attack_operations: float | None
-    """Of attacks, which are in FP32: a gradient needs it."""
+    """Those of attacks, which are in FP32: a gradient needs it."""
     database_bytes: float
     """By which the database will grow."""
     image_bytes: int
-    """Of the image sets' pixels."""
+    """All pixels of the image sets."""
 
     @property
     def h100_seconds(self) -> float | None:
@@ -172,7 +172,7 @@ def cost_of(work: Work, left: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
 
 
 def _operations(passes: Mapping[Model, int]) -> float | None:
-    """Of so many forward passes of each model; models of one architecture are counted once."""
+    """Operations of so many forward passes of each model; models of one architecture are counted once."""
     known: dict[tuple[str, int, int], float] = {}
     total = 0.0
     try:

@@ -36,7 +36,7 @@ class Sharded:
     """A run in tasks that leave shards."""
 
     folder: str
-    """Of the shards: a path or a URI."""
+    """Where they lie: a path or a URI."""
     ray: RayOptions | None = None
     """Whose workers compute the tasks; without it, this process."""
 

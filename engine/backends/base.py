@@ -22,7 +22,7 @@ class Engine:
     """An inference library on a kind of device."""
 
     module: str
-    """Of this folder: its `open_session(variant, batch, threads)` makes sessions."""
+    """A module of this folder: its `open_session(variant, batch, threads)` makes sessions."""
     arrays: str
     """The array module whose batches its sessions take."""
     precisions: Mapping[str, str]

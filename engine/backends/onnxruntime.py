@@ -145,9 +145,9 @@ class Provider:
     device: str
     """Where its inputs and outputs lie, in ONNX Runtime's words."""
     config: Mapping[str, str]
-    """Of every session."""
+    """Settings of every session."""
     options: Callable[[Variant, int], dict[str, str]] = lambda *_: {}
-    """Of the provider, for a variant and a batch size."""
+    """The provider's options for a variant and a batch size."""
 
 
 SHARED = {"session.use_env_allocators": "1"}

@@ -164,7 +164,7 @@ class TorchSession:
 
 
 def largest_batch(network: Network, images: Tensor) -> int:
-    """Of 1/2, 1/4, … of the images, the most whose gradient fits into the device's memory now; 0 where none does."""
+    """The most of 1/2, 1/4, … of the images whose gradient fits into the device's memory now; 0 where none does."""
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     count = len(images) // 2
     while count:

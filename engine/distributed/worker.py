@@ -26,7 +26,7 @@ class Job:
 
     probes: Mapping[str, Mapping[str, Any]]
     folder: Path
-    """Of the study file."""
+    """Where the study file lies."""
     sources: Mapping[str, str]
     """Digest of the source of each probe of the user's."""
     image_sets: Mapping[str, Path]
@@ -71,7 +71,7 @@ class Computed:
     """What became of a task."""
 
     shard: Shard | None
-    """Of the cells that did not fail."""
+    """With the cells that did not fail; None where all did."""
     failed: tuple[tuple[str, str], ...]
     """Key and error of each cell that did."""
 
