@@ -1,7 +1,7 @@
 """The rate of an attack on a ResNet-50, against a bare loop of forward and backward passes.
 
 `bare loop`: for each step the logits of a batch that is ready, and the gradient of their loss for the images.
-`attack`: engine.torch_network.Attackable.attacked with pgd_linf, from uint8 pixels to logits: the steps, their
+`attack`: engine.backends.torch.TorchSession.attacked with pgd_linf, from uint8 pixels to logits: the steps, their
 projection, and the pass that judges the last iterate. The start is drawn before, as a run does it in another thread.
 `torchvision`: the bare loop with torchvision's own module in place of the ONNX file in torch.
 
@@ -12,7 +12,7 @@ pass. The weights are random: they do not change the speed.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ from _common import (
 from torch import Tensor
 from torch.nn import functional
 
-from bandlens.engine.attack import attack_variant
-from bandlens.engine.backends.torch import DEVICES, Attackable, single_precision
+from bandlens.engine.backends.base import variant_of
+from bandlens.engine.backends.torch import TorchSession
 from bandlens.export.models import load_model
 from bandlens.export.registry import NORMALIZATIONS
 from bandlens.export.torch_to_onnx import Normalized
@@ -53,14 +53,15 @@ def bare_loop(network: Callable[[Tensor], Tensor], images: Tensor, labels: Tenso
     gradient[0, 0, 0, 0].item()  # on a GPU it has ended only when this is here
 
 
-def prepared(models: Path, device: str) -> tuple[Attackable, Normalized]:
-    """A ResNet-50 as ONNX in torch, and as torchvision makes it."""
-    resnet50(models)
-    engine = "tensorrt" if device == "cuda" else "onnxruntime"
-    attackable = Attackable(attack_variant(load_model(models, MODEL), engine))
+ENGINES = {"cpu": "torch", "cuda": "torch-cuda"}
+"""By torch's name of the device."""
+
+
+def native(device: str) -> Normalized:
+    """The ResNet-50 as torchvision makes it."""
     network = torchvision.models.resnet50(weights=None)
-    native = Normalized(network, *NORMALIZATIONS["imagenet"]).eval().requires_grad_(False)
-    return attackable, native.to(DEVICES[attackable.variant.engine], memory_format=torch.channels_last)
+    made = Normalized(network, *NORMALIZATIONS["imagenet"]).eval().requires_grad_(False)
+    return made.to(device, memory_format=torch.channels_last)
 
 
 def main() -> None:
@@ -74,19 +75,23 @@ def main() -> None:
         device=("cpu", "cpu or cuda"),
     )
     batch, steps = (2, 2) if given.quick else (given.batch, given.steps)
-    with folder(given.keep) as kept, single_precision(given.threads):
-        attackable, native = prepared(kept / "models", given.device)
+    with ExitStack() as stack:
+        kept = stack.enter_context(folder(given.keep))
+        resnet50(kept / "models")
+        variant = variant_of(load_model(kept / "models", MODEL), ENGINES[given.device], "fp32")
+        session = stack.enter_context(TorchSession(variant, batch, given.threads))
         machine("torch", "torchvision")
+        module = native(given.device)
         pixels, labels = photographs(batch), np.arange(batch, dtype=np.int32)
         start = uniform_start(0, np.arange(batch), SIZE)
         [condition] = PGD_LINF.conditions({"steps": steps})
-        images = attackable.place(pixels).to(torch.float32).div_(255)
+        images = session.place(pixels).to(torch.float32).div_(255)
         wanted = torch.from_numpy(labels).to(images.device, torch.int64)
         seconds = in_turn(
             {
-                BARE: timed(lambda: bare_loop(attackable.network, images, wanted, steps)),
-                ATTACK: timed(lambda: attackable.attacked(condition, pixels, labels, start)),
-                TORCHVISION: timed(lambda: bare_loop(native, images, wanted, steps)),
+                BARE: timed(lambda: bare_loop(session.network, images, wanted, steps)),
+                ATTACK: timed(lambda: session.attacked(condition, pixels, labels, start)),
+                TORCHVISION: timed(lambda: bare_loop(module, images, wanted, steps)),
             },
             given.repeats,
         )

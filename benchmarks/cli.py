@@ -15,7 +15,8 @@ import numpy as np
 from _common import Variant, arguments, folder, image_set, in_turn, machine, ratio, ratios, spread, table, timed
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
 from bandlens.export.models import save_model
 from bandlens.records import Finished, Model, Predictions, SessionInfo, digest_of
 

@@ -36,9 +36,9 @@ from _common import (
 )
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import Work, read_study, resolve
-from bandlens.app.study.run import record, run_missing
-from bandlens.app.study.spread import Committer, Spread, run_spread
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import Work, resolve
+from bandlens.app.study.run import Committer, Sharded, record, run_missing
 from bandlens.engine.distributed.ray import RayOptions, imported
 from bandlens.engine.distributed.shards import open_folder, write_shard
 from bandlens.records import Cell, Condition, Finished, Predictions, SessionInfo
@@ -98,7 +98,7 @@ class Timer:
         if name == "direct":
             return lambda work, store, begin: run_missing(work, store, begin, 60)
         wanted = RayOptions(workers=int(name[-1])) if name.startswith("ray") else None
-        return lambda work, store, begin: run_spread(work, store, begin, Spread(shards, wanted))
+        return lambda work, store, begin: run_missing(work, store, begin, sharded=Sharded(shards, wanted))
 
 
 def direct(file: Path, database: Path) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from _common import table
 
-from bandlens.engine.distributed.tasks import Task, passes, tasks_of
+from bandlens.engine.tasks import Task, passes, tasks_of
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Cell, ImageSetInfo, Model, Variant
 

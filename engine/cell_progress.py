@@ -28,7 +28,7 @@ class CellProgress:
     first: int
     """The first image that is not yet yielded."""
     columns: list[tuple[Array, Array | None, Array]] = field(default_factory=list)
-    """Of each batch, what `engine.reduce` gives."""
+    """What `engine.decision.reduce_logits` gives, batch by batch."""
     times: list[tuple[Point, Point]] = field(default_factory=list)
     """When the model began and ended."""
     pending: int = 0

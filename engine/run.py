@@ -1,8 +1,9 @@
 """The run: each batch is perturbed once for all checkpoints, and every cell's predictions come back in parts.
 
 For each group of conditions, for each batch, for each condition: perturb, run every session, reduce. Perturbing the
-next condition overlaps with running this one. About once a minute the parts of the images since the last time are
-yielded together, so that whoever stores them can commit them as one.
+next condition overlaps with running this one. Where the condition is an attack, what is made ahead is its start, and
+the session does the rest. About once a minute the parts of the images since the last time are yielded together, so that
+whoever stores them can commit them as one.
 """
 
 from __future__ import annotations
@@ -12,19 +13,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ..errors import BandlensError, DeviceError, UsageError
 from ..probes.arrays import Array
+from ..probes.attacks import is_attack
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
 from ..protocol import CLASSES
-from ..records import Cell, Condition, Model, Variant
-from .backends.base import Session
+from ..records import Cell, Condition, ImageSetInfo, Model, Variant
+from .backends.base import Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
 from .decision import ALL, Decision, reduce_logits
 from .device.pixels import Take, pixels_of
@@ -49,8 +51,8 @@ def run(
         cells: each with the number of its images that are done: it goes on from there.
         image_set: what the cells are about.
         grid: the families that perturb for the cells' conditions.
-        sessions: all with the same batch.
-        xp: the array module whose batches the sessions take.
+        sessions: all with the same batch; those of attacked cells are Attackers.
+        xp: the array module whose batches the sessions take; NumPy for attacks, wherever they compute.
         range_seconds: how much work may be lost: parts are yielded after about this time.
         progress: called with the number of predictions made since the last call.
         last: the image that ends the run, itself left out; all by default.
@@ -58,12 +60,14 @@ def run(
 
     A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
     is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. Labels must be classes
-    of every model: see `check_labels`.
+    of every model: see `check_labels`. Without labels an attack leads away from the network's own prediction.
     """
     last = image_set.info.count if last is None else last
     works = [CellProgress(cell, done) for cell, done in cells if done < last]
     if not works:
         return
+    if any(is_attack(work.cell.condition) for work in works):
+        check_attackable(image_set.info)
     batch = next(iter(sessions.values())).info.batch
     with device_errors(xp, image_set.info.size, batch), new_stream(xp):
         place = place or make_place(xp, image_set, sessions)
@@ -94,6 +98,15 @@ def check_labels(image_set: ImageSet, models: Iterable[Model]) -> None:
                 f"image set {image_set.info.name}: {image_set.paths[worst]} is labelled {image_set.labels[worst]}, but "
                 f"{model.name} has {model.classes} classes; pack the images with labels of that model"
             )
+
+
+def check_attackable(images: ImageSetInfo) -> None:
+    """UsageError for images whose decision is not the argmax over all classes: an attack has no loss for another."""
+    if images.decision_space != ALL:
+        raise UsageError(
+            f"image set {images.name} decides among {images.decision_space}, and attacks need a decision among all "
+            "classes; leave it out of studies with attacks"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,19 +196,19 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     buffers = Buffers(group.place.xp, group.place.arrays, group.place.ahead)
     # Perturbing has one thread, and the products of its small matrices must not take those of the sessions.
     with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
-        for first, condition, images in batches:
+        for first, condition, pixels, images in batches:
             # Between conditions too: one batch of many models under many conditions can take a quarter of an hour.
             if time.monotonic() - started > range_seconds:
                 yield group.flush()
                 started = time.monotonic()
             for work in group.works:
                 if work.cell.condition == condition and not work.error:
-                    progress(_infer(group, work, first, images))
+                    progress(_infer(group, work, first, pixels, images))
             buffers.give(images)
 
 
-def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array]]:
-    """Every batch under every condition; the last batch is padded with its last image."""
+def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Array]]:
+    """Every batch, as it is and under every condition; the last one is padded with its last image."""
     xp, batch, count = group.place.xp, group.place.batch, group.place.image_set.info.count
     for first in range(min(work.first for work in group.works), group.last, batch):
         conditions = group.wanted(first)
@@ -204,25 +217,29 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
         index = np.minimum(np.arange(first, first + batch), count - 1)
         images_of_batch = Batch(group.place.take(index), xp.asarray(index), group.seed)
         for condition, images in group.perturb(xp, images_of_batch, conditions, buffer):
-            yield first, condition, images
+            yield first, condition, images_of_batch.pixels, images
 
 
-def _infer(group: _Group, work: CellProgress, first: int, images: Array) -> int:
+def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images: Array) -> int:
     """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
     begin = max(work.first + work.pending - first, 0)
     place = group.place
     end = min(place.batch, group.last - first)
     if begin >= end:
         return 0
+    wanted = None if place.labels is None else place.labels[first + begin : first + end]
+    session, condition = place.sessions[work.cell.variant], work.cell.condition
     started = point(place.xp)
     try:
-        logits = place.sessions[work.cell.variant].infer(images)[begin:end]
+        if is_attack(condition):
+            logits = cast(Attacker, session).attacked(condition, pixels[begin:end], wanted, images[begin:end])
+        else:
+            logits = session.infer(images)[begin:end]
     except DeviceError:
         raise
     except BandlensError as error:
         work.error = str(error)
         return 0
-    wanted = None if place.labels is None else place.labels[first + begin : first + end]
     found, rank, confidence = reduce_logits(place.xp, place.decision.scores(logits), wanted)
     work.columns.append((place.decision.classes(found), rank, confidence))
     work.times.append((started, point(place.xp)))

@@ -1,6 +1,6 @@
 """Attacks: condition families that need the network, so that each checkpoint gets images of its own.
 
-They search the ball of images whose every value lies within eps of the original's. What they do is `engine.pgd`.
+They search the ball of images whose every value lies within eps of the original's, as `engine.backends.pgd` does it.
 Published budget, which the study calls low: eps 0.5/255, step 2/255, 40 steps. The step is larger than eps, so each one
 ends on the surface of the ball, and the iterate oscillates; only the last one is judged. Source: Gavrikov and Keuper
 2024, after Madry et al. 2018 ("Towards deep learning models resistant to adversarial attacks").
@@ -8,13 +8,17 @@ ends on the surface of the ball, and the iterate oscillates; only the last one i
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..protocol import EPS, STEP, STEPS
-from .family import Family, Parameter, integer_in
+from ..records import Condition
+from .arrays import Array, to_numpy
+from .family import Batch, Buffer, Family, Parameter, integer_in
 from .noise import WORD, philox4x32
 
 START_STREAM = WORD
@@ -36,6 +40,20 @@ def _share(value: Any) -> float:
     return float(value)
 
 
+def start_attack(
+    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    """What a network needs to attack a batch beside its pixels: where in the ball around each image to begin.
+
+    Arrays are (n, 3, size, size) float32, uniform in (-1, 1), in units of eps; a `family.Perturb` but for that range.
+    """
+    start = xp.asarray(uniform_start(batch.seed, to_numpy(batch.index), batch.pixels.shape[-1]))
+    for condition in conditions:
+        filled = buffer()
+        filled[...] = start
+        yield condition, filled
+
+
 BUDGET = (
     Parameter("eps", _share, (EPS,)),
     Parameter("step", _share, (STEP,)),
@@ -43,11 +61,18 @@ BUDGET = (
 )
 
 PGD_LINF = Family(
-    "pgd_linf", "projected gradient descent, judged by its last iterate", 1, BUDGET, perturb=None, random=True
+    "pgd_linf", "projected gradient descent, judged by its last iterate", 1, BUDGET, start_attack, random=True
 )
 PGD_ANY = Family(
-    "pgd_any", "the same, stopped for an image at the first iterate that fools", 1, BUDGET, perturb=None, random=True
+    "pgd_any", "the same, stopped for an image at the first iterate that fools", 1, BUDGET, start_attack, random=True
 )
+
+ATTACKS = {family.name: family for family in (PGD_LINF, PGD_ANY)}
+
+
+def is_attack(condition: Condition) -> bool:
+    """Whether the condition's images are made for one network at a time, with its gradient."""
+    return condition.probe in ATTACKS
 
 
 def uniform_start(seed: int, images: NDArray[np.int64], size: int) -> NDArray[np.float32]:

@@ -51,9 +51,9 @@ class Family:
     version: int
     """Raised whenever the family's numbers change: it is part of every condition's digest."""
     parameters: tuple[Parameter, ...]
-    perturb: Perturb | None
-    """Families with the same function share one group, and so its transforms and noise. None for an attack: it needs
-    the network and not only its images (see `engine.attack`)."""
+    perturb: Perturb
+    """Families with the same function share one group, and so its transforms and noise. An attack needs the network
+    too, so its images are made by a session, from what this function yields (see `probes.attacks`)."""
     random: bool = False
     """Whether the seed matters; where it does not, changing it re-runs nothing."""
     canonical: Callable[[dict[str, Value]], dict[str, Value]] = dict

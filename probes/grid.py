@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import UnknownName, UsageError
 from ..records import Condition
-from .attacks import PGD_ANY, PGD_LINF
+from .attacks import ATTACKS, is_attack
 from .clean import CLEAN
 from .critical_band import CRITICAL_BAND
 from .family import Family, Perturb
@@ -17,7 +17,6 @@ from .spectral import HIGHPASS, LOWPASS
 from .user import user_family
 
 FAMILIES = {family.name: family for family in (CLEAN, LOWPASS, HIGHPASS, CRITICAL_BAND)}
-ATTACKS = {family.name: family for family in (PGD_LINF, PGD_ANY)}
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {name: {} for name in ("clean", "lowpass", "highpass", "critical_band")}
 """The study's grid: clean, 22 spectral and 29 critical-band conditions."""
@@ -42,11 +41,10 @@ class Grid:
         return self.families[condition.probe]
 
     def groups(self, conditions: Sequence[Condition]) -> list[tuple[Perturb, list[Condition]]]:
-        """The conditions by the function that perturbs for them, in the grid's order; attacks have none."""
+        """The conditions by the function that perturbs for them, in the grid's order."""
         grouped: dict[Perturb, list[Condition]] = {}
         for condition in conditions:
-            if perturb := self.family(condition).perturb:
-                grouped.setdefault(perturb, []).append(condition)
+            grouped.setdefault(self.family(condition).perturb, []).append(condition)
         return list(grouped.items())
 
 
@@ -75,5 +73,5 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
         families[name] = family
         conditions += family.conditions(parameters)
     distinct = list(dict.fromkeys(conditions))
-    attacks = tuple(condition for condition in distinct if condition.probe in ATTACKS)
-    return Grid(families, tuple(condition for condition in distinct if condition not in attacks), attacks)
+    attacks = tuple(condition for condition in distinct if is_attack(condition))
+    return Grid(families, tuple(condition for condition in distinct if not is_attack(condition)), attacks)

@@ -29,9 +29,9 @@ from polars.testing import assert_frame_equal
 from ray_clusters import MEMORY, study_in
 from small import ask, rows_of
 
-from bandlens.app.study.file import read_study, resolve
-from bandlens.app.study.run import run_study
-from bandlens.app.study.spread import Spread, rebuild_study
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import Sharded, rebuild_study, run_study
 from bandlens.engine.distributed.ray import RayOptions, imported
 from bandlens.errors import BandlensError
 
@@ -56,8 +56,8 @@ class Bench:
     study: Path
     reference: pl.DataFrame
 
-    def run(self, database: Path, spread: Spread | None) -> None:
-        run_study(resolve(read_study(self.study)), database, spread=spread)
+    def run(self, database: Path, sharded: Sharded | None) -> None:
+        run_study(resolve(read_study(self.study)), database, sharded=sharded)
 
     def check(self, database: Path) -> int:
         """What is stored is of the reference, each row once; gives the number of rows."""
@@ -73,9 +73,9 @@ class Bench:
         assert ask(database, "SELECT coalesce(sum(count), 0) FROM part") == [(len(rows),)]
         return len(rows)
 
-    def finish(self, database: Path, spread: Spread | None) -> None:
+    def finish(self, database: Path, sharded: Sharded | None) -> None:
         """An undisturbed run completes the database."""
-        self.run(database, spread)
+        self.run(database, sharded)
         assert_frame_equal(rows_of(database), self.reference)
         assert self.check(database) == CELLS * COUNT
 
@@ -163,7 +163,7 @@ def arm(place: Place, number: int) -> None:
 
 
 def _run(
-    study: Path, database: Path, spread: Spread | None, place: Place | None, number: int, room: int | None
+    study: Path, database: Path, sharded: Sharded | None, place: Place | None, number: int, room: int | None
 ) -> None:
     """In a process of its own; exit status 1 is one of bandlens's errors."""
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process; warnings of damaged shards
@@ -172,7 +172,7 @@ def _run(
     if place:
         arm(place, number)
     try:
-        run_study(resolve(read_study(study)), database, spread=spread)
+        run_study(resolve(read_study(study)), database, sharded=sharded)
     except BandlensError as error:
         sys.exit(1 if "\n" not in str(error) else 2)
 
@@ -180,7 +180,7 @@ def _run(
 def start(*given: Any) -> Any:
     """`_run` in a process that has imported everything already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["faults", "bandlens.app.study.spread", "onnxruntime", "ray"])
+    context.set_forkserver_preload(["faults", "bandlens.app.study.run", "onnxruntime", "ray"])
     process = context.Process(target=_run, args=given, daemon=True)
     process.start()
     return process
@@ -190,24 +190,24 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
     """A few faults on the local executor, then an undisturbed run."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
-    spread, before = Spread(str(shards)), 0
+    sharded, before = Sharded(str(shards)), 0
     for _ in range(moments.randint(2, 4)):
         fault = moments.choice(("place", "place", "moment", "room", "damage", "database"))
         if fault == "place":
             place = moments.choice(PLACES)
-            process = start(bench.study, database, spread, place, moments.randint(1, 12), None)
+            process = start(bench.study, database, sharded, place, moments.randint(1, 12), None)
             process.join(60)
             if process.exitcode == -signal.SIGKILL:
                 struck[f"killed {place}"] += 1
         elif fault == "moment":
-            process = start(bench.study, database, spread, None, 0, None)
+            process = start(bench.study, database, sharded, None, 0, None)
             time.sleep(moments.uniform(0.05, 1.2))
             if process.is_alive():
                 process.kill()
                 struck["killed at a random moment"] += 1
             process.join(60)
         elif fault == "room":
-            process = start(bench.study, database, spread, None, 0, moments.randint(1, 60) * 1000)
+            process = start(bench.study, database, sharded, None, 0, moments.randint(1, 60) * 1000)
             process.join(60)
             struck["no room to write"] += process.exitcode == 1
         elif fault == "damage":
@@ -223,7 +223,7 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
         now = bench.check(database)
         assert now >= before, "what was committed stays"
         before = now
-    bench.finish(database, spread)
+    bench.finish(database, sharded)
 
 
 def damage(shards: Path, moments: random.Random) -> int:
@@ -321,8 +321,8 @@ def strike_ray(
     """A run whose workers, nodes and driver are killed; then one that is left alone."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
-    spread = Spread(str(shards), RayOptions(there.address))
-    process = start(bench.study, database, spread, None, 0, None)
+    sharded = Sharded(str(shards), RayOptions(there.address))
+    process = start(bench.study, database, sharded, None, 0, None)
     deadline = time.monotonic() + 60
     while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -349,7 +349,7 @@ def strike_ray(
         rebuild_study(resolve(read_study(bench.study)), database, str(shards))
         bench.check(database)
         struck["Ray: database deleted, rebuilt from shards"] += 1
-    bench.finish(database, Spread(str(shards)) if moments.random() < 0.5 else None)
+    bench.finish(database, Sharded(str(shards)) if moments.random() < 0.5 else None)
 
 
 # The campaign

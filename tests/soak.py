@@ -17,8 +17,9 @@ from pathlib import Path
 
 from small import ask, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.file import read_study
 from bandlens.app.study.plan import plan_study
+from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 
 MODELS, IMAGES = 4, 12

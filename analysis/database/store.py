@@ -151,12 +151,17 @@ class Store:
         keys = {cell.key for cell in cells}
         return [(checkpoint, images, probe) for key, checkpoint, images, probe in found.rows() if key not in keys]
 
-    def rates(self, variants: Iterable[Variant]) -> dict[Variant, float]:
-        """Images a second of each of the variants that has run, in the session that ran most of it."""
+    def rates(self, variants: Iterable[Variant], without: Iterable[str] = ()) -> dict[Variant, float]:
+        """Images a second of each of the variants that has run, in the session that ran most of it.
+
+        Probes of `without` do not count: an attack on an image takes many times as long as a look at it.
+        """
         found = self.frame(
-            "SELECT onnx_sha256, engine, precision, sum(count) / sum(seconds) FROM part "
-            "JOIN session ON session.id = part.session WHERE seconds > 0 "
-            "GROUP BY onnx_sha256, engine, precision, session.id ORDER BY sum(count)"
+            "SELECT session.onnx_sha256, session.engine, session.precision, sum(count) / sum(seconds) FROM part "
+            "JOIN session ON session.id = part.session JOIN cell ON cell.id = part.cell "
+            "JOIN condition ON condition.id = cell.condition WHERE seconds > 0 AND NOT list_contains(?, probe) "
+            "GROUP BY session.onnx_sha256, session.engine, session.precision, session.id ORDER BY sum(count)",
+            [list(without)],
         )
         rates = {tuple(row[:3]): row[3] for row in found.rows()}
         named = {variant: (variant.sha256, variant.engine, variant.precision) for variant in variants}

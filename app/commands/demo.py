@@ -55,7 +55,8 @@ def _run(out: Path) -> None:
     from ...analysis.database.open import open_store
     from ...analysis.metrics.compute import compute_metrics
     from ..demo import export_model, pack_photographs, write_study
-    from ..study.file import read_study, resolve
+    from ..study.file import read_study
+    from ..study.resolve import resolve
     from ..study.run import run_study
 
     _step("EfficientNet-Lite0 to ONNX, compared with torch on photographs")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..study.file import Work
+    from ..study.resolve import Work
 
 EngineOption = Annotated[
     str | None, typer.Option("--engine", help="Instead of the study's: auto, or an engine that `doctor` lists.")
@@ -22,7 +22,8 @@ Database = Annotated[Path, typer.Option("--db", help="The results database.")]
 def opened(file: Path, engine: str | None) -> Work:
     """Resolve a study on this machine; where its engine is `auto`, stderr says what that stands for, and why."""
     from ...engine.device.devices import choose_engine
-    from ..study.file import AUTO, read_study, resolve
+    from ..study.file import AUTO, read_study
+    from ..study.resolve import resolve
 
     study = read_study(file)
     study = replace(study, engine=engine or study.engine)

@@ -29,7 +29,8 @@ def list_(
 
     Example: bandlens probes list --json
     """
-    from ...probes.grid import ATTACKS, make_grid
+    from ...probes.attacks import ATTACKS
+    from ...probes.grid import make_grid
     from ..preview import grid_of
 
     grid = make_grid({name: {} for name in ATTACKS}, Path()) if attacks and study is None else grid_of(study)

@@ -13,7 +13,7 @@ from ..console import Json, duration
 from .options import Database, EngineOption, StudyFile, opened
 
 if TYPE_CHECKING:
-    from ..study.spread import Spread
+    from ..study.run import Sharded
 
 EXAMPLE = """
 \b
@@ -63,8 +63,8 @@ def run(
 ) -> None:
     from ..study.run import run_study
 
-    spread = _spread(db, executor, address, gpus_per_worker, workers, shards)
-    summary = run_study(opened(study, engine), db, require_gate=require_gate, spread=spread, snapshot=snapshot)
+    sharded = _sharded(db, executor, address, gpus_per_worker, workers, shards)
+    summary = run_study(opened(study, engine), db, require_gate=require_gate, sharded=sharded, snapshot=snapshot)
     if as_json:
         failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
         print(
@@ -96,10 +96,10 @@ def run(
         )
 
 
-def _spread(
+def _sharded(
     db: Path, executor: str, address: str | None, gpus_per_worker: float | None, workers: int | None, shards: str | None
-) -> Spread | None:
-    """Read from the options how a run is spread; None for one that commits as it goes."""
+) -> Sharded | None:
+    """Read from the options how a run leaves shards; None for one that commits as it goes."""
     if executor not in ("local", "ray"):
         raise UnknownName("executor", executor, ("local", "ray"))
     if executor == "local":
@@ -109,10 +109,10 @@ def _spread(
         if shards is None:
             return None
     from ...engine.distributed.ray import RayOptions
-    from ..study.spread import Spread
+    from ..study.run import Sharded
 
     wanted = RayOptions(address, gpus_per_worker or 1, workers) if executor == "ray" else None
-    return Spread(shards or f"{db}.shards", wanted)
+    return Sharded(shards or f"{db}.shards", wanted)
 
 
 run.__doc__ = f"""Run what the database lacks of a study. Interrupt it at will: the next run goes on where it stopped.

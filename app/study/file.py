@@ -1,31 +1,20 @@
-"""A study: a TOML file that names checkpoints, image sets and probes, and the cells that it stands for."""
+"""A study: a TOML file that names checkpoints, image sets and probes."""
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ...analysis.comparison.gate import Limits
-from ...engine.attack import attack_variant, check_attackable
-from ...engine.backends.base import variant_of
-from ...engine.device.devices import choose_engine
-from ...engine.run import check_labels
 from ...errors import UnknownName, UsageError
-from ...export.files import models_folder
-from ...export.models import load_model, model_names
 from ...probes.arrays import processors
-from ...probes.grid import PUBLISHED, Grid, make_grid
-from ...probes.images.files import ABOUT
-from ...probes.images.image_set import ImageSet, open_image_set
-from ...records import Cell, Model
+from ...probes.grid import PUBLISHED
 from ...untrusted import read_text, without_secrets
 
 AUTO = "auto"
-MOST_CELLS = 1_000_000
-"""Two hundred times those of the published study."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +36,9 @@ class Study:
     precision: str = "fp32"
     batch: int = 32
     threads: int = 0
-    """Of the engine; 0 takes every processor."""
+    """How many the engine uses; 0 takes every processor."""
     seed: int = 0
-    """Of the noise, in [0, 2^63)."""
+    """What noise is drawn with, in [0, 2^63)."""
     gate: Limits = field(default_factory=Limits)
     """What a precision may differ in from fp32 to pass its gate."""
     folder: Path = Path()
@@ -58,18 +47,6 @@ class Study:
     @property
     def thread_count(self) -> int:
         return self.threads or processors()
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a study resolves to on this machine."""
-
-    study: Study
-    """With the engine that `auto` stands for."""
-    grid: Grid
-    models: list[Model]
-    image_sets: list[ImageSet]
-    cells: list[Cell]
 
 
 def read_study(file: Path) -> Study:
@@ -123,105 +100,6 @@ def _limits(file: Path, table: Mapping[str, Any]) -> Limits:
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
             raise UsageError(f"{file}: gate.{key} must be a share above 0 and below 1, not {value!r}")
     return Limits(**table)
-
-
-def resolve(study: Study) -> Work:
-    """The models, image sets, conditions and cells of a study. Opens files, but loads neither weights nor pixels."""
-    try:
-        return _resolve(study)
-    except OSError as error:  # a path that no file can have
-        raise UsageError(f"study {study.name}: {error.filename}: {error.strerror}; mend the path") from None
-
-
-def _resolve(study: Study) -> Work:
-    if study.engine == AUTO:
-        study = replace(study, engine=choose_engine().engine)
-    grid = make_grid(study.probes, study.folder)
-    folder = study.folder / study.models if study.models else None
-    models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]
-    perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
-    image_sets = [open_image_set(path) for path in (*perturbed, *(path for path in clean if path not in perturbed))]
-    _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
-    _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
-    _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
-    for images in image_sets:
-        check_labels(images, models)
-        for model in models:
-            if model.image_size != images.info.size:
-                raise UsageError(
-                    f"{model.name} takes images of {model.image_size} pixels, and image set {images.info.name} has "
-                    f"{images.info.size}; pack it with --size {model.image_size}"
-                )
-        if grid.attacks and images.folder in perturbed:
-            check_attackable(images.info)
-    if len(image_sets) * len(models) * (len(grid.conditions) + len(grid.attacks)) > MOST_CELLS:
-        raise UsageError(f"study {study.name} has more than {MOST_CELLS:,} cells; make several studies of it")
-    seen = [variant_of(model, study.engine, study.precision) for model in models]
-    attacked = [attack_variant(model, study.engine) for model in models] if grid.attacks else []
-    cells = [
-        Cell(
-            variant=variant,
-            image_set=images.info,
-            condition=condition,
-            decision_space=images.info.decision_space,
-            # Where nothing is random the seed is no part of what a cell is, so changing it re-runs nothing.
-            seed=study.seed if grid.family(condition).random else 0,
-        )
-        for images in image_sets
-        for condition in ((*grid.conditions, *grid.attacks) if images.folder in perturbed else grid.clean)
-        for variant in (attacked if condition in grid.attacks else seen)
-    ]
-    return Work(study, grid, models, image_sets, cells)
-
-
-def _image_sets(study: Study, paths: list[str]) -> list[Path]:
-    """Folders, each once; a path with `*` is every image set that fits it, sorted."""
-    found: dict[Path, None] = {}
-    for path in paths:
-        if "*" not in path:
-            found[study.folder / path] = None
-            continue
-        fitting = _fitting(study.folder, f"{path.rstrip('/')}/{ABOUT}")
-        if not fitting:
-            raise UsageError(f"no image set fits '{path}' in {study.folder.resolve()}; see `bandlens images pack`")
-        found.update(dict.fromkeys(fitting))
-    return list(found)
-
-
-def _fitting(folder: Path, pattern: str) -> list[Path]:
-    """The folders of the files that fit, sorted; patterns may be absolute."""
-    start = Path(Path(pattern).anchor)
-    try:
-        return sorted(file.parent for file in (folder / start).glob(str(Path(pattern).relative_to(start))))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"'{pattern}' cannot be looked for ({error}); `*` stands for any name in a path") from None
-
-
-def _check_distinct(kind: str, what: str, named: list[tuple[str, str]]) -> None:
-    """UsageError where two of a kind have in common what tells their results apart."""
-    seen: dict[str, str] = {}
-    for name, identity in named:
-        if identity in seen:
-            raise UsageError(f"{kind} {seen[identity]} and {name} have the same {what}; leave one of them out")
-        seen[identity] = name
-
-
-def _names(asked: list[str], folder: Path | None) -> list[str]:
-    """The names of the models that are asked for, each once."""
-    names: dict[str, None] = {}
-    for entry in asked:
-        if entry != "*" and not entry.startswith("category:"):
-            names[entry] = None
-            continue
-        category = entry.removeprefix("category:")
-        exported = [load_model(folder, name) for name in model_names(folder)]
-        chosen = [model.name for model in exported if entry == "*" or model.category == category]
-        if not exported:
-            raise UsageError(f"no models in {folder or models_folder()}, so no '{entry}'; see `bandlens export`")
-        if not chosen:
-            raise UnknownName("category of exported models", category, sorted({model.category for model in exported}))
-        names.update(dict.fromkeys(chosen))
-    return list(names)
 
 
 # What others may have written: its size, its numbers, and what it must not hold

@@ -11,10 +11,11 @@ from ...analysis.comparison.gate import gate_cells
 from ...analysis.database.open import open_store
 from ...engine.backends.base import engine_of
 from ...engine.cell_progress import RANGE_SECONDS
+from ...engine.tasks import by_attack
 from ...errors import UsageError
-from ...probes.grid import ATTACKS
 from ..console import progress
-from .file import Study, Work, resolve
+from .file import Study
+from .resolve import Work, resolve
 from .run import Summary, class_names, run_missing
 
 
@@ -63,4 +64,4 @@ def _resolved(study: Study, option: str, text: str) -> Work:
         raise UsageError(f"--{option} must be PRECISION or ENGINE:PRECISION, such as openvino:int8, not '{text}'")
     work = resolve(replace(study, engine=engine or study.engine, precision=precision))
     # Attacks have a precision of their own.
-    return replace(work, cells=[cell for cell in work.cells if cell.condition.probe not in ATTACKS])
+    return replace(work, cells=by_attack(work.cells)[0])

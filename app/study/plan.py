@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
-from ...engine.attack import step_seconds
-from ...engine.backends.base import arrays_of, open_session
-from ...engine.distributed.tasks import passes as passes_of
+from ...engine.backends.base import arrays_of, open_attacker, open_session
+from ...engine.tasks import by_attack
+from ...engine.tasks import passes as passes_of
 from ...errors import ExportError
 from ...export.models import verify_model
 from ...export.operations import count_operations
 from ...probes.arrays import to_numpy
-from ...probes.grid import ATTACKS
+from ...probes.attacks import ATTACKS, is_attack
 from ...records import Cell, Failed, Model, Variant
-from .file import Study, Work
+from .file import Study
+from .resolve import Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ def plan_study(work: Work, database: Path) -> Plan:
             done, stale, rates = (
                 store.progress(work.cells),
                 store.stale(work.study.name, work.cells),
-                store.rates({cell.variant for cell in work.cells}),
+                store.rates({cell.variant for cell in work.cells}, without=ATTACKS),
             )
             errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())
     counts: dict[tuple[str, str, str], Counter[str]] = {}
@@ -86,8 +87,7 @@ def _estimate(
 ) -> tuple[float, str]:
     if not missing:
         return 0.0, "nothing to do"
-    attacked = [cell for cell in missing if cell.condition.probe in ATTACKS]
-    perturbed = [cell for cell in missing if cell.condition.probe not in ATTACKS]
+    perturbed, attacked = by_attack(missing)
     parts = []
     if perturbed:
         parts.append(_estimate_perturbed(work.study, perturbed, left, rates))
@@ -111,7 +111,8 @@ def _estimate_perturbed(
 
 def _estimate_attacked(study: Study, cells: Sequence[Cell], left: dict[str, int]) -> tuple[float, str]:
     variant = cells[0].variant
-    seconds = step_seconds(variant, study.batch, study.thread_count)
+    with open_attacker(variant, study.batch, study.thread_count) as session:
+        seconds = session.step_seconds()
     steps = sum(left[cell.key] * (cell.condition.number("steps") or 0) for cell in cells)
     return steps * seconds, f"one step of an attack on {variant.model.name}, measured now"
 
@@ -158,7 +159,7 @@ def cost_of(work: Work, left: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
     """The cost of `left[key]` images of each of these cells."""
     passes, attacks = Counter[Model](), Counter[Model]()
     for cell in cells:
-        if cell.condition.probe in ATTACKS:
+        if is_attack(cell.condition):
             attacks[cell.model] += left[cell.key] * passes_of(cell)
         else:
             passes[cell.model] += left[cell.key]

@@ -1,35 +1,52 @@
-"""From a study to rows: what is missing is run, and each range that comes back is committed."""
+"""From a study to rows: what is missing is run and committed, range by range, or in tasks that leave shards."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ...analysis.comparison.gate import not_passed
 from ...analysis.database.open import open_store
 from ...analysis.database.snapshots import snapshots
 from ...analysis.database.store import ClassNames, Store
-from ...engine.attack import attack_info, run_attacks
-from ...engine.backends.base import Session, arrays_of, open_session
-from ...engine.cell_progress import RANGE_SECONDS, Outcome
-from ...engine.run import run
-from ...errors import BandlensError
-from ...probes.grid import ATTACKS
+from ...engine.cell_progress import RANGE_SECONDS
+from ...engine.device.devices import readiness
+from ...engine.distributed.executors import TRIES, run_here
+from ...engine.distributed.files import kept_files
+from ...engine.distributed.ray import RayOptions, connected
+from ...engine.distributed.shards import Folder, Shard, check_shard, open_folder, read_about, read_shard, shard_keys
+from ...engine.distributed.worker import Computed, job_of, probe_files
+from ...engine.tasks import Task, by_attack, tasks_of, whole_tasks
+from ...engine.workbench import Workbench
+from ...errors import BandlensError, EngineError, ShardError
 from ...probes.images.decision_spaces import NAMES, decision_space
-from ...probes.images.image_set import ImageSet
 from ...protocol import CLASSES
-from ...records import Cell, Failed, SessionInfo, Variant
-from ..console import progress
-from .file import Study, Work
+from ...records import Cell, Failed, Finished, Predictions
+from ..console import Advance, progress
+from .resolve import Work
 
-if TYPE_CHECKING:
-    from .spread import Spread
+
+@dataclass(frozen=True, slots=True)
+class Sharded:
+    """A run in tasks that leave shards."""
+
+    folder: str
+    """Where they lie: a path or a URI."""
+    ray: RayOptions | None = None
+    """Whose workers compute the tasks; without it, this process."""
+
+
+@dataclass(slots=True)
+class Committed:
+    """What a run has brought into the database."""
+
+    predictions: int = 0
+    failed: list[Failed] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +68,7 @@ def run_study(
     database: Path,
     range_seconds: float = RANGE_SECONDS,
     require_gate: bool = False,
-    spread: Spread | None = None,
+    sharded: Sharded | None = None,
     snapshot: Path | None = None,
 ) -> Summary:
     """Run what the database lacks of a study. Interrupt it at will: what was committed stays and is not run again.
@@ -61,19 +78,14 @@ def run_study(
         database: made if there is none.
         range_seconds: how much work may be lost.
         require_gate: raise BandlensError, rather than warn, where the study's precision has not passed its gate.
-        spread: run in units that leave shards, here or on a cluster; what may be lost is then a unit for each worker.
+        sharded: run in tasks that leave shards, here or on a cluster; what may be lost is then a task for each worker.
         snapshot: a copy for readers, renewed now and then while this runs.
     """
     with open_store(database) as store:
         if snapshot:
             store.after_commit = snapshots(store, snapshot)
         _check_gate(work, store, require_gate)
-        begin = partial(record, work, store)
-        if spread:
-            from .spread import run_spread
-
-            return run_spread(work, store, begin, spread)
-        return run_missing(work, store, begin, range_seconds)
+        return run_missing(work, store, partial(record, work, store), range_seconds, sharded)
 
 
 def record(work: Work, store: Store) -> str:
@@ -89,25 +101,34 @@ def class_names(work: Work) -> ClassNames:
     return {space.name: dict(zip(space.ids, space.names, strict=True)) for space in spaces}
 
 
-def run_missing(work: Work, store: Store, begin: Callable[[], str], range_seconds: float) -> Summary:
+def run_missing(
+    work: Work,
+    store: Store,
+    begin: Callable[[], str],
+    range_seconds: float = RANGE_SECONDS,
+    sharded: Sharded | None = None,
+) -> Summary:
     """Run the cells that are not complete. `begin` records all of them and gives the label of the summary."""
     started = time.monotonic()
     done = store.progress(work.cells)
-    todo = [(cell, done.get(cell.key, 0)) for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
-    perturbed = [pair for pair in todo if pair[0].condition.probe not in ATTACKS]
-    attacked = [pair for pair in todo if pair[0].condition.probe in ATTACKS]
-    kept = Kept()
-    # What they run on comes first: a study that cannot run must not take the place of its last version in the views.
-    attackers = _attackers(attacked, work.study)
-    with _sessions(perturbed, work.study) as sessions:
-        label = begin()
-        if perturbed:
-            infos = {variant: session.info for variant, session in sessions.items()}
-            _keep(_perturbed(work, perturbed, sessions, range_seconds), store, infos, kept)
-    # Attacks come after the sessions are closed: they need the memory.
-    if attacked:
-        _keep(_attacked(work, attacked, range_seconds), store, attackers, kept)
-    return Summary(label, len(work.cells), len(todo), kept.predictions, time.monotonic() - started, kept.failed)
+    todo = [cell for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
+    if sharded:
+        label, committed = _run_in_shards(work, store, begin, todo, done, sharded)
+    else:
+        label, committed = _run_whole(work, store, begin, todo, done, range_seconds)
+    seconds = time.monotonic() - started
+    return Summary(label, len(work.cells), len(todo), committed.predictions, seconds, committed.failed)
+
+
+def workbench(work: Work) -> Workbench:
+    """What computes tasks of the study in this process."""
+    sets = {images.info.digest: images for images in work.image_sets}
+    return Workbench(work.grid, work.study.batch, work.study.thread_count, sets.__getitem__)
+
+
+def images_left(cells: Sequence[Cell], done: Mapping[str, int]) -> int:
+    """The number of predictions that the cells lack; `done` has the number of images that are stored of each key."""
+    return sum(cell.image_set.count - done.get(cell.key, 0) for cell in cells)
 
 
 def _check_gate(work: Work, store: Store, required: bool) -> None:
@@ -126,69 +147,223 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     print(f"bandlens: warning: {message}", file=sys.stderr)
 
 
-Todo = Sequence[tuple[Cell, int]]
-"""Cells, each with the number of its images that are done."""
+def _run_whole(
+    work: Work,
+    store: Store,
+    begin: Callable[[], str],
+    todo: Sequence[Cell],
+    done: Mapping[str, int],
+    range_seconds: float,
+) -> tuple[str, Committed]:
+    """Run the cells in this process and commit range by range; gives the label and what was committed."""
+    committed = Committed()
+    perturbed, attacked = by_attack(todo)
+    with workbench(work) as bench:
+        # What they run on comes first: a study that cannot run must not take the place of its last version in the
+        # views. A network that cannot be attacked is no reason to leave the rest out, but an engine is.
+        for engine in dict.fromkeys(cell.variant.engine for cell in attacked):
+            if not readiness(engine).ready:
+                raise EngineError(readiness(engine).line)
+        variants = list(dict.fromkeys(cell.variant for cell in perturbed))
+        with progress("opening", len(variants), "models") as opened:
+            bench.open(variants, opened)
+        label = begin()
+        for what, cells in (("running", perturbed), ("attacking", attacked)):
+            with progress(what, images_left(cells, done), "predictions") as advance:
+                for task in whole_tasks(cells, work.grid):
+                    for outcomes in bench.compute(task, done, range_seconds, advance):
+                        store.commit(outcomes, bench.infos())
+                        for outcome in outcomes:
+                            if isinstance(outcome, Failed):
+                                committed.failed.append(outcome)
+                            else:
+                                committed.predictions += len(outcome.predictions.predicted)
+    return label, committed
 
 
-@dataclass(slots=True)
-class Kept:
-    """What was committed."""
+def _run_in_shards(
+    work: Work,
+    store: Store,
+    begin: Callable[[], str],
+    todo: Sequence[Cell],
+    done: dict[str, int],
+    sharded: Sharded,
+) -> tuple[str, Committed]:
+    """`_run_whole` in tasks; what shards the folder has of them is not computed again.
 
-    predictions: int = 0
-    failed: list[Failed] = field(default_factory=list)
-
-
-def _keep(ranges: Iterable[Sequence[Outcome]], store: Store, infos: Mapping[Variant, SessionInfo], kept: Kept) -> None:
-    """Commit range by range."""
-    for outcomes in ranges:
-        store.commit(outcomes, infos)
-        for outcome in outcomes:
-            if isinstance(outcome, Failed):
-                kept.failed.append(outcome)
-            else:
-                kept.predictions += len(outcome.predictions.predicted)
-
-
-def _perturbed(
-    work: Work, todo: Todo, sessions: Mapping[Variant, Session], range_seconds: float
-) -> Iterator[list[Outcome]]:
-    xp = arrays_of(todo[0][0].variant.engine)
-    with progress("running", _images_left(todo), "predictions") as advance:
-        for images in work.image_sets:
-            yield from run(_about(images, todo), images, work.grid, sessions, xp, range_seconds, advance)
-
-
-def _attacked(work: Work, todo: Todo, range_seconds: float) -> Iterator[list[Outcome]]:
-    study = work.study
-    with progress("attacking", _images_left(todo), "predictions") as advance:
-        for images in work.image_sets:
-            if mine := _about(images, todo):
-                yield from run_attacks(mine, images, study.batch, study.thread_count, range_seconds, advance)
-
-
-def _about(images: ImageSet, todo: Todo) -> Todo:
-    return [(cell, first) for cell, first in todo if cell.image_set.digest == images.info.digest]
-
-
-def _images_left(todo: Todo) -> int:
-    return sum(cell.image_set.count - first for cell, first in todo)
-
-
-def _attackers(todo: Todo, study: Study) -> dict[Variant, SessionInfo]:
-    """What each network is attacked on."""
-    variants = dict.fromkeys(cell.variant for cell, _ in todo)
-    return {variant: attack_info(variant, study.batch, study.thread_count) for variant in variants}
-
-
-@contextmanager
-def _sessions(todo: Todo, study: Study) -> Iterator[dict[Variant, Session]]:
-    """A session for each variant."""
-    variants = list(dict.fromkeys(cell.variant for cell, _ in todo))
+    A task that failed three times fails its cells.
+    """
+    study, folder = work.study, open_folder(sharded.folder)
+    committer = Committer(store, folder, {cell.key: cell for cell in todo}, begin, done)
     with ExitStack() as stack:
-        sessions = {}
-        with progress("opening", len(variants), "models") as advance:
-            for variant in variants:
-                session = open_session(variant, study.batch, study.thread_count)
-                sessions[variant] = stack.enter_context(session)
-                advance()
-        yield sessions
+        job = job_of(study.probes, study.folder, work.image_sets, study.batch, study.thread_count, folder.name, todo)
+        compute: Callable[..., None] = partial(run_here, job)
+        workers = 1
+        if sharded.ray and todo:
+            cluster = stack.enter_context(connected(sharded.ray, study.engine, study.thread_count))
+            probes = probe_files(study.probes, study.folder)
+            kept = kept_files(work.image_sets, list({cell.variant for cell in todo}), list(probes.values()))
+            compute, workers = partial(cluster.run, job, kept=kept), cluster.workers
+        committer.advance = stack.enter_context(progress("running", images_left(todo, done), "predictions"))
+        for _ in range(TRIES):  # more than once where a shard was damaged after it had been written
+            if committer.missing():
+                compute(tasks=tasks_of(todo, work.grid, study.batch, workers, committer.lacks), sink=committer)
+    if committer.missing():
+        raise ShardError(f"shards in {folder.name} were damaged {TRIES} times; name another folder with --shards")
+    committer.begin()
+    return str(committer.label), committer.committed
+
+
+# Shards
+
+
+@dataclass
+class Committer:
+    """Commits what shards hold. A cell's images are stored in their order, so a shard may have to wait for another."""
+
+    store: Store
+    folder: Folder
+    cells: Mapping[str, Cell]
+    """By key: shards may hold others, which are passed over."""
+    record: Callable[[], str]
+    """Records the study, and gives its label."""
+    done: dict[str, int]
+    """Cell key -> number of its images that are stored."""
+    advance: Advance = lambda _=1, /: None
+    committed: Committed = field(default_factory=Committed)
+    lost: dict[str, str] = field(default_factory=dict)
+    """Key and error of the cells that failed."""
+    waiting: list[Shard] = field(default_factory=list)
+    """In the order of their images."""
+    label: str | None = None
+
+    # What an executor calls
+
+    def begin(self) -> None:
+        if self.label is None:
+            self.label = self.record()
+            self.adopt()
+
+    def still(self, task: Task) -> Task | None:
+        cells = [cell for cell in task.cells if cell.key not in self.lost]
+        return task.of(cells) if cells else None
+
+    def accept(self, task: Task, computed: Computed) -> None:
+        shard, lost = computed.shard, dict(computed.failed)
+        left = tuple(cell.key for cell in task.cells if cell.key not in lost)
+        found = (shard.cells, shard.first, shard.last) if shard else ((), task.first, task.last)
+        if found != (left, task.first, task.last):
+            raise ShardError(f"{task}: the worker's shard is of something else; are all versions of bandlens the same?")
+        if shard:
+            self.add([shard])
+        self._fail([Failed(cell, lost[cell.key]) for cell in task.cells if cell.key in lost])
+
+    def set_aside(self, task: Task, error: str) -> None:
+        where = f"images {task.first} to {task.last - 1}, tried {TRIES} times"
+        self._fail([Failed(cell, f"{error} ({where})") for cell in task.cells])
+
+    # Rows
+
+    def lacks(self, cell: Cell, first: int, last: int) -> bool:
+        """Whether neither the database nor a shard that waits has all of the images."""
+        reached = max(self.done.get(cell.key, 0), first)
+        for shard in self.waiting:  # in the order of their images
+            if shard.first <= reached < shard.last and cell.key in shard.places:
+                reached = shard.last
+        return reached < last
+
+    def missing(self) -> list[Cell]:
+        """The cells that are neither complete nor failed."""
+        return [
+            cell
+            for key, cell in self.cells.items()
+            if key not in self.lost and self.done.get(key, 0) < cell.image_set.count
+        ]
+
+    def adopt(self) -> None:
+        """Commit what shards are there already; damaged ones are warned of and passed over."""
+        found = []
+        for key in shard_keys(self.folder):
+            try:
+                shard = read_about(self.folder, key)
+                if self._wanted(shard):
+                    check_shard(self.folder, shard)
+                    found.append(shard)
+            except ShardError as error:
+                self._warn(error)
+        self.add(found)
+
+    def add(self, shards: Sequence[Shard]) -> None:
+        """Commit what is next of each cell; the rest waits."""
+        self.waiting = sorted([*self.waiting, *shards], key=lambda shard: (shard.first, shard.last))
+        for shard in list(self.waiting):
+            if ready := [key for key in self._wanted(shard) if self.done.get(key, 0) >= shard.first]:
+                try:
+                    held = read_shard(self.folder, shard)
+                except ShardError as error:
+                    self._warn(error)
+                    self.waiting.remove(shard)
+                else:
+                    self._commit(shard, ready, held)
+        self.waiting = [shard for shard in self.waiting if self._wanted(shard)]
+
+    def _wanted(self, shard: Shard) -> list[str]:
+        """The cells that it has images of which are not stored."""
+        return [
+            key
+            for key in shard.cells
+            if key in self.cells and key not in self.lost and self.done.get(key, 0) < shard.last
+        ]
+
+    def _commit(self, shard: Shard, keys: Sequence[str], held: Mapping[str, Predictions]) -> None:
+        parts = []
+        for key in keys:
+            first = max(self.done.get(key, 0), shard.first)
+            share = (shard.last - first) / (shard.last - shard.first)
+            seconds = share * shard.seconds[shard.places[key]]
+            parts.append(Finished(self.cells[key], first, _from(held[key], first - shard.first), seconds))
+        self.store.commit(parts, {self.cells[key].variant: shard.session(key) for key in keys})
+        for part in parts:
+            self.done[part.cell.key] = shard.last
+            self.committed.predictions += len(part.predictions.predicted)
+            self.advance(len(part.predictions.predicted))
+
+    def _fail(self, failures: Sequence[Failed]) -> None:
+        new = [failure for failure in failures if failure.cell.key not in self.lost]
+        self.store.commit(new, {})
+        self.lost |= {failure.cell.key: failure.error for failure in new}
+        self.committed.failed += new
+
+    def _warn(self, error: ShardError) -> None:
+        print(f"bandlens: warning: {error}", file=sys.stderr)
+
+
+def _from(predictions: Predictions, row: int) -> Predictions:
+    rank = predictions.label_rank
+    return Predictions(predictions.predicted[row:], None if rank is None else rank[row:], predictions.confidence[row:])
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a database has of a study after its shards were committed."""
+
+    label: str
+    cells: int
+    predictions: int
+    """That were committed."""
+    missing: list[tuple[Cell, int]]
+    """Cells that are not complete, with the number of their images that are there."""
+
+
+def rebuild_study(work: Work, database: Path, shards: str) -> Rebuilt:
+    """Commit what shards hold of a study and the database lacks; compute nothing."""
+    folder = open_folder(shards, make=False)
+    with open_store(database) as store:
+        done = store.progress(work.cells)
+        committer = Committer(
+            store, folder, {cell.key: cell for cell in work.cells}, partial(record, work, store), done
+        )
+        with progress("rebuilding", images_left(work.cells, done), "predictions") as committer.advance:
+            committer.begin()
+        missing = [(cell, committer.done.get(cell.key, 0)) for cell in committer.missing()]
+    return Rebuilt(str(committer.label), len(work.cells), committer.committed.predictions, missing)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +12,14 @@ import polars as pl
 from ...analysis.database.consistency import Check, check_database
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
-from ...engine.attack import attack_info, run_attacks
-from ...engine.backends.base import arrays_of, open_session
-from ...engine.cell_progress import Outcome
-from ...engine.run import run
+from ...engine.tasks import Task
 from ...errors import BandlensError
 from ...export.models import read_verified
-from ...probes.grid import ATTACKS
 from ...probes.images.image_set import check
 from ...records import Cell, Finished, SessionInfo
 from ..console import progress
-from .file import Work
-
-WHOLE = float("inf")
+from .resolve import Work
+from .run import workbench
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,30 +97,13 @@ def _recomputed(work: Work, store: Store, cells: int, images: int, chance: np.ra
     ranges = [batch * int(chance.integers(-(-done[cell.key] // batch))) for cell in chosen]
     lasts = [min(first + images, done[cell.key]) for cell, first in zip(chosen, ranges, strict=True)]
     total = sum(last - first for first, last in zip(ranges, lasts, strict=True))
-    with progress("recomputing", total, "predictions") as advance:
+    with progress("recomputing", total, "predictions") as advance, workbench(work) as bench:
         for cell, first, last in zip(chosen, ranges, lasts, strict=True):
-            with _computed(work, cell, first, last) as (outcomes, info):
-                (part,) = outcomes
+            (part,) = [one for outcomes in bench.compute(Task((cell,), first, last)) for one in outcomes]
             if not isinstance(part, Finished):
                 raise BandlensError(f"{cell}: {part.error}; it was stored without that")
-            yield _compared(store, part, info)
+            yield _compared(store, part, bench.infos()[cell.variant])
             advance(last - first)
-
-
-@contextmanager
-def _computed(work: Work, cell: Cell, first: int, last: int) -> Iterator[tuple[list[Outcome], SessionInfo]]:
-    """The cell's images [first, last), and on what they were computed."""
-    study, todo = work.study, [(cell, first)]
-    (images,) = (one for one in work.image_sets if one.info.digest == cell.image_set.digest)
-    if cell.condition.probe in ATTACKS:
-        ranges = run_attacks(todo, images, study.batch, study.thread_count, WHOLE, last=last)
-        info = attack_info(cell.variant, study.batch, study.thread_count)
-        yield [outcome for outcomes in ranges for outcome in outcomes], info
-        return
-    with open_session(cell.variant, study.batch, study.thread_count) as session:
-        xp = arrays_of(cell.variant.engine)
-        ranges = run(todo, images, work.grid, {cell.variant: session}, xp, WHOLE, last=last)
-        yield [outcome for outcomes in ranges for outcome in outcomes], session.info
 
 
 def _compared(store: Store, part: Finished, info: SessionInfo) -> Recomputed:

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType, TracebackType
-from typing import Protocol, Self, cast
+from typing import Protocol, Self, cast, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ...errors import EngineError, UnknownName
 from ...export.onnx_files import OnnxFile, load_onnx_file, read_onnx_file
 from ...probes.arrays import Array, array_module
-from ...records import Model, SessionInfo, Variant
+from ...records import Condition, Model, SessionInfo, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,7 @@ class Engine:
     """An inference library on a kind of device."""
 
     module: str
-    """Of this folder: its `open_session(variant, batch, threads)` makes sessions."""
+    """A module of this folder: its `open_session(variant, batch, threads)` makes sessions."""
     arrays: str
     """The array module whose batches its sessions take."""
     precisions: Mapping[str, str]
@@ -34,7 +37,11 @@ ENGINES = {
     "onnxruntime-tensorrt": Engine("onnxruntime", "cupy", FLOATS),
     "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
     "tensorrt-rtx": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
+    "torch": Engine("torch", "numpy", {"fp32": "fp32"}),
+    "torch-cuda": Engine("torch", "cupy", {"fp32": "fp32"}),
 }
+ATTACKERS = {"numpy": "torch", "cupy": "torch-cuda"}
+"""The engine that attacks, by the array module of the engine that runs the rest of the study."""
 
 
 class Session(Protocol):
@@ -61,6 +68,29 @@ class Session(Protocol):
     ) -> None: ...
 
 
+@runtime_checkable
+class Attacker(Session, Protocol):
+    """A session that has gradients. It keeps no array for its results: what it gives is the caller's."""
+
+    def attacked(
+        self,
+        condition: Condition,
+        pixels: NDArray[np.uint8],
+        labels: NDArray[np.int32] | None,
+        start: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """(n, classes) logits of the images that the attack makes of (n, 3, size, size) pixels, all in host memory.
+
+        n is the session's batch at most. Without labels the attack leads away from the classes that the network gives
+        the pixels themselves. `start` is (n, 3, size, size) in [-1, 1]: where in the ball to begin, in units of eps.
+        """
+        ...
+
+    def step_seconds(self) -> float:
+        """Seconds that a step of an attack takes for an image, measured now with one batch."""
+        ...
+
+
 def engine_of(name: str) -> Engine:
     """The engine by name, or UnknownName."""
     if name not in ENGINES:
@@ -81,6 +111,11 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
         )
     graph = load_onnx_file(model, precisions[precision])
     return Variant(model, engine, precision, graph.path, graph.sha256)
+
+
+def attack_variant(model: Model, engine: str) -> Variant:
+    """What is attacked where a study runs on that engine: the fp32 file, in torch, on the same kind of device."""
+    return variant_of(model, ATTACKERS[engine_of(engine).arrays], "fp32")
 
 
 def onnx_file_of(variant: Variant) -> OnnxFile:
@@ -114,3 +149,11 @@ def open_session(variant: Variant, batch: int, threads: int) -> Session:
     """
     module = import_module(f".{engine_of(variant.engine).module}", __package__)
     return cast(Session, module.open_session(variant, batch, threads))
+
+
+def open_attacker(variant: Variant, batch: int, threads: int) -> Attacker:
+    """`open_session` of a variant that is to be attacked; EngineError where its engine has no gradients."""
+    session = open_session(variant, batch, threads)
+    if not isinstance(session, Attacker):
+        raise EngineError(f"{variant}: its engine has no gradients; attack it with {' or '.join(ATTACKERS.values())}")
+    return session

@@ -33,7 +33,7 @@ def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSessi
 
 
 class OnnxRuntimeSession:
-    """See `engine.session.Session`."""
+    """See `engine.backends.base.Session`."""
 
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""
@@ -145,9 +145,9 @@ class Provider:
     device: str
     """Where its inputs and outputs lie, in ONNX Runtime's words."""
     config: Mapping[str, str]
-    """Of every session."""
+    """Settings of every session."""
     options: Callable[[Variant, int], dict[str, str]] = lambda *_: {}
-    """Of the provider, for a variant and a batch size."""
+    """The provider's options for a variant and a batch size."""
 
 
 SHARED = {"session.use_env_allocators": "1"}

@@ -50,7 +50,7 @@ def open_session(variant: Variant, batch: int, threads: int) -> OpenVinoSession:
 
 
 class OpenVinoSession:
-    """See `engine.session.Session`."""
+    """See `engine.backends.base.Session`."""
 
     _resident: ClassVar[OpenVinoSession | None] = None
     """Whose activations are in memory. 48 ResNet-50s would otherwise each keep some of their own."""

@@ -120,7 +120,7 @@ def _device(engine: str) -> Device:
 
 
 class TensorRTSession:
-    """See `engine.session.Session`."""
+    """See `engine.backends.base.Session`."""
 
     def __init__(
         self, variant: Variant, plan: TrtPlan, batch: int, device: Device, weights: bytes | None = None

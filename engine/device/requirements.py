@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import EngineError
+from ...export.trt_build import build_log, last_error
 from ...probes.arrays import array_module
 from .driver import Gpu
 from .nvidia import Gpus, NoGpu, Problem
@@ -42,6 +43,7 @@ ONNXRUNTIME = Library(
 )
 ONNXRUNTIME_GPU = replace(ONNXRUNTIME, extra="gpu", mend=ONNXRUNTIME.mend.replace("[cpu]", "[gpu]"))
 OPENVINO = Library("OpenVINO", ("openvino",), "openvino", "run: pip install --force-reinstall openvino")
+TORCH = Library("torch", ("torch",), "cpu", "run: pip install --force-reinstall torch torchvision")
 TENSORRT = Library(
     "TensorRT",
     ("tensorrt",),
@@ -126,19 +128,11 @@ def _missing_library(ort: Any, provider: str) -> str:
 def try_builder(trt: Any, library: Library) -> None:
     """Make a TensorRT builder, which needs all of its libraries and a GPU; EngineError with TensorRT's own words."""
     said: list[str] = []
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR):
-                said.append(message)
-
     try:
-        trt.Builder(Log())
+        trt.Builder(build_log(trt, said))
     except Exception as error:
-        raise _unusable(library, RuntimeError(said[-1]) if said else error) from error
+        why = last_error(said).partition(": ")[2]
+        raise _unusable(library, RuntimeError(why) if why else error) from error
 
 
 def _unusable(library: Library, error: Exception) -> EngineError:
@@ -187,6 +181,18 @@ def _tensorrt(library: Library, found: Gpus) -> str:
     return f"{library.title.lower()} {trt.__version__}"
 
 
+def _torch(_: Gpus) -> str:
+    return f"torch {load(TORCH).__version__}"
+
+
+def _torch_cuda(found: Gpus) -> str:
+    gpu, torch = usable(found), load(TORCH)
+    if not torch.cuda.is_available():
+        raise EngineError(f"torch {torch.__version__} cannot use {gpu.name}; {TORCH.mend}")
+    cupy_version(found)
+    return f"torch {torch.__version__} with CUDA"
+
+
 CHECKS: Mapping[str, Callable[[Gpus], str]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
@@ -194,4 +200,6 @@ CHECKS: Mapping[str, Callable[[Gpus], str]] = {
     "onnxruntime-tensorrt": partial(_onnxruntime_gpu, "TensorrtExecutionProvider"),
     "tensorrt": partial(_tensorrt, TENSORRT),
     "tensorrt-rtx": partial(_tensorrt, TENSORRT_RTX),
+    "torch": _torch,
+    "torch-cuda": _torch_cuda,
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ...errors import BandlensError, DeviceError, ShardError
-from .tasks import Task
+from ..tasks import Task
 from .worker import Computed, Job, Worker
 
 TRIES = 3

@@ -20,7 +20,7 @@ from ...probes.images.files import ABOUT, INDEX, PIXELS
 from ...probes.images.image_set import ImageSet, check, open_image_set
 from ...probes.user import source_digest, source_files
 from ...records import Variant
-from ..backends.base import ENGINES, onnx_file_of
+from ..backends.base import onnx_file_of
 
 PIECE = 2**25
 """Bytes that are sent at once."""
@@ -77,7 +77,7 @@ def kept_files(images: Sequence[ImageSet], variants: Sequence[Variant], probes: 
 
 def models_of(variant: Variant) -> Path:
     """The folder that the variant's ONNX file lies in, or under."""
-    return onnx_file_of(variant).models if variant.engine in ENGINES else variant.path.parent
+    return onnx_file_of(variant).models
 
 
 def _relative(variant: Variant) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 
 from ...errors import BandlensError, DeviceError, EngineError, UsageError
 from ..backends.base import engine_of
+from ..tasks import Task
 from .executors import Attempt, Queue, Sink, line_of
 from .files import DriverFiles, KeptFiles
-from .tasks import Task
 from .worker import Computed, Job, Worker
 
 SEE = "`ray status` shows the clusters that are there"
@@ -31,7 +31,7 @@ class RayOptions:
     """What is asked of Ray."""
 
     address: str | None = None
-    """Of a cluster; without it, and without RAY_ADDRESS, one is started on this machine."""
+    """Where the cluster is; without it, and without RAY_ADDRESS, one is started on this machine."""
     gpus_per_worker: float = 1
     workers: int | None = None
     """As many as the cluster has room for, by default."""
@@ -85,7 +85,7 @@ class Remote:
     """The driver's files, asked for through Ray."""
 
     name: str
-    """Of the actor: an actor whose arguments hold a reference might not be restarted."""
+    """The actor that has them: a worker whose arguments held a reference to it might not be restarted."""
 
     def listing(self, digest: str) -> list[tuple[str, int]]:
         return list(self._asked("listing", digest))

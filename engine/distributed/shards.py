@@ -41,10 +41,10 @@ class Shard:
     first: int
     last: int
     seconds: tuple[float, ...]
-    """Of each cell: how long its model ran."""
+    """How long the model of each cell ran."""
     sessions: tuple[SessionInfo, ...]
     ran: tuple[int, ...]
-    """Of each cell: which of the sessions it ran on."""
+    """Which of the sessions each cell ran on."""
     sha256: str
     bytes: int
 
@@ -213,9 +213,9 @@ def read_about(folder: Folder, key: str) -> Shard:
 def _check(shard: Shard) -> None:
     """ValueError or TypeError where what a description says cannot be, though its digest is right."""
     if not all(type(number) is int for number in (shard.first, shard.last, shard.bytes, *shard.ran)):
-        raise TypeError("a number is none")
+        raise TypeError("a count is not a whole number")
     if not all(isinstance(name, str) for name in (shard.sha256, *shard.cells)):
-        raise TypeError("a name is none")
+        raise TypeError("a name is not a string")
     if not 0 <= shard.first < shard.last or not len(shard.cells) == len(shard.seconds) == len(shard.ran) > 0:
         raise ValueError("its cells and images do not fit each other")
     if not all(0 <= session < len(shard.sessions) for session in shard.ran):

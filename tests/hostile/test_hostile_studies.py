@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import Command, make_images, make_model, make_pictures
 
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
 
 WHOLE = """\
 name = "s"
@@ -115,7 +116,8 @@ def test_small_files_do_not_become_large(folder: Path, tmp_path: Path) -> None:
         (folder / f"bomb{number}.toml").write_text(common + text, encoding="utf-8")
     code = """
 from pathlib import Path
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
 limit(1000)
 for file in sys.argv[1:]:
     attempt(file, lambda: resolve(read_study(Path(file))))

@@ -20,7 +20,8 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.analysis.metrics.shape_bias import Decisions, shape_bias
 from bandlens.app.demo import ARCHITECTURE, MEAN, STD
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.probes.benchmarks.layouts import find_benchmark

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 
 GRID = "lowpass = {}\nhighpass = {}\ncritical_band = {}"

@@ -19,14 +19,14 @@ from ray_clusters import ray_cluster, study_in
 from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import Work, read_study, resolve
-from bandlens.app.study.run import record, run_study
-from bandlens.app.study.spread import Committer, Spread
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import Work, resolve
+from bandlens.app.study.run import Committer, Sharded, record, run_study
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, kept_files
 from bandlens.engine.distributed.ray import RayOptions, connected
 from bandlens.engine.distributed.shards import open_folder
-from bandlens.engine.distributed.tasks import Task, tasks_of
 from bandlens.engine.distributed.worker import Job, Worker, job_of, probe_files
+from bandlens.engine.tasks import Task, tasks_of
 from bandlens.errors import EngineError
 
 COUNT = 100
@@ -67,7 +67,7 @@ def shards(work: Work, direct: Path) -> Path:
     """The shards of a run in one process."""
     folder = work.study.folder / "local.shards"
     database = work.study.folder / "local.duckdb"
-    assert run_study(work, database, spread=Spread(str(folder))).failed == []
+    assert run_study(work, database, sharded=Sharded(str(folder))).failed == []
     assert_same(database, direct)
     return folder
 
@@ -106,7 +106,7 @@ def test_ray_gives_the_rows_of_a_local_run(
     work: Work, direct: Path, shards: Path, cluster: None, tmp_path: Path, workers: int
 ) -> None:
     database, folder = tmp_path / "ray.duckdb", tmp_path / "shards"
-    summary = run_study(work, database, spread=Spread(str(folder), RayOptions(workers=workers)))
+    summary = run_study(work, database, sharded=Sharded(str(folder), RayOptions(workers=workers)))
     assert (summary.cells, summary.ran, summary.predictions) == (CELLS, CELLS, CELLS * COUNT)
     assert_same(database, direct)
     if workers == 1:
@@ -147,7 +147,7 @@ def test_a_run_that_was_begun_without_units_is_ended_with_them(work: Work, direc
         with pytest.raises(Enough):
             run_study(work, database, range_seconds=0)
     assert 0 < ask(database, "SELECT count(*) FROM prediction")[0][0] < CELLS * COUNT
-    run_study(work, database, spread=Spread(str(tmp_path / "shards")))
+    run_study(work, database, sharded=Sharded(str(tmp_path / "shards")))
     assert_frame_equal(rows_of(database), rows_of(direct))
 
 
@@ -197,7 +197,7 @@ def test_shards_that_are_there_are_committed_and_not_computed(
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in shards.iterdir()}
     database = tmp_path / "again.duckdb"
-    run_study(work, database, spread=Spread(str(shards)))
+    run_study(work, database, sharded=Sharded(str(shards)))
     assert_same(database, direct)
     assert {path: path.stat().st_mtime_ns for path in shards.iterdir()} == before
 
@@ -222,7 +222,7 @@ def test_only_what_no_shard_has_is_computed_whatever_the_number_of_workers(
         committer.begin()
         lacking = list(tasks_of(work.cells, work.grid, work.study.batch, 3, committer.lacks))
         assert 0 < sum(task.predictions for task in lacking) < CELLS * COUNT
-    run_study(work, database, spread=Spread(str(folder)))
+    run_study(work, database, sharded=Sharded(str(folder)))
     assert_frame_equal(rows_of(database), rows_of(direct))
     assert kept.items() <= files(folder).items()
 

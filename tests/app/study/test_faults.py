@@ -22,9 +22,9 @@ from polars.testing import assert_frame_equal
 from small import Command, ask, bandlens, make_images, make_model, make_pictures, make_study, rows_of
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import read_study, resolve
-from bandlens.app.study.run import run_study
-from bandlens.app.study.spread import Spread
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import Sharded, run_study
 
 COUNT = 300
 PROBES = """
@@ -37,8 +37,9 @@ RUN = """
 import sys
 from pathlib import Path
 from bandlens.app.study.run import run_study
-from bandlens.app.study.spread import Spread
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.run import Sharded
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
 from bandlens.errors import BandlensError
 study = read_study(Path(sys.argv[1]))
 print("ready", flush=True)
@@ -298,12 +299,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def test_a_run_in_units_that_is_killed_anywhere_is_completed_by_the_next(
     made: Bench, tmp_path: Path, place: str
 ) -> None:
-    database, spread = tmp_path / "results.duckdb", Spread(str(tmp_path / "shards"))
-    process = start(made.study, database, spread, place, 3, None)
+    database, sharded = tmp_path / "results.duckdb", Sharded(str(tmp_path / "shards"))
+    process = start(made.study, database, sharded, place, 3, None)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
     made.check(database)
-    made.finish(database, spread)
+    made.finish(database, sharded)
 
 
 @pytest.mark.parametrize("seed", range(1000, 1003))
@@ -325,7 +326,7 @@ def test_shards_that_find_no_room_end_the_run_in_one_line_and_the_next_completes
     )
     kept = made.check(database)
     (small_disk / "ballast").unlink()
-    made.finish(database, Spread(str(small_disk / "shards")))
+    made.finish(database, Sharded(str(small_disk / "shards")))
     assert kept > 0
 
 

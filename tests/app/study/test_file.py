@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from small import CLASSES, Command, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.study.file import Work, read_study, resolve
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import Work, resolve
 from bandlens.errors import UsageError
 
 

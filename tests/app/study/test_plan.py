@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.file import read_study
 from bandlens.app.study.plan import Plan, plan_study
+from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import Summary, run_study
 
 BAND = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.16]}"

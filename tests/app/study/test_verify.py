@@ -11,7 +11,8 @@ from ray_clusters import study_in
 from small import Command, make_model
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 
 COUNT = 40

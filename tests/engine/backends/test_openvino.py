@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from small import ask, make_images, make_model, make_pictures, make_study
 
 from bandlens.app.demo import export_model
-from bandlens.app.study.file import read_study, resolve
+from bandlens.app.study.file import read_study
+from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.engine.backends import openvino as openvino_session
 from bandlens.engine.backends.base import Session, open_session, variant_of

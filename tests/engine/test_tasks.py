@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.engine.distributed.tasks import MOST_PASSES, TASKS_PER_WORKER, Task, passes, tasks_of
-from bandlens.probes.grid import ATTACKS, PUBLISHED, make_grid
+from bandlens.engine.tasks import MOST_PASSES, TASKS_PER_WORKER, Task, passes, tasks_of
+from bandlens.probes.attacks import ATTACKS
+from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Cell, ImageSetInfo, Model, Variant
 
 GRID = make_grid({**PUBLISHED, "pgd_linf": {"steps": 5}}, Path())

@@ -1,13 +1,11 @@
-"""Runs of attacks: each cell's predictions are those of its images attacked one by one, however the work is cut."""
+"""Attacks on a workbench: a cell's predictions are those of its images attacked one by one, however work is cut."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,17 +16,18 @@ from hypothesis import strategies as st
 from onnx import helper
 from small import make_images, make_model, make_pictures
 
-from bandlens.engine.attack import attack_info, attack_variant, check_attackable, run_attacks, step_seconds
-from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.backends.base import attack_variant, open_session, variant_of
 from bandlens.engine.backends.pgd import pgd, pgd_any
-from bandlens.engine.backends.torch import Attackable, largest_batch, single_precision
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
-from bandlens.errors import DeviceError, EngineError, UsageError
+from bandlens.engine.run import check_attackable
+from bandlens.engine.tasks import Task, whole_tasks
+from bandlens.engine.workbench import Workbench
+from bandlens.errors import UsageError
 from bandlens.export.models import save_model
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import uniform_start
-from bandlens.probes.grid import make_grid
+from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet
 from bandlens.records import Cell, Condition, Failed, Finished, Model
 
@@ -65,22 +64,28 @@ class Outcome:
         self.columns.setdefault(key, []).extend(rows)
 
 
+def workbench(images: ImageSet, grid: Grid, batch: int = 4, threads: int = 1) -> Workbench:
+    return Workbench(grid, batch, threads, {images.info.digest: images}.__getitem__)
+
+
 def attack(
-    cells: Iterable[Cell],
+    cells: Sequence[Cell],
     images: ImageSet,
     batch: int = 4,
     range_seconds: float = 60,
     done: Mapping[str, int] | None = None,
 ) -> Outcome:
     outcome = Outcome()
-    todo = [(cell, (done or {}).get(cell.key, 0)) for cell in cells]
+    grid = make_grid(PROBES, Path())
 
     def advance(amount: int) -> None:
         outcome.progress += amount
 
-    for outcomes in run_attacks(todo, images, batch, 1, range_seconds, advance):
-        for one in outcomes:
-            outcome.keep(one)
+    with workbench(images, grid, batch) as bench:
+        for task in whole_tasks(cells, grid):
+            for outcomes in bench.compute(task, done, range_seconds, advance):
+                for one in outcomes:
+                    outcome.keep(one)
     return outcome
 
 
@@ -235,7 +240,7 @@ def test_a_damaged_file_fails_its_cells(bench: Bench, tmp_path: Path) -> None:
     model = make_model(tmp_path)
     model.path.write_bytes(model.path.read_bytes()[:-1] + b"?")
     found = attack(bench.cells([model]), bench.images)
-    assert all("has sha256" in error and "export one again" in error for error in found.failed.values())
+    assert all("has sha256" in error and "bandlens export one" in error for error in found.failed.values())
     assert len(found.failed) == len(bench.attacks)
 
 
@@ -258,39 +263,6 @@ def test_images_of_another_decision_are_refused(bench: Bench) -> None:
         check_attackable(replace(bench.images.info, decision_space="sixteen"))
 
 
-class Small:
-    """A network on a device with room for the gradient of three images."""
-
-    def __init__(self, network: OnnxNetwork) -> None:
-        self.network = network
-
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        if len(images) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation")
-        logits: torch.Tensor = self.network(images)
-        return logits
-
-
-@pytest.mark.parametrize(("batch", "fits"), [(3, 1), (4, 2), (13, 3), (1, 0)])
-def test_the_batch_that_fits_is_found_by_trying(bench: Bench, batch: int, fits: int) -> None:
-    network = Small(OnnxNetwork(bench.models[0].path.read_bytes()))
-    assert largest_batch(network, torch.rand(batch, 3, 128, 128)) == fits
-
-
-def test_out_of_memory_ends_with_a_batch_that_fits(bench: Bench) -> None:
-    attackable = Attackable(attack_variant(bench.models[0], "onnxruntime"))
-    attackable.network = Small(OnnxNetwork(bench.models[0].path.read_bytes()))
-    index = np.arange(8)
-    start = uniform_start(SEED, index, 128)
-    for labels in (None, np.zeros(8, np.int32)):
-        with pytest.raises(DeviceError) as caught:
-            attackable.attacked(bench.attacks[0], bench.images.take(index), labels, start)
-        assert str(caught.value) == (
-            "one (torch fp32): out of memory on the GPU at batch 8: CUDA out of memory. Tried to allocate 2 GiB.; "
-            "batch = 2 fits"
-        )
-
-
 # Where it runs
 
 
@@ -303,43 +275,32 @@ def test_attacks_run_where_the_engine_does(bench: Bench, engine: str, attacker: 
     assert (variant.engine, variant.precision, variant.sha256) == (attacker, "fp32", model.sha256)
 
 
-def test_says_what_it_runs_on(bench: Bench) -> None:
-    info = attack_info(attack_variant(bench.models[0], "onnxruntime"), 8, 2)
-    assert (info.batch, info.threads) == (8, 2)
-    assert info.device
-    assert json.loads(info.versions)["torch"] == torch.__version__
-
-
 @pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
 def test_a_gpu_is_not_replaced_by_the_cpu(bench: Bench) -> None:
-    variant = attack_variant(bench.models[0], "tensorrt")
-    with pytest.raises(EngineError, match="GPU"):
-        attack_info(variant, 8, 2)
-    cell = replace(bench.cells()[0], variant=variant)
-    found = attack([cell], bench.images)
-    assert "GPU" in found.failed[cell.key]
+    cell = replace(bench.cells()[0], variant=attack_variant(bench.models[0], "tensorrt"))
+    assert "GPU" in attack([cell], bench.images).failed[cell.key]
 
 
-def test_settings_of_torch_last_as_long_as_the_run(bench: Bench) -> None:
-    def state() -> Any:
-        cudnn = torch.backends.cudnn
-        return torch.get_num_threads(), cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
-
-    before = state()
-    with single_precision(1):
-        assert state() == (1, False, True, False)
-    assert state() == before
-    attack(bench.cells()[:1], bench.images)
-    assert state() == before
-
-
-def test_a_run_that_is_abandoned_gives_the_settings_back(bench: Bench) -> None:
-    before = torch.get_num_threads()
-    outcomes = run_attacks([(cell, 0) for cell in bench.cells()], bench.images, 4, before + 1, range_seconds=0)
-    next(outcomes)
-    outcomes.close()  # type: ignore[attr-defined]
-    assert torch.get_num_threads() == before
+def test_one_attacked_network_is_open_at_a_time_and_nothing_beside_it(bench: Bench) -> None:
+    grid = make_grid(PROBES, Path())
+    perturbed = [
+        Cell(variant_of(model, "onnxruntime", "fp32"), bench.images.info, grid.clean[0], 0) for model in bench.models
+    ]
+    tasks = list(whole_tasks([*bench.cells(), *perturbed], grid))
+    assert [task.attack for task in tasks] == [False, *[True] * 6], "attacks come last"
+    with workbench(bench.images, grid) as here:
+        for task in (*tasks, tasks[0]):  # and once more, as when a task is tried again
+            list(here.compute(task.of(task.cells), range_seconds=0))
+            assert list(here.sessions) == task.variants
+        assert here.sessions
+    assert not here.sessions
 
 
-def test_a_step_takes_time(bench: Bench) -> None:
-    assert 0 < step_seconds(attack_variant(bench.models[0], "onnxruntime"), 8, 1) < 10
+def test_a_network_that_is_open_is_used_again(bench: Bench) -> None:
+    first, second, *_ = bench.cells()
+    with workbench(bench.images, make_grid(PROBES, Path())) as here:
+        sessions = []
+        for cell in (first, second):
+            list(here.compute(Task((cell,), 0, 4)))
+            sessions.append(here.sessions[cell.variant])
+    assert sessions[0] is sessions[1]

@@ -1,7 +1,7 @@
-"""Tasks of work: cells that are perturbed together, over a range of images. What one worker does at a time.
+"""Tasks: what is missing of a study, as cells that are perturbed together over a range of images.
 
-A task is independent of all others and gives the same rows wherever and whenever it runs, so any number of workers may
-take tasks in any order, and take one again.
+A task is independent of all others and gives the same rows wherever and whenever it runs. One process takes whole
+groups; of ranges, any number of workers may take tasks in any order, and take one again.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
-from ...probes.grid import ATTACKS, Grid
-from ...records import Cell, Variant, digest_of
-from ..backends.base import ENGINES
+from ..probes.attacks import is_attack
+from ..probes.grid import Grid
+from ..records import Cell, Variant, digest_of
+from .backends.base import ENGINES
 
 GRADIENT = 3
 """Forward passes that a gradient for the images costs, the one that it belongs to included."""
 MOST_PASSES = {"numpy": 2**11, "cupy": 2**20}
-"""Forward passes of a task at most, by where they run: a minute or less of ResNet-50."""
+"""Forward passes of a range at most, by where they run: a minute or less of ResNet-50."""
 TASKS_PER_WORKER = 8
 """At least, where batches are small enough for it: so that the last worker to end is not far behind the others."""
 
@@ -37,6 +38,11 @@ class Task:
         return digest_of([cell.key for cell in self.cells], self.first, self.last - self.first)
 
     @property
+    def attack(self) -> bool:
+        """Whether a network is needed to make its images; the task is then of one cell."""
+        return is_attack(self.cells[0].condition)
+
+    @property
     def variants(self) -> list[Variant]:
         return list(dict.fromkeys(cell.variant for cell in self.cells))
 
@@ -53,33 +59,43 @@ class Task:
         return f"{self.cells[0]}{more}, images {self.first} to {self.last - 1}"
 
 
+def by_attack(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """The cells that are perturbed for all checkpoints alike, and those that are attacked."""
+    attacked = [cell for cell in cells if is_attack(cell.condition)]
+    return [cell for cell in cells if not is_attack(cell.condition)], attacked
+
+
+def passes(cell: Cell) -> int:
+    """Forward passes that an image costs."""
+    steps = int(cell.condition.number("steps") or 0) if is_attack(cell.condition) else 0
+    return 1 + GRADIENT * steps
+
+
+def whole_tasks(cells: Sequence[Cell], grid: Grid) -> Iterator[Task]:
+    """A task for each group of the cells, over all images."""
+    for group in _groups(cells, grid):
+        yield Task(tuple(group), 0, group[0].image_set.count)
+
+
 Lacks = Callable[[Cell, int, int], bool]
 """Whether a cell still lacks some of the images [first, last)."""
 
 
 def tasks_of(cells: Sequence[Cell], grid: Grid, batch: int, workers: int, lacks: Lacks) -> Iterator[Task]:
-    """The tasks that give what the cells lack: group by group, each in the order of its images.
+    """The tasks, of a minute or less, that give what the cells lack: group by group, each in the order of its images.
 
-    Their borders are multiples of the batch. Cells of attacks are groups of their own.
+    Their borders are multiples of the batch.
     """
     share = sum(passes(cell) * cell.image_set.count for cell in cells) // (workers * TASKS_PER_WORKER)
     for group in _groups(cells, grid):
-        engine = group[0].variant.engine
-        arrays = ENGINES[engine].arrays if engine in ENGINES else ("cupy" if engine == "torch-cuda" else "numpy")
-        most = max(min(MOST_PASSES[arrays], share), 1)
+        most = max(min(MOST_PASSES[ENGINES[group[0].variant.engine].arrays], share), 1)
         for members in _of_a_batch(group, batch, most):
             yield from _ranges(members, batch, most, lacks)
 
 
-def passes(cell: Cell) -> int:
-    """Forward passes that an image costs."""
-    steps = int(cell.condition.number("steps") or 0) if cell.condition.probe in ATTACKS else 0
-    return 1 + GRADIENT * steps
-
-
 def _groups(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
-    attacks = [cell for cell in cells if cell.condition.probe in ATTACKS]
-    perturbed = [cell for cell in cells if cell.condition.probe not in ATTACKS]
+    """The cells that are perturbed together; each one that is attacked by itself."""
+    perturbed, attacked = by_attack(cells)
     for digest in dict.fromkeys(cell.image_set.digest for cell in perturbed):
         mine = [cell for cell in perturbed if cell.image_set.digest == digest]
         for _, conditions in grid.groups(list(dict.fromkeys(cell.condition for cell in mine))):
@@ -88,8 +104,8 @@ def _groups(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
             for seed in dict.fromkeys(cell.seed for cell in members):
                 yield [cell for cell in members if cell.seed == seed]
     # Attacks come last, since they need the memory of the sessions, and one network after another.
-    for variant in dict.fromkeys(cell.variant for cell in attacks):
-        yield from ([cell] for cell in attacks if cell.variant == variant)
+    for variant in dict.fromkeys(cell.variant for cell in attacked):
+        yield from ([cell] for cell in attacked if cell.variant == variant)
 
 
 def _of_a_batch(group: Sequence[Cell], batch: int, most: int) -> Iterator[list[Cell]]:
