@@ -109,11 +109,11 @@ def _cells(run: Run) -> pl.DataFrame:
         "detail.parameters::VARCHAR AS parameters, detail.labelled, detail.itself, detail.clean_cell, "
         "model_sha256 AS model, image_set.digest, condition.digest AS condition, cell.engine, cell.precision, "
         "cell.decision_space, cell.seed "
-        "FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
+        "FROM version_of(?) JOIN study_cell ON study_cell.study = study_id "
         "JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell "
         "JOIN checkpoint ON checkpoint.id = checkpoint_id JOIN image_set ON image_set.id = image_set_id "
         "JOIN condition ON condition.id = cell.condition "
-        "WHERE version.label = ? ORDER BY detail.checkpoint, detail.image_set, detail.probe, detail.cutoff, "
+        "ORDER BY detail.checkpoint, detail.image_set, detail.probe, detail.cutoff, "
         "detail.noise_sd, detail.frequency, detail.parameters",
         [run.label],
     )

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...errors import StoreError, UnknownName, UsageError
+from ...errors import StoreError, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
 from ..statistics.coefficients import Floats
@@ -134,24 +134,6 @@ NO_BIAS = "_raw|_threshold_|^shape_bias_|^cue_accuracy"
 what belongs to a shape bias. Each would be one test more to correct for."""
 
 
-def study_label(store: Store, study: str | None) -> str:
-    """The label, name@version, of a study: a name, a label, or None for the only one there is.
-
-    UnknownName where there is none of the name, UsageError where there is none at all, or several to choose from.
-    """
-    versions = store.frame("SELECT study, label, newest FROM study_version ORDER BY study_id")
-    newest: dict[str, str] = dict(versions.filter("newest").select("study", "label").rows())
-    if not newest:
-        raise UsageError(f"{store.path} holds no study; `bandlens run STUDY.toml --db {store.path}` adds one")
-    if study is None:
-        if len(newest) > 1:
-            raise UsageError(f"{store.path} holds the studies {', '.join(newest)}; name one of them with --study")
-        return next(iter(newest.values()))
-    if study not in newest and study not in versions["label"]:
-        raise UnknownName("study", study, [*newest, *versions["label"]])
-    return newest.get(study, study)
-
-
 def study_table(store: Store, label: str) -> StudyTable:
     """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
@@ -159,8 +141,8 @@ def study_table(store: Store, label: str) -> StudyTable:
     """
     where = f"{store.path}, {label}"
     models = store.frame(
-        "SELECT DISTINCT checkpoint, category FROM study_version JOIN study_cell ON study_cell.study = study_id "
-        "JOIN cell_detail USING (cell) WHERE label = ? ORDER BY ALL",
+        "SELECT DISTINCT checkpoint, category FROM version_of(?) JOIN study_cell ON study_cell.study = study_id "
+        "JOIN cell_detail USING (cell) ORDER BY ALL",
         [label],
     )
     if len(models) < FEWEST:

@@ -293,6 +293,11 @@ COMMENT ON COLUMN study_version.study IS 'Name of the study';
 COMMENT ON COLUMN study_version.label IS 'name@version';
 COMMENT ON COLUMN study_version.newest IS 'Whether no later version has the name';
 
+CREATE MACRO version_of(which) AS TABLE
+SELECT study_id, study, label FROM study_version
+WHERE label = which OR (newest AND (which = '*' OR study = which));
+COMMENT ON MACRO TABLE version_of IS 'The versions that a word asks for: name (its newest version) or name@version; * stands for the newest of all';
+
 CREATE VIEW cell_detail AS
 SELECT cell.id AS cell, checkpoint.id AS checkpoint_id, checkpoint.name AS checkpoint, checkpoint.category,
        image_set.id AS image_set_id, image_set.name AS image_set, image_set.labelled,
@@ -410,11 +415,10 @@ SELECT version.study, version.label AS version, detail.checkpoint, detail.catego
        CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
        result.n, result.top1, result.top5, result.low, result.high, detail.engine, detail.precision, detail.seed
-FROM study_version AS version
+FROM version_of(which) AS version
 JOIN study_cell ON study_cell.study = version.study_id
 JOIN cell_detail AS detail ON detail.cell = study_cell.cell
-JOIN cell_accuracy AS result ON result.cell = detail.cell
-WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+JOIN cell_accuracy AS result ON result.cell = detail.cell;
 COMMENT ON MACRO TABLE accuracy_of IS 'The view accuracy of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW accuracy AS FROM accuracy_of('*');
@@ -492,12 +496,11 @@ SELECT version.study, version.label AS version, detail.checkpoint, detail.catego
        image_set.benchmark, image_set.corruption, image_set.severity, result.scheme,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
        result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
-FROM study_version AS version
+FROM version_of(which) AS version
 JOIN study_cell ON study_cell.study = version.study_id
 JOIN cell_detail AS detail ON detail.cell = study_cell.cell
 JOIN image_set ON image_set.id = detail.image_set_id
-JOIN cell_label_accuracy AS result ON result.cell = detail.cell
-WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+JOIN cell_label_accuracy AS result ON result.cell = detail.cell;
 COMMENT ON MACRO TABLE label_accuracy_of IS 'The view label_accuracy of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW label_accuracy AS FROM label_accuracy_of('*');
@@ -563,14 +566,13 @@ SELECT version.study, version.label AS version, detail.checkpoint, detail.catego
        prediction.image_index, image.path, clean.predicted AS clean_predicted, prediction.predicted,
        clean.label_rank AS clean_label_rank, prediction.label_rank,
        clean.confidence AS clean_confidence, prediction.confidence
-FROM study_version AS version
+FROM version_of(which) AS version
 JOIN study_cell ON study_cell.study = version.study_id
 JOIN cell_detail AS detail ON detail.cell = study_cell.cell
 JOIN prediction ON prediction.cell = detail.cell
 JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index
 JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
-WHERE clean.predicted <> prediction.predicted
-  AND (version.label = which OR (version.newest AND (which = '*' OR version.study = which)));
+WHERE clean.predicted <> prediction.predicted;
 COMMENT ON MACRO TABLE flip_of IS 'The view flip of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW flip AS FROM flip_of('*');
@@ -599,10 +601,9 @@ SELECT version.study, version.label AS version, checkpoint.name AS checkpoint, c
        image_set.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
        metric_value.note
 FROM metric_value
-JOIN study_version AS version ON version.study_id = metric_value.study
+JOIN version_of(which) AS version ON version.study_id = metric_value.study
 JOIN checkpoint ON checkpoint.id = metric_value.checkpoint
-LEFT JOIN image_set ON image_set.id = metric_value.image_set
-WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+LEFT JOIN image_set ON image_set.id = metric_value.image_set;
 COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW metric AS FROM metric_of('*');

@@ -41,9 +41,9 @@ FAULTS: Mapping[str, str] = {
 """Pattern of published figures -> what is wrong with them."""
 METRICS = """
 SELECT checkpoint.name AS model, metric, value AS own, low, high, note
-FROM metric_value JOIN study_version AS version ON version.study_id = metric_value.study
+FROM metric_value JOIN version_of(?) AS version ON version.study_id = metric_value.study
 JOIN checkpoint ON checkpoint.id = metric_value.checkpoint LEFT JOIN image_set ON image_set.id = metric_value.image_set
-WHERE version.label = ? AND (
+WHERE (
     metric_value.image_set IS NULL
     OR (metric = 'shape_bias' AND benchmark = 'cue-conflict')
     OR (metric <> 'shape_bias' AND benchmark IN ('imagenet', 'imagenet-real')))
@@ -52,19 +52,19 @@ ORDER BY model, image_set.count DESC
 TOP1 = """
 SELECT detail.checkpoint AS model, benchmark, corruption, severity,
        100 * top1 AS own, 100 * low AS low, 100 * high AS high, n
-FROM study_version AS version JOIN study_cell ON study_cell.study = version.study_id
+FROM version_of(?) AS version JOIN study_cell ON study_cell.study = version.study_id
 JOIN cell_detail AS detail USING (cell) JOIN image_set ON image_set.id = detail.image_set_id
 JOIN cell_accuracy USING (cell)
-WHERE version.label = ? AND probe = 'clean' AND image_set.labelled AND (
+WHERE probe = 'clean' AND image_set.labelled AND (
     (benchmark IN ('imagenet-c', 'imagenet-cbar') AND corruption IS NOT NULL) OR benchmark = 'cue-conflict')
 ORDER BY model, n DESC
 """
 FILTERED = """
 SELECT detail.checkpoint AS model, benchmark, probe, cutoff, detail.cell, clean_cell,
        image_set.id AS image_set, image_set.count AS n
-FROM study_version AS version JOIN study_cell ON study_cell.study = version.study_id
+FROM version_of(?) AS version JOIN study_cell ON study_cell.study = version.study_id
 JOIN cell_detail AS detail USING (cell) JOIN image_set ON image_set.id = detail.image_set_id
-WHERE version.label = ? AND probe IN ('lowpass', 'highpass') AND clean_cell IS NOT NULL
+WHERE probe IN ('lowpass', 'highpass') AND clean_cell IS NOT NULL
 AND image_set.labelled AND benchmark IN ('imagenet', 'imagenet-real')
 ORDER BY model, n DESC, image_set.id, clean_cell, probe DESC, cutoff
 """
@@ -91,8 +91,8 @@ def check_published(store: Store, label: str) -> Beside:
     Raises UsageError where nothing can be compared.
     """
     models = store.frame(
-        "SELECT DISTINCT checkpoint FROM study_version JOIN study_cell ON study_cell.study = study_id "
-        "JOIN cell_detail USING (cell) WHERE label = ? ORDER BY ALL",
+        "SELECT DISTINCT checkpoint FROM version_of(?) JOIN study_cell ON study_cell.study = study_id "
+        "JOIN cell_detail USING (cell) ORDER BY ALL",
         [label],
     )["checkpoint"]
     published, imported = published_figures(store)

@@ -53,8 +53,8 @@ def compare(
 
 def _opened(stack: ExitStack, name: str, db: Path, study: str | None) -> Run:
     from ...analysis.comparison.cells import Run
-    from ...analysis.correlations.models import study_label
     from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
 
     file = Path(name)
     is_database = file.is_file() or file.suffix in (".duckdb", ".db")

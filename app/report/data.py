@@ -11,7 +11,8 @@ import polars as pl
 from ...analysis.correlations.models import StudyTable, study_table
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
-from ...errors import UnknownName, UsageError
+from ...analysis.database.studies import last_run, study_label
+from ...errors import UsageError
 
 _TABLES = {
     "checkpoints": "SELECT * FROM checkpoint SEMI JOIN (SELECT checkpoint AS id FROM cell SEMI JOIN study_cell "
@@ -68,24 +69,14 @@ def read_data(path: Path, study: str | None = None) -> ReportData | None:
         StoreError, UsageError: as `open_store`.
     """
     with open_store(path, read_only=True) as store:
-        studies = store.frame(
-            "SELECT study.*, label, newest FROM study JOIN study_version ON study_id = study.id ORDER BY last_run, id"
-        )
-        chosen = _choose(studies, study)
-        return None if chosen is None else _read(store, chosen, studies)
+        label = last_run(store) if study is None else study_label(store, study)
+        return None if label is None else _read(store, label)
 
 
-def _choose(studies: pl.DataFrame, wanted: str | None) -> dict[str, Any] | None:
-    fitting = studies
-    if wanted is not None:
-        fitting = studies.filter((pl.col("label") == wanted) | (pl.col("newest") & (pl.col("name") == wanted)))
-        if fitting.is_empty():
-            raise UnknownName("study", wanted, [*studies["name"].unique(maintain_order=True), *studies["label"]])
-    return None if fitting.is_empty() else fitting.row(-1, named=True)
-
-
-def _read(store: Store, study: dict[str, Any], studies: pl.DataFrame) -> ReportData:
-    others = studies.filter("newest", pl.col("name") != study["name"])["label"].to_list()
+def _read(store: Store, label: str) -> ReportData:
+    query = "SELECT study.*, label FROM version_of(?) JOIN study ON study.id = study_id ORDER BY last_run, id"
+    study = store.frame(query, [label]).row(0, named=True)
+    others = store.frame(query, ["*"]).filter(pl.col("name") != study["name"])["label"].to_list()
     predictions = store.frame(
         "SELECT coalesce(sum(part.count), 0)::BIGINT FROM study_cell JOIN part ON part.cell = study_cell.cell "
         "WHERE study_cell.study = ?",
@@ -95,10 +86,10 @@ def _read(store: Store, study: dict[str, Any], studies: pl.DataFrame) -> ReportD
         path=store.path,
         study=study,
         others=others,
-        curve=store.frame("FROM curve_of(?)", [study["label"]]),
-        metrics=store.frame("FROM metric_of(?)", [study["label"]]),
+        curve=store.frame("FROM curve_of(?)", [label]),
+        metrics=store.frame("FROM metric_of(?)", [label]),
         predictions=int(predictions.item()),
-        correlated=_correlated(store, study["label"]),
+        correlated=_correlated(store, label),
         **{name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()},
     )
 
