@@ -149,12 +149,20 @@ def gate_cells(
     found = store.frame(
         "SELECT trusted.cell, trusted.clean_cell, trusted.image_set_id, trusted.labelled, trusted.itself, "
         "own.cell AS cell_b, own.clean_cell AS clean_cell_b, own.image_set_id AS image_set_id_b, "
-        "own.labelled AS labelled_b, digest, digest AS digest_b, own.checkpoint_id "
-        "FROM (SELECT unnest(?::VARCHAR[]) AS a, unnest(?::VARCHAR[]) AS b) "
+        "own.labelled AS labelled_b, digest, digest AS digest_b, own.checkpoint_id, "
+        "wanted.checkpoint, wanted.category, wanted.image_set "
+        "FROM (SELECT unnest(?::VARCHAR[]) AS a, unnest(?::VARCHAR[]) AS b, unnest(?::VARCHAR[]) AS checkpoint, "
+        "unnest(?::VARCHAR[]) AS category, unnest(?::VARCHAR[]) AS image_set) AS wanted "
         "JOIN cell AS cell_a ON cell_a.key = a JOIN cell_detail AS trusted ON trusted.cell = cell_a.id "
         "JOIN cell AS cell_b ON cell_b.key = b JOIN cell_detail AS own ON own.cell = cell_b.id "
         "JOIN image_set ON image_set.id = own.image_set_id ORDER BY own.cell",
-        [[cell.key for cell, _ in pairs], [cell.key for _, cell in pairs]],
+        [
+            [cell.key for cell, _ in pairs],
+            [cell.key for _, cell in pairs],
+            [cell.model.name for _, cell in pairs],
+            [cell.model.category for _, cell in pairs],
+            [cell.image_set.name for _, cell in pairs],
+        ],
     )
     for _, group in found.group_by("checkpoint_id", "image_set_id", maintain_order=True):
         rows = _compare(store, group, limits)
@@ -181,6 +189,9 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     many = _two_digits(np.maximum(needed * n / effective, n + 1))
     names = ("difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high", "verdict")
     return rows.with_columns(verdict=verdict(limits)).select(
+        "checkpoint",
+        "category",
+        "image_set",
         "n",
         *names,
         reference="cell",

@@ -140,11 +140,7 @@ def study_table(store: Store, label: str) -> StudyTable:
     Both are in percent. Raises UsageError where there are too few models, no metrics, or no accuracies.
     """
     where = f"{store.path}, {label}"
-    models = store.frame(
-        "SELECT DISTINCT checkpoint, category FROM version_of(?) JOIN study_cell ON study_cell.study = study_id "
-        "JOIN cell_detail USING (cell) ORDER BY ALL",
-        [label],
-    )
+    models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
     if len(models) < FEWEST:
         count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
         raise UsageError(f"{where}: {count}, and a correlation needs {FEWEST}; run a study of more checkpoints")
@@ -166,7 +162,7 @@ def study_table(store: Store, label: str) -> StudyTable:
         metric=pl.when(several).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
-    return StudyTable(_wide(models, pl.concat([metric, accuracy]), where), biases, groups, _given(store, groups))
+    return StudyTable(_wide(models, pl.concat([metric, accuracy]), where), biases, groups, _given(store, label, groups))
 
 
 def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:
@@ -204,8 +200,13 @@ def _wide(models: pl.DataFrame, long: pl.DataFrame, where: str) -> pl.DataFrame:
     return wide
 
 
-def _given(store: Store, groups: list[str]) -> str | None:
-    """What stands for accuracy as such: ID, or else the largest image set of the benchmark imagenet."""
-    sets = store.frame("SELECT name FROM image_set WHERE benchmark = ? ORDER BY count DESC, id", [ID_BENCHMARK])
+def _given(store: Store, label: str, groups: list[str]) -> str | None:
+    """What stands for accuracy as such: ID, or else the study's largest image set of the benchmark imagenet."""
+    sets = store.frame(
+        "SELECT shown.name FROM version_of(?) JOIN study_image_set AS shown ON shown.study = study_id "
+        "JOIN image_set ON image_set.id = shown.image_set WHERE shown.benchmark = ? "
+        "ORDER BY image_set.count DESC, image_set.id",
+        [label, ID_BENCHMARK],
+    )
     names = ["ID", *(f"top1 {name}" for name in sets["name"])]
     return next((name for name in names if name in groups), None)

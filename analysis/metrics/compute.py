@@ -246,11 +246,10 @@ def subjects(store: Store, study: str) -> list[Subject]:
     UnknownName where there is no such study, UsageError where none of its cells is complete.
     """
     found = store.frame(
-        "SELECT study_id, version.label AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
+        "SELECT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
         "labelled, image_set_id IN (SELECT image_set FROM label WHERE scheme = 'texture') AS cue_conflict, "
         "list_sort(list(DISTINCT probe)) AS probes "
-        "FROM version_of(?) AS version JOIN study_cell ON study_cell.study = study_id JOIN cell_detail USING (cell) "
-        "JOIN checkpoint AS c ON c.id = checkpoint_id GROUP BY ALL ORDER BY ALL",
+        "FROM study_detail_of(?) JOIN checkpoint AS c ON c.id = checkpoint_id GROUP BY ALL ORDER BY ALL",
         [study],
     )
     if not len(found):

@@ -21,8 +21,8 @@ from .sections import Figure, Section
 ORDER = {"clean": 0, "lowpass": 1, "highpass": 2, "critical_band": 3}
 CAPTION = (
     "Percentage points of top-1, this study minus the other, over the same images; orange fell, purple rose. Bold with "
-    "a star: p < 0.05 (McNemar) after Holm's correction over all cells. Hover, or open the table, for the 95 % interval "
-    "of the difference."
+    "a star: p < 0.05 (McNemar) after Holm's correction over all cells. Hover, or open the table, for the 95 % "
+    "interval of the difference."
 )
 
 

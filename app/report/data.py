@@ -15,10 +15,11 @@ from ...analysis.database.studies import last_run, study_label
 from ...errors import UsageError
 
 _TABLES = {
-    "checkpoints": "SELECT * FROM checkpoint SEMI JOIN (SELECT checkpoint AS id FROM cell SEMI JOIN study_cell "
-    "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY name",
-    "image_sets": "SELECT * FROM image_set SEMI JOIN (SELECT image_set AS id FROM cell SEMI JOIN study_cell "
-    "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY name",
+    "checkpoints": "SELECT checkpoint.* REPLACE (named.name AS name, named.category AS category) FROM checkpoint "
+    "JOIN study_checkpoint AS named ON named.checkpoint = checkpoint.id WHERE named.study = ? ORDER BY name",
+    "image_sets": "SELECT image_set.* REPLACE (shown.name AS name, shown.benchmark AS benchmark, "
+    "shown.corruption AS corruption, shown.severity AS severity) FROM image_set "
+    "JOIN study_image_set AS shown ON shown.image_set = image_set.id WHERE shown.study = ? ORDER BY name",
     "conditions": "SELECT * FROM condition SEMI JOIN (SELECT condition AS id FROM cell SEMI JOIN study_cell "
     "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY id",
     "sessions": "SELECT DISTINCT session.* EXCLUDE (id, model_sha256) FROM study_cell "
@@ -27,10 +28,13 @@ _TABLES = {
     "cells": "SELECT * FROM cell SEMI JOIN study_cell ON study_cell.cell = cell.id AND study_cell.study = ? "
     "ORDER BY id",
     # Of any images: those on which a gate was decided need not be the study's.
-    "gates": "SELECT gate.* FROM gate JOIN cell ON cell.id = candidate_cell SEMI JOIN (SELECT onnx_sha256, engine, "
-    "precision, condition FROM cell JOIN study_cell ON study_cell.cell = cell.id WHERE study_cell.study = ?) "
-    "USING (onnx_sha256, engine, precision, condition) "
-    "ORDER BY checkpoint, image_set, probe, cutoff, noise_sd, frequency, parameters",
+    "gates": "SELECT gate.* REPLACE (named.name AS checkpoint, named.category AS category) FROM gate "
+    "JOIN cell ON cell.id = candidate_cell JOIN study_checkpoint AS named ON named.checkpoint = cell.checkpoint "
+    "SEMI JOIN (SELECT onnx_sha256, engine, precision, condition, study_cell.study FROM cell "
+    "JOIN study_cell ON study_cell.cell = cell.id) AS mine ON mine.study = named.study AND "
+    "(mine.onnx_sha256, mine.engine, mine.precision, mine.condition) = "
+    "(cell.onnx_sha256, cell.engine, cell.precision, cell.condition) WHERE named.study = ? "
+    "ORDER BY named.name, gate.image_set, probe, cutoff, noise_sd, frequency, parameters",
 }
 
 

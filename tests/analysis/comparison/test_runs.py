@@ -211,9 +211,7 @@ def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
         label = store_study(
             run, "s", images, [outcome(images, CLEAN, k, 0.1 * k, by=net) for k, net in enumerate(nets)]
         )
-        ids = run.frame(
-            "SELECT checkpoint_id, image_set_id, study_id FROM cell_detail, study_version ORDER BY checkpoint"
-        )
+        ids = run.frame("SELECT checkpoint_id, image_set_id, study_id FROM study_detail ORDER BY checkpoint")
         value = np.roll(np.arange(8.0), shuffle)
         rows = [
             ids.with_columns(metric=pl.lit(name), value=pl.Series(of))
