@@ -331,10 +331,31 @@ COMMENT ON COLUMN study_version.study IS 'Name of the study';
 COMMENT ON COLUMN study_version.label IS 'name@version';
 COMMENT ON COLUMN study_version.newest IS 'Whether no later version has the name';
 
+CREATE MACRO unknown_study(which) AS (
+    WITH known AS (
+        SELECT name, jaro_winkler_similarity(name, which::VARCHAR) AS likeness
+        FROM (SELECT study AS name FROM study_version UNION SELECT label FROM study_version)
+    )
+    SELECT concat('unknown study ''', which, '''', coalesce(
+        '; did you mean ' || (SELECT string_agg(name, ' or ' ORDER BY likeness DESC, name) FROM (
+            FROM known WHERE likeness >= 0.75 ORDER BY likeness DESC, name LIMIT 3)) || '?',
+        '; known: ' || (SELECT string_agg(name, ', ' ORDER BY name) FROM (FROM known ORDER BY name LIMIT 12)),
+        '; the database holds none'))
+);
+COMMENT ON MACRO unknown_study IS 'What an error says of a study that is not there, with up to three names that are near, or else those that there are';
+
+CREATE MACRO no_study(which) AS TABLE
+SELECT NULL::VARCHAR AS study FROM (SELECT count(*) FILTER (label = which OR study = which) AS found FROM study_version)
+-- CASE keeps the error from being evaluated before its turn.
+WHERE CASE WHEN which IS DISTINCT FROM '*' AND found = 0 THEN error(unknown_study(which))::BOOLEAN ELSE false END;
+COMMENT ON MACRO TABLE no_study IS 'No row, or an error where a word fits no study. What takes a word adds it to its rows, since a join may end before it has looked for the study';
+
 CREATE MACRO version_of(which) AS TABLE
 SELECT study_id, study, label FROM study_version
-WHERE label = which OR (newest AND (which = '*' OR study = which));
-COMMENT ON MACRO TABLE version_of IS 'The versions that a word asks for: name (its newest version) or name@version; * stands for the newest of all';
+WHERE label = which OR (newest AND (which = '*' OR study = which))
+UNION ALL BY NAME
+FROM no_study(which);
+COMMENT ON MACRO TABLE version_of IS 'The versions that a word asks for: name (its newest version) or name@version; * stands for the newest of all. A word that fits none is an error';
 
 CREATE VIEW cell_detail AS
 SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_set_id, image_set.labelled,
@@ -374,7 +395,9 @@ FROM version_of(which) AS version
 JOIN study_cell ON study_cell.study = version.study_id
 JOIN cell_detail AS detail ON detail.cell = study_cell.cell
 JOIN study_checkpoint AS named ON named.study = version.study_id AND named.checkpoint = detail.checkpoint_id
-JOIN study_image_set AS shown ON shown.study = version.study_id AND shown.image_set = detail.image_set_id;
+JOIN study_image_set AS shown ON shown.study = version.study_id AND shown.image_set = detail.image_set_id
+UNION ALL BY NAME
+FROM no_study(which);
 COMMENT ON MACRO TABLE study_detail_of IS 'The view study_detail of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW study_detail AS FROM study_detail_of('*');
@@ -487,7 +510,9 @@ SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
        result.n, result.top1, result.top5, result.low, result.high, detail.engine, detail.precision, detail.seed
 FROM study_detail_of(which) AS detail
-JOIN cell_accuracy AS result ON result.cell = detail.cell;
+JOIN cell_accuracy AS result ON result.cell = detail.cell
+UNION ALL BY NAME
+FROM no_study(which);
 COMMENT ON MACRO TABLE accuracy_of IS 'The view accuracy of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW accuracy AS FROM accuracy_of('*');
@@ -566,7 +591,9 @@ SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
        result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
 FROM study_detail_of(which) AS detail
-JOIN cell_label_accuracy AS result ON result.cell = detail.cell;
+JOIN cell_label_accuracy AS result ON result.cell = detail.cell
+UNION ALL BY NAME
+FROM no_study(which);
 COMMENT ON MACRO TABLE label_accuracy_of IS 'The view label_accuracy of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW label_accuracy AS FROM label_accuracy_of('*');
@@ -636,7 +663,9 @@ FROM study_detail_of(which) AS detail
 JOIN prediction ON prediction.cell = detail.cell
 JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index
 JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
-WHERE clean.predicted <> prediction.predicted;
+WHERE clean.predicted <> prediction.predicted
+UNION ALL BY NAME
+FROM no_study(which);
 COMMENT ON MACRO TABLE flip_of IS 'The view flip of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW flip AS FROM flip_of('*');
@@ -667,7 +696,9 @@ SELECT version.study, version.label AS version, named.name AS checkpoint, named.
 FROM metric_value
 JOIN version_of(which) AS version ON version.study_id = metric_value.study
 JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
-LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set;
+LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set
+UNION ALL BY NAME
+FROM no_study(which);
 COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW metric AS FROM metric_of('*');
