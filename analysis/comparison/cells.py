@@ -157,8 +157,11 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
     says why, and all of them but n and changed are null.
 
     Args:
-        pairs: cells of one checkpoint and image set on either side: cell, clean_cell, image_set_id, digest (of the
-            image set), labelled and itself, all from cell_detail, and the same with the ending _b for `b`.
+        pairs: cells of one checkpoint and image set on either side: the columns cell, clean_cell, image_set_id,
+            labelled and itself of cell_detail, digest of the image set, and the same with the ending _b for `b`. Where
+            the digests differ, also image_set (the name of the set), decision_space and decision_space_b.
+
+    Raises UsageError where two sets give an image different labels.
     """
     images_a, images_b, clusters = _common_images(a, b, pairs)
     rows = pairs.select(note=_why_not(len(clusters)), n=pl.lit(len(clusters), pl.Int64))
@@ -192,8 +195,14 @@ def _why_not(n: int) -> pl.Expr:
 
 
 def _common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whole, Whole]:
-    """(image_index in A, image_index in B, cluster in A) of the images that both sets have, by path."""
-    query = "SELECT path, image_index, cluster FROM image WHERE image_set = ? ORDER BY image_index"
+    """(image_index in A, image_index in B, cluster in A) of the images that both sets have, by path.
+
+    UsageError where two sets give one of them different labels: being right would mean two things.
+    """
+    query = (
+        "SELECT path, image_index, cluster, class AS label FROM image LEFT JOIN (FROM label WHERE scheme IN "
+        "('single', 'shape')) USING (image_set, image_index) WHERE image_set = ? ORDER BY image_index"
+    )
     first = cells.row(0, named=True)
     mine = a.frame(query, [first["image_set_id"]])
     if first["digest"] == first["digest_b"]:
@@ -202,6 +211,14 @@ def _common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whol
         theirs = b.frame(query, [first["image_set_id_b"]])
         unique = [images.filter(pl.col("path").is_unique()) for images in (mine, theirs)]
         both = unique[0].join(unique[1], on="path", suffix="_b", maintain_order="left")
+        # Of two decision spaces, numbers are not the same classes: there `differs_in` says what is compared.
+        unlike = both.filter(pl.col("label") != pl.col("label_b"))
+        if len(unlike) and first["decision_space"] == first["decision_space_b"]:
+            path, label, label_b = unlike.select("path", "label", "label_b").row(0)
+            raise UsageError(
+                f"image set {first['image_set']}: {path} has label {label} in A and {label_b} in B, the first of "
+                f"{len(unlike)} of {len(both)} images in common whose labels differ; pack both with the same labels"
+            )
     index_a, index_b, cluster = (both[name].to_numpy() for name in ("image_index", "image_index_b", "cluster"))
     return index_a.astype(np.int64), index_b.astype(np.int64), cluster.astype(np.int64)
 

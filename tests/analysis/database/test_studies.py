@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from made_up_results import cell, condition, image_set
+from small import Command
 
+import bandlens
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.database.studies import last_run, study_label, study_versions
@@ -77,3 +79,39 @@ def test_the_last_run_is_that_of_any_version(several: Store) -> None:
     assert last_run(several) == "theirs@1"
     begin(several, "mine", 0.2)
     assert last_run(several) == "mine@2"
+
+
+# The same in SQL
+
+MACROS = ("accuracy_of", "label_accuracy_of", "curve_of", "flip_of", "metric_of", "study_detail_of", "version_of")
+
+
+@pytest.mark.parametrize("macro", MACROS)
+def test_sql_refuses_what_is_not_there(several: Store, macro: str) -> None:
+    """No cell is complete here: joins that come to nothing hide no error."""
+    with pytest.raises(UsageError, match=r"^unknown study 'mime'; did you mean mine or mine@1 or mine@2\?$"):
+        several.frame(f"FROM {macro}('mime')")
+    with pytest.raises(UsageError, match="^unknown study 'q'; known: mine, mine@1, mine@2, theirs, theirs@1$"):
+        several.frame(f"SELECT count(*) FROM {macro}(?)", ["q"])
+    assert several.frame(f"FROM {macro}('mine') UNION ALL FROM {macro}('mine@1')").height == 2 * (macro == "version_of")
+    assert several.frame(f"FROM {macro}('*')").height == 2 * (macro == "version_of")
+
+
+@pytest.mark.parametrize("macro", MACROS)
+def test_sql_on_a_database_without_studies(store: Store, macro: str) -> None:
+    assert store.frame(f"FROM {macro}('*')").is_empty()
+    with pytest.raises(UsageError, match="unknown study 'mine'; the database holds none"):
+        store.frame(f"FROM {macro}('mine')")
+
+
+def test_the_error_is_one_line_wherever_it_is_asked(several: Store, command: Command) -> None:
+    path = several.path
+    several._connection.close()
+    for format_ in ("table", "json"):
+        answer = command("sql", "FROM accuracy_of('mime')", "--db", path, "--format", format_)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == "bandlens: unknown study 'mime'; did you mean mine or mine@1 or mine@2?\n"
+    with bandlens.open(path) as results:
+        for ask in (results.accuracy, results.curves, results.flips, results.metrics):
+            with pytest.raises(UsageError, match="unknown study 'mime'; did you mean mine"):
+                ask("mime")

@@ -67,6 +67,4 @@ def test_a_gate_goes_by_the_names_of_the_study_that_was_gated(folder: Path, comm
     assert command("run", first, "--db", database).code == 0
     answer = command("gate", second, "--db", database, "--reference", "fp32", "--candidate", "openvino:fp32", "--json")
     rows = json.loads(answer.out)["rows"]
-    assert {(row["checkpoint"], row["category"], row["image_set"]) for row in rows} == {
-        ("a", "somebodys", "pictures")
-    }
+    assert {(row["checkpoint"], row["category"], row["image_set"]) for row in rows} == {("a", "somebodys", "pictures")}
