@@ -125,8 +125,8 @@ def test_sets_whose_labels_differ_are_refused(store: Store, other: Store) -> Non
     for one, images in ((store, first), (other, second)):
         store_study(one, "s", images, [part(cell(images), [0] * images.info.count, [0] * images.info.count)])
     message = (
-        r"^image set set: 3.png has label 0 in A and 3 in B, the first of 2 of 20 images in common whose labels differ; "
-        "pack both with the same labels$"
+        r"^image set set: 3.png has label 0 in A and 3 in B, the first of 2 of 20 images in common whose labels "
+        "differ; pack both with the same labels$"
     )
     with pytest.raises(UsageError, match=message):
         compare_runs(Run(store, "s@1"), Run(other, "s@1"))

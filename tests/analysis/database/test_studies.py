@@ -91,7 +91,7 @@ def test_sql_refuses_what_is_not_there(several: Store, macro: str) -> None:
     """No cell is complete here: joins that come to nothing hide no error."""
     with pytest.raises(UsageError, match=r"^unknown study 'mime'; did you mean mine or mine@1 or mine@2\?$"):
         several.frame(f"FROM {macro}('mime')")
-    with pytest.raises(UsageError, match="^unknown study 'q'; known: mine, mine@1, mine@2, theirs, theirs@1$"):
+    with pytest.raises(UsageError, match=r"^unknown study 'q'; known: mine, mine@1, mine@2, theirs, theirs@1$"):
         several.frame(f"SELECT count(*) FROM {macro}(?)", ["q"])
     assert several.frame(f"FROM {macro}('mine') UNION ALL FROM {macro}('mine@1')").height == 2 * (macro == "version_of")
     assert several.frame(f"FROM {macro}('*')").height == 2 * (macro == "version_of")
