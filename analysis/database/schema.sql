@@ -350,9 +350,11 @@ SELECT NULL::VARCHAR AS study FROM (SELECT count(*) FILTER (label = which OR stu
 WHERE CASE WHEN which IS DISTINCT FROM '*' AND found = 0 THEN error(unknown_study(which))::BOOLEAN ELSE false END;
 COMMENT ON MACRO TABLE no_study IS 'No row, or an error where a word fits no study. What takes a word adds it to its rows, since a join may end before it has looked for the study';
 
+CREATE MACRO asks_for(which, study, label, newest) AS label = which OR (newest AND (which = '*' OR study = which));
+COMMENT ON MACRO asks_for IS 'Whether a word asks for a version: name (the newest version) or name@version; * stands for the newest of all';
+
 CREATE MACRO version_of(which) AS TABLE
-SELECT study_id, study, label FROM study_version
-WHERE label = which OR (newest AND (which = '*' OR study = which))
+SELECT study_id, study, label FROM study_version WHERE asks_for(which, study, label, newest)
 UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE version_of IS 'The versions that a word asks for: name (its newest version) or name@version; * stands for the newest of all. A word that fits none is an error';
@@ -388,14 +390,19 @@ COMMENT ON COLUMN cell_detail.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN cell_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
 COMMENT ON COLUMN cell_detail.seed IS 'Of the noise; 0 where there is none';
 
-CREATE MACRO study_detail_of(which) AS TABLE
+CREATE MACRO named_cell(which) AS TABLE
 SELECT version.study_id, version.study, version.label AS version, named.name AS checkpoint, named.category,
        shown.name AS image_set, shown.benchmark, shown.corruption, shown.severity, detail.*
-FROM version_of(which) AS version
+FROM study_version AS version
 JOIN study_cell ON study_cell.study = version.study_id
 JOIN cell_detail AS detail ON detail.cell = study_cell.cell
 JOIN study_checkpoint AS named ON named.study = version.study_id AND named.checkpoint = detail.checkpoint_id
 JOIN study_image_set AS shown ON shown.study = version.study_id AND shown.image_set = detail.image_set_id
+WHERE asks_for(which, version.study, version.label, version.newest);
+COMMENT ON MACRO TABLE named_cell IS 'What study_detail_of gives, and no rows for a word that fits no study: for macros that refuse it themselves';
+
+CREATE MACRO study_detail_of(which) AS TABLE
+FROM named_cell(which)
 UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE study_detail_of IS 'The view study_detail of one study: name (its newest version) or name@version; * stands for all';
@@ -509,7 +516,7 @@ SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.
        CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
        result.n, result.top1, result.top5, result.low, result.high, detail.engine, detail.precision, detail.seed
-FROM study_detail_of(which) AS detail
+FROM named_cell(which) AS detail
 JOIN cell_accuracy AS result ON result.cell = detail.cell
 UNION ALL BY NAME
 FROM no_study(which);
@@ -590,7 +597,7 @@ SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.
        detail.benchmark, detail.corruption, detail.severity, result.scheme,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
        result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
-FROM study_detail_of(which) AS detail
+FROM named_cell(which) AS detail
 JOIN cell_label_accuracy AS result ON result.cell = detail.cell
 UNION ALL BY NAME
 FROM no_study(which);
@@ -659,7 +666,7 @@ SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.
        prediction.image_index, image.path, clean.predicted AS clean_predicted, prediction.predicted,
        clean.label_rank AS clean_label_rank, prediction.label_rank,
        clean.confidence AS clean_confidence, prediction.confidence
-FROM study_detail_of(which) AS detail
+FROM named_cell(which) AS detail
 JOIN prediction ON prediction.cell = detail.cell
 JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index
 JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
@@ -694,9 +701,10 @@ SELECT version.study, version.label AS version, named.name AS checkpoint, named.
        shown.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
        metric_value.note
 FROM metric_value
-JOIN version_of(which) AS version ON version.study_id = metric_value.study
+JOIN study_version AS version ON version.study_id = metric_value.study
 JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
 LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set
+WHERE asks_for(which, version.study, version.label, version.newest)
 UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
