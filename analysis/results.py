@@ -13,9 +13,10 @@ import polars as pl
 from ..errors import UsageError
 from .charts import correlations as correlation_charts
 from .charts import curves as charts
-from .correlations.models import study_label, study_table, subsets_of
+from .correlations.models import study_table, subsets_of
 from .correlations.table import correlate
 from .database.open import open_store
+from .database.studies import study_label
 from .statistics.coefficients import Method
 
 

@@ -106,7 +106,8 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
 def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     """Change of top-1 in percentage points of one probe: a tile for each condition (down) and model (across).
 
-    `rows` has model, condition, before, after, difference; colours run from -reach to reach.
+    `rows` has model, condition, before, after, difference, low and high (the ends of its 95 % interval), p_holm, and
+    differs, which stars a tile; colours run from -reach to reach.
     """
     few = rows["model"].n_unique() <= 2 * FEW
     hue = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
@@ -117,15 +118,21 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
         tooltip=[
             alt.Tooltip("model:N"),
             alt.Tooltip("condition:N"),
-            alt.Tooltip("before:Q", format=".3f"),
-            alt.Tooltip("after:Q", format=".3f"),
+            alt.Tooltip("before:Q", format=".1f"),
+            alt.Tooltip("after:Q", format=".1f"),
             alt.Tooltip("difference:Q", title="points", format="+.2f"),
+            alt.Tooltip("low:Q", format="+.2f"),
+            alt.Tooltip("high:Q", format="+.2f"),
+            alt.Tooltip("p_holm:Q", title="p after Holm", format=".2g"),
         ],
     )
     tiles = base.mark_rect(stroke="white").encode(
         color=alt.Color("difference:Q", title="points", scale=hue, legend=legend)
     )
     ink = alt.condition(f"abs(datum.difference) > {0.72 * reach:g}", alt.value("white"), alt.value(INK))
-    text = base.mark_text(fontSize=10).encode(text=alt.Text("difference:Q", format="+.1f"), color=ink)
-    chart = alt.layer(tiles, text) if few else alt.layer(tiles)
+    text = base.transform_calculate(text="format(datum.difference, '+.1f') + (datum.differs ? '*' : '')")
+    strong = text.transform_filter("datum.differs").mark_text(fontSize=10, fontWeight="bold")
+    others = text.transform_filter("!datum.differs").mark_text(fontSize=10)
+    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, others)]
+    chart = alt.layer(tiles, *marks) if few else alt.layer(tiles)
     return chart.properties(title=title, width=320, height=16 * rows["condition"].n_unique())

@@ -30,6 +30,8 @@ REASONS = {
     "seed": "seed",
 }
 """Column -> what it means where it differs."""
+DIFFERS = pl.col("p_holm") < 0.05
+"""Whether two cells differ in accuracy."""
 CELLS = {
     **dict.fromkeys(MATCH, pl.String),
     "differs_in": pl.String,
@@ -65,9 +67,11 @@ class Compared:
 def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Compared:
     """Compare every cell that both runs have. `advance` is called with the number of cells done.
 
-    `changed` counts images with another predicted class, `lost` and `gained` those that are right in A only and in B
-    only. difference is top1_b - top1_a, p McNemar's. p_holm and p_bh adjust p over all rows.
+    The numbers are those of `pair_cells`; p_holm and p_bh adjust p over all rows, and where p_holm < 0.05 the two cells
+    differ. Raises UsageError where the two runs are one and the same.
     """
+    if (a.store.path.resolve(), a.label) == (b.store.path.resolve(), b.label):
+        raise UsageError(f"{a.label} would be compared with itself; name two versions, studies or databases")
     mine, theirs = _cells(a), _cells(b)
     matched = mine.join(theirs, on=MATCH, suffix="_b", maintain_order="left")
     one_database = a.store.path.resolve() == b.store.path.resolve()
@@ -92,7 +96,7 @@ def curves(cells: pl.DataFrame) -> pl.DataFrame:
     largest = pl.col("difference").abs().arg_max()
     return cells.group_by("checkpoint", "image_set", "probe", maintain_order=True).agg(
         conditions=pl.len(),
-        different=(pl.col("p_holm") < 0.05).sum(),
+        different=DIFFERS.sum(),
         changed=pl.col("changed").sum(),
         lost=pl.col("lost").sum(),
         gained=pl.col("gained").sum(),
@@ -109,11 +113,10 @@ def _cells(run: Run) -> pl.DataFrame:
         "detail.parameters::VARCHAR AS parameters, detail.labelled, detail.itself, detail.clean_cell, "
         "model_sha256 AS model, image_set.digest, condition.digest AS condition, cell.engine, cell.precision, "
         "cell.decision_space, cell.seed "
-        "FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
-        "JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell "
+        "FROM study_detail_of(?) AS detail JOIN cell ON cell.id = detail.cell "
         "JOIN checkpoint ON checkpoint.id = checkpoint_id JOIN image_set ON image_set.id = image_set_id "
         "JOIN condition ON condition.id = cell.condition "
-        "WHERE version.label = ? ORDER BY detail.checkpoint, detail.image_set, detail.probe, detail.cutoff, "
+        "ORDER BY detail.checkpoint, detail.image_set, detail.probe, detail.cutoff, "
         "detail.noise_sd, detail.frequency, detail.parameters",
         [run.label],
     )
@@ -125,25 +128,56 @@ def _cells(run: Run) -> pl.DataFrame:
 
 
 def _compare_group(a: Run, b: Run, cells: pl.DataFrame) -> pl.DataFrame:
-    """Cells of one checkpoint and image set."""
-    images_a, images_b, clusters = _common_images(a, b, cells)
+    """The columns of CELLS without the adjusted p, for cells of one checkpoint and image set."""
     reasons = [pl.when(pl.col(name) != pl.col(f"{name}_b")).then(pl.lit(words)) for name, words in REASONS.items()]
-    words = cells.select(
-        *MATCH,
-        differs_in=pl.concat_str(reasons, separator=", ", ignore_nulls=True).replace("", None),
-        note=_why_not(len(clusters)),
-        n=pl.lit(len(clusters), pl.Int64),
-    )
+    words = cells.select(*MATCH, differs_in=pl.concat_str(reasons, separator=", ", ignore_nulls=True).replace("", None))
+    return pl.concat([words, pair_cells(a.store, b.store, cells).rows], how="horizontal")
+
+
+# One pair of cells, image by image
+
+
+@dataclass(frozen=True, slots=True)
+class PairedCells:
+    """Pairs of cells on the images that both have."""
+
+    rows: pl.DataFrame
+    """One row a pair: n, changed, top1_a, top1_b, difference, low, high, lost, gained, p, note; see `pair_cells`."""
+    changed: Mask
+    """(pairs, n): images with another predicted class."""
+    clusters: Whole
+    """(n,): images with the same number are not independent."""
+
+
+def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
+    """What differs between cells of `a` and cells of `b`, whoever asks: `compare`, `gate`, or a report.
+
+    `changed` counts images with another predicted class, `lost` and `gained` those that are right in A only and in B
+    only. difference is top1_b - top1_a with its 95 % interval, p McNemar's. Where accuracies cannot be compared, `note`
+    says why, and all of them but n and changed are null.
+
+    Args:
+        pairs: cells of one checkpoint and image set on either side: the columns cell, clean_cell, image_set_id,
+            labelled and itself of cell_detail, digest of the image set, and the same with the ending _b for `b`. Where
+            the digests differ, also image_set (the name of the set), decision_space and decision_space_b.
+
+    Raises UsageError where two sets give an image different labels.
+    """
+    images_a, images_b, clusters = _common_images(a, b, pairs)
+    rows = pairs.select(note=_why_not(len(clusters)), n=pl.lit(len(clusters), pl.Int64))
     if not len(clusters):
-        return words
-    predicted_a, right_a = _outcomes(a.store, cells, "", images_a)
-    predicted_b, right_b = _outcomes(b.store, cells, "_b", images_b)
-    found = paired(right_a, right_b, clusters)
+        return PairedCells(rows, np.zeros((len(pairs), 0), np.bool_), clusters)
+    predicted_a, right_a = _outcomes(a, pairs, "", images_a)
+    predicted_b, right_b = _outcomes(b, pairs, "_b", images_b)
+    found, changed = paired(right_a, right_b, clusters), predicted_a != predicted_b
     numbers = {"top1_a": right_a.mean(axis=1), "top1_b": right_b.mean(axis=1)}
     numbers |= {name: getattr(found, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
-    return words.with_columns(changed=pl.Series((predicted_a != predicted_b).sum(axis=1))).with_columns(
-        pl.when(pl.col("note").is_null()).then(pl.Series(values)).alias(name) for name, values in numbers.items()
+    known = pl.when(pl.col("note").is_null())
+    rows = rows.with_columns(
+        changed=pl.Series(changed.sum(axis=1), dtype=pl.Int64),
+        **{name: known.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
     )
+    return PairedCells(rows, changed, clusters)
 
 
 def _why_not(n: int) -> pl.Expr:
@@ -160,17 +194,31 @@ def _why_not(n: int) -> pl.Expr:
     )
 
 
-def _common_images(a: Run, b: Run, cells: pl.DataFrame) -> tuple[Whole, Whole, Whole]:
-    """(image_index in A, image_index in B, cluster in A) of the images that both sets have, by path."""
-    query = "SELECT path, image_index, cluster FROM image WHERE image_set = ? ORDER BY image_index"
+def _common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whole, Whole]:
+    """(image_index in A, image_index in B, cluster in A) of the images that both sets have, by path.
+
+    UsageError where two sets give one of them different labels: being right would mean two things.
+    """
+    query = (
+        "SELECT path, image_index, cluster, class AS label FROM image LEFT JOIN (FROM label WHERE scheme IN "
+        "('single', 'shape')) USING (image_set, image_index) WHERE image_set = ? ORDER BY image_index"
+    )
     first = cells.row(0, named=True)
-    mine = a.store.frame(query, [first["image_set_id"]])
+    mine = a.frame(query, [first["image_set_id"]])
     if first["digest"] == first["digest_b"]:
         both = mine.with_columns(image_index_b="image_index")
     else:
-        theirs = b.store.frame(query, [first["image_set_id_b"]])
+        theirs = b.frame(query, [first["image_set_id_b"]])
         unique = [images.filter(pl.col("path").is_unique()) for images in (mine, theirs)]
         both = unique[0].join(unique[1], on="path", suffix="_b", maintain_order="left")
+        # Of two decision spaces, numbers are not the same classes: there `differs_in` says what is compared.
+        unlike = both.filter(pl.col("label") != pl.col("label_b"))
+        if len(unlike) and first["decision_space"] == first["decision_space_b"]:
+            path, label, label_b = unlike.select("path", "label", "label_b").row(0)
+            raise UsageError(
+                f"image set {first['image_set']}: {path} has label {label} in A and {label_b} in B, the first of "
+                f"{len(unlike)} of {len(both)} images in common whose labels differ; pack both with the same labels"
+            )
     index_a, index_b, cluster = (both[name].to_numpy() for name in ("image_index", "image_index_b", "cluster"))
     return index_a.astype(np.int64), index_b.astype(np.int64), cluster.astype(np.int64)
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from ...records import Cell
 from ..database.store import Store
 from ..statistics.arrays import Floats
-from ..statistics.paired import Mask, Whole, paired
+from ..statistics.paired import Mask, Whole
+from .cells import pair_cells
 
 Z = float(ndtri(0.975))
 
@@ -148,12 +148,22 @@ def gate_cells(
     Pairs of which one cell is not complete are left out. `advance` is called once a checkpoint and image set.
     """
     found = store.frame(
-        "SELECT trusted.cell AS reference, trusted.clean_cell AS reference_clean, own.cell AS candidate, "
-        "own.clean_cell AS candidate_clean, own.image_set_id, own.checkpoint_id, own.labelled, own.itself "
-        "FROM (SELECT unnest(?::VARCHAR[]) AS a, unnest(?::VARCHAR[]) AS b) "
+        "SELECT trusted.cell, trusted.clean_cell, trusted.image_set_id, trusted.labelled, trusted.itself, "
+        "own.cell AS cell_b, own.clean_cell AS clean_cell_b, own.image_set_id AS image_set_id_b, "
+        "own.labelled AS labelled_b, digest, digest AS digest_b, own.checkpoint_id, "
+        "wanted.checkpoint, wanted.category, wanted.image_set "
+        "FROM (SELECT unnest(?::VARCHAR[]) AS a, unnest(?::VARCHAR[]) AS b, unnest(?::VARCHAR[]) AS checkpoint, "
+        "unnest(?::VARCHAR[]) AS category, unnest(?::VARCHAR[]) AS image_set) AS wanted "
         "JOIN cell AS cell_a ON cell_a.key = a JOIN cell_detail AS trusted ON trusted.cell = cell_a.id "
-        "JOIN cell AS cell_b ON cell_b.key = b JOIN cell_detail AS own ON own.cell = cell_b.id ORDER BY own.cell",
-        [[cell.key for cell, _ in pairs], [cell.key for _, cell in pairs]],
+        "JOIN cell AS cell_b ON cell_b.key = b JOIN cell_detail AS own ON own.cell = cell_b.id "
+        "JOIN image_set ON image_set.id = own.image_set_id ORDER BY own.cell",
+        [
+            [cell.key for cell, _ in pairs],
+            [cell.key for _, cell in pairs],
+            [cell.model.name for _, cell in pairs],
+            [cell.model.category for _, cell in pairs],
+            [cell.image_set.name for _, cell in pairs],
+        ],
     )
     for _, group in found.group_by("checkpoint_id", "image_set_id", maintain_order=True):
         rows = _compare(store, group, limits)
@@ -163,38 +173,36 @@ def gate_cells(
         "FROM gate WHERE (reference_cell, candidate_cell) IN "
         "(SELECT (unnest(?::INTEGER[]), unnest(?::INTEGER[]))) "
         "ORDER BY checkpoint, image_set, probe, cutoff, noise_sd, frequency, parameters",
-        [found["reference"].to_list(), found["candidate"].to_list()],
+        [found["cell"].to_list(), found["cell_b"].to_list()],
     )
 
 
 def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     """Rows of precision_gate for pairs of one checkpoint and image set."""
-    clusters = store.frame(
-        "SELECT cluster FROM image WHERE image_set = ? ORDER BY image_index", [pairs["image_set_id"][0]]
-    )["cluster"].to_numpy()
-    reference, right_a = _outcomes(store, pairs, "reference")
-    candidate, right_b = _outcomes(store, pairs, "candidate")
-    flipped, n = reference != candidate, len(clusters)
-    flips_low, flips_high, effective = flip_interval(flipped, clusters)
-    found = paired(right_a, right_b, clusters)
-    numbers = {"reference_top1": right_a.mean(axis=1), "candidate_top1": right_b.mean(axis=1)}
-    numbers |= {name: getattr(found, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
-    against_clean = ~pl.col("itself") & pl.all_horizontal(pl.col("reference_clean", "candidate_clean").is_not_null())
-    rows = pairs.with_columns(
-        n=pl.lit(n, pl.Int64),
-        flips=pl.Series(flipped.mean(axis=1)),
-        flips_low=pl.Series(flips_low),
-        flips_high=pl.Series(flips_high),
-        **{
-            name: pl.when(pl.col("labelled") | against_clean).then(pl.Series(values, nan_to_null=True))
-            for name, values in numbers.items()
-        },
-    ).with_columns(verdict=verdict(limits), max_flips=pl.lit(limits.flips), max_difference=pl.lit(limits.accuracy))
-    difference, discordant = rows["difference"].fill_null(np.nan).to_numpy(), (found.lost + found.gained) / n
-    needed = images_needed(flipped.mean(axis=1), difference, discordant, limits.flips, limits.accuracy) * n / effective
-    return rows.with_columns(
-        needed=pl.when(pl.col("verdict") == "undecided").then(_two_digits(np.maximum(needed, n + 1)))
-    ).drop("reference_clean", "candidate_clean", "image_set_id", "checkpoint_id", "labelled", "itself")
+    found = pair_cells(store, store, pairs)
+    flips, n = found.changed.mean(axis=1), len(found.clusters)
+    flips_low, flips_high, effective = flip_interval(found.changed, found.clusters)
+    rows = pl.concat([pairs, found.rows], how="horizontal").with_columns(
+        flips=pl.Series(flips), flips_low=pl.Series(flips_low), flips_high=pl.Series(flips_high)
+    )
+    difference, discordant = rows.select("difference", (pl.col("lost") + pl.col("gained")) / n).fill_null(np.nan)
+    needed = images_needed(flips, difference.to_numpy(), discordant.to_numpy(), limits.flips, limits.accuracy)
+    many = _two_digits(np.maximum(needed * n / effective, n + 1))
+    names = ("difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high", "verdict")
+    return rows.with_columns(verdict=verdict(limits)).select(
+        "checkpoint",
+        "category",
+        "image_set",
+        "n",
+        *names,
+        reference="cell",
+        candidate="cell_b",
+        reference_top1="top1_a",
+        candidate_top1="top1_b",
+        needed=pl.when(pl.col("verdict") == "undecided").then(many),
+        max_flips=pl.lit(limits.flips),
+        max_difference=pl.lit(limits.accuracy),
+    )
 
 
 def _two_digits(values: Floats) -> pl.Series:
@@ -202,20 +210,3 @@ def _two_digits(values: Floats) -> pl.Series:
     finite = np.where(np.isfinite(values), values, np.nan)
     step = 10 ** (np.floor(np.log10(finite)) - 1).clip(0)
     return pl.Series(np.ceil(finite / step) * step, nan_to_null=True).cast(pl.Int64)
-
-
-def _outcomes(store: Store, pairs: pl.DataFrame, side: str) -> tuple[NDArray[np.uint16], Mask]:
-    """(predicted, right), each (cells, n): against the label, or else the clean prediction if there is one."""
-    own, clean = pairs[side], pairs[f"{side}_clean"]
-    ids = pl.concat([own, clean]).drop_nulls().unique().sort()
-    stored = store.frame(
-        "SELECT predicted, label_rank FROM prediction WHERE cell IN (SELECT unnest(?::INTEGER[])) "
-        "ORDER BY cell, image_index",
-        [ids.to_list()],
-    )
-    predicted = stored["predicted"].to_numpy().reshape(len(ids), -1)
-    place = ids.search_sorted(own).to_numpy()
-    if pairs["labelled"][0]:
-        return predicted[place], (stored["label_rank"].to_numpy().reshape(len(ids), -1) == 0)[place]
-    against = ids.search_sorted(clean.fill_null(ids[0])).to_numpy()
-    return predicted[place], predicted[place] == predicted[against]

@@ -49,8 +49,6 @@ class Comparison:
 
 def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Comparison:
     """Compare two runs in every respect. `advance` is called with the number of cells done."""
-    if (a.store.path.resolve(), a.label) == (b.store.path.resolve(), b.label):
-        raise UsageError(f"{a.label} would be compared with itself; name two versions, studies or databases")
     found = compare_cells(a, b, advance)
     why_not = None
     try:

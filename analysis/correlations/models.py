@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...errors import StoreError, UnknownName, UsageError
+from ...errors import StoreError, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
 from ..statistics.arrays import Floats
@@ -134,35 +134,13 @@ NO_BIAS = "_raw|_threshold_|^shape_bias_|^cue_accuracy"
 what belongs to a shape bias. Each would be one test more to correct for."""
 
 
-def study_label(store: Store, study: str | None) -> str:
-    """The label, name@version, of a study: a name, a label, or None for the only one there is.
-
-    UnknownName where there is none of the name, UsageError where there is none at all, or several to choose from.
-    """
-    versions = store.frame("SELECT study, label, newest FROM study_version ORDER BY study_id")
-    newest: dict[str, str] = dict(versions.filter("newest").select("study", "label").rows())
-    if not newest:
-        raise UsageError(f"{store.path} holds no study; `bandlens run STUDY.toml --db {store.path}` adds one")
-    if study is None:
-        if len(newest) > 1:
-            raise UsageError(f"{store.path} holds the studies {', '.join(newest)}; name one of them with --study")
-        return next(iter(newest.values()))
-    if study not in newest and study not in versions["label"]:
-        raise UnknownName("study", study, [*newest, *versions["label"]])
-    return newest.get(study, study)
-
-
 def study_table(store: Store, label: str) -> StudyTable:
     """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
     Both are in percent. Raises UsageError where there are too few models, no metrics, or no accuracies.
     """
     where = f"{store.path}, {label}"
-    models = store.frame(
-        "SELECT DISTINCT checkpoint, category FROM study_version JOIN study_cell ON study_cell.study = study_id "
-        "JOIN cell_detail USING (cell) WHERE label = ? ORDER BY ALL",
-        [label],
-    )
+    models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
     if len(models) < FEWEST:
         count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
         raise UsageError(f"{where}: {count}, and a correlation needs {FEWEST}; run a study of more checkpoints")
@@ -184,7 +162,7 @@ def study_table(store: Store, label: str) -> StudyTable:
         metric=pl.when(several).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
-    return StudyTable(_wide(models, pl.concat([metric, accuracy]), where), biases, groups, _given(store, groups))
+    return StudyTable(_wide(models, pl.concat([metric, accuracy]), where), biases, groups, _given(store, label, groups))
 
 
 def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:
@@ -222,8 +200,13 @@ def _wide(models: pl.DataFrame, long: pl.DataFrame, where: str) -> pl.DataFrame:
     return wide
 
 
-def _given(store: Store, groups: list[str]) -> str | None:
-    """What stands for accuracy as such: ID, or else the largest image set of the benchmark imagenet."""
-    sets = store.frame("SELECT name FROM image_set WHERE benchmark = ? ORDER BY count DESC, id", [ID_BENCHMARK])
+def _given(store: Store, label: str, groups: list[str]) -> str | None:
+    """What stands for accuracy as such: ID, or else the study's largest image set of the benchmark imagenet."""
+    sets = store.frame(
+        "SELECT shown.name FROM version_of(?) JOIN study_image_set AS shown ON shown.study = study_id "
+        "JOIN image_set ON image_set.id = shown.image_set WHERE shown.benchmark = ? "
+        "ORDER BY image_set.count DESC, image_set.id",
+        [label, ID_BENCHMARK],
+    )
     names = ["ID", *(f"top1 {name}" for name in sets["name"])]
     return next((name for name in names if name in groups), None)

@@ -17,13 +17,19 @@ class Check:
     problems: list[str]
 
 
-CELLS = """
-WITH described AS (
-    SELECT cell.id, cell.complete, image_set.count AS images, image_set.labelled,
-           format('{}, {}, {} {}', checkpoint.name, image_set.name, condition.probe, condition.parameters) AS name
-    FROM cell JOIN checkpoint ON checkpoint.id = cell.checkpoint JOIN image_set ON image_set.id = cell.image_set
-    JOIN condition ON condition.id = cell.condition
-), ordered AS (
+NAMED = """
+SELECT cell.id, cell.complete, image_set.id AS image_set, image_set.count AS images, image_set.labelled,
+       format('{}, {}, {} {}', coalesce(named.name, checkpoint.name), coalesce(shown.name, image_set.name),
+              condition.probe, condition.parameters) AS name
+FROM cell JOIN checkpoint ON checkpoint.id = cell.checkpoint JOIN image_set ON image_set.id = cell.image_set
+JOIN condition ON condition.id = cell.condition
+LEFT JOIN (SELECT cell, max(study) AS study FROM study_cell GROUP BY cell) AS latest ON latest.cell = cell.id
+LEFT JOIN study_checkpoint AS named ON named.study = latest.study AND named.checkpoint = cell.checkpoint
+LEFT JOIN study_image_set AS shown ON shown.study = latest.study AND shown.image_set = cell.image_set
+"""
+"""Cells as the last study that has them calls them; those of no study, such as a gate's, by the names in the tables."""
+CELLS = f"""
+WITH described AS ({NAMED}), ordered AS (
     SELECT cell, first, count, right1, right5,
            coalesce(sum(count) OVER before, 0) AS reached
     FROM part
@@ -52,7 +58,7 @@ SELECT described.name,
 FROM described LEFT JOIN parts ON parts.cell = described.id LEFT JOIN stored ON stored.cell = described.id
 LEFT JOIN wanted ON wanted.n = parts.n
 ORDER BY described.id
-"""
+"""  # noqa: S608 - made of constants
 RULES = {
     "whole": "is called complete and is not, or the other way round",
     "in_a_row": "has parts that overlap or leave a gap",
@@ -60,16 +66,13 @@ RULES = {
     "in_range": "has ranks without labels, labels without ranks, or confidences that are no probabilities",
     "sums": "has sums of right answers that are not those of its predictions",
 }
-LABELS = """
-SELECT format('{}, {}, {} {}', checkpoint.name, image_set.name, condition.probe, condition.parameters) AS name,
-       count(*) FILTER ((label_rank = 0) <> (predicted = class)) AS wrong
-FROM prediction JOIN cell ON cell.id = prediction.cell
-JOIN label ON label.image_set = cell.image_set AND label.image_index = prediction.image_index
+LABELS = f"""
+SELECT described.name, count(*) FILTER ((label_rank = 0) <> (predicted = class)) AS wrong
+FROM prediction JOIN ({NAMED}) AS described ON described.id = prediction.cell
+JOIN label ON label.image_set = described.image_set AND label.image_index = prediction.image_index
     AND label.scheme IN ('single', 'shape')
-JOIN checkpoint ON checkpoint.id = cell.checkpoint JOIN image_set ON image_set.id = cell.image_set
-JOIN condition ON condition.id = cell.condition
 GROUP BY ALL ORDER BY name
-"""
+"""  # noqa: S608 - made of constants
 IMAGES = """
 SELECT name, image_set.count = (SELECT count(*) FROM image WHERE image.image_set = image_set.id) AS same
 FROM image_set ORDER BY name

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from ...errors import StoreError
+from ...errors import BandlensError, StoreError, UsageError
 
 NO_ROOM = {
     "No space left": "the disk is full",
@@ -23,7 +23,7 @@ NO_ROOM = {
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """DuckDB's errors as StoreError, and its word for Ctrl-C as Python's."""
+    """DuckDB's errors as ours, see `explanation`, and its word for Ctrl-C as Python's."""
     try:
         yield
     except duckdb.Error as error:
@@ -34,12 +34,15 @@ def explained(path: Path) -> Iterator[None]:
         raise
 
 
-def explanation(path: Path, message: str) -> StoreError:
+def explanation(path: Path, message: str) -> BandlensError:
+    """What DuckDB's message means, as an error of one line that says what to do."""
     line = " ".join(message.split())
     if "lock on file" in line:
         holder = re.search(r"PID (\d+)", line)
         who = f"process {holder[1]}" if holder else "another process"
         return StoreError(f"{path} is in use by {who}; wait for it to end, or name another file with --db")
+    if unknown := re.search(r"unknown study '.*", line):  # what version_of says
+        return UsageError(unknown[0])
     if full := next((ours for theirs, ours in NO_ROOM.items() if theirs in line), None):
         free = shutil.disk_usage(path.parent).free / 1e6
         return StoreError(f"{path}: {full} ({free:.0f} MB free); what was committed stays: make room and run again")

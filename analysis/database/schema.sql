@@ -21,8 +21,8 @@ CREATE TABLE checkpoint (
 );
 COMMENT ON TABLE checkpoint IS 'One set of weights as it was exported; weights or export changed make a new row';
 COMMENT ON COLUMN checkpoint.id IS 'Number in this database';
-COMMENT ON COLUMN checkpoint.name IS 'Name of the exported model, the last one where it had several';
-COMMENT ON COLUMN checkpoint.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN checkpoint.name IS 'Name of the exported model when it was first recorded; each study has its own: study_checkpoint';
+COMMENT ON COLUMN checkpoint.category IS 'Training category when it was first recorded';
 COMMENT ON COLUMN checkpoint.architecture IS 'Name of the network, or the factory that makes it';
 COMMENT ON COLUMN checkpoint.weights_sha256 IS 'Of the weights file; of several files, over their digests';
 COMMENT ON COLUMN checkpoint.source IS 'Where the weights came from';
@@ -45,10 +45,10 @@ CREATE TABLE image_set (
 );
 COMMENT ON TABLE image_set IS 'Images decoded once to fixed-shape uint8';
 COMMENT ON COLUMN image_set.id IS 'Number in this database';
-COMMENT ON COLUMN image_set.name IS 'Name of the set, the last one where it had several';
-COMMENT ON COLUMN image_set.benchmark IS 'What the images are, such as imagenet';
-COMMENT ON COLUMN image_set.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
-COMMENT ON COLUMN image_set.severity IS 'Of the corruption, 1 to 5';
+COMMENT ON COLUMN image_set.name IS 'Name of the set when it was first recorded; each study has its own: study_image_set';
+COMMENT ON COLUMN image_set.benchmark IS 'What the images were, such as imagenet, when they were first recorded';
+COMMENT ON COLUMN image_set.corruption IS 'Kind of corruption, likewise; NULL where there is none';
+COMMENT ON COLUMN image_set.severity IS 'Of the corruption, likewise';
 COMMENT ON COLUMN image_set.digest IS 'sha256 over pixels, labels, clusters and preprocessing';
 COMMENT ON COLUMN image_set.count IS 'Number of images';
 COMMENT ON COLUMN image_set.clusters IS 'Number of independent sources; less than count where several images show one photograph';
@@ -134,12 +134,12 @@ CREATE TABLE study (
     bandlens VARCHAR NOT NULL,
     UNIQUE (name, version)
 );
-COMMENT ON TABLE study IS 'Each version of a study that was run: the same name with other cells is a new version';
+COMMENT ON TABLE study IS 'Each version of a study that was run: the same name with other cells, or other names for them, is a new version';
 COMMENT ON COLUMN study.id IS 'Number in this database';
 COMMENT ON COLUMN study.name IS 'As in the study file';
 COMMENT ON COLUMN study.version IS 'Counts from 1; name@version asks for it, the name alone for the newest';
 COMMENT ON COLUMN study.toml IS 'The study file as it was last run';
-COMMENT ON COLUMN study.digest IS 'sha256 over the keys of its cells';
+COMMENT ON COLUMN study.digest IS 'sha256 over the keys of its cells, and the names of their checkpoints and image sets';
 COMMENT ON COLUMN study.first_run IS 'When this version was first run';
 COMMENT ON COLUMN study.last_run IS 'When this version was last run';
 COMMENT ON COLUMN study.host IS 'Machine of the first run';
@@ -177,6 +177,38 @@ CREATE TABLE study_cell (study INTEGER NOT NULL, cell INTEGER NOT NULL);
 COMMENT ON TABLE study_cell IS 'The cells that a study consists of, reused ones too';
 COMMENT ON COLUMN study_cell.study IS 'study.id';
 COMMENT ON COLUMN study_cell.cell IS 'cell.id';
+
+CREATE TABLE study_checkpoint (
+    study INTEGER NOT NULL,
+    checkpoint INTEGER NOT NULL,
+    name VARCHAR NOT NULL,
+    category VARCHAR NOT NULL,
+    PRIMARY KEY (study, checkpoint),
+    UNIQUE (study, name)
+);
+COMMENT ON TABLE study_checkpoint IS 'What a version of a study calls its checkpoints: another study may call the same weights otherwise';
+COMMENT ON COLUMN study_checkpoint.study IS 'study.id';
+COMMENT ON COLUMN study_checkpoint.checkpoint IS 'checkpoint.id';
+COMMENT ON COLUMN study_checkpoint.name IS 'Name of the model';
+COMMENT ON COLUMN study_checkpoint.category IS 'Training category of the study, or own';
+
+CREATE TABLE study_image_set (
+    study INTEGER NOT NULL,
+    image_set INTEGER NOT NULL,
+    name VARCHAR NOT NULL,
+    benchmark VARCHAR NOT NULL,
+    corruption VARCHAR,
+    severity INTEGER,
+    PRIMARY KEY (study, image_set),
+    UNIQUE (study, name)
+);
+COMMENT ON TABLE study_image_set IS 'What a version of a study calls its image sets: another study may call the same images otherwise';
+COMMENT ON COLUMN study_image_set.study IS 'study.id';
+COMMENT ON COLUMN study_image_set.image_set IS 'image_set.id';
+COMMENT ON COLUMN study_image_set.name IS 'Name of the image set';
+COMMENT ON COLUMN study_image_set.benchmark IS 'What the images are, such as imagenet';
+COMMENT ON COLUMN study_image_set.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
+COMMENT ON COLUMN study_image_set.severity IS 'Of the corruption, 1 to 5';
 
 CREATE TABLE part (
     cell INTEGER NOT NULL,
@@ -235,6 +267,9 @@ COMMENT ON COLUMN metric_value.note IS 'Why there is no value, or why it should 
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,
     candidate INTEGER NOT NULL,
+    checkpoint VARCHAR NOT NULL,
+    category VARCHAR NOT NULL,
+    image_set VARCHAR NOT NULL,
     n INTEGER NOT NULL,
     reference_top1 DOUBLE,
     candidate_top1 DOUBLE,
@@ -256,6 +291,9 @@ CREATE TABLE precision_gate (
 COMMENT ON TABLE precision_gate IS 'What `bandlens gate` found last for two cells that differ in precision or engine only';
 COMMENT ON COLUMN precision_gate.reference IS 'cell.id of the precision that is trusted';
 COMMENT ON COLUMN precision_gate.candidate IS 'cell.id of the precision in question';
+COMMENT ON COLUMN precision_gate.checkpoint IS 'Name of the model in the study file that was gated';
+COMMENT ON COLUMN precision_gate.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN precision_gate.image_set IS 'Name of the image set in the study file that was gated';
 COMMENT ON COLUMN precision_gate.n IS 'Number of images';
 COMMENT ON COLUMN precision_gate.reference_top1 IS 'Share that the reference has right, without labels: that agrees with its own clean prediction; NULL where it would be its own';
 COMMENT ON COLUMN precision_gate.candidate_top1 IS 'The same of the candidate';
@@ -293,9 +331,36 @@ COMMENT ON COLUMN study_version.study IS 'Name of the study';
 COMMENT ON COLUMN study_version.label IS 'name@version';
 COMMENT ON COLUMN study_version.newest IS 'Whether no later version has the name';
 
+CREATE MACRO unknown_study(which) AS (
+    WITH known AS (
+        SELECT name, jaro_winkler_similarity(name, which::VARCHAR) AS likeness
+        FROM (SELECT study AS name FROM study_version UNION SELECT label FROM study_version)
+    )
+    SELECT concat('unknown study ''', which, '''', coalesce(
+        '; did you mean ' || (SELECT string_agg(name, ' or ' ORDER BY likeness DESC, name) FROM (
+            FROM known WHERE likeness >= 0.75 ORDER BY likeness DESC, name LIMIT 3)) || '?',
+        '; known: ' || (SELECT string_agg(name, ', ' ORDER BY name) FROM (FROM known ORDER BY name LIMIT 12)),
+        '; the database holds none'))
+);
+COMMENT ON MACRO unknown_study IS 'What an error says of a study that is not there, with up to three names that are near, or else those that there are';
+
+CREATE MACRO no_study(which) AS TABLE
+SELECT NULL::VARCHAR AS study FROM (SELECT count(*) FILTER (label = which OR study = which) AS found FROM study_version)
+-- CASE keeps the error from being evaluated before its turn.
+WHERE CASE WHEN which IS DISTINCT FROM '*' AND found = 0 THEN error(unknown_study(which))::BOOLEAN ELSE false END;
+COMMENT ON MACRO TABLE no_study IS 'No row, or an error where a word fits no study. What takes a word adds it to its rows, since a join may end before it has looked for the study';
+
+CREATE MACRO asks_for(which, study, label, newest) AS label = which OR (newest AND (which = '*' OR study = which));
+COMMENT ON MACRO asks_for IS 'Whether a word asks for a version: name (the newest version) or name@version; * stands for the newest of all';
+
+CREATE MACRO version_of(which) AS TABLE
+SELECT study_id, study, label FROM study_version WHERE asks_for(which, study, label, newest)
+UNION ALL BY NAME
+FROM no_study(which);
+COMMENT ON MACRO TABLE version_of IS 'The versions that a word asks for: name (its newest version) or name@version; * stands for the newest of all. A word that fits none is an error';
+
 CREATE VIEW cell_detail AS
-SELECT cell.id AS cell, checkpoint.id AS checkpoint_id, checkpoint.name AS checkpoint, checkpoint.category,
-       image_set.id AS image_set_id, image_set.name AS image_set, image_set.labelled,
+SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_set_id, image_set.labelled,
        image_set.clusters < image_set.count AS clustered,
        condition.probe = 'clean' AND NOT image_set.labelled AS itself,
        condition.probe, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
@@ -304,11 +369,10 @@ SELECT cell.id AS cell, checkpoint.id AS checkpoint_id, checkpoint.name AS check
            PARTITION BY cell.checkpoint, cell.image_set, cell.engine, cell.precision, cell.onnx_sha256, cell.decision_space
        ) AS clean_cell
 FROM cell
-JOIN checkpoint ON checkpoint.id = cell.checkpoint
 JOIN image_set ON image_set.id = cell.image_set
 JOIN condition ON condition.id = cell.condition
 WHERE cell.complete;
-COMMENT ON VIEW cell_detail IS 'Complete cells in words, each with the clean cell that it is compared with';
+COMMENT ON VIEW cell_detail IS 'Complete cells, each with the clean cell that it is compared with; study_detail has the names that a study gave them';
 COMMENT ON COLUMN cell_detail.cell IS 'cell.id';
 COMMENT ON COLUMN cell_detail.checkpoint_id IS 'checkpoint.id';
 COMMENT ON COLUMN cell_detail.image_set_id IS 'image_set.id';
@@ -316,9 +380,6 @@ COMMENT ON COLUMN cell_detail.labelled IS 'Whether the images have labels';
 COMMENT ON COLUMN cell_detail.clustered IS 'Whether several images show one photograph';
 COMMENT ON COLUMN cell_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
 COMMENT ON COLUMN cell_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; NULL where that is not complete';
-COMMENT ON COLUMN cell_detail.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN cell_detail.category IS 'Training category of the study, or own';
-COMMENT ON COLUMN cell_detail.image_set IS 'Name of the image set';
 COMMENT ON COLUMN cell_detail.probe IS 'Name of the probe';
 COMMENT ON COLUMN cell_detail.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN cell_detail.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
@@ -328,6 +389,51 @@ COMMENT ON COLUMN cell_detail.engine IS 'Inference library';
 COMMENT ON COLUMN cell_detail.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN cell_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
 COMMENT ON COLUMN cell_detail.seed IS 'Of the noise; 0 where there is none';
+
+CREATE MACRO named_cell(which) AS TABLE
+SELECT version.study_id, version.study, version.label AS version, named.name AS checkpoint, named.category,
+       shown.name AS image_set, shown.benchmark, shown.corruption, shown.severity, detail.*
+FROM study_version AS version
+JOIN study_cell ON study_cell.study = version.study_id
+JOIN cell_detail AS detail ON detail.cell = study_cell.cell
+JOIN study_checkpoint AS named ON named.study = version.study_id AND named.checkpoint = detail.checkpoint_id
+JOIN study_image_set AS shown ON shown.study = version.study_id AND shown.image_set = detail.image_set_id
+WHERE asks_for(which, version.study, version.label, version.newest);
+COMMENT ON MACRO TABLE named_cell IS 'What study_detail_of gives, and no rows for a word that fits no study: for macros that refuse it themselves';
+
+CREATE MACRO study_detail_of(which) AS TABLE
+FROM named_cell(which)
+UNION ALL BY NAME
+FROM no_study(which);
+COMMENT ON MACRO TABLE study_detail_of IS 'The view study_detail of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW study_detail AS FROM study_detail_of('*');
+COMMENT ON VIEW study_detail IS 'The complete cells of the newest version of each study, under the names that it gave them';
+COMMENT ON COLUMN study_detail.study_id IS 'study.id';
+COMMENT ON COLUMN study_detail.study IS 'Name of the study';
+COMMENT ON COLUMN study_detail.version IS 'name@version: what asks for this version';
+COMMENT ON COLUMN study_detail.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN study_detail.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN study_detail.image_set IS 'Name of the image set';
+COMMENT ON COLUMN study_detail.benchmark IS 'What the images are, such as imagenet-c';
+COMMENT ON COLUMN study_detail.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
+COMMENT ON COLUMN study_detail.severity IS 'Of the corruption, 1 to 5';
+COMMENT ON COLUMN study_detail.cell IS 'cell.id';
+COMMENT ON COLUMN study_detail.checkpoint_id IS 'checkpoint.id';
+COMMENT ON COLUMN study_detail.image_set_id IS 'image_set.id';
+COMMENT ON COLUMN study_detail.labelled IS 'Whether the images have labels';
+COMMENT ON COLUMN study_detail.clustered IS 'Whether several images show one photograph';
+COMMENT ON COLUMN study_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
+COMMENT ON COLUMN study_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; NULL where that is not complete';
+COMMENT ON COLUMN study_detail.probe IS 'Name of the probe';
+COMMENT ON COLUMN study_detail.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN study_detail.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN study_detail.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN study_detail.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN study_detail.engine IS 'Inference library';
+COMMENT ON COLUMN study_detail.precision IS 'Of the model''s arithmetic';
+COMMENT ON COLUMN study_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
+COMMENT ON COLUMN study_detail.seed IS 'Of the noise; 0 where there is none';
 
 CREATE VIEW cell_outcome AS
 SELECT prediction.cell, prediction.image_index, image.cluster, detail.labelled,
@@ -406,15 +512,14 @@ COMMENT ON COLUMN cell_accuracy.low IS 'Lower end of the 95 % interval of top1; 
 COMMENT ON COLUMN cell_accuracy.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
 
 CREATE MACRO accuracy_of(which) AS TABLE
-SELECT version.study, version.label AS version, detail.checkpoint, detail.category, detail.image_set,
+SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
        CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
        result.n, result.top1, result.top5, result.low, result.high, detail.engine, detail.precision, detail.seed
-FROM study_version AS version
-JOIN study_cell ON study_cell.study = version.study_id
-JOIN cell_detail AS detail ON detail.cell = study_cell.cell
+FROM named_cell(which) AS detail
 JOIN cell_accuracy AS result ON result.cell = detail.cell
-WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+UNION ALL BY NAME
+FROM no_study(which);
 COMMENT ON MACRO TABLE accuracy_of IS 'The view accuracy of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW accuracy AS FROM accuracy_of('*');
@@ -488,16 +593,14 @@ COMMENT ON COLUMN cell_label_accuracy.low IS 'Lower end of the 95 % interval of 
 COMMENT ON COLUMN cell_label_accuracy.high IS 'Upper end of the 95 % interval of top1';
 
 CREATE MACRO label_accuracy_of(which) AS TABLE
-SELECT version.study, version.label AS version, detail.checkpoint, detail.category, detail.image_set,
-       image_set.benchmark, image_set.corruption, image_set.severity, result.scheme,
+SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
+       detail.benchmark, detail.corruption, detail.severity, result.scheme,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
        result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
-FROM study_version AS version
-JOIN study_cell ON study_cell.study = version.study_id
-JOIN cell_detail AS detail ON detail.cell = study_cell.cell
-JOIN image_set ON image_set.id = detail.image_set_id
+FROM named_cell(which) AS detail
 JOIN cell_label_accuracy AS result ON result.cell = detail.cell
-WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+UNION ALL BY NAME
+FROM no_study(which);
 COMMENT ON MACRO TABLE label_accuracy_of IS 'The view label_accuracy of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW label_accuracy AS FROM label_accuracy_of('*');
@@ -558,19 +661,18 @@ COMMENT ON COLUMN curve.clean_top1 IS 'top1 of the same checkpoint and images, u
 COMMENT ON COLUMN curve.ratio IS 'top1 / clean_top1';
 
 CREATE MACRO flip_of(which) AS TABLE
-SELECT version.study, version.label AS version, detail.checkpoint, detail.category, detail.image_set,
+SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
        prediction.image_index, image.path, clean.predicted AS clean_predicted, prediction.predicted,
        clean.label_rank AS clean_label_rank, prediction.label_rank,
        clean.confidence AS clean_confidence, prediction.confidence
-FROM study_version AS version
-JOIN study_cell ON study_cell.study = version.study_id
-JOIN cell_detail AS detail ON detail.cell = study_cell.cell
+FROM named_cell(which) AS detail
 JOIN prediction ON prediction.cell = detail.cell
 JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index
 JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
 WHERE clean.predicted <> prediction.predicted
-  AND (version.label = which OR (version.newest AND (which = '*' OR version.study = which)));
+UNION ALL BY NAME
+FROM no_study(which);
 COMMENT ON MACRO TABLE flip_of IS 'The view flip of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW flip AS FROM flip_of('*');
@@ -595,14 +697,16 @@ COMMENT ON COLUMN flip.clean_confidence IS 'Softmax probability of clean_predict
 COMMENT ON COLUMN flip.confidence IS 'Softmax probability of predicted';
 
 CREATE MACRO metric_of(which) AS TABLE
-SELECT version.study, version.label AS version, checkpoint.name AS checkpoint, checkpoint.category,
-       image_set.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
+SELECT version.study, version.label AS version, named.name AS checkpoint, named.category,
+       shown.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
        metric_value.note
 FROM metric_value
 JOIN study_version AS version ON version.study_id = metric_value.study
-JOIN checkpoint ON checkpoint.id = metric_value.checkpoint
-LEFT JOIN image_set ON image_set.id = metric_value.image_set
-WHERE version.label = which OR (version.newest AND (which = '*' OR version.study = which));
+JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
+LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set
+WHERE asks_for(which, version.study, version.label, version.newest)
+UNION ALL BY NAME
+FROM no_study(which);
 COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW metric AS FROM metric_of('*');
@@ -619,7 +723,7 @@ COMMENT ON COLUMN metric.high IS 'Upper end of the 95 % interval';
 COMMENT ON COLUMN metric.note IS 'Why there is no value, or why it should not be trusted';
 
 CREATE VIEW gate AS
-SELECT detail.checkpoint, detail.category, detail.image_set, detail.probe, detail.cutoff, detail.frequency,
+SELECT found.checkpoint, found.category, found.image_set, detail.probe, detail.cutoff, detail.frequency,
        detail.noise_sd, detail.parameters,
        trusted.engine || ':' || trusted.precision AS reference, detail.engine || ':' || detail.precision AS candidate,
        found.n, found.reference_top1, found.candidate_top1, found.difference, found.low, found.high, found.lost,

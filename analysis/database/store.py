@@ -142,9 +142,10 @@ class Store:
     def stale(self, study: str, cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
         """(checkpoint, image set, probe) of each cell of the study's newest version that is not among `cells`."""
         found = self.frame(
-            "SELECT cell.key, checkpoint.name, image_set.name, condition.probe FROM study_version "
+            "SELECT cell.key, named.name, shown.name, condition.probe FROM study_version "
             "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
-            "JOIN checkpoint ON checkpoint.id = cell.checkpoint JOIN image_set ON image_set.id = cell.image_set "
+            "JOIN study_checkpoint AS named ON named.study = study_id AND named.checkpoint = cell.checkpoint "
+            "JOIN study_image_set AS shown ON shown.study = study_id AND shown.image_set = cell.image_set "
             "JOIN condition ON condition.id = cell.condition WHERE newest AND study_version.study = ? ORDER BY ALL",
             [study],
         )
@@ -172,9 +173,12 @@ class Store:
     ) -> str:
         """Record a study and its cells, known and new; gives its label, name@version.
 
-        Of `names` those are kept whose decision space the cells have.
+        A version keeps the names of its checkpoints and image sets, whatever other studies call them: the same cells
+        under other names are a new version. Of `names` those are kept whose decision space the cells have. UsageError
+        where two checkpoints, or two image sets, have one name, or one of them has two.
         """
-        digest = digest_of(sorted(cell.key for cell in cells))
+        check_names(cells)
+        digest = digest_of(sorted(digest_of(cell.key, _names_of(cell)) for cell in cells))
         with self.transaction():
             self._add(cells, image_sets, names)
             newest = self.frame(
@@ -192,6 +196,7 @@ class Store:
                 "INSERT INTO study_cell SELECT currval('id'), cell.id FROM loaded JOIN cell USING (key)",
                 pa.table({"key": [cell.key for cell in cells]}),
             )
+            self._keep_names(cells)
             return f"{name}@{version}"
 
     def add_cells(self, cells: Sequence[Cell], image_sets: Sequence[Images], names: ClassNames = NO_NAMES) -> None:
@@ -207,14 +212,29 @@ class Store:
             rows = [{"decision_space": space, "class": one, "name": name} for one, name in names[space].items()]
             self._load("INSERT OR REPLACE INTO class_name FROM loaded", pa.Table.from_pylist(rows))
 
+    def _keep_names(self, cells: Sequence[Cell]) -> None:
+        """Keep what the study that was just added calls its checkpoints and image sets."""
+        models = {cell.model.sha256: cell.model for cell in cells}.values()
+        self._load(
+            "INSERT INTO study_checkpoint SELECT currval('id'), checkpoint.id, loaded.name, loaded.category "
+            "FROM loaded JOIN checkpoint USING (model_sha256)",
+            pa.Table.from_pylist([{"name": m.name, "category": m.category, "model_sha256": m.sha256} for m in models]),
+        )
+        image_sets = {cell.image_set.digest: cell.image_set for cell in cells}.values()
+        columns = {
+            **{name: [getattr(one, name) for one in image_sets] for name in ("digest", "name", "benchmark")},
+            "corruption": pa.array([one.corruption for one in image_sets], pa.string()),
+            "severity": pa.array([one.severity for one in image_sets], pa.int32()),
+        }
+        self._load(
+            "INSERT INTO study_image_set SELECT currval('id'), image_set.id, loaded.name, loaded.benchmark, "
+            "loaded.corruption, loaded.severity FROM loaded JOIN image_set USING (digest)",
+            pa.table(columns),
+        )
+
     def _add_images(self, images: Images) -> None:
         info = images.info
         if len(self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])):
-            # The same images under another name: they go by the one that they were asked for last.
-            self.execute(
-                "UPDATE image_set SET name = ?, benchmark = ?, corruption = ?, severity = ? WHERE digest = ?",
-                [info.name, info.benchmark, info.corruption, info.severity, info.digest],
-            )
             return
         self.execute(
             "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, clusters, preprocessing, "
@@ -261,11 +281,6 @@ class Store:
                 }
                 for m in models
             ],
-        )
-        self._load(
-            "UPDATE checkpoint SET name = loaded.name, category = loaded.category FROM loaded "
-            "WHERE checkpoint.model_sha256 = loaded.model_sha256",
-            pa.Table.from_pylist([{"name": m.name, "category": m.category, "model_sha256": m.sha256} for m in models]),
         )
         self._insert_new(
             "condition",
@@ -448,6 +463,30 @@ def readable(rows: pl.DataFrame) -> pl.DataFrame:
     """A sum of whole numbers is a decimal to DuckDB, which JSON would hold as a string: make it a whole number."""
     whole = [name for name, kind in rows.schema.items() if isinstance(kind, pl.Decimal) and kind.scale == 0]
     return rows.with_columns(pl.col(whole).cast(pl.Int128))
+
+
+def check_names(cells: Iterable[Cell]) -> None:
+    """UsageError where two checkpoints or image sets of a study share a name, or one of them has two names."""
+    models: set[tuple[str, str]] = set()
+    image_sets: set[tuple[str, str]] = set()
+    for cell in cells:
+        models.add((cell.model.name, cell.model.sha256))
+        image_sets.add((cell.image_set.name, cell.image_set.digest))
+    for kind, named in (("models", sorted(models)), ("image sets", sorted(image_sets))):
+        contents: dict[str, str] = {}
+        names: dict[str, str] = {}
+        for name, content in named:
+            if name in names:
+                raise UsageError(f"two {kind} are named {name}; give each a name of its own, or leave one of them out")
+            if content in contents:
+                raise UsageError(f"{kind} {contents[content]} and {name} are the same; leave one of them out")
+            names[name], contents[content] = content, name
+
+
+def _names_of(cell: Cell) -> tuple[str | int | None, ...]:
+    """What a study calls a cell's checkpoint and image set, and what it takes them for."""
+    model, images = cell.model, cell.image_set
+    return model.name, model.category, images.name, images.benchmark, images.corruption, images.severity
 
 
 def _octave(frequency: float | None) -> int | None:

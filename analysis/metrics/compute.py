@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...errors import UnknownName, UsageError
+from ...errors import UsageError
 from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
 from ..database.store import Store
+from ..database.studies import study_versions
 from .critical_band import CriticalBand, fit_band, integer_thresholds, normalized_thresholds
 from .generalization import generalization, read_benchmarked
 from .psychometric import CONDITIONS, estimate_band
@@ -245,17 +246,13 @@ def subjects(store: Store, study: str) -> list[Subject]:
     UnknownName where there is no such study, UsageError where none of its cells is complete.
     """
     found = store.frame(
-        "SELECT study_id, version.label AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
+        "SELECT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
         "labelled, image_set_id IN (SELECT image_set FROM label WHERE scheme = 'texture') AS cue_conflict, "
         "list_sort(list(DISTINCT probe)) AS probes "
-        "FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
-        "JOIN cell_detail AS detail USING (cell) JOIN checkpoint AS c ON c.id = checkpoint_id "
-        "WHERE version.label = $1 OR (newest AND ($1 = '*' OR version.study = $1)) GROUP BY ALL ORDER BY ALL",
+        "FROM study_detail_of(?) JOIN checkpoint AS c ON c.id = checkpoint_id GROUP BY ALL ORDER BY ALL",
         [study],
     )
     if not len(found):
-        known = store.frame("SELECT label FROM study_version ORDER BY study_id")["label"].to_list()
-        if study != "*" and study not in known and f"{study}@1" not in known:
-            raise UnknownName("study", study, known)
+        study_versions(store, study)
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
     return [Subject(**row | {"probes": frozenset(row["probes"])}) for row in found.to_dicts()]

@@ -29,10 +29,11 @@ Place = tuple[str | None, int | None]
 """Corruption and severity of an image set; None where its images are as they were taken."""
 CELLS = """
 SELECT detail.cell, detail.checkpoint_id, detail.probe, detail.parameters::VARCHAR AS parameters,
-       image_set.id AS image_set, image_set.name, image_set.benchmark, image_set.corruption, image_set.severity,
+       image_set.id AS image_set, shown.name, shown.benchmark, shown.corruption, shown.severity,
        image_set.count, image_set.decision_space,
        image_set.id IN (SELECT image_set FROM label WHERE scheme = 'real') AS real
 FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN image_set ON image_set.id = detail.image_set_id
+JOIN study_image_set AS shown ON shown.study = study_cell.study AND shown.image_set = image_set.id
 WHERE study_cell.study = ? AND image_set.labelled AND detail.probe IN ('clean', 'pgd_linf')
 ORDER BY image_set.count DESC, detail.cell
 """

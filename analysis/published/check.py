@@ -40,32 +40,31 @@ FAULTS: Mapping[str, str] = {
 }
 """Pattern of published figures -> what is wrong with them."""
 METRICS = """
-SELECT checkpoint.name AS model, metric, value AS own, low, high, note
-FROM metric_value JOIN study_version AS version ON version.study_id = metric_value.study
-JOIN checkpoint ON checkpoint.id = metric_value.checkpoint LEFT JOIN image_set ON image_set.id = metric_value.image_set
-WHERE version.label = ? AND (
+SELECT named.name AS model, metric, value AS own, low, high, note
+FROM metric_value JOIN version_of(?) AS version ON version.study_id = metric_value.study
+JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
+LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set
+LEFT JOIN image_set ON image_set.id = metric_value.image_set
+WHERE (
     metric_value.image_set IS NULL
-    OR (metric = 'shape_bias' AND benchmark = 'cue-conflict')
-    OR (metric <> 'shape_bias' AND benchmark IN ('imagenet', 'imagenet-real')))
+    OR (metric = 'shape_bias' AND shown.benchmark = 'cue-conflict')
+    OR (metric <> 'shape_bias' AND shown.benchmark IN ('imagenet', 'imagenet-real')))
 ORDER BY model, image_set.count DESC
 """
 TOP1 = """
 SELECT detail.checkpoint AS model, benchmark, corruption, severity,
        100 * top1 AS own, 100 * low AS low, 100 * high AS high, n
-FROM study_version AS version JOIN study_cell ON study_cell.study = version.study_id
-JOIN cell_detail AS detail USING (cell) JOIN image_set ON image_set.id = detail.image_set_id
-JOIN cell_accuracy USING (cell)
-WHERE version.label = ? AND probe = 'clean' AND image_set.labelled AND (
+FROM study_detail_of(?) AS detail JOIN cell_accuracy USING (cell)
+WHERE probe = 'clean' AND labelled AND (
     (benchmark IN ('imagenet-c', 'imagenet-cbar') AND corruption IS NOT NULL) OR benchmark = 'cue-conflict')
 ORDER BY model, n DESC
 """
 FILTERED = """
-SELECT detail.checkpoint AS model, benchmark, probe, cutoff, detail.cell, clean_cell,
+SELECT detail.checkpoint AS model, detail.benchmark, probe, cutoff, detail.cell, clean_cell,
        image_set.id AS image_set, image_set.count AS n
-FROM study_version AS version JOIN study_cell ON study_cell.study = version.study_id
-JOIN cell_detail AS detail USING (cell) JOIN image_set ON image_set.id = detail.image_set_id
-WHERE version.label = ? AND probe IN ('lowpass', 'highpass') AND clean_cell IS NOT NULL
-AND image_set.labelled AND benchmark IN ('imagenet', 'imagenet-real')
+FROM study_detail_of(?) AS detail JOIN image_set ON image_set.id = detail.image_set_id
+WHERE probe IN ('lowpass', 'highpass') AND clean_cell IS NOT NULL
+AND detail.labelled AND detail.benchmark IN ('imagenet', 'imagenet-real')
 ORDER BY model, n DESC, image_set.id, clean_cell, probe DESC, cutoff
 """
 RIGHT = "SELECT label_rank = 0 AS correct FROM prediction WHERE cell = ? ORDER BY image_index"
@@ -90,11 +89,7 @@ def check_published(store: Store, label: str) -> Beside:
 
     Raises UsageError where nothing can be compared.
     """
-    models = store.frame(
-        "SELECT DISTINCT checkpoint FROM study_version JOIN study_cell ON study_cell.study = study_id "
-        "JOIN cell_detail USING (cell) WHERE label = ? ORDER BY ALL",
-        [label],
-    )["checkpoint"]
+    models = store.frame("SELECT DISTINCT checkpoint FROM study_detail_of(?) ORDER BY ALL", [label])["checkpoint"]
     published, imported = published_figures(store)
     other = models.filter(~models.is_in(published["model"].unique().implode())).to_list()
     if len(other) == len(models):

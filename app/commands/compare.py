@@ -53,8 +53,8 @@ def compare(
 
 def _opened(stack: ExitStack, name: str, db: Path, study: str | None) -> Run:
     from ...analysis.comparison.cells import Run
-    from ...analysis.correlations.models import study_label
     from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
 
     file = Path(name)
     is_database = file.is_file() or file.suffix in (".duckdb", ".db")
@@ -75,8 +75,10 @@ def _as_json(found: Comparison, shown: Comparison) -> dict[str, Any]:
 
 
 def _print(found: Comparison, shown: Comparison) -> None:
+    from ...analysis.comparison.cells import DIFFERS
+
     print(f"A: {found.a}\nB: {found.b}")
-    different = found.cells["p_holm"].lt(0.05).sum()
+    different = len(found.cells.filter(DIFFERS))
     print(
         f"{found.same} cells are one and the same; of {len(found.cells)} others that both have, {different} differ in "
         "accuracy (p < 0.05 after Holm)"

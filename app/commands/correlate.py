@@ -82,8 +82,9 @@ def _published() -> StudyTable:
 
 
 def _of_database(db: Path, study: str | None) -> StudyTable:
-    from ...analysis.correlations.models import study_label, study_table
+    from ...analysis.correlations.models import study_table
     from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
 
     with open_store(db, read_only=True) as store:
         return study_table(store, study_label(store, study))

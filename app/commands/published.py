@@ -76,8 +76,8 @@ def check(
 
     Example: bandlens published check --db results.duckdb
     """
-    from ...analysis.correlations.models import study_label
     from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
     from ...analysis.published.check import check_published
 
     with open_store(db, read_only=True) as store:

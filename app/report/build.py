@@ -10,7 +10,7 @@ from ...errors import UsageError
 from ...export.files import write_bytes
 from .accuracy import accuracy_section, curves_section
 from .band import band_section, numbers_section
-from .changes import changes_section, read_other
+from .changes import changes_section
 from .contact_sheet import contact_sheet
 from .correlations import correlations_section, scatter_section
 from .data import ReportData, read_data
@@ -74,7 +74,7 @@ def _sections(db: Path, results: ReportData | None, against: str | None, photogr
     if against is not None:
         if results is None:
             raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
-        yield changes_section(results, read_other(against, results))
+        yield changes_section(results, against)
     yield correlations_section(results)
     if results:
         yield accuracy_section(results)

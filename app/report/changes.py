@@ -1,84 +1,92 @@
-"""What changed: top-1 of two studies, condition by condition."""
+"""What changed: top-1 of two studies, condition by condition, as `bandlens compare` tells it."""
 
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import polars as pl
 
 from ...analysis.charts.curves import differences
 from ...analysis.charts.style import plural, words
+from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
+from ...analysis.database.open import open_store
+from ...analysis.database.store import Store
+from ...analysis.database.studies import last_run, study_label
 from ...errors import UnknownName, UsageError
-from .data import ReportData, read_data
+from .data import ReportData
 from .sections import Figure, Section
 
-KEYS = ("checkpoint", "image_set", "probe", "parameters", "measure")
 ORDER = {"clean": 0, "lowpass": 1, "highpass": 2, "critical_band": 3}
 CAPTION = (
-    "Percentage points of top-1, this study minus the other; orange fell, purple rose. The table has both "
-    "accuracies with their 95 % intervals."
+    "Percentage points of top-1, this study minus the other, over the same images; orange fell, purple rose. Bold with "
+    "a star: p < 0.05 (McNemar) after Holm's correction over all cells. Hover, or open the table, for the 95 % "
+    "interval of the difference."
 )
 
 
-def read_other(against: str, results: ReportData) -> ReportData:
-    """The study to compare with: of another database, or name@version of the same one."""
-    path = Path(against)
-    if path.suffix == ".duckdb" or path.exists():
-        try:
-            other = read_data(path, results.study["name"])
-        except UnknownName:
-            other = read_data(path)
-    else:
-        other = read_data(results.path, against)
-    if other is None:
-        raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
-    return other
+def changes_section(results: ReportData, against: str) -> Section:
+    """What differs between the study `against` and this one: a figure for each image set, a panel for each probe.
+
+    Args:
+        against: another results database, of which the study of the same name is taken, or else the one that ran last;
+            or the name, or name@version, of a study of this database.
+
+    Raises UsageError where there is nothing to compare with.
+    """
+    file = Path(against)
+    is_database = file.suffix == ".duckdb" or file.exists()
+    with ExitStack() as stack:
+        this = stack.enter_context(open_store(results.path, read_only=True))
+        other = stack.enter_context(open_store(file, read_only=True)) if is_database else this
+        label = _same_study(other, str(results.study["name"])) if is_database else study_label(other, against)
+        if label is None:
+            raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
+        found = compare_cells(Run(other, label), Run(this, results.label))
+    title = f"What changed against {label}" + (f" of {file.name}" if is_database else "")
+    rows = changes(found)
+    figures = [
+        _figure(rows.filter(pl.col("image_set") == name), name, number)
+        for number, name in enumerate(rows["image_set"].unique().sort(), 1)
+    ]
+    return Section("changes", title, [_summary(found, rows)], figures)
 
 
-def changes_section(results: ReportData, other: ReportData) -> Section:
-    """One figure an image set: a panel for each probe."""
-    title = f"What changed against {other.label}" + ("" if other.path == results.path else f" of {other.path.name}")
-    both = compared(other.curve, results.curve)
-    counts = (
-        f"{plural(len(both), 'cell')} to compare; "
-        f"{_only(results, other):,} only in this study, {_only(other, results):,} only in the other"
+def changes(found: Compared) -> pl.DataFrame:
+    """The cells that can be compared, in the order of a figure, with `condition` in words and `differs`.
+
+    before, after, difference and the ends low and high of its 95 % interval are in percentage points.
+    """
+    # By the numbers among the parameters; those of a probe of the user's may be anything.
+    numbers = [
+        pl.col("parameters").str.json_path_match(f"$.{name}").cast(pl.Float64, strict=False)
+        for name in ("cutoff", "frequency", "noise_sd")
+    ]
+    rows = found.cells.filter(pl.col("difference").is_not_null()).sort(
+        "image_set",
+        pl.col("probe").replace_strict(ORDER, default=len(ORDER)),
+        "probe",
+        *numbers,
+        "parameters",
+        "checkpoint",
     )
-    if both.is_empty():
-        return Section("changes", title, [f"{counts}."])
-    farthest = both.sort(pl.col("difference").abs(), descending=True).row(0, named=True)
-    moved = int((both["difference"] != 0).sum())
-    points = f"{farthest['difference']:+.1f}".replace("-", "−")
-    text = f"{counts}. {moved:,} moved" + (
-        f", the farthest by {points} points: {farthest['checkpoint']} on {farthest['image_set']}, "
-        f"{words(farthest['probe'])}, {farthest['condition']}."
-        if moved
-        else "."
-    )
-    return Section("changes", title, [text], [_figure(rows, name, number) for number, name, rows in _sets(both)])
-
-
-def compared(before: pl.DataFrame, after: pl.DataFrame) -> pl.DataFrame:
-    """Rows of two `curve` frames that are in both: KEYS, condition, before, after, their intervals, and difference."""
-    first = before.select(*KEYS, before="top1", before_low="low", before_high="high")
-    second = after.select(*KEYS, "frequency", "noise_sd", "cutoff", after="top1", after_low="low", after_high="high")
-    joined = second.join(first, on=KEYS, how="inner", maintain_order="left")
-    labels = [condition_label(text) for text in joined["parameters"]]
-    return (
-        joined.with_columns(
-            pl.Series("condition", labels, dtype=pl.String), difference=100 * (pl.col("after") - pl.col("before"))
-        )
-        .filter(pl.col("difference").is_not_null())
-        .sort(
-            "image_set",
-            pl.col("probe").replace_strict(ORDER, default=len(ORDER)),
-            "probe",
-            "cutoff",
-            "frequency",
-            "noise_sd",
-            "parameters",
-            "checkpoint",
-        )
+    labels = [condition_label(text) for text in rows["parameters"]]
+    return rows.select(
+        "checkpoint",
+        "image_set",
+        "probe",
+        pl.Series("condition", labels, dtype=pl.String),
+        "n",
+        before=100 * pl.col("top1_a"),
+        after=100 * pl.col("top1_b"),
+        difference=100 * pl.col("difference"),
+        low=100 * pl.col("low"),
+        high=100 * pl.col("high"),
+        lost="lost",
+        gained="gained",
+        p_holm="p_holm",
+        differs=DIFFERS,
     )
 
 
@@ -88,33 +96,36 @@ def condition_label(parameters: str) -> str:
     return ", ".join(shown) or "no perturbation"
 
 
-def _sets(both: pl.DataFrame) -> list[tuple[int, str, pl.DataFrame]]:
-    return [
-        (i, name, both.filter(pl.col("image_set") == name))
-        for i, name in enumerate(both["image_set"].unique().sort(), 1)
-    ]
+def _same_study(store: Store, name: str) -> str | None:
+    try:
+        return study_label(store, name)
+    except UnknownName:
+        return last_run(store)
+
+
+def _summary(found: Compared, rows: pl.DataFrame) -> str:
+    """How many cells there are to compare, how many differ, and which by most."""
+    counts = (
+        f"{plural(found.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "
+        f"{len(found.only_b):,} only in this study, {len(found.only_a):,} only in the other. "
+        f"{len(rows.filter('differs')):,} differ in accuracy (p < 0.05 after Holm's correction)"
+    )
+    if rows.filter(pl.col("difference") != 0).is_empty():
+        return f"{counts}."
+    farthest = rows.sort(pl.col("difference").abs(), descending=True, maintain_order=True).row(0, named=True)
+    interval = f" [{farthest['low']:+.1f}, {farthest['high']:+.1f}]" if farthest["low"] is not None else ""
+    points = f"{farthest['difference']:+.1f}{interval}".replace("-", "−")
+    return (
+        f"{counts}; the largest difference is {points} points: {farthest['checkpoint']} on {farthest['image_set']}, "
+        f"{words(farthest['probe'])}, {farthest['condition']}."
+    )
 
 
 def _figure(rows: pl.DataFrame, image_set: str, number: int) -> Figure:
     reach = max(1.0, *rows["difference"].abs())
     panels = [
-        differences(part.select("condition", "before", "after", "difference", model="checkpoint"), words(probe), reach)
+        differences(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
         for (probe,), part in rows.group_by("probe", maintain_order=True)
     ]
-    table = rows.select(
-        "checkpoint",
-        "probe",
-        "condition",
-        "before",
-        "before_low",
-        "before_high",
-        "after",
-        "after_low",
-        "after_high",
-        "difference",
-    )
+    table = rows.drop("image_set", "differs")
     return Figure(f"changes-{number}", f"Top-1 on {image_set}", CAPTION, panels, 2, table)
-
-
-def _only(a: ReportData, b: ReportData) -> int:
-    return len(a.curve.join(b.curve, on=KEYS, how="anti"))

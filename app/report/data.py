@@ -11,13 +11,15 @@ import polars as pl
 from ...analysis.correlations.models import StudyTable, study_table
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
-from ...errors import UnknownName, UsageError
+from ...analysis.database.studies import last_run, study_label
+from ...errors import UsageError
 
 _TABLES = {
-    "checkpoints": "SELECT * FROM checkpoint SEMI JOIN (SELECT checkpoint AS id FROM cell SEMI JOIN study_cell "
-    "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY name",
-    "image_sets": "SELECT * FROM image_set SEMI JOIN (SELECT image_set AS id FROM cell SEMI JOIN study_cell "
-    "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY name",
+    "checkpoints": "SELECT checkpoint.* REPLACE (named.name AS name, named.category AS category) FROM checkpoint "
+    "JOIN study_checkpoint AS named ON named.checkpoint = checkpoint.id WHERE named.study = ? ORDER BY name",
+    "image_sets": "SELECT image_set.* REPLACE (shown.name AS name, shown.benchmark AS benchmark, "
+    "shown.corruption AS corruption, shown.severity AS severity) FROM image_set "
+    "JOIN study_image_set AS shown ON shown.image_set = image_set.id WHERE shown.study = ? ORDER BY name",
     "conditions": "SELECT * FROM condition SEMI JOIN (SELECT condition AS id FROM cell SEMI JOIN study_cell "
     "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY id",
     "sessions": "SELECT DISTINCT session.* EXCLUDE (id, model_sha256) FROM study_cell "
@@ -26,10 +28,13 @@ _TABLES = {
     "cells": "SELECT * FROM cell SEMI JOIN study_cell ON study_cell.cell = cell.id AND study_cell.study = ? "
     "ORDER BY id",
     # Of any images: those on which a gate was decided need not be the study's.
-    "gates": "SELECT gate.* FROM gate JOIN cell ON cell.id = candidate_cell SEMI JOIN (SELECT onnx_sha256, engine, "
-    "precision, condition FROM cell JOIN study_cell ON study_cell.cell = cell.id WHERE study_cell.study = ?) "
-    "USING (onnx_sha256, engine, precision, condition) "
-    "ORDER BY checkpoint, image_set, probe, cutoff, noise_sd, frequency, parameters",
+    "gates": "SELECT gate.* REPLACE (named.name AS checkpoint, named.category AS category) FROM gate "
+    "JOIN cell ON cell.id = candidate_cell JOIN study_checkpoint AS named ON named.checkpoint = cell.checkpoint "
+    "SEMI JOIN (SELECT onnx_sha256, engine, precision, condition, study_cell.study FROM cell "
+    "JOIN study_cell ON study_cell.cell = cell.id) AS mine ON mine.study = named.study AND "
+    "(mine.onnx_sha256, mine.engine, mine.precision, mine.condition) = "
+    "(cell.onnx_sha256, cell.engine, cell.precision, cell.condition) WHERE named.study = ? "
+    "ORDER BY named.name, gate.image_set, probe, cutoff, noise_sd, frequency, parameters",
 }
 
 
@@ -68,24 +73,14 @@ def read_data(path: Path, study: str | None = None) -> ReportData | None:
         StoreError, UsageError: as `open_store`.
     """
     with open_store(path, read_only=True) as store:
-        studies = store.frame(
-            "SELECT study.*, label, newest FROM study JOIN study_version ON study_id = study.id ORDER BY last_run, id"
-        )
-        chosen = _choose(studies, study)
-        return None if chosen is None else _read(store, chosen, studies)
+        label = last_run(store) if study is None else study_label(store, study)
+        return None if label is None else _read(store, label)
 
 
-def _choose(studies: pl.DataFrame, wanted: str | None) -> dict[str, Any] | None:
-    fitting = studies
-    if wanted is not None:
-        fitting = studies.filter((pl.col("label") == wanted) | (pl.col("newest") & (pl.col("name") == wanted)))
-        if fitting.is_empty():
-            raise UnknownName("study", wanted, [*studies["name"].unique(maintain_order=True), *studies["label"]])
-    return None if fitting.is_empty() else fitting.row(-1, named=True)
-
-
-def _read(store: Store, study: dict[str, Any], studies: pl.DataFrame) -> ReportData:
-    others = studies.filter("newest", pl.col("name") != study["name"])["label"].to_list()
+def _read(store: Store, label: str) -> ReportData:
+    query = "SELECT study.*, label FROM version_of(?) JOIN study ON study.id = study_id ORDER BY last_run, id"
+    study = store.frame(query, [label]).row(0, named=True)
+    others = store.frame(query, ["*"]).filter(pl.col("name") != study["name"])["label"].to_list()
     predictions = store.frame(
         "SELECT coalesce(sum(part.count), 0)::BIGINT FROM study_cell JOIN part ON part.cell = study_cell.cell "
         "WHERE study_cell.study = ?",
@@ -95,10 +90,10 @@ def _read(store: Store, study: dict[str, Any], studies: pl.DataFrame) -> ReportD
         path=store.path,
         study=study,
         others=others,
-        curve=store.frame("FROM curve_of(?)", [study["label"]]),
-        metrics=store.frame("FROM metric_of(?)", [study["label"]]),
+        curve=store.frame("FROM curve_of(?)", [label]),
+        metrics=store.frame("FROM metric_of(?)", [label]),
         predictions=int(predictions.item()),
-        correlated=_correlated(store, study["label"]),
+        correlated=_correlated(store, label),
         **{name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()},
     )
 

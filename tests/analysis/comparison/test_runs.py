@@ -120,6 +120,27 @@ def test_image_sets_that_differ_are_compared_on_the_images_they_share(store: Sto
     assert (row["n"], row["note"], row["difference"], row["p"]) == (0, "no image in common", None, None)
 
 
+def test_sets_whose_labels_differ_are_refused(store: Store, other: Store) -> None:
+    first, second = image_set(30, labels=[0] * 30), image_set(20, labels=[0, 0, 0, 3, 0, 4, *[0] * 14])
+    for one, images in ((store, first), (other, second)):
+        store_study(one, "s", images, [part(cell(images), [0] * images.info.count, [0] * images.info.count)])
+    message = (
+        r"^image set set: 3.png has label 0 in A and 3 in B, the first of 2 of 20 images in common whose labels "
+        "differ; pack both with the same labels$"
+    )
+    with pytest.raises(UsageError, match=message):
+        compare_runs(Run(store, "s@1"), Run(other, "s@1"))
+
+
+def test_labels_of_two_decision_spaces_are_not_the_same_classes(store: Store, other: Store) -> None:
+    first, second = image_set(5, labels=[0] * 5), image_set(5, labels=[3] * 5, decision_space="sixteen")
+    for one, images in ((store, first), (other, second)):
+        store_study(one, "s", images, [part(cell(images), [0] * 5, [0] * 5)])
+    [row] = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    assert row["differs_in"] == "images or labels, decision space"
+    assert row["difference"] == 0
+
+
 def test_without_labels_agreement_is_compared_and_clean_predictions_agree_by_definition(
     store: Store, other: Store
 ) -> None:
@@ -211,9 +232,7 @@ def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
         label = store_study(
             run, "s", images, [outcome(images, CLEAN, k, 0.1 * k, by=net) for k, net in enumerate(nets)]
         )
-        ids = run.frame(
-            "SELECT checkpoint_id, image_set_id, study_id FROM cell_detail, study_version ORDER BY checkpoint"
-        )
+        ids = run.frame("SELECT checkpoint_id, image_set_id, study_id FROM study_detail ORDER BY checkpoint")
         value = np.roll(np.arange(8.0), shuffle)
         rows = [
             ids.with_columns(metric=pl.lit(name), value=pl.Series(of))

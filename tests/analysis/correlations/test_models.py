@@ -33,9 +33,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 def measure(store: Store, wanted: Mapping[str | None, list[str]], unknown: tuple[str, ...] = ()) -> StudyTable:
     """The table of made-up metrics by image set; those in `unknown` have no value."""
-    ids = store.frame(
-        "SELECT DISTINCT study_id, checkpoint_id, checkpoint, image_set_id, image_set FROM study_version, cell_detail"
-    )
+    ids = store.frame("SELECT DISTINCT study_id, checkpoint_id, checkpoint, image_set_id, image_set FROM study_detail")
     rows = []
     for images, metrics in wanted.items():
         fitting = ids.filter(image_set="imagenet" if images is None else images).sort("checkpoint")

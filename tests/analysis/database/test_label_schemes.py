@@ -99,7 +99,8 @@ def test_predictions_join_the_names_of_their_decision_space(store: Store) -> Non
     parts = [part(cell(images), [1, 0], [1, 1]) for images in (all_, few)]
     store_study(store, "s", [all_, few], parts, names)
     query = (
-        "SELECT detail.image_set, prediction.image_index, name FROM prediction JOIN cell_detail AS detail USING (cell) "
+        "SELECT detail.image_set, prediction.image_index, name FROM prediction "
+        "JOIN study_detail AS detail USING (cell) "
         "JOIN class_name ON class_name.decision_space = detail.decision_space AND class_name.class = predicted "
         "ORDER BY ALL"
     )

@@ -52,7 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         store_study(opened, "cues", conflict, [part(cell(conflict, by=model("other")), [0, 2, 2, 2], [0, 1, 0, 1])])
         ids = opened.frame(
             "SELECT study_id, checkpoint_id, image_set_id FROM study_version, "
-            "(SELECT DISTINCT checkpoint_id, image_set_id FROM cell_detail WHERE image_set = 'set') "
+            "(SELECT DISTINCT checkpoint_id, image_set_id FROM study_detail WHERE image_set = 'set') "
             "WHERE newest AND study = 'mine'"
         )
         value = pl.lit(pl.Series(rng.random(len(ids))))

@@ -50,6 +50,7 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
     tables = store.frame("SELECT table_name FROM duckdb_tables()")["table_name"].to_list()
     assert set(tables) == {
         *("meta", "checkpoint", "image_set", "image", "label", "condition", "session", "study", "study_cell"),
+        *("study_checkpoint", "study_image_set"),
         *("cell", "part", "prediction", "metric_value", "published", "precision_gate", "class_name"),
     }
     for table in set(tables) - {"meta"}:
@@ -161,13 +162,45 @@ def test_a_study_has_a_version_for_each_list_of_cells(store: Store) -> None:
     assert store.stale("unheard of", cells) == []
 
 
-def test_a_model_and_an_image_set_go_by_the_name_they_were_asked_for_last(store: Store) -> None:
+def test_a_study_keeps_the_names_it_gave(store: Store) -> None:
     before, after = image_set(2, name="before"), image_set(2, name="after")
     store_study(store, "s", before, [part(cell(before, by=model("a", content="same")), [1, 2])])
     renamed = cell(after, by=model("b", content="same", category="renamed"))
     assert store.progress([renamed]) == {renamed.key: 2}, "a name is no part of what a cell is"
-    store.begin_study("s", "", [renamed], [after])
-    assert store.frame("SELECT checkpoint, category, image_set FROM accuracy").rows() == [("b", "renamed", "after")]
+    assert store.begin_study("other", "", [renamed], [after]) == "other@1"
+    named = [("other@1", "b", "renamed", "after"), ("s@1", "a", "own", "before")]
+    assert store.frame("SELECT version, checkpoint, category, image_set FROM accuracy ORDER BY ALL").rows() == named
+    assert store.stale("s", []) == [("a", "before", "clean")]
+    assert store.stale("other", []) == [("b", "after", "clean")]
+
+
+def test_other_names_for_the_same_cells_are_another_version(store: Store) -> None:
+    before, after = image_set(2, name="before"), image_set(2, name="after")
+    store_study(store, "s", before, [part(cell(before), [1, 2])])
+    first = store.frame("FROM accuracy_of('s@1')").rows()
+    assert store.begin_study("s", "", [cell(before)], [before]) == "s@1"
+    assert store.begin_study("s", "", [cell(after)], [after]) == "s@2"
+    assert store.begin_study("s", "", [cell(after, by=model(category="moved"))], [after]) == "s@3"
+    assert store.frame("FROM accuracy_of('s@1')").rows() == first
+    assert store.frame("SELECT image_set, category FROM accuracy").rows() == [("after", "moved")]
+    assert len(store.frame("FROM cell")) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([("net", "x", "set", 2), ("net", "y", "set", 2)], "two models are named net; give each a name of its own"),
+        ([("a", "x", "set", 2), ("b", "x", "set", 2)], "models a and b are the same; leave one of them out"),
+        ([("a", "x", "set", 2), ("a", "x", "set", 3)], "two image sets are named set; give each a name of its own"),
+        ([("a", "x", "one", 2), ("a", "x", "two", 2)], "image sets one and two are the same; leave one of them out"),
+    ],
+)
+def test_names_within_a_study_are_distinct(store: Store, cells: list[tuple[str, str, str, int]], message: str) -> None:
+    sets = [image_set(count, name=name) for _, _, name, count in cells]
+    asked = [cell(of, by=model(name, content=content)) for of, (name, content, *_) in zip(sets, cells, strict=True)]
+    with pytest.raises(UsageError, match=message):
+        store.begin_study("s", "", asked, sets)
+    assert store.frame("FROM study").is_empty()
 
 
 def test_parameters_of_any_probe_can_be_kept(store: Store) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -254,6 +255,7 @@ def test_another_budget_is_another_attack(store: Store) -> None:
 
 def test_of_several_sets_of_one_benchmark_the_largest_stands_for_it(store: Store) -> None:
     few = images("imagenet-v2", 10, own=True, decision_space="imagenet-r")
+    few = replace(few, info=replace(few.info, name="few"))
     parts = [part(cell(few, by=model(classes=1000)), [0] * 10, [0] * 10)]
     rows = analyzed(store, parts, [few])
     assert rows["top1_imagenet-v2"]["note"] == "10 of 10,000 images; decided among imagenet-r classes instead of all"

@@ -65,7 +65,7 @@ def test_a_table_is_for_people(command: Command, database: Path) -> None:
 def test_what_cannot_be_analyzed_is_one_line(command: Command, database: Path, tmp_path: Path) -> None:
     answer = command("analyze", "--db", database, "--study", "aa")
     assert (answer.code, answer.out) == (2, "")
-    assert answer.err.startswith("bandlens: unknown study 'aa'; known: a@1, b@1\n")
+    assert answer.err.startswith("bandlens: unknown study 'aa'; did you mean a?\n")
     answer = command("analyze", "--db", tmp_path / "none.duckdb")
     assert (answer.code, answer.out) == (2, "")
     assert answer.err.startswith(f"bandlens: no results database at {tmp_path}/none.duckdb; ")

@@ -48,8 +48,8 @@ def study(db: Path, models: int, name: str = "s", category: str = "own", metrics
         store.execute("DELETE FROM study")
         label = store_study(store, name, sets[0], parts)
         ids = store.frame(
-            "SELECT DISTINCT study_id, checkpoint_id, image_set_id, checkpoint FROM study_version, cell_detail "
-            "WHERE label = ? AND image_set = 'a' ORDER BY checkpoint",
+            "SELECT DISTINCT study_id, checkpoint_id, image_set_id, checkpoint FROM study_detail_of(?) "
+            "WHERE image_set = 'a' ORDER BY checkpoint",
             [label],
         )
         value = np.arange(float(models)) ** 2

@@ -229,8 +229,8 @@ def test_what_changed_between_two_databases(many: Path, tmp_path: Path) -> None:
     make_database(tmp_path / "better.duckdb", 5, GRID, shift=0.1)
     page = page_of(tmp_path / "better.duckdb", against=str(many))
     changes = page.sections["changes"]
-    assert "260 cells to compare; 0 only in this study, 15 only in the other" in changes
-    assert re.search(r"the farthest by \+\d+\.\d points", changes)
+    assert "0 cells of one and the same predictions, 260 others to compare; 0 only in this study, 15 only in" in changes
+    assert re.search(r"the largest difference is \+\d+\.\d \[\+\d+\.\d, \+\d+\.\d\] points", changes)
     assert page.sections["changes"].count("critical_band") == 5 * 29
 
 
@@ -242,7 +242,9 @@ def test_what_changed_between_two_versions(tmp_path: Path) -> None:
         more = [part(cell(images, condition("lowpass", cutoff=0.1)), [1] * 20, [1] * 20)]
         store_study(store, "a", images, [part(cell(images), [0] * 20, [0] * 20), *more])
     changes = page_of(file, against="a@1").sections["changes"]
-    assert "1 cell to compare; 1 only in this study, 0 only in the other. 0 moved." in changes
+    assert "1 cell of one and the same predictions, 0 others to compare; 1 only in this study, 0 only in" in changes
+    with pytest.raises(UsageError, match="a@2 would be compared with itself"):
+        page_of(file, against="a")
     with pytest.raises(UnknownName, match=r"did you mean a@2 or a@1|unknown study 'a@3'"):
         page_of(file, against="a@3")
     with pytest.raises(UsageError, match=r"no results database at nowhere\.duckdb"):

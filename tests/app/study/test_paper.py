@@ -146,7 +146,7 @@ def test_clean_predictions_are_those_of_onnx_runtime_in_each_decision_space(
 ) -> None:
     for name, wanted in answers.items():
         found = paper.ask(
-            "SELECT predicted, label_rank = 0 FROM prediction JOIN cell_detail USING (cell) "
+            "SELECT predicted, label_rank = 0 FROM prediction JOIN study_detail USING (cell) "
             "WHERE checkpoint = ? AND image_set = ? AND probe = 'clean' ORDER BY image_index",
             checkpoint,
             name,

@@ -146,9 +146,8 @@ HELPED = "from helper import strength\ndef mine(images, level):\n    return imag
 def confidences(place: Place) -> list[tuple[Any, ...]]:
     """The sum for each condition and model of one's own probe, in the newest version of the study."""
     return place.ask(
-        "SELECT checkpoint, parameters, sum(confidence) FROM study_version AS version "
-        "JOIN study_cell ON study_cell.study = version.study_id JOIN cell_detail USING (cell) "
-        "JOIN prediction USING (cell) WHERE newest AND probe = 'mine' GROUP BY ALL ORDER BY ALL"
+        "SELECT checkpoint, parameters, sum(confidence) FROM study_detail JOIN prediction USING (cell) "
+        "WHERE probe = 'mine' GROUP BY ALL ORDER BY ALL"
     )
 
 

@@ -200,7 +200,7 @@ def anonymous_megabytes() -> float:
 STUDY = "lowpass = { cutoff = [0.05, 0.3] }\ncritical_band = { noise_sd = [0.0, 0.16], frequency = [1, 3] }"
 PREDICTIONS = """
 SELECT checkpoint, probe, parameters, image_index, predicted, label_rank, confidence
-FROM prediction JOIN cell_detail ON cell_detail.cell = prediction.cell WHERE engine = ? ORDER BY ALL
+FROM prediction JOIN study_detail ON study_detail.cell = prediction.cell WHERE engine = ? ORDER BY ALL
 """
 
 

@@ -1,0 +1,70 @@
+"""What a study calls its models and images: no later study changes it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small import Command, make_images, make_model, make_pictures, make_study
+
+PROBES = "lowpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5] }\nhighpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5] }"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Models a and b; and the weights of b again, as another person's a, with the same pictures under another name."""
+    pictures = make_pictures(12)
+    make_model(tmp_path / "models", "a", seed=0)
+    make_model(tmp_path / "models", "b", seed=1)
+    make_model(tmp_path / "theirs", "a", seed=1, category="somebodys")
+    make_images(tmp_path / "images.set", pictures, name="photographs")
+    make_images(tmp_path / "again.set", pictures, name="pictures")
+    return tmp_path
+
+
+def test_a_second_study_renames_nothing_in_the_first(folder: Path, command: Command) -> None:
+    database, report = folder / "results.duckdb", folder / "report.html"
+    first = make_study(folder, name="first", probes=PROBES)
+    second = make_study(folder, name="second", models="theirs", images=["again.set"], probes=PROBES)
+
+    def ask(query: str) -> list[dict[str, object]]:
+        answer = command("sql", query, "--db", database, "--format", "json")
+        assert answer.code == 0, answer.err
+        return json.loads(answer.out)
+
+    def told() -> list[list[dict[str, object]]]:
+        return [ask(f"FROM {view}('first') ORDER BY ALL") for view in ("curve_of", "metric_of", "flip_of")]
+
+    assert command("run", first, "--db", database).code == 0
+    assert command("analyze", "--db", database, "--study", "first").code == 0
+    before = told()
+    assert "all 11 cells" in command("run", second, "--db", database).out, "the same weights on the same images"
+    assert told() == before
+    assert command("analyze", "--db", database).code == 0
+    assert told() == before
+    found = ask("SELECT DISTINCT study, checkpoint, category, image_set FROM curve ORDER BY ALL")
+    assert [tuple(row.values()) for row in found] == [
+        ("first", "a", "own", "photographs"),
+        ("first", "b", "own", "photographs"),
+        ("second", "a", "somebodys", "pictures"),
+    ]
+    biases = ask("SELECT checkpoint, value FROM metric_of('first') WHERE metric = 'low_frequency_bias' ORDER BY ALL")
+    assert [row["checkpoint"] for row in biases] == ["a", "b"]
+    assert None not in [row["value"] for row in biases]
+    assert command("report", "--db", database, "--study", "first", "--out", report).code == 0
+    page = report.read_text()
+    assert "somebodys" not in page
+    assert "pictures" not in page
+    assert "problems" not in command("verify", "--db", database).err
+
+
+def test_a_gate_goes_by_the_names_of_the_study_that_was_gated(folder: Path, command: Command) -> None:
+    database = folder / "results.duckdb"
+    probes = "lowpass = { cutoff = [0.3] }"
+    first = make_study(folder, name="first", probes=probes)
+    second = make_study(folder, name="second", models="theirs", images=["again.set"], probes=probes)
+    assert command("run", first, "--db", database).code == 0
+    answer = command("gate", second, "--db", database, "--reference", "fp32", "--candidate", "openvino:fp32", "--json")
+    rows = json.loads(answer.out)["rows"]
+    assert {(row["checkpoint"], row["category"], row["image_set"]) for row in rows} == {("a", "somebodys", "pictures")}
