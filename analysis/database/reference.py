@@ -1,6 +1,6 @@
 """The schema as a page, generated from the comments in the database itself.
 
-`python -m bandlens.analysis.schema_reference > docs/schema.md` writes it again.
+`python -P -m bandlens.analysis.database.reference > docs/schema.md` writes it again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HEAD = """\
 # The results database
 
 One DuckDB file. Tables hold what was run, views answer questions ([sql.md](sql.md)). Generated from the comments in
-`analysis/schema.sql`, which the database carries with it: `SELECT * FROM duckdb_columns()`.
+`analysis/database/schema.sql`, which the database carries with it: `SELECT * FROM duckdb_columns()`.
 """
 
 OBJECTS = """
