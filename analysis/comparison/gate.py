@@ -85,7 +85,7 @@ class Limits:
 
 
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
-    """Of how many of the cells' (variant, condition) the gate has not been passed, and how many would need one.
+    """How many pairs of variant and condition among the cells have not passed their gate, and how many need one.
 
     It has been passed where the intervals of some image set, seed and reference in fp32 lie within these limits,
     whatever the limits were then, and those of none lie outside.
@@ -110,7 +110,7 @@ def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int
 
 
 def verdict(limits: Limits) -> pl.Expr:
-    """pass, fail or undecided, of flips_low, flips_high, low, high, and itself, where accuracies have no difference."""
+    """pass, fail or undecided, from the columns flips_low, flips_high, low, high and itself (nothing to differ in)."""
     low, high = pl.col("low"), pl.col("high")
     within = pl.col("itself") | ((low >= -limits.accuracy) & (high <= limits.accuracy))
     outside = (low > limits.accuracy) | (high < -limits.accuracy)
@@ -124,7 +124,7 @@ def verdict(limits: Limits) -> pl.Expr:
 
 
 def summary(rows: pl.DataFrame) -> pl.DataFrame:
-    """Of rows of the view `gate`, by checkpoint, image set and what is compared: the verdicts, and most flips where."""
+    """Verdicts in rows of the view `gate`, counted by checkpoint, image set and pair, with the condition of most flips."""
     worst = pl.col("flips").arg_max()
     return rows.group_by("checkpoint", "image_set", "reference", "candidate", maintain_order=True).agg(
         *((pl.col("verdict") == name).sum().alias(name) for name in ("pass", "fail", "undecided")),
@@ -178,7 +178,7 @@ def gate_cells(
 
 
 def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
-    """Rows of precision_gate for pairs of one checkpoint and image set."""
+    """Rows of the table precision_gate for pairs, as `pair_cells` takes them, of one checkpoint and image set."""
     found = pair_cells(store, store, pairs)
     flips, n = found.changed.mean(axis=1), len(found.clusters)
     flips_low, flips_high, effective = flip_interval(found.changed, found.clusters)

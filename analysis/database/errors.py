@@ -1,4 +1,4 @@
-"""What DuckDB says, as one line that says what to do."""
+"""DuckDB's messages as errors of one line that say what to do."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_ROOM = {
     "File too large": "the file may not grow further",
     "quota exceeded": "your quota is used up",
 }
-"""How DuckDB and the system say it, and how we do."""
+"""What DuckDB or the system says -> what we say."""
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def create(path: Path) -> None:
 
 @contextmanager
 def connected(file: Path, path: Path, read_only: bool = False, temporary: str = "") -> Iterator[Store]:
-    """The file as a store that goes by the name of `path`."""
+    """Open `file` as a store whose errors name `path`: a draft is not yet what it will be called."""
     config: dict[str, Any] = CLOSED | {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
     if read_only:
         config |= READ_ONLY

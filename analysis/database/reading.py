@@ -93,13 +93,17 @@ def _of_explained(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None
 
 def _of_words(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
     """The word of a statement that stands for more than reading; text and comments are none."""
-    tokens = duckdb.tokenize(sql)
-    data = sql.encode()
+    data, tokens = sql.encode(), duckdb.tokenize(sql)
     ends = [start for start, _ in tokens[1:]] + [len(data)]
+    words = [
+        (kind.name, data[start:end].decode(errors="replace").strip().strip('"').lower())
+        for (start, kind), end in zip(tokens, ends, strict=True)
+        if kind.name != "comment"
+    ]
     functions = {name for (name,) in connection.execute(FUNCTIONS).fetchall()} - TABLE_FUNCTIONS - _macros(connection)
-    for (start, kind), end in zip(tokens, ends, strict=True):
-        word = data[start:end].decode(errors="replace").strip().strip('"').lower()
-        if kind.name in ("keyword", "identifier") and word in WRITING_WORDS | EFFECTS | functions:
+    for (kind, word), (_, after) in zip(words, [*words[1:], ("", "")], strict=True):
+        called = after.startswith("(") and word in EFFECTS | functions
+        if kind in ("keyword", "identifier") and (called or word in WRITING_WORDS):
             return f"{word} in PIVOT"
     return None
 

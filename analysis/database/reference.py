@@ -1,6 +1,6 @@
 """The schema as a page, generated from the comments in the database itself.
 
-`python -m bandlens.analysis.schema_reference > docs/schema.md` writes it again.
+`python -P -m bandlens.analysis.database.reference > docs/schema.md` writes it again.
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ CREATE TABLE condition (
     noise_sd DOUBLE,
     digest VARCHAR NOT NULL UNIQUE
 );
-COMMENT ON TABLE condition IS 'One probe probe at one parameter setting';
+COMMENT ON TABLE condition IS 'One probe at one parameter setting';
 COMMENT ON COLUMN condition.id IS 'Number in this database';
 COMMENT ON COLUMN condition.probe IS 'Name of the probe';
 COMMENT ON COLUMN condition.parameters IS 'All parameters as a JSON object';
@@ -288,7 +288,7 @@ CREATE TABLE precision_gate (
     max_difference DOUBLE NOT NULL,
     decided TIMESTAMPTZ NOT NULL DEFAULT now()
 );
-COMMENT ON TABLE precision_gate IS 'What `bandlens gate` found last for two cells that differ in precision or engine only';
+COMMENT ON TABLE precision_gate IS 'The last verdict of `bandlens gate` on two cells that differ in precision or engine only';
 COMMENT ON COLUMN precision_gate.reference IS 'cell.id of the precision that is trusted';
 COMMENT ON COLUMN precision_gate.candidate IS 'cell.id of the precision in question';
 COMMENT ON COLUMN precision_gate.checkpoint IS 'Name of the model in the study file that was gated';

@@ -14,12 +14,12 @@ from ...errors import StoreError, UsageError
 from .store import Store
 
 SHARE = 0.05
-"""Of the time that copying may take."""
+"""The share of a run's time that copying may take."""
 COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
 
 
 def snapshots(store: Store, path: Path) -> Callable[[], bool]:
-    """A function that renews the copy at `path`, if the time is come, and says whether it did.
+    """A function that renews the copy at `path` when it is due, and says whether it did.
 
     Call it between transactions. A copy takes its name when it is whole, so readers see the old one or the new one.
 
@@ -48,7 +48,7 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
 
 
 def write_snapshot(store: Store, path: Path) -> None:
-    """A copy of the database as it is now."""
+    """Copy the database, as it is now, to `path`."""
     store.execute("CHECKPOINT")
     try:
         with TemporaryDirectory(prefix=prefix(path), dir=path.parent) as folder:

@@ -58,10 +58,10 @@ class Store:
         self.path = path
         self._read_only = read_only
         self.after_commit: Callable[[], object] = lambda: None
-        """Called between transactions: see `analysis.snapshots`."""
+        """Called between transactions; see `database.snapshots`."""
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
-        """The rows of a query; StoreError where there are none to be had."""
+        """The rows of a query; StoreError where DuckDB refuses it, or Polars cannot hold its types."""
         with explained(self.path):
             try:
                 return readable(self._query(sql, parameters).pl())
@@ -70,7 +70,7 @@ class Store:
 
     @contextmanager
     def reader(self, sql: str, rows: int = 100_000, as_text: bool = False) -> Iterator[pa.RecordBatchReader]:
-        """The rows of a query as they come, so many at a time: an answer need not fit into memory.
+        """The rows of a query as they come, `rows` at a time: an answer need not fit into memory.
 
         With `as_text`, columns that few readers of tables can hold come as DuckDB writes them in text.
         """
@@ -107,7 +107,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All of the block, or nothing of it."""
+        """Commit what the block does, all of it or, where it raises, nothing."""
         self.execute("BEGIN")
         try:
             yield
@@ -153,7 +153,7 @@ class Store:
         return [(checkpoint, images, probe) for key, checkpoint, images, probe in found.rows() if key not in keys]
 
     def rates(self, variants: Iterable[Variant], without: Iterable[str] = ()) -> dict[Variant, float]:
-        """Images a second of each of the variants that has run, in the session that ran most of it.
+        """Variant -> images a second in the session that ran most of it; variants that never ran are left out.
 
         Probes of `without` do not count: an attack on an image takes many times as long as a look at it.
         """
@@ -408,7 +408,7 @@ class Store:
             self.execute(f"DELETE FROM {table} WHERE cell = ?", [cell])
         self.execute("UPDATE cell SET error = ?, complete = false WHERE id = ?", [failure.error, cell])
 
-    # What was found in them
+    # Metrics, gates, published figures
 
     def write_metrics(self, frame: pl.DataFrame) -> None:
         """Replace the metrics of the studies in the frame.
@@ -495,7 +495,7 @@ def _octave(frequency: float | None) -> int | None:
 
 
 def _below(rank: int, part: Finished) -> int | None:
-    """How many images have their label among so many highest logits."""
+    """How many images have their label among the `rank` highest logits; None without labels."""
     ranks = part.predictions.label_rank
     return None if ranks is None else int((ranks < rank).sum())
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ...analysis.comparison.runs import Comparison
 
 NAMED = 10
-"""Cells of one run only that are listed."""
+"""How many cells that only one run has are listed."""
 
 
 def compare(
@@ -108,7 +108,7 @@ def _named(cells: pl.DataFrame) -> str:
 
 
 def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Without the columns that are empty, and with conditions in words."""
+    """Rows without the columns that are empty, and with conditions in words."""
     filled = [column for column in frame.columns if frame[column].null_count() < len(frame)]
     return [
         {name: _words(value) if name in ("parameters", "at") else value for name, value in row.items()}

@@ -58,7 +58,7 @@ class ReportData:
     correlated: StudyTable | str
     """Biases and accuracies of each model; or why there is nothing to correlate."""
     gates: pl.DataFrame
-    """Of the view `gate`: what was decided of the study's precision."""
+    """Rows of the view `gate`: verdicts on the precision of the study, its checkpoints under their names in it."""
 
     @property
     def label(self) -> str:

@@ -14,7 +14,7 @@ from .sections import Section, Table
 
 
 def overview(results: ReportData | None, path: str) -> Section:
-    """The size and date of the study, or that there is none."""
+    """The size and date of the study; or a line that says that the database holds none."""
     if results is None:
         text = [
             f"{path} holds no study yet: `bandlens run STUDY.toml --db {path}` makes one. What follows is published."

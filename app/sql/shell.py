@@ -27,6 +27,8 @@ KEYWORDS = (
     "WITH", "DISTINCT", "FILTER", "CASE", "WHEN", "THEN", "ELSE", "END", "AND", "OR", "NOT", "IS NULL", "PIVOT",
     "count(*)", "avg(", "sum(", "min(", "max(", "median(", "corr(", "round(", "QUALIFY", "OVER", "PARTITION BY", "DESC",
 )  # fmt: skip
+OF = ("accuracy_of(", "label_accuracy_of(", "curve_of(", "flip_of(", "metric_of(", "study_detail_of(", "version_of(")
+"""Macros that take a study."""
 
 OBJECTS = """
 SELECT view_name AS name, comment FROM duckdb_views() WHERE NOT internal
@@ -67,7 +69,7 @@ def shell(store: Store, process: QueryProcess, history: Path | None = None) -> N
 def completer(store: Store) -> Completer:
     """Completes SQL words, views, tables and columns."""
     columns = store.frame(COLUMNS)
-    words = {*KEYWORDS, *columns["name"], *columns["column"], "accuracy_of(", "curve_of(", "flip_of(", "metric_of("}
+    words = {*KEYWORDS, *columns["name"], *columns["column"], *OF}
     return WordCompleter(sorted(words), ignore_case=True)
 
 

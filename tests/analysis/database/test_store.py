@@ -15,7 +15,9 @@ from pathlib import Path
 import duckdb
 import pytest
 from made_up_results import SESSION, cell, condition, image_set, model, part, python, store_study, variant
+from small import Command, make_images, make_model, make_pictures, make_study
 
+import bandlens
 from bandlens.analysis.database.open import SCHEMA_VERSION, open_store
 from bandlens.analysis.database.store import Store
 from bandlens.errors import BandlensError, StoreError, UsageError
@@ -267,6 +269,40 @@ def test_another_schema_version_is_named(path: Path, read_only: bool) -> None:
     found = refusal(path, read_only)
     assert f"schema version 99 (written by bandlens 7.0), and this is version {SCHEMA_VERSION}; " in found
     assert "run the study again with a new --db, or make one of its shards with `bandlens rebuild`" in found
+
+
+SCHEMA_2 = """
+CREATE TABLE meta (schema_version INTEGER, bandlens VARCHAR, created TIMESTAMPTZ DEFAULT now());
+INSERT INTO meta (schema_version, bandlens) VALUES (2, '0.1.0');
+CREATE TABLE study (id INTEGER PRIMARY KEY, name VARCHAR, version INTEGER, toml VARCHAR, digest VARCHAR);
+INSERT INTO study VALUES (1, 's', 1, '', '');
+"""
+
+
+def test_a_study_of_an_earlier_database_is_refused_by_every_command(path: Path, command: Command) -> None:
+    with duckdb.connect(path) as earlier:
+        earlier.execute(SCHEMA_2)
+    before = path.read_bytes()
+    make_model(path.parent / "models")
+    make_images(path.parent / "images.set", make_pictures(4))
+    study = make_study(path.parent)
+    out = path.with_name("report.html")
+    line = (
+        f"bandlens: {path} has schema version 2 (written by bandlens 0.1.0), and this is version {SCHEMA_VERSION}; run "
+        "the study again with a new --db, or make one of its shards with `bandlens rebuild`\n"
+    )
+    for words in (
+        ("sql", "FROM study"), ("plan", study), ("run", study), ("analyze",), ("report", "--out", out),
+        ("compare", "s@1", "s"), ("gate", study, "--candidate", "openvino:fp32"), ("verify",), ("correlate",),
+    ):  # fmt: skip
+        answer = command(*words, "--db", path)
+        assert (answer.code, answer.out) == (1, ""), words
+        assert answer.err.endswith(line), words
+        assert answer.err.count("\n") == 1, words
+    with pytest.raises(StoreError, match="has schema version 2"):
+        bandlens.open(path)
+    assert path.read_bytes() == before
+    assert not out.exists()
 
 
 def test_a_truncated_database_is_refused(path: Path) -> None:
