@@ -31,7 +31,7 @@ TOGETHER = 16
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256")
 
 MOST_IMAGES = 1 << 25
-"""Of a set: a small file can describe any number."""
+"""Images in a set: a small file can describe any number."""
 LARGEST = 1 << 26
 """Bytes of set.json, which lists the files that were left out."""
 
@@ -48,7 +48,7 @@ class Index:
     clusters: NDArray[np.int32]
     """(n,) cluster indices."""
     sha256s: list[str]
-    """Of each image's pixels as they lie in the file."""
+    """For each image, the sha256 of its pixels as they lie in the file: 64 hex digits."""
     schemes: Mapping[str, Lists] = field(default_factory=dict)
     """Label schemes beside `labels`: by name, the classes that count as right for each of the n images."""
 
@@ -205,7 +205,8 @@ def new_folder(out: Path) -> Iterator[Path]:
             _lock(lock, out)
         try:
             with writing(out):
-                _clear(partial)
+                for left in partial.iterdir():
+                    left.unlink()
             yield partial
             with writing(out):
                 _sync(*partial.iterdir(), partial)
@@ -229,11 +230,6 @@ def _lock(folder: int, out: Path) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ImageSetError(f"{out}: is being packed by another process; wait for it or choose another") from None
-
-
-def _clear(folder: Path) -> None:
-    for left in folder.iterdir():
-        left.unlink()
 
 
 def _sync(*paths: Path) -> None:
