@@ -169,7 +169,7 @@ def _prepare(cell: Cell, job: _Job, first: int) -> _Batch:
     images = job.image_set
     rows = np.arange(first, min(first + job.batch, job.last))
     labels = None if images.labels is None else images.labels[rows]
-    return _Batch(images.take(rows), labels, uniform_start(cell.seed, rows, images.info.size))
+    return _Batch(images.take(rows), labels, uniform_start(cell.seed, images.keys[rows], images.info.size))
 
 
 def _ahead(make: Callable[[int], _Batch], firsts: Iterable[int]) -> Iterator[_Batch]:

@@ -38,6 +38,18 @@ LARGEST = 1 << 26
 Lists = Sequence[Sequence[int]]
 
 
+def image_keys(sha256s: Sequence[str]) -> NDArray[np.uint64]:
+    """(n,) what noise is keyed by: the first 64 bits of each image's sha256; ValueError where one is no such digest.
+
+    They belong to the pixels, so that neither order nor set matters, and equal pictures get equal noise. Two different
+    ones among a million share a key with a probability of 3e-8, and then their noise.
+    """
+    keys = np.frombuffer(bytes.fromhex("".join(digest[:16] for digest in sha256s)), ">u8").astype(np.uint64)
+    if len(keys) != len(sha256s):
+        raise ValueError("a sha256 has fewer than 16 hex digits")
+    return keys
+
+
 @dataclass(frozen=True, eq=False)
 class Index:
     """What index.parquet says of n images."""

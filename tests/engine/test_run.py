@@ -140,7 +140,8 @@ def reference(bench: Bench) -> dict[str, list[tuple[int, int, float]]]:
         for condition in bench.grid.conditions:
             perturb = bench.grid.family(condition).perturb
             for k in range(COUNT):
-                batch = Batch(bench.images.pixels[k : k + 1], np.array([k]), SEED)
+                images = bench.images
+                batch = Batch(images.pixels[k : k + 1], images.keys[k : k + 1], np.array([k]), SEED)
                 size = batch.pixels.shape
                 [(_, image)] = list(perturb(np, batch, [condition], lambda size=size: np.empty(size, np.float32)))
                 for cell in bench.cells(conditions=[condition]):
@@ -212,17 +213,25 @@ def test_cells_that_are_done_are_left_alone(bench: Bench) -> None:
     assert not found.transactions
 
 
-def test_another_order_of_images_gives_the_same_rows_in_that_order(bench: Bench, tmp_path: Path) -> None:
-    """Where nothing is random, that is: noise belongs to an image's place in its set."""
-    order = np.random.default_rng(1).permutation(COUNT)
+ORDERS = {
+    "another order": np.random.default_rng(1).permutation(COUNT).tolist(),
+    "a subset": list(range(3, COUNT, 5)),
+    "twice": [*range(COUNT), *range(7)],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_another_set_of_the_same_images_gives_the_same_rows(bench: Bench, order: list[int], tmp_path: Path) -> None:
+    """Under noise too: it belongs to an image, and not to the image's place in a set."""
     pictures = np.stack([bench.images.pixels[k].transpose(1, 2, 0) for k in order])
-    labels = [k % CLASSES for k in order.tolist()]
-    moved = replace(bench, images=make_images(tmp_path / "moved.set", pictures, labels=labels))
-    conditions = [one for one in bench.grid.conditions if not bench.grid.family(one).random]
-    here, there = bench.cells(conditions=conditions), moved.cells(conditions=conditions)
-    before, after = bench.run(here, batch=4), moved.run(there, batch=4)
-    for one, other in zip(here, there, strict=True):
-        assert after.columns[other.key] == [before.columns[one.key][k] for k in order]
+    others = make_pictures(2, seed=9)
+    images = make_images(
+        tmp_path / "moved.set", np.concatenate([others, pictures]), labels=[0, 0, *(k % CLASSES for k in order)]
+    )
+    moved = replace(bench, images=images)
+    before, after = bench.run(bench.cells(), batch=4), moved.run(moved.cells(), batch=4)
+    for one, other in zip(bench.cells(), moved.cells(), strict=True):
+        assert after.columns[other.key][2:] == [before.columns[one.key][k] for k in order]
 
 
 def test_noise_is_another_one_under_another_seed(bench: Bench) -> None:

@@ -39,7 +39,7 @@ def run(folder: Path, table: dict[str, Any], pixels: NDArray[np.uint8]) -> dict[
     grid = make_grid({"mirror": {"file": "mine.py"} | table}, folder)
     ((_, conditions),) = grid.groups([c for c in grid.conditions if c.probe == "mirror"])
     perturb = grid.families["mirror"].perturb
-    batch = Batch(pixels, np.arange(len(pixels)), 0)
+    batch = Batch(pixels, np.arange(len(pixels), dtype=np.uint64), np.arange(len(pixels)), 0)
     made = perturb(np, batch, conditions, lambda: np.empty(pixels.shape, np.float32))
     return {str(condition): images.copy() for condition, images in made}
 
