@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,19 @@ def test_a_function_that_takes_rng_depends_on_seed_image_and_condition_alone(tmp
     assert len({mask.tobytes() for mask in many}) == 3, "and each image"
     for name, images in run(tmp_path, table, PIXELS, seed=10).items():
         assert not np.array_equal(images, together[name])
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "probes.md").read_text(encoding="utf-8")
+    for name, body in re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(body, encoding="utf-8")
+    grid = make_grid(tomllib.loads((tmp_path / "probes.toml").read_text())["probes"], tmp_path)
+    perturb = grid.families["salt_and_pepper"].perturb
+    assert perturb is not None
+    batch = Batch(np.full((2, 3, 64, 64), 99, np.uint8), np.arange(2, dtype=np.uint64), np.arange(2), 0)
+    made = perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 64, 64), np.float32))
+    changed = {condition["share"]: (images != np.float32(99 / 255)).mean() for condition, images in made}
+    assert changed == {share: pytest.approx(share, rel=0.1) for share in (0.02, 0.1, 0.3)}
 
 
 def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: Write) -> None:
