@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from ..export.files import replacing
 from ..probes.family import Batch
 from ..probes.grid import PUBLISHED, Grid, make_grid
 from ..probes.images.decode import BrokenImageError, Crop, decode, pillow_warnings, planar
+from ..probes.images.files import image_keys
 from ..records import Condition
 
 TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
@@ -42,7 +44,8 @@ def read_photograph(file: Path) -> NDArray[np.uint8]:
 
 def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Condition, NDArray[np.uint8]]:
     """(size, size, 3) uint8 of the photograph under each condition, in the grid's order."""
-    batch = Batch(photograph[None], np.zeros(1, np.int64), seed)
+    keys = image_keys([sha256(photograph.tobytes()).hexdigest()])  # those that it has in a set
+    batch = Batch(photograph[None], keys, np.zeros(1, np.int64), seed)
     made = {
         condition: np.round(images[0].transpose(1, 2, 0) * 255).astype(np.uint8)
         for perturb, conditions in grid.groups(grid.conditions)

@@ -83,7 +83,7 @@ def main() -> None:
         machine("torch", "torchvision")
         module = native(given.device)
         pixels, labels = photographs(batch), np.arange(batch, dtype=np.int32)
-        start = uniform_start(0, np.arange(batch), SIZE)
+        start = uniform_start(0, np.arange(batch, dtype=np.uint64), SIZE)
         [condition] = PGD_LINF.conditions({"steps": steps})
         images = session.place(pixels).to(torch.float32).div_(255)
         wanted = torch.from_numpy(labels).to(images.device, torch.int64)

@@ -90,7 +90,7 @@ def rms(image: NDArray[np.float64]) -> float:
 def main() -> None:
     given = arguments(__doc__, repeats=7, quick=1)
     pixels = photographs(BATCH)
-    batch = Batch(pixels, np.arange(BATCH), 0)
+    batch = Batch(pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
     counts = {"shared": BATCH, "independent": BATCH, "published": 2 if given.quick else 18}
     images = [grey(pixels[k]) for k in range(counts["published"])]  # 18 are all the different ones
     buffers = Buffers(np, [np.empty((BATCH, *pixels.shape[1:]), np.float32) for _ in range(COUNT)])

@@ -121,7 +121,8 @@ def perturb_seconds(images: ImageSet, grid: Grid, xp: ModuleType, batch: int) ->
         for _ in range(2):
             finish(xp)
             started = time.perf_counter()
-            for _ in perturb(xp, Batch(pixels, xp.arange(batch), 0), conditions, cycle(buffers).__next__):
+            taken = Batch(pixels, xp.arange(batch, dtype=xp.uint64), np.arange(batch), 0)
+            for _ in perturb(xp, taken, conditions, cycle(buffers).__next__):
                 pass
             finish(xp)
             found[name] = time.perf_counter() - started

@@ -79,7 +79,7 @@ def main() -> None:
     given = arguments(__doc__, repeats=11, quick=1)
     torch.set_num_threads(1)
     pixels = photographs(BATCH)
-    batch = Batch(pixels, np.arange(BATCH), 0)
+    batch = Batch(pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
     images = (pixels / np.float32(255)).astype(np.float32)
     fewer = images[:2] if given.quick else images[:8]
     shifted = [mask(condition) for condition in CONDITIONS]
@@ -97,7 +97,7 @@ def main() -> None:
             },
             given.repeats,
         )
-        few = Batch(pixels[: len(fewer)], batch.index[: len(fewer)], 0)
+        few = Batch(pixels[: len(fewer)], batch.keys[: len(fewer)], batch.positions[: len(fewer)], 0)
         worst = largest_difference(few, fewer)
     an_image = {
         name: [s / (BATCH if name == "bandlens" else len(fewer)) for s in values] for name, values in seconds.items()

@@ -215,7 +215,8 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
         if not conditions:
             continue
         index = np.minimum(np.arange(first, first + batch), count - 1)
-        images_of_batch = Batch(group.place.take(index), xp.asarray(index), group.seed)
+        keys = xp.asarray(group.place.image_set.keys[index])
+        images_of_batch = Batch(group.place.take(index), keys, index, group.seed)
         for condition, images in group.perturb(xp, images_of_batch, conditions, buffer):
             yield first, condition, images_of_batch.pixels, images
 

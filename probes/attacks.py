@@ -19,11 +19,11 @@ from ..protocol import EPS, STEP, STEPS
 from ..records import Condition
 from .arrays import Array, to_numpy
 from .family import Batch, Buffer, Family, Parameter, integer_in
-from .noise import WORD, philox4x32
+from .noise import WORD, counter, philox4x32
 
 START_STREAM = WORD
 """Fourth word of the counter. Noise has 0 for its fields and counts up from 1 when it draws again: it never comes here.
-The third is 0, so that a start belongs to the seed and the image alone, and all checkpoints, budgets and attacks begin
+The draw is 0, so that a start belongs to the seed and the image alone, and all checkpoints, budgets and attacks begin
 at the same place of their balls."""
 
 
@@ -47,7 +47,7 @@ def start_attack(
 
     Arrays are (n, 3, size, size) float32, uniform in (-1, 1), in units of eps; a `family.Perturb` but for that range.
     """
-    start = xp.asarray(uniform_start(batch.seed, to_numpy(batch.index), batch.pixels.shape[-1]))
+    start = xp.asarray(uniform_start(batch.seed, to_numpy(batch.keys), batch.pixels.shape[-1]))
     for condition in conditions:
         filled = buffer()
         filled[...] = start
@@ -61,10 +61,10 @@ BUDGET = (
 )
 
 PGD_LINF = Family(
-    "pgd_linf", "projected gradient descent, judged by its last iterate", 1, BUDGET, start_attack, random=True
+    "pgd_linf", "projected gradient descent, judged by its last iterate", 2, BUDGET, start_attack, random=True
 )
 PGD_ANY = Family(
-    "pgd_any", "the same, stopped for an image at the first iterate that fools", 1, BUDGET, start_attack, random=True
+    "pgd_any", "the same, stopped for an image at the first iterate that fools", 2, BUDGET, start_attack, random=True
 )
 
 ATTACKS = {family.name: family for family in (PGD_LINF, PGD_ANY)}
@@ -75,17 +75,17 @@ def is_attack(condition: Condition) -> bool:
     return condition.probe in ATTACKS
 
 
-def uniform_start(seed: int, images: NDArray[np.int64], size: int) -> NDArray[np.float32]:
-    """(n, 3, size, size), uniform in (-1, 1) in units of eps, for n image indices: a function of seed and index.
+def uniform_start(seed: int, keys: NDArray[np.uint64], size: int) -> NDArray[np.float32]:
+    """(n, 3, size, size), uniform in (-1, 1) in units of eps, for n images by their keys: a function of seed and key.
 
     The four words of block b are the values b, b + blocks, b + 2 blocks and b + 3 blocks, channel by channel in
     row-major order. Their upper 24 bits count, so that every value is exact.
     """
     count = 3 * size * size
     block = np.arange(-(-count // 4), dtype=np.uint32)
-    start = np.empty((len(images), count), np.float32)
-    for row, image in enumerate(images.astype(np.uint32)):  # one at a time stays in the cache
-        words = philox4x32(np, (block, image, np.uint32(0), np.uint32(START_STREAM)), seed)
+    start = np.empty((len(keys), count), np.float32)
+    for row, key in enumerate(keys):  # one at a time stays in the cache
+        words = philox4x32(np, counter(np, block, key, 0, START_STREAM), seed)
         odd = 2 * (np.concatenate(words)[:count] >> np.uint32(8)).astype(np.int32) + 1
         start[row] = (odd - 2**24) * np.float32(2**-24)
     return start.reshape(-1, 3, size, size)

@@ -125,7 +125,7 @@ def bring_into_range(xp: ModuleType, mixed: Array, noise: Array) -> Array:
 
 
 def redraw(
-    xp: ModuleType, grey: Array, mixed: Array, where: Array, noise_sd: float, draw: int, seed: int, index: Array
+    xp: ModuleType, grey: Array, mixed: Array, where: Array, noise_sd: float, draw: int, seed: int, keys: Array
 ) -> None:
     """Give the pixels `where` normal noise of their own, drawn until it fits: a truncated normal. In place."""
     image, row, column = xp.nonzero(where)
@@ -133,7 +133,7 @@ def redraw(
     while len(image):
         attempt += 1
         pixel = row * mixed.shape[-1] + column
-        normals = unit_normals_at(xp, seed, index[image], draw, pixel, attempt)
+        normals = unit_normals_at(xp, seed, keys[image], draw, pixel, attempt)
         value = grey[image, row, column] + xp.float32(noise_sd) * normals
         mixed[image, row, column] = value
         again = (value < 0) | (value > 1)
@@ -169,7 +169,7 @@ def mix_in_arrays(
     reach: Reach,
     draw: int,
     seed: int,
-    index: Array,
+    keys: Array,
     out: Array,
 ) -> None:
     """Grey images plus noise_sd times a band, (n, size, size) each, brought into range, to three channels of `out`."""
@@ -180,14 +180,14 @@ def mix_in_arrays(
     if reach.darkest < strongest or reach.brightest + strongest > 1:
         unsaved = bring_into_range(xp, mixed, noise)
         if strongest > REDRAW_ABOVE:
-            redraw(xp, grey, mixed, unsaved, noise_sd, draw, seed, index)
+            redraw(xp, grey, mixed, unsaved, noise_sd, draw, seed, keys)
     out[:, 1:] = mixed[:, None]
 
 
-def mix_in_kernel(grey: Array, band: Array, noise_sd: float, draw: int, seed: int, index: Array, out: Array) -> None:
+def mix_in_kernel(grey: Array, band: Array, noise_sd: float, draw: int, seed: int, keys: Array, out: Array) -> None:
     """`mix_in_arrays` on a GPU, in one pass and without waiting: a pixel that needs it is redrawn where it is."""
     count, size = len(grey), grey.shape[-1]
-    launch("mix_noise", (size * size, count), out, grey, band, noise_sd, index, seed, draw, size * size)
+    launch("mix_noise", (size * size, count), out, grey, band, noise_sd, keys, seed, draw, size * size)
 
 
 def perturb(
@@ -218,7 +218,7 @@ def _one_draw(
     bands = [xp.empty((count, size, size), dtype=xp.float32) for _ in frequencies]
     parts = list(chunks(xp, count))
     for part in parts if frequencies else ():
-        noise = unit_normal_fields(xp, batch.seed, batch.index[part], draw, size)
+        noise = unit_normal_fields(xp, batch.seed, batch.keys[part], draw, size)
         noise_bands(xp, noise, frequencies, [band[part] for band in bands])
     reached = reaches(grey, bands, parts) if xp is np else None
     for condition in conditions:
@@ -229,11 +229,11 @@ def _one_draw(
             f = frequencies.index(int(condition["frequency"]))
             band = bands[f]
             if reached is None:
-                mix_in_kernel(grey, band, sd, draw, batch.seed, batch.index, out)
+                mix_in_kernel(grey, band, sd, draw, batch.seed, batch.keys, out)
             else:
                 for part, reach in zip(parts, reached[f], strict=True):
-                    index = batch.index[part]
-                    mix_in_arrays(xp, grey[part], band[part], sd, reach, draw, batch.seed, index, out[part])
+                    keys = batch.keys[part]
+                    mix_in_arrays(xp, grey[part], band[part], sd, reach, draw, batch.seed, keys, out[part])
         yield condition, out
 
 
@@ -244,8 +244,8 @@ def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
 
 CRITICAL_BAND = Family(
     "critical_band",
-    "grey at contrast 0.2 plus octave-band noise of RMS 0.94 noise_sd, centred at 1.75 x 2^frequency cycles per image",
-    1,
+    "grey at contrast 0.2 plus noise of RMS 0.94 noise_sd around 2^frequency x size / 128 cycles per image",
+    2,
     (
         Parameter("noise_sd", number_in(0, 1), NOISE_SDS),
         Parameter("frequency", integer_in(0, LAST_LEVEL), FREQUENCIES),

@@ -9,6 +9,9 @@ from math import prod
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..errors import UnknownName, UsageError
 from ..records import Condition, digest_of
 from .arrays import Array
@@ -23,8 +26,10 @@ class Batch:
 
     pixels: Array
     """(n, 3, size, size) uint8 RGB in [0, 255]."""
-    index: Array
-    """(n,) int64 image indices in the set: what noise is keyed by."""
+    keys: Array
+    """(n,) uint64 keys of the images, which noise is keyed by: see `images.files.image_keys`."""
+    positions: NDArray[np.int64]
+    """(n,) places of the images in their set, in the host's memory. No built-in probe depends on them."""
     seed: int
 
 

@@ -14,7 +14,7 @@ from .clean import CLEAN
 from .critical_band import CRITICAL_BAND
 from .family import Family, Perturb
 from .spectral import HIGHPASS, LOWPASS
-from .user import user_family
+from .user import GIVEN, user_family
 
 FAMILIES = {family.name: family for family in (CLEAN, LOWPASS, HIGHPASS, CRITICAL_BAND)}
 
@@ -65,6 +65,11 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
         if "file" in parameters:
             if name in known:
                 raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
+            if reserved := [one for one in GIVEN if one in parameters]:
+                raise UsageError(
+                    f"probe {name}: {reserved[0]} is {GIVEN[reserved[0]]}, which its function is given; call the "
+                    "function's own parameter something else"
+                )
             family = user_family(name, folder / str(parameters.pop("file")), parameters.pop("function", None))
         elif name in known:
             family = known[name]

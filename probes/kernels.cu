@@ -28,6 +28,11 @@ __device__ Words philox4x32(Words counter, unsigned long long seed) {
     return counter;
 }
 
+// probes/noise.py: counter
+__device__ Words counter_of(unsigned block, unsigned long long key, unsigned draw, unsigned stream) {
+    return {block, (unsigned)(key >> 32), (unsigned)key ^ draw, stream};
+}
+
 // probes/noise.py: polar
 __device__ Normals polar(unsigned word, unsigned turns) {
     const float uniform = ((float)word + 0.5f) * 0x1p-32f;
@@ -39,10 +44,10 @@ __device__ Normals polar(unsigned word, unsigned turns) {
 
 // probes/noise.py: unit_normal_fields. x counts an image's blocks of four pixels, y the images.
 extern "C" __global__ void unit_normal_fields(
-    float* fields, const long long* images, unsigned long long seed, unsigned draw, unsigned blocks) {
+    float* fields, const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned blocks) {
     const unsigned block = blockIdx.x * blockDim.x + threadIdx.x;
     if (block >= blocks) return;
-    const Words words = philox4x32({block, (unsigned)images[blockIdx.y], draw, 0}, seed);
+    const Words words = philox4x32(counter_of(block, keys[blockIdx.y], draw, 0), seed);
     const Normals ab = polar(words.a, words.b), cd = polar(words.c, words.d);
     float* field = fields + 4ll * blocks * blockIdx.y + block;
     field[0] = ab.first;
@@ -54,7 +59,7 @@ extern "C" __global__ void unit_normal_fields(
 // probes/critical_band.py: bring_into_range and redraw. x counts an image's pixels, y the images.
 extern "C" __global__ void mix_noise(
     float* out, const float* __restrict__ grey, const float* __restrict__ band, float noise_sd,
-    const long long* images, unsigned long long seed, unsigned draw, unsigned pixels) {
+    const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned pixels) {
     const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= pixels) return;
     const long long image = blockIdx.y, place = image * pixels + pixel;
@@ -67,7 +72,7 @@ extern "C" __global__ void mix_noise(
         value = 0.9f;
     }
     for (unsigned attempt = 1; value < 0.0f || value > 1.0f; ++attempt) {
-        const Words words = philox4x32({pixel, (unsigned)images[image], draw, attempt}, seed);
+        const Words words = philox4x32(counter_of(pixel, keys[image], draw, attempt), seed);
         value = grey[place] + __fmul_rn(noise_sd, polar(words.a, words.b).first);
     }
     float* red = out + 3 * image * pixels + pixel;

@@ -1,7 +1,10 @@
-"""Normal noise as a pure function of (seed, image, draw): it does not matter in which batch, order or process.
+"""Normal noise as a pure function of (seed, image, draw): it does not matter in which batch, order, set or process.
 
 The generator is Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): a counter of
-four 32-bit words is scrambled under a key of two. The key is the seed; the counter is (block, image, draw, stream).
+four 32-bit words is scrambled under a key of two. Philox's key is the seed. An image has a key of its own, 64 bits of
+its pixels' digest, and the counter is (block, upper half of the image's key, draw XOR lower half, stream): for one draw
+different image keys have different counters, and for one image different draws. Two pairs of image and draw meet with
+a probability of 2^-64, and then two images share a noise field, which harms neither of them.
 Box and Muller's transform makes four normals of a block's four words.
 """
 
@@ -44,6 +47,11 @@ def _high(xp: ModuleType, product: Array) -> Array:
     return (product >> xp.uint64(32)).astype(xp.uint32)
 
 
+def counter(xp: ModuleType, block: Array, keys: Array, draw: int, stream: int) -> tuple[Array, Array, Array, Array]:
+    """The counter of blocks (uint32) of images (uint64 keys), broadcast against each other."""
+    return block, _high(xp, keys), keys.astype(xp.uint32) ^ xp.uint32(draw), xp.uint32(stream)
+
+
 def polar(xp: ModuleType, words: Array, turns: Array) -> tuple[Array, Array]:
     """Two independent unit normals from two uint32 words, in float32; magnitudes reach 6.7."""
     uniform = (words.astype(xp.float32) + xp.float32(0.5)) * xp.float32(2**-32)
@@ -52,33 +60,34 @@ def polar(xp: ModuleType, words: Array, turns: Array) -> tuple[Array, Array]:
     return radius * xp.cos(angle), radius * xp.sin(angle)
 
 
-def unit_normal_fields(xp: ModuleType, seed: int, images: Array, draw: int, size: int) -> Array:
-    """(n, size, size) float32 of N(0, 1) for n image indices (int, below 2^32); `size` must be even.
+def unit_normal_fields(xp: ModuleType, seed: int, keys: Array, draw: int, size: int) -> Array:
+    """(n, size, size) float32 of N(0, 1) for n images by their uint64 keys; `size` must be even.
 
     The four normals of block b are the pixels b, b + blocks, b + 2 blocks and b + 3 blocks in row-major order.
     """
     if xp is np:
-        return fields_in_arrays(xp, seed, images, draw, size)
-    blocks, images = size * size // 4, xp.asarray(images, dtype=xp.int64)
-    fields = xp.empty((len(images), size, size), dtype=xp.float32)
-    launch("unit_normal_fields", (blocks, len(images)), fields, images, seed, draw, blocks)
+        return fields_in_arrays(xp, seed, keys, draw, size)
+    blocks = size * size // 4
+    fields = xp.empty((len(keys), size, size), dtype=xp.float32)
+    launch("unit_normal_fields", (blocks, len(keys)), fields, keys, seed, draw, blocks)
     return fields
 
 
-def fields_in_arrays(xp: ModuleType, seed: int, images: Array, draw: int, size: int) -> Array:
+def fields_in_arrays(xp: ModuleType, seed: int, keys: Array, draw: int, size: int) -> Array:
     """`unit_normal_fields` in array code."""
     blocks = size * size // 4
     block = xp.arange(blocks, dtype=xp.uint32)[None, :]
-    image = xp.asarray(images).astype(xp.uint32)[:, None]
-    w0, w1, w2, w3 = philox4x32(xp, (block, image, xp.uint32(draw), xp.uint32(0)), seed)
-    field = xp.empty((image.shape[0], 4, blocks), dtype=xp.float32)
+    w0, w1, w2, w3 = philox4x32(xp, counter(xp, block, keys[:, None], draw, 0), seed)
+    field = xp.empty((len(keys), 4, blocks), dtype=xp.float32)
     field[:, 0], field[:, 1] = polar(xp, w0, w1)
     field[:, 2], field[:, 3] = polar(xp, w2, w3)
     return field.reshape(-1, size, size)
 
 
-def unit_normals_at(xp: ModuleType, seed: int, images: Array, draw: int, pixels: Array, attempt: int) -> Array:
-    """(k,) float32 of N(0, 1) for k (image, pixel) pairs, fresh for every attempt >= 1, independent of the fields."""
-    image, pixel = (xp.asarray(a).astype(xp.uint32) for a in (images, pixels))
-    w0, w1, _, _ = philox4x32(xp, (pixel, image, xp.uint32(draw), xp.uint32(attempt)), seed)
+def unit_normals_at(xp: ModuleType, seed: int, keys: Array, draw: int, pixels: Array, attempt: int) -> Array:
+    """(k,) float32 of N(0, 1) for k pairs of an image's key and a pixel.
+
+    They are fresh for every attempt >= 1, and independent of the fields.
+    """
+    w0, w1, _, _ = philox4x32(xp, counter(xp, pixels.astype(xp.uint32), keys, draw, attempt), seed)
     return polar(xp, w0, w1)[0]

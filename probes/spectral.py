@@ -131,5 +131,5 @@ def _pairs(members: Iterator[Condition]) -> Iterator[list[Condition]]:
 
 _CUTOFF = (Parameter("cutoff", number_in(0, 1), CUTOFFS),)
 
-LOWPASS = Family("lowpass", "keeps frequencies below cutoff x 112 cycles per image", 1, _CUTOFF, perturb)
-HIGHPASS = Family("highpass", "removes frequencies below (1 - cutoff) x 112 cycles per image", 1, _CUTOFF, perturb)
+LOWPASS = Family("lowpass", "keeps frequencies up to cutoff x size / 2 cycles per image", 1, _CUTOFF, perturb)
+HIGHPASS = Family("highpass", "removes frequencies up to (1 - cutoff) x size / 2 cycles per image", 1, _CUTOFF, perturb)

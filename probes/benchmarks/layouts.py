@@ -63,7 +63,7 @@ LAYOUTS: Mapping[str, Layout] = {
     "cue-conflict": SHAPE,
     "stylized": FIELD,
 }
-"""Of each benchmark."""
+"""The layout of each benchmark, by its name."""
 
 
 def find_benchmark(name: str) -> Benchmark:

@@ -273,7 +273,7 @@ def _schemes(
 
 
 def _position(source: Path, path: str) -> int:
-    """Of a validation image in lists by file number."""
+    """Where a validation image stands in lists by file number."""
     number = file_number(path)
     if not number or number > VALIDATION:
         raise ImageSetError(

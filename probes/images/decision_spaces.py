@@ -9,7 +9,7 @@ from pathlib import Path
 from ...errors import UnknownName
 
 NAMES = ("all", "imagenet-a", "imagenet-r", "sixteen")
-"""Of the decision spaces; an image set that says nothing has `all`."""
+"""Names of the decision spaces; an image set that says nothing has `all`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +18,11 @@ class DecisionSpace:
 
     name: str
     members: tuple[tuple[int, ...], ...]
-    """Of each class: the indices of its logits among the 1000."""
+    """For each class, the indices of its logits among the 1000."""
     ids: tuple[int, ...]
-    """Of each class: its number in labels and predictions, ascending."""
+    """For each class, its number in labels and predictions; ascending."""
     names: tuple[str, ...]
-    """Of each class, in English."""
+    """For each class, its name in English."""
 
 
 @cache

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_SCANS = 500
-"""Of a JPEG; usual ones have ten."""
+"""Scans in a JPEG; usual ones have ten."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 EXACT = (64, 128, 256, 512)

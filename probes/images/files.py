@@ -31,11 +31,23 @@ TOGETHER = 16
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256")
 
 MOST_IMAGES = 1 << 25
-"""Of a set: a small file can describe any number."""
+"""Images in a set: a small file can describe any number."""
 LARGEST = 1 << 26
 """Bytes of set.json, which lists the files that were left out."""
 
 Lists = Sequence[Sequence[int]]
+
+
+def image_keys(sha256s: Sequence[str]) -> NDArray[np.uint64]:
+    """(n,) what noise is keyed by: the first 64 bits of each image's sha256; ValueError where one is no such digest.
+
+    They belong to the pixels, so that neither order nor set matters, and equal pictures get equal noise. Two different
+    ones among a million share a key with a probability of 3e-8, and then their noise.
+    """
+    keys = np.frombuffer(bytes.fromhex("".join(digest[:16] for digest in sha256s)), ">u8").astype(np.uint64)
+    if len(keys) != len(sha256s):
+        raise ValueError("a sha256 has fewer than 16 hex digits")
+    return keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +60,7 @@ class Index:
     clusters: NDArray[np.int32]
     """(n,) cluster indices."""
     sha256s: list[str]
-    """Of each image's pixels as they lie in the file."""
+    """For each image, the sha256 of its pixels as they lie in the file: 64 hex digits."""
     schemes: Mapping[str, Lists] = field(default_factory=dict)
     """Label schemes beside `labels`: by name, the classes that count as right for each of the n images."""
 
@@ -205,7 +217,8 @@ def new_folder(out: Path) -> Iterator[Path]:
             _lock(lock, out)
         try:
             with writing(out):
-                _clear(partial)
+                for left in partial.iterdir():
+                    left.unlink()
             yield partial
             with writing(out):
                 _sync(*partial.iterdir(), partial)
@@ -229,11 +242,6 @@ def _lock(folder: int, out: Path) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ImageSetError(f"{out}: is being packed by another process; wait for it or choose another") from None
-
-
-def _clear(folder: Path) -> None:
-    for left in folder.iterdir():
-        left.unlink()
 
 
 def _sync(*paths: Path) -> None:

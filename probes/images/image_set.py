@@ -42,6 +42,8 @@ class ImageSet:
     """Other label schemes by name: `real`, lists of classes; `texture`, where labels are shapes."""
     clusters: NDArray[np.int32] = field(repr=False)
     """(n,) cluster indices: images of one cluster, such as crops of one photograph, are not independent."""
+    keys: NDArray[np.uint64] = field(repr=False)
+    """(n,) what the noise of each image is keyed by: see `files.image_keys`."""
     paths: list[str] = field(repr=False)
     """Relative to what was packed, with '/'."""
     folder: Path
@@ -105,8 +107,12 @@ def open_image_set(path: Path) -> ImageSet:
     whole = len(index.paths) == info.count and (index.labels is not None) == info.labelled
     if not whole or sorted(index.schemes) != about.get("schemes", []):
         raise ImageSetError(f"{path / files.INDEX}: does not fit {files.ABOUT}; pack the images again")
+    try:
+        keys = files.image_keys(index.sha256s)
+    except ValueError as error:
+        raise ImageSetError(f"{path / files.INDEX}: damaged ({error}); pack the images again") from error
     schemes = {name: _flat(lists) for name, lists in index.schemes.items()}
-    return ImageSet(info, index.labels, schemes, index.clusters, index.paths, path, skipped, ignored, source)
+    return ImageSet(info, index.labels, schemes, index.clusters, keys, index.paths, path, skipped, ignored, source)
 
 
 def _flat(lists: files.Lists) -> Scheme:

@@ -126,7 +126,7 @@ def _index(
     clusters: Clustering,
     sha256s: Mapping[int, str],
 ) -> Index:
-    """Of those images that were not broken."""
+    """The index of the images that were not broken."""
     kept = sorted(sha256s)
     paths = [source.paths[choice.rows[at]] for at in kept]
     labels = None if choice.labels is None else choice.labels[kept]

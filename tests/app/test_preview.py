@@ -13,6 +13,8 @@ from bandlens.app.cli import app
 from bandlens.app.preview import grid_of, perturbed, read_photograph
 from bandlens.errors import ImageSetError
 from bandlens.export.photographs import photograph_folder
+from bandlens.probes.family import Batch
+from bandlens.probes.images.pack import pack
 
 CAT = photograph_folder() / "chelsea.png"
 
@@ -35,6 +37,22 @@ def test_pictures_are_in_the_grids_order_and_differ() -> None:
     pictures = perturbed(read_photograph(CAT), grid_of(None), seed=0)
     assert list(pictures) == list(grid_of(None).conditions)
     assert len({image.tobytes() for image in pictures.values()}) == 52
+
+
+def test_the_noise_is_that_of_a_study_with_this_photograph(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("astronaut.png", "chelsea.png", "coffee.png"):
+        (photos / name).symlink_to(photograph_folder() / name)
+    images = pack(photos, tmp_path / "images.set")
+    row, seed = images.paths.index("chelsea.png"), 4
+    shown, grid = perturbed(read_photograph(CAT), grid_of(None), seed), grid_of(None)
+    condition = next(one for one in grid.conditions if one.number("noise_sd") == 0.16)
+    batch = Batch(images.pixels, images.keys, np.arange(3), seed)
+    perturb = grid.family(condition).perturb
+    assert perturb is not None
+    [(_, made)] = perturb(np, batch, [condition], lambda: np.empty(images.shape, np.float32))
+    np.testing.assert_array_equal(np.round(made[row].transpose(1, 2, 0) * 255).astype(np.uint8), shown[condition])
 
 
 def test_a_studys_own_probes(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Photo
         OnnxNetwork(model.path.read_bytes()).eval(),
         laid_out(images.take(rows) / np.float32(255)),
         torch.from_numpy(images.labels[rows]).long(),
-        laid_out(uniform_start(0, rows, SIZE)),
+        laid_out(uniform_start(0, images.keys[rows], SIZE)),
     )
 
 

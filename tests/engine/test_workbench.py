@@ -130,7 +130,7 @@ def by_itself(cell: Cell, images: ImageSet, index: int) -> Row:
     network = OnnxNetwork(cell.model.path.read_bytes())
     image = torch.from_numpy(images.pixels[index : index + 1] / np.float32(255))
     label = network(image).argmax(1) if images.labels is None else torch.tensor(images.labels[index : index + 1]).long()
-    start = torch.from_numpy(uniform_start(SEED, np.array([index]), images.info.size))
+    start = torch.from_numpy(uniform_start(SEED, images.keys[index : index + 1], images.info.size))
     function = {"pgd_linf": pgd, "pgd_any": pgd_any}[cell.condition.probe]
     logits = function(network, image, label, start=start, **dict(cell.condition.parameters)).logits[0]
     ranking = logits.argsort(descending=True, stable=True).tolist()
@@ -197,6 +197,16 @@ def test_another_seed_begins_elsewhere(bench: Bench, whole: Outcome) -> None:
     for cell in bench.cells(bench.models[:1]):
         other = replace(cell, seed=SEED + 1)
         assert attack([other], bench.images).columns[other.key] != whole.columns[cell.key]
+
+
+def test_a_start_belongs_to_the_image_and_not_to_its_place(bench: Bench, whole: Outcome, tmp_path: Path) -> None:
+    assert bench.images.labels is not None
+    order = [17, 3, 8]
+    pictures = np.stack([bench.images.pixels[k].transpose(1, 2, 0) for k in order])
+    moved = make_images(tmp_path / "moved.set", pictures, labels=bench.images.labels[order].tolist())
+    found = attack(replace(bench, images=moved).cells(), moved)
+    for here, there in zip(bench.cells(), replace(bench, images=moved).cells(), strict=True):
+        check_equal(found.columns[there.key], [whole.columns[here.key][k] for k in order])
 
 
 def test_without_labels_it_leads_away_from_the_clean_prediction(bench: Bench, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def outcomes() -> dict[str, dict[str, object]]:
     grid = make_grid(PUBLISHED | {"critical_band": {"draw": ["shared", "independent"]}}, Path())
     found = {}
     for perturb, conditions in grid.groups(grid.conditions):
-        batch = Batch(picture(), np.array([1234]), 99)
+        batch = Batch(picture(), np.array([0x0123456789ABCDEF], np.uint64), np.array([1234]), 99)
         for condition, images in perturb(np, batch, conditions, lambda: np.empty((1, 3, 224, 224), np.float32)):
             values = [float(images[0, channel, y, x]) for channel in range(3) for y, x in PIXELS]
             found[str(condition)] = {

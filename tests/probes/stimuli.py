@@ -29,14 +29,17 @@ def perturb(
     xp: ModuleType,
     conditions: Sequence[Condition],
     pixels: NDArray[np.uint8],
-    index: Sequence[int] | None = None,
+    keys: Sequence[int] | None = None,
     seed: int = 3,
 ) -> dict[Condition, Images]:
-    """What the families of one group make of the images, by condition, as NumPy arrays."""
+    """What the families of one group make of the images, by condition, as NumPy arrays.
+
+    The images' keys are 0, 1, 2 … unless others are given.
+    """
     families = {family(condition).perturb for condition in conditions}
     assert len(families) == 1
-    positions = np.arange(len(pixels)) if index is None else np.asarray(index)
-    batch = Batch(xp.asarray(pixels), xp.asarray(positions), seed)
+    positions = np.arange(len(pixels))
+    batch = Batch(xp.asarray(pixels), xp.asarray(positions if keys is None else keys, dtype=xp.uint64), positions, seed)
     made = {}
     for condition, images in families.pop()(xp, batch, conditions, lambda: xp.full(pixels.shape, xp.nan, xp.float32)):
         assert condition not in made

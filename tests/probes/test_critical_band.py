@@ -52,11 +52,11 @@ class Published:
 
 
 def published_stimulus(
-    xp: ModuleType, pixels: NDArray[np.uint8], condition: Condition, index: int, seed: int
+    xp: ModuleType, pixels: NDArray[np.uint8], condition: Condition, key: int, seed: int
 ) -> Published:
     """The published rule, pixel by pixel: shift the image's pixel, or draw its noise again where that cannot help."""
     sd, frequency = float(condition["noise_sd"]), int(condition["frequency"])
-    field = to_numpy(unit_normal_fields(xp, seed, np.array([index]), 0, 224))[0].astype(np.float64)
+    field = to_numpy(unit_normal_fields(xp, seed, xp.asarray([key], dtype=xp.uint64), 0, 224))[0].astype(np.float64)
     grey, noise = published_grey(pixels), pyrtools_band(field * sd, frequency)
     image, noisy = grey.copy(), grey + noise
     borders = np.minimum(np.abs(noisy), np.abs(noisy - 1))
@@ -72,7 +72,8 @@ def published_stimulus(
         attempt = 0
         while not 0 <= grey[row, column] + noise[row, column] <= 1:
             attempt += 1
-            fresh = unit_normals_at(xp, seed, np.array([index]), 0, np.array([row * 224 + column]), attempt)
+            pixel = xp.asarray([row * 224 + column])
+            fresh = unit_normals_at(xp, seed, xp.asarray([key], dtype=xp.uint64), 0, pixel, attempt)
             noise[row, column] = sd * float(fresh[0])
     return Published(image + noise, sure, len(rows), redrawn)
 
@@ -133,13 +134,13 @@ def test_grey_is_pillows_luma_at_contrast_02_around_0449(xp: ModuleType) -> None
 
 
 def test_all_28_noisy_conditions_equal_the_published_procedure(xp: ModuleType) -> None:
-    pixels, index, seed = photographs(5), [40, 41, 42, 43, 44], 11
-    made = perturb(xp, NOISY, pixels, index, seed)
+    pixels, keys, seed = photographs(5), [40, 41, 42, 2**63, 2**64 - 1], 11
+    made = perturb(xp, NOISY, pixels, keys, seed)
     assert set(made) == set(NOISY)
     out_of_range = 0
     for condition, images in made.items():
         for position, image in enumerate(images):
-            expected = published_stimulus(xp, pixels[position], condition, index[position], seed)
+            expected = published_stimulus(xp, pixels[position], condition, keys[position], seed)
             out_of_range += expected.out_of_range
             for channel in image:
                 difference = np.abs(channel - expected.images)[expected.sure].max()
@@ -149,11 +150,11 @@ def test_all_28_noisy_conditions_equal_the_published_procedure(xp: ModuleType) -
 
 def test_noise_that_no_shift_can_undo_is_drawn_again(xp: ModuleType) -> None:
     """At sd 0.5 a few percent of the pixels are: each equals the published rule with the same fresh normals."""
-    pixels, index, seed = photographs(2), [8, 9], 4
+    pixels, keys, seed = photographs(2), [8, 9], 4
     (condition,) = CRITICAL_BAND.conditions({"noise_sd": 0.5, "frequency": 6})
-    images = perturb(xp, [condition], pixels, index, seed)[condition]
+    images = perturb(xp, [condition], pixels, keys, seed)[condition]
     for position, image in enumerate(images):
-        expected = published_stimulus(xp, pixels[position], condition, index[position], seed)
+        expected = published_stimulus(xp, pixels[position], condition, keys[position], seed)
         assert expected.redrawn > 1000
         np.testing.assert_allclose(image[0][expected.sure], expected.images[expected.sure], rtol=0, atol=5e-6)
     assert images.min() >= 0
@@ -191,19 +192,19 @@ def test_an_image_does_not_depend_on_its_batch_nor_on_the_other_conditions(
             for condition in CRITICAL_BAND.conditions({"frequency": 0, **dict(c.parameters), "draw": draw})
         )
     )
-    together = perturb(np, conditions, pixels[order], index=order)
+    together = perturb(np, conditions, pixels[order], keys=order)
     for condition in conditions:
-        alone = [perturb(np, [condition], pixels[i : i + 1], index=[i])[condition] for i in order]
+        alone = [perturb(np, [condition], pixels[i : i + 1], keys=[i])[condition] for i in order]
         np.testing.assert_array_equal(together[condition], np.concatenate(alone))
 
 
-def test_another_seed_or_image_index_is_other_noise() -> None:
+def test_another_seed_or_image_is_other_noise() -> None:
     pixels = photographs(1)
-    base, other_seed, other_index = (
-        perturb(np, NOISY[-1:], pixels, index=[i], seed=s)[NOISY[-1]] for i, s in ((0, 1), (0, 2), (1, 1))
+    base, other_seed, other_image = (
+        perturb(np, NOISY[-1:], pixels, keys=[i], seed=s)[NOISY[-1]] for i, s in ((0, 1), (0, 2), (1, 1))
     )
     assert not np.array_equal(base, other_seed)
-    assert not np.array_equal(base, other_index)
+    assert not np.array_equal(base, other_image)
 
 
 @pytest.mark.parametrize("size", [64, 225])

@@ -32,6 +32,7 @@ from bandlens.probes.kernels import KERNELS, SOURCE, launch
 from bandlens.probes.noise import fields_in_arrays, philox4x32, polar, unit_normal_fields
 
 LAST = 2**32 - 1
+LARGEST = 2**64 - 1
 CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
 
 
@@ -142,13 +143,13 @@ def test_normals_of_extreme_words(library: ctypes.CDLL) -> None:
     [
         (0, [0], 0, 128),
         (7, [5, 3, 49_999], 0, 224),
-        (2**63 - 1, [LAST, 0, LAST - 1], LAST, 224),
-        (1 << 40, [2**31, 2**31 - 1], 12345, 130),  # 4225 blocks of four: not a multiple of the threads in a block
+        (2**63 - 1, [LARGEST, 0, LAST], LAST, 224),
+        (1 << 40, [2**63, 2**31 - 1], 12345, 130),  # 4225 blocks of four: not a multiple of the threads in a block
     ],
 )
 def test_fields_equal_array_code(device: ModuleType, seed: int, images: list[int], draw: int, size: int) -> None:
-    made = to_numpy(unit_normal_fields(device, seed, device.asarray(images), draw, size))
-    expected = fields_in_arrays(np, seed, np.array(images), draw, size)
+    made = to_numpy(unit_normal_fields(device, seed, device.asarray(images, dtype=device.uint64), draw, size))
+    expected = fields_in_arrays(np, seed, np.array(images, np.uint64), draw, size)
     assert made.dtype == np.float32
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
 
@@ -160,22 +161,22 @@ def noisy(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return grey, rng.standard_normal(grey.shape).astype(np.float32)
 
 
-def mixed_in_arrays(xp: ModuleType, grey: Any, band: Any, noise_sd: float, draw: int, seed: int, index: Any) -> Any:
+def mixed_in_arrays(xp: ModuleType, grey: Any, band: Any, noise_sd: float, draw: int, seed: int, keys: Any) -> Any:
     out = xp.empty((len(grey), 3, *grey.shape[1:]), dtype=xp.float32)
     ((reach,),) = critical_band.reaches(grey, [band], [slice(None)])
-    critical_band.mix_in_arrays(xp, grey, band, noise_sd, reach, draw, seed, index, out)
+    critical_band.mix_in_arrays(xp, grey, band, noise_sd, reach, draw, seed, keys, out)
     return out
 
 
 @pytest.mark.parametrize("noise_sd", [0.02, 0.16, 0.5, 1.0])
-@pytest.mark.parametrize(("index", "size"), [([LAST], 128), ([3, 1, LAST - 1], 130), ([0, 1, 2, 3, 4], 224)])
-def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, index: list[int], size: int) -> None:
-    draw, seed = 7, 2**62 + 1
-    grey, band = noisy(len(index), size)
-    out = device.full((len(index), 3, size, size), device.nan, device.float32)
+@pytest.mark.parametrize(("images", "size"), [([LARGEST], 128), ([3, 1, LAST - 1], 130), ([0, 1, 2, 3, 2**63], 224)])
+def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, images: list[int], size: int) -> None:
+    draw, seed, keys = 7, 2**62 + 1, np.array(images, np.uint64)
+    grey, band = noisy(len(keys), size)
+    out = device.full((len(keys), 3, size, size), device.nan, device.float32)
     on_device = [device.asarray(array) for array in (grey, band)]
-    critical_band.mix_in_kernel(*on_device, noise_sd, draw, seed, device.asarray(index), out)
-    made, expected = to_numpy(out), mixed_in_arrays(np, grey, band, noise_sd, draw, seed, np.array(index))
+    critical_band.mix_in_kernel(*on_device, noise_sd, draw, seed, device.asarray(keys), out)
+    made, expected = to_numpy(out), mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
     noise = band * np.float32(noise_sd)
     value = grey + noise
     fresh = ((value < 0) & (noise < -0.9)) | ((value > 1) & (noise > 0.9))
@@ -189,9 +190,9 @@ def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, index: li
 def test_the_whole_family_equals_array_code(device: ModuleType) -> None:
     conditions = CRITICAL_BAND.conditions({"noise_sd": [0, 0.04, 0.16, 0.5], "frequency": [0, 3, 6]})
     conditions += CRITICAL_BAND.conditions({"noise_sd": 0.16, "frequency": 5, "draw": "independent"})
-    pixels, index = photographs(3), [LAST, 0, 17]
-    expected = perturb(np, conditions, pixels, index)
-    for condition, images in perturb(device, conditions, pixels, index).items():
+    pixels, keys = photographs(3), [LARGEST, 0, 17]
+    expected = perturb(np, conditions, pixels, keys)
+    for condition, images in perturb(device, conditions, pixels, keys).items():
         apart = np.abs(images - expected[condition]) > 5e-6
         assert apart.sum() <= 6, f"{condition}: more than the pixels that rounding may push across a border"
 
@@ -239,13 +240,13 @@ def test_reducing_equals_array_code_whatever_the_shape(device: ModuleType, rows:
 def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
     """Threads beyond the end, of which every kernel here has some, and images beside those of a part."""
     grey, band = (device.asarray(array) for array in noisy(3, 130))
-    index, labels = device.asarray([1, 2, 3]), device.asarray([0, 1, 2], dtype=device.int32)
+    keys, labels = device.asarray([1, 2, 3], dtype=device.uint64), device.asarray([0, 1, 2], dtype=device.int32)
     logits = device.asarray(np.eye(3, 5, dtype=np.float32))
     fields, out = (device.full((5, c, 130, 130), 9, dtype=device.float32) for c in (1, 3))
     predicted, rank = (device.full(5, 9, dtype=device.uint16) for _ in range(2))
     confidence = device.full(5, 9, dtype=device.float32)
-    launch("unit_normal_fields", (4225, 3), fields[1:4], index, 1, 0, 4225)
-    launch("mix_noise", (16900, 3), out[1:4], grey, band, 0.1, index, 1, 0, 16900)
+    launch("unit_normal_fields", (4225, 3), fields[1:4], keys, 1, 0, 4225)
+    launch("mix_noise", (16900, 3), out[1:4], grey, band, 0.1, keys, 1, 0, 16900)
     launch("reduce_logits", (3, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
     for array in map(to_numpy, (fields, out, predicted, rank, confidence)):
         assert (array[[0, 4]] == 9).all()
@@ -253,7 +254,7 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
 
 
 def test_a_batch_of_none_launches_nothing(device: ModuleType) -> None:
-    assert len(unit_normal_fields(device, 1, device.asarray([], dtype=device.int64), 0, 128)) == 0
+    assert len(unit_normal_fields(device, 1, device.asarray([], dtype=device.uint64), 0, 128)) == 0
 
 
 def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -> None:
@@ -263,7 +264,7 @@ def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -
         with pytest.raises(
             EngineError, match=r"kernel mix_noise: got float\d\d of strides .*; it takes contiguous float32"
         ):
-            critical_band.mix_in_kernel(wrong, band, 0.1, 0, 0, device.asarray([0, 1]), out)
+            critical_band.mix_in_kernel(wrong, band, 0.1, 0, 0, device.asarray([0, 1], dtype=device.uint64), out)
 
 
 def test_a_users_probe_gets_numpy_arrays(device: ModuleType, tmp_path: Path) -> None:
@@ -272,7 +273,7 @@ def test_a_users_probe_gets_numpy_arrays(device: ModuleType, tmp_path: Path) -> 
     )
     grid = make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
     pixels = photographs(2)
-    batch = Batch(device.asarray(pixels), device.arange(2), 0)
+    batch = Batch(device.asarray(pixels), device.arange(2, dtype=device.uint64), np.arange(2), 0)
     conditions = [condition for condition in grid.conditions if condition.probe == "mirror"]
     buffer = device.empty(pixels.shape, dtype=device.float32)
     ((_, images),) = grid.families["mirror"].perturb(device, batch, conditions, lambda: buffer)
@@ -285,14 +286,14 @@ def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
     """What the other tests expect of the kernels, NumPy's results, is what CuPy makes of the array code as well."""
     if xp is np:
         pytest.skip("needs an NVIDIA GPU: pytest --xp cupy")
-    index, draw, seed, noise_sd = np.array([0, LAST]), 3, 5, 0.5
-    fields = fields_in_arrays(np, seed, index, draw, 224)
+    keys, draw, seed, noise_sd = np.array([0, LARGEST], np.uint64), 3, 5, 0.5
+    fields = fields_in_arrays(np, seed, keys, draw, 224)
     for make in (unit_normal_fields, fields_in_arrays):
-        np.testing.assert_allclose(to_numpy(make(xp, seed, xp.asarray(index), draw, 224)), fields, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(to_numpy(make(xp, seed, xp.asarray(keys), draw, 224)), fields, rtol=0, atol=1e-6)
 
     grey, band = noisy(2, 224)
-    there = (*constants(xp, (grey, band)), xp.asarray(index))
-    mixed = mixed_in_arrays(np, grey, band, noise_sd, draw, seed, index)
+    there = (*constants(xp, (grey, band)), xp.asarray(keys))
+    mixed = mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
     out = xp.empty(mixed.shape, dtype=xp.float32)
     critical_band.mix_in_kernel(*there[:2], noise_sd, draw, seed, there[2], out)
     for made in (out, mixed_in_arrays(xp, *there[:2], noise_sd, draw, seed, there[2])):

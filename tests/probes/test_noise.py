@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bandlens.probes.arrays import to_numpy
-from bandlens.probes.noise import philox4x32, unit_normal_fields, unit_normals_at
+from bandlens.probes.noise import counter, philox4x32, unit_normal_fields, unit_normals_at
 
 # From Random123's file of known answers (kat_vectors, philox4x32 with 10 rounds): counter, key, output.
 KNOWN = [
@@ -53,7 +53,7 @@ def plain_philox(counter: list[int], key: list[int]) -> list[int]:
 
 
 def test_fields_are_standard_normal(xp: ModuleType) -> None:
-    field = to_numpy(unit_normal_fields(xp, 7, np.arange(20), 0, 224)).astype(np.float64)
+    field = to_numpy(unit_normal_fields(xp, 7, xp.arange(20, dtype=xp.uint64), 0, 224)).astype(np.float64)
     assert field.shape == (20, 224, 224)
     count = field.size
     assert abs(field.mean()) < 4 / np.sqrt(count)
@@ -64,8 +64,16 @@ def test_fields_are_standard_normal(xp: ModuleType) -> None:
 
 def test_pixels_images_draws_and_seeds_are_uncorrelated() -> None:
     fields = [
-        unit_normal_fields(np, seed, np.array([image]), draw, 64).ravel()
-        for seed, image, draw in [(1, 0, 0), (2, 0, 0), (1, 1, 0), (1, 0, 1), (1 << 40, 0, 0)]
+        unit_normal_fields(np, seed, np.array([key], np.uint64), draw, 64).ravel()
+        for seed, key, draw in [
+            (1, 0, 0),
+            (2, 0, 0),
+            (1, 1, 0),
+            (1, 2, 1),
+            (1, 1 << 32, 0),
+            (1, 1, 1 << 31),
+            (1 << 40, 0, 0),
+        ]
     ]
     correlation = np.corrcoef(fields) - np.eye(len(fields))
     assert abs(correlation).max() < 5 / np.sqrt(64 * 64)
@@ -74,16 +82,32 @@ def test_pixels_images_draws_and_seeds_are_uncorrelated() -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(images=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4), seed=st.integers(0, 2**63 - 1))
+@given(images=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4), seed=st.integers(0, 2**63 - 1))
 def test_a_field_depends_on_seed_image_and_draw_alone(images: list[int], seed: int) -> None:
-    together = unit_normal_fields(np, seed, np.array(images), 5, 32)
-    for position, image in enumerate(images):
-        np.testing.assert_array_equal(unit_normal_fields(np, seed, np.array([image]), 5, 32)[0], together[position])
+    keys = np.array(images, np.uint64)
+    together = unit_normal_fields(np, seed, keys, 5, 32)
+    for position in range(len(keys)):
+        alone = unit_normal_fields(np, seed, keys[position : position + 1], 5, 32)
+        np.testing.assert_array_equal(alone[0], together[position])
+
+
+@given(
+    images=st.lists(st.integers(0, 2**64 - 1), min_size=2, max_size=2, unique=True),
+    draws=st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2, unique=True),
+    stream=st.integers(0, 2**32 - 1),
+)
+def test_counters_of_two_images_or_of_two_draws_differ(images: list[int], draws: list[int], stream: int) -> None:
+    one, other = np.array(images, np.uint64)[:, None]
+    block, draw = np.zeros(1, np.uint32), draws[0]
+    for first, second in [((one, draw), (other, draw)), ((one, draw), (one, draws[1]))]:
+        found = [[int(np.ravel(word)[0]) for word in counter(np, block, *of, stream)] for of in (first, second)]
+        assert found[0] != found[1]
+        assert [words[3] for words in found] == [stream, stream]
 
 
 def test_redrawn_normals_are_fresh_each_attempt(xp: ModuleType) -> None:
-    images, pixels = np.zeros(5000, np.int64), np.arange(5000)
-    first, second = (to_numpy(unit_normals_at(xp, 3, images, 0, pixels, attempt)) for attempt in (1, 2))
-    field = to_numpy(unit_normal_fields(xp, 3, np.zeros(1, np.int64), 0, 224)).ravel()[:5000]
+    keys, pixels = xp.zeros(5000, dtype=xp.uint64), xp.arange(5000)
+    first, second = (to_numpy(unit_normals_at(xp, 3, keys, 0, pixels, attempt)) for attempt in (1, 2))
+    field = to_numpy(unit_normal_fields(xp, 3, keys[:1], 0, 224)).ravel()[:5000]
     assert abs(np.corrcoef([first, second, field]) - np.eye(3)).max() < 5 / np.sqrt(5000)
     assert stats.kstest(first, "norm").pvalue > 1e-3

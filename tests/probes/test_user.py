@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +40,19 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
-def run(folder: Path, table: dict[str, Any], pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+def run(
+    folder: Path,
+    table: dict[str, Any],
+    pixels: NDArray[np.uint8],
+    keys: Sequence[int] = (5, 6, 2**64 - 1),
+    positions: Sequence[int] = (0, 1, 2),
+    seed: int = 0,
+) -> dict[str, NDArray[np.float32]]:
     grid = make_grid({"mirror": {"file": "mine.py"} | table}, folder)
     ((_, conditions),) = grid.groups([c for c in grid.conditions if c.probe == "mirror"])
     perturb = grid.families["mirror"].perturb
-    batch = Batch(pixels, np.arange(len(pixels)), 0)
+    assert perturb is not None
+    batch = Batch(pixels, np.array(keys, np.uint64), np.array(positions), seed)
     made = perturb(np, batch, conditions, lambda: np.empty(pixels.shape, np.float32))
     return {str(condition): images.copy() for condition, images in made}
 
@@ -163,6 +176,330 @@ def test_bad_files_and_parameters(
     with pytest.raises(UsageError, match=message) as caught:
         make_grid({"mirror": {"file": "mine.py"} | table}, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+SALT_AND_PEPPER = """
+def mirror(images, share, rng):
+    dice = rng.random(images.shape[2:])
+    images[:, :, dice < share / 2] = 0
+    images[:, :, dice > 1 - share / 2] = 1
+    return images
+"""
+
+
+def test_a_function_that_takes_rng_depends_on_seed_image_and_condition_alone(tmp_path: Path, write: Write) -> None:
+    write(SALT_AND_PEPPER)
+    table = {"share": [0.1, 0.3]}
+    together = run(tmp_path, table, PIXELS, seed=9)
+    order = [2, 0]
+    moved = run(tmp_path, table, PIXELS[order], (2**64 - 1, 5), (40, 41), seed=9)
+    for name, images in together.items():
+        np.testing.assert_array_equal(moved[name], images[order])
+        alone = run(tmp_path, table, PIXELS[1:2], (6,), (7,), seed=9)[name]
+        np.testing.assert_array_equal(alone, images[1:2])
+    few, many = ((images != PIXELS / np.float32(255)).any(1) for images in together.values())
+    assert few.mean() == pytest.approx(0.1, abs=0.03)
+    assert many.mean() == pytest.approx(0.3, abs=0.05)
+    assert not (few <= many).all(), "each condition draws anew"
+    assert len({mask.tobytes() for mask in many}) == 3, "and each image"
+    for name, images in run(tmp_path, table, PIXELS, seed=10).items():
+        assert not np.array_equal(images, together[name])
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "probes.md").read_text(encoding="utf-8")
+    for name, body in re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(body, encoding="utf-8")
+    grid = make_grid(tomllib.loads((tmp_path / "probes.toml").read_text())["probes"], tmp_path)
+    perturb = grid.families["salt_and_pepper"].perturb
+    assert perturb is not None
+    batch = Batch(np.full((2, 3, 64, 64), 99, np.uint8), np.arange(2, dtype=np.uint64), np.arange(2), 0)
+    made = perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 64, 64), np.float32))
+    changed = {condition["share"]: (images != np.float32(99 / 255)).mean() for condition, images in made}
+    assert changed == {share: pytest.approx(share, rel=0.1) for share in (0.02, 0.1, 0.3)}
+
+
+def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: Write) -> None:
+    """Bits of the generator itself, which NumPy keeps, unlike those of distributions."""
+    write("def mirror(images, rng):\n    return 0 * images + rng.bit_generator.random_raw() % 1000 / 1000\n")
+    found = run(tmp_path, {}, PIXELS, seed=3)["mirror"][:, 0, 0, 0]
+    np.testing.assert_allclose(found, [0.062, 0.061, 0.213], atol=1e-6)
+
+
+def test_index_seed_and_size_are_given(tmp_path: Path, write: Write) -> None:
+    write(
+        "def mirror(images, level, index, size, seed):\n    return 0 * images + (level + index + size + seed) / 1000\n"
+    )
+    made = run(tmp_path, {"level": 500}, PIXELS, positions=(7, 3, 11), seed=40)["mirror level=500"]
+    np.testing.assert_allclose(made[:, 0, 0, 0], [0.563, 0.559, 0.567], atol=1e-6)
+    write(
+        "import numpy as np\n"
+        "turned = None\n"
+        "def mirror(images, size):\n"
+        "    global turned\n"
+        "    turned = images[:1, :, ::-1, ::-1] if turned is None else turned\n"
+        "    assert len(images) == 3 or np.array_equal(images, turned), 'all but one picture at once'\n"
+        "    return images * (size == 16)\n"
+    )
+    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "random"),
+    [("rng", True), ("seed", True), ("rng, seed", True), ("index", False), ("size", False), ("level=1", False)],
+)
+def test_a_probe_is_random_where_it_takes_rng_or_seed(
+    tmp_path: Path, write: Write, parameters: str, random: bool
+) -> None:
+    """Its cells then belong to the study's seed."""
+    write(f"def mirror(images, {parameters}):\n    return images\n")
+    family = make_grid({"mirror": {"file": "mine.py"}}, tmp_path).families["mirror"]
+    assert family.random == random
+    assert [one.name for one in family.parameters] == (["level"] if "level" in parameters else [])
+
+
+@pytest.mark.parametrize(
+    ("source", "table", "message"),
+    [
+        (
+            "def mirror(images, size=3):\n    return images\n",
+            {},
+            r"mirror in .*mine.py takes size with a default, and is given the images' side in pixels; leave the "
+            "default out, or call the parameter something else",
+        ),
+        (
+            "def mirror(images, rng):\n    return images\n",
+            {"rng": 3},
+            "probe mirror: rng is a NumPy generator that belongs to the seed, the image and the condition, which its "
+            "function is given; call the function's own parameter something else",
+        ),
+    ],
+)
+def test_reserved_names_are_no_parameters(
+    tmp_path: Path, write: Write, source: str, table: dict[str, Any], message: str
+) -> None:
+    write(source)
+    with pytest.raises(UsageError, match=message):
+        make_grid({"mirror": {"file": "mine.py"} | table}, tmp_path)
+
+
+DEPENDENT = {
+    "a global generator": "return np.where(np.random.rand(*images.shape) < level, 0, images)",
+    "one mask a call": "return np.where(np.random.rand(*images.shape[2:]) < level, 0, images)",
+    "one pixel": "images[:, :, np.random.randint(16), np.random.randint(16)] = np.random.rand()\n    return images",
+    "Python's generator": "return images * random.random()",
+    "a generator of the batch": "return images * np.random.default_rng(0).random((len(images), 1, 1, 1))",
+    "a generator seeded by place": (
+        "return np.stack([one * np.random.default_rng(k).random() for k, one in enumerate(images)])"
+    ),
+    "a mean over the batch": "return np.clip(images - images.mean() + 0.5, 0, 1)",
+    "neighbours": "return (images + images[::-1]) / 2",
+    "its calls": "calls.append(0)\n    return images / len(calls)",
+    "its calls, in an array that it keeps": (
+        "calls.append(0)\n    kept[: len(images)] = images / len(calls)\n    return kept[: len(images)]"
+    ),
+}
+
+
+KEPT = "calls, kept = [], np.zeros((9, 3, 16, 16), np.float32)"
+
+
+@pytest.mark.parametrize("body", DEPENDENT.values(), ids=DEPENDENT)
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_depends_on_more_than_the_image_is_refused(tmp_path: Path, write: Write, body: str, count: int) -> None:
+    write(f"import random\nimport numpy as np\n{KEPT}\ndef mirror(images, level=0.5):\n    {body}\n")
+    with pytest.raises(ProbeError) as caught:
+        run(tmp_path, {}, PIXELS[:count], range(count), range(count))
+    assert str(caught.value) == (
+        "probe mirror gives an image other values when it is called again or with other images; treat each image by "
+        "itself, and draw random numbers from rng alone: def mirror(images, level, rng)"
+    )
+
+
+def test_a_function_that_stays_in_range_with_the_images_of_the_set_may_leave_it_with_others(
+    tmp_path: Path, write: Write
+) -> None:
+    write("def mirror(images):\n    return images + 0.5\n")
+    assert run(tmp_path, {}, PIXELS // 2)["mirror"].max() <= 1
+
+
+def test_it_is_looked_for_in_functions_that_take_rng_too(tmp_path: Path, write: Write) -> None:
+    write("import numpy as np\ndef mirror(images, rng):\n    return images * np.random.rand() * rng.random()\n")
+    with pytest.raises(ProbeError, match=r"from rng alone: def mirror\(images, rng\)$"):
+        run(tmp_path, {}, PIXELS)
+
+
+def test_a_function_may_fill_the_same_array_each_time(tmp_path: Path, write: Write) -> None:
+    write(
+        f"import numpy as np\n{KEPT}\n"
+        "def mirror(images):\n    kept[: len(images)] = images[..., ::-1]\n    return kept[: len(images)]\n"
+    )
+    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS[..., ::-1] / 255, atol=1e-7)
+
+
+def test_what_a_function_keeps_does_not_matter_if_images_come_out_the_same(tmp_path: Path, write: Write) -> None:
+    write(
+        "import numpy as np\n"
+        "kept = {}\n"
+        "def mirror(images):\n"
+        "    mask = kept.setdefault('mask', np.random.default_rng(0).random(images.shape[2:]) < 0.2)\n"
+        "    return np.round(np.where(mask, 0, images) * 255) / 255\n"
+    )
+    assert (run(tmp_path, {}, PIXELS)["mirror"] == 0).any()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return torch.from_numpy(images)",
+        "return torch.from_numpy(images).double().requires_grad_()",
+        "return torch.from_numpy(images.round()).to(torch.uint8)",
+        "return torch.from_numpy(images.round()).to(torch.bfloat16)",
+    ],
+)
+def test_tensors_of_torch_may_come_back(tmp_path: Path, write: Write, body: str) -> None:
+    write(f"import torch\ndef mirror(images):\n    {body}\n")
+    images = PIXELS / np.float32(255)
+    expected = images.round() if "round" in body else images
+    np.testing.assert_array_equal(run(tmp_path, {}, PIXELS)["mirror"], expected)
+
+
+def test_torch_is_not_imported_for_it(tmp_path: Path, write: Write) -> None:
+    write("def mirror(images):\n    return images[..., ::-1]\n")
+    code = """
+import sys, numpy as np
+from pathlib import Path
+from bandlens.probes.family import Batch
+from bandlens.probes.grid import make_grid
+grid = make_grid({"mirror": {"file": "mine.py"}}, Path(sys.argv[1]))
+batch = Batch(np.zeros((2, 3, 8, 8), np.uint8), np.zeros(2, np.uint64), np.arange(2), 0)
+[_] = grid.families["mirror"].perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 8, 8), np.float32))
+print(sorted({"torch", "cupy"} & set(sys.modules)))
+"""
+    command = [sys.executable, "-P", "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+RAISED = {
+    "GeneratorExit": "GeneratorExit: enough",
+    "SystemExit": "SystemExit: enough",
+    "KeyboardInterrupt": "KeyboardInterrupt: enough",
+    "StopIteration": "StopIteration: enough",
+    "Own": "Own: enough",
+    "Shy": "Shy",
+}
+CLASSES = """
+class Own(BaseException):
+    pass
+class Shy(Exception):
+    def __str__(self):
+        raise ValueError
+"""
+
+
+@pytest.mark.parametrize(("error", "said"), RAISED.items())
+def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str, said: str) -> None:
+    """In the thread that perturbs, where an interrupt cannot be the user's."""
+    raised: list[BaseException] = []
+
+    def attempt(source: str) -> None:
+        write(source)
+        try:
+            run(tmp_path, {}, PIXELS)
+        except BaseException as found:  # noqa: BLE001
+            raised.append(found)
+
+    for source in (
+        f"{CLASSES}def mirror(images):\n    raise {error}('enough')\n",
+        f"{CLASSES}raise {error}('enough')\n",
+    ):
+        thread = threading.Thread(target=attempt, args=(source,))
+        thread.start()
+        thread.join()
+    assert [type(one) for one in raised] == [ProbeError, UsageError]
+    assert str(raised[0]) == f"probe mirror failed: {said}"
+    assert str(raised[1]) == f"probe mirror: {tmp_path / 'mine.py'} does not load: {said}"
+
+
+def test_the_users_interrupt_is_no_error_of_the_probe(tmp_path: Path, write: Write) -> None:
+    write("import signal\ndef mirror(images):\n    signal.raise_signal(signal.SIGINT)\n    return images\n")
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, {}, PIXELS)
+
+
+@pytest.mark.parametrize(
+    ("doc", "summary"),
+    [
+        ("   ", "mirror of mine.py"),
+        ("", "mirror of mine.py"),
+        (3, "mirror of mine.py"),
+        ("\n    Turns it.\n    More.", "Turns it."),
+        ("Turns \x1b[31mit.", "Turns \\x1b[31mit."),
+    ],
+)
+def test_any_docstring_will_do(tmp_path: Path, write: Write, doc: object, summary: str) -> None:
+    write(f"def mirror(images):\n    return images\nmirror.__doc__ = {doc!r}\n")
+    assert make_grid({"mirror": {"file": "mine.py"}}, tmp_path).families["mirror"].summary == summary
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("class A:\n    def __getattr__(self, name):\n        raise OSError('no')\nmirror = A()\n", r"no function"),
+        ("mirror = max\n", "cannot be used: ValueError: no signature"),
+        ("def __getattr__(name):\n    raise ValueError('no')\n", "cannot be used: ValueError: no$"),
+        ("def mirror(images):\n    pass\nmirror.__signature__ = 3\n", "cannot be used: TypeError"),
+    ],
+)
+def test_what_is_no_function_is_named(tmp_path: Path, write: Write, source: str, message: str) -> None:
+    write(source)
+    with pytest.raises(UsageError, match=message) as caught:
+        make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+LOOK_ALIKES = {
+    "shape alone": ("class A:\n    shape = (3, 3, 16, 16)\n", "A()", "returned A; expected an array"),
+    "all of it": (
+        "class A:\n"
+        "    shape, dtype = (3, 3, 16, 16), np.dtype('f4')\n"
+        "    def min(self): raise KeyError\n"
+        "    max = min\n",
+        "A()",
+        "returned A; expected an array",
+    ),
+    "a list": ("", "images.tolist()", "returned list; expected an array"),
+    "a class that lies": (
+        "class A:\n    __class__ = property(lambda self: 1 / 0)\n",
+        "A()",
+        "failed: ZeroDivisionError",
+    ),
+    "a mask over NaN": ("", "np.ma.masked_invalid(images * np.nan)", r"returned values in \[nan, nan\]"),
+    "complex numbers": ("", "images * 1j", "returned complex64 values"),
+    "sparse": ("import torch\n", "torch.from_numpy(images).to_sparse()", "failed: TypeError"),
+    "meta": ("import torch\n", "torch.empty(images.shape, device='meta')", "failed: "),
+}
+
+
+@pytest.mark.parametrize(("head", "result", "message"), LOOK_ALIKES.values(), ids=LOOK_ALIKES)
+def test_what_looks_like_an_array_is_none(tmp_path: Path, write: Write, head: str, result: str, message: str) -> None:
+    write(f"import numpy as np\n{head}def mirror(images):\n    return {result}\n")
+    with pytest.raises(ProbeError, match=f"probe mirror {message}") as caught:
+        run(tmp_path, {}, PIXELS)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_it_prints_goes_to_standard_error(
+    tmp_path: Path, write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("print('loading')\ndef mirror(images):\n    print('at work')\n    return images\n")
+    run(tmp_path, {}, PIXELS)
+    print("result")
+    out, err = capsys.readouterr()
+    assert out == "result\n"
+    assert "loading" in err
+    assert "at work" in err
 
 
 def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:

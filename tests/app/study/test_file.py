@@ -88,11 +88,17 @@ def test_cells_are_every_model_condition_and_image_set(workplace: Path) -> None:
 
 
 def test_the_seed_is_part_of_random_conditions_only(workplace: Path) -> None:
-    probes = "lowpass = {cutoff = 0.5}\ncritical_band = {noise_sd = [0.0, 0.1], frequency = 1}"
+    (workplace / "own.py").write_text(
+        "def salt(images, share, rng):\n    return images\ndef mirror(images):\n    return images[..., ::-1]\n"
+    )
+    probes = (
+        "lowpass = {cutoff = 0.5}\ncritical_band = {noise_sd = [0.0, 0.1], frequency = 1}\n"
+        'salt = {file = "own.py", share = 0.5}\nmirror = {file = "own.py"}'
+    )
     cells = [work_of(make_study(workplace, seed=seed, probes=probes)).cells for seed in (0, 2**63 - 1)]
     changed = {str(a.condition) for a, b in zip(*cells, strict=True) if a.key != b.key}
-    assert all(name.startswith("critical_band") for name in changed)
-    assert "critical_band noise_sd=0.1 frequency=1 draw=shared" in changed
+    assert all(name.startswith(("critical_band", "salt")) for name in changed)
+    assert {"critical_band noise_sd=0.1 frequency=1 draw=shared", "salt share=0.5"} <= changed
 
 
 def test_a_byte_order_mark_is_no_error(workplace: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_batch_that_fits_is_found_by_trying(model: Model, batch: int, fits: 
 def test_out_of_memory_ends_with_a_batch_that_fits(model: Model, variant: Variant) -> None:
     [attack] = PGD_LINF.conditions({"steps": 1})
     pixels = np.ascontiguousarray(make_pictures(8).transpose(0, 3, 1, 2))
-    start = uniform_start(5, np.arange(8), 128)
+    start = uniform_start(5, np.arange(8, dtype=np.uint64), 128)
     with TorchSession(variant, 8, 1) as session:
         session.network = Small(OnnxNetwork(model.path.read_bytes()))
         for labels in (None, np.zeros(8, np.int32)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -125,6 +126,28 @@ def test_the_same_bytes_every_time(packed: ImageSet, photos: Path, tmp_path: Pat
     again = pack(photos, tmp_path / "again", name="set", size=32, resize=36, clusters="folder", workers=7)
     for name in names(packed.folder):
         assert (packed.folder / name).read_bytes() == (again.folder / name).read_bytes()
+
+
+def test_a_key_belongs_to_the_pixels(packed: ImageSet, photos: Path, tmp_path: Path) -> None:
+    assert packed.keys.dtype == np.uint64
+    for key, pixels in zip(packed.keys.tolist(), packed.pixels, strict=True):
+        assert key == int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
+    keys = dict(zip(packed.paths, packed.keys.tolist(), strict=True))
+    (photos / "n01440764").rename(photos / "n13133613")
+    moved = pack(photos, tmp_path / "moved", size=32, resize=36)
+    assert moved.paths != packed.paths
+    assert [keys[path.replace("n13133613", "n01440764")] for path in moved.paths] == moved.keys.tolist()
+
+
+@pytest.mark.parametrize("sha256", ["f" * 15, "", "g" * 64, " " * 64, "é" * 64])
+def test_a_digest_that_is_none_does_not_open(sha256: str, packed: ImageSet) -> None:
+    file = packed.folder / "index.parquet"
+    table = pq.read_table(file)
+    at = table.schema.get_field_index("sha256")
+    changed = pa.array([sha256, *table["sha256"].to_pylist()[1:]], pa.string())
+    pq.write_table(table.set_column(at, table.field(at), changed), file)
+    with pytest.raises(ImageSetError, match=r"index\.parquet: damaged \(.*\); pack the images again"):
+        open_image_set(packed.folder)
 
 
 def test_labels_from_a_csv(photos: Path, tmp_path: Path) -> None:
