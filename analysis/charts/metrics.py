@@ -12,6 +12,7 @@ import polars as pl
 
 from ...protocol import FREQUENCIES, LOWEST_FREQUENCY
 from ..metrics.critical_band import FULL_WIDTH, gaussian
+from ..metrics.states import MEANINGLESS, State
 from .style import FAINT, INK, OKABE_ITO, faded, inline, picked, scales
 
 STRONGEST, WEAKEST = 0.16, 0.02
@@ -19,25 +20,23 @@ STRONGEST, WEAKEST = 0.16, 0.02
 TITLE = "threshold noise_sd"
 ESTIMATORS = {"psychometric": "circle", "published": "square"}
 FORMS = alt.Scale(domain=list(ESTIMATORS), range=list(ESTIMATORS.values()))
-WARN, NONE = "doubtful", "no value"
+SOUND, WARN, NONE = "sound", "doubtful", "no value"
+"""How a number is drawn: as a filled point or a hollow one, or as a cross."""
+BEYOND = {State.CENSORED_BELOW: "≤", State.CENSORED_ABOVE: "≥"}
+"""State of a threshold beyond the tested noise -> the sign before the end that stands for it."""
 
 
 def summary(metrics: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the view `metric` with `estimator`, `number`, and `state`: sound, doubtful, or no value.
-
-    A published number is doubtful where its note says more than its thresholds; a psychometric one where it has a note.
-    """
-    note = pl.col("note").cast(pl.String).str.replace(r"^thresholds \d+(; )?", "").replace("", None)
+    """Rows of the view `metric` with `estimator`, `number`, and `mark`: how its state is drawn."""
     psychometric = pl.col("metric").str.starts_with("psychometric_")
     return metrics.with_columns(
         estimator=pl.when(psychometric).then(pl.lit("psychometric")).otherwise(pl.lit("published")),
         number=pl.col("metric").str.replace("^(psychometric|critical)_", ""),
-        doubt=note,
-        state=pl.when(pl.col("value").is_null() | note.str.contains("equal|wider|no Gaussian"))
+        mark=pl.when(pl.col("state").is_in([state.value for state in MEANINGLESS]))
         .then(pl.lit(NONE))
-        .when(note.is_not_null())
-        .then(pl.lit(WARN))
-        .otherwise(pl.lit("sound")),
+        .when(pl.col("state") == State.OK)
+        .then(pl.lit(SOUND))
+        .otherwise(pl.lit(WARN)),
     )
 
 
@@ -47,18 +46,18 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
     `metrics` is what `summary` gives, one image set; `field` is what points are coloured by.
     """
     rows = metrics.filter(pl.col("number") == number).select(
-        "category", "value", "low", "high", "estimator", "state", "doubt", pl.col("checkpoint").alias("model")
+        "category", "value", "low", "high", "estimator", "mark", "state", "note", pl.col("checkpoint").alias("model")
     )
     two = rows["estimator"].n_unique() > 1
     scale = alt.Scale(type="log") if number == "center_frequency" else alt.Scale(zero=True)
     x = alt.X("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
     form = alt.Shape("estimator:N", scale=FORMS, legend=None)
-    there = rows.filter(pl.col("state") != NONE)
+    there = rows.filter(pl.col("mark") != NONE)
     layers: dict[str, tuple[pl.DataFrame, Callable[..., Any], dict[str, Any]]] = {
         "intervals": (there.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
-        "sound": (there.filter(pl.col("state") != WARN), alt.Chart.mark_point, {"size": 60, "filled": True}),
-        "doubtful": (there.filter(pl.col("state") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
-        "none": (rows.filter(pl.col("state") == NONE), alt.Chart.mark_text, {"text": "✕", "align": "left"}),
+        "sound": (there.filter(pl.col("mark") == SOUND), alt.Chart.mark_point, {"size": 60, "filled": True}),
+        "doubtful": (there.filter(pl.col("mark") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
+        "none": (rows.filter(pl.col("mark") == NONE), alt.Chart.mark_text, {"text": "✕", "align": "left"}),
     }
     places: dict[str, dict[str, Any]] = {
         "intervals": {"x": alt.X("low:Q", title=None, scale=scale), "x2": "high:Q"},
@@ -89,7 +88,8 @@ def _number(chart: Any, rows: pl.DataFrame, field: str, two: bool) -> Any:
             alt.Tooltip("value:Q", format=".4g"),
             alt.Tooltip("low:Q", title="95 % from", format=".4g"),
             alt.Tooltip("high:Q", title="to", format=".4g"),
-            alt.Tooltip("doubt:N", title="note"),
+            alt.Tooltip("state:N"),
+            alt.Tooltip("note:N"),
         ],
     )
 
@@ -98,13 +98,7 @@ def threshold_map(metrics: pl.DataFrame, title: str) -> Any:
     """The threshold of every model (down) in every band (across), on one image set; dark is sensitive to noise."""
     rows = metrics.filter(pl.col("metric").str.starts_with("psychometric_threshold_"), pl.col("value").is_not_null())
     octave = pl.col("metric").str.extract(r"(\d+)$").cast(pl.Int32)
-    beyond = (
-        pl.when(pl.col("note").str.contains("lies below"))
-        .then(pl.lit("≤"))
-        .when(pl.col("note").str.contains("lies above"))
-        .then(pl.lit("≥"))
-        .otherwise(pl.lit(""))
-    )
+    beyond = pl.col("state").replace_strict({state.value: sign for state, sign in BEYOND.items()}, default="")
     shown = rows.select(
         "value", "low", "high", "note", model="checkpoint", cycles=LOWEST_FREQUENCY * 2.0**octave, beyond=beyond
     )
@@ -184,10 +178,8 @@ _THRESHOLD = {
 
 
 def _threshold(f: int, row: dict[str, Any]) -> tuple[Any, ...]:
-    value = row["value"]
-    beyond = "tested noise" in (row["note"] or "") and "lies" in row["note"]
-    place = "met" if not beyond or value is None else "below" if value < (STRONGEST * WEAKEST) ** 0.5 else "above"
-    return LOWEST_FREQUENCY * 2**f, value, row["low"], row["high"], row["note"], place
+    place = {State.CENSORED_BELOW: "below", State.CENSORED_ABOVE: "above"}.get(row["state"], "met")
+    return LOWEST_FREQUENCY * 2**f, row["value"], row["low"], row["high"], row["note"], place
 
 
 def _bell(values: dict[str, dict[str, Any]]) -> pl.DataFrame:
@@ -211,7 +203,7 @@ def _line(values: dict[str, dict[str, Any]], prefix: str) -> str:
     name = "psychometric" if prefix == "psychometric" else "published"
     if width is None or center is None:
         return ""
-    if width["state"] == NONE:
-        return f"✕ {name}: no channel, {width['doubt'] or 'not determined'}"
-    mark = "○ " if width["state"] == WARN else ""
+    if width["mark"] == NONE:
+        return f"✕ {name}: no channel, {width['note']}"
+    mark = "○ " if width["mark"] == WARN else ""
     return f"{mark}{name}: {width['value']:.1f} octaves wide around {center['value']:.0f} cycles per image"

@@ -220,6 +220,7 @@ CREATE TABLE metric_value (
     value DOUBLE,
     low DOUBLE,
     high DOUBLE,
+    state VARCHAR NOT NULL,
     note VARCHAR
 );
 COMMENT ON TABLE metric_value IS 'What `bandlens analyze` computed last for each study';
@@ -230,7 +231,8 @@ COMMENT ON COLUMN metric_value.metric IS 'Name of the number';
 COMMENT ON COLUMN metric_value.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric_value.note IS 'Why there is no value, or why it should not be trusted';
+COMMENT ON COLUMN metric_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; missing: no value, a condition, prediction or benchmark is not there';
+COMMENT ON COLUMN metric_value.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,
@@ -597,7 +599,7 @@ COMMENT ON COLUMN flip.confidence IS 'Softmax probability of predicted';
 CREATE MACRO metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, checkpoint.name AS checkpoint, checkpoint.category,
        image_set.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
-       metric_value.note
+       metric_value.state, metric_value.note
 FROM metric_value
 JOIN study_version AS version ON version.study_id = metric_value.study
 JOIN checkpoint ON checkpoint.id = metric_value.checkpoint
@@ -616,7 +618,8 @@ COMMENT ON COLUMN metric.metric IS 'Name of the number';
 COMMENT ON COLUMN metric.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric.note IS 'Why there is no value, or why it should not be trusted';
+COMMENT ON COLUMN metric.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; missing: no value, a condition, prediction or benchmark is not there';
+COMMENT ON COLUMN metric.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE VIEW gate AS
 SELECT detail.checkpoint, detail.category, detail.image_set, detail.probe, detail.cutoff, detail.frequency,

@@ -375,12 +375,12 @@ class Store:
         """Replace the metrics of the studies in the frame.
 
         Columns: study_id, checkpoint_id, image_set_id (null for generalization, which may take several sets), metric,
-        value, low, high, note.
+        value, low, high, state, note.
         """
         with self.transaction():
             for study in frame["study_id"].unique():
                 self.execute("DELETE FROM metric_value WHERE study = ?", [int(study)])
-            columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "note"]
+            columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "state", "note"]
             self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
 
     def write_gates(self, frame: pl.DataFrame) -> None:

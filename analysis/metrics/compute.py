@@ -19,13 +19,14 @@ from .generalization import generalization, read_benchmarked
 from .psychometric import CONDITIONS, estimate_band
 from .shape_bias import Decisions, shape_bias
 from .spectral_bias import PROBES, spectral_bias, spectral_intervals
+from .states import State
 
 PUBLISHED = {
     "critical_bandwidth": "bandwidth",
     "critical_center_frequency": "center_frequency",
     "critical_peak_noise_sensitivity": "peak_noise_sensitivity",
 }
-"""The study's names of the three numbers, which it takes from the normalized thresholds."""
+"""Metric -> its name in the fit: the study's three numbers, which it takes from the normalized thresholds."""
 
 
 def compute_metrics(
@@ -80,6 +81,7 @@ SCHEMA = {
     "value": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "state": pl.String,
     "note": pl.String,
 }
 
@@ -93,7 +95,7 @@ def _mine(frame: pl.DataFrame, subject: Subject) -> pl.DataFrame:
 
 
 def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: int) -> Iterator[dict[str, Any]]:
-    """The spectral biases, with an interval over images where they have a value."""
+    """The rows of the spectral biases, with an interval over images where they have a value."""
     if not subject.probes & set(PROBES.values()):
         return
     biases = _mine(biases, subject)
@@ -102,10 +104,13 @@ def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: i
         correct, clusters = _outcomes(store, subject, SPECTRAL, 1 + 2 * len(BIAS_CUTOFFS))
         found = spectral_intervals(correct, clusters, resamples)
         if not found:
+            few = pl.lit(f"{len(set(clusters))} independent images are too few for an interval")
+            there = pl.col("value").is_not_null()
             biases = biases.with_columns(
-                note=pl.lit(f"{len(set(clusters))} independent images are too few for an interval")
+                state=pl.when(there).then(pl.lit(State.NO_INTERVAL.value)).otherwise("state"),
+                note=pl.when(there).then(few).otherwise("note"),
             )
-    for row in biases.select("metric", "value", "note").to_dicts():
+    for row in biases.select("metric", "value", "state", "note").to_dicts():
         low, high = found.get(row["metric"], (None, None))
         yield row | {"low": low, "high": high}
 
@@ -119,47 +124,39 @@ def _critical_band(
     band = mine.filter(pl.col("probe") == "critical_band")
     accuracy = _accuracy_matrix(band)
     if accuracy is None:
-        yield from _without_value("needs the 29 published conditions, each once")
+        yield from _without_value(State.MISSING, "needs the 29 published conditions, each once")
         return
     if np.isnan(accuracy).any():
-        yield from _without_value("no clean prediction to agree with")
+        yield from _without_value(State.MISSING, "no clean prediction to agree with")
         return
     clean = mine.filter(pl.col("probe") == "clean")["top1"]
     rgb = 100 * float(clean[0]) if rgb_reference and len(clean) else None
     if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
         yield from _published(fit_band(normalized_thresholds(accuracy, rgb)), "")
     else:
-        yield from _without_value("nothing is right without noise")
+        yield from _without_value(State.UNDETERMINED, "nothing is right without noise")
     yield from _published(fit_band(integer_thresholds(accuracy)), "_raw")
     correct, clusters = _outcomes(store, subject, CRITICAL_BAND, CONDITIONS)
     floor = 1 / subject.classes if subject.labelled else 0.0
     estimate = estimate_band(correct, clusters, floor=floor, resamples=resamples)
     for row in estimate.rows():
         yield row | {"metric": f"psychometric_{row['metric']}"}
-    for threshold in estimate.thresholds:
-        noise_sd = threshold.noise_sd
-        yield {
-            "metric": f"psychometric_threshold_{threshold.frequency}",
-            "value": _null(noise_sd.value),
-            "low": _null(noise_sd.low),
-            "high": _null(noise_sd.high),
-            "note": noise_sd.note,
-        }
 
 
-def _without_value(note: str) -> Iterator[dict[str, Any]]:
-    return ({"metric": metric, "note": note} for metric in PUBLISHED)
+def _without_value(state: State, note: str) -> Iterator[dict[str, Any]]:
+    return ({"metric": metric, "state": state, "note": note} for metric in PUBLISHED)
 
 
 def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
+    """The rows of the three numbers, and of the seven thresholds that they come of."""
     notes = [band.degenerate, "the peak is at its bound" if band.peak_at_bound else None]
-    note = "; ".join([f"thresholds {''.join(map(str, band.thresholds))}", *filter(None, notes)])
+    note = "; ".join(filter(None, notes)) or None
     for metric, name in PUBLISHED.items():
-        yield {"metric": f"{metric}{suffix}", "value": _null(getattr(band, name)), "note": note}
-
-
-def _null(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+        value = getattr(band, name)
+        found = {"value": value if np.isfinite(value) else None, "state": band.state, "note": note}
+        yield {"metric": f"{metric}{suffix}"} | found
+    for frequency, steps in zip(FREQUENCIES, band.thresholds, strict=True):
+        yield {"metric": f"critical_threshold_{frequency}{suffix}", "value": float(steps), "state": State.OK}
 
 
 def _accuracy_matrix(band: pl.DataFrame) -> NDArray[np.float64] | None:

@@ -27,6 +27,7 @@ from scipy.optimize import OptimizeWarning, curve_fit
 
 from ...errors import UsageError
 from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS
+from .states import State
 
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
@@ -44,6 +45,10 @@ class CriticalBand:
     """Why the numbers mean nothing: equal thresholds, no fit, or a bell wider than the tested range. Else None."""
     peak_at_bound: bool
     """The height is at its bound of 4, so peak_noise_sensitivity is 1 whatever lies above."""
+
+    @property
+    def state(self) -> State:
+        return State.DEGENERATE if self.degenerate else State.DOUBTFUL if self.peak_at_bound else State.OK
 
 
 def integer_thresholds(accuracy: ArrayLike, reference: float | None = None) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ...protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
 from ..database.store import Store
 from ..statistics.shares import Share, mean_of, share_interval, share_of
+from .states import State
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
 """Of the published attack."""
@@ -53,9 +54,13 @@ class Measured:
     note: str = ""
     """What to know of the share; or without one, why, as what is said of the benchmark: `is missing`."""
 
+    @property
+    def state(self) -> State:
+        return State.MISSING if not self.share else State.DOUBTFUL if self.note else State.OK
+
     def row(self, metric: str) -> dict[str, Any]:
-        """Of metric, note, and where there is a share its value, low and high in percent."""
-        row: dict[str, Any] = {"metric": metric, "note": self.note or None}
+        """The columns metric, state and note, and where there is a share its value, low and high in percent."""
+        row: dict[str, Any] = {"metric": metric, "state": self.state, "note": self.note or None}
         if not self.share:
             return row
         low, high = share_interval(self.share)
@@ -85,7 +90,7 @@ def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
 
 
 def generalization(store: Store, study: Benchmarked, checkpoint_id: int) -> Iterator[dict[str, Any]]:
-    """Rows of metric, value, low, high, note: `top1_NAME` for each benchmark, and the groups."""
+    """Rows of metric, value, low, high, state, note: `top1_NAME` for each benchmark, and the groups."""
     mine = [row for row in study.cells if row["checkpoint_id"] == checkpoint_id]
     measured = {name: _measure(store, mine, of, study.clusters) for name, of in ACCURACIES.items()}
     yield from (measured[name].row(f"top1_{name}") for name in study.names)

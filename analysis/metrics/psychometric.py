@@ -31,6 +31,7 @@ from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from .critical_band import FULL_WIDTH, gaussian
 from .likelihood import Floats, best_start, maximize
+from .states import State
 
 CONDITIONS = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
 FEWEST_RIGHT = 20
@@ -44,7 +45,12 @@ class Estimate:
     value: float
     low: float
     high: float
+    state: State = State.OK
     note: str | None = None
+
+    def row(self, metric: str) -> dict[str, Any]:
+        """The columns metric, value, low, high, state and note, with None for NaN."""
+        return {"metric": metric} | {name: None if one != one else one for name, one in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,10 @@ class Threshold:
     frequency: int
     """Octave index."""
     noise_sd: Estimate
-    """Kept within the tested noise: an end of 0.02 reads "0.02 or less", one of 0.16 "0.16 or more"."""
+    """Kept within the tested noise: an end of 0.02 reads "0.02 or less", one of 0.16 "0.16 or more". Its state is
+    censored_below or censored_above where the threshold itself lies outside."""
     slope: float
     """Log-odds per octave of noise, 1/4 to 32."""
-    censored: int
-    """-1: the threshold lies below 0.02; 1: above 0.16; 0: it was met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +76,11 @@ class PsychometricBand:
     clusters: int
 
     def rows(self) -> list[dict[str, Any]]:
-        """{metric, value, low, high, note} of the three numbers, None for NaN."""
-        rows: list[dict[str, Any]] = []
-        for metric in ("bandwidth", "center_frequency", "peak_noise_sensitivity"):
-            estimate = asdict(getattr(self, metric))
-            rows.append({"metric": metric} | {key: None if x != x else x for key, x in estimate.items()})
-        return rows
+        """A row of metric, value, low, high, state and note for each of the three numbers and seven thresholds."""
+        numbers = [
+            getattr(self, name).row(name) for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity")
+        ]
+        return numbers + [one.noise_sd.row(f"threshold_{one.frequency}") for one in self.thresholds]
 
 
 def estimate_band(
@@ -139,18 +143,20 @@ def _threshold(frequency: int, sensitivity: Floats, slope: float, level: float, 
     """From sensitivities of the data (first) and of the resamples."""
     low, high = SENSITIVITY_RANGE
     value = float(sensitivity[0])
-    censored = -1 if value > high else 1 if value < low else 0
     ends = np.clip([value, *interval(sensitivity[1:], level)], low, high)
     sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
     # An infinitely steep curve leaves the threshold anywhere between two levels; its resamples all sit in one place.
     note = few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
+    state = State.NO_INTERVAL if note else State.OK
     if note:
         weakest, strongest = np.nan, np.nan
-    if censored:
-        note = f"the threshold lies {'below' if censored < 0 else 'above'} the tested noise"
+    if value > high:
+        state, note = State.CENSORED_BELOW, "the threshold lies below the tested noise"
+    elif value < low:
+        state, note = State.CENSORED_ABOVE, "the threshold lies above the tested noise"
     elif (weakest, strongest) == (NOISE_SDS[1], NOISE_SDS[-1]):
-        note = "the interval spans the tested noise"
-    return Threshold(frequency, Estimate(sd, weakest, strongest, note), slope, censored)
+        state, note = State.DOUBTFUL, "the interval spans the tested noise"
+    return Threshold(frequency, Estimate(sd, weakest, strongest, state, note), slope)
 
 
 def _channel(sensitivity: Floats, level: float, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
@@ -182,9 +188,11 @@ def _judge(name: str, numbers: Floats, level: float, few: str | None) -> Estimat
     if low_open and high_open:
         return _nothing(f"the interval of the channel's {name} spans all that its fit allows")
     if few:
-        return Estimate(value, np.nan, np.nan, few)
-    open_end = "lower" if low_open else "upper" if high_open else None
-    return Estimate(value, low, high, open_end and f"the {open_end} end of the interval is where the fit is bounded")
+        return Estimate(value, np.nan, np.nan, State.NO_INTERVAL, few)
+    if low_open or high_open:
+        note = f"the {'lower' if low_open else 'upper'} end of the interval is where the fit is bounded"
+        return Estimate(value, low, high, State.DOUBTFUL, note)
+    return Estimate(value, low, high)
 
 
 def _at_bound(x: float, bounds: Floats) -> bool:
@@ -192,12 +200,12 @@ def _at_bound(x: float, bounds: Floats) -> bool:
 
 
 def _nothing(note: str) -> Estimate:
-    return Estimate(np.nan, np.nan, np.nan, note)
+    return Estimate(np.nan, np.nan, np.nan, State.UNDETERMINED, note)
 
 
 def _undetermined(note: str, reference: float, images: int, independent: int) -> PsychometricBand:
     nothing = _nothing(note)
-    thresholds = tuple(Threshold(f, nothing, np.nan, 0) for f in FREQUENCIES)
+    thresholds = tuple(Threshold(f, nothing, np.nan) for f in FREQUENCIES)
     return PsychometricBand(thresholds, nothing, nothing, nothing, reference, images, independent)
 
 

@@ -84,7 +84,7 @@ def _groups(metrics: pl.DataFrame) -> Iterator[Figure]:
         if group in set(measured["metric"])
     ]
     if panels:
-        table = measured.select("checkpoint", "category", "metric", "value", "low", "high", "note")
+        table = measured.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
         yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(measured))
 
 

@@ -64,7 +64,7 @@ def numbers_section(results: ReportData) -> Section:
         there = [wanted for wanted in NUMBERS if wanted in set(metrics["number"])]
         panels = [numbers(metrics, wanted, NUMBERS[wanted], field) for wanted in there]
         table = results.metrics.filter(pl.col("image_set") == name).select(
-            "checkpoint", "category", "metric", "value", "low", "high", "note"
+            "checkpoint", "category", "metric", "value", "low", "high", "state", "note"
         )
         title_ = f"Every number on {name}"
         figures.append(Figure(f"numbers-{number}", title_, NUMBERS_CAPTION, panels, 3, table, **key(metrics)))
@@ -86,7 +86,7 @@ def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int)
     if len(models) > 1 and mine["metric"].str.starts_with("psychometric_threshold").any():
         overview = threshold_map(mine, "noise_sd at which half of the accuracy without noise is left")
         thresholds = mine.filter(pl.col("metric").str.starts_with("psychometric_threshold"))
-        listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "note")
+        listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
         yield Figure(f"thresholds-{number}", f"Thresholds on {image_set}", MAP_CAPTION, [overview], 1, listed)
     caption = BAND_CAPTION.format(measure=band["measure"][0])
     table = band.select("checkpoint", "frequency", "noise_sd", "top1", "low", "high", "n").sort(

@@ -79,6 +79,11 @@ def note(store: Store, metric: str) -> str | None:
     return None if found is None else str(found)
 
 
+def state(store: Store, metric: str) -> str:
+    [(found,)] = store.frame("SELECT state FROM metric WHERE metric = ?", [metric]).rows()
+    return str(found)
+
+
 def matrix(outcomes: Outcomes) -> NDArray[np.float64]:
     """(5, 7) percent."""
     shares = {(one.number("noise_sd"), one.number("frequency")): 100 * outcomes[one].mean() for one in BAND}
@@ -93,7 +98,7 @@ def test_spectral_bias_is_the_mean_of_ratios(store: Store, outcomes: Outcomes) -
     assert value(store, "low_frequency_bias") == pytest.approx(low)
     assert value(store, "high_frequency_bias") == pytest.approx(high)
     assert value(store, "spectral_bias") == pytest.approx(high / (low + high))
-    assert note(store, "spectral_bias") is None
+    assert (state(store, "spectral_bias"), note(store, "spectral_bias")) == ("ok", None)
 
 
 @pytest.mark.parametrize("rgb_reference", [False, True])
@@ -113,7 +118,9 @@ def test_the_published_critical_band_is_that_of_the_accuracies(
         assert value(store, f"critical_bandwidth{suffix}") == pytest.approx(wanted.bandwidth)
         assert value(store, f"critical_center_frequency{suffix}") == pytest.approx(wanted.center_frequency)
         assert value(store, f"critical_peak_noise_sensitivity{suffix}") == pytest.approx(wanted.peak_noise_sensitivity)
-        assert "".join(map(str, thresholds)) in (note(store, f"critical_bandwidth{suffix}") or "")
+        kept = [value(store, f"critical_threshold_{f}{suffix}") for f in FREQUENCIES]
+        assert kept == list(thresholds)
+        assert state(store, f"critical_bandwidth{suffix}") == ("doubtful" if wanted.peak_at_bound else "ok")
 
 
 @pytest.mark.parametrize("crops", [1, 2])
@@ -124,15 +131,12 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     compute_metrics(store, "s", RESAMPLES)
     correct = np.stack([outcomes[one] for one in BAND])
     wanted = estimate_band(correct, clusters, floor=1 / CLASSES, resamples=RESAMPLES)
-    found = store.frame("SELECT metric, value, low, high, note FROM metric WHERE metric LIKE 'psychometric%'").rows()
+    columns = ("value", "low", "high", "state", "note")
+    found = store.frame(f"SELECT metric, {', '.join(columns)} FROM metric WHERE metric LIKE 'psychometric%'").rows()
     assert {row[0]: row[1:] for row in found} == {
-        f"psychometric_{row['metric']}": (row["value"], row["low"], row["high"], row["note"]) for row in wanted.rows()
-    } | {
-        f"psychometric_threshold_{one.frequency}": tuple(
-            None if x != x else x for x in (one.noise_sd.value, one.noise_sd.low, one.noise_sd.high, one.noise_sd.note)
-        )
-        for one in wanted.thresholds
+        f"psychometric_{row['metric']}": tuple(row[name] for name in columns) for row in wanted.rows()
     }
+    assert len(found) == 10
 
 
 def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes: Outcomes) -> None:
@@ -154,7 +158,9 @@ def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes
     compute_metrics(store, "s", RESAMPLES)
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == "no clean prediction to agree with"
+    assert state(store, "critical_bandwidth") == "missing"
     assert value(store, "spectral_bias") is None
+    assert state(store, "spectral_bias") == "undetermined"
     assert "no ratio to clean accuracy" in (note(store, "spectral_bias") or "")
 
 
@@ -166,6 +172,8 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
     assert value(store, "low_frequency_bias") is None
     assert note(store, "low_frequency_bias") == "lowpass cutoff 0.2 is missing"
     assert value(store, "high_frequency_bias") is not None
+    assert {state(store, one) for one in ("low_frequency_bias", "spectral_bias", "critical_bandwidth")} == {"missing"}
+    assert state(store, "high_frequency_bias") == "ok"
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == "needs the 29 published conditions, each once"
 
@@ -175,6 +183,9 @@ def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -
     store_study(store, "s", labelled(), parts(wrong, labelled()))
     compute_metrics(store, "s", RESAMPLES)
     assert note(store, "critical_bandwidth") == "nothing is right without noise"
+    undetermined = ("critical_bandwidth", "psychometric_bandwidth", "psychometric_threshold_0", "spectral_bias")
+    assert {state(store, one) for one in undetermined} == {"undetermined"}
+    assert state(store, "critical_bandwidth_raw") == "degenerate"
     assert "too few to see a threshold" in (note(store, "psychometric_bandwidth") or "")
     assert value(store, "spectral_bias") is None
 
