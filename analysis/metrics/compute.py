@@ -149,11 +149,9 @@ def _without_value(state: State, note: str) -> Iterator[dict[str, Any]]:
 
 def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
     """The rows of the three numbers, and of the seven thresholds that they come of."""
-    notes = [band.degenerate, "the peak is at its bound" if band.peak_at_bound else None]
-    note = "; ".join(filter(None, notes)) or None
     for metric, name in PUBLISHED.items():
         value = getattr(band, name)
-        found = {"value": value if np.isfinite(value) else None, "state": band.state, "note": note}
+        found = {"value": value if np.isfinite(value) else None, "state": band.state, "note": band.note}
         yield {"metric": f"{metric}{suffix}"} | found
     for frequency, steps in zip(FREQUENCIES, band.thresholds, strict=True):
         yield {"metric": f"critical_threshold_{frequency}{suffix}", "value": float(steps), "state": State.OK}

@@ -12,7 +12,10 @@ that the network recognizes objects through.
     peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers for 48 ResNet-50s).
-Few integers carry little: see `psychometric` for continuous thresholds with intervals.
+Where the centre lies outside the tested bands, f = -1/2 to 6 1/2, or the bell has not fallen to half at either end of
+them, the numbers are extrapolated from nothing and degenerate. Where it has at one end, and is wider than these seven
+octaves, they are doubtful; so are those of a peak at its bound of 4, where peak_noise_sensitivity is 1 whatever lies
+above. Few integers carry little: see `psychometric` for continuous thresholds with intervals.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ from .states import State
 
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
+LOWEST, HIGHEST = FREQUENCIES[0] - 0.5, FREQUENCIES[-1] + 0.5
+"""Octaves between which the bands of noise lie, each of which is one octave wide."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +46,10 @@ class CriticalBand:
     bandwidth: float
     center_frequency: float
     peak_noise_sensitivity: float
-    degenerate: str | None
-    """Why the numbers mean nothing: equal thresholds, no fit, or a bell wider than the tested range. Else None."""
-    peak_at_bound: bool
-    """The height is at its bound of 4, so peak_noise_sensitivity is 1 whatever lies above."""
-
-    @property
-    def state(self) -> State:
-        return State.DEGENERATE if self.degenerate else State.DOUBTFUL if self.peak_at_bound else State.OK
+    state: State
+    """degenerate where the numbers mean nothing, doubtful where they go beyond what was tested."""
+    note: str | None
+    """Why they do."""
 
 
 def integer_thresholds(accuracy: ArrayLike, reference: float | None = None) -> tuple[int, ...]:
@@ -88,22 +89,29 @@ def fit_band(thresholds: ArrayLike) -> CriticalBand:
         raise UsageError(f"critical band: thresholds {values.tolist()}; give seven numbers from 0 to 4")
     fit = _least_squares(values)
     amplitude, mu, sigma = (np.nan, np.nan, np.nan) if fit is None else fit
-    degenerate = None
+    bandwidth = FULL_WIDTH * abs(sigma)
+    nothing, doubts = None, []
     if np.ptp(values) == 0:
-        degenerate = "all thresholds are equal"
+        nothing = "all thresholds are equal"
     elif fit is None:
-        degenerate = "no Gaussian fits the thresholds"
-    elif abs(sigma) > FREQUENCIES[-1]:
-        degenerate = "the Gaussian is wider than the tested range"
+        nothing = "no Gaussian fits the thresholds"
+    elif not LOWEST <= mu <= HIGHEST:
+        nothing = "the centre lies outside the tested bands"
+    elif mu - bandwidth / 2 < LOWEST and mu + bandwidth / 2 > HIGHEST:
+        nothing = "the Gaussian is wider than the tested range"
+    elif bandwidth > HIGHEST - LOWEST:
+        doubts.append("one of its flanks lies outside the tested bands")
+    if amplitude > 4 - 1e-3:
+        doubts.append("the peak is at its bound")
     with np.errstate(over="ignore"):  # a flat bell has its centre anywhere, 1e400 included
         center = LOWEST_FREQUENCY * np.exp2(mu)
     return CriticalBand(
         thresholds=tuple(int(t) for t in values),
-        bandwidth=float(FULL_WIDTH * abs(sigma)),
+        bandwidth=float(bandwidth),
         center_frequency=float(center),
         peak_noise_sensitivity=float(np.exp2(amplitude - 4)),
-        degenerate=degenerate,
-        peak_at_bound=bool(amplitude > 4 - 1e-3),
+        state=State.DEGENERATE if nothing else State.DOUBTFUL if doubts else State.OK,
+        note="; ".join([nothing, *doubts] if nothing else doubts) or None,
     )
 
 
