@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 CLASSES = 1000
 """Classes of ImageNet, which the decision spaces are made of."""
+SPACE_CLASSES: Mapping[str, int] = {"imagenet-a": 200, "imagenet-r": 200, "sixteen": 16}
+"""Decision space -> its classes. The space `all` is not here: it has those of the model."""
 VALIDATION = 50_000
 """Images of ImageNet's validation set."""
 

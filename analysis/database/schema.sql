@@ -231,7 +231,7 @@ COMMENT ON COLUMN metric_value.metric IS 'Name of the number';
 COMMENT ON COLUMN metric_value.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; missing: no value, a condition, prediction or benchmark is not there';
+COMMENT ON COLUMN metric_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
 COMMENT ON COLUMN metric_value.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE TABLE precision_gate (
@@ -618,7 +618,7 @@ COMMENT ON COLUMN metric.metric IS 'Name of the number';
 COMMENT ON COLUMN metric.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; missing: no value, a condition, prediction or benchmark is not there';
+COMMENT ON COLUMN metric.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
 COMMENT ON COLUMN metric.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE VIEW gate AS

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...errors import UnknownName, UsageError
-from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
+from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS, SPACE_CLASSES
 from ..database.store import Store
 from .critical_band import CriticalBand, fit_band, integer_thresholds, normalized_thresholds
 from .generalization import generalization, read_benchmarked
@@ -227,6 +227,7 @@ class Subject:
     image_set_id: int
     image_set: str
     classes: int
+    """Of the decision space: a blind guess is right once in so many images."""
     labelled: bool
     cue_conflict: bool
     """Whether images have a label of texture beside that of their shape."""
@@ -241,6 +242,7 @@ def subjects(store: Store, study: str) -> list[Subject]:
     """
     found = store.frame(
         "SELECT study_id, version.label AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
+        "max(detail.decision_space) AS decision_space, "
         "labelled, image_set_id IN (SELECT image_set FROM label WHERE scheme = 'texture') AS cue_conflict, "
         "list_sort(list(DISTINCT probe)) AS probes "
         "FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
@@ -253,4 +255,6 @@ def subjects(store: Store, study: str) -> list[Subject]:
         if study != "*" and study not in known and f"{study}@1" not in known:
             raise UnknownName("study", study, known)
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
-    return [Subject(**row | {"probes": frozenset(row["probes"])}) for row in found.to_dicts()]
+    classes = pl.col("decision_space").replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=pl.Int32)
+    rows = found.with_columns(classes=classes).drop("decision_space").to_dicts()
+    return [Subject(**row | {"probes": frozenset(row["probes"])}) for row in rows]

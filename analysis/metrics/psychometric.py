@@ -96,8 +96,8 @@ def estimate_band(
 
     correct: (29, n) bool, the same n images in every row. Row 0 is noise_sd 0; then frequency by frequency from 0,
     within each noise_sd 0.02, 0.04, 0.08, 0.16. clusters: (n,) ids of images that are not independent (crops of one
-    photograph, say); left out, each image stands for itself. floor: accuracy of a blind guess, 1/1000 for a thousand
-    classes. Resamples are a function of `seed`.
+    photograph, say); left out, each image stands for itself. floor: accuracy of a blind guess, 1 over the classes that
+    are decided between. Resamples are a function of `seed`.
 
     Raises UsageError for arrays that do not fit, a floor outside [0, 1), or fewer than 100 resamples.
     """
@@ -105,9 +105,17 @@ def estimate_band(
     right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
     independent = int(ids.max()) + 1
     reference = right[0] / images
-    if right[0, 0] < FEWEST_RIGHT or reference[0] <= 2 * floor:
+    nothing = None
+    if floor and reference[0] <= 2 * floor:
+        note = f"accuracy without noise, {reference[0]:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
+        nothing = Estimate(np.nan, np.nan, np.nan, State.AT_CHANCE, note)
+    elif right[0, 0] < FEWEST_RIGHT:
         note = f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
-        return _undetermined(note, float(reference[0]), correct.shape[1], independent)
+        nothing = _nothing(note)
+    if nothing:
+        thresholds = tuple(Threshold(f, nothing, np.nan) for f in FREQUENCIES)
+        channel = (nothing, nothing, nothing)
+        return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
     # A resample that happens to fall to chance has no threshold; the others speak for it.
     usable = (right[0] > 0) & (reference > 2 * floor)
     right, images, reference = right[:, usable], images[usable], reference[usable]
@@ -201,12 +209,6 @@ def _at_bound(x: float, bounds: Floats) -> bool:
 
 def _nothing(note: str) -> Estimate:
     return Estimate(np.nan, np.nan, np.nan, State.UNDETERMINED, note)
-
-
-def _undetermined(note: str, reference: float, images: int, independent: int) -> PsychometricBand:
-    nothing = _nothing(note)
-    thresholds = tuple(Threshold(f, nothing, np.nan) for f in FREQUENCIES)
-    return PsychometricBand(thresholds, nothing, nothing, nothing, reference, images, independent)
 
 
 # The two likelihoods, as array functions over many fits

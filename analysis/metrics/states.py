@@ -23,9 +23,11 @@ class State(StrEnum):
     """A number of a fit that means nothing; where the fit gave one, it is kept as it was found."""
     UNDETERMINED = "undetermined"
     """No value: what was measured does not determine it."""
+    AT_CHANCE = "at_chance"
+    """No value: without noise, accuracy is not far enough above that of a blind guess."""
     MISSING = "missing"
     """No value: a condition, a prediction or a benchmark that it needs is not there."""
 
 
-MEANINGLESS = (State.DEGENERATE, State.UNDETERMINED, State.MISSING)
+MEANINGLESS = (State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING)
 """States of rows that have no number, or none that means anything."""

@@ -20,7 +20,7 @@ from bandlens.analysis.metrics.critical_band import (
     integer_thresholds,
     normalized_thresholds,
 )
-from bandlens.analysis.metrics.psychometric import estimate_band
+from bandlens.analysis.metrics.psychometric import LEVELS, accuracy_at, estimate_band
 from bandlens.errors import UnknownName, UsageError
 from bandlens.records import Condition, Failed, Finished
 
@@ -139,6 +139,42 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     assert len(found) == 10
 
 
+def test_thresholds_of_sixteen_classes_are_right_and_their_intervals_hold(store: Store) -> None:
+    """Simulated observers of the entry-level classes: what a blind guess gets right is 1/16, not 1/1000."""
+    rng, count, sensitivity = np.random.default_rng(16), 2500, 2.4 * np.exp(-((np.arange(7) - 3.3) ** 2) / 5)
+    images = image_set(count, labels=np.zeros(count), decision_space="sixteen")
+    truth = {
+        f: accuracy_at(LEVELS, np.array([s]), np.array([3.0]), np.array([0.5]), np.array([1 / 16]))
+        for f, s in enumerate(sensitivity)
+    }
+    made = []
+    for name in ("a", "b", "c", "d"):
+        for one in (CLEAN, *BAND):
+            sd, frequency = one.number("noise_sd"), one.number("frequency")
+            share = truth[int(frequency or 0)][NOISE_SDS.index(sd) - 1] if sd else 0.5
+            wrong = rng.random(count) > share
+            made.append(part(cell(images, one, by=model(name, classes=1000)), wrong * 3, wrong * 3))
+    store_study(store, "s", images, made)
+    compute_metrics(store, "s", 200)
+    found = store.frame(
+        "SELECT right(metric, 1)::INTEGER AS f, value, low, high FROM metric "
+        "WHERE metric LIKE 'psychometric_threshold_%'"
+    ).to_numpy()
+    true = 0.16 * 2.0 ** -sensitivity[found[:, 0].astype(int)]
+    assert len(found) == 28
+    assert abs(np.log2(found[:, 1] / true).mean()) < 0.02
+    assert ((found[:, 2] <= true) & (true <= found[:, 3])).mean() > 0.85
+
+
+@pytest.mark.parametrize(("space", "classes"), [("all", CLASSES), ("imagenet-a", 200), ("sixteen", 16)])
+def test_guessing_is_among_the_classes_of_the_decision_space(
+    store: Store, outcomes: Outcomes, space: str, classes: int
+) -> None:
+    images = image_set(COUNT, labels=np.zeros(COUNT), decision_space=space)
+    store_study(store, "s", images, parts(outcomes, images))
+    assert [subject.classes for subject in subjects(store, "s")] == [classes]
+
+
 def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes: Outcomes) -> None:
     images = image_set(COUNT)
     store_study(store, "s", images, parts(outcomes, images))
@@ -183,10 +219,10 @@ def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -
     store_study(store, "s", labelled(), parts(wrong, labelled()))
     compute_metrics(store, "s", RESAMPLES)
     assert note(store, "critical_bandwidth") == "nothing is right without noise"
-    undetermined = ("critical_bandwidth", "psychometric_bandwidth", "psychometric_threshold_0", "spectral_bias")
-    assert {state(store, one) for one in undetermined} == {"undetermined"}
+    assert {state(store, one) for one in ("critical_bandwidth", "spectral_bias")} == {"undetermined"}
     assert state(store, "critical_bandwidth_raw") == "degenerate"
-    assert "too few to see a threshold" in (note(store, "psychometric_bandwidth") or "")
+    assert "is no more than twice that of a blind guess" in (note(store, "psychometric_bandwidth") or "")
+    assert {state(store, one) for one in ("psychometric_bandwidth", "psychometric_threshold_0")} == {"at_chance"}
     assert value(store, "spectral_bias") is None
 
 

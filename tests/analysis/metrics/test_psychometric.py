@@ -186,9 +186,18 @@ def test_no_thresholds_where_little_is_right_without_noise() -> None:
         "state": "undetermined",
         "note": band.bandwidth.note,
     }
+
+
+def test_no_thresholds_where_accuracy_without_noise_is_that_of_guessing() -> None:
     chance = np.zeros((29, 500), dtype=bool)
-    chance[:, ::10] = True
-    assert estimate_band(chance, floor=0.1).bandwidth.note is not None
+    chance[:, ::5] = True
+    band = estimate_band(chance, floor=0.1)
+    for estimate in (*numbers(band), band.thresholds[0].noise_sd):
+        assert np.isnan(estimate.value)
+        assert estimate.state == "at_chance"
+        assert estimate.note == "accuracy without noise, 0.2, is no more than twice that of a blind guess, 0.1"
+    assert estimate_band(chance, floor=0.099).bandwidth.state != "at_chance"
+    assert estimate_band(np.zeros((29, 500), dtype=bool), floor=0.0).bandwidth.state == "undetermined"
 
 
 @pytest.mark.parametrize(("noisy", "side"), [(True, "above"), (False, "below")])
