@@ -10,6 +10,7 @@ import polars as pl
 from ..analysis.charts.curves import band_map, curves
 from ..analysis.charts.style import CONFIG
 from ..export.files import write_bytes
+from .report.accuracy import CUT, SPECTRAL
 
 
 def draw_curves(curve: pl.DataFrame, out: Path) -> None:
@@ -21,10 +22,9 @@ def draw_curves(curve: pl.DataFrame, out: Path) -> None:
     """
     import vl_convert
 
-    cutoffs = "cutoff (share of 112 cycles per image)"
     panels = [
-        curves(curve.filter(pl.col("probe") == probe), "cutoff", cutoffs, title)
-        for probe, title in (("lowpass", "low-pass"), ("highpass", "high-pass"))
+        curves(curve.filter(pl.col("probe") == probe), "cycles", CUT, title)
+        for probe, title in SPECTRAL.items()
         if probe in set(curve["probe"])
     ]
     if "critical_band" in set(curve["probe"]):

@@ -244,7 +244,8 @@ def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
 
 CRITICAL_BAND = Family(
     "critical_band",
-    "grey at contrast 0.2 plus octave-band noise of RMS 0.94 noise_sd, centred at 1.75 x 2^frequency cycles per image",
+    "grey at contrast 0.2 plus octave-band noise of RMS 0.94 noise_sd, centred at 1.75 x 2^frequency cycles per image "
+    "(at 224 pixels a side)",
     1,
     (
         Parameter("noise_sd", number_in(0, 1), NOISE_SDS),

@@ -131,5 +131,13 @@ def _pairs(members: Iterator[Condition]) -> Iterator[list[Condition]]:
 
 _CUTOFF = (Parameter("cutoff", number_in(0, 1), CUTOFFS),)
 
-LOWPASS = Family("lowpass", "keeps frequencies below cutoff x 112 cycles per image", 1, _CUTOFF, perturb)
-HIGHPASS = Family("highpass", "removes frequencies below (1 - cutoff) x 112 cycles per image", 1, _CUTOFF, perturb)
+LOWPASS = Family(
+    "lowpass", "keeps frequencies below cutoff x 112 cycles per image (half the pixels a side)", 1, _CUTOFF, perturb
+)
+HIGHPASS = Family(
+    "highpass",
+    "removes frequencies below (1 - cutoff) x 112 cycles per image (half the pixels a side)",
+    1,
+    _CUTOFF,
+    perturb,
+)

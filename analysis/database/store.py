@@ -193,8 +193,8 @@ class Store:
             )
             return
         self.execute(
-            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, clusters, preprocessing, "
-            "labelled, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, size, clusters, "
+            "preprocessing, labelled, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 info.name,
                 info.benchmark,
@@ -202,6 +202,7 @@ class Store:
                 info.severity,
                 info.digest,
                 info.count,
+                info.size,
                 len(np.unique(images.clusters)),
                 info.preprocessing,
                 info.labelled,

@@ -132,13 +132,13 @@ def _critical_band(
     clean = mine.filter(pl.col("probe") == "clean")["top1"]
     rgb = 100 * float(clean[0]) if rgb_reference and len(clean) else None
     if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
-        yield from _published(fit_band(normalized_thresholds(accuracy, rgb)), "")
+        yield from _published(fit_band(normalized_thresholds(accuracy, rgb), subject.size), "")
     else:
         yield from _without_value(State.UNDETERMINED, "nothing is right without noise")
-    yield from _published(fit_band(integer_thresholds(accuracy)), "_raw")
+    yield from _published(fit_band(integer_thresholds(accuracy), subject.size), "_raw")
     correct, clusters = _outcomes(store, subject, CRITICAL_BAND, CONDITIONS)
     floor = 1 / subject.classes if subject.labelled else 0.0
-    estimate = estimate_band(correct, clusters, floor=floor, resamples=resamples)
+    estimate = estimate_band(correct, clusters, floor=floor, size=subject.size, resamples=resamples)
     for row in estimate.rows():
         yield row | {"metric": f"psychometric_{row['metric']}"}
 
@@ -228,6 +228,8 @@ class Subject:
     image_set: str
     classes: int
     """Of the decision space: a blind guess is right once in so many images."""
+    size: int
+    """Pixels a side of the images."""
     labelled: bool
     cue_conflict: bool
     """Whether images have a label of texture beside that of their shape."""
@@ -242,11 +244,12 @@ def subjects(store: Store, study: str) -> list[Subject]:
     """
     found = store.frame(
         "SELECT study_id, version.label AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
-        "max(detail.decision_space) AS decision_space, "
-        "labelled, image_set_id IN (SELECT image_set FROM label WHERE scheme = 'texture') AS cue_conflict, "
+        "max(detail.decision_space) AS decision_space, images.size, "
+        "detail.labelled, image_set_id IN (SELECT image_set FROM label WHERE scheme = 'texture') AS cue_conflict, "
         "list_sort(list(DISTINCT probe)) AS probes "
         "FROM study_version AS version JOIN study_cell ON study_cell.study = study_id "
         "JOIN cell_detail AS detail USING (cell) JOIN checkpoint AS c ON c.id = checkpoint_id "
+        "JOIN image_set AS images ON images.id = image_set_id "
         "WHERE version.label = $1 OR (newest AND ($1 = '*' OR version.study = $1)) GROUP BY ALL ORDER BY ALL",
         [study],
     )

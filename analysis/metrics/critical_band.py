@@ -1,14 +1,14 @@
 """The critical band by the published estimator: integer thresholds and a Gaussian through them.
 
-A network's accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6, that is
-1.75 * 2^f cycles per image) and five strengths. Per frequency, the threshold is the number of steps by which the noise
-must be weakened until more than half of the images are right; the bell through the seven thresholds is the channel
-that the network recognizes objects through.
+A network's accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6) and five
+strengths. Octave f is centred at 1.75 * 2^f cycles per image of 224 pixels a side; at another size, at size / 224 times
+that. Per frequency, the threshold is the number of steps by which the noise must be weakened until more than half of
+the images are right; the bell through the seven thresholds is the channel that the network recognizes objects through.
 
     t_f       = smallest j in 0..4 with accuracy(sd_(4-j), f) > 50 %, else 4;  sd = 0, 0.02, 0.04, 0.08, 0.16
     t_f       ~ A exp(-(f - mu)^2 / (2 sigma^2)),  least squares from (1, 0, 1), 0 <= A <= 4
     bandwidth              = 2 sqrt(ln 4) |sigma|    octaves, full width at half maximum
-    center_frequency       = 1.75 * 2^mu             cycles per image
+    center_frequency       = 1.75 * 2^mu size / 224  cycles per image
     peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers for 48 ResNet-50s).
@@ -29,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
 from ...errors import UsageError
-from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS
+from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from .states import State
 
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
@@ -45,6 +45,7 @@ class CriticalBand:
     thresholds: tuple[int, ...]
     bandwidth: float
     center_frequency: float
+    """Cycles per image."""
     peak_noise_sensitivity: float
     state: State
     """degenerate where the numbers mean nothing, doubtful where they go beyond what was tested."""
@@ -82,8 +83,17 @@ def normalized_thresholds(accuracy: ArrayLike, rgb_clean: float | None = None) -
     return integer_thresholds(percent, float(percent[0].mean()) if rgb_clean is None else rgb_clean)
 
 
-def fit_band(thresholds: ArrayLike) -> CriticalBand:
-    """The Gaussian through t_0..t_6 and the numbers it gives. Raises UsageError unless there are seven in 0..4."""
+def center(octave: Any, size: int) -> NDArray[np.float64]:
+    """Cycles per image at an octave, of images of `size` pixels a side."""
+    with np.errstate(over="ignore"):  # a flat bell has its centre anywhere, 1e400 included
+        return np.asarray(LOWEST_FREQUENCY * size / SIZE * np.exp2(octave), dtype=np.float64)
+
+
+def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
+    """The Gaussian through t_0..t_6 and the numbers it gives, for images of `size` pixels a side.
+
+    Raises UsageError unless there are seven thresholds in 0..4.
+    """
     values = np.asarray(thresholds, dtype=np.float64)
     if values.shape != (len(FREQUENCIES),) or not np.all((values >= 0) & (values <= 4)):
         raise UsageError(f"critical band: thresholds {values.tolist()}; give seven numbers from 0 to 4")
@@ -103,12 +113,10 @@ def fit_band(thresholds: ArrayLike) -> CriticalBand:
         doubts.append("one of its flanks lies outside the tested bands")
     if amplitude > 4 - 1e-3:
         doubts.append("the peak is at its bound")
-    with np.errstate(over="ignore"):  # a flat bell has its centre anywhere, 1e400 included
-        center = LOWEST_FREQUENCY * np.exp2(mu)
     return CriticalBand(
         thresholds=tuple(int(t) for t in values),
         bandwidth=float(bandwidth),
-        center_frequency=float(center),
+        center_frequency=float(center(mu, size)),
         peak_noise_sensitivity=float(np.exp2(amplitude - 4)),
         state=State.DEGENERATE if nothing else State.DOUBTFUL if doubts else State.OK,
         note="; ".join([nothing, *doubts] if nothing else doubts) or None,

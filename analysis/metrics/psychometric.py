@@ -10,7 +10,8 @@ The sensitivities S_f, censored where the threshold lies outside the tested 0.02
 published integers (which are S_f rounded up), and the same three numbers come of it:
 
     S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
-    center_frequency = 1.75 * 2^mu cycles per image,  peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
+    center_frequency = 1.75 * 2^mu cycles per image, times size / 224 where images are of another size,
+    peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
 
 Intervals are percentiles over resampled images: all conditions of an image, and all images of a cluster, go together.
 Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field & Welsh 2007 (clusters).
@@ -27,9 +28,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, log_ndtr
 
 from ...errors import UsageError
-from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS
+from ...protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
-from .critical_band import FULL_WIDTH, gaussian
+from .critical_band import FULL_WIDTH, center, gaussian
 from .likelihood import Floats, best_start, maximize
 from .states import State
 
@@ -88,6 +89,7 @@ def estimate_band(
     clusters: ArrayLike | None = None,
     *,
     floor: float = 0.0,
+    size: int = SIZE,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -97,7 +99,7 @@ def estimate_band(
     correct: (29, n) bool, the same n images in every row. Row 0 is noise_sd 0; then frequency by frequency from 0,
     within each noise_sd 0.02, 0.04, 0.08, 0.16. clusters: (n,) ids of images that are not independent (crops of one
     photograph, say); left out, each image stands for itself. floor: accuracy of a blind guess, 1 over the classes that
-    are decided between. Resamples are a function of `seed`.
+    are decided between. size: pixels a side of the images. Resamples are a function of `seed`.
 
     Raises UsageError for arrays that do not fit, a floor outside [0, 1), or fewer than 100 resamples.
     """
@@ -125,7 +127,7 @@ def estimate_band(
     sensitivity, slope = sensitivity.reshape(repeat, -1), slope.reshape(repeat, -1)
     few = f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
     thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), level, few) for f in FREQUENCIES)
-    channel = _channel(sensitivity, level, few)
+    channel = _channel(sensitivity, size, level, few)
     return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
 
 
@@ -167,7 +169,7 @@ def _threshold(frequency: int, sensitivity: Floats, slope: float, level: float, 
     return Threshold(frequency, Estimate(sd, weakest, strongest, state, note), slope)
 
 
-def _channel(sensitivity: Floats, level: float, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
+def _channel(sensitivity: Floats, size: int, level: float, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
     """Bandwidth, centre frequency and peak noise sensitivity from sensitivities (7, 1 + resamples)."""
     low, high = SENSITIVITY_RANGE
     met = int(((sensitivity[:, 0] >= low) & (sensitivity[:, 0] <= high)).sum())
@@ -183,7 +185,7 @@ def _channel(sensitivity: Floats, level: float, few: str | None) -> tuple[Estima
             return nothing, nothing, nothing
     return (
         _judge("width", FULL_WIDTH * sigma, level, few),
-        _judge("centre", LOWEST_FREQUENCY * np.exp2(mu), level, few),
+        _judge("centre", center(mu, size), level, few),
         _judge("height", np.exp2(amplitude - 4), level, few),
     )
 

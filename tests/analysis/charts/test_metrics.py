@@ -79,3 +79,16 @@ def test_the_subtitle_of_a_channel_says_what_its_fit_is_worth(state: str, line: 
     names = {"critical_bandwidth": 4.0, "critical_center_frequency": 28.0}
     frame = pl.DataFrame([rows(name, state, value, "why") for name, value in names.items()])
     assert channel(frame, "channel").to_dict()["title"]["subtitle"] == [line]
+
+
+@pytest.mark.parametrize("size", [224, 240, 384])
+def test_centres_of_bands_follow_the_size_of_the_images(size: int) -> None:
+    names = {"bandwidth": 3.0, "center_frequency": 14.0 * size / 224, "peak_noise_sensitivity": 0.25}
+    fit = [rows(f"psychometric_{name}", "ok", value) for name, value in names.items()]
+    frame = pl.DataFrame([rows("psychometric_threshold_3", "ok"), *fit])
+    charts = (threshold_map(frame, "thresholds", size), channel(frame, "channel", size))
+    for chart in charts:
+        assert {row["cycles"] for row in data(chart) if "value" in row or "place" in row} == {14.0 * size / 224}
+    bell = [row for row in data(charts[1]) if set(row) == {"cycles", "noise_sd"}]
+    peak = min(bell, key=lambda row: row["noise_sd"])
+    assert peak["cycles"] == pytest.approx(14.0 * size / 224, rel=0.04)

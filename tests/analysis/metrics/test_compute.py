@@ -175,6 +175,17 @@ def test_guessing_is_among_the_classes_of_the_decision_space(
     assert [subject.classes for subject in subjects(store, "s")] == [classes]
 
 
+def test_centre_frequencies_follow_the_size_of_the_images(store: Store, outcomes: Outcomes) -> None:
+    large = image_set(COUNT, labels=np.zeros(COUNT), size=384)
+    for name, images in (("s", labelled()), ("large", large)):
+        store_study(store, name, images, parts(outcomes, images))
+        compute_metrics(store, name, RESAMPLES)
+    for metric in ("critical_center_frequency", "psychometric_center_frequency"):
+        assert value(store, metric, "large") == pytest.approx((value(store, metric, "s") or 0) * 384 / 224)
+    for metric in ("critical_bandwidth", "psychometric_bandwidth", "spectral_bias"):
+        assert value(store, metric, "large") == value(store, metric, "s")
+
+
 def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes: Outcomes) -> None:
     images = image_set(COUNT)
     store_study(store, "s", images, parts(outcomes, images))

@@ -8,8 +8,15 @@ import polars as pl
 import pytest
 
 from bandlens.analysis.metrics import critical_band
-from bandlens.analysis.metrics.critical_band import NOISE_SDS, fit_band, integer_thresholds, normalized_thresholds
+from bandlens.analysis.metrics.critical_band import (
+    NOISE_SDS,
+    center,
+    fit_band,
+    integer_thresholds,
+    normalized_thresholds,
+)
 from bandlens.errors import UsageError
+from bandlens.probes.critical_band import noise_bands
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
@@ -160,3 +167,22 @@ def test_networks_measured_with_the_original_stimuli_have_a_channel() -> None:
         assert relative.state != "degenerate", file.name
         assert 3 < relative.bandwidth < 6, file.name
         assert 20 < relative.center_frequency < 60, file.name
+
+
+@pytest.mark.parametrize("size", [240, 260, 384])
+def test_centres_follow_the_size_as_the_noise_does(size: int) -> None:
+    def centroid(side: int, f: int) -> float:
+        """Mean frequency of the noise in octave f, in cycles per image."""
+        noise = np.random.default_rng(f).standard_normal((4, side, side)).astype(np.float32)
+        [band] = noise_bands(np, noise, [f], [np.empty_like(noise)])
+        power = (np.abs(np.fft.fft2(band)) ** 2).mean(axis=0)
+        cycles = np.fft.fftfreq(side, 1 / side)
+        return float((np.hypot(*np.meshgrid(cycles, cycles)) * power).sum() / power.sum())
+
+    for f in (3, 4, 5):
+        assert center(f, size) / center(f, 224) == pytest.approx(centroid(size, f) / centroid(224, f), rel=0.03)
+    thresholds = [0, 1, 2, 3, 2, 1, 0]
+    assert fit_band(thresholds, size).center_frequency == pytest.approx(
+        fit_band(thresholds).center_frequency * size / 224
+    )
+    assert fit_band(thresholds, size).bandwidth == fit_band(thresholds).bandwidth
