@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ...errors import UnknownName, UsageError
 from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS, SPACE_CLASSES
 from ..database.store import Store
-from .critical_band import CriticalBand, fit_band, integer_thresholds, normalized_thresholds
+from .critical_band import CriticalBand, band_gaps, fit_band, integer_thresholds, normalized_thresholds
 from .generalization import generalization, read_benchmarked
 from .psychometric import CONDITIONS, estimate_band
 from .shape_bias import Decisions, shape_bias
@@ -122,10 +122,13 @@ def _critical_band(
         return
     mine = _mine(curve, subject)
     band = mine.filter(pl.col("probe") == "critical_band")
-    accuracy = _accuracy_matrix(band)
-    if accuracy is None:
-        yield from _without_value(State.MISSING, "needs the 29 published conditions, each once")
+    gaps = band_gaps(band.select("noise_sd", "frequency").rows())
+    if gaps:
+        yield from _without_value(State.MISSING, gaps)
         return
+    cells = {(sd, f): percent for sd, f, percent in band.select("noise_sd", "frequency", 100 * pl.col("top1")).rows()}
+    # (5, 7) percent: noise_sd by frequency.
+    accuracy = np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
     if np.isnan(accuracy).any():
         yield from _without_value(State.MISSING, "no clean prediction to agree with")
         return
@@ -155,16 +158,6 @@ def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
         yield {"metric": f"{metric}{suffix}"} | found
     for frequency, steps in zip(FREQUENCIES, band.thresholds, strict=True):
         yield {"metric": f"critical_threshold_{frequency}{suffix}", "value": float(steps), "state": State.OK}
-
-
-def _accuracy_matrix(band: pl.DataFrame) -> NDArray[np.float64] | None:
-    """(5, 7) percent, noise_sd by frequency, if the rows are exactly the published conditions."""
-    top1 = 100 * pl.col("top1").fill_null(np.nan)
-    cells = {(sd, f): percent for sd, f, percent in band.select("noise_sd", "frequency", top1).rows()}
-    wanted = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
-    if set(cells) != wanted or len(band) != len(wanted):
-        return None
-    return np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS])
 
 
 def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict[str, Any]]:

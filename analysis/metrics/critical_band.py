@@ -21,6 +21,8 @@ above. Few integers carry little: see `psychometric` for continuous thresholds w
 from __future__ import annotations
 
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +53,33 @@ class CriticalBand:
     """degenerate where the numbers mean nothing, doubtful where they go beyond what was tested."""
     note: str | None
     """Why they do."""
+
+
+def band_gaps(settings: Iterable[tuple[float | None, float | None]]) -> str | None:
+    """Why the conditions of (noise_sd, frequency) are not the 29 published ones, each once; None where they are."""
+    counts = Counter(settings)
+    wanted: set[tuple[float | None, float | None]] = {
+        (0.0, None),
+        *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES),
+    }
+    problems: dict[str, set[tuple[float | None, float | None]]] = {
+        "lacks {}": wanted - {*counts},
+        "has {} besides": {*counts} - wanted,
+        "has {} more than once": {setting for setting, count in counts.items() if count > 1 and setting in wanted},
+    }
+    told = [words.format(_levels(which)) for words, which in problems.items() if which]
+    return f"needs the {len(wanted)} published conditions, each once: it {', and '.join(told)}" if told else None
+
+
+def _levels(settings: Iterable[tuple[float | None, float | None]]) -> str:
+    """Such as `noise_sd 0.08, noise_sd 0.16 at frequency 2`; a level by itself stands for all of its frequencies."""
+    by_level: dict[float, list[float]] = {}
+    for sd, f in sorted((sd or 0.0, -1.0 if f is None else f) for sd, f in settings):
+        by_level.setdefault(sd, []).extend([f] if f >= 0 else [])
+    return ", ".join(
+        f"noise_sd {sd:g}" + (f" at frequency {' and '.join(f'{f:g}' for f in found)}" if 0 < len(found) < 7 else "")
+        for sd, found in by_level.items()
+    )
 
 
 def integer_thresholds(accuracy: ArrayLike, reference: float | None = None) -> tuple[int, ...]:

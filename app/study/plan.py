@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
+from ...analysis.metrics.determined import Determined, determined_metrics
 from ...engine.attack import step_seconds
 from ...engine.backends.base import arrays_of, open_session
 from ...engine.distributed.tasks import passes as passes_of
@@ -39,6 +40,8 @@ class Plan:
     """Of the missing predictions."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
+    metrics: list[Determined]
+    """What `analyze` will find once all cells are done, and what not."""
 
 
 def plan_study(work: Work, database: Path) -> Plan:
@@ -72,7 +75,15 @@ def plan_study(work: Work, database: Path) -> Plan:
     left = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
     seconds, estimate = _estimate(work, missing, left, rates)
     failed = [Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors]
-    return Plan(rows, missing, sum(left.values()), seconds, estimate, cost_of(work, left, missing), failed)
+    return Plan(
+        rows, missing, sum(left.values()), seconds, estimate, cost_of(work, left, missing), failed, metrics_of(work)
+    )
+
+
+def metrics_of(work: Work) -> list[Determined]:
+    """The metrics that a study has conditions for, and whether these are all that they need."""
+    conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
+    return determined_metrics(conditions, {images.info.digest: images.schemes for images in work.image_sets})
 
 
 def _state(cell: Cell, images: int | None) -> str:

@@ -27,9 +27,14 @@ from ...protocol import CLASSES
 from ...records import Cell, Failed, SessionInfo, Variant
 from ..console import progress
 from .file import Study, Work
+from .plan import metrics_of
 
 if TYPE_CHECKING:
     from .spread import Spread
+
+
+MOST_GAPS = 4
+"""Metrics that a study will lack, of which `run` names so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ def run_study(
         if snapshot:
             store.after_commit = snapshots(store, snapshot)
         _check_gate(work, store, require_gate)
+        _tell_gaps(work)
         begin = partial(record, work, store)
         if spread:
             from .spread import run_spread
@@ -124,6 +130,13 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     if required:
         raise BandlensError(message)
     print(f"bandlens: warning: {message}", file=sys.stderr)
+
+
+def _tell_gaps(work: Work) -> None:
+    """Say in one line which metrics the study has some conditions for, and not all that they need."""
+    if gaps := [f"no {one}: {one.why}" for one in metrics_of(work) if one.why]:
+        named = "; ".join(gaps[:MOST_GAPS]) + (f"; and {len(gaps) - MOST_GAPS} more" if len(gaps) > MOST_GAPS else "")
+        print(f"bandlens: {named}; `bandlens plan` lists the metrics of a study", file=sys.stderr)
 
 
 Todo = Sequence[tuple[Cell, int]]

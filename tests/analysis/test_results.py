@@ -53,7 +53,7 @@ def test_correlations_and_charts(database: Path) -> None:
         assert set(table["n"]) == {6}
         assert results.plot_correlations(table).to_dict()["layer"]
         assert "vconcat" in (spec := results.plot_curves().to_dict()) or "layer" in spec
-        with pytest.raises(UsageError, match="has no highpass with cutoff in study \\*"):
+        with pytest.raises(UsageError, match="has no highpass with cycles in study \\*"):
             results.plot_curves("highpass")
 
 

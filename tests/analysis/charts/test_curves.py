@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import pytest
 
@@ -14,6 +16,12 @@ def curve(probe: str, **columns: list[float]) -> pl.DataFrame:
     names = {"checkpoint": "net", "category": "own", "measure": "accuracy", "probe": probe}
     numbers = {"top1": 0.5, "low": 0.4, "high": 0.6, "n": 100, "clean_top1": 0.8}
     return rows.with_columns(pl.lit(value).alias(name) for name, value in (names | numbers).items())
+
+
+def values(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a chart, which all of its layers share."""
+    [rows] = spec["datasets"].values()
+    return list(rows)
 
 
 @pytest.mark.parametrize(("probe", "cycles"), [("lowpass", [11.0, 56.0]), ("highpass", [100.0, 56.0])])
@@ -30,4 +38,4 @@ def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) 
 
 def test_bands_of_noise_are_at_their_centres() -> None:
     rows = curve("critical_band", frequency=[0.0, 3.0], noise_sd=[0.02, 0.02], cycles=[1.875, 15.0])
-    assert {row["cycles"] for row in band_map(rows, "net").to_dict()["layer"][0]["data"]["values"]} == {1.875, 15.0}
+    assert {row["cycles"] for row in values(band_map(rows, "net").to_dict())} == {1.875, 15.0}

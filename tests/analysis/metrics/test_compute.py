@@ -222,7 +222,9 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
     assert {state(store, one) for one in ("low_frequency_bias", "spectral_bias", "critical_bandwidth")} == {"missing"}
     assert state(store, "high_frequency_bias") == "ok"
     assert value(store, "critical_bandwidth") is None
-    assert note(store, "critical_bandwidth") == "needs the 29 published conditions, each once"
+    assert note(store, "critical_bandwidth") == (
+        "needs the 29 published conditions, each once: it lacks noise_sd 0.02 at frequency 1"
+    )
 
 
 def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -> None:
