@@ -75,7 +75,7 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
 
 
 def _number(chart: Any, rows: pl.DataFrame, field: str, two: bool) -> Any:
-    """What the layers have in common: a line for each model, and what hovering tells."""
+    """Add what the layers have in common: a line for each model, and what hovering tells."""
     models = sorted(rows["model"].unique())
     return chart.encode(
         y=alt.Y("model:N", title=None, scale=alt.Scale(domain=models)),

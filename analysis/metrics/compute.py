@@ -47,8 +47,8 @@ def compute_metrics(
         advance: called once a checkpoint and image set.
 
     Returns:
-        The columns of SCHEMA. Spectral biases are there where something was low-pass or high-pass filtered, and shape
-        biases where images have labels of texture. Generalization has no image set: it may be the mean over several.
+        The columns of SCHEMA. A study has spectral biases where it filtered images, and shape biases where images have
+        labels of texture. Generalization has no image set: it may be the mean over several.
     """
     curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
     biases = spectral_bias(curve)
@@ -161,7 +161,7 @@ def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
 
 
 def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict[str, Any]]:
-    """The rows of a subject, from its clean cell; none where its images have no labels of texture."""
+    """The rows of a subject's shape bias, from its clean cell; none where its images have no labels of texture."""
     if not subject.cue_conflict:
         return
     found = store.frame(
@@ -184,12 +184,12 @@ def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict
 
 
 CRITICAL_BAND = "probe = 'critical_band' ORDER BY frequency NULLS FIRST, noise_sd"
-"""Without noise, then frequency by frequency and noise_sd by noise_sd."""
+"""Conditions and order: without noise, then frequency by frequency, and within each noise_sd by noise_sd."""
 SPECTRAL = f"""
 (probe = 'clean' OR (probe IN ('lowpass', 'highpass') AND round(cutoff, 3) IN {BIAS_CUTOFFS}))
 ORDER BY CASE probe WHEN 'clean' THEN 0 WHEN 'lowpass' THEN 1 ELSE 2 END, cutoff
 """
-"""Clean, then low-pass and high-pass by cutoff."""
+"""Conditions and order: clean, then the low-passes and the high-passes, each by cutoff."""
 
 
 def _outcomes(
@@ -220,14 +220,14 @@ class Subject:
     image_set_id: int
     image_set: str
     classes: int
-    """Of the decision space: a blind guess is right once in so many images."""
+    """Number of classes in the decision space: a blind guess is right once in so many images."""
     size: int
     """Pixels a side of the images."""
     labelled: bool
     cue_conflict: bool
     """Whether images have a label of texture beside that of their shape."""
     probes: frozenset[str]
-    """Probes of its complete cells."""
+    """Probes that its complete cells ran under."""
 
 
 def subjects(store: Store, study: str) -> list[Subject]:

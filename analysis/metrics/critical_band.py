@@ -42,7 +42,7 @@ LOWEST, HIGHEST = FREQUENCIES[0] - 0.5, FREQUENCIES[-1] + 0.5
 
 @dataclass(frozen=True, slots=True)
 class CriticalBand:
-    """The three numbers, NaN where the fit found none, and what is wrong with them."""
+    """The three numbers, NaN where the fit has none, and what they are worth."""
 
     thresholds: tuple[int, ...]
     bandwidth: float
@@ -52,7 +52,7 @@ class CriticalBand:
     state: State
     """degenerate where the numbers mean nothing, doubtful where they go beyond what was tested."""
     note: str | None
-    """Why they do."""
+    """Why the state is what it is, for people; None where it is ok."""
 
 
 def band_gaps(settings: Iterable[tuple[float | None, float | None]]) -> str | None:

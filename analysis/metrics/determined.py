@@ -30,7 +30,7 @@ class Determined:
     image_set: str | None
     """None for generalization: accuracies on benchmarks, and means over groups of them."""
     name: str
-    """Of the one metric, or what several are called."""
+    """Name of the metric, or what several are called together."""
     metrics: Sequence[str]
     why: str | None
     """Why they will be missing; None where they will be there, as far as the predictions determine them."""

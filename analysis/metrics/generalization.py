@@ -22,9 +22,9 @@ from ..statistics.shares import Share, mean_of, share_interval, share_of
 from .states import State
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
-"""Of the published attack."""
+"""Parameters of the published attack."""
 NAMED = 3
-"""Sets that are missing, of which a note names so many."""
+"""A note names so many of the sets that are missing."""
 Row = Mapping[str, Any]
 Place = tuple[str | None, int | None]
 """Corruption and severity of an image set; None where its images are as they were taken."""
@@ -52,7 +52,7 @@ class Measured:
     share: Share | None
     """None where it is not whole."""
     note: str = ""
-    """What to know of the share; or without one, why, as what is said of the benchmark: `is missing`."""
+    """What to mind about the share. Where it is None: what is wrong with the benchmark, such as `is missing`."""
 
     @property
     def state(self) -> State:
@@ -72,16 +72,16 @@ class Benchmarked:
     """What a version of a study has of the benchmarks."""
 
     cells: Sequence[Row]
-    """Of every checkpoint, those of large sets first."""
+    """Cells of every checkpoint, those of large sets first."""
     names: Sequence[str]
     groups: Sequence[str]
-    """Those of which it has more than `imagenet`."""
+    """Groups of which it has more than `imagenet`."""
     clusters: Mapping[int, NDArray[np.int64]]
     """image_set.id -> which cluster each of its images shows."""
 
 
 def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
-    """What the study has; there are no names where it has none of the benchmarks."""
+    """Read what a version of a study has; `names` is empty where it has none of the benchmarks."""
     found = store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(SAME_IMAGES)).to_dicts()
     cells = [row for row in found if any(_belongs(row, of) for of in ACCURACIES.values())]
     names, groups = accuracies_of(cells)

@@ -38,7 +38,7 @@ COLUMNS = ("checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n"
 
 
 def slug(text: str) -> str:
-    """For file names and anchors: what is safe in both."""
+    """The text as a file name and anchor: lower-case letters, digits and hyphens alone."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
 
 

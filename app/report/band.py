@@ -13,7 +13,7 @@ from .data import ReportData
 from .sections import Figure, Section
 
 FEW = 6
-"""Models whose heat maps are drawn at once; more are drawn when they are asked for."""
+"""The heat maps of so many models are drawn at once; those of more are drawn when a reader opens them."""
 NUMBERS = {
     "low_frequency_bias": "low-frequency bias",
     "high_frequency_bias": "high-frequency bias",

@@ -30,9 +30,7 @@ def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) 
     points = spec["layer"][-1]
     assert (points["encoding"]["x"]["field"], points["encoding"]["x"]["title"]) == ("cycles", "cut (cycles per image)")
     assert {one["field"] for one in points["encoding"]["tooltip"]} >= {"cycles", "cutoff"}
-    assert {row["cycles"]: row["cutoff"] for row in points["data"]["values"]} == dict(
-        zip(cycles, [0.1, 0.5], strict=True)
-    )
+    assert {row["cycles"]: row["cutoff"] for row in values(spec)} == dict(zip(cycles, [0.1, 0.5], strict=True))
     assert ("removed" in spec["title"]) == (probe == "highpass")
 
 

@@ -179,8 +179,8 @@ def test_centres_follow_the_size_as_the_noise_does(size: int) -> None:
         cycles = np.fft.fftfreq(side, 1 / side)
         return float((np.hypot(*np.meshgrid(cycles, cycles)) * power).sum() / power.sum())
 
-    for f in (4, 5, 6):
-        assert center(f, size) / center(f, 224) == pytest.approx(centroid(size, f) / centroid(224, f), rel=0.03)
+    for f in (5, 6):  # of lower octaves there are too few waves in an image to tell their mean
+        assert center(f, size) / center(f, 224) == pytest.approx(centroid(size, f) / centroid(224, f), rel=0.02)
     thresholds = [0, 1, 2, 3, 2, 1, 0]
     assert fit_band(thresholds, size).center_frequency == pytest.approx(
         fit_band(thresholds).center_frequency * size / 224
