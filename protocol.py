@@ -12,21 +12,26 @@ from dataclasses import dataclass
 
 CLASSES = 1000
 """Classes of ImageNet, which the decision spaces are made of."""
+SPACE_CLASSES: Mapping[str, int] = {"imagenet-a": 200, "imagenet-r": 200, "sixteen": 16}
+"""Decision space -> its classes. The space `all` is not here: it has those of the model."""
 VALIDATION = 50_000
 """Images of ImageNet's validation set."""
 
 # Probes
 
 CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
-"""Cutoffs of the low-pass and high-pass filters, as shares of the highest frequency."""
+"""Cutoffs c of the filters, in [0, 1], of the highest frequency: a low-pass keeps what is below c of it, a high-pass
+removes what is below 1 - c."""
 BIAS_CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
 """Those whose ratios to clean accuracy make a spectral bias."""
 NOISE_SDS = (0.0, 0.02, 0.04, 0.08, 0.16)
 """Standard deviations of the critical band's noise, in units of the image range. 0 is the grey image alone."""
 FREQUENCIES = tuple(range(7))
 """Octave indices of the critical band's noise."""
+SIZE = 224
+"""Pixels a side of the study's images."""
 LOWEST_FREQUENCY = 1.75
-"""Cycles per image at the centre of octave 0, for images of 224 pixels."""
+"""Cycles per image at the centre of octave 0, for images of SIZE. At another size it is as many times larger."""
 EPS, STEP, STEPS = 0.5 / 255, 2 / 255, 40
 """The attack's budget, which the study calls low: radius of the ball, length of a step, number of steps."""
 

@@ -58,10 +58,13 @@ class Results:
         """The rows of any query; it can read the database and nothing else."""
         return self._store.frame(query, parameters)
 
-    def plot_curves(self, probe: str = "lowpass", x: str = "cutoff", study: str = "*") -> Any:
-        """An Altair chart of accuracy over a parameter of one probe, a line a model, with intervals."""
+    def plot_curves(self, probe: str = "lowpass", x: str = "cycles", study: str = "*") -> Any:
+        """An Altair chart of accuracy over a column of one probe, a line a model, with intervals.
+
+        Of lowpass and highpass, `cycles` is where they cut, in cycles per image, and `cutoff` their parameter.
+        """
         rows = self.curves(study).filter(pl.col("probe") == probe)
-        if rows.is_empty() or x not in rows.columns:
+        if rows.is_empty() or x not in rows.columns or rows[x].is_null().all():
             raise UsageError(f"{self._store.path} has no {probe} with {x} in study {study}")
         return charts.curves(rows, x, x, probe)
 

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import INK, PICKED, faded, inline, picked, scales
+from .style import CENTER, INK, PICKED, centers_axis, faded, inline, picked, scales
 
 FEW = 7
 """As many models as have a colour of their own; more are coloured by category."""
@@ -20,14 +20,15 @@ def series_of(frame: pl.DataFrame) -> str:
 
 
 def curves(curve: pl.DataFrame, x: str, x_title: str, title: str) -> Any:
-    """Accuracy over the column `x` of one probe on one image set, a line a model.
+    """Accuracy over the column `x` of one probe on one image set, a line a model; `cycles` is where a filter cuts.
 
     Where models are few, each has its interval and the dashed line of its clean accuracy; where they are many, the one
     that is picked has.
     """
     field = series_of(curve)
+    parameter = ["cutoff"] if x == "cycles" else []
     rows = curve.select(
-        "category", x, "top1", "low", "high", "n", "clean_top1", pl.col("checkpoint").alias("model")
+        "category", x, *parameter, "top1", "low", "high", "n", "clean_top1", pl.col("checkpoint").alias("model")
     ).sort("model", x)
     measure = str(curve["measure"][0])
     color, shape = scales(field, rows[field])
@@ -60,6 +61,7 @@ def curves(curve: pl.DataFrame, x: str, x_title: str, title: str) -> Any:
             alt.Tooltip("model:N"),
             alt.Tooltip("category:N"),
             alt.Tooltip(f"{x}:{'Q' if rows.schema[x].is_numeric() else 'N'}", title=x_title.split(" (")[0]),
+            *(alt.Tooltip(f"{name}:Q") for name in parameter),
             alt.Tooltip("top1:Q", title=measure, format=".3f"),
             alt.Tooltip("low:Q", title="95 % from", format=".3f"),
             alt.Tooltip("high:Q", title="to", format=".3f"),
@@ -75,17 +77,11 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
     noisy = band.filter(pl.col("frequency").is_not_null() & pl.col("top1").is_not_null())
     quiet = band.filter(pl.col("noise_sd") == 0)["top1"].drop_nulls()
     measure = str(curve["measure"][0])
-    base = alt.Chart(
-        inline(
-            noisy.select(
-                "frequency", "noise_sd", "top1", "low", "high", (1.75 * 2.0 ** pl.col("frequency")).alias("cycles")
-            )
-        )
-    ).encode(
-        x=alt.X("cycles:O", title="centre of the noise (cycles per image)", axis=alt.Axis(labelAngle=0)),
+    base = alt.Chart(inline(noisy.select("frequency", "noise_sd", "cycles", "top1", "low", "high"))).encode(
+        x=alt.X("cycles:O", title=CENTER, axis=centers_axis()),
         y=alt.Y("noise_sd:O", title="noise_sd", sort="descending"),
         tooltip=[
-            alt.Tooltip("cycles:O", title="cycles per image"),
+            alt.Tooltip("cycles:Q", title="cycles per image", format=".4~g"),
             alt.Tooltip("noise_sd:O"),
             alt.Tooltip("top1:Q", title=measure, format=".3f"),
             alt.Tooltip("low:Q", title="95 % from", format=".3f"),

@@ -10,34 +10,33 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from ...protocol import FREQUENCIES, LOWEST_FREQUENCY
-from ..metrics.critical_band import FULL_WIDTH, gaussian
-from .style import FAINT, INK, OKABE_ITO, faded, inline, picked, scales
+from ...protocol import FREQUENCIES, SIZE
+from ..metrics.critical_band import FULL_WIDTH, center, gaussian
+from ..metrics.states import MEANINGLESS, State
+from .style import CENTER, FAINT, INK, OKABE_ITO, centers_axis, faded, inline, picked, scales
 
 STRONGEST, WEAKEST = 0.16, 0.02
 """noise_sd between which a threshold is met."""
 TITLE = "threshold noise_sd"
 ESTIMATORS = {"psychometric": "circle", "published": "square"}
 FORMS = alt.Scale(domain=list(ESTIMATORS), range=list(ESTIMATORS.values()))
-WARN, NONE = "doubtful", "no value"
+SOUND, WARN, NONE = "sound", "doubtful", "no value"
+"""How a number is drawn: as a filled point or a hollow one, or as a cross."""
+BEYOND = {State.CENSORED_BELOW: "≤", State.CENSORED_ABOVE: "≥"}
+"""State of a threshold beyond the tested noise -> the sign before the end that stands for it."""
 
 
 def summary(metrics: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the view `metric` with `estimator`, `number`, and `state`: sound, doubtful, or no value.
-
-    A published number is doubtful where its note says more than its thresholds; a psychometric one where it has a note.
-    """
-    note = pl.col("note").cast(pl.String).str.replace(r"^thresholds \d+(; )?", "").replace("", None)
+    """Rows of the view `metric` with `estimator`, `number`, and `mark`: how its state is drawn."""
     psychometric = pl.col("metric").str.starts_with("psychometric_")
     return metrics.with_columns(
         estimator=pl.when(psychometric).then(pl.lit("psychometric")).otherwise(pl.lit("published")),
         number=pl.col("metric").str.replace("^(psychometric|critical)_", ""),
-        doubt=note,
-        state=pl.when(pl.col("value").is_null() | note.str.contains("equal|wider|no Gaussian"))
+        mark=pl.when(pl.col("state").is_in([state.value for state in MEANINGLESS]))
         .then(pl.lit(NONE))
-        .when(note.is_not_null())
-        .then(pl.lit(WARN))
-        .otherwise(pl.lit("sound")),
+        .when(pl.col("state") == State.OK)
+        .then(pl.lit(SOUND))
+        .otherwise(pl.lit(WARN)),
     )
 
 
@@ -47,18 +46,18 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
     `metrics` is what `summary` gives, one image set; `field` is what points are coloured by.
     """
     rows = metrics.filter(pl.col("number") == number).select(
-        "category", "value", "low", "high", "estimator", "state", "doubt", pl.col("checkpoint").alias("model")
+        "category", "value", "low", "high", "estimator", "mark", "state", "note", pl.col("checkpoint").alias("model")
     )
     two = rows["estimator"].n_unique() > 1
     scale = alt.Scale(type="log") if number == "center_frequency" else alt.Scale(zero=True)
     x = alt.X("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
     form = alt.Shape("estimator:N", scale=FORMS, legend=None)
-    there = rows.filter(pl.col("state") != NONE)
+    there = rows.filter(pl.col("mark") != NONE)
     layers: dict[str, tuple[pl.DataFrame, Callable[..., Any], dict[str, Any]]] = {
         "intervals": (there.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
-        "sound": (there.filter(pl.col("state") != WARN), alt.Chart.mark_point, {"size": 60, "filled": True}),
-        "doubtful": (there.filter(pl.col("state") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
-        "none": (rows.filter(pl.col("state") == NONE), alt.Chart.mark_text, {"text": "✕", "align": "left"}),
+        "sound": (there.filter(pl.col("mark") == SOUND), alt.Chart.mark_point, {"size": 60, "filled": True}),
+        "doubtful": (there.filter(pl.col("mark") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
+        "none": (rows.filter(pl.col("mark") == NONE), alt.Chart.mark_text, {"text": "✕", "align": "left"}),
     }
     places: dict[str, dict[str, Any]] = {
         "intervals": {"x": alt.X("low:Q", title=None, scale=scale), "x2": "high:Q"},
@@ -76,7 +75,7 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
 
 
 def _number(chart: Any, rows: pl.DataFrame, field: str, two: bool) -> Any:
-    """What the layers have in common: a line for each model, and what hovering tells."""
+    """Add what the layers have in common: a line for each model, and what hovering tells."""
     models = sorted(rows["model"].unique())
     return chart.encode(
         y=alt.Y("model:N", title=None, scale=alt.Scale(domain=models)),
@@ -89,31 +88,35 @@ def _number(chart: Any, rows: pl.DataFrame, field: str, two: bool) -> Any:
             alt.Tooltip("value:Q", format=".4g"),
             alt.Tooltip("low:Q", title="95 % from", format=".4g"),
             alt.Tooltip("high:Q", title="to", format=".4g"),
-            alt.Tooltip("doubt:N", title="note"),
+            alt.Tooltip("state:N"),
+            alt.Tooltip("note:N"),
         ],
     )
 
 
-def threshold_map(metrics: pl.DataFrame, title: str) -> Any:
-    """The threshold of every model (down) in every band (across), on one image set; dark is sensitive to noise."""
+def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
+    """The threshold of every model (down) in every band (across), on one image set; dark is sensitive to noise.
+
+    `size` is that of the images, in pixels a side.
+    """
     rows = metrics.filter(pl.col("metric").str.starts_with("psychometric_threshold_"), pl.col("value").is_not_null())
-    octave = pl.col("metric").str.extract(r"(\d+)$").cast(pl.Int32)
-    beyond = (
-        pl.when(pl.col("note").str.contains("lies below"))
-        .then(pl.lit("≤"))
-        .when(pl.col("note").str.contains("lies above"))
-        .then(pl.lit("≥"))
-        .otherwise(pl.lit(""))
-    )
+    octaves = rows["metric"].str.extract(r"(\d+)$").cast(pl.Int32)
+    beyond = pl.col("state").replace_strict({state.value: sign for state, sign in BEYOND.items()}, default="")
     shown = rows.select(
-        "value", "low", "high", "note", model="checkpoint", cycles=LOWEST_FREQUENCY * 2.0**octave, beyond=beyond
+        "value",
+        "low",
+        "high",
+        "note",
+        model="checkpoint",
+        cycles=pl.Series(center(octaves.to_numpy(), size)),
+        beyond=beyond,
     )
     base = alt.Chart(inline(shown)).encode(
-        x=alt.X("cycles:O", title="centre of the noise (cycles per image)", axis=alt.Axis(labelAngle=0)),
+        x=alt.X("cycles:O", title=CENTER, axis=centers_axis()),
         y=alt.Y("model:N", title=None),
         tooltip=[
             alt.Tooltip("model:N"),
-            alt.Tooltip("cycles:O", title="cycles per image"),
+            alt.Tooltip("cycles:Q", title="cycles per image", format=".4~g"),
             alt.Tooltip("value:Q", title="noise_sd", format=".3g"),
             alt.Tooltip("low:Q", title="95 % from", format=".3g"),
             alt.Tooltip("high:Q", title="to", format=".3g"),
@@ -128,15 +131,15 @@ def threshold_map(metrics: pl.DataFrame, title: str) -> Any:
     return layers.properties(title=title, width=440, height=max(44, 18 * shown["model"].n_unique()))
 
 
-def channel(metrics: pl.DataFrame, title: str) -> Any:
+def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     """Thresholds of one model with their intervals, and the fitted channel; up is more sensitive to noise.
 
     A triangle is a threshold that lies at or beyond the tested noise. Without a fit there is no line, and the subtitle
-    says why.
+    says why. `size` is that of the images, in pixels a side.
     """
     values = {row["metric"]: row for row in summary(metrics).to_dicts()}
     rows = [
-        _threshold(f, values[f"psychometric_threshold_{f}"])
+        _threshold(f, size, values[f"psychometric_threshold_{f}"])
         for f in FREQUENCIES
         if f"psychometric_threshold_{f}" in values
     ]
@@ -144,15 +147,15 @@ def channel(metrics: pl.DataFrame, title: str) -> Any:
     x = alt.X(
         "cycles:Q",
         title="cycles per image",
-        scale=alt.Scale(type="log", base=2, domain=[1.3, 150]),
-        axis=alt.Axis(values=[LOWEST_FREQUENCY * 2**f for f in FREQUENCIES], format="~g"),
+        scale=alt.Scale(type="log", base=2, domain=center([-0.43, 6.43], size).tolist()),
+        axis=alt.Axis(values=center(FREQUENCIES, size).tolist(), format=".4~g"),
     )
     domain = alt.Scale(type="log", domain=[0.24, 0.008], clamp=True)
     y = alt.Y("noise_sd:Q", title=TITLE, scale=domain, axis=alt.Axis(values=[0.01, 0.02, 0.04, 0.08, 0.16]))
     base = alt.Chart(inline(points)).encode(
         x=x,
         tooltip=[
-            alt.Tooltip("cycles:Q", title="cycles per image"),
+            alt.Tooltip("cycles:Q", title="cycles per image", format=".4~g"),
             alt.Tooltip("noise_sd:Q", format=".3g"),
             alt.Tooltip("low:Q", title="95 % from", format=".3g"),
             alt.Tooltip("high:Q", title="to", format=".3g"),
@@ -162,7 +165,7 @@ def channel(metrics: pl.DataFrame, title: str) -> Any:
     form = alt.Scale(domain=["met", "below", "above"], range=["circle", "triangle-up", "triangle-down"])
     dots = base.mark_point(size=60, filled=True, color=INK, opacity=1)
     layers = [dots.encode(y=y, shape=alt.Shape("place:N", scale=form, legend=None))]
-    bell, known = _bell(values), points.drop_nulls(["low", "high"])
+    bell, known = _bell(values, size), points.drop_nulls(["low", "high"])
     if len(known):
         ends = alt.Y("low:Q", title=TITLE, scale=domain)
         rules = alt.Chart(inline(known)).mark_rule(strokeWidth=2)
@@ -183,22 +186,20 @@ _THRESHOLD = {
 }
 
 
-def _threshold(f: int, row: dict[str, Any]) -> tuple[Any, ...]:
-    value = row["value"]
-    beyond = "tested noise" in (row["note"] or "") and "lies" in row["note"]
-    place = "met" if not beyond or value is None else "below" if value < (STRONGEST * WEAKEST) ** 0.5 else "above"
-    return LOWEST_FREQUENCY * 2**f, value, row["low"], row["high"], row["note"], place
+def _threshold(f: int, size: int, row: dict[str, Any]) -> tuple[Any, ...]:
+    place = {State.CENSORED_BELOW: "below", State.CENSORED_ABOVE: "above"}.get(row["state"], "met")
+    return float(center(f, size)), row["value"], row["low"], row["high"], row["note"], place
 
 
-def _bell(values: dict[str, dict[str, Any]]) -> pl.DataFrame:
+def _bell(values: dict[str, dict[str, Any]], size: int) -> pl.DataFrame:
     """The channel as a line of noise_sd over cycles per image; empty where there is no fit."""
     names = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
-    width, center, peak = (values.get(f"psychometric_{name}", {}).get("value") for name in names)
-    if width is None or center is None or peak is None:
+    width, middle, peak = (values.get(f"psychometric_{name}", {}).get("value") for name in names)
+    if width is None or middle is None or peak is None:
         return pl.DataFrame()
     f = np.linspace(-0.4, 6.4, 69)
-    bell = gaussian(f, math.log2(peak) + 4, math.log2(center / LOWEST_FREQUENCY), width / FULL_WIDTH)
-    return pl.DataFrame({"cycles": LOWEST_FREQUENCY * 2**f, "noise_sd": STRONGEST * 2**-bell})
+    bell = gaussian(f, math.log2(peak) + 4, math.log2(middle / center(0, size)), width / FULL_WIDTH)
+    return pl.DataFrame({"cycles": center(f, size), "noise_sd": STRONGEST * 2**-bell})
 
 
 def _verdict(values: dict[str, dict[str, Any]]) -> list[str]:
@@ -207,11 +208,11 @@ def _verdict(values: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def _line(values: dict[str, dict[str, Any]], prefix: str) -> str:
-    width, center = values.get(f"{prefix}_bandwidth"), values.get(f"{prefix}_center_frequency")
+    width, middle = values.get(f"{prefix}_bandwidth"), values.get(f"{prefix}_center_frequency")
     name = "psychometric" if prefix == "psychometric" else "published"
-    if width is None or center is None:
+    if width is None or middle is None:
         return ""
-    if width["state"] == NONE:
-        return f"✕ {name}: no channel, {width['doubt'] or 'not determined'}"
-    mark = "○ " if width["state"] == WARN else ""
-    return f"{mark}{name}: {width['value']:.1f} octaves wide around {center['value']:.0f} cycles per image"
+    if width["mark"] == NONE:
+        return f"✕ {name}: no channel, {width['note']}"
+    mark = "○ " if width["mark"] == WARN else ""
+    return f"{mark}{name}: {width['value']:.1f} octaves wide around {middle['value']:.0f} cycles per image"

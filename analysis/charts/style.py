@@ -43,6 +43,14 @@ CONFIG: dict[str, Any] = {
 }
 
 
+CENTER = "centre of the noise (cycles per image)"
+
+
+def centers_axis() -> alt.Axis:
+    """The axis of bands of noise, a tick for each centre: these are no round numbers at image sizes other than 224."""
+    return alt.Axis(labelAngle=0, format=".4~g")
+
+
 def words(name: str) -> str:
     return name.replace("_", " ")
 

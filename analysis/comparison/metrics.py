@@ -14,7 +14,8 @@ from .cells import Run
 
 
 def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
-    """One row a checkpoint, image set and metric that both runs have: value_a, value_b, difference, low, high, note.
+    """One row a checkpoint, image set and metric that both runs have: value_a, value_b, difference, low, high, state_a,
+    state_b, note.
 
     Where both values have an interval (l, u), so has the difference: MOVER (Zou & Donner 2008),
 
@@ -23,7 +24,7 @@ def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
 
     It takes the two as independent; on the same images they are not, and the interval is wider than it need be.
     """
-    query = "SELECT checkpoint, image_set, metric, value, low, high, note FROM metric_of(?) ORDER BY ALL"
+    query = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
     mine, theirs = a.store.frame(query, [a.label]), b.store.frame(query, [b.label])
     keys = ["checkpoint", "image_set", "metric"]
     both = mine.join(theirs, on=keys, suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no image set
@@ -37,6 +38,8 @@ def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
         difference=other - one,
         low=other - one - down,
         high=other - one + up,
+        state_a="state",
+        state_b="state_b",
         note=pl.when(one.is_null() != other.is_null()).then(
             pl.coalesce(
                 pl.when(one.is_null()).then(pl.lit("A: ") + pl.col("note")),

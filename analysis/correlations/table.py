@@ -195,12 +195,12 @@ def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDAr
 def _notes(models: Models, interval: Interval, with_images: Interval | None, resamples: int) -> NDArray[Any]:
     """What the numbers rest on, and why some of them are not there; (a, b) of words, or None."""
     shared = _shared_notes(models)
-    of_x, of_y = _ties(models.biases, models.x), _ties(models.groups, models.y)
+    values_of_x, values_of_y = _different(models.x), _different(models.y)
+    of_x, of_y = _ties(models.biases, values_of_x, models.n), _ties(models.groups, values_of_y, models.n)
     notes = np.full(interval.low.shape, None, object)
     for i, j in np.ndindex(notes.shape):
-        varies = not any(note and note.endswith(CONSTANT) for note in (of_x[i], of_y[j]))
         mine = [of_x[i], of_y[j]]
-        if varies:
+        if values_of_x[i] > 1 and values_of_y[j] > 1:
             mine.append(_interval_note(interval, (i, j), resamples))
             if with_images and models.over_images[i, j] and (note := _interval_note(with_images, (i, j), resamples)):
                 mine.append(f"over images: {note}")
@@ -211,13 +211,14 @@ def _notes(models: Models, interval: Interval, with_images: Interval | None, res
     return notes
 
 
-CONSTANT = "does not vary"
+def _different(values: Floats) -> list[int]:
+    """How many different values each variable of (variables, models) has."""
+    return [len(np.unique(row)) for row in values]
 
 
-def _ties(names: Sequence[str], values: Floats) -> list[str | None]:
-    different = [len(np.unique(row)) for row in values]
+def _ties(names: Sequence[str], different: Sequence[int], n: int) -> list[str | None]:
     return [
-        f"{name} {CONSTANT}" if k == 1 else f"{name} has {k} different values" if k < values.shape[-1] else None
+        f"{name} does not vary" if k == 1 else f"{name} has {k} different values" if k < n else None
         for name, k in zip(names, different, strict=True)
     ]
 

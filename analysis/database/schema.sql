@@ -38,6 +38,7 @@ CREATE TABLE image_set (
     severity INTEGER,
     digest VARCHAR NOT NULL UNIQUE,
     count INTEGER NOT NULL,
+    size INTEGER NOT NULL,
     clusters INTEGER NOT NULL,
     preprocessing VARCHAR NOT NULL,
     labelled BOOLEAN NOT NULL,
@@ -51,6 +52,7 @@ COMMENT ON COLUMN image_set.corruption IS 'Kind of corruption, likewise; NULL wh
 COMMENT ON COLUMN image_set.severity IS 'Of the corruption, likewise';
 COMMENT ON COLUMN image_set.digest IS 'sha256 over pixels, labels, clusters and preprocessing';
 COMMENT ON COLUMN image_set.count IS 'Number of images';
+COMMENT ON COLUMN image_set.size IS 'Pixels a side; images of so many have frequencies up to half as many cycles per image';
 COMMENT ON COLUMN image_set.clusters IS 'Number of independent sources; less than count where several images show one photograph';
 COMMENT ON COLUMN image_set.preprocessing IS 'How files became pixels';
 COMMENT ON COLUMN image_set.labelled IS 'Without labels the reference is the model''s own clean prediction, and accuracy is agreement';
@@ -94,8 +96,8 @@ COMMENT ON TABLE condition IS 'One probe at one parameter setting';
 COMMENT ON COLUMN condition.id IS 'Number in this database';
 COMMENT ON COLUMN condition.probe IS 'Name of the probe';
 COMMENT ON COLUMN condition.parameters IS 'All parameters as a JSON object';
-COMMENT ON COLUMN condition.cutoff IS 'lowpass, highpass: share of the 112 cycles per image, in [0, 1]';
-COMMENT ON COLUMN condition.frequency IS 'critical_band: octave 0 to 6; its centre is 1.75 x 2^frequency cycles per image';
+COMMENT ON COLUMN condition.cutoff IS 'lowpass, highpass: in [0, 1], of half the pixels a side (112 cycles per image at 224): lowpass removes frequencies from cutoff on, highpass those below 1 - cutoff';
+COMMENT ON COLUMN condition.frequency IS 'critical_band: octave 0 to 6; its centre is 1.75 x 2^frequency cycles per image of 224 pixels a side, and size / 224 times that at other sizes';
 COMMENT ON COLUMN condition.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band, in units of the image range';
 COMMENT ON COLUMN condition.digest IS 'sha256 over probe, parameters and implementation';
 
@@ -252,6 +254,7 @@ CREATE TABLE metric_value (
     value DOUBLE,
     low DOUBLE,
     high DOUBLE,
+    state VARCHAR NOT NULL,
     note VARCHAR
 );
 COMMENT ON TABLE metric_value IS 'What `bandlens analyze` computed last for each study';
@@ -262,7 +265,8 @@ COMMENT ON COLUMN metric_value.metric IS 'Name of the number';
 COMMENT ON COLUMN metric_value.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric_value.note IS 'Why there is no value, or why it should not be trusted';
+COMMENT ON COLUMN metric_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
+COMMENT ON COLUMN metric_value.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,
@@ -359,11 +363,19 @@ UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE version_of IS 'The versions that a word asks for: name (its newest version) or name@version; * stands for the newest of all. A word that fits none is an error';
 
+CREATE MACRO cycles_of(probe, size, cutoff, frequency) AS
+    CASE probe WHEN 'lowpass' THEN floor(cutoff * (size // 2))
+               WHEN 'highpass' THEN floor((1 - cutoff) * (size // 2))
+               WHEN 'critical_band' THEN 1.75::DOUBLE * size / 224 * 2 ** frequency
+    END::DOUBLE;
+COMMENT ON MACRO cycles_of IS 'Cycles per image of so many pixels a side: where lowpass and highpass cut, and the centre of the noise of critical_band; NULL for other probes';
+
 CREATE VIEW cell_detail AS
 SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_set_id, image_set.labelled,
        image_set.clusters < image_set.count AS clustered,
        condition.probe = 'clean' AND NOT image_set.labelled AS itself,
        condition.probe, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
+       cycles_of(condition.probe, image_set.size, condition.cutoff, condition.frequency) AS cycles,
        cell.engine, cell.precision, cell.decision_space, cell.seed,
        max(CASE WHEN condition.probe = 'clean' THEN cell.id END) OVER (
            PARTITION BY cell.checkpoint, cell.image_set, cell.engine, cell.precision, cell.onnx_sha256, cell.decision_space
@@ -382,9 +394,10 @@ COMMENT ON COLUMN cell_detail.itself IS 'Whether it is its own reference, so tha
 COMMENT ON COLUMN cell_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; NULL where that is not complete';
 COMMENT ON COLUMN cell_detail.probe IS 'Name of the probe';
 COMMENT ON COLUMN cell_detail.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN cell_detail.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN cell_detail.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
 COMMENT ON COLUMN cell_detail.frequency IS 'critical_band: octave index, 0 to 6';
 COMMENT ON COLUMN cell_detail.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN cell_detail.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
 COMMENT ON COLUMN cell_detail.engine IS 'Inference library';
 COMMENT ON COLUMN cell_detail.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN cell_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
@@ -514,7 +527,7 @@ COMMENT ON COLUMN cell_accuracy.high IS 'Upper end of the 95 % interval of top1;
 CREATE MACRO accuracy_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
        CASE WHEN detail.labelled THEN 'accuracy' ELSE 'agreement' END AS measure,
-       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
+       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
        result.n, result.top1, result.top5, result.low, result.high, detail.engine, detail.precision, detail.seed
 FROM named_cell(which) AS detail
 JOIN cell_accuracy AS result ON result.cell = detail.cell
@@ -531,9 +544,10 @@ COMMENT ON COLUMN accuracy.category IS 'Training category of the study, or own';
 COMMENT ON COLUMN accuracy.image_set IS 'Name of the image set';
 COMMENT ON COLUMN accuracy.measure IS 'accuracy, against labels; or agreement, with the model''s own clean prediction';
 COMMENT ON COLUMN accuracy.probe IS 'Name of the probe';
-COMMENT ON COLUMN accuracy.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN accuracy.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
 COMMENT ON COLUMN accuracy.frequency IS 'critical_band: octave index, 0 to 6';
 COMMENT ON COLUMN accuracy.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN accuracy.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
 COMMENT ON COLUMN accuracy.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN accuracy.n IS 'Number of images';
 COMMENT ON COLUMN accuracy.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
@@ -595,7 +609,7 @@ COMMENT ON COLUMN cell_label_accuracy.high IS 'Upper end of the 95 % interval of
 CREATE MACRO label_accuracy_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
        detail.benchmark, detail.corruption, detail.severity, result.scheme,
-       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
+       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
        result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
 FROM named_cell(which) AS detail
 JOIN cell_label_accuracy AS result ON result.cell = detail.cell
@@ -615,9 +629,10 @@ COMMENT ON COLUMN label_accuracy.corruption IS 'Kind of corruption, for benchmar
 COMMENT ON COLUMN label_accuracy.severity IS 'Of the corruption, 1 to 5';
 COMMENT ON COLUMN label_accuracy.scheme IS 'single: the one class; real: any that ReaL accepts; where cues conflict, shape and texture';
 COMMENT ON COLUMN label_accuracy.probe IS 'Name of the probe';
-COMMENT ON COLUMN label_accuracy.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN label_accuracy.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
 COMMENT ON COLUMN label_accuracy.frequency IS 'critical_band: octave index, 0 to 6';
 COMMENT ON COLUMN label_accuracy.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN label_accuracy.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
 COMMENT ON COLUMN label_accuracy.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN label_accuracy.n IS 'Number of images that have a label in the scheme; the others do not count';
 COMMENT ON COLUMN label_accuracy.top1 IS 'Share of them whose prediction is among their labels';
@@ -645,9 +660,10 @@ COMMENT ON COLUMN curve.category IS 'Training category of the study, or own';
 COMMENT ON COLUMN curve.image_set IS 'Name of the image set';
 COMMENT ON COLUMN curve.measure IS 'accuracy, against labels; or agreement, with the model''s own clean prediction';
 COMMENT ON COLUMN curve.probe IS 'Name of the probe';
-COMMENT ON COLUMN curve.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN curve.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
 COMMENT ON COLUMN curve.frequency IS 'critical_band: octave index, 0 to 6';
 COMMENT ON COLUMN curve.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN curve.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
 COMMENT ON COLUMN curve.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN curve.n IS 'Number of images';
 COMMENT ON COLUMN curve.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
@@ -662,7 +678,7 @@ COMMENT ON COLUMN curve.ratio IS 'top1 / clean_top1';
 
 CREATE MACRO flip_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
-       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.parameters,
+       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
        prediction.image_index, image.path, clean.predicted AS clean_predicted, prediction.predicted,
        clean.label_rank AS clean_label_rank, prediction.label_rank,
        clean.confidence AS clean_confidence, prediction.confidence
@@ -683,9 +699,10 @@ COMMENT ON COLUMN flip.checkpoint IS 'Name of the model';
 COMMENT ON COLUMN flip.category IS 'Training category of the study, or own';
 COMMENT ON COLUMN flip.image_set IS 'Name of the image set';
 COMMENT ON COLUMN flip.probe IS 'Name of the probe';
-COMMENT ON COLUMN flip.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN flip.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
 COMMENT ON COLUMN flip.frequency IS 'critical_band: octave index, 0 to 6';
 COMMENT ON COLUMN flip.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN flip.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
 COMMENT ON COLUMN flip.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN flip.image_index IS 'Position in the image set, from 0';
 COMMENT ON COLUMN flip.path IS 'File of the image';
@@ -699,7 +716,7 @@ COMMENT ON COLUMN flip.confidence IS 'Softmax probability of predicted';
 CREATE MACRO metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category,
        shown.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
-       metric_value.note
+       metric_value.state, metric_value.note
 FROM metric_value
 JOIN study_version AS version ON version.study_id = metric_value.study
 JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
@@ -720,11 +737,12 @@ COMMENT ON COLUMN metric.metric IS 'Name of the number';
 COMMENT ON COLUMN metric.value IS 'The number; NULL where the data do not determine it';
 COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric.note IS 'Why there is no value, or why it should not be trusted';
+COMMENT ON COLUMN metric.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
+COMMENT ON COLUMN metric.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE VIEW gate AS
 SELECT found.checkpoint, found.category, found.image_set, detail.probe, detail.cutoff, detail.frequency,
-       detail.noise_sd, detail.parameters,
+       detail.noise_sd, detail.cycles, detail.parameters,
        trusted.engine || ':' || trusted.precision AS reference, detail.engine || ':' || detail.precision AS candidate,
        found.n, found.reference_top1, found.candidate_top1, found.difference, found.low, found.high, found.lost,
        found.gained, found.p, found.flips, found.flips_low, found.flips_high, found.verdict, found.needed,
@@ -738,9 +756,10 @@ COMMENT ON COLUMN gate.checkpoint IS 'Name of the model';
 COMMENT ON COLUMN gate.category IS 'Training category of the study, or own';
 COMMENT ON COLUMN gate.image_set IS 'Name of the image set';
 COMMENT ON COLUMN gate.probe IS 'Name of the probe';
-COMMENT ON COLUMN gate.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN gate.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
 COMMENT ON COLUMN gate.frequency IS 'critical_band: octave index, 0 to 6';
 COMMENT ON COLUMN gate.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN gate.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
 COMMENT ON COLUMN gate.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN gate.reference IS 'engine:precision that is trusted';
 COMMENT ON COLUMN gate.candidate IS 'engine:precision in question';

@@ -237,8 +237,8 @@ class Store:
         if len(self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])):
             return
         self.execute(
-            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, clusters, preprocessing, "
-            "labelled, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, size, clusters, "
+            "preprocessing, labelled, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 info.name,
                 info.benchmark,
@@ -246,6 +246,7 @@ class Store:
                 info.severity,
                 info.digest,
                 info.count,
+                info.size,
                 len(np.unique(images.clusters)),
                 info.preprocessing,
                 info.labelled,
@@ -414,12 +415,12 @@ class Store:
         """Replace the metrics of the studies in the frame.
 
         Columns: study_id, checkpoint_id, image_set_id (null for generalization, which may take several sets), metric,
-        value, low, high, note.
+        value, low, high, state, note.
         """
         with self.transaction():
             for study in frame["study_id"].unique():
                 self.execute("DELETE FROM metric_value WHERE study = ?", [int(study)])
-            columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "note"]
+            columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "state", "note"]
             self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
 
     def write_gates(self, frame: pl.DataFrame) -> None:

@@ -12,21 +12,22 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...errors import UsageError
-from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
+from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS, SPACE_CLASSES
 from ..database.store import Store
 from ..database.studies import study_versions
-from .critical_band import CriticalBand, fit_band, integer_thresholds, normalized_thresholds
+from .critical_band import CriticalBand, band_gaps, fit_band, integer_thresholds, normalized_thresholds
 from .generalization import generalization, read_benchmarked
 from .psychometric import CONDITIONS, estimate_band
 from .shape_bias import Decisions, shape_bias
 from .spectral_bias import PROBES, spectral_bias, spectral_intervals
+from .states import State
 
 PUBLISHED = {
     "critical_bandwidth": "bandwidth",
     "critical_center_frequency": "center_frequency",
     "critical_peak_noise_sensitivity": "peak_noise_sensitivity",
 }
-"""The study's names of the three numbers, which it takes from the normalized thresholds."""
+"""Metric -> its name in the fit: the study's three numbers, which it takes from the normalized thresholds."""
 
 
 def compute_metrics(
@@ -47,8 +48,8 @@ def compute_metrics(
         advance: called once a checkpoint and image set.
 
     Returns:
-        The columns of SCHEMA. Spectral biases are there where something was low-pass or high-pass filtered, and shape
-        biases where images have labels of texture. Generalization has no image set: it may be the mean over several.
+        The columns of SCHEMA. A study has spectral biases where it filtered images, and shape biases where images have
+        labels of texture. Generalization has no image set: it may be the mean over several.
     """
     curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
     biases = spectral_bias(curve)
@@ -81,6 +82,7 @@ SCHEMA = {
     "value": pl.Float64,
     "low": pl.Float64,
     "high": pl.Float64,
+    "state": pl.String,
     "note": pl.String,
 }
 
@@ -94,7 +96,7 @@ def _mine(frame: pl.DataFrame, subject: Subject) -> pl.DataFrame:
 
 
 def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: int) -> Iterator[dict[str, Any]]:
-    """The spectral biases, with an interval over images where they have a value."""
+    """The rows of the spectral biases, with an interval over images where they have a value."""
     if not subject.probes & set(PROBES.values()):
         return
     biases = _mine(biases, subject)
@@ -103,10 +105,13 @@ def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: i
         correct, clusters = _outcomes(store, subject, SPECTRAL, 1 + 2 * len(BIAS_CUTOFFS))
         found = spectral_intervals(correct, clusters, resamples)
         if not found:
+            few = pl.lit(f"{len(set(clusters))} independent images are too few for an interval")
+            there = pl.col("value").is_not_null()
             biases = biases.with_columns(
-                note=pl.lit(f"{len(set(clusters))} independent images are too few for an interval")
+                state=pl.when(there).then(pl.lit(State.NO_INTERVAL.value)).otherwise("state"),
+                note=pl.when(there).then(few).otherwise("note"),
             )
-    for row in biases.select("metric", "value", "note").to_dicts():
+    for row in biases.select("metric", "value", "state", "note").to_dicts():
         low, high = found.get(row["metric"], (None, None))
         yield row | {"low": low, "high": high}
 
@@ -118,63 +123,46 @@ def _critical_band(
         return
     mine = _mine(curve, subject)
     band = mine.filter(pl.col("probe") == "critical_band")
-    accuracy = _accuracy_matrix(band)
-    if accuracy is None:
-        yield from _without_value("needs the 29 published conditions, each once")
+    gaps = band_gaps(band.select("noise_sd", "frequency").rows())
+    if gaps:
+        yield from _without_value(State.MISSING, gaps)
         return
+    cells = {(sd, f): percent for sd, f, percent in band.select("noise_sd", "frequency", 100 * pl.col("top1")).rows()}
+    # (5, 7) percent: noise_sd by frequency.
+    accuracy = np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
     if np.isnan(accuracy).any():
-        yield from _without_value("no clean prediction to agree with")
+        yield from _without_value(State.MISSING, "no clean prediction to agree with")
         return
     clean = mine.filter(pl.col("probe") == "clean")["top1"]
     rgb = 100 * float(clean[0]) if rgb_reference and len(clean) else None
     if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
-        yield from _published(fit_band(normalized_thresholds(accuracy, rgb)), "")
+        yield from _published(fit_band(normalized_thresholds(accuracy, rgb), subject.size), "")
     else:
-        yield from _without_value("nothing is right without noise")
-    yield from _published(fit_band(integer_thresholds(accuracy)), "_raw")
+        yield from _without_value(State.UNDETERMINED, "nothing is right without noise")
+    yield from _published(fit_band(integer_thresholds(accuracy), subject.size), "_raw")
     correct, clusters = _outcomes(store, subject, CRITICAL_BAND, CONDITIONS)
     floor = 1 / subject.classes if subject.labelled else 0.0
-    estimate = estimate_band(correct, clusters, floor=floor, resamples=resamples)
+    estimate = estimate_band(correct, clusters, floor=floor, size=subject.size, resamples=resamples)
     for row in estimate.rows():
         yield row | {"metric": f"psychometric_{row['metric']}"}
-    for threshold in estimate.thresholds:
-        noise_sd = threshold.noise_sd
-        yield {
-            "metric": f"psychometric_threshold_{threshold.frequency}",
-            "value": _null(noise_sd.value),
-            "low": _null(noise_sd.low),
-            "high": _null(noise_sd.high),
-            "note": noise_sd.note,
-        }
 
 
-def _without_value(note: str) -> Iterator[dict[str, Any]]:
-    return ({"metric": metric, "note": note} for metric in PUBLISHED)
+def _without_value(state: State, note: str) -> Iterator[dict[str, Any]]:
+    return ({"metric": metric, "state": state, "note": note} for metric in PUBLISHED)
 
 
 def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
-    notes = [band.degenerate, "the peak is at its bound" if band.peak_at_bound else None]
-    note = "; ".join([f"thresholds {''.join(map(str, band.thresholds))}", *filter(None, notes)])
+    """The rows of the three numbers, and of the seven thresholds that they come of."""
     for metric, name in PUBLISHED.items():
-        yield {"metric": f"{metric}{suffix}", "value": _null(getattr(band, name)), "note": note}
-
-
-def _null(value: float) -> float | None:
-    return value if np.isfinite(value) else None
-
-
-def _accuracy_matrix(band: pl.DataFrame) -> NDArray[np.float64] | None:
-    """(5, 7) percent, noise_sd by frequency, if the rows are exactly the published conditions."""
-    top1 = 100 * pl.col("top1").fill_null(np.nan)
-    cells = {(sd, f): percent for sd, f, percent in band.select("noise_sd", "frequency", top1).rows()}
-    wanted = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
-    if set(cells) != wanted or len(band) != len(wanted):
-        return None
-    return np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS])
+        value = getattr(band, name)
+        found = {"value": value if np.isfinite(value) else None, "state": band.state, "note": band.note}
+        yield {"metric": f"{metric}{suffix}"} | found
+    for frequency, steps in zip(FREQUENCIES, band.thresholds, strict=True):
+        yield {"metric": f"critical_threshold_{frequency}{suffix}", "value": float(steps), "state": State.OK}
 
 
 def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict[str, Any]]:
-    """The rows of a subject, from its clean cell; none where its images have no labels of texture."""
+    """The rows of a subject's shape bias, from its clean cell; none where its images have no labels of texture."""
     if not subject.cue_conflict:
         return
     found = store.frame(
@@ -197,12 +185,12 @@ def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict
 
 
 CRITICAL_BAND = "probe = 'critical_band' ORDER BY frequency NULLS FIRST, noise_sd"
-"""Without noise, then frequency by frequency and noise_sd by noise_sd."""
+"""Conditions and order: without noise, then frequency by frequency, and within each noise_sd by noise_sd."""
 SPECTRAL = f"""
 (probe = 'clean' OR (probe IN ('lowpass', 'highpass') AND round(cutoff, 3) IN {BIAS_CUTOFFS}))
 ORDER BY CASE probe WHEN 'clean' THEN 0 WHEN 'lowpass' THEN 1 ELSE 2 END, cutoff
 """
-"""Clean, then low-pass and high-pass by cutoff."""
+"""Conditions and order: clean, then the low-passes and the high-passes, each by cutoff."""
 
 
 def _outcomes(
@@ -233,11 +221,14 @@ class Subject:
     image_set_id: int
     image_set: str
     classes: int
+    """Number of classes in the decision space: a blind guess is right once in so many images."""
+    size: int
+    """Pixels a side of the images."""
     labelled: bool
     cue_conflict: bool
     """Whether images have a label of texture beside that of their shape."""
     probes: frozenset[str]
-    """Probes of its complete cells."""
+    """Probes that its complete cells ran under."""
 
 
 def subjects(store: Store, study: str) -> list[Subject]:
@@ -247,12 +238,16 @@ def subjects(store: Store, study: str) -> list[Subject]:
     """
     found = store.frame(
         "SELECT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
-        "labelled, image_set_id IN (SELECT image_set FROM label WHERE scheme = 'texture') AS cue_conflict, "
+        "max(detail.decision_space) AS decision_space, images.size, "
+        "detail.labelled, image_set_id IN (SELECT image_set FROM label WHERE scheme = 'texture') AS cue_conflict, "
         "list_sort(list(DISTINCT probe)) AS probes "
-        "FROM study_detail_of(?) JOIN checkpoint AS c ON c.id = checkpoint_id GROUP BY ALL ORDER BY ALL",
+        "FROM study_detail_of(?) AS detail JOIN checkpoint AS c ON c.id = checkpoint_id "
+        "JOIN image_set AS images ON images.id = image_set_id GROUP BY ALL ORDER BY ALL",
         [study],
     )
     if not len(found):
         study_versions(store, study)
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
-    return [Subject(**row | {"probes": frozenset(row["probes"])}) for row in found.to_dicts()]
+    classes = pl.col("decision_space").replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=pl.Int32)
+    rows = found.with_columns(classes=classes).drop("decision_space").to_dicts()
+    return [Subject(**row | {"probes": frozenset(row["probes"])}) for row in rows]

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 from ...protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
 from ..database.store import Store
 from ..statistics.shares import Share, mean_of, share_interval, share_of
+from .states import State
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
-"""Of the published attack."""
+"""Parameters of the published attack."""
 NAMED = 3
-"""Sets that are missing, of which a note names so many."""
+"""A note names so many of the sets that are missing."""
 Row = Mapping[str, Any]
 Place = tuple[str | None, int | None]
 """Corruption and severity of an image set; None where its images are as they were taken."""
@@ -52,11 +53,15 @@ class Measured:
     share: Share | None
     """None where it is not whole."""
     note: str = ""
-    """What to know of the share; or without one, why, as what is said of the benchmark: `is missing`."""
+    """What to mind about the share. Where it is None: what is wrong with the benchmark, such as `is missing`."""
+
+    @property
+    def state(self) -> State:
+        return State.MISSING if not self.share else State.DOUBTFUL if self.note else State.OK
 
     def row(self, metric: str) -> dict[str, Any]:
-        """Of metric, note, and where there is a share its value, low and high in percent."""
-        row: dict[str, Any] = {"metric": metric, "note": self.note or None}
+        """The columns metric, state and note, and where there is a share its value, low and high in percent."""
+        row: dict[str, Any] = {"metric": metric, "state": self.state, "note": self.note or None}
         if not self.share:
             return row
         low, high = share_interval(self.share)
@@ -68,25 +73,48 @@ class Benchmarked:
     """What a version of a study has of the benchmarks."""
 
     cells: Sequence[Row]
-    """Of every checkpoint, those of large sets first."""
+    """Cells of every checkpoint, those of large sets first."""
     names: Sequence[str]
     groups: Sequence[str]
-    """Those of which it has more than `imagenet`."""
+    """Groups of which it has more than `imagenet`."""
     clusters: Mapping[int, NDArray[np.int64]]
     """image_set.id -> which cluster each of its images shows."""
 
 
 def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
-    """What the study has; there are no names where it has none of the benchmarks."""
+    """Read what a version of a study has; `names` is empty where it has none of the benchmarks."""
     found = store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(SAME_IMAGES)).to_dicts()
     cells = [row for row in found if any(_belongs(row, of) for of in ACCURACIES.values())]
-    names = [name for name, of in ACCURACIES.items() if any(_belongs(row, of) for row in cells)]
-    groups = [group for group, members in GROUPS.items() if {*names} & {*members} - {"imagenet"}]
+    names, groups = accuracies_of(cells)
     return Benchmarked(cells, names, groups, {one: clusters_of(store, one) for one in {c["image_set"] for c in cells}})
 
 
+def accuracies_of(cells: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """The accuracies of which there is something, and the groups of which there is more than `imagenet`."""
+    names = [name for name, of in ACCURACIES.items() if any(_belongs(row, of) for row in cells)]
+    return names, [group for group, members in GROUPS.items() if {*names} & {*members} - {"imagenet"}]
+
+
+def gap(cells: Sequence[Row], of: Accuracy) -> str | None:
+    """What is missing of a benchmark in the cells of one checkpoint, those of large sets first; None if nothing is."""
+    candidates = [cell for cell in cells if _belongs(cell, of)]
+    places = {_place(cell) for cell in candidates}
+    missing = [place for place in BENCHMARKS[of.benchmark].places if place not in places]
+    if missing:
+        return _lacks(missing) if places else "is missing"
+    if of.last and candidates[0]["count"] != VALIDATION:
+        return f"needs all {VALIDATION:,} images to know the last {of.last} of them"
+    return None
+
+
+def incomplete(group: str, gaps: Mapping[str, str | None]) -> str | None:
+    """Why a group has no mean, from what is missing of each benchmark; None where nothing is."""
+    missing = [f"{name} {gaps[name]}" for name in GROUPS[group] if gaps[name]]
+    return f"incomplete: {', '.join(missing)}" if missing else None
+
+
 def generalization(store: Store, study: Benchmarked, checkpoint_id: int) -> Iterator[dict[str, Any]]:
-    """Rows of metric, value, low, high, note: `top1_NAME` for each benchmark, and the groups."""
+    """Rows of metric, value, low, high, state, note: `top1_NAME` for each benchmark, and the groups."""
     mine = [row for row in study.cells if row["checkpoint_id"] == checkpoint_id]
     measured = {name: _measure(store, mine, of, study.clusters) for name, of in ACCURACIES.items()}
     yield from (measured[name].row(f"top1_{name}") for name in study.names)
@@ -115,13 +143,10 @@ def _published_budget(parameters: str) -> bool:
 def _measure(store: Store, cells: Sequence[Row], of: Accuracy, clusters: Mapping[int, NDArray[np.int64]]) -> Measured:
     """The accuracy on a benchmark by cells of one checkpoint, those of large sets first."""
     candidates = [cell for cell in cells if _belongs(cell, of)]
+    if missing := gap(candidates, of):
+        return Measured(None, missing)
     # Where several sets are of one kind, the largest stands for it.
     chosen = {_place(cell): cell for cell in reversed(candidates)}
-    missing = [place for place in BENCHMARKS[of.benchmark].places if place not in chosen]
-    if missing:
-        return Measured(None, _lacks(missing) if chosen else "is missing")
-    if of.last and candidates[0]["count"] != VALIDATION:
-        return Measured(None, f"needs all {VALIDATION:,} images to know the last {of.last} of them")
     shares = [_share(store, cell, of, clusters[cell["image_set"]]) for cell in chosen.values()]
     return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(candidates), of)))
 
@@ -155,9 +180,9 @@ def _share(store: Store, cell: Row, of: Accuracy, clusters: NDArray[np.int64]) -
 def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
     """The mean of the benchmarks of a group, which are all in `measured`; each weighs the same."""
     members = {name: measured[name] for name in GROUPS[group]}
-    missing = [f"{name} {one.note}" for name, one in members.items() if not one.share]
+    missing = incomplete(group, {name: None if one.share else one.note for name, one in members.items()})
     if missing:
-        return Measured(None, f"incomplete: {', '.join(missing)}")
+        return Measured(None, missing)
     notes = [f"{name}: {one.note}" for name, one in members.items() if one.note]
     return Measured(mean_of([one.share for one in members.values() if one.share]), "; ".join(notes))
 

@@ -10,7 +10,8 @@ The sensitivities S_f, censored where the threshold lies outside the tested 0.02
 published integers (which are S_f rounded up), and the same three numbers come of it:
 
     S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
-    center_frequency = 1.75 * 2^mu cycles per image,  peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
+    center_frequency = 1.75 * 2^mu cycles per image, times size / 224 where images are of another size,
+    peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
 
 Intervals are percentiles over resampled images: all conditions of an image, and all images of a cluster, go together.
 Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field & Welsh 2007 (clusters).
@@ -27,11 +28,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, log_ndtr
 
 from ...errors import UsageError
-from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS
+from ...protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.arrays import Floats
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
-from .critical_band import FULL_WIDTH, gaussian
+from .critical_band import FULL_WIDTH, center, gaussian
 from .likelihood import best_start, maximize
+from .states import State
 
 CONDITIONS = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
 FEWEST_RIGHT = 20
@@ -45,7 +47,12 @@ class Estimate:
     value: float
     low: float
     high: float
+    state: State = State.OK
     note: str | None = None
+
+    def row(self, metric: str) -> dict[str, Any]:
+        """The columns metric, value, low, high, state and note, with None for NaN."""
+        return {"metric": metric} | {name: None if one != one else one for name, one in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +60,10 @@ class Threshold:
     frequency: int
     """Octave index."""
     noise_sd: Estimate
-    """Kept within the tested noise: an end of 0.02 reads "0.02 or less", one of 0.16 "0.16 or more"."""
+    """Kept within the tested noise: an end of 0.02 reads "0.02 or less", one of 0.16 "0.16 or more". Its state is
+    censored_below or censored_above where the threshold itself lies outside."""
     slope: float
     """Log-odds per octave of noise, 1/4 to 32."""
-    censored: int
-    """-1: the threshold lies below 0.02; 1: above 0.16; 0: it was met."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +78,11 @@ class PsychometricBand:
     clusters: int
 
     def rows(self) -> list[dict[str, Any]]:
-        """{metric, value, low, high, note} of the three numbers, None for NaN."""
-        rows: list[dict[str, Any]] = []
-        for metric in ("bandwidth", "center_frequency", "peak_noise_sensitivity"):
-            estimate = asdict(getattr(self, metric))
-            rows.append({"metric": metric} | {key: None if x != x else x for key, x in estimate.items()})
-        return rows
+        """A row of metric, value, low, high, state and note for each of the three numbers and seven thresholds."""
+        numbers = [
+            getattr(self, name).row(name) for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity")
+        ]
+        return numbers + [one.noise_sd.row(f"threshold_{one.frequency}") for one in self.thresholds]
 
 
 def estimate_band(
@@ -85,6 +90,7 @@ def estimate_band(
     clusters: ArrayLike | None = None,
     *,
     floor: float = 0.0,
+    size: int = SIZE,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
@@ -93,8 +99,8 @@ def estimate_band(
 
     correct: (29, n) bool, the same n images in every row. Row 0 is noise_sd 0; then frequency by frequency from 0,
     within each noise_sd 0.02, 0.04, 0.08, 0.16. clusters: (n,) ids of images that are not independent (crops of one
-    photograph, say); left out, each image stands for itself. floor: accuracy of a blind guess, 1/1000 for a thousand
-    classes. Resamples are a function of `seed`.
+    photograph, say); left out, each image stands for itself. floor: accuracy of a blind guess, 1 over the classes that
+    are decided between. size: pixels a side of the images. Resamples are a function of `seed`.
 
     Raises UsageError for arrays that do not fit, a floor outside [0, 1), or fewer than 100 resamples.
     """
@@ -102,9 +108,17 @@ def estimate_band(
     right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
     independent = int(ids.max()) + 1
     reference = right[0] / images
-    if right[0, 0] < FEWEST_RIGHT or reference[0] <= 2 * floor:
+    nothing = None
+    if floor and reference[0] <= 2 * floor:
+        note = f"accuracy without noise, {reference[0]:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
+        nothing = Estimate(np.nan, np.nan, np.nan, State.AT_CHANCE, note)
+    elif right[0, 0] < FEWEST_RIGHT:
         note = f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
-        return _undetermined(note, float(reference[0]), correct.shape[1], independent)
+        nothing = _nothing(note)
+    if nothing:
+        thresholds = tuple(Threshold(f, nothing, np.nan) for f in FREQUENCIES)
+        channel = (nothing, nothing, nothing)
+        return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
     # A resample that happens to fall to chance has no threshold; the others speak for it.
     usable = (right[0] > 0) & (reference > 2 * floor)
     right, images, reference = right[:, usable], images[usable], reference[usable]
@@ -114,7 +128,7 @@ def estimate_band(
     sensitivity, slope = sensitivity.reshape(repeat, -1), slope.reshape(repeat, -1)
     few = f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
     thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), level, few) for f in FREQUENCIES)
-    channel = _channel(sensitivity, level, few)
+    channel = _channel(sensitivity, size, level, few)
     return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
 
 
@@ -140,21 +154,23 @@ def _threshold(frequency: int, sensitivity: Floats, slope: float, level: float, 
     """From sensitivities of the data (first) and of the resamples."""
     low, high = SENSITIVITY_RANGE
     value = float(sensitivity[0])
-    censored = -1 if value > high else 1 if value < low else 0
     ends = np.clip([value, *interval(sensitivity[1:], level)], low, high)
     sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
     # An infinitely steep curve leaves the threshold anywhere between two levels; its resamples all sit in one place.
     note = few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
+    state = State.NO_INTERVAL if note else State.OK
     if note:
         weakest, strongest = np.nan, np.nan
-    if censored:
-        note = f"the threshold lies {'below' if censored < 0 else 'above'} the tested noise"
+    if value > high:
+        state, note = State.CENSORED_BELOW, "the threshold lies below the tested noise"
+    elif value < low:
+        state, note = State.CENSORED_ABOVE, "the threshold lies above the tested noise"
     elif (weakest, strongest) == (NOISE_SDS[1], NOISE_SDS[-1]):
-        note = "the interval spans the tested noise"
-    return Threshold(frequency, Estimate(sd, weakest, strongest, note), slope, censored)
+        state, note = State.DOUBTFUL, "the interval spans the tested noise"
+    return Threshold(frequency, Estimate(sd, weakest, strongest, state, note), slope)
 
 
-def _channel(sensitivity: Floats, level: float, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
+def _channel(sensitivity: Floats, size: int, level: float, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
     """Bandwidth, centre frequency and peak noise sensitivity from sensitivities (7, 1 + resamples)."""
     low, high = SENSITIVITY_RANGE
     met = int(((sensitivity[:, 0] >= low) & (sensitivity[:, 0] <= high)).sum())
@@ -170,7 +186,7 @@ def _channel(sensitivity: Floats, level: float, few: str | None) -> tuple[Estima
             return nothing, nothing, nothing
     return (
         _judge("width", FULL_WIDTH * sigma, level, few),
-        _judge("centre", LOWEST_FREQUENCY * np.exp2(mu), level, few),
+        _judge("centre", center(mu, size), level, few),
         _judge("height", np.exp2(amplitude - 4), level, few),
     )
 
@@ -183,9 +199,11 @@ def _judge(name: str, numbers: Floats, level: float, few: str | None) -> Estimat
     if low_open and high_open:
         return _nothing(f"the interval of the channel's {name} spans all that its fit allows")
     if few:
-        return Estimate(value, np.nan, np.nan, few)
-    open_end = "lower" if low_open else "upper" if high_open else None
-    return Estimate(value, low, high, open_end and f"the {open_end} end of the interval is where the fit is bounded")
+        return Estimate(value, np.nan, np.nan, State.NO_INTERVAL, few)
+    if low_open or high_open:
+        note = f"the {'lower' if low_open else 'upper'} end of the interval is where the fit is bounded"
+        return Estimate(value, low, high, State.DOUBTFUL, note)
+    return Estimate(value, low, high)
 
 
 def _at_bound(x: float, bounds: Floats) -> bool:
@@ -193,13 +211,7 @@ def _at_bound(x: float, bounds: Floats) -> bool:
 
 
 def _nothing(note: str) -> Estimate:
-    return Estimate(np.nan, np.nan, np.nan, note)
-
-
-def _undetermined(note: str, reference: float, images: int, independent: int) -> PsychometricBand:
-    nothing = _nothing(note)
-    thresholds = tuple(Threshold(f, nothing, np.nan, 0) for f in FREQUENCIES)
-    return PsychometricBand(thresholds, nothing, nothing, nothing, reference, images, independent)
+    return Estimate(np.nan, np.nan, np.nan, State.UNDETERMINED, note)
 
 
 # The two likelihoods, as array functions over many fits

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..statistics.arrays import Floats
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from .states import State
 
 Classes = NDArray[np.integer[Any]]
 
@@ -38,7 +39,7 @@ class Decisions:
 def shape_bias(
     decisions: Decisions, names: Mapping[int, str], resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Rows of metric, value, low, high, note: overall, for each class of shapes, and cue_accuracy.
+    """Rows of metric, value, low, high, state, note: overall, for each class of shapes, and cue_accuracy.
 
     Intervals are percentiles over resampled clusters. `names` are those of classes; one without goes by its number.
     """
@@ -63,15 +64,16 @@ def shape_bias(
 
 def _share(part: Floats, whole: Floats, independent: int, level: float) -> dict[str, Any]:
     """The ratio part / whole of the data, which come first, with an interval over the resamples."""
-    nothing = {"value": None, "low": None, "high": None, "note": None}
+    nothing = {"value": None, "low": None, "high": None, "state": State.UNDETERMINED}
     if not whole[0]:
         return nothing | {"note": "neither cue is ever named"}
     value = float(part[0] / whole[0])
+    alone = nothing | {"value": value, "state": State.NO_INTERVAL}
     if independent < FEWEST_CLUSTERS:
-        return nothing | {"value": value, "note": f"{independent} independent images are too few for an interval"}
+        return alone | {"note": f"{independent} independent images are too few for an interval"}
     if value in (0, 1):
-        return nothing | {"value": value, "note": "all decisions are alike, so resampling them shows no spread"}
+        return alone | {"note": "all decisions are alike, so resampling them shows no spread"}
     # A resample without a decision has no share; the others speak for it.
     there = whole[1:] > 0
     low, high = interval(part[1:][there] / whole[1:][there], level)
-    return {"value": value, "low": low, "high": high, "note": None}
+    return {"value": value, "low": low, "high": high, "state": State.OK, "note": None}

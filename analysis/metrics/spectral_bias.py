@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...errors import StoreError
 from ...protocol import BIAS_CUTOFFS
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from .states import State
 
 PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
 _KEYS = ("study", "checkpoint", "image_set", "measure")
@@ -29,9 +30,9 @@ def spectral_bias(curve: pl.DataFrame) -> pl.DataFrame:
     """The three biases of every (study, checkpoint, image_set, measure) in `curve`.
 
     `curve` has one row per condition with at least the columns study, checkpoint, image_set, measure, probe, cutoff
-    (null for conditions without one) and ratio. The answer has the four keys, metric, value and note, three rows a key.
-    A mean is taken over all five cutoffs or not at all: where one is missing, doubled or without a ratio, value is
-    null and note says why; elsewhere note is null.
+    (null for conditions without one) and ratio. The answer has the four keys, metric, value, state and note, three
+    rows a key. A mean is taken over all five cutoffs or not at all: where one is missing, doubled or without a ratio,
+    value is null, state is missing or undetermined, and note says why; elsewhere state is ok and note is null.
 
     Raises StoreError if a column is missing.
     """
@@ -48,12 +49,21 @@ def spectral_bias(curve: pl.DataFrame) -> pl.DataFrame:
         .when(low + high == 0)
         .then(pl.lit("nothing is recognized in either band"))
     )
-    wide = wide.with_columns(spectral_bias=share, spectral_bias_note=reason)
+    absent_too = pl.any_horizontal(pl.col(f"{metric}_state") == State.MISSING for metric in PROBES)
+    state = (
+        pl.when(share.is_not_null())
+        .then(pl.lit(State.OK.value))
+        .when(absent_too)
+        .then(pl.lit(State.MISSING.value))
+        .otherwise(pl.lit(State.UNDETERMINED.value))
+    )
+    wide = wide.with_columns(spectral_bias=share, spectral_bias_state=state, spectral_bias_note=reason)
     rows = [
         wide.select(
             *_KEYS,
             pl.lit(metric).alias("metric"),
             pl.col(metric).alias("value"),
+            pl.col(f"{metric}_state").alias("state"),
             pl.col(f"{metric}_note").alias("note"),
         )
         for metric in (*PROBES, "spectral_bias")
@@ -82,16 +92,17 @@ def spectral_intervals(
 
 
 def _mean_ratio(curve: pl.DataFrame, metric: str, probe: str) -> pl.DataFrame:
-    """One row a key: the mean ratio over BIAS_CUTOFFS as column `metric`, the reason for a null as `<metric>_note`."""
+    """One row a key: the mean ratio over BIAS_CUTOFFS as column `metric`, with `<metric>_state` and `<metric>_note`."""
     # Cutoffs travel as binary fractions: compare them in thousandths.
     cutoff = (pl.col("cutoff") * 1000).round().cast(pl.Int32)
     usable = pl.col("ratio").is_not_null() & pl.col("ratio").is_finite()
     mine = pl.col("probe") == probe
-    problems, counts = [], []
+    problems, counts, once = [], [], []
     for value in BIAS_CUTOFFS:
         here = mine & (cutoff == round(value * 1000))
         rows, good = here.sum(), (here & usable).sum()
         counts.append(here & usable)
+        once.append(rows == 1)
         problems.append(
             pl.when(rows == 0)
             .then(pl.lit(f"{value} is missing"))
@@ -104,5 +115,11 @@ def _mean_ratio(curve: pl.DataFrame, metric: str, probe: str) -> pl.DataFrame:
     mean = pl.col("ratio").filter(pl.any_horizontal(counts)).mean()
     return curve.group_by(_KEYS).agg(
         pl.when(note == "").then(mean).alias(metric),
+        pl.when(note == "")
+        .then(pl.lit(State.OK.value))
+        .when(pl.all_horizontal(once))
+        .then(pl.lit(State.UNDETERMINED.value))
+        .otherwise(pl.lit(State.MISSING.value))
+        .alias(f"{metric}_state"),
         pl.when(note != "").then(pl.lit(f"{probe} cutoff ") + note).alias(f"{metric}_note"),
     )

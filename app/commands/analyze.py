@@ -37,5 +37,5 @@ def analyze(
         progress("analyzing", len(subjects(store, study)), "checkpoints and image sets") as advance,
     ):
         metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
-    columns = ["study", "checkpoint", "image_set", "metric", "value", "low", "high", "note"]
+    columns = ["study", "checkpoint", "image_set", "metric", "value", "low", "high", "state", "note"]
     print_rows(metrics.select(columns).to_dicts(), as_json)

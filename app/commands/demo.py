@@ -77,7 +77,7 @@ def _run(out: Path) -> None:
             "WHERE study = 'demo' ORDER BY probe, cutoff, noise_sd, frequency"
         )
     print_rows(curve.to_dicts())
-    print_rows(metrics.select("metric", "value", "low", "high", "note").to_dicts())
+    print_rows(metrics.select("metric", "value", "low", "high", "state", "note").to_dicts())
 
 
 def _pictures(out: Path) -> None:

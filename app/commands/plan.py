@@ -12,7 +12,7 @@ from .options import Database, EngineOption, StudyFile, opened
 def plan(
     study: StudyFile, db: Database = Path("results.duckdb"), engine: EngineOption = None, as_json: Json = False
 ) -> None:
-    """Show which cells of a study are done, missing or stale, with an estimate of the time.
+    """Show which cells of a study are done, missing or stale, an estimate of the time, and which metrics it will have.
 
     Example: bandlens plan study.toml --db results.duckdb
     """
@@ -40,6 +40,11 @@ def plan(
                     "rows": found.rows,
                     "to_run": summary | {"estimate": found.estimate},
                     "missing": missing,
+                    "metrics": [
+                        {"image_set": one.image_set, "metrics": list(one.metrics), "determined": not one.why}
+                        | {"why": one.why}
+                        for one in found.metrics
+                    ],
                     "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in found.failed],
                 },
                 indent=1,
@@ -60,6 +65,11 @@ def plan(
         )
     else:
         print("nothing to run: every cell is done")
+    if there := [str(one) for one in found.metrics if not one.why]:
+        print(f"metrics: {', '.join(there)}")
+    for one in found.metrics:
+        if one.why:
+            print(f"no {one}: {one.why}")
     if found.failed:
         first = found.failed[0]
         print(f"failed when last tried: {len(found.failed):,} cells, the first: {first.cell}: {first.error}")

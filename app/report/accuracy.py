@@ -17,11 +17,11 @@ from .data import ReportData
 from .sections import Figure, Section, Table
 
 SPECTRAL = {
-    "lowpass": "low-pass: what is below the cutoff stays",
-    "highpass": "high-pass: what is above the cutoff stays",
+    "lowpass": "low-pass: frequencies below the cut stay",
+    "highpass": "high-pass: frequencies below the cut are removed",
 }
 BUILT_IN = ("clean", "critical_band", *SPECTRAL)
-CUTOFF = "cutoff (share of 112 cycles per image)"
+CUT = "cut (cycles per image)"
 CAPTION = (
     "Bands are 95 % intervals (Wilson; images of one cluster count as one); of many models, only of the one that is "
     "picked from the list. Dashed: without perturbation."
@@ -38,7 +38,7 @@ COLUMNS = ("checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n"
 
 
 def slug(text: str) -> str:
-    """For file names and anchors: what is safe in both."""
+    """The text as a file name and anchor: lower-case letters, digits and hyphens alone."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "unnamed"
 
 
@@ -84,7 +84,7 @@ def _groups(metrics: pl.DataFrame) -> Iterator[Figure]:
         if group in set(measured["metric"])
     ]
     if panels:
-        table = measured.select("checkpoint", "category", "metric", "value", "low", "high", "note")
+        table = measured.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
         yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(measured))
 
 
@@ -102,8 +102,8 @@ def _spectral(rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figur
     mine = rows.filter(pl.col("probe").is_in(list(SPECTRAL)), pl.col("cutoff").is_not_null())
     probes = [probe for probe in SPECTRAL if probe in set(mine["probe"])]
     if probes:
-        panels = [curves(mine.filter(pl.col("probe") == probe), "cutoff", CUTOFF, SPECTRAL[probe]) for probe in probes]
-        table = mine.select("probe", "cutoff", *COLUMNS).sort("checkpoint", "probe", "cutoff")
+        panels = [curves(mine.filter(pl.col("probe") == probe), "cycles", CUT, SPECTRAL[probe]) for probe in probes]
+        table = mine.select("probe", "cutoff", "cycles", *COLUMNS).sort("checkpoint", "probe", "cutoff")
         yield Figure(
             f"curves-{number}", f"Low-pass and high-pass on {image_set}", CAPTION, panels, 2, table, **key(mine)
         )

@@ -13,7 +13,7 @@ from .data import ReportData
 from .sections import Figure, Section
 
 FEW = 6
-"""Models whose heat maps are drawn at once; more are drawn when they are asked for."""
+"""The heat maps of so many models are drawn at once; those of more are drawn when a reader opens them."""
 NUMBERS = {
     "low_frequency_bias": "low-frequency bias",
     "high_frequency_bias": "high-frequency bias",
@@ -64,7 +64,7 @@ def numbers_section(results: ReportData) -> Section:
         there = [wanted for wanted in NUMBERS if wanted in set(metrics["number"])]
         panels = [numbers(metrics, wanted, NUMBERS[wanted], field) for wanted in there]
         table = results.metrics.filter(pl.col("image_set") == name).select(
-            "checkpoint", "category", "metric", "value", "low", "high", "note"
+            "checkpoint", "category", "metric", "value", "low", "high", "state", "note"
         )
         title_ = f"Every number on {name}"
         figures.append(Figure(f"numbers-{number}", title_, NUMBERS_CAPTION, panels, 3, table, **key(metrics)))
@@ -77,19 +77,20 @@ def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int)
         return
     mine = results.metrics.filter(pl.col("image_set") == image_set)
     models = band["checkpoint"].unique().sort().to_list()
+    size = int(results.image_sets.filter(pl.col("name") == image_set)["size"][0])
     panels = []
     for model in models:
         panels.append(band_map(band.filter(pl.col("checkpoint") == model), model))
         metrics = mine.filter(pl.col("checkpoint") == model)
         if metrics["metric"].str.starts_with("psychometric_threshold").any():
-            panels.append(channel(metrics, f"{model}: thresholds and channel"))
+            panels.append(channel(metrics, f"{model}: thresholds and channel", size))
     if len(models) > 1 and mine["metric"].str.starts_with("psychometric_threshold").any():
-        overview = threshold_map(mine, "noise_sd at which half of the accuracy without noise is left")
+        overview = threshold_map(mine, "noise_sd at which half of the accuracy without noise is left", size)
         thresholds = mine.filter(pl.col("metric").str.starts_with("psychometric_threshold"))
-        listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "note")
+        listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
         yield Figure(f"thresholds-{number}", f"Thresholds on {image_set}", MAP_CAPTION, [overview], 1, listed)
     caption = BAND_CAPTION.format(measure=band["measure"][0])
-    table = band.select("checkpoint", "frequency", "noise_sd", "top1", "low", "high", "n").sort(
+    table = band.select("checkpoint", "frequency", "cycles", "noise_sd", "top1", "low", "high", "n").sort(
         "checkpoint", "frequency", "noise_sd"
     )
     yield Figure(

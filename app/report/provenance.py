@@ -63,7 +63,9 @@ def provenance(results: ReportData) -> Section:
     if len(failed):
         tables.insert(0, Table("Cells that failed", failed.group_by("error").agg(cells=pl.len())))
     if len(results.gates):
-        rows = results.gates.drop("category", "cutoff", "frequency", "noise_sd", "reference_cell", "candidate_cell")
+        rows = results.gates.drop(
+            "category", "cutoff", "frequency", "noise_sd", "cycles", "reference_cell", "candidate_cell"
+        )
         tables = [
             Table("Precision gates", summary(rows)),
             Table("Precision gates, by condition", rows, folded=True),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
+from ...analysis.metrics.determined import Determined, determined_metrics
 from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
@@ -40,6 +41,8 @@ class Plan:
     """Disk and least time of the missing predictions."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
+    metrics: list[Determined]
+    """What `analyze` will find once all cells are done, and what not."""
 
 
 def plan_study(work: Work, database: Path) -> Plan:
@@ -73,7 +76,15 @@ def plan_study(work: Work, database: Path) -> Plan:
     left = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
     seconds, estimate = _estimate(work, missing, left, rates)
     failed = [Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors]
-    return Plan(rows, missing, sum(left.values()), seconds, estimate, cost_of(work, left, missing), failed)
+    return Plan(
+        rows, missing, sum(left.values()), seconds, estimate, cost_of(work, left, missing), failed, metrics_of(work)
+    )
+
+
+def metrics_of(work: Work) -> list[Determined]:
+    """The metrics that a study has conditions for, and whether these are all that they need."""
+    conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
+    return determined_metrics(conditions, {images.info.digest: images.schemes for images in work.image_sets})
 
 
 def _state(cell: Cell, images: int | None) -> str:

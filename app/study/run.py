@@ -28,6 +28,7 @@ from ...probes.images.decision_spaces import NAMES, decision_space
 from ...protocol import CLASSES
 from ...records import Cell, Failed, Finished, Predictions
 from ..console import Advance, progress
+from .plan import metrics_of
 from .resolve import Work
 
 
@@ -47,6 +48,10 @@ class Committed:
 
     predictions: int = 0
     failed: list[Failed] = field(default_factory=list)
+
+
+MOST_GAPS = 4
+"""Metrics that a study will lack, of which `run` names so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ def run_study(
         if snapshot:
             store.after_commit = snapshots(store, snapshot)
         _check_gate(work, store, require_gate)
+        _tell_gaps(work)
         return run_missing(work, store, partial(record, work, store), range_seconds, sharded)
 
 
@@ -145,6 +151,13 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     if required:
         raise BandlensError(message)
     print(f"bandlens: warning: {message}", file=sys.stderr)
+
+
+def _tell_gaps(work: Work) -> None:
+    """Say in one line which metrics the study has some conditions for, and not all that they need."""
+    if gaps := [f"no {one}: {one.why}" for one in metrics_of(work) if one.why]:
+        named = "; ".join(gaps[:MOST_GAPS]) + (f"; and {len(gaps) - MOST_GAPS} more" if len(gaps) > MOST_GAPS else "")
+        print(f"bandlens: {named}; `bandlens plan` lists the metrics of a study", file=sys.stderr)
 
 
 def _run_whole(

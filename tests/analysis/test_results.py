@@ -30,7 +30,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_version "
             "JOIN study_cell ON study_cell.study = study_id JOIN cell_detail USING (cell) ORDER BY ALL"
         )
-        values = {"metric": "low_frequency_bias", "low": None, "high": None, "note": None}
+        values = {"metric": "low_frequency_bias", "low": None, "high": None, "state": "ok", "note": None}
         columns = [pl.lit(value).alias(name) for name, value in values.items()]
         store.write_metrics(ids.with_columns(*columns, value=pl.Series(np.arange(6) / 10)))
     return path
@@ -53,7 +53,7 @@ def test_correlations_and_charts(database: Path) -> None:
         assert set(table["n"]) == {6}
         assert results.plot_correlations(table).to_dict()["layer"]
         assert "vconcat" in (spec := results.plot_curves().to_dict()) or "layer" in spec
-        with pytest.raises(UsageError, match="has no highpass with cutoff in study \\*"):
+        with pytest.raises(UsageError, match="has no highpass with cycles in study \\*"):
             results.plot_curves("highpass")
 
 

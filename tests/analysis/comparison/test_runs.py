@@ -191,7 +191,8 @@ def metrics(
     ids = run.store.frame("SELECT study_id FROM study_version WHERE label = ?", [run.label]).item()
     checkpoint, images = run.store.frame("SELECT checkpoint_id, image_set_id FROM cell_detail LIMIT 1").row(0)
     rows = [
-        {"metric": name, "value": value, "low": low, "high": high, "note": None if value else "why"}
+        {"metric": name, "value": value, "low": low, "high": high}
+        | ({"state": "ok", "note": None} if value else {"state": "undetermined", "note": "why"})
         for name, (value, low, high) in values.items()
     ]
     names = {"study_id": ids, "checkpoint_id": checkpoint, "image_set_id": None if several_sets else images}
@@ -208,6 +209,7 @@ def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, 
     assert found["u"]["high"] == pytest.approx(1 + np.hypot(0.3, 0.3))
     assert (found["v"]["difference"], found["v"]["low"]) == (0.5, None)
     assert found["x"]["note"] == "B: why"
+    assert (found["x"]["state_a"], found["x"]["state_b"]) == ("ok", "undetermined")
     moved = compare_runs(a, b).what_differs()
     assert moved.metrics["metric"].to_list() == ["u", "v", "x"]
     assert len(moved.cells) == len(moved.curves) == 1
@@ -241,6 +243,7 @@ def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
         empty = [
             pl.lit(None, pl.Float64).alias("low"),
             pl.lit(None, pl.Float64).alias("high"),
+            pl.lit("ok").alias("state"),
             pl.lit(None, pl.String).alias("note"),
         ]
         run.write_metrics(pl.concat(rows).with_columns(empty))

@@ -42,7 +42,8 @@ def measure(store: Store, wanted: Mapping[str | None, list[str]], unknown: tuple
         for at, metric in enumerate(metrics):
             values = [None if metric in unknown else float((k + at) % 6) for k in range(6)]
             rows.append(fitting.with_columns(pl.Series("value", values, pl.Float64), metric=pl.lit(metric)))
-    store.write_metrics(pl.concat(rows).with_columns(low="value", high="value", note=pl.lit(None, pl.String)))
+    empty = {"state": pl.lit("ok"), "note": pl.lit(None, pl.String)}
+    store.write_metrics(pl.concat(rows).with_columns(low="value", high="value", **empty))
     return study_table(store, "s@1")
 
 

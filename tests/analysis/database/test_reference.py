@@ -58,7 +58,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         value = pl.lit(pl.Series(rng.random(len(ids))))
         rows = ids.with_columns(metric=pl.lit("low_frequency_bias"), value=value)
         groups = ids.with_columns(metric=pl.lit("ID"), value=100 * value, image_set_id=pl.lit(None, pl.Int32))
-        opened.write_metrics(pl.concat([rows, groups]).with_columns(low=None, high=None, note=pl.lit(None, pl.String)))
+        empty = {"low": None, "high": None, "state": pl.lit("ok"), "note": pl.lit(None, pl.String)}
+        opened.write_metrics(pl.concat([rows, groups]).with_columns(**empty))
         figures = {"model": ["net0"], "metric": ["top1_acc/imagenet"], "value": [76.1], "source": ["made up"]}
         opened.write_published(pl.DataFrame(figures))
     with open_store(path, read_only=True) as opened:

@@ -14,6 +14,8 @@ from made_up_results import SESSION, Images, cell, condition, image_set, model, 
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
+from bandlens.probes.spectral import radius
+from bandlens.protocol import CUTOFFS
 from bandlens.records import Failed, Finished
 
 LOW, HIGH = condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)
@@ -260,3 +262,22 @@ def test_the_sums_of_a_part_are_those_of_its_predictions(store: Store) -> None:
     )
     assert store.frame(sums).rows() == store.frame(f"{read} ORDER BY cell").rows()
     assert sorted(store.frame("SELECT top1 FROM accuracy")["top1"]) == sorted((ranks == 0).mean(axis=1))
+
+
+@pytest.mark.parametrize("size", [224, 240, 260, 384])
+def test_cycles_are_where_the_probes_cut_and_where_their_noise_lies(store: Store, size: int) -> None:
+    images = image_set(2, labels=[0, 0], size=size)
+    filters = [condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in CUTOFFS]
+    noise = [condition("critical_band", noise_sd=0.02, frequency=f, draw="shared") for f in range(7)]
+    own = condition("mine", cutoff=0.5, frequency=3)
+    grey = condition("critical_band", noise_sd=0.0)
+    settings = [condition(), *filters, *noise, grey, own]
+    store_study(store, "s", images, [part(cell(images, one), [0, 0], [0, 0]) for one in settings])
+    expected = {(one.probe, one.number("cutoff"), None): radius(one, size) for one in filters}
+    expected |= {("critical_band", None, f): 1.75 * size / 224 * 2.0**f for f in range(7)}
+    for view in ("accuracy", "curve", "cell_detail", "label_accuracy"):
+        rows = store.frame(f"SELECT probe, cutoff, frequency, cycles FROM {view}").unique().rows()
+        found = {tuple(key): cycles for *key, cycles in rows}
+        assert {key: cycles for key, cycles in found.items() if cycles is not None} == expected, view
+        assert found["mine", 0.5, 3] is None
+        assert len(found) == len(settings)

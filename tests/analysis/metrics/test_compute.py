@@ -20,7 +20,7 @@ from bandlens.analysis.metrics.critical_band import (
     integer_thresholds,
     normalized_thresholds,
 )
-from bandlens.analysis.metrics.psychometric import estimate_band
+from bandlens.analysis.metrics.psychometric import LEVELS, accuracy_at, estimate_band
 from bandlens.errors import UnknownName, UsageError
 from bandlens.records import Condition, Failed, Finished
 
@@ -79,6 +79,11 @@ def note(store: Store, metric: str) -> str | None:
     return None if found is None else str(found)
 
 
+def state(store: Store, metric: str) -> str:
+    [(found,)] = store.frame("SELECT state FROM metric WHERE metric = ?", [metric]).rows()
+    return str(found)
+
+
 def matrix(outcomes: Outcomes) -> NDArray[np.float64]:
     """(5, 7) percent."""
     shares = {(one.number("noise_sd"), one.number("frequency")): 100 * outcomes[one].mean() for one in BAND}
@@ -93,7 +98,7 @@ def test_spectral_bias_is_the_mean_of_ratios(store: Store, outcomes: Outcomes) -
     assert value(store, "low_frequency_bias") == pytest.approx(low)
     assert value(store, "high_frequency_bias") == pytest.approx(high)
     assert value(store, "spectral_bias") == pytest.approx(high / (low + high))
-    assert note(store, "spectral_bias") is None
+    assert (state(store, "spectral_bias"), note(store, "spectral_bias")) == ("ok", None)
 
 
 @pytest.mark.parametrize("rgb_reference", [False, True])
@@ -109,11 +114,13 @@ def test_the_published_critical_band_is_that_of_the_accuracies(
         ("_raw", integer_thresholds(percent)),
     ):
         wanted = fit_band(thresholds)
-        assert wanted.degenerate is None
+        assert wanted.state != "degenerate"
         assert value(store, f"critical_bandwidth{suffix}") == pytest.approx(wanted.bandwidth)
         assert value(store, f"critical_center_frequency{suffix}") == pytest.approx(wanted.center_frequency)
         assert value(store, f"critical_peak_noise_sensitivity{suffix}") == pytest.approx(wanted.peak_noise_sensitivity)
-        assert "".join(map(str, thresholds)) in (note(store, f"critical_bandwidth{suffix}") or "")
+        kept = [value(store, f"critical_threshold_{f}{suffix}") for f in FREQUENCIES]
+        assert kept == list(thresholds)
+        assert state(store, f"critical_bandwidth{suffix}") == wanted.state
 
 
 @pytest.mark.parametrize("crops", [1, 2])
@@ -124,15 +131,59 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     compute_metrics(store, "s", RESAMPLES)
     correct = np.stack([outcomes[one] for one in BAND])
     wanted = estimate_band(correct, clusters, floor=1 / CLASSES, resamples=RESAMPLES)
-    found = store.frame("SELECT metric, value, low, high, note FROM metric WHERE metric LIKE 'psychometric%'").rows()
+    columns = ("value", "low", "high", "state", "note")
+    found = store.frame(f"SELECT metric, {', '.join(columns)} FROM metric WHERE metric LIKE 'psychometric%'").rows()
     assert {row[0]: row[1:] for row in found} == {
-        f"psychometric_{row['metric']}": (row["value"], row["low"], row["high"], row["note"]) for row in wanted.rows()
-    } | {
-        f"psychometric_threshold_{one.frequency}": tuple(
-            None if x != x else x for x in (one.noise_sd.value, one.noise_sd.low, one.noise_sd.high, one.noise_sd.note)
-        )
-        for one in wanted.thresholds
+        f"psychometric_{row['metric']}": tuple(row[name] for name in columns) for row in wanted.rows()
     }
+    assert len(found) == 10
+
+
+def test_thresholds_of_sixteen_classes_are_right_and_their_intervals_hold(store: Store) -> None:
+    """Simulated observers of the entry-level classes: what a blind guess gets right is 1/16, not 1/1000."""
+    rng, count, sensitivity = np.random.default_rng(16), 2500, 2.4 * np.exp(-((np.arange(7) - 3.3) ** 2) / 5)
+    images = image_set(count, labels=np.zeros(count), decision_space="sixteen")
+    truth = {
+        f: accuracy_at(LEVELS, np.array([s]), np.array([3.0]), np.array([0.5]), np.array([1 / 16]))
+        for f, s in enumerate(sensitivity)
+    }
+    made = []
+    for name in ("a", "b", "c", "d"):
+        for one in (CLEAN, *BAND):
+            sd, frequency = one.number("noise_sd"), one.number("frequency")
+            share = truth[int(frequency or 0)][NOISE_SDS.index(sd) - 1] if sd else 0.5
+            wrong = rng.random(count) > share
+            made.append(part(cell(images, one, by=model(name, classes=1000)), wrong * 3, wrong * 3))
+    store_study(store, "s", images, made)
+    compute_metrics(store, "s", 200)
+    found = store.frame(
+        "SELECT right(metric, 1)::INTEGER AS f, value, low, high FROM metric "
+        "WHERE metric LIKE 'psychometric_threshold_%'"
+    ).to_numpy()
+    true = 0.16 * 2.0 ** -sensitivity[found[:, 0].astype(int)]
+    assert len(found) == 28
+    assert abs(np.log2(found[:, 1] / true).mean()) < 0.02
+    assert ((found[:, 2] <= true) & (true <= found[:, 3])).mean() > 0.85
+
+
+@pytest.mark.parametrize(("space", "classes"), [("all", CLASSES), ("imagenet-a", 200), ("sixteen", 16)])
+def test_guessing_is_among_the_classes_of_the_decision_space(
+    store: Store, outcomes: Outcomes, space: str, classes: int
+) -> None:
+    images = image_set(COUNT, labels=np.zeros(COUNT), decision_space=space)
+    store_study(store, "s", images, parts(outcomes, images))
+    assert [subject.classes for subject in subjects(store, "s")] == [classes]
+
+
+def test_centre_frequencies_follow_the_size_of_the_images(store: Store, outcomes: Outcomes) -> None:
+    large = image_set(COUNT, labels=np.zeros(COUNT), size=384)
+    for name, images in (("s", labelled()), ("large", large)):
+        store_study(store, name, images, parts(outcomes, images))
+        compute_metrics(store, name, RESAMPLES)
+    for metric in ("critical_center_frequency", "psychometric_center_frequency"):
+        assert value(store, metric, "large") == pytest.approx((value(store, metric, "s") or 0) * 384 / 224)
+    for metric in ("critical_bandwidth", "psychometric_bandwidth", "spectral_bias"):
+        assert value(store, metric, "large") == value(store, metric, "s")
 
 
 def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes: Outcomes) -> None:
@@ -154,7 +205,9 @@ def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes
     compute_metrics(store, "s", RESAMPLES)
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == "no clean prediction to agree with"
+    assert state(store, "critical_bandwidth") == "missing"
     assert value(store, "spectral_bias") is None
+    assert state(store, "spectral_bias") == "undetermined"
     assert "no ratio to clean accuracy" in (note(store, "spectral_bias") or "")
 
 
@@ -166,8 +219,12 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
     assert value(store, "low_frequency_bias") is None
     assert note(store, "low_frequency_bias") == "lowpass cutoff 0.2 is missing"
     assert value(store, "high_frequency_bias") is not None
+    assert {state(store, one) for one in ("low_frequency_bias", "spectral_bias", "critical_bandwidth")} == {"missing"}
+    assert state(store, "high_frequency_bias") == "ok"
     assert value(store, "critical_bandwidth") is None
-    assert note(store, "critical_bandwidth") == "needs the 29 published conditions, each once"
+    assert note(store, "critical_bandwidth") == (
+        "needs the 29 published conditions, each once: it lacks noise_sd 0.02 at frequency 1"
+    )
 
 
 def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -> None:
@@ -175,7 +232,10 @@ def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -
     store_study(store, "s", labelled(), parts(wrong, labelled()))
     compute_metrics(store, "s", RESAMPLES)
     assert note(store, "critical_bandwidth") == "nothing is right without noise"
-    assert "too few to see a threshold" in (note(store, "psychometric_bandwidth") or "")
+    assert {state(store, one) for one in ("critical_bandwidth", "spectral_bias")} == {"undetermined"}
+    assert state(store, "critical_bandwidth_raw") == "degenerate"
+    assert "is no more than twice that of a blind guess" in (note(store, "psychometric_bandwidth") or "")
+    assert {state(store, one) for one in ("psychometric_bandwidth", "psychometric_threshold_0")} == {"at_chance"}
     assert value(store, "spectral_bias") is None
 
 

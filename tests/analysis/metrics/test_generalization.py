@@ -194,6 +194,7 @@ def test_each_benchmark_has_its_accuracy_in_percent_and_what_is_not_whole_says_s
         wanted = proportion_confint(found[name].sum(), len(found[name]), method="wilson")
         numbers = [rows[f"top1_{name}"][key] for key in ("value", "low", "high")]
         assert numbers == pytest.approx([100 * found[name].mean(), 100 * wanted[0], 100 * wanted[1]], abs=1e-4)
+    assert {rows[name]["state"] for name in ("top1_imagenet-v2", "top1_imagenet-c", "Concepts")} == {"doubtful"}
     assert rows["top1_imagenet-v2"]["note"] == "30 of 10,000 images"
     assert rows["top1_imagenet-c"]["note"] == "30 of 50,000 images in a set"
     assert rows["top1_imagenet-real"]["value"] == pytest.approx(100 * judged_by_real(found)[0].mean())
@@ -228,6 +229,7 @@ def test_an_incomplete_group_has_no_value_and_names_what_is_missing(store: Store
     assert rows["Robustness"]["note"] == f"incomplete: imagenet-a is missing, imagenet-c {lacks}"
     assert (rows["Robustness"]["low"], rows["Robustness"]["high"]) == (None, None)
     assert rows["Concepts"]["note"] == "incomplete: stylized is missing"
+    assert {rows[name]["state"] for name in ("top1_imagenet-c", "Robustness", "Concepts")} == {"missing"}
     assert "top1_imagenet-a" not in rows
     needs = "imagenet-real_last_batch needs all 50,000 images to know the last 336 of them"
     assert rows["ID_as_published"]["note"] == f"incomplete: {needs}"
@@ -297,7 +299,7 @@ def test_as_published_real_is_the_last_batch_alone_and_told_apart_by_name(store:
     }
     for name, share in shares.items():
         assert rows[f"top1_{name}"]["value"] == pytest.approx(100 * share)
-    assert rows["top1_imagenet-real"]["note"] is None
+    assert (rows["top1_imagenet-real"]["state"], rows["top1_imagenet-real"]["note"]) == ("ok", None)
     assert rows["top1_imagenet-real_last_batch"]["note"] == "its last 336 images alone, as published"
     own, theirs = shares["imagenet-real"], shares["imagenet-real_last_batch"]
     assert rows["ID"]["value"] == pytest.approx(100 * (shares["imagenet"] + 1 / 3 + own) / 3)

@@ -16,6 +16,7 @@ from bandlens.analysis.metrics.psychometric import (
     fit_channels,
     fit_thresholds,
 )
+from bandlens.analysis.metrics.states import State
 from bandlens.errors import UsageError
 
 NUMBERS = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
@@ -114,12 +115,13 @@ def test_known_parameters_are_recovered() -> None:
     assert band.bandwidth.value == pytest.approx(FULL_WIDTH * 1.5, rel=0.02)
     assert band.center_frequency.value == pytest.approx(1.75 * 2**4.2, rel=0.02)
     assert band.peak_noise_sensitivity.value == pytest.approx(2**-1.4, rel=0.02)
-    assert [row["note"] for row in band.rows()] == [None] * 3
+    assert [(row["state"], row["note"]) for row in band.rows()] == [("ok", None)] * 10
 
 
 def test_a_peak_beyond_the_tested_noise_is_found_from_its_flanks() -> None:
     band = estimate_band(observe(np.random.default_rng(5), probabilities(bell(3.6, 4.2, 1.5)), 20_000), resamples=100)
-    assert [threshold.censored for threshold in band.thresholds] == [0, 0, 0, 0, -1, -1, 0]
+    states = [threshold.noise_sd.state for threshold in band.thresholds]
+    assert [*map(str, states)] == ["ok"] * 4 + ["censored_below"] * 2 + ["ok"]
     assert band.thresholds[4].noise_sd.value == 0.02
     assert "below the tested noise" in (band.thresholds[4].noise_sd.note or "")
     assert band.bandwidth.value == pytest.approx(FULL_WIDTH * 1.5, rel=0.03)
@@ -167,8 +169,9 @@ def test_published_integers_are_the_sensitivities_rounded_up() -> None:
     percent[1:] = 100 * correct[1:].mean(axis=1).reshape(7, 4).T
     band = estimate_band(correct, resamples=100)
     ours = np.log2(NOISE_SDS[-1] / np.array([threshold.noise_sd.value for threshold in band.thresholds]))
-    censored = np.array([threshold.censored for threshold in band.thresholds])
-    assert normalized_thresholds(percent) == tuple(np.where(censored < 0, 4, np.ceil(ours)).astype(int))
+    below = np.array([threshold.noise_sd.state == State.CENSORED_BELOW for threshold in band.thresholds])
+    assert below.any()
+    assert normalized_thresholds(percent) == tuple(np.where(below, 4, np.ceil(ours)).astype(int))
 
 
 def test_no_thresholds_where_little_is_right_without_noise() -> None:
@@ -180,23 +183,34 @@ def test_no_thresholds_where_little_is_right_without_noise() -> None:
         assert np.isnan(estimate.value)
         assert estimate.note == "19 of 500 images are right without noise: too few to see a threshold"
     assert band.rows()[0] == {"metric": "bandwidth", "value": None, "low": None, "high": None} | {
-        "note": band.bandwidth.note
+        "state": "undetermined",
+        "note": band.bandwidth.note,
     }
+
+
+def test_no_thresholds_where_accuracy_without_noise_is_that_of_guessing() -> None:
     chance = np.zeros((29, 500), dtype=bool)
-    chance[:, ::10] = True
-    assert estimate_band(chance, floor=0.1).bandwidth.note is not None
+    chance[:, ::5] = True
+    band = estimate_band(chance, floor=0.1)
+    for estimate in (*numbers(band), band.thresholds[0].noise_sd):
+        assert np.isnan(estimate.value)
+        assert estimate.state == "at_chance"
+        assert estimate.note == "accuracy without noise, 0.2, is no more than twice that of a blind guess, 0.1"
+    assert estimate_band(chance, floor=0.099).bandwidth.state != "at_chance"
+    assert estimate_band(np.zeros((29, 500), dtype=bool), floor=0.0).bandwidth.state == "undetermined"
 
 
-@pytest.mark.parametrize(("noisy", "censored", "side"), [(True, 1, "above"), (False, -1, "below")])
-def test_thresholds_outside_the_tested_noise_are_flagged(noisy: bool, censored: int, side: str) -> None:
+@pytest.mark.parametrize(("noisy", "side"), [(True, "above"), (False, "below")])
+def test_thresholds_outside_the_tested_noise_are_flagged(noisy: bool, side: str) -> None:
     correct = np.full((29, 100), noisy)
     correct[0] = True
     band = estimate_band(correct, resamples=100)
     for threshold in band.thresholds:
-        assert threshold.censored == censored
+        assert threshold.noise_sd.state == f"censored_{side}"
         assert threshold.noise_sd.note == f"the threshold lies {side} the tested noise"
         assert threshold.noise_sd.value == (0.16 if noisy else 0.02)
     assert np.isnan(band.bandwidth.value)
+    assert band.bandwidth.state == "undetermined"
     assert band.bandwidth.note == "0 of 7 thresholds lie within the tested noise; three numbers need three"
 
 
@@ -213,6 +227,7 @@ def test_a_curve_that_falls_within_one_step_has_no_interval() -> None:
     correct[1:].reshape(7, 4, 500)[:, 2:] = False
     threshold = estimate_band(correct, resamples=100).thresholds[0]
     assert 0.04 < threshold.noise_sd.value < 0.08
+    assert threshold.noise_sd.state == "no_interval"
     assert threshold.noise_sd.note == "the slope is at the bound of its fit"
     assert np.isnan([threshold.noise_sd.low, threshold.noise_sd.high]).all()
 
@@ -221,6 +236,7 @@ def test_few_independent_images_give_numbers_without_intervals() -> None:
     correct = observe(np.random.default_rng(11), probabilities(bell(2.6, 4.2, 1.5)), 19, size=40)
     band = estimate_band(correct, np.repeat(np.arange(19), 40), resamples=100)
     estimate = band.thresholds[3].noise_sd
+    assert estimate.state == "no_interval"
     assert estimate.note == "19 independent images are too few for an interval"
     assert np.isfinite(estimate.value)
     assert np.isnan([estimate.low, estimate.high]).all()

@@ -127,6 +127,8 @@ def test_images_of_one_photograph_go_together() -> None:
 
 def test_few_images_and_equal_decisions_have_no_interval() -> None:
     few = rows_of(decisions([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
+    assert {few[f"shape_bias_{name}"]["state"] for name in ("airplane", "bear")} == {"no_interval"}
+    assert few["shape_bias"]["state"] == "ok"
     assert few["shape_bias_airplane"]["note"] == "10 independent images are too few for an interval"
     assert (few["shape_bias_airplane"]["value"], few["shape_bias_airplane"]["low"]) == (0.5, None)
     assert few["shape_bias_bear"]["value"] == 1.0
@@ -137,6 +139,7 @@ def test_few_images_and_equal_decisions_have_no_interval() -> None:
 def test_what_is_never_named_has_no_bias() -> None:
     none = rows_of(decisions([0] * 30, [1] * 30, [2] * 30))
     assert (none["shape_bias"]["value"], none["shape_bias"]["note"]) == (None, "neither cue is ever named")
+    assert none["shape_bias"]["state"] == "undetermined"
     assert none["cue_accuracy"]["value"] == 0
     assert list(shape_bias(decisions([], [], []), NAMES)) == []
 

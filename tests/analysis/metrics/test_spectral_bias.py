@@ -61,6 +61,9 @@ def test_a_mean_over_fewer_is_refused_with_its_reason(frame: pl.DataFrame, note:
     assert got["low_frequency_bias"] == (pytest.approx(0.6), None)
     assert got["high_frequency_bias"][0] is None
     assert note in (got["high_frequency_bias"][1] or "")
+    states = dict(spectral_bias(frame).select("metric", "state").rows())
+    state = "undetermined" if "no ratio" in note else "missing"
+    assert states == {"low_frequency_bias": "ok", "high_frequency_bias": state, "spectral_bias": state}
     assert (got["high_frequency_bias"][1] or "").startswith("highpass cutoff")
     assert got["spectral_bias"] == (None, got["high_frequency_bias"][1])
 

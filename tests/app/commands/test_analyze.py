@@ -22,6 +22,7 @@ METRICS = {
     ),
     *(f"psychometric_{name}" for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity")),
     *(f"psychometric_threshold_{frequency}" for frequency in range(7)),
+    *(f"critical_threshold_{frequency}{suffix}" for frequency in range(7) for suffix in ("", "_raw")),
 }
 
 
@@ -44,16 +45,22 @@ def test_every_metric_of_every_checkpoint_is_printed_and_kept(command: Command, 
     for checkpoint in ("one", "two"):
         assert {row["metric"] for row in printed if row["checkpoint"] == checkpoint} == METRICS
     assert {row["study"] for row in printed} == {"a@1"}
-    kept = ask(database, "SELECT checkpoint, metric, value, low, high, note FROM metric WHERE study = 'a' ORDER BY ALL")
-    columns = ("checkpoint", "metric", "value", "low", "high", "note")
+    kept = ask(
+        database, "SELECT checkpoint, metric, value, low, high, state, note FROM metric WHERE study = 'a' ORDER BY ALL"
+    )
+    columns = ("checkpoint", "metric", "value", "low", "high", "state", "note")
     assert sorted(map(str, kept)) == sorted(str(tuple(row[name] for name in columns)) for row in printed)
 
 
 def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -> None:
     printed = json.loads(command("analyze", "--db", database, "--resamples", 100, "--json").out)
     assert {row["study"] for row in printed} == {"a@1", "b@1"}
-    [note] = {row["note"] for row in printed if row["study"] == "b@1" and row["metric"] == "high_frequency_bias"}
-    assert note.startswith("highpass cutoff 0.1 is missing")
+    [row] = {
+        (row["state"], row["note"][:30])
+        for row in printed
+        if row["study"] == "b@1" and row["metric"] == "high_frequency_bias"
+    }
+    assert row == ("missing", "highpass cutoff 0.1 is missing")
 
 
 def test_a_table_is_for_people(command: Command, database: Path) -> None:

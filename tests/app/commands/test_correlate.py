@@ -53,8 +53,9 @@ def study(db: Path, models: int, name: str = "s", category: str = "own", metrics
             [label],
         )
         value = np.arange(float(models)) ** 2
+        empty = {"state": pl.lit("ok"), "note": pl.lit(None, pl.String)}
         rows = [
-            ids.with_columns(pl.Series("value", of), metric=pl.lit(metric), note=pl.lit(None, pl.String))
+            ids.with_columns(pl.Series("value", of), metric=pl.lit(metric), **empty)
             for metric, of in (("up", value), ("down", -value))
         ]
         if metrics:

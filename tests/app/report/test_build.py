@@ -8,14 +8,12 @@ import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
-import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, part, store_study
 from PIL import Image
 from reported import GRID, HOSTILE, add_metrics, make_database
 from typer.testing import CliRunner
 
-from bandlens.analysis.charts.metrics import NONE, WARN, summary
 from bandlens.analysis.database.open import open_store
 from bandlens.app.commands.report import report
 from bandlens.app.report import build
@@ -279,16 +277,3 @@ def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:
     tiles = [tile for row in section.tiles.values() for tile in row]
     assert len(tiles) == 52
     assert sum(len(tile.source) for tile in tiles) < 400_000
-
-
-def test_degenerate_fits_are_no_value_and_notes_are_doubt() -> None:
-    notes = [
-        None,
-        "thresholds 1234321",
-        "thresholds 4444444; all thresholds are equal; the peak is at its bound",
-        "thresholds 1234443; the peak is at its bound",
-        "8 independent images are too few for an interval",
-    ]
-    metric = ["spectral_bias", *["critical_bandwidth"] * 3, "psychometric_bandwidth"]
-    states = summary(pl.DataFrame({"metric": metric, "value": [1.0] * 5, "note": notes}))["state"]
-    assert states.to_list() == ["sound", "sound", NONE, WARN, WARN]

@@ -211,6 +211,27 @@ def test_plan_and_run_print_json(command: Command, place: Place) -> None:
     assert all(row["done"] > 0 == row["missing"] == row["stale"] for row in planned["rows"])
 
 
+def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Command, place: Place) -> None:
+    file = make_study(place.folder, probes=OTHER_LEVEL)
+    why = (
+        "critical_band needs the 29 published conditions, each once: it lacks noise_sd 0.16, "
+        "and has noise_sd 0.12 besides"
+    )
+    words = command("plan", file, "--db", place.database)
+    assert f"no critical band on images.set: {why}\n" in words.out
+    [planned] = json.loads(command("plan", file, "--db", place.database, "--json").out)["metrics"]
+    assert (planned["image_set"], planned["determined"], planned["why"]) == ("images.set", False, why)
+    assert {"critical_bandwidth", "psychometric_threshold_6"} <= {*planned["metrics"]}
+    ran = command("run", file, "--db", place.database)
+    assert (ran.code, ran.err) == (
+        0,
+        f"bandlens: no critical band on images.set: {why}; `bandlens plan` lists the metrics of a study\n",
+    )
+    whole = make_study(place.folder, probes=BAND)
+    assert command("run", whole, "--db", place.database).err == ""
+    assert command("plan", whole, "--db", place.database).out.endswith("metrics: critical band on images.set\n")
+
+
 def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
     file = make_study(place.folder)
     assert "to run: 2 cells, 40 predictions, about " in command("plan", file, "--db", place.database).out

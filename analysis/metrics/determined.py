@@ -1,0 +1,100 @@
+"""Which metrics a study will have once it has run, and which not, and why: from its conditions and image sets alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...protocol import ACCURACIES, BIAS_CUTOFFS, FREQUENCIES, SAME_IMAGES
+from ...records import Condition, ImageSetInfo
+from .compute import PUBLISHED
+from .critical_band import band_gaps
+from .generalization import accuracies_of, gap, incomplete
+from .spectral_bias import PROBES
+
+BAND_METRICS = (
+    *(f"{metric}{suffix}" for suffix in ("", "_raw") for metric in PUBLISHED),
+    *(f"critical_threshold_{f}{suffix}" for suffix in ("", "_raw") for f in FREQUENCIES),
+    *(f"psychometric_{name}" for name in PUBLISHED.values()),
+    *(f"psychometric_threshold_{f}" for f in FREQUENCIES),
+)
+"""What the 29 conditions of critical_band give together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Determined:
+    """Metrics that a study has together, or not."""
+
+    image_set: str | None
+    """None for generalization: accuracies on benchmarks, and means over groups of them."""
+    name: str
+    """Name of the metric, or what several are called together."""
+    metrics: Sequence[str]
+    why: str | None
+    """Why they will be missing; None where they will be there, as far as the predictions determine them."""
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.image_set}" if self.image_set else self.name
+
+
+def determined_metrics(
+    conditions: Iterable[tuple[ImageSetInfo, Condition]], schemes: Mapping[str, Collection[str]]
+) -> list[Determined]:
+    """The metrics that a study has conditions for, all of them or some.
+
+    Args:
+        conditions: what every checkpoint is run on.
+        schemes: digest of an image set -> names of the label schemes that it has beside its labels.
+    """
+    by_set: dict[ImageSetInfo, list[Condition]] = {}
+    for images, condition in conditions:
+        by_set.setdefault(images, []).append(condition)
+    found = []
+    for images, mine in by_set.items():
+        found += _spectral(images.name, mine)
+        band = [(one.number("noise_sd"), one.number("frequency")) for one in mine if one.probe == "critical_band"]
+        if band:
+            why = band_gaps(band)
+            found.append(Determined(images.name, "critical band", BAND_METRICS, why and f"critical_band {why}"))
+        if "texture" in schemes.get(images.digest, ()):
+            found.append(Determined(images.name, "shape_bias", ("shape_bias", "cue_accuracy"), None))
+    return found + _generalization(by_set, schemes)
+
+
+def _spectral(image_set: str, conditions: Sequence[Condition]) -> list[Determined]:
+    if not any(one.probe in PROBES.values() for one in conditions):
+        return []
+    gaps: dict[str, str | None] = {}
+    for metric, probe in PROBES.items():
+        cutoffs = Counter(round(one.number("cutoff") or 0, 3) for one in conditions if one.probe == probe)
+        lacking = [f"{cutoff:g}" for cutoff in BIAS_CUTOFFS if not cutoffs[cutoff]]
+        gaps[metric] = f"{probe} lacks the cutoff{'s' * (len(lacking) > 1)} {', '.join(lacking)}" if lacking else None
+    lacking = [metric for metric, why in gaps.items() if why]
+    gaps["spectral_bias"] = f"it is made of {' and '.join(lacking)}" if lacking else None
+    return [Determined(image_set, metric, (metric,), why) for metric, why in gaps.items()]
+
+
+def _generalization(
+    by_set: Mapping[ImageSetInfo, Sequence[Condition]], schemes: Mapping[str, Collection[str]]
+) -> list[Determined]:
+    cells = [
+        {
+            "benchmark": SAME_IMAGES.get(images.benchmark, images.benchmark),
+            "corruption": images.corruption,
+            "severity": images.severity,
+            "count": images.count,
+            "probe": condition.probe,
+            "parameters": json.dumps(dict(condition.parameters)),
+            "real": "real" in schemes.get(images.digest, ()),
+        }
+        for images, conditions in sorted(by_set.items(), key=lambda pair: -pair[0].count)
+        for condition in conditions
+        if images.labelled and condition.probe in ("clean", "pgd_linf")
+    ]
+    cells = [cell for cell in cells if any(cell["benchmark"] == of.benchmark for of in ACCURACIES.values())]
+    gaps = {name: gap(cells, of) for name, of in ACCURACIES.items()}
+    names, groups = accuracies_of(cells)
+    benchmarks = [Determined(None, f"top1_{name}", (f"top1_{name}",), gaps[name]) for name in names]
+    return benchmarks + [Determined(None, group, (group,), incomplete(group, gaps)) for group in groups]

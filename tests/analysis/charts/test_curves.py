@@ -1,0 +1,39 @@
+"""Charts of accuracies over frequency: in cycles per image, as the probes cut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from bandlens.analysis.charts.curves import band_map, curves
+from bandlens.app.report.accuracy import CUT, SPECTRAL
+
+
+def curve(probe: str, **columns: list[float]) -> pl.DataFrame:
+    rows = pl.DataFrame(columns)
+    names = {"checkpoint": "net", "category": "own", "measure": "accuracy", "probe": probe}
+    numbers = {"top1": 0.5, "low": 0.4, "high": 0.6, "n": 100, "clean_top1": 0.8}
+    return rows.with_columns(pl.lit(value).alias(name) for name, value in (names | numbers).items())
+
+
+def values(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a chart, which all of its layers share."""
+    [rows] = spec["datasets"].values()
+    return list(rows)
+
+
+@pytest.mark.parametrize(("probe", "cycles"), [("lowpass", [11.0, 56.0]), ("highpass", [100.0, 56.0])])
+def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) -> None:
+    spec = curves(curve(probe, cutoff=[0.1, 0.5], cycles=cycles), "cycles", CUT, SPECTRAL[probe]).to_dict()
+    points = spec["layer"][-1]
+    assert (points["encoding"]["x"]["field"], points["encoding"]["x"]["title"]) == ("cycles", "cut (cycles per image)")
+    assert {one["field"] for one in points["encoding"]["tooltip"]} >= {"cycles", "cutoff"}
+    assert {row["cycles"]: row["cutoff"] for row in values(spec)} == dict(zip(cycles, [0.1, 0.5], strict=True))
+    assert ("removed" in spec["title"]) == (probe == "highpass")
+
+
+def test_bands_of_noise_are_at_their_centres() -> None:
+    rows = curve("critical_band", frequency=[0.0, 3.0], noise_sd=[0.02, 0.02], cycles=[1.875, 15.0])
+    assert {row["cycles"] for row in values(band_map(rows, "net").to_dict())} == {1.875, 15.0}

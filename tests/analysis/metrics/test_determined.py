@@ -1,0 +1,105 @@
+"""What a plan says of metrics, against what `analyze` then finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_results import Images, cell, image_set, part, store_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.metrics.determined import Determined, determined_metrics
+from bandlens.probes.grid import PUBLISHED, make_grid
+from bandlens.records import Condition
+
+GRID = make_grid(PUBLISHED, Path()).conditions
+LEVELS = {"noise_sd": [0.0, 0.02, 0.04, 0.08, 0.16]}
+
+
+def grid(**probes: dict[str, object]) -> tuple[Condition, ...]:
+    return make_grid(probes, Path()).conditions
+
+
+def determined(images: Sequence[Images], conditions: Sequence[Condition]) -> dict[str, Determined]:
+    pairs = [(one.info, of) for one in images for of in conditions]
+    return {str(one): one for one in determined_metrics(pairs, {one.info.digest: one.schemes for one in images})}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "name", "why"),
+    [
+        (grid(critical_band=LEVELS), "critical band on set", None),
+        (
+            grid(critical_band={"noise_sd": [0.0, 0.02, 0.04, 0.08, 0.12]}),
+            "critical band on set",
+            "critical_band needs the 29 published conditions, each once: it lacks noise_sd 0.16, and has noise_sd 0.12 "
+            "besides",
+        ),
+        (
+            grid(critical_band={"noise_sd": [0.02, 0.04, 0.08, 0.16]}),
+            "critical band on set",
+            "critical_band needs the 29 published conditions, each once: it lacks noise_sd 0",
+        ),
+        (
+            grid(critical_band=LEVELS | {"frequency": [0, 1, 2, 3, 4]}),
+            "critical band on set",
+            "critical_band needs the 29 published conditions, each once: it lacks "
+            + ", ".join(f"noise_sd {sd} at frequency 5 and 6" for sd in (0.02, 0.04, 0.08, 0.16)),
+        ),
+        (grid(lowpass={"cutoff": [0.1, 0.2, 0.5]}), "low_frequency_bias on set", "lowpass lacks the cutoffs 0.3, 0.4"),
+        (grid(lowpass={}), "low_frequency_bias on set", None),
+        (grid(lowpass={}), "high_frequency_bias on set", "highpass lacks the cutoffs 0.1, 0.2, 0.3, 0.4, 0.5"),
+        (grid(lowpass={}), "spectral_bias on set", "it is made of high_frequency_bias"),
+    ],
+)
+def test_what_a_metric_lacks_is_named(conditions: tuple[Condition, ...], name: str, why: str | None) -> None:
+    assert determined([image_set(4, labels=[0] * 4)], conditions)[name].why == why
+
+
+def test_both_draws_of_noise_are_more_than_once() -> None:
+    both = grid(critical_band=LEVELS | {"draw": ["shared", "independent"]})
+    why = determined([image_set(4, labels=[0] * 4)], both)["critical band on set"].why
+    assert why is not None
+    assert "it has noise_sd 0.02, noise_sd 0.04, noise_sd 0.08, noise_sd 0.16 more than once" in why
+
+
+def test_a_study_without_probes_is_told_of_no_metrics_that_need_them() -> None:
+    assert determined([image_set(4, labels=[0] * 4)], grid()) == {}
+
+
+@pytest.mark.parametrize("gap", ["none", "a level", "a cutoff", "a probe"])
+def test_the_plan_is_what_analysis_finds(tmp_path: Path, gap: str) -> None:
+    """Of every metric that is planned: missing where the plan says so, and nowhere else."""
+    left_out = {
+        "none": lambda one: one.probe == "none",
+        "a level": lambda one: one.number("noise_sd") == 0.08,
+        "a cutoff": lambda one: one.probe == "highpass" and one.number("cutoff") == 0.3,
+        "a probe": lambda one: one.probe == "lowpass",
+    }[gap]
+    conditions = [one for one in GRID if not left_out(one)]
+    conflict = image_set(
+        40, labels=[0] * 40, schemes={"texture": [[1]] * 40}, name="conflict", benchmark="cue-conflict"
+    )
+    sketch = image_set(40, labels=[0] * 40, name="sketch", benchmark="imagenet-sketch")
+    images = [conflict, sketch]
+    rng = np.random.default_rng(0)
+    with open_store(tmp_path / "r.duckdb") as store:
+        parts = []
+        for one in images:
+            for of in conditions:
+                predicted = rng.integers(0, 2, 40)
+                parts.append(part(cell(one, of), predicted, predicted))
+        store_study(store, "s", images, parts)
+        found = compute_metrics(store, "s", 100)
+    states = {(row["image_set"], row["metric"]): row["state"] for row in found.iter_rows(named=True)}
+    planned = determined(images, conditions)
+    for one in planned.values():
+        for metric in one.metrics:
+            state = states.get((one.image_set, metric))
+            assert (state in (None, "missing")) == bool(one.why), (metric, state)
+    covered = {(one.image_set, metric) for one in planned.values() for metric in one.metrics}
+    assert {key for key in states if "shape_bias_" not in key[1]} <= covered
+    assert planned["Concepts"].why == "incomplete: imagenet-r is missing, stylized is missing"
