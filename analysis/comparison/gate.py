@@ -124,7 +124,7 @@ def verdict(limits: Limits) -> pl.Expr:
 
 
 def summary(rows: pl.DataFrame) -> pl.DataFrame:
-    """Verdicts in rows of the view `gate`, counted by checkpoint, image set and pair, with the worst condition."""
+    """Verdicts in rows of the view `gate`, counted by checkpoint, image set and pair, and where most images flip."""
     worst = pl.col("flips").arg_max()
     return rows.group_by("checkpoint", "image_set", "reference", "candidate", maintain_order=True).agg(
         *((pl.col("verdict") == name).sum().alias(name) for name in ("pass", "fail", "undecided")),
