@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy.special import ndtri
 
 from ...records import Cell
 from ..database.store import Store
-from ..statistics.paired import Floats, Mask, Whole, paired
-
-Z = float(ndtri(0.975))
+from ..statistics.arrays import Floats, Mask, Whole, Z
+from ..statistics.paired import paired
+from ..statistics.wilson import wilson
 
 
 def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Floats]:
@@ -39,9 +38,7 @@ def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Float
         between = ((sums - sizes * part[:, None]) ** 2).sum(axis=1) * count / (count - 1)
         with np.errstate(divide="ignore"):  # clusters that are all alike say as much as their images
             effective[mixed] = np.minimum(n, part * (1 - part) * n**2 / between)
-    z2 = Z**2 / effective
-    centre, half = (share + z2 / 2) / (1 + z2), np.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
-    return np.minimum(share, centre - half).clip(0), np.maximum(share, centre + half).clip(max=1), effective
+    return *wilson(share, effective), effective
 
 
 def images_needed(

@@ -13,13 +13,11 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UnknownName, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
-from ..statistics.coefficients import Floats
+from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread
 
 FEWEST = 4
 """Models that a correlation needs: of three, not even a perfect order could have p < 0.05."""
-Index = NDArray[np.intp]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)

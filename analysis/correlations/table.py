@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from ...errors import UnknownName
-from ..statistics.coefficients import METHODS, Floats, Method, benjamini_hochberg, coefficients, holm, p_values, partial
+from ..statistics.arrays import Floats
+from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
 from ..statistics.resampling import Interval, bca_interval, bootstrap, crossed_bootstrap, permutation_p
 from .models import FEWEST, Models, complete_blocks, read_models, values_of
 

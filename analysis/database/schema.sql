@@ -347,15 +347,15 @@ COMMENT ON COLUMN cell_outcome.image_index IS 'Position in the image set, from 0
 COMMENT ON COLUMN cell_outcome.label_rank IS 'Classes scored above the label, and equal ones of lower index; NULL without labels';
 
 CREATE MACRO wilson_low(share, n) AS
-    greatest(0, least(share, (share + 1.959964 ** 2 / n / 2
-                              - sqrt(1.959964 ** 2 / n * (share * (1 - share) + 1.959964 ** 2 / n / 4)))
-                             / (1 + 1.959964 ** 2 / n)));
+    greatest(0, least(share, (share + 1.959963984540054 ** 2 / n / 2
+                              - sqrt(1.959963984540054 ** 2 / n * (share * (1 - share) + 1.959963984540054 ** 2 / n / 4)))
+                             / (1 + 1.959963984540054 ** 2 / n)));
 COMMENT ON MACRO wilson_low IS 'Lower end of Wilson''s 95 % interval of a share of n independent images; share is not NULL';
 
 CREATE MACRO wilson_high(share, n) AS
-    least(1, greatest(share, (share + 1.959964 ** 2 / n / 2
-                              + sqrt(1.959964 ** 2 / n * (share * (1 - share) + 1.959964 ** 2 / n / 4)))
-                             / (1 + 1.959964 ** 2 / n)));
+    least(1, greatest(share, (share + 1.959963984540054 ** 2 / n / 2
+                              + sqrt(1.959963984540054 ** 2 / n * (share * (1 - share) + 1.959963984540054 ** 2 / n / 4)))
+                             / (1 + 1.959963984540054 ** 2 / n)));
 COMMENT ON MACRO wilson_high IS 'Upper end of Wilson''s 95 % interval of a share of n independent images; share is not NULL';
 
 CREATE MACRO independent_images(n, right1, share) AS

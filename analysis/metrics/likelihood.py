@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-
+from ..statistics.arrays import Floats
 
 Likelihood: TypeAlias = Callable[..., tuple[Floats, Floats, Floats]]
 """likelihood(theta, *data) for R fits with P parameters: theta is (P, R), each array of data (…, R). It gives the

@@ -28,9 +28,10 @@ from scipy.special import expit, log_ndtr
 
 from ...errors import UsageError
 from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS
+from ..statistics.arrays import Floats
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from .critical_band import FULL_WIDTH, gaussian
-from .likelihood import Floats, best_start, maximize
+from .likelihood import best_start, maximize
 
 CONDITIONS = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
 FEWEST_RIGHT = 20

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..statistics.arrays import Floats
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
-from .likelihood import Floats
 
 Classes = NDArray[np.integer[Any]]
 

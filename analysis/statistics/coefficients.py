@@ -20,11 +20,11 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, stdtr
 from scipy.stats import kendalltau
 
-Floats: TypeAlias = NDArray[np.float64]
+from .arrays import Floats
+
 Method: TypeAlias = Literal["spearman", "pearson", "kendall"]
 METHODS: tuple[Method, ...] = get_args(Method)
 

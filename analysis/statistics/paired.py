@@ -9,12 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import chdtrc, stdtrit
 
-Floats = NDArray[np.float64]
-Whole = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from .arrays import Floats, Mask, Whole
 
 EXACT_BELOW = 25
 """Discordant clusters from which on chi-square is close enough."""

@@ -9,17 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from .coefficients import Floats, Method, centred_ranks, coefficients
+from .arrays import ALPHA, Floats, Mask, Whole, Z
+from .coefficients import Method, centred_ranks, coefficients
 
-ALPHA = 0.05
 UNDEFINED = 0.05
 """Share of resamples without a coefficient above which there is no interval."""
 BLOCK = 4_000_000
 """Numbers in the largest temporary array."""
-Z = float(ndtri(1 - ALPHA / 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class Interval:
 
     low: Floats
     high: Floats
-    undefined: NDArray[np.int64]
+    undefined: Whole
     """Resamples in which a variable does not vary."""
 
 
@@ -40,7 +38,7 @@ class Spread:
     up: Floats
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def known(self) -> Mask:
         """Which variables have an interval, of one model at least."""
         return np.asarray((self.down > 0).any(axis=-1) | (self.up > 0).any(axis=-1))
 
@@ -124,7 +122,7 @@ def permutation_p(method: Method, x: Floats, y: Floats, permutations: int, seed:
     return p_of_orders(method, x, y, order)
 
 
-def p_of_orders(method: Method, x: Floats, y: Floats, order: NDArray[np.int64]) -> Floats:
+def p_of_orders(method: Method, x: Floats, y: Floats, order: Whole) -> Floats:
     """`permutation_p` with given permutations (permutations, n)."""
     once = np.ones(x.shape[-1])
     if method == "spearman":  # ranks move with their models, so they are taken once

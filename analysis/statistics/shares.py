@@ -22,11 +22,9 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..metrics.likelihood import Floats
-
-Z = 1.959964
+from .arrays import Floats, Mask, Whole, Z
+from .wilson import wilson
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Share:
     value: float
     images: int
     """n: how often an image was judged."""
-    clusters: NDArray[np.int64]
+    clusters: Whole
     """(C,), ascending."""
     deviations: Floats
     """(C,): d_u."""
@@ -44,7 +42,7 @@ class Share:
     """V if no two images showed one cluster."""
 
 
-def share_of(right: NDArray[np.bool_], clusters: NDArray[np.int64]) -> Share:
+def share_of(right: Mask, clusters: Whole) -> Share:
     """The share of one set: whether each of n images is right, and which cluster it shows; (n,) each."""
     value = float(right.mean())
     found, place = np.unique(clusters, return_inverse=True)
@@ -73,19 +71,11 @@ def share_interval(share: Share) -> tuple[float, float]:
         variance *= count / (count - 1)
     variance = max(variance, share.independent)
     unknown = count == 1 or p in (0, 1) or variance == 0
-    return wilson(p, count if unknown else p * (1 - p) / variance)
+    low, high = wilson(p, count if unknown else p * (1 - p) / variance)
+    return float(low), float(high)
 
 
-def wilson(p: float, n: float) -> tuple[float, float]:
-    """Ends of Wilson's 95 % interval of a share p of n independent images."""
-    z2 = Z**2 / n
-    centre, half = (p + z2 / 2) / (1 + z2), sqrt(z2 * (p * (1 - p) + z2 / 4)) / (1 + z2)
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
-
-
-def ratio_interval(
-    right: NDArray[np.bool_], clean: NDArray[np.bool_], clusters: NDArray[np.int64]
-) -> tuple[float, float] | tuple[None, None]:
+def ratio_interval(right: Mask, clean: Mask, clusters: Whole) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each.
 
     Here d_u = sum of (right - ratio clean) / (n share of clean). No interval where either is never right, or with one

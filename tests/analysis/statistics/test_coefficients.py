@@ -6,7 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, pearsonr, spearmanr
 
-from bandlens.analysis.statistics.coefficients import METHODS, Floats, Method, coefficients, p_values, partial
+from bandlens.analysis.statistics.arrays import Floats
+from bandlens.analysis.statistics.coefficients import METHODS, Method, coefficients, p_values, partial
 
 THEIRS = {"spearman": spearmanr, "pearson": pearsonr, "kendall": kendalltau}
 
