@@ -6,13 +6,8 @@ mean, whichever sets they are in; clusters are independent of each other. So the
 
     V = sum d_u^2 * C / (C - 1)            C clusters; without C / (C - 1) where each is shown once
 
-This is the delta method, the cluster-robust variance of Liang & Zeger 1986 with clusters as clusters; at least what
-it would be if all images were independent. The interval is Wilson's, of as many independent images as have this
-variance (Franco, Little, Louis & Slud 2019):
-
-    effective = p (1 - p) / V,  or C where V is 0 or p is 0 or 1
-
-For a single set it is that of the view `accuracy`.
+This is the delta method, the cluster-robust variance of Liang & Zeger 1986; at least what it would be if all images
+were independent. `wilson` makes the interval of it, which for a single set is that of the view `accuracy`.
 """
 
 from __future__ import annotations
@@ -24,7 +19,7 @@ from math import sqrt
 import numpy as np
 
 from .arrays import Floats, Mask, Whole, Z
-from .wilson import wilson
+from .wilson import clustered_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +60,8 @@ def mean_of(shares: Sequence[Share]) -> Share:
 
 def share_interval(share: Share) -> tuple[float, float]:
     """Its 95 % interval."""
-    p, count = share.value, len(share.clusters)
-    variance = float((share.deviations**2).sum())
-    if 1 < count < share.images:
-        variance *= count / (count - 1)
-    variance = max(variance, share.independent)
-    unknown = count == 1 or p in (0, 1) or variance == 0
-    low, high = wilson(p, count if unknown else p * (1 - p) / variance)
+    value, independent = np.array(share.value), np.array(share.independent)
+    low, high, _ = clustered_interval(value, share.deviations, independent, share.images)
     return float(low), float(high)
 
 
