@@ -58,7 +58,7 @@ def compute_metrics(
             for subject in of_checkpoint:
                 spectral = _spectral(store, subject, biases, resamples)
                 band = _critical_band(store, subject, curve, resamples, rgb_reference)
-                shape = _shape_bias(store, subject, resamples)
+                shape = _shape_bias(store, subject)
                 rows += [_names(subject, KEYS) | row for row in (*spectral, *band, *shape)]
                 advance(1)
             general = generalization(store, benchmarked, checkpoint_id)
@@ -172,7 +172,7 @@ def _accuracy_matrix(band: pl.DataFrame) -> NDArray[np.float64] | None:
     return np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS])
 
 
-def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict[str, Any]]:
+def _shape_bias(store: Store, subject: Subject) -> Iterator[dict[str, Any]]:
     """The rows of a subject, from its clean cell; none where its images have no labels of texture."""
     if not subject.cue_conflict:
         return
@@ -192,7 +192,7 @@ def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict
         [subject.image_set_id],
     )
     columns = (found[name].to_numpy() for name in ("predicted", "shape", "texture", "cluster"))
-    yield from shape_bias(Decisions(*columns), dict(names.rows()), resamples)
+    yield from shape_bias(Decisions(*columns), dict(names.rows()))
 
 
 CRITICAL_BAND = "probe = 'critical_band' ORDER BY frequency NULLS FIRST, noise_sd"

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..statistics.arrays import Floats
-from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.arrays import Mask
+from ..statistics.wilson import share_of_sums
 
 Classes = NDArray[np.integer[Any]]
 
@@ -35,43 +35,32 @@ class Decisions:
     clusters: Classes
 
 
-def shape_bias(
-    decisions: Decisions, names: Mapping[int, str], resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Iterator[dict[str, Any]]:
+def shape_bias(decisions: Decisions, names: Mapping[int, str]) -> Iterator[dict[str, Any]]:
     """Rows of metric, value, low, high, note: overall, for each class of shapes, and cue_accuracy.
 
-    Intervals are percentiles over resampled clusters. `names` are those of classes; one without goes by its number.
+    Each is a share of decisions or images, with the interval of `statistics.wilson` over clusters. `names` are those of
+    classes; one without goes by its number.
     """
     if not len(decisions.predicted):
         return
+    _, ids = np.unique(decisions.clusters, return_inverse=True)
+    for metric, part, whole in shape_shares(decisions, names):
+        right, sizes = (np.bincount(ids, one).astype(np.float64) for one in (part, whole))
+        row = {"metric": metric, "value": None, "low": None, "high": None, "note": None}
+        if not sizes.any():
+            yield row | {"note": "neither cue is ever named"}
+            continue
+        low, high = share_of_sums(right, sizes)
+        note = "1 independent image is too few for an interval" if low is None else None
+        yield row | {"value": float(right.sum() / sizes.sum()), "low": low, "high": high, "note": note}
+
+
+def shape_shares(decisions: Decisions, names: Mapping[int, str]) -> Iterator[tuple[str, Mask, Mask]]:
+    """(metric, images that count as right, images that count), (n,) each, of every metric."""
     of_shape, of_texture = decisions.predicted == decisions.shape, decisions.predicted == decisions.texture
-    classes = np.unique(decisions.shape)
-    members = np.concatenate([np.ones((1, len(of_shape)), bool), decisions.shape == classes[:, None]])
-    ids = np.unique(decisions.clusters, return_inverse=True)[1]
-    right, images = count_right(
-        np.concatenate([members & of_shape, members & of_texture]), ids, resamples, np.random.default_rng(seed)
-    )
-    shape, texture = np.split(right, 2)
-    decided = (of_shape | of_texture) & members
-    metrics = ["shape_bias", *(f"shape_bias_{names.get(int(one), one)}" for one in classes)]
-    for row, metric in enumerate(metrics):
-        independent = len(np.unique(ids[decided[row]]))
-        yield {"metric": metric} | _share(shape[row], shape[row] + texture[row], independent, level)
-    either = shape[0] + texture[0]
-    yield {"metric": "cue_accuracy"} | _share(either, images, int(ids.max()) + 1, level)
-
-
-def _share(part: Floats, whole: Floats, independent: int, level: float) -> dict[str, Any]:
-    """The ratio part / whole of the data, which come first, with an interval over the resamples."""
-    nothing = {"value": None, "low": None, "high": None, "note": None}
-    if not whole[0]:
-        return nothing | {"note": "neither cue is ever named"}
-    value = float(part[0] / whole[0])
-    if independent < FEWEST_CLUSTERS:
-        return nothing | {"value": value, "note": f"{independent} independent images are too few for an interval"}
-    if value in (0, 1):
-        return nothing | {"value": value, "note": "all decisions are alike, so resampling them shows no spread"}
-    # A resample without a decision has no share; the others speak for it.
-    there = whole[1:] > 0
-    low, high = interval(part[1:][there] / whole[1:][there], level)
-    return {"value": value, "low": low, "high": high, "note": None}
+    either = of_shape | of_texture
+    yield "shape_bias", of_shape, either
+    for one in np.unique(decisions.shape):
+        mine = decisions.shape == one
+        yield f"shape_bias_{names.get(int(one), one)}", of_shape & mine, either & mine
+    yield "cue_accuracy", either, np.ones(len(either), bool)

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 
 from .arrays import Floats, Mask, Whole, Z
-from .wilson import clustered_interval
+from .wilson import clustered_interval, contributing
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class Share:
     """V if no two images showed one cluster."""
 
 
-def share_of(right: Mask, clusters: Whole) -> Share:
-    """The share of one set: whether each of n images is right, and which cluster it shows; (n,) each."""
+def share_of(right: Mask | Floats, clusters: Whole) -> Share:
+    """The share of one set: how right each of n images is, in [0, 1], and which cluster it shows; (n,) each."""
     value = float(right.mean())
     found, place = np.unique(clusters, return_inverse=True)
     deviations = np.bincount(place, weights=right - value) / len(right)
-    return Share(value, len(right), found, deviations, value * (1 - value) / len(right))
+    return Share(value, len(right), found, deviations, float(np.square(right - value).mean()) / len(right))
 
 
 def mean_of(shares: Sequence[Share]) -> Share:
@@ -65,18 +65,45 @@ def share_interval(share: Share) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def ratio_interval(right: Mask, clean: Mask, clusters: Whole) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each.
+FEWEST_APART = 10
+"""Clusters that have to make up the variance of a ratio, below which its variance is not to be believed."""
 
-    Here d_u = sum of (right - ratio clean) / (n share of clean). No interval where either is never right, or with one
-    cluster.
+
+def ratio_interval(right: Mask | Floats, clean: Mask, clusters: Whole) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each, `right` in [0, 1].
+
+    Here d_u = sum of (right - ratio clean) / (n share of clean), and the interval is ratio +- 1.96 sqrt(V). Where fewer
+    than 10 clusters make up V, as where nothing is right or nothing is lost, V is not seen: then it is `quotient` of
+    the intervals of the two shares. No interval where nothing is right when clean, or with one cluster.
     """
-    if not right.any() or not clean.any():
+    found, place = np.unique(clusters, return_inverse=True)
+    if not clean.any() or len(found) == 1:
         return None, None
     ratio = right.sum() / clean.sum()
-    found, place = np.unique(clusters, return_inverse=True)
-    deviations = np.bincount(place, weights=right - ratio * clean) / clean.sum()
-    if len(found) == 1:
-        return None, None
-    half = Z * sqrt((deviations**2).sum() * len(found) / (len(found) - 1))
+    deviations = np.bincount(place, right - ratio * clean).astype(np.float64)
+    if contributing(deviations) < FEWEST_APART:
+        return quotient(share_of(right, clusters), share_of(clean, clusters))
+    half = Z * sqrt((deviations**2).sum() * len(found) / (len(found) - 1)) / clean.sum()
     return max(0.0, float(ratio - half)), float(ratio + half)
+
+
+def quotient(one: Share, other: Share) -> tuple[float, float]:
+    """Ends of a 95 % interval of one / other, from the interval of each; `other` is not 0.
+
+    MOVER (Donner & Zou 2012), with a = one, b = other, and (l, u) their intervals:
+
+        low  = (a b - sqrt((a b)^2 - l_a (2 a - l_a) u_b (2 b - u_b))) / (u_b (2 b - u_b))
+        high = (a b + sqrt((a b)^2 - u_a (2 a - u_a) l_b (2 b - l_b))) / (l_b (2 b - l_b))
+
+    It takes the two as independent. The answers to one image are mostly alike, and then it is wider than it need be.
+    """
+    a, b = one.value, other.value
+    (low_a, high_a), (low_b, high_b) = share_interval(one), share_interval(other)
+    below, above = high_b * (2 * b - high_b), low_b * (2 * b - low_b)
+    product = (a * b) ** 2
+    if above <= 0:
+        return 0.0, inf
+    high = (a * b + sqrt(max(0.0, product - high_a * (2 * a - high_a) * above))) / above
+    if below <= 0:
+        return 0.0, high
+    return max(0.0, a * b - sqrt(max(0.0, product - low_a * (2 * a - low_a) * below))) / below, high

@@ -23,7 +23,7 @@ from .arrays import ALPHA, Floats, Z
 FEW = 30
 """Independent images below which Wilson's interval with the normal quantile holds the share too rarely."""
 NO_SPREAD = 1e-9
-"""Sum of the fourth powers of deviations, counted in images, up to which clusters are alike but for rounding."""
+"""Deviations in images, or a sum of their fourth powers, up to which clusters are alike but for rounding."""
 
 
 def wilson(share: Floats | float, n: Floats | float, quantile: Floats | float = Z) -> tuple[Floats, Floats]:
@@ -44,6 +44,25 @@ def independent_quantile(images: int) -> float:
 def student(freedom: Floats) -> Floats:
     """The 97.5 % quantile of Student's distribution, with at least 1 degree of freedom."""
     return np.asarray(stdtrit(np.maximum(1, freedom), 1 - ALPHA / 2), dtype=np.float64)
+
+
+def contributing(deviations: Floats) -> float:
+    """How many clusters make up a variance: (sum d_u^2)^2 / sum d_u^4 of (clusters,), in images; 0 if none deviates."""
+    squares = np.square(deviations[np.abs(deviations) > NO_SPREAD])
+    return float(squares.sum() ** 2 / np.square(squares).sum()) if len(squares) else 0.0
+
+
+def share_of_sums(right: Floats, sizes: Floats) -> tuple[float, float] | tuple[None, None]:
+    """Ends of the interval of sum right / sum sizes, from right answers and answers by cluster, (clusters,).
+
+    Clusters without an answer say nothing. No interval where fewer than two clusters have one.
+    """
+    right, sizes = right[sizes > 0], sizes[sizes > 0]
+    if len(sizes) < 2:
+        return None, None
+    n, share = float(sizes.sum()), np.asarray(right.sum() / sizes.sum())
+    low, high, _ = clustered_interval(share, (right - sizes * share) / n, share * (1 - share) / n, round(n))
+    return float(low), float(high)
 
 
 def clustered_interval(
