@@ -100,6 +100,42 @@ def spectral_intervals(
     return found
 
 
+def paired_spectral_intervals(
+    a: NDArray[np.bool_], b: NDArray[np.bool_], clusters: ArrayLike, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Metric -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
+
+    a and b: (11, n) bool as for `spectral_intervals`. Percentiles of the differences in resamples that draw the same
+    clusters for both. Without a metric whose difference fewer than 10 clusters make up, or that has no value.
+    """
+    ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if ids.max() + 1 < FEWEST_CLUSTERS:
+        return {}
+    right, _ = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
+    found = {}
+    mine, theirs = bias_values(right[: len(a)]), bias_values(right[len(a) :])
+    weights_a, weights_b = _influences(a, ids), _influences(b, ids)
+    for name in mine:
+        drawn = theirs[name] - mine[name]
+        if not np.isnan(drawn[0]) and contributing(len(ids) * (weights_b[name] - weights_a[name])) >= FEWEST_APART:
+            found[name] = interval(drawn[1:][~np.isnan(drawn[1:])], 0.95)
+    return found
+
+
+def _influences(correct: NDArray[np.bool_], ids: NDArray[np.intp]) -> dict[str, Floats]:
+    """Metric -> what each cluster (clusters,) adds to the error of its value, to first order."""
+    of_low, of_high, clean = (
+        np.bincount(ids, one).astype(np.float64)
+        for one in (correct[1:6].mean(axis=0), correct[6:].mean(axis=0), correct[0])
+    )
+    parts = {"low_frequency_bias": (of_low, clean), "high_frequency_bias": (of_high, clean)}
+    parts["spectral_bias"] = (of_high, of_low + of_high)
+    return {
+        name: (part - part.sum() / max(whole.sum(), 1e-9) * whole) / max(whole.sum(), 1e-9)
+        for name, (part, whole) in parts.items()
+    }
+
+
 def bias_values(right: Floats) -> dict[str, Floats]:
     """Metric -> its values (resamples,), NaN where it has none, from right answers (11, resamples)."""
     clean, *filtered = right
