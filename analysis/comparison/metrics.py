@@ -121,7 +121,7 @@ def compare_correlations(a: Run, b: Run, method: Method = "spearman", resamples:
     n, coefficient_a, coefficient_b, difference with a 95 % percentile interval over models, p_holm_a, p_holm_b. A
     resample takes the same models in both runs. Raises UsageError where one of them has nothing to correlate.
     """
-    mine, theirs = study_table(a.store, a.label), study_table(b.store, b.label)
+    mine, theirs = (study_table(run.store, run.label, with_errors=False) for run in (a, b))
     biases = [name for name in mine.biases if name in theirs.biases]
     groups = [name for name in mine.groups if name in theirs.groups]
     joint = mine.frame.join(theirs.frame.drop("category"), on="checkpoint", suffix="_b", maintain_order="left")
