@@ -6,6 +6,8 @@ a cluster are beta-binomial, with an intraclass correlation (ICC). `before`: Wil
 `ratio`: statistics.shares, accuracy under a filter over clean accuracy, of independent images.
 `bias`: metrics.spectral_bias, high-frequency bias and spectral bias.
 `difference`: statistics.paired, the difference of two accuracies on the same images.
+`metric`: metrics.spectral_bias and statistics.shares, the difference of a metric of two runs on the same images.
+`correlation`: statistics.resampling, Spearman's of a bias with accuracies of models that saw the same images.
 
 A row gives the coverage for each true number, its standard error is at most 0.005 at 2,000 draws and 0.95.
 """
@@ -16,11 +18,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from _common import arguments, table
+from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.metrics.spectral_bias import spectral_intervals
+from bandlens.analysis.metrics.spectral_bias import paired_spectral_intervals, spectral_intervals
 from bandlens.analysis.statistics.arrays import Floats
 from bandlens.analysis.statistics.paired import paired
-from bandlens.analysis.statistics.shares import mean_of, ratio_interval, share_interval, share_of
+from bandlens.analysis.statistics.resampling import Spread, bca_interval, bootstrap, crossed_bootstrap, shared_factors
+from bandlens.analysis.statistics.shares import difference_interval, mean_of, ratio_interval, share_interval, share_of
 from bandlens.analysis.statistics.wilson import clustered_interval, independent_quantile, wilson
 
 SHARES = (0.02, 0.05, 0.1, 0.5, 0.9, 0.95, 0.98)
@@ -104,6 +108,60 @@ def differences(draws: int, clusters: int, size: int, p: float) -> float:
     return held(found.low, found.high, p / 2)
 
 
+def metrics(draws: int, images: int, change: float) -> tuple[float, float, float]:
+    """High-frequency bias and accuracy, B against A: B's answers under a filter are A's but for the share `change`.
+
+    The last is how wide the interval of the accuracy's difference is, over that of two independent ones (MOVER), which
+    it is itself where fewer than 10 images differ.
+    """
+    rng = np.random.default_rng([SEED, 5, images])
+    ids, count, narrower = np.arange(images), [0, 0], []
+    before, after = 0.3, 0.3 * (1 - change) + 0.5 * change
+    for _ in range(draws):
+        clean = rng.random(images) < 0.8
+        a = np.array([clean, *(clean & (rng.random(images) < r) for r in [0.5] * 5 + [before] * 5)])
+        b = np.where(rng.random(a.shape) < change, clean & (rng.random(a.shape) < 0.5), a)
+        b[:6] = a[:6]
+        low, high = paired_spectral_intervals(a, b, ids, resamples=300).get("high_frequency_bias", (-1, 1))
+        count[0] += low <= after - before <= high
+        one, other = share_of(a[6], ids), share_of(b[6], ids)
+        (low_a, high_a), (low_b, high_b) = share_interval(one), share_interval(other)
+        moved = other.value - one.value
+        down, up = (
+            np.hypot(other.value - low_b, high_a - one.value),
+            np.hypot(high_b - other.value, one.value - low_a),
+        )
+        low, high = difference_interval(one, other) or (moved - down, moved + up)
+        count[1] += low <= 0.8 * (after - before) <= high
+        narrower.append((high - low) / (down + up))
+    return count[0] / draws, count[1] / draws, float(np.mean(narrower))
+
+
+def correlations(draws: int, images: int, rho: float) -> tuple[float, float, float]:
+    """Over models; over models and images, drawn model by model; and with the errors drawn together.
+
+    Whether a model is right on an image depends on the image more than on the model, so that errors are alike.
+    """
+    rng, models = np.random.default_rng([SEED, 6, images]), 30
+    truth, count = 6 / np.pi * np.arcsin(rho / 2), [0, 0, 0]
+    for run in range(draws):
+        skill = rng.standard_normal((2, models))
+        skill[1] = rho * skill[0] + np.sqrt(1 - rho**2) * skill[1]
+        hard, own = 1.5 * rng.standard_normal(images), rng.standard_normal((models, images))
+        right = 0.4 * skill[1][:, None] + own > hard
+        shares = [share_of(one, np.arange(images)) for one in right]
+        x, y = skill[:1], np.array([[one.value for one in shares]])
+        low, high = np.array([share_interval(one) for one in shares]).T[:, None]
+        spread, none = Spread(y - low, high - y), Spread(np.zeros_like(x), np.zeros_like(x))
+        shared = shared_factors([*[None] * models, *shares]).reshape(2, models, -1)
+        resampled = [bootstrap("spearman", x, y, 500, run)]
+        resampled += [crossed_bootstrap("spearman", x, y, none, spread, 500, run, one) for one in (None, shared)]
+        for k, one in enumerate(resampled):
+            found = bca_interval("spearman", x, y, one)
+            count[k] += bool(found.low[0, 0] <= truth <= found.high[0, 0])
+    return count[0] / draws, count[1] / draws, count[2] / draws
+
+
 def numbers(values: Sequence[float]) -> list[str]:
     return [f"{value:.3f}" for value in values]
 
@@ -128,7 +186,7 @@ def main() -> None:
         ["ratio of two accuracies", *map(str, near)],
         [[f"{n} images", *numbers([ratios(draws, n, one) for one in near])] for n in sizes[1:]],
     )
-    found = [biases(max(100, draws // 5), 300, one) for one in near]
+    found = [biases(max(20, draws // 5), 300, one) for one in near]
     table(
         ["300 images", *map(str, near)],
         [
@@ -143,7 +201,18 @@ def main() -> None:
             for n, size in ((10, 8), (30, 8), (100, 1), (100, 8))
         ],
     )
+    rows = []
+    for n in (100, 300, 1000):
+        for change in (0.05, 0.2, 0.5):
+            rows.append([str(n), str(change), *numbers(metrics(max(20, draws // 5), n, change))])
+    table(["images", "answers drawn anew", "high_frequency_bias", "accuracy", "width / unpaired"], rows)
+    rows = []
+    for n in (100, 1000):
+        for rho in (0.0, 0.5, 0.8):
+            rows.append([str(n), str(rho), *numbers(correlations(max(20, draws // 5), n, rho))])
+    table(["images", "correlation of 30 models", "over models", "each model's images", "the same images"], rows)
 
 
 if __name__ == "__main__":
-    main()
+    with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
+        main()
