@@ -19,7 +19,7 @@ from statsmodels.stats.proportion import proportion_confint
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.shape_bias import Decisions, shape_bias
+from bandlens.analysis.metrics.shape_bias import Decisions, paired_shape_intervals, shape_bias
 from bandlens.app.demo import ARCHITECTURE, MEAN, STD
 from bandlens.app.study.file import read_study, resolve
 from bandlens.app.study.run import run_study
@@ -136,6 +136,20 @@ def test_few_images_and_equal_decisions_have_the_interval_of_a_share() -> None:
     )
     one = rows_of(decisions([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias"]
     assert (one["low"], one["note"]) == (None, "1 independent image is too few for an interval")
+
+
+def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
+    rng = np.random.default_rng(0)
+    shape, texture = [0] * 400, [1] * 400
+    named = rng.integers(0, 2, 400)
+    changed = np.where(rng.random(400) < 0.2, rng.integers(0, 2, 400), named)
+    a, b = (decisions(shape, texture, list(one)) for one in (named, changed))
+    found = dict(paired_shape_intervals(a, b, NAMES))
+    d = (changed == 0).astype(float) - (named == 0)
+    low, high = found["shape_bias"]
+    assert (low + high) / 2 == pytest.approx(d.mean())
+    assert high - low == pytest.approx(2 * 1.99 * d.std(ddof=1) / 20, rel=0.02)
+    assert "cue_accuracy" not in found, "it does not differ"
 
 
 def test_what_is_never_named_has_no_bias() -> None:
