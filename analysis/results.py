@@ -52,7 +52,8 @@ class Results:
         Raises UsageError where the study has too few models or no metrics.
         """
         table = study_table(self._store, study_label(self._store, study))
-        return correlate(table.frame, table.biases, table.groups, subsets_of(table.frame), method, table.given)
+        subsets = subsets_of(table.frame)
+        return correlate(table.frame, table.biases, table.groups, subsets, method, table.given, errors=table.errors)
 
     def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of any query; it can read the database and nothing else."""

@@ -17,7 +17,8 @@ from threadpoolctl import threadpool_limits
 from bandlens.analysis.correlations.models import SUBSET_FILTERS, values_of
 from bandlens.analysis.correlations.table import correlate
 from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
-from bandlens.analysis.statistics.coefficients import METHODS, Floats, Method
+from bandlens.analysis.statistics.arrays import Floats
+from bandlens.analysis.statistics.coefficients import METHODS, Method
 from bandlens.analysis.statistics.resampling import bootstrap
 
 RESAMPLES = 10_000

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 from ..database.store import Store
+from ..statistics.arrays import Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm
-from ..statistics.paired import Mask, Whole, paired
+from ..statistics.paired import paired
 
 MATCH = ["checkpoint", "image_set", "probe", "parameters"]
 """What two cells have in common."""

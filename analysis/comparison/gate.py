@@ -11,38 +11,26 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
-from scipy.special import ndtri
 
 from ...records import Cell
 from ..database.store import Store
-from ..statistics.arrays import Floats
-from ..statistics.paired import Mask, Whole
+from ..statistics.arrays import Floats, Mask, Whole, Z
+from ..statistics.wilson import clustered_interval, independent_quantile, wilson
 from .cells import pair_cells
-
-Z = float(ndtri(0.975))
 
 
 def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Floats]:
-    """Wilson's 95 % interval (low, high) of the share of images that are flipped, (cells, n), and what n counts as.
+    """95 % interval (low, high) of the share of images that are flipped, (cells, n), and what n counts as.
 
-    Dependent images count as fewer, as in the view `cell_accuracy`: as many as would have the variance that the
-    clusters have (Kish 1965); a cluster counts as one image where all or none are flipped.
+    Dependent images count as fewer, as in the view `cell_accuracy`: see `statistics.wilson`.
     """
-    count, n = len(np.unique(clusters)), flipped.shape[1]
-    share = flipped.mean(axis=1)
-    effective = np.full(len(share), float(count))
-    mixed = (share > 0) & (share < 1)
-    if 1 < count < n and mixed.any():
-        order = np.argsort(clusters, kind="stable")
-        _, first, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
-        sums = np.add.reduceat(flipped[mixed][:, order], first, axis=1, dtype=np.int64)
-        part = share[mixed]
-        between = ((sums - sizes * part[:, None]) ** 2).sum(axis=1) * count / (count - 1)
-        with np.errstate(divide="ignore"):  # clusters that are all alike say as much as their images
-            effective[mixed] = np.minimum(n, part * (1 - part) * n**2 / between)
-    z2 = Z**2 / effective
-    centre, half = (share + z2 / 2) / (1 + z2), np.sqrt(z2 * (share * (1 - share) + z2 / 4)) / (1 + z2)
-    return np.minimum(share, centre - half).clip(0), np.maximum(share, centre + half).clip(max=1), effective
+    share, n = flipped.mean(axis=1), flipped.shape[1]
+    order = np.argsort(clusters, kind="stable")
+    _, first, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
+    if len(first) == n:
+        return *wilson(share, n, independent_quantile(n)), np.full(len(share), float(n))
+    sums = np.add.reduceat(flipped[:, order], first, axis=1, dtype=np.int64)
+    return clustered_interval(share, (sums - sizes * share[:, None]) / n, share * (1 - share) / n, n)
 
 
 def images_needed(

@@ -2,42 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
+from ...protocol import BIAS_CUTOFFS
 from ..correlations.models import study_table, subsets_of, values_of
 from ..correlations.table import correlate
+from ..database.store import Store
+from ..metrics.compute import SPECTRAL, Subject, read_decisions, read_outcomes, subjects
+from ..metrics.generalization import measure, read_benchmarked
+from ..metrics.shape_bias import paired_shape_intervals
+from ..metrics.spectral_bias import PROBES, paired_spectral_intervals
 from ..statistics.coefficients import Method
 from ..statistics.resampling import bootstrap, percentile_interval
+from ..statistics.shares import difference_interval
 from .cells import Run
+
+KEYS = {"checkpoint": pl.String, "image_set": pl.String, "metric": pl.String}
 
 
 def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
     """One row a checkpoint, image set and metric that both runs have: value_a, value_b, difference, low, high, state_a,
     state_b, note.
 
-    Where both values have an interval (l, u), so has the difference: MOVER (Zou & Donner 2008),
+    The interval of the difference is `paired_intervals`' where both saw the same images. Elsewhere, where both values
+    have an interval (l, u), it is that of MOVER (Zou & Donner 2008),
 
         low  = B - A - sqrt((B - l_B)^2 + (u_A - A)^2)
         high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 
-    It takes the two as independent; on the same images they are not, and the interval is wider than it need be.
+    which takes the two as independent, and is wider than it need be where they are not.
     """
     query = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
     mine, theirs = a.store.frame(query, [a.label]), b.store.frame(query, [b.label])
-    keys = ["checkpoint", "image_set", "metric"]
-    both = mine.join(theirs, on=keys, suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no image set
+    both = mine.join(theirs, on=list(KEYS), suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no set
     one, other = pl.col("value"), pl.col("value_b")
+    moved = both.filter((other - one).abs() > 0)
+    found = pl.DataFrame(
+        paired_intervals(a, b, moved), KEYS | {"paired_low": pl.Float64, "paired_high": pl.Float64}, orient="row"
+    )
+    both = both.join(found, on=list(KEYS), how="left", nulls_equal=True, maintain_order="left")
     down = ((other - pl.col("low_b")) ** 2 + (pl.col("high") - one) ** 2).sqrt()
     up = ((pl.col("high_b") - other) ** 2 + (one - pl.col("low")) ** 2).sqrt()
     return both.select(
-        *keys,
+        *KEYS,
         value_a="value",
         value_b="value_b",
         difference=other - one,
-        low=other - one - down,
-        high=other - one + up,
+        low=pl.coalesce("paired_low", other - one - down),
+        high=pl.coalesce("paired_high", other - one + up),
         state_a="state",
         state_b="state_b",
         note=pl.when(one.is_null() != other.is_null()).then(
@@ -49,13 +65,66 @@ def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
     )
 
 
+def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str, str | None, str, float, float]]:
+    """(checkpoint, image set, metric, low, high) of the differences of metrics, paired over the images of both runs.
+
+    Spectral biases of the same image set, over resamples of the same clusters; shape biases, accuracies on benchmarks
+    and their means by the variance of the difference over clusters. Metrics that are not in `moved` are left out, and
+    those whose difference too few clusters make up.
+    """
+    wanted = set(moved.select(*KEYS).rows())
+    if not wanted:
+        return
+    of_a, of_b = ({(one.checkpoint, one.image_set): one for one in subjects(run.store, run.label)} for run in (a, b))
+    for key in of_a.keys() & of_b.keys():
+        metrics = {metric for *names, metric in wanted if tuple(names) == key}
+        one, other = of_a[key], of_b[key]
+        if not metrics or _digest(a.store, one) != _digest(b.store, other):
+            continue
+        found: dict[str, tuple[float, float]] = {}
+        if metrics & {*PROBES, "spectral_bias"}:
+            conditions = 1 + 2 * len(BIAS_CUTOFFS)
+            correct, clusters = read_outcomes(a.store, one, SPECTRAL, conditions)
+            found |= paired_spectral_intervals(
+                correct, read_outcomes(b.store, other, SPECTRAL, conditions)[0], clusters
+            )
+        if "cue_accuracy" in {*metrics} or any(metric.startswith("shape_bias") for metric in metrics):
+            decisions, names = read_decisions(a.store, one)
+            found |= dict(paired_shape_intervals(decisions, read_decisions(b.store, other)[0], names))
+        yield from ((*key, metric, *ends) for metric, ends in found.items() if metric in metrics)
+    yield from _paired_accuracies(a, b, {(name, metric) for name, images, metric in wanted if images is None})
+
+
+def _paired_accuracies(a: Run, b: Run, wanted: set[tuple[str, str]]) -> Iterator[tuple[str, None, str, float, float]]:
+    """Those of benchmarks and of groups, in percent; wanted are (checkpoint, metric)."""
+    if not wanted:
+        return
+    ids = [{one.checkpoint: one for one in subjects(run.store, run.label)} for run in (a, b)]
+    first = [next(iter(one.values())).study_id for one in ids]
+    studies = [read_benchmarked(run.store, study) for run, study in zip((a, b), first, strict=True)]
+    for name in sorted({checkpoint for checkpoint, _ in wanted} & ids[0].keys() & ids[1].keys()):
+        mine, theirs = (
+            measure(run.store, study, of[name].checkpoint_id)
+            for run, study, of in zip((a, b), studies, ids, strict=True)
+        )
+        for metric in mine.keys() & theirs.keys():
+            one, other = mine[metric].share, theirs[metric].share
+            if (name, metric) in wanted and one and other and (ends := difference_interval(one, other)):
+                yield name, None, metric, 100 * ends[0], 100 * ends[1]
+
+
+def _digest(store: Store, subject: Subject) -> str:
+    found = store.frame("SELECT digest FROM image_set WHERE id = ?", [subject.image_set_id])
+    return str(found.item())
+
+
 def compare_correlations(a: Run, b: Run, method: Method = "spearman", resamples: int = 10_000) -> pl.DataFrame:
     """One row a bias, generalization and subset that both runs have, over the models that both have.
 
     n, coefficient_a, coefficient_b, difference with a 95 % percentile interval over models, p_holm_a, p_holm_b. A
     resample takes the same models in both runs. Raises UsageError where one of them has nothing to correlate.
     """
-    mine, theirs = study_table(a.store, a.label), study_table(b.store, b.label)
+    mine, theirs = (study_table(run.store, run.label, with_errors=False) for run in (a, b))
     biases = [name for name in mine.biases if name in theirs.biases]
     groups = [name for name in mine.groups if name in theirs.groups]
     joint = mine.frame.join(theirs.frame.drop("category"), on="checkpoint", suffix="_b", maintain_order="left")

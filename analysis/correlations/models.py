@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
-from ..statistics.arrays import Floats
-from ..statistics.resampling import Spread
+from ..metrics.generalization import clusters_of, measure, read_benchmarked
+from ..statistics.arrays import Floats, Index, Mask
+from ..statistics.resampling import Spread, shared_factors
+from ..statistics.shares import Share, share_of
 
 FEWEST = 4
 """Models that a correlation needs: of three, not even a perfect order could have p < 0.05."""
-Index = NDArray[np.intp]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,8 @@ class Models:
     y: Floats
     x_spread: Spread
     y_spread: Spread
+    shared: Floats | None
+    """(a + b, n, factors): what the errors of the values have in common, see `shared_factors`."""
     given: str | None
     z: Floats | None
     category: NDArray[Any]
@@ -59,14 +61,29 @@ class Models:
             self.y[here_y],
             Spread(self.x_spread.down[here_x], self.x_spread.up[here_x]),
             Spread(self.y_spread.down[here_y], self.y_spread.up[here_y]),
+            None if self.shared is None else self.shared[np.ix_([*of_x, *(len(self.x) + of_y)], np.flatnonzero(there))],
             self.given,
             None if self.z is None else self.z[there],
             self.category[there],
         )
 
 
-def read_models(frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str], given: str | None) -> Models:
-    """The rows of a frame: category, and numeric columns; NAME_low and NAME_high are the ends of NAME's interval."""
+Errors = Mapping[str, Mapping[str, Share]]
+"""Column -> checkpoint -> the share that its value is, in percent."""
+
+
+def read_models(
+    frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str], given: str | None, errors: Errors | None = None
+) -> Models:
+    """The rows of a frame: category, and numeric columns; NAME_low and NAME_high are the ends of NAME's interval.
+
+    `errors` needs a column checkpoint.
+    """
+    shared = None
+    if errors:
+        of = [errors.get(name, {}).get(model) for name in (*biases, *groups) for model in frame["checkpoint"]]
+        factors = shared_factors(of)
+        shared = factors.reshape(len(biases) + len(groups), len(frame), factors.shape[1])
     x, y = values_of(frame, biases), values_of(frame, groups)
     return Models(
         biases,
@@ -75,6 +92,7 @@ def read_models(frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str
         y,
         _spread(frame, biases, x),
         _spread(frame, groups, y),
+        shared,
         given,
         values_of(frame, [given])[0] if given else None,
         frame["category"].fill_null("none").to_numpy(),
@@ -127,6 +145,8 @@ class StudyTable:
     biases: list[str]
     groups: list[str]
     given: str | None
+    errors: Errors = field(default_factory=dict)
+    """Of the groups, which are accuracies: models saw the same images, and err together."""
 
 
 NO_BIAS = "_raw|_threshold_|^shape_bias_|^cue_accuracy"
@@ -134,10 +154,12 @@ NO_BIAS = "_raw|_threshold_|^shape_bias_|^cue_accuracy"
 what belongs to a shape bias. Each would be one test more to correct for."""
 
 
-def study_table(store: Store, label: str) -> StudyTable:
+def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
     """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
-    Both are in percent. Raises UsageError where there are too few models, no metrics, or no accuracies.
+    Both are in percent. The errors of groups are read from the predictions, which
+    takes time; `with_errors` false leaves them out. Raises UsageError where there are too few models, no metrics, or
+    no accuracies.
     """
     where = f"{store.path}, {label}"
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
@@ -148,21 +170,56 @@ def study_table(store: Store, label: str) -> StudyTable:
     metric = measured.filter(pl.col("image_set").is_not_null(), ~pl.col("metric").str.contains(NO_BIAS))
     if metric.is_empty():
         raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
+    read_errors = _group_errors
     accuracy = measured.filter(
         pl.col("image_set").is_null(),
         pl.col("metric").is_in([group for group in GROUPS if group != AS_PUBLISHED]),
         pl.col("value").is_not_null(),
     )
     if accuracy.is_empty():
-        accuracy = _clean_accuracy(store, label)
+        accuracy, read_errors = _clean_accuracy(store, label), _clean_errors
     if accuracy.is_empty():
         raise UsageError(f"{where}: no clean accuracy to correlate with; add a labelled image set to the study")
+    errors = read_errors(store, label) if with_errors else {}
     several = pl.col("image_set").n_unique().over("metric") > 1
     metric = metric.with_columns(
         metric=pl.when(several).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
-    return StudyTable(_wide(models, pl.concat([metric, accuracy]), where), biases, groups, _given(store, label, groups))
+    wide = _wide(models, pl.concat([metric, accuracy]), where)
+    return StudyTable(wide, biases, groups, _given(store, label, groups), errors)
+
+
+def _group_errors(store: Store, label: str) -> Errors:
+    """Of the group means of a study, from its predictions."""
+    found: dict[str, dict[str, Share]] = {}
+    models = store.frame(
+        "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL",
+        [label],
+    )
+    benchmarked = read_benchmarked(store, models["study_id"][0])
+    for _, checkpoint_id, checkpoint in models.rows():
+        for name, one in measure(store, benchmarked, checkpoint_id).items():
+            if one.share and name in GROUPS:
+                found.setdefault(name, {})[checkpoint] = one.share
+    return found
+
+
+def _clean_errors(store: Store, label: str) -> Errors:
+    """Of the clean accuracies of a study, from its predictions."""
+    cells = store.frame(
+        "SELECT image_set, image_set_id, checkpoint, cell FROM study_detail_of(?) "
+        "WHERE labelled AND probe = 'clean' ORDER BY ALL",
+        [label],
+    )
+    found: dict[str, dict[str, Share]] = {}
+    for (name, image_set), group in cells.group_by("image_set", "image_set_id", maintain_order=True):
+        clusters = clusters_of(store, int(str(image_set)))
+        for checkpoint, cell in group.select("checkpoint", "cell").rows():
+            query = "SELECT label_rank = 0 AS correct FROM prediction WHERE cell = ? ORDER BY image_index"
+            right = store.frame(query, [cell])["correct"].to_numpy()
+            found.setdefault(f"top1 {name}", {})[checkpoint] = share_of(right, clusters)
+    return found
 
 
 def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:

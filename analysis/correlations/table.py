@@ -14,7 +14,7 @@ from ...errors import UnknownName
 from ..statistics.arrays import Floats
 from ..statistics.coefficients import METHODS, Method, benjamini_hochberg, coefficients, holm, p_values, partial
 from ..statistics.resampling import Interval, bca_interval, bootstrap, crossed_bootstrap, permutation_p
-from .models import FEWEST, Models, complete_blocks, read_models, values_of
+from .models import FEWEST, Errors, Models, complete_blocks, read_models, values_of
 
 SCHEMA: Mapping[str, type[pl.DataType]] = {
     "method": pl.String,
@@ -50,6 +50,7 @@ def correlate(
     given: str | None = None,
     resamples: int = 10_000,
     seed: int = 0,
+    errors: Errors | None = None,
 ) -> pl.DataFrame:
     """Each bias with each generalization group in each subset: one row each, bias slowest, subset fastest.
 
@@ -59,6 +60,8 @@ def correlate(
         subsets: name -> which rows belong to it.
         given: the column that `partial` holds fixed.
         resamples: of the bootstrap, and as many permutations.
+        errors: what the values of columns are shares of, by checkpoint; a value's error is then drawn together with
+            those of all other values that are of the same images. The frame needs a column checkpoint.
 
     Returns:
         The columns of SCHEMA. p_holm and p_bh adjust p over all rows. A number that the data do not determine is null,
@@ -72,7 +75,7 @@ def correlate(
         raise UnknownName("method", method, METHODS)
     tables = []
     for subset, wanted in subsets.items():
-        models = read_models(frame.filter(wanted), biases, groups, given)
+        models = read_models(frame.filter(wanted), biases, groups, given, errors)
         with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
             tables.append(_table(models, method, resamples, seed).with_columns(subset=pl.lit(subset)))
     table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
@@ -158,7 +161,7 @@ def _with_images(models: Models, method: Method, resamples: int, seed: int) -> I
     if not models.over_images.any():
         return None
     x, y = models.x, models.y
-    crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, seed)
+    crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, seed, models.shared)
     return bca_interval(method, x, y, np.where(models.over_images, crossed, np.nan))
 
 

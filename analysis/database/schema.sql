@@ -465,17 +465,35 @@ COMMENT ON COLUMN cell_outcome.itself IS 'Whether the cell is its own reference,
 COMMENT ON COLUMN cell_outcome.image_index IS 'Position in the image set, from 0';
 COMMENT ON COLUMN cell_outcome.label_rank IS 'Classes scored above the label, and equal ones of lower index; NULL without labels';
 
-CREATE MACRO wilson_low(share, n) AS
-    greatest(0, least(share, (share + 1.959964 ** 2 / n / 2
-                              - sqrt(1.959964 ** 2 / n * (share * (1 - share) + 1.959964 ** 2 / n / 4)))
-                             / (1 + 1.959964 ** 2 / n)));
-COMMENT ON MACRO wilson_low IS 'Lower end of Wilson''s 95 % interval of a share of n independent images; share is not NULL';
+CREATE MACRO wilson_low(share, n, quantile) AS
+    greatest(0, least(share, (share + quantile ** 2 / n / 2
+                              - sqrt(quantile ** 2 / n * (share * (1 - share) + quantile ** 2 / n / 4)))
+                             / (1 + quantile ** 2 / n)));
+COMMENT ON MACRO wilson_low IS 'Lower end of Wilson''s interval of a share of n independent images, with the quantile of independent_quantile or clustered_quantile; share is not NULL';
 
-CREATE MACRO wilson_high(share, n) AS
-    least(1, greatest(share, (share + 1.959964 ** 2 / n / 2
-                              + sqrt(1.959964 ** 2 / n * (share * (1 - share) + 1.959964 ** 2 / n / 4)))
-                             / (1 + 1.959964 ** 2 / n)));
-COMMENT ON MACRO wilson_high IS 'Upper end of Wilson''s 95 % interval of a share of n independent images; share is not NULL';
+CREATE MACRO wilson_high(share, n, quantile) AS
+    least(1, greatest(share, (share + quantile ** 2 / n / 2
+                              + sqrt(quantile ** 2 / n * (share * (1 - share) + quantile ** 2 / n / 4)))
+                             / (1 + quantile ** 2 / n)));
+COMMENT ON MACRO wilson_high IS 'Upper end of Wilson''s interval of a share of n independent images, with the quantile of independent_quantile or clustered_quantile; share is not NULL';
+
+CREATE MACRO student(freedom) AS
+    (((((((((((0.051011287 / freedom + -0.340711781) / freedom + 1.024283675) / freedom + -1.726135368) /
+    freedom + 1.892064374) / freedom + -1.043383249) / freedom + 0.833824003) / freedom + 0.715020944) / freedom
+    + 1.589517498) / freedom + 2.555989273) / freedom + 2.822488655) / freedom + 2.372271441) / freedom +
+    1.959963984;
+COMMENT ON MACRO student IS 'The 97.5 % quantile of Student''s distribution with 1 or more degrees of freedom, to 2e-9: a polynomial in 1 / freedom';
+
+CREATE MACRO independent_quantile(images) AS
+    CASE WHEN images < 30 THEN student(greatest(1, images - 1)) ELSE 1.959963984540054 END;
+COMMENT ON MACRO independent_quantile IS 'The quantile for the 95 % interval of a share of independent images: the normal one, Student''s for fewer than 30';
+
+CREATE MACRO clustered_quantile(n, right1, share) AS
+    CASE WHEN count(*) = sum(n) THEN independent_quantile(count(*))
+         ELSE student(greatest(1, least(count(*) - 1, CASE WHEN sum((right1 - n * share) ** 4) > 1e-9 THEN
+             2 * sum((right1 - n * share) ** 2) ** 2 / sum((right1 - n * share) ** 4) END)))
+    END;
+COMMENT ON MACRO clustered_quantile IS 'Of clusters with n images, right1 of them right, and a share over all of them: the quantile for the 95 % interval of the share. Student''s with Satterthwaite''s degrees of freedom: clusters - 1, or fewer where few clusters make up the variance';
 
 CREATE MACRO independent_images(n, right1, share) AS
     CASE WHEN count(*) IN (1, sum(n)) OR any_value(share) IN (0, 1) THEN count(*)
@@ -487,7 +505,7 @@ COMMENT ON MACRO independent_images IS 'Kish: of clusters with n images, right1 
 CREATE VIEW cell_accuracy AS
 WITH plain AS (
     SELECT cell, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5, sum(count)::DOUBLE AS effective,
-           false AS itself
+           independent_quantile(sum(count)) AS quantile, false AS itself
     FROM part
     WHERE cell IN (SELECT cell FROM cell_detail WHERE labelled AND NOT clustered)
     GROUP BY cell
@@ -501,7 +519,8 @@ WITH plain AS (
     SELECT *, sum(right1) OVER (PARTITION BY cell) / sum(n) OVER (PARTITION BY cell) AS share FROM by_cluster
 ), clustered AS (
     SELECT cell, sum(n) AS n, sum(right1) AS right1, sum(right5) AS right5,
-           independent_images(n, right1, share)::DOUBLE AS effective, itself
+           independent_images(n, right1, share)::DOUBLE AS effective,
+           clustered_quantile(n, right1, share) AS quantile, itself
     FROM summed
     GROUP BY cell, itself
 ), counted AS (
@@ -509,12 +528,12 @@ WITH plain AS (
     UNION ALL
     FROM clustered
 ), shares AS (
-    SELECT cell, n, right1 / n AS top1, right5 / n AS top5, effective, itself FROM counted
+    SELECT cell, n, right1 / n AS top1, right5 / n AS top5, effective, quantile, itself FROM counted
 )
 SELECT cell, n::BIGINT AS n, top1, top5,
        -- What agrees by definition has no interval; nor has what cannot be compared, for all that greatest() skips NULL.
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_low(top1, effective) END AS low,
-       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_high(top1, effective) END AS high
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_low(top1, effective, quantile) END AS low,
+       CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_high(top1, effective, quantile) END AS high
 FROM shares;
 COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with Wilson''s 95 % interval; dependent images count as fewer';
 COMMENT ON COLUMN cell_accuracy.cell IS 'cell.id';
@@ -585,7 +604,8 @@ WITH by_cluster AS (
     WINDOW whole AS (PARTITION BY cell, scheme)
 ), counted AS (
     SELECT cell, scheme, sum(n) AS n, any_value(share) AS top1,
-           CASE WHEN clustered THEN independent_images(n, right1, share) ELSE sum(n) END::DOUBLE AS effective
+           CASE WHEN clustered THEN independent_images(n, right1, share) ELSE sum(n) END::DOUBLE AS effective,
+           CASE WHEN clustered THEN clustered_quantile(n, right1, share) ELSE independent_quantile(sum(n)) END AS quantile
     FROM summed
     GROUP BY cell, scheme, clustered
 ), own AS (
@@ -594,7 +614,8 @@ WITH by_cluster AS (
     FROM cell
     JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE scheme IN ('single', 'shape')) AS truth USING (image_set)
 )
-SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective) AS low, wilson_high(top1, effective) AS high
+SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective, quantile) AS low,
+       wilson_high(top1, effective, quantile) AS high
 FROM counted
 UNION ALL
 SELECT cell, scheme, n, top1, low, high FROM cell_accuracy JOIN own USING (cell);

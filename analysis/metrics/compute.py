@@ -60,7 +60,7 @@ def compute_metrics(
             for subject in of_checkpoint:
                 spectral = _spectral(store, subject, biases, resamples)
                 band = _critical_band(store, subject, curve, resamples, rgb_reference)
-                shape = _shape_bias(store, subject, resamples)
+                shape = _shape_bias(store, subject)
                 rows += [_names(subject, KEYS) | row for row in (*spectral, *band, *shape)]
                 advance(1)
             general = generalization(store, benchmarked, checkpoint_id)
@@ -102,7 +102,7 @@ def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: i
     biases = _mine(biases, subject)
     found: dict[str, tuple[float, float]] = {}
     if biases.filter(pl.col("metric").is_in(PROBES))["value"].is_not_null().all():
-        correct, clusters = _outcomes(store, subject, SPECTRAL, 1 + 2 * len(BIAS_CUTOFFS))
+        correct, clusters = read_outcomes(store, subject, SPECTRAL, 1 + 2 * len(BIAS_CUTOFFS))
         found = spectral_intervals(correct, clusters, resamples)
         if not found:
             few = pl.lit(f"{len(set(clusters))} independent images are too few for an interval")
@@ -140,7 +140,7 @@ def _critical_band(
     else:
         yield from _without_value(State.UNDETERMINED, "nothing is right without noise")
     yield from _published(fit_band(integer_thresholds(accuracy), subject.size), "_raw")
-    correct, clusters = _outcomes(store, subject, CRITICAL_BAND, CONDITIONS)
+    correct, clusters = read_outcomes(store, subject, CRITICAL_BAND, CONDITIONS)
     floor = 1 / subject.classes if subject.labelled else 0.0
     estimate = estimate_band(correct, clusters, floor=floor, size=subject.size, resamples=resamples)
     for row in estimate.rows():
@@ -161,10 +161,14 @@ def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
         yield {"metric": f"critical_threshold_{frequency}{suffix}", "value": float(steps), "state": State.OK}
 
 
-def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict[str, Any]]:
-    """The rows of a subject's shape bias, from its clean cell; none where its images have no labels of texture."""
-    if not subject.cue_conflict:
-        return
+def _shape_bias(store: Store, subject: Subject) -> Iterator[dict[str, Any]]:
+    """The rows of a subject, from its clean cell; none where its images have no labels of texture."""
+    if subject.cue_conflict:
+        yield from shape_bias(*read_decisions(store, subject))
+
+
+def read_decisions(store: Store, subject: Subject) -> tuple[Decisions, dict[int, str]]:
+    """What the subject's clean cell decides between shape and texture, and what the classes are called."""
     found = store.frame(
         "SELECT prediction.predicted, shape.class AS shape, texture.class AS texture, image.cluster "
         "FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN prediction USING (cell) "
@@ -181,7 +185,7 @@ def _shape_bias(store: Store, subject: Subject, resamples: int) -> Iterator[dict
         [subject.image_set_id],
     )
     columns = (found[name].to_numpy() for name in ("predicted", "shape", "texture", "cluster"))
-    yield from shape_bias(Decisions(*columns), dict(names.rows()), resamples)
+    return Decisions(*columns), dict(names.rows())
 
 
 CRITICAL_BAND = "probe = 'critical_band' ORDER BY frequency NULLS FIRST, noise_sd"
@@ -193,7 +197,7 @@ ORDER BY CASE probe WHEN 'clean' THEN 0 WHEN 'lowpass' THEN 1 ELSE 2 END, cutoff
 """Conditions and order: clean, then the low-passes and the high-passes, each by cutoff."""
 
 
-def _outcomes(
+def read_outcomes(
     store: Store, subject: Subject, wanted: str, conditions: int
 ) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """(conditions, n) right or wrong, in the order wanted; (n,) clusters."""

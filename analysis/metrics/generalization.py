@@ -115,10 +115,15 @@ def incomplete(group: str, gaps: Mapping[str, str | None]) -> str | None:
 
 def generalization(store: Store, study: Benchmarked, checkpoint_id: int) -> Iterator[dict[str, Any]]:
     """Rows of metric, value, low, high, state, note: `top1_NAME` for each benchmark, and the groups."""
+    return (one.row(metric) for metric, one in measure(store, study, checkpoint_id).items())
+
+
+def measure(store: Store, study: Benchmarked, checkpoint_id: int) -> dict[str, Measured]:
+    """Metric -> what a checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
     mine = [row for row in study.cells if row["checkpoint_id"] == checkpoint_id]
     measured = {name: _measure(store, mine, of, study.clusters) for name, of in ACCURACIES.items()}
-    yield from (measured[name].row(f"top1_{name}") for name in study.names)
-    yield from (group_mean(group, measured).row(group) for group in study.groups)
+    found = {f"top1_{name}": measured[name] for name in study.names}
+    return found | {group: group_mean(group, measured) for group in study.groups}
 
 
 def _belongs(cell: Row, of: Accuracy) -> bool:
@@ -191,12 +196,12 @@ def clusters_of(store: Store, image_set: int) -> NDArray[np.int64]:
     """The cluster of each image of a set: numbers that are the same in any set that shows the same photograph.
 
     Validation images of ImageNet, and the corrupted ones made of them, go by the number in their file names. Any other
-    image, or cluster of images of the set, is a cluster of its own.
+    image, or cluster of images of the set, is a cluster of its own, known by the set's digest, in any database.
     """
     found = store.frame(
         "SELECT CASE WHEN clusters = count THEN try_cast(regexp_extract(path, 'ILSVRC2012_val_(\\d{8})', 1) AS BIGINT) "
-        "END AS number, (image_set::BIGINT << 32) + cluster AS own FROM image JOIN image_set AS s ON s.id = image_set "
-        "WHERE image_set = ? ORDER BY image_index",
+        "END AS number, ((1 + (hash(digest) >> 34))::BIGINT << 32) + cluster AS own "
+        "FROM image JOIN image_set AS s ON s.id = image_set WHERE image_set = ? ORDER BY image_index",
         [image_set],
     )
     return found.select(cluster=found["number"].fill_null(found["own"]))["cluster"].to_numpy()

@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..statistics.arrays import Floats
-from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.arrays import Index, Mask
+from ..statistics.shares import Share, difference_interval
+from ..statistics.wilson import share_of_sums
 from .states import State
 
 Classes = NDArray[np.integer[Any]]
@@ -36,44 +37,68 @@ class Decisions:
     clusters: Classes
 
 
-def shape_bias(
-    decisions: Decisions, names: Mapping[int, str], resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Iterator[dict[str, Any]]:
+def shape_bias(decisions: Decisions, names: Mapping[int, str]) -> Iterator[dict[str, Any]]:
     """Rows of metric, value, low, high, state, note: overall, for each class of shapes, and cue_accuracy.
 
-    Intervals are percentiles over resampled clusters. `names` are those of classes; one without goes by its number.
+    Each is a share of decisions or images, with the interval of `statistics.wilson` over clusters. `names` are those of
+    classes; one without goes by its number.
     """
     if not len(decisions.predicted):
         return
+    _, ids = np.unique(decisions.clusters, return_inverse=True)
+    for metric, part, whole in shape_shares(decisions, names):
+        right, sizes = (np.bincount(ids, one).astype(np.float64) for one in (part, whole))
+        row: dict[str, Any] = {
+            "metric": metric,
+            "value": None,
+            "low": None,
+            "high": None,
+            "state": State.OK,
+            "note": None,
+        }
+        if not sizes.any():
+            yield row | {"state": State.UNDETERMINED, "note": "neither cue is ever named"}
+            continue
+        row["value"] = float(right.sum() / sizes.sum())
+        low, high = share_of_sums(right, sizes)
+        if low is None:
+            row |= {"state": State.NO_INTERVAL, "note": "1 independent image is too few for an interval"}
+        yield row | {"low": low, "high": high}
+
+
+def paired_shape_intervals(
+    a: Decisions, b: Decisions, names: Mapping[int, str]
+) -> Iterator[tuple[str, tuple[float, float]]]:
+    """(metric, 95 % interval of its value in B less that in A), of decisions on the same images in the same order.
+
+    A metric whose difference fewer than 10 clusters make up is left out.
+    """
+    if not np.array_equal(a.shape, b.shape):  # labels of texture were added to one of them
+        return
+    _, ids = np.unique(a.clusters, return_inverse=True)
+    for (metric, part_a, whole_a), (_, part_b, whole_b) in zip(
+        shape_shares(a, names), shape_shares(b, names), strict=True
+    ):
+        if not (whole_a.any() and whole_b.any()):
+            continue
+        found = difference_interval(_decided(part_a, whole_a, ids), _decided(part_b, whole_b, ids))
+        if found:
+            yield metric, found
+
+
+def _decided(part: Mask, whole: Mask, ids: Index) -> Share:
+    """The share of the images that count: d_u is the sum of (part - share whole) over those that count."""
+    value = float(part.sum() / whole.sum())
+    deviations = np.bincount(ids, part - value * whole) / whole.sum()
+    return Share(value, int(whole.sum()), np.arange(len(deviations)), deviations, value * (1 - value) / whole.sum())
+
+
+def shape_shares(decisions: Decisions, names: Mapping[int, str]) -> Iterator[tuple[str, Mask, Mask]]:
+    """(metric, images that count as right, images that count), (n,) each, of every metric."""
     of_shape, of_texture = decisions.predicted == decisions.shape, decisions.predicted == decisions.texture
-    classes = np.unique(decisions.shape)
-    members = np.concatenate([np.ones((1, len(of_shape)), bool), decisions.shape == classes[:, None]])
-    ids = np.unique(decisions.clusters, return_inverse=True)[1]
-    right, images = count_right(
-        np.concatenate([members & of_shape, members & of_texture]), ids, resamples, np.random.default_rng(seed)
-    )
-    shape, texture = np.split(right, 2)
-    decided = (of_shape | of_texture) & members
-    metrics = ["shape_bias", *(f"shape_bias_{names.get(int(one), one)}" for one in classes)]
-    for row, metric in enumerate(metrics):
-        independent = len(np.unique(ids[decided[row]]))
-        yield {"metric": metric} | _share(shape[row], shape[row] + texture[row], independent, level)
-    either = shape[0] + texture[0]
-    yield {"metric": "cue_accuracy"} | _share(either, images, int(ids.max()) + 1, level)
-
-
-def _share(part: Floats, whole: Floats, independent: int, level: float) -> dict[str, Any]:
-    """The ratio part / whole of the data, which come first, with an interval over the resamples."""
-    nothing = {"value": None, "low": None, "high": None, "state": State.UNDETERMINED}
-    if not whole[0]:
-        return nothing | {"note": "neither cue is ever named"}
-    value = float(part[0] / whole[0])
-    alone = nothing | {"value": value, "state": State.NO_INTERVAL}
-    if independent < FEWEST_CLUSTERS:
-        return alone | {"note": f"{independent} independent images are too few for an interval"}
-    if value in (0, 1):
-        return alone | {"note": "all decisions are alike, so resampling them shows no spread"}
-    # A resample without a decision has no share; the others speak for it.
-    there = whole[1:] > 0
-    low, high = interval(part[1:][there] / whole[1:][there], level)
-    return {"value": value, "low": low, "high": high, "state": State.OK, "note": None}
+    either = of_shape | of_texture
+    yield "shape_bias", of_shape, either
+    for one in np.unique(decisions.shape):
+        mine = decisions.shape == one
+        yield f"shape_bias_{names.get(int(one), one)}", of_shape & mine, either & mine
+    yield "cue_accuracy", either, np.ones(len(either), bool)

@@ -18,7 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ...errors import StoreError
 from ...protocol import BIAS_CUTOFFS
+from ..statistics.arrays import Floats
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.shares import FEWEST_APART, quotient, share_of
+from ..statistics.wilson import contributing, share_of_sums
 from .states import State
 
 PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
@@ -74,21 +77,82 @@ def spectral_bias(curve: pl.DataFrame) -> pl.DataFrame:
 def spectral_intervals(
     correct: NDArray[np.bool_], clusters: ArrayLike, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Metric -> (low, high) over resampled images; empty where there are too few independent ones.
+    """Metric -> (low, high) over images; without a metric that has no value, and empty with too few independent images.
 
     correct: (11, n) bool, the same images in every row: clean, then low-pass and high-pass at BIAS_CUTOFFS.
+
+    Percentiles over resampled clusters. Where fewer than 10 clusters make up the variance, as where nothing is right
+    under a filter, resamples do not show it: then the intervals are `quotient` of the two accuracies for a mean ratio,
+    and that of a share for spectral_bias, the share of the right answers under the filters that are high-pass.
+    """
+    ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
+    if ids.max() + 1 < FEWEST_CLUSTERS or not correct[0].any():
+        return {}
+    right, _ = count_right(correct, ids, resamples, np.random.default_rng(seed))
+    resampled = bias_values(right)
+    per_image = (correct[1:6].mean(axis=0), correct[6:].mean(axis=0))
+    of_low, of_high, clean = (np.bincount(ids, one).astype(np.float64) for one in (*per_image, correct[0]))
+    sums = {"low_frequency_bias": (of_low, clean), "high_frequency_bias": (of_high, clean)}
+    sums["spectral_bias"] = (of_high, of_low + of_high)
+    found: dict[str, tuple[float, float]] = {}
+    for name, (part, whole) in sums.items():
+        value = resampled[name][0]
+        if contributing(part - (0 if np.isnan(value) else value) * whole) >= FEWEST_APART:
+            # A resample without a right answer has no ratios; the others speak for it.
+            drawn = resampled[name][1:]
+            found[name] = interval(drawn[~np.isnan(drawn)], level)
+        elif name != "spectral_bias":
+            found[name] = quotient(share_of(per_image[len(found)], ids), share_of(correct[0], ids))
+        elif (of_low + of_high).any():
+            low, high = share_of_sums(5 * part, 5 * whole)
+            if low is not None and high is not None:
+                found[name] = low, high
+    return found
+
+
+def paired_spectral_intervals(
+    a: NDArray[np.bool_], b: NDArray[np.bool_], clusters: ArrayLike, resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Metric -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
+
+    a and b: (11, n) bool as for `spectral_intervals`. Percentiles of the differences in resamples that draw the same
+    clusters for both. Without a metric whose difference fewer than 10 clusters make up, or that has no value.
     """
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     if ids.max() + 1 < FEWEST_CLUSTERS:
         return {}
-    right, _ = count_right(correct, ids, resamples, np.random.default_rng(seed))
-    clean, *filtered = right[:, 1:]
-    usable = clean > 0  # a resample without a right clean answer has no ratios; the others speak for it
-    ratios = np.array(filtered)[:, usable] / clean[usable]
-    low, high = ratios[: len(BIAS_CUTOFFS)].mean(axis=0), ratios[len(BIAS_CUTOFFS) :].mean(axis=0)
-    both = np.stack([low, high, np.divide(high, low + high, out=np.zeros_like(low), where=low + high > 0)])
-    names = (*PROBES, "spectral_bias")
-    return {name: interval(values, level) for name, values in zip(names, both, strict=True)} if usable.any() else {}
+    right, _ = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
+    found = {}
+    mine, theirs = bias_values(right[: len(a)]), bias_values(right[len(a) :])
+    weights_a, weights_b = _influences(a, ids), _influences(b, ids)
+    for name in mine:
+        drawn = theirs[name] - mine[name]
+        if not np.isnan(drawn[0]) and contributing(len(ids) * (weights_b[name] - weights_a[name])) >= FEWEST_APART:
+            found[name] = interval(drawn[1:][~np.isnan(drawn[1:])], 0.95)
+    return found
+
+
+def _influences(correct: NDArray[np.bool_], ids: NDArray[np.intp]) -> dict[str, Floats]:
+    """Metric -> what each cluster (clusters,) adds to the error of its value, to first order."""
+    of_low, of_high, clean = (
+        np.bincount(ids, one).astype(np.float64)
+        for one in (correct[1:6].mean(axis=0), correct[6:].mean(axis=0), correct[0])
+    )
+    parts = {"low_frequency_bias": (of_low, clean), "high_frequency_bias": (of_high, clean)}
+    parts["spectral_bias"] = (of_high, of_low + of_high)
+    return {
+        name: (part - part.sum() / max(whole.sum(), 1e-9) * whole) / max(whole.sum(), 1e-9)
+        for name, (part, whole) in parts.items()
+    }
+
+
+def bias_values(right: Floats) -> dict[str, Floats]:
+    """Metric -> its values (resamples,), NaN where it has none, from right answers (11, resamples)."""
+    clean, *filtered = right
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.where(clean > 0, np.array(filtered) / clean, np.nan)
+        low, high = ratios[: len(BIAS_CUTOFFS)].mean(axis=0), ratios[len(BIAS_CUTOFFS) :].mean(axis=0)
+        return dict(zip((*PROBES, "spectral_bias"), (low, high, high / (low + high)), strict=True))
 
 
 def _mean_ratio(curve: pl.DataFrame, metric: str, probe: str) -> pl.DataFrame:

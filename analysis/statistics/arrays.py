@@ -1,8 +1,19 @@
-"""Types of the arrays that statistics are made of."""
+"""The kinds of arrays that statistics are made of, and the normal quantile of 95 % intervals."""
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
+Whole: TypeAlias = NDArray[np.int64]
+Mask: TypeAlias = NDArray[np.bool_]
+Index: TypeAlias = NDArray[np.intp]
+
+ALPHA = 0.05
+"""What a 95 % interval misses."""
+Z = float(ndtri(1 - ALPHA / 2))
+"""The 97.5 % quantile of the standard normal distribution, 1.96."""

@@ -6,18 +6,15 @@ All conditions of an image, and all images of a cluster, go together (Field & We
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .arrays import Floats
+from .arrays import Floats, Index, Mask
 
 FEWEST_CLUSTERS = 20
 """Below it, percentiles over resampled clusters are too narrow to be believed."""
 _DRAWS_AT_ONCE = 1 << 20
 
 
-def count_right(
-    correct: NDArray[np.bool_], ids: NDArray[np.intp], resamples: int, rng: np.random.Generator
-) -> tuple[Floats, Floats]:
+def count_right(correct: Mask, ids: Index, resamples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Right answers (conditions, 1 + resamples) and images (1 + resamples,): the data first, then C clusters anew.
 
     `correct` is (conditions, n); `ids` is (n,), cluster indices from 0 to C - 1.

@@ -9,13 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.special import chdtrc, stdtrit
+from scipy.special import chdtrc
 
-from .arrays import Floats
-
-Whole = NDArray[np.int64]
-Mask = NDArray[np.bool_]
+from .arrays import Floats, Mask, Whole
+from .wilson import NO_SPREAD, student
 
 EXACT_BELOW = 25
 """Discordant clusters from which on chi-square is close enough."""
@@ -55,20 +52,26 @@ def difference_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -
 
     Dependent images count as fewer: gained, lost and n are divided by the variance of the sums over clusters, over
     that of as many independent images (Kish 1965), at least 1; by n / clusters where all d are equal. t is the
-    quantile of Student's distribution with clusters - 1 degrees of freedom.
+    quantile of Student's distribution with clusters - 1 degrees of freedom, and fewer where few clusters make up the
+    variance (`wilson`).
     """
     n, count = int(sizes.sum()), len(sizes)
     if count < 2:
         nothing = np.full(len(sums), np.nan)
         return nothing, nothing
     mean = ((gained - lost) / n)[:, None]
-    clustered = ((sums - sizes * mean) ** 2).sum(axis=1) * count / (count - 1)
+    squares = (sums - sizes * mean) ** 2
+    clustered, fourth = squares.sum(axis=1) * count / (count - 1), (squares**2).sum(axis=1)
+    freedom = np.full(len(sums), count - 1.0)
+    if count < n:
+        spread = fourth > NO_SPREAD
+        freedom[spread] = np.minimum(count - 1, 2 * squares[spread].sum(axis=1) ** 2 / fourth[spread])
     independent = (gained + lost - n * mean[:, 0] ** 2) * n / (n - 1)
     alike = independent < 1e-9
     effect = np.where(alike, n / count, clustered / np.where(alike, 1, independent)).clip(1)
     u, v, total = gained / effect + 1, lost / effect + 1, n / effect + 2
     centre = (u - v) / total
-    half = stdtrit(count - 1, 0.975) * np.sqrt(((u + v) / total - centre**2) / total)
+    half = student(freedom) * np.sqrt(((u + v) / total - centre**2) / total)
     return (centre - half).clip(-1), (centre + half).clip(max=1)
 
 

@@ -5,22 +5,20 @@ Everything is drawn from a seed and the number of models alone, so one row of a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from .arrays import Floats
+from .arrays import ALPHA, Floats, Mask, Whole, Z
 from .coefficients import Method, centred_ranks, coefficients
+from .shares import Share
 
-ALPHA = 0.05
 UNDEFINED = 0.05
 """Share of resamples without a coefficient above which there is no interval."""
 BLOCK = 4_000_000
 """Numbers in the largest temporary array."""
-Z = float(ndtri(1 - ALPHA / 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class Interval:
 
     low: Floats
     high: Floats
-    undefined: NDArray[np.int64]
+    undefined: Whole
     """Resamples in which a variable does not vary."""
 
 
@@ -41,7 +39,7 @@ class Spread:
     up: Floats
 
     @property
-    def known(self) -> NDArray[np.bool_]:
+    def known(self) -> Mask:
         """Which variables have an interval, of one model at least."""
         return np.asarray((self.down > 0).any(axis=-1) | (self.up > 0).any(axis=-1))
 
@@ -64,20 +62,53 @@ def bootstrap(method: Method, x: Floats, y: Floats, resamples: int, seed: int) -
 
 
 def crossed_bootstrap(
-    method: Method, x: Floats, y: Floats, x_spread: Spread, y_spread: Spread, resamples: int, seed: int
+    method: Method,
+    x: Floats,
+    y: Floats,
+    x_spread: Spread,
+    y_spread: Spread,
+    resamples: int,
+    seed: int,
+    shared: Floats | None = None,
 ) -> Floats:
     """As `bootstrap`, and in each resample each model's values are drawn anew from their own intervals.
 
     Models and images are resampled independently, and a model that is drawn twice has one value (Owen 2007).
+
+    shared: (a + b, n, factors), as from `shared_factors`, what the errors of the values have in common since they are
+    of the same images; the errors of a value with no factors are independent of all others.
     """
     weights = resample_weights(x.shape[-1], resamples, seed)
-    random = np.random.default_rng([seed, 1])
+    random, together = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 3])
     found = []
     for block in _blocks(resamples, x, y):
         normal = random.standard_normal((len(weights[block]), len(x) + len(y), x.shape[-1]))
+        if shared is not None:
+            factors = together.standard_normal((len(normal), shared.shape[-1]))
+            moved = np.einsum("rk,vnk->rvn", factors, shared, optimize=True)
+            normal = np.where((shared != 0).any(axis=-1), moved, normal)
         moved_x, moved_y = x_spread.drawn(x, normal[:, : len(x)]), y_spread.drawn(y, normal[:, len(x) :])
         found.append(coefficients(method, moved_x, moved_y, weights[block]))
     return np.concatenate(found)
+
+
+def shared_factors(errors: Sequence[Share | None]) -> Floats:
+    """(values, factors): standard normal factors times these have the correlations of the errors of shares.
+
+    Errors are correlated as far as the shares are of the same clusters: the correlation of two is that of their d_u. A
+    row of zeros is a value whose error is not known, or 0.
+    """
+    known = [k for k, one in enumerate(errors) if one and one.deviations.any()]
+    factors = np.zeros((len(errors), len(known)))
+    if known:
+        shares = [one for k in known if (one := errors[k])]
+        found = np.unique(np.concatenate([one.clusters for one in shares]))
+        d = np.zeros((len(known), len(found)), np.float32)
+        for row, one in zip(d, shares, strict=True):
+            row[np.searchsorted(found, one.clusters)] = one.deviations / np.sqrt((one.deviations**2).sum())
+        length, direction = np.linalg.eigh((d @ d.T).astype(np.float64))
+        factors[known] = direction * np.sqrt(length.clip(0))
+    return factors
 
 
 def percentile_interval(resampled: Floats) -> Interval:
@@ -125,7 +156,7 @@ def permutation_p(method: Method, x: Floats, y: Floats, permutations: int, seed:
     return p_of_orders(method, x, y, order)
 
 
-def p_of_orders(method: Method, x: Floats, y: Floats, order: NDArray[np.int64]) -> Floats:
+def p_of_orders(method: Method, x: Floats, y: Floats, order: Whole) -> Floats:
     """`permutation_p` with given permutations (permutations, n)."""
     once = np.ones(x.shape[-1])
     if method == "spearman":  # ranks move with their models, so they are taken once

@@ -6,27 +6,21 @@ mean, whichever sets they are in; clusters are independent of each other. So the
 
     V = sum d_u^2 * C / (C - 1)            C clusters; without C / (C - 1) where each is shown once
 
-This is the delta method, the cluster-robust variance of Liang & Zeger 1986 with clusters as clusters; at least what
-it would be if all images were independent. The interval is Wilson's, of as many independent images as have this
-variance (Franco, Little, Louis & Slud 2019):
-
-    effective = p (1 - p) / V,  or C where V is 0 or p is 0 or 1
-
-For a single set it is that of the view `accuracy`.
+This is the delta method, the cluster-robust variance of Liang & Zeger 1986; at least what it would be if all images
+were independent. `wilson` makes the interval of it, which for a single set is that of the view `accuracy`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy.special import betaincinv
 
-from .arrays import Floats
-
-Z = 1.959964
+from .arrays import ALPHA, Floats, Mask, Whole, Z
+from .wilson import clustered_interval, contributing, student
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +30,7 @@ class Share:
     value: float
     images: int
     """n: how often an image was judged."""
-    clusters: NDArray[np.int64]
+    clusters: Whole
     """(C,), ascending."""
     deviations: Floats
     """(C,): d_u."""
@@ -44,12 +38,12 @@ class Share:
     """V if no two images showed one cluster."""
 
 
-def share_of(right: NDArray[np.bool_], clusters: NDArray[np.int64]) -> Share:
-    """The share of one set: whether each of n images is right, and which cluster it shows; (n,) each."""
+def share_of(right: Mask | Floats, clusters: Whole) -> Share:
+    """The share of one set: how right each of n images is, in [0, 1], and which cluster it shows; (n,) each."""
     value = float(right.mean())
     found, place = np.unique(clusters, return_inverse=True)
     deviations = np.bincount(place, weights=right - value) / len(right)
-    return Share(value, len(right), found, deviations, value * (1 - value) / len(right))
+    return Share(value, len(right), found, deviations, float(np.square(right - value).mean()) / len(right))
 
 
 def mean_of(shares: Sequence[Share]) -> Share:
@@ -67,36 +61,80 @@ def mean_of(shares: Sequence[Share]) -> Share:
 
 def share_interval(share: Share) -> tuple[float, float]:
     """Its 95 % interval."""
-    p, count = share.value, len(share.clusters)
-    variance = float((share.deviations**2).sum())
-    if 1 < count < share.images:
-        variance *= count / (count - 1)
-    variance = max(variance, share.independent)
-    unknown = count == 1 or p in (0, 1) or variance == 0
-    return wilson(p, count if unknown else p * (1 - p) / variance)
+    value, independent = np.array(share.value), np.array(share.independent)
+    low, high, _ = clustered_interval(value, share.deviations, independent, share.images)
+    return float(low), float(high)
 
 
-def wilson(p: float, n: float) -> tuple[float, float]:
-    """Ends of Wilson's 95 % interval of a share p of n independent images."""
-    z2 = Z**2 / n
-    centre, half = (p + z2 / 2) / (1 + z2), sqrt(z2 * (p * (1 - p) + z2 / 4)) / (1 + z2)
-    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+FEWEST_APART = 10
+"""Clusters that have to make up the variance of a ratio, below which its variance is not to be believed."""
 
 
-def ratio_interval(
-    right: NDArray[np.bool_], clean: NDArray[np.bool_], clusters: NDArray[np.int64]
-) -> tuple[float, float] | tuple[None, None]:
-    """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each.
+def ratio_interval(right: Mask | Floats, clean: Mask, clusters: Whole) -> tuple[float, float] | tuple[None, None]:
+    """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each, `right` in [0, 1].
 
-    Here d_u = sum of (right - ratio clean) / (n share of clean). No interval where either is never right, or with one
-    cluster.
+    Here d_u = sum of (right - ratio clean) / (n share of clean), and the interval is ratio +- 1.96 sqrt(V). Where fewer
+    than 10 clusters make up V, as where nothing is right or nothing is lost, V is not seen: then it is `quotient` of
+    the intervals of the two shares. No interval where nothing is right when clean, or with one cluster.
     """
-    if not right.any() or not clean.any():
+    found, place = np.unique(clusters, return_inverse=True)
+    if not clean.any() or len(found) == 1:
         return None, None
     ratio = right.sum() / clean.sum()
-    found, place = np.unique(clusters, return_inverse=True)
-    deviations = np.bincount(place, weights=right - ratio * clean) / clean.sum()
-    if len(found) == 1:
-        return None, None
-    half = Z * sqrt((deviations**2).sum() * len(found) / (len(found) - 1))
+    deviations = np.bincount(place, right - ratio * clean).astype(np.float64)
+    if contributing(deviations) < FEWEST_APART:
+        return quotient(share_of(right, clusters), share_of(clean, clusters))
+    half = Z * sqrt((deviations**2).sum() * len(found) / (len(found) - 1)) / clean.sum()
     return max(0.0, float(ratio - half)), float(ratio + half)
+
+
+def difference_interval(one: Share, other: Share) -> tuple[float, float] | None:
+    """95 % interval of other - one, where both are of the same clusters.
+
+    d_u is that of the other less that of the one, and the interval other - one +- t sqrt(V), with the degrees of
+    freedom of `wilson`. None where no cluster is shared, or fewer than 10 make up V.
+    """
+    found, place = np.unique(np.concatenate([one.clusters, other.clusters]), return_inverse=True)
+    deviations = np.bincount(place, np.concatenate([-one.deviations, other.deviations])).astype(np.float64)
+    apart = contributing(deviations * max(one.images, other.images))
+    count = len(found)
+    if count == len(one.clusters) + len(other.clusters) or apart < FEWEST_APART:
+        return None
+    half = float(student(np.array(min(count - 1, 2 * apart)))) * sqrt((deviations**2).sum() * count / (count - 1))
+    return other.value - one.value - half, other.value - one.value + half
+
+
+def _exact(share: Share) -> tuple[float, float]:
+    """Its 95 % interval, reaching as far as the exact one of Clopper & Pearson 1934 does.
+
+    Wilson's holds a share too rarely where a single answer is expected to be right about once in five sets of images.
+    """
+    low, high, effective = clustered_interval(
+        np.array(share.value), share.deviations, np.array(share.independent), share.images
+    )
+    n, right = float(effective), float(effective) * share.value
+    below = float(betaincinv(right, n - right + 1, ALPHA / 2)) if right > 0 else 0.0
+    above = float(betaincinv(right + 1, n - right, 1 - ALPHA / 2)) if right < n else 1.0
+    return min(below, float(low)), max(above, float(high))
+
+
+def quotient(one: Share, other: Share) -> tuple[float, float]:
+    """Ends of a 95 % interval of one / other, from the exact interval of each; `other` is not 0.
+
+    MOVER (Donner & Zou 2012), with a = one, b = other, and (l, u) their intervals:
+
+        low  = (a b - sqrt((a b)^2 - l_a (2 a - l_a) u_b (2 b - u_b))) / (u_b (2 b - u_b))
+        high = (a b + sqrt((a b)^2 - u_a (2 a - u_a) l_b (2 b - l_b))) / (l_b (2 b - l_b))
+
+    It takes the two as independent. The answers to one image are mostly alike, and then it is wider than it need be.
+    """
+    a, b = one.value, other.value
+    (low_a, high_a), (low_b, high_b) = _exact(one), _exact(other)
+    below, above = high_b * (2 * b - high_b), low_b * (2 * b - low_b)
+    product = (a * b) ** 2
+    if above <= 0:
+        return 0.0, inf
+    high = (a * b + sqrt(max(0.0, product - high_a * (2 * a - high_a) * above))) / above
+    if below <= 0:
+        return 0.0, high
+    return max(0.0, a * b - sqrt(max(0.0, product - low_a * (2 * a - low_a) * below))) / below, high

@@ -65,7 +65,9 @@ def correlate(
     found = _published() if db is None else _of_database(db, study)
     biases = _chosen(bias, found.biases)
     subsets = subsets_of(found.frame)
-    rows = correlate_frame(found.frame, biases, found.groups, subsets, method.value, found.given, resamples)
+    rows = correlate_frame(
+        found.frame, biases, found.groups, subsets, method.value, found.given, resamples, errors=found.errors
+    )
     if as_json:
         print_rows(rows.to_dicts(), as_json=True)
         return

@@ -10,7 +10,7 @@ import polars as pl
 
 from ...analysis.charts.correlations import SIGNIFICANT, correlation_map, rho_text, scatter, short
 from ...analysis.charts.style import colors
-from ...analysis.correlations.models import SUBSET_FILTERS, subsets_of
+from ...analysis.correlations.models import SUBSET_FILTERS, Errors, subsets_of
 from ...analysis.correlations.table import correlate
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
 from .data import ReportData
@@ -66,7 +66,7 @@ def _own(results: ReportData) -> tuple[list[str], list[Figure]]:
     own = results.correlated
     if isinstance(own, str):
         return [f"Your own models: {own}."], []
-    table = _table(own.frame, own.biases, own.groups, subsets_of(own.frame), own.given)
+    table = _table(own.frame, own.biases, own.groups, subsets_of(own.frame), own.given, own.errors)
     text = f"Your {len(own.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
     return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), 3, table)]
 
@@ -95,9 +95,10 @@ def _table(
     groups: Sequence[str],
     subsets: Mapping[str, pl.Expr],
     given: str | None,
+    errors: Errors | None = None,
 ) -> pl.DataFrame:
     """The one place that knows how correlations are asked for."""
-    table = correlate(figures, biases, groups, subsets, given=given)
+    table = correlate(figures, biases, groups, subsets, given=given, errors=errors)
     return table.select(name for name in table.columns if name in SHOWN or not table[name].is_null().all())
 
 

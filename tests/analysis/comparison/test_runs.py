@@ -16,8 +16,10 @@ from bandlens.analysis.comparison.metrics import compare_metrics
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
+from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.analysis.statistics.coefficients import holm
 from bandlens.errors import UsageError
+from bandlens.protocol import BIAS_CUTOFFS
 from bandlens.records import Condition, Finished
 
 N = 120
@@ -26,7 +28,7 @@ CLEAN, LOW, HIGH = condition(), condition("lowpass", cutoff=0.5), condition("hig
 
 def changed(of: Condition) -> Condition:
     """The same probe and parameters, implemented anew."""
-    return Condition(of.probe, of.parameters, "f" * 63 + of.digest[0])
+    return Condition(of.probe, of.parameters, of.digest[::-1])
 
 
 def outcome(images: Images, of: Condition, seed: int, wrong: float = 0.3, **keys) -> Finished:
@@ -262,3 +264,57 @@ def test_a_run_is_not_compared_with_itself(store: Store, images: Images) -> None
     a, _ = two_versions(store, images)
     with pytest.raises(UsageError, match="s@1 would be compared with itself"):
         compare_runs(a, a)
+
+
+def filtered_versions(store: Store, images: Images, same: float) -> tuple[Run, Run]:
+    """Two versions in which the filters are implemented anew, and most images keep their outcome."""
+    rng = np.random.default_rng(0)
+    conditions = [condition(probe, cutoff=cutoff) for probe in ("lowpass", "highpass") for cutoff in BIAS_CUTOFFS]
+    clean = outcome(images, CLEAN, 0)
+    first, second = [clean], [clean]
+    for of in conditions:
+        rank = (rng.random(N) < 0.5).astype(int)
+        other = np.where(rng.random(N) < same, rank, (rng.random(N) < 0.3).astype(int))
+        first.append(part(cell(images, of), rank, rank))
+        second.append(part(cell(images, changed(of)), other, other))
+    runs = []
+    for parts in (first, second):
+        label = store_study(store, "s", images, parts)
+        compute_metrics(store, label)
+        runs.append(Run(store, label))
+    return runs[0], runs[1]
+
+
+def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, images: Images) -> None:
+    """Against a bootstrap written out; the two are alike, and as independent they would differ by far more."""
+    a, b = filtered_versions(store, images, 0.8)
+    found = {row["metric"]: row for row in compare_metrics(a, b).rows(named=True)}
+    right = []
+    for run in (a, b):
+        ranks = run.store.frame(
+            "SELECT label_rank = 0 AS correct FROM study_version JOIN study_cell ON study_cell.study = study_id "
+            "JOIN cell_detail USING (cell) JOIN prediction USING (cell) WHERE label = ? "
+            "ORDER BY probe = 'clean' DESC, probe = 'lowpass' DESC, cutoff, image_index",
+            [run.label],
+        )
+        right.append(ranks["correct"].to_numpy().reshape(11, N))
+    rng, drawn = np.random.default_rng(1), []
+    for _ in range(3000):
+        chosen = rng.integers(0, N, N)
+        means = [one[1:, chosen].sum(axis=1) / one[0, chosen].sum() for one in right]
+        drawn.append([one[:5].mean() for one in means] + [one[5:].mean() for one in means])
+    low_a, low_b, high_a, high_b = np.array(drawn).T
+    wanted = {
+        "low_frequency_bias": low_b - low_a,
+        "high_frequency_bias": high_b - high_a,
+        "spectral_bias": high_b / (low_b + high_b) - high_a / (low_a + high_a),
+    }
+    for name, values in wanted.items():
+        row, (low, high) = found[name], np.quantile(values, [0.025, 0.975])
+        assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
+        assert row["low"] < row["difference"] < row["high"]
+    width = "SELECT high - low FROM metric_of(?) WHERE metric = 'low_frequency_bias'"
+    alone = float(np.hypot(*(run.store.frame(width, [run.label]).item() for run in (a, b))))
+    assert found["low_frequency_bias"]["high"] - found["low_frequency_bias"]["low"] < 0.8 * alone
+    unchanged = compare_metrics(a, a)
+    assert unchanged["difference"].to_list() == [0] * 3

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, image_set, model, part, store_study
 
 from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.metrics import compare_correlations
-from bandlens.analysis.correlations.models import StudyTable, study_table, subsets_of
+from bandlens.analysis.correlations.models import StudyTable, read_models, study_table, subsets_of
 from bandlens.analysis.correlations.table import correlate
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
@@ -79,3 +80,21 @@ def test_correlations_with_group_means_are_compared(store: Store) -> None:
     measure(store, {"imagenet": BIASES, None: ["ID"]})
     rows = compare_correlations(Run(store, "s@1"), Run(store, "s@1"), resamples=100)
     assert rows.select("bias", "group").rows() == [("critical_bandwidth", "ID"), ("low_frequency_bias", "ID")]
+
+
+def test_accuracies_of_models_that_saw_the_same_images_err_together(store: Store) -> None:
+    table = measure(store, {"imagenet": BIASES})
+    assert set(table.errors) == {"top1 conflict", "top1 imagenet", "top1 other"}
+    assert table.errors["top1 other"]["net3"].value == pytest.approx(0.5)
+    shared = read_models(table.frame, table.biases, table.groups, table.given, table.errors).shared
+    assert shared is not None
+    assert not shared[: len(table.biases)].any(), "biases are drawn on their own"
+    of_other = shared[len(table.biases) + table.groups.index("top1 other")]
+    right = np.arange(10)[None] < np.arange(2, 8)[:, None]
+    assert of_other @ of_other.T == pytest.approx(np.corrcoef(right), abs=1e-5)
+    joint, alone = (
+        correlate(table.frame, table.biases, ["top1 other"], subsets_of(table.frame), resamples=400, errors=one)
+        for one in (table.errors, None)
+    )
+    assert not joint.equals(alone)
+    assert joint.drop("low_images", "high_images", "note").equals(alone.drop("low_images", "high_images", "note"))

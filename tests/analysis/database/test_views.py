@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
+from scipy.stats import t
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
@@ -34,9 +35,9 @@ def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         yield opened
 
 
-def wilson(share: float, n: float) -> tuple[float, float]:
+def wilson(share: float, n: float, quantile: float = 1.959963984540054) -> tuple[float, float]:
     """Wilson 1927, from the roots of (share - p)^2 = z^2 p (1 - p) / n."""
-    z2 = 1.959963984540054**2
+    z2 = quantile**2
     a, b, c = 1 + z2 / n, -(2 * share + z2 / n), share**2
     root = math.sqrt(max(0.0, b * b - 4 * a * c))
     return (-b - root) / (2 * a), (-b + root) / (2 * a)
@@ -56,8 +57,21 @@ def test_the_interval_of_independent_images_is_wilson_s(shared_store: Store, rig
     store_study(shared_store, name, images, [part(cell(images, by=model(name)), [0] * n, [0] * right + [1] * wrong)])
     [row] = shared_store.frame("SELECT n, top1, low, high FROM accuracy_of(?)", [name]).rows()
     assert row[:2] == (n, right / n)
-    assert row[2:] == pytest.approx(wilson(right / n, n), abs=1e-6)
+    assert row[2:] == pytest.approx(independent(right / n, n), abs=1e-6)
     assert 0 <= row[2] <= row[1] <= row[3] <= 1
+
+
+def independent(share: float, n: int) -> tuple[float, float]:
+    """Of n independent images, with Student's quantile for fewer than 30."""
+    return wilson(share, n, *([t.ppf(0.975, max(1, n - 1))] if n < 30 else []))
+
+
+def freedom(right: Sequence[Sequence[bool]]) -> float:
+    """Satterthwaite's degrees of freedom of the variance of a mean over clusters, in plain Python."""
+    share = sum(map(sum, right)) / sum(map(len, right))
+    squares = [(sum(one) - len(one) * share) ** 2 for one in right]
+    alike = max(squares) < 1e-9
+    return max(1, min(len(right) - 1, np.inf if alike else 2 * sum(squares) ** 2 / sum(one**2 for one in squares)))
 
 
 def effective(right: Sequence[Sequence[bool]]) -> float:
@@ -78,7 +92,7 @@ def test_by_hand_four_photographs_with_three_crops_each(store: Store) -> None:
     store_study(store, "s", images, [part(cell(images), [0] * 12, [0] * 3 + [1] * 3 + [0] * 3 + [1] * 3)])
     [row] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
     assert row[:2] == (12, 0.5)
-    assert row[2:] == pytest.approx(wilson(0.5, 3), abs=1e-6)
+    assert row[2:] == pytest.approx(wilson(0.5, 3, t.ppf(0.975, 3)), abs=1e-6)
 
 
 @settings(max_examples=40)
@@ -95,8 +109,8 @@ def test_intervals_of_clusters(shared_store: Store, right: list[list[bool]]) -> 
     [row] = shared_store.frame("SELECT top1, low, high FROM accuracy_of(?)", [name]).rows()
     share = sum(flat) / len(flat)
     assert row[0] == pytest.approx(share)
-    assert row[1:] == pytest.approx(wilson(share, effective(right)), abs=1e-5)
-    plain = wilson(share, len(flat))
+    assert row[1:] == pytest.approx(wilson(share, effective(right), t.ppf(0.975, freedom(right))), abs=1e-5)
+    plain = independent(share, len(flat))
     assert row[2] - row[1] >= plain[1] - plain[0] - 1e-6, "dependent images never tell more"
 
 
@@ -121,7 +135,7 @@ def test_without_labels_what_is_measured_is_agreement_with_the_clean_prediction(
     rows = store.frame("SELECT probe, measure, n, top1, top5, low, high FROM accuracy ORDER BY probe").rows()
     assert rows[0] == ("clean", "agreement", 4, 1.0, None, None, None), "by definition, so without an interval"
     assert rows[1][:5] == ("lowpass", "agreement", 4, 0.5, None)
-    assert rows[1][5:] == pytest.approx(wilson(0.5, 4), abs=1e-6)
+    assert rows[1][5:] == pytest.approx(independent(0.5, 4), abs=1e-6)
     assert store.frame("SELECT ratio FROM curve WHERE probe = 'lowpass'").rows() == [(0.5,)]
 
 
@@ -129,7 +143,8 @@ def test_agreement_counts_clusters_too(store: Store) -> None:
     images = image_set(4, clusters=[0, 0, 1, 1])
     agreement(store, part(cell(images), [1, 2, 3, 4]), part(cell(images, LOW), [1, 2, 0, 0]), images=images)
     [row] = store.frame("SELECT top1, low, high FROM accuracy WHERE probe = 'lowpass'").rows()
-    assert row == pytest.approx((0.5, *wilson(0.5, effective([[True, True], [False, False]]))), abs=1e-6)
+    right = [[True, True], [False, False]]
+    assert row == pytest.approx((0.5, *wilson(0.5, effective(right), t.ppf(0.975, freedom(right)))), abs=1e-6)
 
 
 def test_without_a_clean_prediction_there_is_nothing_to_agree_with(store: Store) -> None:
@@ -146,7 +161,7 @@ def test_with_labels_the_clean_cell_is_measured_like_any_other(store: Store) -> 
     store_study(store, "s", images, [part(cell(images), [1, 2, 0, 0], [0, 0, 5, 5])])
     [row] = store.frame("SELECT measure, top1, low, high FROM accuracy").rows()
     assert row[:2] == ("accuracy", 0.5)
-    assert row[2:] == pytest.approx(wilson(0.5, 4), abs=1e-6)
+    assert row[2:] == pytest.approx(independent(0.5, 4), abs=1e-6)
 
 
 def test_each_checkpoint_is_compared_with_its_own_clean_predictions(store: Store) -> None:

@@ -14,6 +14,7 @@ import pytest
 import statsmodels.api as sm
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
 from numpy.typing import NDArray
+from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.open import open_store
@@ -170,7 +171,7 @@ def test_a_group_is_the_mean_of_its_benchmarks_each_the_mean_of_its_sets(rows: d
 
 @pytest.mark.parametrize("group", GROUPS_HERE)
 def test_intervals_are_cluster_robust_over_photographs(rows: dict[str, Row], group: str) -> None:
-    """A linear model with a mean for each set, its variance by statsmodels, and Wilson's interval of that."""
+    """A linear model with a mean for each set, its variance by statsmodels, and Wilson's interval with Student's t."""
     row, benchmarks = rows[group], members(outcomes(0), group)
     parts = [one for of in benchmarks for one in of]
     weights = np.array([1 / len(of) / len(benchmarks) for of in benchmarks for _ in of])
@@ -183,7 +184,11 @@ def test_intervals_are_cluster_robust_over_photographs(rows: dict[str, Row], gro
     variance = weights @ fit.cov_params() @ weights * (held / (held - 1) if held < len(right) else 1)
     images = share * (1 - share) / variance
     assert row["value"] == pytest.approx(100 * share)
-    wanted = proportion_confint(share * images, images, method="wilson")
+    errors = np.repeat(weights, [len(one) for one, _ in parts]) / np.bincount(which)[which] * fit.resid
+    squares = np.bincount(np.unique(photographs, return_inverse=True)[1], errors) ** 2
+    freedom = min(held - 1, 2 * squares.sum() ** 2 / (squares**2).sum()) if held < len(right) else np.inf
+    alpha = 2 * norm.sf(t.ppf(0.975, freedom))
+    wanted = proportion_confint(share * images, images, alpha, "wilson")
     assert (row["low"], row["high"]) == pytest.approx((100 * wanted[0], 100 * wanted[1]), abs=1e-4)
 
 
@@ -191,7 +196,9 @@ def test_each_benchmark_has_its_accuracy_in_percent_and_what_is_not_whole_says_s
     found = outcomes(0)
     assert set(rows) == {f"top1_{name}" for name in ACCURACIES} | set(GROUPS)
     for name in ("imagenet", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "stylized"):
-        wanted = proportion_confint(found[name].sum(), len(found[name]), method="wilson")
+        n = len(found[name])
+        alpha = 2 * norm.sf(t.ppf(0.975, n - 1)) if n < 30 else 0.05
+        wanted = proportion_confint(found[name].sum(), n, alpha, "wilson")
         numbers = [rows[f"top1_{name}"][key] for key in ("value", "low", "high")]
         assert numbers == pytest.approx([100 * found[name].mean(), 100 * wanted[0], 100 * wanted[1]], abs=1e-4)
     assert {rows[name]["state"] for name in ("top1_imagenet-v2", "top1_imagenet-c", "Concepts")} == {"doubtful"}

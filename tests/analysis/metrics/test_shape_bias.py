@@ -12,13 +12,14 @@ import polars as pl
 import pytest
 import torch
 from made_up_results import cell, condition, image_set, model, part, store_study
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, norm, t
 from small import make_study
+from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.shape_bias import Decisions, shape_bias
+from bandlens.analysis.metrics.shape_bias import Decisions, paired_shape_intervals, shape_bias
 from bandlens.app.demo import ARCHITECTURE, MEAN, STD
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import resolve
@@ -122,18 +123,34 @@ def test_images_of_one_photograph_go_together() -> None:
     crops = rows_of(decisions(*(list(np.repeat(column, 5)) for column in (shape, texture, named)), clusters=list(ids)))[
         "shape_bias"
     ]
-    assert crops == alone, "five crops of each tell no more than one"
+    assert crops["value"] == alone["value"]
+    assert [crops[end] for end in ("low", "high")] == pytest.approx([alone[end] for end in ("low", "high")], abs=0.01)
 
 
-def test_few_images_and_equal_decisions_have_no_interval() -> None:
+def test_few_images_and_equal_decisions_have_the_interval_of_a_share() -> None:
     few = rows_of(decisions([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
-    assert {few[f"shape_bias_{name}"]["state"] for name in ("airplane", "bear")} == {"no_interval"}
-    assert few["shape_bias"]["state"] == "ok"
-    assert few["shape_bias_airplane"]["note"] == "10 independent images are too few for an interval"
-    assert (few["shape_bias_airplane"]["value"], few["shape_bias_airplane"]["low"]) == (0.5, None)
+    wanted = proportion_confint(5, 10, 2 * norm.sf(t.ppf(0.975, 9)), "wilson")
+    assert [few["shape_bias_airplane"][key] for key in ("value", "low", "high")] == pytest.approx([0.5, *wanted])
     assert few["shape_bias_bear"]["value"] == 1.0
-    assert few["shape_bias_bear"]["note"] == "all decisions are alike, so resampling them shows no spread"
-    assert few["shape_bias"]["low"] is not None
+    assert (few["shape_bias_bear"]["low"], few["shape_bias_bear"]["high"]) == pytest.approx(
+        proportion_confint(30, 30, method="wilson")
+    )
+    one = rows_of(decisions([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias"]
+    assert (one["low"], one["note"]) == (None, "1 independent image is too few for an interval")
+
+
+def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
+    rng = np.random.default_rng(0)
+    shape, texture = [0] * 400, [1] * 400
+    named = rng.integers(0, 2, 400)
+    changed = np.where(rng.random(400) < 0.2, rng.integers(0, 2, 400), named)
+    a, b = (decisions(shape, texture, list(one)) for one in (named, changed))
+    found = dict(paired_shape_intervals(a, b, NAMES))
+    d = (changed == 0).astype(float) - (named == 0)
+    low, high = found["shape_bias"]
+    assert (low + high) / 2 == pytest.approx(d.mean())
+    assert high - low == pytest.approx(2 * 1.99 * d.std(ddof=1) / 20, rel=0.02)
+    assert "cue_accuracy" not in found, "it does not differ"
 
 
 def test_what_is_never_named_has_no_bias() -> None:

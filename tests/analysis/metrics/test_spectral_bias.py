@@ -156,3 +156,32 @@ def test_few_independent_images_have_no_interval() -> None:
         "high_frequency_bias",
         "spectral_bias",
     }
+
+
+def test_what_is_never_right_under_a_filter_has_an_interval_of_a_width() -> None:
+    """Resamples of nothing are nothing, and would give 0 to 0."""
+    correct = outcomes(np.random.default_rng(0), 300, (0.5,) * 5 + (0,) * 5)
+    found = spectral_intervals(correct, np.arange(300))
+    assert found["high_frequency_bias"] == pytest.approx((0, (3.84 / 303.84) / correct[0].mean()), rel=0.05)
+    assert found["spectral_bias"][0] == 0 < found["spectral_bias"][1] < 0.03
+    nothing = spectral_intervals(np.concatenate([correct[:1], np.zeros((10, 300), bool)]), np.arange(300))
+    assert nothing["low_frequency_bias"] == nothing["high_frequency_bias"] == found["high_frequency_bias"]
+    assert "spectral_bias" not in nothing, "it has no value"
+    assert spectral_intervals(np.zeros((11, 300), bool), np.arange(300)) == {}
+
+
+def test_what_is_always_right_has_an_interval_of_a_width() -> None:
+    found = spectral_intervals(np.ones((11, 60), bool), np.arange(60))
+    assert found["low_frequency_bias"][0] < 0.97 < 1 < 1.03 < found["low_frequency_bias"][1]
+
+
+@pytest.mark.parametrize("ratio", [0.0005, 0.002, 0.01, 0.995])
+def test_intervals_hold_ratios_near_0_and_1(ratio: float) -> None:
+    held = {"high_frequency_bias": 0, "spectral_bias": 0}
+    truth = {"high_frequency_bias": ratio, "spectral_bias": ratio / (0.5 + ratio)}
+    for run in range(150):
+        correct = outcomes(np.random.default_rng(run), 300, (0.5,) * 5 + (ratio,) * 5)
+        found = spectral_intervals(correct, np.arange(300), resamples=300)
+        for name in held:
+            held[name] += found[name][0] <= truth[name] <= found[name][1]
+    assert min(held.values()) >= 0.91 * 150, held

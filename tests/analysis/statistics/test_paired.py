@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.stats import t
 from statsmodels.stats.contingency_tables import mcnemar
 
-from bandlens.analysis.statistics.paired import Mask, mcnemar_p, paired
+from bandlens.analysis.statistics.arrays import Mask
+from bandlens.analysis.statistics.paired import mcnemar_p, paired
 
 
 def outcomes(rng: np.random.Generator, n: int, flips: float) -> tuple[Mask, Mask]:
@@ -53,8 +54,8 @@ def test_copies_of_an_image_add_nothing() -> None:
     once = paired(a, b, np.arange(60))
     copied = paired(np.repeat(a, 5, axis=1), np.repeat(b, 5, axis=1), np.repeat(np.arange(60), 5))
     assert copied.difference == pytest.approx(once.difference)
-    assert copied.low == pytest.approx(once.low, abs=0.002)
-    assert copied.high == pytest.approx(once.high, abs=0.002)
+    assert copied.low == pytest.approx(once.low, abs=0.01)
+    assert copied.high == pytest.approx(once.high, abs=0.01)
     assert copied.p == pytest.approx(once.p)
     taken_as_independent = paired(np.repeat(a, 5, axis=1), np.repeat(b, 5, axis=1), np.arange(300))
     assert taken_as_independent.high - taken_as_independent.low < copied.high - copied.low
@@ -83,3 +84,12 @@ def test_intervals_hold_the_true_difference_as_often_as_they_say() -> None:
     draw = np.where(rng.random(shared.shape) < 0.5, shared, rng.random(shared.shape))
     found = paired(draw < 0.05, draw > 0.85, np.repeat(np.arange(50), size))
     assert np.mean((found.low <= 0.1) & (found.high >= 0.1)) == pytest.approx(0.95, abs=0.02)
+
+
+def test_a_difference_that_few_clusters_make_up_is_held() -> None:
+    """100 clusters of 8 of which half share their fate, 1 % right in A and 2 % in B: 0.87 held it before."""
+    rng = np.random.default_rng(0)
+    fate = np.repeat(rng.random((2000, 100)), 8, axis=1)
+    draw = np.where(rng.random(fate.shape) < 0.5, fate, rng.random(fate.shape))
+    found = paired(draw < 0.01, draw < 0.02, np.repeat(np.arange(100), 8))
+    assert np.mean((found.low <= 0.01) & (found.high >= 0.01)) > 0.93

@@ -7,7 +7,8 @@ from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import kendalltau, pearsonr, permutation_test, spearmanr
 from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.statistics.coefficients import METHODS, Floats, Method, coefficients
+from bandlens.analysis.statistics.arrays import Floats
+from bandlens.analysis.statistics.coefficients import METHODS, Method, coefficients
 from bandlens.analysis.statistics.resampling import (
     Spread,
     bca_interval,
@@ -17,7 +18,9 @@ from bandlens.analysis.statistics.resampling import (
     percentile_interval,
     permutation_p,
     resample_weights,
+    shared_factors,
 )
+from bandlens.analysis.statistics.shares import share_of
 
 
 @pytest.fixture(autouse=True)
@@ -174,3 +177,27 @@ def test_intervals_over_images_hold_the_correlation_without_noise() -> None:
             held[kind] += int(interval.low[0, 0] <= truth <= interval.high[0, 0])
     assert held["models and images"] / 150 > 0.87
     assert held["models and images"] > held["models"]
+
+
+def test_shares_of_the_same_images_err_together() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.random(500) < 0.7
+    alike = np.where(rng.random(500) < 0.8, first, rng.random(500) < 0.7)
+    shares = [share_of(one, np.arange(500)) for one in (first, alike, first)] + [share_of(first, np.arange(500, 1000))]
+    factors = shared_factors([*shares, None])
+    correlation = factors @ factors.T
+    assert correlation[0, 1] == pytest.approx(np.corrcoef(first, alike)[0, 1], abs=1e-5)
+    assert correlation[0, 2] == pytest.approx(1, abs=1e-5)
+    assert correlation[0, 3] == pytest.approx(0, abs=1e-5)
+    assert not factors[4].any()
+
+
+def test_errors_that_all_models_share_take_nothing_from_a_correlation() -> None:
+    """All models go up and down together, and keep their order."""
+    x = np.arange(20.0)[None]
+    y = x + 0.1 * np.random.default_rng(0).standard_normal((1, 20))
+    wide, none = Spread(np.full_like(y, 30.0), np.full_like(y, 30.0)), Spread(np.zeros_like(x), np.zeros_like(x))
+    shared = np.concatenate([np.zeros((1, 20, 1)), np.ones((1, 20, 1))])
+    alone, together = (crossed_bootstrap("pearson", x, y, none, wide, 300, 0, one) for one in (None, shared))
+    assert together.min() > 0.98 > 0.8 > np.median(alone)
+    assert together == pytest.approx(bootstrap("pearson", x, y, 300, 0), abs=1e-9)
