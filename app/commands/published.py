@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..console import Json, print_rows
+
+if TYPE_CHECKING:
+    import polars as pl
 
 app = typer.Typer(
     help="The published study's figures, its correlation table, and your numbers beside them.", no_args_is_help=True
@@ -21,22 +24,56 @@ SUBSET_TITLES = {
 }
 
 
+AtlasDb = Annotated[
+    Path | None, typer.Option("--db", help="Also the sources imported into this results database.", show_default="none")
+]
+
+
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="The study's benchmark.csv.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|SOURCE", help="The study's benchmark.csv; or a source that `list` shows.")
+    ],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="The folder of the source's files.", show_default=False)
+    ] = None,
     db: Annotated[Path, typer.Option(help="The results database to write to.")] = Path("results.duckdb"),
 ) -> None:
-    """Read the study's results file into the table `published` of a results database.
+    """Read the study's results file, or another source's files, into a results database.
 
-    Example: bandlens published import benchmark.csv --db results.duckdb
+    Example: bandlens published import critical-band critical-band-masking --db results.duckdb
     """
     from ...analysis.database.open import open_store
     from ...analysis.published.figures import read_benchmark
+    from ...analysis.published.imports import read_import
+    from ...analysis.published.sources import find_source, sources
+    from ...errors import UsageError
 
-    figures = read_benchmark(file)
+    if folder is None and source in sources() and not Path(source).exists():
+        raise UsageError(f"{source} is several files; give their folder: bandlens published import {source} DIR")
+    if folder is None:
+        figures = read_benchmark(Path(source))
+        with open_store(db) as store:
+            store.write_published(figures)
+        print(f"{db}: {len(figures)} published values of {figures['model'].n_unique()} models")
+        return
+    described = find_source(source)
+    values, trials = read_import(described, folder)
     with open_store(db) as store:
-        store.write_published(figures)
-    print(f"{db}: {len(figures)} published values of {figures['model'].n_unique()} models")
+        store.write_source(source, values, trials)
+    print(f"{db}: {len(values)} values of {values['model'].n_unique()} models from {described.title}")
+    print(described.terms)
+
+
+@app.command("list")
+def list_(db: AtlasDb = None, as_json: Json = False) -> None:
+    """List the sources of published figures: what is here of each, its licence and commit.
+
+    Example: bandlens published list
+    """
+    from ...analysis.published.sources import summary
+
+    print_rows(list(summary(_atlas(db))), as_json=as_json)
 
 
 @app.command()
@@ -95,6 +132,16 @@ def check(
     print(f"{compared} numbers compared; {outside} published ones lie outside the interval of yours")
     for line in found.left_out:
         print(line)
+
+
+def _atlas(db: Path | None) -> pl.DataFrame:
+    from ...analysis.database.open import open_store
+    from ...analysis.published.sources import atlas
+
+    if db is None:
+        return atlas()
+    with open_store(db, read_only=True) as store:
+        return atlas(store)
 
 
 def _beside(row: dict[str, Any], faults: list[str]) -> dict[str, Any]:
