@@ -76,6 +76,40 @@ def list_(db: AtlasDb = None, as_json: Json = False) -> None:
     print_rows(list(summary(_atlas(db))), as_json=as_json)
 
 
+@app.command("sources")
+def sources_(
+    model: Annotated[str, typer.Argument(help="A model, by its name in any source.", show_default=False)],
+    db: AtlasDb = None,
+    as_json: Json = False,
+) -> None:
+    """Print all published figures of a model, and how far sources of the same checkpoint are apart.
+
+    Example: bandlens published sources tv_resnet50
+    """
+    from ...analysis.published.names import values_of_model
+
+    rows = values_of_model(_atlas(db), model)
+    print_rows(rows.to_dicts(), as_json=as_json)
+    if not as_json and (others := rows["model"].unique().sort().to_list())[1:]:
+        print(f"{model} is the name of {len(others)} models: {', '.join(others)}")
+
+
+@app.command()
+def agree(
+    models: Annotated[bool, typer.Option("--models", help="Each model, not only means and ends.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the study's accuracies with those of the same checkpoints in other sources, and say why they differ.
+
+    Example: bandlens published agree --models
+    """
+    from ...analysis.published.names import agreement
+    from ...analysis.published.sources import atlas
+
+    means, each = agreement(atlas())
+    print_rows((each if models else means).to_dicts(), as_json=as_json)
+
+
 @app.command()
 def table(
     db: Annotated[
