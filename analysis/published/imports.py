@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import polars as pl
 
-from ...errors import UsageError
-from .sources import Source, read_source
+from ...errors import StoreError, UsageError
+from ...protocol import FREQUENCIES, NOISE_SDS
+from ..metrics.critical_band import fit_band, integer_thresholds
+from ..metrics.psychometric import estimate_band_of_counts
+from ..statistics.shares import wilson
+from .sources import VALUES, Source, read_source
 
 Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
 """Rows of VALUES, and human trials, the columns of the table human_trial, where the source has any."""
-READERS: Mapping[str, Callable[[Source, Path], Read]] = {}
 
 
 def read_import(source: Source, folder: Path) -> Read:
@@ -27,3 +32,108 @@ def read_import(source: Source, folder: Path) -> Read:
     if absent:
         raise UsageError(f"{folder} has no {absent[0]}; {source.name} is {', '.join(source.paths)} in one folder")
     return READERS[source.reader](source, folder)
+
+
+def critical_band(source: Source, folder: Path) -> Read:
+    """Bandwidth, centre and peak of each network by both estimators, and the share of shape on cue conflicts.
+
+    The condition names the estimator: `integer thresholds` as published, whose degenerate fits have a note, or
+    `psychometric`, with intervals. A blind guess is right in one of sixteen trials.
+    """
+    counts_file, shape_file = (folder / path for path in source.paths)
+    counts, shape = _json(counts_file), _json(shape_file)
+    if odd := sorted(counts.keys() ^ shape.keys()):
+        raise StoreError(
+            f"{shape_file}, row {odd[0]}: a model of one file alone; fetch {' and '.join(source.paths)} again"
+        )
+    tables = {model: _counts(counts_file, model, cells) for model, cells in counts.items()}
+    shares = {model: _shares(shape_file, model, cells) for model, cells in shape.items()}
+    rows: list[dict[str, Any]] = []
+    for model, (right, trials) in tables.items():
+        rows += _bands(model, right, trials)
+        low, high = wilson(shares[model], CONFLICTS)
+        about = {"unit": "share", "n": CONFLICTS, "value": shares[model], "low": low, "high": high}
+        rows.append({"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""} | about)
+    return _rows(source, rows), None
+
+
+CONFLICTS, CONFLICTS_A_CLASS, CLASSES = 1200, 75, 16
+"""Cue-conflict images, those of each class of shape, and the classes."""
+RESAMPLES = 200
+"""Of the trials of each network."""
+WIDEST = 12.0
+"""Octaves: a channel that is wider than twice the tested six octaves is marked as degenerate, if it is not already."""
+UNITS: Mapping[str, str] = {
+    "bandwidth": "octaves",
+    "center_frequency": "cycles per image",
+    "peak_noise_sensitivity": "ratio",
+}
+
+
+def _bands(model: str, right: Any, trials: Any) -> Iterator[dict[str, Any]]:
+    about = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
+    band = fit_band(integer_thresholds(100 * right / trials))
+    wide = "the channel is wider than twice the tested range" if band.bandwidth > WIDEST else None
+    note = band.degenerate or wide or ("the height is at its bound" if band.peak_at_bound else None)
+    for metric, unit in UNITS.items():
+        value = getattr(band, metric)
+        yield about | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": note}
+    for row in estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).rows():
+        yield about | row | {"condition": "psychometric", "unit": UNITS[row["metric"]]}
+
+
+INTEGER = "integer thresholds"
+
+
+def _counts(file: Path, model: str, cells: Any) -> tuple[Any, Any]:
+    """Right answers and trials, (5, 7) each."""
+    names = [f"noise{sd:g}freq{frequency}" for sd in NOISE_SDS for frequency in FREQUENCIES]
+    if not isinstance(cells, dict) or (odd := sorted(cells.keys() ^ set(names))):
+        which = odd[0] if isinstance(cells, dict) else "all"
+        raise StoreError(f"{file}, row {model}, column {which}: missing or new; give counts of {len(names)} conditions")
+    for name in names:
+        pair = cells[name]
+        whole = isinstance(pair, list) and len(pair) == 2 and all(type(one) is int for one in pair)
+        if not whole or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
+            raise StoreError(
+                f"{file}, row {model}, column {name}: {pair} is not a count of right answers and of trials"
+            )
+    table = np.array([cells[name] for name in names], np.int64).reshape(len(NOISE_SDS), len(FREQUENCIES), 2)
+    return table[..., 0], table[..., 1]
+
+
+def _shares(file: Path, model: str, cells: Any) -> float:
+    """The share right by shape over all conflict images: every class has as many."""
+    if not isinstance(cells, list) or len(cells) != CLASSES:
+        raise StoreError(f"{file}, row {model}: not a share for each of {CLASSES} classes; fetch the file again")
+    for column, share in enumerate(cells):
+        if type(share) not in (int, float) or not 0 <= share <= 1:
+            raise StoreError(f"{file}, row {model}, column {column}: {share} is not a share from 0 to 1")
+    return float(np.mean(cells))
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A JSON object; StoreError for anything else, or a name in it that is there twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if len(set(names)) < len(names):
+            again = next(name for at, name in enumerate(names) if name in names[:at])
+            raise StoreError(f"{file}: {again} is there more than once; fetch the file again")
+        return dict(pairs)
+
+    try:
+        read = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{file} is not a JSON file ({str(error).splitlines()[0]}); fetch it again") from error
+    if not isinstance(read, dict) or not read:
+        raise StoreError(f"{file} is not a table by model; fetch it again")
+    return read
+
+
+def _rows(source: Source, rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows of VALUES from those of its columns that are not null."""
+    return pl.DataFrame([row | {"source": source.name} for row in rows], VALUES)
+
+
+READERS: Mapping[str, Callable[[Source, Path], Read]] = {"critical_band": critical_band}

@@ -81,7 +81,7 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
             "family": [family_of(model) for model in distinct],
             "training_data": [_data(model) for model in distinct],
         },
-        schema_overrides={"family": pl.String, "training_data": pl.String},
+        schema_overrides=dict.fromkeys(("model", "architecture", "family", "training_data"), pl.String),
     )
     return found.join(about, on="model").select(MODELS).sort("source", "name")
 

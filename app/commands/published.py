@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,6 +109,70 @@ def agree(
 
     means, each = agreement(atlas())
     print_rows((each if models else means).to_dicts(), as_json=as_json)
+
+
+class Grounds(StrEnum):
+    study = "study"
+    timm = "timm"
+    critical_band = "critical-band"
+
+
+@app.command()
+def relate(
+    models: Annotated[Grounds, typer.Option("--models", help="Whose biases and accuracies.")] = Grounds.timm,
+    db: AtlasDb = None,
+    as_json: Json = False,
+) -> None:
+    """Correlate biases with accuracies over many models: in all, within families, and between the means of families.
+
+    Spearman's coefficients; p shuffles models within their families, or families as wholes.
+
+    Example: bandlens published relate --models study
+    """
+    from ...analysis.published.relate import ground, relations, sentences
+
+    values = _atlas(db)
+    rows = relations(ground(values, models.value))
+    if as_json:
+        print_rows(rows.to_dicts(), as_json=True)
+        return
+    shown = ("bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between")
+    titles = {"partial": "given imagenet", "within": "within families", "between": "between families"}
+    print_rows(
+        [{titles.get(name, name): _two(name, row[name]) for name in shown} for row in rows.to_dicts()],
+        title="{} models of {} families".format(*rows.select("n", "families").max().row(0)),
+    )
+    study = relations(ground(values, "study")) if models is Grounds.critical_band else None
+    for sentence in sentences(rows, study):
+        print(sentence)
+
+
+COEFFICIENTS = ("overall", "partial", "within", "between")
+
+
+def _two(name: str, value: Any) -> Any:
+    """A coefficient with two decimals."""
+    return value if value is None or name not in COEFFICIENTS else f"{round(float(value), 2) + 0:.2f}"
+
+
+@app.command()
+def fits(as_json: Json = False) -> None:
+    """Print the lines that effective robustness is measured from, with their R2.
+
+    Example: bandlens published fits
+    """
+    from dataclasses import asdict
+
+    from ...analysis.published.relate import BASELINES, fits
+    from ...analysis.published.sources import atlas
+
+    values = atlas()
+    rows = [
+        {"baseline": name, "benchmark": benchmark, **asdict(line)}
+        for name in BASELINES
+        for benchmark, line in fits(values, name).items()
+    ]
+    print_rows(rows, as_json=as_json)
 
 
 @app.command()
