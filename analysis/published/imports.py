@@ -14,7 +14,9 @@ from ...errors import StoreError, UsageError
 from ...protocol import FREQUENCIES, NOISE_SDS
 from ..metrics.critical_band import fit_band, integer_thresholds
 from ..metrics.psychometric import estimate_band_of_counts
+from ..statistics.consistency import error_consistency
 from ..statistics.shares import wilson
+from .humans import figures, read_trials
 from .sources import VALUES, Source, read_source
 
 Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
@@ -136,4 +138,76 @@ def _rows(source: Source, rows: list[dict[str, Any]]) -> pl.DataFrame:
     return pl.DataFrame([row | {"source": source.name} for row in rows], VALUES)
 
 
-READERS: Mapping[str, Callable[[Source, Path], Read]] = {"critical_band": critical_band}
+def humans(source: Source, folder: Path) -> Read:
+    """Accuracy of human observers by stimulus set and condition, their shape bias, and their single trials."""
+    trials = read_trials(folder / source.paths[0])
+    return _rows(source, list(figures(trials))), trials
+
+
+def imagenet_x(source: Source, folder: Path) -> Read:
+    """Top-1 accuracy of each network, and its error consistency `with NAME`, each of the others, on the same files."""
+    predictions, labels = (_table(folder / path, columns) for path, columns in zip(source.paths, TABLES, strict=True))
+    _no_repeats(folder / source.paths[1], labels, ["file_name"])
+    _no_repeats(folder / source.paths[0], predictions, ["model", "file_name"])
+    judged = predictions.join(labels, on="file_name", how="left", maintain_order="left")
+    if (gap := judged["label"].is_null().arg_true()).len():
+        raise StoreError(f"{folder / source.paths[0]}, row {gap[0] + 1}, column file_name: no label for this file")
+    right = judged.select("model", "file_name", right=pl.col("predicted_class") == pl.col("label"))
+    wide = right.pivot("model", index="file_name", values="right").sort("file_name")
+    names = wide.columns[1:]
+    if short := [name for name in names if wide[name].null_count()]:
+        raise StoreError(
+            f"{folder / source.paths[0]}, row {short[0]}: it lacks {wide[short[0]].null_count()} of the files"
+        )
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        share = float(wide[name].to_numpy().mean())
+        low, high = wilson(share, len(wide))
+        about = {"model": name, "benchmark": "imagenet", "n": len(wide)}
+        top1 = {"metric": "top1", "condition": "", "unit": "percent", "value": 100 * share}
+        rows.append(about | top1 | {"low": 100 * low, "high": 100 * high})
+        for other in (other for other in names if other != name):
+            found = error_consistency(wide[name].to_numpy(), wide[other].to_numpy())
+            ends = {"value": found.kappa, "low": found.low, "high": found.high}
+            rows.append(about | {"metric": "error_consistency", "condition": f"with {other}", "unit": "kappa"} | ends)
+    return _rows(source, rows), None
+
+
+TABLES: tuple[Mapping[str, type[pl.DataType]], ...] = (
+    {"file_name": pl.String, "predicted_class": pl.Int64, "predicted_probability": pl.Float64, "model": pl.String},
+    {"file_name": pl.String, "label": pl.Int64},
+)
+"""Columns of predictions and of labels."""
+
+
+def _table(file: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """A Parquet file of exactly these columns without gaps; StoreError for another one."""
+    try:
+        table = pl.read_parquet(file)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"{file} is not a Parquet file ({str(error).splitlines()[0]}); fetch it again") from error
+    if odd := sorted(set(table.columns) ^ set(columns)):
+        word = "unknown" if odd[0] in table.columns else "no"
+        raise StoreError(f"{file}, row 1: {word} column {odd[0]}; this is another release than the one described")
+    for name, kind in columns.items():
+        if table.schema[name] != kind:
+            raise StoreError(
+                f"{file}, row 1, column {name}: {table.schema[name]} and not {kind()}; fetch the file again"
+            )
+        if (gap := table[name].is_null().arg_true()).len():
+            raise StoreError(f"{file}, row {gap[0] + 1}, column {name}: empty; every row needs a {name}")
+    return table
+
+
+def _no_repeats(file: Path, table: pl.DataFrame, key: list[str]) -> None:
+    again = table.select(~pl.struct(key).is_first_distinct()).to_series().arg_true()
+    if len(again):
+        row = int(again[0])
+        raise StoreError(f"{file}, row {row + 1}, column {key[-1]}: {table[key[-1]][row]} is there more than once")
+
+
+READERS: Mapping[str, Callable[[Source, Path], Read]] = {
+    "critical_band": critical_band,
+    "humans": humans,
+    "imagenet_x": imagenet_x,
+}
