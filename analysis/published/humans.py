@@ -115,62 +115,74 @@ def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:
     return mine.filter(pl.col("texture") != pl.col("category"))
 
 
-def consistencies(trials: pl.DataFrame, models: Mapping[str, pl.DataFrame], resamples: int = 1000) -> pl.DataFrame:
-    """Error consistency of every two subjects of one set: first, second, and the fields of `Consistency`, null for NaN.
+def judgements(trials: pl.DataFrame) -> dict[str, pl.DataFrame]:
+    """Subject -> rows of condition, image and right; of cue conflicts those alone whose cues conflict, right by shape.
 
-    trials: those of one set; of cue conflicts those alone whose cues conflict, right being the shape.
-    models: name -> rows of image, condition and right, each at most once. Pairs of two models are among them.
-    Subjects are compared on the images of the trials that both judged, under the same condition.
+    An image that an observer saw twice under a condition counts where it was seen first.
     """
-    sets = trials["stimulus_set"].unique().to_list()
-    if len(sets) != 1:
-        raise UsageError(f"error consistency: trials of {len(sets)} stimulus sets; give those of one")
-    mine = _conflicts(trials) if sets == [CUE_CONFLICT] else trials
-    # An image that an observer saw twice counts where it was seen first.
-    judged = mine.unique(["subject", "condition", "image"], keep="first", maintain_order=True).select(
-        "subject", "condition", "image", right=(pl.col("category") == pl.col("response")).fill_null(False)
-    )
-    people = {subject: judged.filter(subject=subject) for subject in judged["subject"].unique().sort()}
-    shown = judged.select("condition", "image").unique()
-    machines = {name: frame.join(shown, on=["condition", "image"], how="semi") for name, frame in models.items()}
+    judged = []
+    for (name,), mine in trials.group_by("stimulus_set", maintain_order=True):
+        shown = _conflicts(mine).drop("texture") if name == CUE_CONFLICT else mine
+        judged.append(shown.unique(["subject", "condition", "image"], keep="first", maintain_order=True))
+    right = (pl.col("category") == pl.col("response")).fill_null(False)
+    rows = pl.concat(judged).select("subject", "condition", "image", right=right)
+    return {subject: rows.filter(subject=subject).drop("subject") for subject in rows["subject"].unique().sort()}
+
+
+def consistencies(
+    people: Mapping[str, pl.DataFrame], machines: Mapping[str, pl.DataFrame], resamples: int = 1000
+) -> pl.DataFrame:
+    """Error consistency of every two subjects on the images that both judged under one condition.
+
+    Subjects are rows of condition, image and right, each image at most once. Machines are judged on images that people
+    saw, where there are people. Columns: first_subject, second_subject, humans (how many of the two are), and the
+    fields of `Consistency`, null for NaN. Raises UsageError where there are no two subjects of the same images.
+    """
+    if people:
+        shown = pl.concat([frame.select("condition", "image") for frame in people.values()]).unique()
+        machines = {name: frame.join(shown, on=["condition", "image"], how="semi") for name, frame in machines.items()}
     rows = []
-    for (first, one), (second, other) in combinations((people | machines).items(), 2):
+    for (first, one), (second, other) in combinations([*people.items(), *machines.items()], 2):
         both = one.join(other, on=["condition", "image"], suffix="_other")
         if len(both):
             found = error_consistency(both["right"].to_numpy(), both["right_other"].to_numpy(), resamples=resamples)
             names = {"first_subject": first, "second_subject": second}
-            humans = (first in people) + (second in people)
+            humans = sum(subject in people for subject in (first, second))
             rows.append(names | {"humans": humans} | {name: getattr(found, name) for name in Consistency.__slots__})
+    if not rows:
+        raise UsageError("error consistency: no two subjects judged the same images")
     return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def trials_of(store: Store, stimulus_set: str) -> pl.DataFrame:
-    """The imported trials of a set. UsageError where none are imported, UnknownName where the set is not among them."""
-    known = store.frame("SELECT DISTINCT stimulus_set FROM human_trial ORDER BY ALL")["stimulus_set"].to_list()
-    if not known:
-        raise UsageError(f"{store.path} holds no human trials; run `bandlens published import humans DIR` first")
-    if stimulus_set not in known:
-        raise UnknownName("stimulus set", stimulus_set, known)
-    return store.frame("FROM human_trial WHERE stimulus_set = ?", [stimulus_set])
-
-
 DECISIONS = """
-SELECT detail.checkpoint AS model, parse_filename(image.path) AS image, bool_or(outcome.correct) AS correct
-FROM cell_label_outcome AS outcome JOIN cell_detail AS detail USING (cell)
-JOIN image_set ON image_set.id = detail.image_set_id
-JOIN image ON image.image_set = detail.image_set_id AND image.image_index = outcome.image_index
-WHERE image_set.benchmark = ? AND detail.probe = 'clean' AND outcome.scheme IN ('single', 'shape')
-GROUP BY ALL ORDER BY ALL
+SELECT checkpoint.name AS model, image_set.name AS set, image.path AS path, label_rank = 0 AS right
+FROM prediction JOIN cell ON cell.id = prediction.cell JOIN checkpoint ON checkpoint.id = cell.checkpoint
+JOIN condition ON condition.id = cell.condition JOIN image_set ON image_set.id = cell.image_set
+JOIN image ON image.image_set = cell.image_set AND image.image_index = prediction.image_index
+WHERE probe = 'clean' AND cell.complete AND (image_set.benchmark = $1 OR image_set.name = $1) AND label_rank IS NOT NULL
+ORDER BY model, cell.id, prediction.image_index
 """
 
 
-def models_of(store: Store, stimulus_set: str) -> dict[str, pl.DataFrame]:
-    """Checkpoint -> image, condition, right, of the database's cells on a benchmark that is named like the set."""
-    rows = store.frame(DECISIONS, [stimulus_set])
-    rows = rows.with_columns(condition=pl.lit("0"), right="correct")
-    return {
-        name: rows.filter(model=name).select("image", "condition", "right") for name in rows["model"].unique().sort()
-    }
+def subjects(store: Store, images: str) -> tuple[dict[str, pl.DataFrame], dict[str, pl.DataFrame]]:
+    """The people and the machines of a database that judged `images`: a stimulus set, benchmark or image set.
+
+    Of several cells of a checkpoint the first counts. An image is named by its file alone where people saw it, since
+    their stimuli are in no folders. Raises UnknownName where nobody judged such images.
+    """
+    trials = store.frame("FROM human_trial WHERE stimulus_set = ?", [images])
+    people = {} if trials.is_empty() else judgements(trials)
+    conditions = trials["condition"].unique().to_list()
+    rows = store.frame(DECISIONS, [images])
+    if rows.is_empty() and not people:
+        sets = store.frame("SELECT stimulus_set FROM human_trial UNION SELECT name FROM image_set ORDER BY ALL")
+        raise UnknownName("image set", images, sets.to_series().to_list())
+    image = pl.col("path").str.split("/").list.last() if people else pl.format("{}:{}", "set", "path")
+    # Sets of one condition alone name it; a model's images are then of that one.
+    condition = conditions[0] if len(conditions) == 1 else ""
+    rows = rows.select("model", "right", condition=pl.lit(condition), image=image)
+    rows = rows.unique(["model", "image"], keep="first", maintain_order=True)
+    return people, {name: rows.filter(model=name).drop("model") for name in rows["model"].unique(maintain_order=True)}
 
 
 def summary(table: pl.DataFrame) -> list[dict[str, Any]]:

@@ -176,25 +176,6 @@ def fits(as_json: Json = False) -> None:
 
 
 @app.command()
-def consistency(
-    stimulus_set: Annotated[str, typer.Argument(metavar="SET", help="A stimulus set, such as cue-conflict.")],
-    db: Annotated[Path, typer.Option("--db", help="The results database with human trials.")] = Path("results.duckdb"),
-    pairs: Annotated[bool, typer.Option("--pairs", help="Every two subjects, with intervals.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Print the error consistency of human observers with each other, and of the database's models with them.
-
-    Example: bandlens published consistency cue-conflict --db results.duckdb
-    """
-    from ...analysis.database.open import open_store
-    from ...analysis.published.humans import consistencies, models_of, summary, trials_of
-
-    with open_store(db, read_only=True) as store:
-        table = consistencies(trials_of(store, stimulus_set), models_of(store, stimulus_set))
-    print_rows(table.to_dicts() if pairs else summary(table), as_json=as_json)
-
-
-@app.command()
 def table(
     db: Annotated[
         Path | None, typer.Option(help="Take the figures from this results database instead of the shipped ones.")

@@ -15,7 +15,7 @@ from small import Command
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.metrics.critical_band import fit_band, gaussian
-from bandlens.analysis.published.humans import SIXTEEN, consistencies, figures, read_trials, summary
+from bandlens.analysis.published.humans import SIXTEEN, consistencies, figures, judgements, read_trials, summary
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.errors import StoreError
@@ -101,7 +101,7 @@ def test_error_consistency_between_humans_and_with_two_networks(trials: pl.DataF
             condition=pl.lit("0"),
             right=pl.col("category") == pl.col("object_response"),
         )
-    table = consistencies(trials.filter(stimulus_set="cue-conflict"), models)
+    table = consistencies(judgements(trials.filter(stimulus_set="cue-conflict")), models)
     assert set(table["n"]) == {1200}
     rows = {row["subject"]: row for row in summary(table)}
     assert {name: (row["pairs"], round(row["kappa to humans"], 3)) for name, row in rows.items()} == {
@@ -198,11 +198,11 @@ def test_a_database_has_humans_beside_its_models(command: Command, tmp_path: Pat
         store_study(store, "study", images, [part(shown, answers, (np.arange(len(rows)) % 2 == 0).astype(int))])
         counted = store.frame("SELECT count(*) AS n FROM human_trial WHERE category = response").item()
     assert 40_000 < counted < 85_120
-    summaries = json.loads(command("published", "consistency", "cue-conflict", "--db", db, "--json").out)
+    summaries = json.loads(command("consistency", "cue-conflict", "--db", db, "--json").out)
     assert [row["subject"] for row in summaries] == ["humans", "net"]
     assert summaries[0]["kappa to humans"] == pytest.approx(0.3347, abs=1e-4)
     assert abs(summaries[1]["kappa to humans"]) < 0.05
-    unknown = command("published", "consistency", "low-pas", "--db", db)
+    unknown = command("consistency", "low-pas", "--db", db)
     assert (unknown.code, "did you mean low-pass" in unknown.err) == (2, True)
 
 
