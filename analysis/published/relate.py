@@ -23,7 +23,7 @@ from ..database.store import Store
 from ..statistics.resampling import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
-from .names import named
+from .names import named, values_of_model
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
@@ -196,6 +196,58 @@ def _clear(row: Mapping[str, Any]) -> bool:
 
 def _way(coefficient: float) -> str:
     return "up" if coefficient > 0 else "down"
+
+
+PLACE_SIZES = 224
+"""Pixels: of a model's several input sizes, the least that is at least so much stands for it."""
+
+
+def place(values: pl.DataFrame, name: str, baseline: str = "timm") -> pl.DataFrame:
+    """Where one model stands among all of timm's: a row a benchmark, in percent and points.
+
+    `name` is the model's in any source; of several sources that have a benchmark, the first in SOURCE_ORDER counts.
+    Columns: model, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by the line of
+    the baseline from ImageNet accuracy), effective (top1 - expected). Raises UnknownName where no source has the name,
+    UsageError where it is several models, or has no accuracies.
+    """
+    mine = values_of_model(values, name).filter(metric="top1")
+    if mine["model"].n_unique() > 1:
+        several = ", ".join(mine["model"].unique().sort())
+        raise UsageError(f"{name} is the name of {several}; give one of these")
+    wanted = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
+    mine = mine.filter(wanted, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
+    order = {source: at for at, source in enumerate(SOURCE_ORDER)}
+    mine = _one_size(mine.filter(pl.col("source").is_in(list(order))), ["benchmark", "source"])
+    mine = mine.sort(pl.col("source").replace_strict(order)).unique("benchmark", keep="first", maintain_order=True)
+    accuracy = dict(mine.select("benchmark", "value").rows())
+    if "imagenet" not in accuracy:
+        raise UsageError(f"{name} has no published accuracy on imagenet to be placed by")
+    everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
+    lines = fits(values, baseline)
+    rows = []
+    for benchmark in ("imagenet", *SHIFTS):
+        others = everybody.filter(benchmark=benchmark, condition="")
+        if benchmark not in accuracy or others.is_empty():
+            continue
+        rivals = others.filter(pl.col("model") != mine["model"][0])["value"]
+        top1 = accuracy[benchmark]
+        row = {
+            "model": mine["model"][0],
+            "source": mine.filter(benchmark=benchmark)["source"][0],
+            "benchmark": benchmark,
+        }
+        row |= {"top1": top1, "rank": 1 + int((rivals > top1).sum()), "of": 1 + len(rivals)}
+        expected = float(lines[benchmark].expected([accuracy["imagenet"]])[0]) if benchmark in lines else None
+        rows.append(row | {"expected": expected, "effective": None if expected is None else top1 - expected})
+    return pl.DataFrame(rows, schema_overrides={"expected": pl.Float64, "effective": pl.Float64})
+
+
+SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study")
+
+
+def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    small = (pl.col("input_size").fill_null(PLACE_SIZES) < PLACE_SIZES).alias("small")
+    return rows.sort(small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)
 
 
 def channel_share(frame: pl.DataFrame, logarithms: bool = False) -> float:

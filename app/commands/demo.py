@@ -34,6 +34,7 @@ def demo(
     _pictures(out)
     _report(out)
     _published_table()
+    _place()
     _queries(out / "results.duckdb")
     print(
         f"\nDone in {duration(time.monotonic() - started)}. Everything is in {out}: change {out / 'study.toml'} and run"
@@ -101,6 +102,14 @@ def _published_table() -> None:
 
     _step("The published study: Spearman's correlation of biases with generalization, 48 models (0: p >= 0.05)")
     table()
+
+
+def _place() -> None:
+    from ..demo import ATLAS
+    from .published import place
+
+    _step("Where EfficientNet-Lite0 stands among timm's models, by their published accuracies")
+    place(ATLAS)
 
 
 def _queries(database: Path) -> None:

@@ -156,6 +156,24 @@ def _two(name: str, value: Any) -> Any:
 
 
 @app.command()
+def place(
+    model: Annotated[str, typer.Argument(help="A model, by its name in any source.", show_default=False)],
+    db: AtlasDb = None,
+    as_json: Json = False,
+) -> None:
+    """Print where a model stands among all of timm's: its rank, and what its ImageNet accuracy lets one expect.
+
+    Example: bandlens published place tf_efficientnet_lite0.in1k
+    """
+    from ...analysis.published.relate import place
+
+    rows = place(_atlas(db), model)
+    print_rows(
+        rows.drop("model").to_dicts() if not as_json else rows.to_dicts(), as_json=as_json, title=rows["model"][0]
+    )
+
+
+@app.command()
 def fits(as_json: Json = False) -> None:
     """Print the lines that effective robustness is measured from, with their R2.
 

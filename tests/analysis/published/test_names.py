@@ -9,8 +9,9 @@ import pytest
 from small import Command
 
 from bandlens.analysis.published.names import agreement, aliases, family_of, models, values_of_model
+from bandlens.analysis.published.relate import fits, place
 from bandlens.analysis.published.sources import shipped_values, sources
-from bandlens.errors import UnknownName
+from bandlens.errors import UnknownName, UsageError
 
 STUDY = {  # model -> (study's ImageNet-C over 15 x 5, RobustBench's)
     "resnet50.tv_in1k": (39.43, 39.48),
@@ -138,3 +139,51 @@ def test_commands(command: Command) -> None:
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
     assert "5,000 of the 50,000" in command("published", "agree").out
     assert len(json.loads(command("published", "agree", "--models", "--json").out)) > 100
+
+
+def test_corruptions_in_memory_are_easier_than_on_disk() -> None:
+    c = shipped_values(["testbed"]).filter(benchmark="imagenet-c").filter(pl.col("condition") != "15 x 5")
+    c = c.with_columns(pl.col("condition").str.split_exact(", ", 1).struct.rename_fields(["kind", "place"])).unnest(
+        "condition"
+    )
+    both = c.pivot("place", index=["model", "kind"], values="value").drop_nulls()
+    apart = both.group_by("kind").agg((pl.col("in-memory") - pl.col("on-disk")).mean(), pl.len())
+    assert set(apart["len"]) == {200}
+    means = {kind: round(mean, 1) for kind, mean, _ in apart.rows()}
+    assert means["contrast"] == pytest.approx(10.9, abs=0.11)
+    assert means["fog"] == 10.9
+    assert means["pixelate"] == 0
+    assert all(5 <= means[f"{blur}_blur"] <= 7 for blur in ("defocus", "motion", "zoom", "gaussian"))
+    assert all(3.9 <= means[f"{noise}_noise"] <= 4.7 for noise in ("gaussian", "shot", "impulse", "speckle"))
+
+
+@pytest.mark.parametrize(("name", "problem"), [("resnet50", "is the name of resnet50.a1_in1k, resnet50.tv_in1k")])
+def test_only_one_model_can_be_placed(name: str, problem: str) -> None:
+    with pytest.raises(UsageError, match=problem):
+        place(shipped_values(), name)
+
+
+def test_efficientnet_lite0_in_the_atlas() -> None:
+    rows = {row["benchmark"]: row for row in place(shipped_values(), "tf_efficientnet_lite0.in1k").to_dicts()}
+    imagenet = rows["imagenet"]
+    assert (imagenet["top1"], imagenet["of"], imagenet["expected"]) == (74.846, 1266, None)
+    worse = shipped_values(["timm"]).filter(benchmark="imagenet", metric="top1").filter(pl.col("input_size") >= 224)
+    least = worse.sort("input_size").unique("model", keep="first")
+    assert imagenet["rank"] == pytest.approx(
+        1 + (least["value"] > 74.846).sum(), abs=12
+    )  # a few have smaller sizes alone
+    line = fits(shipped_values(), "timm")["imagenet-r"]
+    assert rows["imagenet-r"]["effective"] == pytest.approx(rows["imagenet-r"]["top1"] - line.expected([74.846])[0])
+
+
+def test_a_model_of_the_study_alone_is_placed_by_its_own_figures() -> None:
+    rows = place(shipped_values(), "resnet50_dino").to_dicts()
+    assert {row["source"] for row in rows} == {"study"}
+    assert [row["benchmark"] for row in rows] == [
+        "imagenet",
+        "imagenet-v2",
+        "imagenet-sketch",
+        "imagenet-a",
+        "imagenet-r",
+    ]
+    assert {row["of"] for row in rows} == {1267}
