@@ -26,6 +26,7 @@ WITHOUT_A_MODULE = {
     "test_docker_image.py": "the image that Dockerfile makes",
     "test_imports.py": "imports of the whole package",
     "test_architecture.py": "docs/architecture.md",
+    "test_atlas_docs.py": "docs/atlas.md",
     "test_mirror.py": "the folders of the tests",
     "test_packaging.py": "pyproject.toml",
     "test_readme.py": "README.md",

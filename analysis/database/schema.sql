@@ -323,6 +323,54 @@ COMMENT ON COLUMN published.metric IS 'Name of the figure, as published';
 COMMENT ON COLUMN published.value IS 'The figure, in its published unit';
 COMMENT ON COLUMN published.source IS 'Where it was published';
 
+CREATE TABLE published_value (
+    source VARCHAR NOT NULL,
+    model VARCHAR NOT NULL,
+    benchmark VARCHAR NOT NULL,
+    metric VARCHAR NOT NULL,
+    condition VARCHAR NOT NULL,
+    input_size BIGINT,
+    value DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    unit VARCHAR NOT NULL,
+    n BIGINT,
+    note VARCHAR
+);
+COMMENT ON TABLE published_value IS 'Figures of sources that are imported and do not come with the package, such as critical-band';
+COMMENT ON COLUMN published_value.source IS 'Name of the source, as `bandlens published list` shows it';
+COMMENT ON COLUMN published_value.model IS 'Name of the model or observer, as the source has it';
+COMMENT ON COLUMN published_value.benchmark IS 'What the images are, such as imagenet-a';
+COMMENT ON COLUMN published_value.metric IS 'Name of the number, such as top1';
+COMMENT ON COLUMN published_value.condition IS 'What tells two figures of one metric and benchmark apart; empty where nothing does';
+COMMENT ON COLUMN published_value.input_size IS 'Side of the images in pixels, where the source says it';
+COMMENT ON COLUMN published_value.value IS 'The number, in its unit; NULL where the data do not determine it';
+COMMENT ON COLUMN published_value.low IS 'Lower end of the 95 % interval';
+COMMENT ON COLUMN published_value.high IS 'Upper end of the 95 % interval';
+COMMENT ON COLUMN published_value.unit IS 'percent, share, octaves …';
+COMMENT ON COLUMN published_value.n IS 'Number of images or trials';
+COMMENT ON COLUMN published_value.note IS 'Why there is no value, or why it should not be trusted';
+
+CREATE TABLE human_trial (
+    stimulus_set VARCHAR NOT NULL,
+    condition VARCHAR NOT NULL,
+    subject VARCHAR NOT NULL,
+    session INTEGER NOT NULL,
+    trial INTEGER NOT NULL,
+    image VARCHAR NOT NULL,
+    category VARCHAR NOT NULL,
+    response VARCHAR
+);
+COMMENT ON TABLE human_trial IS 'Trials of human observers, as `bandlens published import humans` reads them';
+COMMENT ON COLUMN human_trial.stimulus_set IS 'Name of the set, such as low-pass';
+COMMENT ON COLUMN human_trial.condition IS 'As the experiment names it, such as 10 for a standard deviation of ten pixels';
+COMMENT ON COLUMN human_trial.subject IS 'Name of the observer within the set';
+COMMENT ON COLUMN human_trial.session IS 'Number of the session, from 1';
+COMMENT ON COLUMN human_trial.trial IS 'Number of the trial within the session, from 1';
+COMMENT ON COLUMN human_trial.image IS 'The image, by the part of its file''s name that does not depend on the observer';
+COMMENT ON COLUMN human_trial.category IS 'One of sixteen classes: what the image shows, or where cues conflict, its shape';
+COMMENT ON COLUMN human_trial.response IS 'One of sixteen classes; NULL where there was no answer';
+
 -- Views --------------------------------------------------------------------------------------------------------------
 
 CREATE VIEW study_version AS

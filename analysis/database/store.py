@@ -445,6 +445,15 @@ class Store:
                 "INSERT INTO published FROM loaded", frame.select("model", "metric", "value", "source").to_arrow()
             )
 
+    def write_source(self, source: str, values: pl.DataFrame, trials: pl.DataFrame | None = None) -> None:
+        """Replace what is imported of a source: the columns of published_value, and those of human_trial if any."""
+        with self.transaction():
+            self.execute("DELETE FROM published_value WHERE source = ?", [source])
+            self._load("INSERT INTO published_value BY NAME FROM loaded", values.to_arrow())
+            if trials is not None:
+                self.execute("DELETE FROM human_trial")
+                self._load("INSERT INTO human_trial BY NAME FROM loaded", trials.to_arrow())
+
 
 def _is_plain(kind: duckdb.sqltypes.DuckDBPyType) -> bool:
     """Whether every value of a type can be held by any reader of tables: its name, and those that it is made of."""

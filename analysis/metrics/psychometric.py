@@ -116,9 +116,7 @@ def estimate_band(
         note = f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
         nothing = _nothing(note)
     if nothing:
-        thresholds = tuple(Threshold(f, nothing, np.nan) for f in FREQUENCIES)
-        channel = (nothing, nothing, nothing)
-        return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
+        return _without(nothing, float(reference[0]), correct.shape[1], independent)
     # A resample that happens to fall to chance has no threshold; the others speak for it.
     usable = (right[0] > 0) & (reference > 2 * floor)
     right, images, reference = right[:, usable], images[usable], reference[usable]
@@ -130,6 +128,50 @@ def estimate_band(
     thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), level, few) for f in FREQUENCIES)
     channel = _channel(sensitivity, size, level, few)
     return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
+
+
+def estimate_band_of_counts(
+    right: NDArray[np.int64],
+    trials: NDArray[np.int64],
+    *,
+    floor: float = 0.0,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> PsychometricBand:
+    """As `estimate_band`, of right answers and all trials where each condition has trials of its own.
+
+    right, trials: (5, 7), rows by noise_sd ascending from 0, columns by octave index; the trials at noise_sd 0 are one
+    condition. floor: accuracy of a blind guess. Resampled are the trials of each condition.
+
+    Raises UsageError for counts that do not fit.
+    """
+    shape = (len(NOISE_SDS), len(FREQUENCIES))
+    if right.shape != shape or trials.shape != shape or np.any((right < 0) | (right > trials) | (trials < 1)):
+        raise UsageError(
+            f"critical band: counts of shapes {right.shape} and {trials.shape}; give right of all, {shape}"
+        )
+    share = right / trials
+    random = np.random.default_rng(seed)
+    drawn = np.concatenate([right[None], random.binomial(trials, share, (resamples, *shape))]).astype(np.float64)
+    reference = drawn[:, 0].sum(axis=1) / trials[0].sum()
+    total = int(trials.sum())
+    if drawn[0, 0].sum() < FEWEST_RIGHT or reference[0] <= 2 * floor:
+        note = f"{right[0].sum()} of {trials[0].sum()} trials are right without noise: too few to see a threshold"
+        return _without(_nothing(note), float(reference[0]), total, total)
+    drawn, reference = drawn[reference > 2 * floor], reference[reference > 2 * floor]
+    flat = drawn[:, 1:].transpose(1, 2, 0).reshape(shape[0] - 1, -1)
+    all_trials = np.repeat(trials[1:].astype(np.float64), len(drawn), axis=1)
+    sensitivity, slope = fit_thresholds(flat, all_trials, np.tile(reference, shape[1]), floor)
+    sensitivity, slope = sensitivity.reshape(shape[1], -1), slope.reshape(shape[1], -1)
+    thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), level, None) for f in FREQUENCIES)
+    return PsychometricBand(thresholds, *_channel(sensitivity, SIZE, level, None), float(reference[0]), total, total)
+
+
+def _without(nothing: Estimate, reference: float, images: int, clusters: int) -> PsychometricBand:
+    """Every number as `nothing` says."""
+    thresholds = tuple(Threshold(f, nothing, np.nan) for f in FREQUENCIES)
+    return PsychometricBand(thresholds, nothing, nothing, nothing, reference, images, clusters)
 
 
 def _check(correct: NDArray[np.bool_], clusters: ArrayLike | None, floor: float, resamples: int) -> NDArray[np.intp]:
@@ -239,7 +281,7 @@ noise away from it (0.25 overstates A = 3.6 by 0.2, 0.05 by less than 0.01)."""
 def fit_thresholds(right: Floats, images: Floats, reference: Floats, floor: float = 0.0) -> tuple[Floats, Floats]:
     """(sensitivity, slope in log-odds per octave), each (R,), by binomial maximum likelihood.
 
-    right (4, R): right answers at the four levels, weakest noise first; images (R,): answers in all;
+    right (4, R): right answers at the four levels, weakest noise first; images (R,) or (4, R): answers in all;
     reference (R,): the accuracy at noise_sd 0, above 2 * floor.
     """
     data = (right, images, reference, np.full_like(images, floor))

@@ -24,6 +24,16 @@ class Method(StrEnum):
     kendall = "kendall"
 
 
+class Target(StrEnum):
+    raw = "raw"
+    effective = "effective"
+
+
+class Baseline(StrEnum):
+    testbed = "testbed"
+    timm = "timm"
+
+
 def correlate(
     db: Annotated[
         Path | None,
@@ -39,6 +49,12 @@ def correlate(
     resamples: Annotated[
         int, typer.Option("--resamples", help="Of the bootstrap over models, and permutations.", min=100, max=100_000)
     ] = 10_000,
+    target: Annotated[
+        Target, typer.Option("--target", help="Accuracies as they are, or effective robustness.")
+    ] = Target.raw,
+    baseline: Annotated[
+        Baseline, typer.Option("--baseline", help="Of effective robustness: whose accuracies set what is expected.")
+    ] = Baseline.testbed,
     as_published: Annotated[
         bool, typer.Option("--as-published", help="The published table: 72 values, 0 where p >= 0.05, uncorrected.")
     ] = False,
@@ -51,7 +67,7 @@ def correlate(
     Example: bandlens correlate --method kendall --json
     """
     if as_published:
-        if db or study or bias or method != Method.spearman:
+        if db or study or bias or target != Target.raw or method != Method.spearman:
             raise UsageError("--as-published is the study's own table, Spearman over its 48 models; give it alone")
         from .published import table
 
@@ -62,7 +78,10 @@ def correlate(
     from ...analysis.correlations.models import subsets_of
     from ...analysis.correlations.table import correlate as correlate_frame
 
-    found = _published() if db is None else _of_database(db, study)
+    if target is Target.effective:
+        found = _effective(db, study, baseline.value, as_json)
+    else:
+        found = _published() if db is None else _of_database(db, study)
     biases = _chosen(bias, found.biases)
     subsets = subsets_of(found.frame)
     rows = correlate_frame(
@@ -81,6 +100,32 @@ def _published() -> StudyTable:
     from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
 
     return StudyTable(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), "ID")
+
+
+def _effective(db: Path | None, study: str | None, baseline: str, as_json: bool) -> StudyTable:
+    """Effective robustness in place of accuracies, given that on ImageNet; prints the lines it is measured from."""
+    from dataclasses import asdict
+
+    from ...analysis.correlations.models import StudyTable
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
+    from ...analysis.published.relate import fits, study_models, with_accuracies, with_effective
+    from ...analysis.published.sources import atlas
+
+    values = atlas()
+    lines = fits(values, baseline)
+    if db is None:
+        table = _published()
+        frame = study_models(values)
+    else:
+        table = _of_database(db, study)
+        with open_store(db, read_only=True) as store:
+            frame = with_accuracies(store, study_label(store, study), table.frame)
+    frame, targets = with_effective(frame, lines)
+    if not as_json:
+        rows = [{"benchmark": name, **asdict(line)} for name, line in lines.items() if f"effective_{name}" in targets]
+        print_rows(rows, title=f"Probit lines over ImageNet, baseline {baseline}")
+    return StudyTable(frame, table.biases, targets, "imagenet")
 
 
 def _of_database(db: Path, study: str | None) -> StudyTable:

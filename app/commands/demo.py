@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..console import duration, print_rows
-from .published import table
+from .published import place, table
 from .sql import sql
 
 EXAMPLES = (
@@ -30,6 +30,8 @@ def demo(
 
     Example: bandlens demo --out demo
     """
+    from ..demo import ATLAS
+
     started = time.monotonic()
     database = out / "results.duckdb"
     out.mkdir(parents=True, exist_ok=True)
@@ -38,6 +40,8 @@ def demo(
     _report(out)
     _step("The published study: Spearman's correlation of biases with generalization, 48 models (0: p >= 0.05)")
     table()
+    _step("Where EfficientNet-Lite0 stands among timm's models, by their published accuracies")
+    place(ATLAS)
     for query in EXAMPLES:
         _step(f'bandlens sql "{query}" --db {database}')
         sql(query, database)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..console import Json, print_rows
+
+if TYPE_CHECKING:
+    import polars as pl
 
 app = typer.Typer(
     help="The published study's figures, its correlation table, and your numbers beside them.", no_args_is_help=True
@@ -21,22 +25,172 @@ SUBSET_TITLES = {
 }
 
 
+AtlasDb = Annotated[
+    Path | None, typer.Option("--db", help="Also the sources imported into this results database.", show_default="none")
+]
+
+
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(help="The study's benchmark.csv.")],
+    source: Annotated[
+        str, typer.Argument(metavar="FILE|SOURCE", help="The study's benchmark.csv; or a source that `list` shows.")
+    ],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="The folder of the source's files.", show_default=False)
+    ] = None,
     db: Annotated[Path, typer.Option(help="The results database to write to.")] = Path("results.duckdb"),
 ) -> None:
-    """Read the study's results file into the table `published` of a results database.
+    """Read the study's results file, or another source's files, into a results database.
 
-    Example: bandlens published import benchmark.csv --db results.duckdb
+    Example: bandlens published import critical-band critical-band-masking --db results.duckdb
     """
     from ...analysis.database.open import open_store
     from ...analysis.published.figures import read_benchmark
+    from ...analysis.published.imports import read_import
+    from ...analysis.published.sources import find_source, sources
+    from ...errors import UsageError
 
-    figures = read_benchmark(file)
+    if folder is None and source in sources() and not Path(source).exists():
+        raise UsageError(f"{source} is several files; give their folder: bandlens published import {source} DIR")
+    if folder is None:
+        figures = read_benchmark(Path(source))
+        with open_store(db) as store:
+            store.write_published(figures)
+        print(f"{db}: {len(figures)} published values of {figures['model'].n_unique()} models")
+        return
+    described = find_source(source)
+    values, trials = read_import(described, folder)
     with open_store(db) as store:
-        store.write_published(figures)
-    print(f"{db}: {len(figures)} published values of {figures['model'].n_unique()} models")
+        store.write_source(source, values, trials)
+    print(f"{db}: {len(values)} values of {values['model'].n_unique()} models from {described.title}")
+    print(described.terms)
+
+
+@app.command("list")
+def list_(db: AtlasDb = None, as_json: Json = False) -> None:
+    """List the sources of published figures: what is here of each, its licence and commit.
+
+    Example: bandlens published list
+    """
+    from ...analysis.published.sources import summary
+
+    print_rows(list(summary(_atlas(db))), as_json=as_json)
+
+
+@app.command("sources")
+def sources_(
+    model: Annotated[str, typer.Argument(help="A model, by its name in any source.", show_default=False)],
+    db: AtlasDb = None,
+    as_json: Json = False,
+) -> None:
+    """Print all published figures of a model, and how far sources of the same checkpoint are apart.
+
+    Example: bandlens published sources tv_resnet50
+    """
+    from ...analysis.published.names import values_of_model
+
+    rows = values_of_model(_atlas(db), model)
+    print_rows(rows.to_dicts(), as_json=as_json)
+    if not as_json and (others := rows["model"].unique().sort().to_list())[1:]:
+        print(f"{model} is the name of {len(others)} models: {', '.join(others)}")
+
+
+@app.command()
+def agree(
+    models: Annotated[bool, typer.Option("--models", help="Each model, not only means and ends.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare the study's accuracies with those of the same checkpoints in other sources, and say why they differ.
+
+    Example: bandlens published agree --models
+    """
+    from ...analysis.published.names import agreement
+    from ...analysis.published.sources import atlas
+
+    means, each = agreement(atlas())
+    print_rows((each if models else means).to_dicts(), as_json=as_json)
+
+
+class Grounds(StrEnum):
+    study = "study"
+    timm = "timm"
+    critical_band = "critical-band"
+
+
+@app.command()
+def relate(
+    models: Annotated[Grounds, typer.Option("--models", help="Whose biases and accuracies.")] = Grounds.timm,
+    db: AtlasDb = None,
+    as_json: Json = False,
+) -> None:
+    """Correlate biases with accuracies over many models: in all, within families, and between the means of families.
+
+    Spearman's coefficients; p shuffles models within their families, or families as wholes.
+
+    Example: bandlens published relate --models study
+    """
+    from ...analysis.published.relate import ground, relations, sentences
+
+    values = _atlas(db)
+    rows = relations(ground(values, models.value))
+    if as_json:
+        print_rows(rows.to_dicts(), as_json=True)
+        return
+    shown = ("bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between")
+    titles = {"partial": "given imagenet", "within": "within families", "between": "between families"}
+    print_rows(
+        [{titles.get(name, name): _two(name, row[name]) for name in shown} for row in rows.to_dicts()],
+        title="{} models of {} families".format(*rows.select("n", "families").max().row(0)),
+    )
+    study = relations(ground(values, "study")) if models is Grounds.critical_band else None
+    for sentence in sentences(rows, study):
+        print(sentence)
+
+
+COEFFICIENTS = ("overall", "partial", "within", "between")
+
+
+def _two(name: str, value: Any) -> Any:
+    """A coefficient with two decimals."""
+    return value if value is None or name not in COEFFICIENTS else f"{round(float(value), 2) + 0:.2f}"
+
+
+@app.command()
+def place(
+    model: Annotated[str, typer.Argument(help="A model, by its name in any source.", show_default=False)],
+    db: AtlasDb = None,
+    as_json: Json = False,
+) -> None:
+    """Print where a model stands among all of timm's: its rank, and what its ImageNet accuracy lets one expect.
+
+    Example: bandlens published place tf_efficientnet_lite0.in1k
+    """
+    from ...analysis.published.relate import place
+
+    rows = place(_atlas(db), model)
+    print_rows(
+        rows.drop("model").to_dicts() if not as_json else rows.to_dicts(), as_json=as_json, title=rows["model"][0]
+    )
+
+
+@app.command()
+def fits(as_json: Json = False) -> None:
+    """Print the lines that effective robustness is measured from, with their R2.
+
+    Example: bandlens published fits
+    """
+    from dataclasses import asdict
+
+    from ...analysis.published.relate import BASELINES, fits
+    from ...analysis.published.sources import atlas
+
+    values = atlas()
+    rows = [
+        {"baseline": name, "benchmark": benchmark, **asdict(line)}
+        for name in BASELINES
+        for benchmark, line in fits(values, name).items()
+    ]
+    print_rows(rows, as_json=as_json)
 
 
 @app.command()
@@ -95,6 +249,16 @@ def check(
     print(f"{compared} numbers compared; {outside} published ones lie outside the interval of yours")
     for line in found.left_out:
         print(line)
+
+
+def _atlas(db: Path | None) -> pl.DataFrame:
+    from ...analysis.database.open import open_store
+    from ...analysis.published.sources import atlas
+
+    if db is None:
+        return atlas()
+    with open_store(db, read_only=True) as store:
+        return atlas(store)
 
 
 def _beside(row: dict[str, Any], faults: list[str]) -> dict[str, Any]:

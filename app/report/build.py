@@ -9,6 +9,7 @@ from pathlib import Path
 from ...errors import UsageError
 from ...export.files import write_bytes
 from .accuracy import accuracy_section, curves_section
+from .atlas import atlas_section
 from .band import band_section, numbers_section
 from .changes import changes_section
 from .contact_sheet import contact_sheet
@@ -76,6 +77,7 @@ def _sections(db: Path, results: ReportData | None, against: str | None, photogr
             raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
         yield changes_section(results, against)
     yield correlations_section(results)
+    yield atlas_section(results)
     if results:
         yield accuracy_section(results)
         if len(results.curve):

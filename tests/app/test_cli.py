@@ -49,13 +49,16 @@ def test_the_commands_of_the_design_are_there() -> None:
         "analyze",
         "correlate",
         "compare",
+        "consistency",
         "report",
         "sql",
         "demo",
     ]
     nested = "checkpoints list, checkpoints show, checkpoints fetch, checkpoints verify, images pack, images check, "
     nested += "benchmarks list, benchmarks pack, "
-    nested += "probes list, probes preview, published import, published table"
+    nested += "probes list, probes preview, import predictions, "
+    nested += "published import, published table, published list, published sources, published agree, "
+    nested += "published relate, published fits"
     assert {(name,) for name in alone} | {tuple(words.split()) for words in nested.split(", ")} <= set(command_paths())
 
 

@@ -13,6 +13,7 @@ from bandlens.analysis.metrics.psychometric import (
     PsychometricBand,
     accuracy_at,
     estimate_band,
+    estimate_band_of_counts,
     fit_channels,
     fit_thresholds,
 )
@@ -256,3 +257,31 @@ def test_few_independent_images_give_numbers_without_intervals() -> None:
 def test_wrong_use_is_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         estimate_band(**{"correct": np.ones((29, 9), dtype=bool), **arguments})
+
+
+def test_counts_of_trials_give_what_single_outcomes_give() -> None:
+    """The same channel from 300 trials a condition: by images, and by counts alone."""
+    random = np.random.default_rng(4)
+    sensitivity = 2.5 * np.exp(-((np.arange(7) - 3.0) ** 2) / (2 * 1.5**2))
+    levels = accuracy_at(LEVELS[:, None], sensitivity, np.full(7, 3.0), np.full(7, 0.9), np.full(7, 0.0))
+    outcomes = random.random((4, 7, 300)) < levels[..., None]
+    clean = random.random(300) < 0.9
+    single = estimate_band(np.concatenate([clean[None], outcomes.transpose(1, 0, 2).reshape(28, 300)]), resamples=200)
+    right = np.concatenate([np.full((1, 7), clean.sum()), outcomes.sum(axis=2)])
+    counted = estimate_band_of_counts(right, np.full((5, 7), 300), resamples=200)
+    for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity"):
+        one, other = getattr(single, name), getattr(counted, name)
+        assert other.value == pytest.approx(one.value, rel=1e-6)
+        assert other.low < other.value < other.high
+        assert 0.5 < (other.high - other.low) / (one.high - one.low) < 2
+    assert counted.bandwidth.value == pytest.approx(2 * np.sqrt(np.log(4)) * 1.5, rel=0.1)
+
+
+def test_counts_that_do_not_fit_are_refused() -> None:
+    for right, trials in (
+        (np.ones((5, 6), int), np.ones((5, 6), int)),
+        (np.full((5, 7), 3), np.full((5, 7), 2)),
+        (np.zeros((5, 7), int), np.zeros((5, 7), int)),
+    ):
+        with pytest.raises(UsageError, match="give right of all"):
+            estimate_band_of_counts(right, trials)

@@ -1,0 +1,193 @@
+"""Which names in which sources mean one model, and what model it is.
+
+aliases.csv is reviewed by hand: names of one model, and whether the checkpoint is the same or the architecture alone.
+What it does not have stays alone: two sources may well mean two models by `resnet50`, and these do. A name of timm or
+the study is the model's; another source's name that no alias resolves is `source:name`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+
+from ...errors import UnknownName
+
+ALIASES = Path(__file__).with_name("aliases.csv")
+FAMILIES = Path(__file__).with_name("families.csv")
+TRAINED_BY = re.compile(
+    r"^(tf_|legacy_|gluon_|ig_|ssl_|swsl_|adv_|ens_adv_|robust_|tv_|tv2_|jx_|google_|facebook_adv_trained_|instagram-|"
+    r"googlenet/|test_|fix|swag_|dm_|[a-z-]+20\d\d[a-z]*_(?=[a-z0-9]))"
+)
+"""What stands before an architecture in a name, and says who trained it and how."""
+DATA = re.compile(
+    r"(?:^|_)(in1k|in12k|in21k|in22k|jft|laion\w*?|ig1b|ig|yfcc100m|webli|dfn\w*?|openai|m38m|m30m|merged\w*)(?=_|$)"
+)
+"""The data sets that the tag of a timm name holds."""
+SPELT: Mapping[str, str] = {"jft": "JFT-300M", "yfcc100m": "YFCC100M", "ig1b": "IG-1B", "in1k": "ImageNet-1k"}
+MODELS = ("source", "name", "model", "same", "architecture", "family", "parameters", "input_size", "training_data")
+
+
+@cache
+def aliases() -> pl.DataFrame:
+    """Rows of source, name, model, same (checkpoint or architecture)."""
+    return pl.read_csv(ALIASES, comment_prefix="#")
+
+
+@cache
+def _families() -> tuple[tuple[str, str], ...]:
+    rows = pl.read_csv(FAMILIES, comment_prefix="#").rows()
+    return tuple(sorted(rows, key=lambda row: -len(row[0])))
+
+
+def architecture_of(model: str) -> str:
+    """The architecture of a model: its name without source and tag."""
+    return model.split(":")[-1].split(".")[0] if not model.startswith("robust_") else "resnet50"
+
+
+def family_of(model: str) -> str | None:
+    """The family of a model's architecture by families.csv; None where no beginning there fits."""
+    name = architecture_of(model).lower()
+    for shorter in (name, TRAINED_BY.sub("", name)):
+        for beginning, family in _families():
+            if shorter.startswith(beginning):
+                return family
+    return None
+
+
+def models(values: pl.DataFrame) -> pl.DataFrame:
+    """One row a name of a source, with the columns MODELS.
+
+    parameters are in millions, input_size is the least side in pixels that the source has figures for; both are null
+    where the source does not say it. training_data follows from the tag of a timm name.
+    """
+    found = values.group_by("source", "name" if "name" in values.columns else pl.col("model").alias("name")).agg(
+        parameters=pl.col("value").filter(pl.col("metric") == "parameters").first(),
+        input_size=pl.col("input_size").min(),
+    )
+    found = found.join(aliases(), on=["source", "name"], how="left")
+    own = (
+        pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
+    )
+    found = found.with_columns(pl.col("model").fill_null(own), pl.col("same").fill_null("checkpoint"))
+    distinct = found["model"].unique().to_list()
+    about = pl.DataFrame(
+        {
+            "model": distinct,
+            "architecture": [architecture_of(model) for model in distinct],
+            "family": [family_of(model) for model in distinct],
+            "training_data": [_data(model) for model in distinct],
+        },
+        schema_overrides=dict.fromkeys(("model", "architecture", "family", "training_data"), pl.String),
+    )
+    return found.join(about, on="model").select(MODELS).sort("source", "name")
+
+
+def _data(model: str) -> str | None:
+    tag = model.partition(".")[2]
+    found = dict.fromkeys(SPELT.get(one, one) for one in DATA.findall(tag.replace("_", "__")))
+    return " + ".join(found) or None
+
+
+def named(values: pl.DataFrame) -> pl.DataFrame:
+    """VALUES with the source's own name as `name`, and model, same, architecture and family of the table of models."""
+    table = models(values).select("source", "name", "model", "same", "architecture", "family")
+    return values.rename({"model": "name"}).join(table, on=["source", "name"], how="left", maintain_order="left")
+
+
+def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
+    """All figures of the models that any source calls `name`, with `range`: how far sources are apart.
+
+    Columns: model, source, name, same, benchmark, condition, metric, input_size, value, unit, range. range is null
+    where one source alone has the checkpoint; of several input sizes the least counts.
+
+    Raises UnknownName where no source has the name.
+    """
+    rows = named(values)
+    meant = rows.filter((pl.col("name") == name) | (pl.col("model") == name))["model"].unique()
+    if meant.is_empty():
+        raise UnknownName("model", name, sorted({*rows["name"], *rows["model"]}))
+    mine = rows.filter(pl.col("model").is_in(meant.to_list()), pl.col("benchmark") != "")
+    key = ["model", "benchmark", "condition", "metric", "unit"]
+    least = pl.col("input_size").min().over([*key, "source"])
+    smallest = pl.col("input_size").is_null() | (pl.col("input_size") == least)
+    alone = pl.when((pl.col("same") == "checkpoint") & smallest).then("value")
+    apart = (alone.max() - alone.min()).over(key)
+    several = pl.when(pl.col("same") == "checkpoint").then("source").n_unique().over(key) > 1
+    return mine.select(
+        "model",
+        "source",
+        "name",
+        "same",
+        "benchmark",
+        "condition",
+        "metric",
+        "input_size",
+        "value",
+        "unit",
+        range=pl.when(several).then(apart),
+    ).sort("model", "metric", "benchmark", "condition", "source", "input_size")
+
+
+COMPARISONS: tuple[tuple[str, str, str, str, str], ...] = (
+    ("imagenet", "", "testbed", "", "the same images"),
+    ("imagenet-v2", "", "testbed", "", "the testbed's format-val; its other V2 is cropped before"),
+    ("imagenet-a", "", "testbed", "", "the same images, among 200 classes"),
+    ("imagenet-r", "", "testbed", "", "the same images, among 200 classes"),
+    ("imagenet-sketch", "", "testbed", "", "the same images"),
+    ("imagenet-c", "15 x 5", "robustbench", "15 x 5", "RobustBench takes 5,000 of the 50,000 images"),
+    ("imagenet-c", "15 x 5", "testbed", "15 x 5", "the testbed crops the finished images of ImageNet-C again"),
+    ("pgd_linf", "eps 0.5/255, 40 steps", "testbed", "eps 0.5, 100 steps", "the testbed attacks for 100 steps, not 40"),
+    ("imagenet-real", "last batch", "timm", "", "the study kept its last batch: 326 images of seven classes"),
+)
+"""Benchmark and condition of the study, another source and its condition, and why they agree or differ."""
+
+
+def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The study's figures beside those of others: (a row a comparison, a row a model of it).
+
+    The first has benchmark, against, n, mean, low and high of study minus other in points over n checkpoints, why; the
+    second also has models of which the architecture alone is the same, which the first leaves out.
+    """
+    rows = named(values.filter(metric="top1"))
+    mine = rows.filter(source="study").with_columns(pl.col("value").alias("study"))
+    pairs = []
+    for benchmark, condition, other, theirs, why in COMPARISONS:
+        left = mine.filter(benchmark=benchmark, condition=condition).select("model", "study", mine_same="same")
+        right = rows.filter(source=other, benchmark=benchmark, condition=theirs)
+        # Of timm's sizes, the one that the study used: the smallest of 224 pixels or more.
+        right = (
+            right.filter(pl.col("input_size").fill_null(224) >= 224).sort("input_size").unique("model", keep="first")
+        )
+        both = left.join(right, on="model").with_columns(
+            same=pl.when(pl.col("mine_same") == "architecture").then(pl.lit("architecture")).otherwise("same")
+        )
+        pairs.append(
+            both.select(
+                "model",
+                "same",
+                pl.col("benchmark"),
+                "study",
+                against=pl.lit(other),
+                other="value",
+                difference=pl.col("study") - pl.col("value"),
+                why=pl.lit(why),
+            )
+        )
+    each = pl.concat(pairs)
+    means = (
+        each.filter(same="checkpoint")
+        .group_by("benchmark", "against", "why", maintain_order=True)
+        .agg(
+            n=pl.len(),
+            mean=pl.col("difference").mean(),
+            low=pl.col("difference").min(),
+            high=pl.col("difference").max(),
+        )
+    )
+    return means.select("benchmark", "against", "n", "mean", "low", "high", "why"), each.sort(
+        "benchmark", "against", "model", maintain_order=True
+    )

@@ -1,0 +1,264 @@
+"""Biases and accuracies of many models: effective robustness, and correlations within and between families.
+
+A ground is what models are taken from: `study`, the 48 ResNet-50s by training category; `timm`, its results by family;
+`critical-band`, the networks with critical-band trials, joined with accuracies of the testbed or else timm's of 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from ...errors import UnknownName, UsageError
+from ..correlations.effective import Line, effective, fit_line
+from ..correlations.families import PERMUTATIONS, by_family
+from ..correlations.models import values_of
+from ..database.store import Store
+from ..statistics.arrays import ALPHA, Z
+from .figures import BIASES, shipped_figures
+from .imports import INTEGER
+from .names import named, values_of_model
+
+SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
+"""Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
+PRIMARY: Mapping[str, str] = {"stylized": "1000 classes"}
+"""Benchmark -> the condition that counts, where it is not the empty one."""
+STANDARD = "Standard training"
+TYPES = Path(__file__).with_name("testbed_types.csv")
+BASELINES: Mapping[str, str] = {
+    "testbed": "the testbed's models of standard training",
+    "timm": "all of timm's models at all of their input sizes",
+}
+"""Name of a baseline -> whose accuracies its line is fitted to."""
+GROUNDS = ("study", "timm", "critical-band")
+COUNTERPARTS: Mapping[str, str] = {"shape_accuracy": "shape_bias", "bandwidth": "critical_bandwidth"}
+"""Bias of the 85 networks -> that of the 48 which measures the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Models: a row each with model, name, family, and a column for each bias and benchmark, NaN or null for gaps."""
+
+    name: str
+    frame: pl.DataFrame
+    biases: tuple[str, ...]
+    benchmarks: tuple[str, ...]
+    """Beside imagenet, which is what a partial coefficient holds fixed."""
+
+
+def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
+    """Rows of name, input_size and a column a benchmark, top-1 in percent, of one source."""
+    wanted = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
+    rows = values.filter(wanted, source=source, metric="top1")
+    return rows.rename({"model": "name"}).pivot("benchmark", index=["name", "input_size"], values="value")
+
+
+def fits(values: pl.DataFrame, baseline: str = "testbed") -> dict[str, Line]:
+    """Benchmark -> the line of a baseline's models on it over ImageNet. UnknownName for no baseline."""
+    if baseline not in BASELINES:
+        raise UnknownName("baseline", baseline, BASELINES)
+    rows = accuracies(values, baseline)
+    if baseline == "testbed":
+        standard = pl.read_csv(TYPES, comment_prefix="#").filter(type=STANDARD)["model"]
+        rows = rows.filter(pl.col("name").is_in(standard.to_list()))
+    else:
+        # Of the models that all six sets have.
+        rows = rows.drop_nulls([shift for shift in SHIFTS if shift in rows.columns])
+    found = [shift for shift in SHIFTS if shift in rows.columns]
+    table = values_of(rows, ["imagenet", *found])
+    return {shift: fit_line(table[0], y) for shift, y in zip(found, table[1:], strict=True)}
+
+
+def with_effective(frame: pl.DataFrame, lines: Mapping[str, Line]) -> tuple[pl.DataFrame, list[str]]:
+    """The frame with a column `effective_BENCHMARK`, in points, for each benchmark that it and the lines have.
+
+    Raises UsageError where it has no ImageNet accuracy, or no other benchmark.
+    """
+    shifts = [shift for shift in lines if shift in frame.columns]
+    if "imagenet" not in frame.columns or not shifts:
+        raise UsageError(f"effective robustness needs accuracies on imagenet and one of {', '.join(lines)}")
+    table = values_of(frame, ["imagenet", *shifts])
+    found = {
+        f"effective_{shift}": effective(table[0], y, lines[shift]) for shift, y in zip(shifts, table[1:], strict=True)
+    }
+    return frame.with_columns(**{name: pl.Series(column).fill_nan(None) for name, column in found.items()}), list(found)
+
+
+def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:
+    """The models of a study with a column for their top-1 on ImageNet and each benchmark of SHIFTS that it has.
+
+    `frame` has a column checkpoint. The project's stylized images are of 16 classes, and not what the lines are of.
+    """
+    wanted = {f"top1_{name}": name for name in ("imagenet", *SHIFTS) if name not in PRIMARY}
+    top1 = store.frame("SELECT checkpoint, metric, value FROM metric_of(?) WHERE image_set IS NULL", [label])
+    top1 = top1.filter(pl.col("metric").is_in(list(wanted))).with_columns(pl.col("metric").replace(wanted))
+    wide = top1.pivot("metric", index="checkpoint", values="value")
+    return frame.join(wide, on="checkpoint", how="left", maintain_order="left")
+
+
+def study_models(values: pl.DataFrame) -> pl.DataFrame:
+    """The 48: the shipped figures, and the study's accuracy on each benchmark of SHIFTS that other sources have too."""
+    top1 = accuracies(values, "study").drop("input_size").rename({"name": "model"})
+    return shipped_figures().join(top1.select("model", "imagenet", *_shared(top1)), on="model", maintain_order="left")
+
+
+def _shared(frame: pl.DataFrame) -> list[str]:
+    return [shift for shift in SHIFTS if shift in frame.columns]
+
+
+def ground(values: pl.DataFrame, name: str) -> Ground:
+    """The models of a ground. Raises UsageError for `critical-band` where it is not imported."""
+    if name == "study":
+        frame = study_models(values).with_columns(family="category", name="model")
+        return Ground(name, frame, tuple(BIASES), ("imagenet", *_shared(frame)))
+    if name == "timm":
+        rows = values.filter(source="timm", metric="parameters").select(
+            name="model", parameters="value", input_size="input_size"
+        )
+        frame = accuracies(values, "timm").join(rows, on=["name", "input_size"], how="left")
+        families = named(values.filter(source="timm", metric="parameters")).select("name", "model", "family").unique()
+        frame = frame.join(families, on="name", how="left").drop_nulls(["imagenet", *_shared(frame)])
+        return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
+    if name != "critical-band":
+        raise UnknownName("ground", name, GROUNDS)
+    mine = named(values.filter(pl.col("condition").is_in([INTEGER, ""]), source="critical-band"))
+    if mine.is_empty():
+        raise UsageError("critical-band is not imported; `bandlens published import critical-band DIR` reads it")
+    biases = mine.pivot("metric", index=["name", "model", "family"], values="value")
+    table = named(values.filter(pl.col("source").is_in(["testbed", "timm-2022"])))
+    known = [
+        accuracies(values, source).join(
+            table.filter(source=source).select("name", "model").unique(), on="name"
+        ).drop("name", "input_size").drop_nulls("imagenet").unique("model", keep="first")
+        for source in ("testbed", "timm-2022")
+    ]  # fmt: skip
+    shifts = [shift for shift in SHIFTS if any(shift in frame.columns for frame in known) and shift != "imagenet-real"]
+    both = pl.concat([known[0], known[1].join(known[0], on="model", how="anti")], how="diagonal_relaxed")
+    frame = biases.join(both.select("model", "imagenet", *shifts), on="model", maintain_order="left")
+    order = ("bandwidth", "center_frequency", "peak_noise_sensitivity", "shape_accuracy")
+    return Ground(name, frame, order, ("imagenet", *shifts))
+
+
+def relations(
+    models: Ground, targets: Sequence[str] | None = None, permutations: int = PERMUTATIONS, seed: int = 0
+) -> pl.DataFrame:
+    """Each bias with each benchmark: ground, bias, benchmark, and the fields of `ByFamily`, null for NaN."""
+    rows: list[dict[str, Any]] = []
+    names = list(models.benchmarks if targets is None else targets)
+    x, y = values_of(models.frame, models.biases), values_of(models.frame, names)
+    given = values_of(models.frame, ["imagenet"])[0]
+    family = models.frame["family"].fill_null("unknown").to_numpy().astype(str)
+    for bias, values in zip(models.biases, x, strict=True):
+        for benchmark, accuracy in zip(names, y, strict=True):
+            z = None if benchmark == "imagenet" else given
+            found = asdict(by_family(values, accuracy, family, z, permutations, seed))
+            rows.append({"ground": models.name, "bias": bias, "benchmark": benchmark} | found)
+    return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def sentences(table: pl.DataFrame, study: pl.DataFrame | None = None) -> list[str]:
+    """What differs in sign, in whole sentences: within and between families, and against the 48 ResNet-50s.
+
+    Signs within and between are told where one of the two is unlikely to be chance (p < 0.05), those against the 48
+    where both are.
+    """
+    found = []
+    for row in table.drop_nulls(["within", "between"]).to_dicts():
+        within, between = row["within"], row["between"]
+        if within * between < 0 and min(row["p_within"], row["p_between"]) < ALPHA:
+            found.append(
+                f"{row['bias']} goes {_way(between)} with {row['benchmark']} between the means of {row['families']} "
+                f"families ({between:+.2f}, p {row['p_between']:.3g}), and {_way(within)} within them "
+                f"({within:+.2f}, p {row['p_within']:.3g})."
+            )
+    theirs = {} if study is None else {(row["bias"], row["benchmark"]): row for row in study.to_dicts()}
+    for row in table.to_dicts():
+        other = theirs.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
+        if other and row["overall"] * other["overall"] < 0 and _clear(row) and _clear(other):
+            found.append(
+                f"Over {row['n']} networks of {row['families']} families {row['bias']} goes {_way(row['overall'])} "
+                f"with {row['benchmark']} ({row['overall']:+.2f}), over the {other['n']} ResNet-50s of the study "
+                f"{other['bias']} goes {_way(other['overall'])} ({other['overall']:+.2f})."
+            )
+    return found
+
+
+def _clear(row: Mapping[str, Any]) -> bool:
+    """Whether Spearman's coefficient is unlikely to be chance: without relation, r sqrt(n - 1) is about normal."""
+    return bool(abs(row["overall"]) * sqrt(row["n"] - 1) > Z)
+
+
+def _way(coefficient: float) -> str:
+    return "up" if coefficient > 0 else "down"
+
+
+PLACE_SIZES = 224
+"""Pixels: of a model's several input sizes, the least that is at least so much stands for it."""
+
+
+def place(values: pl.DataFrame, name: str, baseline: str = "timm") -> pl.DataFrame:
+    """Where one model stands among all of timm's: a row a benchmark, in percent and points.
+
+    `name` is the model's in any source; of several sources that have a benchmark, the first in SOURCE_ORDER counts.
+    Columns: model, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by the line of
+    the baseline from ImageNet accuracy), effective (top1 - expected). Raises UnknownName where no source has the name,
+    UsageError where it is several models, or has no accuracies.
+    """
+    mine = values_of_model(values, name).filter(metric="top1")
+    if mine["model"].n_unique() > 1:
+        several = ", ".join(mine["model"].unique().sort())
+        raise UsageError(f"{name} is the name of {several}; give one of these")
+    wanted = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
+    mine = mine.filter(wanted, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
+    order = {source: at for at, source in enumerate(SOURCE_ORDER)}
+    mine = _one_size(mine.filter(pl.col("source").is_in(list(order))), ["benchmark", "source"])
+    mine = mine.sort(pl.col("source").replace_strict(order)).unique("benchmark", keep="first", maintain_order=True)
+    accuracy = dict(mine.select("benchmark", "value").rows())
+    if "imagenet" not in accuracy:
+        raise UsageError(f"{name} has no published accuracy on imagenet to be placed by")
+    everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
+    lines = fits(values, baseline)
+    rows = []
+    for benchmark in ("imagenet", *SHIFTS):
+        others = everybody.filter(benchmark=benchmark, condition="")
+        if benchmark not in accuracy or others.is_empty():
+            continue
+        rivals = others.filter(pl.col("model") != mine["model"][0])["value"]
+        top1 = accuracy[benchmark]
+        row = {
+            "model": mine["model"][0],
+            "source": mine.filter(benchmark=benchmark)["source"][0],
+            "benchmark": benchmark,
+        }
+        row |= {"top1": top1, "rank": 1 + int((rivals > top1).sum()), "of": 1 + len(rivals)}
+        expected = float(lines[benchmark].expected([accuracy["imagenet"]])[0]) if benchmark in lines else None
+        rows.append(row | {"expected": expected, "effective": None if expected is None else top1 - expected})
+    return pl.DataFrame(rows, schema_overrides={"expected": pl.Float64, "effective": pl.Float64})
+
+
+SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study")
+
+
+def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
+    small = (pl.col("input_size").fill_null(PLACE_SIZES) < PLACE_SIZES).alias("small")
+    return rows.sort(small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)
+
+
+def channel_share(frame: pl.DataFrame, logarithms: bool = False) -> float:
+    """R2 of the shape accuracy on bandwidth, centre frequency and peak noise sensitivity, by least squares.
+
+    frame: rows with these four columns; the first two may be taken as logarithms, as the third is.
+    """
+    names = ["bandwidth", "center_frequency", "peak_noise_sensitivity"]
+    *channel, shape = values_of(frame, [*names, "shape_accuracy"])
+    if logarithms:
+        channel[:2] = [np.log(values) for values in channel[:2]]
+    design = np.column_stack([np.ones(len(shape)), *channel])
+    rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
+    return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())

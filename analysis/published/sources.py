@@ -1,0 +1,325 @@
+"""Sources of published figures: their descriptions (sources.toml), and a reader that follows them or refuses.
+
+Every figure is one row of VALUES. A file that is another release than the one described is refused with the file, the
+row (its line, the header being line 1) and the column; nothing is read of a source whose files are not all right.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ...errors import StoreError, UnknownName, UsageError
+from ..database.store import Store
+
+VALUES = pl.Schema(
+    {
+        "source": pl.String,
+        "model": pl.String,
+        "benchmark": pl.String,
+        "metric": pl.String,
+        "condition": pl.String,
+        "input_size": pl.Int64,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+        "unit": pl.String,
+        "n": pl.Int64,
+        "note": pl.String,
+    }
+)
+"""A figure of a model, as the source names it. condition: what tells two figures of one metric and benchmark apart, ''
+where nothing does. input_size: side of the images in pixels, where the source says it. low, high: ends of the 95 %
+interval. n: images or trials."""
+DESCRIPTIONS = Path(__file__).with_name("sources.toml")
+BOUNDS: Mapping[str, tuple[float, float]] = {"percent": (0, 100), "share": (0, 1)}
+"""Unit -> the least and the greatest value that it may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What the columns whose names match `pattern` hold."""
+
+    pattern: re.Pattern[str]
+    benchmark: str
+    metric: str
+    condition: str
+    unit: str
+    scale: float
+    n: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    path: str
+    model: str
+    columns: tuple[Column, ...]
+    ignored: frozenset[str]
+    input_size: str | None = None
+    key: tuple[str, ...] = ()
+    """Further columns, which together with model and input size name a row; a condition may refer to them."""
+    headers: int = 1
+    """Lines of column names; the names of two lines are joined by a point."""
+    gaps: bool = False
+    """Cells may be empty."""
+    others: bool = False
+    """Columns that are not described are none of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    name: str
+    title: str
+    repository: str
+    commit: str
+    licence: str
+    ships: bool
+    files: tuple[File, ...]
+    reader: str | None
+    """A source that is no table of figures has a reader of its own; see `imports`."""
+    paths: tuple[str, ...]
+
+    @property
+    def shipped(self) -> Path:
+        return DESCRIPTIONS.with_name(f"{self.name}.parquet")
+
+    @property
+    def terms(self) -> str:
+        """What the licence means for whoever imports the source."""
+        may = "" if self.ships else "; the project may not ship it, so do not pass on a database that holds it unasked"
+        return f"licence: {self.licence}{may}"
+
+
+@cache
+def sources() -> Mapping[str, Source]:
+    """All sources by name, in the order of sources.toml."""
+    read = tomllib.loads(DESCRIPTIONS.read_text(encoding="utf-8"))
+    found = {}
+    for one in read["source"]:
+        files = [_file(file) for file in one.get("file", ())]
+        if "files" in one:
+            without = one.get("without", ())
+            files = [_timm_file(**file) for file in read["files"][one["files"]] if file["benchmark"] not in without]
+        about = {key: one[key] for key in ("name", "title", "repository", "commit", "licence", "ships")}
+        paths = tuple(one.get("paths", [file.path for file in files]))
+        found[one["name"]] = Source(**about, files=tuple(files), reader=one.get("reader"), paths=paths)
+    return found
+
+
+def find_source(name: str) -> Source:
+    """The source of a name; UnknownName where there is none."""
+    if name not in sources():
+        raise UnknownName("source", name, sources())
+    return sources()[name]
+
+
+def _column(given: Mapping[str, Any]) -> Column:
+    return Column(
+        re.compile(given.get("pattern") or re.escape(given["name"])),
+        given["benchmark"],
+        given.get("metric", "top1"),
+        given.get("condition", ""),
+        given.get("unit", "percent"),
+        given.get("scale", 1),
+        given.get("n"),
+    )
+
+
+def _file(given: Mapping[str, Any]) -> File:
+    columns = tuple(_column(one) for one in given["columns"])
+    rest = {key: given[key] for key in ("input_size", "headers", "gaps", "others") if key in given}
+    return File(
+        given["path"],
+        given["model"],
+        columns,
+        frozenset(given.get("ignored", ())),
+        key=tuple(given.get("key", ())),
+        **rest,
+    )
+
+
+def _timm_file(benchmark: str, path: str, n: int | None = None) -> File:
+    columns = [{"name": "top1", "benchmark": benchmark, "n": n}]
+    rest = ["top1_err", "top5", "top5_err", "crop_pct", "interpolation", "img_size"]
+    if benchmark == "imagenet":
+        columns.append({"name": "param_count", "benchmark": "", "metric": "parameters", "unit": "million"})
+    else:
+        rest.append("param_count")
+        if not benchmark.endswith("-clean"):
+            rest += ["top1_diff", "top5_diff", "rank_diff"]
+    return File(path, "model", tuple(_column(one) for one in columns), frozenset(rest), "img_size")
+
+
+def read_source(source: Source, folder: Path) -> pl.DataFrame:
+    """The rows of VALUES of a source that is tables of figures.
+
+    `folder` holds its files, by the names that sources.toml gives them. Raises UsageError where one is not there, and
+    StoreError where one is not as described.
+    """
+    absent = [path for path in source.paths if not (folder / path).is_file()]
+    if absent:
+        raise UsageError(f"{folder} has no {absent[0]}; {source.name} is {', '.join(source.paths)} in one folder")
+    parts = [_read_file(source.name, file, folder / file.path) for file in source.files]
+    values = pl.concat(parts)
+    # The same figure in two files, such as a mean and what it is the mean of, counts once.
+    return values.unique(["model", "benchmark", "metric", "condition", "input_size"], keep="first", maintain_order=True)
+
+
+def _read_file(source: str, file: File, path: Path) -> pl.DataFrame:
+    table = _cells(path, file.headers)
+    fixed = [file.model, *file.key, *([file.input_size] if file.input_size else [])]
+    names = _check_columns(table, file, path, fixed)
+
+    def where(row: int, column: str) -> str:
+        return f"{path}, line {row + 1 + file.headers}, column {column or 'model'}"
+
+    for name in fixed:
+        if (gap := _first(table[name].fill_null("").str.strip_chars() == "")) is not None:
+            raise StoreError(f"{where(gap, name)}: empty; every row needs a {name or 'model'}")
+    if (again := _first(table.select(~pl.struct(fixed).is_first_distinct()).to_series())) is not None:
+        raise StoreError(f"{where(again, file.model)}: {table[file.model][again]} is there more than once")
+    numbers = {name: _numbers(table[name], columns[0], file, where) for name, columns in names.items()}
+    rows = []
+    for column in file.columns:
+        mine = {name: match for name in numbers if (match := column.pattern.fullmatch(name))}
+        for (benchmark, condition), same in _alike(column, mine).items():
+            mean = table.select(*fixed).with_columns(
+                value=pl.sum_horizontal([pl.lit(numbers[name] * column.scale) for name in same], ignore_nulls=False)
+                / len(same)
+            )
+            rows.append(_values(source, mean, file, column, benchmark, condition))
+    return pl.concat(rows).drop_nulls("value")
+
+
+def _values(
+    source: str, mean: pl.DataFrame, file: File, column: Column, benchmark: str, condition: str
+) -> pl.DataFrame:
+    pieces = re.split(r"\{(\w+)\}", condition)
+    parts = [pl.col(piece) if at % 2 else pl.lit(piece) for at, piece in enumerate(pieces)]
+    size = pl.col(file.input_size).cast(pl.Int64) if file.input_size else pl.lit(None, pl.Int64)
+    return mean.select(
+        source=pl.lit(source),
+        model=file.model,
+        benchmark=pl.lit(benchmark),
+        metric=pl.lit(column.metric),
+        condition=pl.concat_str(parts),
+        input_size=size,
+        value="value",
+        low=pl.lit(None, pl.Float64),
+        high=pl.lit(None, pl.Float64),
+        unit=pl.lit("percent" if column.scale == 100 else column.unit),
+        n=pl.lit(column.n, pl.Int64),
+        note=pl.lit(None, pl.String),
+    )
+
+
+def _alike(column: Column, matches: Mapping[str, re.Match[str]]) -> dict[tuple[str, str], list[str]]:
+    """(benchmark, condition) -> the columns of the file that give it."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, match in matches.items():
+        benchmark, condition = (_filled(text, match.groupdict()) for text in (column.benchmark, column.condition))
+        found.setdefault((benchmark, condition), []).append(name)
+    return found
+
+
+def _filled(text: str, groups: Mapping[str, str]) -> str:
+    """The text with the pattern's groups in it; what names a column of the file stays as it is."""
+    return re.sub(r"\{(\w+)\}", lambda match: groups.get(match[1], match[0]), text)
+
+
+def _cells(path: Path, headers: int) -> pl.DataFrame:
+    """All cells as text, with the names of the columns."""
+    try:
+        table = pl.read_csv(path, infer_schema=False, has_header=headers == 1)
+    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StoreError(f"{path} is not a CSV file ({reason}); fetch it again") from error
+    if headers == 1:
+        return table
+    names = [".".join(cell for cell in column.head(headers).to_list() if cell) for column in table.iter_columns()]
+    doubled = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if doubled is not None or len(table) < headers:
+        raise StoreError(f"{path}, line 1, column {doubled}: there more than once; fetch the file again")
+    return table.slice(headers).rename(dict(zip(table.columns, names, strict=True)))
+
+
+def _check_columns(table: pl.DataFrame, file: File, path: Path, fixed: Sequence[str]) -> dict[str, list[Column]]:
+    """Column of the file -> what it holds. Raises StoreError where columns are missing or new."""
+    lacking = [name or "model" for name in (*fixed, *sorted(file.ignored)) if name not in table.columns]
+    lacking += [c.pattern.pattern for c in file.columns if not any(map(c.pattern.fullmatch, table.columns))]
+    if lacking:
+        raise StoreError(f"{path}, line 1: no column {lacking[0]}; this is another release than the one described")
+    found = {name: [column for column in file.columns if column.pattern.fullmatch(name)] for name in table.columns}
+    new = [name for name, columns in found.items() if not columns and name not in file.ignored and name not in fixed]
+    if new and not file.others:
+        raise StoreError(f"{path}, line 1: unknown column {new[0]}; this is another release than the one described")
+    return {name: columns for name, columns in found.items() if columns}
+
+
+def _numbers(cells: pl.Series, column: Column, file: File, where: Callable[[int, str], str]) -> pl.Series:
+    """The cells of a column as numbers, null where empty. Raises StoreError for what is none, or in another unit."""
+    name = cells.name
+    text = cells.str.strip_chars().str.replace_all(",", "")
+    text = text.set(text == "", None)
+    if not file.gaps and (gap := _first(text.is_null())) is not None:
+        raise StoreError(f"{where(gap, name)}: empty; this file has a number in every cell")
+    numbers = text.cast(pl.Float64, strict=False)
+    if (bad := _first((numbers.is_null() & text.is_not_null()) | numbers.is_nan() | numbers.is_infinite())) is not None:
+        raise StoreError(f"{where(bad, name)}: '{cells[bad]}' is not a number; fetch the file again")
+    low, high = BOUNDS.get(column.unit, (0.0, float("inf")))
+    if (bad := _first((numbers < low) | (numbers > high))) is not None:
+        raise StoreError(f"{where(bad, name)}: {cells[bad]} is not a {column.unit} from {low} to {high}")
+    largest = numbers.max()
+    if column.unit == "percent" and len(numbers.drop_nulls()) > 1 and isinstance(largest, float) and 0 < largest <= 1:
+        raise StoreError(f"{where(0, name)}: no value is above 1, so these are shares; the file should have percent")
+    return numbers
+
+
+def _first(wrong: pl.Series) -> int | None:
+    """The first row of which it is true."""
+    rows = wrong.fill_null(False).arg_true()
+    return int(rows[0]) if len(rows) else None
+
+
+def shipped_values(names: Sequence[str] | None = None) -> pl.DataFrame:
+    """The rows of VALUES that come with the package, of all its sources or of some."""
+    wanted = [source for source in sources().values() if source.ships and (names is None or source.name in names)]
+    return pl.concat([pl.read_parquet(source.shipped).cast(VALUES).select(VALUES.names()) for source in wanted])
+
+
+def atlas(store: Store | None = None) -> pl.DataFrame:
+    """The rows of VALUES that come with the package; and those that were imported into a results database."""
+    values = shipped_values()
+    if store is None:
+        return values
+    imported = store.frame("FROM published_value").cast(VALUES)
+    # A newer release of a shipped source takes its place.
+    return pl.concat([values.join(imported, on="source", how="anti"), imported])
+
+
+def summary(values: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """One row a source: how many models, benchmarks and values `values` has of it, its licence and commit."""
+    counted = values.group_by("source").agg(
+        pl.col("model").n_unique(), pl.col("benchmark").filter(pl.col("benchmark") != "").n_unique(), values=pl.len()
+    )
+    of_source = {row["source"]: row for row in counted.to_dicts()}
+    for source in sources().values():
+        row = of_source.get(source.name)
+        yield {
+            "source": source.name,
+            "models": row["model"] if row else None,
+            "benchmarks": row["benchmark"] if row else None,
+            "values": row["values"] if row else None,
+            "here": ("shipped" if source.ships else "imported") if row else f"`published import {source.name} DIR`",
+            "licence": source.licence,
+            "repository": source.repository,
+            "commit": source.commit,
+            "title": source.title,
+        }

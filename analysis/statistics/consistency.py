@@ -1,0 +1,103 @@
+"""Error consistency: whether two observers are right and wrong on the same images more than their accuracies imply.
+
+    observed = share of images on which both are right or both wrong
+    expected = p q + (1 - p) (1 - q)             p, q: the two accuracies
+    kappa    = (observed - expected) / (1 - expected)
+    most     = (1 - |p - q| - expected) / (1 - expected)     what two such accuracies allow
+
+Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020). An observer who is always right, or
+always wrong, makes no errors that could be shared or not: kappa is undefined, NaN, and not 1. Intervals are percentiles
+over resampled images (Klein et al. 2025), or clusters of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import UsageError
+from .arrays import Floats
+
+LEVEL = 0.95
+"""Of the intervals; and the share of resamples that must have a kappa."""
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """Error consistency of two observers on the same n images; NaN where it is undefined."""
+
+    n: int
+    first: float
+    """Accuracy of the first observer."""
+    second: float
+    observed: float
+    kappa: float
+    low: float
+    """Lower end of the 95 % interval of kappa."""
+    high: float
+    most: float
+
+
+def kappa_of(observed: Floats, p: Floats, q: Floats) -> Floats:
+    """Kappa of shares; NaN where an accuracy is 0 or 1."""
+    expected = p * q + (1 - p) * (1 - q)
+    varied = (p > 0) & (p < 1) & (q > 0) & (q < 1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(varied, (observed - expected) / (1 - expected), np.nan)
+
+
+def most_of(p: float, q: float) -> float:
+    """The greatest kappa that two accuracies allow."""
+    return float(kappa_of(np.asarray(1 - abs(p - q)), np.asarray(p), np.asarray(q)))
+
+
+def error_consistency(
+    first: NDArray[np.bool_],
+    second: NDArray[np.bool_],
+    clusters: NDArray[np.int64] | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Consistency:
+    """Of two observers of the same images, whether each is right, (n,) each.
+
+    clusters: (n,), images that are not independent have the same number; left out, each stands for itself. Raises
+    UsageError for arrays that do not fit, or no image.
+    """
+    if first.shape != second.shape or first.ndim != 1 or len(first) == 0 or first.dtype != bool or second.dtype != bool:
+        raise UsageError(
+            f"error consistency: {first.dtype} {first.shape} and {second.dtype} {second.shape}; give bool (n,)"
+        )
+    # Each image is one of four kinds; nothing but their counts matters.
+    kind = 2 * first + second
+    random = np.random.default_rng(seed)
+    if clusters is None:
+        counts = np.bincount(kind, minlength=4).astype(np.float64)
+        drawn = random.multinomial(len(kind), counts / len(kind), resamples).astype(np.float64)
+    else:
+        _, of = np.unique(clusters, return_inverse=True)
+        held = int(of.max()) + 1
+        table = np.zeros((held, 4))
+        np.add.at(table, (of, kind), 1)
+        counts = table.sum(axis=0)
+        drawn = random.multinomial(held, np.full(held, 1 / held), resamples) @ table
+    totals = np.concatenate([counts[None], drawn])
+    shares = totals / totals.sum(axis=1, keepdims=True)
+    p, q, observed = shares[:, 2] + shares[:, 3], shares[:, 1] + shares[:, 3], shares[:, 0] + shares[:, 3]
+    kappa = kappa_of(observed, p, q)
+    defined = kappa[1:][~np.isnan(kappa[1:])]
+    low = high = np.nan
+    if not np.isnan(kappa[0]) and len(defined) >= LEVEL * resamples:
+        low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    first_share, second_share = float(p[0]), float(q[0])
+    return Consistency(
+        len(kind),
+        first_share,
+        second_share,
+        float(observed[0]),
+        float(kappa[0]),
+        float(low),
+        float(high),
+        most_of(first_share, second_share),
+    )

@@ -1,0 +1,33 @@
+"""`bandlens consistency`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..console import Json, print_rows
+
+
+def consistency(
+    images: Annotated[str, typer.Argument(help="A stimulus set, benchmark or image set of the database.")],
+    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    pairs: Annotated[bool, typer.Option("--pairs", help="Every two subjects, even where there are humans.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
+
+    Models are those with a clean run on the images; humans are there after `bandlens published import humans`. With
+    humans, the means of kappa over them; without, or with --pairs, every two subjects, and the most that their
+    accuracies allow.
+
+    Example: bandlens consistency cue-conflict --db results.duckdb
+    """
+    from ...analysis.database.open import open_store
+    from ...analysis.published.humans import consistencies, subjects, summary
+
+    with open_store(db, read_only=True) as store:
+        people, machines = subjects(store, images)
+    table = consistencies(people, machines)
+    print_rows(summary(table) if people and not pairs else table.to_dicts(), as_json=as_json)

@@ -1,0 +1,48 @@
+"""Effective robustness against lines drawn by other people's code."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import linregress, norm, spearmanr
+
+from bandlens.analysis.correlations.effective import effective, fit_line
+from bandlens.errors import UsageError
+
+
+def accuracies(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(1)
+    x = random.uniform(40, 90, n)
+    return x, 100 * norm.cdf(1.2 * norm.ppf(x / 100) - 0.7 + random.normal(0, 0.05, n))
+
+
+def test_the_line_is_that_of_scipy() -> None:
+    x, y = accuracies()
+    line, other = fit_line(x, y), linregress(norm.ppf(x / 100), norm.ppf(y / 100))
+    assert (line.slope, line.intercept, line.r2) == pytest.approx((other.slope, other.intercept, other.rvalue**2))
+    assert line.spearman == pytest.approx(spearmanr(x, y).statistic)
+    assert effective(x, y, line) == pytest.approx(y - 100 * norm.cdf(other.intercept + other.slope * norm.ppf(x / 100)))
+
+
+def test_models_on_the_line_have_no_effective_robustness() -> None:
+    x = np.linspace(30, 90, 9)
+    y = 100 * norm.cdf(0.9 * norm.ppf(x / 100) - 0.3)
+    line = fit_line(x, y)
+    assert line.r2 == pytest.approx(1)
+    assert effective(x, y + 2, line) == pytest.approx(np.full(9, 2.0))
+
+
+def test_what_has_no_probit_is_left_out_of_the_line_alone() -> None:
+    x, y = accuracies()
+    line = fit_line(np.append(x, [70, np.nan, 100]), np.append(y, [0, 50, 60]))
+    assert line == fit_line(x, y)
+    assert line.n == 40
+    assert effective([70.0], [0.0], line) == pytest.approx(-line.expected([70.0]))
+    assert np.isnan(effective([np.nan, 70], [50, np.nan], line)).all()
+
+
+def test_shares_of_more_than_all_and_lines_of_two_models_are_refused() -> None:
+    with pytest.raises(UsageError, match="outside 0 to 100"):
+        fit_line([10, 20, 101], [1, 2, 3])
+    with pytest.raises(UsageError, match="2 models have both"):
+        fit_line([10, 20, 30], [1, 2, 0])

@@ -1,0 +1,121 @@
+"""Predictions made elsewhere: four networks on ImageNet, small files of every kind, and files that do not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from small import Command, make_images, make_pictures
+
+X = Path(__file__).parents[3] / "shared" / "published" / "atlas" / "imagenetx"
+needs_x = pytest.mark.skipif(not X.is_dir(), reason="no predictions at ../shared/published/atlas/imagenetx")
+KAPPA = {
+    ("ResNet50", "DINO"): 0.613,
+    ("ResNet50", "SimCLR"): 0.572,
+    ("ResNet50", "ViT"): 0.562,
+    ("DINO", "ViT"): 0.567,
+    ("SimCLR", "ViT"): 0.484,
+}
+
+
+@needs_x
+def test_four_networks_of_50_000_predictions(command: Command, tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    for name in ("ResNet50", "DINO", "SimCLR", "ViT"):
+        done = command(
+            "import", "predictions", X / "predictions.parquet", "--checkpoint", name, "--images", X / "labels.parquet",
+            "--db", db,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+    query = "SELECT checkpoint, top1, top5, n, engine FROM accuracy ORDER BY checkpoint"
+    rows = {row["checkpoint"]: row for row in json.loads(command("sql", query, "--db", db, "--format", "json").out)}
+    assert {name: round(row["top1"], 5) for name, row in rows.items()} == {
+        "ResNet50": 0.76130,
+        "DINO": 0.76754,
+        "SimCLR": 0.68142,
+        "ViT": 0.78006,
+    }
+    assert {(row["top5"], row["n"], row["engine"]) for row in rows.values()} == {(None, 50_000, "imported")}
+    pairs = json.loads(command("consistency", "labels", "--db", db, "--json").out)
+    found = {(row["first_subject"], row["second_subject"]): round(row["kappa"], 3) for row in pairs}
+    found |= {(second, first): kappa for (first, second), kappa in found.items()}
+    assert KAPPA.items() <= found.items()
+    assert all(row["low"] < row["kappa"] < row["high"] < row["low"] + 0.02 for row in pairs)
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder with labels of four files, and predictions of them in another order."""
+    pl.DataFrame({"file_name": list("abcd"), "label": [1, 2, 3, 4]}).write_csv(tmp_path / "labels.csv")
+    pl.DataFrame(
+        {"file_name": list("dcba"), "predicted_class": [4, 3, 9, 1], "predicted_probability": [0.9, 0.8, 0.7, 0.6]}
+    ).write_csv(tmp_path / "predictions.csv")
+    return tmp_path
+
+
+def run(command: Command, folder: Path, images: Path | None = None) -> tuple[int, str, str]:
+    done = command(
+        "import", "predictions", folder / "predictions.csv", "--checkpoint", "net",
+        "--images", images or folder / "labels.csv", "--db", folder / "results.duckdb",
+    )  # fmt: skip
+    return done.code, done.out, done.err
+
+
+def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, small: Path) -> None:
+    code, out, err = run(command, small)
+    assert (code, "net@1, 4 predictions imported, top-1 75.000 %" in out) == (0, True), err
+    query = "SELECT path, predicted, label_rank FROM prediction JOIN image USING (image_index) ORDER BY path"
+    rows = json.loads(command("sql", query, "--db", small / "results.duckdb", "--format", "json").out)
+    assert [(row["path"], row["predicted"], row["label_rank"]) for row in rows] == [
+        ("a", 1, 0),
+        ("b", 9, 65_535),
+        ("c", 3, 0),
+        ("d", 4, 0),
+    ]
+    source = command("sql", "SELECT source FROM checkpoint", "--db", small / "results.duckdb").out
+    assert "predictions imported from predictions.csv, sha256" in source
+    assert run(command, small)[0] == 0  # again: nothing new
+    count = command("sql", "SELECT count(*) AS n FROM prediction", "--db", small / "results.duckdb", "--format", "json")
+    assert json.loads(count.out) == [{"n": 4}]
+
+
+def test_predictions_on_a_packed_set(command: Command, tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images.set", make_pictures(6), labels=[0, 1, 2, 3, 4, 5])
+    names = [path.rsplit("/", 1)[-1] for path in images.paths]
+    frame = pl.DataFrame({"file_name": names, "predicted_class": np.arange(6)})
+    frame.write_csv(tmp_path / "predictions.csv")
+    code, out, err = run(command, tmp_path, tmp_path / "images.set")
+    assert (code, "top-1 100.000 %" in out) == (0, True), err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop("predicted_class"), "row 1: no column predicted_class"),
+        (lambda t: t.head(3), "no row for a and 0 more of 4"),
+        (lambda t: pl.concat([t, t.head(1)]), "row 5, column file_name: d is there more than once"),
+        (
+            lambda t: pl.concat([t, t.head(1).with_columns(file_name=pl.lit("e"))]),
+            "row 5, column file_name: e is no image",
+        ),
+        (lambda t: t.with_columns(predicted_class=pl.lit(1000)), "row 1, column predicted_class: 1000 is no class"),
+        (lambda t: t.with_columns(predicted_class=pl.lit(0.5)), "column predicted_class: Float64 is no class"),
+        (lambda t: t.with_columns(predicted_probability=pl.lit(1.5)), "column predicted_probability: 1.5 is no prob"),
+        (lambda t: t.with_columns(predicted_probability=pl.lit("x")), "column predicted_probability: x is no prob"),
+        (lambda t: t.with_columns(model=pl.lit("other")), "no predictions of net, but of other"),
+        (lambda t: t.head(0), "has no rows"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(
+    command: Command, small: Path, change: Callable[[pl.DataFrame], pl.DataFrame], message: str
+) -> None:
+    change(pl.read_csv(small / "predictions.csv")).write_csv(small / "predictions.csv")
+    code, out, err = run(command, small)
+    assert code in (1, 2)
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+    assert not (small / "results.duckdb").exists()
