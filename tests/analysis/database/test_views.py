@@ -14,6 +14,7 @@ from made_up_results import SESSION, Images, cell, condition, image_set, model, 
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
+from bandlens.errors import UsageError
 from bandlens.records import Failed, Finished
 
 LOW, HIGH = condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)
@@ -207,7 +208,8 @@ def test_views_show_the_newest_version_of_each_study_and_any_other_by_name(store
     assert store.frame(probes.format("accuracy")).rows() == [*newest, ("b@1", "clean")]
     assert store.frame(probes.format("accuracy_of('a')")).rows() == newest
     assert store.frame(probes.format("accuracy_of('a@1')")).rows() == [("a@1", "clean"), ("a@1", "lowpass")]
-    assert store.frame(probes.format("accuracy_of('c')")).rows() == []
+    with pytest.raises(UsageError, match="unknown study 'c'; known: a, a@1, a@2, b, b@1"):
+        store.frame(probes.format("accuracy_of('c')"))
     assert store.frame(probes.format("curve_of('a@1') WHERE ratio IS NOT NULL")).rows() == [
         ("a@1", "clean"), ("a@1", "lowpass")
     ]  # fmt: skip
