@@ -92,7 +92,7 @@ def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
         for row, by in enumerate(models)
         for column, one in enumerate((*grid, own))
     ]
-    failing = cell(images, own, by=model(names[11]))
+    failing = cell(images, own, by=model(f"{names[11]} again"))
     with open_store(path) as store:
         classes = {"all": dict(enumerate(names))}
         store_study(store, names[10], images, parts, classes)

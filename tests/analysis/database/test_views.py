@@ -15,6 +15,7 @@ from scipy.stats import t
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
+from bandlens.errors import UsageError
 from bandlens.probes.spectral import radius
 from bandlens.protocol import CUTOFFS
 from bandlens.records import Failed, Finished
@@ -224,7 +225,8 @@ def test_views_show_the_newest_version_of_each_study_and_any_other_by_name(store
     assert store.frame(probes.format("accuracy")).rows() == [*newest, ("b@1", "clean")]
     assert store.frame(probes.format("accuracy_of('a')")).rows() == newest
     assert store.frame(probes.format("accuracy_of('a@1')")).rows() == [("a@1", "clean"), ("a@1", "lowpass")]
-    assert store.frame(probes.format("accuracy_of('c')")).rows() == []
+    with pytest.raises(UsageError, match="unknown study 'c'; known: a, a@1, a@2, b, b@1"):
+        store.frame(probes.format("accuracy_of('c')"))
     assert store.frame(probes.format("curve_of('a@1') WHERE ratio IS NOT NULL")).rows() == [
         ("a@1", "clean"), ("a@1", "lowpass")
     ]  # fmt: skip
