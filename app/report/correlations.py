@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.correlations import SIGNIFICANT, correlation_map, rho_text, scatter, short
+from ...analysis.charts.correlations import SIGNIFICANT, correlation_map, rho_text, scatter
 from ...analysis.charts.style import colors
 from ...analysis.correlations.models import SUBSET_FILTERS, Errors, subsets_of
 from ...analysis.correlations.table import correlate
@@ -47,7 +47,7 @@ def scatter_section() -> Section:
         for bias, group, value, adjusted in table.select("bias", "group", "coefficient", "p_holm").rows()
     }
     panels = [
-        scatter(figures, bias, group, f"{short(bias)} / {group}: ρ = {rho[bias, group]}")
+        scatter(figures, bias, group, f"{group}: ρ = {rho[bias, group]}")
         for bias in BIASES
         for group in PUBLISHED_GROUPS
     ]

@@ -38,6 +38,7 @@ def write_png(figures: Iterable[Figure], out: Path) -> None:
     import vl_convert
 
     chart = alt.concat(*(panel for figure in figures for panel in figure.panels), columns=2)
+    chart = chart.resolve_scale(color="independent", shape="independent")  # each figure has a meaning for them
     spec = dict(chart.to_dict()) | {"config": CONFIG}
     write_bytes(out, vl_convert.vegalite_to_png(spec, scale=SCALE, vl_version=vega_lite_version()))
 
