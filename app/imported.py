@@ -17,6 +17,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ..analysis.database.store import Images, Store
+from ..analysis.published.sources import read_parquet
 from ..errors import StoreError, UsageError
 from ..probes.clean import CLEAN
 from ..probes.images.image_set import open_image_set
@@ -92,10 +93,10 @@ def _read(file: Path, needed: tuple[str, ...]) -> pl.DataFrame:
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{file} is neither .parquet nor .csv; give one of {', '.join(needed)}")
     try:
-        table = pl.read_csv(file) if file.suffix == ".csv" else pl.read_parquet(file)
+        table = pl.read_csv(file) if file.suffix == ".csv" else read_parquet(file)
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StoreError(f"{file} cannot be read ({reason}); export the predictions again") from error
+        raise StoreError(f"{file} is not a CSV file ({reason}); export the predictions again") from error
     absent = [name for name in needed if name not in table.columns]
     if absent:
         raise StoreError(f"{file}, row 1: no column {absent[0]}; it has {', '.join(table.columns)}")

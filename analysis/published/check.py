@@ -21,21 +21,32 @@ from ..database.store import Store
 from ..metrics.generalization import clusters_of
 from ..statistics.shares import ratio_interval
 from .figures import BIASES, PUBLISHED_GROUPS, PUBLISHED_TOP1, SOURCE, figures_from_benchmark, shipped_figures
+from .imports import INTEGER, UNITS
+from .names import aliases, named
+from .sources import VALUES
 
 FIGURES: Mapping[str, str] = {
     **{f"top1_{name}": column for name, column in PUBLISHED_TOP1.items()},
     **{name: name for name in (*PUBLISHED_GROUPS, *BIASES)},
     AS_PUBLISHED: "ID",
+    **{
+        own.format(metric): f"critical-band/{estimator}/{metric}"
+        for own, estimator in (("critical_{}_raw", INTEGER), ("psychometric_{}", "psychometric"))
+        for metric in UNITS
+    },
 }
 """Metric -> the published figure that it is compared with."""
 BANDPASS: Mapping[str, str] = {"lowpass": "metric/bandpass/LFC/", "highpass": "metric/bandpass/HFC/"}
 _LAST_BATCH = "ImageNet-ReaL as published is the accuracy of the last batch alone: 326 images of the classes 993 to 999"
 _PADDING = "as published, 48 padded images count as robust; without them a value is (percent x 500.48 - 48) / 500"
 _BAND = "the published fit degenerates for most models, and the reference of its normalization is not stated"
+_FEW_TRIALS = "the published trials are about 30 a condition, on grey images of sixteen classes"
 FAULTS: Mapping[str, str] = {
     "^(top1_acc/imagenet-real|ID)$": _LAST_BATCH,
     "^(top1_acc/PGD-40/low|Adversarial)$": _PADDING,
     "^critical_": _BAND,
+    f"^critical-band/{INTEGER}/": _FEW_TRIALS + "; eleven of 85 fits are degenerate",
+    "^critical-band/psychometric/": _FEW_TRIALS,
     "^metric/bandpass/": "the published column is a ratio, although the published script prints percent",
 }
 """Pattern of published figures -> what is wrong with them."""
@@ -117,9 +128,17 @@ def published_figures(store: Store) -> tuple[pl.DataFrame, bool]:
     figures = shipped_figures() if imported.is_empty() else figures_from_benchmark(imported)
     names = ["model", "figure", "published"]
     long = figures.drop("category").unpivot(index="model", variable_name="figure", value_name="published")
-    return pl.concat(
-        [long.select(names), imported.rename({"metric": "figure", "value": "published"}).select(names)]
-    ), len(imported) > 0
+    whole = imported.rename({"metric": "figure", "value": "published"})
+    return pl.concat([one.select(names) for one in (long, whole, _critical_band(store))]), len(imported) > 0
+
+
+def _critical_band(store: Store) -> pl.DataFrame:
+    """The imported critical bands of networks that the study has too, by the study's name of the same checkpoint."""
+    rows = store.frame("FROM published_value WHERE source = 'critical-band' AND value IS NOT NULL").cast(VALUES)
+    own = aliases().filter(source="study", same="checkpoint").select("model", study="name")
+    found = named(rows).filter(same="checkpoint").join(own, on="model")
+    figure = pl.format("critical-band/{}/{}", "condition", "metric")
+    return found.select(model="study", figure=figure, published="value")
 
 
 def own_figures(store: Store, label: str) -> pl.DataFrame:

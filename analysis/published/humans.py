@@ -18,6 +18,7 @@ from ...errors import StoreError, UnknownName, UsageError
 from ..database.store import Store
 from ..statistics.consistency import Consistency, error_consistency
 from ..statistics.wilson import wilson
+from .sources import read_parquet
 
 SIXTEEN = frozenset(
     {"airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat"}
@@ -31,10 +32,7 @@ TRIALS = ("stimulus_set", "condition", "subject", "session", "trial", "image", "
 
 def read_trials(file: Path) -> pl.DataFrame:
     """The columns TRIALS of a file of trials; StoreError for another one."""
-    try:
-        table = pl.read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(f"{file} is not a Parquet file ({str(error).splitlines()[0]}); fetch it again") from error
+    table = read_parquet(file)
     odd = [name for name in (*COLUMNS, *table.columns) if name not in table.columns or name not in COLUMNS]
     if odd:
         word = "unknown" if odd[0] in table.columns else "no"

@@ -17,7 +17,7 @@ from ..metrics.psychometric import estimate_band_of_counts
 from ..statistics.consistency import error_consistency
 from ..statistics.wilson import wilson
 from .humans import figures, read_trials
-from .sources import VALUES, Source, read_source
+from .sources import VALUES, Source, read_parquet, read_source
 
 Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
 """Rows of VALUES, and human trials, the columns of the table human_trial, where the source has any."""
@@ -62,7 +62,7 @@ def critical_band(source: Source, folder: Path) -> Read:
 CONFLICTS, CONFLICTS_A_CLASS, CLASSES = 1200, 75, 16
 """Cue-conflict images, those of each class of shape, and the classes."""
 RESAMPLES = 200
-"""Of the trials of each network."""
+"""How often the trials of each network are drawn anew, for the intervals."""
 WIDEST = 12.0
 """Octaves: a channel that is wider than twice the tested six octaves is marked as degenerate, if it is not already."""
 UNITS: Mapping[str, str] = {
@@ -184,10 +184,7 @@ TABLES: tuple[Mapping[str, type[pl.DataType]], ...] = (
 
 def _table(file: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
     """A Parquet file of exactly these columns without gaps; StoreError for another one."""
-    try:
-        table = pl.read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(f"{file} is not a Parquet file ({str(error).splitlines()[0]}); fetch it again") from error
+    table = read_parquet(file)
     if odd := sorted(set(table.columns) ^ set(columns)):
         word = "unknown" if odd[0] in table.columns else "no"
         raise StoreError(f"{file}, row 1: {word} column {odd[0]}; this is another release than the one described")

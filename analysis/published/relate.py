@@ -24,6 +24,7 @@ from ..statistics.arrays import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
 from .names import named, values_of_model
+from .sources import VALUES
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
@@ -88,6 +89,32 @@ def with_effective(frame: pl.DataFrame, lines: Mapping[str, Line]) -> tuple[pl.D
         f"effective_{shift}": effective(table[0], y, lines[shift]) for shift, y in zip(shifts, table[1:], strict=True)
     }
     return frame.with_columns(**{name: pl.Series(column).fill_nan(None) for name, column in found.items()}), list(found)
+
+
+def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: str) -> pl.DataFrame:
+    """Rows of VALUES with the metric effective_robustness, in points, of every model that has the accuracies."""
+    rows = []
+    for source in values["source"].unique(maintain_order=True):
+        table = accuracies(values, source)
+        if "imagenet" not in table.columns or not any(shift in table.columns for shift in lines):
+            continue
+        found, names = with_effective(table, lines)
+        long = found.unpivot(names, index=["name", "input_size"], variable_name="benchmark").drop_nulls("value")
+        benchmark = pl.col("benchmark").str.strip_prefix("effective_")
+        rows.append(
+            long.select(
+                model="name",
+                source=pl.lit(source),
+                benchmark=benchmark,
+                metric=pl.lit("effective_robustness"),
+                condition=benchmark.replace_strict(PRIMARY, default=""),
+                input_size="input_size",
+                value="value",
+                unit=pl.lit("points"),
+                note=pl.lit(f"baseline: {BASELINES[baseline]}"),
+            )
+        )
+    return pl.concat([pl.DataFrame(schema=VALUES), *rows], how="diagonal")
 
 
 def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:

@@ -282,6 +282,25 @@ def _numbers(cells: pl.Series, column: Column, file: File, where: Callable[[int,
     return numbers
 
 
+def read_parquet(file: Path) -> pl.DataFrame:
+    """A Parquet file of somebody else's; StoreError where it cannot be read.
+
+    Arrow reads it: Polars' own reader ends some damaged files with a panic, which is no exception to catch.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file).read()
+        table.validate(full=True)
+        # Names and values alone: metadata need not even be text.
+        found = pl.from_arrow(pa.table(dict(zip(table.column_names, table.columns, strict=True))))
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StoreError(f"{file} is not a Parquet file ({reason}); fetch it again") from error
+    return found if isinstance(found, pl.DataFrame) else found.to_frame()
+
+
 def _first(wrong: pl.Series) -> int | None:
     """The first row of which it is true."""
     rows = wrong.fill_null(False).arg_true()

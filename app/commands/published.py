@@ -40,26 +40,34 @@ def import_(
     ] = None,
     db: Annotated[Path, typer.Option(help="The results database to write to.")] = Path("results.duckdb"),
 ) -> None:
-    """Read the study's results file, or another source's files, into a results database.
+    """Read the study's results file, or another source's files, into a results database, for SQL and other commands.
+
+    A source that ships needs no DIR. Effective robustness is added where a source has the accuracies.
 
     Example: bandlens published import critical-band critical-band-masking --db results.duckdb
     """
+    import polars as pl
+
     from ...analysis.database.open import open_store
     from ...analysis.published.figures import read_benchmark
     from ...analysis.published.imports import read_import
-    from ...analysis.published.sources import find_source, sources
+    from ...analysis.published.relate import effective_values, fits
+    from ...analysis.published.sources import find_source, shipped_values, sources
     from ...errors import UsageError
 
-    if folder is None and source in sources() and not Path(source).exists():
-        raise UsageError(f"{source} is several files; give their folder: bandlens published import {source} DIR")
-    if folder is None:
+    if folder is None and (source not in sources() or Path(source).exists()):
         figures = read_benchmark(Path(source))
         with open_store(db) as store:
             store.write_published(figures)
         print(f"{db}: {len(figures)} published values of {figures['model'].n_unique()} models")
         return
     described = find_source(source)
-    values, trials = read_import(described, folder)
+    if folder is None and not described.ships:
+        raise UsageError(
+            f"{source} does not ship; give the folder of its files: bandlens published import {source} DIR"
+        )
+    values, trials = (shipped_values([source]), None) if folder is None else read_import(described, folder)
+    values = pl.concat([values, effective_values(values, fits(shipped_values(), "testbed"), "testbed")])
     with open_store(db) as store:
         store.write_source(source, values, trials)
     print(f"{db}: {len(values)} values of {values['model'].n_unique()} models from {described.title}")

@@ -77,13 +77,13 @@ def _sections(db: Path, results: ReportData | None, against: str | None, photogr
             raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
         yield changes_section(results, against)
     yield correlations_section(results)
-    yield atlas_section(results)
     if results:
         yield accuracy_section(results)
         if len(results.curve):
             yield curves_section(results)
             yield band_section(results)
             yield numbers_section(results)
+    yield atlas_section(results)
     yield scatter_section()
     yield contact_sheet(results, photograph)
     if results:

@@ -11,6 +11,9 @@ import polars as pl
 import pytest
 from small import Command, make_images, make_pictures
 
+from bandlens.analysis.published.sources import read_parquet
+from bandlens.errors import StoreError
+
 X = Path(__file__).parents[3] / "shared" / "published" / "atlas" / "imagenetx"
 needs_x = pytest.mark.skipif(not X.is_dir(), reason="no predictions at ../shared/published/atlas/imagenetx")
 KAPPA = {
@@ -119,3 +122,21 @@ def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
     assert not (small / "results.duckdb").exists()
+
+
+def test_damaged_files_are_one_line(tmp_path: Path) -> None:
+    """Whatever bytes are changed or cut off: a table, or an error of the project's own."""
+    file, random = tmp_path / "predictions.parquet", np.random.default_rng(0)
+    pl.DataFrame({"file_name": ["a", "b"], "predicted_class": [1, 2], "model": ["x", "y"]}).write_parquet(file)
+    whole = np.frombuffer(file.read_bytes(), np.uint8)
+    refused: list[str] = []
+    for _ in range(300):
+        damaged = whole.copy()
+        damaged[random.integers(len(whole), size=3)] = random.integers(256, size=3)
+        file.write_bytes(damaged[: random.integers(len(whole) // 2, len(whole) * 2)].tobytes())
+        try:
+            read_parquet(file)
+        except StoreError as error:
+            refused.append(str(error))
+    assert len(refused) > 200
+    assert not any("\n" in message for message in refused)

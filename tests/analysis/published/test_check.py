@@ -20,6 +20,7 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.analysis.published.check import FAULTS, FIGURES, check_published, published_figures
 from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, SOURCE, read_benchmark, shipped_figures
+from bandlens.analysis.published.sources import VALUES
 from bandlens.errors import UsageError
 from bandlens.probes.spectral import CUTOFFS
 from bandlens.protocol import EPS, STEP, STEPS
@@ -198,7 +199,8 @@ def test_published_figures_compared_with_themselves_do_not_differ(shared: Path, 
     figures, imported = published_figures(store)
     assert imported
     named = set(figures["figure"])
-    assert set(FIGURES.values()) <= named | {"top1_acc/imagenet-real"}
+    own = {figure for figure in FIGURES.values() if not figure.startswith("critical-band/")}
+    assert own <= named | {"top1_acc/imagenet-real"}
     assert {f"metric/bandpass/{side}/{cutoff:g}" for side in ("LFC", "HFC") for cutoff in CUTOFFS} <= named
     mine = figures.filter(model=NAME)
     both = shipped_figures().filter(model=NAME).drop("model", "category").row(0, named=True)
@@ -271,3 +273,33 @@ def test_the_command_prints_a_table_with_faults_below_or_json(command: Command, 
     none = command("published", "check", "--db", tmp_path / "none.duckdb")
     assert (none.code, none.out) == (2, "")
     assert none.err.startswith(f"bandlens: no results database at {tmp_path}/none.duckdb; ")
+
+
+def test_imported_critical_bands_are_beside_ones_own_of_the_same_checkpoint(store: Store) -> None:
+    images = image_set(40, labels=[k % 16 for k in range(40)], benchmark="imagenet", name="imagenet")
+    octaves = [condition("critical_band", noise_sd=0.0)]
+    octaves += [
+        condition("critical_band", noise_sd=sd, frequency=f) for f in range(7) for sd in (0.02, 0.04, 0.08, 0.16)
+    ]
+    by, labels = model(NAME, classes=1000), np.arange(40) % 16
+    parts = []
+    for one in [condition(), *octaves]:
+        sd, f = one.number("noise_sd") or 0, one.number("frequency") or 0
+        wrong = np.arange(40) >= 40 - 300 * sd * np.exp(-((f - 3) ** 2) / 4)
+        parts.append(part(cell(images, one, by=by), np.where(wrong, (labels + 1) % 16, labels), wrong.astype(int)))
+    store_study(store, "s", [images], parts)
+    compute_metrics(store, "s", 200)
+    rows = [
+        {"source": "critical-band", "model": name, "benchmark": "gray16", "metric": "bandwidth", "condition": how}
+        | {"value": value, "unit": "octaves", "n": 1050}
+        for name, value in (("resnet50", 2.5), ("resnet18", 9.0))
+        for how in ("integer thresholds", "psychometric")
+    ]
+    store.write_source("critical-band", pl.DataFrame(rows, VALUES))
+    found = check_published(store, "s@1").rows.filter(pl.col("figure").str.starts_with("critical-band/"))
+    assert found.select("model", "figure", "metric", "published").rows() == [
+        (NAME, "critical-band/integer thresholds/bandwidth", "critical_bandwidth_raw", 2.5),
+        (NAME, "critical-band/psychometric/bandwidth", "psychometric_bandwidth", 2.5),
+    ]
+    assert (found["own"] - found["published"]).to_list() == found["difference"].to_list()
+    assert found["fault"].str.contains("about 30 a condition").all()

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from scipy.stats import norm
 from small import Command
 
+from bandlens.analysis.published.relate import fits
 from bandlens.analysis.published.sources import VALUES, File, Source, read_source, shipped_values, sources
 from bandlens.analysis.published.sources import _column as column
 from bandlens.errors import StoreError, UsageError
@@ -135,7 +137,26 @@ def test_a_newer_release_takes_the_place_of_the_shipped_one(command: Command, tm
     done = command("published", "import", "timm", PUBLISHED / "atlas/timm", "--db", db)
     assert done.code == 0, done.err
     rows = {row["source"]: row for row in json.loads(command("published", "list", "--db", db, "--json").out)}
-    assert (rows["timm"]["models"], rows["timm"]["values"]) == (1267, 14004)
+    # With the effective robustness on V2, Sketch, A and R, less the one row without A.
+    assert (rows["timm"]["models"], rows["timm"]["values"]) == (1267, 14004 + 4 * 1556 - 1)
+
+
+def test_what_ships_can_be_imported_for_sql(command: Command, tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    done = command("published", "import", "testbed", "--db", db)
+    assert (done.code, "licence: MIT" in done.out) == (0, True), done.err
+    query = (
+        "SELECT value, unit, note FROM published_value WHERE metric = 'effective_robustness' "
+        "AND benchmark = 'imagenet-r' AND model = 'resnet50_trained_on_SIN'"
+    )
+    (row,) = json.loads(command("sql", query, "--db", db, "--format", "json").out)
+    top1 = shipped_values(["testbed"]).filter(model="resnet50_trained_on_SIN", metric="top1", condition="")
+    x, y = (top1.filter(benchmark=name)["value"].item() for name in ("imagenet", "imagenet-r"))
+    line = fits(shipped_values())["imagenet-r"]
+    expected = 100 * norm.cdf(line.slope * norm.ppf(x / 100) + line.intercept)
+    assert row["value"] == pytest.approx(y - expected)
+    assert row["value"] > 10
+    assert (row["unit"], row["note"]) == ("points", "baseline: the testbed's models of standard training")
 
 
 def test_a_source_without_its_folder_is_told(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,12 @@ def test_crops_of_a_photograph_are_one_cluster(demo: tuple[Path, str]) -> None:
     assert interval[1] - interval[0] > 0.3  # eight photographs cannot tell more; 64 independent images would
 
 
+def test_the_network_is_placed_among_a_thousand(demo: tuple[Path, str]) -> None:
+    placed = demo[1].split("tf_efficientnet_lite0.in1k")[1]
+    assert re.search(r"timm +imagenet +74\.85 +1150 +1266", placed)
+    assert re.search(r"timm +imagenet-r +36\.03 +\d+ +1266 +34\.44 +1\.596", placed)
+
+
 def test_pictures_and_metrics(demo: tuple[Path, str]) -> None:
     out, printed = demo
     for name in ("sheet.png", "curves.png"):

@@ -101,7 +101,7 @@ def test_it_can_be_read_without_seeing_it(page: Page) -> None:
 
 def test_everything_has_its_section(page: Page) -> None:
     assert list(page.sections) == [
-        "overview", "correlations", "atlas", "accuracy", "curves", "critical-band", "numbers", "published",
+        "overview", "correlations", "accuracy", "curves", "critical-band", "numbers", "atlas", "published",
         "conditions", "provenance",
     ]  # fmt: skip
     assert "33,000" in page.sections["overview"]
