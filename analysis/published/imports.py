@@ -62,7 +62,7 @@ def critical_band(source: Source, folder: Path) -> Read:
 CONFLICTS, CONFLICTS_A_CLASS, CLASSES = 1200, 75, 16
 """Cue-conflict images, those of each class of shape, and the classes."""
 RESAMPLES = 200
-"""Of the trials of each network."""
+"""How often the trials of each network are drawn again."""
 WIDEST = 12.0
 """Octaves: a channel that is wider than twice the tested six octaves is marked as degenerate, if it is not already."""
 UNITS: Mapping[str, str] = {

@@ -21,7 +21,7 @@ from ...errors import UsageError
 from .arrays import Floats
 
 LEVEL = 0.95
-"""Of the intervals; and the share of resamples that must have a kappa."""
+"""The level of the intervals, and the share of resamples that must have a kappa."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def error_consistency(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Consistency:
-    """Of two observers of the same images, whether each is right, (n,) each.
+    """How consistent two observers of the same images are, from whether each is right, (n,) each.
 
     clusters: (n,), images that are not independent have the same number; left out, each stands for itself. Raises
     UsageError for arrays that do not fit, or no image.

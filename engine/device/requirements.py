@@ -30,7 +30,7 @@ class Library:
     modules: tuple[str, ...]
     """Names that it goes by; the first one that is installed is taken."""
     extra: str
-    """Of bandlens, that brings it."""
+    """The extra of bandlens that brings it."""
     mend: str
     """What to do where it is installed and cannot be used."""
 
