@@ -20,7 +20,7 @@ from ..analysis.database.store import Images, Store
 from ..errors import StoreError, UsageError
 from ..probes.clean import CLEAN
 from ..probes.images.image_set import open_image_set
-from ..protocol import CLASSES
+from ..protocol import CLASSES, SIZE
 from ..records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
 
 ENGINE = "imported"
@@ -81,7 +81,7 @@ def find_images(path: Path) -> Images:
     names, labels = table["file_name"].to_list(), _classes(table, "label", path)
     _once(table, path)
     info = ImageSetInfo(
-        path.stem, "imagenet", digest_of("labelled files", names, labels.tolist()), len(names), 224, "unknown", True
+        path.stem, "imagenet", digest_of("labelled files", names, labels.tolist()), len(names), SIZE, "unknown", True
     )
     return LabelledFiles(info, names, labels.astype(np.int32), np.arange(len(names), dtype=np.int32), {})
 

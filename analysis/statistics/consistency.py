@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 from .arrays import Floats
+from .images import interval
 
-LEVEL = 0.95
-"""The level of the intervals, and the share of resamples that must have a kappa."""
+ENOUGH = 0.95
+"""The share of resamples that must have a kappa."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +89,8 @@ def error_consistency(
     kappa = kappa_of(observed, p, q)
     defined = kappa[1:][~np.isnan(kappa[1:])]
     low = high = np.nan
-    if not np.isnan(kappa[0]) and len(defined) >= LEVEL * resamples:
-        low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if not np.isnan(kappa[0]) and len(defined) >= ENOUGH * resamples:
+        low, high = interval(defined)
     first_share, second_share = float(p[0]), float(q[0])
     return Consistency(
         len(kind),
