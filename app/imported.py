@@ -22,6 +22,7 @@ from ..probes.clean import CLEAN
 from ..probes.images.image_set import open_image_set
 from ..protocol import CLASSES, SIZE
 from ..records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
+from ..untrusted import first_line
 
 ENGINE = "imported"
 UNKNOWN_RANK = 65_535
@@ -94,8 +95,7 @@ def _read(file: Path, needed: tuple[str, ...]) -> pl.DataFrame:
     try:
         table = pl.read_csv(file) if file.suffix == ".csv" else pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StoreError(f"{file} cannot be read ({reason}); export the predictions again") from error
+        raise StoreError(f"{file} cannot be read ({first_line(error)}); export the predictions again") from error
     absent = [name for name in needed if name not in table.columns]
     if absent:
         raise StoreError(f"{file}, row 1: no column {absent[0]}; it has {', '.join(table.columns)}")

@@ -15,9 +15,9 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import CheckpointError
-from ..untrusted import parse_json, read_text, without_secrets
+from ..untrusted import first_line, parse_json, read_text, without_secrets
 from .downloads import download, drive_answer, published_digits
-from .files import html_title, reason, sha256_of, weights_folder, write_bytes
+from .files import html_title, sha256_of, weights_folder, write_bytes
 from .registry import Checkpoint, Origin, Part
 
 LOCK = "checkpoints.lock"
@@ -72,7 +72,7 @@ def _fetch_part(source: Origin, path: Path) -> Path:
     # Three libraries and the network below them: whatever went wrong, the answer is to run it again.
     except Exception as error:
         raise CheckpointError(
-            f"cannot fetch {source}: {reason(_root(error))}; what arrived is kept, try again"
+            f"cannot fetch {source}: {first_line(_root(error))}; what arrived is kept, try again"
         ) from error
     try:
         _verify_and_record(source, partial, path)

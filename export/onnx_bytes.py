@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from ..errors import ExportError
-from .files import reason
+from ..untrusted import first_line
 
 
 def to_bytes(model: onnx.ModelProto) -> bytes:
@@ -17,5 +17,5 @@ def to_bytes(model: onnx.ModelProto) -> bytes:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"the rewritten graph is not valid ONNX: {reason(error)}; use fp32") from error
+        raise ExportError(f"the rewritten graph is not valid ONNX: {first_line(error)}; use fp32") from error
     return bytes(model.SerializeToString(deterministic=True))

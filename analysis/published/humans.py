@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from ...errors import StoreError, UnknownName, UsageError
+from ...untrusted import first_line
 from ..database.store import Store
 from ..statistics.consistency import Consistency, error_consistency
 from ..statistics.wilson import wilson
@@ -34,7 +35,7 @@ def read_trials(file: Path) -> pl.DataFrame:
     try:
         table = pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(f"{file} is not a Parquet file ({str(error).splitlines()[0]}); fetch it again") from error
+        raise StoreError(f"{file} is not a Parquet file ({first_line(error)}); fetch it again") from error
     odd = [name for name in (*COLUMNS, *table.columns) if name not in table.columns or name not in COLUMNS]
     if odd:
         word = "unknown" if odd[0] in table.columns else "no"

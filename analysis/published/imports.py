@@ -12,6 +12,7 @@ import polars as pl
 
 from ...errors import StoreError, UsageError
 from ...protocol import FREQUENCIES, NOISE_SDS
+from ...untrusted import first_line
 from ..metrics.critical_band import fit_band, integer_thresholds
 from ..metrics.psychometric import estimate_band_of_counts
 from ..statistics.consistency import error_consistency
@@ -129,7 +130,7 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         read = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{file} is not a JSON file ({str(error).splitlines()[0]}); fetch it again") from error
+        raise StoreError(f"{file} is not a JSON file ({first_line(error)}); fetch it again") from error
     if not isinstance(read, dict) or not read:
         raise StoreError(f"{file} is not a table by model; fetch it again")
     return read
@@ -187,7 +188,7 @@ def _table(file: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame
     try:
         table = pl.read_parquet(file)
     except (OSError, pl.exceptions.PolarsError) as error:
-        raise StoreError(f"{file} is not a Parquet file ({str(error).splitlines()[0]}); fetch it again") from error
+        raise StoreError(f"{file} is not a Parquet file ({first_line(error)}); fetch it again") from error
     if odd := sorted(set(table.columns) ^ set(columns)):
         word = "unknown" if odd[0] in table.columns else "no"
         raise StoreError(f"{file}, row 1: {word} column {odd[0]}; this is another release than the one described")
