@@ -114,7 +114,7 @@ def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
         return {"name": onnx_file.name, **_common(onnx_file, target), "built_from": onnx_file.sha256}
     if onnx_file.precision == "int8":
         raise UsageError("an int8 file has scales of its own, which no other takes over; leave out refit")
-    from .structure import structure_of
+    from .onnx_bytes import structure_of
 
     return {"name": "refit", **_common(onnx_file, target), "built_from": structure_of(read_onnx_file(onnx_file))}
 

@@ -60,7 +60,7 @@ def compute_metrics(
             for subject in of_checkpoint:
                 spectral = _spectral(store, subject, biases, resamples)
                 band = _critical_band(store, subject, curve, resamples, rgb_reference)
-                shape = _shape_bias(store, subject)
+                shape = shape_bias(*read_decisions(store, subject)) if subject.cue_conflict else ()
                 rows += [_names(subject, KEYS) | row for row in (*spectral, *band, *shape)]
                 advance(1)
             general = generalization(store, benchmarked, checkpoint_id)
@@ -159,12 +159,6 @@ def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
         yield {"metric": f"{metric}{suffix}"} | found
     for frequency, steps in zip(FREQUENCIES, band.thresholds, strict=True):
         yield {"metric": f"critical_threshold_{frequency}{suffix}", "value": float(steps), "state": State.OK}
-
-
-def _shape_bias(store: Store, subject: Subject) -> Iterator[dict[str, Any]]:
-    """The rows of a subject, from its clean cell; none where its images have no labels of texture."""
-    if subject.cue_conflict:
-        yield from shape_bias(*read_decisions(store, subject))
 
 
 def read_decisions(store: Store, subject: Subject) -> tuple[Decisions, dict[int, str]]:
