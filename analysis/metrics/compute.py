@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS, SPACE_CLASSES
 from ..database.store import Store
-from ..database.studies import study_versions
 from .critical_band import CriticalBand, band_gaps, fit_band, integer_thresholds, normalized_thresholds
 from .generalization import generalization, read_benchmarked
 from .psychometric import CONDITIONS, estimate_band
@@ -232,7 +231,7 @@ class Subject:
 def subjects(store: Store, study: str) -> list[Subject]:
     """What the metrics of a study (name, name@version, or `*`) are computed for.
 
-    UnknownName where there is no such study, UsageError where none of its cells is complete.
+    UsageError where there is no such study, or none of its cells is complete.
     """
     found = store.frame(
         "SELECT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
@@ -244,7 +243,6 @@ def subjects(store: Store, study: str) -> list[Subject]:
         [study],
     )
     if not len(found):
-        study_versions(store, study)
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
     classes = pl.col("decision_space").replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=pl.Int32)
     rows = found.with_columns(classes=classes).drop("decision_space").to_dicts()
