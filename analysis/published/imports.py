@@ -64,8 +64,6 @@ CONFLICTS, CONFLICTS_A_CLASS, CLASSES = 1200, 75, 16
 """Cue-conflict images, those of each class of shape, and the classes."""
 RESAMPLES = 200
 """How often the trials of each network are drawn again."""
-WIDEST = 12.0
-"""Octaves: a channel that is wider than twice the tested six octaves is marked as degenerate, if it is not already."""
 UNITS: Mapping[str, str] = {
     "bandwidth": "octaves",
     "center_frequency": "cycles per image",
@@ -76,11 +74,9 @@ UNITS: Mapping[str, str] = {
 def _bands(model: str, right: Any, trials: Any) -> Iterator[dict[str, Any]]:
     about = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
     band = fit_band(integer_thresholds(100 * right / trials))
-    wide = "the channel is wider than twice the tested range" if band.bandwidth > WIDEST else None
-    note = band.note or wide
     for metric, unit in UNITS.items():
         value = getattr(band, metric)
-        yield about | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": note}
+        yield about | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
     for row in estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).rows():
         if row["metric"] in UNITS:
             numbers = {name: row[name] for name in ("metric", "value", "low", "high", "note")}
