@@ -52,7 +52,7 @@ class Model:
     normalization: str
     path: Path
     sha256: str
-    """Of the ONNX file: what ran is what is named."""
+    """That of the ONNX file, so that what ran is what is named."""
     image_size: int
     classes: int
 
@@ -66,7 +66,7 @@ class Variant:
     precision: str
     path: Path
     sha256: str
-    """Of the ONNX file at `path`: the model's own, or the one made of it for this precision."""
+    """That of the ONNX file at `path`: the model's own, or the one made of it for this precision."""
 
     def __str__(self) -> str:
         return f"{self.model.name} ({self.engine} {self.precision})"
@@ -88,7 +88,7 @@ class ImageSetInfo:
     corruption: str | None = None
     """For benchmarks of corrupted images."""
     severity: int | None = None
-    """Of the corruption, 1 to 5."""
+    """How strong the corruption is, 1 to 5."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,11 @@ def as_record(kind: type[R], table: Mapping[str, Any]) -> R:
     return kind(**given)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, for a message of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def one_line(text: str) -> str:
     """The text as an error may say it: one line of no more than 2,000 characters, printable, without secrets."""
     line = printable(without_secrets(" ".join(text.splitlines())))

@@ -47,7 +47,7 @@ def read_precisions(words: Iterable[str]) -> list[str]:
 
 
 def trt_plan_builder(batch: int, refit: bool) -> Callable[[OnnxFile], Path] | None:
-    """Builds plans on this machine; None where it cannot. A line on stderr says why, where plans may be expected."""
+    """Builds TensorRT plans on this machine; None where it cannot, which stderr explains where they may be expected."""
     from ..engine.device.devices import gpus, readiness
     from ..engine.device.nvidia import NoGpu
     from ..engine.device.requirements import TENSORRT, load, usable

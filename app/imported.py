@@ -21,8 +21,9 @@ from ..analysis.published.sources import read_parquet
 from ..errors import StoreError, UsageError
 from ..probes.clean import CLEAN
 from ..probes.images.image_set import open_image_set
-from ..protocol import CLASSES
+from ..protocol import CLASSES, SIZE
 from ..records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
+from ..untrusted import first_line
 
 ENGINE = "imported"
 UNKNOWN_RANK = 65_535
@@ -82,7 +83,7 @@ def find_images(path: Path) -> Images:
     names, labels = table["file_name"].to_list(), _classes(table, "label", path)
     _once(table, path)
     info = ImageSetInfo(
-        path.stem, "imagenet", digest_of("labelled files", names, labels.tolist()), len(names), 224, "unknown", True
+        path.stem, "imagenet", digest_of("labelled files", names, labels.tolist()), len(names), SIZE, "unknown", True
     )
     return LabelledFiles(info, names, labels.astype(np.int32), np.arange(len(names), dtype=np.int32), {})
 
@@ -95,8 +96,7 @@ def _read(file: Path, needed: tuple[str, ...]) -> pl.DataFrame:
     try:
         table = pl.read_csv(file) if file.suffix == ".csv" else read_parquet(file)
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StoreError(f"{file} is not a CSV file ({reason}); export the predictions again") from error
+        raise StoreError(f"{file} is not a CSV file ({first_line(error)}); export the predictions again") from error
     absent = [name for name in needed if name not in table.columns]
     if absent:
         raise StoreError(f"{file}, row 1: no column {absent[0]}; it has {', '.join(table.columns)}")

@@ -36,7 +36,7 @@ class CellProgress:
     ended: bool = False
 
     def flush(self, xp: ModuleType) -> list[Outcome]:
-        """What there is to yield: the part since the last time, or the failure."""
+        """The part since the last time, or the failure, where there is one to yield."""
         if self.ended or not (self.pending or self.error):
             return []
         if self.error is None:

@@ -39,7 +39,7 @@ class Workbench:
     sessions: dict[Variant, Session] = field(default_factory=dict, init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
-    """What the only session is of, where it was opened for an attack."""
+    """The variant that is attacked, where the only session was opened for an attack."""
     _broken: dict[Variant, str] = field(default_factory=dict, init=False)
     """Why networks cannot be attacked."""
     _image_set: ImageSet | None = field(default=None, init=False)

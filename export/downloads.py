@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from .registry import Source
+from .registry import Origin
 
 CHUNK = 1 << 16
 """Bytes; what a cut connection may lose."""
@@ -23,13 +23,13 @@ TIMEOUT = 60.0
 DRIVE = "https://drive.google.com/uc?id="
 
 
-def download(source: Source, partial: Path) -> None:
+def download(source: Origin, partial: Path) -> None:
     """Fill `partial`, whose name is kept from one attempt to the next, with the file at `source`."""
     partial.parent.mkdir(parents=True, exist_ok=True)
     DOWNLOADERS[source.kind](source.address, partial)
 
 
-def published_digits(source: Source) -> str:
+def published_digits(source: Origin) -> str:
     """The first 8 hex digits of the file's sha256 that its name carries, or ''."""
     if source.kind not in ("url", "torchvision"):
         return ""

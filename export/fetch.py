@@ -15,10 +15,10 @@ from typing import Any
 from filelock import FileLock
 
 from ..errors import CheckpointError
-from ..untrusted import parse_json, read_text, without_secrets
+from ..untrusted import first_line, parse_json, read_text, without_secrets
 from .downloads import download, drive_answer, published_digits
-from .files import html_title, reason, sha256_of, weights_folder, write_bytes
-from .registry import Checkpoint, Part, Source
+from .files import html_title, sha256_of, weights_folder, write_bytes
+from .registry import Checkpoint, Origin, Part
 
 LOCK = "checkpoints.lock"
 
@@ -60,7 +60,7 @@ def fetch(checkpoint: Checkpoint, folder: Path | None = None) -> list[Path]:
         raise CheckpointError(f"cannot write to {folder}: {error.strerror}; make room or set BANDLENS_HOME") from error
 
 
-def _fetch_part(source: Source, path: Path) -> Path:
+def _fetch_part(source: Origin, path: Path) -> Path:
     if path.exists():
         _verify_and_record(source, path, path)
         return path
@@ -72,7 +72,7 @@ def _fetch_part(source: Source, path: Path) -> Path:
     # Three libraries and the network below them: whatever went wrong, the answer is to run it again.
     except Exception as error:
         raise CheckpointError(
-            f"cannot fetch {source}: {reason(_root(error))}; what arrived is kept, try again"
+            f"cannot fetch {source}: {first_line(_root(error))}; what arrived is kept, try again"
         ) from error
     try:
         _verify_and_record(source, partial, path)
@@ -89,7 +89,7 @@ def _root(error: BaseException) -> BaseException:
     return _root(below) if below is not None else error
 
 
-def _verify_and_record(source: Source, arrived: Path, path: Path) -> None:
+def _verify_and_record(source: Origin, arrived: Path, path: Path) -> None:
     """Check `arrived`, which is or will be `path`; record its sha256 if there is none yet."""
     title = html_title(arrived)
     if title is not None:

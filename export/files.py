@@ -61,8 +61,3 @@ def html_title(path: Path) -> str | None:
         return None
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.IGNORECASE | re.DOTALL)
     return " ".join(title[1].split()) if title else ""
-
-
-def reason(error: BaseException) -> str:
-    """The first line of an error of another library, for a message of ours."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from ..errors import ExportError, UsageError
-from .files import reason
+from ..untrusted import first_line
 from .onnx_bytes import to_bytes
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
@@ -47,7 +47,7 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
             )
         # NNCF runs ONNX Runtime, and passes on whatever goes wrong there.
         except Exception as error:
-            raise ExportError(f"NNCF cannot quantize this ONNX file: {reason(error)}; use fp16") from error
+            raise ExportError(f"NNCF cannot quantize this ONNX file: {first_line(error)}; use fp16") from error
     return to_bytes(quantized)
 
 

@@ -45,7 +45,7 @@ class OnnxFile:
 
     @property
     def command(self) -> str:
-        """What makes it, and its plan."""
+        """The command that makes it, and its TensorRT plan."""
         return f"bandlens export {self.name} --precision {self.precision} --out {shlex.quote(str(self.models))}"
 
 

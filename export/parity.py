@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import ExportError, UsageError
-from .files import reason
+from ..untrusted import first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,7 +128,7 @@ def onnx_logits(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float
         return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in _batches(images)])
     # ONNX Runtime has an exception of its own for every status.
     except Exception as error:
-        raise ExportError(f"ONNX Runtime cannot run the export: {reason(error)}; update onnxruntime") from error
+        raise ExportError(f"ONNX Runtime cannot run the export: {first_line(error)}; update onnxruntime") from error
 
 
 def _batches(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..errors import UsageError
+from ..protocol import SIZE
 from ..records import Model, digest_of
 from .architectures import build
 from .fetch import fetch
@@ -33,7 +34,7 @@ def export_checkpoint(
     name: str,
     folder: Path | None = None,
     *,
-    image_size: int = 224,
+    image_size: int = SIZE,
     images: NDArray[np.float32] | None = None,
     weights: Path | None = None,
     trust: bool = False,
@@ -57,7 +58,7 @@ def export_user_checkpoint(
     std: Channels,
     folder: Path | None = None,
     *,
-    image_size: int = 224,
+    image_size: int = SIZE,
     images: NDArray[np.float32] | None = None,
     rule: str = OWN,
     trust: bool = False,

@@ -26,7 +26,7 @@ def normalization_name(mean: Channels, std: Channels) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class Origin:
     """Where one file is published; written KIND:ADDRESS."""
 
     kind: str
@@ -54,7 +54,7 @@ class KeyRule:
 class Part:
     """One file of a checkpoint and the rule for its keys."""
 
-    source: Source
+    source: Origin
     rule: str
 
 
@@ -89,7 +89,7 @@ def _table() -> dict[str, Any]:
 
 def _part(row: dict[str, Any]) -> Part:
     kind, _, address = row["source"].partition(":")
-    return Part(Source(kind, address), row["rule"])
+    return Part(Origin(kind, address), row["rule"])
 
 
 @cache

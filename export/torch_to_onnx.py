@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ExportError
-from .files import reason
+from ..untrusted import first_line
 from .registry import Channels
 
 OPSET = 18
@@ -46,7 +46,7 @@ def count_classes(network: Normalized, image_size: int) -> int:
     # The network is a stranger's: it may fail in any way, and the size is what the user can change.
     except Exception as error:
         raise ExportError(
-            f"the network fails on images of {image_size} x {image_size}: {reason(error)}; try another --image-size"
+            f"the network fails on images of {image_size} x {image_size}: {first_line(error)}; try another --image-size"
         ) from error
     if not isinstance(logits, Tensor) or logits.dtype != torch.float32 or logits.ndim != 2 or len(logits) != 2:
         gives = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
@@ -67,7 +67,7 @@ def to_onnx(network: Normalized, image_size: int) -> tuple[bytes, int]:
     # The exporter runs the network's code and torch's compiler: what comes out is about this network.
     except Exception as error:
         raise ExportError(
-            f"torch cannot export this network with an open batch size: {reason(error.__cause__ or error)}; "
+            f"torch cannot export this network with an open batch size: {first_line(error.__cause__ or error)}; "
             "its forward must not depend on values or on the number of images"
         ) from error
     model = program.model_proto
@@ -75,7 +75,7 @@ def to_onnx(network: Normalized, image_size: int) -> tuple[bytes, int]:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"torch exported a file that is not valid ONNX: {reason(error)}; update torch") from error
+        raise ExportError(f"torch exported a file that is not valid ONNX: {first_line(error)}; update torch") from error
     _check_sizes(model, image_size, classes)
     return bytes(model.SerializeToString(deterministic=True)), classes
 

@@ -1,6 +1,6 @@
-"""ONNX -> TensorRT plan: types as the file has them, one fixed batch, TF32 off.
+"""ONNX file -> TensorRT plan: types as the file has them, one fixed batch, TF32 off.
 
-The TensorRT module is always passed in, see `trt_types`. A plan takes `images`, (batch, 3, S, S) float32 in
+The TensorRT module is always passed in, see `trt_types`. Such a plan takes `images`, (batch, 3, S, S) float32 in
 [0, 1], and gives `logits`, (batch, classes) float32.
 """
 
@@ -46,7 +46,7 @@ def build_trt_plan(
     timing_cache: Path | None = None,
     lines: list[str] | None = None,
 ) -> bytes:
-    """The plan of an ONNX file for one batch size.
+    """The TensorRT plan of an ONNX file for one batch size.
 
     Args:
         content: that of an int8 file must have gone through `int8.symmetric_activations`.
@@ -68,16 +68,16 @@ def build_trt_plan(
         config.set_flag(trt.BuilderFlag.REFIT)
     if timing_cache is not None:
         _read_timings(config, timing_cache, lines)
-    plan = builder.build_serialized_network(network, config)
+    trt_plan = builder.build_serialized_network(network, config)
     _check_types(lines)
-    if plan is None:
+    if trt_plan is None:
         raise ExportError(
             f"TensorRT built no plan for batch {batch}: {last_error(lines)}; "
             "try a smaller batch, and see whether another process holds the GPU's memory"
         )
     if timing_cache is not None:
         _write_timings(config, timing_cache)
-    return _bytes(plan)
+    return _bytes(trt_plan)
 
 
 def parse_onnx(

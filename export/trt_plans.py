@@ -31,7 +31,7 @@ _log = logging.getLogger("bandlens")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a plan is built for."""
+    """What a TensorRT plan is built for."""
 
     library: str
     """Such as `tensorrt 10.16.1.11`."""
@@ -44,7 +44,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class TrtPlan:
-    """A plan whose content is what was built."""
+    """A TensorRT plan whose content is what was built."""
 
     path: Path
     sha256: str
@@ -58,13 +58,13 @@ def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bo
 
 
 def find_trt_plan(onnx_file: OnnxFile, target: Target) -> TrtPlan | None:
-    """The ONNX file's plan for the target, if there is one that is not damaged."""
+    """The ONNX file's TensorRT plan for the target, if there is one that is not damaged."""
     found = _find(onnx_file, target)
     return found if isinstance(found, TrtPlan) else None
 
 
 def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPlan:
-    """The ONNX file's plan for the target, built if there is none: a line in the log of `bandlens` says so, and why.
+    """The ONNX file's TensorRT plan for the target, built if need be: a line in the log of `bandlens` says so, and why.
 
     `target` is of this TensorRT module and this machine's GPU. Raises ExportError where TensorRT cannot build it.
     """
@@ -109,12 +109,12 @@ def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
 
 
 def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
-    """All that the key of a plan covers."""
+    """All that the key of a TensorRT plan covers."""
     if not target.refit:
         return {"name": onnx_file.name, **_common(onnx_file, target), "built_from": onnx_file.sha256}
     if onnx_file.precision == "int8":
         raise UsageError("an int8 file has scales of its own, which no other takes over; leave out refit")
-    from .structure import structure_of
+    from .onnx_bytes import structure_of
 
     return {"name": "refit", **_common(onnx_file, target), "built_from": structure_of(read_onnx_file(onnx_file))}
 
@@ -130,7 +130,7 @@ def _path(onnx_file: OnnxFile, identity: dict[str, Any]) -> Path:
 
 
 def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
-    """The plan, or why there is none."""
+    """The TensorRT plan, or a line that says why there is none."""
     identity = _identity(onnx_file, target)
     path = _path(onnx_file, identity)
     description = path.with_suffix(".json")
@@ -152,7 +152,7 @@ DIFFERENCES = {
     "built_from": "of another ONNX file",
     "trt_plan_version": "of another version of bandlens",
 }
-"""What may keep a plan of the same model and precision from being the one, in words."""
+"""Words for what may keep a TensorRT plan of the same model and precision from being the one."""
 
 
 def _why_none(onnx_file: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .files import html_title, reason
+from ..untrusted import first_line
+from .files import html_title
 from .pickles import read_tensors_only
 from .registry import KeyRule, ema_names, key_rule
 
@@ -65,7 +66,7 @@ def read(path: Path, trust: bool = False) -> Any:
         raise
     # A damaged file fails in as many ways as there are parsers, and each wants the same answer.
     except Exception as error:
-        raise CheckpointError(f"cannot read weights from {path}: {reason(error)}; fetch the file again") from error
+        raise CheckpointError(f"cannot read weights from {path}: {first_line(error)}; fetch the file again") from error
 
 
 def _is_safetensors(path: Path) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, EngineError, UnknownName
+from ..untrusted import first_line
 
 Array = Any
 """An array of the module in use: native in, native out."""
@@ -30,9 +31,8 @@ def array_module(name: str) -> ModuleType:
     except ImportError as error:
         raise EngineError(f"CuPy is not installed ({error}); run: pip install 'bandlens[gpu]'") from error
     except Exception as error:
-        message = str(error).splitlines()[0]
         raise EngineError(
-            f"CuPy cannot use a GPU here ({message}); use the numpy array module or mend the driver"
+            f"CuPy cannot use a GPU here ({first_line(error)}); use the numpy array module or mend the driver"
         ) from error
     module: ModuleType = cupy
     return module

@@ -74,7 +74,12 @@ class Family:
         if prod(map(len, values)) > MOST_CONDITIONS:
             raise UsageError(f"probe {self.name}: more than {MOST_CONDITIONS:,} combinations of values; name fewer")
         settings = (self.canonical(dict(zip(names, combination, strict=True))) for combination in product(*values))
-        return list(dict.fromkeys(self._condition(setting) for setting in settings))
+        return list(
+            dict.fromkeys(
+                Condition(self.name, tuple(setting.items()), digest_of(self.name, self.version, setting))
+                for setting in settings
+            )
+        )
 
     def _values(self, parameter: Parameter, given: Mapping[str, Any]) -> list[Value]:
         if parameter.name not in given and not parameter.published:
@@ -89,9 +94,6 @@ class Family:
             return [parameter.parse(value) for value in listed]
         except ValueError as error:
             raise UsageError(f"probe {self.name}: {parameter.name} {error}") from None
-
-    def _condition(self, setting: dict[str, Value]) -> Condition:
-        return Condition(self.name, tuple(setting.items()), digest_of(self.name, self.version, setting))
 
 
 def number_in(low: float, high: float) -> Callable[[Any], float]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bandlens.errors import UnknownName, UsageError
 from bandlens.records import ImageSetInfo, Model
-from bandlens.untrusted import as_record, one_line, parse_json, printable, read_text, without_secrets
+from bandlens.untrusted import as_record, first_line, one_line, parse_json, printable, read_text, without_secrets
 
 
 def test_texts_are_read_up_to_a_limit(tmp_path: Path) -> None:
@@ -25,6 +25,18 @@ def test_texts_are_read_up_to_a_limit(tmp_path: Path) -> None:
         read_text(file, 5)
     with pytest.raises(ValueError, match="it has more than 1,000 bytes"):
         read_text(Path("/dev/zero"), 1000, pipe=True)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("\n no such column  \nat row 3"), "no such column  "),
+        (ValueError(), "ValueError"),
+        (OSError(" \n"), "OSError"),
+    ],
+)
+def test_an_error_of_a_library_has_a_first_line_even_without_words(error: Exception, line: str) -> None:
+    assert first_line(error) == line
 
 
 def test_pipes_and_devices_are_read_where_the_user_named_them_alone(tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     if len(bell):
         line = alt.Chart(inline(bell)).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2)
         layers.insert(0, line.encode(x=x, y=y))
-    return alt.layer(*layers).properties(title=alt.Title(title, subtitle=_verdict(values)), width=320, height=220)
+    lines = [line for line in (_line(values, "psychometric"), _line(values, "critical")) if line]
+    return alt.layer(*layers).properties(title=alt.Title(title, subtitle=lines), width=320, height=220)
 
 
 _THRESHOLD = {
@@ -202,12 +203,8 @@ def _bell(values: dict[str, dict[str, Any]], size: int) -> pl.DataFrame:
     return pl.DataFrame({"cycles": center(f, size), "noise_sd": STRONGEST * 2**-bell})
 
 
-def _verdict(values: dict[str, dict[str, Any]]) -> list[str]:
-    """One line for each estimator: its bandwidth and centre, or why there are none."""
-    return [line for line in (_line(values, "psychometric"), _line(values, "critical")) if line]
-
-
 def _line(values: dict[str, dict[str, Any]], prefix: str) -> str:
+    """An estimator's bandwidth and centre, or why there are none; empty where it was not computed."""
     width, middle = values.get(f"{prefix}_bandwidth"), values.get(f"{prefix}_center_frequency")
     name = "psychometric" if prefix == "psychometric" else "published"
     if width is None or middle is None:

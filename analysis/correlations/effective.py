@@ -32,7 +32,7 @@ class Line:
     r2: float
     """Share of the variance of probit(y) that the line has."""
     spearman: float
-    """Of x and y, which no change of axes alters."""
+    """The coefficient of x and y, which no change of axes alters."""
     n: int
 
     def expected(self, x: ArrayLike) -> Floats:

@@ -146,7 +146,7 @@ class StudyTable:
     groups: list[str]
     given: str | None
     errors: Errors = field(default_factory=dict)
-    """Of the groups, which are accuracies: models saw the same images, and err together."""
+    """Errors of the groups, which are accuracies: models saw the same images, and err together."""
 
 
 NO_BIAS = "_raw|_threshold_|^shape_bias_|^cue_accuracy"
@@ -191,7 +191,7 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
 
 
 def _group_errors(store: Store, label: str) -> Errors:
-    """Of the group means of a study, from its predictions."""
+    """Errors of the group means of a study, from its predictions."""
     found: dict[str, dict[str, Share]] = {}
     models = store.frame(
         "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL",
@@ -206,7 +206,7 @@ def _group_errors(store: Store, label: str) -> Errors:
 
 
 def _clean_errors(store: Store, label: str) -> Errors:
-    """Of the clean accuracies of a study, from its predictions."""
+    """Errors of the clean accuracies of a study, from its predictions."""
     cells = store.frame(
         "SELECT image_set, image_set_id, checkpoint, cell FROM study_detail_of(?) "
         "WHERE labelled AND probe = 'clean' ORDER BY ALL",

@@ -12,7 +12,7 @@ from importlib.resources import files
 import duckdb
 
 Entry = tuple[str, str]
-"""What it is, and its name; with its schema where that is not main."""
+"""The sort of thing that it is, and its name; with its schema where that is not main."""
 
 CATALOGUE = """
     WITH entries(kind, space, name, definition, file) AS (

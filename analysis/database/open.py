@@ -27,7 +27,7 @@ CLOSED = {"enable_external_access": "false"}
 READ_ONLY = {"max_temp_directory_size": "10GB"}
 """A reader's query can fill little of the disk; `check_reading` keeps it from SET."""
 BLOCK_SIZE = "65536"
-"""Of a new file, in bytes. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
+"""Bytes of a new file's blocks. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
 
 
 @contextmanager

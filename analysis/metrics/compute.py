@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ...errors import UsageError
 from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS, SPACE_CLASSES
 from ..database.store import Store
-from ..database.studies import study_versions
 from .critical_band import CriticalBand, band_gaps, fit_band, integer_thresholds, normalized_thresholds
 from .generalization import generalization, read_benchmarked
 from .psychometric import CONDITIONS, estimate_band
@@ -60,7 +59,7 @@ def compute_metrics(
             for subject in of_checkpoint:
                 spectral = _spectral(store, subject, biases, resamples)
                 band = _critical_band(store, subject, curve, resamples, rgb_reference)
-                shape = _shape_bias(store, subject)
+                shape = shape_bias(*read_decisions(store, subject)) if subject.cue_conflict else ()
                 rows += [_names(subject, KEYS) | row for row in (*spectral, *band, *shape)]
                 advance(1)
             general = generalization(store, benchmarked, checkpoint_id)
@@ -161,12 +160,6 @@ def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
         yield {"metric": f"critical_threshold_{frequency}{suffix}", "value": float(steps), "state": State.OK}
 
 
-def _shape_bias(store: Store, subject: Subject) -> Iterator[dict[str, Any]]:
-    """The rows of a subject, from its clean cell; none where its images have no labels of texture."""
-    if subject.cue_conflict:
-        yield from shape_bias(*read_decisions(store, subject))
-
-
 def read_decisions(store: Store, subject: Subject) -> tuple[Decisions, dict[int, str]]:
     """What the subject's clean cell decides between shape and texture, and what the classes are called."""
     found = store.frame(
@@ -238,7 +231,7 @@ class Subject:
 def subjects(store: Store, study: str) -> list[Subject]:
     """What the metrics of a study (name, name@version, or `*`) are computed for.
 
-    UnknownName where there is no such study, UsageError where none of its cells is complete.
+    UsageError where there is no such study, or none of its cells is complete.
     """
     found = store.frame(
         "SELECT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
@@ -250,7 +243,6 @@ def subjects(store: Store, study: str) -> list[Subject]:
         [study],
     )
     if not len(found):
-        study_versions(store, study)
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
     classes = pl.col("decision_space").replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=pl.Int32)
     rows = found.with_columns(classes=classes).drop("decision_space").to_dicts()

@@ -53,7 +53,7 @@ class Measured:
     share: Share | None
     """None where it is not whole."""
     note: str = ""
-    """What to mind about the share. Where it is None: what is wrong with the benchmark, such as `is missing`."""
+    """What to mind about the share, in words; where it is None, what the benchmark lacks, such as `is missing`."""
 
     @property
     def state(self) -> State:

@@ -92,7 +92,6 @@ def estimate_band(
     floor: float = 0.0,
     size: int = SIZE,
     resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> PsychometricBand:
     """Thresholds and channel of one checkpoint on one image set.
@@ -125,8 +124,8 @@ def estimate_band(
     sensitivity, slope = fit_thresholds(levels, np.tile(images, repeat), np.tile(reference, repeat), floor)
     sensitivity, slope = sensitivity.reshape(repeat, -1), slope.reshape(repeat, -1)
     few = f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
-    thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), level, few) for f in FREQUENCIES)
-    channel = _channel(sensitivity, size, level, few)
+    thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), few) for f in FREQUENCIES)
+    channel = _channel(sensitivity, size, few)
     return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
 
 
@@ -136,7 +135,6 @@ def estimate_band_of_counts(
     *,
     floor: float = 0.0,
     resamples: int = 1000,
-    level: float = 0.95,
     seed: int = 0,
 ) -> PsychometricBand:
     """As `estimate_band`, of right answers and all trials where each condition has trials of its own.
@@ -164,8 +162,8 @@ def estimate_band_of_counts(
     all_trials = np.repeat(trials[1:].astype(np.float64), len(drawn), axis=1)
     sensitivity, slope = fit_thresholds(flat, all_trials, np.tile(reference, shape[1]), floor)
     sensitivity, slope = sensitivity.reshape(shape[1], -1), slope.reshape(shape[1], -1)
-    thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), level, None) for f in FREQUENCIES)
-    return PsychometricBand(thresholds, *_channel(sensitivity, SIZE, level, None), float(reference[0]), total, total)
+    thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), None) for f in FREQUENCIES)
+    return PsychometricBand(thresholds, *_channel(sensitivity, SIZE, None), float(reference[0]), total, total)
 
 
 def _without(nothing: Estimate, reference: float, images: int, clusters: int) -> PsychometricBand:
@@ -192,11 +190,11 @@ def _check(correct: NDArray[np.bool_], clusters: ArrayLike | None, floor: float,
     return np.unique(given, return_inverse=True)[1]
 
 
-def _threshold(frequency: int, sensitivity: Floats, slope: float, level: float, few: str | None) -> Threshold:
+def _threshold(frequency: int, sensitivity: Floats, slope: float, few: str | None) -> Threshold:
     """From sensitivities of the data (first) and of the resamples."""
     low, high = SENSITIVITY_RANGE
     value = float(sensitivity[0])
-    ends = np.clip([value, *interval(sensitivity[1:], level)], low, high)
+    ends = np.clip([value, *interval(sensitivity[1:])], low, high)
     sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
     # An infinitely steep curve leaves the threshold anywhere between two levels; its resamples all sit in one place.
     note = few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
@@ -212,7 +210,7 @@ def _threshold(frequency: int, sensitivity: Floats, slope: float, level: float, 
     return Threshold(frequency, Estimate(sd, weakest, strongest, state, note), slope)
 
 
-def _channel(sensitivity: Floats, size: int, level: float, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
+def _channel(sensitivity: Floats, size: int, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
     """Bandwidth, centre frequency and peak noise sensitivity from sensitivities (7, 1 + resamples)."""
     low, high = SENSITIVITY_RANGE
     met = int(((sensitivity[:, 0] >= low) & (sensitivity[:, 0] <= high)).sum())
@@ -227,16 +225,16 @@ def _channel(sensitivity: Floats, size: int, level: float, few: str | None) -> t
             nothing = _nothing(f"the channel's {name} is at the bound of its fit")
             return nothing, nothing, nothing
     return (
-        _judge("width", FULL_WIDTH * sigma, level, few),
-        _judge("centre", center(mu, size), level, few),
-        _judge("height", np.exp2(amplitude - 4), level, few),
+        _judge("width", FULL_WIDTH * sigma, few),
+        _judge("centre", center(mu, size), few),
+        _judge("height", np.exp2(amplitude - 4), few),
     )
 
 
-def _judge(name: str, numbers: Floats, level: float, few: str | None) -> Estimate:
+def _judge(name: str, numbers: Floats, few: str | None) -> Estimate:
     """From a number of the data (first), of the resamples, and at the two bounds of the fit (last)."""
     value, bounds = float(numbers[0]), numbers[-2:]
-    low, high = interval(numbers[1:-2], level)
+    low, high = interval(numbers[1:-2])
     low_open, high_open = _at_bound(low, bounds), _at_bound(high, bounds)
     if low_open and high_open:
         return _nothing(f"the interval of the channel's {name} spans all that its fit allows")

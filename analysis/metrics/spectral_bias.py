@@ -75,7 +75,7 @@ def spectral_bias(curve: pl.DataFrame) -> pl.DataFrame:
 
 
 def spectral_intervals(
-    correct: NDArray[np.bool_], clusters: ArrayLike, resamples: int = 1000, level: float = 0.95, seed: int = 0
+    correct: NDArray[np.bool_], clusters: ArrayLike, resamples: int = 1000, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Metric -> (low, high) over images; without a metric that has no value, and empty with too few independent images.
 
@@ -100,7 +100,7 @@ def spectral_intervals(
         if contributing(part - (0 if np.isnan(value) else value) * whole) >= FEWEST_APART:
             # A resample without a right answer has no ratios; the others speak for it.
             drawn = resampled[name][1:]
-            found[name] = interval(drawn[~np.isnan(drawn)], level)
+            found[name] = interval(drawn[~np.isnan(drawn)])
         elif name != "spectral_bias":
             found[name] = quotient(share_of(per_image[len(found)], ids), share_of(correct[0], ids))
         elif (of_low + of_high).any():
@@ -128,7 +128,7 @@ def paired_spectral_intervals(
     for name in mine:
         drawn = theirs[name] - mine[name]
         if not np.isnan(drawn[0]) and contributing(len(ids) * (weights_b[name] - weights_a[name])) >= FEWEST_APART:
-            found[name] = interval(drawn[1:][~np.isnan(drawn[1:])], 0.95)
+            found[name] = interval(drawn[1:][~np.isnan(drawn[1:])])
     return found
 
 

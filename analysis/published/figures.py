@@ -21,6 +21,7 @@ import polars as pl
 
 from ...errors import StoreError, UsageError
 from ...protocol import ACCURACIES, AS_PUBLISHED, BIAS_CUTOFFS, GROUPS
+from ...untrusted import first_line
 from ..correlations.models import SUBSET_FILTERS
 from ..correlations.table import correlations
 
@@ -76,7 +77,7 @@ def read_benchmark(path: Path) -> pl.DataFrame:
     except FileNotFoundError:
         raise UsageError(f"no file {path}; give the study's benchmark.csv") from None
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is not a CSV file ({_first_line(error)}); give the study's benchmark.csv") from error
+        raise StoreError(f"{path} is not a CSV file ({first_line(error)}); give the study's benchmark.csv") from error
     needed = [column for columns in _FIGURES.values() for column in columns]
     absent = [column for column in needed if column not in wide.columns]
     if "model" not in wide.columns or len(absent) == len(needed):
@@ -173,7 +174,3 @@ def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

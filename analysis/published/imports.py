@@ -12,6 +12,7 @@ import polars as pl
 
 from ...errors import StoreError, UsageError
 from ...protocol import FREQUENCIES, NOISE_SDS
+from ...untrusted import first_line
 from ..metrics.critical_band import fit_band, integer_thresholds
 from ..metrics.psychometric import estimate_band_of_counts
 from ..statistics.consistency import error_consistency
@@ -62,9 +63,7 @@ def critical_band(source: Source, folder: Path) -> Read:
 CONFLICTS, CONFLICTS_A_CLASS, CLASSES = 1200, 75, 16
 """Cue-conflict images, those of each class of shape, and the classes."""
 RESAMPLES = 200
-"""How often the trials of each network are drawn anew, for the intervals."""
-WIDEST = 12.0
-"""Octaves: a channel that is wider than twice the tested six octaves is marked as degenerate, if it is not already."""
+"""How often the trials of each network are drawn again."""
 UNITS: Mapping[str, str] = {
     "bandwidth": "octaves",
     "center_frequency": "cycles per image",
@@ -75,11 +74,9 @@ UNITS: Mapping[str, str] = {
 def _bands(model: str, right: Any, trials: Any) -> Iterator[dict[str, Any]]:
     about = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
     band = fit_band(integer_thresholds(100 * right / trials))
-    wide = "the channel is wider than twice the tested range" if band.bandwidth > WIDEST else None
-    note = band.note or wide
     for metric, unit in UNITS.items():
         value = getattr(band, metric)
-        yield about | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": note}
+        yield about | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
     for row in estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).rows():
         if row["metric"] in UNITS:
             numbers = {name: row[name] for name in ("metric", "value", "low", "high", "note")}
@@ -129,7 +126,7 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         read = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
-        raise StoreError(f"{file} is not a JSON file ({str(error).splitlines()[0]}); fetch it again") from error
+        raise StoreError(f"{file} is not a JSON file ({first_line(error)}); fetch it again") from error
     if not isinstance(read, dict) or not read:
         raise StoreError(f"{file} is not a table by model; fetch it again")
     return read

@@ -15,6 +15,7 @@ from pathlib import Path
 import polars as pl
 
 from ...errors import UnknownName
+from ...protocol import SIZE
 
 ALIASES = Path(__file__).with_name("aliases.csv")
 FAMILIES = Path(__file__).with_name("families.csv")
@@ -158,9 +159,9 @@ def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     for benchmark, condition, other, theirs, why in COMPARISONS:
         left = mine.filter(benchmark=benchmark, condition=condition).select("model", "study", mine_same="same")
         right = rows.filter(source=other, benchmark=benchmark, condition=theirs)
-        # Of timm's sizes, the one that the study used: the smallest of 224 pixels or more.
+        # Of timm's sizes, the one that the study used: the smallest of SIZE pixels or more.
         right = (
-            right.filter(pl.col("input_size").fill_null(224) >= 224).sort("input_size").unique("model", keep="first")
+            right.filter(pl.col("input_size").fill_null(SIZE) >= SIZE).sort("input_size").unique("model", keep="first")
         )
         both = left.join(right, on="model").with_columns(
             same=pl.when(pl.col("mine_same") == "architecture").then(pl.lit("architecture")).otherwise("same")

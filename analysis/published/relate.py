@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from ...errors import UnknownName, UsageError
+from ...protocol import SIZE
 from ..correlations.effective import Line, effective, fit_line
 from ..correlations.families import PERMUTATIONS, by_family
 from ..correlations.models import values_of
@@ -225,10 +226,6 @@ def _way(coefficient: float) -> str:
     return "up" if coefficient > 0 else "down"
 
 
-PLACE_SIZES = 224
-"""Pixels: of a model's several input sizes, the least that is at least so much stands for it."""
-
-
 def place(values: pl.DataFrame, name: str, baseline: str = "timm") -> pl.DataFrame:
     """Where one model stands among all of timm's: a row a benchmark, in percent and points.
 
@@ -273,7 +270,8 @@ SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study")
 
 
 def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
-    small = (pl.col("input_size").fill_null(PLACE_SIZES) < PLACE_SIZES).alias("small")
+    """Of a model's several input sizes, the least that is at least SIZE stands for it."""
+    small = (pl.col("input_size").fill_null(SIZE) < SIZE).alias("small")
     return rows.sort(small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import polars as pl
 
 from ...errors import StoreError, UnknownName, UsageError
+from ...untrusted import first_line
 from ..database.store import Store
 
 VALUES = pl.Schema(
@@ -239,8 +240,7 @@ def _cells(path: Path, headers: int) -> pl.DataFrame:
     try:
         table = pl.read_csv(path, infer_schema=False, has_header=headers == 1)
     except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StoreError(f"{path} is not a CSV file ({reason}); fetch it again") from error
+        raise StoreError(f"{path} is not a CSV file ({first_line(error)}); fetch it again") from error
     if headers == 1:
         return table
     names = [".".join(cell for cell in column.head(headers).to_list() if cell) for column in table.iter_columns()]

@@ -15,5 +15,7 @@ Index: TypeAlias = NDArray[np.intp]
 
 ALPHA = 0.05
 """What a 95 % interval misses."""
+LEVEL = 1 - ALPHA
+"""What a 95 % interval holds."""
 Z = float(ndtri(1 - ALPHA / 2))
 """The 97.5 % quantile of the standard normal distribution, 1.96."""

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from ...errors import UsageError
 from .arrays import Floats
+from .images import interval
 
-LEVEL = 0.95
-"""Of the intervals; and the share of resamples that must have a kappa."""
+ENOUGH = 0.95
+"""The share of resamples that must have a kappa."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def error_consistency(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Consistency:
-    """Of two observers of the same images, whether each is right, (n,) each.
+    """How consistent two observers of the same images are, from whether each is right, (n,) each.
 
     clusters: (n,), images that are not independent have the same number; left out, each stands for itself. Raises
     UsageError for arrays that do not fit, or no image.
@@ -88,8 +89,8 @@ def error_consistency(
     kappa = kappa_of(observed, p, q)
     defined = kappa[1:][~np.isnan(kappa[1:])]
     low = high = np.nan
-    if not np.isnan(kappa[0]) and len(defined) >= LEVEL * resamples:
-        low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    if not np.isnan(kappa[0]) and len(defined) >= ENOUGH * resamples:
+        low, high = interval(defined)
     first_share, second_share = float(p[0]), float(q[0])
     return Consistency(
         len(kind),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arrays import Floats, Index, Mask
+from .arrays import LEVEL, Floats, Index, Mask
 
 FEWEST_CLUSTERS = 20
 """Below it, percentiles over resampled clusters are too narrow to be believed."""
@@ -32,7 +32,7 @@ def count_right(correct: Mask, ids: Index, resamples: int, rng: np.random.Genera
     return counts[:-1], counts[-1]
 
 
-def interval(values: Floats, level: float) -> tuple[float, float]:
-    """The central share `level` of resampled values."""
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+def interval(values: Floats) -> tuple[float, float]:
+    """The central 95 % of resampled values."""
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ...protocol import SIZE
 from ..console import Json, print_rows, progress
 from .images import Clusters, Fast, Name, Out, Resize, Size, SkipBroken, Stream, Workers, print_sets, say
 
@@ -39,7 +40,7 @@ def list_(json: Json = False) -> None:
                 "classes": len(classes_of(one, layout)),
                 "decision_space": one.decision_space,
                 "labels": " and ".join(["label", *([one.scheme] if one.scheme else [])]),
-                "GB": round(sets * one.count * 3 * 224**2 / 1e9, 2),
+                "GB": round(sets * one.count * 3 * SIZE**2 / 1e9, 2),
                 "layout": f"<corruption>/<severity>/, where {layout.words}" if one.corruptions else layout.words,
             }
         )
@@ -71,7 +72,7 @@ def pack(
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="What is there, though something is missing.")] = False,
     clusters: Clusters = "none",
-    size: Size = 224,
+    size: Size = SIZE,
     resize: Resize = 256,
     fast: Fast = False,
     stream: Stream = False,

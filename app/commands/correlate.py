@@ -24,7 +24,7 @@ class Method(StrEnum):
     kendall = "kendall"
 
 
-class Target(StrEnum):
+class Accuracies(StrEnum):
     raw = "raw"
     effective = "effective"
 
@@ -50,8 +50,8 @@ def correlate(
         int, typer.Option("--resamples", help="Of the bootstrap over models, and permutations.", min=100, max=100_000)
     ] = 10_000,
     target: Annotated[
-        Target, typer.Option("--target", help="Accuracies as they are, or effective robustness.")
-    ] = Target.raw,
+        Accuracies, typer.Option("--target", help="Accuracies as they are, or effective robustness.")
+    ] = Accuracies.raw,
     baseline: Annotated[
         Baseline, typer.Option("--baseline", help="Of effective robustness: whose accuracies set what is expected.")
     ] = Baseline.testbed,
@@ -67,7 +67,7 @@ def correlate(
     Example: bandlens correlate --method kendall --json
     """
     if as_published:
-        if db or study or bias or target != Target.raw or method != Method.spearman:
+        if db or study or bias or target != Accuracies.raw or method != Method.spearman:
             raise UsageError("--as-published is the study's own table, Spearman over its 48 models; give it alone")
         from .published import table
 
@@ -78,7 +78,7 @@ def correlate(
     from ...analysis.correlations.models import subsets_of
     from ...analysis.correlations.table import correlate as correlate_frame
 
-    if target is Target.effective:
+    if target is Accuracies.effective:
         found = _effective(db, study, baseline.value, as_json)
     else:
         found = _published() if db is None else _of_database(db, study)

@@ -16,6 +16,7 @@ from ...errors import ExportError, UnknownName, UsageError
 from ...export.files import models_folder
 from ...export.models import describe_model
 from ...export.registry import NORMALIZATIONS, Channels
+from ...protocol import SIZE
 from ...records import Model
 from ..console import Json, print_rows, progress
 from ..export import Exportable, Lowering, check_calibration, exportables, read_precisions, rows_of, trt_plan_builder
@@ -48,7 +49,7 @@ def export(
     names: Names = None,
     every: Every = False,
     category: Category = None,
-    image_size: Size = 224,
+    image_size: Size = SIZE,
     trust: Trust = False,
     precision: Precisions = None,
     calibration: CalibrationSet = None,
@@ -109,7 +110,7 @@ def export_own(
             show_default="ema where there is one",
         ),
     ] = None,
-    image_size: Size = 224,
+    image_size: Size = SIZE,
     trust: Trust = False,
     precision: Precisions = None,
     calibration: CalibrationSet = None,

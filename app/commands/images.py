@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...protocol import SIZE, SPACE_CLASSES
 from ...untrusted import printable
 from ..console import Json, print_rows, progress
 
@@ -47,10 +48,10 @@ def pack(
         Path | None, typer.Option("--labels", metavar="CSV", help="Classes: columns path, class. Else by folder name.")
     ] = None,
     decision_space: Annotated[
-        str, typer.Option("--decision-space", help="What labels are of: all, imagenet-a, imagenet-r, sixteen.")
+        str, typer.Option("--decision-space", help=f"What labels are of: {', '.join(('all', *SPACE_CLASSES))}.")
     ] = "all",
     clusters: Clusters = "none",
-    size: Size = 224,
+    size: Size = SIZE,
     resize: Resize = 256,
     fast: Fast = False,
     stream: Stream = False,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import altair as alt
-import numpy as np
 import polars as pl
 
 from ...analysis.charts.correlations import label, scatter, short
@@ -54,16 +52,12 @@ def _table() -> tuple[pl.DataFrame, pl.DataFrame, int]:
                 "48 models": row["overall"],
                 "given ImageNet": row["partial"],
                 "within categories": row["within"],
-                "effective robustness": pearson(*(_ranks(both[name]) for name in (bias, "beyond"))),
+                "effective robustness": pearson(*both.select(pl.all().rank()).to_numpy().T),
                 "R2 of ImageNet, a thousand": lines[benchmark].r2,
             }
         )
     table = pl.DataFrame(rows).with_columns(pl.col(pl.Float64).round(2))
     return table, frame, lines[SHIFTS[0]].n
-
-
-def _ranks(values: pl.Series) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return values.rank().to_numpy().astype(np.float64)
 
 
 def _figures(results: ReportData, models: pl.DataFrame) -> list[Figure]:

@@ -25,7 +25,7 @@ from ...errors import BandlensError, StoreError, UsageError
 START_SECONDS = 60.0
 """What opening the database may take: it is no part of a query's time."""
 HEADER = struct.Struct("<cQ")
-"""Of a frame: see `serve`."""
+"""Begins a frame: see `serve`."""
 PIECE = 1 << 20
 """Bytes that are read at once."""
 

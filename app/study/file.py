@@ -106,7 +106,7 @@ def _limits(file: Path, table: Mapping[str, Any]) -> Limits:
 LARGEST = 1 << 18
 """Bytes of a study file."""
 MOST_DOTS = 1000
-"""Of a line: what a dotted key costs Python's parser grows with the square of its parts."""
+"""Dots that a line may have: what a dotted key costs Python's parser grows with the square of its parts."""
 
 
 def parse_study(file: Path) -> tuple[str, dict[str, Any]]:

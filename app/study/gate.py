@@ -23,7 +23,7 @@ from .run import Summary, class_names, run_missing
 class Gated:
     ran: Summary
     rows: pl.DataFrame
-    """Of the view `gate`, one for each checkpoint, image set and condition that both precisions have."""
+    """Rows of the view `gate`, one for each checkpoint, image set and condition that both precisions have."""
 
 
 def gate_study(

@@ -109,8 +109,8 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
         raise EngineError(
             f"engine {engine} runs {', '.join(precisions)}, not {precision}; set precision to one of them"
         )
-    graph = load_onnx_file(model, precisions[precision])
-    return Variant(model, engine, precision, graph.path, graph.sha256)
+    onnx_file = load_onnx_file(model, precisions[precision])
+    return Variant(model, engine, precision, onnx_file.path, onnx_file.sha256)
 
 
 def attack_variant(model: Model, engine: str) -> Variant:

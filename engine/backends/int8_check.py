@@ -1,4 +1,4 @@
-"""Whether an engine multiplies int8 as its graph says.
+"""Whether an engine multiplies int8 as its ONNX file says.
 
 Without VNNI, x86 processors multiply uint8 by int8 in pairs whose sum is cut to 16 bits, and a library that lets them
 do so computes something else: with OpenVINO, one in twelve predictions of EfficientNet-Lite0 changed. Sums that are not
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 LARGEST_ACTIVATION, LARGEST_WEIGHT = 255, 127
 SHAPE = (1, 64, 4, 4)
-"""Of `images`: as many channels as the kernels for real networks are made for."""
+"""The shape of `images`: as many channels as the kernels for real networks are made for."""
 
 Run = Callable[[bytes, NDArray[np.float32]], NDArray[np.float32]]
 """The `logits` of an ONNX file for `images`."""

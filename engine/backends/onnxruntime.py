@@ -1,5 +1,5 @@
 """ONNX Runtime on the CPU, and on a GPU through CUDA or TensorRT: a fixed batch, inputs and outputs bound to memory
-that is reused. Nothing falls back: a graph that the provider cannot run whole is refused.
+that is reused. Nothing falls back: an ONNX file that the provider cannot run whole is refused.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .base import arrays_of, check_images, content_of, onnx_file_of
 from .int8_check import multiplies_exactly
 
 NO_WAIT = "disable_synchronize_execution_providers"
-"""Of a run: it ends when its work has been asked for."""
+"""An option of a run: it ends when its work has been asked for."""
 
 
 def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSession:
@@ -123,8 +123,8 @@ def _cuda_options(_: Variant, __: int) -> dict[str, str]:
 
 
 def _tensorrt_options(variant: Variant, batch: int) -> dict[str, str]:
-    # ONNX Runtime tells engines apart by the names in their graphs, which every ResNet-50 shares, whatever its weights
-    # and its batch: so each has a folder of its own.
+    # ONNX Runtime tells TensorRT's engines apart by the names in their ONNX files, which every ResNet-50 shares,
+    # whatever its weights and its batch: so each has a folder of its own.
     timing = onnx_file_of(variant).models / "plans" / "onnxruntime"
     engines = timing / f"{variant.model.name}.{variant.precision}.b{batch}.{variant.sha256[:12]}"
     engines.mkdir(parents=True, exist_ok=True)
@@ -157,7 +157,7 @@ PROVIDERS: dict[str, Provider] = {
     "onnxruntime-cuda": Provider("CUDAExecutionProvider", "cuda", GPU_ONLY, _cuda_options),
     "onnxruntime-tensorrt": Provider("TensorrtExecutionProvider", "cuda", GPU_ONLY, _tensorrt_options),
 }
-"""Of each engine."""
+"""How ONNX Runtime runs each engine."""
 EXACT = {"session.x64quantprecision": "1"}
 """No sums that are cut to 16 bits. It costs more than half of the speed on a processor that would not do so anyway."""
 
@@ -193,7 +193,7 @@ def shared_by(engine: str) -> Shared:
 
 @cache
 def for_int8() -> Mapping[str, str]:
-    """What sessions on the CPU must be told on this processor, so that int8 is what the graph says."""
+    """Options for sessions on the CPU with which int8 is what the ONNX file says on this processor."""
     ort = shared_by("onnxruntime").ort
 
     def run(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -29,17 +29,17 @@ class Precision:
     """What a precision means to OpenVINO."""
 
     hint: str
-    """What it may compute in wherever the graph has float32."""
+    """The type that it may compute in wherever the ONNX file has float32."""
     executed: frozenset[str]
-    """What its multiplications report."""
+    """The types that its multiplications report."""
     capability: str
-    """What the processor must have."""
+    """The capability that the processor must have."""
 
 
 PRECISIONS: Mapping[str, Precision] = {
     "fp32": Precision("f32", frozenset({"f32"}), "FP32"),
     "bf16": Precision("bf16", frozenset({"bf16"}), "BF16"),
-    # What the graph leaves in float32 stays so. Where it leaves little, bf16 would be no faster.
+    # What the ONNX file leaves in float32 stays so. Where it leaves little, bf16 would be no faster.
     "int8": Precision("f32", frozenset({"u8", "i8"}), "INT8"),
 }
 MULTIPLICATIONS = ("Convolution", "FullyConnected", "MatMul")
@@ -159,7 +159,7 @@ def _multiplies_exactly() -> bool:
 
 
 def _quantized_weights(model: Any) -> int:
-    """How many multiplications the graph wants in int8."""
+    """How many multiplications the model wants in int8."""
     constants = (op for op in model.get_ops() if op.get_type_name() == "Constant")
     return sum(op.get_element_type().get_type_name() == "i8" and len(op.get_output_shape(0)) > 1 for op in constants)
 

@@ -37,7 +37,7 @@ LIBRARIES = {"tensorrt": TENSORRT, "tensorrt-rtx": TENSORRT_RTX}
 GRAPHS = 16
 """CUDA graphs that a session keeps, one for each address that batches come from: more than a run has buffers."""
 CLOSE = {"fp32": 1e-3, "fp16": 2e-2}
-"""How far a refitted plan's logits may lie from ONNX Runtime's on the same graph, relative to the largest.
+"""How far a refitted plan's logits may lie from ONNX Runtime's of the same ONNX file, relative to the largest.
 
 int8 plans are not refitted: their scales belong to the weights.
 """
@@ -48,24 +48,26 @@ _log = logging.getLogger("bandlens")
 def open_session(variant: Variant, batch: int, threads: int) -> TensorRTSession:  # noqa: ARG001 - a GPU has its own
     """A session on the first GPU.
 
-    Of a plan built for this very graph; or else of a refittable one that takes its weights, if it then computes what
-    ONNX Runtime does; or else of a plan that is built now. Which one, and why, goes to the log of `bandlens`.
+    It runs a TensorRT plan built for this very ONNX file; or else a refittable one that takes its weights, if it then
+    computes what ONNX Runtime does; or else one that is built now. Which one, and why, goes to the log of `bandlens`.
     """
-    device, graph = _device(variant.engine), onnx_file_of(variant)
+    device, onnx_file = _device(variant.engine), onnx_file_of(variant)
     own = device.target(batch)
-    if variant.precision in CLOSE and find_trt_plan(graph, own) is None:
-        plan = find_trt_plan(graph, device.target(batch, refit=True))
-        if plan is not None and (session := _refitted(variant, graph, plan, batch, device)) is not None:
+    if variant.precision in CLOSE and find_trt_plan(onnx_file, own) is None:
+        trt_plan = find_trt_plan(onnx_file, device.target(batch, refit=True))
+        if trt_plan is not None and (session := _refitted(variant, onnx_file, trt_plan, batch, device)) is not None:
             return session
-    return TensorRTSession(variant, ensure_trt_plan(device.trt, graph, own), batch, device)
+    return TensorRTSession(variant, ensure_trt_plan(device.trt, onnx_file, own), batch, device)
 
 
-def _refitted(variant: Variant, graph: OnnxFile, plan: TrtPlan, batch: int, device: Device) -> TensorRTSession | None:
+def _refitted(
+    variant: Variant, onnx_file: OnnxFile, trt_plan: TrtPlan, batch: int, device: Device
+) -> TensorRTSession | None:
     """A session of the shared plan with these weights; None, and a warning, where it does not compute the same."""
     try:
-        session = TensorRTSession(variant, plan, batch, device, weights=onnx_for_tensorrt(graph))
+        session = TensorRTSession(variant, trt_plan, batch, device, weights=onnx_for_tensorrt(onnx_file))
         images = photograph_crops(variant.model.image_size)
-        parity = compare(onnx_logits(_for_cpu(graph), images), session.infer_all(images))
+        parity = compare(onnx_logits(_for_cpu(onnx_file), images), session.infer_all(images))
     except DeviceError:
         raise
     except EngineError as error:
@@ -78,9 +80,9 @@ def _refitted(variant: Variant, graph: OnnxFile, plan: TrtPlan, batch: int, devi
     return None
 
 
-def _for_cpu(graph: OnnxFile) -> bytes:
-    content = read_onnx_file(graph)
-    return rounded(content) if graph.precision == "fp16" else content
+def _for_cpu(onnx_file: OnnxFile) -> bytes:
+    content = read_onnx_file(onnx_file)
+    return rounded(content) if onnx_file.precision == "fp16" else content
 
 
 class Device:
@@ -123,15 +125,15 @@ class TensorRTSession:
     """See `engine.backends.base.Session`."""
 
     def __init__(
-        self, variant: Variant, plan: TrtPlan, batch: int, device: Device, weights: bytes | None = None
+        self, variant: Variant, trt_plan: TrtPlan, batch: int, device: Device, weights: bytes | None = None
     ) -> None:
-        """`weights` are a graph's, for a refittable plan. Raises EngineError, and DeviceError out of memory."""
+        """`weights` is an ONNX file for a refittable plan. Raises EngineError, and DeviceError out of memory."""
         self.variant = variant
         self._device = device
         size, xp = variant.model.image_size, device.xp
         self._shape = (batch, 3, size, size)
-        self._engine = _load(variant, plan, device)
-        _check(self._engine, plan, {"images": self._shape, "logits": (batch, variant.model.classes)})
+        self._engine = _load(variant, trt_plan, device)
+        _check(self._engine, trt_plan, {"images": self._shape, "logits": (batch, variant.model.classes)})
         if weights is not None:
             refit(device.trt, self._engine, weights, device.stream.ptr)
             device.stream.synchronize()
@@ -144,7 +146,7 @@ class TensorRTSession:
             device.trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         if self._context is None:
-            raise DeviceError(f"{variant}: TensorRT cannot run {plan.path}: {device.error()}; try a smaller batch")
+            raise DeviceError(f"{variant}: TensorRT cannot run {trt_plan.path}: {device.error()}; try a smaller batch")
         self._context.set_tensor_address("logits", self._logits.data.ptr)
         self._arena: Any = None
         self._graphs: dict[int, Any] = {}
@@ -158,7 +160,7 @@ class TensorRTSession:
                     device.trt.__name__: device.trt.__version__,
                     "cupy": xp.__version__,
                     "driver": device.gpu.driver,
-                    "trt_plan": plan.sha256,
+                    "trt_plan": trt_plan.sha256,
                     "refitted": weights is not None,
                 }
             ),
@@ -229,26 +231,27 @@ class TensorRTSession:
         del self._graphs, self._context, self._engine, self._logits
 
 
-def _load(variant: Variant, plan: TrtPlan, device: Device) -> tensorrt.ICudaEngine:
-    engine = device.runtime.deserialize_cuda_engine(plan.content)
+def _load(variant: Variant, trt_plan: TrtPlan, device: Device) -> tensorrt.ICudaEngine:
+    engine = device.runtime.deserialize_cuda_engine(trt_plan.content)
     if engine is None and "memory" in device.error().lower():
         raise DeviceError(
             f"{variant}: no room on the GPU for its weights: {device.error()}; run fewer checkpoints at a time"
         )
     if engine is None:
         raise EngineError(
-            f"{plan.path}: TensorRT cannot load the plan: {device.error()}; delete it, and the next run builds it anew"
+            f"{trt_plan.path}: TensorRT cannot load the plan: {device.error()}; delete it, and the next run builds it "
+            "anew"
         )
     return engine
 
 
-def _check(engine: tensorrt.ICudaEngine, plan: TrtPlan, expected: dict[str, tuple[int, ...]]) -> None:
+def _check(engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, expected: dict[str, tuple[int, ...]]) -> None:
     """EngineError unless the engine takes and gives arrays of these names and shapes."""
     names = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
     found = {name: tuple(engine.get_tensor_shape(name)) for name in names}
     if found != expected:
         raise EngineError(
-            f"{plan.path} takes and gives {found} instead of {expected}; delete it, and the next run builds it anew"
+            f"{trt_plan.path} takes and gives {found} instead of {expected}; delete it, and the next run builds it anew"
         )
 
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import BandlensError, DeviceError, EngineError
-from ...export.files import reason
 from ...export.parity import compare, onnx_logits
 from ...export.photographs import photograph_crops
 from ...export.torch.network import OnnxNetwork
 from ...probes.arrays import Array
 from ...records import Condition, SessionInfo, Variant
+from ...untrusted import first_line
 from ..device.devices import gpus, processor_name, readiness
 from ..device.requirements import usable
 from .base import arrays_of, check_images, content_of
@@ -86,7 +86,7 @@ class TorchSession:
             raise EngineError(f"{variant}: {error}") from error
         except Exception as error:
             raise EngineError(
-                f"{variant.path}: torch cannot open it: {reason(error)}; take another engine, or export "
+                f"{variant.path}: torch cannot open it: {first_line(error)}; take another engine, or export "
                 f"{variant.model.name} again"
             ) from error
         with torch_errors(variant), torch.no_grad():
@@ -132,7 +132,7 @@ class TorchSession:
                 wanted = self._wanted(images, labels)
                 return attack(self.network, images, wanted, start=self.place(start), **budget).logits.cpu().numpy()
             except torch.OutOfMemoryError as error:
-                said = reason(error)
+                said = first_line(error)
             # Outside of the handler: the error holds on to what the attack had allocated.
             fits = largest_batch(self.network, images)
         advice = f"batch = {fits} fits" if fits else "free memory on the GPU"
@@ -187,10 +187,10 @@ def torch_errors(variant: Variant) -> Iterator[None]:
     except BandlensError as error:
         raise EngineError(f"{variant}: {error}") from error
     except torch.OutOfMemoryError as error:
-        raise DeviceError(f"{variant}: out of memory on the GPU: {reason(error)}; try a smaller batch") from error
+        raise DeviceError(f"{variant}: out of memory on the GPU: {first_line(error)}; try a smaller batch") from error
     except torch.AcceleratorError as error:
         raise DeviceError(
-            f"the GPU failed: {reason(error)}; what was committed stays, and the next run goes on there"
+            f"the GPU failed: {first_line(error)}; what was committed stays, and the next run goes on there"
         ) from error
     except (RuntimeError, TypeError) as error:  # NotImplementedError is a RuntimeError
-        raise EngineError(f"{variant}: torch cannot run its ONNX file: {reason(error)}") from error
+        raise EngineError(f"{variant}: torch cannot run its ONNX file: {first_line(error)}") from error

@@ -43,7 +43,7 @@ class Traces:
     driver: str
     """Version of the loaded kernel module, or empty. A container sees the module of its host."""
     names: tuple[str, ...]
-    """Of the GPUs that the kernel module drives."""
+    """Names of the GPUs that the kernel module drives."""
     nodes: bool
     """Whether there are device files of GPUs, which a container has only if it was given the GPUs."""
     wsl: bool

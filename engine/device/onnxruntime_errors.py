@@ -17,7 +17,7 @@ def reason(error: Exception) -> str:
 
 
 def is_of_gpu(error: Exception) -> bool:
-    """Whether a session on a GPU fails for the GPU's sake, and not for its graph's."""
+    """Whether a session on a GPU fails for the GPU's sake, and not for its ONNX file's."""
     return bool(OF_GPU.search(str(error)) or LACK_OF_MEMORY.search(str(error)))
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from ...errors import EngineError
 from ...export.trt_build import build_log, last_error
 from ...probes.arrays import array_module
+from ...untrusted import first_line
 from .driver import Gpu
 from .nvidia import Gpus, NoGpu, Problem
 from .onnxruntime_errors import is_of_gpu, reason
@@ -30,7 +31,7 @@ class Library:
     modules: tuple[str, ...]
     """Names that it goes by; the first one that is installed is taken."""
     extra: str
-    """Of bandlens, that brings it."""
+    """The extra of bandlens that brings it."""
     mend: str
     """What to do where it is installed and cannot be used."""
 
@@ -87,7 +88,9 @@ def cupy_version(found: Gpus) -> str:
     try:
         cupy.cuda.nvrtc.getVersion()
     except Exception as error:
-        raise EngineError(f"CuPy finds no compiler ({_line(error)}); run: pip install 'cupy-cuda13x[ctk]'") from error
+        raise EngineError(
+            f"CuPy finds no compiler ({first_line(error)}); run: pip install 'cupy-cuda13x[ctk]'"
+        ) from error
     return str(cupy.__version__)
 
 
@@ -121,7 +124,7 @@ def _missing_library(ort: Any, provider: str) -> str:
     try:
         ctypes.CDLL(str(Path(ort.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"))
     except OSError as error:
-        return _line(error)
+        return first_line(error)
     return ""
 
 
@@ -136,11 +139,7 @@ def try_builder(trt: Any, library: Library) -> None:
 
 
 def _unusable(library: Library, error: Exception) -> EngineError:
-    return EngineError(f"{library.title} is installed but cannot be used ({_line(error)}); {library.mend}")
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return EngineError(f"{library.title} is installed but cannot be used ({first_line(error)}); {library.mend}")
 
 
 # One function per engine: its version, or EngineError with what it lacks

@@ -46,7 +46,7 @@ def finish(xp: ModuleType) -> None:
 
 
 def seconds_between(xp: ModuleType, start: Point, end: Point) -> float:
-    """Of the device, between two points that it has passed."""
+    """How long the device took between two points that it has passed."""
     return float(end - start) if xp is np else float(xp.cuda.get_elapsed_time(start, end)) / 1000
 
 

@@ -65,14 +65,14 @@ class DriverFiles:
 def kept_files(images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[Path]) -> dict[str, KeptFiles]:
     """What the driver has to hand out: packed image sets, ONNX files, and the source of users' probes."""
     sets = {one.info.digest: KeptFiles(one.folder, (ABOUT, INDEX, PIXELS)) for one in images if not one.streamed}
-    graphs = {one.sha256: KeptFiles(models_of(one), (_relative(one),)) for one in variants}
+    onnx_files = {one.sha256: KeptFiles(models_of(one), (_relative(one),)) for one in variants}
     sources = {
         source_digest(file): KeptFiles(
             file.parent, tuple(path.relative_to(file.parent).as_posix() for path in source_files(file))
         )
         for file in probes
     }
-    return sets | graphs | sources
+    return sets | onnx_files | sources
 
 
 def models_of(variant: Variant) -> Path:

@@ -25,7 +25,7 @@ class Subset:
     limit: int | None = None
     """So many images, as evenly from all classes as they can be."""
     partial: bool = False
-    """What is there, though classes or images are missing."""
+    """Take what is there, though classes or images are missing."""
 
     def __post_init__(self) -> None:
         if any(number is not None and number < 1 for number in (self.per_class, self.limit)):

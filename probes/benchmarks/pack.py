@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import ImageSetError, UnknownName, UsageError
-from ...protocol import SEVERITIES, VALIDATION, Benchmark
+from ...protocol import SEVERITIES, SIZE, VALIDATION, Benchmark
 from ...records import ImageSetInfo
 from ..images.decision_spaces import decision_space, names_of
 from ..images.decode import Crop
@@ -147,7 +147,7 @@ def pack_benchmark(
     source: Path,
     out: Path,
     *,
-    size: int = 224,
+    size: int = SIZE,
     resize: int = 256,
     name: str | None = None,
     labels: Labels = IN_PATHS,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from ...errors import ImageSetError, UsageError
-from ...protocol import VALIDATION
+from ...protocol import CLASSES, VALIDATION
 from ...untrusted import read_text
 from ..images.decision_spaces import imagenet_classes, wnids_of
 from .layouts import NUMBERED, Layout
@@ -96,7 +96,7 @@ def _wnid(file: Path, line: int, text: str) -> int:
 
 
 def _index(file: Path, line: int, text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) < 1000):
+    if not (text.isascii() and text.isdigit() and int(text) < CLASSES):
         raise ImageSetError(
             f"{file}, line {line}: '{text}' is no class index from 0 to 999; lists that count from 1, or have a "
             "background class, are not of this order"
@@ -150,6 +150,6 @@ def read_real(file: Path) -> list[tuple[int, ...]]:
             f"{file}: {found}, not labels for each of the {VALIDATION} validation images; download real.json again"
         )
     for number, classes in enumerate(lists, start=1):
-        if not isinstance(classes, list) or not all(type(one) is int and 0 <= one < 1000 for one in classes):
+        if not isinstance(classes, list) or not all(type(one) is int and 0 <= one < CLASSES for one in classes):
             raise ImageSetError(f"{file}: entry {number} is no list of classes from 0 to 999; download real.json again")
     return [tuple(classes) for classes in lists]

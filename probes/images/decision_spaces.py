@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 
 from ...errors import UnknownName
+from ...protocol import SPACE_CLASSES
 
-NAMES = ("all", "imagenet-a", "imagenet-r", "sixteen")
+NAMES = ("all", *SPACE_CLASSES)
 """Names of the decision spaces; an image set that says nothing has `all`."""
 
 

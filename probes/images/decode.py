@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ImageSetError, UsageError
+from ...protocol import SIZE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +55,7 @@ class BrokenImageError(ImageSetError):
 class Crop:
     """Shorter side to `resize` pixels, then the central `size` x `size`; UsageError unless 1 <= size <= resize."""
 
-    size: int = 224
+    size: int = SIZE
     resize: int = 256
     fixed: bool = False
     """Photographs have size x size pixels already: any other is broken."""

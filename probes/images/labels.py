@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...errors import ImageSetError, UnknownName, UsageError
+from ...protocol import CLASSES
 from ...untrusted import read_text
 from .decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
 
@@ -56,7 +57,7 @@ def refuse_numbers(source: Path, paths: Sequence[str], labels: NDArray[np.int32]
     """ImageSetError where folders are named 0 to 999 and their classes are not known, or those of names as text."""
     parents = [PurePosixPath(path).parent.name for path in paths]
     names = sorted({*parents})
-    if not all(name.isascii() and name.isdigit() for name in names) or {*map(int, names)} != {*range(1000)}:
+    if not all(name.isascii() and name.isdigit() for name in names) or {*map(int, names)} != {*range(CLASSES)}:
         return
     advice = "pack it with `bandlens benchmarks pack imagenet-v2`, or list every class with --labels"
     if labels is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ImageSetError, UsageError
+from ...protocol import SIZE
 from ...records import ImageSetInfo
 from .decision_spaces import decision_space as find_space
 from .decode import Crop, cropped, photo_of, planar
@@ -152,7 +153,7 @@ def pack(
     source: Path,
     out: Path,
     *,
-    size: int = 224,
+    size: int = SIZE,
     resize: int = 256,
     name: str | None = None,
     benchmark: str | None = None,
@@ -205,7 +206,7 @@ def pack_arrays(
     items: Iterable[tuple[str, NDArray[np.uint8]]],
     out: Path,
     *,
-    size: int = 224,
+    size: int = SIZE,
     resize: int = 256,
     name: str | None = None,
     benchmark: str | None = None,

@@ -43,7 +43,7 @@ class Photographs:
     start: Tensor
 
     def each(self, function: Callable[[Tensor, Tensor, Tensor], Any]) -> list[Any]:
-        """Of (images, labels, start), batch by batch."""
+        """The function's results for (images, labels, start), batch by batch."""
         batches = (slice(first, first + BATCH) for first in range(0, COUNT, BATCH))
         return [function(self.images[rows], self.labels[rows], self.start[rows]) for rows in batches]
 

@@ -17,7 +17,7 @@ from bandlens.errors import CheckpointError
 from bandlens.export import downloads
 from bandlens.export.downloads import drive_answer, published_digits
 from bandlens.export.fetch import LOCK, fetch, local_files, verify
-from bandlens.export.registry import Checkpoint, Part, Source, checkpoint, checkpoints
+from bandlens.export.registry import Checkpoint, Origin, Part, checkpoint, checkpoints
 from bandlens.export.weights import read
 
 PAGE = (
@@ -35,13 +35,13 @@ CONTENT = weights_bytes()
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
-def published_at(source: Source, *more: Source) -> Checkpoint:
+def published_at(source: Origin, *more: Origin) -> Checkpoint:
     parts = tuple(Part(one, "plain") for one in (source, *more))
     return Checkpoint("tried", "own", parts, "imagenet", "unstated", 70.0)
 
 
-def url(server: Any, path: str) -> Source:
-    return Source("url", server.address + path)
+def url(server: Any, path: str) -> Origin:
+    return Origin("url", server.address + path)
 
 
 def ranges(server: Any) -> list[str | None]:
@@ -200,7 +200,7 @@ def drive(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_google_drive_is_resumed(drive: Any, published: Any, tmp_path: Path) -> None:
     drive.files["/uc?id=abc"] = published(CONTENT, cut_after=600_000)
-    one = published_at(Source("gdrive", "abc"))
+    one = published_at(Origin("gdrive", "abc"))
     with pytest.raises(CheckpointError, match=r"cannot fetch gdrive:abc: .* what arrived is kept"):
         fetch(one, tmp_path)
     drive.files["/uc?id=abc"].cut_after = None
@@ -213,7 +213,7 @@ def test_google_drive_is_resumed(drive: Any, published: Any, tmp_path: Path) -> 
 def test_google_drives_quota_page_is_recognised(drive: Any, published: Any, tmp_path: Path) -> None:
     drive.files["/uc?id=abc"] = published(PAGE, kind="text/html; charset=utf-8")
     with pytest.raises(CheckpointError) as caught:
-        fetch(published_at(Source("gdrive", "abc")), tmp_path)
+        fetch(published_at(Origin("gdrive", "abc")), tmp_path)
     assert "quota of downloads is exceeded" in str(caught.value)
     assert str(tmp_path / "tried.pth") in str(caught.value)
 

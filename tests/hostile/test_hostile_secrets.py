@@ -22,7 +22,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.errors import ProbeError
 from bandlens.export.fetch import LOCK, fetch
 from bandlens.export.models import load_model
-from bandlens.export.registry import Checkpoint, Part, Source
+from bandlens.export.registry import Checkpoint, Origin, Part
 from bandlens.records import Failed
 
 SECRET = "hunter22hunter22"
@@ -56,7 +56,7 @@ def server() -> Iterator[str]:
 
 
 def tried(address: str) -> Checkpoint:
-    return Checkpoint("tried", "own", (Part(Source("url", address), "plain"),), "imagenet", "unstated", 70.0)
+    return Checkpoint("tried", "own", (Part(Origin("url", address), "plain"),), "imagenet", "unstated", 70.0)
 
 
 @pytest.mark.parametrize("path", ["none.pth", "page"])

@@ -63,7 +63,7 @@ def test_the_interval_of_independent_images_is_wilson_s(shared_store: Store, rig
 
 
 def independent(share: float, n: int) -> tuple[float, float]:
-    """Of n independent images, with Student's quantile for fewer than 30."""
+    """The interval of n independent images, with Student's quantile for fewer than 30."""
     return wilson(share, n, *([t.ppf(0.975, max(1, n - 1))] if n < 30 else []))
 
 

@@ -72,7 +72,7 @@ def test_a_study_without_probes_is_told_of_no_metrics_that_need_them() -> None:
 
 @pytest.mark.parametrize("gap", ["none", "a level", "a cutoff", "a probe"])
 def test_the_plan_is_what_analysis_finds(tmp_path: Path, gap: str) -> None:
-    """Of every metric that is planned: missing where the plan says so, and nowhere else."""
+    """Every metric that is planned is missing where the plan says so, and nowhere else."""
     left_out = {
         "none": lambda one: one.probe == "none",
         "a level": lambda one: one.number("noise_sd") == 0.08,

@@ -117,7 +117,7 @@ def test_one_octave_is_the_bound_of_the_published_human_fit() -> None:
     """The height is at its bound of 4, where two neighbours at half of it make the half width exactly one octave."""
     thresholds = np.array([0, 0, 0, 0, 2, 2, 0])
     band = fit_band(thresholds)
-    assert band.peak_at_bound
+    assert band.note == "the peak is at its bound"
     assert band.bandwidth == pytest.approx(1, abs=1e-3)
     with pytest.raises(RuntimeError, match="maximum number"):
         curve_fit(

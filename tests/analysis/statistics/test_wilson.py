@@ -24,7 +24,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def interval(right: Whole, sizes: Whole) -> tuple[Floats, Floats, Floats]:
-    """Of runs (runs, clusters) of right answers among `sizes` (clusters,) images."""
+    """The interval of each run: right answers (runs, clusters) among `sizes` (clusters,) images."""
     n = int(sizes.sum())
     share = right.sum(axis=-1) / n
     return clustered_interval(share, (right - sizes * share[..., None]) / n, share * (1 - share) / n, n)

@@ -19,7 +19,7 @@ return [...document.querySelectorAll(arguments[0] + " .mark-symbol path[aria-rol
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of eight models, so that lines are coloured by category and heat maps wait to be asked for."""
+    """A report of eight models, so that lines are coloured by category and heat maps wait to be asked for."""
     require_browser()
     folder = tmp_path_factory.mktemp("report")
     make_database(folder / "results.duckdb", 8)

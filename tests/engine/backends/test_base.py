@@ -194,7 +194,7 @@ def written(folder: Path, content: bytes) -> Model:
 
 
 def of_one_node(folder: Path, operator: str) -> Model:
-    """Of an operator of a domain that nobody knows."""
+    """A model whose one operator is of a domain that nobody knows."""
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, 128, 128]) for name in ("images", "logits")
     ]
