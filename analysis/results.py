@@ -16,6 +16,8 @@ from .charts import curves as charts
 from .correlations.models import study_table, subsets_of
 from .correlations.table import correlate
 from .database.open import open_store
+from .database.process import QueryProcess
+from .database.store import readable
 from .database.studies import study_label
 from .statistics.coefficients import Method
 
@@ -55,9 +57,15 @@ class Results:
         subsets = subsets_of(table.frame)
         return correlate(table.frame, table.biases, table.groups, subsets, method, table.given, errors=table.errors)
 
-    def sql(self, query: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
-        """The rows of any query; it can read the database and nothing else."""
-        return self._store.frame(query, parameters)
+    def sql(self, query: str, parameters: Sequence[Any] = (), timeout: float = 0) -> pl.DataFrame:
+        """The rows of any query; it can read the database and nothing else.
+
+        With a `timeout` it runs in a process of its own, which is killed after so many seconds: StoreError.
+        """
+        if not timeout:
+            return self._store.frame(query, parameters)
+        with QueryProcess(self._store.path, timeout) as process, process.answer(query, parameters=parameters) as reader:
+            return readable(pl.DataFrame(reader.read_all()))
 
     def plot_curves(self, probe: str = "lowpass", x: str = "cycles", study: str = "*") -> Any:
         """An Altair chart of accuracy over a column of one probe, a line a model, with intervals.

@@ -22,7 +22,7 @@ HEAVY = {
         "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
         "analysis/metrics", "analysis/published", "app", "app/commands", "app/report", "app/sql", "app/study",
     },
-    "pyarrow": {"analysis/database", "app/sql", "engine/distributed", "probes/images"},
+    "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
     "ray": {"engine/distributed"},
     "tensorrt": {"app", "engine/backends", "engine/device", "export"},
     "torch": {"engine/backends", "engine/device", "export", "export/torch", "probes/images"},

@@ -69,14 +69,16 @@ class Store:
                 raise StoreError(f"{self.path}: no way to show one of the types; cast it to VARCHAR") from error
 
     @contextmanager
-    def reader(self, sql: str, rows: int = 100_000, as_text: bool = False) -> Iterator[pa.RecordBatchReader]:
+    def reader(
+        self, sql: str, parameters: Sequence[Any] = (), rows: int = 100_000, as_text: bool = False
+    ) -> Iterator[pa.RecordBatchReader]:
         """The rows of a query as they come, `rows` at a time: an answer need not fit into memory.
 
         With `as_text`, columns that few readers of tables can hold come as DuckDB writes them in text.
         """
         with explained(self.path):
             try:
-                found = self._query(sql, ())
+                found = self._query(sql, parameters)
                 if as_text and not all(map(_is_plain, found.types)):
                     found = found.project(", ".join(_as_text(found)))
                 yield found.to_arrow_reader(rows)

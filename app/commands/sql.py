@@ -14,7 +14,7 @@ import typer
 from ...errors import UsageError
 
 if TYPE_CHECKING:
-    from ..sql.process import QueryProcess
+    from ...analysis.database.process import QueryProcess
 
 
 class Format(StrEnum):
@@ -64,7 +64,7 @@ def sql(
         query = _text(query)
     if not db.exists():
         raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
-    from ..sql.process import QueryProcess
+    from ...analysis.database.process import QueryProcess
 
     with QueryProcess(db, timeout) as process:
         if query is None:

@@ -9,10 +9,10 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
 from ...errors import StoreError, UsageError
 from ..console import print_rows
-from .process import QueryProcess
 
 MOST_ROWS = 10_000
 """The most rows that a table on a terminal shows."""

@@ -9,11 +9,11 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import Completer, WordCompleter
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import Store
 from ...errors import BandlensError
 from .. import signals
 from ..console import print_rows
-from .process import QueryProcess
 from .query import print_answer
 
 HELP = """\

@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
+from polars.testing import assert_frame_equal
 
 import bandlens
 from bandlens.analysis.database.open import open_store
-from bandlens.errors import UsageError
+from bandlens.errors import StoreError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,16 @@ def test_frames_are_the_views(database: Path) -> None:
         assert results.sql("SELECT ? + 1 AS two", [1]).item() == 2
         clean = results.curves().filter(pl.col("probe") == "clean")
         assert (clean["ratio"] == 1).all()
+
+
+def test_a_query_with_a_timeout_gives_the_same_rows_or_ends(database: Path) -> None:
+    with bandlens.open(database) as results:
+        query = "SELECT *, ? AS x FROM accuracy ORDER BY ALL"
+        assert_frame_equal(results.sql(query, ["y"], timeout=60), results.sql(query, ["y"]))
+        with pytest.raises(StoreError, match=r"the query took more than 0.5 s"):
+            results.sql("SELECT count(*) FROM range(1000000000000) AS t(x) WHERE x * 7 % 13 = 5", timeout=0.5)
+        with pytest.raises(UsageError, match="parameters of a query with a timeout are numbers and text"):
+            results.sql("SELECT ?", [np.int64(1)], timeout=60)
 
 
 def test_correlations_and_charts(database: Path) -> None:

@@ -24,7 +24,7 @@ from prompt_toolkit.output import DummyOutput
 from small import Command, bandlens
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.sql.process import QueryProcess
+from bandlens.analysis.database.process import QueryProcess
 from bandlens.app.sql.query import MOST_ROWS
 from bandlens.app.sql.shell import shell
 
@@ -269,7 +269,7 @@ def test_a_process_whose_parent_is_gone_ends(database: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path
-from bandlens.app.sql.process import QueryProcess
+from bandlens.analysis.database.process import QueryProcess
 process = QueryProcess(Path(sys.argv[1]), 0)
 with process.answer("SELECT 1") as reader:
     reader.read_all()

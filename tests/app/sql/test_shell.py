@@ -12,7 +12,7 @@ from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.sql.process import QueryProcess
+from bandlens.analysis.database.process import QueryProcess
 from bandlens.app.sql.shell import completer, shell
 
 

@@ -1,9 +1,9 @@
-"""The process that answers queries: `python -m bandlens.app.sql.serve DATABASE TEMPORARY_FOLDER`.
+"""The process that answers queries: `python -m bandlens.analysis.database.serve DATABASE TEMPORARY_FOLDER`.
 
-It reads a JSON object a line from standard input, `{"sql", "rows", "native"}`, and answers with frames on standard
-output: a letter, a length of eight bytes, and so many bytes. S is the schema of an answer and B a batch of rows, as
-Arrow's IPC has them; E an error, a JSON object of its class and message; D ends an answer, and the opening of the
-database. The process may be killed at any time.
+It reads a JSON object a line from standard input, `{"sql", "parameters", "rows", "native"}`, and answers with frames on
+standard output: a letter, a length of eight bytes, and so many bytes. S is the schema of an answer and B a batch of
+rows, as Arrow's IPC has them; E an error, a JSON object of its class and message; D ends an answer, and the opening of
+the database. The process may be killed at any time.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from ...analysis.database.open import open_store
-from ...analysis.database.store import Store
 from ...errors import BandlensError, StoreError
+from .open import open_store
+from .store import Store
 
 ANSWERS = 1 << 30
 """Bytes of address space for an answer under way, beside those that DuckDB is told to keep to."""
@@ -43,7 +43,7 @@ def main() -> None:
             for line in sys.stdin.buffer:
                 asked = json.loads(line)
                 try:
-                    _answer(store, asked["sql"], asked["rows"], asked["native"], out)
+                    _answer(store, out, **asked)
                 except BandlensError as error:
                     _send_error(out, error)
     except BandlensError as error:
@@ -72,8 +72,8 @@ def _end_with_the_parent() -> None:
     os._exit(1)
 
 
-def _answer(store: Store, sql: str, rows: int, native: bool, out: BinaryIO) -> None:
-    with store.reader(sql, rows, as_text=not native) as reader:
+def _answer(store: Store, out: BinaryIO, sql: str, parameters: list[Any], rows: int, native: bool) -> None:
+    with store.reader(sql, parameters, rows, as_text=not native) as reader:
         _send(out, b"S", reader.schema.serialize().to_pybytes())
         for batch in reader:
             for piece in _pieces(batch):

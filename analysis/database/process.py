@@ -11,11 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -43,16 +43,21 @@ class QueryProcess:
         self._answering = False
 
     @contextmanager
-    def answer(self, sql: str, rows: int = 100_000, native: bool = False) -> Iterator[pa.RecordBatchReader]:
+    def answer(
+        self, sql: str, rows: int = 100_000, native: bool = False, parameters: Sequence[Any] = ()
+    ) -> Iterator[pa.RecordBatchReader]:
         """The rows of a query as they come; with `native`, dates and the like in Arrow's types and not as text.
 
         Raises what the database raises, and StoreError where it takes too long or too much memory.
         """
+        try:
+            asked = json.dumps({"sql": sql, "parameters": list(parameters), "rows": rows, "native": native})
+        except TypeError as error:
+            raise UsageError(f"parameters of a query with a timeout are numbers and text: {error}") from error
         process = self._process or self._start()
-        asked = json.dumps({"sql": sql, "rows": rows, "native": native}).encode() + b"\n"
         self._used, self._answering = 0.0, True
         try:
-            os.write(process.stdin.fileno() if process.stdin else -1, asked)
+            os.write(process.stdin.fileno() if process.stdin else -1, f"{asked}\n".encode())
             schema = pa.ipc.read_schema(pa.BufferReader(self._frame(self.seconds)))
             yield pa.RecordBatchReader.from_batches(schema, self._batches(schema))
         finally:
@@ -64,7 +69,14 @@ class QueryProcess:
             yield pa.ipc.read_record_batch(content, schema)
 
     def _start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-P", "-m", "bandlens.app.sql.serve", str(self.database), str(self._temporary)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "bandlens.analysis.database.serve",
+            str(self.database),
+            str(self._temporary),
+        ]
         self._used = 0.0
         # In a session of its own: Ctrl-C is for this process, which then ends it.
         self._process = subprocess.Popen(
@@ -100,7 +112,7 @@ class QueryProcess:
             if not ready:
                 raise StoreError(
                     f"{self.database}: the query took more than {seconds:g} s; ask for less, or allow more with "
-                    "--timeout SECONDS"
+                    "--timeout SECONDS (timeout=SECONDS in Python)"
                 )
             piece = stdout.read(min(length - len(content), PIECE))
             if not piece:
