@@ -296,8 +296,7 @@ def read_parquet(file: Path) -> pl.DataFrame:
         # Names and values alone: metadata need not even be text.
         found = pl.from_arrow(pa.table(dict(zip(table.column_names, table.columns, strict=True))))
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StoreError(f"{file} is not a Parquet file ({reason}); fetch it again") from error
+        raise StoreError(f"{file} is not a Parquet file ({first_line(error)}); fetch it again") from error
     return found if isinstance(found, pl.DataFrame) else found.to_frame()
 
 
