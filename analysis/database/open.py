@@ -26,6 +26,7 @@ CLOSED = {"enable_external_access": "false"}
 """No query, and no view or macro of the file, can read another file or the network."""
 READ_ONLY = {"max_temp_directory_size": "10GB"}
 """A reader's query can fill little of the disk; `check_reading` keeps it from SET."""
+PLAIN_META = "SELECT sql NOT ILIKE '%GENERATED%' AS plain FROM duckdb_tables() WHERE table_name = 'meta'"
 BLOCK_SIZE = "65536"
 """Bytes of a new file's blocks. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
 
@@ -112,12 +113,12 @@ def _check_schema(store: Store) -> None:
     """StoreError for a file that holds no results, those of another schema, or anything that bandlens did not make."""
     with explained(store.path):
         differing = store.differences()
-    about = differing.get(("table", "meta"))
-    if about == "missing":
+    if differing.get(("table", "meta")) == "missing":
         raise StoreError(f"{store.path} is a DuckDB file but not a results database; name another file with --db")
-    version, made_by = (
-        (SCHEMA_VERSION, "") if about else store.frame("SELECT schema_version, bandlens FROM meta").row(0)
-    )
+    # A generated column would be computed as it is read.
+    plain = store.frame(PLAIN_META)["plain"].all()
+    about = store.frame("SELECT schema_version, bandlens FROM meta").rows() if plain else [(SCHEMA_VERSION, "")]
+    version, made_by = about[0] if about else (None, None)
     if version != SCHEMA_VERSION:
         raise StoreError(
             f"{store.path} has schema version {version} (written by bandlens {made_by}), and this is version "

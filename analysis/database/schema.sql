@@ -488,7 +488,8 @@ COMMENT ON COLUMN study_detail.itself IS 'Whether it is its own reference, so th
 COMMENT ON COLUMN study_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; NULL where that is not complete';
 COMMENT ON COLUMN study_detail.probe IS 'Name of the probe';
 COMMENT ON COLUMN study_detail.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN study_detail.cutoff IS 'lowpass, highpass: share of the 112 cycles per image';
+COMMENT ON COLUMN study_detail.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
+COMMENT ON COLUMN study_detail.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
 COMMENT ON COLUMN study_detail.frequency IS 'critical_band: octave index, 0 to 6';
 COMMENT ON COLUMN study_detail.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
 COMMENT ON COLUMN study_detail.engine IS 'Inference library';

@@ -191,7 +191,8 @@ def test_a_query_ends_in_time(query: str, format_: str, database: Path, command:
     assert time.monotonic() - started < 5, "a busy machine may take its time"
     assert answer.code == 1
     assert answer.err == (
-        f"bandlens: {database}: the query took more than 0.3 s; ask for less, or allow more with --timeout SECONDS\n"
+        f"bandlens: {database}: the query took more than 0.3 s; ask for less, or allow more with --timeout "
+        "SECONDS (timeout=SECONDS in Python)\n"
     )
 
 
