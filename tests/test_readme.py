@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(\S+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TIMES = re.compile(r"\d[\d.,]* (s|min|h)\b|\(\d[\d.,]* a second\)|(?<=images_per_second) +\d[\d.,]*")
-EXPORTED_WITH = re.compile(r"With torch (\S+) and\s+onnxscript (\S+), the file has the sha256")
+EXPORTED_WITH = re.compile(r"With\s+torch\s+(\S+)\s+and\s+onnxscript\s+(\S+),\s+the\s+file\s+has\s+the\s+sha256")
 """The versions that wrote the file whose sha256 README shows: others write another one."""
 LEFT_OUT = ("…", "[…]")
 """Lines that stand for any number of lines."""

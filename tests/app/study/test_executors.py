@@ -334,7 +334,8 @@ def test_a_unit_that_kills_its_worker_is_set_aside_and_the_rest_goes_on(
     assert answer.code == 1
     assert "1 of 3 cells failed, the first: one, images.set, deadly level=2: its worker was lost: " in answer.err
     assert "(images 0 to 7, tried 3 times)" in answer.err
-    assert len(answer.err.splitlines()) == 1
+    # The first line says which metrics the study lacks.
+    assert len(answer.err.splitlines()) == 2
     assert (workplace / "deaths").read_text() == "xxx"
     assert ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL") == [("clean", 20), ("lowpass", 20)]
     assert "failed when last tried: 1 cells, the first: one, images.set, deadly level=2" in command(
