@@ -119,7 +119,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.save({"state_dict": network.state_dict(), "epoch": 3}, folder / "tiny.pth")
     yield folder / "tiny.pth"
     sys.path.remove(str(folder))
-    del sys.modules["tried_tiny"]
+    sys.modules.pop("tried_tiny", None)  # each conftest.py that imports this fixture has one of its own
 
 
 @pytest.fixture
