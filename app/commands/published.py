@@ -76,13 +76,19 @@ def import_(
 
 @app.command("list")
 def list_(db: AtlasDb = None, as_json: Json = False) -> None:
-    """List the sources of published figures: what is here of each, its licence and commit.
+    """List the sources of published figures: models, benchmarks, licence and commit; with --json whose they are, too.
 
     Example: bandlens published list
     """
     from ...analysis.published.sources import summary
 
-    print_rows(list(summary(_atlas(db))), as_json=as_json)
+    rows = list(summary(_atlas(db)))
+    if as_json:
+        print_rows(rows, as_json=True)
+        return
+    print_rows([{name: row[name] for name in ("source", "models", "benchmarks", "licence", "commit")} for row in rows])
+    if absent := [row["source"] for row in rows if row["here"] is None]:
+        print(f"not here: {', '.join(absent)} (`bandlens published import`)")
 
 
 @app.command("sources")
