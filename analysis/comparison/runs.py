@@ -59,7 +59,8 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         why_not = str(error)
         correlations = pl.DataFrame(schema={"difference": pl.Float64})
     return Comparison(
-        *(", ".join(filter(None, (str(run.store.path), run.label, run.checkpoint))) for run in (a, b)),
+        _words(a),
+        _words(b),
         found.same,
         found.cells,
         curves(found.cells),
@@ -69,3 +70,7 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         found.only_a,
         found.only_b,
     )
+
+
+def _words(run: Run) -> str:
+    return ", ".join(filter(None, (str(run.store.path), run.label, run.checkpoint)))
