@@ -24,8 +24,8 @@ NAMES = [f"net_{k}" for k in (0, 2, 3, 4, 5)]
 
 
 @pytest.fixture
-def answers(folder: Path) -> Iterator[Answers]:
-    made = Answers(folder / "results.duckdb", find_sets([folder]), Conditions())
+def answers(explored: Path) -> Iterator[Answers]:
+    made = Answers(explored / "results.duckdb", find_sets([explored]), Conditions())
     yield made
     made.close()
 
@@ -45,7 +45,7 @@ def asked(answers: Answers, study: dict[str, Any], words: str, **more: Any) -> d
     return answers.images("small", "images", condition(study, words)["id"], **asks)
 
 
-def test_accuracies_are_those_of_the_view(folder: Path, study: dict[str, Any]) -> None:
+def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any]) -> None:
     words = {one["id"]: one["words"] for one in study["conditions"]}
     table = study["accuracy"]
     given = {
@@ -55,19 +55,19 @@ def test_accuracies_are_those_of_the_view(folder: Path, study: dict[str, Any]) -
         )
     }
     query = "SELECT checkpoint, cutoff, top1, low, high FROM accuracy WHERE probe = 'lowpass'"
-    for model, cutoff, *values in ask(folder / "results.duckdb", query):
+    for model, cutoff, *values in ask(explored / "results.duckdb", query):
         assert given[model, f"lowpass, cutoff {cutoff}"] == tuple(values)
     assert len(given) == 6 * 53
 
 
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("selection", SELECTIONS)
-def test_selections(folder: Path, answers: Answers, study: dict[str, Any], selection: str, labelled: bool) -> None:
+def test_selections(explored: Path, answers: Answers, study: dict[str, Any], selection: str, labelled: bool) -> None:
     most = "SELECT mode(class) FROM label"
-    label = ask(folder / "results.duckdb", most)[0][0] if labelled else None
+    label = ask(explored / "results.duckdb", most)[0][0] if labelled else None
     found = asked(answers, study, "lowpass, cutoff 0.1", selection=selection, b="net_2", label=label)
     rows = ask(
-        folder / "results.duckdb",
+        explored / "results.duckdb",
         "SELECT a.image_index, ac.predicted, a.predicted, bc.predicted, b.predicted, a.label_rank, class "
         "FROM prediction AS a, prediction AS ac, prediction AS b, prediction AS bc, label "
         "WHERE a.image_index = ac.image_index AND a.image_index = b.image_index AND a.image_index = bc.image_index "
@@ -112,13 +112,13 @@ def pixels(content: bytes) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_a_clean_picture_is_the_packed_one(folder: Path, answers: Answers) -> None:
-    images = open_image_set(folder / "images.set")
+def test_a_clean_picture_is_the_packed_one(explored: Path, answers: Answers) -> None:
+    images = open_image_set(explored / "images.set")
     assert np.array_equal(pixels(answers.picture(images.info.digest, 7, None, 0)), images.pixels[7].transpose(1, 2, 0))
 
 
-def test_a_filtered_picture_is_what_numpy_filters(folder: Path, answers: Answers, study: dict[str, Any]) -> None:
-    images = open_image_set(folder / "images.set")
+def test_a_filtered_picture_is_what_numpy_filters(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
+    images = open_image_set(explored / "images.set")
     image = images.pixels[5].transpose(1, 2, 0) / 255
     spectrum = np.fft.fftshift(np.fft.fft2(image, axes=(0, 1)), axes=(0, 1))
     radius = int(0.2 * 64)
@@ -131,7 +131,7 @@ def test_a_filtered_picture_is_what_numpy_filters(folder: Path, answers: Answers
     assert not np.array_equal(shown, images.pixels[5].transpose(1, 2, 0))
 
 
-def test_noise_is_that_of_the_run(folder: Path, answers: Answers, study: dict[str, Any]) -> None:
+def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
     """The predictions that the run stored are those of a small model on the pictures that are shown."""
     import onnxruntime
 
@@ -141,7 +141,7 @@ def test_noise_is_that_of_the_run(folder: Path, answers: Answers, study: dict[st
         pixels(answers.picture(found["digest"], tile["index"], condition(study, words)["id"], found["seed"]))
         for tile in found["tiles"]
     ]
-    session = onnxruntime.InferenceSession(folder / "models" / "net_0.onnx")
+    session = onnxruntime.InferenceSession(explored / "models" / "net_0.onnx")
     batch = np.stack(shown).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     (logits,) = session.run(None, {"images": batch})
     stored = [one["answer"] for tile in found["tiles"] for one in tile["answers"] if one["model"] == "net_0"]
@@ -151,13 +151,15 @@ def test_noise_is_that_of_the_run(folder: Path, answers: Answers, study: dict[st
     assert np.abs(other.astype(int) - shown[0]).mean() > 5
 
 
-def test_probes_of_ones_own_need_their_study_file(folder: Path, answers: Answers, study: dict[str, Any]) -> None:
+def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
     blur = condition(study, "blur, width 2")
     assert blur["unseen"] == "blur is a probe of one's own; name the study file that has it"
-    images = open_image_set(folder / "images.set")
+    images = open_image_set(explored / "images.set")
     with pytest.raises(UsageError, match="study file"):
         answers.picture(images.info.digest, 0, blur["id"], 0)
-    with_file = Answers(folder / "results.duckdb", find_sets([folder]), Conditions(grid_of(folder / "small.toml")))
+    with_file = Answers(
+        explored / "results.duckdb", find_sets([explored]), Conditions(grid_of(explored / "small.toml"))
+    )
     shown = pixels(with_file.picture(images.info.digest, 0, blur["id"], 0))
     with_file.close()
     padded = np.pad(images.pixels[0].transpose(1, 2, 0) / 255, ((0, 0), (2, 2), (0, 0)), mode="edge")
@@ -189,8 +191,8 @@ def test_what_is_not_there(answers: Answers, study: dict[str, Any], asks: dict[s
         asked(answers, study, "clean", **asks)
 
 
-def test_images_of_no_set_are_refused(folder: Path, answers: Answers) -> None:
-    digest = open_image_set(folder / "images.set").info.digest
+def test_images_of_no_set_are_refused(explored: Path, answers: Answers) -> None:
+    digest = open_image_set(explored / "images.set").info.digest
     for wanted, index in (("../images.set", 0), (digest, 40), (digest, -1)):
         with pytest.raises(UsageError, match="no such image"):
             answers.picture(wanted, index, None, 0)

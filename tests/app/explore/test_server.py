@@ -27,8 +27,8 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(folder: Path) -> Iterator[Served]:
-    command = [sys.executable, "-P", "-m", "bandlens", "explore", folder / "results.duckdb"]
+def served(explored: Path) -> Iterator[Served]:
+    command = [sys.executable, "-P", "-m", "bandlens", "explore", explored / "results.duckdb"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
     address, found = process.stdout.readline().strip(), process.stdout.readline()
@@ -134,15 +134,15 @@ def test_nobody_listens_on_other_addresses(served: Served) -> None:
         (["blur.py"], "bandlens: blur.py is not a DuckDB database"),
     ],
 )
-def test_what_is_wrong_is_one_line(folder: Path, words: list[str], message: str) -> None:
-    answer = bandlens("explore", *words, cwd=folder)
+def test_what_is_wrong_is_one_line(explored: Path, words: list[str], message: str) -> None:
+    answer = bandlens("explore", *words, cwd=explored)
     assert answer.returncode in (1, 2)
     assert answer.stderr.startswith(message)
     assert answer.stderr.count("\n") == 1
 
 
-def test_a_port_that_is_taken(served: Served, folder: Path) -> None:
-    answer = bandlens("explore", "results.duckdb", "--port", str(served.port), cwd=folder)
+def test_a_port_that_is_taken(served: Served, explored: Path) -> None:
+    answer = bandlens("explore", "results.duckdb", "--port", str(served.port), cwd=explored)
     assert answer.returncode == 2
     assert answer.stderr.startswith(f"bandlens: cannot listen on port {served.port}: ")
     assert answer.stderr.endswith("; choose another --port\n")
@@ -327,9 +327,9 @@ def test_a_phone_does_not_scroll_sideways(page: Any) -> None:
     assert js(page, "document.documentElement.scrollWidth") <= 390
 
 
-def test_a_database_that_is_gone_is_said(page: Any, folder: Path) -> None:
-    database = folder / "results.duckdb"
-    database.rename(folder / "elsewhere.duckdb")
+def test_a_database_that_is_gone_is_said(page: Any, explored: Path) -> None:
+    database = explored / "results.duckdb"
+    database.rename(explored / "elsewhere.duckdb")
     try:
         page.execute_script(
             "const one = document.getElementById('selection');"
@@ -340,6 +340,6 @@ def test_a_database_that_is_gone_is_said(page: Any, folder: Path) -> None:
         trouble = "document.getElementById('trouble').textContent"
         WebDriverWait(page, 10).until(lambda _: "no results database" in js(page, trouble))
     finally:
-        (folder / "elsewhere.duckdb").rename(database)
+        (explored / "elsewhere.duckdb").rename(database)
     choose(page, "selection", "all")
     assert js(page, "document.getElementById('trouble').hidden")

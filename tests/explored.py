@@ -39,7 +39,8 @@ def _labels(models: Path, pictures: NDArray[np.uint8]) -> list[int]:
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with results.duckdb, small.toml, images.set, blur.py and models."""
     place = tmp_path_factory.mktemp("explored")
     for seed in range(MODELS):
         make_model(place / "models", f"net_{seed}", seed=seed, category=HOSTILE if seed == 1 else "own")
