@@ -7,7 +7,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import INK, colors, inline
+from .palette import colors
+from .style import INK, inline
 
 SIDE = 16
 """Pixels of a tile."""
