@@ -63,6 +63,8 @@ class Family:
     """Whether the seed matters; where it does not, changing it re-runs nothing."""
     canonical: Callable[[dict[str, Value]], dict[str, Value]] = dict
     """Drops parameters that make no difference, so that equal conditions are one."""
+    files: tuple[str, ...] = ()
+    """Of a user's probe: what its version covers, relative to the folder of its file."""
 
     def conditions(self, given: Mapping[str, Any]) -> list[Condition]:
         """Every combination of the values given (a value or a list for each parameter), without repeats."""

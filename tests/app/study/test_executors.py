@@ -25,7 +25,7 @@ from bandlens.app.study.run import Committer, Sharded, record, run_study
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, kept_files
 from bandlens.engine.distributed.ray import RayOptions, connected
 from bandlens.engine.distributed.shards import open_folder
-from bandlens.engine.distributed.worker import Job, Worker, job_of, probe_files
+from bandlens.engine.distributed.worker import Job, Worker, job_of, probe_sources
 from bandlens.engine.tasks import Task, tasks_of
 from bandlens.errors import EngineError
 
@@ -311,13 +311,13 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
 
 
 DEADLY = """
-import os
+import os, signal
 from pathlib import Path
 def deadly(images, level):
     if level == 2:
         with open(Path(__file__).with_name("deaths"), "a") as file:
             file.write("x")
-        os._exit(1)
+        os.kill(os.getpid(), signal.SIGKILL)
     return images
 """
 
@@ -472,7 +472,7 @@ class Counting(DriverFiles):
 
 
 def kept(work: Work):
-    probes = list(probe_files(work.study.probes, work.study.folder).values())
+    probes = list(probe_sources(work.study.probes, work.study.folder).values())
     return kept_files(work.image_sets, list({cell.variant for cell in work.cells}), probes)
 
 
