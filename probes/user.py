@@ -27,16 +27,16 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import importlib
-import importlib.util
 import inspect
 import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -205,14 +205,27 @@ Guest = Callable[[type[BandlensError]], AbstractContextManager[None]]
 """A block within which code of a probe's may run."""
 
 
+class _Uncached(SourceFileLoader):
+    """Compiles the source that lies there. Kept bytecode is found by the source's time and length, and two edits may
+    have both in common.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _load(file: Path, where: str, guest: Guest) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"bandlens_probe_{file.stem}", file)
-    if spec is None or spec.loader is None:
+    name = f"bandlens_probe_{file.stem}"
+    loader = _Uncached(name, str(file.absolute()))
+    spec = spec_from_file_location(name, file.absolute(), loader=loader)
+    if spec is None or file.suffix != ".py":
         raise UsageError(f"{where}: {file} does not end in .py")
-    module = importlib.util.module_from_spec(spec)
-    importlib.invalidate_caches()
+    module = module_from_spec(spec)
+    for path in [path for path in sys.path_importer_cache if _place(file.parent.absolute(), path)]:
+        del sys.path_importer_cache[path]  # they would find bytecode, and what lay there before
     with guest(UsageError), in_one_line(UsageError, f"{where}: {file} does not load"):
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     return module
 
 
@@ -228,8 +241,8 @@ def _host(source: Source, where: str) -> Guest:
     def guest(kind: type[BandlensError]) -> Iterator[None]:
         with visiting() as read, _importable(folder, modules):
             yield
-        names = [*read, *(module.__file__ for module in modules.values())]
-        places = {place for name in names if (place := _place(folder, name))}
+        names = [*read, *map(_file_of, modules.values())]
+        places = {place for name in names if name and Path(name).is_file() and (place := _place(folder, name))}
         if more := sorted(places - covered):
             uses = ", ".join(f'"{name}"' for name in [*source.uses, *more])
             raise kind(
@@ -246,17 +259,30 @@ def _importable(folder: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
 
     Another probe may have some of those names.
     """
+
+    def uncached(path: str) -> FileFinder:
+        if not _place(folder, path):
+            raise ImportError
+        return FileFinder(path, (_Uncached, SOURCE_SUFFIXES), (ExtensionFileLoader, EXTENSION_SUFFIXES))
+
     before = set(sys.modules)
-    sys.path.insert(0, str(folder))
     for name, module in modules.items():
         sys.modules.setdefault(name, module)
+    sys.path.insert(0, str(folder))
+    sys.path_hooks.insert(0, uncached)
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        sys.path_hooks.remove(uncached)
         for name in set(sys.modules) - before:
-            if name.partition(".")[0] != PACKAGE and _place(folder, getattr(sys.modules[name], "__file__", None)):
+            if name.partition(".")[0] != PACKAGE and _place(folder, _file_of(sys.modules[name])):
                 modules[name] = sys.modules.pop(name)
+
+
+def _file_of(module: ModuleType) -> str | None:
+    """The file of a module, or a folder of a package that has none."""
+    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
 
 
 PACKAGE = __name__.partition(".")[0]
@@ -264,14 +290,14 @@ PACKAGE = __name__.partition(".")[0]
 
 
 def _place(folder: Path, name: str | None) -> str | None:
-    """A file's path relative to the folder; None for one that lies elsewhere, or that is there for Python.
+    """A path relative to the folder; None for one that lies elsewhere, or that is there for Python.
 
     Such are compiled modules, hidden folders, and an environment of Python's.
     """
     if not name or Path(os.path.realpath(name)).is_relative_to(os.path.realpath(sys.prefix)):
         return None
     for path, root in ((name, folder), (os.path.realpath(name), os.path.realpath(folder))):
-        if Path(path).is_relative_to(root) and Path(path).is_file():
+        if Path(path).is_relative_to(root):
             place = Path(path).relative_to(root)
             python = any(part.startswith(".") or part == "__pycache__" for part in place.parts)
             return None if python else place.as_posix()

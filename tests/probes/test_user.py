@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -212,6 +213,48 @@ def test_uses_is_a_list_of_names(tmp_path: Path, write: Write, uses: object) -> 
     write(FLIP)
     with pytest.raises(UsageError, match="probe mirror: uses must be a list of files beside the probe's, not "):
         make_grid({"mirror": {"file": "mine.py", "uses": uses, "strength": 1}}, tmp_path)
+
+
+def test_it_runs_as_its_digest_says_whatever_bytecode_lies_there(tmp_path: Path, write: Write) -> None:
+    """Bytecode is found by a source's time and length, and these are the same after each of the edits."""
+    code = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+folder, made = Path(sys.argv[2]), []
+import numpy as np, py_compile
+from test_user import PIXELS, run
+for value in (2, 4, 8):
+    for name, text in {
+        "mine.py": f"import part as a, pack.leaf as b\\ndef mirror(x):\\n    return x / {value} / a.X / b.Y\\n",
+        "part.py": f"X = {value}\\n",
+        "pack/leaf.py": f"Y = {value}\\n",
+    }.items():
+        (folder / name).write_text(text)
+        os.utime(folder / name, (1, 1))
+        if value == 2:
+            py_compile.compile(folder / name)
+    (images,) = run(folder, {}, PIXELS).values()
+    made.append(round(float(PIXELS.max() / 255 / images.max())))
+print(made)
+"""
+    (tmp_path / "pack").mkdir()
+    command = [sys.executable, "-P", "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "[8, 64, 512]\n"
+
+
+def test_two_probes_of_one_name_have_their_own_modules(tmp_path: Path, write: Write) -> None:
+    """Also where the function imports them as it runs, and where a package has no __init__."""
+    for name, value in {"one": 0.25, "two": 0.5}.items():
+        write(
+            "def mirror(images):\n    import part_of_mine.leaf\n    return images * part_of_mine.leaf.X\n",
+            f"{name}/mine.py",
+        )
+        write(f"X = {value}\n", f"{name}/part_of_mine/leaf.py")
+    for name, value in {"one": 0.25, "two": 0.5}.items():
+        np.testing.assert_allclose(run(tmp_path / name, {}, PIXELS)["mirror"], PIXELS / 255 * value, atol=1e-6)
 
 
 def test_a_module_imported_as_it_runs_is_loaded_once(tmp_path: Path, write: Write) -> None:

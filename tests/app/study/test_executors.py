@@ -30,11 +30,17 @@ from bandlens.engine.tasks import Task, tasks_of
 from bandlens.errors import EngineError
 
 COUNT = 100
-BLUR = "from helper import half\ndef blur(images, strength):\n    return images * (1 - strength) + half() * strength\n"
+BLUR = """
+from pathlib import Path
+from helper import half
+SCALE = float(Path(__file__).with_name("scale.txt").read_text())
+def blur(images, strength):
+    return images * (1 - strength) + half() * SCALE * strength
+"""
 PROBES = """
 lowpass = {cutoff = [0.1, 0.3]}
 critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}
-blur = {file = "blur.py", strength = 0.5}
+blur = {file = "blur.py", uses = ["scale.txt"], strength = 0.5}
 pgd_linf = {steps = 1}
 """
 CELLS = 2 * 8
@@ -44,6 +50,7 @@ CELLS = 2 * 8
 def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("executors")
     (folder / "blur.py").write_text(BLUR)
+    (folder / "scale.txt").write_text("0.8")
     (folder / "helper.py").write_text("def half():\n    return 0.5\n")
     return study_in(folder, COUNT, PROBES)
 
@@ -488,7 +495,7 @@ def test_what_a_machine_lacks_is_fetched_once(
                 cells = [cell for cell in there.cells if cell.key in {one.key for one in task.cells}]
                 computed = worker.compute(Task(tuple(cells), task.first, task.last))
                 assert computed.failed == ()
-        assert source.reads == 2 + 3 + 2, "two models, three files of a set, a probe and its module"
+        assert source.reads == 2 + 3 + 3, "two models, three files of a set, a probe, its module and what it uses"
     ours = files(tmp_path / "shards")
     assert ours.items() <= files(Path(stored.folder.path)).items()
     assert len(ours) == 3

@@ -242,3 +242,24 @@ def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
     again = command("run", file, "--db", place.database)
     assert (again.code, again.err) == (0, "")
     assert again.out == f"study@1: nothing to run, all 2 cells are in {place.database}\n"
+
+
+def test_what_a_probe_of_ones_own_is_known_by(place: Place, command: Command) -> None:
+    (place.folder / "mine.py").write_text("import part\ndef mine(images, rng):\n    return images\n")
+    (place.folder / "part.py").write_text("")
+    (place.folder / "mask.npy").write_text("")
+    file = make_study(place.folder, probes="lowpass.cutoff = 0.1\nmine = {file = 'mine.py', uses = ['mask.npy']}")
+    shown = command("plan", file, "--db", place.database).out.splitlines()
+    assert "mine depends on mask.npy, mine.py, part.py; what it reads elsewhere is not seen" in shown
+    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)
+    assert planned["own_probes"] == [{"probe": "mine", "files": ["mask.npy", "mine.py", "part.py"], "random": True}]
+
+
+def test_a_file_that_a_probe_uses_runs_its_cells_again(place: Place) -> None:
+    (place.folder / "mine.py").write_text("def mine(images):\n    return images\n")
+    probes = "lowpass.cutoff = 0.1\nmine = {file = 'mine.py', uses = ['mask.npy']}"
+    (place.folder / "mask.npy").write_text("1")
+    place.run(probes=probes)
+    (place.folder / "mask.npy").write_text("2")
+    assert counts(place.plan(probes=probes))["one", "mine"] == (0, 0, 1, 1)
+    assert counts(place.plan(probes=probes))["one", "lowpass"] == (1, 0, 0, 0)
