@@ -23,7 +23,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import BandlensError
 
@@ -91,19 +91,31 @@ def _streams() -> Iterator[None]:
     # A number whose stream was closed from the beginning may be the database's by now.
     streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
     kept = {number: os.dup(number) for number, stream in enumerate(streams) if stream and _is_open(number)}
-    # A stream of its own, since it may close it.
-    name: int | str = 2 if 2 in kept else os.devnull
-    with open(name, "w", 1, errors="backslashreplace", closefd=2 not in kept) as told:
-        if 1 in kept and 2 in kept:
-            duplicate(2, 1)
-        try:
-            with redirect_stdout(told), redirect_stderr(told):
-                yield
-        finally:
-            _flush()  # what went to sys.__stdout__
-            for number, copy in kept.items():
-                duplicate(copy, number)
-                close(copy)
+    told = _told(2 in kept)
+    if 1 in kept and 2 in kept:
+        duplicate(2, 1)
+    try:
+        with redirect_stdout(told), redirect_stderr(told):
+            yield
+    finally:
+        _flush()  # what went to sys.__stdout__
+        for number, copy in kept.items():
+            duplicate(copy, number)
+            close(copy)
+
+
+_streams_of_guests: list[TextIO] = []
+
+
+def _told(there: bool) -> TextIO:
+    """Standard error, or nothing where there is none, as a stream that guests may close.
+
+    It is the same for all visits, since a logger that one of them makes keeps it.
+    """
+    if not _streams_of_guests or _streams_of_guests[-1].closed:
+        name: int | str = 2 if there else os.devnull
+        _streams_of_guests[:] = [open(name, "w", 1, errors="backslashreplace", closefd=not there)]  # noqa: SIM115
+    return _streams_of_guests[-1]
 
 
 def _flush() -> None:

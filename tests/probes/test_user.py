@@ -653,6 +653,24 @@ def test_what_it_prints_goes_to_standard_error(tmp_path: Path, write: Write, cap
     assert {"loading", "at work", "past it", "below it", "a program"} <= set(err.splitlines())
 
 
+def test_what_it_logs_goes_there_too_however_often_it_is_called(
+    tmp_path: Path, write: Write, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A handler keeps the stream that was standard error when it was made; a stream may be closed."""
+    write(
+        "import logging, sys\n"
+        "logger = logging.getLogger('mirror')\n"
+        "logger.propagate = False\n"
+        "logger.addHandler(logging.StreamHandler(sys.stderr))\n"
+        "def mirror(images):\n    logger.warning('said')\n    return images\n"
+    )
+    run(tmp_path, {}, PIXELS)
+    assert capfd.readouterr() == ("", "said\n" * 4)
+    write("import sys\ndef mirror(images):\n    print('said')\n    sys.stdout.close()\n    return images\n")
+    run(tmp_path, {}, PIXELS)
+    assert capfd.readouterr() == ("", "said\n" * 4)
+
+
 def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:
     write(FLIP)
     with pytest.raises(UsageError, match="probe lowpass: a built-in probe has that name, so give yours another"):
