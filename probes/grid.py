@@ -13,8 +13,9 @@ from .attacks import ATTACKS, is_attack
 from .clean import CLEAN
 from .critical_band import CRITICAL_BAND
 from .family import Family, Perturb
+from .source import source_of
 from .spectral import HIGHPASS, LOWPASS
-from .user import GIVEN, source_of, user_family
+from .user import GIVEN, user_family
 
 FAMILIES = {family.name: family for family in (CLEAN, LOWPASS, HIGHPASS, CRITICAL_BAND)}
 

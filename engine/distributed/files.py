@@ -18,7 +18,7 @@ from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
 from ...probes.images.files import ABOUT, INDEX, PIXELS
 from ...probes.images.image_set import ImageSet, check, open_image_set
-from ...probes.user import Source, source_digest, source_files
+from ...probes.source import Source, source_digest, source_files
 from ...records import Variant
 from ..backends.base import onnx_file_of
 

@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import EngineError
 from ...probes.grid import Grid, make_grid
 from ...probes.images.image_set import ImageSet
-from ...probes.user import Source, source_digest, source_of
+from ...probes.source import Source, source_digest, source_of
 from ...records import Cell, Failed, Finished, Predictions, Variant
 from ..tasks import Task, by_attack
 from ..workbench import Workbench
