@@ -304,10 +304,12 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
         }.items()
     ]
     assert [answer.code for answer in answers] == [1, 1, 1]
-    assert answers[0].err == answers[1].err
+    # A busy machine prints progress besides.
+    direct, local, ray = (re.sub(r"^running: .*\n", "", one.err, flags=re.MULTILINE) for one in answers)
+    assert direct == local
     # Which of a cell's tasks fails first is the workers' luck.
     number = r"at image \d+"
-    assert re.sub(number, "", answers[2].err) == re.sub(number, "", answers[0].err)
+    assert re.sub(number, "", ray) == re.sub(number, "", direct)
     failed = f"SELECT key, regexp_replace(error, '{number}', '') FROM cell WHERE error IS NOT NULL ORDER BY key"
     for name in ("local", "ray"):
         assert_frame_equal(rows_of(tmp_path / f"{name}.duckdb"), rows_of(tmp_path / "direct.duckdb"))
