@@ -13,9 +13,9 @@ from ...protocol import BIAS_CUTOFFS
 from ..correlations.models import study_table, subsets_of, values_of
 from ..correlations.table import correlate
 from ..database.store import Store
-from ..metrics.compute import CRITICAL_BAND, SPECTRAL, Subject, read_decisions, read_outcomes, subjects
+from ..metrics.compute import CRITICAL_BAND, SPECTRAL, Subject, band_settings, read_decisions, read_outcomes, subjects
 from ..metrics.generalization import measure, read_benchmarked
-from ..metrics.psychometric import CONDITIONS, paired_band_intervals
+from ..metrics.psychometric import paired_band_intervals
 from ..metrics.shape_bias import paired_shape_intervals
 from ..metrics.spectral_bias import PROBES, paired_spectral_intervals
 from ..statistics.coefficients import Method
@@ -92,12 +92,15 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
             found |= paired_spectral_intervals(
                 correct, read_outcomes(b.store, other, SPECTRAL, conditions)[0], clusters
             )
-        if any(metric.startswith("psychometric_") for metric in metrics):
-            correct, clusters = read_outcomes(a.store, one, CRITICAL_BAND, CONDITIONS)
+        settings = band_settings(a.store, one)
+        banded = any(metric.startswith("psychometric_") for metric in metrics)
+        if banded and settings == band_settings(b.store, other):
+            correct, clusters = read_outcomes(a.store, one, CRITICAL_BAND, len(settings))
             bands = paired_band_intervals(
                 correct,
-                read_outcomes(b.store, other, CRITICAL_BAND, CONDITIONS)[0],
+                read_outcomes(b.store, other, CRITICAL_BAND, len(settings))[0],
                 clusters,
+                settings=settings,
                 floors=(one.floor, other.floor),
                 size=one.size,
             )
