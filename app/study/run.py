@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from bisect import insort
@@ -43,9 +42,10 @@ class Sharded:
     """Where they lie: a path or a URI."""
     ray: RayOptions | None = None
     """Whose workers compute the tasks; without it, this process."""
+    later: bool = False
+    """Commit no shard, and leave them all for `rebuild_study`."""
     commit_seconds: float = 5.0
-    """Shards that come within this time are committed in one transaction; where it is infinite, none is: they are left
-    for `rebuild_study`."""
+    """Shards that come within this time are committed in one transaction."""
 
 
 @dataclass(slots=True)
@@ -214,7 +214,7 @@ def _run_in_shards(
     """
     study, folder = work.study, open_folder(sharded.folder)
     cells = {cell.key: cell for cell in todo}
-    committer = Committer(store, folder, cells, begin, done, sharded.commit_seconds)
+    committer = Committer(store, folder, cells, begin, done, sharded.later, sharded.commit_seconds)
     with ExitStack() as stack:
         job = job_of(study.probes, study.folder, work.image_sets, study.batch, study.thread_count, folder.name, todo)
         compute: Callable[..., None] = partial(run_here, job)
@@ -253,9 +253,10 @@ class Committer:
     record: Callable[[], str]
     """Records the study, and gives its label."""
     done: dict[str, int]
-    """Cell key -> number of its images that are stored, or left to be stored later."""
+    """Cell key -> number of its images that are stored; or, with `later`, that shards have."""
+    later: bool = False
     every: float = 0
-    """Seconds between transactions, as `Sharded.commit_seconds`."""
+    """Seconds between transactions. This and `later` are those of `Sharded`."""
     advance: Advance = lambda _=1, /: None
     committed: Committed = field(default_factory=Committed)
     lost: dict[str, str] = field(default_factory=dict)
@@ -327,7 +328,7 @@ class Committer:
         """Take a shard, and commit when it is time; what is not yet committed lies in the folder, for the next run."""
         insort(self.waiting, shard, key=_images)
         held = sum(len(shard.cells) * (shard.last - shard.first) for shard in self.waiting)
-        if time.monotonic() >= self.due or held >= MOST_PREDICTIONS or math.isinf(self.every):
+        if time.monotonic() >= self.due or held >= MOST_PREDICTIONS:
             self.flush()
 
     def flush(self) -> None:
@@ -368,8 +369,8 @@ class Committer:
         self.advance(predictions)
 
     def _read(self, shards: Sequence[Shard]) -> list[dict[str, Predictions] | None]:
-        """What each of them holds: nothing, where it is for later; None where it is damaged, which is warned of."""
-        if math.isinf(self.every):
+        """What each of them holds: nothing, where that is for later; None where it is damaged, which is warned of."""
+        if self.later:
             return [{} for _ in shards]
 
         def read(shard: Shard) -> dict[str, Predictions] | ShardError:

@@ -169,20 +169,22 @@ def stored(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     return Stored(cheap, tmp_path_factory.mktemp("stored"), 3)
 
 
+@pytest.mark.parametrize("every", [0.0, 0.02, 60.0])
 @given(data=st.data())
-@settings(suppress_health_check=list(HealthCheck), max_examples=8)
+@settings(suppress_health_check=list(HealthCheck), max_examples=4)
 def test_in_any_order_and_however_often_units_arrive_each_image_is_stored_once(
-    work: Work, direct: Path, stored: Stored, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    work: Work, direct: Path, stored: Stored, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, every: float
 ) -> None:
     order = data.draw(st.permutations(range(len(stored.made))))
     again = data.draw(st.lists(st.sampled_from(order), max_size=5))
     database = tmp_path_factory.mktemp("order") / "results.duckdb"
     cells = {cell.key: cell for task in stored.tasks for cell in task.cells}
     with open_store(database) as store:
-        committer = Committer(store, stored.folder, cells, lambda: record(work, store), {})
+        committer = Committer(store, stored.folder, cells, lambda: record(work, store), {}, every=every)
         committer.label = committer.record()  # without what lies in the folder
         for place in (*order, *again):
             committer.accept(*stored.made[place])
+        committer.flush()
         assert committer.missing() == []
         assert committer.waiting == []
     wanted = rows_of(direct).filter(pl.col("key").is_in(list(cells)))
