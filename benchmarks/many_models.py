@@ -38,7 +38,9 @@ def study(folder: Path, checkpoints: int, images: int) -> Path:
     pack_arrays(pictures, folder / "images.set", size=SIZE, resize=SIZE, labels=labels, clusters="none")
     models(folder / "models", checkpoints, SIZE)
     file = folder / "many.toml"
-    file.write_text('name = "many"\ncheckpoints = ["*"]\nmodels = "models"\nimages = ["images.set"]\nengine = "onnxruntime"\n')
+    file.write_text(
+        'name = "many"\ncheckpoints = ["*"]\nmodels = "models"\nimages = ["images.set"]\nengine = "onnxruntime"\n'
+    )
     return file
 
 

@@ -357,7 +357,11 @@ class Store:
         finished = [[one for one in outcomes if isinstance(one, Finished)] for outcomes, _ in ranges]
         failed = [one for outcomes, _ in ranges for one in outcomes if isinstance(one, Failed)]
         parts = list(itertools.chain(*finished))
-        ran = [_session(part.cell.variant, sessions) for (_, sessions), several in zip(ranges, finished, strict=True) for part in several]
+        ran = [
+            _session(part.cell.variant, sessions)
+            for (_, sessions), several in zip(ranges, finished, strict=True)
+            for part in several
+        ]
         with self.transaction():
             if parts:
                 ids = self._cell_ids([part.cell for part in parts])

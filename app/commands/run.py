@@ -55,7 +55,9 @@ def run(
     ] = None,
     commit: Annotated[
         str,
-        typer.Option("--commit", help="now: results enter the database as they come; later: shards wait for `rebuild`."),
+        typer.Option(
+            "--commit", help="now: results enter the database as they come; later: shards wait for `rebuild`."
+        ),
     ] = "now",
     snapshot: Annotated[
         Path | None,

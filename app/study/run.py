@@ -227,7 +227,11 @@ def _run_in_shards(
         committer.advance = stack.enter_context(progress("running", images_left(todo, done), "predictions"))
         for _ in range(TRIES):  # more than once where a shard was damaged after it had been written
             if committer.missing():
-                compute(tasks=tasks_of(todo, work.grid, study.batch, workers, committer.lacks), sink=committer)
+                try:
+                    compute(tasks=tasks_of(todo, work.grid, study.batch, workers, committer.lacks), sink=committer)
+                except ShardError:
+                    committer.flush()  # what came before is whole
+                    raise
                 committer.flush()
     if committer.missing():
         raise ShardError(f"shards in {folder.name} were damaged {TRIES} times; name another folder with --shards")
