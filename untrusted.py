@@ -64,7 +64,7 @@ def as_record(kind: type[R], table: Mapping[str, Any]) -> R:
 
     Raises KeyError for one that is missing and has no default, TypeError for one of another type.
     """
-    types = _types(kind)
+    types = _types(kind)  # type: ignore[arg-type]
     given = {one.name: table[one.name] for one in fields(kind) if one.name in table}  # type: ignore[arg-type]
     for name, value in given.items():
         wanted = str if types[name] is Path else types[name]

@@ -2,8 +2,8 @@
 
 Shards are made up: 1,392 cells (29 conditions of 48 checkpoints) over 752 images each, a task of a GPU. `one by one`
 commits each as it comes; `together` those of five seconds, 8 M predictions at most; `later` (`run --commit later`)
-leaves them for `bandlens rebuild`, and only takes note of them. Core-seconds are those of all threads: seconds depend on
-how many cores are idle.
+leaves them for `bandlens rebuild`, and only takes note of them. Core-seconds are those of all threads: seconds depend
+on how many cores are idle.
 """
 
 from __future__ import annotations

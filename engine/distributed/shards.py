@@ -257,7 +257,7 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
             raise ValueError("some predictions are missing")
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
         raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's ({_line(error)})") from error
-    named = tuple(cells.dictionary.to_pylist()) == shard.cells and (place.T == np.arange(len(shard.cells))).all()
+    named = tuple(cells.dictionary.to_pylist()) == shard.cells and (np.arange(len(shard.cells)) == place.T).all()
     if not (named and (index == np.arange(shard.first, shard.last)).all()):
         raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's")
     labelled = columns["label_rank"].null_count == 0
