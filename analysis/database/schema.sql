@@ -487,8 +487,9 @@ SELECT version.study_id, version.study, version.label AS version, named.name AS 
 FROM study_version AS version
 JOIN study_cell ON study_cell.study = version.study_id
 JOIN cell_detail AS detail ON detail.cell = study_cell.cell
-JOIN study_checkpoint AS named ON named.study = version.study_id AND named.checkpoint = detail.checkpoint_id
-JOIN study_image_set AS shown ON shown.study = version.study_id AND shown.image_set = detail.image_set_id
+-- As pairs: by the study alone, DuckDB would first join each of its cells with each of its checkpoints.
+JOIN study_checkpoint AS named ON (named.study, named.checkpoint) = (version.study_id, detail.checkpoint_id)
+JOIN study_image_set AS shown ON (shown.study, shown.image_set) = (version.study_id, detail.image_set_id)
 WHERE asks_for(which, version.study, version.label, version.newest);
 COMMENT ON MACRO TABLE named_cell IS 'What study_detail_of gives, and no rows for a word that fits no study: for macros that refuse it themselves';
 

@@ -176,20 +176,27 @@ def stored(work: Work, tmp_path_factory: pytest.TempPathFactory) -> Stored:
     return Stored(cheap, tmp_path_factory.mktemp("stored"), 3)
 
 
+@pytest.mark.parametrize("every", [0.0, 0.02, 60.0])
 @given(data=st.data())
-@settings(suppress_health_check=list(HealthCheck), max_examples=8)
+@settings(suppress_health_check=list(HealthCheck), max_examples=4)
 def test_in_any_order_and_however_often_units_arrive_each_image_is_stored_once(
-    work: Work, direct: Path, stored: Stored, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    work: Work,
+    direct: Path,
+    stored: Stored,
+    tmp_path_factory: pytest.TempPathFactory,
+    data: st.DataObject,
+    every: float,
 ) -> None:
     order = data.draw(st.permutations(range(len(stored.made))))
     again = data.draw(st.lists(st.sampled_from(order), max_size=5))
     database = tmp_path_factory.mktemp("order") / "results.duckdb"
     cells = {cell.key: cell for task in stored.tasks for cell in task.cells}
     with open_store(database) as store:
-        committer = Committer(store, stored.folder, cells, lambda: record(work, store), {})
+        committer = Committer(store, stored.folder, cells, lambda: record(work, store), {}, every=every)
         committer.label = committer.record()  # without what lies in the folder
         for place in (*order, *again):
             committer.accept(*stored.made[place])
+        committer.flush()
         assert committer.missing() == []
         assert committer.waiting == []
     wanted = rows_of(direct).filter(pl.col("key").is_in(list(cells)))
@@ -252,6 +259,25 @@ def test_the_database_is_rebuilt_from_shards(
     assert_same(database, direct)
     again = json.loads(command("rebuild", study, "--shards", shards, "--db", database, "--json").out)
     assert (again["predictions"], again["missing"]) == (0, [])
+
+
+def test_what_is_left_for_later_is_not_computed_again_and_a_rebuild_commits_it(
+    command: Command, study: Path, direct: Path, tmp_path: Path
+) -> None:
+    database, folder = tmp_path / "results.duckdb", tmp_path / "shards"
+    later = ("run", study, "--db", database, "--shards", folder, "--commit", "later")
+    answer = command(*later)
+    assert answer.code == 0
+    assert f"ran {CELLS} of {CELLS} cells, {CELLS * COUNT:,} predictions" in answer.out
+    assert answer.out.splitlines()[-1] == (
+        f"to commit them: bandlens rebuild {study} --shards {folder} --db {database}"
+    )
+    assert ask(database, "SELECT count(*) FROM prediction") == [(0,)]
+    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert command(*later).code == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+    assert command("rebuild", study, "--shards", folder, "--db", database).code == 0
+    assert_same(database, direct)
 
 
 def test_a_rebuild_says_what_is_missing_and_a_run_computes_it(
@@ -402,6 +428,8 @@ def test_a_study_that_no_worker_can_open_is_not_begun(command: Command, workplac
         (["--executor", "rya"], 2, "unknown executor 'rya'; did you mean ray?"),
         (["--workers", "2"], 2, "--workers is for --executor ray; the local executor is this process"),
         (["--address", "auto"], 2, "--address is for --executor ray"),
+        (["--commit", "later"], 2, "--commit later leaves shards; name a folder for them with --shards"),
+        (["--commit", "lter", "--shards", "x"], 2, "unknown time of --commit 'lter'; did you mean later?"),
         (["--gpus-per-worker", "1"], 2, "--gpus-per-worker is for --executor ray"),
         (["--shards", "nonsense://x"], 1, "no results folder nonsense://x: "),
     ],
