@@ -44,6 +44,7 @@ def read_photograph(file: Path) -> NDArray[np.uint8]:
 
 def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Condition, NDArray[np.uint8]]:
     """(size, size, 3) uint8 of the photograph under each condition, in the grid's order."""
+    grid.check_size(photograph.shape[-1])
     keys = image_keys([sha256(photograph.tobytes()).hexdigest()])  # those that it has in a set
     batch = Batch(photograph[None], keys, np.zeros(1, np.int64), seed)
     made = {

@@ -19,7 +19,7 @@ from ..protocol import EPS, STEP, STEPS
 from ..records import Condition
 from .arrays import Array, to_numpy
 from .family import Batch, Buffer, Family, Parameter, integer_in
-from .noise import WORD, counter, philox4x32
+from .noise import WORD, random_words, uniform
 
 START_STREAM = WORD
 """Fourth word of the counter. Noise has 0 for its fields and counts up from 1 when it draws again: it never comes here.
@@ -76,16 +76,7 @@ def is_attack(condition: Condition) -> bool:
 
 
 def uniform_start(seed: int, keys: NDArray[np.uint64], size: int) -> NDArray[np.float32]:
-    """(n, 3, size, size), uniform in (-1, 1) in units of eps, for n images by their keys: a function of seed and key.
-
-    The four words of block b are the values b, b + blocks, b + 2 blocks and b + 3 blocks, channel by channel in
-    row-major order. Their upper 24 bits count, so that every value is exact.
-    """
-    count = 3 * size * size
-    block = np.arange(-(-count // 4), dtype=np.uint32)
-    start = np.empty((len(keys), count), np.float32)
-    for row, key in enumerate(keys):  # one at a time stays in the cache
-        words = philox4x32(np, counter(np, block, key, 0, START_STREAM), seed)
-        odd = 2 * (np.concatenate(words)[:count] >> np.uint32(8)).astype(np.int32) + 1
-        start[row] = (odd - 2**24) * np.float32(2**-24)
-    return start.reshape(-1, 3, size, size)
+    """(n, 3, size, size), uniform in (-1, 1) in units of eps: a function of the seed and of n images' keys."""
+    words = random_words(np, seed, keys, 0, 3 * size * size, START_STREAM)
+    start: NDArray[np.float32] = uniform(np, words).reshape(-1, 3, size, size)
+    return start

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UnknownName, UsageError
+from ..errors import ProbeError, UnknownName, UsageError
 from ..records import Condition, digest_of
 from .arrays import Array
 
@@ -40,6 +40,16 @@ Perturb = Callable[[ModuleType, Batch, Sequence[Condition], Buffer], Iterator[tu
 """Yields every condition of the group once, in an order of its own, with a buffer of images in [0, 1]."""
 
 
+def any_size(_: Condition, __: int) -> None:
+    """The `check_size` of families that take every size."""
+
+
+def even_size(condition: Condition, size: int) -> None:
+    """The `check_size` of families that take an even number of pixels a side."""
+    if size % 2:
+        raise ProbeError(f"{condition.probe} needs an even number of pixels a side, not {size}")
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     name: str
@@ -63,6 +73,9 @@ class Family:
     """Whether the seed matters; where it does not, changing it re-runs nothing."""
     canonical: Callable[[dict[str, Value]], dict[str, Value]] = dict
     """Drops parameters that make no difference, so that equal conditions are one."""
+    check_size: Callable[[Condition, int], None] = any_size
+    """Raises ProbeError where the condition cannot be made of images of so many pixels a side. A study asks before it
+    runs (`grid.Grid.check_size`), so `perturb` need not."""
 
     def conditions(self, given: Mapping[str, Any]) -> list[Condition]:
         """Every combination of the values given (a value or a list for each parameter), without repeats."""

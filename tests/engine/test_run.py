@@ -303,15 +303,6 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
     assert not running()
 
 
-def test_a_probe_that_cannot_take_these_images_fails_all_of_its_cells(tmp_path: Path, engine: str) -> None:
-    images = make_images(tmp_path / "images.set", make_pictures(5, size=64))
-    bench = Bench([make_model(tmp_path, size=64)], images, make_grid({"critical_band": {}}, tmp_path), engine)
-    found = bench.run(bench.cells())
-    assert len(found.failed) == 29
-    assert all(error.startswith("critical_band needs") for error in found.failed.values())
-    assert len(found.columns) == 1
-
-
 class Fails:
     """A session whose second batch fails."""
 
