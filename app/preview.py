@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import sha256
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,9 @@ from ..probes.images.files import image_keys
 from ..records import Condition
 
 TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
+COLUMNS = 11
+MOST_TILES = 63
+"""Of one probe. A map of waves has 1,985 conditions: no sheet would hold them, nor would anybody look at them."""
 
 
 def grid_of(study: Path | None) -> Grid:
@@ -43,22 +47,38 @@ def read_photograph(file: Path) -> NDArray[np.uint8]:
 
 
 def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Condition, NDArray[np.uint8]]:
-    """(size, size, 3) uint8 of the photograph under each condition, in the grid's order."""
+    """(size, size, 3) uint8 of the photograph under each condition, in the grid's order; of a probe with more than
+    MOST_TILES, under as many that are spread over them.
+    """
     grid.check_size(photograph.shape[-1])
     keys = image_keys([sha256(photograph.tobytes()).hexdigest()])  # those that it has in a set
     batch = Batch(photograph[None], keys, np.zeros(1, np.int64), seed)
+    shown = _spread(grid.conditions)
     made = {
         condition: np.round(images[0].transpose(1, 2, 0) * 255).astype(np.uint8)
-        for perturb, conditions in grid.groups(grid.conditions)
+        for perturb, conditions in grid.groups(shown)
         for condition, images in perturb(np, batch, conditions, lambda: np.empty((1, *photograph.shape), np.float32))
     }
-    return {condition: made[condition] for condition in grid.conditions}
+    return {condition: made[condition] for condition in shown}
 
 
-def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) -> None:
-    """Write the contact sheet as PNG: a row for each probe, and for each noise level of one that has frequencies."""
+def _spread(conditions: Sequence[Condition]) -> list[Condition]:
+    """At most MOST_TILES of each probe, from the first to the last in equal steps."""
+    numbers = {probe: list(members) for probe, members in groupby(conditions, key=lambda c: c.probe)}
+    steps = {probe: np.linspace(0, len(all_) - 1, min(len(all_), MOST_TILES)) for probe, all_ in numbers.items()}
+    return [numbers[probe][round(place)] for probe, places in steps.items() for place in places]
+
+
+def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) -> int:
+    """Write the contact sheet as PNG, and give the number of its tiles: a row for each probe, and for each noise level
+    of one that has frequencies.
+    """
     pictures = perturbed(photograph, grid, seed)
-    rows = [(title, list(members)) for title, members in groupby(pictures, key=_row_title)]
+    rows = [
+        (title, members[first : first + COLUMNS])
+        for title, members in ((title, list(members)) for title, members in groupby(pictures, key=_row_title))
+        for first in range(0, len(members), COLUMNS)
+    ]
     columns = max(len(members) for _, members in rows)
     sheet = Image.new(
         "RGB",
@@ -80,6 +100,7 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
             sheet.save(part, format="PNG")
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    return len(pictures)
 
 
 def _row_title(condition: Condition) -> str:

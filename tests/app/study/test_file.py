@@ -236,7 +236,7 @@ def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> Non
     [
         ("critical_band = {}", "critical_band needs an even number of pixels a side, at least 128, not 64"),
         (
-            {"fourier": {"row": 40, "column": 0}},
+            "fourier = { row = 40, column = 0 }",
             "fourier row=40 column=0 norm=15.7: images of 64 pixels hold 32 cycles",
         ),
         ("patch_shuffle = { grid = [2, 6] }", "patch_shuffle grid=6: 64 pixels are not 6 patches of equal size"),
