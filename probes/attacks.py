@@ -4,6 +4,9 @@ They search the ball of images whose every value lies within eps of the original
 Published budget, which the study calls low: eps 0.5/255, step 2/255, 40 steps. The step is larger than eps, so each one
 ends on the surface of the ball, and the iterate oscillates; only the last one is judged. Source: Gavrikov and Keuper
 2024, after Madry et al. 2018 ("Towards deep learning models resistant to adversarial attacks").
+
+A band [low, high] keeps the search to frequencies above low and up to high, as shares of size / 2 cycles per image; all
+of them, [0, 1], is the default and no part of a condition.
 """
 
 from __future__ import annotations
@@ -15,10 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ProbeError
 from ..protocol import EPS, STEP, STEPS
 from ..records import Condition
 from .arrays import Array, to_numpy
-from .family import Batch, Buffer, Family, Parameter, integer_in
+from .family import Batch, Buffer, Family, Parameter, Value, even_size, integer_in
 from .noise import WORD, random_words, uniform
 
 START_STREAM = WORD
@@ -40,6 +44,41 @@ def _share(value: Any) -> float:
     return float(value)
 
 
+EVERYTHING = "0.0 to 1.0"
+
+
+def _band(value: Any) -> str:
+    """`[low, high]`, or the text that it becomes."""
+    try:
+        low, high = value.split(" to ") if isinstance(value, str) else value
+        low, high = float(low), float(high)
+        if not 0 <= low < high <= 1:
+            raise ValueError
+    except (ValueError, TypeError):
+        raise ValueError(f"must be [low, high] with 0 <= low < high <= 1, not {value!r}") from None
+    return f"{low} to {high}"
+
+
+def band_of(condition: Condition) -> tuple[float, float]:
+    """The band of an attack, low and high as shares of the highest frequency."""
+    low, high = str(dict(condition.parameters).get("band", EVERYTHING)).split(" to ")
+    return float(low), float(high)
+
+
+def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in setting.items() if (name, value) != ("band", EVERYTHING)}
+
+
+def check_size(condition: Condition, size: int) -> None:
+    """ProbeError where a band has no frequency at this size, or the filters do not take it."""
+    low, high = band_of(condition)
+    if (low, high) == (0, 1):
+        return
+    even_size(condition, size)
+    if int(low * (size // 2)) == int(high * (size // 2)):
+        raise ProbeError(f"{condition}: the band has no frequency of images of {size} pixels; widen it")
+
+
 def start_attack(
     xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
 ) -> Iterator[tuple[Condition, Array]]:
@@ -58,13 +97,15 @@ BUDGET = (
     Parameter("eps", _share, (EPS,)),
     Parameter("step", _share, (STEP,)),
     Parameter("steps", integer_in(1, 10_000), (STEPS,)),
+    Parameter("band", _band, (EVERYTHING,), pair=True),
 )
 
-PGD_LINF = Family(
-    "pgd_linf", "projected gradient descent, judged by its last iterate", 2, BUDGET, start_attack, random=True
-)
-PGD_ANY = Family(
-    "pgd_any", "the same, stopped for an image at the first iterate that fools", 2, BUDGET, start_attack, random=True
+PGD_LINF, PGD_ANY = (
+    Family(name, summary, 2, BUDGET, start_attack, random=True, canonical=_canonical, check_size=check_size)
+    for name, summary in (
+        ("pgd_linf", "projected gradient descent, judged by its last iterate"),
+        ("pgd_any", "the same, stopped for an image at the first iterate that fools"),
+    )
 )
 
 ATTACKS = {family.name: family for family in (PGD_LINF, PGD_ANY)}

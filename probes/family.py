@@ -56,7 +56,9 @@ class Parameter:
     parse: Callable[[Any], Value]
     """The canonical value; ValueError says what is allowed."""
     published: tuple[Value, ...]
-    """The study's values, used where a study file names none."""
+    """The values of the source, used where a study file names none."""
+    pair: bool = False
+    """Whether one value is a list of two numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,10 @@ class Family:
         if parameter.name not in given and not parameter.published:
             raise UsageError(f"probe {self.name}: {parameter.name} has no default; give a value or a list of values")
         raw = given.get(parameter.name, parameter.published)
-        listed = raw if isinstance(raw, (list, tuple)) else [raw]
+        several = isinstance(raw, (list, tuple))
+        if parameter.pair and several:
+            several = not raw or isinstance(raw[0], (list, tuple, str))
+        listed = raw if several else [raw]
         if not listed:
             raise UsageError(
                 f"probe {self.name}: {parameter.name} is an empty list; leave it out for the published values"

@@ -9,13 +9,31 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stimuli import SAMPLES, perturb, photographs
+from stimuli import SAMPLES, Images, perturb, photographs
 
 from bandlens.probes import noise
+from bandlens.probes.family import Batch
 from bandlens.probes.grid import FAMILIES, make_grid
 
 CONDITIONS = {name: FAMILIES[name].conditions(SAMPLES[name]) for name in FAMILIES}
 RANDOM = [name for name, family in FAMILIES.items() if family.random]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_at_most_two_buffers_are_held(name: str) -> None:
+    """However many conditions there are: a run has four that go round."""
+    pixels, held, most = photographs(1), 0, 0
+    batch = Batch(pixels, np.zeros(1, np.uint64), np.zeros(1, np.int64), 0)
+
+    def buffer() -> Images:
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        return np.empty(pixels.shape, np.float32)
+
+    for _ in FAMILIES[name].perturb(np, batch, CONDITIONS[name], buffer):
+        held -= 1
+    assert most <= 2
 
 
 def test_every_family_has_its_samples() -> None:
