@@ -64,9 +64,11 @@ def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Cond
 
 def _spread(conditions: Sequence[Condition]) -> list[Condition]:
     """At most MOST_TILES of each probe, from the first to the last in equal steps."""
-    numbers = {probe: list(members) for probe, members in groupby(conditions, key=lambda c: c.probe)}
-    steps = {probe: np.linspace(0, len(all_) - 1, min(len(all_), MOST_TILES)) for probe, all_ in numbers.items()}
-    return [numbers[probe][round(place)] for probe, places in steps.items() for place in places]
+    chosen: set[Condition] = set()
+    for probe in {condition.probe for condition in conditions}:
+        mine = [condition for condition in conditions if condition.probe == probe]
+        chosen |= {mine[round(place)] for place in np.linspace(0, len(mine) - 1, min(len(mine), MOST_TILES))}
+    return [condition for condition in conditions if condition in chosen]
 
 
 def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) -> int:
@@ -74,12 +76,14 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
     of one that has frequencies.
     """
     pictures = perturbed(photograph, grid, seed)
-    rows = [
-        (title, members[first : first + COLUMNS])
-        for title, members in ((title, list(members)) for title, members in groupby(pictures, key=_row_title))
-        for first in range(0, len(members), COLUMNS)
-    ]
-    columns = max(len(members) for _, members in rows)
+    rows: list[tuple[str, dict[Condition, str]]] = []
+    for title, group in groupby(pictures, key=_row_title):
+        alike = list(group)
+        shared, labels = _labels(alike)
+        for first in range(0, len(alike), COLUMNS):
+            tiles = {condition: labels[condition] for condition in alike[first : first + COLUMNS]}
+            rows.append((", ".join([title, *shared]), tiles))
+    columns = max(len(tiles) for _, tiles in rows)
     sheet = Image.new(
         "RGB",
         (2 * MARGIN + columns * (TILE + GAP), 2 * MARGIN + len(rows) * (TILE + GAP + 2 * LABEL)),
@@ -87,14 +91,14 @@ def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) 
     )
     draw = ImageDraw.Draw(sheet)
     title_font, font = ImageFont.load_default(14), ImageFont.load_default(12)
-    for row, (title, members) in enumerate(rows):
+    for row, (title, tiles) in enumerate(rows):
         top = MARGIN + row * (TILE + GAP + 2 * LABEL)
         draw.text((MARGIN, top), title, "black", title_font)
-        for column, condition in enumerate(members):
+        for column, (condition, label) in enumerate(tiles.items()):
             left = MARGIN + column * (TILE + GAP)
             tile = Image.fromarray(pictures[condition]).resize((TILE, TILE), Image.Resampling.LANCZOS)
             sheet.paste(tile, (left, top + LABEL))
-            draw.text((left, top + LABEL + TILE), _tile_label(condition), "black", font)
+            draw.text((left, top + LABEL + TILE), label, "black", font)
     try:
         with replacing(out) as part:
             sheet.save(part, format="PNG")
@@ -108,6 +112,18 @@ def _row_title(condition: Condition) -> str:
     return condition.probe if level is None else f"{condition.probe}, noise_sd {level:g}"
 
 
-def _tile_label(condition: Condition) -> str:
-    shown = [(name, value) for name, value in condition.parameters if name not in ("noise_sd", "draw")]
-    return ", ".join(f"{name} {value}" for name, value in shown)
+def _labels(members: Sequence[Condition]) -> tuple[list[str], dict[Condition, str]]:
+    """What several conditions of a row have in common, for its title, and what each of them alone has, for its tile."""
+    texts = {
+        condition: [
+            f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in condition.parameters
+            if name not in ("noise_sd", "draw")
+        ]
+        for condition in members
+    }
+    everywhere = set.intersection(*map(set, texts.values())) if len(members) > 1 else set()
+    shared = [text for text in texts[members[0]] if text in everywhere]
+    return shared, {
+        condition: ", ".join(text for text in listed if text not in everywhere) for condition, listed in texts.items()
+    }
