@@ -87,11 +87,9 @@ def perturb(
 
 
 def _means(xp: ModuleType, images: Array) -> Array:
-    """(n, 1, 1) means. A product of vectors is NumPy's fastest sum; a GPU's reductions are made for sums."""
-    if xp is not np:
-        return images.mean(axis=(1, 2), keepdims=True)
-    ones = np.ones(images[0].size, np.float32)
-    return np.array([np.dot(image.ravel(), ones) for image in images], np.float32)[:, None, None] / ones.size
+    """(n, 1, 1) means of (n, size, size): rows by a product, NumPy's fastest sum, and these in double precision."""
+    rows = images @ xp.full(images.shape[-1], 1 / images.shape[-1], dtype=xp.float32)
+    return rows.mean(axis=1, dtype=xp.float64).astype(xp.float32)[:, None, None]
 
 
 def _sigma(condition: Condition) -> float:
