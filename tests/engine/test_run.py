@@ -303,6 +303,16 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
     assert not running()
 
 
+def test_a_map_of_waves_is_one_run(bench: Bench, tmp_path: Path) -> None:
+    """Far more conditions than buffers go round, and every cell ends."""
+    waves = replace(bench, grid=make_grid({"fourier": {"row": list(range(6)), "column": list(range(6))}}, tmp_path))
+    found = waves.run(waves.cells(), batch=8)
+    assert len(waves.grid.conditions) == 37
+    assert not found.failed
+    assert {len(columns) for columns in found.columns.values()} == {COUNT}
+    assert len(found.columns) == 37 * len(bench.models)
+
+
 class Fails:
     """A session whose second batch fails."""
 
