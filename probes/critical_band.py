@@ -257,4 +257,5 @@ CRITICAL_BAND = Family(
     random=True,
     canonical=_canonical,
     check_size=check_size,
+    beside=("grey", {"noise_sd": 0.0}),
 )

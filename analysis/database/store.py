@@ -126,7 +126,10 @@ class Store:
             try:
                 self._connection.execute(statement)
             finally:
-                self._connection.unregister("loaded")
+                with (
+                    quietly()
+                ):  # a transaction that failed lets nothing be unregistered, and its error is the one to tell
+                    self._connection.unregister("loaded")
 
     # Studies and their cells
 
@@ -424,6 +427,12 @@ class Store:
                 self.execute("DELETE FROM metric_value WHERE study = ?", [int(study)])
             columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "state", "note"]
             self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
+
+    def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
+        """Replace the error consistencies on some images: the columns of error_consistency."""
+        with self.transaction():
+            self.execute("DELETE FROM error_consistency WHERE images = ?", [images])
+            self._load("INSERT INTO error_consistency BY NAME FROM loaded", frame.to_arrow())
 
     def write_gates(self, frame: pl.DataFrame) -> None:
         """Replace the precision gates of the pairs of cells in the frame.

@@ -20,7 +20,7 @@ from ...engine.distributed.executors import TRIES, run_here
 from ...engine.distributed.files import kept_files
 from ...engine.distributed.ray import RayOptions, connected
 from ...engine.distributed.shards import Folder, Shard, check_shard, open_folder, read_about, read_shard, shard_keys
-from ...engine.distributed.worker import Computed, job_of, probe_files
+from ...engine.distributed.worker import Computed, job_of, probe_sources
 from ...engine.tasks import Task, by_attack, tasks_of, whole_tasks
 from ...engine.workbench import Workbench
 from ...errors import BandlensError, EngineError, ShardError, some_of
@@ -214,7 +214,7 @@ def _run_in_shards(
         workers = 1
         if sharded.ray and todo:
             cluster = stack.enter_context(connected(sharded.ray, study.engine, study.thread_count))
-            probes = probe_files(study.probes, study.folder)
+            probes = probe_sources(study.probes, study.folder)
             kept = kept_files(work.image_sets, list({cell.variant for cell in todo}), list(probes.values()))
             compute, workers = partial(cluster.run, job, kept=kept), cluster.workers
         committer.advance = stack.enter_context(progress("running", images_left(todo, done), "predictions"))
