@@ -193,6 +193,9 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
 
 def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
     started = time.monotonic()
+    works: dict[Condition, list[CellProgress]] = {}
+    for work in group.works:
+        works.setdefault(work.cell.condition, []).append(work)
     buffers = Buffers(group.place.xp, group.place.arrays, group.place.ahead)
     # Perturbing has one thread, and the products of its small matrices must not take those of the sessions.
     with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
@@ -201,8 +204,8 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
             if time.monotonic() - started > range_seconds:
                 yield group.flush()
                 started = time.monotonic()
-            for work in group.works:
-                if work.cell.condition == condition and not work.error:
+            for work in works[condition]:
+                if not work.error:
                     progress(_infer(group, work, first, pixels, images))
             buffers.give(images)
 

@@ -33,6 +33,20 @@ __device__ Words counter_of(unsigned block, unsigned long long key, unsigned dra
     return {block, (unsigned)(key >> 32), (unsigned)key ^ draw, stream};
 }
 
+// probes/noise.py: random_words. x counts an image's blocks of four words, y the images.
+extern "C" __global__ void random_words(
+    unsigned* words, const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned stream,
+    unsigned blocks) {
+    const unsigned block = blockIdx.x * blockDim.x + threadIdx.x;
+    if (block >= blocks) return;
+    const Words made = philox4x32(counter_of(block, keys[blockIdx.y], draw, stream), seed);
+    unsigned* word = words + 4ll * blocks * blockIdx.y + block;
+    word[0] = made.a;
+    word[blocks] = made.b;
+    word[2ll * blocks] = made.c;
+    word[3ll * blocks] = made.d;
+}
+
 // probes/noise.py: polar
 __device__ Normals polar(unsigned word, unsigned turns) {
     const float uniform = ((float)word + 0.5f) * 0x1p-32f;
@@ -79,6 +93,42 @@ extern "C" __global__ void mix_noise(
     red[0] = value;
     red[pixels] = value;
     red[2ll * pixels] = value;
+}
+
+// probes/bilateral.py: mirrored at an edge without repeating it, once: the filter is smaller than the image.
+__device__ int mirrored(int place, int size) {
+    if (place < 0) return -place;
+    return place < size ? place : 2 * (size - 1) - place;
+}
+
+// probes/bilateral.py: smooth_in_arrays. x counts an image's pixels, y the images.
+extern "C" __global__ void bilateral(
+    float* out, const unsigned char* __restrict__ pixels, const float* __restrict__ space,
+    const float* __restrict__ colour, unsigned reach, unsigned side) {
+    const int radius = reach, size = side;
+    const int pixel = blockIdx.x * blockDim.x + threadIdx.x, area = size * size;
+    if (pixel >= area) return;
+    const int y = pixel / size, x = pixel % size;
+    const unsigned char* __restrict__ image = pixels + 3ll * area * blockIdx.y;
+    const int red = image[pixel], green = image[pixel + area], blue = image[pixel + 2 * area];
+    float sums[3] = {0.0f, 0.0f, 0.0f}, weights = 0.0f;
+    for (int down = -radius; down <= radius; ++down) {
+        const unsigned char* __restrict__ row = image + mirrored(y + down, size) * size;
+        for (int across = -radius; across <= radius; ++across) {
+            const float near = *space++;
+            if (near == 0.0f) continue;
+            const unsigned char* __restrict__ there = row + mirrored(x + across, size);
+            const int r = there[0], g = there[area], b = there[2 * area];
+            const float weight = __fmul_rn(colour[abs(r - red) + abs(g - green) + abs(b - blue)], near);
+            sums[0] += __fmul_rn(weight, (float)r);
+            sums[1] += __fmul_rn(weight, (float)g);
+            sums[2] += __fmul_rn(weight, (float)b);
+            weights += weight;
+        }
+    }
+    float* value = out + 3ll * area * blockIdx.y + pixel;
+    const float scale = __fmul_rn(weights, 255.0f);
+    for (int channel = 0; channel < 3; ++channel) value[channel * area] = fminf(sums[channel] / scale, 1.0f);
 }
 
 // engine/reduce.py: reduce_logits. A thread reduces a row; without labels, `ranks` is not touched.

@@ -8,14 +8,14 @@ from pathlib import Path
 from ...engine.backends.base import attack_variant, variant_of
 from ...engine.device.devices import choose_engine
 from ...engine.run import check_attackable, check_labels
-from ...errors import UnknownName, UsageError
+from ...errors import ProbeError, UnknownName, UsageError
 from ...export.files import models_folder
 from ...export.models import load_model, model_names
 from ...probes.attacks import is_attack
 from ...probes.grid import Grid, make_grid
 from ...probes.images.files import ABOUT
 from ...probes.images.image_set import ImageSet, open_image_set
-from ...records import Cell, Model
+from ...records import Cell, ImageSetInfo, Model
 from .file import AUTO, Study
 
 MOST_CELLS = 1_000_000
@@ -61,8 +61,10 @@ def _resolve(study: Study) -> Work:
                     f"{model.name} takes images of {model.image_size} pixels, and image set {images.info.name} has "
                     f"{images.info.size}; pack it with --size {model.image_size}"
                 )
-        if grid.attacks and images.folder in perturbed:
-            check_attackable(images.info)
+        if images.folder in perturbed:
+            _check_sizes(grid, images.info)
+            if grid.attacks:
+                check_attackable(images.info)
     if len(image_sets) * len(models) * (len(grid.conditions) + len(grid.attacks)) > MOST_CELLS:
         raise UsageError(f"study {study.name} has more than {MOST_CELLS:,} cells; make several studies of it")
     seen = [variant_of(model, study.engine, study.precision) for model in models]
@@ -81,6 +83,13 @@ def _resolve(study: Study) -> Work:
         for variant in (attacked if is_attack(condition) else seen)
     ]
     return Work(study, grid, models, image_sets, cells)
+
+
+def _check_sizes(grid: Grid, images: ImageSetInfo) -> None:
+    try:
+        grid.check_size(images.size)
+    except ProbeError as error:
+        raise UsageError(f"image set {images.name}: {error}") from None
 
 
 def _image_sets(study: Study, paths: list[str]) -> list[Path]:

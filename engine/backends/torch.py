@@ -19,6 +19,7 @@ from ...export.parity import compare, onnx_logits
 from ...export.photographs import photograph_crops
 from ...export.torch.network import OnnxNetwork
 from ...probes.arrays import Array
+from ...probes.attacks import band_of
 from ...records import Condition, SessionInfo, Variant
 from ...untrusted import first_line
 from ..device.devices import gpus, processor_name, readiness
@@ -125,7 +126,8 @@ class TorchSession:
         labels: NDArray[np.int32] | None,
         start: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        attack, budget = ATTACKS[condition.probe], dict(condition.parameters)
+        attack = ATTACKS[condition.probe]
+        budget = dict(condition.parameters) | {"band": band_of(condition)}
         with torch_errors(self.variant):
             images = self.place(pixels).to(torch.float32).div_(255)
             try:

@@ -303,13 +303,14 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
     assert not running()
 
 
-def test_a_probe_that_cannot_take_these_images_fails_all_of_its_cells(tmp_path: Path, engine: str) -> None:
-    images = make_images(tmp_path / "images.set", make_pictures(5, size=64))
-    bench = Bench([make_model(tmp_path, size=64)], images, make_grid({"critical_band": {}}, tmp_path), engine)
-    found = bench.run(bench.cells())
-    assert len(found.failed) == 29
-    assert all(error.startswith("critical_band needs") for error in found.failed.values())
-    assert len(found.columns) == 1
+def test_a_map_of_waves_is_one_run(bench: Bench, tmp_path: Path) -> None:
+    """Far more conditions than buffers go round, and every cell ends."""
+    waves = replace(bench, grid=make_grid({"fourier": {"row": list(range(6)), "column": list(range(6))}}, tmp_path))
+    found = waves.run(waves.cells(), batch=8)
+    assert len(waves.grid.conditions) == 37
+    assert not found.failed
+    assert {len(columns) for columns in found.columns.values()} == {COUNT}
+    assert len(found.columns) == 37 * len(bench.models)
 
 
 class Fails:

@@ -19,17 +19,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretend_cupy import PretendCupy, absent, compile_kernels, kernel_launcher
-from stimuli import perturb, photographs
+from stimuli import SAMPLES, perturb, photographs
 
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
 from bandlens.errors import EngineError
 from bandlens.probes import critical_band, kernels
 from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy
+from bandlens.probes.bilateral import BILATERAL
 from bandlens.probes.critical_band import CRITICAL_BAND
 from bandlens.probes.family import Batch
-from bandlens.probes.grid import make_grid
+from bandlens.probes.grid import FAMILIES, make_grid
 from bandlens.probes.kernels import KERNELS, SOURCE, launch
-from bandlens.probes.noise import fields_in_arrays, philox4x32, polar, unit_normal_fields
+from bandlens.probes.noise import (
+    fields_in_arrays,
+    philox4x32,
+    polar,
+    random_words,
+    unit_normal_fields,
+    words_in_arrays,
+)
 
 LAST = 2**32 - 1
 LARGEST = 2**64 - 1
@@ -154,6 +162,36 @@ def test_fields_equal_array_code(device: ModuleType, seed: int, images: list[int
     np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("count", [1, 3, 4, 1023, 50_176])
+@pytest.mark.parametrize("stream", [0, LAST])
+def test_words_equal_array_code(device: ModuleType, count: int, stream: int) -> None:
+    seed, draw, keys = 2**63 - 1, 12, np.array([0, LARGEST, LAST + 1], np.uint64)
+    made = to_numpy(random_words(device, seed, device.asarray(keys), draw, count, stream))
+    np.testing.assert_array_equal(made, words_in_arrays(np, seed, keys, draw, count, stream))
+
+
+@pytest.mark.parametrize("size", [9, 33, 130])
+@pytest.mark.parametrize(("d", "sigma_color", "sigma_space"), [(2, 1, 1), (9, 50, 75), (16, 200, 2)])
+def test_smoothing_equals_array_code(
+    device: ModuleType, size: int, d: int, sigma_color: float, sigma_space: float
+) -> None:
+    (condition,) = BILATERAL.conditions({"d": d, "sigma_color": sigma_color, "sigma_space": sigma_space})
+    pixels = np.random.default_rng(size).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
+    pixels[0] //= 64  # near neighbours count
+    made = perturb(device, [condition], pixels)[condition]
+    np.testing.assert_allclose(made, perturb(np, [condition], pixels)[condition], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_the_same_with_its_kernels(device: ModuleType, name: str) -> None:
+    conditions = FAMILIES[name].conditions(SAMPLES[name])[-3:]
+    pixels, keys = photographs(3), [LARGEST, 0, 17]
+    expected = perturb(np, conditions, pixels, keys)
+    for condition, images in perturb(device, conditions, pixels, keys).items():
+        apart = np.abs(images - expected[condition]) > 1e-5
+        assert apart.sum() <= 6, f"{condition}: more than the pixels that rounding may push across a border"
+
+
 def noisy(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Grey images and a band of noise, (count, size, size) float32."""
     rng = np.random.default_rng(size + count)
@@ -245,10 +283,16 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
     fields, out = (device.full((5, c, 130, 130), 9, dtype=device.float32) for c in (1, 3))
     predicted, rank = (device.full(5, 9, dtype=device.uint16) for _ in range(2))
     confidence = device.full(5, 9, dtype=device.float32)
+    words = device.full((5, 4 * 4225), 9, dtype=device.uint32)
+    pixels = device.asarray(np.random.default_rng(0).integers(0, 256, (3, 3, 130, 130), dtype=np.uint8))
+    smooth = device.full((5, 3, 130, 130), 9, dtype=device.float32)
+    weights = device.asarray(np.ones((3, 3), np.float32)), device.asarray(np.ones(766, np.float32))
+    launch("random_words", (4225, 3), words[1:4], keys, 1, 0, 0, 4225)
+    launch("bilateral", (16900, 3), smooth[1:4], pixels, *weights, 1, 130)
     launch("unit_normal_fields", (4225, 3), fields[1:4], keys, 1, 0, 4225)
     launch("mix_noise", (16900, 3), out[1:4], grey, band, 0.1, keys, 1, 0, 16900)
     launch("reduce_logits", (3, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
-    for array in map(to_numpy, (fields, out, predicted, rank, confidence)):
+    for array in map(to_numpy, (words, smooth, fields, out, predicted, rank, confidence)):
         assert (array[[0, 4]] == 9).all()
         assert (array[1:4] != 9).all()
 

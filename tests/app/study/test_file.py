@@ -231,6 +231,24 @@ def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> Non
     assert found == "one takes images of 128 pixels, and image set large.set has 256; pack it with --size 128"
 
 
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ("critical_band = {}", "critical_band needs an even number of pixels a side, at least 128, not 64"),
+        (
+            "fourier = { row = 40, column = 0 }",
+            "fourier row=40 column=0 norm=15.7: images of 64 pixels hold 32 cycles",
+        ),
+        ("patch_shuffle = { grid = [2, 6] }", "patch_shuffle grid=6: 64 pixels are not 6 patches of equal size"),
+    ],
+)
+def test_images_that_a_probe_cannot_take_are_named(workplace: Path, probes: str, message: str) -> None:
+    make_model(workplace / "models", "small", size=64)
+    make_images(workplace / "small.set", make_pictures(3, size=64))
+    found = refusal(make_study(workplace, checkpoints=["small"], images=["small.set"], probes=probes))
+    assert found.startswith(f"image set small.set: {message}")
+
+
 def test_a_label_that_is_no_class_of_the_model_is_named(workplace: Path) -> None:
     make_images(workplace / "wrong.set", make_pictures(3), labels=[0, CLASSES, 1])
     found = refusal(make_study(workplace, images=["wrong.set"]))
