@@ -36,7 +36,7 @@ ENGINES = {
     "onnxruntime-cuda": Engine("onnxruntime", "cupy", FLOATS),
     "onnxruntime-tensorrt": Engine("onnxruntime", "cupy", FLOATS),
     "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
-    "tensorrt-rtx": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
+    "tensorrt-rtx": Engine("tensorrt", "cupy", FLOATS),
     "torch": Engine("torch", "numpy", {**FLOATS, "bf16": "fp32"}),
     "torch-cuda": Engine("torch", "cupy", {**FLOATS, "bf16": "fp32"}),
 }

@@ -30,7 +30,7 @@ from ...untrusted import first_line
 from ..device.devices import gpus, processor_name, readiness
 from ..device.driver import Gpu
 from ..device.graphs import Replays
-from ..device.requirements import usable
+from ..device.requirements import runs, usable
 from ..device.streams import in_turn
 from .base import ENGINES, arrays_of, check_images, content_of, onnx_file_of
 from .pgd import Attacked, Network, pgd, pgd_any
@@ -112,6 +112,11 @@ class TorchSession:
         self.variant = variant
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
         self._card = None if ENGINES[variant.engine].arrays == "numpy" else card()
+        if self._card and not runs(self._card.gpu, variant.precision):
+            raise EngineError(
+                f"{variant}: {self._card.gpu.name} has no {variant.precision}, which takes a newer GPU; set precision to fp16 "
+                "or fp32"
+            )
         self._device = CARD if self._card else "cpu"
         versions = {"torch": torch.__version__, "numpy": np.__version__}
         if self._card:

@@ -103,6 +103,16 @@ def test_bfloat16_rounds_as_bfloat16_does(card: PretendCupy, tmp_path: Path) -> 
     assert 2**-14 < apart < 8 * 2**-8
 
 
+def test_a_precision_that_the_gpu_lacks_is_refused(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_session, "gpus", lambda: (Gpu("Tesla T4", 1 << 34, "7.5", "580"),))
+    with pytest.raises(
+        EngineError, match="Tesla T4 has no bf16, which takes a newer GPU; set precision to fp16 or fp32"
+    ):
+        open_session(variant(make_model(tmp_path), "bf16"), BATCH, 1)
+
+
 def test_says_that_threads_do_not_count(card: PretendCupy, tmp_path: Path) -> None:
     with open_session(variant(make_model(tmp_path)), BATCH, 4) as session:
         info = session.info
