@@ -29,7 +29,8 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
     """The file with int8 weights and activations, calibrated on `images`, batches of (n, 3, S, S) float32 in [0, 1].
 
-    A sum of two branches takes one of them as its convolution gives it: see `sums_of_convolutions`. Every image counts alike, however they are batched. The same images give the same bytes on the same machine.
+    A sum of two branches takes one of them as its convolution gives it: see `sums_of_convolutions`. Every image counts
+    alike, however they are batched. The same images give the same bytes on the same machine.
 
     Raises ExportError if NNCF is missing or fails, UsageError if there are no images.
     """

@@ -1,7 +1,7 @@
 """torch.cuda without a GPU: streams that are CuPy's pretended ones, and graphs that do again what was captured.
 
-Torch computes on the CPU. A graph remembers every operation with the tensors that it took and gave, so that a replay reads
-and writes the very memory that was captured, as on a card.
+Torch computes on the CPU. A graph remembers every operation with the tensors that it took and gave, so that a replay
+reads and writes the very memory that was captured, as on a card.
 """
 
 from __future__ import annotations

@@ -59,6 +59,8 @@ class Store:
         self._read_only = read_only
         self.after_commit: Callable[[], object] = lambda: None
         """Called between transactions; see `database.snapshots`."""
+        self._sessions: dict[tuple[Variant, SessionInfo], int] = {}
+        """Ids that were looked up: a commit of a minute's work of 48 checkpoints needs each of theirs."""
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of a query; StoreError where DuckDB refuses it, or Polars cannot hold its types."""
@@ -346,11 +348,14 @@ class Store:
         with self.transaction():
             if finished:
                 ids = self._cell_ids([part.cell for part in finished])
-                self._add_parts(finished, ids, {ran: self._session_id(ran, info) for ran, info in sessions.items()})
+                ran_on = {ran: self._session_id(ran, info) for ran, info in sessions.items()}
+                self._add_parts(finished, ids, ran_on)
                 self._load("INSERT INTO prediction FROM loaded", _prediction_table(finished, ids))
                 self._mark_complete()
             for failure in failed:
                 self._forget(failure)
+        if finished:  # now that they are there to stay
+            self._sessions |= {(ran, sessions[ran]): number for ran, number in ran_on.items()}
         if outcomes:
             self.after_commit()
 
@@ -361,6 +366,8 @@ class Store:
         return dict(rows)
 
     def _session_id(self, variant: Variant, info: SessionInfo) -> int:
+        if (variant, info) in self._sessions:
+            return self._sessions[variant, info]
         values = [
             variant.engine,
             variant.precision,

@@ -136,8 +136,10 @@ def _precisions(engine: str, found: Gpus) -> str:
 
     if not state_of(engine).ready:
         return ""
-    on_gpu = ENGINES[engine].arrays == "cupy" and isinstance(found, tuple)
-    return "; " + ", ".join(one for one in ENGINES[engine].precisions if not on_gpu or runs(found[0], one))
+    precisions = list(ENGINES[engine].precisions)
+    if ENGINES[engine].arrays == "cupy" and isinstance(found, tuple):
+        precisions = [one for one in precisions if runs(found[0], one)]
+    return f"; {', '.join(precisions)}"
 
 
 def _cupy(found: Gpus) -> Readiness:

@@ -40,10 +40,10 @@ LIBRARIES = {"tensorrt": TENSORRT, "tensorrt-rtx": TENSORRT_RTX}
 CLOSE = {"fp32": 1e-3, "fp16": 5e-3}
 """How far a refitted plan's logits may lie from ONNX Runtime's of the same ONNX file, relative to the largest.
 
-A refit can lose the bias of a product of matrices. EfficientNet-Lite0 without that of its classifier differs by 3e-2, and
-in no top-1; two libraries that round to float16 alike, but add up in another order, by 1e-3 there and 4e-3 on ResNet-50
-with random weights. One refusal too many costs a plan of its own. int8 plans are not refitted: their scales belong to the
-weights.
+A refit can lose the bias of a product of matrices. EfficientNet-Lite0 without that of its classifier differs by 3e-2,
+and in no top-1; two libraries that round to float16 alike, but add up in another order, by 1e-3 there and 4e-3 on
+ResNet-50 with random weights. One refusal too many costs a plan of its own. int8 plans are not refitted: their scales
+belong to the weights.
 """
 
 _log = logging.getLogger("bandlens")

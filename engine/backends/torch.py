@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import ModuleType, TracebackType
 from typing import Any, Self
 
@@ -40,7 +40,8 @@ ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pg
 CLOSE = {"fp32": 1e-4, "fp16": 2e-2}
 """How far the logits may lie from ONNX Runtime's on the same file, relative to the largest.
 
-Float16 rounds what was added up in another order to its other side now and then: by 4e-3 on ResNet-50 with random weights.
+Float16 rounds what was added up in another order to its other side now and then: by 4e-3 on ResNet-50 with random
+weights.
 """
 CARD = "cuda"
 """Torch's name of the device that CuPy's arrays lie on."""
@@ -84,6 +85,13 @@ class Card:
     pool: Any
     """Torch's memory for what the CUDA graphs of all sessions compute on the way."""
 
+    @contextmanager
+    def working(self) -> Iterator[Any]:
+        """Torch works in the stream, which is given, while the block lasts."""
+        stream = torch.cuda.ExternalStream(self.stream.ptr)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            yield stream
+
 
 @cache
 def card() -> Card:
@@ -95,10 +103,10 @@ def card() -> Card:
 class TorchSession:
     """See `engine.backends.base.Attacker`. Torch's settings are those of the session until it is closed.
 
-    fp16 runs the fp16 file in the types that stand in it; on the CPU, where torch is twenty times slower in float16, each
-    operator in float32 with its result rounded. bf16 runs the fp32 file with its convolutions and products in bfloat16,
-    and the rest by torch's rules for mixed precision; what is compared with ONNX Runtime is the file in float32, and what
-    bfloat16 makes of it is for a gate.
+    fp16 runs the fp16 file in the types that stand in it; on the CPU, where torch's float16 is ten times slower and
+    more, each operator in float32 with its result rounded. bf16 runs the fp32 file with its convolutions and products
+    in bfloat16, and the rest by torch's rules for mixed precision; what is compared with ONNX Runtime is the file in
+    float32, and what bfloat16 makes of it is for a gate.
     """
 
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
@@ -114,8 +122,8 @@ class TorchSession:
         self._card = None if ENGINES[variant.engine].arrays == "numpy" else card()
         if self._card and not runs(self._card.gpu, variant.precision):
             raise EngineError(
-                f"{variant}: {self._card.gpu.name} has no {variant.precision}, which takes a newer GPU; set precision to fp16 "
-                "or fp32"
+                f"{variant}: {self._card.gpu.name} has no {variant.precision}, which takes a newer GPU; set precision "
+                "to fp16 or fp32"
             )
         self._device = CARD if self._card else "cpu"
         versions = {"torch": torch.__version__, "numpy": np.__version__}
@@ -176,39 +184,27 @@ class TorchSession:
             images = card.xp.zeros(self._shape, dtype=np.float32)
         except card.xp.cuda.memory.OutOfMemoryError as error:
             raise DeviceError(f"{self.variant}: out of memory on the GPU; try a smaller batch") from error
-        self._replays = Replays(self.variant.engine, self._run, self._capture)
+        self._replays = Replays(self.variant.engine, partial(self._run, card), partial(self._capture, card))
         for _ in range(2):  # plainly, and as a graph
             self.infer(images)
         card.stream.synchronize()
 
-    def _run(self, images: Array) -> None:
-        with self._stream():
+    def _run(self, card: Card, images: Array) -> None:
+        with card.working():
             self._compute(self._here(images), self._here(self._logits))
 
-    def _capture(self, images: Array) -> Callable[[], None]:
-        assert self._card is not None
+    def _capture(self, card: Card, images: Array) -> Callable[[], None]:
         graph, batch, logits = torch.cuda.CUDAGraph(), self._here(images), self._here(self._logits)
         # Another thread may ask CuPy for memory meanwhile, which is none of this capture's business. The outer block
         # takes torch back to its own stream where the inner one ends with an error.
-        with (
-            self._stream() as stream,
-            torch.cuda.graph(graph, self._card.pool, stream, capture_error_mode="thread_local"),
-        ):
+        with card.working() as stream, torch.cuda.graph(graph, card.pool, stream, capture_error_mode="thread_local"):
             self._compute(batch, logits)
 
         def replay() -> None:
-            with self._stream():
+            with card.working():
                 graph.replay()
 
         return replay
-
-    @contextmanager
-    def _stream(self) -> Iterator[Any]:
-        """Torch works in the sessions' stream while the block lasts."""
-        assert self._card is not None
-        stream = torch.cuda.ExternalStream(self._card.stream.ptr)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
-            yield stream
 
     def _here(self, array: Array) -> Tensor:
         """CuPy's array as a tensor: the same memory, read through `__cuda_array_interface__`."""

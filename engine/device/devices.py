@@ -58,7 +58,8 @@ def check(engine: str, found: Gpus) -> Readiness:
 def choose_engine() -> EngineChoice:
     """The engine that `auto` stands for on this machine.
 
-    TensorRT, or else ONNX Runtime or torch with CUDA, where there is a GPU; ONNX Runtime on the CPU where there is none.
+    TensorRT, else ONNX Runtime with CUDA, else torch with CUDA, where there is a GPU; ONNX Runtime on the CPU where
+    there is none.
     EngineError where there is a GPU that cannot be used, with what to do about it.
     """
     return choose(gpus(), readiness)

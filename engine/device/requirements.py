@@ -221,8 +221,8 @@ def _torch_cuda(found: Gpus) -> str:
     gpu, torch = usable(found), load(TORCH)
     if torch.version.cuda is None:
         raise EngineError(
-            f"torch {torch.__version__} is built without CUDA; install torch and torchvision for CUDA 13, as pytorch.org "
-            "tells"
+            f"torch {torch.__version__} is built without CUDA; install torch and torchvision for CUDA 13, as "
+            "pytorch.org tells"
         )
     if not torch.cuda.is_available():
         raise EngineError(f"torch {torch.__version__} cannot use {gpu.name}; {TORCH.mend}")

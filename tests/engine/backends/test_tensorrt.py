@@ -129,7 +129,7 @@ def test_a_context_that_cannot_be_captured_is_asked_plainly(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, [content] = make_model(tmp_path), batches(1)
-    monkeypatch.setattr(pretend_tensorrt.Context, "is_stream_capturable", lambda _, stream: False, raising=False)
+    monkeypatch.setattr(pretend_tensorrt.Context, "is_stream_capturable", lambda *_: False, raising=False)
     before = Graph.launched
     with open_session(variant(model), BATCH, 1) as session:
         for _ in range(3):

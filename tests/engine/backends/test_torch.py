@@ -13,7 +13,7 @@ import torch
 from small import make_model, make_pictures
 
 from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
-from bandlens.engine.backends.torch import TorchSession, largest_batch, exact
+from bandlens.engine.backends.torch import TorchSession, exact, largest_batch
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.errors import DeviceError, EngineError

@@ -1,4 +1,4 @@
-"""torch on a card that is none: CuPy's memory is the host's, torch computes there, and graphs replay what was captured."""
+"""torch on a card that is none: CuPy's memory is the host's, torch computes there, and graphs replay what was done."""
 
 from __future__ import annotations
 

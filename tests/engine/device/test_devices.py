@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from bandlens.engine.backends.base import ENGINES
+from bandlens.engine.device import requirements
 from bandlens.engine.device.devices import (
     GPU_ENGINES,
     EngineChoice,
@@ -29,7 +30,6 @@ from bandlens.engine.device.devices import (
 )
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import Gpus, NoGpu, Problem
-from bandlens.engine.device import requirements
 from bandlens.engine.device.requirements import (
     CHECKS,
     TENSORRT,
