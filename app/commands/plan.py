@@ -16,9 +16,11 @@ def plan(
 
     Example: bandlens plan study.toml --db results.duckdb
     """
+    from ...engine.tasks import by_attack
     from ..study.plan import plan_study
 
-    found = plan_study(opened(study, engine), db)
+    work = opened(study, engine)
+    found = plan_study(work, db)
     if as_json:
         summary = {
             "cells": len(found.missing),
@@ -65,6 +67,12 @@ def plan(
         )
     else:
         print("nothing to run: every cell is done")
+    if work.study.precision != "fp32":
+        total = sum(cell.image_set.count for cell in by_attack(work.cells)[0])
+        print(
+            f"a gate on all of these images runs {total:,} predictions at fp32 too, and takes longer than the study itself; "
+            "--checkpoint and --images of `bandlens gate` choose fewer"
+        )
     if there := [str(one) for one in found.metrics if not one.why]:
         print(f"metrics: {', '.join(there)}")
     for one in found.metrics:
