@@ -273,7 +273,7 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
     confidence = device.full(5, 9, dtype=device.float32)
     launch("unit_normal_fields", (4225, 3), fields[1:4], keys, 1, 0, 4225)
     launch("mix_noise", (16900, 3), out[1:4], grey, band, 0.1, keys, 1, 0, 16900)
-    launch("reduce_logits", (3, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
+    launch("reduce_logits", (96, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
     for array in map(to_numpy, (fields, out, predicted, rank, confidence)):
         assert (array[[0, 4]] == 9).all()
         assert (array[1:4] != 9).all()
