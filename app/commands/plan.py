@@ -70,8 +70,8 @@ def plan(
     if work.study.precision != "fp32":
         total = sum(cell.image_set.count for cell in by_attack(work.cells)[0])
         print(
-            f"a gate on all of these images runs {total:,} predictions at fp32 too, and takes longer than the study itself; "
-            "--checkpoint and --images of `bandlens gate` choose fewer"
+            f"a gate on all of these images runs {total:,} predictions at fp32 too, and takes longer than the study "
+            "itself; --checkpoint and --images of `bandlens gate` choose fewer"
         )
     if there := [str(one) for one in found.metrics if not one.why]:
         print(f"metrics: {', '.join(there)}")

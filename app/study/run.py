@@ -202,8 +202,8 @@ Commit = Callable[[Sequence[Finished | Failed], Mapping[Variant, SessionInfo]], 
 def committing(store: Store) -> Iterator[Commit]:
     """`store.commit` in a thread of its own, so that the next range is computed meanwhile.
 
-    Ranges are committed one after another, in their order. Where one fails, its error comes with the next range or at the
-    end of the block, and nothing that comes after it is committed.
+    Ranges are committed one after another, in their order. Where one fails, its error comes with the next range or at
+    the end of the block, and nothing that comes after it is committed.
     """
     under_way: list[Future[None]] = []
 
