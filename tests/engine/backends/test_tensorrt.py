@@ -103,6 +103,7 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
     invalid: bool,
 ) -> None:
     models, contents = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(2)
+    caplog.set_level(logging.WARNING, "bandlens")
     executing = pretend_tensorrt.Context.execute_async_v3
 
     def uncapturable(context: Any, stream: int) -> bool:
@@ -133,6 +134,7 @@ def test_a_context_that_cannot_be_captured_is_asked_plainly(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model, [content] = make_model(tmp_path), batches(1)
+    caplog.set_level(logging.WARNING, "bandlens")
     monkeypatch.setattr(pretend_tensorrt.Context, "is_stream_capturable", lambda *_: False, raising=False)
     before = Graph.launched
     with open_session(variant(model), BATCH, 1) as session:
@@ -346,6 +348,7 @@ def test_a_refit_that_loses_a_bias_is_found_out_at_fp16(
         load(parser.refitter.engine, without_bias(content))
         return True
 
+    caplog.set_level(logging.WARNING, "bandlens")
     monkeypatch.setattr(pretend_tensorrt.OnnxParserRefitter, "refit_from_bytes", refits)
     with open_session(variant_of(model, "tensorrt", "fp16"), BATCH, 1) as session:
         assert json.loads(session.info.versions)["refitted"] is False
