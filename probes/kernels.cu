@@ -1,8 +1,8 @@
 // Where array code would go over its arrays many times: one pass each, in CUDA.
 //
 // Every kernel computes what the array code of the Python module named above it does, and the tests compare the two.
-// There is no shared memory, no synchronisation and no operation of a warp, so a C++ compiler behind tests/cpu_cuda.h
-// runs the same source. probes/kernels.py lists the arguments and launches.
+// There is no shared memory and no synchronisation, and of a warp's operations only the exchange of values, in blocks of
+// one warp: so a C++ compiler behind tests/cpu_cuda.h runs the same source. probes/kernels.py lists the arguments and launches.
 
 struct Words {
     unsigned a, b, c, d;
@@ -131,38 +131,46 @@ extern "C" __global__ void bilateral(
     for (int channel = 0; channel < 3; ++channel) value[channel * area] = fminf(sums[channel] / scale, 1.0f);
 }
 
-// engine/reduce.py: reduce_logits. A thread reduces a row; without labels, `ranks` is not touched.
+// Whether the score of class k goes before that of class l, as argmax has it: the first NaN, or the first of the largest.
+__device__ bool wins(float score, unsigned k, float other, unsigned l) {
+    const bool nan = score != score, other_nan = other != other;
+    if (nan | other_nan) return nan & (!other_nan | (k < l));
+    return (score > other) | ((score == other) & (k < l));
+}
+
+// engine/decision.py: reduce_logits. A warp reduces a row; without labels, `ranks` is not touched.
 extern "C" __global__ void reduce_logits(
     unsigned short* predicted, unsigned short* ranks, float* confidence,
     const float* __restrict__ logits, const int* __restrict__ labels, unsigned classes, unsigned rows) {
-    const unsigned row = blockIdx.x * blockDim.x + threadIdx.x;
+    const unsigned row = blockIdx.x, lane = threadIdx.x;
     if (row >= rows) return;
     const float* __restrict__ scores = logits + (long long)row * classes;
     const unsigned label = labels ? (unsigned)labels[row] : 0;
     const float wanted = scores[label];
-    float best = scores[0];
-    unsigned winner = 0, above = 0;
-    bool finite = true;
-    // Without branches (| and &, not || and &&), so that the loads of eight steps are under way at once.
-#pragma unroll 8
-    for (unsigned k = 0; k < classes; ++k) {
+    float best = -1.0f / 0.0f, total = 0.0f;
+    unsigned winner = classes, above = 0, infinite = 0;  // a lane without a class loses to all others
+    for (unsigned k = lane; k < classes; k += 32) {
         const float score = scores[k];
-        const bool better = !(score <= best) & (best == best);  // the first NaN wins, as argmax has it
+        const bool better = wins(score, k, best, winner);
         best = better ? score : best;
         winner = better ? k : winner;
         above += (score > wanted) | ((score == wanted) & (k < label));
-        finite &= (bool)isfinite(score);
+        infinite |= !isfinite(score);
+    }
+    for (unsigned distance = 16; distance; distance /= 2) {
+        const float score = __shfl_xor_sync(0xFFFFFFFFu, best, distance);
+        const unsigned k = __shfl_xor_sync(0xFFFFFFFFu, winner, distance);
+        const bool better = wins(score, k, best, winner);
+        best = better ? score : best;
+        winner = better ? k : winner;
+        above += __shfl_xor_sync(0xFFFFFFFFu, above, distance);
+        infinite |= __shfl_xor_sync(0xFFFFFFFFu, infinite, distance);
     }
     // Sums of sums: a thousand terms added to one float would cost two digits.
-    float total = 0.0f;
-    for (unsigned first = 0; first < classes; first += 32) {
-        const unsigned end = classes - first < 32 ? classes : first + 32;
-        float part = 0.0f;
-#pragma unroll 8
-        for (unsigned k = first; k < end; ++k) part += expf(scores[k] - best);
-        total += part;
-    }
+    for (unsigned k = lane; k < classes; k += 32) total += expf(scores[k] - best);
+    for (unsigned distance = 16; distance; distance /= 2) total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
+    if (lane) return;
     predicted[row] = (unsigned short)winner;
     if (labels) ranks[row] = (unsigned short)above;
-    confidence[row] = finite ? 1.0f / total : nanf("");
+    confidence[row] = infinite ? nanf("") : 1.0f / total;
 }

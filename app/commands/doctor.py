@@ -108,7 +108,8 @@ def _engine_rows(found: Gpus) -> list[tuple[str, str]]:
     from ...engine.device.nvidia import Problem
     from ...engine.device.requirements import CHECKS
 
-    rows = [(f"engine {name}", _words(state_of(name))) for name in (*CHECKS, "auto")]
+    rows = [(f"engine {name}", _words(state_of(name)) + _precisions(name, found)) for name in CHECKS]
+    rows.append(("engine auto", _words(state_of("auto"))))
     rows += [("array module numpy", "ready"), ("array module cupy", _words(_cupy(found)))]
     if isinstance(found, Problem):
         return [(what, line.replace(found.message, "the GPU cannot be used, see above")) for what, line in rows]
@@ -126,6 +127,19 @@ def state_of(engine: str) -> Readiness:
     except EngineError as error:
         return Readiness(False, str(error))
     return Readiness(True, f"{choice.engine} ({choice.why})")
+
+
+def _precisions(engine: str, found: Gpus) -> str:
+    """Which precisions a ready engine runs here."""
+    from ...engine.backends.base import ENGINES
+    from ...engine.device.requirements import runs
+
+    if not state_of(engine).ready:
+        return ""
+    precisions = list(ENGINES[engine].precisions)
+    if ENGINES[engine].arrays == "cupy" and isinstance(found, tuple):
+        precisions = [one for one in precisions if runs(found[0], one)]
+    return f"; {', '.join(precisions)}"
 
 
 def _cupy(found: Gpus) -> Readiness:

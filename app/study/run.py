@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from bisect import insort
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from ...engine.workbench import Workbench
 from ...errors import BandlensError, EngineError, ShardError, some_of
 from ...probes.images.decision_spaces import NAMES, decision_space
 from ...protocol import CLASSES
-from ...records import Cell, Failed, Finished, Predictions
+from ...records import Cell, Failed, Finished, Predictions, SessionInfo, Variant
 from ..console import Advance, progress
 from .plan import metrics_of
 from .resolve import Work
@@ -188,16 +188,41 @@ def _run_whole(
             bench.open(variants, opened)
         label = begin()
         for what, cells in (("running", perturbed), ("attacking", attacked)):
-            with progress(what, images_left(cells, done), "predictions") as advance:
+            with progress(what, images_left(cells, done), "predictions") as advance, committing(store) as commit:
                 for task in whole_tasks(cells, work.grid):
                     for outcomes in bench.compute(task, done, range_seconds, advance):
-                        store.commit(outcomes, bench.infos())
+                        commit(outcomes, bench.infos())
                         for outcome in outcomes:
                             if isinstance(outcome, Failed):
                                 committed.failed.append(outcome)
                             else:
                                 committed.predictions += len(outcome.predictions.predicted)
     return label, committed
+
+
+Commit = Callable[[Sequence[Finished | Failed], Mapping[Variant, SessionInfo]], None]
+
+
+@contextmanager
+def committing(store: Store) -> Iterator[Commit]:
+    """`store.commit` in a thread of its own, so that the next range is computed meanwhile.
+
+    Ranges are committed one after another, in their order. Where one fails, its error comes with the next range or at
+    the end of the block, and nothing that comes after it is committed.
+    """
+    under_way: list[Future[None]] = []
+
+    def wait() -> None:
+        while under_way:
+            under_way.pop().result()
+
+    def commit(outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
+        wait()
+        under_way.append(thread.submit(store.commit, outcomes, sessions))
+
+    with ThreadPoolExecutor(1, "commit") as thread:
+        yield commit
+        wait()
 
 
 def _run_in_shards(
