@@ -14,9 +14,8 @@ import numpy as np
 
 from ...errors import ImageSetError, UnknownName, UsageError
 from ...protocol import SEVERITIES, SIZE, VALIDATION, Benchmark
-from ...records import ImageSetInfo
+from ...records import Crop, ImageSetInfo
 from ..images.decision_spaces import decision_space, names_of
-from ..images.decode import Crop
 from ..images.files import Lists, need_space, writing
 from ..images.image_set import ImageSet, open_image_set
 from ..images.labels import clustering

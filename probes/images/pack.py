@@ -12,9 +12,9 @@ import numpy as np
 
 from ...errors import ImageSetError, UsageError
 from ...protocol import SIZE
-from ...records import ImageSetInfo
+from ...records import Crop, ImageSetInfo
 from .decision_spaces import decision_space as find_space
-from .decode import Crop, cropped, photo_of, planar
+from .decode import cropped, photo_of, planar
 from .files import (
     PIXELS,
     Index,

@@ -18,8 +18,9 @@ from torchvision.datasets.folder import pil_loader
 from torchvision.transforms import CenterCrop, Compose, Resize
 
 from bandlens.errors import UsageError
-from bandlens.probes.images.decode import BrokenImageError, Crop, cropped, decode, pillow_warnings, planar
+from bandlens.probes.images.decode import BrokenImageError, cropped, decode, pillow_warnings, planar
 from bandlens.probes.images.pack import pack
+from bandlens.records import Crop
 
 SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "sample-images"
 
