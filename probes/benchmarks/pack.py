@@ -148,6 +148,8 @@ def pack_benchmark(
     *,
     size: int = SIZE,
     resize: int = 256,
+    interpolation: str = "bilinear",
+    squash: bool = False,
     name: str | None = None,
     labels: Labels = IN_PATHS,
     corruptions: Corruptions = ALL_CORRUPTIONS,
@@ -167,6 +169,7 @@ def pack_benchmark(
         out: the new folder of the set or sets.
         size: side of the central crop, in pixels; images of a `fixed` benchmark must have it.
         resize: shorter side before the crop, in pixels; a `fixed` benchmark is not resized.
+        interpolation, squash: see `images.pack`.
         name: of the set, by default that of `out`; corruption and severity are added.
         labels: files with labels, for the benchmarks that have them.
         corruptions: which of them, and which severities.
@@ -179,7 +182,7 @@ def pack_benchmark(
     """
     if benchmark.fixed and fast:
         raise UsageError(f"{benchmark.name} is not resized, so there is nothing to do faster; leave --fast out")
-    crop = Crop(size, size, fixed=True) if benchmark.fixed else Crop(size, resize, fast=fast)
+    crop = Crop(size, size, fixed=True) if benchmark.fixed else Crop(size, resize, False, fast, interpolation, squash)
     clusters_of = clustering(clusters)
     layout, real = _labelled(benchmark, labels)
     places = find_sets(benchmark, source, out, name or out.name, corruptions, subset)

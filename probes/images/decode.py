@@ -168,9 +168,7 @@ def _planar_fast(pixels: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
 
     width, height, left, top = _placed(pixels.shape[1], pixels.shape[0], crop)
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    resized: NDArray[np.uint8] = interpolate(planes, (height, width), mode=crop.interpolation, antialias=True)[
-        0
-    ].numpy()
+    resized: NDArray[np.uint8] = interpolate(planes, (height, width), mode="bilinear", antialias=True)[0].numpy()
     return np.ascontiguousarray(resized[:, top : top + crop.size, left : left + crop.size])
 
 

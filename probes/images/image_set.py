@@ -46,6 +46,8 @@ class ImageSet:
     """(n,) what the noise of each image is keyed by: see `files.image_keys`."""
     paths: list[str] = field(repr=False)
     """Relative to what was packed, with '/'."""
+    class_names: list[str] | None = field(repr=False)
+    """What the classes of own labels are called, in their order; None where they are those of a decision space."""
     folder: Path
     skipped: dict[str, str]
     """Broken files that were left out, and why."""
@@ -98,6 +100,11 @@ def open_image_set(path: Path) -> ImageSet:
     try:
         info = as_record(ImageSetInfo, about)
         skipped, ignored = dict(about["skipped"]), int(about["ignored"])
+        class_names = about.get("class_names")
+        if class_names is not None and not (
+            isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
+        ):
+            raise TypeError("class_names are no list of texts")
         shape = (info.count, 3, info.size, info.size)
         pixels = None if "streamed" in about else files.read_pixels(path, shape)
         index = files.read_index(path, info.count)
@@ -112,7 +119,9 @@ def open_image_set(path: Path) -> ImageSet:
     except ValueError as error:
         raise ImageSetError(f"{path / files.INDEX}: damaged ({error}); pack the images again") from error
     schemes = {name: _flat(lists) for name, lists in index.schemes.items()}
-    return ImageSet(info, index.labels, schemes, index.clusters, keys, index.paths, path, skipped, ignored, source)
+    return ImageSet(
+        info, index.labels, schemes, index.clusters, keys, index.paths, class_names, path, skipped, ignored, source
+    )
 
 
 def _flat(lists: files.Lists) -> Scheme:

@@ -13,7 +13,6 @@ import numpy as np
 
 from ...errors import ImageSetError
 from ...records import Crop
-from ...untrusted import as_record
 from .decode import BrokenImageError, cropped
 from .rows import in_parallel
 from .sources import read_file
@@ -76,5 +75,6 @@ def open_stream(about: Mapping[str, Any], size: int, paths: Sequence[str], sha25
         raise ImageSetError(f"{source}: no such folder, and its images were not packed; bring it back or pack again")
     # Filters belong to the process, and batches are decoded beside other threads: set once, and never taken back.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-    crop = as_record(Crop, {**about, "size": size})
+    how = str(about.get("interpolation", "bilinear")), bool(about.get("squash", False))
+    crop = Crop(size, int(about["resize"]), bool(about["fixed"]), bool(about["fast"]), *how)
     return Stream(source, paths, sha256s, crop)
