@@ -228,7 +228,9 @@ def test_a_missing_image_set_is_named(workplace: Path) -> None:
 def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> None:
     make_images(workplace / "large.set", make_pictures(2, size=256))
     found = refusal(make_study(workplace, images=["large.set"]))
-    assert found == "one takes images of 128 pixels, and image set large.set has 256; pack it with --size 128"
+    assert found == (
+        "no image set of the study has the pixels that all of its checkpoints take; pack one for one with --size 128"
+    )
 
 
 def test_a_label_that_is_no_class_of_the_model_is_named(workplace: Path) -> None:
