@@ -41,6 +41,7 @@ def sql(
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="A prompt with history and completion instead of one query.")
     ] = False,
+    line: Annotated[bool, typer.Option("--line", help="Show each row as lines of field and value.")] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long a query may take; 0 is no limit.")
     ] = 60,
@@ -72,7 +73,7 @@ def sql(
         elif chosen == Format.table:
             from ..sql.query import print_answer
 
-            print_answer(process, query)
+            print_answer(process, query, line)
         else:
             _write(process, query, chosen, out)
 

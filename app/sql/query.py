@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
 from ...errors import StoreError, UsageError
-from ..console import print_rows
+from ..console import print_lines, print_rows
 
 MOST_ROWS = 10_000
 """The most rows that a table on a terminal shows."""
@@ -22,8 +22,8 @@ MOST_BYTES = 1 << 26
 """The most bytes of such a table's rows, as Arrow holds them."""
 
 
-def print_answer(process: QueryProcess, query: str) -> None:
-    """Print the first rows of an answer as a table, and how many there are."""
+def print_answer(process: QueryProcess, query: str, line: bool = False, whole: str = "--line") -> None:
+    """Print the first rows of an answer as a table, or each as lines, and how many there are."""
     with process.answer(query, MOST_ROWS) as reader:
         if len(reader.schema) > MOST_COLUMNS:
             raise StoreError(
@@ -43,7 +43,11 @@ def print_answer(process: QueryProcess, query: str) -> None:
         frame = readable(pl.DataFrame(pa.concat_tables(found)))
     except pl.exceptions.PolarsError as error:
         raise StoreError(f"{process.database}: no way to show one of the types; cast it to VARCHAR") from error
-    print_rows(frame.head(MOST_ROWS).to_dicts())
+    rows = frame.head(MOST_ROWS).to_dicts()
+    if line:
+        print_lines(rows)
+    else:
+        print_rows(rows, whole=whole)
     more = len(frame) > MOST_ROWS
     print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if more else f"{len(frame):,} rows")
 
