@@ -13,6 +13,7 @@ from ...errors import UsageError
 from ...protocol import SIZE, SPACE_CLASSES
 from ...untrusted import printable
 from ..console import Json, print_rows, progress
+from .options import Database
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -136,7 +137,7 @@ def show(
         str, typer.Option("--query", help="A SELECT with image_index or path: which images, and captions.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="PNG", help="The picture.")],
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     study: Annotated[
         Path | None,
         typer.Option("--study", metavar="FILE", help="A study file, for the probes of your own that it names."),

@@ -56,7 +56,7 @@ def print_answer(process: QueryProcess, query: str, line: bool = False, whole: s
 
 
 def write_answer(reader: pa.RecordBatchReader, chosen: str, sink: BinaryIO) -> None:
-    """Write the rows as csv (with a header line), json (a list of objects), parquet, or arrow (an IPC stream)."""
+    """Write the rows as csv, tsv (with a header line), markdown, json (a list of objects), parquet, or arrow."""
     try:
         WRITERS[chosen](reader, sink)
     except pl.exceptions.PolarsError as error:
@@ -69,6 +69,28 @@ def _csv(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
     sink.write(_frame(reader.schema.empty_table()).write_csv().encode())
     for batch in reader:
         sink.write(_frame(batch).write_csv(include_header=False).encode())
+
+
+def _tsv(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+    sink.write(_frame(reader.schema.empty_table()).write_csv(separator="\t").encode())
+    for batch in reader:
+        sink.write(_frame(batch).write_csv(separator="\t", include_header=False).encode())
+
+
+def _markdown(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+    frame = _frame(reader.read_all())
+    escaped = frame.with_columns(pl.col(pl.String).str.replace_all("|", "\\|", literal=True).str.replace_all("\n", " "))
+    with pl.Config(
+        tbl_formatting="MARKDOWN",
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=1 << 15,
+        fmt_str_lengths=1 << 15,
+        float_precision=None,
+    ):
+        sink.write(f"{escaped}\n".encode())
 
 
 def _json(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
@@ -99,6 +121,8 @@ def _frame(rows: pa.RecordBatch | pa.Table) -> pl.DataFrame:
 
 WRITERS: Mapping[str, Callable[[pa.RecordBatchReader, BinaryIO], None]] = {
     "csv": _csv,
+    "tsv": _tsv,
+    "markdown": _markdown,
     "json": _json,
     "parquet": _parquet,
     "arrow": _arrow,

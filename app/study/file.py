@@ -57,7 +57,7 @@ def read_study(file: Path) -> Study:
     known = [one.name for one in fields(Study) if one.name not in ("folder", "toml")]
     for key in table:
         if key not in known:
-            raise UnknownName(f"key in {file}", key, known)
+            raise UnknownName(f"key in {file}", key, known, f"the keys are {', '.join(known)}")
     table.setdefault("name", file.stem)
     table.setdefault("probes", PUBLISHED)
     for key in ("checkpoints", "images"):

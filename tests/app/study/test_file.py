@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small import CLASSES, Command, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study, read_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.errors import UsageError
 
@@ -301,3 +303,9 @@ def test_a_set_that_is_named_twice_is_run_once_and_perturbed(workplace: Path) ->
 def test_a_pattern_that_fits_nothing_is_named(workplace: Path) -> None:
     file = make_study(workplace, clean_images=["sets/*"])
     assert "no image set fits 'sets/*' in" in refusal(file)
+
+
+def test_the_page_on_study_files_has_every_key() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "study.md").read_text()
+    keys = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(keys) == sorted({one.name for one in fields(Study)} - {"folder", "toml"})
