@@ -15,9 +15,9 @@ from ..errors import ImageSetError, UsageError
 from ..export.files import replacing
 from ..probes.family import Batch
 from ..probes.grid import PUBLISHED, Grid, make_grid
-from ..probes.images.decode import BrokenImageError, Crop, decode, pillow_warnings, planar
+from ..probes.images.decode import BrokenImageError, decode, pillow_warnings, planar
 from ..probes.images.files import image_keys
-from ..records import Condition
+from ..records import Condition, Crop
 
 TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
 COLUMNS = 11

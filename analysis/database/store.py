@@ -37,6 +37,8 @@ class Images(Protocol):
     def schemes(self) -> Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]: ...
     @property
     def clusters(self) -> NDArray[np.int32]: ...
+    @property
+    def class_names(self) -> Sequence[str] | None: ...
 
 
 ClassNames = Mapping[str, Mapping[int, str]]
@@ -271,6 +273,9 @@ class Store:
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
         self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
+        if images.class_names:
+            names = {"class": pa.array(range(len(images.class_names)), pa.uint16()), "name": list(images.class_names)}
+            self._load("INSERT INTO own_class_name SELECT currval('id'), class, name FROM loaded", pa.table(names))
         own = "shape" if "texture" in images.schemes else "single"
         labels = {} if images.labels is None else {own: (index, images.labels)}
         for scheme, (rows, classes) in (labels | dict(images.schemes)).items():

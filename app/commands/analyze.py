@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from ..console import Json, print_rows, progress
+from .options import Database
 
 
 def analyze(
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     study: Annotated[
         str, typer.Option("--study", help="Name, or name@version; * is the newest version of each.")
     ] = "*",

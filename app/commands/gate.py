@@ -11,6 +11,7 @@ import typer
 
 from ...errors import BandlensError
 from ..console import Json, duration, parameters_in_words, print_rows
+from .options import Database
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,7 +43,7 @@ def gate(
     images: Annotated[
         Path | None, typer.Option("--images", metavar="SET", help="An image set to use instead of the study's.")
     ] = None,
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     as_json: Json = False,
 ) -> None:
     """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.

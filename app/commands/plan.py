@@ -46,6 +46,10 @@ def plan(
             json.dumps(
                 {
                     "rows": found.rows,
+                    "packed": [
+                        {"preprocessing": how, "checkpoints": models, "image_sets": sets}
+                        for how, (models, sets) in found.packed.items()
+                    ],
                     "to_run": summary | {"estimate": found.estimate},
                     "missing": missing,
                     "metrics": [
@@ -61,6 +65,9 @@ def plan(
         )
         return
     print_rows(found.rows)
+    if len(found.packed) > 1:
+        for how, (models, sets) in found.packed.items():
+            print(f"{how}: {some_of(models)} on {some_of(sets)}")
     if found.missing:
         print(
             f"to run: {len(found.missing):,} cells, {found.predictions:,} predictions, "

@@ -55,7 +55,7 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
     assert set(tables) == {
         *("meta", "checkpoint", "image_set", "image", "label", "condition", "session", "study", "study_cell"),
         *("study_checkpoint", "study_image_set", "published_value", "human_trial", "error_consistency"),
-        *("cell", "part", "prediction", "metric_value", "published", "precision_gate", "class_name"),
+        *("cell", "part", "prediction", "metric_value", "published", "precision_gate", "class_name", "own_class_name"),
     }
     for table in set(tables) - {"meta"}:
         assert store.frame(f"FROM {table}").is_empty()

@@ -22,7 +22,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import Committer, Sharded, record, run_study
-from bandlens.engine.distributed.files import DriverFiles, NodeFiles, kept_files
+from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
 from bandlens.engine.distributed.ray import RayOptions, connected
 from bandlens.engine.distributed.shards import open_folder
 from bandlens.engine.distributed.worker import Job, Worker, job_of, probe_sources
@@ -495,7 +495,7 @@ def elsewhere(work: Work, shards: Path) -> tuple[Job, Work]:
         return replace(cell, variant=replace(cell.variant, model=model, path=model.path))
 
     cells = [moved(cell) for cell in work.cells]
-    sets = dict.fromkeys(job.image_sets, nowhere / "images.set")
+    sets = {digest: one._replace(folder=nowhere / "images.set") for digest, one in job.image_sets.items()}
     variants = tuple(dict.fromkeys(cell.variant for cell in cells if cell.condition.probe != "pgd_linf"))
     return replace(job, folder=nowhere, image_sets=sets, variants=variants), replace(work, cells=cells)
 
@@ -549,7 +549,7 @@ def test_what_changed_on_the_way_is_not_used(work: Work, monkeypatch: pytest.Mon
 def test_a_set_that_cannot_be_sent_says_what_to_do(work: Work, tmp_path: Path) -> None:
     digest = work.image_sets[0].info.digest
     with pytest.raises(EngineError, match="put it on storage that all machines share"):
-        NodeFiles(DriverFiles({})).images(tmp_path / "images.set", digest)
+        NodeFiles(DriverFiles({})).images(PackedSet(tmp_path / "images.set", digest, None))
 
 
 def test_ray_workers_fetch_what_their_node_lacks(
