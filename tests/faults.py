@@ -32,7 +32,7 @@ from small import ask, rows_of
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import Sharded, rebuild_study, run_study
-from bandlens.engine.distributed.ray import RayOptions, imported
+from bandlens.engine.distributed.cluster import RayOptions, imported
 from bandlens.errors import BandlensError
 
 COUNT = 64

@@ -22,8 +22,9 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import Committer, Sharded, record, run_study
+from bandlens.engine.distributed.cluster import RayOptions, connected
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, kept_files
-from bandlens.engine.distributed.ray import RayOptions, connected
+from bandlens.engine.distributed.ray import run_on
 from bandlens.engine.distributed.shards import open_folder
 from bandlens.engine.distributed.worker import Job, Worker, job_of, probe_files
 from bandlens.engine.tasks import Task, tasks_of
@@ -524,7 +525,7 @@ def test_ray_workers_fetch_what_their_node_lacks(
         committer = Committer(store, open_folder(job.shards), cells, lambda: record(work, store), {})
         tasks = tasks_of(there.cells, work.grid, work.study.batch, 2, committer.lacks)
         at_home = replace(ray, environment={"BANDLENS_HOME": str(tmp_path / "home")})
-        at_home.run(job, tasks, committer, kept(work))
+        run_on(at_home, job, tasks, committer, kept(work))
         assert (committer.missing(), committer.lost) == ([], {})
     assert_frame_equal(rows_of(tmp_path / "results.duckdb"), rows_of(direct))
     fetched = [path for path in (tmp_path / "home" / "fetched").iterdir() if path.is_dir()]
