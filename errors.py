@@ -23,6 +23,13 @@ from difflib import get_close_matches
 from .untrusted import one_line
 
 
+def some_of(names: Iterable[str], most: int = 3, between: str = ", ") -> str:
+    """The first names of many, and how many more there are: `a, b, c and 4 more`."""
+    names = list(names)
+    more = f"{between.rstrip(', ')} and {len(names) - most} more" if len(names) > most else ""
+    return between.join(names[:most]) + more
+
+
 class BandlensError(Exception):
     """Base of all; the command line prints the message and exits with `exit_code`.
 

@@ -21,6 +21,7 @@ from .commands import (
     correlate,
     demo,
     doctor,
+    explore,
     export,
     gate,
     images,
@@ -84,6 +85,7 @@ COMMANDS = (
     compare.compare,
     consistency.consistency,
     report.report,
+    explore.explore,
     sql.sql,
     demo.demo,
 )

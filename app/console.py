@@ -100,3 +100,8 @@ def amount(count: float) -> str:
     units = ["B", "kB", "MB", "GB", "TB"]
     power = next((k for k in range(len(units)) if count < 1000 ** (k + 1)), len(units) - 1)
     return f"{count / 1000**power:.3g} {units[power]}"
+
+
+def parameters_in_words(parameters: str | None) -> str:
+    """The parameters of a condition, which SQL gives as JSON, as `cutoff=0.2, size=3`."""
+    return ", ".join(f"{name}={value}" for name, value in json.loads(parameters or "{}").items())

@@ -6,7 +6,7 @@ import re
 import tarfile
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, some_of
 from ..untrusted import first_line
 from .files import html_title
 from .pickles import read_tensors_only
@@ -171,9 +171,8 @@ def apply_rule(
             )
         weights.tensors[name], origin[name] = value.detach(), key
     if not weights.tensors:
-        raise CheckpointError(
-            f"{where}: rule '{rule.name}' finds no tensors among {_some(map(str, one.values))}; choose another key rule"
-        )
+        seen = some_of(str(key) for key in one.values)
+        raise CheckpointError(f"{where}: rule '{rule.name}' finds no tensors among {seen}; choose another key rule")
     weights.left = [
         other.name
         for other in known
@@ -217,7 +216,7 @@ def _chosen(
     asked = f"no weights '{choice}'" if choice else f"no weights where rule '{rule.name}' looks for them"
     there = ", ".join(one.name for one in known[:5]) or "none of them"
     raise CheckpointError(
-        f"{where} holds {asked}, only the keys {_some(map(str, content))}; "
+        f"{where} holds {asked}, only the keys {some_of(map(str, content))}; "
         f"name with --weights KEY one that holds tensors: {there}"
     )
 
@@ -234,11 +233,6 @@ def renamed(rule: KeyRule, key: str, wanted: Collection[str] = ()) -> str:
     return key
 
 
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def read_weights(
     files: list[tuple[Path, str]], trust: bool = False, choice: str | None = None, wanted: Collection[str] = ()
 ) -> Weights:
@@ -248,7 +242,9 @@ def read_weights(
         part = apply_rule(key_rule(rule), read(path, trust), str(path), choice, wanted)
         twice = whole.tensors.keys() & part.tensors.keys()
         if twice:
-            raise CheckpointError(f"{path}: {_some(sorted(twice))} also came from the file before it; use one of them")
+            raise CheckpointError(
+                f"{path}: {some_of(sorted(twice))} also came from the file before it; use one of them"
+            )
         whole.tensors |= part.tensors
         for why, keys in part.dropped.items():
             whole.dropped.setdefault(why, []).extend(keys)
@@ -283,9 +279,9 @@ def load_strictly(network: nn.Module, weights: Weights, where: str) -> int:
             if given[name].shape == wanted[name].shape and not bool(torch.isfinite(given[name]).all())
         ],
     }
-    found = [f"{len(names)} {problem} ({_some(names)})" for problem, names in problems.items() if names]
+    found = [f"{len(names)} {problem} ({some_of(names)})" for problem, names in problems.items() if names]
     if found:
-        others = f", or take others of the file with --weights: {_some(weights.left)}" if weights.left else ""
+        others = f", or take others of the file with --weights: {some_of(weights.left)}" if weights.left else ""
         raise CheckpointError(
             f"{where} does not fit the architecture: {'; '.join(found)}; check architecture and key rule{others}"
         )

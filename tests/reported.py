@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from made_up_results import cell, condition, image_set, model, part, store_study
 
-from bandlens.analysis.charts.style import CATEGORIES
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.probes.grid import PUBLISHED, make_grid
+from bandlens.protocol import CATEGORIES
 from bandlens.records import Condition, Model
 
 HOSTILE = '<script>alert(1)</script>"&'

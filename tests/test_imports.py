@@ -20,7 +20,8 @@ HEAVY = {
     "openvino": {"engine/backends", "engine/device"},
     "polars": {
         "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
-        "analysis/metrics", "analysis/published", "app", "app/commands", "app/report", "app/sql", "app/study",
+        "analysis/metrics", "analysis/published", "app", "app/commands", "app/explore", "app/report", "app/sql",
+        "app/study",
     },
     "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
     "ray": {"engine/distributed"},

@@ -13,7 +13,8 @@ import polars as pl
 from ...protocol import FREQUENCIES, SIZE
 from ..metrics.critical_band import FULL_WIDTH, center, gaussian
 from ..metrics.states import MEANINGLESS, State
-from .style import CENTER, FAINT, INK, OKABE_ITO, centers_axis, faded, inline, picked, scales
+from .palette import OKABE_ITO
+from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales
 
 STRONGEST, WEAKEST = 0.16, 0.02
 """noise_sd between which a threshold is met."""

@@ -1,4 +1,4 @@
-"""What the charts have in common: colours that colour-blind readers tell apart, type, and picking a model."""
+"""What the charts have in common: type, axes, scales, and picking a model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,9 @@ import altair as alt
 import polars as pl
 import polars.selectors as cs
 
-from ...protocol import CATEGORIES
+from .palette import colors
 
 INK, FAINT = "#1a1a1a", "#8c8c8c"
-OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
 PICKED = "picked"
 """Name of the parameter that holds the model or category picked, or nothing."""
 
@@ -65,17 +63,6 @@ def inline(frame: pl.DataFrame) -> alt.InlineData:
         pl.when(cs.float().is_finite()).then(cs.float().cast(pl.Float64).round_sig_figs(6)).name.keep()
     )
     return alt.InlineData(values=finite.to_dicts())
-
-
-def colors(names: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Name -> (colour, shape); the study's categories keep theirs wherever they appear."""
-    wanted = list(dict.fromkeys(names))
-    study = {name: place for place, name in enumerate(CATEGORIES)}
-    free = [place for place in range(len(OKABE_ITO)) if not any(study.get(name) == place for name in wanted)]
-    places = {name: study.get(name) for name in wanted}
-    for turn, name in enumerate(name for name in wanted if places[name] is None):
-        places[name] = free[turn % len(free)] if free else turn % len(OKABE_ITO)
-    return {name: (OKABE_ITO[place or 0], SHAPES[place or 0]) for name, place in places.items()}
 
 
 def scales(field: str, names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:

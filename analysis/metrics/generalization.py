@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ...errors import some_of
 from ...protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
 from ..database.store import Store
 from ..statistics.shares import Share, mean_of, share_interval, share_of
@@ -101,7 +102,9 @@ def gap(cells: Sequence[Row], of: Accuracy) -> str | None:
     places = {_place(cell) for cell in candidates}
     missing = [place for place in BENCHMARKS[of.benchmark].places if place not in places]
     if missing:
-        return _lacks(missing) if places else "is missing"
+        if not places:
+            return "is missing"
+        return f"lacks {some_of([f'{corruption} {severity}' for corruption, severity in missing], NAMED)}"
     if of.last and candidates[0]["count"] != VALIDATION:
         return f"needs all {VALIDATION:,} images to know the last {of.last} of them"
     return None
@@ -154,11 +157,6 @@ def _measure(store: Store, cells: Sequence[Row], of: Accuracy, clusters: Mapping
     chosen = {_place(cell): cell for cell in reversed(candidates)}
     shares = [_share(store, cell, of, clusters[cell["image_set"]]) for cell in chosen.values()]
     return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(candidates), of)))
-
-
-def _lacks(missing: Sequence[Place]) -> str:
-    named = ", ".join(f"{corruption} {severity}" for corruption, severity in missing[:NAMED])
-    return f"lacks {named}" + (f" and {len(missing) - NAMED} more" if len(missing) > NAMED else "")
 
 
 def _doubts(chosen: Sequence[Row], candidates: int, of: Accuracy) -> Iterator[str]:

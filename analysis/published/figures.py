@@ -19,7 +19,7 @@ from typing import Any
 
 import polars as pl
 
-from ...errors import StoreError, UsageError
+from ...errors import StoreError, UsageError, some_of
 from ...protocol import ACCURACIES, AS_PUBLISHED, BIAS_CUTOFFS, GROUPS
 from ...untrusted import first_line
 from ..correlations.models import SUBSET_FILTERS
@@ -83,14 +83,14 @@ def read_benchmark(path: Path) -> pl.DataFrame:
     if "model" not in wide.columns or len(absent) == len(needed):
         raise StoreError(f"{path} has neither models nor metrics of the study; give its benchmark.csv")
     if absent:
-        raise StoreError(f"{path} lacks the columns {_listed(absent)}; give the study's complete benchmark.csv")
+        raise StoreError(f"{path} lacks the columns {some_of(absent)}; give the study's complete benchmark.csv")
     for what, names in (("column", header), ("model", wide["model"].to_list())):
         repeated = [str(name) for name, times in Counter(names).items() if times > 1]
         if repeated:
-            raise StoreError(f"{path} has the {what} {_listed(repeated)} more than once; keep one of each")
+            raise StoreError(f"{path} has the {what} {some_of(repeated)} more than once; keep one of each")
     absent = sorted(set(shipped_figures()["model"]) - set(wide["model"]))
     if absent:
-        raise StoreError(f"{path} lacks the models {_listed(absent)}; give the study's complete benchmark.csv")
+        raise StoreError(f"{path} lacks the models {some_of(absent)}; give the study's complete benchmark.csv")
     text = wide.unpivot(index="model", variable_name="metric").drop_nulls("value")
     long = text.with_columns(pl.col("value").str.strip_chars().cast(pl.Float64, strict=False))
     _check_values(path, text["value"], long)
@@ -149,7 +149,7 @@ def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str
     gaps = found.filter(pl.col("value").is_null())
     if len(gaps):
         missing = gaps.select(pl.concat_str("model", "metric", separator=" ")).to_series()
-        raise StoreError(f"published figures: no value for {_listed(missing.to_list())}; import benchmark.csv again")
+        raise StoreError(f"published figures: no value for {some_of(missing.to_list())}; import benchmark.csv again")
     if len(found) > len(wanted):
         raise StoreError("published figures: some values are there more than once; import benchmark.csv again")
     means = found.group_by("model", "category", "figure", maintain_order=True).agg(pl.col("value").mean())
@@ -170,7 +170,3 @@ def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
     rank = pl.int_range(pl.len()).over("subset")
     table = pl.concat(tables).sort(rank, maintain_order=True)
     return table.select(bias="x", group="y", subset="subset", spearman=shown, p="p", n="n").to_dicts()
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

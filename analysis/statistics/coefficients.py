@@ -21,7 +21,6 @@ from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 from scipy.special import ndtr, stdtr
-from scipy.stats import kendalltau
 
 from .arrays import Floats
 
@@ -78,6 +77,8 @@ def p_values(method: Method, r: Floats, x: Floats, y: Floats) -> Floats:
     """
     if method != "kendall":
         return _t_test(r, x.shape[-1] - 2)
+    from scipy.stats import kendalltau  # scipy.stats alone takes 60 MB
+
     found = [[kendalltau(one, other).pvalue for other in y] for one in x]
     return np.where(np.isnan(r), np.nan, np.array(found, dtype=np.float64).reshape(r.shape))
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..console import Json, print_rows, progress
+from ...errors import some_of
+from ..console import Json, parameters_in_words, print_rows, progress
 
 if TYPE_CHECKING:
     import polars as pl
@@ -102,20 +103,13 @@ def _print(found: Comparison, shown: Comparison) -> None:
 
 
 def _named(cells: pl.DataFrame) -> str:
-    names = [" ".join((*row[:3], _words(row[3]))) for row in cells.head(NAMED).rows()]
-    more = [f"and {len(cells) - NAMED} more"] if len(cells) > NAMED else []
-    return "; ".join(names + more)
+    return some_of([" ".join((*row[:3], parameters_in_words(row[3]))) for row in cells.rows()], NAMED, "; ")
 
 
 def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
     filled = [column for column in frame.columns if frame[column].null_count() < len(frame)]
     return [
-        {name: _words(value) if name in ("parameters", "at") else value for name, value in row.items()}
+        {name: parameters_in_words(value) if name in ("parameters", "at") else value for name, value in row.items()}
         for row in frame.select(filled).to_dicts()
     ]
-
-
-def _words(parameters: str | None) -> str:
-    """JSON as name=value."""
-    return ", ".join(f"{name}={value}" for name, value in json.loads(parameters or "{}").items())

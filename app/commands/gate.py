@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import BandlensError
-from ..console import Json, duration, print_rows
+from ..console import Json, duration, parameters_in_words, print_rows
 
 if TYPE_CHECKING:
     import polars as pl
@@ -86,7 +86,7 @@ def _complaint(found: Gated) -> str | None:
 
 def condition(row: dict[str, Any]) -> str:
     """The condition of a row of the view `gate`, in words."""
-    return " ".join([row["probe"], *(f"{name}={value}" for name, value in json.loads(row["parameters"]).items())])
+    return " ".join(filter(None, (row["probe"], parameters_in_words(row["parameters"]))))
 
 
 def _summaries(rows: pl.DataFrame) -> list[dict[str, Any]]:

@@ -106,6 +106,40 @@ def check(
     print_sets([images], time.perf_counter() - start, json)
 
 
+@app.command()
+def show(
+    image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set.")],
+    query: Annotated[
+        str, typer.Option("--query", help="A SELECT with image_index or path: which images, and captions.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="PNG", help="The picture.")],
+    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="FILE", help="A study file, for the probes of your own that it names."),
+    ] = None,
+) -> None:
+    """Draw the images that a query finds as a wall, perturbed again where it has probe and parameters.
+
+    Example: bandlens images show photographs.set --query "FROM flip WHERE cutoff = 0.5" --out wall.png
+    """
+    from ...analysis.database.open import open_store
+    from ...analysis.results import Results
+    from ...probes.images.image_set import open_image_set
+    from ..pictures import Conditions
+    from ..preview import grid_of
+    from ..wall import draw_wall
+
+    images = open_image_set(image_set)
+    conditions = Conditions(grid_of(study) if study else None)
+    with Results(db) as results:
+        rows = results.sql(query, timeout=60)
+    with open_store(db, read_only=True) as store:
+        count = draw_wall(store, rows, images, conditions, out)
+    more = f", the first of {len(rows):,} rows" if count < len(rows) else ""
+    print(f"{out}: {count} image{'' if count == 1 else 's'}{more}")
+
+
 def say(text: str) -> None:
     """Tell what is packed before the work begins."""
     print(text, file=sys.stderr)

@@ -11,7 +11,8 @@ import polars as pl
 
 from ...analysis.charts.curves import curves, series_of
 from ...analysis.charts.metrics import numbers, summary
-from ...analysis.charts.style import colors, plural, words
+from ...analysis.charts.palette import colors
+from ...analysis.charts.style import plural, words
 from ...protocol import GROUPS
 from .data import ReportData
 from .sections import Figure, Section, Table

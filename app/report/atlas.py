@@ -8,7 +8,8 @@ import altair as alt
 import polars as pl
 
 from ...analysis.charts.correlations import label, scatter, short
-from ...analysis.charts.style import INK, colors, inline
+from ...analysis.charts.palette import colors
+from ...analysis.charts.style import INK, inline
 from ...analysis.correlations.families import pearson
 from ...analysis.published.figures import BIASES
 from ...analysis.published.relate import fits, ground, relations, with_effective

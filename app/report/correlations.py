@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.correlations import SIGNIFICANT, correlation_map, rho_text, scatter
-from ...analysis.charts.style import colors
+from ...analysis.charts.palette import colors
 from ...analysis.correlations.models import SUBSET_FILTERS, Errors, subsets_of
 from ...analysis.correlations.table import correlate
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures

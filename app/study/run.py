@@ -24,7 +24,7 @@ from ...engine.distributed.shards import Folder, Shard, check_shard, open_folder
 from ...engine.distributed.worker import Computed, job_of, probe_files
 from ...engine.tasks import Task, by_attack, tasks_of, whole_tasks
 from ...engine.workbench import Workbench
-from ...errors import BandlensError, EngineError, ShardError
+from ...errors import BandlensError, EngineError, ShardError, some_of
 from ...probes.images.decision_spaces import NAMES, decision_space
 from ...protocol import CLASSES
 from ...records import Cell, Failed, Finished, Predictions
@@ -157,7 +157,7 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
 def _tell_gaps(work: Work) -> None:
     """Say in one line which metrics the study has some conditions for, and not all that they need."""
     if gaps := [f"no {one}: {one.why}" for one in metrics_of(work) if one.why]:
-        named = "; ".join(gaps[:MOST_GAPS]) + (f"; and {len(gaps) - MOST_GAPS} more" if len(gaps) > MOST_GAPS else "")
+        named = some_of(gaps, MOST_GAPS, "; ")
         print(f"bandlens: {named}; `bandlens plan` lists the metrics of a study", file=sys.stderr)
 
 

@@ -335,8 +335,8 @@ def test_a_unit_that_kills_its_worker_is_set_aside_and_the_rest_goes_on(
     assert answer.code == 1
     assert "1 of 3 cells failed, the first: one, images.set, deadly level=2: its worker was lost: " in answer.err
     assert "(images 0 to 7, tried 3 times)" in answer.err
-    # The first line says which metrics the study lacks.
-    assert len(answer.err.splitlines()) == 2
+    # The first line says which metrics the study lacks; on a busy machine there are some of progress, too.
+    assert len([line for line in answer.err.splitlines() if line.startswith("bandlens: ")]) == 2
     assert (workplace / "deaths").read_text() == "xxx"
     assert ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL") == [("clean", 20), ("lowpass", 20)]
     assert "failed when last tried: 1 cells, the first: one, images.set, deadly level=2" in command(
@@ -366,8 +366,8 @@ def test_a_worker_without_memory_loses_and_falsifies_nothing(command: Command, w
     assert first.code == 1
     assert "hungry level=2: " in first.err
     assert "Unable to allocate 64.0 TiB" in first.err
-    # The first line says which metrics the study lacks.
-    assert len(first.err.splitlines()) == 2
+    # The first line says which metrics the study lacks; on a busy machine there are some of progress, too.
+    assert len([line for line in first.err.splitlines() if line.startswith("bandlens: ")]) == 2
     stored = rows_of(database)
     assert command("run", study, *options).code == 0
     direct = workplace / "direct.duckdb"

@@ -1,0 +1,59 @@
+"""`bandlens explore`."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ...errors import UsageError
+
+
+def explore(
+    database: Annotated[
+        Path, typer.Argument(metavar="[DB]", help="The results database, or a snapshot of one that a run writes to.")
+    ] = Path("results.duckdb"),
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--images",
+            metavar="FOLDER",
+            help="Where image sets lie, again for more.",
+            show_default="beside the database",
+        ),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option("--study", metavar="FILE", help="A study file, for the probes of your own that it names."),
+    ] = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 is any that is free.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser", help="Open the page in a browser as well.")] = False,
+) -> None:
+    """Look at a results database in a browser: curves, correlations, and the photographs behind them.
+
+    The page is served on this machine alone, for whoever has the address with its token, until Ctrl-C. Images are shown
+    where their sets are found, perturbed again by the same code and seed.
+
+    Example: bandlens explore results.duckdb --images sets
+    """
+    try:
+        from ..explore.server import serve
+    except ModuleNotFoundError as error:
+        if error.name in ("starlette", "uvicorn"):
+            raise UsageError("the explorer needs Starlette and Uvicorn: pip install 'bandlens[explore]'") from None
+        raise
+
+    def tell(address: str, sets: int) -> None:
+        found = f"{sets} image set{'' if sets == 1 else 's'} found"
+        hint = "" if sets else "; name their folder with --images"
+        print(f"{address}\n{found}{hint}; Ctrl-C ends it", flush=True)
+        if browser:
+            webbrowser.open(address)
+
+    folders = images or [database.resolve().parent]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"no folder {folder}; name with --images where image sets lie")
+    serve(database, folders, study, port, tell)

@@ -1,0 +1,1 @@
+"""The explorer: a page on this machine over a results database and the image sets beside it."""

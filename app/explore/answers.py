@@ -1,0 +1,309 @@
+"""What the page asks of the database: a study, its accuracies, a coefficient of chosen models, and selected images.
+
+Answers are plain data for JSON. Accuracies are counted once for each study and kept; of predictions only those of the
+cells in question are read.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ...analysis.charts.palette import colors
+from ...analysis.correlations.models import StudyTable, study_table
+from ...analysis.correlations.table import correlate
+from ...analysis.database.open import open_store
+from ...analysis.database.store import Store
+from ...analysis.database.studies import study_label
+from ...errors import UsageError
+from ...probes.images.image_set import ImageSet
+from ..pictures import Conditions, clean, in_words, png
+
+RESAMPLES = 2000
+"""Of the bootstrap behind a coefficient's interval: it is drawn again with every selection."""
+MOST_TILES = 120
+"""Images that one answer shows."""
+MEMORY_LIMIT = "128MB"
+"""Of DuckDB: the page reads a few cells at a time."""
+
+SELECTIONS = {
+    "flips": "a.predicted <> a_clean.predicted",
+    "flips_only_a": "a.predicted <> a_clean.predicted AND b.predicted = b_clean.predicted",
+    "errors": "a.label_rank > 0",
+    "all": "true",
+}
+"""What images are chosen by: the answers of model a, and of model b where there is one."""
+ORDERS = {"flips": "a_clean.confidence DESC", "flips_only_a": "a_clean.confidence DESC", "errors": "a.confidence DESC"}
+
+SELECTED = """
+SELECT image.image_index, image.path, truth.class AS label, count(*) OVER () AS total
+FROM image
+LEFT JOIN label AS truth
+  ON truth.image_set = image.image_set AND truth.image_index = image.image_index AND truth.scheme IN ('single', 'shape')
+JOIN prediction AS a ON a.cell = $2 AND a.image_index = image.image_index
+LEFT JOIN prediction AS a_clean ON a_clean.cell = $3 AND a_clean.image_index = image.image_index
+LEFT JOIN prediction AS b ON b.cell = $4 AND b.image_index = image.image_index
+LEFT JOIN prediction AS b_clean ON b_clean.cell = $5 AND b_clean.image_index = image.image_index
+WHERE image.image_set = $1 AND ($6::INTEGER IS NULL OR truth.class = $6) AND {where}
+ORDER BY {order}, image.image_index LIMIT $7 OFFSET $8
+"""
+
+
+@dataclass(slots=True)
+class Known:
+    """What was read of one study."""
+
+    cells: pl.DataFrame
+    """One row a complete cell, with its accuracy and the digest of its condition."""
+    table: StudyTable | str
+    """Biases and accuracies of each model; or why there are none to correlate."""
+
+
+@dataclass(slots=True)
+class _Open:
+    stack: ExitStack
+    store: Store
+    stamp: tuple[int, int, int]
+    known: dict[str, Known] = field(default_factory=dict)
+
+
+class Answers:
+    """One database, opened anew whenever a run has renewed it. Its methods may be called from several threads."""
+
+    def __init__(self, database: Path, sets: dict[str, ImageSet], conditions: Conditions) -> None:
+        self._path, self._sets, self._conditions = database, sets, conditions
+        self._lock = threading.Lock()
+        self._open: _Open | None = None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._open:
+                self._open.stack.close()
+            self._open = None
+
+    @contextmanager
+    def _database(self) -> Iterator[_Open]:
+        """The database as it lies there now, for one thread at a time."""
+        with self._lock:
+            about = self._path.stat() if self._path.exists() else None
+            stamp = (about.st_ino, about.st_mtime_ns, about.st_size) if about else (0, 0, 0)
+            if self._open is None or self._open.stamp != stamp:
+                if self._open:
+                    self._open.stack.close()
+                    self._open = None
+                stack = ExitStack()
+                store = stack.enter_context(open_store(self._path, read_only=True))
+                store.execute(f"SET memory_limit = '{MEMORY_LIMIT}'")
+                self._open = _Open(stack, store, stamp)
+            yield self._open
+
+    def study(self, wanted: str | None) -> dict[str, Any]:
+        """A study, the one that ran last unless it is named: its models, image sets, conditions and accuracies."""
+        with self._database() as opened:
+            label = study_label(opened.store, wanted)
+            known = self._known(opened, label)
+            query = (
+                "SELECT label FROM version_of('*') JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC"
+            )
+            labels = opened.store.frame(query)["label"].to_list()
+        cells = known.cells
+        models = cells.select("checkpoint", "category").unique(maintain_order=True).sort("category", "checkpoint")
+        palette = colors(models["category"] if models["category"].n_unique() > 1 else models["checkpoint"])
+        by = "category" if models["category"].n_unique() > 1 else "checkpoint"
+        conditions = cells.unique("condition", maintain_order=True)
+        return {
+            "study": label,
+            "studies": labels if label in labels else [label, *labels],
+            "models": [{"name": row["checkpoint"], "category": row["category"]} | _look(palette[row[by]])
+                       for row in models.to_dicts()],
+            "image_sets": [
+                {"name": row["image_set"], "labelled": row["labelled"], "n": row["n"],
+                 "pictures": row["digest"] in self._sets}
+                for row in cells.unique("image_set", maintain_order=True).to_dicts()
+            ],
+            "conditions": [self._condition(row) for row in conditions.to_dicts()],
+            "accuracy": cells.select("checkpoint", "image_set", "condition", "top1", "low", "high", "n", "cycles")
+            .to_dict(as_series=False),
+            "metrics": _metrics(known.table),
+        }  # fmt: skip
+
+    def _condition(self, row: dict[str, Any]) -> dict[str, Any]:
+        parameters = json.loads(row["parameters"])
+        numbers = {name: value for name, value in parameters.items() if isinstance(value, int | float)}
+        try:
+            self._conditions.find(row["probe"], row["parameters"], row["condition"])
+            why = None
+        except UsageError as error:
+            why = str(error)
+        return {
+            "id": row["condition"],
+            "probe": row["probe"],
+            "words": in_words(row["probe"], parameters),
+            "numbers": numbers,
+            "unseen": why,
+        }
+
+    def correlation(self, study: str, bias: str, group: str, models: Sequence[str]) -> dict[str, Any]:
+        """Spearman's coefficient of a bias with an accuracy over these models, with its 95 % interval over models."""
+        with self._database() as opened:
+            table = self._known(opened, study_label(opened.store, study)).table
+        if isinstance(table, str):
+            raise UsageError(table)
+        if bias not in table.biases or group not in table.groups:
+            raise UsageError(f"{study} has no {bias if bias not in table.biases else group}; choose another")
+        frame = table.frame.filter(pl.col("checkpoint").is_in(list(models)))
+        found = correlate(frame, [bias], [group], {"chosen": pl.lit(True)}, given=table.given, resamples=RESAMPLES)
+        return found.select("n", "coefficient", "low", "high", "p", "partial", "note").row(0, named=True)
+
+    def images(
+        self,
+        study: str,
+        image_set: str,
+        condition: str,
+        a: str,
+        b: str | None,
+        selection: str,
+        label: int | None,
+        models: Sequence[str],
+        offset: int = 0,
+        limit: int = 24,
+    ) -> dict[str, Any]:
+        """Images by the answers of model `a`, and of `b`, each with what every model of `models` says of it."""
+        if selection not in SELECTIONS or (selection == "flips_only_a" and not b):
+            raise UsageError(f"selection is one of {', '.join(SELECTIONS)}; flips_only_a needs two models")
+        with self._database() as opened:
+            store, cells = opened.store, self._known(opened, study_label(opened.store, study)).cells
+            here = cells.filter(image_set=image_set, condition=condition)
+            cell, other = (self._cell(here, name) if name else None for name in (a, b))
+            assert cell is not None  # noqa: S101 - a is a name
+            of_b = (other["cell"], other["clean_cell"]) if other else (None, None)
+            found = store.frame(
+                SELECTED.format(where=SELECTIONS[selection], order=ORDERS.get(selection, "image.image_index")),
+                [cell["image_set_id"], cell["cell"], cell["clean_cell"], *of_b, label, min(limit, MOST_TILES), offset],
+            )
+            names = dict(
+                store.frame(
+                    "SELECT class, name FROM class_name WHERE decision_space = ?", [cell["decision_space"]]
+                ).rows()
+            )
+            asked = here.filter(pl.col("checkpoint").is_in(list(models)))
+            answers = _answers_of(store, asked, found["image_index"].to_list())
+        tiles = [
+            {
+                "index": row["image_index"],
+                "path": row["path"],
+                "label": _name(names, row["label"]),
+                "answers": [
+                    {
+                        "model": one["checkpoint"],
+                        "clean": _name(names, one["clean"]),
+                        "clean_confidence": one["clean_confidence"],
+                        "answer": _name(names, one["predicted"]),
+                        "confidence": one["confidence"],
+                        "right": None if row["label"] is None else one["label_rank"] == 0,
+                    }
+                    for one in answers.get(row["image_index"], [])
+                ],
+            }
+            for row in found.to_dicts()
+        ]
+        total = found["total"][0] if len(found) else 0
+        return {"total": total, "digest": cell["digest"], "seed": cell["seed"], "tiles": tiles}
+
+    def classes(self, study: str, image_set: str) -> list[dict[str, Any]]:
+        """The classes that images of the set are labelled with."""
+        with self._database() as opened:
+            cells = self._known(opened, study_label(opened.store, study)).cells.filter(image_set=image_set)
+            if cells.is_empty():
+                raise UsageError(f"{study} has no image set {image_set}; choose another")
+            query = (
+                "SELECT DISTINCT label.class AS class, coalesce(class_name.name, label.class::VARCHAR) AS name "
+                "FROM label LEFT JOIN class_name ON class_name.class = label.class AND decision_space = ? "
+                "WHERE image_set = ? AND scheme IN ('single', 'shape') ORDER BY class"
+            )
+            return opened.store.frame(query, [cells["decision_space"][0], cells["image_set_id"][0]]).to_dicts()
+
+    def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
+        """The PNG of an image of a packed set, under a condition of the database if one is given."""
+        images = self._sets.get(digest)
+        if images is None or not 0 <= index < images.info.count:
+            raise UsageError("no such image in the sets that were found")
+        if condition is None:
+            return png(next(clean(images, [index])))
+        with self._database() as opened:
+            row = opened.store.frame("SELECT probe, parameters, digest FROM condition WHERE digest = ?", [condition])
+        if row.is_empty():
+            raise UsageError("no such condition in the database")
+        return png(next(self._conditions.apply(images, [index], self._conditions.find(*row.row(0)), seed)))
+
+    def _cell(self, here: pl.DataFrame, model: str) -> dict[str, Any]:
+        found = here.filter(checkpoint=model)
+        if found.is_empty():
+            raise UsageError(f"{model} has no results for these images under this condition; choose others")
+        return found.row(0, named=True)
+
+    def _known(self, opened: _Open, label: str) -> Known:
+        if label not in opened.known:
+            cells = opened.store.frame(
+                "SELECT detail.cell, detail.checkpoint, detail.category, detail.image_set, detail.image_set_id, "
+                "detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, detail.probe, "
+                "detail.parameters::VARCHAR AS parameters, detail.cycles, condition.digest AS condition, "
+                "image_set.digest, result.n, result.top1, result.low, result.high "
+                "FROM study_detail_of(?) AS detail JOIN cell_accuracy AS result ON result.cell = detail.cell "
+                "JOIN cell ON cell.id = detail.cell JOIN condition ON condition.id = cell.condition "
+                "JOIN image_set ON image_set.id = detail.image_set_id "
+                "ORDER BY condition.id, detail.image_set, detail.checkpoint",
+                [label],
+            )
+            try:
+                table: StudyTable | str = study_table(opened.store, label, with_errors=False)
+            except UsageError as error:
+                table = str(error).removeprefix(f"{self._path}, {label}: ")
+            opened.known[label] = Known(cells, table)
+        return opened.known[label]
+
+
+def _answers_of(store: Store, cells: pl.DataFrame, rows: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+    """Image -> what each model says of it, perturbed and clean."""
+    if cells.is_empty() or not rows:
+        return {}
+    wanted = [*cells["cell"], *cells["clean_cell"].drop_nulls()]
+    found = store.frame(
+        "SELECT cell, image_index, predicted, label_rank, confidence FROM prediction "
+        "WHERE list_contains(?, cell) AND list_contains(?, image_index)",
+        [wanted, list(rows)],
+    )
+    reference = found.select("image_index", clean_cell="cell", clean="predicted", clean_confidence="confidence")
+    answers = (
+        found.join(cells.select("cell", "clean_cell", "checkpoint"), on="cell")
+        .join(reference, on=["clean_cell", "image_index"], how="left")
+        .sort("image_index", "checkpoint")
+    )
+    given: dict[int, list[dict[str, Any]]] = {}
+    for row in answers.to_dicts():
+        given.setdefault(row["image_index"], []).append(row)
+    return given
+
+
+def _name(names: dict[int, str], one: int | None) -> str | None:
+    return None if one is None else names.get(one, f"class {one}")
+
+
+def _look(of: tuple[str, str]) -> dict[str, str]:
+    return {"color": of[0], "shape": of[1]}
+
+
+def _metrics(table: StudyTable | str) -> dict[str, Any]:
+    """The values of the scatter, or why there are none."""
+    if isinstance(table, str):
+        return {"why": table, "biases": [], "groups": [], "rows": []}
+    shown = [one for name in (*table.biases, *table.groups) for one in (name, f"{name}_low", f"{name}_high")]
+    rows = table.frame.select("checkpoint", *(one for one in shown if one in table.frame.columns))
+    return {"why": None, "biases": table.biases, "groups": table.groups, "rows": rows.to_dicts()}

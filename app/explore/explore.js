@@ -1,0 +1,324 @@
+"use strict";
+(() => {
+  const TILES = 24;
+  const NUMBERS = { cycles: "cycles per image", cutoff: "cutoff", frequency: "octave of the noise", noise_sd: "noise_sd" };
+  const $ = (name) => document.getElementById(name);
+  const views = new Map(); // place of a chart -> its view
+  let study = null; // what the server says of it
+  let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, from, image
+  let tiles = [];
+
+  // The address is the state: a link opens what was seen, and the back button goes there.
+  const read = () => Object.fromEntries(new URLSearchParams(location.search));
+  const write = (changes, replace = false) => {
+    const next = { ...asked, ...changes };
+    for (const [name, value] of Object.entries(next)) if (value === null || value === undefined || value === "") delete next[name];
+    const address = `/?${new URLSearchParams(next)}`;
+    if (address === location.pathname + location.search) return;
+    history[replace ? "replaceState" : "pushState"](null, "", address);
+    asked = read();
+  };
+
+  const fetched = async (path, body) => {
+    const answer = await fetch(path, body === undefined ? {} : { method: "POST", body: JSON.stringify(body) });
+    const given = await answer.json().catch(() => ({ error: `the server answered ${answer.status}` }));
+    if (!answer.ok) throw new Error(given.error);
+    return given;
+  };
+  const guarded = (work) => async (...words) => {
+    try {
+      await work(...words);
+      $("trouble").hidden = true;
+    } catch (error) {
+      $("trouble").textContent = error instanceof TypeError ? "The explorer does not answer; is it still running?" : error.message;
+      $("trouble").hidden = false;
+      console.warn(error.message);
+    }
+  };
+
+  const fill = (select, options, chosen) => {
+    select.replaceChildren(...options.map(([value, words]) => new Option(words ?? value, value)));
+    select.value = options.some(([value]) => value === chosen) ? chosen : options[0]?.[0] ?? "";
+    select.disabled = options.length < 2;
+    return select.value;
+  };
+
+  // What is chosen, with what stands for it where the address does not say
+  const names = () => study.models.map((model) => model.name);
+  const chosen = () => {
+    if (asked.models === undefined) return names();
+    const wanted = new Set(asked.models.split(","));
+    return names().filter((name) => wanted.has(name));
+  };
+  const conditions = (probe) => study.conditions.filter((one) => one.probe === probe);
+  const condition = () => study.conditions.find((one) => one.id === $("condition").value);
+
+  const controls = () => {
+    fill($("study"), study.studies.map((name) => [name]), study.study);
+    fill($("set"), study.image_sets.map((set) => [set.name, `${set.name} (${set.n.toLocaleString("en")})`]), asked.set);
+    const probes = [...new Set(study.conditions.map((one) => one.probe))];
+    const first = probes.find((name) => name !== "clean") ?? probes[0];
+    fill($("probe"), probes.map((name) => [name, name.replaceAll("_", " ")]), asked.probe ?? first);
+    const here = conditions($("probe").value);
+    fill($("condition"), here.map((one) => [one.id, one.words]), asked.condition ?? here[Math.floor(here.length / 2)]?.id);
+    fill($("bias"), study.metrics.biases.map((name) => [name, name.replaceAll("_", " ")]), asked.bias);
+    fill($("group"), study.metrics.groups.map((name) => [name, name.replaceAll("_", " ")]), asked.group);
+    const a = fill($("a"), names().map((name) => [name]), asked.a);
+    fill($("b"), [["", "none"], ...names().filter((name) => name !== a).map((name) => [name])], asked.b ?? "");
+    const only = [...$("selection").options].find((option) => option.value === "flips_only_a");
+    only.disabled = !$("b").value;
+    $("selection").value = asked.selection === "flips_only_a" && only.disabled ? "flips" : asked.selection ?? "flips";
+    boxes();
+  };
+
+  const boxes = () => {
+    const wanted = new Set(chosen());
+    $("count").textContent = `${wanted.size} of ${study.models.length}`;
+    if ($("models").children.length !== study.models.length || $("models").dataset.study !== study.study) {
+      $("models").dataset.study = study.study;
+      $("models").replaceChildren(...study.models.map((model) => {
+        const label = document.createElement("label"), box = document.createElement("input"), dot = document.createElement("i");
+        box.type = "checkbox";
+        box.value = model.name;
+        dot.style.setProperty("--hue", model.color);
+        label.title = model.category;
+        label.append(box, dot, model.name);
+        return label;
+      }));
+    }
+    for (const box of $("models").querySelectorAll("input")) box.checked = wanted.has(box.value);
+  };
+
+  // Charts
+  const CONFIG = { font: "Helvetica Neue, Arial, Liberation Sans, sans-serif", view: { stroke: "#d9d9d9" }, axis: { titleFontWeight: "normal", gridColor: "#ececec" } };
+  const draw = async (place, spec) => {
+    views.get(place)?.finalize();
+    $(place).classList.remove("words");
+    const { view } = await vegaEmbed($(place), { $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", autosize: { type: "fit-x", contains: "padding" }, config: CONFIG, ...spec },
+      { renderer: "svg", actions: false, ast: true, defaultStyle: false, tooltip: false });
+    views.set(place, view);
+    return view;
+  };
+  const words = (place, text) => {
+    views.get(place)?.finalize();
+    views.delete(place);
+    $(place).classList.add("words");
+    $(place).textContent = text;
+  };
+
+  const rows = () => {
+    const table = study.accuracy, here = new Map(conditions($("probe").value).map((one) => [one.id, one])), wanted = new Set(chosen());
+    const found = [];
+    for (let i = 0; i < table.checkpoint.length; i++) {
+      const one = here.get(table.condition[i]);
+      if (one && wanted.has(table.checkpoint[i]) && table.image_set[i] === $("set").value)
+        found.push({ model: table.checkpoint[i], condition: one.id, words: one.words, ...one.numbers, cycles: table.cycles[i],
+          top1: table.top1[i], low: table.low[i], high: table.high[i], picked: one.id === $("condition").value });
+    }
+    return found;
+  };
+
+  const hues = () => ({ domain: names(), range: study.models.map((model) => model.color) });
+  const accuracy = async () => {
+    const data = rows(), here = conditions($("probe").value);
+    if (!data.length) return words("curves", chosen().length ? "No results of these models for these images." : "No model is chosen.");
+    const parameters = [...new Set(here.flatMap((one) => Object.keys(one.numbers)))];
+    const varied = parameters.filter((name) => name !== "draw" && new Set(here.map((one) => one.numbers[name])).size > 1);
+    const map = varied.includes("frequency") && varied.includes("noise_sd");
+    const view = map ? await draw("curves", bandMap(data)) : await draw("curves", curves(data, varied));
+    view.addEventListener("click", (_, item) => {
+      if (item?.datum?.condition) change({ condition: item.datum.condition, from: null, image: null });
+    });
+  };
+  const bandMap = (data) => ({
+    data: { values: data }, height: 230,
+    transform: [{ filter: "isValid(datum.frequency)" }, { aggregate: [{ op: "mean", field: "top1", as: "top1" }, { op: "max", field: "picked", as: "picked" }], groupby: ["frequency", "noise_sd", "condition", "cycles"] }],
+    mark: { type: "rect", cursor: "pointer" },
+    encoding: {
+      x: { field: "frequency", type: "ordinal", title: "centre of the noise (octave index)", axis: { labelAngle: 0 } },
+      y: { field: "noise_sd", type: "ordinal", title: "noise_sd", sort: "descending" },
+      color: { field: "top1", type: "quantitative", title: "mean top-1", scale: { scheme: "viridis", domain: [0, 1] } },
+      stroke: { condition: { test: "datum.picked", value: "#d55e00" }, value: null }, strokeWidth: { value: 3 },
+      description: { field: "top1", format: ".3f" },
+    },
+  });
+  const curves = (data, varied) => {
+    const cycles = data.every((row) => row.cycles !== null), x = cycles ? "cycles" : varied[0] ?? "words";
+    const type = x === "words" ? "nominal" : "quantitative";
+    const lines = varied.slice(cycles ? varied.length : 1);
+    return {
+      data: { values: data }, height: 270,
+      encoding: {
+        x: { field: x, type, title: NUMBERS[x] ?? x.replaceAll("_", " "), axis: { labelAngle: 0 } },
+        color: { field: "model", type: "nominal", scale: hues(), legend: null },
+        ...(lines.length ? { detail: lines.map((field) => ({ field, type: "nominal" })) } : {}),
+      },
+      layer: [
+        ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { y: { field: "top1", type: "quantitative" } } }] : []),
+        { mark: { type: "rule", opacity: 0.35 }, encoding: { y: { field: "low", type: "quantitative" }, y2: { field: "high" } } },
+        { mark: { type: "point", filled: true, cursor: "pointer" },
+          encoding: {
+            y: { field: "top1", type: "quantitative", title: "top-1", scale: { domain: [0, 1] } },
+            size: { condition: { test: "datum.picked", value: 130 }, value: 45 },
+          } },
+      ],
+    };
+  };
+
+  const scatter = async () => {
+    const { why, rows: all } = study.metrics, bias = $("bias").value, group = $("group").value;
+    $("brush").hidden = $("bias").parentElement.hidden = $("group").parentElement.hidden = Boolean(why);
+    if (why) return words("scatter", `Nothing to correlate: ${why}.`);
+    const wanted = new Set(chosen()), looks = new Map(study.models.map((model) => [model.name, model]));
+    const values = all.filter((row) => row[bias] !== null && row[group] !== null).map((row) => ({
+      model: row.checkpoint, category: looks.get(row.checkpoint)?.category, x: row[bias], y: row[group],
+      x_low: row[`${bias}_low`] ?? row[bias], x_high: row[`${bias}_high`] ?? row[bias],
+      y_low: row[`${group}_low`] ?? row[group], y_high: row[`${group}_high`] ?? row[group], chosen: wanted.has(row.checkpoint),
+    }));
+    const opacity = { condition: { test: "datum.chosen", value: 0.9 }, value: 0.15 };
+    const axes = {
+      x: { field: "x", type: "quantitative", title: bias.replaceAll("_", " "), scale: { zero: false, nice: true } },
+      y: { field: "y", type: "quantitative", title: `${group.replaceAll("_", " ")} (%)`, scale: { zero: false, nice: true } },
+      color: { field: "model", type: "nominal", scale: hues(), legend: null },
+    };
+    const view = await draw("scatter", {
+      data: { name: "models", values }, height: 300,
+      layer: [
+        { mark: { type: "rule" }, encoding: { ...axes, x: { ...axes.x, field: "x_low" }, x2: { field: "x_high" }, opacity: { ...opacity, value: 0.08 } } },
+        { mark: { type: "rule" }, encoding: { ...axes, y: { ...axes.y, field: "y_low" }, y2: { field: "y_high" }, opacity: { ...opacity, value: 0.08 } } },
+        { params: [{ name: "brush", select: { type: "interval", clear: "dblclick" } }], mark: { type: "point", filled: true, size: 80 }, encoding: { ...axes, opacity } },
+      ],
+    });
+    $("scatter").onpointerup = async () => {
+      await view.runAsync(); // the rectangle is drawn by the chart, in a turn of its own
+      const box = view.signal("brush");
+      if (!box?.x || !box?.y) return;
+      const [[left, right], [bottom, top]] = [box.x, box.y].map((ends) => [...ends].sort((one, other) => one - other));
+      const inside = values.filter((row) => row.x >= left && row.x <= right && row.y >= bottom && row.y <= top).map((row) => row.model);
+      if (inside.length) change({ models: inside.join(",") });
+    };
+    $("scatter").ondblclick = () => change({ models: null });
+    await coefficient();
+  };
+  const coefficient = async () => {
+    if (study.metrics.why) return void ($("coefficient").textContent = "");
+    const models = chosen();
+    if (models.length < 4) return void ($("coefficient").textContent = `${models.length} ${models.length === 1 ? "model is" : "models are"} chosen, and a coefficient needs 4.`);
+    const found = await fetched("/api/correlation", { study: study.study, bias: $("bias").value, group: $("group").value, models });
+    const number = (value) => (value === null ? "unknown" : value.toFixed(2).replace("-", "−"));
+    const given = found.low === null ? "" : ` [${number(found.low)}, ${number(found.high)}]`;
+    const p = found.p === null ? "" : `, p = ${found.p.toPrecision(2)}`;
+    const note = found.note ? ` (${found.note})` : "";
+    $("coefficient").textContent = `Spearman over ${found.n} models: ${number(found.coefficient)}${given}${p}${note}`;
+  };
+
+  // Images
+  const percent = (value) => (value === null ? "" : ` ${Math.round(100 * value)} %`);
+  const picture = (tile, digest, seed, perturbed) => {
+    const image = document.createElement("img"), asks = { set: digest, index: tile.index };
+    if (perturbed) Object.assign(asks, { condition: perturbed.id, seed });
+    image.src = `/api/picture?${new URLSearchParams(asks)}`;
+    image.alt = perturbed ? `${tile.path}, ${perturbed.words}` : tile.path;
+    image.loading = "lazy";
+    return image;
+  };
+  const pair = (tile, wall) => {
+    const one = condition(), seen = study.image_sets.find((set) => set.name === $("set").value)?.pictures;
+    const text = (words) => Object.assign(document.createElement("p"), { textContent: words });
+    if (!seen) return [text("These images were not found on this machine; name their folder with --images.")];
+    return [picture(tile, wall.digest, wall.seed), one.unseen ? text(one.unseen) : picture(tile, wall.digest, wall.seed, one)];
+  };
+  const says = (answer, of) => {
+    const line = Object.assign(document.createElement("span"), { className: "says" });
+    if (!answer) return line;
+    line.textContent = `${of}: ${answer.clean ?? "?"}${percent(answer.clean_confidence)} → ${answer.answer}${percent(answer.confidence)}`;
+    line.classList.toggle("wrong", answer.right === false);
+    return line;
+  };
+  let wall = null, walls = 0;
+  const images = async () => {
+    const turn = ++walls;
+    const classes = await fetched(`/api/classes?${new URLSearchParams({ study: study.study, set: $("set").value })}`);
+    fill($("label"), [["", "any"], ...classes.map((one) => [String(one.class), one.name])], asked.label ?? "");
+    const from = Number(asked.from ?? 0), b = $("b").value;
+    const found = await fetched("/api/images", {
+      study: study.study, image_set: $("set").value, condition: $("condition").value, a: $("a").value, b: b || null,
+      selection: $("selection").value, label: $("label").value === "" ? null : Number($("label").value),
+      models: [...new Set([$("a").value, ...(b ? [b] : []), ...chosen()])], offset: from, limit: TILES,
+    });
+    if (turn !== walls) return; // another choice was made meanwhile
+    wall = found;
+    tiles = found.tiles;
+    $("total").textContent = found.total ? `${found.total.toLocaleString("en")} images; ${from + 1} to ${from + tiles.length}` : "No image fits.";
+    $("before").disabled = from === 0;
+    $("after").disabled = from + tiles.length >= found.total;
+    $("wall").replaceChildren(...tiles.map((tile) => {
+      const item = document.createElement("li"), button = document.createElement("button"), both = document.createElement("div");
+      button.type = "button";
+      button.dataset.index = tile.index;
+      both.className = "pair";
+      both.append(...pair(tile, found));
+      button.append(both, Object.assign(document.createElement("span"), { className: "says", textContent: tile.label === null ? tile.path : `${tile.path} (${tile.label})` }));
+      for (const name of [$("a").value, b].filter(Boolean)) button.append(says(tile.answers.find((one) => one.model === name), b ? name : "A"));
+      button.onclick = () => { write({ image: tile.index }); detail(); };
+      item.append(button);
+      return item;
+    }));
+    detail();
+  };
+  const detail = () => {
+    const place = tiles.findIndex((tile) => String(tile.index) === asked.image), tile = tiles[place], dialog = $("image");
+    if (!tile) return void (dialog.open && dialog.close());
+    $("image-title").textContent = tile.label === null ? tile.path : `${tile.path}, labelled ${tile.label}`;
+    $("image-pair").replaceChildren(...pair(tile, wall));
+    $("image-answers").replaceChildren(...tile.answers.map((answer) => {
+      const row = document.createElement("tr");
+      for (const text of [answer.model, `${answer.clean ?? "?"}${percent(answer.clean_confidence)}`, `${answer.answer}${percent(answer.confidence)}`])
+        row.append(Object.assign(document.createElement("td"), { textContent: text }));
+      row.lastChild.classList.toggle("wrong", answer.right === false);
+      return row;
+    }));
+    $("previous").disabled = place === 0;
+    $("next").disabled = place === tiles.length - 1;
+    if (!dialog.open) dialog.showModal();
+  };
+  const step = (by) => {
+    const tile = tiles[tiles.findIndex((one) => String(one.index) === asked.image) + by];
+    if (tile) { write({ image: tile.index }, true); detail(); }
+  };
+
+  // From the address to the page
+  const show = guarded(async () => {
+    delete document.documentElement.dataset.drawn;
+    if (!study || (asked.study ?? study.study) !== study.study)
+      study = await fetched(`/api/study${asked.study ? `?${new URLSearchParams({ study: asked.study })}` : ""}`);
+    controls();
+    await Promise.all([accuracy(), scatter(), images()]);
+    document.documentElement.dataset.drawn = "all";
+  });
+  const change = (changes) => { write(changes); return show(); };
+
+  $("study").onchange = () => { write({ ...Object.fromEntries(Object.keys(asked).map((name) => [name, null])), study: $("study").value }); show(); };
+  $("set").onchange = () => change({ set: $("set").value, label: null, from: null, image: null });
+  $("probe").onchange = () => change({ probe: $("probe").value, condition: null, from: null, image: null });
+  $("condition").onchange = () => change({ condition: $("condition").value, from: null, image: null });
+  for (const name of ["bias", "group"]) $(name).onchange = () => change({ [name]: $(name).value });
+  for (const name of ["selection", "a", "b", "label"]) $(name).onchange = () => change({ [name]: $(name).value, from: null, image: null });
+  $("models").onchange = () => change({ models: [...$("models").querySelectorAll("input:checked")].map((box) => box.value).join(",") || "-" });
+  $("every").onclick = () => change({ models: null });
+  $("none").onclick = () => change({ models: "-" });
+  $("before").onclick = () => change({ from: Math.max(0, Number(asked.from ?? 0) - TILES) || null, image: null });
+  $("after").onclick = () => change({ from: Number(asked.from ?? 0) + TILES, image: null });
+  $("previous").onclick = () => step(-1);
+  $("next").onclick = () => step(1);
+  $("close").onclick = () => $("image").close();
+  $("image").onclose = () => { if (asked.image !== undefined) write({ image: null }); };
+  $("image").onkeydown = (event) => {
+    if (event.key === "ArrowLeft" || event.key === "ArrowRight") { event.preventDefault(); step(event.key === "ArrowLeft" ? -1 : 1); }
+  };
+  $("choice").onsubmit = (event) => event.preventDefault();
+  window.onpopstate = () => { asked = read(); show(); };
+
+  asked = read();
+  show();
+})();

@@ -1,0 +1,97 @@
+"""Images of packed sets by what a results database knows of them: as they are, and as a condition makes them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..errors import BandlensError, UsageError
+from ..probes.attacks import ATTACKS
+from ..probes.family import Batch
+from ..probes.grid import FAMILIES, Grid, make_grid
+from ..probes.images.files import ABOUT
+from ..probes.images.image_set import ImageSet, open_image_set
+from ..records import Condition
+
+DEEPEST = 4
+"""How far below a folder image sets are looked for: imagenet-c/fog/3 lies three below."""
+
+
+def find_sets(folders: Iterable[Path]) -> dict[str, ImageSet]:
+    """The image sets at and below the folders, by their digest; those that are damaged are left out."""
+    found: dict[str, ImageSet] = {}
+    for path in dict.fromkeys(path for folder in folders for path in _places(folder)):
+        try:
+            images = open_image_set(path)
+        except BandlensError:
+            continue
+        found.setdefault(images.info.digest, images)
+    return found
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    for depth in range(DEEPEST + 1):
+        yield from sorted(file.parent for file in folder.glob("*/" * depth + ABOUT))
+
+
+class Conditions:
+    """The conditions of a database that can be applied again, by their digest."""
+
+    def __init__(self, own: Grid | None = None) -> None:
+        """`own` has the probes of a study file; without it, only those that come with bandlens can be applied."""
+        self._families = FAMILIES | dict(own.families if own else {})
+        self._own = {condition.digest: condition for condition in own.conditions} if own else {}
+
+    def find(self, probe: str, parameters: str, digest: str) -> Condition:
+        """The condition with these parameters, a JSON object.
+
+        UsageError says why it cannot be applied again: it is an attack, a user's probe whose file is not known, or its
+        numbers were made by another version of the probe.
+        """
+        if probe in ATTACKS:
+            raise UsageError(f"{probe} needs the network: its images are not drawn again")
+        if digest in self._own:
+            return self._own[digest]
+        if probe not in self._families:
+            raise UsageError(f"{probe} is a probe of one's own; name the study file that has it")
+        if probe in FAMILIES:
+            made = make_grid({probe: json.loads(parameters)}, Path()).conditions
+            for condition in made:
+                if condition.digest == digest:
+                    return condition
+        raise UsageError(f"{probe} {parameters} was made by another version of the probe; run it again to see it")
+
+    def apply(
+        self, images: ImageSet, rows: Sequence[int], condition: Condition, seed: int
+    ) -> Iterator[NDArray[np.uint8]]:
+        """(size, size, 3) uint8 of some images of the set under a condition, as a run with this seed made them."""
+        positions = np.asarray(rows, np.int64)
+        pixels = images.take(positions)
+        batch = Batch(pixels, images.keys[positions], positions, seed)
+        perturb = self._families[condition.probe].perturb
+        for _, made in perturb(np, batch, [condition], lambda: np.empty(pixels.shape, np.float32)):
+            yield from np.round(made.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+
+
+def clean(images: ImageSet, rows: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """(size, size, 3) uint8 of some images of the set."""
+    yield from images.take(np.asarray(rows, np.int64)).transpose(0, 2, 3, 1)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """The file that shows (height, width, 3) uint8, no value changed."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def in_words(probe: str, parameters: Mapping[str, object]) -> str:
+    """A condition as a caption says it: lowpass, cutoff 0.2."""
+    shown = [f"{name} {value}" for name, value in parameters.items() if name != "draw"]
+    return ", ".join([probe.replace("_", " "), *shown])

@@ -1,0 +1,141 @@
+"""A wall of images: one tile a row of an answer, the image as it is and, where the row has a condition, perturbed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image, ImageDraw, ImageFont
+
+from ..analysis.database.store import Store
+from ..errors import UsageError
+from ..export.files import replacing
+from ..probes.images.image_set import ImageSet
+from ..untrusted import printable
+from .pictures import Conditions, clean, in_words
+
+TILE, GAP, LINE, MARGIN = 132, 6, 15, 12
+ACROSS = 6
+"""Tiles in a row of the wall."""
+MOST = 240
+"""Tiles that a wall shows."""
+WIDEST = 44
+"""Characters of a caption's line."""
+SHOWN_BY_THE_PICTURE = (
+    "image_index",
+    "image_set",
+    "probe",
+    "parameters",
+    "cutoff",
+    "frequency",
+    "noise_sd",
+    "cycles",
+    "seed",
+)
+"""Columns that a caption does not repeat."""
+
+
+def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Conditions, out: Path) -> int:
+    """Write a PNG of the rows' images, the first of them where there are many; gives how many tiles it has.
+
+    Args:
+        store: the results database that the rows come from.
+        rows: `image_index`, or `path`, says which image a row is of. With `probe` and `parameters` it is shown
+            perturbed, too, with the seed of the column `seed`, or that of the results in the database. Other columns
+            become the caption.
+        images: the image set.
+        conditions: those that can be applied again.
+        out: the file.
+
+    Raises:
+        UsageError: the rows name no images, images that the set does not have, or a condition that cannot be applied.
+    """
+    if rows.is_empty():
+        raise UsageError("the query has no rows, so there is nothing to show")
+    which = _rows_of_set(rows, images)
+    shown = rows.head(MOST).to_dicts()
+    perturbed = {"probe", "parameters"} <= set(rows.columns)
+    across = min(ACROSS, len(shown))
+    captions = [_caption(row, images.paths[index]) for row, index in zip(shown, which, strict=False)]
+    width, lines = (2 if perturbed else 1) * TILE + GAP, max(map(len, captions))
+    height = TILE + lines * LINE + 2 * GAP
+    down = -(-len(shown) // across)
+    sheet = Image.new("RGB", (2 * MARGIN + across * (width + GAP), 2 * MARGIN + down * height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    known: dict[tuple[str, str, int | None], tuple[Any, int]] = {}
+    for place, (row, index, caption) in enumerate(zip(shown, which, captions, strict=False)):
+        left, top = MARGIN + place % across * (width + GAP), MARGIN + place // across * height
+        pictures = [next(clean(images, [index]))]
+        if perturbed:
+            asked = (row["probe"], row["parameters"], row.get("seed"))
+            if asked not in known:
+                known[asked] = _applied(store, images, conditions, *asked)
+            condition, seed = known[asked]
+            pictures.append(next(conditions.apply(images, [index], condition, seed)))
+        for number, pixels in enumerate(pictures):
+            tile = Image.fromarray(np.ascontiguousarray(pixels)).resize((TILE, TILE), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (left + number * TILE, top))
+        for number, line in enumerate(caption):
+            draw.text((left, top + TILE + 2 + number * LINE), line, "black", font)
+    try:
+        with replacing(out) as part:
+            sheet.save(part, format="PNG")
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    return len(shown)
+
+
+def _rows_of_set(rows: pl.DataFrame, images: ImageSet) -> list[int]:
+    """Places in the set of the images that the rows are of."""
+    if "image_set" in rows.columns and set(rows["image_set"]) - {images.info.name}:
+        other = next(name for name in rows["image_set"] if name != images.info.name)
+        raise UsageError(f"the query has images of {other}, and this set is {images.info.name}; add a WHERE image_set")
+    if "image_index" in rows.columns:
+        found = rows["image_index"].to_list()
+    elif "path" in rows.columns:
+        place = {path: index for index, path in enumerate(images.paths)}
+        found = [place.get(path, -1) for path in rows["path"]]
+    else:
+        raise UsageError("the query has neither image_index nor path, which say what images to show; select one")
+    for number, index in enumerate(found):
+        if not isinstance(index, int) or not 0 <= index < images.info.count:
+            raise UsageError(f"row {number + 1} of the query is of no image of {images.info.name}; show another set")
+    return found
+
+
+def _applied(
+    store: Store, images: ImageSet, conditions: Conditions, probe: str, parameters: str, seed: int | None
+) -> tuple[Any, int]:
+    """A condition of the database, and the seed that its results on these images were made with."""
+    found = store.frame(
+        "SELECT DISTINCT condition.digest, cell.seed FROM condition JOIN cell ON cell.condition = condition.id "
+        "JOIN image_set ON image_set.id = cell.image_set WHERE image_set.digest = ? AND probe = ? "
+        "AND parameters = ?::JSON AND (?::BIGINT IS NULL OR cell.seed = ?) ORDER BY ALL",
+        [images.info.digest, probe, parameters, seed, seed],
+    )
+    if found.is_empty():
+        raise UsageError(f"the database has no results of {probe} {parameters} on {images.info.name}")
+    if len(found) > 1:
+        raise UsageError(
+            f"{probe} {parameters} was run with several seeds or versions of the probe; select the column seed, too"
+        )
+    digest, one_seed = found.row(0)
+    return conditions.find(probe, parameters, digest), one_seed
+
+
+def _caption(row: Mapping[str, Any], path: str) -> Sequence[str]:
+    lines = [path]
+    if isinstance(row.get("probe"), str) and isinstance(row.get("parameters"), str):
+        lines.append(in_words(row["probe"], json.loads(row["parameters"])))
+    for name, value in row.items():
+        if name not in SHOWN_BY_THE_PICTURE and name != "path" and value is not None:
+            lines.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
+    return [_fitted(printable(line)) for line in lines]
+
+
+def _fitted(line: str) -> str:
+    return line if len(line) <= WIDEST else f"{line[: WIDEST - 1]}…"
