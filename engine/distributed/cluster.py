@@ -12,15 +12,13 @@ import secrets
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
+from ...calls import Calls
 from ...errors import EngineError, UsageError
 from ..backends.base import engine_of
 from .executors import line_of
@@ -34,6 +32,10 @@ ANSWER_SECONDS = 60.0
 """In which Ray answers anything else."""
 END_SECONDS = 15.0
 """In which it lets go."""
+NO_ANSWER = (
+    "Ray has not answered for {seconds:.0f} s: a process of the cluster (raylet, gcs_server) is stopped, or its "
+    "machine; what was committed stays, run again when it answers"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,45 +49,6 @@ class RayOptions:
     """As many as the cluster has room for, by default."""
     task_timeout: float | None = None
     """Seconds without progress after which a task is handed to another worker; by what tasks took, by default."""
-
-
-class Calls:
-    """Calls into Ray from a thread of its own: one that does not come back is given up.
-
-    It is one thread, which lives as long as the process: Ray's processes die with the thread that started them.
-    """
-
-    def __init__(self) -> None:
-        self._asked: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
-        self._start()
-
-    def __call__(self, call: Callable[[], Any], seconds: float | None = None) -> Any:
-        """What the call gives or raises; EngineError where it takes more `seconds`, by default ANSWER_SECONDS."""
-        seconds, answer = ANSWER_SECONDS if seconds is None else seconds, Future[Any]()
-        self._asked.put((call, answer))
-        try:
-            return answer.result(seconds)
-        except TimeoutError:
-            if answer.done():  # it is the call's own
-                raise
-            self._asked = SimpleQueue()  # the thread is lost
-            self._start()
-            raise EngineError(
-                f"Ray has not answered for {seconds:.0f} s: a process of the cluster (raylet, gcs_server) is stopped, "
-                f"or its machine; what was committed stays, run again when it answers"
-            ) from None
-
-    def _start(self) -> None:
-        threading.Thread(target=self._serve, args=[self._asked], name="ray", daemon=True).start()
-
-    @staticmethod
-    def _serve(asked: SimpleQueue[tuple[Callable[[], Any], Future[Any]]]) -> None:
-        while True:
-            call, answer = asked.get()
-            try:
-                answer.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - it belongs to who asked
-                answer.set_exception(error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +70,7 @@ class Cluster:
 @contextmanager
 def connected(wanted: RayOptions, engine: str, threads: int) -> Iterator[Cluster]:
     """A cluster with room for a worker of that engine; EngineError where there is none, in one line."""
-    ray, calls = imported(), Calls()
+    ray, calls = imported(), Calls(ANSWER_SECONDS, NO_ANSWER)
     address = wanted.address or os.environ.get("RAY_ADDRESS")
     mine = not ray.is_initialized()
     with ExitStack() as stack:
@@ -206,15 +169,16 @@ def lost(error: BaseException) -> str:
 
 def _check_answers(address: str) -> None:
     """EngineError where nothing listens at host:port: Ray would ask again for minutes."""
-    if (place := _place_of(address)) is None:
-        return  # `auto`, which Ray looks up
+    if (place := place_of(address)) is None:
+        return
     try:
         socket.create_connection(place, timeout=10).close()
     except (OSError, OverflowError) as error:
         raise EngineError(f"cannot reach a Ray cluster at {address}: {error}; {SEE}") from error
 
 
-def _place_of(address: str) -> tuple[str, int] | None:
+def place_of(address: str) -> tuple[str, int] | None:
+    """Host and port of an address; None for a word that Ray looks up, such as `auto`."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     return (host.strip("[]"), int(port)) if port.isdigit() else None
 

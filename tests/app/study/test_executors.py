@@ -344,6 +344,39 @@ def test_a_unit_that_kills_its_worker_is_set_aside_and_the_rest_goes_on(
     ).out  # fmt: skip
 
 
+HANGS = """
+import os, signal, time
+from pathlib import Path
+def once(name):
+    marker = Path(__file__).with_name(name)
+    first = "RAY_RAYLET_PID" in os.environ and not marker.exists()
+    if first:
+        marker.touch()
+    return first
+if once("stopped"):
+    os.kill(os.getpid(), signal.SIGSTOP)
+def hangs(images, level):
+    if once("hung"):
+        time.sleep(3600)
+    return images * level
+"""
+"""Stops its worker as it opens the study, and hangs in its first batch."""
+
+
+def test_a_worker_that_is_stopped_as_it_opens_and_a_task_that_hangs_are_replaced(
+    command: Command, workplace: Path, cluster: None
+) -> None:
+    (workplace / "hangs.py").write_text(HANGS)
+    study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhangs = {file = 'hangs.py', level = 0.5}")
+    options = ("--executor", "ray", "--workers", "1", "--task-timeout", "8", "--json")
+    answer = command("run", study, "--db", workplace / "results.duckdb", *options)
+    assert (answer.code, json.loads(answer.out)["failed"]) == (0, [])
+    assert (workplace / "stopped").exists()
+    assert (workplace / "hung").exists()
+    assert command("run", study, "--db", workplace / "direct.duckdb").code == 0
+    assert_frame_equal(rows_of(workplace / "results.duckdb"), rows_of(workplace / "direct.duckdb"))
+
+
 HUNGRY = """
 from pathlib import Path
 import numpy as np
@@ -395,6 +428,7 @@ def test_a_study_that_no_worker_can_open_is_not_begun(command: Command, workplac
         (["--workers", "2"], 2, "--workers is for --executor ray; the local executor is this process"),
         (["--address", "auto"], 2, "--address is for --executor ray"),
         (["--gpus-per-worker", "1"], 2, "--gpus-per-worker is for --executor ray"),
+        (["--task-timeout", "60"], 2, "--task-timeout is for --executor ray"),
         (["--shards", "nonsense://x"], 1, "no results folder nonsense://x: "),
     ],
 )
