@@ -125,7 +125,7 @@ def _cluster_rows() -> list[tuple[str, str]]:
     from ...engine.distributed.cluster import asks_for_token, place_of
 
     address = os.environ.get("RAY_ADDRESS", "")
-    if place_of(address) is None or importlib.util.find_spec("ray") is None:
+    if "://" in address or place_of(address) is None or importlib.util.find_spec("ray") is None:
         return []
     answers = {True: "asks for its token", False: OPEN, None: "does not answer"}
     return [(f"Ray cluster {address}", answers[asks_for_token(address)])]

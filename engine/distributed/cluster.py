@@ -229,12 +229,13 @@ except AuthenticationError:
 def asks_for_token(address: str) -> bool | None:
     """Whether the cluster at host:port turns away who knows no token; None where it does not answer."""
     try:
+        _check_answers(address)
         asked = subprocess.run(
             [sys.executable, "-P", "-c", ASK, address],
             env=os.environ | {"RAY_AUTH_MODE": "disabled"},
             capture_output=True,
             timeout=20,
         )
-    except subprocess.TimeoutExpired:
+    except (EngineError, subprocess.TimeoutExpired):
         return None
     return {0: False, 3: True}.get(asked.returncode)
