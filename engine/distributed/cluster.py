@@ -12,6 +12,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -93,7 +94,10 @@ def _connect(ray: Any, calls: Calls, address: str | None, guard: Guard | None) -
         calls(lambda: ray.init(address=address, **quiet))
         return
     with _alone(guard.token):
-        calls(lambda: ray.init(address="local", include_dashboard=False, **quiet), START_SECONDS)
+        calls(
+            lambda: ray.init(address="local", include_dashboard=False, _temp_dir=f"{guard.folder}/r", **quiet),
+            START_SECONDS,
+        )
 
 
 @contextmanager
@@ -129,9 +133,11 @@ def _read_again() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """Kills what is left of a cluster when this process ends, or earlier."""
+    """Kills what is left of a cluster when this process ends, or earlier, and removes its folder."""
 
     token: str
+    folder: str
+    """That nobody else can enter. Ray's own lies in it, with sockets and logs, and everybody may write into that."""
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
@@ -141,12 +147,13 @@ class Guard:
 @contextmanager
 def _guarded(token: str) -> Iterator[Guard]:
     program = [sys.executable, "-I", "-S", str(Path(__file__).with_name("guard.py"))]
+    folder = tempfile.mkdtemp(prefix="ray")  # short: paths of sockets lie in it
     # In a session of its own: the signals of a terminal are for this process, whose end it sees.
     with subprocess.Popen(program, stdin=subprocess.PIPE, start_new_session=True) as process:
         if process.stdin:
-            process.stdin.write(f"{token}\n".encode())
+            process.stdin.write(os.fsencode(f"{token}\n{folder}\n"))
             process.stdin.flush()
-        yield Guard(token, process)
+        yield Guard(token, folder, process)
 
 
 def _let_go(ray: Any, calls: Calls, guard: Guard | None) -> None:

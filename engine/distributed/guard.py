@@ -1,10 +1,12 @@
 """A process beside the driver of a cluster: when the driver ends, however it does, the rest of the cluster is killed.
 
 Started as a program, since it must outlive the driver. What it waits for is the end of its standard input; the first
-line of it is a text that every process of the cluster, and no other, has in its environment.
+line of it is a text that every process of the cluster, and no other, has in its environment, and the second the
+cluster's folder, which is removed.
 """
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -26,7 +28,7 @@ def members(mark: bytes) -> list[int]:
 
 
 def main() -> None:
-    mark = sys.stdin.buffer.readline().strip()
+    mark, folder = (sys.stdin.buffer.readline().strip() for _ in range(2))
     sys.stdin.buffer.read()
     end = time.monotonic() + SECONDS
     while mark and (left := members(mark)) and time.monotonic() < end:
@@ -34,6 +36,8 @@ def main() -> None:
             with suppress(OSError):
                 os.kill(process, signal.SIGKILL)
         time.sleep(0.05)
+    if folder:
+        shutil.rmtree(os.fsdecode(folder), ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -80,11 +80,17 @@ def test_a_cluster_of_ones_own_is_reached_from_here_alone_and_ends_with_its_driv
     control = next(process for process in members if process.name() == "gcs_server")
     ports = [one.laddr.port for one in control.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
     assert True in [asks_for_token(f"127.0.0.1:{port}") for port in ports]
+    folder = Path(control.cmdline()[1].removeprefix("--log_dir=")).parents[2]
+    assert folder.stat().st_mode & 0o077 == 0, "others can neither read its logs nor take the place of its sockets"
     members[-1].suspend()  # one that cannot end by itself
     driver.send_signal(number)
     driver.communicate(timeout=30)
     _, left = psutil.wait_procs(members, timeout=30)
     assert left == []
+    deadline = time.monotonic() + 30
+    while folder.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_doctor_warns_of_a_cluster_without_a_token(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
