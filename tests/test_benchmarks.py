@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = Path(__file__).parent.parent / "benchmarks"
-QUICK = ["cli", "correlate", "critical_band", "packing", "published", "spectral", "store"]
+QUICK = ["cli", "correlate", "critical_band", "explore", "packing", "published", "spectral", "store"]
 HEAVY = ["attack", "engines", "executors", "gpu_study", "memory", "run_rate", "scaling"]
 """They export a ResNet-50: only their help is asked for."""
 

@@ -12,8 +12,9 @@ from ...protocol import BIAS_CUTOFFS
 from ..correlations.models import study_table, subsets_of, values_of
 from ..correlations.table import correlate
 from ..database.store import Store
-from ..metrics.compute import SPECTRAL, Subject, read_decisions, read_outcomes, subjects
+from ..metrics.compute import CRITICAL_BAND, SPECTRAL, Subject, read_decisions, read_outcomes, subjects
 from ..metrics.generalization import measure, read_benchmarked
+from ..metrics.psychometric import CONDITIONS, paired_band_intervals
 from ..metrics.shape_bias import paired_shape_intervals
 from ..metrics.spectral_bias import PROBES, paired_spectral_intervals
 from ..statistics.coefficients import Method
@@ -34,15 +35,17 @@ def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
         low  = B - A - sqrt((B - l_B)^2 + (u_A - A)^2)
         high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 
-    which takes the two as independent, and is wider than it need be where they are not.
+    which takes the two as independent. None where no metric of the checkpoint on the image set has moved.
     """
     query = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
     mine, theirs = a.store.frame(query, [a.label]), b.store.frame(query, [b.label])
     both = mine.join(theirs, on=list(KEYS), suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no set
     one, other = pl.col("value"), pl.col("value_b")
-    moved = both.filter((other - one).abs() > 0)
+    moved = ((other - one).abs() > 0).any().over("checkpoint", "image_set")
     found = pl.DataFrame(
-        paired_intervals(a, b, moved), KEYS | {"paired_low": pl.Float64, "paired_high": pl.Float64}, orient="row"
+        paired_intervals(a, b, both.filter(moved, (other - one).is_not_null())),
+        KEYS | {"paired_low": pl.Float64, "paired_high": pl.Float64},
+        orient="row",
     )
     both = both.join(found, on=list(KEYS), how="left", nulls_equal=True, maintain_order="left")
     down = ((other - pl.col("low_b")) ** 2 + (pl.col("high") - one) ** 2).sqrt()
@@ -52,8 +55,8 @@ def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
         value_a="value",
         value_b="value_b",
         difference=other - one,
-        low=pl.coalesce("paired_low", other - one - down),
-        high=pl.coalesce("paired_high", other - one + up),
+        low=pl.when(moved).then(pl.coalesce("paired_low", other - one - down)),
+        high=pl.when(moved).then(pl.coalesce("paired_high", other - one + up)),
         state_a="state",
         state_b="state_b",
         note=pl.when(one.is_null() != other.is_null()).then(
@@ -68,9 +71,9 @@ def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
 def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str, str | None, str, float, float]]:
     """(checkpoint, image set, metric, low, high) of the differences of metrics, paired over the images of both runs.
 
-    Spectral biases of the same image set, over resamples of the same clusters; shape biases, accuracies on benchmarks
-    and their means by the variance of the difference over clusters. Metrics that are not in `moved` are left out, and
-    those whose difference too few clusters make up.
+    Spectral biases and psychometric numbers of the same image set, over resamples of the same clusters; shape biases,
+    accuracies on benchmarks and their means by the variance of the difference over clusters. Metrics that are not in
+    `moved` are left out, and psychometric numbers whose difference too few clusters make up.
     """
     wanted = set(moved.select(*KEYS).rows())
     if not wanted:
@@ -82,12 +85,22 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
         if not metrics or _digest(a.store, one) != _digest(b.store, other):
             continue
         found: dict[str, tuple[float, float]] = {}
-        if metrics & {*PROBES, "spectral_bias"}:
+        if {*PROBES} <= metrics:
             conditions = 1 + 2 * len(BIAS_CUTOFFS)
             correct, clusters = read_outcomes(a.store, one, SPECTRAL, conditions)
             found |= paired_spectral_intervals(
                 correct, read_outcomes(b.store, other, SPECTRAL, conditions)[0], clusters
             )
+        if any(metric.startswith("psychometric_") for metric in metrics):
+            correct, clusters = read_outcomes(a.store, one, CRITICAL_BAND, CONDITIONS)
+            bands = paired_band_intervals(
+                correct,
+                read_outcomes(b.store, other, CRITICAL_BAND, CONDITIONS)[0],
+                clusters,
+                floors=(one.floor, other.floor),
+                size=one.size,
+            )
+            found |= {f"psychometric_{name}": ends for name, ends in bands.items()}
         if "cue_accuracy" in {*metrics} or any(metric.startswith("shape_bias") for metric in metrics):
             decisions, names = read_decisions(a.store, one)
             found |= dict(paired_shape_intervals(decisions, read_decisions(b.store, other)[0], names))

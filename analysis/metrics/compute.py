@@ -140,8 +140,7 @@ def _critical_band(
         yield from _without_value(State.UNDETERMINED, "nothing is right without noise")
     yield from _published(fit_band(integer_thresholds(accuracy), subject.size), "_raw")
     correct, clusters = read_outcomes(store, subject, CRITICAL_BAND, CONDITIONS)
-    floor = 1 / subject.classes if subject.labelled else 0.0
-    estimate = estimate_band(correct, clusters, floor=floor, size=subject.size, resamples=resamples)
+    estimate = estimate_band(correct, clusters, floor=subject.floor, size=subject.size, resamples=resamples)
     for row in estimate.rows():
         yield row | {"metric": f"psychometric_{row['metric']}"}
 
@@ -226,6 +225,11 @@ class Subject:
     """Whether images have a label of texture beside that of their shape."""
     probes: frozenset[str]
     """Probes that its complete cells ran under."""
+
+    @property
+    def floor(self) -> float:
+        """Accuracy of a blind guess; 0 where agreement is measured."""
+        return 1 / self.classes if self.labelled else 0.0
 
 
 def subjects(store: Store, study: str) -> list[Subject]:

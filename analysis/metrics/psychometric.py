@@ -29,8 +29,9 @@ from scipy.special import expit, log_ndtr
 
 from ...errors import UsageError
 from ...protocol import FREQUENCIES, NOISE_SDS, SIZE
-from ..statistics.arrays import Floats
+from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.shares import FEWEST_APART
 from .critical_band import FULL_WIDTH, center, gaussian
 from .likelihood import best_start, maximize
 from .states import State
@@ -38,6 +39,10 @@ from .states import State
 CONDITIONS = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
 FEWEST_RIGHT = 20
 """Right answers without noise, below which no threshold is looked for."""
+CHANNEL = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
+"""What a channel is described by."""
+FINEST = 1.0
+"""Octaves from one tested band to the next: a narrower channel may lie and peak anywhere between two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +84,7 @@ class PsychometricBand:
 
     def rows(self) -> list[dict[str, Any]]:
         """A row of metric, value, low, high, state and note for each of the three numbers and seven thresholds."""
-        numbers = [
-            getattr(self, name).row(name) for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity")
-        ]
+        numbers = [getattr(self, name).row(name) for name in CHANNEL]
         return numbers + [one.noise_sd.row(f"threshold_{one.frequency}") for one in self.thresholds]
 
 
@@ -106,27 +109,112 @@ def estimate_band(
     ids = _check(correct, clusters, floor, resamples)
     right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
     independent = int(ids.max()) + 1
-    reference = right[0] / images
-    nothing = None
-    if floor and reference[0] <= 2 * floor:
-        note = f"accuracy without noise, {reference[0]:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
-        nothing = Estimate(np.nan, np.nan, np.nan, State.AT_CHANCE, note)
-    elif right[0, 0] < FEWEST_RIGHT:
-        note = f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
-        nothing = _nothing(note)
+    nothing = _too_little(right, images, floor)
     if nothing:
-        return _without(nothing, float(reference[0]), correct.shape[1], independent)
+        return _without(nothing, float(right[0, 0] / images[0]), correct.shape[1], independent)
     # A resample that happens to fall to chance has no threshold; the others speak for it.
-    usable = (right[0] > 0) & (reference > 2 * floor)
-    right, images, reference = right[:, usable], images[usable], reference[usable]
-    repeat = len(FREQUENCIES)
+    usable = _usable(right, images, floor)
+    drawn = _fit(right[:, usable], images[usable], floor)
+    return PsychometricBand(
+        *_judged(drawn, size, _few(independent)), float(right[0, 0] / images[0]), correct.shape[1], independent
+    )
+
+
+def paired_band_intervals(
+    a: NDArray[np.bool_],
+    b: NDArray[np.bool_],
+    clusters: ArrayLike | None = None,
+    *,
+    floors: tuple[float, float] = (0.0, 0.0),
+    size: int = SIZE,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Name of a row -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
+
+    a and b are as for `estimate_band`, with their floors. Percentiles of the differences in resamples that draw the
+    same clusters for both. Without a number that has no interval in one of them; empty where the answers to fewer than
+    10 clusters differ, which resamples say too little of. Raises UsageError as `estimate_band` does.
+    """
+    ids = _check(a, clusters, floors[0], resamples)
+    _check(b, ids, floors[1], resamples)
+    if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
+        return {}
+    right, images = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
+    both = list(zip((right[: len(a)], right[len(a) :]), floors, strict=True))
+    if any(_too_little(one, images, floor) for one, floor in both):
+        return {}
+    usable = np.logical_and(*(_usable(one, images, floor) for one, floor in both))
+    independent = int(ids.max()) + 1
+    numbers = []
+    for one, floor in both:
+        drawn = _fit(one[:, usable], images[usable], floor)
+        band = PsychometricBand(*_judged(drawn, size, _few(independent)), 0.0, a.shape[1], independent)
+        known = {row["metric"] for row in band.rows() if row["low"] is not None}
+        numbers.append({name: values for name, values in drawn.numbers(size).items() if name in known})
+    mine, theirs = numbers
+    return {name: interval((theirs[name] - mine[name])[1:]) for name in mine if name in theirs}
+
+
+def _too_little(right: Floats, images: Floats, floor: float) -> Estimate | None:
+    """What all numbers are where too little is right without noise, of right answers (29, 1 + resamples)."""
+    reference = right[0, 0] / images[0]
+    if floor and reference <= 2 * floor:
+        note = f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
+        return Estimate(np.nan, np.nan, np.nan, State.AT_CHANCE, note)
+    if right[0, 0] < FEWEST_RIGHT:
+        return _nothing(
+            f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
+        )
+    return None
+
+
+def _usable(right: Floats, images: Floats, floor: float) -> Mask:
+    """Which resamples have a threshold."""
+    return np.asarray((right[0] > 0) & (right[0] / images > 2 * floor))
+
+
+def _few(independent: int) -> str | None:
+    return f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """Of the data first, then of the resamples."""
+
+    sensitivity: Floats
+    """(7, 1 + resamples)."""
+    slope: Floats
+    """(7, 1 + resamples)."""
+    channel: Floats
+    """(3, 1 + resamples): A, mu, sigma."""
+
+    def numbers(self, size: int) -> dict[str, Floats]:
+        """Name of a row -> its values."""
+        sds = NOISE_SDS[-1] * np.exp2(-np.clip(self.sensitivity, *SENSITIVITY_RANGE))
+        numbers = dict(zip(CHANNEL, channel_numbers(self.channel, size), strict=True))
+        return numbers | {f"threshold_{f}": sds[f] for f in FREQUENCIES}
+
+
+def _fit(right: Floats, images: Floats, floor: float) -> _Fits:
+    """Thresholds and channels of right answers (29, R) among images (R,)."""
+    repeat, reference = len(FREQUENCIES), right[0] / images
     levels = right[1:].reshape(repeat, len(NOISE_SDS) - 1, -1).transpose(1, 0, 2).reshape(len(NOISE_SDS) - 1, -1)
-    sensitivity, slope = fit_thresholds(levels, np.tile(images, repeat), np.tile(reference, repeat), floor)
-    sensitivity, slope = sensitivity.reshape(repeat, -1), slope.reshape(repeat, -1)
-    few = f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
-    thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), few) for f in FREQUENCIES)
-    channel = _channel(sensitivity, size, few)
-    return PsychometricBand(thresholds, *channel, float(reference[0]), correct.shape[1], independent)
+    return _fit_levels(levels, np.tile(images, repeat), reference, floor)
+
+
+def _fit_levels(levels: Floats, images: Floats, reference: Floats, floor: float) -> _Fits:
+    """As `fit_thresholds` takes them, frequency by frequency; reference is (R,)."""
+    repeat = len(FREQUENCIES)
+    sensitivity, slope = fit_thresholds(levels, images, np.tile(reference, repeat), floor)
+    sensitivity = sensitivity.reshape(repeat, -1)
+    return _Fits(sensitivity, slope.reshape(repeat, -1), fit_channels(sensitivity))
+
+
+def _judged(fits: _Fits, size: int, few: str | None) -> tuple[tuple[Threshold, ...], Estimate, Estimate, Estimate]:
+    """Thresholds, bandwidth, centre frequency and peak noise sensitivity."""
+    thresholds = tuple(_threshold(f, fits.sensitivity[f], float(fits.slope[f, 0]), few) for f in FREQUENCIES)
+    return thresholds, *_channel(fits, size, few)
 
 
 def estimate_band_of_counts(
@@ -160,10 +248,8 @@ def estimate_band_of_counts(
     drawn, reference = drawn[reference > 2 * floor], reference[reference > 2 * floor]
     flat = drawn[:, 1:].transpose(1, 2, 0).reshape(shape[0] - 1, -1)
     all_trials = np.repeat(trials[1:].astype(np.float64), len(drawn), axis=1)
-    sensitivity, slope = fit_thresholds(flat, all_trials, np.tile(reference, shape[1]), floor)
-    sensitivity, slope = sensitivity.reshape(shape[1], -1), slope.reshape(shape[1], -1)
-    thresholds = tuple(_threshold(f, sensitivity[f], float(slope[f, 0]), None) for f in FREQUENCIES)
-    return PsychometricBand(thresholds, *_channel(sensitivity, SIZE, None), float(reference[0]), total, total)
+    fits = _fit_levels(flat, all_trials, reference, floor)
+    return PsychometricBand(*_judged(fits, SIZE, None), float(reference[0]), total, total)
 
 
 def _without(nothing: Estimate, reference: float, images: int, clusters: int) -> PsychometricBand:
@@ -210,28 +296,37 @@ def _threshold(frequency: int, sensitivity: Floats, slope: float, few: str | Non
     return Threshold(frequency, Estimate(sd, weakest, strongest, state, note), slope)
 
 
-def _channel(sensitivity: Floats, size: int, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
-    """Bandwidth, centre frequency and peak noise sensitivity from sensitivities (7, 1 + resamples)."""
+def _channel(fits: _Fits, size: int, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
+    """Bandwidth, centre frequency and peak noise sensitivity."""
     low, high = SENSITIVITY_RANGE
-    met = int(((sensitivity[:, 0] >= low) & (sensitivity[:, 0] <= high)).sum())
+    met = int(((fits.sensitivity[:, 0] >= low) & (fits.sensitivity[:, 0] <= high)).sum())
     if met < 3:
         nothing = _nothing(f"{met} of 7 thresholds lie within the tested noise; three numbers need three")
         return nothing, nothing, nothing
-    # The bounds of the fit go the way of its optima, to be compared with them.
     bounds = np.stack([CHANNEL_LOW, CHANNEL_HIGH], axis=1)
-    amplitude, mu, sigma = fits = np.hstack([fit_channels(sensitivity), bounds])
-    for name, fit in zip(("height", "centre", "width"), fits, strict=True):
-        if _at_bound(fit[0], fit[-2:]):
+    for name, fit, ends in zip(("height", "centre", "width"), fits.channel, bounds, strict=True):
+        if _at_bound(fit[0], ends):
             nothing = _nothing(f"the channel's {name} is at the bound of its fit")
             return nothing, nothing, nothing
+    # The bounds of the fit go the way of its optima, to be compared with them.
+    width, middle, height = channel_numbers(np.hstack([fits.channel, bounds]), size)
+    narrow = None
+    if width[0] < FINEST:
+        narrow = "the channel is narrower than an octave, by which the tested bands are apart"
     return (
-        _judge("width", FULL_WIDTH * sigma, few),
-        _judge("centre", center(mu, size), few),
-        _judge("height", np.exp2(amplitude - 4), few),
+        _judge("width", width, few, narrow),
+        _judge("centre", middle, few, narrow),
+        _judge("height", height, few, narrow),
     )
 
 
-def _judge(name: str, numbers: Floats, few: str | None) -> Estimate:
+def channel_numbers(fits: Floats, size: int) -> tuple[Floats, Floats, Floats]:
+    """The three numbers of CHANNEL of fits (3, R) of A, mu and sigma, (R,) each."""
+    amplitude, mu, sigma = fits
+    return FULL_WIDTH * sigma, center(mu, size), np.exp2(amplitude - 4)
+
+
+def _judge(name: str, numbers: Floats, few: str | None, doubt: str | None) -> Estimate:
     """From a number of the data (first), of the resamples, and at the two bounds of the fit (last)."""
     value, bounds = float(numbers[0]), numbers[-2:]
     low, high = interval(numbers[1:-2])
@@ -239,11 +334,10 @@ def _judge(name: str, numbers: Floats, few: str | None) -> Estimate:
     if low_open and high_open:
         return _nothing(f"the interval of the channel's {name} spans all that its fit allows")
     if few:
-        return Estimate(value, np.nan, np.nan, State.NO_INTERVAL, few)
-    if low_open or high_open:
-        note = f"the {'lower' if low_open else 'upper'} end of the interval is where the fit is bounded"
-        return Estimate(value, low, high, State.DOUBTFUL, note)
-    return Estimate(value, low, high)
+        return Estimate(value, np.nan, np.nan, State.NO_INTERVAL, "; ".join(filter(None, (few, doubt))))
+    bounded = f"the {'lower' if low_open else 'upper'} end of the interval is where the fit is bounded"
+    doubts = [one for one in (doubt, bounded if low_open or high_open else None) if one]
+    return Estimate(value, low, high, State.DOUBTFUL if doubts else State.OK, "; ".join(doubts) or None)
 
 
 def _at_bound(x: float, bounds: Floats) -> bool:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..statistics.arrays import Index, Mask
-from ..statistics.shares import Share, difference_interval
+from ..statistics.arrays import Mask
+from ..statistics.shares import difference_interval, share_of
 from ..statistics.wilson import share_of_sums
 from .states import State
 
@@ -71,7 +71,7 @@ def paired_shape_intervals(
 ) -> Iterator[tuple[str, tuple[float, float]]]:
     """(metric, 95 % interval of its value in B less that in A), of decisions on the same images in the same order.
 
-    A metric whose difference fewer than 10 clusters make up is left out.
+    Without a metric that one of them does not have, or that a single cluster decides.
     """
     if not np.array_equal(a.shape, b.shape):  # labels of texture were added to one of them
         return
@@ -81,16 +81,9 @@ def paired_shape_intervals(
     ):
         if not (whole_a.any() and whole_b.any()):
             continue
-        found = difference_interval(_decided(part_a, whole_a, ids), _decided(part_b, whole_b, ids))
+        found = difference_interval(share_of(part_a[whole_a], ids[whole_a]), share_of(part_b[whole_b], ids[whole_b]))
         if found:
             yield metric, found
-
-
-def _decided(part: Mask, whole: Mask, ids: Index) -> Share:
-    """The share of the images that count: d_u is the sum of (part - share whole) over those that count."""
-    value = float(part.sum() / whole.sum())
-    deviations = np.bincount(ids, part - value * whole) / whole.sum()
-    return Share(value, int(whole.sum()), np.arange(len(deviations)), deviations, value * (1 - value) / whole.sum())
 
 
 def shape_shares(decisions: Decisions, names: Mapping[int, str]) -> Iterator[tuple[str, Mask, Mask]]:

@@ -20,7 +20,7 @@ from ...errors import StoreError
 from ...protocol import BIAS_CUTOFFS
 from ..statistics.arrays import Floats
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
-from ..statistics.shares import FEWEST_APART, quotient, share_of
+from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_of
 from ..statistics.wilson import contributing, share_of_sums
 from .states import State
 
@@ -116,32 +116,44 @@ def paired_spectral_intervals(
     """Metric -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
 
     a and b: (11, n) bool as for `spectral_intervals`. Percentiles of the differences in resamples that draw the same
-    clusters for both. Without a metric whose difference fewer than 10 clusters make up, or that has no value.
+    clusters for both. Where fewer than 10 clusters make up a difference, resamples do not show what others would do:
+    there it is `paired_interval`, to first order. Without a metric that has no value; empty with too few independent
+    images.
     """
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    if ids.max() + 1 < FEWEST_CLUSTERS:
+    count = int(ids.max()) + 1
+    if count < FEWEST_CLUSTERS:
         return {}
     right, _ = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
     found = {}
     mine, theirs = bias_values(right[: len(a)]), bias_values(right[len(a) :])
-    weights_a, weights_b = _influences(a, ids), _influences(b, ids)
+    first, second = _influences(a, ids), _influences(b, ids)
     for name in mine:
         drawn = theirs[name] - mine[name]
-        if not np.isnan(drawn[0]) and contributing(len(ids) * (weights_b[name] - weights_a[name])) >= FEWEST_APART:
+        if np.isnan(drawn[0]):
+            continue
+        (of_a, one), (of_b, other) = first[name], second[name]
+        if contributing(len(ids) * (of_b - of_a)) >= FEWEST_APART:
             found[name] = interval(drawn[1:][~np.isnan(drawn[1:])])
+        else:
+            found[name] = paired_interval(float(drawn[0]), of_b - of_a, len(ids) / count / min(one, other))
     return found
 
 
-def _influences(correct: NDArray[np.bool_], ids: NDArray[np.intp]) -> dict[str, Floats]:
-    """Metric -> what each cluster (clusters,) adds to the error of its value, to first order."""
+def _influences(correct: NDArray[np.bool_], ids: NDArray[np.intp]) -> dict[str, tuple[Floats, float]]:
+    """Metric -> what each cluster (clusters,) adds to the error of its value, to first order; and what it is a part of.
+
+    The second is in images, and at least a fraction of one.
+    """
     of_low, of_high, clean = (
         np.bincount(ids, one).astype(np.float64)
         for one in (correct[1:6].mean(axis=0), correct[6:].mean(axis=0), correct[0])
     )
     parts = {"low_frequency_bias": (of_low, clean), "high_frequency_bias": (of_high, clean)}
     parts["spectral_bias"] = (of_high, of_low + of_high)
+    sums = {name: max(float(whole.sum()), 1e-9) for name, (_, whole) in parts.items()}
     return {
-        name: (part - part.sum() / max(whole.sum(), 1e-9) * whole) / max(whole.sum(), 1e-9)
+        name: ((part - part.sum() / sums[name] * whole) / sums[name], sums[name])
         for name, (part, whole) in parts.items()
     }
 

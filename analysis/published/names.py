@@ -102,8 +102,8 @@ def named(values: pl.DataFrame) -> pl.DataFrame:
 def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     """All figures of the models that any source calls `name`, with `range`: how far sources are apart.
 
-    Columns: model, source, name, same, benchmark, condition, metric, input_size, value, unit, range. range is null
-    where one source alone has the checkpoint; of several input sizes the least counts.
+    Columns: model, source, name, same, benchmark, condition, metric, input_size, value, low, high, unit, range, note.
+    range is null where one source alone has the checkpoint; of several input sizes the least counts.
 
     Raises UnknownName where no source has the name.
     """
@@ -128,8 +128,11 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
         "metric",
         "input_size",
         "value",
+        "low",
+        "high",
         "unit",
-        range=pl.when(several).then(apart),
+        pl.when(several).then(apart).alias("range"),
+        "note",
     ).sort("model", "metric", "benchmark", "condition", "source", "input_size")
 
 

@@ -16,6 +16,8 @@ from .wilson import NO_SPREAD, student
 
 EXACT_BELOW = 25
 """Discordant clusters from which on chi-square is close enough."""
+UNSEEN = 0.5
+"""Of a cluster that differs as a whole: it is counted among those that were seen to differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +53,10 @@ def difference_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -
         u = (gained + 1) / (n + 2),  v = (lost + 1) / (n + 2),  u - v ± t sqrt((u + v - (u - v)^2) / (n + 2))
 
     Dependent images count as fewer: gained, lost and n are divided by the variance of the sums over clusters, over
-    that of as many independent images (Kish 1965), at least 1; by n / clusters where all d are equal. t is the
-    quantile of Student's distribution with clusters - 1 degrees of freedom, and fewer where few clusters make up the
-    variance (`wilson`).
+    that of as many independent images (Kish 1965), at least 1. Half a cluster that differs as a whole is added to both
+    variances: the few that differ by chance may be those in which a single image does, and say nothing of the others.
+    t is the quantile of Student's distribution with clusters - 1 degrees of freedom, and fewer where few clusters make
+    up the variance (`wilson`).
     """
     n, count = int(sizes.sum()), len(sizes)
     if count < 2:
@@ -67,8 +70,7 @@ def difference_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -
         spread = fourth > NO_SPREAD
         freedom[spread] = np.minimum(count - 1, 2 * squares[spread].sum(axis=1) ** 2 / fourth[spread])
     independent = (gained + lost - n * mean[:, 0] ** 2) * n / (n - 1)
-    alike = independent < 1e-9
-    effect = np.where(alike, n / count, clustered / np.where(alike, 1, independent)).clip(1)
+    effect = ((clustered + UNSEEN * (sizes**2).mean()) / (independent + UNSEEN * sizes.mean())).clip(1)
     u, v, total = gained / effect + 1, lost / effect + 1, n / effect + 2
     centre = (u - v) / total
     half = student(freedom) * np.sqrt(((u + v) / total - centre**2) / total)

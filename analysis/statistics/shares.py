@@ -20,6 +20,7 @@ import numpy as np
 from scipy.special import betaincinv
 
 from .arrays import ALPHA, Floats, Mask, Whole, Z
+from .paired import UNSEEN
 from .wilson import clustered_interval, contributing, student
 
 
@@ -89,19 +90,30 @@ def ratio_interval(right: Mask | Floats, clean: Mask, clusters: Whole) -> tuple[
 
 
 def difference_interval(one: Share, other: Share) -> tuple[float, float] | None:
-    """95 % interval of other - one, where both are of the same clusters.
-
-    d_u is that of the other less that of the one, and the interval other - one +- t sqrt(V), with the degrees of
-    freedom of `wilson`. None where no cluster is shared, or fewer than 10 make up V.
+    """95 % interval of other - one, shares of the same clusters: `paired_interval`, with d_u that of the other less
+    that of the one. None where no cluster is shared, or there is but one.
     """
     found, place = np.unique(np.concatenate([one.clusters, other.clusters]), return_inverse=True)
-    deviations = np.bincount(place, np.concatenate([-one.deviations, other.deviations])).astype(np.float64)
-    apart = contributing(deviations * max(one.images, other.images))
-    count = len(found)
-    if count == len(one.clusters) + len(other.clusters) or apart < FEWEST_APART:
+    if len(found) == len(one.clusters) + len(other.clusters) or len(found) == 1:
         return None
-    half = float(student(np.array(min(count - 1, 2 * apart)))) * sqrt((deviations**2).sum() * count / (count - 1))
-    return other.value - one.value - half, other.value - one.value + half
+    deviations = np.bincount(place, np.concatenate([-one.deviations, other.deviations])).astype(np.float64)
+    low, high = paired_interval(other.value - one.value, deviations, 1 / len(found))
+    return max(-1.0, low), min(1.0, high)
+
+
+def paired_interval(difference: float, deviations: Floats, whole: float) -> tuple[float, float]:
+    """Ends of the 95 % interval of a difference, from d_u, what each of C > 1 clusters adds to its error; (C,).
+
+    difference +- t sqrt(C / (C - 1) (sum d_u^2 + whole^2)), where `whole` is what a cluster adds whose images all
+    differ. That is one half of such a cluster that was lost, as `paired` has it, and one that was gained (Bonett &
+    Price 2012): those that differ are few, or none, and the next resample of images has others. t has the degrees of
+    freedom of `wilson`, the two included.
+    """
+    unseen, count = whole * sqrt(UNSEEN), len(deviations)
+    apart = contributing(np.array([*deviations, unseen, -unseen]) / whole)
+    half = float(student(np.array(min(count - 1, 2 * apart))))
+    half *= sqrt(((deviations**2).sum() + whole**2) * count / (count - 1))
+    return difference - half, difference + half
 
 
 def _exact(share: Share) -> tuple[float, float]:

@@ -93,12 +93,15 @@ def sources_(
 ) -> None:
     """Print all published figures of a model, and how far sources of the same checkpoint are apart.
 
+    Intervals and notes are shown where a figure has one.
+
     Example: bandlens published sources tv_resnet50
     """
     from ...analysis.published.names import values_of_model
 
     rows = values_of_model(_atlas(db), model)
-    print_rows(rows.to_dicts(), as_json=as_json)
+    empty = [] if as_json else [name for name in ("low", "high", "note") if rows[name].is_null().all()]
+    print_rows(rows.drop(empty).to_dicts(), as_json=as_json)
     if not as_json and (others := rows["model"].unique().sort().to_list())[1:]:
         print(f"{model} is the name of {len(others)} models: {', '.join(others)}")
 

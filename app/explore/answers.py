@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +30,7 @@ RESAMPLES = 2000
 """Of the bootstrap behind a coefficient's interval: it is drawn again with every selection."""
 MOST_TILES = 120
 """Images that one answer shows."""
-MEMORY_LIMIT = "128MB"
+MEMORY_LIMIT = "64MB"
 """Of DuckDB: the page reads a few cells at a time."""
 
 SELECTIONS = {
@@ -43,16 +43,26 @@ SELECTIONS = {
 ORDERS = {"flips": "a_clean.confidence DESC", "flips_only_a": "a_clean.confidence DESC", "errors": "a.confidence DESC"}
 
 SELECTED = """
-SELECT image.image_index, image.path, truth.class AS label, count(*) OVER () AS total
+SELECT a.image_index
+FROM prediction AS a
+LEFT JOIN prediction AS a_clean ON a_clean.cell = $2 AND a_clean.image_index = a.image_index
+LEFT JOIN prediction AS b ON b.cell = $3 AND b.image_index = a.image_index
+LEFT JOIN prediction AS b_clean ON b_clean.cell = $4 AND b_clean.image_index = a.image_index
+WHERE a.cell = $1 AND {where} AND ($6::INTEGER IS NULL OR a.image_index IN (
+    SELECT image_index FROM label WHERE image_set = $5 AND scheme IN ('single', 'shape') AND class = $6
+))
+ORDER BY {order}, a.image_index
+"""
+ANSWERS = """
+SELECT cell, image_index, predicted, label_rank, confidence
+FROM prediction WHERE cell IN ({cells}) AND image_index IN ({which})
+"""
+SHOWN = """
+SELECT image.image_index, image.path, truth.class AS label
 FROM image
 LEFT JOIN label AS truth
   ON truth.image_set = image.image_set AND truth.image_index = image.image_index AND truth.scheme IN ('single', 'shape')
-JOIN prediction AS a ON a.cell = $2 AND a.image_index = image.image_index
-LEFT JOIN prediction AS a_clean ON a_clean.cell = $3 AND a_clean.image_index = image.image_index
-LEFT JOIN prediction AS b ON b.cell = $4 AND b.image_index = image.image_index
-LEFT JOIN prediction AS b_clean ON b_clean.cell = $5 AND b_clean.image_index = image.image_index
-WHERE image.image_set = $1 AND ($6::INTEGER IS NULL OR truth.class = $6) AND {where}
-ORDER BY {order}, image.image_index LIMIT $7 OFFSET $8
+WHERE image.image_set = $1 AND image.image_index IN ({which})
 """
 
 
@@ -184,9 +194,14 @@ class Answers:
             cell, other = (self._cell(here, name) if name else None for name in (a, b))
             assert cell is not None  # noqa: S101 - a is a name
             of_b = (other["cell"], other["clean_cell"]) if other else (None, None)
-            found = store.frame(
-                SELECTED.format(where=SELECTIONS[selection], order=ORDERS.get(selection, "image.image_index")),
-                [cell["image_set_id"], cell["cell"], cell["clean_cell"], *of_b, label, min(limit, MOST_TILES), offset],
+            fitting = store.frame(
+                SELECTED.format(where=SELECTIONS[selection], order=ORDERS.get(selection, "a.image_index")),
+                [cell["cell"], cell["clean_cell"], *of_b, cell["image_set_id"], label],
+            )
+            page = fitting.slice(offset, min(limit, MOST_TILES))
+            which = _listed(page["image_index"])
+            found = page.join(
+                store.frame(SHOWN.format(which=which), [cell["image_set_id"]]), on="image_index", maintain_order="left"
             )
             names = dict(
                 store.frame(
@@ -194,7 +209,7 @@ class Answers:
                 ).rows()
             )
             asked = here.filter(pl.col("checkpoint").is_in(list(models)))
-            answers = _answers_of(store, asked, found["image_index"].to_list())
+            answers = _answers_of(store, asked, which)
         tiles = [
             {
                 "index": row["image_index"],
@@ -214,8 +229,7 @@ class Answers:
             }
             for row in found.to_dicts()
         ]
-        total = found["total"][0] if len(found) else 0
-        return {"total": total, "digest": cell["digest"], "seed": cell["seed"], "tiles": tiles}
+        return {"total": len(fitting), "digest": cell["digest"], "seed": cell["seed"], "tiles": tiles}
 
     def classes(self, study: str, image_set: str) -> list[dict[str, Any]]:
         """The classes that images of the set are labelled with."""
@@ -270,16 +284,15 @@ class Answers:
         return opened.known[label]
 
 
-def _answers_of(store: Store, cells: pl.DataFrame, rows: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
+def _listed(numbers: Iterable[int]) -> str:
+    """Numbers for IN (…), -1 if there are none. DuckDB skips what it need not read by a list in the text alone."""
+    return ", ".join(map(str, map(int, numbers))) or "-1"
+
+
+def _answers_of(store: Store, cells: pl.DataFrame, which: str) -> dict[int, list[dict[str, Any]]]:
     """Image -> what each model says of it, perturbed and clean."""
-    if cells.is_empty() or not rows:
-        return {}
-    wanted = [*cells["cell"], *cells["clean_cell"].drop_nulls()]
-    found = store.frame(
-        "SELECT cell, image_index, predicted, label_rank, confidence FROM prediction "
-        "WHERE list_contains(?, cell) AND list_contains(?, image_index)",
-        [wanted, list(rows)],
-    )
+    wanted = _listed([*cells["cell"], *cells["clean_cell"].drop_nulls()])
+    found = store.frame(ANSWERS.format(cells=wanted, which=which))
     reference = found.select("image_index", clean_cell="cell", clean="predicted", clean_confidence="confidence")
     answers = (
         found.join(cells.select("cell", "clean_cell", "checkpoint"), on="cell")

@@ -17,9 +17,10 @@ from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.metrics.psychometric import fit_channels, fit_thresholds
 from bandlens.analysis.statistics.coefficients import holm
 from bandlens.errors import UsageError
-from bandlens.protocol import BIAS_CUTOFFS
+from bandlens.protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
 from bandlens.records import Condition, Finished
 
 N = 120
@@ -318,3 +319,68 @@ def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, imag
     assert found["low_frequency_bias"]["high"] - found["low_frequency_bias"]["low"] < 0.8 * alone
     unchanged = compare_metrics(a, a)
     assert unchanged["difference"].to_list() == [0] * 3
+    assert unchanged["low"].to_list() == unchanged["high"].to_list() == [None] * 3, "there is nothing to be in doubt of"
+
+
+def test_few_images_that_differ_are_paired_too(store: Store, images: Images) -> None:
+    """One answer in a hundred is drawn anew; as independent, the interval would be far wider."""
+    a, b = filtered_versions(store, images, 0.99)
+    for row in compare_metrics(a, b).rows(named=True):
+        query = "SELECT (high - low) / 2 AS half FROM metric_of(?) WHERE metric = ?"
+        alone = [run.store.frame(query, [run.label, row["metric"]]).item() for run in (a, b)]
+        assert row["low"] < row["difference"] < row["high"]
+        assert (row["high"] - row["low"]) / 2 < 0.75 * np.hypot(*alone)
+
+
+def test_a_bias_without_the_other_is_compared_without_an_interval(store: Store) -> None:
+    """Of 44 images, six conditions fill as many places as eleven conditions of 24."""
+    images, runs = image_set(44, labels=[0] * 44), []
+    conditions = [condition("lowpass", cutoff=cutoff) for cutoff in BIAS_CUTOFFS]
+    for k in range(2):
+        clean = outcome(images, CLEAN, 0)
+        parts = [clean, *(outcome(images, changed(of) if k else of, n, 0.3 + k / 5) for n, of in enumerate(conditions))]
+        label = store_study(store, "s", images, parts)
+        compute_metrics(store, label)
+        runs.append(Run(store, label))
+    rows = {row["metric"]: row for row in compare_metrics(*runs).rows(named=True)}
+    assert rows["low_frequency_bias"]["difference"] != 0
+    assert rows["low_frequency_bias"]["low"] is None
+    assert rows["spectral_bias"]["state_a"] == "missing"
+
+
+def test_psychometric_numbers_of_two_versions_are_paired_over_their_images(store: Store) -> None:
+    """Against resamples written out, whose curves are fitted by what other tests compare with psignifit and scipy."""
+    images, rng = image_set(200, labels=[0] * 200), np.random.default_rng(0)
+    sensitivity = 2.2 * np.exp(-((np.arange(7) - 3.5) ** 2) / (2 * 1.5**2))
+    grey = condition("critical_band", noise_sd=0.0)
+    noisy = [(f, sd, condition("critical_band", frequency=f, noise_sd=sd)) for f in FREQUENCIES for sd in NOISE_SDS[1:]]
+    clean, without = outcome(images, CLEAN, 0), (rng.random(200) < 0.2).astype(int)
+    answers: list[list[np.ndarray]] = [[without == 0], [without == 0]]
+    parts = [[clean, part(cell(images, grey), without, without)] for _ in range(2)]
+    for f, sd, of in noisy:
+        chance = 0.8 / (1 + 2 ** (2 * (np.log2(sd / 0.16) + sensitivity[f])))
+        first = (rng.random(200) > chance).astype(int)
+        second = np.where(rng.random(200) < 0.1, (rng.random(200) > 0.5).astype(int), first)
+        for k, rank in enumerate((first, second)):
+            parts[k].append(part(cell(images, changed(of) if k else of), rank, rank))
+            answers[k].append(rank == 0)
+    runs = [Run(store, store_study(store, "s", images, one)) for one in parts]
+    for run in runs:
+        compute_metrics(store, run.label)
+    rows = {row["metric"]: row for row in compare_metrics(*runs).rows(named=True)}
+    times = rng.multinomial(200, np.full(200, 1 / 200), 500).T.astype(float)
+    found = []
+    for each in answers:
+        right = np.array(each) @ times
+        levels = right[1:].reshape(7, 4, 500).transpose(1, 0, 2).reshape(4, -1)
+        fitted, _ = fit_thresholds(levels, np.full(3500, 200.0), np.tile(right[0] / 200, 7))
+        _, mu, sigma = fit_channels(fitted.reshape(7, 500))
+        found.append([2 * np.sqrt(np.log(4)) * sigma, 1.75 * 2**mu, 0.16 * 2 ** -fitted.reshape(7, 500)[3]])
+    drawn = np.subtract(*found[::-1])
+    names = ("bandwidth", "center_frequency", "threshold_3")
+    for name, wanted in zip(names, np.quantile(drawn, [0.025, 0.975], axis=1).T, strict=True):
+        row = rows[f"psychometric_{name}"]
+        assert (row["low"], row["high"]) == pytest.approx(wanted, abs=0.25 * np.ptp(wanted))
+        query = "SELECT (high - low) / 2 AS half FROM metric_of(?) WHERE metric = ?"
+        alone = [store.frame(query, [run.label, row["metric"]]).item() for run in runs]
+        assert (row["high"] - row["low"]) / 2 < 0.7 * np.hypot(*alone)

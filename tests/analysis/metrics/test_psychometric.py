@@ -16,6 +16,7 @@ from bandlens.analysis.metrics.psychometric import (
     estimate_band_of_counts,
     fit_channels,
     fit_thresholds,
+    paired_band_intervals,
 )
 from bandlens.analysis.metrics.states import State
 from bandlens.errors import UsageError
@@ -213,6 +214,33 @@ def test_thresholds_outside_the_tested_noise_are_flagged(noisy: bool, side: str)
     assert np.isnan(band.bandwidth.value)
     assert band.bandwidth.state == "undetermined"
     assert band.bandwidth.note == "0 of 7 thresholds lie within the tested noise; three numbers need three"
+
+
+@pytest.mark.parametrize(("width", "state"), [(0.9, "doubtful"), (1.2, "ok")])
+def test_a_channel_narrower_than_an_octave_is_doubtful(width: float, state: str) -> None:
+    """Noise is an octave wide, and an octave apart: what is between two bands is not seen."""
+    p = probabilities(bell(2.6, 3.1, width / FULL_WIDTH))
+    band = estimate_band(observe(np.random.default_rng(12), p, 20_000), resamples=100)
+    assert band.bandwidth.value == pytest.approx(width, rel=0.05)
+    assert {estimate.state for estimate in numbers(band)} == {state}
+    assert ("narrower than an octave" in (band.bandwidth.note or "")) == (state == "doubtful")
+
+
+def test_paired_intervals_are_those_of_the_same_images() -> None:
+    """Two observers that agree on most images differ by less than two who saw other images would."""
+    rng, p = np.random.default_rng(13), probabilities(bell(2.2, 3.5, 1.5))
+    a = observe(rng, p, 300)
+    b = np.where(rng.random(a.shape) < 0.05, observe(rng, p, 300), a)
+    found, one, other = paired_band_intervals(a, b), estimate_band(a), estimate_band(b)
+    for name in NUMBERS:
+        low, high = found[name]
+        difference = getattr(other, name).value - getattr(one, name).value
+        alone = [getattr(band, name).high - getattr(band, name).low for band in (one, other)]
+        assert low < difference < high
+        assert high - low < 0.6 * np.hypot(*alone)
+    assert paired_band_intervals(b, a)["bandwidth"] == pytest.approx([-end for end in found["bandwidth"][::-1]])
+    assert paired_band_intervals(a, a) == {}, "no image differs"
+    assert paired_band_intervals(a, observe(rng, p, 300), floors=(0.0, 0.4)) == {}, "one is at chance"
 
 
 def test_equal_thresholds_have_no_channel_width() -> None:

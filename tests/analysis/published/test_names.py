@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import polars as pl
 import pytest
 from small import Command
 
+from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.names import agreement, aliases, family_of, models, values_of_model
 from bandlens.analysis.published.relate import fits, place
 from bandlens.analysis.published.sources import shipped_values, sources
@@ -67,6 +69,26 @@ def test_one_name_may_be_two_models() -> None:
     assert tv["range"].unique().to_list() == [pytest.approx(0.026, abs=1e-3)]
     with pytest.raises(UnknownName, match="did you mean"):
         values_of_model(shipped_values(), "resnet50.tv_in1")
+
+
+def test_intervals_and_notes_of_a_model_are_shown(command: Command, tmp_path: Path) -> None:
+    """What the import of the critical bands writes has both; the accuracies that ship have neither."""
+    known = shipped_values(["timm"]).filter(model="tf_efficientnet_lite0.in1k", benchmark="imagenet")
+    doubtful = known.with_columns(
+        source=pl.lit("critical-band"), value=pl.lit(1.2), low=pl.lit(0.7), high=pl.lit(1.6), note=pl.lit("is narrow")
+    )
+    with open_store(tmp_path / "r.duckdb") as store:
+        store.write_source("critical-band", doubtful, None)
+    arguments = ("published", "sources", "tf_efficientnet_lite0.in1k")
+    [row] = [
+        row
+        for row in json.loads(command(*arguments, "--db", str(tmp_path / "r.duckdb"), "--json").out)
+        if row["source"] == "critical-band"
+    ]
+    assert (row["value"], row["low"], row["high"], row["note"]) == (1.2, 0.7, 1.6, "is narrow")
+    head = command(*arguments, "--db", str(tmp_path / "r.duckdb")).out.split("\n")[0].split()
+    assert head[-6:] == ["value", "low", "high", "unit", "range", "note"]
+    assert command(*arguments).out.split("\n")[0].split()[-3:] == ["value", "unit", "range"]
 
 
 def test_data_parameters_and_size_of_a_timm_model() -> None:

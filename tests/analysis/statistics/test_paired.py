@@ -83,13 +83,17 @@ def test_intervals_hold_the_true_difference_as_often_as_they_say() -> None:
     shared = np.repeat(rng.random((runs, 50)), size, axis=1)
     draw = np.where(rng.random(shared.shape) < 0.5, shared, rng.random(shared.shape))
     found = paired(draw < 0.05, draw > 0.85, np.repeat(np.arange(50), size))
-    assert np.mean((found.low <= 0.1) & (found.high >= 0.1)) == pytest.approx(0.95, abs=0.02)
+    assert 0.93 < np.mean((found.low <= 0.1) & (found.high >= 0.1)) < 0.98
 
 
-def test_a_difference_that_few_clusters_make_up_is_held() -> None:
-    """100 clusters of 8 of which half share their fate, 1 % right in A and 2 % in B: 0.87 held it before."""
+@pytest.mark.parametrize(("clusters", "size", "p"), [(30, 8, 0.1), (60, 20, 0.02), (60, 20, 0.05)])
+def test_a_difference_that_few_clusters_make_up_is_held(clusters: int, size: int, p: float) -> None:
+    """Clusters of which half share their fate, p right in B and half of that in A.
+
+    The design effect of the clusters that happen to differ, by itself, holds it in 0.90, 0.77 and 0.81 of these draws.
+    """
     rng = np.random.default_rng(0)
-    fate = np.repeat(rng.random((2000, 100)), 8, axis=1)
+    fate = np.repeat(rng.random((1000, clusters)), size, axis=1)
     draw = np.where(rng.random(fate.shape) < 0.5, fate, rng.random(fate.shape))
-    found = paired(draw < 0.01, draw < 0.02, np.repeat(np.arange(100), 8))
-    assert np.mean((found.low <= 0.01) & (found.high >= 0.01)) > 0.93
+    found = paired(draw < p / 2, draw < p, np.repeat(np.arange(clusters), size))
+    assert np.mean((found.low <= p / 2) & (found.high >= p / 2)) > 0.93
