@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -65,6 +66,7 @@ def findings() -> list[tuple[str, Any]]:
         ("folder for weights and models", _folder()),
         *gpu_rows(found),
         *_engine_rows(found),
+        *_cluster_rows(),
         *((f"package {name}", _version(name)) for name in PACKAGES),
     ]
 
@@ -114,6 +116,20 @@ def _engine_rows(found: Gpus) -> list[tuple[str, str]]:
     if isinstance(found, Problem):
         return [(what, line.replace(found.message, "the GPU cannot be used, see above")) for what, line in rows]
     return rows
+
+
+OPEN = "WARNING: it asks for no token: whoever reaches that port can run programs as its user; see docs/cluster.md"
+
+
+def _cluster_rows() -> list[tuple[str, str]]:
+    """A row for the Ray cluster that runs would use, where RAY_ADDRESS names one by host and port."""
+    from ...engine.distributed.cluster import asks_for_token, place_of
+
+    address = os.environ.get("RAY_ADDRESS", "")
+    if "://" in address or place_of(address) is None or importlib.util.find_spec("ray") is None:
+        return []
+    answers = {True: "asks for its token", False: OPEN, None: "does not answer"}
+    return [(f"Ray cluster {address}", answers[asks_for_token(address)])]
 
 
 def state_of(engine: str) -> Readiness:

@@ -18,9 +18,10 @@ from ...analysis.database.snapshots import snapshots
 from ...analysis.database.store import ClassNames, Store
 from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.device.devices import readiness
+from ...engine.distributed.cluster import RayOptions, connected
 from ...engine.distributed.executors import TRIES, run_here
 from ...engine.distributed.files import kept_files
-from ...engine.distributed.ray import RayOptions, connected
+from ...engine.distributed.ray import run_on
 from ...engine.distributed.shards import Folder, Shard, check_shard, open_folder, read_about, read_shard, shard_keys
 from ...engine.distributed.worker import Computed, job_of, probe_sources
 from ...engine.tasks import Task, by_attack, tasks_of, whole_tasks
@@ -248,7 +249,7 @@ def _run_in_shards(
             cluster = stack.enter_context(connected(sharded.ray, study.engine, study.thread_count))
             probes = probe_sources(study.probes, study.folder)
             kept = kept_files(work.image_sets, list({cell.variant for cell in todo}), list(probes.values()))
-            compute, workers = partial(cluster.run, job, kept=kept), cluster.workers
+            compute, workers = partial(run_on, cluster, job, kept=kept), cluster.workers
         committer.advance = stack.enter_context(progress("running", images_left(todo, done), "predictions"))
         for _ in range(TRIES):  # more than once where a shard was damaged after it had been written
             if committer.missing():
@@ -304,7 +305,7 @@ class Committer:
             self.adopt()
 
     def still(self, task: Task) -> Task | None:
-        cells = [cell for cell in task.cells if cell.key not in self.lost]
+        cells = [cell for cell in task.cells if cell.key not in self.lost and self.lacks(cell, task.first, task.last)]
         return task.of(cells) if cells else None
 
     def accept(self, task: Task, computed: Computed) -> None:
@@ -320,6 +321,9 @@ class Committer:
     def set_aside(self, task: Task, error: str) -> None:
         where = f"images {task.first} to {task.last - 1}, tried {TRIES} times"
         self._fail([Failed(cell, f"{error} ({where})") for cell in task.cells])
+
+    def tell(self, text: str) -> None:
+        print(f"bandlens: {text}", file=sys.stderr)
 
     # Rows
 
@@ -436,7 +440,7 @@ class Committer:
         self.committed.failed += new
 
     def _warn(self, error: ShardError) -> None:
-        print(f"bandlens: warning: {error}", file=sys.stderr)
+        self.tell(f"warning: {error}")
 
 
 def _images(shard: Shard) -> tuple[int, int]:

@@ -91,10 +91,15 @@ class Worker:
             return files.images(job.image_sets[digest])
 
         self._bench = Workbench(self._grid, job.batch, job.threads, images, files.variant)
+        self.steps = 0
+        """Grows while the worker gets on: sessions that it opened, and predictions that it made."""
 
     def open(self) -> None:
         """Open all sessions; what cannot be opened is known before there are results."""
-        self._bench.open(self.job.variants)
+        self._bench.open(self.job.variants, self._step)
+
+    def _step(self, number: int = 1) -> None:
+        self.steps += number
 
     def compute(self, task: Task) -> Computed:
         """Compute a task and write its shard.
@@ -105,7 +110,7 @@ class Worker:
         here = {*self._grid.conditions, *self._grid.attacks}
         if missing := {cell.condition for cell in task.cells} - here:
             raise EngineError(f"{min(map(str, missing))} is another probe here; are all versions of bandlens the same?")
-        outcomes = [outcome for outcomes in self._bench.compute(task) for outcome in outcomes]
+        outcomes = [outcome for outcomes in self._bench.compute(task, progress=self._step) for outcome in outcomes]
         failed = tuple((one.cell.key, one.error) for one in outcomes if isinstance(one, Failed))
         lost = {key for key, _ in failed}
         parts = _joined(task, [one for one in outcomes if isinstance(one, Finished) and one.cell.key not in lost])
