@@ -105,7 +105,7 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
                 size=one.size,
             )
             found |= {f"psychometric_{name}": ends for name, ends in bands.items()}
-        if "cue_accuracy" in {*metrics} or any(metric.startswith("shape_bias") for metric in metrics):
+        if one.cues and any(metric.startswith((one.cues.bias, one.cues.accuracy)) for metric in metrics):
             decisions, names = read_decisions(a.store, one)
             found |= dict(paired_shape_intervals(decisions, read_decisions(b.store, other)[0], names))
         yield from ((*key, metric, *ends) for metric, ends in found.items() if metric in metrics)

@@ -68,7 +68,7 @@ COMMENT ON COLUMN image.cluster IS 'Images with the same number are not independ
 CREATE TABLE label (image_set INTEGER NOT NULL, scheme VARCHAR NOT NULL, image_index UINTEGER NOT NULL, class USMALLINT NOT NULL);
 COMMENT ON TABLE label IS 'What counts as right for an image, by label scheme';
 COMMENT ON COLUMN label.image_set IS 'image_set.id';
-COMMENT ON COLUMN label.scheme IS 'single: the one class of the image; real: every class that ReaL accepts; shape, texture: those of cue-conflict images, instead of single';
+COMMENT ON COLUMN label.scheme IS 'single: the one class of the image; real: every class that ReaL accepts; shape, texture: those of cue-conflict images, instead of single; lf_label, hf_label: those of frequency conflicts';
 COMMENT ON COLUMN label.image_index IS 'image.image_index';
 COMMENT ON COLUMN label.class IS 'Number of the class that is right, in the decision space of the set';
 
@@ -668,6 +668,9 @@ COMMENT ON COLUMN accuracy.engine IS 'Inference library';
 COMMENT ON COLUMN accuracy.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN accuracy.seed IS 'Of the noise; 0 where there is none';
 
+CREATE MACRO own_scheme(scheme) AS scheme IN ('single', 'shape', 'lf_label');
+COMMENT ON MACRO own_scheme IS 'Whether label.scheme is that of the labels which predictions are ranked by: each image of a labelled set has one label in it';
+
 CREATE MACRO people_saw(benchmark) AS benchmark IN (
     'cue-conflict', 'colour', 'contrast', 'eidolonI', 'eidolonII', 'eidolonIII', 'high-pass', 'low-pass', 'rotation',
     'uniform-noise', 'false-colour', 'phase-scrambling', 'power-equalisation', 'sketch', 'stylized', 'edge', 'silhouette');
@@ -734,6 +737,44 @@ COMMENT ON COLUMN condition_accuracy.top1 IS 'Share of them that are right';
 COMMENT ON COLUMN condition_accuracy.low IS 'Lower end of the 95 % interval of top1, of independent images';
 COMMENT ON COLUMN condition_accuracy.high IS 'Upper end of the 95 % interval of top1';
 
+CREATE MACRO probe_of_stimulus(images, condition) AS
+    CASE images
+         WHEN 'contrast' THEN {'probe': 'contrast', 'setting': TRY_CAST(ltrim(condition, 'c') AS DOUBLE) / 100}
+         WHEN 'low-pass' THEN {'probe': 'gaussian_lowpass', 'setting': TRY_CAST(condition AS DOUBLE)}
+         WHEN 'high-pass' THEN {'probe': 'gaussian_highpass', 'setting': TRY_CAST(condition AS DOUBLE)}
+         WHEN 'uniform-noise' THEN {'probe': 'uniform_noise', 'setting': TRY_CAST(condition AS DOUBLE)}
+         WHEN 'phase-scrambling' THEN {'probe': 'phase_scramble', 'setting': TRY_CAST(condition AS DOUBLE)} END;
+COMMENT ON MACRO probe_of_stimulus IS 'Which probe, and at which setting, makes the stimuli of a set that people saw under a condition; NULL where none does. The experiment on contrast names percents, such as c05; all others name the parameter';
+
+CREATE MACRO setting_of(probe, parameters) AS
+    CASE WHEN probe = 'contrast' THEN TRY_CAST(parameters ->> '$.contrast' AS DOUBLE)
+         WHEN probe IN ('gaussian_lowpass', 'gaussian_highpass') THEN TRY_CAST(parameters ->> '$.sigma' AS DOUBLE)
+         WHEN probe IN ('uniform_noise', 'phase_scramble') THEN TRY_CAST(parameters ->> '$.width' AS DOUBLE) END;
+COMMENT ON MACRO setting_of IS 'The parameter of a condition whose stimuli people saw; NULL for other probes. The sigma of a high-pass may be infinite';
+
+CREATE MACRO human_probe_of(which) AS TABLE
+SELECT probe, setting_of(probe, parameters) AS setting, false AS human, checkpoint AS subject, image_set AS images,
+       n, top1, low, high
+FROM accuracy_of(which)
+WHERE measure = 'accuracy' AND setting_of(probe, parameters) IS NOT NULL
+UNION ALL
+SELECT stimulus.probe, stimulus.setting, true, subject, images, n, top1, low, high
+FROM (SELECT *, probe_of_stimulus(images, condition) AS stimulus FROM condition_accuracy WHERE human)
+WHERE stimulus.setting IS NOT NULL;
+COMMENT ON MACRO TABLE human_probe_of IS 'The view human_probe with the models of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW human_probe AS FROM human_probe_of('*');
+COMMENT ON VIEW human_probe IS 'Accuracy of models under the probes of the experiments with people, and of people under the same conditions. The photographs need not be the same';
+COMMENT ON COLUMN human_probe.probe IS 'Name of the probe';
+COMMENT ON COLUMN human_probe.setting IS 'Its parameter: a contrast, a sigma in pixels, the width of noise, or that of phases in degrees';
+COMMENT ON COLUMN human_probe.human IS 'Whether the subject is one';
+COMMENT ON COLUMN human_probe.subject IS 'Name of the model, or of the observer within the stimulus set';
+COMMENT ON COLUMN human_probe.images IS 'Name of the image set in the study, or of the stimulus set that people saw';
+COMMENT ON COLUMN human_probe.n IS 'Number of images';
+COMMENT ON COLUMN human_probe.top1 IS 'Share of them that are right';
+COMMENT ON COLUMN human_probe.low IS 'Lower end of the 95 % interval of top1';
+COMMENT ON COLUMN human_probe.high IS 'Upper end of the 95 % interval of top1';
+
 CREATE VIEW cell_label_outcome AS
 WITH truth AS (SELECT image_set, scheme, image_index, list(class) AS classes FROM label GROUP BY ALL)
 SELECT prediction.cell, truth.scheme, prediction.image_index, image.cluster,
@@ -754,7 +795,7 @@ WITH by_cluster AS (
     SELECT outcome.cell, outcome.scheme, detail.clustered, count(*) AS n, sum(correct::INTEGER) AS right1
     FROM cell_label_outcome AS outcome
     JOIN cell_detail AS detail ON detail.cell = outcome.cell
-    WHERE outcome.scheme NOT IN ('single', 'shape')
+    WHERE NOT own_scheme(outcome.scheme)
     GROUP BY outcome.cell, outcome.scheme, detail.clustered, CASE WHEN detail.clustered THEN outcome.cluster END
 ), summed AS (
     SELECT *, sum(right1) OVER whole / sum(n) OVER whole AS share FROM by_cluster
@@ -769,7 +810,7 @@ WITH by_cluster AS (
     -- The label that predictions are ranked by: its sums are kept.
     SELECT cell.id AS cell, truth.scheme
     FROM cell
-    JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE scheme IN ('single', 'shape')) AS truth USING (image_set)
+    JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE own_scheme(scheme)) AS truth USING (image_set)
 )
 SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective, quantile) AS low,
        wilson_high(top1, effective, quantile) AS high
@@ -805,7 +846,7 @@ COMMENT ON COLUMN label_accuracy.image_set IS 'Name of the image set';
 COMMENT ON COLUMN label_accuracy.benchmark IS 'What the images are, such as imagenet-c';
 COMMENT ON COLUMN label_accuracy.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
 COMMENT ON COLUMN label_accuracy.severity IS 'Of the corruption, 1 to 5';
-COMMENT ON COLUMN label_accuracy.scheme IS 'single: the one class; real: any that ReaL accepts; where cues conflict, shape and texture';
+COMMENT ON COLUMN label_accuracy.scheme IS 'single: the one class; real: any that ReaL accepts; where cues conflict, shape and texture, or lf_label and hf_label';
 COMMENT ON COLUMN label_accuracy.probe IS 'Name of the probe';
 COMMENT ON COLUMN label_accuracy.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
 COMMENT ON COLUMN label_accuracy.frequency IS 'critical_band: octave index, 0 to 6';

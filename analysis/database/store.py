@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UsageError
+from ...protocol import CUES
 from ...records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
 from ...version import __version__
 from .catalogue import Entry, differences
@@ -276,7 +277,7 @@ class Store:
         if images.class_names:
             names = {"class": pa.array(range(len(images.class_names)), pa.uint16()), "name": list(images.class_names)}
             self._load("INSERT INTO own_class_name SELECT currval('id'), class, name FROM loaded", pa.table(names))
-        own = "shape" if "texture" in images.schemes else "single"
+        own = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
         labels = {} if images.labels is None else {own: (index, images.labels)}
         for scheme, (rows, classes) in (labels | dict(images.schemes)).items():
             truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}

@@ -49,7 +49,7 @@ LEFT JOIN prediction AS a_clean ON a_clean.cell = $2 AND a_clean.image_index = a
 LEFT JOIN prediction AS b ON b.cell = $3 AND b.image_index = a.image_index
 LEFT JOIN prediction AS b_clean ON b_clean.cell = $4 AND b_clean.image_index = a.image_index
 WHERE a.cell = $1 AND {where} AND ($6::INTEGER IS NULL OR a.image_index IN (
-    SELECT image_index FROM label WHERE image_set = $5 AND scheme IN ('single', 'shape') AND class = $6
+    SELECT image_index FROM label WHERE image_set = $5 AND own_scheme(scheme) AND class = $6
 ))
 ORDER BY {order}, a.image_index
 """
@@ -61,7 +61,7 @@ SHOWN = """
 SELECT image.image_index, image.path, truth.class AS label
 FROM image
 LEFT JOIN label AS truth
-  ON truth.image_set = image.image_set AND truth.image_index = image.image_index AND truth.scheme IN ('single', 'shape')
+  ON truth.image_set = image.image_set AND truth.image_index = image.image_index AND own_scheme(truth.scheme)
 WHERE image.image_set = $1 AND image.image_index IN ({which})
 """
 
@@ -240,7 +240,7 @@ class Answers:
             query = (
                 "SELECT DISTINCT label.class AS class, coalesce(shown_class.name, label.class::VARCHAR) AS name "
                 "FROM label LEFT JOIN shown_class USING (image_set, class) "
-                "WHERE image_set = ? AND scheme IN ('single', 'shape') ORDER BY class"
+                "WHERE image_set = ? AND own_scheme(scheme) ORDER BY class"
             )
             return opened.store.frame(query, [cells["image_set_id"][0]]).to_dicts()
 

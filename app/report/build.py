@@ -84,7 +84,7 @@ def _sections(db: Path, results: ReportData | None, against: str | None, photogr
             yield curves_section(results)
             yield band_section(results)
             yield numbers_section(results)
-        if len(results.consistency) or len(results.judged):
+        if len(results.consistency) or len(results.judged) or results.human_probe["human"].any():
             yield consistency_section(results)
     yield atlas_section(results)
     yield scatter_section()

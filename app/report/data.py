@@ -67,6 +67,8 @@ class ReportData:
     """Rows of the table error_consistency on the study's images, of every subject of the database."""
     judged: pl.DataFrame
     """Rows of the view condition_accuracy on the study's images."""
+    human_probe: pl.DataFrame
+    """Rows of the view human_probe: the study's models, and people where their trials are imported."""
     atlas: pl.DataFrame
     """Published figures: rows of VALUES, those imported into the database among them."""
     joined: pl.DataFrame
@@ -109,6 +111,7 @@ def _read(store: Store, label: str) -> ReportData:
         correlated=_correlated(store, label),
         consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
         judged=store.frame("FROM condition_accuracy WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
+        human_probe=store.frame("FROM human_probe_of(?)", [label]),
         atlas=values,
         joined=joined(store, label, values),
         **{name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()},

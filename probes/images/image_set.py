@@ -47,7 +47,8 @@ class ImageSet:
     labels: NDArray[np.int32] | None = field(repr=False)
     """(n,) class indices."""
     schemes: Mapping[str, Scheme] = field(repr=False)
-    """Other label schemes by name: `real`, lists of classes; `texture`, where labels are shapes."""
+    """Other label schemes by name: `real`, lists of classes; `texture`, where labels are shapes;
+    `hf_label`, where they are of low frequencies."""
     clusters: NDArray[np.int32] = field(repr=False)
     """(n,) cluster indices: images of one cluster, such as crops of one photograph, are not independent."""
     keys: NDArray[np.uint64] = field(repr=False)

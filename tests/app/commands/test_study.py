@@ -1,4 +1,4 @@
-"""`bandlens study`: the studies that come along, on EfficientNet-Lite0 and a few pictures; test_paper.py has `paper`."""
+"""`bandlens study`: the studies that come along, on EfficientNet-Lite0 and a few pictures (`paper`: test_paper.py)."""
 
 from __future__ import annotations
 
