@@ -198,8 +198,8 @@ def read_decisions(store: Store, subject: Subject) -> tuple[Decisions, dict[int,
         "SELECT class, class_name.name FROM class_name JOIN image_set USING (decision_space) WHERE image_set.id = ?",
         [subject.image_set_id],
     )
-    columns = (found[name].to_numpy() for name in ("predicted", "first", "second", "cluster"))
-    return Decisions(*columns, cues), dict(names.rows())
+    predicted, first, second, clusters = (column.to_numpy() for column in found)
+    return Decisions(predicted, first, second, clusters, cues), dict(names.rows())
 
 
 CRITICAL_BAND = "probe = 'critical_band' ORDER BY frequency NULLS FIRST, noise_sd"

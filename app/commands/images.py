@@ -129,7 +129,7 @@ def frequency_conflict(
 
     Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict
     """
-    from ...probes.images.frequency_conflict import pack_frequency_conflict
+    from ...probes.benchmarks.frequency_conflict import pack_frequency_conflict
     from ...probes.images.image_set import open_image_set
     from ...probes.images.pack import How
 

@@ -22,11 +22,11 @@ import numpy as np
 from ...errors import ImageSetError, UsageError
 from ...protocol import FREQUENCY_CUES
 from ...records import ImageSetInfo
+from ..images.files import PIXELS, Index, finish_pixels, need_space, new_folder, writing
+from ..images.image_set import ImageSet, open_image_set
+from ..images.pack import USUAL, How, describe
+from ..images.rows import Photograph, hash_rows, rows_of
 from ..spectral import lowpass, spectrum
-from .files import PIXELS, Index, finish_pixels, need_space, new_folder, writing
-from .image_set import ImageSet, open_image_set
-from .pack import USUAL, How, describe
-from .rows import Photograph, hash_rows, rows_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -125,4 +125,5 @@ def conflict(images: ImageSet, low: int, high: int, r: int) -> NDArray[np.uint8]
     pair = images.take(np.array([low, high])).astype(np.float32) / np.float32(255)
     filtered = lowpass(np, pair, spectrum(np, pair), r)
     mixed: NDArray[np.float32] = np.clip(filtered[0] + (pair[1] - filtered[1]), 0, 1)
-    return np.rint(mixed * np.float32(255)).astype(np.uint8)
+    rounded: NDArray[np.uint8] = np.rint(mixed * np.float32(255)).astype(np.uint8)
+    return rounded

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from small import make_images, make_pictures
 
 from bandlens.errors import ImageSetError, UsageError
-from bandlens.probes.images.frequency_conflict import draw_partners, pack_frequency_conflict
+from bandlens.probes.benchmarks.frequency_conflict import draw_partners, pack_frequency_conflict
 from bandlens.probes.images.image_set import ImageSet, check
+from bandlens.probes.images.pack import How
 
 LABELS = [0, 0, 1, 2, 1, 3, 0, 2]
 
@@ -34,7 +35,6 @@ def low(image: NDArray[np.float64], r: int) -> NDArray[np.float64]:
 def test_low_frequencies_are_of_one_image_and_high_ones_of_its_partner(tmp_path: Path, cutoff: float, r: int) -> None:
     images = made(tmp_path)
     found = pack_frequency_conflict(images, tmp_path / "conflicts", cutoff=cutoff, seed=5)
-    assert found.paths is not None
     assert found.labels is not None
     pixels = images.pixels / 255
     for row, path in enumerate(found.paths):
@@ -52,8 +52,6 @@ def test_low_frequencies_are_of_one_image_and_high_ones_of_its_partner(tmp_path:
 
 def test_the_seed_draws_the_pairs_and_nothing_else_matters(tmp_path: Path) -> None:
     images = made(tmp_path)
-    from bandlens.probes.images.pack import How
-
     sets = [
         pack_frequency_conflict(images, tmp_path / str(at), cutoff=0.3, seed=seed, how=How(workers=workers))
         for at, (seed, workers) in enumerate([(0, 1), (0, 2), (1, 2)])
