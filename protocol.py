@@ -74,6 +74,15 @@ class Benchmark:
         return [(name, severity) for name in self.corruptions for severity in SEVERITIES] or [(None, None)]
 
 
+CUE_CONFLICT = "cue-conflict"
+STIMULI: Mapping[str, int] = {
+    **dict.fromkeys((CUE_CONFLICT, "colour", "contrast", "eidolonI", "eidolonII", "eidolonIII", "high-pass"), 80),
+    **dict.fromkeys(("low-pass", "rotation", "uniform-noise"), 80),
+    **dict.fromkeys(("false-colour", "phase-scrambling", "power-equalisation"), 70),
+    **dict.fromkeys(("sketch", "stylized"), 50),
+    **dict.fromkeys(("edge", "silhouette"), 10),
+}
+"""The 17 sets that people saw, too (Geirhos et al. 2021, model-vs-human) -> images of each of the sixteen classes."""
 BENCHMARKS: Mapping[str, Benchmark] = {
     one.name: one
     for one in (
@@ -85,8 +94,17 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         Benchmark("imagenet-sketch", 50_889),
         Benchmark("imagenet-c", VALIDATION, 50, fixed=True, corruptions=IMAGENET_C),
         Benchmark("imagenet-cbar", VALIDATION, 50, fixed=True, corruptions=IMAGENET_CBAR),
-        Benchmark("cue-conflict", 1_280, 80, decision_space="sixteen", fixed=True, scheme="texture"),
-        Benchmark("stylized", 800, 50, decision_space="sixteen", fixed=True),
+        *(
+            Benchmark(
+                name,
+                SPACE_CLASSES["sixteen"] * per_class,
+                per_class,
+                decision_space="sixteen",
+                fixed=True,
+                scheme="texture" if name == CUE_CONFLICT else None,
+            )
+            for name, per_class in STIMULI.items()
+        ),
     )
 }
 SAME_IMAGES: Mapping[str, str] = {"imagenet-real": "imagenet"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,7 +102,7 @@ class SessionInfo:
     versions: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cell:
     """The unit that is asked for, skipped or redone: one variant of a model, one image set, one condition."""
 
@@ -115,7 +116,7 @@ class Cell:
     def model(self) -> Model:
         return self.variant.model
 
-    @property
+    @cached_property
     def key(self) -> str:
         return digest_of(
             self.variant.sha256,

@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 from unicodedata import category
@@ -63,7 +64,7 @@ def as_record(kind: type[R], table: Mapping[str, Any]) -> R:
 
     Raises KeyError for one that is missing and has no default, TypeError for one of another type.
     """
-    types = get_type_hints(kind)
+    types = _types(kind)  # type: ignore[arg-type]
     given = {one.name: table[one.name] for one in fields(kind) if one.name in table}  # type: ignore[arg-type]
     for name, value in given.items():
         wanted = str if types[name] is Path else types[name]
@@ -72,6 +73,11 @@ def as_record(kind: type[R], table: Mapping[str, Any]) -> R:
         if types[name] is Path:
             given[name] = Path(value)
     return kind(**given)
+
+
+@cache
+def _types(kind: type[Any]) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def first_line(error: BaseException) -> str:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 MODEL = "efficientnet_lite0"
 ARCHITECTURE = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
-ATLAS = "tf_efficientnet_lite0.in1k"
-"""Its row among the published accuracies: the same network, from the same release of weights."""
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """Its preprocessing is (x - 127) / 128 on values up to 255."""
 

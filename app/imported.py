@@ -26,6 +26,7 @@ from ..records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionI
 from ..untrusted import first_line
 
 ENGINE = "imported"
+UNKNOWN = "unknown"
 UNKNOWN_RANK = 65_535
 """label_rank of a label that is not the prediction."""
 NEEDED = ("file_name", "predicted_class")
@@ -44,7 +45,7 @@ class LabelledFiles:
     schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]
 
 
-def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256: str = "unknown") -> Finished:
+def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256: str = UNKNOWN) -> Finished:
     """A checkpoint's predictions on unperturbed images, as the only part of a cell.
 
     Raises UsageError where the file or the checkpoint in it is not there, and StoreError for what it holds otherwise.
@@ -57,7 +58,7 @@ def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256
     source = f"predictions imported from {file.name}, sha256 {sha256}"
     identity = digest_of("imported predictions", checkpoint, sha256)
     size = images.info.size
-    model = Model(checkpoint, "own", "unknown", weights_sha256, source, "unknown", file, identity, size, CLASSES)
+    model = Model(checkpoint, "own", UNKNOWN, weights_sha256, source, UNKNOWN, file, identity, size, CLASSES)
     variant = Variant(model, ENGINE, ENGINE, file, identity)
     (clean,) = CLEAN.conditions({})
     cell = Cell(variant, images.info, clean, 0, images.info.decision_space)
@@ -70,7 +71,7 @@ def store_predictions(store: Store, part: Finished, images: Images) -> str:
     cell = part.cell
     label = store.begin_study(cell.model.name, f"# {cell.model.source}", [cell], [images])
     if not store.progress([cell])[cell.key]:
-        store.commit([part], {cell.variant: SessionInfo("unknown", 1, 1, "{}")})
+        store.commit([part], {cell.variant: SessionInfo(UNKNOWN, 1, 1, "{}")})
         store.execute("UPDATE part SET right5 = NULL FROM cell WHERE cell.id = part.cell AND cell.key = ?", [cell.key])
     return label
 

@@ -23,12 +23,12 @@ from bandlens.records import Finished, Model, Predictions, SessionInfo, digest_o
 IMAGES, CLASSES = 64, 1000
 
 
-def models(folder: Path, count: int) -> None:
+def models(folder: Path, count: int, size: int = 224) -> None:
     folder.mkdir()
     for k in range(count):
         name = f"model{k}"
         model = Model(
-            name, "own", "resnet50", "0", "file", "none", folder / f"{name}.onnx", digest_of(count, k), 224, CLASSES
+            name, "own", "resnet50", "0", "file", "none", folder / f"{name}.onnx", digest_of(count, k), size, CLASSES
         )
         save_model(model, b"never opened", {})
 

@@ -25,7 +25,7 @@ MARGIN = 0.1
 
 
 def conditions(draw: str) -> list[Condition]:
-    return CRITICAL_BAND.conditions({"noise_sd": NOISY, "draw": draw})
+    return CRITICAL_BAND.conditions({"noise_sd": NOISY, "draw": draw, "grey": False})
 
 
 def with_bandlens(batch: Batch, asked: list[Condition], buffers: Buffers) -> None:

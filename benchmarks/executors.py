@@ -53,7 +53,7 @@ engine = "onnxruntime"
 batch = {batch}
 threads = 1
 [probes]
-critical_band = {{ noise_sd = 0.16 }}
+critical_band = {{ noise_sd = 0.16, grey = false }}
 """
 TWICE = "direct, twice"
 NAMES = ("direct", TWICE, "tasks", "ray, 1", "ray, 2")

@@ -184,7 +184,9 @@ def main() -> None:
     )
     if given.quick:
         given.batch, given.checkpoints, given.images = 8, 2, 8
-    probes = {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16}} if given.quick else PUBLISHED
+    probes = (
+        {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}} if given.quick else PUBLISHED
+    )
     grid, xp = make_grid(probes, Path()), arrays_of(given.engine)
     with folder(given.keep) as prepared, ExitStack() as stack:
         resnet50(prepared / "models")

@@ -21,7 +21,7 @@ from _common import BATCH, MODEL, arguments, folder, image_set, machine, ratio, 
 
 FEW = """
 lowpass = { cutoff = [0.5] }
-critical_band = { noise_sd = [0.16], frequency = [0] }
+critical_band = { noise_sd = [0.16], frequency = [0], grey = false }
 """
 FULL = """
 lowpass = {}

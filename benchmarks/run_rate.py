@@ -102,7 +102,9 @@ def main() -> None:
         images=(32, "images, a multiple of 32"),
         threads=(2, "threads of the session"),
     )
-    probes = {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16}} if given.quick else PUBLISHED
+    probes = (
+        {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}} if given.quick else PUBLISHED
+    )
     grid = make_grid(probes, Path())
     count = max(given.images // BATCH, 1) * BATCH
     with folder(given.keep) as prepared:

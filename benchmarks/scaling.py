@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256, help="images of a batch (default 256)")
     parser.add_argument("--engine", default="tensorrt", help="engine, which says how large tasks are")
     given = parser.parse_args()
-    terms = Terms(given.rate, given.start, given.per_unit, given.write, given.commit, given.bytes)
+    terms = Terms(given.rate, given.start, given.per_task, given.write, given.commit, given.bytes)
     cells, grid = cells_of(given.models, given.images, given.engine)
     rows, one = [], None
     for workers in (1, 2, 8) if given.quick else (1, 2, 8, 16, 32, 64, 128, 256, 512):

@@ -254,4 +254,5 @@ CRITICAL_BAND = Family(
     perturb,
     random=True,
     canonical=_canonical,
+    beside=("grey", {"noise_sd": 0.0}),
 )

@@ -63,17 +63,26 @@ class Family:
     """Whether the seed matters; where it does not, changing it re-runs nothing."""
     canonical: Callable[[dict[str, Value]], dict[str, Value]] = dict
     """Drops parameters that make no difference, so that equal conditions are one."""
+    beside: tuple[str, Mapping[str, Value]] | None = None
+    """A name and a setting: a condition that a study has whatever it asks for, unless its table says `NAME = false`."""
+    files: tuple[str, ...] = ()
+    """Of a user's probe: what its version covers, relative to the folder of its file."""
 
     def conditions(self, given: Mapping[str, Any]) -> list[Condition]:
-        """Every combination of the values given (a value or a list for each parameter), without repeats."""
+        """The one beside, and every combination of values given, a value or a list for each parameter; each once."""
         names = [parameter.name for parameter in self.parameters]
+        switch, beside = self.beside or (None, {})
         for name in given:
-            if name not in names:
-                raise UnknownName(f"parameter of probe {self.name}", name, names)
+            if name not in names and name != switch:
+                raise UnknownName(f"parameter of probe {self.name}", name, [*names, switch] if switch else names)
+        wanted = given.get(switch, True) if switch else False
+        if not isinstance(wanted, bool):
+            raise UsageError(f"probe {self.name}: {switch} must be true or false, not {wanted!r}")
         values = [self._values(parameter, given) for parameter in self.parameters]
         if prod(map(len, values)) > MOST_CONDITIONS:
             raise UsageError(f"probe {self.name}: more than {MOST_CONDITIONS:,} combinations of values; name fewer")
-        settings = (self.canonical(dict(zip(names, combination, strict=True))) for combination in product(*values))
+        combinations = (self.canonical(dict(zip(names, combination, strict=True))) for combination in product(*values))
+        settings = [*([dict(beside)] if wanted else []), *combinations]
         return list(
             dict.fromkeys(
                 Condition(self.name, tuple(setting.items()), digest_of(self.name, self.version, setting))

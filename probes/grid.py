@@ -13,6 +13,7 @@ from .attacks import ATTACKS, is_attack
 from .clean import CLEAN
 from .critical_band import CRITICAL_BAND
 from .family import Family, Perturb
+from .source import source_of
 from .spectral import HIGHPASS, LOWPASS
 from .user import GIVEN, user_family
 
@@ -70,7 +71,8 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
                     f"probe {name}: {reserved[0]} is {GIVEN[reserved[0]]}, which its function is given; call the "
                     "function's own parameter something else"
                 )
-            family = user_family(name, folder / str(parameters.pop("file")), parameters.pop("function", None))
+            family = user_family(name, source_of(name, table, folder), parameters.get("function"))
+            parameters = {key: value for key, value in parameters.items() if key not in ("file", "uses", "function")}
         elif name in known:
             family = known[name]
         else:

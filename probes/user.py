@@ -7,7 +7,8 @@
 `images` is a NumPy array of the function's own, (n, 3, size, size) float32 in [0, 1]. It is so in a run on a GPU too:
 one file serves every engine. What comes back is an array of NumPy or CuPy, or a tensor of torch, of the same shape,
 finite and in [0, 1]; a function that computes with CuPy begins with `cupy.asarray(images)`. The probe's identity is the
-source of its file and of the modules beside it that it imports, so that an edit re-runs exactly what it changes.
+source of its file, of the modules beside it that it imports, and what the study says that it `uses` beside it, so that
+an edit re-runs exactly what it changes. A file beside it that it reads and that is none of these is refused.
 
 Every image must be treated by itself: batches are cut as it suits the engine. What a built-in probe has, a function is
 given under reserved names (see GIVEN). One that takes `rng` gets, for each image, a generator that belongs to the seed,
@@ -19,25 +20,22 @@ the image and the condition, so that nothing depends on batch, order or machine:
         images[:, :, dice > 1 - share / 2] = 1
         return images
 
-Whatever the function raises, GeneratorExit and SystemExit included, ends its cells with an error in one line, and what
-it prints goes to standard error. What ends the process itself, such as os._exit, ends the run; the next one goes on.
+Whatever it does ends its cells with an error in one line, and what it prints goes to standard error (see `guest`).
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import math
+import os
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import CodeType, ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +46,8 @@ from ..untrusted import one_line
 from .arrays import Array, to_numpy
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, Value
+from .guest import in_one_line, visiting
+from .source import Source, source_digest, source_files
 
 Probe = Callable[..., Any]
 
@@ -68,18 +68,19 @@ FEW = 2e-4
 """The share of an image's values that rounding may push across a border of a function that has some."""
 
 
-def user_family(name: str, file: Path, function: str | None = None) -> Family:
-    """The family of `function` (default: the probe's name) in `file`.
+def user_family(name: str, source: Source, function: str | None = None) -> Family:
+    """The family of `function` (default: the probe's name) in the source's file.
 
     Parameters after the first are the probe's, except those that are named in GIVEN.
     """
-    where = f"probe {name}"
+    file, where = source.file, f"probe {name}"
     if not file.is_file():
         raise UsageError(f"{where}: no file {file}; `file` is relative to the study's folder")
     function = str(function or name)
-    version = int(digest_of(source_digest(file), function)[:15], 16)
-    module = _load(file, where)
-    with _in_one_line(UsageError, f"{where}: {function} in {file} cannot be used"):
+    version = int(digest_of(source_digest(source), function)[:15], 16)
+    guest = _host(source, where)
+    module = _load(file, where, guest)
+    with guest(UsageError), in_one_line(UsageError, f"{where}: {function} in {file} cannot be used"):
         probe: Any = getattr(module, function, None)
         said = inspect.cleandoc(probe.__doc__).splitlines() if isinstance(probe.__doc__, str) else []
         signature = inspect.signature(probe) if callable(probe) else None
@@ -97,8 +98,9 @@ def user_family(name: str, file: Path, function: str | None = None) -> Family:
             for one in parameters
             if one.name not in GIVEN
         ),
-        perturb=_perturb(probe, taken, where, f"def {function}({with_rng})"),
+        perturb=_perturb(_Own(probe, taken, where, guest), f"def {function}({with_rng})"),
         random=any(one in RANDOM for one in taken),
+        files=tuple(path.relative_to(file.parent).as_posix() for path in source_files(source)),
     )
 
 
@@ -118,95 +120,109 @@ def _parameters(signature: inspect.Signature, where: str) -> list[inspect.Parame
     return given[1:]
 
 
-def source_digest(file: Path) -> str:
-    """sha256 over the file and every module beside it that it imports, directly or not, in a fixed order."""
-    digest = hashlib.sha256()
-    for path in source_files(file):
-        digest.update(f"{path.relative_to(file.parent).as_posix()}\0".encode() + path.read_bytes() + b"\0")
-    return digest.hexdigest()
+# The user's code is a guest of this process
+
+Guest = Callable[[type[BandlensError]], AbstractContextManager[None]]
+"""A block within which code of a probe's may run."""
 
 
-def source_files(file: Path) -> list[Path]:
-    """The file and every module beside it that it imports, directly or not, sorted."""
-    root, pending, seen = file.parent, [file], set[Path]()
-    while pending:
-        current = pending.pop()
-        if current not in seen:
-            seen.add(current)
-            pending += [path for module in _imports(root, current) for path in _beside(root, module)]
-    return sorted(seen)
+class _Uncached(SourceFileLoader):
+    """Compiles the source that lies there. Kept bytecode is found by the source's time and length, and two edits may
+    have both in common.
+    """
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
 
 
-def _imports(root: Path, file: Path) -> Iterator[tuple[str, ...]]:
-    """The modules that a file imports, or may import, as paths of names from the root."""
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read ({error.strerror}); make it readable, or name another file") from None
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise UsageError(f"{file} is not Python: {error}") from None
-    here = file.relative_to(root).parts
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (tuple(alias.name.split(".")) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            package = here[: -node.level] if node.level else ()
-            module = (*package, *(node.module.split(".") if node.module else ()))
-            yield module
-            yield from ((*module, alias.name) for alias in node.names)
-
-
-def _beside(root: Path, module: tuple[str, ...]) -> Iterator[Path]:
-    """The files below the root that an import of the module runs: the packages that it lies in, and itself."""
-    for length in range(1, len(module) + 1):
-        base = root.joinpath(*module[:length])
-        yield from (path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file())
-
-
-def _load(file: Path, where: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"bandlens_probe_{file.stem}", file)
-    if spec is None or spec.loader is None:
+def _load(file: Path, where: str, guest: Guest) -> ModuleType:
+    name = f"bandlens_probe_{file.stem}"
+    loader = _Uncached(name, str(file.absolute()))
+    spec = spec_from_file_location(name, file.absolute(), loader=loader)
+    if spec is None or file.suffix != ".py":
         raise UsageError(f"{where}: {file} does not end in .py")
-    module = importlib.util.module_from_spec(spec)
-    with _importable(file.parent), _in_one_line(UsageError, f"{where}: {file} does not load"):
-        spec.loader.exec_module(module)
+    module = module_from_spec(spec)
+    for path in [path for path in sys.path_importer_cache if _place(file.parent.absolute(), path)]:
+        del sys.path_importer_cache[path]  # they would find bytecode, and what lay there before
+    with guest(UsageError), in_one_line(UsageError, f"{where}: {file} does not load"):
+        loader.exec_module(module)
     return module
 
 
+def _host(source: Source, where: str) -> Guest:
+    """Gives the blocks. Each ends with an error of the kind asked for where files that are no part of the probe's
+    identity were read beside it, or imported.
+    """
+    folder = source.file.parent.absolute()
+    covered = {path.relative_to(source.file.parent).as_posix() for path in source_files(source)}
+    modules: dict[str, ModuleType] = {}
+
+    @contextmanager
+    def guest(kind: type[BandlensError]) -> Iterator[None]:
+        with visiting() as read, _importable(folder, modules):
+            yield
+        names = [*read, *map(_file_of, modules.values())]
+        places = {place for name in names if name and Path(name).is_file() and (place := _place(folder, name))}
+        if more := sorted(places - covered):
+            uses = ", ".join(f'"{name}"' for name in [*source.uses, *more])
+            raise kind(
+                f"{where} reads {', '.join(more)}, and nothing says that its results depend on that; add to its table "
+                f"in the study: uses = [{uses}]"
+            )
+
+    return guest
+
+
 @contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let modules of the folder be imported, and forget them afterwards: another probe may have some of those names."""
+def _importable(folder: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
+    """Let modules of the folder be imported, and move them into `modules` afterwards, from where they come again.
+
+    Another probe may have some of those names.
+    """
+
+    def uncached(path: str) -> FileFinder:
+        if not _place(folder, path):
+            raise ImportError
+        return FileFinder(path, (_Uncached, SOURCE_SUFFIXES), (ExtensionFileLoader, EXTENSION_SUFFIXES))
+
     before = set(sys.modules)
+    for name, module in modules.items():
+        sys.modules.setdefault(name, module)
     sys.path.insert(0, str(folder))
-    importlib.invalidate_caches()
+    sys.path_hooks.insert(0, uncached)
     try:
         yield
     finally:
         sys.path.remove(str(folder))
+        sys.path_hooks.remove(uncached)
         for name in set(sys.modules) - before:
-            place = getattr(sys.modules[name], "__file__", None)
-            if place and Path(place).is_relative_to(folder):
-                del sys.modules[name]
+            if name.partition(".")[0] != PACKAGE and _place(folder, _file_of(sys.modules[name])):
+                modules[name] = sys.modules.pop(name)
 
 
-@contextmanager
-def _in_one_line(kind: type[BandlensError], what: str) -> Iterator[None]:
-    """Run code of the user's: whatever it raises becomes an error in one line.
+def _file_of(module: ModuleType) -> str | None:
+    """The file of a module, or a folder of a package that has none."""
+    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
 
-    What it prints goes to standard error meanwhile, also what other threads print: standard output is for results.
+
+PACKAGE = __name__.partition(".")[0]
+"""It may lie beside the probe, and the run imports modules of it while probes are at work."""
+
+
+def _place(folder: Path, name: str | None) -> str | None:
+    """A path relative to the folder; None for one that lies elsewhere, or that is there for Python.
+
+    Such are compiled modules, hidden folders, and an environment of Python's.
     """
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    # GeneratorExit and the like would end the thread that perturbs as if all were well.
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
-            raise  # it is the user who interrupts
-        try:
-            said = f"{type(error).__name__}: {error}"
-        except Exception:  # noqa: BLE001 - an error that fails when it is to be shown
-            said = type(error).__name__
-        raise kind(f"{what}: {' '.join(said.split())}") from error
+    if not name or Path(os.path.realpath(name)).is_relative_to(os.path.realpath(sys.prefix)):
+        return None
+    for path, root in ((name, folder), (os.path.realpath(name), os.path.realpath(folder))):
+        if Path(path).is_relative_to(root):
+            place = Path(path).relative_to(root)
+            python = any(part.startswith(".") or part == "__pycache__" for part in place.parts)
+            return None if python else place.as_posix()
+    return None
 
 
 def _parse(value: Any) -> Value:
@@ -216,10 +232,19 @@ def _parse(value: Any) -> Value:
     return value
 
 
-def _perturb(
-    probe: Probe, taken: Sequence[str], where: str, right: str
-) -> Callable[..., Iterator[tuple[Condition, Array]]]:
-    """The family's `perturb`; `taken` are the names of GIVEN that the function takes, `right` a line that takes rng."""
+class _Own(NamedTuple):
+    """A function of a user's."""
+
+    probe: Probe
+    taken: tuple[str, ...]
+    """The names of GIVEN that it takes."""
+    where: str
+    """How errors begin."""
+    guest: Guest
+
+
+def _perturb(own: _Own, right: str) -> Callable[..., Iterator[tuple[Condition, Array]]]:
+    """The family's `perturb`; `right` is a line that takes rng."""
     trusted = set[Condition]()
 
     def perturb(
@@ -227,10 +252,10 @@ def _perturb(
     ) -> Iterator[tuple[Condition, Array]]:
         host = Batch(to_numpy(batch.pixels), to_numpy(batch.keys), batch.positions, batch.seed)
         for condition in conditions:
-            made = _computed(probe, taken, host, condition, where)
-            if condition not in trusted and _depends_on_more(probe, taken, host, condition, where):
+            made = _computed(own, host, condition)
+            if condition not in trusted and _depends_on_more(own, host, condition):
                 raise ProbeError(
-                    f"{where} gives an image other values when it is called again or with other images; treat each "
+                    f"{own.where} gives an image other values when it is called again or with other images; treat each "
                     f"image by itself, and draw random numbers from rng alone: {right}"
                 )
             trusted.add(condition)
@@ -241,7 +266,7 @@ def _perturb(
     return perturb
 
 
-def _depends_on_more(probe: Probe, taken: Sequence[str], batch: Batch, condition: Condition, where: str) -> bool:
+def _depends_on_more(own: _Own, batch: Batch, condition: Condition) -> bool:
     """Whether a picture comes out otherwise a second time, or as the last of three.
 
     The picture is the batch's first image, turned by half a turn: it differs from the two beside it, and has no value
@@ -253,33 +278,32 @@ def _depends_on_more(probe: Probe, taken: Sequence[str], batch: Batch, condition
     three = Batch(
         np.concatenate([batch.pixels[rows[:2]], picture]), batch.keys[rows], batch.positions[rows], batch.seed
     )
-    once, again, last = (_computed(probe, taken, one, condition, where)[-1] for one in (alone, alone, three))
+    once, again, last = (_computed(own, one, condition)[-1] for one in (alone, alone, three))
     return bool((np.abs(once - again) > APART).any() or (np.abs(once - last) > APART).mean() > FEW)
 
 
-def _computed(
-    probe: Probe, taken: Sequence[str], batch: Batch, condition: Condition, where: str
-) -> NDArray[np.float32]:
+def _computed(own: _Own, batch: Batch, condition: Condition) -> NDArray[np.float32]:
     """(n, 3, size, size): what the function makes of a batch in the host's memory; ProbeError where it fails."""
     pixels = batch.pixels
     images: NDArray[np.float32] = unit_range(np, pixels, np.empty(pixels.shape, dtype=np.float32))
     together = {"seed": batch.seed, "size": pixels.shape[-1]}
-    given = dict(condition.parameters) | {name: value for name, value in together.items() if name in taken}
-    if not any(name in OF_AN_IMAGE for name in taken):
-        return _called(probe, images, given, where)
-    for at, (key, position) in enumerate(zip(batch.keys.tolist(), batch.positions.tolist(), strict=True)):
-        rng = np.random.default_rng(int(digest_of(batch.seed, key, condition.digest), 16))
-        own = {"rng": rng, "index": position}
-        one = images[at : at + 1]
-        one[...] = _called(probe, one.copy(), given | {name: own[name] for name in own if name in taken}, where)
+    given = dict(condition.parameters) | {name: value for name, value in together.items() if name in own.taken}
+    with own.guest(ProbeError):
+        if not any(name in OF_AN_IMAGE for name in own.taken):
+            return _called(own, images, given)
+        for at, (key, position) in enumerate(zip(batch.keys.tolist(), batch.positions.tolist(), strict=True)):
+            rng = np.random.default_rng(int(digest_of(batch.seed, key, condition.digest), 16))
+            of_image = {"rng": rng, "index": position}
+            more = {name: value for name, value in of_image.items() if name in own.taken}
+            images[at] = _called(own, images[at : at + 1].copy(), given | more)[0]
     return images
 
 
-def _called(probe: Probe, images: NDArray[np.float32], given: Mapping[str, Any], where: str) -> NDArray[np.float32]:
+def _called(own: _Own, images: NDArray[np.float32], given: Mapping[str, Any]) -> NDArray[np.float32]:
     """What the function gave, in the host's memory; ProbeError says what was expected where it is something else."""
-    expected = images.shape
-    with _in_one_line(ProbeError, f"{where} failed"):
-        result = probe(images, **given)
+    where, expected = own.where, images.shape
+    with in_one_line(ProbeError, f"{where} failed"):
+        result = own.probe(images, **given)
         made, kind = _in_host_memory(result), type(result).__name__
     if made is None or made.shape != expected:
         got = kind if made is None else f"shape {made.shape}"

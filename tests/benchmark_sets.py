@@ -15,7 +15,7 @@ from bandlens.probes.benchmarks.layouts import find_benchmark
 from bandlens.probes.benchmarks.pack import Corruptions, Labels, Subset, pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
 from bandlens.probes.images.image_set import ImageSet
-from bandlens.protocol import BENCHMARKS, SEVERITIES, VALIDATION, Benchmark
+from bandlens.protocol import BENCHMARKS, SEVERITIES, STIMULI, VALIDATION, Benchmark
 
 WNIDS = list(imagenet_classes())
 
@@ -157,9 +157,15 @@ def _cue_conflict(label: int, _number: int, k: int) -> str:
     return f"{names[label]}/{names[label]}{k + 1}-{names[(label + k) % 16]}{k + 1}.png"
 
 
-def _stylized(label: int, number: int, _k: int) -> str:
+def _outline(label: int, _number: int, k: int) -> str:
     name = decision_space("sixteen").names[label]
-    return f"dnn/session-1/{number:04d}_sty_dnn_0_{name}_00_{WNIDS[label]}-{number}.png"
+    return f"{name}/{name}{k + 1}.png"
+
+
+def _trial(label: int, number: int, k: int) -> str:
+    """As experiments name a stimulus: number, set, observer, condition, class, images of each, and the photograph."""
+    name = decision_space("sixteen").names[label]
+    return f"dnn/session-1/{number:04d}_set_dnn_{k % 2}_{name}_10_{WNIDS[label]}_{number}.png"
 
 
 WRITERS: dict[str, Callable[[int, int, int], str]] = {
@@ -167,8 +173,9 @@ WRITERS: dict[str, Callable[[int, int, int], str]] = {
     "imagenet-a": _any_name,
     "imagenet-r": _any_name,
     "imagenet-sketch": _any_name,
+    **dict.fromkeys(STIMULI, _trial),
+    **dict.fromkeys(("edge", "silhouette"), _outline),
     "cue-conflict": _cue_conflict,
-    "stylized": _stylized,
 }
 
 

@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -191,23 +191,28 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
     sharded, before = Sharded(str(shards)), 0
+
+    def how() -> Sharded:
+        """A shard a transaction, some, all of a run, or none."""
+        return replace(sharded, later=moments.random() < 0.2, commit_seconds=moments.choice((0.0, 0.1, 60.0)))
+
     for _ in range(moments.randint(2, 4)):
         fault = moments.choice(("place", "place", "moment", "room", "damage", "database"))
         if fault == "place":
             place = moments.choice(PLACES)
-            process = start(bench.study, database, sharded, place, moments.randint(1, 12), None)
+            process = start(bench.study, database, how(), place, moments.randint(1, 12), None)
             process.join(60)
             if process.exitcode == -signal.SIGKILL:
                 struck[f"killed {place}"] += 1
         elif fault == "moment":
-            process = start(bench.study, database, sharded, None, 0, None)
+            process = start(bench.study, database, how(), None, 0, None)
             time.sleep(moments.uniform(0.05, 1.2))
             if process.is_alive():
                 process.kill()
                 struck["killed at a random moment"] += 1
             process.join(60)
         elif fault == "room":
-            process = start(bench.study, database, sharded, None, 0, moments.randint(1, 60) * 1000)
+            process = start(bench.study, database, how(), None, 0, moments.randint(1, 60) * 1000)
             process.join(60)
             struck["no room to write"] += process.exitcode == 1
         elif fault == "damage":

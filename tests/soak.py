@@ -23,7 +23,7 @@ from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 
 MODELS, IMAGES = 4, 12
-PROBES = "critical_band = {noise_sd = [0.02, 0.04, 0.08, 0.16]}"
+PROBES = "critical_band = {noise_sd = [0.02, 0.04, 0.08, 0.16], grey = false}"
 """28 conditions of noise."""
 MB = 1e6
 

@@ -1,4 +1,4 @@
-"""docs/atlas.md is run as it stands: its commands typed, its outputs compared but for the numbers."""
+"""docs/atlas.md is run as it stands: its commands typed, its outputs compared."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ ATLAS = ROOT.parent / "shared" / "published" / "atlas"
 PAGE = (ROOT / "docs" / "atlas.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(console|console-imported)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """What needs sources that do not ship is marked."""
+SCRIPT = re.compile(r"^```text\n((?:(?!```).)*?bandlens (?:published )?import .*?)^```$", re.MULTILINE | re.DOTALL)
+"""What imports them."""
 
 
 def commands(wanted: str) -> Iterator[tuple[str, str]]:
@@ -44,14 +46,20 @@ def test_what_ships_is_as_the_page_shows_it(command: str, printed: str, tmp_path
     assert shape(run(command, tmp_path)) == shape(printed)
 
 
+FOLDERS = {"critical-band": "critical_band", "humans": "humans", "imagenet-x": "imagenetx", "timm": "timm"}
+"""Source -> where its files lie, which the page calls DIR."""
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a results database into which the critical band and the human trials are imported."""
+    """A folder with a results database into which everything is imported that the page imports."""
     if not ATLAS.is_dir():
         pytest.skip(f"no {ATLAS}")
     made = tmp_path_factory.mktemp("atlas")
-    for source, files in (("critical-band", "critical_band"), ("humans", "humans")):
-        run(f"bandlens published import {source} '{ATLAS / files}' --db results.duckdb", made)
+    for file in (ATLAS / "imagenetx").iterdir():
+        (made / file.name).symlink_to(file)
+    for script in SCRIPT.findall(PAGE):
+        run(re.sub(r"import (\S+) DIR", lambda found: f"import {found[1]} '{ATLAS / FOLDERS[found[1]]}'", script), made)
     return made
 
 
@@ -61,4 +69,5 @@ def test_what_is_imported_is_as_the_page_shows_it(command: str, printed: str, fo
 
 
 def test_the_page_has_commands_of_both_kinds() -> None:
-    assert (len(list(commands("console"))), len(list(commands("console-imported")))) == (5, 3)
+    assert (len(list(commands("console"))), len(list(commands("console-imported")))) == (5, 6)
+    assert len(SCRIPT.findall(PAGE)) == 2

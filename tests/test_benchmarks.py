@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = Path(__file__).parent.parent / "benchmarks"
-QUICK = ["cli", "correlate", "critical_band", "explore", "packing", "published", "spectral", "store"]
-HEAVY = ["attack", "engines", "executors", "gpu_study", "memory", "run_rate", "scaling"]
-"""They export a ResNet-50: only their help is asked for."""
+QUICK = ["cli", "commits", "correlate", "critical_band", "explore", "packing", "published", "spectral", "store"]
+HEAVY = ["attack", "engines", "executors", "gpu_study", "many_models", "memory", "run_rate", "scaling"]
+"""They export a ResNet-50, or make thousands of models: only their help is asked for."""
 
 
 def run(name: str, flag: str, scratch: Path) -> str:

@@ -2,18 +2,19 @@
 
 A cell of one run belongs to the cell of the other that has the same checkpoint name, image set name, probe and
 parameters. Whatever else differs, such as weights, precision or a probe's implementation, is what the comparison is of.
+Two checkpoints of different names are compared as one, `X, Y`: see `two_checkpoints`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ...errors import UsageError
+from ...errors import UnknownName, UsageError
 from ..database.store import Store
 from ..statistics.arrays import Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm
@@ -48,10 +49,30 @@ CELLS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A version of a study in an open database."""
+    """A version of a study in an open database, or one of its checkpoints."""
 
     store: Store
     label: str
+    checkpoint: str | None = None
+    """The only one that is compared; None for all of them."""
+    called: str | None = None
+    """What the comparison calls it."""
+
+    def renamed(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Those rows, with a column checkpoint, that are compared, under the names that the comparison has for them."""
+        if self.checkpoint is None:
+            return rows
+        return rows.filter(checkpoint=self.checkpoint).with_columns(checkpoint=pl.lit(self.called))
+
+
+def two_checkpoints(a: Run, b: Run, first: str, second: str) -> tuple[Run, Run]:
+    """The runs reduced to a checkpoint each, to be compared with each other; UnknownName for one that is not there."""
+    for run, name in ((a, first), (b, second)):
+        known = run.store.frame("SELECT DISTINCT checkpoint FROM study_detail_of(?) ORDER BY 1", [run.label])
+        if name not in known["checkpoint"]:
+            raise UnknownName(f"checkpoint of {run.label}", name, known["checkpoint"].to_list())
+    called = f"{first}, {second}"
+    return replace(a, checkpoint=first, called=called), replace(b, checkpoint=second, called=called)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +92,7 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     The numbers are those of `pair_cells`; p_holm and p_bh adjust p over all rows, and where p_holm < 0.05 the two cells
     differ. Raises UsageError where the two runs are one and the same.
     """
-    if (a.store.path.resolve(), a.label) == (b.store.path.resolve(), b.label):
+    if (a.store.path.resolve(), a.label, a.checkpoint) == (b.store.path.resolve(), b.label, b.checkpoint):
         raise UsageError(f"{a.label} would be compared with itself; name two versions, studies or databases")
     mine, theirs = _cells(a), _cells(b)
     matched = mine.join(theirs, on=MATCH, suffix="_b", maintain_order="left")
@@ -121,6 +142,7 @@ def _cells(run: Run) -> pl.DataFrame:
         "detail.noise_sd, detail.frequency, detail.parameters",
         [run.label],
     )
+    found = run.renamed(found)
     doubled = found.filter(found.select(MATCH).is_duplicated())
     if len(doubled):
         which = ", ".join(doubled.select(MATCH).row(0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -12,9 +13,9 @@ from ...protocol import BIAS_CUTOFFS
 from ..correlations.models import study_table, subsets_of, values_of
 from ..correlations.table import correlate
 from ..database.store import Store
-from ..metrics.compute import CRITICAL_BAND, SPECTRAL, Subject, read_decisions, read_outcomes, subjects
+from ..metrics.compute import CRITICAL_BAND, SPECTRAL, Subject, band_settings, read_decisions, read_outcomes, subjects
 from ..metrics.generalization import measure, read_benchmarked
-from ..metrics.psychometric import CONDITIONS, paired_band_intervals
+from ..metrics.psychometric import paired_band_intervals
 from ..metrics.shape_bias import paired_shape_intervals
 from ..metrics.spectral_bias import PROBES, paired_spectral_intervals
 from ..statistics.coefficients import Method
@@ -38,7 +39,7 @@ def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
     which takes the two as independent. None where no metric of the checkpoint on the image set has moved.
     """
     query = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
-    mine, theirs = a.store.frame(query, [a.label]), b.store.frame(query, [b.label])
+    mine, theirs = (run.renamed(run.store.frame(query, [run.label])) for run in (a, b))
     both = mine.join(theirs, on=list(KEYS), suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no set
     one, other = pl.col("value"), pl.col("value_b")
     moved = ((other - one).abs() > 0).any().over("checkpoint", "image_set")
@@ -78,7 +79,7 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
     wanted = set(moved.select(*KEYS).rows())
     if not wanted:
         return
-    of_a, of_b = ({(one.checkpoint, one.image_set): one for one in subjects(run.store, run.label)} for run in (a, b))
+    of_a, of_b = ({(one.checkpoint, one.image_set): one for one in _subjects(run)} for run in (a, b))
     for key in of_a.keys() & of_b.keys():
         metrics = {metric for *names, metric in wanted if tuple(names) == key}
         one, other = of_a[key], of_b[key]
@@ -91,12 +92,15 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
             found |= paired_spectral_intervals(
                 correct, read_outcomes(b.store, other, SPECTRAL, conditions)[0], clusters
             )
-        if any(metric.startswith("psychometric_") for metric in metrics):
-            correct, clusters = read_outcomes(a.store, one, CRITICAL_BAND, CONDITIONS)
+        settings = band_settings(a.store, one)
+        banded = any(metric.startswith("psychometric_") for metric in metrics)
+        if banded and settings == band_settings(b.store, other):
+            correct, clusters = read_outcomes(a.store, one, CRITICAL_BAND, len(settings))
             bands = paired_band_intervals(
                 correct,
-                read_outcomes(b.store, other, CRITICAL_BAND, CONDITIONS)[0],
+                read_outcomes(b.store, other, CRITICAL_BAND, len(settings))[0],
                 clusters,
+                settings=settings,
                 floors=(one.floor, other.floor),
                 size=one.size,
             )
@@ -112,7 +116,7 @@ def _paired_accuracies(a: Run, b: Run, wanted: set[tuple[str, str]]) -> Iterator
     """Those of benchmarks and of groups, in percent; wanted are (checkpoint, metric)."""
     if not wanted:
         return
-    ids = [{one.checkpoint: one for one in subjects(run.store, run.label)} for run in (a, b)]
+    ids = [{one.checkpoint: one for one in _subjects(run)} for run in (a, b)]
     first = [next(iter(one.values())).study_id for one in ids]
     studies = [read_benchmarked(run.store, study) for run, study in zip((a, b), first, strict=True)]
     for name in sorted({checkpoint for checkpoint, _ in wanted} & ids[0].keys() & ids[1].keys()):
@@ -124,6 +128,14 @@ def _paired_accuracies(a: Run, b: Run, wanted: set[tuple[str, str]]) -> Iterator
             one, other = mine[metric].share, theirs[metric].share
             if (name, metric) in wanted and one and other and (ends := difference_interval(one, other)):
                 yield name, None, metric, 100 * ends[0], 100 * ends[1]
+
+
+def _subjects(run: Run) -> list[Subject]:
+    """What the run has metrics of, by the names that the comparison has for its checkpoints."""
+    found = subjects(run.store, run.label)
+    if run.checkpoint is None or run.called is None:
+        return found
+    return [replace(one, checkpoint=run.called) for one in found if one.checkpoint == run.checkpoint]
 
 
 def _digest(store: Store, subject: Subject) -> str:

@@ -52,13 +52,15 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
     found = compare_cells(a, b, advance)
     why_not = None
     try:
+        if a.checkpoint is not None:
+            raise UsageError("two checkpoints are compared, and a correlation needs 4 models")
         correlations = compare_correlations(a, b)
     except UsageError as error:
         why_not = str(error)
         correlations = pl.DataFrame(schema={"difference": pl.Float64})
     return Comparison(
-        f"{a.store.path}, {a.label}",
-        f"{b.store.path}, {b.label}",
+        _words(a),
+        _words(b),
         found.same,
         found.cells,
         curves(found.cells),
@@ -68,3 +70,7 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         found.only_a,
         found.only_b,
     )
+
+
+def _words(run: Run) -> str:
+    return ", ".join(filter(None, (str(run.store.path), run.label, run.checkpoint)))

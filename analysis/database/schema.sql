@@ -403,6 +403,36 @@ COMMENT ON COLUMN human_trial.image IS 'The image, by the part of its file''s na
 COMMENT ON COLUMN human_trial.category IS 'One of sixteen classes: what the image shows, or where cues conflict, its shape';
 COMMENT ON COLUMN human_trial.response IS 'One of sixteen classes; NULL where there was no answer';
 
+CREATE TABLE error_consistency (
+    images VARCHAR NOT NULL,
+    condition VARCHAR NOT NULL,
+    first_subject VARCHAR NOT NULL,
+    second_subject VARCHAR NOT NULL,
+    humans INTEGER NOT NULL,
+    n BIGINT NOT NULL,
+    first_accuracy DOUBLE NOT NULL,
+    second_accuracy DOUBLE NOT NULL,
+    observed DOUBLE NOT NULL,
+    kappa DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    most DOUBLE
+);
+COMMENT ON TABLE error_consistency IS 'Whether every two subjects of the view judgement are right and wrong on the same images, as `bandlens analyze` computed it last';
+COMMENT ON COLUMN error_consistency.images IS 'judgement.images';
+COMMENT ON COLUMN error_consistency.condition IS 'judgement.condition';
+COMMENT ON COLUMN error_consistency.first_subject IS 'judgement.subject; humans come before models';
+COMMENT ON COLUMN error_consistency.second_subject IS 'judgement.subject';
+COMMENT ON COLUMN error_consistency.humans IS 'How many of the two are humans: 0, 1 or 2';
+COMMENT ON COLUMN error_consistency.n IS 'Number of images that both judged';
+COMMENT ON COLUMN error_consistency.first_accuracy IS 'Share of them that the first has right';
+COMMENT ON COLUMN error_consistency.second_accuracy IS 'Share of them that the second has right';
+COMMENT ON COLUMN error_consistency.observed IS 'Share of them that both have right, or both wrong';
+COMMENT ON COLUMN error_consistency.kappa IS 'Cohen''s kappa of right and wrong; NULL where one has all right, or all wrong, and so makes no errors to share';
+COMMENT ON COLUMN error_consistency.low IS 'Lower end of the 95 % interval of kappa, over resampled images; NULL where resamples have no kappa';
+COMMENT ON COLUMN error_consistency.high IS 'Upper end of the 95 % interval of kappa';
+COMMENT ON COLUMN error_consistency.most IS 'The greatest kappa that the two accuracies allow';
+
 -- Views --------------------------------------------------------------------------------------------------------------
 
 CREATE VIEW study_version AS
@@ -489,8 +519,9 @@ SELECT version.study_id, version.study, version.label AS version, named.name AS 
 FROM study_version AS version
 JOIN study_cell ON study_cell.study = version.study_id
 JOIN cell_detail AS detail ON detail.cell = study_cell.cell
-JOIN study_checkpoint AS named ON named.study = version.study_id AND named.checkpoint = detail.checkpoint_id
-JOIN study_image_set AS shown ON shown.study = version.study_id AND shown.image_set = detail.image_set_id
+-- As pairs: by the study alone, DuckDB would first join each of its cells with each of its checkpoints.
+JOIN study_checkpoint AS named ON (named.study, named.checkpoint) = (version.study_id, detail.checkpoint_id)
+JOIN study_image_set AS shown ON (shown.study, shown.image_set) = (version.study_id, detail.image_set_id)
 WHERE asks_for(which, version.study, version.label, version.newest);
 COMMENT ON MACRO TABLE named_cell IS 'What study_detail_of gives, and no rows for a word that fits no study: for macros that refuse it themselves';
 
@@ -657,6 +688,72 @@ COMMENT ON COLUMN accuracy.high IS 'Upper end of the 95 % interval of top1; NULL
 COMMENT ON COLUMN accuracy.engine IS 'Inference library';
 COMMENT ON COLUMN accuracy.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN accuracy.seed IS 'Of the noise; 0 where there is none';
+
+CREATE MACRO people_saw(benchmark) AS benchmark IN (
+    'cue-conflict', 'colour', 'contrast', 'eidolonI', 'eidolonII', 'eidolonIII', 'high-pass', 'low-pass', 'rotation',
+    'uniform-noise', 'false-colour', 'phase-scrambling', 'power-equalisation', 'sketch', 'stylized', 'edge', 'silhouette');
+COMMENT ON MACRO people_saw IS 'Whether a benchmark is one of the 17 stimulus sets of model-vs-human, whose images people judged too';
+
+CREATE MACRO stimulus_of(path) AS
+    CASE WHEN regexp_matches(path, '(^|/)([^_/]+_){6}[^/]+$')
+         THEN {'condition': split_part(parse_filename(path), '_', 4),
+               'image': array_to_string(string_split(parse_filename(path), '_')[7:], '_')}
+         ELSE {'condition': '0', 'image': parse_filename(path)} END;
+COMMENT ON MACRO stimulus_of IS 'Of a stimulus named number_set_observer_condition_class_count_image: condition and image, which do not depend on the observer; another name is an image of the only condition, 0';
+
+CREATE VIEW judgement AS
+WITH ran AS (
+    -- Of several cells of a checkpoint on the same images, one: that of most images, and of those the first.
+    SELECT DISTINCT ON (images, checkpoint_id)
+           CASE WHEN people_saw(detail.benchmark) THEN detail.benchmark ELSE image_set END AS images,
+           people_saw(detail.benchmark) AS seen, checkpoint_id, checkpoint, version, image_set_id, cell
+    FROM study_detail AS detail JOIN image_set AS shown ON shown.id = image_set_id
+    WHERE probe = 'clean' AND detail.labelled
+    ORDER BY shown.count DESC, cell, study_id
+), named AS (
+    SELECT *, checkpoint || CASE WHEN count(*) OVER (PARTITION BY images, checkpoint) > 1
+                                 THEN ' (' || version || ')' ELSE '' END AS subject
+    FROM ran
+), answered AS (
+    -- An image that an observer saw twice under a condition counts where it was seen first.
+    SELECT DISTINCT ON (stimulus_set, condition, subject, image) * FROM human_trial ORDER BY session, trial
+), judged AS (
+    SELECT images, CASE WHEN seen THEN stimulus_of(path).condition ELSE '' END AS condition,
+           CASE WHEN seen THEN stimulus_of(path).image ELSE path END AS image, cluster, subject, false AS human,
+           label_rank = 0 AS correct
+    FROM named
+    JOIN prediction ON prediction.cell = named.cell
+    JOIN image ON image.image_set = named.image_set_id AND image.image_index = prediction.image_index
+    UNION ALL
+    SELECT stimulus_set, condition, image, NULL, subject, true, coalesce(category = response, false) FROM answered
+)
+FROM judged
+WHERE images <> 'cue-conflict' OR regexp_extract(image, '^([a-z]+)', 1) <> regexp_extract(image, '-([a-z]+)', 1);
+COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: the models of the newest version of each study, and people where their trials are imported. Of cue conflicts only those whose cues conflict; right is their shape';
+COMMENT ON COLUMN judgement.images IS 'Benchmark, if it is a stimulus set that people saw; else the image set by its name in the study';
+COMMENT ON COLUMN judgement.condition IS 'Of a stimulus set, as the experiment names it, such as 10 for a standard deviation of ten pixels; else empty';
+COMMENT ON COLUMN judgement.image IS 'The image, under a name that all subjects share: human_trial.image, or image.path';
+COMMENT ON COLUMN judgement.cluster IS 'image.cluster; NULL for trials of people';
+COMMENT ON COLUMN judgement.subject IS 'Name of the model, with its study where two models share it; or of the observer within the stimulus set';
+COMMENT ON COLUMN judgement.human IS 'Whether the subject is one';
+COMMENT ON COLUMN judgement.correct IS 'Right or wrong; no answer is wrong';
+
+CREATE VIEW condition_accuracy AS
+SELECT images, condition, human, subject, count(*) AS n, avg(correct::INTEGER) AS top1,
+       wilson_low(avg(correct::INTEGER), count(*), independent_quantile(count(*))) AS low,
+       wilson_high(avg(correct::INTEGER), count(*), independent_quantile(count(*))) AS high
+FROM judgement
+WHERE people_saw(images)
+GROUP BY images, condition, human, subject;
+COMMENT ON VIEW condition_accuracy IS 'Accuracy of models and of people on each stimulus set that people saw, by its condition';
+COMMENT ON COLUMN condition_accuracy.images IS 'Name of the stimulus set';
+COMMENT ON COLUMN condition_accuracy.condition IS 'As the experiment names it';
+COMMENT ON COLUMN condition_accuracy.human IS 'Whether the subject is one';
+COMMENT ON COLUMN condition_accuracy.subject IS 'judgement.subject';
+COMMENT ON COLUMN condition_accuracy.n IS 'Number of images';
+COMMENT ON COLUMN condition_accuracy.top1 IS 'Share of them that are right';
+COMMENT ON COLUMN condition_accuracy.low IS 'Lower end of the 95 % interval of top1, of independent images';
+COMMENT ON COLUMN condition_accuracy.high IS 'Upper end of the 95 % interval of top1';
 
 CREATE VIEW cell_label_outcome AS
 WITH truth AS (SELECT image_set, scheme, image_index, list(class) AS classes FROM label GROUP BY ALL)

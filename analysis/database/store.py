@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,6 +44,9 @@ ClassNames = Mapping[str, Mapping[int, str]]
 NO_NAMES: ClassNames = {}
 
 
+Outcome = Finished | Failed
+SESSION = ("engine", "precision", "device", "batch", "threads", "versions", "model_sha256", "onnx_sha256")
+"""What tells sessions apart."""
 PLAIN = {
     *("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER"),
     *("UBIGINT", "FLOAT", "DOUBLE", "VARCHAR", "DECIMAL", "ENUM", "NULL", "UUID", "JSON"),
@@ -121,11 +125,18 @@ class Store:
 
     def _load(self, statement: str, table: pa.Table) -> None:
         """Run a statement that reads the table as `loaded`."""
-        with explained(self.path):
-            self._connection.register("loaded", table)
-            try:
-                self._connection.execute(statement)
-            finally:
+        with explained(self.path), self._loaded(table):
+            self._connection.execute(statement)
+
+    @contextmanager
+    def _loaded(self, table: pa.Table) -> Iterator[None]:
+        """The table is there as `loaded`."""
+        self._connection.register("loaded", table)
+        try:
+            yield
+        finally:
+            # A transaction that failed lets nothing be unregistered, and its error is the one to tell.
+            with quietly():
                 self._connection.unregister("loaded")
 
     # Studies and their cells
@@ -334,24 +345,35 @@ class Store:
 
     # Predictions
 
-    def commit(self, outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
+    def commit(self, outcomes: Sequence[Outcome], sessions: Mapping[Variant, SessionInfo]) -> None:
         """Store the outcomes of a range of images in one transaction.
 
         Args:
             outcomes: a failed cell loses what was stored of it.
             sessions: what each variant ran on.
         """
-        finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
-        failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+        self.commit_all([(outcomes, sessions)])
+
+    def commit_all(self, ranges: Sequence[tuple[Sequence[Outcome], Mapping[Variant, SessionInfo]]]) -> None:
+        """`commit` of several ranges in one transaction, which takes little longer than that of one."""
+        finished = [[one for one in outcomes if isinstance(one, Finished)] for outcomes, _ in ranges]
+        failed = [one for outcomes, _ in ranges for one in outcomes if isinstance(one, Failed)]
+        parts = list(itertools.chain(*finished))
+        ran = [
+            _session(part.cell.variant, sessions)
+            for (_, sessions), several in zip(ranges, finished, strict=True)
+            for part in several
+        ]
         with self.transaction():
-            if finished:
-                ids = self._cell_ids([part.cell for part in finished])
-                self._add_parts(finished, ids, {ran: self._session_id(ran, info) for ran, info in sessions.items()})
-                self._load("INSERT INTO prediction FROM loaded", _prediction_table(finished, ids))
-                self._mark_complete()
+            if parts:
+                ids = self._cell_ids([part.cell for part in parts])
+                self._add_parts(finished, ids, self._session_ids(ran))
+                rows = [_prediction_table(several, ids) for several in finished if several]
+                self._load("INSERT INTO prediction FROM loaded", pa.concat_tables(rows))
+                self._mark_complete(ids.values())
             for failure in failed:
                 self._forget(failure)
-        if outcomes:
+        if parts or failed:
             self.after_commit()
 
     def _cell_ids(self, cells: Sequence[Cell]) -> dict[str, int]:
@@ -360,49 +382,44 @@ class Store:
         self._connection.unregister("wanted")
         return dict(rows)
 
-    def _session_id(self, variant: Variant, info: SessionInfo) -> int:
-        values = [
-            variant.engine,
-            variant.precision,
-            info.device,
-            info.batch,
-            info.threads,
-            info.versions,
-            variant.model.sha256,
-            variant.sha256,
-        ]
-        self.execute(
-            "INSERT INTO session (engine, precision, device, batch, threads, versions, model_sha256, onnx_sha256) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            values,
-        )
-        found = self.frame(
-            "SELECT id FROM session WHERE engine = ? AND precision = ? AND device = ? AND batch = ? AND threads = ? "
-            "AND versions = ?::JSON AND model_sha256 = ? AND onnx_sha256 = ?",
-            values,
-        )
-        return int(found["id"][0])
+    def _session_ids(self, sessions: Sequence[tuple[Any, ...]]) -> list[int]:
+        """The id of each session, as `_session` gives them; those that are not known are added."""
+        distinct = list(dict.fromkeys(sessions))
+        columns = {name: list(column) for name, column in zip(SESSION, zip(*distinct, strict=True), strict=True)}
+        names, table = ", ".join(SESSION), pa.table(columns)
+        self._load(f"INSERT INTO session ({names}) SELECT {names} FROM loaded ON CONFLICT DO NOTHING", table)
+        same = " AND ".join(f"session.{name} = loaded.{name}" for name in SESSION if name != "versions")
+        with explained(self.path), self._loaded(table):
+            rows = self._connection.sql(
+                f"SELECT {', '.join(f'loaded.{name}' for name in SESSION)}, id FROM session JOIN loaded "
+                f"ON {same} AND session.versions = loaded.versions::JSON"
+            ).fetchall()
+        ids = {row[:-1]: row[-1] for row in rows}
+        return [ids[session] for session in sessions]
 
     def _add_parts(
-        self, finished: Sequence[Finished], cells: Mapping[str, int], sessions: Mapping[Variant, int]
+        self, ranges: Sequence[Sequence[Finished]], cells: Mapping[str, int], sessions: Sequence[int]
     ) -> None:
+        finished = list(itertools.chain(*ranges))
         columns = {
             "cell": [cells[part.cell.key] for part in finished],
             "first": [part.first for part in finished],
             "count": [len(part.predictions.predicted) for part in finished],
-            "session": [sessions[part.cell.variant] for part in finished],
+            "session": sessions,
             "seconds": [part.seconds for part in finished],
-            "right1": pa.array([_below(1, part) for part in finished], pa.int32()),
-            "right5": pa.array([_below(5, part) for part in finished], pa.int32()),
+            "right1": pa.array(itertools.chain.from_iterable(_below(1, several) for several in ranges), pa.int32()),
+            "right5": pa.array(itertools.chain.from_iterable(_below(5, several) for several in ranges), pa.int32()),
         }
         names = ", ".join(columns)
         self._load(f"INSERT INTO part ({names}) SELECT {names} FROM loaded", pa.table(columns))
 
-    def _mark_complete(self) -> None:
-        self.execute(
+    def _mark_complete(self, cells: Iterable[int]) -> None:
+        """Mark those of the cells all of whose images are stored."""
+        self._load(
             "UPDATE cell SET complete = true, error = NULL FROM image_set, "
-            "(SELECT cell AS id, sum(count) AS done FROM part GROUP BY cell) AS stored "
-            "WHERE NOT complete AND stored.id = cell.id AND image_set.id = cell.image_set AND done = image_set.count"
+            "(SELECT cell AS id, sum(count) AS done FROM part SEMI JOIN loaded USING (cell) GROUP BY cell) AS stored "
+            "WHERE NOT complete AND stored.id = cell.id AND image_set.id = cell.image_set AND done = image_set.count",
+            pa.table({"cell": pa.array(cells, pa.int32())}),
         )
 
     def _forget(self, failure: Failed) -> None:
@@ -435,6 +452,12 @@ class Store:
                 self.execute("DELETE FROM condition_value WHERE study = ?", [int(study)])
             rows = frame.rename({f"{name}_id": name for name in ids})
             self._load("INSERT INTO condition_value BY NAME FROM loaded", rows.to_arrow())
+
+    def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
+        """Replace the error consistencies on some images: the columns of error_consistency."""
+        with self.transaction():
+            self.execute("DELETE FROM error_consistency WHERE images = ?", [images])
+            self._load("INSERT INTO error_consistency BY NAME FROM loaded", frame.to_arrow())
 
     def write_gates(self, frame: pl.DataFrame) -> None:
         """Replace the precision gates of the pairs of cells in the frame.
@@ -512,32 +535,46 @@ def _names_of(cell: Cell) -> tuple[str | int | None, ...]:
     return model.name, model.category, images.name, images.benchmark, images.corruption, images.severity
 
 
+def _session(variant: Variant, sessions: Mapping[Variant, SessionInfo]) -> tuple[Any, ...]:
+    """The columns of SESSION for what a variant ran on."""
+    info = sessions[variant]
+    ran = (info.device, info.batch, info.threads, info.versions)
+    return variant.engine, variant.precision, *ran, variant.model.sha256, variant.sha256
+
+
 def _octave(frequency: float | None) -> int | None:
     """A frequency that is an octave index; a user's probe may mean something else by it."""
     return int(frequency) if frequency is not None and frequency in range(1 << 15) else None
 
 
-def _below(rank: int, part: Finished) -> int | None:
-    """How many images have their label among the `rank` highest logits; None without labels."""
-    ranks = part.predictions.label_rank
-    return None if ranks is None else int((ranks < rank).sum())
+def _below(rank: int, finished: Sequence[Finished]) -> Sequence[int | None]:
+    """How many images of each part have their label among the `rank` highest logits; None without labels."""
+    ranks = [part.predictions.label_rank for part in finished]
+    labelled = [one for one in ranks if one is not None]
+    if len(labelled) < len(finished):
+        return [None] * len(finished)
+    ends = np.cumsum([0, *map(len, labelled)])
+    right = np.concatenate([[0], np.cumsum(np.concatenate(labelled) < rank)])
+    return list(np.diff(right[ends]))
 
 
 def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> pa.Table:
+    """The rows of the parts, which all have labels or all have none."""
+
     def joined(name: str) -> NDArray[Any]:
         return np.concatenate([getattr(part.predictions, name) for part in finished])
 
-    counts = [len(part.predictions.predicted) for part in finished]
+    firsts = np.array([part.first for part in finished])
+    counts = np.array([len(part.predictions.predicted) for part in finished])
     cells = np.repeat(np.array([ids[part.cell.key] for part in finished], np.int32), counts)
-    index = np.concatenate(
-        [np.arange(part.first, part.first + n, dtype=np.uint32) for part, n in zip(finished, counts, strict=True)]
-    )
+    # Each part counts from its first image on.
+    index = np.arange(len(cells)) + np.repeat(firsts - np.cumsum(counts) + counts, counts)
     labelled = finished[0].predictions.label_rank is not None
     rank = joined("label_rank") if labelled else pa.nulls(len(cells), pa.uint16())
     return pa.table(
         {
             "cell": cells,
-            "image_index": index,
+            "image_index": index.astype(np.uint32),
             "predicted": joined("predicted"),
             "label_rank": rank,
             "confidence": joined("confidence"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -16,7 +16,7 @@ from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS, SPACE_CLASSES
 from ..database.store import Store
 from .critical_band import CriticalBand, band_gaps, fit_band, integer_thresholds, normalized_thresholds
 from .generalization import generalization, read_benchmarked
-from .psychometric import CONDITIONS, estimate_band
+from .psychometric import CHANNEL, Setting, channel_gap, estimate_band, with_threshold
 from .shape_bias import Decisions, shape_bias
 from .spectral_bias import PROBES, spectral_bias, spectral_intervals
 from .states import State
@@ -120,33 +120,54 @@ def _critical_band(
 ) -> Iterator[dict[str, Any]]:
     if "critical_band" not in subject.probes:
         return
-    mine = _mine(curve, subject)
+    mine, settings = _mine(curve, subject), band_settings(store, subject)
     band = mine.filter(pl.col("probe") == "critical_band")
-    gaps = band_gaps(band.select("noise_sd", "frequency").rows())
-    if gaps:
-        yield from _without_value(State.MISSING, gaps)
+    if gaps := band_gaps(settings):
+        yield from _without_value(PUBLISHED, State.MISSING, gaps)
+    else:
+        clean = mine.filter(pl.col("probe") == "clean")["top1"]
+        rgb = 100 * float(clean[0]) if rgb_reference and len(clean) else None
+        yield from _integers(band, rgb, subject.size)
+    if gaps := channel_gap(settings):
+        yield from _without_value([f"psychometric_{name}" for name in CHANNEL], State.MISSING, gaps)
+    if not with_threshold(settings) or band["top1"].has_nulls():
         return
+    correct, clusters = read_outcomes(store, subject, CRITICAL_BAND, len(settings))
+    estimate = estimate_band(
+        correct, clusters, settings=settings, floor=subject.floor, size=subject.size, resamples=resamples
+    )
+    for row in estimate.rows():
+        if not (gaps and row["metric"] in CHANNEL):
+            yield row | {"metric": f"psychometric_{row['metric']}"}
+
+
+def _integers(band: pl.DataFrame, rgb: float | None, size: int) -> Iterator[dict[str, Any]]:
+    """By the published estimator, of the curve of critical_band; rgb is an accuracy in percent to take as reference."""
     cells = {(sd, f): percent for sd, f, percent in band.select("noise_sd", "frequency", 100 * pl.col("top1")).rows()}
     # (5, 7) percent: noise_sd by frequency.
     accuracy = np.array([[cells[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
     if np.isnan(accuracy).any():
-        yield from _without_value(State.MISSING, "no clean prediction to agree with")
+        yield from _without_value(PUBLISHED, State.MISSING, "no clean prediction to agree with")
         return
-    clean = mine.filter(pl.col("probe") == "clean")["top1"]
-    rgb = 100 * float(clean[0]) if rgb_reference and len(clean) else None
     if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
-        yield from _published(fit_band(normalized_thresholds(accuracy, rgb), subject.size), "")
+        yield from _published(fit_band(normalized_thresholds(accuracy, rgb), size), "")
     else:
-        yield from _without_value(State.UNDETERMINED, "nothing is right without noise")
-    yield from _published(fit_band(integer_thresholds(accuracy), subject.size), "_raw")
-    correct, clusters = read_outcomes(store, subject, CRITICAL_BAND, CONDITIONS)
-    estimate = estimate_band(correct, clusters, floor=subject.floor, size=subject.size, resamples=resamples)
-    for row in estimate.rows():
-        yield row | {"metric": f"psychometric_{row['metric']}"}
+        yield from _without_value(PUBLISHED, State.UNDETERMINED, "nothing is right without noise")
+    yield from _published(fit_band(integer_thresholds(accuracy), size), "_raw")
 
 
-def _without_value(state: State, note: str) -> Iterator[dict[str, Any]]:
-    return ({"metric": metric, "state": state, "note": note} for metric in PUBLISHED)
+def band_settings(store: Store, subject: Subject) -> list[Setting]:
+    """noise_sd and frequency of the conditions of CRITICAL_BAND, in its order."""
+    found = store.frame(
+        "SELECT noise_sd, frequency FROM study_cell JOIN cell_detail AS detail USING (cell) "
+        f"WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND {CRITICAL_BAND}",
+        [subject.study_id, subject.checkpoint_id, subject.image_set_id],
+    )
+    return found.rows()
+
+
+def _without_value(metrics: Iterable[str], state: State, note: str) -> Iterator[dict[str, Any]]:
+    return ({"metric": metric, "state": state, "note": note} for metric in metrics)
 
 
 def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:

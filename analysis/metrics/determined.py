@@ -12,15 +12,15 @@ from ...records import Condition, ImageSetInfo
 from .compute import PUBLISHED
 from .critical_band import band_gaps
 from .generalization import accuracies_of, gap, incomplete
+from .psychometric import CHANNEL, channel_gap, threshold_gaps, with_threshold
 from .spectral_bias import PROBES
 
-BAND_METRICS = (
-    *(f"{metric}{suffix}" for suffix in ("", "_raw") for metric in PUBLISHED),
-    *(f"critical_threshold_{f}{suffix}" for suffix in ("", "_raw") for f in FREQUENCIES),
-    *(f"psychometric_{name}" for name in PUBLISHED.values()),
-    *(f"psychometric_threshold_{f}" for f in FREQUENCIES),
+BAND_METRICS = tuple(
+    metric
+    for suffix in ("", "_raw")
+    for metric in (*(f"{one}{suffix}" for one in PUBLISHED), *(f"critical_threshold_{f}{suffix}" for f in FREQUENCIES))
 )
-"""What the 29 conditions of critical_band give together."""
+"""What the 29 conditions of critical_band give together, by the published estimator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +54,7 @@ def determined_metrics(
     found = []
     for images, mine in by_set.items():
         found += _spectral(images.name, mine)
-        band = [(one.number("noise_sd"), one.number("frequency")) for one in mine if one.probe == "critical_band"]
-        if band:
-            why = band_gaps(band)
-            found.append(Determined(images.name, "critical band", BAND_METRICS, why and f"critical_band {why}"))
+        found += _critical_band(images.name, mine)
         if "texture" in schemes.get(images.digest, ()):
             found.append(Determined(images.name, "shape_bias", ("shape_bias", "cue_accuracy"), None))
     return found + _generalization(by_set, schemes)
@@ -74,6 +71,22 @@ def _spectral(image_set: str, conditions: Sequence[Condition]) -> list[Determine
     lacking = [metric for metric, why in gaps.items() if why]
     gaps["spectral_bias"] = f"it is made of {' and '.join(lacking)}" if lacking else None
     return [Determined(image_set, metric, (metric,), why) for metric, why in gaps.items()]
+
+
+def _critical_band(image_set: str, conditions: Sequence[Condition]) -> list[Determined]:
+    band = [(one.number("noise_sd"), one.number("frequency")) for one in conditions if one.probe == "critical_band"]
+    if not band:
+        return []
+    wanted: list[tuple[str, Sequence[str], str | None]] = [
+        ("critical band", BAND_METRICS, band_gaps(band)),
+        ("psychometric channel", [f"psychometric_{name}" for name in CHANNEL], channel_gap(band)),
+    ]
+    if there := [f"psychometric_threshold_{f}" for f in with_threshold(band)]:
+        wanted.append(("psychometric thresholds", there, None))
+    for f, why in threshold_gaps(band).items():
+        if f is not None:  # else the channel says it
+            wanted.append((f"psychometric_threshold_{f}", [f"psychometric_threshold_{f}"], why))
+    return [Determined(image_set, name, metrics, why and f"critical_band {why}") for name, metrics, why in wanted]
 
 
 def _generalization(

@@ -6,12 +6,15 @@ strength fitted to the single outcomes by maximum likelihood:
     P(right | noise_sd) = c + (a - c) / (1 + exp(slope (x + S_f) - logit q)),   x = log2(noise_sd / 0.16)
     a = accuracy at noise_sd 0, c = `floor`, q = (a/2 - c) / (a - c);   threshold_f = 0.16 * 2^-S_f
 
-The sensitivities S_f, censored where the threshold lies outside the tested 0.02 .. 0.16, follow the same bell as the
-published integers (which are S_f rounded up), and the same three numbers come of it:
+The sensitivities S_f, censored where the threshold lies outside the tested noise (0.02 .. 0.16 as published) or above
+0.16, follow the same bell as the published integers (which are S_f rounded up), and the same three numbers come of it:
 
     S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
     center_frequency = 1.75 * 2^mu cycles per image, times size / 224 where images are of another size,
     peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
+
+Any levels and octaves will do: a threshold takes the images without noise and two levels or more of an octave, and the
+three numbers take three octaves with a threshold.
 
 Intervals are percentiles over resampled images: all conditions of an image, and all images of a cluster, go together.
 Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field & Welsh 2007 (clusters).
@@ -19,6 +22,8 @@ Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -36,13 +41,94 @@ from .critical_band import FULL_WIDTH, center, gaussian
 from .likelihood import best_start, maximize
 from .states import State
 
-CONDITIONS = 1 + len(FREQUENCIES) * (len(NOISE_SDS) - 1)
+Setting = tuple[float | None, float | None]
+"""noise_sd and octave index of a condition; no octave where noise_sd is 0."""
+GREY: Setting = (0.0, None)
+PUBLISHED: Sequence[Setting] = (GREY, *((sd, f) for f in FREQUENCIES for sd in NOISE_SDS[1:]))
+FEWEST_LEVELS, FEWEST_FREQUENCIES = 2, 3
+"""Levels that a threshold takes, and octaves with a threshold that the three numbers take."""
 FEWEST_RIGHT = 20
 """Right answers without noise, below which no threshold is looked for."""
 CHANNEL = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
 """What a channel is described by."""
-FINEST = 1.0
-"""Octaves from one tested band to the next: a narrower channel may lie and peak anywhere between two."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise that thresholds are sought in."""
+
+    frequencies: tuple[int, ...]
+    """Octaves that have levels enough."""
+    rows: NDArray[np.intp]
+    """(levels, frequencies): the row of each condition's outcomes; octaves with fewer levels repeat their first."""
+    x: Floats
+    """(levels, frequencies): log2(noise_sd / 0.16), weakest first."""
+    there: Mask
+    """(levels, frequencies): False where a level is repeated."""
+
+    @property
+    def low(self) -> Floats:
+        """(frequencies,) the least sensitivity that the tested noise can tell; a threshold beyond is censored."""
+        return np.asarray(0.0 - self.x.max(axis=0))
+
+    @property
+    def high(self) -> Floats:
+        """(frequencies,) the greatest one."""
+        return np.asarray(0.0 - self.x.min(axis=0))
+
+    @property
+    def apart(self) -> int:
+        """Octaves between neighbours: a narrower channel may lie and peak anywhere between two."""
+        return int(np.diff(self.frequencies).max(initial=1))
+
+
+def noise_of(settings: Sequence[Setting]) -> Noise:
+    """That of conditions whose outcomes are rows, the first one without noise and the others in any order."""
+    levels = _levels(settings)
+    frequencies = tuple(f for f, rows in levels.items() if len(rows) >= FEWEST_LEVELS)
+    most = max((len(levels[f]) for f in frequencies), default=0)
+    rows = np.array([levels[f] + levels[f][:1] * (most - len(levels[f])) for f in frequencies], np.intp).T
+    there = np.array([np.arange(most) < len(levels[f]) for f in frequencies], bool).T
+    sds = np.array([sd or np.nan for sd, _ in settings])
+    return Noise(frequencies, rows, np.log2(sds[rows] / NOISE_SDS[-1]), there)
+
+
+def _levels(settings: Sequence[Setting]) -> dict[int, list[int]]:
+    """Octave -> the rows of its levels, weakest first."""
+    found: dict[int, list[int]] = {}
+    for row, (_, f) in sorted(enumerate(settings), key=lambda one: (one[1][1] or 0, one[1][0])):
+        if f is not None:
+            found.setdefault(int(f), []).append(row)
+    return found
+
+
+def threshold_gaps(settings: Iterable[Setting]) -> dict[int | None, str]:
+    """Octave -> why it has no threshold; None -> why no octave has."""
+    counts = Counter(settings)
+    if GREY not in counts:
+        return {None: "has no images without noise (noise_sd 0), which thresholds are relative to"}
+    if any(count > 1 for count in counts.values()):
+        return {None: "has conditions more than once, so that nothing says which of them count"}
+    return {
+        f: f"has one level of noise at frequency {f}, and a threshold takes {FEWEST_LEVELS}"
+        for f, rows in _levels(list(counts)).items()
+        if len(rows) < FEWEST_LEVELS
+    }
+
+
+def with_threshold(settings: Sequence[Setting]) -> list[int]:
+    """The octaves that have a threshold, as far as the answers determine it."""
+    gaps = threshold_gaps(settings)
+    return [] if None in gaps else [f for f in _levels(settings) if f not in gaps]
+
+
+def channel_gap(settings: Sequence[Setting]) -> str | None:
+    """Why the three numbers cannot be had of the conditions; None where the answers decide."""
+    gaps, there = threshold_gaps(settings), len(with_threshold(settings))
+    if None in gaps or there >= FEWEST_FREQUENCIES:
+        return gaps.get(None)
+    have = f"has {FEWEST_LEVELS} levels of noise or more at {there or 'no'} frequenc{'y' if there == 1 else 'ies'}"
+    return f"{have}, and a channel takes {FEWEST_FREQUENCIES}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +178,7 @@ def estimate_band(
     correct: NDArray[np.bool_],
     clusters: ArrayLike | None = None,
     *,
+    settings: Sequence[Setting] = PUBLISHED,
     floor: float = 0.0,
     size: int = SIZE,
     resamples: int = 1000,
@@ -99,22 +186,25 @@ def estimate_band(
 ) -> PsychometricBand:
     """Thresholds and channel of one checkpoint on one image set.
 
-    correct: (29, n) bool, the same n images in every row. Row 0 is noise_sd 0; then frequency by frequency from 0,
-    within each noise_sd 0.02, 0.04, 0.08, 0.16. clusters: (n,) ids of images that are not independent (crops of one
-    photograph, say); left out, each image stands for itself. floor: accuracy of a blind guess, 1 over the classes that
-    are decided between. size: pixels a side of the images. Resamples are a function of `seed`.
+    correct: (conditions, n) bool, the same n images in every row. settings: noise_sd and frequency of each row; row 0
+    is noise_sd 0. As published there are 29: then frequency by frequency from 0, within each noise_sd 0.02, 0.04, 0.08,
+    0.16. A frequency with a single level gets no threshold. clusters: (n,) ids of images that are not independent, such
+    as crops of one photograph; left out, each image stands for itself. floor: accuracy of a blind guess, 1 over the
+    classes that are decided between. size: pixels a side of the images. Resamples are a function of `seed`.
 
-    Raises UsageError for arrays that do not fit, a floor outside [0, 1), or fewer than 100 resamples.
+    Raises UsageError for arrays that do not fit, conditions without any threshold, a floor outside [0, 1), or fewer
+    than 100 resamples.
     """
-    ids = _check(correct, clusters, floor, resamples)
+    ids = _check(correct, settings, clusters, floor, resamples)
+    noise = noise_of(settings)
     right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
     independent = int(ids.max()) + 1
     nothing = _too_little(right, images, floor)
     if nothing:
-        return _without(nothing, float(right[0, 0] / images[0]), correct.shape[1], independent)
+        return _without(nothing, noise, float(right[0, 0] / images[0]), correct.shape[1], independent)
     # A resample that happens to fall to chance has no threshold; the others speak for it.
     usable = _usable(right, images, floor)
-    drawn = _fit(right[:, usable], images[usable], floor)
+    drawn = _fit(right[:, usable], images[usable], floor, noise)
     return PsychometricBand(
         *_judged(drawn, size, _few(independent)), float(right[0, 0] / images[0]), correct.shape[1], independent
     )
@@ -125,6 +215,7 @@ def paired_band_intervals(
     b: NDArray[np.bool_],
     clusters: ArrayLike | None = None,
     *,
+    settings: Sequence[Setting] = PUBLISHED,
     floors: tuple[float, float] = (0.0, 0.0),
     size: int = SIZE,
     resamples: int = 1000,
@@ -132,12 +223,14 @@ def paired_band_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Name of a row -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
 
-    a and b are as for `estimate_band`, with their floors. Percentiles of the differences in resamples that draw the
-    same clusters for both. Without a number that has no interval in one of them; empty where the answers to fewer than
-    10 clusters differ, which resamples say too little of. Raises UsageError as `estimate_band` does.
+    a and b are as for `estimate_band`, of the same settings, with their floors. Percentiles of the differences in
+    resamples that draw the same clusters for both. Without a number that has no interval in one of them; empty where
+    the answers to fewer than 10 clusters differ, which resamples say too little of. Raises UsageError as
+    `estimate_band` does.
     """
-    ids = _check(a, clusters, floors[0], resamples)
-    _check(b, ids, floors[1], resamples)
+    ids = _check(a, settings, clusters, floors[0], resamples)
+    _check(b, settings, ids, floors[1], resamples)
+    noise = noise_of(settings)
     if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
         return {}
     right, images = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
@@ -148,7 +241,7 @@ def paired_band_intervals(
     independent = int(ids.max()) + 1
     numbers = []
     for one, floor in both:
-        drawn = _fit(one[:, usable], images[usable], floor)
+        drawn = _fit(one[:, usable], images[usable], floor, noise)
         band = PsychometricBand(*_judged(drawn, size, _few(independent)), 0.0, a.shape[1], independent)
         known = {row["metric"] for row in band.rows() if row["low"] is not None}
         numbers.append({name: values for name, values in drawn.numbers(size).items() if name in known})
@@ -157,7 +250,7 @@ def paired_band_intervals(
 
 
 def _too_little(right: Floats, images: Floats, floor: float) -> Estimate | None:
-    """What all numbers are where too little is right without noise, of right answers (29, 1 + resamples)."""
+    """What all numbers are where too little is right without noise, of right answers (conditions, 1 + resamples)."""
     reference = right[0, 0] / images[0]
     if floor and reference <= 2 * floor:
         note = f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
@@ -182,38 +275,46 @@ def _few(independent: int) -> str | None:
 class _Fits:
     """Of the data first, then of the resamples."""
 
+    noise: Noise
     sensitivity: Floats
-    """(7, 1 + resamples)."""
+    """(frequencies, 1 + resamples)."""
     slope: Floats
-    """(7, 1 + resamples)."""
+    """(frequencies, 1 + resamples)."""
     channel: Floats
     """(3, 1 + resamples): A, mu, sigma."""
 
     def numbers(self, size: int) -> dict[str, Floats]:
         """Name of a row -> its values."""
-        sds = NOISE_SDS[-1] * np.exp2(-np.clip(self.sensitivity, *SENSITIVITY_RANGE))
+        kept = np.clip(self.sensitivity, self.noise.low[:, None], self.noise.high[:, None])
+        thresholds = zip(self.noise.frequencies, NOISE_SDS[-1] * np.exp2(-kept), strict=True)
         numbers = dict(zip(CHANNEL, channel_numbers(self.channel, size), strict=True))
-        return numbers | {f"threshold_{f}": sds[f] for f in FREQUENCIES}
+        return numbers | {f"threshold_{f}": sds for f, sds in thresholds}
 
 
-def _fit(right: Floats, images: Floats, floor: float) -> _Fits:
-    """Thresholds and channels of right answers (29, R) among images (R,)."""
-    repeat, reference = len(FREQUENCIES), right[0] / images
-    levels = right[1:].reshape(repeat, len(NOISE_SDS) - 1, -1).transpose(1, 0, 2).reshape(len(NOISE_SDS) - 1, -1)
-    return _fit_levels(levels, np.tile(images, repeat), reference, floor)
+def _fit(right: Floats, images: Floats, floor: float, noise: Noise) -> _Fits:
+    """Thresholds and channels of right answers (conditions, R) among images (R,)."""
+    there = noise.there[:, :, None]
+    levels, trials = (np.where(there, one, 0.0) for one in (right[noise.rows], images))
+    flat = (len(levels), -1)
+    return _fit_levels(levels.reshape(flat), trials.reshape(flat), right[0] / images, floor, noise)
 
 
-def _fit_levels(levels: Floats, images: Floats, reference: Floats, floor: float) -> _Fits:
+def _fit_levels(levels: Floats, images: Floats, reference: Floats, floor: float, noise: Noise) -> _Fits:
     """As `fit_thresholds` takes them, frequency by frequency; reference is (R,)."""
-    repeat = len(FREQUENCIES)
-    sensitivity, slope = fit_thresholds(levels, images, np.tile(reference, repeat), floor)
+    repeat = len(noise.frequencies)
+    x = np.repeat(noise.x, len(reference), axis=1)
+    sensitivity, slope = fit_thresholds(levels, images, np.tile(reference, repeat), floor, x)
     sensitivity = sensitivity.reshape(repeat, -1)
-    return _Fits(sensitivity, slope.reshape(repeat, -1), fit_channels(sensitivity))
+    return _Fits(noise, sensitivity, slope.reshape(repeat, -1), fit_channels(sensitivity, noise))
 
 
 def _judged(fits: _Fits, size: int, few: str | None) -> tuple[tuple[Threshold, ...], Estimate, Estimate, Estimate]:
     """Thresholds, bandwidth, centre frequency and peak noise sensitivity."""
-    thresholds = tuple(_threshold(f, fits.sensitivity[f], float(fits.slope[f, 0]), few) for f in FREQUENCIES)
+    columns = (fits.noise.frequencies, fits.noise.low, fits.noise.high, fits.sensitivity, fits.slope[:, 0])
+    thresholds = tuple(
+        _threshold(f, float(low), float(high), sensitivity, float(slope), few)
+        for f, low, high, sensitivity, slope in zip(*columns, strict=True)
+    )
     return thresholds, *_channel(fits, size, few)
 
 
@@ -244,26 +345,37 @@ def estimate_band_of_counts(
     total = int(trials.sum())
     if drawn[0, 0].sum() < FEWEST_RIGHT or reference[0] <= 2 * floor:
         note = f"{right[0].sum()} of {trials[0].sum()} trials are right without noise: too few to see a threshold"
-        return _without(_nothing(note), float(reference[0]), total, total)
+        return _without(_nothing(note), noise_of(PUBLISHED), float(reference[0]), total, total)
     drawn, reference = drawn[reference > 2 * floor], reference[reference > 2 * floor]
     flat = drawn[:, 1:].transpose(1, 2, 0).reshape(shape[0] - 1, -1)
     all_trials = np.repeat(trials[1:].astype(np.float64), len(drawn), axis=1)
-    fits = _fit_levels(flat, all_trials, reference, floor)
+    fits = _fit_levels(flat, all_trials, reference, floor, noise_of(PUBLISHED))
     return PsychometricBand(*_judged(fits, SIZE, None), float(reference[0]), total, total)
 
 
-def _without(nothing: Estimate, reference: float, images: int, clusters: int) -> PsychometricBand:
+def _without(nothing: Estimate, noise: Noise, reference: float, images: int, clusters: int) -> PsychometricBand:
     """Every number as `nothing` says."""
-    thresholds = tuple(Threshold(f, nothing, np.nan) for f in FREQUENCIES)
+    thresholds = tuple(Threshold(f, nothing, np.nan) for f in noise.frequencies)
     return PsychometricBand(thresholds, nothing, nothing, nothing, reference, images, clusters)
 
 
-def _check(correct: NDArray[np.bool_], clusters: ArrayLike | None, floor: float, resamples: int) -> NDArray[np.intp]:
+def _check(
+    correct: NDArray[np.bool_],
+    settings: Sequence[Setting],
+    clusters: ArrayLike | None,
+    floor: float,
+    resamples: int,
+) -> NDArray[np.intp]:
     """Cluster indices 0..C-1 of the images."""
-    if correct.ndim != 2 or len(correct) != CONDITIONS or correct.shape[1] == 0 or correct.dtype != np.bool_:
+    conditions = len(settings)
+    if correct.ndim != 2 or len(correct) != conditions or correct.shape[1] == 0 or correct.dtype != np.bool_:
         raise UsageError(
-            f"critical band: outcomes are {correct.dtype} {correct.shape}; give bool ({CONDITIONS} conditions, images)"
+            f"critical band: outcomes are {correct.dtype} {correct.shape}; give bool ({conditions} conditions, images)"
         )
+    if settings[0] != GREY:
+        raise UsageError("critical band: the first row of outcomes must be those without noise")
+    if not with_threshold(settings):
+        raise UsageError(f"critical band: no frequency has {FEWEST_LEVELS} levels of noise, each once")
     if not 0 <= floor < 1:
         raise UsageError(f"critical band: floor {floor}; it is an accuracy in [0, 1), 0.001 for a thousand classes")
     if resamples < 100:
@@ -276,9 +388,10 @@ def _check(correct: NDArray[np.bool_], clusters: ArrayLike | None, floor: float,
     return np.unique(given, return_inverse=True)[1]
 
 
-def _threshold(frequency: int, sensitivity: Floats, slope: float, few: str | None) -> Threshold:
-    """From sensitivities of the data (first) and of the resamples."""
-    low, high = SENSITIVITY_RANGE
+def _threshold(
+    frequency: int, low: float, high: float, sensitivity: Floats, slope: float, few: str | None
+) -> Threshold:
+    """From sensitivities of the data (first) and of the resamples; low and high are those that can be told."""
     value = float(sensitivity[0])
     ends = np.clip([value, *interval(sensitivity[1:])], low, high)
     sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
@@ -291,19 +404,21 @@ def _threshold(frequency: int, sensitivity: Floats, slope: float, few: str | Non
         state, note = State.CENSORED_BELOW, "the threshold lies below the tested noise"
     elif value < low:
         state, note = State.CENSORED_ABOVE, "the threshold lies above the tested noise"
-    elif (weakest, strongest) == (NOISE_SDS[1], NOISE_SDS[-1]):
+    elif not note and (ends[1], ends[2]) == (low, high):
         state, note = State.DOUBTFUL, "the interval spans the tested noise"
     return Threshold(frequency, Estimate(sd, weakest, strongest, state, note), slope)
 
 
 def _channel(fits: _Fits, size: int, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
     """Bandwidth, centre frequency and peak noise sensitivity."""
-    low, high = SENSITIVITY_RANGE
-    met = int(((fits.sensitivity[:, 0] >= low) & (fits.sensitivity[:, 0] <= high)).sum())
-    if met < 3:
-        nothing = _nothing(f"{met} of 7 thresholds lie within the tested noise; three numbers need three")
+    (low, high), sensitivity = _channel_range(fits.noise), fits.sensitivity[:, 0]
+    met = int(((sensitivity >= low) & (sensitivity <= high)).sum())
+    if met < FEWEST_FREQUENCIES:
+        nothing = _nothing(
+            f"{met} of {len(sensitivity)} thresholds lie within the tested noise; three numbers need three"
+        )
         return nothing, nothing, nothing
-    bounds = np.stack([CHANNEL_LOW, CHANNEL_HIGH], axis=1)
+    bounds = np.stack(channel_bounds(fits.noise), axis=1)
     for name, fit, ends in zip(("height", "centre", "width"), fits.channel, bounds, strict=True):
         if _at_bound(fit[0], ends):
             nothing = _nothing(f"the channel's {name} is at the bound of its fit")
@@ -311,8 +426,9 @@ def _channel(fits: _Fits, size: int, few: str | None) -> tuple[Estimate, Estimat
     # The bounds of the fit go the way of its optima, to be compared with them.
     width, middle, height = channel_numbers(np.hstack([fits.channel, bounds]), size)
     narrow = None
-    if width[0] < FINEST:
-        narrow = "the channel is narrower than an octave, by which the tested bands are apart"
+    if width[0] < fits.noise.apart:
+        octaves = "an octave" if fits.noise.apart == 1 else f"{fits.noise.apart} octaves"
+        narrow = f"the channel is narrower than {octaves}, by which the tested bands are apart"
     return (
         _judge("width", width, few, narrow),
         _judge("centre", middle, few, narrow),
@@ -350,36 +466,41 @@ def _nothing(note: str) -> Estimate:
 
 # The two likelihoods, as array functions over many fits
 #
-# x = log2(noise_sd / 0.16) counts octaves of noise down from the strongest, so the four levels lie at -3, -2, -1, 0.
+# x = log2(noise_sd / 0.16) counts octaves of noise down from the strongest published one, so the four published levels
+# lie at -3, -2, -1, 0.
 # The sensitivity S = log2(0.16 / threshold) is 0 where accuracy is halved at 0.16, and 3 where it is halved at 0.02.
 # Rounded up, it is the published integer threshold on accuracies relative to noise_sd 0.
 LEVELS = np.log2(np.array(NOISE_SDS[1:]) / NOISE_SDS[-1])
-"""x of the four noise levels, weakest first."""
-SENSITIVITY_RANGE = (0.0, float(-LEVELS[0]))
-"""Sensitivities that the tested noise can tell apart; a threshold outside is known to lie outside, no more."""
-
+"""x of the four published noise levels, weakest first."""
 SLOPE_BOUNDS = np.array([0.25, 32.0])
 """Log-odds per octave."""
-THRESHOLD_LOW, THRESHOLD_HIGH = np.stack([[-3.0, 6.0], np.log2(SLOPE_BOUNDS)], axis=1)
-"""Bounds of (S, log2 slope): three octaves beyond the tested noise."""
-CHANNEL_LOW, CHANNEL_HIGH = np.array([0.01, -3.0, 0.25]), np.array([6.0, 9.0, 7.0])
-"""Bounds of (A, mu, sigma): sensitivities to 6, centres to three octaves outside, widths of 1/4 to 7 octaves."""
+BEYOND = 3.0
+"""Octaves beyond the tested noise, and beyond the tested bands, that fits may go."""
 SCATTER = 0.05
 """Octaves by which sensitivities scatter about the Gaussian. It cancels where no threshold is censored, and elsewhere
 sets how sharply the Gaussian keeps to the censored side: a large one pushes a peak that lies just beyond the tested
 noise away from it (0.25 overstates A = 3.6 by 0.2, 0.05 by less than 0.01)."""
 
 
-def fit_thresholds(right: Floats, images: Floats, reference: Floats, floor: float = 0.0) -> tuple[Floats, Floats]:
+def fit_thresholds(
+    right: Floats, images: Floats, reference: Floats, floor: float = 0.0, x: Floats = LEVELS[:, None]
+) -> tuple[Floats, Floats]:
     """(sensitivity, slope in log-odds per octave), each (R,), by binomial maximum likelihood.
 
-    right (4, R): right answers at the four levels, weakest noise first; images (R,) or (4, R): answers in all;
-    reference (R,): the accuracy at noise_sd 0, above 2 * floor.
+    right (levels, R): right answers; x (levels, R) or (levels, 1): where the levels lie; images (R,) or (levels, R):
+    answers in all, 0 at a level that does not count; reference (R,): the accuracy at noise_sd 0, above 2 * floor.
     """
-    data = (right, images, reference, np.full_like(images, floor))
-    start = best_start(_binomial, product(np.arange(-1.0, 5.0, 0.5), (-1.0, 0.0, 1.0, 2.0, 3.0)), data)
-    sensitivity, log_slope = maximize(_binomial, start, THRESHOLD_LOW, THRESHOLD_HIGH, data)
+    data = (right, images, reference, np.full_like(reference, floor), np.broadcast_to(x, right.shape))
+    low, high = threshold_bounds(x)
+    starts = product(np.arange(low[0] + 2, high[0] - 1, 0.5), (-1.0, 0.0, 1.0, 2.0, 3.0))
+    sensitivity, log_slope = maximize(_binomial, best_start(_binomial, starts, data), low, high, data)
     return sensitivity, np.exp2(log_slope)
+
+
+def threshold_bounds(x: Floats) -> tuple[Floats, Floats]:
+    """Bounds of (S, log2 slope) for levels at x."""
+    low, high = np.stack([[-x.max() - BEYOND, -x.min() + BEYOND], np.log2(SLOPE_BOUNDS)], axis=1)
+    return low, high
 
 
 def accuracy_at(x: Floats, sensitivity: Floats, slope: Floats, reference: Floats, floor: Floats) -> Floats:
@@ -393,11 +514,12 @@ def accuracy_at(x: Floats, sensitivity: Floats, slope: Floats, reference: Floats
 
 
 def _binomial(
-    theta: Floats, right: Floats, images: Floats, reference: Floats, floor: Floats
+    theta: Floats, right: Floats, images: Floats, reference: Floats, floor: Floats, x: Floats
 ) -> tuple[Floats, Floats, Floats]:
     sensitivity, slope = theta[0], np.exp2(theta[1])
-    offset = LEVELS[:, None] + sensitivity
-    p = np.clip(accuracy_at(LEVELS[:, None], sensitivity, slope, reference, floor), 1e-12, 1 - 1e-12)
+    images, x = map(np.ascontiguousarray, (images, x))  # sums depend on the layout in their last bits
+    offset = x + sensitivity
+    p = np.clip(accuracy_at(x, sensitivity, slope, reference, floor), 1e-12, 1 - 1e-12)
     value = (right * np.log(p) + (images - right) * np.log1p(-p)).sum(axis=0)
     share = (p - floor) / (reference - floor)
     rise = (reference - floor) * share * (1 - share)  # dp / dlog-odds
@@ -407,21 +529,43 @@ def _binomial(
     return value, np.einsum("plr,lr->rp", jacobian, score), np.einsum("plr,qlr,lr->rpq", jacobian, jacobian, weight)
 
 
-def fit_channels(sensitivity: Floats) -> Floats:
-    """(A, mu, sigma), (3, R), of the Gaussians through sensitivities (7, R), those outside the range as censored.
+def fit_channels(sensitivity: Floats, noise: Noise | None = None) -> Floats:
+    """(A, mu, sigma), (3, R), of the Gaussians through sensitivities (frequencies, R), outside the range as censored.
 
     Log-likelihood of a sensitivity S against m = A exp(-(f - mu)^2 / (2 sigma^2)), with scatter s: -(S - m)^2 / (2 s^2)
-    within the tested range [0, 3]; log Phi((m - 3) / s) above it; log Phi((0 - m) / s) below it (Tobin 1958).
+    within the tested range, [0, 3] as published; log Phi((m - 3) / s) above it; log Phi((0 - m) / s) below it (Tobin
+    1958). The noise is the published one by default.
     """
-    starts = product((1.0, 2.0, 3.0, 4.0), (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0), (0.5, 1.0, 2.0, 4.0))
-    start = best_start(_tobit, starts, (sensitivity,))
-    return maximize(_tobit, start, CHANNEL_LOW, CHANNEL_HIGH, (sensitivity,))
+    noise = noise or noise_of(PUBLISHED)
+    columns = (np.array(noise.frequencies, dtype=np.float64), *_channel_range(noise))
+    data = (sensitivity, *(np.broadcast_to(column[:, None], sensitivity.shape) for column in columns))
+    low, high = channel_bounds(noise)
+    starts = product(
+        np.arange(1.0, max(high[0] - BEYOND, 0) + 1.5),
+        np.arange(noise.frequencies[0], noise.frequencies[-1] + 1.0),
+        (0.5, 1.0, 2.0, 4.0),
+    )
+    return maximize(_tobit, best_start(_tobit, starts, data), low, high, data)
 
 
-def _tobit(theta: Floats, sensitivity: Floats) -> tuple[Floats, Floats, Floats]:
+def channel_bounds(noise: Noise) -> tuple[Floats, Floats]:
+    """Bounds of (A, mu, sigma): widths of 1/4 to 7 octaves."""
+    first, last = noise.frequencies[0], noise.frequencies[-1]
+    strongest = float(_channel_range(noise)[1].max())
+    return np.array([0.01, first - BEYOND, 0.25]), np.array([strongest + BEYOND, last + BEYOND, 7.0])
+
+
+def _channel_range(noise: Noise) -> tuple[Floats, Floats]:
+    """(frequencies,) sensitivities that a channel can be told from: the bell has none below 0, which is 0.16."""
+    return np.maximum(noise.low, 0.0), np.maximum(noise.high, 0.0)
+
+
+def _tobit(
+    theta: Floats, sensitivity: Floats, frequency: Floats, low: Floats, high: Floats
+) -> tuple[Floats, Floats, Floats]:
     amplitude, mu, sigma = theta
-    low, high = SENSITIVITY_RANGE
-    distance = (np.array(FREQUENCIES, dtype=np.float64)[:, None] - mu) / sigma
+    frequency, low, high = map(np.ascontiguousarray, (frequency, low, high))
+    distance = (frequency - mu) / sigma
     model = gaussian(distance, amplitude, 0.0, 1.0)
     above, below = sensitivity > high, sensitivity < low
     # In units of the scatter: the residual where it is known, the distance to the censored side's edge elsewhere.

@@ -155,7 +155,12 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
         return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
     if name != "critical-band":
         raise UnknownName("ground", name, GROUNDS)
-    mine = named(values.filter(pl.col("condition").is_in([INTEGER, ""]), source="critical-band"))
+    return networks(values, INTEGER)
+
+
+def networks(values: pl.DataFrame, estimator: str) -> Ground:
+    """The networks with critical-band trials, by one of the estimators of `imports`; UsageError without trials."""
+    mine = named(values.filter(pl.col("condition").is_in([estimator, ""]), source="critical-band"))
     if mine.is_empty():
         raise UsageError("critical-band is not imported; `bandlens published import critical-band DIR` reads it")
     biases = mine.pivot("metric", index=["name", "model", "family"], values="value")
@@ -170,7 +175,7 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
     both = pl.concat([known[0], known[1].join(known[0], on="model", how="anti")], how="diagonal_relaxed")
     frame = biases.join(both.select("model", "imagenet", *shifts), on="model", maintain_order="left")
     order = ("bandwidth", "center_frequency", "peak_noise_sensitivity", "shape_accuracy")
-    return Ground(name, frame, order, ("imagenet", *shifts))
+    return Ground("critical-band", frame, order, ("imagenet", *shifts))
 
 
 def relations(
@@ -264,6 +269,15 @@ def place(values: pl.DataFrame, name: str, baseline: str = "timm") -> pl.DataFra
         expected = float(lines[benchmark].expected([accuracy["imagenet"]])[0]) if benchmark in lines else None
         rows.append(row | {"expected": expected, "effective": None if expected is None else top1 - expected})
     return pl.DataFrame(rows, schema_overrides={"expected": pl.Float64, "effective": pl.Float64})
+
+
+def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
+    """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it."""
+    order = {source: at for at, source in enumerate(SOURCE_ORDER)}
+    rows = values.filter(pl.col("source").is_in(list(order)), benchmark="imagenet", metric="top1", condition="")
+    mine = _one_size(named(rows).filter(model=model, same="checkpoint"), ["source"])
+    found = mine.sort(pl.col("source").replace_strict(order))["value"]
+    return float(found[0]) if len(found) else None
 
 
 SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study")

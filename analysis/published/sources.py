@@ -40,6 +40,8 @@ VALUES = pl.Schema(
 where nothing does. input_size: side of the images in pixels, where the source says it. low, high: ends of the 95 %
 interval. n: images or trials."""
 DESCRIPTIONS = Path(__file__).with_name("sources.toml")
+HUNDREDTH = 0.01
+"""Of a point, by which accuracy and error may miss 100 %: they are rounded."""
 BOUNDS: Mapping[str, tuple[float, float]] = {"percent": (0, 100), "share": (0, 1)}
 """Unit -> the least and the greatest value that it may have."""
 
@@ -72,6 +74,8 @@ class File:
     """Cells may be empty."""
     others: bool = False
     """Columns that are not described are none of ours."""
+    complements: tuple[tuple[str, str], ...] = ()
+    """Pairs of columns that make 100 % in each row, such as accuracy and error: one of another unit does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,9 @@ def _timm_file(benchmark: str, path: str, n: int | None = None) -> File:
         rest.append("param_count")
         if not benchmark.endswith("-clean"):
             rest += ["top1_diff", "top5_diff", "rank_diff"]
-    return File(path, "model", tuple(_column(one) for one in columns), frozenset(rest), "img_size")
+    complements = tuple((name, f"{name}_err") for name in ("top1", "top5"))
+    columns_read = tuple(_column(one) for one in columns)
+    return File(path, "model", columns_read, frozenset(rest), "img_size", complements=complements)
 
 
 def read_source(source: Source, folder: Path) -> pl.DataFrame:
@@ -186,6 +192,12 @@ def _read_file(source: str, file: File, path: Path) -> pl.DataFrame:
             raise StoreError(f"{where(gap, name)}: empty; every row needs a {name or 'model'}")
     if (again := _first(table.select(~pl.struct(fixed).is_first_distinct()).to_series())) is not None:
         raise StoreError(f"{where(again, file.model)}: {table[file.model][again]} is there more than once")
+    for name, rest in file.complements:
+        both = [table[one].cast(pl.Float64, strict=False) for one in (name, rest)]
+        if (odd := _first(~((both[0] + both[1] - 100).abs() < HUNDREDTH).fill_null(True))) is not None:
+            raise StoreError(
+                f"{where(odd, name)}: {table[name][odd]} and {table[rest][odd]} in {rest} do not make 100 percent"
+            )
     numbers = {name: _numbers(table[name], columns[0], file, where) for name, columns in names.items()}
     rows = []
     for column in file.columns:
@@ -335,7 +347,7 @@ def summary(values: pl.DataFrame) -> Iterator[dict[str, Any]]:
             "models": row["model"] if row else None,
             "benchmarks": row["benchmark"] if row else None,
             "values": row["values"] if row else None,
-            "here": ("shipped" if source.ships else "imported") if row else f"`published import {source.name} DIR`",
+            "here": ("shipped" if source.ships else "imported") if row else None,
             "licence": source.licence,
             "repository": source.repository,
             "commit": source.commit,

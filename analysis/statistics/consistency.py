@@ -30,9 +30,9 @@ class Consistency:
     """Error consistency of two observers on the same n images; NaN where it is undefined."""
 
     n: int
-    first: float
-    """Accuracy of the first observer."""
-    second: float
+    first_accuracy: float
+    """Share that the first observer has right."""
+    second_accuracy: float
     observed: float
     kappa: float
     low: float

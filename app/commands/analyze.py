@@ -24,18 +24,22 @@ def analyze(
 ) -> None:
     """Compute spectral, critical-band and shape biases, and group means; print them and keep them in the view `metric`.
 
+    The table `error_consistency` gets which images every two models, and people, have right and wrong together.
+
     Example: bandlens analyze --db results.duckdb --json
     """
     from ...analysis.database.open import open_store
     from ...analysis.metrics.compute import compute_metrics, subjects
+    from ...analysis.metrics.error_consistency import judged_images, write_consistencies
     from ...errors import UsageError
 
     if not db.exists():
         raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
-    with (
-        open_store(db) as store,
-        progress("analyzing", len(subjects(store, study)), "checkpoints and image sets") as advance,
-    ):
-        metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
+    with open_store(db) as store:
+        with progress("analyzing", len(subjects(store, study)), "checkpoints and image sets") as advance:
+            metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
+        judged = judged_images(store, study)
+        with progress("comparing errors", len(judged), "image sets") as advance:
+            write_consistencies(store, judged, resamples, advance)
     columns = ["study", "checkpoint", "image_set", "metric", "value", "low", "high", "state", "note"]
     print_rows(metrics.select(columns).to_dicts(), as_json)

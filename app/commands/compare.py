@@ -30,6 +30,10 @@ def compare(
         str | None,
         typer.Option("--study", help="Which study of a database given as A or B.", show_default="the only one"),
     ] = None,
+    checkpoints: Annotated[
+        str | None,
+        typer.Option("--checkpoints", metavar="X,Y", help="Compare checkpoint X of A with Y of B.", show_default="all"),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List what is the same, too.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -38,11 +42,21 @@ def compare(
     McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/statistics.md.
 
     Example: bandlens compare study@1 study@2 --db results.duckdb
+
+    Example: bandlens compare study study --checkpoints resnet50.a1_in1k,resnet50.a2_in1k
     """
+    from ...analysis.comparison.cells import two_checkpoints
     from ...analysis.comparison.runs import compare_runs
+    from ...errors import UsageError
+
+    pair = checkpoints.split(",") if checkpoints is not None else None
+    if pair is not None and not (len(pair) == 2 and all(pair)):
+        raise UsageError(f"--checkpoints {checkpoints}: give one of A and one of B, as X,Y")
 
     with ExitStack() as stack:
         first, second = (_opened(stack, name, db, study) for name in (a, b))
+        if pair is not None:
+            first, second = two_checkpoints(first, second, *pair)
         with progress("comparing", None, "cells") as advance:
             found = compare_runs(first, second, advance)
     shown = found if everything else found.what_differs()

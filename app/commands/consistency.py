@@ -25,9 +25,9 @@ def consistency(
     Example: bandlens consistency cue-conflict --db results.duckdb
     """
     from ...analysis.database.open import open_store
-    from ...analysis.published.humans import consistencies, subjects, summary
+    from ...analysis.metrics.error_consistency import consistencies, summary
 
     with open_store(db, read_only=True) as store:
-        people, machines = subjects(store, images)
-    table = consistencies(people, machines)
+        table = consistencies(store, images)
+    people = (table["humans"] > 0).any()
     print_rows(summary(table) if people and not pairs else table.to_dicts(), as_json=as_json)

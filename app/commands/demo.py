@@ -30,7 +30,7 @@ def demo(
 
     Example: bandlens demo --out demo
     """
-    from ..demo import ATLAS
+    from ..demo import MODEL
 
     started = time.monotonic()
     database = out / "results.duckdb"
@@ -41,7 +41,7 @@ def demo(
     _step("The published study: Spearman's correlation of biases with generalization, 48 models (0: p >= 0.05)")
     table()
     _step("Where EfficientNet-Lite0 stands among timm's models, by their published accuracies")
-    place(ATLAS)
+    place(MODEL, database)
     for query in EXAMPLES:
         _step(f'bandlens sql "{query}" --db {database}')
         sql(query, database)

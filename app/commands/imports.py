@@ -18,24 +18,30 @@ def root() -> None:
 @app.command()
 def predictions(
     file: Annotated[Path, typer.Argument(help="Parquet or CSV: file_name, predicted_class, predicted_probability.")],
-    checkpoint: Annotated[str, typer.Option("--checkpoint", help="The model that made them.", show_default=False)],
+    checkpoint: Annotated[
+        list[str], typer.Option("--checkpoint", help="The model that made them; repeatable.", show_default=False)
+    ],
     images: Annotated[
         Path, typer.Option("--images", help="An image set, or a table of file_name and label.", show_default=False)
     ],
     db: Annotated[Path, typer.Option("--db", help="The results database to write to.")] = Path("results.duckdb"),
     weights_sha256: Annotated[str, typer.Option("--weights-sha256", help="Of the weights that made them.")] = "unknown",
 ) -> None:
-    """Import predictions on unperturbed images, as the study CHECKPOINT; the database says where they came from.
+    """Import predictions on unperturbed images, each model's as a study; the database says where they came from.
 
     Example: bandlens import predictions predictions.parquet --checkpoint ResNet50 --images labels.parquet
     """
     from ...analysis.database.open import open_store
-    from ..imported import find_images, read_predictions, store_predictions
+    from ...errors import UsageError
+    from ..imported import UNKNOWN, find_images, read_predictions, store_predictions
 
+    if len(checkpoint) > 1 and weights_sha256 != UNKNOWN:
+        raise UsageError(f"--weights-sha256 is of one model, and {len(checkpoint)} are imported; import it alone")
     found = find_images(images)
-    part = read_predictions(file, checkpoint, found, weights_sha256)
+    parts = [read_predictions(file, name, found, weights_sha256) for name in checkpoint]
     with open_store(db) as store:
-        label = store_predictions(store, part, found)
-        rows = store.frame("SELECT n, top1, low, high FROM accuracy_of(?)", [label])
-    n, top1, low, high = rows.row(0)
-    print(f"{db}: {label}, {n:,} predictions imported, top-1 {100 * top1:.3f} % ({100 * low:.2f} to {100 * high:.2f})")
+        for part in parts:
+            label = store_predictions(store, part, found)
+            n, top1, low, high = store.frame("SELECT n, top1, low, high FROM accuracy_of(?)", [label]).row(0)
+            about = f"top-1 {100 * top1:.3f} % ({100 * low:.2f} to {100 * high:.2f})"
+            print(f"{db}: {label}, {n:,} predictions imported, {about}")

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ...untrusted import one_line
 from ..console import Json, amount, duration, print_rows
 from .options import Database, EngineOption, StudyFile, opened
+
+MOST_FILES = 5
+"""Files of a user's probe that are named, apart from JSON."""
 
 
 def plan(
@@ -18,7 +22,9 @@ def plan(
     """
     from ..study.plan import plan_study
 
-    found = plan_study(opened(study, engine), db)
+    work = opened(study, engine)
+    found = plan_study(work, db)
+    own = [family for family in work.grid.families.values() if family.files]
     if as_json:
         summary = {
             "cells": len(found.missing),
@@ -45,6 +51,7 @@ def plan(
                         | {"why": one.why}
                         for one in found.metrics
                     ],
+                    "own_probes": [{"probe": one.name, "files": list(one.files), "random": one.random} for one in own],
                     "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in found.failed],
                 },
                 indent=1,
@@ -65,11 +72,15 @@ def plan(
         )
     else:
         print("nothing to run: every cell is done")
+    for one in own:
+        more = f" and {len(one.files) - MOST_FILES} more" if len(one.files) > MOST_FILES else ""
+        named = one_line(", ".join(one.files[:MOST_FILES]))
+        print(f"{one.name} depends on {named}{more}; what it reads elsewhere is not seen")
     if there := [str(one) for one in found.metrics if not one.why]:
         print(f"metrics: {', '.join(there)}")
-    for one in found.metrics:
-        if one.why:
-            print(f"no {one}: {one.why}")
+    for lacking in found.metrics:
+        if lacking.why:
+            print(f"no {lacking}: {lacking.why}")
     if found.failed:
         first = found.failed[0]
         print(f"failed when last tried: {len(found.failed):,} cells, the first: {first.cell}: {first.error}")

@@ -76,13 +76,19 @@ def import_(
 
 @app.command("list")
 def list_(db: AtlasDb = None, as_json: Json = False) -> None:
-    """List the sources of published figures: what is here of each, its licence and commit.
+    """List the sources of published figures: models, benchmarks, licence and commit; with --json whose they are, too.
 
     Example: bandlens published list
     """
     from ...analysis.published.sources import summary
 
-    print_rows(list(summary(_atlas(db))), as_json=as_json)
+    rows = list(summary(_atlas(db)))
+    if as_json:
+        print_rows(rows, as_json=True)
+        return
+    print_rows([{name: row[name] for name in ("source", "models", "benchmarks", "licence", "commit")} for row in rows])
+    if absent := [row["source"] for row in rows if row["here"] is None]:
+        print(f"not here: {', '.join(absent)} (`bandlens published import`)")
 
 
 @app.command("sources")
@@ -166,9 +172,31 @@ def _two(name: str, value: Any) -> Any:
     return value if value is None or name not in COEFFICIENTS else f"{round(float(value), 2) + 0:.2f}"
 
 
+@app.command("joined")
+def joined_(
+    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    study: Annotated[
+        str, typer.Option("--study", help="Name, or name@version; * is the newest version of each.")
+    ] = "*",
+    as_json: Json = False,
+) -> None:
+    """Print which published model each checkpoint of a results database is, and by what: weights, study or name.
+
+    Example: bandlens published joined --db results.duckdb
+    """
+    from ...analysis.database.open import open_store
+    from ...analysis.published.joined import joined
+    from ...analysis.published.sources import atlas
+
+    with open_store(db, read_only=True) as store:
+        print_rows(joined(store, study, atlas(store)).to_dicts(), as_json=as_json)
+
+
 @app.command()
 def place(
-    model: Annotated[str, typer.Argument(help="A model, by its name in any source.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="A model, by its name in any source, or a checkpoint of --db.", show_default=False)
+    ],
     db: AtlasDb = None,
     as_json: Json = False,
 ) -> None:
@@ -176,9 +204,17 @@ def place(
 
     Example: bandlens published place tf_efficientnet_lite0.in1k
     """
+    from ...analysis.database.open import open_store
+    from ...analysis.published.joined import published_name
     from ...analysis.published.relate import place
 
-    rows = place(_atlas(db), model)
+    values = _atlas(db)
+    if db is not None:
+        with open_store(db, read_only=True) as store:
+            model, by = published_name(store, "*", checkpoint := model, values)
+        if by is not None and not as_json:
+            print(f"{checkpoint} is {model}, by its {by}")
+    rows = place(values, model)
     print_rows(
         rows.drop("model").to_dicts() if not as_json else rows.to_dicts(), as_json=as_json, title=rows["model"][0]
     )

@@ -53,6 +53,12 @@ def run(
         str | None,
         typer.Option("--shards", help="Folder or URI of results in Parquet; with ray DB.shards by default."),
     ] = None,
+    commit: Annotated[
+        str,
+        typer.Option(
+            "--commit", help="now: results enter the database as they come; later: shards wait for `rebuild`."
+        ),
+    ] = "now",
     snapshot: Annotated[
         Path | None,
         typer.Option(
@@ -63,7 +69,7 @@ def run(
 ) -> None:
     from ..study.run import run_study
 
-    sharded = _sharded(db, executor, address, gpus_per_worker, workers, shards)
+    sharded = _sharded(db, executor, address, gpus_per_worker, workers, shards, commit)
     summary = run_study(opened(study, engine), db, require_gate=require_gate, sharded=sharded, snapshot=snapshot)
     if as_json:
         failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
@@ -82,10 +88,13 @@ def run(
         )
     elif summary.ran:
         rate = summary.predictions / summary.seconds
+        into = sharded.folder if sharded and sharded.later else db
         print(
             f"{summary.label}: ran {summary.ran:,} of {summary.cells:,} cells, {summary.predictions:,} predictions in "
-            f"{duration(summary.seconds)} ({rate:,.0f} a second), into {db}"
+            f"{duration(summary.seconds)} ({rate:,.0f} a second), into {into}"
         )
+        if sharded and sharded.later:
+            print(f"to commit them: bandlens rebuild {study} --shards {sharded.folder} --db {db}")
     else:
         print(f"{summary.label}: nothing to run, all {summary.cells:,} cells are in {db}")
     if summary.failed:
@@ -97,22 +106,32 @@ def run(
 
 
 def _sharded(
-    db: Path, executor: str, address: str | None, gpus_per_worker: float | None, workers: int | None, shards: str | None
+    db: Path,
+    executor: str,
+    address: str | None,
+    gpus_per_worker: float | None,
+    workers: int | None,
+    shards: str | None,
+    commit: str,
 ) -> Sharded | None:
     """Read from the options how a run leaves shards; None for one that commits as it goes."""
     if executor not in ("local", "ray"):
         raise UnknownName("executor", executor, ("local", "ray"))
+    if commit not in ("now", "later"):
+        raise UnknownName("time of --commit", commit, ("now", "later"))
     if executor == "local":
         asked = {"--address": address, "--gpus-per-worker": gpus_per_worker, "--workers": workers}
         if given := [name for name, value in asked.items() if value is not None]:
             raise UsageError(f"{given[0]} is for --executor ray; the local executor is this process")
         if shards is None:
+            if commit == "later":
+                raise UsageError("--commit later leaves shards; name a folder for them with --shards")
             return None
     from ...engine.distributed.ray import RayOptions
     from ..study.run import Sharded
 
     wanted = RayOptions(address, gpus_per_worker or 1, workers) if executor == "ray" else None
-    return Sharded(shards or f"{db}.shards", wanted)
+    return Sharded(shards or f"{db}.shards", wanted, later=commit == "later")
 
 
 run.__doc__ = f"""Run what the database lacks of a study. Interrupt it at will: the next run goes on where it stopped.

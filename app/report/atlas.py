@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import cache
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -12,7 +14,8 @@ from ...analysis.charts.palette import colors
 from ...analysis.charts.style import INK, inline
 from ...analysis.correlations.families import pearson
 from ...analysis.published.figures import BIASES
-from ...analysis.published.relate import fits, ground, relations, with_effective
+from ...analysis.published.imports import INTEGER
+from ...analysis.published.relate import fits, ground, imagenet_top1, networks, relations, with_effective
 from ...analysis.published.sources import shipped_values
 from .data import ReportData
 from .sections import Figure, Section, Table
@@ -21,7 +24,7 @@ SHIFTS = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")
 
 
 def atlas_section(results: ReportData | None) -> Section:
-    """A table of coefficients, and the study's models beside one's own for each bias that both have."""
+    """A table of coefficients, and published models beside one's own for each bias that both have."""
     table, models, thousand = _table()
     text = (
         "Coefficients are Spearman's, over the study's 48 ResNet-50s: of a bias with accuracy on a benchmark, with "
@@ -31,7 +34,7 @@ def atlas_section(results: ReportData | None) -> Section:
         "alone has (R2 on probit axes). Where it has nearly all, a bias that goes with ImageNet accuracy goes with the "
         "benchmark too."
     )
-    figures = [] if results is None else _figures(results, models)
+    figures = [] if results is None else list(_figures(results, models))
     title = "What 48 models say, what a thousand say, and what is left"
     return Section("atlas", "Among a thousand models", [text], figures, [Table(title, table)])
 
@@ -61,25 +64,87 @@ def _table() -> tuple[pl.DataFrame, pl.DataFrame, int]:
     return table, frame, lines[SHIFTS[0]].n
 
 
-def _figures(results: ReportData, models: pl.DataFrame) -> list[Figure]:
-    """A panel for each bias that the report's models have a value of: they are lines across the study's points."""
-    own = results.metrics.filter(pl.col("metric").is_in(list(BIASES)), pl.col("value").is_not_null())
-    panels = []
-    for bias in (bias for bias in BIASES if bias in own["metric"]):
-        mine = own.filter(metric=bias).select("image_set", "value", model="checkpoint")
-        rules = (
-            alt.Chart(inline(mine))
-            .mark_rule(color=INK, strokeDash=[4, 2])
-            .encode(
-                x=alt.X("value:Q", title=label(bias)),
-                tooltip=[alt.Tooltip("model:N"), alt.Tooltip("image_set:N"), alt.Tooltip("value:Q", format=".3f")],
-            )
+NETWORKS = {INTEGER: "critical_{}_raw", "psychometric": "psychometric_{}"}
+"""Estimator of the networks with critical-band trials -> what one's own metrics by it are called."""
+BAND = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
+
+
+def _figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
+    """A panel for each bias that the report's models and published ones have; one's own are black diamonds.
+
+    A model of one's own without accuracy on ImageNet, measured or published, is a line across the panel.
+    """
+    study = {bias: models.select("model", "category", "imagenet", bias) for bias in BIASES}
+    caption = "Points are the study's 48 models, {}. Hover for names."
+    if figure := _figure("atlas-biases", "Your models among the study's", caption, results, study):
+        yield figure
+    if results.atlas.filter(source="critical-band").is_empty():
+        return
+    others = {}
+    for estimator, called in NETWORKS.items():
+        found = networks(results.atlas, estimator).frame.with_columns(category=pl.lit("network"))
+        for name in BAND:
+            metric = called.format(name)
+            others[metric] = found.select("model", "category", "imagenet", pl.col(name).alias(metric))
+    caption = "Points are networks of Subramanian et al. 2023 with published accuracies, {}. Hover for names."
+    if figure := _figure("atlas-networks", "Your models among many architectures", caption, results, others):
+        yield figure
+
+
+def _figure(
+    name: str, title: str, caption: str, results: ReportData, points: Mapping[str, pl.DataFrame]
+) -> Figure | None:
+    own = _own(results).filter(pl.col("metric").is_in(list(points)))
+    if own.is_empty():
+        return None
+    panels = [
+        alt.layer(scatter(points[bias], bias, "imagenet", ""), *_marks(own.filter(metric=bias), bias)).properties(
+            title=short(bias), height=170, width=220
         )
-        points = scatter(models, bias, "imagenet", "")
-        panels.append(alt.layer(points, rules).properties(title=short(bias), height=170, width=220))
-    if not panels:
-        return []
-    caption = "Points are the study's 48 models; dashed lines are the biases of yours, on your images. Hover for names."
-    legend = colors(models["category"].unique().sort())
-    table = own.select("checkpoint", "image_set", "metric", "value", "low", "high", "note")
-    return [Figure("atlas-biases", "Your models among the study's", caption, panels, 3, table, legend)]
+        for bias in points
+        if bias in own["metric"]
+    ]
+    yours = "diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, measured or published"
+    categories = pl.concat([frame["category"] for frame in points.values()]).unique().sort()
+    legend = colors(categories) if len(categories) > 1 else {}
+    return Figure(name, title, caption.format(yours), panels, 3, own, legend)
+
+
+def _own(results: ReportData) -> pl.DataFrame:
+    """One's own metrics with top-1 on ImageNet in percent: one's own, or else published, as imagenet_is tells."""
+    measured = dict(
+        results.metrics.filter(metric="top1_imagenet").drop_nulls("value").select("checkpoint", "value").rows()
+    )
+    published = {
+        name: imagenet_top1(results.atlas, model)
+        for name, model in results.joined.drop_nulls("model").select("checkpoint", "model").rows()
+        if name not in measured
+    }
+    known = pl.DataFrame(
+        [
+            *((name, value, "measured") for name, value in measured.items()),
+            *((name, value, "published") for name, value in published.items() if value is not None),
+        ],
+        {"checkpoint": pl.String, "imagenet": pl.Float64, "imagenet_is": pl.String},
+        orient="row",
+    )
+    rows = results.metrics.drop_nulls("value").join(known, on="checkpoint", how="left", maintain_order="left")
+    numbers = ("metric", "value", "low", "high", "state", "note", "imagenet", "imagenet_is")
+    return rows.select("checkpoint", "image_set", *numbers)
+
+
+def _marks(own: pl.DataFrame, bias: str) -> Iterator[Any]:
+    """One's own models in a panel: diamonds where their accuracy is known, else lines."""
+    rows = own.select("image_set", "value", "imagenet", "imagenet_is", model="checkpoint")
+    tips = [alt.Tooltip("model:N"), alt.Tooltip("image_set:N"), alt.Tooltip("value:Q", format=".3f")]
+    x = alt.X("value:Q", title=label(bias))
+    lines, placed = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
+    if len(lines):
+        yield alt.Chart(inline(lines)).mark_rule(color=INK, strokeDash=[4, 2]).encode(x=x, tooltip=tips)
+    if len(placed):
+        accuracy = alt.Tooltip("imagenet:Q", title="top-1 on ImageNet, %", format=".1f")
+        yield (
+            alt.Chart(inline(placed))
+            .mark_point(color=INK, shape="diamond", size=110, filled=True)
+            .encode(x=x, y=alt.Y("imagenet:Q"), tooltip=[*tips, accuracy, alt.Tooltip("imagenet_is:N")])
+        )

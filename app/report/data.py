@@ -12,6 +12,9 @@ from ...analysis.correlations.models import StudyTable, study_table
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
+from ...analysis.metrics.error_consistency import judged_images
+from ...analysis.published.joined import joined
+from ...analysis.published.sources import atlas
 from ...errors import UsageError
 
 _TABLES = {
@@ -60,6 +63,15 @@ class ReportData:
     gates: pl.DataFrame
     """Rows of the view `gate`: verdicts on the precision of the study, its checkpoints under their names in it."""
 
+    consistency: pl.DataFrame
+    """Rows of the table error_consistency on the study's images, of every subject of the database."""
+    judged: pl.DataFrame
+    """Rows of the view condition_accuracy on the study's images."""
+    atlas: pl.DataFrame
+    """Published figures: rows of VALUES, those imported into the database among them."""
+    joined: pl.DataFrame
+    """Which published models the checkpoints are; see `published.joined`."""
+
     @property
     def label(self) -> str:
         return str(self.study["label"])
@@ -86,6 +98,7 @@ def _read(store: Store, label: str) -> ReportData:
         "WHERE study_cell.study = ?",
         [study["id"]],
     )
+    judged, values = judged_images(store, label), atlas(store)
     return ReportData(
         path=store.path,
         study=study,
@@ -94,6 +107,10 @@ def _read(store: Store, label: str) -> ReportData:
         metrics=store.frame("FROM metric_of(?)", [label]),
         predictions=int(predictions.item()),
         correlated=_correlated(store, label),
+        consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
+        judged=store.frame("FROM condition_accuracy WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
+        atlas=values,
+        joined=joined(store, label, values),
         **{name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()},
     )
 

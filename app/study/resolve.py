@@ -47,7 +47,7 @@ def _resolve(study: Study) -> Work:
         study = replace(study, engine=choose_engine().engine)
     grid = make_grid(study.probes, study.folder)
     folder = study.folder / study.models if study.models else None
-    models = [load_model(folder, name) for name in _names(study.checkpoints, folder)]
+    models = _models(study.checkpoints, folder)
     perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
     image_sets = [open_image_set(path) for path in (*perturbed, *(path for path in clean if path not in perturbed))]
     _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
@@ -115,19 +115,21 @@ def _check_distinct(kind: str, what: str, named: list[tuple[str, str]]) -> None:
         seen[identity] = name
 
 
-def _names(asked: list[str], folder: Path | None) -> list[str]:
-    """The names of the models that are asked for, each once."""
-    names: dict[str, None] = {}
+def _models(asked: list[str], folder: Path | None) -> list[Model]:
+    """The models that are asked for, each once."""
+    exported: list[Model] | None = None
+    found: dict[str, Model] = {}
     for entry in asked:
         if entry != "*" and not entry.startswith("category:"):
-            names[entry] = None
+            found.setdefault(entry, load_model(folder, entry))
             continue
+        if exported is None:
+            exported = [load_model(folder, name) for name in model_names(folder)]
         category = entry.removeprefix("category:")
-        exported = [load_model(folder, name) for name in model_names(folder)]
-        chosen = [model.name for model in exported if entry == "*" or model.category == category]
+        chosen = {model.name: model for model in exported if entry == "*" or model.category == category}
         if not exported:
             raise UsageError(f"no models in {folder or models_folder()}, so no '{entry}'; see `bandlens export`")
         if not chosen:
             raise UnknownName("category of exported models", category, sorted({model.category for model in exported}))
-        names.update(dict.fromkeys(chosen))
-    return list(names)
+        found |= chosen
+    return list(found.values())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +22,7 @@ from ...engine.distributed.executors import TRIES, run_here
 from ...engine.distributed.files import kept_files
 from ...engine.distributed.ray import RayOptions, connected
 from ...engine.distributed.shards import Folder, Shard, check_shard, open_folder, read_about, read_shard, shard_keys
-from ...engine.distributed.worker import Computed, job_of, probe_files
+from ...engine.distributed.worker import Computed, job_of, probe_sources
 from ...engine.tasks import Task, by_attack, tasks_of, whole_tasks
 from ...engine.workbench import Workbench
 from ...errors import BandlensError, EngineError, ShardError, some_of
@@ -40,6 +42,10 @@ class Sharded:
     """Where they lie: a path or a URI."""
     ray: RayOptions | None = None
     """Whose workers compute the tasks; without it, this process."""
+    later: bool = False
+    """Commit no shard, and leave them all for `rebuild_study`."""
+    commit_seconds: float = 5.0
+    """Shards that come within this time are committed in one transaction."""
 
 
 @dataclass(slots=True)
@@ -207,20 +213,26 @@ def _run_in_shards(
     A task that failed three times fails its cells.
     """
     study, folder = work.study, open_folder(sharded.folder)
-    committer = Committer(store, folder, {cell.key: cell for cell in todo}, begin, done)
+    cells = {cell.key: cell for cell in todo}
+    committer = Committer(store, folder, cells, begin, done, sharded.later, sharded.commit_seconds)
     with ExitStack() as stack:
         job = job_of(study.probes, study.folder, work.image_sets, study.batch, study.thread_count, folder.name, todo)
         compute: Callable[..., None] = partial(run_here, job)
         workers = 1
         if sharded.ray and todo:
             cluster = stack.enter_context(connected(sharded.ray, study.engine, study.thread_count))
-            probes = probe_files(study.probes, study.folder)
+            probes = probe_sources(study.probes, study.folder)
             kept = kept_files(work.image_sets, list({cell.variant for cell in todo}), list(probes.values()))
             compute, workers = partial(cluster.run, job, kept=kept), cluster.workers
         committer.advance = stack.enter_context(progress("running", images_left(todo, done), "predictions"))
         for _ in range(TRIES):  # more than once where a shard was damaged after it had been written
             if committer.missing():
-                compute(tasks=tasks_of(todo, work.grid, study.batch, workers, committer.lacks), sink=committer)
+                try:
+                    compute(tasks=tasks_of(todo, work.grid, study.batch, workers, committer.lacks), sink=committer)
+                except ShardError:
+                    committer.flush()  # what came before is whole
+                    raise
+                committer.flush()
     if committer.missing():
         raise ShardError(f"shards in {folder.name} were damaged {TRIES} times; name another folder with --shards")
     committer.begin()
@@ -228,6 +240,10 @@ def _run_in_shards(
 
 
 # Shards
+
+
+MOST_PREDICTIONS = 2**23
+"""Of a transaction, and one shard more: what is read for it and not yet stored takes some hundred megabytes."""
 
 
 @dataclass
@@ -241,7 +257,10 @@ class Committer:
     record: Callable[[], str]
     """Records the study, and gives its label."""
     done: dict[str, int]
-    """Cell key -> number of its images that are stored."""
+    """Cell key -> number of its images that are stored; or, with `later`, that shards have."""
+    later: bool = False
+    every: float = 0
+    """Seconds between transactions. This and `later` are those of `Sharded`."""
     advance: Advance = lambda _=1, /: None
     committed: Committed = field(default_factory=Committed)
     lost: dict[str, str] = field(default_factory=dict)
@@ -249,6 +268,8 @@ class Committer:
     waiting: list[Shard] = field(default_factory=list)
     """In the order of their images."""
     label: str | None = None
+    due: float = 0
+    """When the next transaction is."""
 
     # What an executor calls
 
@@ -268,7 +289,7 @@ class Committer:
         if found != (left, task.first, task.last):
             raise ShardError(f"{task}: the worker's shard is of something else; are all versions of bandlens the same?")
         if shard:
-            self.add([shard])
+            self.add(shard)
         self._fail([Failed(cell, lost[cell.key]) for cell in task.cells if cell.key in lost])
 
     def set_aside(self, task: Task, error: str) -> None:
@@ -304,21 +325,76 @@ class Committer:
                     found.append(shard)
             except ShardError as error:
                 self._warn(error)
-        self.add(found)
+        self.waiting = sorted([*self.waiting, *found], key=_images)
+        self.flush()
 
-    def add(self, shards: Sequence[Shard]) -> None:
-        """Commit what is next of each cell; the rest waits."""
-        self.waiting = sorted([*self.waiting, *shards], key=lambda shard: (shard.first, shard.last))
-        for shard in list(self.waiting):
-            if ready := [key for key in self._wanted(shard) if self.done.get(key, 0) >= shard.first]:
-                try:
-                    held = read_shard(self.folder, shard)
-                except ShardError as error:
-                    self._warn(error)
-                    self.waiting.remove(shard)
-                else:
-                    self._commit(shard, ready, held)
+    def add(self, shard: Shard) -> None:
+        """Take a shard, and commit when it is time; what is not yet committed lies in the folder, for the next run."""
+        insort(self.waiting, shard, key=_images)
+        held = sum(len(shard.cells) * (shard.last - shard.first) for shard in self.waiting)
+        if time.monotonic() >= self.due or held >= MOST_PREDICTIONS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Commit what is next of each cell, several shards in a transaction; the rest waits."""
+        while several := self._next():
+            self._commit(several)
         self.waiting = [shard for shard in self.waiting if self._wanted(shard)]
+        self.due = time.monotonic() + self.every
+
+    def _next(self) -> list[tuple[Shard, list[str]]]:
+        """Shards for one transaction, each with the cells that it goes on with."""
+        found, reached, predictions = [], dict(self.done), 0
+        for shard in self.waiting:
+            keys = [key for key in self._wanted(shard) if shard.first <= reached.get(key, 0) < shard.last]
+            if keys:
+                found.append((shard, keys))
+                reached |= dict.fromkeys(keys, shard.last)
+                predictions += len(keys) * (shard.last - shard.first)
+            if predictions >= MOST_PREDICTIONS:
+                break
+        return found
+
+    def _commit(self, several: Sequence[tuple[Shard, list[str]]]) -> None:
+        """Commit them in one transaction, all or none. A damaged one goes, and so nothing goes on from it."""
+        ranges, reached = [], dict(self.done)
+        for (shard, keys), held in zip(several, self._read([shard for shard, _ in several]), strict=True):
+            if held is None:
+                self.waiting.remove(shard)
+                continue
+            starts = {key: reached.get(key, 0) for key in keys if reached.get(key, 0) >= shard.first}
+            parts = [self._part(shard, key, first, held[key]) for key, first in starts.items() if held]
+            ranges.append((parts, {self.cells[key].variant: shard.session(key) for key in starts}))
+            reached |= dict.fromkeys(starts, shard.last)
+        self.store.commit_all(ranges)
+        predictions = sum(reached.values()) - sum(self.done.values())
+        self.done |= reached
+        self.committed.predictions += predictions
+        self.advance(predictions)
+
+    def _read(self, shards: Sequence[Shard]) -> list[dict[str, Predictions] | None]:
+        """What each of them holds: nothing, where that is for later; None where it is damaged, which is warned of."""
+        if self.later:
+            return [{} for _ in shards]
+
+        def read(shard: Shard) -> dict[str, Predictions] | ShardError:
+            try:
+                return read_shard(self.folder, shard)
+            except ShardError as error:
+                return error
+
+        with ThreadPoolExecutor() as readers:
+            found = list(readers.map(read, shards))
+        for one in found:
+            if isinstance(one, ShardError):
+                self._warn(one)
+        return [None if isinstance(one, ShardError) else one for one in found]
+
+    def _part(self, shard: Shard, key: str, first: int, held: Predictions) -> Finished:
+        """What the shard has of a cell from image `first` on."""
+        share = (shard.last - first) / (shard.last - shard.first)
+        seconds = share * shard.seconds[shard.places[key]]
+        return Finished(self.cells[key], first, _from(held, first - shard.first), seconds)
 
     def _wanted(self, shard: Shard) -> list[str]:
         """The cells that it has images of which are not stored."""
@@ -328,19 +404,6 @@ class Committer:
             if key in self.cells and key not in self.lost and self.done.get(key, 0) < shard.last
         ]
 
-    def _commit(self, shard: Shard, keys: Sequence[str], held: Mapping[str, Predictions]) -> None:
-        parts = []
-        for key in keys:
-            first = max(self.done.get(key, 0), shard.first)
-            share = (shard.last - first) / (shard.last - shard.first)
-            seconds = share * shard.seconds[shard.places[key]]
-            parts.append(Finished(self.cells[key], first, _from(held[key], first - shard.first), seconds))
-        self.store.commit(parts, {self.cells[key].variant: shard.session(key) for key in keys})
-        for part in parts:
-            self.done[part.cell.key] = shard.last
-            self.committed.predictions += len(part.predictions.predicted)
-            self.advance(len(part.predictions.predicted))
-
     def _fail(self, failures: Sequence[Failed]) -> None:
         new = [failure for failure in failures if failure.cell.key not in self.lost]
         self.store.commit(new, {})
@@ -349,6 +412,10 @@ class Committer:
 
     def _warn(self, error: ShardError) -> None:
         print(f"bandlens: warning: {error}", file=sys.stderr)
+
+
+def _images(shard: Shard) -> tuple[int, int]:
+    return shard.first, shard.last
 
 
 def _from(predictions: Predictions, row: int) -> Predictions:

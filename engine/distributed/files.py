@@ -14,11 +14,11 @@ from typing import Any, Protocol
 
 from filelock import FileLock
 
-from ...errors import BandlensError, EngineError
+from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
 from ...probes.images.files import ABOUT, INDEX, PIXELS
 from ...probes.images.image_set import ImageSet, check, open_image_set
-from ...probes.user import source_digest, source_files
+from ...probes.source import Source, source_digest, source_files
 from ...records import Variant
 from ..backends.base import onnx_file_of
 
@@ -62,15 +62,18 @@ class DriverFiles:
             return file.read(PIECE)
 
 
-def kept_files(images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[Path]) -> dict[str, KeptFiles]:
+def kept_files(
+    images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[Source]
+) -> dict[str, KeptFiles]:
     """What the driver has to hand out: packed image sets, ONNX files, and the source of users' probes."""
     sets = {one.info.digest: KeptFiles(one.folder, (ABOUT, INDEX, PIXELS)) for one in images if not one.streamed}
     onnx_files = {one.sha256: KeptFiles(models_of(one), (_relative(one),)) for one in variants}
     sources = {
-        source_digest(file): KeptFiles(
-            file.parent, tuple(path.relative_to(file.parent).as_posix() for path in source_files(file))
+        source_digest(source): KeptFiles(
+            source.file.parent,
+            tuple(path.relative_to(source.file.parent).as_posix() for path in source_files(source)),
         )
-        for file in probes
+        for source in probes
     }
     return sets | onnx_files | sources
 
@@ -117,12 +120,15 @@ class NodeFiles:
         model = replace(variant.model, path=folder / variant.model.path.name)
         return replace(variant, model=model, path=folder / name)
 
-    def probe(self, file: Path, digest: str) -> Path:
-        """A user's probe of that source digest."""
-        if self.source is None or (file.is_file() and source_digest(file) == digest):
-            return file
-        folder = self._fetched(digest, f"probe {file}", lambda fetched: source_digest(fetched / file.name) == digest)
-        return folder / file.name
+    def probe(self, source: Source, digest: str) -> Path:
+        """The file of a user's probe whose source has that digest."""
+        if self.source is None or _has(source, digest):
+            return source.file
+        name = source.file.name
+        folder = self._fetched(
+            digest, f"probe {source.file}", lambda fetched: _has(source._replace(file=fetched / name), digest)
+        )
+        return folder / name
 
     def _fetched(self, digest: str, what: str, verify: Callable[[Path], bool]) -> Path:
         """The folder of what has this digest, fetched unless it is there."""
@@ -139,6 +145,14 @@ class NodeFiles:
                         )
                     draft.rename(into)
         return into
+
+
+def _has(source: Source, digest: str) -> bool:
+    """Whether a probe's source is here, and has this digest."""
+    try:
+        return source.file.is_file() and source_digest(source) == digest
+    except UsageError:  # what it uses is not here
+        return False
 
 
 def _copy(source: Any, digest: str, folder: Path, what: str) -> None:

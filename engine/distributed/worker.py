@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import EngineError
 from ...probes.grid import Grid, make_grid
 from ...probes.images.image_set import ImageSet
-from ...probes.user import source_digest
+from ...probes.source import Source, source_digest, source_of
 from ...records import Cell, Failed, Finished, Predictions, Variant
 from ..tasks import Task, by_attack
 from ..workbench import Workbench
@@ -52,7 +52,7 @@ def job_of(
     return Job(
         probes=probes,
         folder=folder.absolute(),
-        sources={name: source_digest(file) for name, file in probe_files(probes, folder).items()},
+        sources={name: source_digest(source) for name, source in probe_sources(probes, folder).items()},
         image_sets={images.info.digest: images.folder.absolute() for images in image_sets},
         batch=batch,
         threads=threads,
@@ -61,9 +61,9 @@ def job_of(
     )
 
 
-def probe_files(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Path]:
-    """The file of each probe of the user's."""
-    return {name: folder.absolute() / str(table["file"]) for name, table in probes.items() if "file" in table}
+def probe_sources(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Source]:
+    """The source of each probe of the user's."""
+    return {name: source_of(name, table, folder.absolute()) for name, table in probes.items() if "file" in table}
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ class Worker:
 
 def _grid(job: Job, files: NodeFiles) -> Grid:
     here = {
-        name: {**job.probes[name], "file": str(files.probe(file, job.sources[name]))}
-        for name, file in probe_files(job.probes, job.folder).items()
+        name: {**job.probes[name], "file": str(files.probe(source, job.sources[name]))}
+        for name, source in probe_sources(job.probes, job.folder).items()
     }
     return make_grid({**job.probes, **here}, job.folder)
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from ...errors import UnknownName
-from ...protocol import BENCHMARKS, Benchmark
+from ...protocol import BENCHMARKS, STIMULI, Benchmark
 from ..images.decision_spaces import DecisionSpace, decision_space, names_of, wnids_of
 
 NUMBERED = re.compile(r"ILSVRC2012_val_(\d{8})\.jpe?g", re.IGNORECASE)
 """An image of ImageNet's validation set, by its file number, 1 to 50,000."""
+_OUTLINE = re.compile(r"([a-z]+)\d+\.png")
 _CUE_CONFLICT = re.compile(r"([a-z]+)\d+-([a-z]+)\d+\.png")
 
 
@@ -48,6 +49,11 @@ def _fifth_field(path: str) -> str:
     return fields[4] if len(fields) > 4 else ""
 
 
+def _outlined(path: str) -> str:
+    found = _OUTLINE.fullmatch(PurePosixPath(path).name)
+    return found[1] if found and found[1] == _parent(path) else ""
+
+
 def _numbers(space: DecisionSpace) -> Mapping[str, int]:
     return {str(index): index for index in space.ids}
 
@@ -55,13 +61,15 @@ def _numbers(space: DecisionSpace) -> Mapping[str, int]:
 WNID = Layout("images lie in folders named by WordNet ids, such as n01440764", _parent, wnids_of)
 NUMBER = Layout("images lie in folders named 0 to 999, without leading zeros", _parent, _numbers)
 SHAPE = Layout("images are <shape>/<shape>N-<texture>M.png of the 16 classes", _shape, names_of)
+OUTLINE = Layout("images are <class>/<class>N.png of the 16 classes", _outlined, names_of)
 FIELD = Layout("images name one of the 16 classes in the fifth field between '_'", _fifth_field, names_of)
 
 LAYOUTS: Mapping[str, Layout] = {
     **dict.fromkeys(BENCHMARKS, WNID),
+    **dict.fromkeys(STIMULI, FIELD),
+    **dict.fromkeys(("edge", "silhouette"), OUTLINE),
     "imagenet-v2": NUMBER,
     "cue-conflict": SHAPE,
-    "stylized": FIELD,
 }
 """The layout of each benchmark, by its name."""
 

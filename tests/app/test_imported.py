@@ -28,12 +28,10 @@ KAPPA = {
 @needs_x
 def test_four_networks_of_50_000_predictions(command: Command, tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
-    for name in ("ResNet50", "DINO", "SimCLR", "ViT"):
-        done = command(
-            "import", "predictions", X / "predictions.parquet", "--checkpoint", name, "--images", X / "labels.parquet",
-            "--db", db,
-        )  # fmt: skip
-        assert done.code == 0, done.err
+    names = [word for name in ("ResNet50", "DINO", "SimCLR", "ViT") for word in ("--checkpoint", name)]
+    files = (X / "predictions.parquet", "--images", X / "labels.parquet")
+    done = command("import", "predictions", *files, *names, "--db", db)
+    assert (done.code, done.out.count("50,000 predictions imported")) == (0, 4), done.err
     query = "SELECT checkpoint, top1, top5, n, engine FROM accuracy ORDER BY checkpoint"
     rows = {row["checkpoint"]: row for row in json.loads(command("sql", query, "--db", db, "--format", "json").out)}
     assert {name: round(row["top1"], 5) for name, row in rows.items()} == {
@@ -48,6 +46,15 @@ def test_four_networks_of_50_000_predictions(command: Command, tmp_path: Path) -
     found |= {(second, first): kappa for (first, second), kappa in found.items()}
     assert KAPPA.items() <= found.items()
     assert all(row["low"] < row["kappa"] < row["high"] < row["low"] + 0.02 for row in pairs)
+    assert command("analyze", "--db", db).code == 0
+    query = "SELECT first_subject, second_subject, round(kappa, 3) AS kappa FROM error_consistency"
+    kept = json.loads(command("sql", query, "--db", db, "--format", "json").out)
+    assert {(row["first_subject"], row["second_subject"]): row["kappa"] for row in kept}.items() <= found.items()
+    assert len(kept) == 6
+    words = ("ResNet50", "ViT", "--checkpoints", "ResNet50,ViT", "--db", db, "--json")
+    compared = json.loads(command("compare", *words).out)
+    assert [row["difference"] for row in compared["cells"]] == [pytest.approx(0.78006 - 0.76130, abs=1e-5)]
+    assert "top1_imagenet" in {row["metric"] for row in compared["metrics"]}
 
 
 @pytest.fixture
@@ -84,6 +91,20 @@ def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, small
     assert run(command, small)[0] == 0  # again: nothing new
     count = command("sql", "SELECT count(*) AS n FROM prediction", "--db", small / "results.duckdb", "--format", "json")
     assert json.loads(count.out) == [{"n": 4}]
+
+
+def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: Command, tmp_path: Path) -> None:
+    pl.DataFrame({"file_name": ["a"], "label": [1]}).write_csv(tmp_path / "labels.csv")
+    rows = {"file_name": ["a"], "predicted_class": [1], "model": ["one"]}
+    pl.DataFrame(rows).write_csv(tmp_path / "predictions.csv")
+    words = ("import", "predictions", tmp_path / "predictions.csv", "--images", tmp_path / "labels.csv")
+    db = ("--db", tmp_path / "results.duckdb")
+    done = command(*words, "--checkpoint", "one", "--checkpoint", "two", *db)
+    assert (done.code, done.out) == (2, "")
+    assert "holds no predictions of two" in done.err
+    done = command(*words, "--checkpoint", "one", "--checkpoint", "two", "--weights-sha256", "0" * 64, *db)
+    assert (done.code, "is of one model" in done.err) == (2, True)
+    assert not (tmp_path / "results.duckdb").exists()
 
 
 def test_predictions_on_a_packed_set(command: Command, tmp_path: Path) -> None:

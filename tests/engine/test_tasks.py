@@ -15,7 +15,7 @@ from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Cell, ImageSetInfo, Model, Variant
 
 GRID = make_grid({**PUBLISHED, "pgd_linf": {"steps": 5}}, Path())
-SMALL = make_grid({"lowpass": {"cutoff": [0.1, 0.3]}, "critical_band": {"noise_sd": 0.1}}, Path())
+SMALL = make_grid({"lowpass": {"cutoff": [0.1, 0.3]}, "critical_band": {"noise_sd": 0.1, "grey": False}}, Path())
 
 
 def variant(name: str, engine: str = "onnxruntime") -> Variant:

@@ -151,7 +151,7 @@ def test_all_28_noisy_conditions_equal_the_published_procedure(xp: ModuleType) -
 def test_noise_that_no_shift_can_undo_is_drawn_again(xp: ModuleType) -> None:
     """At sd 0.5 a few percent of the pixels are: each equals the published rule with the same fresh normals."""
     pixels, keys, seed = photographs(2), [8, 9], 4
-    (condition,) = CRITICAL_BAND.conditions({"noise_sd": 0.5, "frequency": 6})
+    (condition,) = CRITICAL_BAND.conditions({"noise_sd": 0.5, "frequency": 6, "grey": False})
     images = perturb(xp, [condition], pixels, keys, seed)[condition]
     for position, image in enumerate(images):
         expected = published_stimulus(xp, pixels[position], condition, keys[position], seed)
@@ -163,7 +163,7 @@ def test_noise_that_no_shift_can_undo_is_drawn_again(xp: ModuleType) -> None:
 
 def test_shared_draw_serves_all_conditions_and_an_independent_one_only_its_own(xp: ModuleType) -> None:
     pixels = photographs(2)
-    setting = {"noise_sd": [0.02, 0.04], "frequency": [2, 3]}
+    setting = {"noise_sd": [0.02, 0.04], "frequency": [2, 3], "grey": False}
     shared = perturb(xp, CRITICAL_BAND.conditions(setting), pixels)
     grey = np.stack([published_grey(image) for image in pixels])
     noise = {(c["noise_sd"], c["frequency"]): images[:, 0] - grey for c, images in shared.items()}
@@ -189,7 +189,9 @@ def test_an_image_does_not_depend_on_its_batch_nor_on_the_other_conditions(
         dict.fromkeys(
             condition
             for c in chosen
-            for condition in CRITICAL_BAND.conditions({"frequency": 0, **dict(c.parameters), "draw": draw})
+            for condition in CRITICAL_BAND.conditions(
+                {"frequency": 0, **dict(c.parameters), "draw": draw, "grey": False}
+            )
         )
     )
     together = perturb(np, conditions, pixels[order], keys=order)

@@ -45,6 +45,21 @@ def test_without_noise_band_and_draw_make_no_difference() -> None:
     assert sum(c.probe == "critical_band" for c in grid.conditions) == 1 + 4
 
 
+def test_the_grey_image_is_always_there_unless_it_is_asked_away() -> None:
+    """Metrics of the critical band are relative to it."""
+
+    def conditions(**table: object) -> list[str]:
+        return [str(one) for one in make_grid({"critical_band": {"frequency": 3} | table}, HERE).conditions[1:]]
+
+    noise = "critical_band noise_sd=0.1 frequency=3 draw=shared"
+    assert conditions(noise_sd=0.1) == conditions(noise_sd=[0, 0.1]) == ["critical_band noise_sd=0.0", noise]
+    assert conditions(noise_sd=0.1, grey=True) == conditions(noise_sd=0.1)
+    assert conditions(noise_sd=0.1, grey=False) == [noise]
+    assert conditions(noise_sd=[0, 0.1], grey=False) == conditions(noise_sd=0.1)
+    asked, added = (make_grid({"critical_band": {"noise_sd": sd}}, HERE).conditions for sd in ([0, 0.1], 0.1))
+    assert asked == added
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
 def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
     probes = {"lowpass": {"cutoff": cutoffs}, "highpass": {"cutoff": cutoffs}}
@@ -68,6 +83,8 @@ def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
         ({"lowpass": 0.5}, r"probe lowpass must be a table of parameters, such as lowpass = \{\}, not 0.5"),
         ({"critical_band": {"frequency": 7}}, r"frequency must be a whole number in \[0, 6\], not 7"),
         ({"critical_band": {"frequency": 1.0}}, "frequency must be a whole number"),
+        ({"critical_band": {"grey": "no"}}, "probe critical_band: grey must be true or false, not 'no'"),
+        ({"lowpass": {"grey": False}}, "unknown parameter of probe lowpass 'grey'"),
         ({"critical_band": {"noise_sd": 2}}, r"noise_sd must be a number in \[0, 1\], not 2"),
         ({"critical_band": {"draw": "fresh"}}, "draw must be one of shared, independent, not 'fresh'"),
     ],

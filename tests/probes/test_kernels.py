@@ -189,7 +189,7 @@ def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, images: l
 
 def test_the_whole_family_equals_array_code(device: ModuleType) -> None:
     conditions = CRITICAL_BAND.conditions({"noise_sd": [0, 0.04, 0.16, 0.5], "frequency": [0, 3, 6]})
-    conditions += CRITICAL_BAND.conditions({"noise_sd": 0.16, "frequency": 5, "draw": "independent"})
+    conditions += CRITICAL_BAND.conditions({"noise_sd": 0.16, "frequency": 5, "draw": "independent", "grey": False})
     pixels, keys = photographs(3), [LARGEST, 0, 17]
     expected = perturb(np, conditions, pixels, keys)
     for condition, images in perturb(device, conditions, pixels, keys).items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -117,6 +118,150 @@ def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp
         before = after
     write("import helper\nfrom pack import part\n" + FLIP + "\n# a remark\n")
     assert digests(tmp_path) != before
+
+
+READERS = {
+    "as it is loaded": "mask = np.load(HERE / 'masks/0.npy')\ndef mirror(images):\n    return images * mask\n",
+    "as it runs": "def mirror(images):\n    return images * np.load(HERE / 'masks/0.npy')\n",
+    "below Python's open": (
+        "def mirror(images):\n    os.close(os.open(HERE / 'masks/0.npy', os.O_RDONLY))\n    return images\n"
+    ),
+    "by a link": "def mirror(images):\n    return images * np.load(HERE.with_name('link') / 'masks/0.npy')\n",
+    "from where it is": ("def mirror(images):\n    os.chdir(HERE / 'masks')\n    return images * np.load('0.npy')\n"),
+    "a module by name, as it is loaded": (
+        "part = importlib.import_module('masks.' + 'part')\ndef mirror(images):\n    return images * part.X\n"
+    ),
+    "a module by name, as it runs": (
+        "def mirror(images):\n    return images * importlib.import_module('masks.' + 'part').X\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("body", READERS.values(), ids=READERS)
+def test_what_it_reads_beside_it_is_part_of_its_identity_or_refused(tmp_path: Path, write: Write, body: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "here")
+    folder = tmp_path / "here"
+    module = "module" if "import_module" in body else ""
+    read = "masks/part.py" if module else "masks/0.npy"
+    write(
+        f"import importlib, os\nimport numpy as np\nfrom pathlib import Path\nHERE = Path(__file__).parent\n{body}",
+        "here/mine.py",
+    )
+    write("X = 0.5\n", "here/masks/part.py")
+    np.save(folder / "masks/0.npy", 0.5)
+    with pytest.raises((ProbeError, UsageError)) as caught:
+        run(folder, {}, PIXELS)
+    assert str(caught.value) == (
+        f"probe mirror reads {read}, and nothing says that its results depend on that; add to its table in the study: "
+        f'uses = ["{read}"]'
+    )
+    table = {"file": "mine.py", "uses": [read]}
+    before = run(folder, table, PIXELS)
+    assert before.keys() == {"mirror"}
+    digest = make_grid({"mirror": table}, folder).conditions[1].digest
+    write("X = 1.0\n", "here/masks/part.py")
+    np.save(folder / "masks/0.npy", 1.0)
+    assert make_grid({"mirror": table}, folder).conditions[1].digest != digest
+    if "os.open" not in body:
+        np.testing.assert_allclose(run(folder, table, PIXELS)["mirror"], before["mirror"] * 2, atol=1e-6)
+
+
+def test_a_pattern_names_many_and_modules_bring_theirs(tmp_path: Path, write: Write) -> None:
+    write(FLIP)
+    write("", "masks/0.npy")
+    write("", "masks/1.npy")
+    write("import other\n", "named.py")
+    write("", "other.py")
+    table = {"file": "mine.py", "uses": ["masks/*.npy", "named.py"], "strength": 1}
+    files = make_grid({"mirror": table}, tmp_path).families["mirror"].files
+    assert files == ("masks/0.npy", "masks/1.npy", "mine.py", "named.py", "other.py")
+
+
+def test_files_that_it_writes_and_those_of_python_and_its_libraries_are_none_of_its_identity(
+    tmp_path: Path, write: Write
+) -> None:
+    """A hidden folder beside it, such as an environment, is Python's."""
+    write("", ".venv/lib/big.py")
+    write(
+        "import email.mime.text, sys\n"
+        "from pathlib import Path\n"
+        "HERE = Path(__file__).parent\n"
+        "sys.path.append(str(HERE / '.venv/lib'))\n"
+        "import big\n"
+        "def mirror(images):\n"
+        "    (HERE / 'log').write_text('x')\n"
+        "    (HERE / '.venv/lib/big.py').read_text()\n"
+        "    try:\n"
+        "        open(HERE / 'no such file')\n"
+        "    except OSError:\n"
+        "        return images * (big is sys.modules['big'])\n"
+    )
+    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("uses", ["none.npy", "/etc/passwd", "../here/mine.py", "", ".", "a\0b", "**x**/"])
+def test_uses_names_files_in_the_folder_of_the_probe(tmp_path: Path, write: Write, uses: str) -> None:
+    write(FLIP)
+    with pytest.raises(
+        UsageError, match=r"mine.py uses '.*', and its folder has no such file; uses = \[…\] names files"
+    ):
+        make_grid({"mirror": {"file": "mine.py", "uses": uses, "strength": 1}}, tmp_path)
+
+
+@pytest.mark.parametrize("uses", [3, [3], {}, True])
+def test_uses_is_a_list_of_names(tmp_path: Path, write: Write, uses: object) -> None:
+    write(FLIP)
+    with pytest.raises(UsageError, match="probe mirror: uses must be a list of files beside the probe's, not "):
+        make_grid({"mirror": {"file": "mine.py", "uses": uses, "strength": 1}}, tmp_path)
+
+
+def test_it_runs_as_its_digest_says_whatever_bytecode_lies_there(tmp_path: Path, write: Write) -> None:
+    """Bytecode is found by a source's time and length, and these are the same after each of the edits."""
+    code = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+folder, made = Path(sys.argv[2]), []
+import numpy as np, py_compile
+from test_user import PIXELS, run
+for value in (2, 4, 8):
+    for name, text in {
+        "mine.py": f"import part as a, pack.leaf as b\\ndef mirror(x):\\n    return x / {value} / a.X / b.Y\\n",
+        "part.py": f"X = {value}\\n",
+        "pack/leaf.py": f"Y = {value}\\n",
+    }.items():
+        (folder / name).write_text(text)
+        os.utime(folder / name, (1, 1))
+        if value == 2:
+            py_compile.compile(folder / name)
+    (images,) = run(folder, {}, PIXELS).values()
+    made.append(round(float(PIXELS.max() / 255 / images.max())))
+print(made)
+"""
+    (tmp_path / "pack").mkdir()
+    command = [sys.executable, "-P", "-c", code, str(Path(__file__).parent), str(tmp_path)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "[8, 64, 512]\n"
+
+
+def test_two_probes_of_one_name_have_their_own_modules(tmp_path: Path, write: Write) -> None:
+    """Also where the function imports them as it runs, and where a package has no __init__."""
+    for name, value in {"one": 0.25, "two": 0.5}.items():
+        write(
+            "def mirror(images):\n    import part_of_mine.leaf\n    return images * part_of_mine.leaf.X\n",
+            f"{name}/mine.py",
+        )
+        write(f"X = {value}\n", f"{name}/part_of_mine/leaf.py")
+    for name, value in {"one": 0.25, "two": 0.5}.items():
+        np.testing.assert_allclose(run(tmp_path / name, {}, PIXELS)["mirror"], PIXELS / 255 * value, atol=1e-6)
+
+
+def test_a_module_imported_as_it_runs_is_loaded_once(tmp_path: Path, write: Write) -> None:
+    write("import numpy as np\nRANDOM = np.random.rand()\n", "helper_once.py")
+    write("def mirror(images):\n    import helper_once\n    return images * helper_once.RANDOM\n")
+    assert run(tmp_path, {}, PIXELS)["mirror"].max() <= 1
+    assert "helper_once" not in sys.modules
 
 
 def test_the_file_runs_with_the_modules_beside_it_as_they_are_now(tmp_path: Path, write: Write) -> None:
@@ -490,16 +635,40 @@ def test_what_looks_like_an_array_is_none(tmp_path: Path, write: Write, head: st
     assert "\n" not in str(caught.value)
 
 
-def test_what_it_prints_goes_to_standard_error(
-    tmp_path: Path, write: Write, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write("print('loading')\ndef mirror(images):\n    print('at work')\n    return images\n")
+def test_what_it_prints_goes_to_standard_error(tmp_path: Path, write: Write, capfd: pytest.CaptureFixture[str]) -> None:
+    write(
+        "import os, subprocess, sys\n"
+        "print('loading')\n"
+        "def mirror(images):\n"
+        "    print('at work')\n"
+        "    print('past it', file=sys.__stdout__)\n"
+        "    os.write(1, b'below it\\n')\n"
+        "    subprocess.run([sys.executable, '-c', 'print(\"a program\")'], check=True)\n"
+        "    return images\n"
+    )
     run(tmp_path, {}, PIXELS)
     print("result")
-    out, err = capsys.readouterr()
+    out, err = capfd.readouterr()
     assert out == "result\n"
-    assert "loading" in err
-    assert "at work" in err
+    assert {"loading", "at work", "past it", "below it", "a program"} <= set(err.splitlines())
+
+
+def test_what_it_logs_goes_there_too_however_often_it_is_called(
+    tmp_path: Path, write: Write, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A handler keeps the stream that was standard error when it was made; a stream may be closed."""
+    write(
+        "import logging, sys\n"
+        "logger = logging.getLogger('mirror')\n"
+        "logger.propagate = False\n"
+        "logger.addHandler(logging.StreamHandler(sys.stderr))\n"
+        "def mirror(images):\n    logger.warning('said')\n    return images\n"
+    )
+    run(tmp_path, {}, PIXELS)
+    assert capfd.readouterr() == ("", "said\n" * 4)
+    write("import sys\ndef mirror(images):\n    print('said')\n    sys.stdout.close()\n    return images\n")
+    run(tmp_path, {}, PIXELS)
+    assert capfd.readouterr() == ("", "said\n" * 4)
 
 
 def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import polars as pl
 import pytest
 from made_up_results import SESSION, cell, condition, image_set, model, part, python, store_study, variant
 from small import Command, make_images, make_model, make_pictures, make_study
@@ -52,13 +53,18 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
     tables = store.frame("SELECT table_name FROM duckdb_tables()")["table_name"].to_list()
     assert set(tables) == {
         *("meta", "checkpoint", "image_set", "image", "label", "condition", "session", "study", "study_cell"),
-        *("study_checkpoint", "study_image_set", "published_value", "human_trial"),
+        *("study_checkpoint", "study_image_set", "published_value", "human_trial", "error_consistency"),
         *("cell", "part", "prediction", "metric_value", "published", "precision_gate", "class_name"),
     }
     for table in set(tables) - {"meta"}:
         assert store.frame(f"FROM {table}").is_empty()
-    for view in ("accuracy", "label_accuracy", "curve", "flip", "metric", "gate"):
+    for view in ("accuracy", "label_accuracy", "curve", "flip", "metric", "gate", "judgement", "condition_accuracy"):
         assert store.frame(f"FROM {view}").is_empty()
+
+
+def test_what_a_transaction_failed_of_is_said(store: Store) -> None:
+    with pytest.raises(StoreError, match="does not have a column with name"):
+        store.write_consistencies("set", pl.DataFrame({"unknown": [1]}))
 
 
 # Commit and resume

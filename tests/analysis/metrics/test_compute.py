@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
 from numpy.typing import NDArray
@@ -139,6 +140,36 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     assert len(found) == 10
 
 
+def test_levels_and_octaves_that_are_there_make_the_psychometric_fit(store: Store, outcomes: Outcomes) -> None:
+    """The published estimator lacks its conditions, and says so; an octave with one level has no threshold."""
+    some = [one for one in BAND if one.number("noise_sd") != 0.04 and one.number("frequency") != 6][:-2]
+    images = labelled()
+    store_study(store, "s", images, parts({one: outcomes[one] for one in (CLEAN, *some)}, images))
+    compute_metrics(store, "s", RESAMPLES)
+    assert state(store, "critical_bandwidth") == "missing"
+    settings = [(one.number("noise_sd"), one.number("frequency")) for one in some]
+    correct = np.stack([outcomes[one] for one in some])
+    wanted = estimate_band(correct, settings=settings, floor=1 / CLASSES, resamples=RESAMPLES)
+    rows = store.frame("SELECT metric, value FROM metric WHERE metric LIKE 'psychometric%'").rows()
+    assert dict(rows) == {f"psychometric_{row['metric']}": row["value"] for row in wanted.rows()}
+    assert {f for f in range(7) if f"psychometric_threshold_{f}" in dict(rows)} == {0, 1, 2, 3, 4}
+
+
+def test_levels_beside_the_published_ones_change_nothing_of_the_published_estimator(
+    store: Store, outcomes: Outcomes
+) -> None:
+    images = labelled()
+    store_study(store, "s", images, parts(outcomes, images))
+    more = {condition("critical_band", noise_sd=0.3, frequency=f, draw="shared"): outcomes[CLEAN] for f in FREQUENCIES}
+    store_study(store, "more", images, parts({**outcomes, **more}, images))
+    published = [
+        compute_metrics(store, name, RESAMPLES).filter(pl.col("metric").str.starts_with("critical_"))
+        for name in ("s", "more")
+    ]
+    assert published[0]["value"].to_list() == published[1]["value"].to_list()
+    assert len(published[0]) == 20
+
+
 def test_thresholds_of_sixteen_classes_are_right_and_their_intervals_hold(store: Store) -> None:
     """Simulated observers of the entry-level classes: what a blind guess gets right is 1/16, not 1/1000."""
     rng, count, sensitivity = np.random.default_rng(16), 2500, 2.4 * np.exp(-((np.arange(7) - 3.3) ** 2) / 5)
@@ -223,7 +254,7 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
     assert state(store, "high_frequency_bias") == "ok"
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == (
-        "needs the 29 published conditions, each once: it lacks noise_sd 0.02 at frequency 1"
+        "lacks noise_sd 0.02 at frequency 1; the published estimator takes its 29 conditions, each once"
     )
 
 

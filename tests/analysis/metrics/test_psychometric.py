@@ -7,15 +7,19 @@ from scipy.stats import binom, norm
 from bandlens.analysis.metrics import psychometric as psychometric_fit
 from bandlens.analysis.metrics.critical_band import FULL_WIDTH, NOISE_SDS, normalized_thresholds
 from bandlens.analysis.metrics.psychometric import (
+    GREY,
     LEVELS,
+    PUBLISHED,
     SCATTER,
     Estimate,
     PsychometricBand,
     accuracy_at,
+    channel_gap,
     estimate_band,
     estimate_band_of_counts,
     fit_channels,
     fit_thresholds,
+    noise_of,
     paired_band_intervals,
 )
 from bandlens.analysis.metrics.states import State
@@ -76,7 +80,7 @@ def test_thresholds_are_of_maximum_likelihood(floor: float) -> None:
         def loss(theta: np.ndarray, right: np.ndarray = right, images: int = images, top: float = top) -> float:
             return -binom.logpmf(right, images, accuracy_at(LEVELS, theta[0], 2.0 ** theta[1], top, floor)).sum()
 
-        bounds = list(zip(psychometric_fit.THRESHOLD_LOW, psychometric_fit.THRESHOLD_HIGH, strict=True))
+        bounds = list(zip(*psychometric_fit.threshold_bounds(LEVELS), strict=True))
         ours, our_slope = fit_one(right, images, top, floor)
         theirs = minimize(loss, [sensitivity, np.log2(slope)], bounds=bounds, method="L-BFGS-B")
         assert loss(np.array([ours, np.log2(our_slope)])) <= theirs.fun + 1e-6
@@ -101,7 +105,7 @@ def test_channels_are_of_maximum_likelihood_with_censored_sensitivities() -> Non
         above, below = norm.logsf(3, model, SCATTER), norm.logcdf(0, model, SCATTER)
         return -np.where(values > 3, above, np.where(values < 0, below, inside)).sum()
 
-    bounds = list(zip(psychometric_fit.CHANNEL_LOW, psychometric_fit.CHANNEL_HIGH, strict=True))
+    bounds = list(zip(*psychometric_fit.channel_bounds(noise_of(PUBLISHED)), strict=True))
     for i in range(30):
         theirs = minimize(loss, true[:, i], args=(sensitivity[:, i],), bounds=bounds, method="L-BFGS-B")
         assert loss(ours[:, i], sensitivity[:, i]) <= theirs.fun + 1e-4
@@ -118,6 +122,66 @@ def test_known_parameters_are_recovered() -> None:
     assert band.center_frequency.value == pytest.approx(1.75 * 2**4.2, rel=0.02)
     assert band.peak_noise_sensitivity.value == pytest.approx(2**-1.4, rel=0.02)
     assert [(row["state"], row["note"]) for row in band.rows()] == [("ok", None)] * 10
+
+
+GRIDS = {
+    "fewer": [(sd, f) for f in (0, 2, 4, 6) for sd in (0.02, 0.16)],
+    "finer": [(sd, f) for f in range(7) for sd in (0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16)],
+    "weaker and stronger": [(sd, f) for f in range(7) for sd in (0.005, 0.02, 0.08, 0.32)],
+    "others at each frequency": [
+        *((sd, f) for f in range(0, 7, 2) for sd in (0.01, 0.03, 0.09)),
+        *((sd, f) for f in range(1, 7, 2) for sd in (0.2, 0.05)),
+    ],
+    "one level at some": [*((sd, f) for f in range(1, 6) for sd in (0.02, 0.05, 0.16)), (0.08, 0), (0.08, 6)],
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_known_parameters_are_recovered_from_any_grid(grid: list[tuple[float, int]]) -> None:
+    rng, sensitivity = np.random.default_rng(4), bell(2.6, 4.2, 1.5)
+    p = [accuracy_at(np.log2(sd / 0.16), sensitivity[f], 2.0, 0.75, 0.0) for sd, f in grid]
+    correct = rng.random((1 + len(grid), 20_000)) < np.array([0.75, *p])[:, None]
+    band = estimate_band(correct, settings=[GREY, *grid], resamples=100)
+    levels = {f: [sd for sd, of in grid if of == f] for _, f in grid}
+    assert [one.frequency for one in band.thresholds] == sorted(f for f, sds in levels.items() if len(sds) > 1)
+    for one in band.thresholds:
+        weakest, strongest = min(levels[one.frequency]), max(levels[one.frequency])
+        true = 0.16 * 2 ** -sensitivity[one.frequency]
+        assert one.noise_sd.value == pytest.approx(min(max(true, weakest), strongest), rel=0.05)
+        censored = {True: "censored_below" if true < weakest else "censored_above", False: "ok"}
+        assert one.noise_sd.state == censored[not weakest <= true <= strongest]
+    # At 20,000 images, thresholds scatter by 0.02 octaves.
+    assert band.bandwidth.value == pytest.approx(FULL_WIDTH * 1.5, rel=0.06)
+    assert band.center_frequency.value == pytest.approx(1.75 * 2**4.2, rel=0.06)
+    assert band.peak_noise_sensitivity.value == pytest.approx(2**-1.4, rel=0.06)
+
+
+def test_rows_may_come_in_any_order_and_a_level_alone_changes_nothing() -> None:
+    correct = observe(np.random.default_rng(6), probabilities(bell(2.6, 4.2, 1.5)), 300)
+    wanted = estimate_band(correct, resamples=100).rows()
+    order = [0, *np.random.default_rng(0).permutation(np.arange(1, 29))]
+    shuffled = estimate_band(correct[order], settings=[PUBLISHED[k] for k in order], resamples=100)
+    assert shuffled.rows() == wanted
+    more = [*PUBLISHED, (0.3, 9)]
+    assert estimate_band(np.concatenate([correct, correct[:1]]), settings=more, resamples=100).rows() == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (PUBLISHED, None),
+        (PUBLISHED[1:], "has no images without noise (noise_sd 0), which thresholds are relative to"),
+        ([*PUBLISHED, PUBLISHED[3]], "has conditions more than once, so that nothing says which of them count"),
+        (PUBLISHED[:9], "has 2 levels of noise or more at 2 frequencies, and a channel takes 3"),
+        (PUBLISHED[:5], "has 2 levels of noise or more at 1 frequency, and a channel takes 3"),
+        (
+            [GREY, (0.1, 1), (0.1, 2), (0.1, 3)],
+            "has 2 levels of noise or more at no frequencies, and a channel takes 3",
+        ),
+    ],
+)
+def test_what_a_channel_lacks_is_named(settings: list[tuple[float | None, float | None]], why: str | None) -> None:
+    assert channel_gap(settings) == why
 
 
 def test_a_peak_beyond_the_tested_noise_is_found_from_its_flanks() -> None:

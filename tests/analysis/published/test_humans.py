@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study
 from scipy.optimize import curve_fit
 from small import Command
 
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.metrics.critical_band import fit_band, gaussian
-from bandlens.analysis.published.humans import SIXTEEN, consistencies, figures, judgements, read_trials, summary
+from bandlens.analysis.published.humans import SIXTEEN, figures, read_trials
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.errors import StoreError
@@ -92,27 +89,6 @@ def test_shape_bias_of_ten_observers(trials: pl.DataFrame) -> None:
     assert (round(rows["value"].min(), 3), round(rows["value"].max(), 3)) == (0.919, 0.987)  # type: ignore[arg-type, call-overload]
 
 
-def test_error_consistency_between_humans_and_with_two_networks(trials: pl.DataFrame) -> None:
-    models = {}
-    for name in ("resnet50", "resnet50_trained_on_SIN"):
-        decided = pl.read_csv(PUBLISHED / f"cue_conflict_decisions/{name}.csv", infer_schema=False)
-        models[name] = decided.select(
-            image=pl.col("imagename").str.splitn("_", 7).struct.field("field_6"),
-            condition=pl.lit("0"),
-            right=pl.col("category") == pl.col("object_response"),
-        )
-    table = consistencies(judgements(trials.filter(stimulus_set="cue-conflict")), models)
-    assert set(table["n"]) == {1200}
-    rows = {row["subject"]: row for row in summary(table)}
-    assert {name: (row["pairs"], round(row["kappa to humans"], 3)) for name, row in rows.items()} == {
-        "humans": (45, 0.335),
-        "resnet50": (10, 0.054),
-        "resnet50_trained_on_SIN": (10, 0.185),
-    }
-    assert (table["low"] < table["kappa"]).all()
-    assert (table["kappa"] <= table["most"]).all()
-
-
 def test_one_octave_is_the_bound_of_the_published_human_fit() -> None:
     """The height is at its bound of 4, where two neighbours at half of it make the half width exactly one octave."""
     thresholds = np.array([0, 0, 0, 0, 2, 2, 0])
@@ -169,41 +145,6 @@ def test_another_file_of_trials_is_refused(
     assert message in done.err
     assert "trials.parquet" in done.err
     assert not (tmp_path / "results.duckdb").exists()
-
-
-@needs_atlas
-def test_a_database_has_humans_beside_its_models(command: Command, tmp_path: Path) -> None:
-    db = tmp_path / "results.duckdb"
-    done = command("published", "import", "humans", PUBLISHED / "atlas/humans", "--db", db)
-    assert done.code == 0, done.err
-    assert "CC BY 4.0 where stated; the project may not ship it" in done.out
-    with open_store(db) as store:
-        rows = store.frame(
-            "SELECT DISTINCT image, category FROM human_trial WHERE stimulus_set = 'cue-conflict' ORDER BY 1"
-        )
-        names = list(decision_space("sixteen").names)
-        labels = [names.index(category) for category in rows["category"]]
-        paths = [f"{category}/{image}" for image, category in rows.rows()]
-        images = image_set(
-            len(rows),
-            labels=labels,
-            paths=paths,
-            benchmark="cue-conflict",
-            decision_space="sixteen",
-            schemes={"texture": [[label] for label in labels]},
-        )
-        answers = np.array(labels)
-        answers[::2] = (answers[::2] + 1) % 16
-        shown = cell(images, condition(), by=model("net"))
-        store_study(store, "study", images, [part(shown, answers, (np.arange(len(rows)) % 2 == 0).astype(int))])
-        counted = store.frame("SELECT count(*) AS n FROM human_trial WHERE category = response").item()
-    assert 40_000 < counted < 85_120
-    summaries = json.loads(command("consistency", "cue-conflict", "--db", db, "--json").out)
-    assert [row["subject"] for row in summaries] == ["humans", "net"]
-    assert summaries[0]["kappa to humans"] == pytest.approx(0.3347, abs=1e-4)
-    assert abs(summaries[1]["kappa to humans"]) < 0.05
-    unknown = command("consistency", "low-pas", "--db", db)
-    assert (unknown.code, "did you mean low-pass" in unknown.err) == (2, True)
 
 
 @needs_atlas

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,28 @@ def test_list_says_what_is_here(command: Command) -> None:
     assert list(rows) == list(sources())
     assert (rows["timm"]["licence"], rows["timm"]["commit"]) == ("Apache-2.0", "aa4b5850")
     assert rows["critical-band"]["models"] is None
-    assert "import critical-band" in rows["critical-band"]["here"]
+    assert (rows["timm"]["here"], rows["critical-band"]["here"]) == ("shipped", None)
+    lines = command("published", "list").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[-1].startswith("not here: critical-band, humans, imagenet-x ")
+
+
+@needs_published
+@pytest.mark.parametrize("scale", [0.01, 100])
+def test_a_row_in_another_unit_is_told_by_its_error(command: Command, tmp_path: Path, scale: float) -> None:
+    folder = tmp_path / "timm"
+    shutil.copytree(PUBLISHED / "atlas/timm", folder)
+    file = folder / "results-imagenet-a.csv"
+    file.chmod(0o644)
+    table = pl.read_csv(file)
+    row = int((table["top1"] < 1).arg_true()[0]) if scale > 1 else 4
+    changed = pl.when(pl.int_range(pl.len()) == row).then(pl.col("top1") * scale).otherwise("top1").round(3)
+    table.with_columns(top1=changed).write_csv(file)
+    done = command("published", "import", "timm", folder, "--db", tmp_path / "results.duckdb")
+    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert f"results-imagenet-a.csv, line {row + 2}, column top1: " in done.err
+    assert "do not make 100 percent" in done.err
+    assert not (tmp_path / "results.duckdb").exists()
 
 
 @needs_published

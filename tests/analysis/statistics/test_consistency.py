@@ -25,7 +25,11 @@ def test_kappa_is_that_of_statsmodels() -> None:
     first, second = observers()
     found = error_consistency(first, second)
     assert found.kappa == pytest.approx(cohens_kappa(table(first, second)).kappa)
-    assert (found.n, found.first, found.second) == (500, pytest.approx(first.mean()), pytest.approx(second.mean()))
+    assert (found.n, found.first_accuracy, found.second_accuracy) == (
+        500,
+        pytest.approx(first.mean()),
+        pytest.approx(second.mean()),
+    )
     assert found.observed == (first == second).mean()
 
 

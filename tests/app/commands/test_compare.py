@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from made_up_results import Images, cell, condition, image_set, part, store_study
+from made_up_results import Images, cell, condition, image_set, model, part, store_study
 from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.statistics.paired import paired
 from bandlens.app.commands.compare import compare
 from bandlens.errors import BandlensError
 
@@ -84,6 +86,35 @@ def test_databases_are_compared_too(db: Path, tmp_path: Path) -> None:
     assert (row["probe"], row["difference"]) == ("clean", pytest.approx(0.3))
     [row] = json.loads(call("s@1", other, "--db", db, "--json"))["cells"]
     assert row["difference"] == pytest.approx(-0.3)
+
+
+def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Path) -> None:
+    path, images = tmp_path / "results.duckdb", image_set(100, labels=[0] * 100)
+    wrong = {"x": (10, 30), "y": (25, 30), "z": (0, 0)}
+    parts = [
+        part(cell(images, of, by=model(name)), ranks(images, number), ranks(images, number))
+        for name, numbers in wrong.items()
+        for of, number in zip((condition(), LOW[0]), numbers, strict=True)
+    ]
+    with open_store(path) as store:
+        store_study(store, "s", images, parts)
+        compute_metrics(store, "s")
+    found = json.loads(call("s", "s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
+    assert [found["a"], found["b"]] == [f"{path}, s@1, x", f"{path}, s@1, y"]
+    clean, low = found["cells"]
+    assert (clean["checkpoint"], clean["differs_in"], low["difference"]) == ("x, y", "weights or export", 0)
+    expected = paired(*(np.arange(100)[None] >= number for number in (10, 25)), np.arange(100))
+    assert (clean["lost"], clean["gained"], clean["difference"]) == (15, 0, pytest.approx(-0.15))
+    assert (clean["low"], clean["high"], clean["p"]) == (
+        pytest.approx(expected.low[0]),
+        pytest.approx(expected.high[0]),
+        pytest.approx(expected.p[0]),
+    )
+    assert found["only_a"] == found["only_b"] == []
+    assert "two checkpoints are compared" in found["no_correlations"]
+    assert "unknown checkpoint of s@1 'w'" in refusal("s", "s", "--checkpoints", "x,w", "--db", path)
+    assert "give one of A and one of B" in refusal("s", "s", "--checkpoints", "x", "--db", path)
+    assert "would be compared with itself" in refusal("s", "s", "--checkpoints", "x,x", "--db", path)
 
 
 def test_what_cannot_be_compared_is_told_in_one_line(db: Path, tmp_path: Path) -> None:

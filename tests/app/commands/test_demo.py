@@ -52,7 +52,8 @@ def test_crops_of_a_photograph_are_one_cluster(demo: tuple[Path, str]) -> None:
 
 
 def test_the_network_is_placed_among_a_thousand(demo: tuple[Path, str]) -> None:
-    placed = demo[1].split("tf_efficientnet_lite0.in1k")[1]
+    assert "efficientnet_lite0 is tf_efficientnet_lite0.in1k, by its weights" in demo[1]
+    placed = demo[1].split("tf_efficientnet_lite0.in1k")[-1]
     assert re.search(r"timm +imagenet +74\.85 +1150 +1266", placed)
     assert re.search(r"timm +imagenet-r +36\.03 +\d+ +1266 +34\.44 +1\.596", placed)
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from faults import PLACES, Bench, bench, start, strike_local
+from faults import CELLS, PLACES, Bench, bench, start, strike_local
+from faults import COUNT as FAULT_IMAGES
 from made_up_results import python
 from polars.testing import assert_frame_equal
 from small import Command, ask, bandlens, make_images, make_model, make_pictures, make_study, rows_of
@@ -294,14 +295,19 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["a shard a transaction", "all shards in one"])
 def test_a_run_in_units_that_is_killed_anywhere_is_completed_by_the_next(
-    made: Bench, tmp_path: Path, place: str
+    made: Bench, tmp_path: Path, place: str, seconds: float
 ) -> None:
-    database, sharded = tmp_path / "results.duckdb", Sharded(str(tmp_path / "shards"))
-    process = start(made.study, database, sharded, place, 3, None)
+    database, sharded = tmp_path / "results.duckdb", Sharded(str(tmp_path / "shards"), commit_seconds=seconds)
+    # All shards in one are one INSERT, and its COMMIT the second, after that of the study.
+    number = 3 if not seconds else 1 if place == "in the middle of a transaction" else 2
+    process = start(made.study, database, sharded, place, number, None)
     process.join(60)
     assert process.exitcode == -signal.SIGKILL
-    made.check(database)
+    stored = made.check(database)
+    if seconds:
+        assert stored == (CELLS * FAULT_IMAGES if place == "after a commit" else 0)
     made.finish(database, sharded)
 
 

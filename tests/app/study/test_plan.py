@@ -213,15 +213,17 @@ def test_plan_and_run_print_json(command: Command, place: Place) -> None:
 
 def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Command, place: Place) -> None:
     file = make_study(place.folder, probes=OTHER_LEVEL)
-    why = (
-        "critical_band needs the 29 published conditions, each once: it lacks noise_sd 0.16, "
-        "and has noise_sd 0.12 besides"
-    )
+    why = "critical_band lacks noise_sd 0.16; the published estimator takes its 29 conditions, each once"
     words = command("plan", file, "--db", place.database)
     assert f"no critical band on images.set: {why}\n" in words.out
-    [planned] = json.loads(command("plan", file, "--db", place.database, "--json").out)["metrics"]
-    assert (planned["image_set"], planned["determined"], planned["why"]) == ("images.set", False, why)
-    assert {"critical_bandwidth", "psychometric_threshold_6"} <= {*planned["metrics"]}
+    assert "metrics: psychometric channel on images.set, psychometric thresholds on images.set\n" in words.out
+    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)["metrics"]
+    assert [(one["image_set"], one["determined"], one["why"]) for one in planned] == [
+        ("images.set", False, why), ("images.set", True, None), ("images.set", True, None)
+    ]  # fmt: skip
+    assert "critical_bandwidth" in planned[0]["metrics"]
+    assert "psychometric_bandwidth" in planned[1]["metrics"]
+    assert "psychometric_threshold_6" in planned[2]["metrics"]
     ran = command("run", file, "--db", place.database)
     assert (ran.code, ran.err) == (
         0,
@@ -229,7 +231,10 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     )
     whole = make_study(place.folder, probes=BAND)
     assert command("run", whole, "--db", place.database).err == ""
-    assert command("plan", whole, "--db", place.database).out.endswith("metrics: critical band on images.set\n")
+    assert command("plan", whole, "--db", place.database).out.endswith(
+        "metrics: critical band on images.set, psychometric channel on images.set, "
+        "psychometric thresholds on images.set\n"
+    )
 
 
 def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
@@ -242,3 +247,24 @@ def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
     again = command("run", file, "--db", place.database)
     assert (again.code, again.err) == (0, "")
     assert again.out == f"study@1: nothing to run, all 2 cells are in {place.database}\n"
+
+
+def test_what_a_probe_of_ones_own_is_known_by(place: Place, command: Command) -> None:
+    (place.folder / "mine.py").write_text("import part\ndef mine(images, rng):\n    return images\n")
+    (place.folder / "part.py").write_text("")
+    (place.folder / "mask.npy").write_text("")
+    file = make_study(place.folder, probes="lowpass.cutoff = 0.1\nmine = {file = 'mine.py', uses = ['mask.npy']}")
+    shown = command("plan", file, "--db", place.database).out.splitlines()
+    assert "mine depends on mask.npy, mine.py, part.py; what it reads elsewhere is not seen" in shown
+    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)
+    assert planned["own_probes"] == [{"probe": "mine", "files": ["mask.npy", "mine.py", "part.py"], "random": True}]
+
+
+def test_a_file_that_a_probe_uses_runs_its_cells_again(place: Place) -> None:
+    (place.folder / "mine.py").write_text("def mine(images):\n    return images\n")
+    probes = "lowpass.cutoff = 0.1\nmine = {file = 'mine.py', uses = ['mask.npy']}"
+    (place.folder / "mask.npy").write_text("1")
+    place.run(probes=probes)
+    (place.folder / "mask.npy").write_text("2")
+    assert counts(place.plan(probes=probes))["one", "mine"] == (0, 0, 1, 1)
+    assert counts(place.plan(probes=probes))["one", "lowpass"] == (1, 0, 0, 0)

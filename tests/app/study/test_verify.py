@@ -16,7 +16,9 @@ from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 
 COUNT = 40
-PROBES = "lowpass = {cutoff = 0.3}\ncritical_band = {noise_sd = 0.1, frequency = 4}\npgd_linf = {steps = 1}"
+PROBES = (
+    "lowpass = {cutoff = 0.3}\ncritical_band = {noise_sd = 0.1, frequency = 4, grey = false}\npgd_linf = {steps = 1}"
+)
 
 
 @pytest.fixture(scope="module")

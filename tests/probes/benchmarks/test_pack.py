@@ -11,18 +11,19 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import polars as pl
 import pytest
 from benchmark_sets import WNIDS, Miniature, make_benchmark, number_of, write_real
 from PIL import Image
 from scipy.io import savemat
 
 from bandlens.errors import BandlensError, ImageSetError, UnknownName, UsageError
-from bandlens.probes.benchmarks.layouts import LAYOUTS, classes_of, find_benchmark
+from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, classes_of, find_benchmark
 from bandlens.probes.benchmarks.pack import Corruptions, How, Labels, Subset, pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import Scheme, check
 from bandlens.probes.images.pack import pack
-from bandlens.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR
+from bandlens.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMULI
 
 SMALL = 16
 PARTIAL = Subset(partial=True)
@@ -46,12 +47,27 @@ def one_line(error: pytest.ExceptionInfo[BandlensError]) -> str:
 def test_the_table() -> None:
     assert (len(IMAGENET_C), len(set(IMAGENET_C)), len(IMAGENET_CBAR), len(set(IMAGENET_CBAR))) == (19, 19, 10, 10)
     classes = {name: len(classes_of(one, LAYOUTS[name])) for name, one in BENCHMARKS.items()}
-    few = {"imagenet-a": 200, "imagenet-r": 200, "cue-conflict": 16, "stylized": 16}
+    few = {"imagenet-a": 200, "imagenet-r": 200} | dict.fromkeys(STIMULI, 16)
     assert classes == dict.fromkeys(BENCHMARKS, 1000) | few
     for name, one in BENCHMARKS.items():
         assert one.per_class is None or one.per_class * classes[name] == one.count
+    assert len(STIMULI) == 17
     with pytest.raises(UnknownName, match="unknown benchmark 'imagenet-v'; did you mean imagenet"):
         find_benchmark("imagenet-v")
+
+
+def test_stimulus_sets_are_those_that_people_saw(shared: Path) -> None:
+    """Images and classes as one observer had them, and files named as theirs, but for the observer."""
+    trials = pl.read_parquet(shared / "published/atlas/humans/trials.parquet").filter(subj="subject-01")
+    rows = trials.group_by("set").agg(pl.len(), pl.col("category").value_counts().struct.field("count").unique())
+    assert {name: (count, per_class) for name, count, per_class in rows.rows()} == {
+        name: (BENCHMARKS[name].count, [per_class]) for name, per_class in STIMULI.items()
+    }
+    for name, of_set in trials.group_by("set"):
+        layout = LAYOUTS[str(name[0])]
+        if layout is FIELD:
+            shown = [path.replace("_s01_", "_dnn_") for path in of_set["imagename"]]
+            assert [layout.class_of(f"dnn/session-1/{path}") for path in shown] == of_set["category"].to_list()
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -1,0 +1,86 @@
+"""Which published model a checkpoint of one's own is: by its weights, as one of the study's, or by its name.
+
+Nothing is guessed. weights.csv has the first digits of the sha256 of published weights, as their publishers write them
+into the names of the files; a checkpoint whose weights begin so is that model, whatever it is called. What `bandlens
+export NAME` made is the study's of that name. Any other is the one model that sources call by its very name, if it is
+one: `resnet50` is two, and joins with neither.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from ...errors import UnknownName
+from ..database.store import Store
+from .names import models
+
+WEIGHTS = Path(__file__).with_name("weights.csv")
+OWN = "own"
+"""Category of checkpoints that are none of the study's."""
+JOINED = dict.fromkeys(("checkpoint", "model", "by", "note"), pl.String)
+
+
+@cache
+def _weights() -> tuple[tuple[str, str], ...]:
+    """(first digits of the sha256, model)."""
+    return tuple(pl.read_csv(WEIGHTS, comment_prefix="#", infer_schema=False).select("sha256", "model").rows())
+
+
+def join(checkpoints: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
+    """The columns of JOINED, a row a checkpoint: model and `by` are null where it is no published one.
+
+    Args:
+        checkpoints: name, category and weights_sha256 of each.
+        values: rows of VALUES, of the sources that are looked through.
+
+    `by` is weights, study or name; note says why a name does not do.
+    """
+    table = models(values)
+    rows = [_joined(one, table) for one in checkpoints.to_dicts()]
+    return pl.DataFrame(rows, JOINED, orient="row")
+
+
+def _joined(checkpoint: dict[str, Any], table: pl.DataFrame) -> tuple[str, str | None, str | None, str | None]:
+    name, sha256 = checkpoint["name"], checkpoint["weights_sha256"]
+    for digits, model in _weights():
+        if sha256.startswith(digits):
+            return name, model, "weights", None
+    if checkpoint["category"] != OWN:
+        of_study = table.filter(source="study", name=name)["model"].to_list()
+        return (name, of_study[0], "study", None) if of_study else (name, None, None, None)
+    called = table.filter((pl.col("name") == name) | (pl.col("model") == name))
+    several = called["model"].unique().sort().to_list()
+    if len(several) == 1 and (called["same"] == "checkpoint").any():
+        return name, several[0], "name", None
+    note = f"the name of {len(several)} models: {', '.join(several)}" if several[1:] else None
+    return name, None, None, note
+
+
+def joined(store: Store, study: str, values: pl.DataFrame) -> pl.DataFrame:
+    """`join` of the checkpoints of a study (name, name@version, or `*`)."""
+    found = store.frame(
+        "SELECT DISTINCT named.name, named.category, weights_sha256 FROM version_of(?) "
+        "JOIN study_checkpoint AS named ON named.study = study_id JOIN checkpoint ON checkpoint.id = named.checkpoint "
+        "ORDER BY ALL",
+        [study],
+    )
+    return join(found, values)
+
+
+def published_name(store: Store, study: str, name: str, values: pl.DataFrame) -> tuple[str, str | None]:
+    """The published model that a checkpoint of a study is, and by what; the name itself where no checkpoint has it.
+
+    Raises UnknownName where a checkpoint of that name is no published model.
+    """
+    found = joined(store, study, values).filter(checkpoint=name)
+    if found.is_empty():
+        return name, None
+    models_of = found.drop_nulls("model").select("model", "by").unique().rows()
+    if len(models_of) != 1:
+        known = sorted({*models(values)["name"]})
+        raise UnknownName("published model", name, known, found["note"][0] or "`bandlens published joined` says why")
+    return models_of[0]

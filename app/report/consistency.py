@@ -1,0 +1,66 @@
+"""The section on who errs on the same images, and on models beside people by condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from ...analysis.charts.consistency import PEOPLE, condition_curves, kappa_map
+from .data import ReportData
+from .sections import Figure, Section, Table
+
+TEXT = (
+    "Cohen's kappa of right and wrong: 0 for two who err independently of each other, 1 for two who err on the same "
+    "images, whatever they answer there. Unequal accuracies allow less than 1, and who makes no error has no kappa. "
+    "Over several conditions it is the mean of each condition's."
+)
+
+
+def consistency_section(results: ReportData) -> Section:
+    """Kappa of every two subjects on each image set, and accuracy by condition where people saw the images too."""
+    figures = [*_kappas(results.consistency), *_conditions(results.judged)]
+    tables = [Table("Every two subjects, by condition", results.consistency, folded=True)]
+    return Section("consistency", "Who errs on the same images", [TEXT], figures, tables)
+
+
+def _kappas(table: pl.DataFrame) -> Iterator[Figure]:
+    if table.is_empty():
+        return
+    several = pl.len() > 1
+    means = table.group_by("images", "first_subject", "second_subject", "humans", maintain_order=True).agg(
+        pl.col("kappa").mean(),
+        pl.when(~several).then(pl.col("low").first()).alias("low"),
+        pl.when(~several).then(pl.col("high").first()).alias("high"),
+        pl.when(~several).then(pl.col("most").first()).alias("most"),
+        pl.col("n").sum(),
+    )
+    renamed = means.rename({"first_subject": "first", "second_subject": "second"})
+    panels = [kappa_map(rows, str(images)) for (images,), rows in renamed.group_by("images", maintain_order=True)]
+    caption = "A tile for every two; hover for intervals, and the most that the two accuracies allow."
+    yield Figure("error-consistency", "Error consistency", caption, panels, 2, means)
+
+
+def _conditions(judged: pl.DataFrame) -> Iterator[Figure]:
+    """Only sets of several conditions have a curve."""
+    many = judged.filter(pl.col("condition").n_unique().over("images") > 1)
+    if many.is_empty():
+        return
+    people = (
+        many.filter("human")
+        .group_by("images", "condition", maintain_order=True)
+        .agg(
+            pl.lit(PEOPLE).alias("subject"),
+            pl.col("top1").mean(),
+            pl.col("top1").min().alias("low"),
+            pl.col("top1").max().alias("high"),
+            pl.col("n").sum(),
+        )
+    )
+    rows = pl.concat([people, many.filter(~pl.col("human")).select(people.columns)]).sort("images", "subject")
+    panels = [condition_curves(mine, str(images)) for (images,), mine in rows.group_by("images", maintain_order=True)]
+    caption = (
+        "Models with 95 % intervals, and the mean of people, with the least and the most accurate of them. Conditions "
+        "are as the experiments name them."
+    )
+    yield Figure("accuracy-by-condition", "Accuracy by condition", caption, panels, 2, rows)

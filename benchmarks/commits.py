@@ -1,0 +1,86 @@
+"""What the driver of a run takes to bring shards into the database: one in a transaction, several, or none yet.
+
+Shards are made up: 1,392 cells (29 conditions of 48 checkpoints) over 752 images each, a task of a GPU. `one by one`
+commits each as it comes; `together` those of five seconds, 8 M predictions at most; `later` (`run --commit later`)
+leaves them for `bandlens rebuild`, and only takes note of them. Core-seconds are those of all threads: seconds depend
+on how many cores are idle.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+from _common import Variant, arguments, folder, in_turn, machine, ratio, ratios, spread, table
+from store import Set, all_cells, images, predictions
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.study.run import Committer
+from bandlens.engine.distributed.shards import Folder, Shard, open_folder, write_shard
+from bandlens.records import Cell, Finished, SessionInfo
+
+CHECKPOINTS, RANGE = 48, 752
+WAYS = {"one by one": (False, 0.0), "together": (False, 5.0), "later": (True, 5.0)}
+
+
+def write(place: Folder, of: Set, cells: list[Cell], size: int) -> list[Shard]:
+    """A shard of all cells for each `size` images."""
+    random, session = np.random.default_rng(1), SessionInfo("made up", 32, 2, "{}")
+    sessions = dict.fromkeys((cell.variant for cell in cells), session)
+    return [
+        write_shard(
+            place,
+            str(first),
+            [Finished(cell, first, predictions(random, of.labels[first : first + size]), 1.0) for cell in cells],
+            sessions,
+        )
+        for first in range(0, of.info.count, size)
+    ]
+
+
+def main() -> None:
+    given = arguments(__doc__, repeats=3, quick=1, shards=(8, "shards of a million predictions"))
+    size = 16 if given.quick else RANGE
+    of = images(size * given.shards)
+    cells = [cell for mine in all_cells(of, CHECKPOINTS) for cell in mine if cell.condition.probe == "critical_band"]
+    machine("duckdb", "numpy", "pyarrow")
+    cores: dict[str, list[float]] = {name: [] for name in WAYS}
+    with folder(given.keep) as scratch:
+        place = open_folder(str(scratch / "commits.shards"))
+        shards = write(place, of, cells, size)
+
+        def way(name: str) -> Variant:
+            def seconds() -> float:
+                database: Path = scratch / "commits.duckdb"
+                database.unlink(missing_ok=True)
+                later, every = WAYS[name]
+                with open_store(database) as store:
+                    store.add_cells(cells, [of])
+                    by_key = {cell.key: cell for cell in cells}
+                    committer = Committer(store, place, by_key, str, {}, later, every, due=time.monotonic() + every)
+                    started, worked = time.perf_counter(), time.process_time()
+                    for shard in shards:
+                        committer.add(shard)
+                    committer.flush()
+                    cores[name].append(time.process_time() - worked)
+                    taken = time.perf_counter() - started
+                database.unlink()
+                return taken
+
+            return seconds
+
+        found = in_turn({name: way(name) for name in WAYS}, given.repeats, warm_up=False)
+    count = len(cells) * of.info.count / 1e6
+    print(f"{count:.1f} M predictions in {len(shards)} shards")
+    rows = [
+        [name, spread([count / s for s in values]), spread([s / count for s in cores[name]])]
+        for name, values in found.items()
+    ]
+    table(["commits", "M predictions/s", "core-seconds a million"], rows)
+    ratio("together over one by one, rate", ratios(found["one by one"], found["together"]), "none")
+    ratio("later over one by one, rate", ratios(found["one by one"], found["later"]), ">= 4")
+
+
+if __name__ == "__main__":
+    main()

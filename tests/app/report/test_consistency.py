@@ -1,0 +1,75 @@
+"""The report's section on errors: every two subjects on each image set, and models beside people by condition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.metrics.error_consistency import write_consistencies
+from bandlens.app.report.consistency import consistency_section
+from bandlens.app.report.data import ReportData, read_data
+
+CONDITIONS = ("c100", "c05", "c30")
+
+
+def database(path: Path, people: bool) -> ReportData:
+    names = [f"dnn/session-1/{k:04d}_cop_dnn_{CONDITIONS[k % 3]}_bear_10_n0_{k}.png" for k in range(60)]
+    images = image_set(60, name="shown", labels=[1] * 60, paths=names, benchmark="contrast", decision_space="sixteen")
+    random = np.random.default_rng(0)
+    parts = []
+    for name in ("one", "two"):
+        rank = (random.random(60) < 0.4).astype(int)
+        parts.append(part(cell(images, condition(), by=model(name)), 1 + rank, rank))
+    trials = pl.DataFrame(
+        {
+            "stimulus_set": "contrast",
+            "condition": [CONDITIONS[k % 3] for k in range(60)] * 2,
+            "subject": ["subject-01"] * 60 + ["subject-02"] * 60,
+            "session": 1,
+            "trial": list(range(60)) * 2,
+            "image": [f"n0_{k}.png" for k in range(60)] * 2,
+            "category": "bear",
+            "response": ["bear" if draw < 0.7 else "cat" for draw in random.random(120)],
+        }
+    )
+    with open_store(path) as store:
+        store_study(store, "s", images, parts)
+        if people:
+            store.write_source("humans", store.frame("FROM published_value"), trials)
+        write_consistencies(store, ["contrast"], 100)
+    found = read_data(path)
+    assert found is not None
+    return found
+
+
+def test_models_and_people(tmp_path: Path) -> None:
+    results = database(tmp_path / "results.duckdb", people=True)
+    section = consistency_section(results)
+    kappas, conditions = section.figures
+    spec = kappas.panels[0].to_dict()
+    [tiles] = spec["datasets"].values()
+    assert len(tiles) == 6  # every two of four
+    table = section.tables[0].frame
+    assert len(table) == 6 * 3
+    mine = table.filter(first_subject="subject-01", second_subject="two")
+    [tile] = [tile for tile in tiles if (tile["first"], tile["second"]) == ("subject-01", "two")]
+    assert tile["kappa"] == pytest.approx(np.mean(mine["kappa"].to_numpy()), abs=1e-5)
+    assert (tile["low"], tile["n"]) == (None, 60)
+    curves = conditions.panels[0].to_dict()
+    assert curves["layer"][0]["encoding"]["x"]["sort"] == ["c05", "c30", "c100"]
+    rows = conditions.table
+    assert set(rows["subject"]) == {"humans", "one", "two"}
+    people = results.judged.filter(human=True, condition="c05")["top1"]
+    mean = rows.filter(subject="humans", condition="c05").row(0, named=True)
+    assert (mean["top1"], mean["low"], mean["high"]) == (people.mean(), people.min(), people.max())
+
+
+def test_models_alone(tmp_path: Path) -> None:
+    section = consistency_section(database(tmp_path / "results.duckdb", people=False))
+    assert [len(figure.panels) for figure in section.figures] == [1, 1]
+    assert set(section.figures[1].table["subject"]) == {"one", "two"}

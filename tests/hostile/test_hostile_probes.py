@@ -1,0 +1,90 @@
+"""Probes of someone else's: what their code does ends as the error of its cells in one line, and the rest goes on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import indent
+
+import pytest
+from fuzzing import is_one_line
+from small import ask, bandlens, make_study
+
+ATTACKS = {
+    "exit": ("os._exit(0)", "os._exit would end the process"),
+    "abort": ("os.abort()", "os.abort would end the process"),
+    "exec": ("os.execv(sys.executable, ['python', '-c', ''])", "os.exec would end the process"),
+    "execlp": ("os.execlp('true', 'true')", "os.exec would end the process"),
+    "sys.exit": ("sys.exit(0)", "SystemExit: 0"),
+    "generator": ("raise GeneratorExit", "GeneratorExit"),
+    "base": ("raise BaseException('a\\nb')", "BaseException: a b"),
+    "hidden": ("try:\n    os._exit(0)\nexcept Exception:\n    pass", "os._exit would end the process"),
+    "close 1": ("os.close(1)", "os.close would close a descriptor that is not its own"),
+    "close 2": ("os.close(2)", "os.close would close a descriptor that is not its own"),
+    "close all": ("os.closerange(0, 2**31 - 1)", "os.closerange would close a descriptor that is not its own"),
+    "dup2": ("os.dup2(os.open(os.devnull, os.O_WRONLY), 1)", "os.dup2 would close a descriptor that is not its own"),
+    "take": ("[open(k).close() for k in range(3, 64)]", "would take a descriptor that is not its own"),
+    "closed, then print": ("os.fdopen(2, 'w').close()\nprint('x')", "OSError: [Errno 9] Bad file descriptor"),
+    "recursion": ("perturb(images, attack)", "RecursionError: maximum recursion depth exceeded"),
+    "deep": ("raise ValueError('x' * 10**6)", "ValueError: xxx"),
+}
+"""Name -> what it does, and what its cell says of it."""
+HARMLESS = {
+    "prints": "print('said'); os.write(1, b'said\\n'); os.system('echo said'); print('said', file=sys.__stdout__)",
+    "closes streams": "sys.stdout.close(); sys.stderr.close()",
+    "closes 1 below": "os.fdopen(1, 'w').close()",
+    "its own": "os.close(os.open(os.devnull, os.O_RDONLY)); a, b = os.pipe(); os.dup2(a, b); os.closerange(b, b + 1)",
+    "forks": "os.fork() or os._exit(0)",
+    "comes back twice": "os.fork()",
+    "moves": "os.chdir('/')",
+    "a program": "subprocess.run(['true'], check=True)",
+}
+HEAD = "import os, subprocess, sys\n\n\ndef perturb(images, attack):\n    match attack:\n"
+
+
+def probe(attacks: dict[str, str]) -> str:
+    cases = (f"case {name!r}:\n{indent(body, '    ')}\n" for name, body in attacks.items())
+    return HEAD + indent("".join(cases), " " * 8) + "    return images\n"
+
+
+def test_what_a_probe_does_is_its_cells_error_and_json_stays_json(workplace: Path) -> None:
+    (workplace / "perturb.py").write_text(probe({name: body for name, (body, _) in ATTACKS.items()} | HARMLESS))
+    attacks = json.dumps([*ATTACKS, *HARMLESS])
+    make_study(workplace, probes=f"lowpass.cutoff = 0.3\nperturb = {{file = 'perturb.py', attack = {attacks}}}")
+    # A relative path, so that a probe that moves elsewhere would be noticed.
+    answer = bandlens("run", "study.toml", "--db", "results.duckdb", "--json", cwd=workplace)
+    summary = json.loads(answer.stdout)
+    assert answer.returncode == 1
+    assert answer.stderr.count("said\n") >= 4
+    assert "Traceback" not in answer.stderr
+    failed = {one["cell"].partition("attack=")[2]: one["error"] for one in summary["failed"]}
+    assert failed.keys() == ATTACKS.keys()
+    for name, (_, message) in ATTACKS.items():
+        assert failed[name].startswith("probe perturb failed: "), name
+        assert message in failed[name], name
+        assert is_one_line(failed[name]), name
+    stored = ask(workplace / "results.duckdb", "SELECT probe, n, count(*) FROM accuracy GROUP BY ALL ORDER BY ALL")
+    assert stored == [("clean", 20, 1), ("lowpass", 20, 1), ("perturb", 20, len(HARMLESS))]
+
+
+@pytest.mark.parametrize("body", ["os._exit(0)", "sys.exit(0)", "raise GeneratorExit", "os.close(2)"])
+def test_what_a_file_does_when_it_is_loaded_is_one_line(workplace: Path, body: str) -> None:
+    (workplace / "mine.py").write_text(f"import os, sys\nprint('said')\n{body}\ndef mine(images):\n    return images\n")
+    study = make_study(workplace, probes="mine.file = 'mine.py'")
+    answer = bandlens("plan", study, "--db", workplace / "results.duckdb", "--json")
+    assert (answer.returncode, answer.stdout) == (2, "")
+    said, line = answer.stderr.splitlines()
+    assert said == "said"
+    assert line.startswith(f"bandlens: probe mine: {workplace / 'mine.py'} does not load: ")
+
+
+def test_output_that_was_closed_before_stays_closed(workplace: Path) -> None:
+    """Its number may then be the database's."""
+    (workplace / "mine.py").write_text("def mine(images):\n    print('said')\n    return images\n")
+    study = make_study(workplace, probes="mine.file = 'mine.py'")
+    command = [sys.executable, "-P", "-m", "bandlens", "run", str(study), "--db", str(workplace / "results.duckdb")]
+    subprocess.run(["sh", "-c", 'exec "$@" <&- >&-', "sh", *command], timeout=120, check=True)
+    stored = ask(workplace / "results.duckdb", "SELECT probe, n FROM accuracy ORDER BY ALL")
+    assert stored == [("clean", 20), ("mine", 20)]
