@@ -1,15 +1,14 @@
 """Metrics of every condition that a study ran: whatever the probe, a metric is a function of one cell's decisions.
 
-    accuracy, agreement   share of images that are right by their label, or predicted as when clean where there is none
-    accuracy_real         the same by the lists of ReaL
-    shape_bias            where shape and texture conflict: see `shape_bias`
-    cue_accuracy          likewise
-    error_consistency     kappa of right and wrong, of this condition with clean: see `statistics.consistency`
-    confidence            mean probability of the predicted class
-    expected_calibration_error, top1_brier_score    see `calibration`
+    accuracy, agreement      share of images that are right by their label; without labels, predicted as when clean
+    accuracy_real            the same by the lists of ReaL
+    shape_bias, cue_accuracy see `shape_bias`; where shape and texture conflict
+    confidence               mean probability of the predicted class
+    expected_calibration_error, top1_brier_score   see `calibration`; not where cues conflict
+    clean_error_consistency  kappa of right and wrong with that when clean: see `statistics.consistency`
 
-All but error_consistency are means over images, so that each has the interval of `statistics.shares`, and so has its
-difference from the clean cell: the same images are judged in both. Means over benchmarks, in percent, are those of
+All but the last are means over images, so that each has the interval of `statistics.shares`, and so has its difference
+from the clean cell: the same images are judged in both. Means over benchmarks, in percent, are those of
 `generalization`, with the perturbed images in the place of the clean ones.
 """
 
@@ -133,7 +132,7 @@ def _consistency(clean: Decided, decided: Decided, truth: Truth, resamples: int)
     found = error_consistency(
         clean.rank[of] == 0, decided.rank[of] == 0, truth.clusters[of] if truth.clustered else None, resamples
     )
-    row: dict[str, Any] = {"metric": "error_consistency", "n": found.n, "state": State.OK}
+    row: dict[str, Any] = {"metric": "clean_error_consistency", "n": found.n, "state": State.OK}
     if np.isnan(found.kappa):
         return row | {"state": State.UNDETERMINED, "note": "all is right, or all wrong, under one of the two"}
     if np.isnan(found.low):
