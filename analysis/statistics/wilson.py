@@ -3,7 +3,7 @@
 A share p that is off by e = sum of d_u over the C clusters u, which are independent of each other, has the variance
 
     V = sum d_u^2 * C / (C - 1), and at least what it would be if all images were independent
-    effective = p (1 - p) / V, or C where all images are alike, which hides V         (Franco, Little, Louis & Slud 2019)
+    effective = p (1 - p) / V, or C where all images are alike and hide V    (Franco, Little, Louis & Slud 2019)
     z = Student's quantile with min(C - 1, 2 (sum d_u^2)^2 / sum d_u^4) degrees of freedom, at least 1
 
 The interval is Wilson's (Wilson 1927), with this z and `effective` images. The degrees of freedom are Satterthwaite's

@@ -326,7 +326,8 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(shared: P
         named = [names[one] for one in means.argmax(dim=1)]
         apart = [(one, *pair) for one, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
         shapes, textures = (sum(one[0] == one[cue] for one in apart) for cue in (1, 2))
-        wanted[cutoff] = shapes / (shapes + textures), (shapes + textures) / len(apart)
+        either = shapes + textures
+        wanted[cutoff] = shapes / either if either else None, either / len(apart)
 
     with open_store(tmp_path / "results.duckdb") as store:
         compute_conditions(store, "s", 100)
