@@ -47,8 +47,9 @@ def _figure(rows: pl.DataFrame, metric: str, image_set: str | None, number: int)
     """`rows` are those of one metric on one image set; None for means over benchmarks."""
     domain = (0.0, 1.0)
     if metric not in SHARES:
-        ends = rows.select(pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()).row(0)
-        domain = min(0.0, ends[0]), ends[1]
+        below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
+        lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
+        domain = min(0.0, lowest), highest
     table = rows.select(COLUMNS)
     rows = rows.with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(words(metric))
