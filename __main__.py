@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from .app import signals
@@ -12,11 +13,16 @@ def main() -> None:
     signals.obey()
     try:
         from .app.cli import main
+        from .calls import stuck
 
         main()
-    except BaseException:
+    except BaseException as error:
         if signals.interrupted():
             sys.exit(signals.tell())
+        if isinstance(error, SystemExit) and stuck():
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.code if isinstance(error.code, int) else bool(error.code))
         raise
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .errors import UnknownName, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +43,55 @@ class Condition:
         return " ".join([self.probe, *(f"{name}={value}" for name, value in self.parameters)])
 
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """Photographs to pixels: resized, antialiased, then the central `size` x `size`; UsageError where it cannot be."""
+
+    size: int = 224
+    resize: int = 256
+    """Pixels that the shorter side gets, or both sides if they are squashed; no fewer than `size`."""
+    fixed: bool = False
+    """Photographs have size x size pixels already: any other is broken."""
+    fast: bool = False
+    """Resize with torch, whose weights are rounded to 16 bits: a third of the time, and values that differ by 1."""
+    interpolation: str = "bilinear"
+    """One of INTERPOLATIONS."""
+    squash: bool = False
+    """Resize both sides to the same length, whatever shape the photograph has."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= self.resize:
+            raise UsageError(f"size {self.size} must be from 1 to resize, {self.resize}: crops come after the resize")
+        if self.interpolation not in INTERPOLATIONS:
+            raise UnknownName("interpolation", self.interpolation, INTERPOLATIONS)
+        if self.fast and self.interpolation != "bilinear":
+            raise UsageError(f"{self.interpolation} is not resized faster; leave --fast out")
+
+    def __str__(self) -> str:
+        """What is done to the pixels, in words: part of an image set's digest."""
+        if self.fixed:
+            return f"RGB, {self.size} x {self.size} pixels as they are"
+        sides = "both sides" if self.squash else "shorter side"
+        how = f"{self.interpolation}, antialiased{', fast' if self.fast else ''}"
+        return f"RGB, {sides} to {self.resize} ({how}), centre crop {self.size}"
+
+    @property
+    def options(self) -> str:
+        """What `bandlens images pack` is told for it."""
+        side = f"{self.resize}x{self.resize}" if self.squash else str(self.resize)
+        return f"--size {self.size} --resize {side} --interpolation {self.interpolation}"
+
+    def gives(self, preprocessing: str) -> bool:
+        """Whether a set whose `preprocessing` this is has such pixels: fast or not, or right as they are."""
+        alike = [self, Crop(self.size, self.size, fixed=True)]
+        if self.interpolation == "bilinear":
+            alike.append(replace(self, fast=True))
+        return preprocessing.partition(";")[0] in map(str, alike)  # a benchmark's subset says so after a semicolon
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """An exported checkpoint: one ONNX file that takes float32 RGB images in [0, 1] and gives logits."""
@@ -56,6 +107,8 @@ class Model:
     """That of the ONNX file, so that what ran is what is named."""
     image_size: int
     classes: int
+    crop: Crop | None = None
+    """How its images are made of photographs; None where any way serves."""
 
 
 @dataclass(frozen=True, slots=True)

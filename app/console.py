@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from shutil import get_terminal_size
 from typing import Annotated, Any, Protocol
 
 import typer
@@ -15,8 +16,13 @@ from ..untrusted import printable
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None) -> None:
-    """Print rows as an aligned table, or as one JSON list of objects on stdout."""
+def print_rows(
+    rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: str | None = None, whole: str = "--json"
+) -> None:
+    """Print rows as an aligned table, or as one JSON list of objects on stdout.
+
+    On a terminal that is too narrow for all columns a line names the others; `whole` is what shows them.
+    """
     if as_json:
         print(json.dumps(list(rows), indent=1, default=str))
         return
@@ -24,19 +30,55 @@ def print_rows(rows: Sequence[Mapping[str, Any]], as_json: bool = False, title: 
     from rich.console import Console
     from rich.table import Table
 
+    # A pipe has no width: let the longest row decide instead of leaving columns out.
+    width = get_terminal_size().columns if sys.stdout.isatty() else None
+    cells = {name: [_cell(row[name]) for row in rows] for name in (rows[0] if rows else {})}
+    columns, left_out = list(cells), ""
+    if width is not None:
+        columns, left_out = fitting(cells, width)
     table = Table(title=title and printable(title), title_justify="left", box=box.SIMPLE_HEAD)
-    columns = list(rows[0]) if rows else []
     for name in columns:
         numeric = all(isinstance(row[name], (int, float)) or row[name] is None for row in rows)
         table.add_column(printable(name), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns))
-    # A pipe has no width: let the longest row decide instead of folding it at 80 characters.
-    width = None if sys.stdout.isatty() else 1000
-    console = Console(width=width, markup=False, emoji=False)  # [gpu] in a cell is no markup
+    for place in range(len(rows)):
+        table.add_row(*(cells[name][place] for name in columns))
+    console = Console(width=width or 1000, markup=False, emoji=False)  # [gpu] in a cell is no markup
     with console.capture() as captured:
         console.print(table if rows else "(nothing)")
     print("\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n"))
+    if left_out:
+        print(f"left out for width: {left_out}; {whole} shows all")
+
+
+def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print each row as lines of field and value, with a blank line between two rows."""
+    longest = max((len(printable(name)) for name in (rows[0] if rows else ())), default=0)
+    blocks = ["\n".join(f"{printable(name):<{longest}}  {_cell(row[name])}" for name in row) for row in rows]
+    print("\n\n".join(blocks) or "(nothing)")
+
+
+def fitting(cells: Mapping[str, Sequence[str]], width: int) -> tuple[list[str], str]:
+    """The columns of a table that fit into so many characters, and the names of the others.
+
+    Those go first that say least: what is empty, the same in every row, or JSON, whose numbers have columns of their
+    own; then those at the right. One is always shown.
+    """
+    from rich.cells import cell_len
+
+    # Two spaces and a line's width between columns, as rich draws SIMPLE_HEAD.
+    needs = {name: 3 + max(map(cell_len, (name, *column))) for name, column in cells.items()}
+    empty = [name for name, column in cells.items() if set(column) == {"-"}]
+    same = [name for name, column in cells.items() if len(column) > 1 and len(set(column)) == 1 and name not in empty]
+    json_ = [name for name, column in cells.items() if any(cell.startswith("{") for cell in column)]
+    gone: list[str] = []
+    for name in dict.fromkeys((*empty, *same, *json_, *reversed(list(cells)))):
+        if sum(needs[one] for one in cells if one not in gone) + 1 <= width or len(gone) == len(cells) - 1:
+            break
+        gone.append(name)
+    if not gone:
+        return list(cells), ""
+    said = [f"{name} = {cells[name][0]}" if name in same else name for name in cells if name in gone]
+    return [name for name in cells if name not in gone], ", ".join(said)
 
 
 def _cell(value: Any) -> str:

@@ -8,7 +8,7 @@ Of a wrong prediction the rank of the label is not known either; label_rank read
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -43,6 +43,7 @@ class LabelledFiles:
     labels: NDArray[np.int32]
     clusters: NDArray[np.int32]
     schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]
+    class_names: Sequence[str] | None = None
 
 
 def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256: str = UNKNOWN) -> Finished:

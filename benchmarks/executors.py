@@ -39,7 +39,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import Committer, Sharded, record, run_missing
-from bandlens.engine.distributed.ray import RayOptions, imported
+from bandlens.engine.distributed.cluster import RayOptions, imported
 from bandlens.engine.distributed.shards import open_folder, write_shard
 from bandlens.records import Cell, Condition, Finished, Predictions, SessionInfo
 

@@ -99,7 +99,7 @@ def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[
     rank = None
     if labels is not None:
         rank, labels = xp.empty(rows, dtype=xp.uint16), labels.astype(xp.int32, copy=False)
-    launch("reduce_logits", (rows, 1), predicted, rank, confidence, logits, labels, classes, rows)
+    launch("reduce_logits", (32 * rows, 1), predicted, rank, confidence, logits, labels, classes, rows)
     return predicted, rank, confidence
 
 

@@ -30,7 +30,7 @@ from .backends.base import Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
 from .decision import ALL, Decision, reduce_logits
 from .device.pixels import Take, pixels_of
-from .device.streams import device_errors, new_stream, point
+from .device.streams import device_errors, finish, new_stream, point
 from .prefetch import COUNT, Buffers, prefetch
 
 
@@ -131,6 +131,8 @@ def make_place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, S
     """Where runs of these images happen. Sessions of the same batch may join `sessions` later."""
     batch = next(iter(sessions.values())).info.batch
     decision = Decision(xp, image_set.info.decision_space)
+    labels = decision.places(image_set.labels)
+    finish(xp)  # a later run is in another stream than this one
     return Place(
         xp=xp,
         image_set=image_set,
@@ -138,7 +140,7 @@ def make_place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, S
         batch=batch,
         take=pixels_of(xp, image_set, batch),
         decision=decision,
-        labels=decision.places(image_set.labels),
+        labels=labels,
         arrays=[xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)],
         ahead=new_stream(xp),
     )
@@ -193,6 +195,9 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
 
 def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
     started = time.monotonic()
+    works: dict[Condition, list[CellProgress]] = {}
+    for work in group.works:
+        works.setdefault(work.cell.condition, []).append(work)
     buffers = Buffers(group.place.xp, group.place.arrays, group.place.ahead)
     # Perturbing has one thread, and the products of its small matrices must not take those of the sessions.
     with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
@@ -201,8 +206,8 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
             if time.monotonic() - started > range_seconds:
                 yield group.flush()
                 started = time.monotonic()
-            for work in group.works:
-                if work.cell.condition == condition and not work.error:
+            for work in works[condition]:
+                if not work.error:
                     progress(_infer(group, work, first, pixels, images))
             buffers.give(images)
 

@@ -20,6 +20,8 @@ GRADIENT = 3
 """Forward passes that a gradient for the images costs, the one that it belongs to included."""
 MOST_PASSES = {"numpy": 2**11, "cupy": 2**20}
 """Forward passes of a range at most, by where they run: a minute or less of ResNet-50."""
+MOST_CONDITIONS = 64
+"""Of a range: a batch under all 1,985 waves of a map would be no minute's work."""
 TASKS_PER_WORKER = 8
 """At least, where batches are small enough for it: so that the last worker to end is not far behind the others."""
 
@@ -89,8 +91,9 @@ def tasks_of(cells: Sequence[Cell], grid: Grid, batch: int, workers: int, lacks:
     share = sum(passes(cell) * cell.image_set.count for cell in cells) // (workers * TASKS_PER_WORKER)
     for group in _groups(cells, grid):
         most = max(min(MOST_PASSES[ENGINES[group[0].variant.engine].arrays], share), 1)
-        for members in _of_a_batch(group, batch, most):
-            yield from _ranges(members, batch, most, lacks)
+        for few in _of_few_conditions(group):
+            for members in _of_a_batch(few, batch, most):
+                yield from _ranges(members, batch, most, lacks)
 
 
 def _groups(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
@@ -106,6 +109,13 @@ def _groups(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
     # Attacks come last, since they need the memory of the sessions, and one network after another.
     for variant in dict.fromkeys(cell.variant for cell in attacked):
         yield from ([cell] for cell in attacked if cell.variant == variant)
+
+
+def _of_few_conditions(group: Sequence[Cell]) -> Iterator[list[Cell]]:
+    conditions = list(dict.fromkeys(cell.condition for cell in group))
+    for first in range(0, len(conditions), MOST_CONDITIONS):
+        chosen = set(conditions[first : first + MOST_CONDITIONS])
+        yield [cell for cell in group if cell.condition in chosen]
 
 
 def _of_a_batch(group: Sequence[Cell], batch: int, most: int) -> Iterator[list[Cell]]:

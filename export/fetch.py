@@ -45,17 +45,22 @@ def local_files(checkpoint: Checkpoint, folder: Path | None = None) -> list[tupl
 
 
 def fetch(checkpoint: Checkpoint, folder: Path | None = None) -> list[Path]:
-    """The checkpoint's files, downloaded if they are not there yet, and verified either way.
+    """The checkpoint's files, as `fetch_files` gets them."""
+    return fetch_files([(part.source, path) for part, path in local_files(checkpoint, folder)])
+
+
+def fetch_files(files: list[tuple[Origin, Path]]) -> list[Path]:
+    """Files of one folder, downloaded if they are not there yet, and verified either way.
 
     A file put there by hand is accepted like a download. Raises CheckpointError when a file cannot be had or is not
     what was published; then what arrived so far is kept to go on from, unless it is known to be wrong.
     """
-    folder = folder or weights_folder()
+    folder = files[0][1].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".fetching"):  # two processes would write the same partial file
             _read_lock(folder / LOCK)  # a damaged one is no reason to throw a download away
-            return [_fetch_part(part.source, path) for part, path in local_files(checkpoint, folder)]
+            return [_fetch_part(source, path) for source, path in files]
     except OSError as error:
         raise CheckpointError(f"cannot write to {folder}: {error.strerror}; make room or set BANDLENS_HOME") from error
 

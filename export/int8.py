@@ -29,7 +29,8 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
     """The file with int8 weights and activations, calibrated on `images`, batches of (n, 3, S, S) float32 in [0, 1].
 
-    Every image counts alike, however they are batched. The same images give the same bytes on the same machine.
+    A sum of two branches takes one of them as its convolution gives it: see `sums_of_convolutions`. Every image counts
+    alike, however they are batched. The same images give the same bytes on the same machine.
 
     Raises ExportError if NNCF is missing or fails, UsageError if there are no images.
     """
@@ -48,7 +49,46 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
         # NNCF runs ONNX Runtime, and passes on whatever goes wrong there.
         except Exception as error:
             raise ExportError(f"NNCF cannot quantize this ONNX file: {first_line(error)}; use fp16") from error
+    sums_of_convolutions(quantized.graph)
     return to_bytes(quantized)
+
+
+def sums_of_convolutions(graph: onnx.GraphProto) -> None:
+    """Let every sum of two quantized branches take the one that a convolution ends as the convolution gives it.
+
+    NNCF quantizes both. TensorRT then cannot add within the convolution, which it does where only the other branch is
+    quantized: every residual block would write its sum's terms to memory and read them again. Where convolutions end
+    both branches, it is the later one. Source: NVIDIA's guide to TensorRT, recommendations for placing Q/DQ.
+    """
+    makers = {name: (number, node) for number, node in enumerate(graph.node) for name in node.output}
+
+    def made(name: str, *kinds: str) -> str | None:
+        """What went into operators of these kinds, the last first, to give this value; None where others made it."""
+        for kind in kinds:
+            if name not in makers or makers[name][1].op_type != kind:
+                return None
+            name = makers[name][1].input[0]
+        return name if name in makers else None
+
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        direct = [made(name, *reversed(QUANTIZERS)) for name in node.input]
+        pooled = [made(name, "MaxPool", *reversed(QUANTIZERS)) for name in node.input]  # it keeps what is quantized
+        if not all(one or other for one, other in zip(direct, pooled, strict=True)):
+            continue
+        ends = [(*makers[name], position) for position, name in enumerate(direct) if name]
+        convolved = [(number, position) for number, end, position in ends if end.op_type == "Conv"]
+        if convolved:
+            _, position = max(convolved)
+            node.input[position] = str(direct[position])
+    for kind in reversed(QUANTIZERS):  # what nobody takes any more
+        taken = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        for node in [node for node in graph.node if node.op_type == kind and node.output[0] not in taken]:
+            graph.node.remove(node)
+    taken = {name for node in graph.node for name in node.input}
+    for initializer in [one for one in graph.initializer if one.name not in taken]:
+        graph.initializer.remove(initializer)
 
 
 def symmetric_activations(content: bytes) -> bytes:

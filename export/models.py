@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ExportError, UnknownName, UsageError
-from ..records import Model
+from ..records import Crop, Model
 from ..untrusted import as_record, parse_json, read_text, without_secrets
 from .files import models_folder, write_bytes
 
@@ -61,7 +61,9 @@ def load_model(folder: Path | None, name: str) -> Model:
     path = _description_path(folder, name)
     try:
         description = describe_model(folder, name)
-        model, size = as_record(Model, description), description["bytes"]
+        model, size = as_record(Model, description | {"crop": None}), description["bytes"]
+        if description.get("crop") is not None:
+            model = replace(model, crop=as_record(Crop, description["crop"]))
         # Files are named by these: in another's folder they must not lead out of it.
         if (model.name, model.path) != (name, Path(f"{name}.onnx")):
             raise ValueError(f"it is of {model.name}, in {model.path}")

@@ -1,30 +1,34 @@
-"""Weights -> architecture -> ONNX -> parity -> model on disk, for the 48 and for a user's own."""
+"""Weights -> architecture -> ONNX -> parity -> model on disk: the 48, timm's, and a user's own."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..errors import UsageError
 from ..protocol import SIZE
-from ..records import Model, digest_of
+from ..records import Crop, Model, digest_of
 from .architectures import build
-from .fetch import fetch
-from .files import models_folder, sha256_of
-from .models import check_name, save_model
+from .fetch import fetch, fetch_files
+from .files import models_folder, sha256_of, weights_folder
+from .finished import take_onnx
+from .models import MOST_CLASSES, check_name, save_model
 from .parity import Parity, check_images, check_parity
 from .photographs import photograph_crops
+from .pretrained import load_pretrained, pretrained
 from .registry import Channels, checkpoint, checkpoints, normalization_name
 from .torch_to_onnx import OPSET, Normalized, to_onnx
-from .weights import load_strictly, read_weights
+from .weights import Weights, classes_of_head, load_strictly, read_weights
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
 OWN = "own"
 """The category of a user's models, and the key rule for their files."""
@@ -46,8 +50,12 @@ def export_checkpoint(
     """
     known = checkpoint(name)
     files = [(path, part.rule) for path, part in zip(fetch(known, weights), known.parts, strict=True)]
-    recipe = Recipe(known.name, known.category, "resnet50", known.source, files, known.mean, known.std, "raw")
-    return _export(recipe, folder, image_size, images, trust)
+    network = build("resnet50")
+    held = read_weights(files, trust, "raw", network.state_dict().keys())
+    load_strictly(network, held, " + ".join(str(path) for path, _ in files))
+    paths = [path for path, _ in files]
+    about = About(known.name, known.category, "resnet50", known.source, paths, known.mean, known.std, image_size)
+    return _export(about, network, _told(held), folder, images)
 
 
 def export_user_checkpoint(
@@ -66,59 +74,123 @@ def export_user_checkpoint(
 ) -> tuple[Model, Parity]:
     """Export a weights file of the user's as the model `name` into `folder` (default: the models folder).
 
-    `architecture` is read by `architectures.build`; `mean` and `std` are per RGB channel, for images in [0, 1]; `rule`
-    is a key rule of checkpoints.toml. `weights` says which are meant of a file that holds several: `ema`, `raw`, or the
-    key that holds them; left out, they are the exponential moving average where there is one.
+    `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have; `mean`
+    and `std` are per RGB channel, for images in [0, 1]; `rule` is a key rule of checkpoints.toml. `weights` says which
+    are meant of a file that holds several: `ema`, `raw`, or the key that holds them; left out, they are the exponential
+    moving average where there is one.
 
     Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that is one of the 48 or cannot name a
     file.
     """
-    if any(name == one.name for one in checkpoints()):
-        raise UsageError(f"'{name}' is one of the 48 checkpoints; give your model another name")
-    recipe = Recipe(check_name(name), OWN, architecture, f"file:{path.name}", [(path, rule)], mean, std, weights)
-    return _export(recipe, folder, image_size, images, trust)
+    _check_own(name)
+    network = build(architecture)
+    held = read_weights([(path, rule)], trust, weights, network.state_dict().keys())
+    classes = classes_of_head(network.state_dict(), held.tensors)
+    if classes is not None and 1 <= classes <= MOST_CLASSES:
+        network = build(architecture, classes)
+    load_strictly(network, held, str(path))
+    about = About(name, OWN, architecture, f"file:{path.name}", [path], mean, std, image_size)
+    return _export(about, network, _told(held), folder, images)
+
+
+def export_pretrained(
+    name: str,
+    folder: Path | None = None,
+    *,
+    images: NDArray[np.float32] | None = None,
+    weights: Path | None = None,
+) -> tuple[Model, Parity]:
+    """Fetch a pretrained model of timm from the Hugging Face hub if need be, and export it by its name there.
+
+    Normalization, image size and crop are the model's own. Raises CheckpointError, ExportError, UnknownName.
+    """
+    known = pretrained(name)
+    (file,) = fetch_files([(known.source, (weights or weights_folder()) / f"{known.name}.safetensors")])
+    network = load_pretrained(known.name, file)
+    size = known.crop.size
+    about = About(
+        known.name, "timm", f"timm:{known.name}", str(known.source), [file], known.mean, known.std, size, known.crop
+    )
+    return _export(about, network, {}, folder, images)
+
+
+def import_onnx(
+    path: Path,
+    name: str,
+    mean: Channels,
+    std: Channels,
+    folder: Path | None = None,
+    *,
+    image_size: int | None = None,
+) -> tuple[Model, Parity]:
+    """Take a finished ONNX file as the model `name`; see `finished.take_onnx`.
+
+    `mean` and `std` are what its images are normalized with, those of `none` where the graph does that itself.
+    """
+    _check_own(name)
+    content, size, classes, parity = take_onnx(path, mean, std, image_size)
+    about = About(name, OWN, "onnx", f"file:{path.name}", [path], mean, std, size)
+    return _save(about, content, classes, parity, {}, folder)
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What the two kinds of export have in common."""
+class About:
+    """What is known of a model before it is exported."""
 
     name: str
     category: str
     architecture: str
     source: str
-    files: list[tuple[Path, str]]
-    """Each with the name of its key rule."""
+    files: list[Path]
     mean: Channels
     std: Channels
-    choice: str | None
-    """Which of a file's weights: see `weights.apply_rule`."""
+    image_size: int
+    crop: Crop | None = None
+
+
+def _check_own(name: str) -> None:
+    if any(name == one.name for one in checkpoints()):
+        raise UsageError(f"'{name}' is one of the 48 checkpoints; give your model another name")
+    check_name(name)
+
+
+def _told(weights: Weights) -> dict[str, Any]:
+    """What a model's description says of the weights that were taken."""
+    taken = {"taken": weights.taken, "left": weights.left, "ema": weights.averaged}
+    return {"dropped": weights.dropped, "weights": taken}
 
 
 def _export(
-    recipe: Recipe, folder: Path | None, image_size: int, images: NDArray[np.float32] | None, trust: bool
+    about: About,
+    network: nn.Module,
+    told: Mapping[str, Any],
+    folder: Path | None,
+    images: NDArray[np.float32] | None,
 ) -> tuple[Model, Parity]:
-    images = photograph_crops(image_size) if images is None else check_images(images, image_size)
-    network = build(recipe.architecture)
-    weights = read_weights(recipe.files, trust, recipe.choice, network.state_dict().keys())
-    load_strictly(network, weights, " + ".join(str(path) for path, _ in recipe.files))
-    normalized = Normalized(network, recipe.mean, recipe.std).eval()
-    content, classes = to_onnx(normalized, image_size)
-    parity = check_parity(normalized, content, images, recipe.name)
-    digests = [sha256_of(path) for path, _ in recipe.files]
+    size = about.image_size
+    images = photograph_crops(size) if images is None else check_images(images, size)
+    normalized = Normalized(network, about.mean, about.std).eval()
+    content, classes = to_onnx(normalized, size)
+    parity = check_parity(normalized, content, images, about.name)
+    return _save(about, content, classes, parity, {"opset": OPSET, "torch": torch.__version__, **told}, folder)
+
+
+def _save(
+    about: About, content: bytes, classes: int, parity: Parity, made: Mapping[str, Any], folder: Path | None
+) -> tuple[Model, Parity]:
+    digests = [sha256_of(path) for path in about.files]
     model = Model(
-        name=recipe.name,
-        category=recipe.category,
-        architecture=recipe.architecture,
+        name=about.name,
+        category=about.category,
+        architecture=about.architecture,
         weights_sha256=digests[0] if len(digests) == 1 else digest_of(*digests),
-        source=recipe.source,
-        normalization=normalization_name(recipe.mean, recipe.std),
-        path=(folder or models_folder()) / f"{recipe.name}.onnx",
+        source=about.source,
+        normalization=normalization_name(about.mean, about.std),
+        path=(folder or models_folder()) / f"{about.name}.onnx",
         sha256=hashlib.sha256(content).hexdigest(),
-        image_size=image_size,
+        image_size=about.image_size,
         classes=classes,
+        crop=about.crop,
     )
-    made = {"opset": OPSET, "torch": torch.__version__, "dropped": weights.dropped, "parity": asdict(parity)}
-    made["weights"] = {"taken": weights.taken, "left": weights.left, "ema": weights.averaged}
-    save_model(model, content, made)
+    save_model(model, content, {**made, "parity": asdict(parity)})
     return model, parity

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import ExportError, UsageError
 from ..records import Model
 from .models import verify_model
-from .onnx_files import OnnxFile, check_precision, save_onnx_file
+from .onnx_files import OnnxFile, check_precision, read_onnx_file, save_onnx_file
 from .parity import Parity, check_finite, check_images, compare, onnx_logits
 from .photographs import photograph_crops
 
@@ -55,6 +55,16 @@ def make_onnx_file(model: Model, precision: str, calibration: Calibration | None
     if calibration is not None:
         made["calibration"] = {"name": calibration.name, "digest": calibration.digest, "images": len(images)}
     return save_onnx_file(model, precision, lowered, made), parity
+
+
+def for_cpu(onnx_file: OnnxFile) -> bytes:
+    """The file's verified content as ONNX Runtime on the CPU computes logits from it: of fp16 it lacks operators."""
+    content = read_onnx_file(onnx_file)
+    if onnx_file.precision != "fp16":
+        return content
+    from .fp16 import rounded
+
+    return rounded(content)
 
 
 def _lower(content: bytes, precision: str, calibration: Calibration | None) -> tuple[bytes, bytes]:

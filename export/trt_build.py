@@ -64,6 +64,9 @@ def build_trt_plan(
     parse_onnx(trt, parser, network, content, batch)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
+    # TensorRT-RTX captures CUDA graphs only where it takes no memory of its own; TensorRT does so by itself.
+    if own_memory := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
+        config.set_flag(own_memory)
     if refit:
         config.set_flag(trt.BuilderFlag.REFIT)
     if timing_cache is not None:

@@ -23,7 +23,7 @@ from .onnx_files import OnnxFile, read_onnx_file
 from .trt_build import build_trt_plan
 from .trt_types import TensorRT
 
-TRT_PLAN_VERSION = 1
+TRT_PLAN_VERSION = 2
 """Raised when the same ONNX file is built in another way."""
 
 _log = logging.getLogger("bandlens")

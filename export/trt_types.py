@@ -1,6 +1,6 @@
 """What bandlens uses of the TensorRT module, so that mypy checks it: names here, arguments where TensorRT has stubs.
 
-The module is always passed in: `tensorrt` 10 or 11, or `tensorrt_rtx_bindings`, whose API is nearly the same.
+The module is always passed in: `tensorrt` 10.16, or `tensorrt_rtx_bindings` 1.7, whose API is nearly the same.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..errors import CheckpointError, some_of
 from ..untrusted import first_line
 from .files import html_title
+from .finished import is_onnx
 from .pickles import read_tensors_only
 from .registry import KeyRule, ema_names, key_rule
 
@@ -26,6 +27,12 @@ Dropped = dict[str, list[str]]
 
 TOP = "top level"
 """The name of a file's own keys, where the tensors lie in no container."""
+OTHERS = {
+    "an HDF5 file, as Keras writes": (0, b"\x89HDF"),
+    "a TensorFlow Lite model": (4, b"TFL3"),
+    "a NumPy array": (0, b"\x93NUMPY"),
+}
+"""What people take for torch's weights, with the bytes that it has at a place."""
 DEEPEST = 3
 """Containers in containers that are looked into."""
 
@@ -48,7 +55,8 @@ def read(path: Path, trust: bool = False) -> Any:
     """What the file holds: nested mappings with tensors on the CPU.
 
     safetensors, or a file of `torch.save` in the zip or the older format. `trust` lets a pickle run its code.
-    Raises CheckpointError for a file that is missing, damaged, a web page, a TorchScript program, or not to be trusted.
+    Raises CheckpointError for a file that is missing, damaged, of another library, a web page, a TorchScript program,
+    or not to be trusted.
     """
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; check the path")
@@ -86,6 +94,13 @@ def _is_tar(path: Path) -> bool:
 
 def _check_kind(path: Path) -> None:
     """CheckpointError for a web page, a TorchScript program, and archives that grow or are unpacked to be read."""
+    if is_onnx(path):
+        raise CheckpointError(f"{path} is an ONNX file; use --onnx: it needs no architecture")
+    with path.open("rb") as file:
+        head = file.read(8)
+    for kind, (place, sign) in OTHERS.items():
+        if head[place:].startswith(sign):
+            raise CheckpointError(f"{path} is {kind}; export the network to ONNX with its own library, and use --onnx")
     title = html_title(path)
     if title is not None:
         raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
@@ -95,6 +110,10 @@ def _check_kind(path: Path) -> None:
         return
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
+    if members and all(member.filename.endswith(".npy") for member in members):
+        raise CheckpointError(
+            f"{path} holds NumPy arrays, not weights of torch; save the module's state_dict() instead"
+        )
     if any(member.filename.endswith("/constants.pkl") for member in members):
         raise CheckpointError(f"{path} is a TorchScript program, not weights; save the module's state_dict() instead")
     # torch.save compresses nothing: more bytes than the file has are packed, or the same ones many times.
@@ -252,6 +271,19 @@ def read_weights(
         whole.left += part.left
         whole.averaged = part.averaged
     return whole
+
+
+def classes_of_head(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int | None:
+    """How many classes the weights have, where that alone tells them from the architecture; else None.
+
+    Then all tensors of the same name that differ in shape differ in their first dimension, from one number to another.
+    """
+    shapes = [(tuple(wanted[name].shape), tuple(given[name].shape)) for name in wanted.keys() & given.keys()]
+    different = [(one, other) for one, other in shapes if one != other]
+    if any(not one or not other or one[1:] != other[1:] for one, other in different):
+        return None
+    numbers = {(one[0], other[0]) for one, other in different}
+    return numbers.pop()[1] if len(numbers) == 1 else None
 
 
 def load_strictly(network: nn.Module, weights: Weights, where: str) -> int:

@@ -4,6 +4,9 @@ They search the ball of images whose every value lies within eps of the original
 Published budget, which the study calls low: eps 0.5/255, step 2/255, 40 steps. The step is larger than eps, so each one
 ends on the surface of the ball, and the iterate oscillates; only the last one is judged. Source: Gavrikov and Keuper
 2024, after Madry et al. 2018 ("Towards deep learning models resistant to adversarial attacks").
+
+A band [low, high] keeps the search to frequencies above low and up to high, as shares of size / 2 cycles per image; all
+of them, [0, 1], is the default and no part of a condition.
 """
 
 from __future__ import annotations
@@ -15,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import ProbeError
 from ..protocol import EPS, STEP, STEPS
 from ..records import Condition
 from .arrays import Array, to_numpy
-from .family import Batch, Buffer, Family, Parameter, integer_in
-from .noise import WORD, counter, philox4x32
+from .family import Batch, Buffer, Family, Parameter, Value, even_size, integer_in
+from .noise import WORD, random_words, uniform
 
 START_STREAM = WORD
 """Fourth word of the counter. Noise has 0 for its fields and counts up from 1 when it draws again: it never comes here.
@@ -40,6 +44,41 @@ def _share(value: Any) -> float:
     return float(value)
 
 
+EVERYTHING = "0.0 to 1.0"
+
+
+def _band(value: Any) -> str:
+    """`[low, high]`, or the text that it becomes."""
+    try:
+        low, high = value.split(" to ") if isinstance(value, str) else value
+        low, high = float(low), float(high)
+        if not 0 <= low < high <= 1:
+            raise ValueError
+    except (ValueError, TypeError):
+        raise ValueError(f"must be [low, high] with 0 <= low < high <= 1, not {value!r}") from None
+    return f"{low} to {high}"
+
+
+def band_of(condition: Condition) -> tuple[float, float]:
+    """The band of an attack, low and high as shares of the highest frequency."""
+    low, high = str(dict(condition.parameters).get("band", EVERYTHING)).split(" to ")
+    return float(low), float(high)
+
+
+def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in setting.items() if (name, value) != ("band", EVERYTHING)}
+
+
+def check_size(condition: Condition, size: int) -> None:
+    """ProbeError where a band has no frequency at this size, or the filters do not take it."""
+    low, high = band_of(condition)
+    if (low, high) == (0, 1):
+        return
+    even_size(condition, size)
+    if int(low * (size // 2)) == int(high * (size // 2)):
+        raise ProbeError(f"{condition}: the band has no frequency of images of {size} pixels; widen it")
+
+
 def start_attack(
     xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
 ) -> Iterator[tuple[Condition, Array]]:
@@ -58,13 +97,15 @@ BUDGET = (
     Parameter("eps", _share, (EPS,)),
     Parameter("step", _share, (STEP,)),
     Parameter("steps", integer_in(1, 10_000), (STEPS,)),
+    Parameter("band", _band, (EVERYTHING,), pair=True),
 )
 
-PGD_LINF = Family(
-    "pgd_linf", "projected gradient descent, judged by its last iterate", 2, BUDGET, start_attack, random=True
-)
-PGD_ANY = Family(
-    "pgd_any", "the same, stopped for an image at the first iterate that fools", 2, BUDGET, start_attack, random=True
+PGD_LINF, PGD_ANY = (
+    Family(name, summary, 2, BUDGET, start_attack, random=True, canonical=_canonical, check_size=check_size)
+    for name, summary in (
+        ("pgd_linf", "projected gradient descent, judged by its last iterate"),
+        ("pgd_any", "the same, stopped for an image at the first iterate that fools"),
+    )
 )
 
 ATTACKS = {family.name: family for family in (PGD_LINF, PGD_ANY)}
@@ -76,16 +117,7 @@ def is_attack(condition: Condition) -> bool:
 
 
 def uniform_start(seed: int, keys: NDArray[np.uint64], size: int) -> NDArray[np.float32]:
-    """(n, 3, size, size), uniform in (-1, 1) in units of eps, for n images by their keys: a function of seed and key.
-
-    The four words of block b are the values b, b + blocks, b + 2 blocks and b + 3 blocks, channel by channel in
-    row-major order. Their upper 24 bits count, so that every value is exact.
-    """
-    count = 3 * size * size
-    block = np.arange(-(-count // 4), dtype=np.uint32)
-    start = np.empty((len(keys), count), np.float32)
-    for row, key in enumerate(keys):  # one at a time stays in the cache
-        words = philox4x32(np, counter(np, block, key, 0, START_STREAM), seed)
-        odd = 2 * (np.concatenate(words)[:count] >> np.uint32(8)).astype(np.int32) + 1
-        start[row] = (odd - 2**24) * np.float32(2**-24)
-    return start.reshape(-1, 3, size, size)
+    """(n, 3, size, size), uniform in (-1, 1) in units of eps: a function of the seed and of n images' keys."""
+    words = random_words(np, seed, keys, 0, 3 * size * size, START_STREAM)
+    start: NDArray[np.float32] = uniform(np, words).reshape(-1, 3, size, size)
+    return start

@@ -42,9 +42,6 @@ REDRAW_ABOVE = 0.9
 @cache
 def pyramid(size: int) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
     """(down, up) in float64: down[l] = D_l takes level l to l + 1, up[l] = U_0 … U_(l-1) takes level l to full size."""
-    smallest = 2 ** (LAST_LEVEL + 1)
-    if size < smallest or size % 2:
-        raise ProbeError(f"critical_band needs an even number of pixels a side, at least {smallest}, not {size}")
     down, up = [], [np.eye(size)]
     for _ in range(LAST_LEVEL):
         blur = _blur_matrix(up[-1].shape[1])
@@ -194,7 +191,6 @@ def perturb(
     xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
 ) -> Iterator[tuple[Condition, Array]]:
     """Yields the noiseless condition first, then the conditions of each draw together."""
-    pyramid(batch.pixels.shape[-1])  # refuses sizes that it does not take before anything is made
     grey = xp.empty((len(batch.pixels), *batch.pixels.shape[2:]), dtype=xp.float32)
     for part in chunks(xp, len(grey)):
         grey[part] = low_contrast_grey(xp, batch.pixels[part])
@@ -237,6 +233,12 @@ def _one_draw(
         yield condition, out
 
 
+def check_size(_: Condition, size: int) -> None:
+    smallest = 2 ** (LAST_LEVEL + 1)
+    if size < smallest or size % 2:
+        raise ProbeError(f"critical_band needs an even number of pixels a side, at least {smallest}, not {size}")
+
+
 def _canonical(setting: dict[str, Value]) -> dict[str, Value]:
     """Without noise there is neither a band nor a draw, so sd 0 is one condition."""
     return {"noise_sd": 0.0} if setting["noise_sd"] == 0 else setting
@@ -254,5 +256,6 @@ CRITICAL_BAND = Family(
     perturb,
     random=True,
     canonical=_canonical,
+    check_size=check_size,
     beside=("grey", {"noise_sd": 0.0}),
 )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import UnknownName, UsageError
+from ..errors import ProbeError, UnknownName, UsageError
 from ..records import Condition, digest_of
 from .arrays import Array
 
@@ -40,13 +40,25 @@ Perturb = Callable[[ModuleType, Batch, Sequence[Condition], Buffer], Iterator[tu
 """Yields every condition of the group once, in an order of its own, with a buffer of images in [0, 1]."""
 
 
+def any_size(_: Condition, __: int) -> None:
+    """The `check_size` of families that take every size."""
+
+
+def even_size(condition: Condition, size: int) -> None:
+    """The `check_size` of families that take an even number of pixels a side."""
+    if size % 2:
+        raise ProbeError(f"{condition.probe} needs an even number of pixels a side, not {size}")
+
+
 @dataclass(frozen=True, slots=True)
 class Parameter:
     name: str
     parse: Callable[[Any], Value]
     """The canonical value; ValueError says what is allowed."""
     published: tuple[Value, ...]
-    """The study's values, used where a study file names none."""
+    """The values of the source, used where a study file names none."""
+    pair: bool = False
+    """Whether one value is a list of two numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +75,9 @@ class Family:
     """Whether the seed matters; where it does not, changing it re-runs nothing."""
     canonical: Callable[[dict[str, Value]], dict[str, Value]] = dict
     """Drops parameters that make no difference, so that equal conditions are one."""
+    check_size: Callable[[Condition, int], None] = any_size
+    """Raises ProbeError where the condition cannot be made of images of so many pixels a side. A study asks before it
+    runs (`grid.Grid.check_size`), so `perturb` need not."""
     beside: tuple[str, Mapping[str, Value]] | None = None
     """A name and a setting: a condition that a study has whatever it asks for, unless its table says `NAME = false`."""
     files: tuple[str, ...] = ()
@@ -94,7 +109,10 @@ class Family:
         if parameter.name not in given and not parameter.published:
             raise UsageError(f"probe {self.name}: {parameter.name} has no default; give a value or a list of values")
         raw = given.get(parameter.name, parameter.published)
-        listed = raw if isinstance(raw, (list, tuple)) else [raw]
+        several = isinstance(raw, (list, tuple))
+        if parameter.pair and several:
+            several = not raw or isinstance(raw[0], (list, tuple, str))
+        listed = raw if several else [raw]
         if not listed:
             raise UsageError(
                 f"probe {self.name}: {parameter.name} is an empty list; leave it out for the published values"

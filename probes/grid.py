@@ -10,14 +10,32 @@ from typing import Any
 from ..errors import UnknownName, UsageError
 from ..records import Condition
 from .attacks import ATTACKS, is_attack
+from .bilateral import BILATERAL
 from .clean import CLEAN
+from .colour import CHANNEL_SHUFFLE, GREY_BLEND
 from .critical_band import CRITICAL_BAND
 from .family import Family, Perturb
+from .fourier import FOURIER_BASIS
+from .gaussian import GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
+from .grey import CONTRAST
+from .patches import PATCH_SHUFFLE
+from .phase import PHASE_SCRAMBLE
+from .power_law import POWER_LAW_NOISE
 from .source import source_of
 from .spectral import HIGHPASS, LOWPASS
+from .uniform_noise import UNIFORM_NOISE
 from .user import GIVEN, user_family
 
-FAMILIES = {family.name: family for family in (CLEAN, LOWPASS, HIGHPASS, CRITICAL_BAND)}
+FAMILIES = {
+    family.name: family
+    for family in (
+        CLEAN,
+        *(LOWPASS, HIGHPASS, CRITICAL_BAND),
+        *(FOURIER_BASIS, POWER_LAW_NOISE),
+        *(GAUSSIAN_LOWPASS, GAUSSIAN_HIGHPASS, CONTRAST, UNIFORM_NOISE, PHASE_SCRAMBLE),
+        *(PATCH_SHUFFLE, BILATERAL, GREY_BLEND, CHANNEL_SHUFFLE),
+    )
+}
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {name: {} for name in ("clean", "lowpass", "highpass", "critical_band")}
 """The study's grid: clean, 22 spectral and 29 critical-band conditions."""
@@ -40,6 +58,11 @@ class Grid:
 
     def family(self, condition: Condition) -> Family:
         return self.families[condition.probe]
+
+    def check_size(self, size: int) -> None:
+        """ProbeError where a condition cannot be made of images of so many pixels a side."""
+        for condition in (*self.conditions, *self.attacks):
+            self.family(condition).check_size(condition, size)
 
     def groups(self, conditions: Sequence[Condition]) -> list[tuple[Perturb, list[Condition]]]:
         """The conditions by the function that perturbs for them, in the grid's order."""

@@ -1,8 +1,8 @@
 // Where array code would go over its arrays many times: one pass each, in CUDA.
 //
 // Every kernel computes what the array code of the Python module named above it does, and the tests compare the two.
-// There is no shared memory, no synchronisation and no operation of a warp, so a C++ compiler behind tests/cpu_cuda.h
-// runs the same source. probes/kernels.py lists the arguments and launches.
+// There is no shared memory and no synchronisation, and of a warp's operations only the exchange of values, in blocks of
+// one warp: so a C++ compiler behind tests/cpu_cuda.h runs the same source. probes/kernels.py lists the arguments and launches.
 
 struct Words {
     unsigned a, b, c, d;
@@ -31,6 +31,20 @@ __device__ Words philox4x32(Words counter, unsigned long long seed) {
 // probes/noise.py: counter
 __device__ Words counter_of(unsigned block, unsigned long long key, unsigned draw, unsigned stream) {
     return {block, (unsigned)(key >> 32), (unsigned)key ^ draw, stream};
+}
+
+// probes/noise.py: random_words. x counts an image's blocks of four words, y the images.
+extern "C" __global__ void random_words(
+    unsigned* words, const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned stream,
+    unsigned blocks) {
+    const unsigned block = blockIdx.x * blockDim.x + threadIdx.x;
+    if (block >= blocks) return;
+    const Words made = philox4x32(counter_of(block, keys[blockIdx.y], draw, stream), seed);
+    unsigned* word = words + 4ll * blocks * blockIdx.y + block;
+    word[0] = made.a;
+    word[blocks] = made.b;
+    word[2ll * blocks] = made.c;
+    word[3ll * blocks] = made.d;
 }
 
 // probes/noise.py: polar
@@ -81,38 +95,82 @@ extern "C" __global__ void mix_noise(
     red[2ll * pixels] = value;
 }
 
-// engine/reduce.py: reduce_logits. A thread reduces a row; without labels, `ranks` is not touched.
+// probes/bilateral.py: mirrored at an edge without repeating it, once: the filter is smaller than the image.
+__device__ int mirrored(int place, int size) {
+    if (place < 0) return -place;
+    return place < size ? place : 2 * (size - 1) - place;
+}
+
+// probes/bilateral.py: smooth_in_arrays. x counts an image's pixels, y the images.
+extern "C" __global__ void bilateral(
+    float* out, const unsigned char* __restrict__ pixels, const float* __restrict__ space,
+    const float* __restrict__ colour, unsigned reach, unsigned side) {
+    const int radius = reach, size = side;
+    const int pixel = blockIdx.x * blockDim.x + threadIdx.x, area = size * size;
+    if (pixel >= area) return;
+    const int y = pixel / size, x = pixel % size;
+    const unsigned char* __restrict__ image = pixels + 3ll * area * blockIdx.y;
+    const int red = image[pixel], green = image[pixel + area], blue = image[pixel + 2 * area];
+    float sums[3] = {0.0f, 0.0f, 0.0f}, weights = 0.0f;
+    for (int down = -radius; down <= radius; ++down) {
+        const unsigned char* __restrict__ row = image + mirrored(y + down, size) * size;
+        for (int across = -radius; across <= radius; ++across) {
+            const float near = *space++;
+            if (near == 0.0f) continue;
+            const unsigned char* __restrict__ there = row + mirrored(x + across, size);
+            const int r = there[0], g = there[area], b = there[2 * area];
+            const float weight = __fmul_rn(colour[abs(r - red) + abs(g - green) + abs(b - blue)], near);
+            sums[0] += __fmul_rn(weight, (float)r);
+            sums[1] += __fmul_rn(weight, (float)g);
+            sums[2] += __fmul_rn(weight, (float)b);
+            weights += weight;
+        }
+    }
+    float* value = out + 3ll * area * blockIdx.y + pixel;
+    const float scale = __fmul_rn(weights, 255.0f);
+    for (int channel = 0; channel < 3; ++channel) value[channel * area] = fminf(sums[channel] / scale, 1.0f);
+}
+
+// Whether the score of class k goes before that of class l, as argmax has it: the first NaN, or the first of the largest.
+__device__ bool wins(float score, unsigned k, float other, unsigned l) {
+    const bool nan = score != score, other_nan = other != other;
+    if (nan | other_nan) return nan & (!other_nan | (k < l));
+    return (score > other) | ((score == other) & (k < l));
+}
+
+// engine/decision.py: reduce_logits. A warp reduces a row; without labels, `ranks` is not touched.
 extern "C" __global__ void reduce_logits(
     unsigned short* predicted, unsigned short* ranks, float* confidence,
     const float* __restrict__ logits, const int* __restrict__ labels, unsigned classes, unsigned rows) {
-    const unsigned row = blockIdx.x * blockDim.x + threadIdx.x;
+    const unsigned row = blockIdx.x, lane = threadIdx.x;
     if (row >= rows) return;
     const float* __restrict__ scores = logits + (long long)row * classes;
     const unsigned label = labels ? (unsigned)labels[row] : 0;
     const float wanted = scores[label];
-    float best = scores[0];
-    unsigned winner = 0, above = 0;
-    bool finite = true;
-    // Without branches (| and &, not || and &&), so that the loads of eight steps are under way at once.
-#pragma unroll 8
-    for (unsigned k = 0; k < classes; ++k) {
+    float best = -1.0f / 0.0f, total = 0.0f;
+    unsigned winner = classes, above = 0, infinite = 0;  // a lane without a class loses to all others
+    for (unsigned k = lane; k < classes; k += 32) {
         const float score = scores[k];
-        const bool better = !(score <= best) & (best == best);  // the first NaN wins, as argmax has it
+        const bool better = wins(score, k, best, winner);
         best = better ? score : best;
         winner = better ? k : winner;
         above += (score > wanted) | ((score == wanted) & (k < label));
-        finite &= (bool)isfinite(score);
+        infinite |= !isfinite(score);
+    }
+    for (unsigned distance = 16; distance; distance /= 2) {
+        const float score = __shfl_xor_sync(0xFFFFFFFFu, best, distance);
+        const unsigned k = __shfl_xor_sync(0xFFFFFFFFu, winner, distance);
+        const bool better = wins(score, k, best, winner);
+        best = better ? score : best;
+        winner = better ? k : winner;
+        above += __shfl_xor_sync(0xFFFFFFFFu, above, distance);
+        infinite |= __shfl_xor_sync(0xFFFFFFFFu, infinite, distance);
     }
     // Sums of sums: a thousand terms added to one float would cost two digits.
-    float total = 0.0f;
-    for (unsigned first = 0; first < classes; first += 32) {
-        const unsigned end = classes - first < 32 ? classes : first + 32;
-        float part = 0.0f;
-#pragma unroll 8
-        for (unsigned k = first; k < end; ++k) part += expf(scores[k] - best);
-        total += part;
-    }
+    for (unsigned k = lane; k < classes; k += 32) total += expf(scores[k] - best);
+    for (unsigned distance = 16; distance; distance /= 2) total += __shfl_xor_sync(0xFFFFFFFFu, total, distance);
+    if (lane) return;
     predicted[row] = (unsigned short)winner;
     if (labels) ranks[row] = (unsigned short)above;
-    confidence[row] = finite ? 1.0f / total : nanf("");
+    confidence[row] = infinite ? nanf("") : 1.0f / total;
 }

@@ -14,13 +14,17 @@ from types import ModuleType
 
 import numpy as np
 
-from .arrays import Array
+from .arrays import Array, chunks
 from .kernels import launch
 
 MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 WORD = 0xFFFFFFFF
+
+FOURIER, UNIFORM, PHASES, PATCHES, CHANNELS, POWER_LAW = range(2, 14, 2)
+"""Draws of the families beside critical_band, so that what one of them draws is independent of the others' draws. The
+critical band has 0, and odd numbers for conditions that draw by themselves."""
 
 
 def philox4x32(
@@ -50,6 +54,41 @@ def _high(xp: ModuleType, product: Array) -> Array:
 def counter(xp: ModuleType, block: Array, keys: Array, draw: int, stream: int) -> tuple[Array, Array, Array, Array]:
     """The counter of blocks (uint32) of images (uint64 keys), broadcast against each other."""
     return block, _high(xp, keys), keys.astype(xp.uint32) ^ xp.uint32(draw), xp.uint32(stream)
+
+
+def random_words(xp: ModuleType, seed: int, keys: Array, draw: int, count: int, stream: int = 0) -> Array:
+    """(n, count) uint32, uniform, for n images by their uint64 keys.
+
+    The four words of block b are the values b, b + blocks, b + 2 blocks and b + 3 blocks; blocks = ceil(count / 4).
+    """
+    if xp is np:
+        return words_in_arrays(xp, seed, keys, draw, count, stream)
+    blocks = -(-count // 4)
+    words = xp.empty((len(keys), 4 * blocks), dtype=xp.uint32)
+    launch("random_words", (blocks, len(keys)), words, keys, seed, draw, stream, blocks)
+    return words[:, :count]
+
+
+def words_in_arrays(xp: ModuleType, seed: int, keys: Array, draw: int, count: int, stream: int) -> Array:
+    """`random_words` in array code."""
+    blocks = -(-count // 4)
+    block = xp.arange(blocks, dtype=xp.uint32)[None, :]
+    words = xp.empty((len(keys), 4, blocks), dtype=xp.uint32)
+    for part in chunks(xp, len(keys)):
+        for place, made in enumerate(philox4x32(xp, counter(xp, block, keys[part, None], draw, stream), seed)):
+            words[part, place] = made
+    return words.reshape(len(keys), -1)[:, :count]
+
+
+def uniform(xp: ModuleType, words: Array) -> Array:
+    """float32 in (-1, 1) of uint32 words: odd multiples of 2^-24, every one of them exact."""
+    odd = 2 * (words >> xp.uint32(8)).astype(xp.int32) + 1
+    return (odd - 2**24).astype(xp.float32) * xp.float32(2**-24)
+
+
+def uniform_fields(xp: ModuleType, seed: int, keys: Array, draw: int, size: int) -> Array:
+    """(n, size, size) float32, uniform in (-1, 1), for n images by their uint64 keys."""
+    return uniform(xp, random_words(xp, seed, keys, draw, size * size)).reshape(-1, size, size)
 
 
 def polar(xp: ModuleType, words: Array, turns: Array) -> tuple[Array, Array]:

@@ -20,12 +20,11 @@ from types import ModuleType
 
 import numpy as np
 
-from ..errors import ProbeError
 from ..protocol import CUTOFFS
 from ..records import Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
-from .family import Batch, Buffer, Family, Parameter, number_in
+from .family import Batch, Buffer, Family, Parameter, even_size, number_in
 
 
 def radius(condition: Condition, size: int) -> int:
@@ -39,11 +38,9 @@ def fourier_bases(xp: ModuleType, size: int) -> tuple[Array, Array]:
     """The first size / 2 rows of Q as two matrices in float32, the columns of even and those of odd frequencies.
 
     1, sin, cos, sin, cos … of frequency 0, 2, 2, 4, 4 …; and sin, cos … of 1, 1, 3, 3 …. In the other rows, half a
-    period on, even frequencies repeat and odd ones change sign. `size` is even (else ProbeError), and its last
-    frequency, size / 2, is left out: only the whole image has it.
+    period on, even frequencies repeat and odd ones change sign. `size` is even, and its last frequency,
+    size / 2, is left out: only the whole image has it.
     """
-    if size % 2:
-        raise ProbeError(f"lowpass and highpass need an even number of pixels a side, not {size}")
     half = size // 2
     position = np.arange(half)[:, None]
     angle = 2 * np.pi * (position * np.arange(1, half) % size) / size
@@ -131,5 +128,14 @@ def _pairs(members: Iterator[Condition]) -> Iterator[list[Condition]]:
 
 _CUTOFF = (Parameter("cutoff", number_in(0, 1), CUTOFFS),)
 
-LOWPASS = Family("lowpass", "keeps frequencies up to cutoff x size / 2 cycles per image", 1, _CUTOFF, perturb)
-HIGHPASS = Family("highpass", "removes frequencies up to (1 - cutoff) x size / 2 cycles per image", 1, _CUTOFF, perturb)
+LOWPASS = Family(
+    "lowpass", "keeps frequencies up to cutoff x size / 2 cycles per image", 1, _CUTOFF, perturb, check_size=even_size
+)
+HIGHPASS = Family(
+    "highpass",
+    "removes frequencies up to (1 - cutoff) x size / 2 cycles per image",
+    1,
+    _CUTOFF,
+    perturb,
+    check_size=even_size,
+)

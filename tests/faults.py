@@ -32,7 +32,7 @@ from small import ask, rows_of
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import Sharded, rebuild_study, run_study
-from bandlens.engine.distributed.ray import RayOptions, imported
+from bandlens.engine.distributed.cluster import RayOptions, imported
 from bandlens.errors import BandlensError
 
 COUNT = 64
@@ -281,14 +281,21 @@ class Nodes:
                 continue
         return sorted(found)
 
+    @property
+    def control(self) -> int:
+        """The process that knows of all nodes (gcs_server)."""
+        return int(self.cluster.head_node.all_processes["gcs_server"][0].process.pid)
+
     def add(self) -> None:
         self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
 
-    def kill_one(self, moments: random.Random) -> None:
-        """Kill the raylet of a node, and start another node."""
+    def lose_one(self, moments: random.Random, number: signal.Signals) -> None:
+        """Kill the raylet of a node, or stop it until the others have given it up, and start another node."""
         pid = moments.choice(sorted(self.raylets()))
         node = self.raylets()[pid]
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            time.sleep(4)
         self.cluster.remove_node(node, allow_graceful=False)
         self.add()
 
@@ -317,16 +324,18 @@ def nodes() -> Iterator[Nodes]:
 
 SLOWLY = 0.2
 """Seconds of a batch that leave time to strike: killing a worker takes longer than the work of a small model."""
-KINDS = ("worker", "worker", "worker", "node", "driver")
+PATIENCE = 10.0
+"""Seconds that a task may go without progress: more than a worker of a busy machine takes to open its sessions."""
+KINDS = ("worker", "worker", "worker", "node", "driver", "worker stopped", "worker halted", "node stopped", "control")
 
 
 def strike_ray(
     bench: Bench, folder: Path, seed: int, there: Nodes, struck: Counter[str], kinds: Sequence[str] = KINDS
 ) -> None:
-    """A run whose workers, nodes and driver are killed; then one that is left alone."""
+    """A run whose workers, nodes and driver are killed or stopped; then one that is left alone."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
-    sharded = Sharded(str(shards), RayOptions(there.address))
+    sharded = Sharded(str(shards), RayOptions(there.address, task_timeout=PATIENCE))
     process = start(bench.study, database, sharded, None, 0, None)
     deadline = time.monotonic() + 60
     while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:
@@ -340,9 +349,22 @@ def strike_ray(
             with suppress(ProcessLookupError):
                 os.kill(moments.choice(pids), signal.SIGKILL)
             struck["Ray: worker killed"] += 1
+        elif fault == "worker stopped" and (pids := there.workers()):
+            with suppress(ProcessLookupError):
+                os.kill(moments.choice(pids), signal.SIGSTOP)
+            struck["Ray: worker stopped for good (SIGSTOP)"] += 1
+        elif fault == "worker halted" and (pids := there.workers()):
+            halted(moments.choice(pids), moments.uniform(1, PATIENCE))
+            struck["Ray: worker stopped for some seconds"] += 1
         elif fault == "node":
-            there.kill_one(moments)
+            there.lose_one(moments, signal.SIGKILL)
             struck["Ray: raylet of a node killed"] += 1
+        elif fault == "node stopped":
+            there.lose_one(moments, signal.SIGSTOP)
+            struck["Ray: raylet of a node stopped"] += 1
+        elif fault == "control":
+            halted(there.control, moments.uniform(1, 5))
+            struck["Ray: gcs_server stopped for some seconds"] += 1
         elif fault == "driver":
             process.kill()
             struck["Ray: driver killed"] += 1
@@ -355,6 +377,14 @@ def strike_ray(
         bench.check(database)
         struck["Ray: database deleted, rebuilt from shards"] += 1
     bench.finish(database, Sharded(str(shards)) if moments.random() < 0.5 else None)
+
+
+def halted(pid: int, seconds: float) -> None:
+    """Stop a process for so long."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
 
 
 # The campaign

@@ -37,6 +37,7 @@ class Images:
     labels: NDArray[np.int32] | None
     clusters: NDArray[np.int32]
     schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]] = field(default_factory=dict)
+    class_names: Sequence[str] | None = None
 
 
 def image_set(

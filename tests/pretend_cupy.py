@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 import pytest
@@ -182,6 +183,9 @@ class PretendCupy(ModuleType):
     def empty(self, shape: Any, dtype: Any = float) -> CardArray:
         return np.empty(shape, dtype).view(CardArray)
 
+    def zeros(self, shape: Any, dtype: Any = float) -> CardArray:
+        return np.zeros(shape, dtype).view(CardArray)
+
     def asarray(self, array: Any, dtype: Any = None) -> CardArray:
         return np.array(array, dtype).view(CardArray)  # a copy: it comes from another memory
 
@@ -191,5 +195,10 @@ class PretendCupy(ModuleType):
     def _alloc(self, size: int) -> Any:
         if size > self.free:
             raise OutOfMemoryError
+        self.free -= size
         memory = np.empty(max(size, 1), np.uint8)
+        finalize(memory, self._freed, size)
         return SimpleNamespace(ptr=memory.ctypes.data, mem=SimpleNamespace(size=size), memory=memory)
+
+    def _freed(self, size: int) -> None:
+        self.free += size

@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 PROGRAMS = Path(__file__).parent.parent / "benchmarks"
-QUICK = ["cli", "commits", "correlate", "critical_band", "explore", "packing", "published", "spectral", "store"]
+QUICK = [
+    *(
+        "cli",
+        "commits",
+        "correlate",
+        "critical_band",
+        "explore",
+        "families",
+        "packing",
+        "published",
+        "spectral",
+        "store",
+    )
+]
 HEAVY = ["attack", "engines", "executors", "gpu_study", "many_models", "memory", "run_rate", "scaling"]
 """They export a ResNet-50, or make thousands of models: only their help is asked for."""
 

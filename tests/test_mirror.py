@@ -20,6 +20,7 @@ WITHOUT_A_MODULE = {
     "app/study/test_executors.py": "one study in processes, on Ray and as an array of jobs",
     "engine/test_attack_foolbox.py": "probes/attacks.py and engine/backends/torch.py beside another library",
     "engine/backends/test_onnxruntime_gpu.py": "engine/backends/onnxruntime.py on a pretended card",
+    "engine/backends/test_torch_gpu.py": "engine/backends/torch.py on a pretended card",
     "probes/test_golden.py": "numbers of all built-in probes",
     "test_benchmarks.py": "the programs in benchmarks/",
     "test_docker.py": "Dockerfile, locks and compose.yaml",

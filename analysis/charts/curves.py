@@ -102,6 +102,23 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
     return alt.layer(tiles, text).properties(title=heading, width=320, height=HEIGHT)
 
 
+def wave_map(curve: pl.DataFrame, title: str) -> Any:
+    """Error of one model under waves of (row, column) cycles per image; a frequency and its opposite have one value."""
+    parameters = pl.col("parameters").str.json_decode(pl.Struct({"row": pl.Int64, "column": pl.Int64}))
+    half = curve.select(parameters.struct.field("row"), parameters.struct.field("column"), error=1 - pl.col("top1"))
+    both = (
+        pl.concat([half, half.with_columns(-pl.col("row"), -pl.col("column"))]).drop_nulls().unique(["row", "column"])
+    )
+    measure = str(curve["measure"][0])
+    chart = alt.Chart(inline(both.sort("row", "column"))).mark_rect()
+    return chart.encode(
+        x=alt.X("column:O", title="cycles across", axis=alt.Axis(labelOverlap=True)),
+        y=alt.Y("row:O", title="cycles down", axis=alt.Axis(labelOverlap=True)),
+        color=alt.Color("error:Q", title=f"1 - {measure}", scale=alt.Scale(scheme="viridis", domain=[0, 1])),
+        tooltip=[alt.Tooltip("row:O"), alt.Tooltip("column:O"), alt.Tooltip("error:Q", format=".3f")],
+    ).properties(title=title, width=320, height=320)
+
+
 def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     """Change of top-1 in percentage points of one probe: a tile for each condition (down) and model (across).
 

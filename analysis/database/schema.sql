@@ -83,6 +83,17 @@ COMMENT ON COLUMN class_name.decision_space IS 'cell.decision_space; the names o
 COMMENT ON COLUMN class_name.class IS 'prediction.predicted, label.class';
 COMMENT ON COLUMN class_name.name IS 'In English';
 
+CREATE TABLE own_class_name (
+    image_set INTEGER NOT NULL,
+    class USMALLINT NOT NULL,
+    name VARCHAR NOT NULL,
+    PRIMARY KEY (image_set, class)
+);
+COMMENT ON TABLE own_class_name IS 'What the classes of image sets with labels of their own are called';
+COMMENT ON COLUMN own_class_name.image_set IS 'image_set.id';
+COMMENT ON COLUMN own_class_name.class IS 'prediction.predicted, label.class';
+COMMENT ON COLUMN own_class_name.name IS 'That of the folder, or as the list of labels has it';
+
 CREATE TABLE condition (
     id INTEGER PRIMARY KEY DEFAULT nextval('id'),
     probe VARCHAR NOT NULL,
@@ -875,16 +886,35 @@ COMMENT ON COLUMN curve.seed IS 'Of the noise; 0 where there is none';
 COMMENT ON COLUMN curve.clean_top1 IS 'top1 of the same checkpoint and images, unperturbed';
 COMMENT ON COLUMN curve.ratio IS 'top1 / clean_top1';
 
+CREATE VIEW shown_class AS
+SELECT image_set, classes, class, own_class_name.name
+FROM own_class_name CROSS JOIN (SELECT DISTINCT classes FROM checkpoint)
+UNION ALL
+SELECT image_set.id, classes, class, class_name.name
+FROM image_set JOIN class_name USING (decision_space) CROSS JOIN (SELECT DISTINCT classes FROM checkpoint)
+WHERE classes = 1000 AND image_set.id NOT IN (SELECT image_set FROM own_class_name);
+COMMENT ON VIEW shown_class IS 'What the classes of each image set are called: its own, or those of its decision space';
+COMMENT ON COLUMN shown_class.image_set IS 'image_set.id';
+COMMENT ON COLUMN shown_class.classes IS 'checkpoint.classes: the names of ImageNet are for models of 1000 classes';
+COMMENT ON COLUMN shown_class.class IS 'prediction.predicted, label.class';
+COMMENT ON COLUMN shown_class.name IS 'What the class is called';
+
 CREATE MACRO flip_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
-       prediction.image_index, image.path, clean.predicted AS clean_predicted, prediction.predicted,
+       prediction.image_index, image.path, before.name AS clean_class, after.name AS class,
+       clean.predicted AS clean_predicted, prediction.predicted,
        clean.label_rank AS clean_label_rank, prediction.label_rank,
        clean.confidence AS clean_confidence, prediction.confidence
 FROM named_cell(which) AS detail
 JOIN prediction ON prediction.cell = detail.cell
 JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index
 JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
+JOIN checkpoint ON checkpoint.id = detail.checkpoint_id
+LEFT JOIN shown_class AS before ON before.image_set = detail.image_set_id AND before.classes = checkpoint.classes
+  AND before.class = clean.predicted
+LEFT JOIN shown_class AS after ON after.image_set = detail.image_set_id AND after.classes = checkpoint.classes
+  AND after.class = prediction.predicted
 WHERE clean.predicted <> prediction.predicted
 UNION ALL BY NAME
 FROM no_study(which);
@@ -905,6 +935,8 @@ COMMENT ON COLUMN flip.cycles IS 'Cycles per image, at the size of the image set
 COMMENT ON COLUMN flip.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN flip.image_index IS 'Position in the image set, from 0';
 COMMENT ON COLUMN flip.path IS 'File of the image';
+COMMENT ON COLUMN flip.clean_class IS 'What clean_predicted is called; NULL where that is not known';
+COMMENT ON COLUMN flip.class IS 'What predicted is called; NULL where that is not known';
 COMMENT ON COLUMN flip.clean_predicted IS 'Class predicted for the unperturbed image';
 COMMENT ON COLUMN flip.predicted IS 'Class predicted for the perturbed image';
 COMMENT ON COLUMN flip.clean_label_rank IS 'label_rank of the unperturbed image';

@@ -37,6 +37,8 @@ class Images(Protocol):
     def schemes(self) -> Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]]: ...
     @property
     def clusters(self) -> NDArray[np.int32]: ...
+    @property
+    def class_names(self) -> Sequence[str] | None: ...
 
 
 ClassNames = Mapping[str, Mapping[int, str]]
@@ -63,6 +65,8 @@ class Store:
         self._read_only = read_only
         self.after_commit: Callable[[], object] = lambda: None
         """Called between transactions; see `database.snapshots`."""
+        self._sessions: dict[tuple[Any, ...], int] = {}
+        """Ids that were looked up: a commit of a minute's work of 48 checkpoints needs each of theirs."""
 
     def frame(self, sql: str, parameters: Sequence[Any] = ()) -> pl.DataFrame:
         """The rows of a query; StoreError where DuckDB refuses it, or Polars cannot hold its types."""
@@ -269,6 +273,9 @@ class Store:
         index = np.arange(info.count, dtype=np.uint32)
         columns = {"image_index": index, "path": list(images.paths), "cluster": images.clusters.astype(np.uint32)}
         self._load("INSERT INTO image SELECT currval('id'), image_index, path, cluster FROM loaded", pa.table(columns))
+        if images.class_names:
+            names = {"class": pa.array(range(len(images.class_names)), pa.uint16()), "name": list(images.class_names)}
+            self._load("INSERT INTO own_class_name SELECT currval('id'), class, name FROM loaded", pa.table(names))
         own = "shape" if "texture" in images.schemes else "single"
         labels = {} if images.labels is None else {own: (index, images.labels)}
         for scheme, (rows, classes) in (labels | dict(images.schemes)).items():
@@ -367,12 +374,15 @@ class Store:
         with self.transaction():
             if parts:
                 ids = self._cell_ids([part.cell for part in parts])
-                self._add_parts(finished, ids, self._session_ids(ran))
+                known = self._session_ids(ran)
+                self._add_parts(finished, ids, [known[session] for session in ran])
                 rows = [_prediction_table(several, ids) for several in finished if several]
                 self._load("INSERT INTO prediction FROM loaded", pa.concat_tables(rows))
                 self._mark_complete(ids.values())
             for failure in failed:
                 self._forget(failure)
+        if parts:  # now that they are there to stay
+            self._sessions |= known
         if parts or failed:
             self.after_commit()
 
@@ -382,10 +392,13 @@ class Store:
         self._connection.unregister("wanted")
         return dict(rows)
 
-    def _session_ids(self, sessions: Sequence[tuple[Any, ...]]) -> list[int]:
+    def _session_ids(self, sessions: Sequence[tuple[Any, ...]]) -> dict[tuple[Any, ...], int]:
         """The id of each session, as `_session` gives them; those that are not known are added."""
-        distinct = list(dict.fromkeys(sessions))
-        columns = {name: list(column) for name, column in zip(SESSION, zip(*distinct, strict=True), strict=True)}
+        ids = {session: self._sessions[session] for session in sessions if session in self._sessions}
+        new = list(dict.fromkeys(session for session in sessions if session not in ids))
+        if not new:
+            return ids
+        columns = {name: list(column) for name, column in zip(SESSION, zip(*new, strict=True), strict=True)}
         names, table = ", ".join(SESSION), pa.table(columns)
         self._load(f"INSERT INTO session ({names}) SELECT {names} FROM loaded ON CONFLICT DO NOTHING", table)
         same = " AND ".join(f"session.{name} = loaded.{name}" for name in SESSION if name != "versions")
@@ -394,8 +407,7 @@ class Store:
                 f"SELECT {', '.join(f'loaded.{name}' for name in SESSION)}, id FROM session JOIN loaded "
                 f"ON {same} AND session.versions = loaded.versions::JSON"
             ).fetchall()
-        ids = {row[:-1]: row[-1] for row in rows}
-        return [ids[session] for session in sessions]
+        return ids | {row[:-1]: row[-1] for row in rows}
 
     def _add_parts(
         self, ranges: Sequence[Sequence[Finished]], cells: Mapping[str, int], sessions: Sequence[int]

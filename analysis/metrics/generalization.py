@@ -192,6 +192,8 @@ def _place(cell: Row) -> Place:
 
 def _published_budget(parameters: str) -> bool:
     given = json.loads(parameters)
+    if "band" in given:
+        return False
     return all(isclose(float(given.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items())
 
 

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from ..console import Json, parameters_in_words, print_rows, progress
+from .options import Database
 
 
 def analyze(
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     study: Annotated[
         str, typer.Option("--study", help="Name, or name@version; * is the newest version of each.")
     ] = "*",
@@ -34,8 +35,6 @@ def analyze(
 
     Example: bandlens analyze --db results.duckdb --json
     """
-    import polars as pl
-
     from ...analysis.database.open import open_store
     from ...analysis.metrics.compute import compute_metrics, subjects
     from ...analysis.metrics.conditions import compute_conditions
@@ -54,7 +53,8 @@ def analyze(
         with progress("comparing errors", len(judged), "image sets") as advance:
             write_consistencies(store, judged, resamples, advance)
     shown = of_conditions if conditions else metrics
-    rows = shown.select(pl.exclude("study_id", "checkpoint_id", "image_set_id", "condition_id")).to_dicts()
+    ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
+    rows = shown.drop(*ids, strict=False).to_dicts()
     if conditions and not as_json:
         rows = [row | {"parameters": parameters_in_words(row["parameters"])} for row in rows]
     print_rows(rows, as_json)

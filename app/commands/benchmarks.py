@@ -10,7 +10,21 @@ import typer
 
 from ...protocol import SIZE
 from ..console import Json, print_rows, progress
-from .images import Clusters, Fast, Name, Out, Resize, Size, SkipBroken, Stream, Workers, print_sets, say
+from .images import (
+    Clusters,
+    Fast,
+    Interpolation,
+    Name,
+    Out,
+    Resize,
+    Size,
+    SkipBroken,
+    Stream,
+    Workers,
+    print_sets,
+    read_resize,
+    say,
+)
 
 app = typer.Typer(
     name="benchmarks",
@@ -73,7 +87,8 @@ def pack(
     partial: Annotated[bool, typer.Option("--partial", help="What is there, though something is missing.")] = False,
     clusters: Clusters = "none",
     size: Size = SIZE,
-    resize: Resize = 256,
+    resize: Resize = "256",
+    interpolation: Interpolation = "bilinear",
     fast: Fast = False,
     stream: Stream = False,
     skip_broken: SkipBroken = False,
@@ -92,12 +107,15 @@ def pack(
     from ...probes.images.pack import How
 
     start = time.perf_counter()
+    shorter, squash = read_resize(resize)
     images = pack_benchmark(
         find_benchmark(benchmark),
         source,
         out,
         size=size,
-        resize=resize,
+        resize=shorter,
+        interpolation=interpolation,
+        squash=squash,
         name=name,
         labels=Labels(ground_truth, real),
         corruptions=Corruptions(tuple(corruption or ()), tuple(severity or ())),

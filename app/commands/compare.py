@@ -11,6 +11,7 @@ import typer
 
 from ...errors import some_of
 from ..console import Json, parameters_in_words, print_rows, progress
+from .options import Database
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,7 +26,7 @@ NAMED = 10
 def compare(
     a: Annotated[str, typer.Argument(help="A study, as name or name@version; or a database.", show_default=False)],
     b: Annotated[str, typer.Argument(help="What to compare it with.", show_default=False)],
-    db: Annotated[Path, typer.Option("--db", help="Where studies are looked up.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     study: Annotated[
         str | None,
         typer.Option("--study", help="Which study of a database given as A or B.", show_default="the only one"),

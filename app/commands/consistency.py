@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from ..console import Json, print_rows
+from .options import Database
 
 
 def consistency(
     images: Annotated[str, typer.Argument(help="A stimulus set, benchmark or image set of the database.")],
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     pairs: Annotated[bool, typer.Option("--pairs", help="Every two subjects, even where there are humans.")] = False,
     as_json: Json = False,
 ) -> None:

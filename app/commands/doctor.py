@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -65,6 +66,7 @@ def findings() -> list[tuple[str, Any]]:
         ("folder for weights and models", _folder()),
         *gpu_rows(found),
         *_engine_rows(found),
+        *_cluster_rows(),
         *((f"package {name}", _version(name)) for name in PACKAGES),
     ]
 
@@ -108,11 +110,26 @@ def _engine_rows(found: Gpus) -> list[tuple[str, str]]:
     from ...engine.device.nvidia import Problem
     from ...engine.device.requirements import CHECKS
 
-    rows = [(f"engine {name}", _words(state_of(name))) for name in (*CHECKS, "auto")]
+    rows = [(f"engine {name}", _words(state_of(name)) + _precisions(name, found)) for name in CHECKS]
+    rows.append(("engine auto", _words(state_of("auto"))))
     rows += [("array module numpy", "ready"), ("array module cupy", _words(_cupy(found)))]
     if isinstance(found, Problem):
         return [(what, line.replace(found.message, "the GPU cannot be used, see above")) for what, line in rows]
     return rows
+
+
+OPEN = "WARNING: it asks for no token: whoever reaches that port can run programs as its user; see docs/cluster.md"
+
+
+def _cluster_rows() -> list[tuple[str, str]]:
+    """A row for the Ray cluster that runs would use, where RAY_ADDRESS names one by host and port."""
+    from ...engine.distributed.cluster import asks_for_token, place_of
+
+    address = os.environ.get("RAY_ADDRESS", "")
+    if "://" in address or place_of(address) is None or importlib.util.find_spec("ray") is None:
+        return []
+    answers = {True: "asks for its token", False: OPEN, None: "does not answer"}
+    return [(f"Ray cluster {address}", answers[asks_for_token(address)])]
 
 
 def state_of(engine: str) -> Readiness:
@@ -126,6 +143,19 @@ def state_of(engine: str) -> Readiness:
     except EngineError as error:
         return Readiness(False, str(error))
     return Readiness(True, f"{choice.engine} ({choice.why})")
+
+
+def _precisions(engine: str, found: Gpus) -> str:
+    """Which precisions a ready engine runs here."""
+    from ...engine.backends.base import ENGINES
+    from ...engine.device.requirements import runs
+
+    if not state_of(engine).ready:
+        return ""
+    precisions = list(ENGINES[engine].precisions)
+    if ENGINES[engine].arrays == "cupy" and isinstance(found, tuple):
+        precisions = [one for one in precisions if runs(found[0], one)]
+    return f"; {', '.join(precisions)}"
 
 
 def _cupy(found: Gpus) -> Readiness:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from functools import reduce
+from functools import partial, reduce
 from operator import truediv
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +23,14 @@ from ..export import Exportable, Lowering, check_calibration, exportables, read_
 from .checkpoints import Category, Every, Names, for_each
 
 LOWER = "Precisions and plans"
+OWN = "own"
+"""The key rule of a user's weights."""
 
 
-Size = Annotated[int, typer.Option("--image-size", min=32, help="Width and height of the images, pixels.")]
+Size = Annotated[
+    int | None,
+    typer.Option("--image-size", min=32, help="Width and height of the images, pixels.", show_default=str(SIZE)),
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Let the weights file run its code.")]
 Precisions = Annotated[
     list[str] | None,
@@ -49,7 +54,11 @@ def export(
     names: Names = None,
     every: Every = False,
     category: Category = None,
-    image_size: Size = SIZE,
+    timm: Annotated[
+        list[str] | None,
+        typer.Option("--timm", metavar="NAME", help="A pretrained model of timm, from the Hugging Face hub."),
+    ] = None,
+    image_size: Size = None,
     trust: Trust = False,
     precision: Precisions = None,
     calibration: CalibrationSet = None,
@@ -66,7 +75,10 @@ def export(
     fp32 must equal torch on photographs. fp16 and int8 are made of it, and how far they lie from it is reported. Own
     models, made by `bandlens export-own`, go by their names.
 
-    Examples: bandlens export tv_resnet50, bandlens export --all --precision fp16,int8 --calibration val.set
+    A model of timm keeps its own normalization, image size and crop; a study says which image sets it needs.
+
+    Examples: bandlens export tv_resnet50, bandlens export --all --precision fp16,int8 --calibration val.set,
+    bandlens export --timm vit_tiny_patch16_224
     """
     folder, precisions = out or models_folder(), read_precisions(precision or ["fp32"])
     if refit and "int8" in precisions:
@@ -75,24 +87,45 @@ def export(
     def known(name: str) -> Model:
         from ...export.pipeline import export_checkpoint
 
-        return export_checkpoint(name, folder, image_size=image_size, trust=trust)[0]
+        return export_checkpoint(name, folder, image_size=image_size or SIZE, trust=trust)[0]
 
-    chosen = exportables(names or [], every, category, folder, known, anew="fp32" in precisions)
+    chosen = _of_timm(timm, folder, image_size) if timm else []
+    if names or every or category is not None or not timm:
+        chosen = exportables(names or [], every, category, folder, known, anew="fp32" in precisions) + chosen
     check_calibration([one.name for one in chosen], folder, precisions, calibration)
     _export(chosen, Lowering(precisions, calibration, trt_plan_builder(batch, refit)), json)
 
 
+def _of_timm(names: Sequence[str], folder: Path, image_size: int | None) -> list[Exportable]:
+    """Models of timm; every name is known before the first of them is fetched."""
+    from ...export.pipeline import export_pretrained
+    from ...export.pretrained import pretrained
+
+    if image_size is not None:
+        raise UsageError("--timm takes images of the model's own size; leave out --image-size")
+    full = dict.fromkeys(pretrained(name).name for name in names)
+
+    def export_one(name: str) -> Model:
+        return export_pretrained(name, folder)[0]
+
+    return [Exportable(name, partial(export_one, name)) for name in full]
+
+
 def export_own(
-    file: Annotated[Path, typer.Argument(help="A file of weights.", show_default=False)],
     name: Annotated[str, typer.Option("--name", help="The name of the model made of it.", show_default=False)],
+    file: Annotated[Path | None, typer.Argument(help="A file of weights.", show_default=False)] = None,
     architecture: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--architecture",
             help="What the weights belong to: a torchvision or timm model, or module:callable('text', number=1).",
             show_default=False,
         ),
-    ],
+    ] = None,
+    onnx: Annotated[
+        Path | None,
+        typer.Option("--onnx", metavar="FILE", help="A finished ONNX file instead of weights.", show_default=False),
+    ] = None,
     mean: Annotated[
         str | None, typer.Option("--mean", help="Per RGB channel, of images in [0, 1]: 0.485,0.456,0.406 or 127/255.")
     ] = None,
@@ -100,7 +133,7 @@ def export_own(
     normalization: Annotated[
         str | None, typer.Option("--normalization", help="imagenet or none, instead of --mean and --std.")
     ] = None,
-    rule: Annotated[str, typer.Option("--rule", help="How its keys are read, as `checkpoints show` names it.")] = "own",
+    rule: Annotated[str, typer.Option("--rule", help="How its keys are read, as `checkpoints show` names it.")] = OWN,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -110,7 +143,7 @@ def export_own(
             show_default="ema where there is one",
         ),
     ] = None,
-    image_size: Size = SIZE,
+    image_size: Size = None,
     trust: Trust = False,
     precision: Precisions = None,
     calibration: CalibrationSet = None,
@@ -120,25 +153,33 @@ def export_own(
 ) -> None:
     """Export your own weights to ONNX, and to a TensorRT plan where there is a GPU.
 
-    The same checks as for `bandlens export`; afterwards the model goes by its name there. Of weights and their moving
-    average in one file the average is taken, and a line says so.
+    The same checks as for `bandlens export`; afterwards the model goes by its name there. A torchvision or timm model
+    gets as many classes as the weights have. Of weights and their moving average in one file the average is taken, and
+    a line says so. Of an ONNX file that normalizes, the normalization is `none`.
 
-    Example: bandlens export-own mine.pth --name mine --architecture resnet18 --normalization imagenet
+    Examples: bandlens export-own mine.pth --name mine --architecture resnet18 --normalization imagenet,
+    bandlens export-own --onnx mine.onnx --name mine --normalization imagenet
     """
     folder, precisions = out or models_folder(), read_precisions(precision or ["fp32"])
     mean_std = channels(mean, std, normalization)
+    if onnx is not None and (file, architecture, weights, trust, rule) != (None, None, None, False, OWN):
+        raise UsageError("an ONNX file is the whole network; leave out weights, --architecture and what is about them")
     check_calibration([name], folder, precisions, calibration)
 
     def own() -> Model:
-        from ...export.pipeline import export_user_checkpoint
+        from ...export.pipeline import export_user_checkpoint, import_onnx
 
+        if onnx is not None:
+            return import_onnx(onnx, name, *mean_std, folder, image_size=image_size)[0]
+        if file is None or architecture is None:
+            raise UsageError("give a file of weights and their --architecture, or a finished network with --onnx")
         model, _ = export_user_checkpoint(
             file,
             name,
             architecture,
             *mean_std,
             folder,
-            image_size=image_size,
+            image_size=image_size or SIZE,
             rule=rule,
             trust=trust,
             weights=weights,
@@ -154,7 +195,7 @@ def export_own(
         return model
 
     def told(row: dict[str, Any]) -> dict[str, Any]:
-        took = describe_model(folder, name)["weights"]
+        took = describe_model(folder, name).get("weights", {"taken": None, "left": []})
         return row | {"weights": took["taken"], "weights_left": took["left"]}
 
     lowering = Lowering(precisions, calibration, trt_plan_builder(batch, refit=False))

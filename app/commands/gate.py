@@ -11,6 +11,7 @@ import typer
 
 from ...errors import BandlensError
 from ..console import Json, duration, parameters_in_words, print_rows
+from .options import Database
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,10 +34,16 @@ def gate(
     candidate: Annotated[
         str | None, typer.Option("--candidate", help="What is in question.", show_default="the study's precision")
     ] = None,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--checkpoint", metavar="C", help="One of the study's checkpoints; may be repeated.", show_default="all"
+        ),
+    ] = None,
     images: Annotated[
         Path | None, typer.Option("--images", metavar="SET", help="An image set to use instead of the study's.")
     ] = None,
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     as_json: Json = False,
 ) -> None:
     """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.
@@ -44,12 +51,16 @@ def gate(
     Exit status 0 if every checkpoint and condition passes, 1 if one fails, or has too few images to tell. The limits
     are those of the study's table [gate]: flips = 0.01, accuracy = 0.003. Rows are kept in the view `gate`.
 
+    At fp32 an image costs as much as in a study: gate a few checkpoints of each architecture, on some images.
+
     Example: bandlens gate study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000.set
     """
     from ..study.file import read_study
     from ..study.gate import gate_study
 
     asked = read_study(study)
+    if checkpoints:
+        asked = replace(asked, checkpoints=checkpoints)
     if images:
         asked = replace(asked, images=[str(images.resolve())], clean_images=[])
     found = gate_study(asked, db, reference, candidate or asked.precision)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...errors import UsageError
 from ...protocol import SIZE, SPACE_CLASSES
 from ...untrusted import printable
 from ..console import Json, print_rows, progress
+from .options import Database
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,12 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option("--out", metavar="SET", help="The new folder of the set.")]
 Name = Annotated[str | None, typer.Option("--name", help="The set's name; that of SET by default.")]
 Size = Annotated[int, typer.Option("--size", help="Side of the central crop, in pixels.")]
-Resize = Annotated[int, typer.Option("--resize", help="Shorter side before the crop, in pixels.")]
+Resize = Annotated[
+    str, typer.Option("--resize", metavar="N|NxN", help="Shorter side before the crop, in pixels; or both sides.")
+]
+Interpolation = Annotated[
+    str, typer.Option("--interpolation", metavar="bilinear|bicubic", help="Of the resize; antialiased.")
+]
 Clusters = Annotated[str, typer.Option("--clusters", metavar="none|folder", help="Which images are not independent.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Resize faster; a few values differ by 1.")]
 Stream = Annotated[bool, typer.Option("--stream", help="Write no pixels: decode DIR in every run.")]
@@ -45,14 +52,24 @@ def pack(
         str | None, typer.Option("--benchmark", help="What the images are, in results; the set's name by default.")
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option("--labels", metavar="CSV", help="Classes: columns path, class. Else by folder name.")
+        Path | None,
+        typer.Option(
+            "--labels",
+            metavar="folders|CSV",
+            help="Classes: the folders at the top, or columns path, class. By default by WordNet ids.",
+        ),
     ] = None,
     decision_space: Annotated[
         str, typer.Option("--decision-space", help=f"What labels are of: {', '.join(('all', *SPACE_CLASSES))}.")
     ] = "all",
     clusters: Clusters = "none",
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", help="N images, drawn from all classes evenly.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="What --limit draws by.")] = 0,
     size: Size = SIZE,
-    resize: Resize = 256,
+    resize: Resize = "256",
+    interpolation: Interpolation = "bilinear",
     fast: Fast = False,
     stream: Stream = False,
     skip_broken: SkipBroken = False,
@@ -64,21 +81,28 @@ def pack(
     The benchmarks of the study have a command of their own, which checks that they are whole: `bandlens benchmarks
     pack`.
 
+    Example: bandlens images pack photographs --out sets/photographs --labels folders
+
     Example: bandlens images pack crops.tar --out sets/crops --labels classes.csv --clusters folder
     """
     from ...probes.images.pack import pack as pack_images
 
     start = time.perf_counter()
+    shorter, squash = read_resize(resize)
     images = pack_images(
         source,
         out,
         size=size,
-        resize=resize,
+        resize=shorter,
+        interpolation=interpolation,
+        squash=squash,
         name=name,
         benchmark=benchmark,
         labels=labels,
         decision_space=decision_space,
         clusters=clusters,
+        limit=limit,
+        seed=seed,
         fast=fast,
         stream=stream,
         skip_broken=skip_broken,
@@ -113,7 +137,7 @@ def show(
         str, typer.Option("--query", help="A SELECT with image_index or path: which images, and captions.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="PNG", help="The picture.")],
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     study: Annotated[
         Path | None,
         typer.Option("--study", metavar="FILE", help="A study file, for the probes of your own that it names."),
@@ -138,6 +162,14 @@ def show(
         count = draw_wall(store, rows, images, conditions, out)
     more = f", the first of {len(rows):,} rows" if count < len(rows) else ""
     print(f"{out}: {count} image{'' if count == 1 else 's'}{more}")
+
+
+def read_resize(text: str) -> tuple[int, bool]:
+    """The side of a resize, and whether both sides get it: 256 or 384x384; UsageError for anything else."""
+    first, times, second = text.partition("x")
+    if not (first.isdecimal() and len(first) < 6 and (second == first if times else True)):
+        raise UsageError(f"cannot read --resize {text}; write 256 for the shorter side, or 256x256 for both sides")
+    return int(first), bool(times)
 
 
 def say(text: str) -> None:
@@ -171,6 +203,7 @@ def _row(images: ImageSet, rate: float) -> dict[str, Any]:
         "images": info.count,
         "labelled": "yes" if info.labelled else "no",
         "classes": None if images.labels is None else len(set(images.labels.tolist())),
+        **({} if images.class_names is None else {"class_names": ", ".join(images.class_names)}),
         "clusters": len(set(images.clusters.tolist())),
         "skipped": len(images.skipped),
         "ignored": images.ignored,

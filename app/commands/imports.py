@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .options import Database
+
 app = typer.Typer(help="Bring what was made elsewhere into a results database.", no_args_is_help=True)
 
 
@@ -24,7 +26,7 @@ def predictions(
     images: Annotated[
         Path, typer.Option("--images", help="An image set, or a table of file_name and label.", show_default=False)
     ],
-    db: Annotated[Path, typer.Option("--db", help="The results database to write to.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     weights_sha256: Annotated[str, typer.Option("--weights-sha256", help="Of the weights that made them.")] = "unknown",
 ) -> None:
     """Import predictions on unperturbed images, each model's as a study; the database says where they came from.

@@ -16,7 +16,7 @@ EngineOption = Annotated[
     str | None, typer.Option("--engine", help="Instead of the study's: auto, or an engine that `doctor` lists.")
 ]
 StudyFile = Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)]
-Database = Annotated[Path, typer.Option("--db", help="The results database.")]
+Database = Annotated[Path, typer.Option("--db", envvar="BANDLENS_DB", help="The results database.")]
 
 
 def opened(file: Path, engine: str | None) -> Work:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from ...errors import some_of
 from ...untrusted import one_line
 from ..console import Json, amount, duration, print_rows
 from .options import Database, EngineOption, StudyFile, opened
@@ -20,6 +21,7 @@ def plan(
 
     Example: bandlens plan study.toml --db results.duckdb
     """
+    from ...engine.tasks import by_attack
     from ..study.plan import plan_study
 
     work = opened(study, engine)
@@ -44,6 +46,10 @@ def plan(
             json.dumps(
                 {
                     "rows": found.rows,
+                    "packed": [
+                        {"preprocessing": how, "checkpoints": models, "image_sets": sets}
+                        for how, (models, sets) in found.packed.items()
+                    ],
                     "to_run": summary | {"estimate": found.estimate},
                     "missing": missing,
                     "metrics": [
@@ -59,6 +65,9 @@ def plan(
         )
         return
     print_rows(found.rows)
+    if len(found.packed) > 1:
+        for how, (models, sets) in found.packed.items():
+            print(f"{how}: {some_of(models)} on {some_of(sets)}")
     if found.missing:
         print(
             f"to run: {len(found.missing):,} cells, {found.predictions:,} predictions, "
@@ -73,9 +82,14 @@ def plan(
     else:
         print("nothing to run: every cell is done")
     for one in own:
-        more = f" and {len(one.files) - MOST_FILES} more" if len(one.files) > MOST_FILES else ""
-        named = one_line(", ".join(one.files[:MOST_FILES]))
-        print(f"{one.name} depends on {named}{more}; what it reads elsewhere is not seen")
+        named = one_line(some_of(one.files, MOST_FILES))
+        print(f"{one.name} depends on {named}; what it reads elsewhere is not seen")
+    if work.study.precision != "fp32":
+        total = sum(cell.image_set.count for cell in by_attack(work.cells)[0])
+        print(
+            f"a gate on all of these images runs {total:,} predictions at fp32 too, and takes longer than the study "
+            "itself; --checkpoint and --images of `bandlens gate` choose fewer"
+        )
     if there := [str(one) for one in found.metrics if not one.why]:
         print(f"metrics: {', '.join(there)}")
     for lacking in found.metrics:

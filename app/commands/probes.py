@@ -59,5 +59,6 @@ def preview(
     from ..preview import draw_sheet, grid_of, read_photograph
 
     grid = grid_of(study)
-    draw_sheet(read_photograph(image), grid, seed, out)
-    print(f"{out}: {image.name} under {len(grid.conditions)} conditions")
+    drawn = draw_sheet(read_photograph(image), grid, seed, out)
+    some = "" if drawn == len(grid.conditions) else f"{drawn} of "
+    print(f"{out}: {image.name} under {some}{len(grid.conditions)} conditions")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..console import Json, print_rows
+from .options import Database
 
 if TYPE_CHECKING:
     import polars as pl
@@ -265,7 +266,7 @@ def table(
 
 @app.command()
 def check(
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     study: Annotated[
         str | None, typer.Option("--study", help="Name, or name@version, in the database.", show_default="the only one")
     ] = None,

@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from ..console import progress
+from .options import Database
 
 
 def report(
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     out: Annotated[Path, typer.Option("--out", help="The report, an HTML file.")] = Path("report.html"),
     study: Annotated[
         str | None,

@@ -49,6 +49,15 @@ def run(
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="ray: how many; by default as many as there is room for.")
     ] = None,
+    task_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--task-timeout",
+            min=1,
+            metavar="SECONDS",
+            help="ray: without progress, until another worker gets a task; by default 20 times what the slowest took.",
+        ),
+    ] = None,
     shards: Annotated[
         str | None,
         typer.Option("--shards", help="Folder or URI of results in Parquet; with ray DB.shards by default."),
@@ -69,7 +78,7 @@ def run(
 ) -> None:
     from ..study.run import run_study
 
-    sharded = _sharded(db, executor, address, gpus_per_worker, workers, shards, commit)
+    sharded = _sharded(db, executor, address, gpus_per_worker, workers, task_timeout, shards, commit)
     summary = run_study(opened(study, engine), db, require_gate=require_gate, sharded=sharded, snapshot=snapshot)
     if as_json:
         failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
@@ -111,6 +120,7 @@ def _sharded(
     address: str | None,
     gpus_per_worker: float | None,
     workers: int | None,
+    task_timeout: float | None,
     shards: str | None,
     commit: str,
 ) -> Sharded | None:
@@ -120,17 +130,22 @@ def _sharded(
     if commit not in ("now", "later"):
         raise UnknownName("time of --commit", commit, ("now", "later"))
     if executor == "local":
-        asked = {"--address": address, "--gpus-per-worker": gpus_per_worker, "--workers": workers}
+        asked = {
+            "--address": address,
+            "--gpus-per-worker": gpus_per_worker,
+            "--workers": workers,
+            "--task-timeout": task_timeout,
+        }
         if given := [name for name, value in asked.items() if value is not None]:
             raise UsageError(f"{given[0]} is for --executor ray; the local executor is this process")
         if shards is None:
             if commit == "later":
                 raise UsageError("--commit later leaves shards; name a folder for them with --shards")
             return None
-    from ...engine.distributed.ray import RayOptions
+    from ...engine.distributed.cluster import RayOptions
     from ..study.run import Sharded
 
-    wanted = RayOptions(address, gpus_per_worker or 1, workers) if executor == "ray" else None
+    wanted = RayOptions(address, gpus_per_worker or 1, workers, task_timeout) if executor == "ray" else None
     return Sharded(shards or f"{db}.shards", wanted, later=commit == "later")
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import UsageError
+from ...untrusted import read_text
+from .options import Database
 
 if TYPE_CHECKING:
     from ...analysis.database.process import QueryProcess
@@ -20,17 +22,26 @@ if TYPE_CHECKING:
 class Format(StrEnum):
     table = "table"
     csv = "csv"
+    tsv = "tsv"
+    markdown = "markdown"
     json = "json"
     parquet = "parquet"
     arrow = "arrow"
 
 
+LONGEST = 1 << 24
+"""Bytes of a query in a file."""
+STDIN = Path("-")
 BINARY = (Format.parquet, Format.arrow)
 
 
 def sql(
     query: Annotated[str | None, typer.Argument(help="One SELECT, in DuckDB's SQL.", show_default=False)] = None,
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="FILE", help="The query from a file; - is standard input."),
+    ] = None,
+    db: Database = Path("results.duckdb"),
     format: Annotated[  # noqa: A002
         Format | None,
         typer.Option("--format", help="How to write the answer.", show_default="by the ending of --out, or table"),
@@ -41,6 +52,7 @@ def sql(
     interactive: Annotated[
         bool, typer.Option("--interactive", "-i", help="A prompt with history and completion instead of one query.")
     ] = False,
+    line: Annotated[bool, typer.Option("--line", help="Show each row as lines of field and value.")] = False,
     timeout: Annotated[
         float, typer.Option("--timeout", metavar="SECONDS", min=0, help="How long a query may take; 0 is no limit.")
     ] = 60,
@@ -49,19 +61,25 @@ def sql(
 
     Views: accuracy, curve, flip, metric. Tables: prediction, cell, checkpoint, image_set, image, label, condition, …
 
+    $BANDLENS_DB stands for --db wherever that is not given.
+
+    Example: bandlens sql -f query.sql --format markdown
+
     Example: bandlens sql "SELECT probe, cutoff, top1 FROM accuracy ORDER BY ALL" --format csv
     """
-    if interactive == (query is not None):
-        raise UsageError('give one query, such as "FROM accuracy", or --interactive')
+    if (query is not None) + (file is not None) + interactive != 1:
+        raise UsageError('give one query, such as "FROM accuracy", or a --file with one, or --interactive')
     chosen = format or Format.__members__.get(out.suffix.removeprefix(".") if out else "", Format.table)
     if out is not None and chosen == Format.table:
-        raise UsageError(f"cannot write {out} as a table; give --format csv, json, parquet or arrow")
+        raise UsageError(f"cannot write {out} as a table; give --format csv, tsv, markdown, json, parquet or arrow")
     if out is None and chosen in BINARY and sys.stdout.isatty():
         raise UsageError(f"{chosen.capitalize()} is not for a terminal; name a file with --out")
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout is a number of seconds, or 0 for no limit, not {timeout}")
     if query is not None:
         query = _text(query)
+    if file is not None:
+        query = _content(file)
     if not db.exists():
         raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
     from ...analysis.database.process import QueryProcess
@@ -72,7 +90,7 @@ def sql(
         elif chosen == Format.table:
             from ..sql.query import print_answer
 
-            print_answer(process, query)
+            print_answer(process, query, line)
         else:
             _write(process, query, chosen, out)
 
@@ -83,6 +101,15 @@ def _text(query: str) -> str:
         return os.fsencode(query).decode()
     except UnicodeError:
         raise UsageError("the query is not UTF-8; write it in that encoding") from None
+
+
+def _content(file: Path) -> str:
+    """The query in a file, or in what is piped in; UsageError where it cannot be read."""
+    try:
+        return read_text(Path("/dev/stdin") if file == STDIN else file, LONGEST, pipe=True)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(f"cannot read a query from {file}: {why}; give --file a text file of SQL") from None
 
 
 def _interact(db: Path, process: QueryProcess) -> None:

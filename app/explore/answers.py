@@ -205,7 +205,7 @@ class Answers:
             )
             names = dict(
                 store.frame(
-                    "SELECT class, name FROM class_name WHERE decision_space = ?", [cell["decision_space"]]
+                    "SELECT DISTINCT class, name FROM shown_class WHERE image_set = ?", [cell["image_set_id"]]
                 ).rows()
             )
             asked = here.filter(pl.col("checkpoint").is_in(list(models)))
@@ -238,11 +238,11 @@ class Answers:
             if cells.is_empty():
                 raise UsageError(f"{study} has no image set {image_set}; choose another")
             query = (
-                "SELECT DISTINCT label.class AS class, coalesce(class_name.name, label.class::VARCHAR) AS name "
-                "FROM label LEFT JOIN class_name ON class_name.class = label.class AND decision_space = ? "
+                "SELECT DISTINCT label.class AS class, coalesce(shown_class.name, label.class::VARCHAR) AS name "
+                "FROM label LEFT JOIN shown_class USING (image_set, class) "
                 "WHERE image_set = ? AND scheme IN ('single', 'shape') ORDER BY class"
             )
-            return opened.store.frame(query, [cells["decision_space"][0], cells["image_set_id"][0]]).to_dicts()
+            return opened.store.frame(query, [cells["image_set_id"][0]]).to_dicts()
 
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
         """The PNG of an image of a packed set, under a condition of the database if one is given."""

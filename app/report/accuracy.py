@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.curves import curves, series_of
+from ...analysis.charts.curves import FEW, curves, series_of, wave_map
 from ...analysis.charts.metrics import numbers, summary
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import plural, words
@@ -21,6 +21,8 @@ SPECTRAL = {
     "lowpass": "low-pass: frequencies below the cut stay",
     "highpass": "high-pass: frequencies below the cut are removed",
 }
+WAVES = "fourier"
+"""The probe that is drawn as a map of frequencies, for the first few models."""
 BUILT_IN = ("clean", "critical_band", *SPECTRAL)
 CUT = "cut (cycles per image)"
 CAPTION = (
@@ -115,10 +117,14 @@ def _own_probes(rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Fig
         mine = rows.filter(pl.col("probe") == probe)
         name, settings = settings_of(mine["parameters"].to_list())
         mine = mine.with_columns(pl.Series("setting", settings))
-        panel = curves(mine, "setting", name, words(probe))
+        if probe == WAVES:
+            models = mine["checkpoint"].unique(maintain_order=True).to_list()[:FEW]
+            panels = [wave_map(mine.filter(pl.col("checkpoint") == model), model) for model in models]
+        else:
+            panels = [curves(mine, "setting", name, words(probe))]
         table = mine.select("setting", *COLUMNS).sort("checkpoint", "setting")
         yield Figure(
-            f"{slug(probe)}-{number}", f"{words(probe)} on {image_set}", CAPTION, [panel], 2, table, **key(mine)
+            f"{slug(probe)}-{number}", f"{words(probe)} on {image_set}", CAPTION, panels, 2, table, **key(mine)
         )
 
 

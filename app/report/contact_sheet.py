@@ -29,11 +29,14 @@ def contact_sheet(results: ReportData | None, photograph: Path | None) -> Sectio
     file = photograph or photograph_folder() / DEFAULT
     grid, left_out = _grid(results)
     rows: dict[str, list[Tile]] = {}
-    for condition, pixels in perturbed(read_photograph(file), grid, 0).items():
+    pictures = perturbed(read_photograph(file), grid, 0)
+    for condition, pixels in pictures.items():
         rows.setdefault(_row(condition), []).append(_tile(condition, pixels))
     which = "the published grid" if results is None else "this study"
     whose = photograph.name if photograph else "a cat by Stéfan van der Walt that scikit-image ships (CC0)"
     text = [f"The conditions of {which}, on {whose}. Noise is drawn with seed 0."]
+    if len(pictures) < len(grid.conditions):
+        text.append(f"{len(pictures):,} of {len(grid.conditions):,} conditions are shown.")
     if left_out:
         text.append(f"Not shown, since the database keeps no code: your own {', '.join(left_out)}.")
     return Section("conditions", "What the models saw", text, tiles=rows)

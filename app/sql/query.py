@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
 from ...errors import StoreError, UsageError
-from ..console import print_rows
+from ..console import print_lines, print_rows
 
 MOST_ROWS = 10_000
 """The most rows that a table on a terminal shows."""
@@ -22,8 +22,8 @@ MOST_BYTES = 1 << 26
 """The most bytes of such a table's rows, as Arrow holds them."""
 
 
-def print_answer(process: QueryProcess, query: str) -> None:
-    """Print the first rows of an answer as a table, and how many there are."""
+def print_answer(process: QueryProcess, query: str, line: bool = False, whole: str = "--line") -> None:
+    """Print the first rows of an answer as a table, or each as lines, and how many there are."""
     with process.answer(query, MOST_ROWS) as reader:
         if len(reader.schema) > MOST_COLUMNS:
             raise StoreError(
@@ -43,7 +43,11 @@ def print_answer(process: QueryProcess, query: str) -> None:
         frame = readable(pl.DataFrame(pa.concat_tables(found)))
     except pl.exceptions.PolarsError as error:
         raise StoreError(f"{process.database}: no way to show one of the types; cast it to VARCHAR") from error
-    print_rows(frame.head(MOST_ROWS).to_dicts())
+    rows = frame.head(MOST_ROWS).to_dicts()
+    if line:
+        print_lines(rows)
+    else:
+        print_rows(rows, whole=whole)
     more = len(frame) > MOST_ROWS
     print(f"the first {MOST_ROWS:,} rows; --out FILE gives all" if more else f"{len(frame):,} rows")
 
@@ -52,7 +56,7 @@ def print_answer(process: QueryProcess, query: str) -> None:
 
 
 def write_answer(reader: pa.RecordBatchReader, chosen: str, sink: BinaryIO) -> None:
-    """Write the rows as csv (with a header line), json (a list of objects), parquet, or arrow (an IPC stream)."""
+    """Write the rows as csv, tsv (with a header line), markdown, json (a list of objects), parquet, or arrow."""
     try:
         WRITERS[chosen](reader, sink)
     except pl.exceptions.PolarsError as error:
@@ -65,6 +69,28 @@ def _csv(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
     sink.write(_frame(reader.schema.empty_table()).write_csv().encode())
     for batch in reader:
         sink.write(_frame(batch).write_csv(include_header=False).encode())
+
+
+def _tsv(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+    sink.write(_frame(reader.schema.empty_table()).write_csv(separator="\t").encode())
+    for batch in reader:
+        sink.write(_frame(batch).write_csv(separator="\t", include_header=False).encode())
+
+
+def _markdown(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+    frame = _frame(reader.read_all())
+    escaped = frame.with_columns(pl.col(pl.String).str.replace_all("|", "\\|", literal=True).str.replace_all("\n", " "))
+    with pl.Config(
+        tbl_formatting="MARKDOWN",
+        tbl_hide_column_data_types=True,
+        tbl_hide_dataframe_shape=True,
+        tbl_rows=-1,
+        tbl_cols=-1,
+        tbl_width_chars=1 << 15,
+        fmt_str_lengths=1 << 15,
+        float_precision=None,
+    ):
+        sink.write(f"{escaped}\n".encode())
 
 
 def _json(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
@@ -95,6 +121,8 @@ def _frame(rows: pa.RecordBatch | pa.Table) -> pl.DataFrame:
 
 WRITERS: Mapping[str, Callable[[pa.RecordBatchReader, BinaryIO], None]] = {
     "csv": _csv,
+    "tsv": _tsv,
+    "markdown": _markdown,
     "json": _json,
     "parquet": _parquet,
     "arrow": _arrow,

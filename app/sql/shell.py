@@ -20,8 +20,11 @@ HELP = """\
 A query ends with a semicolon and may have several lines. Tab completes names; the arrow keys walk through the history.
 .tables            the views and tables
 .schema [NAME]     the columns of one of them, or of all, with what they hold
-.quit              or Ctrl-D"""
+.line              rows as lines of field and value, or as a table again
+.quit              or Ctrl-D; help, quit and exit work without the dot"""
 
+WORDS = {"help": ".help", "quit": ".quit", "exit": ".quit"}
+"""What people type, and no query begins with."""
 KEYWORDS = (
     "SELECT", "FROM", "WHERE", "GROUP BY", "ORDER BY", "HAVING", "LIMIT", "JOIN", "LEFT JOIN", "USING", "ON", "AS",
     "WITH", "DISTINCT", "FILTER", "CASE", "WHEN", "THEN", "ELSE", "END", "AND", "OR", "NOT", "IS NULL", "PIVOT",
@@ -51,14 +54,17 @@ def shell(store: Store, process: QueryProcess, history: Path | None = None) -> N
     kept: History = FileHistory(history) if history else InMemoryHistory()
     session: PromptSession[str] = PromptSession(history=kept, completer=completer(store), complete_while_typing=False)
     print(f"{store.path}: read-only; .help lists the commands")
+    line = False
     while (statement := _read(session)) is not None:
         try:
             if not statement:
                 continue
-            if statement.startswith("."):
+            if statement == ".line":
+                line = not line
+            elif statement.startswith("."):
                 _command(store, statement)
             else:
-                print_answer(process, statement)
+                print_answer(process, statement, line, ".line")
         except EOFError:
             return
         except KeyboardInterrupt:
@@ -87,8 +93,9 @@ def _read(session: PromptSession[str]) -> str | None:
         except EOFError:
             return None
         text = "\n".join(lines).strip()
-        if not text or text.startswith(".") or text.endswith(";"):
-            return text.removesuffix(";").strip()
+        if not text or text.startswith(".") or text.endswith(";") or text.lower() in WORDS:
+            text = text.removesuffix(";").strip()
+            return WORDS.get(text.lower(), text)
 
 
 def _command(store: Store, text: str) -> None:

@@ -38,7 +38,9 @@ class Study:
     threads: int = 0
     """How many the engine uses; 0 takes every processor."""
     seed: int = 0
-    """What noise is drawn with, in [0, 2^63)."""
+    """What noise is drawn with, and images where there is a limit, in [0, 2^63)."""
+    limit: int = 0
+    """How many images of each set are run, drawn from all classes evenly; 0 takes all."""
     gate: Limits = field(default_factory=Limits)
     """What a precision may differ in from fp32 to pass its gate."""
     folder: Path = Path()
@@ -55,7 +57,7 @@ def read_study(file: Path) -> Study:
     known = [one.name for one in fields(Study) if one.name not in ("folder", "toml")]
     for key in table:
         if key not in known:
-            raise UnknownName(f"key in {file}", key, known)
+            raise UnknownName(f"key in {file}", key, known, f"the keys are {', '.join(known)}")
     table.setdefault("name", file.stem)
     table.setdefault("probes", PUBLISHED)
     for key in ("checkpoints", "images"):
@@ -76,8 +78,14 @@ KEYS: Mapping[str, tuple[type[Any], str]] = {
     "batch": (int, "a whole number"),
     "threads": (int, "a whole number"),
     "seed": (int, "a whole number"),
+    "limit": (int, "a whole number"),
 }
-RANGES: Mapping[str, tuple[int, int]] = {"batch": (1, 4096), "threads": (0, 1024), "seed": (0, 2**63 - 1)}
+RANGES: Mapping[str, tuple[int, int]] = {
+    "batch": (1, 4096),
+    "threads": (0, 1024),
+    "seed": (0, 2**63 - 1),
+    "limit": (0, 2**31 - 1),
+}
 
 
 def _check(file: Path, key: str, value: Any) -> None:

@@ -23,7 +23,7 @@ from ...probes.arrays import to_numpy
 from ...probes.attacks import ATTACKS, is_attack
 from ...records import Cell, Failed, Model, Variant
 from .file import Study
-from .resolve import Work
+from .resolve import Work, fits
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Plan:
     """Disk and least time of the missing predictions."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
+    packed: dict[str, tuple[list[str], list[str]]]
+    """Preprocessing -> the checkpoints that take such images, and the image sets that have them."""
     metrics: list[Determined]
     """What `analyze` will find once all cells are done, and what not."""
 
@@ -77,8 +79,26 @@ def plan_study(work: Work, database: Path) -> Plan:
     seconds, estimate = _estimate(work, missing, left, rates)
     failed = [Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors]
     return Plan(
-        rows, missing, sum(left.values()), seconds, estimate, cost_of(work, left, missing), failed, metrics_of(work)
+        rows,
+        missing,
+        sum(left.values()),
+        seconds,
+        estimate,
+        cost_of(work, left, missing),
+        failed,
+        packed_for(work),
+        metrics_of(work),
     )
+
+
+def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
+    """The checkpoints and image sets of a study by how images are made."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for images in work.image_sets:
+        models, sets = found.setdefault(images.info.preprocessing, ([], []))
+        sets.append(images.info.name)
+        models += [one.name for one in work.models if fits(one, images.info) and one.name not in models]
+    return found
 
 
 def metrics_of(work: Work) -> list[Determined]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...engine.backends.base import attack_variant, variant_of
 from ...engine.device.devices import choose_engine
 from ...engine.run import check_attackable, check_labels
-from ...errors import UnknownName, UsageError
+from ...errors import ProbeError, UnknownName, UsageError, some_of
 from ...export.files import models_folder
 from ...export.models import load_model, model_names
 from ...probes.attacks import is_attack
 from ...probes.grid import Grid, make_grid
 from ...probes.images.files import ABOUT
-from ...probes.images.image_set import ImageSet, open_image_set
-from ...records import Cell, Model
+from ...probes.images.image_set import Draw, ImageSet, open_image_set
+from ...records import Cell, ImageSetInfo, Model
 from .file import AUTO, Study
 
 MOST_CELLS = 1_000_000
@@ -49,20 +50,19 @@ def _resolve(study: Study) -> Work:
     folder = study.folder / study.models if study.models else None
     models = _models(study.checkpoints, folder)
     perturbed, clean = _image_sets(study, study.images), _image_sets(study, study.clean_images)
-    image_sets = [open_image_set(path) for path in (*perturbed, *(path for path in clean if path not in perturbed))]
+    draw = Draw(study.limit, study.seed) if study.limit else None
+    paths = (*perturbed, *(path for path in clean if path not in perturbed))
+    image_sets = [open_image_set(path, draw) for path in paths]
     _check_distinct("models", "files", [(model.name, model.sha256) for model in models])
     _check_distinct("image sets", "names", [(str(images.folder), images.info.name) for images in image_sets])
     _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
+    check_fits(models, [images.info for images in image_sets])
     for images in image_sets:
-        check_labels(images, models)
-        for model in models:
-            if model.image_size != images.info.size:
-                raise UsageError(
-                    f"{model.name} takes images of {model.image_size} pixels, and image set {images.info.name} has "
-                    f"{images.info.size}; pack it with --size {model.image_size}"
-                )
-        if grid.attacks and images.folder in perturbed:
-            check_attackable(images.info)
+        check_labels(images, [model for model in models if fits(model, images.info)])
+        if images.folder in perturbed:
+            _check_sizes(grid, images.info)
+            if grid.attacks:
+                check_attackable(images.info)
     if len(image_sets) * len(models) * (len(grid.conditions) + len(grid.attacks)) > MOST_CELLS:
         raise UsageError(f"study {study.name} has more than {MOST_CELLS:,} cells; make several studies of it")
     seen = [variant_of(model, study.engine, study.precision) for model in models]
@@ -79,8 +79,40 @@ def _resolve(study: Study) -> Work:
         for images in image_sets
         for condition in ((*grid.conditions, *grid.attacks) if images.folder in perturbed else grid.clean)
         for variant in (attacked if is_attack(condition) else seen)
+        if fits(variant.model, images.info)
     ]
     return Work(study, grid, models, image_sets, cells)
+
+
+def _check_sizes(grid: Grid, images: ImageSetInfo) -> None:
+    try:
+        grid.check_size(images.size)
+    except ProbeError as error:
+        raise UsageError(f"image set {images.name}: {error}") from None
+
+
+def fits(model: Model, images: ImageSetInfo) -> bool:
+    """Whether the images were made of photographs as the model takes them."""
+    return images.size == model.image_size and (model.crop is None or model.crop.gives(images.preprocessing))
+
+
+def check_fits(models: Sequence[Model], image_sets: Sequence[ImageSetInfo]) -> None:
+    """UsageError, which says what to pack, unless every model has an image set and every image set a model."""
+    lacking: dict[str, list[str]] = {}
+    for model in models:
+        if not any(fits(model, images) for images in image_sets):
+            how = model.crop.options if model.crop else f"--size {model.image_size}"
+            lacking.setdefault(how, []).append(model.name)
+    if lacking:
+        needs = [f"one for {some_of(names)} with {how}" for how, names in lacking.items()]
+        raise UsageError(
+            f"no image set of the study has the pixels that all of its checkpoints take; pack {', '.join(needs)}"
+        )
+    for images in image_sets:
+        if not any(fits(model, images) for model in models):
+            raise UsageError(
+                f"image set {images.name} ({images.preprocessing}) fits no checkpoint of the study; leave it out"
+            )
 
 
 def _image_sets(study: Study, paths: list[str]) -> list[Path]:

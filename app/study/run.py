@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from bisect import insort
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,10 @@ from ...analysis.database.snapshots import snapshots
 from ...analysis.database.store import ClassNames, Store
 from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.device.devices import readiness
+from ...engine.distributed.cluster import RayOptions, connected
 from ...engine.distributed.executors import TRIES, run_here
 from ...engine.distributed.files import kept_files
-from ...engine.distributed.ray import RayOptions, connected
+from ...engine.distributed.ray import run_on
 from ...engine.distributed.shards import Folder, Shard, check_shard, open_folder, read_about, read_shard, shard_keys
 from ...engine.distributed.worker import Computed, job_of, probe_sources
 from ...engine.tasks import Task, by_attack, tasks_of, whole_tasks
@@ -28,7 +29,7 @@ from ...engine.workbench import Workbench
 from ...errors import BandlensError, EngineError, ShardError, some_of
 from ...probes.images.decision_spaces import NAMES, decision_space
 from ...protocol import CLASSES
-from ...records import Cell, Failed, Finished, Predictions
+from ...records import Cell, Failed, Finished, Predictions, SessionInfo, Variant
 from ..console import Advance, progress
 from .plan import metrics_of
 from .resolve import Work
@@ -188,16 +189,41 @@ def _run_whole(
             bench.open(variants, opened)
         label = begin()
         for what, cells in (("running", perturbed), ("attacking", attacked)):
-            with progress(what, images_left(cells, done), "predictions") as advance:
+            with progress(what, images_left(cells, done), "predictions") as advance, committing(store) as commit:
                 for task in whole_tasks(cells, work.grid):
                     for outcomes in bench.compute(task, done, range_seconds, advance):
-                        store.commit(outcomes, bench.infos())
+                        commit(outcomes, bench.infos())
                         for outcome in outcomes:
                             if isinstance(outcome, Failed):
                                 committed.failed.append(outcome)
                             else:
                                 committed.predictions += len(outcome.predictions.predicted)
     return label, committed
+
+
+Commit = Callable[[Sequence[Finished | Failed], Mapping[Variant, SessionInfo]], None]
+
+
+@contextmanager
+def committing(store: Store) -> Iterator[Commit]:
+    """`store.commit` in a thread of its own, so that the next range is computed meanwhile.
+
+    Ranges are committed one after another, in their order. Where one fails, its error comes with the next range or at
+    the end of the block, and nothing that comes after it is committed.
+    """
+    under_way: list[Future[None]] = []
+
+    def wait() -> None:
+        while under_way:
+            under_way.pop().result()
+
+    def commit(outcomes: Sequence[Finished | Failed], sessions: Mapping[Variant, SessionInfo]) -> None:
+        wait()
+        under_way.append(thread.submit(store.commit, outcomes, sessions))
+
+    with ThreadPoolExecutor(1, "commit") as thread:
+        yield commit
+        wait()
 
 
 def _run_in_shards(
@@ -223,7 +249,7 @@ def _run_in_shards(
             cluster = stack.enter_context(connected(sharded.ray, study.engine, study.thread_count))
             probes = probe_sources(study.probes, study.folder)
             kept = kept_files(work.image_sets, list({cell.variant for cell in todo}), list(probes.values()))
-            compute, workers = partial(cluster.run, job, kept=kept), cluster.workers
+            compute, workers = partial(run_on, cluster, job, kept=kept), cluster.workers
         committer.advance = stack.enter_context(progress("running", images_left(todo, done), "predictions"))
         for _ in range(TRIES):  # more than once where a shard was damaged after it had been written
             if committer.missing():
@@ -279,7 +305,7 @@ class Committer:
             self.adopt()
 
     def still(self, task: Task) -> Task | None:
-        cells = [cell for cell in task.cells if cell.key not in self.lost]
+        cells = [cell for cell in task.cells if cell.key not in self.lost and self.lacks(cell, task.first, task.last)]
         return task.of(cells) if cells else None
 
     def accept(self, task: Task, computed: Computed) -> None:
@@ -295,6 +321,9 @@ class Committer:
     def set_aside(self, task: Task, error: str) -> None:
         where = f"images {task.first} to {task.last - 1}, tried {TRIES} times"
         self._fail([Failed(cell, f"{error} ({where})") for cell in task.cells])
+
+    def tell(self, text: str) -> None:
+        print(f"bandlens: {text}", file=sys.stderr)
 
     # Rows
 
@@ -406,12 +435,14 @@ class Committer:
 
     def _fail(self, failures: Sequence[Failed]) -> None:
         new = [failure for failure in failures if failure.cell.key not in self.lost]
+        if not new:
+            return
         self.store.commit(new, {})
         self.lost |= {failure.cell.key: failure.error for failure in new}
         self.committed.failed += new
 
     def _warn(self, error: ShardError) -> None:
-        print(f"bandlens: warning: {error}", file=sys.stderr)
+        self.tell(f"warning: {error}")
 
 
 def _images(shard: Shard) -> tuple[int, int]:

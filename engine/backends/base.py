@@ -36,9 +36,9 @@ ENGINES = {
     "onnxruntime-cuda": Engine("onnxruntime", "cupy", FLOATS),
     "onnxruntime-tensorrt": Engine("onnxruntime", "cupy", FLOATS),
     "tensorrt": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
-    "tensorrt-rtx": Engine("tensorrt", "cupy", {**FLOATS, "int8": "int8"}),
-    "torch": Engine("torch", "numpy", {"fp32": "fp32"}),
-    "torch-cuda": Engine("torch", "cupy", {"fp32": "fp32"}),
+    "tensorrt-rtx": Engine("tensorrt", "cupy", FLOATS),
+    "torch": Engine("torch", "numpy", {**FLOATS, "bf16": "fp32"}),
+    "torch-cuda": Engine("torch", "cupy", {**FLOATS, "bf16": "fp32"}),
 }
 ATTACKERS = {"numpy": "torch", "cupy": "torch-cuda"}
 """The engine that attacks, by the array module of the engine that runs the rest of the study."""

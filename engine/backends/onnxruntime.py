@@ -5,8 +5,8 @@ that is reused. Nothing falls back: an ONNX file that the provider cannot run wh
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType, TracebackType
@@ -21,6 +21,7 @@ from ...records import SessionInfo, Variant
 from ..device.devices import gpus, processor_name, readiness
 from ..device.onnxruntime_errors import advice, is_of_gpu, reason
 from ..device.requirements import ONNXRUNTIME, ONNXRUNTIME_GPU, load, usable
+from ..device.streams import in_turn
 from .base import arrays_of, check_images, content_of, onnx_file_of
 from .int8_check import multiplies_exactly
 
@@ -173,16 +174,9 @@ class Shared:
     stream: Any = None
     """Where all of them work; None on the CPU."""
 
-    @contextmanager
-    def in_turn(self) -> Iterator[None]:
-        """What is asked of the stream comes after what the caller has asked for, and before what it asks for next."""
-        if self.stream is None:
-            yield
-            return
-        caller = self.xp.cuda.get_current_stream()
-        self.stream.wait_event(caller.record())
-        yield
-        caller.wait_event(self.stream.record())
+    def in_turn(self) -> AbstractContextManager[None]:
+        """In the caller's turn, on a GPU."""
+        return nullcontext() if self.stream is None else in_turn(self.xp, self.stream)
 
 
 @cache

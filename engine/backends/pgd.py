@@ -3,6 +3,9 @@
 A step goes along the sign of the gradient of the label's cross entropy, and is cut to the ball of radius eps around the
 image and to [0, 1]. What is judged is the last of the iterates (`pgd`), or the first one that fools the network
 (`pgd_any`). Source: Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks".
+
+With a band, the start and every step keep their frequencies within it, by the filters of `probes.spectral`, and are
+then cut to the ball; cutting is all that brings other frequencies in.
 """
 
 from __future__ import annotations
@@ -25,8 +28,20 @@ class Attacked(NamedTuple):
     """(n, classes) float32, of these images."""
 
 
+Band = tuple[float, float]
+"""What lies between two filters' cutoffs, 0 <= low < high <= 1, as shares of the highest frequency."""
+ALL_PASS: Band = (0.0, 1.0)
+
+
 def pgd(
-    network: Network, images: Tensor, labels: Tensor, eps: float, step: float, steps: int, start: Tensor
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    step: float,
+    steps: int,
+    start: Tensor,
+    band: Band = ALL_PASS,
 ) -> Attacked:
     """The last iterate.
 
@@ -38,25 +53,33 @@ def pgd(
         step: length of a step, likewise.
         steps: how many.
         start: (n, 3, S, S) float32 in [-1, 1], in units of eps: where in the ball to begin.
+        band: where the frequencies of the start and of the steps lie.
     """
     low, high = _ball(images, eps)
-    iterate = _begin(images, eps, start, low, high)
+    iterate = _begin(images, eps, within(start, band), low, high)
     for _ in range(steps):
         _, gradient = _ascent(network, iterate, labels)
-        _move(iterate, gradient, step, low, high)
+        _move(iterate, within(gradient.sign_(), band), step, low, high)
     with torch.no_grad():
         return Attacked(iterate.detach(), network(iterate))
 
 
 def pgd_any(
-    network: Network, images: Tensor, labels: Tensor, eps: float, step: float, steps: int, start: Tensor
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    step: float,
+    steps: int,
+    start: Tensor,
+    band: Band = ALL_PASS,
 ) -> Attacked:
     """The first iterate, the start among them, that fools the network; or the last. Arguments as of `pgd`.
 
     An image that fools leaves the batch, so that it costs nothing more.
     """
     low, high = _ball(images, eps)
-    iterate = _begin(images, eps, start, low, high)
+    iterate = _begin(images, eps, within(start, band), low, high)
     left = torch.arange(len(images), device=images.device)
     ended: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(steps):
@@ -69,7 +92,7 @@ def pgd_any(
             )
         if not len(left):
             break
-        _move(iterate, gradient, step, low, high)
+        _move(iterate, within(gradient.sign_(), band), step, low, high)
     if len(left):
         with torch.no_grad():
             ended.append((left, iterate.detach(), network(iterate)))
@@ -102,7 +125,20 @@ def _ascent(network: Network, iterate: Tensor, labels: Tensor) -> tuple[Tensor, 
     return logits.detach(), gradient
 
 
-def _move(iterate: Tensor, gradient: Tensor, step: float, low: Tensor, high: Tensor) -> None:
+def within(change: Tensor, band: Band) -> Tensor:
+    """The part of (n, 3, S, S) with frequencies of the band: the low-pass at `high` less that at `low`; S is even."""
+    if band == ALL_PASS:
+        return change
+    half = change.shape[-1] // 2
+    mask = torch.zeros(change.shape[-2:], device=change.device)
+    for cutoff, kept in (band[1], 1), (band[0], 0):
+        r = int(cutoff * half)
+        mask[half - r : half + r, half - r : half + r] = kept
+    kept_part: Tensor = torch.fft.ifft2(torch.fft.fft2(change) * torch.fft.ifftshift(mask)).real
+    return kept_part
+
+
+def _move(iterate: Tensor, direction: Tensor, step: float, low: Tensor, high: Tensor) -> None:
     """One step, in place. The bounds do projection and clipping at once, since the image lies within both."""
     with torch.no_grad():
-        iterate.add_(gradient.sign_(), alpha=step).clamp_(low, high)
+        iterate.add_(direction, alpha=step).clamp_(low, high)

@@ -1,4 +1,7 @@
-"""torch on the CPU or a GPU, where gradients flow: an ONNX file as a network, in float32, checked once it is loaded."""
+"""torch on the CPU or a GPU, where gradients flow: an ONNX file as a network, checked once it is loaded.
+
+On a GPU the batch that CuPy perturbed is the network's input, and what torch does with it is replayed as a CUDA graph.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
+from dataclasses import dataclass
+from functools import cache, partial
+from types import ModuleType, TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -17,45 +22,96 @@ from torch import Tensor
 from ...errors import BandlensError, DeviceError, EngineError
 from ...export.parity import compare, onnx_logits
 from ...export.photographs import photograph_crops
+from ...export.precisions import for_cpu
 from ...export.torch.network import OnnxNetwork
 from ...probes.arrays import Array
+from ...probes.attacks import band_of
 from ...records import Condition, SessionInfo, Variant
 from ...untrusted import first_line
 from ..device.devices import gpus, processor_name, readiness
-from ..device.requirements import usable
-from .base import arrays_of, check_images, content_of
+from ..device.driver import Gpu
+from ..device.graphs import Replays
+from ..device.requirements import runs, usable
+from ..device.streams import in_turn
+from .base import ENGINES, arrays_of, check_images, content_of, onnx_file_of
 from .pgd import Attacked, Network, pgd, pgd_any
 
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
 """What each family of `probes.attacks` does; its parameters are keywords."""
-CLOSE = 1e-4
-"""How far the logits may lie from ONNX Runtime's on the same file, relative to the largest."""
+CLOSE = {"fp32": 1e-4, "fp16": 2e-2}
+"""How far the logits may lie from ONNX Runtime's on the same file, relative to the largest.
+
+Float16 rounds what was added up in another order to its other side now and then: by 4e-3 on ResNet-50 with random
+weights.
+"""
+CARD = "cuda"
+"""Torch's name of the device that CuPy's arrays lie on."""
+PRODUCTS = ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
+"""What torch may do to products of matrices on a GPU, in `torch.backends.cuda.matmul`."""
 
 
 @contextmanager
-def single_precision(threads: int) -> Iterator[None]:
-    """While the block lasts torch computes in float32 proper, by algorithms that repeat themselves, on so many threads.
+def exact(threads: int) -> Iterator[None]:
+    """While the block lasts torch adds up in float32 proper, by algorithms that repeat themselves, on so many threads.
 
-    By default its convolutions take TF32 on a GPU that has it, which keeps 10 of float32's 23 bits.
+    By default it takes TF32 for convolutions on a GPU that has it, which keeps 10 of float32's 23 bits, and may add up
+    products of halves in halves.
     """
-    before = torch.get_num_threads()
+    products, count = torch.backends.cuda.matmul, torch.get_num_threads()
+    before = [getattr(products, name) for name in PRODUCTS]
     torch.set_num_threads(threads)
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            for name in PRODUCTS:
+                setattr(products, name, False)
             yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(count)
+        for name, value in zip(PRODUCTS, before, strict=True):
+            setattr(products, name, value)
 
 
 def open_session(variant: Variant, batch: int, threads: int) -> TorchSession:
     return TorchSession(variant, batch, threads)
 
 
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What all sessions on the GPU share: they run one after another."""
+
+    gpu: Gpu
+    xp: ModuleType
+    stream: Any
+    """Of CuPy; torch works in it too."""
+    pool: Any
+    """Torch's memory for what the CUDA graphs of all sessions compute on the way."""
+
+    @contextmanager
+    def working(self) -> Iterator[Any]:
+        """Torch works in the stream, which is given, while the block lasts."""
+        stream = torch.cuda.ExternalStream(self.stream.ptr)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            yield stream
+
+
+@cache
+def card() -> Card:
+    """EngineError where there is no GPU to use."""
+    gpu, xp = usable(gpus()), arrays_of("torch-cuda")
+    return Card(gpu, xp, xp.cuda.Stream(non_blocking=True), torch.cuda.graph_pool_handle())
+
+
 class TorchSession:
-    """See `engine.backends.base.Attacker`. Torch's settings are those of the session until it is closed."""
+    """See `engine.backends.base.Attacker`. Torch's settings are those of the session until it is closed.
+
+    fp16 runs the fp16 file in the types that stand in it; on the CPU, where torch's float16 is ten times slower and
+    more, each operator in float32 with its result rounded. bf16 runs the fp32 file with its convolutions and products
+    in bfloat16, and the rest by torch's rules for mixed precision; what is compared with ONNX Runtime is the file in
+    float32, and what bfloat16 makes of it is for a gate.
+    """
 
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
-        """Load and check it.
+        """Load and check it; on a GPU, run it once too, so that what it needs of the memory is taken.
 
         Raises ExportError for a file that is not the one that was named, EngineError for an operator that is not known
         or where the network does not compute what ONNX Runtime computes from the file, and DeviceError.
@@ -63,25 +119,33 @@ class TorchSession:
         if not readiness(variant.engine).ready:
             raise EngineError(readiness(variant.engine).line)
         self.variant = variant
-        self.xp = arrays_of(variant.engine)
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
-        self._device = "cpu" if self.xp is np else "cuda"
+        self._card = None if ENGINES[variant.engine].arrays == "numpy" else card()
+        if self._card and not runs(self._card.gpu, variant.precision):
+            raise EngineError(
+                f"{variant}: {self._card.gpu.name} has no {variant.precision}, which takes a newer GPU; set precision "
+                "to fp16 or fp32"
+            )
+        self._device = CARD if self._card else "cpu"
         versions = {"torch": torch.__version__, "numpy": np.__version__}
-        if self.xp is np:
-            self.info = SessionInfo(processor_name(), batch, threads, json.dumps(versions))
+        if self._card:
+            versions |= {"cupy": self._card.xp.__version__, "driver": self._card.gpu.driver}
+            self.info = SessionInfo(self._card.gpu.name, batch, 0, json.dumps(versions))
         else:
-            gpu = usable(gpus())
-            self.info = SessionInfo(gpu.name, batch, 0, json.dumps(versions | {"driver": gpu.driver}))
+            self.info = SessionInfo(processor_name(), batch, threads, json.dumps(versions))
         with ExitStack() as settings:
-            settings.enter_context(single_precision(threads))
+            settings.enter_context(exact(threads))
             self.network = self._checked_network()
+            if self._card:
+                self._prepare(self._card)
             self._settings = settings.pop_all()
 
     def _checked_network(self) -> Network:
         variant, images = self.variant, photograph_crops(self.variant.model.image_size)
-        content = content_of(variant)
+        onnx_file = onnx_file_of(variant)
+        comparable = for_cpu(onnx_file)
         try:
-            read = OnnxNetwork(content)
+            read = OnnxNetwork(content_of(variant) if self._card else comparable)
         except BandlensError as error:
             raise EngineError(f"{variant}: {error}") from error
         except Exception as error:
@@ -92,27 +156,66 @@ class TorchSession:
         with torch_errors(variant), torch.no_grad():
             network: Network = read.to(self._device)
             found = network(self.place(images)).cpu().numpy()
-        wanted = onnx_logits(content, images)
+        wanted = onnx_logits(comparable, images)
         finite = np.isfinite(wanted).all(axis=1)  # those that are not fail the cell of an image that has them
         parity = compare(wanted[finite], found[finite]) if finite.any() else None
-        if parity and not parity.relative_difference <= CLOSE:  # nor NaN
+        if parity and not parity.relative_difference <= CLOSE[onnx_file.precision]:  # nor NaN
             raise EngineError(
                 f"{variant}: torch does not compute what ONNX Runtime does: {parity}; take another engine, without "
                 "attacks"
             )
-        return network
+        return in_bfloat16(network) if variant.precision == "bf16" else network
 
     def infer(self, images: Array) -> Array:
-        """Logits of one batch."""
+        """Logits of one batch; on a GPU the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         with torch_errors(self.variant), torch.no_grad():
-            if self.xp is np:
+            if self._card is None:
                 return self.network(self.place(images)).numpy()
-            # In the caller's stream, in which torch's allocator then reuses the memory too.
-            caller = torch.cuda.ExternalStream(self.xp.cuda.get_current_stream().ptr)  # type: ignore[no-untyped-call]
-            with torch.cuda.stream(caller):
-                there = torch.as_tensor(images, device=self._device).contiguous(memory_format=torch.channels_last)
-                return self.xp.asarray(self.network(there).contiguous())
+            with in_turn(self._card.xp, self._card.stream):
+                self._replays(images)
+            return self._logits
+
+    # On a GPU
+
+    def _prepare(self, card: Card) -> None:
+        """Take what the session needs: its logits, what torch's libraries set up, and the memory of its CUDA graphs."""
+        try:
+            self._logits: Array = card.xp.empty((self.info.batch, self.variant.model.classes), dtype=np.float32)
+            images = card.xp.zeros(self._shape, dtype=np.float32)
+        except card.xp.cuda.memory.OutOfMemoryError as error:
+            raise DeviceError(f"{self.variant}: out of memory on the GPU; try a smaller batch") from error
+        self._replays = Replays(self.variant.engine, partial(self._run, card), partial(self._capture, card))
+        for _ in range(2):  # plainly, and as a graph
+            self.infer(images)
+        card.stream.synchronize()
+
+    def _run(self, card: Card, images: Array) -> None:
+        with card.working():
+            self._compute(self._here(images), self._here(self._logits))
+
+    def _capture(self, card: Card, images: Array) -> Callable[[], None]:
+        graph, batch, logits = torch.cuda.CUDAGraph(), self._here(images), self._here(self._logits)
+        # Another thread may ask CuPy for memory meanwhile, which is none of this capture's business. The outer block
+        # takes torch back to its own stream where the inner one ends with an error.
+        with card.working() as stream, torch.cuda.graph(graph, card.pool, stream, capture_error_mode="thread_local"):
+            self._compute(batch, logits)
+
+        def replay() -> None:
+            with card.working():
+                graph.replay()
+
+        return replay
+
+    def _here(self, array: Array) -> Tensor:
+        """CuPy's array as a tensor: the same memory, read through `__cuda_array_interface__`."""
+        tensor = torch.as_tensor(array, device=self._device)
+        if tensor.data_ptr() != array.data.ptr:
+            raise EngineError(f"{self.variant}: torch copies CuPy's arrays, where it should read them; update both")
+        return tensor
+
+    def _compute(self, batch: Tensor, logits: Tensor) -> None:
+        logits.copy_(self.network(batch.contiguous(memory_format=torch.channels_last)))
 
     def place(self, images: NDArray[Any]) -> Tensor:
         """(n, 3, S, S) on the device, laid out as convolutions want."""
@@ -125,7 +228,8 @@ class TorchSession:
         labels: NDArray[np.int32] | None,
         start: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        attack, budget = ATTACKS[condition.probe], dict(condition.parameters)
+        attack = ATTACKS[condition.probe]
+        budget = dict(condition.parameters) | {"band": band_of(condition)}
         with torch_errors(self.variant):
             images = self.place(pixels).to(torch.float32).div_(255)
             try:
@@ -160,7 +264,20 @@ class TorchSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._settings.close()
+        if self._card:
+            self._card.stream.synchronize()
+            del self._replays, self._logits
         del self.network
+
+
+def in_bfloat16(network: Network) -> Network:
+    """The network with its convolutions and products in bfloat16, and float32 logits."""
+
+    def run(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return network(images).float()
+
+    return run
 
 
 def largest_batch(network: Network, images: Tensor) -> int:

@@ -12,7 +12,7 @@ from ...errors import EngineError
 from .nvidia import Gpus, NoGpu, Problem, find_gpus
 from .requirements import CHECKS
 
-GPU_ENGINES = ("tensorrt", "onnxruntime-cuda")
+GPU_ENGINES = ("tensorrt", "onnxruntime-cuda", "torch-cuda")
 """The first that is ready is taken where there is a GPU."""
 CPU_ENGINE = "onnxruntime"
 OR_CPU = f'; or ask for the CPU with engine = "{CPU_ENGINE}"'
@@ -58,7 +58,8 @@ def check(engine: str, found: Gpus) -> Readiness:
 def choose_engine() -> EngineChoice:
     """The engine that `auto` stands for on this machine.
 
-    TensorRT, or else ONNX Runtime with CUDA, where there is a GPU; ONNX Runtime on the CPU where there is none.
+    TensorRT, else ONNX Runtime with CUDA, else torch with CUDA, where there is a GPU; ONNX Runtime on the CPU where
+    there is none.
     EngineError where there is a GPU that cannot be used, with what to do about it.
     """
     return choose(gpus(), readiness)

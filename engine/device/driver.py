@@ -46,6 +46,12 @@ class Gpu:
     driver: str
     """The driver's version, or the newest CUDA version that it knows where no file says its own."""
 
+    @property
+    def compute(self) -> tuple[int, int]:
+        """The compute capability as numbers."""
+        major, minor = self.capability.split(".")
+        return int(major), int(minor)
+
 
 def ask_driver(cuda: ctypes.CDLL, driver: str) -> tuple[Gpu, ...]:
     """The GPUs in CUDA's order, of which the first can be used; EngineError with what is wrong and what to do.

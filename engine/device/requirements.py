@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from ...errors import EngineError
 from ...export.trt_build import build_log, last_error
 from ...probes.arrays import array_module
 from ...untrusted import first_line
-from .driver import Gpu
+from .driver import OLDEST_CAPABILITY, Gpu
 from .nvidia import Gpus, NoGpu, Problem
 from .onnxruntime_errors import is_of_gpu, reason
 
@@ -138,6 +139,36 @@ def try_builder(trt: Any, library: Library) -> None:
         raise _unusable(library, RuntimeError(why) if why else error) from error
 
 
+def check_architecture(gpu: Gpu, library: str, architectures: Iterable[str]) -> None:
+    """EngineError where a library has no code for the GPU.
+
+    Args:
+        gpu: what it is to run on.
+        library: its name and version.
+        architectures: what it has code for, such as `sm_90` or `SM86`: code runs on the capabilities of the same major
+            number from its own minor number on. That of `compute_80` is compiled for every later GPU as it is loaded.
+    """
+    major, minor = gpu.compute
+    for name in architectures:
+        kind, number = ARCHITECTURE.fullmatch(name.lower()).groups()  # type: ignore[union-attr]
+        first = int(number[:-1]), int(number[-1])
+        if first <= (major, minor) and (kind == "compute" or first[0] == major):
+            return
+    raise EngineError(
+        f"{library} has no code for {gpu.name}, whose compute capability is {gpu.capability}; take another engine"
+    )
+
+
+ARCHITECTURE = re.compile(r"(sm|compute)_?(\d+)[a-z]?")
+OLDEST_FOR: Mapping[str, tuple[int, int]] = {"bf16": (8, 0)}
+"""The compute capability that a precision needs, where it is more than CUDA 13 needs."""
+
+
+def runs(gpu: Gpu, precision: str) -> bool:
+    """Whether the GPU computes in that precision."""
+    return gpu.compute >= OLDEST_FOR.get(precision, OLDEST_CAPABILITY)
+
+
 def _unusable(library: Library, error: Exception) -> EngineError:
     return EngineError(f"{library.title} is installed but cannot be used ({first_line(error)}); {library.mend}")
 
@@ -173,9 +204,11 @@ def _openvino(_: Gpus) -> str:
 
 
 def _tensorrt(library: Library, found: Gpus) -> str:
-    usable(found)
-    trt = load(library)
+    gpu, trt = usable(found), load(library)
     cupy_version(found)
+    if known := getattr(trt, "ComputeCapability", None):  # of TensorRT-RTX, which is made for fewer GPUs
+        names = [name for name in known.__members__ if name.startswith("SM")]
+        check_architecture(gpu, f"{library.title} {trt.__version__}", names)
     try_builder(trt, library)
     return f"{library.title.lower()} {trt.__version__}"
 
@@ -186,10 +219,16 @@ def _torch(_: Gpus) -> str:
 
 def _torch_cuda(found: Gpus) -> str:
     gpu, torch = usable(found), load(TORCH)
+    if torch.version.cuda is None:
+        raise EngineError(
+            f"torch {torch.__version__} is built without CUDA; install torch and torchvision for CUDA 13, as "
+            "pytorch.org tells"
+        )
     if not torch.cuda.is_available():
         raise EngineError(f"torch {torch.__version__} cannot use {gpu.name}; {TORCH.mend}")
+    check_architecture(gpu, f"torch {torch.__version__}", torch.cuda.get_arch_list())
     cupy_version(found)
-    return f"torch {torch.__version__} with CUDA"
+    return f"torch {torch.__version__} with CUDA {torch.version.cuda}"
 
 
 CHECKS: Mapping[str, Callable[[Gpus], str]] = {

@@ -45,6 +45,15 @@ def finish(xp: ModuleType) -> None:
         xp.cuda.get_current_stream().synchronize()
 
 
+@contextmanager
+def in_turn(xp: ModuleType, stream: Any) -> Iterator[None]:
+    """What is asked of the stream comes after what this thread has asked for, and before what it asks for next."""
+    caller = xp.cuda.get_current_stream()
+    stream.wait_event(caller.record())
+    yield
+    caller.wait_event(stream.record())
+
+
 def seconds_between(xp: ModuleType, start: Point, end: Point) -> float:
     """How long the device took between two points that it has passed."""
     return float(end - start) if xp is np else float(xp.cuda.get_elapsed_time(start, end)) / 1000

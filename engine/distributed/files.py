@@ -10,14 +10,14 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from filelock import FileLock
 
 from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
 from ...probes.images.files import ABOUT, INDEX, PIXELS
-from ...probes.images.image_set import ImageSet, check, open_image_set
+from ...probes.images.image_set import Draw, ImageSet, check, open_image_set
 from ...probes.source import Source, source_digest, source_files
 from ...records import Variant
 from ..backends.base import onnx_file_of
@@ -36,6 +36,16 @@ class FileSource(Protocol):
     def read(self, digest: str, name: str, offset: int) -> bytes:
         """At most PIECE bytes."""
         ...
+
+
+class PackedSet(NamedTuple):
+    """Where the driver has a packed set."""
+
+    folder: Path
+    digest: str
+    """Of what the folder holds."""
+    draw: Draw | None
+    """Which of its images are wanted."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ def kept_files(
     images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[Source]
 ) -> dict[str, KeptFiles]:
     """What the driver has to hand out: packed image sets, ONNX files, and the source of users' probes."""
-    sets = {one.info.digest: KeptFiles(one.folder, (ABOUT, INDEX, PIXELS)) for one in images if not one.streamed}
+    sets = {one.packed: KeptFiles(one.folder, (ABOUT, INDEX, PIXELS)) for one in images if not one.streamed}
     onnx_files = {one.sha256: KeptFiles(models_of(one), (_relative(one),)) for one in variants}
     sources = {
         source_digest(source): KeptFiles(
@@ -93,13 +103,14 @@ class NodeFiles:
 
     source: FileSource | None = None
 
-    def images(self, folder: Path, digest: str) -> ImageSet:
-        """The image set of that digest; ImageSetError or EngineError where there is none to be had."""
+    def images(self, wanted: PackedSet) -> ImageSet:
+        """The image set; ImageSetError or EngineError where there is none to be had."""
+        folder, digest, draw = wanted
         if self.source is None:
-            return open_image_set(folder)
+            return open_image_set(folder, draw)
         try:
-            images = open_image_set(folder)
-            if images.info.digest == digest:
+            images = open_image_set(folder, draw)
+            if images.packed == digest:
                 return images
         except BandlensError:
             pass
@@ -107,7 +118,7 @@ class NodeFiles:
         def verify(fetched: Path) -> bool:
             return check(fetched).info.digest == digest
 
-        return open_image_set(self._fetched(digest, f"image set {folder}", verify))
+        return open_image_set(self._fetched(digest, f"image set {folder}", verify), draw)
 
     def variant(self, variant: Variant) -> Variant:
         """The variant with the path of its file here."""

@@ -1,91 +1,91 @@
 """Workers on a Ray cluster: one actor a device, placed and restarted by Ray, handed one task at a time.
 
 Ray restarts an actor that died, on another node where its own is gone; what it was busy with is handed to whichever
-worker is free next. So a task's tries are counted in one place, and none waits for a node that never comes back.
+worker is free next. So a task's tries are counted in one place, and none waits for a node that never comes back. A
+worker that gives no sign of life, or does not get on, is killed and started again in the same way.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from ...errors import BandlensError, DeviceError, EngineError, UsageError
-from ..backends.base import engine_of
+from ...errors import BandlensError, DeviceError, EngineError
 from ..tasks import Task
-from .executors import Attempt, Queue, Sink, line_of
+from .cluster import ANSWER_SECONDS, END_SECONDS, Cluster, lost
+from .executors import Attempt, Queue, Sink, Watch, told
 from .files import DriverFiles, KeptFiles
 from .worker import Computed, Job, Worker
 
-SEE = "`ray status` shows the clusters that are there"
-WORDS = 240
-"""Of what Ray says about a worker, in characters."""
+BEAT_SECONDS = 5.0
+"""Between two questions whether a worker lives."""
+LOOK_SECONDS = 0.5
+"""Between two looks at who has to be replaced."""
+CRASHES = 3
+"""Of a worker in a row, before it is left alone."""
 
 
-@dataclass(frozen=True, slots=True)
-class RayOptions:
-    """What is asked of Ray."""
+def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, kept: dict[str, KeptFiles]) -> None:
+    """Compute the tasks on all workers; EngineError where no worker can be started, or Ray does not answer."""
+    ray, calls = cluster.ray, cluster.calls
+    environment = {"runtime_env": {"env_vars": dict(cluster.environment)}} if cluster.environment else {}
+    options = {"max_restarts": -1, "max_task_retries": 0, **cluster.options, **environment}
+    actors: list[Any] = []
 
-    address: str | None = None
-    """Where the cluster is; without it, and without RAY_ADDRESS, one is started on this machine."""
-    gpus_per_worker: float = 1
-    workers: int | None = None
-    """As many as the cluster has room for, by default."""
+    def start() -> None:
+        source = _source(ray, kept) if cluster.shared else None
+        actors.extend((source or ())[1:])
+        remote = ray.remote(concurrency_groups={BEAT: 1})(RayWorker).options(**options)
+        actors[:0] = [remote.remote(job, source and source[0]) for _ in range(cluster.workers)]
+
+    try:
+        calls(start)
+        _Run(cluster, Queue(tasks, sink), actors[: cluster.workers]).all()
+    finally:
+        with suppress(ray.exceptions.RayError, EngineError):
+            calls(lambda: [ray.kill(actor) for actor in actors], END_SECONDS)
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """A connection to Ray, and what each worker takes of it."""
-
-    ray: Any
-    options: dict[str, float]
-    """num_gpus or num_cpus of a worker."""
-    workers: int
-    shared: bool
-    """Whether it may have other machines than this one."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables that workers are started with, beside those of their node."""
-
-    def run(self, job: Job, tasks: Iterator[Task], sink: Sink, kept: dict[str, KeptFiles]) -> None:
-        """Compute the tasks on all workers; EngineError where no worker can be started."""
-        source = _source(self.ray, kept) if self.shared else None
-        environment = {"runtime_env": {"env_vars": dict(self.environment)}} if self.environment else {}
-        options = {"max_restarts": -1, "max_task_retries": 0, **self.options, **environment}
-        remote = self.ray.remote(RayWorker).options(**options)
-        actors = [remote.remote(job, source and source[0]) for _ in range(self.workers)]
-        try:
-            _Run(self.ray, Queue(tasks, sink), actors).all()
-        finally:
-            for actor in (*actors, *(source or ())[1:]):
-                with suppress(self.ray.exceptions.RayError):
-                    self.ray.kill(actor)
+BEAT = "beat"
+"""The group of calls that a worker answers beside its work."""
 
 
 class RayWorker:
     """What runs in a worker's process."""
 
     def __init__(self, job: Job, source: str | None) -> None:
-        self._worker = Worker(job, Remote(source) if source else None)
+        self._given = job, source  # no more: until this is through, a worker gives no sign of life
+        self._worker: Worker | None = None
 
     def ready(self) -> int:
         """Open all sessions; gives the process."""
-        self._worker.open()
+        self._opened().open()
         return os.getpid()
 
+    def _opened(self) -> Worker:
+        if self._worker is None:  # in compute, where Ray started the process again between two calls
+            job, source = self._given
+            self._worker = Worker(job, Remote(source) if source else None)
+        return self._worker
+
     def compute(self, task: Task) -> Computed:
-        return self._worker.compute(task)
+        return self._opened().compute(task)
+
+    def beat(self) -> int:
+        """The number of steps so far."""
+        return self._worker.steps if self._worker else 0
 
 
-@dataclass(frozen=True, slots=True)
 class Remote:
     """The driver's files, asked for through Ray."""
 
-    name: str
-    """The actor that has them: a worker whose arguments held a reference to it might not be restarted."""
+    def __init__(self, name: str) -> None:
+        self.name = name
+        """The actor that has them: a worker whose arguments held a reference to it might not be restarted."""
 
     def listing(self, digest: str) -> list[tuple[str, int]]:
         return list(self._asked("listing", digest))
@@ -105,140 +105,147 @@ class Remote:
 class _Run:
     """Workers that start, wait or are busy, until no task is left."""
 
-    def __init__(self, ray: Any, queue: Queue, actors: list[Any]) -> None:
-        self.ray, self.queue = ray, queue
+    def __init__(self, cluster: Cluster, queue: Queue, actors: list[Any]) -> None:
+        self.ray, self.calls, self.queue, self.actors = cluster.ray, cluster.calls, queue, actors
+        self.watch = Watch(cluster.task_timeout)
+        self.beat_seconds = min(BEAT_SECONDS, self.watch.silence / 4)
+        self.asked = self.next_beat = self.watch.clock()
+        """When the cluster was last asked whether it has nodes."""
         self.idle: list[Any] = []
-        self.starting = {self._ready(actor): actor for actor in actors}
-        self.busy: dict[Any, tuple[Any, Attempt]] = {}
+        self.starting: dict[Any, Any] = {}
+        self.busy: dict[Any, tuple[Any, Attempt, float]] = {}
+        """With the time when they began."""
+        self.late: dict[Any, Attempt] = {}
+        """What workers were busy with that have been replaced."""
+        self.beats: dict[Any, Any] = {}
         self.crashes = dict.fromkeys(actors, 0)
+        for actor in actors:
+            self._start(actor)
 
     def all(self) -> None:
-        while True:
-            self._hand_out()
-            if not self.busy and (self.idle or not self.starting):
-                return
-            # A worker that starts, on a node that may never come, is waited for only while there is work for it.
-            (done,), _ = self.ray.wait([*self.busy, *self.starting], num_returns=1)
-            if done in self.starting:
-                self._started(done, self.starting.pop(done))
-            else:
-                self._computed(done, *self.busy.pop(done))
+        with told(self.watch, self._waits_for, self.queue.sink.tell):
+            while True:
+                self._hand_out()
+                if not self.busy and (self.idle or not self.starting):
+                    return
+                # A worker that starts, on a node that may never come, is waited for only while there is work for it.
+                for reference in self._ended():
+                    if reference in self.beats:
+                        self._heard(reference, self.beats.pop(reference))
+                    elif reference in self.starting:
+                        self._started(reference, self.starting.pop(reference))
+                    elif reference in self.busy:
+                        self._computed(reference, *self.busy.pop(reference))
+                    else:
+                        self._came_late(reference, self.late.pop(reference))
+                self._look_after()
+
+    def _ended(self) -> list[Any]:
+        """Calls that have come back, some of them or none; not for ever."""
+        if (now := self.watch.clock()) >= self.next_beat:
+            self.next_beat = now + self.beat_seconds
+            for actor in set(self.actors) - set(self.beats.values()):
+                self.beats[self.calls(actor.beat.options(concurrency_group=BEAT).remote)] = actor
+        pending = [*self.busy, *self.starting, *self.late, *self.beats]
+        ended, _ = self.calls(partial(self.ray.wait, pending, num_returns=1, timeout=LOOK_SECONDS))
+        return list(ended)
+
+    def _get(self, reference: Any) -> Any:
+        return self.calls(partial(self.ray.get, reference))
 
     def _hand_out(self) -> None:
         while self.idle and (attempt := self.queue.next()):
             actor = self.idle.pop()
-            self.busy[actor.compute.remote(attempt.task)] = (actor, attempt)
+            self.watch.begins(actor)
+            reference = self.calls(partial(actor.compute.remote, attempt.task))
+            self.busy[reference] = (actor, attempt, self.watch.clock())
 
-    def _ready(self, actor: Any) -> Any:
-        return actor.ready.options(max_task_retries=-1).remote()
+    def _start(self, actor: Any) -> None:
+        """Have the sessions opened, in a process that Ray starts now or that is there already."""
+        self.watch.starts(actor)
+        self.starting[self.calls(actor.ready.options(max_task_retries=-1).remote)] = actor
+
+    def _replace(self, actor: Any) -> None:
+        """Give the actor another process: Ray kills the one that it has, though that be stopped."""
+        self.calls(partial(self.ray.kill, actor, no_restart=False))
+        self._start(actor)
+
+    def _heard(self, reference: Any, actor: Any) -> None:
+        with suppress(self.ray.exceptions.RayError):  # another call of the same worker tells of its end
+            self.watch.hears(actor, self._get(reference))
 
     def _started(self, reference: Any, actor: Any) -> None:
         try:
-            self.ray.get(reference)
+            self._get(reference)
         except self.ray.exceptions.RayError as error:
-            self.crashes[actor] += 1
-            if self.crashes[actor] < 3:
-                self.starting[self._ready(actor)] = actor
-            elif not (self.busy or self.idle or self.starting):
-                raise EngineError(f"no worker can run the study: {lost(error)}") from error
+            self._crashed(actor, error, self._start)
         else:
             self.crashes[actor] = 0
             self.queue.sink.begin()
             self.idle.append(actor)
 
-    def _computed(self, reference: Any, actor: Any, attempt: Attempt) -> None:
+    def _crashed(self, actor: Any, error: BaseException, again: Callable[[Any], None]) -> None:
+        self.crashes[actor] += 1
+        if self.crashes[actor] < CRASHES:
+            again(actor)
+        elif not (self.busy or self.idle or self.starting):
+            raise EngineError(f"no worker can run the study: {lost(error)}") from error
+
+    def _computed(self, reference: Any, actor: Any, attempt: Attempt, began: float) -> None:
         errors = self.ray.exceptions
         try:
-            computed = self.ray.get(reference)
+            computed = self._get(reference)
         except errors.RayTaskError as error:
             cause = error.cause if isinstance(error.cause, Exception) else error
             if isinstance(cause, (DeviceError, MemoryError)):  # a new process has what this one lacks
-                self.ray.kill(actor, no_restart=False)
-                self.starting[self._ready(actor)] = actor
+                self._replace(actor)
             else:
                 self.idle.append(actor)
             self.queue.failed(attempt, cause)
         except errors.RayError as error:
-            self.starting[self._ready(actor)] = actor
+            self._start(actor)
             self.queue.failed(attempt, EngineError(f"its worker was lost: {lost(error)}"))
         else:
+            self.watch.ends(began)
             self.idle.append(actor)
             self._hand_out()  # the worker goes on while this is stored
-            try:
-                self.queue.sink.accept(attempt.task, computed)
-            except BandlensError as error:
-                self.queue.failed(attempt, error)
+            self._accept(attempt, computed)
 
+    def _came_late(self, reference: Any, attempt: Attempt) -> None:
+        """Take what a replaced worker had made before it was killed; what is stored already is not stored again."""
+        with suppress(self.ray.exceptions.RayError, BandlensError):
+            self.queue.sink.accept(attempt.task, self._get(reference))
 
-def lost(error: BaseException) -> str:
-    """What Ray says, without its advice."""
-    cause = getattr(error, "cause", None)
-    text = line_of(cause if isinstance(cause, Exception) else error)
-    return text if len(text) <= WORDS else f"{text[:WORDS]}…"
+    def _accept(self, attempt: Attempt, computed: Computed) -> None:
+        try:
+            self.queue.sink.accept(attempt.task, computed)
+        except BandlensError as error:
+            self.queue.failed(attempt, error)
 
+    def _look_after(self) -> None:
+        """Replace workers that give no sign of life or do not get on; EngineError where there are none to have."""
+        for reference, (actor, attempt, _) in list(self.busy.items()):
+            if fault := self.watch.fault(actor):
+                del self.busy[reference]
+                self.late[reference] = attempt
+                self._replace(actor)
+                self.queue.failed(attempt, EngineError(f"its worker {fault}"))
+        for reference, actor in list(self.starting.items()):
+            if fault := self.watch.fault(actor):
+                del self.starting[reference]
+                self._crashed(actor, EngineError(f"a worker {fault}"), self._replace)
+        now, patience = self.watch.clock(), min(ANSWER_SECONDS, self.watch.silence)
+        if now - max(self.watch.last, self.asked) > patience:
+            if not any(node["Alive"] for node in self.calls(self.ray.nodes)):
+                raise EngineError("the Ray cluster has no machine left; what was committed stays, run again")
+            self.asked = now
 
-@contextmanager
-def connected(wanted: RayOptions, engine: str, threads: int) -> Iterator[Cluster]:
-    """A cluster with room for a worker of that engine; EngineError where there is none, in one line."""
-    ray = imported()
-    address = wanted.address or os.environ.get("RAY_ADDRESS")
-    quiet = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
-    mine = not ray.is_initialized()
-    if mine and address:
-        _check_answers(address)
-    try:
-        if mine and address:
-            ray.init(address=address, **quiet)
-        elif mine:
-            ray.init(include_dashboard=False, **quiet)
-    except Exception as error:  # Ray raises whatever its parts do
-        where = f"a Ray cluster at {address}" if address else "Ray"
-        raise EngineError(f"cannot reach {where}: {lost(error)}; {SEE}") from error
-    try:
-        yield _fitted(ray, wanted, engine, threads, shared=bool(address) or not mine)
-    finally:
-        if mine:
-            ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """EngineError where nothing listens at host:port: Ray would ask again for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not port.isdigit():
-        return  # `auto`, which Ray looks up
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-    except (OSError, OverflowError) as error:
-        raise EngineError(f"cannot reach a Ray cluster at {address}: {error}; {SEE}") from error
-
-
-def imported() -> Any:
-    """Ray, told to be quiet; EngineError where it is not installed."""
-    # What Ray says by itself is not for the terminal of a run: it has errors and progress of its own.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        from ray._private import worker
-    except ImportError:
-        raise EngineError("the ray executor needs Ray: pip install 'bandlens[ray]'") from None
-    # Ray prints that a worker died into standard output, whatever its logging is set to.
-    worker.print_to_stdstream = lambda *_, **__: None
-    return ray
-
-
-def _fitted(ray: Any, wanted: RayOptions, engine: str, threads: int, *, shared: bool) -> Cluster:
-    name = "GPU" if engine_of(engine).arrays == "cupy" else "CPU"
-    each = wanted.gpus_per_worker if name == "GPU" else threads
-    options: dict[str, float] = {"num_gpus": each} if name == "GPU" else {"num_cpus": each}
-    # A worker lies on one node; a fraction of a GPU is allowed.
-    room = sum(int(node["Resources"].get(name, 0) / each) for node in ray.nodes() if node["Alive"])
-    if not room:
-        raise UsageError(
-            f"a worker takes {each:g} {name}s, and no node of the Ray cluster has them; "
-            + ("ask for fewer with --gpus-per-worker" if name == "GPU" else "set `threads` in the study")
-        )
-    return Cluster(ray, options, wanted.workers or room, shared)
+    def _waits_for(self) -> str:
+        """In a line, from any thread."""
+        tasks = [str(attempt.task) for _, attempt, _ in list(self.busy.values())]
+        words = [f"{len(tasks)} tasks on workers, the first: {tasks[0]}"] if tasks else []
+        words += [f"{len(self.starting)} workers to start"] if self.starting else []
+        return " and ".join(words) or "Ray"
 
 
 def _source(ray: Any, kept: dict[str, KeptFiles]) -> tuple[str, Any]:

@@ -16,7 +16,7 @@ from ...probes.source import Source, source_digest, source_of
 from ...records import Cell, Failed, Finished, Predictions, Variant
 from ..tasks import Task, by_attack
 from ..workbench import Workbench
-from .files import FileSource, NodeFiles
+from .files import FileSource, NodeFiles, PackedSet
 from .shards import Folder, Shard, open_folder, write_shard
 
 
@@ -29,8 +29,8 @@ class Job:
     """Where the study file lies."""
     sources: Mapping[str, str]
     """Digest of the source of each probe of the user's."""
-    image_sets: Mapping[str, Path]
-    """Digest -> folder."""
+    image_sets: Mapping[str, PackedSet]
+    """By digest."""
     batch: int
     threads: int
     shards: str
@@ -53,7 +53,9 @@ def job_of(
         probes=probes,
         folder=folder.absolute(),
         sources={name: source_digest(source) for name, source in probe_sources(probes, folder).items()},
-        image_sets={images.info.digest: images.folder.absolute() for images in image_sets},
+        image_sets={
+            images.info.digest: PackedSet(images.folder.absolute(), images.packed, images.draw) for images in image_sets
+        },
         batch=batch,
         threads=threads,
         shards=shards,
@@ -86,13 +88,18 @@ class Worker:
         self._shards: Folder = open_folder(job.shards)
 
         def images(digest: str) -> ImageSet:
-            return files.images(job.image_sets[digest], digest)
+            return files.images(job.image_sets[digest])
 
         self._bench = Workbench(self._grid, job.batch, job.threads, images, files.variant)
+        self.steps = 0
+        """Grows while the worker gets on: sessions that it opened, and predictions that it made."""
 
     def open(self) -> None:
         """Open all sessions; what cannot be opened is known before there are results."""
-        self._bench.open(self.job.variants)
+        self._bench.open(self.job.variants, self._step)
+
+    def _step(self, number: int = 1) -> None:
+        self.steps += number
 
     def compute(self, task: Task) -> Computed:
         """Compute a task and write its shard.
@@ -103,7 +110,7 @@ class Worker:
         here = {*self._grid.conditions, *self._grid.attacks}
         if missing := {cell.condition for cell in task.cells} - here:
             raise EngineError(f"{min(map(str, missing))} is another probe here; are all versions of bandlens the same?")
-        outcomes = [outcome for outcomes in self._bench.compute(task) for outcome in outcomes]
+        outcomes = [outcome for outcomes in self._bench.compute(task, progress=self._step) for outcome in outcomes]
         failed = tuple((one.cell.key, one.error) for one in outcomes if isinstance(one, Failed))
         lost = {key for key, _ in failed}
         parts = _joined(task, [one for one in outcomes if isinstance(one, Finished) and one.cell.key not in lost])

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 NOT_SET = b"NOTSET"
+CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+"""By the number of spatial axes: those that torch knows as such run in the precision of `torch.autocast`."""
 
 
 def convolution(
@@ -26,9 +28,8 @@ def convolution(
     _check_auto_pad(auto_pad)
     ones = [1] * (x.ndim - 2)
     x, padding = _padded(x, pads, 0.0)
-    return torch.convolution(
-        x, weight, bias, list(strides) or ones, padding, list(dilations) or ones, False, [0] * len(ones), group
-    )
+    convolve = CONVOLUTIONS[len(ones)]
+    return convolve(x, weight, bias, list(strides) or ones, padding, list(dilations) or ones, group)
 
 
 def max_pool(

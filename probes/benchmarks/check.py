@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ...errors import ImageSetError, UsageError
 from ...protocol import Benchmark
+from ...records import Crop
 from ..images.decision_spaces import decision_space
-from ..images.decode import Crop
 from .layouts import Layout, classes_of
 
 SHOWN = 3

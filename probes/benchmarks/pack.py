@@ -14,9 +14,8 @@ import numpy as np
 
 from ...errors import ImageSetError, UnknownName, UsageError
 from ...protocol import SEVERITIES, SIZE, VALIDATION, Benchmark
-from ...records import ImageSetInfo
+from ...records import Crop, ImageSetInfo
 from ..images.decision_spaces import decision_space, names_of
-from ..images.decode import Crop
 from ..images.files import Lists, need_space, writing
 from ..images.image_set import ImageSet, open_image_set
 from ..images.labels import clustering
@@ -149,6 +148,8 @@ def pack_benchmark(
     *,
     size: int = SIZE,
     resize: int = 256,
+    interpolation: str = "bilinear",
+    squash: bool = False,
     name: str | None = None,
     labels: Labels = IN_PATHS,
     corruptions: Corruptions = ALL_CORRUPTIONS,
@@ -168,6 +169,7 @@ def pack_benchmark(
         out: the new folder of the set or sets.
         size: side of the central crop, in pixels; images of a `fixed` benchmark must have it.
         resize: shorter side before the crop, in pixels; a `fixed` benchmark is not resized.
+        interpolation, squash: see `images.pack`.
         name: of the set, by default that of `out`; corruption and severity are added.
         labels: files with labels, for the benchmarks that have them.
         corruptions: which of them, and which severities.
@@ -180,7 +182,7 @@ def pack_benchmark(
     """
     if benchmark.fixed and fast:
         raise UsageError(f"{benchmark.name} is not resized, so there is nothing to do faster; leave --fast out")
-    crop = Crop(size, size, fixed=True) if benchmark.fixed else Crop(size, resize, fast=fast)
+    crop = Crop(size, size, fixed=True) if benchmark.fixed else Crop(size, resize, False, fast, interpolation, squash)
     clusters_of = clustering(clusters)
     layout, real = _labelled(benchmark, labels)
     places = find_sets(benchmark, source, out, name or out.name, corruptions, subset)

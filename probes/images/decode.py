@@ -8,14 +8,13 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from math import ceil, floor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...errors import ImageSetError, UsageError
-from ...protocol import SIZE
+from ...errors import ImageSetError
+from ...records import Crop
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +28,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 EXACT = (64, 128, 256, 512)
 """Shorter sides of which Pillow resizes a part to the very bits of the whole: boxes are in float32, and a division by a
 power of two is exact there."""
+
+REACH = {"bilinear": 1, "bicubic": 2}
+"""How far the filters reach, in pixels of the smaller picture."""
 
 Rows = Callable[[int, int], "Photo"]
 """The rows of a photograph from the first number up to the second."""
@@ -49,29 +51,6 @@ _DAMAGE = (
 
 class BrokenImageError(ImageSetError):
     """A file that is no image after all, or an unusable one. The message is the reason alone: callers know the name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Crop:
-    """Shorter side to `resize` pixels, then the central `size` x `size`; UsageError unless 1 <= size <= resize."""
-
-    size: int = SIZE
-    resize: int = 256
-    fixed: bool = False
-    """Photographs have size x size pixels already: any other is broken."""
-    fast: bool = False
-    """Resize with torch, whose weights are rounded to 16 bits: a third of the time, and values that differ by 1."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.size <= self.resize:
-            raise UsageError(f"size {self.size} must be from 1 to resize, {self.resize}: crops come after the resize")
-
-    def __str__(self) -> str:
-        """What is done to the pixels, in words: part of an image set's digest."""
-        if self.fixed:
-            return f"RGB, {self.size} x {self.size} pixels as they are"
-        how = "bilinear, antialiased, fast" if self.fast else "bilinear, antialiased"
-        return f"RGB, shorter side to {self.resize} ({how}), centre crop {self.size}"
 
 
 @contextmanager
@@ -170,15 +149,15 @@ def planar(photo: Photo, crop: Crop) -> NDArray[np.uint8]:
 def _planar(old: tuple[int, int], rows: Rows, crop: Crop) -> NDArray[np.uint8]:
     """`planar` of a photograph whose width and height are `old`."""
     width, height, left, top = _placed(*old, crop)
-    size = crop.size
+    size, filter_ = crop.size, crop.interpolation
     box = (left, top, left + size, top + size)
     if (width, height) == old:
         photo = rows(0, height).crop(box)
     elif old[1] - height > max(0, 2 * (old[0] - width)):
         # Pillow resizes in width first and then in height, unless that shrinks by more than twice as many pixels.
-        photo = _resized(rows(0, old[1]), width, height).crop(box)
+        photo = _resized(rows(0, old[1]), width, height, filter_).crop(box)
     else:
-        photo = _resized_crop(old, rows, width, height, left, top, size)
+        photo = _resized_crop(old, rows, width, height, left, top, size, filter_)
     return np.stack([np.asarray(band) for band in photo.split()])
 
 
@@ -198,35 +177,42 @@ def _placed(width: int, height: int, crop: Crop) -> tuple[int, int, int, int]:
     size, resize = crop.size, crop.resize
     if crop.fixed and (width, height) != (size, size):
         raise BrokenImageError(f"{width} x {height} pixels, not {size} x {size}")
-    long = int(resize * max(width, height) / min(width, height))
+    long = resize if crop.squash else int(resize * max(width, height) / min(width, height))
     width, height = (resize, long) if width <= height else (long, resize)
     _refuse_more_pixels_than_allowed(width, height)
     return width, height, round((width - size) / 2), round((height - size) / 2)
 
 
-def _resized_crop(old: tuple[int, int], rows: Rows, width: int, height: int, left: int, top: int, size: int) -> Photo:
+def _resized_crop(
+    old: tuple[int, int], rows: Rows, width: int, height: int, left: int, top: int, size: int, interpolation: str
+) -> Photo:
     """Resized in width, then in height, and cropped: bit for bit, without most of what the crop drops."""
     (old_width, old_height), first, end = old, 0, old[1]
     exact = height < width and height in EXACT
     if exact:
         scale = old_height / height
-        margin = ceil(max(scale, 1)) + 1  # a row is a mean of those that are less than max(scale, 1) away
+        # A row is a mean of those that are less than max(scale, 1) away; bicubic, than twice that.
+        margin = ceil(REACH[interpolation] * max(scale, 1)) + 1
         first, end = max(0, floor(top * scale) - margin), min(end, ceil((top + size) * scale) + margin)
     photo = rows(first, end)
     if width <= height and width in EXACT:
         scale = old_width / width
-        photo = _resized(photo, size, photo.height, (left * scale, 0, (left + size) * scale, photo.height))
+        photo = _resized(
+            photo, size, photo.height, interpolation, (left * scale, 0, (left + size) * scale, photo.height)
+        )
     else:
-        photo = _resized(photo, width, photo.height).crop((left, 0, left + size, photo.height))
+        photo = _resized(photo, width, photo.height, interpolation).crop((left, 0, left + size, photo.height))
     if exact:
-        return _resized(photo, size, size, (0, top * scale - first, size, (top + size) * scale - first))
-    return _resized(photo, size, height).crop((0, top, size, top + size))
+        return _resized(photo, size, size, interpolation, (0, top * scale - first, size, (top + size) * scale - first))
+    return _resized(photo, size, height, interpolation).crop((0, top, size, top + size))
 
 
-def _resized(photo: Photo, width: int, height: int, box: tuple[float, float, float, float] | None = None) -> Photo:
+def _resized(
+    photo: Photo, width: int, height: int, interpolation: str, box: tuple[float, float, float, float] | None = None
+) -> Photo:
     from PIL.Image import Resampling
 
-    return photo.resize((width, height), Resampling.BILINEAR, box)
+    return photo.resize((width, height), Resampling[interpolation.upper()], box)
 
 
 def _refuse_more_pixels_than_allowed(width: int, height: int) -> None:

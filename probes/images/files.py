@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PIXELS, INDEX, ABOUT = "pixels.npy", "index.parquet", "set.json"
 FORMATS = (1, 2)
-SECOND = ("decision_space", "schemes", "streamed")
+SECOND = ("class_names", "decision_space", "schemes", "streamed")
 """Where set.json has one of these it is of format 2: a reader of format 1 would overlook it."""
 TOGETHER = 16
 """Rows of pixels that go to the disk together."""

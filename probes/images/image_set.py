@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,6 +15,7 @@ from ...errors import ImageSetError
 from ...records import ImageSetInfo, digest_of
 from ...untrusted import as_record
 from . import files
+from .labels import spread
 from .rows import Progress, in_parallel, silent
 from .stream import Stream, open_stream
 
@@ -29,6 +30,13 @@ class Scheme(NamedTuple):
     """(k,); an image may have several classes, or none."""
     classes: NDArray[np.int32]
     """(k,) class indices."""
+
+
+class Draw(NamedTuple):
+    """So many images of a set instead of all: see `labels.spread`."""
+
+    limit: int
+    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +54,8 @@ class ImageSet:
     """(n,) what the noise of each image is keyed by: see `files.image_keys`."""
     paths: list[str] = field(repr=False)
     """Relative to what was packed, with '/'."""
+    class_names: list[str] | None = field(repr=False)
+    """What the classes of own labels are called, in their order; None where they are those of a decision space."""
     folder: Path
     skipped: dict[str, str]
     """Broken files that were left out, and why."""
@@ -53,6 +63,12 @@ class ImageSet:
     """How many files were no images by their suffix."""
     source: NDArray[np.uint8] | Stream = field(repr=False)
     """The read-only memory map of pixels.npy, or the files to decode."""
+    packed: str = ""
+    """Digest of what `folder` holds: that of the set itself, unless images are drawn of it."""
+    draw: Draw | None = None
+    """Which of the images in `folder` are those of this set; None where all are."""
+    rows: NDArray[np.int64] | None = field(default=None, repr=False)
+    """(n,) where they lie in `source`; None where they all are there in their order."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -74,13 +90,14 @@ class ImageSet:
         """(n, 3, size, size) RGB, 0 to 255: a read-only memory map. ImageSetError where the set is streamed."""
         if isinstance(self.source, Stream):
             raise ImageSetError(f"{self.folder}: streams its images and has no pixels.npy; pack it without --stream")
-        return self.source
+        return self.source if self.rows is None else self.source[self.rows]
 
     def take(self, rows: NDArray[np.int64], out: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """(k, 3, size, size): copies of images, whose pages are given back, so that a run's memory stays the same.
 
         Raises ImageSetError where a streamed image is not the one that was indexed.
         """
+        rows = rows if self.rows is None else self.rows[rows]
         if isinstance(self.source, Stream):
             return self.source.take(rows, out)
         images = self.source.take(rows, axis=0, out=out, mode="clip")
@@ -89,8 +106,10 @@ class ImageSet:
         return images
 
 
-def open_image_set(path: Path) -> ImageSet:
+def open_image_set(path: Path, draw: Draw | None = None) -> ImageSet:
     """Open a set: its files must be there and fit each other; pixels are not read (see `check`).
+
+    With `draw` it is the set that packing so many of its images would have made; one that has no more stays whole.
 
     Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format.
     """
@@ -98,6 +117,11 @@ def open_image_set(path: Path) -> ImageSet:
     try:
         info = as_record(ImageSetInfo, about)
         skipped, ignored = dict(about["skipped"]), int(about["ignored"])
+        class_names = about.get("class_names")
+        if class_names is not None and not (
+            isinstance(class_names, list) and all(isinstance(name, str) for name in class_names)
+        ):
+            raise TypeError("class_names are no list of texts")
         shape = (info.count, 3, info.size, info.size)
         pixels = None if "streamed" in about else files.read_pixels(path, shape)
         index = files.read_index(path, info.count)
@@ -111,8 +135,40 @@ def open_image_set(path: Path) -> ImageSet:
         keys = files.image_keys(index.sha256s)
     except ValueError as error:
         raise ImageSetError(f"{path / files.INDEX}: damaged ({error}); pack the images again") from error
-    schemes = {name: _flat(lists) for name, lists in index.schemes.items()}
-    return ImageSet(info, index.labels, schemes, index.clusters, keys, index.paths, path, skipped, ignored, source)
+    packed, rows = info.digest, None
+    if draw is not None and draw.limit < info.count:
+        rows = spread(index.labels, index.paths, *draw)
+        index, keys = _drawn(index, rows), keys[rows]
+        info = replace(info, count=draw.limit, digest=digest(index, info.size, info.preprocessing, info.decision_space))
+    return ImageSet(
+        info=info,
+        labels=index.labels,
+        schemes={name: _flat(lists) for name, lists in index.schemes.items()},
+        clusters=index.clusters,
+        keys=keys,
+        paths=index.paths,
+        class_names=class_names,
+        folder=path,
+        skipped=skipped,
+        ignored=ignored,
+        source=source,
+        packed=packed,
+        draw=None if rows is None else draw,
+        rows=rows,
+    )
+
+
+def _drawn(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
+    """The index of some of the images, with clusters numbered as packing them would number them."""
+    first: dict[int, int] = {}
+    clusters = [first.setdefault(one, len(first)) for one in index.clusters[rows].tolist()]
+    return files.Index(
+        [index.paths[row] for row in rows],
+        None if index.labels is None else index.labels[rows],
+        np.array(clusters, np.int32),
+        [index.sha256s[row] for row in rows],
+        {name: [lists[row] for row in rows] for name, lists in index.schemes.items()},
+    )
 
 
 def _flat(lists: files.Lists) -> Scheme:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -53,6 +55,59 @@ def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace =
     return np.array([classes[parent] for parent in parents], np.int32)
 
 
+def labels_of_names(source: Path, paths: Sequence[str]) -> tuple[NDArray[np.int32], list[str]]:
+    """Classes of images by the first folder of their paths, and its names: sorted as text, as ImageFolder sorts them.
+
+    Raises ImageSetError where an image lies in no folder, or all lie in one.
+    """
+    parents = [_top(path) for path in paths]
+    if "" in parents:
+        raise ImageSetError(
+            f"{source}: '{paths[parents.index('')]}' lies in no folder, so --labels folders has no class for it"
+        )
+    names = sorted(set(parents))
+    if len(names) < 2:
+        raise ImageSetError(
+            f"{source}: all images lie in '{names[0]}', and one class is none; give the folder that holds the classes"
+        )
+    return _numbered(source, parents, names), names
+
+
+def _top(path: str) -> str:
+    """The first folder of a path, or nothing where it has none."""
+    return path.partition("/")[0] if "/" in path else ""
+
+
+def _numbered(source: Path, classes: Sequence[str], names: Sequence[str]) -> NDArray[np.int32]:
+    if len(names) > LARGEST_CLASS + 1:
+        raise ImageSetError(f"{source}: {len(names):,} classes are more than the {LARGEST_CLASS + 1:,} that are kept")
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[one] for one in classes], np.int32)
+
+
+def folders_that_could_be_labels(paths: Sequence[str]) -> int:
+    """How many classes `labels_of_names` would find; 0 where it would not."""
+    folders = {_top(path) for path in paths}
+    return len(folders) if "" not in folders and len(folders) > 1 else 0
+
+
+def spread(classes: NDArray[np.int32] | None, paths: Sequence[str], limit: int, seed: int) -> NDArray[np.int64]:
+    """Rows, ascending, of `limit` images: drawn from each class, and from all classes as evenly as they go.
+
+    What is drawn depends on the seed and the paths alone: a smaller limit draws some of the same images.
+    """
+    drawn = [hashlib.sha256(f"{seed} {path}".encode("utf-8", "surrogateescape")).digest() for path in paths]
+    order = sorted(range(len(paths)), key=drawn.__getitem__)
+    kinds = [0] * len(paths) if classes is None else classes.tolist()
+    seen: Counter[int] = Counter()
+    nth = {}
+    for row in order:
+        nth[row] = seen[kinds[row]]
+        seen[kinds[row]] += 1
+    order.sort(key=nth.__getitem__)  # the first of every class, then the second of every class, …
+    return np.array(sorted(order[:limit]), np.int64)
+
+
 def refuse_numbers(source: Path, paths: Sequence[str], labels: NDArray[np.int32] | None) -> None:
     """ImageSetError where folders are named 0 to 999 and their classes are not known, or those of names as text."""
     parents = [PurePosixPath(path).parent.name for path in paths]
@@ -82,28 +137,44 @@ def refuse_outside(source: Path, paths: Sequence[str], labels: NDArray[np.int32]
         )
 
 
-def labels_of_csv(file: Path, paths: Sequence[str]) -> NDArray[np.int32]:
-    """Classes from a CSV file with the columns `path` and `class`, in the order of `paths`.
+def labels_of_csv(file: Path, paths: Sequence[str]) -> tuple[NDArray[np.int32], list[str] | None]:
+    """Classes from a CSV file with the columns `path` and `class`, in the order of `paths`, and their names.
 
-    Every path must be listed exactly once, and nothing else; classes are integers, 0 to 65535.
+    Every path must be listed exactly once, and nothing else. Classes are integers, 0 to 65535, without names; or names,
+    at least one of which is no number, which are sorted as text.
     Raises ImageSetError naming the row, counted from 1 with the header, and UsageError where there is no such file.
     """
-    listed = dict.fromkeys(paths, -1)
+    listed: dict[str, str] = dict.fromkeys(paths, "")
+    rows: dict[str, int] = {}
     for row, path, label in _csv_rows(file):
         where = f"{file}, row {row}"
         if path not in listed:
             raise ImageSetError(f"{where}: no image '{path}'; paths are relative to the packed folder, with '/'")
-        if listed[path] != -1:
+        if path in rows:
             raise ImageSetError(f"{where}: '{path}' is listed twice; keep one of the rows")
-        if not (label.isascii() and label.isdigit() and len(label) <= 9 and int(label) <= LARGEST_CLASS):
-            raise ImageSetError(f"{where}: class '{label}' must be an integer from 0 to {LARGEST_CLASS}")
-        listed[path] = int(label)
-    missing = [path for path, label in listed.items() if label == -1]
+        if not label:
+            raise ImageSetError(f"{where}: the class is missing; write its name, or a number from 0")
+        listed[path], rows[path] = label, row
+    named = not all(_is_number(label) for label in listed.values() if label)
+    for path, row in rows.items():
+        label = listed[path]
+        if not named and not (label.isdigit() and len(label) <= 9 and int(label) <= LARGEST_CLASS):
+            raise ImageSetError(
+                f"{file}, row {row}: class '{label}' must be an integer from 0 to {LARGEST_CLASS}, or all must be names"
+            )
+    missing = [path for path in listed if path not in rows]
     if missing:
         raise ImageSetError(
             f"{file}: {len(missing)} images are not listed, the first '{missing[0]}'; add a row for each"
         )
-    return np.array(list(listed.values()), np.int32)
+    if not named:
+        return np.array([int(label) for label in listed.values()], np.int32), None
+    names = sorted(set(listed.values()))
+    return _numbered(file, list(listed.values()), names), names
+
+
+def _is_number(label: str) -> bool:
+    return label.isascii() and label.removeprefix("-").replace(".", "", 1).isdigit()
 
 
 def clusters_none(paths: Sequence[str]) -> NDArray[np.int32]:

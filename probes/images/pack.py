@@ -12,9 +12,9 @@ import numpy as np
 
 from ...errors import ImageSetError, UsageError
 from ...protocol import SIZE
-from ...records import ImageSetInfo
+from ...records import Crop, ImageSetInfo
 from .decision_spaces import decision_space as find_space
-from .decode import Crop, cropped, photo_of, planar
+from .decode import cropped, photo_of, planar
 from .files import (
     PIXELS,
     Index,
@@ -28,7 +28,17 @@ from .files import (
     writing,
 )
 from .image_set import ImageSet, digest, open_image_set
-from .labels import LARGEST_CLASS, clustering, labels_of_csv, labels_of_folders, refuse_numbers, refuse_outside
+from .labels import (
+    LARGEST_CLASS,
+    clustering,
+    folders_that_could_be_labels,
+    labels_of_csv,
+    labels_of_folders,
+    labels_of_names,
+    refuse_numbers,
+    refuse_outside,
+    spread,
+)
 from .rows import Photograph, Progress, hash_rows, nowhere, rows_of, silent
 from .sources import open_source
 from .stream import described
@@ -40,6 +50,8 @@ if TYPE_CHECKING:
     from .sources import ImageSource
 
 Say = Callable[[str], object]
+FOLDERS = Path("folders")
+"""Instead of a CSV file: labels are the folders at the top."""
 _USUAL = {"decision_space": "all", "corruption": None, "severity": None}
 """What set.json does not mention."""
 
@@ -54,6 +66,8 @@ class Choice:
     """(n,) class indices."""
     schemes: Mapping[str, Lists] = field(default_factory=dict)
     """By name, the classes that count as right for each of the n images."""
+    names: Sequence[str] | None = None
+    """What the classes are called, where they are the user's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +123,13 @@ def write_set(
         if len(sha256s) + len(skipped) < len(place):
             raise ImageSetError(f"{source.where}: lost images while it was packed; pack it again")
         index = _index(source, choice, clusters, sha256s)
-        streamed = {"streamed": described(source.where, crop)} if how.stream else {}
+        more: dict[str, Any] = {"streamed": described(source.where, crop)} if how.stream else {}
+        if choice.names is not None:
+            more["class_names"] = list(choice.names)
         with writing(out):
             if not how.stream:
                 finish_pixels(file, crop.size, sorted(sha256s))
-            describe(folder, index, info, skipped=dict(sorted(skipped.items())), ignored=source.ignored, **streamed)
+            describe(folder, index, info, skipped=dict(sorted(skipped.items())), ignored=source.ignored, **more)
     return open_image_set(out)
 
 
@@ -155,11 +171,15 @@ def pack(
     *,
     size: int = SIZE,
     resize: int = 256,
+    interpolation: str = "bilinear",
+    squash: bool = False,
     name: str | None = None,
     benchmark: str | None = None,
     labels: Path | None = None,
     decision_space: str = "all",
     clusters: str = "none",
+    limit: int | None = None,
+    seed: int = 0,
     fast: bool = False,
     stream: bool = False,
     skip_broken: bool = False,
@@ -174,12 +194,15 @@ def pack(
         out: the new folder of the set.
         size: side of the central crop, in pixels.
         resize: shorter side before the crop, in pixels.
+        interpolation: bilinear or bicubic; both are antialiased.
+        squash: resize both sides to `resize`.
         name: by default that of `out`.
         benchmark: by default the set's name.
-        labels: a CSV file, columns path and class; else classes come from folders named by WordNet ids, or by the names
-            of the decision space.
+        labels: a CSV file, columns path and class, or the word `folders`: those at the top are the classes. Else they
+            come from folders named by WordNet ids, or by the names of the decision space.
         decision_space: the classes that labels are of, one of `decision_spaces.NAMES`.
         clusters: each image is its own cluster ("none"), or those of one "folder" are.
+        limit: so many images, drawn by `seed` from each class as evenly as they go.
         fast: resize in a third of the time, to values that differ by 1 here and there.
         stream: write no pixels, and decode `source`, a folder, again whenever they are asked for.
         skip_broken: leave out broken images instead of stopping at the first.
@@ -190,16 +213,34 @@ def pack(
     Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images or
     their labels. After an error there is no `out`.
     """
-    crop, clusters_of = Crop(size, resize, fast=fast), clustering(clusters)
+    crop = Crop(size, resize, fast=fast, interpolation=interpolation, squash=squash)
+    clusters_of = clustering(clusters)
     space, how = find_space(decision_space), How(skip_broken, stream, workers, progress, say)
     refuse_early(source, out, how)
     images = open_source(source)
-    classes = labels_of_csv(labels, images.paths) if labels else labels_of_folders(source, images.paths, space)
+    names: list[str] | None = None
+    classes: NDArray[np.int32] | None
+    if labels == FOLDERS:
+        classes, names = labels_of_names(source, images.paths)
+    elif labels:
+        classes, names = labels_of_csv(labels, images.paths)
+    else:
+        classes = labels_of_folders(source, images.paths, space)
+    if names is not None and space.name != "all":
+        raise UsageError(f"classes of {space.name} have names already; leave --decision-space out, or own labels")
     refuse_numbers(source, images.paths, classes)
     refuse_outside(labels or source, images.paths, classes, space)
     info = _info(name or out.name, benchmark, crop, decision_space)
-    how.say(f"{out}: {need_space(out, len(images.paths), 0 if stream else size)}")
-    return write_set(images, Choice(range(len(images.paths)), classes), out, crop, info, clusters_of, how)
+    if classes is None and (folders := folders_that_could_be_labels(images.paths)):
+        how.say(f"{source}: no labels, so agreement is measured; its {folders} folders can be: --labels folders")
+    rows: Sequence[int] = range(len(images.paths))
+    if limit is not None:
+        if not 1 <= limit <= len(rows):
+            raise UsageError(f"--limit {limit} must be from 1 to {len(rows)}, the number of images in {source}")
+        chosen = spread(classes, images.paths, limit, seed)
+        rows, classes = chosen.tolist(), None if classes is None else classes[chosen]
+    how.say(f"{out}: {need_space(out, len(rows), 0 if stream else size)}")
+    return write_set(images, Choice(rows, classes, names=names), out, crop, info, clusters_of, how)
 
 
 def pack_arrays(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...errors import ImageSetError
-from .decode import BrokenImageError, Crop, cropped
+from ...records import Crop
+from .decode import BrokenImageError, cropped
 from .rows import in_parallel
 from .sources import read_file
 
@@ -64,7 +65,7 @@ class Stream:
 
 def described(source: Path, crop: Crop) -> dict[str, Any]:
     """What set.json says of a stream."""
-    return {"source": str(source.resolve()), "resize": crop.resize, "fixed": crop.fixed, "fast": crop.fast}
+    return {"source": str(source.resolve()), **{name: value for name, value in asdict(crop).items() if name != "size"}}
 
 
 def open_stream(about: Mapping[str, Any], size: int, paths: Sequence[str], sha256s: Sequence[str]) -> Stream:
@@ -74,5 +75,6 @@ def open_stream(about: Mapping[str, Any], size: int, paths: Sequence[str], sha25
         raise ImageSetError(f"{source}: no such folder, and its images were not packed; bring it back or pack again")
     # Filters belong to the process, and batches are decoded beside other threads: set once, and never taken back.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-    crop = Crop(size, int(about["resize"]), bool(about["fixed"]), bool(about["fast"]))
+    how = str(about.get("interpolation", "bilinear")), bool(about.get("squash", False))
+    crop = Crop(size, int(about["resize"]), bool(about["fixed"]), bool(about["fast"]), *how)
     return Stream(source, paths, sha256s, crop)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bandlens.app.cli import app
-from bandlens.app.preview import grid_of, perturbed, read_photograph
+from bandlens.app.preview import MOST_TILES, draw_sheet, grid_of, perturbed, read_photograph
 from bandlens.errors import ImageSetError
 from bandlens.export.photographs import photograph_folder
 from bandlens.probes.family import Batch
+from bandlens.probes.grid import make_grid
 from bandlens.probes.images.pack import pack
 
 CAT = photograph_folder() / "chelsea.png"
@@ -53,6 +55,21 @@ def test_the_noise_is_that_of_a_study_with_this_photograph(tmp_path: Path) -> No
     assert perturb is not None
     [(_, made)] = perturb(np, batch, [condition], lambda: np.empty(images.shape, np.float32))
     np.testing.assert_array_equal(np.round(made[row].transpose(1, 2, 0) * 255).astype(np.uint8), shown[condition])
+
+
+def test_of_a_map_of_waves_some_are_drawn(tmp_path: Path) -> None:
+    grid = make_grid({"fourier": {}, "contrast": {}}, tmp_path)
+    pictures = perturbed(read_photograph(CAT), grid, 0)
+    counts = Counter(condition.probe for condition in pictures)
+    assert counts == {"clean": 1, "fourier": MOST_TILES, "contrast": 8}
+    waves = [condition for condition in grid.conditions if condition.probe == "fourier"]
+    shown = [condition for condition in pictures if condition.probe == "fourier"]
+    assert (shown[0], shown[-1]) == (waves[0], waves[-1])
+    steps = np.diff([waves.index(condition) for condition in shown])
+    assert set(steps) == {32}
+    draw_sheet(read_photograph(CAT), grid, 0, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width < 1600
 
 
 def test_a_studys_own_probes(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pretend_cupy import PretendCupy
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
-from bandlens.engine.run import check_labels, run
+from bandlens.engine.run import check_labels, make_place, run
 from bandlens.errors import EngineError, UsageError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
@@ -303,13 +304,14 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
     assert not running()
 
 
-def test_a_probe_that_cannot_take_these_images_fails_all_of_its_cells(tmp_path: Path, engine: str) -> None:
-    images = make_images(tmp_path / "images.set", make_pictures(5, size=64))
-    bench = Bench([make_model(tmp_path, size=64)], images, make_grid({"critical_band": {}}, tmp_path), engine)
-    found = bench.run(bench.cells())
-    assert len(found.failed) == 29
-    assert all(error.startswith("critical_band needs") for error in found.failed.values())
-    assert len(found.columns) == 1
+def test_a_map_of_waves_is_one_run(bench: Bench, tmp_path: Path) -> None:
+    """Far more conditions than buffers go round, and every cell ends."""
+    waves = replace(bench, grid=make_grid({"fourier": {"row": list(range(6)), "column": list(range(6))}}, tmp_path))
+    found = waves.run(waves.cells(), batch=8)
+    assert len(waves.grid.conditions) == 37
+    assert not found.failed
+    assert {len(columns) for columns in found.columns.values()} == {COUNT}
+    assert len(found.columns) == 37 * len(bench.models)
 
 
 class Fails:
@@ -362,6 +364,34 @@ def test_labels_are_classes_of_every_model(tmp_path: Path, last: int, fits: bool
     else:
         with pytest.raises(UsageError, match=r"0/1\.png is labelled 12, but small has 12 classes"):
             check_labels(images, models)
+
+
+class LateCupy(PretendCupy):
+    """What comes from the host's memory has arrived once somebody has waited for the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coming: list[tuple[Any, Any]] = []
+        self.stream.synchronize = self.arrive  # type: ignore[method-assign]
+
+    def asarray(self, array: Any, dtype: Any = None) -> Any:
+        there = self.zeros(array.shape, dtype or array.dtype)
+        self.coming.append((there, array))
+        return there
+
+    def arrive(self) -> None:
+        for there, array in self.coming:
+            there[...] = array
+        self.coming.clear()
+
+
+def test_labels_are_on_the_card_before_a_run_in_another_stream_reads_them(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images.set", make_pictures(5), labels=[3, 1, 4, 1, 5])
+    one = variant_of(make_model(tmp_path), "onnxruntime", "fp32")
+    with open_session(one, 2, 1) as session:
+        place = make_place(LateCupy(), images, {one: session})
+    assert place.labels is not None
+    np.testing.assert_array_equal(place.labels, [3, 1, 4, 1, 5])
 
 
 def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bandlens.engine.tasks import MOST_PASSES, TASKS_PER_WORKER, Task, passes, tasks_of
+from bandlens.engine.tasks import MOST_CONDITIONS, MOST_PASSES, TASKS_PER_WORKER, Task, passes, tasks_of
 from bandlens.probes.attacks import ATTACKS
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Cell, ImageSetInfo, Model, Variant
@@ -95,6 +95,17 @@ def test_checkpoints_are_split_where_a_batch_of_all_is_too_much() -> None:
     assert max(task.predictions for task in tasks) <= MOST_PASSES["numpy"]
     assert min(len(task.variants) for task in tasks) < 48
     assert max(len(task.variants) for task in tasks) > 1
+
+
+def test_a_map_of_waves_is_split_by_condition() -> None:
+    waves = make_grid({"fourier": {"row": list(range(10)), "column": list(range(1, 11))}}, Path())
+    mine = cells(waves, models=3, counts=(64,))
+    tasks = list(tasks_of(mine, waves, 32, 1, everything))
+    assert max(len({cell.condition for cell in task.cells}) for task in tasks) == MOST_CONDITIONS
+    found = Counter()
+    for task in tasks:
+        found.update({cell.key: task.last - task.first for cell in task.cells})
+    assert found == {cell.key: 64 for cell in mine}
 
 
 def test_the_key_names_the_rows_and_nothing_else() -> None:

@@ -89,3 +89,37 @@ def test_unknown_names_name_the_nearest() -> None:
     pytest.importorskip("timm")
     with pytest.raises(UnknownName, match="timm architecture"):
         build("timm:resnet-50")
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "resnet18(num_classes=37)",
+        "torchvision:resnet18(num_classes=37)",
+        "timm:resnet10t(num_classes=37)",
+        "resnet10t(num_classes=37)",
+        "timm:resnet10t.c3_in1k(num_classes=37)",
+    ],
+)
+def test_named_networks_are_called_with_literals(architecture: str) -> None:
+    pytest.importorskip("timm")
+    assert build(architecture).fc.weight.shape[0] == 37
+    assert build(architecture, classes=5).fc.weight.shape[0] == 37
+
+
+def test_named_networks_get_as_many_classes_as_are_asked_for() -> None:
+    assert build("torchvision:resnet18", classes=37).fc.weight.shape == (37, 512)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "message"),
+    [
+        ("torchvision:resnet10t", "unknown torchvision architecture 'resnet10t'"),
+        ("torchvision:resnet18(classes=3)", "unexpected keyword argument 'classes'"),
+        ("timm:resnet10t(num_classes=print(1))", "cannot read architecture"),
+    ],
+)
+def test_named_networks_that_cannot_be(architecture: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(architecture)
+    assert message in str(caught.value)

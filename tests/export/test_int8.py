@@ -194,6 +194,26 @@ def test_int8_is_written_into_the_graph(resnet18_content: bytes, resnet18_int8: 
     assert len(resnet18_int8) < 0.27 * len(resnet18_content)
 
 
+def terms_of_sums(content: bytes) -> list[list[str]]:
+    """What makes the two branches of each sum; a MaxPool keeps what is quantized, and so is passed over."""
+    graph = onnx_file_of(content)
+    makers = {name: node for node in graph.node for name in node.output}
+
+    def maker(name: str) -> str:
+        node = makers[name]
+        return maker(node.input[0]) if node.op_type == "MaxPool" else node.op_type
+
+    return [sorted(map(maker, node.input)) for node in graph.node if node.op_type == "Add"]
+
+
+def test_sums_take_one_branch_as_its_convolution_gives_it(resnet18_int8: bytes, lite0: bytes) -> None:
+    """NVIDIA: only the residual input of a sum is to be quantized, so that the sum is fused into the convolution."""
+    assert terms_of_sums(resnet18_int8) == [["Conv", "DequantizeLinear"]] * 8  # ResNet-18 has 8 residual blocks
+    assert terms_of_sums(to_int8(lite0, [photograph_crops(224)[:2]])) == [["Conv", "DequantizeLinear"]] * 9
+    graph = onnx_file_of(resnet18_int8)
+    assert set(constants(graph)) <= {name for node in graph.node for name in node.input}
+
+
 def test_int8_does_not_depend_on_batches(resnet18_content: bytes, resnet18_int8: bytes, photographs: Images) -> None:
     assert to_int8(resnet18_content, (photographs[k : k + 5] for k in range(0, 18, 5))) == resnet18_int8
     assert to_int8(resnet18_content, [photographs[:9]]) != resnet18_int8

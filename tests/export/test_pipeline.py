@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from numpy.typing import NDArray
 
 from bandlens.errors import CheckpointError, ExportError, UnknownName, UsageError
@@ -123,6 +124,27 @@ def test_nothing_is_written_for_a_network_that_is_refused(tiny: Path, tmp_path: 
     with pytest.raises(CheckpointError, match="does not fit the architecture"):
         export_user_checkpoint(tiny, "larger", "resnet18", *IMAGENET, folder, image_size=64)
     assert not folder.exists()
+
+
+def test_a_named_network_gets_as_many_classes_as_the_weights_have(
+    tmp_path: Path, photographs: NDArray[np.float32]
+) -> None:
+    torch.manual_seed(6)
+    network = torchvision.models.squeezenet1_1(num_classes=37).eval()
+    torch.save(network.state_dict(), tmp_path / "fine_tuned.pth")
+    none = NORMALIZATIONS["none"]
+    for name, architecture in {"read": "squeezenet1_1", "said": "torchvision:squeezenet1_1(num_classes=37)"}.items():
+        model, _ = export_user_checkpoint(
+            tmp_path / "fine_tuned.pth", name, architecture, *none, tmp_path, image_size=64
+        )
+        assert model.classes == 37
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(photographs)).numpy()
+        np.testing.assert_allclose(onnx_logits(verify_model(model), photographs), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(CheckpointError, match=r"misshapen \(classifier.1.bias \(37,\) instead of \(36,\)"):
+        export_user_checkpoint(
+            tmp_path / "fine_tuned.pth", "other", "squeezenet1_1(num_classes=36)", *none, tmp_path, image_size=64
+        )
 
 
 def test_efficientnet_lite0(tmp_path: Path) -> None:

@@ -109,7 +109,13 @@ def test_int8_convolutions_take_int8_through_dequantization(rtx: ModuleType, gra
         assert weights in dequantized
     quantized = list(read.layers(rtx.LayerType.QUANTIZE))
     assert {layer.get_output(0).dtype for layer in quantized} == {rtx.DataType.INT8}
-    assert len(quantized) == 71  # no activation is left out: 53 convolutions, the classifier, both sides of 16 sums
+    assert len(quantized) == 55  # no activation is left out: 53 convolutions, the classifier, one side of 16 sums
+    sums = [
+        [layer.get_input(index).name in dequantized for index in (0, 1)]
+        for layer in read.layers(rtx.LayerType.ELEMENTWISE)
+        if layer.name.startswith("node_add")
+    ]
+    assert [sum(terms) for terms in sums] == [1] * 16, "so that each is fused into its convolution"
 
 
 def test_plans_are_built(rtx: ModuleType, graphs: dict[str, bytes], tmp_path: Path) -> None:
@@ -123,6 +129,19 @@ def test_plans_are_built(rtx: ModuleType, graphs: dict[str, bytes], tmp_path: Pa
         assert cache.stat().st_size > 0
         assert any(line.startswith("INFO: ") for line in lines)
         assert not any(line.startswith("VERBOSE") for line in lines)
+
+
+def test_plans_take_the_memory_that_they_are_given(rtx: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the flag, TensorRT-RTX's documentation has it, no stream can be captured."""
+    set_flag, seen = rtx.IBuilderConfig.set_flag, []
+
+    def remember(config: Any, flag: Any) -> None:
+        seen.append(flag)
+        set_flag(config, flag)
+
+    monkeypatch.setattr(rtx.IBuilderConfig, "set_flag", remember)
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2)
+    assert seen == [rtx.BuilderFlag.REQUIRE_USER_ALLOCATION]
 
 
 def test_uint8_activations_are_refused(rtx: ModuleType, unsymmetric: bytes) -> None:

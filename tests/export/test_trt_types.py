@@ -11,10 +11,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent.parent
 TYPES = "export/trt_types.py"
@@ -89,6 +92,24 @@ def tensorrt(gpu_checks: Callable[[str], None], tmp_path_factory: pytest.TempPat
         gpu_checks(package)
     folder = tmp_path_factory.mktemp("tensorrt")
     return type_stubs("tensorrt_bindings", folder / "stubs", str(stub_libraries(folder / "libraries")))
+
+
+@pytest.mark.parametrize(
+    ("extra", "package", "bindings"),
+    [
+        ("gpu", "tensorrt-cu13", "tensorrt-cu13-bindings"),
+        ("rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-bindings"),
+        ("rtx", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-libs"),
+    ],
+)
+def test_no_other_version_is_installed_than_the_one_that_is_checked(
+    extra: str, package: str, bindings: str, gpu_checks: Callable[[str], None]
+) -> None:
+    gpu_checks("tensorrt_bindings")
+    gpu_checks("tensorrt_rtx_bindings")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [asked] = [one for one in map(Requirement, extras[extra]) if one.name == package]
+    assert str(asked.specifier) == f"=={version(bindings)}", "a range would admit versions that nobody looked at"
 
 
 def mypy(stubs: Path, *files: Path) -> list[str]:

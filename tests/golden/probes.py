@@ -7,13 +7,17 @@ condition digests then, and are not mixed with those made after it.
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bandlens.probes.family import Batch
-from bandlens.probes.grid import PUBLISHED, make_grid
+from bandlens.probes.grid import make_grid
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "probes"))
+from stimuli import SAMPLES
 
 FILE = Path(__file__).with_suffix(".json")
 PIXELS = [(0, 0), (17, 130), (111, 112), (223, 223)]
@@ -28,7 +32,7 @@ def picture() -> NDArray[np.uint8]:
 
 def outcomes() -> dict[str, dict[str, object]]:
     """Condition -> its digest, the mean of the images, and a few pixels of each channel."""
-    grid = make_grid(PUBLISHED | {"critical_band": {"draw": ["shared", "independent"]}}, Path())
+    grid = make_grid(SAMPLES, Path())
     found = {}
     for perturb, conditions in grid.groups(grid.conditions):
         batch = Batch(picture(), np.array([0x0123456789ABCDEF], np.uint64), np.array([1234]), 99)

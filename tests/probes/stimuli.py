@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,25 @@ from bandlens.probes.grid import FAMILIES
 from bandlens.records import Condition
 
 Images = NDArray[np.float32]
+
+SAMPLES: Mapping[str, Mapping[str, Any]] = {
+    "clean": {},
+    "lowpass": {},
+    "highpass": {},
+    "critical_band": {"draw": ["shared", "independent"]},
+    "fourier": {"row": [0, 3], "column": [-5, 0, 112]},
+    "power_law_noise": {"exponent": [-1, 0, 2], "noise_sd": [0.05, 0.3]},
+    "gaussian_lowpass": {},
+    "gaussian_highpass": {},
+    "contrast": {},
+    "uniform_noise": {},
+    "phase_scramble": {},
+    "patch_shuffle": {},
+    "bilateral": {"d": [4, 9], "sigma_color": [50, 200]},
+    "grey_blend": {},
+    "channel_shuffle": {},
+}
+"""Conditions of every family: the published ones, or some."""
 
 
 def photographs(count: int) -> NDArray[np.uint8]:

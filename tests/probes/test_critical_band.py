@@ -212,4 +212,4 @@ def test_another_seed_or_image_is_other_noise() -> None:
 @pytest.mark.parametrize("size", [64, 225])
 def test_images_that_the_pyramid_does_not_take_are_refused(size: int) -> None:
     with pytest.raises(ProbeError, match=f"an even number of pixels a side, at least 128, not {size}"):
-        perturb(np, NOISY[:1], np.zeros((1, 3, size, size), np.uint8))
+        CRITICAL_BAND.check_size(NOISY[0], size)

@@ -71,7 +71,7 @@ def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
 @pytest.mark.parametrize(
     ("probes", "message"),
     [
-        ({"lowpas": {}}, r"unknown probe 'lowpas'; did you mean lowpass\?"),
+        ({"lowpas": {}}, r"unknown probe 'lowpas'; did you mean lowpass or gaussian_lowpass\?"),
         ({"mine": {}}, "unknown probe 'mine'.*a probe of your own needs `file = "),
         ({"lowpass": {"cutof": 1}}, r"unknown parameter of probe lowpass 'cutof'; did you mean cutoff\?"),
         ({"lowpass": {"cutoff": 1.5}}, r"probe lowpass: cutoff must be a number in \[0, 1\], not 1.5"),

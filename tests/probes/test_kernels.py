@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,18 +20,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pretend_cupy import PretendCupy, absent, compile_kernels, kernel_launcher
-from stimuli import perturb, photographs
+from stimuli import SAMPLES, perturb, photographs
 
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
 from bandlens.errors import EngineError
 from bandlens.probes import critical_band, kernels
 from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy
+from bandlens.probes.bilateral import BILATERAL
 from bandlens.probes.critical_band import CRITICAL_BAND
 from bandlens.probes.family import Batch
-from bandlens.probes.grid import make_grid
+from bandlens.probes.grid import FAMILIES, make_grid
 from bandlens.probes.kernels import KERNELS, SOURCE, launch
-from bandlens.probes.noise import fields_in_arrays, philox4x32, polar, unit_normal_fields
+from bandlens.probes.noise import (
+    fields_in_arrays,
+    philox4x32,
+    polar,
+    random_words,
+    unit_normal_fields,
+    words_in_arrays,
+)
 
+CLOSE = 2e-6
+"""How far what a GPU computes may lie from NumPy: twice what CUDA's own functions may differ by, see below."""
 LAST = 2**32 - 1
 LARGEST = 2**64 - 1
 CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
@@ -135,7 +146,30 @@ def test_normals_of_extreme_words(library: ctypes.CDLL) -> None:
     words, turns = (np.ascontiguousarray(grid.ravel()) for grid in np.meshgrid(extremes, extremes))
     normals = np.empty((len(words), 2), np.float32)
     library.normals_of(address(words), address(turns), address(normals), len(words))
-    np.testing.assert_allclose(normals, np.stack(polar(np, words, turns), axis=1), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(normals, np.stack(polar(np, words, turns), axis=1), rtol=0, atol=CLOSE)
+
+
+def test_what_cudas_functions_may_be_off_by_is_within_the_tolerance() -> None:
+    """CUDA's programming guide: logf is off by 1 ulp at most, sinf and cosf by 2, and sqrtf and products by none."""
+    rng = np.random.default_rng(0)
+    words = np.concatenate([np.arange(2048), LAST - np.arange(2048), rng.integers(0, 2**32, 200_000)]).astype(np.uint32)
+    turns = rng.permutation(words)
+    uniform = (words.astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)
+    angle = turns.astype(np.float32) * np.float32(2 * np.pi * 2**-32)
+    expected = np.stack(polar(np, words, turns))
+    largest = 0.0
+    for of_log, of_wave in product((-1, 1), (-2, 2)):
+        logarithm = off_by(np.log(uniform, dtype=np.float64), of_log)
+        radius = np.sqrt(np.float32(-2) * np.minimum(logarithm, np.float32(0)))
+        waves = [off_by(wave(angle, dtype=np.float64), of_wave) for wave in (np.cos, np.sin)]
+        largest = max(largest, float(np.abs(np.stack([radius * wave for wave in waves]) - expected).max()))
+    assert CLOSE / 4 < largest < CLOSE
+
+
+def off_by(exact: np.ndarray, ulps: int) -> np.ndarray:
+    """Float32 values that are so many ulps further from what is exact than rounding makes them."""
+    rounded = exact.astype(np.float32)
+    return rounded + np.float32(ulps) * np.spacing(rounded)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +185,37 @@ def test_fields_equal_array_code(device: ModuleType, seed: int, images: list[int
     made = to_numpy(unit_normal_fields(device, seed, device.asarray(images, dtype=device.uint64), draw, size))
     expected = fields_in_arrays(np, seed, np.array(images, np.uint64), draw, size)
     assert made.dtype == np.float32
-    np.testing.assert_allclose(made, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(made, expected, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 1023, 50_176])
+@pytest.mark.parametrize("stream", [0, LAST])
+def test_words_equal_array_code(device: ModuleType, count: int, stream: int) -> None:
+    seed, draw, keys = 2**63 - 1, 12, np.array([0, LARGEST, LAST + 1], np.uint64)
+    made = to_numpy(random_words(device, seed, device.asarray(keys), draw, count, stream))
+    np.testing.assert_array_equal(made, words_in_arrays(np, seed, keys, draw, count, stream))
+
+
+@pytest.mark.parametrize("size", [9, 33, 130])
+@pytest.mark.parametrize(("d", "sigma_color", "sigma_space"), [(2, 1, 1), (9, 50, 75), (16, 200, 2)])
+def test_smoothing_equals_array_code(
+    device: ModuleType, size: int, d: int, sigma_color: float, sigma_space: float
+) -> None:
+    (condition,) = BILATERAL.conditions({"d": d, "sigma_color": sigma_color, "sigma_space": sigma_space})
+    pixels = np.random.default_rng(size).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
+    pixels[0] //= 64  # near neighbours count
+    made = perturb(device, [condition], pixels)[condition]
+    np.testing.assert_allclose(made, perturb(np, [condition], pixels)[condition], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_the_same_with_its_kernels(device: ModuleType, name: str) -> None:
+    conditions = FAMILIES[name].conditions(SAMPLES[name])[-3:]
+    pixels, keys = photographs(3), [LARGEST, 0, 17]
+    expected = perturb(np, conditions, pixels, keys)
+    for condition, images in perturb(device, conditions, pixels, keys).items():
+        apart = np.abs(images - expected[condition]) > 1e-5
+        assert apart.sum() <= 6, f"{condition}: more than the pixels that rounding may push across a border"
 
 
 def noisy(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +248,7 @@ def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, images: l
     assert ((value < 0) | (value > 1)).any() == (noise_sd >= 0.16)
     for channel in range(3):
         np.testing.assert_array_equal(made[:, channel][~fresh], expected[:, channel][~fresh])
-        np.testing.assert_allclose(made[:, channel][fresh], expected[:, channel][fresh], rtol=0, atol=1e-6)
+        np.testing.assert_allclose(made[:, channel][fresh], expected[:, channel][fresh], rtol=0, atol=CLOSE)
 
 
 def test_the_whole_family_equals_array_code(device: ModuleType) -> None:
@@ -209,7 +273,7 @@ def assert_reduced(device: ModuleType, logits: np.ndarray, labels: np.ndarray | 
         else:
             assert to_numpy(column).dtype == np.uint16
             np.testing.assert_array_equal(to_numpy(column), wanted)
-    np.testing.assert_allclose(to_numpy(made[2]), expected[2], rtol=0, atol=1e-6, equal_nan=True)
+    np.testing.assert_allclose(to_numpy(made[2]), expected[2], rtol=0, atol=CLOSE, equal_nan=True)
 
 
 @settings(max_examples=60)
@@ -245,10 +309,16 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
     fields, out = (device.full((5, c, 130, 130), 9, dtype=device.float32) for c in (1, 3))
     predicted, rank = (device.full(5, 9, dtype=device.uint16) for _ in range(2))
     confidence = device.full(5, 9, dtype=device.float32)
+    words = device.full((5, 4 * 4225), 9, dtype=device.uint32)
+    pixels = device.asarray(np.random.default_rng(0).integers(0, 256, (3, 3, 130, 130), dtype=np.uint8))
+    smooth = device.full((5, 3, 130, 130), 9, dtype=device.float32)
+    weights = device.asarray(np.ones((3, 3), np.float32)), device.asarray(np.ones(766, np.float32))
+    launch("random_words", (4225, 3), words[1:4], keys, 1, 0, 0, 4225)
+    launch("bilateral", (16900, 3), smooth[1:4], pixels, *weights, 1, 130)
     launch("unit_normal_fields", (4225, 3), fields[1:4], keys, 1, 0, 4225)
     launch("mix_noise", (16900, 3), out[1:4], grey, band, 0.1, keys, 1, 0, 16900)
-    launch("reduce_logits", (3, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
-    for array in map(to_numpy, (fields, out, predicted, rank, confidence)):
+    launch("reduce_logits", (96, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
+    for array in map(to_numpy, (words, smooth, fields, out, predicted, rank, confidence)):
         assert (array[[0, 4]] == 9).all()
         assert (array[1:4] != 9).all()
 
@@ -289,7 +359,7 @@ def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
     keys, draw, seed, noise_sd = np.array([0, LARGEST], np.uint64), 3, 5, 0.5
     fields = fields_in_arrays(np, seed, keys, draw, 224)
     for make in (unit_normal_fields, fields_in_arrays):
-        np.testing.assert_allclose(to_numpy(make(xp, seed, xp.asarray(keys), draw, 224)), fields, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(to_numpy(make(xp, seed, xp.asarray(keys), draw, 224)), fields, rtol=0, atol=CLOSE)
 
     grey, band = noisy(2, 224)
     there = (*constants(xp, (grey, band)), xp.asarray(keys))
@@ -297,7 +367,7 @@ def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
     out = xp.empty(mixed.shape, dtype=xp.float32)
     critical_band.mix_in_kernel(*there[:2], noise_sd, draw, seed, there[2], out)
     for made in (out, mixed_in_arrays(xp, *there[:2], noise_sd, draw, seed, there[2])):
-        np.testing.assert_allclose(to_numpy(made), mixed, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(to_numpy(made), mixed, rtol=0, atol=CLOSE)
 
     logits, labels = np.random.default_rng(0).normal(size=(33, 1000)).astype(np.float32), np.arange(33, dtype=np.int32)
     for reduce in (reduce_logits, reduce_in_arrays):
@@ -305,4 +375,4 @@ def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
             reduce(xp, xp.asarray(logits), xp.asarray(labels)), reduce_in_arrays(np, logits, labels), strict=True
         )
         for column, wanted in columns:
-            np.testing.assert_allclose(to_numpy(column), wanted, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(to_numpy(column), wanted, rtol=0, atol=CLOSE)

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bandlens.probes.arrays import to_numpy
-from bandlens.probes.noise import counter, philox4x32, unit_normal_fields, unit_normals_at
+from bandlens.probes.noise import (
+    WORD,
+    counter,
+    philox4x32,
+    random_words,
+    uniform,
+    uniform_fields,
+    unit_normal_fields,
+    unit_normals_at,
+)
 
 # From Random123's file of known answers (kat_vectors, philox4x32 with 10 rounds): counter, key, output.
 KNOWN = [
@@ -103,6 +112,28 @@ def test_counters_of_two_images_or_of_two_draws_differ(images: list[int], draws:
         found = [[int(np.ravel(word)[0]) for word in counter(np, block, *of, stream)] for of in (first, second)]
         assert found[0] != found[1]
         assert [words[3] for words in found] == [stream, stream]
+
+
+@pytest.mark.parametrize("count", [1, 4, 7, 200])
+def test_words_are_the_blocks_one_after_another(xp: ModuleType, count: int) -> None:
+    keys, blocks = np.array([5, 2**64 - 1], np.uint64), -(-count // 4)
+    made = to_numpy(random_words(xp, 9, xp.asarray(keys), 6, count, 2))
+    of_blocks = philox4x32(np, counter(np, np.arange(blocks, dtype=np.uint32)[None], keys[:, None], 6, 2), 9)
+    np.testing.assert_array_equal(made, np.concatenate(of_blocks, axis=1)[:, :count])
+
+
+def test_uniform_numbers_are_odd_multiples_of_2_to_the_minus_24() -> None:
+    words = np.array([0, 255, 256, 2**31 - 1, 2**31, WORD], np.uint32)
+    made = uniform(np, words)
+    assert made.dtype == np.float32
+    np.testing.assert_array_equal(made * 2.0**24, [1 - 2**24, 1 - 2**24, 3 - 2**24, -1, 1, 2**24 - 1])
+
+
+def test_uniform_fields_are_uniform(xp: ModuleType) -> None:
+    fields = to_numpy(uniform_fields(xp, 3, xp.arange(4, dtype=xp.uint64), 4, 224)).astype(np.float64)
+    assert fields.shape == (4, 224, 224)
+    assert stats.kstest(fields.ravel(), stats.uniform(-1, 2).cdf).pvalue > 1e-3
+    assert np.abs(np.corrcoef(fields.reshape(4, -1)) - np.eye(4)).max() < 5 / 224
 
 
 def test_redrawn_normals_are_fresh_each_attempt(xp: ModuleType) -> None:

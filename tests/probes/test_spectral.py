@@ -90,8 +90,8 @@ def test_an_image_does_not_depend_on_its_batch_nor_on_the_other_conditions(
 
 
 def test_an_odd_size_is_refused() -> None:
-    with pytest.raises(ProbeError, match="an even number of pixels a side, not 33"):
-        perturb(np, GRID[:1], np.zeros((1, 3, 33, 33), np.uint8))
+    with pytest.raises(ProbeError, match="lowpass needs an even number of pixels a side, not 33"):
+        LOWPASS.check_size(GRID[0], 33)
 
 
 def test_lowpass_and_highpass_of_a_radius_add_up_to_the_image(xp: ModuleType) -> None:

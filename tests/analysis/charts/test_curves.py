@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from bandlens.analysis.charts.curves import band_map, curves
+from bandlens.analysis.charts.curves import band_map, curves, wave_map
 from bandlens.app.report.accuracy import CUT, SPECTRAL
 
 
@@ -37,3 +37,15 @@ def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) 
 def test_bands_of_noise_are_at_their_centres() -> None:
     rows = curve("critical_band", frequency=[0.0, 3.0], noise_sd=[0.02, 0.02], cycles=[1.875, 15.0])
     assert {row["cycles"] for row in values(band_map(rows, "net").to_dict())} == {1.875, 15.0}
+
+
+def test_a_map_of_waves_shows_a_frequency_and_its_opposite() -> None:
+    rows = curve("fourier", norm=[15.7] * 3).with_columns(
+        pl.Series(
+            "parameters",
+            [f'{{"row":{row},"column":{column},"norm":15.7}}' for row, column in [(0, 0), (0, 2), (3, -1)]],
+        ),
+        pl.Series("top1", [0.9, 0.5, 0.2]),
+    )
+    found = {(row["row"], row["column"]): round(row["error"], 6) for row in values(wave_map(rows, "net").to_dict())}
+    assert found == {(0, 0): 0.1, (0, 2): 0.5, (0, -2): 0.5, (3, -1): 0.8, (-3, 1): 0.8}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,3 +118,21 @@ def test_predictions_join_the_names_of_their_decision_space(store: Store) -> Non
 
 def _paths(name: str, count: int) -> list[str]:
     return [f"{name}/{k}.png" for k in range(count)]
+
+
+def test_flips_say_what_classes_are_called(store: Store) -> None:
+    own = replace(image_set(2, labels=[0, 1], name="own"), class_names=["abbey", "arch"])
+    other = image_set(2, labels=[1, 0], name="other")
+    small, large = model("small", classes=2), model("large", classes=1000)
+    parts = [
+        part(cell(images, of, by=network), [0, 0] if of is None else [1, 0], [0, 0])
+        for images, network in ((own, small), (other, small), (other, large))
+        for of in (None, LOW)
+    ]
+    store_study(store, "s", [own, other], parts, {"all": {0: "tench", 1: "goldfish"}})
+    query = "SELECT image_set, checkpoint, path, clean_class, class, clean_predicted, predicted FROM flip ORDER BY ALL"
+    assert store.frame(query).rows() == [
+        ("other", "large", "0.png", "tench", "goldfish", 0, 1),
+        ("other", "small", "0.png", None, None, 0, 1),
+        ("own", "small", "0.png", "abbey", "arch", 0, 1),
+    ]

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import polars as pl
@@ -54,7 +55,7 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
     assert set(tables) == {
         *("meta", "checkpoint", "image_set", "image", "label", "condition", "session", "study", "study_cell"),
         *("study_checkpoint", "study_image_set", "published_value", "human_trial", "error_consistency"),
-        *("cell", "part", "prediction", "metric_value", "published", "precision_gate", "class_name"),
+        *("cell", "part", "prediction", "metric_value", "published", "precision_gate", "class_name", "own_class_name"),
     }
     for table in set(tables) - {"meta"}:
         assert store.frame(f"FROM {table}").is_empty()
@@ -150,6 +151,30 @@ def test_a_part_names_the_session_that_ran_it(store: Store) -> None:
     assert store.rates([one.variant, variant(model("another"))]) == {one.variant: 6.0}, (
         "of the session that ran most: 3 images in 0.5 s"
     )
+
+
+def test_a_session_is_looked_up_once_and_not_remembered_from_a_commit_that_failed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = image_set(5)
+    one = cell(images)
+    store.begin_study("s", "", [one], [images])
+    looked_up, load, full = [], Store._load, True
+
+    def watched(self: Store, statement: str, table: Any) -> None:
+        looked_up.extend(["session"] * ("INTO session " in statement))
+        if full and "INTO prediction " in statement:
+            raise StoreError("no space left")
+        load(self, statement, table)
+
+    monkeypatch.setattr(Store, "_load", watched)
+    with pytest.raises(StoreError, match="no space left"):
+        store.commit([part(one, [1])], {one.variant: SESSION})
+    full = False
+    for first in range(5):
+        store.commit([part(one, [1], first=first)], {one.variant: SESSION})
+    assert len(looked_up) == 2
+    assert len(store.frame("FROM part JOIN session ON session.id = part.session")) == 5
 
 
 # Studies
@@ -345,6 +370,7 @@ def test_the_folder_must_exist(tmp_path: Path) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from bandlens.analysis.database.open import open_store
 with open_store(Path(sys.argv[1])):
     print("open", flush=True)
@@ -366,6 +392,7 @@ def test_a_database_in_use_by_another_process_is_refused(path: Path, read_only: 
 WRITE = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from bandlens.analysis.database.open import open_store
 from bandlens.errors import BandlensError
 if os.geteuid() == 0:
@@ -409,6 +436,7 @@ def test_a_folder_that_may_not_be_written_is_named(public: Path, exists: bool) -
 MAKE = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from bandlens.analysis.database import open as opening
 path = Path(sys.argv[1])
 if len(sys.argv) > 2:
@@ -471,6 +499,7 @@ def test_two_processes_that_make_it_at_once_do_not_lose_each_others_rows(path: P
 LIMITED = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 from bandlens.analysis.database.open import open_store
 from bandlens.errors import BandlensError
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))

@@ -267,7 +267,7 @@ def test_a_study_of_imagenet_alone_has_no_groups_and_one_of_none_of_them_nothing
 
 
 def test_another_budget_is_another_attack(store: Store) -> None:
-    for changed in ({"steps": 20}, {"eps": 1 / 255}, {"step": 0.5 / 255}):
+    for changed in ({"steps": 20}, {"eps": 1 / 255}, {"step": 0.5 / 255}, {"band": "0.0 to 0.3"}):
         attack = condition("pgd_linf", **{"eps": EPS, "step": STEP, "steps": STEPS, **changed})
         parts = [*only("imagenet"), part(cell(sets()["imagenet"], attack, by=model(classes=1000)), [0] * 40, [0] * 40)]
         assert "Adversarial" not in analyzed(store, parts)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from bandlens.app.commands.images import app
 from bandlens.errors import ImageSetError, UsageError
+from bandlens.probes.images.image_set import open_image_set
 
 
 def run(*words: object) -> Result:
@@ -50,3 +51,41 @@ def test_errors_reach_the_command_line(photos: Path, tmp_path: Path) -> None:
     assert isinstance(run("check", photos).exception, UsageError)
     assert isinstance(run("pack", tmp_path / "nowhere", "--out", tmp_path / "set").exception, UsageError)
     assert run("pack", photos).exit_code == 2
+
+
+def test_own_classes_keep_their_names(tmp_path: Path) -> None:
+    for place, path in enumerate(["zebra/1.png", "ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"]):
+        (tmp_path / "photos" / path).parent.mkdir(parents=True, exist_ok=True)
+        array = np.random.default_rng(place).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(array).save(tmp_path / "photos" / path)
+    common = ("pack", tmp_path / "photos", "--size", 32, "--resize", "32x32", "--interpolation", "bicubic")
+    result = run(*common, "--out", tmp_path / "set", "--labels", "folders")
+    assert "class_names" in result.stdout
+    assert "ant, bee, zebra" in result.stdout
+    packed = open_image_set(tmp_path / "set")
+    assert packed.labels is not None
+    assert (packed.class_names, packed.labels.tolist()) == (["ant", "bee", "zebra"], [0, 0, 1, 1, 2])
+    assert packed.info.preprocessing == "RGB, both sides to 32 (bicubic, antialiased), centre crop 32"
+    run(*common, "--out", tmp_path / "few", "--labels", "folders", "--limit", 3)
+    few = open_image_set(tmp_path / "few")
+    assert few.labels is not None
+    assert few.labels.tolist() == [0, 1, 2]
+    unlabelled = run(*common, "--out", tmp_path / "none")
+    assert "its 3 folders can be: --labels folders" in unlabelled.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--resize", "32x33"), "cannot read --resize 32x33; write 256 for the shorter side, or 256x256 for both"),
+        (("--interpolation", "lanczos"), "unknown interpolation 'lanczos'; known: bilinear, bicubic"),
+        (("--interpolation", "bicubic", "--fast"), "bicubic is not resized faster; leave --fast out"),
+        (("--limit", 3), "--limit 3 must be from 1 to 2, the number of images"),
+    ],
+)
+def test_options_that_cannot_be(options: tuple[str, ...], message: str, photos: Path, tmp_path: Path) -> None:
+    (photos / "n01440764" / "c.jpg").unlink()
+    failed = run("pack", photos, "--out", tmp_path / "set", *options).exception
+    assert isinstance(failed, UsageError)
+    assert message in str(failed)
+    assert not (tmp_path / "set").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -167,7 +168,7 @@ def test_csv_holds_no_lists(command: Command, database: Path) -> None:
 
 def test_parquet_and_tables_go_where_they_can(command: Command, database: Path, tmp_path: Path) -> None:
     for options in (("--out", tmp_path / "a.txt"), ("--out", tmp_path / "a.csv", "--format", "table")):
-        assert "give --format csv, json, parquet or arrow" in refused(
+        assert "give --format csv, tsv, markdown, json, parquet or arrow" in refused(
             command("sql", QUERY, "--db", database, *options), 2
         )
     assert list(tmp_path.iterdir()) == []
@@ -198,6 +199,28 @@ def test_an_error_in_the_middle_of_an_answer_leaves_no_file(command: Command, da
     query = "SELECT CASE WHEN x = 340000 THEN error('odd one') ELSE x END FROM range(350000) AS t(x)"
     assert "odd one" in refused(command("sql", query, "--db", database, "--out", tmp_path / "answer.csv"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_query_comes_from_a_file_or_is_piped_in(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "query.sql").write_text("SELECT 7 AS seven -- a remark\n")
+    environment = os.environ | {"BANDLENS_DB": str(database)}
+    for name, stdin in ((tmp_path / "query.sql", ""), ("-", "SELECT 7 AS seven\n")):
+        command = [sys.executable, "-P", "-m", "bandlens", "sql", "-f", str(name), "--format", "csv"]
+        ran = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, env=environment)
+        assert (ran.stdout, ran.stderr) == ("seven\n7\n", "")
+
+
+def test_a_file_without_a_query_is_named(command: Command, database: Path, tmp_path: Path) -> None:
+    found = refused(command("sql", "-f", tmp_path / "none.sql", "--db", database), 2)
+    assert f"cannot read a query from {tmp_path}/none.sql: No such file or directory; give --file" in found
+
+
+def test_markdown_and_tsv(command: Command, database: Path) -> None:
+    query = "SELECT 1 AS number, 'a|b' AS text UNION ALL SELECT 22, NULL ORDER BY number"
+    table = command("sql", query, "--db", database, "--format", "markdown").out.splitlines()
+    assert set(table.pop(1)) <= set("|-: ")
+    assert [line.replace(" ", "") for line in table] == ["|number|text|", "|1|a\\|b|", "|22|null|"]
+    assert command("sql", query, "--db", database, "--format", "tsv").out == "number\ttext\n1\ta|b\n22\t\n"
 
 
 def test_a_query_or_a_prompt_but_not_both(command: Command, database: Path) -> None:

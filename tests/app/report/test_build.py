@@ -196,6 +196,18 @@ def test_no_cell_is_complete(tmp_path: Path) -> None:
     assert "curves" not in page.sections
 
 
+def test_waves_are_drawn_as_a_map(tmp_path: Path) -> None:
+    images = image_set(20, labels=[0] * 20)
+    waves = [condition("fourier", row=row, column=column, norm=15.7) for row, column in ((0, 1), (2, -3))]
+    with open_store(tmp_path / "waves.duckdb") as store:
+        parts = [part(cell(images, one), [0] * 20, [k % 2] * 20) for k, one in enumerate([condition(), *waves])]
+        store_study(store, "waves", images, parts)
+    specs = json.loads(page_of(tmp_path / "waves.duckdb").scripts[0]).values()
+    [found] = [json.dumps(spec) for spec in specs if spec["description"].startswith("fourier on")]
+    assert "cycles across" in found
+    assert '"error": 1.0' in found
+
+
 def test_clean_images_only(tmp_path: Path) -> None:
     make_database(tmp_path / "clean.duckdb", 4, [condition()])
     page = page_of(tmp_path / "clean.duckdb")

@@ -59,6 +59,20 @@ def test_commands(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "unknown command .wrong; there are .help, " in out
 
 
+@pytest.mark.parametrize("word", ["exit", "quit", "QUIT;", "exit ;", ".quit"])
+def test_words_that_people_type_leave(word: str, database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed(f"{word}\rSELECT 7 AS seven;\r", database)
+    assert len(capsys.readouterr().out.splitlines()) == 1  # the greeting
+
+
+def test_rows_are_shown_as_lines_where_they_are_asked_for(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed("help\r.line\rSELECT 7 AS seven, 'x' AS more;\r.line\rSELECT 8 AS eight;\rquit\r", database)
+    out = capsys.readouterr().out
+    assert "A query ends with a semicolon" in out
+    assert "seven  7\nmore   x\n1 rows\n" in out
+    assert "eight\n" in out
+
+
 def test_the_end_of_input_leaves(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     typed("\x04SELECT 1 AS too_late;\r", database)
     assert "too_late" not in capsys.readouterr().out

@@ -22,8 +22,9 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import Committer, Sharded, record, run_study
-from bandlens.engine.distributed.files import DriverFiles, NodeFiles, kept_files
-from bandlens.engine.distributed.ray import RayOptions, connected
+from bandlens.engine.distributed.cluster import RayOptions, connected
+from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
+from bandlens.engine.distributed.ray import run_on
 from bandlens.engine.distributed.shards import open_folder
 from bandlens.engine.distributed.worker import Job, Worker, job_of, probe_sources
 from bandlens.engine.tasks import Task, tasks_of
@@ -378,6 +379,39 @@ def test_a_unit_that_kills_its_worker_is_set_aside_and_the_rest_goes_on(
     ).out  # fmt: skip
 
 
+HANGS = """
+import os, signal, time
+from pathlib import Path
+def once(name):
+    marker = Path(__file__).with_name(name)
+    first = "RAY_RAYLET_PID" in os.environ and not marker.exists()
+    if first:
+        marker.touch()
+    return first
+if once("stopped"):
+    os.kill(os.getpid(), signal.SIGSTOP)
+def hangs(images, level):
+    if once("hung"):
+        time.sleep(3600)
+    return images * level
+"""
+"""Stops its worker as it opens the study, and hangs in its first batch."""
+
+
+def test_a_worker_that_is_stopped_as_it_opens_and_a_task_that_hangs_are_replaced(
+    command: Command, workplace: Path, cluster: None
+) -> None:
+    (workplace / "hangs.py").write_text(HANGS)
+    study = make_study(workplace, probes="lowpass = {cutoff = 0.3}\nhangs = {file = 'hangs.py', level = 0.5}")
+    options = ("--executor", "ray", "--workers", "1", "--task-timeout", "8", "--json")
+    answer = command("run", study, "--db", workplace / "results.duckdb", *options)
+    assert (answer.code, json.loads(answer.out)["failed"]) == (0, [])
+    assert (workplace / "stopped").exists()
+    assert (workplace / "hung").exists()
+    assert command("run", study, "--db", workplace / "direct.duckdb").code == 0
+    assert_frame_equal(rows_of(workplace / "results.duckdb"), rows_of(workplace / "direct.duckdb"))
+
+
 HUNGRY = """
 from pathlib import Path
 import numpy as np
@@ -431,6 +465,7 @@ def test_a_study_that_no_worker_can_open_is_not_begun(command: Command, workplac
         (["--commit", "later"], 2, "--commit later leaves shards; name a folder for them with --shards"),
         (["--commit", "lter", "--shards", "x"], 2, "unknown time of --commit 'lter'; did you mean later?"),
         (["--gpus-per-worker", "1"], 2, "--gpus-per-worker is for --executor ray"),
+        (["--task-timeout", "60"], 2, "--task-timeout is for --executor ray"),
         (["--shards", "nonsense://x"], 1, "no results folder nonsense://x: "),
     ],
 )
@@ -495,7 +530,7 @@ def elsewhere(work: Work, shards: Path) -> tuple[Job, Work]:
         return replace(cell, variant=replace(cell.variant, model=model, path=model.path))
 
     cells = [moved(cell) for cell in work.cells]
-    sets = dict.fromkeys(job.image_sets, nowhere / "images.set")
+    sets = {digest: one._replace(folder=nowhere / "images.set") for digest, one in job.image_sets.items()}
     variants = tuple(dict.fromkeys(cell.variant for cell in cells if cell.condition.probe != "pgd_linf"))
     return replace(job, folder=nowhere, image_sets=sets, variants=variants), replace(work, cells=cells)
 
@@ -549,7 +584,7 @@ def test_what_changed_on_the_way_is_not_used(work: Work, monkeypatch: pytest.Mon
 def test_a_set_that_cannot_be_sent_says_what_to_do(work: Work, tmp_path: Path) -> None:
     digest = work.image_sets[0].info.digest
     with pytest.raises(EngineError, match="put it on storage that all machines share"):
-        NodeFiles(DriverFiles({})).images(tmp_path / "images.set", digest)
+        NodeFiles(DriverFiles({})).images(PackedSet(tmp_path / "images.set", digest, None))
 
 
 def test_ray_workers_fetch_what_their_node_lacks(
@@ -561,7 +596,7 @@ def test_ray_workers_fetch_what_their_node_lacks(
         committer = Committer(store, open_folder(job.shards), cells, lambda: record(work, store), {})
         tasks = tasks_of(there.cells, work.grid, work.study.batch, 2, committer.lacks)
         at_home = replace(ray, environment={"BANDLENS_HOME": str(tmp_path / "home")})
-        at_home.run(job, tasks, committer, kept(work))
+        run_on(at_home, job, tasks, committer, kept(work))
         assert (committer.missing(), committer.lost) == ([], {})
     assert_frame_equal(rows_of(tmp_path / "results.duckdb"), rows_of(direct))
     fetched = [path for path in (tmp_path / "home" / "fetched").iterdir() if path.is_dir()]

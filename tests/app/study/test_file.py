@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small import CLASSES, Command, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study, read_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.errors import UsageError
 
@@ -228,7 +230,27 @@ def test_a_missing_image_set_is_named(workplace: Path) -> None:
 def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> None:
     make_images(workplace / "large.set", make_pictures(2, size=256))
     found = refusal(make_study(workplace, images=["large.set"]))
-    assert found == "one takes images of 128 pixels, and image set large.set has 256; pack it with --size 128"
+    assert found == (
+        "no image set of the study has the pixels that all of its checkpoints take; pack one for one with --size 128"
+    )
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ("critical_band = {}", "critical_band needs an even number of pixels a side, at least 128, not 64"),
+        (
+            "fourier = { row = 40, column = 0 }",
+            "fourier row=40 column=0 norm=15.7: images of 64 pixels hold 32 cycles",
+        ),
+        ("patch_shuffle = { grid = [2, 6] }", "patch_shuffle grid=6: 64 pixels are not 6 patches of equal size"),
+    ],
+)
+def test_images_that_a_probe_cannot_take_are_named(workplace: Path, probes: str, message: str) -> None:
+    make_model(workplace / "models", "small", size=64)
+    make_images(workplace / "small.set", make_pictures(3, size=64))
+    found = refusal(make_study(workplace, checkpoints=["small"], images=["small.set"], probes=probes))
+    assert found.startswith(f"image set small.set: {message}")
 
 
 def test_a_label_that_is_no_class_of_the_model_is_named(workplace: Path) -> None:
@@ -299,3 +321,9 @@ def test_a_set_that_is_named_twice_is_run_once_and_perturbed(workplace: Path) ->
 def test_a_pattern_that_fits_nothing_is_named(workplace: Path) -> None:
     file = make_study(workplace, clean_images=["sets/*"])
     assert "no image set fits 'sets/*' in" in refusal(file)
+
+
+def test_the_page_on_study_files_has_every_key() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "study.md").read_text()
+    keys = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert sorted(keys) == sorted({one.name for one in fields(Study)} - {"folder", "toml"})

@@ -212,6 +212,18 @@ def test_each_image_is_perturbed_once_for_both(place: Path) -> None:
     assert perturbed(place) == (COUNT + tried) * 2
 
 
+def test_chosen_checkpoints_are_gated_alone(command: Command, place: Path) -> None:
+    study, db = study_of(place, "one", "two", engine="torch", precision="bf16"), place / "r.duckdb"
+    given = ("gate", study, *REFERENCE, "--candidate", "torch:fp32", "--db", db)
+    assert command(*given, "--checkpoint", "two").code == 0
+    assert ask(db, "SELECT DISTINCT checkpoint, candidate FROM gate") == [("two", "torch:fp32")]
+    planned = command("plan", study, "--db", db).out
+    assert f"a gate on all of these images runs {2 * 3 * COUNT} predictions at fp32 too, and takes longer" in planned
+    answer = command(*given, "--checkpoint", "three")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "three" in answer.err
+
+
 def test_only_missing_cells_are_run(command: Command, place: Path) -> None:
     db, trusted = place / "r.duckdb", study_of(place, "one", engine="onnxruntime", name="trusted")
     assert command("run", trusted, "--db", db).code == 0

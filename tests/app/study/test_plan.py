@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
 from bandlens.app.study.file import read_study
 from bandlens.app.study.plan import Plan, plan_study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import Summary, run_study
+from bandlens.app.study.run import Sharded, Summary, run_study
+from bandlens.errors import UsageError
+from bandlens.export.models import save_model
+from bandlens.probes.images.pack import pack
+from bandlens.records import Crop
 
 BAND = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.16]}"
 OTHER_LEVEL = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.12]}"
@@ -41,6 +47,63 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(place: Place, tmp_path: Path) -> None:
+    noise = "critical_band = {noise_sd = [0.16], frequency = [2]}"
+    place.run(probes=noise)
+    everything = place.ask(
+        "SELECT checkpoint, probe, path, predicted, label_rank, confidence FROM study_detail "
+        "JOIN prediction USING (cell) JOIN image USING (image_index) WHERE image.image_set = image_set_id ORDER BY ALL"
+    )
+    limited = place.run(probes=noise, limit=14)
+    assert limited.predictions == 14 * limited.cells
+    some = place.ask(
+        "SELECT checkpoint, probe, path, predicted, label_rank, confidence FROM study_detail "
+        "JOIN prediction USING (cell) JOIN image USING (image_index) WHERE image.image_set = image_set_id ORDER BY ALL"
+    )
+    assert set(some) < set(everything)
+    classes = place.ask(
+        "SELECT count(*) FROM label JOIN image_set ON image_set.id = label.image_set WHERE count = 14 GROUP BY class"
+    )
+    assert sorted(classes) == [(1,)] * 10 + [(2,)] * 2
+    assert place.plan(probes=noise, limit=14).missing == []
+    other = run_study(
+        resolve(read_study(make_study(place.folder, probes=noise, limit=14))),
+        tmp_path / "shards.duckdb",
+        sharded=Sharded(str(tmp_path / "shards")),
+    )
+    assert other.predictions == limited.predictions
+    found = "SELECT predicted, confidence FROM study_detail JOIN prediction USING (cell) ORDER BY ALL"
+    assert ask(tmp_path / "shards.duckdb", found) == place.ask(found)
+
+
+BICUBIC = Crop(128, 140, interpolation="bicubic")
+
+
+def test_each_checkpoint_sees_the_images_that_were_packed_for_it(place: Place) -> None:
+    for name in ("two", "three"):
+        model = make_model(place.folder / "models", name, seed=len(name))
+        save_model(replace(model, crop=BICUBIC), model.path.read_bytes(), {})
+    with pytest.raises(UsageError) as caught:
+        place.plan()
+    assert str(caught.value).endswith("pack one for three, two with --size 128 --resize 140 --interpolation bicubic")
+    photographs = place.folder / "photographs"
+    photographs.mkdir()
+    for number, picture in enumerate(make_pictures(3, size=160, seed=1)):
+        Image.fromarray(picture).save(photographs / f"{number}.png")
+    pack(photographs, place.folder / "bicubic.set", size=128, resize=140, interpolation="bicubic")
+    pack(photographs, place.folder / "larger.set", size=64, resize=64)
+    images = ["images.set", "bicubic.set"]
+    plan = place.plan(images=images)
+    seen = {(row["checkpoint"], row["image_set"]) for row in plan.rows}
+    assert seen == {("one", "images.set"), ("one", "bicubic.set"), ("two", "bicubic.set"), ("three", "bicubic.set")}
+    assert [sets for _, sets in plan.packed.values()] == [["images.set"], ["bicubic.set"]]
+    assert plan.packed[str(BICUBIC)][0] == ["one", "three", "two"]
+    with pytest.raises(
+        UsageError, match=r"larger.set \(RGB, .* crop 64\) fits no checkpoint of the study; leave it out"
+    ):
+        place.plan(images=[*images, "larger.set"])
 
 
 def counts(plan: Plan) -> dict[tuple[str, str], tuple[int, int, int, int]]:

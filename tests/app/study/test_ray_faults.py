@@ -1,4 +1,4 @@
-"""Workers, nodes and drivers that are killed on a Ray cluster of two nodes: what is stored stays, and the run ends."""
+"""Workers, nodes and drivers that are killed or stopped on a Ray cluster: what is stored stays, and the run ends."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import SLOWLY, Bench, Nodes, bench, nodes, strike_ray
+from faults import KINDS, SLOWLY, Bench, Nodes, bench, nodes, strike_ray
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def there() -> Iterator[Nodes]:
         yield found
 
 
-@pytest.mark.parametrize("fault", ["worker", "node", "driver"])
+@pytest.mark.parametrize("fault", sorted(set(KINDS)))
 def test_whatever_is_killed_on_a_cluster_no_row_is_lost_or_there_twice(
     made: Bench, there: Nodes, tmp_path: Path, fault: str
 ) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,14 +15,15 @@ from ray_clusters import study_in
 from small import Command, ask, rows_of
 
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import Sharded, run_study
+from bandlens.app.study.run import Sharded, committing, run_study
 from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.tasks import by_attack
-from bandlens.errors import EngineError
+from bandlens.errors import EngineError, StoreError
 from bandlens.probes.attacks import ATTACKS
 
 PROBES = "lowpass = {cutoff = 0.3}\npgd_linf = {steps = 2}"
@@ -79,11 +83,65 @@ def test_a_study_that_cannot_attack_is_not_begun(work: Work, tmp_path: Path) -> 
     assert ask(database, "SELECT count(*) FROM study") == [(0,)]
 
 
-def test_torch_has_fp32_alone(command: Command, work: Work, tmp_path: Path) -> None:
+def test_torch_has_no_int8(command: Command, work: Work, tmp_path: Path) -> None:
     study = work.study.folder / "int8.toml"
     study.write_text((work.study.folder / "study.toml").read_text().replace("[probes]", 'precision = "int8"\n[probes]'))
     answer = command("run", study, "--engine", "torch", "--db", tmp_path / "r.duckdb")
     assert (answer.code, answer.err) == (
         1,
-        "bandlens: engine torch runs fp32, not int8; set precision to one of them\n",
+        "bandlens: engine torch runs fp32, fp16, bf16, not int8; set precision to one of them\n",
     )
+
+
+def test_ranges_are_committed_in_their_order_while_the_next_is_computed() -> None:
+    computed, committed = threading.Event(), []
+
+    def commit(outcomes: Any, sessions: Any) -> None:
+        assert computed.wait(30), "the caller went on meanwhile"
+        committed.append((outcomes, sessions))
+
+    with committing(cast(Store, SimpleNamespace(commit=commit))) as given:
+        given(["first"], {})  # type: ignore[list-item]
+        assert committed == []
+        computed.set()
+        for number in range(5):
+            given([number], {})  # type: ignore[list-item]
+    assert committed == [(["first"], {}), *(([number], {}) for number in range(5))]
+
+
+@pytest.mark.parametrize("ranges", [1, 3])
+def test_after_a_commit_that_fails_nothing_is_committed(ranges: int) -> None:
+    tried = []
+
+    def commit(outcomes: Any, sessions: Any) -> None:
+        tried.append(outcomes)
+        raise StoreError("results.duckdb: no space left on the device")
+
+    def commit_all() -> None:
+        with committing(cast(Store, SimpleNamespace(commit=commit))) as given:
+            for number in range(ranges):
+                given([number], {})  # type: ignore[list-item]
+
+    with pytest.raises(StoreError, match="no space left"):
+        commit_all()
+    assert tried == [[0]]
+
+
+def test_a_commit_that_fails_ends_a_run_with_its_line_and_the_next_run_completes_it(
+    work: Work, direct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, commit, count = tmp_path / "r.duckdb", Store.commit, 0
+
+    def fails_once(*given: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise StoreError("no space left on the device")
+        commit(*given)
+
+    monkeypatch.setattr(Store, "commit", fails_once)
+    with pytest.raises(StoreError, match=r"^no space left on the device$"):
+        run_study(work, database, range_seconds=0)
+    assert count == 2
+    run_study(work, database, range_seconds=0)
+    assert_frame_equal(rows_of(database), rows_of(direct))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from small import CLASSES, make_model, make_pictures
 
-from bandlens.engine.backends.base import arrays_of, open_session, variant_of
+from bandlens.engine.backends.base import ENGINES, arrays_of, open_session, variant_of
 from bandlens.errors import BandlensError, EngineError, ExportError, UnknownName
 from bandlens.export.models import save_model
 from bandlens.probes.arrays import Array, to_numpy
@@ -238,6 +239,25 @@ def test_unknown_engines_and_precisions_are_named(tmp_path: Path) -> None:
         open_session(variant_of(model, "onnxruntim", "fp32"), 4, 1)
     with pytest.raises(EngineError, match=r"onnxruntime runs .*, not bf16; set precision"):
         open_session(variant_of(model, "onnxruntime", "bf16"), 4, 1)
+
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/gpu.md"])
+def test_the_page_has_every_engine_and_its_precisions(page: str) -> None:
+    table = (ROOT / page).read_text(encoding="utf-8").split("| `engine` | runs on | precisions")[1].split("\n\n")[0]
+    rows = [line.split("|")[1:] for line in table.splitlines()[2:]]
+    found = {
+        name: (where.split()[-1].removesuffix("s"), precisions.strip())
+        for names, where, precisions, *_ in rows
+        for name in re.findall(r"`(\S+?)`", names)
+    }
+    places = {"numpy": {"CPU"}, "cupy": {"GPU", "card"}}
+    assert found.keys() == ENGINES.keys()
+    for name, engine in ENGINES.items():
+        assert found[name][0] in places[engine.arrays]
+        assert found[name][1] == ", ".join(engine.precisions)
 
 
 SESSION = """

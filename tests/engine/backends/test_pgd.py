@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from bandlens.engine.backends.pgd import Attacked, fooled, pgd, pgd_any
+from bandlens.engine.backends.pgd import Attacked, fooled, pgd, pgd_any, within
 from bandlens.probes.attacks import START_STREAM, uniform_start
 from bandlens.probes.noise import philox4x32, unit_normal_fields
+from bandlens.probes.spectral import lowpass, spectrum
 
 SIZE, CLASSES = 8, 5
 Attack = Callable[..., Attacked]
@@ -95,6 +96,42 @@ def test_iterates_stay_in_the_ball_and_in_the_range(
     assert found.min() >= 0
     assert found.max() <= 1
     assert torch.equal(images, before), "the images themselves are not touched"
+
+
+@pytest.mark.parametrize("attack", [pgd, pgd_any])
+def test_a_band_that_lets_all_pass_changes_no_bit(attack: Attack) -> None:
+    images, labels, start = batch()
+    plain, passed = (attack(Curved(), images, labels, 0.1, 0.02, 4, start, *band) for band in ((), ((0.0, 1.0),)))
+    assert torch.equal(plain.images, passed.images)
+    assert torch.equal(plain.logits, passed.logits)
+
+
+@pytest.mark.parametrize("band", [(0.0, 0.3), (0.3, 1.0), (0.25, 0.75), (0.0, 0.99)])
+def test_a_band_is_what_the_lowpass_keeps_at_high_and_not_at_low(band: tuple[float, float]) -> None:
+    change = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    low, high = (lowpass(np, change, spectrum(np, change), int(cutoff * 16)) for cutoff in band)
+    np.testing.assert_allclose(within(torch.from_numpy(change), band).numpy(), high - low, rtol=0, atol=2e-6)
+
+
+def test_steps_of_a_band_stay_in_it_where_nothing_is_cut() -> None:
+    """In a ball of radius 1 around grey images, small steps reach no border."""
+    images, labels, start = torch.full((2, 3, SIZE, SIZE), 0.5), torch.tensor([0, 1]), torch.zeros(2, 3, SIZE, SIZE)
+    found = pgd(Curved(), images, labels, 1.0, 0.001, 5, start, (0.0, 0.5)).images - images
+    assert found.abs().max() > 1e-3
+    spectrum = torch.fft.fftshift(torch.fft.fft2(found), dim=(-2, -1)).abs()
+    outside = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    outside[2:7, 2:7] = False  # the block and its mirror image
+    assert spectrum[..., outside].max() < 1e-5
+    assert spectrum[..., ~outside].max() > 1e-2
+
+
+@pytest.mark.parametrize("band", [(0.0, 0.5), (0.5, 1.0)])
+def test_iterates_of_a_band_stay_in_the_ball_and_in_the_range(band: tuple[float, float]) -> None:
+    images, labels, start = batch()
+    found = pgd(Curved(), images, labels, 0.1, 0.3, 4, start, band).images
+    assert (found - images).abs().max() <= 0.1 + 1e-6
+    assert found.min() >= 0
+    assert found.max() <= 1
 
 
 def test_more_steps_go_on_from_fewer() -> None:

@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pretend_tensorrt
 import pytest
-from pretend_cupy import Graph, PretendCupy, compile_kernels, kernel_launcher
+from onnx import numpy_helper
+from pretend_cupy import KNOWN, Graph, PretendCupy, Stream, compile_kernels, kernel_launcher
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.engine.device import pixels
+from bandlens.engine.device import graphs, pixels
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.run import run
 from bandlens.errors import DeviceError, EngineError
 from bandlens.export import trt_plans as plans
 from bandlens.export.onnx_files import OnnxFile
-from bandlens.export.parity import onnx_logits
+from bandlens.export.parity import compare, onnx_logits
+from bandlens.export.photographs import photograph_crops
+from bandlens.export.precisions import for_cpu, make_onnx_file
 from bandlens.probes import kernels
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.grid import make_grid
@@ -47,6 +51,7 @@ def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> Itera
     monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt.pretend_tensorrt())
     monkeypatch.setattr(plans, "build_trt_plan", pretend_tensorrt.pretend_plan)
     tensorrt_session._device.cache_clear()
+    graphs.tell_plain.cache_clear()
     yield xp
     tensorrt_session._device.cache_clear()
 
@@ -80,10 +85,75 @@ def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: Pre
 def test_more_addresses_than_graphs_are_kept(card: PretendCupy, tmp_path: Path) -> None:
     model, [content] = make_model(tmp_path), batches(1)
     wanted = reference(model, content)
-    buffers = [card.asarray(content) for _ in range(tensorrt_session.GRAPHS + 3)]
+    buffers = [card.asarray(content) for _ in range(graphs.GRAPHS + 3)]
     with open_session(variant(model), BATCH, 1) as session:
         for buffer in buffers + buffers:
             np.testing.assert_allclose(session.infer(buffer), wanted, rtol=1e-5, atol=1e-5)
+
+
+NOT_CAPTURED = "tensorrt asks for its work batch by batch, since no CUDA graph can be captured: "
+
+
+@pytest.mark.parametrize("invalid", [False, True], ids=["the capture ends", "nor does the capture end"])
+def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
+    card: PretendCupy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    invalid: bool,
+) -> None:
+    models, contents = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(2)
+    caplog.set_level(logging.WARNING, "bandlens")
+    executing = pretend_tensorrt.Context.execute_async_v3
+
+    def uncapturable(context: Any, stream: int) -> bool:
+        return KNOWN[stream].captured is None and executing(context, stream)
+
+    def ends(stream: Stream) -> Any:
+        captured, stream.captured = stream.captured, None
+        assert captured is not None
+        if invalid:
+            raise card.cuda.runtime.CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
+
+    monkeypatch.setattr(pretend_tensorrt.Context, "execute_async_v3", uncapturable)
+    monkeypatch.setattr(Stream, "end_capture", ends)
+    before = Graph.launched
+    for model in models:
+        with open_session(variant(model), BATCH, 1) as session:
+            for content in contents * 2:
+                found = session.infer(card.asarray(content))
+                np.testing.assert_allclose(found, reference(model, content), rtol=1e-5, atol=1e-5)
+                assert tensorrt_session._device("tensorrt").stream.captured is None
+    assert Graph.launched == before
+    said = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
+    assert len(said) == 2, "once for each model, which the reason names"
+    assert "TensorRT failed" in said[0]
+
+
+def test_a_context_that_cannot_be_captured_is_asked_plainly(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, [content] = make_model(tmp_path), batches(1)
+    caplog.set_level(logging.WARNING, "bandlens")
+    monkeypatch.setattr(pretend_tensorrt.Context, "is_stream_capturable", lambda *_: False, raising=False)
+    before = Graph.launched
+    with open_session(variant(model), BATCH, 1) as session:
+        for _ in range(3):
+            found = session.infer(card.asarray(content))
+            np.testing.assert_allclose(found, reference(model, content), rtol=1e-5, atol=1e-5)
+    assert Graph.launched == before
+    assert f"{NOT_CAPTURED}its context cannot be captured" in caplog.messages
+
+
+def test_memory_that_a_session_ran_in_is_free_before_a_larger_one_is_taken(card: PretendCupy, tmp_path: Path) -> None:
+    models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)]
+    [content] = batches(1)
+    card.free = 2 * BATCH * pretend_tensorrt.MEMORY
+    first = open_session(variant(models[0]), BATCH, 1)
+    first.infer(card.asarray(content))
+    second = open_session(variant(models[1]), 2 * BATCH, 1)
+    second.infer(card.asarray(np.concatenate([content, content])))
+    np.testing.assert_allclose(first.infer(card.asarray(content)), reference(models[0], content), rtol=1e-5, atol=1e-5)
 
 
 def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: Path) -> None:
@@ -164,7 +234,7 @@ def test_a_card_that_fails_ends_the_run_and_what_was_yielded_stays(
             if len(yielded) == 4:
                 break
         monkeypatch.setattr(pretend_tensorrt.Context, "broken", True)
-        session._graphs.clear()
+        session._replays._graphs.clear()
         with pytest.raises(DeviceError, match="TensorRT failed: it does not say why; what was committed stays"):
             yielded += [part for parts in outcomes for part in parts]
     assert len(yielded) == 4
@@ -248,5 +318,38 @@ def test_a_plan_that_keeps_its_weights_is_found_out_and_another_built(
     with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(models[1]), BATCH, 1) as session:
         found = session.infer(card.asarray(content))
         np.testing.assert_allclose(found, reference(models[1], content), rtol=1e-5, atol=1e-5)
+        assert json.loads(session.info.versions)["refitted"] is False
+    assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text
+
+
+def without_bias(content: bytes) -> bytes:
+    """The file with a classifier that has lost its bias."""
+    model = onnx.load_from_string(content)
+    [bias] = (one for one in model.graph.initializer if one.name == "offset")
+    values = numpy_helper.to_array(bias)
+    bias.CopyFrom(numpy_helper.from_array(values * 0, bias.name))
+    return model.SerializeToString()
+
+
+def test_a_refit_that_loses_a_bias_is_found_out_at_fp16(
+    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT 11.3's notes have it that the bias of a product may be lost: a hundredth of the largest logit here."""
+    model = make_model(tmp_path)
+    half = make_onnx_file(model, "fp16")[0]
+    images = photograph_crops(128)
+    right, wrong = (onnx_logits(content, images) for content in (for_cpu(half), without_bias(for_cpu(half))))
+    assert tensorrt_session.CLOSE["fp16"] < compare(right, wrong).relative_difference < 0.02
+    device = tensorrt_session._device("tensorrt")
+    plans.ensure_trt_plan(device.trt, half, device.target(BATCH, refit=True))
+    load = pretend_tensorrt.Engine.load
+
+    def refits(parser: Any, content: bytes) -> bool:
+        load(parser.refitter.engine, without_bias(content))
+        return True
+
+    caplog.set_level(logging.WARNING, "bandlens")
+    monkeypatch.setattr(pretend_tensorrt.OnnxParserRefitter, "refit_from_bytes", refits)
+    with open_session(variant_of(model, "tensorrt", "fp16"), BATCH, 1) as session:
         assert json.loads(session.info.versions)["refitted"] is False
     assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,14 @@ import torch
 from small import make_model, make_pictures
 
 from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
-from bandlens.engine.backends.torch import TorchSession, largest_batch, single_precision
+from bandlens.engine.backends.pgd import pgd
+from bandlens.engine.backends.torch import TorchSession, exact, largest_batch
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.errors import DeviceError, EngineError
+from bandlens.export.onnx_files import load_onnx_file
+from bandlens.export.parity import onnx_logits
+from bandlens.export.precisions import for_cpu, make_onnx_file
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import PGD_LINF, uniform_start
 from bandlens.records import Model, Variant
@@ -33,7 +38,7 @@ def variant(model: Model) -> Variant:
 
 def test_what_is_attacked_is_what_the_engine_runs(model: Model, variant: Variant) -> None:
     assert attack_variant(model, "onnxruntime") == attack_variant(model, "torch") == variant
-    with pytest.raises(EngineError, match="engine torch runs fp32, not int8; set precision"):
+    with pytest.raises(EngineError, match="engine torch runs fp32, fp16, bf16, not int8; set precision"):
         variant_of(model, "torch", "int8")
 
 
@@ -87,6 +92,19 @@ def test_out_of_memory_ends_with_a_batch_that_fits(model: Model, variant: Varian
             )
 
 
+def test_an_attack_keeps_to_its_band(variant: Variant) -> None:
+    pixels = np.ascontiguousarray(make_pictures(4).transpose(0, 3, 1, 2))
+    labels, start = np.zeros(4, np.int32), uniform_start(5, np.arange(4, dtype=np.uint64), 128)
+    plain, narrow = PGD_LINF.conditions({"eps": 0.1, "step": 0.02, "steps": 3, "band": [[0, 1], [0, 0.2]]})
+    with TorchSession(variant, 4, 1) as session:
+        made = {one: session.attacked(one, pixels, labels, start) for one in (plain, narrow)}
+        images, wanted = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
+        for one, band in ((plain, (0.0, 1.0)), (narrow, (0.0, 0.2))):
+            found = pgd(session.network, images, wanted, 0.1, 0.02, 3, torch.from_numpy(start), band).logits
+            np.testing.assert_allclose(made[one], found.numpy(), rtol=0, atol=1e-5)
+    assert np.abs(made[plain] - made[narrow]).max() > 1e-3
+
+
 def test_says_what_it_runs_on(variant: Variant) -> None:
     with open_session(variant, 8, 2) as session:
         info = session.info
@@ -102,18 +120,44 @@ def test_a_gpu_is_not_replaced_by_the_cpu(model: Model) -> None:
 
 
 def settings() -> Any:
-    cudnn = torch.backends.cudnn
-    return torch.get_num_threads(), cudnn.allow_tf32, cudnn.deterministic, cudnn.benchmark
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    halves = products.allow_fp16_reduced_precision_reduction, products.allow_bf16_reduced_precision_reduction
+    algorithms = cudnn.deterministic, cudnn.benchmark
+    return torch.get_num_threads(), (cudnn.allow_tf32, products.allow_tf32), halves, algorithms
 
 
-def test_settings_of_torch_last_as_long_as_a_session(variant: Variant) -> None:
+EXACT = (False, False), (False, False), (True, False)
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Torch as a user's probe may have left it."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_settings_of_torch_last_as_long_as_a_session(variant: Variant, tf32: None) -> None:
     before = settings()
-    with single_precision(1):
-        assert settings() == (1, False, True, False)
+    with exact(1):
+        assert settings() == (1, *EXACT)
     assert settings() == before
     with open_session(variant, 8, before[0] + 1):
-        assert settings() == (before[0] + 1, False, True, False)
+        assert settings() == (before[0] + 1, *EXACT)
     assert settings() == before
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_lower_precisions_are_another_opinion_on_the_cpu(model: Model, precision: str) -> None:
+    """fp16 against ONNX Runtime on the same file; bf16 against fp32, from which it is a few times 2^-8 away."""
+    images = np.ascontiguousarray(make_pictures(6).transpose(0, 3, 1, 2) / np.float32(255), np.float32)
+    onnx_file = make_onnx_file(model, "fp16")[0] if precision == "fp16" else load_onnx_file(model, "fp32")
+    wanted = onnx_logits(for_cpu(onnx_file), images)
+    with open_session(variant_of(model, "torch", precision), 6, 1) as session:
+        found = session.infer(images)
+    assert found.dtype == np.float32
+    apart = np.abs(found - wanted).max() / np.abs(wanted).max()
+    assert apart <= 5e-3 if precision == "fp16" else 2**-14 < apart < 8 * 2**-8
 
 
 def test_a_session_that_cannot_be_opened_leaves_no_settings(tmp_path: Path) -> None:

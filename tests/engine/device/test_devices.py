@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from enum import IntEnum
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +16,9 @@ from typing import Any
 import pytest
 
 from bandlens.engine.backends.base import ENGINES
+from bandlens.engine.device import requirements
 from bandlens.engine.device.devices import (
+    GPU_ENGINES,
     EngineChoice,
     Readiness,
     check,
@@ -26,7 +30,17 @@ from bandlens.engine.device.devices import (
 )
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import Gpus, NoGpu, Problem
-from bandlens.engine.device.requirements import CHECKS, TENSORRT, TENSORRT_RTX, Library, load, try_builder, try_provider
+from bandlens.engine.device.requirements import (
+    CHECKS,
+    TENSORRT,
+    TENSORRT_RTX,
+    Library,
+    check_architecture,
+    load,
+    runs,
+    try_builder,
+    try_provider,
+)
 from bandlens.errors import EngineError
 
 H100 = (Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06"),)
@@ -38,7 +52,11 @@ OR_CPU = 'or ask for the CPU with engine = "onnxruntime"'
 
 ON_CPU = {"onnxruntime": "onnxruntime 1.32.0", "openvino": "openvino 2026.4.1"}
 WITH_CUDA = ON_CPU | {"onnxruntime-cuda": "onnxruntime 1.31.1 with CUDA"}
-WITH_TENSORRT = WITH_CUDA | {"tensorrt": "tensorrt 10.16.1.11"}
+WITH_TORCH = ON_CPU | {"torch-cuda": "torch 2.14.1 with CUDA 13.0"}
+WITH_TENSORRT = WITH_CUDA | WITH_TORCH | {"tensorrt": "tensorrt 10.16.1.11"}
+
+
+WITHOUT_TENSORRT = "{} on NVIDIA H100 80GB HBM3; tensorrt is not ready, `bandlens doctor` says why"
 
 
 def ready(lines: Mapping[str, str]) -> Callable[[str], Readiness]:
@@ -50,16 +68,12 @@ def ready(lines: Mapping[str, str]) -> Callable[[str], Readiness]:
     ("found", "lines", "engine", "why"),
     [
         (H100, WITH_TENSORRT, "tensorrt", "tensorrt 10.16.1.11 on NVIDIA H100 80GB HBM3"),
-        (
-            H100,
-            WITH_CUDA,
-            "onnxruntime-cuda",
-            "onnxruntime 1.31.1 with CUDA on NVIDIA H100 80GB HBM3; tensorrt is not ready, `bandlens doctor` says why",
-        ),
+        (H100, WITH_TORCH | WITH_CUDA, "onnxruntime-cuda", WITHOUT_TENSORRT.format("onnxruntime 1.31.1 with CUDA")),
+        (H100, WITH_TORCH, "torch-cuda", WITHOUT_TENSORRT.format("torch 2.14.1 with CUDA 13.0")),
         (NONE, ON_CPU, "onnxruntime", "no NVIDIA GPU here"),
         (HIDDEN, WITH_TENSORRT, "onnxruntime", 'CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU'),
     ],
-    ids=["TensorRT", "ONNX Runtime with CUDA", "no GPU", "hidden GPU"],
+    ids=["TensorRT", "ONNX Runtime with CUDA", "torch", "no GPU", "hidden GPU"],
 )
 def test_auto_takes_the_best_engine(found: Gpus, lines: Mapping[str, str], engine: str, why: str) -> None:
     assert choose(found, ready(lines)) == EngineChoice(engine, why)
@@ -73,7 +87,8 @@ def test_auto_takes_the_best_engine(found: Gpus, lines: Mapping[str, str], engin
             H100,
             ON_CPU,
             "no engine for NVIDIA H100 80GB HBM3 is ready: tensorrt (tensorrt is not here; install it), "
-            f"onnxruntime-cuda (onnxruntime-cuda is not here; install it); {OR_CPU}",
+            "onnxruntime-cuda (onnxruntime-cuda is not here; install it), torch-cuda (torch-cuda is not here; install "
+            f"it); {OR_CPU}",
         ),
         (NONE, {}, "no NVIDIA GPU here, and for the CPU: onnxruntime is not here; install it"),
     ],
@@ -87,7 +102,7 @@ def test_a_gpu_never_leads_to_the_cpu_unasked(found: Gpus, lines: Mapping[str, s
 
 def test_what_several_engines_lack_is_said_once() -> None:
     lacking = Readiness(False, "CuPy is not installed")
-    with pytest.raises(EngineError, match=r"is ready: tensorrt and onnxruntime-cuda \(CuPy is not installed\); or ask"):
+    with pytest.raises(EngineError, match=r"is ready: tensorrt and onnxruntime-cuda and torch-cuda \(CuPy is not"):
         choose(H100, lambda _: lacking)
 
 
@@ -100,7 +115,7 @@ def test_this_machine_is_asked_once() -> None:
 def test_what_auto_stands_for_here_is_ready() -> None:
     if isinstance(gpus(), NoGpu):
         assert choose_engine().engine == "onnxruntime"
-    elif any(readiness(engine).ready for engine in ("tensorrt", "onnxruntime-cuda")):
+    elif any(readiness(engine).ready for engine in GPU_ENGINES):
         assert readiness(choose_engine().engine).ready
     else:
         with pytest.raises(EngineError, match="or ask for the CPU"):
@@ -225,6 +240,75 @@ def test_asking_loads_no_engine() -> None:
     code = f"import sys, bandlens.engine.device.devices; print(sorted({heavy} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+# What a GPU can run
+
+L4, T4, A100 = (Gpu(name, 1, capability, "580") for name, capability in (("L4", "8.9"), ("T4", "7.5"), ("A100", "8.0")))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "architectures", "has_code"),
+    [
+        (H100[0], ["sm_80", "sm_90"], True),
+        (H100[0], ["sm_75", "sm_80", "sm_86"], False),  # code of another major number does not run
+        (H100[0], ["sm_100", "sm_120"], False),
+        (H100[0], ["sm_90a"], True),
+        (L4, ["sm_86"], True),
+        (A100, ["sm_86"], False),  # nor that of a higher minor number
+        (H100[0], ["sm_75", "compute_80"], True),  # compiled as it is loaded
+        (T4, ["compute_80"], False),
+        (Gpu("B200", 1, "10.0", "580"), ["SM75", "SM120"], False),
+        (Gpu("RTX 5090", 1, "12.0", "580"), ["SM75", "SM120"], True),
+    ],
+)
+def test_code_runs_on_gpus_of_its_major_number(gpu: Gpu, architectures: list[str], has_code: bool) -> None:
+    with (
+        nullcontext()
+        if has_code
+        else pytest.raises(EngineError, match=rf"^some 1\.0 has no code for {gpu.name}, whose")
+    ):
+        check_architecture(gpu, "some 1.0", architectures)
+
+
+def test_tensorrt_rtx_is_for_rtx_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVIDIA's matrix for TensorRT-RTX has Turing, Ampere, Ada and Blackwell cards, and no Hopper."""
+    pytest.importorskip("tensorrt_rtx_bindings", reason="the extra rtx is not installed")
+    monkeypatch.setattr(requirements, "cupy_version", lambda _: "14")
+    assert check("tensorrt-rtx", (L4,)).ready
+    refused = check("tensorrt-rtx", H100)
+    assert not refused.ready
+    assert re.search(r"^TensorRT-RTX 1\.\S+ has no code for NVIDIA H100", refused.line)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "available", "line"),
+    [
+        (
+            None,
+            False,
+            r"torch 9\.0 is built without CUDA; install torch and torchvision for CUDA 13, as pytorch\.org tells",
+        ),
+        ("13.0", False, r"torch 9\.0 cannot use NVIDIA H100 80GB HBM3; run: pip install"),
+        ("13.0", True, r"torch 9\.0 with CUDA 13\.0"),
+    ],
+)
+def test_what_torch_lacks_is_said(
+    cuda: str | None, available: bool, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_cuda = SimpleNamespace(is_available=lambda: available, get_arch_list=lambda: ["sm_90"])
+    torch = SimpleNamespace(__version__="9.0", version=SimpleNamespace(cuda=cuda), cuda=of_cuda)
+    monkeypatch.setattr(requirements, "load", lambda _: torch)
+    monkeypatch.setattr(requirements, "cupy_version", lambda _: "14")
+    state = check("torch-cuda", H100)
+    assert state.ready == available
+    assert re.match(line, state.line)
+
+
+def test_precisions_that_a_gpu_lacks() -> None:
+    """bfloat16 came with compute capability 8.0 (CUDA's programming guide, arithmetic instructions)."""
+    assert [runs(gpu, "bf16") for gpu in (T4, A100, L4, H100[0])] == [False, True, True, True]
+    assert all(runs(T4, precision) for precision in ("fp32", "fp16", "int8"))
 
 
 # The processor

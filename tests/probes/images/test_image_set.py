@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +26,7 @@ from PIL import Image
 
 from bandlens.errors import ImageSetError, UnknownName, UsageError
 from bandlens.probes.images import files as image_files
-from bandlens.probes.images.image_set import ImageSet, check, open_image_set
+from bandlens.probes.images.image_set import Draw, ImageSet, check, open_image_set
 from bandlens.probes.images.pack import pack, pack_arrays
 
 
@@ -137,6 +139,25 @@ def test_a_key_belongs_to_the_pixels(packed: ImageSet, photos: Path, tmp_path: P
     moved = pack(photos, tmp_path / "moved", size=32, resize=36)
     assert moved.paths != packed.paths
     assert [keys[path.replace("n13133613", "n01440764")] for path in moved.paths] == moved.keys.tolist()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
+    stream: bool, photos: Path, tmp_path: Path
+) -> None:
+    how: dict[str, Any] = {"size": 32, "resize": 36, "clusters": "folder", "stream": stream}
+    whole = pack(photos, tmp_path / "whole", **how)
+    for limit in range(1, whole.info.count):
+        for seed in (0, 1):
+            few = pack(photos, tmp_path / f"{limit} {seed}", limit=limit, seed=seed, **how)
+            drawn = open_image_set(tmp_path / "whole", Draw(limit, seed))
+            assert drawn.info == replace(few.info, name="whole", benchmark="whole")
+            assert (drawn.paths, drawn.packed) == (few.paths, whole.info.digest)
+            assert np.array_equal(drawn.keys, few.keys)
+            every = np.arange(limit)
+            assert np.array_equal(drawn.take(every), few.take(every))
+            assert np.array_equal(drawn.take(every[::-1]), few.take(every[::-1]))
+    assert open_image_set(tmp_path / "whole", Draw(99)).info == whole.info
 
 
 @pytest.mark.parametrize("sha256", ["f" * 15, "", "g" * 64, " " * 64, "é" * 64])

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from bandlens.errors import ImageSetError, UnknownName, UsageError
 from bandlens.probes.images.decision_spaces import imagenet_classes
-from bandlens.probes.images.labels import CLUSTERINGS, labels_of_csv, labels_of_folders
+from bandlens.probes.images.labels import CLUSTERINGS, labels_of_csv, labels_of_folders, labels_of_names, spread
 
 PATHS = ["a/x.jpg", "b/y.jpg", "b/z, 2.jpg"]
 
@@ -54,7 +61,7 @@ def csv(folder: Path, text: str) -> Path:
 
 def test_csv_in_any_order(tmp_path: Path) -> None:
     text = '\ufeffclass,note,path\n7,hm,b/y.jpg\n65535,,"b/z, 2.jpg"\n0,,a/x.jpg\n'
-    assert labels_of_csv(csv(tmp_path, text), PATHS).tolist() == [0, 7, 65535]
+    assert labels_of_csv(csv(tmp_path, text), PATHS)[0].tolist() == [0, 7, 65535]
 
 
 @pytest.mark.parametrize(
@@ -66,8 +73,7 @@ def test_csv_in_any_order(tmp_path: Path) -> None:
         ("path,class\na/x.jpg,-1\n", "row 2: class '-1' must be an integer from 0 to 65535"),
         ("path,class\na/x.jpg,1.0\n", "row 2: class '1.0'"),
         ("path,class\na/x.jpg,65536\n", "row 2: class '65536'"),
-        ("path,class\na/x.jpg,٣\n", "row 2: class"),
-        ("path,class\na/x.jpg\n", "row 2: class ''"),
+        ("path,class\na/x.jpg\n", "row 2: the class is missing; write its name"),
         ("file,label\na/x.jpg,1\n", "needs the columns path and class, found"),
         ("", "needs the columns path and class, found none"),
         ("x" * 1000, "needs the columns path and class, found x{60}$"),
@@ -78,6 +84,63 @@ def test_csv_errors_name_the_row(text: str, message: str, tmp_path: Path) -> Non
     with pytest.raises(ImageSetError, match=message) as error:
         labels_of_csv(csv(tmp_path, text), PATHS)
     assert "\n" not in str(error.value)
+
+
+def test_names_in_a_csv_are_sorted_as_text(tmp_path: Path) -> None:
+    labels, names = labels_of_csv(csv(tmp_path, 'path,class\na/x.jpg,tench\nb/y.jpg,10\n"b/z, 2.jpg",9\n'), PATHS)
+    assert (labels.tolist(), names) == ([2, 0, 1], ["10", "9", "tench"])
+
+
+def test_folders_at_the_top_are_classes_as_image_folder_has_them(tmp_path: Path) -> None:
+    paths = ["cat/1.jpg", "cat/deep/2.jpg", "Dog/1.jpg", "10/a.jpg", "9/a.jpg", "ä b/c.jpg"]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / path)
+    folder = ImageFolder(str(tmp_path))
+    labels, names = labels_of_names(tmp_path, sorted(paths))
+    assert names == folder.classes
+    expected = {str(Path(path).relative_to(tmp_path)): label for path, label in folder.samples}
+    assert dict(zip(sorted(paths), labels.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["cat/1.jpg", "2.jpg"], "'2.jpg' lies in no folder, so --labels folders has no class for it"),
+        (["photos/cat/1.jpg", "photos/dog/2.jpg"], "all images lie in 'photos', and one class is none"),
+    ],
+)
+def test_folders_that_are_no_classes(paths: list[str], message: str) -> None:
+    with pytest.raises(ImageSetError) as error:
+        labels_of_names(Path("photos"), paths)
+    assert message in str(error.value)
+
+
+@given(
+    classes=st.lists(st.integers(0, 4), min_size=1, max_size=60),
+    limit=st.integers(1, 60),
+    seed=st.integers(0, 5),
+    order=st.randoms(use_true_random=False),
+)
+def test_a_limit_draws_evenly_whatever_the_order(classes: list[int], limit: int, seed: int, order: Random) -> None:
+    paths = [f"{place}.jpg" for place in range(len(classes))]
+    rows = spread(np.array(classes, np.int32), paths, limit, seed).tolist()
+    assert rows == sorted(set(rows))
+    assert len(rows) == min(limit, len(paths))
+    drawn, there = Counter(classes[row] for row in rows), Counter(classes)
+    most = max(drawn.values())
+    assert all(drawn[one] in (most, most - 1) or drawn[one] == there[one] for one in there)
+    fewer = spread(np.array(classes, np.int32), paths, max(1, limit - 1), seed).tolist()
+    assert set(fewer) <= set(rows)
+    moved = list(range(len(paths)))
+    order.shuffle(moved)
+    again = spread(np.array(classes, np.int32)[moved], [paths[at] for at in moved], limit, seed)
+    assert sorted(moved[row] for row in again) == rows
+
+
+def test_another_seed_draws_other_images() -> None:
+    paths = [f"{place}.jpg" for place in range(100)]
+    assert spread(None, paths, 10, 0).tolist() != spread(None, paths, 10, 1).tolist()
 
 
 def test_unreadable_csv(tmp_path: Path) -> None:

@@ -1,0 +1,129 @@
+"""Fourier waves and Gaussian filters beside the code of their sources, an image of 224 x 224 pixels, on one thread.
+
+`bandlens`: the families as a run uses them, batch 32, buffers that go round, from uint8.
+`rai-toolbox`: its bases, made once for each batch as in its heat maps, and its function that adds them, with the clip.
+`one wave an image`: stronger, the wave there already, added to each image in float32 and clipped.
+`scipy`: the published procedure, rgb2gray, gaussian_filter in double precision, clip, three channels.
+`scipy, float32`: stronger, in single precision, with the grey image made once for all conditions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from _common import BATCH, SIZE, arguments, in_turn, machine, photographs, ratio, ratios, spread, table, timed
+from numpy.typing import NDArray
+from rai_toolbox.augmentations.fourier import generate_fourier_bases
+from rai_toolbox.augmentations.fourier._implementations import perturb_batch
+from scipy.ndimage import gaussian_filter
+from skimage.color import rgb2gray
+from threadpoolctl import threadpool_limits
+
+from bandlens.engine.prefetch import COUNT, Buffers
+from bandlens.probes.family import Batch, Family
+from bandlens.probes.fourier import FOURIER_BASIS, NORM
+from bandlens.probes.gaussian import BACKGROUND, GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
+from bandlens.records import Condition
+
+Images = NDArray[np.float32]
+LOW, HIGH = GAUSSIAN_LOWPASS.conditions({}), GAUSSIAN_HIGHPASS.conditions({})
+WAVES = FOURIER_BASIS.conditions({"row": [0, 7, 21], "column": [-30, 2, 14]})
+
+
+def with_bandlens(family: Family, conditions: list[Condition], batch: Batch, buffers: Buffers) -> None:
+    for _, out in family.perturb(np, batch, conditions, buffers.take):
+        buffers.give(out)
+
+
+def with_rai_toolbox(images: torch.Tensor) -> None:
+    half = SIZE // 2
+    places = [(int(wave["row"]) + half, int(wave["column"]) + half) for wave in WAVES]
+    for basis in generate_fourier_bases(SIZE, SIZE, row_col_coords=places):
+        perturb_batch(batch=images, basis=basis.basis, basis_norm=NORM, rand_flip_per_channel=True).clip_(0, 1)
+
+
+def with_waves(images: Images, waves: list[Images], sign: Images) -> None:
+    for wave in waves:
+        for image in images:
+            np.clip(image + sign * wave, 0, 1)
+
+
+def published(grey: NDArray[np.floating], condition: Condition) -> None:
+    if condition["sigma"] == "inf":
+        image = grey - BACKGROUND
+    else:
+        image = gaussian_filter(grey, float(condition["sigma"]), mode="constant", cval=BACKGROUND)
+        if condition.probe == "gaussian_highpass":
+            image = grey - image
+    if condition.probe == "gaussian_highpass":
+        image = image + (BACKGROUND - image.mean())
+    image = np.clip(image, 0, 1)
+    np.stack([image, image, image])
+
+
+def with_scipy(pixels: NDArray[np.uint8], conditions: list[Condition]) -> None:
+    for image in pixels:
+        for condition in conditions:
+            published(rgb2gray(image, channel_axis=0), condition)
+
+
+def with_scipy_in_float32(pixels: NDArray[np.uint8], conditions: list[Condition]) -> None:
+    for image in pixels:
+        grey = rgb2gray(image, channel_axis=0).astype(np.float32)
+        for condition in conditions:
+            published(grey, condition)
+
+
+def main() -> None:
+    given = arguments(__doc__, repeats=7, quick=1)
+    torch.set_num_threads(1)
+    pixels = photographs(BATCH)
+    batch = Batch(pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
+    images = (pixels / np.float32(255)).astype(np.float32)
+    few = pixels[:2] if given.quick else pixels[:8]
+    buffers = Buffers(np, [np.empty(images.shape, np.float32) for _ in range(COUNT)])
+    made = [basis.basis * np.float32(NORM) for basis in generate_fourier_bases(SIZE, SIZE, row_col_coords=[(112, 114)])]
+    sign = np.array([1, -1, 1], np.float32)[:, None, None]
+    with threadpool_limits(1):
+        machine("numpy", "scipy", "torch", "rai-toolbox")
+        for title, family, conditions, others in (
+            (
+                "fourier",
+                FOURIER_BASIS,
+                WAVES,
+                {
+                    "rai-toolbox": (BATCH, lambda _: with_rai_toolbox(torch.from_numpy(images))),
+                    "one wave an image": (BATCH, lambda _: with_waves(images, made * len(WAVES), sign)),
+                },
+            ),
+            *(
+                (
+                    title,
+                    GAUSSIAN_LOWPASS,  # both are one function, and one group of a run
+                    conditions,
+                    {
+                        "scipy": (len(few), lambda conditions: with_scipy(few, conditions)),
+                        "scipy, float32": (len(few), lambda conditions: with_scipy_in_float32(few, conditions)),
+                    },
+                )
+                for title, conditions in (("gaussian low-pass and high-pass", LOW + HIGH), ("gaussian high-pass", HIGH))
+            ),
+        ):
+            counts = {"bandlens": BATCH} | {name: count for name, (count, _) in others.items()}
+            work = {"bandlens": timed(lambda f=family, c=conditions: with_bandlens(f, c, batch, buffers))}
+            work |= {name: timed(lambda w=run, c=conditions: w(c)) for name, (_, run) in others.items()}
+            seconds = in_turn(work, given.repeats)
+            an_image = {name: [s / counts[name] / len(conditions) for s in values] for name, values in seconds.items()}
+            times = {name: ratios(values, an_image["bandlens"]) for name, values in an_image.items()}
+            table(
+                [f"{title}, {len(conditions)} conditions", "ms an image and condition", "times bandlens"],
+                [[name, spread([s * 1e3 for s in an_image[name]]), spread(times[name])] for name in an_image],
+            )
+            reference = next(iter(others))
+            goal = "none" if conditions is HIGH else ">= 5"
+            ratio(f"{title}: {reference} over bandlens", times[reference], goal)
+            print()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Work that is asked of the GPU batch after batch: captured at each address as a CUDA graph, and replayed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+
+from ...probes.arrays import Array
+from ...untrusted import first_line
+
+GRAPHS = 16
+"""CUDA graphs that a session keeps, one for each address that batches come from: more than a run has buffers."""
+
+_log = logging.getLogger("bandlens")
+
+
+class Replays:
+    """What a session asks of its stream for a batch: an array of CuPy, which a graph knows by its address.
+
+    The first time it is asked for plainly, since libraries prepare themselves then, which no graph may hold. Where it
+    cannot be captured, it is asked for plainly every time, and a line in the log of `bandlens` says so once. A GPU that
+    has failed says so then: what is asked for plainly raises what it raises.
+    """
+
+    def __init__(
+        self, engine: str, work: Callable[[Array], None], capture: Callable[[Array], Callable[[], None]]
+    ) -> None:
+        """`work` asks for it; `capture` gives what replays it, and leaves the stream as it was if it raises."""
+        self._engine, self._work, self._capture = engine, work, capture
+        self._graphs: dict[int, Callable[[], None]] = {}
+        self._prepared, self._captures = False, True
+
+    def __call__(self, batch: Array) -> None:
+        """Ask for the work on the batch."""
+        replay = self._graphs.get(batch.data.ptr)
+        if replay is None and self._prepared and self._captures:
+            replay = self._captured(batch)
+        if replay is None:
+            self._work(batch)
+            self._prepared = True
+        else:
+            replay()
+
+    def forget(self) -> None:
+        """Drop all graphs: what they read or write has moved."""
+        self._graphs.clear()
+        self._prepared = False
+
+    def _captured(self, batch: Array) -> Callable[[], None] | None:
+        if len(self._graphs) == GRAPHS:
+            self._graphs.clear()
+        try:
+            replay = self._capture(batch)
+        except Exception as error:  # noqa: BLE001 - libraries have many, and the plain work tells if the GPU is lost
+            self._captures = False
+            tell_plain(self._engine, first_line(error))
+            return None
+        self._graphs[batch.data.ptr] = replay
+        return replay
+
+
+@cache
+def tell_plain(engine: str, reason: str) -> None:
+    """Say once in a process that the engine's work is not replayed."""
+    _log.warning("%s asks for its work batch by batch, since no CUDA graph can be captured: %s", engine, reason)

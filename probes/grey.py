@@ -1,0 +1,53 @@
+"""Grey images, which the experiments with human observers of Geirhos et al. 2018 showed, at full and at less contrast.
+
+    g = 0.2125 R + 0.7154 G + 0.0721 B      (ITU-R BT.709, as scikit-image's rgb2gray has it)
+    contrast:  (1 - c) / 2 + c g
+
+Source: Geirhos et al. 2018 ("Generalisation in humans and deep neural networks").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+from ..records import Condition
+from .arrays import Array, chunks
+from .family import Batch, Buffer, Family, Parameter, number_in
+
+LUMINANCE = (0.2125, 0.7154, 0.0721)
+
+
+def grey(xp: ModuleType, pixels: Array) -> Array:
+    """(n, size, size) float32 in [0, 1] of (n, 3, size, size) uint8 RGB."""
+    made = xp.empty((len(pixels), *pixels.shape[2:]), dtype=xp.float32)
+    red, green, blue = (xp.float32(weight / 255) for weight in LUMINANCE)
+    for part in chunks(xp, len(pixels)):
+        target = xp.multiply(pixels[part, 0], red, out=made[part])
+        target += pixels[part, 1] * green
+        target += pixels[part, 2] * blue
+    return made
+
+
+def at_contrast(xp: ModuleType, image: Array, contrast: float) -> Array:
+    """Grey images around a mean of 1/2, with `contrast` in [0, 1] of what they had."""
+    return image * xp.float32(contrast) + xp.float32((1 - contrast) / 2)
+
+
+def perturb(
+    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    image = grey(xp, batch.pixels)
+    for condition in conditions:
+        out = buffer()
+        out[...] = xp.clip(at_contrast(xp, image, float(condition["contrast"])), 0, 1)[:, None]
+        yield condition, out
+
+
+CONTRAST = Family(
+    "contrast",
+    "grey at a contrast in [0, 1], around 1/2",
+    1,
+    (Parameter("contrast", number_in(0, 1), (0.01, 0.03, 0.05, 0.1, 0.15, 0.3, 0.5, 1.0)),),
+    perturb,
+)

@@ -1,0 +1,77 @@
+"""Tables on a terminal: what fits, and what is said of the rest."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandlens.app.console import fitting
+
+TABLE = """
+import sys
+from bandlens.app.console import print_lines, print_rows
+rows = [{"study": "mine", "checkpoint": f"net{k}", "parameters": '{"a": %d}' % k, "none": None,
+         **{f"value{n}": k + n / 7 for n in range(12)}} for k in range(3)]
+(print_lines if "--line" in sys.argv else print_rows)(rows)
+"""
+
+
+def on_a_terminal(*words: str, columns: int = 80) -> list[str]:
+    """The lines that a program prints to a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
+    with subprocess.Popen([sys.executable, "-P", "-c", TABLE, *words], stdout=theirs, env=environment):
+        pass
+    os.close(theirs)
+    shown = b""
+    try:
+        while piece := os.read(ours, 1 << 16):
+            shown += piece
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    return shown.decode().replace("\r", "").splitlines()
+
+
+def test_a_row_is_one_line_and_the_rest_is_named() -> None:
+    *table, said = on_a_terminal()
+    assert [line.split()[0] for line in table if "net" in line] == ["net0", "net1", "net2"]
+    assert all(len(line) <= 80 for line in table)
+    assert said.startswith("left out for width: study = mine, parameters, none, value")
+    assert said.endswith("; --json shows all")
+    shown = set(table[0].split())
+    assert "checkpoint" in shown
+    assert shown | set(said.replace(",", "").replace(";", "").split()) >= {f"value{n}" for n in range(12)}
+
+
+def test_a_wide_terminal_shows_everything() -> None:
+    assert not [line for line in on_a_terminal(columns=300) if "left out" in line]
+
+
+def test_lines_show_every_field() -> None:
+    shown = on_a_terminal("--line")
+    assert shown[:2] == ["study       mine", "checkpoint  net0"]
+    assert len(shown) == 3 * 16 + 2
+
+
+@given(
+    cells=st.dictionaries(
+        st.text("abc", min_size=1, max_size=9), st.lists(st.text("x{-", max_size=30), min_size=2, max_size=2),
+        min_size=1, max_size=9,
+    ),
+    width=st.integers(1, 120),
+)  # fmt: skip
+def test_every_column_is_shown_or_named(cells: dict[str, list[str]], width: int) -> None:
+    shown, said = fitting(cells, width)
+    assert shown
+    assert shown == [name for name in cells if name in shown]
+    gone = [name for name in cells if name not in shown]
+    assert bool(gone) == bool(said)
+    assert [part.partition(" = ")[0] for part in said.split(", ")] == (gone or [""])
+    needed = sum(3 + max(map(len, (name, *cells[name]))) for name in shown) + 1
+    assert needed <= width or len(shown) == 1

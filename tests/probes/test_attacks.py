@@ -1,0 +1,45 @@
+"""The bands of attacks: how they are written, and which sizes take them. What attacks do is in engine/backends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bandlens.errors import ProbeError, UsageError
+from bandlens.probes.attacks import PGD_ANY, PGD_LINF, band_of
+from bandlens.probes.family import Family
+
+
+@pytest.mark.parametrize("family", [PGD_LINF, PGD_ANY])
+def test_a_band_that_lets_all_pass_is_the_condition_without_one(family: Family) -> None:
+    plain = family.conditions({})
+    assert family.conditions({"band": [0, 1]}) == family.conditions({"band": [[0.0, 1.0]]}) == plain
+    assert [name for name, _ in plain[0].parameters] == ["eps", "step", "steps"]
+    assert band_of(plain[0]) == (0, 1)
+
+
+def test_one_band_and_several() -> None:
+    (one,) = PGD_LINF.conditions({"band": [0, 0.3]})
+    assert band_of(one) == (0, 0.3)
+    several = PGD_LINF.conditions({"band": [[0, 0.3], [0.3, 1], [0, 1]]})
+    assert [band_of(condition) for condition in several] == [(0, 0.3), (0.3, 1), (0, 1)]
+    assert PGD_LINF.conditions(dict(one.parameters)) == [one], "what a database keeps names the same condition"
+
+
+@pytest.mark.parametrize(
+    "band", [0.3, [0.3], [0.3, 0.3], [0.5, 0.2], [-0.1, 1], [0, 1.1], [0, 1, 2], ["a", "b"], "0.3"]
+)
+def test_what_is_no_band_is_named(band: Any) -> None:
+    with pytest.raises(UsageError, match=r"pgd_linf: band must be \[low, high\] with 0 <= low < high <= 1, not"):
+        PGD_LINF.conditions({"band": band})
+
+
+def test_sizes_that_a_band_does_not_take_are_refused() -> None:
+    (narrow,) = PGD_LINF.conditions({"band": [0.1, 0.11]})
+    PGD_LINF.check_size(narrow, 224)
+    with pytest.raises(ProbeError, match="the band has no frequency of images of 64 pixels; widen it"):
+        PGD_LINF.check_size(narrow, 64)
+    with pytest.raises(ProbeError, match="pgd_linf needs an even number of pixels a side, not 225"):
+        PGD_LINF.check_size(narrow, 225)
+    PGD_LINF.check_size(PGD_LINF.conditions({})[0], 225)

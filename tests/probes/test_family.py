@@ -1,0 +1,92 @@
+"""What holds for every family, whatever it does to an image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from stimuli import SAMPLES, Images, perturb, photographs
+
+from bandlens.probes import noise
+from bandlens.probes.family import Batch
+from bandlens.probes.grid import FAMILIES, make_grid
+
+CONDITIONS = {name: FAMILIES[name].conditions(SAMPLES[name]) for name in FAMILIES}
+RANDOM = [name for name, family in FAMILIES.items() if family.random]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_at_most_two_buffers_are_held(name: str) -> None:
+    """However many conditions there are: a run has four that go round."""
+    pixels, held, most = photographs(1), 0, 0
+    batch = Batch(pixels, np.zeros(1, np.uint64), np.zeros(1, np.int64), 0)
+
+    def buffer() -> Images:
+        nonlocal held, most
+        held += 1
+        most = max(most, held)
+        return np.empty(pixels.shape, np.float32)
+
+    for _ in FAMILIES[name].perturb(np, batch, CONDITIONS[name], buffer):
+        held -= 1
+    assert most <= 2
+
+
+def test_every_family_has_its_samples() -> None:
+    assert list(SAMPLES) == list(FAMILIES)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_condition_comes_once_in_range(xp: ModuleType, name: str) -> None:
+    pixels = photographs(4)
+    made = perturb(xp, CONDITIONS[name], pixels)
+    assert set(made) == set(CONDITIONS[name])
+    for images in made.values():
+        assert images.dtype == np.float32
+        assert images.shape == pixels.shape
+        assert images.min() >= 0  # false for NaN, which the buffers hold at first
+        assert images.max() <= 1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=3, deadline=None)
+@given(data=st.data(), order=st.permutations(range(3)))
+def test_an_image_does_not_depend_on_its_batch_nor_on_the_other_conditions(
+    name: str, data: st.DataObject, order: list[int]
+) -> None:
+    pixels = photographs(3)
+    chosen = data.draw(st.lists(st.sampled_from(CONDITIONS[name]), min_size=1, max_size=2, unique=True))
+    together = perturb(np, chosen, pixels[order], keys=order)
+    for condition in chosen:
+        alone = [perturb(np, [condition], pixels[i : i + 1], keys=[i])[condition] for i in order]
+        np.testing.assert_array_equal(together[condition], np.concatenate(alone))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_seed_and_key_matter_where_a_family_is_random_and_nowhere_else(name: str) -> None:
+    pixels, condition = np.repeat(photographs(1), 8, axis=0), CONDITIONS[name][-1]
+    first, again, other = (perturb(np, [condition], pixels, seed=seed)[condition] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.array_equal(first, other) != (name in RANDOM)
+    assert all(np.array_equal(first[0], image) for image in first) != (name in RANDOM)
+
+
+def test_random_families_draw_independently_of_each_other() -> None:
+    """Their draws differ: no two families turn the same words into their noise."""
+    draws = [noise.FOURIER, noise.UNIFORM, noise.PHASES, noise.PATCHES, noise.CHANNELS, noise.POWER_LAW]
+    keys = np.array([7], np.uint64)
+    words = [noise.random_words(np, 1, keys, draw, 4000)[0].astype(np.float64) for draw in [0, *draws]]
+    assert np.abs(np.corrcoef(words) - np.eye(len(words))).max() < 5 / np.sqrt(4000)
+
+
+def test_the_published_conditions_of_a_source_need_no_parameters() -> None:
+    grid = make_grid({name: {} for name in SAMPLES if name not in ("bilateral", "power_law_noise")}, Path())
+    counts = {name: sum(condition.probe == name for condition in grid.conditions) for name in grid.families}
+    filters = {"clean": 1, "lowpass": 11, "highpass": 11, "gaussian_lowpass": 8, "gaussian_highpass": 8}
+    noise_alone = {"critical_band": 29, "fourier": 1985, "uniform_noise": 8}
+    others = {"contrast": 8, "phase_scramble": 7, "patch_shuffle": 4, "grey_blend": 5, "channel_shuffle": 1}
+    assert counts == filters | noise_alone | others

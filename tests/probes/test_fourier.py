@@ -1,0 +1,80 @@
+"""Fourier basis noise against rai-toolbox's bases and NumPy's transform."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import numpy as np
+import pytest
+from rai_toolbox.augmentations.fourier import generate_fourier_bases
+from stimuli import perturb, photographs
+
+from bandlens.errors import ProbeError
+from bandlens.probes.arrays import to_numpy
+from bandlens.probes.fourier import FOURIER_BASIS, NORM, signs, wave
+from bandlens.records import Condition
+
+
+def frequency(condition: Condition) -> tuple[int, int]:
+    return int(condition["row"]), int(condition["column"])
+
+
+def test_the_published_map_is_half_of_63_by_63_frequencies() -> None:
+    found = [frequency(condition) for condition in FOURIER_BASIS.conditions({})]
+    assert len(found) == len(set(found)) == 1985
+    assert {*found, *((-row, -column) for row, column in found)} == {
+        (i, j) for i in range(-31, 32) for j in range(-31, 32)
+    }
+    assert not {(-row, -column) for row, column in found} & (set(found) - {(0, 0)})
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_waves_are_rai_toolboxs(xp: ModuleType, size: int) -> None:
+    half = size // 2
+    places = [(0, 0), (0, 1), (1, 0), (3, -5), (31, 12), (half, 0), (half, half), (half - 1, 1 - half), (7, half)]
+    for row, column in places:
+        places_there = [((row + half) % size, (column + half) % size)]
+        (basis,) = generate_fourier_bases(size, size, np.float64, row_col_coords=places_there)
+        np.testing.assert_allclose(to_numpy(wave(xp, size, row, column)), basis.basis, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("size", [33, 64])
+def test_a_wave_has_norm_1_and_one_frequency(xp: ModuleType, size: int) -> None:
+    for row, column in [(0, 0), (2, -3), (0, size // 2), (size // 2, size // 2)]:
+        made = to_numpy(wave(xp, size, row, column)).astype(np.float64)
+        np.testing.assert_allclose(np.linalg.norm(made), 1, atol=1e-6)
+        spectrum = np.abs(np.fft.fft2(made))
+        found = {tuple(place) for place in np.argwhere(spectrum > 1e-3).tolist()}
+        assert found == {(row % size, column % size), (-row % size, -column % size)}
+
+
+def test_images_get_the_wave_with_a_sign_for_each_channel(xp: ModuleType) -> None:
+    pixels, keys, seed = photographs(5), [3, 2**40, 2**63, 2**64 - 1, 0], 12
+    conditions = FOURIER_BASIS.conditions({"row": [0, 4, 30], "column": [-17, 0, 2]})
+    sign = to_numpy(signs(np, seed, np.array(keys, np.uint64)))
+    for condition, images in perturb(xp, conditions, pixels, keys, seed).items():
+        row, column = frequency(condition)
+        place = [(row + 112, column + 112)]
+        (basis,) = generate_fourier_bases(224, 224, np.float64, row_col_coords=place)
+        expected = np.clip(pixels / 255 + NORM * sign * basis.basis, 0, 1)
+        np.testing.assert_allclose(images, expected, rtol=0, atol=5e-7, err_msg=str(condition))
+
+
+def test_the_published_norm_is_an_rms_of_7_percent() -> None:
+    grey = np.full((1, 3, 224, 224), 128, np.uint8)  # nothing is clipped
+    (images,) = perturb(np, FOURIER_BASIS.conditions({"row": 3, "column": 8}), grey).values()
+    np.testing.assert_allclose((images - 128 / 255).std(axis=(2, 3)), 0.0701, atol=1e-4)
+
+
+def test_signs_are_fair_and_independent() -> None:
+    found = signs(np, 5, np.arange(4000, dtype=np.uint64)).reshape(4000, 3)
+    assert set(found.ravel()) == {-1.0, 1.0}
+    assert np.abs(found.mean(axis=0)).max() < 4 / np.sqrt(4000)
+    assert np.abs(np.corrcoef(found.T) - np.eye(3)).max() < 4 / np.sqrt(4000)
+
+
+def test_a_frequency_that_the_images_do_not_hold_is_named() -> None:
+    (condition,) = FOURIER_BASIS.conditions({"row": 17, "column": 0})
+    with pytest.raises(ProbeError, match="images of 32 pixels hold 16 cycles at most, not 17"):
+        FOURIER_BASIS.check_size(condition, 32)
+    FOURIER_BASIS.check_size(condition, 34)
