@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ...protocol import CUES, SHAPE_CUES, Cues
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
 from ..statistics.consistency import error_consistency
@@ -168,6 +169,8 @@ class Truth:
     shape: Whole
     """(n,), -1 for none."""
     texture: Whole
+    cues: Cues
+    """Which cues these two are: see `shape_bias.Decisions`."""
 
     @property
     def clustered(self) -> bool:
@@ -195,19 +198,21 @@ def read_truth(store: Store, subject: Subject) -> Truth:
     clusters = store.frame("SELECT cluster FROM image WHERE image_set = ? ORDER BY image_index", image_set)
     labels = store.frame(
         "SELECT scheme, image_index::BIGINT AS image_index, class::BIGINT AS class FROM label "
-        "WHERE image_set = ? AND scheme IN ('real', 'shape', 'texture')",
+        "WHERE image_set = ? AND scheme <> 'single'",
         image_set,
     )
 
     def of(scheme: str) -> NDArray[np.int64]:
         return labels.filter(pl.col("scheme") == scheme).select("image_index", "class").to_numpy()
 
-    cues = {name: np.full(len(clusters), -1, np.int64) for name in ("shape", "texture")}
+    there = set(labels["scheme"])
+    which = next((cues for cues in CUES if cues.second in there), SHAPE_CUES)
+    cues = {name: np.full(len(clusters), -1, np.int64) for name in (which.first, which.second)}
     for name, column in cues.items():
         index, named = of(name).T
         column[index] = named
     accepted = of("real") @ np.array([1 << 16, 1])
-    return Truth(clusters["cluster"].to_numpy().astype(np.int64), subject.labelled, accepted, **cues)
+    return Truth(clusters["cluster"].to_numpy().astype(np.int64), subject.labelled, accepted, *cues.values(), which)
 
 
 def read_decided(store: Store, cell: int) -> Decided:
@@ -234,9 +239,9 @@ def shares_of(decided: Decided, truth: Truth, clean: Decided | None) -> dict[str
         real = np.isin((listed << 16) + decided.predicted[listed], truth.accepted)
         found["accuracy_real"] = share_of(real, clusters[listed])
     if (of := truth.conflicting).any():
-        decisions = Decisions(decided.predicted[of], truth.shape[of], truth.texture[of], clusters[of])
+        decisions = Decisions(decided.predicted[of], truth.shape[of], truth.texture[of], clusters[of], truth.cues)
         for metric, part, whole in shape_shares(decisions, {}):
-            if metric in ("shape_bias", "cue_accuracy"):
+            if metric in (truth.cues.bias, truth.cues.accuracy):
                 found[metric] = share_of(part[whole], clusters[of][whole]) if whole.any() else None
     found["confidence"] = share_of(decided.confidence, clusters)
     if truth.labelled and not of.any():

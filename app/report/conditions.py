@@ -8,15 +8,16 @@ import polars as pl
 
 from ...analysis.charts.curves import curves
 from ...analysis.charts.style import CENTER, words
+from ...protocol import CUES
 from .accuracy import CUT, key, settings_of, slug
 from .data import ReportData
 from .sections import Figure, Section
 
 IN_CURVES = ("accuracy", "agreement")
 """Metrics that have the section of curves for themselves."""
-SHARES = ("accuracy_real", "shape_bias", "cue_accuracy", "confidence")
+SHARES = ("accuracy_real", *(name for cues in CUES for name in (cues.bias, cues.accuracy)), "confidence")
 """Metrics drawn from 0 to 1; others as far as they reach."""
-OPEN = ("shape_bias", "clean_error_consistency", "expected_calibration_error")
+OPEN = (*(cues.bias for cues in CUES), "clean_error_consistency", "expected_calibration_error")
 """Figures that are drawn at once."""
 CAPTION = (
     "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "

@@ -26,7 +26,7 @@ from bandlens.app.study.run import run_study
 from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.probes.benchmarks.layouts import find_benchmark
 from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
-from bandlens.protocol import CUTOFFS
+from bandlens.protocol import CUES, CUTOFFS, Cues
 from bandlens.records import Failed, Finished
 
 COUNT = 300
@@ -174,11 +174,14 @@ def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store)
     assert (found["clean", None]["value"], found["clean", None]["state"]) == (1, "no_interval")
 
 
-def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_with_it(store: Store) -> None:
+@pytest.mark.parametrize("cues", CUES)
+def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_with_it(
+    store: Store, cues: Cues
+) -> None:
     rng = np.random.default_rng(0)
     shape = rng.integers(0, 10, COUNT)
     texture = (shape + rng.integers(0, 4, COUNT)) % 10
-    images = image_set(COUNT, labels=shape, schemes={"texture": [[int(one)] for one in texture]})
+    images = image_set(COUNT, labels=shape, schemes={cues.second: [[int(one)] for one in texture]})
     parts = []
     for setting, share in zip(SETTINGS, (0.2, 0.7, 0.4, 0.5), strict=True):
         named = np.where(rng.random(COUNT) < share, shape, texture)
@@ -193,16 +196,16 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
         named = one.predictions.predicted
         of_shape, of_texture = ((named == cue) & apart for cue in (shape, texture))
         biases.append(of_shape.sum() / (of_shape.sum() + of_texture.sum()))
-        row = rows(store, "shape_bias")[setting.probe, setting.number("cutoff")]
+        row = rows(store, cues.bias)[setting.probe, setting.number("cutoff")]
         assert (row["value"], row["n"]) == (pytest.approx(biases[-1]), of_shape.sum() + of_texture.sum())
         if setting.probe != "clean":
             assert row["difference"] == pytest.approx(biases[-1] - biases[0])
             assert row["difference_low"] < row["difference"] < row["difference_high"]
-        row = rows(store, "cue_accuracy")[setting.probe, setting.number("cutoff")]
+        row = rows(store, cues.accuracy)[setting.probe, setting.number("cutoff")]
         assert row["value"] == pytest.approx((of_shape | of_texture).sum() / apart.sum())
         row = rows(store, "clean_error_consistency").get((setting.probe, setting.number("cutoff")))
         assert row is None or row["n"] == apart.sum()
-    for metric in ("shape_bias", "cue_accuracy"):
+    for metric in (cues.bias, cues.accuracy):
         row = rows(store, metric)["clean", None]
         query = "SELECT value, low, high FROM metric WHERE metric = ?"
         assert [row[name] for name in ("value", "low", "high")] == pytest.approx(store.frame(query, [metric]).row(0))
