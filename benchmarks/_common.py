@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info
 
 SIZE = 224
 BATCH = 32
@@ -49,6 +48,8 @@ def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str
 
 def machine(*packages: str) -> None:
     """Print what the figures depend on; call it after the libraries are loaded, and with their thread limits set."""
+    from threadpoolctl import threadpool_info  # here, since not every host of gpu_first.py has it
+
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
         found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     print(f"machine: {found[0] if found else platform.machine()}, {len(os.sched_getaffinity(0))} cores")
