@@ -211,7 +211,7 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
 
 
 def _one_thread(xp: ModuleType) -> AbstractContextManager[Any]:
-    """On a CPU perturbing has one thread, and the products of its small matrices must not take those of the sessions."""
+    """Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions."""
     if xp is not np:
         return nullcontext()
     from threadpoolctl import threadpool_limits  # here, since a GPU does without it
