@@ -9,9 +9,11 @@
 `share`     the bare loop's share of the rate at which the card multiplies matrices.
 `tensorrt`  plans built without and with timings, one plan opened 48 times, sessions beside back-to-back launches of
             their CUDA graph and beside trtexec, and a refit to another bias.
+`others`    as `run`, with TensorRT and with ONNX Runtime.
 
-The first four need torch, CuPy and NumPy alone, and no installed bandlens; the last needs `pip install '.[gpu]'`. Each
-prints its figures, and adds them to the JSON file, as it ends; --table FILE makes the table of docs/gpu.md of one.
+The first four need torch, CuPy and NumPy alone, and no installed bandlens; the others `pip install '.[gpu]'`. Each
+prints its figures as they come, and adds them to the JSON file as it ends; --table FILE makes the table of docs/gpu.md
+of one. On a slower card a run has fewer conditions, and what would end too late is left out, with a line.
 The network is a ResNet-50 of random weights without BatchNorm, which exports have none of either. --pretend runs the
 program on the CPU, in NumPy and torch, at sizes that say nothing: does it work?
 """
@@ -21,6 +23,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import platform
 import re
 import shutil
@@ -28,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
@@ -83,8 +87,8 @@ class Sizes:
     """Images whose rows are compared with the CPU's."""
     every: int = 6
     """Of the conditions, each how-manieth is compared so."""
-    step: int = 1
-    """Of the conditions, each how-manieth is run for its speed."""
+    seconds: float = 20.0
+    """Of a run; a slower card runs fewer conditions."""
     side: int = 224
     width: int = 64
     """Channels of the network's first layer."""
@@ -97,7 +101,7 @@ class Sizes:
     """Of TensorRT's plans."""
 
 
-PRETENDED = Sizes(4, 8, 4, 2, 4, 12, 17, 128, 8, "fp32", 2, 64, (4,), ("fp32",))
+PRETENDED = Sizes(4, 8, 4, 2, 4, 12, 0.5, 128, 8, "fp32", 2, 64, (4,), ("fp32",))
 
 
 class Figure(NamedTuple):
@@ -108,14 +112,16 @@ class Figure(NamedTuple):
     predicted: str = "-"
 
 
-def runs_of(engine: str, one: str = "-", many: str = "-") -> dict[str, Figure]:
+def runs_of(stage: str, engine: str, one: str = "-", many: str = "-") -> dict[str, Figure]:
     """The rows about whole runs; what is predicted is with the images on the card."""
     figures = {}
     for label, networks, predicted in (("1", "1 network", one), ("48", "48 networks", many)):
         name = f"{engine} fp16, {networks}: "
-        figures[f"run.{engine}.{label}.bare"] = Figure(name + "bare loop", "images/s")
-        figures[f"run.{engine}.{label}.resident"] = Figure(name + "run over it, images on the card", "ratio", predicted)
-        figures[f"run.{engine}.{label}.streamed"] = Figure(name + "run over it, images streamed", "ratio")
+        figures[f"{stage}.{engine}.{label}.bare"] = Figure(name + "bare loop", "images/s")
+        figures[f"{stage}.{engine}.{label}.resident"] = Figure(
+            name + "run over it, images on the card", "ratio", predicted
+        )
+        figures[f"{stage}.{engine}.{label}.streamed"] = Figure(name + "run over it, images streamed", "ratio")
     return figures
 
 
@@ -135,8 +141,8 @@ FIGURES: Mapping[str, Figure] = {
     "speed.growth": Figure("memory that CuPy takes once every condition has been made", "bytes", "0"),
     "run.differ": Figure("rows in torch-cuda fp32 that are not the CPU's", "", "0"),
     "run.flush": Figure("a flush of a minute of 48 networks, without storing", "s"),
-    **runs_of("torch-cuda"),
-    **runs_of("tensorrt", "0.85 to 0.93", "0.95 or more"),
+    **runs_of("run", "torch-cuda"),
+    **runs_of("others", "tensorrt", "0.85 to 0.93", "0.95 or more"),
     "share.fp16": Figure("products of matrices in fp16", "TFLOP/s"),
     "share.fp32": Figure("products of matrices in fp32, without TF32", "TFLOP/s"),
     "share.torch": Figure("share of the fp16 rate that torch-cuda's bare loop reaches", "ratio"),
@@ -194,7 +200,7 @@ class Bench:
         """Whether so many seconds are no longer left; a line says so."""
         left = self.ends - time.monotonic()
         if left < needed:
-            print(f"left out: it would take about {needed:.0f} s, and {max(left, 0):.0f} s are left")
+            print(f"  left out: it would take about {needed:.0f} s, and {max(left, 0):.0f} s are left")
         return left < needed
 
 
@@ -353,39 +359,30 @@ def runs(bench: Bench) -> Iterator[tuple[str, float]]:
         yield "flush", flush_seconds(bench, sessions)
         for name, value in over_bare(bench, sessions):
             yield f"torch-cuda.{name}", value
-    for engine in OTHERS:
-        if not readiness(engine).ready:
-            print(f"{engine} is left out: {readiness(engine).line}")
-        elif not bench.late(150):
-            with ExitStack() as stack:
-                for name, value in over_bare(bench, open_files(bench, stack, engine, bench.sizes.networks)):
-                    yield f"{engine}.{name}", value
-
-
-OTHERS = ("tensorrt", "onnxruntime-cuda")
-"""Engines that run beside torch-cuda where they are ready; they need an exported file."""
 
 
 def over_bare(bench: Bench, sessions: Mapping[Variant, Session]) -> Iterator[tuple[str, float]]:
     """The bare loop's images a second, and what the run reaches of it, for one session and for all of them."""
     sizes, xp = bench.sizes, bench.xp
     for label, count, last in (("1", 1, sizes.images), ("48", len(sessions), sizes.few)):
-        if bench.late(30 if count == 1 else 90):
+        if bench.late(4 * sizes.seconds):
             continue
         chosen = dict(list(sessions.items())[:count])
         place = make_place(xp, bench.images, chosen)
         takes = {"resident": bench.images.take, "streamed": bench.images.take}
         if xp is not np:
             takes = {"resident": resident(xp, bench.images), "streamed": streamed(xp, bench.images, sizes.batch)}
-        cells = cells_of(bench, chosen, bench.grid.conditions[:: sizes.step])
-        batches = len(cells) * last // sizes.batch
-        list(run(cells, bench.images, bench.grid, chosen, xp, last=sizes.batch, place=place))  # graphs are captured
-        bare = bare_seconds(list(chosen.values()), xp, place.arrays, max(batches // count // 4, 1))
+        bare = bare_seconds(list(chosen.values()), xp, place.arrays, max(sizes.rounds // count, 1))
         yield f"{label}.bare", sizes.batch / bare
+        every = bare * count * len(bench.grid.conditions) * last / sizes.batch / sizes.seconds
+        conditions = bench.grid.conditions[:: math.ceil(every)]
+        first = cells_of(bench, dict(list(chosen.items())[:1]), conditions)
+        list(run(first, bench.images, bench.grid, chosen, xp, last=sizes.batch, place=place))  # kernels are compiled
+        cells = cells_of(bench, chosen, conditions)
         for where, take in takes.items():
             started = time.perf_counter()
             list(run(cells, bench.images, bench.grid, chosen, xp, last=last, place=replace(place, take=take)))
-            yield f"{label}.{where}", bare * batches / (time.perf_counter() - started)
+            yield f"{label}.{where}", bare * len(cells) * last / sizes.batch / (time.perf_counter() - started)
 
 
 def cells_of(
@@ -536,15 +533,15 @@ def flush_seconds(bench: Bench, sessions: Mapping[Variant, Session]) -> float:
 def share(bench: Bench) -> Iterator[tuple[str, float]]:
     import torch
 
-    from bandlens.engine.backends.torch import exact
+    from bandlens.engine.backends.torch import CARD, exact
 
-    device, side, rates = "cpu" if bench.pretended else "cuda", bench.sizes.matrix, {}
+    device, side, rates = "cpu" if bench.pretended else CARD, bench.sizes.matrix, {}
     with exact(1):
         for precision, kind in (("fp16", torch.float16), ("fp32", torch.float32)):
             one = torch.randn(side, side, dtype=torch.float32, device=device).to(kind)
 
             def finished() -> None:
-                if device == "cuda":
+                if not bench.pretended:
                     torch.cuda.synchronize()
 
             torch.matmul(one, one)
@@ -591,7 +588,7 @@ def open_files(bench: Bench, stack: ExitStack, engine: str, count: int) -> dict[
 
 def tensorrt(bench: Bench) -> Iterator[tuple[str, float]]:
     if not readiness("tensorrt").ready:
-        print(f"left out: {readiness('tensorrt').line}")
+        print(f"  left out: {readiness('tensorrt').line}")
         return
     from bandlens.engine.backends.tensorrt import device_of
     from bandlens.export.onnx_files import load_onnx_file
@@ -656,12 +653,25 @@ def trtexec_rate(trt_plan: Path, batch: int) -> float | None:
     """Images a second by NVIDIA's own program; None where it is not installed, or does not say."""
     program = shutil.which("trtexec")
     if program is None:
-        print("trtexec is not installed")
+        print("  trtexec is not installed")
         return None
     options = ["--useCudaGraph", "--noDataTransfers", "--useSpinWait", "--duration=3"]
     done = subprocess.run([program, f"--loadEngine={trt_plan}", *options], capture_output=True, text=True, timeout=60)
     found = re.search(r"Throughput: ([\d.]+) qps", done.stdout)
     return float(found[1]) * batch if found else None
+
+
+# others
+
+
+def others(bench: Bench) -> Iterator[tuple[str, float]]:
+    for engine in ("tensorrt", "onnxruntime-cuda"):
+        if not readiness(engine).ready:
+            print(f"  {engine} is left out: {readiness(engine).line}")
+        elif not bench.late(120):
+            with ExitStack() as stack:
+                for name, value in over_bare(bench, open_files(bench, stack, engine, bench.sizes.networks)):
+                    yield f"{engine}.{name}", value
 
 
 # All of it
@@ -672,6 +682,7 @@ STAGES: Mapping[str, Callable[[Bench], Iterator[tuple[str, float]]]] = {
     "share": share,
     "run": runs,
     "tensorrt": tensorrt,
+    "others": others,
 }
 
 
@@ -689,7 +700,7 @@ def machine(bench: Bench) -> dict[str, Any]:
 def measure(bench: Bench, stages: Sequence[str], file: Path) -> bool:
     """Run the stages, print and write as each ends; whether none failed. A stage that fails leaves the others alone."""
     results: dict[str, Any] = {"machine": machine(bench), "sizes": asdict(bench.sizes), "figures": {}, "seconds": {}}
-    results["failed"] = {}
+    results = json.loads(json.dumps(results | {"failed": {}}))  # as it will be read again
     with suppress(OSError, ValueError):
         before = json.loads(file.read_text(encoding="utf-8"))
         if all(before[key] == results[key] for key in ("machine", "sizes")):  # other stages, chosen earlier
@@ -704,7 +715,7 @@ def measure(bench: Bench, stages: Sequence[str], file: Path) -> bool:
                 results["figures"][f"{stage}.{name}"] = value
                 print(f"  {described(f'{stage}.{name}', value, bench.pretended)}", flush=True)
         except Exception as error:  # noqa: BLE001 - whatever it is, the other stages are measured
-            results["failed"][stage] = first_line(error)
+            results["failed"][stage] = traceback.format_exc()
             print(f"  failed: {first_line(error)}", flush=True)
         results["seconds"][stage] = time.perf_counter() - started
         partial = file.with_suffix(".partial")
