@@ -1,7 +1,8 @@
 """A card that lies in wait: work is queued by stream, and done as late as may be, in an order that a seed draws.
 
 Any order is drawn that streams, events and synchronization allow, and no other: what is right on it does not depend on
-luck, and a wait that is missing is found out under some seed.
+luck, and a wait that is missing is found out under some seed. Work may have a duration: each stream then has a time, as
+if the card did the work of all streams side by side.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 
 class Event:
     reached = False
+    time = 0.0
+    """When it was reached, where the card counts time."""
 
 
 class DeferredCard:
@@ -32,9 +36,9 @@ class DeferredCard:
         entered: list[DeferredStream] = getattr(self.entered, "streams", [])
         return entered[-1] if entered else self.null
 
-    def ask(self, work: Callable[[], None]) -> None:
+    def ask(self, work: Callable[[], None], seconds: float = 0.0) -> None:
         """What this thread asks of the card, in its current stream."""
-        self.current().put(work)
+        self.current().put(work, seconds)
 
     def step(self) -> None:
         """Do one thing that some stream may do now."""
@@ -46,28 +50,35 @@ class DeferredCard:
 class DeferredStream:
     def __init__(self, card: DeferredCard) -> None:
         self.card = card
-        self.queue: deque[Callable[[], None]] = deque()
+        self.queue: deque[Task | Wait] = deque()
+        self.time = 0.0
+        """When what it has done so far was done."""
         self.haste = 10 ** card.random.uniform(-2, 2)
         """How much sooner than others its work is done."""
         with card.lock:
             card.streams.append(self)
 
-    def put(self, work: Callable[[], None]) -> None:
+    def put(self, work: Callable[[], None], seconds: float = 0.0) -> None:
         with self.card.lock:
-            self.queue.append(work)
+            self.queue.append(Task(self, work, seconds))
 
     def able(self) -> bool:
         while self.queue and isinstance(self.queue[0], Wait) and self.queue[0].event.reached:
-            self.queue.popleft()
+            self.time = max(self.time, self.queue.popleft().event.time)  # type: ignore[union-attr]
         return bool(self.queue) and not isinstance(self.queue[0], Wait)
 
     def record(self) -> Event:
         event = Event()
-        self.put(lambda: setattr(event, "reached", True))
+
+        def reach() -> None:
+            event.reached, event.time = True, self.time
+
+        self.put(reach)
         return event
 
     def wait_event(self, event: Event) -> None:
-        self.put(Wait(event))
+        with self.card.lock:
+            self.queue.append(Wait(event))
 
     def synchronize(self) -> None:
         with self.card.lock:
@@ -82,11 +93,24 @@ class DeferredStream:
         self.card.entered.streams.pop()
 
 
+@dataclass
+class Task:
+    """In a queue: work, and the seconds that it would take on a card."""
+
+    stream: DeferredStream
+    work: Callable[[], None]
+    seconds: float
+
+    def __call__(self) -> None:
+        self.stream.time += self.seconds
+        self.work()
+
+
+@dataclass
 class Wait:
     """In a queue: nothing behind it begins before the event."""
 
-    def __init__(self, event: Event) -> None:
-        self.event = event
+    event: Event
 
     def __call__(self) -> None:
         raise AssertionError("a stream is not able while it waits")

@@ -188,3 +188,45 @@ NUMBERS = {
 def test_without_any_single_wait_some_order_gives_something_else(module: ModuleType, number: int) -> None:
     pair = modules(number, None) if module is prefetch_module else modules(None, number)
     assert not all(on_card(seed, *pair) for seed in range(300))
+
+
+INFER, REDUCE = 256 / 43_000, 4e-6
+"""Seconds of a batch in fp16, and of `reduce_logits`, as docs/gpu.md predicts them for an H100."""
+FIRST, EACH = 6e-3, (18e-3 + 8e-3 - 2 * 6e-3) / 51
+"""Seconds of a batch for what a group of conditions shares, such as transforms, and for each condition. Together they
+are what is predicted; how much is shared is assumed, and little of it would be easier."""
+ASK = 20e-6
+"""Seconds that an order between two streams costs: assumed."""
+
+
+def virtual_seconds(count: int, batches: int) -> float:
+    """How long a run of one network takes by these estimates, if perturbing goes on beside the network's work."""
+    card = DeferredCard(0)
+    network = card.cuda.Stream(non_blocking=True)
+
+    def produce(take: Take) -> Iterator[list[int]]:
+        for _ in range(batches):
+            card.ask(lambda: None, FIRST)
+            held = []
+            for _ in range(count):
+                held.append(take())
+                card.ask(lambda: None, EACH)
+                if len(held) == 2:  # a low-pass and the high-pass of the same radius
+                    yield from held
+                    held = []
+
+    with streams.new_stream(card):  # type: ignore[arg-type]
+        buffers = Buffers(card, [[0] for _ in range(COUNT)])  # type: ignore[arg-type]
+        with prefetch(produce, buffers) as items:
+            for buffer in items:
+                with streams.in_turn(card, network):  # type: ignore[arg-type]
+                    network.put(lambda: None, INFER + ASK)
+                card.ask(lambda: None, REDUCE + ASK)
+                buffers.give(buffer)
+        streams.finish(card)  # type: ignore[arg-type]
+        return float(card.current().time)
+
+
+def test_in_virtual_time_perturbing_keeps_one_network_waiting_less_than_a_twentieth() -> None:
+    """With these buffers and this order; what the card has left for both at a time, no simulation knows."""
+    assert 22 * 8 * INFER / virtual_seconds(22, 8) >= 0.95
