@@ -762,7 +762,7 @@ def main() -> None:
         bench = Bench(given.pretend, sizes, started + 60 * given.minutes, Path(folder))
         try:
             whole = measure(bench, given.stage or list(STAGES), given.json)
-        except BandlensError as error:
+        except (BandlensError, ImportError) as error:  # no GPU, or no torch
             sys.exit(str(error))
     sys.exit(0 if whole else 1)
 
