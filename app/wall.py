@@ -44,9 +44,9 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
 
     Args:
         store: the results database that the rows come from.
-        rows: `path`, or `image_index` in the set of the database, says which image a row is of. With `probe` and `parameters` it is shown
-            perturbed, too, with the seed of the column `seed`, or that of the results in the database. Other columns
-            become the caption.
+        rows: `path`, or `image_index` in the set of the database, says which image a row is of. With `probe` and
+            `parameters` it is shown perturbed, too, with the seed of the column `seed`, or that of the results in the
+            database. Other columns become the caption.
         images: the image set.
         conditions: those that can be applied again.
         out: the file.
@@ -102,8 +102,8 @@ def _rows_of_set(rows: pl.DataFrame, images: ImageSet, recorded: Sequence[ImageS
     elif "image_index" in rows.columns:
         if len(recorded) > 1:
             raise UsageError(
-                f"the database has results on {len(recorded)} selections of the images of {images.info.name}, each with "
-                "an image_index of its own; select path, too"
+                f"the database has results on {len(recorded)} selections of the images of {images.info.name}, each "
+                "with an image_index of its own; select path, too"
             )
         paths = dict(enumerate((recorded[0] if recorded else images).paths))
         found = [place.get(paths.get(index, ""), -1) for index in rows["image_index"]]

@@ -18,7 +18,7 @@ def test_a_run_whose_streams_are_closed_from_the_start_is_stored(closed: str, wo
         ["sh", "-c", f'exec "$@" {closed}', "sh", *command], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("study@1: ran ") == ("<&-" == closed or "2>&-" == closed)
+    assert done.stdout.startswith("study@1: ran ") == (closed in ("2>&-", "<&-"))
     assert ask(database, "SELECT probe, n FROM accuracy") == [("clean", 20)]
 
 
