@@ -212,7 +212,9 @@ def read_truth(store: Store, subject: Subject) -> Truth:
         index, named = of(name).T
         column[index] = named
     accepted = of("real") @ np.array([1 << 16, 1])
-    return Truth(clusters["cluster"].to_numpy().astype(np.int64), subject.labelled, accepted, *cues.values(), which)
+    own = clusters["cluster"].to_numpy().astype(np.int64)
+    first, second = cues.values()
+    return Truth(own, subject.labelled, accepted, first, second, which)
 
 
 def read_decided(store: Store, cell: int) -> Decided:
