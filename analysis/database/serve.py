@@ -1,9 +1,10 @@
 """The process that answers queries: `python -m bandlens.analysis.database.serve DATABASE TEMPORARY_FOLDER`.
 
-It reads a JSON object a line from standard input, `{"sql", "parameters", "rows", "native"}` or `{"statements"}`, which
-asks for a row for each statement of a text, and answers with frames on standard output: a letter, a length of eight bytes, and so many bytes. S is the schema of an answer and B a batch of
-rows, as Arrow's IPC has them; E an error, a JSON object of its class and message; D ends an answer, and the opening of
-the database. The process may be killed at any time.
+It reads a JSON object a line from standard input, `{"sql", "parameters", "rows", "native"}`, or `{"statements"}`, which
+asks for a row for each statement of a text. It answers with frames on standard output: a letter, a length of eight
+bytes, and so many bytes. S is the schema of an answer and B a batch of rows, as Arrow's IPC has them; E an error, a
+JSON object of its class and message; D ends an answer, and the opening of the database. The process may be killed at
+any time.
 """
 
 from __future__ import annotations

@@ -37,7 +37,10 @@ BINARY = (Format.parquet, Format.arrow)
 
 
 def sql(
-    query: Annotated[str | None, typer.Argument(help="A SELECT, or several with ; between them, in DuckDB's SQL.", show_default=False)] = None,
+    query: Annotated[
+        str | None,
+        typer.Argument(help="A SELECT, or several with ; between them, in DuckDB's SQL.", show_default=False),
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option("--file", "-f", metavar="FILE", help="Statements from a file; - is standard input."),
@@ -73,7 +76,9 @@ def sql(
         raise UsageError('give one query, such as "FROM accuracy", or a --file with one, or --interactive')
     chosen = format or Format.__members__.get(out.suffix.removeprefix(".") if out else "", Format.table)
     if out is not None and chosen == Format.table:
-        raise UsageError(f"cannot write {out} as a table; give --format csv, tsv, markdown, latex, json, parquet or arrow")
+        raise UsageError(
+            f"cannot write {out} as a table; give --format csv, tsv, markdown, latex, json, parquet or arrow"
+        )
     if out is None and chosen in BINARY and sys.stdout.isatty():
         raise UsageError(f"{chosen.capitalize()} is not for a terminal; name a file with --out")
     if not math.isfinite(timeout):
@@ -130,7 +135,9 @@ def _write(process: QueryProcess, query: str, chosen: Format, out: Path | None) 
 
     statements = process.statements(query)
     if len(statements) > 1 and chosen in BINARY:
-        raise UsageError(f"{chosen.capitalize()} holds one answer, and these are {len(statements)} statements; give one")
+        raise UsageError(
+            f"{chosen.capitalize()} holds one answer, and these are {len(statements)} statements; give one"
+        )
 
     def write_all(sink: BinaryIO) -> None:
         for place, statement in enumerate(statements):

@@ -247,7 +247,9 @@ def test_latex_is_a_tabular_that_escapes_what_is_no_text(command: Command, datab
     query = "SELECT 1.5 AS top_1, '50 % & more' AS \"text\" UNION ALL SELECT 22, NULL ORDER BY top_1"
     lines = command("sql", query, "--db", database, "--format", "latex").out.splitlines()
     assert (lines[0], lines[1], lines[-2:]) == ("\\begin{tabular}{rl}", "\\toprule", ["\\bottomrule", "\\end{tabular}"])
-    cells = [[cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix("\\\\"))] for line in lines if "&" in line]
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix("\\\\"))] for line in lines if "&" in line
+    ]
     assert cells == [["top\\_1", "text"], ["1.5", "50 \\% \\& more"], ["22.0", ""]]
     assert "cannot be written as latex" in refused(
         command("sql", "SELECT [1, 2] AS several", "--db", database, "--format", "latex"), 2
