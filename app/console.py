@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ def print_rows(
         console.print(table if rows else "(nothing)")
     print("\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n"))
     if left_out:
-        print(f"left out for width: {left_out}; {whole} shows all")
+        print(textwrap.fill(f"left out for width: {left_out}; {whole} shows all", width or 80, break_on_hyphens=False))
 
 
 def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -67,7 +68,7 @@ def fitting(cells: Mapping[str, Sequence[str]], width: int) -> tuple[list[str], 
     """The columns of a table that fit into so many characters, and the names of the others.
 
     Those go first that say least: what is empty, the same in every row, or JSON, whose numbers have columns of their
-    own; then those at the right. One is always shown.
+    own; then those at the right. An interval goes with both of its ends. One is always shown.
     """
     from rich.cells import cell_len
 
@@ -81,6 +82,10 @@ def fitting(cells: Mapping[str, Sequence[str]], width: int) -> tuple[list[str], 
         if sum(needs[one] for one in cells if one not in gone) + 1 <= width or len(gone) == len(cells) - 1:
             break
         gone.append(name)
+    for name in [one for one in gone if one.endswith("high")]:
+        low = f"{name.removesuffix('high')}low"
+        if low in cells and low not in gone and len(gone) < len(cells) - 1:
+            gone.append(low)
     if not gone:
         return list(cells), ""
     said = [f"{name} = {cells[name][0]}" if name in same else name for name in cells if name in gone]
