@@ -44,7 +44,7 @@ def demo(
     place(MODEL, database)
     for query in EXAMPLES:
         _step(f'bandlens sql "{query}" --db {database}')
-        sql(query, database)
+        sql(query, db=database)
     print(
         f"\nDone in {duration(time.monotonic() - started)}. Everything is in {out}: change {out / 'study.toml'} and run"
     )
