@@ -117,7 +117,6 @@ def listen(quiet: bool = False, verbose: bool = False, file: Path | None = None)
     for one in log.handlers[:]:
         log.removeHandler(one)
         one.close()
-    log.propagate = False
     log.setLevel(VERBOSE if verbose else logging.INFO)
     _stderr.setLevel(logging.WARNING if quiet else logging.INFO)
     log.addHandler(_stderr)

@@ -80,7 +80,7 @@ def compare(shown: str, printed: str) -> None:
         assert found is not None, f"not printed: {' '.join(line)}\n{printed}"
         assert same_line(line, found), f"shown:   {' '.join(line)}\nprinted: {' '.join(found)}"
         skipping = False
-    left = next(rest, None)
+    left = None if skipping else next(rest, None)
     assert left is None, f"not shown: {' '.join(left or [])}"
 
 
