@@ -87,7 +87,7 @@ def _opened(stack: ExitStack, name: str, db: Path, study: str | None) -> Run:
 
 
 def _as_json(found: Comparison, shown: Comparison) -> dict[str, Any]:
-    tables = ("cells", "curves", "metrics", "correlations", "only_a", "only_b")
+    tables = ("cells", "curves", "metrics", "conditions", "correlations", "only_a", "only_b")
     return {
         "a": found.a,
         "b": found.b,
@@ -114,6 +114,7 @@ def _print(found: Comparison, shown: Comparison) -> None:
         "Cells": shown.cells,
         "Curves": shown.curves,
         "Metrics": shown.metrics,
+        "Metrics of conditions": shown.conditions,
         "Correlations": shown.correlations,
     }.items():
         print()

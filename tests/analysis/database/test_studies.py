@@ -188,7 +188,16 @@ def test_a_study_is_renamed_with_all_its_versions(filled: Store) -> None:
 
 # The same in SQL
 
-MACROS = ("accuracy_of", "label_accuracy_of", "curve_of", "flip_of", "metric_of", "study_detail_of", "version_of")
+MACROS = (
+    "accuracy_of",
+    "label_accuracy_of",
+    "curve_of",
+    "flip_of",
+    "metric_of",
+    "condition_metric_of",
+    "study_detail_of",
+    "version_of",
+)
 
 
 @pytest.mark.parametrize("macro", MACROS)
