@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from bandlens.analysis.database.consistency import check_database
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.database.studies import (
+    OF_CELL,
+    OF_STUDY,
     delete_study,
     last_run,
     list_studies,
@@ -155,6 +157,16 @@ def test_with_the_last_study_of_them_models_and_images_go(filled: Store) -> None
     tables = ("study", "study_cell", "study_checkpoint", "study_image_set", "cell", "part", "prediction", "checkpoint")
     for table in (*tables, "condition", "image_set", "image", "session"):
         assert filled.frame(f"SELECT count(*) FROM {table}").item() == 0, table
+
+
+@pytest.mark.parametrize(("column", "known"), [("study", OF_STUDY), ("cell", (*OF_CELL, "study_cell"))])
+def test_every_table_that_names_a_study_or_a_cell_is_cleared(store: Store, column: str, known: Sequence[str]) -> None:
+    found = store.frame(
+        "SELECT table_name FROM duckdb_columns() SEMI JOIN (SELECT table_name FROM duckdb_tables() WHERE NOT internal) "
+        "USING (table_name) WHERE column_name = ?",
+        [column],
+    )
+    assert set(found["table_name"]) == set(known)
 
 
 def test_what_was_deleted_can_be_run_again(filled: Store) -> None:
