@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from io import TextIOWrapper
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ..errors import BandlensError
 from ..untrusted import one_line
 from ..version import __version__
+from . import console
 from .commands import (
     analyze,
     benchmarks,
@@ -33,12 +37,30 @@ from .commands import (
     report,
     run,
     sql,
+    studies,
     study,
     verify,
 )
 
+
+class Grouped(TyperGroup):
+    """Lists commands under headings."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - as typer calls it
+        width = max(map(len, self.commands))
+        for heading, names in COMMANDS.items():
+            with formatter.section(heading):
+                formatter.write_dl(
+                    [
+                        (f"{name:{width}}", self.commands[name].get_short_help_str(formatter.width - 6 - width))
+                        for name in names
+                    ]
+                )
+
+
 app = typer.Typer(
     name="bandlens",
+    cls=Grouped,
     help="Which image frequencies a classifier lives on, and whether that explains how well it generalizes.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -55,44 +77,63 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback has printed it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress and no notes.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show where in the code an error arose.")] = False,
+    log_file: Annotated[
+        Path | None, typer.Option("--log", metavar="FILE", help="Append notes, progress and errors, with times.")
+    ] = None,
 ) -> None:
-    pass
+    console.listen(quiet, verbose, log_file)
 
 
-GROUPS = {
-    "checkpoints": checkpoints.app,
-    "images": images.app,
-    "benchmarks": benchmarks.app,
-    "probes": probes.app,
-    "published": published.app,
-    "import": imports.app,
+COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
+    "Get ready": {
+        "doctor": doctor.doctor,
+        "demo": demo.demo,
+        "checkpoints": checkpoints.app,
+        "export": export.export,
+        "export-own": export.export_own,
+        "images": images.app,
+        "benchmarks": benchmarks.app,
+        "probes": probes.app,
+    },
+    "Run": {
+        "study": study.study,
+        "plan": plan.plan,
+        "gate": gate.gate,
+        "run": run.run,
+        "import": imports.app,
+        "analyze": analyze.analyze,
+    },
+    "Look": {"report": report.report, "explore": explore.explore},
+    "Ask": {
+        "sql": sql.sql,
+        "compare": compare.compare,
+        "correlate": correlate.correlate,
+        "consistency": consistency.consistency,
+        "published": published.app,
+    },
+    "Maintain": {
+        "studies": studies.app,
+        "verify": verify.verify,
+        "rebuild": rebuild.rebuild,
+        "vacuum": studies.vacuum,
+    },
 }
-COMMANDS = (
-    doctor.doctor,
-    export.export,
-    export.export_own,
-    study.study,
-    plan.plan,
-    run.run,
-    rebuild.rebuild,
-    verify.verify,
-    gate.gate,
-    analyze.analyze,
-    correlate.correlate,
-    compare.compare,
-    consistency.consistency,
-    report.report,
-    explore.explore,
-    sql.sql,
-    demo.demo,
-)
-for name, group in GROUPS.items():
-    app.add_typer(group, name=name)
-for command in COMMANDS:
-    app.command()(command)
+"""What one does -> its commands by name, in the order of help."""
+for commands in COMMANDS.values():
+    for name, command in commands.items():
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+
+
+def _tell(message: str) -> None:
+    console.log.error(f"bandlens: {message}", exc_info=console.log.isEnabledFor(console.VERBOSE))
 
 
 def main() -> None:
@@ -100,14 +141,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # an encoding without a letter is no reason to end
             stream.reconfigure(errors="backslashreplace")
+    console.listen()
     try:
         app()
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(BandlensError.exit_code)
     except BandlensError as error:
-        print(f"bandlens: {error}", file=sys.stderr)
+        _tell(str(error))
         sys.exit(error.exit_code)
     except (OSError, MemoryError) as error:  # of the machine, where nothing better is known
-        print(f"bandlens: {one_line(str(error)) or 'out of memory'}", file=sys.stderr)
+        _tell(one_line(str(error)) or "out of memory")
         sys.exit(BandlensError.exit_code)

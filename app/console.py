@@ -1,18 +1,25 @@
-"""Printing of every command: tables, JSON, and progress with rates."""
+"""Printing of every command: tables and JSON on stdout, and on stderr notes, errors, and progress with rates."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from shutil import get_terminal_size
 from typing import Annotated, Any, Protocol
 
 import typer
 
+from ..errors import UsageError
 from ..untrusted import printable
 
+log = logging.getLogger("bandlens")
+"""Takes what a command has to say beside its results: notes, warnings and errors, each a line."""
+VERBOSE = logging.DEBUG
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
@@ -47,7 +54,7 @@ def print_rows(
         console.print(table if rows else "(nothing)")
     print("\n".join(line.rstrip() for line in captured.get().splitlines()).strip("\n"))
     if left_out:
-        print(f"left out for width: {left_out}; {whole} shows all")
+        print(textwrap.fill(f"left out for width: {left_out}; {whole} shows all", width or 80, break_on_hyphens=False))
 
 
 def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -61,7 +68,7 @@ def fitting(cells: Mapping[str, Sequence[str]], width: int) -> tuple[list[str], 
     """The columns of a table that fit into so many characters, and the names of the others.
 
     Those go first that say least: what is empty, the same in every row, or JSON, whose numbers have columns of their
-    own; then those at the right. One is always shown.
+    own; then those at the right. An interval goes with both of its ends. One is always shown.
     """
     from rich.cells import cell_len
 
@@ -75,6 +82,10 @@ def fitting(cells: Mapping[str, Sequence[str]], width: int) -> tuple[list[str], 
         if sum(needs[one] for one in cells if one not in gone) + 1 <= width or len(gone) == len(cells) - 1:
             break
         gone.append(name)
+    for name in [one for one in gone if one.endswith("high")]:
+        low = f"{name.removesuffix('high')}low"
+        if low in cells and low not in gone and len(gone) < len(cells) - 1:
+            gone.append(low)
     if not gone:
         return list(cells), ""
     said = [f"{name} = {cells[name][0]}" if name in same else name for name in cells if name in gone]
@@ -87,19 +98,50 @@ def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
 
 
+class _Stderr(logging.Handler):
+    """Prints on what is stderr by then."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+_stderr = _Stderr()
+
+
+def listen(quiet: bool = False, verbose: bool = False, file: Path | None = None) -> None:
+    """Have stderr say what is logged, or with `quiet` warnings and errors alone, and append all of it to a file.
+
+    With `verbose`, errors are logged with the place in the code where they arose. UsageError where the file cannot be
+    written.
+    """
+    for one in log.handlers[:]:
+        log.removeHandler(one)
+        one.close()
+    log.setLevel(VERBOSE if verbose else logging.INFO)
+    _stderr.setLevel(logging.WARNING if quiet else logging.INFO)
+    log.addHandler(_stderr)
+    if file is not None:
+        try:
+            kept = logging.FileHandler(file, encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"cannot write the log {file}: {error.strerror}; name another with --log") from error
+        kept.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(kept)
+
+
 class Advance(Protocol):
     def __call__(self, amount: float = 1, /) -> None: ...
 
 
 @contextmanager
 def progress(what: str, total: float | None, unit: str, delay: float = 1) -> Iterator[Advance]:
-    """A bar on stderr with count, rate and ETA; a line every ten seconds where stderr is not a terminal.
+    """A bar on stderr with count, rate and ETA; a logged line every ten seconds where that is not a terminal.
 
     It shows at the first advance after `delay` seconds; at once if that is 0, for work whose first step is long.
     """
     from tqdm import tqdm
 
-    terminal = sys.stderr.isatty()
+    terminal = sys.stderr.isatty() and _stderr.level <= logging.INFO
     with tqdm(
         total=total,
         desc=what,
@@ -124,10 +166,10 @@ class _Lines:
 
     def write(self, text: str) -> None:
         if line := text.replace("\r", "").strip():
-            sys.stderr.write(f"{line}\n")
+            log.info(line)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        pass
 
 
 def duration(seconds: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -56,7 +56,7 @@ def trt_plan_builder(batch: int, refit: bool) -> Callable[[OnnxFile], Path] | No
     if not state.ready:
         if isinstance(gpus(), NoGpu) and not refit:
             return None  # an ordinary machine
-        print(f"bandlens: no TensorRT plans are built here: {state.line}", file=sys.stderr)
+        logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
         return None
     from ..export.trt_plans import ensure_trt_plan, target_of
 

@@ -32,6 +32,7 @@ WITHOUT_A_MODULE = {
     "test_mirror.py": "the folders of the tests",
     "test_packaging.py": "pyproject.toml",
     "test_readme.py": "README.md",
+    "test_tutorial.py": "docs/tutorial.md",
 }
 """Test file -> what it tests instead of one module. The files of tests/hostile/ go through the whole package."""
 

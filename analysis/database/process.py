@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -42,6 +42,14 @@ class QueryProcess:
         self._used = 0.0
         self._answering = False
 
+    def statements(self, sql: str) -> list[str]:
+        """The statements of a text; nothing is answered before each of them is known to do nothing but read.
+
+        Raises what the database raises, UsageError where there is none.
+        """
+        with self._ask({"statements": sql}) as reader:
+            return [str(one) for one in reader.read_all()["statement"].to_pylist()]
+
     @contextmanager
     def answer(
         self, sql: str, rows: int = 100_000, native: bool = False, parameters: Sequence[Any] = ()
@@ -50,8 +58,13 @@ class QueryProcess:
 
         Raises what the database raises, and StoreError where it takes too long or too much memory.
         """
+        with self._ask({"sql": sql, "parameters": list(parameters), "rows": rows, "native": native}) as reader:
+            yield reader
+
+    @contextmanager
+    def _ask(self, question: Mapping[str, Any]) -> Iterator[pa.RecordBatchReader]:
         try:
-            asked = json.dumps({"sql": sql, "parameters": list(parameters), "rows": rows, "native": native})
+            asked = json.dumps(question)
         except TypeError as error:
             raise UsageError(f"parameters of a query with a timeout are numbers and text: {error}") from error
         process = self._process or self._start()

@@ -1,9 +1,10 @@
 """The process that answers queries: `python -m bandlens.analysis.database.serve DATABASE TEMPORARY_FOLDER`.
 
-It reads a JSON object a line from standard input, `{"sql", "parameters", "rows", "native"}`, and answers with frames on
-standard output: a letter, a length of eight bytes, and so many bytes. S is the schema of an answer and B a batch of
-rows, as Arrow's IPC has them; E an error, a JSON object of its class and message; D ends an answer, and the opening of
-the database. The process may be killed at any time.
+It reads a JSON object a line from standard input, `{"sql", "parameters", "rows", "native"}`, or `{"statements"}`, which
+asks for a row for each statement of a text. It answers with frames on standard output: a letter, a length of eight
+bytes, and so many bytes. S is the schema of an answer and B a batch of rows, as Arrow's IPC has them; E an error, a
+JSON object of its class and message; D ends an answer, and the opening of the database. The process may be killed at
+any time.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def main() -> None:
             for line in sys.stdin.buffer:
                 asked = json.loads(line)
                 try:
-                    _answer(store, out, **asked)
+                    if "statements" in asked:
+                        _send_all(out, pa.table({"statement": store.statements(asked["statements"])}).to_reader())
+                    else:
+                        _answer(store, out, **asked)
                 except BandlensError as error:
                     _send_error(out, error)
     except BandlensError as error:
@@ -74,10 +78,14 @@ def _end_with_the_parent() -> None:
 
 def _answer(store: Store, out: BinaryIO, sql: str, parameters: list[Any], rows: int, native: bool) -> None:
     with store.reader(sql, parameters, rows, as_text=not native) as reader:
-        _send(out, b"S", reader.schema.serialize().to_pybytes())
-        for batch in reader:
-            for piece in _pieces(batch):
-                _send(out, b"B", piece.serialize().to_pybytes())
+        _send_all(out, reader)
+
+
+def _send_all(out: BinaryIO, reader: pa.RecordBatchReader) -> None:
+    _send(out, b"S", reader.schema.serialize().to_pybytes())
+    for batch in reader:
+        for piece in _pieces(batch):
+            _send(out, b"B", piece.serialize().to_pybytes())
     _send(out, b"D", b"")
 
 

@@ -96,6 +96,16 @@ class Store:
                     raise  # the file that the caller writes
                 raise explanation(self.path, str(error)) from error  # what DuckDB says in the middle of an answer
 
+    def statements(self, sql: str) -> list[str]:
+        """The statements of `sql`, of which a reader's may do nothing but read; UsageError where there is none."""
+        with explained(self.path):
+            if self._read_only:
+                check_reading(self._connection, sql, self.path)
+            found = [statement.query.strip() for statement in self._connection.extract_statements(sql)]
+        if not found:
+            raise UsageError("the query is empty; give one SELECT")
+        return found
+
     def interrupt(self) -> None:
         """End the query that is running, from another thread: it raises StoreError."""
         self._connection.interrupt()

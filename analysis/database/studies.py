@@ -1,6 +1,11 @@
-"""Which version of a study a word asks for: a name, name@version, `*`, or nothing. SQL has it as `version_of`."""
+"""The studies of a database: which version a word asks for, what each holds, other names, and their end.
+
+A word is a name, name@version, `*`, or nothing. SQL has it as `version_of`.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import polars as pl
 
@@ -42,3 +47,97 @@ def last_run(store: Store) -> str | None:
         "SELECT label FROM study_version JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC LIMIT 1"
     )
     return None if found.is_empty() else str(found.item())
+
+
+STUDIES = """
+WITH users AS (SELECT cell, count(*) AS studies FROM study_cell GROUP BY cell)
+SELECT label AS study, count(*) AS cells, count(*) FILTER (cell.complete) AS complete,
+       count(*) FILTER (users.studies = 1) AS own, study.first_run, study.last_run, study.host, study.bandlens
+FROM study_version JOIN study ON study.id = study_id JOIN study_cell ON study_cell.study = study_id
+JOIN cell ON cell.id = study_cell.cell JOIN users ON users.cell = study_cell.cell
+GROUP BY label, study.name, study.version, study.first_run, study.last_run, study.host, study.bandlens
+ORDER BY study.name, study.version
+"""
+
+
+def list_studies(store: Store) -> pl.DataFrame:
+    """A row for each version: study (name@version), its cells, how many are complete, and how many no other has."""
+    return store.frame(STUDIES)
+
+
+def rename_study(store: Store, name: str, to: str) -> int:
+    """Give all versions of a study another name, and say how many they are.
+
+    Raises UnknownName where there is no such study, UsageError where the other name is taken.
+    """
+    known = store.frame("SELECT DISTINCT name FROM study ORDER BY name")["name"]
+    if name not in known:
+        raise UnknownName("study", name, known)
+    if to in known:
+        raise UsageError(f"{store.path} has a study {to}; give another name, or delete that one first")
+    versions = int(store.frame("SELECT count(*) FROM study WHERE name = ?", [name]).item())
+    store.execute("UPDATE study SET name = ? WHERE name = ?", [to, name])
+    return versions
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What went, or would go, with some versions of a study."""
+
+    labels: list[str]
+    cells: int
+    """Cells that nothing else uses."""
+    predictions: int
+    kept: int
+    """Cells of theirs that other versions and studies use, or a precision gate has compared."""
+
+
+UNUSED = """
+SELECT DISTINCT cell FROM study_cell WHERE list_contains(?, study)
+AND cell NOT IN (SELECT cell FROM study_cell WHERE NOT list_contains(?, study))
+AND cell NOT IN (SELECT reference FROM precision_gate UNION ALL SELECT candidate FROM precision_gate)
+"""
+OF_STUDY = ("study_cell", "study_checkpoint", "study_image_set", "metric_value", "condition_value")
+OF_CELL = ("prediction", "part")
+ORPHANS = {
+    "checkpoint": "id NOT IN (SELECT checkpoint FROM cell)",
+    "condition": "id NOT IN (SELECT condition FROM cell)",
+    "image_set": "id NOT IN (SELECT image_set FROM cell)",
+    "image": "image_set NOT IN (SELECT image_set FROM cell)",
+    "label": "image_set NOT IN (SELECT image_set FROM cell)",
+    "own_class_name": "image_set NOT IN (SELECT image_set FROM cell)",
+    "session": "id NOT IN (SELECT session FROM part)",
+}
+"""What stands in the database for the sake of cells, and which rows no cell needs."""
+
+
+def delete_study(store: Store, wanted: str, only_tell: bool = False) -> Deletion:
+    """Delete a version, name@version, or all versions of a name, in one transaction.
+
+    Cells that others use stay. With `only_tell` nothing is changed. Raises UnknownName where there is no such study.
+    """
+    known = store.frame("SELECT study_id, study, label FROM study_version ORDER BY study_id")
+    chosen = known.filter((pl.col("label") == wanted) | (pl.col("study") == wanted))
+    if chosen.is_empty():
+        raise UnknownName("study", wanted, dict.fromkeys([*known["study"], *known["label"]]))
+    studies = chosen["study_id"].to_list()
+    unused = store.frame(UNUSED, [studies, studies])["cell"].to_list()
+    held = store.frame("SELECT count(DISTINCT cell) FROM study_cell WHERE list_contains(?, study)", [studies]).item()
+    lost = store.frame("SELECT coalesce(sum(count), 0)::BIGINT FROM part WHERE list_contains(?, cell)", [unused]).item()
+    if not only_tell:
+        with store.transaction():
+            for table in OF_STUDY:
+                store.execute(f"DELETE FROM {table} WHERE list_contains(?, study)", [studies])
+            store.execute("DELETE FROM study WHERE list_contains(?, id)", [studies])
+            for table in OF_CELL:
+                store.execute(f"DELETE FROM {table} WHERE list_contains(?, cell)", [unused])
+            store.execute("DELETE FROM cell WHERE list_contains(?, id)", [unused])
+            for table, orphaned in ORPHANS.items():
+                store.execute(f"DELETE FROM {table} WHERE {orphaned}")
+        store.execute("CHECKPOINT")
+    return Deletion(chosen["label"].to_list(), len(unused), int(lost), held - len(unused))
+
+
+def free_bytes(store: Store) -> int:
+    """Bytes of the file that hold nothing, since what they held was deleted; `vacuum` gives them back."""
+    return int(store.frame("SELECT free_blocks * block_size FROM pragma_database_size()").item())

@@ -8,13 +8,17 @@ from typing import Annotated
 import typer
 
 from ..console import Json, parameters_in_words, print_rows, progress
+from .completion import complete_study
 from .options import Database
 
 
 def analyze(
     db: Database = Path("results.duckdb"),
     study: Annotated[
-        str, typer.Option("--study", help="Name, or name@version; * is the newest version of each.")
+        str,
+        typer.Option(
+            "--study", help="Name, or name@version; * is the newest version of each.", autocompletion=complete_study
+        ),
     ] = "*",
     resamples: Annotated[int, typer.Option("--resamples", help="Of the bootstrap over images.", min=100)] = 1000,
     rgb_reference: Annotated[

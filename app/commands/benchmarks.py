@@ -10,6 +10,7 @@ import typer
 
 from ...protocol import SIZE
 from ..console import Json, print_rows, progress
+from .completion import complete_benchmark
 from .images import (
     Clusters,
     Fast,
@@ -63,7 +64,12 @@ def list_(json: Json = False) -> None:
 
 @app.command()
 def pack(
-    benchmark: Annotated[str, typer.Argument(metavar="NAME", help="As `list` shows it.", show_default=False)],
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="As `list` shows it.", show_default=False, autocompletion=complete_benchmark
+        ),
+    ],
     source: Annotated[Path, typer.Argument(metavar="DIR|TAR", help="The benchmark's folder, or an archive of it.")],
     out: Out,
     name: Name = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -10,7 +9,8 @@ import typer
 
 from ...errors import BandlensError, CheckpointError
 from ...export.registry import Checkpoint, by_category, checkpoint, checkpoints, key_rule, select
-from ..console import Json, print_rows
+from ..console import Json, log, print_rows
+from .completion import complete_category, complete_checkpoint
 
 app = typer.Typer(
     name="checkpoints",
@@ -19,9 +19,14 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Names = Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="Names as `list` shows them.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="NAME…", help="Names as `list` shows them.", autocompletion=complete_checkpoint),
+]
 Every = Annotated[bool, typer.Option("--all", help="All 48.")]
-Category = Annotated[str | None, typer.Option("--category", metavar="C", help="Those of one category.")]
+Category = Annotated[
+    str | None, typer.Option("--category", metavar="C", help="Those of one category.", autocompletion=complete_category)
+]
 
 
 @app.command("list")
@@ -46,7 +51,9 @@ def list_(category: Category = None, json: Json = False) -> None:
 
 
 @app.command()
-def show(name: Annotated[str, typer.Argument(metavar="NAME")], json: Json = False) -> None:
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_checkpoint)], json: Json = False
+) -> None:
     """Show one checkpoint: where its files are published and stored, and how their keys are read.
 
     Example: bandlens checkpoints show resnet50_dino
@@ -133,7 +140,7 @@ def for_each(chosen: Iterable[N], act: Callable[[N], Any], advance: Callable[[],
         try:
             act(one)
         except BandlensError as error:
-            print(f"bandlens: {one.name}: {error}", file=sys.stderr)
+            log.error(f"bandlens: {one.name}: {error}")
             failed.append(one.name)
         advance()
     return failed

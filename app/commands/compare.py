@@ -11,6 +11,7 @@ import typer
 
 from ...errors import some_of
 from ..console import Json, parameters_in_words, print_rows, progress
+from .completion import complete_study
 from .options import Database
 
 if TYPE_CHECKING:
@@ -24,8 +25,15 @@ NAMED = 10
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A study, as name or name@version; or a database.", show_default=False)],
-    b: Annotated[str, typer.Argument(help="What to compare it with.", show_default=False)],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A study, as name or name@version; or a database.", show_default=False, autocompletion=complete_study
+        ),
+    ],
+    b: Annotated[
+        str, typer.Argument(help="What to compare it with.", show_default=False, autocompletion=complete_study)
+    ],
     db: Database = Path("results.duckdb"),
     study: Annotated[
         str | None,

@@ -11,6 +11,7 @@ import typer
 
 from ...errors import UnknownName, UsageError
 from ..console import Json, print_rows
+from .completion import complete_study
 
 if TYPE_CHECKING:
     import polars as pl
@@ -40,7 +41,13 @@ def correlate(
         typer.Option("--db", help="Take metrics and accuracies from this results database.", show_default="published"),
     ] = None,
     study: Annotated[
-        str | None, typer.Option("--study", help="Name, or name@version, in the database.", show_default="the only one")
+        str | None,
+        typer.Option(
+            "--study",
+            help="Name, or name@version, in the database.",
+            show_default="the only one",
+            autocompletion=complete_study,
+        ),
     ] = None,
     bias: Annotated[
         list[str] | None, typer.Option("--bias", help="A bias to correlate, again for more.", show_default="all")

@@ -15,6 +15,7 @@ import typer
 from ...errors import EngineError, UnknownName
 from ...version import __version__
 from ..console import Json, print_rows
+from .completion import complete_engine
 
 if TYPE_CHECKING:
     from ...engine.device.devices import Readiness
@@ -27,7 +28,12 @@ PACKAGES = (
 
 Engine = Annotated[
     str | None,
-    typer.Option("--engine", metavar="E", help="Ask about one engine, or auto, only; exit 1 if it is not ready."),
+    typer.Option(
+        "--engine",
+        metavar="E",
+        help="Ask about one engine, or auto, only; exit 1 if it is not ready.",
+        autocompletion=complete_engine,
+    ),
 ]
 
 

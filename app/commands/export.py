@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial, reduce
@@ -18,7 +17,7 @@ from ...export.models import describe_model
 from ...export.registry import NORMALIZATIONS, Channels
 from ...protocol import SIZE
 from ...records import Model
-from ..console import Json, print_rows, progress
+from ..console import Json, log, print_rows, progress
 from ..export import Exportable, Lowering, check_calibration, exportables, read_precisions, rows_of, trt_plan_builder
 from .checkpoints import Category, Every, Names, for_each
 
@@ -188,9 +187,8 @@ def export_own(
         if took["left"]:
             left = ", ".join(took["left"])
             average = "the moving average " if took["ema"] else ""
-            print(
-                f"bandlens: {name}: took {average}{took['taken']} and left {left}; --weights ema|raw|KEY takes others",
-                file=sys.stderr,
+            log.info(
+                f"bandlens: {name}: took {average}{took['taken']} and left {left}; --weights ema|raw|KEY takes others"
             )
         return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from ...errors import UsageError
 from ...protocol import SIZE, SPACE_CLASSES
 from ...untrusted import printable
-from ..console import Json, print_rows, progress
+from ..console import Json, log, print_rows, progress
 from .options import Database
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ def read_resize(text: str) -> tuple[int, bool]:
 
 def say(text: str) -> None:
     """Tell what is packed before the work begins."""
-    print(text, file=sys.stderr)
+    log.info(text)
 
 
 def print_sets(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
@@ -219,7 +218,7 @@ def print_sets(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
         print_rows([{name: row[name] for name in ("name", "images", "skipped", "bytes", "digest")} for row in rows])
     for images in sets:
         for path, reason in images.skipped.items():
-            print(printable(f"left out {path}: {reason}"), file=sys.stderr)
+            log.info(printable(f"left out {path}: {reason}"))
 
 
 def _row(images: ImageSet, rate: float) -> dict[str, Any]:

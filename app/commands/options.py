@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..console import log
+from .completion import complete_engine
+
 if TYPE_CHECKING:
     from ..study.resolve import Work
 
 EngineOption = Annotated[
-    str | None, typer.Option("--engine", help="Instead of the study's: auto, or an engine that `doctor` lists.")
+    str | None,
+    typer.Option(
+        "--engine",
+        help="Instead of the study's: auto, or an engine that `doctor` lists.",
+        autocompletion=complete_engine,
+    ),
 ]
 StudyFile = Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)]
 Database = Annotated[Path, typer.Option("--db", envvar="BANDLENS_DB", help="The results database.")]
@@ -30,5 +37,5 @@ def opened(file: Path, engine: str | None) -> Work:
     work = resolve(study)
     if study.engine == AUTO:
         choice = choose_engine()
-        print(f"engine: {choice.engine} ({choice.why})", file=sys.stderr)
+        log.info(f"engine: {choice.engine} ({choice.why})")
     return work

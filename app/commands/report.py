@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..console import progress
+from .completion import complete_study
 from .options import Database
 
 
@@ -16,7 +17,12 @@ def report(
     out: Annotated[Path, typer.Option("--out", help="The report, an HTML file.")] = Path("report.html"),
     study: Annotated[
         str | None,
-        typer.Option("--study", help="Name, or name@version.", show_default="the one that ran last"),
+        typer.Option(
+            "--study",
+            help="Name, or name@version.",
+            show_default="the one that ran last",
+            autocompletion=complete_study,
+        ),
     ] = None,
     against: Annotated[
         str | None,

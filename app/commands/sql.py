@@ -7,7 +7,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
@@ -24,6 +24,7 @@ class Format(StrEnum):
     csv = "csv"
     tsv = "tsv"
     markdown = "markdown"
+    latex = "latex"
     json = "json"
     parquet = "parquet"
     arrow = "arrow"
@@ -36,10 +37,13 @@ BINARY = (Format.parquet, Format.arrow)
 
 
 def sql(
-    query: Annotated[str | None, typer.Argument(help="One SELECT, in DuckDB's SQL.", show_default=False)] = None,
+    query: Annotated[
+        str | None,
+        typer.Argument(help="A SELECT, or several with ; between them, in DuckDB's SQL.", show_default=False),
+    ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", metavar="FILE", help="The query from a file; - is standard input."),
+        typer.Option("--file", "-f", metavar="FILE", help="Statements from a file; - is standard input."),
     ] = None,
     db: Database = Path("results.duckdb"),
     format: Annotated[  # noqa: A002
@@ -61,7 +65,8 @@ def sql(
 
     Views: accuracy, curve, flip, metric. Tables: prediction, cell, checkpoint, image_set, image, label, condition, …
 
-    $BANDLENS_DB stands for --db wherever that is not given.
+    Several statements are answered one after another, with an empty line between two answers. $BANDLENS_DB stands for
+    --db wherever that is not given.
 
     Example: bandlens sql -f query.sql --format markdown
 
@@ -71,7 +76,9 @@ def sql(
         raise UsageError('give one query, such as "FROM accuracy", or a --file with one, or --interactive')
     chosen = format or Format.__members__.get(out.suffix.removeprefix(".") if out else "", Format.table)
     if out is not None and chosen == Format.table:
-        raise UsageError(f"cannot write {out} as a table; give --format csv, tsv, markdown, json, parquet or arrow")
+        raise UsageError(
+            f"cannot write {out} as a table; give --format csv, tsv, markdown, latex, json, parquet or arrow"
+        )
     if out is None and chosen in BINARY and sys.stdout.isatty():
         raise UsageError(f"{chosen.capitalize()} is not for a terminal; name a file with --out")
     if not math.isfinite(timeout):
@@ -88,9 +95,9 @@ def sql(
         if query is None:
             _interact(db, process)
         elif chosen == Format.table:
-            from ..sql.query import print_answer
+            from ..sql.query import print_answers
 
-            print_answer(process, query, line)
+            print_answers(process, query, line)
         else:
             _write(process, query, chosen, out)
 
@@ -126,13 +133,25 @@ def _write(process: QueryProcess, query: str, chosen: Format, out: Path | None) 
     from ...export.files import replacing
     from ..sql.query import write_answer
 
+    statements = process.statements(query)
+    if len(statements) > 1 and chosen in BINARY:
+        raise UsageError(
+            f"{chosen.capitalize()} holds one answer, and these are {len(statements)} statements; give one"
+        )
+
+    def write_all(sink: BinaryIO) -> None:
+        for place, statement in enumerate(statements):
+            if place:
+                sink.write(b"\n")
+            with process.answer(statement, native=chosen in BINARY) as reader:
+                write_answer(reader, chosen, sink)
+
     try:
-        with process.answer(query, native=chosen in BINARY) as reader:
-            if out is None:
-                write_answer(reader, chosen, sys.stdout.buffer)
-            else:
-                with replacing(out) as temporary, temporary.open("wb") as sink:
-                    write_answer(reader, chosen, sink)
+        if out is None:
+            write_all(sys.stdout.buffer)
+        else:
+            with replacing(out) as temporary, temporary.open("wb") as sink:
+                write_all(sink)
     except OSError as error:
         if out is None:
             raise

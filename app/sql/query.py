@@ -8,6 +8,7 @@ from typing import BinaryIO
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tabulate import tabulate
 
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
@@ -20,6 +21,14 @@ MOST_COLUMNS = 1_000
 """The most columns that it shows."""
 MOST_BYTES = 1 << 26
 """The most bytes of such a table's rows, as Arrow holds them."""
+
+
+def print_answers(process: QueryProcess, query: str, line: bool = False, whole: str = "--line") -> None:
+    """Print the answer of each statement, with a blank line between two."""
+    for place, statement in enumerate(process.statements(query)):
+        if place:
+            print()
+        print_answer(process, statement, line, whole)
 
 
 def print_answer(process: QueryProcess, query: str, line: bool = False, whole: str = "--line") -> None:
@@ -56,7 +65,7 @@ def print_answer(process: QueryProcess, query: str, line: bool = False, whole: s
 
 
 def write_answer(reader: pa.RecordBatchReader, chosen: str, sink: BinaryIO) -> None:
-    """Write the rows as csv, tsv (with a header line), markdown, json (a list of objects), parquet, or arrow."""
+    """Write the rows as csv, tsv (with a header line), markdown, latex, json (a list of objects), parquet, or arrow."""
     try:
         WRITERS[chosen](reader, sink)
     except pl.exceptions.PolarsError as error:
@@ -93,6 +102,17 @@ def _markdown(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
         sink.write(f"{escaped}\n".encode())
 
 
+def _latex(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
+    """A tabular with the rules of booktabs; what LaTeX would take for commands is escaped."""
+    frame = _frame(reader.read_all())
+    if nested := [name for name, kind in frame.schema.items() if kind.is_nested()]:
+        raise pl.exceptions.ComputeError(f"column {nested[0]} holds several values a row")
+    rows = [[None if one is None else str(one) for one in row] for row in frame.rows()]
+    sides = ["right" if kind.is_numeric() else "left" for kind in frame.dtypes]
+    table = tabulate(rows, frame.columns, "latex_booktabs", disable_numparse=True, colalign=sides if rows else None)
+    sink.write(f"{table}\n".encode())
+
+
 def _json(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
     before = b"["
     for batch in reader:
@@ -123,6 +143,7 @@ WRITERS: Mapping[str, Callable[[pa.RecordBatchReader, BinaryIO], None]] = {
     "csv": _csv,
     "tsv": _tsv,
     "markdown": _markdown,
+    "latex": _latex,
     "json": _json,
     "parquet": _parquet,
     "arrow": _arrow,

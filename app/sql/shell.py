@@ -14,7 +14,7 @@ from ...analysis.database.store import Store
 from ...errors import BandlensError
 from .. import signals
 from ..console import print_rows
-from .query import print_answer
+from .query import print_answers
 
 HELP = """\
 A query ends with a semicolon and may have several lines. Tab completes names; the arrow keys walk through the history.
@@ -64,7 +64,7 @@ def shell(store: Store, process: QueryProcess, history: Path | None = None) -> N
             elif statement.startswith("."):
                 _command(store, statement)
             else:
-                print_answer(process, statement, line, ".line")
+                print_answers(process, statement, line, ".line")
         except EOFError:
             return
         except KeyboardInterrupt:

@@ -88,6 +88,11 @@ RANGES: Mapping[str, tuple[int, int]] = {
 }
 
 
+def is_study_name(text: str) -> bool:
+    """Whether a study may be called so: a line of text that asks for no version."""
+    return bool(text) and "@" not in text and text != "*" and text.isprintable()
+
+
 def _check(file: Path, key: str, value: Any) -> None:
     kind, words = KEYS.get(key, (str, "a string"))
     if not isinstance(value, kind) or isinstance(value, bool):
@@ -96,7 +101,7 @@ def _check(file: Path, key: str, value: Any) -> None:
         raise UsageError(f"{file}: {key} must be {words}, and at least one, not {value!r}")
     if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
         raise UsageError(f"{file}: {key} must be in [{RANGES[key][0]}, {RANGES[key][1]}], not {value}")
-    if key == "name" and (not value or "@" in value or value == "*" or not value.isprintable()):
+    if key == "name" and not is_study_name(value):
         raise UsageError(f"{file}: name must be a line of text without @, which asks for a version, not {value!r}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from bisect import insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +29,7 @@ from ...errors import BandlensError, EngineError, ShardError, some_of
 from ...probes.images.decision_spaces import NAMES, decision_space
 from ...protocol import CLASSES
 from ...records import Cell, Failed, Finished, Predictions, SessionInfo, Variant
-from ..console import Advance, progress
+from ..console import Advance, log, progress
 from .plan import metrics_of
 from .resolve import Work
 
@@ -157,14 +156,14 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
     )
     if required:
         raise BandlensError(message)
-    print(f"bandlens: warning: {message}", file=sys.stderr)
+    log.warning(f"bandlens: warning: {message}")
 
 
 def _tell_gaps(work: Work) -> None:
     """Say in one line which metrics the study has some conditions for, and not all that they need."""
     if gaps := [f"no {one}: {one.why}" for one in metrics_of(work) if one.why]:
         named = some_of(gaps, MOST_GAPS, "; ")
-        print(f"bandlens: {named}; `bandlens plan` lists the metrics of a study", file=sys.stderr)
+        log.info(f"bandlens: {named}; `bandlens plan` lists the metrics of a study")
 
 
 def _run_whole(
@@ -323,7 +322,7 @@ class Committer:
         self._fail([Failed(cell, f"{error} ({where})") for cell in task.cells])
 
     def tell(self, text: str) -> None:
-        print(f"bandlens: {text}", file=sys.stderr)
+        log.info(f"bandlens: {text}")
 
     # Rows
 

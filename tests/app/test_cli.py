@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from made_up_results import cell, image_set, part, store_study
+from small import Command
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import bandlens
+from bandlens.analysis.database.open import open_store
 from bandlens.app.cli import app
+from bandlens.app.console import log
 
 HEAVY = ("torch", "cupy", "tensorrt", "onnxruntime", "duckdb", "polars", "numpy", "pyarrow", "PIL", "altair", "scipy")
 ROOT = Path(bandlens.__file__).parent
@@ -53,11 +59,14 @@ def test_the_commands_of_the_design_are_there() -> None:
         "report",
         "sql",
         "demo",
+        "vacuum",
     ]
     nested = "checkpoints list, checkpoints show, checkpoints fetch, checkpoints verify, images pack, images check, "
     nested += "images frequency-conflict, "
     nested += "benchmarks list, benchmarks pack, "
-    nested += "probes list, probes preview, import predictions, "
+    nested += (
+        "studies list, studies show, studies rename, studies delete, probes list, probes preview, import predictions, "
+    )
     nested += "published import, published table, published list, published sources, published agree, "
     nested += "published relate, published fits"
     assert {(name,) for name in alone} | {tuple(words.split()) for words in nested.split(", ")} <= set(command_paths())
@@ -144,6 +153,75 @@ def test_probes_list_json_has_52_conditions() -> None:
     rows = json.loads(bandlens_command("probes", "list", "--json").stdout)
     assert len(rows) == 52
     assert rows[0]["probe"] == "clean"
+
+
+def test_commands_stand_under_what_one_does() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
+    headings = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
+    assert headings == ["Options", "Get ready", "Run", "Look", "Ask", "Maintain"]
+    listed = re.findall(r"^  ([a-z][a-z-]*)  ", shown, re.MULTILINE)
+    assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_quiet_hides_notes_and_no_errors(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, shown in (((), ["a note", "a warning", "an error"]), (("-q",), ["a warning", "an error"])):
+        command(*words, "study", "grid")
+        log.info("a note")
+        log.warning("a warning")
+        log.error("an error")
+        assert capsys.readouterr().err.splitlines() == shown
+
+
+def test_a_log_gets_what_stderr_says_with_times(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "run.log"
+    for words in ((), ("-q",)):
+        answer = command(*words, "--log", file, "plan", tmp_path / "no.toml")
+        assert answer.err.startswith(f"bandlens: no study file {tmp_path}/no.toml")
+    lines = file.read_text().splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} bandlens: no study file .*", line)
+    answer = command("--log", tmp_path, "plan", "no.toml")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert f"cannot write the log {tmp_path}: Is a directory; name another with --log" in answer.err
+
+
+def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> None:
+    answer = command("-v", "plan", tmp_path / "no.toml")
+    assert answer.code == 2
+    assert answer.err.startswith("bandlens: no study file")
+    assert "app/study/file.py" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("export resnet50_di", "resnet50_dino"),
+        ("checkpoints show tv_re", "tv_resnet50"),
+        ("export --category contr", "contrastive"),
+        ("run study.toml --engine onnxruntime-c", "onnxruntime-cuda"),
+        ("benchmarks pack imagenet-s", "imagenet-sketch"),
+        ("report --study mi", "mine@1"),
+        ("compare mine mi", "mine"),
+        ("studies delete mi", "mine@1"),
+    ],
+)
+def test_a_shell_completes_names(typed: str, offered: str, tmp_path: Path) -> None:
+    with open_store(tmp_path / "results.duckdb") as store:
+        images = image_set(1)
+        store_study(store, "mine", images, [part(cell(images), [0])])
+    asked = {"_BANDLENS_COMPLETE": "complete_bash", "COMP_WORDS": f"bandlens {typed}"}
+    asked["COMP_CWORD"] = str(len(typed.split()))
+    ran = subprocess.run(
+        [Path(sys.executable).with_name("bandlens")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | asked,
+    )
+    assert offered in ran.stdout.splitlines()
+    assert all(line.startswith(typed.split()[-1]) for line in ran.stdout.splitlines())
 
 
 def test_shell_completion_is_offered() -> None:

@@ -39,9 +39,11 @@ def on_a_terminal(*words: str, columns: int = 80) -> list[str]:
 
 
 def test_a_row_is_one_line_and_the_rest_is_named() -> None:
-    *table, said = on_a_terminal()
+    shown_lines = on_a_terminal()
+    first = next(place for place, line in enumerate(shown_lines) if line.startswith("left out"))
+    table, said = shown_lines[:first], " ".join(shown_lines[first:])
+    assert all(len(line) <= 80 for line in shown_lines)
     assert [line.split()[0] for line in table if "net" in line] == ["net0", "net1", "net2"]
-    assert all(len(line) <= 80 for line in table)
     assert said.startswith("left out for width: study = mine, parameters, none, value")
     assert said.endswith("; --json shows all")
     shown = set(table[0].split())
@@ -57,6 +59,13 @@ def test_lines_show_every_field() -> None:
     shown = on_a_terminal("--line")
     assert shown[:2] == ["study       mine", "checkpoint  net0"]
     assert len(shown) == 3 * 16 + 2
+
+
+def test_an_interval_goes_with_both_of_its_ends() -> None:
+    cells = {name: ["x" * 8, "y"] for name in ("top1", "low", "high", "flips_low", "flips_high")}
+    assert fitting(cells, 5 * 11 + 1 + 5)[0] == list(cells)
+    assert fitting(cells, 4 * 11 + 5) == (["top1", "low", "high"], "flips_low, flips_high")
+    assert fitting(cells, 2 * 11 + 5) == (["top1"], "low, high, flips_low, flips_high")
 
 
 @given(

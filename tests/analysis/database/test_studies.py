@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from made_up_results import cell, condition, image_set
+from made_up_results import cell, condition, image_set, model, part, store_study
 from small import Command
 
 import bandlens
+from bandlens.analysis.database.consistency import check_database
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.database.studies import last_run, study_label, study_versions
+from bandlens.analysis.database.studies import (
+    OF_CELL,
+    OF_STUDY,
+    delete_study,
+    last_run,
+    list_studies,
+    rename_study,
+    study_label,
+    study_versions,
+)
 from bandlens.errors import UnknownName, UsageError
+from bandlens.records import Finished
 
 IMAGES = image_set(2)
 
@@ -79,6 +90,112 @@ def test_the_last_run_is_that_of_any_version(several: Store) -> None:
     assert last_run(several) == "theirs@1"
     begin(several, "mine", 0.2)
     assert last_run(several) == "mine@2"
+
+
+# Other names, and their end
+
+CLEAN = part(cell(IMAGES), [0, 1])
+OTHER = image_set(3, name="others")
+
+
+def low(cutoff: float) -> Finished:
+    return part(cell(IMAGES, condition("lowpass", cutoff=cutoff)), [1, 1])
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    """mine@1 and mine@2 share the clean cell with theirs@1, and 0.2 with each other; alone has a model of its own."""
+    store_study(store, "mine", IMAGES, [CLEAN, low(0.1), low(0.2)])
+    store_study(store, "mine", IMAGES, [CLEAN, low(0.2), low(0.4)])
+    store_study(store, "theirs", IMAGES, [CLEAN, low(0.3)])
+    store_study(store, "alone", OTHER, [part(cell(OTHER, by=model("another")), [0, 0, 0])])
+    return store
+
+
+def predictions(store: Store, study: str) -> int:
+    query = f"SELECT count(*) FROM prediction SEMI JOIN named_cell('{study}') USING (cell)"
+    return int(store.frame(query).item())
+
+
+def test_what_studies_there_are(filled: Store) -> None:
+    rows = list_studies(filled).select("study", "cells", "complete", "own").rows()
+    assert rows == [("alone@1", 1, 1, 1), ("mine@1", 3, 3, 1), ("mine@2", 3, 3, 1), ("theirs@1", 2, 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels", "cells", "left"),
+    [
+        ("mine@1", ["mine@1"], 1, ["alone@1", "mine@2", "theirs@1"]),
+        ("mine", ["mine@1", "mine@2"], 3, ["alone@1", "theirs@1"]),
+    ],
+)
+def test_a_deleted_study_leaves_what_others_use(
+    filled: Store, wanted: str, labels: list[str], cells: int, left: list[str]
+) -> None:
+    before = filled.frame("SELECT count(*) FROM prediction").item()
+    others = {study: filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL") for study in left}
+    told = delete_study(filled, wanted, only_tell=True)
+    assert filled.frame("SELECT count(*) FROM prediction").item() == before
+    assert delete_study(filled, wanted) == told
+    assert (told.labels, told.cells, told.predictions) == (labels, cells, 2 * cells)
+    assert filled.frame("SELECT count(*) FROM prediction").item() == before - told.predictions
+    assert list_studies(filled)["study"].to_list() == left
+    for study, rows in others.items():
+        assert filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL").equals(rows)
+    assert not any(check.problems for check in check_database(filled))
+    with pytest.raises(UnknownName, match="unknown study 'mine@1'"):
+        delete_study(filled, "mine@1")
+
+
+def test_with_the_last_study_of_them_models_and_images_go(filled: Store) -> None:
+    delete_study(filled, "alone")
+    assert filled.frame("SELECT name FROM checkpoint")["name"].to_list() == ["net"]
+    assert filled.frame("SELECT name FROM image_set")["name"].to_list() == ["set"]
+    assert filled.frame("SELECT count(*) FROM image").item() == 2
+    for name in ("mine", "theirs"):
+        delete_study(filled, name)
+    tables = ("study", "study_cell", "study_checkpoint", "study_image_set", "cell", "part", "prediction", "checkpoint")
+    for table in (*tables, "condition", "image_set", "image", "session"):
+        assert filled.frame(f"SELECT count(*) FROM {table}").item() == 0, table
+
+
+@pytest.mark.parametrize(("column", "known"), [("study", OF_STUDY), ("cell", (*OF_CELL, "study_cell"))])
+def test_every_table_that_names_a_study_or_a_cell_is_cleared(store: Store, column: str, known: Sequence[str]) -> None:
+    found = store.frame(
+        "SELECT table_name FROM duckdb_columns() SEMI JOIN (SELECT table_name FROM duckdb_tables() WHERE NOT internal) "
+        "USING (table_name) WHERE column_name = ?",
+        [column],
+    )
+    assert set(found["table_name"]) == set(known)
+
+
+def test_what_was_deleted_can_be_run_again(filled: Store) -> None:
+    delete_study(filled, "mine")
+    assert store_study(filled, "mine", IMAGES, [CLEAN, low(0.1)]) == "mine@1"
+    assert predictions(filled, "mine") == 4
+
+
+def test_cells_of_a_gate_stay(filled: Store) -> None:
+    (gated,) = filled.frame("SELECT cell FROM study_detail_of('alone')")["cell"]
+    filled.execute(
+        "INSERT INTO precision_gate (reference, candidate, checkpoint, category, image_set, n, flips, flips_low, "
+        "flips_high, verdict, max_flips, max_difference) VALUES (?, ?, 'net', 'own', 'set', 3, 0, 0, 0, 'pass', 1, 1)",
+        [gated, gated],
+    )
+    told = delete_study(filled, "alone")
+    assert (told.cells, told.kept) == (0, 1)
+    assert filled.frame("SELECT count(*) FROM prediction WHERE cell = ?", [gated]).item() == 3
+
+
+def test_a_study_is_renamed_with_all_its_versions(filled: Store) -> None:
+    before = filled.frame("FROM accuracy_of('mine') SELECT * EXCLUDE (study, version) ORDER BY ALL")
+    assert rename_study(filled, "mine", "ours") == 2
+    assert filled.frame("FROM accuracy_of('ours') SELECT * EXCLUDE (study, version) ORDER BY ALL").equals(before)
+    assert study_versions(filled, "ours@1")["label"].to_list() == ["ours@1"]
+    with pytest.raises(UnknownName, match="unknown study 'mine'"):
+        rename_study(filled, "mine", "x")
+    with pytest.raises(UsageError, match="has a study theirs; give another name"):
+        rename_study(filled, "ours", "theirs")
 
 
 # The same in SQL

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,8 +135,27 @@ def test_python_variables_are_no_tables(command: Command, database: Path) -> Non
         assert "does not exist" in refused(command("sql", f"FROM {name}", "--db", database))
 
 
-def test_of_several_statements_the_last_one_answers(command: Command, database: Path) -> None:
-    assert command("sql", "SELECT 1; SELECT 2 AS two;", "--db", database, "--format", "csv").out == "two\n2\n"
+SEVERAL = "SELECT 1 AS one; -- a remark; with a semicolon\nPIVOT (SELECT 2 AS two) ON two; SELECT ';' AS three;"
+
+
+def test_of_several_statements_each_one_answers(command: Command, database: Path, tmp_path: Path) -> None:
+    shown = "one\n1\n\n2\n1\n\nthree\n;\n"
+    assert command("sql", SEVERAL, "--db", database, "--format", "csv").out == shown
+    assert command("sql", SEVERAL, "--db", database, "--out", tmp_path / "all.csv").code == 0
+    assert (tmp_path / "all.csv").read_text() == shown
+    tables = command("sql", SEVERAL, "--db", database).out.split("1 rows\n")
+    assert [table.split()[0] for table in tables[:3]] == ["one", "2", "three"]
+
+
+def test_of_several_statements_none_answers_where_one_is_wrong(command: Command, database: Path) -> None:
+    for wrong, message in (("SELEC 2", "syntax error"), ("DROP TABLE cell", "open for reading alone")):
+        assert message in refused(command("sql", f"SELECT 1; {wrong}", "--db", database))
+
+
+def test_parquet_and_arrow_hold_one_answer(command: Command, database: Path, tmp_path: Path) -> None:
+    found = refused(command("sql", SEVERAL, "--db", database, "--out", tmp_path / "a.parquet"), 2)
+    assert "Parquet holds one answer, and these are 3 statements; give one" in found
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -168,7 +188,7 @@ def test_csv_holds_no_lists(command: Command, database: Path) -> None:
 
 def test_parquet_and_tables_go_where_they_can(command: Command, database: Path, tmp_path: Path) -> None:
     for options in (("--out", tmp_path / "a.txt"), ("--out", tmp_path / "a.csv", "--format", "table")):
-        assert "give --format csv, tsv, markdown, json, parquet or arrow" in refused(
+        assert "give --format csv, tsv, markdown, latex, json, parquet or arrow" in refused(
             command("sql", QUERY, "--db", database, *options), 2
         )
     assert list(tmp_path.iterdir()) == []
@@ -221,6 +241,19 @@ def test_markdown_and_tsv(command: Command, database: Path) -> None:
     assert set(table.pop(1)) <= set("|-: ")
     assert [line.replace(" ", "") for line in table] == ["|number|text|", "|1|a\\|b|", "|22|null|"]
     assert command("sql", query, "--db", database, "--format", "tsv").out == "number\ttext\n1\ta|b\n22\t\n"
+
+
+def test_latex_is_a_tabular_that_escapes_what_is_no_text(command: Command, database: Path) -> None:
+    query = "SELECT 1.5 AS top_1, '50 % & more' AS \"text\" UNION ALL SELECT 22, NULL ORDER BY top_1"
+    lines = command("sql", query, "--db", database, "--format", "latex").out.splitlines()
+    assert (lines[0], lines[1], lines[-2:]) == ("\\begin{tabular}{rl}", "\\toprule", ["\\bottomrule", "\\end{tabular}"])
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix("\\\\"))] for line in lines if "&" in line
+    ]
+    assert cells == [["top\\_1", "text"], ["1.5", "50 \\% \\& more"], ["22.0", ""]]
+    assert "cannot be written as latex" in refused(
+        command("sql", "SELECT [1, 2] AS several", "--db", database, "--format", "latex"), 2
+    )
 
 
 def test_a_query_or_a_prompt_but_not_both(command: Command, database: Path) -> None:

@@ -40,6 +40,13 @@ def test_a_query_of_several_lines_is_answered(database: Path, capsys: pytest.Cap
     assert "1 rows" in out
 
 
+def test_each_statement_of_a_line_is_answered(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed("SELECT 5 AS five; SELECT 6 AS six;\r.quit\r", database)
+    out = capsys.readouterr().out
+    assert out.index("five") < out.index("six")
+    assert out.count("1 rows") == 2
+
+
 def test_an_error_is_one_line_and_ends_nothing(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     typed("SELECT nonsense FROM accuracy;\rDELETE FROM study;\rSELECT 7 AS seven;\r.quit\r", database)
     out = capsys.readouterr().out

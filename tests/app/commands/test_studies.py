@@ -1,0 +1,72 @@
+"""`bandlens studies` and `bandlens vacuum`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from made_up_results import cell, condition, image_set, part, store_study
+from small import Command
+
+from bandlens.analysis.database.open import open_store
+
+IMAGES = image_set(2)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "results.duckdb"
+    with open_store(path) as store:
+        for cutoffs in ((0.1,), (0.1, 0.2)):
+            store_study(
+                store, "mine", IMAGES, [part(cell(IMAGES, condition("lowpass", cutoff=one)), [0, 1]) for one in cutoffs]
+            )
+    return path
+
+
+def test_list_and_show(command: Command, database: Path) -> None:
+    rows = json.loads(command("studies", "list", "--db", database, "--json").out)
+    assert [(row["study"], row["cells"], row["own"]) for row in rows] == [("mine@1", 1, 0), ("mine@2", 2, 1)]
+    assert command("studies", "show", "mine", "--db", database).out == 'name = "mine"\n'
+    assert "did you mean mine" in command("studies", "show", "mime", "--db", database).err
+
+
+def test_rename(command: Command, database: Path) -> None:
+    assert command("studies", "rename", "mine", "ours", "--db", database).out == "mine is now ours: 2 versions\n"
+    assert "mine" not in command("studies", "list", "--db", database).out
+    answer = command("studies", "rename", "ours", "a@b", "--db", database)
+    assert (answer.code, answer.out) == (2, "")
+    assert "without @" in answer.err
+
+
+def test_delete_does_nothing_unasked(command: Command, database: Path) -> None:
+    answer = command("studies", "delete", "mine@2", "--db", database)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        "bandlens: mine@2: 1 cells with 2 predictions would go, and 1 cells stay, which something else uses; "
+        "give --yes to delete them\n"
+    )
+    assert "mine@2" in command("studies", "list", "--db", database).out
+    answer = command("studies", "delete", "mine@2", "--db", database, "--yes")
+    assert answer.out.startswith(
+        "deleted mine@2: 1 cells with 2 predictions; 1 cells stay, which something else uses\n"
+    )
+    assert "mine@2" not in command("studies", "list", "--db", database).out
+    assert "mine@1" in command("studies", "list", "--db", database).out
+
+
+def test_vacuum_tells_sizes(command: Command, database: Path) -> None:
+    answer = command("vacuum", "--db", database)
+    assert (answer.code, answer.err) == (0, "")
+    assert " before, " in answer.out
+
+
+@pytest.mark.parametrize(
+    "words", [("vacuum",), ("studies", "list"), ("studies", "rename", "a", "b"), ("studies", "delete", "a", "--yes")]
+)
+def test_no_database_is_made(command: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
+    answer = command(*words, "--db", tmp_path / "none.duckdb")
+    assert answer.code == 2
+    assert "no results database at" in answer.err
+    assert list(tmp_path.iterdir()) == []
