@@ -7,11 +7,14 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from shutil import get_terminal_size
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..untrusted import printable
+
+if TYPE_CHECKING:
+    from ..probes.images.rows import Advance
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -85,10 +88,6 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
-
-
-class Advance(Protocol):
-    def __call__(self, amount: float = 1, /) -> None: ...
 
 
 @contextmanager
