@@ -56,7 +56,9 @@ def export_checkpoint(
     held = read_weights(files, trust, "raw", network.state_dict().keys())
     load_strictly(network, held, " + ".join(str(path) for path, _ in files))
     paths = [path for path, _ in files]
-    about = About(known.name, known.category, "resnet50", known.source, _sha256(paths), known.mean, known.std, image_size)
+    about = About(
+        known.name, known.category, "resnet50", known.source, _sha256(paths), known.mean, known.std, image_size
+    )
     return _export(about, network, _told(held), folder, images)
 
 
@@ -111,7 +113,15 @@ def export_pretrained(
     network = load_pretrained(known.name, file)
     size = known.crop.size
     about = About(
-        known.name, "timm", f"timm:{known.name}", str(known.source), sha256_of(file), known.mean, known.std, size, known.crop
+        known.name,
+        "timm",
+        f"timm:{known.name}",
+        str(known.source),
+        sha256_of(file),
+        known.mean,
+        known.std,
+        size,
+        known.crop,
     )
     return _export(about, network, {}, folder, images)
 

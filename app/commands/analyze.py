@@ -29,18 +29,8 @@ def analyze(
 
     Example: bandlens analyze --db results.duckdb --json
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.metrics.compute import compute_metrics, subjects
-    from ...analysis.metrics.error_consistency import judged_images, write_consistencies
-    from ...errors import UsageError
+    from ..api import analyze as compute
 
-    if not db.exists():
-        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
-    with open_store(db) as store:
-        with progress("analyzing", len(subjects(store, study)), "checkpoints and image sets") as advance:
-            metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
-        judged = judged_images(store, study)
-        with progress("comparing errors", len(judged), "image sets") as advance:
-            write_consistencies(store, judged, resamples, advance)
+    metrics = compute(db, study, resamples=resamples, rgb_reference=rgb_reference, progress=progress)
     columns = ["study", "checkpoint", "image_set", "metric", "value", "low", "high", "state", "note"]
     print_rows(metrics.select(columns).to_dicts(), as_json)
