@@ -14,27 +14,23 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import polars as pl
-
-from ..analysis.comparison.cells import Run, two_of
-from ..analysis.comparison.runs import Comparison, compare_runs
-from ..analysis.database.open import open_store
-from ..analysis.database.studies import study_label
-from ..analysis.metrics.compute import compute_metrics, subjects
-from ..analysis.metrics.error_consistency import judged_images, write_consistencies
 from ..errors import UsageError
-from ..export.registry import Channels
 from ..probes.images.rows import Progress, silent
 from ..protocol import SIZE
-from ..records import Model
-from .report.build import Written, write_report
-from .study.file import Study
-from .study.plan import Plan, plan_study
-from .study.resolve import Work, resolve
-from .study.run import Summary, run_study
 
 if TYPE_CHECKING:
+    import polars as pl
     from torch import nn
+
+    from ..analysis.comparison.cells import Run
+    from ..analysis.comparison.runs import Comparison
+    from ..export.registry import Channels
+    from ..records import Model
+    from .report.build import Written
+    from .study.file import Study
+    from .study.plan import Plan
+    from .study.resolve import Work
+    from .study.run import Summary
 
 File = str | PathLike[str]
 RESULTS = Path("results.duckdb")
@@ -89,6 +85,8 @@ def export(
 
 def plan(study: Study | File, db: File = RESULTS, *, engine: str | None = None) -> Plan:
     """What a run of the study would do, and how long it would take here; a file is read as a study."""
+    from .study.plan import plan_study
+
     return plan_study(_work(study, engine), Path(db))
 
 
@@ -113,6 +111,8 @@ def run(
 
     Raises BandlensError where cells failed, after all others were stored, and whatever is wrong with the study.
     """
+    from .study.run import run_study
+
     work, copy = _work(study, engine), None if snapshot is None else Path(snapshot)
     return run_study(work, Path(db), require_gate=require_gate, snapshot=copy, progress=progress).check()
 
@@ -136,6 +136,10 @@ def analyze(
 
     The table `error_consistency` gets which images every two models, and people, have right and wrong together.
     """
+    from ..analysis.database.open import open_store
+    from ..analysis.metrics.compute import compute_metrics, subjects
+    from ..analysis.metrics.error_consistency import judged_images, write_consistencies
+
     if not Path(db).exists():
         raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
     with open_store(Path(db)) as store:
@@ -170,6 +174,9 @@ def compare(
 
     Raises UsageError where there is nothing to compare.
     """
+    from ..analysis.comparison.cells import two_of
+    from ..analysis.comparison.runs import compare_runs
+
     pairs = [
         (name, pair) for name, pair in (("checkpoint", checkpoints), ("image_set", image_sets)) if pair is not None
     ]
@@ -198,17 +205,26 @@ def report(
     progress: Progress = silent,
 ) -> Written:
     """Write one HTML file to look at and send; see `write_report`, whose arguments these are."""
+    from .report.build import write_report
+
     folder, picture = (None if file is None else Path(file) for file in (figures, photograph))
     with progress("writing", None, "figures") as advance:
         return write_report(Path(db), Path(out), study, against, folder, picture, advance)
 
 
 def _work(study: Study | File, engine: str | None) -> Work:
+    from .study.file import Study
+    from .study.resolve import resolve
+
     asked = study if isinstance(study, Study) else Study.read(study)
     return resolve(replace(asked, engine=engine or asked.engine))
 
 
 def _opened(stack: ExitStack, name: str, db: Path, study: str | None) -> Run:
+    from ..analysis.comparison.cells import Run
+    from ..analysis.database.open import open_store
+    from ..analysis.database.studies import study_label
+
     file = Path(name)
     is_database = file.is_file() or file.suffix in (".duckdb", ".db")
     store = stack.enter_context(open_store(file if is_database else db, read_only=True))

@@ -161,6 +161,8 @@ def export_network(
     Raises ExportError, and UsageError for a name that is one of the 48 or cannot name a file.
     """
     _check_own(name)
+    if not isinstance(network, torch.nn.Module):
+        raise UsageError(f"{name} is to be a torch.nn.Module, not a {type(network).__name__}")
     try:
         copy = deepcopy(network).cpu().eval()
         parameters, sha256 = sum(one.numel() for one in copy.parameters()), sha256_of_tensors(copy)

@@ -36,7 +36,7 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str:
         return f"{_who(b, names.item() if len(names) == 1 else None)} {'; it '.join(found)}"
     tested, different = len(cells.filter(pl.col("p").is_not_null())), len(cells.filter(DIFFERS))
     if not tested:
-        return f"{a.name} and {b.name} have nothing that can be compared"
+        return f"{a.name} and {b.name} have no cells that could differ"
     if not different:
         return f"{b.name} does not differ from {a.name} beyond chance in any of {tested:,} cells"
     return f"{b.name} differs from {a.name} in the accuracy of {different:,} of {tested:,} cells"
