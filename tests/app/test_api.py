@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from polars.testing import assert_frame_equal
-from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
+from small import Command, ask, make_model, make_pictures, rows_of
 from torch import nn
 
 import bandlens
