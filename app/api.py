@@ -123,32 +123,39 @@ def analyze(
     *,
     resamples: int = 1000,
     rgb_reference: bool = False,
+    conditions: bool = False,
     progress: Progress = silent,
 ) -> pl.DataFrame:
     """Compute the biases and group means of a study, and keep them in the view `metric`, whose rows these are.
+
+    The view `condition_metric` gets the metrics of every condition, and the table `error_consistency` which images
+    every two models, and people, have right and wrong together.
 
     Args:
         db: the results database.
         study: name or name@version; * is the newest version of each.
         resamples: of the bootstrap over images, at least 100.
         rgb_reference: normalize critical-band thresholds by the clean accuracy in colour.
+        conditions: return the metrics of every condition instead.
         progress: shows how far it is.
-
-    The table `error_consistency` gets which images every two models, and people, have right and wrong together.
     """
     from ..analysis.database.open import open_store
     from ..analysis.metrics.compute import compute_metrics, subjects
+    from ..analysis.metrics.conditions import compute_conditions
     from ..analysis.metrics.error_consistency import judged_images, write_consistencies
 
     if not Path(db).exists():
         raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
     with open_store(Path(db)) as store:
-        with progress("analyzing", len(subjects(store, study)), "checkpoints and image sets") as advance:
+        count = len(subjects(store, study))
+        with progress("analyzing", count, "checkpoints and image sets") as advance:
             metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
+        with progress("analyzing every condition", count, "checkpoints and image sets") as advance:
+            of_conditions = compute_conditions(store, study, resamples, advance)
         judged = judged_images(store, study)
         with progress("comparing errors", len(judged), "image sets") as advance:
             write_consistencies(store, judged, resamples, advance)
-    return metrics
+    return of_conditions if conditions else metrics
 
 
 def compare(

@@ -279,6 +279,38 @@ COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
 COMMENT ON COLUMN metric_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
 COMMENT ON COLUMN metric_value.note IS 'For people: why there is no value or interval, or what to mind';
 
+CREATE TABLE condition_value (
+    study INTEGER NOT NULL,
+    checkpoint INTEGER NOT NULL,
+    image_set INTEGER,
+    condition INTEGER NOT NULL,
+    metric VARCHAR NOT NULL,
+    n BIGINT,
+    value DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    difference DOUBLE,
+    difference_low DOUBLE,
+    difference_high DOUBLE,
+    state VARCHAR NOT NULL,
+    note VARCHAR
+);
+COMMENT ON TABLE condition_value IS 'Metrics of single conditions, as `bandlens analyze` computed them last for each study';
+COMMENT ON COLUMN condition_value.study IS 'study.id';
+COMMENT ON COLUMN condition_value.checkpoint IS 'checkpoint.id';
+COMMENT ON COLUMN condition_value.image_set IS 'image_set.id; NULL for means over benchmarks';
+COMMENT ON COLUMN condition_value.condition IS 'condition.id';
+COMMENT ON COLUMN condition_value.metric IS 'Name of the number: a function of the decisions under one condition, such as shape_bias';
+COMMENT ON COLUMN condition_value.n IS 'Number of images that it is of: of a shape bias, those for which the shape or the texture is named';
+COMMENT ON COLUMN condition_value.value IS 'The number: a fraction, or in percent where image_set is NULL; NULL where the data do not determine it';
+COMMENT ON COLUMN condition_value.low IS 'Lower end of the 95 % interval of value';
+COMMENT ON COLUMN condition_value.high IS 'Upper end of the 95 % interval of value';
+COMMENT ON COLUMN condition_value.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
+COMMENT ON COLUMN condition_value.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN condition_value.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN condition_value.state IS 'What the number is worth: ok, doubtful, no_interval, undetermined or missing, as in metric';
+COMMENT ON COLUMN condition_value.note IS 'For people: why there is no value or interval, or what to mind';
+
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,
     candidate INTEGER NOT NULL,
@@ -938,6 +970,47 @@ COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric.high IS 'Upper end of the 95 % interval';
 COMMENT ON COLUMN metric.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
 COMMENT ON COLUMN metric.note IS 'For people: why there is no value or interval, or what to mind';
+
+CREATE MACRO condition_metric_of(which) AS TABLE
+SELECT version.study, version.label AS version, named.name AS checkpoint, named.category, shown.name AS image_set,
+       condition.probe, condition.cutoff, condition.frequency, condition.noise_sd,
+       cycles_of(condition.probe, image_set.size, condition.cutoff, condition.frequency) AS cycles, condition.parameters,
+       found.metric, found.n, found.value, found.low, found.high,
+       found.difference, found.difference_low, found.difference_high, found.state, found.note
+FROM condition_value AS found
+JOIN study_version AS version ON version.study_id = found.study
+JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
+JOIN condition ON condition.id = found.condition
+LEFT JOIN study_image_set AS shown ON shown.study = found.study AND shown.image_set = found.image_set
+LEFT JOIN image_set ON image_set.id = found.image_set
+WHERE asks_for(which, version.study, version.label, version.newest)
+UNION ALL BY NAME
+FROM no_study(which);
+COMMENT ON MACRO TABLE condition_metric_of IS 'The view condition_metric of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW condition_metric AS FROM condition_metric_of('*');
+COMMENT ON VIEW condition_metric IS 'Metrics of every condition of the newest version of each study, as computed last, and how they differ from those of the clean images';
+COMMENT ON COLUMN condition_metric.study IS 'Name of the study';
+COMMENT ON COLUMN condition_metric.version IS 'name@version: what asks for this version';
+COMMENT ON COLUMN condition_metric.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN condition_metric.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN condition_metric.image_set IS 'Name of the image set; NULL for means over benchmarks';
+COMMENT ON COLUMN condition_metric.probe IS 'Name of the probe';
+COMMENT ON COLUMN condition_metric.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
+COMMENT ON COLUMN condition_metric.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN condition_metric.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN condition_metric.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
+COMMENT ON COLUMN condition_metric.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN condition_metric.metric IS 'Name of the number: a function of the decisions under one condition, such as shape_bias';
+COMMENT ON COLUMN condition_metric.n IS 'Number of images that it is of: of a shape bias, those for which the shape or the texture is named';
+COMMENT ON COLUMN condition_metric.value IS 'The number: a fraction, or in percent where image_set is NULL; NULL where the data do not determine it';
+COMMENT ON COLUMN condition_metric.low IS 'Lower end of the 95 % interval of value';
+COMMENT ON COLUMN condition_metric.high IS 'Upper end of the 95 % interval of value';
+COMMENT ON COLUMN condition_metric.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
+COMMENT ON COLUMN condition_metric.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN condition_metric.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN condition_metric.state IS 'What the number is worth: ok, doubtful, no_interval, undetermined or missing, as in metric';
+COMMENT ON COLUMN condition_metric.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE VIEW gate AS
 SELECT found.checkpoint, found.category, found.image_set, detail.probe, detail.cutoff, detail.frequency,

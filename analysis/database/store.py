@@ -454,6 +454,17 @@ class Store:
             columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "state", "note"]
             self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
 
+    def write_conditions(self, frame: pl.DataFrame) -> None:
+        """Replace the metrics of single conditions of the studies in the frame: its columns are those of the table
+        condition_value, with `_id` after study, checkpoint, image_set and condition.
+        """
+        ids = ["study", "checkpoint", "image_set", "condition"]
+        with self.transaction():
+            for study in frame["study_id"].unique():
+                self.execute("DELETE FROM condition_value WHERE study = ?", [int(study)])
+            rows = frame.rename({f"{name}_id": name for name in ids})
+            self._load("INSERT INTO condition_value BY NAME FROM loaded", rows.to_arrow())
+
     def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
         """Replace the error consistencies on some images: the columns of error_consistency."""
         with self.transaction():

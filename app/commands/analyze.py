@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import Json, print_rows, progress
+from ..console import Json, parameters_in_words, print_rows, progress
 from .options import Database
 
 
@@ -21,16 +21,27 @@ def analyze(
         bool,
         typer.Option("--rgb-reference", help="Normalize critical-band thresholds by the clean accuracy in colour."),
     ] = False,
+    conditions: Annotated[
+        bool, typer.Option("--conditions", help="Print the metrics of every condition instead of the others.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compute spectral, critical-band and shape biases, and group means; print them and keep them in the view `metric`.
 
     The table `error_consistency` gets which images every two models, and people, have right and wrong together.
 
+    The view `condition_metric` gets shape bias, calibration and the like under every condition, and how they differ
+    from those of the clean images.
+
     Example: bandlens analyze --db results.duckdb --json
     """
     from ..api import analyze as compute
 
-    metrics = compute(db, study, resamples=resamples, rgb_reference=rgb_reference, progress=progress)
-    columns = ["study", "checkpoint", "image_set", "metric", "value", "low", "high", "state", "note"]
-    print_rows(metrics.select(columns).to_dicts(), as_json)
+    shown = compute(
+        db, study, resamples=resamples, rgb_reference=rgb_reference, conditions=conditions, progress=progress
+    )
+    ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
+    rows = shown.drop(*ids, strict=False).to_dicts()
+    if conditions and not as_json:
+        rows = [row | {"parameters": parameters_in_words(row["parameters"])} for row in rows]
+    print_rows(rows, as_json)

@@ -81,7 +81,7 @@ def _pair(option: str, text: str | None) -> tuple[str, str] | None:
 
 
 def _as_json(found: Comparison, shown: Comparison) -> dict[str, Any]:
-    tables = ("cells", "curves", "metrics", "correlations", "only_a", "only_b", "replaced")
+    tables = ("cells", "curves", "metrics", "conditions", "correlations", "only_a", "only_b", "replaced")
     return {
         "a": found.a,
         "b": found.b,
@@ -118,6 +118,7 @@ def _print(found: Comparison, shown: Comparison) -> None:
         "Cells": shown.cells,
         "Curves": shown.curves,
         "Metrics": shown.metrics,
+        "Metrics of conditions": shown.conditions,
         "Correlations": shown.correlations,
     }.items():
         print()

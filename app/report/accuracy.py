@@ -115,7 +115,7 @@ def _spectral(rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figur
 def _own_probes(rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
     for probe in rows.filter(~pl.col("probe").is_in(BUILT_IN))["probe"].unique(maintain_order=True).sort():
         mine = rows.filter(pl.col("probe") == probe)
-        name, settings = _settings(mine["parameters"].to_list())
+        name, settings = settings_of(mine["parameters"].to_list())
         mine = mine.with_columns(pl.Series("setting", settings))
         if probe == WAVES:
             models = mine["checkpoint"].unique(maintain_order=True).to_list()[:FEW]
@@ -128,7 +128,7 @@ def _own_probes(rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Fig
         )
 
 
-def _settings(parameters: list[str]) -> tuple[str, list[float] | list[str]]:
+def settings_of(parameters: list[str]) -> tuple[str, list[float] | list[str]]:
     """(axis title, values): the number, where a probe has one parameter and it is one; else all as text."""
     parsed = [json.loads(text) for text in parameters]
     (name, *more) = sorted({name for one in parsed for name in one}) or ["setting"]

@@ -12,6 +12,7 @@ from .accuracy import accuracy_section, curves_section
 from .atlas import atlas_section
 from .band import band_section, numbers_section
 from .changes import changes_section
+from .conditions import conditions_section
 from .consistency import consistency_section
 from .contact_sheet import contact_sheet
 from .correlations import correlations_section, scatter_section
@@ -84,6 +85,8 @@ def _sections(db: Path, results: ReportData | None, against: str | None, photogr
             yield curves_section(results)
             yield band_section(results)
             yield numbers_section(results)
+        if len(results.condition_metrics):
+            yield conditions_section(results)
         if len(results.consistency) or len(results.judged):
             yield consistency_section(results)
     yield atlas_section(results)

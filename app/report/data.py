@@ -52,6 +52,8 @@ class ReportData:
     """Labels of the newest versions of the other studies."""
     curve: pl.DataFrame
     metrics: pl.DataFrame
+    condition_metrics: pl.DataFrame
+    """Rows of the view condition_metric."""
     checkpoints: pl.DataFrame
     image_sets: pl.DataFrame
     conditions: pl.DataFrame
@@ -105,6 +107,7 @@ def _read(store: Store, label: str) -> ReportData:
         others=others,
         curve=store.frame("FROM curve_of(?)", [label]),
         metrics=store.frame("FROM metric_of(?)", [label]),
+        condition_metrics=store.frame("FROM condition_metric_of(?)", [label]),
         predictions=int(predictions.item()),
         correlated=_correlated(store, label),
         consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
