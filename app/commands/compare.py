@@ -111,6 +111,8 @@ def _print(found: Comparison, shown: Comparison) -> None:
         f"{found.same} cells are one and the same; of {len(found.cells)} others that both have, {different} differ in "
         "accuracy (p < 0.05 after Holm)"
     )
+    for note, count in found.cells["note"].drop_nulls().value_counts().sort("note").rows():
+        print(f"{count} of them {'is' if count == 1 else 'are'} not compared: {note}")
     for side, cells in (("A", found.only_a), ("B", found.only_b)):
         if len(cells):
             print(f"{len(cells)} cells are in {side} only: {_named(cells)}")
