@@ -10,12 +10,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import UsageError
 from ..untrusted import printable
+
+if TYPE_CHECKING:
+    from ..probes.images.rows import Advance
 
 log = logging.getLogger("bandlens")
 """Takes what a command has to say beside its results: notes, warnings and errors, each a line."""
@@ -127,10 +130,6 @@ def listen(quiet: bool = False, verbose: bool = False, file: Path | None = None)
             raise UsageError(f"cannot write the log {file}: {error.strerror}; name another with --log") from error
         kept.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
         log.addHandler(kept)
-
-
-class Advance(Protocol):
-    def __call__(self, amount: float = 1, /) -> None: ...
 
 
 @contextmanager

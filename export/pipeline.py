@@ -1,18 +1,20 @@
-"""Weights -> architecture -> ONNX -> parity -> model on disk: the 48, timm's, and a user's own."""
+"""Weights -> architecture -> ONNX -> parity -> model on disk: the 48, timm's, a user's own, and a network in memory."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..errors import UsageError
+from ..errors import ExportError, UsageError
 from ..protocol import SIZE
 from ..records import Crop, Model, digest_of
+from ..untrusted import first_line
 from .architectures import build
 from .fetch import fetch, fetch_files
 from .files import models_folder, sha256_of, weights_folder
@@ -54,7 +56,9 @@ def export_checkpoint(
     held = read_weights(files, trust, "raw", network.state_dict().keys())
     load_strictly(network, held, " + ".join(str(path) for path, _ in files))
     paths = [path for path, _ in files]
-    about = About(known.name, known.category, "resnet50", known.source, paths, known.mean, known.std, image_size)
+    about = About(
+        known.name, known.category, "resnet50", known.source, _sha256(paths), known.mean, known.std, image_size
+    )
     return _export(about, network, _told(held), folder, images)
 
 
@@ -89,7 +93,7 @@ def export_user_checkpoint(
     if classes is not None and 1 <= classes <= MOST_CLASSES:
         network = build(architecture, classes)
     load_strictly(network, held, str(path))
-    about = About(name, OWN, architecture, f"file:{path.name}", [path], mean, std, image_size)
+    about = About(name, OWN, architecture, f"file:{path.name}", sha256_of(path), mean, std, image_size)
     return _export(about, network, _told(held), folder, images)
 
 
@@ -109,7 +113,15 @@ def export_pretrained(
     network = load_pretrained(known.name, file)
     size = known.crop.size
     about = About(
-        known.name, "timm", f"timm:{known.name}", str(known.source), [file], known.mean, known.std, size, known.crop
+        known.name,
+        "timm",
+        f"timm:{known.name}",
+        str(known.source),
+        sha256_of(file),
+        known.mean,
+        known.std,
+        size,
+        known.crop,
     )
     return _export(about, network, {}, folder, images)
 
@@ -129,8 +141,50 @@ def import_onnx(
     """
     _check_own(name)
     content, size, classes, parity = take_onnx(path, mean, std, image_size)
-    about = About(name, OWN, "onnx", f"file:{path.name}", [path], mean, std, size)
+    about = About(name, OWN, "onnx", f"file:{path.name}", sha256_of(path), mean, std, size)
     return _save(about, content, classes, parity, {}, folder)
+
+
+def export_network(
+    network: nn.Module,
+    name: str,
+    mean: Channels,
+    std: Channels,
+    folder: Path | None = None,
+    *,
+    image_size: int = SIZE,
+    images: NDArray[np.float32] | None = None,
+) -> tuple[Model, Parity]:
+    """Export a network in memory as the model `name`, as `export_user_checkpoint` does a file.
+
+    A copy on the CPU and in evaluation mode is exported; the network stays as it is, and where it is.
+    Raises ExportError, and UsageError for a name that is one of the 48 or cannot name a file.
+    """
+    _check_own(name)
+    if not isinstance(network, torch.nn.Module):
+        raise UsageError(f"{name} is to be a torch.nn.Module, not a {type(network).__name__}")
+    try:
+        copy = deepcopy(network).cpu().eval()
+        parameters, sha256 = sum(one.numel() for one in copy.parameters()), sha256_of_tensors(copy)
+    # A stranger's module may refuse in any way.
+    except Exception as error:
+        raise ExportError(
+            f"the network for {name} cannot be copied: {first_line(error)}; save its weights, and export that file"
+        ) from error
+    # A class of networks has them in any size, and what they compute is counted once for each architecture.
+    architecture = f"{type(copy).__qualname__} with {parameters:,} parameters"
+    about = About(name, OWN, architecture, "memory", sha256, mean, std, image_size)
+    return _export(about, copy, {}, folder, images)
+
+
+def sha256_of_tensors(network: nn.Module) -> str:
+    """The sha256 of the names, types, shapes and values of the tensors that the network would save."""
+    found = hashlib.sha256()
+    for key, tensor in network.state_dict().items():
+        if isinstance(tensor, torch.Tensor):  # a module may save anything beside them
+            found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +195,7 @@ class About:
     category: str
     architecture: str
     source: str
-    files: list[Path]
+    weights_sha256: str
     mean: Channels
     std: Channels
     image_size: int
@@ -152,6 +206,11 @@ def _check_own(name: str) -> None:
     if any(name == one.name for one in checkpoints()):
         raise UsageError(f"'{name}' is one of the 48 checkpoints; give your model another name")
     check_name(name)
+
+
+def _sha256(paths: list[Path]) -> str:
+    digests = [sha256_of(path) for path in paths]
+    return digests[0] if len(digests) == 1 else digest_of(*digests)
 
 
 def _told(weights: Weights) -> dict[str, Any]:
@@ -178,12 +237,11 @@ def _export(
 def _save(
     about: About, content: bytes, classes: int, parity: Parity, made: Mapping[str, Any], folder: Path | None
 ) -> tuple[Model, Parity]:
-    digests = [sha256_of(path) for path in about.files]
     model = Model(
         name=about.name,
         category=about.category,
         architecture=about.architecture,
-        weights_sha256=digests[0] if len(digests) == 1 else digest_of(*digests),
+        weights_sha256=about.weights_sha256,
         source=about.source,
         normalization=normalization_name(about.mean, about.std),
         path=(folder or models_folder()) / f"{about.name}.onnx",

@@ -26,7 +26,7 @@ HEAVY = {
     "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
     "ray": {"engine/distributed"},
     "tensorrt": {"app", "engine/backends", "engine/device", "export"},
-    "torch": {"engine/backends", "engine/device", "export", "export/torch", "probes/images"},
+    "torch": {"app", "engine/backends", "engine/device", "export", "export/torch", "probes/images"},
 }  # fmt: skip
 """Library -> folders whose modules import it, as they are imported or later, or that call `load` for it."""
 

@@ -2,7 +2,7 @@
 
 A cell of one run belongs to the cell of the other that has the same checkpoint name, image set name, probe and
 parameters. Whatever else differs, such as weights, precision or a probe's implementation, is what the comparison is of.
-Two checkpoints of different names are compared as one, `X, Y`: see `two_checkpoints`.
+Two checkpoints or image sets of different names are compared as one, `X, Y`: see `two_of`.
 """
 
 from __future__ import annotations
@@ -53,26 +53,36 @@ class Run:
 
     store: Store
     label: str
-    checkpoint: str | None = None
-    """The only one that is compared; None for all of them."""
+    column: str | None = None
+    """Of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
+    value: str | None = None
     called: str | None = None
     """What the comparison calls it."""
 
+    @property
+    def name(self) -> str:
+        """What is compared, in short."""
+        return self.value or self.label
+
     def renamed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Those rows, with a column checkpoint, that are compared, under the names that the comparison has for them."""
-        if self.checkpoint is None:
+        """Those rows, of columns checkpoint and image_set, that are compared, under the names of the comparison."""
+        if self.column is None:
             return rows
-        return rows.filter(checkpoint=self.checkpoint).with_columns(checkpoint=pl.lit(self.called))
+        chosen = rows.filter(pl.col(self.column) == self.value)
+        return chosen.with_columns(pl.lit(self.called).alias(self.column))
 
 
-def two_checkpoints(a: Run, b: Run, first: str, second: str) -> tuple[Run, Run]:
-    """The runs reduced to a checkpoint each, to be compared with each other; UnknownName for one that is not there."""
+def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, Run]:
+    """The runs reduced to a checkpoint or an image set each, to be compared; UnknownName for one that is not there."""
     for run, name in ((a, first), (b, second)):
-        known = run.store.frame("SELECT DISTINCT checkpoint FROM study_detail_of(?) ORDER BY 1", [run.label])
-        if name not in known["checkpoint"]:
-            raise UnknownName(f"checkpoint of {run.label}", name, known["checkpoint"].to_list())
+        detail = run.store.frame("SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?)", [run.label])
+        if name not in (known := detail[column].unique().sort()):
+            raise UnknownName(f"{column.replace('_', ' ')} of {run.label}", name, known.to_list())
     called = f"{first}, {second}"
-    return replace(a, checkpoint=first, called=called), replace(b, checkpoint=second, called=called)
+    return (
+        replace(a, column=column, value=first, called=called),
+        replace(b, column=column, value=second, called=called),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +94,8 @@ class Compared:
     only_a: pl.DataFrame
     only_b: pl.DataFrame
     """The columns of MATCH."""
+    replaced: pl.DataFrame
+    """What `replaced_conditions` says."""
 
 
 def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Compared:
@@ -92,8 +104,8 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     The numbers are those of `pair_cells`; p_holm and p_bh adjust p over all rows, and where p_holm < 0.05 the two cells
     differ. Raises UsageError where the two runs are one and the same.
     """
-    if (a.store.path.resolve(), a.label, a.checkpoint) == (b.store.path.resolve(), b.label, b.checkpoint):
-        raise UsageError(f"{a.label} would be compared with itself; name two versions, studies or databases")
+    if (a.store.path.resolve(), a.label, a.column, a.value) == (b.store.path.resolve(), b.label, b.column, b.value):
+        raise UsageError(f"{a.name} would be compared with itself; name two versions, studies or databases")
     mine, theirs = _cells(a), _cells(b)
     matched = mine.join(theirs, on=MATCH, suffix="_b", maintain_order="left")
     one_database = a.store.path.resolve() == b.store.path.resolve()
@@ -110,7 +122,36 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
         len(matched.filter(same)),
         mine.join(theirs, on=MATCH, how="anti", maintain_order="left").select(MATCH),
         theirs.join(mine, on=MATCH, how="anti", maintain_order="left").select(MATCH),
+        replaced_conditions(mine, theirs),
     )
+
+
+def replaced_conditions(mine: pl.DataFrame, theirs: pl.DataFrame) -> pl.DataFrame:
+    """One row a probe whose conditions others have taken the place of: probe, and lists of parameters as JSON.
+
+    `before` are those of cells in A alone and `after` those in B alone, where there are both; `anew` are in both, and
+    the probe's implementation is another.
+    """
+    keys = ["probe", "parameters"]
+    one, other = (cells.select(*keys, "condition").unique(maintain_order=True) for cells in (mine, theirs))
+    sides = {
+        "before": one.join(other, on=keys, how="anti", maintain_order="left"),
+        "after": other.join(one, on=keys, how="anti", maintain_order="left"),
+        "anew": one.join(other, on=keys, maintain_order="left").filter(
+            pl.col("condition") != pl.col("condition_right")
+        ),
+    }
+    found = one.select("probe").unique(maintain_order=True)
+    for name, rows in sides.items():
+        lists = rows.group_by("probe").agg(pl.col("parameters").unique(maintain_order=True).alias(name))
+        found = found.join(lists, on="probe", how="left", maintain_order="left")
+    found = found.with_columns(pl.col(*sides).fill_null([]))
+    both = (pl.col("before").list.len() > 0) & (pl.col("after").list.len() > 0)
+    nothing = pl.lit([], pl.List(pl.String))
+    found = found.with_columns(
+        pl.when(both).then(pl.col(name)).otherwise(nothing).alias(name) for name in ("before", "after")
+    )
+    return found.filter(both | (pl.col("anew").list.len() > 0))
 
 
 def curves(cells: pl.DataFrame) -> pl.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -143,11 +144,12 @@ def _paired_accuracies(a: Run, b: Run, wanted: set[tuple[str, str]]) -> Iterator
 
 
 def subjects_of(run: Run) -> list[Subject]:
-    """What the run has metrics of, by the names that the comparison has for its checkpoints."""
+    """What the run has metrics of, by the names that the comparison has for it."""
     found = subjects(run.store, run.label)
-    if run.checkpoint is None or run.called is None:
+    if run.column is None:
         return found
-    return [replace(one, checkpoint=run.called) for one in found if one.checkpoint == run.checkpoint]
+    called: dict[str, Any] = {run.column: run.called}
+    return [replace(one, **called) for one in found if getattr(one, run.column) == run.value]
 
 
 def digest_of_images(store: Store, subject: Subject) -> str:

@@ -11,6 +11,7 @@ from ...errors import UsageError
 from .cells import Run, compare_cells, curves
 from .conditions import compare_conditions
 from .metrics import compare_correlations, compare_metrics
+from .words import in_words
 
 SAME = 1e-12
 """Differences up to which numbers are the same but for rounding."""
@@ -35,6 +36,10 @@ class Comparison:
     """Why there are none."""
     only_a: pl.DataFrame
     only_b: pl.DataFrame
+    replaced: pl.DataFrame
+    """Conditions that others have taken the place of: see `replaced_conditions`."""
+    sentence: str
+    """What differs beyond chance, in plain words."""
 
     def what_differs(self) -> Comparison:
         """Without the rows in which both runs say the same."""
@@ -56,26 +61,29 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
     found = compare_cells(a, b, advance)
     why_not = None
     try:
-        if a.checkpoint is not None:
-            raise UsageError("two checkpoints are compared, and a correlation needs 4 models")
+        if a.column is not None:
+            raise UsageError(f"two {a.column.replace('_', ' ')}s are compared, and correlations are of whole studies")
         correlations = compare_correlations(a, b)
     except UsageError as error:
         why_not = str(error)
         correlations = pl.DataFrame(schema={"difference": pl.Float64})
+    metrics = compare_metrics(a, b)
     return Comparison(
         _words(a),
         _words(b),
         found.same,
         found.cells,
         curves(found.cells),
-        compare_metrics(a, b),
+        metrics,
         compare_conditions(a, b),
         correlations,
         why_not,
         found.only_a,
         found.only_b,
+        found.replaced,
+        in_words(a, b, found.cells, metrics),
     )
 
 
 def _words(run: Run) -> str:
-    return ", ".join(filter(None, (str(run.store.path), run.label, run.checkpoint)))
+    return ", ".join(filter(None, (str(run.store.path), run.label, run.value)))

@@ -39,24 +39,11 @@ def analyze(
 
     Example: bandlens analyze --db results.duckdb --json
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.metrics.compute import compute_metrics, subjects
-    from ...analysis.metrics.conditions import compute_conditions
-    from ...analysis.metrics.error_consistency import judged_images, write_consistencies
-    from ...errors import UsageError
+    from ..api import analyze as compute
 
-    if not db.exists():
-        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
-    with open_store(db) as store:
-        count = len(subjects(store, study))
-        with progress("analyzing", count, "checkpoints and image sets") as advance:
-            metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
-        with progress("analyzing every condition", count, "checkpoints and image sets") as advance:
-            of_conditions = compute_conditions(store, study, resamples, advance)
-        judged = judged_images(store, study)
-        with progress("comparing errors", len(judged), "image sets") as advance:
-            write_consistencies(store, judged, resamples, advance)
-    shown = of_conditions if conditions else metrics
+    shown = compute(
+        db, study, resamples=resamples, rgb_reference=rgb_reference, conditions=conditions, progress=progress
+    )
     ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
     rows = shown.drop(*ids, strict=False).to_dicts()
     if conditions and not as_json:

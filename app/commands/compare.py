@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import some_of
+from ...errors import UsageError, some_of
 from ..console import Json, parameters_in_words, print_rows, progress
 from .completion import complete_study
 from .options import Database
@@ -17,11 +16,12 @@ from .options import Database
 if TYPE_CHECKING:
     import polars as pl
 
-    from ...analysis.comparison.cells import Run
     from ...analysis.comparison.runs import Comparison
 
 NAMED = 10
 """How many cells that only one run has are listed."""
+MOST_CONDITIONS = 7
+"""Of a probe, that were replaced or came instead."""
 
 
 def compare(
@@ -32,8 +32,13 @@ def compare(
         ),
     ],
     b: Annotated[
-        str, typer.Argument(help="What to compare it with.", show_default=False, autocompletion=complete_study)
-    ],
+        str | None,
+        typer.Argument(
+            help="What to compare it with; left out, A, for two of its own.",
+            show_default=False,
+            autocompletion=complete_study,
+        ),
+    ] = None,
     db: Database = Path("results.duckdb"),
     study: Annotated[
         str | None,
@@ -43,31 +48,33 @@ def compare(
         str | None,
         typer.Option("--checkpoints", metavar="X,Y", help="Compare checkpoint X of A with Y of B.", show_default="all"),
     ] = None,
+    image_sets: Annotated[
+        str | None,
+        typer.Option("--image-sets", metavar="X,Y", help="Compare image set X of A with Y of B.", show_default="all"),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List what is the same, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
 
-    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/statistics.md.
+    Two versions of a study, two studies, two databases; or two checkpoints or image sets of a study. McNemar's test for
+    each cell, corrected over all of them. Differences are B less A; see docs/statistics.md.
 
     Example: bandlens compare study@1 study@2 --db results.duckdb
 
-    Example: bandlens compare study study --checkpoints resnet50.a1_in1k,resnet50.a2_in1k
+    Example: bandlens compare study --checkpoints resnet50.a1_in1k,resnet50.a2_in1k
     """
-    from ...analysis.comparison.cells import two_checkpoints
-    from ...analysis.comparison.runs import compare_runs
-    from ...errors import UsageError
+    from ..api import compare as compare_runs
 
-    pair = checkpoints.split(",") if checkpoints is not None else None
-    if pair is not None and not (len(pair) == 2 and all(pair)):
-        raise UsageError(f"--checkpoints {checkpoints}: give one of A and one of B, as X,Y")
-
-    with ExitStack() as stack:
-        first, second = (_opened(stack, name, db, study) for name in (a, b))
-        if pair is not None:
-            first, second = two_checkpoints(first, second, *pair)
-        with progress("comparing", None, "cells") as advance:
-            found = compare_runs(first, second, advance)
+    found = compare_runs(
+        a,
+        b,
+        db,
+        study=study,
+        checkpoints=_pair("--checkpoints", checkpoints),
+        image_sets=_pair("--image-sets", image_sets),
+        progress=progress,
+    )
     shown = found if everything else found.what_differs()
     if as_json:
         print(json.dumps(_as_json(found, shown), indent=1))
@@ -75,22 +82,21 @@ def compare(
         _print(found, shown)
 
 
-def _opened(stack: ExitStack, name: str, db: Path, study: str | None) -> Run:
-    from ...analysis.comparison.cells import Run
-    from ...analysis.database.open import open_store
-    from ...analysis.database.studies import study_label
-
-    file = Path(name)
-    is_database = file.is_file() or file.suffix in (".duckdb", ".db")
-    store = stack.enter_context(open_store(file if is_database else db, read_only=True))
-    return Run(store, study_label(store, study if is_database else name))
+def _pair(option: str, text: str | None) -> tuple[str, str] | None:
+    if text is None:
+        return None
+    first, comma, second = text.partition(",")
+    if not (first and comma and second) or "," in second:
+        raise UsageError(f"{option} {text}: give one of A and one of B, as X,Y")
+    return first, second
 
 
 def _as_json(found: Comparison, shown: Comparison) -> dict[str, Any]:
-    tables = ("cells", "curves", "metrics", "conditions", "correlations", "only_a", "only_b")
+    tables = ("cells", "curves", "metrics", "conditions", "correlations", "only_a", "only_b", "replaced")
     return {
         "a": found.a,
         "b": found.b,
+        "sentence": found.sentence,
         "same_cells": found.same,
         "compared_cells": len(found.cells),
         **{name: getattr(shown, name).to_dicts() for name in tables},
@@ -101,7 +107,16 @@ def _as_json(found: Comparison, shown: Comparison) -> dict[str, Any]:
 def _print(found: Comparison, shown: Comparison) -> None:
     from ...analysis.comparison.cells import DIFFERS
 
-    print(f"A: {found.a}\nB: {found.b}")
+    for row in found.replaced.rows(named=True):
+        before, after, anew = (_conditions(row[name]) for name in ("before", "after", "anew"))
+        if after:
+            print(
+                f"{row['probe']}: these {len(row['before'])} conditions became those {len(row['after'])}: "
+                f"{before}; now {after}"
+            )
+        if anew:
+            print(f"{row['probe']}: {len(row['anew'])} conditions are implemented anew: {anew}")
+    print(f"{found.sentence}\nA: {found.a}\nB: {found.b}")
     different = len(found.cells.filter(DIFFERS))
     print(
         f"{found.same} cells are one and the same; of {len(found.cells)} others that both have, {different} differ in "
@@ -126,6 +141,11 @@ def _print(found: Comparison, shown: Comparison) -> None:
             print_rows(_shown(frame), title=title)
         else:
             print(f"{title}: nothing differs")
+
+
+def _conditions(parameters: list[str]) -> str:
+    """In words; without any where the only condition has no parameters."""
+    return some_of([parameters_in_words(one) or "no parameters" for one in parameters], MOST_CONDITIONS, "; ")
 
 
 def _named(cells: pl.DataFrame) -> str:

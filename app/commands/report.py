@@ -47,10 +47,9 @@ def report(
 
     Example: bandlens report --db results.duckdb --out report.html
     """
-    from ..report.build import write_report
+    from ..api import report as write
 
-    with progress("writing", None, "figures") as advance:
-        written = write_report(db, out, study, against, figures, photograph, advance)
+    written = write(db, out, study, against=against, figures=figures, photograph=photograph, progress=progress)
     print(f"{out}: {written.sections} sections, {written.charts} charts, {written.bytes / 1e6:.1f} MB")
     if figures:
         print(f"{figures}: {len(written.figures)} files")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import BandlensError, UnknownName, UsageError
+from ...errors import UnknownName, UsageError
 from ..console import Json, duration
 from .options import Database, EngineOption, StudyFile, opened
 
@@ -106,12 +106,7 @@ def run(
             print(f"to commit them: bandlens rebuild {study} --shards {sharded.folder} --db {db}")
     else:
         print(f"{summary.label}: nothing to run, all {summary.cells:,} cells are in {db}")
-    if summary.failed:
-        first = summary.failed[0]
-        raise BandlensError(
-            f"{len(summary.failed)} of {summary.cells} cells failed, the first: {first.cell}: {first.error}; "
-            f"the others are stored, and the next run tries the failed ones again"
-        )
+    summary.check()
 
 
 def _sharded(

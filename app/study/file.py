@@ -1,12 +1,13 @@
-"""A study: a TOML file that names checkpoints, image sets and probes."""
+"""A study: a TOML file, or keys in Python, that name checkpoints, image sets and probes."""
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ...analysis.comparison.gate import Limits
 from ...errors import UnknownName, UsageError
@@ -19,14 +20,19 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """A study file as it was written, with its defaults. Paths are relative to the file's folder."""
+    """What a study file says, with its defaults. Paths are relative to `folder`, which is the file's.
+
+    `Study(name="mine", checkpoints=["*"], images=["photos.set"])` is written as TOML, and that text is checked and kept
+    as a file's is. Raises UsageError, which says what is wrong with which key.
+    """
 
     name: str
     checkpoints: list[str]
     """Names of exported models; `*` stands for all of them, `category:NAME` for those of a category."""
     images: list[str]
     """Folders of image sets; `*` in a path stands for any name: "imagenet-c/*/*"."""
-    probes: Mapping[str, Mapping[str, Any]]
+    probes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: PUBLISHED)
+    """Name -> parameters, each a value or a list of them; by default the published grid."""
     clean_images: list[str] = field(default_factory=list)
     """Image sets that are run without perturbation alone, such as the other benchmarks beside imagenet."""
     models: str = ""
@@ -45,6 +51,22 @@ class Study:
     """What a precision may differ in from fp32 to pass its gate."""
     folder: Path = Path()
     toml: str = ""
+    """The text that is kept with the results."""
+
+    def __post_init__(self) -> None:
+        if self.toml:
+            return
+        where = f"study {self.name}"
+        toml = _written(where, {key: getattr(self, key) for key in KEYS})
+        for key, value in ({"toml": toml} | _checked(where, _parsed(where, toml))).items():
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def read(cls, file: str | os.PathLike[str]) -> Self:
+        """Parse and check a study file; UsageError says what is wrong with which key."""
+        path = Path(file)
+        toml = _text(path)
+        return cls(**_checked(path, {"name": path.stem} | _parsed(path, toml)), folder=path.parent, toml=toml)
 
     @property
     def thread_count(self) -> int:
@@ -52,24 +74,27 @@ class Study:
 
 
 def read_study(file: Path) -> Study:
-    """Parse and check a study file; UsageError says what is wrong with which key."""
-    toml, table = parse_study(file)
-    known = [one.name for one in fields(Study) if one.name not in ("folder", "toml")]
+    """`Study.read`."""
+    return Study.read(file)
+
+
+KEYS = [one.name for one in fields(Study) if one.name not in ("folder", "toml")]
+
+
+def _checked(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a study, checked."""
     for key in table:
-        if key not in known:
-            raise UnknownName(f"key in {file}", key, known, f"the keys are {', '.join(known)}")
-    table.setdefault("name", file.stem)
-    table.setdefault("probes", PUBLISHED)
+        if key not in KEYS:
+            raise UnknownName(f"key in {where}", key, KEYS, f"the keys are {', '.join(KEYS)}")
     for key in ("checkpoints", "images"):
         if key not in table:
-            raise UsageError(f"{file}: {key} is missing; it is a list of names")
+            raise UsageError(f"{where}: {key} is missing; it is a list of names")
     for key, value in table.items():
-        _check(file, key, value)
-    table["gate"] = _limits(file, table.get("gate", {}))
-    return Study(**table, folder=file.parent, toml=toml)
+        _check(where, key, value)
+    return {**table, "gate": _limits(where, table.get("gate", {}))}
 
 
-KEYS: Mapping[str, tuple[type[Any], str]] = {
+KINDS: Mapping[str, tuple[type[Any], str]] = {
     "checkpoints": (list, "a list of names"),
     "images": (list, "a list of folders"),
     "clean_images": (list, "a list of folders"),
@@ -93,25 +118,25 @@ def is_study_name(text: str) -> bool:
     return bool(text) and "@" not in text and text != "*" and text.isprintable()
 
 
-def _check(file: Path, key: str, value: Any) -> None:
-    kind, words = KEYS.get(key, (str, "a string"))
+def _check(where: str | Path, key: str, value: Any) -> None:
+    kind, words = KINDS.get(key, (str, "a string"))
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{file}: {key} must be {words}, not {value!r}")
+        raise UsageError(f"{where}: {key} must be {words}, not {value!r}")
     if isinstance(value, list) and not (value and all(isinstance(entry, str) for entry in value)):
-        raise UsageError(f"{file}: {key} must be {words}, and at least one, not {value!r}")
+        raise UsageError(f"{where}: {key} must be {words}, and at least one, not {value!r}")
     if key in RANGES and not RANGES[key][0] <= value <= RANGES[key][1]:
-        raise UsageError(f"{file}: {key} must be in [{RANGES[key][0]}, {RANGES[key][1]}], not {value}")
+        raise UsageError(f"{where}: {key} must be in [{RANGES[key][0]}, {RANGES[key][1]}], not {value}")
     if key == "name" and not is_study_name(value):
-        raise UsageError(f"{file}: name must be a line of text without @, which asks for a version, not {value!r}")
+        raise UsageError(f"{where}: name must be a line of text without @, which asks for a version, not {value!r}")
 
 
-def _limits(file: Path, table: Mapping[str, Any]) -> Limits:
+def _limits(where: str | Path, table: Mapping[str, Any]) -> Limits:
     known = [one.name for one in fields(Limits)]
     for key, value in table.items():
         if key not in known:
-            raise UnknownName(f"key in [gate] of {file}", key, known)
+            raise UnknownName(f"key in [gate] of {where}", key, known)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
-            raise UsageError(f"{file}: gate.{key} must be a share above 0 and below 1, not {value!r}")
+            raise UsageError(f"{where}: gate.{key} must be a share above 0 and below 1, not {value!r}")
     return Limits(**table)
 
 
@@ -122,31 +147,68 @@ MOST_DOTS = 1000
 """Dots that a line may have: what a dotted key costs Python's parser grows with the square of its parts."""
 
 
-def parse_study(file: Path) -> tuple[str, dict[str, Any]]:
-    """The text of a study file, and what it says; UsageError where it says nothing, or what must not be stored."""
+def _text(file: Path) -> str:
     try:
-        toml = read_text(file, LARGEST, pipe=True)
+        return read_text(file, LARGEST, pipe=True)
+    except FileNotFoundError:
+        raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
+    except (OSError, ValueError) as error:  # what is no UTF-8 is a ValueError
+        raise UsageError(f"{file} cannot be read as TOML: {error}") from None
+
+
+def _parsed(where: str | Path, toml: str) -> dict[str, Any]:
+    """What the text of a study says; UsageError where it says nothing, or what must not be stored."""
+    try:
         if any(line.count(".") > MOST_DOTS for line in toml.split("\n")):
             raise ValueError(f"a line has more than {MOST_DOTS:,} dots")
         table = tomllib.loads(toml)
-    except FileNotFoundError:
-        raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
-    except (OSError, ValueError) as error:  # what is no TOML or no UTF-8 is a ValueError, and so is a huge number
-        raise UsageError(f"{file} cannot be read as TOML: {error}") from None
+    except ValueError as error:  # what is no TOML, and a huge number
+        raise UsageError(f"{where} cannot be read as TOML: {error}") from None
     except RecursionError:
-        raise UsageError(f"{file} cannot be read as TOML: it is nested too deeply") from None
+        raise UsageError(f"{where} cannot be read as TOML: it is nested too deeply") from None
     if without_secrets(toml) != toml:
         raise UsageError(
-            f"{file} holds a password or token, and a study is kept in the results database; take it out, and let a "
+            f"{where} holds a password or token, and a study is kept in the results database; take it out, and let a "
             "probe of yours read it from the environment"
         )
-    _refuse_huge_numbers(file, table)
-    return toml, table
+    _refuse_huge_numbers(where, table)
+    return table
 
 
-def _refuse_huge_numbers(file: Path, value: Any) -> None:
+def _refuse_huge_numbers(where: str | Path, value: Any) -> None:
     """UsageError for a whole number beyond TOML's 64 bits, which neither a database nor a message could hold."""
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise UsageError(f"{file}: a whole number has more than 64 bits; TOML has none so large")
+        raise UsageError(f"{where}: a whole number has more than 64 bits; TOML has none so large")
     for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _refuse_huge_numbers(file, one)
+        _refuse_huge_numbers(where, one)
+
+
+# What Python says, as a file would
+def _written(where: str, keys: Mapping[str, Any]) -> str:
+    """The keys as TOML, without those that have their defaults."""
+    import tomli_w
+
+    try:
+        usual = {one.name: _plain(one.default_factory()) for one in fields(Study) if callable(one.default_factory)}
+        usual |= {one.name: one.default for one in fields(Study) if one.name not in usual}
+        plain = {key: _plain(value) for key, value in keys.items()}
+        toml = tomli_w.dumps({key: value for key, value in plain.items() if value != usual[key]})
+        size = len(toml.encode())
+    except (TypeError, ValueError, RecursionError) as error:  # half of a surrogate pair is a ValueError
+        raise UsageError(f"{where} cannot be written as TOML: {error}; give text, numbers, lists and tables") from None
+    if size > LARGEST:
+        raise UsageError(f"{where} would take {size:,} bytes as a file, and at most {LARGEST:,} are read")
+    return toml
+
+
+def _plain(value: Any) -> Any:
+    """Paths as text, arrays of NumPy as lists, limits as a table."""
+    if isinstance(value, Limits):
+        return asdict(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value

@@ -27,9 +27,10 @@ from ...engine.tasks import Task, by_attack, tasks_of, whole_tasks
 from ...engine.workbench import Workbench
 from ...errors import BandlensError, EngineError, ShardError, some_of
 from ...probes.images.decision_spaces import NAMES, decision_space
+from ...probes.images.rows import Advance, Progress
 from ...protocol import CLASSES
 from ...records import Cell, Failed, Finished, Predictions, SessionInfo, Variant
-from ..console import Advance, log, progress
+from ..console import log, progress
 from .plan import metrics_of
 from .resolve import Work
 
@@ -73,6 +74,16 @@ class Summary:
     seconds: float
     failed: list[Failed]
 
+    def check(self) -> Summary:
+        """This, where no cell failed; or BandlensError, which names the first."""
+        if self.failed:
+            first = self.failed[0]
+            raise BandlensError(
+                f"{len(self.failed)} of {self.cells} cells failed, the first: {first.cell}: {first.error}; "
+                f"the others are stored, and the next run tries the failed ones again"
+            )
+        return self
+
 
 def run_study(
     work: Work,
@@ -81,6 +92,7 @@ def run_study(
     require_gate: bool = False,
     sharded: Sharded | None = None,
     snapshot: Path | None = None,
+    progress: Progress = progress,
 ) -> Summary:
     """Run what the database lacks of a study. Interrupt it at will: what was committed stays and is not run again.
 
@@ -91,13 +103,14 @@ def run_study(
         require_gate: raise BandlensError, rather than warn, where the study's precision has not passed its gate.
         sharded: run in tasks that leave shards, here or on a cluster; what may be lost is then a task for each worker.
         snapshot: a copy for readers, renewed now and then while this runs.
+        progress: shows how far it is; by default on stderr.
     """
     with open_store(database) as store:
         if snapshot:
             store.after_commit = snapshots(store, snapshot)
         _check_gate(work, store, require_gate)
         _tell_gaps(work)
-        return run_missing(work, store, partial(record, work, store), range_seconds, sharded)
+        return run_missing(work, store, partial(record, work, store), range_seconds, sharded, progress)
 
 
 def record(work: Work, store: Store) -> str:
@@ -119,15 +132,16 @@ def run_missing(
     begin: Callable[[], str],
     range_seconds: float = RANGE_SECONDS,
     sharded: Sharded | None = None,
+    progress: Progress = progress,
 ) -> Summary:
     """Run the cells that are not complete. `begin` records all of them and gives the label of the summary."""
     started = time.monotonic()
     done = store.progress(work.cells)
     todo = [cell for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
     if sharded:
-        label, committed = _run_in_shards(work, store, begin, todo, done, sharded)
+        label, committed = _run_in_shards(work, store, begin, todo, done, sharded, progress)
     else:
-        label, committed = _run_whole(work, store, begin, todo, done, range_seconds)
+        label, committed = _run_whole(work, store, begin, todo, done, range_seconds, progress)
     seconds = time.monotonic() - started
     return Summary(label, len(work.cells), len(todo), committed.predictions, seconds, committed.failed)
 
@@ -173,6 +187,7 @@ def _run_whole(
     todo: Sequence[Cell],
     done: Mapping[str, int],
     range_seconds: float,
+    progress: Progress,
 ) -> tuple[str, Committed]:
     """Run the cells in this process and commit range by range; gives the label and what was committed."""
     committed = Committed()
@@ -232,6 +247,7 @@ def _run_in_shards(
     todo: Sequence[Cell],
     done: dict[str, int],
     sharded: Sharded,
+    progress: Progress,
 ) -> tuple[str, Committed]:
     """`_run_whole` in tasks; what shards the folder has of them is not computed again.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +167,8 @@ def describe(folder: Path, index: Index, info: ImageSetInfo, **more: Any) -> Non
 
 
 def pack(
-    source: Path,
-    out: Path,
+    source: str | PathLike[str],
+    out: str | PathLike[str],
     *,
     size: int = SIZE,
     resize: int = 256,
@@ -175,7 +176,7 @@ def pack(
     squash: bool = False,
     name: str | None = None,
     benchmark: str | None = None,
-    labels: Path | None = None,
+    labels: str | PathLike[str] | None = None,
     decision_space: str = "all",
     clusters: str = "none",
     limit: int | None = None,
@@ -213,6 +214,7 @@ def pack(
     Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images or
     their labels. After an error there is no `out`.
     """
+    source, out = Path(source), Path(out)
     crop = Crop(size, resize, fast=fast, interpolation=interpolation, squash=squash)
     clusters_of = clustering(clusters)
     space, how = find_space(decision_space), How(skip_broken, stream, workers, progress, say)
@@ -220,16 +222,16 @@ def pack(
     images = open_source(source)
     names: list[str] | None = None
     classes: NDArray[np.int32] | None
-    if labels == FOLDERS:
+    if labels and Path(labels) == FOLDERS:
         classes, names = labels_of_names(source, images.paths)
     elif labels:
-        classes, names = labels_of_csv(labels, images.paths)
+        classes, names = labels_of_csv(Path(labels), images.paths)
     else:
         classes = labels_of_folders(source, images.paths, space)
     if names is not None and space.name != "all":
         raise UsageError(f"classes of {space.name} have names already; leave --decision-space out, or own labels")
     refuse_numbers(source, images.paths, classes)
-    refuse_outside(labels or source, images.paths, classes, space)
+    refuse_outside(Path(labels or source), images.paths, classes, space)
     info = _info(name or out.name, benchmark, crop, decision_space)
     if classes is None and (folders := folders_that_could_be_labels(images.paths)):
         how.say(f"{source}: no labels, so agreement is measured; its {folders} folders can be: --labels folders")

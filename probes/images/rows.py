@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ...errors import ImageSetError, UsageError
 from ..arrays import processors
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-Advance = Callable[[float], object]
+
+
+class Advance(Protocol):
+    def __call__(self, amount: float = 1, /) -> None: ...
+
+
 Progress = Callable[[str, float | None, str], AbstractContextManager[Advance]]
 """`with progress(what, total, unit) as advance`, then `advance(1)` after each."""
 Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
@@ -34,7 +39,7 @@ Keep = Callable[[int, "NDArray[np.uint8]"], None]
 
 def silent(_what: str, _total: float | None, _unit: str) -> AbstractContextManager[Advance]:
     """Show no progress."""
-    return nullcontext(lambda _amount: None)
+    return nullcontext(lambda _amount=1, /: None)
 
 
 @contextmanager

@@ -94,7 +94,10 @@ def test_help_loads_no_heavy_library(words: list[str]) -> None:
 
 
 def test_importing_the_package_loads_no_heavy_library() -> None:
-    code = f"import sys, bandlens, bandlens.records, bandlens.errors; print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    code = (
+        "import sys, bandlens, bandlens.records; assert issubclass(bandlens.UsageError, bandlens.BandlensError); "
+        f"dir(bandlens); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
     result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

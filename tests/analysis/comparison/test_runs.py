@@ -89,6 +89,26 @@ def test_versions_in_one_database_are_compared_where_they_are_not_one_and_the_sa
     assert row["p_holm"] == row["p_bh"] == row["p"]
 
 
+def test_conditions_that_others_took_the_place_of_are_told_by_probe(store: Store, images: Images) -> None:
+    """Cutoffs 0.1 and 0.2 became 0.3; 0.5 is implemented anew; high-pass is left out, not replaced."""
+    old, new = ([condition("lowpass", cutoff=cutoff) for cutoff in cutoffs] for cutoffs in ((0.1, 0.2), (0.3,)))
+    clean, nets = outcome(images, CLEAN, 0), [model("net"), model("other")]
+    first = [outcome(images, of, 1, by=net) for of in (*old, LOW, HIGH) for net in nets]
+    second = [outcome(images, of, 2, by=net) for of in (*new, changed(LOW)) for net in nets]
+    a, b = (Run(store, store_study(store, "s", images, [clean, *parts])) for parts in (first, second))
+    assert compare_cells(a, b).replaced.to_dicts() == [
+        {
+            "probe": "lowpass",
+            "before": ['{"cutoff": 0.1}', '{"cutoff": 0.2}'],
+            "after": ['{"cutoff": 0.3}'],
+            "anew": ['{"cutoff": 0.5}'],
+        }
+    ]
+    parts = [*first, outcome(images, CLEAN, 0, by=nets[1])]
+    alone = Run(store, store_study(store, "t", images, [clean, *(one for one in parts if one.cell.model == nets[1])]))
+    assert compare_cells(a, alone).replaced.is_empty(), "a checkpoint was left out, and no condition"
+
+
 def test_two_databases_are_compared_image_by_image(store: Store, other: Store, images: Images) -> None:
     parts = [outcome(images, of, 1) for of in (CLEAN, LOW, HIGH)]
     store_study(store, "s", images, parts)

@@ -111,7 +111,9 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     with open_store(path) as store:
         store_study(store, "s", images, parts)
         compute_metrics(store, "s")
-    found = json.loads(call("s", "s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
+    found = json.loads(call("s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
+    assert found == json.loads(call("s@1", "s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
+    assert found["sentence"].startswith("y is less accurate without perturbation: -0.150 [-0.2")
     assert [found["a"], found["b"]] == [f"{path}, s@1, x", f"{path}, s@1, y"]
     clean, low = found["cells"]
     assert (clean["checkpoint"], clean["differs_in"], low["difference"]) == ("x, y", "weights or export", 0)
@@ -126,7 +128,47 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     assert "two checkpoints are compared" in found["no_correlations"]
     assert "unknown checkpoint of s@1 'w'" in refusal("s", "s", "--checkpoints", "x,w", "--db", path)
     assert "give one of A and one of B" in refusal("s", "s", "--checkpoints", "x", "--db", path)
-    assert "would be compared with itself" in refusal("s", "s", "--checkpoints", "x,x", "--db", path)
+    assert "x would be compared with itself" in refusal("s", "--checkpoints", "x,x", "--db", path)
+    assert "s alone: say with which study" in refusal("s", "--db", path)
+    both = refusal("s", "--checkpoints", "x,y", "--image-sets", "set,set", "--db", path)
+    assert "two checkpoints, or two image sets; not both" in both
+
+
+def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_path: Path) -> None:
+    """The second has 80 of the first one's 100 photographs, of which 20 more are wrong there."""
+    path, paths = tmp_path / "results.duckdb", [f"{k}.png" for k in range(100)]
+    sets = [
+        image_set(100, name="clear", labels=[0] * 100),
+        image_set(80, name="fog", labels=[0] * 80, paths=paths[20:]),
+    ]
+    nets = [model("x"), model("y")]
+    parts = [part(cell(of, by=by), ranks(of, wrong), ranks(of, wrong)) for of, wrong in zip(sets, (30, 30), strict=True)
+             for by in nets]  # fmt: skip
+    with open_store(path) as store:
+        store_study(store, "s", sets, parts)
+    found = json.loads(call("s", "--image-sets", "clear,fog", "--db", path, "--json"))
+    assert [found["a"], found["b"]] == [f"{path}, s@1, clear", f"{path}, s@1, fog"]
+    assert [(row["checkpoint"], row["image_set"], row["n"], row["lost"], row["gained"]) for row in found["cells"]] == [
+        (name, "clear, fog", 80, 20, 0) for name in ("x", "y")
+    ]
+    assert found["sentence"] == "fog is less accurate without perturbation in 2 of 2 cases"
+    assert "two image sets are compared" in found["no_correlations"]
+    assert "unknown image set of s@1 'fogg'" in refusal("s", "--image-sets", "clear,fogg", "--db", path)
+
+
+def test_what_was_replaced_leads(tmp_path: Path) -> None:
+    path, images = tmp_path / "results.duckdb", image_set(100, labels=[0] * 100)
+    clean = part(cell(images), ranks(images, 10), ranks(images, 10))
+    with open_store(path) as store:
+        for cutoffs in ((0.1, 0.2), (0.3, 0.4, 0.5)):
+            low = [condition("lowpass", cutoff=cutoff) for cutoff in cutoffs]
+            store_study(store, "s", images, [clean, *(part(cell(images, of), ranks(images, 30), ranks(images, 30))
+                                                      for of in low)])  # fmt: skip
+    first, second, *_ = call("s@1", "s@2", "--db", path).splitlines()
+    assert first == (
+        "lowpass: these 2 conditions became those 3: cutoff=0.1; cutoff=0.2; now cutoff=0.3; cutoff=0.4; cutoff=0.5"
+    )
+    assert second == "s@1 and s@2 have no cells that could differ"
 
 
 def test_what_cannot_be_compared_is_told_in_one_line(db: Path, tmp_path: Path) -> None:

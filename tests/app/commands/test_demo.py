@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from small import ask
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.demo import CROPS, PHOTOGRAPHS, crops
@@ -76,10 +77,14 @@ def test_the_demo_again_runs_nothing_and_its_study_is_an_ordinary_one(demo: tupl
     assert json.loads(result.stdout)["ran"] == 0
 
 
-def test_the_notebook_example_runs_on_it(demo: tuple[Path, str]) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "notebook.md").read_text(encoding="utf-8")
+def test_the_page_on_python_runs_on_it(demo: tuple[Path, str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "python.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], check=True, cwd=demo[0])
+    assert ask(demo[0] / "training.duckdb", "SELECT DISTINCT checkpoint FROM accuracy ORDER BY 1") == [
+        ("epoch10",),
+        ("epoch20",),
+    ]
     assert "<svg" in (demo[0] / "lowpass.svg").read_text(encoding="utf-8")
 
 

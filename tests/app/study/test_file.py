@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import re
+import tomllib
 from collections import Counter
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small import CLASSES, Command, make_images, make_model, make_pictures, make_study
 
+from bandlens.analysis.comparison.gate import Limits
 from bandlens.app.study.file import Study, read_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.errors import UsageError
@@ -204,6 +207,63 @@ def test_what_is_not_toml_is_named(workplace: Path, content: bytes) -> None:
 def test_a_study_that_is_not_there_or_a_folder_is_named(workplace: Path) -> None:
     assert f"no study file {workplace}/none.toml" in refusal(workplace / "none.toml")
     assert "Is a directory" in refusal(workplace)
+
+
+# Built in Python
+
+
+def test_a_study_in_python_is_kept_as_text_that_reads_the_same(workplace: Path) -> None:
+    study = Study(
+        name="mine",
+        checkpoints=["one"],
+        images=(workplace / "images.set",),  # type: ignore[arg-type]
+        probes={"lowpass": {"cutoff": np.array([0.1, 0.25])}, "highpass": {}},
+        models=workplace / "models",  # type: ignore[arg-type]
+        seed=np.int64(3),  # type: ignore[arg-type]
+        gate=Limits(flips=0.02),
+    )
+    file = workplace / "mine.toml"
+    file.write_text(study.toml)
+    assert read_study(file) == replace(study, folder=workplace)
+    assert tomllib.loads(study.toml) == {
+        "name": "mine",
+        "checkpoints": ["one"],
+        "images": [str(workplace / "images.set")],
+        "probes": {"lowpass": {"cutoff": [0.1, 0.25]}, "highpass": {}},
+        "models": str(workplace / "models"),
+        "seed": 3,
+        "gate": {"flips": 0.02, "accuracy": 0.003},
+    }
+    assert len(resolve(study).cells) == 1 + 2 + 11
+
+
+def test_without_probes_it_is_the_published_grid(workplace: Path) -> None:
+    study = Study("mine", ["one"], ["images.set"], models="models", folder=workplace)
+    assert "probes" not in tomllib.loads(study.toml)
+    assert len(resolve(study).cells) == 52
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"batch": 0}, "study mine: batch must be in [1, 4096], not 0"),
+        ({"images": []}, "study mine: images must be a list of folders, and at least one"),
+        ({"checkpoints": "one"}, "study mine: checkpoints must be a list of names, not 'one'"),
+        ({"name": "a@1"}, "study a@1: name must be a line of text without @"),
+        ({"gate": {"flip": 0.1}}, "unknown key in [gate] of study mine 'flip'; did you mean flips?"),
+        ({"seed": 2**70}, "study mine: a whole number has more than 64 bits"),
+        ({"seed": None}, "study mine cannot be written as TOML: "),
+        ({"name": "\ud800"}, "cannot be written as TOML: "),
+        ({"probes": {"blur": {"function": print}}}, "study mine cannot be written as TOML: "),
+        ({"models": "https://me:secret@host/models"}, "study mine holds a password or token"),
+        ({"images": ["x" * 300_000]}, "study mine would take 300,"),
+    ],
+)
+def test_what_is_wrong_in_python_is_said_as_of_a_file(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Study(**{"name": "mine", "checkpoints": ["one"], "images": ["images.set"]} | keys)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 # Models and images that are not there, or do not fit

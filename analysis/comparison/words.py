@@ -1,0 +1,63 @@
+"""What differs between two runs, in a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from ..metrics.states import State
+from .cells import DIFFERS, Run
+
+CHANGES = {
+    "low_frequency_bias": ("relies", "on low frequencies"),
+    "high_frequency_bias": ("relies", "on high frequencies"),
+    "shape_bias": ("decides", "by shape"),
+    "clean": ("is", "accurate without perturbation"),
+}
+"""Metric -> what a model does less or more where it is lower or higher; `clean` is the clean accuracy."""
+
+
+def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str:
+    """A sentence: in which biases, and in clean accuracy, B differs from A beyond chance.
+
+    A bias differs where the 95 % interval of its difference leaves zero out and both values are sound, an accuracy
+    where p is below 0.05 after Holm. `cells` are as `compare_cells` gives them, `metrics` as `compare_metrics` does. Of
+    several checkpoints or image sets, the pairs of both that differ are counted as cases.
+    """
+    sound = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
+    columns = ["checkpoint", "metric", "difference", "low", "high", "differs"]
+    biases = metrics.filter(sound).with_columns(differs=(pl.col("low") > 0) | (pl.col("high") < 0))
+    clean = cells.filter(probe="clean").with_columns(metric=pl.lit("clean"), differs=DIFFERS)
+    cases = pl.concat([biases.select(columns), clean.filter(pl.col("p").is_not_null()).select(columns)])
+    found = [text for name in CHANGES if (text := _told(name, cases.filter(metric=name)))]
+    if found:
+        names = cases["checkpoint"].unique()
+        return f"{_who(b, names.item() if len(names) == 1 else None)} {'; it '.join(found)}"
+    tested, different = len(cells.filter(pl.col("p").is_not_null())), len(cells.filter(DIFFERS))
+    if not tested:
+        return f"{a.name} and {b.name} have no cells that could differ"
+    if not different:
+        return f"{b.name} does not differ from {a.name} beyond chance in any of {tested:,} cells"
+    return f"{b.name} differs from {a.name} in the accuracy of {different:,} of {tested:,} cells"
+
+
+def _who(run: Run, checkpoint: str | None) -> str:
+    """Who does less or more: a checkpoint, or those of a run."""
+    if run.column == "checkpoint" or checkpoint is None:
+        return run.name
+    return f"{checkpoint} {'on' if run.column else 'in'} {run.name}"
+
+
+def _told(metric: str, cases: pl.DataFrame) -> str:
+    """Such as `relies less on low frequencies: -0.021 [-0.034, -0.008]`; nothing where no case differs."""
+    verb, what = CHANGES[metric]
+    differing: list[dict[str, Any]] = cases.filter(pl.col("differs").fill_null(False)).to_dicts()
+    if len(cases) == 1 and differing:
+        row = differing[0]
+        word = "less" if row["difference"] < 0 else "more"
+        interval = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+        return f"{verb} {word} {what}: {row['difference']:+.3f}{interval}"
+    less = sum(row["difference"] < 0 for row in differing)
+    counts = [(word, count) for word, count in (("less", less), ("more", len(differing) - less)) if count]
+    return " and ".join(f"{verb} {word} {what} in {count:,} of {len(cases):,} cases" for word, count in counts)
