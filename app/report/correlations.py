@@ -17,6 +17,8 @@ from .data import ReportData
 from .sections import Figure, Section
 
 TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
+MANY, RESAMPLES, FEWER = 200, 10_000, 1_000
+"""Of more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
 SHOWN = ("coefficient", "low", "high", "p", "p_holm")
 """On the maps, whether the models are enough for any or not."""
 MAP_CAPTION = (
@@ -98,7 +100,8 @@ def _table(
     errors: Errors | None = None,
 ) -> pl.DataFrame:
     """The one place that knows how correlations are asked for."""
-    table = correlate(figures, biases, groups, subsets, given=given, errors=errors)
+    resamples = FEWER if len(figures) > MANY else RESAMPLES
+    table = correlate(figures, biases, groups, subsets, given=given, resamples=resamples, errors=errors)
     return table.select(name for name in table.columns if name in SHOWN or not table[name].is_null().all())
 
 
