@@ -2,7 +2,7 @@
 
 Predictions are made up, a few cells' worth of them in turn: what is timed does not depend on their values. The study in
 full has 50,000 images, which makes 2.6 G predictions and a file of 19 GB; fewer images, as by default, leave as many
-cells and models, and as many parts of as many images each. Models are descriptions alone, and images have 16 pixels a
+cells and models, and as many parts of as many images each. Models are descriptions alone, and images have 128 pixels a
 side: a run that finds nothing to do opens neither. Whatever can be repeated is, and commands are whole processes.
 """
 
@@ -23,7 +23,7 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.probes.images.pack import pack_arrays
 from bandlens.records import Finished, SessionInfo
 
-SIZE, CLASSES = 16, 1000
+SIZE, CLASSES = 128, 1000
 RANGE = 2_500
 """Images of a part."""
 KINDS = 7

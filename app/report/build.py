@@ -14,7 +14,7 @@ from .band import band_section, numbers_section
 from .changes import changes_section
 from .consistency import consistency_section
 from .contact_sheet import contact_sheet
-from .correlations import correlations_section, scatter_section
+from .correlations import correlations_section, published_section, scatter_section
 from .data import ReportData, read_data
 from .figures import make_folder, write_figures
 from .page import render
@@ -77,17 +77,18 @@ def _sections(db: Path, results: ReportData | None, against: str | None, photogr
         if results is None:
             raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
         yield changes_section(results, against)
-    yield correlations_section(results)
     if results:
         yield accuracy_section(results)
         if len(results.curve):
             yield curves_section(results)
             yield band_section(results)
             yield numbers_section(results)
+        yield correlations_section(results)
         if len(results.consistency) or len(results.judged):
             yield consistency_section(results)
-    yield atlas_section(results)
-    yield scatter_section()
     yield contact_sheet(results, photograph)
+    yield published_section()
+    yield scatter_section()
+    yield atlas_section(results)
     if results:
         yield provenance(results)

@@ -27,17 +27,21 @@ MAP_CAPTION = (
 )
 
 
-def correlations_section(results: ReportData | None) -> Section:
-    """Heat maps of biases against generalization, for one's own models if they are enough, and for the study's."""
+def correlations_section(results: ReportData) -> Section:
+    """Heat maps of biases against generalization for one's own models, or why there are none."""
+    text, figures = _own(results)
+    return Section("correlations", "Do biases explain generalization?", text, figures)
+
+
+def published_section() -> Section:
+    """The same for the study's models."""
     table = _published()
-    title = "The published study: 48 ResNet-50s"
-    published = Figure("published-correlations", title, _caption(table), _maps(table), 3, table)
-    text, own = _own(results) if results else ([], [])
+    figure = Figure("published-correlations", "48 ResNet-50s", _caption(table), _maps(table), 3, table)
     cited = (
         "The published study is “Can Biases in ImageNet Models Explain Generalization?” (Gavrikov & Keuper 2024, "
         f"CC BY-SA 4.0); its figures ship with bandlens. {_verdict(table)}"
     )
-    return Section("correlations", "Do biases explain generalization?", [*text, cited], [*own, published])
+    return Section("study", "The published study: do biases explain generalization?", [cited], [figure])
 
 
 def scatter_section() -> Section:
