@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sys
 
-from .app import signals
-
 
 def main() -> None:
     """Run the command line; once interrupted, exit with 128 and the number of the signal: 130 for Ctrl-C."""
+    _open_streams()
+    from .app import signals
+
     signals.obey()
     try:
         from .app.cli import main
@@ -24,6 +25,18 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(error.code if isinstance(error.code, int) else bool(error.code))
         raise
+
+
+def _open_streams() -> None:
+    """Open to nowhere what was closed from the start, as by 2>&-.
+
+    The next file to be opened would else get its number, and messages would end in that: it may be the database.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", encoding="utf-8", closefd=False))
 
 
 if __name__ == "__main__":

@@ -74,6 +74,23 @@ class Benchmark:
         return [(name, severity) for name in self.corruptions for severity in SEVERITIES] or [(None, None)]
 
 
+@dataclass(frozen=True, slots=True)
+class Cues:
+    """Two cues that conflict: the label schemes of an image's two classes, and the metrics of what is named."""
+
+    first: str
+    """What the labels of such images are."""
+    second: str
+    bias: str
+    """Decisions for the first among those for either."""
+    accuracy: str
+    """Decisions for either among all."""
+
+
+SHAPE_CUES = Cues("shape", "texture", "shape_bias", "cue_accuracy")
+FREQUENCY_CUES = Cues("lf_label", "hf_label", "low_frequency_cue_bias", "frequency_cue_accuracy")
+CUES = (SHAPE_CUES, FREQUENCY_CUES)
+
 CUE_CONFLICT = "cue-conflict"
 STIMULI: Mapping[str, int] = {
     **dict.fromkeys((CUE_CONFLICT, "colour", "contrast", "eidolonI", "eidolonII", "eidolonIII", "high-pass"), 80),

@@ -48,6 +48,10 @@ class Results:
         """What `bandlens analyze` computed: the view `metric`."""
         return self.sql("FROM metric_of(?) ORDER BY ALL", [study])
 
+    def conditions(self, study: str = "*") -> pl.DataFrame:
+        """Metrics of every condition, and how they differ from clean: the view `condition_metric`."""
+        return self.sql("FROM condition_metric_of(?) ORDER BY ALL", [study])
+
     def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
         """Every bias with every kind of generalization over the models of one study: see docs/statistics.md.
 

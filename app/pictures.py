@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..analysis.database.store import Store
 from ..errors import BandlensError, UsageError
 from ..probes.attacks import ATTACKS
 from ..probes.family import Batch
@@ -21,6 +22,9 @@ from ..records import Condition
 
 DEEPEST = 4
 """How far below a folder image sets are looked for: imagenet-c/fog/3 lies three below."""
+
+ALIKE = ("size", "preprocessing", "labelled", "decision_space")
+"""What some images of a set have in common with all of them."""
 
 
 def find_sets(folders: Iterable[Path]) -> dict[str, ImageSet]:
@@ -38,6 +42,25 @@ def find_sets(folders: Iterable[Path]) -> dict[str, ImageSet]:
 def _places(folder: Path) -> Iterator[Path]:
     for depth in range(DEEPEST + 1):
         yield from sorted(file.parent for file in folder.glob("*/" * depth + ABOUT))
+
+
+def as_recorded(store: Store, images: ImageSet, digest: str) -> ImageSet | None:
+    """The image set of the database with this digest, if these are its images, or some of these.
+
+    A study with a limit, or a set that was packed with one, has some of the images of a set, and a digest of its own.
+    """
+    if images.info.digest == digest:
+        return images
+    recorded = store.frame(
+        "SELECT id, count, size, preprocessing, labelled, decision_space FROM image_set WHERE digest = ?", [digest]
+    ).rows(named=True)
+    if not recorded or any(getattr(images.info, name) != recorded[0][name] for name in ALIKE):
+        return None
+    paths = store.frame("SELECT path FROM image WHERE image_set = ? ORDER BY image_index", [recorded[0]["id"]])["path"]
+    if len(paths) != recorded[0]["count"] or not set(paths) < set(images.paths):
+        return None
+    some = open_image_set(images.folder, paths.to_list())
+    return some if some.info.digest == digest else None
 
 
 class Conditions:

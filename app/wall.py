@@ -16,7 +16,7 @@ from ..errors import UsageError
 from ..export.files import replacing
 from ..probes.images.image_set import ImageSet
 from ..untrusted import printable
-from .pictures import Conditions, clean, in_words
+from .pictures import Conditions, as_recorded, clean, in_words
 
 TILE, GAP, LINE, MARGIN = 132, 6, 15, 12
 ACROSS = 6
@@ -44,9 +44,9 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
 
     Args:
         store: the results database that the rows come from.
-        rows: `image_index`, or `path`, says which image a row is of. With `probe` and `parameters` it is shown
-            perturbed, too, with the seed of the column `seed`, or that of the results in the database. Other columns
-            become the caption.
+        rows: `path`, or `image_index` in the set of the database, says which image a row is of. With `probe` and
+            `parameters` it is shown perturbed, too, with the seed of the column `seed`, or that of the results in the
+            database. Other columns become the caption.
         images: the image set.
         conditions: those that can be applied again.
         out: the file.
@@ -56,7 +56,9 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
     """
     if rows.is_empty():
         raise UsageError("the query has no rows, so there is nothing to show")
-    which = _rows_of_set(rows, images)
+    digests = store.frame("SELECT digest FROM image_set ORDER BY id")["digest"]
+    recorded = [some for digest in digests if (some := as_recorded(store, images, digest))]
+    which = _rows_of_set(rows, images, recorded)
     shown = rows.head(MOST).to_dicts()
     perturbed = {"probe", "parameters"} <= set(rows.columns)
     across = min(ACROSS, len(shown))
@@ -73,7 +75,7 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
         if perturbed:
             asked = (row["probe"], row["parameters"], row.get("seed"))
             if asked not in known:
-                known[asked] = _applied(store, images, conditions, *asked)
+                known[asked] = _applied(store, images.info.name, recorded, conditions, *asked)
             condition, seed = known[asked]
             pictures.append(next(conditions.apply(images, [index], condition, seed)))
         for number, pixels in enumerate(pictures):
@@ -89,36 +91,48 @@ def draw_wall(store: Store, rows: pl.DataFrame, images: ImageSet, conditions: Co
     return len(shown)
 
 
-def _rows_of_set(rows: pl.DataFrame, images: ImageSet) -> list[int]:
-    """Places in the set of the images that the rows are of."""
+def _rows_of_set(rows: pl.DataFrame, images: ImageSet, recorded: Sequence[ImageSet]) -> list[int]:
+    """Places in the set of the images that the rows are of; `recorded` has what the database knows of the set."""
     if "image_set" in rows.columns and set(rows["image_set"]) - {images.info.name}:
         other = next(name for name in rows["image_set"] if name != images.info.name)
         raise UsageError(f"the query has images of {other}, and this set is {images.info.name}; add a WHERE image_set")
-    if "image_index" in rows.columns:
-        found = rows["image_index"].to_list()
-    elif "path" in rows.columns:
-        place = {path: index for index, path in enumerate(images.paths)}
+    place = {path: index for index, path in enumerate(images.paths)}
+    if "path" in rows.columns:
         found = [place.get(path, -1) for path in rows["path"]]
+    elif "image_index" in rows.columns:
+        if len(recorded) > 1:
+            raise UsageError(
+                f"the database has results on {len(recorded)} selections of the images of {images.info.name}, each "
+                "with an image_index of its own; select path, too"
+            )
+        paths = dict(enumerate((recorded[0] if recorded else images).paths))
+        found = [place.get(paths.get(index, ""), -1) for index in rows["image_index"]]
     else:
         raise UsageError("the query has neither image_index nor path, which say what images to show; select one")
     for number, index in enumerate(found):
-        if not isinstance(index, int) or not 0 <= index < images.info.count:
+        if index < 0:
             raise UsageError(f"row {number + 1} of the query is of no image of {images.info.name}; show another set")
     return found
 
 
 def _applied(
-    store: Store, images: ImageSet, conditions: Conditions, probe: str, parameters: str, seed: int | None
+    store: Store,
+    name: str,
+    recorded: Sequence[ImageSet],
+    conditions: Conditions,
+    probe: str,
+    parameters: str,
+    seed: int | None,
 ) -> tuple[Any, int]:
     """A condition of the database, and the seed that its results on these images were made with."""
     found = store.frame(
         "SELECT DISTINCT condition.digest, cell.seed FROM condition JOIN cell ON cell.condition = condition.id "
-        "JOIN image_set ON image_set.id = cell.image_set WHERE image_set.digest = ? AND probe = ? "
+        "JOIN image_set ON image_set.id = cell.image_set WHERE image_set.digest IN ? AND probe = ? "
         "AND parameters = ?::JSON AND (?::BIGINT IS NULL OR cell.seed = ?) ORDER BY ALL",
-        [images.info.digest, probe, parameters, seed, seed],
+        [[images.info.digest for images in recorded], probe, parameters, seed, seed],
     )
     if found.is_empty():
-        raise UsageError(f"the database has no results of {probe} {parameters} on {images.info.name}")
+        raise UsageError(f"the database has no results of {probe} {parameters} on {name}")
     if len(found) > 1:
         raise UsageError(
             f"{probe} {parameters} was run with several seeds or versions of the probe; select the column seed, too"

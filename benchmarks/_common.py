@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import multiprocessing
 import os
 import platform
@@ -15,13 +16,19 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
+from itertools import cycle
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_info
+
+if TYPE_CHECKING:
+    from bandlens.engine.backends.base import Session
+    from bandlens.records import Model
 
 SIZE = 224
 BATCH = 32
@@ -49,6 +56,8 @@ def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str
 
 def machine(*packages: str) -> None:
     """Print what the figures depend on; call it after the libraries are loaded, and with their thread limits set."""
+    from threadpoolctl import threadpool_info  # here, since not every host of gpu_first.py has it
+
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
         found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     print(f"machine: {found[0] if found else platform.machine()}, {len(os.sched_getaffinity(0))} cores")
@@ -99,6 +108,22 @@ def in_turn(variants: Mapping[str, Variant], repeats: int, warm_up: bool = True)
 def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[float]:
     """The ratio of each repetition."""
     return [a / b for a, b in zip(numerator, denominator, strict=True)]
+
+
+def bare_seconds(sessions: Sequence[Session], xp: ModuleType, ready: Sequence[Any], rounds: int) -> float:
+    """Seconds of an inference, over all sessions in turn, on batches that lie ready on the device."""
+    from bandlens.engine.device.streams import finish
+
+    for batch in (*ready, *ready):  # CUDA graphs are captured on the way
+        for session in sessions:
+            session.infer(batch)
+    finish(xp)
+    started = time.perf_counter()
+    for _, batch in zip(range(rounds), cycle(ready), strict=False):
+        for session in sessions:
+            session.infer(batch)
+    finish(xp)
+    return (time.perf_counter() - started) / (rounds * len(sessions))
 
 
 # Printing
@@ -199,3 +224,26 @@ def _export(models: Path) -> None:
         torch.save(network.state_dict(), file.name)
         mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
         export_user_checkpoint(Path(file.name), MODEL, "resnet50", mean, std, models)
+
+
+def resnet50_with_biases(models: Path, count: int) -> list[Model]:
+    """That ResNet-50 `count` times, each with a bias, and so a file, a plan and a session, of its own."""
+    import onnx
+    from onnx import numpy_helper
+
+    from bandlens.export.models import load_model, save_model
+
+    resnet50(models)
+    first = load_model(models, MODEL)
+    graph = onnx.load(first.path)
+    bias = next(tensor for tensor in graph.graph.initializer if list(tensor.dims) == [first.classes])
+    values = numpy_helper.to_array(bias)
+    made = []
+    for k in range(count):
+        bias.CopyFrom(numpy_helper.from_array(values + np.float32(k) / 1000, bias.name))
+        content = graph.SerializeToString(deterministic=True)
+        name, sha256 = f"{MODEL}-{k}", hashlib.sha256(content).hexdigest()
+        model = replace(first, name=name, path=models / f"{name}.onnx", sha256=sha256, weights_sha256=sha256)
+        save_model(model, content, {})
+        made.append(model)
+    return made

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any, cast
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from ..errors import BandlensError, DeviceError, UsageError
 from ..probes.arrays import Array
@@ -199,8 +198,7 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     for work in group.works:
         works.setdefault(work.cell.condition, []).append(work)
     buffers = Buffers(group.place.xp, group.place.arrays, group.place.ahead)
-    # Perturbing has one thread, and the products of its small matrices must not take those of the sessions.
-    with threadpool_limits(1, "blas"), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
+    with _one_thread(group.place.xp), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
         for first, condition, pixels, images in batches:
             # Between conditions too: one batch of many models under many conditions can take a quarter of an hour.
             if time.monotonic() - started > range_seconds:
@@ -210,6 +208,16 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
                 if not work.error:
                     progress(_infer(group, work, first, pixels, images))
             buffers.give(images)
+
+
+def _one_thread(xp: ModuleType) -> AbstractContextManager[Any]:
+    """Perturbing has one thread, and on a CPU its products of small matrices must not take those of the sessions."""
+    if xp is not np:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits  # here, since a GPU does without it
+
+    limits: AbstractContextManager[Any] = threadpool_limits(1, "blas")
+    return limits
 
 
 def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Array]]:

@@ -53,3 +53,15 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_store(place / "results.duckdb") as store:
         compute_metrics(store, "small", 100)
     return place
+
+
+@pytest.fixture(scope="session")
+def limited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with results.duckdb of a study of 5 of the 20 images in images.set."""
+    place = tmp_path_factory.mktemp("limited")
+    make_model(place / "models", "net")
+    labels = [k % 4 for k in range(20)]
+    make_images(place / "images.set", make_pictures(20), labels=labels, name="images")
+    study = make_study(place, name="few", probes="lowpass = {}\ncritical_band = {}", seed=2, limit=5)
+    run_study(resolve(read_study(study)), place / "results.duckdb")
+    return place

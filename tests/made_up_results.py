@@ -87,11 +87,13 @@ def cell(images: Images, of: Condition | None = None, *, by: Model | None = None
     return Cell(variant(by, precision), images.info, of or condition(), 0, images.info.decision_space)
 
 
-def part(of: Cell, predicted: ArrayLike, rank: ArrayLike | None = None, first: int = 0) -> Finished:
+def part(
+    of: Cell, predicted: ArrayLike, rank: ArrayLike | None = None, first: int = 0, confidence: ArrayLike = 0.5
+) -> Finished:
     columns = Predictions(
         np.asarray(predicted, np.uint16),
         None if rank is None else np.asarray(rank, np.uint16),
-        np.full(np.shape(predicted), 0.5, np.float32),
+        np.broadcast_to(np.asarray(confidence, np.float32), np.shape(predicted)),
     )
     return Finished(of, first, columns, 0.25)
 

@@ -190,7 +190,7 @@ class PretendCupy(ModuleType):
         return np.array(array, dtype).view(CardArray)  # a copy: it comes from another memory
 
     def get_default_memory_pool(self) -> Any:
-        return SimpleNamespace(free_bytes=lambda: 0)
+        return SimpleNamespace(free_bytes=lambda: 0, total_bytes=lambda: 0)
 
     def _alloc(self, size: int) -> Any:
         if size > self.free:

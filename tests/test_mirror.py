@@ -25,6 +25,7 @@ WITHOUT_A_MODULE = {
     "test_benchmarks.py": "the programs in benchmarks/",
     "test_docker.py": "Dockerfile, locks and compose.yaml",
     "test_docker_image.py": "the image that Dockerfile makes",
+    "test_gpu_first.py": "benchmarks/gpu_first.py",
     "test_imports.py": "imports of the whole package",
     "test_architecture.py": "docs/architecture.md",
     "test_atlas_docs.py": "docs/atlas.md",

@@ -19,14 +19,16 @@ def series_of(frame: pl.DataFrame) -> str:
     return "model" if frame["checkpoint"].n_unique() <= FEW else "category"
 
 
-def curves(curve: pl.DataFrame, x: str, x_title: str, title: str) -> Any:
+def curves(curve: pl.DataFrame, x: str, x_title: str, title: str, domain: tuple[float, float] = (0, 1)) -> Any:
     """Accuracy over the column `x` of one probe on one image set, a line a model; `cycles` is where a filter cuts.
+
+    `domain` is that of the accuracy, or of whatever else stands in its columns and is named by `measure`.
 
     Where models are few, each has its interval and the dashed line of its clean accuracy; where they are many, the one
     that is picked has.
     """
     field = series_of(curve)
-    parameter = ["cutoff"] if x == "cycles" else []
+    parameter = ["cutoff"] if x == "cycles" and curve["cutoff"].is_not_null().any() else []
     rows = curve.select(
         "category", x, *parameter, "top1", "low", "high", "n", "clean_top1", pl.col("checkpoint").alias("model")
     ).sort("model", x)
@@ -51,7 +53,7 @@ def curves(curve: pl.DataFrame, x: str, x_title: str, title: str) -> Any:
         opacity=alt.condition(shown, alt.value(0.7), alt.value(0)),
         tooltip=alt.value(None),
     )
-    y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
     line = base.mark_line(strokeWidth=1.5).encode(y=y, opacity=faded(full), tooltip=alt.value(None))
     points = base.mark_point(filled=True, size=40 if field == "model" else 18).encode(
         y=y,
@@ -68,7 +70,8 @@ def curves(curve: pl.DataFrame, x: str, x_title: str, title: str) -> Any:
             alt.Tooltip("n:Q", title="images"),
         ],
     )
-    return alt.layer(band, clean, line, points).add_params(picked()).properties(title=title, width=320, height=HEIGHT)
+    layers = [band, clean, line, points] if rows["clean_top1"].is_not_null().any() else [band, line, points]
+    return alt.layer(*layers).add_params(picked()).properties(title=title, width=320, height=HEIGHT)
 
 
 def band_map(curve: pl.DataFrame, title: str) -> Any:

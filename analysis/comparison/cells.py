@@ -223,8 +223,8 @@ def _common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whol
     UsageError where two sets give one of them different labels: being right would mean two things.
     """
     query = (
-        "SELECT path, image_index, cluster, class AS label FROM image LEFT JOIN (FROM label WHERE scheme IN "
-        "('single', 'shape')) USING (image_set, image_index) WHERE image_set = ? ORDER BY image_index"
+        "SELECT path, image_index, cluster, class AS label FROM image LEFT JOIN (FROM label WHERE "
+        "own_scheme(scheme)) USING (image_set, image_index) WHERE image_set = ? ORDER BY image_index"
     )
     first = cells.row(0, named=True)
     mine = a.frame(query, [first["image_set_id"]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +24,8 @@ from ..statistics.shares import difference_interval
 from .cells import Run
 
 KEYS = {"checkpoint": pl.String, "image_set": pl.String, "metric": pl.String}
+Ends = tuple[str | float | None, ...]
+"""The keys of a row, and the ends of a paired interval."""
 
 
 def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
@@ -40,19 +42,29 @@ def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
     """
     query = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
     mine, theirs = (run.renamed(run.store.frame(query, [run.label])) for run in (a, b))
-    both = mine.join(theirs, on=list(KEYS), suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no set
+    return beside(mine, theirs, list(KEYS), lambda moved: paired_intervals(a, b, moved))
+
+
+def beside(
+    mine: pl.DataFrame, theirs: pl.DataFrame, keys: Sequence[str], paired: Callable[[pl.DataFrame], Iterable[Ends]]
+) -> pl.DataFrame:
+    """Rows of the keys, value, low, high, state and note of two runs, as `compare_metrics` has them.
+
+    `paired` gives the keys and the ends of an interval for those of the rows it is given that it has one for.
+    """
+    both = mine.join(theirs, on=keys, suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no set
     one, other = pl.col("value"), pl.col("value_b")
     moved = ((other - one).abs() > 0).any().over("checkpoint", "image_set")
     found = pl.DataFrame(
-        paired_intervals(a, b, both.filter(moved, (other - one).is_not_null())),
-        KEYS | {"paired_low": pl.Float64, "paired_high": pl.Float64},
+        list(paired(both.filter(moved, (other - one).is_not_null()))),
+        dict.fromkeys(keys, pl.String) | {"paired_low": pl.Float64, "paired_high": pl.Float64},
         orient="row",
     )
-    both = both.join(found, on=list(KEYS), how="left", nulls_equal=True, maintain_order="left")
+    both = both.join(found, on=keys, how="left", nulls_equal=True, maintain_order="left")
     down = ((other - pl.col("low_b")) ** 2 + (pl.col("high") - one) ** 2).sqrt()
     up = ((pl.col("high_b") - other) ** 2 + (one - pl.col("low")) ** 2).sqrt()
     return both.select(
-        *KEYS,
+        *keys,
         value_a="value",
         value_b="value_b",
         difference=other - one,
@@ -79,11 +91,11 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
     wanted = set(moved.select(*KEYS).rows())
     if not wanted:
         return
-    of_a, of_b = ({(one.checkpoint, one.image_set): one for one in _subjects(run)} for run in (a, b))
+    of_a, of_b = ({(one.checkpoint, one.image_set): one for one in subjects_of(run)} for run in (a, b))
     for key in of_a.keys() & of_b.keys():
         metrics = {metric for *names, metric in wanted if tuple(names) == key}
         one, other = of_a[key], of_b[key]
-        if not metrics or _digest(a.store, one) != _digest(b.store, other):
+        if not metrics or digest_of_images(a.store, one) != digest_of_images(b.store, other):
             continue
         found: dict[str, tuple[float, float]] = {}
         if {*PROBES} <= metrics:
@@ -105,7 +117,7 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
                 size=one.size,
             )
             found |= {f"psychometric_{name}": ends for name, ends in bands.items()}
-        if "cue_accuracy" in {*metrics} or any(metric.startswith("shape_bias") for metric in metrics):
+        if one.cues and any(metric.startswith((one.cues.bias, one.cues.accuracy)) for metric in metrics):
             decisions, names = read_decisions(a.store, one)
             found |= dict(paired_shape_intervals(decisions, read_decisions(b.store, other)[0], names))
         yield from ((*key, metric, *ends) for metric, ends in found.items() if metric in metrics)
@@ -116,7 +128,7 @@ def _paired_accuracies(a: Run, b: Run, wanted: set[tuple[str, str]]) -> Iterator
     """Those of benchmarks and of groups, in percent; wanted are (checkpoint, metric)."""
     if not wanted:
         return
-    ids = [{one.checkpoint: one for one in _subjects(run)} for run in (a, b)]
+    ids = [{one.checkpoint: one for one in subjects_of(run)} for run in (a, b)]
     first = [next(iter(one.values())).study_id for one in ids]
     studies = [read_benchmarked(run.store, study) for run, study in zip((a, b), first, strict=True)]
     for name in sorted({checkpoint for checkpoint, _ in wanted} & ids[0].keys() & ids[1].keys()):
@@ -130,7 +142,7 @@ def _paired_accuracies(a: Run, b: Run, wanted: set[tuple[str, str]]) -> Iterator
                 yield name, None, metric, 100 * ends[0], 100 * ends[1]
 
 
-def _subjects(run: Run) -> list[Subject]:
+def subjects_of(run: Run) -> list[Subject]:
     """What the run has metrics of, by the names that the comparison has for its checkpoints."""
     found = subjects(run.store, run.label)
     if run.checkpoint is None or run.called is None:
@@ -138,7 +150,7 @@ def _subjects(run: Run) -> list[Subject]:
     return [replace(one, checkpoint=run.called) for one in found if one.checkpoint == run.checkpoint]
 
 
-def _digest(store: Store, subject: Subject) -> str:
+def digest_of_images(store: Store, subject: Subject) -> str:
     found = store.frame("SELECT digest FROM image_set WHERE id = ?", [subject.image_set_id])
     return str(found.item())
 

@@ -9,6 +9,7 @@ import polars as pl
 
 from ...errors import UsageError
 from .cells import Run, compare_cells, curves
+from .conditions import compare_conditions
 from .metrics import compare_correlations, compare_metrics
 
 SAME = 1e-12
@@ -27,6 +28,8 @@ class Comparison:
     """The other ones that both runs have."""
     curves: pl.DataFrame
     metrics: pl.DataFrame
+    conditions: pl.DataFrame
+    """Metrics of single conditions."""
     correlations: pl.DataFrame
     no_correlations: str | None
     """Why there are none."""
@@ -43,6 +46,7 @@ class Comparison:
             cells=self.cells.filter(flipped | (pl.col("n") == 0)),
             curves=self.curves.filter(flipped),
             metrics=self.metrics.filter(moved.fill_null(False) | appeared),
+            conditions=self.conditions.filter(moved.fill_null(False) | appeared),
             correlations=self.correlations.filter(moved.fill_null(False)),
         )
 
@@ -65,6 +69,7 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         found.cells,
         curves(found.cells),
         compare_metrics(a, b),
+        compare_conditions(a, b),
         correlations,
         why_not,
         found.only_a,

@@ -149,7 +149,7 @@ class StudyTable:
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
 
 
-NO_BIAS = "_raw|_threshold_|^shape_bias_|^cue_accuracy"
+NO_BIAS = "_raw|_threshold_|^shape_bias_|^low_frequency_cue_bias_|cue_accuracy$"
 """Metrics that are not correlated: raw fits, which mostly degenerate, the thresholds that a channel is fitted to, and
 what belongs to a shape bias. Each would be one test more to correct for."""
 

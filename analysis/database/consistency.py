@@ -70,7 +70,7 @@ LABELS = f"""
 SELECT described.name, count(*) FILTER ((label_rank = 0) <> (predicted = class)) AS wrong
 FROM prediction JOIN ({NAMED}) AS described ON described.id = prediction.cell
 JOIN label ON label.image_set = described.image_set AND label.image_index = prediction.image_index
-    AND label.scheme IN ('single', 'shape')
+    AND own_scheme(label.scheme)
 GROUP BY ALL ORDER BY name
 """  # noqa: S608 - made of constants
 IMAGES = """

@@ -68,7 +68,7 @@ COMMENT ON COLUMN image.cluster IS 'Images with the same number are not independ
 CREATE TABLE label (image_set INTEGER NOT NULL, scheme VARCHAR NOT NULL, image_index UINTEGER NOT NULL, class USMALLINT NOT NULL);
 COMMENT ON TABLE label IS 'What counts as right for an image, by label scheme';
 COMMENT ON COLUMN label.image_set IS 'image_set.id';
-COMMENT ON COLUMN label.scheme IS 'single: the one class of the image; real: every class that ReaL accepts; shape, texture: those of cue-conflict images, instead of single';
+COMMENT ON COLUMN label.scheme IS 'single: the one class of the image; real: every class that ReaL accepts; shape, texture: those of cue-conflict images, instead of single; lf_label, hf_label: those of frequency conflicts';
 COMMENT ON COLUMN label.image_index IS 'image.image_index';
 COMMENT ON COLUMN label.class IS 'Number of the class that is right, in the decision space of the set';
 
@@ -278,6 +278,38 @@ COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
 COMMENT ON COLUMN metric_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
 COMMENT ON COLUMN metric_value.note IS 'For people: why there is no value or interval, or what to mind';
+
+CREATE TABLE condition_value (
+    study INTEGER NOT NULL,
+    checkpoint INTEGER NOT NULL,
+    image_set INTEGER,
+    condition INTEGER NOT NULL,
+    metric VARCHAR NOT NULL,
+    n BIGINT,
+    value DOUBLE,
+    low DOUBLE,
+    high DOUBLE,
+    difference DOUBLE,
+    difference_low DOUBLE,
+    difference_high DOUBLE,
+    state VARCHAR NOT NULL,
+    note VARCHAR
+);
+COMMENT ON TABLE condition_value IS 'Metrics of single conditions, as `bandlens analyze` computed them last for each study';
+COMMENT ON COLUMN condition_value.study IS 'study.id';
+COMMENT ON COLUMN condition_value.checkpoint IS 'checkpoint.id';
+COMMENT ON COLUMN condition_value.image_set IS 'image_set.id; NULL for means over benchmarks';
+COMMENT ON COLUMN condition_value.condition IS 'condition.id';
+COMMENT ON COLUMN condition_value.metric IS 'Name of the number: a function of the decisions under one condition, such as shape_bias';
+COMMENT ON COLUMN condition_value.n IS 'Number of images that it is of: of a shape bias, those for which the shape or the texture is named';
+COMMENT ON COLUMN condition_value.value IS 'The number: a fraction, or in percent where image_set is NULL; NULL where the data do not determine it';
+COMMENT ON COLUMN condition_value.low IS 'Lower end of the 95 % interval of value';
+COMMENT ON COLUMN condition_value.high IS 'Upper end of the 95 % interval of value';
+COMMENT ON COLUMN condition_value.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
+COMMENT ON COLUMN condition_value.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN condition_value.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN condition_value.state IS 'What the number is worth: ok, doubtful, no_interval, undetermined or missing, as in metric';
+COMMENT ON COLUMN condition_value.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,
@@ -682,6 +714,9 @@ COMMENT ON COLUMN accuracy.engine IS 'Inference library';
 COMMENT ON COLUMN accuracy.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN accuracy.seed IS 'Of the noise; 0 where there is none';
 
+CREATE MACRO own_scheme(scheme) AS scheme IN ('single', 'shape', 'lf_label');
+COMMENT ON MACRO own_scheme IS 'Whether label.scheme is that of the labels which predictions are ranked by: each image of a labelled set has one label in it';
+
 CREATE MACRO people_saw(benchmark) AS benchmark IN (
     'cue-conflict', 'colour', 'contrast', 'eidolonI', 'eidolonII', 'eidolonIII', 'high-pass', 'low-pass', 'rotation',
     'uniform-noise', 'false-colour', 'phase-scrambling', 'power-equalisation', 'sketch', 'stylized', 'edge', 'silhouette');
@@ -748,6 +783,44 @@ COMMENT ON COLUMN condition_accuracy.top1 IS 'Share of them that are right';
 COMMENT ON COLUMN condition_accuracy.low IS 'Lower end of the 95 % interval of top1, of independent images';
 COMMENT ON COLUMN condition_accuracy.high IS 'Upper end of the 95 % interval of top1';
 
+CREATE MACRO probe_of_stimulus(images, condition) AS
+    CASE images
+         WHEN 'contrast' THEN {'probe': 'contrast', 'setting': TRY_CAST(ltrim(condition, 'c') AS DOUBLE) / 100}
+         WHEN 'low-pass' THEN {'probe': 'gaussian_lowpass', 'setting': TRY_CAST(condition AS DOUBLE)}
+         WHEN 'high-pass' THEN {'probe': 'gaussian_highpass', 'setting': TRY_CAST(condition AS DOUBLE)}
+         WHEN 'uniform-noise' THEN {'probe': 'uniform_noise', 'setting': TRY_CAST(condition AS DOUBLE)}
+         WHEN 'phase-scrambling' THEN {'probe': 'phase_scramble', 'setting': TRY_CAST(condition AS DOUBLE)} END;
+COMMENT ON MACRO probe_of_stimulus IS 'Which probe, and at which setting, makes the stimuli of a set that people saw under a condition; NULL where none does. The experiment on contrast names percents, such as c05; all others name the parameter';
+
+CREATE MACRO setting_of(probe, parameters) AS
+    CASE WHEN probe = 'contrast' THEN TRY_CAST(parameters ->> '$.contrast' AS DOUBLE)
+         WHEN probe IN ('gaussian_lowpass', 'gaussian_highpass') THEN TRY_CAST(parameters ->> '$.sigma' AS DOUBLE)
+         WHEN probe IN ('uniform_noise', 'phase_scramble') THEN TRY_CAST(parameters ->> '$.width' AS DOUBLE) END;
+COMMENT ON MACRO setting_of IS 'The parameter of a condition whose stimuli people saw; NULL for other probes. The sigma of a high-pass may be infinite';
+
+CREATE MACRO human_probe_of(which) AS TABLE
+SELECT probe, setting_of(probe, parameters) AS setting, false AS human, checkpoint AS subject, image_set AS images,
+       n, top1, low, high
+FROM accuracy_of(which)
+WHERE measure = 'accuracy' AND setting_of(probe, parameters) IS NOT NULL
+UNION ALL
+SELECT stimulus.probe, stimulus.setting, true, subject, images, n, top1, low, high
+FROM (SELECT *, probe_of_stimulus(images, condition) AS stimulus FROM condition_accuracy WHERE human)
+WHERE stimulus.setting IS NOT NULL;
+COMMENT ON MACRO TABLE human_probe_of IS 'The view human_probe with the models of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW human_probe AS FROM human_probe_of('*');
+COMMENT ON VIEW human_probe IS 'Accuracy of models under the probes of the experiments with people, and of people under the same conditions. The photographs need not be the same';
+COMMENT ON COLUMN human_probe.probe IS 'Name of the probe';
+COMMENT ON COLUMN human_probe.setting IS 'Its parameter: a contrast, a sigma in pixels, the width of noise, or that of phases in degrees';
+COMMENT ON COLUMN human_probe.human IS 'Whether the subject is one';
+COMMENT ON COLUMN human_probe.subject IS 'Name of the model, or of the observer within the stimulus set';
+COMMENT ON COLUMN human_probe.images IS 'Name of the image set in the study, or of the stimulus set that people saw';
+COMMENT ON COLUMN human_probe.n IS 'Number of images';
+COMMENT ON COLUMN human_probe.top1 IS 'Share of them that are right';
+COMMENT ON COLUMN human_probe.low IS 'Lower end of the 95 % interval of top1';
+COMMENT ON COLUMN human_probe.high IS 'Upper end of the 95 % interval of top1';
+
 CREATE VIEW cell_label_outcome AS
 WITH truth AS (SELECT image_set, scheme, image_index, list(class) AS classes FROM label GROUP BY ALL)
 SELECT prediction.cell, truth.scheme, prediction.image_index, image.cluster,
@@ -768,7 +841,7 @@ WITH by_cluster AS (
     SELECT outcome.cell, outcome.scheme, detail.clustered, count(*) AS n, sum(correct::INTEGER) AS right1
     FROM cell_label_outcome AS outcome
     JOIN cell_detail AS detail ON detail.cell = outcome.cell
-    WHERE outcome.scheme NOT IN ('single', 'shape')
+    WHERE NOT own_scheme(outcome.scheme)
     GROUP BY outcome.cell, outcome.scheme, detail.clustered, CASE WHEN detail.clustered THEN outcome.cluster END
 ), summed AS (
     SELECT *, sum(right1) OVER whole / sum(n) OVER whole AS share FROM by_cluster
@@ -805,7 +878,7 @@ SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
        result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
 FROM named_cell(which) AS detail
-JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE scheme IN ('single', 'shape')) AS ranked
+JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE own_scheme(scheme)) AS ranked
   ON ranked.image_set = detail.image_set_id
 JOIN cell_accuracy AS result ON result.cell = detail.cell
 UNION ALL BY NAME
@@ -822,7 +895,7 @@ COMMENT ON COLUMN label_accuracy.image_set IS 'Name of the image set';
 COMMENT ON COLUMN label_accuracy.benchmark IS 'What the images are, such as imagenet-c';
 COMMENT ON COLUMN label_accuracy.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
 COMMENT ON COLUMN label_accuracy.severity IS 'Of the corruption, 1 to 5';
-COMMENT ON COLUMN label_accuracy.scheme IS 'single: the one class; real: any that ReaL accepts; where cues conflict, shape and texture';
+COMMENT ON COLUMN label_accuracy.scheme IS 'single: the one class; real: any that ReaL accepts; where cues conflict, shape and texture, or lf_label and hf_label';
 COMMENT ON COLUMN label_accuracy.probe IS 'Name of the probe';
 COMMENT ON COLUMN label_accuracy.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
 COMMENT ON COLUMN label_accuracy.frequency IS 'critical_band: octave index, 0 to 6';
@@ -955,6 +1028,47 @@ COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';
 COMMENT ON COLUMN metric.high IS 'Upper end of the 95 % interval';
 COMMENT ON COLUMN metric.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
 COMMENT ON COLUMN metric.note IS 'For people: why there is no value or interval, or what to mind';
+
+CREATE MACRO condition_metric_of(which) AS TABLE
+SELECT version.study, version.label AS version, named.name AS checkpoint, named.category, shown.name AS image_set,
+       condition.probe, condition.cutoff, condition.frequency, condition.noise_sd,
+       cycles_of(condition.probe, image_set.size, condition.cutoff, condition.frequency) AS cycles, condition.parameters,
+       found.metric, found.n, found.value, found.low, found.high,
+       found.difference, found.difference_low, found.difference_high, found.state, found.note
+FROM condition_value AS found
+JOIN study_version AS version ON version.study_id = found.study
+JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
+JOIN condition ON condition.id = found.condition
+LEFT JOIN study_image_set AS shown ON shown.study = found.study AND shown.image_set = found.image_set
+LEFT JOIN image_set ON image_set.id = found.image_set
+WHERE asks_for(which, version.study, version.label, version.newest)
+UNION ALL BY NAME
+FROM no_study(which);
+COMMENT ON MACRO TABLE condition_metric_of IS 'The view condition_metric of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW condition_metric AS FROM condition_metric_of('*');
+COMMENT ON VIEW condition_metric IS 'Metrics of every condition of the newest version of each study, as computed last, and how they differ from those of the clean images';
+COMMENT ON COLUMN condition_metric.study IS 'Name of the study';
+COMMENT ON COLUMN condition_metric.version IS 'name@version: what asks for this version';
+COMMENT ON COLUMN condition_metric.checkpoint IS 'Name of the model';
+COMMENT ON COLUMN condition_metric.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN condition_metric.image_set IS 'Name of the image set; NULL for means over benchmarks';
+COMMENT ON COLUMN condition_metric.probe IS 'Name of the probe';
+COMMENT ON COLUMN condition_metric.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
+COMMENT ON COLUMN condition_metric.frequency IS 'critical_band: octave index, 0 to 6';
+COMMENT ON COLUMN condition_metric.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
+COMMENT ON COLUMN condition_metric.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
+COMMENT ON COLUMN condition_metric.parameters IS 'All parameters of the condition, a JSON object';
+COMMENT ON COLUMN condition_metric.metric IS 'Name of the number: a function of the decisions under one condition, such as shape_bias';
+COMMENT ON COLUMN condition_metric.n IS 'Number of images that it is of: of a shape bias, those for which the shape or the texture is named';
+COMMENT ON COLUMN condition_metric.value IS 'The number: a fraction, or in percent where image_set is NULL; NULL where the data do not determine it';
+COMMENT ON COLUMN condition_metric.low IS 'Lower end of the 95 % interval of value';
+COMMENT ON COLUMN condition_metric.high IS 'Upper end of the 95 % interval of value';
+COMMENT ON COLUMN condition_metric.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
+COMMENT ON COLUMN condition_metric.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN condition_metric.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN condition_metric.state IS 'What the number is worth: ok, doubtful, no_interval, undetermined or missing, as in metric';
+COMMENT ON COLUMN condition_metric.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE VIEW gate AS
 SELECT found.checkpoint, found.category, found.image_set, detail.probe, detail.cutoff, detail.frequency,

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ...errors import StoreError, UsageError
+from ...protocol import CUES
 from ...records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
 from ...version import __version__
 from .catalogue import Entry, differences
@@ -276,7 +277,7 @@ class Store:
         if images.class_names:
             names = {"class": pa.array(range(len(images.class_names)), pa.uint16()), "name": list(images.class_names)}
             self._load("INSERT INTO own_class_name SELECT currval('id'), class, name FROM loaded", pa.table(names))
-        own = "shape" if "texture" in images.schemes else "single"
+        own = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
         labels = {} if images.labels is None else {own: (index, images.labels)}
         for scheme, (rows, classes) in (labels | dict(images.schemes)).items():
             truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
@@ -453,6 +454,17 @@ class Store:
                 self.execute("DELETE FROM metric_value WHERE study = ?", [int(study)])
             columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "state", "note"]
             self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
+
+    def write_conditions(self, frame: pl.DataFrame) -> None:
+        """Replace the metrics of single conditions of the studies in the frame: its columns are those of the table
+        condition_value, with `_id` after study, checkpoint, image_set and condition.
+        """
+        ids = ["study", "checkpoint", "image_set", "condition"]
+        with self.transaction():
+            for study in frame["study_id"].unique():
+                self.execute("DELETE FROM condition_value WHERE study = ?", [int(study)])
+            rows = frame.rename({f"{name}_id": name for name in ids})
+            self._load("INSERT INTO condition_value BY NAME FROM loaded", rows.to_arrow())
 
     def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
         """Replace the error consistencies on some images: the columns of error_consistency."""

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ...errors import UsageError
-from ...protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS, SPACE_CLASSES
+from ...protocol import BIAS_CUTOFFS, CUES, FREQUENCIES, NOISE_SDS, SHAPE_CUES, SPACE_CLASSES, Cues
 from ..database.store import Store
 from .critical_band import CriticalBand, band_gaps, fit_band, integer_thresholds, normalized_thresholds
 from .generalization import generalization, read_benchmarked
@@ -48,7 +48,7 @@ def compute_metrics(
 
     Returns:
         The columns of SCHEMA. A study has spectral biases where it filtered images, and shape biases where images have
-        labels of texture. Generalization has no image set: it may be the mean over several.
+        labels of two cues. Generalization has no image set: it may be the mean over several.
     """
     curve = store.frame("SELECT * REPLACE (version AS study) FROM curve_of(?)", [study])
     biases = spectral_bias(curve)
@@ -59,7 +59,7 @@ def compute_metrics(
             for subject in of_checkpoint:
                 spectral = _spectral(store, subject, biases, resamples)
                 band = _critical_band(store, subject, curve, resamples, rgb_reference)
-                shape = shape_bias(*read_decisions(store, subject)) if subject.cue_conflict else ()
+                shape = shape_bias(*read_decisions(store, subject)) if subject.cues else ()
                 rows += [_names(subject, KEYS) | row for row in (*spectral, *band, *shape)]
                 advance(1)
             general = generalization(store, benchmarked, checkpoint_id)
@@ -181,24 +181,25 @@ def _published(band: CriticalBand, suffix: str) -> Iterator[dict[str, Any]]:
 
 
 def read_decisions(store: Store, subject: Subject) -> tuple[Decisions, dict[int, str]]:
-    """What the subject's clean cell decides between shape and texture, and what the classes are called."""
+    """What the subject's clean cell decides between two cues, and what the classes are called."""
+    cues = subject.cues or SHAPE_CUES
     found = store.frame(
-        "SELECT prediction.predicted, shape.class AS shape, texture.class AS texture, image.cluster "
+        "SELECT prediction.predicted, first.class AS first, second.class AS second, image.cluster "
         "FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN prediction USING (cell) "
-        "JOIN label AS shape ON shape.image_set = image_set_id AND shape.image_index = prediction.image_index "
-        "JOIN label AS texture ON texture.image_set = image_set_id AND texture.image_index = prediction.image_index "
+        "JOIN label AS first ON first.image_set = image_set_id AND first.image_index = prediction.image_index "
+        "JOIN label AS second ON second.image_set = image_set_id AND second.image_index = prediction.image_index "
         "JOIN image ON image.image_set = image_set_id AND image.image_index = prediction.image_index "
         "WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND probe = 'clean' "
-        "AND shape.scheme = 'shape' AND texture.scheme = 'texture' AND shape.class <> texture.class "
+        "AND first.scheme = ? AND second.scheme = ? AND first.class <> second.class "
         "ORDER BY prediction.image_index",
-        [subject.study_id, subject.checkpoint_id, subject.image_set_id],
+        [subject.study_id, subject.checkpoint_id, subject.image_set_id, cues.first, cues.second],
     )
     names = store.frame(
         "SELECT class, class_name.name FROM class_name JOIN image_set USING (decision_space) WHERE image_set.id = ?",
         [subject.image_set_id],
     )
-    columns = (found[name].to_numpy() for name in ("predicted", "shape", "texture", "cluster"))
-    return Decisions(*columns), dict(names.rows())
+    predicted, first, second, clusters = (column.to_numpy() for column in found)
+    return Decisions(predicted, first, second, clusters, cues), dict(names.rows())
 
 
 CRITICAL_BAND = "probe = 'critical_band' ORDER BY frequency NULLS FIRST, noise_sd"
@@ -242,8 +243,8 @@ class Subject:
     size: int
     """Pixels a side of the images."""
     labelled: bool
-    cue_conflict: bool
-    """Whether images have a label of texture beside that of their shape."""
+    cues: Cues | None
+    """Those that conflict in the images, if any do."""
     probes: frozenset[str]
     """Probes that its complete cells ran under."""
 
@@ -251,6 +252,9 @@ class Subject:
     def floor(self) -> float:
         """Accuracy of a blind guess; 0 where agreement is measured."""
         return 1 / self.classes if self.labelled else 0.0
+
+
+SECOND_CUES = {cues.second: cues for cues in CUES}
 
 
 def subjects(store: Store, study: str) -> list[Subject]:
@@ -261,14 +265,17 @@ def subjects(store: Store, study: str) -> list[Subject]:
     found = store.frame(
         "SELECT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
         "max(detail.decision_space) AS decision_space, images.size, "
-        "detail.labelled, image_set_id IN (SELECT image_set FROM label WHERE scheme = 'texture') AS cue_conflict, "
+        "detail.labelled, second.scheme AS cues, "
         "list_sort(list(DISTINCT probe)) AS probes "
         "FROM study_detail_of(?) AS detail JOIN checkpoint AS c ON c.id = checkpoint_id "
-        "JOIN image_set AS images ON images.id = image_set_id GROUP BY ALL ORDER BY ALL",
+        "JOIN image_set AS images ON images.id = image_set_id "
+        "LEFT JOIN (SELECT DISTINCT image_set AS conflicting, scheme FROM label "
+        f"WHERE scheme IN {(*SECOND_CUES,)}) AS second ON conflicting = image_set_id "
+        "GROUP BY ALL ORDER BY ALL",
         [study],
     )
     if not len(found):
         raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
     classes = pl.col("decision_space").replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=pl.Int32)
     rows = found.with_columns(classes=classes).drop("decision_space").to_dicts()
-    return [Subject(**row | {"probes": frozenset(row["probes"])}) for row in rows]
+    return [Subject(**row | {"probes": frozenset(row["probes"]), "cues": SECOND_CUES.get(row["cues"])}) for row in rows]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...protocol import ACCURACIES, BIAS_CUTOFFS, FREQUENCIES, SAME_IMAGES
+from ...protocol import ACCURACIES, BIAS_CUTOFFS, CUES, FREQUENCIES, SAME_IMAGES
 from ...records import Condition, ImageSetInfo
 from .compute import PUBLISHED
 from .critical_band import band_gaps
@@ -55,8 +55,9 @@ def determined_metrics(
     for images, mine in by_set.items():
         found += _spectral(images.name, mine)
         found += _critical_band(images.name, mine)
-        if "texture" in schemes.get(images.digest, ()):
-            found.append(Determined(images.name, "shape_bias", ("shape_bias", "cue_accuracy"), None))
+        for cues in CUES:
+            if cues.second in schemes.get(images.digest, ()):
+                found.append(Determined(images.name, cues.bias, (cues.bias, cues.accuracy), None))
     return found + _generalization(by_set, schemes)
 
 

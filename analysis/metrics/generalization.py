@@ -30,13 +30,14 @@ Row = Mapping[str, Any]
 Place = tuple[str | None, int | None]
 """Corruption and severity of an image set; None where its images are as they were taken."""
 CELLS = """
-SELECT detail.cell, detail.checkpoint_id, detail.probe, detail.parameters::VARCHAR AS parameters,
+SELECT detail.cell, detail.checkpoint_id, cell.condition, detail.probe, detail.parameters::VARCHAR AS parameters,
        image_set.id AS image_set, shown.name, shown.benchmark, shown.corruption, shown.severity,
        image_set.count, image_set.decision_space,
        image_set.id IN (SELECT image_set FROM label WHERE scheme = 'real') AS real
-FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN image_set ON image_set.id = detail.image_set_id
+FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell
+JOIN image_set ON image_set.id = detail.image_set_id
 JOIN study_image_set AS shown ON shown.study = study_cell.study AND shown.image_set = image_set.id
-WHERE study_cell.study = ? AND image_set.labelled AND detail.probe IN ('clean', 'pgd_linf')
+WHERE study_cell.study = ? AND image_set.labelled
 ORDER BY image_set.count DESC, detail.cell
 """
 SINGLE = "SELECT image_index, label_rank = 0 AS correct FROM prediction WHERE cell = ?"
@@ -84,10 +85,16 @@ class Benchmarked:
 
 def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
     """Read what a version of a study has; `names` is empty where it has none of the benchmarks."""
-    found = store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(SAME_IMAGES)).to_dicts()
-    cells = [row for row in found if any(_belongs(row, of) for of in ACCURACIES.values())]
-    names, groups = accuracies_of(cells)
-    return Benchmarked(cells, names, groups, {one: clusters_of(store, one) for one in {c["image_set"] for c in cells}})
+    cells = [row for row in _cells(store, study_id) if any(_belongs(row, of) for of in ACCURACIES.values())]
+    return Benchmarked(cells, *accuracies_of(cells), _clusters(store, cells))
+
+
+def _cells(store: Store, study_id: int) -> list[dict[str, Any]]:
+    return store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(SAME_IMAGES)).to_dicts()
+
+
+def _clusters(store: Store, cells: Sequence[Row]) -> dict[int, NDArray[np.int64]]:
+    return {one: clusters_of(store, one) for one in {cell["image_set"] for cell in cells}}
 
 
 def accuracies_of(cells: Sequence[Row]) -> tuple[list[str], list[str]]:
@@ -127,6 +134,46 @@ def measure(store: Store, study: Benchmarked, checkpoint_id: int) -> dict[str, M
     measured = {name: _measure(store, mine, of, study.clusters) for name, of in ACCURACIES.items()}
     found = {f"top1_{name}": measured[name] for name in study.names}
     return found | {group: group_mean(group, measured) for group in study.groups}
+
+
+Setting = tuple[int, str, str]
+"""A condition: its condition.id, probe and parameters."""
+
+
+def read_perturbed(store: Store, study_id: int) -> dict[Setting, Benchmarked]:
+    """Condition -> what the study has of the benchmarks under it: as if these images were the benchmarks' own.
+
+    `names` and `groups` are the means that some checkpoint has whole: of a benchmark of several sets, or of a group.
+    Empty where no perturbation has any.
+    """
+    cells: dict[Setting, list[Row]] = {}
+    for cell in _cells(store, study_id):
+        setting = cell["condition"], cell["probe"], cell["parameters"]
+        cells.setdefault(setting, []).append(cell | {"probe": "clean"})
+    found = {}
+    for setting, under in cells.items():
+        names, groups = _whole(under)
+        if names or groups:
+            found[setting] = Benchmarked(under, names, groups, _clusters(store, under))
+    return found if any(probe != "clean" for _, probe, _ in found) else {}
+
+
+def _whole(cells: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """The benchmarks of several sets, and the groups, that some checkpoint has whole."""
+    names, groups = set[str](), set[str]()
+    for checkpoint in {cell["checkpoint_id"] for cell in cells}:
+        mine = [cell for cell in cells if cell["checkpoint_id"] == checkpoint]
+        gaps = {name: gap(mine, of) for name, of in ACCURACIES.items()}
+        names |= {name for name, of in ACCURACIES.items() if BENCHMARKS[of.benchmark].corruptions and not gaps[name]}
+        groups |= {group for group in GROUPS if not incomplete(group, gaps)}
+    return sorted(names), [group for group in GROUPS if group in groups]
+
+
+def measure_perturbed(
+    store: Store, perturbed: Mapping[Setting, Benchmarked], checkpoint_id: int
+) -> dict[Setting, dict[str, Measured]]:
+    """Condition -> metric -> what a checkpoint does on the benchmarks under it."""
+    return {setting: measure(store, study, checkpoint_id) for setting, study in perturbed.items()}
 
 
 def _belongs(cell: Row, of: Accuracy) -> bool:

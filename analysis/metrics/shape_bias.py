@@ -6,8 +6,11 @@ Over the images whose two classes differ:
     shape_bias_C  = the same over images whose shape is of class C
     cue_accuracy  = (shape decisions + texture decisions) / images
 
-Fractions. shape_bias leaves out how often neither class is named; cue_accuracy tells it.
-Source: Geirhos et al. 2019 ("ImageNet-trained CNNs are biased towards texture") for the first two.
+Fractions. Where the low frequencies of an image are of one class and its high ones of another, the same numbers, of low
+frequencies for shape and of high ones for texture, are low_frequency_cue_bias and frequency_cue_accuracy. A bias leaves
+out how often neither class is named; the accuracy tells it.
+Source: Geirhos et al. 2019 ("ImageNet-trained CNNs are biased towards texture") for the first two, Gavrikov et al. 2025
+for frequencies.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...protocol import SHAPE_CUES, Cues
 from ..statistics.arrays import Mask
 from ..statistics.shares import difference_interval, share_of
 from ..statistics.wilson import share_of_sums
@@ -35,10 +39,12 @@ class Decisions:
     shape: Classes
     texture: Classes
     clusters: Classes
+    cues: Cues = SHAPE_CUES
+    """Which cues `shape` and `texture` are: of frequency conflicts, the low and the high frequencies."""
 
 
 def shape_bias(decisions: Decisions, names: Mapping[int, str]) -> Iterator[dict[str, Any]]:
-    """Rows of metric, value, low, high, state, note: overall, for each class of shapes, and cue_accuracy.
+    """Rows of metric, value, low, high, state, note: overall, for each class of the first cue, and the accuracy.
 
     Each is a share of decisions or images, with the interval of `statistics.wilson` over clusters. `names` are those of
     classes; one without goes by its number.
@@ -90,8 +96,8 @@ def shape_shares(decisions: Decisions, names: Mapping[int, str]) -> Iterator[tup
     """(metric, images that count as right, images that count), (n,) each, of every metric."""
     of_shape, of_texture = decisions.predicted == decisions.shape, decisions.predicted == decisions.texture
     either = of_shape | of_texture
-    yield "shape_bias", of_shape, either
+    yield decisions.cues.bias, of_shape, either
     for one in np.unique(decisions.shape):
         mine = decisions.shape == one
-        yield f"shape_bias_{names.get(int(one), one)}", of_shape & mine, either & mine
-    yield "cue_accuracy", either, np.ones(len(either), bool)
+        yield f"{decisions.cues.bias}_{names.get(int(one), one)}", of_shape & mine, either & mine
+    yield decisions.cues.accuracy, either, np.ones(len(either), bool)

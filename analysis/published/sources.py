@@ -192,6 +192,10 @@ def _read_file(source: str, file: File, path: Path) -> pl.DataFrame:
             raise StoreError(f"{where(gap, name)}: empty; every row needs a {name or 'model'}")
     if (again := _first(table.select(~pl.struct(fixed).is_first_distinct()).to_series())) is not None:
         raise StoreError(f"{where(again, file.model)}: {table[file.model][again]} is there more than once")
+    if file.input_size:
+        sizes = table[file.input_size]
+        if (odd := _first(~sizes.str.contains(r"^[1-9][0-9]{0,5}$"))) is not None:
+            raise StoreError(f"{where(odd, file.input_size)}: {sizes[odd]!a} is not a number of pixels")
     for name, rest in file.complements:
         both = [table[one].cast(pl.Float64, strict=False) for one in (name, rest)]
         if (odd := _first(~((both[0] + both[1] - 100).abs() < HUNDREDTH).fill_null(True))) is not None:

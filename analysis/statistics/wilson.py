@@ -3,7 +3,7 @@
 A share p that is off by e = sum of d_u over the C clusters u, which are independent of each other, has the variance
 
     V = sum d_u^2 * C / (C - 1), and at least what it would be if all images were independent
-    effective = p (1 - p) / V, or C where p is 0 or 1 and hides V         (Franco, Little, Louis & Slud 2019)
+    effective = p (1 - p) / V, or C where all images are alike and hide V    (Franco, Little, Louis & Slud 2019)
     z = Student's quantile with min(C - 1, 2 (sum d_u^2)^2 / sum d_u^4) degrees of freedom, at least 1
 
 The interval is Wilson's (Wilson 1927), with this z and `effective` images. The degrees of freedom are Satterthwaite's
@@ -82,7 +82,8 @@ def clustered_interval(
         variance = second * (count / max(1, count - 1))
     else:
         quantile, variance = independent_quantile(count), second
-    known = (share > 0) & (share < 1) & (count > 1)
-    variance = np.where(known, np.maximum(variance, independent), 1)
+    variance = np.maximum(variance, independent)
+    known = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
+    variance = np.where(known, variance, 1)
     effective = np.where(known, share * (1 - share) / variance, count)
     return *wilson(share, effective, quantile), effective

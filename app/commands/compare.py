@@ -79,7 +79,7 @@ def _opened(stack: ExitStack, name: str, db: Path, study: str | None) -> Run:
 
 
 def _as_json(found: Comparison, shown: Comparison) -> dict[str, Any]:
-    tables = ("cells", "curves", "metrics", "correlations", "only_a", "only_b")
+    tables = ("cells", "curves", "metrics", "conditions", "correlations", "only_a", "only_b")
     return {
         "a": found.a,
         "b": found.b,
@@ -99,6 +99,8 @@ def _print(found: Comparison, shown: Comparison) -> None:
         f"{found.same} cells are one and the same; of {len(found.cells)} others that both have, {different} differ in "
         "accuracy (p < 0.05 after Holm)"
     )
+    for note, count in found.cells["note"].drop_nulls().value_counts().sort("note").rows():
+        print(f"{count} of them {'is' if count == 1 else 'are'} not compared: {note}")
     for side, cells in (("A", found.only_a), ("B", found.only_b)):
         if len(cells):
             print(f"{len(cells)} cells are in {side} only: {_named(cells)}")
@@ -106,6 +108,7 @@ def _print(found: Comparison, shown: Comparison) -> None:
         "Cells": shown.cells,
         "Curves": shown.curves,
         "Metrics": shown.metrics,
+        "Metrics of conditions": shown.conditions,
         "Correlations": shown.correlations,
     }.items():
         print()

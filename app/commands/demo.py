@@ -44,7 +44,7 @@ def demo(
     place(MODEL, database)
     for query in EXAMPLES:
         _step(f'bandlens sql "{query}" --db {database}')
-        sql(query, database)
+        sql(query, db=database)
     print(
         f"\nDone in {duration(time.monotonic() - started)}. Everything is in {out}: change {out / 'study.toml'} and run"
     )
@@ -58,6 +58,7 @@ def _step(title: str) -> None:
 def _run(out: Path) -> None:
     from ...analysis.database.open import open_store
     from ...analysis.metrics.compute import compute_metrics
+    from ...analysis.metrics.conditions import compute_conditions
     from ..demo import export_model, pack_photographs, write_study
     from ..study.file import read_study
     from ..study.resolve import resolve
@@ -76,6 +77,7 @@ def _run(out: Path) -> None:
     _step("Curves and metrics; intervals take the crops of a photograph as one")
     with open_store(database) as store:
         metrics = compute_metrics(store, "demo")
+        compute_conditions(store, "demo")
         curve = store.frame(
             "SELECT probe, cutoff, noise_sd, frequency, n, top1 AS agreement, low, high, ratio FROM curve "
             "WHERE study = 'demo' ORDER BY probe, cutoff, noise_sd, frequency"

@@ -233,14 +233,19 @@ def channels(mean: str | None, std: str | None, normalization: str | None) -> tu
 
 
 def _three(option: str, text: str) -> Channels:
-    """Three numbers, or one for all: decimals, or one decimal over another, such as 127/255 or 123.68/255."""
+    """Three numbers, or one for all: decimals, or one decimal over another, such as 127/255 or 123.68/255.
+
+    UsageError beyond [0, 1], where no mean or deviation of images in [0, 1] is: those of images to 255 want a /255.
+    """
     try:
         # Fraction reads neither nan nor inf; the division is that of floats, so that Python's 123.68/255 is the same.
         quotients = [[float(Fraction(part.strip())) for part in number.split("/")] for number in text.split(",")]
-        numbers = [reduce(truediv, quotient) for quotient in quotients]
+        numbers = [reduce(truediv, quotient) for quotient in quotients if len(quotient) < 3]
     except (ValueError, ZeroDivisionError, OverflowError):
         numbers = []
     if len(numbers) not in (1, 3) or (option == "--std" and min(numbers) <= 0):
         raise UsageError(f"cannot read {option} {text}; write three numbers such as 0.485,0.456,0.406, --std above 0")
+    if not (min(numbers) >= 0 and max(numbers) <= 1):
+        raise UsageError(f"{option} {text} is not of images in [0, 1]; divide those of images to 255, as in 123.68/255")
     red, green, blue = numbers * (3 // len(numbers))
     return red, green, blue

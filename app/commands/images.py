@@ -113,6 +113,32 @@ def pack(
     print_sets([images], time.perf_counter() - start, json)
 
 
+@app.command("frequency-conflict")
+def frequency_conflict(
+    image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set with labels.")],
+    out: Out,
+    cutoff: Annotated[
+        float, typer.Option("--cutoff", metavar="C", help="Low are frequencies up to C x size / 2 cycles per image.")
+    ],
+    seed: Annotated[int, typer.Option("--seed", min=0, help="What the pairs are drawn by.")] = 0,
+    name: Name = None,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
+    """Make a set whose images have the low frequencies of one image and the high ones of another, of another class.
+
+    Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict
+    """
+    from ...probes.benchmarks.frequency_conflict import pack_frequency_conflict
+    from ...probes.images.image_set import open_image_set
+    from ...probes.images.pack import How
+
+    start = time.perf_counter()
+    how = How(workers=workers, progress=progress, say=say)
+    made = pack_frequency_conflict(open_image_set(image_set), out, cutoff=cutoff, seed=seed, name=name, how=how)
+    print_sets([made], time.perf_counter() - start, json)
+
+
 @app.command()
 def check(
     image_set: Annotated[Path, typer.Argument(metavar="SET", help="The folder of a packed set.")],

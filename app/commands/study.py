@@ -11,11 +11,14 @@ from ...errors import UnknownName
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="grid or paper.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="grid, paper, or one of the others below.", show_default=False)],
 ) -> None:
-    """Print a published study's file, to be changed and run.
+    """Print the file of a study that comes along, to be changed and run.
 
-    grid: the 52 conditions on ImageNet. paper: the grid, an attack, and every other benchmark clean.
+    grid: the 52 published conditions on ImageNet. paper: the grid, an attack, and every other benchmark clean.
+
+    human-probes: the stimuli of experiments with people. fourier-map: errors under single waves. shape-under-filters:
+    shape bias against cutoff. reliance: accuracy without shape, texture, or colour.
 
     Example: bandlens study grid > grid.toml
     """

@@ -24,7 +24,7 @@ from ...analysis.database.store import Store
 from ...analysis.database.studies import study_label
 from ...errors import UsageError
 from ...probes.images.image_set import ImageSet
-from ..pictures import Conditions, clean, in_words, png
+from ..pictures import Conditions, as_recorded, clean, in_words, png
 
 RESAMPLES = 2000
 """Of the bootstrap behind a coefficient's interval: it is drawn again with every selection."""
@@ -49,7 +49,7 @@ LEFT JOIN prediction AS a_clean ON a_clean.cell = $2 AND a_clean.image_index = a
 LEFT JOIN prediction AS b ON b.cell = $3 AND b.image_index = a.image_index
 LEFT JOIN prediction AS b_clean ON b_clean.cell = $4 AND b_clean.image_index = a.image_index
 WHERE a.cell = $1 AND {where} AND ($6::INTEGER IS NULL OR a.image_index IN (
-    SELECT image_index FROM label WHERE image_set = $5 AND scheme IN ('single', 'shape') AND class = $6
+    SELECT image_index FROM label WHERE image_set = $5 AND own_scheme(scheme) AND class = $6
 ))
 ORDER BY {order}, a.image_index
 """
@@ -61,7 +61,7 @@ SHOWN = """
 SELECT image.image_index, image.path, truth.class AS label
 FROM image
 LEFT JOIN label AS truth
-  ON truth.image_set = image.image_set AND truth.image_index = image.image_index AND truth.scheme IN ('single', 'shape')
+  ON truth.image_set = image.image_set AND truth.image_index = image.image_index AND own_scheme(truth.scheme)
 WHERE image.image_set = $1 AND image.image_index IN ({which})
 """
 
@@ -88,7 +88,9 @@ class Answers:
     """One database, opened anew whenever a run has renewed it. Its methods may be called from several threads."""
 
     def __init__(self, database: Path, sets: dict[str, ImageSet], conditions: Conditions) -> None:
-        self._path, self._sets, self._conditions = database, sets, conditions
+        self._path, self._conditions = database, conditions
+        self._found = list(sets.values())
+        self._sets: dict[str, ImageSet | None] = dict(sets)
         self._lock = threading.Lock()
         self._open: _Open | None = None
 
@@ -123,7 +125,8 @@ class Answers:
                 "SELECT label FROM version_of('*') JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC"
             )
             labels = opened.store.frame(query)["label"].to_list()
-        cells = known.cells
+            cells = known.cells
+            pictured = {one for one in cells["digest"].unique() if self._images(opened.store, one)}
         models = cells.select("checkpoint", "category").unique(maintain_order=True).sort("category", "checkpoint")
         palette = colors(models["category"] if models["category"].n_unique() > 1 else models["checkpoint"])
         by = "category" if models["category"].n_unique() > 1 else "checkpoint"
@@ -135,7 +138,7 @@ class Answers:
                        for row in models.to_dicts()],
             "image_sets": [
                 {"name": row["image_set"], "labelled": row["labelled"], "n": row["n"],
-                 "pictures": row["digest"] in self._sets}
+                 "pictures": row["digest"] in pictured}
                 for row in cells.unique("image_set", maintain_order=True).to_dicts()
             ],
             "conditions": [self._condition(row) for row in conditions.to_dicts()],
@@ -240,13 +243,14 @@ class Answers:
             query = (
                 "SELECT DISTINCT label.class AS class, coalesce(shown_class.name, label.class::VARCHAR) AS name "
                 "FROM label LEFT JOIN shown_class USING (image_set, class) "
-                "WHERE image_set = ? AND scheme IN ('single', 'shape') ORDER BY class"
+                "WHERE image_set = ? AND own_scheme(scheme) ORDER BY class"
             )
             return opened.store.frame(query, [cells["image_set_id"][0]]).to_dicts()
 
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
         """The PNG of an image of a packed set, under a condition of the database if one is given."""
-        images = self._sets.get(digest)
+        with self._database() as opened:
+            images = self._images(opened.store, digest)
         if images is None or not 0 <= index < images.info.count:
             raise UsageError("no such image in the sets that were found")
         if condition is None:
@@ -256,6 +260,13 @@ class Answers:
         if row.is_empty():
             raise UsageError("no such condition in the database")
         return png(next(self._conditions.apply(images, [index], self._conditions.find(*row.row(0)), seed)))
+
+    def _images(self, store: Store, digest: str) -> ImageSet | None:
+        """The images of a set of the database, all or some of a set that was found."""
+        if digest not in self._sets:
+            fitting = (as_recorded(store, images, digest) for images in self._found)
+            self._sets[digest] = next((one for one in fitting if one), None)
+        return self._sets[digest]
 
     def _cell(self, here: pl.DataFrame, model: str) -> dict[str, Any]:
         found = here.filter(checkpoint=model)

@@ -122,7 +122,7 @@ def _spectral(results: ReportData, rows: pl.DataFrame, image_set: str, number: i
 def _own_probes(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
     for probe in rows.filter(~pl.col("probe").is_in(BUILT_IN))["probe"].unique(maintain_order=True).sort():
         mine = rows.filter(pl.col("probe") == probe)
-        name, settings = _settings(mine["parameters"].to_list())
+        name, settings = settings_of(mine["parameters"].to_list())
         mine = mine.with_columns(pl.Series("setting", settings))
         seen = results.seen(mine)
         if probe == WAVES:
@@ -136,7 +136,7 @@ def _own_probes(results: ReportData, rows: pl.DataFrame, image_set: str, number:
         )
 
 
-def _settings(parameters: list[str]) -> tuple[str, list[float] | list[str]]:
+def settings_of(parameters: list[str]) -> tuple[str, list[float] | list[str]]:
     """(axis title, values): the number, where a probe has one parameter and it is one; else all as text."""
     parsed = [json.loads(text) for text in parameters]
     (name, *more) = sorted({name for one in parsed for name in one}) or ["setting"]

@@ -23,6 +23,8 @@ NUMBERS = {
     "peak_noise_sensitivity": "peak noise sensitivity",
     "shape_bias": "shape bias",
     "cue_accuracy": "cue accuracy",
+    "low_frequency_cue_bias": "low-frequency cue bias",
+    "frequency_cue_accuracy": "frequency cue accuracy",
 }
 BAND_CAPTION = (
     "Left: {measure} under octave-band noise. Right: the noise_sd at which half of it is lost, with 95 % intervals, "

@@ -12,6 +12,7 @@ from .accuracy import accuracy_section, curves_section
 from .atlas import atlas_section
 from .band import band_section, numbers_section
 from .changes import changes_section
+from .conditions import conditions_section
 from .consistency import consistency_section
 from .contact_sheet import contact_sheet
 from .correlations import correlations_section, published_section, scatter_section
@@ -84,7 +85,9 @@ def _sections(db: Path, results: ReportData | None, against: str | None, photogr
             yield band_section(results)
             yield numbers_section(results)
         yield correlations_section(results)
-        if len(results.consistency) or len(results.judged):
+        if len(results.condition_metrics):
+            yield conditions_section(results)
+        if len(results.consistency) or len(results.judged) or results.human_probe["human"].any():
             yield consistency_section(results)
     yield contact_sheet(results, photograph)
     yield published_section()

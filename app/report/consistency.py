@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from ...analysis.charts.consistency import PEOPLE, condition_curves, kappa_map
+from ...analysis.charts.style import words
 from .data import ReportData
 from .sections import Figure, Section, Table
 
@@ -15,13 +16,14 @@ TEXT = (
     "images, whatever they answer there. Unequal accuracies allow less than 1, and who makes no error has no kappa. "
     "Over several conditions it is the mean of each condition's."
 )
+PEOPLE_CAPTION = "Models with 95 % intervals, and the mean of people, with the least and the most accurate of them."
 
 
 def consistency_section(results: ReportData) -> Section:
     """Kappa of every two subjects on each image set, and accuracy by condition where people saw the images too."""
     every = results.consistency
     pairs = results.seen(results.seen(every, "first_subject"), "second_subject")
-    figures = [*_kappas(pairs), *_conditions(results.seen(results.judged, "subject"))]
+    figures = [*_kappas(pairs), *_conditions(results.seen(results.judged, "subject")), *_probes(results.human_probe)]
     tables = [Table("Every two subjects, by condition", every, folded=True)]
     return Section("consistency", "Who errs on the same images", [TEXT, *results.choice], figures, tables)
 
@@ -48,8 +50,31 @@ def _conditions(judged: pl.DataFrame) -> Iterator[Figure]:
     many = judged.filter(pl.col("condition").n_unique().over("images") > 1)
     if many.is_empty():
         return
+    rows = _beside(many).sort("images", "subject")
+    panels = [condition_curves(mine, str(images)) for (images,), mine in rows.group_by("images", maintain_order=True)]
+    caption = f"{PEOPLE_CAPTION} Conditions are as the experiments name them."
+    yield Figure("accuracy-by-condition", "Accuracy by condition", caption, panels, 2, rows)
+
+
+def _probes(human_probe: pl.DataFrame) -> Iterator[Figure]:
+    """A panel for each probe of the experiments with people and each image set that models were run on."""
+    setting = pl.col("setting").map_elements("{:g}".format, pl.String)
+    rows = human_probe.with_columns(setting.alias("condition"))
+    people, panels, shown = rows.filter("human"), [], []
+    for (images, probe), mine in rows.filter(~pl.col("human")).group_by("images", "probe", maintain_order=True):
+        if len(those := people.filter(probe=probe)):
+            both = _beside(pl.concat([those.with_columns(images=pl.lit(images)), mine])).sort("subject")
+            panels.append(condition_curves(both, f"{words(str(probe))} on {images}"))
+            shown.append(both.with_columns(probe=pl.lit(probe)))
+    if panels:
+        caption = f"{PEOPLE_CAPTION} The photographs need not be those that people saw."
+        yield Figure("people-and-probes", "Models and people under probes", caption, panels, 2, pl.concat(shown))
+
+
+def _beside(rows: pl.DataFrame) -> pl.DataFrame:
+    """images, condition, subject, top1, low, high, n: all observers together, then each model."""
     people = (
-        many.filter("human")
+        rows.filter("human")
         .group_by("images", "condition", maintain_order=True)
         .agg(
             pl.lit(PEOPLE).alias("subject"),
@@ -59,10 +84,4 @@ def _conditions(judged: pl.DataFrame) -> Iterator[Figure]:
             pl.col("n").sum(),
         )
     )
-    rows = pl.concat([people, many.filter(~pl.col("human")).select(people.columns)]).sort("images", "subject")
-    panels = [condition_curves(mine, str(images)) for (images,), mine in rows.group_by("images", maintain_order=True)]
-    caption = (
-        "Models with 95 % intervals, and the mean of people, with the least and the most accurate of them. Conditions "
-        "are as the experiments name them."
-    )
-    yield Figure("accuracy-by-condition", "Accuracy by condition", caption, panels, 2, rows)
+    return pl.concat([people, rows.filter(~pl.col("human")).select(people.columns)])

@@ -53,6 +53,8 @@ class ReportData:
     """Labels of the newest versions of the other studies."""
     curve: pl.DataFrame
     metrics: pl.DataFrame
+    condition_metrics: pl.DataFrame
+    """Rows of the view condition_metric."""
     checkpoints: pl.DataFrame
     image_sets: pl.DataFrame
     conditions: pl.DataFrame
@@ -68,6 +70,8 @@ class ReportData:
     """Rows of the table error_consistency on the study's images, of every subject of the database."""
     judged: pl.DataFrame
     """Rows of the view condition_accuracy on the study's images."""
+    human_probe: pl.DataFrame
+    """Rows of the view human_probe: the study's models, and people where their trials are imported."""
     atlas: pl.DataFrame
     """Published figures: rows of VALUES, those imported into the database among them."""
     joined: pl.DataFrame
@@ -126,10 +130,12 @@ def _read(store: Store, label: str) -> ReportData:
         others=others,
         curve=curve,
         metrics=store.frame("FROM metric_of(?)", [label]),
+        condition_metrics=store.frame("FROM condition_metric_of(?)", [label]),
         predictions=int(predictions.item()),
         correlated=_correlated(store, label),
         consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
         judged=store.frame("FROM condition_accuracy WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
+        human_probe=store.frame("FROM human_probe_of(?)", [label]),
         atlas=values,
         joined=joined(store, label, values),
         drawn=choose(_accuracies(frames["checkpoints"], curve)),

@@ -30,7 +30,10 @@ KEYWORDS = (
     "WITH", "DISTINCT", "FILTER", "CASE", "WHEN", "THEN", "ELSE", "END", "AND", "OR", "NOT", "IS NULL", "PIVOT",
     "count(*)", "avg(", "sum(", "min(", "max(", "median(", "corr(", "round(", "QUALIFY", "OVER", "PARTITION BY", "DESC",
 )  # fmt: skip
-OF = ("accuracy_of(", "label_accuracy_of(", "curve_of(", "flip_of(", "metric_of(", "study_detail_of(", "version_of(")
+OF = (
+    *("accuracy_of(", "label_accuracy_of(", "curve_of(", "flip_of(", "metric_of(", "condition_metric_of("),
+    *("study_detail_of(", "version_of("),
+)
 """Macros that take a study."""
 
 OBJECTS = """

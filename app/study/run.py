@@ -435,6 +435,8 @@ class Committer:
 
     def _fail(self, failures: Sequence[Failed]) -> None:
         new = [failure for failure in failures if failure.cell.key not in self.lost]
+        if not new:
+            return
         self.store.commit(new, {})
         self.lost |= {failure.cell.key: failure.error for failure in new}
         self.committed.failed += new

@@ -55,7 +55,7 @@ def open_session(variant: Variant, batch: int, threads: int) -> TensorRTSession:
     It runs a TensorRT plan built for this very ONNX file; or else a refittable one that takes its weights, if it then
     computes what ONNX Runtime does; or else one that is built now. Which one, and why, goes to the log of `bandlens`.
     """
-    device, onnx_file = _device(variant.engine), onnx_file_of(variant)
+    device, onnx_file = device_of(variant.engine), onnx_file_of(variant)
     own = device.target(batch)
     if variant.precision in CLOSE and find_trt_plan(onnx_file, own) is None:
         trt_plan = find_trt_plan(onnx_file, device.target(batch, refit=True))
@@ -119,7 +119,8 @@ class Device:
 
 
 @cache
-def _device(engine: str) -> Device:
+def device_of(engine: str) -> Device:
+    """What the sessions of `tensorrt` or `tensorrt-rtx` in this process share."""
     return Device(engine)
 
 

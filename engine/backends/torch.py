@@ -23,7 +23,6 @@ from ...errors import BandlensError, DeviceError, EngineError
 from ...export.parity import compare, onnx_logits
 from ...export.photographs import photograph_crops
 from ...export.precisions import for_cpu
-from ...export.torch.network import OnnxNetwork
 from ...probes.arrays import Array
 from ...probes.attacks import band_of
 from ...records import Condition, SessionInfo, Variant
@@ -101,6 +100,44 @@ def card() -> Card:
     return Card(gpu, xp, xp.cuda.Stream(non_blocking=True), torch.cuda.graph_pool_handle())
 
 
+def checked_network(variant: Variant, device: str) -> Network:
+    """The network of the variant's ONNX file on the device, if it computes there what ONNX Runtime computes from it.
+
+    Raises ExportError for a file that is not the one that was named, and EngineError for an operator that is not known
+    or logits that are others.
+    """
+    from ...export.torch.network import OnnxNetwork  # here, since a network that is no file needs no package onnx
+
+    images = photograph_crops(variant.model.image_size)
+    onnx_file = onnx_file_of(variant)
+    comparable = for_cpu(onnx_file)
+    try:
+        read = OnnxNetwork(comparable if ENGINES[variant.engine].arrays == "numpy" else content_of(variant))
+    except BandlensError as error:
+        raise EngineError(f"{variant}: {error}") from error
+    except Exception as error:
+        raise EngineError(
+            f"{variant.path}: torch cannot open it: {first_line(error)}; take another engine, or export "
+            f"{variant.model.name} again"
+        ) from error
+    with torch_errors(variant), torch.no_grad():
+        network: Network = read.to(device)
+        found = network(placed(images, device)).cpu().numpy()
+    wanted = onnx_logits(comparable, images)
+    finite = np.isfinite(wanted).all(axis=1)  # those that are not fail the cell of an image that has them
+    parity = compare(wanted[finite], found[finite]) if finite.any() else None
+    if parity and not parity.relative_difference <= CLOSE[onnx_file.precision]:  # nor NaN
+        raise EngineError(
+            f"{variant}: torch does not compute what ONNX Runtime does: {parity}; take another engine, without attacks"
+        )
+    return network
+
+
+def placed(images: NDArray[Any], device: str) -> Tensor:
+    """(n, 3, S, S) on the device, laid out as convolutions want."""
+    return torch.from_numpy(images).to(device).contiguous(memory_format=torch.channels_last)
+
+
 class TorchSession:
     """See `engine.backends.base.Attacker`. Torch's settings are those of the session until it is closed.
 
@@ -110,11 +147,12 @@ class TorchSession:
     float32, and what bfloat16 makes of it is for a gate.
     """
 
-    def __init__(self, variant: Variant, batch: int, threads: int) -> None:
-        """Load and check it; on a GPU, run it once too, so that what it needs of the memory is taken.
+    def __init__(
+        self, variant: Variant, batch: int, threads: int, load: Callable[[Variant, str], Network] = checked_network
+    ) -> None:
+        """Load it by variant and device; on a GPU, run it once too, so that what it needs of the memory is taken.
 
-        Raises ExportError for a file that is not the one that was named, EngineError for an operator that is not known
-        or where the network does not compute what ONNX Runtime computes from the file, and DeviceError.
+        Raises what `load` does, EngineError for a precision that the GPU does not have, and DeviceError.
         """
         if not readiness(variant.engine).ready:
             raise EngineError(readiness(variant.engine).line)
@@ -135,36 +173,11 @@ class TorchSession:
             self.info = SessionInfo(processor_name(), batch, threads, json.dumps(versions))
         with ExitStack() as settings:
             settings.enter_context(exact(threads))
-            self.network = self._checked_network()
+            network = load(variant, self._device)
+            self.network = in_bfloat16(network) if variant.precision == "bf16" else network
             if self._card:
                 self._prepare(self._card)
             self._settings = settings.pop_all()
-
-    def _checked_network(self) -> Network:
-        variant, images = self.variant, photograph_crops(self.variant.model.image_size)
-        onnx_file = onnx_file_of(variant)
-        comparable = for_cpu(onnx_file)
-        try:
-            read = OnnxNetwork(content_of(variant) if self._card else comparable)
-        except BandlensError as error:
-            raise EngineError(f"{variant}: {error}") from error
-        except Exception as error:
-            raise EngineError(
-                f"{variant.path}: torch cannot open it: {first_line(error)}; take another engine, or export "
-                f"{variant.model.name} again"
-            ) from error
-        with torch_errors(variant), torch.no_grad():
-            network: Network = read.to(self._device)
-            found = network(self.place(images)).cpu().numpy()
-        wanted = onnx_logits(comparable, images)
-        finite = np.isfinite(wanted).all(axis=1)  # those that are not fail the cell of an image that has them
-        parity = compare(wanted[finite], found[finite]) if finite.any() else None
-        if parity and not parity.relative_difference <= CLOSE[onnx_file.precision]:  # nor NaN
-            raise EngineError(
-                f"{variant}: torch does not compute what ONNX Runtime does: {parity}; take another engine, without "
-                "attacks"
-            )
-        return in_bfloat16(network) if variant.precision == "bf16" else network
 
     def infer(self, images: Array) -> Array:
         """Logits of one batch; on a GPU the array is overwritten by the next call."""
@@ -219,7 +232,7 @@ class TorchSession:
 
     def place(self, images: NDArray[Any]) -> Tensor:
         """(n, 3, S, S) on the device, laid out as convolutions want."""
-        return torch.from_numpy(images).to(self._device).contiguous(memory_format=torch.channels_last)
+        return placed(images, self._device)
 
     def attacked(
         self,

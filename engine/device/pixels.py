@@ -29,7 +29,7 @@ def pixels_of(xp: ModuleType, images: ImageSet, batch: int) -> Take:
     """
     if xp is np:
         return images.take
-    return _resident(xp, images) if fits(images, batch, free_memory(xp)) else _streamed(xp, images, batch)
+    return resident(xp, images) if fits(images, batch, free_memory(xp)) else streamed(xp, images, batch)
 
 
 def fits(images: ImageSet, batch: int, free: int) -> bool:
@@ -48,7 +48,8 @@ def free_memory(xp: ModuleType) -> int:
     return int(free) + int(xp.get_default_memory_pool().free_bytes())
 
 
-def _resident(xp: ModuleType, images: ImageSet) -> Take:
+def resident(xp: ModuleType, images: ImageSet) -> Take:
+    """All images lie on the card from now on."""
     pixels = xp.empty(images.shape, dtype=xp.uint8)
     for first in range(0, len(pixels), UPLOAD):
         rows = np.arange(first, min(first + UPLOAD, len(pixels)))
@@ -62,7 +63,8 @@ def _resident(xp: ModuleType, images: ImageSet) -> Take:
     return take
 
 
-def _streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
+def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
+    """Each batch is copied to the card as it is taken."""
     # Two of each: while one batch is copied to the card, or perturbed there, the next is read.
     shape = (batch, *images.shape[1:])
     staging = [_pinned(xp, shape) for _ in range(2)]

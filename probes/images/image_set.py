@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -47,7 +47,8 @@ class ImageSet:
     labels: NDArray[np.int32] | None = field(repr=False)
     """(n,) class indices."""
     schemes: Mapping[str, Scheme] = field(repr=False)
-    """Other label schemes by name: `real`, lists of classes; `texture`, where labels are shapes."""
+    """Other label schemes by name: `real`, lists of classes; `texture`, where labels are shapes;
+    `hf_label`, where they are of low frequencies."""
     clusters: NDArray[np.int32] = field(repr=False)
     """(n,) cluster indices: images of one cluster, such as crops of one photograph, are not independent."""
     keys: NDArray[np.uint64] = field(repr=False)
@@ -106,12 +107,14 @@ class ImageSet:
         return images
 
 
-def open_image_set(path: Path, draw: Draw | None = None) -> ImageSet:
+def open_image_set(path: Path, draw: Draw | Sequence[str] | None = None) -> ImageSet:
     """Open a set: its files must be there and fit each other; pixels are not read (see `check`).
 
     With `draw` it is the set that packing so many of its images would have made; one that has no more stays whole.
+    With paths it is the set that packing these alone, in their order, would have made.
 
-    Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format.
+    Raises UsageError where `path` is no image set, ImageSetError where it is damaged or of another format, KeyError for
+    a path that it does not have.
     """
     about = files.read_about(path)
     try:
@@ -135,11 +138,10 @@ def open_image_set(path: Path, draw: Draw | None = None) -> ImageSet:
         keys = files.image_keys(index.sha256s)
     except ValueError as error:
         raise ImageSetError(f"{path / files.INDEX}: damaged ({error}); pack the images again") from error
-    packed, rows = info.digest, None
-    if draw is not None and draw.limit < info.count:
-        rows = spread(index.labels, index.paths, *draw)
+    packed, rows = info.digest, _rows(index, draw)
+    if rows is not None:
         index, keys = _drawn(index, rows), keys[rows]
-        info = replace(info, count=draw.limit, digest=digest(index, info.size, info.preprocessing, info.decision_space))
+        info = replace(info, count=len(rows), digest=digest(index, info.size, info.preprocessing, info.decision_space))
     return ImageSet(
         info=info,
         labels=index.labels,
@@ -153,9 +155,18 @@ def open_image_set(path: Path, draw: Draw | None = None) -> ImageSet:
         ignored=ignored,
         source=source,
         packed=packed,
-        draw=None if rows is None else draw,
+        draw=draw if rows is not None and isinstance(draw, Draw) else None,
         rows=rows,
     )
+
+
+def _rows(index: files.Index, draw: Draw | Sequence[str] | None) -> NDArray[np.int64] | None:
+    if isinstance(draw, Draw):
+        return spread(index.labels, index.paths, *draw) if draw.limit < len(index.paths) else None
+    if draw is None:
+        return None
+    place = {path: row for row, path in enumerate(index.paths)}
+    return np.array([place[path] for path in draw], np.int64)
 
 
 def _drawn(index: files.Index, rows: NDArray[np.int64]) -> files.Index:

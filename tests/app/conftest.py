@@ -1,3 +1,3 @@
 """Fixtures of the tests of the application."""
 
-from explored import explored  # noqa: F401 - a fixture
+from explored import explored, limited  # noqa: F401 - fixtures

@@ -55,6 +55,7 @@ def test_the_commands_of_the_design_are_there() -> None:
         "demo",
     ]
     nested = "checkpoints list, checkpoints show, checkpoints fetch, checkpoints verify, images pack, images check, "
+    nested += "images frequency-conflict, "
     nested += "benchmarks list, benchmarks pack, "
     nested += "probes list, probes preview, import predictions, "
     nested += "published import, published table, published list, published sources, published agree, "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from small import Command, ask
+from small import Command, ask, make_study
 
 from bandlens.app.pictures import Conditions
 from bandlens.app.wall import GAP, MARGIN, TILE
@@ -58,6 +59,39 @@ def test_the_first_of_many(command: Command, explored: Path) -> None:
     said, out = wall(command, explored, "SELECT image_index FROM prediction")
     rows = ask(explored / "results.duckdb", "SELECT count(*) FROM prediction")[0][0]
     assert said == f"{out}: 240 images, the first of {rows:,} rows\n"
+
+
+def test_images_of_a_study_with_a_limit(command: Command, limited: Path) -> None:
+    """Its image_index counts the images that were drawn; the set beside it has all."""
+    images, database = open_image_set(limited / "images.set"), limited / "results.duckdb"
+    where = "WHERE probe = 'critical_band' AND noise_sd = 0.16 AND frequency = 2 ORDER BY image_index"
+    query = f"SELECT {{}}, probe, parameters FROM prediction JOIN study_detail USING (cell) {where}"
+    said, out = wall(command, limited, query.format("image_index"))
+    assert said == f"{out}: 5 images\n"
+    paths = [path for (path,) in ask(database, "SELECT path FROM image ORDER BY image_index")]
+    assert paths != images.paths[:5]
+    ((parameters, digest),) = ask(
+        database, "SELECT parameters::VARCHAR, digest FROM condition WHERE noise_sd = 0.16 AND frequency = 2"
+    )
+    conditions = Conditions()
+    condition = conditions.find("critical_band", parameters, digest)
+    for number, path in enumerate(paths):
+        left, index = number * (2 * TILE + 2 * GAP), images.paths.index(path)
+        np.testing.assert_array_equal(tile(out, left), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
+        (made,) = conditions.apply(images, [index], condition, 2)
+        np.testing.assert_array_equal(tile(out, left + TILE), drawn(made))
+
+
+def test_an_index_in_two_selections_is_no_image(command: Command, limited: Path, tmp_path: Path) -> None:
+    shutil.copytree(limited, tmp_path, dirs_exist_ok=True)
+    assert command("run", make_study(tmp_path, name="all"), "--db", tmp_path / "results.duckdb").code == 0
+    said, _ = wall(command, tmp_path, "SELECT 0 AS image_index")
+    assert said == (
+        "bandlens: the database has results on 2 selections of the images of images, each with an image_index of "
+        "its own; select path, too\n"
+    )
+    said, out = wall(command, tmp_path, "FROM flip LIMIT 3")
+    assert said == f"{out}: 3 images\n"
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from types import ModuleType
+from weakref import finalize
 
 import numpy as np
 import pytest
 from rai_toolbox.augmentations.fourier import generate_fourier_bases
-from stimuli import perturb, photographs
+from stimuli import Images, perturb, photographs
 
 from bandlens.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
+from bandlens.probes.family import Batch
 from bandlens.probes.fourier import FOURIER_BASIS, NORM, signs, wave
 from bandlens.records import Condition
 
@@ -26,6 +28,23 @@ def test_the_published_map_is_half_of_63_by_63_frequencies() -> None:
         (i, j) for i in range(-31, 32) for j in range(-31, 32)
     }
     assert not {(-row, -column) for row, column in found} & (set(found) - {(0, 0)})
+
+
+def test_a_whole_map_holds_two_images_and_not_1985() -> None:
+    """One that was yielded, and the next: whoever runs the map lets go of each as it asks for another."""
+    alive, most = set[int](), 0
+
+    def buffer() -> Images:
+        nonlocal most
+        made = np.empty((1, 3, 64, 64), np.float32)
+        alive.add(id(made))
+        finalize(made, alive.discard, id(made))
+        most = max(most, len(alive))
+        return made
+
+    batch = Batch(photographs(1)[..., :64, :64], np.zeros(1, np.uint64), np.zeros(1, np.int64), 0)
+    count = sum(1 for _ in FOURIER_BASIS.perturb(np, batch, FOURIER_BASIS.conditions({}), buffer))
+    assert (count, most) == (1985, 2)
 
 
 @pytest.mark.parametrize("size", [32, 224])

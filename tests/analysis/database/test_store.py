@@ -159,20 +159,18 @@ def test_a_session_is_looked_up_once_and_not_remembered_from_a_commit_that_faile
     images = image_set(5)
     one = cell(images)
     store.begin_study("s", "", [one], [images])
-    looked_up, look_up, load = [], Store.frame, Store._load
+    looked_up, load, full = [], Store._load, True
 
-    def frame(self: Store, sql: str, parameters: Any = ()) -> Any:
-        looked_up.extend(["session"] * ("FROM session WHERE" in sql))
-        return look_up(self, sql, parameters)
+    def watched(self: Store, statement: str, table: Any) -> None:
+        looked_up.extend(["session"] * ("INTO session " in statement))
+        if full and "INTO prediction " in statement:
+            raise StoreError("no space left")
+        load(self, statement, table)
 
-    def full(*_: Any) -> None:
-        raise StoreError("no space left")
-
-    monkeypatch.setattr(Store, "frame", frame)
-    monkeypatch.setattr(Store, "_load", full)
+    monkeypatch.setattr(Store, "_load", watched)
     with pytest.raises(StoreError, match="no space left"):
         store.commit([part(one, [1])], {one.variant: SESSION})
-    monkeypatch.setattr(Store, "_load", load)
+    full = False
     for first in range(5):
         store.commit([part(one, [1], first=first)], {one.variant: SESSION})
     assert len(looked_up) == 2

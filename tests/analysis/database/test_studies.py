@@ -83,7 +83,16 @@ def test_the_last_run_is_that_of_any_version(several: Store) -> None:
 
 # The same in SQL
 
-MACROS = ("accuracy_of", "label_accuracy_of", "curve_of", "flip_of", "metric_of", "study_detail_of", "version_of")
+MACROS = (
+    "accuracy_of",
+    "label_accuracy_of",
+    "curve_of",
+    "flip_of",
+    "metric_of",
+    "condition_metric_of",
+    "study_detail_of",
+    "version_of",
+)
 
 
 @pytest.mark.parametrize("macro", MACROS)

@@ -20,12 +20,21 @@ from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.analysis.statistics.consistency import error_consistency
 from bandlens.errors import UnknownName
+from bandlens.probes.grid import FAMILIES
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.protocol import BENCHMARKS, STIMULI
 from bandlens.records import Finished
 
 PUBLISHED = Path(__file__).parents[4] / "shared" / "published"
 CLASSES = list(decision_space("sixteen").names)
+EXPERIMENTS = {
+    "contrast": "contrast",
+    "low-pass": "gaussian_lowpass",
+    "high-pass": "gaussian_highpass",
+    "uniform-noise": "uniform_noise",
+    "phase-scrambling": "phase_scramble",
+}
+"""Stimulus set -> the probe that makes such stimuli, as docs/probes.md has them."""
 
 
 @pytest.fixture
@@ -34,13 +43,15 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def answered(images: Images, name: str, right: ArrayLike, *, probe: str = "clean", content: str = "") -> Finished:
-    """The clean cell of a model that has these images right; of a wrong one it says the next class."""
+def answered(
+    images: Images, name: str, right: ArrayLike, *, probe: str = "clean", content: str = "", **parameters: float | str
+) -> Finished:
+    """The cell of a model that has these images right, clean by default; of a wrong one it says the next class."""
     assert images.labels is not None
     correct = np.asarray(right, np.bool_)
     predicted = np.where(correct, images.labels, (images.labels + 1) % 10)
     by = model(name, content=content or name)
-    return part(cell(images, condition(probe), by=by), predicted, np.where(correct, 0, 1))
+    return part(cell(images, condition(probe, **parameters), by=by), predicted, np.where(correct, 0, 1))
 
 
 def stimuli(name: str, paths: Sequence[str], labels: Sequence[str]) -> Images:
@@ -120,6 +131,32 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     assert mine["kappa"].to_list() == pytest.approx([1] * len(mine))
     assert set(table["condition"]) == set(trials.filter(stimulus_set="low-pass")["condition"])
     assert {row["subject"]: row["pairs"] for row in summary(table)} == {"humans": 6, "copy of subject-01": 4}
+
+
+def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_none_is_left(
+    store: Store, shared: Path
+) -> None:
+    """Models under the probes' published settings, beside the people who judged the published stimuli."""
+    trials = people(store, shared)
+    images = image_set(4, labels=[1, 2, 3, 4], name="mine", decision_space="sixteen")
+    cells = [
+        answered(images, "net", np.ones(4, bool), probe=name, **dict(one.parameters))
+        for name in EXPERIMENTS.values()
+        for one in FAMILIES[name].conditions({})
+    ]
+    store_study(store, "study", images, cells)
+    rows = store.frame("FROM human_probe")
+    for experiment, probe in EXPERIMENTS.items():
+        models, humans = (rows.filter(probe=probe, human=human) for human in (False, True))
+        assert set(humans["images"]) == {experiment}
+        assert set(models["setting"]) == set(humans["setting"])
+        assert len(models) == trials.filter(stimulus_set=experiment)["condition"].n_unique()
+    assert set(rows["probe"]) == set(EXPERIMENTS.values())
+    blurred = rows.filter(probe="gaussian_lowpass", setting=10, human=True)
+    assert blurred["top1"].mean() == pytest.approx(0.380, abs=0.0005)  # of four observers, as published
+    faint = rows.filter(probe="contrast", setting=0.05, human=True).sort("subject")
+    named = store.frame("FROM condition_accuracy WHERE images = 'contrast' AND condition = 'c05'").sort("subject")
+    assert faint["top1"].equals(named["top1"])
 
 
 def test_models_alone_as_their_vectors_say(store: Store) -> None:

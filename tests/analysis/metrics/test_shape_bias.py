@@ -28,6 +28,7 @@ from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.probes.benchmarks.layouts import find_benchmark
 from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
+from bandlens.protocol import CUES
 
 NAMES = dict(enumerate(decision_space("sixteen").names))
 NUMBERS = {name: number for number, name in NAMES.items()}
@@ -177,6 +178,28 @@ def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Sto
     assert found["shape_bias"][0] == pytest.approx(2 / 3), "the last image has one class for both"
     assert set(found) == {"shape_bias", "shape_bias_0", "shape_bias_1", "cue_accuracy"}, "classes without names"
     assert store.frame("SELECT DISTINCT image_set FROM metric").rows() == [("conflict",)]
+
+
+def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(store: Store) -> None:
+    low, high, named = [0, 0, 1, 1, 2, 2], [1, 2, 0, 1, 0, 1], [0, 2, 1, 0, 2, 0]
+    conflict = image_set(6, labels=low, schemes={"hf_label": [[one] for one in high]}, name="conflict")
+    rank = [int(one != label) for one, label in zip(named, low, strict=True)]
+    store_study(store, "s", conflict, [part(cell(conflict, by=model(classes=16)), named, rank)])
+    found = measured(store)
+    # The fourth image has one class for both. Of the others 0, 1 and 2 are named for low, 2 and 0 ... for high ones.
+    apart = [(n, a, b) for n, a, b in zip(named, low, high, strict=True) if a != b]
+    of_low, of_high = sum(n == a for n, a, _ in apart), sum(n == b for n, _, b in apart)
+    assert (len(apart), of_low, of_high) == (5, 3, 1)
+    assert found["low_frequency_cue_bias"][0] == 3 / 4
+    assert found["frequency_cue_accuracy"][0] == 4 / 5
+    assert set(found) == {f"low_frequency_cue_bias{end}" for end in ("", "_0", "_1", "_2")} | {"frequency_cue_accuracy"}
+    schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY scheme DESC").rows()
+    assert schemes == [("lf_label", 6, 3 / 6), ("hf_label", 6, 1 / 6)]
+
+
+def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: Store) -> None:
+    for cues in CUES:
+        assert store.frame(f"SELECT own_scheme('{cues.first}'), own_scheme('{cues.second}')").row(0) == (True, False)
 
 
 # A real network

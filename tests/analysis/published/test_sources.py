@@ -116,6 +116,22 @@ def test_another_release_is_refused_with_file_row_and_column(
     assert "\n" not in str(raised.value)
 
 
+@needs_published
+@pytest.mark.parametrize("size", ["1_0", "224.5", "nan", "-5", "٣", "0"])
+def test_an_input_size_is_a_number_of_pixels(command: Command, tmp_path: Path, size: str) -> None:
+    folder = tmp_path / "timm"
+    shutil.copytree(PUBLISHED / "atlas/timm", folder)
+    file = folder / "results-imagenet-a.csv"
+    file.chmod(0o644)
+    table = pl.read_csv(file, infer_schema=False)
+    table.with_columns(
+        img_size=pl.when(pl.int_range(pl.len()) == 2).then(pl.lit(size)).otherwise("img_size")
+    ).write_csv(file)
+    done = command("published", "import", "timm", folder, "--db", tmp_path / "results.duckdb")
+    assert done.code == 1
+    assert done.err == f"bandlens: {file}, line 4, column img_size: {size!a} is not a number of pixels\n"
+
+
 def test_a_folder_without_a_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no results-imagenet"):
         read_source(sources()["timm"], tmp_path)

@@ -63,6 +63,19 @@ def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -
     assert row == ("missing", "highpass cutoff 0.1 is missing")
 
 
+def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Command, database: Path) -> None:
+    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--conditions", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    printed = json.loads(answer.out)
+    assert {row["metric"] for row in printed} == {"agreement", "confidence"}, "the images have no labels"
+    assert len(printed) == 2 * 2 * 52, "metrics, checkpoints, conditions"
+    columns = ("checkpoint", "probe", "metric", "n", "value", "low", "high", "difference", "state")
+    kept = ask(database, f"SELECT {', '.join(columns)}, parameters::VARCHAR FROM condition_metric WHERE study = 'a'")
+    assert sorted(map(str, kept)) == sorted(str((*map(row.get, columns), row["parameters"])) for row in printed)
+    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--conditions")
+    assert "cutoff=0.1" in answer.out
+
+
 def test_a_table_is_for_people(command: Command, database: Path) -> None:
     answer = command("analyze", "--db", database, "--study", "a@1", "--resamples", 100)
     assert answer.code == 0

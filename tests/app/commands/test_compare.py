@@ -65,6 +65,18 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     assert "cutoff=0.1 " in call("s@1", "s@2", "--db", db, "--all")
 
 
+def test_what_has_no_accuracy_to_compare_is_counted(tmp_path: Path) -> None:
+    labelled, bare = image_set(100, labels=[0] * 100), image_set(100)
+    path = tmp_path / "results.duckdb"
+    with open_store(path) as store:
+        for name, images in (("with", labelled), ("without", bare)):
+            parts = [part(cell(images, *of), np.zeros(100, int), ranks(images, 10)) for of in ((), (LOW[0],))]
+            store_study(store, name, images, parts)
+    printed = call("with", "without", "--db", path)
+    assert "of 2 others that both have, 0 differ in accuracy" in printed
+    assert "\n2 of them are not compared: only one of the runs has labels\n" in printed
+
+
 def test_json_holds_every_table(db: Path) -> None:
     found = json.loads(call("s@1", "s", "--db", db, "--json"))
     assert found["same_cells"] == 1

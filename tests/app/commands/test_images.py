@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small import make_images, make_pictures
 from typer.testing import CliRunner, Result
 
 from bandlens.app.commands.images import app
@@ -89,3 +90,19 @@ def test_options_that_cannot_be(options: tuple[str, ...], message: str, photos: 
     assert isinstance(failed, UsageError)
     assert message in str(failed)
     assert not (tmp_path / "set").exists()
+
+
+def test_conflicting_frequencies_are_made_of_a_packed_set(tmp_path: Path) -> None:
+    source = make_images(tmp_path / "source.set", make_pictures(6, 32), labels=[0, 0, 1, 1, 2, 2])
+    out = tmp_path / "conflicts"
+    result = run("frequency-conflict", tmp_path / "source.set", "--cutoff", 0.25, "--out", out, "--seed", 3, "--json")
+    assert result.exit_code == 0, result.output
+    [row] = json.loads(result.stdout)
+    assert (row["name"], row["images"], row["labelled"], row["classes"]) == ("conflicts", 6, True, 3)
+    images = open_image_set(out)
+    assert row["digest"] == images.info.digest != source.info.digest
+    assert images.labels is not None
+    assert (images.labels != images.schemes["hf_label"].classes).all()
+    assert run("frequency-conflict", tmp_path / "source.set", "--out", out).exit_code == 2, "no cutoff"
+    again = run("frequency-conflict", tmp_path / "source.set", "--cutoff", 0.25, "--out", out)
+    assert isinstance(again.exception, UsageError), "the folder is taken"

@@ -151,6 +151,31 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
     assert np.abs(other.astype(int) - shown[0]).mean() > 5
 
 
+def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path) -> None:
+    images = open_image_set(limited / "images.set")
+    answers = Answers(limited / "results.duckdb", find_sets([limited]), Conditions())
+    study = answers.study(None)
+    assert [(one["n"], one["pictures"]) for one in study["image_sets"]] == [(5, True)]
+    words = condition(study, "critical band, noise_sd 0.16, frequency 2")["id"]
+    found = answers.images("few", "images", words, "net", None, "all", None, ["net"])
+    assert len(found["tiles"]) == 5
+    for tile in found["tiles"]:
+        index = images.paths.index(tile["path"])
+        shown = pixels(answers.picture(found["digest"], tile["index"], None, found["seed"]))
+        assert np.array_equal(shown, images.pixels[index].transpose(1, 2, 0))
+        noisy = pixels(answers.picture(found["digest"], tile["index"], words, found["seed"]))
+        assert np.array_equal(noisy, pixels(answers.picture(images.info.digest, index, words, found["seed"])))
+    with pytest.raises(UsageError, match="no such image"):
+        answers.picture(found["digest"], 5, None, 0)
+    answers.close()
+
+
+def test_images_that_no_set_has_are_not_shown(limited: Path, explored: Path) -> None:
+    answers = Answers(limited / "results.duckdb", find_sets([explored]), Conditions())
+    assert [one["pictures"] for one in answers.study(None)["image_sets"]] == [False]
+    answers.close()
+
+
 def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
     blur = condition(study, "blur, width 2")
     assert blur["unseen"] == "blur is a probe of one's own; name the study file that has it"

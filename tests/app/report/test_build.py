@@ -101,8 +101,8 @@ def test_it_can_be_read_without_seeing_it(page: Page) -> None:
 
 def test_everything_has_its_section(page: Page) -> None:
     assert list(page.sections) == [
-        "overview", "accuracy", "curves", "critical-band", "numbers", "correlations", "conditions", "study",
-        "published", "atlas", "provenance",
+        "overview", "accuracy", "curves", "critical-band", "numbers", "correlations", "measures",
+        "conditions", "study", "published", "atlas", "provenance",
     ]  # fmt: skip
     assert "33,000" in page.sections["overview"]
     assert "Of 72 correlations, 40 have p < 0.05" in page.sections["study"]
@@ -111,6 +111,7 @@ def test_everything_has_its_section(page: Page) -> None:
     assert "shape biasimagenet-r-0.010.750.330.920.71" in page.sections["atlas"]
     assert "Your models among the study's" in page.sections["atlas"]
     assert "blur on photographs" in page.sections["curves"]
+    assert "expected calibration error on photographs" in page.sections["measures"]
     assert "your own blur" in page.sections["conditions"]
     for fact in ("a processor", "onnxruntime 1", "fp32", 'name = "many"', "120"):
         assert fact in page.sections["provenance"]
@@ -284,7 +285,7 @@ def test_the_command_says_what_it_wrote(many: Path, tmp_path: Path) -> None:
     app.command()(report)
     result = CliRunner().invoke(app, ["--db", str(many), "--out", str(tmp_path / "r.html")])
     assert result.exit_code == 0, result.output
-    assert re.search(r"r.html: 11 sections, \d+ charts, \d\.\d MB", result.output)
+    assert re.search(r"r.html: 12 sections, \d+ charts, \d\.\d MB", result.output)
 
 
 def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:

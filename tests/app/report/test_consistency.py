@@ -73,3 +73,22 @@ def test_models_alone(tmp_path: Path) -> None:
     section = consistency_section(database(tmp_path / "results.duckdb", people=False))
     assert [len(figure.panels) for figure in section.figures] == [1, 1]
     assert set(section.figures[1].table["subject"]) == {"one", "two"}
+
+
+def test_people_stand_beside_models_under_the_same_probe(tmp_path: Path) -> None:
+    database(tmp_path / "results.duckdb", people=True)
+    images = image_set(40, name="mine", labels=[1] * 40, decision_space="sixteen")
+    rank = np.arange(40) % 4
+    with open_store(tmp_path / "results.duckdb") as store:
+        cells = [cell(images, condition("contrast", contrast=c), by=model("one")) for c in (0.05, 0.3, 1.0)]
+        other = cell(images, condition("grey_blend", alpha=0.2), by=model("one"))
+        store_study(store, "probed", images, [part(one, 1 + rank, rank) for one in (*cells, other)])
+    results = read_data(tmp_path / "results.duckdb", "probed")
+    assert results is not None
+    [figure] = consistency_section(results).figures
+    assert [panel.to_dict()["title"] for panel in figure.panels] == ["contrast on mine"]
+    found = figure.table.pivot("subject", index="condition", values="top1").sort("condition")
+    assert found["condition"].to_list() == ["0.05", "0.3", "1"]
+    assert found["one"].to_list() == [0.25] * 3
+    people = results.human_probe.filter(human=True, setting=0.3)["top1"]
+    assert found["humans"][1] == people.mean()

@@ -50,10 +50,10 @@ def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> Itera
     monkeypatch.setattr(tensorrt_session, "arrays_of", lambda _: xp)
     monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt.pretend_tensorrt())
     monkeypatch.setattr(plans, "build_trt_plan", pretend_tensorrt.pretend_plan)
-    tensorrt_session._device.cache_clear()
+    tensorrt_session.device_of.cache_clear()
     graphs.tell_plain.cache_clear()
     yield xp
-    tensorrt_session._device.cache_clear()
+    tensorrt_session.device_of.cache_clear()
 
 
 def variant(model: Model) -> Variant:
@@ -123,7 +123,7 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
             for content in contents * 2:
                 found = session.infer(card.asarray(content))
                 np.testing.assert_allclose(found, reference(model, content), rtol=1e-5, atol=1e-5)
-                assert tensorrt_session._device("tensorrt").stream.captured is None
+                assert tensorrt_session.device_of("tensorrt").stream.captured is None
     assert Graph.launched == before
     said = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
     assert len(said) == 2, "once for each model, which the reason names"
@@ -164,7 +164,7 @@ def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: P
     for _ in range(3):
         first.infer(images)
     second = open_session(variant(models[1]), 2 * BATCH, 1)
-    device = tensorrt_session._device("tensorrt")
+    device = tensorrt_session.device_of("tensorrt")
     assert device.arena.mem.size == 2 * BATCH * pretend_tensorrt.MEMORY
     for _ in range(3):
         np.testing.assert_allclose(first.infer(images), reference(models[0], content), rtol=1e-5, atol=1e-5)
@@ -290,7 +290,7 @@ def test_a_plan_of_another_shape_is_named(card: PretendCupy, tmp_path: Path, mon
 
 
 def make_shared_plan(model: Model) -> None:
-    device = tensorrt_session._device("tensorrt")
+    device = tensorrt_session.device_of("tensorrt")
     plans.ensure_trt_plan(device.trt, OnnxFile("fp32", model.path, model.sha256), device.target(BATCH, refit=True))
 
 
@@ -340,7 +340,7 @@ def test_a_refit_that_loses_a_bias_is_found_out_at_fp16(
     images = photograph_crops(128)
     right, wrong = (onnx_logits(content, images) for content in (for_cpu(half), without_bias(for_cpu(half))))
     assert tensorrt_session.CLOSE["fp16"] < compare(right, wrong).relative_difference < 0.02
-    device = tensorrt_session._device("tensorrt")
+    device = tensorrt_session.device_of("tensorrt")
     plans.ensure_trt_plan(device.trt, half, device.target(BATCH, refit=True))
     load = pretend_tensorrt.Engine.load
 

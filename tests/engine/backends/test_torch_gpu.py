@@ -24,6 +24,8 @@ from bandlens.errors import DeviceError, EngineError
 from bandlens.export.onnx_files import load_onnx_file
 from bandlens.export.parity import onnx_logits
 from bandlens.export.precisions import for_cpu, make_onnx_file
+from bandlens.export.torch import network
+from bandlens.export.torch.network import OnnxNetwork
 from bandlens.records import Model, Variant
 
 BATCH = 8
@@ -152,13 +154,13 @@ def test_arrays_that_torch_would_copy_are_refused(
 def test_no_room_for_a_batch_is_said_while_opening(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full(torch_session.OnnxNetwork):
+    class Full(OnnxNetwork):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             if len(images) == 64:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation")
             return super().forward(images)
 
-    monkeypatch.setattr(torch_session, "OnnxNetwork", Full)
+    monkeypatch.setattr(network, "OnnxNetwork", Full)
     with pytest.raises(DeviceError, match=r"Tried to allocate 2 GiB\.; try a smaller batch$") as caught:
         open_session(variant(make_model(tmp_path)), 64, 1)
     assert "\n" not in str(caught.value)

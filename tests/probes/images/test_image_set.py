@@ -157,7 +157,12 @@ def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
             every = np.arange(limit)
             assert np.array_equal(drawn.take(every), few.take(every))
             assert np.array_equal(drawn.take(every[::-1]), few.take(every[::-1]))
+            named = open_image_set(tmp_path / "whole", few.paths)
+            assert named.info == drawn.info
+            assert np.array_equal(named.take(every), few.take(every))
     assert open_image_set(tmp_path / "whole", Draw(99)).info == whole.info
+    with pytest.raises(KeyError, match=r"no\.png"):
+        open_image_set(tmp_path / "whole", ["no.png"])
 
 
 @pytest.mark.parametrize("sha256", ["f" * 15, "", "g" * 64, " " * 64, "é" * 64])

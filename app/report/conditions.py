@@ -1,0 +1,82 @@
+"""The section of curves of every other measure: shape bias, calibration and the like under every condition."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from ...analysis.charts.curves import curves
+from ...analysis.charts.style import CENTER, words
+from ...protocol import CUES
+from .accuracy import CUT, key, settings_of, slug
+from .data import ReportData
+from .sections import Figure, Section
+
+IN_CURVES = ("accuracy", "agreement")
+"""Metrics that have the section of curves for themselves."""
+SHARES = ("accuracy_real", *(name for cues in CUES for name in (cues.bias, cues.accuracy)), "confidence")
+"""Metrics drawn from 0 to 1; others as far as they reach."""
+OPEN = (*(cues.bias for cues in CUES), "clean_error_consistency", "expected_calibration_error")
+"""Figures that are drawn at once."""
+CAPTION = (
+    "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "
+    "without perturbation. The table has the difference from it, with an interval that is paired over the same images."
+)
+COLUMNS = (
+    *("checkpoint", "probe", "parameters", "cycles", "n", "value", "low", "high"),
+    *("difference", "difference_low", "difference_high", "state", "note"),
+)
+
+
+def conditions_section(results: ReportData) -> Section:
+    """A figure for each metric and image set, a panel for each probe."""
+    title = "Every measure under every condition"
+    drawn = results.condition_metrics.filter(
+        pl.col("probe") != "clean", ~pl.col("metric").is_in(IN_CURVES), pl.col("value").is_not_null()
+    )
+    names = drawn["image_set"].unique().sort(nulls_last=True)
+    figures = [
+        _figure(drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)), metric=metric), metric, name, number)
+        for number, name in enumerate(names, 1)
+        for metric in drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)))["metric"].unique().sort()
+    ]
+    return Section("measures", title, [] if figures else ["No complete cell with a perturbation yet."], figures)
+
+
+def _figure(rows: pl.DataFrame, metric: str, image_set: str | None, number: int) -> Figure:
+    """`rows` are those of one metric on one image set; None for means over benchmarks."""
+    domain = (0.0, 1.0)
+    if metric not in SHARES:
+        below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
+        lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
+        domain = min(0.0, lowest), highest
+    table = rows.select(COLUMNS)
+    rows = rows.with_columns(
+        top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(words(metric))
+    )
+    panels = [curves(part, x, x_title, title, domain) for part, x, x_title, title in _panels(rows)]
+    return Figure(
+        f"measures-{number}-{slug(metric)}",
+        f"{words(metric)} on {image_set or 'benchmarks'}",
+        CAPTION,
+        panels,
+        2,
+        table,
+        **key(rows),
+        folded=metric not in OPEN,
+    )
+
+
+def _panels(rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, str, str, str]]:
+    """(rows, column across, its title, title) of each probe; of noise in bands, for each of its levels."""
+    for (probe,), mine in rows.sort("probe", "parameters").group_by("probe", maintain_order=True):
+        banded = mine.filter(pl.col("frequency").is_not_null(), pl.col("cycles").is_not_null())
+        if len(banded):
+            for (noise_sd,), part in banded.sort("noise_sd").group_by("noise_sd", maintain_order=True):
+                yield part, "cycles", CENTER, f"{words(str(probe))}, noise_sd {noise_sd:g}"
+        elif mine["cycles"].is_not_null().all():
+            yield mine, "cycles", CUT, words(str(probe))
+        else:
+            name, settings = settings_of(mine["parameters"].to_list())
+            yield mine.with_columns(pl.Series("setting", settings)), "setting", name, words(str(probe))

