@@ -2,7 +2,7 @@
 
 Predictions are made up, a few cells' worth of them in turn: what is timed does not depend on their values. The study in
 full has 50,000 images, which makes 2.6 G predictions and a file of 19 GB; fewer images, as by default, leave as many
-cells and models, and as many parts of as many images each. Models are descriptions alone, and images have 16 pixels a
+cells and models, and as many parts of as many images each. Models are descriptions alone, and images have 128 pixels a
 side: a run that finds nothing to do opens neither. Whatever can be repeated is, and commands are whole processes.
 """
 
@@ -23,7 +23,7 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.probes.images.pack import pack_arrays
 from bandlens.records import Finished, SessionInfo
 
-SIZE, CLASSES = 16, 1000
+SIZE, CLASSES = 128, 1000
 RANGE = 2_500
 """Images of a part."""
 KINDS = 7
@@ -56,6 +56,8 @@ def fill(work: Work, database: Path) -> float:
     session = SessionInfo("made up", 32, 2, "{}")
     with open_store(database) as store:
         store.begin_study(work.study.name, work.study.toml, work.cells, work.image_sets)
+        # ReaL's labels, as it were: accuracy by them is read from predictions, and by single labels from sums.
+        store.execute("INSERT INTO label SELECT image_set, 'real', image_index, class FROM label")
 
         def commit() -> None:
             for first, several in made.items():
@@ -74,7 +76,7 @@ def main() -> None:
     bandlens = str(Path(sys.executable).with_name("bandlens"))
     machine("duckdb", "polars", "pyarrow")
     with folder(given.keep) as scratch:
-        file, database = scratch / "many.toml", scratch / "many.duckdb"
+        file, database, report = (scratch / name for name in ("many.toml", "many.duckdb", "many.html"))
         if not database.exists():
             work = resolve(read_study(study(scratch, checkpoints, images)))
             seconds = fill(work, database)
@@ -95,12 +97,13 @@ def main() -> None:
         words = {
             "run, nothing to do": (["run", str(file), "--db", str(database)], "nothing to run", "<= 3"),
             "plan, nothing to do": (["plan", str(file), "--db", str(database)], "nothing to run", "-"),
+            "report, without metrics": (["report", "--db", str(database), "--out", str(report)], " MB", "-"),
         }
         found |= in_turn(
             {name: process(bandlens, *command, says=says) for name, (command, says, _) in words.items()}, given.repeats
         )
         goals |= {"opening": "<= 1"} | {name: goal for name, (_, _, goal) in words.items()}
-        print(f"database: {database.stat().st_size / 1e9:.2f} GB")
+        print(f"database: {database.stat().st_size / 1e9:.2f} GB; report: {report.stat().st_size / 1e6:.1f} MB")
         table(["what", "s", "goal, s"], [[name, spread(values), goals[name]] for name, values in found.items()])
 
 

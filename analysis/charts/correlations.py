@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import INK, faded, inline, picked, scales, words
+from .style import INK, faded, inline, picked, scales, tile_font, words
 
 SIGNIFICANT = 0.05
 LABELS = {
@@ -35,7 +35,7 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     A star and bold type mark p_holm < 0.05; what has p >= 0.05 without any correction is pale.
     """
     base = alt.Chart(inline(_shown(table))).encode(
-        x=alt.X("group:N", sort=None, title=None, axis=alt.Axis(labelAngle=0, orient="top", domain=False, ticks=False)),
+        x=alt.X("group:N", sort=None, title=None, axis=_across(table["group"].n_unique())),
         y=alt.Y("bias:N", sort=None, title=None, axis=alt.Axis(domain=False, ticks=False)),
         tooltip=[
             alt.Tooltip("bias:N"),
@@ -54,11 +54,25 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
         opacity=alt.condition("datum.weak", alt.value(0.25), alt.value(1)),
     )
     ink = alt.condition("!datum.weak && abs(datum.coefficient) > 0.72", alt.value("white"), alt.value(INK))
-    strong = base.transform_filter("datum.strong").mark_text(fontSize=12, fontWeight="bold")
-    others = base.transform_filter("!datum.strong").mark_text(fontSize=12)
+    font = tile_font(12, table["group"].n_unique(), len("−0.76*"))
+    strong = base.transform_filter("datum.strong").mark_text(fontSize=font, fontWeight="bold")
+    others = base.transform_filter("!datum.strong").mark_text(fontSize=font)
     marks = [mark.encode(text="text:N", color=ink) for mark in (strong, others)]
     height = ROW_HEIGHT * table["bias"].n_unique()
     return alt.layer(tiles, *marks).properties(title=title, height=height, width=300)
+
+
+def _across(columns: int) -> alt.Axis:
+    """Names above the columns, aslant where they have no room beside each other."""
+    narrow = f"width < {70 * columns}"
+    return alt.Axis(
+        labelAngle=alt.ExprRef(f"{narrow} ? -40 : 0"),
+        labelAlign=alt.ExprRef(f"{narrow} ? 'left' : 'center'"),
+        labelOverlap=False,
+        orient="top",
+        domain=False,
+        ticks=False,
+    )
 
 
 def _shown(table: pl.DataFrame) -> pl.DataFrame:

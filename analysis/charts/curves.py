@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import CENTER, INK, PICKED, centers_axis, faded, inline, picked, scales
+from .style import CENTER, INK, PICKED, centers_axis, faded, inline, picked, scales, tile_font
 
 FEW = 7
 """As many models as have a colour of their own; more are coloured by category."""
@@ -94,7 +94,7 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
     tiles = base.mark_rect(stroke="white").encode(
         color=alt.Color("top1:Q", title=measure, scale=alt.Scale(scheme="viridis", domain=[0, 1]), legend=None)
     )
-    text = base.mark_text(fontSize=11).encode(
+    text = base.mark_text(fontSize=tile_font(11, noisy["cycles"].n_unique(), len("0.42"))).encode(
         text=alt.Text("top1:Q", format=".2f"),
         color=alt.condition("datum.top1 > 0.55", alt.value(INK), alt.value("white")),
     )
@@ -147,8 +147,9 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     )
     ink = alt.condition(f"abs(datum.difference) > {0.72 * reach:g}", alt.value("white"), alt.value(INK))
     text = base.transform_calculate(text="format(datum.difference, '+.1f') + (datum.differs ? '*' : '')")
-    strong = text.transform_filter("datum.differs").mark_text(fontSize=10, fontWeight="bold")
-    others = text.transform_filter("!datum.differs").mark_text(fontSize=10)
+    font = tile_font(10, rows["model"].n_unique(), len("+12.3*"))
+    strong = text.transform_filter("datum.differs").mark_text(fontSize=font, fontWeight="bold")
+    others = text.transform_filter("!datum.differs").mark_text(fontSize=font)
     marks = [mark.encode(text="text:N", color=ink) for mark in (strong, others)]
     chart = alt.layer(tiles, *marks) if few else alt.layer(tiles)
     return chart.properties(title=title, width=320, height=16 * rows["condition"].n_unique())

@@ -14,7 +14,7 @@ from ...protocol import FREQUENCIES, SIZE
 from ..metrics.critical_band import FULL_WIDTH, center, gaussian
 from ..metrics.states import MEANINGLESS, State
 from .palette import OKABE_ITO
-from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales
+from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales, tile_font
 
 STRONGEST, WEAKEST = 0.16, 0.02
 """noise_sd between which a threshold is met."""
@@ -127,7 +127,8 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     hue = alt.Scale(type="log", scheme="viridis", domain=[WEAKEST, STRONGEST])
     tiles = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=TITLE, scale=hue, legend=None))
     ink = alt.condition("datum.value > 0.062", alt.value(INK), alt.value("white"))
-    text = base.transform_calculate(text="datum.beyond + format(datum.value, '.2f')").mark_text(fontSize=10)
+    font = tile_font(10, shown["cycles"].n_unique(), len("≥0.16"))
+    text = base.transform_calculate(text="datum.beyond + format(datum.value, '.2f')").mark_text(fontSize=font)
     layers = alt.layer(tiles, text.encode(text="text:N", color=ink))
     return layers.properties(title=title, width=440, height=max(44, 18 * shown["model"].n_unique()))
 

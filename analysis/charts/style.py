@@ -49,6 +49,11 @@ def centers_axis() -> alt.Axis:
     return alt.Axis(labelAngle=0, format=".4~g")
 
 
+def tile_font(largest: int, columns: int, letters: int) -> alt.ExprRef:
+    """Size of the letters on the tiles of a map with so many columns: what a narrow chart has room for."""
+    return alt.ExprRef(f"min({largest}, width / {0.62 * columns * letters:.3g})")
+
+
 def words(name: str) -> str:
     return name.replace("_", " ")
 

@@ -578,7 +578,12 @@ SELECT prediction.cell, prediction.image_index, image.cluster, detail.labelled,
 FROM cell_detail AS detail
 JOIN prediction ON prediction.cell = detail.cell
 JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
-LEFT JOIN prediction AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index;
+-- Of the clean predictions, only those that something is compared with are read.
+LEFT JOIN (
+    SELECT before.cell, before.image_index, before.predicted
+    FROM prediction AS before
+    SEMI JOIN cell_detail ON cell_detail.clean_cell = before.cell AND NOT cell_detail.labelled
+) AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index;
 COMMENT ON VIEW cell_outcome IS 'Right or wrong for each image: against the label, or else against the clean prediction';
 COMMENT ON COLUMN cell_outcome.cell IS 'cell.id';
 COMMENT ON COLUMN cell_outcome.cluster IS 'image.cluster';
@@ -634,9 +639,18 @@ WITH plain AS (
     GROUP BY cell
 ), by_cluster AS (
     -- Sums, since they are NULL where there is nothing to compare with: no label, no clean prediction.
-    SELECT cell, cluster, itself, count(*) AS n, sum(correct::INTEGER) AS right1, sum((label_rank < 5)::INTEGER) AS right5
+    -- Labels apart from agreement: within one aggregate, DuckDB would not hand a filter of cells on to the predictions.
+    SELECT prediction.cell, image.cluster, detail.itself, count(*) AS n,
+           sum((prediction.label_rank = 0)::INTEGER) AS right1, sum((prediction.label_rank < 5)::INTEGER) AS right5
+    FROM cell_detail AS detail
+    JOIN prediction ON prediction.cell = detail.cell
+    JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
+    WHERE detail.labelled AND detail.clustered
+    GROUP BY prediction.cell, image.cluster, detail.itself
+    UNION ALL
+    SELECT cell, cluster, itself, count(*) AS n, sum(correct::INTEGER) AS right1, NULL AS right5
     FROM cell_outcome
-    WHERE cell IN (SELECT cell FROM cell_detail WHERE NOT labelled OR clustered)
+    WHERE NOT labelled
     GROUP BY cell, cluster, itself
 ), summed AS (
     SELECT *, sum(right1) OVER (PARTITION BY cell) / sum(n) OVER (PARTITION BY cell) AS share FROM by_cluster
@@ -838,18 +852,11 @@ WITH by_cluster AS (
            CASE WHEN clustered THEN clustered_quantile(n, right1, share) ELSE independent_quantile(sum(n)) END AS quantile
     FROM summed
     GROUP BY cell, scheme, clustered
-), own AS (
-    -- The label that predictions are ranked by: its sums are kept.
-    SELECT cell.id AS cell, truth.scheme
-    FROM cell
-    JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE own_scheme(scheme)) AS truth USING (image_set)
 )
 SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective, quantile) AS low,
        wilson_high(top1, effective, quantile) AS high
-FROM counted
-UNION ALL
-SELECT cell, scheme, n, top1, low, high FROM cell_accuracy JOIN own USING (cell);
-COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images, with Wilson''s 95 % interval as in cell_accuracy';
+FROM counted;
+COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images but the one that predictions are ranked by, which cell_accuracy has; with Wilson''s 95 % interval';
 COMMENT ON COLUMN cell_label_accuracy.cell IS 'cell.id';
 COMMENT ON COLUMN cell_label_accuracy.scheme IS 'label.scheme';
 COMMENT ON COLUMN cell_label_accuracy.n IS 'Number of images that have a label in the scheme';
@@ -864,6 +871,16 @@ SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.
        result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
 FROM named_cell(which) AS detail
 JOIN cell_label_accuracy AS result ON result.cell = detail.cell
+UNION ALL
+-- By the label that predictions are ranked by, whose sums are kept.
+SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
+       detail.benchmark, detail.corruption, detail.severity, ranked.scheme,
+       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
+       result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
+FROM named_cell(which) AS detail
+JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE own_scheme(scheme)) AS ranked
+  ON ranked.image_set = detail.image_set_id
+JOIN cell_accuracy AS result ON result.cell = detail.cell
 UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE label_accuracy_of IS 'The view label_accuracy of one study: name (its newest version) or name@version; * stands for all';

@@ -75,56 +75,64 @@ def accuracy_section(results: ReportData) -> Section:
         return Section("accuracy", title, [AGREEMENT])
     table = clean.select("image_set", "checkpoint", "category", "top1", "low", "high", "top5", "n")
     shown = Table("Top-1 with its 95 % interval, and top-5", table.sort("image_set", "checkpoint"))
-    return Section("accuracy", title, [], list(_groups(results.metrics)), tables=[shown])
+    figures = list(_groups(results))
+    return Section("accuracy", title, results.choice if figures else [], figures, tables=[shown])
 
 
-def _groups(metrics: pl.DataFrame) -> Iterator[Figure]:
+def _groups(results: ReportData) -> Iterator[Figure]:
     """The group means of generalization, with the benchmarks in the table."""
-    measured = summary(metrics.filter(pl.col("image_set").is_null()))
+    measured = summary(results.metrics.filter(pl.col("image_set").is_null()))
+    seen = results.seen(measured)
     panels = [
-        numbers(measured, group, group.replace("_", " "), series_of(measured))
+        numbers(seen, group, group.replace("_", " "), series_of(seen))
         for group in GROUPS
-        if group in set(measured["metric"])
+        if group in set(seen["metric"])
     ]
     if panels:
         table = measured.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
-        yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(measured))
+        yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(seen))
 
 
 def curves_section(results: ReportData) -> Section:
     """Low-pass and high-pass curves, and one chart for each probe of the user's."""
     figures: list[Figure] = []
     for number, name, rows in perturbed_sets(results.curve):
-        figures += _spectral(rows, name, number)
-        figures += _own_probes(rows, name, number)
-    text = [] if figures else ["No complete cell under a low-pass or high-pass filter, or a probe of your own, yet."]
+        figures += _spectral(results, rows, name, number)
+        figures += _own_probes(results, rows, name, number)
+    text = (
+        results.choice
+        if figures
+        else ["No complete cell under a low-pass or high-pass filter, or a probe of your own, yet."]
+    )
     return Section("curves", "Accuracy over frequency", text, figures)
 
 
-def _spectral(rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
+def _spectral(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
     mine = rows.filter(pl.col("probe").is_in(list(SPECTRAL)), pl.col("cutoff").is_not_null())
     probes = [probe for probe in SPECTRAL if probe in set(mine["probe"])]
     if probes:
-        panels = [curves(mine.filter(pl.col("probe") == probe), "cycles", CUT, SPECTRAL[probe]) for probe in probes]
+        seen = results.seen(mine)
+        panels = [curves(seen.filter(pl.col("probe") == probe), "cycles", CUT, SPECTRAL[probe]) for probe in probes]
         table = mine.select("probe", "cutoff", "cycles", *COLUMNS).sort("checkpoint", "probe", "cutoff")
         yield Figure(
-            f"curves-{number}", f"Low-pass and high-pass on {image_set}", CAPTION, panels, 2, table, **key(mine)
+            f"curves-{number}", f"Low-pass and high-pass on {image_set}", CAPTION, panels, 2, table, **key(seen)
         )
 
 
-def _own_probes(rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
+def _own_probes(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
     for probe in rows.filter(~pl.col("probe").is_in(BUILT_IN))["probe"].unique(maintain_order=True).sort():
         mine = rows.filter(pl.col("probe") == probe)
         name, settings = settings_of(mine["parameters"].to_list())
         mine = mine.with_columns(pl.Series("setting", settings))
+        seen = results.seen(mine)
         if probe == WAVES:
-            models = mine["checkpoint"].unique(maintain_order=True).to_list()[:FEW]
-            panels = [wave_map(mine.filter(pl.col("checkpoint") == model), model) for model in models]
+            models = seen["checkpoint"].unique(maintain_order=True).to_list()[:FEW]
+            panels = [wave_map(seen.filter(pl.col("checkpoint") == model), model) for model in models]
         else:
-            panels = [curves(mine, "setting", name, words(probe))]
+            panels = [curves(seen, "setting", name, words(probe))]
         table = mine.select("setting", *COLUMNS).sort("checkpoint", "setting")
         yield Figure(
-            f"{slug(probe)}-{number}", f"{words(probe)} on {image_set}", CAPTION, panels, 2, table, **key(mine)
+            f"{slug(probe)}-{number}", f"{words(probe)} on {image_set}", CAPTION, panels, 2, table, **key(seen)
         )
 
 

@@ -47,7 +47,7 @@ def band_section(results: ReportData) -> Section:
     figures = [
         figure for number, name, rows in perturbed_sets(results.curve) for figure in _bands(results, rows, name, number)
     ]
-    text = [] if figures else ["No complete cell under critical-band noise yet."]
+    text = results.choice if figures else ["No complete cell under critical-band noise yet."]
     if figures and results.metrics.is_empty():
         text = [_not_computed(results)]
     return Section("critical-band", "Critical band", text, figures)
@@ -62,6 +62,7 @@ def numbers_section(results: ReportData) -> Section:
     figures = []
     for number, name in enumerate(names, 1):
         metrics = summary(results.metrics.filter(pl.col("image_set") == name, ~pl.col("metric").str.ends_with("_raw")))
+        metrics = results.seen(metrics)
         field = series_of(metrics)
         there = [wanted for wanted in NUMBERS if wanted in set(metrics["number"])]
         panels = [numbers(metrics, wanted, NUMBERS[wanted], field) for wanted in there]
@@ -70,7 +71,7 @@ def numbers_section(results: ReportData) -> Section:
         )
         title_ = f"Every number on {name}"
         figures.append(Figure(f"numbers-{number}", title_, NUMBERS_CAPTION, panels, 3, table, **key(metrics)))
-    return Section("numbers", title, [], figures)
+    return Section("numbers", title, results.choice, figures)
 
 
 def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
@@ -78,7 +79,7 @@ def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int)
     if band.is_empty():
         return
     mine = results.metrics.filter(pl.col("image_set") == image_set)
-    models = band["checkpoint"].unique().sort().to_list()
+    models = results.seen(band)["checkpoint"].unique().sort().to_list()
     size = int(results.image_sets.filter(pl.col("name") == image_set)["size"][0])
     panels = []
     for model in models:
@@ -87,7 +88,9 @@ def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int)
         if metrics["metric"].str.starts_with("psychometric_threshold").any():
             panels.append(channel(metrics, f"{model}: thresholds and channel", size))
     if len(models) > 1 and mine["metric"].str.starts_with("psychometric_threshold").any():
-        overview = threshold_map(mine, "noise_sd at which half of the accuracy without noise is left", size)
+        overview = threshold_map(
+            results.seen(mine), "noise_sd at which half of the accuracy without noise is left", size
+        )
         thresholds = mine.filter(pl.col("metric").str.starts_with("psychometric_threshold"))
         listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
         yield Figure(f"thresholds-{number}", f"Thresholds on {image_set}", MAP_CAPTION, [overview], 1, listed)

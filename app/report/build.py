@@ -15,7 +15,7 @@ from .changes import changes_section
 from .conditions import conditions_section
 from .consistency import consistency_section
 from .contact_sheet import contact_sheet
-from .correlations import correlations_section, scatter_section
+from .correlations import correlations_section, published_section, scatter_section
 from .data import ReportData, read_data
 from .figures import make_folder, write_figures
 from .page import render
@@ -78,19 +78,20 @@ def _sections(db: Path, results: ReportData | None, against: str | None, photogr
         if results is None:
             raise UsageError(f"{db} holds no study, so there is nothing to compare with {against}")
         yield changes_section(results, against)
-    yield correlations_section(results)
     if results:
         yield accuracy_section(results)
         if len(results.curve):
             yield curves_section(results)
             yield band_section(results)
             yield numbers_section(results)
+        yield correlations_section(results)
         if len(results.condition_metrics):
             yield conditions_section(results)
         if len(results.consistency) or len(results.judged) or results.human_probe["human"].any():
             yield consistency_section(results)
-    yield atlas_section(results)
-    yield scatter_section()
     yield contact_sheet(results, photograph)
+    yield published_section()
+    yield scatter_section()
+    yield atlas_section(results)
     if results:
         yield provenance(results)

@@ -47,10 +47,10 @@ def changes_section(results: ReportData, against: str) -> Section:
     title = f"What changed against {label}" + (f" of {file.name}" if is_database else "")
     rows = changes(found)
     figures = [
-        _figure(rows.filter(pl.col("image_set") == name), name, number)
+        _figure(results, rows.filter(pl.col("image_set") == name), name, number)
         for number, name in enumerate(rows["image_set"].unique().sort(), 1)
     ]
-    return Section("changes", title, [_summary(found, rows)], figures)
+    return Section("changes", title, [_summary(found, rows), *results.choice], figures)
 
 
 def changes(found: Compared) -> pl.DataFrame:
@@ -121,11 +121,11 @@ def _summary(found: Compared, rows: pl.DataFrame) -> str:
     )
 
 
-def _figure(rows: pl.DataFrame, image_set: str, number: int) -> Figure:
+def _figure(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Figure:
     reach = max(1.0, *rows["difference"].abs())
     panels = [
         differences(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
-        for (probe,), part in rows.group_by("probe", maintain_order=True)
+        for (probe,), part in results.seen(rows).group_by("probe", maintain_order=True)
     ]
     table = rows.drop("image_set", "differs")
     return Figure(f"changes-{number}", f"Top-1 on {image_set}", CAPTION, panels, 2, table)

@@ -21,9 +21,11 @@ PEOPLE_CAPTION = "Models with 95 % intervals, and the mean of people, with the l
 
 def consistency_section(results: ReportData) -> Section:
     """Kappa of every two subjects on each image set, and accuracy by condition where people saw the images too."""
-    figures = [*_kappas(results.consistency), *_conditions(results.judged), *_probes(results.human_probe)]
-    tables = [Table("Every two subjects, by condition", results.consistency, folded=True)]
-    return Section("consistency", "Who errs on the same images", [TEXT], figures, tables)
+    every = results.consistency
+    pairs = results.seen(results.seen(every, "first_subject"), "second_subject")
+    figures = [*_kappas(pairs), *_conditions(results.seen(results.judged, "subject")), *_probes(results.human_probe)]
+    tables = [Table("Every two subjects, by condition", every, folded=True)]
+    return Section("consistency", "Who errs on the same images", [TEXT, *results.choice], figures, tables)
 
 
 def _kappas(table: pl.DataFrame) -> Iterator[Figure]:

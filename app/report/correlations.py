@@ -17,6 +17,8 @@ from .data import ReportData
 from .sections import Figure, Section
 
 TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
+MANY, RESAMPLES, FEWER = 200, 10_000, 1_000
+"""Of more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
 SHOWN = ("coefficient", "low", "high", "p", "p_holm")
 """On the maps, whether the models are enough for any or not."""
 MAP_CAPTION = (
@@ -25,17 +27,21 @@ MAP_CAPTION = (
 )
 
 
-def correlations_section(results: ReportData | None) -> Section:
-    """Heat maps of biases against generalization, for one's own models if they are enough, and for the study's."""
+def correlations_section(results: ReportData) -> Section:
+    """Heat maps of biases against generalization for one's own models, or why there are none."""
+    text, figures = _own(results)
+    return Section("correlations", "Do biases explain generalization?", text, figures)
+
+
+def published_section() -> Section:
+    """The same for the study's models."""
     table = _published()
-    title = "The published study: 48 ResNet-50s"
-    published = Figure("published-correlations", title, _caption(table), _maps(table), 3, table)
-    text, own = _own(results) if results else ([], [])
+    figure = Figure("published-correlations", "48 ResNet-50s", _caption(table), _maps(table), 3, table)
     cited = (
         "The published study is “Can Biases in ImageNet Models Explain Generalization?” (Gavrikov & Keuper 2024, "
         f"CC BY-SA 4.0); its figures ship with bandlens. {_verdict(table)}"
     )
-    return Section("correlations", "Do biases explain generalization?", [*text, cited], [*own, published])
+    return Section("study", "The published study: do biases explain generalization?", [cited], [figure])
 
 
 def scatter_section() -> Section:
@@ -98,7 +104,8 @@ def _table(
     errors: Errors | None = None,
 ) -> pl.DataFrame:
     """The one place that knows how correlations are asked for."""
-    table = correlate(figures, biases, groups, subsets, given=given, errors=errors)
+    resamples = FEWER if len(figures) > MANY else RESAMPLES
+    table = correlate(figures, biases, groups, subsets, given=given, resamples=resamples, errors=errors)
     return table.select(name for name in table.columns if name in SHOWN or not table[name].is_null().all())
 
 

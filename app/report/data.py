@@ -16,6 +16,7 @@ from ...analysis.metrics.error_consistency import judged_images
 from ...analysis.published.joined import joined
 from ...analysis.published.sources import atlas
 from ...errors import UsageError
+from .choice import choose
 
 _TABLES = {
     "checkpoints": "SELECT checkpoint.* REPLACE (named.name AS name, named.category AS category) FROM checkpoint "
@@ -76,9 +77,27 @@ class ReportData:
     joined: pl.DataFrame
     """Which published models the checkpoints are; see `published.joined`."""
 
+    drawn: list[str]
+    """The models that charts show: all, or a choice of them."""
+
     @property
     def label(self) -> str:
         return str(self.study["label"])
+
+    def seen(self, rows: pl.DataFrame, column: str = "checkpoint") -> pl.DataFrame:
+        """Rows without those of models that are not drawn."""
+        left_out = set(self.checkpoints["name"]) - set(self.drawn)
+        return rows.filter(~pl.col(column).is_in(list(left_out)))
+
+    @property
+    def choice(self) -> list[str]:
+        """A line on which models are drawn, or nothing where all are."""
+        if len(self.drawn) == len(self.checkpoints):
+            return []
+        return [
+            f"Drawn are {len(self.drawn):,} of {len(self.checkpoints):,} models, each category by its "
+            "share of them, from its least accurate to its most accurate; tables have the others too."
+        ]
 
 
 def read_data(path: Path, study: str | None = None) -> ReportData | None:
@@ -102,12 +121,14 @@ def _read(store: Store, label: str) -> ReportData:
         "WHERE study_cell.study = ?",
         [study["id"]],
     )
+    frames = {name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()}
+    curve = store.frame("FROM curve_of(?)", [label])
     judged, values = judged_images(store, label), atlas(store)
     return ReportData(
         path=store.path,
         study=study,
         others=others,
-        curve=store.frame("FROM curve_of(?)", [label]),
+        curve=curve,
         metrics=store.frame("FROM metric_of(?)", [label]),
         condition_metrics=store.frame("FROM condition_metric_of(?)", [label]),
         predictions=int(predictions.item()),
@@ -117,8 +138,16 @@ def _read(store: Store, label: str) -> ReportData:
         human_probe=store.frame("FROM human_probe_of(?)", [label]),
         atlas=values,
         joined=joined(store, label, values),
-        **{name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()},
+        drawn=choose(_accuracies(frames["checkpoints"], curve)),
+        **frames,
     )
+
+
+def _accuracies(checkpoints: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:
+    """Checkpoint, category and accuracy: the mean over what each has without perturbation, or else over everything."""
+    clean = pl.col("top1").filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy").mean()
+    means = curve.group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
+    return checkpoints.select("category", checkpoint="name").join(means, on="checkpoint", how="left")
 
 
 def _correlated(store: Store, label: str) -> StudyTable | str:

@@ -20,7 +20,10 @@
   const draw = async (panel) => {
     const figure = panel.closest("figure");
     try {
-      const { view, spec } = await vegaEmbed(panel, specs[panel.dataset.spec], { renderer: "svg", actions: false });
+      const drawn = specs[panel.dataset.spec];
+      // On a phone, names take a third of the width at most: the chart needs the rest.
+      drawn.config.axis.labelLimit = Math.min(220, panel.clientWidth / 3);
+      const { view, spec } = await vegaEmbed(panel, drawn, { renderer: "svg", actions: false });
       if (!spec.params?.some((parameter) => parameter.name === "picked")) return;
       views.set(figure, [...(views.get(figure) ?? []), view]);
       show(view, picks.get(figure) ?? "");

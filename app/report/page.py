@@ -33,6 +33,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": cell, "numeric": lambda frame: [kind.is_numeric() for kind in frame.dtypes]}
     program, libraries = _asset("page.js"), _libraries(vega_lite_version())
+    environment.filters["heading"] = lambda panel: heading(panel.to_dict().get("title", ""))
     specs = {
         f"{figure.name}-{number}": page_spec(panel, figure)
         for section in sections
@@ -54,14 +55,15 @@ def render(title: str, sections: Sequence[Section]) -> str:
 
 
 def page_spec(panel: Any, figure: Figure) -> dict[str, Any]:
-    """A panel for the page: as wide as its place, and without the legend if the page has one."""
+    """A panel for the page: as wide as its place, without its title, and without the legend if the page has one."""
     spec: dict[str, Any] = panel.to_dict()
+    title, _ = heading(spec.pop("title", ""))
     legend = CONFIG["legend"] | ({"disable": True} if figure.legend else {})
     return spec | {
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
         "config": CONFIG | {"legend": legend},
-        "description": f"{figure.title}: {_heading(spec)}",
+        "description": f"{figure.title}: {title}",
     }
 
 
@@ -83,9 +85,12 @@ def cell(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _heading(spec: dict[str, Any]) -> str:
-    title = spec.get("title", "")
-    return str(title.get("text", "") if isinstance(title, dict) else title)
+def heading(title: Any) -> tuple[str, list[str]]:
+    """Title and lines of the subtitle of a chart, of what Vega-Lite calls its title. On the page, they break lines."""
+    if not isinstance(title, dict):
+        return str(title), []
+    below = title.get("subtitle", [])
+    return str(title["text"]), [below] if isinstance(below, str) else list(below)
 
 
 def _trusted(text: str) -> Markup:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up_results import cell, condition, image_set, model, part, store_study
+from numpy.typing import NDArray
 from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
@@ -136,3 +139,25 @@ def test_flips_say_what_classes_are_called(store: Store) -> None:
         ("other", "small", "0.png", None, None, 0, 1),
         ("own", "small", "0.png", "abbey", "arch", 0, 1),
     ]
+
+
+@pytest.mark.parametrize("clusters", [np.arange(400), np.arange(400) // 2])
+def test_what_is_not_asked_for_is_not_read(store: Store, clusters: NDArray[np.int64]) -> None:
+    labels = np.zeros(400, int)
+    images = image_set(400, labels=labels, clusters=clusters, schemes={"real": [[0]] * 400})
+    several = [condition(), *(condition("lowpass", cutoff=k / 10) for k in range(1, 8))]
+    cells = [cell(images, of, by=model(f"net{k}")) for k in range(40) for of in several]
+    store_study(store, "s", images, [part(one, labels, labels) for one in cells])
+    query = "FROM label_accuracy WHERE checkpoint = 'net7' AND probe = 'lowpass'"
+    assert store.frame(query)["top1"].to_list() == [1.0] * 14
+    plan = json.loads(store.frame(f"EXPLAIN (ANALYZE, FORMAT json) {query}")["explain_value"].item())
+    read = [count for table, count in _scans(plan["operator"][0]) if table == "prediction"]
+    assert max(read) < 400 * len(cells) / 2
+
+
+def _scans(operator: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """(table, rows read) of each scan in a plan that was carried out."""
+    if table := operator["extra_info"].get("Table"):
+        yield table.rpartition(".")[2], operator["intermediate_rows"]
+    for part_of_it in operator.get("children", []):
+        yield from _scans(part_of_it)
