@@ -54,7 +54,14 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
     tables = store.frame("SELECT table_name FROM duckdb_tables()")["table_name"].to_list()
     assert set(tables) == {
         *("meta", "checkpoint", "image_set", "image", "label", "condition", "session", "study", "study_cell"),
-        *("study_checkpoint", "study_image_set", "published_value", "human_trial", "error_consistency"),
+        *(
+            "study_checkpoint",
+            "study_image_set",
+            "published_value",
+            "human_trial",
+            "error_consistency",
+            "condition_value",
+        ),
         *("cell", "part", "prediction", "metric_value", "published", "precision_gate", "class_name", "own_class_name"),
     }
     for table in set(tables) - {"meta"}:
