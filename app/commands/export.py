@@ -163,6 +163,8 @@ def export_own(
     mean_std = channels(mean, std, normalization)
     if onnx is not None and (file, architecture, weights, trust, rule) != (None, None, None, False, OWN):
         raise UsageError("an ONNX file is the whole network; leave out weights, --architecture and what is about them")
+    if onnx is None and (file is None or architecture is None):
+        raise UsageError("give a file of weights and their --architecture, or a finished network with --onnx")
     check_calibration([name], folder, precisions, calibration)
 
     def own() -> Model:
@@ -170,8 +172,7 @@ def export_own(
 
         if onnx is not None:
             return import_onnx(onnx, name, *mean_std, folder, image_size=image_size)[0]
-        if file is None or architecture is None:
-            raise UsageError("give a file of weights and their --architecture, or a finished network with --onnx")
+        assert file is not None and architecture is not None  # noqa: S101, PT018 - checked above, for mypy
         model, _ = export_user_checkpoint(
             file,
             name,

@@ -83,7 +83,7 @@ def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     (row,) = json.loads(result.stdout)
     assert (row["name"], row["images"], row["top1_disagreements"]) == ("mine", 18, 0)
     assert Path(row["file"]).exists()
-    assert "--architecture" in run(*own).output
+    assert "--architecture" in str(failure(run(*own)))
     assert "--normalization" in str(failure(run(*own, "--architecture", "resnet18")))
 
 
