@@ -160,11 +160,11 @@ def export_own(
     bandlens export-own --onnx mine.onnx --name mine --normalization imagenet
     """
     folder, precisions = out or models_folder(), read_precisions(precision or ["fp32"])
-    mean_std = channels(mean, std, normalization)
     if onnx is not None and (file, architecture, weights, trust, rule) != (None, None, None, False, OWN):
         raise UsageError("an ONNX file is the whole network; leave out weights, --architecture and what is about them")
     if onnx is None and (file is None or architecture is None):
         raise UsageError("give a file of weights and their --architecture, or a finished network with --onnx")
+    mean_std = channels(mean, std, normalization)
     check_calibration([name], folder, precisions, calibration)
 
     def own() -> Model:

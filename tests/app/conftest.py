@@ -1,3 +1,12 @@
 """Fixtures of the tests of the application."""
 
-from explored import explored, limited  # noqa: F401 - fixtures
+import pytest
+from explored import explored  # noqa: F401 - a fixture
+
+from bandlens.app.console import listen
+
+
+@pytest.fixture(autouse=True)
+def _notes_on_stderr() -> None:
+    """As the root of the command line has it: tests of one group of commands do without the root."""
+    listen()
