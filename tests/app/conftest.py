@@ -1,7 +1,7 @@
 """Fixtures of the tests of the application."""
 
 import pytest
-from explored import explored  # noqa: F401 - a fixture
+from explored import explored, limited  # noqa: F401 - fixtures
 
 from bandlens.app.console import listen
 
