@@ -9,17 +9,18 @@ import sys
 import threading
 import time
 from types import FrameType
-from typing import NoReturn
 
 MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on"
 GRACE_SECONDS = 1.5
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FORGIVEN = bytes([0])
 """Among the numbers of signals, which it is none of: those before it are answered."""
+TELL = bytes([255])
+"""As little a signal's number: say the message."""
 
 _received: list[int] = []
 _heard_by, _told_by = os.pipe()
-_told = threading.Lock()
+_said = threading.Event()
 
 
 def obey() -> None:
@@ -53,21 +54,24 @@ def forgive() -> bool:
 
 def tell() -> int:
     """Say that the process was interrupted, once, and give its exit status: 128 and the number of the signal."""
-    if _told.acquire(blocking=False):
-        sys.stderr.flush()
-        os.write(2, f"{MESSAGE}\n".encode())  # the other thread may be in the middle of a print
+    sys.stderr.flush()
+    os.write(_told_by, TELL)
+    while not _said.is_set():  # its wait() holds a lock, in which a second signal would find this thread
+        time.sleep(0.001)
     return 128 + _received[0]
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
     _received.append(number)
-    if len(_received) > 1:
-        _leave()
-    raise KeyboardInterrupt
+    if len(_received) == 1:  # of the second the watching thread hears, too, and ends the process
+        raise KeyboardInterrupt
 
 
-def _leave() -> NoReturn:
-    os._exit(tell())
+def _say() -> None:
+    """Say the message, once. Only the watching thread does, which no signal interrupts between saying and noting it."""
+    if not _said.is_set():
+        os.write(2, f"{MESSAGE}\n".encode())  # the main thread may be in the middle of a print
+        _said.set()
 
 
 def _watch() -> None:
@@ -77,9 +81,11 @@ def _watch() -> None:
         number = os.read(_heard_by, 1)
         if number == FORGIVEN:
             came = 0
+        elif number == TELL:
+            _say()
         elif number[0] in ENDING:
             if came:
                 break
             came, end = number[0], time.monotonic() + GRACE_SECONDS
-    _received[:] = _received or [came]
-    _leave()
+    _say()
+    os._exit(128 + (_received or [came])[0])

@@ -37,8 +37,12 @@ def test_ctrl_c_while_a_library_is_imported_is_one_line(module: str, tmp_path: P
 
 
 STUBBORN = """
-import sys, time
+import io, sys, time
 from bandlens.app import signals
+class Slow(io.StringIO):
+    def flush(self):
+        time.sleep(0.2)
+sys.stderr = Slow()  # one of the two threads that hear the signal may leave before the other has said why
 signals.GRACE_SECONDS = 1000
 signals.obey()
 try:
