@@ -96,9 +96,9 @@ class Timer:
     def how(self, name: str, place: Path) -> Callable[..., object]:
         shards = str(place.with_suffix(".shards"))
         if name == "direct":
-            return lambda work, store, begin: run_missing(work, store, begin, 60)
+            return lambda work, store, begin: run_missing(work, store, begin, {}, 60)
         wanted = RayOptions(workers=int(name[-1])) if name.startswith("ray") else None
-        return lambda work, store, begin: run_missing(work, store, begin, sharded=Sharded(shards, wanted))
+        return lambda work, store, begin: run_missing(work, store, begin, {}, sharded=Sharded(shards, wanted))
 
 
 def direct(file: Path, database: Path) -> float:
@@ -110,7 +110,7 @@ def direct(file: Path, database: Path) -> float:
             begun.append(time.perf_counter())
             return record(work, store)
 
-        run_missing(work, store, begin, 60)
+        run_missing(work, store, begin, {}, 60)
     return time.perf_counter() - begun[0]
 
 

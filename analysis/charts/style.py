@@ -87,10 +87,10 @@ def picked() -> alt.Parameter:
     return alt.param(name=PICKED, value="")
 
 
-def faded(full: float = 1, rest: float = 0.08) -> Any:
-    """Opacity `full` while nothing is picked; then 1 for the model or category that is, and `rest` for the others.
+def faded(full: float = 1) -> Any:
+    """Opacity `full` while nothing is picked; then 1 for the model or category that is, and 0.08 for the others.
 
     Rows have `model` and `category`.
     """
     nothing, mine = f"{PICKED} == ''", f"datum.model == {PICKED} || datum.category == {PICKED}"
-    return alt.when(nothing).then(alt.value(full)).when(mine).then(alt.value(1)).otherwise(alt.value(rest))
+    return alt.when(nothing).then(alt.value(full)).when(mine).then(alt.value(1)).otherwise(alt.value(0.08))

@@ -19,7 +19,6 @@ from ..metrics.generalization import measure, read_benchmarked
 from ..metrics.psychometric import paired_band_intervals
 from ..metrics.shape_bias import paired_shape_intervals
 from ..metrics.spectral_bias import PROBES, paired_spectral_intervals
-from ..statistics.coefficients import Method
 from ..statistics.resampling import bootstrap, percentile_interval
 from ..statistics.shares import difference_interval
 from .cells import Run
@@ -157,7 +156,7 @@ def digest_of_images(store: Store, subject: Subject) -> str:
     return str(found.item())
 
 
-def compare_correlations(a: Run, b: Run, method: Method = "spearman", resamples: int = 10_000) -> pl.DataFrame:
+def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFrame:
     """One row a bias, generalization and subset that both runs have, over the models that both have.
 
     n, coefficient_a, coefficient_b, difference with a 95 % percentile interval over models, p_holm_a, p_holm_b. A
@@ -169,7 +168,7 @@ def compare_correlations(a: Run, b: Run, method: Method = "spearman", resamples:
     joint = mine.frame.join(theirs.frame.drop("category"), on="checkpoint", suffix="_b", maintain_order="left")
     subsets = subsets_of(joint)
     one, other = (
-        correlate(joint, [x + end for x in biases], [y + end for y in groups], subsets, method, None, resamples)
+        correlate(joint, [x + end for x in biases], [y + end for y in groups], subsets, "spearman", None, resamples)
         for end in ("", "_b")
     )
     both = one.select("bias", "group", "subset", "n", coefficient_a="coefficient", p_holm_a="p_holm")
@@ -182,17 +181,17 @@ def compare_correlations(a: Run, b: Run, method: Method = "spearman", resamples:
     with threadpool_limits(1, "blas"):
         intervals = [
             {name: row[name] for name in ("bias", "group", "subset")}
-            | _difference(joint.filter(subsets[row["subset"]]), row["bias"], row["group"], method, resamples)
+            | _difference(joint.filter(subsets[row["subset"]]), row["bias"], row["group"], resamples)
             for row in changed
         ]
     keys = {"bias": pl.String, "group": pl.String, "subset": pl.String, "low": pl.Float64, "high": pl.Float64}
     return both.join(pl.DataFrame(intervals, keys), on=list(keys)[:3], how="left", maintain_order="left")
 
 
-def _difference(joint: pl.DataFrame, bias: str, group: str, method: Method, resamples: int) -> dict[str, float]:
+def _difference(joint: pl.DataFrame, bias: str, group: str, resamples: int) -> dict[str, float]:
     """Interval of the coefficient in B less that in A, over the models that have all four values."""
     values = values_of(joint, [bias, group, f"{bias}_b", f"{group}_b"])
     values = values[:, ~np.isnan(values).any(axis=0)]
-    mine, theirs = (bootstrap(method, pair[:1], pair[1:], resamples, 0) for pair in (values[:2], values[2:]))
+    mine, theirs = (bootstrap("spearman", pair[:1], pair[1:], resamples, 0) for pair in (values[:2], values[2:]))
     interval = percentile_interval(theirs - mine)
     return {"low": float(interval.low[0, 0]), "high": float(interval.high[0, 0])}

@@ -15,6 +15,9 @@ log-likelihood (R,), its gradient (R, P), and the information (R, P, P): minus t
 derivative, positive semidefinite."""
 
 
+MOST_STEPS = 200
+
+
 def best_start(likelihood: Likelihood, starts: Iterable[Sequence[float]], data: Sequence[Floats]) -> Floats:
     """The likeliest of `starts` for each fit, (P, R)."""
     fits = data[0].shape[-1]
@@ -29,9 +32,7 @@ def best_start(likelihood: Likelihood, starts: Iterable[Sequence[float]], data: 
     return best
 
 
-def maximize(
-    likelihood: Likelihood, start: Floats, low: Floats, high: Floats, data: Sequence[Floats], iterations: int = 200
-) -> Floats:
+def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, data: Sequence[Floats]) -> Floats:
     """The optimum (P, R) of each fit within low <= theta <= high, both (P,), from `start` (P, R).
 
     A step solves (I + damping diag I) step = gradient, without the parameters that push against a bound; it is taken
@@ -42,7 +43,7 @@ def maximize(
     now, mine = theta, list(data)
     value, gradient, information = likelihood(now, *mine)
     damping = np.full(now.shape[1], 1e-2)
-    for _ in range(iterations):
+    for _ in range(MOST_STEPS):
         trial = np.clip(now + _step(now, gradient, information, damping, low, high), low[:, None], high[:, None])
         new_value, new_gradient, new_information = likelihood(trial, *mine)
         better = new_value >= value

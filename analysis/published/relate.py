@@ -18,7 +18,7 @@ import polars as pl
 from ...errors import UnknownName, UsageError
 from ...protocol import SIZE
 from ..correlations.effective import Line, effective, fit_line
-from ..correlations.families import PERMUTATIONS, by_family
+from ..correlations.families import by_family
 from ..correlations.models import values_of
 from ..database.store import Store
 from ..statistics.arrays import ALPHA, Z
@@ -178,9 +178,7 @@ def networks(values: pl.DataFrame, estimator: str) -> Ground:
     return Ground("critical-band", frame, order, ("imagenet", *shifts))
 
 
-def relations(
-    models: Ground, targets: Sequence[str] | None = None, permutations: int = PERMUTATIONS, seed: int = 0
-) -> pl.DataFrame:
+def relations(models: Ground, targets: Sequence[str] | None = None) -> pl.DataFrame:
     """Each bias with each benchmark: ground, bias, benchmark, and the fields of `ByFamily`, null for NaN."""
     rows: list[dict[str, Any]] = []
     names = list(models.benchmarks if targets is None else targets)
@@ -190,7 +188,7 @@ def relations(
     for bias, values in zip(models.biases, x, strict=True):
         for benchmark, accuracy in zip(names, y, strict=True):
             z = None if benchmark == "imagenet" else given
-            found = asdict(by_family(values, accuracy, family, z, permutations, seed))
+            found = asdict(by_family(values, accuracy, family, z))
             rows.append({"ground": models.name, "bias": bias, "benchmark": benchmark} | found)
     return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
 
@@ -231,13 +229,13 @@ def _way(coefficient: float) -> str:
     return "up" if coefficient > 0 else "down"
 
 
-def place(values: pl.DataFrame, name: str, baseline: str = "timm") -> pl.DataFrame:
+def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
     """Where one model stands among all of timm's: a row a benchmark, in percent and points.
 
     `name` is the model's in any source; of several sources that have a benchmark, the first in SOURCE_ORDER counts.
-    Columns: model, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by the line of
-    the baseline from ImageNet accuracy), effective (top1 - expected). Raises UnknownName where no source has the name,
-    UsageError where it is several models, or has no accuracies.
+    Columns: model, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by the line
+    of timm's models from ImageNet accuracy), effective (top1 - expected). Raises UnknownName where no source has the
+    name, UsageError where it is several models, or has no accuracies.
     """
     mine = values_of_model(values, name).filter(metric="top1")
     if mine["model"].n_unique() > 1:
@@ -252,7 +250,7 @@ def place(values: pl.DataFrame, name: str, baseline: str = "timm") -> pl.DataFra
     if "imagenet" not in accuracy:
         raise UsageError(f"{name} has no published accuracy on imagenet to be placed by")
     everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
-    lines = fits(values, baseline)
+    lines = fits(values, "timm")
     rows = []
     for benchmark in ("imagenet", *SHIFTS):
         others = everybody.filter(benchmark=benchmark, condition="")

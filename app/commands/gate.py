@@ -16,7 +16,7 @@ from .options import Database
 if TYPE_CHECKING:
     import polars as pl
 
-    from ...analysis.comparison.gate import Limits
+    from ...analysis.comparison.verdicts import Limits
     from ..study.gate import Gated
 
 SHOWN = (
@@ -101,7 +101,7 @@ def condition(row: dict[str, Any]) -> str:
 
 
 def _summaries(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    from ...analysis.comparison.gate import summary
+    from ...analysis.comparison.verdicts import summary
 
     shown = ("checkpoint", "image_set", "pass", "fail", "undecided", "worst_flips")
     return [{name: row[name] for name in shown} | {"at": condition(row)} for row in summary(rows).to_dicts()]

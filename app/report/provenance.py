@@ -7,7 +7,7 @@ import json
 import polars as pl
 
 from ...analysis.charts.style import plural
-from ...analysis.comparison.gate import summary
+from ...analysis.comparison.verdicts import summary
 from .data import ReportData
 from .page import cell, vega_lite_version
 from .sections import Section, Table

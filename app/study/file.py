@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
-from ...analysis.comparison.gate import Limits
+from ...analysis.comparison.verdicts import Limits
 from ...errors import UnknownName, UsageError
 from ...probes.arrays import processors
 from ...probes.grid import PUBLISHED

@@ -51,7 +51,7 @@ def gate_study(
             store.add_cells(both.cells, both.image_sets, class_names(both))
             return f"{names[1]} against {names[0]}"
 
-        ran = run_missing(both, store, begin, range_seconds)
+        ran = run_missing(both, store, begin, store.progress(both.cells), range_seconds)
         total = len(both.models) * len(both.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
             pairs = list(zip(trusted.cells, own.cells, strict=True))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ...analysis.comparison.gate import not_passed
+from ...analysis.comparison.verdicts import not_passed
 from ...analysis.database.open import open_store
 from ...analysis.database.snapshots import snapshots
 from ...analysis.database.store import ClassNames, Store
@@ -31,7 +31,6 @@ from ...probes.images.rows import Advance, Progress
 from ...protocol import CLASSES
 from ...records import Cell, Failed, Finished, Predictions, SessionInfo, Variant
 from ..console import log, progress
-from .plan import metrics_of
 from .resolve import Work
 
 
@@ -109,8 +108,10 @@ def run_study(
         if snapshot:
             store.after_commit = snapshots(store, snapshot)
         _check_gate(work, store, require_gate)
-        _tell_gaps(work)
-        return run_missing(work, store, partial(record, work, store), range_seconds, sharded, progress)
+        done = store.progress(work.cells)
+        if images_left(work.cells, done):
+            _tell_gaps(work)
+        return run_missing(work, store, partial(record, work, store), done, range_seconds, sharded, progress)
 
 
 def record(work: Work, store: Store) -> str:
@@ -130,13 +131,16 @@ def run_missing(
     work: Work,
     store: Store,
     begin: Callable[[], str],
+    done: dict[str, int],
     range_seconds: float = RANGE_SECONDS,
     sharded: Sharded | None = None,
     progress: Progress = progress,
 ) -> Summary:
-    """Run the cells that are not complete. `begin` records all of them and gives the label of the summary."""
+    """Run the cells that are not complete; `done` has the number of images that are stored of each key.
+
+    `begin` records all of them and gives the label of the summary.
+    """
     started = time.monotonic()
-    done = store.progress(work.cells)
     todo = [cell for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
     if sharded:
         label, committed = _run_in_shards(work, store, begin, todo, done, sharded, progress)
@@ -175,6 +179,8 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
 
 def _tell_gaps(work: Work) -> None:
     """Say in one line which metrics the study has some conditions for, and not all that they need."""
+    from .plan import metrics_of  # SciPy, which takes longer to import than a run with nothing to do
+
     if gaps := [f"no {one}: {one.why}" for one in metrics_of(work) if one.why]:
         named = some_of(gaps, MOST_GAPS, "; ")
         log.info(f"bandlens: {named}; `bandlens plan` lists the metrics of a study")

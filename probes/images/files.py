@@ -131,25 +131,31 @@ def read_index(folder: Path, count: int) -> Index:
             if rows.metadata.num_rows != count or count > MOST_IMAGES:
                 raise ValueError(f"{rows.metadata.num_rows} rows, and not {count} or more than {MOST_IMAGES:,}")
             table = rows.read()
-        order, label, cluster = (table[name].to_numpy() for name in ("image_index", "label", "cluster"))
+        columns = {name: table[name] for name in ("image_index", "label", "cluster")}
         paths, sha256s = table["path"].to_pylist(), table["sha256"].to_pylist()
         schemes = {name: table[name] for name in table.column_names if name not in COLUMNS}
         if any(table[name].type != pa.string() or table[name].null_count for name in ("path", "sha256")):
             raise ValueError("a path or sha256 is no text")
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise _damaged(file, error) from error
-    unlabelled = table["label"].null_count == len(paths)
-    if not np.array_equal(order, np.arange(len(paths))):
-        raise ImageSetError(f"{file}: its rows are not the images in their order; pack them again")
-    if cluster.dtype != np.int32 or not (unlabelled or (label.dtype == np.int32 and label.min() >= 0)):  # or floats
+    if columns["label"].null_count == len(paths):
+        del columns["label"]
+    if any(column.null_count or column.type != pa.int32() for column in columns.values()):
         raise ImageSetError(f"{file}: some labels or clusters are missing; pack the images again")
+    # Column.to_numpy imports pandas where it is installed, which takes longer than to read the file.
+    arrays = {name: np.asarray(np.from_dlpack(one.combine_chunks()), np.int32) for name, one in columns.items()}
+    label = arrays.get("label")
+    if not np.array_equal(arrays["image_index"], np.arange(len(paths))):
+        raise ImageSetError(f"{file}: its rows are not the images in their order; pack them again")
+    if label is not None and label.min() < 0:
+        raise ImageSetError(f"{file}: some labels are negative; pack the images again")
     for name, lists in schemes.items():
         if lists.type != pa.list_(pa.int32()) or lists.null_count or pc.list_flatten(lists).null_count:
             raise ImageSetError(f"{file}: the column {name} is no label scheme; pack the images again")
     return Index(
         paths,
-        None if unlabelled else label,
-        cluster,
+        label,
+        arrays["cluster"],
         sha256s,
         {name: lists.to_pylist() for name, lists in schemes.items()},
     )

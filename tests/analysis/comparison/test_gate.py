@@ -18,7 +18,8 @@ from scipy.stats import norm, t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.comparison.gate import Limits, flip_interval, gate_cells, images_needed, not_passed, verdict
+from bandlens.analysis.comparison.gate import flip_interval, gate_cells, images_needed
+from bandlens.analysis.comparison.verdicts import Limits, not_passed, verdict
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import difference_interval

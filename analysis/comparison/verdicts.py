@@ -1,0 +1,73 @@
+"""Whether a faster precision passes its gate: the limits of what may differ, and the verdicts that are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from ...records import Cell
+from ..database.store import Store
+
+TRUSTED = "fp32"
+"""The precision that needs no gate, and against which the others pass theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may differ between two precisions, as shares of the images."""
+
+    flips: float = 0.01
+    accuracy: float = 0.003
+    """In either direction."""
+
+
+def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
+    """How many pairs of variant and condition among the cells have not passed their gate, and how many need one.
+
+    It has been passed where the intervals of some image set, seed and reference in fp32 lie within these limits,
+    whatever the limits were then, and those of none lie outside.
+    """
+    asked = {
+        (cell.variant.sha256, cell.variant.engine, cell.variant.precision, cell.condition.digest)
+        for cell in cells
+        if cell.variant.precision != TRUSTED
+    }
+    rows = store.frame(
+        "SELECT cell.onnx_sha256, cell.engine, cell.precision, condition.digest, "
+        "flips_low, flips_high, low, high, probe = 'clean' AND NOT labelled AS itself "
+        "FROM precision_gate AS gate JOIN cell ON cell.id = gate.candidate JOIN cell AS trusted "
+        "ON trusted.id = gate.reference AND trusted.precision = ? "
+        "JOIN condition ON condition.id = cell.condition JOIN image_set ON image_set.id = cell.image_set",
+        [TRUSTED],
+    ).with_columns(verdict=verdict(limits))
+    found: dict[str, set[tuple[str, ...]]] = {
+        name: set(rows.filter(pl.col("verdict") == name).select(pl.nth(0, 1, 2, 3)).rows()) for name in ("pass", "fail")
+    }
+    return len(asked - (found["pass"] - found["fail"])), len(asked)
+
+
+def verdict(limits: Limits) -> pl.Expr:
+    """pass, fail or undecided, from the columns flips_low, flips_high, low, high and itself (nothing to differ in)."""
+    low, high = pl.col("low"), pl.col("high")
+    within = pl.col("itself") | ((low >= -limits.accuracy) & (high <= limits.accuracy))
+    outside = (low > limits.accuracy) | (high < -limits.accuracy)
+    return (
+        pl.when((pl.col("flips_low") > limits.flips) | outside)
+        .then(pl.lit("fail"))
+        .when((pl.col("flips_high") <= limits.flips) & within)
+        .then(pl.lit("pass"))
+        .otherwise(pl.lit("undecided"))
+    )
+
+
+def summary(rows: pl.DataFrame) -> pl.DataFrame:
+    """Verdicts in rows of the view `gate`, counted by checkpoint, image set and pair, and where most images flip."""
+    worst = pl.col("flips").arg_max()
+    return rows.group_by("checkpoint", "image_set", "reference", "candidate", maintain_order=True).agg(
+        *((pl.col("verdict") == name).sum().alias(name) for name in ("pass", "fail", "undecided")),
+        worst_flips=pl.col("flips").max(),
+        probe=pl.col("probe").get(worst),
+        parameters=pl.col("parameters").get(worst),
+    )
