@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from _common import arguments, folder, in_turn, machine, spread, table, timed
+from _common import arguments, folder, in_turn, machine, ratio, ratios, spread, table, timed
 from cli import models, process
 from store import opening, predictions
 
@@ -105,6 +105,8 @@ def main() -> None:
         goals |= {"opening": "<= 1"} | {name: goal for name, (_, _, goal) in words.items()}
         print(f"database: {database.stat().st_size / 1e9:.2f} GB; report: {report.stat().st_size / 1e6:.1f} MB")
         table(["what", "s", "goal, s"], [[name, spread(values), goals[name]] for name, values in found.items()])
+    few, whole = (found[f"label_accuracy of {what}"] for what in ("a checkpoint and probe", "all cells"))
+    ratio("label_accuracy of a checkpoint and probe over all cells, time", ratios(few, whole), "< 1")
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ CREATE TABLE image_set (
     clusters INTEGER NOT NULL,
     preprocessing VARCHAR NOT NULL,
     labelled BOOLEAN NOT NULL,
+    scheme VARCHAR,
     decision_space VARCHAR NOT NULL
 );
 COMMENT ON TABLE image_set IS 'Images decoded once to fixed-shape uint8';
@@ -56,6 +57,7 @@ COMMENT ON COLUMN image_set.size IS 'Pixels a side; images of so many have frequ
 COMMENT ON COLUMN image_set.clusters IS 'Number of independent sources; less than count where several images show one photograph';
 COMMENT ON COLUMN image_set.preprocessing IS 'How files became pixels';
 COMMENT ON COLUMN image_set.labelled IS 'Without labels the reference is the model''s own clean prediction, and accuracy is agreement';
+COMMENT ON COLUMN image_set.scheme IS 'label.scheme of the labels that predictions are ranked by; NULL without labels';
 COMMENT ON COLUMN image_set.decision_space IS 'Between which classes its images are decided: all, or a few that each stand for some logits';
 
 CREATE TABLE image (image_set INTEGER NOT NULL, image_index UINTEGER NOT NULL, path VARCHAR NOT NULL, cluster UINTEGER NOT NULL);
@@ -493,6 +495,7 @@ COMMENT ON MACRO cycles_of IS 'Cycles per image of so many pixels a side: where 
 
 CREATE VIEW cell_detail AS
 SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_set_id, image_set.labelled,
+       image_set.scheme,
        image_set.clusters < image_set.count AS clustered,
        condition.probe = 'clean' AND NOT image_set.labelled AS itself,
        condition.probe, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
@@ -510,6 +513,7 @@ COMMENT ON COLUMN cell_detail.cell IS 'cell.id';
 COMMENT ON COLUMN cell_detail.checkpoint_id IS 'checkpoint.id';
 COMMENT ON COLUMN cell_detail.image_set_id IS 'image_set.id';
 COMMENT ON COLUMN cell_detail.labelled IS 'Whether the images have labels';
+COMMENT ON COLUMN cell_detail.scheme IS 'label.scheme of the labels that predictions are ranked by; NULL without labels';
 COMMENT ON COLUMN cell_detail.clustered IS 'Whether several images show one photograph';
 COMMENT ON COLUMN cell_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
 COMMENT ON COLUMN cell_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; NULL where that is not complete';
@@ -557,6 +561,7 @@ COMMENT ON COLUMN study_detail.cell IS 'cell.id';
 COMMENT ON COLUMN study_detail.checkpoint_id IS 'checkpoint.id';
 COMMENT ON COLUMN study_detail.image_set_id IS 'image_set.id';
 COMMENT ON COLUMN study_detail.labelled IS 'Whether the images have labels';
+COMMENT ON COLUMN study_detail.scheme IS 'label.scheme of the labels that predictions are ranked by; NULL without labels';
 COMMENT ON COLUMN study_detail.clustered IS 'Whether several images show one photograph';
 COMMENT ON COLUMN study_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
 COMMENT ON COLUMN study_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; NULL where that is not complete';
@@ -632,48 +637,49 @@ COMMENT ON MACRO independent_images IS 'Kish: of clusters with n images, right1 
 
 CREATE VIEW cell_accuracy AS
 WITH plain AS (
-    SELECT cell, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5, sum(count)::DOUBLE AS effective,
-           independent_quantile(sum(count)) AS quantile, false AS itself
-    FROM part
-    WHERE cell IN (SELECT cell FROM cell_detail WHERE labelled AND NOT clustered)
-    GROUP BY cell
+    SELECT part.cell, detail.scheme, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5,
+           sum(count)::DOUBLE AS effective, independent_quantile(sum(count)) AS quantile, false AS itself
+    FROM part JOIN cell_detail AS detail ON detail.cell = part.cell
+    WHERE detail.labelled AND NOT detail.clustered
+    GROUP BY part.cell, detail.scheme
 ), by_cluster AS (
     -- Sums, since they are NULL where there is nothing to compare with: no label, no clean prediction.
     -- Labels apart from agreement: within one aggregate, DuckDB would not hand a filter of cells on to the predictions.
-    SELECT prediction.cell, image.cluster, detail.itself, count(*) AS n,
+    SELECT prediction.cell, detail.scheme, image.cluster, detail.itself, count(*) AS n,
            sum((prediction.label_rank = 0)::INTEGER) AS right1, sum((prediction.label_rank < 5)::INTEGER) AS right5
     FROM cell_detail AS detail
     JOIN prediction ON prediction.cell = detail.cell
     JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
     WHERE detail.labelled AND detail.clustered
-    GROUP BY prediction.cell, image.cluster, detail.itself
+    GROUP BY prediction.cell, detail.scheme, image.cluster, detail.itself
     UNION ALL
-    SELECT cell, cluster, itself, count(*) AS n, sum(correct::INTEGER) AS right1, NULL AS right5
+    SELECT cell, NULL, cluster, itself, count(*) AS n, sum(correct::INTEGER) AS right1, NULL AS right5
     FROM cell_outcome
     WHERE NOT labelled
     GROUP BY cell, cluster, itself
 ), summed AS (
     SELECT *, sum(right1) OVER (PARTITION BY cell) / sum(n) OVER (PARTITION BY cell) AS share FROM by_cluster
 ), clustered AS (
-    SELECT cell, sum(n) AS n, sum(right1) AS right1, sum(right5) AS right5,
+    SELECT cell, scheme, sum(n) AS n, sum(right1) AS right1, sum(right5) AS right5,
            independent_images(n, right1, share)::DOUBLE AS effective,
            clustered_quantile(n, right1, share) AS quantile, itself
     FROM summed
-    GROUP BY cell, itself
+    GROUP BY cell, scheme, itself
 ), counted AS (
     FROM plain
     UNION ALL
     FROM clustered
 ), shares AS (
-    SELECT cell, n, right1 / n AS top1, right5 / n AS top5, effective, quantile, itself FROM counted
+    SELECT cell, scheme, n, right1 / n AS top1, right5 / n AS top5, effective, quantile, itself FROM counted
 )
-SELECT cell, n::BIGINT AS n, top1, top5,
+SELECT cell, scheme, n::BIGINT AS n, top1, top5,
        -- What agrees by definition has no interval; nor has what cannot be compared, for all that greatest() skips NULL.
        CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_low(top1, effective, quantile) END AS low,
        CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_high(top1, effective, quantile) END AS high
 FROM shares;
 COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with Wilson''s 95 % interval; dependent images count as fewer';
 COMMENT ON COLUMN cell_accuracy.cell IS 'cell.id';
+COMMENT ON COLUMN cell_accuracy.scheme IS 'label.scheme of the labels; NULL for agreement';
 COMMENT ON COLUMN cell_accuracy.n IS 'Number of images';
 COMMENT ON COLUMN cell_accuracy.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
 COMMENT ON COLUMN cell_accuracy.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels';
@@ -855,8 +861,11 @@ WITH by_cluster AS (
 )
 SELECT cell, scheme, n::BIGINT AS n, top1, wilson_low(top1, effective, quantile) AS low,
        wilson_high(top1, effective, quantile) AS high
-FROM counted;
-COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images but the one that predictions are ranked by, which cell_accuracy has; with Wilson''s 95 % interval';
+FROM counted
+UNION ALL
+-- By the label that predictions are ranked by, whose sums are kept.
+SELECT cell, scheme, n, top1, low, high FROM cell_accuracy WHERE scheme IS NOT NULL;
+COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images, with Wilson''s 95 % interval';
 COMMENT ON COLUMN cell_label_accuracy.cell IS 'cell.id';
 COMMENT ON COLUMN cell_label_accuracy.scheme IS 'label.scheme';
 COMMENT ON COLUMN cell_label_accuracy.n IS 'Number of images that have a label in the scheme';
@@ -870,17 +879,8 @@ SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.
        detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
        result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
 FROM named_cell(which) AS detail
+-- Joined once: DuckDB would compute names that are joined twice once, and hand no filter of theirs on to predictions.
 JOIN cell_label_accuracy AS result ON result.cell = detail.cell
-UNION ALL
--- By the label that predictions are ranked by, whose sums are kept.
-SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
-       detail.benchmark, detail.corruption, detail.severity, ranked.scheme,
-       detail.probe, detail.cutoff, detail.frequency, detail.noise_sd, detail.cycles, detail.parameters,
-       result.n, result.top1, result.low, result.high, detail.engine, detail.precision, detail.seed
-FROM named_cell(which) AS detail
-JOIN (SELECT DISTINCT image_set, scheme FROM label WHERE own_scheme(scheme)) AS ranked
-  ON ranked.image_set = detail.image_set_id
-JOIN cell_accuracy AS result ON result.cell = detail.cell
 UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE label_accuracy_of IS 'The view label_accuracy of one study: name (its newest version) or name@version; * stands for all';

@@ -263,9 +263,11 @@ class Store:
         info = images.info
         if len(self.frame("SELECT id FROM image_set WHERE digest = ?", [info.digest])):
             return
+        first = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
+        own = {} if images.labels is None else {first: (np.arange(info.count), images.labels)}
         self.execute(
             "INSERT INTO image_set (name, benchmark, corruption, severity, digest, count, size, clusters, "
-            "preprocessing, labelled, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "preprocessing, labelled, scheme, decision_space) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             [
                 info.name,
                 info.benchmark,
@@ -277,6 +279,7 @@ class Store:
                 len(np.unique(images.clusters)),
                 info.preprocessing,
                 info.labelled,
+                next(iter(own), None),
                 info.decision_space,
             ],
         )
@@ -286,9 +289,7 @@ class Store:
         if images.class_names:
             names = {"class": pa.array(range(len(images.class_names)), pa.uint16()), "name": list(images.class_names)}
             self._load("INSERT INTO own_class_name SELECT currval('id'), class, name FROM loaded", pa.table(names))
-        own = next((cues.first for cues in CUES if cues.second in images.schemes), "single")
-        labels = {} if images.labels is None else {own: (index, images.labels)}
-        for scheme, (rows, classes) in (labels | dict(images.schemes)).items():
+        for scheme, (rows, classes) in (own | dict(images.schemes)).items():
             truth = {"scheme": [scheme] * len(rows), "image_index": rows.astype(np.uint32), "class": classes}
             self._load(
                 "INSERT INTO label SELECT currval('id'), scheme, image_index, class FROM loaded", pa.table(truth)

@@ -148,11 +148,12 @@ def test_what_is_not_asked_for_is_not_read(store: Store, clusters: NDArray[np.in
     several = [condition(), *(condition("lowpass", cutoff=k / 10) for k in range(1, 8))]
     cells = [cell(images, of, by=model(f"net{k}")) for k in range(40) for of in several]
     store_study(store, "s", images, [part(one, labels, labels) for one in cells])
-    query = "FROM label_accuracy WHERE checkpoint = 'net7' AND probe = 'lowpass'"
-    assert store.frame(query)["top1"].to_list() == [1.0] * 14
-    plan = json.loads(store.frame(f"EXPLAIN (ANALYZE, FORMAT json) {query}")["explain_value"].item())
-    read = [count for table, count in _scans(plan["operator"][0]) if table == "prediction"]
-    assert max(read) < 400 * len(cells) / 2
+    for wanted, rows in (("probe = 'lowpass'", 14), ("scheme = 'real'", 8), ("scheme = 'single'", 8)):
+        query = f"FROM label_accuracy WHERE checkpoint = 'net7' AND {wanted}"
+        assert store.frame(query)["top1"].to_list() == [1.0] * rows
+        plan = json.loads(store.frame(f"EXPLAIN (ANALYZE, FORMAT json) {query}")["explain_value"].item())
+        read = [count for table, count in _scans(plan["operator"][0]) if table == "prediction"]
+        assert max(read) < 400 * len(cells) / 2, wanted
 
 
 def _scans(operator: dict[str, Any]) -> Iterator[tuple[str, int]]:
