@@ -21,10 +21,11 @@ from .grey import CONTRAST
 from .patches import PATCH_SHUFFLE
 from .phase import PHASE_SCRAMBLE
 from .power_law import POWER_LAW_NOISE
+from .process import family_apart
 from .source import source_of
 from .spectral import HIGHPASS, LOWPASS
 from .uniform_noise import UNIFORM_NOISE
-from .user import GIVEN, user_family
+from .user import GIVEN
 
 FAMILIES = {
     family.name: family
@@ -94,7 +95,7 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
                     f"probe {name}: {reserved[0]} is {GIVEN[reserved[0]]}, which its function is given; call the "
                     "function's own parameter something else"
                 )
-            family = user_family(name, source_of(name, table, folder), parameters.get("function"))
+            family = family_apart(name, source_of(name, table, folder), parameters.get("function"))
             parameters = {key: value for key, value in parameters.items() if key not in ("file", "uses", "function")}
         elif name in known:
             family = known[name]

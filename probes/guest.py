@@ -10,7 +10,8 @@ While a guest is here, in its thread:
 - a process that it forks and that comes back from it ends;
 - the files that it opens to read are noted.
 
-What no program can refuse is left: signals that kill, crashes of libraries, and what the guest's own threads do.
+What no program can refuse is left: signals that kill, and crashes of libraries. So a run has its guests in a process of
+their own (see `process`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -34,12 +35,20 @@ class Refused(BaseException):
     """What a guest may not do. No `except Exception` of its own hides it."""
 
 
+File = tuple[int, int]
+"""Device and inode."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Visit:
     process: int
-    foreign: frozenset[int]
-    """Descriptors that were open when the guest came."""
+    found: Mapping[int, File]
+    """Descriptors that were open when the guest came, and of which files."""
     read: list[str] = field(default_factory=list)
+
+    def foreign(self, number: int) -> bool:
+        """Whether the descriptor is not the guest's own. A number that was closed meanwhile may be."""
+        return number in self.found and self.found[number] == _file(number)
 
 
 _here = threading.local()
@@ -90,7 +99,7 @@ def _streams() -> Iterator[None]:
     _flush()
     # A number whose stream was closed from the beginning may be the database's by now.
     streams = (sys.__stdin__, sys.__stdout__, sys.__stderr__)
-    kept = {number: os.dup(number) for number, stream in enumerate(streams) if stream and _is_open(number)}
+    kept = {number: os.dup(number) for number, stream in enumerate(streams) if stream and _file(number)}
     told = _told(2 in kept)
     if 1 in kept and 2 in kept:
         duplicate(2, 1)
@@ -124,17 +133,19 @@ def _flush() -> None:
             stream.flush()  # type: ignore[union-attr]
 
 
-def _is_open(number: int) -> bool:
+def _file(number: int) -> File | None:
+    """What a descriptor is of, where it is open."""
     try:
-        os.fstat(number)
+        status = os.fstat(number)
     except OSError:
-        return False
-    return True
+        return None
+    return status.st_dev, status.st_ino
 
 
-def _descriptors() -> frozenset[int]:
+def _descriptors() -> dict[int, File]:
     """All that are open, as Linux and macOS list them."""
-    return frozenset(number for number in (int(entry.name) for entry in Path("/dev/fd").iterdir()) if _is_open(number))
+    numbers = [int(entry.name) for entry in Path("/dev/fd").iterdir()]
+    return {number: file for number in numbers if (file := _file(number))}
 
 
 @cache
@@ -163,7 +174,7 @@ def _guarded(name: str, numbers: Callable[..., Any] | None = None) -> Callable[.
             if numbers is None:
                 raise Refused(f"os.{name} would end the process")
             closed = numbers(*args, **more)
-            if any(number in closed for number in visit.foreign):
+            if any(number in closed and visit.foreign(number) for number in visit.found):
                 raise Refused(f"os.{name} would close a descriptor that is not its own")
         return function(*args, **more)
 
@@ -178,7 +189,7 @@ def _hear(event: str, args: tuple[Any, ...]) -> None:
         raise Refused("os.exec would end the process")
     path, _, flags = args
     if isinstance(path, int):
-        if path in visit.foreign and path > 2:
+        if path > 2 and visit.foreign(path):
             raise Refused(f"open({path}) would take a descriptor that is not its own")
     elif not flags & os.O_WRONLY:
         visit.read.append(os.path.abspath(os.fsdecode(path)))  # noqa: PTH100 - a link counts where it lies

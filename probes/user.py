@@ -20,7 +20,8 @@ the image and the condition, so that nothing depends on batch, order or machine:
         images[:, :, dice > 1 - share / 2] = 1
         return images
 
-Whatever it does ends its cells with an error in one line, and what it prints goes to standard error (see `guest`).
+Whatever it does ends its cells with an error in one line, and what it prints goes to standard error (see `guest`). A
+run calls it in a process of its own (see `process`).
 """
 
 from __future__ import annotations

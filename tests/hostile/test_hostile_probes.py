@@ -29,6 +29,11 @@ ATTACKS = {
     "closed, then print": ("os.fdopen(2, 'w').close()\nprint('x')", "OSError: [Errno 9] Bad file descriptor"),
     "recursion": ("perturb(images, attack)", "RecursionError: maximum recursion depth exceeded"),
     "deep": ("raise ValueError('x' * 10**6)", "ValueError: xxx"),
+    "crash": ("ctypes.string_at(0)", "its process was ended by SIGSEGV"),
+    "abort of a library": ("ctypes.CDLL(None).abort()", "its process was ended by SIGABRT"),
+    "exit of a library": ("ctypes.CDLL(None).exit(0)", "its process ended with exit status 0"),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", "was ended by SIGKILL, perhaps for want of memory"),
+    "memory": ("np.ones(2**45)", "Unable to allocate"),
 }
 """Name -> what it does, and what its cell says of it."""
 HARMLESS = {
@@ -41,7 +46,7 @@ HARMLESS = {
     "moves": "os.chdir('/')",
     "a program": "subprocess.run(['true'], check=True)",
 }
-HEAD = "import os, subprocess, sys\n\n\ndef perturb(images, attack):\n    match attack:\n"
+HEAD = "import ctypes, os, signal, subprocess, sys, numpy as np\n\n\ndef perturb(images, attack):\n    match attack:\n"
 
 
 def probe(attacks: dict[str, str]) -> str:
@@ -67,6 +72,25 @@ def test_what_a_probe_does_is_its_cells_error_and_json_stays_json(workplace: Pat
         assert is_one_line(failed[name]), name
     stored = ask(workplace / "results.duckdb", "SELECT probe, n, count(*) FROM accuracy GROUP BY ALL ORDER BY ALL")
     assert stored == [("clean", 20, 1), ("lowpass", 20, 1), ("perturb", 20, len(HARMLESS))]
+
+
+CRASHES = """
+import ctypes
+def crashes(images, at, index):
+    return ctypes.string_at(0) if index == at else images
+"""
+
+
+def test_a_crash_at_any_image_is_the_error_of_its_cell_alone(workplace: Path) -> None:
+    (workplace / "crashes.py").write_text(CRASHES)
+    study = make_study(workplace, probes="crashes = {file = 'crashes.py', at = [0, 17, -1]}\nlowpass.cutoff = 0.3")
+    database = workplace / "results.duckdb"
+    answer = bandlens("run", study, "--db", database, "--json")
+    assert answer.returncode == 1
+    errors = {one["cell"].partition("at=")[2]: one["error"] for one in json.loads(answer.stdout)["failed"]}
+    assert errors == dict.fromkeys(["0", "17"], "probe crashes failed: its process was ended by SIGSEGV")
+    stored = ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL")
+    assert stored == [("clean", 20), ("crashes", 20), ("lowpass", 20)]
 
 
 @pytest.mark.parametrize("body", ["os._exit(0)", "sys.exit(0)", "raise GeneratorExit", "os.close(2)"])

@@ -568,7 +568,7 @@ def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str
 
 
 def test_the_users_interrupt_is_no_error_of_the_probe(tmp_path: Path, write: Write) -> None:
-    write("import signal\ndef mirror(images):\n    signal.raise_signal(signal.SIGINT)\n    return images\n")
+    write("import signal\nsignal.raise_signal(signal.SIGINT)\ndef mirror(images):\n    return images\n")
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, {}, PIXELS)
 
@@ -669,6 +669,20 @@ def test_what_it_logs_goes_there_too_however_often_it_is_called(
     write("import sys\ndef mirror(images):\n    print('said')\n    sys.stdout.close()\n    return images\n")
     run(tmp_path, {}, PIXELS)
     assert capfd.readouterr() == ("", "said\n" * 4)
+
+
+def test_a_number_that_was_closed_meanwhile_may_be_its_own(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where Python collects a file of somebody else's while the function is at work."""
+    with (tmp_path / "other").open("w") as other:
+        monkeypatch.setattr("builtins.other", other, raising=False)
+        write(
+            "import os\nnumber = other.fileno()\nother.close()\n"
+            "mine, _ = os.pipe()\nassert mine == number\nos.close(mine)\n"
+            "def mirror(images):\n    return images\n"
+        )
+        make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
 
 
 def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:
