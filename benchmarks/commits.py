@@ -2,15 +2,18 @@
 
 Shards are made up: 1,392 cells (29 conditions of 48 checkpoints) over 752 images each, a task of a GPU. `one by one`
 commits each as it comes; `together` those of five seconds, 8 M predictions at most; `later` (`run --commit later`)
-leaves them for `bandlens rebuild`, and only takes note of them. Core-seconds are those of all threads: seconds depend
-on how many cores are idle.
+leaves them for `bandlens rebuild`, and only takes note of them. `DuckDB alone` is what no commit can be faster than: an
+INSERT reads all shards and checks nothing, in a database that may read files. Core-seconds are those of all threads:
+seconds depend on how many cores are idle.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 from _common import Variant, arguments, folder, in_turn, machine, ratio, ratios, spread, table
 from store import Set, all_cells, images, predictions
@@ -22,6 +25,10 @@ from bandlens.records import Cell, Finished, SessionInfo
 
 CHECKPOINTS, RANGE = 48, 752
 WAYS = {"one by one": (False, 0.0), "together": (False, 5.0), "later": (True, 5.0)}
+ALONE = """
+INSERT INTO prediction SELECT cell.id, image_index, predicted, label_rank, confidence
+FROM read_parquet(?) AS shard JOIN cell ON cell.key = shard.cell
+"""
 
 
 def write(place: Folder, of: Set, cells: list[Cell], size: int) -> list[Shard]:
@@ -45,32 +52,47 @@ def main() -> None:
     of = images(size * given.shards)
     cells = [cell for mine in all_cells(of, CHECKPOINTS) for cell in mine if cell.condition.probe == "critical_band"]
     machine("duckdb", "numpy", "pyarrow")
-    cores: dict[str, list[float]] = {name: [] for name in WAYS}
+    cores: dict[str, list[float]] = {name: [] for name in (*WAYS, "DuckDB alone")}
     with folder(given.keep) as scratch:
         place = open_folder(str(scratch / "commits.shards"))
         shards = write(place, of, cells, size)
 
+        database: Path = scratch / "commits.duckdb"
+
+        def measured(name: str, work: Callable[[], object]) -> float:
+            started, worked = time.perf_counter(), time.process_time()
+            work()
+            cores[name].append(time.process_time() - worked)
+            return time.perf_counter() - started
+
         def way(name: str) -> Variant:
             def seconds() -> float:
-                database: Path = scratch / "commits.duckdb"
                 database.unlink(missing_ok=True)
                 later, every = WAYS[name]
                 with open_store(database) as store:
                     store.add_cells(cells, [of])
                     by_key = {cell.key: cell for cell in cells}
                     committer = Committer(store, place, by_key, str, {}, later, every, due=time.monotonic() + every)
-                    started, worked = time.perf_counter(), time.process_time()
-                    for shard in shards:
-                        committer.add(shard)
-                    committer.flush()
-                    cores[name].append(time.process_time() - worked)
-                    taken = time.perf_counter() - started
-                database.unlink()
-                return taken
+
+                    def commit() -> None:
+                        for shard in shards:
+                            committer.add(shard)
+                        committer.flush()
+
+                    return measured(name, commit)
 
             return seconds
 
-        found = in_turn({name: way(name) for name in WAYS}, given.repeats, warm_up=False)
+        def alone() -> float:
+            database.unlink(missing_ok=True)
+            with open_store(database) as store:
+                store.add_cells(cells, [of])
+            files = [place.of(f"{shard.key}.parquet") for shard in shards]
+            with duckdb.connect(str(database)) as connection:
+                return measured("DuckDB alone", lambda: connection.execute(ALONE, [files]))
+
+        variants = {name: way(name) for name in WAYS} | {"DuckDB alone": alone}
+        found = in_turn(variants, given.repeats, warm_up=False)
     count = len(cells) * of.info.count / 1e6
     print(f"{count:.1f} M predictions in {len(shards)} shards")
     rows = [
@@ -80,6 +102,7 @@ def main() -> None:
     table(["commits", "M predictions/s", "core-seconds a million"], rows)
     ratio("together over one by one, rate", ratios(found["one by one"], found["together"]), "none")
     ratio("later over one by one, rate", ratios(found["one by one"], found["later"]), ">= 4")
+    ratio("DuckDB alone over one by one, core-seconds", ratios(cores["DuckDB alone"], cores["one by one"]), "none")
 
 
 if __name__ == "__main__":
