@@ -14,6 +14,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,8 +28,9 @@ from typing import Any
 import polars as pl
 from polars.testing import assert_frame_equal
 from ray_clusters import MEMORY, study_in
-from small import ask, rows_of
+from small import ask, make_study, rows_of
 
+from bandlens.app.signals import MESSAGE
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import Sharded, rebuild_study, run_study
@@ -47,6 +49,11 @@ lowpass = {cutoff = [0.1, 0.3]}
 slow = {file = 'slow.py', seconds = SECONDS}
 """
 CELLS = 8
+CRASHES = """
+import ctypes
+def crashes(images, at, index):
+    return ctypes.string_at(0) if index == at else images
+"""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class Bench:
     """A study, and what an undisturbed run of it stores."""
 
     study: Path
+    crashing: Path
+    """The same with a probe more, which crashes in native code at one image."""
     reference: pl.DataFrame
 
     def run(self, database: Path, sharded: Sharded | None) -> None:
@@ -84,10 +93,14 @@ def bench(folder: Path, seconds: float = 0.01) -> Bench:
     """A study of 8 cells and 64 images, with a probe that takes so many seconds for each of 8 batches."""
     folder.mkdir(exist_ok=True)
     (folder / "slow.py").write_text(SLOW)
-    study = study_in(folder, COUNT, PROBES.replace("SECONDS", str(seconds)))
+    probes = PROBES.replace("SECONDS", str(seconds))
+    study = study_in(folder, COUNT, probes)
+    (folder / "crashes.py").write_text(CRASHES)
+    crashes = f"crashes = {{file = 'crashes.py', at = {COUNT // 2}}}"
+    crashing = make_study(folder, name="crashing", probes=probes + crashes)
     database = folder / "reference.duckdb"
     run_study(resolve(read_study(study)), database)
-    return Bench(study, rows_of(database))
+    return Bench(study, crashing, rows_of(database))
 
 
 # A process that strikes itself
@@ -172,7 +185,7 @@ def _run(
     if place:
         arm(place, number)
     try:
-        run_study(resolve(read_study(study)), database, sharded=sharded)
+        run_study(resolve(read_study(study)), database, sharded=sharded).check()
     except BandlensError as error:
         sys.exit(1 if "\n" not in str(error) else 2)
 
@@ -186,6 +199,36 @@ def start(*given: Any) -> Any:
     return process
 
 
+ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGINT twice")
+
+
+def told_to_end(words: Sequence[str | Path], how: str, moments: random.Random) -> bool:
+    """Send a signal to a command at a random moment; gives whether that ended it, which it then does in one line."""
+    number = signal.Signals[how.split()[0]]
+    command = [sys.executable, "-P", "-m", "bandlens", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not _listens(process.pid):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 2))
+        process.send_signal(number)
+        if how.endswith("twice"):
+            time.sleep(moments.uniform(0, 0.5))
+            process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    if process.returncode == 0:
+        return False
+    assert process.returncode == 128 + number, said
+    assert said.splitlines()[-1] == MESSAGE
+    assert (said.count(MESSAGE), said.count("Traceback")) == (1, 0), said
+    return True
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process has a handler for SIGHUP, the last that bandlens sets."""
+    caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
+
+
 def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) -> None:
     """A few faults on the local executor, then an undisturbed run."""
     moments = random.Random(seed)
@@ -197,7 +240,7 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
         return replace(sharded, later=moments.random() < 0.2, commit_seconds=moments.choice((0.0, 0.1, 60.0)))
 
     for _ in range(moments.randint(2, 4)):
-        fault = moments.choice(("place", "place", "moment", "room", "damage", "database"))
+        fault = moments.choice(("place", "place", "moment", "signal", "crash", "room", "damage", "database"))
         if fault == "place":
             place = moments.choice(PLACES)
             process = start(bench.study, database, how(), place, moments.randint(1, 12), None)
@@ -206,11 +249,20 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
                 struck[f"killed {place}"] += 1
         elif fault == "moment":
             process = start(bench.study, database, how(), None, 0, None)
-            time.sleep(moments.uniform(0.05, 1.2))
+            time.sleep(moments.uniform(0.05, 1.6))
             if process.is_alive():
                 process.kill()
                 struck["killed at a random moment"] += 1
             process.join(60)
+        elif fault == "signal":
+            ending = moments.choice(ENDINGS)
+            words = ["run", bench.study, "--db", database, "--shards", shards]
+            struck[f"told to end by {ending}"] += told_to_end(words, ending, moments)
+        elif fault == "crash":
+            process = start(bench.crashing, database, how(), None, 0, None)
+            process.join(60)
+            assert process.exitcode == 1, "a probe that crashes fails its cells, with one line"
+            struck["probe that crashed in native code"] += 1
         elif fault == "room":
             process = start(bench.study, database, how(), None, 0, moments.randint(1, 60) * 1000)
             process.join(60)
@@ -379,6 +431,29 @@ def strike_ray(
     bench.finish(database, Sharded(str(shards)) if moments.random() < 0.5 else None)
 
 
+FOR_GOOD = ("gcs_server", "raylet")
+"""Processes of the head, which has the driver."""
+LIMIT = 240.0
+"""Seconds in which a run ends whose cluster answers no more."""
+
+
+def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Counter[str]) -> None:
+    """A run on a cluster of its own, a process of which is stopped and stays so; then one that is left alone."""
+    moments = random.Random(seed)
+    database, shards = folder / "results.duckdb", folder / "shards"
+    with nodes() as there:
+        pid = there.cluster.head_node.all_processes[name][0].process.pid
+        process = start(bench.study, database, Sharded(str(shards), RayOptions(there.address)), None, 0, None)
+        time.sleep(moments.uniform(0, 8))
+        os.kill(pid, signal.SIGSTOP)
+        struck[f"Ray: {name} of the driver's node stopped for good"] += process.is_alive()
+        process.join(LIMIT)
+        assert process.exitcode in (0, 1), "it ends by itself, well or with one line"
+        os.kill(pid, signal.SIGKILL)
+    bench.check(database)
+    bench.finish(database, Sharded(str(shards)))
+
+
 def halted(pid: int, seconds: float) -> None:
     """Stop a process for so long."""
     with suppress(ProcessLookupError):
@@ -408,7 +483,14 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
         rounds(local, "", lambda folder, number: strike_local(made, folder, number, struck))
         if ray:
             with nodes() as there:
-                rounds(ray, "ray", lambda folder, number: strike_ray(slow, folder, number, there, struck))
+
+                def strike(folder: Path, number: int) -> None:
+                    if number % 4 == 1:
+                        strike_for_good(slow, folder, number, FOR_GOOD[number // 4 % 2], struck)
+                    else:
+                        strike_ray(slow, folder, number, there, struck)
+
+                rounds(ray, "ray", strike)
     return struck
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,10 @@ ANSWER_SECONDS = 60.0
 """In which Ray answers anything else."""
 END_SECONDS = 15.0
 """In which it lets go."""
+HELLO_SECONDS = 20.0
+"""In which a cluster that is there says that it is."""
+HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""How a client of gRPC begins (RFC 9113, 3.4): a preface, and settings that ask for nothing."""
 NO_ANSWER = (
     "Ray has not answered for {seconds:.0f} s: a process of the cluster (raylet, gcs_server) is stopped, or its "
     "machine; what was committed stays, run again when it answers"
@@ -175,11 +179,20 @@ def lost(error: BaseException) -> str:
 
 
 def _check_answers(address: str) -> None:
-    """EngineError where nothing listens at host:port: Ray would ask again for minutes."""
+    """EngineError where nothing answers at host:port: Ray would ask again for minutes, and warn each time.
+
+    The system takes connections for a process that is stopped. Whatever comes back is an answer, an end too.
+    """
     if (place := place_of(address)) is None:
         return
     try:
-        socket.create_connection(place, timeout=10).close()
+        with socket.create_connection(place, timeout=HELLO_SECONDS) as connection:
+            connection.sendall(HELLO)
+            with suppress(ConnectionError):
+                connection.recv(1)
+    except TimeoutError:
+        why = NO_ANSWER.format(seconds=HELLO_SECONDS)
+        raise EngineError(f"cannot reach a Ray cluster at {address}: {why}; {SEE}") from None
     except (OSError, OverflowError) as error:
         raise EngineError(f"cannot reach a Ray cluster at {address}: {error}; {SEE}") from error
 

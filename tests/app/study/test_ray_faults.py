@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from faults import KINDS, SLOWLY, Bench, Nodes, bench, nodes, strike_ray
+from faults import FOR_GOOD, KINDS, SLOWLY, Bench, Nodes, bench, nodes, strike_for_good, strike_ray
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +28,8 @@ def test_whatever_is_killed_on_a_cluster_no_row_is_lost_or_there_twice(
     struck: Counter[str] = Counter()
     strike_ray(made, tmp_path, 0, there, struck, kinds=(fault,))
     assert struck.total(), "the run was disturbed"
+
+
+@pytest.mark.parametrize("name", FOR_GOOD)
+def test_a_run_whose_cluster_answers_no_more_ends_and_loses_nothing(made: Bench, tmp_path: Path, name: str) -> None:
+    strike_for_good(made, tmp_path, 0, name, Counter())

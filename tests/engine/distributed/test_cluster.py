@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +17,9 @@ import pytest
 from ray_clusters import ray_cluster
 from small import Command, make_study
 
-from bandlens.engine.distributed.cluster import asks_for_token
+from bandlens.engine.distributed import cluster
+from bandlens.engine.distributed.cluster import RayOptions, asks_for_token, connected
+from bandlens.errors import EngineError
 
 PROBE = """
 import time
@@ -91,6 +94,18 @@ def test_a_cluster_of_ones_own_is_reached_from_here_alone_and_ends_with_its_driv
     while folder.exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_cluster_that_is_stopped_is_told_from_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system takes connections for a process that is stopped; Ray would warn again and again."""
+    monkeypatch.setattr(cluster, "HELLO_SECONDS", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as stopped:
+        address = f"127.0.0.1:{stopped.getsockname()[1]}"
+        message = rf"^cannot reach a Ray cluster at {address}: Ray has not answered for 1 s: .*; `ray status` shows"
+        with pytest.raises(EngineError, match=message), connected(RayOptions(address), "onnxruntime", 1):
+            pass
+    with pytest.raises(EngineError, match="Connection refused"), connected(RayOptions(address), "onnxruntime", 1):
+        pass
 
 
 def test_doctor_warns_of_a_cluster_without_a_token(monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
