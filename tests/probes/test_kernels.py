@@ -209,7 +209,7 @@ def test_smoothing_equals_array_code(
     np.testing.assert_allclose(made, perturb(np, [condition], pixels)[condition], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [6, 34, 130])
+@pytest.mark.parametrize("size", [6, 34])
 def test_filters_of_every_radius_equal_array_code(device: ModuleType, size: int) -> None:
     cutoffs = [r / (size // 2) for r in range(size // 2 + 1)]
     conditions = [*LOWPASS.conditions({"cutoff": cutoffs}), *HIGHPASS.conditions({"cutoff": cutoffs})]
