@@ -91,7 +91,10 @@ def _complaint(found: Gated) -> str | None:
     if len(undecided):
         needed = max(undecided["needed"].drop_nulls().to_list(), default=None)
         images = f"about {needed:,} images" if needed else "more images"
-        return f"{ran.label}: {len(undecided)} of {len(rows)} gates are undecided; take {images} with --images"
+        return (
+            f"{ran.label}: {len(undecided)} of {len(rows)} gates are undecided; {images} would decide: give --images, "
+            "or sets that have as many"
+        )
     return None
 
 

@@ -152,8 +152,8 @@ def test_too_few_images_are_undecided_and_how_many_would_do_is_said(command: Com
     answer = command("gate", study_of(place, "one", probes=LOWPASS), *REFERENCE, "--db", place / "r.duckdb")
     assert answer.code == 1
     assert answer.err == (
-        "bandlens: openvino:fp32 against onnxruntime:fp32: 3 of 3 gates are undecided; take about 930 images with "
-        "--images\n"
+        "bandlens: openvino:fp32 against onnxruntime:fp32: 3 of 3 gates are undecided; about 930 images would "
+        "decide: give --images, or sets that have as many\n"
     )
     assert "0 of 3 gates pass; these do not:" in answer.out
 
