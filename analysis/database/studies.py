@@ -62,7 +62,8 @@ def version_in(store: Store, wanted: str | None, precision: str) -> str:
     if labels.is_empty():
         known = ", ".join(found["precision"].unique().sort())
         raise UsageError(
-            f"{store.path}: {asked} was run in {known}, and not in {precision}; set that precision in its file and run it"
+            f"{store.path}: {asked} was run in {known}, and not in {precision}; "
+            "set that precision in its file and run it"
         )
     return str(labels[-1])
 
