@@ -34,7 +34,9 @@ def curves(curve: pl.DataFrame, x: str, x_title: str, title: str, domain: tuple[
     ).sort("model", x)
     measure = str(curve["measure"][0])
     color, shape = scales(field, rows[field])
-    across = alt.X(f"{x}:Q", title=x_title) if rows.schema[x].is_numeric() else alt.X(f"{x}:N", title=x_title)
+    across = alt.X(f"{x}:{'Q' if rows.schema[x].is_numeric() else 'N'}", title=x_title)
+    if x == "cycles" and curve["frequency"].is_not_null().all():  # bands of noise, an octave apart
+        across = across.scale(type="log", base=2).axis(values=rows[x].unique().sort().to_list(), format=".4~g")
     full = 1 if field == "model" else 0.4
     base = alt.Chart(inline(rows)).encode(x=across, color=color, detail="model:N")
     mine = f"datum.model == {PICKED}"

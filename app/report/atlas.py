@@ -106,8 +106,10 @@ def _figure(
     ]
     yours = "diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, measured or published"
     categories = pl.concat([frame["category"] for frame in points.values()]).unique().sort()
-    legend = colors(categories) if len(categories) > 1 else {}
-    return Figure(name, title, caption.format(yours), panels, 3, own, legend)
+    if len(categories) < 2:
+        return Figure(name, title, caption.format(yours), panels, 3, own)
+    models = pl.concat([frame["model"] for frame in points.values()]).unique().sort().to_list()
+    return Figure(name, title, caption.format(yours), panels, 3, own, colors(categories), models)
 
 
 def _own(results: ReportData) -> pl.DataFrame:
