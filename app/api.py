@@ -219,7 +219,7 @@ def report(
     from .report.build import write_report
 
     folder, picture = (None if file is None else Path(file) for file in (figures, photograph))
-    with progress("writing", None, "figures") as advance:
+    with progress("writing", None, "charts") as advance:
         return write_report(Path(db), Path(out), study, against, folder, picture, advance)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import CENTER, INK, PICKED, centers_axis, faded, inline, picked, scales, tile_font
+from .style import CENTER, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font
 
 FEW = 7
 """As many models as have a colour of their own; more are coloured by category."""
@@ -131,7 +131,7 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     hue = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
     legend = None if few else alt.Legend(orient="bottom", gradientLength=200)
     base = alt.Chart(inline(rows)).encode(
-        x=alt.X("model:N", title=None, axis=alt.Axis(labelAngle=-40)),
+        x=alt.X("model:N", title=None, axis=below(rows["model"].n_unique())),
         y=alt.Y("condition:N", sort=None, title=None),
         tooltip=[
             alt.Tooltip("model:N"),

@@ -53,6 +53,15 @@ def centers_axis() -> alt.Axis:
     return alt.Axis(labelAngle=0, format=".4~g", titleAnchor="end")
 
 
+MOST_ASLANT = 12
+"""Names below the columns of a map that have room aslant in 3.5 in."""
+
+
+def below(columns: int) -> alt.Axis:
+    """The axis of names below so many columns of a map: aslant, or upright where they are many."""
+    return alt.Axis(labelAngle=-40 if columns <= MOST_ASLANT else -90)
+
+
 def tile_font(largest: int, columns: int, letters: int) -> alt.ExprRef:
     """Size of the letters on the tiles of a map with so many columns: what a narrow chart has room for."""
     return alt.ExprRef(f"min({largest}, width / {0.62 * columns * letters:.3g})")

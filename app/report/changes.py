@@ -125,9 +125,9 @@ def _summary(found: Compared, rows: pl.DataFrame) -> str:
 
 def _figure(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Figure:
     reach = max(1.0, *rows["difference"].abs())
-    panels = [
-        differences(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
+    panels = {
+        probe: differences(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
         for (probe,), part in results.seen(rows).group_by("probe", maintain_order=True)
-    ]
+    }
     table, columns = rows.drop("image_set", "differs"), 2 if len(results.drawn) <= BESIDE else 1
     return Figure(f"changes-{number}", f"Top-1 on {image_set}", CAPTION, panels, columns, table)
