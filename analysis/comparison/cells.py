@@ -54,7 +54,7 @@ class Run:
     store: Store
     label: str
     column: str | None = None
-    """Of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
+    """The column of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
     value: str | None = None
     """That value; or the precision of the version, where two precisions are compared."""
     called: str | None = None

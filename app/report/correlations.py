@@ -18,7 +18,7 @@ from .sections import Figure, Section
 
 TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
 MANY, RESAMPLES, FEWER = 200, 10_000, 1_000
-"""Of more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
+"""With more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
 BESIDE = 5
 """As many groups leave room for their numbers on a third of a page."""
 SHOWN = ("coefficient", "low", "high", "p", "p_holm")
