@@ -58,9 +58,9 @@ def blur(xp: ModuleType, images: Array, sigma: float) -> Array:
     down, both = xp.empty_like(images), xp.empty_like(images)
     blocks = _blocks(xp, images.shape[-1], sigma)
     for rows, columns, part in blocks:
-        down[:, rows] = part @ images[:, columns]
+        xp.matmul(part, images[:, columns], out=down[:, rows])
     for rows, columns, part in blocks:
-        both[..., rows] = down[..., columns] @ part.T
+        xp.matmul(down[..., columns], part.T, out=both[..., rows])
     return both
 
 
