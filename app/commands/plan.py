@@ -51,6 +51,7 @@ def plan(
                         for how, (models, sets) in found.packed.items()
                     ],
                     "to_run": summary | {"estimate": found.estimate},
+                    "smaller_maps": found.smaller_maps,
                     "missing": missing,
                     "metrics": [
                         {"image_set": one.image_set, "metrics": list(one.metrics), "determined": not one.why}
@@ -81,6 +82,9 @@ def plan(
         )
     else:
         print("nothing to run: every cell is done")
+    if found.smaller_maps:
+        maps = ", ".join(f"{name} {count:,}" for name, count in found.smaller_maps.items())
+        print(f"predictions of smaller maps of waves: {maps}")
     for one in own:
         named = one_line(some_of(one.files, MOST_FILES))
         print(f"{one.name} depends on {named}; what it reads elsewhere is not seen")

@@ -21,6 +21,7 @@ from ...export.models import verify_model
 from ...export.operations import count_operations
 from ...probes.arrays import to_numpy
 from ...probes.attacks import ATTACKS, is_attack
+from ...probes.fourier import FOURIER_BASIS, FOURIER_BIN
 from ...records import Cell, Failed, Model, Variant
 from .file import Study
 from .resolve import Work, fits
@@ -41,6 +42,8 @@ class Plan:
     """Disk and least time of the missing predictions."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
+    smaller_maps: dict[str, int]
+    """What could stand in place of the missing waves of `fourier`, and its predictions."""
     packed: dict[str, tuple[list[str], list[str]]]
     """Preprocessing -> the checkpoints that take such images, and the image sets that have them."""
     metrics: list[Determined]
@@ -86,9 +89,25 @@ def plan_study(work: Work, database: Path) -> Plan:
         estimate,
         cost_of(work, left, missing),
         failed,
+        smaller_maps_of(missing, left),
         packed_for(work),
         metrics_of(work),
     )
+
+
+def smaller_maps_of(missing: Sequence[Cell], left: Mapping[str, int]) -> dict[str, int]:
+    """Smaller maps than the missing waves of `fourier`, and how many predictions each would be on as many images."""
+    waves = [cell for cell in missing if cell.condition.probe == FOURIER_BASIS.name]
+    if not waves:
+        return {}
+    half = list(range(-15, 16))
+    maps = {
+        "fourier at 31 x 31": FOURIER_BASIS.conditions({"row": half, "column": half}),
+        "fourier_bin (octave x orientation)": FOURIER_BIN.conditions({}),
+    }
+    images = sum(images.count for _, images in {(cell.variant, cell.image_set) for cell in waves})
+    predictions = {name: images * len(conditions) for name, conditions in maps.items()}
+    return {name: count for name, count in predictions.items() if count < sum(left[cell.key] for cell in waves)}
 
 
 def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:

@@ -300,6 +300,19 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     )
 
 
+def test_plan_says_what_smaller_maps_of_waves_would_cost(command: Command, place: Place) -> None:
+    """2 models, 20 images: 481 waves of 31 x 31 (half of them, and the constant one) and 5 x 4 bins for each."""
+    file = make_study(place.folder, probes="fourier = {}")
+    maps = {"fourier at 31 x 31": 2 * 20 * 481, "fourier_bin (octave x orientation)": 2 * 20 * 20}
+    assert json.loads(command("plan", file, "--db", place.database, "--json").out)["smaller_maps"] == maps
+    assert (
+        "predictions of smaller maps of waves: fourier at 31 x 31 19,240, fourier_bin (octave x orientation) 800\n"
+        in command("plan", file, "--db", place.database).out
+    )
+    for smaller in ("fourier = {row = [0, 8], column = [0, 8]}", "fourier_bin = {}", "contrast = {}"):
+        assert place.plan(probes=smaller).smaller_maps == {}
+
+
 def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
     file = make_study(place.folder)
     assert "to run: 2 cells, 40 predictions, about " in command("plan", file, "--db", place.database).out
