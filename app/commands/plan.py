@@ -58,6 +58,7 @@ def plan(
                         | {"why": one.why}
                         for one in found.metrics
                     ],
+                    "condition_metrics": found.condition_metrics,
                     "own_probes": [{"probe": one.name, "files": list(one.files), "random": one.random} for one in own],
                     "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in found.failed],
                 },
@@ -96,6 +97,11 @@ def plan(
         )
     if there := [str(one) for one in found.metrics if not one.why]:
         print(f"metrics: {', '.join(there)}")
+    alike: dict[str, list[str]] = {}
+    for image_set, metrics in found.condition_metrics.items():
+        alike.setdefault(", ".join(metrics), []).append(image_set)
+    for names, image_sets in alike.items():
+        print(f"under each condition of {some_of(image_sets)}: {names}")
     for lacking in found.metrics:
         if lacking.why:
             print(f"no {lacking}: {lacking.why}")

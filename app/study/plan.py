@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
-from ...analysis.metrics.determined import Determined, determined_metrics
+from ...analysis.metrics.determined import Determined, condition_metrics, determined_metrics
 from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
@@ -48,6 +48,8 @@ class Plan:
     """Preprocessing -> the checkpoints that take such images, and the image sets that have them."""
     metrics: list[Determined]
     """What `analyze` will find once all cells are done, and what not."""
+    condition_metrics: dict[str, list[str]]
+    """What it will find under each condition of the image sets that are perturbed."""
 
 
 def plan_study(work: Work, database: Path) -> Plan:
@@ -92,6 +94,7 @@ def plan_study(work: Work, database: Path) -> Plan:
         smaller_maps_of(missing, left),
         packed_for(work),
         metrics_of(work),
+        condition_metrics(work.cells, _schemes(work)),
     )
 
 
@@ -123,7 +126,11 @@ def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
 def metrics_of(work: Work) -> list[Determined]:
     """The metrics that a study has conditions for, and whether these are all that they need."""
     conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
-    return determined_metrics(conditions, {images.info.digest: images.schemes for images in work.image_sets})
+    return determined_metrics(conditions, _schemes(work))
+
+
+def _schemes(work: Work) -> dict[str, Collection[str]]:
+    return {images.info.digest: images.schemes for images in work.image_sets}
 
 
 def _state(cell: Cell, images: int | None) -> str:

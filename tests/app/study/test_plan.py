@@ -297,6 +297,8 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     assert command("plan", whole, "--db", place.database).out.endswith(
         "metrics: critical band on images.set, psychometric channel on images.set, "
         "psychometric thresholds on images.set\n"
+        "under each condition of images.set: accuracy, confidence, expected_calibration_error, top1_brier_score, "
+        "clean_error_consistency, model_error_consistency\n"
     )
 
 
