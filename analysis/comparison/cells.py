@@ -55,7 +55,7 @@ class Run:
     store: Store
     label: str
     column: str | None = None
-    """Of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
+    """The column of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
     value: str | None = None
     called: str | None = None
     """What the comparison calls it."""

@@ -256,7 +256,7 @@ class Decided:
 
     predicted: Whole
     rank: Floats
-    """Of the label: 0 is right. NaN without labels."""
+    """Rank of the label: 0 is right. NaN without labels."""
     confidence: Floats
 
 

@@ -18,7 +18,7 @@ from .sections import Figure, Section
 
 TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
 MANY, RESAMPLES, FEWER = 200, 10_000, 1_000
-"""Of more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
+"""With more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
 SHOWN = ("coefficient", "low", "high", "p", "p_holm")
 """On the maps, whether the models are enough for any or not."""
 MAP_CAPTION = (

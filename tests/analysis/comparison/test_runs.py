@@ -46,12 +46,6 @@ def images() -> Images:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "a.duckdb") as opened:
-        yield opened
-
-
-@pytest.fixture
 def other(tmp_path: Path) -> Iterator[Store]:
     with open_store(tmp_path / "b.duckdb") as opened:
         yield opened

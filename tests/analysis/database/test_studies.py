@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
@@ -11,7 +10,6 @@ from small import Command
 
 import bandlens
 from bandlens.analysis.database.consistency import check_database
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.database.studies import (
     OF_CELL,
@@ -27,12 +25,6 @@ from bandlens.errors import UnknownName, UsageError
 from bandlens.records import Finished
 
 IMAGES = image_set(2)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 def begin(store: Store, name: str, *cutoffs: float) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,6 @@ from bandlens.records import Failed, Finished
 
 COUNT = 300
 SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5), condition("blur", sigma=2))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 def decided(images: Images, seed: int = 0, name: str = "net", confidence: bool = True) -> list[Finished]:

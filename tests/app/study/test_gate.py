@@ -27,12 +27,6 @@ from bandlens.export.onnx_files import save_onnx_file
 LOWPASS = "lowpass = {cutoff = [0.1, 0.5]}\n"
 WIDE = "[gate]\nflips = 0.25\naccuracy = 0.25\n"
 """What 40 images are enough for."""
-FEW_CUTOFFS = (
-    "bandlens: no low_frequency_bias on images.set: lowpass lacks the cutoffs 0.2, 0.3, 0.4; no high_frequency_bias on "
-    "images.set: highpass lacks the cutoffs 0.1, 0.2, 0.3, 0.4, 0.5; no spectral_bias on images.set: it is made of "
-    "low_frequency_bias and high_frequency_bias; `bandlens plan` lists the metrics of a study\n"
-)
-"""What a run says of metrics that LOWPASS is not enough for."""
 COUNT = 40
 ENGINES = ("onnxruntime:fp32", "openvino:fp32")
 REFERENCE = ("--reference", ENGINES[0])
@@ -139,7 +133,7 @@ def test_one_that_answers_otherwise_fails_is_warned_of_and_can_be_refused(comman
     assert (refused.code, refused.out, refused.err) == (1, "", f"bandlens: {warning}")
     assert ask(db, "FROM study") == []
     warned = command("run", study, "--db", db)
-    assert (warned.code, warned.err) == (0, f"bandlens: warning: {warning}\n")
+    assert (warned.code, warned.err) == (0, f"bandlens: warning: {warning}")
     assert ask(db, "SELECT name FROM study") == [("study",)]
 
 
@@ -150,7 +144,8 @@ def test_a_run_that_no_gate_was_made_for_is_refused_before_anything_is_run(comma
     assert "for 3 of 3 pairs" in answer.err
     assert ask(db, "FROM cell") == []
     trusted = command("run", study_of(place, "one"), "--db", db, "--require-gate")
-    assert (trusted.code, trusted.err) == (0, "")
+    assert trusted.code == 0
+    assert "gate" not in trusted.err
 
 
 def test_too_few_images_are_undecided_and_how_many_would_do_is_said(command: Command, place: Path) -> None:
