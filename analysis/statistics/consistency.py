@@ -127,7 +127,7 @@ def consistency_with_others(right: Mask) -> Floats:
     kappa = kappa_of(1 - p[:, None] - p + 2 * both, p[:, None], p)
     expected = p[:, None] + p - 2 * np.outer(p, p)  # E, of (one, other)
     with np.errstate(invalid="ignore", divide="ignore"):
-        inverse = np.where(others, 1 / expected, 0)
+        inverse = np.where(others & (expected > 0), 1 / expected, 0)
         slope = np.where(others, (1 - kappa) * (1 - 2 * p) * inverse, 0)  # D / E^2 (1 - 2 q)
     own = (slope - inverse).sum(axis=1)[:, None] * away
     theirs = (slope.T - inverse) @ away

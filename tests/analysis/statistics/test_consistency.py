@@ -124,7 +124,8 @@ def test_of_two_observers_the_mean_is_their_kappa_and_one_without_errors_has_non
     first, second = observers()
     kappa = error_consistency(first, second).kappa
     assert consistency_with_others(np.stack([first, second])).mean(axis=1) == pytest.approx([kappa, kappa])
-    assert np.isnan(consistency_with_others(np.stack([first, np.ones_like(first)]))).all()
+    for perfect in (np.stack([first, np.ones_like(first)]), np.ones((3, 50), bool)):
+        assert np.isnan(consistency_with_others(perfect)).all()
 
 
 def test_intervals_of_mean_kappas_hold_the_true_one() -> None:
