@@ -106,19 +106,39 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
 
 def wave_map(curve: pl.DataFrame, title: str) -> Any:
     """Error of one model under waves of (row, column) cycles per image; a frequency and its opposite have one value."""
-    parameters = pl.col("parameters").str.json_decode(pl.Struct({"row": pl.Int64, "column": pl.Int64}))
-    half = curve.select(parameters.struct.field("row"), parameters.struct.field("column"), error=1 - pl.col("top1"))
-    both = (
-        pl.concat([half, half.with_columns(-pl.col("row"), -pl.col("column"))]).drop_nulls().unique(["row", "column"])
-    )
+    half = _errors(curve, row=pl.Int64, column=pl.Int64)
+    both = pl.concat([half, half.with_columns(-pl.col("row"), -pl.col("column"))]).unique(["row", "column"])
+    return _error_map(both, ("column", "cycles across"), ("row", "cycles down"), curve, title)
+
+
+def bin_map(curve: pl.DataFrame, title: str) -> Any:
+    """Error of one model under waves of an octave and orientation, octaves across and orientations down."""
+    bins = _errors(curve, octave=pl.Int64, orientation=pl.Float64)
+    across = ("octave", "octave, from 2^octave cycles per image on")
+    return _error_map(bins, across, ("orientation", "orientation (degrees)"), curve, title)
+
+
+def _errors(curve: pl.DataFrame, **parameters: Any) -> pl.DataFrame:
+    """The parameters, by their types, and the error, where there is one."""
+    found = pl.col("parameters").str.json_decode(pl.Struct(parameters)).struct.unnest()
+    return curve.select(found, error=1 - pl.col("top1")).drop_nulls()
+
+
+def _error_map(rows: pl.DataFrame, x: tuple[str, str], y: tuple[str, str], curve: pl.DataFrame, title: str) -> Any:
+    """A tile for each row, at the columns x and y, which are called as said."""
+    (across, across_title), (down, down_title) = x, y
     measure = str(curve["measure"][0])
-    chart = alt.Chart(inline(both.sort("row", "column"))).mark_rect()
-    return chart.encode(
-        x=alt.X("column:O", title="cycles across", axis=alt.Axis(labelOverlap=True)),
-        y=alt.Y("row:O", title="cycles down", axis=alt.Axis(labelOverlap=True)),
-        color=alt.Color("error:Q", title=f"1 - {measure}", scale=alt.Scale(scheme="viridis", domain=[0, 1])),
-        tooltip=[alt.Tooltip("row:O"), alt.Tooltip("column:O"), alt.Tooltip("error:Q", format=".3f")],
-    ).properties(title=title, width=320, height=320)
+    return (
+        alt.Chart(inline(rows.sort(down, across)))
+        .mark_rect()
+        .encode(
+            x=alt.X(f"{across}:O", title=across_title, axis=alt.Axis(labelOverlap=True)),
+            y=alt.Y(f"{down}:O", title=down_title, axis=alt.Axis(labelOverlap=True)),
+            color=alt.Color("error:Q", title=f"1 - {measure}", scale=alt.Scale(scheme="viridis", domain=[0, 1])),
+            tooltip=[alt.Tooltip(f"{down}:O"), alt.Tooltip(f"{across}:O"), alt.Tooltip("error:Q", format=".3f")],
+        )
+        .properties(title=title, width=320, height=320)
+    )
 
 
 def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:

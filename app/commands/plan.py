@@ -53,6 +53,7 @@ def plan(
                         for how, (models, sets) in found.packed.items()
                     ],
                     "to_run": summary | {"estimate": found.estimate},
+                    "smaller_maps": found.smaller_maps,
                     "missing": missing,
                     "gate_predictions": gated,
                     "metrics": [
@@ -60,6 +61,7 @@ def plan(
                         | {"why": one.why}
                         for one in found.metrics
                     ],
+                    "condition_metrics": found.condition_metrics,
                     "own_probes": [{"probe": one.name, "files": list(one.files), "random": one.random} for one in own],
                     "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in found.failed],
                 },
@@ -84,6 +86,9 @@ def plan(
         )
     else:
         print("nothing to run: every cell is done")
+    if found.smaller_maps:
+        maps = ", ".join(f"{name} {count:,}" for name, count in found.smaller_maps.items())
+        print(f"predictions of smaller maps of waves: {maps}")
     for one in own:
         named = one_line(some_of(one.files, MOST_FILES))
         print(f"{one.name} depends on {named}; what it reads elsewhere is not seen")
@@ -94,6 +99,11 @@ def plan(
         )
     if there := [str(one) for one in found.metrics if not one.why]:
         print(f"metrics: {', '.join(there)}")
+    alike: dict[str, list[str]] = {}
+    for image_set, metrics in found.condition_metrics.items():
+        alike.setdefault(", ".join(metrics), []).append(image_set)
+    for names, image_sets in alike.items():
+        print(f"under each condition of {some_of(image_sets)}: {names}")
     for lacking in found.metrics:
         if lacking.why:
             print(f"no {lacking}: {lacking.why}")

@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.curves import FEW, curves, series_of, wave_map
+from ...analysis.charts.curves import FEW, bin_map, curves, series_of, wave_map
 from ...analysis.charts.metrics import numbers, summary
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import plural, words
@@ -21,8 +21,8 @@ SPECTRAL = {
     "lowpass": "low-pass: frequencies below the cut stay",
     "highpass": "high-pass: frequencies below the cut are removed",
 }
-WAVES = "fourier"
-"""The probe that is drawn as a map of frequencies, for the first few models."""
+MAPS = {"fourier": wave_map, "fourier_bin": bin_map}
+"""Probes that are drawn as maps of errors, one for each model and norm, the first few."""
 BUILT_IN = ("clean", "critical_band", *SPECTRAL)
 CUT = "cut (cycles per image)"
 CAPTION = (
@@ -127,9 +127,11 @@ def _own_probes(results: ReportData, rows: pl.DataFrame, image_set: str, number:
         name, settings = settings_of(mine["parameters"].to_list())
         mine = mine.with_columns(pl.Series("setting", settings))
         seen = results.seen(mine)
-        if probe == WAVES:
-            models = seen["checkpoint"].unique(maintain_order=True).to_list()[:FEW]
-            panels = {model: wave_map(seen.filter(pl.col("checkpoint") == model), model) for model in models}
+        if probe in MAPS:
+            maps = seen.with_columns(norm=pl.col("parameters").str.json_path_match("$.norm"))
+            grouped = list(maps.group_by("checkpoint", "norm", maintain_order=True))[:FEW]
+            named = {f"{model}, norm {norm}": one for (model, norm), one in grouped}
+            panels = {title: MAPS[probe](one, title) for title, one in named.items()}
         else:
             panels = {probe: curves(seen, "setting", name, words(probe))}
         table = mine.select("setting", *COLUMNS).sort("checkpoint", "setting")

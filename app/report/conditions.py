@@ -17,7 +17,12 @@ IN_CURVES = ("accuracy", "agreement")
 """Metrics that have the section of curves for themselves."""
 SHARES = ("accuracy_real", *(name for cues in CUES for name in (cues.bias, cues.accuracy)), "confidence")
 """Metrics drawn from 0 to 1; others as far as they reach."""
-OPEN = (*(cues.bias for cues in CUES), "clean_error_consistency", "expected_calibration_error")
+OPEN = (
+    *(cues.bias for cues in CUES),
+    "clean_error_consistency",
+    "model_error_consistency",
+    "expected_calibration_error",
+)
 """Figures that are drawn at once."""
 CAPTION = (
     "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "

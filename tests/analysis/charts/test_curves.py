@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from bandlens.analysis.charts.curves import band_map, curves, wave_map
+from bandlens.analysis.charts.curves import band_map, bin_map, curves, wave_map
 from bandlens.analysis.charts.style import CENTER
 from bandlens.app.report.accuracy import CUT, SPECTRAL
 
@@ -54,3 +54,15 @@ def test_a_map_of_waves_shows_a_frequency_and_its_opposite() -> None:
     )
     found = {(row["row"], row["column"]): round(row["error"], 6) for row in values(wave_map(rows, "net").to_dict())}
     assert found == {(0, 0): 0.1, (0, 2): 0.5, (0, -2): 0.5, (3, -1): 0.8, (-3, 1): 0.8}
+
+
+def test_a_map_of_bins_has_octaves_across_and_orientations_down() -> None:
+    bins = [(0, 0.0), (2, 45.0), (2, 90.0)]
+    rows = curve("fourier_bin", norm=[15.7] * 3).with_columns(
+        pl.Series("parameters", [f'{{"octave":{octave},"orientation":{turn},"norm":15.7}}' for octave, turn in bins]),
+        pl.Series("top1", [0.9, 0.5, None]),
+    )
+    spec = bin_map(rows, "net").to_dict()
+    found = [(row["octave"], row["orientation"], round(row["error"], 6)) for row in values(spec)]
+    assert found == [(0, 0, 0.1), (2, 45, 0.5)]
+    assert (spec["encoding"]["x"]["field"], spec["encoding"]["y"]["field"]) == ("octave", "orientation")

@@ -159,16 +159,27 @@ def test_no_cell_is_complete(tmp_path: Path) -> None:
     assert "curves" not in page.sections
 
 
-def test_waves_are_drawn_as_a_map(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("probe", "settings", "title"),
+    [
+        ("fourier", [{"row": 0, "column": 1}, {"row": 2, "column": -3}], "cycles across"),
+        ("fourier_bin", [{"octave": 0, "orientation": 45.0}, {"octave": 4, "orientation": 0.0}], "octave, from"),
+    ],
+)
+def test_waves_are_drawn_as_a_map_for_each_norm(
+    tmp_path: Path, probe: str, settings: list[dict[str, float]], title: str
+) -> None:
     images = image_set(20, labels=[0] * 20)
-    waves = [condition("fourier", row=row, column=column, norm=15.7) for row, column in ((0, 1), (2, -3))]
+    waves = [condition(probe, **setting, norm=norm) for norm in (4.0, 15.7) for setting in settings]
     with open_store(tmp_path / "waves.duckdb") as store:
-        parts = [part(cell(images, one), [0] * 20, [k % 2] * 20) for k, one in enumerate([condition(), *waves])]
+        parts = [part(cell(images, one), [0] * 20, [k // 3] * 20) for k, one in enumerate([condition(), *waves])]
         store_study(store, "waves", images, parts)
     specs = json.loads(page_of(tmp_path / "waves.duckdb").scripts[0]).values()
-    [found] = [json.dumps(spec) for spec in specs if spec["description"].startswith("fourier on")]
-    assert "cycles across" in found
-    assert '"error": 1.0' in found
+    maps = [json.dumps(spec) for spec in specs if spec["description"].startswith(probe.replace("_", " ") + " on")]
+    for found, norm, error in zip(maps, ("4.0", "15.7"), ("0.0", "1.0"), strict=True):
+        assert title in found
+        assert f", norm {norm}" in found
+        assert found.count(f'"error": {error}') == found.count('"error": ') > 0
 
 
 def test_clean_images_only(tmp_path: Path) -> None:

@@ -319,7 +319,22 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     assert command("plan", whole, "--db", place.database).out.endswith(
         "metrics: critical band on images.set, psychometric channel on images.set, "
         "psychometric thresholds on images.set\n"
+        "under each condition of images.set: accuracy, confidence, expected_calibration_error, top1_brier_score, "
+        "clean_error_consistency, model_error_consistency\n"
     )
+
+
+def test_plan_says_what_smaller_maps_of_waves_would_cost(command: Command, place: Place) -> None:
+    """2 models, 20 images: 481 waves of 31 x 31 (half of them, and the constant one) and 5 x 4 bins for each."""
+    file = make_study(place.folder, probes="fourier = {}")
+    maps = {"fourier at 31 x 31": 2 * 20 * 481, "fourier_bin (octave x orientation)": 2 * 20 * 20}
+    assert json.loads(command("plan", file, "--db", place.database, "--json").out)["smaller_maps"] == maps
+    assert (
+        "predictions of smaller maps of waves: fourier at 31 x 31 19,240, fourier_bin (octave x orientation) 800\n"
+        in command("plan", file, "--db", place.database).out
+    )
+    for smaller in ("fourier = {row = [0, 8], column = [0, 8]}", "fourier_bin = {}", "contrast = {}"):
+        assert place.plan(probes=smaller).smaller_maps == {}
 
 
 def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
