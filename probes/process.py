@@ -27,14 +27,14 @@ from ..records import Condition
 from .arrays import Array, to_numpy
 from .family import Batch, Buffer, Family
 from .serve import Shared
-from .source import Source
+from .source import ProbeSource
 from .user import user_family
 
 END_SECONDS = 10.0
 """In which a process whose pipes are closed ends by itself."""
 
 
-def family_apart(name: str, source: Source, function: str | None = None) -> Family:
+def family_apart(name: str, source: ProbeSource, function: str | None = None) -> Family:
     """`user_family`, whose function is called elsewhere. The file is loaded here, too, to see what it takes."""
     family = user_family(name, source, function)
     return replace(family, perturb=_Apart(family, (name, source, function)).perturb)

@@ -18,7 +18,7 @@ from bandlens.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch, Family
 from bandlens.probes.process import family_apart
-from bandlens.probes.source import Source
+from bandlens.probes.source import ProbeSource
 from bandlens.probes.user import user_family
 
 SALT = """
@@ -42,12 +42,12 @@ def made(xp: ModuleType, family: Family, of: Batch, **given: Any) -> list[NDArra
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> ProbeSource:
     (tmp_path / "mine.py").write_text(SALT)
-    return Source(tmp_path / "mine.py")
+    return ProbeSource(tmp_path / "mine.py")
 
 
-def test_images_are_those_that_the_function_makes_here(xp: ModuleType, source: Source) -> None:
+def test_images_are_those_that_the_function_makes_here(xp: ModuleType, source: ProbeSource) -> None:
     here, apart = (of("salt", source) for of in (user_family, family_apart))
     assert apart.version == here.version
     for count, size in ((2, 16), (5, 16), (1, 32), (2, 16)):  # the memory between them grows and shrinks
@@ -56,7 +56,7 @@ def test_images_are_those_that_the_function_makes_here(xp: ModuleType, source: S
         np.testing.assert_array_equal(mine, others)
 
 
-def test_it_starts_again_after_its_end_and_leaves_nothing(source: Source) -> None:
+def test_it_starts_again_after_its_end_and_leaves_nothing(source: ProbeSource) -> None:
     def children() -> list[psutil.Process]:
         return psutil.Process().children(recursive=True)
 
@@ -73,7 +73,7 @@ def test_it_starts_again_after_its_end_and_leaves_nothing(source: Source) -> Non
     assert (children(), psutil.Process().num_fds()) == (before, descriptors)
 
 
-def test_what_was_changed_since_the_command_began_is_not_run(source: Source) -> None:
+def test_what_was_changed_since_the_command_began_is_not_run(source: ProbeSource) -> None:
     apart = family_apart("salt", source)
     source.file.write_text(SALT.replace("% 2", "% 3"))
     for _ in range(2):
@@ -86,8 +86,8 @@ import sys, threading, numpy as np
 from pathlib import Path
 from bandlens.probes.family import Batch
 from bandlens.probes.process import family_apart
-from bandlens.probes.source import Source
-family = family_apart("waits", Source(Path(sys.argv[1])))
+from bandlens.probes.source import ProbeSource
+family = family_apart("waits", ProbeSource(Path(sys.argv[1])))
 pixels = np.zeros((1, 3, 8, 8), np.uint8)
 of = Batch(pixels, np.zeros(1, np.uint64), np.zeros(1, np.int64), 0)
 list(family.perturb(np, of, family.conditions({}), lambda: np.empty(pixels.shape, np.float32)))
