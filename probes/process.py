@@ -26,7 +26,7 @@ from ..errors import ProbeError
 from ..records import Condition
 from .arrays import Array, to_numpy
 from .family import Batch, Buffer, Family
-from .serve import Shared
+from .serve import BatchMemory
 from .source import ProbeSource
 from .user import user_family
 
@@ -71,8 +71,8 @@ class _Process:
 
     def __init__(self, *first: Any) -> None:
         """`first` is what it has to know before it is asked: see `serve`."""
-        file = _memory()
-        self._shared = Shared(file.fileno())
+        file = _unnamed_file()
+        self._memory = BatchMemory(file.fileno())
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "bandlens.probes.serve", str(file.fileno())],
             stdin=subprocess.PIPE,
@@ -90,7 +90,7 @@ class _Process:
         Raises ProbeError; and OSError, EOFError or UnpicklingError where the process ends.
         """
         try:
-            pixels, images = self._shared.arrays(batch.pixels.shape)
+            pixels, images = self._memory.arrays(batch.pixels.shape)
         except OSError as error:
             raise ProbeError(f"probe {condition.probe} failed: no memory for a batch: {error.strerror}") from error
         pixels[...] = batch.pixels
@@ -111,12 +111,12 @@ class _Process:
         code = self._process.wait()
         if code >= 0:
             return f"ended with exit status {code}"
-        why = ", perhaps for want of memory" if code == -signal.SIGKILL else ""
-        return f"was ended by {signal.Signals(-code).name}{why}"
+        name = next((one.name for one in signal.Signals if one == -code), f"signal {-code}")
+        return f"was ended by {name}{', perhaps for want of memory' if code == -signal.SIGKILL else ''}"
 
 
-def _memory() -> IO[bytes]:
-    """A file without a name, in memory where the system has such."""
+def _unnamed_file() -> IO[bytes]:
+    """In memory, where the system has such files."""
     return os.fdopen(os.memfd_create("probe"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
 
 

@@ -31,7 +31,7 @@ from .family import Batch, Perturb
 from .user import user_family
 
 
-class Shared:
+class BatchMemory:
     """Memory for a batch, and for what is made of it."""
 
     def __init__(self, file: int) -> None:
@@ -56,7 +56,7 @@ def main() -> None:
     with suppress(OSError):  # no Linux
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # the first to go where memory is short
     parent = os.getppid()
-    work = threading.Thread(target=_work, args=[asked, answered, Shared(int(sys.argv[1]))], daemon=True)
+    work = threading.Thread(target=_work, args=[asked, answered, BatchMemory(int(sys.argv[1]))], daemon=True)
     work.start()
     while work.is_alive():
         work.join(0.5)
@@ -64,14 +64,14 @@ def main() -> None:
             os._exit(1)  # nobody waits for what is at work
 
 
-def _work(asked: IO[bytes], answered: IO[bytes], shared: Shared) -> None:
+def _work(asked: IO[bytes], answered: IO[bytes], memory: BatchMemory) -> None:
     with suppress(EOFError):
         sys.path[:], given, version, alone = pickle.load(asked)  # noqa: S301 - of our own program
         perturb = _loaded(given, version)
         with threadpool_limits(1 if alone else None, "blas"):
             while True:
                 shape, *of_images, condition = pickle.load(asked)  # noqa: S301
-                pixels, images = shared.arrays(shape)
+                pixels, images = memory.arrays(shape)
                 try:
                     list(perturb(np, Batch(pixels, *of_images), [condition], lambda: images))  # noqa: B023
                     error = None

@@ -444,7 +444,9 @@ def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Co
     database, shards = folder / "results.duckdb", folder / "shards"
     with nodes() as there:
         pid = there.cluster.head_node.all_processes[name][0].process.pid
-        process = start(bench.study, database, Sharded(str(shards), RayOptions(there.address)), None, 0, None)
+        process = start(
+            bench.study, database, Sharded(str(shards), RayOptions(there.address, task_timeout=PATIENCE)), None, 0, None
+        )
         time.sleep(moments.uniform(0, 8))
         os.kill(pid, signal.SIGSTOP)
         struck[f"Ray: {name} of the driver's node stopped for good"] += process.is_alive()
