@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import CENTER, INK, PICKED, centers_axis, faded, inline, picked, scales, tile_font
+from .style import CENTER, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font
 
 FEW = 7
 """As many models as have a colour of their own; more are coloured by category."""
@@ -34,7 +34,9 @@ def curves(curve: pl.DataFrame, x: str, x_title: str, title: str, domain: tuple[
     ).sort("model", x)
     measure = str(curve["measure"][0])
     color, shape = scales(field, rows[field])
-    across = alt.X(f"{x}:Q", title=x_title) if rows.schema[x].is_numeric() else alt.X(f"{x}:N", title=x_title)
+    across = alt.X(f"{x}:{'Q' if rows.schema[x].is_numeric() else 'N'}", title=x_title)
+    if x == "cycles" and curve["frequency"].is_not_null().all():  # bands of noise, an octave apart
+        across = across.scale(type="log", base=2).axis(values=rows[x].unique().sort().to_list(), format=".4~g")
     full = 1 if field == "model" else 0.4
     base = alt.Chart(inline(rows)).encode(x=across, color=color, detail="model:N")
     mine = f"datum.model == {PICKED}"
@@ -149,7 +151,7 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     hue = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
     legend = None if few else alt.Legend(orient="bottom", gradientLength=200)
     base = alt.Chart(inline(rows)).encode(
-        x=alt.X("model:N", title=None, axis=alt.Axis(labelAngle=-40)),
+        x=alt.X("model:N", title=None, axis=below(rows["model"].n_unique())),
         y=alt.Y("condition:N", sort=None, title=None),
         tooltip=[
             alt.Tooltip("model:N"),

@@ -50,13 +50,14 @@ CELLS = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A version of a study in an open database, or one of its checkpoints."""
+    """A version of a study in an open database, or one of its checkpoints or image sets."""
 
     store: Store
     label: str
     column: str | None = None
     """The column of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
     value: str | None = None
+    """That value; or the precision of the version, where two precisions are compared."""
     called: str | None = None
     """What the comparison calls it."""
 

@@ -60,7 +60,7 @@ def _figure(rows: pl.DataFrame, metric: str, image_set: str | None, number: int)
     rows = rows.with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(words(metric))
     )
-    panels = [curves(part, x, x_title, title, domain) for part, x, x_title, title in _panels(rows)]
+    panels = {title: curves(part, x, x_title, title, domain) for part, x, x_title, title in _panels(rows)}
     return Figure(
         f"measures-{number}-{slug(metric)}",
         f"{words(metric)} on {image_set or 'benchmarks'}",

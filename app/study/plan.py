@@ -17,7 +17,7 @@ from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
 from ...errors import ExportError
-from ...export.models import verify_model
+from ...export.models import FINISHED, verify_model
 from ...export.operations import count_operations
 from ...probes.arrays import to_numpy
 from ...probes.attacks import ATTACKS, is_attack
@@ -229,12 +229,13 @@ def cost_of(work: Work, left: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
 
 
 def _operations(passes: Mapping[Model, int]) -> float | None:
-    """Operations of so many forward passes of each model; models of one architecture are counted once."""
+    """Operations of so many forward passes of each model; models of one known architecture are counted once."""
     known: dict[tuple[str, int, int], float] = {}
     total = 0.0
     try:
         for model, count in passes.items():
-            kind = (model.architecture, model.image_size, model.classes)
+            architecture = model.sha256 if model.architecture == FINISHED else model.architecture
+            kind = (architecture, model.image_size, model.classes)
             if kind not in known:
                 known[kind] = count_operations(verify_model(model))
             total += count * known[kind]

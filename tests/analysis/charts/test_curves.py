@@ -8,11 +8,12 @@ import polars as pl
 import pytest
 
 from bandlens.analysis.charts.curves import band_map, bin_map, curves, wave_map
+from bandlens.analysis.charts.style import CENTER
 from bandlens.app.report.accuracy import CUT, SPECTRAL
 
 
 def curve(probe: str, **columns: list[float]) -> pl.DataFrame:
-    rows = pl.DataFrame(columns)
+    rows = pl.DataFrame({"cutoff": None, "frequency": None} | columns)
     names = {"checkpoint": "net", "category": "own", "measure": "accuracy", "probe": probe}
     numbers = {"top1": 0.5, "low": 0.4, "high": 0.6, "n": 100, "clean_top1": 0.8}
     return rows.with_columns(pl.lit(value).alias(name) for name, value in (names | numbers).items())
@@ -32,11 +33,15 @@ def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) 
     assert {one["field"] for one in points["encoding"]["tooltip"]} >= {"cycles", "cutoff"}
     assert {row["cycles"]: row["cutoff"] for row in values(spec)} == dict(zip(cycles, [0.1, 0.5], strict=True))
     assert ("removed" in spec["title"]) == (probe == "highpass")
+    assert "scale" not in points["encoding"]["x"]
 
 
 def test_bands_of_noise_are_at_their_centres() -> None:
     rows = curve("critical_band", frequency=[0.0, 3.0], noise_sd=[0.02, 0.02], cycles=[1.875, 15.0])
     assert {row["cycles"] for row in values(band_map(rows, "net").to_dict())} == {1.875, 15.0}
+    across = curves(rows, "cycles", CENTER, "noise").to_dict()["layer"][-1]["encoding"]["x"]
+    assert across["scale"] == {"type": "log", "base": 2}
+    assert across["axis"]["values"] == [1.875, 15.0]
 
 
 def test_a_map_of_waves_shows_a_frequency_and_its_opposite() -> None:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from made_up_results import cell, condition, image_set, part, store_study
-from PIL import Image
 from reported import GRID, HOSTILE, add_metrics, make_database
 from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.commands.report import report
-from bandlens.app.report import build
 from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.page import safe_json
-from bandlens.app.report.sections import Section
 from bandlens.errors import StoreError, UnknownName, UsageError
 
 
@@ -130,39 +126,6 @@ def test_a_hostile_name_is_text(page: Page) -> None:
 def test_no_text_ends_the_script_that_holds_it(text: str) -> None:
     assert json.loads(safe_json({"a": text})) == {"a": text}
     assert not re.search("[<>&]", safe_json({"a": text}))
-
-
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without the 24 scatter plots, whose pictures take the longest."""
-    monkeypatch.setattr(build, "scatter_section", lambda: Section("published", "", []))
-
-
-@pytest.mark.usefixtures("small")
-def test_file_names_of_figures_are_safe_whatever_a_probe_is_called(tmp_path: Path) -> None:
-    images = image_set(20, labels=[0] * 20)
-    named = [condition(), condition("../../etc/pass wd", strength=1.0), condition("../../etc/pass wd", strength=2.0)]
-    with open_store(tmp_path / "a.duckdb") as store:
-        store_study(store, "a", images, [part(cell(images, one), [0] * 20, [0] * 20) for one in named])
-    written = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=tmp_path / "figures")
-    assert {file.parent for file in written.figures} == {tmp_path / "figures"}
-    assert tmp_path / "figures" / "etc-pass-wd-1.svg" in written.figures
-
-
-@pytest.mark.usefixtures("small")
-def test_figures_are_written_for_papers(many: Path, tmp_path: Path) -> None:
-    app_folder = tmp_path / "figures"
-    written = write_report(many, tmp_path / "r.html", figures=app_folder)
-    assert len(written.figures) == 3 * len(page_of(many).named("figure"))
-    for file in written.figures:
-        if file.suffix == ".svg":
-            assert ET.parse(file).getroot().tag.endswith("svg")
-        elif file.suffix == ".png":
-            with Image.open(file) as picture:
-                assert min(picture.size) > 200
-        else:
-            assert file.read_bytes().startswith(b"%PDF")
-    assert HOSTILE.replace("<", "&lt;")[:10] in (app_folder / "curves-1.svg").read_text(encoding="utf-8")
 
 
 def test_a_database_without_a_study(tmp_path: Path) -> None:
