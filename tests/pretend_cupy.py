@@ -24,6 +24,8 @@ import pytest
 from bandlens.probes.kernels import KERNELS, SOURCE
 
 HEADER = Path(__file__).parent / "cpu_cuda.h"
+OPTIONS = "BANDLENS_TEST_CXXFLAGS"
+"""Environment variable: more options for g++."""
 
 
 def absent(what: str, reason: str) -> Any:
@@ -42,7 +44,7 @@ def compile_kernels(folder: Path, more: str = "") -> ctypes.CDLL:
     file, built = folder / "kernels.cpp", folder / "kernels.so"
     exposed = "".join(f"EXPOSE({name})\n" for name in KERNELS)
     file.write_text(f'#include "{HEADER}"\n#include "{SOURCE}"\n{exposed}{more}', encoding="utf-8")
-    options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared"]
+    options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", *os.environ.get(OPTIONS, "").split()]
     subprocess.run([compiler, *options, file, "-o", built], check=True)
     return ctypes.CDLL(str(built))
 
