@@ -384,12 +384,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from pretend_cupy import compile_kernels, kernel_launcher
+from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
 
 from bandlens.probes.kernels import SOURCE
 
-random_words = kernel_launcher(compile_kernels(Path(sys.argv[1])))(SOURCE, "random_words")
-words, keys = np.empty((1, 4 * 8), np.uint32), np.zeros(1, np.uint64)
+random_words, xp = kernel_launcher(compile_kernels(Path(sys.argv[1])))(SOURCE, "random_words"), PretendCupy()
+words, keys = xp.empty((1, 4 * 8), np.uint32), xp.zeros(1, np.uint64)
 random_words((1, 1), (256,), (words, keys, np.uint64(0), np.uint32(0), np.uint32(0), np.uint32(9)))
 """
 """A launch for nine blocks of four words, of which there is room for eight."""
