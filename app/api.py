@@ -166,17 +166,19 @@ def compare(
     study: str | None = None,
     checkpoints: tuple[str, str] | None = None,
     image_sets: tuple[str, str] | None = None,
+    precisions: tuple[str, str] | None = None,
     progress: Progress = silent,
 ) -> Comparison:
-    """Compare two runs image by image, or two checkpoints or image sets; differences are B less A.
+    """Compare two runs image by image, or two checkpoints, image sets or precisions; differences are B less A.
 
     Args:
         a: a study, as name or name@version, or a results database.
-        b: what to compare it with; by default itself, for two checkpoints or image sets of it.
+        b: what to compare it with; by default itself, for two checkpoints, image sets or precisions of it.
         db: the results database of studies.
         study: which one of a database that holds several.
         checkpoints: the one of A, and the one of B.
         image_sets: likewise, by name.
+        precisions: likewise, such as fp32 and int8; each is that of the newest version that was run in it.
         progress: shows how far it is.
 
     Raises UsageError where there is nothing to compare.
@@ -184,19 +186,21 @@ def compare(
     from ..analysis.comparison.cells import two_of
     from ..analysis.comparison.runs import compare_runs
 
-    pairs = [
-        (name, pair) for name, pair in (("checkpoint", checkpoints), ("image_set", image_sets)) if pair is not None
-    ]
+    given = {"checkpoint": checkpoints, "image_set": image_sets, "precision": precisions}
+    pairs = {name: pair for name, pair in given.items() if pair is not None}
     if len(pairs) > 1:
-        raise UsageError("compare two checkpoints, or two image sets; not both at once")
+        raise UsageError("compare two checkpoints, two image sets or two precisions; not several at once")
     if b is None and not pairs:
         raise UsageError(
-            f"{a} alone: say with which study to compare it, or which two of its checkpoints or image sets"
+            f"{a} alone: say with which study to compare it, or which two of its checkpoints, image sets or precisions"
         )
     with ExitStack() as stack:
-        first, second = (_opened(stack, one, Path(db), study) for one in (a, a if b is None else b))
-        for column, pair in pairs:
-            first, second = two_of(first, second, column, *pair)
+        first, second = (
+            _opened(stack, one, Path(db), study, precision)
+            for one, precision in zip((a, a if b is None else b), precisions or (None, None), strict=True)
+        )
+        for column in pairs.keys() - {"precision"}:
+            first, second = two_of(first, second, column, *pairs[column])
         with progress("comparing", None, "cells") as advance:
             return compare_runs(first, second, advance)
 
@@ -215,7 +219,7 @@ def report(
     from .report.build import write_report
 
     folder, picture = (None if file is None else Path(file) for file in (figures, photograph))
-    with progress("writing", None, "figures") as advance:
+    with progress("writing", None, "charts") as advance:
         return write_report(Path(db), Path(out), study, against, folder, picture, advance)
 
 
@@ -227,15 +231,18 @@ def _work(study: Study | File, engine: str | None) -> Work:
     return resolve(replace(asked, engine=engine or asked.engine))
 
 
-def _opened(stack: ExitStack, name: str, db: Path, study: str | None) -> Run:
+def _opened(stack: ExitStack, name: str, db: Path, study: str | None, precision: str | None) -> Run:
     from ..analysis.comparison.cells import Run
     from ..analysis.database.open import open_store
-    from ..analysis.database.studies import study_label
+    from ..analysis.database.studies import study_label, version_in
 
     file = Path(name)
     is_database = file.is_file() or file.suffix in (".duckdb", ".db")
     store = stack.enter_context(open_store(file if is_database else db, read_only=True))
-    return Run(store, study_label(store, study if is_database else name))
+    wanted = study if is_database else name
+    if precision is None:
+        return Run(store, study_label(store, wanted))
+    return Run(store, version_in(store, wanted, precision), value=precision)
 
 
 def _channels(what: str, numbers: Sequence[float]) -> Channels:

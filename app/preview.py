@@ -22,7 +22,7 @@ from ..records import Condition, Crop
 TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
 COLUMNS = 11
 MOST_TILES = 63
-"""Of one probe. A map of waves has 1,985 conditions: no sheet would hold them, nor would anybody look at them."""
+"""Conditions of one probe that are drawn. A map of waves has 1,985: no sheet would hold them."""
 
 
 def grid_of(study: Path | None) -> Grid:

@@ -634,7 +634,7 @@ def _session_rates(bench: Bench, model: Model) -> Iterator[tuple[str, float]]:
                 ready = [xp.zeros((batch, *bench.images.shape[1:]), dtype=np.float32) for _ in range(2)]
                 rate = batch / bare_seconds([session], xp, ready, sizes.rounds)
                 yield f"{precision}.{batch}", rate
-                launch = session._capture(ready[0])
+                launch = session.capture(ready[0])
                 launch()
                 device.stream.synchronize()
                 started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The rate of a run over the whole grid with ResNet-50 at batch 32, against a bare loop over the same session.
+"""The rate of a run over the grid or another study with ResNet-50 at batch 32, against a bare loop over its session.
 
 `bare loop`: session.infer as often as the run calls it, on two batches that are ready.
 `run`: engine.run.run, which reads and perturbs the images, infers, and reduces the logits.
@@ -6,7 +6,7 @@
 
 The two take turns every other batch: the run is held while the bare loop has its turn. By then the thread that perturbs
 has filled its buffers and waits too, so it works neither in the bare loop's time nor ahead of its own. The weights are
-random: they do not change the speed.
+random: they do not change the speed. Of a map of waves every 32nd condition is run.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +27,13 @@ from bandlens.analysis.database.open import open_store
 from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.engine.run import run
 from bandlens.export.models import load_model
-from bandlens.probes.grid import PUBLISHED, Grid, make_grid
+from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 from bandlens.records import Cell
 
 BARE, RUN, STORE = "bare loop", "run", "run and store"
+MANY, THINNED = 1_000, 32
+"""Of a group of so many conditions, every so many-th is run."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,8 @@ class Turn:
 def jobs(grid: Grid, images: ImageSet, session: Session) -> dict[str, Job]:
     ready = [np.random.default_rng(k).random((BATCH, *images.pixels.shape[1:]), np.float32) for k in range(2)]
     found = {}
-    for _, conditions in grid.groups(grid.conditions):
+    for _, all_of_it in grid.groups(grid.conditions):
+        conditions = all_of_it[::THINNED] if len(all_of_it) > MANY else all_of_it
         cells = [Cell(session.variant, images.info, condition, 0) for condition in conditions]
         name = " + ".join(dict.fromkeys(condition.probe for condition in conditions))
         found[name] = Job(cells, images, grid, session, ready)
@@ -99,13 +104,13 @@ def main() -> None:
         __doc__,
         repeats=3,
         quick=1,
+        study=("grid", "study that comes along: grid, human-probes, fourier-map, shape-under-filters or reliance"),
         images=(32, "images, a multiple of 32"),
         threads=(2, "threads of the session"),
     )
-    probes = (
-        {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}} if given.quick else PUBLISHED
-    )
-    grid = make_grid(probes, Path())
+    study = files("bandlens.app").joinpath("studies", f"{given.study}.toml").read_text(encoding="utf-8")
+    quick = {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}}
+    grid = make_grid(quick if given.quick else tomllib.loads(study)["probes"], Path())
     count = max(given.images // BATCH, 1) * BATCH
     with folder(given.keep) as prepared:
         resnet50(prepared / "models")
@@ -113,8 +118,9 @@ def main() -> None:
         model = load_model(prepared / "models", MODEL)
         with open_session(variant_of(model, "onnxruntime", "fp32"), BATCH, given.threads) as session:
             machine("numpy", "onnxruntime", "duckdb")
-            print(f"{len(grid.conditions)} conditions, {count} images, {given.threads} threads")
             groups = jobs(grid, images, session)
+            ran = sum(len(job.cells) for job in groups.values())
+            print(f"{ran} of {len(grid.conditions)} conditions, {count} images, {given.threads} threads")
             next(iter(groups.values())).seconds()  # a warm-up
             seconds = [{name: job.seconds() for name, job in groups.items()} for _ in range(given.repeats)]
     report({name: job.predictions for name, job in groups.items()}, seconds)

@@ -25,6 +25,8 @@ ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 """The key of an ONNX tensor's place in another file, with every way to write its tag and length."""
 MOST_CLASSES = 1 << 16
 """As predictions are kept."""
+FINISHED = "onnx"
+"""The architecture of every model that came as an ONNX file: no two of them need be alike."""
 LARGEST = 1 << 24
 """Bytes of a description."""
 

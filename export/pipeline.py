@@ -19,7 +19,7 @@ from .architectures import build
 from .fetch import fetch, fetch_files
 from .files import models_folder, sha256_of, weights_folder
 from .finished import take_onnx
-from .models import MOST_CLASSES, check_name, save_model
+from .models import FINISHED, MOST_CLASSES, check_name, save_model
 from .parity import Parity, check_images, check_parity
 from .photographs import photograph_crops
 from .pretrained import load_pretrained, pretrained
@@ -141,7 +141,7 @@ def import_onnx(
     """
     _check_own(name)
     content, size, classes, parity = take_onnx(path, mean, std, image_size)
-    about = About(name, OWN, "onnx", f"file:{path.name}", sha256_of(path), mean, std, size)
+    about = About(name, OWN, FINISHED, f"file:{path.name}", sha256_of(path), mean, std, size)
     return _save(about, content, classes, parity, {}, folder)
 
 

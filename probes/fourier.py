@@ -7,6 +7,10 @@ r_c is +1 or -1 for each channel of each image, the same for all waves. The phas
 the highest frequencies and the constant one included. U is a sum of two outer products, cos(a + b) = cos a cos b -
 sin a sin b, so a wave costs an image no transform. (row, column) and (-row, -column) are one frequency and condition.
 
+`fourier` adds the same wave to every image. `fourier_bin` draws one for each image, from the waves of an octave whose
+direction lies in a sector: each is as likely as any other, so that the error is the mean of the map's over the bin, as
+far as the images tell, at the cost of one of its waves.
+
 Source: Yin et al. 2019 ("A Fourier perspective on model robustness in computer vision"), whose map has the 63 x 63
 lowest frequencies, 1,985 different ones, at a norm of 15.7 for 224 pixels: an RMS of 0.07 in each channel.
 """
@@ -14,9 +18,11 @@ lowest frequencies, 1,985 different ones, at a norm of 15.7 for 224 pixels: an R
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from types import ModuleType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ProbeError
 from ..records import Condition
@@ -28,15 +34,22 @@ from .noise import FOURIER, random_words
 MAP = tuple(range(-31, 32))
 NORM = 15.7
 HIGHEST = 10_000
+OCTAVES = (0, 1, 2, 3, 4)
+"""Those that the map holds all of."""
+ORIENTATIONS = (0.0, 45.0, 90.0, 135.0)
+SECTOR = 45
+"""Degrees that the directions of a bin span."""
+HIGHEST_OCTAVE = 9
 
 
-def wave(xp: ModuleType, size: int, row: int, column: int) -> Array:
-    """U, (size, size) float32 of L2 norm 1; row and column are in cycles per image."""
+def wave(xp: ModuleType, size: int, row: int | Array, column: int | Array) -> Array:
+    """U, (size, size) float32 of L2 norm 1, or (n, size, size) of (n, 1) rows and columns, in cycles per image."""
     turn = 2 * np.pi / size
     down = turn * (row * xp.arange(size) % size) + np.pi / 4
     across = turn * (column * xp.arange(size) % size)
-    product = xp.cos(down)[:, None] * xp.cos(across) - xp.sin(down)[:, None] * xp.sin(across)
-    return (product * (np.sqrt(2) / size)).astype(xp.float32)
+    left = np.sqrt(2) / size * xp.stack([xp.cos(down), -xp.sin(down)], axis=-1)
+    right = xp.stack([xp.cos(across), xp.sin(across)], axis=-2)
+    return left.astype(xp.float32) @ right.astype(xp.float32)
 
 
 def signs(xp: ModuleType, seed: int, keys: Array) -> Array:
@@ -49,22 +62,70 @@ def perturb(
     xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
 ) -> Iterator[tuple[Condition, Array]]:
     size = batch.pixels.shape[-1]
+    images = unit_range(xp, batch.pixels, xp.empty(batch.pixels.shape, dtype=xp.float32)).reshape(-1, size, size)
+    positive = (signs(xp, batch.seed, batch.keys).ravel() > 0).astype(int)
+    # A channel at a time on NumPy: it stays in the cache, and one number picks a wave without a copy.
+    channels = range(len(images)) if xp is np else [slice(None)]
+    for condition in conditions:
+        noise = wave(xp, size, int(condition["row"]), int(condition["column"])) * xp.float32(condition["norm"])
+        either = xp.stack([-noise, noise])
+        out = buffer()
+        for channel in channels:
+            target = out.reshape(images.shape)[channel]
+            xp.add(images[channel], either[positive[channel]], out=target)
+            xp.clip(target, 0, 1, out=target)
+        yield condition, out
+
+
+@cache
+def waves_of(octave: int, orientation: float) -> NDArray[np.int64]:
+    """(k, 2) rows and columns of the waves of a bin, one of each pair of opposite frequencies.
+
+    2^octave <= sqrt(row^2 + column^2) < 2^(octave + 1), and the direction in which the wave varies, in degrees from
+    across to down, lies in the sector of SECTOR degrees around `orientation`, its lower edge included.
+    """
+    end = 2 ** (octave + 1)
+    row, column = np.mgrid[:end, 1 - end : end]
+    direction = np.degrees(np.arctan2(row, column))
+    square = row**2 + column**2
+    inside = (end**2 // 4 <= square) & (square < end**2) & ((direction - orientation + SECTOR / 2) % 180 < SECTOR)
+    inside &= (row > 0) | (column > 0)
+    return np.stack([row[inside], column[inside]], axis=1)
+
+
+def perturb_by_bin(
+    xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
+) -> Iterator[tuple[Condition, Array]]:
+    """One draw an image serves all bins: the same share of the way through each bin's waves.
+
+    It is the fourth word of FOURIER; the signs are made of the other three.
+    """
+    size = batch.pixels.shape[-1]
     images = unit_range(xp, batch.pixels, xp.empty(batch.pixels.shape, dtype=xp.float32))
     sign = signs(xp, batch.seed, batch.keys)
+    word = random_words(xp, batch.seed, batch.keys, FOURIER, 4)[:, 3].astype(xp.uint64)
     for condition in conditions:
-        row, column = int(condition["row"]), int(condition["column"])
-        noise = wave(xp, size, row, column) * xp.float32(condition["norm"])
+        waves = xp.asarray(waves_of(int(condition["octave"]), float(condition["orientation"])))
+        drawn = waves[(word * xp.uint64(len(waves)) >> xp.uint64(32)).astype(xp.int64)]
         out = buffer()
         for part in chunks(xp, len(images)):
+            noise = wave(xp, size, drawn[part, :1], drawn[part, 1:]) * xp.float32(condition["norm"])
             target = out[part]
-            xp.multiply(noise, sign[part], out=target)
+            xp.multiply(noise[:, None], sign[part], out=target)
             xp.add(images[part], target, out=target)
             xp.clip(target, 0, 1, out=target)
         yield condition, out
 
 
 def check_size(condition: Condition, size: int) -> None:
-    highest = max(abs(int(condition[name])) for name in ("row", "column"))
+    _check_highest(condition, max(abs(int(condition[name])) for name in ("row", "column")), size)
+
+
+def check_size_of_bin(condition: Condition, size: int) -> None:
+    _check_highest(condition, 2 ** (int(condition["octave"]) + 1) - 1, size)
+
+
+def _check_highest(condition: Condition, highest: int, size: int) -> None:
     if highest > size // 2:
         raise ProbeError(f"{condition}: images of {size} pixels hold {size // 2} cycles at most, not {highest}")
 
@@ -90,4 +151,18 @@ FOURIER_BASIS = Family(
     random=True,
     canonical=_canonical,
     check_size=check_size,
+)
+FOURIER_BIN = Family(
+    "fourier_bin",
+    "a wave of an octave and orientation, drawn for each image, of an L2 norm added to each channel",
+    1,
+    (
+        Parameter("octave", integer_in(0, HIGHEST_OCTAVE), OCTAVES),
+        Parameter("orientation", number_in(0, 180), ORIENTATIONS),
+        Parameter("norm", number_in(0, 1000), (NORM,)),
+    ),
+    perturb_by_bin,
+    random=True,
+    canonical=lambda setting: setting | {"orientation": float(setting["orientation"]) % 180},
+    check_size=check_size_of_bin,
 )

@@ -36,8 +36,8 @@ UNFILTERED = "inf"
 
 
 @cache
-def _blocks(xp: ModuleType, size: int, sigma: float) -> tuple[tuple[slice, slice, Array], ...]:
-    """(rows, columns, part of A) for every block: A is zero elsewhere."""
+def _blocks(xp: ModuleType, size: int, sigma: float) -> tuple[tuple[slice, slice, Array, Array], ...]:
+    """(rows, columns, part of A, its transpose) for every block: A is zero elsewhere. Products want both contiguous."""
     reach = int(TRUNCATE * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     kernel /= kernel.sum()
@@ -45,8 +45,10 @@ def _blocks(xp: ModuleType, size: int, sigma: float) -> tuple[tuple[slice, slice
     matrix = np.where(abs(offset) <= reach, kernel[np.clip(offset + reach, 0, 2 * reach)], 0)
     rows = [slice(first, min(first + ROWS, size)) for first in range(0, size, ROWS)] if xp is np else [slice(0, size)]
     columns = [slice(max(row.start - reach, 0), min(row.stop + reach, size)) for row in rows]
-    parts = constants(xp, [matrix[row, column] for row, column in zip(rows, columns, strict=True)])
-    return tuple(zip(rows, columns, parts, strict=True))
+    places = list(zip(rows, columns, strict=True))
+    parts = constants(xp, [matrix[row, column] for row, column in places])
+    transposes = constants(xp, [matrix[column, row] for row, column in places])  # A is symmetric
+    return tuple(zip(rows, columns, parts, transposes, strict=True))
 
 
 def blur(xp: ModuleType, images: Array, sigma: float) -> Array:
@@ -57,10 +59,10 @@ def blur(xp: ModuleType, images: Array, sigma: float) -> Array:
         return xp.zeros_like(images)
     down, both = xp.empty_like(images), xp.empty_like(images)
     blocks = _blocks(xp, images.shape[-1], sigma)
-    for rows, columns, part in blocks:
-        down[:, rows] = part @ images[:, columns]
-    for rows, columns, part in blocks:
-        both[..., rows] = down[..., columns] @ part.T
+    for rows, columns, part, _ in blocks:
+        xp.matmul(part, images[:, columns], out=down[:, rows])
+    for rows, columns, _, transpose in blocks:
+        xp.matmul(down[..., columns], transpose, out=both[..., rows])
     return both
 
 
@@ -70,6 +72,7 @@ def perturb(
     """Yields the conditions by sigma."""
     images = grey(xp, batch.pixels)
     images -= xp.float32(BACKGROUND)
+    share = xp.full(images.shape[-1], 1 / images.shape[-1], dtype=xp.float32)
     for sigma, members in groupby(sorted(conditions, key=_sigma), key=_sigma):
         for condition in members:
             out = buffer()
@@ -77,19 +80,13 @@ def perturb(
                 filtered, channels = blur(xp, images[part], sigma), out[part]
                 if condition.probe == "gaussian_highpass":
                     filtered = xp.subtract(images[part], filtered, out=channels[:, 0])
-                    level = BACKGROUND - _means(xp, filtered)
+                    level = xp.float32(BACKGROUND) - (filtered @ share @ share)[:, None, None]  # products sum fastest
                 else:
                     level = xp.float32(BACKGROUND)
                 first = xp.add(filtered, level, out=channels[:, 0])
                 xp.clip(first, 0, 1, out=first)
                 channels[:, 1:] = first[:, None]
             yield condition, out
-
-
-def _means(xp: ModuleType, images: Array) -> Array:
-    """(n, 1, 1) means of (n, size, size): rows by a product, NumPy's fastest sum, and these in double precision."""
-    rows = images @ xp.full(images.shape[-1], 1 / images.shape[-1], dtype=xp.float32)
-    return rows.mean(axis=1, dtype=xp.float64).astype(xp.float32)[:, None, None]
 
 
 def _sigma(condition: Condition) -> float:

@@ -15,7 +15,7 @@ from .clean import CLEAN
 from .colour import CHANNEL_SHUFFLE, GREY_BLEND
 from .critical_band import CRITICAL_BAND
 from .family import Family, Perturb
-from .fourier import FOURIER_BASIS
+from .fourier import FOURIER_BASIS, FOURIER_BIN
 from .gaussian import GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
 from .grey import CONTRAST
 from .patches import PATCH_SHUFFLE
@@ -31,7 +31,7 @@ FAMILIES = {
     for family in (
         CLEAN,
         *(LOWPASS, HIGHPASS, CRITICAL_BAND),
-        *(FOURIER_BASIS, POWER_LAW_NOISE),
+        *(FOURIER_BASIS, FOURIER_BIN, POWER_LAW_NOISE),
         *(GAUSSIAN_LOWPASS, GAUSSIAN_HIGHPASS, CONTRAST, UNIFORM_NOISE, PHASE_SCRAMBLE),
         *(PATCH_SHUFFLE, BILATERAL, GREY_BLEND, CHANNEL_SHUFFLE),
     )

@@ -95,6 +95,27 @@ extern "C" __global__ void mix_noise(
     red[2ll * pixels] = value;
 }
 
+// probes/spectral.py: filter_in_arrays. x counts a quarter of a channel's pixels, y the channels of all images. The
+// quarters are what even and odd rows of a spectrum, by even and odd columns, add to the top left. With `pixels`, the
+// output is what the low-pass leaves of them.
+extern "C" __global__ void join_quarters(
+    float* out, const unsigned char* __restrict__ pixels, const float* __restrict__ even_even,
+    const float* __restrict__ even_odd, const float* __restrict__ odd_even, const float* __restrict__ odd_odd,
+    unsigned half) {
+    const unsigned place = blockIdx.x * blockDim.x + threadIdx.x, area = half * half;
+    if (place >= area) return;
+    const long long there = (long long)area * blockIdx.y + place;
+    const float a = even_even[there], b = even_odd[there], c = odd_even[there], d = odd_odd[there];
+    // Half a period on, even frequencies repeat and odd ones change sign.
+    const float low[4] = {(a + b) + (c + d), (a - b) + (c - d), (a + b) - (c + d), (a - b) - (c - d)};
+    const long long corner = 4ll * area * blockIdx.y + place / half * 2 * half + place % half;
+    for (unsigned quarter = 0; quarter < 4; ++quarter) {
+        const long long pixel = corner + quarter / 2 * 2 * area + quarter % 2 * half;
+        const float value = pixels ? (float)pixels[pixel] / 255.0f - low[quarter] : low[quarter];
+        out[pixel] = fminf(fmaxf(value, 0.0f), 1.0f);
+    }
+}
+
 // probes/bilateral.py: mirrored at an edge without repeating it, once: the filter is smaller than the image.
 __device__ int mirrored(int place, int size) {
     if (place < 0) return -place;

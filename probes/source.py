@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..errors import UsageError
 
 
-class Source(NamedTuple):
+class ProbeSource(NamedTuple):
     """What a probe of a user's is made of."""
 
     file: Path
@@ -20,16 +20,16 @@ class Source(NamedTuple):
     `*` stands for any name."""
 
 
-def source_of(name: str, table: Mapping[str, Any], folder: Path) -> Source:
+def source_of(name: str, table: Mapping[str, Any], folder: Path) -> ProbeSource:
     """The source of the probe that a study in `folder` describes by a table with `file`, and perhaps `uses`."""
     uses = table.get("uses", [])
     listed = [uses] if isinstance(uses, str) else uses
     if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
         raise UsageError(f"probe {name}: uses must be a list of files beside the probe's, not {uses!r}")
-    return Source(folder / str(table["file"]), tuple(listed))
+    return ProbeSource(folder / str(table["file"]), tuple(listed))
 
 
-def source_digest(source: Source) -> str:
+def source_digest(source: ProbeSource) -> str:
     """sha256 over the names and contents of the source's files, in a fixed order."""
     digest = hashlib.sha256()
     for path in source_files(source):
@@ -37,7 +37,7 @@ def source_digest(source: Source) -> str:
     return digest.hexdigest()
 
 
-def source_files(source: Source) -> list[Path]:
+def source_files(source: ProbeSource) -> list[Path]:
     """The file, what it uses, and every module beside it that these import, directly or not, sorted."""
     root, seen = source.file.parent, set[Path]()
     pending = [source.file, *(path for pattern in source.uses for path in _used(source.file, pattern))]

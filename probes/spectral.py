@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from itertools import groupby, islice
+from itertools import groupby, islice, product
 from types import ModuleType
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..records import Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, even_size, number_in
+from .kernels import launch
 
 
 def radius(condition: Condition, size: int) -> int:
@@ -67,9 +68,11 @@ def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
         return xp.zeros_like(images)
     if r == size // 2:
         return images
-    even, odd = fourier_bases(xp, size)
-    inner, evens = _cut(xp, transformed, r, even.shape[1])
-    even, odd = even[:, :evens], odd[:, : inner.shape[-1] - evens]
+    evens, odds = _kept(r)
+    inner = xp.empty((*transformed.shape[:-2], evens + odds, evens + odds), dtype=xp.float32)
+    parts = slice(evens), slice(evens, None)
+    _cut(transformed, r, [[inner[..., rows, columns] for columns in parts] for rows in parts])
+    even, odd = (basis[:, :count] for basis, count in zip(fourier_bases(xp, size), (evens, odds), strict=True))
     half = size // 2
     rows = xp.empty((*inner.shape[:-1], size), dtype=xp.float32)
     repeats, flips = inner[..., :evens] @ even.T, inner[..., evens:] @ odd.T
@@ -82,21 +85,59 @@ def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
     return low
 
 
-def _cut(xp: ModuleType, transformed: Array, r: int, first_odd: int) -> tuple[Array, int]:
-    """The spectrum up to frequency r with its edges weighed as the one-sided block does, and how much of it is even."""
-    kept, evens = 2 * r + 1, 1 + r // 2 * 2
-    inner = xp.empty((*transformed.shape[:-2], kept, kept), dtype=xp.float32)
-    parts = (slice(evens), slice(evens)), (slice(evens, kept), slice(first_odd, first_odd + kept - evens))
-    for to_row, from_row in parts:
-        for to_column, from_column in parts:
-            inner[..., to_row, to_column] = transformed[..., from_row, from_column]
-    sine, cosine = (kept - 2, kept - 1) if r % 2 else (evens - 2, evens - 1)
-    a, b, c, d = (inner[..., row, column].copy() for row in (sine, cosine) for column in (sine, cosine))
-    inner[..., sine : cosine + 1, :] *= 0.5
-    inner[..., :, sine : cosine + 1] *= 0.5
-    inner[..., sine, sine], inner[..., sine, cosine] = (a - d) / 4, (b + c) / 4
-    inner[..., cosine, sine], inner[..., cosine, cosine] = (b + c) / 4, (d - a) / 4
-    return inner, evens
+def _kept(r: int) -> tuple[int, int]:
+    """How many rows of a spectrum up to frequency r are of even frequencies, and how many of odd ones."""
+    return 1 + r // 2 * 2, (r + 1) // 2 * 2
+
+
+def _cut(transformed: Array, r: int, blocks: Sequence[Sequence[Array]]) -> None:
+    """Fill the blocks with the spectrum up to frequency r, whose edges are weighed as the one-sided block does.
+
+    They are rows of even and of odd frequencies, by columns of even and of odd ones.
+    """
+    first = (0, _kept(transformed.shape[-1] // 2)[0])
+    for row, column in product(range(2), repeat=2):
+        block = blocks[row][column]
+        height, width = block.shape[-2:]
+        top, left = first[row], first[column]
+        block[...] = transformed[..., top : top + height, left : left + width]
+        if row == r % 2:
+            block[..., -2:, :] *= 0.5
+        if column == r % 2:
+            block[..., -2:] *= 0.5
+    corner = blocks[r % 2][r % 2][..., -2:, -2:]
+    a, b, c, d = (corner[..., row, column].copy() for row, column in product(range(2), repeat=2))
+    corner[..., 0, 0], corner[..., 0, 1] = a - d, b + c
+    corner[..., 1, 0], corner[..., 1, 1] = b + c, d - a
+
+
+def filter_in_arrays(
+    xp: ModuleType, images: Array, transformed: Array, r: int, outputs: Sequence[tuple[Condition, Array]]
+) -> None:
+    """Fill the output of each condition, all of radius r, with what it makes of the images."""
+    for part in chunks(xp, len(images)):
+        low = lowpass(xp, images[part], transformed[part], r)
+        for condition, out in outputs:
+            target = out[part]  # one view: CuPy copies an input that shares memory with another object
+            filtered = low if condition.probe == "lowpass" else xp.subtract(images[part], low, out=target)
+            xp.clip(filtered, 0, 1, out=target)
+
+
+def filter_in_kernel(
+    xp: ModuleType, pixels: Array, transformed: Array, r: int, outputs: Sequence[tuple[Condition, Array]]
+) -> None:
+    """`filter_in_arrays` on a GPU, of (n, 3, size, size) uint8 and 0 < r < size / 2: one pass behind the products.
+
+    No operand is a part of a larger array of images, which CuPy would copy.
+    """
+    size, kept = pixels.shape[-1], _kept(r)
+    blocks = [[xp.empty((len(pixels), 3, down, across), dtype=xp.float32) for across in kept] for down in kept]
+    _cut(transformed, r, blocks)
+    bases = [basis[:, :count] for basis, count in zip(fourier_bases(xp, size), kept, strict=True)]
+    quarters = [bases[row] @ blocks[row][column] @ bases[column].T for row, column in product(range(2), repeat=2)]
+    for condition, out in outputs:
+        whole = pixels if condition.probe == "highpass" else None
+        launch("join_quarters", (size * size // 4, 3 * len(pixels)), out, whole, *quarters, size // 2)
 
 
 def perturb(
@@ -111,12 +152,10 @@ def perturb(
     for r, members in groupby(sorted(conditions, key=lambda c: radius(c, size)), key=lambda c: radius(c, size)):
         for pair in _pairs(members):
             outputs = [(condition, buffer()) for condition in pair]
-            for part in chunks(xp, count):
-                low = lowpass(xp, images[part], transformed[part], r)
-                for condition, out in outputs:
-                    target = out[part]  # one view: CuPy copies an input that shares memory with another object
-                    filtered = low if condition.probe == "lowpass" else xp.subtract(images[part], low, out=target)
-                    xp.clip(filtered, 0, 1, out=target)
+            if xp is np or r in (0, size // 2):
+                filter_in_arrays(xp, images, transformed, r, outputs)
+            else:
+                filter_in_kernel(xp, batch.pixels, transformed, r, outputs)
             yield from outputs
 
 

@@ -47,7 +47,7 @@ from .arrays import Array, to_numpy
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, Value
 from .guest import in_one_line, visiting
-from .source import Source, source_digest, source_files
+from .source import ProbeSource, source_digest, source_files
 
 Probe = Callable[..., Any]
 
@@ -68,7 +68,7 @@ FEW = 2e-4
 """The share of an image's values that rounding may push across a border of a function that has some."""
 
 
-def user_family(name: str, source: Source, function: str | None = None) -> Family:
+def user_family(name: str, source: ProbeSource, function: str | None = None) -> Family:
     """The family of `function` (default: the probe's name) in the source's file.
 
     Parameters after the first are the probe's, except those that are named in GIVEN.
@@ -150,7 +150,7 @@ def _load(file: Path, where: str, guest: Guest) -> ModuleType:
     return module
 
 
-def _host(source: Source, where: str) -> Guest:
+def _host(source: ProbeSource, where: str) -> Guest:
     """Gives the blocks. Each ends with an error of the kind asked for where files that are no part of the probe's
     identity were read beside it, or imported.
     """

@@ -1,4 +1,4 @@
-"""Which folders import heavy libraries at all, and that nothing imports the package's own root."""
+"""Which folders import heavy libraries at all, that nothing imports the root package, and that names are unique."""
 
 from __future__ import annotations
 
@@ -56,3 +56,12 @@ def test_heavy_libraries_are_imported_where_the_table_says() -> None:
 
 def test_no_module_imports_the_root_package() -> None:
     assert [source for source, target in package_imports() if target == ""] == []
+
+
+def test_no_two_classes_share_a_name() -> None:
+    where: dict[str, list[str]] = defaultdict(list)
+    for file in SOURCES:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                where[node.name].append(file.relative_to(PACKAGE).as_posix())
+    assert {name: files for name, files in where.items() if len(files) > 1} == {}

@@ -8,7 +8,7 @@ import altair as alt
 import polars as pl
 
 from .palette import colors
-from .style import INK, inline
+from .style import INK, below, inline
 
 SIDE = 16
 """Pixels of a tile."""
@@ -24,7 +24,7 @@ def kappa_map(rows: pl.DataFrame, title: str) -> Any:
         alt.Chart(inline(known))
         .mark_rect(stroke="white")
         .encode(
-            x=alt.X("first:N", sort=order, title=None, axis=alt.Axis(labelAngle=-40)),
+            x=alt.X("first:N", sort=order, title=None, axis=below(len(order))),
             y=alt.Y("second:N", sort=order, title=None),
             color=alt.Color("kappa:Q", scale=scale, legend=alt.Legend(orient="bottom", gradientLength=200)),
             tooltip=[

@@ -16,8 +16,13 @@ LABELS = {
     "critical_bandwidth": "critical bandwidth (octaves)",
     "critical_center_frequency": "centre frequency (cycles/image)",
     "critical_peak_noise_sensitivity": "peak noise sensitivity",
+    "psychometric_bandwidth": "psych. bandwidth (octaves)",
+    "psychometric_center_frequency": "psych. centre frequency (cycles/image)",
+    "psychometric_peak_noise_sensitivity": "psych. peak noise sensitivity",
 }
 ROW_HEIGHT = 30
+ABOVE = alt.Axis(labelAngle=40, labelAlign="right", labelOverlap=False, orient="top", domain=False, ticks=False)
+"""Names above columns, aslant towards the corner that the names of the rows leave empty: a narrow chart cuts others."""
 
 
 def label(name: str) -> str:
@@ -35,7 +40,7 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     A star and bold type mark p_holm < 0.05; what has p >= 0.05 without any correction is pale.
     """
     base = alt.Chart(inline(_shown(table))).encode(
-        x=alt.X("group:N", sort=None, title=None, axis=_across(table["group"].n_unique())),
+        x=alt.X("group:N", sort=None, title=None, axis=ABOVE),
         y=alt.Y("bias:N", sort=None, title=None, axis=alt.Axis(domain=False, ticks=False)),
         tooltip=[
             alt.Tooltip("bias:N"),
@@ -60,19 +65,6 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     marks = [mark.encode(text="text:N", color=ink) for mark in (strong, others)]
     height = ROW_HEIGHT * table["bias"].n_unique()
     return alt.layer(tiles, *marks).properties(title=title, height=height, width=300)
-
-
-def _across(columns: int) -> alt.Axis:
-    """Names above the columns, aslant where they have no room beside each other."""
-    narrow = f"width < {70 * columns}"
-    return alt.Axis(
-        labelAngle=alt.ExprRef(f"{narrow} ? -40 : 0"),
-        labelAlign=alt.ExprRef(f"{narrow} ? 'left' : 'center'"),
-        labelOverlap=False,
-        orient="top",
-        domain=False,
-        ticks=False,
-    )
 
 
 def _shown(table: pl.DataFrame) -> pl.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import CENTER, INK, PICKED, centers_axis, faded, inline, picked, scales, tile_font
+from .style import CENTER, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font
 
 FEW = 7
 """As many models as have a colour of their own; more are coloured by category."""
@@ -34,7 +34,9 @@ def curves(curve: pl.DataFrame, x: str, x_title: str, title: str, domain: tuple[
     ).sort("model", x)
     measure = str(curve["measure"][0])
     color, shape = scales(field, rows[field])
-    across = alt.X(f"{x}:Q", title=x_title) if rows.schema[x].is_numeric() else alt.X(f"{x}:N", title=x_title)
+    across = alt.X(f"{x}:{'Q' if rows.schema[x].is_numeric() else 'N'}", title=x_title)
+    if x == "cycles" and curve["frequency"].is_not_null().all():  # bands of noise, an octave apart
+        across = across.scale(type="log", base=2).axis(values=rows[x].unique().sort().to_list(), format=".4~g")
     full = 1 if field == "model" else 0.4
     base = alt.Chart(inline(rows)).encode(x=across, color=color, detail="model:N")
     mine = f"datum.model == {PICKED}"
@@ -104,19 +106,39 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
 
 def wave_map(curve: pl.DataFrame, title: str) -> Any:
     """Error of one model under waves of (row, column) cycles per image; a frequency and its opposite have one value."""
-    parameters = pl.col("parameters").str.json_decode(pl.Struct({"row": pl.Int64, "column": pl.Int64}))
-    half = curve.select(parameters.struct.field("row"), parameters.struct.field("column"), error=1 - pl.col("top1"))
-    both = (
-        pl.concat([half, half.with_columns(-pl.col("row"), -pl.col("column"))]).drop_nulls().unique(["row", "column"])
-    )
+    half = _errors(curve, row=pl.Int64, column=pl.Int64)
+    both = pl.concat([half, half.with_columns(-pl.col("row"), -pl.col("column"))]).unique(["row", "column"])
+    return _error_map(both, ("column", "cycles across"), ("row", "cycles down"), curve, title)
+
+
+def bin_map(curve: pl.DataFrame, title: str) -> Any:
+    """Error of one model under waves of an octave and orientation, octaves across and orientations down."""
+    bins = _errors(curve, octave=pl.Int64, orientation=pl.Float64)
+    across = ("octave", "octave, from 2^octave cycles per image on")
+    return _error_map(bins, across, ("orientation", "orientation (degrees)"), curve, title)
+
+
+def _errors(curve: pl.DataFrame, **parameters: Any) -> pl.DataFrame:
+    """The parameters, by their types, and the error, where there is one."""
+    found = pl.col("parameters").str.json_decode(pl.Struct(parameters)).struct.unnest()
+    return curve.select(found, error=1 - pl.col("top1")).drop_nulls()
+
+
+def _error_map(rows: pl.DataFrame, x: tuple[str, str], y: tuple[str, str], curve: pl.DataFrame, title: str) -> Any:
+    """A tile for each row, at the columns x and y, which are called as said."""
+    (across, across_title), (down, down_title) = x, y
     measure = str(curve["measure"][0])
-    chart = alt.Chart(inline(both.sort("row", "column"))).mark_rect()
-    return chart.encode(
-        x=alt.X("column:O", title="cycles across", axis=alt.Axis(labelOverlap=True)),
-        y=alt.Y("row:O", title="cycles down", axis=alt.Axis(labelOverlap=True)),
-        color=alt.Color("error:Q", title=f"1 - {measure}", scale=alt.Scale(scheme="viridis", domain=[0, 1])),
-        tooltip=[alt.Tooltip("row:O"), alt.Tooltip("column:O"), alt.Tooltip("error:Q", format=".3f")],
-    ).properties(title=title, width=320, height=320)
+    return (
+        alt.Chart(inline(rows.sort(down, across)))
+        .mark_rect()
+        .encode(
+            x=alt.X(f"{across}:O", title=across_title, axis=alt.Axis(labelOverlap=True)),
+            y=alt.Y(f"{down}:O", title=down_title, axis=alt.Axis(labelOverlap=True)),
+            color=alt.Color("error:Q", title=f"1 - {measure}", scale=alt.Scale(scheme="viridis", domain=[0, 1])),
+            tooltip=[alt.Tooltip(f"{down}:O"), alt.Tooltip(f"{across}:O"), alt.Tooltip("error:Q", format=".3f")],
+        )
+        .properties(title=title, width=320, height=320)
+    )
 
 
 def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
@@ -129,7 +151,7 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     hue = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
     legend = None if few else alt.Legend(orient="bottom", gradientLength=200)
     base = alt.Chart(inline(rows)).encode(
-        x=alt.X("model:N", title=None, axis=alt.Axis(labelAngle=-40)),
+        x=alt.X("model:N", title=None, axis=below(rows["model"].n_unique())),
         y=alt.Y("condition:N", sort=None, title=None),
         tooltip=[
             alt.Tooltip("model:N"),

@@ -58,7 +58,7 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
         "intervals": (there.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
         "sound": (there.filter(pl.col("mark") == SOUND), alt.Chart.mark_point, {"size": 60, "filled": True}),
         "doubtful": (there.filter(pl.col("mark") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
-        "none": (rows.filter(pl.col("mark") == NONE), alt.Chart.mark_text, {"text": "✕", "align": "left"}),
+        "none": (rows.filter(pl.col("mark") == NONE), alt.Chart.mark_text, {"text": "×", "align": "left"}),
     }
     places: dict[str, dict[str, Any]] = {
         "intervals": {"x": alt.X("low:Q", title=None, scale=scale), "x2": "high:Q"},
@@ -212,6 +212,6 @@ def _line(values: dict[str, dict[str, Any]], prefix: str) -> str:
     if width is None or middle is None:
         return ""
     if width["mark"] == NONE:
-        return f"✕ {name}: no channel, {width['note']}"
+        return f"× {name}: no channel, {width['note']}"
     mark = "○ " if width["mark"] == WARN else ""
     return f"{mark}{name}: {width['value']:.1f} octaves wide around {middle['value']:.0f} cycles per image"

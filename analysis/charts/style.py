@@ -29,6 +29,7 @@ CONFIG: dict[str, Any] = {
         "domainColor": FAINT,
         "tickColor": FAINT,
         "labelLimit": 220,
+        "labelSeparation": 5,
     },
     "legend": {
         "labelColor": INK,
@@ -45,8 +46,20 @@ CENTER = "centre of the noise (cycles per image)"
 
 
 def centers_axis() -> alt.Axis:
-    """The axis of bands of noise, a tick for each centre: these are no round numbers at image sizes other than 224."""
-    return alt.Axis(labelAngle=0, format=".4~g")
+    """The axis of bands of noise, a tick for each centre: these are no round numbers at image sizes other than 224.
+
+    Its title is longer than some maps are wide, and reaches below the names of the rows.
+    """
+    return alt.Axis(labelAngle=0, format=".4~g", titleAnchor="end")
+
+
+MOST_ASLANT = 12
+"""Names below the columns of a map that have room aslant in 3.5 in."""
+
+
+def below(columns: int) -> alt.Axis:
+    """The axis of names below so many columns of a map: aslant, or upright where they are many."""
+    return alt.Axis(labelAngle=-40 if columns <= MOST_ASLANT else -90)
 
 
 def tile_font(largest: int, columns: int, letters: int) -> alt.ExprRef:

@@ -18,6 +18,7 @@ from ...errors import UnknownName, UsageError
 from ..database.store import Store
 from ..statistics.arrays import Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm
+from ..statistics.consistency import kappa_of
 from ..statistics.paired import paired
 
 MATCH = ["checkpoint", "image_set", "probe", "parameters"]
@@ -42,20 +43,21 @@ CELLS = {
     **dict.fromkeys(["top1_a", "top1_b", "difference", "low", "high"], pl.Float64),
     "lost": pl.Int64,
     "gained": pl.Int64,
-    **dict.fromkeys(["p", "p_holm", "p_bh"], pl.Float64),
+    **dict.fromkeys(["p", "p_holm", "p_bh", "kappa"], pl.Float64),
     "note": pl.String,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A version of a study in an open database, or one of its checkpoints."""
+    """A version of a study in an open database, or one of its checkpoints or image sets."""
 
     store: Store
     label: str
     column: str | None = None
-    """Of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
+    """The column of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
     value: str | None = None
+    """That value; or the precision of the version, where two precisions are compared."""
     called: str | None = None
     """What the comparison calls it."""
 
@@ -206,7 +208,8 @@ class PairedCells:
     """Pairs of cells on the images that both have."""
 
     rows: pl.DataFrame
-    """One row a pair: n, changed, top1_a, top1_b, difference, low, high, lost, gained, p, note; see `pair_cells`."""
+    """One row a pair: n, changed, top1_a, top1_b, difference, low, high, lost, gained, p, kappa, note; see
+    `pair_cells`."""
     changed: Mask
     """(pairs, n): images with another predicted class."""
     clusters: Whole
@@ -217,8 +220,8 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
     """What differs between cells of `a` and cells of `b`, whoever asks: `compare`, `gate`, or a report.
 
     `changed` counts images with another predicted class, `lost` and `gained` those that are right in A only and in B
-    only. difference is top1_b - top1_a with its 95 % interval, p McNemar's. Where accuracies cannot be compared, `note`
-    says why, and all of them but n and changed are null.
+    only. difference is top1_b - top1_a with its 95 % interval, p McNemar's, kappa the error consistency of the two.
+    Where accuracies cannot be compared, `note` says why, and all of them but n and changed are null.
 
     Args:
         pairs: cells of one checkpoint and image set on either side: the columns cell, clean_cell, image_set_id,
@@ -236,6 +239,8 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
     found, changed = paired(right_a, right_b, clusters), predicted_a != predicted_b
     numbers = {"top1_a": right_a.mean(axis=1), "top1_b": right_b.mean(axis=1)}
     numbers |= {name: getattr(found, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
+    same = 1 - (found.lost + found.gained) / len(clusters)
+    numbers["kappa"] = kappa_of(same, numbers["top1_a"], numbers["top1_b"])
     known = pl.when(pl.col("note").is_null())
     rows = rows.with_columns(
         changed=pl.Series(changed.sum(axis=1), dtype=pl.Int64),

@@ -29,7 +29,7 @@ Ends = tuple[str | float | None, ...]
 
 
 def compare_metrics(a: Run, b: Run) -> pl.DataFrame:
-    """One row a checkpoint, image set and metric that both runs have: value_a, value_b, difference, low, high, state_a,
+    """One row a checkpoint, image set and metric that both runs have: difference, low, high, value_a, value_b, state_a,
     state_b, note.
 
     The interval of the difference is `paired_intervals`' where both saw the same images. Elsewhere, where both values
@@ -65,11 +65,11 @@ def beside(
     up = ((pl.col("high_b") - other) ** 2 + (one - pl.col("low")) ** 2).sqrt()
     return both.select(
         *keys,
-        value_a="value",
-        value_b="value_b",
         difference=other - one,
         low=pl.when(moved).then(pl.coalesce("paired_low", other - one - down)),
         high=pl.when(moved).then(pl.coalesce("paired_high", other - one + up)),
+        value_a="value",
+        value_b="value_b",
         state_a="state",
         state_b="state_b",
         note=pl.when(one.is_null() != other.is_null()).then(

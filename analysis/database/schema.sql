@@ -182,7 +182,7 @@ COMMENT ON COLUMN cell.engine IS 'Inference library';
 COMMENT ON COLUMN cell.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN cell.onnx_sha256 IS 'Of the ONNX file that ran: the model''s own, or the one made of it for this precision';
 COMMENT ON COLUMN cell.decision_space IS 'How logits become a decision: all is the argmax over every class; else that of the image set';
-COMMENT ON COLUMN cell.seed IS 'Of the noise; 0 where there is none';
+COMMENT ON COLUMN cell.seed IS 'Seed of the noise; 0 where there is none';
 COMMENT ON COLUMN cell.complete IS 'Whether its parts cover the image set; no view shows it before';
 COMMENT ON COLUMN cell.error IS 'Why it failed when it was last tried';
 
@@ -522,7 +522,7 @@ COMMENT ON COLUMN cell_detail.cycles IS 'Cycles per image, at the size of the im
 COMMENT ON COLUMN cell_detail.engine IS 'Inference library';
 COMMENT ON COLUMN cell_detail.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN cell_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
-COMMENT ON COLUMN cell_detail.seed IS 'Of the noise; 0 where there is none';
+COMMENT ON COLUMN cell_detail.seed IS 'Seed of the noise; 0 where there is none';
 
 CREATE MACRO named_cell(which) AS TABLE
 SELECT version.study_id, version.study, version.label AS version, named.name AS checkpoint, named.category,
@@ -569,7 +569,7 @@ COMMENT ON COLUMN study_detail.noise_sd IS 'critical_band: standard deviation of
 COMMENT ON COLUMN study_detail.engine IS 'Inference library';
 COMMENT ON COLUMN study_detail.precision IS 'Of the model''s arithmetic';
 COMMENT ON COLUMN study_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
-COMMENT ON COLUMN study_detail.seed IS 'Of the noise; 0 where there is none';
+COMMENT ON COLUMN study_detail.seed IS 'Seed of the noise; 0 where there is none';
 
 CREATE VIEW cell_outcome AS
 SELECT prediction.cell, prediction.image_index, image.cluster, detail.labelled,
@@ -712,7 +712,7 @@ COMMENT ON COLUMN accuracy.low IS 'Lower end of the 95 % interval of top1; NULL 
 COMMENT ON COLUMN accuracy.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
 COMMENT ON COLUMN accuracy.engine IS 'Inference library';
 COMMENT ON COLUMN accuracy.precision IS 'Of the model''s arithmetic';
-COMMENT ON COLUMN accuracy.seed IS 'Of the noise; 0 where there is none';
+COMMENT ON COLUMN accuracy.seed IS 'Seed of the noise; 0 where there is none';
 
 CREATE MACRO own_scheme(scheme) AS scheme IN ('single', 'shape', 'lf_label');
 COMMENT ON MACRO own_scheme IS 'Whether label.scheme is that of the labels which predictions are ranked by: each image of a labelled set has one label in it';
@@ -908,7 +908,7 @@ COMMENT ON COLUMN label_accuracy.low IS 'Lower end of the 95 % interval of top1'
 COMMENT ON COLUMN label_accuracy.high IS 'Upper end of the 95 % interval of top1';
 COMMENT ON COLUMN label_accuracy.engine IS 'Inference library';
 COMMENT ON COLUMN label_accuracy.precision IS 'Of the model''s arithmetic';
-COMMENT ON COLUMN label_accuracy.seed IS 'Of the noise; 0 where there is none';
+COMMENT ON COLUMN label_accuracy.seed IS 'Seed of the noise; 0 where there is none';
 
 CREATE MACRO curve_of(which) AS TABLE
 WITH rows AS (FROM accuracy_of(which))
@@ -940,7 +940,7 @@ COMMENT ON COLUMN curve.low IS 'Lower end of the 95 % interval of top1; NULL whe
 COMMENT ON COLUMN curve.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
 COMMENT ON COLUMN curve.engine IS 'Inference library';
 COMMENT ON COLUMN curve.precision IS 'Of the model''s arithmetic';
-COMMENT ON COLUMN curve.seed IS 'Of the noise; 0 where there is none';
+COMMENT ON COLUMN curve.seed IS 'Seed of the noise; 0 where there is none';
 COMMENT ON COLUMN curve.clean_top1 IS 'top1 of the same checkpoint and images, unperturbed';
 COMMENT ON COLUMN curve.ratio IS 'top1 / clean_top1';
 

@@ -41,6 +41,33 @@ def study_label(store: Store, wanted: str | None) -> str:
     return str(found[0])
 
 
+def version_in(store: Store, wanted: str | None, precision: str) -> str:
+    """The label of the newest version that was run in a precision, of those that `wanted` stands for.
+
+    Args:
+        wanted: a name stands for all its versions, a label for itself, None for the only study there is.
+        precision: such as fp32.
+
+    Raises UnknownName and UsageError as `study_label`, and UsageError where none was run in it.
+    """
+    label = study_label(store, wanted)
+    asked = label if wanted == label else label.rpartition("@")[0]
+    found = store.frame(
+        "SELECT DISTINCT study_id, label, precision FROM study_version JOIN study_cell ON study_cell.study = study_id "
+        "JOIN cell ON cell.id = study_cell.cell JOIN condition ON condition.id = cell.condition "
+        "WHERE ? IN (label, study_version.study) AND probe = 'clean' ORDER BY study_id",  # attacks are always in fp32
+        [asked],
+    )
+    labels = found.filter(precision=precision)["label"]
+    if labels.is_empty():
+        known = ", ".join(found["precision"].unique().sort())
+        raise UsageError(
+            f"{store.path}: {asked} was run in {known}, and not in {precision}; "
+            "set that precision in its file and run it"
+        )
+    return str(labels[-1])
+
+
 def last_run(store: Store) -> str | None:
     """The label of the version that ran last, or None in a database without studies."""
     found = store.frame(
@@ -76,7 +103,9 @@ def rename_study(store: Store, name: str, to: str) -> int:
     if to in known:
         raise UsageError(f"{store.path} has a study {to}; give another name, or delete that one first")
     versions = int(store.frame("SELECT count(*) FROM study WHERE name = ?", [name]).item())
-    store.execute("UPDATE study SET name = ? WHERE name = ?", [to, name])
+    with store.transaction():
+        store.execute("UPDATE study SET name = ? WHERE name = ?", [to, name])
+        store.execute(UNJUDGED)
     return versions
 
 
@@ -109,6 +138,12 @@ ORPHANS = {
     "session": "id NOT IN (SELECT session FROM part)",
 }
 """What stands in the database for the sake of cells, and which rows no cell needs."""
+UNJUDGED = """
+WITH judged AS MATERIALIZED (SELECT DISTINCT images, subject FROM judgement)
+DELETE FROM error_consistency
+WHERE (images, first_subject) NOT IN (FROM judged) OR (images, second_subject) NOT IN (FROM judged)
+"""
+"""Error consistencies of who judges these images no more, or under another name: `analyze` computes them anew."""
 
 
 def delete_study(store: Store, wanted: str, only_tell: bool = False) -> Deletion:
@@ -134,6 +169,7 @@ def delete_study(store: Store, wanted: str, only_tell: bool = False) -> Deletion
             store.execute("DELETE FROM cell WHERE list_contains(?, id)", [unused])
             for table, orphaned in ORPHANS.items():
                 store.execute(f"DELETE FROM {table} WHERE {orphaned}")
+            store.execute(UNJUDGED)
         store.execute("CHECKPOINT")
     return Deletion(chosen["label"].to_list(), len(unused), int(lost), held - len(unused))
 

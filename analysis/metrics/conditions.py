@@ -6,15 +6,16 @@
     confidence               mean probability of the predicted class
     expected_calibration_error, top1_brier_score   see `calibration`; not where cues conflict
     clean_error_consistency  kappa of right and wrong with that when clean: see `statistics.consistency`
+    model_error_consistency  the mean of that with each of the study's other checkpoints under the same condition
 
-All but the last are means over images, so that each has the interval of `statistics.shares`, and so has its difference
-from the clean cell: the same images are judged in both. Means over benchmarks, in percent, are those of
-`generalization`, with the perturbed images in the place of the clean ones.
+All but these two are means over images, so that each has the interval of `statistics.shares`, and so has its difference
+from the clean cell: the same images are judged in both. The last is such a mean to first order, which serves as well.
+Means over benchmarks, in percent, are those of `generalization`, with the perturbed images in place of the clean ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -26,8 +27,8 @@ from numpy.typing import NDArray
 from ...protocol import CUES, SHAPE_CUES, Cues
 from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
-from ..statistics.consistency import error_consistency
-from ..statistics.shares import Share, difference_interval, share_interval, share_of
+from ..statistics.consistency import consistency_with_others, error_consistency
+from ..statistics.shares import Share, difference_interval, mean_interval, share_interval, share_of
 from .calibration import NEAR_CHANCE, calibration_gaps
 from .compute import KEYS, Subject, subjects
 from .generalization import Measured, measure_perturbed, read_perturbed
@@ -47,6 +48,13 @@ SELECT detail.cell, condition AS condition_id, probe, parameters::VARCHAR AS par
 FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell
 WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ?
 ORDER BY probe <> 'clean', probe, cutoff, frequency NULLS FIRST, noise_sd, parameters
+"""
+BESIDE = """
+SELECT list(detail.cell ORDER BY detail.cell) AS cells, list(checkpoint_id ORDER BY detail.cell) AS checkpoints,
+       condition AS condition_id, detail.probe, detail.parameters::VARCHAR AS parameters
+FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell
+WHERE study_cell.study = ? AND image_set_id = ?
+GROUP BY condition, detail.probe, detail.parameters HAVING count(*) > 1 ORDER BY detail.probe <> 'clean', condition
 """
 CONDITION = ("condition_id", "probe", "parameters")
 
@@ -68,7 +76,8 @@ def compute_conditions(
     """
     rows: list[dict[str, Any]] = []
     truths: dict[int, Truth] = {}
-    for study_id, of_study in groupby(subjects(store, study), lambda one: one.study_id):
+    for study_id, found_subjects in groupby(subjects(store, study), lambda one: one.study_id):
+        of_study = list(found_subjects)
         perturbed = read_perturbed(store, study_id)
         for checkpoint_id, of_checkpoint in groupby(of_study, lambda one: one.checkpoint_id):
             for subject in of_checkpoint:
@@ -80,6 +89,8 @@ def compute_conditions(
             about = {name: getattr(subject, name) for name in KEYS[:4]}
             means = measure_perturbed(store, perturbed, checkpoint_id)
             rows += [about | row for row in _of_benchmarks(means)]
+        for image_set_id, on_set in groupby(sorted(of_study, key=_image_set_id), _image_set_id):
+            rows += _between(store, list(on_set), truths[image_set_id])
     found = pl.DataFrame(rows, SCHEMA)
     store.write_conditions(found.drop("study", "checkpoint", "image_set", "probe", "parameters"))
     return found
@@ -102,7 +113,46 @@ def _of_cells(store: Store, subject: Subject, truth: Truth, resamples: int) -> I
             yield about | _consistency(clean, decided, truth, resamples)
 
 
-def _row(metric: str, share: Share | None, before: Share | None) -> dict[str, Any]:
+def _image_set_id(subject: Subject) -> int:
+    return subject.image_set_id
+
+
+def _between(store: Store, on_set: Sequence[Subject], truth: Truth) -> Iterator[dict[str, Any]]:
+    """Whole rows of what each checkpoint has right and wrong with the others on one image set."""
+    if not truth.labelled:
+        return
+    about = {one.checkpoint_id: {name: getattr(one, name) for name in KEYS} for one in on_set}
+    before: dict[int, Share] = {}
+    for row in store.frame(BESIDE, [on_set[0].study_id, on_set[0].image_set_id]).rows(named=True):
+        right = store.frame(
+            "SELECT label_rank = 0 AS right FROM prediction WHERE cell IN (SELECT unnest(?::INTEGER[])) "
+            "ORDER BY cell, image_index",
+            [row["cells"]],
+        )
+        judged = right["right"].to_numpy().reshape(len(row["cells"]), -1)[:, truth.judged]
+        shares = [share_of(one, truth.clusters[truth.judged]) for one in consistency_with_others(judged)]
+        if row["probe"] == "clean":
+            before = dict(zip(row["checkpoints"], shares, strict=True))
+        with_the_same = row["probe"] != "clean" and before.keys() == {*row["checkpoints"]}
+        for checkpoint, share in zip(row["checkpoints"], shares, strict=True):
+            clean = before[checkpoint] if with_the_same else None
+            yield about[checkpoint] | {name: row[name] for name in CONDITION} | _mean_kappa(share, clean)
+
+
+def _mean_kappa(share: Share, clean: Share | None) -> dict[str, Any]:
+    metric = "model_error_consistency"
+    if np.isnan(share.value):
+        note = "all is right, or all wrong, for a model"
+        return {"metric": metric, "n": share.images, "state": State.UNDETERMINED, "note": note}
+    return _row(metric, share, None if clean is None or np.isnan(clean.value) else clean, mean_interval)
+
+
+def _row(
+    metric: str,
+    share: Share | None,
+    before: Share | None,
+    interval: Callable[[Share], tuple[float, float]] = share_interval,
+) -> dict[str, Any]:
     """The columns from metric on, of a share and of the one of the clean images, where there is one to compare with."""
     if share is None:
         return {"metric": metric, "n": 0, "state": State.UNDETERMINED, "note": "neither cue is ever named"}
@@ -110,7 +160,7 @@ def _row(metric: str, share: Share | None, before: Share | None) -> dict[str, An
     if len(share.clusters) == 1:
         row |= {"state": State.NO_INTERVAL, "note": "1 independent image is too few for an interval"}
     else:
-        row["low"], row["high"] = share_interval(share)
+        row["low"], row["high"] = interval(share)
     if before is not None:
         row["difference"] = share.value - before.value
         row["difference_low"], row["difference_high"] = difference_interval(before, share) or (None, None)
@@ -129,7 +179,7 @@ def _doubt(metric: str, share: Share, decided: Decided, itself: bool) -> dict[st
 
 
 def _consistency(clean: Decided, decided: Decided, truth: Truth, resamples: int) -> dict[str, Any]:
-    of = truth.conflicting if truth.conflicting.any() else np.ones(len(truth.clusters), bool)
+    of = truth.judged
     found = error_consistency(
         clean.rank[of] == 0, decided.rank[of] == 0, truth.clusters[of] if truth.clustered else None, resamples
     )
@@ -152,6 +202,19 @@ def _of_benchmarks(means: Mapping[tuple[Any, ...], Mapping[str, Measured]]) -> I
                 row = _row(metric, one.share, before) | ({"state": one.state, "note": one.note} if one.note else {})
                 numbers = {name: value and 100 * value for name, value in row.items() if isinstance(value, float)}
                 yield dict(zip(CONDITION, condition, strict=True)) | row | numbers
+
+
+def names_of(labelled: bool, schemes: Collection[str], checkpoints: int) -> list[str]:
+    """Metrics of a perturbed condition, of images that have these label schemes and that so many checkpoints saw."""
+    conflicting = next((cues for cues in CUES if cues.second in schemes), None)
+    found = ["accuracy" if labelled else "agreement"]
+    found += ["accuracy_real"] if "real" in schemes else []
+    found += [conflicting.bias, conflicting.accuracy] if conflicting else []
+    found += ["confidence"]
+    if labelled:
+        found += [] if conflicting else ["expected_calibration_error", "top1_brier_score"]
+        found += ["clean_error_consistency"] + ["model_error_consistency"] * (checkpoints > 1)
+    return found
 
 
 # What is decided, and what counts as right
@@ -181,6 +244,11 @@ class Truth:
         """(n,): whether shape and texture are of different classes."""
         return np.asarray((self.shape >= 0) & (self.texture >= 0) & (self.shape != self.texture))
 
+    @property
+    def judged(self) -> Mask:
+        """(n,): the images on which errors are compared, all or those whose cues conflict."""
+        return self.conflicting if self.conflicting.any() else np.ones(len(self.clusters), bool)
+
 
 @dataclass(frozen=True, slots=True)
 class Decided:
@@ -188,7 +256,7 @@ class Decided:
 
     predicted: Whole
     rank: Floats
-    """Of the label: 0 is right. NaN without labels."""
+    """Rank of the label: 0 is right. NaN without labels."""
     confidence: Floats
 
 

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...protocol import ACCURACIES, BIAS_CUTOFFS, CUES, FREQUENCIES, SAME_IMAGES
-from ...records import Condition, ImageSetInfo
+from ...records import Cell, Condition, ImageSetInfo, Model
 from .compute import PUBLISHED
+from .conditions import names_of
 from .critical_band import band_gaps
 from .generalization import accuracies_of, gap, incomplete
 from .psychometric import CHANNEL, channel_gap, threshold_gaps, with_threshold
@@ -59,6 +60,21 @@ def determined_metrics(
             if cues.second in schemes.get(images.digest, ()):
                 found.append(Determined(images.name, cues.bias, (cues.bias, cues.accuracy), None))
     return found + _generalization(by_set, schemes)
+
+
+def condition_metrics(cells: Iterable[Cell], schemes: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
+    """Name of an image set that a study perturbs -> metrics of each of its conditions, as far as they are determined.
+
+    Means over benchmarks are left out: `determined_metrics` has those of the unperturbed images.
+    """
+    models: dict[ImageSetInfo, set[Model]] = {}
+    for cell in cells:
+        if cell.condition.probe != "clean":
+            models.setdefault(cell.image_set, set()).add(cell.model)
+    return {
+        images.name: names_of(images.labelled, schemes.get(images.digest, ()), len(who))
+        for images, who in models.items()
+    }
 
 
 def _spectral(image_set: str, conditions: Sequence[Condition]) -> list[Determined]:

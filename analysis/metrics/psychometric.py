@@ -273,7 +273,7 @@ def _few(independent: int) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Fits:
-    """Of the data first, then of the resamples."""
+    """The fit of the data first, then those of the resamples."""
 
     noise: Noise
     sensitivity: Floats

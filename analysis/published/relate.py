@@ -282,7 +282,7 @@ SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study")
 
 
 def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
-    """Of a model's several input sizes, the least that is at least SIZE stands for it."""
+    """The least of a model's input sizes that is at least SIZE stands for the model."""
     small = (pl.col("input_size").fill_null(SIZE) < SIZE).alias("small")
     return rows.sort(small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)
 

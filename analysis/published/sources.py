@@ -41,7 +41,7 @@ where nothing does. input_size: side of the images in pixels, where the source s
 interval. n: images or trials."""
 DESCRIPTIONS = Path(__file__).with_name("sources.toml")
 HUNDREDTH = 0.01
-"""Of a point, by which accuracy and error may miss 100 %: they are rounded."""
+"""Points by which accuracy and error together may miss 100 %, since both are rounded."""
 BOUNDS: Mapping[str, tuple[float, float]] = {"percent": (0, 100), "share": (0, 1)}
 """Unit -> the least and the greatest value that it may have."""
 

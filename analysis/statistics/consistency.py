@@ -7,7 +7,8 @@
 
 Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020). An observer who is always right, or
 always wrong, makes no errors that could be shared or not: kappa is undefined, NaN, and not 1. Intervals are percentiles
-over resampled images (Klein et al. 2025), or clusters of them.
+over resampled images (Klein et al. 2025), or clusters of them; those of the mean kappa of one observer and many others,
+`consistency_with_others`, are of its linear approximation (the delta method), which takes no resamples.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import UsageError
-from .arrays import Floats
+from .arrays import Floats, Mask
 from .images import interval
 
 ENOUGH = 0.95
@@ -102,3 +103,34 @@ def error_consistency(
         float(high),
         most_of(first_share, second_share),
     )
+
+
+def consistency_with_others(right: Mask) -> Floats:
+    """(m, n) contributions of each image to the mean kappa of each of m observers with the m - 1 others.
+
+    Args:
+        right: (m, n), which of the same n images each has right; m is at least 2.
+
+    Their mean over images is the mean kappa, and they vary as it does: with D = p + q - 2 r and E = p + q - 2 p q for
+    two observers whose accuracies are p and q and who have r both right, kappa = 1 - D / E, and an image on which they
+    are a and b, 0 or 1, adds to its error
+
+        (2 (a b - r) - (a - p) - (b - q)) / E + D / E^2 ((1 - 2 q) (a - p) + (1 - 2 p) (b - q))
+
+    NaN for an observer of whom a kappa is undefined.
+    """
+    known = right.astype(np.float64)
+    count = known.shape[1]
+    p = known.mean(axis=1)
+    away, both = known - p[:, None], known @ known.T / count
+    others = ~np.eye(len(p), dtype=bool)
+    kappa = kappa_of(1 - p[:, None] - p + 2 * both, p[:, None], p)
+    expected = p[:, None] + p - 2 * np.outer(p, p)  # E, of (one, other)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        inverse = np.where(others & (expected > 0), 1 / expected, 0)
+        slope = np.where(others, (1 - kappa) * (1 - 2 * p) * inverse, 0)  # D / E^2 (1 - 2 q)
+    own = (slope - inverse).sum(axis=1)[:, None] * away
+    theirs = (slope.T - inverse) @ away
+    shared = 2 * (known * (inverse @ known) - (inverse * both).sum(axis=1)[:, None])
+    mean = kappa.mean(axis=1, where=others)[:, None]
+    return np.asarray(mean + (own + theirs + shared) / (len(p) - 1))

@@ -17,7 +17,7 @@ from .wilson import NO_SPREAD, student
 EXACT_BELOW = 25
 """Discordant clusters from which on chi-square is close enough."""
 UNSEEN = 0.5
-"""Of a cluster that differs as a whole: it is counted among those that were seen to differ."""
+"""Weight of a cluster that differs as a whole: it is counted among those that were seen to differ."""
 
 
 @dataclass(frozen=True, slots=True)

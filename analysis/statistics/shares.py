@@ -67,6 +67,12 @@ def share_interval(share: Share) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def mean_interval(share: Share) -> tuple[float, float]:
+    """The 95 % interval of a mean that is no share, such as of numbers below 0; it is at most 1: `paired_interval`."""
+    low, high = paired_interval(share.value, share.deviations, 1 / len(share.clusters))
+    return low, min(1.0, high)
+
+
 FEWEST_APART = 10
 """Clusters that have to make up the variance of a ratio, below which its variance is not to be believed."""
 

@@ -9,7 +9,7 @@ import typer
 
 from ...errors import BandlensError, CheckpointError
 from ...export.registry import Checkpoint, by_category, checkpoint, checkpoints, key_rule, select
-from ..console import Json, log, print_rows
+from ..console import Json, log, print_lines, print_rows
 from .completion import complete_category, complete_checkpoint
 
 app = typer.Typer(
@@ -82,8 +82,7 @@ def show(
     if json:
         print_rows(rows, as_json=True)
         return
-    for row in rows:
-        print_rows([{"field": field, "value": value} for field, value in row.items()])
+    print_lines(rows)
 
 
 @app.command()
@@ -134,6 +133,7 @@ def for_each(chosen: Iterable[N], act: Callable[[N], Any], advance: Callable[[],
     chosen = list(chosen)
     if len(chosen) == 1:
         act(chosen[0])
+        advance()
         return []
     failed = []
     for one in chosen:

@@ -52,13 +52,22 @@ def compare(
         str | None,
         typer.Option("--image-sets", metavar="X,Y", help="Compare image set X of A with Y of B.", show_default="all"),
     ] = None,
+    precisions: Annotated[
+        str | None,
+        typer.Option(
+            "--precisions",
+            metavar="X,Y",
+            help="Compare the newest version of A that ran in precision X with that of B in Y.",
+            show_default=False,
+        ),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="List what is the same, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
 
-    Two versions of a study, two studies, two databases; or two checkpoints or image sets of a study. McNemar's test for
-    each cell, corrected over all of them. Differences are B less A; see docs/statistics.md.
+    Two versions of a study, two studies, two databases; or two checkpoints, image sets or precisions of a study.
+    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/statistics.md.
 
     Example: bandlens compare study@1 study@2 --db results.duckdb
 
@@ -73,6 +82,7 @@ def compare(
         study=study,
         checkpoints=_pair("--checkpoints", checkpoints),
         image_sets=_pair("--image-sets", image_sets),
+        precisions=_pair("--precisions", precisions),
         progress=progress,
     )
     shown = found if everything else found.what_differs()

@@ -11,7 +11,7 @@ import typer
 
 from ...errors import BandlensError
 from ..console import Json, duration, parameters_in_words, print_rows
-from .options import Database
+from .options import GATE_IMAGES, Database
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,8 +41,8 @@ def gate(
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option("--images", metavar="SET", help="An image set to use instead of the study's.")
-    ] = None,
+        int, typer.Option("--images", min=0, help="Of each image set, drawn from all classes evenly; 0 takes all.")
+    ] = GATE_IMAGES,
     db: Database = Path("results.duckdb"),
     as_json: Json = False,
 ) -> None:
@@ -51,9 +51,10 @@ def gate(
     Exit status 0 if every checkpoint and condition passes, 1 if one fails, or has too few images to tell. The limits
     are those of the study's table [gate]: flips = 0.01, accuracy = 0.003. Rows are kept in the view `gate`.
 
-    At fp32 an image costs as much as in a study: gate a few checkpoints of each architecture, on some images.
+    At fp32 an image costs as much as in a study: gate a few checkpoints of each architecture, on some images. What
+    passes on them may be run on all.
 
-    Example: bandlens gate study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000.set
+    Example: bandlens gate study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000
     """
     from ..study.file import read_study
     from ..study.gate import gate_study
@@ -61,8 +62,7 @@ def gate(
     asked = read_study(study)
     if checkpoints:
         asked = replace(asked, checkpoints=checkpoints)
-    if images:
-        asked = replace(asked, images=[str(images.resolve())], clean_images=[])
+    asked = replace(asked, limit=min(filter(None, (asked.limit, images)), default=0))
     found = gate_study(asked, db, reference, candidate or asked.precision)
     if as_json:
         print(json.dumps(_as_json(found), indent=1, default=str))
@@ -91,7 +91,10 @@ def _complaint(found: Gated) -> str | None:
     if len(undecided):
         needed = max(undecided["needed"].drop_nulls().to_list(), default=None)
         images = f"about {needed:,} images" if needed else "more images"
-        return f"{ran.label}: {len(undecided)} of {len(rows)} gates are undecided; give {images} with --images"
+        return (
+            f"{ran.label}: {len(undecided)} of {len(rows)} gates are undecided; {images} would decide: give --images, "
+            "or sets that have as many"
+        )
     return None
 
 

@@ -11,7 +11,7 @@ import typer
 from ...errors import UsageError
 from ...protocol import SIZE, SPACE_CLASSES
 from ...untrusted import printable
-from ..console import Json, log, print_rows, progress
+from ..console import Json, log, print_lines, print_rows, progress
 from .options import Database
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def print_sets(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
         print_rows([row | {"labelled": a, "skipped": b} for row, (a, b) in zip(rows, more, strict=True)], as_json=True)
         return
     if len(rows) == 1:
-        print_rows([{"field": name, "value": value} for name, value in rows[0].items()])
+        print_lines(rows)
     else:
         print_rows([{name: row[name] for name in ("name", "images", "skipped", "bytes", "digest")} for row in rows])
     for images in sets:

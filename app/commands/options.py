@@ -23,6 +23,8 @@ EngineOption = Annotated[
     ),
 ]
 StudyFile = Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)]
+GATE_IMAGES = 1000
+"""Images of each set that a gate takes unless told otherwise."""
 Database = Annotated[Path, typer.Option("--db", envvar="BANDLENS_DB", help="The results database.")]
 
 

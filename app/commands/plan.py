@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import some_of
 from ...untrusted import one_line
 from ..console import Json, amount, duration, print_rows
-from .options import Database, EngineOption, StudyFile, opened
+from .options import GATE_IMAGES, Database, EngineOption, StudyFile, opened
 
 MOST_FILES = 5
 """Files of a user's probe that are named, apart from JSON."""
@@ -26,6 +26,8 @@ def plan(
 
     work = opened(study, engine)
     found = plan_study(work, db)
+    precise = work.study.precision == "fp32"
+    gated = 0 if precise else sum(min(cell.image_set.count, GATE_IMAGES) for cell in by_attack(work.cells)[0])
     own = [family for family in work.grid.families.values() if family.files]
     if as_json:
         summary = {
@@ -51,12 +53,15 @@ def plan(
                         for how, (models, sets) in found.packed.items()
                     ],
                     "to_run": summary | {"estimate": found.estimate},
+                    "smaller_maps": found.smaller_maps,
                     "missing": missing,
+                    "gate_predictions": gated,
                     "metrics": [
                         {"image_set": one.image_set, "metrics": list(one.metrics), "determined": not one.why}
                         | {"why": one.why}
                         for one in found.metrics
                     ],
+                    "condition_metrics": found.condition_metrics,
                     "own_probes": [{"probe": one.name, "files": list(one.files), "random": one.random} for one in own],
                     "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in found.failed],
                 },
@@ -81,17 +86,24 @@ def plan(
         )
     else:
         print("nothing to run: every cell is done")
+    if found.smaller_maps:
+        maps = ", ".join(f"{name} {count:,}" for name, count in found.smaller_maps.items())
+        print(f"predictions of smaller maps of waves: {maps}")
     for one in own:
         named = one_line(some_of(one.files, MOST_FILES))
         print(f"{one.name} depends on {named}; what it reads elsewhere is not seen")
-    if work.study.precision != "fp32":
-        total = sum(cell.image_set.count for cell in by_attack(work.cells)[0])
+    if gated:
         print(
-            f"a gate on all of these images runs {total:,} predictions at fp32 too, and takes longer than the study "
-            "itself; --checkpoint and --images of `bandlens gate` choose fewer"
+            f"`bandlens gate` takes {GATE_IMAGES:,} images of each set at most, and runs {gated:,} predictions at fp32 "
+            f"and as many at {work.study.precision}; on all images (--images 0) it takes longer than the study itself"
         )
     if there := [str(one) for one in found.metrics if not one.why]:
         print(f"metrics: {', '.join(there)}")
+    alike: dict[str, list[str]] = {}
+    for image_set, metrics in found.condition_metrics.items():
+        alike.setdefault(", ".join(metrics), []).append(image_set)
+    for names, image_sets in alike.items():
+        print(f"under each condition of {some_of(image_sets)}: {names}")
     for lacking in found.metrics:
         if lacking.why:
             print(f"no {lacking}: {lacking.why}")

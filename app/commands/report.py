@@ -34,7 +34,9 @@ def report(
     ] = None,
     figures: Annotated[
         Path | None,
-        typer.Option("--figures", help="A folder for every figure as SVG, PNG and PDF.", show_default=False),
+        typer.Option(
+            "--figures", help="A folder for the charts as SVG and PDF files, 3.5 or 7 in wide.", show_default=False
+        ),
     ] = None,
     photograph: Annotated[
         Path | None,

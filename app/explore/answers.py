@@ -27,11 +27,11 @@ from ...probes.images.image_set import ImageSet
 from ..pictures import Conditions, as_recorded, clean, in_words, png
 
 RESAMPLES = 2000
-"""Of the bootstrap behind a coefficient's interval: it is drawn again with every selection."""
+"""Resamples behind a coefficient's interval: it is drawn again with every selection."""
 MOST_TILES = 120
 """Images that one answer shows."""
 MEMORY_LIMIT = "64MB"
-"""Of DuckDB: the page reads a few cells at a time."""
+"""DuckDB's share: the page reads a few cells at a time."""
 
 SELECTIONS = {
     "flips": "a.predicted <> a_clean.predicted",

@@ -46,7 +46,7 @@ HEADERS = {
 STATIC = {"explore.js": "text/javascript", "explore.css": "text/css"}
 
 
-class Guard:
+class Doorkeeper:
     """Lets nobody in who does not come from this page, and says in every answer what a browser may do with it.
 
     A page of somebody else's in the same browser can send requests here. It does not have the cookie (SameSite), cannot
@@ -162,7 +162,7 @@ def application(answers: Answers, token: str, port: int) -> ASGIApp:
         Route("/api/correlation", posted(answers.correlation), methods=["POST"]),
         Route("/api/images", posted(answers.images), methods=["POST"]),
     ]
-    return Guard(Starlette(routes=routes), token, port)
+    return Doorkeeper(Starlette(routes=routes), token, port)
 
 
 @contextmanager

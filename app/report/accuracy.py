@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.curves import FEW, curves, series_of, wave_map
+from ...analysis.charts.curves import FEW, bin_map, curves, series_of, wave_map
 from ...analysis.charts.metrics import numbers, summary
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import plural, words
@@ -21,8 +21,8 @@ SPECTRAL = {
     "lowpass": "low-pass: frequencies below the cut stay",
     "highpass": "high-pass: frequencies below the cut are removed",
 }
-WAVES = "fourier"
-"""The probe that is drawn as a map of frequencies, for the first few models."""
+MAPS = {"fourier": wave_map, "fourier_bin": bin_map}
+"""Probes that are drawn as maps of errors, one for each model and norm, the first few."""
 BUILT_IN = ("clean", "critical_band", *SPECTRAL)
 CUT = "cut (cycles per image)"
 CAPTION = (
@@ -35,7 +35,7 @@ AGREEMENT = (
 )
 GROUPS_CAPTION = (
     "Percent, the mean over the benchmarks of a group, with 95 % intervals over photographs. Hollow: to be read with "
-    "its note (hover, or the table), such as that a benchmark is not whole. ✕: a benchmark is missing, and so the mean."
+    "its note (hover, or the table), such as that a benchmark is not whole. ×: a benchmark is missing, and so the mean."
 )
 COLUMNS = ("checkpoint", "category", "top1", "low", "high", "top5", "ratio", "n")
 
@@ -83,11 +83,11 @@ def _groups(results: ReportData) -> Iterator[Figure]:
     """The group means of generalization, with the benchmarks in the table."""
     measured = summary(results.metrics.filter(pl.col("image_set").is_null()))
     seen = results.seen(measured)
-    panels = [
-        numbers(seen, group, group.replace("_", " "), series_of(seen))
+    panels = {
+        group: numbers(seen, group, group.replace("_", " "), series_of(seen))
         for group in GROUPS
         if group in set(seen["metric"])
-    ]
+    }
     if panels:
         table = measured.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
         yield Figure("generalization", "Generalization", GROUPS_CAPTION, panels, 3, table, **key(seen))
@@ -112,7 +112,9 @@ def _spectral(results: ReportData, rows: pl.DataFrame, image_set: str, number: i
     probes = [probe for probe in SPECTRAL if probe in set(mine["probe"])]
     if probes:
         seen = results.seen(mine)
-        panels = [curves(seen.filter(pl.col("probe") == probe), "cycles", CUT, SPECTRAL[probe]) for probe in probes]
+        panels = {
+            probe: curves(seen.filter(pl.col("probe") == probe), "cycles", CUT, SPECTRAL[probe]) for probe in probes
+        }
         table = mine.select("probe", "cutoff", "cycles", *COLUMNS).sort("checkpoint", "probe", "cutoff")
         yield Figure(
             f"curves-{number}", f"Low-pass and high-pass on {image_set}", CAPTION, panels, 2, table, **key(seen)
@@ -125,11 +127,13 @@ def _own_probes(results: ReportData, rows: pl.DataFrame, image_set: str, number:
         name, settings = settings_of(mine["parameters"].to_list())
         mine = mine.with_columns(pl.Series("setting", settings))
         seen = results.seen(mine)
-        if probe == WAVES:
-            models = seen["checkpoint"].unique(maintain_order=True).to_list()[:FEW]
-            panels = [wave_map(seen.filter(pl.col("checkpoint") == model), model) for model in models]
+        if probe in MAPS:
+            maps = seen.with_columns(norm=pl.col("parameters").str.json_path_match("$.norm"))
+            grouped = list(maps.group_by("checkpoint", "norm", maintain_order=True))[:FEW]
+            named = {f"{model}, norm {norm}": one for (model, norm), one in grouped}
+            panels = {title: MAPS[probe](one, title) for title, one in named.items()}
         else:
-            panels = [curves(seen, "setting", name, words(probe))]
+            panels = {probe: curves(seen, "setting", name, words(probe))}
         table = mine.select("setting", *COLUMNS).sort("checkpoint", "setting")
         yield Figure(
             f"{slug(probe)}-{number}", f"{words(probe)} on {image_set}", CAPTION, panels, 2, table, **key(seen)

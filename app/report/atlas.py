@@ -97,17 +97,19 @@ def _figure(
     own = _own(results).filter(pl.col("metric").is_in(list(points)))
     if own.is_empty():
         return None
-    panels = [
-        alt.layer(scatter(points[bias], bias, "imagenet", ""), *_marks(own.filter(metric=bias), bias)).properties(
+    panels = {
+        bias: alt.layer(scatter(points[bias], bias, "imagenet", ""), *_marks(own.filter(metric=bias), bias)).properties(
             title=short(bias), height=170, width=220
         )
         for bias in points
         if bias in own["metric"]
-    ]
+    }
     yours = "diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, measured or published"
     categories = pl.concat([frame["category"] for frame in points.values()]).unique().sort()
-    legend = colors(categories) if len(categories) > 1 else {}
-    return Figure(name, title, caption.format(yours), panels, 3, own, legend)
+    if len(categories) < 2:
+        return Figure(name, title, caption.format(yours), panels, 3, own)
+    models = pl.concat([frame["model"] for frame in points.values()]).unique().sort().to_list()
+    return Figure(name, title, caption.format(yours), panels, 3, own, colors(categories), models)
 
 
 def _own(results: ReportData) -> pl.DataFrame:

@@ -29,7 +29,7 @@ NUMBERS = {
 BAND_CAPTION = (
     "Left: {measure} under octave-band noise. Right: the noise_sd at which half of it is lost, with 95 % intervals, "
     "and the channel fitted through these thresholds; up is more sensitive. Triangles: beyond the tested noise. "
-    "○ doubtful, ✕ no channel: the numbers of that fit mean nothing."
+    "○ doubtful, × no channel: the numbers of that fit mean nothing."
 )
 MAP_CAPTION = (
     "Dark: little noise in this band is enough to lose half of the accuracy. ≤ and ≥: beyond the tested noise. Hover "
@@ -37,7 +37,7 @@ MAP_CAPTION = (
 )
 NUMBERS_CAPTION = (
     "Lines are 95 % intervals over images. Filled: sound. Hollow: to be read with its note (hover, or the table). "
-    "✕: no value, or a degenerate fit. Squares: the published estimator, which has no interval. Circles: the "
+    "×: no value, or a degenerate fit. Squares: the published estimator, which has no interval. Circles: the "
     "psychometric one."
 )
 
@@ -65,7 +65,7 @@ def numbers_section(results: ReportData) -> Section:
         metrics = results.seen(metrics)
         field = series_of(metrics)
         there = [wanted for wanted in NUMBERS if wanted in set(metrics["number"])]
-        panels = [numbers(metrics, wanted, NUMBERS[wanted], field) for wanted in there]
+        panels = {wanted: numbers(metrics, wanted, NUMBERS[wanted], field) for wanted in there}
         table = results.metrics.filter(pl.col("image_set") == name).select(
             "checkpoint", "category", "metric", "value", "low", "high", "state", "note"
         )
@@ -81,19 +81,22 @@ def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int)
     mine = results.metrics.filter(pl.col("image_set") == image_set)
     models = results.seen(band)["checkpoint"].unique().sort().to_list()
     size = int(results.image_sets.filter(pl.col("name") == image_set)["size"][0])
-    panels = []
+    panels = {}
     for model in models:
-        panels.append(band_map(band.filter(pl.col("checkpoint") == model), model))
+        panels[model] = band_map(band.filter(pl.col("checkpoint") == model), model)
         metrics = mine.filter(pl.col("checkpoint") == model)
         if metrics["metric"].str.starts_with("psychometric_threshold").any():
-            panels.append(channel(metrics, f"{model}: thresholds and channel", size))
+            title = f"{model}: thresholds and channel"
+            panels[title] = channel(metrics, title, size)
     if len(models) > 1 and mine["metric"].str.starts_with("psychometric_threshold").any():
         overview = threshold_map(
             results.seen(mine), "noise_sd at which half of the accuracy without noise is left", size
         )
         thresholds = mine.filter(pl.col("metric").str.starts_with("psychometric_threshold"))
         listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
-        yield Figure(f"thresholds-{number}", f"Thresholds on {image_set}", MAP_CAPTION, [overview], 1, listed)
+        yield Figure(
+            f"thresholds-{number}", f"Thresholds on {image_set}", MAP_CAPTION, {"thresholds": overview}, 1, listed
+        )
     caption = BAND_CAPTION.format(measure=band["measure"][0])
     table = band.select("checkpoint", "frequency", "cycles", "noise_sd", "top1", "low", "high", "n").sort(
         "checkpoint", "frequency", "noise_sd"

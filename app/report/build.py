@@ -50,9 +50,9 @@ def write_report(
         out: the file.
         study: name, or name@version.
         against: another results database, or another study of this one, to compare with.
-        figures: a folder for the figures as SVG, PNG and PDF.
+        figures: a folder for each chart as SVG and PDF, in the widths of a journal's columns, and their list.
         photograph: for the contact sheet, instead of a photograph that scikit-image ships.
-        advance: called once a figure that is written.
+        advance: called once a chart that is written.
 
     Raises:
         UnknownName, UsageError, StoreError: what is asked for is not there, or cannot be written.

@@ -19,6 +19,8 @@ from .data import ReportData
 from .sections import Figure, Section
 
 ORDER = {"clean": 0, "lowpass": 1, "highpass": 2, "critical_band": 3}
+BESIDE = 5
+"""As many models leave room for their numbers on half of a page."""
 CAPTION = (
     "Percentage points of top-1, this study minus the other, over the same images; orange fell, purple rose. Bold with "
     "a star: p < 0.05 (McNemar) after Holm's correction over all cells. Hover, or open the table, for the 95 % "
@@ -123,9 +125,9 @@ def _summary(found: Compared, rows: pl.DataFrame) -> str:
 
 def _figure(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Figure:
     reach = max(1.0, *rows["difference"].abs())
-    panels = [
-        differences(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
+    panels = {
+        probe: differences(part.rename({"checkpoint": "model"}).drop("image_set", "probe"), words(probe), reach)
         for (probe,), part in results.seen(rows).group_by("probe", maintain_order=True)
-    ]
-    table = rows.drop("image_set", "differs")
-    return Figure(f"changes-{number}", f"Top-1 on {image_set}", CAPTION, panels, 2, table)
+    }
+    table, columns = rows.drop("image_set", "differs"), 2 if len(results.drawn) <= BESIDE else 1
+    return Figure(f"changes-{number}", f"Top-1 on {image_set}", CAPTION, panels, columns, table)

@@ -17,7 +17,12 @@ IN_CURVES = ("accuracy", "agreement")
 """Metrics that have the section of curves for themselves."""
 SHARES = ("accuracy_real", *(name for cues in CUES for name in (cues.bias, cues.accuracy)), "confidence")
 """Metrics drawn from 0 to 1; others as far as they reach."""
-OPEN = (*(cues.bias for cues in CUES), "clean_error_consistency", "expected_calibration_error")
+OPEN = (
+    *(cues.bias for cues in CUES),
+    "clean_error_consistency",
+    "model_error_consistency",
+    "expected_calibration_error",
+)
 """Figures that are drawn at once."""
 CAPTION = (
     "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "
@@ -55,7 +60,7 @@ def _figure(rows: pl.DataFrame, metric: str, image_set: str | None, number: int)
     rows = rows.with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(words(metric))
     )
-    panels = [curves(part, x, x_title, title, domain) for part, x, x_title, title in _panels(rows)]
+    panels = {title: curves(part, x, x_title, title, domain) for part, x, x_title, title in _panels(rows)}
     return Figure(
         f"measures-{number}-{slug(metric)}",
         f"{words(metric)} on {image_set or 'benchmarks'}",

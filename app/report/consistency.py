@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from ...analysis.charts.consistency import PEOPLE, condition_curves, kappa_map
-from ...analysis.charts.style import words
+from ...analysis.charts.style import MOST_ASLANT, words
 from .data import ReportData
 from .sections import Figure, Section, Table
 
@@ -40,9 +40,13 @@ def _kappas(table: pl.DataFrame) -> Iterator[Figure]:
         pl.col("n").sum(),
     )
     renamed = means.rename({"first_subject": "first", "second_subject": "second"})
-    panels = [kappa_map(rows, str(images)) for (images,), rows in renamed.group_by("images", maintain_order=True)]
+    panels = {
+        str(images): kappa_map(rows, str(images)) for (images,), rows in renamed.group_by("images", maintain_order=True)
+    }
     caption = "A tile for every two; hover for intervals, and the most that the two accuracies allow."
-    yield Figure("error-consistency", "Error consistency", caption, panels, 2, means)
+    subjects = pl.concat([means["first_subject"], means["second_subject"]]).n_unique()
+    columns = 2 if subjects <= MOST_ASLANT else 1
+    yield Figure("error-consistency", "Error consistency", caption, panels, columns, means)
 
 
 def _conditions(judged: pl.DataFrame) -> Iterator[Figure]:
@@ -51,7 +55,10 @@ def _conditions(judged: pl.DataFrame) -> Iterator[Figure]:
     if many.is_empty():
         return
     rows = _beside(many).sort("images", "subject")
-    panels = [condition_curves(mine, str(images)) for (images,), mine in rows.group_by("images", maintain_order=True)]
+    panels = {
+        str(images): condition_curves(mine, str(images))
+        for (images,), mine in rows.group_by("images", maintain_order=True)
+    }
     caption = f"{PEOPLE_CAPTION} Conditions are as the experiments name them."
     yield Figure("accuracy-by-condition", "Accuracy by condition", caption, panels, 2, rows)
 
@@ -60,11 +67,12 @@ def _probes(human_probe: pl.DataFrame) -> Iterator[Figure]:
     """A panel for each probe of the experiments with people and each image set that models were run on."""
     setting = pl.col("setting").map_elements("{:g}".format, pl.String)
     rows = human_probe.with_columns(setting.alias("condition"))
-    people, panels, shown = rows.filter("human"), [], []
+    people, panels, shown = rows.filter("human"), {}, []
     for (images, probe), mine in rows.filter(~pl.col("human")).group_by("images", "probe", maintain_order=True):
         if len(those := people.filter(probe=probe)):
             both = _beside(pl.concat([those.with_columns(images=pl.lit(images)), mine])).sort("subject")
-            panels.append(condition_curves(both, f"{words(str(probe))} on {images}"))
+            title = f"{words(str(probe))} on {images}"
+            panels[title] = condition_curves(both, title)
             shown.append(both.with_columns(probe=pl.lit(probe)))
     if panels:
         caption = f"{PEOPLE_CAPTION} The photographs need not be those that people saw."

@@ -18,7 +18,9 @@ from .sections import Figure, Section
 
 TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
 MANY, RESAMPLES, FEWER = 200, 10_000, 1_000
-"""Of more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
+"""With more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
+BESIDE = 5
+"""As many groups leave room for their numbers on a third of a page."""
 SHOWN = ("coefficient", "low", "high", "p", "p_holm")
 """On the maps, whether the models are enough for any or not."""
 MAP_CAPTION = (
@@ -52,11 +54,11 @@ def scatter_section() -> Section:
         (bias, group): rho_text(value, adjusted)
         for bias, group, value, adjusted in table.select("bias", "group", "coefficient", "p_holm").rows()
     }
-    panels = [
-        scatter(figures, bias, group, f"{group}: ρ = {rho[bias, group]}")
+    panels = {
+        f"{bias}, {group}": scatter(figures, bias, group, f"{group}: ρ = {rho[bias, group]}")
         for bias in BIASES
         for group in PUBLISHED_GROUPS
-    ]
+    }
     caption = (
         "One point a model. Pick a category or a model, or click a point, and the others fade; hover for the name. "
         "ρ is over all 48 models; a star holds after Holm's correction for all 72 tests."
@@ -74,16 +76,17 @@ def _own(results: ReportData) -> tuple[list[str], list[Figure]]:
         return [f"Your own models: {own}."], []
     table = _table(own.frame, own.biases, own.groups, subsets_of(own.frame), own.given, own.errors)
     text = f"Your {len(own.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
-    return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), 3, table)]
+    columns = 3 if len(own.groups) <= BESIDE else 1
+    return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), columns, table)]
 
 
-def _maps(table: pl.DataFrame) -> list[Any]:
+def _maps(table: pl.DataFrame) -> dict[str, Any]:
     """A heat map for each subset."""
-    return [
-        correlation_map(part, f"{title} ({max(part['n'])} models)")
+    return {
+        title: correlation_map(part, f"{title} ({max(part['n'])} models)")
         for subset, title in TITLES.items()
         if len(part := table.filter(pl.col("subset") == subset))
-    ]
+    }
 
 
 def _caption(table: pl.DataFrame) -> str:

@@ -1,28 +1,34 @@
-"""Figures as files for papers: SVG, PNG and PDF."""
+"""Charts as files for papers: each panel as SVG and PDF, as wide as one column of a journal or two."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+import textwrap
+from collections.abc import Callable, Container, Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import altair as alt
+import polars as pl
 
-from ...analysis.charts.style import CONFIG
+from ...analysis.charts.style import CONFIG, words
 from ...errors import UsageError
 from ...export.files import write_bytes
-from .page import vega_lite_version
+from .accuracy import slug
+from .page import heading, vega_lite_version
 from .sections import Figure
 
 SCALE = 2
 """Pixels of a PNG for each pixel of the chart."""
-
-
-def picture(figure: Figure) -> dict[str, Any]:
-    """Vega-Lite of the whole figure, legends included."""
-    panels = list(figure.panels)
-    chart = panels[0] if len(panels) == 1 else alt.concat(*panels, columns=figure.columns)
-    return dict(chart.to_dict()) | {"config": CONFIG}
+ONE_COLUMN, TWO_COLUMNS = 3.5, 7.0
+"""Inches."""
+POINTS = 0.7
+"""Of a pixel on paper: type of 10 to 12 pixels is printed at 7 to 8.4 pt, and a column has room for 360 pixels."""
+LETTER, BOLD_LETTER = 6, 7.5
+"""Pixels that a letter takes at most, on average, in labels and in titles."""
+MOST_LETTERS = 120
+"""Of a file's name."""
 
 
 def make_folder(folder: Path) -> None:
@@ -37,32 +43,67 @@ def write_png(figures: Iterable[Figure], out: Path) -> None:
     """Write the panels of several figures as one picture, two panels a row."""
     import vl_convert
 
-    chart = alt.concat(*(panel for figure in figures for panel in figure.panels), columns=2)
+    chart = alt.concat(*(panel for figure in figures for panel in figure.panels.values()), columns=2)
     chart = chart.resolve_scale(color="independent", shape="independent")  # each figure has a meaning for them
     spec = dict(chart.to_dict()) | {"config": CONFIG}
     write_bytes(out, vl_convert.vegalite_to_png(spec, scale=SCALE, vl_version=vega_lite_version()))
 
 
 def write_figures(figures: Iterable[Figure], folder: Path, advance: Callable[[float], None]) -> list[Path]:
-    """Write each figure as NAME.svg, .png and .pdf."""
+    """Write each panel as an SVG and a PDF file called after what it shows, and list them in figures.csv."""
     import vl_convert
 
-    written: list[Path] = []
+    rows: dict[str, dict[str, Any]] = {}
     for figure in figures:
-        svg = vl_convert.vegalite_to_svg(picture(figure), vl_version=vega_lite_version())
-        contents = {
-            "svg": svg.encode(),
-            "png": vl_convert.svg_to_png(svg, scale=SCALE),
-            "pdf": vl_convert.svg_to_pdf(svg),
-        }
-        for ending, content in contents.items():
-            file = folder / f"{figure.name}.{ending}"
-            try:
-                write_bytes(file, content)
-            except OSError as error:
-                raise UsageError(
-                    f"cannot write {file}: {error.strerror}; make room, or choose another --figures"
-                ) from None
-            written.append(file)
-        advance(1)
-    return written
+        inches = TWO_COLUMNS if figure.columns == 1 else ONE_COLUMN
+        for name, panel in figure.panels.items():
+            title = figure.title if len(figure.panels) == 1 else f"{figure.title}: {words(name)}"
+            svg = vl_convert.vegalite_to_svg(printed(panel, figure, inches), vl_version=vega_lite_version())
+            file = _unlike(slug(title)[:MOST_LETTERS], rows)
+            _write(folder / f"{file}.svg", in_points(svg, "pt").encode())
+            _write(folder / f"{file}.pdf", vl_convert.svg_to_pdf(in_points(svg, "")))  # whose unit is the point
+            rows[file] = {"file": file, "width_in": inches, "title": title, "caption": figure.caption}
+            advance(1)
+    _write(folder / "figures.csv", pl.DataFrame(list(rows.values())).write_csv().encode())
+    return [folder / f"{file}.{ending}" for file in rows for ending in ("svg", "pdf")] + [folder / "figures.csv"]
+
+
+def printed(panel: Any, figure: Figure, inches: float) -> dict[str, Any]:
+    """Vega-Lite of a panel so many inches wide: the lines of its title are broken, and its legend lies below."""
+    spec: dict[str, Any] = panel.to_dict()
+    width = inches * 72 / POINTS
+    title, below = heading(spec.get("title", ""))
+    longest = max(map(len, figure.legend), default=MOST_LETTERS)
+    legend = {"orient": "bottom", "columns": max(1, int(width / (30 + LETTER * longest)))}
+    lines = {"text": textwrap.wrap(title, int(width / BOLD_LETTER))}
+    if below:
+        lines["subtitle"] = [part for line in below for part in textwrap.wrap(line, int(width / LETTER))]
+    return spec | {
+        "width": width,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "title": lines,
+        "config": CONFIG | {"axis": CONFIG["axis"] | {"labelLimit": width / 2}, "legend": CONFIG["legend"] | legend},
+    }
+
+
+def in_points(svg: str, unit: str) -> str:
+    """The picture with its size in points on paper, instead of pixels on a screen."""
+
+    def shorter(size: re.Match[str]) -> str:
+        width, height = (POINTS * float(side) for side in size.groups())
+        return f'width="{width:g}{unit}" height="{height:g}{unit}"'
+
+    return re.sub(r'width="([\d.]+)" height="([\d.]+)"', shorter, svg, count=1)
+
+
+def _unlike(name: str, taken: Container[str]) -> str:
+    """The name, or with a number behind it where it is taken."""
+    numbered = (f"{name}-{number}" for number in count(2))
+    return next(one for one in chain([name], numbered) if one not in taken)
+
+
+def _write(file: Path, content: bytes) -> None:
+    try:
+        write_bytes(file, content)
+    except OSError as error:
+        raise UsageError(f"cannot write {file}: {error.strerror}; make room, or choose another --figures") from None

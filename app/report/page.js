@@ -21,8 +21,8 @@
     const figure = panel.closest("figure");
     try {
       const drawn = specs[panel.dataset.spec];
-      // On a phone, names take a third of the width at most: the chart needs the rest.
-      drawn.config.axis.labelLimit = Math.min(220, panel.clientWidth / 3);
+      // On a phone, names take half of the width at most: the chart needs the rest.
+      drawn.config.axis.labelLimit = Math.min(220, panel.clientWidth / 2);
       const { view, spec } = await vegaEmbed(panel, drawn, { renderer: "svg", actions: false });
       if (!spec.params?.some((parameter) => parameter.name === "picked")) return;
       views.set(figure, [...(views.get(figure) ?? []), view]);
@@ -47,6 +47,14 @@
       for (const panel of event.target.querySelectorAll(".panel:empty")) await draw(panel);
     });
   }
+
+  // On paper, charts are as wide as their place there, so that their type is as large as on a screen.
+  const fit = (event) => {
+    document.body.classList.toggle("paper", event.type === "beforeprint");
+    window.dispatchEvent(new Event("resize"));
+  };
+  window.addEventListener("beforeprint", fit);
+  window.addEventListener("afterprint", fit);
 
   (async () => {
     for (const panel of document.querySelectorAll(".panel"))

@@ -38,7 +38,7 @@ def render(title: str, sections: Sequence[Section]) -> str:
         f"{figure.name}-{number}": page_spec(panel, figure)
         for section in sections
         for figure in section.figures
-        for number, panel in enumerate(figure.panels)
+        for number, panel in enumerate(figure.panels.values())
     }
     return environment.from_string(_asset("page.html")).render(
         title=title,

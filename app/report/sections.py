@@ -11,15 +11,16 @@ import polars as pl
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Panels that belong together: a grid on the page, one picture in a file."""
+    """Panels that belong together: a grid on the page; in files, each is by itself."""
 
     name: str
-    """Its files and its anchor on the page are called so."""
+    """Its anchor on the page."""
     title: str
     caption: str
-    panels: Sequence[Any]
-    """Altair charts."""
+    panels: Mapping[str, Any]
+    """What each shows, in a word or two -> an Altair chart."""
     columns: int
+    """Of the grid; in a file, the panel that has a row for itself is as wide as two columns of a journal."""
     table: pl.DataFrame
     """The numbers that it shows."""
     legend: Mapping[str, tuple[str, str]] = field(default_factory=dict)

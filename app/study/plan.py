@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
-from ...analysis.metrics.determined import Determined, determined_metrics
+from ...analysis.metrics.determined import Determined, condition_metrics, determined_metrics
 from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
 from ...errors import ExportError
-from ...export.models import verify_model
+from ...export.models import FINISHED, verify_model
 from ...export.operations import count_operations
 from ...probes.arrays import to_numpy
 from ...probes.attacks import ATTACKS, is_attack
+from ...probes.fourier import FOURIER_BASIS, FOURIER_BIN
 from ...records import Cell, Failed, Model, Variant
 from .file import Study
 from .resolve import Work, fits
@@ -41,10 +42,14 @@ class Plan:
     """Disk and least time of the missing predictions."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
+    smaller_maps: dict[str, int]
+    """What could stand in place of the missing waves of `fourier`, and its predictions."""
     packed: dict[str, tuple[list[str], list[str]]]
     """Preprocessing -> the checkpoints that take such images, and the image sets that have them."""
     metrics: list[Determined]
     """What `analyze` will find once all cells are done, and what not."""
+    condition_metrics: dict[str, list[str]]
+    """What it will find under each condition of the image sets that are perturbed."""
 
 
 def plan_study(work: Work, database: Path) -> Plan:
@@ -86,9 +91,26 @@ def plan_study(work: Work, database: Path) -> Plan:
         estimate,
         cost_of(work, left, missing),
         failed,
+        smaller_maps_of(missing, left),
         packed_for(work),
         metrics_of(work),
+        condition_metrics(work.cells, _schemes(work)),
     )
+
+
+def smaller_maps_of(missing: Sequence[Cell], left: Mapping[str, int]) -> dict[str, int]:
+    """Smaller maps than the missing waves of `fourier`, and how many predictions each would be on as many images."""
+    waves = [cell for cell in missing if cell.condition.probe == FOURIER_BASIS.name]
+    if not waves:
+        return {}
+    half = list(range(-15, 16))
+    maps = {
+        "fourier at 31 x 31": FOURIER_BASIS.conditions({"row": half, "column": half}),
+        "fourier_bin (octave x orientation)": FOURIER_BIN.conditions({}),
+    }
+    images = sum(images.count for _, images in {(cell.variant, cell.image_set) for cell in waves})
+    predictions = {name: images * len(conditions) for name, conditions in maps.items()}
+    return {name: count for name, count in predictions.items() if count < sum(left[cell.key] for cell in waves)}
 
 
 def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
@@ -104,7 +126,11 @@ def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
 def metrics_of(work: Work) -> list[Determined]:
     """The metrics that a study has conditions for, and whether these are all that they need."""
     conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
-    return determined_metrics(conditions, {images.info.digest: images.schemes for images in work.image_sets})
+    return determined_metrics(conditions, _schemes(work))
+
+
+def _schemes(work: Work) -> dict[str, Collection[str]]:
+    return {images.info.digest: images.schemes for images in work.image_sets}
 
 
 def _state(cell: Cell, images: int | None) -> str:
@@ -203,12 +229,13 @@ def cost_of(work: Work, left: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
 
 
 def _operations(passes: Mapping[Model, int]) -> float | None:
-    """Operations of so many forward passes of each model; models of one architecture are counted once."""
+    """Operations of so many forward passes of each model; models of one known architecture are counted once."""
     known: dict[tuple[str, int, int], float] = {}
     total = 0.0
     try:
         for model, count in passes.items():
-            kind = (model.architecture, model.image_size, model.classes)
+            architecture = model.sha256 if model.architecture == FINISHED else model.architecture
+            kind = (architecture, model.image_size, model.classes)
             if kind not in known:
                 known[kind] = count_operations(verify_model(model))
             total += count * known[kind]

@@ -152,7 +152,7 @@ class TensorRTSession:
         self._context.set_tensor_address("logits", self._logits.data.ptr)
         self._grown = 0
         """The arena that the context was given, as the device counts."""
-        self._replays = Replays(variant.engine, self._execute, self._capture)
+        self._replays = Replays(variant.engine, self._execute, self.capture)
         self.info = SessionInfo(
             device=device.gpu.name,
             batch=batch,
@@ -188,7 +188,11 @@ class TensorRTSession:
                 "goes on there"
             )
 
-    def _capture(self, images: Array) -> Callable[[], None]:
+    def capture(self, images: Array) -> Callable[[], None]:
+        """What replays the work on a batch as a CUDA graph, in the session's stream; once `infer` has been called.
+
+        Raises EngineError, or what TensorRT raises, where it cannot be captured.
+        """
         stream = self._device.stream
         capturable = getattr(self._context, "is_stream_capturable", None)  # TensorRT-RTX has it
         if capturable and not capturable(stream.ptr):

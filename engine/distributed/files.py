@@ -18,7 +18,7 @@ from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
 from ...probes.images.files import ABOUT, INDEX, PIXELS
 from ...probes.images.image_set import Draw, ImageSet, check, open_image_set
-from ...probes.source import Source, source_digest, source_files
+from ...probes.source import ProbeSource, source_digest, source_files
 from ...records import Variant
 from ..backends.base import onnx_file_of
 
@@ -73,7 +73,7 @@ class DriverFiles:
 
 
 def kept_files(
-    images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[Source]
+    images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[ProbeSource]
 ) -> dict[str, KeptFiles]:
     """What the driver has to hand out: packed image sets, ONNX files, and the source of users' probes."""
     sets = {one.packed: KeptFiles(one.folder, (ABOUT, INDEX, PIXELS)) for one in images if not one.streamed}
@@ -131,7 +131,7 @@ class NodeFiles:
         model = replace(variant.model, path=folder / variant.model.path.name)
         return replace(variant, model=model, path=folder / name)
 
-    def probe(self, source: Source, digest: str) -> Path:
+    def probe(self, source: ProbeSource, digest: str) -> Path:
         """The file of a user's probe whose source has that digest."""
         if self.source is None or _has(source, digest):
             return source.file
@@ -158,7 +158,7 @@ class NodeFiles:
         return into
 
 
-def _has(source: Source, digest: str) -> bool:
+def _has(source: ProbeSource, digest: str) -> bool:
     """Whether a probe's source is here, and has this digest."""
     try:
         return source.file.is_file() and source_digest(source) == digest

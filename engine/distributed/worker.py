@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import EngineError
 from ...probes.grid import Grid, make_grid
 from ...probes.images.image_set import ImageSet
-from ...probes.source import Source, source_digest, source_of
+from ...probes.source import ProbeSource, source_digest, source_of
 from ...records import Cell, Failed, Finished, Predictions, Variant
 from ..tasks import Task, by_attack
 from ..workbench import Workbench
@@ -63,7 +63,7 @@ def job_of(
     )
 
 
-def probe_sources(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, Source]:
+def probe_sources(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, ProbeSource]:
     """The source of each probe of the user's."""
     return {name: source_of(name, table, folder.absolute()) for name, table in probes.items() if "file" in table}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ...errors import ImageSetError, UsageError
 from ...protocol import FREQUENCY_CUES
@@ -85,7 +86,9 @@ def pack_frequency_conflict(
     about = ImageSetInfo(name or out.name, BENCHMARK, "", 0, info.size, made, True, info.decision_space)
     with new_folder(out) as folder:
         file = folder / PIXELS
-        with rows_of(file) as keep, how.progress(f"packing {about.name}", count, "images") as advance:
+        # The workers share the processors already; the threads of each product would be in their way.
+        one_thread = threadpool_limits(1, "blas")
+        with one_thread, rows_of(file) as keep, how.progress(f"packing {about.name}", count, "images") as advance:
             sha256s, _ = hash_rows(conflicts(), keep, out, workers=how.workers, advance=advance)
         index = Index(
             paths,

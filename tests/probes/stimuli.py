@@ -23,6 +23,7 @@ SAMPLES: Mapping[str, Mapping[str, Any]] = {
     "highpass": {},
     "critical_band": {"draw": ["shared", "independent"]},
     "fourier": {"row": [0, 3], "column": [-5, 0, 112]},
+    "fourier_bin": {"octave": [0, 5], "orientation": [0, 67.5]},
     "power_law_noise": {"exponent": [-1, 0, 2], "noise_sd": [0.05, 0.3]},
     "gaussian_lowpass": {},
     "gaussian_highpass": {},

@@ -87,6 +87,6 @@ def test_the_published_conditions_of_a_source_need_no_parameters() -> None:
     grid = make_grid({name: {} for name in SAMPLES if name not in ("bilateral", "power_law_noise")}, Path())
     counts = {name: sum(condition.probe == name for condition in grid.conditions) for name in grid.families}
     filters = {"clean": 1, "lowpass": 11, "highpass": 11, "gaussian_lowpass": 8, "gaussian_highpass": 8}
-    noise_alone = {"critical_band": 29, "fourier": 1985, "uniform_noise": 8}
+    noise_alone = {"critical_band": 29, "fourier": 1985, "fourier_bin": 20, "uniform_noise": 8}
     others = {"contrast": 8, "phase_scramble": 7, "patch_shuffle": 4, "grey_blend": 5, "channel_shuffle": 1}
     assert counts == filters | noise_alone | others

@@ -8,12 +8,13 @@ from weakref import finalize
 import numpy as np
 import pytest
 from rai_toolbox.augmentations.fourier import generate_fourier_bases
+from scipy.stats import chi2_contingency, chisquare
 from stimuli import Images, perturb, photographs
 
 from bandlens.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
-from bandlens.probes.fourier import FOURIER_BASIS, NORM, signs, wave
+from bandlens.probes.fourier import FOURIER_BASIS, FOURIER_BIN, NORM, signs, wave, waves_of
 from bandlens.records import Condition
 
 
@@ -97,3 +98,61 @@ def test_a_frequency_that_the_images_do_not_hold_is_named() -> None:
     with pytest.raises(ProbeError, match="images of 32 pixels hold 16 cycles at most, not 17"):
         FOURIER_BASIS.check_size(condition, 32)
     FOURIER_BASIS.check_size(condition, 34)
+
+
+def test_the_bins_divide_the_waves_of_their_octaves() -> None:
+    found = [
+        (octave, orientation, row, column)
+        for octave in range(5)
+        for orientation in (0, 45, 90, 135)
+        for row, column in waves_of(octave, orientation).tolist()
+    ]
+    expected = {frequency(one) for one in FOURIER_BASIS.conditions({})}
+    assert len(found) == 1602
+    assert {(row, column) for *_, row, column in found} == {(i, j) for i, j in expected if 1 <= np.hypot(i, j) < 32}
+    assert {(0, 0, 0, 1), (0, 45, 1, 1), (0, 90, 1, 0), (0, 135, 1, -1)} <= set(found)
+    assert {(3, 135, 5, -12), (3, 0, 5, -13), (4, 90, 31, 0), (4, 0, 0, 16)} <= set(found)
+
+
+def test_a_bin_adds_one_of_its_waves_to_each_image(xp: ModuleType) -> None:
+    """Which one, the transform of the image tells; the map's condition of this wave is the same image."""
+    grey, keys = np.full((6, 3, 64, 64), 128, np.uint8), [3, 2**40, 2**63, 2**64 - 1, 0, 1]
+    for condition, images in perturb(xp, FOURIER_BIN.conditions({"norm": 4}), grey, keys).items():
+        for k, image in enumerate(images):
+            power = np.abs(np.fft.fft2(image[0] - image[0].mean()))
+            row, column = (int(at) if at < 32 else int(at) - 64 for at in np.unravel_index(power.argmax(), power.shape))
+            assert 2 ** int(condition["octave"]) <= np.hypot(row, column) < 2 ** (int(condition["octave"]) + 1)
+            away = (np.degrees(np.arctan2(row, column)) - float(condition["orientation"])) % 180
+            assert min(away, 180 - away) < 22.5
+            [there] = perturb(
+                xp, FOURIER_BASIS.conditions({"row": row, "column": column, "norm": 4}), grey, keys
+            ).values()
+            np.testing.assert_allclose(image, there[k], rtol=0, atol=1e-7)
+
+
+def test_the_waves_of_a_bin_are_equally_likely_whatever_the_signs() -> None:
+    keys, seed = np.arange(3000, dtype=np.uint64), 5
+    grey = np.full((len(keys), 3, 16, 16), 128, np.uint8)
+    [condition] = FOURIER_BIN.conditions({"octave": 1, "orientation": 45, "norm": 1})
+    noise = perturb(np, [condition], grey, keys.tolist(), seed)[condition][:, 0] - np.float32(128 / 255)
+    waves = np.stack([to_numpy(wave(np, 16, row, column)) for row, column in waves_of(1, 45).tolist()])
+    share = np.einsum("nij,kij->nk", noise, waves)  # waves of a bin are orthogonal
+    drawn, sign = np.abs(share).argmax(axis=1), np.sign(share).sum(axis=1, where=np.abs(share) > 0.5)
+    np.testing.assert_array_equal(sign, signs(np, seed, keys)[:, 0, 0, 0])
+    table = np.array([np.bincount(drawn[sign == one], minlength=5) for one in (-1, 1)])
+    assert chi2_contingency(table).pvalue > 1e-3
+    assert chisquare(table.sum(axis=0)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("orientation", [0, 22.5, 67.5, 180])
+def test_no_bin_is_empty_and_180_degrees_are_none(orientation: float) -> None:
+    [condition] = FOURIER_BIN.conditions({"octave": 0, "orientation": orientation})
+    assert len(waves_of(0, float(condition["orientation"]))) == 1
+    assert condition["orientation"] == orientation % 180
+
+
+def test_an_octave_that_the_images_do_not_hold_is_named() -> None:
+    [condition] = FOURIER_BIN.conditions({"octave": 4, "orientation": 0})
+    with pytest.raises(ProbeError, match="images of 60 pixels hold 30 cycles at most, not 31"):
+        FOURIER_BIN.check_size(condition, 60)
+    FOURIER_BIN.check_size(condition, 62)

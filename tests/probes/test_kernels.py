@@ -43,6 +43,7 @@ from bandlens.probes.noise import (
     unit_normal_fields,
     words_in_arrays,
 )
+from bandlens.probes.spectral import HIGHPASS, LOWPASS
 
 CLOSE = 2e-6
 """How far what a GPU computes may lie from NumPy: twice what CUDA's own functions may differ by, see below."""
@@ -234,6 +235,30 @@ def test_smoothing_equals_array_code(
     np.testing.assert_allclose(made, perturb(np, [condition], pixels)[condition], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [6, 34])
+def test_filters_of_every_radius_equal_array_code(device: ModuleType, size: int) -> None:
+    cutoffs = [r / (size // 2) for r in range(size // 2 + 1)]
+    conditions = [*LOWPASS.conditions({"cutoff": cutoffs}), *HIGHPASS.conditions({"cutoff": cutoffs})]
+    pixels = np.random.default_rng(size).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
+    expected = perturb(np, conditions, pixels)
+    for condition, images in perturb(device, conditions, pixels).items():
+        np.testing.assert_allclose(images, expected[condition], rtol=0, atol=CLOSE, err_msg=str(condition))
+
+
+def test_filters_multiply_no_part_of_larger_images(pretend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy copies what is not contiguous before a product. Of a basis, which is small, it may."""
+    seen = []
+
+    def multiplied(one: Any, other: Any) -> Any:
+        seen.extend(operand.flags.c_contiguous for operand in (one, other) if operand.ndim > 2)
+        return np.matmul(one, other)
+
+    monkeypatch.setattr(type(pretend.empty(1)), "__matmul__", multiplied, raising=False)
+    perturb(pretend, LOWPASS.conditions({}), photographs(2))
+    assert len(seen) >= 8 * 11
+    assert all(seen)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_gives_the_same_with_its_kernels(device: ModuleType, name: str) -> None:
     conditions = FAMILIES[name].conditions(SAMPLES[name])[-3:]
@@ -339,12 +364,15 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
     pixels = device.asarray(np.random.default_rng(0).integers(0, 256, (3, 3, 130, 130), dtype=np.uint8))
     smooth = device.full((5, 3, 130, 130), 9, dtype=device.float32)
     weights = device.asarray(np.ones((3, 3), np.float32)), device.asarray(np.ones(766, np.float32))
+    joined = device.full((5, 3, 130, 130), 9, dtype=device.float32)
+    quarters = [device.full((9, 65, 65), 0.25, dtype=device.float32) for _ in range(4)]
     launch("random_words", (4225, 3), words[1:4], keys, 1, 0, 0, 4225)
     launch("bilateral", (16900, 3), smooth[1:4], pixels, *weights, 1, 130)
+    launch("join_quarters", (4225, 9), joined[1:4], pixels, *quarters, 65)
     launch("unit_normal_fields", (4225, 3), fields[1:4], keys, 1, 0, 4225)
     launch("mix_noise", (16900, 3), out[1:4], grey, band, 0.1, keys, 1, 0, 16900)
     launch("reduce_logits", (96, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
-    for array in map(to_numpy, (words, smooth, fields, out, predicted, rank, confidence)):
+    for array in map(to_numpy, (words, smooth, joined, fields, out, predicted, rank, confidence)):
         assert (array[[0, 4]] == 9).all()
         assert (array[1:4] != 9).all()
 

@@ -72,7 +72,7 @@ def test_a_triangle_is_a_threshold_beyond_the_tested_noise(state: str, place: st
     [
         ("ok", "published: 4.0 octaves wide around 28 cycles per image"),
         ("doubtful", "○ published: 4.0 octaves wide around 28 cycles per image"),
-        ("degenerate", "✕ published: no channel, why"),
+        ("degenerate", "× published: no channel, why"),
     ],
 )
 def test_the_subtitle_of_a_channel_says_what_its_fit_is_worth(state: str, line: str) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import numpy as np
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
@@ -13,18 +10,11 @@ from scipy.stats import t
 from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.conditions import compare_conditions
 from bandlens.analysis.comparison.runs import compare_runs
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.conditions import compute_conditions
 
 COUNT = 400
 SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[list[Run], list[list[np.ndarray]]]:

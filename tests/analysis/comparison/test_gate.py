@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,12 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.comparison.gate import flip_interval, gate_cells, images_needed
 from bandlens.analysis.comparison.verdicts import Limits, not_passed, verdict
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.statistics.paired import difference_interval
 from bandlens.records import Cell, Finished
 
 LIMITS = Limits()
 LOWPASS = condition("lowpass", cutoff=0.3)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 def add(store: Store, images: Images, parts: Sequence[Finished]) -> None:

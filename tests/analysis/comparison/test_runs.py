@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.comparison.cells import Run, compare_cells, curves
 from bandlens.analysis.comparison.metrics import compare_metrics
@@ -42,12 +43,6 @@ def outcome(images: Images, of: Condition, seed: int, wrong: float = 0.3, **keys
 @pytest.fixture
 def images() -> Images:
     return image_set(N, labels=[0] * N)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "a.duckdb") as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -87,6 +82,9 @@ def test_versions_in_one_database_are_compared_where_they_are_not_one_and_the_sa
     assert row["low"] < row["difference"] < row["high"] < 0
     assert row["p"] == pytest.approx(mcnemar([[0, lost], [gained, 0]], exact=False).pvalue, abs=1e-10)
     assert row["p_holm"] == row["p_bh"] == row["p"]
+    right = 2 * (ranks[:, 0] == 0) + (ranks[:, 1] == 0)
+    kappa = cohens_kappa(np.bincount(right, minlength=4).reshape(2, 2)).kappa
+    assert row["kappa"] == pytest.approx(kappa)
 
 
 def test_conditions_that_others_took_the_place_of_are_told_by_probe(store: Store, images: Images) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,24 +16,10 @@ from numpy.typing import NDArray
 from scipy.stats import norm, t
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 
 LOW = condition("lowpass", cutoff=0.5)
 ACCURACY = "SELECT scheme, n, top1, low, high FROM label_accuracy_of(?) ORDER BY ALL"
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """One database for many examples, each a study of its own."""
-    with open_store(tmp_path_factory.mktemp("schemes") / "results.duckdb") as opened:
-        yield opened
 
 
 @settings(max_examples=30)

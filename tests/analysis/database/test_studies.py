@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
@@ -11,7 +10,6 @@ from small import Command
 
 import bandlens
 from bandlens.analysis.database.consistency import check_database
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.database.studies import (
     OF_CELL,
@@ -23,16 +21,11 @@ from bandlens.analysis.database.studies import (
     study_label,
     study_versions,
 )
+from bandlens.analysis.metrics.error_consistency import write_consistencies
 from bandlens.errors import UnknownName, UsageError
 from bandlens.records import Finished
 
 IMAGES = image_set(2)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 def begin(store: Store, name: str, *cutoffs: float) -> None:
@@ -167,6 +160,28 @@ def test_every_table_that_names_a_study_or_a_cell_is_cleared(store: Store, colum
         [column],
     )
     assert set(found["table_name"]) == set(known)
+
+
+def consistent(store: Store) -> list[tuple[str, str]]:
+    return store.frame("SELECT first_subject, second_subject FROM error_consistency ORDER BY ALL").rows()
+
+
+def test_error_consistencies_are_those_of_models_that_are_there(store: Store) -> None:
+    images = image_set(3, labels=[0, 0, 0])
+    parts = {name: part(cell(images, by=model(name)), [0, 1, 0], [0, 1, 0]) for name in ("x", "y", "z")}
+    store_study(store, "mine", images, [parts["x"], parts["y"]])
+    store_study(store, "theirs", images, [parts["x"], parts["z"]])
+    store_study(store, "again", images, [part(cell(images, by=model("y", content="other")), [0, 0, 1], [0, 0, 1])])
+    write_consistencies(store, ["set"], 100)
+    both = ("y (again@1)", "y (mine@1)")
+    pairs = [("x", both[0]), ("x", both[1]), ("x", "z"), both, (both[0], "z"), (both[1], "z")]
+    assert consistent(store) == sorted(pairs)
+    rename_study(store, "again", "renamed")
+    assert consistent(store) == [("x", "y (mine@1)"), ("x", "z"), ("y (mine@1)", "z")]
+    delete_study(store, "mine")  # x stays: theirs has it too
+    assert consistent(store) == [("x", "z")]
+    delete_study(store, "theirs")
+    assert consistent(store) == []
 
 
 def test_what_was_deleted_can_be_run_again(filled: Store) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from hypothesis import strategies as st
 from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
 from scipy.stats import t
 
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.errors import UsageError
 from bandlens.probes.spectral import radius
@@ -21,19 +19,6 @@ from bandlens.protocol import CUTOFFS
 from bandlens.records import Failed, Finished
 
 LOW, HIGH = condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    """One database for many examples, each a study of its own."""
-    with open_store(tmp_path_factory.mktemp("views") / "results.duckdb") as opened:
-        yield opened
 
 
 def wilson(share: float, n: float, quantile: float = 1.959963984540054) -> tuple[float, float]:

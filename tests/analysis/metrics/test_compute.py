@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -11,7 +10,6 @@ import pytest
 from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
 from numpy.typing import NDArray
 
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics, subjects
 from bandlens.analysis.metrics.critical_band import (
@@ -33,12 +31,6 @@ BAND = [condition("critical_band", noise_sd=0.0)] + [
     condition("critical_band", noise_sd=sd, frequency=f, draw="shared") for f in FREQUENCIES for sd in NOISE_SDS[1:]
 ]
 Outcomes = Mapping[Condition, NDArray[np.bool_]]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +30,6 @@ from bandlens.records import Failed, Finished
 
 COUNT = 300
 SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5), condition("blur", sigma=2))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 def decided(images: Images, seed: int = 0, name: str = "net", confidence: bool = True) -> list[Finished]:
@@ -225,6 +218,53 @@ def test_what_is_never_named_has_no_bias_and_what_is_always_right_no_consistency
     assert (row["difference"], row["note"]) == (None, "neither cue is ever named")
     row = rows(store, "clean_error_consistency")["lowpass", 0.1]
     assert (row["value"], row["state"]) == (None, "undetermined")
+
+
+@pytest.mark.parametrize("conflict", [False, True])
+def test_models_are_consistent_with_each_other_under_every_condition(store: Store, conflict: bool) -> None:
+    """Beside statsmodels' kappa, on the images whose cues conflict where some do."""
+    labels, rng = np.random.default_rng(1).integers(0, 10, COUNT), np.random.default_rng(2)
+    texture = np.where(rng.random(COUNT) < 0.2, labels, (labels + 1) % 10)
+    images = image_set(COUNT, labels=labels, schemes={"texture": texture[:, None].tolist()} if conflict else {})
+    parts = {name: decided(images, seed, name) for seed, name in enumerate(("a", "b", "c"))}
+    store_study(store, "s", images, [one for of in parts.values() for one in of])
+    compute_conditions(store, "s", 100)
+    judged = texture != labels if conflict else np.ones(COUNT, bool)
+    found = {
+        (row["checkpoint"], row["probe"], row["cutoff"]): row
+        for row in store.frame("FROM condition_metric WHERE metric = 'model_error_consistency'").to_dicts()
+    }
+    assert len(found) == len(SETTINGS) * len(parts)
+    for place, setting in enumerate(SETTINGS):
+        right = {name: (of[place].predictions.label_rank == 0)[judged] for name, of in parts.items()}
+        for name, mine in right.items():
+            row = found[name, setting.probe, setting.number("cutoff")]
+            wanted = np.mean([cohens_kappa(mine, right[other]) for other in right if other != name])
+            assert (row["value"], row["n"], row["state"]) == (pytest.approx(wanted), judged.sum(), "ok")
+            assert row["low"] < row["value"] < row["high"]
+            if place:
+                assert row["difference"] == pytest.approx(row["value"] - found[name, "clean", None]["value"])
+                assert row["difference_low"] < row["difference"] < row["difference_high"]
+            else:
+                assert row["difference"] is None
+
+
+def test_a_model_alone_is_consistent_with_none_and_one_without_errors_leaves_it_undetermined(store: Store) -> None:
+    images = image_set(COUNT, labels=np.zeros(COUNT))
+    alone = decided(images, 0, "a")
+    store_study(store, "alone", images, alone)
+    compute_conditions(store, "alone", 100)
+    assert rows(store, "model_error_consistency") == {}
+    perfect = part(cell(images, SETTINGS[1], by=model("b")), [0] * COUNT, [0] * COUNT)
+    store_study(store, "both", images, [*alone, perfect])
+    compute_conditions(store, "both", 100)
+    [(key, row)] = rows(store, "model_error_consistency").items()
+    assert key == ("lowpass", 0.1)
+    assert (row["value"], row["state"], row["note"]) == (
+        None,
+        "undetermined",
+        "all is right, or all wrong, for a model",
+    )
 
 
 def test_a_single_photograph_has_no_intervals(store: Store) -> None:

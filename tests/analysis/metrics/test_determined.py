@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
-from made_up_results import Images, cell, image_set, part, store_study
+from made_up_results import Images, cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.determined import Determined, determined_metrics
+from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.metrics.determined import Determined, condition_metrics, determined_metrics
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Condition
 
@@ -119,3 +121,35 @@ def test_the_plan_is_what_analysis_finds(tmp_path: Path, gap: str) -> None:
     covered = {(one.image_set, metric) for one in planned.values() for metric in one.metrics}
     assert {key for key in states if "shape_bias_" not in key[1]} <= covered
     assert planned["Concepts"].why == "incomplete: imagenet-r is missing, stylized is missing"
+
+
+@pytest.mark.parametrize("checkpoints", [["one"], ["one", "two"]])
+def test_the_plan_of_conditions_is_what_analysis_finds(tmp_path: Path, checkpoints: list[str]) -> None:
+    """Of images without labels, with them, with ReaL's, and with either kind of conflict; none of unperturbed ones."""
+    labels = [k % 2 for k in range(30)]
+    other = [[1 - label] for label in labels]
+    images = [
+        image_set(30, name="unlabelled"),
+        image_set(30, name="labelled", labels=labels),
+        image_set(30, name="real", labels=labels, schemes={"real": [[0, 1]] * 30}),
+        image_set(30, name="cues", labels=labels, schemes={"texture": other}),
+        image_set(30, name="bands", labels=labels, schemes={"hf_label": other}),
+        image_set(30, name="clean", labels=labels, clusters=range(1, 31)),
+    ]
+    rng = np.random.default_rng(0)
+    parts = []
+    for one in images:
+        for name in checkpoints:
+            for of in (condition(), condition("blur", sigma=2))[: 1 if one.info.name == "clean" else 2]:
+                predicted = rng.integers(0, 2, 30)
+                rank = None if one.labels is None else predicted != labels
+                parts.append(part(cell(one, of, by=model(name)), predicted, rank))
+    planned = condition_metrics([one.cell for one in parts], {one.info.digest: one.schemes for one in images})
+    with open_store(tmp_path / "r.duckdb") as store:
+        store_study(store, "s", images, parts)
+        found = compute_conditions(store, "s", 100).filter(
+            pl.col("probe") != "clean", pl.col("image_set").is_not_null()
+        )
+    assert {name: set(metrics) for name, metrics in planned.items()} == {
+        str(name): set(rows["metric"]) for (name,), rows in found.group_by("image_set")
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +35,6 @@ EXPERIMENTS = {
     "phase-scrambling": "phase_scramble",
 }
 """Stimulus set -> the probe that makes such stimuli, as docs/probes.md has them."""
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 def answered(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -40,12 +40,6 @@ from bandlens.records import Finished
 PUBLISHED_PGD = condition("pgd_linf", eps=EPS, step=STEP, steps=STEPS)
 Outcomes = Mapping[str, NDArray[np.bool_]]
 Row = dict[str, Any]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 # What is published

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +86,6 @@ def published(seed: int = 5) -> pl.DataFrame:
     columns |= {f"metric/bandpass/{side}/{cutoff}" for side in ("LFC", "HFC") for cutoff in CUTOFFS}
     rows = [(name, column, rng.uniform(0.1, 90)) for name in shipped_figures()["model"] for column in sorted(columns)]
     return pl.DataFrame(rows, ["model", "metric", "value"], orient="row").with_columns(source=pl.lit(SOURCE))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    with open_store(tmp_path / "results.duckdb") as opened:
-        yield opened
 
 
 def compared(store: Store, model_name: str = NAME) -> Numbers:

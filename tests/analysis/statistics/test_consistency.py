@@ -7,7 +7,8 @@ import pytest
 from scipy.stats import bootstrap
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from bandlens.analysis.statistics.consistency import error_consistency, most_of
+from bandlens.analysis.statistics.consistency import consistency_with_others, error_consistency, most_of
+from bandlens.analysis.statistics.shares import mean_interval, share_of
 from bandlens.errors import UsageError
 
 
@@ -79,3 +80,57 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(UsageError, match="give bool"):
             error_consistency(first, second)
+
+
+def several(n: int, seed: int = 0) -> np.ndarray:
+    """(4, n): observers of four accuracies, who find the same images hard."""
+    random = np.random.default_rng(seed)
+    hard = random.random(n)
+    return np.stack([hard + random.normal(0, 0.2, n) < share for share in (0.3, 0.5, 0.7, 0.8)])
+
+
+def mean_kappas(right: np.ndarray) -> list[float]:
+    return [
+        float(np.mean([cohens_kappa(table(one, other)).kappa for k, other in enumerate(right) if k != place]))
+        for place, one in enumerate(right)
+    ]
+
+
+def test_contributions_are_of_the_mean_kappa_with_all_others() -> None:
+    """Their mean is that; without an image, it moves by what the image adds (the jackknife)."""
+    right = several(500)
+    found = consistency_with_others(right)
+    assert found.mean(axis=1) == pytest.approx(mean_kappas(right))
+    for image in range(0, 500, 50):
+        moved = 499 * (found.mean(axis=1) - mean_kappas(np.delete(right, image, axis=1)))
+        assert moved == pytest.approx(found[:, image] - found.mean(axis=1), abs=0.02)
+
+
+@pytest.mark.parametrize("crops", [1, 4])
+def test_the_interval_of_a_mean_kappa_is_that_of_scipy_over_photographs(crops: int) -> None:
+    right, clusters = np.repeat(several(400), crops, axis=1), np.repeat(np.arange(400), crops)
+    low, high = mean_interval(share_of(consistency_with_others(right)[1], clusters))
+
+    def mean_kappa(*those: np.ndarray) -> float:
+        return mean_kappas(np.stack(those))[1]
+
+    theirs = bootstrap(
+        several(400), mean_kappa, paired=True, vectorized=False, n_resamples=1000, method="percentile", rng=1
+    ).confidence_interval
+    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
+
+
+def test_of_two_observers_the_mean_is_their_kappa_and_one_without_errors_has_none() -> None:
+    first, second = observers()
+    kappa = error_consistency(first, second).kappa
+    assert consistency_with_others(np.stack([first, second])).mean(axis=1) == pytest.approx([kappa, kappa])
+    for perfect in (np.stack([first, np.ones_like(first)]), np.ones((3, 50), bool)):
+        assert np.isnan(consistency_with_others(perfect)).all()
+
+
+def test_intervals_of_mean_kappas_hold_the_true_one() -> None:
+    """That of 200,000 images, in 200 samples of 150."""
+    [truth, *_] = mean_kappas(several(200_000, seed=99))
+    ends = [mean_interval(share_of(consistency_with_others(several(150, k))[0], np.arange(150))) for k in range(200)]
+    held = np.mean([low <= truth <= high for low, high in ends])
+    assert 0.91 <= held <= 0.99

@@ -163,6 +163,14 @@ def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
     assert "has images of 128 pixels, and the model takes 64; pack it with --size 64" in message
 
 
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
+def test_each_of_them_advances_the_bar(tmp_path: Path, names: list[str]) -> None:
+    bar: list[int] = []
+    models = [make_model(tmp_path, name) for name in names]
+    assert checkpoints.for_each(models, lambda model: model.name, lambda: bar.append(1)) == []
+    assert len(bar) == len(names)
+
+
 def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path) -> None:
     make_model(tmp_path, "mine", size=64)
     message = str(failure(run("export", "mine2", "--out", tmp_path)))

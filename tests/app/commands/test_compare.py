@@ -131,7 +131,7 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     assert "x would be compared with itself" in refusal("s", "--checkpoints", "x,x", "--db", path)
     assert "s alone: say with which study" in refusal("s", "--db", path)
     both = refusal("s", "--checkpoints", "x,y", "--image-sets", "set,set", "--db", path)
-    assert "two checkpoints, or two image sets; not both" in both
+    assert "two checkpoints, two image sets or two precisions; not several" in both
 
 
 def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_path: Path) -> None:
@@ -154,6 +154,28 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
     assert found["sentence"] == "fog is less accurate without perturbation in 2 of 2 cases"
     assert "two image sets are compared" in found["no_correlations"]
     assert "unknown image set of s@1 'fogg'" in refusal("s", "--image-sets", "clear,fogg", "--db", path)
+
+
+def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Path) -> None:
+    images, path = image_set(100, labels=[0] * 100), tmp_path / "results.duckdb"
+    attack = part(cell(images, condition("pgd_linf", eps=0.1)), ranks(images, 90), ranks(images, 90))
+    with open_store(path) as store:
+        for conditions, wrong in ((LOW[:1], {"fp32": 30}), (LOW[:2], {"fp32": 30, "int8": 50})):
+            for precision, count in wrong.items():
+                cells = [cell(images, of, precision=precision) for of in (condition(), *conditions)]
+                parts = [part(one, ranks(images, count), ranks(images, count)) for one in cells]
+                store_study(store, "s", images, [*parts, attack])  # an attack is in fp32 whatever the study is in
+    found = json.loads(call("s", "--precisions", "fp32,int8", "--db", path, "--json"))
+    assert [found["a"], found["b"]] == [f"{path}, s@2, fp32", f"{path}, s@3, int8"]
+    assert [(row["differs_in"], row["lost"]) for row in found["cells"]] == [("precision", 20)] * 3
+    assert found["same_cells"] == 1
+    assert found["sentence"].startswith("net in int8 is less accurate without perturbation: -0.200 [")
+    words = (path, "s@1", "--db", path, "--study", "s@3", "--precisions", "int8,fp32", "--json")
+    assert [json.loads(call(*words))[side] for side in "ab"] == [f"{path}, s@3, int8", f"{path}, s@1, fp32"]
+    refused = refusal("s", "--precisions", "fp32,bf16", "--db", path)
+    assert refused == f"{path}: s was run in fp32, int8, and not in bf16; set that precision in its file and run it"
+    assert "s@1 was run in fp32, and not in int8" in refusal("s@1", "--precisions", "fp32,int8", "--db", path)
+    assert "int8 would be compared with itself" in refusal("s", "--precisions", "int8,int8", "--db", path)
 
 
 def test_what_was_replaced_leads(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def figures(database: Path) -> dict[str, Figure]:
 def layers(figure: Figure, kind: str) -> list[list[dict[str, Any]]]:
     """The rows of all layers of a mark, panel by panel."""
     found = []
-    for panel in figure.panels:
+    for panel in figure.panels.values():
         spec = panel.to_dict()
         for layer in spec["layer"]:
             mark = layer["mark"]["type"] if isinstance(layer["mark"], dict) else layer["mark"]
@@ -70,10 +70,10 @@ def test_with_the_critical_band_imported_its_networks_are_points_too(tmp_path: P
     with open_store(path) as store:
         store.write_source(source.name, *read_import(source, shared / "published/atlas/critical_band"))
     figure = figures(path)["atlas-networks"]
-    titles = [panel.to_dict()["layer"][0]["encoding"]["x"]["field"] for panel in figure.panels]
+    titles = [panel.to_dict()["layer"][0]["encoding"]["x"]["field"] for panel in figure.panels.values()]
     assert len(titles) == 6
     assert {"critical_bandwidth_raw", "psychometric_bandwidth"} <= set(titles)
-    spec = figure.panels[0].to_dict()
+    spec = next(iter(figure.panels.values())).to_dict()
     [networks] = [rows for rows in spec["datasets"].values() if len(rows) == 60]
     assert all(50 < row["imagenet"] < 95 for row in networks)
 

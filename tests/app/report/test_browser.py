@@ -15,6 +15,25 @@ from bandlens.app.report.build import write_report
 OPACITIES = """
 return [...document.querySelectorAll(arguments[0] + " .mark-symbol path[aria-roledescription='point']")]
   .map((point) => getComputedStyle(point).opacity)"""
+CUT = """
+return [...document.querySelectorAll("svg.marks")].flatMap((chart) => {
+  const frame = chart.getBoundingClientRect();
+  return [...chart.querySelectorAll("text")].filter((text) => {
+    const box = text.getBoundingClientRect();
+    return box.width && (box.left < frame.left - 1 || box.right > frame.right + 1 || box.top < frame.top - 1
+      || box.bottom > frame.bottom + 1);
+  }).map((text) => `${chart.closest("figure").id}: ${text.textContent}`);
+})"""
+"""Texts that reach beyond their chart."""
+TOUCHING = """
+return [...document.querySelectorAll("svg.marks .role-axis-label")].flatMap((axis) => {
+  const boxes = [...axis.querySelectorAll("text")].filter((text) => getComputedStyle(text).opacity > 0
+    && !/rotate/.test(text.getAttribute("transform"))).map((text) => [text, text.getBoundingClientRect()]);
+  return boxes.flatMap(([text, one], i) => boxes.slice(i + 1).filter(([, other]) => one.left < other.right
+    && other.left < one.right && one.top < other.bottom - 3 && other.top < one.bottom - 3)
+    .map(([other]) => `${axis.closest("figure").id}: ${text.textContent} ${other.textContent}`));
+})"""
+"""Names or numbers along an axis that lie over each other; a line is higher than its letters."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +78,17 @@ def test_every_chart_is_drawn_and_the_console_is_silent(page: Any) -> None:
     assert page.execute_script(missing) == []
     assert page.execute_script("return document.querySelectorAll('svg.marks').length") > 30
     assert [entry for entry in page.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_no_text_of_a_chart_is_cut_or_covered(driver: Any, report: Path, size: tuple[int, int]) -> None:
+    open_drawn(driver, report, size)
+    assert driver.execute_script(CUT) == []
+    assert driver.execute_script(TOUCHING) == []
+    if size == DESKTOP:
+        assert "…" not in "".join(driver.execute_script("return [...document.querySelectorAll('svg.marks text')]"
+                                                        ".map((text) => text.textContent)"))  # fmt: skip
+    resize(driver, DESKTOP)
 
 
 def test_no_request_leaves_the_file(page: Any, report: Path) -> None:
@@ -174,6 +204,26 @@ def test_a_phone_does_not_scroll_sideways(driver: Any, report: Path) -> None:
 def test_on_paper_there_are_no_controls_and_no_folded_tables(page: Any) -> None:
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     hidden = "return getComputedStyle(document.querySelector(arguments[0])).display"
-    for selector in ("nav", ".controls label", "details.data"):
+    for selector in ("nav", ".controls label", "details.data", "#critical-band-1"):
         assert page.execute_script(hidden, selector) == "none"
+    page.execute_script("document.querySelector('#critical-band-1 summary').click()")
+    assert page.execute_script(hidden, "#critical-band-1") == "block"
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_charts_are_drawn_for_the_paper_before_they_are_printed(page: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    widths = """return [...document.querySelectorAll("svg.marks")].filter((chart) => chart.clientWidth)
+        .map((chart) => [chart.viewBox.baseVal.width, chart.getBoundingClientRect().width])"""
+    on_screen = page.execute_script(widths)
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    page.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    on_paper = page.execute_script(widths)  # at once: a browser does not wait
+    assert all(drawn == pytest.approx(shown, abs=1) for drawn, shown in on_paper)
+    assert max(drawn for drawn, _ in on_paper) < max(drawn for drawn, _ in on_screen)
+    assert page.execute_script("return document.body.scrollWidth") <= 186 / 25.4 * 96
+    assert page.execute_script(CUT) == []
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    page.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    WebDriverWait(page, 5).until(lambda _: page.execute_script(widths) == on_screen)

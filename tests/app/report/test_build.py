@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from made_up_results import cell, condition, image_set, part, store_study
-from PIL import Image
 from reported import GRID, HOSTILE, add_metrics, make_database
 from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.commands.report import report
-from bandlens.app.report import build
 from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.page import safe_json
-from bandlens.app.report.sections import Section
 from bandlens.errors import StoreError, UnknownName, UsageError
 
 
@@ -132,39 +128,6 @@ def test_no_text_ends_the_script_that_holds_it(text: str) -> None:
     assert not re.search("[<>&]", safe_json({"a": text}))
 
 
-@pytest.fixture
-def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without the 24 scatter plots, whose pictures take the longest."""
-    monkeypatch.setattr(build, "scatter_section", lambda: Section("published", "", []))
-
-
-@pytest.mark.usefixtures("small")
-def test_file_names_of_figures_are_safe_whatever_a_probe_is_called(tmp_path: Path) -> None:
-    images = image_set(20, labels=[0] * 20)
-    named = [condition(), condition("../../etc/pass wd", strength=1.0), condition("../../etc/pass wd", strength=2.0)]
-    with open_store(tmp_path / "a.duckdb") as store:
-        store_study(store, "a", images, [part(cell(images, one), [0] * 20, [0] * 20) for one in named])
-    written = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=tmp_path / "figures")
-    assert {file.parent for file in written.figures} == {tmp_path / "figures"}
-    assert tmp_path / "figures" / "etc-pass-wd-1.svg" in written.figures
-
-
-@pytest.mark.usefixtures("small")
-def test_figures_are_written_for_papers(many: Path, tmp_path: Path) -> None:
-    app_folder = tmp_path / "figures"
-    written = write_report(many, tmp_path / "r.html", figures=app_folder)
-    assert len(written.figures) == 3 * len(page_of(many).named("figure"))
-    for file in written.figures:
-        if file.suffix == ".svg":
-            assert ET.parse(file).getroot().tag.endswith("svg")
-        elif file.suffix == ".png":
-            with Image.open(file) as picture:
-                assert min(picture.size) > 200
-        else:
-            assert file.read_bytes().startswith(b"%PDF")
-    assert HOSTILE.replace("<", "&lt;")[:10] in (app_folder / "curves-1.svg").read_text(encoding="utf-8")
-
-
 def test_a_database_without_a_study(tmp_path: Path) -> None:
     with open_store(tmp_path / "empty.duckdb"):
         pass
@@ -196,16 +159,27 @@ def test_no_cell_is_complete(tmp_path: Path) -> None:
     assert "curves" not in page.sections
 
 
-def test_waves_are_drawn_as_a_map(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("probe", "settings", "title"),
+    [
+        ("fourier", [{"row": 0, "column": 1}, {"row": 2, "column": -3}], "cycles across"),
+        ("fourier_bin", [{"octave": 0, "orientation": 45.0}, {"octave": 4, "orientation": 0.0}], "octave, from"),
+    ],
+)
+def test_waves_are_drawn_as_a_map_for_each_norm(
+    tmp_path: Path, probe: str, settings: list[dict[str, float]], title: str
+) -> None:
     images = image_set(20, labels=[0] * 20)
-    waves = [condition("fourier", row=row, column=column, norm=15.7) for row, column in ((0, 1), (2, -3))]
+    waves = [condition(probe, **setting, norm=norm) for norm in (4.0, 15.7) for setting in settings]
     with open_store(tmp_path / "waves.duckdb") as store:
-        parts = [part(cell(images, one), [0] * 20, [k % 2] * 20) for k, one in enumerate([condition(), *waves])]
+        parts = [part(cell(images, one), [0] * 20, [k // 3] * 20) for k, one in enumerate([condition(), *waves])]
         store_study(store, "waves", images, parts)
     specs = json.loads(page_of(tmp_path / "waves.duckdb").scripts[0]).values()
-    [found] = [json.dumps(spec) for spec in specs if spec["description"].startswith("fourier on")]
-    assert "cycles across" in found
-    assert '"error": 1.0' in found
+    maps = [json.dumps(spec) for spec in specs if spec["description"].startswith(probe.replace("_", " ") + " on")]
+    for found, norm, error in zip(maps, ("4.0", "15.7"), ("0.0", "1.0"), strict=True):
+        assert title in found
+        assert f", norm {norm}" in found
+        assert found.count(f'"error": {error}') == found.count('"error": ') > 0
 
 
 def test_clean_images_only(tmp_path: Path) -> None:

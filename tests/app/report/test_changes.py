@@ -65,6 +65,6 @@ def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(databas
     assert "1 differ in accuracy (p < 0.05 after Holm's correction); the largest difference is " in section.text[0]
     [figure] = section.figures
     assert {"low", "high", "p_holm"} <= set(figure.table.columns)
-    drawn = [row for panel in figure.panels for rows in panel.to_dict()["datasets"].values() for row in rows]
+    drawn = [row for panel in figure.panels.values() for rows in panel.to_dict()["datasets"].values() for row in rows]
     assert [row["condition"] for row in drawn if row["differs"]] == ["cutoff 0.3"]
     assert all(row["low"] <= row["difference"] <= row["high"] for row in drawn)

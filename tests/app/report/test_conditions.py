@@ -55,7 +55,7 @@ def test_each_metric_is_a_figure_and_each_probe_and_level_a_panel(results: Repor
     assert set(found) == {
         f"{name} on conflicts" for name in ("shape bias", "cue accuracy", "confidence", "clean error consistency")
     }
-    panels = {panel.title: panel.to_dict() for panel in found["shape bias on conflicts"].panels}
+    panels = {name: panel.to_dict() for name, panel in found["shape bias on conflicts"].panels.items()}
     across = {title: spec["layer"][-1]["encoding"]["x"]["field"] for title, spec in panels.items()}
     assert across == {
         "lowpass": "cycles",
@@ -69,7 +69,7 @@ def test_a_curve_has_the_numbers_of_the_view_and_the_clean_one_beside_it(results
     figure = figures(results)["shape bias on conflicts"]
     view = results.condition_metrics.filter(metric="shape_bias")
     (clean,) = view.filter(probe="clean")["value"]
-    [panel] = [one for one in figure.panels if one.title == "lowpass"]
+    panel = figure.panels["lowpass"]
     wanted = view.filter(probe="lowpass").select("cycles", "value", "low", "high").sort("cycles").rows()
     found = drawn(panel)
     assert [row["cycles"] for row in found] == [11, 56]
@@ -84,7 +84,7 @@ def test_a_consistency_has_no_line_of_the_clean_images(results: ReportData) -> N
     """It is that with the clean images; and it may be below 0."""
     figure = figures(results)["clean error consistency on conflicts"]
     lowest = results.condition_metrics.filter(metric="clean_error_consistency").select(pl.col("low").min()).item()
-    for panel in figure.panels:
+    for panel in figure.panels.values():
         spec = panel.to_dict()
         assert all(row["clean_top1"] is None for row in drawn(panel))
         assert len(spec["layer"]) == 3

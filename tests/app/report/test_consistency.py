@@ -51,7 +51,7 @@ def test_models_and_people(tmp_path: Path) -> None:
     results = database(tmp_path / "results.duckdb", people=True)
     section = consistency_section(results)
     kappas, conditions = section.figures
-    spec = kappas.panels[0].to_dict()
+    spec = next(iter(kappas.panels.values())).to_dict()
     [tiles] = spec["datasets"].values()
     assert len(tiles) == 6  # every two of four
     table = section.tables[0].frame
@@ -60,7 +60,7 @@ def test_models_and_people(tmp_path: Path) -> None:
     [tile] = [tile for tile in tiles if (tile["first"], tile["second"]) == ("subject-01", "two")]
     assert tile["kappa"] == pytest.approx(np.mean(mine["kappa"].to_numpy()), abs=1e-5)
     assert (tile["low"], tile["n"]) == (None, 60)
-    curves = conditions.panels[0].to_dict()
+    curves = next(iter(conditions.panels.values())).to_dict()
     assert curves["layer"][0]["encoding"]["x"]["sort"] == ["c05", "c30", "c100"]
     rows = conditions.table
     assert set(rows["subject"]) == {"humans", "one", "two"}
@@ -86,7 +86,7 @@ def test_people_stand_beside_models_under_the_same_probe(tmp_path: Path) -> None
     results = read_data(tmp_path / "results.duckdb", "probed")
     assert results is not None
     [figure] = consistency_section(results).figures
-    assert [panel.to_dict()["title"] for panel in figure.panels] == ["contrast on mine"]
+    assert [panel.to_dict()["title"] for panel in figure.panels.values()] == ["contrast on mine"]
     found = figure.table.pivot("subject", index="condition", values="top1").sort("condition")
     assert found["condition"].to_list() == ["0.05", "0.3", "1"]
     assert found["one"].to_list() == [0.25] * 3

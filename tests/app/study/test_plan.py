@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures, make_study
+from torch import nn
 
 from bandlens.app.study.file import read_study
 from bandlens.app.study.plan import Plan, plan_study
@@ -18,6 +19,9 @@ from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import Sharded, Summary, run_study
 from bandlens.errors import UsageError
 from bandlens.export.models import save_model
+from bandlens.export.operations import count_operations
+from bandlens.export.pipeline import import_onnx
+from bandlens.export.torch_to_onnx import to_onnx
 from bandlens.probes.images.pack import pack
 from bandlens.records import Crop
 
@@ -150,6 +154,24 @@ def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_
     assert place.ask("SELECT count(*) FROM accuracy") == [(60,)]
     assert place.ask("SELECT count(*) FROM cell") == [(74,)]
     assert place.ask("SELECT * EXCLUDE (version) FROM accuracy_of('study@1') ORDER BY ALL") == before
+
+
+def test_operations_of_finished_files_are_those_of_each(place: Place) -> None:
+    for file in (place.folder / "models").iterdir():
+        file.unlink()
+    counted = 0.0
+    for width in (2, 40):
+        network = nn.Sequential(
+            nn.Conv2d(3, width, 16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 12)
+        )
+        content, _ = to_onnx(network.eval(), 128)
+        file = place.folder / f"{width}.onnx"
+        file.write_bytes(content)
+        import_onnx(file, f"width{width}", (0, 0, 0), (1, 1, 1), place.folder / "models")
+        counted += count_operations(content)
+    plan = place.plan(probes="lowpass = {cutoff = [0.5]}")
+    assert plan.predictions == 2 * 2 * 20
+    assert plan.cost.operations == pytest.approx(2 * 20 * counted)
 
 
 def test_what_was_run_once_is_not_run_again(place: Place) -> None:
@@ -297,7 +319,22 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     assert command("plan", whole, "--db", place.database).out.endswith(
         "metrics: critical band on images.set, psychometric channel on images.set, "
         "psychometric thresholds on images.set\n"
+        "under each condition of images.set: accuracy, confidence, expected_calibration_error, top1_brier_score, "
+        "clean_error_consistency, model_error_consistency\n"
     )
+
+
+def test_plan_says_what_smaller_maps_of_waves_would_cost(command: Command, place: Place) -> None:
+    """2 models, 20 images: 481 waves of 31 x 31 (half of them, and the constant one) and 5 x 4 bins for each."""
+    file = make_study(place.folder, probes="fourier = {}")
+    maps = {"fourier at 31 x 31": 2 * 20 * 481, "fourier_bin (octave x orientation)": 2 * 20 * 20}
+    assert json.loads(command("plan", file, "--db", place.database, "--json").out)["smaller_maps"] == maps
+    assert (
+        "predictions of smaller maps of waves: fourier at 31 x 31 19,240, fourier_bin (octave x orientation) 800\n"
+        in command("plan", file, "--db", place.database).out
+    )
+    for smaller in ("fourier = {row = [0, 8], column = [0, 8]}", "fourier_bin = {}", "contrast = {}"):
+        assert place.plan(probes=smaller).smaller_maps == {}
 
 
 def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
