@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from ..probes.arrays import Array
 from ..probes.images.decision_spaces import NAMES, decision_space
 from ..probes.kernels import launch
-from .device.streams import finish
 
 ALL = NAMES[0]
 """The space of every model's own classes: its scores are the logits."""
@@ -63,23 +61,16 @@ def _operators(xp: ModuleType, name: str) -> tuple[Array, Array | None]:
     members = decision_space(name).members
     chosen = np.concatenate(members)
     if len(chosen) == len(members):
-        return _kept(xp, chosen), None
+        return xp.asarray(chosen), None
     means = np.zeros((len(chosen), len(members)))
     sizes = [len(indices) for indices in members]
     means[np.arange(len(chosen)), np.repeat(np.arange(len(members)), sizes)] = np.repeat(1 / np.array(sizes), sizes)
-    return _kept(xp, chosen), _kept(xp, means)
+    return xp.asarray(chosen), xp.asarray(means)
 
 
 @cache
 def _ids(xp: ModuleType, name: str) -> Array:
-    return _kept(xp, np.array(decision_space(name).ids, np.uint16))
-
-
-def _kept(xp: ModuleType, array: NDArray[Any]) -> Array:
-    """A copy that any stream may read from now on."""
-    copy = xp.asarray(array)
-    finish(xp)
-    return copy
+    return xp.asarray(np.array(decision_space(name).ids, np.uint16))
 
 
 # Scores to the three small columns that are kept

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar, cast
 
 from ..probes.arrays import Array
-from .device.streams import Point, finish, new_stream, point, wait_for
+from .device.streams import Point, new_stream, point, until_done, wait_for
 
 T = TypeVar("T")
 
@@ -69,10 +69,9 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
 
     def work() -> None:
         try:
-            with buffers.stream:
+            with buffers.stream, until_done(xp):
                 for item in produce(buffers.take):
                     ready.put(("item", item, point(xp)))
-                finish(xp)  # what the families keep for the next time is used in another stream then
             ready.put(("end", None, None))
         except _Stopped:
             pass

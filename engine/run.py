@@ -29,7 +29,7 @@ from .backends.base import Attacker, Session
 from .cell_progress import RANGE_SECONDS, CellProgress, Outcome, Progress
 from .decision import ALL, Decision, reduce_logits
 from .device.pixels import Take, pixels_of
-from .device.streams import device_errors, finish, new_stream, point
+from .device.streams import device_errors, finish, new_stream, point, until_done
 from .prefetch import COUNT, Buffers, prefetch
 
 
@@ -68,7 +68,7 @@ def run(
     if any(is_attack(work.cell.condition) for work in works):
         check_attackable(image_set.info)
     batch = next(iter(sessions.values())).info.batch
-    with device_errors(xp, image_set.info.size, batch), new_stream(xp):
+    with device_errors(xp, image_set.info.size, batch), new_stream(xp), until_done(xp):
         place = place or make_place(xp, image_set, sessions)
         for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
             chosen = set(conditions)

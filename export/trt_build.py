@@ -160,8 +160,9 @@ def _bytes(memory: Any) -> bytes:
 def refit(trt: TensorRT, engine: tensorrt.ICudaEngine, content: bytes, stream: int) -> None:
     """Give an engine, built with REFIT from a file of equal structure, the weights of this ONNX file.
 
-    `stream` is the handle of a CUDA stream; nothing may run on the engine until it is synchronized. Raises EngineError
-    if the file's weights do not fit, or leave some of the engine's unset.
+    `stream` is the handle of a CUDA stream, and the only one that the engine may be at work in: it has the weights when
+    what is asked of the stream next begins. Raises EngineError if the file's weights do not fit, or leave some of the
+    engine's unset.
     """
     lines: list[str] = []
     log = build_log(trt, lines)

@@ -47,11 +47,8 @@ def chunks(xp: ModuleType, count: int) -> Iterator[slice]:
 
 
 def constants(xp: ModuleType, matrices: Iterable[np.ndarray]) -> tuple[Array, ...]:
-    """Float32 copies to keep: on a GPU they are complete when this returns, so that any stream may read them."""
-    copies = tuple(xp.asarray(matrix, dtype=xp.float32) for matrix in matrices)
-    if xp is not np:
-        xp.cuda.get_current_stream().synchronize()
-    return copies
+    """Float32 copies to keep. On a GPU other streams may read them once the run that made them has ended."""
+    return tuple(xp.asarray(matrix, dtype=xp.float32) for matrix in matrices)
 
 
 CUDA_OPTIONS = ("-std=c++17",)

@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cmath>
+#include <csetjmp>
+#include <csignal>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -24,17 +26,23 @@ inline unsigned __umulhi(unsigned a, unsigned b) { return (std::uint64_t{a} * b)
 inline float __fmul_rn(float a, float b) { return a * b; }
 using std::isfinite;
 
+// Contexts begin a lane on a stack of its own; from then on jumps are enough, which ask nothing of the system.
 struct Warp {
     static constexpr unsigned size = 32, stack = 1 << 16;
-    ucontext_t outside, lanes[size];
-    unsigned lane = 0;
+    ucontext_t context;
+    jmp_buf outside, lanes[size];
+    unsigned lane = 0, left = 0;
     bool ended[size] = {};
-    std::uint32_t given[size] = {};
+    std::uint32_t given[2][size] = {};
+    unsigned exchanges[size] = {};
     std::function<void()> body;
     std::vector<char> stacks = std::vector<char>(size * stack);
 
-    void wait() { swapcontext(&lanes[lane], &outside); }  // until all lanes have come as far
+    void wait() {  // until all lanes have come as far
+        if (!_setjmp(lanes[lane])) _longjmp(outside, 1);
+    }
     static void begin();
+    void start();
     void run();
 };
 inline thread_local Warp* warp = nullptr;
@@ -42,36 +50,41 @@ inline thread_local Warp* warp = nullptr;
 inline void Warp::begin() {
     warp->body();
     warp->ended[warp->lane] = true;
+    --warp->left;
+    _longjmp(warp->outside, 1);
+}
+
+inline void Warp::start() {
+    getcontext(&context);
+    context.uc_stack.ss_sp = &stacks[lane * stack];
+    context.uc_stack.ss_size = stack;
+    makecontext(&context, begin, 0);
+    ended[lane] = false;
+    exchanges[lane] = 0;
+    setcontext(&context);
 }
 
 inline void Warp::run() {
+    left = size;
     for (lane = 0; lane < size; ++lane) {
-        getcontext(&lanes[lane]);
-        lanes[lane].uc_stack.ss_sp = &stacks[lane * stack];
-        lanes[lane].uc_stack.ss_size = stack;
-        lanes[lane].uc_link = &outside;
-        ended[lane] = false;
-        makecontext(&lanes[lane], begin, 0);
+        threadIdx.x = lane;
+        if (!_setjmp(outside)) start();
     }
-    for (bool going = true; going;) {
-        going = false;
+    while (left)
         for (lane = 0; lane < size; ++lane) {
-            if (ended[lane]) continue;
             threadIdx.x = lane;
-            swapcontext(&outside, &lanes[lane]);
-            going |= !ended[lane];
+            if (!ended[lane] && !_setjmp(outside)) _longjmp(lanes[lane], 1);
         }
-    }
 }
 
-// Every lane gives its value before one reads, and has read before one gives the next.
+// Every lane gives its value before one reads; nobody is two exchanges ahead, so two places are enough.
 template <class Value>
 Value __shfl_xor_sync(unsigned, Value value, unsigned distance) {
     static_assert(sizeof(Value) == sizeof(std::uint32_t));
-    std::memcpy(&warp->given[warp->lane], &value, sizeof value);
+    std::uint32_t* given = warp->given[warp->exchanges[warp->lane]++ % 2];
+    std::memcpy(&given[warp->lane], &value, sizeof value);
     warp->wait();
-    std::memcpy(&value, &warp->given[warp->lane ^ distance], sizeof value);
-    warp->wait();
+    std::memcpy(&value, &given[warp->lane ^ distance], sizeof value);
     return value;
 }
 
@@ -113,10 +126,24 @@ void run_threads(void (*kernel)(Parameters...), unsigned across, unsigned down, 
     run_threads(kernel, across, down, threads, arguments, std::index_sequence_for<Parameters...>{});
 }
 
+// Where a kernel reads or writes what is no memory of the process, it ends there, as on a GPU; gives whether it did.
+inline thread_local sigjmp_buf before_kernel;
+
+template <class Work>
+bool illegal_address(Work work) {
+    struct sigaction ours = {}, theirs;
+    ours.sa_handler = [](int) { siglongjmp(before_kernel, 1); };
+    sigaction(SIGSEGV, &ours, &theirs);
+    const bool illegal = sigsetjmp(before_kernel, 1);
+    if (!illegal) work();
+    sigaction(SIGSEGV, &theirs, nullptr);
+    return illegal;
+}
+
 // What ctypes calls.
 #define EXPOSE(kernel)                                                                                      \
-    extern "C" void run_##kernel(unsigned across, unsigned down, unsigned threads, void** arguments) {      \
-        run_threads(kernel, across, down, threads, arguments);                                              \
+    extern "C" bool run_##kernel(unsigned across, unsigned down, unsigned threads, void** arguments) {      \
+        return illegal_address([&] { run_threads(kernel, across, down, threads, arguments); });             \
     }                                                                                                       \
     extern "C" const char* types_##kernel() {                                                               \
         static const std::string types = parameter_types(kernel);                                           \

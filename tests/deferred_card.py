@@ -1,8 +1,9 @@
 """A card that lies in wait: work is queued by stream, and done as late as may be, in an order that a seed draws.
 
 Any order is drawn that streams, events and synchronization allow, and no other: what is right on it does not depend on
-luck, and a wait that is missing is found out under some seed. Work may have a duration: each stream then has a time, as
-if the card did the work of all streams side by side.
+luck, and a wait that is missing is found out under some seed. Memory that nobody holds any more is overwritten, and
+handed out again, while work may still be at it. Work may have a duration: each stream then has a time, as if the card
+did the work of all streams side by side. Without a seed, work is done when it is asked for.
 """
 
 from __future__ import annotations
@@ -10,27 +11,39 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from weakref import WeakValueDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROUND = 512
+"""CuPy's pool hands out multiples of so many bytes."""
+POISON = 0xFF
+"""In every byte that nobody has written: NaN in float32, and out of reach as an index."""
 
 
-class Event:
-    reached = False
-    time = 0.0
-    """When it was reached, where the card counts time."""
+class CudaError(Exception):
+    pass
 
 
 class DeferredCard:
     """An array module as far as `engine.device.streams` uses it; `ask` stands for the start of a kernel."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int | None = None) -> None:
+        self.waits = seed is not None
         self.random = random.Random(seed)
         self.lock = threading.RLock()
         self.streams: list[DeferredStream] = []
         self.entered = threading.local()
         self.null = DeferredStream(self)
-        self.cuda = SimpleNamespace(Stream=lambda **_: DeferredStream(self), get_current_stream=self.current)
+        self.cuda = SimpleNamespace(Stream=self.stream, get_current_stream=self.current)
+
+    def stream(self, non_blocking: bool) -> DeferredStream:
+        assert non_blocking, "another one would wait for the null stream"
+        return DeferredStream(self)
 
     def current(self) -> DeferredStream:
         entered: list[DeferredStream] = getattr(self.entered, "streams", [])
@@ -46,21 +59,52 @@ class DeferredCard:
         [chosen] = self.random.choices(able, [stream.haste for stream in able])
         chosen.queue.popleft()()
 
+    def until(self, done: Callable[[], bool]) -> None:
+        with self.lock:
+            while not done():
+                self.step()
+
+    def drain(self) -> None:
+        """Do all that was ever asked for."""
+        for stream in self.streams:
+            stream.synchronize()
+
+
+class Event:
+    def __init__(self, card: DeferredCard) -> None:
+        self.card = card
+        self.reached = False
+        self.time = 0.0
+        """When it was reached, where the card counts time."""
+
+    def synchronize(self) -> None:
+        self.card.until(lambda: self.reached)
+
 
 class DeferredStream:
     def __init__(self, card: DeferredCard) -> None:
         self.card = card
+        self.ptr = id(self)
         self.queue: deque[Task | Wait] = deque()
+        self.captured: list[Callable[[], None]] | None = None
+        self.freed: list[NDArray[np.uint8]] = []
+        """Memory that was allocated in this stream, and that nobody holds any more."""
         self.time = 0.0
         """When what it has done so far was done."""
         self.haste = 10 ** card.random.uniform(-2, 2)
         """How much sooner than others its work is done."""
+        KNOWN[self.ptr] = self
         with card.lock:
             card.streams.append(self)
 
     def put(self, work: Callable[[], None], seconds: float = 0.0) -> None:
         with self.card.lock:
-            self.queue.append(Task(self, work, seconds))
+            if self.captured is None:
+                self.queue.append(Task(self, work, seconds))
+                if not self.card.waits:
+                    self.queue.popleft()()
+            else:
+                self.captured.append(work)
 
     def able(self) -> bool:
         while self.queue and isinstance(self.queue[0], Wait) and self.queue[0].event.reached:
@@ -68,7 +112,7 @@ class DeferredStream:
         return bool(self.queue) and not isinstance(self.queue[0], Wait)
 
     def record(self) -> Event:
-        event = Event()
+        event = Event(self.card)
 
         def reach() -> None:
             event.reached, event.time = True, self.time
@@ -79,11 +123,20 @@ class DeferredStream:
     def wait_event(self, event: Event) -> None:
         with self.card.lock:
             self.queue.append(Wait(event))
+            self.able()
 
     def synchronize(self) -> None:
-        with self.card.lock:
-            while self.able() or self.queue:
-                self.card.step()
+        if self.captured is not None:
+            raise CudaError("cudaErrorStreamCaptureUnsupported")
+        self.card.until(lambda: not (self.able() or self.queue))
+
+    def begin_capture(self) -> None:
+        self.captured = []
+
+    def end_capture(self) -> Graph:
+        work, self.captured = self.captured, None
+        assert work, "nothing was asked for while capturing"
+        return Graph(work)
 
     def __enter__(self) -> DeferredStream:
         self.card.entered.streams = [*getattr(self.card.entered, "streams", []), self]
@@ -91,6 +144,10 @@ class DeferredStream:
 
     def __exit__(self, *_: object) -> None:
         self.card.entered.streams.pop()
+
+
+KNOWN: WeakValueDictionary[int, DeferredStream] = WeakValueDictionary()
+"""By what a library gets as a stream."""
 
 
 @dataclass
@@ -114,3 +171,48 @@ class Wait:
 
     def __call__(self) -> None:
         raise AssertionError("a stream is not able while it waits")
+
+
+class Graph:
+    """Work that was captured, to be asked for again."""
+
+    launched = 0
+
+    def __init__(self, work: Sequence[Callable[[], None]]) -> None:
+        self.work = work
+
+    def launch(self, stream: DeferredStream) -> None:
+        Graph.launched += 1
+        for step in self.work:
+            stream.put(step)
+
+
+class Memory:
+    """Bytes on the card, as CuPy's pool hands them out.
+
+    They go back to the stream in which they were allocated, and what is allocated there next may get them: that its
+    work comes after all that was asked of the stream before is all that the pool warrants. Where the card does not
+    wait, they are memory of the host's by themselves, so that sanitizers see their ends.
+    """
+
+    def __init__(self, card: DeferredCard, size: int) -> None:
+        self.stream = card.current()
+        with card.lock:
+            self.bytes = self._taken(-(-max(size, 1) // ROUND) * ROUND) if card.waits else np.empty(size, np.uint8)
+
+    def _taken(self, size: int) -> NDArray[np.uint8]:
+        fitting = [place for place, free in enumerate(self.stream.freed) if len(free) >= size]
+        if not fitting:
+            return np.full(size, POISON, np.uint8)
+        least = min(len(self.stream.freed[place]) for place in fitting)
+        equal = [place for place in fitting if len(self.stream.freed[place]) == least]
+        free = self.stream.freed.pop(self.stream.card.random.choice(equal))
+        if len(free) > size:
+            self.stream.freed.append(free[size:])
+        return free[:size]
+
+    def __del__(self) -> None:
+        with self.stream.card.lock:
+            if self.stream.card.waits:
+                self.stream.queue.append(Task(self.stream, lambda memory=self.bytes: memory.fill(POISON), 0))
+                self.stream.freed.append(self.bytes)

@@ -16,20 +16,15 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import pretend_tensorrt
-import pretend_torch
 import pytest
 import torch
 from imports_of_folders import PACKAGE
 from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
+from pretend_gpu import pretend_gpu
 from small import make_model
 
-from bandlens.engine.backends import tensorrt as tensorrt_session
-from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.device.devices import Readiness
 from bandlens.engine.device.driver import Gpu
-from bandlens.export import trt_plans
-from bandlens.probes import kernels
 
 ALONE = """
 import importlib.abc, sys
@@ -80,31 +75,14 @@ def test_a_checkout_under_any_name_needs_torch_and_numpy_alone(tmp_path: Path) -
 
 
 @pytest.fixture
-def card(
-    program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[PretendCupy]:
-    """A machine with a GPU, CuPy, TensorRT and a torch that can use it."""
-    xp, gpus = PretendCupy(), lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),)
+def card(program: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> PretendCupy:
     library = compile_kernels(tmp_path_factory.mktemp("kernels"))
-    monkeypatch.setattr(kernels, "cuda_function", kernel_launcher(library))
-    pretend_torch.pretend(monkeypatch)
+    xp = pretend_gpu(monkeypatch, kernel_launcher(library))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch_session, "CARD", "cpu")
-    monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt.pretend_tensorrt())
-    monkeypatch.setattr(trt_plans, "build_trt_plan", pretend_tensorrt.pretend_plan)
-    for module in (torch_session, tensorrt_session):
-        monkeypatch.setattr(module, "gpus", gpus)
-        monkeypatch.setattr(module, "arrays_of", lambda _: xp)
-    ready = lambda engine: Readiness(engine != "onnxruntime-cuda", "pretended")  # noqa: E731
-    monkeypatch.setattr(torch_session, "readiness", ready)
-    monkeypatch.setattr(program, "readiness", ready)
-    monkeypatch.setattr(program, "gpus", gpus)
+    monkeypatch.setattr(program, "readiness", lambda engine: Readiness(engine != "onnxruntime-cuda", "pretended"))
+    monkeypatch.setattr(program, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
     monkeypatch.setattr(program, "array_module", lambda _: xp)
-    for cached in (torch_session.card, tensorrt_session.device_of):
-        cached.cache_clear()
-    yield xp
-    for cached in (torch_session.card, tensorrt_session.device_of):
-        cached.cache_clear()
+    return xp
 
 
 def test_on_a_card_every_figure_of_the_table_is_measured(

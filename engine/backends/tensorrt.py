@@ -139,7 +139,6 @@ class TensorRTSession:
         _check(self._engine, trt_plan, {"images": self._shape, "logits": (batch, variant.model.classes)})
         if weights is not None:
             refit(device.trt, self._engine, weights, device.stream.ptr)
-            device.stream.synchronize()
         try:
             self._logits: Array = xp.empty((batch, variant.model.classes), dtype=xp.float32)
             device.reserve(self._engine.device_memory_size_v2)

@@ -201,7 +201,6 @@ class TorchSession:
         self._replays = Replays(self.variant.engine, partial(self._run, card), partial(self._capture, card))
         for _ in range(2):  # plainly, and as a graph
             self.infer(images)
-        card.stream.synchronize()
 
     def _run(self, card: Card, images: Array) -> None:
         with card.working():

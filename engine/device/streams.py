@@ -46,6 +46,15 @@ def finish(xp: ModuleType) -> None:
 
 
 @contextmanager
+def until_done(xp: ModuleType) -> Iterator[None]:
+    """However the block is left, what this thread has asked for is done then: the memory that it works in may go."""
+    try:
+        yield
+    finally:
+        finish(xp)
+
+
+@contextmanager
 def in_turn(xp: ModuleType, stream: Any) -> Iterator[None]:
     """What is asked of the stream comes after what this thread has asked for, and before what it asks for next."""
     caller = xp.cuda.get_current_stream()

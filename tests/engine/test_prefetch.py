@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from deferred_card import DeferredCard
 
-from bandlens.engine import prefetch as prefetch_module
 from bandlens.engine.device import streams
 from bandlens.engine.prefetch import COUNT, Buffers, prefetch
 from bandlens.probes.arrays import Array
@@ -108,88 +105,6 @@ def test_an_error_of_the_caller_ends_the_thread() -> None:
     with pytest.raises(ZeroDivisionError):
         consume()
     assert not threads()
-
-
-# Order on a card
-
-
-def without(module: ModuleType, removed: int | None, **names: object) -> ModuleType:
-    """The module's names, made of its source without one of the statements that wait, and with other `names`."""
-    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
-    if removed is not None:
-        statements = waits(tree)
-        statements[removed].value = ast.copy_location(ast.Constant(None), statements[removed])
-    made = ModuleType(module.__name__)
-    made.__package__ = module.__package__
-    exec(compile(tree, str(module.__file__), "exec"), vars(made))
-    vars(made).update(names)
-    return made
-
-
-def waits(tree: ast.AST) -> list[ast.Expr]:
-    """The statements that do nothing but wait, on the host or in a stream."""
-    words = {"wait_for", "wait_event", "synchronize", "finish"}
-    calls = [one for one in ast.walk(tree) if isinstance(one, ast.Expr) and isinstance(one.value, ast.Call)]
-    return [one for one in calls if getattr(one.value.func, "attr", getattr(one.value.func, "id", "")) in words]  # type: ignore[attr-defined]
-
-
-def on_card(seed: int, module: ModuleType, order: ModuleType) -> bool:
-    """Whether two runs on a deferred card, one after the other, give what was perturbed.
-
-    Each buffer is filled in one stream, read by a network with logits of its own in another, and the logits are reduced
-    in a third. The second run reads in its stream what the first has kept in another.
-    """
-    card, kept, good = DeferredCard(seed), [0], True
-    network = card.cuda.Stream(non_blocking=True)
-    for turn in range(2):
-        found: dict[int, int] = {}
-        logits, arrays = [-1], [[-1] for _ in range(COUNT)]
-
-        def produce(take: Take, turn: int = turn) -> Iterator[tuple[int, list[int]]]:
-            for k in range(12):
-                buffer = take()
-
-                def fill(buffer: list[int] = buffer, k: int = k) -> None:
-                    buffer[0] = 100 * kept[0] + k
-
-                card.ask(fill)
-                yield k, buffer
-            card.ask(lambda: kept.__setitem__(0, turn + 1))
-
-        with order.new_stream(card):
-            buffers = module.Buffers(card, arrays, order.new_stream(card))
-            with module.prefetch(produce, buffers) as items:
-                for k, buffer in items:
-                    with order.in_turn(card, network):
-                        network.put(lambda buffer=buffer, logits=logits: logits.__setitem__(0, buffer[0]))
-                    card.ask(lambda k=k, found=found, logits=logits: found.__setitem__(k, logits[0]))
-                    buffers.give(buffer)
-            order.finish(card)
-        good = good and found == {k: 100 * turn + k for k in range(12)}
-    return good
-
-
-def modules(of_prefetch: int | None, of_streams: int | None) -> tuple[ModuleType, ModuleType]:
-    order = without(streams, of_streams)
-    names = {name: getattr(order, name) for name in ("finish", "new_stream", "point", "wait_for")}
-    return without(prefetch_module, of_prefetch, **names), order
-
-
-def test_no_order_that_a_card_may_take_changes_what_comes_out() -> None:
-    assert all(on_card(seed, prefetch_module, streams) for seed in range(300))
-
-
-NUMBERS = {
-    f"{module.__name__.rpartition('.')[2]} line {statement.lineno}": (module, number)
-    for module in (prefetch_module, streams)
-    for number, statement in enumerate(waits(ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))))
-}
-
-
-@pytest.mark.parametrize(("module", "number"), NUMBERS.values(), ids=NUMBERS)
-def test_without_any_single_wait_some_order_gives_something_else(module: ModuleType, number: int) -> None:
-    pair = modules(number, None) if module is prefetch_module else modules(None, number)
-    assert not all(on_card(seed, *pair) for seed in range(300))
 
 
 # Time on a card

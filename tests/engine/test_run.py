@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretend_cupy import PretendCupy
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
-from bandlens.engine.run import check_labels, make_place, run
+from bandlens.engine.run import check_labels, run
 from bandlens.errors import EngineError, UsageError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
@@ -364,34 +363,6 @@ def test_labels_are_classes_of_every_model(tmp_path: Path, last: int, fits: bool
     else:
         with pytest.raises(UsageError, match=r"0/1\.png is labelled 12, but small has 12 classes"):
             check_labels(images, models)
-
-
-class LateCupy(PretendCupy):
-    """What comes from the host's memory has arrived once somebody has waited for the stream."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.coming: list[tuple[Any, Any]] = []
-        self.stream.synchronize = self.arrive  # type: ignore[method-assign]
-
-    def asarray(self, array: Any, dtype: Any = None) -> Any:
-        there = self.zeros(array.shape, dtype or array.dtype)
-        self.coming.append((there, array))
-        return there
-
-    def arrive(self) -> None:
-        for there, array in self.coming:
-            there[...] = array
-        self.coming.clear()
-
-
-def test_labels_are_on_the_card_before_a_run_in_another_stream_reads_them(tmp_path: Path) -> None:
-    images = make_images(tmp_path / "images.set", make_pictures(5), labels=[3, 1, 4, 1, 5])
-    one = variant_of(make_model(tmp_path), "onnxruntime", "fp32")
-    with open_session(one, 2, 1) as session:
-        place = make_place(LateCupy(), images, {one: session})
-    assert place.labels is not None
-    np.testing.assert_array_equal(place.labels, [3, 1, 4, 1, 5])
 
 
 def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:

@@ -8,7 +8,11 @@ Without a GPU, g++ compiles the same source behind tests/cpu_cuda.h, and an arra
 from __future__ import annotations
 
 import ctypes
+import os
 import re
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -19,7 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretend_cupy import PretendCupy, absent, compile_kernels, kernel_launcher
+from pretend_cupy import OPTIONS, PretendCupy, absent, compile_kernels, kernel_launcher
 from stimuli import SAMPLES, perturb, photographs
 
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
@@ -48,8 +52,11 @@ LARGEST = 2**64 - 1
 CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
 
 
-def compiled(source: str, architecture: str, result: str) -> bytes:
-    """What NVRTC makes of a CUDA source with CuPy's options: `result` is getCUBIN or getPTX. No GPU is needed."""
+def compiled(source: str, architecture: str, result: str, *more: str) -> bytes:
+    """What NVRTC makes of a CUDA source with CuPy's options: `result` is getCUBIN, getPTX or getProgramLog.
+
+    No GPU is needed.
+    """
     try:
         from cupy.cuda import nvrtc
 
@@ -57,7 +64,7 @@ def compiled(source: str, architecture: str, result: str) -> bytes:
     except (ImportError, RuntimeError) as error:
         absent("kernels", f"no NVRTC ({error}); run: pip install '.[gpu-checks]'")
     try:
-        nvrtc.compileProgram(program, (*CUDA_OPTIONS, *CUPY_ADDS, f"-arch={architecture}"))
+        nvrtc.compileProgram(program, (*CUDA_OPTIONS, *CUPY_ADDS, f"-arch={architecture}", *more))
         made = getattr(nvrtc, result)(program)
     except nvrtc.NVRTCError as error:
         raise RuntimeError(nvrtc.getProgramLog(program)) from error
@@ -100,12 +107,31 @@ def device(request: pytest.FixtureRequest, xp: ModuleType) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"])
+ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_nvrtc_compiles_every_kernel(architecture: str) -> None:
     cubin = compiled(SOURCE.read_text(encoding="utf-8"), architecture, "getCUBIN")
     assert cubin.startswith(b"\x7fELF")
     for name in KERNELS:
         assert f"\0.text.{name}\0".encode() in cubin, "not among the names of the machine code's sections"
+
+
+def spilled(architecture: str, *options: str) -> dict[str, int]:
+    """Bytes of registers that each kernel stores in memory, as the assembler within NVRTC counts them."""
+    log = compiled(SOURCE.read_text(encoding="utf-8"), architecture, "getProgramLog", "--ptxas-options=-v", *options)
+    found = re.findall(r"Function properties for (\w+)\n.* (\d+) bytes spill stores, (\d+) bytes", log.decode())
+    return {name: int(stores) + int(loads) for name, stores, loads in found}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_kernel_spills_registers(architecture: str) -> None:
+    assert spilled(architecture) == dict.fromkeys(KERNELS, 0)
+
+
+def test_spilled_registers_are_seen() -> None:
+    assert spilled("sm_90", "--maxrregcount=24")["mix_noise"] > 0
 
 
 def test_nvrtc_says_what_is_wrong() -> None:
@@ -377,6 +403,54 @@ def test_a_users_probe_gets_numpy_arrays(device: ModuleType, tmp_path: Path) -> 
     ((_, images),) = grid.families["mirror"].perturb(device, batch, conditions, lambda: buffer)
     assert images is buffer
     np.testing.assert_array_equal(to_numpy(images), (pixels / np.float32(255))[..., ::-1])
+
+
+# Under sanitizers
+
+BEYOND = """
+import sys
+from pathlib import Path
+
+import numpy as np
+from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
+
+from bandlens.probes.kernels import SOURCE
+
+random_words, xp = kernel_launcher(compile_kernels(Path(sys.argv[1])))(SOURCE, "random_words"), PretendCupy()
+words, keys = xp.empty((1, 4 * 8), np.uint32), xp.zeros(1, np.uint64)
+random_words((1, 1), (256,), (words, keys, np.uint64(0), np.uint32(0), np.uint32(0), np.uint32(9)))
+"""
+"""A launch for nine blocks of four words, of which there is room for eight."""
+
+
+def sanitized(*words: str) -> subprocess.CompletedProcess[str]:
+    """Python with kernels that stop the process where they leave an array or do what C++ does not define."""
+    compiler = shutil.which("g++") or absent("kernels", "no g++: install it (apt-get install g++)")
+    # The sanitizer has to be there before memory is handed out, and the library that it watches before that.
+    there = [
+        subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
+    environment = os.environ | {
+        OPTIONS: "-fsanitize=address,undefined -fno-sanitize-recover=all",
+        "LD_PRELOAD": ":".join(there),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves much at its end
+        "PYTHONPATH": str(Path(__file__).parent.parent),
+    }
+    return subprocess.run([sys.executable, "-P", *words], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_kernels_stay_within_their_arrays_and_what_is_defined() -> None:
+    """The tests above that start kernels, again; families, which start the same ones for longer, are left out."""
+    chosen = "(equal or beyond or extreme or none) and not family"
+    done = sanitized("-m", "pytest", "-q", "--numprocesses", "0", "-p", "no:cacheprovider", __file__, "-k", chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_kernel_that_leaves_its_array_is_stopped(tmp_path: Path) -> None:
+    done = sanitized("-c", BEYOND, str(tmp_path))
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr
 
 
 @pytest.mark.gpu

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from pretend_cupy import PretendCupy, Stream
+from pretend_cupy import PretendCupy
+from pretend_gpu import pretend_gpu
+from pretend_onnxruntime import NO_CPU
 from small import make_model, make_pictures
 
 from bandlens.engine.backends import onnxruntime as onnxruntime_session
@@ -33,8 +34,6 @@ from bandlens.export.models import save_model
 from bandlens.export.parity import onnx_logits
 from bandlens.probes.arrays import to_numpy
 from bandlens.records import Model
-
-NO_CPU = "session.disable_cpu_ep_fallback"
 
 Images = NDArray[np.float32]
 
@@ -53,39 +52,9 @@ def on_cpu(provider: Provider) -> dict[str, str]:
     return {name: value for name, value in provider.config.items() if name != NO_CPU}
 
 
-class Watched(Stream):
-    """Remembers who waits for whom."""
-
-    def __init__(self, name: str, said: list[str]) -> None:
-        super().__init__()
-        self.name, self.said = name, said
-
-    def record(self) -> Any:
-        event = super().record()
-        event.of = self.name
-        return event
-
-    def wait_event(self, event: Any) -> None:
-        self.said.append(f"{self.name} waits for {event.of}")
-
-
 @pytest.fixture
-def said() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch, said: list[str]) -> Iterator[PretendCupy]:
-    """ONNX Runtime's CPU provider under the name and with the settings of CUDA's."""
-    xp, here = PretendCupy(), shared_by("onnxruntime")
-    xp.stream = Watched("the caller", said)
-    place = Shared(here.ort, xp, "a card", here.versions, Watched("the session", said))
-    cuda, cpu = PROVIDERS["onnxruntime-cuda"], PROVIDERS["onnxruntime"]
-    stand_in = replace(cuda, name=cpu.name, device=cpu.device, config=on_cpu(cuda))
-    monkeypatch.setitem(PROVIDERS, "onnxruntime-cuda", stand_in)
-    places = {"onnxruntime": here, "onnxruntime-cuda": place}
-    monkeypatch.setattr(onnxruntime_session, "shared_by", places.__getitem__)
-    return xp
+def card(monkeypatch: pytest.MonkeyPatch) -> PretendCupy:
+    return pretend_gpu(monkeypatch)
 
 
 def opened(model: Model, batch: int = 8) -> Session:
@@ -97,26 +66,16 @@ def test_batches_are_read_and_logits_written_on_the_card(card: PretendCupy, tmp_
     buffers = [card.empty(contents[0].shape, np.float32) for _ in range(2)]
     with opened(model) as session:
         for turn, content in enumerate(contents):
-            buffers[turn % 2][...] = content
+            buffers[turn % 2].set(content)
             logits = session.infer(buffers[turn % 2])
             assert type(logits) is type(buffers[0])
             wanted = onnx_logits(model.path.read_bytes(), content)
-            np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-5)
-
-
-def test_work_comes_after_the_callers_and_before_what_the_caller_does_next(
-    card: PretendCupy, said: list[str], tmp_path: Path
-) -> None:
-    [content] = batches(1)
-    with opened(make_model(tmp_path)) as session:
-        said.clear()
-        session.infer(card.asarray(content))
-    assert said == ["the session waits for the caller", "the caller waits for the session"]
+            np.testing.assert_allclose(to_numpy(logits), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_says_that_threads_do_not_count(card: PretendCupy, tmp_path: Path) -> None:
     with opened(make_model(tmp_path)) as session:
-        assert (session.info.device, session.info.batch, session.info.threads) == ("a card", 8, 0)
+        assert (session.info.device, session.info.batch, session.info.threads) == ("Pretended", 8, 0)
         assert "onnxruntime" in json.loads(session.info.versions)
 
 
@@ -168,7 +127,8 @@ def test_the_cpu_does_not_stand_in(
     here, provider = shared_by("onnxruntime"), PROVIDERS[engine]
     if provider.name in here.ort.get_available_providers():
         pytest.skip(f"this ONNX Runtime has {provider.name}")
-    place = Shared(here.ort, PretendCupy(), "a card", here.versions, Stream())
+    xp = PretendCupy()
+    place = Shared(here.ort, xp, "a card", here.versions, xp.cuda.Stream(non_blocking=True))
     monkeypatch.setattr(onnxruntime_session, "shared_by", lambda _: place)
     if not forbidden:
         monkeypatch.setitem(PROVIDERS, engine, replace(provider, config=on_cpu(provider)))

@@ -1,4 +1,4 @@
-"""TensorRT sessions on a card that is none: see pretend_gpu.py and pretend_tensorrt.py for what that can show."""
+"""TensorRT sessions on a card that is none: see pretend_gpu.py for what that can show."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 import onnx
 import pretend_tensorrt
 import pytest
+from deferred_card import KNOWN, DeferredStream, Graph
 from onnx import numpy_helper
-from pretend_cupy import KNOWN, Graph, PretendCupy, Stream, compile_kernels, kernel_launcher
+from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
+from pretend_gpu import pretend_gpu
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device import graphs, pixels
-from bandlens.engine.device.driver import Gpu
 from bandlens.engine.run import run
 from bandlens.errors import DeviceError, EngineError
 from bandlens.export import trt_plans as plans
@@ -42,18 +43,8 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> Iterator[PretendCupy]:
-    """A machine with a GPU, CuPy and TensorRT."""
-    xp = PretendCupy()
-    monkeypatch.setattr(kernels, "cuda_function", launcher)
-    monkeypatch.setattr(tensorrt_session, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
-    monkeypatch.setattr(tensorrt_session, "arrays_of", lambda _: xp)
-    monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt.pretend_tensorrt())
-    monkeypatch.setattr(plans, "build_trt_plan", pretend_tensorrt.pretend_plan)
-    tensorrt_session.device_of.cache_clear()
-    graphs.tell_plain.cache_clear()
-    yield xp
-    tensorrt_session.device_of.cache_clear()
+def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> PretendCupy:
+    return pretend_gpu(monkeypatch, launcher)
 
 
 def variant(model: Model) -> Variant:
@@ -77,8 +68,8 @@ def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: Pre
     with open_session(variant(model), BATCH, 1) as session:
         for turn in range(12):
             buffer, k = buffers[turn % 3], turn % 4
-            buffer[...] = contents[k]
-            np.testing.assert_allclose(session.infer(buffer), wanted[k], rtol=1e-5, atol=1e-5)
+            buffer.set(contents[k])
+            np.testing.assert_allclose(to_numpy(session.infer(buffer)), wanted[k], rtol=1e-5, atol=1e-5)
         assert Graph.launched - before == 11, "all but the first run are replays"
 
 
@@ -88,7 +79,7 @@ def test_more_addresses_than_graphs_are_kept(card: PretendCupy, tmp_path: Path) 
     buffers = [card.asarray(content) for _ in range(graphs.GRAPHS + 3)]
     with open_session(variant(model), BATCH, 1) as session:
         for buffer in buffers + buffers:
-            np.testing.assert_allclose(session.infer(buffer), wanted, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(to_numpy(session.infer(buffer)), wanted, rtol=1e-5, atol=1e-5)
 
 
 NOT_CAPTURED = "tensorrt asks for its work batch by batch, since no CUDA graph can be captured: "
@@ -109,20 +100,20 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
     def uncapturable(context: Any, stream: int) -> bool:
         return KNOWN[stream].captured is None and executing(context, stream)
 
-    def ends(stream: Stream) -> Any:
+    def ends(stream: DeferredStream) -> Any:
         captured, stream.captured = stream.captured, None
         assert captured is not None
         if invalid:
             raise card.cuda.runtime.CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
 
     monkeypatch.setattr(pretend_tensorrt.Context, "execute_async_v3", uncapturable)
-    monkeypatch.setattr(Stream, "end_capture", ends)
+    monkeypatch.setattr(DeferredStream, "end_capture", ends)
     before = Graph.launched
     for model in models:
         with open_session(variant(model), BATCH, 1) as session:
             for content in contents * 2:
                 found = session.infer(card.asarray(content))
-                np.testing.assert_allclose(found, reference(model, content), rtol=1e-5, atol=1e-5)
+                np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-5, atol=1e-5)
                 assert tensorrt_session.device_of("tensorrt").stream.captured is None
     assert Graph.launched == before
     said = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
@@ -140,7 +131,7 @@ def test_a_context_that_cannot_be_captured_is_asked_plainly(
     with open_session(variant(model), BATCH, 1) as session:
         for _ in range(3):
             found = session.infer(card.asarray(content))
-            np.testing.assert_allclose(found, reference(model, content), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-5, atol=1e-5)
     assert Graph.launched == before
     assert f"{NOT_CAPTURED}its context cannot be captured" in caplog.messages
 
@@ -153,7 +144,8 @@ def test_memory_that_a_session_ran_in_is_free_before_a_larger_one_is_taken(card:
     first.infer(card.asarray(content))
     second = open_session(variant(models[1]), 2 * BATCH, 1)
     second.infer(card.asarray(np.concatenate([content, content])))
-    np.testing.assert_allclose(first.infer(card.asarray(content)), reference(models[0], content), rtol=1e-5, atol=1e-5)
+    found = to_numpy(first.infer(card.asarray(content)))
+    np.testing.assert_allclose(found, reference(models[0], content), rtol=1e-5, atol=1e-5)
 
 
 def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: Path) -> None:
@@ -167,9 +159,10 @@ def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: P
     device = tensorrt_session.device_of("tensorrt")
     assert device.arena.mem.size == 2 * BATCH * pretend_tensorrt.MEMORY
     for _ in range(3):
-        np.testing.assert_allclose(first.infer(images), reference(models[0], content), rtol=1e-5, atol=1e-5)
+        found = to_numpy(first.infer(images))
+        np.testing.assert_allclose(found, reference(models[0], content), rtol=1e-5, atol=1e-5)
         found = to_numpy(second.infer(more))[:BATCH]
-        np.testing.assert_allclose(found, reference(models[1], content), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(to_numpy(found), reference(models[1], content), rtol=1e-5, atol=1e-5)
     assert first._context.given == [BATCH * pretend_tensorrt.MEMORY, 2 * BATCH * pretend_tensorrt.MEMORY]
 
 
@@ -294,16 +287,23 @@ def make_shared_plan(model: Model) -> None:
     plans.ensure_trt_plan(device.trt, OnnxFile("fp32", model.path, model.sha256), device.target(BATCH, refit=True))
 
 
+@pytest.mark.parametrize("seed", [None, 0, 1, 2, 3])
 def test_a_shared_plan_takes_the_weights_of_each_model(
-    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    launcher: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    seed: int | None,
 ) -> None:
+    """Whenever the card comes to it."""
+    card = pretend_gpu(monkeypatch, launcher, seed)
     models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
     make_shared_plan(models[0])
     caplog.clear()
     for model in models:
         with open_session(variant(model), BATCH, 1) as session:
             found = session.infer(card.asarray(content))
-            np.testing.assert_allclose(found, reference(model, content), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-5, atol=1e-5)
             assert json.loads(session.info.versions)["refitted"] is True
     assert not caplog.messages
     assert len(list((tmp_path / "plans").glob("*.plan"))) == 1
@@ -317,7 +317,7 @@ def test_a_plan_that_keeps_its_weights_is_found_out_and_another_built(
     monkeypatch.setattr(pretend_tensorrt.OnnxParserRefitter, "forgets", True)
     with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(models[1]), BATCH, 1) as session:
         found = session.infer(card.asarray(content))
-        np.testing.assert_allclose(found, reference(models[1], content), rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(to_numpy(found), reference(models[1], content), rtol=1e-5, atol=1e-5)
         assert json.loads(session.info.versions)["refitted"] is False
     assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text
 
