@@ -367,7 +367,7 @@ class Store:
         """Store the outcomes of a range of images in one transaction.
 
         Args:
-            outcomes: a failed cell loses what was stored of it.
+            outcomes: of a failed cell the error is kept, and what was stored of it stays.
             sessions: what each variant ran on.
         """
         self.commit_all([(outcomes, sessions)])
@@ -391,7 +391,7 @@ class Store:
                 self._load("INSERT INTO prediction FROM loaded", pa.concat_tables(rows))
                 self._mark_complete(ids.values())
             for failure in failed:
-                self._forget(failure)
+                self._fail(failure)
         if parts:  # now that they are there to stay
             self._sessions |= known
         if parts or failed:
@@ -445,11 +445,8 @@ class Store:
             pa.table({"cell": pa.array(cells, pa.int32())}),
         )
 
-    def _forget(self, failure: Failed) -> None:
-        cell = self._cell_ids([failure.cell])[failure.cell.key]
-        for table in ("prediction", "part"):
-            self.execute(f"DELETE FROM {table} WHERE cell = ?", [cell])
-        self.execute("UPDATE cell SET error = ?, complete = false WHERE id = ?", [failure.error, cell])
+    def _fail(self, failure: Failed) -> None:
+        self.execute("UPDATE cell SET error = ? WHERE key = ?", [failure.error, failure.cell.key])
 
     # Metrics, gates, published figures
 

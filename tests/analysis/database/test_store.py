@@ -131,16 +131,16 @@ def test_a_transaction_that_is_broken_off_leaves_nothing(path: Path, error: type
         assert store.frame("FROM published").is_empty()
 
 
-def test_a_failure_takes_back_what_was_stored_of_its_cell_and_the_next_try_starts_anew(store: Store) -> None:
+def test_a_failure_leaves_what_was_stored_of_its_cell_and_the_next_try_goes_on_from_there(store: Store) -> None:
     images = image_set(4)
     good, bad = cell(images), cell(images, condition("lowpass", cutoff=0.5))
     sessions = {good.variant: SESSION}
     store.begin_study("s", "", [good, bad], [images])
     store.commit([part(good, [1, 2]), part(bad, [1, 2])], sessions)
     store.commit([part(good, [3, 4], first=2), Failed(bad, "logits are not finite at image 3")], sessions)
-    assert store.progress([good, bad]) == {good.key: 4, bad.key: 0}
+    assert store.progress([good, bad]) == {good.key: 4, bad.key: 2}
     assert store.frame("SELECT error FROM cell WHERE NOT complete").rows() == [("logits are not finite at image 3",)]
-    store.commit([part(bad, [1, 2, 3, 4])], sessions)
+    store.commit([part(bad, [3, 4], first=2)], sessions)
     assert store.frame("SELECT complete, error FROM cell").rows() == [(True, None), (True, None)]
 
 

@@ -347,18 +347,19 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
 
 
 DEADLY = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 def deadly(images, level):
     if level == 2:
         with open(Path(__file__).with_name("deaths"), "a") as file:
             file.write("x")
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getppid(), signal.SIGKILL)  # the worker
+        time.sleep(60)  # this process ends as it finds out that it has no worker any more
     return images
 """
 
 
-def test_a_unit_that_kills_its_worker_is_set_aside_and_the_rest_goes_on(
+def test_a_task_that_kills_its_worker_is_set_aside_and_the_rest_goes_on(
     command: Command, workplace: Path, cluster: None
 ) -> None:
     (workplace / "deadly.py").write_text(DEADLY)
