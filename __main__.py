@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 
 def main() -> None:
@@ -19,12 +21,18 @@ def main() -> None:
         main()
     except BaseException as error:
         if signals.interrupted():
-            sys.exit(signals.tell())
+            _leave(signals.tell())
         if isinstance(error, SystemExit) and stuck():
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(error.code if isinstance(error.code, int) else bool(error.code))
+            _leave(error.code if isinstance(error.code, int) else bool(error.code))
         raise
+
+
+def _leave(status: int) -> NoReturn:
+    """End now: Python's own end waits for threads, may crash one at work, and lets a signal kill the process."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+            stream.flush()
+    os._exit(status)
 
 
 def _open_streams() -> None:
