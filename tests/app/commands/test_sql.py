@@ -88,10 +88,11 @@ def test_a_file_is_written_as_asked(command: Command, database: Path, tmp_path: 
 def test_every_table_and_view_can_be_written(command: Command, database: Path, tmp_path: Path) -> None:
     tables = command("sql", "SHOW TABLES", "--db", database, "--format", "csv").out.split()[1:]
     assert {"accuracy", "prediction", "meta", "study"} <= set(tables)
+    every = command("sql", "; ".join(f"FROM {table}" for table in tables), "--db", database, "--format", "json")
+    assert (every.code, every.err) == (0, "")
     for table in tables:
-        for options in (("--format", "json"), ("--out", tmp_path / "answer.parquet")):
-            answer = command("sql", f"FROM {table}", "--db", database, *options)
-            assert (answer.code, answer.err) == (0, ""), (table, options)
+        answer = command("sql", f"FROM {table}", "--db", database, "--out", tmp_path / "answer.parquet")
+        assert (answer.code, answer.err) == (0, ""), table
 
 
 CHANGES = [
