@@ -124,32 +124,36 @@ __device__ int mirrored(int place, int size) {
 
 // probes/bilateral.py: smooth_in_arrays. x counts an image's pixels, y the images.
 extern "C" __global__ void bilateral(
-    float* out, const unsigned char* __restrict__ pixels, const float* __restrict__ space,
-    const float* __restrict__ colour, unsigned reach, unsigned side) {
+    float* out, const unsigned char* __restrict__ pixels, const float* __restrict__ space, float exponent,
+    unsigned reach, unsigned side) {
     const int radius = reach, size = side;
     const int pixel = blockIdx.x * blockDim.x + threadIdx.x, area = size * size;
     if (pixel >= area) return;
     const int y = pixel / size, x = pixel % size;
     const unsigned char* __restrict__ image = pixels + 3ll * area * blockIdx.y;
     const int red = image[pixel], green = image[pixel + area], blue = image[pixel + 2 * area];
-    float sums[3] = {0.0f, 0.0f, 0.0f}, weights = 0.0f;
+    float pull[3] = {0.0f, 0.0f, 0.0f}, weights = 0.0f;
     for (int down = -radius; down <= radius; ++down) {
         const unsigned char* __restrict__ row = image + mirrored(y + down, size) * size;
         for (int across = -radius; across <= radius; ++across) {
             const float near = *space++;
             if (near == 0.0f) continue;
             const unsigned char* __restrict__ there = row + mirrored(x + across, size);
-            const int r = there[0], g = there[area], b = there[2 * area];
-            const float weight = __fmul_rn(colour[abs(r - red) + abs(g - green) + abs(b - blue)], near);
-            sums[0] += __fmul_rn(weight, (float)r);
-            sums[1] += __fmul_rn(weight, (float)g);
-            sums[2] += __fmul_rn(weight, (float)b);
+            const int r = there[0] - red, g = there[area] - green, b = there[2 * area] - blue;
+            const float apart = (float)(abs(r) + abs(g) + abs(b));
+            const float weight = __fmul_rn(expf(__fmul_rn(__fmul_rn(apart, apart), exponent)), near);
+            pull[0] += __fmul_rn(weight, (float)r);
+            pull[1] += __fmul_rn(weight, (float)g);
+            pull[2] += __fmul_rn(weight, (float)b);
             weights += weight;
         }
     }
     float* value = out + 3ll * area * blockIdx.y + pixel;
-    const float scale = __fmul_rn(weights, 255.0f);
-    for (int channel = 0; channel < 3; ++channel) value[channel * area] = fminf(sums[channel] / scale, 1.0f);
+    const float own[3] = {(float)red, (float)green, (float)blue};
+    for (int channel = 0; channel < 3; ++channel) {
+        const float mean = (own[channel] + pull[channel] / weights) / 255.0f;
+        value[channel * area] = fminf(fmaxf(mean, 0.0f), 1.0f);
+    }
 }
 
 // Whether the score of class k goes before that of class l, as argmax has it: the first NaN, or the first of the largest.
