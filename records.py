@@ -194,7 +194,7 @@ class Predictions:
     label_rank: NDArray[np.uint16] | None
     """Classes scored above the label plus equal ones of lower index: 0 is top-1. None without labels."""
     confidence: NDArray[np.float32]
-    """Softmax probability of the predicted class."""
+    """Softmax probability of the predicted class; NaN where it is not known, as of some imported predictions."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -250,14 +250,14 @@ CREATE TABLE prediction (
     image_index UINTEGER NOT NULL,
     predicted USMALLINT NOT NULL,
     label_rank USMALLINT,
-    confidence REAL NOT NULL
+    confidence REAL
 );
 COMMENT ON TABLE prediction IS 'One row an image and cell';
 COMMENT ON COLUMN prediction.cell IS 'cell.id';
 COMMENT ON COLUMN prediction.image_index IS 'image.image_index';
 COMMENT ON COLUMN prediction.predicted IS 'Class of the largest score in the decision space, the lowest number first; in the space all a score is a logit';
 COMMENT ON COLUMN prediction.label_rank IS 'Classes of the space scored above the label, and equal ones of lower number: 0 is right, below 5 is in the top 5';
-COMMENT ON COLUMN prediction.confidence IS 'Softmax probability of the predicted class';
+COMMENT ON COLUMN prediction.confidence IS 'Softmax probability of the predicted class; NULL for imported predictions without one';
 
 CREATE TABLE metric_value (
     study INTEGER NOT NULL,
@@ -999,8 +999,8 @@ COMMENT ON COLUMN flip.clean_predicted IS 'Class predicted for the unperturbed i
 COMMENT ON COLUMN flip.predicted IS 'Class predicted for the perturbed image';
 COMMENT ON COLUMN flip.clean_label_rank IS 'label_rank of the unperturbed image';
 COMMENT ON COLUMN flip.label_rank IS 'Classes scored above the label, and equal ones of lower index; NULL without labels';
-COMMENT ON COLUMN flip.clean_confidence IS 'Softmax probability of clean_predicted';
-COMMENT ON COLUMN flip.confidence IS 'Softmax probability of predicted';
+COMMENT ON COLUMN flip.clean_confidence IS 'Softmax probability of clean_predicted; NULL where it was imported without one';
+COMMENT ON COLUMN flip.confidence IS 'Softmax probability of predicted; NULL where it was imported without one';
 
 CREATE MACRO metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category,

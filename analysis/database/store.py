@@ -597,6 +597,6 @@ def _prediction_table(finished: Sequence[Finished], ids: Mapping[str, int]) -> p
             "image_index": index.astype(np.uint32),
             "predicted": joined("predicted"),
             "label_rank": rank,
-            "confidence": joined("confidence"),
+            "confidence": pa.array(joined("confidence"), from_pandas=True),  # NaN is NULL
         }
     )

@@ -3,8 +3,8 @@
     accuracy, agreement      share of images that are right by their label; without labels, predicted as when clean
     accuracy_real            the same by the lists of ReaL
     shape_bias, cue_accuracy see `shape_bias`; where shape and texture conflict
-    confidence               mean probability of the predicted class
-    expected_calibration_error, top1_brier_score   see `calibration`; not where cues conflict
+    confidence               mean probability of the predicted class, where probabilities are known
+    expected_calibration_error, top1_brier_score   see `calibration`; likewise, and not where cues conflict
     clean_error_consistency  kappa of right and wrong with that when clean: see `statistics.consistency`
     model_error_consistency  the mean of that with each of the study's other checkpoints under the same condition
 
@@ -258,6 +258,7 @@ class Decided:
     rank: Floats
     """Rank of the label: 0 is right. NaN without labels."""
     confidence: Floats
+    """NaN where it is not known."""
 
 
 def read_truth(store: Store, subject: Subject) -> Truth:
@@ -288,16 +289,19 @@ def read_truth(store: Store, subject: Subject) -> Truth:
 def read_decided(store: Store, cell: int) -> Decided:
     """What a complete cell decides, image by image."""
     found = store.frame(
-        "SELECT predicted::BIGINT AS predicted, label_rank::DOUBLE AS rank, least(confidence, 1)::DOUBLE AS confidence "
+        "SELECT predicted::BIGINT AS predicted, label_rank::DOUBLE AS rank, confidence::DOUBLE AS confidence "
         "FROM prediction WHERE cell = ? ORDER BY image_index",
         [cell],
     )
-    rank = found["rank"].fill_null(np.nan)
-    return Decided(found["predicted"].to_numpy(), rank.to_numpy(), found["confidence"].to_numpy())
+    rank, confidence = found["rank"].fill_null(np.nan), found["confidence"].clip(upper_bound=1).fill_null(np.nan)
+    return Decided(found["predicted"].to_numpy(), rank.to_numpy(), confidence.to_numpy())
 
 
 def shares_of(decided: Decided, truth: Truth, clean: Decided | None) -> dict[str, Share | None]:
-    """Metric -> its share, or None where no image counts; metrics that the images have no labels for are left out."""
+    """Metric -> its share, or None where no image counts.
+
+    Metrics that the images have no labels for, or the cell no confidences, are left out.
+    """
     clusters, found = truth.clusters, dict[str, Share | None]()
     right = decided.rank == 0
     if truth.labelled:
@@ -313,9 +317,10 @@ def shares_of(decided: Decided, truth: Truth, clean: Decided | None) -> dict[str
         for metric, part, whole in shape_shares(decisions, {}):
             if metric in (truth.cues.bias, truth.cues.accuracy):
                 found[metric] = share_of(part[whole], clusters[of][whole]) if whole.any() else None
-    found["confidence"] = share_of(decided.confidence, clusters)
-    if truth.labelled and not of.any():
-        gaps = calibration_gaps(decided.confidence, right)[0]
-        found["expected_calibration_error"] = share_of(gaps, clusters)
-        found["top1_brier_score"] = share_of(np.square(decided.confidence - right), clusters)
+    if not np.isnan(decided.confidence).any():
+        found["confidence"] = share_of(decided.confidence, clusters)
+        if truth.labelled and not of.any():
+            gaps = calibration_gaps(decided.confidence, right)[0]
+            found["expected_calibration_error"] = share_of(gaps, clusters)
+            found["top1_brier_score"] = share_of(np.square(decided.confidence - right), clusters)
     return found

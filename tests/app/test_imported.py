@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from small import Command, make_images, make_pictures
+from small import Command, ask, make_images, make_pictures
 
 from bandlens.analysis.published.sources import read_parquet
+from bandlens.app.explore.answers import Answers
+from bandlens.app.pictures import Conditions
 from bandlens.errors import StoreError
 
 X = Path(__file__).parents[3] / "shared" / "published" / "atlas" / "imagenetx"
@@ -91,6 +93,24 @@ def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, small
     assert run(command, small)[0] == 0  # again: nothing new
     count = command("sql", "SELECT count(*) AS n FROM prediction", "--db", small / "results.duckdb", "--format", "json")
     assert json.loads(count.out) == [{"n": 4}]
+
+
+def test_what_has_no_probabilities_has_no_confidence(command: Command, small: Path) -> None:
+    """Neither in the database, nor in what is computed of it, nor in what a page is told."""
+    pl.read_csv(small / "predictions.csv").drop("predicted_probability").write_csv(small / "predictions.csv")
+    assert run(command, small)[0] == 0
+    db = small / "results.duckdb"
+    assert ask(db, "SELECT DISTINCT confidence FROM prediction") == [(None,)]
+    assert command("analyze", "--db", db).code == 0
+    assert ask(db, "SELECT metric FROM condition_metric WHERE image_set = 'labels'") == [("accuracy",)]
+    answers = Answers(db, {}, Conditions())
+    (clean,) = answers.study("net")["conditions"]
+    shown = answers.images("net", "labels", clean["id"], "net", None, "errors", None, ["net"])
+    answers.close()
+    (tile,) = json.loads(json.dumps(shown, allow_nan=False))["tiles"]
+    assert [(one["clean_confidence"], one["confidence"], one["right"]) for one in tile["answers"]] == [
+        (None, None, False)
+    ]
 
 
 def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: Command, tmp_path: Path) -> None:
