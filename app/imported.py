@@ -2,7 +2,7 @@
 
 A file has one row an image: file_name, predicted_class, and predicted_probability, which may be left out; where it
 holds several models, a column `model`. What ran them, and on what, is not known: engine and precision read `imported`.
-Of a wrong prediction the rank of the label is not known either; label_rank reads 65535, and top-5 is null.
+Of a wrong prediction the rank of the label is not known either: label_rank reads 65535, and top-5 is null.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ def store_predictions(store: Store, part: Finished, images: Images) -> str:
     label = store.begin_study(cell.model.name, f"# {cell.model.source}", [cell], [images])
     if not store.progress([cell])[cell.key]:
         store.commit([part], {cell.variant: SessionInfo(UNKNOWN, 1, 1, "{}")})
-        store.execute("UPDATE part SET right5 = NULL FROM cell WHERE cell.id = part.cell AND cell.key = ?", [cell.key])
+        of_cell = "FROM cell WHERE cell.id = part.cell AND cell.key = ?"
+        store.execute(f"UPDATE part SET right5 = NULL {of_cell} AND right1 < count", [cell.key])  # noqa: S608
     return label
 
 

@@ -39,8 +39,8 @@ WITH described AS ({NAMED}), ordered AS (
     FROM ordered GROUP BY cell
 ), stored AS (
     SELECT cell, count(*) AS n, sum(hash(image_index)::HUGEINT) AS fingerprint, count(label_rank) AS ranked,
-           count(*) FILTER (label_rank < 1) AS right1, count(*) FILTER (label_rank < 5) AS right5,
-           count(*) FILTER (confidence > 0 AND confidence <= 1.000001) AS probable
+           count(*) FILTER (label_rank < 1) AS right1, right5_of(label_rank) AS right5,
+           count(confidence) AS known, count(*) FILTER (confidence BETWEEN 0 AND 1.000001) AS probable
     FROM prediction GROUP BY cell
 ), wanted AS (
     SELECT n, (SELECT sum(hash(i::UINTEGER)::HUGEINT) FROM range(n) AS numbers(i)) AS fingerprint
@@ -51,10 +51,10 @@ SELECT described.name,
        coalesce(in_a_row, true) AS in_a_row,
        coalesce(stored.n, 0) = coalesce(parts.n, 0)
            AND stored.fingerprint IS NOT DISTINCT FROM wanted.fingerprint AS each_once,
-       coalesce(ranked, 0) = if(labelled, coalesce(stored.n, 0), 0) AND coalesce(probable, 0) = coalesce(stored.n, 0)
-           AS in_range,
+       coalesce(ranked, 0) = if(labelled, coalesce(stored.n, 0), 0) AND probable IS NOT DISTINCT FROM known
+           AND coalesce(known, 0) IN (0, coalesce(stored.n, 0)) AS in_range,
        NOT labelled OR (coalesce(parts.right1, 0) = coalesce(stored.right1, 0)
-           AND coalesce(parts.right5, 0) = coalesce(stored.right5, 0)) AS sums
+           AND parts.right5 IS NOT DISTINCT FROM stored.right5) AS sums
 FROM described LEFT JOIN parts ON parts.cell = described.id LEFT JOIN stored ON stored.cell = described.id
 LEFT JOIN wanted ON wanted.n = parts.n
 ORDER BY described.id

@@ -242,7 +242,7 @@ COMMENT ON COLUMN part.count IS 'Number of images';
 COMMENT ON COLUMN part.session IS 'session.id';
 COMMENT ON COLUMN part.seconds IS 'Time that the model ran, without perturbation';
 COMMENT ON COLUMN part.right1 IS 'Images whose label_rank is 0; NULL without labels. A sum over its predictions, so that accuracy need not read them';
-COMMENT ON COLUMN part.right5 IS 'Images whose label_rank is below 5; NULL without labels';
+COMMENT ON COLUMN part.right5 IS 'Images whose label_rank is below 5; NULL without labels, and where a rank is not known';
 COMMENT ON COLUMN part.committed IS 'When it was stored';
 
 CREATE TABLE prediction (
@@ -256,7 +256,7 @@ COMMENT ON TABLE prediction IS 'One row an image and cell';
 COMMENT ON COLUMN prediction.cell IS 'cell.id';
 COMMENT ON COLUMN prediction.image_index IS 'image.image_index';
 COMMENT ON COLUMN prediction.predicted IS 'Class of the largest score in the decision space, the lowest number first; in the space all a score is a logit';
-COMMENT ON COLUMN prediction.label_rank IS 'Classes of the space scored above the label, and equal ones of lower number: 0 is right, below 5 is in the top 5';
+COMMENT ON COLUMN prediction.label_rank IS 'Classes of the space scored above the label, and equal ones of lower number: 0 is right, below 5 is in the top 5; 65535 for wrong imported predictions, whose rank is not known';
 COMMENT ON COLUMN prediction.confidence IS 'Softmax probability of the predicted class; NULL for imported predictions without one';
 
 CREATE TABLE metric_value (
@@ -635,6 +635,10 @@ CREATE MACRO independent_images(n, right1, share) AS
     END;
 COMMENT ON MACRO independent_images IS 'Kish: of clusters with n images, right1 of them right, and a share over all of them: the number of independent images with the same variance. Where all is right, or all wrong, or all in one cluster, the variance is unknown, and a cluster counts as one image';
 
+CREATE MACRO right5_of(label_rank) AS
+    CASE WHEN max(label_rank) < 65535 THEN sum((label_rank < 5)::INTEGER) END;
+COMMENT ON MACRO right5_of IS 'Of predictions: how many have their label among the five highest logits; NULL without labels, and where a rank is not known';
+
 CREATE VIEW cell_accuracy AS
 WITH plain AS (
     SELECT part.cell, detail.scheme, sum(count) AS n, sum(right1) AS right1, sum(right5) AS right5,
@@ -646,7 +650,7 @@ WITH plain AS (
     -- Sums, since they are NULL where there is nothing to compare with: no label, no clean prediction.
     -- Labels apart from agreement: within one aggregate, DuckDB would not hand a filter of cells on to the predictions.
     SELECT prediction.cell, detail.scheme, image.cluster, detail.itself, count(*) AS n,
-           sum((prediction.label_rank = 0)::INTEGER) AS right1, sum((prediction.label_rank < 5)::INTEGER) AS right5
+           sum((prediction.label_rank = 0)::INTEGER) AS right1, right5_of(prediction.label_rank) AS right5
     FROM cell_detail AS detail
     JOIN prediction ON prediction.cell = detail.cell
     JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index
@@ -660,7 +664,8 @@ WITH plain AS (
 ), summed AS (
     SELECT *, sum(right1) OVER (PARTITION BY cell) / sum(n) OVER (PARTITION BY cell) AS share FROM by_cluster
 ), clustered AS (
-    SELECT cell, scheme, sum(n) AS n, sum(right1) AS right1, sum(right5) AS right5,
+    SELECT cell, scheme, sum(n) AS n, sum(right1) AS right1,
+           CASE WHEN count(right5) = count(*) THEN sum(right5) END AS right5,
            independent_images(n, right1, share)::DOUBLE AS effective,
            clustered_quantile(n, right1, share) AS quantile, itself
     FROM summed
@@ -682,7 +687,7 @@ COMMENT ON COLUMN cell_accuracy.cell IS 'cell.id';
 COMMENT ON COLUMN cell_accuracy.scheme IS 'label.scheme of the labels; NULL for agreement';
 COMMENT ON COLUMN cell_accuracy.n IS 'Number of images';
 COMMENT ON COLUMN cell_accuracy.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
-COMMENT ON COLUMN cell_accuracy.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels';
+COMMENT ON COLUMN cell_accuracy.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels, and where a wrong prediction was imported';
 COMMENT ON COLUMN cell_accuracy.low IS 'Lower end of the 95 % interval of top1; NULL where it agrees by definition';
 COMMENT ON COLUMN cell_accuracy.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
 
@@ -713,7 +718,7 @@ COMMENT ON COLUMN accuracy.cycles IS 'Cycles per image, at the size of the image
 COMMENT ON COLUMN accuracy.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN accuracy.n IS 'Number of images';
 COMMENT ON COLUMN accuracy.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
-COMMENT ON COLUMN accuracy.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels';
+COMMENT ON COLUMN accuracy.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels, and where a wrong prediction was imported';
 COMMENT ON COLUMN accuracy.low IS 'Lower end of the 95 % interval of top1; NULL where it agrees by definition';
 COMMENT ON COLUMN accuracy.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
 COMMENT ON COLUMN accuracy.engine IS 'Inference library';
@@ -935,7 +940,7 @@ COMMENT ON COLUMN curve.cycles IS 'Cycles per image, at the size of the image se
 COMMENT ON COLUMN curve.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN curve.n IS 'Number of images';
 COMMENT ON COLUMN curve.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
-COMMENT ON COLUMN curve.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels';
+COMMENT ON COLUMN curve.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels, and where a wrong prediction was imported';
 COMMENT ON COLUMN curve.low IS 'Lower end of the 95 % interval of top1; NULL where it agrees by definition';
 COMMENT ON COLUMN curve.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
 COMMENT ON COLUMN curve.engine IS 'Inference library';

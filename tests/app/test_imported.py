@@ -103,6 +103,7 @@ def test_what_has_no_probabilities_has_no_confidence(command: Command, small: Pa
     assert ask(db, "SELECT DISTINCT confidence FROM prediction") == [(None,)]
     assert command("analyze", "--db", db).code == 0
     assert ask(db, "SELECT metric FROM condition_metric WHERE image_set = 'labels'") == [("accuracy",)]
+    assert command("verify", "--db", db).code == 0
     answers = Answers(db, {}, Conditions())
     (clean,) = answers.study("net")["conditions"]
     shown = answers.images("net", "labels", clean["id"], "net", None, "errors", None, ["net"])
@@ -127,13 +128,21 @@ def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: C
     assert not (tmp_path / "results.duckdb").exists()
 
 
-def test_predictions_on_a_packed_set(command: Command, tmp_path: Path) -> None:
-    images = make_images(tmp_path / "images.set", make_pictures(6), labels=[0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("folders", [None, 2])
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_top5_of_a_packed_set_is_known_where_all_is_right(
+    command: Command, tmp_path: Path, folders: int | None, wrong: int
+) -> None:
+    """Whether its images are independent, or each two neighbours a cluster; the database agrees with itself."""
+    images = make_images(tmp_path / "images.set", make_pictures(6), labels=[0, 1, 2, 3, 4, 5], folders=folders)
     names = [path.rsplit("/", 1)[-1] for path in images.paths]
-    frame = pl.DataFrame({"file_name": names, "predicted_class": np.arange(6)})
+    frame = pl.DataFrame({"file_name": names, "predicted_class": [wrong, 1, 2, 3, 4, 5], "predicted_probability": 0})
     frame.write_csv(tmp_path / "predictions.csv")
-    code, out, err = run(command, tmp_path, tmp_path / "images.set")
-    assert (code, "top-1 100.000 %" in out) == (0, True), err
+    code, _, err = run(command, tmp_path, tmp_path / "images.set")
+    assert code == 0, err
+    db = tmp_path / "results.duckdb"
+    assert ask(db, "SELECT top1, top5 FROM accuracy") == [(5 / 6, None) if wrong else (1, 1)]
+    assert json.loads(command("verify", "--db", db, "--json").out)["problems"] == []
 
 
 @pytest.mark.parametrize(
