@@ -493,6 +493,9 @@ CREATE MACRO cycles_of(probe, size, cutoff, frequency) AS
     END::DOUBLE;
 COMMENT ON MACRO cycles_of IS 'Cycles per image of so many pixels a side: where lowpass and highpass cut, and the centre of the noise of critical_band; NULL for other probes';
 
+CREATE MACRO is_attack(probe) AS probe IN ('pgd_linf', 'pgd_any');
+COMMENT ON MACRO is_attack IS 'Whether a probe is an attack, which runs on the fp32 file in torch, whatever the engine and precision of its study';
+
 CREATE VIEW cell_detail AS
 SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_set_id, image_set.labelled,
        image_set.scheme,
@@ -501,13 +504,20 @@ SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_
        condition.probe, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
        cycles_of(condition.probe, image_set.size, condition.cutoff, condition.frequency) AS cycles,
        cell.engine, cell.precision, cell.decision_space, cell.seed,
-       max(CASE WHEN condition.probe = 'clean' THEN cell.id END) OVER (
-           PARTITION BY cell.checkpoint, cell.image_set, cell.engine, cell.precision, cell.onnx_sha256, cell.decision_space
+       -- An attack runs at fp32, whatever its study does: of the clean cells of other engines, one at fp32 is the nearest.
+       coalesce(
+           max(CASE WHEN condition.probe = 'clean' THEN cell.id END) OVER alike,
+           CASE WHEN is_attack(condition.probe) THEN coalesce(
+               max(CASE WHEN condition.probe = 'clean' AND cell.precision = 'fp32' THEN cell.id END) OVER of_checkpoint,
+               max(CASE WHEN condition.probe = 'clean' THEN cell.id END) OVER of_checkpoint) END
        ) AS clean_cell
 FROM cell
 JOIN image_set ON image_set.id = cell.image_set
 JOIN condition ON condition.id = cell.condition
-WHERE cell.complete;
+WHERE cell.complete
+WINDOW of_checkpoint AS (PARTITION BY cell.checkpoint, cell.image_set, cell.decision_space),
+       alike AS (PARTITION BY cell.checkpoint, cell.image_set, cell.engine, cell.precision, cell.onnx_sha256,
+                              cell.decision_space);
 COMMENT ON VIEW cell_detail IS 'Complete cells, each with the clean cell that it is compared with; study_detail has the names that a study gave them';
 COMMENT ON COLUMN cell_detail.cell IS 'cell.id';
 COMMENT ON COLUMN cell_detail.checkpoint_id IS 'checkpoint.id';
@@ -516,7 +526,7 @@ COMMENT ON COLUMN cell_detail.labelled IS 'Whether the images have labels';
 COMMENT ON COLUMN cell_detail.scheme IS 'label.scheme of the labels that predictions are ranked by; NULL without labels';
 COMMENT ON COLUMN cell_detail.clustered IS 'Whether several images show one photograph';
 COMMENT ON COLUMN cell_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
-COMMENT ON COLUMN cell_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; NULL where that is not complete';
+COMMENT ON COLUMN cell_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; for an attack, or else under others; NULL where that is not complete';
 COMMENT ON COLUMN cell_detail.probe IS 'Name of the probe';
 COMMENT ON COLUMN cell_detail.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN cell_detail.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
@@ -564,7 +574,7 @@ COMMENT ON COLUMN study_detail.labelled IS 'Whether the images have labels';
 COMMENT ON COLUMN study_detail.scheme IS 'label.scheme of the labels that predictions are ranked by; NULL without labels';
 COMMENT ON COLUMN study_detail.clustered IS 'Whether several images show one photograph';
 COMMENT ON COLUMN study_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
-COMMENT ON COLUMN study_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; NULL where that is not complete';
+COMMENT ON COLUMN study_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; for an attack, or else under others; NULL where that is not complete';
 COMMENT ON COLUMN study_detail.probe IS 'Name of the probe';
 COMMENT ON COLUMN study_detail.parameters IS 'All parameters of the condition, a JSON object';
 COMMENT ON COLUMN study_detail.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
@@ -919,9 +929,10 @@ CREATE MACRO curve_of(which) AS TABLE
 WITH rows AS (FROM accuracy_of(which))
 SELECT rows.*, clean.top1 AS clean_top1, rows.top1 / nullif(clean.top1, 0) AS ratio
 FROM rows
+-- A version has one clean cell of a checkpoint and image set: it runs on one engine, at one precision, but for attacks.
 LEFT JOIN rows AS clean
   ON clean.probe = 'clean' AND clean.version = rows.version AND clean.checkpoint = rows.checkpoint
- AND clean.image_set = rows.image_set AND clean.engine = rows.engine AND clean.precision = rows.precision;
+ AND clean.image_set = rows.image_set;
 COMMENT ON MACRO TABLE curve_of IS 'The view curve of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW curve AS FROM curve_of('*');

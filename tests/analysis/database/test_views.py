@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from scipy.stats import t
 
 from bandlens.analysis.database.store import Store
 from bandlens.errors import UsageError
+from bandlens.probes.attacks import ATTACKS
+from bandlens.probes.grid import FAMILIES
 from bandlens.probes.spectral import radius
 from bandlens.protocol import CUTOFFS
-from bandlens.records import Failed, Finished
+from bandlens.records import Condition, Failed, Finished
 
 LOW, HIGH = condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)
 
@@ -229,8 +232,6 @@ def test_a_study_that_returns_to_its_first_cells_shows_them_again(store: Store) 
 
 
 def test_seeds_are_told_apart(store: Store) -> None:
-    from dataclasses import replace
-
     images = image_set(2, labels=[0, 0])
     noisy = condition("critical_band", noise_sd=0.1, frequency=2)
     seeded = [replace(cell(images, noisy), seed=seed) for seed in (1, 2)]
@@ -283,3 +284,42 @@ def test_cycles_are_where_the_probes_cut_and_where_their_noise_lies(store: Store
         assert {key: cycles for key, cycles in found.items() if cycles is not None} == expected, view
         assert found["mine", 0.5, 3] is None
         assert len(found) == len(settings)
+
+
+def by_engine(images: Images, engine: str, precision: str, of: Condition, predicted: list[int]) -> Finished:
+    """A cell of the same network on another engine; without labels."""
+    plain = cell(images, of)
+    return part(replace(plain, variant=replace(plain.variant, engine=engine, precision=precision)), predicted)
+
+
+def test_the_attacks_of_the_macro_are_those_there_are(store: Store) -> None:
+    values = ", ".join(f"('{name}')" for name in (*FAMILIES, *ATTACKS))
+    found = store.frame(f"SELECT name FROM (VALUES {values}) AS t(name) WHERE is_attack(name)")
+    assert set(found["name"]) == set(ATTACKS)
+
+
+@pytest.mark.parametrize("others", [[], ["fp32"], ["fp32", "bf16"]])
+def test_an_attack_is_compared_with_the_clean_images_of_its_study(store: Store, others: list[str]) -> None:
+    """Attacks run on torch at fp32, the study on another engine; of several that ran, one at fp32 is the nearest."""
+    images, attack = image_set(4), condition("pgd_linf", steps=1)
+    for precision in others:
+        store_study(store, precision, images, [by_engine(images, "other", precision, condition(), [1, 2, 3, 3])])
+    parts = [
+        by_engine(images, "openvino", "fp16", condition(), [1, 2, 3, 4]),
+        by_engine(images, "openvino", "fp16", LOW, [1, 2, 0, 0]),
+        by_engine(images, "torch", "fp32", attack, [1, 0, 0, 4]),
+    ]
+    store_study(store, "s", images, parts)
+    top1 = 0.25 if others else 0.5
+    rows = store.frame("SELECT probe, top1, clean_top1, ratio FROM curve_of('s') ORDER BY probe").rows()
+    assert rows == [("clean", 1, 1, 1), ("lowpass", 0.5, 1, 0.5), ("pgd_linf", top1, 1, top1)]
+    flips = store.frame("SELECT probe, image_index FROM flip_of('s') ORDER BY ALL").rows()
+    attacked = [("pgd_linf", k) for k in ([1, 2, 3] if others else [1, 2])]
+    assert flips == [("lowpass", 2), ("lowpass", 3), *attacked]
+
+
+def test_other_cells_are_compared_with_clean_ones_of_their_engine_and_precision_alone(store: Store) -> None:
+    images = image_set(2)
+    store_study(store, "a", images, [by_engine(images, "openvino", "fp32", condition(), [1, 2])])
+    store_study(store, "b", images, [by_engine(images, "openvino", "fp16", LOW, [1, 2])])
+    assert store.frame("SELECT probe, top1 FROM accuracy_of('b')").rows() == [("lowpass", None)]
