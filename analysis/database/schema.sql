@@ -750,15 +750,22 @@ CREATE MACRO stimulus_of(path) AS
          ELSE {'condition': '0', 'image': parse_filename(path)} END;
 COMMENT ON MACRO stimulus_of IS 'Of a stimulus named number_set_observer_condition_class_count_image: condition and image, which do not depend on the observer; another name is an image of the only condition, 0';
 
-CREATE VIEW judgement AS
+CREATE MACRO judged_cell_of(which) AS TABLE
+SELECT study_id, study, version, checkpoint_id, checkpoint, image_set_id, cell, people_saw(benchmark) AS seen,
+       CASE WHEN people_saw(benchmark) THEN benchmark
+            WHEN min(image_set_id) OVER of_name = max(image_set_id) OVER of_name THEN image_set
+            ELSE format('{} ({})', image_set, min(study) OVER (PARTITION BY image_set, image_set_id)) END AS images
+FROM named_cell(which)
+WHERE probe = 'clean' AND labelled
+WINDOW of_name AS (PARTITION BY image_set, people_saw(benchmark));
+COMMENT ON MACRO TABLE judged_cell_of IS 'The cells that judgement_of takes answers from, and no rows for a word that fits no study, with what it calls their images: a name that stands for several image sets has the first of the studies beside it that give it to this one';
+
+CREATE MACRO judgement_of(which) AS TABLE
 WITH ran AS (
     -- Of several cells of a checkpoint on the same images, one: that of most images, and of those the first.
-    SELECT DISTINCT ON (images, checkpoint_id)
-           CASE WHEN people_saw(detail.benchmark) THEN detail.benchmark ELSE image_set END AS images,
-           people_saw(detail.benchmark) AS seen, checkpoint_id, checkpoint, version, image_set_id, cell
-    FROM study_detail AS detail JOIN image_set AS shown ON shown.id = image_set_id
-    WHERE probe = 'clean' AND detail.labelled
-    ORDER BY shown.count DESC, cell, study_id
+    SELECT DISTINCT ON (images, checkpoint_id) judged.*
+    FROM judged_cell_of(which) AS judged JOIN image_set ON image_set.id = image_set_id
+    ORDER BY image_set.count DESC, cell, study_id
 ), named AS (
     SELECT *, checkpoint || CASE WHEN count(*) OVER (PARTITION BY images, checkpoint) > 1
                                  THEN ' (' || version || ')' ELSE '' END AS subject
@@ -777,9 +784,14 @@ WITH ran AS (
     SELECT stimulus_set, condition, image, NULL, subject, true, coalesce(category = response, false) FROM answered
 )
 FROM judged
-WHERE images <> 'cue-conflict' OR regexp_extract(image, '^([a-z]+)', 1) <> regexp_extract(image, '-([a-z]+)', 1);
+WHERE images <> 'cue-conflict' OR regexp_extract(image, '^([a-z]+)', 1) <> regexp_extract(image, '-([a-z]+)', 1)
+UNION ALL BY NAME
+SELECT study AS images FROM no_study(which);
+COMMENT ON MACRO TABLE judgement_of IS 'The view judgement with the models of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW judgement AS FROM judgement_of('*');
 COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: the models of the newest version of each study, and people where their trials are imported. Of cue conflicts only those whose cues conflict; right is their shape';
-COMMENT ON COLUMN judgement.images IS 'Benchmark, if it is a stimulus set that people saw; else the image set by its name in the study';
+COMMENT ON COLUMN judgement.images IS 'Benchmark, if it is a stimulus set that people saw; else the image set by its name in the study; where the name stands for several sets, with a study that has this one';
 COMMENT ON COLUMN judgement.condition IS 'Of a stimulus set, as the experiment names it, such as 10 for a standard deviation of ten pixels; else empty';
 COMMENT ON COLUMN judgement.image IS 'The image, under a name that all subjects share: human_trial.image, or image.path';
 COMMENT ON COLUMN judgement.cluster IS 'image.cluster; NULL for trials of people';
@@ -787,13 +799,18 @@ COMMENT ON COLUMN judgement.subject IS 'Name of the model, with its study where 
 COMMENT ON COLUMN judgement.human IS 'Whether the subject is one';
 COMMENT ON COLUMN judgement.correct IS 'Right or wrong; no answer is wrong';
 
-CREATE VIEW condition_accuracy AS
+CREATE MACRO condition_accuracy_of(which) AS TABLE
 SELECT images, condition, human, subject, count(*) AS n, avg(correct::INTEGER) AS top1,
        wilson_low(avg(correct::INTEGER), count(*), independent_quantile(count(*))) AS low,
        wilson_high(avg(correct::INTEGER), count(*), independent_quantile(count(*))) AS high
-FROM judgement
+FROM judgement_of(which)
 WHERE people_saw(images)
-GROUP BY images, condition, human, subject;
+GROUP BY images, condition, human, subject
+UNION ALL BY NAME
+SELECT study AS images FROM no_study(which);
+COMMENT ON MACRO TABLE condition_accuracy_of IS 'The view condition_accuracy with the models of one study: name (its newest version) or name@version; * stands for all';
+
+CREATE VIEW condition_accuracy AS FROM condition_accuracy_of('*');
 COMMENT ON VIEW condition_accuracy IS 'Accuracy of models and of people on each stimulus set that people saw, by its condition';
 COMMENT ON COLUMN condition_accuracy.images IS 'Name of the stimulus set';
 COMMENT ON COLUMN condition_accuracy.condition IS 'As the experiment names it';

@@ -29,10 +29,13 @@ UNSEEN = -1
 
 
 def judged_images(store: Store, study: str = "*") -> list[str]:
-    """The images, by their names in `judgement`, that a study ran unperturbed and has labels of; no corruptions."""
+    """The images, by their names in `judgement`, that a study ran unperturbed and has labels of; no corruptions.
+
+    Of a version that is not the newest: those that the newest still has.
+    """
     found = store.frame(
-        "SELECT DISTINCT CASE WHEN people_saw(benchmark) THEN benchmark ELSE image_set END AS images "
-        "FROM study_detail_of(?) WHERE probe = 'clean' AND labelled AND corruption IS NULL ORDER BY 1",
+        "SELECT DISTINCT images FROM judged_cell_of('*') "
+        "SEMI JOIN (FROM study_detail_of(?) WHERE corruption IS NULL) AS mine USING (study, image_set_id) ORDER BY 1",
         [study],
     )
     return found["images"].to_list()

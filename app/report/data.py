@@ -67,9 +67,10 @@ class ReportData:
     """Rows of the view `gate`: verdicts on the precision of the study, its checkpoints under their names in it."""
 
     consistency: pl.DataFrame
-    """Rows of the table error_consistency on the study's images, of every subject of the database."""
+    """Rows of the table error_consistency on the study's images, of every subject of the database; it has the newest
+    versions alone."""
     judged: pl.DataFrame
-    """Rows of the view condition_accuracy on the study's images."""
+    """Rows of the view condition_accuracy on the study's images: its models, and people."""
     human_probe: pl.DataFrame
     """Rows of the view human_probe: the study's models, and people where their trials are imported."""
     atlas: pl.DataFrame
@@ -115,7 +116,8 @@ def read_data(path: Path, study: str | None = None) -> ReportData | None:
 def _read(store: Store, label: str) -> ReportData:
     query = "SELECT study.*, label FROM version_of(?) JOIN study ON study.id = study_id ORDER BY last_run, id"
     study = store.frame(query, [label]).row(0, named=True)
-    others = store.frame(query, ["*"]).filter(pl.col("name") != study["name"])["label"].to_list()
+    newest = store.frame(query, ["*"]).select("name", "label")
+    others = newest.filter(pl.col("name") != study["name"])["label"].to_list()
     predictions = store.frame(
         "SELECT coalesce(sum(part.count), 0)::BIGINT FROM study_cell JOIN part ON part.cell = study_cell.cell "
         "WHERE study_cell.study = ?",
@@ -123,7 +125,7 @@ def _read(store: Store, label: str) -> ReportData:
     )
     frames = {name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()}
     curve = store.frame("FROM curve_of(?)", [label])
-    judged, values = judged_images(store, label), atlas(store)
+    values, judged = atlas(store), judged_images(store, label) if label in newest["label"] else []
     return ReportData(
         path=store.path,
         study=study,
@@ -134,7 +136,11 @@ def _read(store: Store, label: str) -> ReportData:
         predictions=int(predictions.item()),
         correlated=_correlated(store, label),
         consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
-        judged=store.frame("FROM condition_accuracy WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
+        judged=store.frame(
+            "WITH found AS (FROM condition_accuracy_of(?)) "
+            "FROM found WHERE images IN (SELECT images FROM found WHERE NOT human)",
+            [label],
+        ),
         human_probe=store.frame("FROM human_probe_of(?)", [label]),
         atlas=values,
         joined=joined(store, label, values),

@@ -15,11 +15,11 @@ from small import Command
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.error_consistency import consistencies, judged_images, summary
+from bandlens.analysis.metrics.error_consistency import consistencies, judged_images, summary, write_consistencies
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.analysis.statistics.consistency import error_consistency
-from bandlens.errors import UnknownName
+from bandlens.errors import UnknownName, UsageError
 from bandlens.probes.grid import FAMILIES
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.protocol import BENCHMARKS, STIMULI
@@ -182,11 +182,12 @@ def test_a_perfect_observer_has_no_kappa(store: Store) -> None:
 
 
 def test_two_models_of_one_name_are_told_apart_and_one_model_of_two_cells_counts_once(store: Store) -> None:
-    whole, few = image_set(20, labels=[3] * 20), image_set(8, labels=[3] * 8)
+    images = image_set(20, labels=[3] * 20)
     right = np.arange(20) % 3 > 0
-    store_study(store, "early", few, [answered(few, "net", right[:8])])
-    store_study(store, "first", whole, [answered(whole, "net", right), answered(whole, "other", ~right)])
-    store_study(store, "second", whole, [answered(whole, "net", ~right, content="trained again")])
+    again = part(cell(images, by=model("net"), precision="int8"), [0] * 20, [1] * 20)
+    store_study(store, "first", images, [answered(images, "net", right), answered(images, "other", ~right)])
+    store_study(store, "second", images, [answered(images, "net", ~right, content="trained again")])
+    store_study(store, "third", images, [again])
     found = consistencies(store, "set")
     assert found.select("first_subject", "second_subject", "n").rows() == [
         ("net (first@1)", "net (second@1)", 20),
@@ -201,3 +202,37 @@ def test_images_that_nobody_judged_are_named(store: Store) -> None:
     with pytest.raises(UnknownName, match="unknown image set 'sett'; did you mean set"):
         consistencies(store, "sett")
     assert consistencies(store, "set").is_empty()
+
+
+def test_sets_of_one_name_are_other_images(store: Store) -> None:
+    """And a name that a single set has, whoever calls it so, stands alone."""
+    right = np.arange(20) % 3 > 0
+    one, other = (image_set(20, labels=[label] * 20) for label in (3, 4))
+    store_study(store, "first", one, [answered(one, "a", right), answered(one, "c", ~right)])
+    store_study(store, "second", other, [answered(other, "b", right), answered(other, "c", right)])
+    store_study(store, "third", one, [answered(one, "b", right)])
+    assert judged_images(store) == ["set (first)", "set (second)"]
+    assert judged_images(store, "third") == ["set (first)"]
+    pairs = consistencies(store, "set (first)").select("first_subject", "second_subject").rows()
+    assert pairs == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert consistencies(store, "set (second)").select("first_subject", "second_subject").rows() == [("b", "c")]
+    with pytest.raises(UnknownName, match=r"unknown image set 'set'; known: set \(first\), set \(second\)"):
+        consistencies(store, "set")
+
+
+def test_an_earlier_version_has_its_own_models_and_the_newest_names(store: Store) -> None:
+    """What `analyze` computes for it are the images that the newest versions have, under their names."""
+    before, dropped = image_set(20, labels=[3] * 20, name="before"), image_set(10, labels=[3] * 10, name="dropped")
+    after = image_set(20, labels=[3] * 20, name="after")
+    right = np.arange(20) % 3 > 0
+    store_study(store, "mine", [before, dropped], [answered(before, "a", right), answered(dropped, "a", right[:10])])
+    store_study(store, "mine", after, [answered(after, "b", right), answered(after, "c", right)])
+    assert (judged_images(store, "mine@1"), judged_images(store)) == (["after"], ["after"])
+    write_consistencies(store, judged_images(store, "mine@1"), 100)
+    assert store.frame("SELECT first_subject, second_subject FROM error_consistency").rows() == [("b", "c")]
+    query = "SELECT DISTINCT images, subject FROM judgement_of(?) ORDER BY ALL"
+    assert store.frame(query, ["mine@1"]).rows() == [("before", "a"), ("dropped", "a")]
+    assert store.frame(query, ["mine"]).rows() == [("after", "b"), ("after", "c")]
+    for macro in ("judgement_of", "condition_accuracy_of"):
+        with pytest.raises(UsageError, match="unknown study 'yours'"):
+            store.frame(f"FROM {macro}('yours')")

@@ -92,3 +92,18 @@ def test_people_stand_beside_models_under_the_same_probe(tmp_path: Path) -> None
     assert found["one"].to_list() == [0.25] * 3
     people = results.human_probe.filter(human=True, setting=0.3)["top1"]
     assert found["humans"][1] == people.mean()
+
+
+def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(tmp_path: Path) -> None:
+    database(tmp_path / "results.duckdb", people=True)
+    images = image_set(3, labels=[1] * 3, benchmark="contrast", paths=["0_c_dnn_c05_bear_1_n0_1.png", "a", "b"])
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images, condition(), by=model("three")), [1] * 3, [0] * 3)])
+        write_consistencies(store, ["contrast"], 100)
+    earlier, newest = (read_data(tmp_path / "results.duckdb", label) for label in ("s@1", "s"))
+    assert earlier is not None
+    assert newest is not None
+    assert set(earlier.judged.filter(human=False)["subject"]) == {"one", "two"}
+    assert earlier.consistency.is_empty()
+    assert set(newest.judged.filter(human=False)["subject"]) == {"three"}
+    assert "three" in set(newest.consistency["second_subject"])
