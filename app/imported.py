@@ -3,20 +3,24 @@
 A file has one row an image: file_name, predicted_class, and predicted_probability, which may be left out; where it
 holds several models, a column `model`. What ran them, and on what, is not known: engine and precision read `imported`.
 Of a wrong prediction the rank of the label is not known either: label_rank reads 65535, and top-5 is null.
+
+A checkpoint is a study, and each of its files a cell: one more image set is a new version, which has the others too.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ..analysis.database.store import Images, Store
+from ..analysis.database.store import Images, Store, check_names
 from ..analysis.published.sources import read_parquet
 from ..errors import StoreError, UsageError
 from ..probes.clean import CLEAN
@@ -32,6 +36,15 @@ UNKNOWN_RANK = 65_535
 NEEDED = ("file_name", "predicted_class")
 PROBABILITY = "predicted_probability"
 SUFFIXES = (".parquet", ".csv")
+STORED = """
+SELECT cell.engine, model_sha256, cell.onnx_sha256, condition.digest AS condition, shown.name, shown.benchmark,
+       shown.corruption, shown.severity, image_set.* EXCLUDE (id, name, benchmark, corruption, severity)
+FROM study_version JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell
+JOIN checkpoint ON checkpoint.id = cell.checkpoint JOIN condition ON condition.id = cell.condition
+JOIN image_set ON image_set.id = cell.image_set
+JOIN study_image_set AS shown ON shown.study = study_id AND shown.image_set = cell.image_set
+WHERE newest AND study_version.study = ?
+"""
 
 
 @dataclass(frozen=True)
@@ -55,27 +68,62 @@ def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256
     if images.labels is None:
         raise UsageError(f"{images.info.name} has no labels, so no prediction could be right; give a labelled set")
     predicted, probability = _in_order(table, file, images)
-    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-    source = f"predictions imported from {file.name}, sha256 {sha256}"
-    identity = digest_of("imported predictions", checkpoint, sha256)
-    size = images.info.size
+    identity = digest_of("imported predictions", checkpoint, weights_sha256)
+    source, size = "imported predictions", images.info.size
     model = Model(checkpoint, "own", UNKNOWN, weights_sha256, source, UNKNOWN, file, identity, size, CLASSES)
-    variant = Variant(model, ENGINE, ENGINE, file, identity)
+    variant = Variant(model, ENGINE, ENGINE, file, digest_of(identity, _sha256(file)))
     (clean,) = CLEAN.conditions({})
     cell = Cell(variant, images.info, clean, 0, images.info.decision_space)
     rank = np.where(predicted == images.labels, 0, UNKNOWN_RANK).astype(np.uint16)
     return Finished(cell, 0, Predictions(predicted.astype(np.uint16), rank, probability), 0.0)
 
 
-def store_predictions(store: Store, part: Finished, images: Images) -> str:
-    """Record imported predictions as a study of the checkpoint's name, and give its label; known ones stay."""
-    cell = part.cell
-    label = store.begin_study(cell.model.name, f"# {cell.model.source}", [cell], [images])
+def study_with(store: Store, added: Cell) -> list[Cell]:
+    """The cells of a checkpoint's study with one more, which takes the place of the one on the same image set.
+
+    Raises UsageError where a study of that name ran here, or the cells' checkpoints or image sets cannot be told apart.
+    """
+    stored = store.frame(STORED, [added.model.name]).rows(named=True)
+    if any(row["engine"] != ENGINE for row in stored):
+        raise UsageError(
+            f"{store.path}: the study {added.model.name} is not of imported predictions; "
+            "give it another name with `bandlens studies rename`"
+        )
+    cells = [_stored(row, added) for row in stored if row["digest"] != added.image_set.digest]
+    check_names([*cells, added])
+    return [*cells, added]
+
+
+def _stored(row: Mapping[str, Any], like: Cell) -> Cell:
+    """A cell of the database, on another image set than one of the same checkpoint that is like it otherwise."""
+    model = replace(like.model, sha256=row["model_sha256"])
+    images = ImageSetInfo(**{one.name: row[one.name] for one in fields(ImageSetInfo)})
+    return replace(
+        like,
+        variant=replace(like.variant, model=model, sha256=row["onnx_sha256"]),
+        image_set=images,
+        condition=replace(like.condition, digest=row["condition"]),
+        decision_space=images.decision_space,
+    )
+
+
+def store_predictions(store: Store, part: Finished, cells: Sequence[Cell], images: Images) -> str:
+    """Record imported predictions in the study of the checkpoint's name, and give its label; known ones stay.
+
+    `cells` are those of `study_with`.
+    """
+    cell, file = part.cell, part.cell.variant.path
+    label = store.begin_study(cell.model.name, "# imported predictions", cells, [images])
     if not store.progress([cell])[cell.key]:
-        store.commit([part], {cell.variant: SessionInfo(UNKNOWN, 1, 1, "{}")})
+        versions = json.dumps({"predictions": file.name, "sha256": _sha256(file)})
+        store.commit([part], {cell.variant: SessionInfo(UNKNOWN, 1, 1, versions)})
         of_cell = "FROM cell WHERE cell.id = part.cell AND cell.key = ?"
         store.execute(f"UPDATE part SET right5 = NULL {of_cell} AND right1 < count", [cell.key])  # noqa: S608
     return label
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def find_images(path: Path) -> Images:

@@ -133,7 +133,7 @@ COMMENT ON COLUMN session.precision IS 'Of the model''s arithmetic; logits are f
 COMMENT ON COLUMN session.device IS 'Processor it ran on';
 COMMENT ON COLUMN session.batch IS 'Images a batch';
 COMMENT ON COLUMN session.threads IS 'Of the inference library';
-COMMENT ON COLUMN session.versions IS 'Library versions, a JSON object';
+COMMENT ON COLUMN session.versions IS 'Library versions, a JSON object; of imported predictions, the name of their file and its sha256';
 COMMENT ON COLUMN session.model_sha256 IS 'checkpoint.model_sha256';
 COMMENT ON COLUMN session.onnx_sha256 IS 'Of the ONNX file that ran: the model''s own, or the one made of it for this precision';
 

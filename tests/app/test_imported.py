@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from made_up_results import cell, image_set, part, store_study
 from small import Command, ask, make_images, make_pictures
 
+from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.sources import read_parquet
 from bandlens.app.explore.answers import Answers
 from bandlens.app.pictures import Conditions
@@ -88,8 +91,8 @@ def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, small
         ("c", 3, 0),
         ("d", 4, 0),
     ]
-    source = command("sql", "SELECT source FROM checkpoint", "--db", small / "results.duckdb").out
-    assert "predictions imported from predictions.csv, sha256" in source
+    source = ask(small / "results.duckdb", "SELECT versions->>'predictions', versions->>'sha256' FROM session")
+    assert source == [("predictions.csv", hashlib.sha256((small / "predictions.csv").read_bytes()).hexdigest())]
     assert run(command, small)[0] == 0  # again: nothing new
     count = command("sql", "SELECT count(*) AS n FROM prediction", "--db", small / "results.duckdb", "--format", "json")
     assert json.loads(count.out) == [{"n": 4}]
@@ -112,6 +115,40 @@ def test_what_has_no_probabilities_has_no_confidence(command: Command, small: Pa
     assert [(one["clean_confidence"], one["confidence"], one["right"]) for one in tile["answers"]] == [
         (None, None, False)
     ]
+
+
+def test_a_study_has_all_image_sets_of_its_checkpoint(command: Command, small: Path) -> None:
+    """Another set makes another version; other predictions take the place of those on the same set."""
+    db, seen = small / "results.duckdb", "SELECT image_set, top1 FROM accuracy_of('net') ORDER BY ALL"
+    (small / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,3\n")
+    assert "net@1, 4 predictions imported, top-1 75.000 %" in run(command, small)[1]
+    assert "net@2, 4 predictions imported, top-1 75.000 %" in run(command, small, small / "more.csv")[1]
+    assert ask(db, seen) == [("labels", 0.75), ("more", 0.75)]
+    assert "net@2, 4 predictions imported" in run(command, small)[1]  # nothing new
+    pl.read_csv(small / "predictions.csv").with_columns(predicted_class=9).write_csv(small / "predictions.csv")
+    assert "net@3, 4 predictions imported, top-1 0.000 %" in run(command, small)[1]
+    assert ask(db, seen) == [("labels", 0), ("more", 0.75)]
+    assert json.loads(command("verify", "--db", db, "--json").out)["problems"] == []
+    (small / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,8\n")
+    code, out, err = run(command, small, small / "more.csv")
+    assert (code, out, "two image sets are named more" in err) == (2, "", True)
+    words = ("import", "predictions", small / "predictions.csv", "--images", small / "labels.csv", "--db", db)
+    weights = command(*words, "--checkpoint", "net", "--weights-sha256", "0" * 64)
+    assert (weights.code, "two models are named net" in weights.err) == (2, True)
+    assert ask(db, seen) == [("labels", 0), ("more", 0.75)]
+
+
+def test_the_study_of_a_checkpoint_is_one_of_imported_predictions(command: Command, small: Path) -> None:
+    db, images = small / "results.duckdb", image_set(2, labels=[1, 2])
+    with open_store(db) as store:
+        store_study(store, "net", images, [part(cell(images), [1, 2], [0, 0])])
+    words = ("import", "predictions", small / "predictions.csv", "--images", small / "labels.csv", "--db", db)
+    refused = command(*words, "--checkpoint", "another", "--checkpoint", "net")
+    assert (refused.code, refused.out) == (2, "")
+    assert "the study net is not of imported predictions" in refused.err
+    assert ask(db, "SELECT label FROM study_version") == [("net@1",)]
+    odd = command(*words, "--checkpoint", "net@1")
+    assert (odd.code, "must be a line of text without @" in odd.err) == (2, True)
 
 
 def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: Command, tmp_path: Path) -> None:
