@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ...errors import StoreError
 from ...protocol import CUE_CONFLICT
-from ..statistics.wilson import wilson
+from ..statistics.shares import share_interval, share_of
 from .sources import read_parquet
 
 SIXTEEN = frozenset(
@@ -69,37 +70,33 @@ def _refuse(file: Path, table: pl.DataFrame, column: str, wrong: pl.Series, why:
 def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """Rows of VALUES without source: accuracy of each observer, and of all together, by set and condition; shape bias.
 
-    An observer is `SET subject-NN`; all together are `humans`. No answer is a wrong one.
+    An observer is `SET subject-NN`; all together are `humans`. No answer is a wrong one. Intervals are over images, as
+    those of models are: what all observers answered to an image is one cluster, and they are these observers.
     """
     judged = trials.with_columns(right=(pl.col("category") == pl.col("response")).fill_null(False))
     subject = pl.format("{} {}", "stimulus_set", "subject")
     for who in (subject, pl.lit("humans")):
-        counted = judged.group_by("stimulus_set", "condition", model=who).agg(pl.col("right").sum(), n=pl.len())
-        for row in counted.sort(pl.all()).to_dicts():
-            low, high = map(float, wilson(row["right"] / row["n"], row["n"]))
-            about = {
-                "benchmark": row["stimulus_set"],
-                "condition": row["condition"],
-                "n": row["n"],
-                "model": row["model"],
-            }
-            percent = {"value": 100 * row["right"] / row["n"], "low": 100 * low, "high": 100 * high}
-            yield about | percent | {"metric": "top1", "unit": "percent"}
+        by = judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
+        for (benchmark, condition, model), mine in by:
+            about = {"model": model, "benchmark": benchmark, "condition": condition}
+            found = _share(mine["right"], mine["image"])
+            percent = {name: 100 * found[name] for name in ("value", "low", "high")}
+            yield about | found | percent | {"metric": "top1", "unit": "percent"}
     decided = _conflicts(trials).with_columns(
         shape=pl.col("category") == pl.col("response"), texture=pl.col("texture") == pl.col("response")
     )
-    counted = decided.group_by(model=subject).agg(pl.col("shape").sum(), pl.col("texture").sum()).sort("model")
-    for row in counted.to_dicts():
-        n = row["shape"] + row["texture"]
-        ends = [float(end) for end in wilson(row["shape"] / n, n)] if n else [None, None]
-        about = {
-            "model": row["model"],
-            "benchmark": CUE_CONFLICT,
-            "condition": "",
-            "metric": "shape_bias",
-            "unit": "share",
-        }
-        yield about | {"value": row["shape"] / n if n else None, "low": ends[0], "high": ends[1], "n": n}
+    for (model,), mine in decided.sort(pl.all()).group_by(model=subject, maintain_order=True):
+        named = mine.filter(pl.col("shape") | pl.col("texture"))
+        about = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": "shape_bias", "unit": "share"}
+        nothing = {"value": None, "low": None, "high": None, "n": 0}
+        yield about | (nothing if named.is_empty() else _share(named["shape"], named["image"]))
+
+
+def _share(right: pl.Series, images: pl.Series) -> dict[str, Any]:
+    """The columns value, low, high and n of a share of answers."""
+    share = share_of(right.to_numpy(), images.rank("dense").to_numpy().astype(np.int64))
+    low, high = share_interval(share)
+    return {"value": share.value, "low": low, "high": high, "n": share.images}
 
 
 def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:

@@ -118,6 +118,13 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     assert copy.equals(model_of)
     assert len(copy) == 8
     assert set(copy["n"]) == {160}
+    alone = store.frame(
+        "SELECT value / 100, published.low / 100, published.high / 100, top1, mine.low, mine.high "
+        "FROM published_value AS published JOIN condition_accuracy AS mine "
+        "ON model = images || ' ' || subject AND published.condition = mine.condition WHERE images <> 'cue-conflict'"
+    )
+    assert len(alone) > 300
+    assert alone.to_numpy()[:, :3] == pytest.approx(alone.to_numpy()[:, 3:], abs=1e-6)
     both = rows.filter(condition="10", human=True)
     assert both["top1"].mean() == pytest.approx(0.380, abs=0.0005)  # of four observers, as published
     table = consistencies(store, "low-pass")

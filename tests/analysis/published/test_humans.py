@@ -124,6 +124,22 @@ def test_no_answer_is_wrong(tmp_path: Path) -> None:
     assert (row["value"], row["n"]) == (pytest.approx(100 / 3), 3)
 
 
+def test_observers_of_the_same_images_tell_no_more_of_them_than_one(tmp_path: Path) -> None:
+    """Four who answer alike: all together have the interval of one, but for the freedom of its variance."""
+    images = [{key: values[0] for key, values in RIGHT.items()} | {"trial": str(k)} for k in range(100)]
+    rows = [
+        row | {"subj": f"subject-0{who}", "imagename": f"{k}_cop_s0{who}_c10_oven_10_n0_{k}.png"}
+        | {"object_response": "oven" if k % 4 else "cat"}
+        for who in range(4)
+        for k, row in enumerate(images)
+    ]  # fmt: skip
+    pl.DataFrame(rows).write_parquet(tmp_path / "trials.parquet")
+    found = pl.DataFrame(list(figures(read_trials(tmp_path / "trials.parquet")))).filter(metric="top1")
+    width = dict(found.select("model", pl.col("high") - pl.col("low")).rows())
+    assert set(found["value"]) == {75.0}
+    assert width["contrast subject-01"] < width["humans"] < 1.05 * width["contrast subject-01"]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
