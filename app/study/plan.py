@@ -30,7 +30,7 @@ from .resolve import Work, fits
 @dataclass(frozen=True, slots=True)
 class Plan:
     rows: list[dict[str, Any]]
-    """Per checkpoint, image set and probe probe: cells that are done, begun, missing, and stale."""
+    """Per checkpoint, image set and probe: cells that are done, begun, missing, and stale."""
     missing: list[Cell]
     """Begun or not: what a run would do."""
     predictions: int
