@@ -21,7 +21,7 @@ from ...analysis.correlations.models import StudyTable, study_table
 from ...analysis.correlations.table import correlate
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
-from ...analysis.database.studies import study_label
+from ...analysis.database.studies import last_run, study_label
 from ...errors import UsageError
 from ...probes.images.image_set import ImageSet
 from ..pictures import Conditions, as_recorded, clean, in_words, png
@@ -119,7 +119,7 @@ class Answers:
     def study(self, wanted: str | None) -> dict[str, Any]:
         """A study, the one that ran last unless it is named: its models, image sets, conditions and accuracies."""
         with self._database() as opened:
-            label = study_label(opened.store, wanted)
+            label = study_label(opened.store, wanted or last_run(opened.store))
             known = self._known(opened, label)
             query = (
                 "SELECT label FROM version_of('*') JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC"

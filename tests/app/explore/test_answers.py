@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from made_up_results import cell, image_set, model, part, store_study
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import spearmanr
 from small import ask
 
+from bandlens.analysis.database.open import open_store
 from bandlens.app.explore.answers import SELECTIONS, Answers
 from bandlens.app.pictures import Conditions, find_sets
 from bandlens.app.preview import grid_of
@@ -55,8 +57,8 @@ def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any])
         )
     }
     query = "SELECT checkpoint, cutoff, top1, low, high FROM accuracy WHERE probe = 'lowpass'"
-    for model, cutoff, *values in ask(explored / "results.duckdb", query):
-        assert given[model, f"lowpass, cutoff {cutoff}"] == tuple(values)
+    for name, cutoff, *values in ask(explored / "results.duckdb", query):
+        assert given[name, f"lowpass, cutoff {cutoff}"] == tuple(values)
     assert len(given) == 6 * 53
 
 
@@ -106,6 +108,27 @@ def test_errors_come_with_the_most_confident_first(answers: Answers, study: dict
     confidences = [one["confidence"] for one in of_a]
     assert confidences == sorted(confidences, reverse=True)
     assert confidences[0] > confidences[-1]
+
+
+def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be_chosen(tmp_path: Path) -> None:
+    images = image_set(3, labels=[0, 1, 2])
+    with open_store(tmp_path / "results.duckdb") as store:
+        for name, predicted in (("one", [0, 1, 2]), ("two", [0, 1, 1]), ("one", [0, 1, 2])):
+            store_study(store, name, images, [part(cell(images, by=model(name)), predicted, [0, 0, 0])])
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    found, other = answers.study(None), answers.study("two")
+    answers.close()
+    assert (found["study"], found["studies"]) == ("one@1", ["one@1", "two@1"])
+    assert [[each["name"] for each in one["models"]] for one in (found, other)] == [["one"], ["two"]]
+
+
+def test_a_database_without_a_study_says_how_to_get_one(tmp_path: Path) -> None:
+    with open_store(tmp_path / "results.duckdb"):
+        pass
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    with pytest.raises(UsageError, match=r"holds no study; `bandlens run STUDY.toml"):
+        answers.study(None)
+    answers.close()
 
 
 def pixels(content: bytes) -> NDArray[np.uint8]:
