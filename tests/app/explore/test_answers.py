@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,33 @@ def test_a_database_without_a_study_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no study; `bandlens run STUDY.toml"):
         answers.study(None)
     answers.close()
+
+
+def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path: Path) -> None:
+    """The names of ImageNet are those of its 1000 classes, and a set's own names those of all its models."""
+    large, small = model("large", classes=1000), model("small", classes=37)
+    plain, labelled = image_set(2, name="plain"), image_set(2, name="labelled", labels=[0, 1])
+    own = replace(image_set(2, name="own", labels=[1, 0]), class_names=["Abyssinian", "Bengal"])
+    with open_store(tmp_path / "results.duckdb") as store:
+        parts = [part(cell(plain, by=by), [0, 1]) for by in (large, small)]
+        parts += [part(cell(images, by=small), [0, 1], [0, 0]) for images in (labelled, own)]
+        store_study(store, "s", [plain, labelled, own], parts, {"all": {0: "tench", 1: "goldfish"}})
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    clean = condition(answers.study("s"), "clean")["id"]
+
+    def said(images: str, by: str) -> list[list[str]]:
+        tiles = answers.images("s", images, clean, by, None, "all", None, ["large", "small"])["tiles"]
+        return [[tile["label"], *(one["answer"] for one in tile["answers"])] for tile in tiles]
+
+    found = [said("plain", "large"), said("labelled", "small"), said("own", "small")]
+    listed = [[one["name"] for one in answers.classes("s", images)] for images in ("labelled", "own")]
+    answers.close()
+    assert found == [
+        [[None, "tench", "class 0"], [None, "goldfish", "class 1"]],
+        [["class 0", "class 0"], ["class 1", "class 1"]],
+        [["Bengal", "Abyssinian"], ["Abyssinian", "Bengal"]],
+    ]
+    assert listed == [["0", "1"], ["Abyssinian", "Bengal"]]
 
 
 def pixels(content: bytes) -> NDArray[np.uint8]:
