@@ -12,6 +12,7 @@ from polars.testing import assert_frame_equal
 
 import bandlens
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.statistics.coefficients import Method
 from bandlens.errors import StoreError, UsageError
 from bandlens.records import Condition, Finished
 
@@ -67,6 +68,16 @@ def test_correlations_and_charts(database: Path) -> None:
         assert "vconcat" in (spec := results.plot_curves().to_dict()) or "layer" in spec
         with pytest.raises(UsageError, match="has no highpass with cycles in study \\*"):
             results.plot_curves("highpass")
+
+
+@pytest.mark.parametrize("method", ["spearman", "pearson", "kendall"])
+def test_a_map_of_correlations_says_which_coefficient_it_shows(database: Path, method: Method) -> None:
+    with bandlens.open(database) as results:
+        chart = results.plot_correlations(results.correlations(method=method)).to_dict()
+    (title,) = {
+        one["title"] for layer in chart["layer"] for one in layer["encoding"]["tooltip"] if "coef" in one["field"]
+    }
+    assert title.lower().startswith(method)
 
 
 def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> None:
