@@ -1,4 +1,4 @@
-"""Threads of which one runs at a time: where one of them touches a queue, a seed draws which goes on.
+"""Threads of which one runs at a time: where one touches a queue, or asks the card for work, a seed draws who goes on.
 
 In between nobody interrupts a thread, so that a seed stands for one order of all that they ask for.
 """
@@ -13,6 +13,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from deferred_card import DeferredStream
+
+SHARE = 0.1
+"""Of what a thread asks for: before so much of it the others may go on."""
 
 
 class Turns:
@@ -34,9 +38,10 @@ class Turns:
 
     def until(self, able: Callable[[], bool]) -> None:
         """Let others go on, until it is this thread's turn and it is able to; Empty where that will never be."""
-        self.standing[threading.current_thread()] = able
-        self.next()
-        self.wait()
+        with self.changed:
+            self.standing[threading.current_thread()] = able
+            self.next()
+            self.wait()
         if not able():
             raise Empty
 
@@ -44,11 +49,11 @@ class Turns:
         me = threading.current_thread()
         with self.changed:
             self.changed.wait_for(lambda: self.turn in (me, None))
-        del self.standing[me]
+            del self.standing[me]
 
 
 def draw_threads(monkeypatch: pytest.MonkeyPatch, module: ModuleType, seed: int) -> None:
-    """The module's threads take turns."""
+    """The module's threads take turns with the one that calls this."""
     turns = Turns(seed)
 
     class Thread(threading.Thread):
@@ -60,9 +65,11 @@ def draw_threads(monkeypatch: pytest.MonkeyPatch, module: ModuleType, seed: int)
 
         def run(self) -> None:
             turns.wait()
-            super().run()
-            self.ended = True
-            turns.next()
+            try:
+                super().run()
+            finally:
+                self.ended = True
+                turns.next()
 
         def join(self, timeout: float | None = None) -> None:
             turns.until(lambda: self.ended)
@@ -77,5 +84,13 @@ def draw_threads(monkeypatch: pytest.MonkeyPatch, module: ModuleType, seed: int)
             turns.until(lambda: not self.empty())
             return super().get()
 
+    put = DeferredStream.put
+
+    def interrupted(stream: DeferredStream, *work: Any) -> None:
+        if turns.random.random() < SHARE:
+            turns.until(lambda: True)
+        put(stream, *work)
+
+    monkeypatch.setattr(DeferredStream, "put", interrupted)
     monkeypatch.setattr(module, "Thread", Thread)
     monkeypatch.setattr(module, "SimpleQueue", Queue)

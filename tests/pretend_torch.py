@@ -47,7 +47,7 @@ class Asked(TorchDispatchMode):
         entered.pop()
 
     def __torch_dispatch__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        with _disable_current_modes(), self.stream.card.lock:
+        with _disable_current_modes():
             if WAITING & set(function.tags):
                 self.stream.synchronize()
                 return function(*arguments, **options or {})

@@ -49,7 +49,7 @@ from bandlens.records import Cell, Failed, Model
 
 COUNT, BATCH = 6, 2
 MOST = 100
-"""Seeds that are tried for an order that shows that a wait is missing; nearly all show at the first, the rarest at the eighth."""
+"""Seeds that are tried for an order that shows that a wait is missing: the rarest shows at the sixth."""
 ROOM = {"resident": 1 << 34, "streamed": 0}
 """Where the images lie, and bytes of the card's memory beside what a run works in with which they lie there."""
 FILTERS = {"lowpass": {"cutoff": 0.3}, "highpass": {"cutoff": 0.7}, "uniform_noise": {"width": 0.35}}
