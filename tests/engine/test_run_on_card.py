@@ -53,7 +53,7 @@ MOST = 100
 ROOM = {"resident": 1 << 34, "streamed": 0}
 """Where the images lie, and bytes of the card's memory beside what a run works in with which they lie there."""
 FILTERS = {"lowpass": {"cutoff": 0.3}, "highpass": {"cutoff": 0.7}, "uniform_noise": {"width": 0.35}}
-BANDS = {"critical_band": {"noise_sd": 0.6, "frequency": [0, 4]}}
+BANDS = {"critical_band": {"noise_sd": 0.6, "frequency": [0, 4], "draw": ["shared", "independent"]}}
 """So strong that many pixels are drawn again."""
 PGD = {"eps": "8/255", "step": "4/255", "steps": 2}
 Row = tuple[int, int, float]
