@@ -49,9 +49,9 @@ from bandlens.records import Cell, Failed, Model
 
 COUNT, BATCH = 6, 2
 MOST = 100
-"""Seeds that are tried for an order that shows that a wait is missing: the rarest shows at the sixth."""
+"""Seeds that are tried until an order shows that a wait is missing; most show at the first, the rarest within ten."""
 ROOM = {"resident": 1 << 34, "streamed": 0}
-"""Where the images lie, and bytes of the card's memory beside what a run works in with which they lie there."""
+"""Where the images lie, and the bytes of the card, beside those that a run works in, with which they lie there."""
 FILTERS = {"lowpass": {"cutoff": 0.3}, "highpass": {"cutoff": 0.7}, "uniform_noise": {"width": 0.35}}
 BANDS = {"critical_band": {"noise_sd": 0.6, "frequency": [0, 4], "draw": ["shared", "independent"]}}
 """So strong that many pixels are drawn again."""
