@@ -515,9 +515,10 @@ FROM cell
 JOIN image_set ON image_set.id = cell.image_set
 JOIN condition ON condition.id = cell.condition
 WHERE cell.complete
-WINDOW of_checkpoint AS (PARTITION BY cell.checkpoint, cell.image_set, cell.decision_space),
-       alike AS (PARTITION BY cell.checkpoint, cell.image_set, cell.engine, cell.precision, cell.onnx_sha256,
-                              cell.decision_space);
+-- `labelled` follows from the image set; among the keys, DuckDB hands a filter of it on to the cells.
+WINDOW of_checkpoint AS (PARTITION BY cell.checkpoint, cell.image_set, image_set.labelled, cell.decision_space),
+       alike AS (PARTITION BY cell.checkpoint, cell.image_set, image_set.labelled, cell.engine, cell.precision,
+                              cell.onnx_sha256, cell.decision_space);
 COMMENT ON VIEW cell_detail IS 'Complete cells, each with the clean cell that it is compared with; study_detail has the names that a study gave them';
 COMMENT ON COLUMN cell_detail.cell IS 'cell.id';
 COMMENT ON COLUMN cell_detail.checkpoint_id IS 'checkpoint.id';
