@@ -180,4 +180,12 @@ def duration(seconds: float) -> str:
 
 def parameters_in_words(parameters: str | None) -> str:
     """The parameters of a condition, which SQL gives as JSON, as `cutoff=0.2, size=3`."""
-    return ", ".join(f"{name}={value}" for name, value in json.loads(parameters or "{}").items())
+    values = json.loads(parameters or "{}")
+    return ", ".join(
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )
+
+
+def condition_in_words(row: Mapping[str, Any]) -> str:
+    """The condition of a row with probe and parameters, as `lowpass cutoff=0.2`."""
+    return " ".join(filter(None, (row["probe"], parameters_in_words(row["parameters"]))))
