@@ -77,7 +77,7 @@ def pgd(
             ended.append((left, iterate.detach(), network(iterate)))
     positions, found, scores = (torch.cat(column) for column in zip(*ended, strict=True))
     order = positions.argsort()
-    return Attacked(found[order], scores[order])
+    return Attacked(found.index_select(0, order), scores.index_select(0, order))
 
 
 pgd_any = partial(pgd, until_fooled=True)
