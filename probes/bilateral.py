@@ -38,47 +38,62 @@ def space_weights(condition: Condition) -> NDArray[np.float32]:
     return np.where(squared <= r * r, weights, 0).astype(np.float32)
 
 
-def colour_weights(condition: Condition) -> NDArray[np.float32]:
-    """(766,) float32: the weight of a neighbour by the sum of its three channels' absolute differences."""
-    return np.exp(-np.square(np.arange(766) / float(condition["sigma_color"])) / 2).astype(np.float32)
+def smooth_in_arrays(pixels: Array, space: NDArray[np.float32], sigma_color: float, out: Array) -> None:
+    """(n, 3, size, size) uint8 to `out`, float32 in [0, 1].
+
+    A pair of pixels has one weight, and pulls both towards each other. With the padded rows one behind the other, the
+    pairs that lie the same way apart are two runs of pixels, one shifted against the other. Where this pairs the end of
+    a row with the beginning of the next, one of the two is padding, of which nobody reads what became.
+    """
+    r, count, size = len(space) // 2, len(pixels), pixels.shape[-1]
+    padded = np.pad(pixels, ((0, 0), (0, 0), (r, r), (r, r)), mode="reflect").astype(np.float32)
+    values = padded.reshape(count, 3, -1)
+    pull, weights = np.zeros_like(values), np.ones_like(values[:, :1])  # a pixel is its own neighbour
+    scratch = np.empty_like(values), np.empty_like(values), np.empty_like(weights)
+    exponent = np.float32(-0.5 / sigma_color**2)
+    for down, right in np.argwhere(space > 0) - r:
+        shift = down * padded.shape[-1] + right
+        if shift <= 0:  # the pair has been, or is none
+            continue
+        here, there = np.s_[..., :-shift], np.s_[..., shift:]
+        apart, magnitude, weight = (array[here] for array in scratch)
+        np.subtract(values[there], values[here], out=apart)
+        red, green, blue = np.split(np.abs(apart, out=magnitude), 3, axis=1)
+        np.add(red, green, out=weight)
+        weight += blue
+        weight *= weight
+        weight *= exponent
+        np.exp(weight, out=weight)
+        weight *= space[down + r, right + r]
+        weights[here] += weight
+        weights[there] += weight
+        apart *= weight
+        pull[here] += apart
+        pull[there] -= apart
+    pull /= weights
+    pull += values
+    inner = slice(r, r + size)
+    np.divide(pull.reshape(padded.shape)[..., inner, inner], 255, out=out)
+    np.clip(out, 0, 1, out=out)  # a mean, but for its rounding
 
 
-def smooth_in_arrays(
-    xp: ModuleType, pixels: Array, space: NDArray[np.float32], colour: NDArray[np.float32], out: Array
-) -> None:
-    """(n, 3, size, size) uint8 to `out`, float32 in [0, 1]."""
-    r, size = len(space) // 2, pixels.shape[-1]
-    table = xp.asarray(colour)
-    padded = xp.pad(pixels, ((0, 0), (0, 0), (r, r), (r, r)), mode="reflect").astype(xp.int16)
-    centre = padded[..., r : r + size, r : r + size]
-    total = xp.zeros(pixels.shape, dtype=xp.float32)
-    weights = xp.zeros((len(pixels), 1, size, size), dtype=xp.float32)
-    for row, column in np.argwhere(space > 0).tolist():
-        neighbour = padded[..., row : row + size, column : column + size]
-        apart = xp.abs(neighbour - centre)
-        weight = xp.take(table, apart[:, :1] + apart[:, 1:2] + apart[:, 2:]) * space[row, column]
-        total += weight * neighbour
-        weights += weight
-    xp.minimum(total / (weights * xp.float32(255)), 1, out=out)
-
-
-def smooth_in_kernel(
-    xp: ModuleType, pixels: Array, space: NDArray[np.float32], colour: NDArray[np.float32], out: Array
-) -> None:
+def smooth_in_kernel(xp: ModuleType, pixels: Array, space: NDArray[np.float32], sigma_color: float, out: Array) -> None:
     """`smooth_in_arrays` on a GPU, in one pass."""
     count, size = len(pixels), pixels.shape[-1]
-    there = xp.asarray(space), xp.asarray(colour)
-    launch("bilateral", (size * size, count), out, pixels, *there, len(space) // 2, size)
+    exponent = -0.5 / sigma_color**2
+    launch("bilateral", (size * size, count), out, pixels, xp.asarray(space), exponent, len(space) // 2, size)
 
 
 def perturb(
     xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
 ) -> Iterator[tuple[Condition, Array]]:
-    smooth = smooth_in_arrays if xp is np else smooth_in_kernel
     for condition in conditions:
-        space, colour, out = space_weights(condition), colour_weights(condition), buffer()
-        for part in chunks(xp, len(batch.pixels)):
-            smooth(xp, batch.pixels[part], space, colour, out[part])
+        space, sigma_color, out = space_weights(condition), float(condition["sigma_color"]), buffer()
+        if xp is np:
+            for part in chunks(xp, len(out)):
+                smooth_in_arrays(batch.pixels[part], space, sigma_color, out[part])
+        else:
+            smooth_in_kernel(xp, batch.pixels, space, sigma_color, out)
         yield condition, out
 
 
@@ -90,7 +105,7 @@ def check_size(condition: Condition, size: int) -> None:
 BILATERAL = Family(
     "bilateral",
     "smoothed within edges by the bilateral filter of diameter d",
-    1,
+    2,
     (
         Parameter("d", integer_in(2, 64), ()),
         Parameter("sigma_color", number_in(1, 1000), ()),

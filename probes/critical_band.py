@@ -66,10 +66,23 @@ def _operators(xp: ModuleType, size: int) -> tuple[tuple[Array, ...], tuple[Arra
     return constants(xp, down), constants(xp, up)
 
 
+def luma_in_arrays(xp: ModuleType, pixels: Array) -> Array:
+    """(n, size, size) uint32 in [0, 255]."""
+    red, green, blue = (pixels[:, channel].astype(xp.uint32) for channel in range(3))
+    return (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
+
+
+def luma_in_kernel(xp: ModuleType, pixels: Array) -> Array:
+    """`luma_in_arrays` on a GPU, as uint8."""
+    luma = xp.empty((len(pixels), *pixels.shape[2:]), dtype=xp.uint8)
+    area = pixels.shape[2] * pixels.shape[3]
+    launch("luma", (area, len(pixels)), luma, pixels, area)
+    return luma
+
+
 def low_contrast_grey(xp: ModuleType, pixels: Array) -> Array:
     """(n, size, size) float32: PIL's luma of (n, 3, size, size) uint8 RGB, at contrast 0.2 around a mean of 0.449."""
-    red, green, blue = (pixels[:, channel].astype(xp.uint32) for channel in range(3))
-    luma = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16
+    luma = luma_in_arrays(xp, pixels) if xp is np else luma_in_kernel(xp, pixels)
     # The sum of whole numbers is exact in any order, so the mean is the same wherever the image lies in a batch.
     mean = luma.sum(axis=(1, 2), keepdims=True, dtype=xp.int64) / (luma.shape[1] * luma.shape[2])
     scale = CONTRAST / 255
@@ -81,31 +94,45 @@ def noise_bands(xp: ModuleType, noise: Array, frequencies: Sequence[int], out: S
 
     Each gets the RMS of level 0.
     """
+    for band, gain in zip(out, bands_and_gains(xp, noise, frequencies, out), strict=True):
+        if gain is not None:
+            band *= gain
+    return out
+
+
+def bands_and_gains(
+    xp: ModuleType, noise: Array, frequencies: Sequence[int], out: Sequence[Array]
+) -> Iterator[Array | None]:
+    """Fill `out` with bands, and yield after each what `noise_bands` multiplies it by: (n, 1, 1), or None for 1."""
     levels = [LAST_LEVEL - f for f in frequencies]
     down, up = _operators(xp, noise.shape[-1])
     full_size = [noise]  # level l, brought back to full size
     small = noise
     for level in range(1, min(max(levels) + 1, LAST_LEVEL) + 1):
-        small = down[level - 1] @ small @ down[level - 1].T
-        full_size.append(up[level] @ small @ up[level].T)
+        small = _from_both_sides(down[level - 1], small)
+        full_size.append(_from_both_sides(up[level], small))
     reference = _rms(xp, noise - full_size[1]) if len(full_size) > 1 else None
     for band, level in zip(out, levels, strict=True):
         if level == LAST_LEVEL:
             band[...] = full_size[level]
         else:
             xp.subtract(full_size[level], full_size[level + 1], out=band)
-        if level > 0:
-            band *= reference / _rms(xp, band)
-    return out
+        yield reference / _rms(xp, band) if level > 0 else None
+
+
+def _from_both_sides(matrix: Array, images: Array) -> Array:
+    """Matrix x image x matrix' of each; the second product is one of two matrices, which a GPU starts at once."""
+    made = matrix @ images
+    return (made.reshape(-1, made.shape[-1]) @ matrix.T).reshape(*made.shape[:-1], -1)
 
 
 def _rms(xp: ModuleType, images: Array) -> Array:
     """(n, 1, 1) root of the mean square of (n, size, size) images.
 
-    A product of vectors is NumPy's fastest sum of squares; a GPU's reductions are made for sums, its products are not.
+    A product of vectors is NumPy's fastest sum of squares; CuPy's norm reads the images once.
     """
     flat = images.reshape(len(images), 1, -1)
-    squares = flat @ flat.transpose(0, 2, 1) if xp is np else xp.square(flat).sum(axis=2, keepdims=True)
+    squares = flat @ flat.transpose(0, 2, 1) if xp is np else xp.square(xp.linalg.norm(flat, axis=2, keepdims=True))
     return xp.sqrt(squares / xp.float32(flat.shape[-1]))
 
 
@@ -181,10 +208,15 @@ def mix_in_arrays(
     out[:, 1:] = mixed[:, None]
 
 
-def mix_in_kernel(grey: Array, band: Array, noise_sd: float, draw: int, seed: int, keys: Array, out: Array) -> None:
-    """`mix_in_arrays` on a GPU, in one pass and without waiting: a pixel that needs it is redrawn where it is."""
+def mix_in_kernel(
+    grey: Array, band: Array, gain: Array | None, noise_sd: float, draw: int, seed: int, keys: Array, out: Array
+) -> None:
+    """`mix_in_arrays` on a GPU, of a band times its gain, (n, 1, 1), where it has one.
+
+    It takes one pass and does not wait: a pixel that needs it is redrawn where it is.
+    """
     count, size = len(grey), grey.shape[-1]
-    launch("mix_noise", (size * size, count), out, grey, band, noise_sd, keys, seed, draw, size * size)
+    launch("mix_noise", (size * size, count), out, grey, band, gain, noise_sd, keys, seed, draw, size * size)
 
 
 def perturb(
@@ -213,9 +245,14 @@ def _one_draw(
     # An array a band: one for all of them is so large that it would be mapped, and its pages cleared, for every batch.
     bands = [xp.empty((count, size, size), dtype=xp.float32) for _ in frequencies]
     parts = list(chunks(xp, count))
+    gains: list[Array | None] = []
     for part in parts if frequencies else ():
         noise = unit_normal_fields(xp, batch.seed, batch.keys[part], draw, size)
-        noise_bands(xp, noise, frequencies, [band[part] for band in bands])
+        places = [band[part] for band in bands]
+        if xp is np:
+            noise_bands(xp, noise, frequencies, places)
+        else:
+            gains = list(bands_and_gains(xp, noise, frequencies, places))
     reached = reaches(grey, bands, parts) if xp is np else None
     for condition in conditions:
         out, sd = buffer(), float(condition["noise_sd"])
@@ -225,7 +262,7 @@ def _one_draw(
             f = frequencies.index(int(condition["frequency"]))
             band = bands[f]
             if reached is None:
-                mix_in_kernel(grey, band, sd, draw, batch.seed, batch.keys, out)
+                mix_in_kernel(grey, band, gains[f], sd, draw, batch.seed, batch.keys, out)
             else:
                 for part, reach in zip(parts, reached[f], strict=True):
                     keys = batch.keys[part]

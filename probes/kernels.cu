@@ -70,15 +70,24 @@ extern "C" __global__ void unit_normal_fields(
     field[3ll * blocks] = cd.second;
 }
 
+// probes/critical_band.py: luma_in_arrays. x counts an image's pixels, y the images.
+extern "C" __global__ void luma(unsigned char* out, const unsigned char* __restrict__ pixels, unsigned area) {
+    const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
+    if (pixel >= area) return;
+    const unsigned char* image = pixels + 3ll * area * blockIdx.y + pixel;
+    const unsigned red = image[0], green = image[area], blue = image[2ll * area];
+    out[(long long)area * blockIdx.y + pixel] = (red * 19595 + green * 38470 + blue * 7471 + 32768) >> 16;
+}
+
 // probes/critical_band.py: bring_into_range and redraw. x counts an image's pixels, y the images.
 extern "C" __global__ void mix_noise(
-    float* out, const float* __restrict__ grey, const float* __restrict__ band, float noise_sd,
-    const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned pixels) {
+    float* out, const float* __restrict__ grey, const float* __restrict__ band, const float* __restrict__ gains,
+    float noise_sd, const unsigned long long* keys, unsigned long long seed, unsigned draw, unsigned pixels) {
     const unsigned pixel = blockIdx.x * blockDim.x + threadIdx.x;
     if (pixel >= pixels) return;
     const long long image = blockIdx.y, place = image * pixels + pixel;
     // Rounded before it is added, as in the array code: a fused sum can fall on the other side of a border.
-    const float noise = __fmul_rn(noise_sd, band[place]);
+    const float noise = __fmul_rn(noise_sd, gains ? __fmul_rn(band[place], gains[image]) : band[place]);
     float value = grey[place] + noise;
     if (value < 0.0f && noise >= -0.9f) {
         value = 0.1f;
@@ -95,24 +104,62 @@ extern "C" __global__ void mix_noise(
     red[2ll * pixels] = value;
 }
 
-// probes/spectral.py: filter_in_arrays. x counts a quarter of a channel's pixels, y the channels of all images. The
-// quarters are what even and odd rows of a spectrum, by even and odd columns, add to the top left. With `pixels`, the
-// output is what the low-pass leaves of them.
-extern "C" __global__ void join_quarters(
-    float* out, const unsigned char* __restrict__ pixels, const float* __restrict__ even_even,
-    const float* __restrict__ even_odd, const float* __restrict__ odd_even, const float* __restrict__ odd_odd,
-    unsigned half) {
+// probes/spectral.py: spectrum, before its products. x counts a quarter of a channel's pixels, y the channels of all
+// images. Half a period on, even frequencies repeat and odd ones change sign; rows of quarters come before channels.
+extern "C" __global__ void fold_quarters(
+    float* even_even, float* even_odd, float* odd_even, float* odd_odd, const unsigned char* __restrict__ pixels,
+    unsigned half, unsigned channels) {
     const unsigned place = blockIdx.x * blockDim.x + threadIdx.x, area = half * half;
     if (place >= area) return;
-    const long long there = (long long)area * blockIdx.y + place;
+    const unsigned row = place / half, column = place % half;
+    const unsigned char* left = pixels + 4ll * area * blockIdx.y + row * 2 * half + column;
+    const int a = left[0], b = left[half], c = left[2 * area], d = left[2 * area + half];
+    const long long there = ((long long)row * channels + blockIdx.y) * half + column;
+    even_even[there] = (float)(a + b + c + d) / 255.0f;
+    even_odd[there] = (float)(a - b + c - d) / 255.0f;
+    odd_even[there] = (float)(a + b - c - d) / 255.0f;
+    odd_odd[there] = (float)(a - b - c + d) / 255.0f;
+}
+
+// probes/spectral.py: _cut, of one block. x counts what of a channel's block is kept, y the channels of all images. From
+// `low_edge` and `right_edge` on, rows and columns are of the highest frequency that is kept.
+extern "C" __global__ void cut_block(
+    float* out, const float* __restrict__ block, unsigned height, unsigned channels, unsigned width, unsigned across,
+    unsigned low_edge, unsigned right_edge) {
+    const unsigned place = blockIdx.x * blockDim.x + threadIdx.x;
+    if (place >= height * width) return;
+    const unsigned row = place / width, column = place % width;
+    const float* channel = block + (long long)blockIdx.y * across;
+    const long long step = (long long)channels * across;
+    float value = channel[row * step + column];
+    if (row >= low_edge && column >= right_edge) {
+        const unsigned down = row - low_edge, right = column - right_edge;
+        const float opposite = channel[(low_edge + 1 - down) * step + right_edge + 1 - right];
+        value = 0.25f * (down == right ? value - opposite : value + opposite);
+    } else if (row >= low_edge || column >= right_edge) {
+        value *= 0.5f;
+    }
+    out[((long long)row * channels + blockIdx.y) * width + column] = value;
+}
+
+// probes/spectral.py: filters_in_arrays, behind its products. x and y count as in fold_quarters. The quarters are what
+// even and odd rows of a spectrum, by even and odd columns, add to the top left. Without `low` or `high`, only the other
+// is made.
+extern "C" __global__ void join_quarters(
+    float* low, float* high, const unsigned char* __restrict__ pixels, const float* __restrict__ even_even,
+    const float* __restrict__ even_odd, const float* __restrict__ odd_even, const float* __restrict__ odd_odd,
+    unsigned half, unsigned channels) {
+    const unsigned place = blockIdx.x * blockDim.x + threadIdx.x, area = half * half;
+    if (place >= area) return;
+    const unsigned row = place / half, column = place % half;
+    const long long there = ((long long)row * channels + blockIdx.y) * half + column;
     const float a = even_even[there], b = even_odd[there], c = odd_even[there], d = odd_odd[there];
-    // Half a period on, even frequencies repeat and odd ones change sign.
-    const float low[4] = {(a + b) + (c + d), (a - b) + (c - d), (a + b) - (c + d), (a - b) - (c - d)};
-    const long long corner = 4ll * area * blockIdx.y + place / half * 2 * half + place % half;
+    const float kept[4] = {(a + b) + (c + d), (a - b) + (c - d), (a + b) - (c + d), (a - b) - (c - d)};
+    const long long corner = 4ll * area * blockIdx.y + row * 2 * half + column;
     for (unsigned quarter = 0; quarter < 4; ++quarter) {
         const long long pixel = corner + quarter / 2 * 2 * area + quarter % 2 * half;
-        const float value = pixels ? (float)pixels[pixel] / 255.0f - low[quarter] : low[quarter];
-        out[pixel] = fminf(fmaxf(value, 0.0f), 1.0f);
+        if (low) low[pixel] = fminf(fmaxf(kept[quarter], 0.0f), 1.0f);
+        if (high) high[pixel] = fminf(fmaxf((float)pixels[pixel] / 255.0f - kept[quarter], 0.0f), 1.0f);
     }
 }
 
@@ -124,32 +171,36 @@ __device__ int mirrored(int place, int size) {
 
 // probes/bilateral.py: smooth_in_arrays. x counts an image's pixels, y the images.
 extern "C" __global__ void bilateral(
-    float* out, const unsigned char* __restrict__ pixels, const float* __restrict__ space,
-    const float* __restrict__ colour, unsigned reach, unsigned side) {
+    float* out, const unsigned char* __restrict__ pixels, const float* __restrict__ space, float exponent,
+    unsigned reach, unsigned side) {
     const int radius = reach, size = side;
     const int pixel = blockIdx.x * blockDim.x + threadIdx.x, area = size * size;
     if (pixel >= area) return;
     const int y = pixel / size, x = pixel % size;
     const unsigned char* __restrict__ image = pixels + 3ll * area * blockIdx.y;
     const int red = image[pixel], green = image[pixel + area], blue = image[pixel + 2 * area];
-    float sums[3] = {0.0f, 0.0f, 0.0f}, weights = 0.0f;
+    float pull[3] = {0.0f, 0.0f, 0.0f}, weights = 0.0f;
     for (int down = -radius; down <= radius; ++down) {
         const unsigned char* __restrict__ row = image + mirrored(y + down, size) * size;
         for (int across = -radius; across <= radius; ++across) {
             const float near = *space++;
             if (near == 0.0f) continue;
             const unsigned char* __restrict__ there = row + mirrored(x + across, size);
-            const int r = there[0], g = there[area], b = there[2 * area];
-            const float weight = __fmul_rn(colour[abs(r - red) + abs(g - green) + abs(b - blue)], near);
-            sums[0] += __fmul_rn(weight, (float)r);
-            sums[1] += __fmul_rn(weight, (float)g);
-            sums[2] += __fmul_rn(weight, (float)b);
+            const int r = there[0] - red, g = there[area] - green, b = there[2 * area] - blue;
+            const float apart = (float)(abs(r) + abs(g) + abs(b));
+            const float weight = __fmul_rn(expf(__fmul_rn(__fmul_rn(apart, apart), exponent)), near);
+            pull[0] += __fmul_rn(weight, (float)r);
+            pull[1] += __fmul_rn(weight, (float)g);
+            pull[2] += __fmul_rn(weight, (float)b);
             weights += weight;
         }
     }
     float* value = out + 3ll * area * blockIdx.y + pixel;
-    const float scale = __fmul_rn(weights, 255.0f);
-    for (int channel = 0; channel < 3; ++channel) value[channel * area] = fminf(sums[channel] / scale, 1.0f);
+    const float own[3] = {(float)red, (float)green, (float)blue};
+    for (int channel = 0; channel < 3; ++channel) {
+        const float mean = (own[channel] + pull[channel] / weights) / 255.0f;
+        value[channel * area] = fminf(fmaxf(mean, 0.0f), 1.0f);
+    }
 }
 
 // Whether the score of class k goes before that of class l, as argmax has it: the first NaN, or the first of the largest.

@@ -13,9 +13,9 @@ transform. Source: Gavrikov and Keuper 2024, after Wang et al. 2020 ("High-frequ
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import groupby, islice, product
+from itertools import groupby, product, zip_longest
 from types import ModuleType
 
 import numpy as np
@@ -26,6 +26,9 @@ from .arrays import Array, chunks, constants
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, even_size, number_in
 from .kernels import launch
+
+PARITIES = tuple(product(range(2), repeat=2))
+"""Rows of even and of odd frequencies (or the top and the bottom), by columns of these."""
 
 
 def radius(condition: Condition, size: int) -> int:
@@ -70,8 +73,7 @@ def lowpass(xp: ModuleType, images: Array, transformed: Array, r: int) -> Array:
         return images
     evens, odds = _kept(r)
     inner = xp.empty((*transformed.shape[:-2], evens + odds, evens + odds), dtype=xp.float32)
-    parts = slice(evens), slice(evens, None)
-    _cut(transformed, r, [[inner[..., rows, columns] for columns in parts] for rows in parts])
+    _cut(transformed, r, inner)
     even, odd = (basis[:, :count] for basis, count in zip(fourier_bases(xp, size), (evens, odds), strict=True))
     half = size // 2
     rows = xp.empty((*inner.shape[:-1], size), dtype=xp.float32)
@@ -90,14 +92,12 @@ def _kept(r: int) -> tuple[int, int]:
     return 1 + r // 2 * 2, (r + 1) // 2 * 2
 
 
-def _cut(transformed: Array, r: int, blocks: Sequence[Sequence[Array]]) -> None:
-    """Fill the blocks with the spectrum up to frequency r, whose edges are weighed as the one-sided block does.
-
-    They are rows of even and of odd frequencies, by columns of even and of odd ones.
-    """
-    first = (0, _kept(transformed.shape[-1] // 2)[0])
-    for row, column in product(range(2), repeat=2):
-        block = blocks[row][column]
+def _cut(transformed: Array, r: int, inner: Array) -> None:
+    """Fill `inner` with the spectrum up to frequency r, whose edges are weighed as the one-sided block does."""
+    evens, _ = _kept(r)
+    parts, first = (slice(evens), slice(evens, None)), (0, _kept(transformed.shape[-1] // 2)[0])
+    for row, column in PARITIES:
+        block = inner[..., parts[row], parts[column]]
         height, width = block.shape[-2:]
         top, left = first[row], first[column]
         block[...] = transformed[..., top : top + height, left : left + width]
@@ -105,64 +105,99 @@ def _cut(transformed: Array, r: int, blocks: Sequence[Sequence[Array]]) -> None:
             block[..., -2:, :] *= 0.5
         if column == r % 2:
             block[..., -2:] *= 0.5
-    corner = blocks[r % 2][r % 2][..., -2:, -2:]
-    a, b, c, d = (corner[..., row, column].copy() for row, column in product(range(2), repeat=2))
+    corner = inner[..., parts[r % 2], parts[r % 2]][..., -2:, -2:]
+    a, b, c, d = (corner[..., row, column].copy() for row, column in PARITIES)
     corner[..., 0, 0], corner[..., 0, 1] = a - d, b + c
     corner[..., 1, 0], corner[..., 1, 1] = b + c, d - a
 
 
-def filter_in_arrays(
-    xp: ModuleType, images: Array, transformed: Array, r: int, outputs: Sequence[tuple[Condition, Array]]
-) -> None:
-    """Fill the output of each condition, all of radius r, with what it makes of the images."""
-    for part in chunks(xp, len(images)):
-        low = lowpass(xp, images[part], transformed[part], r)
-        for condition, out in outputs:
-            target = out[part]  # one view: CuPy copies an input that shares memory with another object
-            filtered = low if condition.probe == "lowpass" else xp.subtract(images[part], low, out=target)
-            xp.clip(filtered, 0, 1, out=target)
+Fill = Callable[[int, Sequence[tuple[Condition, Array]]], None]
+"""Fills the output of each condition, all of one radius and of different probes, with what it makes of the images."""
 
 
-def filter_in_kernel(
-    xp: ModuleType, pixels: Array, transformed: Array, r: int, outputs: Sequence[tuple[Condition, Array]]
-) -> None:
-    """`filter_in_arrays` on a GPU, of (n, 3, size, size) uint8 and 0 < r < size / 2: one pass behind the products.
+def filters_in_arrays(xp: ModuleType, pixels: Array) -> Fill:
+    """The filters of (n, 3, size, size) uint8 images, whose transform is taken here."""
+    count, size = len(pixels), pixels.shape[-1]
+    images = unit_range(xp, pixels, xp.empty(pixels.shape, dtype=xp.float32))
+    transformed = xp.empty((count, 3, size - 1, size - 1), dtype=xp.float32)
+    for part in chunks(xp, count):
+        transformed[part] = spectrum(xp, images[part])
 
-    No operand is a part of a larger array of images, which CuPy would copy.
+    def fill(r: int, outputs: Sequence[tuple[Condition, Array]]) -> None:
+        for part in chunks(xp, count):
+            low = lowpass(xp, images[part], transformed[part], r)
+            for condition, out in outputs:
+                target = out[part]
+                filtered = low if condition.probe == "lowpass" else xp.subtract(images[part], low, out=target)
+                xp.clip(filtered, 0, 1, out=target)
+
+    return fill
+
+
+@cache
+def _waves(xp: ModuleType, size: int) -> tuple[Array, ...]:
+    """The bases' columns as rows: the first of them are contiguous, and CuPy copies what is not before a product."""
+    return constants(xp, [np.ascontiguousarray(basis.T) for basis in fourier_bases(np, size)])
+
+
+def filters_in_kernels(xp: ModuleType, pixels: Array) -> Fill:
+    """`filters_in_arrays` on a GPU, with kernels in front of the products and behind them.
+
+    Quarters of images, and blocks of spectra of even or odd frequencies, are (rows, channels of all images, columns):
+    so a product from either side is one of two matrices.
     """
-    size, kept = pixels.shape[-1], _kept(r)
-    blocks = [[xp.empty((len(pixels), 3, down, across), dtype=xp.float32) for across in kept] for down in kept]
-    _cut(transformed, r, blocks)
-    bases = [basis[:, :count] for basis, count in zip(fourier_bases(xp, size), kept, strict=True)]
-    quarters = [bases[row] @ blocks[row][column] @ bases[column].T for row, column in product(range(2), repeat=2)]
-    for condition, out in outputs:
-        whole = pixels if condition.probe == "highpass" else None
-        launch("join_quarters", (size * size // 4, 3 * len(pixels)), out, whole, *quarters, size // 2)
+    half, channels = pixels.shape[-1] // 2, 3 * len(pixels)
+    waves = _waves(xp, 2 * half)
+    folded = [xp.empty((half, channels, half), dtype=xp.float32) for _ in PARITIES]
+    launch("fold_quarters", (half * half, channels), *folded, pixels, half, channels)
+    blocks = [_times(waves[row], one, waves[column].T) for (row, column), one in zip(PARITIES, folded, strict=True)]
+
+    def fill(r: int, outputs: Sequence[tuple[Condition, Array]]) -> None:
+        if r in (0, half):
+            for condition, out in outputs:
+                if (condition.probe == "lowpass") == (r == half):
+                    unit_range(xp, pixels, out)
+                else:
+                    out[...] = 0
+            return
+        kept, quarters = _kept(r), []
+        for (row, column), block in zip(PARITIES, blocks, strict=True):
+            height, width = kept[row], kept[column]
+            # From where on they are of frequency r itself.
+            edges = [count - 2 if parity == r % 2 else count for count, parity in ((height, row), (width, column))]
+            cut = xp.empty((height, channels, width), dtype=xp.float32)
+            launch("cut_block", (height * width, channels), cut, block[:height], *cut.shape, block.shape[-1], *edges)
+            quarters.append(_times(waves[row][:height].T, cut, waves[column][:width]))
+        outs = {condition.probe: out for condition, out in outputs}
+        low, high = outs.get("lowpass"), outs.get("highpass")
+        launch("join_quarters", (half * half, channels), low, high, pixels, *quarters, half, channels)
+
+    return fill
+
+
+def _times(left: Array, block: Array, right: Array) -> Array:
+    """(rows, channels, columns) multiplied by a matrix from either side."""
+    rows, channels, columns = block.shape
+    return ((left @ block.reshape(rows, -1)).reshape(-1, columns) @ right).reshape(len(left), channels, -1)
 
 
 def perturb(
     xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
 ) -> Iterator[tuple[Condition, Array]]:
     """Yields the conditions by radius, a low-pass and the high-pass of the same radius together."""
-    count, size = len(batch.pixels), batch.pixels.shape[-1]
-    images = unit_range(xp, batch.pixels, xp.empty(batch.pixels.shape, dtype=xp.float32))
-    transformed = xp.empty((count, 3, size - 1, size - 1), dtype=xp.float32)
-    for part in chunks(xp, count):
-        transformed[part] = spectrum(xp, images[part])
+    size = batch.pixels.shape[-1]
+    fill = (filters_in_arrays if xp is np else filters_in_kernels)(xp, batch.pixels)
     for r, members in groupby(sorted(conditions, key=lambda c: radius(c, size)), key=lambda c: radius(c, size)):
-        for pair in _pairs(members):
+        for pair in _pairs(list(members)):
             outputs = [(condition, buffer()) for condition in pair]
-            if xp is np or r in (0, size // 2):
-                filter_in_arrays(xp, images, transformed, r, outputs)
-            else:
-                filter_in_kernel(xp, batch.pixels, transformed, r, outputs)
+            fill(r, outputs)
             yield from outputs
 
 
-def _pairs(members: Iterator[Condition]) -> Iterator[list[Condition]]:
-    """At most two at a time: cutoffs so close that they share a radius must not hold a buffer each."""
-    while pair := list(islice(members, 2)):
-        yield pair
+def _pairs(members: Sequence[Condition]) -> Iterator[list[Condition]]:
+    """One of each probe at a time: cutoffs so close that they share a radius must not hold a buffer each."""
+    probes = ([one for one in members if one.probe == name] for name in ("lowpass", "highpass"))
+    return ([one for one in pair if one] for pair in zip_longest(*probes))
 
 
 _CUTOFF = (Parameter("cutoff", number_in(0, 1), CUTOFFS),)

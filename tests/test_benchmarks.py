@@ -59,4 +59,4 @@ def test_intervals_are_counted_and_hold(tmp_path: Path) -> None:
 
 def test_every_program_is_tested() -> None:
     programs = {path.stem for path in PROGRAMS.glob("*.py") if not path.stem.startswith("_")}
-    assert programs == {*QUICK, *HEAVY, "coverage", "gpu_first"}, "the last has a test file of its own"
+    assert programs == {*QUICK, *HEAVY, "coverage", "gpu_first", "traffic"}, "the last two have test files of their own"

@@ -34,6 +34,7 @@ WITHOUT_A_MODULE = {
     "test_pretend_cupy.py": "what stands for CuPy in the tests",
     "test_packaging.py": "pyproject.toml",
     "test_readme.py": "README.md",
+    "test_traffic.py": "benchmarks/traffic.py",
     "test_tutorial.py": "docs/tutorial.md",
 }
 """Test file -> what it tests instead of one module. The files of tests/hostile/ go through the whole package."""

@@ -110,14 +110,20 @@ def test_an_error_of_the_caller_ends_the_thread() -> None:
 # Time on a card
 
 
+DOCS = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
 BATCH = {"fp16": 256 / 43_000, "int8": 256 / 85_000}
 """Seconds that a network takes of a batch, as docs/gpu.md predicts them for an H100."""
 REDUCE = 4e-6
 """Seconds of `reduce_logits`: predicted there too."""
-GROUPS = ((22, 18e-3), (29, 8e-3))
-"""Conditions that are perturbed together, and the seconds that a batch of them takes: predicted there too."""
-SHARED = 1 / 3
-"""The part of these that comes before the first condition, such as transforms: assumed, and less would be easier."""
+GROUPS = [
+    (int(count), float(ms) / 1e3, float(shared) / 1e3)
+    for count, ms, shared in re.findall(
+        r"^\| (22|29) [a-z_, ]+(?: \| [\d.]+){3} \| ([\d.]+) \| ([\d.]+) \|$", DOCS, re.M
+    )
+]
+"""Conditions that are perturbed together, the seconds that a batch of them takes, and how many of these several of them
+share: reckoned there. What is shared comes before the first condition here.
+"""
 ASK = 20e-6
 """Seconds that an order between two streams costs: assumed."""
 
@@ -142,13 +148,13 @@ def rate(card: DeferredCard, precision: str, networks: int, batches: int = 20) -
     """What a run over 51 conditions reaches of the bare loop by these estimates."""
     network = card.cuda.Stream(non_blocking=True)
 
-    def produce(count: int, seconds: float, take: Take) -> Iterator[list[int]]:
+    def produce(count: int, seconds: float, shared: float, take: Take) -> Iterator[list[int]]:
         for _ in range(batches):
-            card.ask(lambda: None, SHARED * seconds)
+            card.ask(lambda: None, shared)
             held = []
             for _ in range(count):
                 held.append(take())
-                card.ask(lambda: None, (1 - SHARED) * seconds / count)
+                card.ask(lambda: None, (seconds - shared) / count)
                 if len(held) == 2:  # a low-pass and the high-pass of the same radius
                     yield from held
                     held = []
@@ -156,9 +162,9 @@ def rate(card: DeferredCard, precision: str, networks: int, batches: int = 20) -
 
     with streams.new_stream(card):  # type: ignore[arg-type]
         ahead = streams.new_stream(card)  # type: ignore[arg-type]
-        for count, seconds in GROUPS:
+        for group in GROUPS:
             buffers = Buffers(card, [[0] for _ in range(COUNT)], ahead)  # type: ignore[arg-type]
-            with prefetch(partial(produce, count, seconds), buffers) as items:
+            with prefetch(partial(produce, *group), buffers) as items:
                 for buffer in items:
                     for _ in range(networks):
                         with streams.in_turn(card, network):  # type: ignore[arg-type]
@@ -166,7 +172,7 @@ def rate(card: DeferredCard, precision: str, networks: int, batches: int = 20) -
                         card.ask(lambda: None, REDUCE + ASK)
                     buffers.give(buffer)
         streams.finish(card)  # type: ignore[arg-type]
-        bare = batches * networks * BATCH[precision] * sum(count for count, _ in GROUPS)
+        bare = batches * networks * BATCH[precision] * sum(count for count, *_ in GROUPS)
         return bare / float(card.current().time)
 
 
@@ -174,8 +180,8 @@ def test_in_virtual_time_a_run_reaches_of_the_bare_loop_what_docs_tell() -> None
     """Perturbing beside the network costs nearly nothing, and one after the other what it takes; no simulation knows
     which of the two a card comes close to.
     """
-    docs = Path(__file__).parents[2] / "docs" / "gpu.md"
-    rows = re.findall(r"^\| (\d+) \|((?: 0\.\d\d \|){4})$", docs.read_text(encoding="utf-8"), re.M)
+    assert len(GROUPS) == 2
+    rows = re.findall(r"^\| (\d+) \|((?: 0\.\d\d \|){4})$", DOCS, re.M)
     assert [networks for networks, _ in rows] == ["1", "2", "5"]
     for networks, told in rows:
         found = [

@@ -1,0 +1,206 @@
+"""What the perturbations of a batch of 256 would take on an H100, reckoned from memory traffic and products.
+
+The package's own code runs, on an array module that computes with NumPy and counts what CuPy would start. Every
+operation on arrays is a launch that reads its operands and writes its result, since CuPy fuses none. A product copies
+an operand that is not contiguous beforehand, and one of a single matrix with many lists their addresses in kernels of
+their own. A kernel of kernels.cu reads or writes each of its arrays once; it is not run, nor is its arithmetic counted.
+
+Launches of two and of three images are extended to the batch. A launch takes as long as its bytes or as its operations
+take, whichever is longer, and a gap; nothing is taken to stay in the card's cache. The rates are assumed: those of the
+data sheet, times a share that such work may reach. Nobody has measured them here, and no figure is better than these.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import _checkout  # noqa: F401 - before anything of bandlens
+import numpy as np
+from _common import SIZE
+from numpy.typing import NDArray
+
+from bandlens.probes import kernels
+from bandlens.probes.family import Batch, Perturb
+from bandlens.probes.grid import PUBLISHED, make_grid
+from bandlens.records import Condition
+
+BATCH = 256
+BANDWIDTH = 0.8 * 3.35e12
+"""Bytes a second: NVIDIA's 3.35 TB/s for an H100 SXM, of which passes over arrays are taken to reach 80 %."""
+PRODUCTS = 0.5 * 67e12
+"""Operations a second: NVIDIA's 67 TFLOP/s in float32, without tensor cores; thin products are taken to reach half."""
+GAP = 3e-6
+"""Seconds from the end of a kernel to the next one's work."""
+
+
+class Launch(NamedTuple):
+    what: str
+    bytes: float
+    operations: float
+    shared: bool
+    """Whether it came while no condition had a buffer, and so serves several of them."""
+
+    @property
+    def ms(self) -> float:
+        return 1e3 * (max(self.bytes / BANDWIDTH, self.operations / PRODUCTS) + GAP)
+
+
+class Ledger:
+    def __init__(self) -> None:
+        self.launches: list[Launch] = []
+        self.filling = 0
+        """Buffers that have been asked for, and whose condition has not come."""
+
+    def add(self, what: str, *touched: Any, operations: float = 0) -> None:
+        moved = sum(bytes_of(one) for one in touched if isinstance(one, np.ndarray))
+        self.launches.append(Launch(what, moved, operations, shared=not self.filling))
+
+
+LEDGER = Ledger()
+
+
+def bytes_of(array: NDArray[Any]) -> int:
+    """What lies in memory: an axis along which an array is only repeated counts once."""
+    return array.itemsize * int(np.prod([n for n, step in zip(array.shape, array.strides, strict=True) if step]))
+
+
+class CountedArray(np.ndarray):
+    """An array of NumPy that counts what CuPy would do. Views cost nothing."""
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = (None,), **options: Any) -> Any:
+        (target,) = out
+        operands = [plain(one) for one in inputs]
+        made = getattr(ufunc, method)(*operands, **options, **({} if target is None else {"out": plain(target)}))
+        if ufunc is np.matmul:
+            count_product(*operands, made)
+        else:
+            for one, operand in zip(inputs, operands, strict=True):
+                if target is not None and one is not target and np.may_share_memory(operand, made):
+                    LEDGER.add("copy", operand, operand)
+            LEDGER.add(ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}", *operands, made)
+        return made.view(CountedArray) if target is None else target
+
+    def __array_function__(self, function: Any, _: Any, arguments: Any, options: Any) -> Any:
+        made = function(*map(plain, arguments), **options)
+        LEDGER.add(function.__name__, *map(plain, arguments), made)
+        return made.view(CountedArray)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        place, value = plain(self)[key], plain(value)
+        if isinstance(value, np.ndarray) and value.__array_interface__ == place.__array_interface__:
+            return  # the end of `array[key] *= 2`, where CuPy sees that nothing is left to do
+        LEDGER.add("assign", value, place)
+        place[...] = value
+
+    def astype(self, dtype: Any, *_: Any, **__: Any) -> Any:
+        made = plain(self).astype(dtype)
+        LEDGER.add("astype", plain(self), made)
+        return made.view(CountedArray)
+
+    def copy(self, *_: Any, **__: Any) -> Any:
+        return self.astype(self.dtype)
+
+    def reshape(self, *shape: Any, **_: Any) -> Any:
+        made = plain(self).reshape(*shape)
+        if not np.may_share_memory(made, plain(self)):
+            LEDGER.add("copy", made, made)
+        return made.view(CountedArray)
+
+
+def plain(value: Any) -> Any:
+    return value.view(np.ndarray) if isinstance(value, CountedArray) else value
+
+
+def count_product(one: NDArray[Any], other: NDArray[Any], made: NDArray[Any]) -> None:
+    """As CuPy 14 does it: cuBLAS gets a matrix as it lies or transposed, and many only as they lie."""
+    many = made.ndim > 2
+    for operand in (one, other):
+        if not (operand.flags.c_contiguous or (operand.flags.f_contiguous and not many)):
+            LEDGER.add("copy for a product", operand, operand)
+    if one.shape[:-2] != other.shape[:-2]:
+        for _ in range(3 * (made.ndim - 2)):
+            LEDGER.add("addresses for a product")
+    LEDGER.add("product", one, other, made, operations=2 * made.size * one.shape[-1])
+    if not made.flags.c_contiguous:
+        LEDGER.add("copy of a product", made, made)
+
+
+class CountingModule(ModuleType):
+    """NumPy, whose arrays count."""
+
+    def __getattr__(self, name: str) -> Any:
+        theirs = getattr(np, name)
+        if isinstance(theirs, (type, np.ufunc, ModuleType)) or not callable(theirs):
+            return theirs
+
+        def function(*arguments: Any, **options: Any) -> Any:
+            made = theirs(*arguments, **options)
+            return made.view(CountedArray) if type(made) is np.ndarray else made
+
+        return function
+
+
+def counted(xp: ModuleType, perturb: Perturb, conditions: Sequence[Condition], count: int) -> list[Launch]:
+    """What a group of conditions launches for so many images, once its constants are on the card."""
+    pixels, keys = np.zeros((count, 3, SIZE, SIZE), np.uint8), np.arange(count, dtype=np.uint64)
+    batch = Batch(pixels.view(CountedArray), keys.view(CountedArray), np.arange(count), 0)
+
+    def buffer() -> Any:
+        LEDGER.filling += 1
+        return xp.empty(pixels.shape, np.float32)
+
+    for _ in range(2):
+        LEDGER.launches.clear()
+        with np.errstate(all="ignore"):  # what kernels would fill is empty
+            for _ in perturb(xp, batch, conditions, buffer):
+                LEDGER.filling -= 1
+    return LEDGER.launches.copy()
+
+
+def reckoned(xp: ModuleType, perturb: Perturb, conditions: Sequence[Condition]) -> list[Launch]:
+    """What a group of conditions launches for a batch."""
+    two, three = (counted(xp, perturb, conditions, count) for count in (2, 3))
+    return [
+        one._replace(
+            bytes=one.bytes + (BATCH - 2) * (other.bytes - one.bytes),
+            operations=one.operations + (BATCH - 2) * (other.operations - one.operations),
+        )
+        for one, other in zip(two, three, strict=True)
+    ]
+
+
+def ms(launches: Sequence[Launch]) -> float:
+    return sum(one.ms for one in launches)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """In Markdown, as docs/gpu.md has it."""
+    print(f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows), sep="\n")
+    print()
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    kernels.cuda_function = lambda _, name: lambda __, ___, arguments: LEDGER.add(name, *map(plain, arguments))
+    xp, grid, rows, parts = CountingModule("counting"), make_grid(PUBLISHED, Path()), [], []
+    for perturb, conditions in grid.groups(grid.conditions):
+        launches = reckoned(xp, perturb, conditions)
+        name = f"{len(conditions)} {', '.join(dict.fromkeys(one.probe for one in conditions))}"
+        moved, operations = sum(one.bytes for one in launches) / 1e9, sum(one.operations for one in launches) / 1e9
+        taken, shared = ms(launches), ms([one for one in launches if one.shared])
+        rows.append([name, str(len(launches)), *(f"{one:.1f}" for one in (moved, operations, taken, shared))])
+        for what, times in Counter(one.what for one in launches).items():
+            alike = [one for one in launches if one.what == what]
+            moved = sum(one.bytes for one in alike) / 1e9
+            parts.append([name, what, str(times), f"{moved:.2f}", f"{ms(alike):.2f}"])
+    table(["conditions", "launches", "GB", "GFLOP", "ms", "of which shared"], rows)
+    table(["conditions", "launch", "times", "GB", "ms"], parts)
+
+
+if __name__ == "__main__":
+    main()
