@@ -6,6 +6,7 @@ and the model is compared with the file that it was made of.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,13 +38,15 @@ def is_onnx(path: Path) -> bool:
         return False
 
 
-def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None) -> tuple[bytes, int, int, Parity]:
-    """The model's file, its image size and number of classes, and how it compares with the given one.
+def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None) -> tuple[bytes, str, int, int, Parity]:
+    """The model's file, the sha256 of the given one with all its weights inside, the image size and number of classes,
+    and how the two compare.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
     that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits.
     """
     model = _read(path)
+    sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     initialized = {one.name for one in model.graph.initializer}
     taken = [one for one in model.graph.input if one.name not in initialized]
     if len(taken) != 1 or len(model.graph.output) != 1:
@@ -66,7 +69,7 @@ def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None)
     parity = compare(expected, check_finite(found, f"the model of {path}"))
     if not parity.holds:
         raise ExportError(f"the model made of {path} does not compute what it does: {parity}; nothing was written")
-    return content, size, expected.shape[1], parity
+    return content, sha256, size, expected.shape[1], parity
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -127,6 +127,16 @@ def test_weights_in_a_file_beside_it_become_part_of_it(tmp_path: Path, photograp
     np.testing.assert_allclose(found, torch_logits(network, photographs), rtol=1e-3, atol=1e-4)
 
 
+def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -> None:
+    written(Small(), tmp_path / "small.onnx")
+    apart, whole = tmp_path / "apart.onnx", onnx.load(tmp_path / "small.onnx")
+    onnx.save(whole, apart, save_as_external_data=True, size_threshold=99, location="beside")
+    first, _ = import_onnx(apart, "small", *NONE, tmp_path / "models")
+    (np.fromfile(tmp_path / "beside", np.float32) / 2).tofile(tmp_path / "beside")
+    other, _ = import_onnx(apart, "small", *NONE, tmp_path / "models")
+    assert first.weights_sha256 != other.weights_sha256
+
+
 @pytest.mark.parametrize(
     ("network", "shape", "message"),
     [
