@@ -128,7 +128,10 @@ def _tensorrt_options(variant: Variant, batch: int) -> dict[str, str]:
     # whatever its weights and its batch: so each has a folder of its own.
     timing = onnx_file_of(variant).models / "plans" / "onnxruntime"
     engines = timing / f"{variant.model.name}.{variant.precision}.b{batch}.{variant.sha256[:12]}"
-    engines.mkdir(parents=True, exist_ok=True)
+    try:
+        engines.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"cannot write {engines}: {error.strerror}; make room or its folder writable") from error
     return {
         "trt_fp16_enable": str(variant.precision == "fp16"),
         "trt_engine_cache_enable": "True",
