@@ -114,25 +114,17 @@ def _given_logits(
     path: Path, model: onnx.ModelProto, images: NDArray[np.float32], batch: int | None, mean: Channels, std: Channels
 ) -> NDArray[np.float32]:
     """(n, classes) of what the file itself computes of normalized images; ExportError unless they are logits."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     step = batch or 1
     filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % step, axis=0)])
     channels = (np.array(one, np.float32).reshape(3, 1, 1) for one in (mean, std))
     normalized = (filled - next(channels)) / next(channels)
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        given = [session.run(None, {name: normalized[at : at + step]})[0] for at in range(0, len(filled), step)]
-    # ONNX Runtime has an exception of its own for every status.
-    except Exception as error:
-        raise ExportError(f"ONNX Runtime cannot run {path}: {first_line(error)}; export it again") from error
-    if given[0].ndim != 2 or len(given[0]) != step or given[0].dtype != np.float32:
-        said = f"{given[0].shape} {given[0].dtype}"
-        raise ExportError(f"{path} gives {said} for {step} images; export it to give (batch, classes) float32 logits")
-    logits: NDArray[np.float32] = np.concatenate(given)[: len(images)]
+    given = onnx_logits(model.SerializeToString(), normalized, step, str(path))
+    if given.ndim != 2 or len(given) != len(filled) or given.dtype != np.float32:
+        raise ExportError(
+            f"{path} gives {given.shape} {given.dtype} for {len(filled)} images; export it to give (batch, classes) "
+            "float32 logits"
+        )
+    logits = given[: len(images)]
     if logits.min() >= 0 and np.abs(logits.sum(axis=1) - 1).max() < SUMS_TO_ONE:
         raise ExportError(f"{path} gives probabilities, not logits; export the network without its last softmax")
     return logits
