@@ -15,10 +15,10 @@ import onnx
 
 from ..errors import ExportError, UsageError
 from ..untrusted import first_line
+from .models import BATCH
 from .parity import Parity, check_finite, compare, onnx_logits
 from .photographs import photograph_crops
 from .registry import NORMALIZATIONS, Channels
-from .torch_to_onnx import BATCH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

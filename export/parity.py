@@ -19,7 +19,8 @@ TOLERANCE = 1e-3
 """Largest difference of a logit, relative to the largest |logit|, that an export may have."""
 TIE = 1e-5
 """Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
-BATCH = 8
+AT_ONCE = 8
+"""Images that a comparison runs at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ def _torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np
 
 
 def onnx_logits(
-    content: bytes, images: NDArray[np.float32], batch: int = BATCH, what: str = "the export"
+    content: bytes, images: NDArray[np.float32], batch: int = AT_ONCE, what: str = "the export"
 ) -> NDArray[np.float32]:
     """(n, classes) logits of an ONNX file, or what else its one output is, by ONNX Runtime on the CPU.
 
@@ -137,5 +138,5 @@ def onnx_logits(
         ) from error
 
 
-def _batches(images: NDArray[np.float32], size: int = BATCH) -> list[NDArray[np.float32]]:
+def _batches(images: NDArray[np.float32], size: int = AT_ONCE) -> list[NDArray[np.float32]]:
     return [images[start : start + size] for start in range(0, len(images), size)]
