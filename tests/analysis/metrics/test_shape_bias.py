@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_published_decisions_give_the_published_bias(
     shape, texture = ([NUMBERS[one] for one in column] for column in zip(*cues, strict=True))
     named = [NUMBERS[one] for one in table["object_response"]]
     images = image_set(1280, labels=shape, schemes={"texture": [[one] for one in texture]}, decision_space="sixteen")
-    judged = part(cell(images), named, np.not_equal(named, shape) * 3)
+    judged = part(cell(images, by=model(classes=1000)), named, np.not_equal(named, shape) * 3)
     store_study(store, "s", images, [judged], {"sixteen": NAMES})
     found = measured(store)
     bias = shape_decisions / (shape_decisions + texture_decisions)
@@ -189,6 +190,29 @@ def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(st
     assert set(found) == {f"low_frequency_cue_bias{end}" for end in ("", "_0", "_1", "_2")} | {"frequency_cue_accuracy"}
     schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY scheme DESC").rows()
     assert schemes == [("lf_label", 6, 3 / 6), ("hf_label", 6, 1 / 6)]
+
+
+def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store: Store) -> None:
+    """A set's own names, or those of its decision space, which are for models of ImageNet's 1000 classes."""
+    large, small = model("large", classes=1000), model("small", classes=16)
+    labels, other = [0, 1], [[1], [0]]
+    own, plain = (image_set(2, name=one, labels=labels, schemes={"hf_label": other}, paths=one) for one in ("ab", "cd"))
+    own = replace(own, class_names=["Abyssinian", "Bengal"])
+    few = image_set(2, name="few", labels=labels, schemes={"texture": other}, decision_space="sixteen")
+    cells = [cell(own, by=small), cell(plain, by=small), cell(plain, by=large), cell(few, by=large)]
+    names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": NAMES}
+    store_study(store, "s", [own, plain, few], [part(one, labels, [0, 0]) for one in cells], names)
+    compute_metrics(store, "s", 100)
+    found = store.frame(
+        "SELECT image_set, checkpoint, list_sort(list(regexp_extract(metric, '_bias_(.*)', 1))) FROM metric "
+        "WHERE contains(metric, '_bias_') GROUP BY ALL ORDER BY ALL"
+    )
+    assert found.rows() == [
+        ("ab", "small", ["Abyssinian", "Bengal"]),
+        ("cd", "large", ["goldfish", "tench"]),
+        ("cd", "small", ["0", "1"]),
+        ("few", "large", ["airplane", "bear"]),
+    ]
 
 
 def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: Store) -> None:
