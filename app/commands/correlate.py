@@ -155,20 +155,21 @@ def _print_subset(rows: pl.DataFrame, subset: str, given: str | None) -> None:
     from .published import SUBSET_TITLES
 
     counts = ", ".join(map(str, sorted(rows["n"].unique())))
-    print_rows([_shown(row, given) for row in rows.to_dicts()], title=f"{SUBSET_TITLES[subset]} (n = {counts})")
+    over_images = rows["low_images"].is_not_null().any()
+    shown = [_shown(row, given, over_images) for row in rows.to_dicts()]
+    print_rows(shown, title=f"{SUBSET_TITLES[subset]} (n = {counts})")
     for clause in dict.fromkeys(clause for note in rows["note"] if note for clause in note.split("; ")):
         print(f"  {clause}")
     print()
 
 
-def _shown(row: dict[str, Any], given: str | None) -> dict[str, Any]:
-    with_images = {"and images": _range(row["low_images"], row["high_images"])} if row["low_images"] is not None else {}
+def _shown(row: dict[str, Any], given: str | None, over_images: bool) -> dict[str, Any]:
     return {
         "bias": row["bias"],
         "group": row["group"],
         row["method"]: _number(row["coefficient"]),
         "95 % interval": _range(row["low"], row["high"]),
-        **with_images,
+        **({"and images": _range(row["low_images"], row["high_images"])} if over_images else {}),
         "p": _p(row["p"]),
         "permuted": _p(row["p_permutation"]),
         "Holm": _p(row["p_holm"]),

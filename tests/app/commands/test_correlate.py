@@ -31,8 +31,10 @@ def refusal(*words: str | Path) -> str:
     return str(raised.value)
 
 
-def study(db: Path, models: int, name: str = "s", category: str = "own", metrics: bool = True) -> None:
-    """`models` models on two labelled sets and one without labels, with two metrics."""
+def study(
+    db: Path, models: int, name: str = "s", category: str = "own", metrics: bool = True, constant: str | None = None
+) -> None:
+    """`models` models on two labelled sets and one without labels, with two metrics, and one that does not vary."""
     sets = [image_set(60 + k, name=of, labels=None if k == 2 else [0] * (60 + k)) for k, of in enumerate("abc")]
     rng = np.random.default_rng(0)
     nets = [model(f"net{k}", category=category if k % 2 else "own") for k in range(models)]
@@ -56,7 +58,8 @@ def study(db: Path, models: int, name: str = "s", category: str = "own", metrics
         empty = {"state": pl.lit("ok"), "note": pl.lit(None, pl.String)}
         rows = [
             ids.with_columns(pl.Series("value", of), metric=pl.lit(metric), **empty)
-            for metric, of in (("up", value), ("down", -value))
+            for metric, of in (("up", value), ("down", -value), (constant, np.ones(models)))
+            if metric
         ]
         if metrics:
             store.write_metrics(pl.concat(rows).with_columns(low=pl.col("value") - 1, high=pl.col("value") + 1))
@@ -95,6 +98,17 @@ def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path
     printed = call("--db", db, "--study", "s@1", "--resamples", "300")
     assert "and images" in printed
     assert "partial" in printed
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_bias_that_does_not_vary_is_a_row_before_and_after_others(tmp_path: Path, name: str) -> None:
+    """It has no interval over images, and the others keep theirs."""
+    db = tmp_path / "results.duckdb"
+    study(db, 5, constant=name)
+    printed = call("--db", db, "--resamples", "100")
+    assert "and images" in printed
+    intervals = {line.split()[0]: line.count("…") for line in printed.splitlines() if "top1 a" in line}
+    assert intervals == {"down": 2, "up": 2, name: 0}
 
 
 def test_subsets_are_those_that_have_models(tmp_path: Path) -> None:
