@@ -157,7 +157,7 @@ def digest_of_images(store: Store, subject: Subject) -> str:
 
 
 def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFrame:
-    """One row a bias, generalization and subset that both runs have, over the models that both have.
+    """One row a bias, generalization and subset that both runs have, over the models that have both values in both.
 
     n, coefficient_a, coefficient_b, difference with a 95 % percentile interval over models, p_holm_a, p_holm_b. A
     resample takes the same models in both runs. Raises UsageError where one of them has nothing to correlate.
@@ -166,6 +166,10 @@ def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFram
     biases = [name for name in mine.biases if name in theirs.biases]
     groups = [name for name in mine.groups if name in theirs.groups]
     joint = mine.frame.join(theirs.frame.drop("category"), on="checkpoint", suffix="_b", maintain_order="left")
+    pairs = [(name, f"{name}_b") for name in (*biases, *groups)]
+    joint = joint.with_columns(
+        pl.when(pl.all_horizontal(pl.col(pair).is_not_null())).then(pl.col(pair)) for pair in pairs
+    )
     subsets = subsets_of(joint)
     one, other = (
         correlate(joint, [x + end for x in biases], [y + end for y in groups], subsets, "spearman", None, resamples)
