@@ -10,7 +10,6 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from ...protocol import BIAS_CUTOFFS
 from ..correlations.models import study_table, subsets_of, values_of
 from ..correlations.table import correlate
 from ..database.store import Store
@@ -99,18 +98,15 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
             continue
         found: dict[str, tuple[float, float]] = {}
         if {*PROBES} <= metrics:
-            conditions = 1 + 2 * len(BIAS_CUTOFFS)
-            correct, clusters = read_outcomes(a.store, one, SPECTRAL, conditions)
-            found |= paired_spectral_intervals(
-                correct, read_outcomes(b.store, other, SPECTRAL, conditions)[0], clusters
-            )
+            correct, clusters = read_outcomes(a.store, one, SPECTRAL)
+            found |= paired_spectral_intervals(correct, read_outcomes(b.store, other, SPECTRAL)[0], clusters)
         settings = band_settings(a.store, one)
         banded = any(metric.startswith("psychometric_") for metric in metrics)
         if banded and settings == band_settings(b.store, other):
-            correct, clusters = read_outcomes(a.store, one, CRITICAL_BAND, len(settings))
+            correct, clusters = read_outcomes(a.store, one, CRITICAL_BAND)
             bands = paired_band_intervals(
                 correct,
-                read_outcomes(b.store, other, CRITICAL_BAND, len(settings))[0],
+                read_outcomes(b.store, other, CRITICAL_BAND)[0],
                 clusters,
                 settings=settings,
                 floors=(one.floor, other.floor),
