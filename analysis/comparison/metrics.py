@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from ..correlations.models import study_table, subsets_of, values_of
 from ..correlations.table import correlate
 from ..database.store import Store
-from ..metrics.compute import CRITICAL_BAND, SPECTRAL, Subject, band_settings, read_decisions, read_outcomes, subjects
+from ..metrics.compute import CRITICAL_BAND, Subject, band_settings, filtered, read_decisions, read_outcomes, subjects
 from ..metrics.generalization import measure, read_benchmarked
 from ..metrics.psychometric import paired_band_intervals
 from ..metrics.shape_bias import paired_shape_intervals
@@ -97,9 +97,11 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
         if not metrics or digest_of_images(a.store, one) != digest_of_images(b.store, other):
             continue
         found: dict[str, tuple[float, float]] = {}
-        if {*PROBES} <= metrics:
-            correct, clusters = read_outcomes(a.store, one, SPECTRAL)
-            found |= paired_spectral_intervals(correct, read_outcomes(b.store, other, SPECTRAL)[0], clusters)
+        if means := [name for name in PROBES if name in metrics]:
+            correct, clusters = read_outcomes(a.store, one, filtered(means))
+            found |= paired_spectral_intervals(
+                correct, read_outcomes(b.store, other, filtered(means))[0], clusters, means=means
+            )
         settings = band_settings(a.store, one)
         banded = any(metric.startswith("psychometric_") for metric in metrics)
         if banded and settings == band_settings(b.store, other):

@@ -99,10 +99,11 @@ def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: i
     if not subject.probes & set(PROBES.values()):
         return
     biases = _mine(biases, subject)
+    valued = biases.drop_nulls("value")["metric"]
     found: dict[str, tuple[float, float]] = {}
-    if biases.filter(pl.col("metric").is_in(PROBES))["value"].is_not_null().all():
-        correct, clusters = read_outcomes(store, subject, SPECTRAL)
-        found = spectral_intervals(correct, clusters, resamples)
+    if means := [name for name in PROBES if name in valued]:
+        correct, clusters = read_outcomes(store, subject, filtered(means))
+        found = spectral_intervals(correct, clusters, resamples, means=means)
         if not found:
             few = pl.lit(f"{len(set(clusters))} independent images are too few for an interval")
             there = pl.col("value").is_not_null()
@@ -204,9 +205,14 @@ def read_decisions(store: Store, subject: Subject) -> tuple[Decisions, dict[int,
 
 
 CRITICAL_BAND = "probe = 'critical_band'"
-SPECTRAL = f"probe IN {('clean', *PROBES.values())} AND (cutoff IS NULL OR round(cutoff, 3) IN {BIAS_CUTOFFS})"
 ORDER = f"list_position({['clean', *PROBES.values()]}, probe), cutoff, frequency NULLS FIRST, noise_sd"
 """Clean, then the low-passes and the high-passes, each by cutoff; bands by frequency, and before them without noise."""
+
+
+def filtered(means: Iterable[str]) -> str:
+    """The conditions of means of ratios, metrics of PROBES: clean, and each filter at BIAS_CUTOFFS."""
+    probes = ("clean", *(PROBES[name] for name in means))
+    return f"probe IN {probes} AND (cutoff IS NULL OR round(cutoff, 3) IN {BIAS_CUTOFFS})"
 
 
 def read_outcomes(store: Store, subject: Subject, wanted: str) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
