@@ -81,7 +81,7 @@ def mcnemar_p(sums: Whole) -> float:
     """Two-sided p of D (clusters,) having no preferred sign.
 
         fewer than 25 clusters with D != 0:  exact: the share of all ways to give signs to |D| with a sum as extreme
-        else:                                chi2_1 = (|sum D| - 1)^2 / sum D^2
+        else:                                chi2_1 = max(|sum D| - 1, 0)^2 / sum D^2
 
     For clusters of one image this is McNemar 1947: the exact binomial test of the discordant pairs, or chi-square with
     the correction of Edwards 1948. For larger ones the variance is that of Yang, Sun & Hardin 2010.
@@ -89,7 +89,7 @@ def mcnemar_p(sums: Whole) -> float:
     steps = np.abs(sums[sums != 0])
     reach = abs(int(sums.sum()))
     if len(steps) >= EXACT_BELOW:
-        return float(chdtrc(1, (reach - 1) ** 2 / (steps**2).sum()))
+        return float(chdtrc(1, max(reach - 1, 0) ** 2 / (steps**2).sum()))
     total = int(steps.sum())
     chance = np.zeros(2 * total + 1)  # of each sum, from -total
     chance[total] = 1
