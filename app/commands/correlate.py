@@ -113,7 +113,7 @@ def _effective(db: Path | None, study: str | None, baseline: str, as_json: bool)
     """Effective robustness in place of accuracies, given that on ImageNet; prints the lines it is measured from."""
     from dataclasses import asdict
 
-    from ...analysis.correlations.models import StudyTable
+    from ...analysis.correlations.models import StudyTable, study_table
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
     from ...analysis.published.relate import fits, study_models, with_accuracies, with_effective
@@ -125,9 +125,10 @@ def _effective(db: Path | None, study: str | None, baseline: str, as_json: bool)
         table = _published()
         frame = study_models(values)
     else:
-        table = _of_database(db, study)
         with open_store(db, read_only=True) as store:
-            frame = with_accuracies(store, study_label(store, study), table.frame)
+            label = study_label(store, study)
+            table = study_table(store, label, with_errors=False)  # the errors are those of the accuracies
+            frame = with_accuracies(store, label, table.frame)
     frame, targets = with_effective(frame, lines)
     if not as_json:
         rows = [{"benchmark": name, **asdict(line)} for name, line in lines.items() if f"effective_{name}" in targets]

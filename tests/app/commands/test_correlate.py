@@ -111,6 +111,22 @@ def test_a_bias_that_does_not_vary_is_a_row_before_and_after_others(tmp_path: Pa
     assert intervals == {"down": 2, "up": 2, name: 0}
 
 
+def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    study(db, 5)
+    with open_store(db) as store:
+        models = store.frame("SELECT DISTINCT study_id, checkpoint_id FROM study_detail ORDER BY ALL").rows()
+        for k, (of, by) in enumerate(models):
+            for metric, value in (("top1_imagenet", 60 + 4 * k), ("top1_imagenet-v2", 45 + k**2)):
+                store.execute(
+                    "INSERT INTO metric_value VALUES (?, ?, NULL, ?, ?, NULL, NULL, 'ok', NULL)",
+                    [of, by, metric, value],
+                )
+    rows = json.loads(call("--db", db, "--target", "effective", "--bias", "up", "--resamples", "100", "--json"))
+    [(group, n)] = [(row["group"], row["n"]) for row in rows]
+    assert (group, n) == ("effective_imagenet-v2", 5)
+
+
 def test_subsets_are_those_that_have_models(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
     study(db, 8, category="adversarial_training")
