@@ -42,12 +42,12 @@ def paired(a: Mask, b: Mask, clusters: Whole) -> Paired:
     d = b.astype(np.int64) - a
     lost, gained = (d < 0).sum(axis=1), (d > 0).sum(axis=1)
     sums, sizes = _by_cluster(d, clusters)
-    low, high = difference_interval(lost, gained, sums, sizes)
+    low, high = bonett_price_interval(lost, gained, sums, sizes)
     p = np.array([mcnemar_p(row) for row in sums], dtype=np.float64)
     return Paired(lost, gained, (gained - lost) / a.shape[1], low, high, p)
 
 
-def difference_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -> tuple[Floats, Floats]:
+def bonett_price_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -> tuple[Floats, Floats]:
     """Ends (cells,) of the 95 % interval of gained - lost as a share of the images (Bonett & Price 2012).
 
         u = (gained + 1) / (n + 2),  v = (lost + 1) / (n + 2),  u - v ± t sqrt((u + v - (u - v)^2) / (n + 2))

@@ -193,9 +193,11 @@ def _p(value: float | None) -> str:
 
 
 def _summary(rows: pl.DataFrame) -> str:
+    from ...analysis.statistics.arrays import ALPHA
+
     tested = rows.drop_nulls("p")
-    counts = [int((tested[name] < 0.05).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]
+    counts = [int((tested[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]
     return (
-        f"{len(tested)} of {len(rows)} correlations tested; below 0.05: p {counts[0]}, permutation p {counts[1]}, "
+        f"{len(tested)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p {counts[1]}, "
         f"after Holm {counts[2]}, after Benjamini-Hochberg {counts[3]}"
     )

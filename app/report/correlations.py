@@ -8,11 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.correlations import SIGNIFICANT, correlation_map, rho_text, scatter
+from ...analysis.charts.correlations import correlation_map, rho_text, scatter
 from ...analysis.charts.palette import colors
 from ...analysis.correlations.models import SUBSET_FILTERS, Errors, subsets_of
 from ...analysis.correlations.table import correlate
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
+from ...analysis.statistics.arrays import ALPHA
 from .data import ReportData
 from .sections import Figure, Section
 
@@ -113,8 +114,7 @@ def _table(
 
 
 def _verdict(table: pl.DataFrame) -> str:
-    plain, corrected = ((table[name] < SIGNIFICANT).sum() for name in ("p", "p_holm"))
+    plain, corrected = ((table[name] < ALPHA).sum() for name in ("p", "p_holm"))
     return (
-        f"Of {table['p'].count()} correlations, {plain} have p < {SIGNIFICANT}, "
-        f"and {corrected} hold after Holm's correction."
+        f"Of {table['p'].count()} correlations, {plain} have p < {ALPHA}, and {corrected} hold after Holm's correction."
     )
