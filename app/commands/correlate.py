@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import UnknownName, UsageError
+from ...protocol import SUBSET_TITLES
 from ..console import Json, print_rows
 from .completion import complete_study
 
@@ -153,12 +154,10 @@ def _chosen(wanted: Sequence[str] | None, known: list[str]) -> list[str]:
 
 
 def _print_subset(rows: pl.DataFrame, subset: str, given: str | None) -> None:
-    from .published import SUBSET_TITLES
-
     counts = ", ".join(map(str, sorted(rows["n"].unique())))
     over_images = rows["low_images"].is_not_null().any()
     shown = [_shown(row, given, over_images) for row in rows.to_dicts()]
-    print_rows(shown, title=f"{SUBSET_TITLES[subset]} (n = {counts})")
+    print_rows(shown, title=f"{SUBSET_TITLES[subset]} models (n = {counts})")
     for clause in dict.fromkeys(clause for note in rows["note"] if note for clause in note.split("; ")):
         print(f"  {clause}")
     print()

@@ -14,10 +14,10 @@ from ...analysis.correlations.models import SUBSET_FILTERS, Errors, subsets_of
 from ...analysis.correlations.table import correlate
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
 from ...analysis.statistics.arrays import ALPHA
+from ...protocol import SUBSET_TITLES
 from .data import ReportData
 from .sections import Figure, Section
 
-TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
 MANY, RESAMPLES, FEWER = 200, 10_000, 1_000
 """With more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
 BESIDE = 5
@@ -85,7 +85,7 @@ def _maps(table: pl.DataFrame) -> dict[str, Any]:
     """A heat map for each subset."""
     return {
         title: correlation_map(part, f"{title} ({max(part['n'])} models)")
-        for subset, title in TITLES.items()
+        for subset, title in SUBSET_TITLES.items()
         if len(part := table.filter(pl.col("subset") == subset))
     }
 

@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 from bandlens.analysis.correlations.table import SCHEMA
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.figures import correlation_table, shipped_figures
-from bandlens.app.commands.correlate import correlate
+from bandlens.analysis.published.relate import BASELINES, GROUNDS
+from bandlens.analysis.statistics.coefficients import METHODS
+from bandlens.app.commands.correlate import Baseline, Method, correlate
+from bandlens.app.commands.published import Grounds
 from bandlens.errors import BandlensError, UsageError
 
 app = typer.Typer()
@@ -72,6 +75,13 @@ def test_the_published_figures_are_the_default() -> None:
     assert "critical_bandwidth has 20 different values" in printed
     assert "72 of 72 correlations tested; below 0.05: p 40, " in printed
     assert "after Holm 22, after Benjamini-Hochberg 36" in printed
+
+
+def test_what_can_be_chosen_is_what_there_is() -> None:
+    """Spelt out where a command begins, so that its help needs no NumPy."""
+    assert [*Method] == [*METHODS]
+    assert [*Baseline] == [*BASELINES]
+    assert [*Grounds] == [*GROUNDS]
 
 
 def test_json_has_every_column_of_every_row() -> None:
