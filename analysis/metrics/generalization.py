@@ -54,16 +54,22 @@ class Measured:
 
     share: Share | None
     """None where it is not whole."""
-    note: str = ""
-    """What to mind about the share, in words; where it is None, what the benchmark lacks, such as `is missing`."""
+    doubts: str = ""
+    """What to mind about the share, in words."""
+    lacks: str | None = None
+    """Where there is no share, why, such as `is missing`."""
+
+    @property
+    def note(self) -> str | None:
+        return self.lacks or self.doubts or None
 
     @property
     def state(self) -> State:
-        return State.MISSING if not self.share else State.DOUBTFUL if self.note else State.OK
+        return State.MISSING if self.lacks else State.DOUBTFUL if self.doubts else State.OK
 
     def row(self, metric: str) -> dict[str, Any]:
         """The columns metric, state and note, and where there is a share its value, low and high in percent."""
-        row: dict[str, Any] = {"metric": metric, "state": self.state, "note": self.note or None}
+        row: dict[str, Any] = {"metric": metric, "state": self.state, "note": self.note}
         if not self.share:
             return row
         low, high = share_interval(self.share)
@@ -217,8 +223,8 @@ def _published_budget(parameters: str) -> bool:
 
 def _measure(store: Store, cells: Sequence[Row], of: Accuracy, clusters: Mapping[int, NDArray[np.int64]]) -> Measured:
     """The accuracy on a benchmark by its cells of one checkpoint, those of large sets first."""
-    if missing := gap(cells, of):
-        return Measured(None, missing)
+    if lacks := gap(cells, of):
+        return Measured(None, lacks=lacks)
     # Where several sets are of one kind, the largest stands for it.
     chosen = {_place(cell): cell for cell in reversed(cells)}
     shares = [_share(store, cell, of, clusters[cell["image_set"]]) for cell in chosen.values()]
@@ -249,11 +255,10 @@ def _share(store: Store, cell: Row, of: Accuracy, clusters: NDArray[np.int64]) -
 def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
     """The mean of the benchmarks of a group, which are all in `measured`; each weighs the same."""
     members = {name: measured[name] for name in GROUPS[group]}
-    missing = incomplete(group, {name: None if one.share else one.note for name, one in members.items()})
-    if missing:
-        return Measured(None, missing)
-    notes = [f"{name}: {one.note}" for name, one in members.items() if one.note]
-    return Measured(mean_of([one.share for one in members.values() if one.share]), "; ".join(notes))
+    if lacks := incomplete(group, {name: one.lacks for name, one in members.items()}):
+        return Measured(None, lacks=lacks)
+    doubts = [f"{name}: {one.doubts}" for name, one in members.items() if one.doubts]
+    return Measured(mean_of([one.share for one in members.values() if one.share]), "; ".join(doubts))
 
 
 def clusters_of(store: Store, image_set: int) -> NDArray[np.int64]:
