@@ -36,8 +36,9 @@ def atlas_section(results: ReportData | None) -> Section:
         "benchmark too."
     )
     figures = [] if results is None else list(_figures(results, models))
+    choice = results.choice if results and figures else []
     title = "What 48 models say, what a thousand say, and what is left"
-    return Section("atlas", "Among a thousand models", [text], figures, [Table(title, table)])
+    return Section("atlas", "Among a thousand models", [text, *choice], figures, [Table(title, table)])
 
 
 @cache
@@ -96,7 +97,8 @@ def _figure(
     name: str, title: str, caption: str, results: ReportData, points: Mapping[str, pl.DataFrame]
 ) -> Figure | None:
     own = _own(results).filter(pl.col("metric").is_in(list(points)))
-    drawn = own.filter(~pl.col("state").is_in(MEANINGLESS))
+    meant = ~pl.col("state").is_in(MEANINGLESS)
+    drawn = results.seen(own.filter(meant))
     if drawn.is_empty():
         return None
     panels = {
@@ -107,7 +109,7 @@ def _figure(
         if bias in drawn["metric"]
     }
     yours = "diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, measured or published"
-    if len(drawn) < len(own):
+    if not own.select(meant.all()).item():
         yours += ". Your degenerate fits, whose numbers mean nothing, are in the table alone"
     categories = pl.concat([frame["category"] for frame in points.values()]).unique().sort()
     if len(categories) < 2:

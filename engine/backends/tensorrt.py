@@ -30,7 +30,7 @@ from ..device.devices import gpus
 from ..device.graphs import Replays
 from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, TENSORRT_RTX, load, usable
-from ..device.streams import in_turn, smaller_batch
+from ..device.streams import gib, in_turn, smaller_batch
 from .base import arrays_of, check_images, onnx_file_of
 
 if TYPE_CHECKING:
@@ -255,6 +255,6 @@ def _check(engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, expected: dict[str, 
 def _no_room(variant: Variant, batch: int, needed: int, xp: ModuleType) -> str:
     free = free_memory(xp)
     return (
-        f"{variant}: out of memory on the GPU: a batch of {batch} takes {needed / 2**30:.1f} GiB, and "
-        f"{free / 2**30:.1f} GiB are free; {smaller_batch(batch, free / needed)}"
+        f"{variant}: out of memory on the GPU: a batch of {batch} takes {gib(needed)}, and "
+        f"{gib(free)} are free; {smaller_batch(batch, free / needed)}"
     )
