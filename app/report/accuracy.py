@@ -130,6 +130,8 @@ def _own_probes(results: ReportData, rows: pl.DataFrame, image_set: str, number:
         seen = results.seen(mine)
         if probe in MAPS:
             maps = seen.with_columns(norm=pl.col("parameters").str.json_path_match("$.norm"))
+            # SQL promises no order of rows.
+            maps = maps.sort("checkpoint", pl.col("norm").cast(pl.Float64), maintain_order=True)
             grouped = list(maps.group_by("checkpoint", "norm", maintain_order=True))[:FEW]
             named = {f"{model}, norm {norm}": one for (model, norm), one in grouped}
             panels = {title: MAPS[probe](one, title) for title, one in named.items()}
