@@ -48,12 +48,8 @@ class PackedSet(NamedTuple):
     """Which of its images are wanted."""
 
 
-@dataclass(frozen=True)
-class KeptFiles:
-    """A folder of the driver's, and the files of it that belong to a digest."""
-
-    folder: Path
-    names: tuple[str, ...]
+KeptFiles = Mapping[str, Path]
+"""The files of a digest: the name of each in the folder that will hold them, and where the driver has it."""
 
 
 class DriverFiles:
@@ -63,38 +59,35 @@ class DriverFiles:
         self.kept = kept
 
     def listing(self, digest: str) -> list[tuple[str, int]]:
-        kept = self.kept[digest]
-        return [(name, (kept.folder / name).stat().st_size) for name in kept.names]
+        return [(name, path.stat().st_size) for name, path in self.kept[digest].items()]
 
     def read(self, digest: str, name: str, offset: int) -> bytes:
-        with (self.kept[digest].folder / name).open("rb") as file:
+        with self.kept[digest][name].open("rb") as file:
             file.seek(offset)
             return file.read(PIECE)
 
 
 def kept_files(
     images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[ProbeSource]
-) -> dict[str, KeptFiles]:
+) -> Mapping[str, KeptFiles]:
     """What the driver has to hand out: packed image sets, ONNX files, and the source of users' probes."""
-    sets = {one.packed: KeptFiles(one.folder, (ABOUT, INDEX, PIXELS)) for one in images if not one.streamed}
-    onnx_files = {one.sha256: KeptFiles(models_of(one), (_relative(one),)) for one in variants}
+    sets = {
+        one.packed: {name: one.folder / name for name in (ABOUT, INDEX, PIXELS)} for one in images if not one.streamed
+    }
+    onnx_files = {one.sha256: {_name_of(one): one.path} for one in variants}
     sources = {
-        source_digest(source): KeptFiles(
-            source.file.parent,
-            tuple(path.relative_to(source.file.parent).as_posix() for path in source_files(source)),
-        )
+        source_digest(source): {path.relative_to(source.file.parent).as_posix(): path for path in source_files(source)}
         for source in probes
     }
     return sets | onnx_files | sources
 
 
-def models_of(variant: Variant) -> Path:
-    """The folder that the variant's ONNX file lies in, or under."""
-    return onnx_file_of(variant).models
+MODEL = "model.onnx"
+"""What an ONNX file is called in the folder of its digest: models of several names may have the same."""
 
 
-def _relative(variant: Variant) -> str:
-    return variant.path.relative_to(models_of(variant)).as_posix()
+def _name_of(variant: Variant) -> str:
+    return variant.path.relative_to(onnx_file_of(variant).models).with_name(MODEL).as_posix()
 
 
 @dataclass(frozen=True)
@@ -124,11 +117,11 @@ class NodeFiles:
         """The variant with the path of its file here."""
         if self.source is None or (variant.path.is_file() and sha256_of(variant.path) == variant.sha256):
             return variant
-        name = _relative(variant)
+        name = _name_of(variant)
         folder = self._fetched(
             variant.sha256, str(variant), lambda fetched: sha256_of(fetched / name) == variant.sha256
         )
-        model = replace(variant.model, path=folder / variant.model.path.name)
+        model = replace(variant.model, path=folder / MODEL)
         return replace(variant, model=model, path=folder / name)
 
     def probe(self, source: ProbeSource, digest: str) -> Path:

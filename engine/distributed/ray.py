@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ CRASHES = 3
 """Of a worker in a row, before it is left alone."""
 
 
-def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, kept: dict[str, KeptFiles]) -> None:
+def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, kept: Mapping[str, KeptFiles]) -> None:
     """Compute the tasks on all workers; EngineError where no worker can be started, or Ray does not answer."""
     ray, calls = cluster.ray, cluster.calls
     environment = {"runtime_env": {"env_vars": dict(cluster.environment)}} if cluster.environment else {}
@@ -248,7 +248,7 @@ class _Run:
         return " and ".join(words) or "Ray"
 
 
-def _source(ray: Any, kept: dict[str, KeptFiles]) -> tuple[str, Any]:
+def _source(ray: Any, kept: Mapping[str, KeptFiles]) -> tuple[str, Any]:
     """The driver's files, handed out by a process beside it: its name, and its handle, which keeps it alive."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
