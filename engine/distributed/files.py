@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
@@ -24,6 +25,8 @@ from ..backends.base import onnx_file_of
 
 PIECE = 2**25
 """Bytes that are sent at once."""
+WAIT_SECONDS = 5.0
+"""Between two signs of a process that waits for what another one of the machine fetches."""
 
 
 class FileSource(Protocol):
@@ -95,6 +98,8 @@ class NodeFiles:
     """Finds or fetches; without a source everything lies where the driver has it."""
 
     source: FileSource | None = None
+    progress: Callable[[], None] = lambda: None
+    """Called for each piece that is fetched, and now and then while another process fetches: that one is watched."""
 
     def images(self, wanted: PackedSet) -> ImageSet:
         """The image set; ImageSetError or EngineError where there is none to be had."""
@@ -138,17 +143,23 @@ class NodeFiles:
         """The folder of what has this digest, fetched unless it is there."""
         into = home() / "fetched" / digest
         into.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{into}.lock"):
+        with self._locked(f"{into}.lock"):
             if not into.is_dir():
                 with tempfile.TemporaryDirectory(prefix=f".{digest[:8]}.", dir=into.parent) as scratch:
                     draft = Path(scratch) / "draft"
-                    _copy(self.source, digest, draft, what)
+                    _copy(self.source, digest, draft, what, self.progress)
                     if not verify(draft):
                         raise EngineError(
                             f"{what}: the driver's file is another than the one it names; make it again there"
                         )
                     draft.rename(into)
         return into
+
+    def _locked(self, path: str) -> AbstractContextManager[Any]:
+        while True:
+            with suppress(Timeout):
+                return FileLock(path).acquire(timeout=WAIT_SECONDS)
+            self.progress()
 
 
 def _has(source: ProbeSource, digest: str) -> bool:
@@ -159,7 +170,7 @@ def _has(source: ProbeSource, digest: str) -> bool:
         return False
 
 
-def _copy(source: Any, digest: str, folder: Path, what: str) -> None:
+def _copy(source: Any, digest: str, folder: Path, what: str, progress: Callable[[], None]) -> None:
     try:
         listing = source.listing(digest)
     except KeyError:
@@ -175,3 +186,4 @@ def _copy(source: Any, digest: str, folder: Path, what: str) -> None:
                 if not piece:
                     raise EngineError(f"{what}: the driver's file became shorter; make it again there")
                 file.write(piece)
+                progress()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from small import make_model
+from small import make_images, make_model, make_pictures
 
-from bandlens.engine.distributed.files import DriverFiles, NodeFiles, kept_files
+from bandlens.engine.distributed import files
+from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
 from bandlens.export.files import sha256_of
+from bandlens.probes.images.image_set import ImageSet
 from bandlens.records import Variant
 
 
@@ -18,6 +21,11 @@ def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Where this machine keeps what it fetches."""
     monkeypatch.setenv("BANDLENS_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "fetched"
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> ImageSet:
+    return make_images(tmp_path / "images.set", make_pictures(4))
 
 
 def away(variant: Variant) -> Variant:
@@ -35,3 +43,22 @@ def test_the_same_onnx_file_under_another_name_is_found(tmp_path: Path, precisio
         found = NodeFiles(DriverFiles(kept_files([], [variant], []))).variant(away(variant))
         assert sha256_of(found.path) == variant.sha256
         assert found.model.name == variant.model.name
+
+
+def test_waiting_for_another_process_that_fetches_is_progress(
+    packed: ImageSet, fetched: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "WAIT_SECONDS", 0.01)
+    fetched.mkdir(parents=True)
+    with (fetched / f"{packed.packed}.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        steps = list[int]()
+
+        def step() -> None:
+            steps.append(1)
+            if len(steps) == 3:
+                fcntl.flock(other, fcntl.LOCK_UN)
+
+        node = NodeFiles(DriverFiles(kept_files([packed], [], [])), step)
+        assert node.images(PackedSet(Path("/nowhere"), packed.packed, None)).info == packed.info
+    assert len(steps) == 3 + 3, "three files of one piece each"
