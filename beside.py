@@ -17,11 +17,11 @@ def prefix(path: Path) -> str:
     return f".{path.name}.{HOST}.{os.getpid()}."
 
 
-def remove_leavings(path: Path) -> None:
-    """Remove hidden files and folders on the way to `path` of processes of this machine that are gone."""
-    of_host = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(HOST)}\.(\d+)\.")
+def remove_leavings(folder: Path, name: str | None = None) -> None:
+    """Remove what processes of this machine that are gone left in the folder on the way to `name`, or to any."""
+    of_host = re.compile(rf"\.{re.escape(name) if name else '.+'}\.{re.escape(HOST)}\.(\d+)\.")
     with suppress(OSError):  # a folder that may only be read
-        for left in path.parent.iterdir():
+        for left in folder.iterdir():
             made_by = of_host.match(left.name)
             if made_by and not _runs(int(made_by[1])):
                 if left.is_dir() and not left.is_symlink():

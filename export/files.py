@@ -36,7 +36,7 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leavings(path)
+    remove_leavings(path.parent, path.name)
     descriptor, name = tempfile.mkstemp(prefix=prefix(path), dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)

@@ -63,6 +63,6 @@ def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
             (tmp_path / name).touch()
         left = tmp_path / (prefix(path).replace(str(os.getpid()), str(gone.pid)) + "abc")
         (left / "deeper").mkdir(parents=True)
-        remove_leavings(path)
+        remove_leavings(path.parent, path.name)
         assert sorted(hidden(tmp_path)) == sorted(names)
         other.communicate(b"\n")

@@ -6,7 +6,7 @@ fetched by one process while the others of the machine wait.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
@@ -145,14 +145,17 @@ class NodeFiles:
         into.parent.mkdir(parents=True, exist_ok=True)
         with self._locked(f"{into}.lock"):
             if not into.is_dir():
-                with tempfile.TemporaryDirectory(prefix=f".{digest[:8]}.", dir=into.parent) as scratch:
-                    draft = Path(scratch) / "draft"
+                draft = into.with_name(f".{digest}.partial")
+                shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+                try:
                     _copy(self.source, digest, draft, what, self.progress)
                     if not verify(draft):
                         raise EngineError(
                             f"{what}: the driver's file is another than the one it names; make it again there"
                         )
                     draft.rename(into)
+                finally:
+                    shutil.rmtree(draft, ignore_errors=True)
         return into
 
     def _locked(self, path: str) -> AbstractContextManager[Any]:

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from ...beside import prefix, remove_leavings
 from ...errors import ShardError
 from ...records import Finished, Predictions, SessionInfo, Variant, digest_of
 from ...untrusted import as_record
@@ -76,7 +77,10 @@ class Folder:
 
 
 def open_folder(name: str, make: bool = True) -> Folder:
-    """The results folder at a path or URI, made if there is none; ShardError where that is not possible."""
+    """The results folder at a path or URI, made if there is none; ShardError where that is not possible.
+
+    With `make` it is to be written into, and what killed processes of this machine left in it is removed.
+    """
     import pyarrow as pa
     from pyarrow import fs
 
@@ -90,6 +94,8 @@ def open_folder(name: str, make: bool = True) -> Folder:
         raise ShardError(f"no results folder {name}: {_line(error)}; {ANOTHER}") from error
     if not there:
         raise ShardError(f"no results folder {name}; {ANOTHER}")
+    if make and folder.local:
+        remove_leavings(Path(folder.path))  # here, and not for each shard: a folder of many takes long to list
     return folder
 
 
@@ -158,7 +164,7 @@ def _encoded(parts: Sequence[Finished]) -> bytes:
 
 def _put(folder: Folder, name: str, content: bytes) -> None:
     """Write a file under a temporary name and rename it, where a file system needs that."""
-    temporary = folder.of(f".{name}.{secrets.token_hex(4)}")
+    temporary = folder.of(f"{prefix(Path(name))}{secrets.token_hex(4)}")
     with _reported(folder.of(name), f"make room, or {ANOTHER}"):
         if folder.files.type_name in ATOMIC:
             with folder.files.open_output_stream(folder.of(name)) as file:

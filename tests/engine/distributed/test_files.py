@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from made_up_results import python
 from small import make_images, make_model, make_pictures
 
 from bandlens.engine.distributed import files
@@ -62,3 +65,27 @@ def test_waiting_for_another_process_that_fetches_is_progress(
         node = NodeFiles(DriverFiles(kept_files([packed], [], [])), step)
         assert node.images(PackedSet(Path("/nowhere"), packed.packed, None)).info == packed.info
     assert len(steps) == 3 + 3, "three files of one piece each"
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet
+class Dies(DriverFiles):
+    def read(self, *which):
+        if which[1] == "pixels.npy":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(*which)
+folder = Path({folder!r})
+kept = {{{digest!r}: {{name: folder / name for name in ("set.json", "index.parquet", "pixels.npy")}}}}
+NodeFiles(Dies(kept)).images(PackedSet(Path("/nowhere"), {digest!r}, None))
+"""
+
+
+def test_what_a_killed_process_had_fetched_is_gone_after_the_next_fetch(packed: ImageSet, fetched: Path) -> None:
+    killed = python(KILLED.format(folder=str(packed.folder), digest=packed.packed))
+    assert subprocess.run(killed, check=False, timeout=60).returncode == -signal.SIGKILL
+    left = {path.name for path in fetched.iterdir()}
+    assert left != {f"{packed.packed}.lock"}
+    NodeFiles(DriverFiles(kept_files([packed], [], []))).images(PackedSet(Path("/nowhere"), packed.packed, None))
+    assert {path.name for path in fetched.iterdir()} == {packed.packed, f"{packed.packed}.lock"}
