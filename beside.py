@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
+with suppress(OSError):  # of Linux: a container can have this host's name, and see none of its processes
+    HOST += f"-{Path('/proc/self/ns/pid').stat().st_ino}"
 
 
 def prefix(path: Path) -> str:
