@@ -119,6 +119,8 @@ class _Run:
         """What workers were busy with that have been replaced."""
         self.beats: dict[Any, Any] = {}
         self.crashes = dict.fromkeys(actors, 0)
+        self.left: list[str] = []
+        """Why workers are left alone, until it is told."""
         for actor in actors:
             self._start(actor)
 
@@ -139,6 +141,10 @@ class _Run:
                     else:
                         self._came_late(reference, self.late.pop(reference))
                 self._look_after()
+                while self.left and (self.busy or self.idle):  # where no worker works, the run ends with why
+                    self.queue.sink.tell(
+                        f"a worker did not start {CRASHES} times, and is left alone: {self.left.pop()}"
+                    )
 
     def _ended(self) -> list[Any]:
         """Calls that have come back, some of them or none; not for ever."""
@@ -188,7 +194,9 @@ class _Run:
         self.crashes[actor] += 1
         if self.crashes[actor] < CRASHES:
             again(actor)
-        elif not (self.busy or self.idle or self.starting):
+        elif self.busy or self.idle or self.starting:
+            self.left.append(lost(error))
+        else:
             raise EngineError(f"no worker can run the study: {lost(error)}") from error
 
     def _computed(self, reference: Any, actor: Any, attempt: Attempt, began: float) -> None:
