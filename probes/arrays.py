@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -76,9 +75,3 @@ def cuda_function(source: Path, name: str) -> Callable[..., None]:
 def to_numpy(array: Array) -> np.ndarray:
     """The array in host memory."""
     return array if isinstance(array, np.ndarray) else np.asarray(array.get())
-
-
-def processors() -> int:
-    """How many this process may use: a container may own fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not every system has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

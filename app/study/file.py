@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from ...analysis.comparison.verdicts import Limits
 from ...errors import UnknownName, UsageError
-from ...probes.arrays import processors
 from ...probes.grid import PUBLISHED
+from ...processors import processors
 from ...untrusted import read_text, without_secrets
 
 AUTO = "auto"
