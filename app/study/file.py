@@ -38,7 +38,7 @@ class Study:
     models: str = ""
     """Folder of exported models; the default is where `bandlens export` puts them."""
     engine: str = AUTO
-    """An engine by name, or `auto`: the fastest that this machine has."""
+    """An engine by name, or `auto`: the fastest that is ready on a GPU, and ONNX Runtime without one."""
     precision: str = "fp32"
     batch: int = 32
     threads: int = 0
