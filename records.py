@@ -163,11 +163,14 @@ class Cell:
     image_set: ImageSetInfo
     condition: Condition
     seed: int
-    decision_space: str = "all"
 
     @property
     def model(self) -> Model:
         return self.variant.model
+
+    @property
+    def decision_space(self) -> str:
+        return self.image_set.decision_space
 
     @cached_property
     def key(self) -> str:
