@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, EngineError, UnknownName
-from ..untrusted import first_line
+from ..untrusted import first_line, words_of
 
 Array = Any
 """An array of the module in use: native in, native out."""
@@ -65,9 +65,8 @@ def cuda_function(source: Path, name: str) -> Callable[..., None]:
         module = cupy.RawModule(code=source.read_text(encoding="utf-8"), options=CUDA_OPTIONS)
         kernel: Callable[..., None] = module.get_function(name)
     except cupy.cuda.compiler.CompileException as error:
-        reason = " ".join(str(error).split())
         raise DeviceError(
-            f"{source.name} does not compile for this GPU: {reason}; run: pip install 'bandlens[gpu]'"
+            f"{source.name} does not compile for this GPU: {words_of(error)}; run: pip install 'bandlens[gpu]'"
         ) from error
     return kernel
 

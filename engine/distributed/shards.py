@@ -24,7 +24,7 @@ import numpy as np
 from ...beside import prefix, remove_leavings
 from ...errors import ShardError
 from ...records import Finished, Predictions, SessionInfo, Variant, digest_of
-from ...untrusted import as_record
+from ...untrusted import as_record, words_of
 
 FORMAT = 1
 ANOTHER = "name another folder with --shards"
@@ -91,7 +91,7 @@ def open_folder(name: str, make: bool = True) -> Folder:
             files.create_dir(folder.path, recursive=True)
         there = files.get_file_info(folder.path).type == fs.FileType.Directory
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"no results folder {name}: {_line(error)}; {ANOTHER}") from error
+        raise ShardError(f"no results folder {name}: {words_of(error)}; {ANOTHER}") from error
     if not there:
         raise ShardError(f"no results folder {name}; {ANOTHER}")
     if make and folder.local:
@@ -210,7 +210,7 @@ def read_about(folder: Folder, key: str) -> Shard:
         shard = Shard(sessions=sessions, **(about | lists))
         _check(shard)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ShardError(f"{folder.of(key)}.json is damaged ({_line(error)})") from error
+        raise ShardError(f"{folder.of(key)}.json is damaged ({words_of(error)})") from error
     if shard.key != key:
         raise ShardError(f"{folder.of(key)}.json is that of another shard, {shard.key}")
     return shard
@@ -262,7 +262,7 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
         if columns["predicted"].null_count or columns["confidence"].null_count:
             raise ValueError("some predictions are missing")
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
-        raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's ({_line(error)})") from error
+        raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's ({words_of(error)})") from error
     named = tuple(cells.dictionary.to_pylist()) == shard.cells and (np.arange(len(shard.cells)) == place.T).all()
     if not (named and (index == np.arange(shard.first, shard.last)).all()):
         raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's")
@@ -295,8 +295,4 @@ def _reported(path: str, todo: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{path}: {_line(error)}; {todo}") from error
-
-
-def _line(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ShardError(f"{path}: {words_of(error)}; {todo}") from error

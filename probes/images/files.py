@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import ImageSetError, UsageError
-from ...untrusted import parse_json, read_text, regular
+from ...untrusted import parse_json, read_text, regular, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,7 +199,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def _damaged(file: Path, error: Exception) -> ImageSetError:
-    return ImageSetError(f"{file}: damaged or missing ({' '.join(str(error).split())}); pack the images again")
+    return ImageSetError(f"{file}: damaged or missing ({words_of(error)}); pack the images again")
 
 
 # A folder that appears only when it is whole: filled under another name, synced, then renamed
