@@ -1,4 +1,4 @@
-"""Names for what is not whole yet, beside the file that it will be, and the removal of what killed processes left."""
+"""What is not whole yet, beside what it will be: its name, how it takes its place, and what killed processes left."""
 
 from __future__ import annotations
 
@@ -30,6 +30,22 @@ def remove_leavings(folder: Path, name: str | None = None) -> None:
                     shutil.rmtree(left, ignore_errors=True)
                 else:
                     left.unlink(missing_ok=True)
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Give a file or folder that is whole its name; what the name stands for is on the disk before the name is."""
+    _sync(*draft.rglob("*"), draft)
+    draft.replace(path)
+    _sync(path.parent)
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def _runs(process: int) -> bool:

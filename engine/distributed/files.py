@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from filelock import FileLock, Timeout
 
+from ...beside import put_in_place
 from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
 from ...probes.images.files import ABOUT, INDEX, PIXELS
@@ -153,7 +154,7 @@ class NodeFiles:
                         raise EngineError(
                             f"{what}: the driver's file is another than the one it names; make it again there"
                         )
-                    draft.rename(into)
+                    put_in_place(draft, into)
                 finally:
                     shutil.rmtree(draft, ignore_errors=True)
         return into

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ...beside import prefix, remove_leavings
+from ...beside import prefix, put_in_place, remove_leavings
 from ...errors import ShardError
 from ...records import Finished, Predictions, SessionInfo, Variant, digest_of
 from ...untrusted import as_record, words_of
@@ -178,21 +177,11 @@ def _put(folder: Folder, name: str, content: bytes) -> None:
 
 
 def _write_synced(temporary: Path, path: Path, content: bytes) -> None:
-    """What the new name stands for is on the disk before the name is."""
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
+        temporary.write_bytes(content)
+        put_in_place(temporary, path)
     finally:
-        os.close(folder)
+        temporary.unlink(missing_ok=True)
 
 
 # Reading

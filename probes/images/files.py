@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...beside import put_in_place
 from ...errors import ImageSetError, UsageError
 from ...untrusted import parse_json, read_text, regular, words_of
 
@@ -227,9 +228,7 @@ def new_folder(out: Path) -> Iterator[Path]:
                     left.unlink()
             yield partial
             with writing(out):
-                _sync(*partial.iterdir(), partial)
-                partial.rename(out)
-                _sync(out.parent)
+                put_in_place(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -248,15 +247,6 @@ def _lock(folder: int, out: Path) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ImageSetError(f"{out}: is being packed by another process; wait for it or choose another") from None
-
-
-def _sync(*paths: Path) -> None:
-    for path in paths:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
 
 
 @contextmanager

@@ -71,21 +71,25 @@ KILLED = """
 import os, signal
 from pathlib import Path
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
 class Dies(DriverFiles):
     def read(self, *which):
-        if which[1] == "pixels.npy":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(*which)
+        return die() if {here!r} == "on the way" and which[1] == "pixels.npy" else super().read(*which)
+os.fsync = die
 folder = Path({folder!r})
 kept = {{{digest!r}: {{name: folder / name for name in ("set.json", "index.parquet", "pixels.npy")}}}}
 NodeFiles(Dies(kept)).images(PackedSet(Path("/nowhere"), {digest!r}, None))
 """
 
 
-def test_what_a_killed_process_had_fetched_is_gone_after_the_next_fetch(packed: ImageSet, fetched: Path) -> None:
-    killed = python(KILLED.format(folder=str(packed.folder), digest=packed.packed))
+@pytest.mark.parametrize("here", ["on the way", "before it is on the disk"])
+def test_what_a_killed_process_had_fetched_has_no_name_and_is_gone_after_the_next_fetch(
+    packed: ImageSet, fetched: Path, here: str
+) -> None:
+    killed = python(KILLED.format(folder=str(packed.folder), digest=packed.packed, here=here))
     assert subprocess.run(killed, check=False, timeout=60).returncode == -signal.SIGKILL
-    left = {path.name for path in fetched.iterdir()}
-    assert left != {f"{packed.packed}.lock"}
+    left = {path.name for path in fetched.iterdir()} - {f"{packed.packed}.lock"}
+    assert left not in (set(), {packed.packed})
     NodeFiles(DriverFiles(kept_files([packed], [], []))).images(PackedSet(Path("/nowhere"), packed.packed, None))
     assert {path.name for path in fetched.iterdir()} == {packed.packed, f"{packed.packed}.lock"}
