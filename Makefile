@@ -17,8 +17,9 @@ $(VENV)/.ready: pyproject.toml
 demo: setup
 	$(BIN)/bandlens demo --out $(DEMO)
 
+# A thread for each process: with more, torch spends most of its time waiting for a core.
 test: setup
-	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -30,6 +30,13 @@ def some_of(names: Iterable[str], most: int = 3, between: str = ", ") -> str:
     return between.join(names[:most]) + more
 
 
+def amount(count: float) -> str:
+    """Bytes in words: 26 kB, 3.91 MB, 7.5 GB."""
+    units = ["B", "kB", "MB", "GB", "TB"]
+    power = next((k for k in range(len(units)) if count < 999.5 * 1000**k), len(units) - 1)
+    return f"{count / 1000**power:.3g} {units[power]}"
+
+
 class BandlensError(Exception):
     """Base of all; the command line prints the message and exits with `exit_code`.
 

@@ -71,14 +71,29 @@ class Results:
         with QueryProcess(self._store.path, timeout) as process, process.answer(query, parameters=parameters) as reader:
             return readable(pl.DataFrame(reader.read_all()))
 
-    def plot_curves(self, probe: str = "lowpass", x: str = "cycles", study: str = "*") -> Any:
-        """An Altair chart of accuracy over a column of one probe, a line a model, with intervals.
+    def plot_curves(
+        self, probe: str = "lowpass", x: str = "cycles", study: str = "*", image_set: str | None = None
+    ) -> Any:
+        """An Altair chart of accuracy over a column of one probe on one image set, a line a model, with intervals.
 
         Of lowpass and highpass, `cycles` is where they cut, in cycles per image, and `cutoff` their parameter.
+        UsageError where there is nothing to draw, or more than one line a model.
         """
         rows = self.curves(study).filter(pl.col("probe") == probe)
+        if image_set is not None:
+            rows = rows.filter(pl.col("image_set") == image_set)
         if rows.is_empty() or x not in rows.columns or rows[x].is_null().all():
-            raise UsageError(f"{self._store.path} has no {probe} with {x} in study {study}")
+            on = "" if image_set is None else f" on {image_set}"
+            raise UsageError(f"{self._store.path} has no {probe} with {x} in study {study}{on}")
+        for name, column in (("study", "version"), ("image_set", "image_set")):
+            if len(found := rows[column].unique().sort()) > 1:
+                raise UsageError(f"{self._store.path} has {probe} of {', '.join(found)}; name one of them with {name}=")
+        rows = rows.filter(pl.col(x).is_not_null())
+        if rows.unique(["checkpoint", x, "frequency", "noise_sd"]).select("checkpoint", x).is_duplicated().any():
+            raise UsageError(
+                f"{probe} varies more than {x}; filter `curves` to one value of the rest, and draw that with "
+                "bandlens.analysis.charts.curves.curves"
+            )
         return charts.curves(rows, x, x, probe)
 
     def plot_correlations(self, correlations: pl.DataFrame, subset: str = "total") -> Any:

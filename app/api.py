@@ -233,12 +233,11 @@ def _work(study: Study | File, engine: str | None) -> Work:
 
 def _opened(stack: ExitStack, name: str, db: Path, study: str | None, precision: str | None) -> Run:
     from ..analysis.comparison.cells import Run
-    from ..analysis.database.open import open_store
+    from ..analysis.database.open import names_database, open_store
     from ..analysis.database.studies import study_label, version_in
 
-    file = Path(name)
-    is_database = file.is_file() or file.suffix in (".duckdb", ".db")
-    store = stack.enter_context(open_store(file if is_database else db, read_only=True))
+    is_database = names_database(name)
+    store = stack.enter_context(open_store(Path(name) if is_database else db, read_only=True))
     wanted = study if is_database else name
     if precision is None:
         return Run(store, study_label(store, wanted))

@@ -178,13 +178,14 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def amount(count: float) -> str:
-    """Bytes in words: 26 kB, 3.9 MB, 7.5 GB."""
-    units = ["B", "kB", "MB", "GB", "TB"]
-    power = next((k for k in range(len(units)) if count < 1000 ** (k + 1)), len(units) - 1)
-    return f"{count / 1000**power:.3g} {units[power]}"
-
-
 def parameters_in_words(parameters: str | None) -> str:
     """The parameters of a condition, which SQL gives as JSON, as `cutoff=0.2, size=3`."""
-    return ", ".join(f"{name}={value}" for name, value in json.loads(parameters or "{}").items())
+    values = json.loads(parameters or "{}")
+    return ", ".join(
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )
+
+
+def condition_in_words(row: Mapping[str, Any]) -> str:
+    """The condition of a row with probe and parameters, as `lowpass cutoff=0.2`."""
+    return " ".join(filter(None, (row["probe"], parameters_in_words(row["parameters"]))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,8 @@ RANGE_SECONDS = 60.0
 
 Outcome = Finished | Failed
 Progress = Callable[[int], None]
+Columns = tuple[Array, Array | None, Array]
+"""predicted, label_rank, confidence: what `engine.decision.reduce_logits` gives."""
 
 
 @dataclass(slots=True)
@@ -27,8 +29,8 @@ class CellProgress:
     cell: Cell
     first: int
     """The first image that is not yet yielded."""
-    columns: list[tuple[Array, Array | None, Array]] = field(default_factory=list)
-    """What `engine.decision.reduce_logits` gives, batch by batch."""
+    columns: list[Columns] = field(default_factory=list)
+    """Batch by batch."""
     times: list[tuple[Point, Point]] = field(default_factory=list)
     """When the model began and ended."""
     pending: int = 0
@@ -40,7 +42,7 @@ class CellProgress:
         if self.ended or not (self.pending or self.error):
             return []
         if self.error is None:
-            predictions = Predictions(*(_joined(xp, column) for column in zip(*self.columns, strict=True)))
+            predictions = joined(xp, self.columns)
             bad = np.flatnonzero(np.isnan(predictions.confidence))
             if not len(bad):
                 seconds = sum(seconds_between(xp, start, end) for start, end in self.times)
@@ -52,5 +54,9 @@ class CellProgress:
         return [Failed(self.cell, self.error)]
 
 
-def _joined(xp: ModuleType, column: Sequence[Array | None]) -> Any:
-    return None if column[0] is None else to_numpy(xp.concatenate(column))
+def joined(xp: ModuleType, pieces: Iterable[Columns]) -> Predictions:
+    """The columns of several pieces, one after the other, in host memory."""
+    columns: list[Any] = [
+        None if column[0] is None else to_numpy(xp.concatenate(column)) for column in zip(*pieces, strict=True)
+    ]
+    return Predictions(*columns)

@@ -6,6 +6,7 @@ and the model is compared with the file that it was made of.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ import onnx
 
 from ..errors import ExportError, UsageError
 from ..untrusted import first_line
+from .models import BATCH
 from .parity import Parity, check_finite, compare, onnx_logits
 from .photographs import photograph_crops
 from .registry import NORMALIZATIONS, Channels
-from .torch_to_onnx import BATCH
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,13 +38,15 @@ def is_onnx(path: Path) -> bool:
         return False
 
 
-def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None) -> tuple[bytes, int, int, Parity]:
-    """The model's file, its image size and number of classes, and how it compares with the given one.
+def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None) -> tuple[bytes, str, int, int, Parity]:
+    """The model's file, the sha256 of the given one with all its weights inside, the image size and number of classes,
+    and how the two compare.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
     that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits.
     """
     model = _read(path)
+    sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
     initialized = {one.name for one in model.graph.initializer}
     taken = [one for one in model.graph.input if one.name not in initialized]
     if len(taken) != 1 or len(model.graph.output) != 1:
@@ -66,7 +69,7 @@ def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None)
     parity = compare(expected, check_finite(found, f"the model of {path}"))
     if not parity.holds:
         raise ExportError(f"the model made of {path} does not compute what it does: {parity}; nothing was written")
-    return content, size, expected.shape[1], parity
+    return content, sha256, size, expected.shape[1], parity
 
 
 def _read(path: Path) -> onnx.ModelProto:
@@ -111,25 +114,17 @@ def _given_logits(
     path: Path, model: onnx.ModelProto, images: NDArray[np.float32], batch: int | None, mean: Channels, std: Channels
 ) -> NDArray[np.float32]:
     """(n, classes) of what the file itself computes of normalized images; ExportError unless they are logits."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     step = batch or 1
     filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % step, axis=0)])
     channels = (np.array(one, np.float32).reshape(3, 1, 1) for one in (mean, std))
     normalized = (filled - next(channels)) / next(channels)
-    try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        given = [session.run(None, {name: normalized[at : at + step]})[0] for at in range(0, len(filled), step)]
-    # ONNX Runtime has an exception of its own for every status.
-    except Exception as error:
-        raise ExportError(f"ONNX Runtime cannot run {path}: {first_line(error)}; export it again") from error
-    if given[0].ndim != 2 or len(given[0]) != step or given[0].dtype != np.float32:
-        said = f"{given[0].shape} {given[0].dtype}"
-        raise ExportError(f"{path} gives {said} for {step} images; export it to give (batch, classes) float32 logits")
-    logits: NDArray[np.float32] = np.concatenate(given)[: len(images)]
+    given = onnx_logits(model.SerializeToString(), normalized, step, str(path))
+    if given.ndim != 2 or len(given) != len(filled) or given.dtype != np.float32:
+        raise ExportError(
+            f"{path} gives {given.shape} {given.dtype} for {len(filled)} images; export it to give (batch, classes) "
+            "float32 logits"
+        )
+    logits = given[: len(images)]
     if logits.min() >= 0 and np.abs(logits.sum(axis=1) - 1).max() < SUMS_TO_ONE:
         raise ExportError(f"{path} gives probabilities, not logits; export the network without its last softmax")
     return logits

@@ -23,6 +23,8 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
 """What can name a file, with an ending, on any file system."""
 ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
 """The key of an ONNX tensor's place in another file, with every way to write its tag and length."""
+BATCH = "batch"
+"""The name of a model's only open dimension: how many images it takes at once."""
 MOST_CLASSES = 1 << 16
 """As predictions are kept."""
 FINISHED = "onnx"

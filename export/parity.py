@@ -19,7 +19,8 @@ TOLERANCE = 1e-3
 """Largest difference of a logit, relative to the largest |logit|, that an export may have."""
 TIE = 1e-5
 """Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
-BATCH = 8
+AT_ONCE = 8
+"""Images that a comparison runs at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,25 +112,31 @@ def _torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np
         return np.concatenate([network(torch.from_numpy(batch)).numpy() for batch in _batches(images)])
 
 
-def onnx_logits(content: bytes, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(n, classes) logits of an ONNX file, by ONNX Runtime on the CPU."""
+def onnx_logits(
+    content: bytes, images: NDArray[np.float32], batch: int = AT_ONCE, what: str = "the export"
+) -> NDArray[np.float32]:
+    """(n, classes) logits of an ONNX file, or what else its one output is, by ONNX Runtime on the CPU.
+
+    `what` is the file's name in the error of one that does not run on `batch` images at once.
+    """
     import numpy as np
 
     try:
         import onnxruntime
     except ImportError as error:
-        raise ExportError(
-            "ONNX Runtime is needed to compare the export with torch; pip install 'bandlens[cpu]'"
-        ) from error
+        raise ExportError("ONNX Runtime is needed to check an export; pip install 'bandlens[cpu]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return np.concatenate([session.run(["logits"], {"images": batch})[0] for batch in _batches(images)])
+        name = session.get_inputs()[0].name
+        return np.concatenate([np.atleast_1d(session.run(None, {name: one})[0]) for one in _batches(images, batch)])
     # ONNX Runtime has an exception of its own for every status.
     except Exception as error:
-        raise ExportError(f"ONNX Runtime cannot run the export: {first_line(error)}; update onnxruntime") from error
+        raise ExportError(
+            f"ONNX Runtime cannot run {what}: {first_line(error)}; update onnxruntime, or export it again"
+        ) from error
 
 
-def _batches(images: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    return [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+def _batches(images: NDArray[np.float32], size: int = AT_ONCE) -> list[NDArray[np.float32]]:
+    return [images[start : start + size] for start in range(0, len(images), size)]

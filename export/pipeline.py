@@ -140,8 +140,8 @@ def import_onnx(
     `mean` and `std` are what its images are normalized with, those of `none` where the graph does that itself.
     """
     _check_own(name)
-    content, size, classes, parity = take_onnx(path, mean, std, image_size)
-    about = About(name, OWN, FINISHED, f"file:{path.name}", sha256_of(path), mean, std, size)
+    content, sha256, size, classes, parity = take_onnx(path, mean, std, image_size)
+    about = About(name, OWN, FINISHED, f"file:{path.name}", sha256, mean, std, size)
     return _save(about, content, classes, parity, {}, folder)
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..errors import CheckpointError, ExportError, UnknownName, UsageError
 from ..records import INTERPOLATIONS, Crop
 from ..untrusted import first_line
-from .registry import Channels, Origin
+from .registry import Channels, Origin, checkpoints
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Pretrained:
 def pretrained(name: str) -> Pretrained:
     """What timm says of a pretrained model, at the size that it was trained on; nothing is fetched.
 
-    A name without a tag has timm's own choice of weights. Raises UnknownName, and ExportError for a model without
-    classes, or of images that image sets do not have.
+    A name without a tag has timm's own choice of weights. Raises UnknownName, UsageError for one of the 48, and
+    ExportError for a model without classes, or of images that image sets do not have.
     """
     timm = _timm()
     from timm.data.config import resolve_data_config
@@ -44,6 +44,8 @@ def pretrained(name: str) -> Pretrained:
         raise UnknownName("pretrained model of timm", name, timm.list_pretrained())
     config = timm.models.get_pretrained_cfg(name)
     full = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+    if any(full == one.name for one in checkpoints()):
+        raise UsageError(f"{full} is one of the 48 checkpoints, whose images are the study's; `bandlens export {full}`")
     if not config.num_classes:
         raise ExportError(f"{full} is a backbone without classes; name a model of timm that is fine-tuned to classes")
     if not config.hf_hub_id:

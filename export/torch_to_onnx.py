@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..untrusted import first_line
+from .models import BATCH
 from .registry import Channels
 
 OPSET = 18
-BATCH = "batch"
 
 
 class Normalized(nn.Module):

@@ -286,11 +286,11 @@ def classes_of_head(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -
     return numbers.pop()[1] if len(numbers) == 1 else None
 
 
-def load_strictly(network: nn.Module, weights: Weights, where: str) -> int:
-    """Load every tensor; the number loaded, step counters of BatchNorm (`num_batches_tracked`) not counted.
+def load_strictly(network: nn.Module, weights: Weights, where: str) -> None:
+    """Load every tensor.
 
-    Those counters may be absent, since nothing is computed from them. Raises CheckpointError for any other key that is
-    missing, surplus, of another shape, or not finite.
+    Step counters of BatchNorm (`num_batches_tracked`) may be absent, since nothing is computed from them. Raises
+    CheckpointError for any other key that is missing, surplus, of another shape, or not finite.
     """
     wanted = network.state_dict()
     required = {name for name in wanted if not name.endswith("num_batches_tracked")}
@@ -318,4 +318,3 @@ def load_strictly(network: nn.Module, weights: Weights, where: str) -> int:
             f"{where} does not fit the architecture: {'; '.join(found)}; check architecture and key rule{others}"
         )
     network.load_state_dict(wanted | given, strict=True)
-    return len(required)

@@ -41,7 +41,7 @@ def _share(value: Any) -> float:
             raise ValueError
     except (ValueError, TypeError, ZeroDivisionError):
         raise ValueError(f'must be a number in [0, 1], or a fraction such as "0.5/255", not {value!r}') from None
-    return float(value)
+    return float(value) + 0.0  # no negative zero
 
 
 EVERYTHING = "0.0 to 1.0"
@@ -51,7 +51,7 @@ def _band(value: Any) -> str:
     """`[low, high]`, or the text that it becomes."""
     try:
         low, high = value.split(" to ") if isinstance(value, str) else value
-        low, high = float(low), float(high)
+        low, high = float(low) + 0.0, float(high)  # no negative zero
         if not 0 <= low < high <= 1:
             raise ValueError
     except (ValueError, TypeError):

@@ -129,7 +129,7 @@ def number_in(low: float, high: float) -> Callable[[Any], float]:
     def parse(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
             raise ValueError(f"must be a number in [{low:g}, {high:g}], not {value!r}")
-        return float(value)
+        return value + 0.0  # a float, and no negative zero, which JSON tells from zero
 
     return parse
 

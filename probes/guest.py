@@ -64,14 +64,15 @@ def _visit() -> _Visit | None:
 def visiting() -> Iterator[list[str]]:
     """Let a guest in, and give the names of the files that it opens to read, as it opens them."""
     _watch()
-    folder = Path.cwd()
+    folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # its name may be gone, or go
     with _streams():
         _here.visit = _Visit(os.getpid(), _descriptors())
         try:
             yield _here.visit.read
         finally:
             _here.visit = None
-            os.chdir(folder)
+            os.fchdir(folder)
+            close(folder)
 
 
 @contextmanager

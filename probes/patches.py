@@ -19,7 +19,8 @@ from .noise import PATCHES, random_words
 
 def orders(xp: ModuleType, seed: int, keys: Array, grid: int) -> Array:
     """(n, grid * grid) int64: for each place, row by row, the place that its patch comes from, for n images by key."""
-    return xp.argsort(random_words(xp, seed, keys, PATCHES ^ grid << 8, grid * grid), axis=1)
+    # Now and then two words are equal: what a sort that is not stable makes of them hangs on the processor.
+    return xp.argsort(random_words(xp, seed, keys, PATCHES ^ grid << 8, grid * grid), axis=1, kind="stable")
 
 
 def rearranged(xp: ModuleType, pixels: Array, order: Array) -> Array:
@@ -57,7 +58,7 @@ def check_size(condition: Condition, size: int) -> None:
 PATCH_SHUFFLE = Family(
     "patch_shuffle",
     "grid x grid patches in another order",
-    1,
+    2,
     (Parameter("grid", integer_in(1, 256), (2, 4, 8, 16)),),
     perturb,
     random=True,

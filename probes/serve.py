@@ -77,6 +77,8 @@ def _work(asked: IO[bytes], answered: IO[bytes], memory: BatchMemory) -> None:
                     error = None
                 except ProbeError as raised:
                     error = raised
+                except Exception as raised:  # noqa: BLE001 - of our own, for want of memory for instance
+                    error = ProbeError(f"probe {condition.probe} failed: {type(raised).__name__}: {raised}")
                 pickle.dump(error, answered)
                 answered.flush()
 

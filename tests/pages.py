@@ -84,10 +84,14 @@ def compare(shown: str, printed: str) -> None:
     assert left is None, f"not shown: {' '.join(left or [])}"
 
 
+def environment_in(folder: Path) -> dict[str, str]:
+    binaries = Path(sys.executable).parent
+    return os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "BANDLENS_HOME": str(folder / "home")}
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    binaries = Path(sys.executable).parent
-    return os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "BANDLENS_HOME": str(tmp_path / "home")}
+    return environment_in(tmp_path)
 
 
 def printed_by(command: str, folder: Path, environment: dict[str, str]) -> str:

@@ -1,4 +1,7 @@
-"""README is run as it stands: its files are written, its commands typed, its outputs compared but for the times."""
+"""README is run as it stands: its files are written, its commands typed, its outputs compared but for the times.
+
+The demo's output is compared in app/commands/test_demo.py, which runs it.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,6 @@ def test_every_block_of_the_readme_does_what_it_shows(tmp_path: Path, environmen
             compare(shown, printed_by(command, tmp_path, environment))
             ran += 1
     assert ran >= 8
-
-
-def test_the_demo_prints_what_the_readme_shows(tmp_path: Path, environment: dict[str, str]) -> None:
-    (shown,) = (body for language, _, body in FENCE.findall(README) if language == "text" and body.startswith("== "))
-    compare(shown, printed_by("bandlens demo --out demo", tmp_path, environment))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ LABELS = {
     "psychometric_center_frequency": "psych. centre frequency (cycles/image)",
     "psychometric_peak_noise_sensitivity": "psych. peak noise sensitivity",
 }
+COEFFICIENTS = {"spearman": "Spearman's rho", "pearson": "Pearson's r", "kendall": "Kendall's tau-b"}
+"""The column `method` of `correlate` -> what its coefficient is called."""
 ROW_HEIGHT = 30
 ABOVE = alt.Axis(labelAngle=40, labelAlign="right", labelOverlap=False, orient="top", domain=False, ticks=False)
 """Names above columns, aslant towards the corner that the names of the rows leave empty: a narrow chart cuts others."""
@@ -45,7 +47,7 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
         tooltip=[
             alt.Tooltip("bias:N"),
             alt.Tooltip("group:N"),
-            alt.Tooltip("coefficient:Q", title="Spearman's rho", format=".3f"),
+            alt.Tooltip("coefficient:Q", title=COEFFICIENTS[table["method"][0]], format=".3f"),
             alt.Tooltip("low:Q", title="95 % from", format=".2f"),
             alt.Tooltip("high:Q", title="to", format=".2f"),
             alt.Tooltip("p:Q", format=".2g"),

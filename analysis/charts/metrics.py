@@ -28,10 +28,13 @@ BEYOND = {State.CENSORED_BELOW: "≤", State.CENSORED_ABOVE: "≥"}
 
 
 def summary(metrics: pl.DataFrame) -> pl.DataFrame:
-    """Rows of the view `metric` with `estimator`, `number`, and `mark`: how its state is drawn."""
-    psychometric = pl.col("metric").str.starts_with("psychometric_")
+    """Rows of the view `metric` with `estimator`, `number`, and `mark`: how its state is drawn.
+
+    Only what the critical band gives has an estimator.
+    """
+    prefix = pl.col("metric").str.extract("^(psychometric|critical)_")
     return metrics.with_columns(
-        estimator=pl.when(psychometric).then(pl.lit("psychometric")).otherwise(pl.lit("published")),
+        estimator=prefix.replace("critical", "published"),
         number=pl.col("metric").str.replace("^(psychometric|critical)_", ""),
         mark=pl.when(pl.col("state").is_in([state.value for state in MEANINGLESS]))
         .then(pl.lit(NONE))
@@ -49,10 +52,10 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
     rows = metrics.filter(pl.col("number") == number).select(
         "category", "value", "low", "high", "estimator", "mark", "state", "note", pl.col("checkpoint").alias("model")
     )
-    two = rows["estimator"].n_unique() > 1
+    estimators = rows["estimator"].drop_nulls().n_unique()
     scale = alt.Scale(type="log") if number == "center_frequency" else alt.Scale(zero=True)
     x = alt.X("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
-    form = alt.Shape("estimator:N", scale=FORMS, legend=None)
+    form = alt.Shape("estimator:N", scale=FORMS, legend=None) if estimators else alt.Undefined
     there = rows.filter(pl.col("mark") != NONE)
     layers: dict[str, tuple[pl.DataFrame, Callable[..., Any], dict[str, Any]]] = {
         "intervals": (there.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
@@ -67,25 +70,27 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
         "none": {"x": alt.value(4), "color": alt.value(FAINT)},
     }
     drawn = [
-        _number(mark(alt.Chart(inline(part)), **style), rows, field, two).encode(**places[name])
+        _number(mark(alt.Chart(inline(part)), **style), rows, field, estimators).encode(**places[name])
         for name, (part, mark, style) in layers.items()
         if len(part)
     ]
-    height = rows["model"].n_unique() * (34 if two else 22)
+    height = rows["model"].n_unique() * (34 if estimators > 1 else 22)
     return alt.layer(*drawn).add_params(picked()).properties(title=title, width=260, height=max(44, height))
 
 
-def _number(chart: Any, rows: pl.DataFrame, field: str, two: bool) -> Any:
+def _number(chart: Any, rows: pl.DataFrame, field: str, estimators: int) -> Any:
     """Add what the layers have in common: a line for each model, and what hovering tells."""
     models = sorted(rows["model"].unique())
     return chart.encode(
         y=alt.Y("model:N", title=None, scale=alt.Scale(domain=models)),
-        yOffset=alt.YOffset("estimator:N", scale=alt.Scale(domain=list(ESTIMATORS))) if two else alt.Undefined,
+        yOffset=alt.YOffset("estimator:N", scale=alt.Scale(domain=list(ESTIMATORS)))
+        if estimators > 1
+        else alt.Undefined,
         color=scales(field, rows[field].sort())[0],
         opacity=faded(),
         tooltip=[
             alt.Tooltip("model:N"),
-            alt.Tooltip("estimator:N"),
+            *([alt.Tooltip("estimator:N")] if estimators else []),
             alt.Tooltip("value:Q", format=".4g"),
             alt.Tooltip("low:Q", title="95 % from", format=".4g"),
             alt.Tooltip("high:Q", title="to", format=".4g"),

@@ -84,14 +84,18 @@ def inline(frame: pl.DataFrame) -> alt.InlineData:
 
 
 def scales(field: str, names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
-    """Colour and shape by a field of these names, with one legend; without, if there is but one name."""
+    """Colour and shape by a field of these names, with one legend; without, if there is but one name.
+
+    Categories are said in `words` there; a model is called what it is called.
+    """
     given = colors(names)
     hue = alt.Scale(domain=list(given), range=[color for color, _ in given.values()])
     form = alt.Scale(domain=list(given), range=[shape for _, shape in given.values()])
-    more: dict[str, Any] = {} if len(given) > 1 else {"legend": None}
+    label = "replace(datum.label, /_/g, ' ')" if field == "category" else alt.Undefined
+    legend = alt.Legend(labelExpr=label) if len(given) > 1 else None
     return (
-        alt.Color(f"{field}:N", scale=hue, title=None, **more),
-        alt.Shape(f"{field}:N", scale=form, title=None, **more),
+        alt.Color(f"{field}:N", scale=hue, title=None, legend=legend),
+        alt.Shape(f"{field}:N", scale=form, title=None, legend=legend),
     )
 
 

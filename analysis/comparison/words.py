@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -42,6 +43,12 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str:
     return f"{b.name} differs from {a.name} in the accuracy of {different:,} of {tested:,} cells"
 
 
+def difference_in_words(row: Mapping[str, Any]) -> str:
+    """A row's difference with its interval where it has one, such as `-0.021 [-0.034, -0.008]`."""
+    interval = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return f"{row['difference']:+.3f}{interval}"
+
+
 def _who(run: Run, checkpoint: str | None) -> str:
     """Who does less or more: a checkpoint, or those of a run."""
     if run.column == "checkpoint" or checkpoint is None:
@@ -56,8 +63,7 @@ def _told(metric: str, cases: pl.DataFrame) -> str:
     if len(cases) == 1 and differing:
         row = differing[0]
         word = "less" if row["difference"] < 0 else "more"
-        interval = "" if row["low"] is None else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
-        return f"{verb} {word} {what}: {row['difference']:+.3f}{interval}"
+        return f"{verb} {word} {what}: {difference_in_words(row)}"
     less = sum(row["difference"] < 0 for row in differing)
     counts = [(word, count) for word, count in (("less", less), ("more", len(differing) - less)) if count]
     return " and ".join(f"{verb} {word} {what} in {count:,} of {len(cases):,} cases" for word, count in counts)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import duckdb
 
-from ...errors import BandlensError, StoreError, UsageError
+from ...errors import BandlensError, StoreError, UsageError, amount
 
 NO_ROOM = {
     "No space left": "the disk is full",
@@ -44,8 +44,8 @@ def explanation(path: Path, message: str) -> BandlensError:
     if unknown := re.search(r"unknown study '.*", line):  # what version_of says
         return UsageError(unknown[0])
     if full := next((ours for theirs, ours in NO_ROOM.items() if theirs in line), None):
-        free = shutil.disk_usage(path.parent).free / 1e6
-        return StoreError(f"{path}: {full} ({free:.0f} MB free); what was committed stays: make room and run again")
+        free = amount(shutil.disk_usage(path.parent).free)
+        return StoreError(f"{path}: {full} ({free} free); what was committed stays: make room and run again")
     return StoreError(f"{path}: {line}")
 
 

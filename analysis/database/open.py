@@ -31,6 +31,11 @@ BLOCK_SIZE = "65536"
 """Bytes of a new file's blocks. In DuckDB's own blocks of 256 KiB a column of a row group fills a little over half."""
 
 
+def names_database(word: str) -> bool:
+    """Whether a word that may name a study names a results database: a file, or what is called as one."""
+    return Path(word).is_file() or Path(word).suffix in (".duckdb", ".db")
+
+
 @contextmanager
 def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iterator[Store]:
     """Open a results database, or make one where there is none and it may be written.

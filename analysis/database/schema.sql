@@ -205,7 +205,7 @@ COMMENT ON TABLE study_checkpoint IS 'What a version of a study calls its checkp
 COMMENT ON COLUMN study_checkpoint.study IS 'study.id';
 COMMENT ON COLUMN study_checkpoint.checkpoint IS 'checkpoint.id';
 COMMENT ON COLUMN study_checkpoint.name IS 'Name of the model';
-COMMENT ON COLUMN study_checkpoint.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN study_checkpoint.category IS 'Training category of the study, own or timm';
 
 CREATE TABLE study_image_set (
     study INTEGER NOT NULL,
@@ -341,7 +341,7 @@ COMMENT ON TABLE precision_gate IS 'The last verdict of `bandlens gate` on two c
 COMMENT ON COLUMN precision_gate.reference IS 'cell.id of the precision that is trusted';
 COMMENT ON COLUMN precision_gate.candidate IS 'cell.id of the precision in question';
 COMMENT ON COLUMN precision_gate.checkpoint IS 'Name of the model in the study file that was gated';
-COMMENT ON COLUMN precision_gate.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN precision_gate.category IS 'Training category of the study, own or timm';
 COMMENT ON COLUMN precision_gate.image_set IS 'Name of the image set in the study file that was gated';
 COMMENT ON COLUMN precision_gate.n IS 'Number of images';
 COMMENT ON COLUMN precision_gate.reference_top1 IS 'Share that the reference has right, without labels: that agrees with its own clean prediction; NULL where it would be its own';
@@ -552,7 +552,7 @@ COMMENT ON COLUMN study_detail.study_id IS 'study.id';
 COMMENT ON COLUMN study_detail.study IS 'Name of the study';
 COMMENT ON COLUMN study_detail.version IS 'name@version: what asks for this version';
 COMMENT ON COLUMN study_detail.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN study_detail.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN study_detail.category IS 'Training category of the study, own or timm';
 COMMENT ON COLUMN study_detail.image_set IS 'Name of the image set';
 COMMENT ON COLUMN study_detail.benchmark IS 'What the images are, such as imagenet-c';
 COMMENT ON COLUMN study_detail.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
@@ -702,7 +702,7 @@ COMMENT ON VIEW accuracy IS 'Top-1 and top-5 of every cell of the newest version
 COMMENT ON COLUMN accuracy.study IS 'Name of the study';
 COMMENT ON COLUMN accuracy.version IS 'name@version: what asks for this version';
 COMMENT ON COLUMN accuracy.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN accuracy.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN accuracy.category IS 'Training category of the study, own or timm';
 COMMENT ON COLUMN accuracy.image_set IS 'Name of the image set';
 COMMENT ON COLUMN accuracy.measure IS 'accuracy, against labels; or agreement, with the model''s own clean prediction';
 COMMENT ON COLUMN accuracy.probe IS 'Name of the probe';
@@ -890,7 +890,7 @@ COMMENT ON VIEW label_accuracy IS 'Accuracy of every cell of the newest version 
 COMMENT ON COLUMN label_accuracy.study IS 'Name of the study';
 COMMENT ON COLUMN label_accuracy.version IS 'name@version: what asks for this version';
 COMMENT ON COLUMN label_accuracy.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN label_accuracy.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN label_accuracy.category IS 'Training category of the study, own or timm';
 COMMENT ON COLUMN label_accuracy.image_set IS 'Name of the image set';
 COMMENT ON COLUMN label_accuracy.benchmark IS 'What the images are, such as imagenet-c';
 COMMENT ON COLUMN label_accuracy.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
@@ -924,7 +924,7 @@ COMMENT ON VIEW curve IS 'Accuracy beside the clean accuracy of the same checkpo
 COMMENT ON COLUMN curve.study IS 'Name of the study';
 COMMENT ON COLUMN curve.version IS 'name@version: what asks for this version';
 COMMENT ON COLUMN curve.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN curve.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN curve.category IS 'Training category of the study, own or timm';
 COMMENT ON COLUMN curve.image_set IS 'Name of the image set';
 COMMENT ON COLUMN curve.measure IS 'accuracy, against labels; or agreement, with the model''s own clean prediction';
 COMMENT ON COLUMN curve.probe IS 'Name of the probe';
@@ -983,7 +983,7 @@ COMMENT ON VIEW flip IS 'Images whose prediction differs from the clean one, in 
 COMMENT ON COLUMN flip.study IS 'Name of the study';
 COMMENT ON COLUMN flip.version IS 'name@version: what asks for this version';
 COMMENT ON COLUMN flip.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN flip.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN flip.category IS 'Training category of the study, own or timm';
 COMMENT ON COLUMN flip.image_set IS 'Name of the image set';
 COMMENT ON COLUMN flip.probe IS 'Name of the probe';
 COMMENT ON COLUMN flip.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
@@ -1020,7 +1020,7 @@ COMMENT ON VIEW metric IS 'Biases, thresholds and generalization of the newest v
 COMMENT ON COLUMN metric.study IS 'Name of the study';
 COMMENT ON COLUMN metric.version IS 'name@version: what asks for this version';
 COMMENT ON COLUMN metric.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN metric.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN metric.category IS 'Training category of the study, own or timm';
 COMMENT ON COLUMN metric.image_set IS 'Name of the image set; NULL for generalization: accuracies on benchmarks, and means over groups of them';
 COMMENT ON COLUMN metric.metric IS 'Name of the number';
 COMMENT ON COLUMN metric.value IS 'The number; NULL where the data do not determine it';
@@ -1051,7 +1051,7 @@ COMMENT ON VIEW condition_metric IS 'Metrics of every condition of the newest ve
 COMMENT ON COLUMN condition_metric.study IS 'Name of the study';
 COMMENT ON COLUMN condition_metric.version IS 'name@version: what asks for this version';
 COMMENT ON COLUMN condition_metric.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN condition_metric.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN condition_metric.category IS 'Training category of the study, own or timm';
 COMMENT ON COLUMN condition_metric.image_set IS 'Name of the image set; NULL for means over benchmarks';
 COMMENT ON COLUMN condition_metric.probe IS 'Name of the probe';
 COMMENT ON COLUMN condition_metric.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
@@ -1083,7 +1083,7 @@ JOIN cell AS trusted ON trusted.id = found.reference
 JOIN cell_detail AS detail ON detail.cell = found.candidate;
 COMMENT ON VIEW gate IS 'Precision gates in words: whether a faster precision gives the predictions of a trusted one';
 COMMENT ON COLUMN gate.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN gate.category IS 'Training category of the study, or own';
+COMMENT ON COLUMN gate.category IS 'Training category of the study, own or timm';
 COMMENT ON COLUMN gate.image_set IS 'Name of the image set';
 COMMENT ON COLUMN gate.probe IS 'Name of the probe';
 COMMENT ON COLUMN gate.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';

@@ -195,8 +195,9 @@ def read_decisions(store: Store, subject: Subject) -> tuple[Decisions, dict[int,
         [subject.study_id, subject.checkpoint_id, subject.image_set_id, cues.first, cues.second],
     )
     names = store.frame(
-        "SELECT class, class_name.name FROM class_name JOIN image_set USING (decision_space) WHERE image_set.id = ?",
-        [subject.image_set_id],
+        "SELECT class, shown_class.name FROM shown_class JOIN checkpoint USING (classes) "
+        "WHERE image_set = ? AND checkpoint.id = ?",
+        [subject.image_set_id, subject.checkpoint_id],
     )
     predicted, first, second, clusters = (column.to_numpy() for column in found)
     return Decisions(predicted, first, second, clusters, cues), dict(names.rows())

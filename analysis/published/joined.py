@@ -15,12 +15,11 @@ from typing import Any
 import polars as pl
 
 from ...errors import UnknownName
+from ...protocol import CATEGORIES
 from ..database.store import Store
 from .names import models
 
 WEIGHTS = Path(__file__).with_name("weights.csv")
-OWN = "own"
-"""Category of checkpoints that are none of the study's."""
 JOINED = dict.fromkeys(("checkpoint", "model", "by", "note"), pl.String)
 
 
@@ -49,7 +48,7 @@ def _joined(checkpoint: dict[str, Any], table: pl.DataFrame) -> tuple[str, str |
     for digits, model in _weights():
         if sha256.startswith(digits):
             return name, model, "weights", None
-    if checkpoint["category"] != OWN:
+    if checkpoint["category"] in CATEGORIES:
         of_study = table.filter(source="study", name=name)["model"].to_list()
         return (name, of_study[0], "study", None) if of_study else (name, None, None, None)
     called = table.filter((pl.col("name") == name) | (pl.col("model") == name))

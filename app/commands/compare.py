@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import UsageError, some_of
-from ..console import Json, parameters_in_words, print_rows, progress
+from ..console import Json, condition_in_words, parameters_in_words, print_rows, progress
 from .completion import complete_study
 from .options import Database
 
@@ -22,6 +22,10 @@ NAMED = 10
 """How many cells that only one run has are listed."""
 MOST_CONDITIONS = 7
 """Of a probe, that were replaced or came instead."""
+LAST = (
+    "p_holm", "changed", "top1_a", "top1_b", "n", "lost", "gained", "kappa", "p", "p_bh", "differs_in", "note",
+)  # fmt: skip
+"""What a line of a cell says after the condition and the difference, as long as a terminal has room."""
 
 
 def compare(
@@ -137,8 +141,12 @@ def _print(found: Comparison, shown: Comparison) -> None:
     for side, cells in (("A", found.only_a), ("B", found.only_b)):
         if len(cells):
             print(f"{len(cells)} cells are in {side} only: {_named(cells)}")
+    for (checkpoint, image_set), cells in shown.cells.group_by("checkpoint", "image_set", maintain_order=True):
+        print()
+        print_rows(_of_cells(cells), title=f"Cells: {checkpoint} on {image_set}")
+    if shown.cells.is_empty():
+        print("\nCells: nothing differs")
     for title, frame in {
-        "Cells": shown.cells,
         "Curves": shown.curves,
         "Metrics": shown.metrics,
         "Metrics of conditions": shown.conditions,
@@ -162,10 +170,28 @@ def _named(cells: pl.DataFrame) -> str:
     return some_of([" ".join((*row[:3], parameters_in_words(row[3]))) for row in cells.rows()], NAMED, "; ")
 
 
+def _of_cells(cells: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows of one checkpoint and image set, which a table need not repeat: 80 columns have room for the intervals."""
+    from ...analysis.comparison.words import difference_in_words
+
+    last = [name for name in LAST if name in _filled(cells)]
+    return [
+        {
+            "condition": condition_in_words(row),
+            "difference": None if row["difference"] is None else difference_in_words(row),
+            **{name: row[name] for name in last},
+        }
+        for row in cells.to_dicts()
+    ]
+
+
 def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
-    filled = [column for column in frame.columns if frame[column].null_count() < len(frame)]
     return [
         {name: parameters_in_words(value) if name in ("parameters", "at") else value for name, value in row.items()}
-        for row in frame.select(filled).to_dicts()
+        for row in frame.select(_filled(frame)).to_dicts()
     ]
+
+
+def _filled(frame: pl.DataFrame) -> list[str]:
+    return [column for column in frame.columns if frame[column].null_count() < len(frame)]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ...errors import amount
 from ..console import duration, print_rows
 from .published import place, table
 from .sql import sql
@@ -108,4 +109,4 @@ def _report(out: Path) -> None:
 
     _step("A report to look at")
     written = write_report(out / "results.duckdb", out / "report.html", study="demo")
-    print(f"{written.out}: {written.charts} charts in one file, {written.bytes / 1e6:.1f} MB; open it in a browser")
+    print(f"{written.out}: {written.charts} charts in one file, {amount(written.bytes)}; open it in a browser")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import EngineError, UnknownName
+from ...errors import EngineError, UnknownName, amount
 from ...processors import processors
 from ...version import __version__
 from ..console import Json, print_rows
@@ -91,7 +91,7 @@ def _folder() -> str:
 
     place = home()
     existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    return f"{place} ({shutil.disk_usage(existing).free / 1e9:.0f} GB free)"
+    return f"{place} ({amount(shutil.disk_usage(existing).free)} free)"
 
 
 def gpu_rows(found: Gpus) -> list[tuple[str, str]]:

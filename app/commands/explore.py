@@ -13,7 +13,12 @@ from ...errors import UsageError
 
 def explore(
     database: Annotated[
-        Path, typer.Argument(metavar="[DB]", help="The results database, or a snapshot of one that a run writes to.")
+        Path,
+        typer.Argument(
+            metavar="[DB]",
+            envvar="BANDLENS_DB",
+            help="The results database, or a snapshot of one that a run writes to.",
+        ),
     ] = Path("results.duckdb"),
     images: Annotated[
         list[Path] | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import BandlensError
-from ..console import Json, duration, parameters_in_words, print_rows
+from ..console import Json, condition_in_words, duration, print_rows
 from .options import GATE_IMAGES, Database
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _complaint(found: Gated) -> str | None:
         worst = failing.sort("flips", descending=True, maintain_order=True).row(0, named=True)
         return (
             f"{ran.label}: {len(failing)} of {len(rows)} gates fail, up to {worst['flips']:.1%} flips "
-            f"({worst['checkpoint']}, {condition(worst)}); run the study at a precision that passes"
+            f"({worst['checkpoint']}, {condition_in_words(worst)}); run the study at a precision that passes"
         )
     if len(undecided):
         needed = max(undecided["needed"].drop_nulls().to_list(), default=None)
@@ -98,16 +98,11 @@ def _complaint(found: Gated) -> str | None:
     return None
 
 
-def condition(row: dict[str, Any]) -> str:
-    """The condition of a row of the view `gate`, in words."""
-    return " ".join(filter(None, (row["probe"], parameters_in_words(row["parameters"]))))
-
-
 def _summaries(rows: pl.DataFrame) -> list[dict[str, Any]]:
     from ...analysis.comparison.verdicts import summary
 
     shown = ("checkpoint", "image_set", "pass", "fail", "undecided", "worst_flips")
-    return [{name: row[name] for name in shown} | {"at": condition(row)} for row in summary(rows).to_dicts()]
+    return [{name: row[name] for name in shown} | {"at": condition_in_words(row)} for row in summary(rows).to_dicts()]
 
 
 def _as_json(found: Gated) -> dict[str, Any]:
@@ -135,6 +130,5 @@ def _print(found: Gated, limits: Limits, db: Path) -> None:
     open_ones = rows.filter(rows["verdict"] != "pass").to_dicts()
     print(f"{len(rows) - len(open_ones)} of {len(rows)} gates pass{'; these do not:' if open_ones else ''}")
     if open_ones:
-        print_rows(
-            [{name: condition(row) if name == "condition" else row[name] for name in SHOWN} for row in open_ones]
-        )
+        told = [row | {"condition": condition_in_words(row)} for row in open_ones]
+        print_rows([{name: row[name] for name in SHOWN} for row in told])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ...errors import some_of
+from ...errors import amount, some_of
 from ...untrusted import one_line
-from ..console import Json, amount, duration, print_rows
+from ..console import Json, duration, print_rows
 from .options import GATE_IMAGES, Database, EngineOption, StudyFile, opened
 
 MOST_FILES = 5

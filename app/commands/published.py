@@ -39,7 +39,7 @@ def import_(
     folder: Annotated[
         Path | None, typer.Argument(metavar="[DIR]", help="The folder of the source's files.", show_default=False)
     ] = None,
-    db: Annotated[Path, typer.Option(help="The results database to write to.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
 ) -> None:
     """Read the study's results file, or another source's files, into a results database, for SQL and other commands.
 
@@ -175,7 +175,7 @@ def _two(name: str, value: Any) -> Any:
 
 @app.command("joined")
 def joined_(
-    db: Annotated[Path, typer.Option("--db", help="The results database.")] = Path("results.duckdb"),
+    db: Database = Path("results.duckdb"),
     study: Annotated[
         str, typer.Option("--study", help="Name, or name@version; * is the newest version of each.")
     ] = "*",

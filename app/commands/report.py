@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ...errors import amount
 from ..console import progress
 from .completion import complete_study
 from .options import Database
@@ -52,6 +53,6 @@ def report(
     from ..api import report as write
 
     written = write(db, out, study, against=against, figures=figures, photograph=photograph, progress=progress)
-    print(f"{out}: {written.sections} sections, {written.charts} charts, {written.bytes / 1e6:.1f} MB")
+    print(f"{out}: {written.sections} sections, {written.charts} charts, {amount(written.bytes)}")
     if figures:
         print(f"{figures}: {len(written.figures)} files")

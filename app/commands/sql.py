@@ -65,8 +65,8 @@ def sql(
 
     Views: accuracy, curve, flip, metric. Tables: prediction, cell, checkpoint, image_set, image, label, condition, …
 
-    Several statements are answered one after another, with an empty line between two answers. $BANDLENS_DB stands for
-    --db wherever that is not given.
+    Several statements are answered one after another, with an empty line between two answers. Without --db, it is the
+    database that $BANDLENS_DB names.
 
     Example: bandlens sql -f query.sql --format markdown
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ...errors import UsageError
-from ..console import Json, amount, print_rows
+from ...errors import UsageError, amount
+from ..console import Json, print_rows
 from .completion import complete_study
 from .options import Database
 

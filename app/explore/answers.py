@@ -21,7 +21,7 @@ from ...analysis.correlations.models import StudyTable, study_table
 from ...analysis.correlations.table import correlate
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
-from ...analysis.database.studies import study_label
+from ...analysis.database.studies import last_run, study_label
 from ...errors import UsageError
 from ...probes.images.image_set import ImageSet
 from ..pictures import Conditions, as_recorded, clean, in_words, png
@@ -119,7 +119,7 @@ class Answers:
     def study(self, wanted: str | None) -> dict[str, Any]:
         """A study, the one that ran last unless it is named: its models, image sets, conditions and accuracies."""
         with self._database() as opened:
-            label = study_label(opened.store, wanted)
+            label = study_label(opened.store, wanted or last_run(opened.store))
             known = self._known(opened, label)
             query = (
                 "SELECT label FROM version_of('*') JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC"
@@ -206,24 +206,23 @@ class Answers:
             found = page.join(
                 store.frame(SHOWN.format(which=which), [cell["image_set_id"]]), on="image_index", maintain_order="left"
             )
-            names = dict(
-                store.frame(
-                    "SELECT DISTINCT class, name FROM shown_class WHERE image_set = ?", [cell["image_set_id"]]
-                ).rows()
+            named = store.frame(
+                "SELECT classes, class, name FROM shown_class WHERE image_set = ?", [cell["image_set_id"]]
             )
+            names = {(classes, one): name for classes, one, name in named.rows()}
             asked = here.filter(pl.col("checkpoint").is_in(list(models)))
             answers = _answers_of(store, asked, which)
         tiles = [
             {
                 "index": row["image_index"],
                 "path": row["path"],
-                "label": _name(names, row["label"]),
+                "label": _name(names, cell["classes"], row["label"]),
                 "answers": [
                     {
                         "model": one["checkpoint"],
-                        "clean": _name(names, one["clean"]),
+                        "clean": _name(names, one["classes"], one["clean"]),
                         "clean_confidence": one["clean_confidence"],
-                        "answer": _name(names, one["predicted"]),
+                        "answer": _name(names, one["classes"], one["predicted"]),
                         "confidence": one["confidence"],
                         "right": None if row["label"] is None else one["label_rank"] == 0,
                     }
@@ -242,10 +241,11 @@ class Answers:
                 raise UsageError(f"{study} has no image set {image_set}; choose another")
             query = (
                 "SELECT DISTINCT label.class AS class, coalesce(shown_class.name, label.class::VARCHAR) AS name "
-                "FROM label LEFT JOIN shown_class USING (image_set, class) "
-                "WHERE image_set = ? AND own_scheme(scheme) ORDER BY class"
+                "FROM label LEFT JOIN shown_class ON shown_class.image_set = label.image_set "
+                "AND shown_class.class = label.class AND list_contains($2, shown_class.classes) "
+                "WHERE label.image_set = $1 AND own_scheme(scheme) ORDER BY ALL"
             )
-            return opened.store.frame(query, [cells["image_set_id"][0]]).to_dicts()
+            return opened.store.frame(query, [cells["image_set_id"][0], cells["classes"].unique().to_list()]).to_dicts()
 
     def picture(self, digest: str, index: int, condition: str | None, seed: int) -> bytes:
         """The PNG of an image of a packed set, under a condition of the database if one is given."""
@@ -277,13 +277,14 @@ class Answers:
     def _known(self, opened: _Open, label: str) -> Known:
         if label not in opened.known:
             cells = opened.store.frame(
-                "SELECT detail.cell, detail.checkpoint, detail.category, detail.image_set, detail.image_set_id, "
-                "detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, detail.probe, "
-                "detail.parameters::VARCHAR AS parameters, detail.cycles, condition.digest AS condition, "
+                "SELECT detail.cell, detail.checkpoint, checkpoint.classes, detail.category, detail.image_set, "
+                "detail.image_set_id, detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, "
+                "detail.probe, detail.parameters::VARCHAR AS parameters, detail.cycles, condition.digest AS condition, "
                 "image_set.digest, result.n, result.top1, result.low, result.high "
                 "FROM study_detail_of(?) AS detail JOIN cell_accuracy AS result ON result.cell = detail.cell "
                 "JOIN cell ON cell.id = detail.cell JOIN condition ON condition.id = cell.condition "
                 "JOIN image_set ON image_set.id = detail.image_set_id "
+                "JOIN checkpoint ON checkpoint.id = detail.checkpoint_id "
                 "ORDER BY condition.id, detail.image_set, detail.checkpoint",
                 [label],
             )
@@ -306,7 +307,7 @@ def _answers_of(store: Store, cells: pl.DataFrame, which: str) -> dict[int, list
     found = store.frame(ANSWERS.format(cells=wanted, which=which))
     reference = found.select("image_index", clean_cell="cell", clean="predicted", clean_confidence="confidence")
     answers = (
-        found.join(cells.select("cell", "clean_cell", "checkpoint"), on="cell")
+        found.join(cells.select("cell", "clean_cell", "checkpoint", "classes"), on="cell")
         .join(reference, on=["clean_cell", "image_index"], how="left")
         .sort("image_index", "checkpoint")
     )
@@ -316,8 +317,9 @@ def _answers_of(store: Store, cells: pl.DataFrame, which: str) -> dict[int, list
     return given
 
 
-def _name(names: dict[int, str], one: int | None) -> str | None:
-    return None if one is None else names.get(one, f"class {one}")
+def _name(names: dict[tuple[int, int], str], classes: int, one: int | None) -> str | None:
+    """What the class `one` of a model of so many classes is called."""
+    return None if one is None else names.get((classes, one), f"class {one}")
 
 
 def _look(of: tuple[str, str]) -> dict[str, str]:

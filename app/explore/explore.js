@@ -5,6 +5,7 @@
   const $ = (name) => document.getElementById(name);
   const views = new Map(); // place of a chart -> its view
   let study = null; // what the server says of it
+  let named; // which one the address named for it; without a name, it is the one that ran last
   let asked = {}; // what the address says: study, set, probe, condition, models, bias, group, selection, a, b, label, from, image
   let tiles = [];
 
@@ -290,8 +291,11 @@
   // From the address to the page
   const show = guarded(async () => {
     delete document.documentElement.dataset.drawn;
-    if (!study || (asked.study ?? study.study) !== study.study)
-      study = await fetched(`/api/study${asked.study ? `?${new URLSearchParams({ study: asked.study })}` : ""}`);
+    if (!study || asked.study !== named) {
+      const wanted = asked.study;
+      study = await fetched(`/api/study${wanted ? `?${new URLSearchParams({ study: wanted })}` : ""}`);
+      named = wanted;
+    }
     controls();
     await Promise.all([accuracy(), scatter(), images()]);
     document.documentElement.dataset.drawn = "all";

@@ -109,11 +109,12 @@ def curves_section(results: ReportData) -> Section:
 
 def _spectral(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
     mine = rows.filter(pl.col("probe").is_in(list(SPECTRAL)), pl.col("cutoff").is_not_null())
-    probes = [probe for probe in SPECTRAL if probe in set(mine["probe"])]
-    if probes:
+    if len(mine):
         seen = results.seen(mine)
         panels = {
-            probe: curves(seen.filter(pl.col("probe") == probe), "cycles", CUT, SPECTRAL[probe]) for probe in probes
+            probe: curves(part, "cycles", CUT, title)
+            for probe, title in SPECTRAL.items()
+            if len(part := seen.filter(pl.col("probe") == probe))
         }
         table = mine.select("probe", "cutoff", "cycles", *COLUMNS).sort("checkpoint", "probe", "cutoff")
         yield Figure(
@@ -133,7 +134,7 @@ def _own_probes(results: ReportData, rows: pl.DataFrame, image_set: str, number:
             named = {f"{model}, norm {norm}": one for (model, norm), one in grouped}
             panels = {title: MAPS[probe](one, title) for title, one in named.items()}
         else:
-            panels = {probe: curves(seen, "setting", name, words(probe))}
+            panels = {probe: curves(seen, "setting", name, words(probe))} if len(seen) else {}
         table = mine.select("setting", *COLUMNS).sort("checkpoint", "setting")
         yield Figure(
             f"{slug(probe)}-{number}", f"{words(probe)} on {image_set}", CAPTION, panels, 2, table, **key(seen)

@@ -35,8 +35,9 @@ def atlas_section(results: ReportData | None) -> Section:
         "benchmark too."
     )
     figures = [] if results is None else list(_figures(results, models))
+    choice = results.choice if results and figures else []
     title = "What 48 models say, what a thousand say, and what is left"
-    return Section("atlas", "Among a thousand models", [text], figures, [Table(title, table)])
+    return Section("atlas", "Among a thousand models", [text, *choice], figures, [Table(title, table)])
 
 
 @cache
@@ -97,12 +98,13 @@ def _figure(
     own = _own(results).filter(pl.col("metric").is_in(list(points)))
     if own.is_empty():
         return None
+    seen = results.seen(own)
     panels = {
-        bias: alt.layer(scatter(points[bias], bias, "imagenet", ""), *_marks(own.filter(metric=bias), bias)).properties(
-            title=short(bias), height=170, width=220
-        )
+        bias: alt.layer(
+            scatter(points[bias], bias, "imagenet", ""), *_marks(seen.filter(metric=bias), bias)
+        ).properties(title=short(bias), height=170, width=220)
         for bias in points
-        if bias in own["metric"]
+        if bias in seen["metric"]
     }
     yours = "diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, measured or published"
     categories = pl.concat([frame["category"] for frame in points.values()]).unique().sort()

@@ -37,8 +37,8 @@ MAP_CAPTION = (
 )
 NUMBERS_CAPTION = (
     "Lines are 95 % intervals over images. Filled: sound. Hollow: to be read with its note (hover, or the table). "
-    "×: no value, or a degenerate fit. Squares: the published estimator, which has no interval. Circles: the "
-    "psychometric one."
+    "×: no value, or a degenerate fit. Of a channel, squares are the published estimator, which has no interval, and "
+    "circles the psychometric one."
 )
 
 

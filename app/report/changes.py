@@ -11,7 +11,7 @@ import polars as pl
 from ...analysis.charts.curves import differences
 from ...analysis.charts.style import plural, words
 from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
-from ...analysis.database.open import open_store
+from ...analysis.database.open import names_database, open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
 from ...errors import UnknownName, UsageError
@@ -37,8 +37,7 @@ def changes_section(results: ReportData, against: str) -> Section:
 
     Raises UsageError where there is nothing to compare with.
     """
-    file = Path(against)
-    is_database = file.suffix == ".duckdb" or file.exists()
+    file, is_database = Path(against), names_database(against)
     with ExitStack() as stack:
         this = stack.enter_context(open_store(results.path, read_only=True))
         other = stack.enter_context(open_store(file, read_only=True)) if is_database else this

@@ -42,33 +42,33 @@ def conditions_section(results: ReportData) -> Section:
     )
     names = drawn["image_set"].unique().sort(nulls_last=True)
     figures = [
-        _figure(drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)), metric=metric), metric, name, number)
+        _figure(results, drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)), metric=metric), name, number)
         for number, name in enumerate(names, 1)
         for metric in drawn.filter(pl.col("image_set").eq_missing(pl.lit(name)))["metric"].unique().sort()
     ]
-    return Section("measures", title, [] if figures else ["No complete cell with a perturbation yet."], figures)
+    text = results.choice if figures else ["No complete cell with a perturbation yet."]
+    return Section("measures", title, text, figures)
 
 
-def _figure(rows: pl.DataFrame, metric: str, image_set: str | None, number: int) -> Figure:
+def _figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, number: int) -> Figure:
     """`rows` are those of one metric on one image set; None for means over benchmarks."""
-    domain = (0.0, 1.0)
+    metric, domain = rows["metric"][0], (0.0, 1.0)
     if metric not in SHARES:
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
         lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
         domain = min(0.0, lowest), highest
-    table = rows.select(COLUMNS)
-    rows = rows.with_columns(
+    seen = results.seen(rows).with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(words(metric))
     )
-    panels = {title: curves(part, x, x_title, title, domain) for part, x, x_title, title in _panels(rows)}
+    panels = {title: curves(part, x, x_title, title, domain) for part, x, x_title, title in _panels(seen)}
     return Figure(
         f"measures-{number}-{slug(metric)}",
         f"{words(metric)} on {image_set or 'benchmarks'}",
         CAPTION,
         panels,
         2,
-        table,
-        **key(rows),
+        rows.select(COLUMNS),
+        **key(seen),
         folded=metric not in OPEN,
     )
 

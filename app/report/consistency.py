@@ -23,7 +23,7 @@ def consistency_section(results: ReportData) -> Section:
     """Kappa of every two subjects on each image set, and accuracy by condition where people saw the images too."""
     every = results.consistency
     pairs = results.seen(results.seen(every, "first_subject"), "second_subject")
-    figures = [*_kappas(pairs), *_conditions(results.seen(results.judged, "subject")), *_probes(results.human_probe)]
+    figures = [*_kappas(pairs), *_conditions(results), *_probes(results)]
     tables = [Table("Every two subjects, by condition", every, folded=True)]
     return Section("consistency", "Who errs on the same images", [TEXT, *results.choice], figures, tables)
 
@@ -49,30 +49,30 @@ def _kappas(table: pl.DataFrame) -> Iterator[Figure]:
     yield Figure("error-consistency", "Error consistency", caption, panels, columns, means)
 
 
-def _conditions(judged: pl.DataFrame) -> Iterator[Figure]:
+def _conditions(results: ReportData) -> Iterator[Figure]:
     """Only sets of several conditions have a curve."""
-    many = judged.filter(pl.col("condition").n_unique().over("images") > 1)
+    many = results.judged.filter(pl.col("condition").n_unique().over("images") > 1)
     if many.is_empty():
         return
     rows = _beside(many).sort("images", "subject")
     panels = {
         str(images): condition_curves(mine, str(images))
-        for (images,), mine in rows.group_by("images", maintain_order=True)
+        for (images,), mine in results.seen(rows, "subject").group_by("images", maintain_order=True)
     }
     caption = f"{PEOPLE_CAPTION} Conditions are as the experiments name them."
     yield Figure("accuracy-by-condition", "Accuracy by condition", caption, panels, 2, rows)
 
 
-def _probes(human_probe: pl.DataFrame) -> Iterator[Figure]:
+def _probes(results: ReportData) -> Iterator[Figure]:
     """A panel for each probe of the experiments with people and each image set that models were run on."""
     setting = pl.col("setting").map_elements("{:g}".format, pl.String)
-    rows = human_probe.with_columns(setting.alias("condition"))
+    rows = results.human_probe.with_columns(setting.alias("condition"))
     people, panels, shown = rows.filter("human"), {}, []
     for (images, probe), mine in rows.filter(~pl.col("human")).group_by("images", "probe", maintain_order=True):
         if len(those := people.filter(probe=probe)):
             both = _beside(pl.concat([those.with_columns(images=pl.lit(images)), mine])).sort("subject")
             title = f"{words(str(probe))} on {images}"
-            panels[title] = condition_curves(both, title)
+            panels[title] = condition_curves(results.seen(both, "subject"), title)
             shown.append(both.with_columns(probe=pl.lit(probe)))
     if panels:
         caption = f"{PEOPLE_CAPTION} The photographs need not be those that people saw."

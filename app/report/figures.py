@@ -15,6 +15,7 @@ import polars as pl
 from ...analysis.charts.style import CONFIG, words
 from ...errors import UsageError
 from ...export.files import write_bytes
+from ...untrusted import regular
 from .accuracy import slug
 from .page import heading, vega_lite_version
 from .sections import Figure
@@ -29,6 +30,8 @@ LETTER, BOLD_LETTER = 6, 7.5
 """Pixels that a letter takes at most, on average, in labels and in titles."""
 MOST_LETTERS = 120
 """Of a file's name."""
+INDEX, COLUMNS = "figures.csv", ("file", "width_in", "title", "caption")
+ENDINGS = ("svg", "pdf")
 
 
 def make_folder(folder: Path) -> None:
@@ -50,7 +53,10 @@ def write_png(figures: Iterable[Figure], out: Path) -> None:
 
 
 def write_figures(figures: Iterable[Figure], folder: Path, advance: Callable[[float], None]) -> list[Path]:
-    """Write each panel as an SVG and a PDF file called after what it shows, and list them in figures.csv."""
+    """Write each panel as an SVG and a PDF file called after what it shows, and list them in figures.csv.
+
+    Those of an earlier list that are not written again are removed, so that all of a folder's charts are of one report.
+    """
     import vl_convert
 
     rows: dict[str, dict[str, Any]] = {}
@@ -64,8 +70,11 @@ def write_figures(figures: Iterable[Figure], folder: Path, advance: Callable[[fl
             _write(folder / f"{file}.pdf", vl_convert.svg_to_pdf(in_points(svg, "")))  # whose unit is the point
             rows[file] = {"file": file, "width_in": inches, "title": title, "caption": figure.caption}
             advance(1)
-    _write(folder / "figures.csv", pl.DataFrame(list(rows.values())).write_csv().encode())
-    return [folder / f"{file}.{ending}" for file in rows for ending in ("svg", "pdf")] + [folder / "figures.csv"]
+    for file in _listed(folder / INDEX) - {*rows}:
+        for ending in ENDINGS:
+            (folder / f"{file}.{ending}").unlink(missing_ok=True)
+    _write(folder / INDEX, pl.DataFrame(list(rows.values()), COLUMNS).write_csv().encode())
+    return [folder / f"{file}.{ending}" for file in rows for ending in ENDINGS] + [folder / INDEX]
 
 
 def printed(panel: Any, figure: Figure, inches: float) -> dict[str, Any]:
@@ -94,6 +103,17 @@ def in_points(svg: str, unit: str) -> str:
         return f'width="{width:g}{unit}" height="{height:g}{unit}"'
 
     return re.sub(r'width="([\d.]+)" height="([\d.]+)"', shorter, svg, count=1)
+
+
+def _listed(index: Path) -> set[str]:
+    """Names without endings in the list of an earlier report; none where the file is no such list."""
+    try:
+        rows = pl.read_csv(regular(index), infer_schema=False)
+    except (OSError, ValueError, pl.exceptions.PolarsError):
+        return set()
+    if tuple(rows.columns) != COLUMNS:
+        return set()
+    return {file for file in rows["file"].drop_nulls() if re.fullmatch("[a-z0-9-]+", file)}  # as `slug` makes them
 
 
 def _unlike(name: str, taken: Container[str]) -> str:

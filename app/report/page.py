@@ -58,11 +58,14 @@ def page_spec(panel: Any, figure: Figure) -> dict[str, Any]:
     """A panel for the page: as wide as its place, without its title, and without the legend if the page has one."""
     spec: dict[str, Any] = panel.to_dict()
     title, _ = heading(spec.pop("title", ""))
-    legend = CONFIG["legend"] | ({"disable": True} if figure.legend else {})
+    if figure.legend:
+        for part in (spec, *spec.get("layer", [])):
+            for channel in {"color", "shape"} & part.get("encoding", {}).keys():
+                part["encoding"][channel]["legend"] = None
     return spec | {
         "width": "container",
         "autosize": {"type": "fit-x", "contains": "padding"},
-        "config": CONFIG | {"legend": legend},
+        "config": CONFIG,
         "description": f"{figure.title}: {title}",
     }
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import DeviceError, EngineError
+from ...export.models import BATCH
 from ...probes.arrays import Array
 from ...records import SessionInfo, Variant
 from ..device.devices import gpus, processor_name, readiness
@@ -59,7 +60,7 @@ class OnnxRuntimeSession:
         options.log_severity_level = SILENT
         options.intra_op_num_threads = self.info.threads or 1
         options.use_deterministic_compute = place.stream is not None
-        options.add_free_dimension_override_by_name("batch", self.info.batch)
+        options.add_free_dimension_override_by_name(BATCH, self.info.batch)
         for name, value in {**provider.config, **(for_int8() if variant.precision == "int8" else {})}.items():
             options.add_session_config_entry(name, value)
         settings = provider.options(variant, self.info.batch)
@@ -128,7 +129,10 @@ def _tensorrt_options(variant: Variant, batch: int) -> dict[str, str]:
     # whatever its weights and its batch: so each has a folder of its own.
     timing = onnx_file_of(variant).models / "plans" / "onnxruntime"
     engines = timing / f"{variant.model.name}.{variant.precision}.b{batch}.{variant.sha256[:12]}"
-    engines.mkdir(parents=True, exist_ok=True)
+    try:
+        engines.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EngineError(f"cannot write {engines}: {error.strerror}; make room or its folder writable") from error
     return {
         "trt_fp16_enable": str(variant.precision == "fp16"),
         "trt_engine_cache_enable": "True",

@@ -11,6 +11,7 @@ then cut to the ball; cutting is all that brings other frequencies in.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -42,8 +43,9 @@ def pgd(
     steps: int,
     start: Tensor,
     band: Band = ALL_PASS,
+    until_fooled: bool = False,
 ) -> Attacked:
-    """The last iterate.
+    """The last iterate; or the first one, the start among them, that fools the network, if one does.
 
     Args:
         network: without parameters that need a gradient.
@@ -54,51 +56,31 @@ def pgd(
         steps: how many.
         start: (n, 3, S, S) float32 in [-1, 1], in units of eps: where in the ball to begin.
         band: where the frequencies of the start and of the steps lie.
+        until_fooled: an image that fools leaves the batch, so that it costs nothing more.
     """
-    low, high = _ball(images, eps)
-    iterate = _begin(images, eps, within(start, band), low, high)
-    for _ in range(steps):
-        _, gradient = _ascent(network, iterate, labels)
-        _move(iterate, within(gradient.sign_(), band), step, low, high)
-    with torch.no_grad():
-        return Attacked(iterate.detach(), network(iterate))
-
-
-def pgd_any(
-    network: Network,
-    images: Tensor,
-    labels: Tensor,
-    eps: float,
-    step: float,
-    steps: int,
-    start: Tensor,
-    band: Band = ALL_PASS,
-) -> Attacked:
-    """The first iterate, the start among them, that fools the network; or the last. Arguments as of `pgd`.
-
-    An image that fools leaves the batch, so that it costs nothing more.
-    """
-    low, high = _ball(images, eps)
-    iterate = _begin(images, eps, within(start, band), low, high)
+    low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
+    iterate = torch.add(images, within(start, band), alpha=eps).clamp_(low, high)
     left = torch.arange(len(images), device=images.device)
     ended: list[tuple[Tensor, Tensor, Tensor]] = []
     for _ in range(steps):
         logits, gradient = _ascent(network, iterate, labels)
-        out = fooled(logits, labels)
-        if out.any():
+        if until_fooled and (out := fooled(logits, labels)).any():
             ended.append((left[out], iterate.detach()[out], logits[out]))
             left, labels, gradient, low, high, iterate = (
                 tensor.detach()[~out] for tensor in (left, labels, gradient, low, high, iterate)
             )
-        if not len(left):
-            break
+            if not len(left):
+                break
         _move(iterate, within(gradient.sign_(), band), step, low, high)
     if len(left):
         with torch.no_grad():
             ended.append((left, iterate.detach(), network(iterate)))
     positions, found, scores = (torch.cat(column) for column in zip(*ended, strict=True))
     order = positions.argsort()
-    return Attacked(found[order], scores[order])
+    return Attacked(found.index_select(0, order), scores.index_select(0, order))
+
+
+pgd_any = partial(pgd, until_fooled=True)
 
 
 def fooled(logits: Tensor, labels: Tensor) -> Tensor:
@@ -106,15 +88,6 @@ def fooled(logits: Tensor, labels: Tensor) -> Tensor:
     score = logits.gather(1, labels[:, None])
     lower = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     return ((logits > score) | ((logits == score) & lower)).any(1)
-
-
-def _ball(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The least and the largest value that each value of the images may take."""
-    return (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
-
-
-def _begin(images: Tensor, eps: float, start: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    return torch.add(images, start, alpha=eps).clamp_(low, high)
 
 
 def _ascent(network: Network, iterate: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ from ..device.devices import gpus
 from ..device.graphs import Replays
 from ..device.pixels import free_memory
 from ..device.requirements import TENSORRT, TENSORRT_RTX, load, usable
-from ..device.streams import in_turn, smaller_batch
+from ..device.streams import gib, in_turn, smaller_batch
 from .base import arrays_of, check_images, onnx_file_of
 
 if TYPE_CHECKING:
@@ -57,12 +57,13 @@ def open_session(variant: Variant, batch: int, threads: int) -> TensorRTSession:
     computes what ONNX Runtime does; or else one that is built now. Which one, and why, goes to the log of `bandlens`.
     """
     device, onnx_file = device_of(variant.engine), onnx_file_of(variant)
-    own = device.target(batch)
-    if variant.precision in CLOSE and find_trt_plan(onnx_file, own) is None:
-        trt_plan = find_trt_plan(onnx_file, device.target(batch, refit=True))
-        if trt_plan is not None and (session := _refitted(variant, onnx_file, trt_plan, batch, device)) is not None:
+    target = device.target(batch)
+    own = find_trt_plan(onnx_file, target)
+    if own is None and variant.precision in CLOSE:
+        shared = find_trt_plan(onnx_file, device.target(batch, refit=True))
+        if shared is not None and (session := _refitted(variant, onnx_file, shared, batch, device)) is not None:
             return session
-    return TensorRTSession(variant, ensure_trt_plan(device.trt, onnx_file, own), batch, device)
+    return TensorRTSession(variant, own or ensure_trt_plan(device.trt, onnx_file, target), batch, device)
 
 
 def _refitted(
@@ -262,6 +263,6 @@ def _check(engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, expected: dict[str, 
 def _no_room(variant: Variant, batch: int, needed: int, xp: ModuleType) -> str:
     free = free_memory(xp)
     return (
-        f"{variant}: out of memory on the GPU: a batch of {batch} takes {needed / 2**30:.1f} GiB, and "
-        f"{free / 2**30:.1f} GiB are free; {smaller_batch(batch, free / needed)}"
+        f"{variant}: out of memory on the GPU: a batch of {batch} takes {gib(needed)}, and "
+        f"{gib(free)} are free; {smaller_batch(batch, free / needed)}"
     )

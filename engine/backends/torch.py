@@ -165,6 +165,7 @@ class TorchSession:
                 "to fp16 or fp32"
             )
         self._device = CARD if self._card else "cpu"
+        self.place = partial(placed, device=self._device)
         versions = {"torch": torch.__version__, "numpy": np.__version__}
         if self._card:
             versions |= {"cupy": self._card.xp.__version__, "driver": self._card.gpu.driver}
@@ -228,10 +229,6 @@ class TorchSession:
 
     def _compute(self, batch: Tensor, logits: Tensor) -> None:
         logits.copy_(self.network(batch.contiguous(memory_format=torch.channels_last)))
-
-    def place(self, images: NDArray[Any]) -> Tensor:
-        """(n, 3, S, S) on the device, laid out as convolutions want."""
-        return placed(images, self._device)
 
     def attacked(
         self,

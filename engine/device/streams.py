@@ -80,8 +80,8 @@ def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
     except xp.cuda.memory.OutOfMemoryError as error:
         room = free_memory(xp)
         raise DeviceError(
-            f"out of memory on the GPU at batch {batch}: its work takes {_gib(working_bytes(size, batch))}, and "
-            f"{_gib(room)} are free; {smaller_batch(batch, room / working_bytes(size, batch))}"
+            f"out of memory on the GPU at batch {batch}: its work takes {gib(working_bytes(size, batch))}, and "
+            f"{gib(room)} are free; {smaller_batch(batch, room / working_bytes(size, batch))}"
         ) from error
     except (xp.cuda.runtime.CUDARuntimeError, xp.cuda.driver.CUDADriverError, xp.cuda.cublas.CUBLASError) as error:
         raise DeviceError(
@@ -95,5 +95,6 @@ def smaller_batch(batch: int, share: float) -> str:
     return f"batch = {fits} would fit" if fits else "free memory on the GPU, or run fewer checkpoints at a time"
 
 
-def _gib(count: int) -> str:
+def gib(count: int) -> str:
+    """Bytes of memory in words: 7.5 GiB."""
     return f"{count / 2**30:.1f} GiB"

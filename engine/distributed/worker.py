@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,8 @@ from ...errors import EngineError
 from ...probes.grid import Grid, make_grid
 from ...probes.images.image_set import ImageSet
 from ...probes.source import ProbeSource, source_digest, source_of
-from ...records import Cell, Failed, Finished, Predictions, Variant
+from ...records import Cell, Failed, Finished, Variant
+from ..cell_progress import joined
 from ..tasks import Task, by_attack
 from ..workbench import Workbench
 from .files import FileSource, NodeFiles, PackedSet
@@ -113,7 +115,7 @@ class Worker:
         outcomes = [outcome for outcomes in self._bench.compute(task, progress=self._step) for outcome in outcomes]
         failed = tuple((one.cell.key, one.error) for one in outcomes if isinstance(one, Failed))
         lost = {key for key, _ in failed}
-        parts = _joined(task, [one for one in outcomes if isinstance(one, Finished) and one.cell.key not in lost])
+        parts = _one_each(task, [one for one in outcomes if isinstance(one, Finished) and one.cell.key not in lost])
         shard = write_shard(self._shards, task.key, parts, self._bench.infos()) if parts else None
         return Computed(shard, failed)
 
@@ -132,7 +134,10 @@ def _grid(job: Job, files: NodeFiles) -> Grid:
     return make_grid({**job.probes, **here}, job.folder)
 
 
-def _joined(task: Task, parts: list[Finished]) -> list[Finished]:
+_columns = attrgetter("predicted", "label_rank", "confidence")
+
+
+def _one_each(task: Task, parts: list[Finished]) -> list[Finished]:
     """One part a cell, in the task's order: where a probe fails, its neighbours come in several."""
     by_cell: dict[str, list[Finished]] = {}
     for part in parts:
@@ -142,15 +147,8 @@ def _joined(task: Task, parts: list[Finished]) -> list[Finished]:
         Finished(
             several[0].cell,
             task.first,
-            Predictions(*(_column([getattr(part.predictions, name) for part in several]) for name in COLUMNS)),
+            joined(np, (_columns(part.predictions) for part in several)),
             sum(part.seconds for part in several),
         )
         for several in found
     ]
-
-
-COLUMNS = ("predicted", "label_rank", "confidence")
-
-
-def _column(pieces: list[Any]) -> Any:
-    return None if pieces[0] is None else np.concatenate(pieces)

@@ -64,12 +64,13 @@ def pack_frequency_conflict(
         raise ImageSetError(
             f"{images.folder}: frequencies are split at an even number of pixels a side, not {info.size}"
         )
-    r = int(cutoff * (info.size // 2))
-    if not 0 < r < info.size // 2:
+    half = info.size // 2
+    if not 1 <= cutoff * half < half:  # nor NaN
         raise UsageError(
-            f"--cutoff {cutoff:g} leaves no {'low' if r <= 0 else 'high'} frequencies of {info.size} pixels; "
-            f"choose from {2 / info.size:.2g} up to, but not including, 1"
+            f"--cutoff {cutoff:g} leaves no {'high' if cutoff * half >= half else 'low'} frequencies of {info.size} "
+            f"pixels; choose from {2 / info.size:.2g} up to, but not including, 1"
         )
+    r = int(cutoff * half)
     try:
         partners = draw_partners(images.labels, seed)
     except ValueError as error:

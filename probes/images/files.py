@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...beside import put_in_place
-from ...errors import ImageSetError, UsageError
+from ...errors import ImageSetError, UsageError, amount
 from ...untrusted import parse_json, read_text, regular, words_of
 
 if TYPE_CHECKING:
@@ -270,7 +270,6 @@ def need_space(out: Path, count: int, size: int) -> str:
     free = shutil.disk_usage(folder).free
     if need > free:
         raise ImageSetError(
-            f"{out}: {count} images need {need / 1e9:.3g} GB and {free / 1e9:.3g} GB are free; "
-            "make room or choose another folder"
+            f"{out}: {count} images need {amount(need)} and {amount(free)} are free; make room or choose another folder"
         )
-    return f"{count:,} images need {need / 1e9:.3g} GB on disk; {free / 1e9:.3g} GB are free"
+    return f"{count:,} images need {amount(need)} on disk; {amount(free)} are free"

@@ -142,9 +142,9 @@ def _member_name(tar: Path, member: tarfile.TarInfo) -> str:
 
 
 def _is_image(path: str) -> bool:
-    # Hidden files named like images are other programs' notes on them.
-    name = PurePosixPath(path).name
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+    # Hidden files named like images are other programs' notes on them, and hidden folders hold their copies.
+    hidden = any(part.startswith(".") and part != ".." for part in PurePosixPath(path).parts)
+    return path.lower().endswith(SUFFIXES) and not hidden
 
 
 def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int]:

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import Images, cell, condition, image_set, model, part, store_study
 from polars.testing import assert_frame_equal
 
 import bandlens
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.statistics.coefficients import Method
 from bandlens.errors import StoreError, UsageError
+from bandlens.records import Condition, Finished
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +68,45 @@ def test_correlations_and_charts(database: Path) -> None:
         assert "vconcat" in (spec := results.plot_curves().to_dict()) or "layer" in spec
         with pytest.raises(UsageError, match="has no highpass with cycles in study \\*"):
             results.plot_curves("highpass")
+
+
+@pytest.mark.parametrize("method", ["spearman", "pearson", "kendall"])
+def test_a_map_of_correlations_says_which_coefficient_it_shows(database: Path, method: Method) -> None:
+    with bandlens.open(database) as results:
+        chart = results.plot_correlations(results.correlations(method=method)).to_dict()
+    (title,) = {
+        one["title"] for layer in chart["layer"] for one in layer["encoding"]["tooltip"] if "coef" in one["field"]
+    }
+    assert title.lower().startswith(method)
+
+
+def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> None:
+    one, other = image_set(4, name="one", labels=np.zeros(4)), image_set(5, name="other", labels=np.zeros(5))
+    low, high = (condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5))
+    loud, quiet = (condition("critical_band", noise_sd=sd, frequency=2) for sd in (0.16, 0.02))
+
+    def parts(images: Images, *conditions: Condition) -> list[Finished]:
+        labels = np.zeros(images.info.count, int)
+        return [part(cell(images, of), labels, labels) for of in conditions]
+
+    with open_store(tmp_path / "results.duckdb") as store:
+        of_one, of_other = parts(one, low, high, loud, quiet), parts(other, low, high, loud)
+        store_study(store, "first", [one, other], [*of_one, *of_other])
+        store_study(store, "second", one, of_one)
+    with bandlens.open(tmp_path / "results.duckdb") as results:
+        with pytest.raises(UsageError, match=r"has lowpass of first@1, second@1; name one of them with study=$"):
+            results.plot_curves()
+        with pytest.raises(UsageError, match=r"has lowpass of one, other; name one of them with image_set=$"):
+            results.plot_curves(study="first")
+        with pytest.raises(UsageError, match="has no lowpass with cycles in study first on none"):
+            results.plot_curves(study="first", image_set="none")
+        with pytest.raises(UsageError, match="critical_band varies more than cycles"):
+            results.plot_curves("critical_band", study="second")
+        results.plot_curves(study="second")
+        results.plot_curves("critical_band", "noise_sd", study="second")
+        chart = results.plot_curves(study="first", image_set="other").to_dict()
+    (rows,) = chart["datasets"].values()
+    assert sorted((row["cycles"], row["n"]) for row in rows) == [(11, 5), (56, 5)]
 
 
 def test_it_only_reads(database: Path) -> None:

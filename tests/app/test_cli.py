@@ -138,6 +138,18 @@ def test_what_is_not_there_gets_one_line_on_stderr(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_environment_names_the_database_of_commands_that_need_one(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BANDLENS_DB", "mine.duckdb")
+    for words in (["analyze"], ["explore"], ["published", "joined"]):
+        assert command(*words).err.startswith("bandlens: no results database at mine.duckdb"), words
+    assert command("published", "list").code == 0, "published figures need none"
+    assert command("published", "import", "testbed").code == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.duckdb"]
+
+
 def test_an_unknown_command_is_wrong_use() -> None:
     result = bandlens_command("rn")
     assert result.returncode == 2

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import pty
-import subprocess
-import sys
-
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_results import python
+from terminals import on_a_terminal
 
 from bandlens.app.console import fitting
 
@@ -21,42 +18,29 @@ rows = [{"study": "mine", "checkpoint": f"net{k}", "parameters": '{"a": %d}' % k
 """
 
 
-def on_a_terminal(*words: str, columns: int = 80) -> list[str]:
-    """The lines that a program prints to a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    environment = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
-    with subprocess.Popen([sys.executable, "-P", "-c", TABLE, *words], stdout=theirs, env=environment):
-        pass
-    os.close(theirs)
-    shown = b""
-    try:
-        while piece := os.read(ours, 1 << 16):
-            shown += piece
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
-    return shown.decode().replace("\r", "").splitlines()
+def table(*words: str, columns: int = 80) -> list[str]:
+    return on_a_terminal(python(TABLE, *words), columns)
 
 
 def test_a_row_is_one_line_and_the_rest_is_named() -> None:
-    shown_lines = on_a_terminal()
+    shown_lines = table()
     first = next(place for place, line in enumerate(shown_lines) if line.startswith("left out"))
-    table, said = shown_lines[:first], " ".join(shown_lines[first:])
+    rows, said = shown_lines[:first], " ".join(shown_lines[first:])
     assert all(len(line) <= 80 for line in shown_lines)
-    assert [line.split()[0] for line in table if "net" in line] == ["net0", "net1", "net2"]
+    assert [line.split()[0] for line in rows if "net" in line] == ["net0", "net1", "net2"]
     assert said.startswith("left out for width: study = mine, parameters, none, value")
     assert said.endswith("; --json shows all")
-    shown = set(table[0].split())
+    shown = set(rows[0].split())
     assert "checkpoint" in shown
     assert shown | set(said.replace(",", "").replace(";", "").split()) >= {f"value{n}" for n in range(12)}
 
 
 def test_a_wide_terminal_shows_everything() -> None:
-    assert not [line for line in on_a_terminal(columns=300) if "left out" in line]
+    assert not [line for line in table(columns=300) if "left out" in line]
 
 
 def test_lines_show_every_field() -> None:
-    shown = on_a_terminal("--line")
+    shown = table("--line")
     assert shown[:2] == ["study       mine", "checkpoint  net0"]
     assert len(shown) == 3 * 16 + 2
 

@@ -68,6 +68,18 @@ class Map(Small):
         return self.first(x)
 
 
+class Mean(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).mean()
+
+
+class Twice(Small):
+    """Takes whatever comes for two images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).reshape(2, -1)
+
+
 def written(network: nn.Module, path: Path, shape: tuple[int, ...] = (1, 3, 64, 64), dynamic: str = "") -> nn.Module:
     """The network with weights of its own, and its ONNX file with the names that `images` and `logits` would hide."""
     torch.manual_seed(5)
@@ -127,6 +139,16 @@ def test_weights_in_a_file_beside_it_become_part_of_it(tmp_path: Path, photograp
     np.testing.assert_allclose(found, torch_logits(network, photographs), rtol=1e-3, atol=1e-4)
 
 
+def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -> None:
+    written(Small(), tmp_path / "small.onnx")
+    apart, whole = tmp_path / "apart.onnx", onnx.load(tmp_path / "small.onnx")
+    onnx.save(whole, apart, save_as_external_data=True, size_threshold=99, location="beside")
+    first, _ = import_onnx(apart, "small", *NONE, tmp_path / "models")
+    (np.fromfile(tmp_path / "beside", np.float32) / 2).tofile(tmp_path / "beside")
+    other, _ = import_onnx(apart, "small", *NONE, tmp_path / "models")
+    assert first.weights_sha256 != other.weights_sha256
+
+
 @pytest.mark.parametrize(
     ("network", "shape", "message"),
     [
@@ -134,7 +156,9 @@ def test_weights_in_a_file_beside_it_become_part_of_it(tmp_path: Path, photograp
         (Two(), (1, 3, 64, 64), "has 1 inputs and 2 outputs"),
         (Last(), (1, 64, 64, 3), "takes (1, 64, 64, 3) float; export it to take (batch, 3, size, size) float32"),
         (Likely(), (1, 3, 64, 64), "gives probabilities, not logits; export the network without its last softmax"),
-        (Map(), (1, 3, 64, 64), "gives (1, 6, 31, 31) float32 for 1 images"),
+        (Map(), (1, 3, 64, 64), "gives (18, 6, 31, 31) float32 for 18 images"),
+        (Mean(), (1, 3, 64, 64), "gives (18,) float32 for 18 images"),
+        (Twice(), (2, 3, 64, 64), "works on batches of 2 alone; export it with a dynamic batch"),
         (Small(), (1, 3, 64, 96), "takes images of 64 x 96 pixels; only square ones can be measured"),
     ],
 )
@@ -146,6 +170,13 @@ def test_what_is_no_classifier_is_refused(
         import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path / "models")
     assert message in str(caught.value)
     assert not (tmp_path / "models").exists()
+
+
+def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(Small(), tmp_path / "small.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ExportError, match=r"pip install 'bandlens\[cpu\]'"):
+        import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path / "models")
 
 
 def test_each_kind_of_file_is_sent_to_its_own_option(tmp_path: Path, tiny: Path) -> None:

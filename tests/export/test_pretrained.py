@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 
-from bandlens.errors import ExportError, UnknownName
+from bandlens.errors import ExportError, UnknownName, UsageError
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
@@ -55,7 +55,7 @@ def rng() -> np.random.Generator:
 
 
 def test_a_name_without_a_tag_has_timms_choice() -> None:
-    assert pretrained("resnet50").name == "resnet50.a1_in1k"
+    assert pretrained("resnet18").name == "resnet18.a1_in1k"
 
 
 @pytest.mark.parametrize(
@@ -64,6 +64,8 @@ def test_a_name_without_a_tag_has_timms_choice() -> None:
         ("resnt50", UnknownName, "did you mean resnet50"),
         ("resnet50.nobody_in1k", UnknownName, "unknown pretrained model of timm"),
         ("vit_small_patch14_dinov2.lvd142m", ExportError, "is a backbone without classes"),
+        ("resnet50.d_in1k", UsageError, "is one of the 48 checkpoints, whose images are the study's; `bandlens"),
+        ("resnet50", UsageError, "resnet50.a1_in1k is one of the 48 checkpoints"),
     ],
 )
 def test_what_cannot_be_exported_is_said_before_anything_is_fetched(name: str, error: Any, message: str) -> None:

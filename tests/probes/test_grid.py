@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ def test_clean_is_always_there_and_conditions_are_never_double() -> None:
 def test_a_whole_number_is_the_same_condition_as_its_float() -> None:
     whole, real = (make_grid({"lowpass": {"cutoff": value}}, HERE).conditions for value in (1, 1.0))
     assert whole == real
+
+
+@pytest.mark.parametrize(
+    ("probe", "table"),
+    [
+        ("lowpass", "cutoff = {0}"),
+        ("gaussian_highpass", "sigma = {0}"),
+        ("power_law_noise", "exponent = {0}\nnoise_sd = 0.1"),
+        ("pgd_linf", "eps = {0}"),
+        ("pgd_linf", "band = [{0}, 0.5]"),
+    ],
+)
+def test_zero_has_no_sign(probe: str, table: str) -> None:
+    found, same = (make_grid({probe: tomllib.loads(table.format(zero))}, HERE) for zero in ("-0.0", "0"))
+    assert [*found.conditions, *found.attacks][1:] == [*same.conditions, *same.attacks][1:] != []
 
 
 def test_without_noise_band_and_draw_make_no_difference() -> None:

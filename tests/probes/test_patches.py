@@ -14,6 +14,7 @@ from stimuli import perturb, photographs
 
 from bandlens.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
+from bandlens.probes.noise import PATCHES, random_words
 from bandlens.probes.patches import PATCH_SHUFFLE, orders
 
 
@@ -31,6 +32,14 @@ def test_patches_are_those_of_the_image_in_the_order_that_was_drawn(xp: ModuleTy
     for image, made, order in zip(pixels, np.rint(images * 255).astype(np.uint8), drawn, strict=True):
         assert sorted(order) == list(range(grid * grid))
         np.testing.assert_array_equal(blocks(made, grid), blocks(image, grid)[order])
+
+
+def test_words_that_are_equal_keep_the_order_of_their_places(xp: ModuleType) -> None:
+    keys = xp.asarray([506, 524, 541, 586, 619, 628, 797], dtype=xp.uint64)
+    drawn = to_numpy(orders(xp, 0, keys, 112)).tolist()
+    for row, order in zip(to_numpy(random_words(xp, 0, keys, PATCHES ^ 112 << 8, 112**2)).tolist(), drawn, strict=True):
+        assert len(set(row)) < len(row)
+        assert order == sorted(range(len(row)), key=row.__getitem__)  # Python's own keeps that order
 
 
 def test_every_order_is_as_likely_as_any_other() -> None:

@@ -26,6 +26,10 @@ import os, time
 def salt(images, share, rng, index, seed):
     images[rng.random(images.shape) < share] = (index + seed) % 2
     return images
+def without_abs(images):
+    import numpy
+    numpy.abs = None
+    return images
 def end(images, how):
     os.kill(os.getpid(), how)
     time.sleep(60)  # another thread may be the one that the signal comes to
@@ -86,6 +90,23 @@ def test_what_was_changed_since_the_command_began_is_not_run(source: ProbeSource
     for _ in range(2):
         with pytest.raises(ProbeError, match=r"^probe salt was changed since the command began; run it again$"):
             made(np, apart, batch(np, 2), share=0.5)
+
+
+def test_it_works_where_the_folder_of_the_command_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: ProbeSource
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert len(made(np, family_apart("salt", source), batch(np, 2), share=0.5)) == 1
+
+
+def test_what_fails_around_the_function_is_one_line_too(source: ProbeSource) -> None:
+    apart = family_apart("without_abs", source)
+    said = r"^probe without_abs failed: TypeError: 'NoneType' object is not callable$"
+    for _ in range(2):
+        with pytest.raises(ProbeError, match=said):
+            made(np, apart, batch(np, 2))
 
 
 DRIVER = """

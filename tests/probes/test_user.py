@@ -257,6 +257,18 @@ def test_two_probes_of_one_name_have_their_own_modules(tmp_path: Path, write: Wr
         np.testing.assert_allclose(run(tmp_path / name, {}, PIXELS)["mirror"], PIXELS / 255 * value, atol=1e-6)
 
 
+def test_the_file_is_a_module_as_it_loads_and_as_it_runs(tmp_path: Path, write: Write) -> None:
+    write(
+        "from __future__ import annotations\nimport pickle\nfrom dataclasses import dataclass\n\n\n"
+        "@dataclass\nclass Mixed:\n    strength: float\n\n\n"
+        "def mirror(images):\n"
+        "    return images * pickle.loads(pickle.dumps(Mixed(0.5))).strength\n"
+    )
+    (images,) = run(tmp_path, {}, PIXELS).values()
+    np.testing.assert_array_equal(images, PIXELS / np.float32(255) * np.float32(0.5))
+    assert "bandlens_probe_mine" not in sys.modules
+
+
 def test_a_module_imported_as_it_runs_is_loaded_once(tmp_path: Path, write: Write) -> None:
     write("import numpy as np\nRANDOM = np.random.rand()\n", "helper_once.py")
     write("def mirror(images):\n    import helper_once\n    return images * helper_once.RANDOM\n")

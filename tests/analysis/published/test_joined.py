@@ -66,6 +66,7 @@ def test_each_of_the_48_is_the_studys(name: str, category: str) -> None:
 
 def test_names_join_only_where_they_are_one_model() -> None:
     assert joined("resnet50.a1_in1k") == ("resnet50.a1_in1k", "name", None)
+    assert joined("resnet18.tv_in1k", "timm") == ("resnet18.tv_in1k", "name", None)
     assert joined("vgg16") == ("vgg16.tv_in1k", "name", None)
     assert joined("resnet50") == (None, None, "the name of 2 models: resnet50.a1_in1k, resnet50.tv_in1k")
     assert joined("resnet50_of_mine") == (None, None, None)

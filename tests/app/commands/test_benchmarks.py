@@ -36,7 +36,7 @@ def test_pack_a_benchmark(tmp_path: Path) -> None:
     assert one.exit_code == 0, one.output
     [row] = json.loads(one.stdout)
     assert (row["name"], row["images"], row["bytes"]) == ("out/shot_noise/5", 3, 3 * 3 * 16 * 16)
-    assert f"{out}: 3 images need 2.9e-06 GB on disk; " in one.stderr
+    assert f"{out}: 3 images need 2.9 kB on disk; " in one.stderr
 
     rest = run("pack", *miniature.words, "--out", out)
     assert rest.exit_code == 0, rest.output

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pages import FENCE, README, compare, environment_in, printed_by
 from PIL import Image
 from small import ask
 
@@ -19,11 +20,13 @@ from bandlens.app.demo import CROPS, PHOTOGRAPHS, crops
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder that the demo made, and what it printed."""
-    out = tmp_path_factory.mktemp("demo")
-    result = subprocess.run(
-        [sys.executable, "-P", "-m", "bandlens", "demo", "--out", str(out)], capture_output=True, text=True, check=True
-    )
-    return out, result.stdout
+    folder = tmp_path_factory.mktemp("first-command")
+    return folder / "demo", printed_by("bandlens demo --out demo", folder, environment_in(folder))
+
+
+def test_it_prints_what_the_readme_shows(demo: tuple[Path, str]) -> None:
+    (shown,) = (body for language, _, body in FENCE.findall(README) if language == "text" and body.startswith("== "))
+    compare(shown, demo[1])
 
 
 def test_every_prediction_is_in_the_database(demo: tuple[Path, str]) -> None:

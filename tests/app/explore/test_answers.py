@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from made_up_results import cell, image_set, model, part, store_study
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.stats import spearmanr
 from small import ask
 
+from bandlens.analysis.database.open import open_store
 from bandlens.app.explore.answers import SELECTIONS, Answers
 from bandlens.app.pictures import Conditions, find_sets
 from bandlens.app.preview import grid_of
@@ -55,8 +58,8 @@ def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any])
         )
     }
     query = "SELECT checkpoint, cutoff, top1, low, high FROM accuracy WHERE probe = 'lowpass'"
-    for model, cutoff, *values in ask(explored / "results.duckdb", query):
-        assert given[model, f"lowpass, cutoff {cutoff}"] == tuple(values)
+    for name, cutoff, *values in ask(explored / "results.duckdb", query):
+        assert given[name, f"lowpass, cutoff {cutoff}"] == tuple(values)
     assert len(given) == 6 * 53
 
 
@@ -106,6 +109,54 @@ def test_errors_come_with_the_most_confident_first(answers: Answers, study: dict
     confidences = [one["confidence"] for one in of_a]
     assert confidences == sorted(confidences, reverse=True)
     assert confidences[0] > confidences[-1]
+
+
+def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be_chosen(tmp_path: Path) -> None:
+    images = image_set(3, labels=[0, 1, 2])
+    with open_store(tmp_path / "results.duckdb") as store:
+        for name, predicted in (("one", [0, 1, 2]), ("two", [0, 1, 1]), ("one", [0, 1, 2])):
+            store_study(store, name, images, [part(cell(images, by=model(name)), predicted, [0, 0, 0])])
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    found, other = answers.study(None), answers.study("two")
+    answers.close()
+    assert (found["study"], found["studies"]) == ("one@1", ["one@1", "two@1"])
+    assert [[each["name"] for each in one["models"]] for one in (found, other)] == [["one"], ["two"]]
+
+
+def test_a_database_without_a_study_says_how_to_get_one(tmp_path: Path) -> None:
+    with open_store(tmp_path / "results.duckdb"):
+        pass
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    with pytest.raises(UsageError, match=r"holds no study; `bandlens run STUDY.toml"):
+        answers.study(None)
+    answers.close()
+
+
+def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path: Path) -> None:
+    """The names of ImageNet are those of its 1000 classes, and a set's own names those of all its models."""
+    large, small = model("large", classes=1000), model("small", classes=37)
+    plain, labelled = image_set(2, name="plain"), image_set(2, name="labelled", labels=[0, 1])
+    own = replace(image_set(2, name="own", labels=[1, 0]), class_names=["Abyssinian", "Bengal"])
+    with open_store(tmp_path / "results.duckdb") as store:
+        parts = [part(cell(plain, by=by), [0, 1]) for by in (large, small)]
+        parts += [part(cell(images, by=small), [0, 1], [0, 0]) for images in (labelled, own)]
+        store_study(store, "s", [plain, labelled, own], parts, {"all": {0: "tench", 1: "goldfish"}})
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    clean = condition(answers.study("s"), "clean")["id"]
+
+    def said(images: str, by: str) -> list[list[str]]:
+        tiles = answers.images("s", images, clean, by, None, "all", None, ["large", "small"])["tiles"]
+        return [[tile["label"], *(one["answer"] for one in tile["answers"])] for tile in tiles]
+
+    found = [said("plain", "large"), said("labelled", "small"), said("own", "small")]
+    listed = [[one["name"] for one in answers.classes("s", images)] for images in ("labelled", "own")]
+    answers.close()
+    assert found == [
+        [[None, "tench", "class 0"], [None, "goldfish", "class 1"]],
+        [["class 0", "class 0"], ["class 1", "class 1"]],
+        [["Bengal", "Abyssinian"], ["Abyssinian", "Bengal"]],
+    ]
+    assert listed == [["0", "1"], ["Abyssinian", "Bengal"]]
 
 
 def pixels(content: bytes) -> NDArray[np.uint8]:

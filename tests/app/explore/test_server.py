@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browser import DESKTOP, PHONE, chromium, require_browser, resize
+from made_up_results import cell, image_set, model, part, store_study
 from small import bandlens
+
+from bandlens.analysis.database.open import open_store
 
 
 @dataclass(frozen=True)
@@ -26,20 +29,28 @@ class Served:
     token: str
 
 
-@pytest.fixture(scope="module")
-def served(explored: Path) -> Iterator[Served]:
-    command = [sys.executable, "-P", "-m", "bandlens", "explore", explored / "results.duckdb"]
+@contextmanager
+def serving(database: Path, sets: Path) -> Iterator[Served]:
+    command = [sys.executable, "-P", "-m", "bandlens", "explore", database, "--images", sets]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
     address, found = process.stdout.readline().strip(), process.stdout.readline()
     assert found == "1 image set found; Ctrl-C ends it\n"
     matched = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", address)
     assert matched, address
-    yield Served(address, int(matched[1]), matched[2])
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    try:
+        yield Served(address, int(matched[1]), matched[2])
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
     assert process.returncode == 130
     assert said == "bandlens: interrupted; what was committed stays, run the same command to go on\n"
+
+
+@pytest.fixture(scope="module")
+def served(explored: Path) -> Iterator[Served]:
+    with serving(explored / "results.duckdb", explored) as found:
+        yield found
 
 
 @dataclass(frozen=True)
@@ -318,6 +329,24 @@ def test_a_link_opens_what_was_seen_and_back_goes_there(page: Any, served: Serve
     page.get(address)
     settled(page)
     assert js(page, seen) == tiles
+
+
+def test_another_study_is_chosen_and_back_goes_to_the_first(driver: Any, explored: Path, tmp_path: Path) -> None:
+    images = image_set(3, labels=[0, 1, 2])
+    with open_store(tmp_path / "results.duckdb") as store:
+        for name in ("first", "last"):
+            store_study(store, name, images, [part(cell(images, by=model(name)), [0, 1, 2], [0, 0, 0])])
+    shown = "[document.getElementById('study').value, document.getElementById('models').textContent]"
+    with serving(tmp_path / "results.duckdb", explored) as other:
+        driver.get(other.address)
+        settled(driver)
+        assert js(driver, shown) == ["last@1", "last"]
+        choose(driver, "study", "first@1")
+        assert js(driver, shown) == ["first@1", "first"]
+        driver.execute_script("delete document.documentElement.dataset.drawn")
+        driver.back()
+        settled(driver)
+        assert js(driver, shown) == ["last@1", "last"]
 
 
 def test_a_phone_does_not_scroll_sideways(page: Any) -> None:

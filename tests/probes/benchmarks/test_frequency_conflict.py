@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,8 @@ def test_partners_are_of_another_class_and_each_is_taken_once(labels: list[int],
         ),
         (LABELS, 32, 0.01, UsageError, "--cutoff 0.01 leaves no low frequencies of 32 pixels; choose from 0.062 up to"),
         (LABELS, 32, 1.0, UsageError, "--cutoff 1 leaves no high frequencies"),
+        (LABELS, 32, math.inf, UsageError, "--cutoff inf leaves no high frequencies"),
+        (LABELS, 32, math.nan, UsageError, "--cutoff nan leaves no low frequencies"),
     ],
 )
 def test_what_cannot_conflict_is_refused(

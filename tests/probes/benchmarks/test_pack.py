@@ -554,11 +554,11 @@ def test_room_for_all_sets_is_asked_for_first(
     corrupted.pack(tmp_path / "said", how=How(say=said.append))  # all are there
     corrupted.pack(tmp_path / "streamed", how=How(stream=True, say=said.append))
     assert [text.partition(" on disk")[0] for text in said] == [
-        f"{tmp_path / 'said'}: 12 images need 1.16e-05 GB",
-        f"{tmp_path / 'streamed'}: 12 images need 2.4e-06 GB",
+        f"{tmp_path / 'said'}: 12 images need 11.6 kB",
+        f"{tmp_path / 'streamed'}: 12 images need 2.4 kB",
     ]
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=5000))
-    with pytest.raises(ImageSetError, match=r"out: 12 images need 1\.16e-05 GB and 5e-06 GB are free"):
+    with pytest.raises(ImageSetError, match=r"out: 12 images need 11\.6 kB and 5 kB are free"):
         corrupted.pack(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

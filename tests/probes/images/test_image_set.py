@@ -234,7 +234,7 @@ def test_wrong_use(photos: Path, tmp_path: Path) -> None:
 
 def test_a_full_disk_is_said_beforehand(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
-    with pytest.raises(ImageSetError, match=r"4 images need 0\.000603 GB and 1e-06 GB are free"):
+    with pytest.raises(ImageSetError, match=r"4 images need 603 kB and 1 kB are free"):
         pack(photos, tmp_path / "set")
     assert names(tmp_path) == ["photos"]
 

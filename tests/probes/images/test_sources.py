@@ -31,7 +31,7 @@ def jpeg(seed: int) -> bytes:
 
 FILES = {f"{folder}/{name}": jpeg(seed) for seed, (folder, name) in enumerate(zip("bbaac", "zyxwv", strict=True))}
 FILES = {f"{path}.jpg": data for path, data in FILES.items()} | {"top.PNG": jpeg(9), "deep/er/x.jpeg": jpeg(10)}
-OTHERS = {"readme.txt": b"-", "a/.hidden.jpg": b"-", "a/list.csv": b"-"}
+OTHERS = {"readme.txt": b"-", "a/.hidden.jpg": b"-", "a/list.csv": b"-", "a/.ipynb_checkpoints/1.jpg": jpeg(11)}
 
 
 def write_folder(folder: Path, files: Mapping[str, bytes]) -> Path:
@@ -73,7 +73,7 @@ def test_folder_and_archives_give_the_same_set(tmp_path: Path) -> None:
     assert {images.info.digest for images in sets} == {sets[0].info.digest}
     assert all(images.paths == sorted(FILES) for images in sets)
     assert all(np.array_equal(images.pixels, sets[0].pixels) for images in sets)
-    assert [images.ignored for images in sets] == [3, 3, 0, 0, 3, 3, 3, 3, 3, 3]
+    assert [images.ignored for images in sets] == [4, 4, 0, 0, 4, 4, 4, 4, 4, 4]
 
 
 def test_links_in_folders_are_followed_but_not_for_ever(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_broken_links_and_pipes_are_named(tmp_path: Path) -> None:
 def test_nothing_to_pack(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder or tar"):
         open_source(tmp_path / "nowhere")
-    with pytest.raises(ImageSetError, match=r"no image among 3 files; images end in \.jpg"):
+    with pytest.raises(ImageSetError, match=r"no image among 4 files; images end in \.jpg"):
         open_source(write_folder(tmp_path / "texts", OTHERS))
     (tmp_path / "empty").mkdir()
     with pytest.raises(ImageSetError, match="no image among 0 files"):

@@ -1,0 +1,24 @@
+"""What a command prints on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import subprocess
+from collections.abc import Sequence
+
+
+def on_a_terminal(command: Sequence[str], columns: int = 80) -> list[str]:
+    """The lines that a command prints on stdout, which is a terminal of so many columns."""
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
+    with subprocess.Popen(command, stdout=theirs, env=environment):
+        os.close(theirs)
+        shown = b""
+        try:
+            while piece := os.read(ours, 1 << 16):
+                shown += piece
+        except OSError:  # the other end is closed
+            pass
+    os.close(ours)
+    return shown.decode().replace("\r", "").splitlines()
