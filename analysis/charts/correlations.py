@@ -7,9 +7,9 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from ..statistics.arrays import ALPHA
 from .style import INK, faded, inline, picked, scales, tile_font, words
 
-SIGNIFICANT = 0.05
 LABELS = {
     "low_frequency_bias": "low-frequency bias",
     "high_frequency_bias": "high-frequency bias",
@@ -74,8 +74,8 @@ def _shown(table: pl.DataFrame) -> pl.DataFrame:
     return numbers.with_columns(
         bias=pl.Series([short(name) for name in table["bias"]]),
         group=pl.Series([words(name) for name in table["group"]]),
-        strong=(pl.col("p_holm") < SIGNIFICANT).fill_null(value=False),
-        weak=(pl.col("p") >= SIGNIFICANT).fill_null(value=True),
+        strong=(pl.col("p_holm") < ALPHA).fill_null(value=False),
+        weak=(pl.col("p") >= ALPHA).fill_null(value=True),
         text=pl.Series([rho_text(*row) for row in table.select("coefficient", "p_holm").rows()]),
     )
 
@@ -84,7 +84,7 @@ def rho_text(rho: float | None, adjusted: float | None) -> str:
     """To two digits, with a minus sign that is one, and a star where it holds after correction."""
     if rho is None:
         return "–"
-    star = "*" if adjusted is not None and adjusted < SIGNIFICANT else ""
+    star = "*" if adjusted is not None and adjusted < ALPHA else ""
     return f"{rho:.2f}{star}".replace("-0.00", "0.00").replace("-", "−")
 
 

@@ -36,7 +36,7 @@ def summary(metrics: pl.DataFrame) -> pl.DataFrame:
     return metrics.with_columns(
         estimator=prefix.replace("critical", "published"),
         number=pl.col("metric").str.replace("^(psychometric|critical)_", ""),
-        mark=pl.when(pl.col("state").is_in([state.value for state in MEANINGLESS]))
+        mark=pl.when(pl.col("state").is_in(MEANINGLESS))
         .then(pl.lit(NONE))
         .when(pl.col("state") == State.OK)
         .then(pl.lit(SOUND))

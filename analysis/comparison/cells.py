@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import UnknownName, UsageError
 from ..database.store import Store
-from ..statistics.arrays import Mask, Whole
+from ..statistics.arrays import ALPHA, Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
 from ..statistics.paired import paired
@@ -33,7 +33,7 @@ REASONS = {
     "seed": "seed",
 }
 """Column -> what it means where it differs."""
-DIFFERS = pl.col("p_holm") < 0.05
+DIFFERS = pl.col("p_holm") < ALPHA
 """Whether two cells differ in accuracy."""
 CELLS = {
     **dict.fromkeys(MATCH, pl.String),

@@ -10,11 +10,10 @@ import numpy as np
 import polars as pl
 from threadpoolctl import threadpool_limits
 
-from ...protocol import BIAS_CUTOFFS
 from ..correlations.models import study_table, subsets_of, values_of
 from ..correlations.table import correlate
 from ..database.store import Store
-from ..metrics.compute import CRITICAL_BAND, SPECTRAL, Subject, band_settings, read_decisions, read_outcomes, subjects
+from ..metrics.compute import CRITICAL_BAND, Subject, band_settings, filtered, read_decisions, read_outcomes, subjects
 from ..metrics.generalization import measure, read_benchmarked
 from ..metrics.psychometric import paired_band_intervals
 from ..metrics.shape_bias import paired_shape_intervals
@@ -98,19 +97,18 @@ def paired_intervals(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[tuple[str,
         if not metrics or digest_of_images(a.store, one) != digest_of_images(b.store, other):
             continue
         found: dict[str, tuple[float, float]] = {}
-        if {*PROBES} <= metrics:
-            conditions = 1 + 2 * len(BIAS_CUTOFFS)
-            correct, clusters = read_outcomes(a.store, one, SPECTRAL, conditions)
+        if means := [name for name in PROBES if name in metrics]:
+            correct, clusters = read_outcomes(a.store, one, filtered(means))
             found |= paired_spectral_intervals(
-                correct, read_outcomes(b.store, other, SPECTRAL, conditions)[0], clusters
+                correct, read_outcomes(b.store, other, filtered(means))[0], clusters, means=means
             )
         settings = band_settings(a.store, one)
         banded = any(metric.startswith("psychometric_") for metric in metrics)
         if banded and settings == band_settings(b.store, other):
-            correct, clusters = read_outcomes(a.store, one, CRITICAL_BAND, len(settings))
+            correct, clusters = read_outcomes(a.store, one, CRITICAL_BAND)
             bands = paired_band_intervals(
                 correct,
-                read_outcomes(b.store, other, CRITICAL_BAND, len(settings))[0],
+                read_outcomes(b.store, other, CRITICAL_BAND)[0],
                 clusters,
                 settings=settings,
                 floors=(one.floor, other.floor),
@@ -157,7 +155,7 @@ def digest_of_images(store: Store, subject: Subject) -> str:
 
 
 def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFrame:
-    """One row a bias, generalization and subset that both runs have, over the models that both have.
+    """One row a bias, generalization and subset that both runs have, over the models that have both values in both.
 
     n, coefficient_a, coefficient_b, difference with a 95 % percentile interval over models, p_holm_a, p_holm_b. A
     resample takes the same models in both runs. Raises UsageError where one of them has nothing to correlate.
@@ -166,6 +164,10 @@ def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFram
     biases = [name for name in mine.biases if name in theirs.biases]
     groups = [name for name in mine.groups if name in theirs.groups]
     joint = mine.frame.join(theirs.frame.drop("category"), on="checkpoint", suffix="_b", maintain_order="left")
+    pairs = [(name, f"{name}_b") for name in (*biases, *groups)]
+    joint = joint.with_columns(
+        pl.when(pl.all_horizontal(pl.col(pair).is_not_null())).then(pl.col(pair)) for pair in pairs
+    )
     subsets = subsets_of(joint)
     one, other = (
         correlate(joint, [x + end for x in biases], [y + end for y in groups], subsets, "spearman", None, resamples)

@@ -14,6 +14,7 @@ from ...errors import StoreError, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
 from ..metrics.generalization import clusters_of, measure, read_benchmarked
+from ..metrics.states import MEANINGLESS
 from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
@@ -157,16 +158,18 @@ what belongs to a shape bias. Each would be one test more to correct for."""
 def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
     """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
-    Both are in percent. The errors of groups are read from the predictions, which
-    takes time; `with_errors` false leaves them out. Raises UsageError where there are too few models, no metrics, or
-    no accuracies.
+    Both are in percent. A number that means nothing, such as one of a degenerate fit, is null. The errors of groups
+    are read from the predictions, which takes time; `with_errors` false leaves them out. Raises UsageError where there
+    are too few models, no metrics, or no accuracies.
     """
     where = f"{store.path}, {label}"
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
     if len(models) < FEWEST:
         count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
         raise UsageError(f"{where}: {count}, and a correlation needs {FEWEST}; run a study of more checkpoints")
-    measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high FROM metric_of(?)", [label])
+    measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
+    meant = ~pl.col("state").is_in(MEANINGLESS)
+    measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
     metric = measured.filter(pl.col("image_set").is_not_null(), ~pl.col("metric").str.contains(NO_BIAS))
     if metric.is_empty():
         raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")

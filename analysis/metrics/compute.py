@@ -99,10 +99,11 @@ def _spectral(store: Store, subject: Subject, biases: pl.DataFrame, resamples: i
     if not subject.probes & set(PROBES.values()):
         return
     biases = _mine(biases, subject)
+    valued = biases.drop_nulls("value")["metric"]
     found: dict[str, tuple[float, float]] = {}
-    if biases.filter(pl.col("metric").is_in(PROBES))["value"].is_not_null().all():
-        correct, clusters = read_outcomes(store, subject, SPECTRAL, 1 + 2 * len(BIAS_CUTOFFS))
-        found = spectral_intervals(correct, clusters, resamples)
+    if means := [name for name in PROBES if name in valued]:
+        correct, clusters = read_outcomes(store, subject, filtered(means))
+        found = spectral_intervals(correct, clusters, resamples, means=means)
         if not found:
             few = pl.lit(f"{len(set(clusters))} independent images are too few for an interval")
             there = pl.col("value").is_not_null()
@@ -132,7 +133,7 @@ def _critical_band(
         yield from _without_value([f"psychometric_{name}" for name in CHANNEL], State.MISSING, gaps)
     if not with_threshold(settings) or band["top1"].has_nulls():
         return
-    correct, clusters = read_outcomes(store, subject, CRITICAL_BAND, len(settings))
+    correct, clusters = read_outcomes(store, subject, CRITICAL_BAND)
     estimate = estimate_band(
         correct, clusters, settings=settings, floor=subject.floor, size=subject.size, resamples=resamples
     )
@@ -157,10 +158,11 @@ def _integers(band: pl.DataFrame, rgb: float | None, size: int) -> Iterator[dict
 
 
 def band_settings(store: Store, subject: Subject) -> list[Setting]:
-    """noise_sd and frequency of the conditions of CRITICAL_BAND, in its order."""
+    """noise_sd and frequency of the conditions of CRITICAL_BAND, by ORDER."""
     found = store.frame(
         "SELECT noise_sd, frequency FROM study_cell JOIN cell_detail AS detail USING (cell) "
-        f"WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND {CRITICAL_BAND}",
+        f"WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND {CRITICAL_BAND} "
+        f"ORDER BY {ORDER}",
         [subject.study_id, subject.checkpoint_id, subject.image_set_id],
     )
     return found.rows()
@@ -203,27 +205,29 @@ def read_decisions(store: Store, subject: Subject) -> tuple[Decisions, dict[int,
     return Decisions(predicted, first, second, clusters, cues), dict(names.rows())
 
 
-CRITICAL_BAND = "probe = 'critical_band' ORDER BY frequency NULLS FIRST, noise_sd"
-"""Conditions and order: without noise, then frequency by frequency, and within each noise_sd by noise_sd."""
-SPECTRAL = f"""
-(probe = 'clean' OR (probe IN ('lowpass', 'highpass') AND round(cutoff, 3) IN {BIAS_CUTOFFS}))
-ORDER BY CASE probe WHEN 'clean' THEN 0 WHEN 'lowpass' THEN 1 ELSE 2 END, cutoff
-"""
-"""Conditions and order: clean, then the low-passes and the high-passes, each by cutoff."""
+CRITICAL_BAND = "probe = 'critical_band'"
+ORDER = f"list_position({['clean', *PROBES.values()]}, probe), cutoff, frequency NULLS FIRST, noise_sd"
+"""Clean, then the low-passes and the high-passes, each by cutoff; bands by frequency, and before them without noise."""
 
 
-def read_outcomes(
-    store: Store, subject: Subject, wanted: str, conditions: int
-) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """(conditions, n) right or wrong, in the order wanted; (n,) clusters."""
+def filtered(means: Iterable[str]) -> str:
+    """The conditions of means of ratios, metrics of PROBES: clean, and each filter at BIAS_CUTOFFS."""
+    probes = ("clean", *(PROBES[name] for name in means))
+    return f"probe IN {probes} AND (cutoff IS NULL OR round(cutoff, 3) IN {BIAS_CUTOFFS})"
+
+
+def read_outcomes(store: Store, subject: Subject, wanted: str) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(conditions, n) right or wrong of the conditions wanted, by ORDER; (n,) clusters."""
     found = store.frame(
-        "SELECT outcome.correct, outcome.cluster FROM study_cell JOIN cell_detail AS detail USING (cell) "
+        "SELECT cell, outcome.correct, outcome.cluster FROM study_cell JOIN cell_detail AS detail USING (cell) "
         "JOIN cell_outcome AS outcome USING (cell) "
-        f"WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND {wanted}, image_index",
+        f"WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ? AND {wanted} "
+        f"ORDER BY {ORDER}, image_index",
         [subject.study_id, subject.checkpoint_id, subject.image_set_id],
     )
-    correct = found["correct"].to_numpy().reshape(conditions, -1)
-    return correct, found["cluster"].to_numpy().reshape(conditions, -1)[0].astype(np.int64)
+    shape = found["cell"].n_unique(), -1
+    correct, clusters = (found[name].to_numpy().reshape(shape) for name in ("correct", "cluster"))
+    return correct, clusters[0].astype(np.int64)
 
 
 # What metrics are computed for

@@ -12,7 +12,7 @@ from ...records import Cell, Condition, ImageSetInfo, Model
 from .compute import PUBLISHED
 from .conditions import names_of
 from .critical_band import band_gaps
-from .generalization import accuracies_of, gap, incomplete
+from .generalization import accuracies_of, by_accuracy, gap, incomplete
 from .psychometric import CHANNEL, channel_gap, threshold_gaps, with_threshold
 from .spectral_bias import PROBES
 
@@ -109,22 +109,23 @@ def _critical_band(image_set: str, conditions: Sequence[Condition]) -> list[Dete
 def _generalization(
     by_set: Mapping[ImageSetInfo, Sequence[Condition]], schemes: Mapping[str, Collection[str]]
 ) -> list[Determined]:
-    cells = [
-        {
-            "benchmark": SAME_IMAGES.get(images.benchmark, images.benchmark),
-            "corruption": images.corruption,
-            "severity": images.severity,
-            "count": images.count,
-            "probe": condition.probe,
-            "parameters": json.dumps(dict(condition.parameters)),
-            "real": "real" in schemes.get(images.digest, ()),
-        }
-        for images, conditions in sorted(by_set.items(), key=lambda pair: -pair[0].count)
-        for condition in conditions
-        if images.labelled and condition.probe in ("clean", "pgd_linf")
-    ]
-    cells = [cell for cell in cells if any(cell["benchmark"] == of.benchmark for of in ACCURACIES.values())]
-    gaps = {name: gap(cells, of) for name, of in ACCURACIES.items()}
+    cells = by_accuracy(
+        [
+            {
+                "benchmark": SAME_IMAGES.get(images.benchmark, images.benchmark),
+                "corruption": images.corruption,
+                "severity": images.severity,
+                "count": images.count,
+                "probe": condition.probe,
+                "parameters": json.dumps(dict(condition.parameters)),
+                "real": "real" in schemes.get(images.digest, ()),
+            }
+            for images, conditions in sorted(by_set.items(), key=lambda pair: -pair[0].count)
+            for condition in conditions
+            if images.labelled
+        ]
+    )
+    gaps = {name: gap(cells[name], of) for name, of in ACCURACIES.items()}
     names, groups = accuracies_of(cells)
     benchmarks = [Determined(None, f"top1_{name}", (f"top1_{name}",), gaps[name]) for name in names]
     return benchmarks + [Determined(None, group, (group,), incomplete(group, gaps)) for group in groups]

@@ -54,16 +54,22 @@ class Measured:
 
     share: Share | None
     """None where it is not whole."""
-    note: str = ""
-    """What to mind about the share, in words; where it is None, what the benchmark lacks, such as `is missing`."""
+    doubts: str = ""
+    """What to mind about the share, in words."""
+    lacks: str | None = None
+    """Where there is no share, why, such as `is missing`."""
+
+    @property
+    def note(self) -> str | None:
+        return self.lacks or self.doubts or None
 
     @property
     def state(self) -> State:
-        return State.MISSING if not self.share else State.DOUBTFUL if self.note else State.OK
+        return State.MISSING if self.lacks else State.DOUBTFUL if self.doubts else State.OK
 
     def row(self, metric: str) -> dict[str, Any]:
         """The columns metric, state and note, and where there is a share its value, low and high in percent."""
-        row: dict[str, Any] = {"metric": metric, "state": self.state, "note": self.note or None}
+        row: dict[str, Any] = {"metric": metric, "state": self.state, "note": self.note}
         if not self.share:
             return row
         low, high = share_interval(self.share)
@@ -74,8 +80,8 @@ class Measured:
 class Benchmarked:
     """What a version of a study has of the benchmarks."""
 
-    cells: Sequence[Row]
-    """Cells of every checkpoint, those of large sets first."""
+    cells: Mapping[str, Sequence[Row]]
+    """Name in ACCURACIES -> cells of every checkpoint that may be the benchmark or a part of it; large sets first."""
     names: Sequence[str]
     groups: Sequence[str]
     """Groups of which it has more than `imagenet`."""
@@ -85,7 +91,7 @@ class Benchmarked:
 
 def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
     """Read what a version of a study has; `names` is empty where it has none of the benchmarks."""
-    cells = [row for row in _cells(store, study_id) if any(_belongs(row, of) for of in ACCURACIES.values())]
+    cells = by_accuracy(_cells(store, study_id))
     return Benchmarked(cells, *accuracies_of(cells), _clusters(store, cells))
 
 
@@ -93,26 +99,39 @@ def _cells(store: Store, study_id: int) -> list[dict[str, Any]]:
     return store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(SAME_IMAGES)).to_dicts()
 
 
-def _clusters(store: Store, cells: Sequence[Row]) -> dict[int, NDArray[np.int64]]:
-    return {one: clusters_of(store, one) for one in {cell["image_set"] for cell in cells}}
+def _clusters(store: Store, cells: Mapping[str, Sequence[Row]]) -> dict[int, NDArray[np.int64]]:
+    return {one: clusters_of(store, one) for one in {cell["image_set"] for some in cells.values() for cell in some}}
 
 
-def accuracies_of(cells: Sequence[Row]) -> tuple[list[str], list[str]]:
+def by_accuracy(cells: Sequence[Row]) -> dict[str, list[Row]]:
+    """Name in ACCURACIES -> those of the cells that may be the benchmark, or a part of it."""
+    return {
+        name: [
+            cell
+            for cell in cells
+            if _shows(cell, of)
+            and cell["probe"] == of.probe
+            and (of.probe == "clean" or _published_budget(cell["parameters"]))
+        ]
+        for name, of in ACCURACIES.items()
+    }
+
+
+def accuracies_of(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
     """The accuracies of which there is something, and the groups of which there is more than `imagenet`."""
-    names = [name for name, of in ACCURACIES.items() if any(_belongs(row, of) for row in cells)]
+    names = [name for name, some in cells.items() if some]
     return names, [group for group, members in GROUPS.items() if {*names} & {*members} - {"imagenet"}]
 
 
 def gap(cells: Sequence[Row], of: Accuracy) -> str | None:
-    """What is missing of a benchmark in the cells of one checkpoint, those of large sets first; None if nothing is."""
-    candidates = [cell for cell in cells if _belongs(cell, of)]
-    places = {_place(cell) for cell in candidates}
+    """What a benchmark lacks of which one checkpoint has these cells, those of large sets first; None if nothing."""
+    places = {_place(cell) for cell in cells}
     missing = [place for place in BENCHMARKS[of.benchmark].places if place not in places]
     if missing:
         if not places:
             return "is missing"
         return f"lacks {some_of([f'{corruption} {severity}' for corruption, severity in missing], NAMED)}"
-    if of.last and candidates[0]["count"] != VALIDATION:
+    if of.last and cells[0]["count"] != VALIDATION:
         return f"needs all {VALIDATION:,} images to know the last {of.last} of them"
     return None
 
@@ -130,10 +149,14 @@ def generalization(store: Store, study: Benchmarked, checkpoint_id: int) -> Iter
 
 def measure(store: Store, study: Benchmarked, checkpoint_id: int) -> dict[str, Measured]:
     """Metric -> what a checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
-    mine = [row for row in study.cells if row["checkpoint_id"] == checkpoint_id]
-    measured = {name: _measure(store, mine, of, study.clusters) for name, of in ACCURACIES.items()}
+    mine = _of(checkpoint_id, study.cells)
+    measured = {name: _measure(store, mine[name], of, study.clusters) for name, of in ACCURACIES.items()}
     found = {f"top1_{name}": measured[name] for name in study.names}
     return found | {group: group_mean(group, measured) for group in study.groups}
+
+
+def _of(checkpoint_id: int, cells: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    return {name: [cell for cell in some if cell["checkpoint_id"] == checkpoint_id] for name, some in cells.items()}
 
 
 Setting = tuple[int, str, str]
@@ -148,22 +171,24 @@ def read_perturbed(store: Store, study_id: int) -> dict[Setting, Benchmarked]:
     """
     cells: dict[Setting, list[Row]] = {}
     for cell in _cells(store, study_id):
-        setting = cell["condition"], cell["probe"], cell["parameters"]
-        cells.setdefault(setting, []).append(cell | {"probe": "clean"})
+        cells.setdefault((cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
     found = {}
-    for setting, under in cells.items():
+    for setting, some in cells.items():
+        under = {
+            name: [cell for cell in some if of.probe == "clean" and _shows(cell, of)] for name, of in ACCURACIES.items()
+        }
         names, groups = _whole(under)
         if names or groups:
             found[setting] = Benchmarked(under, names, groups, _clusters(store, under))
     return found if any(probe != "clean" for _, probe, _ in found) else {}
 
 
-def _whole(cells: Sequence[Row]) -> tuple[list[str], list[str]]:
+def _whole(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
     """The benchmarks of several sets, and the groups, that some checkpoint has whole."""
     names, groups = set[str](), set[str]()
-    for checkpoint in {cell["checkpoint_id"] for cell in cells}:
-        mine = [cell for cell in cells if cell["checkpoint_id"] == checkpoint]
-        gaps = {name: gap(mine, of) for name, of in ACCURACIES.items()}
+    for checkpoint in {cell["checkpoint_id"] for some in cells.values() for cell in some}:
+        mine = _of(checkpoint, cells)
+        gaps = {name: gap(mine[name], of) for name, of in ACCURACIES.items()}
         names |= {name for name, of in ACCURACIES.items() if BENCHMARKS[of.benchmark].corruptions and not gaps[name]}
         groups |= {group for group in GROUPS if not incomplete(group, gaps)}
     return sorted(names), [group for group in GROUPS if group in groups]
@@ -176,13 +201,12 @@ def measure_perturbed(
     return {setting: measure(store, study, checkpoint_id) for setting, study in perturbed.items()}
 
 
-def _belongs(cell: Row, of: Accuracy) -> bool:
-    """Whether a cell may be the benchmark, or a part of it."""
+def _shows(cell: Row, of: Accuracy) -> bool:
+    """Whether the images of a cell, under whatever condition, may be those of the benchmark, or a part of them."""
     return (
-        (cell["benchmark"], cell["probe"]) == (of.benchmark, of.probe)
+        cell["benchmark"] == of.benchmark
         and _place(cell) in BENCHMARKS[of.benchmark].places
         and (cell["real"] or of.scheme != "real")
-        and (cell["probe"] == "clean" or _published_budget(cell["parameters"]))
     )
 
 
@@ -198,14 +222,13 @@ def _published_budget(parameters: str) -> bool:
 
 
 def _measure(store: Store, cells: Sequence[Row], of: Accuracy, clusters: Mapping[int, NDArray[np.int64]]) -> Measured:
-    """The accuracy on a benchmark by cells of one checkpoint, those of large sets first."""
-    candidates = [cell for cell in cells if _belongs(cell, of)]
-    if missing := gap(candidates, of):
-        return Measured(None, missing)
+    """The accuracy on a benchmark by its cells of one checkpoint, those of large sets first."""
+    if lacks := gap(cells, of):
+        return Measured(None, lacks=lacks)
     # Where several sets are of one kind, the largest stands for it.
-    chosen = {_place(cell): cell for cell in reversed(candidates)}
+    chosen = {_place(cell): cell for cell in reversed(cells)}
     shares = [_share(store, cell, of, clusters[cell["image_set"]]) for cell in chosen.values()]
-    return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(candidates), of)))
+    return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(cells), of)))
 
 
 def _doubts(chosen: Sequence[Row], candidates: int, of: Accuracy) -> Iterator[str]:
@@ -232,11 +255,10 @@ def _share(store: Store, cell: Row, of: Accuracy, clusters: NDArray[np.int64]) -
 def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
     """The mean of the benchmarks of a group, which are all in `measured`; each weighs the same."""
     members = {name: measured[name] for name in GROUPS[group]}
-    missing = incomplete(group, {name: None if one.share else one.note for name, one in members.items()})
-    if missing:
-        return Measured(None, missing)
-    notes = [f"{name}: {one.note}" for name, one in members.items() if one.note]
-    return Measured(mean_of([one.share for one in members.values() if one.share]), "; ".join(notes))
+    if lacks := incomplete(group, {name: one.lacks for name, one in members.items()}):
+        return Measured(None, lacks=lacks)
+    doubts = [f"{name}: {one.doubts}" for name, one in members.items() if one.doubts]
+    return Measured(mean_of([one.share for one in members.values() if one.share]), "; ".join(doubts))
 
 
 def clusters_of(store: Store, image_set: int) -> NDArray[np.int64]:

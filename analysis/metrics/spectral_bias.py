@@ -12,6 +12,9 @@ Source: Gavrikov & Keuper 2024 for the two means; their intervals are of this pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
@@ -75,11 +78,16 @@ def spectral_bias(curve: pl.DataFrame) -> pl.DataFrame:
 
 
 def spectral_intervals(
-    correct: NDArray[np.bool_], clusters: ArrayLike, resamples: int = 1000, seed: int = 0
+    correct: NDArray[np.bool_],
+    clusters: ArrayLike,
+    resamples: int = 1000,
+    seed: int = 0,
+    means: Sequence[str] = tuple(PROBES),
 ) -> dict[str, tuple[float, float]]:
     """Metric -> (low, high) over images; without a metric that has no value, and empty with too few independent images.
 
-    correct: (11, n) bool, the same images in every row: clean, then low-pass and high-pass at BIAS_CUTOFFS.
+    correct: (1 + 5 a mean, n) bool, the same images in every row: clean, then for each of `means`, which have a value,
+    its filter at BIAS_CUTOFFS.
 
     Percentiles over resampled clusters. Where fewer than 10 clusters make up the variance, as where nothing is right
     under a filter, resamples do not show it: then the intervals are `quotient` of the two accuracies for a mean ratio,
@@ -89,36 +97,37 @@ def spectral_intervals(
     if ids.max() + 1 < FEWEST_CLUSTERS or not correct[0].any():
         return {}
     right, _ = count_right(correct, ids, resamples, np.random.default_rng(seed))
-    resampled = bias_values(right)
-    per_image = (correct[1:6].mean(axis=0), correct[6:].mean(axis=0))
-    of_low, of_high, clean = (np.bincount(ids, one).astype(np.float64) for one in (*per_image, correct[0]))
-    sums = {"low_frequency_bias": (of_low, clean), "high_frequency_bias": (of_high, clean)}
-    sums["spectral_bias"] = (of_high, of_low + of_high)
+    resampled = _values(right, means)
     found: dict[str, tuple[float, float]] = {}
-    for name, (part, whole) in sums.items():
-        value = resampled[name][0]
-        if contributing(part - (0 if np.isnan(value) else value) * whole) >= FEWEST_APART:
+    for name, (part, whole) in _quotients(correct, means).items():
+        value, drawn = resampled[name][0], resampled[name][1:]
+        of_part, of_whole = (np.bincount(ids, one).astype(np.float64) for one in (part, whole))
+        if contributing(of_part - (0 if np.isnan(value) else value) * of_whole) >= FEWEST_APART:
             # A resample without a right answer has no ratios; the others speak for it.
-            drawn = resampled[name][1:]
             found[name] = interval(drawn[~np.isnan(drawn)])
-        elif name != "spectral_bias":
-            found[name] = quotient(share_of(per_image[len(found)], ids), share_of(correct[0], ids))
-        elif (of_low + of_high).any():
-            low, high = share_of_sums(5 * part, 5 * whole)
+        elif name in PROBES:
+            found[name] = quotient(share_of(part, ids), share_of(whole, ids))
+        elif whole.any():
+            low, high = share_of_sums(5 * of_part, 5 * of_whole)
             if low is not None and high is not None:
                 found[name] = low, high
     return found
 
 
 def paired_spectral_intervals(
-    a: NDArray[np.bool_], b: NDArray[np.bool_], clusters: ArrayLike, resamples: int = 1000, seed: int = 0
+    a: NDArray[np.bool_],
+    b: NDArray[np.bool_],
+    clusters: ArrayLike,
+    resamples: int = 1000,
+    seed: int = 0,
+    means: Sequence[str] = tuple(PROBES),
 ) -> dict[str, tuple[float, float]]:
     """Metric -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
 
-    a and b: (11, n) bool as for `spectral_intervals`. Percentiles of the differences in resamples that draw the same
-    clusters for both. Where fewer than 10 clusters make up a difference, resamples do not show what others would do:
-    there it is `paired_interval`, to first order. Without a metric that has no value; empty with too few independent
-    images.
+    a and b: (1 + 5 a mean, n) bool as for `spectral_intervals`. Percentiles of the differences in resamples that draw
+    the same clusters for both. Where fewer than 10 clusters make up a difference, resamples do not show what others
+    would do: there it is `paired_interval`, to first order. Without a metric that has no value; empty with too few
+    independent images.
     """
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     count = int(ids.max()) + 1
@@ -126,8 +135,8 @@ def paired_spectral_intervals(
         return {}
     right, _ = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
     found = {}
-    mine, theirs = bias_values(right[: len(a)]), bias_values(right[len(a) :])
-    first, second = _influences(a, ids), _influences(b, ids)
+    mine, theirs = _values(right[: len(a)], means), _values(right[len(a) :], means)
+    first, second = _influences(a, ids, means), _influences(b, ids, means)
     for name in mine:
         drawn = theirs[name] - mine[name]
         if np.isnan(drawn[0]):
@@ -140,31 +149,40 @@ def paired_spectral_intervals(
     return found
 
 
-def _influences(correct: NDArray[np.bool_], ids: NDArray[np.intp]) -> dict[str, tuple[Floats, float]]:
+def _influences(
+    correct: NDArray[np.bool_], ids: NDArray[np.intp], means: Sequence[str]
+) -> dict[str, tuple[Floats, float]]:
     """Metric -> what each cluster (clusters,) adds to the error of its value, to first order; and what it is a part of.
 
     The second is in images, and at least a fraction of one.
     """
-    of_low, of_high, clean = (
-        np.bincount(ids, one).astype(np.float64)
-        for one in (correct[1:6].mean(axis=0), correct[6:].mean(axis=0), correct[0])
-    )
-    parts = {"low_frequency_bias": (of_low, clean), "high_frequency_bias": (of_high, clean)}
-    parts["spectral_bias"] = (of_high, of_low + of_high)
-    sums = {name: max(float(whole.sum()), 1e-9) for name, (_, whole) in parts.items()}
-    return {
-        name: ((part - part.sum() / sums[name] * whole) / sums[name], sums[name])
-        for name, (part, whole) in parts.items()
-    }
+    found = {}
+    for name, (part, whole) in _quotients(correct, means).items():
+        total = max(float(whole.sum()), 1e-9)
+        found[name] = np.bincount(ids, part - part.sum() / total * whole) / total, total
+    return found
 
 
-def bias_values(right: Floats) -> dict[str, Floats]:
-    """Metric -> its values (resamples,), NaN where it has none, from right answers (11, resamples)."""
-    clean, *filtered = right
+def _values(right: Floats, means: Sequence[str]) -> dict[str, Floats]:
+    """Metric -> its values (resamples,), NaN where it has none, from right answers (1 + 5 a mean, resamples)."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        ratios = np.where(clean > 0, np.array(filtered) / clean, np.nan)
-        low, high = ratios[: len(BIAS_CUTOFFS)].mean(axis=0), ratios[len(BIAS_CUTOFFS) :].mean(axis=0)
-        return dict(zip((*PROBES, "spectral_bias"), (low, high, high / (low + high)), strict=True))
+        return {
+            name: np.where(whole > 0, part / whole, np.nan) for name, (part, whole) in _quotients(right, means).items()
+        }
+
+
+def _quotients(right: NDArray[Any], means: Sequence[str]) -> dict[str, tuple[Floats, Floats]]:
+    """Metric -> (part, whole), (m,) each, whose sums its value is the quotient of; right answers are (1 + 5 a mean, m).
+
+    The share is of both means, and not there where there is one of them.
+    """
+    clean = right[0].astype(np.float64)
+    filtered = dict(zip(means, right[1:].reshape(len(means), len(BIAS_CUTOFFS), -1).mean(axis=1), strict=True))
+    found = {name: (part, clean) for name, part in filtered.items()}
+    if filtered.keys() == PROBES.keys():
+        low, high = (filtered[name] for name in PROBES)
+        found["spectral_bias"] = high, low + high
+    return found
 
 
 def _mean_ratio(curve: pl.DataFrame, metric: str, probe: str) -> pl.DataFrame:

@@ -24,11 +24,10 @@ from ...protocol import ACCURACIES, AS_PUBLISHED, BIAS_CUTOFFS, GROUPS
 from ...untrusted import first_line
 from ..correlations.models import SUBSET_FILTERS
 from ..correlations.table import correlations
+from ..statistics.arrays import ALPHA
 
 SOURCE = "Gavrikov & Keuper 2024 (CC BY-SA 4.0), benchmark.csv"
 SHIPPED = Path(__file__).with_name("published_figures.csv")
-SIGNIFICANT = 0.05
-
 PUBLISHED_TOP1: Mapping[str, str] = {
     **{name: f"top1_acc/{name}" for name in ACCURACIES},
     "imagenet-real_last_batch": "top1_acc/imagenet-real",
@@ -166,7 +165,7 @@ def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
         correlations(figures.filter(wanted), list(BIASES), list(PUBLISHED_GROUPS)).with_columns(subset=pl.lit(name))
         for name, wanted in SUBSET_FILTERS.items()
     ]
-    shown = pl.when(pl.col("p") < SIGNIFICANT).then("spearman").when(pl.col("p").is_not_null()).then(0.0)
+    shown = pl.when(pl.col("p") < ALPHA).then("spearman").when(pl.col("p").is_not_null()).then(0.0)
     rank = pl.int_range(pl.len()).over("subset")
     table = pl.concat(tables).sort(rank, maintain_order=True)
     return table.select(bias="x", group="y", subset="subset", spearman=shown, p="p", n="n").to_dicts()

@@ -117,7 +117,7 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     smallest = pl.col("input_size").is_null() | (pl.col("input_size") == least)
     alone = pl.when((pl.col("same") == "checkpoint") & smallest).then("value")
     apart = (alone.max() - alone.min()).over(key)
-    several = pl.when(pl.col("same") == "checkpoint").then("source").n_unique().over(key) > 1
+    several = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
     return mine.select(
         "model",
         "source",

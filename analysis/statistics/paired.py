@@ -42,12 +42,12 @@ def paired(a: Mask, b: Mask, clusters: Whole) -> Paired:
     d = b.astype(np.int64) - a
     lost, gained = (d < 0).sum(axis=1), (d > 0).sum(axis=1)
     sums, sizes = _by_cluster(d, clusters)
-    low, high = difference_interval(lost, gained, sums, sizes)
+    low, high = bonett_price_interval(lost, gained, sums, sizes)
     p = np.array([mcnemar_p(row) for row in sums], dtype=np.float64)
     return Paired(lost, gained, (gained - lost) / a.shape[1], low, high, p)
 
 
-def difference_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -> tuple[Floats, Floats]:
+def bonett_price_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -> tuple[Floats, Floats]:
     """Ends (cells,) of the 95 % interval of gained - lost as a share of the images (Bonett & Price 2012).
 
         u = (gained + 1) / (n + 2),  v = (lost + 1) / (n + 2),  u - v ± t sqrt((u + v - (u - v)^2) / (n + 2))
@@ -81,7 +81,7 @@ def mcnemar_p(sums: Whole) -> float:
     """Two-sided p of D (clusters,) having no preferred sign.
 
         fewer than 25 clusters with D != 0:  exact: the share of all ways to give signs to |D| with a sum as extreme
-        else:                                chi2_1 = (|sum D| - 1)^2 / sum D^2
+        else:                                chi2_1 = max(|sum D| - 1, 0)^2 / sum D^2
 
     For clusters of one image this is McNemar 1947: the exact binomial test of the discordant pairs, or chi-square with
     the correction of Edwards 1948. For larger ones the variance is that of Yang, Sun & Hardin 2010.
@@ -89,7 +89,7 @@ def mcnemar_p(sums: Whole) -> float:
     steps = np.abs(sums[sums != 0])
     reach = abs(int(sums.sum()))
     if len(steps) >= EXACT_BELOW:
-        return float(chdtrc(1, (reach - 1) ** 2 / (steps**2).sum()))
+        return float(chdtrc(1, max(reach - 1, 0) ** 2 / (steps**2).sum()))
     total = int(steps.sum())
     chance = np.zeros(2 * total + 1)  # of each sum, from -total
     chance[total] = 1

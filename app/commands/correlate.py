@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import UnknownName, UsageError
+from ...protocol import SUBSET_TITLES
 from ..console import Json, print_rows
 from .completion import complete_study
 
@@ -113,7 +114,7 @@ def _effective(db: Path | None, study: str | None, baseline: str, as_json: bool)
     """Effective robustness in place of accuracies, given that on ImageNet; prints the lines it is measured from."""
     from dataclasses import asdict
 
-    from ...analysis.correlations.models import StudyTable
+    from ...analysis.correlations.models import StudyTable, study_table
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
     from ...analysis.published.relate import fits, study_models, with_accuracies, with_effective
@@ -125,9 +126,10 @@ def _effective(db: Path | None, study: str | None, baseline: str, as_json: bool)
         table = _published()
         frame = study_models(values)
     else:
-        table = _of_database(db, study)
         with open_store(db, read_only=True) as store:
-            frame = with_accuracies(store, study_label(store, study), table.frame)
+            label = study_label(store, study)
+            table = study_table(store, label, with_errors=False)  # the errors are those of the accuracies
+            frame = with_accuracies(store, label, table.frame)
     frame, targets = with_effective(frame, lines)
     if not as_json:
         rows = [{"benchmark": name, **asdict(line)} for name, line in lines.items() if f"effective_{name}" in targets]
@@ -152,23 +154,22 @@ def _chosen(wanted: Sequence[str] | None, known: list[str]) -> list[str]:
 
 
 def _print_subset(rows: pl.DataFrame, subset: str, given: str | None) -> None:
-    from .published import SUBSET_TITLES
-
     counts = ", ".join(map(str, sorted(rows["n"].unique())))
-    print_rows([_shown(row, given) for row in rows.to_dicts()], title=f"{SUBSET_TITLES[subset]} (n = {counts})")
+    over_images = rows["low_images"].is_not_null().any()
+    shown = [_shown(row, given, over_images) for row in rows.to_dicts()]
+    print_rows(shown, title=f"{SUBSET_TITLES[subset]} models (n = {counts})")
     for clause in dict.fromkeys(clause for note in rows["note"] if note for clause in note.split("; ")):
         print(f"  {clause}")
     print()
 
 
-def _shown(row: dict[str, Any], given: str | None) -> dict[str, Any]:
-    with_images = {"and images": _range(row["low_images"], row["high_images"])} if row["low_images"] is not None else {}
+def _shown(row: dict[str, Any], given: str | None, over_images: bool) -> dict[str, Any]:
     return {
         "bias": row["bias"],
         "group": row["group"],
         row["method"]: _number(row["coefficient"]),
         "95 % interval": _range(row["low"], row["high"]),
-        **with_images,
+        **({"and images": _range(row["low_images"], row["high_images"])} if over_images else {}),
         "p": _p(row["p"]),
         "permuted": _p(row["p_permutation"]),
         "Holm": _p(row["p_holm"]),
@@ -191,9 +192,11 @@ def _p(value: float | None) -> str:
 
 
 def _summary(rows: pl.DataFrame) -> str:
+    from ...analysis.statistics.arrays import ALPHA
+
     tested = rows.drop_nulls("p")
-    counts = [int((tested[name] < 0.05).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]
+    counts = [int((tested[name] < ALPHA).sum()) for name in ("p", "p_permutation", "p_holm", "p_bh")]
     return (
-        f"{len(tested)} of {len(rows)} correlations tested; below 0.05: p {counts[0]}, permutation p {counts[1]}, "
+        f"{len(tested)} of {len(rows)} correlations tested; below {ALPHA}: p {counts[0]}, permutation p {counts[1]}, "
         f"after Holm {counts[2]}, after Benjamini-Hochberg {counts[3]}"
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ...protocol import SUBSET_TITLES
 from ..console import Json, print_rows
 from .options import Database
 
@@ -18,13 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="The published study's figures, its correlation table, and your numbers beside them.", no_args_is_help=True
 )
-
-SUBSET_TITLES = {
-    "total": "All models",
-    "adversarial_training": "Adversarially trained models",
-    "other": "Other models",
-}
-
 
 AtlasDb = Annotated[
     Path | None, typer.Option("--db", help="Also the sources imported into this results database.", show_default="none")
@@ -261,7 +255,7 @@ def table(
     for subset, title in SUBSET_TITLES.items():
         mine = [row for row in rows if row["subset"] == subset]
         counts = sorted({row["n"] for row in mine})
-        print_rows(_wide(mine), title=f"{title} (n = {', '.join(map(str, counts))})")
+        print_rows(_wide(mine), title=f"{title} models (n = {', '.join(map(str, counts))})")
 
 
 @app.command()

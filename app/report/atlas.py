@@ -13,6 +13,7 @@ from ...analysis.charts.correlations import label, scatter, short
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import INK, inline
 from ...analysis.correlations.families import pearson
+from ...analysis.metrics.states import MEANINGLESS
 from ...analysis.published.figures import BIASES
 from ...analysis.published.imports import INTEGER
 from ...analysis.published.relate import fits, ground, imagenet_top1, networks, relations, with_effective
@@ -96,17 +97,20 @@ def _figure(
     name: str, title: str, caption: str, results: ReportData, points: Mapping[str, pl.DataFrame]
 ) -> Figure | None:
     own = _own(results).filter(pl.col("metric").is_in(list(points)))
-    if own.is_empty():
+    meant = ~pl.col("state").is_in(MEANINGLESS)
+    drawn = results.seen(own.filter(meant))
+    if drawn.is_empty():
         return None
-    seen = results.seen(own)
     panels = {
         bias: alt.layer(
-            scatter(points[bias], bias, "imagenet", ""), *_marks(seen.filter(metric=bias), bias)
+            scatter(points[bias], bias, "imagenet", ""), *_marks(drawn.filter(metric=bias), bias)
         ).properties(title=short(bias), height=170, width=220)
         for bias in points
-        if bias in seen["metric"]
+        if bias in drawn["metric"]
     }
     yours = "diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, measured or published"
+    if not own.select(meant.all()).item():
+        yours += ". Your degenerate fits, whose numbers mean nothing, are in the table alone"
     categories = pl.concat([frame["category"] for frame in points.values()]).unique().sort()
     if len(categories) < 2:
         return Figure(name, title, caption.format(yours), panels, 3, own)

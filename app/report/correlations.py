@@ -8,15 +8,16 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.correlations import SIGNIFICANT, correlation_map, rho_text, scatter
+from ...analysis.charts.correlations import correlation_map, rho_text, scatter
 from ...analysis.charts.palette import colors
 from ...analysis.correlations.models import SUBSET_FILTERS, Errors, subsets_of
 from ...analysis.correlations.table import correlate
 from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
+from ...analysis.statistics.arrays import ALPHA
+from ...protocol import SUBSET_TITLES
 from .data import ReportData
 from .sections import Figure, Section
 
-TITLES = {"total": "All", "adversarial_training": "Adversarially trained", "other": "Others"}
 MANY, RESAMPLES, FEWER = 200, 10_000, 1_000
 """With more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
 BESIDE = 5
@@ -84,7 +85,7 @@ def _maps(table: pl.DataFrame) -> dict[str, Any]:
     """A heat map for each subset."""
     return {
         title: correlation_map(part, f"{title} ({max(part['n'])} models)")
-        for subset, title in TITLES.items()
+        for subset, title in SUBSET_TITLES.items()
         if len(part := table.filter(pl.col("subset") == subset))
     }
 
@@ -113,8 +114,7 @@ def _table(
 
 
 def _verdict(table: pl.DataFrame) -> str:
-    plain, corrected = ((table[name] < SIGNIFICANT).sum() for name in ("p", "p_holm"))
+    plain, corrected = ((table[name] < ALPHA).sum() for name in ("p", "p_holm"))
     return (
-        f"Of {table['p'].count()} correlations, {plain} have p < {SIGNIFICANT}, "
-        f"and {corrected} hold after Holm's correction."
+        f"Of {table['p'].count()} correlations, {plain} have p < {ALPHA}, and {corrected} hold after Holm's correction."
     )

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from scipy.stats import spearmanr
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.comparison.cells import Run, compare_cells, curves
-from bandlens.analysis.comparison.metrics import compare_metrics
+from bandlens.analysis.comparison.metrics import compare_correlations, compare_metrics
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
@@ -247,28 +248,31 @@ def test_means_over_several_image_sets_are_compared_too(store: Store, images: Im
     assert rows == [(None, "Concepts", None, None, None, "A: why"), (None, "ID", 2.0, 2 - half, 2 + half, None)]
 
 
+def correlated(run: Store, images: Images, biases: Mapping[str, Sequence[float | None]]) -> Run:
+    """Eight models, one better than the other, with a value of each bias."""
+    nets = [model(f"net{k}", category="ab"[k % 2]) for k in range(8)]
+    label = store_study(run, "s", images, [outcome(images, CLEAN, k, 0.1 * k, by=net) for k, net in enumerate(nets)])
+    ids = run.frame("SELECT checkpoint_id, image_set_id, study_id FROM study_detail ORDER BY checkpoint")
+    rows = [ids.with_columns(metric=pl.lit(name), value=pl.Series(of, dtype=pl.Float64)) for name, of in biases.items()]
+    empty = [
+        pl.lit(None, pl.Float64).alias("low"),
+        pl.lit(None, pl.Float64).alias("high"),
+        pl.when(pl.col("value").is_null()).then(pl.lit("missing")).otherwise(pl.lit("ok")).alias("state"),
+        pl.lit(None, pl.String).alias("note"),
+    ]
+    run.write_metrics(pl.concat(rows).with_columns(empty))
+    return Run(run, label)
+
+
 def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
     store: Store, other: Store, images: Images
 ) -> None:
-    nets = [model(f"net{k}", category="ab"[k % 2]) for k in range(8)]
-    for run, shuffle in ((store, 0), (other, 3)):
-        label = store_study(
-            run, "s", images, [outcome(images, CLEAN, k, 0.1 * k, by=net) for k, net in enumerate(nets)]
-        )
-        ids = run.frame("SELECT checkpoint_id, image_set_id, study_id FROM study_detail ORDER BY checkpoint")
-        value = np.roll(np.arange(8.0), shuffle)
-        rows = [
-            ids.with_columns(metric=pl.lit(name), value=pl.Series(of))
-            for name, of in (("m", value), ("k", value[::-1] * 0 + np.arange(8.0) % 5))
-        ]
-        empty = [
-            pl.lit(None, pl.Float64).alias("low"),
-            pl.lit(None, pl.Float64).alias("high"),
-            pl.lit("ok").alias("state"),
-            pl.lit(None, pl.String).alias("note"),
-        ]
-        run.write_metrics(pl.concat(rows).with_columns(empty))
-    found = compare_runs(Run(store, label), Run(other, label))
+    constant = list(np.arange(8.0) % 5)
+    a, b = (
+        correlated(run, images, {"m": list(np.roll(np.arange(8.0), shuffle)), "k": constant})
+        for run, shuffle in ((store, 0), (other, 3))
+    )
+    found = compare_runs(a, b)
     by_bias = {row["bias"]: row for row in found.correlations.rows(named=True)}
     assert found.no_correlations is None
     assert by_bias["m"]["coefficient_a"] < -0.9 < by_bias["m"]["coefficient_b"]
@@ -277,6 +281,17 @@ def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
     assert by_bias["k"]["difference"] == 0
     assert by_bias["k"]["low"] is None
     assert found.what_differs().correlations["bias"].to_list() == ["m"]
+
+
+def test_both_coefficients_are_over_the_models_that_have_all_values(store: Store, other: Store, images: Images) -> None:
+    """Two models lack the bias in the one run, and another in the other."""
+    first, second = [None, None, 5.0, 2, 3, 7, 1, 4], [8.0, 1, 4, 3, 2, 6, 5, None]
+    runs = [correlated(run, images, {"m": of}) for run, of in ((store, first), (other, second))]
+    [row] = compare_correlations(*runs, resamples=100).rows(named=True)
+    top1 = store.frame("SELECT top1 FROM accuracy ORDER BY checkpoint")["top1"].to_list()
+    assert row["n"] == 5
+    for end, of in (("a", first), ("b", second)):
+        assert row[f"coefficient_{end}"] == pytest.approx(spearmanr(of[2:7], top1[2:7]).statistic)
 
 
 def test_a_run_is_not_compared_with_itself(store: Store, images: Images) -> None:
@@ -350,19 +365,24 @@ def test_few_images_that_differ_are_paired_too(store: Store, images: Images) -> 
         assert (row["high"] - row["low"]) / 2 < 0.75 * np.hypot(*alone)
 
 
-def test_a_bias_without_the_other_is_compared_without_an_interval(store: Store) -> None:
-    """Of 44 images, six conditions fill as many places as eleven conditions of 24."""
-    images, runs = image_set(44, labels=[0] * 44), []
-    conditions = [condition("lowpass", cutoff=cutoff) for cutoff in BIAS_CUTOFFS]
+def test_a_bias_without_the_other_is_paired_by_itself(store: Store) -> None:
+    """Six conditions are read, and not the eleven of both."""
+    images, whole, alone = image_set(44, labels=[0] * 44), [], []
+    conditions = [condition(probe, cutoff=cutoff) for probe in ("lowpass", "highpass") for cutoff in BIAS_CUTOFFS]
     for k in range(2):
         clean = outcome(images, CLEAN, 0)
         parts = [clean, *(outcome(images, changed(of) if k else of, n, 0.3 + k / 5) for n, of in enumerate(conditions))]
-        label = store_study(store, "s", images, parts)
-        compute_metrics(store, label)
-        runs.append(Run(store, label))
-    rows = {row["metric"]: row for row in compare_metrics(*runs).rows(named=True)}
-    assert rows["low_frequency_bias"]["difference"] != 0
-    assert rows["low_frequency_bias"]["low"] is None
+        for name, some, runs in (("both", parts, whole), ("s", parts[:6], alone)):
+            label = store_study(store, name, images, some)
+            compute_metrics(store, label)
+            runs.append(Run(store, label))
+    rows, beside = ({row["metric"]: row for row in compare_metrics(*runs).rows(named=True)} for runs in (alone, whole))
+    assert rows["low_frequency_bias"] == beside["low_frequency_bias"]
+    assert (
+        rows["low_frequency_bias"]["low"]
+        < rows["low_frequency_bias"]["difference"]
+        < rows["low_frequency_bias"]["high"]
+    )
     assert rows["spectral_bias"]["state_a"] == "missing"
 
 

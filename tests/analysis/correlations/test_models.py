@@ -16,6 +16,7 @@ from bandlens.analysis.correlations.models import StudyTable, read_models, study
 from bandlens.analysis.correlations.table import correlate
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
+from bandlens.analysis.metrics.critical_band import fit_band
 
 BIASES = ["low_frequency_bias", "critical_bandwidth", "critical_bandwidth_raw"]
 CUES = ["shape_bias", "shape_bias_bear", "cue_accuracy"]
@@ -74,6 +75,20 @@ def test_a_metric_of_several_sets_is_told_apart_by_their_names(store: Store) -> 
         "low_frequency_bias (other)",
         "shape_bias",
     ]
+
+
+def test_a_degenerate_fit_is_no_value(store: Store) -> None:
+    """Equal thresholds are fitted by any bell that is wide enough."""
+    flat = fit_band([4] * 7)
+    assert flat.bandwidth > 10_000
+    measure(store, {"imagenet": BIASES})
+    fitted = "metric = 'critical_bandwidth' AND checkpoint = (SELECT id FROM checkpoint ORDER BY id LIMIT 1)"
+    store.execute(f"UPDATE metric_value SET value = ?, state = ? WHERE {fitted}", [flat.bandwidth, flat.state])
+    table = study_table(store, "s@1")
+    rows = correlate(table.frame, table.biases, ["top1 other"], subsets_of(table.frame), resamples=100)
+    assert rows.select("bias", "n").rows() == [("critical_bandwidth", 5), ("low_frequency_bias", 6)]
+    assert rows["note"][0].startswith("1 of 6 models lack a value")
+    assert table.frame["critical_bandwidth_low"].null_count() == 1
 
 
 def test_correlations_with_group_means_are_compared(store: Store) -> None:

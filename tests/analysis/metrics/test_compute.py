@@ -94,6 +94,29 @@ def test_spectral_bias_is_the_mean_of_ratios(store: Store, outcomes: Outcomes) -
     assert (state(store, "spectral_bias"), note(store, "spectral_bias")) == ("ok", None)
 
 
+@pytest.mark.parametrize("probe", SPECTRAL)
+def test_a_bias_without_the_other_has_its_interval(store: Store, outcomes: Outcomes, probe: str) -> None:
+    of_probe = {one: right for one, right in outcomes.items() if one == CLEAN or one.probe == probe}
+    for name, some in (("s", outcomes), ("alone", of_probe)):
+        store_study(store, name, labelled(), parts(some, labelled()))
+        compute_metrics(store, name, RESAMPLES)
+    query = "SELECT metric, value, low, high, state FROM metric_of(?) WHERE metric LIKE '%frequency_bias' ORDER BY ALL"
+    whole, alone = ({row[0]: row[1:] for row in store.frame(query, [name]).rows()} for name in ("s", "alone"))
+    bias, missing = sorted(alone, key=lambda name: name[0] != probe[0])
+    assert alone[bias] == whole[bias]
+    assert alone[bias][1] < alone[bias][0] < alone[bias][2]
+    assert alone[missing] == (None, None, None, "missing")
+
+
+def test_a_bias_of_few_images_without_the_other_says_so(store: Store, outcomes: Outcomes) -> None:
+    few = {one: right for one, right in outcomes.items() if one == CLEAN or one.probe == "lowpass"}
+    images = labelled(np.arange(COUNT) // 8)
+    store_study(store, "s", images, parts(few, images))
+    compute_metrics(store, "s", RESAMPLES)
+    assert state(store, "low_frequency_bias") == "no_interval"
+    assert note(store, "low_frequency_bias") == "10 independent images are too few for an interval"
+
+
 @pytest.mark.parametrize("rgb_reference", [False, True])
 def test_the_published_critical_band_is_that_of_the_accuracies(
     store: Store, outcomes: Outcomes, rgb_reference: bool

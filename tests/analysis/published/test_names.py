@@ -71,6 +71,14 @@ def test_one_name_may_be_two_models() -> None:
         values_of_model(shipped_values(), "resnet50.tv_in1")
 
 
+def test_an_architecture_in_another_source_is_nothing_to_be_apart_from() -> None:
+    rows = values_of_model(shipped_values(), "convnext_base.fb_in22k_ft_in1k_384").filter(benchmark="imagenet")
+    assert rows.select("source", "same", "range").rows() == [
+        ("timm", "checkpoint", None),
+        ("timm-2022", "architecture", None),
+    ]
+
+
 def test_intervals_and_notes_of_a_model_are_shown(command: Command, tmp_path: Path) -> None:
     """What the import of the critical bands writes has both; the accuracies that ship have neither."""
     known = shipped_values(["timm"]).filter(model="tf_efficientnet_lite0.in1k", benchmark="imagenet")

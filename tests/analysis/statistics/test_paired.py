@@ -22,7 +22,8 @@ def test_on_independent_images_it_is_mcnemar_s_test_of_statsmodels(seed: int, n:
     found = paired(a, b, np.arange(n))
     lost, gained = int(found.lost[0]), int(found.gained[0])
     assert (lost, gained) == ((a & ~b).sum(), (b & ~a).sum())
-    theirs = mcnemar([[0, lost], [gained, 0]], exact=lost + gained < 25, correction=True)
+    # With as many gained as lost, theirs goes beyond 0 and back up.
+    theirs = mcnemar([[0, lost], [gained, 0]], exact=lost + gained < 25, correction=lost != gained)
     assert found.p[0] == pytest.approx(theirs.pvalue, abs=1e-10)
 
 
@@ -47,6 +48,17 @@ def test_many_clusters_are_tested_by_chi_square_with_their_own_variance() -> Non
     from scipy.stats import chi2
 
     assert mcnemar_p(sums) == pytest.approx(chi2.sf((80 - 1) ** 2 / (14 * 20), 1), abs=1e-15)
+
+
+@pytest.mark.parametrize("each", [1, 12, 13, 200])
+def test_p_is_1_where_as_many_are_gained_as_lost_and_falls_from_there(each: int) -> None:
+    sums = np.repeat([1, -1], each)
+    found = []
+    for place in range(each, 2 * each):  # one more is gained, and one less lost
+        found.append(mcnemar_p(sums))
+        sums[place] = 1
+    assert found[0] == mcnemar([[0, each], [each, 0]], exact=True).pvalue == 1
+    assert found == sorted(found, reverse=True)
 
 
 def test_copies_of_an_image_add_nothing() -> None:

@@ -11,7 +11,10 @@ from typer.testing import CliRunner
 from bandlens.analysis.correlations.table import SCHEMA
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.figures import correlation_table, shipped_figures
-from bandlens.app.commands.correlate import correlate
+from bandlens.analysis.published.relate import BASELINES, GROUNDS
+from bandlens.analysis.statistics.coefficients import METHODS
+from bandlens.app.commands.correlate import Baseline, Method, correlate
+from bandlens.app.commands.published import Grounds
 from bandlens.errors import BandlensError, UsageError
 
 app = typer.Typer()
@@ -31,8 +34,10 @@ def refusal(*words: str | Path) -> str:
     return str(raised.value)
 
 
-def study(db: Path, models: int, name: str = "s", category: str = "own", metrics: bool = True) -> None:
-    """`models` models on two labelled sets and one without labels, with two metrics."""
+def study(
+    db: Path, models: int, name: str = "s", category: str = "own", metrics: bool = True, constant: str | None = None
+) -> None:
+    """`models` models on two labelled sets and one without labels, with two metrics, and one that does not vary."""
     sets = [image_set(60 + k, name=of, labels=None if k == 2 else [0] * (60 + k)) for k, of in enumerate("abc")]
     rng = np.random.default_rng(0)
     nets = [model(f"net{k}", category=category if k % 2 else "own") for k in range(models)]
@@ -56,7 +61,8 @@ def study(db: Path, models: int, name: str = "s", category: str = "own", metrics
         empty = {"state": pl.lit("ok"), "note": pl.lit(None, pl.String)}
         rows = [
             ids.with_columns(pl.Series("value", of), metric=pl.lit(metric), **empty)
-            for metric, of in (("up", value), ("down", -value))
+            for metric, of in (("up", value), ("down", -value), (constant, np.ones(models)))
+            if metric
         ]
         if metrics:
             store.write_metrics(pl.concat(rows).with_columns(low=pl.col("value") - 1, high=pl.col("value") + 1))
@@ -69,6 +75,13 @@ def test_the_published_figures_are_the_default() -> None:
     assert "critical_bandwidth has 20 different values" in printed
     assert "72 of 72 correlations tested; below 0.05: p 40, " in printed
     assert "after Holm 22, after Benjamini-Hochberg 36" in printed
+
+
+def test_what_can_be_chosen_is_what_there_is() -> None:
+    """Spelt out where a command begins, so that its help needs no NumPy."""
+    assert [*Method] == [*METHODS]
+    assert [*Baseline] == [*BASELINES]
+    assert [*Grounds] == [*GROUNDS]
 
 
 def test_json_has_every_column_of_every_row() -> None:
@@ -95,6 +108,33 @@ def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path
     printed = call("--db", db, "--study", "s@1", "--resamples", "300")
     assert "and images" in printed
     assert "partial" in printed
+
+
+@pytest.mark.parametrize("name", ["a", "z"])
+def test_a_bias_that_does_not_vary_is_a_row_before_and_after_others(tmp_path: Path, name: str) -> None:
+    """It has no interval over images, and the others keep theirs."""
+    db = tmp_path / "results.duckdb"
+    study(db, 5, constant=name)
+    printed = call("--db", db, "--resamples", "100")
+    assert "and images" in printed
+    intervals = {line.split()[0]: line.count("…") for line in printed.splitlines() if "top1 a" in line}
+    assert intervals == {"down": 2, "up": 2, name: 0}
+
+
+def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    study(db, 5)
+    with open_store(db) as store:
+        models = store.frame("SELECT DISTINCT study_id, checkpoint_id FROM study_detail ORDER BY ALL").rows()
+        for k, (of, by) in enumerate(models):
+            for metric, value in (("top1_imagenet", 60 + 4 * k), ("top1_imagenet-v2", 45 + k**2)):
+                store.execute(
+                    "INSERT INTO metric_value VALUES (?, ?, NULL, ?, ?, NULL, NULL, 'ok', NULL)",
+                    [of, by, metric, value],
+                )
+    rows = json.loads(call("--db", db, "--target", "effective", "--bias", "up", "--resamples", "100", "--json"))
+    [(group, n)] = [(row["group"], row["n"]) for row in rows]
+    assert (group, n) == ("effective_imagenet-v2", 5)
 
 
 def test_subsets_are_those_that_have_models(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 from reported import GRID, add_metrics, make_database
@@ -54,12 +55,16 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
         compute_metrics(store, "s", 100)
     figure = figures(path)["atlas-biases"]
     points, lines = layers(figure, "point"), layers(figure, "rule")
-    assert len(figure.panels) == len(points) == len(lines) == 5  # no cue conflicts, so no shape bias
+    assert len(figure.panels) == len(points) == len(lines) == 2  # no cue conflicts, so no shape bias
     assert {(row["model"], row["imagenet"], row["imagenet_is"]) for rows in points for row in rows} == {
         ("mine", 76.156, "published")
     }
     assert {row["model"] for rows in lines for row in rows} == {"other"}
     assert "atlas-networks" not in figures(path)
+    table = figure.table.select("metric", "state").unique()
+    flat = table.filter(pl.col("metric").str.starts_with("critical_"))
+    assert flat["state"].to_list() == ["degenerate"] * 3, "all accuracies are equal; no mark, but rows of the table"
+    assert "degenerate fits" in figure.caption
 
 
 def test_with_the_critical_band_imported_its_networks_are_points_too(tmp_path: Path, shared: Path) -> None:
