@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Any
 
@@ -36,15 +36,12 @@ class Calls:
         """What the call gives or raises; EngineError where it takes more `seconds`."""
         seconds, answer = self._seconds if seconds is None else seconds, Future[Any]()
         self._asked.put((call, answer))
-        try:
-            return answer.result(seconds)
-        except TimeoutError:
-            if answer.done():  # it is the call's own
-                raise
-            _lost.append(self._thread)
-            self._asked.put(None)  # for the case that it comes back
-            self._start()
-            raise EngineError(self._message.format(seconds=seconds)) from None
+        if wait([answer], seconds).done:
+            return answer.result()
+        _lost.append(self._thread)
+        self._asked.put(None)  # for the case that it comes back
+        self._start()
+        raise EngineError(self._message.format(seconds=seconds))
 
     def _start(self) -> None:
         self._asked: SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = SimpleQueue()

@@ -138,7 +138,7 @@ class ImageSetInfo:
     preprocessing: str
     labelled: bool
     decision_space: str = "all"
-    """How logits become a decision: `all` classes, or a space of `probes.decision_spaces`."""
+    """How logits become a decision: `all` classes, or a space of `probes.images.decision_spaces`."""
     corruption: str | None = None
     """For benchmarks of corrupted images."""
     severity: int | None = None
@@ -163,11 +163,14 @@ class Cell:
     image_set: ImageSetInfo
     condition: Condition
     seed: int
-    decision_space: str = "all"
 
     @property
     def model(self) -> Model:
         return self.variant.model
+
+    @property
+    def decision_space(self) -> str:
+        return self.image_set.decision_space
 
     @cached_property
     def key(self) -> str:
@@ -209,7 +212,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A cell that ended with an error; nothing of it is kept."""
+    """A cell that ended with an error; what was stored of it stays."""
 
     cell: Cell
     error: str

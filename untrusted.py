@@ -85,6 +85,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def words_of(error: BaseException) -> str:
+    """All that an error says, in one line for a message of ours that says where; its kind where it says nothing."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+
+
 def one_line(text: str) -> str:
     """The text as an error may say it: one line of no more than 2,000 characters, printable, without secrets."""
     line = printable(without_secrets(" ".join(text.splitlines())))

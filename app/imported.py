@@ -73,7 +73,7 @@ def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256
     model = Model(checkpoint, "own", UNKNOWN, weights_sha256, source, UNKNOWN, file, identity, size, CLASSES)
     variant = Variant(model, ENGINE, ENGINE, file, digest_of(identity, _sha256(file)))
     (clean,) = CLEAN.conditions({})
-    cell = Cell(variant, images.info, clean, 0, images.info.decision_space)
+    cell = Cell(variant, images.info, clean, 0)
     rank = np.where(predicted == images.labels, 0, UNKNOWN_RANK).astype(np.uint16)
     return Finished(cell, 0, Predictions(predicted.astype(np.uint16), rank, probability), 0.0)
 

@@ -40,9 +40,9 @@ from _common import (
 from bandlens.analysis.database.open import open_store
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
 from bandlens.engine.run import run
-from bandlens.probes.arrays import processors
 from bandlens.probes.grid import PUBLISHED, Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, open_image_set
+from bandlens.processors import processors
 from bandlens.records import Cell, Model, Variant
 
 GRID = 48 * 52 * 50_000

@@ -115,10 +115,13 @@ class Workbench:
         return self._broken.get(variant)
 
     def close(self) -> None:
-        """Close all sessions; the next task opens its own."""
+        """Close all sessions; the next task opens its own. On a GPU, others than CuPy can have their memory then."""
+        modules = {arrays_of(variant.engine) for variant in self.sessions} - {np}
         self._place = self._attacked = None
         self.sessions.clear()
         self._opened.close()
+        for xp in modules:
+            xp.get_default_memory_pool().free_all_blocks()
 
     def __enter__(self) -> Self:
         return self

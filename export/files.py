@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,13 +36,10 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leavings(path)
-    descriptor, name = tempfile.mkstemp(prefix=prefix(path), dir=path.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    remove_leavings(path.parent, path.name)
+    temporary = path.with_name(f"{prefix(path)}{secrets.token_hex(4)}")
     try:
         yield temporary
-        temporary.chmod(0o644)  # mkstemp makes files that nobody else may read
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

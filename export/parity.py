@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import ExportError, UsageError
+from ..errors import ExportError, UsageError, some_of
 from ..untrusted import first_line
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def check_finite(logits: NDArray[np.float32], what: str) -> NDArray[np.float32]:
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
     if bad:
         kind = "NaN" if np.isnan(logits).any() else "infinite"
-        which = ", ".join(map(str, bad[:5])) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+        which = some_of(map(str, bad), 5)
         raise ExportError(
             f"{what} gives logits that are {kind} for {len(bad)} of {len(logits)} images (numbers {which}, from 0); "
             "nothing was written; do weights, normalization and architecture belong together?"

@@ -10,7 +10,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import EngineError, ExportError, UsageError
+from ..errors import EngineError, ExportError, UsageError, some_of
 from .files import write_bytes
 from .trt_types import TensorRT
 
@@ -173,7 +173,7 @@ def refit(trt: TensorRT, engine: tensorrt.ICudaEngine, content: bytes, stream: i
     missing = refitter.get_missing_weights()
     if missing:
         raise EngineError(
-            f"{len(missing)} weights of the plan are not in the ONNX file ({', '.join(missing[:3])}…); "
+            f"{len(missing)} weights of the plan are not in the ONNX file ({some_of(missing)}); "
             "build a plan without refit"
         )
     if not refitter.refit_cuda_engine_async(stream):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DeviceError, EngineError, UnknownName
-from ..untrusted import first_line
+from ..untrusted import first_line, words_of
 
 Array = Any
 """An array of the module in use: native in, native out."""
@@ -66,9 +65,8 @@ def cuda_function(source: Path, name: str) -> Callable[..., None]:
         module = cupy.RawModule(code=source.read_text(encoding="utf-8"), options=CUDA_OPTIONS)
         kernel: Callable[..., None] = module.get_function(name)
     except cupy.cuda.compiler.CompileException as error:
-        reason = " ".join(str(error).split())
         raise DeviceError(
-            f"{source.name} does not compile for this GPU: {reason}; run: pip install 'bandlens[gpu]'"
+            f"{source.name} does not compile for this GPU: {words_of(error)}; run: pip install 'bandlens[gpu]'"
         ) from error
     return kernel
 
@@ -76,9 +74,3 @@ def cuda_function(source: Path, name: str) -> Callable[..., None]:
 def to_numpy(array: Array) -> np.ndarray:
     """The array in host memory."""
     return array if isinstance(array, np.ndarray) else np.asarray(array.get())
-
-
-def processors() -> int:
-    """How many this process may use: a container may own fewer than the machine has."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not every system has it
-    return len(affinity(0)) if affinity else os.cpu_count() or 1

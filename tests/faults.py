@@ -167,7 +167,7 @@ def arm(place: Place, number: int) -> None:
 
     owner, name, before, after = {
         PLACES[0]: (shards, "_write_synced", half, never),
-        PLACES[1]: (shards.os, "fsync", always, never),
+        PLACES[1]: (os, "fsync", always, never),
         PLACES[2]: (Path, "replace", always, never),
         PLACES[3]: (Path, "replace", never, always),
         PLACES[4]: (Store, "_load", inserts, never),

@@ -84,7 +84,7 @@ def variant(of: Model | None = None, precision: str = "fp32") -> Variant:
 
 
 def cell(images: Images, of: Condition | None = None, *, by: Model | None = None, precision: str = "fp32") -> Cell:
-    return Cell(variant(by, precision), images.info, of or condition(), 0, images.info.decision_space)
+    return Cell(variant(by, precision), images.info, of or condition(), 0)
 
 
 def part(

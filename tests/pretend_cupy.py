@@ -272,6 +272,8 @@ class PretendCupy(ModuleType):
     def __init__(self, free: int = 1 << 34, seed: int | None = None) -> None:
         super().__init__("cupy")
         self.free = free
+        self.pooled = 0
+        """Bytes that nobody holds any more, and that CuPy keeps for itself."""
         self.card = card = DeferredCard(seed)
         self.cuda = SimpleNamespace(
             **vars(card.cuda),
@@ -319,9 +321,13 @@ class PretendCupy(ModuleType):
         return made
 
     def get_default_memory_pool(self) -> Any:
-        return SimpleNamespace(free_bytes=lambda: 0, total_bytes=lambda: 0)
+        return SimpleNamespace(
+            free_bytes=lambda: self.pooled, total_bytes=lambda: 0, free_all_blocks=self._free_all_blocks
+        )
 
     def _alloc(self, size: int) -> Any:
+        if size > self.free:
+            self._free_all_blocks()
         if size > self.free:
             raise OutOfMemoryError
         self.free -= size
@@ -330,7 +336,10 @@ class PretendCupy(ModuleType):
         return SimpleNamespace(ptr=memory.bytes.ctypes.data, mem=SimpleNamespace(size=size), memory=memory)
 
     def _freed(self, size: int) -> None:
-        self.free += size
+        self.pooled += size
+
+    def _free_all_blocks(self) -> None:
+        self.free, self.pooled = self.free + self.pooled, 0
 
 
 def elapsed(start_event: Event, end_event: Event) -> float:

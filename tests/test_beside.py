@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,7 +43,8 @@ def test_what_a_killed_process_left_is_gone_after_the_next_use(what: str, tmp_pa
             assert hidden(tmp_path) == []
     else:
         with replacing(path) as temporary:
-            assert hidden(tmp_path) == [temporary.name]
+            assert hidden(tmp_path) == []
+            temporary.touch()
     assert path.exists()
 
 
@@ -63,6 +65,20 @@ def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
             (tmp_path / name).touch()
         left = tmp_path / (prefix(path).replace(str(os.getpid()), str(gone.pid)) + "abc")
         (left / "deeper").mkdir(parents=True)
-        remove_leavings(path)
+        remove_leavings(path.parent, path.name)
         assert sorted(hidden(tmp_path)) == sorted(names)
         other.communicate(b"\n")
+
+
+def test_what_belongs_to_a_container_of_this_hosts_name_stays(tmp_path: Path) -> None:
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("this system makes no namespaces")
+    code = "from pathlib import Path; from bandlens.beside import prefix; print(prefix(Path('r.duckdb')))"
+    there = subprocess.run([*apart, *python(code)], capture_output=True, text=True, check=True).stdout.strip()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    left = tmp_path / f"{there.rpartition('.')[0].rpartition('.')[0]}.{gone.pid}.abc"
+    left.touch()
+    remove_leavings(tmp_path, "r.duckdb")
+    assert left.exists(), "a process that is not here may run there"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from concurrent.futures import Future
 
 import pytest
 from made_up_results import python
@@ -26,6 +27,18 @@ def test_a_call_gives_what_it_gives_and_raises_what_it_raises() -> None:
 
 def own() -> None:
     raise TimeoutError("its own")
+
+
+def test_an_answer_that_comes_as_the_time_is_over_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Late(Future[int]):
+        def result(self, timeout: float | None = None) -> int:
+            value = super().result()
+            if timeout is not None:
+                raise TimeoutError
+            return value
+
+    monkeypatch.setattr("bandlens.calls.Future", Late)
+    assert Calls(60, MESSAGE)(lambda: 3) == 3
 
 
 def test_a_call_that_does_not_come_back_is_given_up_and_the_next_is_answered() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -14,7 +15,16 @@ from hypothesis import strategies as st
 
 from bandlens.errors import UnknownName, UsageError
 from bandlens.records import ImageSetInfo, Model
-from bandlens.untrusted import as_record, first_line, one_line, parse_json, printable, read_text, without_secrets
+from bandlens.untrusted import (
+    as_record,
+    first_line,
+    one_line,
+    parse_json,
+    printable,
+    read_text,
+    without_secrets,
+    words_of,
+)
 
 
 def test_texts_are_read_up_to_a_limit(tmp_path: Path) -> None:
@@ -37,6 +47,19 @@ def test_texts_are_read_up_to_a_limit(tmp_path: Path) -> None:
 )
 def test_an_error_of_a_library_has_a_first_line_even_without_words(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("\n no such column  \nat row 3"), "no such column at row 3"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/where.txt"), "No such file or directory"),
+        (OSError("truncated"), "truncated"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_all_words_of_an_error_are_one_line(error: Exception, line: str) -> None:
+    assert words_of(error) == line
 
 
 def test_pipes_and_devices_are_read_where_the_user_named_them_alone(tmp_path: Path) -> None:

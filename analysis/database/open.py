@@ -50,7 +50,7 @@ def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iter
             another process, or the disk is full.
         UsageError: it is to be read and does not exist.
     """
-    remove_leavings(path)
+    remove_leavings(path.parent, path.name)
     if not path.exists():
         if read_only:
             raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")

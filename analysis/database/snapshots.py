@@ -31,7 +31,7 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
         raise UsageError(f"a snapshot cannot take the place of {path}, which it is of; name another file")
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the snapshot; make it first")
-    remove_leavings(path)
+    remove_leavings(path.parent, path.name)
     due = 0.0
 
     def renew() -> bool:

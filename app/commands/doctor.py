@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import EngineError, UnknownName, amount
+from ...processors import processors
 from ...version import __version__
 from ..console import Json, print_rows
 from .completion import complete_engine
@@ -61,7 +62,6 @@ def require(engine: str) -> tuple[str, str]:
 def findings() -> list[tuple[str, Any]]:
     """(what, found) pairs, in the order that they are printed."""
     from ...engine.device.devices import gpus
-    from ...probes.arrays import processors
 
     found = gpus()
     return [

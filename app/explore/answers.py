@@ -327,9 +327,10 @@ def _look(of: tuple[str, str]) -> dict[str, str]:
 
 
 def _metrics(table: StudyTable | str) -> dict[str, Any]:
-    """The values of the scatter, or why there are none."""
+    """The values of the scatter, those that most models have first, or why there are none."""
     if isinstance(table, str):
         return {"why": table, "biases": [], "groups": [], "rows": []}
     shown = [one for name in (*table.biases, *table.groups) for one in (name, f"{name}_low", f"{name}_high")]
     rows = table.frame.select("checkpoint", *(one for one in shown if one in table.frame.columns))
-    return {"why": None, "biases": table.biases, "groups": table.groups, "rows": rows.to_dicts()}
+    biases, groups = (sorted(names, key=lambda name: rows[name].null_count()) for names in (table.biases, table.groups))
+    return {"why": None, "biases": biases, "groups": groups, "rows": rows.to_dicts()}

@@ -119,6 +119,8 @@
     return found;
   };
 
+  const imageSet = () => study.image_sets.find((set) => set.name === $("set").value);
+  const measure = () => imageSet()?.labelled === false ? "agreement" : "top-1";
   const hues = () => ({ domain: names(), range: study.models.map((model) => model.color) });
   const accuracy = async () => {
     const data = rows(), here = conditions($("probe").value);
@@ -138,7 +140,7 @@
     encoding: {
       x: { field: "frequency", type: "ordinal", title: "centre of the noise (octave index)", axis: { labelAngle: 0 } },
       y: { field: "noise_sd", type: "ordinal", title: "noise_sd", sort: "descending" },
-      color: { field: "top1", type: "quantitative", title: "mean top-1", scale: { scheme: "viridis", domain: [0, 1] } },
+      color: { field: "top1", type: "quantitative", title: `mean ${measure()}`, scale: { scheme: "viridis", domain: [0, 1] } },
       stroke: { condition: { test: "datum.picked", value: "#d55e00" }, value: null }, strokeWidth: { value: 3 },
       description: { field: "top1", format: ".3f" },
     },
@@ -159,7 +161,7 @@
         { mark: { type: "rule", opacity: 0.35 }, encoding: { y: { field: "low", type: "quantitative" }, y2: { field: "high" } } },
         { mark: { type: "point", filled: true, cursor: "pointer" },
           encoding: {
-            y: { field: "top1", type: "quantitative", title: "top-1", scale: { domain: [0, 1] } },
+            y: { field: "top1", type: "quantitative", title: measure(), scale: { domain: [0, 1] } },
             size: { condition: { test: "datum.picked", value: 130 }, value: 45 },
           } },
       ],
@@ -224,7 +226,7 @@
     return image;
   };
   const pair = (tile, wall) => {
-    const one = condition(), seen = study.image_sets.find((set) => set.name === $("set").value)?.pictures;
+    const one = condition(), seen = imageSet()?.pictures;
     const text = (words) => Object.assign(document.createElement("p"), { textContent: words });
     if (!seen) return [text("These images were not found on this machine; name their folder with --images.")];
     return [picture(tile, wall.digest, wall.seed), one.unseen ? text(one.unseen) : picture(tile, wall.digest, wall.seed, one)];
@@ -250,7 +252,8 @@
     if (turn !== walls) return; // another choice was made meanwhile
     wall = found;
     tiles = found.tiles;
-    $("total").textContent = found.total ? `${found.total.toLocaleString("en")} images; ${from + 1} to ${from + tiles.length}` : "No image fits.";
+    const range = tiles.length > 1 ? `${from + 1} to ${from + tiles.length}` : `number ${from + 1}`;
+    $("total").textContent = { 0: "No image fits.", 1: "1 image" }[found.total] ?? `${found.total.toLocaleString("en")} images; ${range}`;
     $("before").disabled = from === 0;
     $("after").disabled = from + tiles.length >= found.total;
     $("wall").replaceChildren(...tiles.map((tile) => {

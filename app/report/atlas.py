@@ -13,7 +13,7 @@ from ...analysis.charts.correlations import label, scatter, short
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import INK, inline
 from ...analysis.correlations.families import pearson
-from ...analysis.metrics.states import MEANINGLESS
+from ...analysis.metrics.states import MEANINGLESS, State
 from ...analysis.published.figures import BIASES
 from ...analysis.published.imports import INTEGER
 from ...analysis.published.relate import fits, ground, imagenet_top1, networks, relations, with_effective
@@ -142,17 +142,19 @@ def _own(results: ReportData) -> pl.DataFrame:
 
 
 def _marks(own: pl.DataFrame, bias: str) -> Iterator[Any]:
-    """One's own models in a panel: diamonds where their accuracy is known, else lines."""
-    rows = own.select("image_set", "value", "imagenet", "imagenet_is", model="checkpoint")
-    tips = [alt.Tooltip("model:N"), alt.Tooltip("image_set:N"), alt.Tooltip("value:Q", format=".3f")]
+    """One's own models in a panel: diamonds, hollow in doubt, where their accuracy is known, else lines."""
+    rows = own.select("image_set", "value", "state", "imagenet", "imagenet_is", model="checkpoint")
+    tips = [alt.Tooltip("model:N"), alt.Tooltip("image_set:N"), alt.Tooltip("value:Q", format=".3f"), "state:N"]
     x = alt.X("value:Q", title=label(bias))
     lines, placed = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
     if len(lines):
         yield alt.Chart(inline(lines)).mark_rule(color=INK, strokeDash=[4, 2]).encode(x=x, tooltip=tips)
-    if len(placed):
-        accuracy = alt.Tooltip("imagenet:Q", title="top-1 on ImageNet, %", format=".1f")
-        yield (
-            alt.Chart(inline(placed))
-            .mark_point(color=INK, shape="diamond", size=110, filled=True)
-            .encode(x=x, y=alt.Y("imagenet:Q"), tooltip=[*tips, accuracy, alt.Tooltip("imagenet_is:N")])
-        )
+    accuracy = alt.Tooltip("imagenet:Q", title="top-1 on ImageNet, %", format=".1f")
+    sound = pl.col("state") == State.OK
+    for part, fill in ((placed.filter(sound), INK), (placed.filter(~sound), "white")):
+        if len(part):
+            yield (
+                alt.Chart(inline(part))
+                .mark_point(color=INK, shape="diamond", size=110, fill=fill)
+                .encode(x=x, y=alt.Y("imagenet:Q"), tooltip=[*tips, accuracy, alt.Tooltip("imagenet_is:N")])
+            )

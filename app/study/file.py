@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from ...analysis.comparison.verdicts import Limits
 from ...errors import UnknownName, UsageError
-from ...probes.arrays import processors
 from ...probes.grid import PUBLISHED
+from ...processors import processors
 from ...untrusted import read_text, without_secrets
 
 AUTO = "auto"
@@ -38,7 +38,7 @@ class Study:
     models: str = ""
     """Folder of exported models; the default is where `bandlens export` puts them."""
     engine: str = AUTO
-    """An engine by name, or `auto`: the fastest that this machine has."""
+    """An engine by name, or `auto`: the fastest that is ready on a GPU, and ONNX Runtime without one."""
     precision: str = "fp32"
     batch: int = 32
     threads: int = 0

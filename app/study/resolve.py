@@ -72,7 +72,6 @@ def _resolve(study: Study) -> Work:
             variant=variant,
             image_set=images.info,
             condition=condition,
-            decision_space=images.info.decision_space,
             # Where nothing is random the seed is no part of what a cell is, so changing it re-runs nothing.
             seed=study.seed if grid.family(condition).random else 0,
         )

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache, partial
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakSet
 
 import numpy as np
 
@@ -101,6 +102,8 @@ class Device:
         """Memory for the activations of whichever session runs. Nobody else may keep it, or it outlives its use."""
         self.grown = 0
         """How often the arena has been replaced by a larger one."""
+        self.sessions: WeakSet[TensorRTSession] = WeakSet()
+        """That are open: the last one to close takes the arena along."""
 
     def reserve(self, size: int) -> None:
         """Make the shared memory at least so many bytes."""
@@ -154,6 +157,7 @@ class TensorRTSession:
         self._grown = 0
         """The arena that the context was given, as the device counts."""
         self._replays = Replays(variant.engine, self._execute, self.capture)
+        device.sessions.add(self)
         self.info = SessionInfo(
             device=device.gpu.name,
             batch=batch,
@@ -227,6 +231,9 @@ class TensorRTSession:
         self._device.stream.synchronize()
         # In this order: TensorRT wants a context gone before its engine.
         del self._replays, self._context, self._engine, self._logits
+        self._device.sessions.discard(self)
+        if not self._device.sessions:
+            self._device.arena = None
 
 
 def _load(variant: Variant, trt_plan: TrtPlan, device: Device) -> tensorrt.ICudaEngine:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from ...untrusted import words_of
+
 OF_GPU = re.compile(r"CU[A-Z_]+ failure [^;]*|Failed to allocate memory.*")
 """What is said of CUDA and its libraries, or of the GPU's memory, amid C++."""
 LACK_OF_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")
@@ -11,7 +13,7 @@ LACK_OF_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")
 
 def reason(error: Exception) -> str:
     """The error in one line; of a GPU's only what is said of the GPU."""
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = words_of(error)
     found = OF_GPU.search(line)
     return (found[0] if found else line).strip()
 

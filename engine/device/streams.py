@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError
+from ...untrusted import words_of
 from .pixels import free_memory, working_bytes
 
 Point = Any
@@ -84,7 +85,7 @@ def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
         ) from error
     except (xp.cuda.runtime.CUDARuntimeError, xp.cuda.driver.CUDADriverError, xp.cuda.cublas.CUBLASError) as error:
         raise DeviceError(
-            f"the GPU failed: {' '.join(str(error).split())}; what was committed stays, and the next run goes on there"
+            f"the GPU failed: {words_of(error)}; what was committed stays, and the next run goes on there"
         ) from error
 
 

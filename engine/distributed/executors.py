@@ -203,4 +203,4 @@ def run_here(job: Job, tasks: Iterator[Task], sink: Sink) -> None:
 def line_of(error: BaseException) -> str:
     """An error in one line; those that are not ours with their kind."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, BandlensError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, BandlensError) else f"{type(error).__name__}: {text}".removesuffix(": ")

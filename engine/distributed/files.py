@@ -6,14 +6,16 @@ fetched by one process while the others of the machine wait.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from ...beside import put_in_place
 from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
 from ...probes.images.files import ABOUT, INDEX, PIXELS
@@ -24,6 +26,8 @@ from ..backends.base import onnx_file_of
 
 PIECE = 2**25
 """Bytes that are sent at once."""
+WAIT_SECONDS = 5.0
+"""Between two signs of a process that waits for what another one of the machine fetches."""
 
 
 class FileSource(Protocol):
@@ -48,12 +52,8 @@ class PackedSet(NamedTuple):
     """Which of its images are wanted."""
 
 
-@dataclass(frozen=True)
-class KeptFiles:
-    """A folder of the driver's, and the files of it that belong to a digest."""
-
-    folder: Path
-    names: tuple[str, ...]
+KeptFiles = Mapping[str, Path]
+"""The files of a digest: the name of each in the folder that will hold them, and where the driver has it."""
 
 
 class DriverFiles:
@@ -63,38 +63,35 @@ class DriverFiles:
         self.kept = kept
 
     def listing(self, digest: str) -> list[tuple[str, int]]:
-        kept = self.kept[digest]
-        return [(name, (kept.folder / name).stat().st_size) for name in kept.names]
+        return [(name, path.stat().st_size) for name, path in self.kept[digest].items()]
 
     def read(self, digest: str, name: str, offset: int) -> bytes:
-        with (self.kept[digest].folder / name).open("rb") as file:
+        with self.kept[digest][name].open("rb") as file:
             file.seek(offset)
             return file.read(PIECE)
 
 
 def kept_files(
     images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[ProbeSource]
-) -> dict[str, KeptFiles]:
+) -> Mapping[str, KeptFiles]:
     """What the driver has to hand out: packed image sets, ONNX files, and the source of users' probes."""
-    sets = {one.packed: KeptFiles(one.folder, (ABOUT, INDEX, PIXELS)) for one in images if not one.streamed}
-    onnx_files = {one.sha256: KeptFiles(models_of(one), (_relative(one),)) for one in variants}
+    sets = {
+        one.packed: {name: one.folder / name for name in (ABOUT, INDEX, PIXELS)} for one in images if not one.streamed
+    }
+    onnx_files = {one.sha256: {_name_of(one): one.path} for one in variants}
     sources = {
-        source_digest(source): KeptFiles(
-            source.file.parent,
-            tuple(path.relative_to(source.file.parent).as_posix() for path in source_files(source)),
-        )
+        source_digest(source): {path.relative_to(source.file.parent).as_posix(): path for path in source_files(source)}
         for source in probes
     }
     return sets | onnx_files | sources
 
 
-def models_of(variant: Variant) -> Path:
-    """The folder that the variant's ONNX file lies in, or under."""
-    return onnx_file_of(variant).models
+MODEL = "model.onnx"
+"""What an ONNX file is called in the folder of its digest: models of several names may have the same."""
 
 
-def _relative(variant: Variant) -> str:
-    return variant.path.relative_to(models_of(variant)).as_posix()
+def _name_of(variant: Variant) -> str:
+    return variant.path.relative_to(onnx_file_of(variant).models).with_name(MODEL).as_posix()
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,8 @@ class NodeFiles:
     """Finds or fetches; without a source everything lies where the driver has it."""
 
     source: FileSource | None = None
+    progress: Callable[[], None] = lambda: None
+    """Called for each piece that is fetched, and now and then while another process fetches: that one is watched."""
 
     def images(self, wanted: PackedSet) -> ImageSet:
         """The image set; ImageSetError or EngineError where there is none to be had."""
@@ -124,11 +123,11 @@ class NodeFiles:
         """The variant with the path of its file here."""
         if self.source is None or (variant.path.is_file() and sha256_of(variant.path) == variant.sha256):
             return variant
-        name = _relative(variant)
+        name = _name_of(variant)
         folder = self._fetched(
             variant.sha256, str(variant), lambda fetched: sha256_of(fetched / name) == variant.sha256
         )
-        model = replace(variant.model, path=folder / variant.model.path.name)
+        model = replace(variant.model, path=folder / MODEL)
         return replace(variant, model=model, path=folder / name)
 
     def probe(self, source: ProbeSource, digest: str) -> Path:
@@ -145,17 +144,26 @@ class NodeFiles:
         """The folder of what has this digest, fetched unless it is there."""
         into = home() / "fetched" / digest
         into.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{into}.lock"):
+        with self._locked(f"{into}.lock"):
             if not into.is_dir():
-                with tempfile.TemporaryDirectory(prefix=f".{digest[:8]}.", dir=into.parent) as scratch:
-                    draft = Path(scratch) / "draft"
-                    _copy(self.source, digest, draft, what)
+                draft = into.with_name(f".{digest}.partial")
+                shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+                try:
+                    _copy(self.source, digest, draft, what, self.progress)
                     if not verify(draft):
                         raise EngineError(
                             f"{what}: the driver's file is another than the one it names; make it again there"
                         )
-                    draft.rename(into)
+                    put_in_place(draft, into)
+                finally:
+                    shutil.rmtree(draft, ignore_errors=True)
         return into
+
+    def _locked(self, path: str) -> AbstractContextManager[Any]:
+        while True:
+            with suppress(Timeout):
+                return FileLock(path).acquire(timeout=WAIT_SECONDS)
+            self.progress()
 
 
 def _has(source: ProbeSource, digest: str) -> bool:
@@ -166,7 +174,7 @@ def _has(source: ProbeSource, digest: str) -> bool:
         return False
 
 
-def _copy(source: Any, digest: str, folder: Path, what: str) -> None:
+def _copy(source: Any, digest: str, folder: Path, what: str, progress: Callable[[], None]) -> None:
     try:
         listing = source.listing(digest)
     except KeyError:
@@ -182,3 +190,4 @@ def _copy(source: Any, digest: str, folder: Path, what: str) -> None:
                 if not piece:
                     raise EngineError(f"{what}: the driver's file became shorter; make it again there")
                 file.write(piece)
+                progress()

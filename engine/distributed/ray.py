@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -29,7 +29,7 @@ CRASHES = 3
 """Of a worker in a row, before it is left alone."""
 
 
-def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, kept: dict[str, KeptFiles]) -> None:
+def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, kept: Mapping[str, KeptFiles]) -> None:
     """Compute the tasks on all workers; EngineError where no worker can be started, or Ray does not answer."""
     ray, calls = cluster.ray, cluster.calls
     environment = {"runtime_env": {"env_vars": dict(cluster.environment)}} if cluster.environment else {}
@@ -119,6 +119,8 @@ class _Run:
         """What workers were busy with that have been replaced."""
         self.beats: dict[Any, Any] = {}
         self.crashes = dict.fromkeys(actors, 0)
+        self.left: list[str] = []
+        """Why workers are left alone, until it is told."""
         for actor in actors:
             self._start(actor)
 
@@ -139,6 +141,10 @@ class _Run:
                     else:
                         self._came_late(reference, self.late.pop(reference))
                 self._look_after()
+                while self.left and (self.busy or self.idle):  # where no worker works, the run ends with why
+                    self.queue.sink.tell(
+                        f"a worker did not start {CRASHES} times, and is left alone: {self.left.pop()}"
+                    )
 
     def _ended(self) -> list[Any]:
         """Calls that have come back, some of them or none; not for ever."""
@@ -188,7 +194,9 @@ class _Run:
         self.crashes[actor] += 1
         if self.crashes[actor] < CRASHES:
             again(actor)
-        elif not (self.busy or self.idle or self.starting):
+        elif self.busy or self.idle or self.starting:
+            self.left.append(lost(error))
+        else:
             raise EngineError(f"no worker can run the study: {lost(error)}") from error
 
     def _computed(self, reference: Any, actor: Any, attempt: Attempt, began: float) -> None:
@@ -248,7 +256,7 @@ class _Run:
         return " and ".join(words) or "Ray"
 
 
-def _source(ray: Any, kept: dict[str, KeptFiles]) -> tuple[str, Any]:
+def _source(ray: Any, kept: Mapping[str, KeptFiles]) -> tuple[str, Any]:
     """The driver's files, handed out by a process beside it: its name, and its handle, which keeps it alive."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

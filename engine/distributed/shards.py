@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from ...beside import prefix, put_in_place, remove_leavings
 from ...errors import ShardError
 from ...records import Finished, Predictions, SessionInfo, Variant, digest_of
-from ...untrusted import as_record
+from ...untrusted import as_record, words_of
 
 FORMAT = 1
 ANOTHER = "name another folder with --shards"
@@ -76,7 +76,10 @@ class Folder:
 
 
 def open_folder(name: str, make: bool = True) -> Folder:
-    """The results folder at a path or URI, made if there is none; ShardError where that is not possible."""
+    """The results folder at a path or URI, made if there is none; ShardError where that is not possible.
+
+    With `make` it is to be written into, and what killed processes of this machine left in it is removed.
+    """
     import pyarrow as pa
     from pyarrow import fs
 
@@ -87,9 +90,11 @@ def open_folder(name: str, make: bool = True) -> Folder:
             files.create_dir(folder.path, recursive=True)
         there = files.get_file_info(folder.path).type == fs.FileType.Directory
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"no results folder {name}: {_line(error)}; {ANOTHER}") from error
+        raise ShardError(f"no results folder {name}: {words_of(error)}; {ANOTHER}") from error
     if not there:
         raise ShardError(f"no results folder {name}; {ANOTHER}")
+    if make and folder.local:
+        remove_leavings(Path(folder.path))  # here, and not for each shard: a folder of many takes long to list
     return folder
 
 
@@ -158,7 +163,7 @@ def _encoded(parts: Sequence[Finished]) -> bytes:
 
 def _put(folder: Folder, name: str, content: bytes) -> None:
     """Write a file under a temporary name and rename it, where a file system needs that."""
-    temporary = folder.of(f".{name}.{secrets.token_hex(4)}")
+    temporary = folder.of(f"{prefix(Path(name))}{secrets.token_hex(4)}")
     with _reported(folder.of(name), f"make room, or {ANOTHER}"):
         if folder.files.type_name in ATOMIC:
             with folder.files.open_output_stream(folder.of(name)) as file:
@@ -172,21 +177,11 @@ def _put(folder: Folder, name: str, content: bytes) -> None:
 
 
 def _write_synced(temporary: Path, path: Path, content: bytes) -> None:
-    """What the new name stands for is on the disk before the name is."""
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
+        temporary.write_bytes(content)
+        put_in_place(temporary, path)
     finally:
-        os.close(folder)
+        temporary.unlink(missing_ok=True)
 
 
 # Reading
@@ -204,7 +199,7 @@ def read_about(folder: Folder, key: str) -> Shard:
         shard = Shard(sessions=sessions, **(about | lists))
         _check(shard)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ShardError(f"{folder.of(key)}.json is damaged ({_line(error)})") from error
+        raise ShardError(f"{folder.of(key)}.json is damaged ({words_of(error)})") from error
     if shard.key != key:
         raise ShardError(f"{folder.of(key)}.json is that of another shard, {shard.key}")
     return shard
@@ -256,7 +251,7 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
         if columns["predicted"].null_count or columns["confidence"].null_count:
             raise ValueError("some predictions are missing")
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
-        raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's ({_line(error)})") from error
+        raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's ({words_of(error)})") from error
     named = tuple(cells.dictionary.to_pylist()) == shard.cells and (np.arange(len(shard.cells)) == place.T).all()
     if not (named and (index == np.arange(shard.first, shard.last)).all()):
         raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's")
@@ -289,8 +284,4 @@ def _reported(path: str, todo: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise ShardError(f"{path}: {_line(error)}; {todo}") from error
-
-
-def _line(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise ShardError(f"{path}: {words_of(error)}; {todo}") from error

@@ -85,7 +85,9 @@ class Worker:
 
     def __init__(self, job: Job, source: FileSource | None = None) -> None:
         self.job = job
-        files = NodeFiles(source)
+        self.steps = 0
+        """Grows while the worker gets on: sessions that it opened, predictions that it made, pieces that it fetched."""
+        files = NodeFiles(source, self._step)
         self._grid = _grid(job, files)
         self._shards: Folder = open_folder(job.shards)
 
@@ -93,8 +95,6 @@ class Worker:
             return files.images(job.image_sets[digest])
 
         self._bench = Workbench(self._grid, job.batch, job.threads, images, files.variant)
-        self.steps = 0
-        """Grows while the worker gets on: sessions that it opened, and predictions that it made."""
 
     def open(self) -> None:
         """Open all sessions; what cannot be opened is known before there are results."""

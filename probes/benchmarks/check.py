@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...errors import ImageSetError, UsageError
+from ...errors import ImageSetError, UsageError, some_of
 from ...protocol import Benchmark
 from ...records import Crop
 from ..images.decision_spaces import decision_space
 from .layouts import Layout, classes_of
 
 SHOWN = 3
-"""Names in a message before it says how many there are."""
+"""Sets in a message before it says how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +95,13 @@ def _missing(
         return
     absent = [name for name in classes if not counts.get(name)]
     if absent:
-        yield f"{len(absent)} of {len(classes)} classes have no image ({some(absent)})"
+        yield f"{len(absent)} of {len(classes)} classes have no image ({some_of(absent)})"
     if subset.limit is not None:
         return
     need = subset.per_class or benchmark.per_class
     few = [f"{name} {counts[name]}" for name in classes if need and 0 < counts.get(name, 0) < need]
     if few:
-        yield f"{len(few)} classes have fewer than {need} images ({some(few)})"
+        yield f"{len(few)} classes have fewer than {need} images ({some_of(few)})"
     if not absent and not few and subset.per_class is None and total < benchmark.count:
         yield f"there are {total} images instead of {benchmark.count}"
 
@@ -117,19 +117,14 @@ def _surplus(
     strange = {name: path for name, path in zip(reversed(names), reversed(paths), strict=True) if name not in counts}
     if strange:
         number = sum(name not in counts for name in names)
-        examples = some([f"'{strange[name]}'" for name in sorted(strange)])
+        examples = some_of([f"'{strange[name]}'" for name in sorted(strange)])
         yield f"{number} images are of none of its {len(classes)} classes ({examples}): {layout.words}"
     many = [f"{name} {counts[name]}" for name in counts if benchmark.per_class and counts[name] > benchmark.per_class]
     if many:
-        yield f"{len(many)} classes have more than {benchmark.per_class} images ({some(many)})"
+        yield f"{len(many)} classes have more than {benchmark.per_class} images ({some_of(many)})"
     total = sum(counts.values())
     if not many and total > benchmark.count:
         yield f"there are {total} images instead of {benchmark.count}"
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few names."""
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
 def merged(found: Sequence[tuple[str, Faults]]) -> Faults:

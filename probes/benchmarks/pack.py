@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import ImageSetError, UnknownName, UsageError
+from ...errors import ImageSetError, UnknownName, UsageError, some_of
 from ...protocol import SEVERITIES, SIZE, VALIDATION, Benchmark
 from ...records import Crop, ImageSetInfo
 from ..images.decision_spaces import decision_space, names_of
@@ -21,7 +21,7 @@ from ..images.image_set import ImageSet, open_image_set
 from ..images.labels import clustering
 from ..images.pack import USUAL, Choice, How, refuse_early, write_set
 from ..images.sources import ImageSource, open_source
-from .check import WHOLE, Faults, Subset, faults, merged, refuse, some
+from .check import WHOLE, Faults, Subset, faults, merged, refuse
 from .layouts import LAYOUTS, Layout, classes_of, texture_of
 from .truth import file_number, listed, read_real
 
@@ -105,11 +105,11 @@ def _faults(
 ) -> Faults:
     folders = sorted(folder.name for folder in source.iterdir() if folder.is_dir() and folder.name[0] != ".")
     strange = [] if wanted.names else [folder for folder in folders if folder not in benchmark.corruptions]
-    surplus = [f"{len(strange)} folders are none of its corruptions ({some(strange)})"] if strange else []
+    surplus = [f"{len(strange)} folders are none of its corruptions ({some_of(strange)})"] if strange else []
     absent = [name for name in names if name not in folders]
     lacking = [place.label for place in found if place not in there and place.corruption not in absent]
-    missing = [f"{len(absent)} of {len(names)} corruptions are missing ({some(absent)})"] if absent else []
-    missing += [f"{len(lacking)} severities are missing ({some(lacking)})"] if lacking else []
+    missing = [f"{len(absent)} of {len(names)} corruptions are missing ({some_of(absent)})"] if absent else []
+    missing += [f"{len(lacking)} severities are missing ({some_of(lacking)})"] if lacking else []
     return Faults(() if subset.partial else tuple(missing), tuple(surplus))
 
 

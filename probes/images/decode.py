@@ -15,6 +15,7 @@ import numpy as np
 
 from ...errors import ImageSetError
 from ...records import Crop
+from ...untrusted import words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,9 +117,9 @@ def _any_file(data: bytes) -> Photo:
     except UnidentifiedImageError:
         raise BrokenImageError(f"not a {', '.join(FORMATS)} file" if data else "an empty file") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BrokenImageError(_one_line(error)) from None
+        raise BrokenImageError(words_of(error)) from None
     except _DAMAGE as error:
-        raise BrokenImageError(_one_line(error)) from error
+        raise BrokenImageError(words_of(error)) from error
 
 
 def photo_of(array: NDArray[np.uint8]) -> Photo:
@@ -228,7 +229,3 @@ def _refuse_many_scans(data: bytes, pixels: int) -> None:
     """BrokenImageError for a JPEG that takes minutes: each scan, of twenty bytes or more, goes over all pixels."""
     if len(data) * pixels > 1e12 and data.count(b"\xff\xda") > MOST_SCANS:
         raise BrokenImageError(f"more than {MOST_SCANS} scans of {pixels} pixels")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

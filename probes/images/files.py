@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...beside import put_in_place
 from ...errors import ImageSetError, UsageError, amount
-from ...untrusted import parse_json, read_text, regular
+from ...untrusted import parse_json, read_text, regular, words_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,7 +200,7 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def _damaged(file: Path, error: Exception) -> ImageSetError:
-    return ImageSetError(f"{file}: damaged or missing ({' '.join(str(error).split())}); pack the images again")
+    return ImageSetError(f"{file}: damaged or missing ({words_of(error)}); pack the images again")
 
 
 # A folder that appears only when it is whole: filled under another name, synced, then renamed
@@ -227,9 +228,7 @@ def new_folder(out: Path) -> Iterator[Path]:
                     left.unlink()
             yield partial
             with writing(out):
-                _sync(*partial.iterdir(), partial)
-                partial.rename(out)
-                _sync(out.parent)
+                put_in_place(partial, out)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -248,15 +247,6 @@ def _lock(folder: int, out: Path) -> None:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise ImageSetError(f"{out}: is being packed by another process; wait for it or choose another") from None
-
-
-def _sync(*paths: Path) -> None:
-    for path in paths:
-        file = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(file)
-        finally:
-            os.close(file)
 
 
 @contextmanager

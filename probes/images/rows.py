@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from ...errors import ImageSetError, UsageError
-from ..arrays import processors
+from ...processors import processors
 from .decode import BrokenImageError, pillow_warnings
 from .files import write_row, writing
 

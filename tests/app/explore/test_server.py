@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from browser import DESKTOP, PHONE, chromium, require_browser, resize
-from made_up_results import cell, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study
 from small import bandlens
 
 from bandlens.analysis.database.open import open_store
@@ -347,6 +347,20 @@ def test_another_study_is_chosen_and_back_goes_to_the_first(driver: Any, explore
         driver.back()
         settled(driver)
         assert js(driver, shown) == ["last@1", "last"]
+
+
+def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: Path) -> None:
+    images, blurred = image_set(1), condition("lowpass", cutoff=0.3)
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "one", images, [part(cell(images), [3]), part(cell(images, blurred), [4])])
+    with serving(tmp_path / "results.duckdb", explored) as other:
+        driver.get(other.address)
+        settled(driver)
+        titles = js(driver, "[...document.querySelectorAll('#curves svg text')].map((text) => text.textContent)")
+        assert "agreement" in titles
+        assert "top-1" not in titles
+        choose(driver, "selection", "all")
+        assert js(driver, "document.getElementById('total').textContent") == "1 image"
 
 
 def test_a_phone_does_not_scroll_sideways(page: Any) -> None:

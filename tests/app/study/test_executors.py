@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,9 +26,9 @@ from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import Committer, Sharded, record, run_study
 from bandlens.engine.distributed.cluster import RayOptions, connected
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
-from bandlens.engine.distributed.ray import run_on
+from bandlens.engine.distributed.ray import RayWorker, run_on
 from bandlens.engine.distributed.shards import open_folder
-from bandlens.engine.distributed.worker import Job, Worker, job_of, probe_sources
+from bandlens.engine.distributed.worker import Computed, Job, Worker, job_of, probe_sources
 from bandlens.engine.tasks import Task, tasks_of
 from bandlens.errors import EngineError
 
@@ -443,6 +445,45 @@ def test_a_worker_without_memory_loses_and_falsifies_nothing(command: Command, w
     assert command("run", study, "--db", direct).code == 0
     assert_frame_equal(rows_of(database), rows_of(direct))
     assert_frame_equal(stored, rows_of(direct).join(stored, on=["key", "image_index"], how="semi"))
+
+
+def test_a_worker_that_is_left_alone_is_told_of_and_the_others_go_on(
+    work: Work, cluster: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told = tmp_path / "told"
+
+    class OneFails(RayWorker):
+        """The first to start always fails; the other computes once that has been told."""
+
+        def ready(self) -> int:
+            import ray
+
+            here = ray.get_runtime_context().get_actor_id()
+            with suppress(FileExistsError), (tmp_path / "first").open("x") as first:
+                first.write(here)
+            if (tmp_path / "first").read_text() in (here, ""):
+                raise EngineError("no room for it")
+            return super().ready()
+
+        def compute(self, task: Task) -> Computed:
+            end = time.monotonic() + 60
+            while not told.exists() and time.monotonic() < end:
+                time.sleep(0.05)
+            return super().compute(task)
+
+    class Told(Committer):
+        def tell(self, text: str) -> None:
+            told.write_text(text)
+
+    monkeypatch.setattr("bandlens.engine.distributed.ray.RayWorker", OneFails)
+    study, folder = work.study, str(tmp_path / "shards")
+    cell = next(cell for cell in work.cells if cell.condition.probe == "clean")
+    job = job_of(study.probes, study.folder, work.image_sets, study.batch, 1, folder, [cell])
+    with connected(RayOptions(workers=2), "onnxruntime", 1) as ray, open_store(tmp_path / "results.duckdb") as store:
+        committer = Told(store, open_folder(folder), {cell.key: cell}, lambda: record(work, store), {})
+        run_on(ray, job, iter([Task((cell,), 0, COUNT)]), committer, {})
+        assert (committer.missing(), committer.lost) == ([], {})
+    assert told.read_text() == "a worker did not start 3 times, and is left alone: no room for it"
 
 
 def test_a_study_that_no_worker_can_open_is_not_begun(command: Command, workplace: Path, cluster: None) -> None:

@@ -31,8 +31,8 @@ from bandlens.errors import EngineError
 from bandlens.export.int8 import to_int8
 from bandlens.export.models import load_model
 from bandlens.export.onnx_files import save_onnx_file
-from bandlens.probes.arrays import processors
 from bandlens.probes.images.pack import pack
+from bandlens.processors import processors
 from bandlens.records import Model
 
 if find_spec("openvino") is None or find_spec("nncf") is None:

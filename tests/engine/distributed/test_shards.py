@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -209,6 +210,24 @@ def test_a_disk_without_room_leaves_no_shard(folder: Folder) -> None:
     )
     assert shard_keys(folder) == []
     assert [path.name for path in Path(folder.path).iterdir()] == [f"{KEY}.json"], "no temporary file is left"
+
+
+def test_what_a_killed_worker_left_is_gone_when_the_next_one_opens_the_folder(folder: Folder) -> None:
+    killed = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import os, signal\nos.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n{WRITE}",
+            folder.path,
+        ],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert [path.name[: len(KEY) + 1] for path in Path(folder.path).iterdir()] == [f".{KEY}"]
+    open_folder(folder.path, make=False)
+    assert len(list(Path(folder.path).iterdir())) == 1, "who only reads removes nothing"
+    open_folder(folder.path)
+    assert not list(Path(folder.path).iterdir())
 
 
 def test_unfinished_files_are_no_shards(folder: Folder) -> None:

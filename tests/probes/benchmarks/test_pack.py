@@ -125,7 +125,7 @@ ALL_OF_A = [f"{wnid}/{k}.jpg" for wnid in WNIDS_A for k in range(2)]
     [
         (
             [path for path in ALL_OF_A if path.split("/")[0] not in WNIDS_A[1:6]],
-            rf"in is not all of imagenet-a: 5 of 200 classes have no image \({', '.join(WNIDS_A[1:4])}, …\); "
+            rf"in is not all of imagenet-a: 5 of 200 classes have no image \({', '.join(WNIDS_A[1:4])} and 2 more\); "
             "complete it, or take what is there with --partial",
         ),
         (ALL_OF_A[1:], rf"not all of imagenet-a: 1 classes have fewer than 2 images \({WNIDS_A[0]} 1\)"),
@@ -243,9 +243,10 @@ def test_missing_and_surplus_corruptions(corrupted: Miniature, tmp_path: Path) -
     with pytest.raises(ImageSetError) as error:
         pack_benchmark(corrupted.benchmark, corrupted.source, out)
     assert (
-        "in is not all of imagenet-c: 17 of 19 corruptions are missing (gaussian_noise, shot_noise, impulse_noise, …); "
+        "in is not all of imagenet-c: 17 of 19 corruptions are missing (gaussian_noise, shot_noise, impulse_noise "
+        "and 14 more); "
     )
-    assert "6 severities are missing (snow/1, snow/3, snow/5, …); complete it" in one_line(error)
+    assert "6 severities are missing (snow/1, snow/3, snow/5 and 3 more); complete it" in one_line(error)
     with pytest.raises(
         ImageSetError, match=r"all of imagenet-c: 1 of 2 corruptions are missing \(frost\); complete it"
     ):
