@@ -103,7 +103,6 @@ def _stored(row: Mapping[str, Any], like: Cell) -> Cell:
         variant=replace(like.variant, model=model, sha256=row["onnx_sha256"]),
         image_set=images,
         condition=replace(like.condition, digest=row["condition"]),
-        decision_space=images.decision_space,
     )
 
 
