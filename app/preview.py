@@ -29,9 +29,9 @@ def grid_of(study: Path | None) -> Grid:
     """The grid of a study file, or the published one."""
     if study is None:
         return make_grid(PUBLISHED, Path())
-    from .study.file import read_study
+    from .study.file import Study
 
-    parsed = read_study(study)
+    parsed = Study.read(study)
     return make_grid(parsed.probes, parsed.folder)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from _common import Variant, arguments, folder, image_set, in_turn, machine, ratio, ratios, spread, table, timed
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.export.models import save_model
 from bandlens.records import Finished, Model, Predictions, SessionInfo, digest_of
@@ -38,7 +38,7 @@ def finished_study(folder: Path, images: Path, count: int) -> list[str]:
     models(folder / f"models{count}", count)
     file, database = folder / f"study{count}.toml", folder / f"study{count}.duckdb"
     file.write_text(f'checkpoints = ["*"]\nmodels = "models{count}"\nimages = ["{images.name}"]\n', encoding="utf-8")
-    work = resolve(read_study(file))
+    work = resolve(Study.read(file))
     random = np.random.default_rng(0)
     info = SessionInfo("none", 32, 2, "{}")
     with open_store(database) as store:

@@ -36,7 +36,7 @@ from _common import (
 )
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import Committer, Sharded, record, run_missing
 from bandlens.engine.distributed.cluster import RayOptions, imported
@@ -103,7 +103,7 @@ class Timer:
 
 def direct(file: Path, database: Path) -> float:
     """Seconds of the work of a run in this process."""
-    work, begun = resolve(read_study(file)), []
+    work, begun = resolve(Study.read(file)), []
     with open_store(database) as store:
 
         def begin() -> str:
@@ -151,7 +151,7 @@ def main() -> None:
         image_set(prepared / f"{count}.set", count)
         file = prepared / "executors.toml"
         file.write_text(STUDY.format(model=MODEL, count=count, batch=BATCH))
-        work = resolve(read_study(file))
+        work = resolve(Study.read(file))
         started = time.perf_counter()
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         cluster = time.perf_counter() - started

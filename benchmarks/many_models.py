@@ -18,7 +18,7 @@ from cli import models, process
 from store import opening, predictions
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.probes.images.pack import pack_arrays
 from bandlens.records import Finished, SessionInfo
@@ -78,7 +78,7 @@ def main() -> None:
     with folder(given.keep) as scratch:
         file, database, report = (scratch / name for name in ("many.toml", "many.duckdb", "many.html"))
         if not database.exists():
-            work = resolve(read_study(study(scratch, checkpoints, images)))
+            work = resolve(Study.read(study(scratch, checkpoints, images)))
             seconds = fill(work, database)
             count = len(work.cells) * images
             print(f"{len(work.cells):,} cells, {count:,} predictions, stored in {seconds:.0f} s\n")

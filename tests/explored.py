@@ -12,7 +12,7 @@ from small import make_images, make_model, make_pictures, make_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 
@@ -49,7 +49,7 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "blur.py").write_text(BLUR)
     probes = "lowpass = {}\nhighpass = {}\ncritical_band = {}\nblur = {file = 'blur.py', width = [2]}"
     study = make_study(place, name="small", probes=probes, seed=3)
-    run_study(resolve(read_study(study)), place / "results.duckdb")
+    run_study(resolve(Study.read(study)), place / "results.duckdb")
     with open_store(place / "results.duckdb") as store:
         compute_metrics(store, "small", 100)
     return place
@@ -63,5 +63,5 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = [k % 4 for k in range(20)]
     make_images(place / "images.set", make_pictures(20), labels=labels, name="images")
     study = make_study(place, name="few", probes="lowpass = {}\ncritical_band = {}", seed=2, limit=5)
-    run_study(resolve(read_study(study)), place / "results.duckdb")
+    run_study(resolve(Study.read(study)), place / "results.duckdb")
     return place

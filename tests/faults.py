@@ -31,7 +31,7 @@ from ray_clusters import MEMORY, study_in
 from small import ask, make_study, rows_of
 
 from bandlens.app.signals import MESSAGE
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import Sharded, rebuild_study, run_study
 from bandlens.engine.distributed.cluster import RayOptions, imported
@@ -66,7 +66,7 @@ class Bench:
     reference: pl.DataFrame
 
     def run(self, database: Path, sharded: Sharded | None) -> None:
-        run_study(resolve(read_study(self.study)), database, sharded=sharded)
+        run_study(resolve(Study.read(self.study)), database, sharded=sharded)
 
     def check(self, database: Path) -> int:
         """What is stored is of the reference, each row once; gives the number of rows."""
@@ -101,7 +101,7 @@ def bench(folder: Path, seconds: float = 0.01) -> Bench:
     crashes = f"crashes = {{file = 'crashes.py', at = {COUNT // 2}}}"
     crashing = make_study(folder, name="crashing", probes=probes + crashes)
     database = folder / "reference.duckdb"
-    run_study(resolve(read_study(study)), database)
+    run_study(resolve(Study.read(study)), database)
     return Bench(study, crashing, rows_of(database))
 
 
@@ -187,7 +187,7 @@ def _run(
     if place:
         arm(place, number)
     try:
-        run_study(resolve(read_study(study)), database, sharded=sharded).check()
+        run_study(resolve(Study.read(study)), database, sharded=sharded).check()
     except BandlensError as error:
         sys.exit(1 if "\n" not in str(error) else 2)
 
@@ -275,7 +275,7 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
             delete(database)
             struck["database deleted, rebuilt from shards"] += 1
             if shards.is_dir():
-                rebuild_study(resolve(read_study(bench.study)), database, str(shards))
+                rebuild_study(resolve(Study.read(bench.study)), database, str(shards))
             before = 0
         if fault in ("place", "moment", "room"):
             assert process.exitcode in (0, 1, -signal.SIGKILL), "a run ends well, with one line, or killed"
@@ -427,7 +427,7 @@ def strike_ray(
     bench.check(database)
     if moments.random() < 0.3 and database.exists():
         delete(database)
-        rebuild_study(resolve(read_study(bench.study)), database, str(shards))
+        rebuild_study(resolve(Study.read(bench.study)), database, str(shards))
         bench.check(database)
         struck["Ray: database deleted, rebuilt from shards"] += 1
     bench.finish(database, Sharded(str(shards)) if moments.random() < 0.5 else None)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from small import ask, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.plan import plan_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
@@ -49,7 +49,7 @@ def prepare(folder: Path) -> Path:
 
 def one_round(folder: Path, database: Path, number: int) -> Round:
     started = time.perf_counter()
-    work = resolve(read_study(make_study(folder, seed=number, probes=PROBES)))
+    work = resolve(Study.read(make_study(folder, seed=number, probes=PROBES)))
     planned = plan_study(work, database)
     ran = run_study(work, database)
     shown = ask(database, "SELECT count(*) FROM accuracy")[0][0]

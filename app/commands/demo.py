@@ -61,7 +61,7 @@ def _run(out: Path) -> None:
     from ...analysis.metrics.compute import compute_metrics
     from ...analysis.metrics.conditions import compute_conditions
     from ..demo import export_model, pack_photographs, write_study
-    from ..study.file import read_study
+    from ..study.file import Study
     from ..study.resolve import resolve
     from ..study.run import run_study
 
@@ -73,7 +73,7 @@ def _run(out: Path) -> None:
     print(f"{images.info.count} images, unlabelled: what is measured is agreement with the clean prediction")
     _step("52 conditions: clean, 22 spectral, 29 critical band")
     database = out / "results.duckdb"
-    summary = run_study(resolve(read_study(write_study(out))), database)
+    summary = run_study(resolve(Study.read(write_study(out))), database)
     print(f"{summary.label}: {summary.predictions:,} predictions in {duration(summary.seconds)}, into {database}")
     _step("Curves and metrics; intervals take the crops of a photograph as one")
     with open_store(database) as store:

@@ -56,10 +56,10 @@ def gate(
 
     Example: bandlens gate study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000
     """
-    from ..study.file import read_study
+    from ..study.file import Study
     from ..study.gate import gate_study
 
-    asked = read_study(study)
+    asked = Study.read(study)
     if checkpoints:
         asked = replace(asked, checkpoints=checkpoints)
     asked = replace(asked, limit=min(filter(None, (asked.limit, images)), default=0))

@@ -31,10 +31,10 @@ Database = Annotated[Path, typer.Option("--db", envvar="BANDLENS_DB", help="The 
 def opened(file: Path, engine: str | None) -> Work:
     """Resolve a study on this machine; where its engine is `auto`, stderr says what that stands for, and why."""
     from ...engine.device.devices import choose_engine
-    from ..study.file import AUTO, read_study
+    from ..study.file import AUTO, Study
     from ..study.resolve import resolve
 
-    study = read_study(file)
+    study = Study.read(file)
     study = replace(study, engine=engine or study.engine)
     work = resolve(study)
     if study.engine == AUTO:

@@ -73,11 +73,6 @@ class Study:
         return self.threads or processors()
 
 
-def read_study(file: Path) -> Study:
-    """`Study.read`."""
-    return Study.read(file)
-
-
 KEYS = [one.name for one in fields(Study) if one.name not in ("folder", "toml")]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import Command, make_images, make_model, make_pictures
 
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 
 WHOLE = """\
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def resolved(file: Path) -> None:
-    resolve(read_study(file))
+    resolve(Study.read(file))
 
 
 @fuzz(60)
@@ -116,11 +116,11 @@ def test_small_files_do_not_become_large(folder: Path, tmp_path: Path) -> None:
         (folder / f"bomb{number}.toml").write_text(common + text, encoding="utf-8")
     code = """
 from pathlib import Path
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 limit(1000)
 for file in sys.argv[1:]:
-    attempt(file, lambda: resolve(read_study(Path(file))))
+    attempt(file, lambda: resolve(Study.read(Path(file))))
 """
     files = [folder / f"bomb{number}.toml" for number in range(len(BOMBS))]
     attempts = limited(code, *files, "/dev/zero")
@@ -161,7 +161,7 @@ def test_names_lead_nowhere(folder: Path, key: str, value: Any) -> None:
 def test_patterns_may_be_absolute(folder: Path) -> None:
     keys = f'checkpoints = ["one"]\nmodels = "models"\nengine = "onnxruntime"\nimages = ["{folder}/*.set"]\n'
     (folder / "study.toml").write_text(keys)
-    assert [images.info.name for images in resolve(read_study(folder / "study.toml")).image_sets] == ["images.set"]
+    assert [images.info.name for images in resolve(Study.read(folder / "study.toml")).image_sets] == ["images.set"]
 
 
 @pytest.mark.parametrize(

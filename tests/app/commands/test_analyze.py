@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 
@@ -34,7 +34,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_model(folder / "models", name, seed=seed)
     make_images(folder / "images.set", make_pictures(40))
     for name, probes in (("a", GRID), ("b", "lowpass = {}")):
-        run_study(resolve(read_study(make_study(folder, name=name, probes=probes))), folder / "results.duckdb")
+        run_study(resolve(Study.read(make_study(folder, name=name, probes=probes))), folder / "results.duckdb")
     return folder / "results.duckdb"
 
 

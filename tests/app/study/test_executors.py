@@ -21,7 +21,7 @@ from ray_clusters import ray_cluster, study_in
 from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import Committer, Sharded, record, run_study
 from bandlens.engine.distributed.cluster import RayOptions, connected
@@ -60,7 +60,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def work(study: Path) -> Work:
-    return resolve(read_study(study))
+    return resolve(Study.read(study))
 
 
 @pytest.fixture(scope="module")

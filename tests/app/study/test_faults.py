@@ -23,7 +23,7 @@ from polars.testing import assert_frame_equal
 from small import Command, ask, bandlens, make_images, make_model, make_pictures, make_study, rows_of
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import Sharded, run_study
 
@@ -39,10 +39,10 @@ import sys
 from pathlib import Path
 from bandlens.app.study.run import run_study
 from bandlens.app.study.run import Sharded
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.errors import BandlensError
-study = read_study(Path(sys.argv[1]))
+study = Study.read(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
 try:
@@ -65,7 +65,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def uninterrupted(study: Path) -> pl.DataFrame:
     database = study.parent / "reference.duckdb"
-    summary = run_study(resolve(read_study(study)), database)
+    summary = run_study(resolve(Study.read(study)), database)
     assert (summary.cells, summary.failed) == (12, [])
     return rows_of(database)
 
@@ -75,7 +75,7 @@ def stored(database: Path) -> int:
 
 
 def finished(study: Path, database: Path) -> pl.DataFrame:
-    run_study(resolve(read_study(study)), database)
+    run_study(resolve(Study.read(study)), database)
     return rows_of(database)
 
 
@@ -173,7 +173,7 @@ def test_ctrl_c_ends_a_run_soon_and_what_was_committed_stays(workplace: Path, se
     assert "Traceback" not in err
     assert ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL") == [("clean", 20), ("lowpass", 20)]
     quick = make_study(workplace, probes="lowpass = {cutoff = 0.3}")
-    assert run_study(resolve(read_study(quick)), database).ran == 0
+    assert run_study(resolve(Study.read(quick)), database).ran == 0
 
 
 # A full disk

@@ -16,13 +16,13 @@ import pytest
 from small import CLASSES, Command, make_images, make_model, make_pictures, make_study
 
 from bandlens.analysis.comparison.verdicts import Limits
-from bandlens.app.study.file import Study, read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.errors import UsageError
 
 
 def work_of(file: Path) -> Work:
-    return resolve(read_study(file))
+    return resolve(Study.read(file))
 
 
 def refusal(file: Path) -> str:
@@ -39,7 +39,7 @@ def refusal(file: Path) -> str:
 def test_defaults(workplace: Path) -> None:
     file = workplace / "mine.toml"
     file.write_text('checkpoints = ["one"]\nimages = ["images.set"]\nmodels = "models"\n')
-    study = read_study(file)
+    study = Study.read(file)
     assert (study.name, study.engine, study.precision, study.batch, study.seed) == (
         "mine",
         "auto",
@@ -224,7 +224,7 @@ def test_a_study_in_python_is_kept_as_text_that_reads_the_same(workplace: Path) 
     )
     file = workplace / "mine.toml"
     file.write_text(study.toml)
-    assert read_study(file) == replace(study, folder=workplace)
+    assert Study.read(file) == replace(study, folder=workplace)
     assert tomllib.loads(study.toml) == {
         "name": "mine",
         "checkpoints": ["one"],
@@ -363,7 +363,7 @@ def test_images_by_pattern_and_some_of_them_clean_alone(workplace: Path) -> None
         (workplace / "c" / name).parent.mkdir(parents=True, exist_ok=True)
         make_images(workplace / "c" / name, make_pictures(3, seed=k), name=f"c {name}")
     file = make_study(workplace, images=["images.set"], clean_images=["c/fog/*", "c/*/1"], probes="lowpass = {}")
-    found = Counter((cell.image_set.name, cell.condition.probe) for cell in resolve(read_study(file)).cells)
+    found = Counter((cell.image_set.name, cell.condition.probe) for cell in resolve(Study.read(file)).cells)
     assert found == {
         ("images.set", "clean"): 1,
         ("images.set", "lowpass"): 11,
@@ -375,7 +375,7 @@ def test_images_by_pattern_and_some_of_them_clean_alone(workplace: Path) -> None
 
 def test_a_set_that_is_named_twice_is_run_once_and_perturbed(workplace: Path) -> None:
     file = make_study(workplace, images=["*.set"], clean_images=["images.set"], probes="lowpass = { cutoff = 0.1 }")
-    assert [cell.condition.probe for cell in resolve(read_study(file)).cells] == ["clean", "lowpass"]
+    assert [cell.condition.probe for cell in resolve(Study.read(file)).cells] == ["clean", "lowpass"]
 
 
 def test_a_pattern_that_fits_nothing_is_named(workplace: Path) -> None:

@@ -16,7 +16,7 @@ from made_up_results import python
 from polars.testing import assert_frame_equal
 from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
 
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.errors import EngineError
@@ -45,8 +45,8 @@ GATE = """
 import sys
 from pathlib import Path
 from bandlens.app.study.gate import gate_study
-from bandlens.app.study.file import read_study
-gate_study(read_study(Path(sys.argv[1])), Path(sys.argv[2]), *sys.argv[3:], range_seconds=0)
+from bandlens.app.study.file import Study
+gate_study(Study.read(Path(sys.argv[1])), Path(sys.argv[2]), *sys.argv[3:], range_seconds=0)
 """
 
 
@@ -222,7 +222,7 @@ def test_the_report_shows_the_gates_of_what_the_study_ran(command: Command, plac
 
 def test_each_image_is_perturbed_once_for_both(place: Path) -> None:
     (place / "dim.py").write_text(LOGGED)
-    study = read_study(study_of(place, "one", "two", probes="dim = {file = 'dim.py', seconds = [0, 0.001]}\n"))
+    study = Study.read(study_of(place, "one", "two", probes="dim = {file = 'dim.py', seconds = [0, 0.001]}\n"))
     found = gate_study(study, place / "r.duckdb", *ENGINES)
     assert found.ran.predictions == COUNT * 3 * 2 * 2
     tried = 5  # images more, for each condition: a probe is tried alone twice and once among three
@@ -246,7 +246,7 @@ def test_only_missing_cells_are_run(command: Command, place: Path) -> None:
     assert command("run", trusted, "--db", db).code == 0
     parts = "SELECT cell, first, committed FROM part ORDER BY ALL"
     before = ask(db, parts)
-    study = read_study(study_of(place, "one"))
+    study = Study.read(study_of(place, "one"))
     assert gate_study(study, db, "onnxruntime:fp32", "fp32").ran.ran == 3
     assert set(before) < set(ask(db, parts))
     assert gate_study(study, db, "onnxruntime:fp32", "fp32").ran.ran == 0
@@ -257,7 +257,7 @@ def test_killed_and_gated_again_it_goes_on_where_it_stopped(place: Path) -> None
     (place / "dim.py").write_text(LOGGED)
     study = study_of(place, "one", "two", probes="dim = {file = 'dim.py', seconds = 0.2}\n" + WIDE)
     whole, db = place / "whole.duckdb", place / "r.duckdb"
-    expected = gate_study(read_study(study), whole, *ENGINES).rows
+    expected = gate_study(Study.read(study), whole, *ENGINES).rows
     (place / "log").unlink()
     with subprocess.Popen(python(GATE, study, db, *ENGINES)) as process:
         deadline = time.monotonic() + 60
@@ -267,7 +267,7 @@ def test_killed_and_gated_again_it_goes_on_where_it_stopped(place: Path) -> None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     total, stored = COUNT * 2 * 2 * 2, ask(db, "SELECT count(*) FROM prediction")[0][0]
-    found = gate_study(read_study(study), db, *ENGINES)
+    found = gate_study(Study.read(study), db, *ENGINES)
     assert 0 < stored < total
     assert found.ran.predictions == total - stored
     assert_frame_equal(rows_of(db), rows_of(whole))

@@ -13,7 +13,7 @@ from PIL import Image
 from small import Command, ask, make_images, make_model, make_pictures, make_study
 from torch import nn
 
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.plan import Plan, plan_study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import Sharded, Summary, run_study
@@ -39,10 +39,10 @@ class Place:
         make_images(folder / "images.set", make_pictures(20), labels=[k % 12 for k in range(20)])
 
     def plan(self, **keys: Any) -> Plan:
-        return plan_study(resolve(read_study(make_study(self.folder, **keys))), self.database)
+        return plan_study(resolve(Study.read(make_study(self.folder, **keys))), self.database)
 
     def run(self, **keys: Any) -> Summary:
-        return run_study(resolve(read_study(make_study(self.folder, **keys))), self.database)
+        return run_study(resolve(Study.read(make_study(self.folder, **keys))), self.database)
 
     def ask(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return ask(self.database, sql, parameters)
@@ -73,7 +73,7 @@ def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(place: Place, t
     assert sorted(classes) == [(1,)] * 10 + [(2,)] * 2
     assert place.plan(probes=noise, limit=14).missing == []
     other = run_study(
-        resolve(read_study(make_study(place.folder, probes=noise, limit=14))),
+        resolve(Study.read(make_study(place.folder, probes=noise, limit=14))),
         tmp_path / "shards.duckdb",
         sharded=Sharded(str(tmp_path / "shards")),
     )

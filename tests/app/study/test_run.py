@@ -16,7 +16,7 @@ from small import Command, ask, rows_of
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import Sharded, committing, run_study
 from bandlens.engine.backends.base import attack_variant
@@ -32,7 +32,7 @@ COUNT = 20
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    return resolve(read_study(study_in(tmp_path_factory.mktemp("run"), COUNT, PROBES)))
+    return resolve(Study.read(study_in(tmp_path_factory.mktemp("run"), COUNT, PROBES)))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from ray_clusters import study_in
 from small import Command, make_model
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 
@@ -25,7 +25,7 @@ PROBES = (
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study that was run."""
     folder = tmp_path_factory.mktemp("verify")
-    run_study(resolve(read_study(study_in(folder, COUNT, PROBES))), folder / "results.duckdb")
+    run_study(resolve(Study.read(study_in(folder, COUNT, PROBES))), folder / "results.duckdb")
     return folder
 
 

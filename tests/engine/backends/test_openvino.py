@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from small import ask, make_images, make_model, make_pictures, make_study
 
 from bandlens.app.demo import MODEL
-from bandlens.app.study.file import read_study
+from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.engine.backends import openvino as openvino_session
@@ -212,7 +212,7 @@ def test_a_run_gives_the_predictions_of_onnxruntime(tmp_path: Path) -> None:
     database = tmp_path / "results.duckdb"
     for engine in ("onnxruntime", "openvino"):
         study = make_study(tmp_path, name=engine, engine=engine, probes=STUDY)
-        summary = run_study(resolve(read_study(study)), database)
+        summary = run_study(resolve(Study.read(study)), database)
         assert (summary.ran, summary.failed) == (summary.cells, [])
     rows = {engine: ask(database, PREDICTIONS, [engine]) for engine in ("onnxruntime", "openvino")}
     assert len(rows["openvino"]) == 2 * 21 * 6
