@@ -43,14 +43,19 @@ def lines_of(output: str) -> list[list[str]]:
 
 
 def same_word(shown: str, printed: str) -> bool:
-    """Equal, or numbers that another processor's arithmetic may have moved: by one in the last digit, or by 2 %."""
+    """Equal, or numbers that another processor's arithmetic may have moved: by one in the last digit, or by 2 %.
+
+    A number as small as 1e-05 is itself what rounding left, and another one is as good up to a factor of three.
+    """
     if shown == printed:
         return True
     try:
         a, b = (float(word.strip("(),%;").replace(",", "")) for word in (shown, printed))
     except ValueError:
         return False
-    digits = shown.strip("(),%;").partition("e")[0].partition(".")[2]
+    if "e-" in shown:
+        return abs(a) / 3 < abs(b) < 3 * abs(a)
+    digits = shown.strip("(),%;").partition(".")[2]
     return "." in shown and abs(a - b) <= max(1.01 * 10.0 ** -len(digits), 0.02 * abs(a))
 
 

@@ -60,7 +60,7 @@ WHERE (
     metric_value.image_set IS NULL
     OR (metric = 'shape_bias' AND shown.benchmark = 'cue-conflict')
     OR (metric <> 'shape_bias' AND shown.benchmark IN ('imagenet', 'imagenet-real')))
-ORDER BY model, image_set.count DESC
+ORDER BY model, image_set.count DESC, image_set.id, metric
 """
 TOP1 = """
 SELECT detail.checkpoint AS model, benchmark, corruption, severity,
@@ -68,7 +68,7 @@ SELECT detail.checkpoint AS model, benchmark, corruption, severity,
 FROM study_detail_of(?) AS detail JOIN cell_accuracy USING (cell)
 WHERE probe = 'clean' AND labelled AND (
     (benchmark IN ('imagenet-c', 'imagenet-cbar') AND corruption IS NOT NULL) OR benchmark = 'cue-conflict')
-ORDER BY model, n DESC
+ORDER BY model, n DESC, benchmark, corruption, severity, detail.cell
 """
 FILTERED = """
 SELECT detail.checkpoint AS model, detail.benchmark, probe, cutoff, detail.cell, clean_cell,

@@ -89,8 +89,10 @@ def test_exporting_again_is_silent_and_gives_the_same_bytes(
     assert to_onnx(imagenet(resnet18), 64)[0] == content
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
+    model = onnx.load_from_string(content)
+    del model.graph.initializer[:]  # among millions of weights, some spell anything
     for trace in (b"stack_trace", b".py", b'File "'):
-        assert trace not in content
+        assert trace not in model.SerializeToString()
 
 
 @pytest.mark.parametrize(
