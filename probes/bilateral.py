@@ -49,18 +49,18 @@ def smooth_in_arrays(pixels: Array, space: NDArray[np.float32], sigma_color: flo
     padded = np.pad(pixels, ((0, 0), (0, 0), (r, r), (r, r)), mode="reflect").astype(np.float32)
     values = padded.reshape(count, 3, -1)
     pull, weights = np.zeros_like(values), np.ones_like(values[:, :1])  # a pixel is its own neighbour
-    scratch = np.empty_like(values), np.empty_like(values), np.empty_like(weights)
+    scratch = np.empty_like(values), np.empty_like(weights), np.empty_like(weights)
     exponent = np.float32(-0.5 / sigma_color**2)
     for down, right in np.argwhere(space > 0) - r:
         shift = down * padded.shape[-1] + right
         if shift <= 0:  # the pair has been, or is none
             continue
         here, there = np.s_[..., :-shift], np.s_[..., shift:]
-        apart, magnitude, weight = (array[here] for array in scratch)
+        apart, weight, magnitude = (array[here] for array in scratch)
         np.subtract(values[there], values[here], out=apart)
-        red, green, blue = np.split(np.abs(apart, out=magnitude), 3, axis=1)
-        np.add(red, green, out=weight)
-        weight += blue
+        np.abs(apart[:, :1], out=weight)
+        weight += np.abs(apart[:, 1:2], out=magnitude)
+        weight += np.abs(apart[:, 2:], out=magnitude)
         weight *= weight
         weight *= exponent
         np.exp(weight, out=weight)
