@@ -12,7 +12,7 @@ import pytest
 from deferred_card import POISON, CudaError, DeferredStream, Event, Graph
 from pretend_cupy import CardArray, PretendCupy, real, signature_of
 
-OURS = {"card", "free", "new", "put", "able", "launched"}
+OURS = {"card", "free", "pooled", "new", "put", "able", "launched"}
 """Names that tests alone use."""
 
 
