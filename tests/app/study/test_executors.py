@@ -392,13 +392,17 @@ def once(name):
         marker.touch()
     return first
 if once("stopped"):
+    time.sleep(3)
     os.kill(os.getpid(), signal.SIGSTOP)
 def hangs(images, level):
     if once("hung"):
         time.sleep(3600)
     return images * level
 """
-"""Stops its worker as it opens the study, and hangs in its first batch."""
+"""Stops its worker as it opens the study, and hangs in its first batch.
+
+First the worker gives a sign of life: one that never gave any may be waiting for a machine, and is left for long.
+"""
 
 
 def test_a_worker_that_is_stopped_as_it_opens_and_a_task_that_hangs_are_replaced(
