@@ -10,6 +10,7 @@ import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 from reported import GRID, add_metrics, make_database
 
+from bandlens.analysis.charts.style import INK
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.metrics.compute import compute_metrics
 from bandlens.analysis.published.imports import read_import
@@ -65,6 +66,21 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
     flat = table.filter(pl.col("metric").str.starts_with("critical_"))
     assert flat["state"].to_list() == ["degenerate"] * 3, "all accuracies are equal; no mark, but rows of the table"
     assert "degenerate fits" in figure.caption
+
+
+def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
+    images, path = image_set(120, name="photographs", labels=[0] * 120), tmp_path / "results.duckdb"
+    wrong = [int(k % 3 == 0) for k in range(120)]
+    by = model("resnet50.a1_in1k")
+    with open_store(path) as store:
+        store_study(store, "s", images, [part(cell(images, of, by=by), wrong, wrong) for of in GRID])
+        compute_metrics(store, "s", 100)
+        store.execute("UPDATE metric_value SET state = 'doubtful' WHERE metric = 'high_frequency_bias'")
+    fills = {
+        title: [layer["mark"]["fill"] for layer in panel.to_dict()["layer"] if layer["mark"].get("shape") == "diamond"]
+        for title, panel in figures(path)["atlas-biases"].panels.items()
+    }
+    assert fills == {"low_frequency_bias": [INK], "high_frequency_bias": ["white"]}
 
 
 def test_with_the_critical_band_imported_its_networks_are_points_too(tmp_path: Path, shared: Path) -> None:
