@@ -140,22 +140,21 @@ def analyze(
         progress: shows how far it is.
     """
     from ..analysis.database.open import open_store
-    from ..analysis.metrics.compute import compute_metrics, subjects
-    from ..analysis.metrics.conditions import compute_conditions
-    from ..analysis.metrics.error_consistency import judged_images, write_consistencies
+    from ..analysis.measures.base import Options
+    from ..analysis.measures.compute import compute_measures, condition_metrics_of, metrics_of
+    from ..analysis.measures.error_consistency import judged_images, write_consistencies
+    from ..analysis.measures.outcomes import subjects
 
     if not Path(db).exists():
         raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
     with open_store(Path(db)) as store:
         count = len(subjects(store, study))
         with progress("analyzing", count, "checkpoints and image sets") as advance:
-            metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
-        with progress("analyzing every condition", count, "checkpoints and image sets") as advance:
-            of_conditions = compute_conditions(store, study, resamples, advance)
+            values = compute_measures(store, study, Options(resamples, rgb_reference), advance)
         judged = judged_images(store, study)
         with progress("comparing errors", len(judged), "image sets") as advance:
             write_consistencies(store, judged, resamples, advance)
-    return of_conditions if conditions else metrics
+    return condition_metrics_of(values) if conditions else metrics_of(values)
 
 
 def compare(

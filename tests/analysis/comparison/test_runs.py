@@ -18,8 +18,8 @@ from bandlens.analysis.comparison.metrics import compare_correlations, compare_m
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.psychometric import fit_channels, fit_thresholds
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.measures.psychometric import fit_channels, fit_thresholds
 from bandlens.analysis.statistics.coefficients import holm
 from bandlens.errors import UsageError
 from bandlens.protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
@@ -314,7 +314,7 @@ def filtered_versions(store: Store, images: Images, same: float) -> tuple[Run, R
     runs = []
     for parts in (first, second):
         label = store_study(store, "s", images, parts)
-        compute_metrics(store, label)
+        compute_measures(store, label)
         runs.append(Run(store, label))
     return runs[0], runs[1]
 
@@ -374,7 +374,7 @@ def test_a_bias_without_the_other_is_paired_by_itself(store: Store) -> None:
         parts = [clean, *(outcome(images, changed(of) if k else of, n, 0.3 + k / 5) for n, of in enumerate(conditions))]
         for name, some, runs in (("both", parts, whole), ("s", parts[:6], alone)):
             label = store_study(store, name, images, some)
-            compute_metrics(store, label)
+            compute_measures(store, label)
             runs.append(Run(store, label))
     rows, beside = ({row["metric"]: row for row in compare_metrics(*runs).rows(named=True)} for runs in (alone, whole))
     assert rows["low_frequency_bias"] == beside["low_frequency_bias"]
@@ -404,7 +404,7 @@ def test_psychometric_numbers_of_two_versions_are_paired_over_their_images(store
             answers[k].append(rank == 0)
     runs = [Run(store, store_study(store, "s", images, one)) for one in parts]
     for run in runs:
-        compute_metrics(store, run.label)
+        compute_measures(store, run.label)
     rows = {row["metric"]: row for row in compare_metrics(*runs).rows(named=True)}
     times = rng.multinomial(200, np.full(200, 1 / 200), 500).T.astype(float)
     found = []

@@ -16,7 +16,7 @@ from bandlens.analysis.correlations.models import StudyTable, read_models, study
 from bandlens.analysis.correlations.table import correlate
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.critical_band import fit_band
+from bandlens.analysis.measures.critical_band import fit_band
 
 BIASES = ["low_frequency_bias", "critical_bandwidth", "critical_bandwidth_raw"]
 CUES = ["shape_bias", "shape_bias_bear", "cue_accuracy"]

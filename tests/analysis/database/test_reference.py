@@ -15,7 +15,8 @@ from scipy.stats import spearmanr
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.reference import schema_reference
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 
 DOCS = Path(__file__).parents[3] / "docs"
 QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "sql.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -51,7 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         names = {"all": {k: f"class {k}" for k in range(10)}}
         store_study(opened, "mine", images, parts[:-1], names)
         store_study(opened, "mine", images, parts, names)
-        compute_conditions(opened, "mine", 100)
+        compute_measures(opened, "mine", Options(100))
         store_study(opened, "cues", conflict, [part(cell(conflict, by=model("other")), [0, 2, 2, 2], [0, 1, 0, 1])])
         ids = opened.frame(
             "SELECT study_id, checkpoint_id, image_set_id FROM study_version, "

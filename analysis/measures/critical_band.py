@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,23 @@ from scipy.optimize import OptimizeWarning, curve_fit
 
 from ...errors import UsageError
 from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
-from .states import State
+from .base import Available, Estimate, Measure, Options, Scope, State, nothing
+from .outcomes import CellOutcomes, Outcomes
 
+PROBE = "critical_band"
+UNITS = {"bandwidth": "octaves", "center_frequency": "cycles per image", "peak_noise_sensitivity": "share"}
+"""The three numbers that a channel is described by, and their units."""
+TITLES = {
+    "bandwidth": "bandwidth",
+    "center_frequency": "centre frequency",
+    "peak_noise_sensitivity": "peak noise sensitivity",
+}
+PUBLISHED = {
+    "critical_bandwidth": "bandwidth",
+    "critical_center_frequency": "center_frequency",
+    "critical_peak_noise_sensitivity": "peak_noise_sensitivity",
+}
+"""Measure -> its name in the fit: the study's three numbers, which it takes from the normalized thresholds."""
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
 LOWEST, HIGHEST = FREQUENCIES[0] - 0.5, FREQUENCIES[-1] + 0.5
@@ -55,31 +71,57 @@ class CriticalBand:
     """Why the state is what it is, for people; None where it is ok."""
 
 
-def band_gaps(settings: Iterable[tuple[float | None, float | None]]) -> str | None:
+Setting = tuple[float | None, float | None]
+"""noise_sd and octave index of a condition; no octave where noise_sd is 0."""
+
+
+def settings_of(available: Available) -> list[Setting]:
+    """noise_sd and octave of the conditions of critical_band: without noise first, then octave by octave."""
+    settings = [
+        (condition.number("noise_sd"), condition.number("frequency")) for condition in available.of_probe(PROBE)
+    ]
+    return sorted(settings, key=_place)
+
+
+def band_cells(outcomes: Outcomes) -> list[CellOutcomes]:
+    """The cells of critical_band in the order of `settings_of`."""
+    cells = outcomes.of_probe(PROBE)
+    return [
+        cells[condition]
+        for condition in sorted(
+            cells, key=lambda condition: _place((condition.number("noise_sd"), condition.number("frequency")))
+        )
+    ]
+
+
+def _place(setting: Setting) -> tuple[float, float]:
+    noise_sd, octave = setting
+    return -1.0 if octave is None else octave, noise_sd or 0.0
+
+
+def band_gaps(settings: Iterable[Setting]) -> str | None:
     """Why the published 29 are not among the conditions of (noise_sd, frequency), each once; None where they are."""
     counts = Counter(settings)
-    wanted: set[tuple[float | None, float | None]] = {
-        (0.0, None),
-        *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES),
+    published: set[Setting] = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
+    problems: dict[str, set[Setting]] = {
+        "lacks {}": published - {*counts},
+        "has {} more than once": {setting for setting, count in counts.items() if count > 1 and setting in published},
     }
-    problems: dict[str, set[tuple[float | None, float | None]]] = {
-        "lacks {}": wanted - {*counts},
-        "has {} more than once": {setting for setting, count in counts.items() if count > 1 and setting in wanted},
-    }
-    told = [words.format(_levels(which)) for words, which in problems.items() if which]
-    if not told:
+    phrases = [words.format(_levels(settings)) for words, settings in problems.items() if settings]
+    if not phrases:
         return None
-    return f"{', and '.join(told)}; the published estimator takes its {len(wanted)} conditions, each once"
+    return f"{', and '.join(phrases)}; the published estimator takes its {len(published)} conditions, each once"
 
 
-def _levels(settings: Iterable[tuple[float | None, float | None]]) -> str:
+def _levels(settings: Iterable[Setting]) -> str:
     """Such as `noise_sd 0.08, noise_sd 0.16 at frequency 2`; a level by itself stands for all of its frequencies."""
     by_level: dict[float, list[float]] = {}
     for sd, f in sorted((sd or 0.0, -1.0 if f is None else f) for sd, f in settings):
         by_level.setdefault(sd, []).extend([f] if f >= 0 else [])
     return ", ".join(
-        f"noise_sd {sd:g}" + (f" at frequency {' and '.join(f'{f:g}' for f in found)}" if 0 < len(found) < 7 else "")
-        for sd, found in by_level.items()
+        f"noise_sd {sd:g}"
+        + (f" at frequency {' and '.join(f'{f:g}' for f in octaves)}" if 0 < len(octaves) < 7 else "")
+        for sd, octaves in by_level.items()
     )
 
 
@@ -130,15 +172,15 @@ def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
     fit = _least_squares(values)
     amplitude, mu, sigma = (np.nan, np.nan, np.nan) if fit is None else fit
     bandwidth = FULL_WIDTH * abs(sigma)
-    nothing, doubts = None, []
+    meaningless, doubts = None, []
     if np.ptp(values) == 0:
-        nothing = "all thresholds are equal"
+        meaningless = "all thresholds are equal"
     elif fit is None:
-        nothing = "no Gaussian fits the thresholds"
+        meaningless = "no Gaussian fits the thresholds"
     elif not LOWEST <= mu <= HIGHEST:
-        nothing = "the centre lies outside the tested bands"
+        meaningless = "the centre lies outside the tested bands"
     elif mu - bandwidth / 2 < LOWEST and mu + bandwidth / 2 > HIGHEST:
-        nothing = "the Gaussian is wider than the tested range"
+        meaningless = "the Gaussian is wider than the tested range"
     elif bandwidth > HIGHEST - LOWEST:
         doubts.append("one of its flanks lies outside the tested bands")
     if amplitude > 4 - 1e-3:
@@ -148,8 +190,8 @@ def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
         bandwidth=float(bandwidth),
         center_frequency=float(center(mu, size)),
         peak_noise_sensitivity=float(np.exp2(amplitude - 4)),
-        state=State.DEGENERATE if nothing else State.DOUBTFUL if doubts else State.OK,
-        note="; ".join([nothing, *doubts] if nothing else doubts) or None,
+        state=State.DEGENERATE if meaningless else State.DOUBTFUL if doubts else State.OK,
+        note="; ".join([meaningless, *doubts] if meaningless else doubts) or None,
     )
 
 
@@ -171,3 +213,80 @@ def _least_squares(thresholds: NDArray[np.float64]) -> tuple[float, float, float
         except RuntimeError:  # evaluations are used up
             return None
     return float(amplitude), float(mu), float(sigma)
+
+
+# The measures
+
+
+def band_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+    """The published numbers and thresholds, of normalized accuracies and (as NAME_raw) of accuracies as they are."""
+    cells = band_cells(outcomes)
+    rights = [cell.right for cell in cells]
+    if any(right is None for right in rights):
+        return dict.fromkeys(PUBLISHED, nothing(State.MISSING, "no clean prediction to agree with"))
+    settings = settings_of(outcomes.available)
+    percent = {
+        setting: 100 * (right.sum() / len(right))
+        for setting, right in zip(settings, rights, strict=True)
+        if right is not None
+    }
+    # (5, 7) percent: noise_sd by frequency.
+    accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
+    rgb = _clean_percent(outcomes) if options.rgb_reference else None
+    size = outcomes.subject.size
+    if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
+        estimates = dict(_band_numbers(fit_band(normalized_thresholds(accuracy, rgb), size), ""))
+    else:
+        estimates = dict.fromkeys(PUBLISHED, nothing(State.UNDETERMINED, "nothing is right without noise"))
+    return estimates | dict(_band_numbers(fit_band(integer_thresholds(accuracy), size), "_raw"))
+
+
+def _clean_percent(outcomes: Outcomes) -> float | None:
+    right = outcomes.clean.right if outcomes.clean else None
+    return None if right is None else 100 * float(right.sum() / len(right))
+
+
+def _band_numbers(band: CriticalBand, suffix: str) -> Iterator[tuple[str, Estimate]]:
+    """The three numbers, and the seven thresholds that they come of."""
+    for measure, name in PUBLISHED.items():
+        value = getattr(band, name)
+        yield f"{measure}{suffix}", Estimate(value if np.isfinite(value) else np.nan, state=band.state, note=band.note)
+    for frequency, steps in zip(FREQUENCIES, band.thresholds, strict=True):
+        yield f"critical_threshold_{frequency}{suffix}", Estimate(float(steps))
+
+
+def has_band(available: Available) -> bool:
+    """Whether an image set is run under band noise."""
+    return bool(available.of_probe(PROBE))
+
+
+def _lacking_conditions(available: Available) -> str | None:
+    gaps = band_gaps(settings_of(available))
+    return gaps and f"{PROBE} {gaps}"
+
+
+_in_band = partial(
+    Measure,
+    scope=Scope.GRID,
+    estimates=band_estimates,
+    asked=has_band,
+    needs=_lacking_conditions,
+    group="critical band",
+    estimator="published",
+)
+
+
+def _published(suffix: str, words: str) -> Iterator[Measure[Outcomes]]:
+    for measure, number in PUBLISHED.items():
+        panel = "" if suffix else number
+        title = f"critical {TITLES[number]}{words}"
+        yield _in_band(f"{measure}{suffix}", title, UNITS[number], is_bias=not suffix, number=panel)
+    for frequency in FREQUENCIES:
+        title = f"critical threshold of octave {frequency}{words}"
+        yield _in_band(f"critical_threshold_{frequency}{suffix}", title, "steps")
+
+
+MEASURES: Sequence[Measure[Outcomes]] = (
+    *_published("", ""),
+    *_published("_raw", ", accuracies not normalized"),
+)

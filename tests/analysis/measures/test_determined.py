@@ -11,9 +11,9 @@ import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.conditions import compute_conditions
-from bandlens.analysis.metrics.determined import Determined, condition_metrics, determined_metrics
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures, condition_metrics_of, metrics_of
+from bandlens.analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Condition
 
@@ -111,7 +111,7 @@ def test_the_plan_is_what_analysis_finds(tmp_path: Path, gap: str) -> None:
                 predicted = rng.integers(0, 2, 40)
                 parts.append(part(cell(one, of), predicted, predicted))
         store_study(store, "s", images, parts)
-        found = compute_metrics(store, "s", 100)
+        found = metrics_of(compute_measures(store, "s", Options(100)))
     states = {(row["image_set"], row["metric"]): row["state"] for row in found.iter_rows(named=True)}
     planned = determined(images, conditions)
     for one in planned.values():
@@ -147,7 +147,7 @@ def test_the_plan_of_conditions_is_what_analysis_finds(tmp_path: Path, checkpoin
     planned = condition_metrics([one.cell for one in parts], {one.info.digest: one.schemes for one in images})
     with open_store(tmp_path / "r.duckdb") as store:
         store_study(store, "s", images, parts)
-        found = compute_conditions(store, "s", 100).filter(
+        found = condition_metrics_of(compute_measures(store, "s", Options(100))).filter(
             pl.col("probe") != "clean", pl.col("image_set").is_not_null()
         )
     assert {name: set(metrics) for name, metrics in planned.items()} == {

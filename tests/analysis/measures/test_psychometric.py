@@ -4,9 +4,9 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import binom, norm
 
-from bandlens.analysis.metrics import psychometric as psychometric_fit
-from bandlens.analysis.metrics.critical_band import FULL_WIDTH, NOISE_SDS, normalized_thresholds
-from bandlens.analysis.metrics.psychometric import (
+from bandlens.analysis.measures.base import State
+from bandlens.analysis.measures.critical_band import FULL_WIDTH, NOISE_SDS, normalized_thresholds
+from bandlens.analysis.measures.psychometric import (
     GREY,
     LEVELS,
     PUBLISHED,
@@ -22,7 +22,7 @@ from bandlens.analysis.metrics.psychometric import (
     noise_of,
     paired_band_intervals,
 )
-from bandlens.analysis.metrics.states import State
+from bandlens.analysis.metrics import psychometric as psychometric_fit
 from bandlens.errors import UsageError
 
 NUMBERS = ("bandwidth", "center_frequency", "peak_noise_sensitivity")

@@ -23,10 +23,10 @@ Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -37,20 +37,32 @@ from ...protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART
-from .critical_band import FULL_WIDTH, center, gaussian
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing
+from .critical_band import (
+    FULL_WIDTH,
+    PROBE,
+    TITLES,
+    UNITS,
+    Setting,
+    band_cells,
+    center,
+    gaussian,
+    has_band,
+    settings_of,
+)
 from .likelihood import best_start, maximize
-from .states import State
+from .outcomes import Outcomes
 
-Setting = tuple[float | None, float | None]
-"""noise_sd and octave index of a condition; no octave where noise_sd is 0."""
 GREY: Setting = (0.0, None)
 PUBLISHED: Sequence[Setting] = (GREY, *((sd, f) for f in FREQUENCIES for sd in NOISE_SDS[1:]))
 FEWEST_LEVELS, FEWEST_FREQUENCIES = 2, 3
 """Levels that a threshold takes, and octaves with a threshold that the three numbers take."""
 FEWEST_RIGHT = 20
 """Right answers without noise, below which no threshold is looked for."""
-CHANNEL = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
-"""What a channel is described by."""
+CHANNEL = tuple(UNITS)
+"""The numbers that describe a channel."""
+THRESHOLDS: Mapping[str, int] = {f"psychometric_threshold_{octave}": octave for octave in FREQUENCIES}
+"""Measure -> the octave whose threshold it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +75,7 @@ class Noise:
     """(levels, frequencies): the row of each condition's outcomes; octaves with fewer levels repeat their first."""
     x: Floats
     """(levels, frequencies): log2(noise_sd / 0.16), weakest first."""
-    there: Mask
+    present: Mask
     """(levels, frequencies): False where a level is repeated."""
 
     @property
@@ -88,18 +100,18 @@ def noise_of(settings: Sequence[Setting]) -> Noise:
     frequencies = tuple(f for f, rows in levels.items() if len(rows) >= FEWEST_LEVELS)
     most = max((len(levels[f]) for f in frequencies), default=0)
     rows = np.array([levels[f] + levels[f][:1] * (most - len(levels[f])) for f in frequencies], np.intp).T
-    there = np.array([np.arange(most) < len(levels[f]) for f in frequencies], bool).T
+    present = np.array([np.arange(most) < len(levels[f]) for f in frequencies], bool).T
     sds = np.array([sd or np.nan for sd, _ in settings])
-    return Noise(frequencies, rows, np.log2(sds[rows] / NOISE_SDS[-1]), there)
+    return Noise(frequencies, rows, np.log2(sds[rows] / NOISE_SDS[-1]), present)
 
 
 def _levels(settings: Sequence[Setting]) -> dict[int, list[int]]:
     """Octave -> the rows of its levels, weakest first."""
-    found: dict[int, list[int]] = {}
-    for row, (_, f) in sorted(enumerate(settings), key=lambda one: (one[1][1] or 0, one[1][0])):
+    levels: dict[int, list[int]] = {}
+    for row, (_, f) in sorted(enumerate(settings), key=lambda numbered: (numbered[1][1] or 0, numbered[1][0])):
         if f is not None:
-            found.setdefault(int(f), []).append(row)
-    return found
+            levels.setdefault(int(f), []).append(row)
+    return levels
 
 
 def threshold_gaps(settings: Iterable[Setting]) -> dict[int | None, str]:
@@ -124,26 +136,11 @@ def with_threshold(settings: Sequence[Setting]) -> list[int]:
 
 def channel_gap(settings: Sequence[Setting]) -> str | None:
     """Why the three numbers cannot be had of the conditions; None where the answers decide."""
-    gaps, there = threshold_gaps(settings), len(with_threshold(settings))
-    if None in gaps or there >= FEWEST_FREQUENCIES:
+    gaps, octaves = threshold_gaps(settings), len(with_threshold(settings))
+    if None in gaps or octaves >= FEWEST_FREQUENCIES:
         return gaps.get(None)
-    have = f"has {FEWEST_LEVELS} levels of noise or more at {there or 'no'} frequenc{'y' if there == 1 else 'ies'}"
+    have = f"has {FEWEST_LEVELS} levels of noise or more at {octaves or 'no'} frequenc{'y' if octaves == 1 else 'ies'}"
     return f"{have}, and a channel takes {FEWEST_FREQUENCIES}"
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number with its interval. NaN where the data do not determine it, or its interval; `note` then says why."""
-
-    value: float
-    low: float
-    high: float
-    state: State = State.OK
-    note: str | None = None
-
-    def row(self, metric: str) -> dict[str, Any]:
-        """The columns metric, value, low, high, state and note, with None for NaN."""
-        return {"metric": metric} | {name: None if one != one else one for name, one in asdict(self).items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +165,10 @@ class PsychometricBand:
     images: int
     clusters: int
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row of metric, value, low, high, state and note for each of the three numbers and seven thresholds."""
-        numbers = [getattr(self, name).row(name) for name in CHANNEL]
-        return numbers + [one.noise_sd.row(f"threshold_{one.frequency}") for one in self.thresholds]
+    def estimates(self) -> dict[str, Estimate]:
+        """The three numbers and the thresholds by name."""
+        thresholds = {f"threshold_{threshold.frequency}": threshold.noise_sd for threshold in self.thresholds}
+        return {name: getattr(self, name) for name in CHANNEL} | thresholds
 
 
 def estimate_band(
@@ -199,9 +196,8 @@ def estimate_band(
     noise = noise_of(settings)
     right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
     independent = int(ids.max()) + 1
-    nothing = _too_little(right, images, floor)
-    if nothing:
-        return _without(nothing, noise, float(right[0, 0] / images[0]), correct.shape[1], independent)
+    if too_little := _too_little(right, images, floor):
+        return _without(too_little, noise, float(right[0, 0] / images[0]), correct.shape[1], independent)
     # A resample that happens to fall to chance has no threshold; the others speak for it.
     usable = _usable(right, images, floor)
     drawn = _fit(right[:, usable], images[usable], floor, noise)
@@ -234,19 +230,19 @@ def paired_band_intervals(
     if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
         return {}
     right, images = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
-    both = list(zip((right[: len(a)], right[len(a) :]), floors, strict=True))
-    if any(_too_little(one, images, floor) for one, floor in both):
+    runs = list(zip((right[: len(a)], right[len(a) :]), floors, strict=True))
+    if any(_too_little(right_of_run, images, floor) for right_of_run, floor in runs):
         return {}
-    usable = np.logical_and(*(_usable(one, images, floor) for one, floor in both))
+    usable = np.logical_and(*(_usable(right_of_run, images, floor) for right_of_run, floor in runs))
     independent = int(ids.max()) + 1
     numbers = []
-    for one, floor in both:
-        drawn = _fit(one[:, usable], images[usable], floor, noise)
+    for right_of_run, floor in runs:
+        drawn = _fit(right_of_run[:, usable], images[usable], floor, noise)
         band = PsychometricBand(*_judged(drawn, size, _few(independent)), 0.0, a.shape[1], independent)
-        known = {row["metric"] for row in band.rows() if row["low"] is not None}
+        known = {name for name, estimate in band.estimates().items() if not np.isnan(estimate.low)}
         numbers.append({name: values for name, values in drawn.numbers(size).items() if name in known})
-    mine, theirs = numbers
-    return {name: interval((theirs[name] - mine[name])[1:]) for name in mine if name in theirs}
+    numbers_a, numbers_b = numbers
+    return {name: interval((numbers_b[name] - numbers_a[name])[1:]) for name in numbers_a if name in numbers_b}
 
 
 def _too_little(right: Floats, images: Floats, floor: float) -> Estimate | None:
@@ -254,7 +250,7 @@ def _too_little(right: Floats, images: Floats, floor: float) -> Estimate | None:
     reference = right[0, 0] / images[0]
     if floor and reference <= 2 * floor:
         note = f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
-        return Estimate(np.nan, np.nan, np.nan, State.AT_CHANCE, note)
+        return nothing(State.AT_CHANCE, note)
     if right[0, 0] < FEWEST_RIGHT:
         return _nothing(
             f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
@@ -293,8 +289,8 @@ class _Fits:
 
 def _fit(right: Floats, images: Floats, floor: float, noise: Noise) -> _Fits:
     """Thresholds and channels of right answers (conditions, R) among images (R,)."""
-    there = noise.there[:, :, None]
-    levels, trials = (np.where(there, one, 0.0) for one in (right[noise.rows], images))
+    present = noise.present[:, :, None]
+    levels, trials = (np.where(present, counts, 0.0) for counts in (right[noise.rows], images))
     flat = (len(levels), -1)
     return _fit_levels(levels.reshape(flat), trials.reshape(flat), right[0] / images, floor, noise)
 
@@ -353,10 +349,10 @@ def estimate_band_of_counts(
     return PsychometricBand(*_judged(fits, SIZE, None), float(reference[0]), total, total)
 
 
-def _without(nothing: Estimate, noise: Noise, reference: float, images: int, clusters: int) -> PsychometricBand:
-    """Every number as `nothing` says."""
-    thresholds = tuple(Threshold(f, nothing, np.nan) for f in noise.frequencies)
-    return PsychometricBand(thresholds, nothing, nothing, nothing, reference, images, clusters)
+def _without(estimate: Estimate, noise: Noise, reference: float, images: int, clusters: int) -> PsychometricBand:
+    """A band of which every number is the same estimate without a value."""
+    thresholds = tuple(Threshold(f, estimate, np.nan) for f in noise.frequencies)
+    return PsychometricBand(thresholds, estimate, estimate, estimate, reference, images, clusters)
 
 
 def _check(
@@ -414,15 +410,12 @@ def _channel(fits: _Fits, size: int, few: str | None) -> tuple[Estimate, Estimat
     (low, high), sensitivity = _channel_range(fits.noise), fits.sensitivity[:, 0]
     met = int(((sensitivity >= low) & (sensitivity <= high)).sum())
     if met < FEWEST_FREQUENCIES:
-        nothing = _nothing(
-            f"{met} of {len(sensitivity)} thresholds lie within the tested noise; three numbers need three"
-        )
-        return nothing, nothing, nothing
+        note = f"{met} of {len(sensitivity)} thresholds lie within the tested noise; three numbers need three"
+        return (_nothing(note),) * 3
     bounds = np.stack(channel_bounds(fits.noise), axis=1)
     for name, fit, ends in zip(("height", "centre", "width"), fits.channel, bounds, strict=True):
         if _at_bound(fit[0], ends):
-            nothing = _nothing(f"the channel's {name} is at the bound of its fit")
-            return nothing, nothing, nothing
+            return (_nothing(f"the channel's {name} is at the bound of its fit"),) * 3
     # The bounds of the fit go the way of its optima, to be compared with them.
     width, middle, height = channel_numbers(np.hstack([fits.channel, bounds]), size)
     narrow = None
@@ -452,7 +445,7 @@ def _judge(name: str, numbers: Floats, few: str | None, doubt: str | None) -> Es
     if few:
         return Estimate(value, np.nan, np.nan, State.NO_INTERVAL, "; ".join(filter(None, (few, doubt))))
     bounded = f"the {'lower' if low_open else 'upper'} end of the interval is where the fit is bounded"
-    doubts = [one for one in (doubt, bounded if low_open or high_open else None) if one]
+    doubts = [words for words in (doubt, bounded if low_open or high_open else None) if words]
     return Estimate(value, low, high, State.DOUBTFUL if doubts else State.OK, "; ".join(doubts) or None)
 
 
@@ -461,7 +454,7 @@ def _at_bound(x: float, bounds: Floats) -> bool:
 
 
 def _nothing(note: str) -> Estimate:
-    return Estimate(np.nan, np.nan, np.nan, State.UNDETERMINED, note)
+    return nothing(State.UNDETERMINED, note)
 
 
 # The two likelihoods, as array functions over many fits
@@ -579,3 +572,91 @@ def _tobit(
     weight = np.where(censored, hazard * (hazard + z), 1.0) / SCATTER**2
     jacobian = np.stack([model / amplitude, model * distance / sigma, model * distance**2 / sigma])
     return value, np.einsum("pfr,fr->rp", jacobian, score), np.einsum("pfr,qfr,fr->rpq", jacobian, jacobian, weight)
+
+
+# The measures
+
+
+def psychometric_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+    """The channel's numbers and the thresholds that the conditions of band noise determine."""
+    settings, cells = settings_of(outcomes.available), band_cells(outcomes)
+    if not with_threshold(settings) or cells[0].right is None:
+        return {}
+    band = estimate_band(
+        np.array([cell.right for cell in cells]),
+        outcomes.images.clusters,
+        settings=settings,
+        floor=outcomes.subject.floor,
+        size=outcomes.subject.size,
+        resamples=options.resamples,
+    )
+    return {f"psychometric_{name}": estimate for name, estimate in band.estimates().items()}
+
+
+def psychometric_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
+    """Paired intervals of what has an interval in both runs, where both have the same conditions of band noise."""
+    settings = settings_of(a.available)
+    if settings != settings_of(b.available):
+        return {}
+    cells_a, cells_b = band_cells(a), band_cells(b)
+    if not with_threshold(settings) or cells_a[0].right is None or cells_b[0].right is None:
+        return {}
+    intervals = paired_band_intervals(
+        np.array([cell.right for cell in cells_a]),
+        np.array([cell.right for cell in cells_b]),
+        a.images.clusters,
+        settings=settings,
+        floors=(a.subject.floor, b.subject.floor),
+        size=a.subject.size,
+    )
+    return {f"psychometric_{name}": ends for name, ends in intervals.items()}
+
+
+def _lacking_channel(available: Available) -> str | None:
+    gap = channel_gap(settings_of(available))
+    return gap and f"{PROBE} {gap}"
+
+
+def _has_octave(octave: int, available: Available) -> bool:
+    settings = settings_of(available)
+    return None not in threshold_gaps(settings) and octave in _levels(settings)
+
+
+def _lacking_levels(octave: int, available: Available) -> str | None:
+    gap = threshold_gaps(settings_of(available)).get(octave)
+    return gap and f"{PROBE} {gap}"
+
+
+_psychometric = partial(
+    Measure,
+    scope=Scope.GRID,
+    estimates=psychometric_estimates,
+    differences=psychometric_differences,
+    estimator="psychometric",
+)
+MEASURES: Sequence[Measure[Outcomes]] = (
+    *(
+        _psychometric(
+            f"psychometric_{name}",
+            f"psychometric {TITLES[name]}",
+            UNITS[name],
+            asked=has_band,
+            needs=_lacking_channel,
+            group="psychometric channel",
+            is_bias=True,
+            number=name,
+        )
+        for name in CHANNEL
+    ),
+    *(
+        _psychometric(
+            name,
+            f"threshold of octave {octave}",
+            "noise_sd",
+            asked=partial(_has_octave, octave),
+            needs=partial(_lacking_levels, octave),
+            group="psychometric thresholds",
+        )
+        for name, octave in THRESHOLDS.items()
+    ),
+)

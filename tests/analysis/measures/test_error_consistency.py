@@ -15,7 +15,7 @@ from small import Command
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.error_consistency import consistencies, judged_images, summary, write_consistencies
+from bandlens.analysis.measures.error_consistency import consistencies, judged_images, summary, write_consistencies
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.analysis.statistics.consistency import error_consistency

@@ -16,8 +16,8 @@ from small import make_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures, condition_metrics_of
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
@@ -57,7 +57,7 @@ def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store, cro
     real = [[int(one), int(one + 1) % 10] if k % 4 else [] for k, one in enumerate(labels)]
     images = image_set(COUNT, labels=labels, clusters=np.arange(COUNT) // crops, schemes={"real": real})
     store_study(store, "s", images, decided(images))
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     query = "SELECT probe, cutoff, n, top1, low, high FROM {} ORDER BY ALL"
     for metric, view in (("accuracy", "accuracy"), ("accuracy_real", "label_accuracy WHERE scheme = 'real'")):
         found = [
@@ -75,7 +75,7 @@ def test_differences_are_paired_over_the_images(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)
     store_study(store, "s", images, parts)
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     found = rows(store, "accuracy")
     assert found["clean", None]["difference"] is None
     clean = parts[0].predictions.predicted == 0
@@ -93,7 +93,7 @@ def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)
     store_study(store, "s", images, parts)
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     for metric in ("confidence", "expected_calibration_error", "top1_brier_score"):
         found, values = rows(store, metric), []
         for setting, one in zip(SETTINGS, parts, strict=True):
@@ -122,7 +122,7 @@ def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
     sure = rng.uniform(0.1, 1, 100)
     wrong = rng.random(100) > sure
     store_study(store, "s", images, [part(cell(images), wrong * 1, wrong * 1, confidence=sure)])
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     row = rows(store, "expected_calibration_error")["clean", None]
     assert row["state"] == "doubtful"
     assert row["note"].endswith("is expected of a network that is calibrated")
@@ -132,7 +132,7 @@ def test_errors_are_set_against_those_of_the_clean_images(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)
     store_study(store, "s", images, parts)
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     found = rows(store, "clean_error_consistency")
     assert ("clean", None) not in found
     clean = parts[0].predictions.predicted == 0
@@ -153,7 +153,7 @@ def cohens_kappa(a: np.ndarray, b: np.ndarray) -> float:
 def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store) -> None:
     images = image_set(COUNT)
     store_study(store, "s", images, decided(images))
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     assert set(store.frame("SELECT DISTINCT metric FROM condition_metric")["metric"]) == {"agreement", "confidence"}
     found = rows(store, "agreement")
     for probe, cutoff, top1, low, high in store.frame(
@@ -179,8 +179,7 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
         named = np.where(rng.random(COUNT) < 0.3, 9 - named, named)
         parts.append(part(cell(images, setting), named, (named != shape) * 1))
     store_study(store, "s", images, parts)
-    compute_metrics(store, "s", 100)
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     apart = shape != texture
     biases = []
     for setting, one in zip(SETTINGS, parts, strict=True):
@@ -210,7 +209,7 @@ def test_what_is_never_named_has_no_bias_and_what_is_always_right_no_consistency
         part(cell(images, one), [named] * 40, [named] * 40) for one, named in zip(SETTINGS[:2], (0, 2), strict=True)
     ]
     store_study(store, "s", images, parts)
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     row = rows(store, "shape_bias")["lowpass", 0.1]
     assert (row["value"], row["n"], row["state"]) == (None, 0, "undetermined")
     assert (row["difference"], row["note"]) == (None, "neither cue is ever named")
@@ -226,7 +225,7 @@ def test_models_are_consistent_with_each_other_under_every_condition(store: Stor
     images = image_set(COUNT, labels=labels, schemes={"texture": texture[:, None].tolist()} if conflict else {})
     parts = {name: decided(images, seed, name) for seed, name in enumerate(("a", "b", "c"))}
     store_study(store, "s", images, [one for of in parts.values() for one in of])
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     judged = texture != labels if conflict else np.ones(COUNT, bool)
     found = {
         (row["checkpoint"], row["probe"], row["cutoff"]): row
@@ -251,11 +250,11 @@ def test_a_model_alone_is_consistent_with_none_and_one_without_errors_leaves_it_
     images = image_set(COUNT, labels=np.zeros(COUNT))
     alone = decided(images, 0, "a")
     store_study(store, "alone", images, alone)
-    compute_conditions(store, "alone", 100)
+    compute_measures(store, "alone", Options(100))
     assert rows(store, "model_error_consistency") == {}
     perfect = part(cell(images, SETTINGS[1], by=model("b")), [0] * COUNT, [0] * COUNT)
     store_study(store, "both", images, [*alone, perfect])
-    compute_conditions(store, "both", 100)
+    compute_measures(store, "both", Options(100))
     [(key, row)] = rows(store, "model_error_consistency").items()
     assert key == ("lowpass", 0.1)
     assert (row["value"], row["state"], row["note"]) == (
@@ -269,7 +268,7 @@ def test_a_single_photograph_has_no_intervals(store: Store) -> None:
     images = image_set(6, labels=[0] * 6, clusters=[3] * 6)
     parts = [part(cell(images, one), [0, 1] * 3, [0, 1] * 3) for one in SETTINGS[:2]]
     store_study(store, "s", images, parts)
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     row = rows(store, "accuracy")["lowpass", 0.1]
     assert (row["value"], row["low"], row["difference"], row["difference_low"]) == (0.5, None, 0, None)
     assert (row["state"], row["note"]) == ("no_interval", "1 independent image is too few for an interval")
@@ -280,7 +279,7 @@ def test_without_clean_images_nothing_is_compared(store: Store) -> None:
     clean, *others = decided(images)
     store.begin_study("s", "", [one.cell for one in (clean, *others)], [images])
     store.commit([Failed(clean.cell, "boom"), *others], {clean.cell.variant: SESSION})
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     found = store.frame("FROM condition_metric")
     assert set(found["probe"]) == {"lowpass", "blur"}
     assert found["difference"].is_null().all()
@@ -297,8 +296,7 @@ def test_means_over_benchmarks_are_those_of_the_perturbed_images(store: Store) -
         for name in benchmarks
     ]  # fmt: skip
     store_study(store, "s", sets, [one for images in sets for one in decided(images)])
-    compute_metrics(store, "s", 100)
-    compute_conditions(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     found = rows(store, "Concepts")
     assert set(found) == {(one.probe, one.number("cutoff")) for one in SETTINGS}
     for key, row in found.items():
@@ -319,10 +317,10 @@ def test_analyzing_again_replaces_a_study_and_leaves_the_others(store: Store) ->
     images = image_set(COUNT, labels=np.zeros(COUNT))
     for seed, name in enumerate(("a", "b")):
         store_study(store, name, images, decided(images, seed, name))
-    whole = compute_conditions(store, "*", 100)
+    whole = condition_metrics_of(compute_measures(store, "*", Options(100)))
     before = store.frame("FROM condition_metric ORDER BY ALL").rows()
     assert len(before) == len(whole)
-    compute_conditions(store, "a", 100)
+    compute_measures(store, "a", Options(100))
     assert store.frame("FROM condition_metric ORDER BY ALL").rows() == before
 
 
@@ -372,7 +370,7 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
         wanted[cutoff] = shapes / either if either else None, either / len(apart)
 
     with open_store(tmp_path / "results.duckdb") as store:
-        compute_conditions(store, "s", 100)
+        compute_measures(store, "s", Options(100))
         for place, metric in enumerate(("shape_bias", "cue_accuracy")):
             found = {cutoff: row["value"] for (_, cutoff), row in rows(store, metric).items()}
             assert found == pytest.approx({cutoff: pair[place] for cutoff, pair in wanted.items()})

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from numpy.typing import NDArray
 
-from bandlens.analysis.metrics.spectral_bias import spectral_bias, spectral_intervals
+from bandlens.analysis.measures.spectral_bias import spectral_bias, spectral_intervals
 from bandlens.analysis.published.figures import read_benchmark, shipped_figures
 from bandlens.errors import StoreError
 from bandlens.protocol import BIAS_CUTOFFS

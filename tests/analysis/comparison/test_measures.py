@@ -11,7 +11,8 @@ from bandlens.analysis.comparison.cells import Run
 from bandlens.analysis.comparison.conditions import compare_conditions
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 
 COUNT = 400
 SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5))
@@ -30,7 +31,7 @@ def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[lis
             part(cell(images, one, by=by), of[:count], of[:count]) for one, of in zip(SETTINGS, answers, strict=True)
         ]
         label = store_study(store, f"s{k}", images, parts)
-        compute_conditions(store, label, 100)
+        compute_measures(store, label, Options(100))
         runs.append(Run(store, label))
     return runs, named
 

@@ -11,15 +11,17 @@ from made_up_results import SESSION, Images, cell, condition, image_set, model, 
 from numpy.typing import NDArray
 
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.compute import compute_metrics, subjects
-from bandlens.analysis.metrics.critical_band import (
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures, metrics_of
+from bandlens.analysis.measures.critical_band import (
     FREQUENCIES,
     NOISE_SDS,
     fit_band,
     integer_thresholds,
     normalized_thresholds,
 )
-from bandlens.analysis.metrics.psychometric import LEVELS, accuracy_at, estimate_band
+from bandlens.analysis.measures.outcomes import subjects
+from bandlens.analysis.measures.psychometric import LEVELS, accuracy_at, estimate_band
 from bandlens.errors import UsageError
 from bandlens.records import Condition, Failed, Finished
 
@@ -85,7 +87,7 @@ def matrix(outcomes: Outcomes) -> NDArray[np.float64]:
 
 def test_spectral_bias_is_the_mean_of_ratios(store: Store, outcomes: Outcomes) -> None:
     store_study(store, "s", labelled(), parts(outcomes, labelled()))
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     clean = outcomes[CLEAN].mean()
     low, high = (np.mean([outcomes[one].mean() / clean for one in SPECTRAL[f]]) for f in ("lowpass", "highpass"))
     assert value(store, "low_frequency_bias") == pytest.approx(low)
@@ -99,7 +101,7 @@ def test_a_bias_without_the_other_has_its_interval(store: Store, outcomes: Outco
     of_probe = {one: right for one, right in outcomes.items() if one == CLEAN or one.probe == probe}
     for name, some in (("s", outcomes), ("alone", of_probe)):
         store_study(store, name, labelled(), parts(some, labelled()))
-        compute_metrics(store, name, RESAMPLES)
+        compute_measures(store, name, Options(RESAMPLES))
     query = "SELECT metric, value, low, high, state FROM metric_of(?) WHERE metric LIKE '%frequency_bias' ORDER BY ALL"
     whole, alone = ({row[0]: row[1:] for row in store.frame(query, [name]).rows()} for name in ("s", "alone"))
     bias, missing = sorted(alone, key=lambda name: name[0] != probe[0])
@@ -112,7 +114,7 @@ def test_a_bias_of_few_images_without_the_other_says_so(store: Store, outcomes: 
     few = {one: right for one, right in outcomes.items() if one == CLEAN or one.probe == "lowpass"}
     images = labelled(np.arange(COUNT) // 8)
     store_study(store, "s", images, parts(few, images))
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     assert state(store, "low_frequency_bias") == "no_interval"
     assert note(store, "low_frequency_bias") == "10 independent images are too few for an interval"
 
@@ -122,7 +124,7 @@ def test_the_published_critical_band_is_that_of_the_accuracies(
     store: Store, outcomes: Outcomes, rgb_reference: bool
 ) -> None:
     store_study(store, "s", labelled(), parts(outcomes, labelled()))
-    compute_metrics(store, "s", RESAMPLES, rgb_reference)
+    compute_measures(store, "s", Options(RESAMPLES, rgb_reference))
     percent = matrix(outcomes)
     reference = 100 * outcomes[CLEAN].mean() if rgb_reference else None
     for suffix, thresholds in (
@@ -144,7 +146,7 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     clusters = np.arange(COUNT) // crops
     images = labelled(clusters)
     store_study(store, "s", images, parts(outcomes, images))
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     correct = np.stack([outcomes[one] for one in BAND])
     wanted = estimate_band(correct, clusters, floor=1 / CLASSES, resamples=RESAMPLES)
     columns = ("value", "low", "high", "state", "note")
@@ -160,7 +162,7 @@ def test_levels_and_octaves_that_are_there_make_the_psychometric_fit(store: Stor
     some = [one for one in BAND if one.number("noise_sd") != 0.04 and one.number("frequency") != 6][:-2]
     images = labelled()
     store_study(store, "s", images, parts({one: outcomes[one] for one in (CLEAN, *some)}, images))
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     assert state(store, "critical_bandwidth") == "missing"
     settings = [(one.number("noise_sd"), one.number("frequency")) for one in some]
     correct = np.stack([outcomes[one] for one in some])
@@ -178,7 +180,7 @@ def test_levels_beside_the_published_ones_change_nothing_of_the_published_estima
     more = {condition("critical_band", noise_sd=0.3, frequency=f, draw="shared"): outcomes[CLEAN] for f in FREQUENCIES}
     store_study(store, "more", images, parts({**outcomes, **more}, images))
     published = [
-        compute_metrics(store, name, RESAMPLES).filter(pl.col("metric").str.starts_with("critical_"))
+        compute_measures(store, name, Options(RESAMPLES).filter(pl.col("metric").str.starts_with("critical_")))
         for name in ("s", "more")
     ]
     assert published[0]["value"].to_list() == published[1]["value"].to_list()
@@ -201,7 +203,7 @@ def test_thresholds_of_sixteen_classes_are_right_and_their_intervals_hold(store:
             wrong = rng.random(count) > share
             made.append(part(cell(images, one, by=model(name, classes=1000)), wrong * 3, wrong * 3))
     store_study(store, "s", images, made)
-    compute_metrics(store, "s", 200)
+    compute_measures(store, "s", Options(200))
     found = store.frame(
         "SELECT right(metric, 1)::INTEGER AS f, value, low, high FROM metric "
         "WHERE metric LIKE 'psychometric_threshold_%'"
@@ -225,7 +227,7 @@ def test_centre_frequencies_follow_the_size_of_the_images(store: Store, outcomes
     large = image_set(COUNT, labels=np.zeros(COUNT), size=384)
     for name, images in (("s", labelled()), ("large", large)):
         store_study(store, name, images, parts(outcomes, images))
-        compute_metrics(store, name, RESAMPLES)
+        compute_measures(store, name, Options(RESAMPLES))
     for metric in ("critical_center_frequency", "psychometric_center_frequency"):
         assert value(store, metric, "large") == pytest.approx((value(store, metric, "s") or 0) * 384 / 224)
     for metric in ("critical_bandwidth", "psychometric_bandwidth", "spectral_bias"):
@@ -235,7 +237,7 @@ def test_centre_frequencies_follow_the_size_of_the_images(store: Store, outcomes
 def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes: Outcomes) -> None:
     images = image_set(COUNT)
     store_study(store, "s", images, parts(outcomes, images))
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     low, high = (np.mean([outcomes[one].mean() for one in SPECTRAL[f]]) for f in ("lowpass", "highpass"))
     assert value(store, "low_frequency_bias") == pytest.approx(low)
     assert value(store, "spectral_bias") == pytest.approx(high / (low + high))
@@ -248,7 +250,7 @@ def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes
     clean, *others = parts(outcomes, images)
     store.begin_study("s", "", [one.cell for one in (clean, *others)], [images])
     store.commit([Failed(clean.cell, "boom"), *others], {clean.cell.variant: SESSION})
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == "no clean prediction to agree with"
     assert state(store, "critical_bandwidth") == "missing"
@@ -261,7 +263,7 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
     gone = {SPECTRAL["lowpass"][1], BAND[5]}
     some = {one: right for one, right in outcomes.items() if one not in gone}
     store_study(store, "s", labelled(), parts(some, labelled()))
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     assert value(store, "low_frequency_bias") is None
     assert note(store, "low_frequency_bias") == "lowpass cutoff 0.2 is missing"
     assert value(store, "high_frequency_bias") is not None
@@ -276,7 +278,7 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
 def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -> None:
     wrong = {one: np.zeros(COUNT, bool) for one in outcomes}
     store_study(store, "s", labelled(), parts(wrong, labelled()))
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     assert note(store, "critical_bandwidth") == "nothing is right without noise"
     assert {state(store, one) for one in ("critical_bandwidth", "spectral_bias")} == {"undetermined"}
     assert state(store, "critical_bandwidth_raw") == "degenerate"
@@ -288,7 +290,7 @@ def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -
 def test_a_study_without_critical_bands_has_none(store: Store, outcomes: Outcomes) -> None:
     some = {one: right for one, right in outcomes.items() if one.probe != "critical_band"}
     store_study(store, "s", labelled(), parts(some, labelled()))
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     assert store.frame("SELECT metric FROM metric ORDER BY ALL")["metric"].to_list() == [
         "high_frequency_bias", "low_frequency_bias", "spectral_bias"
     ]  # fmt: skip
@@ -299,7 +301,7 @@ def test_sets_that_were_only_run_clean_have_no_spectral_or_band_metrics(store: S
     by = model(classes=CLASSES)
     clean = part(cell(other, by=by), ~outcomes[CLEAN] * 3, ~outcomes[CLEAN] * 3)
     store_study(store, "s", [labelled(), other], [*parts(outcomes, labelled()), clean])
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     assert store.frame("SELECT DISTINCT image_set FROM metric ORDER BY ALL").rows() == [("set",), (None,)]
     general = store.frame("SELECT metric FROM metric WHERE image_set IS NULL ORDER BY ALL")["metric"].to_list()
     assert general == ["Concepts", "top1_imagenet-r"]
@@ -312,9 +314,9 @@ def test_analyzing_again_replaces_what_was_there_and_leaves_other_studies_alone(
     store_study(store, "s", labelled(), parts(some, labelled()))
     better = some | dict.fromkeys(SPECTRAL["lowpass"], some[CLEAN])
     store_study(store, "other", labelled(), parts(better, labelled(), "better"))
-    compute_metrics(store, "*", RESAMPLES)
+    compute_measures(store, "*", Options(RESAMPLES))
     before = store.frame("FROM metric ORDER BY ALL").rows()
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     assert store.frame("FROM metric ORDER BY ALL").rows() == before
     assert value(store, "low_frequency_bias", "other") == pytest.approx(1.0)
     assert value(store, "low_frequency_bias", "s") != pytest.approx(1.0)
@@ -323,15 +325,15 @@ def test_analyzing_again_replaces_what_was_there_and_leaves_other_studies_alone(
 def test_the_view_shows_the_newest_version_and_the_macro_any(store: Store, outcomes: Outcomes) -> None:
     some = {one: right for one, right in outcomes.items() if one.probe != "critical_band"}
     store_study(store, "s", labelled(), parts(some, labelled()))
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     first = value(store, "spectral_bias")
     fewer = {one: right for one, right in some.items() if one.probe != "highpass"}
     store_study(store, "s", labelled(), parts(fewer, labelled()))
     assert store.frame("FROM metric").is_empty(), "the new version is not analyzed yet"
     assert value(store, "spectral_bias", "s@1") == first
-    compute_metrics(store, "s", RESAMPLES)
+    compute_measures(store, "s", Options(RESAMPLES))
     assert value(store, "spectral_bias") is None
-    compute_metrics(store, "s@1", RESAMPLES)
+    compute_measures(store, "s@1", Options(RESAMPLES))
     assert value(store, "spectral_bias", "s@1") == first
 
 
@@ -341,17 +343,17 @@ def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Ou
     store_study(store, "s", labelled(), made)
     assert [one.checkpoint for one in subjects(store, "s")] == ["one", "two"]
     advanced: list[float] = []
-    found = compute_metrics(store, "*", RESAMPLES, advance=advanced.append)
+    found = metrics_of(compute_measures(store, "*", Options(RESAMPLES), advance=advanced.append))
     assert sum(advanced) == 2
     assert set(found["checkpoint"]) == {"one", "two"}
 
 
 def test_a_study_that_is_not_there_is_named(store: Store, outcomes: Outcomes) -> None:
     with pytest.raises(UsageError, match="has no complete cell to analyze"):
-        compute_metrics(store, "*", RESAMPLES)
+        compute_measures(store, "*", Options(RESAMPLES))
     images = labelled()
     store.begin_study("mine", "", [cell(images)], [images])
     with pytest.raises(UsageError, match="unknown study 'mien'; did you mean mine"):
-        compute_metrics(store, "mien", RESAMPLES)
+        compute_measures(store, "mien", Options(RESAMPLES))
     with pytest.raises(UsageError, match="has no complete cell to analyze; `bandlens run` the study first"):
-        compute_metrics(store, "mine", RESAMPLES)
+        compute_measures(store, "mine", Options(RESAMPLES))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_calibration_error
 
-from bandlens.analysis.metrics.calibration import BINS, calibration_gaps
+from bandlens.analysis.measures.calibration import BINS, calibration_gaps
 from bandlens.analysis.statistics.shares import share_interval, share_of
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from bandlens.analysis.metrics import critical_band
-from bandlens.analysis.metrics.critical_band import (
+from bandlens.analysis.measures.critical_band import (
     NOISE_SDS,
     center,
     fit_band,
     integer_thresholds,
     normalized_thresholds,
 )
+from bandlens.analysis.metrics import critical_band
 from bandlens.errors import UsageError
 from bandlens.probes.critical_band import noise_bands
 

@@ -7,8 +7,9 @@ benchmark, or a benchmark that lacks a corruption, has no value and a note that 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from math import isclose
 from typing import Any
 
@@ -18,9 +19,12 @@ from numpy.typing import NDArray
 
 from ...errors import some_of
 from ...protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
+from ...records import Condition, ImageSetInfo
 from ..database.store import Store
-from ..statistics.shares import Share, mean_of, share_interval, share_of
-from .states import State
+from ..statistics.shares import Share, difference_interval, mean_of, share_of
+from .accuracy import real_right
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, less_clean, nothing
+from .outcomes import Predictions
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
 """Parameters of the published attack."""
@@ -40,8 +44,6 @@ JOIN study_image_set AS shown ON shown.study = study_cell.study AND shown.image_
 WHERE study_cell.study = ? AND image_set.labelled
 ORDER BY image_set.count DESC, detail.cell
 """
-SINGLE = "SELECT image_index, label_rank = 0 AS correct FROM prediction WHERE cell = ?"
-REAL = "SELECT image_index, correct FROM cell_label_outcome WHERE cell = ? AND scheme = 'real'"
 LAST = """
 SELECT image_index FROM image JOIN label USING (image_set, image_index)
 WHERE image_set = ? AND label.scheme = 'single' ORDER BY label.class DESC, parse_filename(path) DESC LIMIT ?
@@ -59,21 +61,12 @@ class Measured:
     lacks: str | None = None
     """Where there is no share, why, such as `is missing`."""
 
-    @property
-    def note(self) -> str | None:
-        return self.lacks or self.doubts or None
-
-    @property
-    def state(self) -> State:
-        return State.MISSING if self.lacks else State.DOUBTFUL if self.doubts else State.OK
-
-    def row(self, metric: str) -> dict[str, Any]:
-        """The columns metric, state and note, and where there is a share its value, low and high in percent."""
-        row: dict[str, Any] = {"metric": metric, "state": self.state, "note": self.note}
+    def estimate(self) -> Estimate:
+        """The estimate, in percent."""
         if not self.share:
-            return row
-        low, high = share_interval(self.share)
-        return row | {"value": 100 * self.share.value, "low": 100 * low, "high": 100 * high}
+            return nothing(State.MISSING, self.lacks or "")
+        estimate = estimate_of(self.share).times(100)
+        return replace(estimate, state=State.DOUBTFUL, note=self.doubts) if self.doubts else estimate
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +110,28 @@ def by_accuracy(cells: Sequence[Row]) -> dict[str, list[Row]]:
     }
 
 
+def benchmarks_of_sets(
+    conditions: Mapping[ImageSetInfo, Sequence[Condition]], schemes: Mapping[str, Collection[str]]
+) -> dict[str, list[Row]]:
+    """`by_accuracy` of image sets and conditions that need not have run; `schemes` are those of a set's digest."""
+    return by_accuracy(
+        [
+            {
+                "benchmark": SAME_IMAGES.get(images.benchmark, images.benchmark),
+                "corruption": images.corruption,
+                "severity": images.severity,
+                "count": images.count,
+                "probe": condition.probe,
+                "parameters": json.dumps(dict(condition.parameters)),
+                "real": "real" in schemes.get(images.digest, ()),
+            }
+            for images, of_set in sorted(conditions.items(), key=lambda pair: -pair[0].count)
+            for condition in of_set
+            if images.labelled
+        ]
+    )
+
+
 def accuracies_of(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
     """The accuracies of which there is something, and the groups of which there is more than `imagenet`."""
     names = [name for name, some in cells.items() if some]
@@ -142,17 +157,39 @@ def incomplete(group: str, gaps: Mapping[str, str | None]) -> str | None:
     return f"incomplete: {', '.join(missing)}" if missing else None
 
 
-def generalization(store: Store, study: Benchmarked, checkpoint_id: int) -> Iterator[dict[str, Any]]:
-    """Rows of metric, value, low, high, state, note: `top1_NAME` for each benchmark, and the groups."""
-    return (one.row(metric) for metric, one in measure(store, study, checkpoint_id).items())
+@dataclass(frozen=True, slots=True)
+class BenchmarkOutcomes:
+    """What one checkpoint decided on the benchmarks of a study."""
+
+    predictions: Predictions
+    study: Benchmarked
+    checkpoint_id: int
+
+    def measured(self) -> dict[str, Measured]:
+        """Name -> what the checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
+        cells = _of(self.checkpoint_id, self.study.cells)
+        measured = {
+            name: _measure(self.predictions, cells[name], accuracy, self.study.clusters)
+            for name, accuracy in ACCURACIES.items()
+        }
+        benchmarks = {f"top1_{name}": measured[name] for name in self.study.names}
+        return benchmarks | {group: group_mean(group, measured) for group in self.study.groups}
 
 
-def measure(store: Store, study: Benchmarked, checkpoint_id: int) -> dict[str, Measured]:
-    """Metric -> what a checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
-    mine = _of(checkpoint_id, study.cells)
-    measured = {name: _measure(store, mine[name], of, study.clusters) for name, of in ACCURACIES.items()}
-    found = {f"top1_{name}": measured[name] for name in study.names}
-    return found | {group: group_mean(group, measured) for group in study.groups}
+def benchmark_estimates(outcomes: BenchmarkOutcomes, _: Options) -> dict[str, Estimate]:
+    """The accuracies and means of groups that a study has, in percent."""
+    return {name: measured.estimate() for name, measured in outcomes.measured().items()}
+
+
+def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[str, Ends]:
+    """Paired intervals, in percent, of what both runs have whole."""
+    measured_a, measured_b = a.measured(), b.measured()
+    intervals = {}
+    for name in measured_a.keys() & measured_b.keys():
+        share_a, share_b = measured_a[name].share, measured_b[name].share
+        if share_a and share_b and (ends := difference_interval(share_a, share_b)):
+            intervals[name] = (100 * ends[0], 100 * ends[1])
+    return intervals
 
 
 def _of(checkpoint_id: int, cells: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
@@ -194,11 +231,20 @@ def _whole(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
     return sorted(names), [group for group in GROUPS if group in groups]
 
 
-def measure_perturbed(
-    store: Store, perturbed: Mapping[Setting, Benchmarked], checkpoint_id: int
-) -> dict[Setting, dict[str, Measured]]:
-    """Condition -> metric -> what a checkpoint does on the benchmarks under it."""
-    return {setting: measure(store, study, checkpoint_id) for setting, study in perturbed.items()}
+def perturbed_estimates(outcomes: Mapping[Setting, BenchmarkOutcomes]) -> Iterator[tuple[Setting, str, Estimate]]:
+    """Yield (condition, name, estimate) of what is whole under each condition, in percent, and less the clean one."""
+    measured = {setting: of_setting.measured() for setting, of_setting in outcomes.items()}
+    clean = next((numbers for (_, probe, _), numbers in measured.items() if probe == "clean"), {})
+    for setting, numbers in measured.items():
+        for name, number in numbers.items():
+            if number.share:
+                clean_share = clean[name].share if name in clean and setting[1] != "clean" else None
+                yield setting, name, _less_clean(number, number.share, clean_share)
+
+
+def _less_clean(number: Measured, share: Share, clean: Share | None) -> Estimate:
+    difference = less_clean(share, clean).times(100).difference
+    return replace(number.estimate(), n=share.images, difference=difference)
 
 
 def _shows(cell: Row, of: Accuracy) -> bool:
@@ -221,13 +267,15 @@ def _published_budget(parameters: str) -> bool:
     return all(isclose(float(given.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items())
 
 
-def _measure(store: Store, cells: Sequence[Row], of: Accuracy, clusters: Mapping[int, NDArray[np.int64]]) -> Measured:
+def _measure(
+    predictions: Predictions, cells: Sequence[Row], of: Accuracy, clusters: Mapping[int, NDArray[np.int64]]
+) -> Measured:
     """The accuracy on a benchmark by its cells of one checkpoint, those of large sets first."""
     if lacks := gap(cells, of):
         return Measured(None, lacks=lacks)
     # Where several sets are of one kind, the largest stands for it.
     chosen = {_place(cell): cell for cell in reversed(cells)}
-    shares = [_share(store, cell, of, clusters[cell["image_set"]]) for cell in chosen.values()]
+    shares = [_share(predictions, cell, of, clusters[cell["image_set"]]) for cell in chosen.values()]
     return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(cells), of)))
 
 
@@ -244,12 +292,16 @@ def _doubts(chosen: Sequence[Row], candidates: int, of: Accuracy) -> Iterator[st
         yield f"the largest of several sets, {chosen[0]['name']}"
 
 
-def _share(store: Store, cell: Row, of: Accuracy, clusters: NDArray[np.int64]) -> Share:
-    found = store.frame(REAL if of.scheme == "real" else SINGLE, [cell["cell"]])
+def _share(predictions: Predictions, cell: Row, of: Accuracy, clusters: NDArray[np.int64]) -> Share:
+    decisions, images = predictions.decisions([cell["cell"]])[0], predictions.images(cell["image_set"])
+    index, right = np.arange(len(images)), np.asarray(decisions.rank == 0)
+    if of.scheme == "real":
+        index, right = real_right(images, decisions)
     if of.last:
-        last = store.frame(LAST, [cell["image_set"], of.last])
-        found = found.join(last, on="image_index", how="semi")
-    return share_of(found["correct"].to_numpy(), clusters[found["image_index"].to_numpy()])
+        last = predictions.store.frame(LAST, [cell["image_set"], of.last])["image_index"].to_numpy()
+        counted = np.isin(index, last)
+        index, right = index[counted], right[counted]
+    return share_of(right, clusters[index])
 
 
 def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
@@ -274,3 +326,37 @@ def clusters_of(store: Store, image_set: int) -> NDArray[np.int64]:
         [image_set],
     )
     return found.select(cluster=found["number"].fill_null(found["own"]))["cluster"].to_numpy()
+
+
+# The measures
+
+
+def _has(name: str, available: Available) -> bool:
+    return any(name in names for names in accuracies_of(available.benchmarks))
+
+
+def _lacking_sets(name: str, available: Available) -> str | None:
+    return gap(available.benchmarks[name], ACCURACIES[name])
+
+
+def _lacking_members(group: str, available: Available) -> str | None:
+    return incomplete(group, {name: _lacking_sets(name, available) for name in ACCURACIES})
+
+
+_in_percent = partial(
+    Measure,
+    unit="percent",
+    scope=Scope.BENCHMARKS,
+    estimates=benchmark_estimates,
+    differences=benchmark_differences,
+)
+MEASURES: Sequence[Measure[BenchmarkOutcomes]] = (
+    *(
+        _in_percent(f"top1_{name}", f"top-1 {name}", asked=partial(_has, name), needs=partial(_lacking_sets, name))
+        for name in ACCURACIES
+    ),
+    *(
+        _in_percent(group, group, asked=partial(_has, group), needs=partial(_lacking_members, group))
+        for group in GROUPS
+    ),
+)

@@ -19,8 +19,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.generalization import Measured, group_mean
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.measures.generalization import Measured, group_mean
 from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, read_benchmark, shipped_figures
 from bandlens.analysis.statistics.shares import Share
 from bandlens.protocol import (
@@ -131,7 +131,7 @@ def analyzed(store: Store, parts: Sequence[Finished], given: Sequence[Images] | 
     """Metric -> its row, of a study of one checkpoint; none of them of an image set."""
     used = {one.cell.image_set.digest for one in parts}
     store_study(store, "s", given or [of for of in sets().values() if of.info.digest in used], parts)
-    compute_metrics(store, "s")
+    compute_measures(store, "s")
     rows = store.frame("SELECT * FROM metric WHERE version LIKE 's@%'").to_dicts()
     assert all(row["image_set"] is None for row in rows)
     return {row["metric"]: row for row in rows}
@@ -281,7 +281,7 @@ def test_of_several_sets_of_one_benchmark_the_largest_stands_for_it(store: Store
 def test_every_checkpoint_has_its_own(store: Store) -> None:
     found = {name: {"pgd": outcomes(seed)["pgd"]} for seed, name in enumerate(("one", "two"))}
     store_study(store, "s", sets()["imagenet"], [one for name, right in found.items() for one in study(right, name)])
-    compute_metrics(store, "s")
+    compute_measures(store, "s")
     rows = store.frame("SELECT checkpoint, value FROM metric WHERE metric = 'Adversarial' ORDER BY ALL").rows()
     assert rows == [(name, pytest.approx(100 * right["pgd"].mean())) for name, right in found.items()]
 

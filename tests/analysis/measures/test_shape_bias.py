@@ -19,8 +19,9 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.shape_bias import Decisions, paired_shape_intervals, shape_bias
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.measures.cues import Decisions, paired_shape_intervals, shape_bias
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
@@ -34,7 +35,7 @@ NUMBERS = {name: number for number, name in NAMES.items()}
 
 
 def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
-    compute_metrics(store, "s", 1000)
+    compute_measures(store, "s", Options(1000))
     rows = store.frame("SELECT metric, value, low, high, note FROM metric").rows()
     return {metric: tuple(numbers) for metric, *numbers in rows}
 
@@ -200,7 +201,7 @@ def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store:
     cells = [cell(own, by=small), cell(plain, by=small), cell(plain, by=large), cell(few, by=large)]
     names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": NAMES}
     store_study(store, "s", [own, plain, few], [part(one, labels, [0, 0]) for one in cells], names)
-    compute_metrics(store, "s", 100)
+    compute_measures(store, "s", Options(100))
     found = store.frame(
         "SELECT image_set, checkpoint, list_sort(list(regexp_extract(metric, '_bias_(.*)', 1))) FROM metric "
         "WHERE contains(metric, '_bias_') GROUP BY ALL ORDER BY ALL"
