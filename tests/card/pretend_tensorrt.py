@@ -1,7 +1,7 @@
 """TensorRT's runtime without a GPU: a plan is an ONNX file, and ONNX Runtime computes what the card would.
 
 What a session may get wrong stays what it is: addresses, shapes, memory that is too small, work that is captured. Plans
-are really built, by TensorRT-RTX, in tests/export.
+are really built, by TensorRT-RTX, in tests/models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The CUDA kernels: NVIDIA's compiler takes them for every GPU, and they compute what the array code does.
 
-Without a GPU, g++ compiles the same source behind tests/cpu_cuda.h, and an array module that is NumPy by another name
-(tests/pretend_gpu.py) makes the package launch it. With `--xp cupy` the same tests run on a GPU, and the one marked
+Without a GPU, g++ compiles the same source behind cpu_cuda.h, and an array module that is NumPy by another name
+(pretend_gpu.py) makes the package launch it. With `--xp cupy` the same tests run on a GPU, and the one marked
 `gpu` besides.
 """
 
@@ -459,7 +459,7 @@ def sanitized(*words: str) -> subprocess.CompletedProcess[str]:
         OPTIONS: "-fsanitize=address,undefined -fno-sanitize-recover=all",
         "LD_PRELOAD": ":".join(there),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves much at its end
-        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTHONPATH": str(Path(__file__).parent),
     }
     return subprocess.run([sys.executable, "-P", *words], capture_output=True, text=True, env=environment, check=False)
 

@@ -1,6 +1,6 @@
 """Whole runs on a card that lies in wait: no order that it may take changes a row, and no wait can be left out.
 
-The card is that of tests/deferred_card.py, and the libraries those of tests/pretend_gpu.py. A wait is left out by
+The card is that of deferred_card.py, and the libraries those of pretend_gpu.py. A wait is left out by
 compiling the source again without it, and giving the code to the function that has it.
 """
 

@@ -241,7 +241,7 @@ def test_unknown_engines_and_precisions_are_named(tmp_path: Path) -> None:
         open_session(variant_of(model, "onnxruntime", "bf16"), 4, 1)
 
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/gpu.md"])
@@ -273,9 +273,9 @@ with open_session(variant_of(make_model(Path(sys.argv[2])), sys.argv[3], "fp32")
 
 def test_nothing_is_written_into_the_home_folder_and_nothing_printed(engine: str, tmp_path: Path) -> None:
     """Both libraries would leave an identity there, under which they tell their makers of this use."""
-    home, tests = tmp_path / "home", Path(__file__).parents[2]
+    home, support = tmp_path / "home", ROOT / "tests" / "support"
     home.mkdir()
-    command = [sys.executable, "-P", "-c", SESSION, str(tests), str(tmp_path / "models"), engine]
+    command = [sys.executable, "-P", "-c", SESSION, str(support), str(tmp_path / "models"), engine]
     result = subprocess.run(command, capture_output=True, text=True, check=True, env={"HOME": str(home)})
     assert (result.stdout, result.stderr) == ("1\n", "")
     assert list(home.iterdir()) == []

@@ -16,7 +16,7 @@ FILE = re.compile(r"(?<![\w/])(?:export|probes|engine|analysis|app|benchmarks|te
 
 
 def test_the_picture_shows_the_imports_of_the_sources() -> None:
-    assert f"```mermaid\n{mermaid()}```" in PAGE, "run python tests/imports_of_folders.py and paste its graph"
+    assert f"```mermaid\n{mermaid()}```" in PAGE, "run python tests/support/imports_of_folders.py and paste its graph"
 
 
 def test_every_folder_of_the_package_has_a_line() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ATLAS = ROOT.parent / "shared" / "published" / "atlas"
 PAGE = (ROOT / "docs" / "atlas.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(console|console-imported)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

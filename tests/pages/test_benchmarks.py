@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = Path(__file__).parent.parent / "benchmarks"
+PROGRAMS = Path(__file__).parents[2] / "benchmarks"
 QUICK = [
     *(
         "cli",

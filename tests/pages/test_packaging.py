@@ -11,7 +11,7 @@ import pytest
 
 import bandlens
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_package_under_test_is_this_checkout() -> None:

@@ -1,8 +1,8 @@
 """Faults under seeds: runs that are killed, starved and lied to, and what must hold afterwards.
 
-`python tests/faults.py --local 200 --ray 40 --seed 0` is the long campaign; tests strike a few. Whatever happens in
-between, the database never holds a row that an undisturbed run does not, nor one twice; nothing that was committed goes
-away; and one undisturbed run at the end makes it equal to the reference.
+`make campaign JOBS=faults ARGS="--local 200 --ray 40 --seed 0"` is the long campaign; tests strike a few.
+Whatever happens in between, the database never holds a row that an undisturbed run does not, nor one twice; nothing
+that was committed goes away; and one undisturbed run at the end makes it equal to the reference.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from typing import Any
 
 import polars as pl
 from polars.testing import assert_frame_equal
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
 from ray_clusters import MEMORY, study_in
 from small import ask, make_study, rows_of
 
@@ -500,8 +502,8 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--local", type=int, default=240, help="faults on the local executor (default 240)")
-    parser.add_argument("--ray", type=int, default=60, help="faults on Ray (default 60)")
+    parser.add_argument("--local", type=int, default=20, help="faults on the local executor (default 20)")
+    parser.add_argument("--ray", type=int, default=5, help="faults on Ray (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
     given = parser.parse_args()
     started = time.monotonic()
@@ -512,5 +514,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     main()

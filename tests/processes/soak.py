@@ -1,7 +1,8 @@
 """A long run of tiny cells in one process: are memory, file handles and the time of a round steady?
 
 Every round is a new version of one study, with a seed of its own and so with new cells: it is read, resolved, planned,
-run into one database, and looked at through a view. `make soak` does this for an hour.
+run into one database, and looked at through a view.
+`make campaign JOBS=soak ARGS="--minutes 60 --cells 10000"` does this for an hour.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import argparse
 import gc
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
 from small import ask, make_images, make_model, make_pictures, make_study
 
 from bandlens.app.study.file import Study
@@ -76,8 +79,8 @@ def report(rounds: Sequence[Round], database: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--cells", type=int, default=10_000, help="at least so many, however long it takes")
+    parser.add_argument("--minutes", type=float, default=0.5, help="how long (default half a minute)")
+    parser.add_argument("--cells", type=int, default=1000, help="at least so many (default 1000)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bandlens-soak-") as name:
         folder = Path(name)

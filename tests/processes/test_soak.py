@@ -1,4 +1,4 @@
-"""A few rounds of what `make soak` does for an hour."""
+"""A few rounds of what soak.py does for an hour."""
 
 from __future__ import annotations
 

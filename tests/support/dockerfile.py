@@ -10,7 +10,7 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 LOCKS = ROOT / "docker/requirements.lock", ROOT / "docker/tensorrt.lock"
 BLOCK = re.compile(r"^[A-Z]+ (?:.*\\\n(?:#.*\n)*)*.*\n", re.MULTILINE)
 """An instruction of a Dockerfile with the lines that continue it."""

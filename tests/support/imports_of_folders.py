@@ -1,6 +1,6 @@
 """Who imports whom inside the package, read from the sources, and the graph of it that docs/architecture.md shows.
 
-`python tests/imports_of_folders.py` prints that graph.
+`python tests/support/imports_of_folders.py` prints that graph.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parents[2]
 FOLDERS = ("export", "probes", "engine", "analysis", "app")
 SOURCES = sorted([*PACKAGE.glob("*.py"), *(file for folder in FOLDERS for file in (PACKAGE / folder).rglob("*.py"))])
 

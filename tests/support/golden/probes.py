@@ -1,4 +1,4 @@
-"""The values that tests/probes/test_golden.py compares with. Run `python tests/golden/probes.py` to write probes.json.
+"""The values that tests/unit/probes/test_golden.py compares with; `python tests/support/golden/probes.py` writes them.
 
 Do so only together with a new version of the family whose numbers changed: results made before the change have other
 condition digests then, and are not mixed with those made after it.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "probes"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from stimuli import SAMPLES
 
 FILE = Path(__file__).with_suffix(".json")

@@ -19,7 +19,7 @@ from bandlens.app.explore.answers import Answers
 from bandlens.app.pictures import Conditions
 from bandlens.errors import StoreError
 
-X = Path(__file__).parents[3] / "shared" / "published" / "atlas" / "imagenetx"
+X = Path(__file__).parents[4] / "shared" / "published" / "atlas" / "imagenetx"
 needs_x = pytest.mark.skipif(not X.is_dir(), reason="no predictions at ../shared/published/atlas/imagenetx")
 KAPPA = {
     ("ResNet50", "DINO"): 0.613,

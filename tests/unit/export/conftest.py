@@ -1,16 +1,3 @@
 from __future__ import annotations
 
-from networks import (  # noqa: F401 - fixtures
-    gpu_checks,
-    home,
-    photographs,
-    published,
-    randomize,
-    resnet18,
-    resnet50,
-    resnet50_content,
-    rtx,
-    server,
-    tiny,
-    weights_file,
-)
+from networks import home, photographs, published, randomize, resnet18, resnet50, server, tiny  # noqa: F401 - fixtures

@@ -21,7 +21,7 @@ from bandlens.export.registry import (
     select,
 )
 
-FACTS = Path(__file__).parents[3] / "shared" / "facts" / "checkpoints.csv"
+FACTS = Path(__file__).parents[4] / "shared" / "facts" / "checkpoints.csv"
 
 
 def test_every_row_is_valid() -> None:

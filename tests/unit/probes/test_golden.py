@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "probes.py"
+GOLDEN = Path(__file__).parents[2] / "support" / "golden" / "probes.py"
 
 
 def test_outcomes_and_digests_are_those_of_the_present_versions() -> None:
@@ -17,6 +17,6 @@ def test_outcomes_and_digests_are_those_of_the_present_versions() -> None:
     assert made.keys() == kept.keys()
     for name, outcome in made.items():
         assert outcome["digest"] == kept[name]["digest"], f"{name}: results made before would no longer be found"
-        hint = f"{name}: the numbers changed; raise the family's version and run tests/golden/probes.py"
+        hint = f"{name}: the numbers changed; raise the family's version and run tests/support/golden/probes.py"
         assert outcome["mean"] == pytest.approx(kept[name]["mean"], abs=3e-6), hint
         assert outcome["pixels"] == pytest.approx(kept[name]["pixels"], abs=3e-5), hint

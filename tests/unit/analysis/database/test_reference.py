@@ -17,7 +17,7 @@ from bandlens.analysis.database.reference import schema_reference
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.conditions import compute_conditions
 
-DOCS = Path(__file__).parents[3] / "docs"
+DOCS = Path(__file__).parents[4] / "docs"
 QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "sql.md").read_text(encoding="utf-8"), re.DOTALL)
 COUNT = 60
 

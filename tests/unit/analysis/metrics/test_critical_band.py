@@ -18,7 +18,7 @@ from bandlens.analysis.metrics.critical_band import (
 from bandlens.errors import UsageError
 from bandlens.probes.critical_band import noise_bands
 
-PUBLISHED = Path(__file__).parents[4] / "shared" / "published"
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
 
 

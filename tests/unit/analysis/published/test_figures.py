@@ -19,7 +19,7 @@ from bandlens.analysis.published.figures import (
 from bandlens.app.commands.published import app
 from bandlens.errors import StoreError, UsageError
 
-PUBLISHED = Path(__file__).parents[4] / "shared" / "published"
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
 COLUMNS = [column for columns in (PUBLISHED_GROUPS | BIASES).values() for column in columns]
 

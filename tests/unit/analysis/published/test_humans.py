@@ -18,7 +18,7 @@ from bandlens.analysis.published.sources import sources
 from bandlens.errors import StoreError
 from bandlens.probes.images.decision_spaces import decision_space
 
-PUBLISHED = Path(__file__).parents[4] / "shared" / "published"
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_atlas = pytest.mark.skipif(not (PUBLISHED / "atlas").is_dir(), reason="no figures at ../shared/published/atlas")
 ACCURACY = {
     "low-pass": {"0": 0.920, "1": 0.914, "3": 0.795, "5": 0.630, "7": 0.588, "10": 0.380, "15": 0.200, "40": 0.061},

@@ -18,14 +18,14 @@ from bandlens.analysis.published.sources import shipped_values
 from bandlens.export.registry import checkpoints
 from bandlens.records import Model
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 TV_RESNET50 = "0676ba61"
 """The beginning of the sha256 of torchvision's first resnet50, resnet50-0676ba61.pth."""
 
 
 @pytest.fixture
 def maker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "golden"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "support" / "golden"))
     import atlas
 
     return atlas

@@ -14,7 +14,7 @@ from bandlens.analysis.published.relate import channel_share, fits, ground, rela
 from bandlens.analysis.published.sources import shipped_values, sources
 from bandlens.errors import UsageError
 
-ATLAS = Path(__file__).parents[4] / "shared" / "published" / "atlas"
+ATLAS = Path(__file__).parents[5] / "shared" / "published" / "atlas"
 needs_atlas = pytest.mark.skipif(not ATLAS.is_dir(), reason="no figures at ../shared/published/atlas")
 
 

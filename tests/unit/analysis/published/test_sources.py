@@ -18,7 +18,7 @@ from bandlens.analysis.published.sources import VALUES, File, Source, read_sourc
 from bandlens.analysis.published.sources import _column as column
 from bandlens.errors import StoreError, UsageError
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PUBLISHED = ROOT.parent / "shared" / "published"
 needs_published = pytest.mark.skipif(
     not (PUBLISHED / "atlas").is_dir(), reason="no figures at ../shared/published/atlas"
@@ -37,7 +37,7 @@ def test_what_ships_is_small_and_attributed() -> None:
 @needs_published
 @pytest.mark.parametrize("name", SHIPPED)
 def test_what_ships_follows_from_the_files_of_its_source(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "golden"))
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "support" / "golden"))
     import atlas
 
     made = atlas.shipped(PUBLISHED, name).select(VALUES.names())

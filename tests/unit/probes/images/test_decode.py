@@ -23,7 +23,7 @@ from bandlens.probes.images.decode import BrokenImageError, cropped, decode, pil
 from bandlens.probes.images.pack import pack
 from bandlens.records import INTERPOLATIONS, Crop
 
-SAMPLES = Path(__file__).parents[4] / "shared" / "data" / "sample-images"
+SAMPLES = Path(__file__).parents[5] / "shared" / "data" / "sample-images"
 
 
 def torchvision_pixels(photo: Image.Image, crop: Crop) -> NDArray[np.uint8]:
