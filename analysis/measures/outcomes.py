@@ -29,12 +29,13 @@ from .base import Available
 IMPORTED_WRONG = 65535
 """Rank of the label of a wrong imported prediction, whose rank is not known."""
 CELLS = """
-SELECT detail.cell, condition AS condition_id, probe, parameters::VARCHAR AS parameters, condition.digest, clean_cell
+SELECT detail.cell, condition.id AS condition_id, detail.probe, detail.parameters::VARCHAR AS parameters,
+       condition.digest, detail.clean_cell
 FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell
 JOIN condition ON condition.id = cell.condition
 WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ?
 ORDER BY detail.probe <> 'clean', detail.probe, detail.cutoff, detail.frequency NULLS FIRST, detail.noise_sd,
-         parameters
+         detail.parameters
 """
 CLASS_NAMES = """
 SELECT class, shown_class.name FROM shown_class JOIN checkpoint USING (classes)

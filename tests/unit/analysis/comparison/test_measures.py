@@ -8,7 +8,7 @@ from made_up_results import cell, condition, image_set, model, part, store_study
 from scipy.stats import t
 
 from bandlens.analysis.comparison.cells import Run
-from bandlens.analysis.comparison.conditions import compare_conditions
+from bandlens.analysis.comparison.measures import compare_measures
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.base import Options
@@ -38,7 +38,7 @@ def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[lis
 
 def test_differences_are_paired_over_the_images(store: Store) -> None:
     runs, named = two_runs(store)
-    found = compare_conditions(*runs)
+    found = compare_measures(*runs)[1]
     assert set(found["metric"]) == {"shape_bias", "cue_accuracy", "confidence", "clean_error_consistency"}
     rows = found.filter(metric="shape_bias").rows(named=True)
     assert [row["probe"] for row in rows] == ["clean", "lowpass", "lowpass"]
@@ -54,7 +54,7 @@ def test_differences_are_paired_over_the_images(store: Store) -> None:
 
 def test_what_saw_other_images_is_taken_as_independent(store: Store) -> None:
     runs, _ = two_runs(store, (COUNT, COUNT - 10))
-    for row in compare_conditions(*runs).filter(metric="shape_bias", probe="lowpass").rows(named=True):
+    for row in compare_measures(*runs)[1].filter(metric="shape_bias", probe="lowpass").rows(named=True):
         query = (
             "SELECT value, low, high FROM condition_metric_of(?) WHERE metric = 'shape_bias' AND probe = ? "
             "AND parameters::VARCHAR = ?"

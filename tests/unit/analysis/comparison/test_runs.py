@@ -14,7 +14,8 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.comparison.cells import Run, compare_cells, curves
-from bandlens.analysis.comparison.metrics import compare_correlations, compare_metrics
+from bandlens.analysis.comparison.correlations import compare_correlations
+from bandlens.analysis.comparison.measures import compare_measures
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
@@ -225,7 +226,7 @@ def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, 
     a, b = two_versions(store, images)
     metrics(a, {"u": (1.0, 0.7, 1.4), "v": (2.0, None, None), "w": (3.0, 2.0, 4.0), "x": (1.0, None, None)})
     metrics(b, {"u": (2.0, 1.6, 2.3), "v": (2.5, None, None), "w": (3.0, 2.0, 4.0), "x": (None, None, None)})
-    found = {row["metric"]: row for row in compare_metrics(a, b).rows(named=True)}
+    found = {row["metric"]: row for row in compare_measures(a, b)[0].rows(named=True)}
     assert found["u"]["difference"] == 1
     assert found["u"]["low"] == pytest.approx(1 - np.hypot(0.4, 0.4))
     assert found["u"]["high"] == pytest.approx(1 + np.hypot(0.3, 0.3))
@@ -243,7 +244,7 @@ def test_means_over_several_image_sets_are_compared_too(store: Store, images: Im
     a, b = two_versions(store, images)
     metrics(a, {"ID": (70.0, 69.0, 71.0), "Concepts": (None, None, None)}, several_sets=True)
     metrics(b, {"ID": (72.0, 71.0, 73.0), "Concepts": (35.0, 34.0, 36.0)}, several_sets=True)
-    rows = compare_metrics(a, b).select("image_set", "metric", "difference", "low", "high", "note").rows()
+    rows = compare_measures(a, b)[0].select("image_set", "metric", "difference", "low", "high", "note").rows()
     half = np.hypot(1, 1)
     assert rows == [(None, "Concepts", None, None, None, "A: why"), (None, "ID", 2.0, 2 - half, 2 + half, None)]
 
@@ -322,7 +323,7 @@ def filtered_versions(store: Store, images: Images, same: float) -> tuple[Run, R
 def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, images: Images) -> None:
     """Against a bootstrap written out; the two are alike, and as independent they would differ by far more."""
     a, b = filtered_versions(store, images, 0.8)
-    found = {row["metric"]: row for row in compare_metrics(a, b).rows(named=True)}
+    found = {row["metric"]: row for row in compare_measures(a, b)[0].rows(named=True)}
     right = []
     for run in (a, b):
         ranks = run.store.frame(
@@ -350,7 +351,7 @@ def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, imag
     width = "SELECT high - low FROM metric_of(?) WHERE metric = 'low_frequency_bias'"
     alone = float(np.hypot(*(run.store.frame(width, [run.label]).item() for run in (a, b))))
     assert found["low_frequency_bias"]["high"] - found["low_frequency_bias"]["low"] < 0.8 * alone
-    unchanged = compare_metrics(a, a)
+    unchanged = compare_measures(a, a)[0]
     assert unchanged["difference"].to_list() == [0] * 3
     assert unchanged["low"].to_list() == unchanged["high"].to_list() == [None] * 3, "there is nothing to be in doubt of"
 
@@ -358,7 +359,7 @@ def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, imag
 def test_few_images_that_differ_are_paired_too(store: Store, images: Images) -> None:
     """One answer in a hundred is drawn anew; as independent, the interval would be far wider."""
     a, b = filtered_versions(store, images, 0.99)
-    for row in compare_metrics(a, b).rows(named=True):
+    for row in compare_measures(a, b)[0].rows(named=True):
         query = "SELECT (high - low) / 2 AS half FROM metric_of(?) WHERE metric = ?"
         alone = [run.store.frame(query, [run.label, row["metric"]]).item() for run in (a, b)]
         assert row["low"] < row["difference"] < row["high"]
@@ -376,7 +377,7 @@ def test_a_bias_without_the_other_is_paired_by_itself(store: Store) -> None:
             label = store_study(store, name, images, some)
             compute_measures(store, label)
             runs.append(Run(store, label))
-    rows, beside = ({row["metric"]: row for row in compare_metrics(*runs).rows(named=True)} for runs in (alone, whole))
+    rows, beside = ({row["metric"]: row for row in compare_measures(*runs)[0].rows(named=True)} for runs in (alone, whole))
     assert rows["low_frequency_bias"] == beside["low_frequency_bias"]
     assert (
         rows["low_frequency_bias"]["low"]
@@ -405,7 +406,7 @@ def test_psychometric_numbers_of_two_versions_are_paired_over_their_images(store
     runs = [Run(store, store_study(store, "s", images, one)) for one in parts]
     for run in runs:
         compute_measures(store, run.label)
-    rows = {row["metric"]: row for row in compare_metrics(*runs).rows(named=True)}
+    rows = {row["metric"]: row for row in compare_measures(*runs)[0].rows(named=True)}
     times = rng.multinomial(200, np.full(200, 1 / 200), 500).T.astype(float)
     found = []
     for each in answers:

@@ -14,11 +14,11 @@ from bandlens.analysis.measures.critical_band import (
     integer_thresholds,
     normalized_thresholds,
 )
-from bandlens.analysis.metrics import critical_band
+from bandlens.analysis.measures import critical_band
 from bandlens.errors import UsageError
 from bandlens.probes.critical_band import noise_bands
 
-PUBLISHED = Path(__file__).parents[4] / "shared" / "published"
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
 
 

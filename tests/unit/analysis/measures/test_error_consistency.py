@@ -25,7 +25,7 @@ from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.protocol import BENCHMARKS, STIMULI
 from bandlens.records import Finished
 
-PUBLISHED = Path(__file__).parents[4] / "shared" / "published"
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 CLASSES = list(decision_space("sixteen").names)
 EXPERIMENTS = {
     "contrast": "contrast",

@@ -22,7 +22,7 @@ from bandlens.analysis.measures.psychometric import (
     noise_of,
     paired_band_intervals,
 )
-from bandlens.analysis.metrics import psychometric as psychometric_fit
+from bandlens.analysis.measures import psychometric as psychometric_fit
 from bandlens.errors import UsageError
 
 NUMBERS = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
@@ -121,7 +121,7 @@ def test_known_parameters_are_recovered() -> None:
     assert band.bandwidth.value == pytest.approx(FULL_WIDTH * 1.5, rel=0.02)
     assert band.center_frequency.value == pytest.approx(1.75 * 2**4.2, rel=0.02)
     assert band.peak_noise_sensitivity.value == pytest.approx(2**-1.4, rel=0.02)
-    assert [(row["state"], row["note"]) for row in band.rows()] == [("ok", None)] * 10
+    assert [(estimate.state, estimate.note) for estimate in band.estimates().values()] == [("ok", None)] * 10
 
 
 GRIDS = {
@@ -158,12 +158,12 @@ def test_known_parameters_are_recovered_from_any_grid(grid: list[tuple[float, in
 
 def test_rows_may_come_in_any_order_and_a_level_alone_changes_nothing() -> None:
     correct = observe(np.random.default_rng(6), probabilities(bell(2.6, 4.2, 1.5)), 300)
-    wanted = estimate_band(correct, resamples=100).rows()
+    wanted = estimate_band(correct, resamples=100).estimates()
     order = [0, *np.random.default_rng(0).permutation(np.arange(1, 29))]
     shuffled = estimate_band(correct[order], settings=[PUBLISHED[k] for k in order], resamples=100)
-    assert shuffled.rows() == wanted
+    assert shuffled.estimates() == wanted
     more = [*PUBLISHED, (0.3, 9)]
-    assert estimate_band(np.concatenate([correct, correct[:1]]), settings=more, resamples=100).rows() == wanted
+    assert estimate_band(np.concatenate([correct, correct[:1]]), settings=more, resamples=100).estimates() == wanted
 
 
 @pytest.mark.parametrize(

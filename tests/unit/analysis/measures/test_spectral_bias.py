@@ -11,7 +11,7 @@ from bandlens.analysis.published.figures import read_benchmark, shipped_figures
 from bandlens.errors import StoreError
 from bandlens.protocol import BIAS_CUTOFFS
 
-PUBLISHED = Path(__file__).parents[4] / "shared" / "published"
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
 
 LOW = {0.01: 0.02, 0.1: 0.2, 0.2: 0.4, 0.3: 0.6, 0.4: 0.8, 0.5: 1.0, 0.9: 1.1}
