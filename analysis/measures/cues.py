@@ -112,15 +112,17 @@ def _conflicts(cues: Cues, available: Available) -> bool:
 
 
 def _of_cues(cues: Cues) -> Iterator[Measure[Outcomes]]:
+    # Both measures have the same function, so that it is called once.
+    estimates, differences = partial(cue_estimates, cues), partial(cue_differences, cues)
     for name in (cues.bias, cues.accuracy):
         yield Measure(
             name,
             TITLES[name],
             "share",
             Scope.GRID,
-            estimates=partial(cue_estimates, cues),
+            estimates=estimates,
             asked=partial(_conflicts, cues),
-            differences=partial(cue_differences, cues),
+            differences=differences,
             is_bias=name == cues.bias,
             group=cues.bias,
             change=("decides", "by shape") if name == SHAPE_CUES.bias else None,

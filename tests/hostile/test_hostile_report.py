@@ -101,7 +101,7 @@ def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
         store.begin_study(names[10], f"# {names[0]}\nname = 1", cells, [images], classes)
         store.commit([Failed(failing, f"probe failed: {names[1]}")], {})
         compute_measures(store, names[10], Options(100))
-        store.execute("UPDATE metric_value SET note = ? WHERE metric LIKE 'low%'", [names[2]])
+        store.execute("UPDATE measure_value SET note = ? WHERE metric LIKE 'low%'", [names[2]])
 
 
 def page_of(folder: Path, names: list[str]) -> Page:
@@ -172,8 +172,8 @@ def test_json_stays_in_its_script(text: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE metric_value SET value = 'nan'",
-        "UPDATE metric_value SET note = repeat('x', 100000)",
+        "UPDATE measure_value SET value = 'nan'",
+        "UPDATE measure_value SET note = repeat('x', 100000)",
         'UPDATE condition SET parameters = \'{"a": {"b": []}}\'',
         "UPDATE condition SET cutoff = 'nan', noise_sd = 'inf'",
         "UPDATE part SET right1 = -5, seconds = 'nan'",

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from made_up_results import Images, cell, condition, image_set, model, part, store_study, store_values
 from scipy.stats import spearmanr
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
@@ -219,7 +219,7 @@ def metrics(
         for name, (value, low, high) in values.items()
     ]
     names = {"study_id": ids, "checkpoint_id": checkpoint, "image_set_id": None if several_sets else images}
-    run.store.write_metrics(pl.DataFrame(rows).with_columns(pl.lit(value).alias(name) for name, value in names.items()))
+    store_values(run.store, pl.DataFrame(rows).with_columns(pl.lit(value).alias(name) for name, value in names.items()))
 
 
 def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, images: Images) -> None:
@@ -255,13 +255,7 @@ def correlated(run: Store, images: Images, biases: Mapping[str, Sequence[float |
     label = store_study(run, "s", images, [outcome(images, CLEAN, k, 0.1 * k, by=net) for k, net in enumerate(nets)])
     ids = run.frame("SELECT checkpoint_id, image_set_id, study_id FROM study_detail ORDER BY checkpoint")
     rows = [ids.with_columns(metric=pl.lit(name), value=pl.Series(of, dtype=pl.Float64)) for name, of in biases.items()]
-    empty = [
-        pl.lit(None, pl.Float64).alias("low"),
-        pl.lit(None, pl.Float64).alias("high"),
-        pl.when(pl.col("value").is_null()).then(pl.lit("missing")).otherwise(pl.lit("ok")).alias("state"),
-        pl.lit(None, pl.String).alias("note"),
-    ]
-    run.write_metrics(pl.concat(rows).with_columns(empty))
+    store_values(run, pl.concat(rows))
     return Run(run, label)
 
 
@@ -270,24 +264,28 @@ def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
 ) -> None:
     constant = list(np.arange(8.0) % 5)
     a, b = (
-        correlated(run, images, {"m": list(np.roll(np.arange(8.0), shuffle)), "k": constant})
+        correlated(run, images, {"low_frequency_bias": list(np.roll(np.arange(8.0), shuffle)), "shape_bias": constant})
         for run, shuffle in ((store, 0), (other, 3))
     )
     found = compare_runs(a, b)
     by_bias = {row["bias"]: row for row in found.correlations.rows(named=True)}
     assert found.no_correlations is None
-    assert by_bias["m"]["coefficient_a"] < -0.9 < by_bias["m"]["coefficient_b"]
-    assert by_bias["m"]["n"] == 8
-    assert by_bias["m"]["low"] < by_bias["m"]["difference"] < by_bias["m"]["high"]
-    assert by_bias["k"]["difference"] == 0
-    assert by_bias["k"]["low"] is None
-    assert found.what_differs().correlations["bias"].to_list() == ["m"]
+    assert by_bias["low_frequency_bias"]["coefficient_a"] < -0.9 < by_bias["low_frequency_bias"]["coefficient_b"]
+    assert by_bias["low_frequency_bias"]["n"] == 8
+    assert (
+        by_bias["low_frequency_bias"]["low"]
+        < by_bias["low_frequency_bias"]["difference"]
+        < by_bias["low_frequency_bias"]["high"]
+    )
+    assert by_bias["shape_bias"]["difference"] == 0
+    assert by_bias["shape_bias"]["low"] is None
+    assert found.what_differs().correlations["bias"].to_list() == ["low_frequency_bias"]
 
 
 def test_both_coefficients_are_over_the_models_that_have_all_values(store: Store, other: Store, images: Images) -> None:
     """Two models lack the bias in the one run, and another in the other."""
     first, second = [None, None, 5.0, 2, 3, 7, 1, 4], [8.0, 1, 4, 3, 2, 6, 5, None]
-    runs = [correlated(run, images, {"m": of}) for run, of in ((store, first), (other, second))]
+    runs = [correlated(run, images, {"low_frequency_bias": of}) for run, of in ((store, first), (other, second))]
     [row] = compare_correlations(*runs, resamples=100).rows(named=True)
     top1 = store.frame("SELECT top1 FROM accuracy ORDER BY checkpoint")["top1"].to_list()
     assert row["n"] == 5
@@ -377,7 +375,9 @@ def test_a_bias_without_the_other_is_paired_by_itself(store: Store) -> None:
             label = store_study(store, name, images, some)
             compute_measures(store, label)
             runs.append(Run(store, label))
-    rows, beside = ({row["metric"]: row for row in compare_measures(*runs)[0].rows(named=True)} for runs in (alone, whole))
+    rows, beside = (
+        {row["metric"]: row for row in compare_measures(*runs)[0].rows(named=True)} for runs in (alone, whole)
+    )
     assert rows["low_frequency_bias"] == beside["low_frequency_bias"]
     assert (
         rows["low_frequency_bias"]["low"]

@@ -152,7 +152,8 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     columns = ("value", "low", "high", "state", "note")
     found = store.frame(f"SELECT metric, {', '.join(columns)} FROM metric WHERE metric LIKE 'psychometric%'").rows()
     assert {row[0]: row[1:] for row in found} == {
-        f"psychometric_{row['metric']}": tuple(row[name] for name in columns) for row in wanted.rows()
+        f"psychometric_{name}": tuple(estimate.row()[column] for column in columns)
+        for name, estimate in wanted.estimates().items()
     }
     assert len(found) == 10
 
@@ -168,7 +169,9 @@ def test_levels_and_octaves_that_are_there_make_the_psychometric_fit(store: Stor
     correct = np.stack([outcomes[one] for one in some])
     wanted = estimate_band(correct, settings=settings, floor=1 / CLASSES, resamples=RESAMPLES)
     rows = store.frame("SELECT metric, value FROM metric WHERE metric LIKE 'psychometric%'").rows()
-    assert dict(rows) == {f"psychometric_{row['metric']}": row["value"] for row in wanted.rows()}
+    assert dict(rows) == {
+        f"psychometric_{name}": estimate.row()["value"] for name, estimate in wanted.estimates().items()
+    }
     assert {f for f in range(7) if f"psychometric_threshold_{f}" in dict(rows)} == {0, 1, 2, 3, 4}
 
 
@@ -180,7 +183,9 @@ def test_levels_beside_the_published_ones_change_nothing_of_the_published_estima
     more = {condition("critical_band", noise_sd=0.3, frequency=f, draw="shared"): outcomes[CLEAN] for f in FREQUENCIES}
     store_study(store, "more", images, parts({**outcomes, **more}, images))
     published = [
-        compute_measures(store, name, Options(RESAMPLES).filter(pl.col("metric").str.starts_with("critical_")))
+        metrics_of(compute_measures(store, name, Options(RESAMPLES))).filter(
+            pl.col("metric").str.starts_with("critical_")
+        )
         for name in ("s", "more")
     ]
     assert published[0]["value"].to_list() == published[1]["value"].to_list()
@@ -265,13 +270,13 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
     store_study(store, "s", labelled(), parts(some, labelled()))
     compute_measures(store, "s", Options(RESAMPLES))
     assert value(store, "low_frequency_bias") is None
-    assert note(store, "low_frequency_bias") == "lowpass cutoff 0.2 is missing"
+    assert note(store, "low_frequency_bias") == "lowpass lacks the cutoff 0.2"
     assert value(store, "high_frequency_bias") is not None
     assert {state(store, one) for one in ("low_frequency_bias", "spectral_bias", "critical_bandwidth")} == {"missing"}
     assert state(store, "high_frequency_bias") == "ok"
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == (
-        "lacks noise_sd 0.02 at frequency 1; the published estimator takes its 29 conditions, each once"
+        "critical_band lacks noise_sd 0.02 at frequency 1; the published estimator takes its 29 conditions, each once"
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from bandlens.analysis.measures import critical_band
 from bandlens.analysis.measures.critical_band import (
     NOISE_SDS,
     center,
@@ -14,7 +15,6 @@ from bandlens.analysis.measures.critical_band import (
     integer_thresholds,
     normalized_thresholds,
 )
-from bandlens.analysis.measures import critical_band
 from bandlens.errors import UsageError
 from bandlens.probes.critical_band import noise_bands
 

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from made_up_outcomes import CLEAN, images_of, outcomes_of
 from made_up_results import cell, condition, image_set, model, part, store_study
 from scipy.stats import bootstrap, norm, t
 from small import make_study
@@ -19,16 +20,17 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.base import Estimate, Options
 from bandlens.analysis.measures.compute import compute_measures
-from bandlens.analysis.measures.cues import Decisions, paired_shape_intervals, shape_bias
+from bandlens.analysis.measures.cues import cue_differences, cue_estimates
+from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.probes.benchmarks.layouts import find_benchmark
 from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
-from bandlens.protocol import CUES
+from bandlens.protocol import CUES, SHAPE_CUES
 
 NAMES = dict(enumerate(decision_space("sixteen").names))
 NUMBERS = {name: number for number, name in NAMES.items()}
@@ -40,15 +42,14 @@ def measured(store: Store) -> dict[str, tuple[float | None, float | None, float 
     return {metric: tuple(numbers) for metric, *numbers in rows}
 
 
-def decisions(
-    shape: list[int], texture: list[int], predicted: list[int], clusters: list[int] | None = None
-) -> Decisions:
-    ids = clusters or list(range(len(shape)))
-    return Decisions(*(np.array(column) for column in (predicted, shape, texture, ids)))
+def decided(shape: list[int], texture: list[int], predicted: list[int], clusters: list[int] | None = None) -> Outcomes:
+    """Clean decisions on images whose two cues are given."""
+    images = images_of(len(shape), clusters, (shape, texture))
+    return outcomes_of({CLEAN: predicted}, images, NAMES, classes=16)
 
 
-def rows_of(of: Decisions) -> dict[str, dict[str, float | str | None]]:
-    return {row["metric"]: row for row in shape_bias(of, NAMES)}
+def estimates(outcomes: Outcomes) -> dict[str, Estimate]:
+    return cue_estimates(SHAPE_CUES, outcomes, Options())
 
 
 # Published decisions
@@ -113,25 +114,24 @@ def test_images_of_one_photograph_go_together() -> None:
     rng = np.random.default_rng(0)
     shape, texture = np.zeros(40, int), np.ones(40, int)
     named = (rng.random(40) < 0.5).astype(int)
-    alone = rows_of(decisions(list(shape), list(texture), list(named)))["shape_bias"]
+    alone = estimates(decided(list(shape), list(texture), list(named)))["shape_bias"]
     ids = np.repeat(np.arange(40), 5)
-    crops = rows_of(decisions(*(list(np.repeat(column, 5)) for column in (shape, texture, named)), clusters=list(ids)))[
-        "shape_bias"
-    ]
-    assert crops["value"] == alone["value"]
-    assert [crops[end] for end in ("low", "high")] == pytest.approx([alone[end] for end in ("low", "high")], abs=0.01)
+    columns = (list(np.repeat(column, 5)) for column in (shape, texture, named))
+    crops = estimates(decided(*columns, clusters=list(ids)))["shape_bias"]
+    assert crops.value == alone.value
+    assert (crops.low, crops.high) == pytest.approx((alone.low, alone.high), abs=0.01)
 
 
 def test_few_images_and_equal_decisions_have_the_interval_of_a_share() -> None:
-    few = rows_of(decisions([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
-    wanted = proportion_confint(5, 10, 2 * norm.sf(t.ppf(0.975, 9)), "wilson")
-    assert [few["shape_bias_airplane"][key] for key in ("value", "low", "high")] == pytest.approx([0.5, *wanted])
-    assert few["shape_bias_bear"]["value"] == 1.0
-    assert (few["shape_bias_bear"]["low"], few["shape_bias_bear"]["high"]) == pytest.approx(
-        proportion_confint(30, 30, method="wilson")
-    )
-    one = rows_of(decisions([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias"]
-    assert (one["low"], one["note"]) == (None, "1 independent image is too few for an interval")
+    few = estimates(decided([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
+    expected = proportion_confint(5, 10, 2 * norm.sf(t.ppf(0.975, 9)), "wilson")
+    airplane, bear = few["shape_bias_airplane"], few["shape_bias_bear"]
+    assert (airplane.value, airplane.low, airplane.high) == pytest.approx((0.5, *expected))
+    assert bear.value == 1.0
+    assert (bear.low, bear.high) == pytest.approx(proportion_confint(30, 30, method="wilson"))
+    single = estimates(decided([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias"]
+    assert single.row()["low"] is None
+    assert single.note == "1 independent image is too few for an interval"
 
 
 def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
@@ -139,23 +139,23 @@ def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
     shape, texture = [0] * 400, [1] * 400
     named = rng.integers(0, 2, 400)
     changed = np.where(rng.random(400) < 0.2, rng.integers(0, 2, 400), named)
-    a, b = (decisions(shape, texture, list(one)) for one in (named, changed))
-    found = dict(paired_shape_intervals(a, b, NAMES))
+    a, b = (decided(shape, texture, list(answers)) for answers in (named, changed))
+    intervals = cue_differences(SHAPE_CUES, a, b)
     d = (changed == 0).astype(float) - (named == 0)
-    low, high = found["shape_bias"]
+    low, high = intervals["shape_bias"]
     assert (low + high) / 2 == pytest.approx(d.mean())
     # One image of the 400 more differs.
     assert high - low == pytest.approx(2 * 1.99 * np.sqrt((d.var() * 400 + 1) / 399 / 400), rel=0.02)
-    low, high = found["cue_accuracy"]
+    low, high = intervals["cue_accuracy"]
     assert 0 < high == -low < 3 / 400, "it does not differ, and little at most"
 
 
 def test_what_is_never_named_has_no_bias() -> None:
-    none = rows_of(decisions([0] * 30, [1] * 30, [2] * 30))
-    assert (none["shape_bias"]["value"], none["shape_bias"]["note"]) == (None, "neither cue is ever named")
-    assert none["shape_bias"]["state"] == "undetermined"
-    assert none["cue_accuracy"]["value"] == 0
-    assert list(shape_bias(decisions([], [], []), NAMES)) == []
+    never = estimates(decided([0] * 30, [1] * 30, [2] * 30))
+    assert never["shape_bias"].row()["value"] is None
+    assert (never["shape_bias"].note, never["shape_bias"].state) == ("neither cue is ever named", "undetermined")
+    assert never["cue_accuracy"].value == 0
+    assert estimates(decided([1, 2], [1, 2], [1, 2])) == {}, "no cues conflict"
 
 
 def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Store) -> None:

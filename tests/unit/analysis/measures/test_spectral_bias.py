@@ -1,116 +1,128 @@
-from collections.abc import Sequence
+"""Spectral biases against their definition, the published figures, and bootstraps written out."""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from made_up_outcomes import CLEAN, right_outcomes
+from made_up_results import condition
 from numpy.typing import NDArray
 
-from bandlens.analysis.measures.spectral_bias import spectral_bias, spectral_intervals
+from bandlens.analysis.measures.base import Estimate, Options, State
+from bandlens.analysis.measures.outcomes import Outcomes
+from bandlens.analysis.measures.registry import GRID_MEASURES, lacking
+from bandlens.analysis.measures.spectral_bias import spectral_estimates, spectral_intervals
 from bandlens.analysis.published.figures import read_benchmark, shipped_figures
-from bandlens.errors import StoreError
 from bandlens.protocol import BIAS_CUTOFFS
+from bandlens.records import Condition
 
 PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
 
+COUNT = 200
+CLEAN_COUNT = 160
 LOW = {0.01: 0.02, 0.1: 0.2, 0.2: 0.4, 0.3: 0.6, 0.4: 0.8, 0.5: 1.0, 0.9: 1.1}
 HIGH = {0.01: 0.9, 0.1: 0.05, 0.2: 0.1, 0.3: 0.15, 0.4: 0.2, 0.5: 0.25, 0.9: 0.5}
 
 
-def curve(low: dict[float, float | None] = LOW, high: dict[float, float | None] = HIGH, **keys: str) -> pl.DataFrame:
-    key = {"study": "s", "checkpoint": "a", "category": "c", "image_set": "i", "measure": "accuracy", "n": 100} | keys
-    rows = [
-        {"probe": probe, "cutoff": cutoff, "frequency": None, "noise_sd": None, "top1": 0.5, "ratio": ratio}
-        for probe, ratios in (("lowpass", low), ("highpass", high))
-        for cutoff, ratio in ratios.items()
-    ]
-    rows.append({"probe": "clean", "cutoff": None, "frequency": None, "noise_sd": None, "top1": 0.8, "ratio": 1.0})
-    rows.append({"probe": "critical_band", "cutoff": None, "frequency": 3, "noise_sd": 0.1, "top1": 0.8, "ratio": 1.0})
-    return pl.DataFrame([row | key for row in rows], infer_schema_length=None)
+def curve(
+    low: Mapping[float, float] = LOW, high: Mapping[float, float] = HIGH, clean: int = CLEAN_COUNT, count: int = COUNT
+) -> dict[Condition, NDArray[np.bool_]]:
+    """Right answers whose ratios to the clean ones are those of each cutoff."""
+    ratios = {CLEAN: 1.0}
+    for probe, by_cutoff in (("lowpass", low), ("highpass", high)):
+        ratios |= {condition(probe, cutoff=cutoff): ratio for cutoff, ratio in by_cutoff.items()}
+    return {setting: np.arange(count) < round(ratio * clean) for setting, ratio in ratios.items()}
 
 
-def answers(frame: pl.DataFrame) -> dict[str, tuple[float | None, str | None]]:
-    return {row["metric"]: (row["value"], row["note"]) for row in spectral_bias(frame).iter_rows(named=True)}
+def estimates(right: dict[Condition, NDArray[np.bool_]]) -> dict[str, Estimate]:
+    return spectral_estimates(right_outcomes(right), Options(100))
+
+
+def lacks(outcomes: Outcomes) -> dict[str, str | None]:
+    return lacking(GRID_MEASURES, outcomes.available)
 
 
 def test_means_over_the_five_cutoffs_and_their_share() -> None:
-    got = answers(curve().sample(fraction=1, shuffle=True, seed=3))
-    assert got["low_frequency_bias"] == (pytest.approx(0.6), None)
-    assert got["high_frequency_bias"] == (pytest.approx(0.15), None)
-    assert got["spectral_bias"] == (pytest.approx(0.15 / 0.75), None)
+    values = {name: estimate.value for name, estimate in estimates(curve()).items()}
+    assert values == pytest.approx(
+        {"low_frequency_bias": 0.6, "high_frequency_bias": 0.15, "spectral_bias": 0.15 / 0.75}
+    )
 
 
 def test_cutoffs_that_went_through_single_precision_are_recognized() -> None:
-    frame = curve().with_columns(pl.col("cutoff").cast(pl.Float32).cast(pl.Float64))
-    assert answers(frame)["low_frequency_bias"][0] == pytest.approx(0.6)
+    low = {float(np.float32(cutoff)): ratio for cutoff, ratio in LOW.items()}
+    assert estimates(curve(low=low))["low_frequency_bias"].value == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(
-    ("frame", "note"),
+    ("high", "lack"),
     [
-        (curve(high={c: r for c, r in HIGH.items() if c not in (0.2, 0.4)}), "cutoff 0.2 is missing, 0.4 is missing"),
-        (curve(high={}), "0.1 is missing, 0.2 is missing, 0.3 is missing, 0.4 is missing, 0.5 is missing"),
-        (curve(high=HIGH | {0.3: None}), "cutoff 0.3 has no ratio to clean accuracy"),
-        (curve(high=HIGH | {0.3: float("nan")}), "cutoff 0.3 has no ratio to clean accuracy"),
-        (pl.concat([curve(), curve().filter(probe="highpass", cutoff=0.1)]), "cutoff 0.1 is there more than once"),
+        ({c: r for c, r in HIGH.items() if c not in (0.2, 0.4)}, "highpass lacks the cutoffs 0.2, 0.4"),
+        ({}, "highpass lacks the cutoffs 0.1, 0.2, 0.3, 0.4, 0.5"),
+        (HIGH | {0.10001: 0.05}, "highpass has the cutoff 0.1 more than once"),
     ],
 )
-def test_a_mean_over_fewer_is_refused_with_its_reason(frame: pl.DataFrame, note: str) -> None:
-    got = answers(frame)
-    assert got["low_frequency_bias"] == (pytest.approx(0.6), None)
-    assert got["high_frequency_bias"][0] is None
-    assert note in (got["high_frequency_bias"][1] or "")
-    states = dict(spectral_bias(frame).select("metric", "state").rows())
-    state = "undetermined" if "no ratio" in note else "missing"
-    assert states == {"low_frequency_bias": "ok", "high_frequency_bias": state, "spectral_bias": state}
-    assert (got["high_frequency_bias"][1] or "").startswith("highpass cutoff")
-    assert got["spectral_bias"] == (None, got["high_frequency_bias"][1])
+def test_a_mean_over_fewer_cutoffs_is_refused_with_its_reason(high: dict[float, float], lack: str) -> None:
+    outcomes = right_outcomes(curve(high=high))
+    assert lacks(outcomes) == {
+        "low_frequency_bias": None,
+        "high_frequency_bias": lack,
+        "spectral_bias": "it is made of high_frequency_bias",
+    }
+    answered = spectral_estimates(outcomes, Options(100))
+    assert set(answered) == {"low_frequency_bias"}
+    assert answered["low_frequency_bias"].value == pytest.approx(0.6)
+
+
+def test_without_a_right_clean_answer_there_is_no_ratio() -> None:
+    without = curve()
+    nothing_right = curve(clean=0)
+    for right in (nothing_right, {setting: answer for setting, answer in without.items() if setting != CLEAN}):
+        answered = estimates(right)
+        assert {estimate.state for estimate in answered.values()} == {State.UNDETERMINED}
+        assert all(np.isnan(estimate.value) for estimate in answered.values())
+        note = answered["high_frequency_bias"].note or ""
+        assert note.startswith("highpass cutoff 0.1 has no ratio to clean accuracy, 0.2 has no ratio")
+        assert note in (answered["spectral_bias"].note or "")
 
 
 def test_the_share_of_nothing_is_not_a_number() -> None:
     nothing = dict.fromkeys(BIAS_CUTOFFS, 0.0)
-    got = answers(curve(low=nothing, high=nothing))
-    assert got["low_frequency_bias"] == (0.0, None)
-    assert got["spectral_bias"] == (None, "nothing is recognized in either band")
+    answered = estimates(curve(low=nothing, high=nothing))
+    assert answered["low_frequency_bias"].value == 0
+    assert np.isnan(answered["spectral_bias"].value)
+    assert answered["spectral_bias"].note == "nothing is recognized in either band"
 
 
-def test_studies_checkpoints_image_sets_and_measures_do_not_mix() -> None:
-    frames = [curve(), curve(checkpoint="b", high={}), curve(study="t"), curve(measure="agreement", low=HIGH, high=LOW)]
-    got = spectral_bias(pl.concat(frames, how="vertical_relaxed"))
-    assert len(got) == 12
-    assert got.filter(metric="spectral_bias", checkpoint="a", measure="agreement")["value"].item() == pytest.approx(0.8)
-    assert got.filter(metric="spectral_bias", checkpoint="a", study="t")["value"].item() == pytest.approx(0.2)
-    assert got.filter(checkpoint="b")["value"].null_count() == 2
-
-
-def test_a_missing_column_is_named() -> None:
-    with pytest.raises(StoreError, match="lacks cutoff, ratio"):
-        spectral_bias(curve().drop("cutoff", "ratio"))
-
-
-def test_no_rows_give_no_rows() -> None:
-    assert spectral_bias(curve().clear()).is_empty()
+def test_an_image_set_without_filters_is_not_asked_about_biases() -> None:
+    assert lacks(right_outcomes({CLEAN: np.ones(4, bool)})) == {}
 
 
 @needs_published
 def test_published_ratios_give_the_published_biases() -> None:
-    wide = read_benchmark(PUBLISHED / "benchmark.csv").filter(pl.col("metric").str.starts_with("metric/bandpass/"))
-    parts = pl.col("metric").str.split("/")
-    frame = wide.select(
-        study=pl.lit("published"),
-        checkpoint="model",
-        image_set=pl.lit("imagenet"),
-        measure=pl.lit("accuracy"),
-        probe=parts.list.get(2).replace_strict({"LFC": "lowpass", "HFC": "highpass"}),
-        cutoff=parts.list.get(3).cast(pl.Float64),
-        ratio="value",
-    )
-    ours = spectral_bias(frame).pivot(on="metric", index="checkpoint", values="value")
-    both = shipped_figures().join(ours, left_on="model", right_on="checkpoint")
-    assert len(both) == 48
-    for bias in ("low_frequency_bias", "high_frequency_bias"):
-        assert (both[bias] - both[f"{bias}_right"]).abs().max() <= 5e-7
+    """The ratios are of whole numbers of the 50,000 images, which are made again as right answers."""
+    long = read_benchmark(PUBLISHED / "benchmark.csv")
+    top1 = dict(long.filter(metric="top1_acc/imagenet").select("model", "value").rows())
+    ratios = long.filter(pl.col("metric").str.starts_with("metric/bandpass/"))
+    names = {"LFC": "lowpass", "HFC": "highpass"}
+    compared = 0
+    for row in shipped_figures().rows(named=True):
+        clean = round(500 * top1[row["model"]])
+        right = {CLEAN: np.arange(50_000) < clean}
+        for metric, ratio in ratios.filter(model=row["model"]).select("metric", "value").rows():
+            _, _, kind, cutoff = metric.split("/")
+            if float(cutoff) in BIAS_CUTOFFS:
+                count = round(ratio * clean)
+                assert count == pytest.approx(ratio * clean, abs=0.05)
+                right[condition(names[kind], cutoff=float(cutoff))] = np.arange(50_000) < count
+        answered = spectral_estimates(right_outcomes(right, np.arange(50_000) // 10_000), Options(100))
+        for bias in ("low_frequency_bias", "high_frequency_bias"):
+            assert answered[bias].value == pytest.approx(row[bias], abs=5e-7)
+            compared += 1
+    assert compared == 2 * 48
 
 
 def outcomes(rng: np.random.Generator, images: int, ratios: Sequence[float]) -> NDArray[np.bool_]:

@@ -76,7 +76,7 @@ def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
     with open_store(path) as store:
         store_study(store, "s", images, [part(cell(images, of, by=by), wrong, wrong) for of in GRID])
         compute_measures(store, "s", Options(100))
-        store.execute("UPDATE metric_value SET state = 'doubtful' WHERE metric = 'high_frequency_bias'")
+        store.execute("UPDATE measure_value SET state = 'doubtful' WHERE metric = 'high_frequency_bias'")
     fills = {
         title: [layer["mark"]["fill"] for layer in panel.to_dict()["layer"] if layer["mark"].get("shape") == "diamond"]
         for title, panel in figures(path)["atlas-biases"].panels.items()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study, store_values
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
@@ -86,7 +86,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         compute_measures(store, "s", Options(100))
         bias = {"metric": "low_frequency_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
         ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"
-        store.write_metrics(store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
+        store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
     found = read_data(path)
     assert found
     assert len(found.drawn) == MOST
