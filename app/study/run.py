@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ...advance import Advance, Progress
 from ...analysis.comparison.verdicts import not_passed
 from ...analysis.database.open import open_store
 from ...analysis.database.snapshots import snapshots
@@ -27,7 +28,6 @@ from ...engine.tasks import Task, by_attack, tasks_of, whole_tasks
 from ...engine.workbench import Workbench
 from ...errors import BandlensError, EngineError, ShardError, some_of
 from ...probes.images.decision_spaces import NAMES, decision_space
-from ...probes.images.rows import Advance, Progress
 from ...protocol import CLASSES
 from ...records import Cell, Failed, Finished, Predictions, SessionInfo, Variant
 from ..console import log, progress

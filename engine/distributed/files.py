@@ -19,7 +19,8 @@ from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
 from ...partial_files import put_in_place
 from ...probes.images.files import ABOUT, INDEX, PIXELS
-from ...probes.images.image_set import Draw, ImageSet, check, open_image_set
+from ...probes.images.image_set import ImageSet, check, open_image_set
+from ...probes.images.options import Draw
 from ...probes.source import ProbeSource, source_digest, source_files
 from ...records import Variant
 from ..backends.base import onnx_file_of

@@ -24,8 +24,9 @@ from bandlens.analysis.metrics.shape_bias import Decisions, paired_shape_interva
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
+from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import find_benchmark
-from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
+from bandlens.probes.benchmarks.pack import pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.protocol import CUES
 
