@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from .report.build import Written
     from .study.file import Study
     from .study.plan import Plan
+    from .study.record import Summary
     from .study.resolve import Work
-    from .study.run import Summary
 
 File = str | PathLike[str]
 RESULTS = Path("results.duckdb")
@@ -146,7 +146,7 @@ def run(
     from .study.run import run_study
 
     work, copy = _work(study, engine), None if snapshot is None else Path(snapshot)
-    return run_study(work, Path(db), require_gate=require_gate, snapshot=copy, progress=progress).check()
+    return run_study(work, Path(db), require_gate=require_gate, snapshot=copy, progress=progress).raise_failures()
 
 
 def analyze(

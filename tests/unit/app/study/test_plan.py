@@ -15,8 +15,10 @@ from torch import nn
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import Plan, plan_study
+from bandlens.app.study.record import Summary
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import Sharded, Summary, run_study
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded
 from bandlens.errors import UsageError
 from bandlens.export.models import save_model
 from bandlens.export.operations import count_operations
