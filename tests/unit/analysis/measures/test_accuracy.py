@@ -21,8 +21,9 @@ from bandlens.analysis.measures.compute import compute_measures, condition_metri
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
+from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import find_benchmark
-from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
+from bandlens.probes.benchmarks.pack import pack_benchmark
 from bandlens.protocol import CUES, CUTOFFS, Cues
 from bandlens.records import Failed, Finished
 

@@ -27,8 +27,9 @@ from bandlens.analysis.measures.outcomes import Outcomes
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
+from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import find_benchmark
-from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
+from bandlens.probes.benchmarks.pack import pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.protocol import CUES, SHAPE_CUES
 

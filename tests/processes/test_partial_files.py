@@ -10,8 +10,8 @@ import pytest
 from made_up_results import python
 
 from bandlens.analysis.database.open import open_store
-from bandlens.beside import prefix, remove_leavings
 from bandlens.export.files import replacing
+from bandlens.partial_files import partial_prefix, remove_partial_files
 
 KILLED = """
 import os, signal, sys
@@ -50,35 +50,38 @@ def test_what_a_killed_process_left_is_gone_after_the_next_use(what: str, tmp_pa
 
 def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
     path = tmp_path / "r.duckdb"
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        running = prefix(path).replace(str(os.getpid()), str(other.pid))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as neighbour:
+        running = partial_prefix(path).replace(str(os.getpid()), str(neighbour.pid))
         gone = subprocess.Popen([sys.executable, "-c", ""])
         gone.wait()
         names = [
             f"{running}abc",
-            f"{prefix(path)}abc",
-            prefix(path).replace(str(os.getpid()), "x") + "abc",
+            f"{partial_prefix(path)}abc",
+            partial_prefix(path).replace(str(os.getpid()), "x") + "abc",
             f".r.duckdb.elsewhere.{gone.pid}.abc",
-            prefix(Path("other")).replace(str(os.getpid()), str(gone.pid)) + "abc",
+            partial_prefix(Path("other")).replace(str(os.getpid()), str(gone.pid)) + "abc",
         ]
         for name in names:
             (tmp_path / name).touch()
-        left = tmp_path / (prefix(path).replace(str(os.getpid()), str(gone.pid)) + "abc")
-        (left / "deeper").mkdir(parents=True)
-        remove_leavings(path.parent, path.name)
+        partial = tmp_path / (partial_prefix(path).replace(str(os.getpid()), str(gone.pid)) + "abc")
+        (partial / "deeper").mkdir(parents=True)
+        remove_partial_files(path.parent, path.name)
         assert sorted(hidden(tmp_path)) == sorted(names)
-        other.communicate(b"\n")
+        neighbour.communicate(b"\n")
 
 
 def test_what_belongs_to_a_container_of_this_hosts_name_stays(tmp_path: Path) -> None:
     apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
     if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True).returncode:
         pytest.skip("this system makes no namespaces")
-    code = "from pathlib import Path; from bandlens.beside import prefix; print(prefix(Path('r.duckdb')))"
-    there = subprocess.run([*apart, *python(code)], capture_output=True, text=True, check=True).stdout.strip()
+    code = (
+        "from pathlib import Path; from bandlens.partial_files import partial_prefix; "
+        "print(partial_prefix(Path('r.duckdb')))"
+    )
+    made_there = subprocess.run([*apart, *python(code)], capture_output=True, text=True, check=True).stdout.strip()
     with subprocess.Popen([sys.executable, "-c", ""]) as gone:
         pass
-    left = tmp_path / f"{there.rpartition('.')[0].rpartition('.')[0]}.{gone.pid}.abc"
-    left.touch()
-    remove_leavings(tmp_path, "r.duckdb")
-    assert left.exists(), "a process that is not here may run there"
+    partial = tmp_path / f"{made_there.rpartition('.')[0].rpartition('.')[0]}.{gone.pid}.abc"
+    partial.touch()
+    remove_partial_files(tmp_path, "r.duckdb")
+    assert partial.exists(), "a process that is not here may run there"

@@ -9,14 +9,14 @@ from concurrent.futures import Future
 import pytest
 from made_up_results import python
 
-from bandlens.calls import Calls, stuck
 from bandlens.errors import EngineError
+from bandlens.timeouts import TimedCalls, has_stuck_call
 
 MESSAGE = "no answer for {seconds:.0f} s"
 
 
 def test_a_call_gives_what_it_gives_and_raises_what_it_raises() -> None:
-    calls = Calls(60, MESSAGE)
+    calls = TimedCalls(60, MESSAGE)
     assert calls(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
         calls(lambda: 1 / 0)
@@ -37,15 +37,15 @@ def test_an_answer_that_comes_as_the_time_is_over_is_taken(monkeypatch: pytest.M
                 raise TimeoutError
             return value
 
-    monkeypatch.setattr("bandlens.calls.Future", Late)
-    assert Calls(60, MESSAGE)(lambda: 3) == 3
+    monkeypatch.setattr("bandlens.timeouts.Future", Late)
+    assert TimedCalls(60, MESSAGE)(lambda: 3) == 3
 
 
 def test_a_call_that_does_not_come_back_is_given_up_and_the_next_is_answered() -> None:
-    calls, end = Calls(60, MESSAGE), threading.Event()
+    calls, end = TimedCalls(60, MESSAGE), threading.Event()
     with pytest.raises(EngineError, match="no answer for 0 s"):
         calls(end.wait, 0.05)
-    assert stuck()
+    assert has_stuck_call()
     assert calls(lambda: 3) == 3
     end.set()
 
@@ -54,10 +54,10 @@ STUCK = """
 import sys, threading
 from bandlens import __main__
 from bandlens.app import cli
-from bandlens.calls import Calls
+from bandlens.timeouts import TimedCalls
 def app():
     try:
-        Calls(0.05, "no answer")(threading.Event().wait)
+        TimedCalls(0.05, "no answer")(threading.Event().wait)
     finally:
         import atexit
         atexit.register(print, "unloaded")
