@@ -1,8 +1,8 @@
 """A function in a user's file, such as an own probe: described and called in a process of its own, never in this one.
 
     function = UserFunction("measure worst", source, "worst", "outcomes", StoreError)   # starts the process
-    title, arguments = function.describe()                      # UsageError where the file does not load
-    settings = settings_of(arguments[1:], RESERVED, function)
+    title, parameters = function.describe()                     # UsageError where the file does not load
+    settings = settings_of(parameters, RESERVED, function)
     values = function.call(measure_outcomes, outcomes, {"quantile": 0.1}, seconds=60)   # StoreError where it fails
 
 `measure_outcomes(worst, outcomes, settings)` is a function of bandlens, at the top of a module that is light to import.
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -39,15 +39,6 @@ LOOK_SECONDS = 0.5
 """Seconds between two looks at whether the process still lives: one that it forked may hold its socket open."""
 END_SECONDS = 10.0
 """Seconds that a process has to end after its socket was closed: memory and GPUs take a while to be given back."""
-
-
-class Argument(NamedTuple):
-    """A parameter of a user's function."""
-
-    name: str
-    """Its name, with stars where it takes any number of values."""
-    default: tuple[Any, ...]
-    """Its default, if it has one: a number, a text, or an `OtherValue`."""
 
 
 class OtherValue(NamedTuple):
@@ -64,7 +55,9 @@ class Description(NamedTuple):
 
     title: str | None
     """The first line of its docstring."""
-    arguments: tuple[Argument, ...]
+    parameters: dict[str, tuple[Any, ...]]
+    """The default of each parameter, if it has one: a number, a text, or an `OtherValue`. Its name begins with stars
+    where it takes any number of values."""
 
 
 class UserFunction:
@@ -86,8 +79,8 @@ class UserFunction:
             raise UsageError(f"{what}: {source.file} does not end in .py")
         self.what, self.source, self.name = what, source, name
         self.digest = source_digest(source)
-        self._first, self._error = first, error
-        self._process: _Process | None = self._start()
+        self._task, self._error = (what, source, self.digest, name, first), error
+        self._process: _Process | None = _Process(*self._task)
 
     def __str__(self) -> str:
         return f"{self.what}: {self.name} in {self.source.file}"
@@ -112,12 +105,9 @@ class UserFunction:
             raise self._error(refusal)
         return result
 
-    def _start(self) -> _Process:
-        return _Process(self.what, self.source, self.digest, self.name, self._first)
-
     def _loaded_process(self, error: type[BandlensError]) -> _Process:
         """The process with a description; `error` where the file does not load."""
-        process, self._process = self._process or self._start(), None
+        process, self._process = self._process or _Process(*self._task), None
         if process.description is None:
             failing = f"{self.what}: {self.source.file} does not load"
             process.description, refusal = _answer_of(process, LOAD_SECONDS, failing, error)
@@ -127,23 +117,25 @@ class UserFunction:
         return process
 
 
-def settings_of(arguments: Sequence[Argument], reserved: Mapping[str, str], where: object) -> list[Argument]:
-    """The arguments that a study gives values to; UsageError where it could not.
+def settings_of(
+    parameters: Mapping[str, tuple[Any, ...]], reserved: Mapping[str, str], where: UserFunction
+) -> dict[str, tuple[Any, ...]]:
+    """The parameters that a study gives values to; UsageError where it could not.
 
     Args:
-        arguments: those of a user's function.
+        parameters: those of a user's function, or some of them.
         reserved: names that the program gives values to, and what each value is.
-        where: how errors begin, such as a `UserFunction`.
+        where: the function, as errors begin.
     """
-    for argument in arguments:
-        if argument.name.startswith("*"):
-            raise UsageError(f"{where} takes {argument.name}; name each parameter")
-        if argument.name in reserved and argument.default:
+    for name, default in parameters.items():
+        if name.startswith("*"):
+            raise UsageError(f"{where} takes {name}; name each parameter")
+        if name in reserved and default:
             raise UsageError(
-                f"{where} takes {argument.name} with a default, and is given {reserved[argument.name]}; leave the "
-                "default out, or call the parameter something else"
+                f"{where} takes {name} with a default, and is given {reserved[name]}; leave the default out, or call "
+                "the parameter something else"
             )
-    return [argument for argument in arguments if argument.name not in reserved]
+    return {name: default for name, default in parameters.items() if name not in reserved}
 
 
 class _Process:
@@ -157,13 +149,8 @@ class _Process:
         errors = 2 if sys.__stderr__ else subprocess.DEVNULL
         with its_end:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-u",
-                    "-P",
-                    "-m",
-                    "bandlens.user_process",
-                ],  # -u: what it prints comes before it crashes
+                # -u: what it prints comes before it crashes
+                [sys.executable, "-u", "-P", "-m", "bandlens.user_process"],
                 stdin=its_end.fileno(),
                 stdout=errors,
                 stderr=errors,

@@ -26,16 +26,18 @@ from contextlib import contextmanager, suppress
 from importlib import machinery
 from importlib.util import module_from_spec
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import CodeType
 from typing import Any
 
 from .channels import Channel
 from .errors import BandlensError, UsageError
 from .untrusted import one_line
-from .user_function import Argument, Description, OtherValue
+from .user_function import Description, OtherValue
 from .user_source import UserSource, source_digest, source_names
 
 PACKAGE = __name__.partition(".")[0]
+PYTHON = (sys.prefix, sys.base_prefix)
+"""Folders of Python and its libraries, which may lie below the user's."""
 
 
 def main() -> None:
@@ -52,7 +54,7 @@ def main() -> None:
             work, arguments = channel.receive()
             _answer(channel, f"{file.what} failed", file.call, work, arguments)
     except EOFError:
-        os._exit(0)  # the command is gone; threads of the user's may go on, and nobody waits for them
+        os._exit(0)  # the command is gone, and nobody waits for threads of the user's
     except OSError:
         os._exit(1)  # the user's code has closed the socket
 
@@ -177,11 +179,9 @@ class UserFile:
         """UsageError where a file beside it was read or imported that is no part of its identity."""
         modules = {name for name in set(sys.modules) - self._modules if name.partition(".")[0] != PACKAGE}
         self._modules |= modules
-        files = [*self._opened, *(_file_of(sys.modules[name]) for name in modules)]
+        files = [*self._opened, *(getattr(sys.modules[name], "__file__", None) or "" for name in modules)]
         self._opened.clear()
-        self._places |= {
-            place for file in files if file and Path(file).is_file() and (place := _place(self._folder, file))
-        }
+        self._places |= {place for file in files if Path(file).is_file() and (place := _place(self._folder, file))}
         if more := sorted(self._places - self._identity):
             uses = ", ".join(f'"{name}"' for name in [*self.source.uses, *more])
             raise UsageError(
@@ -206,13 +206,12 @@ def _describe(function: Callable[..., Any]) -> Description:
     nothing = inspect.Parameter.empty
     return Description(
         one_line(lines[0]) if lines else None,
-        tuple(
-            Argument(
-                str(parameter.replace(annotation=nothing, default=nothing)),
-                () if parameter.default is nothing else (_plain(parameter.default),),
+        {
+            str(parameter.replace(annotation=nothing, default=nothing)): (
+                () if parameter.default is nothing else (_plain(parameter.default),)
             )
             for parameter in inspect.signature(function).parameters.values()
-        ),
+        },
     )
 
 
@@ -224,17 +223,12 @@ def _plain(value: object) -> bool | int | float | str | OtherValue:
     return OtherValue(repr(value))
 
 
-def _file_of(module: ModuleType) -> str | None:
-    file = getattr(module, "__file__", None)
-    return file if isinstance(file, str) else None
-
-
 def _place(folder: Path, name: str) -> str | None:
     """A path relative to the folder; None for one that lies elsewhere, or that is there for Python.
 
-    Such are compiled modules, hidden folders, and an environment of Python's.
+    Such are compiled modules, hidden folders, and Python with its libraries.
     """
-    if Path(os.path.realpath(name)).is_relative_to(os.path.realpath(sys.prefix)):
+    if any(Path(os.path.realpath(name)).is_relative_to(os.path.realpath(root)) for root in PYTHON):
         return None
     for path, root in ((name, folder), (os.path.realpath(name), os.path.realpath(folder))):
         if Path(path).is_relative_to(root):

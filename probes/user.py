@@ -69,11 +69,12 @@ def start_probe(name: str, table: Mapping[str, Any], folder: Path) -> UserFuncti
 
     Several may start at once. UsageError where the table, or what it names, is none of a probe.
     """
-    for reserved in table.keys() & RESERVED.keys():
-        raise UsageError(
-            f"probe {name}: {reserved} is {RESERVED[reserved]}, which its function is given; call the function's own "
-            "parameter something else"
-        )
+    for reserved, meaning in RESERVED.items():
+        if reserved in table:
+            raise UsageError(
+                f"probe {name}: {reserved} is {meaning}, which its function is given; call the function's own "
+                "parameter something else"
+            )
     source = parse_source(f"probe {name}", table, folder)
     return UserFunction(f"probe {name}", source, str(table.get("function") or name), "images", ProbeError)
 
@@ -83,21 +84,19 @@ def user_family(name: str, function: UserFunction) -> Family:
 
     Parameters after the first are the probe's, except those that are named in RESERVED.
     """
-    title, arguments = function.describe()
-    if not arguments:
+    title, parameters = function.describe()
+    if not parameters:
         raise UsageError(f"{function} takes no images; its first parameter is the batch")
-    names = [argument.name for argument in arguments]
-    reserved = tuple(name for name in names[1:] if name in RESERVED)
-    with_rng = ", ".join(dict.fromkeys([*names, "rng"]))
+    after_images = dict(list(parameters.items())[1:])
+    settings = settings_of(after_images, RESERVED, function)
+    reserved = tuple(name for name in after_images if name in RESERVED)
+    with_rng = ", ".join(dict.fromkeys([*parameters, "rng"]))
     return Family(
         name,
         title or f"{function.name} of {function.source.file.name}",
         version=int(digest_of(function.digest, function.name)[:15], 16),
-        parameters=tuple(
-            Parameter(argument.name, _parse_value, argument.default)
-            for argument in settings_of(arguments[1:], RESERVED, function)
-        ),
-        perturb=_perturb(function, ProbeCall(f"probe {name}", reserved, f"def {function.name}({with_rng})")),
+        parameters=tuple(Parameter(setting, _parse_value, default) for setting, default in settings.items()),
+        perturb=_perturb(function, ProbeCall(function.what, reserved, f"def {function.name}({with_rng})")),
         random=any(name in RANDOM for name in reserved),
         files=source_names(function.source),
     )
