@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import ProbeError
 from ..records import Condition
 from .arrays import Array, chunks
-from .family import Batch, Buffer, Family, Parameter, integer_in, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, integer_in, number_in
 from .kernels import launch
 
 
@@ -112,5 +112,6 @@ BILATERAL = Family(
         Parameter("sigma_space", number_in(1, 1000), (75.0,)),
     ),
     perturb,
+    axes=(Axis("d"),),
     check_size=check_size,
 )

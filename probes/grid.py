@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownName, UsageError
-from ..records import Condition
-from .attacks import ATTACKS, is_attack
+from ..records import Condition, Value, in_words
+from .attacks import ATTACKS
 from .bilateral import BILATERAL
 from .clean import CLEAN
 from .colour import CHANNEL_SHUFFLE, GREY_BLEND
 from .critical_band import CRITICAL_BAND
-from .family import Family, Perturb
+from .family import Axis, Family, Perturb
 from .fourier import FOURIER_BASIS, FOURIER_BIN
 from .gaussian import GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
 from .grey import CONTRAST
@@ -40,6 +40,14 @@ FAMILIES = {
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {name: {} for name in ("clean", "lowpass", "highpass", "critical_band")}
 """The study's grid: clean, 22 spectral and 29 critical-band conditions."""
+
+
+KNOWN: Mapping[str, Family] = FAMILIES | ATTACKS
+
+
+def setting_in_words(probe: str, parameters: Mapping[str, Value]) -> str:
+    """The parameters of a condition, as `Facts.setting` words them; of a user's probe they are all shown."""
+    return KNOWN[probe].words(parameters) if probe in KNOWN else in_words(parameters.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,10 @@ class Grid:
         return list(grouped.items())
 
 
+KEYS = ("file", "function", "uses", "axis")
+"""Keys in the table of a user's probe that are no parameters of its function."""
+
+
 def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
     """A study's [probes] table as a grid. `clean` is always part of it: every curve is relative to it.
 
@@ -80,29 +92,39 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
         probes: family name -> parameter name -> value or list of values; a table with `file` is a user's probe.
         folder: what a user's `file` is relative to.
     """
-    known = FAMILIES | ATTACKS
     families: dict[str, Family] = {"clean": CLEAN}
     conditions: list[Condition] = CLEAN.conditions({})
     for name, table in probes.items():
         if not isinstance(table, Mapping):
             raise UsageError(f"probe {name} must be a table of parameters, such as {name} = {{}}, not {table!r}")
         parameters = dict(table)
-        if "file" in parameters:
-            if name in known:
-                raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
-            if reserved := [one for one in GIVEN if one in parameters]:
-                raise UsageError(
-                    f"probe {name}: {reserved[0]} is {GIVEN[reserved[0]]}, which its function is given; call the "
-                    "function's own parameter something else"
-                )
-            family = family_apart(name, source_of(name, table, folder), parameters.get("function"))
-            parameters = {key: value for key, value in parameters.items() if key not in ("file", "uses", "function")}
-        elif name in known:
-            family = known[name]
+        if "file" in table:
+            family = _own_family(name, table, folder)
+            parameters = {key: value for key, value in table.items() if key not in KEYS}
+        elif name in KNOWN:
+            family = KNOWN[name]
         else:
-            raise UnknownName("probe", name, known, 'a probe of your own needs `file = "…"`')
+            raise UnknownName("probe", name, KNOWN, 'a probe of your own needs `file = "…"`')
         families[name] = family
         conditions += family.conditions(parameters)
     distinct = list(dict.fromkeys(conditions))
-    attacks = tuple(condition for condition in distinct if is_attack(condition))
-    return Grid(families, tuple(condition for condition in distinct if not is_attack(condition)), attacks)
+    attacks = tuple(condition for condition in distinct if condition.facts.attack)
+    return Grid(families, tuple(condition for condition in distinct if not condition.facts.attack), attacks)
+
+
+def _own_family(name: str, table: Mapping[str, Any], folder: Path) -> Family:
+    """The family of a user's probe, drawn over the axis that its table names."""
+    if name in KNOWN:
+        raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
+    if reserved := [key for key in GIVEN if key in table]:
+        raise UsageError(
+            f"probe {name}: {reserved[0]} is {GIVEN[reserved[0]]}, which its function is given; call the "
+            "function's own parameter something else"
+        )
+    family = family_apart(name, source_of(name, table, folder), table.get("function"))
+    if "axis" not in table:
+        return family
+    names = [parameter.name for parameter in family.parameters]
+    if table["axis"] not in names:
+        raise UnknownName(f"axis of probe {name}", str(table["axis"]), names, "an axis is a parameter of the probe")
+    return replace(family, axes=(Axis(str(table["axis"])),))

@@ -19,7 +19,7 @@ import numpy as np
 from ..records import Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
-from .family import Batch, Buffer, Family, Parameter, even_size, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, even_size, number_in
 from .noise import POWER_LAW, unit_normal_fields
 
 
@@ -74,6 +74,7 @@ POWER_LAW_NOISE = Family(
     1,
     (Parameter("exponent", number_in(-4, 4), ()), Parameter("noise_sd", number_in(0, 1), ())),
     perturb,
+    axes=(Axis("exponent"),),
     random=True,
     check_size=even_size,
 )

@@ -24,7 +24,7 @@ from ..protocol import CUTOFFS
 from ..records import Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
-from .family import Batch, Buffer, Family, Parameter, even_size, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, even_size, number_in
 from .kernels import launch
 
 PARITIES = tuple(product(range(2), repeat=2))
@@ -203,7 +203,13 @@ def _pairs(members: Sequence[Condition]) -> Iterator[list[Condition]]:
 _CUTOFF = (Parameter("cutoff", number_in(0, 1), CUTOFFS),)
 
 LOWPASS = Family(
-    "lowpass", "keeps frequencies up to cutoff x size / 2 cycles per image", 1, _CUTOFF, perturb, check_size=even_size
+    "lowpass",
+    "keeps frequencies up to cutoff x size / 2 cycles per image",
+    1,
+    _CUTOFF,
+    perturb,
+    axes=(Axis("cutoff", "cut: lower frequencies stay (cycles per image)", lambda cutoff: cutoff / 2, cuts=True),),
+    check_size=even_size,
 )
 HIGHPASS = Family(
     "highpass",
@@ -211,5 +217,8 @@ HIGHPASS = Family(
     1,
     _CUTOFF,
     perturb,
+    axes=(
+        Axis("cutoff", "cut: higher frequencies stay (cycles per image)", lambda cutoff: (1 - cutoff) / 2, cuts=True),
+    ),
     check_size=even_size,
 )

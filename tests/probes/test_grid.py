@@ -67,8 +67,8 @@ def test_the_grey_image_is_always_there_unless_it_is_asked_away() -> None:
     def conditions(**table: object) -> list[str]:
         return [str(one) for one in make_grid({"critical_band": {"frequency": 3} | table}, HERE).conditions[1:]]
 
-    noise = "critical_band noise_sd=0.1 frequency=3 draw=shared"
-    assert conditions(noise_sd=0.1) == conditions(noise_sd=[0, 0.1]) == ["critical_band noise_sd=0.0", noise]
+    noise = "critical_band noise_sd=0.1, frequency=3"
+    assert conditions(noise_sd=0.1) == conditions(noise_sd=[0, 0.1]) == ["critical_band noise_sd=0", noise]
     assert conditions(noise_sd=0.1, grey=True) == conditions(noise_sd=0.1)
     assert conditions(noise_sd=0.1, grey=False) == [noise]
     assert conditions(noise_sd=[0, 0.1], grey=False) == conditions(noise_sd=0.1)
