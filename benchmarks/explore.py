@@ -25,7 +25,7 @@ ASKED = """
 import json, sys, time
 from pathlib import Path
 from bandlens.app.explore.answers import SELECTIONS, Answers
-from bandlens.app.pictures import Conditions
+from bandlens.app.pictures.conditions import Conditions
 from bandlens.app.explore import server  # its libraries take memory, too
 answers, seconds = Answers(Path(sys.argv[1]), {}, Conditions()), {}
 def timed(name, work):

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ProbeError, UnknownName, UsageError
-from ..records import Condition, Facts, Value, digest_of, in_words
+from ..records import Condition, Facts, digest_of, in_words
+from ..records import Value as Value
 from .arrays import Array
 
 MOST_CONDITIONS = 100_000

@@ -31,13 +31,13 @@ def list_(
     """
     from ...probes.attacks import ATTACKS
     from ...probes.grid import make_grid
-    from ..preview import grid_of
+    from ..pictures.sheet import grid_of
 
     grid = make_grid({name: {} for name in ATTACKS}, Path()) if attacks and study is None else grid_of(study)
     rows = [
         {
             "probe": condition.probe,
-            "parameters": ", ".join(f"{name}={value}" for name, value in condition.parameters),
+            "parameters": condition.facts.setting,
             "what": grid.family(condition).summary,
         }
         for condition in (*(() if attacks else grid.conditions), *grid.attacks)
@@ -56,7 +56,7 @@ def preview(
 
     Example: bandlens probes preview photo.jpg --out sheet.png
     """
-    from ..preview import draw_sheet, grid_of, read_photograph
+    from ..pictures.sheet import draw_sheet, grid_of, read_photograph
 
     grid = grid_of(study)
     drawn = draw_sheet(read_photograph(image), grid, seed, out)

@@ -6,7 +6,6 @@ cells in question are read.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,12 +18,13 @@ import polars as pl
 from ...analysis.charts.palette import colors
 from ...analysis.correlations.models import StudyTable, study_table
 from ...analysis.correlations.table import correlate
+from ...analysis.database.conditions import read_conditions
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
 from ...errors import UsageError
 from ...probes.images.image_set import ImageSet
-from ..pictures import Conditions, as_recorded, clean, in_words, png
+from ..pictures.conditions import Conditions, as_recorded, clean, png
 
 RESAMPLES = 2000
 """Resamples behind a coefficient's interval: it is drawn again with every selection."""
@@ -72,6 +72,8 @@ class Known:
 
     cells: pl.DataFrame
     """One row a complete cell, with its accuracy and the digest of its condition."""
+    conditions: pl.DataFrame
+    """Those of the study in the order in which they are shown, as `read_conditions` gives them."""
     table: StudyTable | str
     """Biases and accuracies of each model; or why there are none to correlate."""
 
@@ -130,7 +132,6 @@ class Answers:
         models = cells.select("checkpoint", "category").unique(maintain_order=True).sort("category", "checkpoint")
         palette = colors(models["category"] if models["category"].n_unique() > 1 else models["checkpoint"])
         by = "category" if models["category"].n_unique() > 1 else "checkpoint"
-        conditions = cells.unique("condition", maintain_order=True)
         return {
             "study": label,
             "studies": labels if label in labels else [label, *labels],
@@ -141,26 +142,23 @@ class Answers:
                  "pictures": row["digest"] in pictured}
                 for row in cells.unique("image_set", maintain_order=True).to_dicts()
             ],
-            "conditions": [self._condition(row) for row in conditions.to_dicts()],
+            "conditions": [
+                self._condition(row)
+                for row in known.conditions.join(cells, left_on="digest", right_on="condition", how="semi").to_dicts()
+            ],
             "accuracy": cells.select("checkpoint", "image_set", "condition", "top1", "low", "high", "n", "cycles")
             .to_dict(as_series=False),
             "metrics": _metrics(known.table),
         }  # fmt: skip
 
     def _condition(self, row: dict[str, Any]) -> dict[str, Any]:
-        parameters = json.loads(row["parameters"])
-        numbers = {name: value for name, value in parameters.items() if isinstance(value, int | float)}
-        try:
-            self._conditions.find(row["probe"], row["parameters"], row["condition"])
-            why = None
-        except UsageError as error:
-            why = str(error)
+        """A condition in words, with where charts place it, and why there are no pictures under it."""
+        names = ("probe", "setting", "series", "x", "x_title", "y", "y_title", "cuts")
         return {
-            "id": row["condition"],
-            "probe": row["probe"],
-            "words": in_words(row["probe"], parameters),
-            "numbers": numbers,
-            "unseen": why,
+            "id": row["digest"],
+            "words": f"{row['probe']} {row['setting']}".rstrip(),
+            **{name: row[name] for name in names},
+            "unseen": self._conditions.why_not(row["probe"], row["parameters"], row["digest"]),
         }
 
     def correlation(self, study: str, bias: str, group: str, models: Sequence[str]) -> dict[str, Any]:
@@ -279,20 +277,20 @@ class Answers:
             cells = opened.store.frame(
                 "SELECT detail.cell, detail.checkpoint, checkpoint.classes, detail.category, detail.image_set, "
                 "detail.image_set_id, detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, "
-                "detail.probe, detail.parameters::VARCHAR AS parameters, detail.cycles, condition.digest AS condition, "
+                "detail.cycles, condition.digest AS condition, "
                 "image_set.digest, result.n, result.top1, result.low, result.high "
                 "FROM study_detail_of(?) AS detail JOIN cell_accuracy AS result ON result.cell = detail.cell "
                 "JOIN cell ON cell.id = detail.cell JOIN condition ON condition.id = cell.condition "
                 "JOIN image_set ON image_set.id = detail.image_set_id "
                 "JOIN checkpoint ON checkpoint.id = detail.checkpoint_id "
-                "ORDER BY condition.id, detail.image_set, detail.checkpoint",
+                "ORDER BY detail.image_set, detail.checkpoint, condition.id",
                 [label],
             )
             try:
                 table: StudyTable | str = study_table(opened.store, label, with_errors=False)
             except UsageError as error:
                 table = str(error).removeprefix(f"{self._path}, {label}: ")
-            opened.known[label] = Known(cells, table)
+            opened.known[label] = Known(cells, read_conditions(opened.store, label), table)
         return opened.known[label]
 
 

@@ -24,8 +24,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import BandlensError, UsageError
-from ..pictures import Conditions, find_sets
-from ..preview import grid_of
+from ..pictures.conditions import Conditions, find_sets
+from ..pictures.sheet import grid_of
 from .answers import Answers
 
 HOST = "127.0.0.1"

@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis.correlations.models import StudyTable, study_table
+from ...analysis.database.conditions import read_conditions, with_facts
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
@@ -24,8 +25,6 @@ _TABLES = {
     "image_sets": "SELECT image_set.* REPLACE (shown.name AS name, shown.benchmark AS benchmark, "
     "shown.corruption AS corruption, shown.severity AS severity) FROM image_set "
     "JOIN study_image_set AS shown ON shown.image_set = image_set.id WHERE shown.study = ? ORDER BY name",
-    "conditions": "SELECT * FROM condition SEMI JOIN (SELECT condition AS id FROM cell SEMI JOIN study_cell "
-    "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY id",
     "sessions": "SELECT DISTINCT session.* EXCLUDE (id, model_sha256) FROM study_cell "
     "JOIN part ON part.cell = study_cell.cell JOIN session ON session.id = part.session "
     "WHERE study_cell.study = ? ORDER BY ALL",
@@ -38,13 +37,17 @@ _TABLES = {
     "JOIN study_cell ON study_cell.cell = cell.id) AS mine ON mine.study = named.study AND "
     "(mine.onnx_sha256, mine.engine, mine.precision, mine.condition) = "
     "(cell.onnx_sha256, cell.engine, cell.precision, cell.condition) WHERE named.study = ? "
-    "ORDER BY named.name, gate.image_set, probe, cutoff, noise_sd, frequency, parameters",
+    "ORDER BY named.name, gate.image_set",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """One version of a study. Frames have the columns of the tables and views that they are named after."""
+    """One version of a study.
+
+    Frames have the columns of the tables and views that they are named after; rows of conditions have their facts, too
+    (see `database.conditions`).
+    """
 
     path: Path
     study: dict[str, Any]
@@ -124,7 +127,9 @@ def _read(store: Store, label: str) -> ReportData:
         [study["id"]],
     )
     frames = {name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()}
-    curve = store.frame("FROM curve_of(?)", [label])
+    conditions = read_conditions(store, label)
+    frames["gates"] = with_facts(frames["gates"], conditions).sort("checkpoint", "image_set", "place")
+    curve = with_facts(store.frame("FROM curve_of(?)", [label]), conditions)
     values, judged = atlas(store), judged_images(store, label) if label in newest["label"] else []
     return ReportData(
         path=store.path,
@@ -132,7 +137,8 @@ def _read(store: Store, label: str) -> ReportData:
         others=others,
         curve=curve,
         metrics=store.frame("FROM metric_of(?)", [label]),
-        condition_metrics=store.frame("FROM condition_metric_of(?)", [label]),
+        condition_metrics=with_facts(store.frame("FROM condition_metric_of(?)", [label]), conditions),
+        conditions=conditions,
         predictions=int(predictions.item()),
         correlated=_correlated(store, label),
         consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),

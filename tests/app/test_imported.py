@@ -16,7 +16,7 @@ from small import Command, ask, make_images, make_pictures
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.sources import read_parquet
 from bandlens.app.explore.answers import Answers
-from bandlens.app.pictures import Conditions
+from bandlens.app.pictures.conditions import Conditions
 from bandlens.errors import StoreError
 
 X = Path(__file__).parents[3] / "shared" / "published" / "atlas" / "imagenetx"
