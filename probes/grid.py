@@ -113,7 +113,7 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
 
 
 def _own_family(name: str, table: Mapping[str, Any], folder: Path) -> Family:
-    """The family of a user's probe, drawn over the axis that its table names."""
+    """The family of a user's probe, drawn over the axes that its table names."""
     if name in KNOWN:
         raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
     if reserved := [key for key in GIVEN if key in table]:
@@ -122,9 +122,12 @@ def _own_family(name: str, table: Mapping[str, Any], folder: Path) -> Family:
             "function's own parameter something else"
         )
     family = family_apart(name, source_of(name, table, folder), table.get("function"))
-    if "axis" not in table:
-        return family
-    names = [parameter.name for parameter in family.parameters]
-    if table["axis"] not in names:
-        raise UnknownName(f"axis of probe {name}", str(table["axis"]), names, "an axis is a parameter of the probe")
-    return replace(family, axes=(Axis(str(table["axis"])),))
+    axis = table.get("axis", [])
+    names = [axis] if isinstance(axis, str) else axis
+    if not isinstance(names, list) or len(names) > 2 or not all(isinstance(parameter, str) for parameter in names):
+        raise UsageError(f"probe {name}: axis must be a parameter, or a list of two for a map, not {axis!r}")
+    known = [parameter.name for parameter in family.parameters]
+    for parameter in names:
+        if parameter not in known:
+            raise UnknownName(f"axis of probe {name}", parameter, known, "an axis is a parameter of the probe")
+    return replace(family, axes=tuple(Axis(parameter) for parameter in names))

@@ -29,11 +29,14 @@ def list_(
 
     Example: bandlens probes list --json
     """
-    from ...probes.attacks import ATTACKS
-    from ...probes.grid import make_grid
+    from ...probes.grid import KNOWN, make_grid
     from ..pictures.sheet import grid_of
 
-    grid = make_grid({name: {} for name in ATTACKS}, Path()) if attacks and study is None else grid_of(study)
+    grid = (
+        make_grid({name: {} for name, family in KNOWN.items() if family.attack}, Path())
+        if attacks and study is None
+        else grid_of(study)
+    )
     rows = [
         {
             "probe": condition.probe,

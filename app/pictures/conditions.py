@@ -13,9 +13,8 @@ from PIL import Image
 
 from ...analysis.database.store import Store
 from ...errors import BandlensError, UsageError
-from ...probes.attacks import ATTACKS
 from ...probes.family import Batch
-from ...probes.grid import FAMILIES, Grid, make_grid
+from ...probes.grid import FAMILIES, KNOWN, Grid, make_grid
 from ...probes.images.files import ABOUT
 from ...probes.images.image_set import ImageSet, open_image_set
 from ...records import Condition
@@ -82,7 +81,7 @@ class Conditions:
         """Why the condition cannot be applied again; None where it can."""
         if self._again(probe, parameters, digest):
             return None
-        if probe in ATTACKS:
+        if probe in KNOWN and KNOWN[probe].attack:
             return f"{probe} needs the network: its images are not drawn again"
         if probe not in self._families:
             return f"{probe} is a probe of one's own; name the study file that has it"
