@@ -1,4 +1,4 @@
-"""What a probe family is: parameters that make conditions, and a function that yields perturbed batches."""
+"""Probe families: parameters that make conditions, and a function that yields perturbed batches."""
 
 from __future__ import annotations
 

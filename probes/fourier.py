@@ -35,7 +35,7 @@ MAP = tuple(range(-31, 32))
 NORM = 15.7
 HIGHEST = 10_000
 OCTAVES = (0, 1, 2, 3, 4)
-"""Those that the map holds all of."""
+"""Octaves whose waves the map holds all of."""
 ORIENTATIONS = (0.0, 45.0, 90.0, 135.0)
 SECTOR = 45
 """Degrees that the directions of a bin span."""

@@ -33,8 +33,8 @@ def _gains(xp: ModuleType, size: int, exponent: float) -> Array:
     f[0, 0] = np.inf if exponent > 0 else 1
     gain = (f / (1 if exponent > 0 else f.max())) ** (-exponent / 2)
     gain[0, 0] = 0
-    (there,) = constants(xp, [gain])
-    return there
+    (gains,) = constants(xp, [gain])
+    return gains
 
 
 def unit_noise(xp: ModuleType, white: Array, exponent: float) -> Array:

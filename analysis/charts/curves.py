@@ -15,7 +15,7 @@ HEIGHT = 220
 
 
 def series_of(frame: pl.DataFrame) -> str:
-    """What lines are coloured by: `model` where there are few, else `category`."""
+    """The field that lines are coloured by: `model` where there are few, else `category`."""
     return "model" if frame["checkpoint"].n_unique() <= FEW else "category"
 
 
@@ -198,7 +198,7 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     text = base.transform_calculate(text="format(datum.difference, '+.1f') + (datum.differs ? '*' : '')")
     font = tile_font(10, rows["model"].n_unique(), len("+12.3*"))
     strong = text.transform_filter("datum.differs").mark_text(fontSize=font, fontWeight="bold")
-    others = text.transform_filter("!datum.differs").mark_text(fontSize=font)
-    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, others)]
+    plain = text.transform_filter("!datum.differs").mark_text(fontSize=font)
+    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, plain)]
     chart = alt.layer(tiles, *marks) if few else alt.layer(tiles)
     return chart.properties(title=title, width=320, height=16 * rows["condition"].n_unique())

@@ -65,10 +65,10 @@ def as_recorded(store: Store, images: ImageSet, digest: str) -> ImageSet | None:
 class Conditions:
     """The conditions of a database that can be applied again."""
 
-    def __init__(self, own: Grid | None = None) -> None:
-        """`own` has the probes of a study file; without it, only those that come with bandlens can be applied."""
-        self._families = FAMILIES | dict(own.families if own else {})
-        self._own = {condition.digest: condition for condition in own.conditions} if own else {}
+    def __init__(self, grid: Grid | None = None) -> None:
+        """`grid` is that of a study file; without it, only probes that come with bandlens can be applied."""
+        self._families = FAMILIES | dict(grid.families if grid else {})
+        self._known = {condition.digest: condition for condition in grid.conditions} if grid else {}
 
     def find(self, probe: str, parameters: str, digest: str) -> Condition:
         """The condition with these parameters, a JSON object, and this digest; UsageError as `why_not` has it."""
@@ -88,8 +88,8 @@ class Conditions:
         return f"{probe} {parameters} was made by another version of the probe; run it again to see it"
 
     def _again(self, probe: str, parameters: str, digest: str) -> Condition | None:
-        if digest in self._own or probe not in FAMILIES:
-            return self._own.get(digest)
+        if digest in self._known or probe not in FAMILIES:
+            return self._known.get(digest)
         conditions = make_grid({probe: json.loads(parameters)}, Path()).conditions
         return next((condition for condition in conditions if condition.digest == digest), None)
 

@@ -44,12 +44,12 @@ def perturbed_sets(curve: pl.DataFrame) -> Iterator[tuple[int, str, pl.DataFrame
 
 
 def in_bands() -> pl.Expr:
-    """Whether the probe of a row acts on bands of frequencies, and does not cut: the section of bands draws those."""
+    """An expression that is true for probes that act on bands of frequencies; a section of their own draws these."""
     return (pl.col("cycles").is_not_null() & ~pl.col("cuts")).any().over("probe")
 
 
 def key(rows: pl.DataFrame) -> dict[str, Any]:
-    """What can be picked in a figure of these rows: a legend if there is more than one model, and a list of models."""
+    """Arguments of a figure with which a reader picks: a legend where there are several models, and a list of these."""
     models = rows["checkpoint"].unique().sort().to_list()
     if len(models) < 2:
         return {}

@@ -32,9 +32,9 @@ def contact_sheet(results: ReportData | None, photograph: Path | None) -> Sectio
         title: [_tile(condition, label or title, pictures[condition]) for condition, label in labels.items()]
         for title, labels in labelled_rows(pictures)
     }
-    which = "the published grid" if results is None else "this study"
-    whose = photograph.name if photograph else "a cat by Stéfan van der Walt that scikit-image ships (CC0)"
-    text = [f"The conditions of {which}, on {whose}. Noise is drawn with seed 0."]
+    grid_name = "the published grid" if results is None else "this study"
+    photograph_name = photograph.name if photograph else "a cat by Stéfan van der Walt that scikit-image ships (CC0)"
+    text = [f"The conditions of {grid_name}, on {photograph_name}. Noise is drawn with seed 0."]
     if len(pictures) < len(grid.conditions):
         text.append(f"{len(pictures):,} of {len(grid.conditions):,} conditions are shown.")
     text += _not_shown(results) if results else []
@@ -55,8 +55,8 @@ def _grid(results: ReportData | None) -> Grid:
 def _not_shown(results: ReportData) -> list[str]:
     """Lines on the conditions of the study that are not shown."""
     lines = []
-    if own := set(results.conditions["probe"]) - set(KNOWN):
-        lines.append(f"Not shown, since the database keeps no code: your own {', '.join(sorted(own))}.")
+    if own_probes := set(results.conditions["probe"]) - set(KNOWN):
+        lines.append(f"Not shown, since the database keeps no code: your own {', '.join(sorted(own_probes))}.")
     if results.conditions["attack"].any():
         lines.append("Not shown, since each model has images of its own: attacks.")
     return lines

@@ -30,7 +30,7 @@ _TABLES = {
     "WHERE study_cell.study = ? ORDER BY ALL",
     "cells": "SELECT * FROM cell SEMI JOIN study_cell ON study_cell.cell = cell.id AND study_cell.study = ? "
     "ORDER BY id",
-    # Of any images: those on which a gate was decided need not be the study's.
+    # A gate may have been decided on images that are not the study's.
     "gates": "SELECT gate.* REPLACE (named.name AS checkpoint, named.category AS category) FROM gate "
     "JOIN cell ON cell.id = candidate_cell JOIN study_checkpoint AS named ON named.checkpoint = cell.checkpoint "
     "SEMI JOIN (SELECT onnx_sha256, engine, precision, condition, study_cell.study FROM cell "
@@ -52,7 +52,7 @@ class ReportData:
     path: Path
     study: dict[str, Any]
     """The row of the table `study`, with its label."""
-    others: list[str]
+    other_studies: list[str]
     """Labels of the newest versions of the other studies."""
     curve: pl.DataFrame
     metrics: pl.DataFrame
@@ -120,7 +120,7 @@ def _read(store: Store, label: str) -> ReportData:
     query = "SELECT study.*, label FROM version_of(?) JOIN study ON study.id = study_id ORDER BY last_run, id"
     study = store.frame(query, [label]).row(0, named=True)
     newest = store.frame(query, ["*"]).select("name", "label")
-    others = newest.filter(pl.col("name") != study["name"])["label"].to_list()
+    other_studies = newest.filter(pl.col("name") != study["name"])["label"].to_list()
     predictions = store.frame(
         "SELECT coalesce(sum(part.count), 0)::BIGINT FROM study_cell JOIN part ON part.cell = study_cell.cell "
         "WHERE study_cell.study = ?",
@@ -134,7 +134,7 @@ def _read(store: Store, label: str) -> ReportData:
     return ReportData(
         path=store.path,
         study=study,
-        others=others,
+        other_studies=other_studies,
         curve=curve,
         metrics=store.frame("FROM metric_of(?)", [label]),
         condition_metrics=with_facts(store.frame("FROM condition_metric_of(?)", [label]), conditions),
@@ -143,8 +143,8 @@ def _read(store: Store, label: str) -> ReportData:
         correlated=_correlated(store, label),
         consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
         judged=store.frame(
-            "WITH found AS (FROM condition_accuracy_of(?)) "
-            "FROM found WHERE images IN (SELECT images FROM found WHERE NOT human)",
+            "WITH judged AS (FROM condition_accuracy_of(?)) "
+            "FROM judged WHERE images IN (SELECT images FROM judged WHERE NOT human)",
             [label],
         ),
         human_probe=store.frame("FROM human_probe_of(?)", [label]),

@@ -43,8 +43,8 @@ def overview(results: ReportData | None, path: str) -> Section:
             f"{complete:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; `bandlens "
             "run` goes on where it stopped."
         )
-    if results.others:
-        text.append(f"Also in this database: {', '.join(results.others)}; `--study NAME` chooses.")
+    if results.other_studies:
+        text.append(f"Also in this database: {', '.join(results.other_studies)}; `--study NAME` chooses.")
     return Section("overview", "Overview", text, facts=facts)
 
 

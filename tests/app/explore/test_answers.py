@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from small import ask
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.explore.answers import SELECTIONS, Answers
+from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
 from bandlens.app.pictures.conditions import Conditions, find_sets
 from bandlens.app.pictures.sheet import grid_of
 from bandlens.errors import UsageError
@@ -45,7 +45,7 @@ def condition(study: dict[str, Any], words: str) -> dict[str, Any]:
 
 def asked(answers: Answers, study: dict[str, Any], words: str, **more: Any) -> dict[str, Any]:
     asks = {"a": "net_0", "b": None, "selection": "all", "label": None, "models": NAMES} | more
-    return answers.images("small", "images", condition(study, words)["id"], **asks)
+    return answers.images(ImageQuery("small", "images", condition(study, words)["id"], **asks))
 
 
 def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any]) -> None:
@@ -145,7 +145,7 @@ def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path
     clean = condition(answers.study("s"), "clean")["id"]
 
     def said(images: str, by: str) -> list[list[str]]:
-        tiles = answers.images("s", images, clean, by, None, "all", None, ["large", "small"])["tiles"]
+        tiles = answers.images(ImageQuery("s", images, clean, by, None, "all", None, ["large", "small"]))["tiles"]
         return [[tile["label"], *(one["answer"] for one in tile["answers"])] for tile in tiles]
 
     found = [said("plain", "large"), said("labelled", "small"), said("own", "small")]
@@ -208,7 +208,7 @@ def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path
     study = answers.study(None)
     assert [(one["n"], one["pictures"]) for one in study["image_sets"]] == [(5, True)]
     words = condition(study, "critical_band noise_sd=0.16, frequency=2")["id"]
-    found = answers.images("few", "images", words, "net", None, "all", None, ["net"])
+    found = answers.images(ImageQuery("few", "images", words, "net", None, "all", None, ["net"]))
     assert len(found["tiles"]) == 5
     for tile in found["tiles"]:
         index = images.paths.index(tile["path"])
@@ -225,6 +225,14 @@ def test_images_that_no_set_has_are_not_shown(limited: Path, explored: Path) -> 
     answers = Answers(limited / "results.duckdb", find_sets([explored]), Conditions())
     assert [one["pictures"] for one in answers.study(None)["image_sets"]] == [False]
     answers.close()
+
+
+def test_a_probe_of_ones_own_has_its_axis(study: dict[str, Any]) -> None:
+    blur = condition(study, "blur width=2")
+    assert (blur["x"], blur["x_title"], blur["series"], blur["y"]) == (2, "width", "", None)
+    probes = list(dict.fromkeys(one["probe"] for one in study["conditions"]))
+    assert probes == ["clean", "lowpass", "highpass", "critical_band", "blur"], "as the study file has them"
+    assert not [one["words"] for one in study["conditions"] if "draw" in one["words"]]
 
 
 def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
