@@ -33,6 +33,8 @@ class Study:
     """Folders of image sets; `*` in a path stands for any name: "imagenet-c/*/*"."""
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: PUBLISHED)
     """Name -> parameters, each a value or a list of them; by default the published grid."""
+    measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name -> file and parameters of a measure of the user's own; `analyze` computes it of what is stored."""
     clean_images: list[str] = field(default_factory=list)
     """Image sets that are run without perturbation alone, such as the other benchmarks beside imagenet."""
     models: str = ""
@@ -94,6 +96,7 @@ KINDS: Mapping[str, tuple[type[Any], str]] = {
     "images": (list, "a list of folders"),
     "clean_images": (list, "a list of folders"),
     "probes": (dict, "a table"),
+    "measures": (dict, "a table"),
     "gate": (dict, "a table"),
     "batch": (int, "a whole number"),
     "threads": (int, "a whole number"),
