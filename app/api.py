@@ -181,9 +181,8 @@ def analyze(
     from .study.file import Study
 
     _check_exists(Path(db))
-    name, own = study, []
-    if isinstance(study, Study):
-        name, own = study.name, start_measures(study.measures, study.folder)
+    name = study.name if isinstance(study, Study) else study
+    own = start_measures(study.measures, study.folder) if isinstance(study, Study) else []
     with open_store(Path(db)) as store:
         count = len(subjects(store, name))
         if own:

@@ -5,9 +5,9 @@
         return numpy.quantile(confidence[right], share)
 
 The function takes the arrays that it needs by name (see RESERVED), of the n images of one condition, and parameters
-to which the study gives values. It returns one number; or n numbers, whose mean is the estimate. A mean has the interval
-of `statistics.shares` over clusters, and a number percentiles over resampled clusters, for which the function is called
-again. So has the difference from the clean images, paired over the same images.
+to which the study gives values. It returns one number; or n numbers, whose mean is the estimate. A mean has the
+interval of `statistics.shares` over clusters, and a number percentiles over resampled clusters, for which the function
+is called again. So has the difference from the clean images, paired over the same images.
 
 The file's identity, its process and what becomes of errors are those of own probes: see `user_function`. Whatever the
 function does is the state and the note of its estimates. Values are computed from what is stored: no model runs again.
