@@ -1,4 +1,4 @@
-"""docs/atlas.md is run as it stands: its commands typed, its outputs compared."""
+"""docs/guide/published.md is run as it stands: its commands typed, its outputs compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ATLAS = ROOT.parent / "shared" / "published" / "atlas"
-PAGE = (ROOT / "docs" / "atlas.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "guide" / "published.md").read_text(encoding="utf-8")
 FENCE = re.compile(r"^```(console|console-imported)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """What needs sources that do not ship is marked."""
 SCRIPT = re.compile(r"^```text\n((?:(?!```).)*?bandlens (?:published )?import .*?)^```$", re.MULTILINE | re.DOTALL)

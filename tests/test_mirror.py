@@ -29,13 +29,13 @@ WITHOUT_A_MODULE = {
     "test_gpu_first.py": "benchmarks/gpu_first.py",
     "test_imports.py": "imports of the whole package",
     "test_architecture.py": "docs/architecture.md",
-    "test_atlas_docs.py": "docs/atlas.md",
+    "test_atlas_docs.py": "docs/guide/published.md",
     "test_mirror.py": "the folders of the tests",
     "test_pretend_cupy.py": "what stands for CuPy in the tests",
     "test_packaging.py": "pyproject.toml",
     "test_readme.py": "README.md",
     "test_traffic.py": "benchmarks/traffic.py",
-    "test_tutorial.py": "docs/tutorial.md",
+    "test_tutorial.py": "docs/guide/tutorial.md",
 }
 """Test file -> what it tests instead of one module. The files of tests/hostile/ go through the whole package."""
 

@@ -1,4 +1,4 @@
-"""benchmarks/traffic.py: what it counts, and that docs/gpu.md has what it reckons."""
+"""benchmarks/traffic.py: what it counts, and that docs/guide/gpu.md has what it reckons."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imports_of_folders import PACKAGE
 
 from bandlens.probes import kernels
 
-DOCS = (PACKAGE / "docs/gpu.md").read_text(encoding="utf-8")
+DOCS = (PACKAGE / "docs/guide/gpu.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

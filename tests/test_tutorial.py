@@ -1,4 +1,4 @@
-"""docs/tutorial.md is followed from its first block to its last; the explorer is opened, looked at, and ended."""
+"""docs/guide/tutorial.md is followed from its first block to its last; the explorer is opened, looked at, and ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 __all__ = ["environment"]  # a fixture
 
-PAGE = ROOT / "docs" / "tutorial.md"
+PAGE = ROOT / "docs" / "guide" / "tutorial.md"
 
 
 def looked_at(command: str, folder: Path, environment: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Tables of correlations: biases with generalization. docs/statistics.md has the formulas and what they cover."""
+"""Tables of correlations: biases with generalization. docs/guide/compare.md has the formulas and what they cover."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The schema as a page, generated from the comments in the database itself.
 
-`python -P -m bandlens.analysis.database.reference > docs/schema.md` writes it again.
+`python -P -m bandlens.analysis.database.reference > docs/reference/schema.md` writes it again.
 """
 
 from __future__ import annotations

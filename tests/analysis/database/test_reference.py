@@ -18,7 +18,7 @@ from bandlens.analysis.database.store import Store
 from bandlens.analysis.metrics.conditions import compute_conditions
 
 DOCS = Path(__file__).parents[3] / "docs"
-QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "sql.md").read_text(encoding="utf-8"), re.DOTALL)
+QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "guide" / "sql.md").read_text(encoding="utf-8"), re.DOTALL)
 COUNT = 60
 
 
@@ -109,8 +109,8 @@ def test_real_forgives_what_its_lists_accept(store: Store) -> None:
 
 
 def test_the_schema_reference_is_up_to_date(store: Store) -> None:
-    hint = "python -m bandlens.analysis.database.reference > docs/schema.md"
-    assert (DOCS / "schema.md").read_text(encoding="utf-8") == schema_reference(store), hint
+    hint = "python -m bandlens.analysis.database.reference > docs/reference/schema.md"
+    assert (DOCS / "reference" / "schema.md").read_text(encoding="utf-8") == schema_reference(store), hint
 
 
 def test_nothing_in_the_reference_lacks_a_comment(store: Store) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 from bandlens.app.commands import benchmarks, images
 from bandlens.errors import ImageSetError, UsageError
 
-DOCUMENT = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[3] / "docs" / "guide" / "benchmarks.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^bandlens benchmarks (pack .*)$", DOCUMENT.replace("\\\n", ""), re.MULTILINE)
 
 

@@ -81,7 +81,7 @@ def test_the_demo_again_runs_nothing_and_its_study_is_an_ordinary_one(demo: tupl
 
 
 def test_the_page_on_python_runs_on_it(demo: tuple[Path, str]) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "python.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guide" / "python.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], check=True, cwd=demo[0])
     assert ask(demo[0] / "training.duckdb", "SELECT DISTINCT checkpoint FROM accuracy ORDER BY 1") == [
