@@ -26,6 +26,7 @@ WITHOUT_A_MODULE = {
     "test_benchmarks.py": "the programs in benchmarks/",
     "test_docker.py": "Dockerfile, locks and compose.yaml",
     "test_docker_image.py": "the image that Dockerfile makes",
+    "test_generated_pages.py": "docs/generate.py",
     "test_gpu_first.py": "benchmarks/gpu_first.py",
     "test_imports.py": "imports of the whole package",
     "test_architecture.py": "docs/architecture.md",
@@ -34,6 +35,7 @@ WITHOUT_A_MODULE = {
     "test_pretend_cupy.py": "what stands for CuPy in the tests",
     "test_packaging.py": "pyproject.toml",
     "test_readme.py": "README.md",
+    "test_sql_page.py": "docs/guide/sql.md",
     "test_traffic.py": "benchmarks/traffic.py",
     "test_tutorial.py": "docs/guide/tutorial.md",
 }

@@ -1,0 +1,245 @@
+"""Write the pages of docs/reference from the program itself: `python -P docs/generate.py`.
+
+Formulas stand at the top of the modules that compute them, the keys of a study beside its fields, columns in the
+comments of schema.sql, and options in the command line's help. Each page is made of these, so that nothing is said
+twice; a test compares the pages with what this program makes.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import typer
+
+from bandlens.analysis.comparison import verdicts
+from bandlens.analysis.database.open import open_store
+from bandlens.app.cli import app
+from bandlens.app.study import file as study_file
+from bandlens.probes.family import Family
+
+REFERENCE = Path(__file__).parent / "reference"
+SHARED = 2
+"""A column that this many views or tables have, of one type and one meaning, is explained once."""
+
+
+def schema() -> str:
+    """Every view and table of the results database: its columns, their types and their comments."""
+    with TemporaryDirectory() as folder, open_store(Path(folder) / "empty.duckdb") as store:
+        objects = store.frame(
+            "SELECT 'Views' AS kind, view_name AS name, comment FROM duckdb_views() WHERE NOT internal "
+            "UNION ALL SELECT 'Tables', table_name, comment FROM duckdb_tables() WHERE NOT internal "
+            "ORDER BY kind DESC, name"
+        ).rows()
+        query = (
+            "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
+        )
+        columns = {name: store.frame(query, [name]).rows() for _, name, _ in objects}
+    shared = sorted(_shared_columns([column for rows in columns.values() for column in rows]))
+    parts = [SCHEMA_HEAD, "## Columns that many have\n", _definitions(shared)]
+    for heading in ("Views", "Tables"):
+        parts.append(f"## {heading}\n")
+        for kind, name, comment in objects:
+            if kind == heading:
+                known = ", ".join(f"`{column[0]}`" for column in columns[name] if column in shared)
+                parts += [f"### {name}\n", f"{comment}.\n"]
+                parts += [f"Explained above: {known}.\n"] * bool(known)
+                parts.append(_definitions([column for column in columns[name] if column not in shared]))
+    return "\n".join(part for part in parts if part)
+
+
+SCHEMA_HEAD = """\
+# The results database
+
+What does a column of a view mean? Look up the view below. `bandlens sql "SUMMARIZE accuracy"` shows what yours holds,
+and [the guide to SQL](../guide/sql.md) has queries for the usual questions. The database is one DuckDB file: tables
+hold what was run, views answer questions. It carries these explanations with it: `SELECT * FROM duckdb_columns()`.
+"""
+
+
+def _shared_columns(columns: list[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
+    """The commonest meaning of each name, where it is common enough; another meaning stands where it applies."""
+    commonest: dict[str, tuple[str, str, str]] = {}
+    counts = Counter(columns)
+    for column, count in counts.most_common():
+        if count >= SHARED:
+            commonest.setdefault(column[0], column)
+    return set(commonest.values())
+
+
+def _definitions(columns: list[tuple[str, str, str]]) -> str:
+    return "".join(f"- `{name}` {data_type}: {comment}\n" for name, data_type, comment in columns)
+
+
+def _modules(package: str) -> Iterator[ModuleType]:
+    """The package itself, then its modules by name."""
+    root = importlib.import_module(f"bandlens.{package}")
+    yield root
+    for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda info: info.name):
+        if not info.ispkg:
+            yield importlib.import_module(f"{root.__name__}.{info.name}")
+
+
+def _explained(modules: Iterator[ModuleType]) -> str:
+    """A section for each module whose docstring has more than a line: its title, its file, its text."""
+    parts = []
+    for module in modules:
+        text = inspect.cleandoc(module.__doc__ or "")
+        if "\n" in text:
+            name = module.__name__.removeprefix("bandlens.")
+            title = name.rsplit(".", 1)[-1].replace("_", " ").capitalize()
+            file = name.replace(".", "/") + ("/__init__.py" if hasattr(module, "__path__") else ".py")
+            parts.append(f"## {title}\n\n`{file}`. {text}\n")
+    return "\n".join(parts)
+
+
+def measures() -> str:
+    """Every measure: its formula, its units, its source, and what makes it undetermined."""
+    return f"{MEASURES_HEAD}\n{_explained(_modules('analysis.metrics'))}"
+
+
+MEASURES_HEAD = """\
+# Measures
+
+By which formula does bandlens compute a number, and where does the formula come from? This page is what stands at the
+top of the module that computes it. [The guide to measures](../guide/measures.md) says which command gives a number,
+which states it can have, and what a study needs for it.
+"""
+
+
+def statistics() -> str:
+    """Intervals, tests, coefficients and comparisons."""
+    packages = ("analysis.statistics", "analysis.correlations", "analysis.comparison")
+    modules = (module for package in packages for module in _modules(package))
+    return f"{STATISTICS_HEAD}\n{_explained(modules)}"
+
+
+STATISTICS_HEAD = """\
+# Statistics
+
+How are the intervals, tests and coefficients made that `bandlens compare`, `correlate`, `gate` and the views show?
+This page is what stands at the top of the modules that compute them; [the guide to comparisons](../guide/compare.md)
+says how to read them, and [measured.md](../measured.md#how-often-intervals-hold) how often intervals hold.
+"""
+
+
+def probes() -> str:
+    """Every built-in probe: what it does to an image, by which formula and after which source."""
+    modules = [module for module in _modules("probes") if any(isinstance(v, Family) for v in vars(module).values())]
+    own = (module for module in modules if any(_is_defined_in(module, v) for v in vars(module).values()))
+    return f"{PROBES_HEAD}\n{_explained(own)}"
+
+
+def _is_defined_in(module: ModuleType, value: object) -> bool:
+    return isinstance(value, Family) and getattr(value.perturb, "__module__", module.__name__) == module.__name__
+
+
+PROBES_HEAD = """\
+# Probes
+
+What exactly does a probe do to an image? This page is what stands at the top of the module that does it. Images x are
+RGB, size x size pixels, with values in [0, 1]; frequencies are in cycles per image, of which the highest is size / 2.
+[The guide to probes](../guide/probes.md) has their parameters and published values.
+"""
+
+
+def study() -> str:
+    """Every key of a study file."""
+    keys = _described_fields(study_file, "Study")
+    limits = _described_fields(verdicts, "Limits")
+    return STUDY.format(keys=_rows(keys, study_file.KEYS), limits=_rows(limits, list(limits)))
+
+
+def _described_fields(module: ModuleType, name: str) -> dict[str, str]:
+    """Field -> the docstring below it, on one line; a field without one is a KeyError of those who ask for it."""
+    tree = ast.parse(inspect.getsource(module))
+    [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    described = {}
+    for field, text in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            described[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return described
+
+
+def _rows(described: Mapping[str, str], keys: list[str]) -> str:
+    return "".join(f"| `{key}` | {described[key]} |\n" for key in keys)
+
+
+STUDY = """\
+# Study files
+
+```sh
+bandlens study grid > study.toml   # or paper, human-probes, fourier-map, shape-under-filters, reliance
+bandlens plan study.toml
+```
+
+A study is a TOML file that names checkpoints, image sets and probes; paths are relative to its folder. A key that is
+not in this table is refused, with the nearest that is. [The tutorial](../guide/tutorial.md#the-study) writes one.
+
+| key | what it says |
+|---|---|
+{keys}
+The table `[gate]` has two keys ([the guide to precisions](../guide/precision.md)):
+
+| key | what it says |
+|---|---|
+{limits}"""
+
+
+def commands() -> str:
+    """Every command with its arguments and options, as `--help` has them."""
+    return f"{COMMANDS_HEAD}\n" + "\n".join(_command(*found) for found in _walk(typer.main.get_command(app)))
+
+
+COMMANDS_HEAD = """\
+# Commands
+
+Which options does a command have? `bandlens COMMAND --help` prints what stands here. Three options are left out
+below: `--help`; `--json`, which most commands have and which prints JSON instead of a table; and `--db`, the results
+database, which is `$BANDLENS_DB` or else `results.duckdb`. [In the terminal](../guide/terminal.md) says what all
+commands have in common.
+"""
+EVERYWHERE = ("--help: Show", "-h, --help: Show", "--json: Print JSON", "--db <path>: The results database.  [")
+
+
+def _walk(command: Any, path: tuple[str, ...] = ("bandlens",), parent: Any = None) -> Iterator[tuple[Any, Any, str]]:
+    """Each command that can be run, its context, and how it is called, in the order of the help."""
+    context = typer.Context(command, info_name=path[-1], parent=parent)
+    if len(path) == 1 or not hasattr(command, "commands"):
+        yield command, context, " ".join(path)
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _walk(below, (*path, name), context)
+
+
+def _command(command: Any, context: Any, path: str) -> str:
+    options = [record for option in command.get_params(context) if (record := option.get_help_record(context))]
+    rows = [f"- `{name}`: {text}\n" for name, text in options if not f"{name}: {text}".startswith(EVERYWHERE)]
+    return f"## {path}\n\n{inspect.cleandoc(command.help or '')}\n" + "\n" * bool(rows) + "".join(rows)
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "schema.md": schema,
+    "measures.md": measures,
+    "statistics.md": statistics,
+    "probes.md": probes,
+    "study.md": study,
+    "commands.md": commands,
+}
+
+
+def main() -> None:
+    for name, make in PAGES.items():
+        (REFERENCE / name).write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
