@@ -30,7 +30,7 @@ WITHOUT_A_MODULE = {
     "test_gpu_first.py": "benchmarks/gpu_first.py",
     "test_imports.py": "imports of the whole package",
     "test_architecture.py": "docs/architecture.md",
-    "test_atlas_docs.py": "docs/guide/published.md",
+    "test_atlas_docs.py": "docs/guide/published.md and docs/findings.md",
     "test_mirror.py": "the folders of the tests",
     "test_pretend_cupy.py": "what stands for CuPy in the tests",
     "test_packaging.py": "pyproject.toml",
