@@ -23,6 +23,7 @@ import typer
 
 from bandlens.analysis.comparison import verdicts
 from bandlens.analysis.database.open import open_store
+from bandlens.app import cli
 from bandlens.app.cli import app
 from bandlens.app.study import file as study_file
 from bandlens.probes.family import Family
@@ -77,7 +78,7 @@ def _shared_columns(columns: list[tuple[str, str, str]]) -> set[tuple[str, str, 
 
 
 def _definitions(columns: list[tuple[str, str, str]]) -> str:
-    return "".join(f"- `{name}` {data_type}: {comment}\n" for name, data_type, comment in columns)
+    return "".join(f"- `{name} {data_type}` {comment}\n" for name, data_type, comment in columns)
 
 
 def _modules(package: str) -> Iterator[ModuleType]:
@@ -196,34 +197,44 @@ The table `[gate]` has two keys ([the guide to precisions](../guide/precision.md
 
 
 def commands() -> str:
-    """Every command with its arguments and options, as `--help` has them."""
-    return f"{COMMANDS_HEAD}\n" + "\n".join(_command(*found) for found in _walk(typer.main.get_command(app)))
+    """Every command in a sentence, with the names of its arguments and options."""
+    root = typer.main.get_command(app)
+    context = typer.Context(root, info_name="bandlens")
+    parts = [COMMANDS_HEAD.format(options=", ".join(_options(root, context)))]
+    for heading, names in cli.COMMANDS.items():
+        parts.append(f"\n## {heading}\n\n")
+        parts += [line for name in names for line in _command(root.commands[name], f"bandlens {name}", context)]
+    return "".join(parts)
 
 
 COMMANDS_HEAD = """\
 # Commands
 
-Which options does a command have? `bandlens COMMAND --help` prints what stands here. Three options are left out
-below: `--help`; `--json`, which most commands have and which prints JSON instead of a table; and `--db`, the results
-database, which is `$BANDLENS_DB` or else `results.duckdb`. [In the terminal](../guide/terminal.md) says what all
-commands have in common.
+Which command does a job, and which options does it have? `bandlens COMMAND --help` explains each of them, with an
+example. [In the terminal](../guide/terminal.md) says what all commands have in common. Before a command stand
+{options}. `--help` and `--json`, which prints JSON instead of a table, are left out below.
 """
-EVERYWHERE = ("--help: Show", "-h, --help: Show", "--json: Print JSON", "--db <path>: The results database.  [")
+EVERYWHERE = ("--help", "--json")
 
 
-def _walk(command: Any, path: tuple[str, ...] = ("bandlens",), parent: Any = None) -> Iterator[tuple[Any, Any, str]]:
-    """Each command that can be run, its context, and how it is called, in the order of the help."""
-    context = typer.Context(command, info_name=path[-1], parent=parent)
-    if len(path) == 1 or not hasattr(command, "commands"):
-        yield command, context, " ".join(path)
+def _options(command: Any, context: Any) -> list[str]:
+    """The arguments of a command, then its options by their longest names."""
+    options = [option for option in command.get_params(context) if not set(option.opts) & set(EVERYWHERE)]
+    names = [
+        max(option.opts, key=len) if option.opts[0].startswith("-") else option.metavar or option.name
+        for option in options
+    ]
+    return [f"`{name}`" for name in sorted(names, key=lambda name: name.startswith("-"))]
+
+
+def _command(command: Any, path: str, parent: Any) -> Iterator[str]:
+    """A line for each command that can be run, in the order of the help."""
+    context = typer.Context(command, info_name=path.rsplit(" ", 1)[-1], parent=parent)
     for name, below in getattr(command, "commands", {}).items():
-        yield from _walk(below, (*path, name), context)
-
-
-def _command(command: Any, context: Any, path: str) -> str:
-    options = [record for option in command.get_params(context) if (record := option.get_help_record(context))]
-    rows = [f"- `{name}`: {text}\n" for name, text in options if not f"{name}: {text}".startswith(EVERYWHERE)]
-    return f"## {path}\n\n{inspect.cleandoc(command.help or '')}\n" + "\n" * bool(rows) + "".join(rows)
+        yield from _command(below, f"{path} {name}", context)
+    if not hasattr(command, "commands"):
+        summary = inspect.cleandoc(command.help or "").partition("\n\n")[0].replace("\n", " ")
+        yield f"- `{path}`: {summary} {', '.join(_options(command, context))}\n"
 
 
 PAGES: Mapping[str, Callable[[], str]] = {

@@ -37,8 +37,7 @@ def test_every_view_and_column_has_a_comment() -> None:
     assert "None" not in PAGES["schema.md"]()
 
 
-def test_every_command_and_option_has_a_help() -> None:
-    lines = PAGES["commands.md"]().splitlines()
-    assert [line for line in lines if line.startswith("- `") and line.endswith("`: ")] == []
-    headings = [number for number, line in enumerate(lines) if line.startswith("## ")]
-    assert [lines[number] for number in headings if not lines[number + 2].strip()] == []
+def test_every_command_has_a_sentence() -> None:
+    lines = [line for line in PAGES["commands.md"]().splitlines() if line.startswith("- `bandlens ")]
+    assert len(lines) > 40
+    assert [line for line in lines if not line.partition("`: ")[2][:1].isupper()] == []
