@@ -3,7 +3,7 @@
     L = (19595 R + 38470 G + 7471 B + 32768) >> 16         Pillow's luma of the uint8 values
     x = 0.2 (L / 255 - mean(L / 255)) + 0.449
     n ~ N(0, noise_sd^2) for each pixel
-    s = band(n) rms(level 0 of n) / rms(band(n))            0.94 noise_sd, whatever the band
+    s = band(n) rms(level 0 of n) / rms(band(n))            an RMS of 0.94 noise_sd
     y = x + s, the same in all three channels
 
 The band of `frequency` f (0 … 6), centred at 1.75 * 2^f * size / 224 cycles per image, is level 6 - f of the noise's
