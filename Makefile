@@ -27,7 +27,7 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Long campaigns; their last figures are in docs/guide/reliability.md.
+# Long campaigns; their last figures are in docs/measured.md.
 soak: setup
 	$(BIN)/python tests/soak.py $(ARGS)
 

@@ -104,15 +104,18 @@ class Sizes:
 PRETENDED = Sizes(4, 8, 4, 2, 4, 12, 0.5, 128, 8, "fp32", 2, 64, (4,), ("fp32",))
 
 
+NOT_PREDICTED = "-"
+
+
 class Figure(NamedTuple):
     """A row of the table in docs/guide/gpu.md."""
 
     what: str
     unit: str
-    predicted: str = "-"
+    predicted: str = NOT_PREDICTED
 
 
-def runs_of(stage: str, engine: str, one: str = "-", many: str = "-") -> dict[str, Figure]:
+def runs_of(stage: str, engine: str, one: str = NOT_PREDICTED, many: str = NOT_PREDICTED) -> dict[str, Figure]:
     """The rows about whole runs; what is predicted is with the images on the card."""
     figures = {}
     for label, networks, predicted in (("1", "1 network", one), ("48", "48 networks", many)):
@@ -734,11 +737,12 @@ def described(key: str, value: float, pretended: bool) -> str:
 
 
 def made_table(figures: Mapping[str, float]) -> str:
-    """The table of docs/guide/gpu.md, in Markdown."""
+    """The table of docs/guide/gpu.md, in Markdown: a row for each figure that was predicted or measured."""
     lines = ["| | unit | predicted for an H100 | measured |", "|---|---|---|---|"]
     for key, figure in FIGURES.items():
         measured = f"{figures[key]:.4g}" if key in figures else "not yet run"
-        lines.append(f"| {figure.what} | {figure.unit} | {figure.predicted} | {measured} |")
+        if key in figures or figure.predicted != NOT_PREDICTED:
+            lines.append(f"| {figure.what} | {figure.unit} | {figure.predicted} | {measured} |")
     return "\n".join(lines)
 
 
