@@ -737,12 +737,12 @@ def described(key: str, value: float, pretended: bool) -> str:
 
 
 def made_table(figures: Mapping[str, float]) -> str:
-    """The table of docs/guide/gpu.md, in Markdown: a row for each figure that was predicted or measured."""
-    lines = ["| | unit | predicted for an H100 | measured |", "|---|---|---|---|"]
+    """The list of docs/guide/gpu.md: a line for each figure that was predicted for an H100 or measured."""
+    lines = []
     for key, figure in FIGURES.items():
-        measured = f"{figures[key]:.4g}" if key in figures else "not yet run"
-        if key in figures or figure.predicted != NOT_PREDICTED:
-            lines.append(f"| {figure.what} | {figure.unit} | {figure.predicted} | {measured} |")
+        measured = f"; {figures[key]:.4g} measured" if key in figures else ""
+        if measured or figure.predicted != NOT_PREDICTED:
+            lines.append(f"- {figure.what}: {' '.join(filter(None, (figure.predicted, figure.unit)))}{measured}")
     return "\n".join(lines)
 
 

@@ -26,59 +26,60 @@ from bandlens.analysis.database.open import open_store
 from bandlens.app import cli
 from bandlens.app.cli import app
 from bandlens.app.study import file as study_file
-from bandlens.probes.family import Family
 
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = 2
-"""A column that this many views or tables have, of one type and one meaning, is explained once."""
+"""A column that this many views or tables have with one meaning is explained once."""
 
 
 def schema() -> str:
-    """Every view and table of the results database: its columns, their types and their comments."""
+    """Every view and table of the results database, with the comments of their columns."""
     with TemporaryDirectory() as folder, open_store(Path(folder) / "empty.duckdb") as store:
         objects = store.frame(
             "SELECT 'Views' AS kind, view_name AS name, comment FROM duckdb_views() WHERE NOT internal "
             "UNION ALL SELECT 'Tables', table_name, comment FROM duckdb_tables() WHERE NOT internal "
             "ORDER BY kind DESC, name"
         ).rows()
-        query = (
-            "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
-        )
+        query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
         columns = {name: store.frame(query, [name]).rows() for _, name, _ in objects}
-    shared = sorted(_shared_columns([column for rows in columns.values() for column in rows]))
-    parts = [SCHEMA_HEAD, "## Columns that many have\n", _definitions(shared)]
+    shared = _shared_columns([column for rows in columns.values() for column in rows])
+    parts = [SCHEMA_HEAD, "## Columns that many have\n", _definitions(sorted(shared))]
     for heading in ("Views", "Tables"):
         parts.append(f"## {heading}\n")
         for kind, name, comment in objects:
             if kind == heading:
-                known = ", ".join(f"`{column[0]}`" for column in columns[name] if column in shared)
-                parts += [f"### {name}\n", f"{comment}.\n"]
-                parts += [f"Explained above: {known}.\n"] * bool(known)
-                parts.append(_definitions([column for column in columns[name] if column not in shared]))
+                known = [f"`{column[0]}`" for column in columns[name] if column in shared or _ends_interval(column)]
+                parts += [f"### {name}\n", f"{comment}. {', '.join(known)}\n" if known else f"{comment}.\n"]
+                parts.append(_definitions([c for c in columns[name] if c not in shared and not _ends_interval(c)]))
     return "\n".join(part for part in parts if part)
 
 
 SCHEMA_HEAD = """\
 # The results database
 
-What does a column of a view mean? Look up the view below. `bandlens sql "SUMMARIZE accuracy"` shows what yours holds,
-and [the guide to SQL](../guide/sql.md) has queries for the usual questions. The database is one DuckDB file: tables
-hold what was run, views answer questions. It carries these explanations with it: `SELECT * FROM duckdb_columns()`.
+What does a column of a view mean? Look up the view below: the columns named beside it are explained once, in the first
+list, and the others below it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql
+"DESCRIBE accuracy"` has types. Tables hold what was run, views answer questions ([sql.md](../guide/sql.md)). The
+database carries these explanations with it: `FROM duckdb_columns()`.
 """
 
 
-def _shared_columns(columns: list[tuple[str, str, str]]) -> set[tuple[str, str, str]]:
+def _shared_columns(columns: list[tuple[str, str]]) -> set[tuple[str, str]]:
     """The commonest meaning of each name, where it is common enough; another meaning stands where it applies."""
-    commonest: dict[str, tuple[str, str, str]] = {}
-    counts = Counter(columns)
-    for column, count in counts.most_common():
-        if count >= SHARED:
+    commonest: dict[str, tuple[str, str]] = {}
+    for column, count in Counter(columns).most_common():
+        if count >= SHARED and not _ends_interval(column):
             commonest.setdefault(column[0], column)
     return set(commonest.values())
 
 
-def _definitions(columns: list[tuple[str, str, str]]) -> str:
-    return "".join(f"- `{name} {data_type}` {comment}\n" for name, data_type, comment in columns)
+def _ends_interval(column: tuple[str, str]) -> bool:
+    name, comment = column
+    return name.endswith(("low", "high")) and comment.startswith(("Lower end of", "Upper end of"))
+
+
+def _definitions(columns: list[tuple[str, str]]) -> str:
+    return "\\\n".join(f"`{name}`: {comment}" for name, comment in columns) + "\n" * bool(columns)
 
 
 def _modules(package: str) -> Iterator[ModuleType]:
@@ -133,26 +134,6 @@ says how to read them, and [measured.md](../measured.md#how-often-intervals-hold
 """
 
 
-def probes() -> str:
-    """Every built-in probe: what it does to an image, by which formula and after which source."""
-    modules = [module for module in _modules("probes") if any(isinstance(v, Family) for v in vars(module).values())]
-    own = (module for module in modules if any(_is_defined_in(module, v) for v in vars(module).values()))
-    return f"{PROBES_HEAD}\n{_explained(own)}"
-
-
-def _is_defined_in(module: ModuleType, value: object) -> bool:
-    return isinstance(value, Family) and getattr(value.perturb, "__module__", module.__name__) == module.__name__
-
-
-PROBES_HEAD = """\
-# Probes
-
-What exactly does a probe do to an image? This page is what stands at the top of the module that does it. Images x are
-RGB, size x size pixels, with values in [0, 1]; frequencies are in cycles per image, of which the highest is size / 2.
-[The guide to probes](../guide/probes.md) has their parameters and published values.
-"""
-
-
 def study() -> str:
     """Every key of a study file."""
     keys = _described_fields(study_file, "Study")
@@ -172,7 +153,7 @@ def _described_fields(module: ModuleType, name: str) -> dict[str, str]:
 
 
 def _rows(described: Mapping[str, str], keys: list[str]) -> str:
-    return "".join(f"| `{key}` | {described[key]} |\n" for key in keys)
+    return "".join(f"- `{key}`: {described[key]}\n" for key in keys)
 
 
 STUDY = """\
@@ -184,47 +165,32 @@ bandlens plan study.toml
 ```
 
 A study is a TOML file that names checkpoints, image sets and probes; paths are relative to its folder. A key that is
-not in this table is refused, with the nearest that is. [The tutorial](../guide/tutorial.md#the-study) writes one.
+not in this list is refused, with the nearest that is. [The tutorial](../guide/tutorial.md#the-study) writes one.
 
-| key | what it says |
-|---|---|
 {keys}
 The table `[gate]` has two keys ([the guide to precisions](../guide/precision.md)):
 
-| key | what it says |
-|---|---|
 {limits}"""
 
 
 def commands() -> str:
-    """Every command in a sentence, with the names of its arguments and options."""
+    """Every command in a sentence, with the arguments and options that it needs."""
     root = typer.main.get_command(app)
     context = typer.Context(root, info_name="bandlens")
-    parts = [COMMANDS_HEAD.format(options=", ".join(_options(root, context)))]
+    parts = [COMMANDS_HEAD]
     for heading, names in cli.COMMANDS.items():
         parts.append(f"\n## {heading}\n\n")
-        parts += [line for name in names for line in _command(root.commands[name], f"bandlens {name}", context)]
+        parts += [line for name in names for line in _command(root.commands[name], name, context)]
     return "".join(parts)
 
 
 COMMANDS_HEAD = """\
 # Commands
 
-Which command does a job, and which options does it have? `bandlens COMMAND --help` explains each of them, with an
-example. [In the terminal](../guide/terminal.md) says what all commands have in common. Before a command stand
-{options}. `--help` and `--json`, which prints JSON instead of a table, are left out below.
+Which command does a job? Each stands after `bandlens`, and `bandlens COMMAND --help` has its options, with an
+example; what a command cannot do without stands here. [In the terminal](../guide/terminal.md) says what all commands
+have in common.
 """
-EVERYWHERE = ("--help", "--json")
-
-
-def _options(command: Any, context: Any) -> list[str]:
-    """The arguments of a command, then its options by their longest names."""
-    options = [option for option in command.get_params(context) if not set(option.opts) & set(EVERYWHERE)]
-    names = [
-        max(option.opts, key=len) if option.opts[0].startswith("-") else option.metavar or option.name
-        for option in options
-    ]
-    return [f"`{name}`" for name in sorted(names, key=lambda name: name.startswith("-"))]
 
 
 def _command(command: Any, path: str, parent: Any) -> Iterator[str]:
@@ -233,15 +199,23 @@ def _command(command: Any, path: str, parent: Any) -> Iterator[str]:
     for name, below in getattr(command, "commands", {}).items():
         yield from _command(below, f"{path} {name}", context)
     if not hasattr(command, "commands"):
+        needed = [option for option in command.get_params(context) if option.required]
+        needed.sort(key=lambda option: option.opts[0].startswith("-"))
+        words = [path, *(_usage(option) for option in needed)]
         summary = inspect.cleandoc(command.help or "").partition("\n\n")[0].replace("\n", " ")
-        yield f"- `{path}`: {summary} {', '.join(_options(command, context))}\n"
+        yield f"- `{' '.join(words)}`: {summary}\n"
+
+
+def _usage(option: Any) -> str:
+    """An argument or option as it is typed: STUDY, or --out PATH."""
+    value = (option.metavar or option.name).upper()
+    return f"{option.opts[0]} {value}" if option.opts[0].startswith("-") else value
 
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "schema.md": schema,
     "measures.md": measures,
     "statistics.md": statistics,
-    "probes.md": probes,
     "study.md": study,
     "commands.md": commands,
 }

@@ -6,16 +6,13 @@ Bonett & Price 2012:
 
     u = (gained + 1) / (n + 2),  v = (lost + 1) / (n + 2),   u - v ± t sqrt((u + v - (u - v)^2) / (n + 2))
 
-t is Student's quantile with C - 1 degrees of freedom for C clusters, and fewer where few clusters make up the variance
-(`wilson`). Where images are clustered, gained, lost and n are first divided by the design effect (Kish 1965), at
-least 1:
+t is Student's quantile with C - 1 degrees of freedom for C clusters, fewer where few make up the variance (`wilson`).
+Where images are clustered, gained, lost and n are first divided by the design effect (Kish 1965), at least 1:
 
     effect = (C / (C - 1) sum (D_k - n_k d)^2 + mean n_k^2 / 2) / (n / (n - 1) (gained + lost - n d^2) + mean n_k / 2)
 
-The last term of each is half a cluster that differs as a whole. Where a single image of a single cluster happens to
-differ, the first terms alone say that images are independent, however much the next cluster might differ; and the
-interval of 60 clusters of 20 held the difference in 0.77 of the draws. It is the pseudo-count of Bonett & Price, for
-clusters: half is what trials needed. The interval covers the choice of images, of which both runs saw the same.
+The last term of each is half a cluster that differs as a whole, the pseudo-count of Bonett & Price: without it a single
+image that differs says that images are independent, and the interval of 60 clusters of 20 held in 0.77 of the draws.
 
 p is McNemar's test (McNemar 1947) of as many gained as lost:
 
@@ -23,8 +20,7 @@ p is McNemar's test (McNemar 1947) of as many gained as lost:
     else                                   chi2_1 = max(|sum D_k| - 1, 0)^2 / sum D_k^2
 
 With clusters of one this is the exact binomial test of the discordant pairs, or chi-square with the correction of
-Edwards 1948; the variance with larger clusters is that of Yang, Sun & Hardin 2010. With c clusters no exact p is below
-2^(1 - c): eight photographs cannot show a difference in one of 50 conditions after correction.
+Edwards 1948; the variance with larger clusters is that of Yang, Sun & Hardin 2010.
 """
 
 from __future__ import annotations

@@ -6,24 +6,22 @@ mean, whichever sets they are in; clusters are independent of each other. So the
 
     V = sum d_u^2 * C / (C - 1)            C clusters; without C / (C - 1) where each is shown once
 
-This is the delta method, the cluster-robust variance of Liang & Zeger 1986; at least what it would be if all images
-were independent. `wilson` makes the interval of it, which for a single set is that of the view `accuracy`.
+This is the cluster-robust variance of Liang & Zeger 1986; at least what it would be if all images were independent.
+`wilson` makes the interval of it, which for a single set is that of the view `accuracy`.
 
-**A ratio** of two shares of one set, right / clean, has d_u = sum of (right - ratio clean) / (n share of clean), and
-the interval ratio ± 1.96 sqrt(V) (Cochran 1977). Where fewer than 10 clusters make up V, (sum d_u^2)^2 / sum d_u^4,
-as where nothing is right or nothing is lost, V is not seen: there the interval is that of a quotient of two shares
-(MOVER, Donner & Zou 2012), each of which reaches as far as the exact interval does (Clopper & Pearson 1934). That is
-safe and wide.
+A ratio of two shares of one set, right / clean, has d_u = sum of (right - ratio clean) / (n share of clean), and the
+interval ratio ± 1.96 sqrt(V). Where fewer than 10 clusters make up V, (sum d_u^2)^2 / sum d_u^4, as where nothing is
+right or nothing is lost, it is that of a quotient of two shares (MOVER, Donner & Zou 2012), each of which reaches as
+far as the exact interval does (Clopper & Pearson 1934): safe and wide.
 
-**A difference** of two numbers over the same clusters, such as benchmarks, shape biases or mean kappas:
+A difference of two numbers over the same clusters, such as benchmarks, shape biases or mean kappas, has the interval
 
     B - A ± t sqrt(C / (C - 1) (sum (d_u(B) - d_u(A))^2 + w^2))
 
-w is what a cluster adds whose images all differ, 1 / C for a share. That is half of one that was lost and half of one
-that was gained, as in `paired`: what did not differ on these images may on others. t is as in `wilson`.
+with t as in `wilson`. w is what a cluster adds whose images all differ, 1 / C for a share: half of one that was lost
+and half of one that was gained, as in `paired`, since what did not differ on these images may on others.
 
-**Two numbers that share no images** are taken as independent (MOVER, Zou & Donner 2008): 0 inside is not evidence of no
-change. With the interval (l, u) of each,
+Two numbers that share no images are taken as independent (MOVER, Zou & Donner 2008). With the interval (l, u) of each,
 
     low = B - A - sqrt((B - l_B)^2 + (u_A - A)^2),     high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 """

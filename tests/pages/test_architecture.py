@@ -23,12 +23,12 @@ def test_the_picture_shows_the_imports_of_the_sources() -> None:
 
 def test_every_folder_of_the_package_has_a_line() -> None:
     folders = {file.parent.relative_to(PACKAGE).as_posix() for file in SOURCES} - {"."}
-    assert [folder for folder in sorted(folders) if f"| `{folder}/` |" not in PAGE] == []
+    assert [folder for folder in sorted(folders) if f"- `{folder}/`: " not in PAGE] == []
 
 
 def test_every_module_of_the_root_has_a_line() -> None:
     modules = {file.name for file in PACKAGE.glob("*.py")}
-    assert [name for name in sorted(modules) if f"| `{name}` |" not in PAGE] == []
+    assert [name for name in sorted(modules) if f"- `{name}`: " not in PAGE] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
