@@ -29,7 +29,7 @@ from bandlens.app.study import file as study_file
 
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = 2
-"""A column that this many views or tables have with one meaning is explained once."""
+"""A column that this many views have with one meaning is explained once."""
 
 
 def schema() -> str:
@@ -42,15 +42,17 @@ def schema() -> str:
         ).rows()
         query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
         columns = {name: store.frame(query, [name]).rows() for _, name, _ in objects}
-    shared = _shared_columns([column for rows in columns.values() for column in rows])
-    parts = [SCHEMA_HEAD, "## Columns that many have\n", _definitions(sorted(shared))]
+    views = [name for kind, name, _ in objects if kind == "Views"]
+    shared = _shared_columns([column for name in views for column in columns[name]])
+    parts = [SCHEMA_HEAD, "## Columns that many views have\n", _definitions(sorted(shared))]
     for heading in ("Views", "Tables"):
-        parts.append(f"## {heading}\n")
+        parts += [f"## {heading}\n", TABLES_HEAD * (heading == "Tables")]
         for kind, name, comment in objects:
             if kind == heading:
-                known = [f"`{column[0]}`" for column in columns[name] if column in shared or _ends_interval(column)]
-                parts += [f"### {name}\n", f"{comment}. {', '.join(known)}\n" if known else f"{comment}.\n"]
-                parts.append(_definitions([c for c in columns[name] if c not in shared and not _ends_interval(c)]))
+                own = [column for column in columns[name] if column not in shared and not _ends_interval(column)]
+                own = own * (heading == "Views")
+                names = ", ".join(f"`{column[0]}`" for column in columns[name] if column not in own)
+                parts += [f"### {name}\n", f"{comment}. {names}".strip() + "\n", _definitions(own)]
     return "\n".join(part for part in parts if part)
 
 
@@ -61,6 +63,12 @@ What does a column of a view mean? Look up the view below: the columns named bes
 list, and the others below it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql
 "DESCRIBE accuracy"` has types. Tables hold what was run, views answer questions ([sql.md](../guide/sql.md)). The
 database carries these explanations with it: `FROM duckdb_columns()`.
+"""
+
+
+TABLES_HEAD = """\
+Queries seldom need them. `bandlens sql "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'cell'"`
+explains the columns of one.
 """
 
 
@@ -202,7 +210,10 @@ def _command(command: Any, path: str, parent: Any) -> Iterator[str]:
         needed = [option for option in command.get_params(context) if option.required]
         needed.sort(key=lambda option: option.opts[0].startswith("-"))
         words = [path, *(_usage(option) for option in needed)]
-        summary = inspect.cleandoc(command.help or "").partition("\n\n")[0].replace("\n", " ")
+        summary = (
+            inspect.cleandoc(command.help or "").partition("\n\n")[0].replace("\n", " ").partition(". ")[0].rstrip(".")
+            + "."
+        )
         yield f"- `{' '.join(words)}`: {summary}\n"
 
 
