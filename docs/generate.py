@@ -114,9 +114,14 @@ def _explained(modules: Iterator[ModuleType]) -> str:
 
 def measures() -> str:
     """Every measure: its formula, its units, its source, and what makes it undetermined."""
-    return f"{MEASURES_HEAD}\n{_explained(_modules('analysis.metrics'))}"
+    modules = (
+        module for module in _modules("analysis.measures") if module.__name__.rsplit(".", 1)[-1] not in MACHINERY
+    )
+    return f"{MEASURES_HEAD}\n{_explained(modules)}"
 
 
+MACHINERY = ("base", "outcomes", "registry")
+"""Modules of analysis/measures that compute no measure."""
 MEASURES_HEAD = """\
 # Measures
 

@@ -9,8 +9,8 @@ difference, a gate
 - fails if the lower end for flips is above L, or the whole interval of the difference lies outside [-M, M];
 - is undecided otherwise: there are too few images to tell.
 
-So a pass is evidence of sameness; McNemar's p decides nothing. About so many independent images would decide (`needed`),
-if the shares stay as they are, with c the share of images that one of the two has right:
+So a pass is evidence of sameness; McNemar's p decides nothing. So many independent images would decide (`needed`), if
+the shares stay as they are, with c the share of images that one of the two has right:
 
     flips f:         n = z^2 L (1 - L) / (f - L)^2
     difference d:    m^2 n^2 = z^2 ((c - d^2) n + 2),   m = | |d| - M |

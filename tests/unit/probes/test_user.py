@@ -9,7 +9,9 @@ import sys
 import threading
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,10 @@ import pytest
 from numpy.typing import NDArray
 
 from bandlens.errors import ProbeError, UsageError
+from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid
+from bandlens.probes.user import ProbeCall, perturb_batch, start_probe, user_family
 
 FLIP = '''
 def mirror(images, strength, sideways="yes"):
@@ -58,6 +62,14 @@ def run(
     return {str(condition): images.copy() for condition, images in made}
 
 
+DIGESTS = [
+    "1b7badab9af222c555143b5cb392c44053bc75cdeac60ef2c238335f51662f2d",
+    "506ca6d844bac319eb2013cbae7a1cec3347cf34aea0cf2482f90ad5c83842fd",
+    "3d3939b830ce3a61f47e11cf530f00b3b13ee7ea41b8ddf2b5d4f2fe7ac7117b",
+    "553ff0677547660d994d37be0ce8a0fd444debe6bc1aecbce7a95c8b29ca0ad9",
+]
+
+
 def digests(folder: Path, **table: Any) -> list[str]:
     grid = make_grid({"mirror": {"file": "mine.py", "strength": 0.5} | table}, folder)
     return [condition.digest for condition in grid.conditions[1:]]
@@ -71,15 +83,15 @@ def test_the_function_gets_float_images_and_each_combination_of_parameters(tmp_p
     made = run(tmp_path, {"strength": [0, 1.0], "sideways": ["yes", "no"]}, PIXELS)
     assert len(made) == 4
     images = PIXELS / np.float32(255)
-    np.testing.assert_allclose(made["mirror strength=0 sideways=no"], images, atol=1e-7)
-    np.testing.assert_allclose(made["mirror strength=1.0 sideways=yes"], images[..., ::-1], atol=1e-7)
-    np.testing.assert_allclose(made["mirror strength=1.0 sideways=no"], images[..., ::-1, :], atol=1e-7)
+    np.testing.assert_allclose(made["mirror strength=0, sideways=no"], images, atol=1e-7)
+    np.testing.assert_allclose(made["mirror strength=1, sideways=yes"], images[..., ::-1], atol=1e-7)
+    np.testing.assert_allclose(made["mirror strength=1, sideways=no"], images[..., ::-1, :], atol=1e-7)
 
 
 def test_defaults_of_the_function_are_the_probes_and_others_are_required(tmp_path: Path, write: Write) -> None:
     write(FLIP)
     grid = make_grid({"mirror": {"file": "mine.py", "strength": 1}}, tmp_path)
-    assert str(grid.conditions[1]) == "mirror strength=1 sideways=yes"
+    assert str(grid.conditions[1]) == "mirror strength=1, sideways=yes"
     assert grid.families["mirror"].summary == "Mix an image with its mirror image."
     with pytest.raises(UsageError, match="probe mirror: strength has no default; give a value or a list of values"):
         make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
@@ -211,7 +223,7 @@ def test_uses_names_files_in_the_folder_of_the_probe(tmp_path: Path, write: Writ
 @pytest.mark.parametrize("uses", [3, [3], {}, True])
 def test_uses_is_a_list_of_names(tmp_path: Path, write: Write, uses: object) -> None:
     write(FLIP)
-    with pytest.raises(UsageError, match="probe mirror: uses must be a list of files beside the probe's, not "):
+    with pytest.raises(UsageError, match="probe mirror: uses must be a list of files beside its file, not "):
         make_grid({"mirror": {"file": "mine.py", "uses": uses, "strength": 1}}, tmp_path)
 
 
@@ -579,9 +591,9 @@ def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str
     assert str(raised[1]) == f"probe mirror: {tmp_path / 'mine.py'} does not load: {said}"
 
 
-def test_the_users_interrupt_is_no_error_of_the_probe(tmp_path: Path, write: Write) -> None:
+def test_an_interrupt_that_it_sends_itself_is_its_error(tmp_path: Path, write: Write) -> None:
     write("import signal\nsignal.raise_signal(signal.SIGINT)\ndef mirror(images):\n    return images\n")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(UsageError, match=r"mine.py does not load: KeyboardInterrupt:$"):
         run(tmp_path, {}, PIXELS)
 
 
@@ -683,21 +695,98 @@ def test_what_it_logs_goes_there_too_however_often_it_is_called(
     assert capfd.readouterr() == ("", "said\n" * 4)
 
 
-def test_a_number_that_was_closed_meanwhile_may_be_its_own(
-    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As where Python collects a file of somebody else's while the function is at work."""
-    with (tmp_path / "other").open("w") as other:
-        monkeypatch.setattr("builtins.other", other, raising=False)
-        write(
-            "import os\nnumber = other.fileno()\nother.close()\n"
-            "mine, _ = os.pipe()\nassert mine == number\nos.close(mine)\n"
-            "def mirror(images):\n    return images\n"
-        )
-        make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
+def test_it_may_close_and_use_any_number_of_a_descriptor(tmp_path: Path, write: Write) -> None:
+    """Those of the command are none of its own."""
+    write(
+        "import os\nfor number in (1, 2):\n    os.close(number)\n"
+        "mine, _ = os.pipe()\nassert mine == 1\nos.close(mine)\n"
+        "def mirror(images):\n    os.close(1)\n    return images\n"
+    )
+    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
 
 
 def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:
     write(FLIP)
     with pytest.raises(UsageError, match="probe lowpass: a built-in probe has that name, so give yours another"):
         make_grid({"lowpass": {"file": "mine.py"}}, tmp_path)
+
+
+SALT = """
+def salt(images, share, rng, index, seed):
+    images[rng.random(images.shape) < share] = (index + seed) % 2
+    return images
+def without_abs(images):
+    import numpy
+    numpy.abs = None
+    return images
+"""
+
+
+def test_images_are_those_that_the_function_makes_here(xp: ModuleType, tmp_path: Path, write: Write) -> None:
+    file, code = write(SALT), dict[str, Any]()
+    family = user_family("salt", start_probe("salt", {"file": file.name}, tmp_path))
+    exec(SALT, code)
+    conditions = family.conditions({"share": [0.0, 0.5]})
+    for count, size in ((2, 16), (5, 16), (1, 32), (2, 16)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 3, size, size), np.uint8)
+        host = Batch(pixels, np.arange(count, dtype=np.uint64), np.arange(count), 3)
+        batch = replace(host, pixels=xp.asarray(pixels), keys=xp.asarray(host.keys))
+        buffers = family.perturb(xp, batch, conditions, lambda: xp.empty(pixels.shape, xp.float32))  # noqa: B023
+        for condition, images in buffers:
+            how = ProbeCall("probe salt", ("rng", "index", "seed"), "")
+            expected = perturb_batch(code["salt"], how, False, host, condition)
+            np.testing.assert_array_equal(to_numpy(images), expected)
+
+
+def test_what_fails_around_the_function_is_one_line_too(tmp_path: Path, write: Write) -> None:
+    write(SALT)
+    grid = make_grid({"without_abs": {"file": "mine.py"}}, tmp_path)
+    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
+    message = r"^probe without_abs failed: TypeError: 'NoneType' object is not callable$"
+    for _ in range(2):
+        with pytest.raises(ProbeError, match=message):
+            list(grid.families["without_abs"].perturb(np, batch, grid.conditions[1:], lambda: np.empty(PIXELS.shape)))
+
+
+def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write: Write) -> None:
+    """It may have kept what it read."""
+    write("0.5", "mask.txt")
+    write(
+        "from pathlib import Path\nmasks = []\n"
+        "def mirror(images, strength):\n"
+        "    masks[:] = masks or [float(Path(__file__).with_name('mask.txt').read_text())]\n"
+        "    return images * masks[0]\n"
+    )
+    grid = make_grid({"mirror": {"file": "mine.py", "strength": [1, 2]}}, tmp_path)
+    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
+    for condition in grid.conditions[1:]:
+        with pytest.raises(ProbeError, match=r"^probe mirror reads mask.txt, and nothing says that"):
+            list(grid.families["mirror"].perturb(np, batch, [condition], lambda: np.empty(PIXELS.shape)))
+
+
+def test_probes_load_at_the_same_time(tmp_path: Path, write: Write) -> None:
+    """Each waits for the other here."""
+    for name, friend in (("one", "two"), ("two", "one")):
+        write(
+            "import time\nfrom pathlib import Path\n"
+            f"Path(__file__).with_name('{name}.begun').touch()\n"
+            f"while not Path(__file__).with_name('{friend}.begun').exists():\n    time.sleep(0.01)\n"
+            f"def {name}(images):\n    return images\n",
+            f"{name}.py",
+        )
+    grid = make_grid({name: {"file": f"{name}.py"} for name in ("one", "two")}, tmp_path)
+    assert [str(condition) for condition in grid.conditions] == ["clean", "one", "two"]
+
+
+def test_digests_stay_what_they_were(tmp_path: Path, write: Write) -> None:
+    """Results of earlier programs are found by them."""
+    write(FLIP)
+    write("import helper\n" + FLIP, "two.py")
+    write("X = 1\n", "helper.py")
+    write("1, 2\n", "curve.csv")
+    probes = {
+        "mirror": {"file": "mine.py", "strength": [0, 0.5, 1.0]},
+        "swap": {"file": "two.py", "function": "mirror", "uses": ["*.csv"], "strength": 1},
+    }
+    grid = make_grid(probes, tmp_path)
+    assert [condition.digest for condition in grid.conditions[1:]] == DIGESTS
