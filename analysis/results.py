@@ -54,7 +54,7 @@ class Results:
         return self.sql("FROM condition_metric_of(?) ORDER BY ALL", [study])
 
     def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
-        """Every bias with every kind of generalization over the models of one study: see docs/statistics.md.
+        """Every bias with every kind of generalization over the models of one study: see docs/guide/compare.md.
 
         Raises UsageError where the study has too few models or no metrics.
         """

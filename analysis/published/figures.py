@@ -3,7 +3,7 @@
     ID = mean(imagenet, imagenet-v2, imagenet-real)      Robustness  = mean(imagenet-a, imagenet-c, imagenet-cbar)
     Concepts = mean(imagenet-sketch, imagenet-r, stylized)  Adversarial = PGD, 40 steps, eps 0.5/255
 
-top-1 in percent, exactly as published, faults included (docs/metrics.md lists them). Source: Gavrikov & Keuper 2024.
+top-1 in percent, exactly as published, faults included (docs/findings.md lists them). Source: Gavrikov & Keuper 2024.
 The shipped CSV is, below three lines of attribution,
 
     figures_from_benchmark(read_benchmark(path), categories).write_csv(float_precision=6)

@@ -71,7 +71,7 @@ def compare(
     """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
 
     Two versions of a study, two studies, two databases; or two checkpoints, image sets or precisions of a study.
-    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/statistics.md.
+    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/guide/compare.md.
 
     Example: bandlens compare study@1 study@2 --db results.duckdb
 

@@ -190,7 +190,7 @@ H100_FP16, H100_FP32 = 989e12, 67e12
 """Dense FP16 tensor operations a second of an H100 SXM, and FP32 ones without tensor cores (NVIDIA's data sheet).
 Nothing runs at a peak."""
 PREDICTION_BYTES = 7.5
-"""The database grows by so many bytes a prediction (docs/performance.md)."""
+"""The database grows by so many bytes a prediction (docs/measured.md)."""
 
 
 @dataclass(frozen=True, slots=True)

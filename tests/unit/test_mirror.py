@@ -14,8 +14,10 @@ WITHOUT_A_MODULE = {
     "app/study/test_names.py": "the names that belong to a study's version",
     "app/study/test_paper.py": "the study file that ships",
     "probes/test_golden.py": "numbers of all built-in probes",
+    "test_generated_pages.py": "docs/generate.py",
     "test_imports.py": "imports of the whole package",
     "test_mirror.py": "the folders of the tests",
+    "test_sql_page.py": "docs/guide/sql.md",
 }
 """Each unit test of something other than one module, and what it tests instead."""
 

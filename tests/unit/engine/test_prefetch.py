@@ -110,9 +110,9 @@ def test_an_error_of_the_caller_ends_the_thread() -> None:
 # Time on a card
 
 
-DOCS = (Path(__file__).parents[3] / "docs" / "gpu.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[3] / "docs" / "guide" / "gpu.md").read_text(encoding="utf-8")
 BATCH = {"fp16": 256 / 43_000, "int8": 256 / 85_000}
-"""Seconds that a network takes of a batch, as docs/gpu.md predicts them for an H100."""
+"""Seconds that a network takes of a batch, as docs/guide/gpu.md predicts them for an H100."""
 REDUCE = 4e-6
 """Seconds of `reduce_logits`: predicted there too."""
 GROUPS = [

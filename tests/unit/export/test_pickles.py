@@ -19,7 +19,7 @@ from bandlens.export.weights import read
 
 
 def test_the_page_says_whose_calls_are_answered() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guide" / "checkpoints.md").read_text(encoding="utf-8")
     listed = page.partition("Only calls of ")[2].partition(", which make")[0]
     assert tuple(re.findall(r"`(\w+)`", listed)) == INERT_CALLS
 

@@ -376,7 +376,7 @@ def test_a_function_that_takes_rng_depends_on_seed_image_and_condition_alone(tmp
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[3] / "docs" / "probes.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guide" / "probes.md").read_text(encoding="utf-8")
     for name, body in re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         (tmp_path / name).write_text(body, encoding="utf-8")
     grid = make_grid(tomllib.loads((tmp_path / "probes.toml").read_text())["probes"], tmp_path)

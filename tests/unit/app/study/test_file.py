@@ -384,6 +384,6 @@ def test_a_pattern_that_fits_nothing_is_named(workplace: Path) -> None:
 
 
 def test_the_page_on_study_files_has_every_key() -> None:
-    page = (Path(__file__).parents[4] / "docs" / "study.md").read_text()
-    keys = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    page = (Path(__file__).parents[4] / "docs" / "reference" / "study.md").read_text().partition("[gate]")[0]
+    keys = re.findall(r"^- `(\w+)`: ", page, re.MULTILINE)
     assert sorted(keys) == sorted({one.name for one in fields(Study)} - {"folder", "toml"})
