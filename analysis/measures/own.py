@@ -169,7 +169,12 @@ class OwnMeasure:
             return f"measure {self.name} takes right, and there is no clean prediction to agree with"
         try:
             answer: Answer = self.function.call(
-                answer_of_cell, _arrays(cell, self.taken), cell.images.clusters, self.settings, seconds=CALL_SECONDS
+                answer_of_cell,
+                self.function.what,
+                _arrays(cell, self.taken),
+                cell.images.clusters,
+                self.settings,
+                seconds=CALL_SECONDS,
             )
         except BandlensError as error:
             self._failures, self._last_failure = self._failures + 1, str(error)

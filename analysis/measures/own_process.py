@@ -32,7 +32,11 @@ class Answer(NamedTuple):
 
 
 def answer_of_cell(
-    function: Callable[..., Any], arrays: Mapping[str, Any], clusters: NDArray[np.int64], settings: Mapping[str, Any]
+    function: Callable[..., Any],
+    what: str,
+    arrays: Mapping[str, Any],
+    clusters: NDArray[np.int64],
+    settings: Mapping[str, Any],
 ) -> Answer:
     """What the user's function says of a cell, and of resamples of its clusters if it says one number.
 
@@ -40,14 +44,12 @@ def answer_of_cell(
     """
     result = np.asarray(function(**_copied(arrays), **settings))
     if result.dtype.kind not in "fiub":
-        raise UsageError(f"{function.__name__} returned {result.dtype} values; expected numbers")
+        raise UsageError(f"{what} returned {result.dtype} values; expected numbers")
     count = len(clusters)
     if result.shape not in ((), (count,)):
-        raise UsageError(
-            f"{function.__name__} returned an array of shape {result.shape}; expected a number, or shape ({count},)"
-        )
+        raise UsageError(f"{what} returned an array of shape {result.shape}; expected a number, or shape ({count},)")
     if not np.isfinite(result).all():
-        raise UsageError(f"{function.__name__} returned {result if result.ndim == 0 else 'NaN or an infinite number'}")
+        raise UsageError(f"{what} returned {result if result.ndim == 0 else 'NaN or an infinite number'}")
     if result.ndim:
         return Answer(None, result.astype(np.float64), np.zeros(0))
     return Answer(float(result), None, _resampled(function, arrays, clusters, settings))

@@ -143,10 +143,10 @@ def test_an_edit_recomputes_its_measure_alone_and_leaves_the_others(store: Store
             "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
             "measure mine failed: its process was ended by SIG",
         ),
-        ("return confidence[:3]", "mine returned an array of shape (3,); expected a number, or shape (60,)"),
-        ("return float('nan')", "mine returned nan"),
-        ("confidence[3] = float('inf'); return confidence", "mine returned NaN or an infinite number"),
-        ("return 'much'", "mine returned <U4 values; expected numbers"),
+        ("return confidence[:3]", "measure mine returned an array of shape (3,); expected a number, or shape (60,)"),
+        ("return float('nan')", "measure mine returned nan"),
+        ("confidence[3] = float('inf'); return confidence", "measure mine returned NaN or an infinite number"),
+        ("return 'much'", "measure mine returned <U4 values; expected numbers"),
     ],
 )
 def test_what_fails_is_the_state_and_note_of_its_estimates(
