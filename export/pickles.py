@@ -218,7 +218,7 @@ def _make_object(arguments: int) -> Callable[[Any], None]:
 def _instance(kind: Any, *_arguments: Any) -> Any:
     if not isinstance(kind, _StandIn):
         raise pickle.UnpicklingError(f"it makes an object of a {type(kind).__name__}")
-    return object.__new__(kind)
+    return object.__new__(kind)  # type: ignore[arg-type]
 
 
 _LOADERS = pickle._Unpickler.dispatch

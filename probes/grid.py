@@ -21,11 +21,9 @@ from .grey import CONTRAST
 from .patches import PATCH_SHUFFLE
 from .phase import PHASE_SCRAMBLE
 from .power_law import POWER_LAW_NOISE
-from .process import family_apart
-from .source import source_of
 from .spectral import HIGHPASS, LOWPASS
 from .uniform_noise import UNIFORM_NOISE
-from .user import GIVEN
+from .user import start_probe, user_family
 
 FAMILIES = {
     family.name: family
@@ -81,22 +79,21 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
         folder: what a user's `file` is relative to.
     """
     known = FAMILIES | ATTACKS
-    families: dict[str, Family] = {"clean": CLEAN}
-    conditions: list[Condition] = CLEAN.conditions({})
+    functions = {}
     for name, table in probes.items():
         if not isinstance(table, Mapping):
             raise UsageError(f"probe {name} must be a table of parameters, such as {name} = {{}}, not {table!r}")
-        parameters = dict(table)
-        if "file" in parameters:
+        if "file" in table:
             if name in known:
                 raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
-            if reserved := [one for one in GIVEN if one in parameters]:
-                raise UsageError(
-                    f"probe {name}: {reserved[0]} is {GIVEN[reserved[0]]}, which its function is given; call the "
-                    "function's own parameter something else"
-                )
-            family = family_apart(name, source_of(name, table, folder), parameters.get("function"))
-            parameters = {key: value for key, value in parameters.items() if key not in ("file", "uses", "function")}
+            functions[name] = start_probe(name, table, folder)
+    families: dict[str, Family] = {"clean": CLEAN}
+    conditions: list[Condition] = CLEAN.conditions({})
+    for name, table in probes.items():
+        parameters = table
+        if name in functions:
+            family = user_family(name, functions[name])
+            parameters = {key: value for key, value in table.items() if key not in ("file", "uses", "function")}
         elif name in known:
             family = known[name]
         else:

@@ -1,0 +1,10 @@
+"""Makes faults.py and soak.py importable."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from explored import explored  # noqa: F401 - a fixture
+
+sys.path.insert(0, str(Path(__file__).parent))
