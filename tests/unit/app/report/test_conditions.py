@@ -60,9 +60,9 @@ def test_each_metric_is_a_figure_and_each_probe_and_level_a_panel(results: Repor
     across = {title: spec["layer"][-1]["encoding"]["x"]["field"] for title, spec in panels.items()}
     assert across == {
         "lowpass": "cycles",
-        "critical band, noise_sd 0.04": "cycles",
-        "critical band, noise_sd 0.16": "cycles",
-        "blur": "setting",
+        "critical band, noise_sd=0.04": "cycles",
+        "critical band, noise_sd=0.16": "cycles",
+        "blur": "x",
     }
 
 

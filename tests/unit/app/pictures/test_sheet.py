@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bandlens.app.cli import app
-from bandlens.app.preview import MOST_TILES, draw_sheet, grid_of, perturbed, read_photograph
+from bandlens.app.pictures.sheet import MOST_TILES, draw_sheet, grid_of, perturbed, read_photograph
 from bandlens.errors import ImageSetError
 from bandlens.export.photographs import photograph_folder
 from bandlens.probes.family import Batch

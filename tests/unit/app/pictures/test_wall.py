@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from small import Command, ask, make_study
 
-from bandlens.app.pictures import Conditions
-from bandlens.app.wall import GAP, MARGIN, TILE
+from bandlens.app.pictures.conditions import Conditions
+from bandlens.app.pictures.wall import GAP, MARGIN, TILE
 from bandlens.probes.images.image_set import open_image_set
 
 

@@ -1,42 +1,41 @@
-"""Images of packed sets by what a results database knows of them: as they are, and as a condition makes them."""
+"""Images of packed sets as a results database knows them: as they are, and as a condition makes them."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..analysis.database.store import Store
-from ..errors import BandlensError, UsageError
-from ..probes.attacks import ATTACKS
-from ..probes.family import Batch
-from ..probes.grid import FAMILIES, Grid, make_grid
-from ..probes.images.files import ABOUT
-from ..probes.images.image_set import ImageSet, open_image_set
-from ..records import Condition
+from ...analysis.database.store import Store
+from ...errors import BandlensError, UsageError
+from ...probes.family import Batch
+from ...probes.grid import FAMILIES, KNOWN, Grid, make_grid
+from ...probes.images.files import ABOUT
+from ...probes.images.image_set import ImageSet, open_image_set
+from ...records import Condition
 
 DEEPEST = 4
-"""How far below a folder image sets are looked for: imagenet-c/fog/3 lies three below."""
+"""Levels below a folder at which image sets are looked for: imagenet-c/fog/3 lies three below."""
 
 ALIKE = ("size", "preprocessing", "labelled", "decision_space")
-"""What some images of a set have in common with all of them."""
+"""Facts that a selection of a set's images shares with the whole set."""
 
 
 def find_sets(folders: Iterable[Path]) -> dict[str, ImageSet]:
     """The image sets at and below the folders, by their digest; those that are damaged are left out."""
-    found: dict[str, ImageSet] = {}
+    sets: dict[str, ImageSet] = {}
     for path in dict.fromkeys(path for folder in folders for path in _places(folder)):
         try:
             images = open_image_set(path)
         except BandlensError:
             continue
-        found.setdefault(images.info.digest, images)
-    return found
+        sets.setdefault(images.info.digest, images)
+    return sets
 
 
 def _places(folder: Path) -> Iterator[Path]:
@@ -59,36 +58,40 @@ def as_recorded(store: Store, images: ImageSet, digest: str) -> ImageSet | None:
     paths = store.frame("SELECT path FROM image WHERE image_set = ? ORDER BY image_index", [recorded[0]["id"]])["path"]
     if len(paths) != recorded[0]["count"] or not set(paths) < set(images.paths):
         return None
-    some = open_image_set(images.folder, paths.to_list())
-    return some if some.info.digest == digest else None
+    selection = open_image_set(images.folder, paths.to_list())
+    return selection if selection.info.digest == digest else None
 
 
 class Conditions:
-    """The conditions of a database that can be applied again, by their digest."""
+    """The conditions of a database that can be applied again."""
 
-    def __init__(self, own: Grid | None = None) -> None:
-        """`own` has the probes of a study file; without it, only those that come with bandlens can be applied."""
-        self._families = FAMILIES | dict(own.families if own else {})
-        self._own = {condition.digest: condition for condition in own.conditions} if own else {}
+    def __init__(self, grid: Grid | None = None) -> None:
+        """`grid` is that of a study file; without it, only probes that come with bandlens can be applied."""
+        self._families = FAMILIES | dict(grid.families if grid else {})
+        self._known = {condition.digest: condition for condition in grid.conditions} if grid else {}
 
     def find(self, probe: str, parameters: str, digest: str) -> Condition:
-        """The condition with these parameters, a JSON object.
+        """The condition with these parameters, a JSON object, and this digest; UsageError as `why_not` has it."""
+        condition = self._again(probe, parameters, digest)
+        if condition is None:
+            raise UsageError(str(self.why_not(probe, parameters, digest)))
+        return condition
 
-        UsageError says why it cannot be applied again: it is an attack, a user's probe whose file is not known, or its
-        numbers were made by another version of the probe.
-        """
-        if probe in ATTACKS:
-            raise UsageError(f"{probe} needs the network: its images are not drawn again")
-        if digest in self._own:
-            return self._own[digest]
+    def why_not(self, probe: str, parameters: str, digest: str) -> str | None:
+        """Why the condition cannot be applied again; None where it can."""
+        if self._again(probe, parameters, digest):
+            return None
+        if probe in KNOWN and KNOWN[probe].attack:
+            return f"{probe} needs the network: its images are not drawn again"
         if probe not in self._families:
-            raise UsageError(f"{probe} is a probe of one's own; name the study file that has it")
-        if probe in FAMILIES:
-            made = make_grid({probe: json.loads(parameters)}, Path()).conditions
-            for condition in made:
-                if condition.digest == digest:
-                    return condition
-        raise UsageError(f"{probe} {parameters} was made by another version of the probe; run it again to see it")
+            return f"{probe} is a probe of one's own; name the study file that has it"
+        return f"{probe} {parameters} was made by another version of the probe; run it again to see it"
+
+    def _again(self, probe: str, parameters: str, digest: str) -> Condition | None:
+        if digest in self._known or probe not in FAMILIES:
+            return self._known.get(digest)
+        conditions = make_grid({probe: json.loads(parameters)}, Path()).conditions
+        return next((condition for condition in conditions if condition.digest == digest), None)
 
     def apply(
         self, images: ImageSet, rows: Sequence[int], condition: Condition, seed: int
@@ -112,9 +115,3 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=1)
     return file.getvalue()
-
-
-def in_words(probe: str, parameters: Mapping[str, object]) -> str:
-    """A condition as a caption says it: lowpass, cutoff 0.2."""
-    shown = [f"{name} {value}" for name, value in parameters.items() if name != "draw"]
-    return ", ".join([probe.replace("_", " "), *shown])
