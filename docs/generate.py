@@ -23,6 +23,8 @@ import typer
 
 from bandlens.analysis.comparison import verdicts
 from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.base import Scope
+from bandlens.analysis.measures.registry import MEASURES
 from bandlens.app import cli
 from bandlens.app.cli import app
 from bandlens.app.study import file as study_file
@@ -117,17 +119,29 @@ def measures() -> str:
     modules = (
         module for module in _modules("analysis.measures") if module.__name__.rsplit(".", 1)[-1] not in MACHINERY
     )
-    return f"{MEASURES_HEAD}\n{_explained(modules)}"
+    listed = "".join(
+        f"- `{measure.name}`: {measure.title}, {measure.unit or 'no unit'}, of {SCOPES[measure.scope]}"
+        f"{'; a bias' if measure.is_bias else ''}\n"
+        for measure in MEASURES.values()
+        if not measure.name.startswith("critical_threshold")
+    )
+    return f"{MEASURES_HEAD}\n{listed}\n{_explained(modules)}"
 
 
-MACHINERY = ("base", "outcomes", "registry")
+SCOPES = {
+    Scope.CONDITION: "a condition",
+    Scope.MODELS: "a condition and several models",
+    Scope.GRID: "an image set",
+    Scope.BENCHMARKS: "benchmarks",
+}
+MACHINERY = ("base", "outcomes", "registry", "compute", "own_process")
 """Modules of analysis/measures that compute no measure."""
 MEASURES_HEAD = """\
 # Measures
 
 By which formula does bandlens compute a number, and where does the formula come from? This page is what stands at the
 top of the module that computes it. [The guide to measures](../guide/measures.md) says which command gives a number,
-which states it can have, and what a study needs for it.
+which states it can have, and what a study needs for it. A bias is set against generalization by `bandlens correlate`.
 """
 
 
