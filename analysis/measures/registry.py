@@ -11,7 +11,17 @@ from itertools import groupby
 from typing import Any
 
 from ...records import Cell, Condition, ImageSetInfo, Model
-from . import accuracy, calibration, consistency, critical_band, cues, generalization, psychometric, spectral_bias
+from . import (
+    accuracy,
+    calibration,
+    consistency,
+    critical_band,
+    cues,
+    generalization,
+    psychometric,
+    ranks,
+    spectral_bias,
+)
 from .base import Available, Measure
 from .outcomes import CellOutcomes, Outcomes
 
@@ -27,6 +37,7 @@ CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (
     *cues.CONDITION_MEASURES,
     accuracy.CONFIDENCE,
     *calibration.MEASURES,
+    *ranks.MEASURES,
     *consistency.MEASURES,
 )
 """Numbers of every condition of one model on one image set."""
