@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-JOBS ?= models card processes hostile pages faults soak
+JOBS ?= models card processes hostile pages faults soak archives
 
 .PHONY: demo test campaign lint lock audit setup clean
 
@@ -29,6 +29,9 @@ campaign: $(JOBS:%=campaign-%)
 
 campaign-faults campaign-soak: campaign-%: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processes/$*.py $(ARGS)
+
+campaign-archives: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/odd_archives.py $(ARGS)
 
 campaign-%: setup
 	$(PYTEST) tests/$* $(ARGS)

@@ -167,7 +167,9 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
-    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in(bias_names()))
+    metric = measured.filter(
+        pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *own_names(store, label)])
+    )
     if metric.is_empty():
         raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
     read_errors = _group_errors
@@ -188,6 +190,12 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
     wide = _wide(models, pl.concat([metric, accuracy]), where)
     return StudyTable(wide, biases, groups, _given(store, label, groups), errors)
+
+
+def own_names(store: Store, label: str) -> list[str]:
+    """Names of the measures of the user's own that a version of a study has numbers of."""
+    query = "SELECT name FROM own_measure JOIN version_of(?) AS version ON version.study_id = own_measure.study"
+    return store.frame(query, [label])["name"].to_list()
 
 
 def _group_errors(store: Store, label: str) -> Errors:

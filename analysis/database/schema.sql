@@ -308,8 +308,23 @@ COMMENT ON COLUMN measure_value.high IS 'Upper end of the 95 % interval of value
 COMMENT ON COLUMN measure_value.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
 COMMENT ON COLUMN measure_value.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
 COMMENT ON COLUMN measure_value.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
-COMMENT ON COLUMN measure_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
+COMMENT ON COLUMN measure_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there; failed: no value, a measure of the user''s own failed';
 COMMENT ON COLUMN measure_value.note IS 'For people: why there is no value or interval, or what to mind';
+
+CREATE TABLE own_measure (
+    study INTEGER NOT NULL,
+    name VARCHAR NOT NULL,
+    title VARCHAR NOT NULL,
+    unit VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL,
+    PRIMARY KEY (study, name)
+);
+COMMENT ON TABLE own_measure IS 'Measures of the user''s own whose numbers are in measure_value';
+COMMENT ON COLUMN own_measure.study IS 'study.id';
+COMMENT ON COLUMN own_measure.name IS 'measure_value.metric';
+COMMENT ON COLUMN own_measure.title IS 'What charts and tables call it: the first line of its docstring';
+COMMENT ON COLUMN own_measure.unit IS 'Its unit, as the study says it; empty where it says none';
+COMMENT ON COLUMN own_measure.digest IS 'sha256 over its files, its parameters and the cells that it was computed of';
 
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,

@@ -467,18 +467,36 @@ class Store:
 
     # Metrics, gates, published figures
 
-    def write_values(self, frame: pl.DataFrame) -> None:
-        """Replace the values of the measures of the studies in the frame.
+    def write_values(self, frame: pl.DataFrame, studies: Iterable[int]) -> None:
+        """Replace the values of the built-in measures of some studies (study.id).
 
-        Columns: those of the table measure_value, with `_id` after study, checkpoint, image_set and condition. Others
-        are passed over.
+        The columns of the frame are those of the table measure_value, with `_id` after study, checkpoint, image_set and
+        condition. Others are passed over.
         """
-        columns = [pl.col(f"{name}_id").alias(name) for name in ("study", "checkpoint", "image_set", "condition")]
-        rows = frame.select(*columns, *VALUE_COLUMNS)
         with self.transaction():
-            for study in rows["study"].unique():
-                self.execute("DELETE FROM measure_value WHERE study = ?", [int(study)])
-            self._load("INSERT INTO measure_value BY NAME FROM loaded", rows.to_arrow())
+            for study in studies:
+                self.execute(
+                    "DELETE FROM measure_value WHERE study = $1 "
+                    "AND metric NOT IN (SELECT name FROM own_measure WHERE study = $1)",
+                    [study],
+                )
+            self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
+
+    def write_own_values(self, frame: pl.DataFrame, study: int, measures: pl.DataFrame) -> None:
+        """Replace the values of some measures of the user's own, and what is known of them.
+
+        `measures` has the columns name, title, unit and digest; the frame is as for `write_values`.
+        """
+        described = measures.with_columns(study=pl.lit(study, pl.Int32)).to_arrow()
+        with self.transaction():
+            for table, column in (("measure_value", "metric"), ("own_measure", "name")):
+                self._load(
+                    f"DELETE FROM {table} USING loaded WHERE {table}.study = loaded.study "
+                    f"AND {table}.{column} = loaded.name",
+                    described,
+                )
+            self._load("INSERT INTO own_measure BY NAME FROM loaded", described)
+            self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
 
     def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
         """Replace the error consistencies on some images: the columns of error_consistency."""
@@ -516,6 +534,11 @@ class Store:
             if trials is not None:
                 self.execute("DELETE FROM human_trial")
                 self._load("INSERT INTO human_trial BY NAME FROM loaded", trials.to_arrow())
+
+
+def _value_table(frame: pl.DataFrame) -> pa.Table:
+    keys = [pl.col(f"{name}_id").alias(name) for name in ("study", "checkpoint", "image_set", "condition")]
+    return frame.select(*keys, *VALUE_COLUMNS).to_arrow()
 
 
 def _is_plain(kind: duckdb.sqltypes.DuckDBPyType) -> bool:

@@ -42,9 +42,11 @@ class State(StrEnum):
     """There is no value: without noise, accuracy is not far enough above that of a blind guess."""
     MISSING = "missing"
     """There is no value: a condition, a prediction or a benchmark that it needs is not there."""
+    FAILED = "failed"
+    """There is no value: a measure of the user's own failed, and the note says how."""
 
 
-MEANINGLESS = (State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING)
+MEANINGLESS = (State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED)
 """States of rows that have no number, or none that means anything."""
 
 
@@ -81,6 +83,10 @@ class Estimate:
             high=factor * self.high,
             difference=self.difference and (factor * difference, factor * low, factor * high),
         )
+
+    def plus(self, number: float) -> Estimate:
+        """The estimate on a scale that begins elsewhere; a difference stays as it is."""
+        return replace(self, value=self.value + number, low=self.low + number, high=self.high + number)
 
 
 NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_high")

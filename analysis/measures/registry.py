@@ -74,13 +74,16 @@ def lacking(measures: Iterable[Measure[Any]], available: Available) -> dict[str,
 
 
 def determined_metrics(
-    conditions: Iterable[tuple[ImageSetInfo, Condition]], schemes: Mapping[str, Collection[str]]
+    conditions: Iterable[tuple[ImageSetInfo, Condition]],
+    schemes: Mapping[str, Collection[str]],
+    own: Sequence[Measure[Outcomes]] = (),
 ) -> list[Determined]:
     """List the numbers of many conditions that a study has what they need of, all of it or some.
 
     Args:
         conditions: what every checkpoint is run on.
         schemes: digest of an image set -> names of the label schemes that it has beside its labels.
+        own: measures of the user's own.
     """
     by_set: dict[ImageSetInfo, list[Condition]] = {}
     for images, condition in conditions:
@@ -88,7 +91,7 @@ def determined_metrics(
     determined: list[Determined] = []
     for images, of_set in by_set.items():
         available = Available(of_set, schemes.get(images.digest, ()), images.labelled)
-        determined += _together(images.name, GRID_MEASURES, available)
+        determined += _together(images.name, (*GRID_MEASURES, *own), available)
     benchmarks = generalization.benchmarks_of_sets(by_set, schemes)
     return determined + list(_together(None, BENCHMARK_MEASURES, Available(benchmarks=benchmarks)))
 
@@ -111,8 +114,10 @@ def _together(image_set: str | None, measures: Sequence[Measure[Any]], available
                 yield Determined(image_set, name, (name,), lacks[name])
 
 
-def condition_metrics(cells: Iterable[Cell], schemes: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
-    """Name of an image set that a study perturbs -> measures of each of its conditions.
+def condition_metrics(
+    cells: Iterable[Cell], schemes: Mapping[str, Collection[str]], own: Sequence[Measure[CellOutcomes]] = ()
+) -> dict[str, list[str]]:
+    """Name of an image set that a study perturbs -> measures of each of its conditions, those of the user's own last.
 
     Means over benchmarks are left out: `determined_metrics` has those of the unperturbed images.
     """
@@ -121,11 +126,13 @@ def condition_metrics(cells: Iterable[Cell], schemes: Mapping[str, Collection[st
         if cell.condition.probe != "clean":
             models.setdefault(cell.image_set, set()).add(cell.model)
     return {
-        images.name: [
-            *lacking(
-                (*CONDITION_MEASURES, *MODEL_MEASURES),
-                Available((), schemes.get(images.digest, ()), images.labelled, len(of_set)),
-            )
-        ]
+        images.name: _determined(
+            (*CONDITION_MEASURES, *MODEL_MEASURES, *own),
+            Available((), schemes.get(images.digest, ()), images.labelled, len(of_set)),
+        )
         for images, of_set in models.items()
     }
+
+
+def _determined(measures: Sequence[Measure[Any]], available: Available) -> list[str]:
+    return [name for name, lack in lacking(measures, available).items() if not lack]

@@ -35,6 +35,9 @@ class Study:
     whose size and preprocessing are its own."""
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: PUBLISHED)
     """A table with a line for each probe: its parameters, each a value or a list; by default the published grid."""
+    measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """A table with a line for each measure of your own: its file, and values of its function's parameters; none by
+    default. `analyze STUDY.toml` computes them of what is stored."""
     clean_images: list[str] = field(default_factory=list)
     """Image sets that are run without perturbation alone, such as further benchmarks; none by default."""
     models: str = ""
@@ -101,6 +104,7 @@ KINDS: Mapping[str, tuple[type[Any], str]] = {
     "images": (list, "a list of folders"),
     "clean_images": (list, "a list of folders"),
     "probes": (dict, "a table"),
+    "measures": (dict, "a table"),
     "gate": (dict, "a table"),
     "batch": (int, "a whole number"),
     "threads": (int, "a whole number"),

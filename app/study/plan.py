@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
+from ...analysis.measures.own import OwnMeasure, start_measures
 from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.tasks import by_attack
@@ -82,6 +83,7 @@ def plan_study(work: Work, database: Path) -> Plan:
     left = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
     seconds, estimate = _estimate(work, missing, left, rates)
     failed = [Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors]
+    own = start_measures(work.study.measures, work.study.folder)
     return Plan(
         rows,
         missing,
@@ -92,8 +94,8 @@ def plan_study(work: Work, database: Path) -> Plan:
         failed,
         smaller_maps_of(work.grid, missing, left),
         packed_for(work),
-        metrics_of(work),
-        condition_metrics(work.cells, _schemes(work)),
+        metrics_of(work, own),
+        condition_metrics(work.cells, _schemes(work), [measure.condition_measure for measure in own]),
     )
 
 
@@ -121,10 +123,10 @@ def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
     return found
 
 
-def metrics_of(work: Work) -> list[Determined]:
+def metrics_of(work: Work, own: Sequence[OwnMeasure]) -> list[Determined]:
     """The metrics that a study has conditions for, and whether these are all that they need."""
     conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
-    return determined_metrics(conditions, _schemes(work))
+    return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in own])
 
 
 def _schemes(work: Work) -> dict[str, Collection[str]]:

@@ -22,7 +22,7 @@ HEAVY = {
     "openvino": {"engine/backends", "engine/device"},
     "polars": {
         "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
-        "analysis/metrics", "analysis/published", "app", "app/commands", "app/explore", "app/pictures", "app/report",
+        "analysis/measures", "analysis/published", "app", "app/commands", "app/explore", "app/pictures", "app/report",
         "app/sql", "app/study",
     },
     "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
