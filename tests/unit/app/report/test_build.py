@@ -18,6 +18,7 @@ from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.page import safe_json
 from bandlens.errors import StoreError, UnknownName, UsageError
+from bandlens.version import __version__
 
 
 class Page(HTMLParser):
@@ -111,6 +112,11 @@ def test_everything_has_its_section(page: Page) -> None:
     assert "your own blur" in page.sections["conditions"]
     for fact in ("a processor", "onnxruntime 1", "fp32", 'name = "many"', "120"):
         assert fact in page.sections["provenance"]
+
+
+def test_the_footer_says_how_to_cite_this_version(page: Page) -> None:
+    assert "@software{bandlens, author = {{The bandlens maintainers}}" in page.html
+    assert f"version = {{{__version__}}}" in page.html
 
 
 def test_a_hostile_name_is_text(page: Page) -> None:
