@@ -22,7 +22,7 @@ from ..errors import ProbeError
 from ..protocol import EPS, STEP, STEPS
 from ..records import Condition
 from .arrays import Array, to_numpy
-from .family import Batch, Buffer, Family, Parameter, Value, even_size, integer_in
+from .family import Axis, Batch, Buffer, Family, Parameter, Value, even_size, integer_in
 from .noise import WORD, random_words, uniform
 
 START_STREAM = WORD
@@ -101,7 +101,18 @@ BUDGET = (
 )
 
 PGD_LINF, PGD_ANY = (
-    Family(name, summary, 2, BUDGET, start_attack, random=True, canonical=_canonical, check_size=check_size)
+    Family(
+        name,
+        summary,
+        2,
+        BUDGET,
+        start_attack,
+        axes=(Axis("eps"),),
+        attack=True,
+        random=True,
+        canonical=_canonical,
+        check_size=check_size,
+    )
     for name, summary in (
         ("pgd_linf", "projected gradient descent, judged by its last iterate"),
         ("pgd_any", "the same, stopped for an image at the first iterate that fools"),
@@ -109,11 +120,6 @@ PGD_LINF, PGD_ANY = (
 )
 
 ATTACKS = {family.name: family for family in (PGD_LINF, PGD_ANY)}
-
-
-def is_attack(condition: Condition) -> bool:
-    """Whether the condition's images are made for one network at a time, with its gradient."""
-    return condition.probe in ATTACKS
 
 
 def uniform_start(seed: int, keys: NDArray[np.uint64], size: int) -> NDArray[np.float32]:

@@ -24,10 +24,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ProbeError
-from ..protocol import FREQUENCIES, NOISE_SDS
+from ..protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from ..records import Condition
 from .arrays import Array, chunks, constants
-from .family import Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
+from .family import Axis, Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
 from .kernels import launch
 from .noise import unit_normal_fields, unit_normals_at
 
@@ -270,6 +270,11 @@ def _one_draw(
         yield condition, out
 
 
+def center_per_pixel(frequency: float) -> float:
+    """The centre of the noise of an octave, in cycles per pixel: 2^frequency / 128."""
+    return float(LOWEST_FREQUENCY * 2**frequency / SIZE)
+
+
 def check_size(_: Condition, size: int) -> None:
     smallest = 2 ** (LAST_LEVEL + 1)
     if size < smallest or size % 2:
@@ -288,9 +293,10 @@ CRITICAL_BAND = Family(
     (
         Parameter("noise_sd", number_in(0, 1), NOISE_SDS),
         Parameter("frequency", integer_in(0, LAST_LEVEL), FREQUENCIES),
-        Parameter("draw", one_of("shared", "independent"), ("shared",)),
+        Parameter("draw", one_of("shared", "independent"), ("shared",), hidden=True),
     ),
     perturb,
+    axes=(Axis("frequency", "centre of the noise (cycles per image)", center_per_pixel),),
     random=True,
     canonical=_canonical,
     check_size=check_size,

@@ -28,14 +28,14 @@ from ..errors import ProbeError
 from ..records import Condition
 from .arrays import Array, chunks
 from .clean import unit_range
-from .family import Batch, Buffer, Family, Parameter, Value, integer_in, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, Value, integer_in, number_in
 from .noise import FOURIER, random_words
 
 MAP = tuple(range(-31, 32))
 NORM = 15.7
 HIGHEST = 10_000
 OCTAVES = (0, 1, 2, 3, 4)
-"""Those that the map holds all of."""
+"""Octaves whose waves the map holds all of."""
 ORIENTATIONS = (0.0, 45.0, 90.0, 135.0)
 SECTOR = 45
 """Degrees that the directions of a bin span."""
@@ -148,9 +148,15 @@ FOURIER_BASIS = Family(
         Parameter("norm", number_in(0, 1000), (NORM,)),
     ),
     perturb,
+    axes=(Axis("column", "cycles across"), Axis("row", "cycles down")),
+    mirrored=True,
     random=True,
     canonical=_canonical,
     check_size=check_size,
+    smaller={
+        "fourier at 31 x 31": {"fourier": {"row": MAP[16:-16], "column": MAP[16:-16]}},
+        "fourier_bin (octave x orientation)": {"fourier_bin": {}},
+    },
 )
 FOURIER_BIN = Family(
     "fourier_bin",
@@ -162,6 +168,7 @@ FOURIER_BIN = Family(
         Parameter("norm", number_in(0, 1000), (NORM,)),
     ),
     perturb_by_bin,
+    axes=(Axis("octave", "octave, from 2^octave cycles per image on"), Axis("orientation", "orientation (degrees)")),
     random=True,
     canonical=lambda setting: setting | {"orientation": float(setting["orientation"]) % 180},
     check_size=check_size_of_bin,

@@ -63,8 +63,8 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     ink = alt.condition("!datum.weak && abs(datum.coefficient) > 0.72", alt.value("white"), alt.value(INK))
     font = tile_font(12, table["group"].n_unique(), len("−0.76*"))
     strong = base.transform_filter("datum.strong").mark_text(fontSize=font, fontWeight="bold")
-    others = base.transform_filter("!datum.strong").mark_text(fontSize=font)
-    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, others)]
+    plain = base.transform_filter("!datum.strong").mark_text(fontSize=font)
+    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, plain)]
     height = ROW_HEIGHT * table["bias"].n_unique()
     return alt.layer(tiles, *marks).properties(title=title, height=height, width=300)
 

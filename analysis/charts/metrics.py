@@ -11,13 +11,13 @@ import numpy as np
 import polars as pl
 
 from ...protocol import FREQUENCIES, SIZE
-from ..metrics.critical_band import FULL_WIDTH, center, gaussian
-from ..metrics.states import MEANINGLESS, State
+from ..measures.base import MEANINGLESS, State
+from ..measures.critical_band import FULL_WIDTH, center, gaussian
 from .palette import OKABE_ITO
 from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales, tile_font
 
 STRONGEST, WEAKEST = 0.16, 0.02
-"""noise_sd between which a threshold is met."""
+"""The range of noise_sd within which a threshold is met."""
 TITLE = "threshold noise_sd"
 ESTIMATORS = {"psychometric": "circle", "published": "square"}
 FORMS = alt.Scale(domain=list(ESTIMATORS), range=list(ESTIMATORS.values()))
@@ -56,11 +56,11 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
     scale = alt.Scale(type="log") if number == "center_frequency" else alt.Scale(zero=True)
     x = alt.X("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
     form = alt.Shape("estimator:N", scale=FORMS, legend=None) if estimators else alt.Undefined
-    there = rows.filter(pl.col("mark") != NONE)
+    valued = rows.filter(pl.col("mark") != NONE)
     layers: dict[str, tuple[pl.DataFrame, Callable[..., Any], dict[str, Any]]] = {
-        "intervals": (there.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
-        "sound": (there.filter(pl.col("mark") == SOUND), alt.Chart.mark_point, {"size": 60, "filled": True}),
-        "doubtful": (there.filter(pl.col("mark") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
+        "intervals": (valued.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
+        "sound": (valued.filter(pl.col("mark") == SOUND), alt.Chart.mark_point, {"size": 60, "filled": True}),
+        "doubtful": (valued.filter(pl.col("mark") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
         "none": (rows.filter(pl.col("mark") == NONE), alt.Chart.mark_text, {"text": "×", "align": "left"}),
     }
     places: dict[str, dict[str, Any]] = {

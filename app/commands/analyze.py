@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..console import Json, parameters_in_words, print_rows, progress
+from ..console import Json, print_rows, progress, setting_in_words
 from .completion import complete_study
 from .options import Database
 
@@ -47,5 +47,5 @@ def analyze(
     ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
     rows = shown.drop(*ids, strict=False).to_dicts()
     if conditions and not as_json:
-        rows = [row | {"parameters": parameters_in_words(row["parameters"])} for row in rows]
+        rows = [row | {"parameters": setting_in_words(row["probe"], row["parameters"])} for row in rows]
     print_rows(rows, as_json)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import polars as pl
 
-from ...analysis.charts.curves import curves
-from ...analysis.charts.style import CENTER, words
+from ...analysis.charts.curves import probe_panels
+from ...analysis.charts.style import words
 from ...protocol import CUES
-from .accuracy import CUT, key, settings_of, slug
+from .accuracy import key, slug
 from .data import ReportData
 from .sections import Figure, Section
 
@@ -29,7 +27,7 @@ CAPTION = (
     "without perturbation. The table has the difference from it, with an interval that is paired over the same images."
 )
 COLUMNS = (
-    *("checkpoint", "probe", "parameters", "cycles", "n", "value", "low", "high"),
+    *("checkpoint", "probe", "setting", "cycles", "n", "value", "low", "high"),
     *("difference", "difference_low", "difference_high", "state", "note"),
 )
 
@@ -60,28 +58,18 @@ def _figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, numb
     seen = results.seen(rows).with_columns(
         top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(words(metric))
     )
-    panels = {title: curves(part, x, x_title, title, domain) for part, x, x_title, title in _panels(seen)}
+    panels = {
+        title: panel
+        for (probe,), part in seen.sort("place").group_by("probe", maintain_order=True)
+        for title, panel in probe_panels(part, str(probe), domain).items()
+    }
     return Figure(
         f"measures-{number}-{slug(metric)}",
         f"{words(metric)} on {image_set or 'benchmarks'}",
         CAPTION,
         panels,
         2,
-        rows.select(COLUMNS),
+        rows.sort("checkpoint", "place").select(COLUMNS),
         **key(seen),
         folded=metric not in OPEN,
     )
-
-
-def _panels(rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, str, str, str]]:
-    """(rows, column across, its title, title) of each probe; of noise in bands, for each of its levels."""
-    for (probe,), mine in rows.sort("probe", "parameters").group_by("probe", maintain_order=True):
-        banded = mine.filter(pl.col("frequency").is_not_null(), pl.col("cycles").is_not_null())
-        if len(banded):
-            for (noise_sd,), part in banded.sort("noise_sd").group_by("noise_sd", maintain_order=True):
-                yield part, "cycles", CENTER, f"{words(str(probe))}, noise_sd {noise_sd:g}"
-        elif mine["cycles"].is_not_null().all():
-            yield mine, "cycles", CUT, words(str(probe))
-        else:
-            name, settings = settings_of(mine["parameters"].to_list())
-            yield mine.with_columns(pl.Series("setting", settings)), "setting", name, words(str(probe))

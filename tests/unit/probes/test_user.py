@@ -83,15 +83,15 @@ def test_the_function_gets_float_images_and_each_combination_of_parameters(tmp_p
     made = run(tmp_path, {"strength": [0, 1.0], "sideways": ["yes", "no"]}, PIXELS)
     assert len(made) == 4
     images = PIXELS / np.float32(255)
-    np.testing.assert_allclose(made["mirror strength=0 sideways=no"], images, atol=1e-7)
-    np.testing.assert_allclose(made["mirror strength=1.0 sideways=yes"], images[..., ::-1], atol=1e-7)
-    np.testing.assert_allclose(made["mirror strength=1.0 sideways=no"], images[..., ::-1, :], atol=1e-7)
+    np.testing.assert_allclose(made["mirror strength=0, sideways=no"], images, atol=1e-7)
+    np.testing.assert_allclose(made["mirror strength=1, sideways=yes"], images[..., ::-1], atol=1e-7)
+    np.testing.assert_allclose(made["mirror strength=1, sideways=no"], images[..., ::-1, :], atol=1e-7)
 
 
 def test_defaults_of_the_function_are_the_probes_and_others_are_required(tmp_path: Path, write: Write) -> None:
     write(FLIP)
     grid = make_grid({"mirror": {"file": "mine.py", "strength": 1}}, tmp_path)
-    assert str(grid.conditions[1]) == "mirror strength=1 sideways=yes"
+    assert str(grid.conditions[1]) == "mirror strength=1, sideways=yes"
     assert grid.families["mirror"].summary == "Mix an image with its mirror image."
     with pytest.raises(UsageError, match="probe mirror: strength has no default; give a value or a list of values"):
         make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
