@@ -99,7 +99,7 @@ class UserFunction:
         except MemoryError as error:
             raise self._error(f"{failing}: no memory for what it is given: {error}") from error
         self._process = None  # it is lost unless it answers
-        result, refusal = _answer_of(process, seconds, failing, self._error)
+        result, refusal = _receive_answer(process, seconds, failing, self._error)
         self._process = process
         if refusal is not None:
             raise self._error(refusal)
@@ -110,7 +110,7 @@ class UserFunction:
         process, self._process = self._process or _Process(*self._task), None
         if process.description is None:
             failing = f"{self.what}: {self.source.file} does not load"
-            process.description, refusal = _answer_of(process, LOAD_SECONDS, failing, error)
+            process.description, refusal = _receive_answer(process, LOAD_SECONDS, failing, error)
             if refusal is not None:
                 raise error(refusal)
         self._process = process
@@ -146,14 +146,14 @@ class _Process:
         end, its_end = socket.socketpair()
         end.settimeout(LOOK_SECONDS)
         # Where standard error was closed, its number may be another file's by now.
-        errors = 2 if sys.__stderr__ else subprocess.DEVNULL
+        prints = 2 if sys.__stderr__ else subprocess.DEVNULL
         with its_end:
             self._process = subprocess.Popen(
                 # -u: what it prints comes before it crashes
                 [sys.executable, "-u", "-P", "-m", "bandlens.user_process"],
                 stdin=its_end.fileno(),
-                stdout=errors,
-                stderr=errors,
+                stdout=prints,
+                stderr=prints,
                 start_new_session=True,  # Ctrl-C is for this process, with which it ends
             )
         self._channel = Channel(end)
@@ -196,7 +196,9 @@ def _end(process: subprocess.Popen[bytes], end: socket.socket) -> None:
     end.close()
 
 
-def _answer_of(process: _Process, seconds: float, failing: str, error: type[BandlensError]) -> tuple[Any, str | None]:
+def _receive_answer(
+    process: _Process, seconds: float, failing: str, error: type[BandlensError]
+) -> tuple[Any, str | None]:
     """The process's result, or the line that an error is to say; `error` where it has ended or takes more `seconds`."""
     try:
         result, refusal = process.receive(seconds)

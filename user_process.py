@@ -182,10 +182,10 @@ class UserFile:
         files = [*self._opened, *(getattr(sys.modules[name], "__file__", None) or "" for name in modules)]
         self._opened.clear()
         self._places |= {place for file in files if Path(file).is_file() and (place := _place(self._folder, file))}
-        if more := sorted(self._places - self._identity):
-            uses = ", ".join(f'"{name}"' for name in [*self.source.uses, *more])
+        if undeclared := sorted(self._places - self._identity):
+            uses = ", ".join(f'"{name}"' for name in [*self.source.uses, *undeclared])
             raise UsageError(
-                f"{self.what} reads {', '.join(more)}, and nothing says that its results depend on that; add to "
+                f"{self.what} reads {', '.join(undeclared)}, and nothing says that its results depend on that; add to "
                 f"its table in the study: uses = [{uses}]"
             )
 

@@ -54,14 +54,14 @@ RESERVED: Mapping[str, str] = {
     "size": "the images' side in pixels",
 }
 """What a function may take beside images and the probe's parameters."""
-OF_AN_IMAGE = ("rng", "index")
+PER_IMAGE = ("rng", "index")
 """A function that takes one of them is called image by image, with a batch of one."""
 RANDOM = ("rng", "seed")
 """A function that takes one of them depends on the study's seed, which is then part of what its cells are."""
 ROUNDING = 1e-4
-"""Values that differ by more are not the same. Libraries may round a little otherwise in a batch of another size."""
+"""Difference up to which two values are the same: libraries round a little otherwise in a batch of another size."""
 BORDER_SHARE = 2e-4
-"""The share of an image's values that rounding may push across a border of a function that has some."""
+"""Share of an image's values that may differ by more: rounding pushes them across a border that the function has."""
 
 
 def start_probe(name: str, table: Mapping[str, Any], folder: Path) -> UserFunction:
@@ -164,7 +164,7 @@ def perturb_batch(
 
 @cache
 def _use_one_thread() -> None:
-    """Multiply matrices in one thread, as the command does, whose processors are all at work."""
+    """Multiply matrices in one thread: the command keeps the other processors at work."""
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1, "blas")
@@ -191,16 +191,18 @@ def _called_images(
 ) -> NDArray[np.float32]:
     pixels = batch.pixels
     images: NDArray[np.float32] = unit_range(np, pixels, np.empty(pixels.shape, dtype=np.float32))
-    of_batch = {"seed": batch.seed, "size": pixels.shape[-1]}
-    settings = dict(condition.parameters) | {name: value for name, value in of_batch.items() if name in how.reserved}
-    if not any(name in OF_AN_IMAGE for name in how.reserved):
+
+    def taken(**available: Any) -> dict[str, Any]:
+        return {name: value for name, value in available.items() if name in how.reserved}
+
+    settings = dict(condition.parameters) | taken(seed=batch.seed, size=pixels.shape[-1])
+    if not any(name in PER_IMAGE for name in how.reserved):
         return _checked(how.what, function(images, **settings), images.shape)
     for at, (key, position) in enumerate(zip(batch.keys.tolist(), batch.positions.tolist(), strict=True)):
         rng = np.random.default_rng(int(digest_of(batch.seed, key, condition.digest), 16))
-        of_image = {"rng": rng, "index": position}
-        given = {name: value for name, value in of_image.items() if name in how.reserved}
         image = images[at : at + 1]
-        image[:] = _checked(how.what, function(image.copy(), **settings, **given), image.shape)
+        result = function(image.copy(), **settings, **taken(rng=rng, index=position))
+        image[:] = _checked(how.what, result, image.shape)
     return images
 
 

@@ -399,7 +399,7 @@ def once(name):
     return first
 if once("stopped"):
     time.sleep(3)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    os.kill(os.getppid(), signal.SIGSTOP)  # the worker
 def hangs(images, level):
     if once("hung"):
         time.sleep(3600)
