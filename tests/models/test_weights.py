@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from bandlens.errors import CheckpointError
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.registry import KeyRule, checkpoints, key_rule
-from bandlens.export.weights import Weights, apply_rule, load_strictly, read, read_weights
+from bandlens.export.weights.read import Weights, apply_rule, load_strictly, read, read_weights
+from bandlens.export.weights.registry import KeyRule, checkpoints, key_rule
 
 State = dict[str, Tensor]
 

@@ -18,7 +18,7 @@ from torch import nn
 
 import bandlens
 from bandlens.export.models import load_model
-from bandlens.export.parity import onnx_logits
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.protocol import BIAS_CUTOFFS
 
@@ -130,7 +130,7 @@ def test_the_folder_export_can_be_called_whoever_imported_it() -> None:
         "import bandlens\n"
         "for _ in range(2):\n"
         "    try: bandlens.export('tv_resnet5')\n"
-        "    except bandlens.UnknownName: print(bandlens.export.registry.checkpoint('tv_resnet50').name)\n"
+        "    except bandlens.UnknownName: print(bandlens.export.weights.registry.checkpoint('tv_resnet50').name)\n"
         "    import bandlens.export.models"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

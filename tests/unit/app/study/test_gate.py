@@ -20,9 +20,9 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.errors import EngineError
-from bandlens.export.int8 import to_int8
 from bandlens.export.models import load_model
-from bandlens.export.onnx_files import save_onnx_file
+from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.onnx.int8 import to_int8
 
 LOWPASS = "lowpass = {cutoff = [0.1, 0.5]}\n"
 WIDE = "[gate]\nflips = 0.25\naccuracy = 0.25\n"

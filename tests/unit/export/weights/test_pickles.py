@@ -19,12 +19,12 @@ import torch
 from odd_archives import Archive, assert_equal, entries_of, saved, written
 
 from bandlens.errors import CheckpointError
-from bandlens.export.pickles import DTYPES, INERT_CALLS, LARGEST_TUPLE, LEGACY
-from bandlens.export.weights import read
+from bandlens.export.weights.pickles import DTYPES, INERT_CALLS, LARGEST_TUPLE, LEGACY
+from bandlens.export.weights.read import read
 
 
 def test_the_page_says_whose_calls_are_answered() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "guide" / "checkpoints.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[4] / "docs" / "guide" / "checkpoints.md").read_text(encoding="utf-8")
     listed = page.partition("Only calls of ")[2].partition(", which make")[0]
     assert tuple(re.findall(r"`(\w+)`", listed)) == INERT_CALLS
 
@@ -225,7 +225,7 @@ def test_a_large_tuple_is_a_list(tmp_path: Path) -> None:
 
 
 def test_a_whole_pickled_module_is_explained(tmp_path: Path) -> None:
-    from bandlens.export.weights import read_weights
+    from bandlens.export.weights.read import read_weights
 
     torch.save(torch.nn.Sequential(torch.nn.Linear(1, 1)), tmp_path / "module.pth")
     with pytest.raises(CheckpointError, match=r"holds one torch.nn.modules.container.Sequential .* state_dict\(\)"):

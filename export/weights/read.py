@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError, some_of
-from ..untrusted import first_line
+from ...errors import CheckpointError, some_of
+from ...untrusted import first_line
+from ..files import html_title
+from ..onnx.finished import is_onnx
 from .archives import MAGIC, locate_members, read_directory
-from .files import html_title
-from .finished import is_onnx
 from .pickles import read_archive, read_legacy
 from .registry import KeyRule, ema_names, key_rule
 

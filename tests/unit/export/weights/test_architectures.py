@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from bandlens.errors import UnknownName, UsageError
-from bandlens.export.architectures import build
+from bandlens.export.weights.architectures import build
 
 NETWORKS = """
 import torch

@@ -6,8 +6,8 @@ import hashlib
 
 import onnx
 
-from ..errors import ExportError
-from ..untrusted import first_line
+from ...errors import ExportError
+from ...untrusted import first_line
 
 WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "LayerNormalization"}
 """Operators whose weights TensorRT can replace in a plan."""

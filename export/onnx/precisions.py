@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ..errors import ExportError, UsageError
-from ..records import Model
-from .models import verify_model
-from .onnx_files import OnnxFile, check_precision, read_onnx_file, save_onnx_file
+from ...errors import ExportError, UsageError
+from ...records import Model
+from ..models import verify_model
+from ..photographs import photograph_crops
+from .files import OnnxFile, check_precision, read_onnx_file, save_onnx_file
 from .parity import Parity, check_finite, check_images, compare, onnx_logits
-from .photographs import photograph_crops
 
 if TYPE_CHECKING:
     import numpy as np

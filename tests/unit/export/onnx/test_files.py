@@ -15,9 +15,9 @@ from small import make_model
 
 from bandlens.errors import ExportError, UnknownName, UsageError
 from bandlens.export.models import load_model, save_model, verify_model
-from bandlens.export.onnx_files import OnnxFile, describe_onnx_file, load_onnx_file, read_onnx_file, save_onnx_file
-from bandlens.export.parity import compare, onnx_logits
-from bandlens.export.precisions import Calibration, make_onnx_file
+from bandlens.export.onnx.files import OnnxFile, describe_onnx_file, load_onnx_file, read_onnx_file, save_onnx_file
+from bandlens.export.onnx.parity import compare, onnx_logits
+from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.records import Model
 
 

@@ -14,11 +14,11 @@ import torch
 from gdown.exceptions import FileURLRetrievalError
 
 from bandlens.errors import CheckpointError
-from bandlens.export import downloads
-from bandlens.export.downloads import drive_answer, published_digits
-from bandlens.export.fetch import LOCK, fetch, local_files, verify
-from bandlens.export.registry import Checkpoint, Origin, Part, checkpoint, checkpoints
-from bandlens.export.weights import read
+from bandlens.export.weights import downloads
+from bandlens.export.weights.downloads import drive_answer, published_digits
+from bandlens.export.weights.fetch import LOCK, fetch, local_files, verify
+from bandlens.export.weights.read import read
+from bandlens.export.weights.registry import Checkpoint, Origin, Part, checkpoint, checkpoints
 
 PAGE = (
     b"<!DOCTYPE html><html><head><title>Google Drive - Quota exceeded</title></head><body>Too many users</body></html>"
@@ -231,8 +231,8 @@ def test_what_gdown_makes_of_drives_pages_is_one_line() -> None:
 HUB = """
 import sys
 from pathlib import Path
-from bandlens.export.fetch import fetch
-from bandlens.export.registry import checkpoint
+from bandlens.export.weights.fetch import fetch
+from bandlens.export.weights.registry import checkpoint
 for name in sys.argv[2:]:
     print(*fetch(checkpoint(name), Path(sys.argv[1])))
 """

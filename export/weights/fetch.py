@@ -14,10 +14,10 @@ from typing import Any
 
 from filelock import FileLock
 
-from ..errors import CheckpointError
-from ..untrusted import first_line, parse_json, read_text, without_secrets
+from ...errors import CheckpointError
+from ...untrusted import first_line, parse_json, read_text, without_secrets
+from ..files import html_title, sha256_of, weights_folder, write_bytes
 from .downloads import download, drive_answer, published_digits
-from .files import html_title, sha256_of, weights_folder, write_bytes
 from .registry import Checkpoint, Origin, Part
 
 LOCK = "checkpoints.lock"

@@ -10,18 +10,11 @@ from pathlib import Path
 import pytest
 
 from bandlens.errors import UnknownName, UsageError
-from bandlens.export.downloads import DOWNLOADERS
-from bandlens.export.registry import (
-    NORMALIZATIONS,
-    by_category,
-    checkpoint,
-    checkpoints,
-    key_rule,
-    normalization_name,
-    select,
-)
+from bandlens.export.normalization import NORMALIZATIONS, normalization_name
+from bandlens.export.weights.downloads import DOWNLOADERS
+from bandlens.export.weights.registry import by_category, checkpoint, checkpoints, key_rule, select
 
-FACTS = Path(__file__).parents[4] / "shared" / "facts" / "checkpoints.csv"
+FACTS = Path(__file__).parents[5] / "shared" / "facts" / "checkpoints.csv"
 
 
 def test_every_row_is_valid() -> None:
@@ -109,7 +102,7 @@ def test_normalizations_have_names_or_numbers() -> None:
 
 def test_light_modules_stay_light() -> None:
     code = (
-        "import sys, bandlens.export.registry, bandlens.export.models, bandlens.export.files;"
+        "import sys, bandlens.export.weights.registry, bandlens.export.models, bandlens.export.files;"
         "import bandlens.app.commands.checkpoints, bandlens.app.commands.export;"
         "print([m for m in ('torch', 'torchvision', 'onnx', 'numpy', 'PIL', 'filelock') if m in sys.modules])"
     )

@@ -8,21 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from ..errors import UnknownName, UsageError
-
-Channels = tuple[float, float, float]
-
-NORMALIZATIONS: dict[str, tuple[Channels, Channels]] = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-}
-"""Name -> mean and standard deviation per RGB channel, for images in [0, 1]."""
-
-
-def normalization_name(mean: Channels, std: Channels) -> str:
-    """The name of a normalization, or its numbers where it has none."""
-    named = (name for name, numbers in NORMALIZATIONS.items() if numbers == (mean, std))
-    return next(named, f"mean {', '.join(map(repr, mean))}; std {', '.join(map(repr, std))}")
+from ...errors import UnknownName, UsageError
+from ..normalization import NORMALIZATIONS, Channels
 
 
 @dataclass(frozen=True, slots=True)

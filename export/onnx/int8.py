@@ -19,9 +19,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from ..errors import ExportError, UsageError
-from ..untrusted import first_line
-from .onnx_bytes import to_bytes
+from ...errors import ExportError, UsageError
+from ...untrusted import first_line
+from .graph import to_bytes
 
 QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 

@@ -7,8 +7,8 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import ExportError, UsageError, some_of
-from ..untrusted import first_line
+from ...errors import ExportError, UsageError, some_of
+from ...untrusted import first_line
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExportError, UnknownName
-from ..records import Model
-from ..untrusted import parse_json, read_text
-from .files import write_bytes
-from .models import LARGEST, read_onnx
+from ...errors import ExportError, UnknownName
+from ...records import Model
+from ...untrusted import parse_json, read_text
+from ..files import write_bytes
+from ..models import LARGEST, read_onnx
 
 PRECISIONS = ("fp32", "fp16", "int8")
 

@@ -10,9 +10,9 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import EngineError, ExportError, UsageError, some_of
-from .files import write_bytes
-from .trt_types import TensorRT
+from ...errors import EngineError, ExportError, UsageError, some_of
+from ..files import write_bytes
+from .types import TensorRT
 
 if TYPE_CHECKING:
     import tensorrt

@@ -14,14 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import ExportError, UsageError
-from ..records import digest_of
-from ..untrusted import parse_json, read_text
-from .files import write_bytes
-from .models import LARGEST, read_verified
-from .onnx_files import OnnxFile, read_onnx_file
-from .trt_build import build_trt_plan
-from .trt_types import TensorRT
+from ...errors import ExportError, UsageError
+from ...records import digest_of
+from ...untrusted import parse_json, read_text
+from ..files import write_bytes
+from ..models import LARGEST, read_verified
+from ..onnx.files import OnnxFile, read_onnx_file
+from .build import build_trt_plan
+from .types import TensorRT
 
 TRT_PLAN_VERSION = 2
 """Raised when the same ONNX file is built in another way."""
@@ -103,7 +103,7 @@ def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
     content = read_onnx_file(onnx_file)
     if onnx_file.precision != "int8":
         return content
-    from .int8 import symmetric_activations
+    from ..onnx.int8 import symmetric_activations
 
     return symmetric_activations(content)
 
@@ -114,7 +114,7 @@ def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
         return {"name": onnx_file.name, **_common(onnx_file, target), "built_from": onnx_file.sha256}
     if onnx_file.precision == "int8":
         raise UsageError("an int8 file has scales of its own, which no other takes over; leave out refit")
-    from .onnx_bytes import structure_of
+    from ..onnx.graph import structure_of
 
     return {"name": "refit", **_common(onnx_file, target), "built_from": structure_of(read_onnx_file(onnx_file))}
 

@@ -14,8 +14,8 @@ import torch
 from odd_archives import WEIGHTS, Archive, Entry, assert_equal, entries_of, saved, written
 
 from bandlens.errors import CheckpointError
-from bandlens.export.archives import locate_members, read_directory, read_member
-from bandlens.export.weights import read
+from bandlens.export.weights.archives import locate_members, read_directory, read_member
+from bandlens.export.weights.read import read
 
 
 def archive_of_weights(**options: Any) -> bytes:

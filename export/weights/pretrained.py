@@ -10,10 +10,11 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import CheckpointError, ExportError, UnknownName, UsageError
-from ..records import INTERPOLATIONS, Crop
-from ..untrusted import first_line
-from .registry import Channels, Origin, checkpoints
+from ...errors import CheckpointError, ExportError, UnknownName, UsageError
+from ...records import INTERPOLATIONS, Crop
+from ...untrusted import first_line
+from ..normalization import Channels
+from .registry import Origin, checkpoints
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from ..errors import ExportError
-from ..untrusted import first_line
-from .models import BATCH
-from .registry import Channels
+from ...errors import ExportError
+from ...untrusted import first_line
+from ..models import BATCH
+from ..normalization import Channels
 
 OPSET = 18
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx
 
-from ..errors import ExportError, UsageError
-from ..untrusted import first_line
-from .models import BATCH
+from ...errors import ExportError, UsageError
+from ...untrusted import first_line
+from ..models import BATCH
+from ..normalization import NORMALIZATIONS, Channels
+from ..photographs import photograph_crops
 from .parity import Parity, check_finite, compare, onnx_logits
-from .photographs import photograph_crops
-from .registry import NORMALIZATIONS, Channels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
