@@ -118,6 +118,11 @@ def less_clean(share: Share, clean: Share | None, interval: Interval = share_int
     return replace(estimate, difference=(share.value - clean.value, *ends))
 
 
+def with_unit(title: str, unit: str) -> str:
+    """A title as charts write it; a share goes without its unit."""
+    return title if unit in ("", "share") else f"{title} ({unit})"
+
+
 class Scope(StrEnum):
     """What a measure is a number of."""
 
@@ -242,10 +247,14 @@ class Measure(Generic[Read]):
     change: tuple[str, str] | None = None
     """What a model does less or more of where the number is lower or higher: ("relies", "on low frequencies")."""
     number: str = ""
-    """What several estimators of one quantity have in common; the report draws them in one panel."""
+    """The quantity, where the report draws it: several estimators of one quantity share a panel."""
+    number_title: str = ""
+    """What the panel is called; by default the label."""
     estimator: str = ""
+    published: tuple[str, ...] = ()
+    """Columns of the published study's results that its figure is the mean of."""
 
     @property
     def label(self) -> str:
         """The title with the unit, for charts and tables; a share goes without."""
-        return self.title if self.unit == "share" else f"{self.title} ({self.unit})"
+        return with_unit(self.title, self.unit)

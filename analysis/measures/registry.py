@@ -5,7 +5,7 @@ A new measure is a file of this folder and its row here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -45,8 +45,29 @@ def biases() -> list[str]:
 
 
 def label_of(name: str) -> str:
-    """What charts and tables call a measure, or an estimate that is a part of one."""
-    return MEASURES[name].label if name in MEASURES else name.replace("_", " ")
+    """What charts and tables call a number; `NAME (IMAGE SET)` is one of several image sets."""
+    return _described(name, lambda measure: measure.label)
+
+
+def title_of(name: str) -> str:
+    """The label without its unit."""
+    return _described(name, lambda measure: measure.title)
+
+
+def _described(name: str, words: Callable[[Measure[Any]], str]) -> str:
+    known, bracket, image_set = name.partition(" (")
+    return words(MEASURES[known]) + bracket + image_set if known in MEASURES else name.replace("_", " ")
+
+
+def numbers_drawn() -> dict[str, str]:
+    """The quantities that a report draws, and what their panels are called."""
+    drawn = [measure for measure in GRID_MEASURES if measure.number]
+    return {measure.number: measure.number_title or measure.label for measure in drawn}
+
+
+def measure_named(number: str, estimator: str) -> str:
+    """Name of the measure that estimates a quantity by an estimator."""
+    return next(measure.name for measure in GRID_MEASURES if (measure.number, measure.estimator) == (number, estimator))
 
 
 # Which measures a study has

@@ -8,24 +8,14 @@ import polars as pl
 
 from ...analysis.charts.curves import band_map, series_of
 from ...analysis.charts.metrics import channel, numbers, summary, threshold_map
+from ...analysis.measures.psychometric import THRESHOLDS
+from ...analysis.measures.registry import MEASURES, numbers_drawn
 from .accuracy import in_bands, key, perturbed_sets
 from .data import ReportData
 from .sections import Figure, Section
 
 FEW = 6
 """Models whose heat maps are drawn at once; those of more are drawn when a reader opens them."""
-NUMBERS = {
-    "low_frequency_bias": "low-frequency bias",
-    "high_frequency_bias": "high-frequency bias",
-    "spectral_bias": "spectral bias",
-    "bandwidth": "bandwidth (octaves)",
-    "center_frequency": "centre frequency (cycles per image)",
-    "peak_noise_sensitivity": "peak noise sensitivity",
-    "shape_bias": "shape bias",
-    "cue_accuracy": "cue accuracy",
-    "low_frequency_cue_bias": "low-frequency cue bias",
-    "frequency_cue_accuracy": "frequency cue accuracy",
-}
 BAND_CAPTION = (
     "Left: {measure} under octave-band noise. Right: the noise_sd at which half of it is lost, with 95 % intervals, "
     "and the channel fitted through these thresholds; up is more sensitive. Triangles: beyond the tested noise. "
@@ -58,14 +48,15 @@ def numbers_section(results: ReportData) -> Section:
     names = results.metrics["image_set"].drop_nulls().unique().sort()  # generalization has none
     if names.is_empty():
         return Section("numbers", "Biases and channels", [_not_computed(results)])
-    figures = []
+    figures, titles = [], numbers_drawn() | results.own_titles
+    drawn = [name for name, measure in MEASURES.items() if measure.number] + [*results.own_titles]
     for place, name in enumerate(names, 1):
-        metrics = summary(results.metrics.filter(pl.col("image_set") == name, ~pl.col("metric").str.ends_with("_raw")))
+        metrics = summary(results.metrics.filter(pl.col("image_set") == name, pl.col("metric").is_in(drawn)))
         metrics = results.seen(metrics)
         field = series_of(metrics)
         panels = {
             number: numbers(metrics, number, title, field)
-            for number, title in NUMBERS.items()
+            for number, title in titles.items()
             if number in metrics["number"]
         }
         table = results.metrics.filter(pl.col("image_set") == name).select(
@@ -81,7 +72,7 @@ def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int)
     if band.is_empty():
         return
     metrics = results.metrics.filter(pl.col("image_set") == image_set)
-    thresholds = metrics.filter(pl.col("metric").str.starts_with("psychometric_threshold"))
+    thresholds = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)))
     models = results.seen(band)["checkpoint"].unique().sort().to_list()
     size = int(results.image_sets.filter(pl.col("name") == image_set)["size"][0])
     panels = {}

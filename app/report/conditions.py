@@ -5,23 +5,13 @@ from __future__ import annotations
 import polars as pl
 
 from ...analysis.charts.curves import probe_panels
-from ...analysis.charts.style import words
-from ...protocol import CUES
+from ...analysis.measures.registry import MEASURES, title_of
 from .accuracy import key, slug
 from .data import ReportData
 from .sections import Figure, Section
 
-IN_CURVES = ("accuracy", "agreement")
-"""Metrics that have the section of curves for themselves."""
-SHARES = ("accuracy_real", *(name for cues in CUES for name in (cues.bias, cues.accuracy)), "confidence")
-"""Metrics drawn from 0 to 1; others as far as they reach."""
-OPEN = (
-    *(cues.bias for cues in CUES),
-    "clean_error_consistency",
-    "model_error_consistency",
-    "expected_calibration_error",
-)
-"""Figures that are drawn at once."""
+PRIMARY = [name for name, measure in MEASURES.items() if measure.primary]
+"""Measures that have the section of curves for themselves."""
 CAPTION = (
     "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "
     "without perturbation. The table has the difference from it, with an interval that is paired over the same images."
@@ -36,7 +26,7 @@ def conditions_section(results: ReportData) -> Section:
     """A figure for each metric and image set, a panel for each probe."""
     title = "Every measure under every condition"
     drawn = results.condition_metrics.filter(
-        pl.col("probe") != "clean", ~pl.col("metric").is_in(IN_CURVES), pl.col("value").is_not_null()
+        pl.col("probe") != "clean", ~pl.col("metric").is_in(PRIMARY), pl.col("value").is_not_null()
     )
     names = drawn["image_set"].unique().sort(nulls_last=True)
     figures = [
@@ -51,12 +41,14 @@ def conditions_section(results: ReportData) -> Section:
 def _figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, number: int) -> Figure:
     """`rows` are those of one metric on one image set; None for means over benchmarks."""
     metric, domain = rows["metric"][0], (0.0, 1.0)
-    if metric not in SHARES:
+    title, measure = results.own_titles.get(metric, title_of(metric)), MEASURES.get(metric)
+    # Shares are drawn from 0 to 1, and other numbers as far as they reach.
+    if measure is None or measure.unit != "share":
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
         lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
         domain = min(0.0, lowest), highest
     seen = results.seen(rows).with_columns(
-        top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(words(metric))
+        top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(title)
     )
     panels = {
         title: panel
@@ -65,11 +57,11 @@ def _figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, numb
     }
     return Figure(
         f"measures-{number}-{slug(metric)}",
-        f"{words(metric)} on {image_set or 'benchmarks'}",
+        f"{title} on {image_set or 'benchmarks'}",
         CAPTION,
         panels,
         2,
         rows.sort("checkpoint", "place").select(COLUMNS),
         **key(seen),
-        folded=metric not in OPEN,
+        folded=measure is not None and measure.folded,
     )

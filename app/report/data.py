@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.correlations.models import StudyTable, find_study_table
+from ...analysis.correlations.models import StudyTable, find_study_table, own_titles
 from ...analysis.database.conditions import read_conditions, with_facts
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
@@ -57,6 +57,8 @@ class ReportData:
     metrics: pl.DataFrame
     condition_metrics: pl.DataFrame
     """Rows of the view condition_metric."""
+    own_titles: dict[str, str]
+    """Measures of the user's own, and what charts call them."""
     checkpoints: pl.DataFrame
     image_sets: pl.DataFrame
     conditions: pl.DataFrame
@@ -137,6 +139,7 @@ def _read(store: Store, label: str) -> ReportData:
         curve=curve,
         metrics=store.frame("FROM metric_of(?)", [label]),
         condition_metrics=with_facts(store.frame("FROM condition_metric_of(?)", [label]), conditions),
+        own_titles=own_titles(store, label),
         conditions=conditions,
         predictions=int(predictions.item()),
         correlated=find_study_table(store, label),
