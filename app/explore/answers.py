@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.palette import colors
-from ...analysis.correlations.models import StudyTable, study_table
+from ...analysis.correlations.models import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate
 from ...analysis.database.conditions import read_conditions
 from ...analysis.database.open import open_store
@@ -304,10 +304,7 @@ class Answers:
                 "ORDER BY detail.image_set, detail.checkpoint, condition.id",
                 [label],
             )
-            try:
-                table: StudyTable | str = study_table(opened.store, label, with_errors=False)
-            except UsageError as error:
-                table = str(error).removeprefix(f"{self._path}, {label}: ")
+            table = find_study_table(opened.store, label, with_errors=False)
             opened.known[label] = Known(cells, read_conditions(opened.store, label), table)
         return opened.known[label]
 
