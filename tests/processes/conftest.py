@@ -1,4 +1,4 @@
-"""Makes faults.py and soak.py importable."""
+"""Makes faults.py and soak.py importable by plain names."""
 
 from __future__ import annotations
 

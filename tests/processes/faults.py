@@ -29,8 +29,8 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
-from ray_clusters import MEMORY, study_in
-from small import ask, make_study, rows_of
+from ray_clusters import MEMORY
+from small import ask, make_study, rows_of, study_in
 
 from bandlens.app.signals import MESSAGE
 from bandlens.app.study.file import Study

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_results import python
 from polars.testing import assert_frame_equal
-from ray_clusters import ray_cluster, study_in
-from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
+from ray_clusters import ray_cluster
+from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of, study_in
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from made_up_results import cell, image_set, part, store_study
 from small import Command
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import bandlens
-from bandlens.analysis.database.open import open_store
 from bandlens.app.cli import app
 from bandlens.app.console import log
 
-HEAVY = ("torch", "cupy", "tensorrt", "onnxruntime", "duckdb", "polars", "numpy", "pyarrow", "PIL", "altair", "scipy")
 ROOT = Path(bandlens.__file__).parent
 
 
@@ -78,37 +74,6 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     assert result.exit_code == 0
     is_group = any(other[: len(path)] == path and len(other) > len(path) for other in command_paths())
     assert is_group or "Example" in result.output, "help without an example"
-
-
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
-def test_help_loads_no_heavy_library(words: list[str]) -> None:
-    code = (
-        f"import sys; sys.argv = ['bandlens', *{words!r}]\n"
-        "from bandlens.app.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "HEAVY []"
-
-
-def test_importing_the_package_loads_no_heavy_library() -> None:
-    code = (
-        "import sys, bandlens, bandlens.records; assert issubclass(bandlens.UsageError, bandlens.BandlensError); "
-        f"dir(bandlens); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
-def test_a_finished_run_needs_neither_torch_nor_onnxruntime(tmp_path: Path) -> None:
-    code = (
-        "import sys, bandlens.app.study.run, bandlens.app.study.plan; "
-        "print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize(
@@ -207,36 +172,6 @@ def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> 
     assert answer.code == 2
     assert answer.err.startswith("bandlens: no study file")
     assert "app/study/file.py" in answer.err
-
-
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        ("export resnet50_di", "resnet50_dino"),
-        ("checkpoints show tv_re", "tv_resnet50"),
-        ("export --category contr", "contrastive"),
-        ("run study.toml --engine onnxruntime-c", "onnxruntime-cuda"),
-        ("benchmarks pack imagenet-s", "imagenet-sketch"),
-        ("report --study mi", "mine@1"),
-        ("compare mine mi", "mine"),
-        ("studies delete mi", "mine@1"),
-    ],
-)
-def test_a_shell_completes_names(typed: str, offered: str, tmp_path: Path) -> None:
-    with open_store(tmp_path / "results.duckdb") as store:
-        images = image_set(1)
-        store_study(store, "mine", images, [part(cell(images), [0])])
-    asked = {"_BANDLENS_COMPLETE": "complete_bash", "COMP_WORDS": f"bandlens {typed}"}
-    asked["COMP_CWORD"] = str(len(typed.split()))
-    ran = subprocess.run(
-        [Path(sys.executable).with_name("bandlens")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | asked,
-    )
-    assert offered in ran.stdout.splitlines()
-    assert all(line.startswith(typed.split()[-1]) for line in ran.stdout.splitlines())
 
 
 def test_shell_completion_is_offered() -> None:

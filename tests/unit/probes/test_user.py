@@ -521,23 +521,6 @@ def test_tensors_of_torch_may_come_back(tmp_path: Path, write: Write, body: str)
     np.testing.assert_array_equal(run(tmp_path, {}, PIXELS)["mirror"], expected)
 
 
-def test_torch_is_not_imported_for_it(tmp_path: Path, write: Write) -> None:
-    write("def mirror(images):\n    return images[..., ::-1]\n")
-    code = """
-import sys, numpy as np
-from pathlib import Path
-from bandlens.probes.family import Batch
-from bandlens.probes.grid import make_grid
-grid = make_grid({"mirror": {"file": "mine.py"}}, Path(sys.argv[1]))
-batch = Batch(np.zeros((2, 3, 8, 8), np.uint8), np.zeros(2, np.uint64), np.arange(2), 0)
-[_] = grid.families["mirror"].perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 8, 8), np.float32))
-print(sorted({"torch", "cupy"} & set(sys.modules)))
-"""
-    command = [sys.executable, "-P", "-c", code, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
-
-
 RAISED = {
     "GeneratorExit": "GeneratorExit: enough",
     "SystemExit": "SystemExit: enough",

@@ -1,4 +1,4 @@
-"""`bandlens probes`: JSON stays JSON, whatever a probe of the user's prints."""
+"""Probes of a user's own run in a process of the program's."""
 
 from __future__ import annotations
 
