@@ -20,6 +20,9 @@ from bandlens.errors import BandlensError, StoreError, UsageError
 from bandlens.records import Failed
 
 
+pytestmark = pytest.mark.usefixtures("made_databases")
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "results.duckdb"
