@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +53,7 @@ class Crop:
     size: int = 224
     resize: int = 256
     """Pixels that the shorter side gets, or both sides if they are squashed; no fewer than `size`."""
+    _: KW_ONLY
     fixed: bool = False
     """Photographs have size x size pixels already: any other is broken."""
     fast: bool = False
@@ -70,8 +71,9 @@ class Crop:
         if self.fast and self.interpolation != "bilinear":
             raise UsageError(f"{self.interpolation} is not resized faster; leave --fast out")
 
-    def __str__(self) -> str:
-        """What is done to the pixels, in words: part of an image set's digest."""
+    @property
+    def key(self) -> str:
+        """The identity of what is done to the pixels. Digests of image sets hold it, so its text never changes."""
         if self.fixed:
             return f"RGB, {self.size} x {self.size} pixels as they are"
         sides = "both sides" if self.squash else "shorter side"
@@ -80,16 +82,21 @@ class Crop:
 
     @property
     def options(self) -> str:
-        """What `bandlens images pack` is told for it."""
+        """The options of `bandlens images pack` that give this crop."""
         side = f"{self.resize}x{self.resize}" if self.squash else str(self.resize)
         return f"--size {self.size} --resize {side} --interpolation {self.interpolation}"
 
     def gives(self, preprocessing: str) -> bool:
-        """Whether a set whose `preprocessing` this is has such pixels: fast or not, or right as they are."""
-        alike = [self, Crop(self.size, self.size, fixed=True)]
+        """Whether a set with this `preprocessing` has such pixels: fast or not, or right as they are."""
+        crops = [self, Crop(self.size, self.size, fixed=True)]
         if self.interpolation == "bilinear":
-            alike.append(replace(self, fast=True))
-        return preprocessing.partition(";")[0] in map(str, alike)  # a benchmark's subset says so after a semicolon
+            crops.append(replace(self, fast=True))
+        # What else was done stands behind a semicolon: a benchmark's subset, or a mixture of two images.
+        return preprocessing.partition(";")[0] in [crop.key for crop in crops]
+
+
+PUBLISHED_CROP = Crop()
+"""The crop of the published study: the shorter side to 256 pixels, then the central 224 x 224."""
 
 
 @dataclass(frozen=True, slots=True)

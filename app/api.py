@@ -14,9 +14,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..advance import Progress, silent
 from ..errors import UsageError
-from ..probes.images.rows import Progress, silent
+from ..probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
 from ..protocol import SIZE
+from ..records import PUBLISHED_CROP, Crop
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,12 +27,13 @@ if TYPE_CHECKING:
     from ..analysis.comparison.cells import Run
     from ..analysis.comparison.runs import Comparison
     from ..export.registry import Channels
+    from ..probes.images.image_set import ImageSet
     from ..records import Model
     from .report.build import Written
     from .study.file import Study
     from .study.plan import Plan
+    from .study.record import Summary
     from .study.resolve import Work
-    from .study.run import Summary
 
 File = str | PathLike[str]
 RESULTS = Path("results.duckdb")
@@ -83,6 +86,35 @@ def export(
     return pipeline.export_user_checkpoint(file, name, architecture, *channels, folder, image_size=size)[0]
 
 
+def pack(
+    source: File,
+    out: File,
+    *,
+    crop: Crop = PUBLISHED_CROP,
+    labels: File | None = None,
+    contents: Contents = WHOLE_SOURCE,
+    how: How = USUAL,
+) -> ImageSet:
+    """Decode the images of a folder tree or tar archive into the new image set `out`, sorted by path.
+
+    Args:
+        source: the folder or archive.
+        out: the new folder of the set.
+        crop: how photographs become pixels; by default the published study's.
+        labels: a CSV file, columns path and class, or the word `folders`: those at the top are the classes. Else they
+            come from folders named by WordNet ids, or by the names of the decision space.
+        contents: what the set is called in results, what its images are, and which of the source's they are.
+        how: broken files, streaming, threads, progress; none of it matters to what the set holds.
+
+    Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images or
+    their labels. After an error there is no `out`.
+    """
+    from ..probes.images.pack import pack
+
+    file = None if labels is None else Path(labels)
+    return pack(Path(source), Path(out), crop=crop, labels=file, contents=contents, how=how)
+
+
 def plan(study: Study | File, db: File = RESULTS, *, engine: str | None = None) -> Plan:
     """What a run of the study would do, and how long it would take here; a file is read as a study."""
     from .study.plan import plan_study
@@ -114,7 +146,7 @@ def run(
     from .study.run import run_study
 
     work, copy = _work(study, engine), None if snapshot is None else Path(snapshot)
-    return run_study(work, Path(db), require_gate=require_gate, snapshot=copy, progress=progress).check()
+    return run_study(work, Path(db), require_gate=require_gate, snapshot=copy, progress=progress).raise_failures()
 
 
 def analyze(
@@ -140,22 +172,21 @@ def analyze(
         progress: shows how far it is.
     """
     from ..analysis.database.open import open_store
-    from ..analysis.metrics.compute import compute_metrics, subjects
-    from ..analysis.metrics.conditions import compute_conditions
-    from ..analysis.metrics.error_consistency import judged_images, write_consistencies
+    from ..analysis.measures.base import Options
+    from ..analysis.measures.compute import compute_measures, condition_metrics_of, metrics_of
+    from ..analysis.measures.error_consistency import judged_images, write_consistencies
+    from ..analysis.measures.outcomes import subjects
 
     if not Path(db).exists():
         raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
     with open_store(Path(db)) as store:
         count = len(subjects(store, study))
         with progress("analyzing", count, "checkpoints and image sets") as advance:
-            metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
-        with progress("analyzing every condition", count, "checkpoints and image sets") as advance:
-            of_conditions = compute_conditions(store, study, resamples, advance)
+            values = compute_measures(store, study, Options(resamples, rgb_reference), advance)
         judged = judged_images(store, study)
         with progress("comparing errors", len(judged), "image sets") as advance:
             write_consistencies(store, judged, resamples, advance)
-    return of_conditions if conditions else metrics
+    return condition_metrics_of(values) if conditions else metrics_of(values)
 
 
 def compare(

@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..untrusted import printable
 
 if TYPE_CHECKING:
-    from ..probes.images.rows import Advance
+    from ..advance import Advance
 
 log = logging.getLogger("bandlens")
 """Takes what a command has to say beside its results: notes, warnings and errors, each a line."""

@@ -11,8 +11,8 @@ import numpy as np
 import polars as pl
 
 from ...protocol import FREQUENCIES, SIZE
-from ..metrics.critical_band import FULL_WIDTH, center, gaussian
-from ..metrics.states import MEANINGLESS, State
+from ..measures.base import MEANINGLESS, State
+from ..measures.critical_band import FULL_WIDTH, center, gaussian
 from .palette import OKABE_ITO
 from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales, tile_font
 

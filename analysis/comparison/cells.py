@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ...errors import UnknownName, UsageError
 from ..database.store import Store
+from ..measures.outcomes import read_decisions
 from ..statistics.arrays import ALPHA, Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
@@ -296,15 +297,11 @@ def _outcomes(store: Store, cells: pl.DataFrame, suffix: str, images: Whole) -> 
     """(predicted, right), each (cells, images): against the label, or else the clean prediction if there is one."""
     own, clean = cells[f"cell{suffix}"], cells[f"clean_cell{suffix}"]
     ids = pl.concat([own, clean]).drop_nulls().unique().sort()
-    stored = store.frame(
-        "SELECT predicted, label_rank FROM prediction WHERE cell IN (SELECT unnest(?::INTEGER[])) "
-        "ORDER BY cell, image_index",
-        [ids.to_list()],
-    )
-    every = stored["predicted"].to_numpy().reshape(len(ids), -1)[:, images]
+    decisions = read_decisions(store, ids.to_list())
+    every = np.stack([decided.predicted for decided in decisions])[:, images]
     place = ids.search_sorted(own).to_numpy()
     predicted = every[place]
     if cells[f"labelled{suffix}"][0]:
-        rank = stored["label_rank"].to_numpy().reshape(len(ids), -1)
-        return predicted, rank[:, images][place] == 0
+        right = np.stack([decided.rank == 0 for decided in decisions])[:, images]
+        return predicted, right[place]
     return predicted, predicted == every[ids.search_sorted(clean.fill_null(ids[0])).to_numpy()]

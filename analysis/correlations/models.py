@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
-from ..metrics.generalization import clusters_of, measure, read_benchmarked
-from ..metrics.states import MEANINGLESS
+from ..measures.base import MEANINGLESS
+from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
+from ..measures.outcomes import Predictions, right_of
+from ..measures.registry import biases as bias_names
 from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
@@ -150,11 +152,6 @@ class StudyTable:
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
 
 
-NO_BIAS = "_raw|_threshold_|^shape_bias_|^low_frequency_cue_bias_|cue_accuracy$"
-"""Metrics that are not correlated: raw fits, which mostly degenerate, the thresholds that a channel is fitted to, and
-what belongs to a shape bias. Each would be one test more to correct for."""
-
-
 def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
     """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
@@ -170,7 +167,7 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
-    metric = measured.filter(pl.col("image_set").is_not_null(), ~pl.col("metric").str.contains(NO_BIAS))
+    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in(bias_names()))
     if metric.is_empty():
         raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
     read_errors = _group_errors
@@ -194,35 +191,33 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
 
 
 def _group_errors(store: Store, label: str) -> Errors:
-    """Errors of the group means of a study, from its predictions."""
-    found: dict[str, dict[str, Share]] = {}
+    """Read the errors of the group means of a study from its predictions."""
+    errors: dict[str, dict[str, Share]] = {}
     models = store.frame(
-        "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL",
-        [label],
+        "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL", [label]
     )
-    benchmarked = read_benchmarked(store, models["study_id"][0])
+    benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), Predictions(store)
     for _, checkpoint_id, checkpoint in models.rows():
-        for name, one in measure(store, benchmarked, checkpoint_id).items():
-            if one.share and name in GROUPS:
-                found.setdefault(name, {})[checkpoint] = one.share
-    return found
+        for name, measured in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured().items():
+            if measured.share and name in GROUPS:
+                errors.setdefault(name, {})[checkpoint] = measured.share
+        predictions.forget()
+    return errors
 
 
 def _clean_errors(store: Store, label: str) -> Errors:
-    """Errors of the clean accuracies of a study, from its predictions."""
+    """Read the errors of the clean accuracies of a study from its predictions."""
     cells = store.frame(
         "SELECT image_set, image_set_id, checkpoint, cell FROM study_detail_of(?) "
         "WHERE labelled AND probe = 'clean' ORDER BY ALL",
         [label],
     )
-    found: dict[str, dict[str, Share]] = {}
+    errors: dict[str, dict[str, Share]] = {}
     for (name, image_set), group in cells.group_by("image_set", "image_set_id", maintain_order=True):
         clusters = clusters_of(store, int(str(image_set)))
         for checkpoint, cell in group.select("checkpoint", "cell").rows():
-            query = "SELECT label_rank = 0 AS correct FROM prediction WHERE cell = ? ORDER BY image_index"
-            right = store.frame(query, [cell])["correct"].to_numpy()
-            found.setdefault(f"top1 {name}", {})[checkpoint] = share_of(right, clusters)
-    return found
+            errors.setdefault(f"top1 {name}", {})[checkpoint] = share_of(right_of(store, cell), clusters)
+    return errors
 
 
 def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:

@@ -11,8 +11,8 @@ from typing import Any
 
 import duckdb
 
-from ...beside import prefix, remove_leavings
 from ...errors import StoreError, UsageError
+from ...partial_files import partial_prefix, remove_partial_files
 from ...untrusted import regular
 from ...version import __version__
 from .catalogue import schema
@@ -50,7 +50,7 @@ def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iter
             another process, or the disk is full.
         UsageError: it is to be read and does not exist.
     """
-    remove_leavings(path.parent, path.name)
+    remove_partial_files(path.parent, path.name)
     if not path.exists():
         if read_only:
             raise UsageError(f"no results database at {path}; `bandlens run STUDY.toml --db {path}` makes one")
@@ -68,7 +68,7 @@ def create(path: Path) -> None:
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the results database; make it first")
     try:
-        with TemporaryDirectory(prefix=prefix(path), dir=path.parent) as folder:
+        with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
             with connected(draft, path) as store:
                 with store.transaction():

@@ -259,33 +259,11 @@ COMMENT ON COLUMN prediction.predicted IS 'Class of the largest score in the dec
 COMMENT ON COLUMN prediction.label_rank IS 'Classes of the space scored above the label, and equal ones of lower number: 0 is right, below 5 is in the top 5; 65535 for wrong imported predictions, whose rank is not known';
 COMMENT ON COLUMN prediction.confidence IS 'Softmax probability of the predicted class; NULL for imported predictions without one';
 
-CREATE TABLE metric_value (
+CREATE TABLE measure_value (
     study INTEGER NOT NULL,
     checkpoint INTEGER NOT NULL,
     image_set INTEGER,
-    metric VARCHAR NOT NULL,
-    value DOUBLE,
-    low DOUBLE,
-    high DOUBLE,
-    state VARCHAR NOT NULL,
-    note VARCHAR
-);
-COMMENT ON TABLE metric_value IS 'What `bandlens analyze` computed last for each study';
-COMMENT ON COLUMN metric_value.study IS 'study.id';
-COMMENT ON COLUMN metric_value.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN metric_value.image_set IS 'image_set.id; NULL for generalization: accuracies on benchmarks, and means over groups of them';
-COMMENT ON COLUMN metric_value.metric IS 'Name of the number';
-COMMENT ON COLUMN metric_value.value IS 'The number; NULL where the data do not determine it';
-COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
-COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
-COMMENT ON COLUMN metric_value.note IS 'For people: why there is no value or interval, or what to mind';
-
-CREATE TABLE condition_value (
-    study INTEGER NOT NULL,
-    checkpoint INTEGER NOT NULL,
-    image_set INTEGER,
-    condition INTEGER NOT NULL,
+    condition INTEGER,
     metric VARCHAR NOT NULL,
     n BIGINT,
     value DOUBLE,
@@ -297,21 +275,21 @@ CREATE TABLE condition_value (
     state VARCHAR NOT NULL,
     note VARCHAR
 );
-COMMENT ON TABLE condition_value IS 'Metrics of single conditions, as `bandlens analyze` computed them last for each study';
-COMMENT ON COLUMN condition_value.study IS 'study.id';
-COMMENT ON COLUMN condition_value.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN condition_value.image_set IS 'image_set.id; NULL for means over benchmarks';
-COMMENT ON COLUMN condition_value.condition IS 'condition.id';
-COMMENT ON COLUMN condition_value.metric IS 'Name of the number: a function of the decisions under one condition, such as shape_bias';
-COMMENT ON COLUMN condition_value.n IS 'Number of images that it is of: of a shape bias, those for which the shape or the texture is named';
-COMMENT ON COLUMN condition_value.value IS 'The number: a fraction, or in percent where image_set is NULL; NULL where the data do not determine it';
-COMMENT ON COLUMN condition_value.low IS 'Lower end of the 95 % interval of value';
-COMMENT ON COLUMN condition_value.high IS 'Upper end of the 95 % interval of value';
-COMMENT ON COLUMN condition_value.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
-COMMENT ON COLUMN condition_value.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
-COMMENT ON COLUMN condition_value.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
-COMMENT ON COLUMN condition_value.state IS 'What the number is worth: ok, doubtful, no_interval, undetermined or missing, as in metric';
-COMMENT ON COLUMN condition_value.note IS 'For people: why there is no value or interval, or what to mind';
+COMMENT ON TABLE measure_value IS 'Numbers of measures, as `bandlens analyze` computed them last for each study';
+COMMENT ON COLUMN measure_value.study IS 'study.id';
+COMMENT ON COLUMN measure_value.checkpoint IS 'checkpoint.id';
+COMMENT ON COLUMN measure_value.image_set IS 'image_set.id; NULL for accuracies on benchmarks, and means over groups of them';
+COMMENT ON COLUMN measure_value.condition IS 'condition.id; NULL for numbers that several conditions, or the clean images, make';
+COMMENT ON COLUMN measure_value.metric IS 'Name of the number: the measure, and the part of it where it has several, such as a class';
+COMMENT ON COLUMN measure_value.n IS 'Number of images that it is of, where they are counted: of a shape bias, those for which the shape or the texture is named';
+COMMENT ON COLUMN measure_value.value IS 'The number: in percent where image_set is NULL; NULL where the data do not determine it';
+COMMENT ON COLUMN measure_value.low IS 'Lower end of the 95 % interval of value';
+COMMENT ON COLUMN measure_value.high IS 'Upper end of the 95 % interval of value';
+COMMENT ON COLUMN measure_value.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
+COMMENT ON COLUMN measure_value.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN measure_value.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN measure_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
+COMMENT ON COLUMN measure_value.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,
@@ -1038,13 +1016,12 @@ COMMENT ON COLUMN flip.confidence IS 'Softmax probability of predicted; NULL whe
 
 CREATE MACRO metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category,
-       shown.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
-       metric_value.state, metric_value.note
-FROM metric_value
-JOIN study_version AS version ON version.study_id = metric_value.study
-JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
-LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set
-WHERE asks_for(which, version.study, version.label, version.newest)
+       shown.name AS image_set, found.metric, found.value, found.low, found.high, found.state, found.note
+FROM measure_value AS found
+JOIN study_version AS version ON version.study_id = found.study
+JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
+LEFT JOIN study_image_set AS shown ON shown.study = found.study AND shown.image_set = found.image_set
+WHERE found.condition IS NULL AND asks_for(which, version.study, version.label, version.newest)
 UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
@@ -1069,7 +1046,7 @@ SELECT version.study, version.label AS version, named.name AS checkpoint, named.
        cycles_of(condition.probe, image_set.size, condition.cutoff, condition.frequency) AS cycles, condition.parameters,
        found.metric, found.n, found.value, found.low, found.high,
        found.difference, found.difference_low, found.difference_high, found.state, found.note
-FROM condition_value AS found
+FROM measure_value AS found
 JOIN study_version AS version ON version.study_id = found.study
 JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
 JOIN condition ON condition.id = found.condition

@@ -50,6 +50,10 @@ NO_NAMES: ClassNames = {}
 Outcome = Finished | Failed
 SESSION = ("engine", "precision", "device", "batch", "threads", "versions", "model_sha256", "onnx_sha256")
 """What tells sessions apart."""
+VALUE_COLUMNS = (
+    *("metric", "n", "value", "low", "high", "difference", "difference_low", "difference_high", "state", "note"),
+)
+"""Columns of measure_value that are no keys."""
 PLAIN = {
     *("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER"),
     *("UBIGINT", "FLOAT", "DOUBLE", "VARCHAR", "DECIMAL", "ENUM", "NULL", "UUID", "JSON"),
@@ -450,28 +454,18 @@ class Store:
 
     # Metrics, gates, published figures
 
-    def write_metrics(self, frame: pl.DataFrame) -> None:
-        """Replace the metrics of the studies in the frame.
+    def write_values(self, frame: pl.DataFrame) -> None:
+        """Replace the values of the measures of the studies in the frame.
 
-        Columns: study_id, checkpoint_id, image_set_id (null for generalization, which may take several sets), metric,
-        value, low, high, state, note.
+        Columns: those of the table measure_value, with `_id` after study, checkpoint, image_set and condition. Others
+        are passed over.
         """
+        columns = [pl.col(f"{name}_id").alias(name) for name in ("study", "checkpoint", "image_set", "condition")]
+        rows = frame.select(*columns, *VALUE_COLUMNS)
         with self.transaction():
-            for study in frame["study_id"].unique():
-                self.execute("DELETE FROM metric_value WHERE study = ?", [int(study)])
-            columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "state", "note"]
-            self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
-
-    def write_conditions(self, frame: pl.DataFrame) -> None:
-        """Replace the metrics of single conditions of the studies in the frame: its columns are those of the table
-        condition_value, with `_id` after study, checkpoint, image_set and condition.
-        """
-        ids = ["study", "checkpoint", "image_set", "condition"]
-        with self.transaction():
-            for study in frame["study_id"].unique():
-                self.execute("DELETE FROM condition_value WHERE study = ?", [int(study)])
-            rows = frame.rename({f"{name}_id": name for name in ids})
-            self._load("INSERT INTO condition_value BY NAME FROM loaded", rows.to_arrow())
+            for study in rows["study"].unique():
+                self.execute("DELETE FROM measure_value WHERE study = ?", [int(study)])
+            self._load("INSERT INTO measure_value BY NAME FROM loaded", rows.to_arrow())
 
     def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
         """Replace the error consistencies on some images: the columns of error_consistency."""

@@ -13,7 +13,7 @@ from ...analysis.charts.correlations import label, scatter, short
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import INK, inline
 from ...analysis.correlations.families import pearson
-from ...analysis.metrics.states import MEANINGLESS, State
+from ...analysis.measures.base import MEANINGLESS, State
 from ...analysis.published.figures import BIASES
 from ...analysis.published.imports import INTEGER
 from ...analysis.published.relate import fits, ground, imagenet_top1, networks, relations, with_effective

@@ -12,7 +12,7 @@ from ...analysis.correlations.models import StudyTable, study_table
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
-from ...analysis.metrics.error_consistency import judged_images
+from ...analysis.measures.error_consistency import judged_images
 from ...analysis.published.joined import joined
 from ...analysis.published.sources import atlas
 from ...errors import UsageError

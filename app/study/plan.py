@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
-from ...analysis.metrics.determined import Determined, condition_metrics, determined_metrics
+from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of

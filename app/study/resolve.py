@@ -15,7 +15,8 @@ from ...export.models import load_model, model_names
 from ...probes.attacks import is_attack
 from ...probes.grid import Grid, make_grid
 from ...probes.images.files import ABOUT
-from ...probes.images.image_set import Draw, ImageSet, open_image_set
+from ...probes.images.image_set import ImageSet, open_image_set
+from ...probes.images.options import Draw
 from ...records import Cell, ImageSetInfo, Model
 from .file import AUTO, Study
 

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, Protocol
 
 from filelock import FileLock, Timeout
 
-from ...beside import put_in_place
 from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
+from ...partial_files import put_in_place
 from ...probes.images.files import ABOUT, INDEX, PIXELS
-from ...probes.images.image_set import Draw, ImageSet, check, open_image_set
+from ...probes.images.image_set import ImageSet, check, open_image_set
+from ...probes.images.options import Draw
 from ...probes.source import ProbeSource, source_digest, source_files
 from ...records import Variant
 from ..backends.base import onnx_file_of

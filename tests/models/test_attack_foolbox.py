@@ -22,6 +22,7 @@ from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import EPS, STEP, uniform_start
 from bandlens.probes.images.pack import pack
+from bandlens.records import Crop
 
 SIZE, COUNT, BATCH = 128, 60, 20
 EPSES = {"small": EPS / 2, "published": EPS, "large": 4 * EPS}
@@ -69,7 +70,7 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Photo
         folder,
         image_size=SIZE,
     )
-    images = pack(shared / "data" / "sample-images", folder / "images.set", size=SIZE, resize=146)
+    images = pack(shared / "data" / "sample-images", folder / "images.set", crop=Crop(SIZE, 146))
     rows = np.arange(0, 3 * COUNT, 3)
     assert images.labels is not None
 

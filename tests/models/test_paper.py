@@ -15,7 +15,7 @@ from benchmark_sets import make_benchmark
 from numpy.typing import NDArray
 from small import ask, bandlens, make_model
 
-from bandlens.probes.benchmarks.pack import Corruptions
+from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 from bandlens.protocol import IMAGENET_C, IMAGENET_CBAR, SEVERITIES
@@ -28,8 +28,8 @@ SETS = {
     "imagenet-a": {},
     "imagenet-r": {},
     "imagenet-sketch": {},
-    "imagenet-c": {"per_class": 1, "corruptions": Corruptions(IMAGENET_C, SEVERITIES)},
-    "imagenet-cbar": {"per_class": 1, "corruptions": Corruptions(IMAGENET_CBAR, SEVERITIES)},
+    "imagenet-c": {"per_class": 1, "corruptions": Subset(corruptions=IMAGENET_C, severities=SEVERITIES)},
+    "imagenet-cbar": {"per_class": 1, "corruptions": Subset(corruptions=IMAGENET_CBAR, severities=SEVERITIES)},
     "cue-conflict": {"per_class": 5},
     "stylized": {},
 }

@@ -15,13 +15,14 @@ from small import make_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
+from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import find_benchmark
-from bandlens.probes.benchmarks.pack import Subset, pack_benchmark
+from bandlens.probes.benchmarks.pack import pack_benchmark
 from bandlens.protocol import CUTOFFS
 
 
@@ -73,7 +74,7 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
         wanted[cutoff] = shapes / either if either else None, either / len(apart)
 
     with open_store(tmp_path / "results.duckdb") as store:
-        compute_conditions(store, "s", 100)
+        compute_measures(store, "s", Options(100))
         for place, metric in enumerate(("shape_bias", "cue_accuracy")):
             found = {cutoff: row["value"] for (_, cutoff), row in rows(store, metric).items()}
             assert found == pytest.approx({cutoff: pair[place] for cutoff, pair in wanted.items()})
@@ -81,7 +82,7 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
 
 
 def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
-    compute_metrics(store, "s", 1000)
+    compute_measures(store, "s", Options(1000))
     rows = store.frame("SELECT metric, value, low, high, note FROM metric").rows()
     return {metric: tuple(numbers) for metric, *numbers in rows}
 

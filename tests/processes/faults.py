@@ -35,7 +35,8 @@ from small import ask, make_study, rows_of, study_in
 from bandlens.app.signals import MESSAGE
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import Sharded, rebuild_study, run_study
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded, rebuild_study
 from bandlens.engine.distributed.cluster import RayOptions, imported
 from bandlens.errors import BandlensError
 

@@ -22,8 +22,10 @@ from small import Command, ask, make_images, make_model, make_pictures, make_stu
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
+from bandlens.app.study.record import record_study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import Committer, Sharded, record, run_study
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Committer, Sharded
 from bandlens.engine.distributed.cluster import RayOptions, connected
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
 from bandlens.engine.distributed.ray import RayWorker, run_on
@@ -195,7 +197,7 @@ def test_in_any_order_and_however_often_units_arrive_each_image_is_stored_once(
     database = tmp_path_factory.mktemp("order") / "results.duckdb"
     cells = {cell.key: cell for task in stored.tasks for cell in task.cells}
     with open_store(database) as store:
-        committer = Committer(store, stored.folder, cells, lambda: record(work, store), {}, every=every)
+        committer = Committer(store, stored.folder, cells, lambda: record_study(work, store), {}, every=every)
         committer.label = committer.record()  # without what lies in the folder
         for place in (*order, *again):
             committer.accept(*stored.made[place])
@@ -234,7 +236,11 @@ def test_only_what_no_shard_has_is_computed_whatever_the_number_of_workers(
     database = tmp_path / "results.duckdb"
     with open_store(database) as store:
         committer = Committer(
-            store, open_folder(str(folder)), {cell.key: cell for cell in work.cells}, lambda: record(work, store), {}
+            store,
+            open_folder(str(folder)),
+            {cell.key: cell for cell in work.cells},
+            lambda: record_study(work, store),
+            {},
         )
         committer.begin()
         lacking = list(tasks_of(work.cells, work.grid, work.study.batch, 3, committer.lacks))
@@ -484,7 +490,7 @@ def test_a_worker_that_is_left_alone_is_told_of_and_the_others_go_on(
     cell = next(cell for cell in work.cells if cell.condition.probe == "clean")
     job = job_of(study.probes, study.folder, work.image_sets, study.batch, 1, folder, [cell])
     with connected(RayOptions(workers=2), "onnxruntime", 1) as ray, open_store(tmp_path / "results.duckdb") as store:
-        committer = Told(store, open_folder(folder), {cell.key: cell}, lambda: record(work, store), {})
+        committer = Told(store, open_folder(folder), {cell.key: cell}, lambda: record_study(work, store), {})
         run_on(ray, job, iter([Task((cell,), 0, COUNT)]), committer, {})
         assert (committer.missing(), committer.lost) == ([], {})
     assert told.read_text() == "a worker did not start 3 times, and is left alone: no room for it"
@@ -639,7 +645,7 @@ def test_ray_workers_fetch_what_their_node_lacks(
     job, there = elsewhere(work, tmp_path / "shards")
     with connected(RayOptions(workers=2), "onnxruntime", 1) as ray, open_store(tmp_path / "results.duckdb") as store:
         cells = {cell.key: cell for cell in there.cells}
-        committer = Committer(store, open_folder(job.shards), cells, lambda: record(work, store), {})
+        committer = Committer(store, open_folder(job.shards), cells, lambda: record_study(work, store), {})
         tasks = tasks_of(there.cells, work.grid, work.study.batch, 2, committer.lacks)
         at_home = replace(ray, environment={"BANDLENS_HOME": str(tmp_path / "home")})
         run_on(at_home, job, tasks, committer, kept(work))

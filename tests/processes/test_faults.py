@@ -25,7 +25,8 @@ from small import Command, ask, bandlens, make_images, make_model, make_pictures
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import Sharded, run_study
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded
 
 COUNT = 300
 PROBES = """
@@ -38,7 +39,7 @@ RUN = """
 import sys
 from pathlib import Path
 from bandlens.app.study.run import run_study
-from bandlens.app.study.run import Sharded
+from bandlens.app.study.shards import Sharded
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.errors import BandlensError

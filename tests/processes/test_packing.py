@@ -17,13 +17,14 @@ import sys
 from pathlib import Path
 import numpy as np
 from bandlens.probes.images.pack import pack_arrays
+from bandlens.records import Crop
 def items():
     for i in range(1000):
         yield str(i), np.zeros((8, 8, 3), np.uint8)
         if i == 30:
             print("packing", flush=True)
             sys.stdin.read()
-pack_arrays(items(), Path(sys.argv[1]), size=8, resize=8)
+pack_arrays(items(), Path(sys.argv[1]), crop=Crop(8, 8))
 """
 
 

@@ -10,10 +10,10 @@ STUCK = """
 import sys, threading
 from bandlens import __main__
 from bandlens.app import cli
-from bandlens.calls import Calls
+from bandlens.timeouts import TimedCalls
 def app():
     try:
-        Calls(0.05, "no answer")(threading.Event().wait)
+        TimedCalls(0.05, "no answer")(threading.Event().wait)
     finally:
         import atexit
         atexit.register(print, "unloaded")

@@ -11,13 +11,18 @@ from zlib import crc32
 import numpy as np
 from PIL import Image
 
+from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import find_benchmark
-from bandlens.probes.benchmarks.pack import Corruptions, Labels, Subset, pack_benchmark
+from bandlens.probes.benchmarks.pack import pack_benchmark
+from bandlens.probes.benchmarks.truth import Labels
 from bandlens.probes.images.decision_spaces import decision_space, imagenet_classes
 from bandlens.probes.images.image_set import ImageSet
+from bandlens.probes.images.options import USUAL, How
 from bandlens.protocol import BENCHMARKS, SEVERITIES, STIMULI, VALIDATION, Benchmark
+from bandlens.records import Crop
 
 WNIDS = list(imagenet_classes())
+PARTIAL = Subset(partial=True)
 
 
 @dataclass(frozen=True)
@@ -40,10 +45,27 @@ class Miniature:
         words += [] if self.benchmark.fixed else ["--resize", str(self.size)]
         return words + (["--real", str(self.files.real)] if self.files.real else [])
 
-    def pack(self, out: Path, subset: Subset = Subset(partial=True), **options: object) -> list[ImageSet]:  # noqa: B008
-        """Pack it in this process."""
-        given = {"size": self.size, "resize": self.size, "labels": self.files, "subset": subset} | options
-        return pack_benchmark(self.benchmark, self.source, out, **given)  # type: ignore[arg-type]
+    def pack(
+        self,
+        out: Path,
+        subset: Subset = PARTIAL,
+        *,
+        name: str | None = None,
+        crop: Crop | None = None,
+        labels: Labels | None = None,
+        how: How = USUAL,
+    ) -> list[ImageSet]:
+        """Pack it in this process, at its own size unless a crop is given."""
+        return pack_benchmark(
+            self.benchmark,
+            self.source,
+            out,
+            name=name,
+            crop=crop or Crop(self.size, self.size),
+            labels=labels or self.files,
+            subset=subset,
+            how=how,
+        )
 
 
 def make_benchmarks(folder: Path, *, per_class: int = 1, size: int = 32) -> dict[str, Miniature]:
@@ -57,7 +79,7 @@ def make_benchmarks(folder: Path, *, per_class: int = 1, size: int = 32) -> dict
             folder / name,
             per_class=per_class,
             size=size,
-            corruptions=Corruptions(benchmark.corruptions, SEVERITIES),
+            corruptions=Subset(corruptions=benchmark.corruptions, severities=SEVERITIES),
         )
         for name, benchmark in BENCHMARKS.items()
     }
@@ -70,7 +92,7 @@ def make_benchmark(
     classes: Sequence[int] | None = None,
     per_class: int = 2,
     size: int = 224,
-    corruptions: Corruptions | None = None,
+    corruptions: Subset | None = None,
 ) -> Miniature:
     """Write the benchmark `name` into the new folder `folder`.
 
@@ -85,8 +107,8 @@ def make_benchmark(
     benchmark = find_benchmark(name)
     ids = list(classes if classes is not None else decision_space(benchmark.decision_space).ids[:3])
     paths = dict(_paths(benchmark, ids, per_class))
-    wanted = corruptions or Corruptions(benchmark.corruptions[:2], (1, 5))
-    places = [f"{one}/{severity}/" for one in wanted.names for severity in wanted.severities] or [""]
+    subset = corruptions or Subset(corruptions=benchmark.corruptions[:2], severities=(1, 5))
+    places = [f"{name}/{severity}/" for name in subset.corruptions for severity in subset.severities] or [""]
     labels = {}
     for number, (place, (path, label)) in enumerate((place, item) for place in places for item in paths.items()):
         _picture(

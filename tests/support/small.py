@@ -20,8 +20,9 @@ from onnx import TensorProto, helper, numpy_helper
 from bandlens.analysis.database.open import open_store
 from bandlens.export.models import save_model
 from bandlens.probes.images.image_set import ImageSet
+from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack_arrays
-from bandlens.records import Model
+from bandlens.records import Crop, Model
 
 CLASSES = 12
 PROBES = """
@@ -130,7 +131,9 @@ def make_images(
     size = pictures.shape[1]
     named = ((f"{k // (folders or len(pictures))}/{k}.png", picture) for k, picture in enumerate(pictures))
     clusters = "folder" if folders else "none"
-    return pack_arrays(named, out, size=size, resize=size, name=name, labels=labels, clusters=clusters)
+    return pack_arrays(
+        named, out, crop=Crop(size, size), labels=labels, contents=Contents(name=name, clusters=clusters)
+    )
 
 
 def make_study(folder: Path, **keys: Any) -> Path:

@@ -197,8 +197,8 @@ def test_packing_takes_text_for_paths(tmp_path: Path) -> None:
     for name in ("cats", "dogs"):
         (tmp_path / "photographs" / name).mkdir(parents=True)
         Image.fromarray(make_pictures(1, size=64)[0]).save(tmp_path / "photographs" / name / "1.png")
-    where = {"size": 32, "resize": 32, "labels": "folders"}
-    images = bandlens.pack(str(tmp_path / "photographs"), str(tmp_path / "photographs.set"), **where)
+    source, out = str(tmp_path / "photographs"), str(tmp_path / "photographs.set")
+    images = bandlens.pack(source, out, crop=bandlens.Crop(32, 32), labels="folders")
     assert images.class_names == ["cats", "dogs"]
 
 

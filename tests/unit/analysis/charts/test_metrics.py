@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from bandlens.analysis.charts.metrics import NONE, SOUND, WARN, channel, numbers, summary, threshold_map
-from bandlens.analysis.metrics.states import State
+from bandlens.analysis.measures.base import State
 
 PROSE = "the threshold lies below the tested noise; all thresholds are equal; no Gaussian; lies above"
 """A note that would mislead whatever reads notes."""

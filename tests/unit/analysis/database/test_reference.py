@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study, store_values
 from scipy.stats import spearmanr
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.reference import schema_reference
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 
 DOCS = Path(__file__).parents[4] / "docs"
 QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "sql.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -51,7 +52,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         names = {"all": {k: f"class {k}" for k in range(10)}}
         store_study(opened, "mine", images, parts[:-1], names)
         store_study(opened, "mine", images, parts, names)
-        compute_conditions(opened, "mine", 100)
+        compute_measures(opened, "mine", Options(100))
         store_study(opened, "cues", conflict, [part(cell(conflict, by=model("other")), [0, 2, 2, 2], [0, 1, 0, 1])])
         ids = opened.frame(
             "SELECT study_id, checkpoint_id, image_set_id FROM study_version, "
@@ -61,8 +62,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
         value = pl.lit(pl.Series(rng.random(len(ids))))
         rows = ids.with_columns(metric=pl.lit("low_frequency_bias"), value=value)
         groups = ids.with_columns(metric=pl.lit("ID"), value=100 * value, image_set_id=pl.lit(None, pl.Int32))
-        empty = {"low": None, "high": None, "state": pl.lit("ok"), "note": pl.lit(None, pl.String)}
-        opened.write_metrics(pl.concat([rows, groups]).with_columns(**empty))
+        store_values(opened, pl.concat([rows, groups]))
         figures = {"model": ["net0"], "metric": ["top1_acc/imagenet"], "value": [76.1], "source": ["made up"]}
         opened.write_published(pl.DataFrame(figures))
     with open_store(path, read_only=True) as opened:
@@ -91,8 +91,7 @@ def test_spearmans_coefficient_is_scipys_where_values_are_tied(tmp_path: Path) -
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "tied", images, parts)
         ids = store.frame("SELECT study_id, checkpoint_id, image_set_id FROM study_detail ORDER BY checkpoint")
-        empty = {"low": None, "high": None, "state": pl.lit("ok"), "note": pl.lit(None, pl.String)}
-        store.write_metrics(ids.with_columns(pl.Series("value", bias), metric=pl.lit("low_frequency_bias"), **empty))
+        store_values(store, ids.with_columns(pl.Series("value", bias), metric=pl.lit("low_frequency_bias")))
         assert store.frame(query).row(0) == (7, pytest.approx(spearmanr(bias, right).statistic))
 
 

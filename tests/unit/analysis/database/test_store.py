@@ -19,7 +19,6 @@ from bandlens.analysis.database.store import Store
 from bandlens.errors import BandlensError, StoreError, UsageError
 from bandlens.records import Failed
 
-
 pytestmark = pytest.mark.usefixtures("made_databases")
 
 
@@ -57,9 +56,8 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
             "published_value",
             "human_trial",
             "error_consistency",
-            "condition_value",
         ),
-        *("cell", "part", "prediction", "metric_value", "published", "precision_gate", "class_name", "own_class_name"),
+        *("cell", "part", "prediction", "measure_value", "published", "precision_gate", "class_name", "own_class_name"),
     }
     for table in set(tables) - {"meta"}:
         assert store.frame(f"FROM {table}").is_empty()

@@ -8,7 +8,7 @@ from made_up_results import Images, cell, condition, image_set, model, part, sto
 from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.statistics.paired import paired
 from bandlens.app.commands.compare import compare
 from bandlens.errors import BandlensError
@@ -110,7 +110,7 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     ]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
-        compute_metrics(store, "s")
+        compute_measures(store, "s")
     found = json.loads(call("s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
     assert found == json.loads(call("s@1", "s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
     assert found["sentence"].startswith("y is less accurate without perturbation: -0.150 [-0.2")

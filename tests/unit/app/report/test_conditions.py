@@ -11,7 +11,8 @@ import pytest
 from made_up_results import cell, condition, image_set, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.conditions import conditions_section
 from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.sections import Figure
@@ -35,7 +36,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     parts = [part(cell(images, one), named := rng.integers(0, 3, 60), named) for one in SETTINGS]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
-        compute_conditions(store, "s", 100)
+        compute_measures(store, "s", Options(100))
     found = read_data(path)
     assert found
     return found
@@ -95,7 +96,7 @@ def test_a_study_of_clean_images_says_so(tmp_path: Path) -> None:
     images = image_set(30, labels=[0] * 30)
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images), [0] * 30, [0] * 30)])
-        compute_conditions(store, "s", 100)
+        compute_measures(store, "s", Options(100))
     found = read_data(tmp_path / "results.duckdb")
     assert found
     section = conditions_section(found)

@@ -15,8 +15,10 @@ from torch import nn
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.plan import Plan, plan_study
+from bandlens.app.study.record import Summary
 from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import Sharded, Summary, run_study
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded
 from bandlens.errors import UsageError
 from bandlens.export.models import save_model
 from bandlens.export.operations import count_operations
@@ -96,14 +98,14 @@ def test_each_checkpoint_sees_the_images_that_were_packed_for_it(place: Place) -
     photographs.mkdir()
     for number, picture in enumerate(make_pictures(3, size=160, seed=1)):
         Image.fromarray(picture).save(photographs / f"{number}.png")
-    pack(photographs, place.folder / "bicubic.set", size=128, resize=140, interpolation="bicubic")
-    pack(photographs, place.folder / "larger.set", size=64, resize=64)
+    pack(photographs, place.folder / "bicubic.set", crop=BICUBIC)
+    pack(photographs, place.folder / "larger.set", crop=Crop(64, 64))
     images = ["images.set", "bicubic.set"]
     plan = place.plan(images=images)
     seen = {(row["checkpoint"], row["image_set"]) for row in plan.rows}
     assert seen == {("one", "images.set"), ("one", "bicubic.set"), ("two", "bicubic.set"), ("three", "bicubic.set")}
     assert [sets for _, sets in plan.packed.values()] == [["images.set"], ["bicubic.set"]]
-    assert plan.packed[str(BICUBIC)][0] == ["one", "three", "two"]
+    assert plan.packed[BICUBIC.key][0] == ["one", "three", "two"]
     with pytest.raises(
         UsageError, match=r"larger.set \(RGB, .* crop 64\) fits no checkpoint of the study; leave it out"
     ):

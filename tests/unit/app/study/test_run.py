@@ -17,7 +17,8 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import Sharded, committing, run_study
+from bandlens.app.study.run import background_commits, run_study
+from bandlens.app.study.shards import Sharded
 from bandlens.engine.backends.base import attack_variant
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
@@ -99,7 +100,7 @@ def test_ranges_are_committed_in_their_order_while_the_next_is_computed() -> Non
         assert computed.wait(30), "the caller went on meanwhile"
         committed.append((outcomes, sessions))
 
-    with committing(cast(Store, SimpleNamespace(commit=commit))) as given:
+    with background_commits(cast(Store, SimpleNamespace(commit=commit))) as given:
         given(["first"], {})  # type: ignore[list-item]
         assert committed == []
         computed.set()
@@ -117,7 +118,7 @@ def test_after_a_commit_that_fails_nothing_is_committed(ranges: int) -> None:
         raise StoreError("results.duckdb: no space left on the device")
 
     def commit_all() -> None:
-        with committing(cast(Store, SimpleNamespace(commit=commit))) as given:
+        with background_commits(cast(Store, SimpleNamespace(commit=commit))) as given:
             for number in range(ranges):
                 given([number], {})  # type: ignore[list-item]
 

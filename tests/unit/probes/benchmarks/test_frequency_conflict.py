@@ -15,7 +15,7 @@ from small import make_images, make_pictures
 from bandlens.errors import ImageSetError, UsageError
 from bandlens.probes.benchmarks.frequency_conflict import draw_partners, pack_frequency_conflict
 from bandlens.probes.images.image_set import ImageSet, check
-from bandlens.probes.images.pack import How
+from bandlens.probes.images.options import How
 
 LABELS = [0, 0, 1, 2, 1, 3, 0, 2]
 

@@ -7,6 +7,7 @@ import os
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,12 +19,16 @@ from PIL import Image
 from scipy.io import savemat
 
 from bandlens.errors import BandlensError, ImageSetError, UnknownName, UsageError
+from bandlens.probes.benchmarks.check import Subset
 from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, classes_of, find_benchmark
-from bandlens.probes.benchmarks.pack import Corruptions, How, Labels, Subset, pack_benchmark
+from bandlens.probes.benchmarks.pack import pack_benchmark
+from bandlens.probes.benchmarks.truth import Labels
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.probes.images.image_set import Scheme, check
+from bandlens.probes.images.options import Contents, How
 from bandlens.probes.images.pack import pack
 from bandlens.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMULI
+from bandlens.records import Crop
 
 SMALL = 16
 PARTIAL = Subset(partial=True)
@@ -160,7 +165,7 @@ def test_a_whole_benchmark_needs_no_option(name: str, tmp_path: Path) -> None:
     benchmark = find_benchmark(name)
     assert benchmark.per_class is not None
     miniature = make_benchmark(name, tmp_path / "in", classes=range(16), per_class=benchmark.per_class, size=4)
-    [images] = pack_benchmark(benchmark, miniature.source, tmp_path / "out", size=4)
+    [images] = pack_benchmark(benchmark, miniature.source, tmp_path / "out", crop=Crop(4))
     assert images.info.count == benchmark.count
     assert images.info.preprocessing == "RGB, 4 x 4 pixels as they are"
 
@@ -224,13 +229,13 @@ def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
 def test_images_of_another_size_are_not_resized(tmp_path: Path) -> None:
     miniature = make_benchmark("cue-conflict", tmp_path / "in", size=SMALL + 1)
     with pytest.raises(ImageSetError, match=r"airplane1-airplane1\.png' is broken \(17 x 17 pixels, not 16 x 16\)"):
-        miniature.pack(tmp_path / "out", size=SMALL)
+        miniature.pack(tmp_path / "out", crop=Crop(SMALL))
 
 
 # Corruptions
 
 
-FOUR = Corruptions(("fog", "snow"), (2, 4))
+FOUR = Subset(partial=True, corruptions=("fog", "snow"), severities=(2, 4))
 
 
 @pytest.fixture
@@ -240,32 +245,32 @@ def corrupted(tmp_path: Path) -> Miniature:
 
 def test_missing_and_surplus_corruptions(corrupted: Miniature, tmp_path: Path) -> None:
     out = tmp_path / "out"
+    pack_corrupted = partial(pack_benchmark, corrupted.benchmark, corrupted.source, out)
     with pytest.raises(ImageSetError) as error:
-        pack_benchmark(corrupted.benchmark, corrupted.source, out)
+        pack_corrupted()
     assert (
         "in is not all of imagenet-c: 17 of 19 corruptions are missing (gaussian_noise, shot_noise, impulse_noise "
-        "and 14 more); "
+        "and 14 more); 6 severities are missing (snow/1, snow/3, snow/5 and 3 more); complete it" in one_line(error)
     )
-    assert "6 severities are missing (snow/1, snow/3, snow/5 and 3 more); complete it" in one_line(error)
     with pytest.raises(
         ImageSetError, match=r"all of imagenet-c: 1 of 2 corruptions are missing \(frost\); complete it"
     ):
-        pack_benchmark(corrupted.benchmark, corrupted.source, out, corruptions=Corruptions(("fog", "frost"), (2,)))
+        pack_corrupted(subset=Subset(corruptions=("fog", "frost"), severities=(2,)))
     with pytest.raises(ImageSetError, match=r"1 severities are missing \(fog/3\)"):
-        pack_benchmark(corrupted.benchmark, corrupted.source, out, corruptions=Corruptions(("fog",), (2, 3)))
+        pack_corrupted(subset=Subset(corruptions=("fog",), severities=(2, 3)))
     with pytest.raises(ImageSetError, match=r"fog/2: 997 of 1000 classes have no image .*; fog/4: 997 of 1000"):
-        pack_benchmark(corrupted.benchmark, corrupted.source, out, corruptions=Corruptions(("fog",), (2, 4)))
+        pack_corrupted(subset=Subset(corruptions=("fog",), severities=(2, 4)))
     (corrupted.source / "fogs" / "1").mkdir(parents=True)
     with pytest.raises(ImageSetError, match=r"in is not imagenet-c: 1 folders are none of its corruptions \(fogs\)"):
         corrupted.pack(out)
-    assert len(corrupted.pack(out, corruptions=FOUR)) == 4
+    assert len(corrupted.pack(out, FOUR)) == 4
     with pytest.raises(ImageSetError, match="holds nothing of imagenet-c"):
         pack_benchmark(corrupted.benchmark, corrupted.source / "fogs" / "1", out, subset=PARTIAL)
 
 
 def test_many_bad_sets_are_one_line(tmp_path: Path) -> None:
-    wanted = Corruptions(IMAGENET_C, (1, 2, 3, 4, 5))
-    miniature = make_benchmark("imagenet-c", tmp_path / "in", classes=[5], per_class=1, size=4, corruptions=wanted)
+    every = Subset(corruptions=IMAGENET_C, severities=(1, 2, 3, 4, 5))
+    miniature = make_benchmark("imagenet-c", tmp_path / "in", classes=[5], per_class=1, size=4, corruptions=every)
     with pytest.raises(
         ImageSetError, match=r"gaussian_noise/1: 999 of 1000 classes .*; and 92 more sets; complete"
     ) as error:
@@ -293,9 +298,9 @@ def test_sets_that_are_there_must_be_the_same(corrupted: Miniature, tmp_path: Pa
     out = tmp_path / "out"
     corrupted.pack(out)
     message = "snow/2: is another set, or was packed otherwise; remove it or choose another folder"
-    for subset in (Subset(limit=2), Subset(per_class=1, partial=True)):
+    for few in (Subset(limit=2), Subset(per_class=1, partial=True)):
         with pytest.raises(UsageError, match=message):
-            corrupted.pack(out, subset, corruptions=FOUR)
+            corrupted.pack(out, replace(few, corruptions=FOUR.corruptions, severities=FOUR.severities))
     with pytest.raises(UsageError, match="snow/2: is another set, or was packed otherwise"):
         corrupted.pack(out, how=How(stream=True))
     (out / "snow" / "2").rename(tmp_path / "snow")
@@ -344,7 +349,9 @@ def test_a_whole_benchmark_is_no_subset(tmp_path: Path) -> None:
     miniature = replace(miniature, benchmark=replace(miniature.benchmark, count=6))
     [images] = miniature.pack(tmp_path / "out", Subset(limit=6, partial=True))
     assert images.info.preprocessing.endswith("centre crop 16")
-    plain = pack(miniature.source, tmp_path / "plain", size=SMALL, resize=SMALL, decision_space="imagenet-a")
+    plain = pack(
+        miniature.source, tmp_path / "plain", crop=Crop(SMALL, SMALL), contents=Contents(decision_space="imagenet-a")
+    )
     assert plain.info.digest == images.info.digest
 
 
@@ -402,7 +409,7 @@ def test_ground_truth_in_every_usual_format(name: str, flat: tuple[Path, dict[in
         find_benchmark("imagenet"),
         source,
         tmp_path / "out",
-        size=SMALL,
+        crop=Crop(SMALL, SMALL),
         labels=Labels(ground_truth=file),
         subset=PARTIAL,
     )
@@ -419,10 +426,11 @@ def test_the_archive_of_validation_images(flat: tuple[Path, dict[int, int]], tmp
         for image in sorted(source.iterdir(), reverse=True):
             archive.add(image, image.name)
     benchmark = replace(find_benchmark("imagenet"), per_class=2)
-    given = {"size": SMALL, "labels": Labels(ground_truth=file), "subset": Subset(per_class=1, partial=True)}
-    [of_tar] = pack_benchmark(benchmark, tmp_path / "ILSVRC2012_img_val.tar", tmp_path / "tar", **given)  # type: ignore[arg-type]
-    [of_folder] = pack_benchmark(benchmark, source, tmp_path / "folder", **given)  # type: ignore[arg-type]
-    [sorted_out] = pack_benchmark(benchmark, tmp_path / "in", tmp_path / "classes", **given | {"labels": Labels()})  # type: ignore[arg-type]
+    pack_first = partial(pack_benchmark, benchmark, crop=Crop(SMALL), subset=Subset(per_class=1, partial=True))
+    truth = Labels(ground_truth=file)
+    [of_tar] = pack_first(tmp_path / "ILSVRC2012_img_val.tar", tmp_path / "tar", labels=truth)
+    [of_folder] = pack_first(source, tmp_path / "folder", labels=truth)
+    [sorted_out] = pack_first(tmp_path / "in", tmp_path / "classes")
     assert of_tar.info.digest == of_folder.info.digest == sorted_out.info.digest
     assert of_tar.info.count == 3
 
@@ -457,15 +465,16 @@ def test_wrong_ground_truth(
 def test_a_wrong_development_kit(flat: tuple[Path, dict[int, int]], tmp_path: Path) -> None:
     file = tmp_path / "truth.txt"
     file.write_text("1001\n" * 50_000)
-    given = {"labels": Labels(ground_truth=file), "subset": PARTIAL}
+    pack_flat = partial(pack_benchmark, find_benchmark("imagenet"), flat[0], subset=PARTIAL)
+    truth = Labels(ground_truth=file)
     devkit(tmp_path)
     with pytest.raises(ImageSetError, match=r"line 1: '1001' is no ILSVRC2012 id of meta\.mat"):
-        pack_benchmark(find_benchmark("imagenet"), flat[0], tmp_path / "out", **given)  # type: ignore[arg-type]
+        pack_flat(tmp_path / "out", labels=truth)
     whole = (tmp_path / "meta.mat").read_bytes()
     for content in (b"hello", b"", b"MATLAB 5.0 MAT-file" + bytes(200), whole[:-5000], whole.replace(b"WNID", b"WNED")):
         (tmp_path / "meta.mat").write_bytes(content)
         with pytest.raises(ImageSetError, match=r"not the meta\.mat of the ILSVRC2012 development kit") as error:
-            pack_benchmark(find_benchmark("imagenet"), flat[0], tmp_path / "out", **given)  # type: ignore[arg-type]
+            pack_flat(tmp_path / "out", labels=truth)
         one_line(error)
 
 
@@ -524,17 +533,17 @@ def test_real_labels_go_with_file_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("imagenet", {"corruptions": Corruptions(("fog",))}, "imagenet has neither corruptions nor severities"),
+        ("imagenet", {"subset": Subset(corruptions=("fog",))}, "imagenet has neither corruptions nor severities"),
         (
             "imagenet-c",
-            {"corruptions": Corruptions(("fogs",))},
+            {"subset": Subset(corruptions=("fogs",))},
             "unknown corruption of imagenet-c 'fogs'; did you mean fog",
         ),
-        ("imagenet-cbar", {"corruptions": Corruptions((), (6,))}, "severity 6 must be from 1 to 5"),
+        ("imagenet-cbar", {"subset": Subset(severities=(6,))}, "severity 6 must be from 1 to 5"),
         ("imagenet-real", {}, "imagenet-real needs ReaL's labels; give --real real.json"),
         ("imagenet", {"labels": Labels(real=Path("real.json"))}, "imagenet has no ReaL labels; leave --real out"),
         ("stylized", {"labels": Labels(ground_truth=Path("x"))}, "leave --ground-truth out"),
-        ("cue-conflict", {"fast": True}, "cue-conflict is not resized, so there is nothing to do faster"),
+        ("cue-conflict", {"crop": Crop(fast=True)}, "cue-conflict is not resized, so there is nothing to do faster"),
         ("imagenet", {"labels": Labels(ground_truth=Path("nowhere.txt"))}, "nowhere.txt: cannot be read"),
         ("imagenet-c", {}, "no such folder; imagenet-c is read from one folder"),
         ("imagenet-a", {}, "no such folder or tar archive of images"),
@@ -570,12 +579,12 @@ def test_labels_outside_the_space(tmp_path: Path) -> None:
     with pytest.raises(
         ImageSetError, match=r"labels\.csv: '.*' is labelled 16, which is none of the 16 classes .* sixteen"
     ):
-        pack(miniature.source, tmp_path / "out", labels=listed, decision_space="sixteen")
+        pack(miniature.source, tmp_path / "out", labels=listed, contents=Contents(decision_space="sixteen"))
     with pytest.raises(UnknownName, match="decision space"):
-        pack(miniature.source, tmp_path / "out", decision_space="seventeen")
+        pack(miniature.source, tmp_path / "out", contents=Contents(decision_space="seventeen"))
     wnids = make_benchmark("imagenet", tmp_path / "wnids", size=SMALL)
     with pytest.raises(UnknownName, match=r"the folder of 'n01440764/.*' is none of the 200 of imagenet-a"):
-        pack(wnids.source, tmp_path / "out", decision_space="imagenet-a")
+        pack(wnids.source, tmp_path / "out", contents=Contents(decision_space="imagenet-a"))
 
 
 # The published images
@@ -600,7 +609,7 @@ def test_cue_conflict_images(shared: Path, tmp_path: Path) -> None:
 
 
 def test_entry_level_folders_are_plain_sets_of_their_space(shared: Path, tmp_path: Path) -> None:
-    images = pack(shared / "data" / "gray16", tmp_path / "out", decision_space="sixteen")
+    images = pack(shared / "data" / "gray16", tmp_path / "out", contents=Contents(decision_space="sixteen"))
     assert images.labels is not None
     assert set(images.labels.tolist()) == set(range(16))
     assert images.info.decision_space == "sixteen"

@@ -53,7 +53,7 @@ def test_photographs_are_torchvisions_to_the_last_bit(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample photographs are not beside this checkout")
 def test_fast_photographs_differ_by_one_here_and_there(tmp_path: Path) -> None:
-    exact, fast = pack(SAMPLES, tmp_path / "exact"), pack(SAMPLES, tmp_path / "fast", fast=True)
+    exact, fast = pack(SAMPLES, tmp_path / "exact"), pack(SAMPLES, tmp_path / "fast", crop=Crop(fast=True))
     difference = np.abs(exact.pixels.astype(np.int16) - fast.pixels)
     assert difference.max() == 1
     assert 0 < (difference > 0).mean() < 0.005
@@ -143,9 +143,9 @@ def test_every_mode_is_torchvisions(name: str, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(FILES[name])
     expected = torchvision_pixels(pil_loader(tmp_path / "in" / name), Crop(48, 50))
-    images = pack(tmp_path / "in", tmp_path / "set", size=48, resize=50)
+    images = pack(tmp_path / "in", tmp_path / "set", crop=Crop(48, 50))
     assert np.array_equal(images.pixels[0], expected)
-    fast = pack(tmp_path / "in", tmp_path / "fast", size=48, resize=50, fast=True)
+    fast = pack(tmp_path / "in", tmp_path / "fast", crop=Crop(48, 50, fast=True))
     assert np.abs(fast.pixels[0].astype(np.int16) - expected).max() <= 1
 
 

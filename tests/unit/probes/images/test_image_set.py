@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +22,10 @@ from PIL import Image
 
 from bandlens.errors import ImageSetError, UnknownName, UsageError
 from bandlens.probes.images import files as image_files
-from bandlens.probes.images.image_set import Draw, ImageSet, check, open_image_set
+from bandlens.probes.images.image_set import ImageSet, check, open_image_set
+from bandlens.probes.images.options import USUAL, WHOLE_SOURCE, Contents, Draw, How
 from bandlens.probes.images.pack import pack, pack_arrays
+from bandlens.records import Crop
 
 
 def picture(seed: int) -> NDArray[np.uint8]:
@@ -38,6 +39,7 @@ def photographs(folder: Path, paths: list[str]) -> Path:
     return folder
 
 
+CROP = Crop(32, 36)
 PATHS = ["n01440764/a.jpg", "n01440764/b.png", "n01443537/c.webp", "n15075141/d.jpeg"]
 
 
@@ -48,7 +50,7 @@ def photos(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def packed(photos: Path, tmp_path: Path) -> ImageSet:
-    return pack(photos, tmp_path / "set", size=32, resize=36, clusters="folder")
+    return pack(photos, tmp_path / "set", crop=CROP, contents=Contents(clusters="folder"))
 
 
 def names(folder: Path) -> list[str]:
@@ -76,17 +78,19 @@ def test_what_is_packed_opens(packed: ImageSet) -> None:
 
 
 def test_the_digest_covers_what_matters_and_nothing_else(photos: Path, tmp_path: Path) -> None:
-    def digest(out: str, source: Path = photos, **options: object) -> str:
-        return pack(source, tmp_path / out, **({"size": 32, "resize": 36} | options)).info.digest  # type: ignore[arg-type]
+    def digest(
+        out: str, source: Path = photos, crop: Crop = CROP, contents: Contents = WHOLE_SOURCE, how: How = USUAL
+    ) -> str:
+        return pack(source, tmp_path / out, crop=crop, contents=contents, how=how).info.digest
 
     first = digest("first")
     moved = shutil.copytree(photos, tmp_path / "moved" / "elsewhere")
-    assert digest("second", moved, name="other", benchmark="imagenet", workers=3) == first
+    assert digest("second", moved, contents=Contents("renamed", "imagenet"), how=How(workers=3)) == first
     unlabelled = photographs(tmp_path / "unlabelled", ["m" + path[1:] for path in PATHS])
     others = [
-        digest("clusters", clusters="folder"),
-        digest("size", size=31),
-        digest("resize", resize=37),
+        digest("clusters", contents=Contents(clusters="folder")),
+        digest("size", crop=Crop(31, 36)),
+        digest("resize", crop=Crop(32, 37)),
         digest("labels", unlabelled),
     ]
     Image.fromarray(picture(99)).save(photos / PATHS[0])
@@ -96,9 +100,9 @@ def test_the_digest_covers_what_matters_and_nothing_else(photos: Path, tmp_path:
 
 def test_digests_do_not_change_with_the_program(tmp_path: Path) -> None:
     items = [(f"{k}/{k}.png", picture(k)) for k in range(3)]
-    unlabelled = pack_arrays(items, tmp_path / "unlabelled", size=32, resize=36)
+    unlabelled = pack_arrays(items, tmp_path / "unlabelled", crop=CROP)
     assert unlabelled.info.digest == "2ba9b24962797c4a8d74a87bfaa696207e8909bf68ad2f4b424930873efc1fea"
-    images = pack_arrays(items, tmp_path / "set", size=32, resize=36, labels=[5, 0, 7], clusters="folder")
+    images = pack_arrays(items, tmp_path / "set", crop=CROP, labels=[5, 0, 7], contents=Contents(clusters="folder"))
     assert images.info.digest == "0510e0f160a86388a004c3287f5b746383e212893b0aef555c6ecfdf55df31c4"
     about = json.loads((images.folder / "set.json").read_text())
     assert list(about)[:8] == ["format", "name", "benchmark", "digest", "count", "size", "preprocessing", "labelled"]
@@ -108,7 +112,7 @@ def test_digests_do_not_change_with_the_program(tmp_path: Path) -> None:
 def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
     items = [("a", picture(1)), ("b", picture(2))]
     sets = [
-        pack_arrays(items, tmp_path / space, size=8, resize=8, labels=[1, 15], decision_space=space)
+        pack_arrays(items, tmp_path / space, crop=Crop(8, 8), labels=[1, 15], contents=Contents(decision_space=space))
         for space in ("all", "sixteen")
     ]
     assert [images.info.decision_space for images in sets] == ["all", "sixteen"]
@@ -118,11 +122,17 @@ def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
     with pytest.raises(
         ImageSetError, match="'b' is labelled 16, which is none of the 16 classes of decision space six"
     ):
-        pack_arrays(items, tmp_path / "set", labels=[1, 16], decision_space="sixteen")
+        pack_arrays(items, tmp_path / "set", labels=[1, 16], contents=Contents(decision_space="sixteen"))
 
 
 def test_the_same_bytes_every_time(packed: ImageSet, photos: Path, tmp_path: Path) -> None:
-    again = pack(photos, tmp_path / "again", name="set", size=32, resize=36, clusters="folder", workers=7)
+    again = pack(
+        photos,
+        tmp_path / "again",
+        crop=CROP,
+        contents=Contents(name="set", clusters="folder"),
+        how=How(workers=7),
+    )
     for name in names(packed.folder):
         assert (packed.folder / name).read_bytes() == (again.folder / name).read_bytes()
 
@@ -133,7 +143,7 @@ def test_a_key_belongs_to_the_pixels(packed: ImageSet, photos: Path, tmp_path: P
         assert key == int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
     keys = dict(zip(packed.paths, packed.keys.tolist(), strict=True))
     (photos / "n01440764").rename(photos / "n13133613")
-    moved = pack(photos, tmp_path / "moved", size=32, resize=36)
+    moved = pack(photos, tmp_path / "moved", crop=CROP)
     assert moved.paths != packed.paths
     assert [keys[path.replace("n13133613", "n01440764")] for path in moved.paths] == moved.keys.tolist()
 
@@ -142,11 +152,12 @@ def test_a_key_belongs_to_the_pixels(packed: ImageSet, photos: Path, tmp_path: P
 def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
     stream: bool, photos: Path, tmp_path: Path
 ) -> None:
-    how: dict[str, Any] = {"size": 32, "resize": 36, "clusters": "folder", "stream": stream}
-    whole = pack(photos, tmp_path / "whole", **how)
+    contents, how = Contents(clusters="folder"), How(stream=stream)
+    whole = pack(photos, tmp_path / "whole", crop=CROP, contents=contents, how=how)
     for limit in range(1, whole.info.count):
         for seed in (0, 1):
-            few = pack(photos, tmp_path / f"{limit} {seed}", limit=limit, seed=seed, **how)
+            some = replace(contents, draw=Draw(limit, seed))
+            few = pack(photos, tmp_path / f"{limit} {seed}", crop=CROP, contents=some, how=how)
             drawn = open_image_set(tmp_path / "whole", Draw(limit, seed))
             assert drawn.info == replace(few.info, name="whole", benchmark="whole")
             assert (drawn.paths, drawn.packed) == (few.paths, whole.info.digest)
@@ -175,24 +186,24 @@ def test_a_digest_that_is_none_does_not_open(sha256: str, packed: ImageSet) -> N
 
 def test_labels_from_a_csv(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,class\n" + "".join(f"{path},{i}\n" for i, path in enumerate(PATHS)))
-    images = pack(photos, tmp_path / "set", labels=tmp_path / "labels.csv", size=8, resize=8)
+    images = pack(photos, tmp_path / "set", crop=Crop(8, 8), labels=tmp_path / "labels.csv")
     assert images.labels is not None
     assert images.labels.tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("data", [b"text", b"", None])
 def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos: Path, tmp_path: Path) -> None:
-    whole = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", size=8, resize=8)
+    whole = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", crop=Crop(8, 8))
     broken = photos / PATHS[1]
     broken.write_bytes(broken.read_bytes()[:-500] if data is None else data)
     for seed, path in enumerate([PATHS[0], *PATHS[2:]]):
         Image.fromarray(picture(seed)).save(photos / path)
     with pytest.raises(ImageSetError, match=r"photos: 'n01440764/b\.png' is broken \(.+\); .* --skip-broken") as error:
-        pack(photos, tmp_path / "set", size=8, resize=8)
+        pack(photos, tmp_path / "set", crop=Crop(8, 8))
     assert "\n" not in str(error.value)
     assert names(tmp_path) == ["kept", "photos", "whole"]
 
-    images = pack(photos, tmp_path / "set", size=8, resize=8, skip_broken=True)
+    images = pack(photos, tmp_path / "set", crop=Crop(8, 8), how=How(skip_broken=True))
     assert list(images.skipped) == [PATHS[1]]
     assert images.paths == [PATHS[0], *PATHS[2:]]
     assert np.array_equal(images.pixels, whole.pixels)
@@ -204,7 +215,7 @@ def test_only_broken_images(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"text")
     with pytest.raises(ImageSetError, match="no image is left to pack; 1 are broken"):
-        pack(tmp_path / "photos", tmp_path / "set", skip_broken=True)
+        pack(tmp_path / "photos", tmp_path / "set", how=How(skip_broken=True))
     assert names(tmp_path) == ["photos"]
 
 
@@ -221,11 +232,11 @@ def test_wrong_use(photos: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder or tar"):
         pack(tmp_path / "nowhere", out)
     with pytest.raises(UsageError, match="0 workers: at least 1"):
-        pack(photos, out, workers=0)
+        pack(photos, out, how=How(workers=0))
     with pytest.raises(UsageError, match="must be from 1 to resize"):
-        pack(photos, out, size=300)
+        pack(photos, out, crop=Crop(size=300))
     with pytest.raises(UnknownName, match="unknown clusters 'folders'; did you mean folder"):
-        pack(photos, out, clusters="folders")
+        pack(photos, out, contents=Contents(clusters="folders"))
     assert names(tmp_path) == ["photos"]
 
 
@@ -336,13 +347,20 @@ def test_what_is_no_set(tmp_path: Path, packed: ImageSet) -> None:
 
 def test_arrays_are_packed_as_files_are(tmp_path: Path) -> None:
     paths = ["b/2.png", "a/1.png", "b/1.png"]
-    files = pack(photographs(tmp_path / "photos", paths), tmp_path / "files", size=20, resize=30, clusters="folder")
+    files = pack(
+        photographs(tmp_path / "photos", paths),
+        tmp_path / "files",
+        crop=Crop(20, 30),
+        contents=Contents(clusters="folder"),
+    )
     items = ((path, picture(seed)) for seed, path in sorted(enumerate(paths), key=lambda item: item[1]))
-    arrays = pack_arrays(items, tmp_path / "arrays", size=20, resize=30, clusters="folder")
+    arrays = pack_arrays(items, tmp_path / "arrays", crop=Crop(20, 30), contents=Contents(clusters="folder"))
     assert arrays.info.digest == files.info.digest
     assert arrays.paths == files.paths
     assert arrays.labels is None
-    in_order = pack_arrays([("z", picture(1)), ("a", picture(2))], tmp_path / "order", labels=[5, 3], name="n")
+    in_order = pack_arrays(
+        [("z", picture(1)), ("a", picture(2))], tmp_path / "order", labels=[5, 3], contents=Contents(name="n")
+    )
     assert in_order.paths == ["z", "a"]
     assert in_order.labels is not None
     assert in_order.labels.tolist() == [5, 3]
@@ -378,7 +396,9 @@ def test_closing_gaps_keeps_the_other_rows(
     count: int, workers: int, kept: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("sets")
-    whole = pack_arrays(((str(i), picture(i)) for i in range(count)), folder / "set", size=4, resize=4, workers=workers)
+    whole = pack_arrays(
+        ((str(i), picture(i)) for i in range(count)), folder / "set", crop=Crop(4, 4), how=How(workers=workers)
+    )
     pixels = np.array(whole.pixels)
     rows = sorted(kept.draw(st.sets(st.integers(0, count - 1), min_size=1)))
     image_files.finish_pixels(folder / "set" / "pixels.npy", 4, rows)

@@ -16,11 +16,13 @@ import pytest
 from PIL import Image
 
 from bandlens.errors import ImageSetError, UsageError
+from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 from bandlens.probes.images.sources import open_source
+from bandlens.records import Crop
 
 Mode = Literal["w", "w:gz", "w:xz"]
-pack_small = partial(pack, size=8, resize=8)
+pack_small = partial(pack, crop=Crop(8, 8))
 
 
 def jpeg(seed: int) -> bytes:
@@ -66,7 +68,7 @@ def test_folder_and_archives_give_the_same_set(tmp_path: Path) -> None:
         write_tar(tmp_path / "photos.tar.xz", dict(sorted(members.items())), "w:xz"),
     ]
     sets = [
-        pack_small(source, tmp_path / f"{i}-{workers}", workers=workers)
+        pack_small(source, tmp_path / f"{i}-{workers}", how=How(workers=workers))
         for i, source in enumerate(sources)
         for workers in (1, 3)
     ]
@@ -91,7 +93,7 @@ def test_broken_links_and_pipes_are_named(tmp_path: Path) -> None:
     photos = write_folder(tmp_path / "photos", {"a.jpg": jpeg(1)})
     (photos / "b.jpg").symlink_to("nowhere")
     with pytest.raises(ImageSetError, match=r"b\.jpg: neither a file nor a link to one"):
-        pack_small(photos, tmp_path / "set", skip_broken=True)
+        pack_small(photos, tmp_path / "set", how=How(skip_broken=True))
     (photos / "b.jpg").unlink()
     os.mkfifo(photos / "b.jpg")
     with pytest.raises(ImageSetError, match=r"b\.jpg: neither a file"):

@@ -20,11 +20,11 @@ from small import make_model
 from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.engine.run import run
 from bandlens.errors import ImageSetError, UsageError
-from bandlens.probes.benchmarks.pack import How
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, check, open_image_set
+from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
-from bandlens.records import Cell, Model, Variant
+from bandlens.records import Cell, Crop, Model, Variant
 
 SMALL = 32
 STREAM = How(stream=True)
@@ -88,8 +88,10 @@ def test_a_streamed_set_is_the_packed_one(miniature: Miniature, streamed: ImageS
 
 def test_plain_folders_can_be_streamed_in_any_frame(miniature: Miniature, tmp_path: Path) -> None:
     for fast in (False, True):
-        packed = pack(miniature.source, tmp_path / f"packed{fast}", size=20, resize=24, fast=fast)
-        streamed = pack(miniature.source, tmp_path / f"streamed{fast}", size=20, resize=24, fast=fast, stream=True)
+        packed = pack(miniature.source, tmp_path / f"packed{fast}", crop=Crop(20, 24, fast=fast))
+        streamed = pack(
+            miniature.source, tmp_path / f"streamed{fast}", crop=Crop(20, 24, fast=fast), how=How(stream=True)
+        )
         assert streamed.info.digest == packed.info.digest
         assert np.array_equal(streamed.take(np.arange(12)), packed.pixels)
 
@@ -151,12 +153,12 @@ def test_indexes_that_cannot_be(miniature: Miniature, streamed: ImageSet, tmp_pa
     with tarfile.open(tmp_path / "in.tar", "w") as archive:
         archive.add(miniature.source, "in")
     with pytest.raises(UsageError, match=r"in\.tar: an archive cannot be streamed; extract it, and give the folder"):
-        pack(tmp_path / "in.tar", tmp_path / "out", stream=True)
+        pack(tmp_path / "in.tar", tmp_path / "out", how=How(stream=True))
     with pytest.raises(UsageError, match=r"in\.tar: an archive cannot be streamed"):
         replace(miniature, source=tmp_path / "in.tar").pack(tmp_path / "out", how=STREAM)
     (miniature.source / streamed.paths[0]).write_text("not an image")
     with pytest.raises(ImageSetError, match="is broken"):
-        pack(miniature.source, tmp_path / "out", stream=True)
+        pack(miniature.source, tmp_path / "out", how=How(stream=True))
     assert not (tmp_path / "out").exists()
     about = streamed.folder / "set.json"
     about.write_text(about.read_text().replace('"resize"', '"size"'))
@@ -168,6 +170,6 @@ def test_odd_files_make_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[st
     (tmp_path / "in").mkdir()
     photograph = Image.fromarray(np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3))
     photograph.quantize(16).save(tmp_path / "in" / "palette.png", transparency=bytes([0, 100, 200]))
-    images = pack(tmp_path / "in", tmp_path / "out", size=SMALL, resize=SMALL, stream=True)
+    images = pack(tmp_path / "in", tmp_path / "out", crop=Crop(SMALL, SMALL), how=How(stream=True))
     images.take(np.array([0]))
     assert capfd.readouterr().err == ""
