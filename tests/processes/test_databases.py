@@ -15,19 +15,13 @@ import pytest
 from made_up_results import python
 
 from bandlens.analysis.database.open import SCHEMA_VERSION, open_store
-from bandlens.analysis.database.store import Store
-from bandlens.errors import BandlensError
+from bandlens.analysis.database.vacuum import vacuum
+from bandlens.errors import BandlensError, StoreError
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "results.duckdb"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    with open_store(path) as opened:
-        yield opened
 
 
 def refusal(path: Path, read_only: bool = False) -> str:
@@ -39,9 +33,8 @@ def refusal(path: Path, read_only: bool = False) -> str:
 
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
-from typing import Any
 from bandlens.analysis.database.open import open_store
 with open_store(Path(sys.argv[1])):
     print("open", flush=True)
@@ -60,12 +53,23 @@ def test_a_database_in_use_by_another_process_is_refused(path: Path, read_only: 
         pass
 
 
+def test_it_waits_for_nobody(path: Path) -> None:
+    with subprocess.Popen(python(HOLD, path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "open\n"
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match=f"in use by process {writer.pid}"):
+            vacuum(path)
+        writer.communicate("")
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
 WRITE = """
 import os, sys
 from pathlib import Path
-from typing import Any
 from bandlens.analysis.database.open import open_store
-from bandlens.errors import BandlensError
+from bandlens.errors import BandlensError, StoreError
 if os.geteuid() == 0:
     os.setuid(65534)
 try:
@@ -104,7 +108,6 @@ def test_a_folder_that_may_not_be_written_is_named(public: Path, exists: bool) -
 MAKE = """
 import os, sys
 from pathlib import Path
-from typing import Any
 from bandlens.analysis.database import open as opening
 path = Path(sys.argv[1])
 if len(sys.argv) > 2:
@@ -164,9 +167,8 @@ def test_two_processes_that_make_it_at_once_do_not_lose_each_others_rows(path: P
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from typing import Any
 from bandlens.analysis.database.open import open_store
-from bandlens.errors import BandlensError
+from bandlens.errors import BandlensError, StoreError
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
 try:
     with open_store(Path(sys.argv[1])) as store:

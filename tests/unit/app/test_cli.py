@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,10 +29,6 @@ def command_paths() -> list[tuple[str, ...]]:
 
     walk(get_command(app), ())
     return found
-
-
-def bandlens_command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-P", "-m", "bandlens", *words], capture_output=True, text=True, cwd=cwd)
 
 
 def test_the_commands_of_the_design_are_there() -> None:
@@ -94,12 +88,13 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_is_not_there_gets_one_line_on_stderr(
-    tmp_path: Path, words: list[str], exit_code: int, message: str
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], exit_code: int, message: str
 ) -> None:
-    result = bandlens_command(*words, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (exit_code, "")
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    answer = command(*words)
+    assert (answer.code, answer.out) == (exit_code, "")
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -115,22 +110,21 @@ def test_the_environment_names_the_database_of_commands_that_need_one(
     assert [file.name for file in tmp_path.iterdir()] == ["mine.duckdb"]
 
 
-def test_an_unknown_command_is_wrong_use() -> None:
-    result = bandlens_command("rn")
-    assert result.returncode == 2
-    assert "rn" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_an_unknown_command_is_wrong_use(command: Command) -> None:
+    answer = command("rn")
+    assert answer.code == 2
+    assert "rn" in answer.err
+    assert "Traceback" not in answer.err
 
 
-def test_checkpoints_list_json_has_48_rows() -> None:
-    result = bandlens_command("checkpoints", "list", "--json")
-    rows = json.loads(result.stdout)
+def test_checkpoints_list_json_has_48_rows(command: Command) -> None:
+    rows = json.loads(command("checkpoints", "list", "--json").out)
     assert len(rows) == 48
     assert all({"name", "category"} <= row.keys() for row in rows)
 
 
-def test_probes_list_json_has_52_conditions() -> None:
-    rows = json.loads(bandlens_command("probes", "list", "--json").stdout)
+def test_probes_list_json_has_52_conditions(command: Command) -> None:
+    rows = json.loads(command("probes", "list", "--json").out)
     assert len(rows) == 52
     assert rows[0]["probe"] == "clean"
 

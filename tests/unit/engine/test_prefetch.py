@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -45,27 +44,50 @@ def test_items_come_in_order_and_memory_does_not_grow_with_their_number() -> Non
     assert not threads()
 
 
+class WatchedBuffers(Buffers):
+    """Buffers of one number that tell of each wish for one, and of their end."""
+
+    def __init__(self) -> None:
+        super().__init__(np, [np.empty(1, np.float32) for _ in range(COUNT)])
+        self.wishes = threading.Semaphore(0)
+        self.stopped = threading.Event()
+
+    def take(self) -> Array:
+        self.wishes.release()
+        return super().take()
+
+    def stop(self) -> None:
+        super().stop()
+        self.stopped.set()
+
+    def await_wishes(self, count: int) -> None:
+        for _ in range(count):
+            assert self.wishes.acquire(timeout=60)
+
+
 def test_no_further_ahead_than_there_are_buffers() -> None:
-    buffers, seen = buffers_of(1), list[int]()
+    buffers, seen = WatchedBuffers(), list[int]()
     with prefetch(lambda take: counted(take, 50, seen), buffers) as items:
-        next(items)
-        time.sleep(0.05)
+        first = next(items)
+        buffers.await_wishes(COUNT + 1)
         assert len(seen) == COUNT
+        buffers.give(first)
+        buffers.await_wishes(1)
+        assert len(seen) == COUNT + 1
 
 
 def test_leaving_stops_the_thread_before_it_fills_the_buffers_that_are_free() -> None:
-    started, seen = threading.Event(), list[int]()
+    buffers, seen = WatchedBuffers(), list[int]()
 
     def slow(take: Take) -> Iterator[Array]:
         for k in range(COUNT):
             buffer = take()
             seen.append(k)
-            started.set()
-            time.sleep(0.1)
+            buffers.stopped.wait(60)
             yield buffer
 
-    with prefetch(slow, buffers_of(1)):
-        started.wait()
+    with prefetch(slow, buffers):
+        buffers.await_wishes(1)
     assert seen == [0]
     assert not threads()
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -79,41 +78,6 @@ def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
     assert Path(row["file"]).exists()
     assert "--architecture" in str(failure(run(*own)))
     assert "--normalization" in str(failure(run(*own, "--architecture", "resnet18")))
-
-
-def test_of_a_file_with_an_average_the_average_is_exported_and_one_line_says_so(tiny: Path, tmp_path: Path) -> None:
-    state = torch.load(tiny)["state_dict"]
-    double = {key: value * 2 if value.is_floating_point() else value for key, value in state.items()}
-    torch.save({"state_dict": state, "state_dict_ema": double}, tmp_path / "two.pth")
-    only = {"average": double, "raw": state}
-    for name, weights in only.items():
-        torch.save(weights, tmp_path / f"{name}.pth")
-
-    def exported(file: Path, *options: str) -> tuple[dict[str, Any], list[str]]:
-        words = (file, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models", "--normalization", "none")
-        result = run("export-own", *words, "--architecture", "tried_tiny:Tiny", *options, "--json")
-        assert result.exit_code == 0, result.exception
-        (row,) = json.loads(result.stdout)
-        lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: mine: ")]
-        return row, lines
-
-    average, silent = exported(tmp_path / "average.pth")
-    assert (average["weights"], average["weights_left"], silent) == ("top level", [], [])
-    raw, _ = exported(tmp_path / "raw.pth")
-    assert raw["sha256"] != average["sha256"]
-    for options, same, taken, left in (
-        ((), average, "state_dict_ema", "state_dict"),
-        (("--weights", "ema"), average, "state_dict_ema", "state_dict"),
-        (("--weights", "raw"), raw, "state_dict", "state_dict_ema"),
-        (("--weights", "state_dict"), raw, "state_dict", "state_dict_ema"),
-    ):
-        row, lines = exported(tmp_path / "two.pth", *options)
-        assert (row["sha256"], row["weights"], row["weights_left"]) == (same["sha256"], taken, [left])
-        (line,) = lines
-        assert f"{taken} and left {left}" in line
-        assert ("moving average" in line) == (taken == "state_dict_ema")
-        told = json.loads((tmp_path / "models" / "mine.json").read_text())["weights"]
-        assert told == {"taken": taken, "left": [left], "ema": taken == "state_dict_ema"}
 
 
 @pytest.mark.parametrize("names", [["one"], ["one", "two"]])
