@@ -1,6 +1,6 @@
 """Faults under seeds: runs that are killed, starved and lied to, and what must hold afterwards.
 
-`make campaign JOBS=faults ARGS="--local 200 --ray 40 --seed 0"` is the long campaign; tests strike a few.
+`make campaign JOBS=faults SEED=0 ARGS="--local 200 --ray 40"` is the long campaign; tests strike a few.
 Whatever happens in between, the database never holds a row that an undisturbed run does not, nor one twice; nothing
 that was committed goes away; and one undisturbed run at the end makes it equal to the reference.
 """
@@ -507,6 +507,7 @@ def main() -> None:
     parser.add_argument("--ray", type=int, default=5, help="faults on Ray (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
     given = parser.parse_args()
+    print(f"seeds of the rounds: from {given.seed} on", flush=True)
     started = time.monotonic()
     struck = campaign(given.local, given.ray, given.seed)
     for name, count in sorted(struck.items()):
