@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 
 from made_up_results import python
+from waiting import LIMIT_SECONDS
 
 STUCK = """
 import sys, threading
@@ -23,5 +24,5 @@ __main__.main()
 
 
 def test_a_command_with_a_library_that_is_stuck_ends_with_its_line_and_unloads_nothing() -> None:
-    done = subprocess.run(python(STUCK), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(python(STUCK), capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "bandlens: no answer\n")
