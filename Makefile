@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-JOBS ?= models card processes hostile pages support faults soak
+JOBS ?= models card processes hostile pages support faults soak archives
 SEED ?= $(shell date +%s)
 SEED := $(SEED)
 
@@ -32,6 +32,9 @@ campaign: $(JOBS:%=campaign-%)
 
 campaign-faults campaign-soak: campaign-%: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/processes/$*.py --seed $(SEED) $(ARGS)
+
+campaign-archives: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/odd_archives.py --seed $(SEED) $(ARGS)
 
 campaign-%: setup
 	$(PYTEST) tests/$* --hypothesis-seed=$(SEED) $(ARGS)

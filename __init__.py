@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .app.api import analyze as analyze
     from .app.api import compare as compare
     from .app.api import export as export
+    from .app.api import measure as measure
     from .app.api import pack as pack
     from .app.api import plan as plan
     from .app.api import report as report
@@ -58,7 +59,7 @@ _LATER = {
     "Crop": ".records",
     "progress": ".app.console",
     **dict.fromkeys(("Contents", "Draw", "How"), ".probes.images.options"),
-    **dict.fromkeys(("analyze", "compare", "pack", "plan", "report", "run"), ".app.api"),
+    **dict.fromkeys(("analyze", "compare", "measure", "pack", "plan", "report", "run"), ".app.api"),
 }
 """Name -> its module, which loads heavy libraries, and so on use."""
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..advance import Progress, silent
 from ..errors import UsageError
@@ -151,7 +151,7 @@ def run(
 
 def analyze(
     db: File = RESULTS,
-    study: str = "*",
+    study: str | Study = "*",
     *,
     resamples: int = 1000,
     rgb_reference: bool = False,
@@ -165,7 +165,8 @@ def analyze(
 
     Args:
         db: the results database.
-        study: name or name@version; * is the newest version of each.
+        study: name or name@version; * is the newest version of each. Of a `Study` its own measures are computed, those
+            that changed; built-in ones as well where it has no values of them yet.
         resamples: of the bootstrap over images, at least 100.
         rgb_reference: normalize critical-band thresholds by the clean accuracy in colour.
         conditions: return the metrics of every condition instead.
@@ -173,20 +174,54 @@ def analyze(
     """
     from ..analysis.database.open import open_store
     from ..analysis.measures.base import Options
-    from ..analysis.measures.compute import compute_measures, condition_metrics_of, metrics_of
+    from ..analysis.measures.compute import compute_measures, compute_own, has_values, metrics_of, stored_values
     from ..analysis.measures.error_consistency import judged_images, write_consistencies
     from ..analysis.measures.outcomes import subjects
+    from ..analysis.measures.own import start_measures
+    from .study.file import Study
 
-    if not Path(db).exists():
-        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
+    _check_exists(Path(db))
+    name = study.name if isinstance(study, Study) else study
+    own = start_measures(study.measures, study.folder) if isinstance(study, Study) else []
     with open_store(Path(db)) as store:
-        count = len(subjects(store, study))
-        with progress("analyzing", count, "checkpoints and image sets") as advance:
-            values = compute_measures(store, study, Options(resamples, rgb_reference), advance)
-        judged = judged_images(store, study)
-        with progress("comparing errors", len(judged), "image sets") as advance:
-            write_consistencies(store, judged, resamples, advance)
-    return condition_metrics_of(values) if conditions else metrics_of(values)
+        count = len(subjects(store, name))
+        if own:
+            with progress("analyzing measures of the study", count, "checkpoints and image sets") as advance:
+                compute_own(store, name, own, advance)
+        if not own or not has_values(store, name):
+            with progress("analyzing", count, "checkpoints and image sets") as advance:
+                compute_measures(store, name, Options(resamples, rgb_reference), advance)
+            judged = judged_images(store, name)
+            with progress("comparing errors", len(judged), "image sets") as advance:
+                write_consistencies(store, judged, resamples, advance)
+        values = stored_values(store, name, conditions)
+    return values if conditions else metrics_of(values)
+
+
+def measure(
+    file: File, db: File = RESULTS, study: str = "*", *, name: str | None = None, **settings: Any
+) -> pl.DataFrame:
+    """Compute a measure of one's own of what is stored, and keep it: its rows of the view `condition_metric`.
+
+    Args:
+        file: a Python file; it is loaded in a process of its own, never in this one.
+        db: the results database.
+        study: name or name@version; it must stand for one study.
+        name: of the measure and its function; by default that of the file.
+        settings: values of the function's parameters; and perhaps `unit`, `function` and `uses`.
+    """
+    from ..analysis.database.open import open_store
+    from ..analysis.database.studies import study_label
+    from ..analysis.measures.compute import compute_own, stored_values
+    from ..analysis.measures.own import start_measures
+
+    _check_exists(Path(db))
+    called = name or Path(file).stem
+    own = start_measures({called: {"file": str(Path(file).absolute()), **settings}}, Path())
+    with open_store(Path(db)) as store:
+        label = study_label(store, None if study == "*" else study)
+        compute_own(store, label, own)
+        return stored_values(store, label, conditions=True).filter(metric=called)
 
 
 def compare(
@@ -252,6 +287,33 @@ def report(
     folder, picture = (None if file is None else Path(file) for file in (figures, photograph))
     with progress("writing", None, "charts") as advance:
         return write_report(Path(db), Path(out), study, against, folder, picture, advance)
+
+
+def measures(study: Study | File | None = None) -> list[dict[str, Any]]:
+    """List the built-in measures, and those of the user's own that a study names: name, title, unit, scope, bias."""
+    from ..analysis.measures.own import start_measures
+    from ..analysis.measures.registry import MEASURES
+    from .study.file import Study
+
+    listed = list(MEASURES.values())
+    if study is not None:
+        asked = study if isinstance(study, Study) else Study.read(study)
+        listed += [measure.grid_measure for measure in start_measures(asked.measures, asked.folder)]
+    return [
+        {
+            "name": measure.name,
+            "title": measure.title,
+            "unit": measure.unit,
+            "scope": measure.scope.value,
+            "bias": measure.is_bias,
+        }
+        for measure in listed
+    ]
+
+
+def _check_exists(db: Path) -> None:
+    if not db.exists():
+        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
 
 
 def _work(study: Study | File, engine: str | None) -> Work:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import tarfile
 import warnings
-import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,10 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, some_of
 from ..untrusted import first_line
+from .archives import MAGIC, locate_members, read_directory
 from .files import html_title
 from .finished import is_onnx
-from .pickles import read_tensors_only
+from .pickles import read_archive, read_legacy
 from .registry import KeyRule, ema_names, key_rule
 
 Dropped = dict[str, list[str]]
@@ -61,15 +61,22 @@ def read(path: Path, trust: bool = False) -> Any:
     if not path.is_file():
         raise CheckpointError(f"no weights at {path}; check the path")
     try:
-        _check_kind(path)
-        # torch warns of what it then reads, or refuses, all the same.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            if _is_safetensors(path):
-                from safetensors.torch import load_file
+        _refuse_other_kinds(path)
+        if _is_safetensors(path):
+            from safetensors.torch import load_file
 
-                return load_file(path)
-            return torch.load(path, map_location="cpu", weights_only=False) if trust else read_tensors_only(path)
+            return load_file(path)
+        with path.open("rb") as file:
+            spans = None
+            if file.read(len(MAGIC)) == MAGIC:
+                members = read_directory(file)
+                _refuse_other_archives(path, [member.name for member in members])
+                spans = locate_members(file, members)
+            if not trust:
+                return read_legacy(file, path) if spans is None else read_archive(file, spans, path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what it then reads, or refuses, all the same
+            return torch.load(path, map_location="cpu", weights_only=False)
     except CheckpointError:
         raise
     # A damaged file fails in as many ways as there are parsers, and each wants the same answer.
@@ -92,8 +99,8 @@ def _is_tar(path: Path) -> bool:
     return True
 
 
-def _check_kind(path: Path) -> None:
-    """CheckpointError for a web page, a TorchScript program, and archives that grow or are unpacked to be read."""
+def _refuse_other_kinds(path: Path) -> None:
+    """CheckpointError for a web page, and for files of other libraries."""
     if is_onnx(path):
         raise CheckpointError(f"{path} is an ONNX file; use --onnx: it needs no architecture")
     with path.open("rb") as file:
@@ -106,19 +113,16 @@ def _check_kind(path: Path) -> None:
         raise CheckpointError(f"{path} is a web page ('{title}'), not weights; download the file itself")
     if _is_tar(path):
         raise CheckpointError(f"{path} is a tar archive, which torch has not written since 2017; save it with torch")
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    if members and all(member.filename.endswith(".npy") for member in members):
+
+
+def _refuse_other_archives(path: Path, names: list[str]) -> None:
+    """CheckpointError for a TorchScript program, and for archives of other libraries."""
+    if names and all(name.endswith(".npy") for name in names):
         raise CheckpointError(
             f"{path} holds NumPy arrays, not weights of torch; save the module's state_dict() instead"
         )
-    if any(member.filename.endswith("/constants.pkl") for member in members):
+    if any(name.endswith("/constants.pkl") for name in names):
         raise CheckpointError(f"{path} is a TorchScript program, not weights; save the module's state_dict() instead")
-    # torch.save compresses nothing: more bytes than the file has are packed, or the same ones many times.
-    if sum(member.file_size for member in members) > path.stat().st_size:
-        raise CheckpointError(f"{path} holds more bytes than it has, which torch.save never does; save it with torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +151,21 @@ def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
             for key, value in held.items():
                 if isinstance(value, Mapping) and id(value) not in seen:
                     seen.add(id(value))
-                    below.append(((*path, str(key)), value))
-                start, point, rest = str(key).partition(".")
+                    below.append(((*path, _text_of(key)), value))
+                start, point, rest = _text_of(key).partition(".")
                 averaged = bool(point) and start in names
-                split.setdefault(start if averaged else "", {})[rest if averaged else str(key)] = value
+                split.setdefault(start if averaged else "", {})[rest if averaged else _text_of(key)] = value
             for start, values in split.items():
                 if any(isinstance(value, Tensor) for value in values.values()):
                     whole = (*path, start) if start else path
                     found.append(Candidate(".".join(whole) or TOP, values, any(part in names for part in whole)))
         level = below
     return found
+
+
+def _text_of(key: Any) -> str:
+    """A key as text; what is none and no number may be nested too deeply, or too large, to be written out."""
+    return str(key) if isinstance(key, (str, int, float)) else f"<{type(key).__name__}>"
 
 
 def apply_rule(
@@ -190,7 +199,7 @@ def apply_rule(
             )
         weights.tensors[name], origin[name] = value.detach(), key
     if not weights.tensors:
-        seen = some_of(str(key) for key in one.values)
+        seen = some_of(one.values)
         raise CheckpointError(f"{where}: rule '{rule.name}' finds no tensors among {seen}; choose another key rule")
     weights.left = [
         other.name
@@ -219,7 +228,7 @@ def _chosen(
     if choice in (None, "raw"):
         if not known:  # nothing to choose among: what the rule would read, for an error that names its keys
             held = next((content[name] for name in rule.containers if isinstance(content.get(name), Mapping)), content)
-            return Candidate(TOP, {str(key): value for key, value in held.items()}, averaged=False)
+            return Candidate(TOP, {_text_of(key): value for key, value in held.items()}, averaged=False)
         for name in (*rule.containers, TOP):
             for one in known:
                 if not one.averaged and f"{one.name}.".startswith(f"{name}."):
@@ -235,7 +244,7 @@ def _chosen(
     asked = f"no weights '{choice}'" if choice else f"no weights where rule '{rule.name}' looks for them"
     there = ", ".join(one.name for one in known[:5]) or "none of them"
     raise CheckpointError(
-        f"{where} holds {asked}, only the keys {some_of(map(str, content))}; "
+        f"{where} holds {asked}, only the keys {some_of(map(_text_of, content))}; "
         f"name with --weights KEY one that holds tensors: {there}"
     )
 
@@ -290,7 +299,7 @@ def load_strictly(network: nn.Module, weights: Weights, where: str) -> None:
     """Load every tensor.
 
     Step counters of BatchNorm (`num_batches_tracked`) may be absent, since nothing is computed from them. Raises
-    CheckpointError for any other key that is missing, surplus, of another shape, or not finite.
+    CheckpointError for any other key that is missing, surplus, of another shape, complex, or not finite.
     """
     wanted = network.state_dict()
     required = {name for name in wanted if not name.endswith("num_batches_tracked")}
@@ -303,6 +312,10 @@ def load_strictly(network: nn.Module, weights: Weights, where: str) -> None:
             f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
             for name in both
             if given[name].shape != wanted[name].shape
+        ],
+        # torch would drop their imaginary parts.
+        "complex instead of real": [
+            name for name in both if given[name].is_complex() and not wanted[name].is_complex()
         ],
         # Only in the shape that is wanted: a small file can describe a tensor of any size.
         "not finite": [

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
-from ..measures.base import MEANINGLESS
+from ..measures.base import MEANINGLESS, with_unit
 from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
 from ..measures.outcomes import Predictions, right_of
 from ..measures.registry import biases as bias_names
@@ -167,7 +167,9 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
-    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in(bias_names()))
+    metric = measured.filter(
+        pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *own_titles(store, label)])
+    )
     if metric.is_empty():
         raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
     read_errors = _group_errors
@@ -188,6 +190,12 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
     wide = _wide(models, pl.concat([metric, accuracy]), where)
     return StudyTable(wide, biases, groups, _given(store, label, groups), errors)
+
+
+def own_titles(store: Store, label: str) -> dict[str, str]:
+    """Read which measures of the user's own a version of a study has numbers of, and what charts call them."""
+    query = "SELECT name, title, unit FROM own_measure JOIN version_of(?) ON study_id = own_measure.study ORDER BY name"
+    return {name: with_unit(title, unit) for name, title, unit in store.frame(query, [label]).rows()}
 
 
 def _group_errors(store: Store, label: str) -> Errors:

@@ -42,9 +42,11 @@ class State(StrEnum):
     """There is no value: without noise, accuracy is not far enough above that of a blind guess."""
     MISSING = "missing"
     """There is no value: a condition, a prediction or a benchmark that it needs is not there."""
+    FAILED = "failed"
+    """There is no value: a measure of the user's own failed, and the note says how."""
 
 
-MEANINGLESS = (State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING)
+MEANINGLESS = (State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED)
 """States of rows that have no number, or none that means anything."""
 
 
@@ -82,6 +84,10 @@ class Estimate:
             difference=self.difference and (factor * difference, factor * low, factor * high),
         )
 
+    def plus(self, number: float) -> Estimate:
+        """The estimate on a scale that begins elsewhere; a difference stays as it is."""
+        return replace(self, value=self.value + number, low=self.low + number, high=self.high + number)
+
 
 NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_high")
 """Columns of the table measure_value that hold an estimate's numbers."""
@@ -110,6 +116,11 @@ def less_clean(share: Share, clean: Share | None, interval: Interval = share_int
         return estimate
     ends = difference_interval(clean, share) or (np.nan, np.nan)
     return replace(estimate, difference=(share.value - clean.value, *ends))
+
+
+def with_unit(title: str, unit: str) -> str:
+    """A title as charts write it; a share goes without its unit."""
+    return title if unit in ("", "share") else f"{title} ({unit})"
 
 
 class Scope(StrEnum):
@@ -236,10 +247,14 @@ class Measure(Generic[Read]):
     change: tuple[str, str] | None = None
     """What a model does less or more of where the number is lower or higher: ("relies", "on low frequencies")."""
     number: str = ""
-    """What several estimators of one quantity have in common; the report draws them in one panel."""
+    """The quantity, where the report draws it: several estimators of one quantity share a panel."""
+    number_title: str = ""
+    """What the panel is called; by default the label."""
     estimator: str = ""
+    published: tuple[str, ...] = ()
+    """Columns of the published study's results that its figure is the mean of."""
 
     @property
     def label(self) -> str:
         """The title with the unit, for charts and tables; a share goes without."""
-        return self.title if self.unit == "share" else f"{self.title} ({self.unit})"
+        return with_unit(self.title, self.unit)

@@ -11,12 +11,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ...records import digest_of
 from ..database.store import Store
 from ..statistics.arrays import Mask
 from ..statistics.shares import Share, mean_interval, share_of
 from .base import Estimate, Measure, Options, State, less_clean, nothing
 from .generalization import BenchmarkOutcomes, perturbed_estimates, read_benchmarked, read_perturbed
 from .outcomes import KEYS, CellOutcomes, Images, Outcomes, Predictions, Subject, subjects
+from .own import OwnMeasure
 from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, lacking
 
 CONDITION = ("condition_id", "probe", "parameters")
@@ -33,10 +35,20 @@ Row = dict[str, Any]
 DEFAULTS = Options()
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The measures that are computed together; by default all built-in ones."""
+
+    grid: Sequence[Measure[Outcomes]] = GRID_MEASURES
+    condition: Sequence[Measure[CellOutcomes]] = CONDITION_MEASURES
+    models: Sequence[Measure[CellOutcomes]] = MODEL_MEASURES
+    benchmarks: Sequence[Measure[BenchmarkOutcomes]] = BENCHMARK_MEASURES
+
+
 def compute_measures(
     store: Store, study: str, options: Options = DEFAULTS, advance: Callable[[float], None] = lambda _: None
 ) -> pl.DataFrame:
-    """Compute the measures of a study (name, name@version, or `*` for the newest of all) and keep them.
+    """Compute the built-in measures of a study (name, name@version, or `*` for the newest of all) and keep them.
 
     Args:
         store: open for writing.
@@ -47,15 +59,68 @@ def compute_measures(
     Returns:
         The columns of SCHEMA: first the rows without a condition, then those with one.
     """
-    predictions = Predictions(store)
-    values = [
-        row
-        for study_subjects in _by_study(store, study)
-        for row in _of_study(predictions, study_subjects, options, advance)
+    listed = subjects(store, study)
+    values = _values(store, listed, Selection(), options, advance)
+    store.write_values(values, {subject.study_id for subject in listed})
+    return values
+
+
+def compute_own(
+    store: Store, study: str, measures: Sequence[OwnMeasure], advance: Callable[[float], None] = lambda _: None
+) -> list[str]:
+    """Compute measures of the user's own for one version of a study, and keep them; gives the names of those.
+
+    A measure whose files, parameters and cells are those of its stored values is not computed again.
+    """
+    listed = subjects(store, study)
+    study_id = listed[0].study_id
+    cells = store.frame(
+        "SELECT list(key ORDER BY key) FROM study_cell JOIN cell ON cell.id = study_cell.cell "
+        "WHERE study_cell.study = ? AND complete",
+        [study_id],
+    ).item()
+    digests = {measure.name: digest_of(measure.digest, list(cells)) for measure in measures}
+    stored = dict(store.frame("SELECT name, digest FROM own_measure WHERE study = ?", [study_id]).rows())
+    changed = [measure for measure in measures if stored.get(measure.name) != digests[measure.name]]
+    if not changed:
+        return []
+    selection = Selection(
+        [measure.grid_measure for measure in changed], [measure.condition_measure for measure in changed], (), ()
+    )
+    values = _values(store, listed, selection, DEFAULTS, advance)
+    described = [
+        {"name": measure.name, "title": measure.title, "unit": measure.unit, "digest": digests[measure.name]}
+        for measure in changed
     ]
-    frame = pl.DataFrame(sorted(values, key=lambda row: "condition_id" in row), SCHEMA)
-    store.write_values(frame)
-    return frame
+    store.write_own_values(values, study_id, pl.DataFrame(described))
+    return [measure.name for measure in changed]
+
+
+def has_values(store: Store, study: str) -> bool:
+    """Whether every version that a word asks for has numbers of built-in measures."""
+    counts = store.frame(
+        "SELECT version.study_id, count(found.study) AS count FROM version_of(?) AS version "
+        "LEFT JOIN (FROM measure_value ANTI JOIN own_measure ON own_measure.study = measure_value.study "
+        "AND own_measure.name = measure_value.metric) AS found ON found.study = version.study_id GROUP BY ALL",
+        [study],
+    )
+    return bool((counts["count"] > 0).all())
+
+
+def stored_values(store: Store, study: str, conditions: bool) -> pl.DataFrame:
+    """Read the numbers of a study: of many conditions, or of single ones; with the keys of `compute_measures`."""
+    return store.frame(
+        "SELECT found.study AS study_id, version.label AS study, found.checkpoint AS checkpoint_id, "
+        "named.name AS checkpoint, found.image_set AS image_set_id, shown.name AS image_set, "
+        "found.condition AS condition_id, condition.probe, condition.parameters::VARCHAR AS parameters, "
+        "found.* EXCLUDE (study, checkpoint, image_set, condition) "
+        "FROM measure_value AS found JOIN version_of(?) AS version ON version.study_id = found.study "
+        "JOIN study_checkpoint AS named ON (named.study, named.checkpoint) = (found.study, found.checkpoint) "
+        "LEFT JOIN study_image_set AS shown ON (shown.study, shown.image_set) = (found.study, found.image_set) "
+        "LEFT JOIN condition ON condition.id = found.condition "
+        "WHERE (found.condition IS NOT NULL) = ? ORDER BY found.rowid",
+        [study, conditions],
+    )
 
 
 def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
@@ -70,39 +135,67 @@ def condition_metrics_of(values: pl.DataFrame) -> pl.DataFrame:
     return values.filter(pl.col("condition_id").is_not_null())
 
 
-def _by_study(store: Store, study: str) -> Iterator[list[Subject]]:
-    return (list(group) for _, group in groupby(subjects(store, study), lambda subject: subject.study_id))
+def _values(
+    store: Store,
+    listed: Sequence[Subject],
+    selection: Selection,
+    options: Options,
+    advance: Callable[[float], None],
+) -> pl.DataFrame:
+    predictions = Predictions(store)
+    rows = [
+        row
+        for _, of_study in groupby(listed, lambda subject: subject.study_id)
+        for row in _of_study(predictions, list(of_study), selection, options, advance)
+    ]
+    return pl.DataFrame(sorted(rows, key=lambda row: "condition_id" in row), SCHEMA)
 
 
 def _of_study(
     predictions: Predictions,
-    study_subjects: Sequence[Subject],
+    listed: Sequence[Subject],
+    selection: Selection,
     options: Options,
     advance: Callable[[float], None],
 ) -> Iterator[Row]:
-    study_id = study_subjects[0].study_id
-    benchmarked, perturbed = read_benchmarked(predictions.store, study_id), read_perturbed(predictions.store, study_id)
-    answers = Answers()
-    for checkpoint_id, of_checkpoint in groupby(study_subjects, lambda subject: subject.checkpoint_id):
+    answers = Answers(selection.models)
+    benchmarks = _Benchmarks(predictions, listed[0].study_id, selection.benchmarks) if selection.benchmarks else None
+    for checkpoint_id, of_checkpoint in groupby(listed, lambda subject: subject.checkpoint_id):
         for subject in of_checkpoint:
             outcomes = predictions.outcomes(subject)
             keys = _keys(subject, KEYS)
-            yield from (keys | row for row in (*_grid_rows(outcomes, options), *_condition_rows(outcomes, options)))
+            for row in (
+                *_grid_rows(selection.grid, outcomes, options),
+                *_condition_rows(selection.condition, outcomes, options),
+            ):
+                yield keys | row
             answers.add(outcomes)
             advance(1)
-        keys = _keys(subject, KEYS[:4])
-        on_benchmarks = BenchmarkOutcomes(predictions, benchmarked, checkpoint_id)
-        under_conditions = {
-            setting: BenchmarkOutcomes(predictions, of_setting, checkpoint_id)
-            for setting, of_setting in perturbed.items()
-        }
-        yield from (
-            keys | _row(name, estimate) for name, estimate in _estimates(BENCHMARK_MEASURES, on_benchmarks, options)
-        )
-        for setting, name, estimate in perturbed_estimates(under_conditions):
-            yield keys | dict(zip(CONDITION, setting, strict=True)) | _row(name, estimate)
+        if benchmarks:
+            yield from (_keys(subject, KEYS[:4]) | row for row in benchmarks.rows(checkpoint_id, options))
         predictions.forget()
     yield from answers.rows()
+
+
+class _Benchmarks:
+    """The numbers of many image sets of a study's checkpoints, unperturbed and under each condition."""
+
+    def __init__(self, predictions: Predictions, study_id: int, measures: Sequence[Measure[BenchmarkOutcomes]]) -> None:
+        self._predictions, self._measures = predictions, measures
+        self._benchmarked = read_benchmarked(predictions.store, study_id)
+        self._perturbed = read_perturbed(predictions.store, study_id)
+
+    def rows(self, checkpoint_id: int, options: Options) -> Iterator[Row]:
+        """Rows of a checkpoint, of the columns from condition_id or metric on."""
+        unperturbed = BenchmarkOutcomes(self._predictions, self._benchmarked, checkpoint_id)
+        for name, estimate in _estimates(self._measures, unperturbed, options):
+            yield _row(name, estimate)
+        under_conditions = {
+            setting: BenchmarkOutcomes(self._predictions, benchmarked, checkpoint_id)
+            for setting, benchmarked in self._perturbed.items()
+        }
+        for setting, name, estimate in perturbed_estimates(under_conditions):
+            yield dict(zip(CONDITION, setting, strict=True)) | _row(name, estimate)
 
 
 def _keys(subject: Subject, names: Iterable[str]) -> Row:
@@ -119,10 +212,10 @@ def _estimates(measures: Iterable[Measure[Any]], read: Any, options: Options) ->
         yield from function(read, options).items()
 
 
-def _grid_rows(outcomes: Outcomes, options: Options) -> Iterator[Row]:
+def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
     """Rows of the columns from metric on. A bias that lacks a condition has a row that says so."""
-    lacks = lacking(GRID_MEASURES, outcomes.available)
-    asked = [measure for measure in GRID_MEASURES if measure.name in lacks]
+    lacks = lacking(measures, outcomes.available)
+    asked = [measure for measure in measures if measure.name in lacks]
     for measure in asked:
         if (why := lacks[measure.name]) and measure.is_bias:
             yield _row(measure.name, nothing(State.MISSING, why))
@@ -132,9 +225,10 @@ def _grid_rows(outcomes: Outcomes, options: Options) -> Iterator[Row]:
             yield _row(name, estimate)
 
 
-def _condition_rows(outcomes: Outcomes, options: Options) -> Iterator[Row]:
+def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
     """Rows of the columns from condition_id on, for every condition."""
-    asked = [measure for measure in CONDITION_MEASURES if measure.asked(outcomes.available)]
+    available = outcomes.available
+    asked = [measure for measure in measures if measure.asked(available) and not measure.needs(available)]
     clean = outcomes.clean
     clean_shares = {measure.name: _share(measure, clean) for measure in asked} if clean else {}
     for stored, cell in outcomes.cells.items():
@@ -168,6 +262,7 @@ def _mean_estimate(measure: Measure[CellOutcomes], cell: CellOutcomes, clean: Sh
 class Answers:
     """What every model has right under each condition: kept as bits until all models are read."""
 
+    measures: Sequence[Measure[CellOutcomes]]
     _of_set: dict[int, dict[tuple[int, str, str], list[tuple[int, Subject, NDArray[np.uint8]]]]] = field(
         default_factory=dict
     )
@@ -175,7 +270,7 @@ class Answers:
 
     def add(self, outcomes: Outcomes) -> None:
         images, subject = outcomes.images, outcomes.subject
-        if not images.labelled:
+        if not images.labelled or not self.measures:
             return
         self._images[subject.image_set_id] = images
         conditions = self._of_set.setdefault(subject.image_set_id, {})
@@ -197,7 +292,7 @@ class Answers:
                 subjects_of_cells = [subject for _, subject, _ in answers]
                 bits = np.stack([packed for _, _, packed in answers])
                 right = np.unpackbits(bits, axis=1, count=int(images.judged.sum())).astype(bool)
-                for measure in MODEL_MEASURES:
+                for measure in self.measures:
                     shares = _peer_shares(measure, right, images, subjects_of_cells)
                     if key[1] == "clean":
                         clean[measure.name] = shares

@@ -33,7 +33,7 @@ from scipy.optimize import OptimizeWarning, curve_fit
 
 from ...errors import UsageError
 from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
-from .base import Available, Estimate, Measure, Options, Scope, State, nothing
+from .base import Available, Estimate, Measure, Options, Scope, State, nothing, with_unit
 from .outcomes import CellOutcomes, Outcomes
 
 PROBE = "critical_band"
@@ -50,6 +50,10 @@ PUBLISHED = {
     "critical_peak_noise_sensitivity": "peak_noise_sensitivity",
 }
 """Measure -> its name in the fit: the study's three numbers, which it takes from the normalized thresholds."""
+RAW = {number: f"{measure}_raw" for measure, number in PUBLISHED.items()}
+"""Number -> the measure of accuracies as they are."""
+COLUMNS = {"bandwidth": "bw_norm", "center_frequency": "cf_norm", "peak_noise_sensitivity": "pns_norm"}
+"""Number -> the end of the name of its column in the published results."""
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
 LOWEST, HIGHEST = FREQUENCIES[0] - 0.5, FREQUENCIES[-1] + 0.5
@@ -278,9 +282,19 @@ _in_band = partial(
 
 def _published(suffix: str, words: str) -> Iterator[Measure[Outcomes]]:
     for measure, number in PUBLISHED.items():
-        panel = "" if suffix else number
-        title = f"critical {TITLES[number]}{words}"
-        yield _in_band(f"{measure}{suffix}", title, UNITS[number], is_bias=not suffix, number=panel)
+        title, unit = f"critical {TITLES[number]}{words}", UNITS[number]
+        if suffix:
+            yield _in_band(f"{measure}{suffix}", title, unit)
+            continue
+        yield _in_band(
+            measure,
+            title,
+            unit,
+            is_bias=True,
+            number=number,
+            number_title=with_unit(TITLES[number], unit),
+            published=(f"metric/criticalband/{COLUMNS[number]}",),
+        )
     for frequency in FREQUENCIES:
         title = f"critical threshold of octave {frequency}{words}"
         yield _in_band(f"critical_threshold_{frequency}{suffix}", title, "steps")

@@ -126,6 +126,8 @@ def _of_cues(cues: Cues) -> Iterator[Measure[Outcomes]]:
             is_bias=name == cues.bias,
             group=cues.bias,
             change=("decides", "by shape") if name == SHAPE_CUES.bias else None,
+            number=name,
+            published=("shape-bias",) if name == SHAPE_CUES.bias else (),
         )
 
 

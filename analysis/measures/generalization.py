@@ -28,6 +28,8 @@ from .outcomes import Predictions
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
 """Parameters of the published attack."""
+ID_ACCURACY = "top1_imagenet"
+"""The accuracy on the images that the models were trained for."""
 NAMED = 3
 """A note names so many of the sets that are missing."""
 Row = Mapping[str, Any]

@@ -26,7 +26,7 @@ from ..database.store import Store
 from ..statistics.arrays import Floats, Mask, Whole
 from .base import Available
 
-IMPORTED_WRONG = 65535
+UNKNOWN_RANK = 65535
 """Rank of the label of a wrong imported prediction, whose rank is not known."""
 CELLS = """
 SELECT detail.cell, condition.id AS condition_id, detail.probe, detail.parameters::VARCHAR AS parameters,

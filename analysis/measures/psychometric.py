@@ -37,7 +37,7 @@ from ...protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing, with_unit
 from .critical_band import (
     FULL_WIDTH,
     PROBE,
@@ -61,6 +61,8 @@ FEWEST_RIGHT = 20
 """Right answers without noise, below which no threshold is looked for."""
 CHANNEL = tuple(UNITS)
 """The numbers that describe a channel."""
+NUMBERS = {number: f"psychometric_{number}" for number in CHANNEL}
+"""Number -> the measure."""
 THRESHOLDS: Mapping[str, int] = {f"psychometric_threshold_{octave}": octave for octave in FREQUENCIES}
 """Measure -> the octave whose threshold it is."""
 
@@ -637,16 +639,17 @@ _psychometric = partial(
 MEASURES: Sequence[Measure[Outcomes]] = (
     *(
         _psychometric(
-            f"psychometric_{name}",
-            f"psychometric {TITLES[name]}",
-            UNITS[name],
+            name,
+            f"psychometric {TITLES[number]}",
+            UNITS[number],
             asked=has_band,
             needs=_lacking_channel,
             group="psychometric channel",
             is_bias=True,
-            number=name,
+            number=number,
+            number_title=with_unit(TITLES[number], UNITS[number]),
         )
-        for name in CHANNEL
+        for number, name in NUMBERS.items()
     ),
     *(
         _psychometric(

@@ -5,13 +5,23 @@ A new measure is a file of this folder and its row here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from ...records import Cell, Condition, ImageSetInfo, Model
-from . import accuracy, calibration, consistency, critical_band, cues, generalization, psychometric, spectral_bias
+from . import (
+    accuracy,
+    calibration,
+    consistency,
+    critical_band,
+    cues,
+    generalization,
+    psychometric,
+    ranks,
+    spectral_bias,
+)
 from .base import Available, Measure
 from .outcomes import CellOutcomes, Outcomes
 
@@ -27,6 +37,7 @@ CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (
     *cues.CONDITION_MEASURES,
     accuracy.CONFIDENCE,
     *calibration.MEASURES,
+    *ranks.MEASURES,
     *consistency.MEASURES,
 )
 """Numbers of every condition of one model on one image set."""
@@ -45,8 +56,29 @@ def biases() -> list[str]:
 
 
 def label_of(name: str) -> str:
-    """What charts and tables call a measure, or an estimate that is a part of one."""
-    return MEASURES[name].label if name in MEASURES else name.replace("_", " ")
+    """What charts and tables call a number; `NAME (IMAGE SET)` is one of several image sets."""
+    return _described(name, lambda measure: measure.label)
+
+
+def title_of(name: str) -> str:
+    """The label without its unit."""
+    return _described(name, lambda measure: measure.title)
+
+
+def _described(name: str, words: Callable[[Measure[Any]], str]) -> str:
+    known, bracket, image_set = name.partition(" (")
+    return words(MEASURES[known]) + bracket + image_set if known in MEASURES else name.replace("_", " ")
+
+
+def numbers_drawn() -> dict[str, str]:
+    """The quantities that a report draws, and what their panels are called."""
+    drawn = [measure for measure in GRID_MEASURES if measure.number]
+    return {measure.number: measure.number_title or measure.label for measure in drawn}
+
+
+def measure_named(number: str, estimator: str) -> str:
+    """Name of the measure that estimates a quantity by an estimator."""
+    return next(measure.name for measure in GRID_MEASURES if (measure.number, measure.estimator) == (number, estimator))
 
 
 # Which measures a study has
@@ -74,13 +106,16 @@ def lacking(measures: Iterable[Measure[Any]], available: Available) -> dict[str,
 
 
 def determined_metrics(
-    conditions: Iterable[tuple[ImageSetInfo, Condition]], schemes: Mapping[str, Collection[str]]
+    conditions: Iterable[tuple[ImageSetInfo, Condition]],
+    schemes: Mapping[str, Collection[str]],
+    own: Sequence[Measure[Outcomes]] = (),
 ) -> list[Determined]:
     """List the numbers of many conditions that a study has what they need of, all of it or some.
 
     Args:
         conditions: what every checkpoint is run on.
         schemes: digest of an image set -> names of the label schemes that it has beside its labels.
+        own: measures of the user's own.
     """
     by_set: dict[ImageSetInfo, list[Condition]] = {}
     for images, condition in conditions:
@@ -88,7 +123,7 @@ def determined_metrics(
     determined: list[Determined] = []
     for images, of_set in by_set.items():
         available = Available(of_set, schemes.get(images.digest, ()), images.labelled)
-        determined += _together(images.name, GRID_MEASURES, available)
+        determined += _together(images.name, (*GRID_MEASURES, *own), available)
     benchmarks = generalization.benchmarks_of_sets(by_set, schemes)
     return determined + list(_together(None, BENCHMARK_MEASURES, Available(benchmarks=benchmarks)))
 
@@ -111,8 +146,10 @@ def _together(image_set: str | None, measures: Sequence[Measure[Any]], available
                 yield Determined(image_set, name, (name,), lacks[name])
 
 
-def condition_metrics(cells: Iterable[Cell], schemes: Mapping[str, Collection[str]]) -> dict[str, list[str]]:
-    """Name of an image set that a study perturbs -> measures of each of its conditions.
+def condition_metrics(
+    cells: Iterable[Cell], schemes: Mapping[str, Collection[str]], own: Sequence[Measure[CellOutcomes]] = ()
+) -> dict[str, list[str]]:
+    """Name of an image set that a study perturbs -> measures of each of its conditions, those of the user's own last.
 
     Means over benchmarks are left out: `determined_metrics` has those of the unperturbed images.
     """
@@ -121,11 +158,13 @@ def condition_metrics(cells: Iterable[Cell], schemes: Mapping[str, Collection[st
         if cell.condition.probe != "clean":
             models.setdefault(cell.image_set, set()).add(cell.model)
     return {
-        images.name: [
-            *lacking(
-                (*CONDITION_MEASURES, *MODEL_MEASURES),
-                Available((), schemes.get(images.digest, ()), images.labelled, len(of_set)),
-            )
-        ]
+        images.name: _determined(
+            (*CONDITION_MEASURES, *MODEL_MEASURES, *own),
+            Available((), schemes.get(images.digest, ()), images.labelled, len(of_set)),
+        )
         for images, of_set in models.items()
     }
+
+
+def _determined(measures: Sequence[Measure[Any]], available: Available) -> list[str]:
+    return [name for name, lack in lacking(measures, available).items() if not lack]

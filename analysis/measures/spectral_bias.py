@@ -246,6 +246,7 @@ def _bias(
     title: str,
     needs: Callable[[Available], str | None],
     change: tuple[str, str] | None = None,
+    published: tuple[str, ...] = (),
 ) -> Measure[Outcomes]:
     return Measure(
         name,
@@ -258,12 +259,20 @@ def _bias(
         differences=spectral_differences,
         is_bias=True,
         change=change,
+        number=name,
+        published=published,
     )
 
 
 MEASURES = (
     *(
-        _bias(name, f"{side}-frequency bias", partial(_lacking_cutoffs, name), ("relies", f"on {side} frequencies"))
+        _bias(
+            name,
+            f"{side}-frequency bias",
+            partial(_lacking_cutoffs, name),
+            ("relies", f"on {side} frequencies"),
+            tuple(f"metric/bandpass/{side[0].upper()}FC/{cutoff}" for cutoff in BIAS_CUTOFFS),
+        )
         for name, side in zip(PROBES, ("low", "high"), strict=True)
     ),
     _bias(SHARE, "spectral bias", _lacking_means),

@@ -88,7 +88,7 @@ def _run(out: Path) -> None:
 def _pictures(out: Path) -> None:
     from ...probes.grid import PUBLISHED, make_grid
     from ...probes.images.image_set import open_image_set
-    from ..preview import draw_sheet
+    from ..pictures.sheet import draw_sheet
     from ..report.accuracy import curves_section
     from ..report.band import band_section
     from ..report.data import read_data

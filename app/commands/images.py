@@ -163,9 +163,9 @@ def show(
     from ...analysis.database.open import open_store
     from ...analysis.results import Results
     from ...probes.images.image_set import open_image_set
-    from ..pictures import Conditions
-    from ..preview import grid_of
-    from ..wall import draw_wall
+    from ..pictures.conditions import Conditions
+    from ..pictures.sheet import grid_of
+    from ..pictures.wall import draw_wall
 
     images = open_image_set(image_set)
     conditions = Conditions(grid_of(study) if study else None)

@@ -17,11 +17,11 @@ from bandlens.probes.arrays import Array
 Take = Callable[[], Array]
 
 
-DOCS = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[2] / "docs" / "guide" / "gpu.md").read_text(encoding="utf-8")
 
 
 BATCH = {"fp16": 256 / 43_000, "int8": 256 / 85_000}
-"""Seconds that a network takes of a batch, as docs/gpu.md predicts them for an H100."""
+"""Seconds that a network takes of a batch, as docs/guide/gpu.md predicts them for an H100."""
 
 
 REDUCE = 4e-6

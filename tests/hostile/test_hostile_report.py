@@ -13,7 +13,7 @@ import pytest
 from fuzzing import fuzz, refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_results import cell, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
@@ -21,7 +21,7 @@ from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.build import write_report
 from bandlens.app.report.page import safe_json
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Condition, Failed, Model, digest_of
+from bandlens.records import Failed, Model, digest_of
 
 PAYLOADS = [
     "</script><script>alert(1)</script>",
@@ -85,7 +85,7 @@ def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
         )
         for name in names[:count]
     ]
-    own = Condition(names[7], ((names[8], names[9]),), digest_of(names[7]))
+    own = condition(names[7], **{names[8]: names[9]})
     grid = make_grid(PUBLISHED, Path()).conditions
     ranks = np.random.default_rng(0).integers(0, 3, (count, len(grid) + 1, 40))
     parts = [

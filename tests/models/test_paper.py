@@ -67,7 +67,7 @@ class Paper:
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
-    """Packed, run and analyzed by the command line, as docs/benchmarks.md has it."""
+    """Packed, run and analyzed by the command line, as docs/guide/benchmarks.md has it."""
     found = Paper(tmp_path_factory.mktemp("paper"))
     (found.folder / "sets").mkdir()
     for out, options in SETS.items():

@@ -351,7 +351,7 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
         assert_frame_equal(rows_of(tmp_path / f"{name}.duckdb"), rows_of(tmp_path / "direct.duckdb"))
         assert ask(tmp_path / f"{name}.duckdb", failed) == ask(tmp_path / "direct.duckdb", failed)
     plan = command("plan", study, "--db", tmp_path / "ray.duckdb")
-    assert "failed when last tried: 3 cells, the first: fragile, images.set, lowpass cutoff=0.0: logits are" in plan.out
+    assert "failed when last tried: 3 cells, the first: fragile, images.set, lowpass cutoff=0: logits are" in plan.out
     assert len(json.loads(command("plan", study, "--db", tmp_path / "ray.duckdb", "--json").out)["failed"]) == 3
 
 
@@ -400,7 +400,7 @@ def once(name):
     return first
 if once("stopped"):
     time.sleep(3)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    os.kill(os.getppid(), signal.SIGSTOP)  # the worker
 def hangs(images, level):
     if once("hung"):
         time.sleep(3600)

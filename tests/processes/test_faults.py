@@ -250,7 +250,7 @@ def test_cells_that_fail_are_named_and_the_others_stored(command: Command, tmp_p
         answer = command("run", study, "--db", database)
         assert answer.code == 1
         assert answer.err.splitlines()[-1] == (
-            "bandlens: 1 of 6 cells failed, the first: fragile, images.set, lowpass cutoff=0.0: logits are not finite "
+            "bandlens: 1 of 6 cells failed, the first: fragile, images.set, lowpass cutoff=0: logits are not finite "
             "at image 0; check the weights and the precision; the others are stored, and the next run tries the failed "
             "ones again"
         )
@@ -258,7 +258,7 @@ def test_cells_that_fail_are_named_and_the_others_stored(command: Command, tmp_p
     assert ran.code == 1
     assert json.loads(ran.out)["failed"] == [
         {
-            "cell": "fragile, images.set, lowpass cutoff=0.0",
+            "cell": "fragile, images.set, lowpass cutoff=0",
             "error": "logits are not finite at image 0; check the weights and the precision",
         }
     ]

@@ -9,7 +9,10 @@ import subprocess
 import sys
 import threading
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +20,10 @@ from own_probes import PIXELS, Write, run
 from small import bandlens
 
 from bandlens.errors import ProbeError, UsageError
+from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
 from bandlens.probes.grid import make_grid
+from bandlens.probes.user import ProbeCall, perturb_batch, start_probe, user_family
 
 SUPPORT = str(Path(__file__).parents[1] / "support")
 
@@ -195,7 +200,7 @@ def test_what_is_no_batch_of_images_is_named(tmp_path: Path, write: Write, body:
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "probes.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "guide" / "probes.md").read_text(encoding="utf-8")
     for name, body in re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
         (tmp_path / name).write_text(body, encoding="utf-8")
     grid = make_grid(tomllib.loads((tmp_path / "probes.toml").read_text())["probes"], tmp_path)
@@ -338,9 +343,9 @@ def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str
     assert str(raised[1]) == f"probe mirror: {tmp_path / 'mine.py'} does not load: {said}"
 
 
-def test_the_users_interrupt_is_no_error_of_the_probe(tmp_path: Path, write: Write) -> None:
+def test_an_interrupt_that_it_sends_itself_is_its_error(tmp_path: Path, write: Write) -> None:
     write("import signal\nsignal.raise_signal(signal.SIGINT)\ndef mirror(images):\n    return images\n")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(UsageError, match=r"mine.py does not load: KeyboardInterrupt:$"):
         run(tmp_path, {}, PIXELS)
 
 
@@ -409,3 +414,66 @@ def test_what_it_logs_goes_there_too_however_often_it_is_called(
     write("import sys\ndef mirror(images):\n    print('said')\n    sys.stdout.close()\n    return images\n")
     run(tmp_path, {}, PIXELS)
     assert capfd.readouterr() == ("", "said\n" * 4)
+
+
+def test_it_may_close_and_use_any_number_of_a_descriptor(tmp_path: Path, write: Write) -> None:
+    """Those of the command are none of its own."""
+    write(
+        "import os\nfor number in (1, 2):\n    os.close(number)\n"
+        "mine, _ = os.pipe()\nassert mine == 1\nos.close(mine)\n"
+        "def mirror(images):\n    os.close(1)\n    return images\n"
+    )
+    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
+
+
+SALT = """
+def salt(images, share, rng, index, seed):
+    images[rng.random(images.shape) < share] = (index + seed) % 2
+    return images
+def without_abs(images):
+    import numpy
+    numpy.abs = None
+    return images
+"""
+
+
+def test_images_are_those_that_the_function_makes_here(xp: ModuleType, tmp_path: Path, write: Write) -> None:
+    file, code = write(SALT), dict[str, Any]()
+    family = user_family("salt", start_probe("salt", {"file": file.name}, tmp_path))
+    exec(SALT, code)
+    conditions = family.conditions({"share": [0.0, 0.5]})
+    for count, size in ((2, 16), (5, 16), (1, 32), (2, 16)):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 3, size, size), np.uint8)
+        host = Batch(pixels, np.arange(count, dtype=np.uint64), np.arange(count), 3)
+        batch = replace(host, pixels=xp.asarray(pixels), keys=xp.asarray(host.keys))
+        buffers = family.perturb(xp, batch, conditions, lambda: xp.empty(pixels.shape, xp.float32))  # noqa: B023
+        for condition, images in buffers:
+            how = ProbeCall("probe salt", ("rng", "index", "seed"), "")
+            expected = perturb_batch(code["salt"], how, False, host, condition)
+            np.testing.assert_array_equal(to_numpy(images), expected)
+
+
+def test_what_fails_around_the_function_is_one_line_too(tmp_path: Path, write: Write) -> None:
+    write(SALT)
+    grid = make_grid({"without_abs": {"file": "mine.py"}}, tmp_path)
+    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
+    message = r"^probe without_abs failed: TypeError: 'NoneType' object is not callable$"
+    for _ in range(2):
+        with pytest.raises(ProbeError, match=message):
+            list(grid.families["without_abs"].perturb(np, batch, grid.conditions[1:], lambda: np.empty(PIXELS.shape)))
+
+
+def test_what_it_read_at_any_time_spoils_what_comes_after(tmp_path: Path, write: Write) -> None:
+    """It may have kept what it read."""
+    write("0.5", "mask.txt")
+    write(
+        "from pathlib import Path\nmasks = []\n"
+        "def mirror(images, strength):\n"
+        "    masks[:] = masks or [float(Path(__file__).with_name('mask.txt').read_text())]\n"
+        "    return images * masks[0]\n"
+    )
+    grid = make_grid({"mirror": {"file": "mine.py", "strength": [1, 2]}}, tmp_path)
+    batch = Batch(PIXELS, np.arange(3, dtype=np.uint64), np.arange(3), 0)
+    for condition in grid.conditions[1:]:
+        with pytest.raises(ProbeError, match=r"^probe mirror reads mask.txt, and nothing says that"):
+            list(grid.families["mirror"].perturb(np, batch, [condition], lambda: np.empty(PIXELS.shape)))

@@ -14,6 +14,9 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.database.store import NO_NAMES, ClassNames, Store
+from bandlens.probes.clean import perturb
+from bandlens.probes.family import Family, Parameter
+from bandlens.probes.grid import KNOWN
 from bandlens.records import (
     Cell,
     Condition,
@@ -76,7 +79,11 @@ def model(name: str = "net", *, content: str | None = None, classes: int = 10, c
 
 
 def condition(probe: str = "clean", **parameters: float | str) -> Condition:
-    return Condition(probe, tuple(parameters.items()), digest_of(probe, parameters))
+    """A condition with the facts of its family, or of a user's probe, whatever its parameters are."""
+    own = Family(probe, "made up", 1, tuple(Parameter(name, str, ()) for name in parameters), perturb)
+    family = KNOWN.get(probe, own)
+    facts = family.facts(parameters, family.axes_of([parameters]))
+    return Condition(probe, tuple(parameters.items()), digest_of(probe, parameters), facts)
 
 
 def variant(of: Model | None = None, precision: str = "fp32") -> Variant:

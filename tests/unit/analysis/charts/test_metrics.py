@@ -15,7 +15,7 @@ PROSE = "the threshold lies below the tested noise; all thresholds are equal; no
 MARKS = {
     State.OK: SOUND,
     **dict.fromkeys((State.DOUBTFUL, State.NO_INTERVAL, State.CENSORED_BELOW, State.CENSORED_ABOVE), WARN),
-    **dict.fromkeys((State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING), NONE),
+    **dict.fromkeys((State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED), NONE),
 }
 
 

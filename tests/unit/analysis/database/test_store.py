@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import bandlens
 from bandlens.analysis.database.open import SCHEMA_VERSION, open_store
 from bandlens.analysis.database.store import Store
 from bandlens.errors import BandlensError, StoreError, UsageError
-from bandlens.records import Failed
+from bandlens.probes.attacks import ATTACKS
+from bandlens.probes.grid import KNOWN, make_grid
+from bandlens.records import Facts, Failed
 
 pytestmark = pytest.mark.usefixtures("made_databases")
 
@@ -249,6 +252,32 @@ def test_parameters_of_any_probe_can_be_kept(store: Store) -> None:
     store.begin_study("s", "", [cell(images, one) for one in given], [images])
     found = store.frame("SELECT frequency, cutoff, noise_sd, parameters->>'word' FROM condition ORDER BY id").rows()
     assert found == [(3, None, 0.02, None), (None, 1e6, None, "it's"), (None, -1.0, None, ""), (None, None, None, None)]
+
+
+def test_a_condition_keeps_the_facts_of_its_family(store: Store) -> None:
+    images = image_set(1)
+    some = {
+        "fourier": {"row": [0, 3], "column": [-5, 0]},
+        "power_law_noise": {"exponent": 1, "noise_sd": [0.1, 0.2]},
+        "bilateral": {"d": [4, 9], "sigma_color": 50},
+    }
+    grid = make_grid({name: some.get(name, {}) for name in KNOWN}, Path())
+    conditions = [*grid.conditions, *grid.attacks]
+    store.begin_study("s", "", [cell(images, one) for one in conditions], [images])
+    names = [field.name for field in fields(Facts)]
+    rows = store.frame(f"SELECT digest, {', '.join(names)} FROM condition").rows()
+    assert {digest: Facts(*row) for digest, *row in rows} == {one.digest: one.facts for one in conditions}
+    assert set(store.frame("SELECT probe FROM condition WHERE attack")["probe"]) == set(ATTACKS)
+
+
+def test_another_axis_of_a_known_condition_is_kept(store: Store) -> None:
+    images, of = image_set(1), condition("mine", sigma=2, share=0.5)
+    other = replace(of, facts=replace(of.facts, x=2.0, x_title="sigma", series="share=0.5"))
+    for one in (of, other, other):
+        store.begin_study("s", "", [cell(images, one)], [images])
+        row = store.frame("SELECT x, x_title, series FROM condition").row(0)
+        assert row == (one.facts.x, one.facts.x_title, one.facts.series)
+    assert store.frame("FROM study")["version"].to_list() == [1], "neither numbers nor names changed"
 
 
 def test_precisions_are_different_cells(store: Store) -> None:

@@ -34,7 +34,7 @@ EXPERIMENTS = {
     "uniform-noise": "uniform_noise",
     "phase-scrambling": "phase_scramble",
 }
-"""Stimulus set -> the probe that makes such stimuli, as docs/probes.md has them."""
+"""Stimulus set -> the probe that makes such stimuli, as docs/guide/probes.md has them."""
 
 
 def answered(

@@ -54,15 +54,15 @@ def drawn(panel: Any) -> list[dict[str, Any]]:
 def test_each_metric_is_a_figure_and_each_probe_and_level_a_panel(results: ReportData) -> None:
     found = figures(results)
     assert set(found) == {
-        f"{name} on conflicts" for name in ("shape bias", "cue accuracy", "confidence", "clean error consistency")
+        f"{name} on conflicts" for name in ("shape bias", "cue accuracy", "confidence", "error consistency with clean")
     }
     panels = {name: panel.to_dict() for name, panel in found["shape bias on conflicts"].panels.items()}
     across = {title: spec["layer"][-1]["encoding"]["x"]["field"] for title, spec in panels.items()}
     assert across == {
         "lowpass": "cycles",
-        "critical band, noise_sd 0.04": "cycles",
-        "critical band, noise_sd 0.16": "cycles",
-        "blur": "setting",
+        "critical band, noise_sd=0.04": "cycles",
+        "critical band, noise_sd=0.16": "cycles",
+        "blur": "x",
     }
 
 
@@ -83,7 +83,7 @@ def test_a_curve_has_the_numbers_of_the_view_and_the_clean_one_beside_it(results
 
 def test_a_consistency_has_no_line_of_the_clean_images(results: ReportData) -> None:
     """It is that with the clean images; and it may be below 0."""
-    figure = figures(results)["clean error consistency on conflicts"]
+    figure = figures(results)["error consistency with clean on conflicts"]
     lowest = results.condition_metrics.filter(metric="clean_error_consistency").select(pl.col("low").min()).item()
     for panel in figure.panels.values():
         spec = panel.to_dict()
