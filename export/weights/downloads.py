@@ -87,9 +87,11 @@ def _timm(repository: str, partial: Path) -> None:
 def _huggingface(address: str, partial: Path) -> None:
     import shutil
 
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     repository, _, name = address.partition(":")
+    # hf_hub_download asks a hub that is not there six times, for half a minute; this asks once.
+    get_hf_file_metadata(hf_hub_url(repository, name))
     folder = partial.with_name(partial.name + ".hub")  # huggingface_hub keeps what it needs to resume in here
     Path(hf_hub_download(repository, name, local_dir=folder)).replace(partial)
     shutil.rmtree(folder)
