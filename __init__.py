@@ -29,12 +29,17 @@ if TYPE_CHECKING:
     from .app.api import analyze as analyze
     from .app.api import compare as compare
     from .app.api import export as export
+    from .app.api import measure as measure
+    from .app.api import pack as pack
     from .app.api import plan as plan
     from .app.api import report as report
     from .app.api import run as run
     from .app.console import progress as progress
     from .app.study.file import Study as Study
-    from .probes.images.pack import pack as pack
+    from .probes.images.options import Contents as Contents
+    from .probes.images.options import Draw as Draw
+    from .probes.images.options import How as How
+    from .records import Crop as Crop
 
 # ONNX Runtime, OpenVINO and NNCF would tell their makers of every use, and begin as they are imported. The first asks
 # the environment; the others have a package for it, and do without where they do not find it.
@@ -51,9 +56,10 @@ def open(path: str | PathLike[str]) -> Results:  # noqa: A001 - as in `bandlens.
 
 _LATER = {
     "Study": ".app.study.file",
-    "pack": ".probes.images.pack",
+    "Crop": ".records",
     "progress": ".app.console",
-    **dict.fromkeys(("analyze", "compare", "plan", "report", "run"), ".app.api"),
+    **dict.fromkeys(("Contents", "Draw", "How"), ".probes.images.options"),
+    **dict.fromkeys(("analyze", "compare", "measure", "pack", "plan", "report", "run"), ".app.api"),
 }
 """Name -> its module, which loads heavy libraries, and so on use."""
 

@@ -12,11 +12,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..advance import Progress, silent
 from ..errors import UsageError
-from ..probes.images.rows import Progress, silent
+from ..probes.images.options import USUAL, WHOLE_SOURCE, Contents, How
 from ..protocol import SIZE
+from ..records import PUBLISHED_CROP, Crop
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,13 +26,14 @@ if TYPE_CHECKING:
 
     from ..analysis.comparison.cells import Run
     from ..analysis.comparison.runs import Comparison
-    from ..export.registry import Channels
+    from ..export.normalization import Channels
+    from ..probes.images.image_set import ImageSet
     from ..records import Model
     from .report.build import Written
     from .study.file import Study
     from .study.plan import Plan
+    from .study.record import Summary
     from .study.resolve import Work
-    from .study.run import Summary
 
 File = str | PathLike[str]
 RESULTS = Path("results.duckdb")
@@ -83,6 +86,35 @@ def export(
     return pipeline.export_user_checkpoint(file, name, architecture, *channels, folder, image_size=size)[0]
 
 
+def pack(
+    source: File,
+    out: File,
+    *,
+    crop: Crop = PUBLISHED_CROP,
+    labels: File | None = None,
+    contents: Contents = WHOLE_SOURCE,
+    how: How = USUAL,
+) -> ImageSet:
+    """Decode the images of a folder tree or tar archive into the new image set `out`, sorted by path.
+
+    Args:
+        source: the folder or archive.
+        out: the new folder of the set.
+        crop: how photographs become pixels; by default the published study's.
+        labels: a CSV file, columns path and class, or the word `folders`: those at the top are the classes. Else they
+            come from folders named by WordNet ids, or by the names of the decision space.
+        contents: what the set is called in results, what its images are, and which of the source's they are.
+        how: broken files, streaming, threads, progress; none of it matters to what the set holds.
+
+    Raises UsageError where `source` is missing or `out` exists, ImageSetError for whatever is wrong with the images or
+    their labels. After an error there is no `out`.
+    """
+    from ..probes.images.pack import pack
+
+    file = None if labels is None else Path(labels)
+    return pack(Path(source), Path(out), crop=crop, labels=file, contents=contents, how=how)
+
+
 def plan(study: Study | File, db: File = RESULTS, *, engine: str | None = None) -> Plan:
     """What a run of the study would do, and how long it would take here; a file is read as a study."""
     from .study.plan import plan_study
@@ -114,12 +146,12 @@ def run(
     from .study.run import run_study
 
     work, copy = _work(study, engine), None if snapshot is None else Path(snapshot)
-    return run_study(work, Path(db), require_gate=require_gate, snapshot=copy, progress=progress).check()
+    return run_study(work, Path(db), require_gate=require_gate, snapshot=copy, progress=progress).raise_failures()
 
 
 def analyze(
     db: File = RESULTS,
-    study: str = "*",
+    study: str | Study = "*",
     *,
     resamples: int = 1000,
     rgb_reference: bool = False,
@@ -133,29 +165,63 @@ def analyze(
 
     Args:
         db: the results database.
-        study: name or name@version; * is the newest version of each.
+        study: name or name@version; * is the newest version of each. Of a `Study` its own measures are computed, those
+            that changed; built-in ones as well where it has no values of them yet.
         resamples: of the bootstrap over images, at least 100.
         rgb_reference: normalize critical-band thresholds by the clean accuracy in colour.
         conditions: return the metrics of every condition instead.
         progress: shows how far it is.
     """
     from ..analysis.database.open import open_store
-    from ..analysis.metrics.compute import compute_metrics, subjects
-    from ..analysis.metrics.conditions import compute_conditions
-    from ..analysis.metrics.error_consistency import judged_images, write_consistencies
+    from ..analysis.measures.base import Options
+    from ..analysis.measures.compute import compute_measures, compute_own, has_values, metrics_of, stored_values
+    from ..analysis.measures.error_consistency import judged_images, write_consistencies
+    from ..analysis.measures.outcomes import subjects
+    from ..analysis.measures.own import start_measures
+    from .study.file import Study
 
-    if not Path(db).exists():
-        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
+    _check_exists(Path(db))
+    name = study.name if isinstance(study, Study) else study
+    own = start_measures(study.measures, study.folder) if isinstance(study, Study) else []
     with open_store(Path(db)) as store:
-        count = len(subjects(store, study))
-        with progress("analyzing", count, "checkpoints and image sets") as advance:
-            metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
-        with progress("analyzing every condition", count, "checkpoints and image sets") as advance:
-            of_conditions = compute_conditions(store, study, resamples, advance)
-        judged = judged_images(store, study)
-        with progress("comparing errors", len(judged), "image sets") as advance:
-            write_consistencies(store, judged, resamples, advance)
-    return of_conditions if conditions else metrics
+        count = len(subjects(store, name))
+        if own:
+            with progress("analyzing measures of the study", count, "checkpoints and image sets") as advance:
+                compute_own(store, name, own, advance)
+        if not own or not has_values(store, name):
+            with progress("analyzing", count, "checkpoints and image sets") as advance:
+                compute_measures(store, name, Options(resamples, rgb_reference), advance)
+            judged = judged_images(store, name)
+            with progress("comparing errors", len(judged), "image sets") as advance:
+                write_consistencies(store, judged, resamples, advance)
+        values = stored_values(store, name, conditions)
+    return values if conditions else metrics_of(values)
+
+
+def measure(
+    file: File, db: File = RESULTS, study: str = "*", *, name: str | None = None, **settings: Any
+) -> pl.DataFrame:
+    """Compute a measure of one's own of what is stored, and keep it: its rows of the view `condition_metric`.
+
+    Args:
+        file: a Python file; it is loaded in a process of its own, never in this one.
+        db: the results database.
+        study: name or name@version; it must stand for one study.
+        name: of the measure and its function; by default that of the file.
+        settings: values of the function's parameters; and perhaps `unit`, `function` and `uses`.
+    """
+    from ..analysis.database.open import open_store
+    from ..analysis.database.studies import study_label
+    from ..analysis.measures.compute import compute_own, stored_values
+    from ..analysis.measures.own import start_measures
+
+    _check_exists(Path(db))
+    called = name or Path(file).stem
+    own = start_measures({called: {"file": str(Path(file).absolute()), **settings}}, Path())
+    with open_store(Path(db)) as store:
+        label = study_label(store, None if study == "*" else study)
+        compute_own(store, label, own)
+        return stored_values(store, label, conditions=True).filter(metric=called)
 
 
 def compare(
@@ -221,6 +287,33 @@ def report(
     folder, picture = (None if file is None else Path(file) for file in (figures, photograph))
     with progress("writing", None, "charts") as advance:
         return write_report(Path(db), Path(out), study, against, folder, picture, advance)
+
+
+def measures(study: Study | File | None = None) -> list[dict[str, Any]]:
+    """List the built-in measures, and those of the user's own that a study names: name, title, unit, scope, bias."""
+    from ..analysis.measures.own import start_measures
+    from ..analysis.measures.registry import MEASURES
+    from .study.file import Study
+
+    listed = list(MEASURES.values())
+    if study is not None:
+        asked = study if isinstance(study, Study) else Study.read(study)
+        listed += [measure.grid_measure for measure in start_measures(asked.measures, asked.folder)]
+    return [
+        {
+            "name": measure.name,
+            "title": measure.title,
+            "unit": measure.unit,
+            "scope": measure.scope.value,
+            "bias": measure.is_bias,
+        }
+        for measure in listed
+    ]
+
+
+def _check_exists(db: Path) -> None:
+    if not db.exists():
+        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
 
 
 def _work(study: Study | File, engine: str | None) -> Work:

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..export.models import load_model, model_names
 from ..probes.images.image_set import ImageSet, open_image_set
+from ..probes.images.options import Contents
 from ..probes.images.pack import pack_arrays
 from ..records import Model
 
 if TYPE_CHECKING:
-    from ..export.parity import Parity
+    from ..export.onnx.parity import Parity
 
 MODEL = "efficientnet_lite0"
 ARCHITECTURE = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
@@ -81,7 +82,7 @@ def pack_photographs(out: Path) -> ImageSet:
     """The 64 crops as an image set; a set that is there already is opened."""
     if out.exists():
         return open_image_set(out)
-    return pack_arrays(crops(), out, name="photographs", benchmark="demo", clusters="folder")
+    return pack_arrays(crops(), out, contents=Contents(name="photographs", benchmark="demo", clusters="folder"))
 
 
 def crops() -> Iterator[tuple[str, NDArray[np.uint8]]]:

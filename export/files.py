@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..beside import prefix, remove_leavings
+from ..partial_files import partial_prefix, remove_partial_files
 
 
 def home() -> Path:
@@ -36,8 +36,8 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leavings(path.parent, path.name)
-    temporary = path.with_name(f"{prefix(path)}{secrets.token_hex(4)}")
+    remove_partial_files(path.parent, path.name)
+    temporary = path.with_name(f"{partial_prefix(path)}{secrets.token_hex(4)}")
     try:
         yield temporary
         temporary.replace(path)

@@ -24,7 +24,7 @@ import duckdb
 
 from ...errors import StoreError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 Entry = tuple[str, str]
 """The kind of a thing that is defined, and its name; with its schema where that is not main."""
 Definition = tuple[str, str, str]
@@ -149,7 +149,7 @@ def _digest(definitions: list[Definition]) -> str:
 def _schema_digest() -> str:
     """The digest of the schema's definitions: the stored one, where it is of this schema.sql and this DuckDB."""
     stored = json.loads(STORED.read_text(encoding="utf-8"))
-    if all(stored[name] == value for name, value in _sources().items()):
+    if all(stored.get(name) == value for name, value in _sources().items()):
         return str(stored["definitions"])
     return _digest(_schema_definitions())
 

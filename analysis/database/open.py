@@ -11,8 +11,8 @@ from typing import Any
 
 import duckdb
 
-from ...beside import prefix, remove_leavings
 from ...errors import StoreError, UsageError
+from ...partial_files import partial_prefix, remove_partial_files
 from ...version import __version__
 from .catalogue import SCHEMA_VERSION, check_definitions, schema
 from .errors import explained, quietly
@@ -54,7 +54,7 @@ def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iter
             another process, or the disk is full.
         UsageError: it is to be read and does not exist.
     """
-    remove_leavings(path.parent, path.name)
+    remove_partial_files(path.parent, path.name)
     made = False
     if not path.exists():
         if read_only:
@@ -83,7 +83,7 @@ def create(path: Path) -> bool:
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the results database; make it first")
     try:
-        with TemporaryDirectory(prefix=prefix(path), dir=path.parent) as folder:
+        with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
             with _connected(draft, path) as connection:
                 store = Store(connection, path)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...beside import prefix, remove_leavings
 from ...errors import StoreError, UsageError
+from ...partial_files import partial_prefix, remove_partial_files
 from .store import Store
 
 SHARE = 0.05
@@ -31,7 +31,7 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
         raise UsageError(f"a snapshot cannot take the place of {path}, which it is of; name another file")
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the snapshot; make it first")
-    remove_leavings(path.parent, path.name)
+    remove_partial_files(path.parent, path.name)
     due = 0.0
 
     def renew() -> bool:
@@ -51,7 +51,7 @@ def write_snapshot(store: Store, path: Path) -> None:
     """Copy the database, as it is now, to `path`."""
     store.execute("CHECKPOINT")
     try:
-        with TemporaryDirectory(prefix=prefix(path), dir=path.parent) as folder:
+        with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
             # In a process of its own: closing a file here would give up this process's lock on it.
             done = subprocess.run(

@@ -7,8 +7,8 @@ from tempfile import TemporaryDirectory
 
 import duckdb
 
-from ...beside import prefix
 from ...errors import StoreError
+from ...partial_files import partial_prefix
 from .errors import explained
 from .open import MEMORY_LIMIT, create, open_store
 
@@ -26,7 +26,7 @@ def vacuum(path: Path) -> tuple[int, int]:
         pass
     before = path.stat().st_size
     try:
-        with TemporaryDirectory(prefix=prefix(path), dir=path.parent) as folder:
+        with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
             create(draft)
             _copy(path, draft, folder)

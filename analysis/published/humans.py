@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 
 from ...errors import StoreError
-from ...protocol import CUE_CONFLICT
+from ...protocol import CUE_CONFLICT, SHAPE_CUES
 from ..statistics.shares import share_interval, share_of
 from .sources import read_parquet
 
@@ -87,7 +87,7 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     )
     for (model,), mine in decided.sort(pl.all()).group_by(model=subject, maintain_order=True):
         named = mine.filter(pl.col("shape") | pl.col("texture"))
-        about = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": "shape_bias", "unit": "share"}
+        about = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
         nothing = {"value": None, "low": None, "high": None, "n": 0}
         yield about | (nothing if named.is_empty() else _share(named["shape"], named["image"]))
 

@@ -23,7 +23,7 @@ from .images import (
     Stream,
     Workers,
     print_sets,
-    read_resize,
+    read_crop,
     say,
 )
 
@@ -109,25 +109,20 @@ def pack(
     """
     from ...probes.benchmarks.check import Subset
     from ...probes.benchmarks.layouts import find_benchmark
-    from ...probes.benchmarks.pack import Corruptions, Labels, pack_benchmark
-    from ...probes.images.pack import How
+    from ...probes.benchmarks.pack import pack_benchmark
+    from ...probes.benchmarks.truth import Labels
+    from ...probes.images.options import How
 
     start = time.perf_counter()
-    shorter, squash = read_resize(resize)
+    known = find_benchmark(benchmark)
     images = pack_benchmark(
-        find_benchmark(benchmark),
+        known,
         source,
         out,
-        size=size,
-        resize=shorter,
-        interpolation=interpolation,
-        squash=squash,
         name=name,
-        labels=Labels(ground_truth, real),
-        corruptions=Corruptions(tuple(corruption or ()), tuple(severity or ())),
-        subset=Subset(per_class, limit, partial),
-        clusters=clusters,
-        fast=fast,
+        crop=read_crop(size, resize, interpolation, fast, known.fixed),
+        labels=Labels(ground_truth, real, clusters),
+        subset=Subset(per_class, limit, partial, tuple(corruption or ()), tuple(severity or ())),
         how=How(skip_broken, stream, workers, progress, say),
     )
     print_sets(images, time.perf_counter() - start, json)

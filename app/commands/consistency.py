@@ -26,7 +26,7 @@ def consistency(
     Example: bandlens consistency cue-conflict --db results.duckdb
     """
     from ...analysis.database.open import open_store
-    from ...analysis.metrics.error_consistency import consistencies, summary
+    from ...analysis.measures.error_consistency import consistencies, summary
 
     with open_store(db, read_only=True) as store:
         table = consistencies(store, images)

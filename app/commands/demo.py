@@ -58,8 +58,7 @@ def _step(title: str) -> None:
 
 def _run(out: Path) -> None:
     from ...analysis.database.open import open_store
-    from ...analysis.metrics.compute import compute_metrics
-    from ...analysis.metrics.conditions import compute_conditions
+    from ...analysis.measures.compute import compute_measures, metrics_of
     from ..demo import export_model, pack_photographs, write_study
     from ..study.file import Study
     from ..study.resolve import resolve
@@ -77,8 +76,7 @@ def _run(out: Path) -> None:
     print(f"{summary.label}: {summary.predictions:,} predictions in {duration(summary.seconds)}, into {database}")
     _step("Curves and metrics; intervals take the crops of a photograph as one")
     with open_store(database) as store:
-        metrics = compute_metrics(store, "demo")
-        compute_conditions(store, "demo")
+        metrics = metrics_of(compute_measures(store, "demo"))
         curve = store.frame(
             "SELECT probe, cutoff, noise_sd, frequency, n, top1 AS agreement, low, high, ratio FROM curve "
             "WHERE study = 'demo' ORDER BY probe, cutoff, noise_sd, frequency"
@@ -90,7 +88,7 @@ def _run(out: Path) -> None:
 def _pictures(out: Path) -> None:
     from ...probes.grid import PUBLISHED, make_grid
     from ...probes.images.image_set import open_image_set
-    from ..preview import draw_sheet
+    from ..pictures.sheet import draw_sheet
     from ..report.accuracy import curves_section
     from ..report.band import band_section
     from ..report.data import read_data

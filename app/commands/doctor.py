@@ -124,7 +124,9 @@ def _engine_rows(found: Gpus) -> list[tuple[str, str]]:
     return rows
 
 
-OPEN = "WARNING: it asks for no token: whoever reaches that port can run programs as its user; see docs/cluster.md"
+OPEN = (
+    "WARNING: it asks for no token: whoever reaches that port can run programs as its user; see docs/guide/cluster.md"
+)
 
 
 def _cluster_rows() -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ import typer
 
 from ...errors import UsageError
 from ...protocol import SIZE, SPACE_CLASSES
+from ...records import Crop
 from ...untrusted import printable
 from ..console import Json, log, print_lines, print_rows, progress
 from .options import Database
@@ -84,30 +85,17 @@ def pack(
 
     Example: bandlens images pack crops.tar --out sets/crops --labels classes.csv --clusters folder
     """
-    from ...probes.images.pack import pack as pack_images
+    from ...probes.images.options import Contents, Draw, How
+    from ..api import pack as pack_images
 
     start = time.perf_counter()
-    shorter, squash = read_resize(resize)
     images = pack_images(
         source,
         out,
-        size=size,
-        resize=shorter,
-        interpolation=interpolation,
-        squash=squash,
-        name=name,
-        benchmark=benchmark,
+        crop=read_crop(size, resize, interpolation, fast),
         labels=labels,
-        decision_space=decision_space,
-        clusters=clusters,
-        limit=limit,
-        seed=seed,
-        fast=fast,
-        stream=stream,
-        skip_broken=skip_broken,
-        workers=workers,
-        progress=progress,
-        say=say,
+        contents=Contents(name, benchmark, decision_space, clusters, draw=None if limit is None else Draw(limit, seed)),
+        how=How(skip_broken, stream, workers, progress, say),
     )
     print_sets([images], time.perf_counter() - start, json)
 
@@ -130,7 +118,7 @@ def frequency_conflict(
     """
     from ...probes.benchmarks.frequency_conflict import pack_frequency_conflict
     from ...probes.images.image_set import open_image_set
-    from ...probes.images.pack import How
+    from ...probes.images.options import How
 
     start = time.perf_counter()
     how = How(workers=workers, progress=progress, say=say)
@@ -175,9 +163,9 @@ def show(
     from ...analysis.database.open import open_store
     from ...analysis.results import Results
     from ...probes.images.image_set import open_image_set
-    from ..pictures import Conditions
-    from ..preview import grid_of
-    from ..wall import draw_wall
+    from ..pictures.conditions import Conditions
+    from ..pictures.sheet import grid_of
+    from ..pictures.wall import draw_wall
 
     images = open_image_set(image_set)
     conditions = Conditions(grid_of(study) if study else None)
@@ -189,12 +177,15 @@ def show(
     print(f"{out}: {count} image{'' if count == 1 else 's'}{more}")
 
 
-def read_resize(text: str) -> tuple[int, bool]:
-    """The side of a resize, and whether both sides get it: 256 or 384x384; UsageError for anything else."""
-    first, times, second = text.partition("x")
-    if not (first.isdecimal() and len(first) < 6 and (second == first if times else True)):
-        raise UsageError(f"cannot read --resize {text}; write 256 for the shorter side, or 256x256 for both sides")
-    return int(first), bool(times)
+def read_crop(size: int, resize: str, interpolation: str, fast: bool, fixed: bool = False) -> Crop:
+    """The crop of the options, of which --resize is 256 or 384x384; UsageError for anything else.
+
+    Nothing of a `fixed` benchmark is resized, whatever --resize says.
+    """
+    side, times, second = resize.partition("x")
+    if not (side.isdecimal() and len(side) < 6 and (second == side if times else True)):
+        raise UsageError(f"cannot read --resize {resize}; write 256 for the shorter side, or 256x256 for both sides")
+    return Crop(size, size if fixed else int(side), fast=fast, interpolation=interpolation, squash=bool(times))
 
 
 def say(text: str) -> None:

@@ -29,15 +29,18 @@ def list_(
 
     Example: bandlens probes list --json
     """
-    from ...probes.attacks import ATTACKS
-    from ...probes.grid import make_grid
-    from ..preview import grid_of
+    from ...probes.grid import KNOWN, make_grid
+    from ..pictures.sheet import grid_of
 
-    grid = make_grid({name: {} for name in ATTACKS}, Path()) if attacks and study is None else grid_of(study)
+    grid = (
+        make_grid({name: {} for name, family in KNOWN.items() if family.attack}, Path())
+        if attacks and study is None
+        else grid_of(study)
+    )
     rows = [
         {
             "probe": condition.probe,
-            "parameters": ", ".join(f"{name}={value}" for name, value in condition.parameters),
+            "parameters": condition.facts.setting,
             "what": grid.family(condition).summary,
         }
         for condition in (*(() if attacks else grid.conditions), *grid.attacks)
@@ -56,7 +59,7 @@ def preview(
 
     Example: bandlens probes preview photo.jpg --out sheet.png
     """
-    from ..preview import draw_sheet, grid_of, read_photograph
+    from ..pictures.sheet import draw_sheet, grid_of, read_photograph
 
     grid = grid_of(study)
     drawn = draw_sheet(read_photograph(image), grid, seed, out)

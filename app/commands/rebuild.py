@@ -23,7 +23,7 @@ def rebuild(
 
     Example: bandlens rebuild study.toml --shards results.duckdb.shards --db new.duckdb
     """
-    from ..study.run import rebuild_study
+    from ..study.shards import rebuild_study
 
     found = rebuild_study(opened(study, engine), db, shards)
     if as_json:

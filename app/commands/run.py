@@ -13,7 +13,7 @@ from ..console import Json, duration
 from .options import Database, EngineOption, StudyFile, opened
 
 if TYPE_CHECKING:
-    from ..study.run import Sharded
+    from ..study.shards import Sharded
 
 EXAMPLE = """
 \b
@@ -106,7 +106,7 @@ def run(
             print(f"to commit them: bandlens rebuild {study} --shards {sharded.folder} --db {db}")
     else:
         print(f"{summary.label}: nothing to run, all {summary.cells:,} cells are in {db}")
-    summary.check()
+    summary.raise_failures()
 
 
 def _sharded(
@@ -138,7 +138,7 @@ def _sharded(
                 raise UsageError("--commit later leaves shards; name a folder for them with --shards")
             return None
     from ...engine.distributed.cluster import RayOptions
-    from ..study.run import Sharded
+    from ..study.shards import Sharded
 
     wanted = RayOptions(address, gpus_per_worker or 1, workers, task_timeout) if executor == "ray" else None
     return Sharded(shards or f"{db}.shards", wanted, later=commit == "later")

@@ -15,8 +15,9 @@ from ...engine.tasks import by_attack
 from ...errors import UsageError
 from ..console import progress
 from .file import Study
+from .record import Summary, class_names
 from .resolve import Work, resolve
-from .run import Summary, class_names, run_missing
+from .run import run_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def gate_study(
             store.add_cells(both.cells, both.image_sets, class_names(both))
             return f"{names[1]} against {names[0]}"
 
-        ran = run_missing(both, store, begin, store.progress(both.cells), range_seconds)
+        ran = run_whole(both, store, begin, store.progress(both.cells), range_seconds)
         total = len(both.models) * len(both.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
             pairs = list(zip(trusted.cells, own.cells, strict=True))

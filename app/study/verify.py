@@ -19,7 +19,7 @@ from ...probes.images.image_set import check
 from ...records import Cell, Finished, SessionInfo
 from ..console import progress
 from .resolve import Work
-from .run import workbench
+from .run import make_workbench
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ def _recomputed(work: Work, store: Store, cells: int, images: int, chance: np.ra
     ranges = [batch * int(chance.integers(-(-done[cell.key] // batch))) for cell in chosen]
     lasts = [min(first + images, done[cell.key]) for cell, first in zip(chosen, ranges, strict=True)]
     total = sum(last - first for first, last in zip(ranges, lasts, strict=True))
-    with progress("recomputing", total, "predictions") as advance, workbench(work) as bench:
+    with progress("recomputing", total, "predictions") as advance, make_workbench(work) as bench:
         for cell, first, last in zip(chosen, ranges, lasts, strict=True):
             (part,) = [one for outcomes in bench.compute(Task((cell,), first, last)) for one in outcomes]
             if not isinstance(part, Finished):

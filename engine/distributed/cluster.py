@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...calls import Calls
 from ...errors import EngineError, UsageError
+from ...timeouts import TimedCalls
 from ..backends.base import engine_of
 from .executors import line_of
 
@@ -61,7 +61,7 @@ class Cluster:
     """A connection to Ray, and what each worker takes of it."""
 
     ray: Any
-    calls: Calls
+    calls: TimedCalls
     options: dict[str, float]
     """num_gpus or num_cpus of a worker."""
     workers: int
@@ -75,7 +75,7 @@ class Cluster:
 @contextmanager
 def connected(wanted: RayOptions, engine: str, threads: int) -> Iterator[Cluster]:
     """A cluster with room for a worker of that engine; EngineError where there is none, in one line."""
-    ray, calls = imported(), Calls(ANSWER_SECONDS, NO_ANSWER)
+    ray, calls = imported(), TimedCalls(ANSWER_SECONDS, NO_ANSWER)
     address = wanted.address or os.environ.get("RAY_ADDRESS")
     mine = not ray.is_initialized()
     with ExitStack() as stack:
@@ -92,7 +92,7 @@ def connected(wanted: RayOptions, engine: str, threads: int) -> Iterator[Cluster
         yield _fitted(ray, calls, wanted, engine, threads, shared=bool(address) or not mine)
 
 
-def _connect(ray: Any, calls: Calls, address: str | None, guard: Guard | None) -> None:
+def _connect(ray: Any, calls: TimedCalls, address: str | None, guard: Guard | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "ignore_reinit_error": True}
     if guard is None:
         calls(lambda: ray.init(address=address, **quiet))
@@ -160,7 +160,7 @@ def _guarded(token: str) -> Iterator[Guard]:
         yield Guard(token, folder, process)
 
 
-def _let_go(ray: Any, calls: Calls, guard: Guard | None) -> None:
+def _let_go(ray: Any, calls: TimedCalls, guard: Guard | None) -> None:
     """Disconnect. A cluster of one's own that does not end is killed; one that is not is left as it is."""
     try:
         calls(ray.shutdown, END_SECONDS)
@@ -218,7 +218,7 @@ def imported() -> Any:
     return ray
 
 
-def _fitted(ray: Any, calls: Calls, wanted: RayOptions, engine: str, threads: int, *, shared: bool) -> Cluster:
+def _fitted(ray: Any, calls: TimedCalls, wanted: RayOptions, engine: str, threads: int, *, shared: bool) -> Cluster:
     name = "GPU" if engine_of(engine).arrays == "cupy" else "CPU"
     each = wanted.gpus_per_worker if name == "GPU" else threads
     options: dict[str, float] = {"num_gpus": each} if name == "GPU" else {"num_cpus": each}
