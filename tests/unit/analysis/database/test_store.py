@@ -15,7 +15,8 @@ from made_up_results import SESSION, cell, condition, image_set, model, part, st
 from small import Command, make_images, make_model, make_pictures, make_study
 
 import bandlens
-from bandlens.analysis.database.open import SCHEMA_VERSION, open_store
+from bandlens.analysis.database.catalogue import SCHEMA_VERSION
+from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.errors import BandlensError, StoreError, UsageError
 from bandlens.probes.attacks import ATTACKS
