@@ -30,7 +30,11 @@ SECONDS = 120.0
 """Time for the same, where the machine is busy or the disk slow."""
 ADDRESS_SPACE = 3 << 28
 """Bytes of address space for opening a database, beside what the libraries take."""
-CONFIG = {"enable_external_access": "false", "threads": 1, "memory_limit": "500MB"}
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "threads": 1,
+    "memory_limit": "500MB",
+}
 
 
 def try_opening(path: Path, read_only: bool) -> None:
