@@ -15,7 +15,7 @@ from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
 from ..measures.base import MEANINGLESS, with_unit
 from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
-from ..measures.outcomes import Predictions, right_of
+from ..measures.outcomes import PredictionReader, right_of
 from ..measures.registry import biases as bias_names
 from ..measures.registry import title_of
 from ..statistics.arrays import Floats, Index, Mask
@@ -223,7 +223,7 @@ def _group_errors(store: Store, label: str) -> Errors:
     models = store.frame(
         "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL", [label]
     )
-    benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), Predictions(store)
+    benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), PredictionReader(store)
     for _, checkpoint_id, checkpoint in models.rows():
         for name, measured in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured().items():
             if measured.share and name in GROUPS:
