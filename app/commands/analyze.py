@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .. import api
 from ..console import Json, parameters_in_words, print_rows, progress
 from .completion import complete_study
 from .options import Database
@@ -39,13 +40,11 @@ def analyze(
 
     Example: bandlens analyze --db results.duckdb --json
     """
-    from ..api import analyze as compute
-
-    shown = compute(
+    metrics = api.results.analyze(
         db, study, resamples=resamples, rgb_reference=rgb_reference, conditions=conditions, progress=progress
     )
     ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
-    rows = shown.drop(*ids, strict=False).to_dicts()
+    rows = metrics.drop(*ids, strict=False).to_dicts()
     if conditions and not as_json:
         rows = [row | {"parameters": parameters_in_words(row["parameters"])} for row in rows]
     print_rows(rows, as_json)

@@ -15,7 +15,7 @@ from machines_with_gpus import H100, build_driver, build_tree
 from small import Command
 
 import bandlens
-from bandlens.app.commands.doctor import PACKAGES, gpu_rows, memory
+from bandlens.app.machine import PACKAGES, gpu_rows, memory
 from bandlens.engine.backends.base import ENGINES
 from bandlens.engine.device import devices
 from bandlens.engine.device.driver import Gpu
