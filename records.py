@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import KW_ONLY, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +23,55 @@ def digest_of(*fields: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+Value = float | int | str
+"""A parameter of a probe."""
+
+
+def in_words(parameters: Iterable[tuple[str, Value]]) -> str:
+    """Parameters as every message, table and chart words them: `noise_sd=0.08, frequency=3`."""
+    return ", ".join(
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in parameters
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the family of a probe says of a condition.
+
+    A database keeps them in the condition's row, since whatever reads results knows no families.
+    """
+
+    setting: str = ""
+    """The parameters in words, without those that its family hides; empty where there are none."""
+    series: str = ""
+    """The same without the parameters of axes: conditions that share it lie on one curve, or on one map."""
+    x: float | None = None
+    """The number on the axis across; None where the probe has no axis, or the condition no number on it."""
+    x_title: str | None = None
+    y: float | None = None
+    """The number on the axis down, of probes that are drawn as a map."""
+    y_title: str | None = None
+    mirrored: bool = False
+    """Whether (x, y) and (-x, -y) are one condition."""
+    cycles_per_pixel: float | None = None
+    """The frequency at which the condition acts, in cycles per pixel."""
+    cuts: bool = False
+    """Whether it filters at that frequency, rounded down to whole cycles per image."""
+    attack: bool = False
+    """Whether its images are made for one network at a time, with its gradient."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """One probe family at one parameter setting."""
 
     probe: str
-    parameters: tuple[tuple[str, float | int | str], ...]
+    parameters: tuple[tuple[str, Value], ...]
     digest: str
     """Covers family, parameters and implementation: the version of a built-in family, the source of a user's."""
+    facts: Facts = field(default=Facts(), compare=False)
 
-    def __getitem__(self, name: str) -> float | int | str:
+    def __getitem__(self, name: str) -> Value:
         return dict(self.parameters)[name]
 
     def number(self, name: str) -> float | None:
@@ -40,7 +80,7 @@ class Condition:
         return float(value) if isinstance(value, (int, float)) else None
 
     def __str__(self) -> str:
-        return " ".join([self.probe, *(f"{name}={value}" for name, value in self.parameters)])
+        return f"{self.probe} {self.facts.setting}".rstrip()
 
 
 INTERPOLATIONS = ("bilinear", "bicubic")

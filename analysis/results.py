@@ -15,6 +15,7 @@ from .charts import correlations as correlation_charts
 from .charts import curves as charts
 from .correlations.models import study_table, subsets_of
 from .correlations.table import correlate
+from .database.conditions import read_conditions, with_facts
 from .database.open import open_store
 from .database.process import QueryProcess
 from .database.store import readable
@@ -53,7 +54,7 @@ class Results:
         return self.sql("FROM condition_metric_of(?) ORDER BY ALL", [study])
 
     def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
-        """Every bias with every kind of generalization over the models of one study: see docs/statistics.md.
+        """Every bias with every kind of generalization over the models of one study: see docs/guide/compare.md.
 
         Raises UsageError where the study has too few models or no metrics.
         """
@@ -94,7 +95,8 @@ class Results:
                 f"{probe} varies more than {x}; filter `curves` to one value of the rest, and draw that with "
                 "bandlens.analysis.charts.curves.curves"
             )
-        return charts.curves(rows, x, x, probe)
+        rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
+        return charts.curves(rows, x, x, probe, octaves=x == "cycles" and not rows["cuts"].any())
 
     def plot_correlations(self, correlations: pl.DataFrame, subset: str = "total") -> Any:
         """An Altair heat map of one subset of what `correlations` gives."""

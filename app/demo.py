@@ -22,7 +22,7 @@ from ..probes.images.pack import pack_arrays
 from ..records import Model
 
 if TYPE_CHECKING:
-    from ..export.parity import Parity
+    from ..export.onnx.parity import Parity
 
 MODEL = "efficientnet_lite0"
 ARCHITECTURE = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
@@ -114,7 +114,7 @@ def write_study(folder: Path) -> Path:
 def draw_pictures(folder: Path) -> tuple[Path, Path]:
     """Draw a photograph under every condition, and the curves of the study; gives the two PNG files."""
     from ..probes.grid import PUBLISHED, make_grid
-    from .preview import draw_sheet
+    from .pictures.sheet import draw_sheet
     from .report.accuracy import curves_section
     from .report.band import band_section
     from .report.data import read_data

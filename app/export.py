@@ -14,8 +14,8 @@ from ..protocol import SIZE
 from ..records import Model
 
 if TYPE_CHECKING:
-    from ..export.onnx_files import OnnxFile
-    from ..export.precisions import Calibration
+    from ..export.onnx.files import OnnxFile
+    from ..export.onnx.precisions import Calibration
 
 CALIBRATION_IMAGES = 300
 """Images that int8 is calibrated on, evenly spaced over the image set."""
@@ -71,7 +71,7 @@ class Lowering:
 
     def __post_init__(self) -> None:
         """UnknownName for a precision that does not exist."""
-        from ..export.onnx_files import check_precision
+        from ..export.onnx.files import check_precision
 
         for precision in self.precisions:
             check_precision(precision)
@@ -95,7 +95,7 @@ class Lowering:
             if self.refit or not isinstance(gpus(), NoGpu):  # else it is an ordinary machine
                 logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
             return None
-        from ..export.trt_plans import ensure_trt_plan, target_of
+        from ..export.plans.plans import ensure_trt_plan, target_of
 
         trt, gpu = load(TENSORRT), usable(gpus())
         target = target_of(trt, gpu.name, gpu.capability, self.batch, refit=self.refit)
@@ -124,7 +124,7 @@ def models_to_export(
 
 def _timm_models(names: Sequence[str], folder: Path, image_size: int | None) -> list[Exportable]:
     from ..export.pipeline import export_pretrained
-    from ..export.pretrained import pretrained
+    from ..export.weights.pretrained import pretrained
 
     if image_size is not None:
         raise UsageError("--timm takes images of the model's own size; leave out --image-size")
@@ -139,7 +139,7 @@ def _named_models(
     selection: Selection, lowering: Lowering, folder: Path, image_size: int | None, trust: bool
 ) -> list[Exportable]:
     from ..export.models import load_model, model_names
-    from ..export.registry import checkpoints, select
+    from ..export.weights.registry import checkpoints, select
 
     published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(folder)
     if selection.names and not selection.every and selection.category is None:
@@ -194,10 +194,10 @@ def lower_model(model: Model, lowering: Lowering) -> list[dict[str, Any]]:
 def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[OnnxFile, dict[str, Any]]:
     """The ONNX file and its recorded parity. An int8 file that exists is taken as it is unless there are images."""
     from ..export.models import describe_model
-    from ..export.onnx_files import describe_onnx_file, load_onnx_file
+    from ..export.onnx.files import describe_onnx_file, load_onnx_file
 
     if precision == "fp16" or (precision == "int8" and calibration is not None):
-        from ..export.precisions import make_onnx_file
+        from ..export.onnx.precisions import make_onnx_file
 
         make_onnx_file(model, precision, None if calibration is None else _calibration(calibration, model.image_size))
     onnx_file = load_onnx_file(model, precision)
@@ -211,7 +211,7 @@ def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[
 def _calibration(path: Path, size: int) -> Calibration:
     import numpy as np
 
-    from ..export.precisions import Calibration
+    from ..export.onnx.precisions import Calibration
     from ..probes.images.image_set import open_image_set
 
     images = open_image_set(path)

@@ -22,7 +22,9 @@ PACKAGES = (
     "numpy", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf",
     "tensorrt-cu13", "tensorrt-rtx-cu13-bindings", "cupy-cuda13x", "duckdb", "polars", "pyarrow",
 )  # fmt: skip
-OPEN = "WARNING: it asks for no token: whoever reaches that port can run programs as its user; see docs/cluster.md"
+OPEN = (
+    "WARNING: it asks for no token: whoever reaches that port can run programs as its user; see docs/guide/cluster.md"
+)
 
 
 def require_engine(engine: str) -> tuple[str, str]:

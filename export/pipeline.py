@@ -15,17 +15,18 @@ from ..errors import ExportError, UsageError
 from ..protocol import SIZE
 from ..records import Crop, Model, digest_of
 from ..untrusted import first_line
-from .architectures import build
-from .fetch import fetch, fetch_files
 from .files import models_folder, sha256_of, weights_folder
-from .finished import take_onnx
 from .models import FINISHED, MOST_CLASSES, check_name, save_model
-from .parity import Parity, check_images, check_parity
+from .normalization import Channels, normalization_name
+from .onnx.finished import take_onnx
+from .onnx.from_torch import OPSET, Normalized, to_onnx
+from .onnx.parity import Parity, check_images, check_parity
 from .photographs import photograph_crops
-from .pretrained import load_pretrained, pretrained
-from .registry import Channels, checkpoint, checkpoints, normalization_name
-from .torch_to_onnx import OPSET, Normalized, to_onnx
-from .weights import Weights, classes_of_head, load_strictly, read_weights
+from .weights.architectures import build
+from .weights.fetch import fetch, fetch_files
+from .weights.pretrained import load_pretrained, pretrained
+from .weights.read import Weights, classes_of_head, load_strictly, read_weights
+from .weights.registry import checkpoint, checkpoints
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,13 +11,15 @@ import numpy as np
 import polars as pl
 
 from ...protocol import FREQUENCIES, SIZE
-from ..metrics.critical_band import FULL_WIDTH, center, gaussian
-from ..metrics.states import MEANINGLESS, State
+from ..measures.base import MEANINGLESS, State
+from ..measures.critical_band import FULL_WIDTH, center, gaussian
+from ..measures.psychometric import NUMBERS, THRESHOLDS
+from ..measures.registry import MEASURES, measure_named
 from .palette import OKABE_ITO
 from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales, tile_font
 
 STRONGEST, WEAKEST = 0.16, 0.02
-"""noise_sd between which a threshold is met."""
+"""The range of noise_sd within which a threshold is met."""
 TITLE = "threshold noise_sd"
 ESTIMATORS = {"psychometric": "circle", "published": "square"}
 FORMS = alt.Scale(domain=list(ESTIMATORS), range=list(ESTIMATORS.values()))
@@ -32,10 +34,12 @@ def summary(metrics: pl.DataFrame) -> pl.DataFrame:
 
     Only what the critical band gives has an estimator.
     """
-    prefix = pl.col("metric").str.extract("^(psychometric|critical)_")
+    estimators = {name: measure.estimator or None for name, measure in MEASURES.items()}
+    numbers = {name: measure.number for name, measure in MEASURES.items() if measure.number}
+    metric = pl.col("metric")
     return metrics.with_columns(
-        estimator=prefix.replace("critical", "published"),
-        number=pl.col("metric").str.replace("^(psychometric|critical)_", ""),
+        estimator=metric.replace_strict(estimators, default=None, return_dtype=pl.String),
+        number=metric.replace(numbers),
         mark=pl.when(pl.col("state").is_in(MEANINGLESS))
         .then(pl.lit(NONE))
         .when(pl.col("state") == State.OK)
@@ -56,11 +60,11 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
     scale = alt.Scale(type="log") if number == "center_frequency" else alt.Scale(zero=True)
     x = alt.X("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
     form = alt.Shape("estimator:N", scale=FORMS, legend=None) if estimators else alt.Undefined
-    there = rows.filter(pl.col("mark") != NONE)
+    valued = rows.filter(pl.col("mark") != NONE)
     layers: dict[str, tuple[pl.DataFrame, Callable[..., Any], dict[str, Any]]] = {
-        "intervals": (there.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
-        "sound": (there.filter(pl.col("mark") == SOUND), alt.Chart.mark_point, {"size": 60, "filled": True}),
-        "doubtful": (there.filter(pl.col("mark") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
+        "intervals": (valued.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
+        "sound": (valued.filter(pl.col("mark") == SOUND), alt.Chart.mark_point, {"size": 60, "filled": True}),
+        "doubtful": (valued.filter(pl.col("mark") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
         "none": (rows.filter(pl.col("mark") == NONE), alt.Chart.mark_text, {"text": "×", "align": "left"}),
     }
     places: dict[str, dict[str, Any]] = {
@@ -105,8 +109,8 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
 
     `size` is that of the images, in pixels a side.
     """
-    rows = metrics.filter(pl.col("metric").str.starts_with("psychometric_threshold_"), pl.col("value").is_not_null())
-    octaves = rows["metric"].str.extract(r"(\d+)$").cast(pl.Int32)
+    rows = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)), pl.col("value").is_not_null())
+    octaves = rows["metric"].replace_strict(THRESHOLDS, return_dtype=pl.Int32)
     beyond = pl.col("state").replace_strict({state.value: sign for state, sign in BEYOND.items()}, default="")
     shown = rows.select(
         "value",
@@ -145,11 +149,7 @@ def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     says why. `size` is that of the images, in pixels a side.
     """
     values = {row["metric"]: row for row in summary(metrics).to_dicts()}
-    rows = [
-        _threshold(f, size, values[f"psychometric_threshold_{f}"])
-        for f in FREQUENCIES
-        if f"psychometric_threshold_{f}" in values
-    ]
+    rows = [_threshold(octave, size, values[name]) for name, octave in THRESHOLDS.items() if name in values]
     points = pl.DataFrame(rows, schema=_THRESHOLD, orient="row")
     x = alt.X(
         "cycles:Q",
@@ -180,7 +180,7 @@ def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     if len(bell):
         line = alt.Chart(inline(bell)).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2)
         layers.insert(0, line.encode(x=x, y=y))
-    lines = [line for line in (_line(values, "psychometric"), _line(values, "critical")) if line]
+    lines = [line for line in (_line(values, estimator) for estimator in ESTIMATORS) if line]
     return alt.layer(*layers).properties(title=alt.Title(title, subtitle=lines), width=320, height=220)
 
 
@@ -201,8 +201,7 @@ def _threshold(f: int, size: int, row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _bell(values: dict[str, dict[str, Any]], size: int) -> pl.DataFrame:
     """The channel as a line of noise_sd over cycles per image; empty where there is no fit."""
-    names = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
-    width, middle, peak = (values.get(f"psychometric_{name}", {}).get("value") for name in names)
+    width, middle, peak = (values.get(name, {}).get("value") for name in NUMBERS.values())
     if width is None or middle is None or peak is None:
         return pl.DataFrame()
     f = np.linspace(-0.4, 6.4, 69)
@@ -210,10 +209,9 @@ def _bell(values: dict[str, dict[str, Any]], size: int) -> pl.DataFrame:
     return pl.DataFrame({"cycles": center(f, size), "noise_sd": STRONGEST * 2**-bell})
 
 
-def _line(values: dict[str, dict[str, Any]], prefix: str) -> str:
+def _line(values: dict[str, dict[str, Any]], name: str) -> str:
     """An estimator's bandwidth and centre, or why there are none; empty where it was not computed."""
-    width, middle = values.get(f"{prefix}_bandwidth"), values.get(f"{prefix}_center_frequency")
-    name = "psychometric" if prefix == "psychometric" else "published"
+    width, middle = (values.get(measure_named(number, name)) for number in ("bandwidth", "center_frequency"))
     if width is None or middle is None:
         return ""
     if width["mark"] == NONE:

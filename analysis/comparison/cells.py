@@ -1,8 +1,11 @@
 """Two runs of the same conditions, cell by cell and image by image.
 
 A cell of one run belongs to the cell of the other that has the same checkpoint name, image set name, probe and
-parameters. Whatever else differs, such as weights, precision or a probe's implementation, is what the comparison is of.
-Two checkpoints or image sets of different names are compared as one, `X, Y`: see `two_of`.
+parameters; `differs_in` says what else differs. A cell that is one and the same row of one database is counted and not
+tested. Two checkpoints or image sets of different names are compared as one, `X, Y`: see `two_of`. Images are matched
+by position where the sets are the same, and else by path. Without labels, right means that the prediction agrees with
+the same run's clean one. `difference`, its interval and `p` are those of `paired`; p is adjusted over all cells.
+Curves sum up the cells of a checkpoint, image set and probe.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 
 from ...errors import UnknownName, UsageError
 from ..database.store import Store
+from ..measures.outcomes import read_decisions
 from ..statistics.arrays import ALPHA, Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
@@ -296,15 +300,11 @@ def _outcomes(store: Store, cells: pl.DataFrame, suffix: str, images: Whole) -> 
     """(predicted, right), each (cells, images): against the label, or else the clean prediction if there is one."""
     own, clean = cells[f"cell{suffix}"], cells[f"clean_cell{suffix}"]
     ids = pl.concat([own, clean]).drop_nulls().unique().sort()
-    stored = store.frame(
-        "SELECT predicted, label_rank FROM prediction WHERE cell IN (SELECT unnest(?::INTEGER[])) "
-        "ORDER BY cell, image_index",
-        [ids.to_list()],
-    )
-    every = stored["predicted"].to_numpy().reshape(len(ids), -1)[:, images]
+    decisions = read_decisions(store, ids.to_list())
+    every = np.stack([decided.predicted for decided in decisions])[:, images]
     place = ids.search_sorted(own).to_numpy()
     predicted = every[place]
     if cells[f"labelled{suffix}"][0]:
-        rank = stored["label_rank"].to_numpy().reshape(len(ids), -1)
-        return predicted, rank[:, images][place] == 0
+        right = np.stack([decided.rank == 0 for decided in decisions])[:, images]
+        return predicted, right[place]
     return predicted, predicted == every[ids.search_sorted(clean.fill_null(ids[0])).to_numpy()]

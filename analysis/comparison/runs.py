@@ -9,8 +9,8 @@ import polars as pl
 
 from ...errors import UsageError
 from .cells import Run, compare_cells, curves
-from .conditions import compare_conditions
-from .metrics import compare_correlations, compare_metrics
+from .correlations import compare_correlations
+from .measures import compare_measures
 from .words import in_words
 
 SAME = 1e-12
@@ -67,7 +67,7 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
     except UsageError as error:
         why_not = str(error)
         correlations = pl.DataFrame(schema={"difference": pl.Float64})
-    metrics = compare_metrics(a, b)
+    metrics, conditions = compare_measures(a, b)
     return Comparison(
         _words(a),
         _words(b),
@@ -75,7 +75,7 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         found.cells,
         curves(found.cells),
         metrics,
-        compare_conditions(a, b),
+        conditions,
         correlations,
         why_not,
         found.only_a,

@@ -19,8 +19,9 @@ class Limits:
     """What may differ between two precisions, as shares of the images."""
 
     flips: float = 0.01
+    """The largest share of images whose predicted class may differ; 0.01 by default."""
     accuracy: float = 0.003
-    """In either direction."""
+    """The largest difference of the accuracies, in either direction; 0.003 by default."""
 
 
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:

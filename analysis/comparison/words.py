@@ -7,16 +7,15 @@ from typing import Any
 
 import polars as pl
 
-from ..metrics.states import State
+from ..measures.base import State
+from ..measures.registry import GRID_MEASURES
 from .cells import DIFFERS, Run
 
-CHANGES = {
-    "low_frequency_bias": ("relies", "on low frequencies"),
-    "high_frequency_bias": ("relies", "on high frequencies"),
-    "shape_bias": ("decides", "by shape"),
-    "clean": ("is", "accurate without perturbation"),
+CLEAN = "clean"
+CHANGES = {measure.name: measure.change for measure in GRID_MEASURES if measure.change} | {
+    CLEAN: ("is", "accurate without perturbation")
 }
-"""Metric -> what a model does less or more where it is lower or higher; `clean` is the clean accuracy."""
+"""Measure -> what a model does less or more where it is lower or higher; CLEAN is the clean accuracy."""
 
 
 def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str:

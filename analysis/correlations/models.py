@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
-from ..metrics.generalization import clusters_of, measure, read_benchmarked
-from ..metrics.states import MEANINGLESS
+from ..measures.base import MEANINGLESS, with_unit
+from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
+from ..measures.outcomes import Predictions, right_of
+from ..measures.registry import biases as bias_names
+from ..measures.registry import title_of
 from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
@@ -148,31 +151,41 @@ class StudyTable:
     given: str | None
     errors: Errors = field(default_factory=dict)
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
+    own_titles: Mapping[str, str] = field(default_factory=dict)
+    """What charts call the biases of the user's own."""
 
-
-NO_BIAS = "_raw|_threshold_|^shape_bias_|^low_frequency_cue_bias_|cue_accuracy$"
-"""Metrics that are not correlated: raw fits, which mostly degenerate, the thresholds that a channel is fitted to, and
-what belongs to a shape bias. Each would be one test more to correct for."""
+    def title(self, name: str) -> str:
+        """What charts call a bias or a group."""
+        known, bracket, image_set = name.partition(" (")
+        return self.own_titles[known] + bracket + image_set if known in self.own_titles else title_of(name)
 
 
 def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
+    """As `find_study_table`; UsageError where there is none."""
+    table = find_study_table(store, label, with_errors)
+    if isinstance(table, str):
+        raise UsageError(f"{store.path}, {label}: {table}")
+    return table
+
+
+def find_study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable | str:
     """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
     Both are in percent. A number that means nothing, such as one of a degenerate fit, is null. The errors of groups
-    are read from the predictions, which takes time; `with_errors` false leaves them out. Raises UsageError where there
-    are too few models, no metrics, or no accuracies.
+    are read from the predictions, which takes time; `with_errors` false leaves them out. Where there are too few
+    models, no metrics, or no accuracies, it gives the reason in words.
     """
-    where = f"{store.path}, {label}"
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
     if len(models) < FEWEST:
         count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
-        raise UsageError(f"{where}: {count}, and a correlation needs {FEWEST}; run a study of more checkpoints")
+        return f"{count}, and a correlation needs {FEWEST}; run a study of more checkpoints"
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
-    metric = measured.filter(pl.col("image_set").is_not_null(), ~pl.col("metric").str.contains(NO_BIAS))
+    own = own_titles(store, label)
+    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *own]))
     if metric.is_empty():
-        raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
+        return f"no metrics; run `bandlens analyze --db {store.path} --study {label}` first"
     read_errors = _group_errors
     accuracy = measured.filter(
         pl.col("image_set").is_null(),
@@ -182,47 +195,56 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
     if accuracy.is_empty():
         accuracy, read_errors = _clean_accuracy(store, label), _clean_errors
     if accuracy.is_empty():
-        raise UsageError(f"{where}: no clean accuracy to correlate with; add a labelled image set to the study")
-    errors = read_errors(store, label) if with_errors else {}
+        return "no clean accuracy to correlate with; add a labelled image set to the study"
     several = pl.col("image_set").n_unique().over("metric") > 1
     metric = metric.with_columns(
         metric=pl.when(several).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
-    wide = _wide(models, pl.concat([metric, accuracy]), where)
-    return StudyTable(wide, biases, groups, _given(store, label, groups), errors)
+    long = pl.concat([metric, accuracy])
+    doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
+    if len(doubled):
+        checkpoint, name = doubled.select("checkpoint", "metric").row(0)
+        return f"{checkpoint} has {name} more than once; give each image set a name of its own"
+    errors = read_errors(store, label) if with_errors else {}
+    wide = _wide(models, long)
+    return StudyTable(wide, biases, groups, _given(store, label, groups), errors, own)
+
+
+def own_titles(store: Store, label: str) -> dict[str, str]:
+    """Read which measures of the user's own a version of a study has numbers of, and what charts call them."""
+    query = "SELECT name, title, unit FROM own_measure JOIN version_of(?) ON study_id = own_measure.study ORDER BY name"
+    return {name: with_unit(title, unit) for name, title, unit in store.frame(query, [label]).rows()}
 
 
 def _group_errors(store: Store, label: str) -> Errors:
-    """Errors of the group means of a study, from its predictions."""
-    found: dict[str, dict[str, Share]] = {}
+    """Read the errors of the group means of a study from its predictions."""
+    errors: dict[str, dict[str, Share]] = {}
     models = store.frame(
-        "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL",
-        [label],
+        "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL", [label]
     )
-    benchmarked = read_benchmarked(store, models["study_id"][0])
+    benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), Predictions(store)
     for _, checkpoint_id, checkpoint in models.rows():
-        for name, one in measure(store, benchmarked, checkpoint_id).items():
-            if one.share and name in GROUPS:
-                found.setdefault(name, {})[checkpoint] = one.share
-    return found
+        for name, measured in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured().items():
+            if measured.share and name in GROUPS:
+                errors.setdefault(name, {})[checkpoint] = measured.share
+        predictions.forget()
+    return errors
 
 
 def _clean_errors(store: Store, label: str) -> Errors:
-    """Errors of the clean accuracies of a study, from its predictions."""
+    """Read the errors of the clean accuracies of a study from its predictions."""
     cells = store.frame(
         "SELECT image_set, image_set_id, checkpoint, cell FROM study_detail_of(?) "
         "WHERE labelled AND probe = 'clean' ORDER BY ALL",
         [label],
     )
-    found: dict[str, dict[str, Share]] = {}
+    errors: dict[str, dict[str, Share]] = {}
     for (name, image_set), group in cells.group_by("image_set", "image_set_id", maintain_order=True):
         clusters = clusters_of(store, int(str(image_set)))
         for checkpoint, cell in group.select("checkpoint", "cell").rows():
-            query = "SELECT label_rank = 0 AS correct FROM prediction WHERE cell = ? ORDER BY image_index"
-            right = store.frame(query, [cell])["correct"].to_numpy()
-            found.setdefault(f"top1 {name}", {})[checkpoint] = share_of(right, clusters)
-    return found
+            errors.setdefault(f"top1 {name}", {})[checkpoint] = share_of(right_of(store, cell), clusters)
+    return errors
 
 
 def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:
@@ -247,11 +269,7 @@ def subsets_of(frame: pl.DataFrame) -> Mapping[str, pl.Expr]:
     return SUBSET_FILTERS if all(sizes.values()) else {"total": SUBSET_FILTERS["total"]}
 
 
-def _wide(models: pl.DataFrame, long: pl.DataFrame, where: str) -> pl.DataFrame:
-    doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
-    if len(doubled):
-        checkpoint, metric = doubled.select("checkpoint", "metric").row(0)
-        raise UsageError(f"{where}: {checkpoint} has {metric} more than once; give each image set a name of its own")
+def _wide(models: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
     wide = models
     for end in ("value", "low", "high"):
         suffix = "" if end == "value" else f"_{end}"

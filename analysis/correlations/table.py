@@ -1,4 +1,19 @@
-"""Tables of correlations: biases with generalization. docs/statistics.md has the formulas and what they cover."""
+"""Tables of correlations: each bias with each group of benchmarks in each subset of models, a row each.
+
+A row is over the models that have both values (`n`), four at least. The groups of a database are its group means, or
+else the clean top-1 of each labelled image set; its biases are all metrics but raw fits, single thresholds, and what
+belongs to a shape bias. A number that means nothing by its state is no value: its model is left out, and the note
+says of how many. These are not left out at random: a fit degenerates where a model bears much noise, or none.
+
+    low, high                 95 % interval over models (`resampling`)
+    low_images, high_images   the same over models and images
+    p_permutation             of shuffled models, at least 1 / 10,001
+    p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
+    partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of the
+                              benchmark imagenet; not adjusted
+    loco_low, loco_high       the lowest and highest coefficient with one category of models left out, and which that
+                              was; null with one category
+"""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from .catalogue import schema
 from .errors import explained, quietly
 from .store import Store
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 MEMORY_LIMIT = "2GB"
 """Enough for every query of the views over 10^8 predictions; DuckDB's own default is most of the machine."""
 CLOSED = {"enable_external_access": "false"}

@@ -103,6 +103,16 @@ CREATE TABLE condition (
     cutoff DOUBLE,
     frequency INTEGER,
     noise_sd DOUBLE,
+    setting VARCHAR NOT NULL,
+    series VARCHAR NOT NULL,
+    x DOUBLE,
+    x_title VARCHAR,
+    y DOUBLE,
+    y_title VARCHAR,
+    mirrored BOOLEAN NOT NULL,
+    cycles_per_pixel DOUBLE,
+    cuts BOOLEAN NOT NULL,
+    attack BOOLEAN NOT NULL,
     digest VARCHAR NOT NULL UNIQUE
 );
 COMMENT ON TABLE condition IS 'One probe at one parameter setting';
@@ -112,6 +122,16 @@ COMMENT ON COLUMN condition.parameters IS 'All parameters as a JSON object';
 COMMENT ON COLUMN condition.cutoff IS 'lowpass, highpass: in [0, 1], of half the pixels a side (112 cycles per image at 224): lowpass removes frequencies from cutoff on, highpass those below 1 - cutoff';
 COMMENT ON COLUMN condition.frequency IS 'critical_band: octave 0 to 6; its centre is 1.75 x 2^frequency cycles per image of 224 pixels a side, and size / 224 times that at other sizes';
 COMMENT ON COLUMN condition.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band, in units of the image range';
+COMMENT ON COLUMN condition.setting IS 'The parameters in words, such as noise_sd=0.08, frequency=3; empty where the probe has none';
+COMMENT ON COLUMN condition.series IS 'The same without the parameters that x and y stand for: conditions that share it lie on one curve, or on one map';
+COMMENT ON COLUMN condition.x IS 'The number that charts put across; NULL where the probe has no axis, or the condition no number on it';
+COMMENT ON COLUMN condition.x_title IS 'What charts write beside that axis';
+COMMENT ON COLUMN condition.y IS 'The number that maps put down; NULL for probes that are drawn as curves';
+COMMENT ON COLUMN condition.y_title IS 'What maps write beside that axis';
+COMMENT ON COLUMN condition.mirrored IS 'Whether a map has the condition at (x, y) and at (-x, -y)';
+COMMENT ON COLUMN condition.cycles_per_pixel IS 'The frequency at which it acts: where a filter cuts, or the centre of a band of noise; NULL for probes that act on no frequency';
+COMMENT ON COLUMN condition.cuts IS 'Whether it filters at that frequency, rounded down to whole cycles per image';
+COMMENT ON COLUMN condition.attack IS 'Whether it is an attack, which runs on the fp32 file in torch, whatever the engine and precision of its study';
 COMMENT ON COLUMN condition.digest IS 'sha256 over probe, parameters and implementation';
 
 CREATE TABLE session (
@@ -259,33 +279,11 @@ COMMENT ON COLUMN prediction.predicted IS 'Class of the largest score in the dec
 COMMENT ON COLUMN prediction.label_rank IS 'Classes of the space scored above the label, and equal ones of lower number: 0 is right, below 5 is in the top 5; 65535 for wrong imported predictions, whose rank is not known';
 COMMENT ON COLUMN prediction.confidence IS 'Softmax probability of the predicted class; NULL for imported predictions without one';
 
-CREATE TABLE metric_value (
+CREATE TABLE measure_value (
     study INTEGER NOT NULL,
     checkpoint INTEGER NOT NULL,
     image_set INTEGER,
-    metric VARCHAR NOT NULL,
-    value DOUBLE,
-    low DOUBLE,
-    high DOUBLE,
-    state VARCHAR NOT NULL,
-    note VARCHAR
-);
-COMMENT ON TABLE metric_value IS 'What `bandlens analyze` computed last for each study';
-COMMENT ON COLUMN metric_value.study IS 'study.id';
-COMMENT ON COLUMN metric_value.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN metric_value.image_set IS 'image_set.id; NULL for generalization: accuracies on benchmarks, and means over groups of them';
-COMMENT ON COLUMN metric_value.metric IS 'Name of the number';
-COMMENT ON COLUMN metric_value.value IS 'The number; NULL where the data do not determine it';
-COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
-COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
-COMMENT ON COLUMN metric_value.note IS 'For people: why there is no value or interval, or what to mind';
-
-CREATE TABLE condition_value (
-    study INTEGER NOT NULL,
-    checkpoint INTEGER NOT NULL,
-    image_set INTEGER,
-    condition INTEGER NOT NULL,
+    condition INTEGER,
     metric VARCHAR NOT NULL,
     n BIGINT,
     value DOUBLE,
@@ -297,21 +295,36 @@ CREATE TABLE condition_value (
     state VARCHAR NOT NULL,
     note VARCHAR
 );
-COMMENT ON TABLE condition_value IS 'Metrics of single conditions, as `bandlens analyze` computed them last for each study';
-COMMENT ON COLUMN condition_value.study IS 'study.id';
-COMMENT ON COLUMN condition_value.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN condition_value.image_set IS 'image_set.id; NULL for means over benchmarks';
-COMMENT ON COLUMN condition_value.condition IS 'condition.id';
-COMMENT ON COLUMN condition_value.metric IS 'Name of the number: a function of the decisions under one condition, such as shape_bias';
-COMMENT ON COLUMN condition_value.n IS 'Number of images that it is of: of a shape bias, those for which the shape or the texture is named';
-COMMENT ON COLUMN condition_value.value IS 'The number: a fraction, or in percent where image_set is NULL; NULL where the data do not determine it';
-COMMENT ON COLUMN condition_value.low IS 'Lower end of the 95 % interval of value';
-COMMENT ON COLUMN condition_value.high IS 'Upper end of the 95 % interval of value';
-COMMENT ON COLUMN condition_value.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
-COMMENT ON COLUMN condition_value.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
-COMMENT ON COLUMN condition_value.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
-COMMENT ON COLUMN condition_value.state IS 'What the number is worth: ok, doubtful, no_interval, undetermined or missing, as in metric';
-COMMENT ON COLUMN condition_value.note IS 'For people: why there is no value or interval, or what to mind';
+COMMENT ON TABLE measure_value IS 'Numbers of measures, as `bandlens analyze` computed them last for each study';
+COMMENT ON COLUMN measure_value.study IS 'study.id';
+COMMENT ON COLUMN measure_value.checkpoint IS 'checkpoint.id';
+COMMENT ON COLUMN measure_value.image_set IS 'image_set.id; NULL for accuracies on benchmarks, and means over groups of them';
+COMMENT ON COLUMN measure_value.condition IS 'condition.id; NULL for numbers that several conditions, or the clean images, make';
+COMMENT ON COLUMN measure_value.metric IS 'Name of the number: the measure, and the part of it where it has several, such as a class';
+COMMENT ON COLUMN measure_value.n IS 'Number of images that it is of, where they are counted: of a shape bias, those for which the shape or the texture is named';
+COMMENT ON COLUMN measure_value.value IS 'The number: in percent where image_set is NULL; NULL where the data do not determine it';
+COMMENT ON COLUMN measure_value.low IS 'Lower end of the 95 % interval of value';
+COMMENT ON COLUMN measure_value.high IS 'Upper end of the 95 % interval of value';
+COMMENT ON COLUMN measure_value.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
+COMMENT ON COLUMN measure_value.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN measure_value.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
+COMMENT ON COLUMN measure_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there; failed: no value, a measure of the user''s own failed';
+COMMENT ON COLUMN measure_value.note IS 'For people: why there is no value or interval, or what to mind';
+
+CREATE TABLE own_measure (
+    study INTEGER NOT NULL,
+    name VARCHAR NOT NULL,
+    title VARCHAR NOT NULL,
+    unit VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL,
+    PRIMARY KEY (study, name)
+);
+COMMENT ON TABLE own_measure IS 'Measures of the user''s own whose numbers are in measure_value';
+COMMENT ON COLUMN own_measure.study IS 'study.id';
+COMMENT ON COLUMN own_measure.name IS 'measure_value.metric';
+COMMENT ON COLUMN own_measure.title IS 'What charts and tables call it: the first line of its docstring';
+COMMENT ON COLUMN own_measure.unit IS 'Its unit, as the study says it; empty where it says none';
+COMMENT ON COLUMN own_measure.digest IS 'sha256 over its files, its parameters and the cells that it was computed of';
 
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,
@@ -486,15 +499,9 @@ UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE version_of IS 'The versions that a word asks for: name (its newest version) or name@version; * stands for the newest of all. A word that fits none is an error';
 
-CREATE MACRO cycles_of(probe, size, cutoff, frequency) AS
-    CASE probe WHEN 'lowpass' THEN floor(cutoff * (size // 2))
-               WHEN 'highpass' THEN floor((1 - cutoff) * (size // 2))
-               WHEN 'critical_band' THEN 1.75::DOUBLE * size / 224 * 2 ** frequency
-    END::DOUBLE;
-COMMENT ON MACRO cycles_of IS 'Cycles per image of so many pixels a side: where lowpass and highpass cut, and the centre of the noise of critical_band; NULL for other probes';
-
-CREATE MACRO is_attack(probe) AS probe IN ('pgd_linf', 'pgd_any');
-COMMENT ON MACRO is_attack IS 'Whether a probe is an attack, which runs on the fp32 file in torch, whatever the engine and precision of its study';
+CREATE MACRO cycles_at(cycles_per_pixel, cuts, size) AS
+    CASE WHEN cuts THEN floor(2 * cycles_per_pixel * (size // 2)) ELSE cycles_per_pixel * size END;
+COMMENT ON MACRO cycles_at IS 'The frequency of a condition in cycles per image of so many pixels a side; filters cut at whole ones';
 
 CREATE VIEW cell_detail AS
 SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_set_id, image_set.labelled,
@@ -502,12 +509,12 @@ SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_
        image_set.clusters < image_set.count AS clustered,
        condition.probe = 'clean' AND NOT image_set.labelled AS itself,
        condition.probe, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
-       cycles_of(condition.probe, image_set.size, condition.cutoff, condition.frequency) AS cycles,
+       cycles_at(condition.cycles_per_pixel, condition.cuts, image_set.size) AS cycles,
        cell.engine, cell.precision, cell.decision_space, cell.seed,
        -- An attack runs at fp32, whatever its study does: of the clean cells of other engines, one at fp32 is the nearest.
        coalesce(
            max(CASE WHEN condition.probe = 'clean' THEN cell.id END) OVER alike,
-           CASE WHEN is_attack(condition.probe) THEN coalesce(
+           CASE WHEN condition.attack THEN coalesce(
                max(CASE WHEN condition.probe = 'clean' AND cell.precision = 'fp32' THEN cell.id END) OVER of_checkpoint,
                max(CASE WHEN condition.probe = 'clean' THEN cell.id END) OVER of_checkpoint) END
        ) AS clean_cell
@@ -822,30 +829,27 @@ COMMENT ON COLUMN condition_accuracy.top1 IS 'Share of them that are right';
 COMMENT ON COLUMN condition_accuracy.low IS 'Lower end of the 95 % interval of top1, of independent images';
 COMMENT ON COLUMN condition_accuracy.high IS 'Upper end of the 95 % interval of top1';
 
-CREATE MACRO probe_of_stimulus(images, condition) AS
-    CASE images
-         WHEN 'contrast' THEN {'probe': 'contrast', 'setting': TRY_CAST(ltrim(condition, 'c') AS DOUBLE) / 100}
-         WHEN 'low-pass' THEN {'probe': 'gaussian_lowpass', 'setting': TRY_CAST(condition AS DOUBLE)}
-         WHEN 'high-pass' THEN {'probe': 'gaussian_highpass', 'setting': TRY_CAST(condition AS DOUBLE)}
-         WHEN 'uniform-noise' THEN {'probe': 'uniform_noise', 'setting': TRY_CAST(condition AS DOUBLE)}
-         WHEN 'phase-scrambling' THEN {'probe': 'phase_scramble', 'setting': TRY_CAST(condition AS DOUBLE)} END;
-COMMENT ON MACRO probe_of_stimulus IS 'Which probe, and at which setting, makes the stimuli of a set that people saw under a condition; NULL where none does. The experiment on contrast names percents, such as c05; all others name the parameter';
-
-CREATE MACRO setting_of(probe, parameters) AS
-    CASE WHEN probe = 'contrast' THEN TRY_CAST(parameters ->> '$.contrast' AS DOUBLE)
-         WHEN probe IN ('gaussian_lowpass', 'gaussian_highpass') THEN TRY_CAST(parameters ->> '$.sigma' AS DOUBLE)
-         WHEN probe IN ('uniform_noise', 'phase_scramble') THEN TRY_CAST(parameters ->> '$.width' AS DOUBLE) END;
-COMMENT ON MACRO setting_of IS 'The parameter of a condition whose stimuli people saw; NULL for other probes. The sigma of a high-pass may be infinite';
+CREATE VIEW stimulus_probe AS
+FROM (VALUES ('contrast', 'contrast', 100), ('low-pass', 'gaussian_lowpass', 1), ('high-pass', 'gaussian_highpass', 1),
+             ('uniform-noise', 'uniform_noise', 1), ('phase-scrambling', 'phase_scramble', 1)) AS named(images, probe, scale);
+COMMENT ON VIEW stimulus_probe IS 'Which probe makes the stimuli of a set that people saw';
+COMMENT ON COLUMN stimulus_probe.images IS 'Name of the stimulus set';
+COMMENT ON COLUMN stimulus_probe.probe IS 'Name of the probe';
+COMMENT ON COLUMN stimulus_probe.scale IS 'What a number of the experiment is divided by to be the setting of the probe: the experiment on contrast names percents, such as c05';
 
 CREATE MACRO human_probe_of(which) AS TABLE
-SELECT probe, setting_of(probe, parameters) AS setting, false AS human, checkpoint AS subject, image_set AS images,
-       n, top1, low, high
+SELECT probe, x AS setting, false AS human, checkpoint AS subject, image_set AS images, n, top1, low, high
 FROM accuracy_of(which)
-WHERE measure = 'accuracy' AND setting_of(probe, parameters) IS NOT NULL
+SEMI JOIN stimulus_probe USING (probe)
+JOIN (SELECT DISTINCT probe, parameters, x FROM condition) USING (probe, parameters)
+WHERE measure = 'accuracy' AND x IS NOT NULL
 UNION ALL
-SELECT stimulus.probe, stimulus.setting, true, subject, images, n, top1, low, high
-FROM (SELECT *, probe_of_stimulus(images, condition) AS stimulus FROM condition_accuracy WHERE human)
-WHERE stimulus.setting IS NOT NULL;
+FROM (
+    SELECT probe, TRY_CAST(ltrim(condition, 'c') AS DOUBLE) / scale AS setting, true, subject, images, n, top1, low, high
+    FROM condition_accuracy JOIN stimulus_probe USING (images)
+    WHERE human
+)
+WHERE setting IS NOT NULL;
 COMMENT ON MACRO TABLE human_probe_of IS 'The view human_probe with the models of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW human_probe AS FROM human_probe_of('*');
@@ -1038,13 +1042,12 @@ COMMENT ON COLUMN flip.confidence IS 'Softmax probability of predicted; NULL whe
 
 CREATE MACRO metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category,
-       shown.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
-       metric_value.state, metric_value.note
-FROM metric_value
-JOIN study_version AS version ON version.study_id = metric_value.study
-JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
-LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set
-WHERE asks_for(which, version.study, version.label, version.newest)
+       shown.name AS image_set, found.metric, found.value, found.low, found.high, found.state, found.note
+FROM measure_value AS found
+JOIN study_version AS version ON version.study_id = found.study
+JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
+LEFT JOIN study_image_set AS shown ON shown.study = found.study AND shown.image_set = found.image_set
+WHERE found.condition IS NULL AND asks_for(which, version.study, version.label, version.newest)
 UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
@@ -1066,10 +1069,10 @@ COMMENT ON COLUMN metric.note IS 'For people: why there is no value or interval,
 CREATE MACRO condition_metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category, shown.name AS image_set,
        condition.probe, condition.cutoff, condition.frequency, condition.noise_sd,
-       cycles_of(condition.probe, image_set.size, condition.cutoff, condition.frequency) AS cycles, condition.parameters,
+       cycles_at(condition.cycles_per_pixel, condition.cuts, image_set.size) AS cycles, condition.parameters,
        found.metric, found.n, found.value, found.low, found.high,
        found.difference, found.difference_low, found.difference_high, found.state, found.note
-FROM condition_value AS found
+FROM measure_value AS found
 JOIN study_version AS version ON version.study_id = found.study
 JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
 JOIN condition ON condition.id = found.condition

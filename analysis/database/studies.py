@@ -126,7 +126,7 @@ SELECT DISTINCT cell FROM study_cell WHERE list_contains(?, study)
 AND cell NOT IN (SELECT cell FROM study_cell WHERE NOT list_contains(?, study))
 AND cell NOT IN (SELECT reference FROM precision_gate UNION ALL SELECT candidate FROM precision_gate)
 """
-OF_STUDY = ("study_cell", "study_checkpoint", "study_image_set", "metric_value", "condition_value")
+OF_STUDY = ("study_cell", "study_checkpoint", "study_image_set", "measure_value", "own_measure")
 OF_CELL = ("prediction", "part")
 ORPHANS = {
     "checkpoint": "id NOT IN (SELECT checkpoint FROM cell)",

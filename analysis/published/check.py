@@ -18,10 +18,14 @@ import polars as pl
 from ...errors import UsageError
 from ...protocol import AS_PUBLISHED, BENCHMARKS, VALIDATION
 from ..database.store import Store
-from ..metrics.generalization import clusters_of
+from ..measures import cues
+from ..measures.critical_band import RAW
+from ..measures.generalization import clusters_of
+from ..measures.outcomes import right_of
+from ..measures.psychometric import NUMBERS
 from ..statistics.shares import ratio_interval
 from .figures import BIASES, PUBLISHED_GROUPS, PUBLISHED_TOP1, SOURCE, figures_from_benchmark, shipped_figures
-from .imports import INTEGER, UNITS
+from .imports import INTEGER
 from .names import aliases, named
 from .sources import VALUES
 
@@ -30,9 +34,9 @@ FIGURES: Mapping[str, str] = {
     **{name: name for name in (*PUBLISHED_GROUPS, *BIASES)},
     AS_PUBLISHED: "ID",
     **{
-        name.format(metric): f"critical-band/{estimator}/{metric}"
-        for name, estimator in (("critical_{}_raw", INTEGER), ("psychometric_{}", "psychometric"))
-        for metric in UNITS
+        measure: f"critical-band/{estimator}/{number}"
+        for measures, estimator in ((RAW, INTEGER), (NUMBERS, "psychometric"))
+        for number, measure in measures.items()
     },
 }
 """Metric -> the published figure that it is compared with."""
@@ -50,16 +54,17 @@ FAULTS: Mapping[str, str] = {
     "^metric/bandpass/": "the published column is a ratio, although the published script prints percent",
 }
 """Pattern of published figures -> their fault."""
+OF_CUES = [measure.name for measure in cues.MEASURES]
 METRICS = """
 SELECT named.name AS model, metric, value AS own, low, high, note
-FROM metric_value JOIN version_of(?) AS version ON version.study_id = metric_value.study
-JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
-LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set
-LEFT JOIN image_set ON image_set.id = metric_value.image_set
-WHERE (
-    metric_value.image_set IS NULL
-    OR (metric = 'shape_bias' AND shown.benchmark = 'cue-conflict')
-    OR (metric <> 'shape_bias' AND shown.benchmark IN ('imagenet', 'imagenet-real')))
+FROM measure_value AS found JOIN version_of($1) AS version ON version.study_id = found.study
+JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
+LEFT JOIN study_image_set AS shown ON shown.study = found.study AND shown.image_set = found.image_set
+LEFT JOIN image_set ON image_set.id = found.image_set
+WHERE found.condition IS NULL AND (
+    found.image_set IS NULL
+    OR (metric IN (SELECT unnest($2)) AND shown.benchmark = 'cue-conflict')
+    OR (metric NOT IN (SELECT unnest($2)) AND shown.benchmark IN ('imagenet', 'imagenet-real')))
 ORDER BY model, image_set.count DESC, image_set.id, metric
 """
 TOP1 = """
@@ -78,7 +83,6 @@ WHERE probe IN ('lowpass', 'highpass') AND clean_cell IS NOT NULL
 AND detail.labelled AND detail.benchmark IN ('imagenet', 'imagenet-real')
 ORDER BY model, n DESC, image_set.id, clean_cell, probe DESC, cutoff
 """
-RIGHT = "SELECT label_rank = 0 AS correct FROM prediction WHERE cell = ? ORDER BY image_index"
 KEYS = ["model", "figure", "metric"]
 OWN = pl.Schema(
     dict.fromkeys(KEYS, pl.String()) | dict.fromkeys(["own", "low", "high"], pl.Float64()) | {"note": pl.String()}
@@ -144,7 +148,9 @@ def _critical_band(store: Store) -> pl.DataFrame:
 
 def own_figures(store: Store, label: str) -> pl.DataFrame:
     """The columns of OWN: the numbers of a version of a study that may be published, in published units."""
-    metrics = store.frame(METRICS, [label]).with_columns(figure=pl.col("metric").replace_strict(FIGURES, default=None))
+    metrics = store.frame(METRICS, [label, OF_CUES]).with_columns(
+        figure=pl.col("metric").replace_strict(FIGURES, default=None)
+    )
     metrics = metrics.drop_nulls("figure").sort(
         "model", pl.col("metric").cast(pl.Enum(list(FIGURES))), maintain_order=True
     )
@@ -167,9 +173,9 @@ def _ratios(store: Store, label: str) -> Iterator[dict[str, Any]]:
     cells = store.frame(FILTERED, [label]).to_dicts()
     for (image_set, clean_cell), filtered in groupby(cells, lambda cell: (cell["image_set"], cell["clean_cell"])):
         clusters = clusters_of(store, image_set)
-        clean = store.frame(RIGHT, [clean_cell])["correct"].to_numpy()
+        clean = right_of(store, clean_cell)
         for cell in filtered:
-            right = store.frame(RIGHT, [cell["cell"]])["correct"].to_numpy()
+            right = right_of(store, cell["cell"])
             low, high = ratio_interval(right, clean, clusters)
             yield {
                 "model": cell["model"],

@@ -3,7 +3,7 @@
     ID = mean(imagenet, imagenet-v2, imagenet-real)      Robustness  = mean(imagenet-a, imagenet-c, imagenet-cbar)
     Concepts = mean(imagenet-sketch, imagenet-r, stylized)  Adversarial = PGD, 40 steps, eps 0.5/255
 
-top-1 in percent, exactly as published, faults included (docs/metrics.md lists them). Source: Gavrikov & Keuper 2024.
+top-1 in percent, exactly as published, faults included (docs/findings.md lists them). Source: Gavrikov & Keuper 2024.
 The shipped CSV is, below three lines of attribution,
 
     figures_from_benchmark(read_benchmark(path), categories).write_csv(float_precision=6)
@@ -20,10 +20,11 @@ from typing import Any
 import polars as pl
 
 from ...errors import StoreError, UsageError, some_of
-from ...protocol import ACCURACIES, AS_PUBLISHED, BIAS_CUTOFFS, GROUPS
+from ...protocol import ACCURACIES, AS_PUBLISHED, GROUPS
 from ..correlations.models import SUBSET_FILTERS
 from ..correlations.table import correlations
 from ..database.store import Store
+from ..measures import critical_band, cues, spectral_bias
 from ..statistics.arrays import ALPHA
 from .tables import read_csv
 
@@ -48,12 +49,10 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
 }
 """How the names of columns begin -> the lowest and the highest value that they can hold, and what they hold."""
 BIASES: Mapping[str, tuple[str, ...]] = {
-    "shape_bias": ("shape-bias",),
-    "low_frequency_bias": tuple(f"metric/bandpass/LFC/{cutoff}" for cutoff in BIAS_CUTOFFS),
-    "high_frequency_bias": tuple(f"metric/bandpass/HFC/{cutoff}" for cutoff in BIAS_CUTOFFS),
-    "critical_bandwidth": ("metric/criticalband/bw_norm",),
-    "critical_center_frequency": ("metric/criticalband/cf_norm",),
-    "critical_peak_noise_sensitivity": ("metric/criticalband/pns_norm",),
+    measure.name: measure.published
+    for module in (cues, spectral_bias, critical_band)
+    for measure in module.MEASURES
+    if measure.published
 }
 """Figure -> the published columns that it is the mean of."""
 _FIGURES = {**PUBLISHED_GROUPS, **BIASES}

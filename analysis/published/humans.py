@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...protocol import CUE_CONFLICT
+from ...protocol import CUE_CONFLICT, SHAPE_CUES
 from ..statistics.shares import share_interval, share_of
 from .tables import Table, read_parquet
 
@@ -77,7 +77,7 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     )
     for (model,), answers in decided.sort(pl.all()).group_by(model=subject, maintain_order=True):
         named = answers.filter(pl.col("shape") | pl.col("texture"))
-        about = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": "shape_bias", "unit": "share"}
+        about = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
         nothing = {"value": None, "low": None, "high": None, "n": 0}
         yield about | (nothing if named.is_empty() else _share(named["shape"], named["image"]))
 

@@ -13,8 +13,8 @@ import polars as pl
 from ...errors import StoreError
 from ...protocol import FREQUENCIES, NOISE_SDS
 from ...untrusted import first_line
-from ..metrics.critical_band import fit_band, integer_thresholds
-from ..metrics.psychometric import estimate_band_of_counts
+from ..measures.critical_band import fit_band, integer_thresholds
+from ..measures.psychometric import estimate_band_of_counts
 from ..statistics.consistency import error_consistency
 from ..statistics.wilson import wilson
 from .humans import figures, read_trials
@@ -76,10 +76,10 @@ def _bands(model: str, right: Any, trials: Any) -> Iterator[dict[str, Any]]:
     for metric, unit in UNITS.items():
         value = getattr(band, metric)
         yield about | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
-    for row in estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).rows():
-        if row["metric"] in UNITS:
-            numbers = {name: row[name] for name in ("metric", "value", "low", "high", "note")}
-            yield about | numbers | {"condition": "psychometric", "unit": UNITS[row["metric"]]}
+    estimates = estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).estimates()
+    for metric, unit in UNITS.items():
+        numbers = {name: estimates[metric].row()[name] for name in ("value", "low", "high", "note")}
+        yield about | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}
 
 
 INTEGER = "integer thresholds"

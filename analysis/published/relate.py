@@ -16,11 +16,12 @@ import numpy as np
 import polars as pl
 
 from ...errors import UnknownName, UsageError
-from ...protocol import SIZE
+from ...protocol import SHAPE_CUES, SIZE
 from ..correlations.effective import Line, effective, fit_line
 from ..correlations.families import by_family
 from ..correlations.models import values_of
 from ..database.store import Store
+from ..measures.registry import measure_named
 from ..statistics.arrays import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
@@ -39,7 +40,10 @@ BASELINES: Mapping[str, str] = {
 }
 """Name of a baseline -> whose accuracies its line is fitted to."""
 GROUNDS = ("study", "timm", "critical-band")
-COUNTERPARTS: Mapping[str, str] = {"shape_accuracy": "shape_bias", "bandwidth": "critical_bandwidth"}
+COUNTERPARTS: Mapping[str, str] = {
+    "shape_accuracy": SHAPE_CUES.bias,
+    "bandwidth": measure_named("bandwidth", "published"),
+}
 """Bias of the 85 networks -> the bias of the 48 that measures the same."""
 
 

@@ -7,8 +7,15 @@
 
 Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020). An observer who is always right, or
 always wrong, makes no errors that could be shared or not: kappa is undefined, NaN, and not 1. Intervals are percentiles
-over resampled images (Klein et al. 2025), or clusters of them; those of the mean kappa of one observer and many others,
-`consistency_with_others`, are of its linear approximation (the delta method), which takes no resamples.
+over resampled images (Klein et al. 2025), or clusters of them.
+
+The mean kappa of one observer and m - 1 others is a mean over images to first order (the delta method), which takes no
+resamples. For a pair that has the share r both right, D = p + q - 2 r and E = p + q - 2 p q, so that kappa = 1 - D / E,
+and an image on which they are a and b, 0 or 1, adds
+
+    (2 (a b - r) - (a - p) - (b - q)) / E + D / E^2 ((1 - 2 q) (a - p) + (1 - 2 p) (b - q))
+
+averaged over the others; `shares` makes the interval of it, and of its difference from another condition.
 """
 
 from __future__ import annotations

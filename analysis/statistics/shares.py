@@ -1,4 +1,4 @@
-"""Means of accuracies over image sets that may show the same clusters, with intervals.
+"""Means of accuracies over image sets that may show the same clusters, their ratios and their differences.
 
 Let w_i be the weight of image i in a mean, such as 1 / (sets x images of its set), p_i the accuracy of its set, and y_i
 whether it is right. A cluster u adds d_u = sum of w_i (y_i - p_i) over the images that show it to the error of the
@@ -6,8 +6,24 @@ mean, whichever sets they are in; clusters are independent of each other. So the
 
     V = sum d_u^2 * C / (C - 1)            C clusters; without C / (C - 1) where each is shown once
 
-This is the delta method, the cluster-robust variance of Liang & Zeger 1986; at least what it would be if all images
-were independent. `wilson` makes the interval of it, which for a single set is that of the view `accuracy`.
+This is the cluster-robust variance of Liang & Zeger 1986; at least what it would be if all images were independent.
+`wilson` makes the interval of it, which for a single set is that of the view `accuracy`.
+
+A ratio of two shares of one set, right / clean, has d_u = sum of (right - ratio clean) / (n share of clean), and the
+interval ratio ± 1.96 sqrt(V). Where fewer than 10 clusters make up V, (sum d_u^2)^2 / sum d_u^4, as where nothing is
+right or nothing is lost, it is that of a quotient of two shares (MOVER, Donner & Zou 2012), each of which reaches as
+far as the exact interval does (Clopper & Pearson 1934): safe and wide.
+
+A difference of two numbers over the same clusters, such as benchmarks, shape biases or mean kappas, has the interval
+
+    B - A ± t sqrt(C / (C - 1) (sum (d_u(B) - d_u(A))^2 + w^2))
+
+with t as in `wilson`. w is what a cluster adds whose images all differ, 1 / C for a share: half of one that was lost
+and half of one that was gained, as in `paired`, since what did not differ on these images may on others.
+
+Two numbers that share no images are taken as independent (MOVER, Zou & Donner 2008). With the interval (l, u) of each,
+
+    low = B - A - sqrt((B - l_B)^2 + (u_A - A)^2),     high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 """
 
 from __future__ import annotations
@@ -80,9 +96,7 @@ FEWEST_APART = 10
 def ratio_interval(right: Mask | Floats, clean: Mask, clusters: Whole) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each, `right` in [0, 1].
 
-    Here d_u = sum of (right - ratio clean) / (n share of clean), and the interval is ratio +- 1.96 sqrt(V). Where fewer
-    than 10 clusters make up V, as where nothing is right or nothing is lost, V is not seen: then it is `quotient` of
-    the intervals of the two shares. No interval where nothing is right when clean, or with one cluster.
+    There is none where nothing is right when clean, or with one cluster.
     """
     found, place = np.unique(clusters, return_inverse=True)
     if not clean.any() or len(found) == 1:
@@ -110,10 +124,7 @@ def difference_interval(one: Share, other: Share) -> tuple[float, float] | None:
 def paired_interval(difference: float, deviations: Floats, whole: float) -> tuple[float, float]:
     """Ends of the 95 % interval of a difference, from d_u, what each of C > 1 clusters adds to its error; (C,).
 
-    difference +- t sqrt(C / (C - 1) (sum d_u^2 + whole^2)), where `whole` is what a cluster adds whose images all
-    differ. That is one half of such a cluster that was lost, as `paired` has it, and one that was gained (Bonett &
-    Price 2012): those that differ are few, or none, and the next resample of images has others. t has the degrees of
-    freedom of `wilson`, the two included.
+    `whole` is w above; its two halves count among the clusters that make up the variance.
     """
     unseen, count = whole * sqrt(UNSEEN), len(deviations)
     apart = contributing(np.array([*deviations, unseen, -unseen]) / whole)

@@ -152,9 +152,9 @@ def draw_images(
     """
     from ...analysis.database.open import open_store
     from ...probes.images.image_set import open_image_set
-    from ..pictures import Conditions
-    from ..preview import grid_of
-    from ..wall import draw_wall
+    from ..pictures.conditions import Conditions
+    from ..pictures.sheet import grid_of
+    from ..pictures.wall import draw_wall
 
     images = open_image_set(Path(image_set))
     conditions = Conditions(None if study is None else grid_of(Path(study)))
@@ -169,16 +169,17 @@ def list_conditions(study: File | None = None, *, attacks: bool = False) -> list
 
     With `attacks`, those of the study's attacks alone, or of all attacks at the published budget.
     """
-    from ...probes.attacks import ATTACKS
-    from ...probes.grid import make_grid
-    from ..preview import grid_of
+    from ...probes.grid import KNOWN, make_grid
+    from ..pictures.sheet import grid_of
 
-    published_attacks = attacks and study is None
-    grid = make_grid({name: {} for name in ATTACKS}, Path()) if published_attacks else grid_of(path_of(study))
+    if attacks and study is None:
+        grid = make_grid({name: {} for name, family in KNOWN.items() if family.attack}, Path())
+    else:
+        grid = grid_of(path_of(study))
     return [
         {
             "probe": condition.probe,
-            "parameters": ", ".join(f"{name}={value}" for name, value in condition.parameters),
+            "parameters": condition.facts.setting,
             "what": grid.family(condition).summary,
         }
         for condition in (*(() if attacks else grid.conditions), *grid.attacks)
@@ -187,7 +188,7 @@ def list_conditions(study: File | None = None, *, attacks: bool = False) -> list
 
 def preview(photograph: File, out: File, study: File | None = None, *, seed: int = 0) -> tuple[int, int]:
     """Draw a photograph under every condition on a contact sheet; gives how many are drawn, and how many there are."""
-    from ..preview import draw_sheet, grid_of, read_photograph
+    from ..pictures.sheet import draw_sheet, grid_of, read_photograph
 
     grid = grid_of(path_of(study))
     return draw_sheet(read_photograph(Path(photograph)), grid, seed, Path(out)), len(grid.conditions)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ...engine.device.devices import EngineChoice
-    from ...export.fetch import FileState
-    from ...export.registry import Channels, Checkpoint
+    from ...export.normalization import Channels
+    from ...export.weights.fetch import FileState
+    from ...export.weights.registry import Checkpoint
     from ...records import Model
 
 OWN_WEIGHTS = Reading()
@@ -47,7 +48,7 @@ def choose_engine() -> EngineChoice:
 
 def list_checkpoints(category: str | None = None) -> Sequence[Checkpoint]:
     """The 48 checkpoints, or those of a category."""
-    from ...export.registry import by_category, checkpoints
+    from ...export.weights.registry import by_category, checkpoints
 
     return checkpoints() if category is None else by_category(category)
 
@@ -56,15 +57,15 @@ def select_checkpoints(
     names: Sequence[str] = (), every: bool = False, category: str | None = None
 ) -> Sequence[Checkpoint]:
     """Some of the 48 by name, all of them, or a category; UsageError for none of these or several."""
-    from ...export.registry import select
+    from ...export.weights.registry import select
 
     return select(list(names), every, category)
 
 
 def describe_checkpoint(name: str) -> list[dict[str, Any]]:
     """A row for each file of a checkpoint: where it is published and stored, and how its keys are read."""
-    from ...export.fetch import local_files, verify
-    from ...export.registry import checkpoint, key_rule
+    from ...export.weights.fetch import local_files, verify
+    from ...export.weights.registry import checkpoint, key_rule
 
     known = checkpoint(name)
     stored = {row.file: row for row in verify(known)}
@@ -89,21 +90,21 @@ def describe_checkpoint(name: str) -> list[dict[str, Any]]:
 
 def fetch_weights(checkpoint: Checkpoint) -> list[Path]:
     """Download the weights of a checkpoint, going on where an earlier download stopped, and verify them."""
-    from ...export.fetch import fetch
+    from ...export.weights.fetch import fetch
 
     return fetch(checkpoint)
 
 
 def verify_weights(checkpoint: Checkpoint) -> list[FileState]:
     """Compare the stored weights with the lock file; nothing is downloaded."""
-    from ...export.fetch import verify
+    from ...export.weights.fetch import verify
 
     return verify(checkpoint)
 
 
 def normalization(name: str) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel of a normalization that has a name; UnknownName for another."""
-    from ...export.registry import NORMALIZATIONS
+    from ...export.normalization import NORMALIZATIONS
 
     if name not in NORMALIZATIONS:
         raise UnknownName("normalization", name, NORMALIZATIONS, "or give --mean and --std")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ...analysis.database.studies import Deletion
     from ...analysis.results import Results
     from ..report.build import Written
+    from ..study.file import Study
 
 
 def open(db: File) -> Results:  # noqa: A001 - as in `bandlens.open("results.duckdb")`
@@ -41,7 +42,7 @@ def open_query(db: File = RESULTS, timeout: float = 60) -> QueryProcess:
 
 def analyze(
     db: File = RESULTS,
-    study: str = "*",
+    study: str | Study = "*",
     *,
     resamples: int = 1000,
     rgb_reference: bool = False,
@@ -55,27 +56,86 @@ def analyze(
 
     Args:
         db: the results database.
-        study: name or name@version; * is the newest version of each.
+        study: name or name@version; * is the newest version of each. Of a `Study` its own measures are computed, those
+            that changed; built-in ones as well where it has no values of them yet.
         resamples: of the bootstrap over images, at least 100.
         rgb_reference: normalize critical-band thresholds by the clean accuracy in colour.
         conditions: return the metrics of every condition instead.
         progress: shows how far it is.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.metrics.compute import compute_metrics, subjects
-    from ...analysis.metrics.conditions import compute_conditions
-    from ...analysis.metrics.error_consistency import judged_images, write_consistencies
+    from ...analysis.measures.base import Options
+    from ...analysis.measures.compute import compute_measures, compute_own, has_values, metrics_of, stored_values
+    from ...analysis.measures.error_consistency import judged_images, write_consistencies
+    from ...analysis.measures.outcomes import subjects
+    from ...analysis.measures.own import start_measures
 
-    with open_store(existing(db)) as store:
-        count = len(subjects(store, study))
-        with progress("analyzing", count, "checkpoints and image sets") as advance:
-            metrics = compute_metrics(store, study, resamples, rgb_reference, advance)
-        with progress("analyzing every condition", count, "checkpoints and image sets") as advance:
-            condition_metrics = compute_conditions(store, study, resamples, advance)
-        judged = judged_images(store, study)
-        with progress("comparing errors", len(judged), "image sets") as advance:
-            write_consistencies(store, judged, resamples, advance)
-    return condition_metrics if conditions else metrics
+    existing(db)
+    if isinstance(study, str):
+        name, measures = study, []
+    else:
+        name, measures = study.name, start_measures(study.measures, study.folder)
+    with open_store(Path(db)) as store:
+        count = len(subjects(store, name))
+        if measures:
+            with progress("analyzing measures of the study", count, "checkpoints and image sets") as advance:
+                compute_own(store, name, measures, advance)
+        if not measures or not has_values(store, name):
+            with progress("analyzing", count, "checkpoints and image sets") as advance:
+                compute_measures(store, name, Options(resamples, rgb_reference), advance)
+            judged = judged_images(store, name)
+            with progress("comparing errors", len(judged), "image sets") as advance:
+                write_consistencies(store, judged, resamples, advance)
+        values = stored_values(store, name, conditions)
+    return values if conditions else metrics_of(values)
+
+
+def measure(
+    file: File, db: File = RESULTS, study: str = "*", *, name: str | None = None, **settings: Any
+) -> pl.DataFrame:
+    """Compute a measure of one's own of what is stored, and keep it: its rows of the view `condition_metric`.
+
+    Args:
+        file: a Python file; it is loaded in a process of its own, never in this one.
+        db: the results database.
+        study: name or name@version; it must stand for one study.
+        name: of the measure and its function; by default that of the file.
+        settings: values of the function's parameters; and perhaps `unit`, `function` and `uses`.
+    """
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
+    from ...analysis.measures.compute import compute_own, stored_values
+    from ...analysis.measures.own import start_measures
+
+    existing(db)
+    called = name or Path(file).stem
+    measures = start_measures({called: {"file": str(Path(file).absolute()), **settings}}, Path())
+    with open_store(Path(db)) as store:
+        label = study_label(store, None if study == "*" else study)
+        compute_own(store, label, measures)
+        return stored_values(store, label, conditions=True).filter(metric=called)
+
+
+def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
+    """A row for each built-in measure, and each of the user's own that a study names: title, unit, scope, bias."""
+    from ...analysis.measures.own import start_measures
+    from ...analysis.measures.registry import MEASURES
+    from .studies import read_study
+
+    measures = list(MEASURES.values())
+    if study is not None:
+        read = read_study(study)
+        measures += [measure.grid_measure for measure in start_measures(read.measures, read.folder)]
+    return [
+        {
+            "name": measure.name,
+            "title": measure.title,
+            "unit": measure.unit,
+            "scope": measure.scope.value,
+            "bias": measure.is_bias,
+        }
+        for measure in measures
+    ]
 
 
 def compare(
@@ -143,7 +203,7 @@ class Correlated:
     """Correlations of biases with groups of benchmarks."""
 
     rows: pl.DataFrame
-    """A row for each bias, group and subset: see docs/statistics.md."""
+    """A row for each bias, group and subset: see docs/guide/compare.md."""
     partial_on: str | None
     """The accuracy that partial correlations hold fixed."""
     lines: Mapping[str, Line] = field(default_factory=dict)
@@ -225,7 +285,7 @@ def consistency(images: str, db: File = RESULTS, *, pairs: bool = False) -> list
         pairs: a row for every two subjects, even where there are humans, and else the means over humans.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.metrics.error_consistency import consistencies, summary
+    from ...analysis.measures.error_consistency import consistencies, summary
 
     with open_store(Path(db), read_only=True) as store:
         table = consistencies(store, images)

@@ -13,7 +13,7 @@ from ..console import Json, log, print_lines, print_rows
 from .completion import complete_category, complete_checkpoint
 
 if TYPE_CHECKING:
-    from ...export.registry import Checkpoint
+    from ...export.weights.registry import Checkpoint
 
 app = typer.Typer(
     name="checkpoints",

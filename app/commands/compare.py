@@ -10,7 +10,7 @@ import typer
 
 from ...errors import UsageError, some_of
 from .. import api
-from ..console import Json, condition_in_words, parameters_in_words, print_rows, progress
+from ..console import Json, condition_in_words, print_rows, progress, setting_in_words
 from .completion import complete_study
 from .options import Database
 
@@ -72,7 +72,7 @@ def compare(
     """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
 
     Two versions of a study, two studies, two databases; or two checkpoints, image sets or precisions of a study.
-    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/statistics.md.
+    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/guide/compare.md.
 
     Example: bandlens compare study@1 study@2 --db results.duckdb
 
@@ -121,7 +121,7 @@ def _print(comparison: Comparison, shown: Comparison) -> None:
     from ...analysis.comparison.cells import DIFFERS
 
     for row in comparison.replaced.rows(named=True):
-        before, after, anew = (_conditions(row[name]) for name in ("before", "after", "anew"))
+        before, after, anew = (_conditions(row["probe"], row[name]) for name in ("before", "after", "anew"))
         if after:
             print(
                 f"{row['probe']}: these {len(row['before'])} conditions became those {len(row['after'])}: "
@@ -160,13 +160,15 @@ def _print(comparison: Comparison, shown: Comparison) -> None:
             print(f"{title}: nothing differs")
 
 
-def _conditions(parameters: list[str]) -> str:
-    """The parameters of each condition in words."""
-    return some_of([parameters_in_words(text) or "no parameters" for text in parameters], MOST_CONDITIONS, "; ")
+def _conditions(probe: str, parameters: list[str]) -> str:
+    """Settings of a probe in words; `no parameters` where its only condition has none."""
+    settings = [setting_in_words(probe, text) or "no parameters" for text in parameters]
+    return some_of(settings, MOST_CONDITIONS, "; ")
 
 
 def _named(cells: pl.DataFrame) -> str:
-    return some_of([" ".join((*row[:3], parameters_in_words(row[3]))) for row in cells.rows()], NAMED, "; ")
+    names = [f"{row['checkpoint']} {row['image_set']} {condition_in_words(row)}" for row in cells.to_dicts()]
+    return some_of(names, NAMED, "; ")
 
 
 def _of_cells(cells: pl.DataFrame) -> list[dict[str, Any]]:
@@ -187,7 +189,10 @@ def _of_cells(cells: pl.DataFrame) -> list[dict[str, Any]]:
 def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
     return [
-        {name: parameters_in_words(value) if name in ("parameters", "at") else value for name, value in row.items()}
+        {
+            name: setting_in_words(row["probe"], value) if name in ("parameters", "at") else value
+            for name, value in row.items()
+        }
         for row in frame.select(_filled(frame)).to_dicts()
     ]
 

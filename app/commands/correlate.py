@@ -69,7 +69,7 @@ def correlate(
 ) -> None:
     """Correlate every bias with every kind of generalization, with intervals, permutation tests and correction.
 
-    Without --db, the published figures of the study's 48 models. docs/statistics.md explains every number.
+    Without --db, the published figures of the study's 48 models. docs/guide/compare.md explains every number.
 
     Example: bandlens correlate --method kendall --json
     """

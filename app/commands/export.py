@@ -19,7 +19,7 @@ from ..export import OWN, Exportable, Lowering, Reading, Selection, read_precisi
 from .checkpoints import Category, Every, Names, for_each
 
 if TYPE_CHECKING:
-    from ...export.registry import Channels
+    from ...export.normalization import Channels
     from ...records import Model
 
 LOWER = "Precisions and plans"

@@ -211,7 +211,7 @@ def check(
 ) -> None:
     """Set your clean top-1, spectral ratios, group means and biases beside the published ones, with the difference.
 
-    The interval is that of your own number. docs/metrics.md says what is wrong with the published figures.
+    The interval is that of your own number. docs/findings.md says what is wrong with the published figures.
 
     Example: bandlens published check --db results.duckdb
     """

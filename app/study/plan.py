@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
-from ...analysis.metrics.determined import Determined, condition_metrics, determined_metrics
+from ...analysis.measures.own import OwnMeasure, start_measures
+from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
 from ...errors import ExportError
 from ...export.models import FINISHED, verify_model
-from ...export.operations import count_operations
+from ...export.onnx.operations import count_operations
 from ...probes.arrays import to_numpy
-from ...probes.attacks import ATTACKS, is_attack
 from ...probes.family import Family
-from ...probes.fourier import FOURIER_BASIS, FOURIER_BIN
+from ...probes.grid import Grid, make_grid
 from ...records import Cell, Failed, Model, Variant
 from . import GATE_IMAGES
 from .file import Study
@@ -47,7 +47,7 @@ class Plan:
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
     smaller_maps: dict[str, int]
-    """Smaller maps than the missing waves of `fourier`, and how many predictions each would be."""
+    """Smaller grids than the missing conditions of a probe, and how many predictions each would be."""
     packed: dict[str, tuple[list[str], list[str]]]
     """Preprocessing -> the checkpoints that take such images, and the image sets that have them."""
     metrics: list[Determined]
@@ -76,7 +76,7 @@ def plan_study(work: Work, database: Path) -> Plan:
             done, stale, rates = (
                 store.progress(work.cells),
                 store.stale(work.study.name, work.cells),
-                store.rates({cell.variant for cell in work.cells}, without=ATTACKS),
+                store.rates({cell.variant for cell in work.cells}),
             )
             errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())
     counts: dict[tuple[str, str, str], Counter[str]] = {}
@@ -94,6 +94,7 @@ def plan_study(work: Work, database: Path) -> Plan:
     missing = missing_cells(work.cells, done)
     lacking = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
     seconds, estimate = _estimate(work, missing, lacking, rates)
+    measures = start_measures(work.study.measures, work.study.folder)
     gated = [] if work.study.precision == "fp32" else by_attack(work.cells)[0]
     return Plan(
         rows=rows,
@@ -103,29 +104,30 @@ def plan_study(work: Work, database: Path) -> Plan:
         estimate=estimate,
         cost=cost_of(work, lacking, missing),
         failed=[Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors],
-        smaller_maps=smaller_maps_of(missing, lacking),
+        smaller_maps=smaller_maps_of(work.grid, missing, lacking),
         packed=packed_for(work),
-        metrics=metrics_of(work),
-        condition_metrics=condition_metrics(work.cells, _schemes(work)),
+        metrics=metrics_of(work, measures),
+        condition_metrics=condition_metrics(
+            work.cells, _schemes(work), [measure.condition_measure for measure in measures]
+        ),
         precision=work.study.precision,
         gate_predictions=sum(min(cell.image_set.count, GATE_IMAGES) for cell in gated),
         own_probes=[family for family in work.grid.families.values() if family.files],
     )
 
 
-def smaller_maps_of(missing: Sequence[Cell], lacking: Mapping[str, int]) -> dict[str, int]:
-    """Smaller maps than the missing waves of `fourier`, and how many predictions each would be on as many images."""
-    waves = [cell for cell in missing if cell.condition.probe == FOURIER_BASIS.name]
-    if not waves:
-        return {}
-    half = list(range(-15, 16))
-    maps = {
-        "fourier at 31 x 31": FOURIER_BASIS.conditions({"row": half, "column": half}),
-        "fourier_bin (octave x orientation)": FOURIER_BIN.conditions({}),
-    }
-    images = sum(images.count for _, images in {(cell.variant, cell.image_set) for cell in waves})
-    predictions = {name: images * len(conditions) for name, conditions in maps.items()}
-    return {name: count for name, count in predictions.items() if count < sum(lacking[cell.key] for cell in waves)}
+def smaller_maps_of(grid: Grid, missing: Sequence[Cell], lacking: Mapping[str, int]) -> dict[str, int]:
+    """Smaller grids that tell much of what the missing conditions of a probe do, and their predictions."""
+    predictions: dict[str, int] = {}
+    for family in grid.families.values():
+        cells = [cell for cell in missing if cell.condition.probe == family.name] if family.smaller else []
+        images = sum(images.count for _, images in {(cell.variant, cell.image_set) for cell in cells})
+        for title, probes in family.smaller.items():
+            smaller = make_grid(probes, Path())
+            count = images * (len(smaller.conditions) - len(smaller.clean))
+            if count < sum(lacking[cell.key] for cell in cells):
+                predictions[title] = count
+    return predictions
 
 
 def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
@@ -138,10 +140,10 @@ def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
     return packed
 
 
-def metrics_of(work: Work) -> list[Determined]:
+def metrics_of(work: Work, measures: Sequence[OwnMeasure]) -> list[Determined]:
     """The metrics that a study has conditions for, and whether these are all that they need."""
     conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
-    return determined_metrics(conditions, _schemes(work))
+    return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in measures])
 
 
 def _schemes(work: Work) -> dict[str, Collection[str]]:
@@ -205,7 +207,7 @@ H100_FP16, H100_FP32 = 989e12, 67e12
 """Dense FP16 tensor operations a second of an H100 SXM, and FP32 ones without tensor cores (NVIDIA's data sheet).
 Nothing runs at a peak."""
 PREDICTION_BYTES = 7.5
-"""Bytes by which the database grows with a prediction (docs/performance.md)."""
+"""Bytes by which the database grows with a prediction (docs/measured.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,7 @@ def cost_of(work: Work, images: Mapping[str, int], cells: Sequence[Cell]) -> Cos
     """The cost of `images[key]` images of each of these cells."""
     passes, attacks = Counter[Model](), Counter[Model]()
     for cell in cells:
-        if is_attack(cell.condition):
+        if cell.condition.facts.attack:
             attacks[cell.model] += images[cell.key] * passes_of(cell)
         else:
             passes[cell.model] += images[cell.key]

@@ -91,9 +91,12 @@ def _check_gate(work: Work, store: Store, required: bool) -> None:
 
 def _tell_gaps(work: Work) -> None:
     """Say in one line which metrics the study has some conditions for, and not all that they need."""
-    from .plan import metrics_of  # SciPy, which takes longer to import than a run with nothing to do
+    # SciPy, which takes longer to import than a run with nothing to do.
+    from ...analysis.measures.own import start_measures
+    from .plan import metrics_of
 
-    if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work) if metric.why]:
+    own = start_measures(work.study.measures, work.study.folder)
+    if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work, own) if metric.why]:
         named = some_of(gaps, MOST_GAPS, "; ")
         log.info(f"bandlens: {named}; `bandlens plan` lists the metrics of a study")
 

@@ -18,13 +18,13 @@ from weakref import WeakSet
 import numpy as np
 
 from ...errors import DeviceError, EngineError
-from ...export.onnx_files import OnnxFile
-from ...export.parity import compare, onnx_logits
+from ...export.onnx.files import OnnxFile
+from ...export.onnx.parity import compare, onnx_logits
+from ...export.onnx.precisions import for_cpu
 from ...export.photographs import photograph_crops
-from ...export.precisions import for_cpu
-from ...export.trt_build import build_log, last_error, refit
-from ...export.trt_plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, onnx_for_tensorrt, target_of
-from ...export.trt_types import TensorRT
+from ...export.plans.build import build_log, last_error, refit
+from ...export.plans.plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, onnx_for_tensorrt, target_of
+from ...export.plans.types import TensorRT
 from ...probes.arrays import Array, to_numpy
 from ...records import SessionInfo, Variant
 from ..device.devices import gpus

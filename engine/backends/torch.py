@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import BandlensError, DeviceError, EngineError
-from ...export.parity import compare, onnx_logits
+from ...export.onnx.parity import compare, onnx_logits
+from ...export.onnx.precisions import for_cpu
 from ...export.photographs import photograph_crops
-from ...export.precisions import for_cpu
 from ...probes.arrays import Array
 from ...probes.attacks import band_of
 from ...records import Condition, SessionInfo, Variant

@@ -4,7 +4,7 @@
 
 low is the low-pass of probes/spectral.py before its clip, so that the mean is A's. Every image of the set gives its low
 frequencies to one conflict and its high ones to another; which, is drawn. What a network names is a decision for the
-low frequencies, for the high ones, or for neither: see `analysis.metrics.shape_bias`.
+low frequencies, for the high ones, or for neither: see `analysis.measures.cues`.
 
 Source: after Gavrikov et al. 2025, whose 1,280 images of 16 classes are not these: the filter, the cutoff and the pairs
 are this module's.

@@ -23,11 +23,11 @@ from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device import graphs, pixels
 from bandlens.engine.run import run
 from bandlens.errors import DeviceError, EngineError
-from bandlens.export import trt_plans as plans
-from bandlens.export.onnx_files import OnnxFile
-from bandlens.export.parity import compare, onnx_logits
+from bandlens.export.onnx.files import OnnxFile
+from bandlens.export.onnx.parity import compare, onnx_logits
+from bandlens.export.onnx.precisions import for_cpu, make_onnx_file
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.precisions import for_cpu, make_onnx_file
+from bandlens.export.plans import plans
 from bandlens.probes import kernels
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.grid import make_grid

@@ -19,9 +19,9 @@ from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device.driver import Gpu
 from bandlens.errors import DeviceError, EngineError
-from bandlens.export.onnx_files import load_onnx_file
-from bandlens.export.parity import onnx_logits
-from bandlens.export.precisions import for_cpu, make_onnx_file
+from bandlens.export.onnx.files import load_onnx_file
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.onnx.precisions import for_cpu, make_onnx_file
 from bandlens.export.torch import network
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.arrays import to_numpy

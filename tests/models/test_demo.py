@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import FENCE, README, compare, environment_in, printed_by
+from pages import FENCE, ROOT, compare, environment_in, printed_by
 from PIL import Image
 from small import ask
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.demo import CROPS, PHOTOGRAPHS, crops
+
+TUTORIAL = (ROOT / "docs" / "guide" / "tutorial.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "demo", printed_by("bandlens demo --out demo", folder, environment_in(folder))
 
 
-def test_it_prints_what_the_readme_shows(demo: tuple[Path, str]) -> None:
-    (shown,) = (body for language, _, body in FENCE.findall(README) if language == "text" and body.startswith("== "))
+def test_it_prints_what_the_tutorial_shows(demo: tuple[Path, str]) -> None:
+    (shown,) = (body for language, _, body in FENCE.findall(TUTORIAL) if language == "text" and body.startswith("== "))
     compare(shown, demo[1])
 
 
@@ -81,7 +83,7 @@ def test_the_demo_again_runs_nothing_and_its_study_is_an_ordinary_one(demo: tupl
 
 
 def test_the_page_on_python_runs_on_it(demo: tuple[Path, str]) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "python.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "guide" / "python.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
     subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], check=True, cwd=demo[0])
     assert ask(demo[0] / "training.duckdb", "SELECT DISTINCT checkpoint FROM accuracy ORDER BY 1") == [

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from bandlens.app.demo import MODEL
 from bandlens.errors import ExportError, UsageError
-from bandlens.export.fp16 import rounded, to_fp16
-from bandlens.export.int8 import symmetric_activations, to_int8
 from bandlens.export.models import load_model, verify_model
-from bandlens.export.parity import compare, onnx_logits
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.fp16 import rounded, to_fp16
+from bandlens.export.onnx.from_torch import Normalized, to_onnx
+from bandlens.export.onnx.int8 import symmetric_activations, to_int8
+from bandlens.export.onnx.parity import compare, onnx_logits
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.registry import NORMALIZATIONS
-from bandlens.export.torch_to_onnx import Normalized, to_onnx
 
 Images = NDArray[np.float32]
 
@@ -233,7 +233,7 @@ QUIET = """
 import sys
 from pathlib import Path
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.int8 import to_int8
+from bandlens.export.onnx.int8 import to_int8
 Path("int8.onnx").write_bytes(to_int8(Path("fp32.onnx").read_bytes(), [photograph_crops(64)]))
 from nncf.telemetry import decorator
 sys.exit(type(decorator.telemetry).__name__ != "MagicMock")

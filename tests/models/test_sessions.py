@@ -244,9 +244,13 @@ def test_unknown_engines_and_precisions_are_named(tmp_path: Path) -> None:
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/gpu.md"])
-def test_the_page_has_every_engine_and_its_precisions(page: str) -> None:
-    table = (ROOT / page).read_text(encoding="utf-8").split("| `engine` | runs on | precisions")[1].split("\n\n")[0]
+def test_the_page_has_every_engine_and_its_precisions() -> None:
+    table = (
+        (ROOT / "docs" / "guide" / "gpu.md")
+        .read_text(encoding="utf-8")
+        .split("| `engine` | runs on | precisions")[1]
+        .split("\n\n")[0]
+    )
     rows = [line.split("|")[1:] for line in table.splitlines()[2:]]
     found = {
         name: (where.split()[-1].removesuffix("s"), precisions.strip())

@@ -18,9 +18,9 @@ from bandlens.engine.backends.torch import CpuSession, checked_network, exact, l
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.errors import DeviceError, EngineError
-from bandlens.export.onnx_files import load_onnx_file
-from bandlens.export.parity import onnx_logits
-from bandlens.export.precisions import for_cpu, make_onnx_file
+from bandlens.export.onnx.files import load_onnx_file
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.onnx.precisions import for_cpu, make_onnx_file
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import PGD_LINF, uniform_start
 from bandlens.records import Model, Variant

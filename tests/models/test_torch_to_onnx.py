@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bandlens.errors import ExportError, UsageError
-from bandlens.export.parity import Parity, check_images, check_parity, compare, onnx_logits
-from bandlens.export.registry import NORMALIZATIONS
-from bandlens.export.torch_to_onnx import Normalized, to_onnx
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.from_torch import Normalized, to_onnx
+from bandlens.export.onnx.parity import Parity, check_images, check_parity, compare, onnx_logits
 
 Images = NDArray[np.float32]
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from bandlens.errors import CheckpointError
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.registry import KeyRule, checkpoints, key_rule
-from bandlens.export.weights import Weights, apply_rule, load_strictly, read, read_weights
+from bandlens.export.weights.read import Weights, apply_rule, load_strictly, read, read_weights
+from bandlens.export.weights.registry import KeyRule, checkpoints, key_rule
 
 State = dict[str, Tensor]
 
@@ -384,6 +384,13 @@ def test_what_does_not_fit_is_named_and_counted(resnet18: nn.Module) -> None:
     assert all(torch.equal(value, before[key]) for key, value in resnet18.state_dict().items())
 
 
+def test_complex_weights_of_a_real_network_are_refused() -> None:
+    network = nn.Linear(2, 2)
+    state = {"weight": torch.zeros(2, 2, dtype=torch.complex64), "bias": torch.zeros(2)}
+    with pytest.raises(CheckpointError, match=r"mine.pth does not fit .*: 1 complex instead of real \(weight\); check"):
+        load_strictly(network, Weights(state), "mine.pth")
+
+
 def test_two_keys_for_one_name_are_refused() -> None:
     with pytest.raises(CheckpointError, match=re.escape("two keys become 'a'")):
         apply_rule(key_rule("module"), {"a": torch.zeros(1), "module.a": torch.zeros(1)}, "x.pth")
@@ -421,4 +428,8 @@ def test_files_that_are_not_weights(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("net/constants.pkl", b"")
     with pytest.raises(CheckpointError, match="TorchScript"):
+        read(path)
+    np.savez_compressed(path, a=np.zeros(3))
+    path.with_suffix(".pth.npz").replace(path)
+    with pytest.raises(CheckpointError, match="NumPy arrays"):
         read(path)

@@ -1,4 +1,4 @@
-"""docs/atlas.md is run as it stands: its commands typed, its outputs compared."""
+"""docs/guide/published.md and docs/findings.md are run as they stand: commands typed, outputs compared."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ATLAS = ROOT.parent / "shared" / "published" / "atlas"
-PAGE = (ROOT / "docs" / "atlas.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "docs" / "guide" / "published.md", ROOT / "docs" / "findings.md"]
+PAGE = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+LEFT_OUT = "[…]"
+"""A line that stands for any number of lines."""
 FENCE = re.compile(r"^```(console|console-imported)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 """What needs sources that do not ship is marked."""
 SCRIPT = re.compile(r"^```text\n((?:(?!```).)*?bandlens (?:published )?import .*?)^```$", re.MULTILINE | re.DOTALL)
@@ -34,6 +37,27 @@ def shape(output: str) -> list[str]:
     return [" ".join(re.sub("─+", "─", line).split()) for line in output.splitlines() if line.strip()]
 
 
+def compare(shown: str, printed: str) -> None:
+    """AssertionError at the first line that is shown and was not printed."""
+    rest, skipping = iter(shape(printed)), False
+    for line in shape(shown):
+        if line == LEFT_OUT:
+            skipping = True
+        else:
+            assert line in rest if skipping else line == next(rest, None), f"not printed: {line}\n{printed}"
+            skipping = False
+    assert skipping or list(rest) == []
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed"),
+    [("a", "b"), ("a", "a\nb"), ("a\nb", "a"), ("[…]\nc", "a\nb"), ("a\n[…]\nc", "a\nb\nc\nd"), ("0.12", "0.13")],
+)
+def test_what_drifts_is_found(shown: str, printed: str) -> None:
+    with pytest.raises(AssertionError):
+        compare(shown, printed)
+
+
 def run(command: str, folder: Path) -> str:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
@@ -43,7 +67,7 @@ def run(command: str, folder: Path) -> str:
 
 @pytest.mark.parametrize(("command", "printed"), list(commands("console")))
 def test_what_ships_is_as_the_page_shows_it(command: str, printed: str, tmp_path: Path) -> None:
-    assert shape(run(command, tmp_path)) == shape(printed)
+    compare(printed, run(command, tmp_path))
 
 
 FOLDERS = {"critical-band": "critical_band", "humans": "humans", "imagenet-x": "imagenetx", "timm": "timm"}
@@ -65,9 +89,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("command", "printed"), list(commands("console-imported")))
 def test_what_is_imported_is_as_the_page_shows_it(command: str, printed: str, folder: Path) -> None:
-    assert shape(run(command, folder)) == shape(printed)
+    compare(printed, run(command, folder))
 
 
-def test_the_page_has_commands_of_both_kinds() -> None:
+def test_the_pages_have_commands_of_both_kinds() -> None:
     assert (len(list(commands("console"))), len(list(commands("console-imported")))) == (5, 6)
     assert len(SCRIPT.findall(PAGE)) == 2

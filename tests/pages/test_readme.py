@@ -1,6 +1,6 @@
 """README is run as it stands: its files are written, its commands typed, its outputs compared but for the times.
 
-The demo's output is compared in app/commands/test_demo.py, which runs it.
+docs/guide/tutorial.md has the output of the demo, which tests/models/test_demo.py compares.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from pages import FENCE, README, ROOT, commands, compare, environment, printed_by
+
+from bandlens.version import __version__
 
 __all__ = ["environment"]  # a fixture
 
@@ -51,7 +53,21 @@ def test_times_and_what_is_left_out_do_not_matter() -> None:
 
 def test_its_sections_stand_in_the_order_of_a_first_day() -> None:
     titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
-    assert titles[:5] == ["Install", "Demo", "Your own checkpoint", "Your own probe", "SQL"]
+    assert titles[:6] == ["Two commands", "Your model, your answer", "Run", "Compare", "SQL", "Explore"]
+
+
+def test_it_is_short_and_leaves_long_outputs_to_the_tutorial() -> None:
+    assert len(README.splitlines()) <= 170
+    outputs = [
+        shown for language, _, body in FENCE.findall(README) if language == "console" for _, shown in commands(body)
+    ]
+    assert max(len(shown.splitlines()) for shown in outputs) <= 12
+
+
+@pytest.mark.parametrize("file", ["README.md", "CITATION.cff"])
+def test_what_is_cited_is_this_version(file: str) -> None:
+    versions = re.findall(r"(?<!-)\bversion(?: = \{|: )([\d.]+)", (ROOT / file).read_text(encoding="utf-8"))
+    assert versions == [__version__]
 
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", README))))

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_results import python
 from polars.testing import assert_frame_equal
-from ray_clusters import ray_cluster, study_in
-from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
+from ray_clusters import ray_cluster
+from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of, study_in
+from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
@@ -350,7 +351,7 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
         assert_frame_equal(rows_of(tmp_path / f"{name}.duckdb"), rows_of(tmp_path / "direct.duckdb"))
         assert ask(tmp_path / f"{name}.duckdb", failed) == ask(tmp_path / "direct.duckdb", failed)
     plan = command("plan", study, "--db", tmp_path / "ray.duckdb")
-    assert "failed when last tried: 3 cells, the first: fragile, images.set, lowpass cutoff=0.0: logits are" in plan.out
+    assert "failed when last tried: 3 cells, the first: fragile, images.set, lowpass cutoff=0: logits are" in plan.out
     assert len(json.loads(command("plan", study, "--db", tmp_path / "ray.duckdb", "--json").out)["failed"]) == 3
 
 
@@ -399,7 +400,7 @@ def once(name):
     return first
 if once("stopped"):
     time.sleep(3)
-    os.kill(os.getpid(), signal.SIGSTOP)
+    os.kill(os.getppid(), signal.SIGSTOP)  # the worker
 def hangs(images, level):
     if once("hung"):
         time.sleep(3600)
@@ -554,7 +555,7 @@ main()
 def test_a_ray_that_is_not_there_is_one_line(workplace: Path, before: str, options: list[str], words: str) -> None:
     study, database = make_study(workplace), workplace / "results.duckdb"
     code = WITHOUT.format(before=before, study=study, database=database, options=options)
-    done = subprocess.run(python(code), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(python(code), capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(words)
     assert len(done.stderr.splitlines()) == 1

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from made_up_results import python
 from numpy.typing import NDArray
+from waiting import LIMIT_SECONDS
 
 from bandlens.errors import ProbeError
 from bandlens.probes.arrays import to_numpy
@@ -135,4 +136,4 @@ def test_it_ends_with_who_asked_though_it_be_at_work(tmp_path: Path) -> None:
         process = psutil.Process(int(driver.stderr.readline()))
         assert process.pid != driver.pid
         driver.kill()
-    assert psutil.wait_procs([process], timeout=30)[1] == []
+    assert psutil.wait_procs([process], timeout=LIMIT_SECONDS)[1] == []

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from small import make_images, make_model, make_pictures, make_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
@@ -51,7 +52,7 @@ def explored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     study = make_study(place, name="small", probes=probes, seed=3)
     run_study(resolve(Study.read(study)), place / "results.duckdb")
     with open_store(place / "results.duckdb") as store:
-        compute_metrics(store, "small", 100)
+        compute_measures(store, "small", Options(100))
     return place
 
 

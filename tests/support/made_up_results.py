@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.database.store import NO_NAMES, ClassNames, Store
+from bandlens.probes.clean import perturb
+from bandlens.probes.family import Family, Parameter
+from bandlens.probes.grid import KNOWN
 from bandlens.records import (
     Cell,
     Condition,
@@ -75,7 +79,11 @@ def model(name: str = "net", *, content: str | None = None, classes: int = 10, c
 
 
 def condition(probe: str = "clean", **parameters: float | str) -> Condition:
-    return Condition(probe, tuple(parameters.items()), digest_of(probe, parameters))
+    """A condition with the facts of its family, or of a user's probe, whatever its parameters are."""
+    own = Family(probe, "made up", 1, tuple(Parameter(name, str, ()) for name in parameters), perturb)
+    family = KNOWN.get(probe, own)
+    facts = family.facts(parameters, family.axes_of([parameters]))
+    return Condition(probe, tuple(parameters.items()), digest_of(probe, parameters), facts)
 
 
 def variant(of: Model | None = None, precision: str = "fp32") -> Variant:
@@ -111,6 +119,24 @@ def store_study(
     for info in dict.fromkeys(one.cell.image_set for one in missing):  # a commit is of one image set
         store.commit([one for one in missing if one.cell.image_set == info], sessions)
     return label
+
+
+def store_values(store: Store, values: pl.DataFrame) -> None:
+    """Put made-up numbers of measures into the place of those that a study has of many conditions.
+
+    `values` has study_id, checkpoint_id, metric and value, and perhaps image_set_id, low, high, state and note.
+    """
+    for study in values["study_id"].unique():
+        store.execute("DELETE FROM measure_value WHERE study = ? AND condition IS NULL", [int(study)])
+    for row in values.to_dicts():
+        state = row.get("state") or ("missing" if row["value"] is None else "ok")
+        keys = [row["study_id"], row["checkpoint_id"], row.get("image_set_id"), row["metric"]]
+        numbers = [row["value"], row.get("low"), row.get("high"), state, row.get("note")]
+        store.execute(
+            "INSERT INTO measure_value (study, checkpoint, image_set, metric, value, low, high, state, note) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            keys + numbers,
+        )
 
 
 def python(code: str, *arguments: object) -> list[str]:

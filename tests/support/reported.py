@@ -9,8 +9,8 @@ import numpy as np
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.protocol import CATEGORIES
 from bandlens.records import Condition, Model
@@ -46,8 +46,7 @@ def make_database(
 
 def add_metrics(path: Path) -> None:
     with open_store(path) as store:
-        compute_metrics(store, "many", 100)
-        compute_conditions(store, "many", 100)
+        compute_measures(store, "many", Options(100))
 
 
 def _share(of: Condition, peak: float, center: float, gain: float) -> float:

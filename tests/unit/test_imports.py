@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,23 +11,27 @@ from pathlib import Path
 from imports_of_folders import PACKAGE, SOURCES, package_imports
 
 from bandlens.engine.device import requirements
+from bandlens.probes.grid import KNOWN
 
 HEAVY = {
     "altair": {"analysis/charts", "app/report"},
     "cupy": {"probes"},
     "duckdb": {"analysis/database"},
-    "onnx": {"engine/backends", "engine/device", "export", "export/torch"},
-    "onnxruntime": {"engine/backends", "engine/device", "export"},
+    "onnx": {"engine/backends", "engine/device", "export/onnx", "export/torch"},
+    "onnxruntime": {"engine/backends", "engine/device", "export/onnx"},
     "openvino": {"engine/backends", "engine/device"},
     "polars": {
         "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
-        "analysis/metrics", "analysis/published", "app", "app/commands", "app/explore", "app/report", "app/sql",
-        "app/study",
+        "analysis/measures", "analysis/published", "app", "app/commands", "app/explore", "app/pictures", "app/report",
+        "app/sql", "app/study",
     },
     "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
     "ray": {"engine/distributed"},
-    "tensorrt": {"app", "engine/backends", "engine/device", "export"},
-    "torch": {"app", "engine/backends", "engine/device", "export", "export/torch", "probes/images"},
+    "tensorrt": {"app", "engine/backends", "engine/device", "export/plans"},
+    "torch": {
+        "app", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",
+        "probes/images",
+    },
 }  # fmt: skip
 """Library -> folders whose modules import it, as they are imported or later, or that call `load` for it."""
 
@@ -65,3 +70,25 @@ def test_no_two_classes_share_a_name() -> None:
             if isinstance(node, ast.ClassDef):
                 where[node.name].append(file.relative_to(PACKAGE).as_posix())
     assert {name: files for name, files in where.items() if len(files) > 1} == {}
+
+
+def test_the_application_names_no_probe() -> None:
+    """What is to be known of a probe stands in its family; `clean` is what all others are compared with."""
+    probes = set(KNOWN) - {"clean"}
+    families = {file.stem for file in (PACKAGE / "probes").glob("*.py") if "Family(" in file.read_text("utf-8")} - {
+        *("clean", "family", "user"),
+    }
+    named: dict[str, set[str]] = defaultdict(set)
+    for file in SOURCES:
+        name = file.relative_to(PACKAGE).as_posix()
+        if not name.startswith("app/"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in probes:
+                named[name].add(str(node.value))
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[-1] in families:
+                named[name] |= {alias.name for alias in node.names}
+    for script in (PACKAGE / "app").rglob("*.js"):
+        words = re.findall(r"""["'`](\w+)["'`]""", script.read_text(encoding="utf-8"))
+        named[script.relative_to(PACKAGE).as_posix()] |= probes & set(words)
+    assert {name: sorted(names) for name, names in named.items() if names} == {}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from made_up_results import Images, cell, condition, image_set, model, part, store_study, store_values
 from polars.testing import assert_frame_equal
 
 import bandlens
@@ -33,9 +33,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_version "
             "JOIN study_cell ON study_cell.study = study_id JOIN cell_detail USING (cell) ORDER BY ALL"
         )
-        values = {"metric": "low_frequency_bias", "low": None, "high": None, "state": "ok", "note": None}
-        columns = [pl.lit(value).alias(name) for name, value in values.items()]
-        store.write_metrics(ids.with_columns(*columns, value=pl.Series(np.arange(6) / 10)))
+        store_values(store, ids.with_columns(metric=pl.lit("low_frequency_bias"), value=pl.Series(np.arange(6) / 10)))
     return path
 
 

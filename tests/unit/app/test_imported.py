@@ -15,8 +15,8 @@ from small import Command, ask, make_images, make_pictures
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.tables import read_parquet
-from bandlens.app.explore.answers import Answers
-from bandlens.app.pictures import Conditions
+from bandlens.app.explore.answers import Answers, ImageQuery
+from bandlens.app.pictures.conditions import Conditions
 from bandlens.errors import StoreError
 
 X = Path(__file__).parents[4] / "shared" / "published" / "atlas" / "imagenetx"
@@ -109,7 +109,7 @@ def test_what_has_no_probabilities_has_no_confidence(command: Command, small: Pa
     assert command("verify", "--db", db).code == 0
     answers = Answers(db, {}, Conditions())
     (clean,) = answers.study("net")["conditions"]
-    shown = answers.images("net", "labels", clean["id"], "net", None, "errors", None, ["net"])
+    shown = answers.images(ImageQuery("net", "labels", clean["id"], "net", None, "errors", None, ["net"]))
     answers.close()
     (tile,) = json.loads(json.dumps(shown, allow_nan=False))["tiles"]
     assert [(one["clean_confidence"], one["confidence"], one["right"]) for one in tile["answers"]] == [

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandlens.errors import UnknownName, UsageError
-from bandlens.probes.grid import PUBLISHED, make_grid
+from bandlens.probes.grid import KNOWN, PUBLISHED, make_grid, setting_in_words
+from bandlens.records import Condition
 
 HERE = Path()
 
@@ -67,8 +68,8 @@ def test_the_grey_image_is_always_there_unless_it_is_asked_away() -> None:
     def conditions(**table: object) -> list[str]:
         return [str(one) for one in make_grid({"critical_band": {"frequency": 3} | table}, HERE).conditions[1:]]
 
-    noise = "critical_band noise_sd=0.1 frequency=3 draw=shared"
-    assert conditions(noise_sd=0.1) == conditions(noise_sd=[0, 0.1]) == ["critical_band noise_sd=0.0", noise]
+    noise = "critical_band noise_sd=0.1, frequency=3"
+    assert conditions(noise_sd=0.1) == conditions(noise_sd=[0, 0.1]) == ["critical_band noise_sd=0", noise]
     assert conditions(noise_sd=0.1, grey=True) == conditions(noise_sd=0.1)
     assert conditions(noise_sd=0.1, grey=False) == [noise]
     assert conditions(noise_sd=[0, 0.1], grey=False) == conditions(noise_sd=0.1)
@@ -114,3 +115,70 @@ def test_bad_probes_get_one_line_that_says_what_is_allowed(probes: dict[str, Any
 def test_an_unknown_name_is_its_own_kind_of_error() -> None:
     with pytest.raises(UnknownName):
         make_grid({"lowpas": {}}, HERE)
+
+
+OWN = "def blur(images, sigma, times=1, mode='reflect'):\n    return images\n"
+
+
+def own(folder: Path, **table: Any) -> list[Condition]:
+    (folder / "blur.py").write_text(OWN, encoding="utf-8")
+    return list(make_grid({"blur": {"file": "blur.py"} | table}, folder).conditions[1:])
+
+
+def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_its_only_number(tmp_path: Path) -> None:
+    several = own(tmp_path, sigma=[1, 2.5])
+    assert {condition.facts.x for condition in several} == {None}, "two parameters are numbers"
+    assert [condition.facts.setting for condition in several] == [
+        f"sigma={sigma}, times=1, mode=reflect" for sigma in ("1", "2.5")
+    ]
+    over_sigma = own(tmp_path, sigma=[1, 2.5], times=[1, 2], axis="sigma")
+    assert [(one.facts.x, one.facts.x_title, one.facts.series) for one in over_sigma] == [
+        (sigma, "sigma", f"times={times}, mode=reflect") for sigma in (1, 2.5) for times in (1, 2)
+    ]
+    alone = own(tmp_path, sigma=[1, 2.5], times="once")
+    assert [(one.facts.x, one.facts.series) for one in alone] == [
+        (1, "times=once, mode=reflect"),
+        (2.5, "times=once, mode=reflect"),
+    ]
+    [on_map] = own(tmp_path, sigma=3, times=4, axis=["sigma", "times"])
+    assert (on_map.facts.x, on_map.facts.y, on_map.facts.y_title) == (3, 4, "times")
+    assert over_sigma[0].digest == several[0].digest, "an axis is no part of what a condition is"
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("width", "unknown axis of probe blur 'width'; known: sigma, times, mode; an axis is a parameter of the probe"),
+        ("sigm", "unknown axis of probe blur 'sigm'; did you mean sigma?; an axis is a parameter of the probe"),
+        ("mode", "probe blur: axis mode has the value 'reflect'; name a parameter of numbers alone"),
+        (["sigma", "width"], "unknown axis of probe blur 'width'; known: "),
+        (["sigma", "times", "mode"], "probe blur: axis must be a parameter, or a list of two for a map, not ["),
+        (3, "probe blur: axis must be a parameter, or a list of two for a map, not 3"),
+    ],
+)
+def test_an_axis_that_is_none_is_one_line(tmp_path: Path, axis: object, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        own(tmp_path, sigma=1, axis=axis)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_words_leave_out_a_hidden_parameter_unless_it_differs() -> None:
+    table = {"noise_sd": 0.1, "frequency": 3, "draw": ["shared", "independent"], "grey": False}
+    conditions = make_grid({"critical_band": table}, HERE).conditions[1:]
+    assert [condition.facts.setting for condition in conditions] == [
+        "noise_sd=0.1, frequency=3",
+        "noise_sd=0.1, frequency=3, draw=independent",
+    ]
+    assert setting_in_words("critical_band", dict(conditions[0].parameters)) == conditions[0].facts.setting
+
+
+def test_a_smaller_grid_has_fewer_conditions_of_known_probes() -> None:
+    for family in KNOWN.values():
+        published = (
+            sum(condition.probe != "clean" for condition in make_grid({family.name: {}}, HERE).conditions)
+            if family.smaller
+            else 0
+        )
+        for probes in family.smaller.values():
+            assert len(make_grid(probes, HERE).conditions) - 1 < published

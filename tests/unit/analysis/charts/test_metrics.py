@@ -8,14 +8,14 @@ import polars as pl
 import pytest
 
 from bandlens.analysis.charts.metrics import NONE, SOUND, WARN, channel, numbers, summary, threshold_map
-from bandlens.analysis.metrics.states import State
+from bandlens.analysis.measures.base import State
 
 PROSE = "the threshold lies below the tested noise; all thresholds are equal; no Gaussian; lies above"
 """A note that would mislead whatever reads notes."""
 MARKS = {
     State.OK: SOUND,
     **dict.fromkeys((State.DOUBTFUL, State.NO_INTERVAL, State.CENSORED_BELOW, State.CENSORED_ABOVE), WARN),
-    **dict.fromkeys((State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING), NONE),
+    **dict.fromkeys((State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED), NONE),
 }
 
 

@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from made_up_results import Images, cell, condition, image_set, model, part, store_study, store_values
 from scipy.stats import spearmanr
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from bandlens.analysis.comparison.cells import Run, compare_cells, curves
-from bandlens.analysis.comparison.metrics import compare_correlations, compare_metrics
+from bandlens.analysis.comparison.correlations import compare_correlations
+from bandlens.analysis.comparison.measures import compare_measures
 from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.compute import compute_metrics
-from bandlens.analysis.metrics.psychometric import fit_channels, fit_thresholds
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.measures.psychometric import fit_channels, fit_thresholds
 from bandlens.analysis.statistics.coefficients import holm
 from bandlens.errors import UsageError
 from bandlens.protocol import BIAS_CUTOFFS, FREQUENCIES, NOISE_SDS
@@ -218,14 +219,14 @@ def metrics(
         for name, (value, low, high) in values.items()
     ]
     names = {"study_id": ids, "checkpoint_id": checkpoint, "image_set_id": None if several_sets else images}
-    run.store.write_metrics(pl.DataFrame(rows).with_columns(pl.lit(value).alias(name) for name, value in names.items()))
+    store_values(run.store, pl.DataFrame(rows).with_columns(pl.lit(value).alias(name) for name, value in names.items()))
 
 
 def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, images: Images) -> None:
     a, b = two_versions(store, images)
     metrics(a, {"u": (1.0, 0.7, 1.4), "v": (2.0, None, None), "w": (3.0, 2.0, 4.0), "x": (1.0, None, None)})
     metrics(b, {"u": (2.0, 1.6, 2.3), "v": (2.5, None, None), "w": (3.0, 2.0, 4.0), "x": (None, None, None)})
-    found = {row["metric"]: row for row in compare_metrics(a, b).rows(named=True)}
+    found = {row["metric"]: row for row in compare_measures(a, b)[0].rows(named=True)}
     assert found["u"]["difference"] == 1
     assert found["u"]["low"] == pytest.approx(1 - np.hypot(0.4, 0.4))
     assert found["u"]["high"] == pytest.approx(1 + np.hypot(0.3, 0.3))
@@ -243,7 +244,7 @@ def test_means_over_several_image_sets_are_compared_too(store: Store, images: Im
     a, b = two_versions(store, images)
     metrics(a, {"ID": (70.0, 69.0, 71.0), "Concepts": (None, None, None)}, several_sets=True)
     metrics(b, {"ID": (72.0, 71.0, 73.0), "Concepts": (35.0, 34.0, 36.0)}, several_sets=True)
-    rows = compare_metrics(a, b).select("image_set", "metric", "difference", "low", "high", "note").rows()
+    rows = compare_measures(a, b)[0].select("image_set", "metric", "difference", "low", "high", "note").rows()
     half = np.hypot(1, 1)
     assert rows == [(None, "Concepts", None, None, None, "A: why"), (None, "ID", 2.0, 2 - half, 2 + half, None)]
 
@@ -254,13 +255,7 @@ def correlated(run: Store, images: Images, biases: Mapping[str, Sequence[float |
     label = store_study(run, "s", images, [outcome(images, CLEAN, k, 0.1 * k, by=net) for k, net in enumerate(nets)])
     ids = run.frame("SELECT checkpoint_id, image_set_id, study_id FROM study_detail ORDER BY checkpoint")
     rows = [ids.with_columns(metric=pl.lit(name), value=pl.Series(of, dtype=pl.Float64)) for name, of in biases.items()]
-    empty = [
-        pl.lit(None, pl.Float64).alias("low"),
-        pl.lit(None, pl.Float64).alias("high"),
-        pl.when(pl.col("value").is_null()).then(pl.lit("missing")).otherwise(pl.lit("ok")).alias("state"),
-        pl.lit(None, pl.String).alias("note"),
-    ]
-    run.write_metrics(pl.concat(rows).with_columns(empty))
+    store_values(run, pl.concat(rows))
     return Run(run, label)
 
 
@@ -269,24 +264,28 @@ def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
 ) -> None:
     constant = list(np.arange(8.0) % 5)
     a, b = (
-        correlated(run, images, {"m": list(np.roll(np.arange(8.0), shuffle)), "k": constant})
+        correlated(run, images, {"low_frequency_bias": list(np.roll(np.arange(8.0), shuffle)), "shape_bias": constant})
         for run, shuffle in ((store, 0), (other, 3))
     )
     found = compare_runs(a, b)
     by_bias = {row["bias"]: row for row in found.correlations.rows(named=True)}
     assert found.no_correlations is None
-    assert by_bias["m"]["coefficient_a"] < -0.9 < by_bias["m"]["coefficient_b"]
-    assert by_bias["m"]["n"] == 8
-    assert by_bias["m"]["low"] < by_bias["m"]["difference"] < by_bias["m"]["high"]
-    assert by_bias["k"]["difference"] == 0
-    assert by_bias["k"]["low"] is None
-    assert found.what_differs().correlations["bias"].to_list() == ["m"]
+    assert by_bias["low_frequency_bias"]["coefficient_a"] < -0.9 < by_bias["low_frequency_bias"]["coefficient_b"]
+    assert by_bias["low_frequency_bias"]["n"] == 8
+    assert (
+        by_bias["low_frequency_bias"]["low"]
+        < by_bias["low_frequency_bias"]["difference"]
+        < by_bias["low_frequency_bias"]["high"]
+    )
+    assert by_bias["shape_bias"]["difference"] == 0
+    assert by_bias["shape_bias"]["low"] is None
+    assert found.what_differs().correlations["bias"].to_list() == ["low_frequency_bias"]
 
 
 def test_both_coefficients_are_over_the_models_that_have_all_values(store: Store, other: Store, images: Images) -> None:
     """Two models lack the bias in the one run, and another in the other."""
     first, second = [None, None, 5.0, 2, 3, 7, 1, 4], [8.0, 1, 4, 3, 2, 6, 5, None]
-    runs = [correlated(run, images, {"m": of}) for run, of in ((store, first), (other, second))]
+    runs = [correlated(run, images, {"low_frequency_bias": of}) for run, of in ((store, first), (other, second))]
     [row] = compare_correlations(*runs, resamples=100).rows(named=True)
     top1 = store.frame("SELECT top1 FROM accuracy ORDER BY checkpoint")["top1"].to_list()
     assert row["n"] == 5
@@ -314,7 +313,7 @@ def filtered_versions(store: Store, images: Images, same: float) -> tuple[Run, R
     runs = []
     for parts in (first, second):
         label = store_study(store, "s", images, parts)
-        compute_metrics(store, label)
+        compute_measures(store, label)
         runs.append(Run(store, label))
     return runs[0], runs[1]
 
@@ -322,7 +321,7 @@ def filtered_versions(store: Store, images: Images, same: float) -> tuple[Run, R
 def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, images: Images) -> None:
     """Against a bootstrap written out; the two are alike, and as independent they would differ by far more."""
     a, b = filtered_versions(store, images, 0.8)
-    found = {row["metric"]: row for row in compare_metrics(a, b).rows(named=True)}
+    found = {row["metric"]: row for row in compare_measures(a, b)[0].rows(named=True)}
     right = []
     for run in (a, b):
         ranks = run.store.frame(
@@ -350,7 +349,7 @@ def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, imag
     width = "SELECT high - low FROM metric_of(?) WHERE metric = 'low_frequency_bias'"
     alone = float(np.hypot(*(run.store.frame(width, [run.label]).item() for run in (a, b))))
     assert found["low_frequency_bias"]["high"] - found["low_frequency_bias"]["low"] < 0.8 * alone
-    unchanged = compare_metrics(a, a)
+    unchanged = compare_measures(a, a)[0]
     assert unchanged["difference"].to_list() == [0] * 3
     assert unchanged["low"].to_list() == unchanged["high"].to_list() == [None] * 3, "there is nothing to be in doubt of"
 
@@ -358,7 +357,7 @@ def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, imag
 def test_few_images_that_differ_are_paired_too(store: Store, images: Images) -> None:
     """One answer in a hundred is drawn anew; as independent, the interval would be far wider."""
     a, b = filtered_versions(store, images, 0.99)
-    for row in compare_metrics(a, b).rows(named=True):
+    for row in compare_measures(a, b)[0].rows(named=True):
         query = "SELECT (high - low) / 2 AS half FROM metric_of(?) WHERE metric = ?"
         alone = [run.store.frame(query, [run.label, row["metric"]]).item() for run in (a, b)]
         assert row["low"] < row["difference"] < row["high"]
@@ -374,9 +373,11 @@ def test_a_bias_without_the_other_is_paired_by_itself(store: Store) -> None:
         parts = [clean, *(outcome(images, changed(of) if k else of, n, 0.3 + k / 5) for n, of in enumerate(conditions))]
         for name, some, runs in (("both", parts, whole), ("s", parts[:6], alone)):
             label = store_study(store, name, images, some)
-            compute_metrics(store, label)
+            compute_measures(store, label)
             runs.append(Run(store, label))
-    rows, beside = ({row["metric"]: row for row in compare_metrics(*runs).rows(named=True)} for runs in (alone, whole))
+    rows, beside = (
+        {row["metric"]: row for row in compare_measures(*runs)[0].rows(named=True)} for runs in (alone, whole)
+    )
     assert rows["low_frequency_bias"] == beside["low_frequency_bias"]
     assert (
         rows["low_frequency_bias"]["low"]
@@ -404,8 +405,8 @@ def test_psychometric_numbers_of_two_versions_are_paired_over_their_images(store
             answers[k].append(rank == 0)
     runs = [Run(store, store_study(store, "s", images, one)) for one in parts]
     for run in runs:
-        compute_metrics(store, run.label)
-    rows = {row["metric"]: row for row in compare_metrics(*runs).rows(named=True)}
+        compute_measures(store, run.label)
+    rows = {row["metric"]: row for row in compare_measures(*runs)[0].rows(named=True)}
     times = rng.multinomial(200, np.full(200, 1 / 200), 500).T.astype(float)
     found = []
     for each in answers:

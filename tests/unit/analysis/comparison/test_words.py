@@ -15,7 +15,7 @@ from bandlens.analysis.comparison.runs import compare_runs
 from bandlens.analysis.comparison.words import in_words
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.protocol import BIAS_CUTOFFS
 
 METRIC = ("checkpoint", "image_set", "metric", "difference", "low", "high", "state_a", "state_b")
@@ -93,7 +93,7 @@ def filtered(store: Store, names: Sequence[str], lost: int) -> str:
             rank = (np.arange(200) < wrong).astype(int)
             parts.append(part(cell(images, of, by=model(name)), rank, rank))
     label = store_study(store, "s", images, parts)
-    compute_metrics(store, label)
+    compute_measures(store, label)
     return label
 
 

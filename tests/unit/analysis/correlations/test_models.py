@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, image_set, model, part, store_study
+from made_up_results import cell, image_set, model, part, store_study, store_values
 
 from bandlens.analysis.comparison.cells import Run
-from bandlens.analysis.comparison.metrics import compare_correlations
+from bandlens.analysis.comparison.correlations import compare_correlations
 from bandlens.analysis.correlations.models import StudyTable, read_models, study_table, subsets_of
 from bandlens.analysis.correlations.table import correlate
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.critical_band import fit_band
+from bandlens.analysis.measures.critical_band import fit_band
 
 BIASES = ["low_frequency_bias", "critical_bandwidth", "critical_bandwidth_raw"]
 CUES = ["shape_bias", "shape_bias_bear", "cue_accuracy"]
@@ -44,8 +44,7 @@ def measure(store: Store, wanted: Mapping[str | None, list[str]], unknown: tuple
         for at, metric in enumerate(metrics):
             values = [None if metric in unknown else float((k + at) % 6) for k in range(6)]
             rows.append(fitting.with_columns(pl.Series("value", values, pl.Float64), metric=pl.lit(metric)))
-    empty = {"state": pl.lit("ok"), "note": pl.lit(None, pl.String)}
-    store.write_metrics(pl.concat(rows).with_columns(low="value", high="value", **empty))
+    store_values(store, pl.concat(rows).with_columns(low="value", high="value"))
     return study_table(store, "s@1")
 
 
@@ -83,7 +82,7 @@ def test_a_degenerate_fit_is_no_value(store: Store) -> None:
     assert flat.bandwidth > 10_000
     measure(store, {"imagenet": BIASES})
     fitted = "metric = 'critical_bandwidth' AND checkpoint = (SELECT id FROM checkpoint ORDER BY id LIMIT 1)"
-    store.execute(f"UPDATE metric_value SET value = ?, state = ? WHERE {fitted}", [flat.bandwidth, flat.state])
+    store.execute(f"UPDATE measure_value SET value = ?, state = ? WHERE {fitted}", [flat.bandwidth, flat.state])
     table = study_table(store, "s@1")
     rows = correlate(table.frame, table.biases, ["top1 other"], subsets_of(table.frame), resamples=100)
     assert rows.select("bias", "n").rows() == [("critical_bandwidth", 5), ("low_frequency_bias", 6)]

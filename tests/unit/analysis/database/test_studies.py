@@ -21,7 +21,7 @@ from bandlens.analysis.database.studies import (
     study_label,
     study_versions,
 )
-from bandlens.analysis.metrics.error_consistency import write_consistencies
+from bandlens.analysis.measures.error_consistency import write_consistencies
 from bandlens.errors import UnknownName, UsageError
 from bandlens.records import Finished
 

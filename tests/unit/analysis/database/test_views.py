@@ -15,8 +15,6 @@ from scipy.stats import t
 
 from bandlens.analysis.database.store import Store
 from bandlens.errors import UsageError
-from bandlens.probes.attacks import ATTACKS
-from bandlens.probes.grid import FAMILIES
 from bandlens.probes.spectral import radius
 from bandlens.protocol import CUTOFFS
 from bandlens.records import Condition, Failed, Finished
@@ -290,12 +288,6 @@ def by_engine(images: Images, engine: str, precision: str, of: Condition, predic
     """A cell of the same network on another engine; without labels."""
     plain = cell(images, of)
     return part(replace(plain, variant=replace(plain.variant, engine=engine, precision=precision)), predicted)
-
-
-def test_the_attacks_of_the_macro_are_those_there_are(store: Store) -> None:
-    values = ", ".join(f"('{name}')" for name in (*FAMILIES, *ATTACKS))
-    found = store.frame(f"SELECT name FROM (VALUES {values}) AS t(name) WHERE is_attack(name)")
-    assert set(found["name"]) == set(ATTACKS)
 
 
 @pytest.mark.parametrize("others", [[], ["fp32"], ["fp32", "bf16"]])

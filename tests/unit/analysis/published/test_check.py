@@ -16,7 +16,8 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.published.check import FAULTS, FIGURES, check_published, published_figures
 from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, SOURCE, read_benchmark, shipped_figures
 from bandlens.analysis.published.sources import VALUES
@@ -63,7 +64,7 @@ def fill(store: Store, *names: str, metrics: bool = True, study: str = "s") -> N
     parts = [one for seed, name in enumerate(names or [NAME]) for one in results(name, outcomes(seed))]
     store_study(store, study, list(SETS.values()), parts)
     if metrics:
-        compute_metrics(store, study, 200)
+        compute_measures(store, study, Options(200))
 
 
 def results(name: str, found: dict[Any, np.ndarray]) -> list[Finished]:
@@ -281,7 +282,7 @@ def test_imported_critical_bands_are_beside_ones_own_of_the_same_checkpoint(stor
         wrong = np.arange(40) >= 40 - 300 * sd * np.exp(-((f - 3) ** 2) / 4)
         parts.append(part(cell(images, one, by=by), np.where(wrong, (labels + 1) % 16, labels), wrong.astype(int)))
     store_study(store, "s", [images], parts)
-    compute_metrics(store, "s", 200)
+    compute_measures(store, "s", Options(200))
     rows = [
         {"source": "critical-band", "model": name, "benchmark": "gray16", "metric": "bandwidth", "condition": how}
         | {"value": value, "unit": "octaves", "n": 1050}

@@ -11,7 +11,7 @@ import pytest
 from scipy.optimize import curve_fit
 from small import Command
 
-from bandlens.analysis.metrics.critical_band import fit_band, gaussian
+from bandlens.analysis.measures.critical_band import fit_band, gaussian
 from bandlens.analysis.published.humans import SIXTEEN, figures, read_trials
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources

@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 import typer
-from made_up_results import cell, image_set, model, part, store_study
+from made_up_results import cell, image_set, model, part, store_study, store_values
 from typer.testing import CliRunner
 
 from bandlens.analysis.correlations.table import SCHEMA
@@ -58,14 +58,17 @@ def study(
             [label],
         )
         value = np.arange(float(models)) ** 2
-        empty = {"state": pl.lit("ok"), "note": pl.lit(None, pl.String)}
         rows = [
-            ids.with_columns(pl.Series("value", of), metric=pl.lit(metric), **empty)
-            for metric, of in (("up", value), ("down", -value), (constant, np.ones(models)))
+            ids.with_columns(pl.Series("value", of), metric=pl.lit(metric))
+            for metric, of in (
+                ("low_frequency_bias", value),
+                ("high_frequency_bias", -value),
+                (constant, np.ones(models)),
+            )
             if metric
         ]
         if metrics:
-            store.write_metrics(pl.concat(rows).with_columns(low=pl.col("value") - 1, high=pl.col("value") + 1))
+            store_values(store, pl.concat(rows).with_columns(low=pl.col("value") - 1, high=pl.col("value") + 1))
 
 
 def test_the_published_figures_are_the_default() -> None:
@@ -101,7 +104,11 @@ def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path
     study(db, 8)
     rows = json.loads(call("--db", db, "--resamples", "300", "--json"))
     pairs = [(row["bias"], row["group"], row["subset"]) for row in rows]
-    assert pairs == [(bias, group, "total") for bias in ("down", "up") for group in ("top1 a", "top1 b")]
+    assert pairs == [
+        (bias, group, "total")
+        for bias in ("high_frequency_bias", "low_frequency_bias")
+        for group in ("top1 a", "top1 b")
+    ]
     assert rows[2]["coefficient"] < -0.8 < 0.8 < rows[0]["coefficient"]
     assert rows[0]["low_images"] is not None
     assert rows[0]["partial"] is None  # there is no image set of the benchmark imagenet
@@ -110,7 +117,7 @@ def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path
     assert "partial" in printed
 
 
-@pytest.mark.parametrize("name", ["a", "z"])
+@pytest.mark.parametrize("name", ["critical_bandwidth", "spectral_bias"])
 def test_a_bias_that_does_not_vary_is_a_row_before_and_after_others(tmp_path: Path, name: str) -> None:
     """It has no interval over images, and the others keep theirs."""
     db = tmp_path / "results.duckdb"
@@ -118,7 +125,7 @@ def test_a_bias_that_does_not_vary_is_a_row_before_and_after_others(tmp_path: Pa
     printed = call("--db", db, "--resamples", "100")
     assert "and images" in printed
     intervals = {line.split()[0]: line.count("…") for line in printed.splitlines() if "top1 a" in line}
-    assert intervals == {"down": 2, "up": 2, name: 0}
+    assert intervals == {"high_frequency_bias": 2, "low_frequency_bias": 2, name: 0}
 
 
 def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> None:
@@ -129,10 +136,12 @@ def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> Non
         for k, (of, by) in enumerate(models):
             for metric, value in (("top1_imagenet", 60 + 4 * k), ("top1_imagenet-v2", 45 + k**2)):
                 store.execute(
-                    "INSERT INTO metric_value VALUES (?, ?, NULL, ?, ?, NULL, NULL, 'ok', NULL)",
+                    "INSERT INTO measure_value (study, checkpoint, metric, value, state) VALUES (?, ?, ?, ?, 'ok')",
                     [of, by, metric, value],
                 )
-    rows = json.loads(call("--db", db, "--target", "effective", "--bias", "up", "--resamples", "100", "--json"))
+    rows = json.loads(
+        call("--db", db, "--target", "effective", "--bias", "low_frequency_bias", "--resamples", "100", "--json")
+    )
     [(group, n)] = [(row["group"], row["n"]) for row in rows]
     assert (group, n) == ("effective_imagenet-v2", 5)
 
@@ -140,7 +149,7 @@ def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> Non
 def test_subsets_are_those_that_have_models(tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
     study(db, 8, category="adversarial_training")
-    rows = json.loads(call("--db", db, "--bias", "up", "--resamples", "100", "--json"))
+    rows = json.loads(call("--db", db, "--bias", "low_frequency_bias", "--resamples", "100", "--json"))
     counts = {row["subset"]: row["n"] for row in rows}
     assert counts == {"total": 8, "adversarial_training": 4, "other": 4}
 

@@ -17,9 +17,9 @@ from scipy.stats import spearmanr
 from small import ask
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.explore.answers import SELECTIONS, Answers
-from bandlens.app.pictures import Conditions, find_sets
-from bandlens.app.preview import grid_of
+from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
+from bandlens.app.pictures.conditions import Conditions, find_sets
+from bandlens.app.pictures.sheet import grid_of
 from bandlens.errors import UsageError
 from bandlens.probes.images.image_set import open_image_set
 
@@ -45,7 +45,7 @@ def condition(study: dict[str, Any], words: str) -> dict[str, Any]:
 
 def asked(answers: Answers, study: dict[str, Any], words: str, **more: Any) -> dict[str, Any]:
     asks = {"a": "net_0", "b": None, "selection": "all", "label": None, "models": NAMES} | more
-    return answers.images("small", "images", condition(study, words)["id"], **asks)
+    return answers.images(ImageQuery("small", "images", condition(study, words)["id"], **asks))
 
 
 def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any]) -> None:
@@ -59,7 +59,7 @@ def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any])
     }
     query = "SELECT checkpoint, cutoff, top1, low, high FROM accuracy WHERE probe = 'lowpass'"
     for name, cutoff, *values in ask(explored / "results.duckdb", query):
-        assert given[name, f"lowpass, cutoff {cutoff}"] == tuple(values)
+        assert given[name, f"lowpass cutoff={cutoff}"] == tuple(values)
     assert len(given) == 6 * 53
 
 
@@ -68,7 +68,7 @@ def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any])
 def test_selections(explored: Path, answers: Answers, study: dict[str, Any], selection: str, labelled: bool) -> None:
     most = "SELECT mode(class) FROM label"
     label = ask(explored / "results.duckdb", most)[0][0] if labelled else None
-    found = asked(answers, study, "lowpass, cutoff 0.1", selection=selection, b="net_2", label=label)
+    found = asked(answers, study, "lowpass cutoff=0.1", selection=selection, b="net_2", label=label)
     rows = ask(
         explored / "results.duckdb",
         "SELECT a.image_index, ac.predicted, a.predicted, bc.predicted, b.predicted, a.label_rank, class "
@@ -103,7 +103,7 @@ def test_pages_follow_each_other(answers: Answers, study: dict[str, Any]) -> Non
 
 
 def test_errors_come_with_the_most_confident_first(answers: Answers, study: dict[str, Any]) -> None:
-    tiles = asked(answers, study, "lowpass, cutoff 0.2", selection="errors")["tiles"]
+    tiles = asked(answers, study, "lowpass cutoff=0.2", selection="errors")["tiles"]
     of_a = [next(one for one in tile["answers"] if one["model"] == "net_0") for tile in tiles]
     assert not any(one["right"] for one in of_a)
     confidences = [one["confidence"] for one in of_a]
@@ -145,7 +145,7 @@ def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path
     clean = condition(answers.study("s"), "clean")["id"]
 
     def said(images: str, by: str) -> list[list[str]]:
-        tiles = answers.images("s", images, clean, by, None, "all", None, ["large", "small"])["tiles"]
+        tiles = answers.images(ImageQuery("s", images, clean, by, None, "all", None, ["large", "small"]))["tiles"]
         return [[tile["label"], *(one["answer"] for one in tile["answers"])] for tile in tiles]
 
     found = [said("plain", "large"), said("labelled", "small"), said("own", "small")]
@@ -177,7 +177,7 @@ def test_a_filtered_picture_is_what_numpy_filters(explored: Path, answers: Answe
     kept[64 - radius : 64 + radius, 64 - radius : 64 + radius] = 1
     spectrum *= kept
     expected = np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(0, 1)), axes=(0, 1)).real.clip(0, 1)
-    shown = pixels(answers.picture(images.info.digest, 5, condition(study, "lowpass, cutoff 0.2")["id"], 0))
+    shown = pixels(answers.picture(images.info.digest, 5, condition(study, "lowpass cutoff=0.2")["id"], 0))
     assert np.abs(shown / 255 - expected).max() < 1.5 / 255
     assert not np.array_equal(shown, images.pixels[5].transpose(1, 2, 0))
 
@@ -186,7 +186,7 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
     """The predictions that the run stored are those of a small model on the pictures that are shown."""
     import onnxruntime
 
-    words = "critical band, noise_sd 0.16, frequency 2"
+    words = "critical_band noise_sd=0.16, frequency=2"
     found = asked(answers, study, words, limit=40)
     shown = [
         pixels(answers.picture(found["digest"], tile["index"], condition(study, words)["id"], found["seed"]))
@@ -207,8 +207,8 @@ def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path
     answers = Answers(limited / "results.duckdb", find_sets([limited]), Conditions())
     study = answers.study(None)
     assert [(one["n"], one["pictures"]) for one in study["image_sets"]] == [(5, True)]
-    words = condition(study, "critical band, noise_sd 0.16, frequency 2")["id"]
-    found = answers.images("few", "images", words, "net", None, "all", None, ["net"])
+    words = condition(study, "critical_band noise_sd=0.16, frequency=2")["id"]
+    found = answers.images(ImageQuery("few", "images", words, "net", None, "all", None, ["net"]))
     assert len(found["tiles"]) == 5
     for tile in found["tiles"]:
         index = images.paths.index(tile["path"])
@@ -227,8 +227,16 @@ def test_images_that_no_set_has_are_not_shown(limited: Path, explored: Path) -> 
     answers.close()
 
 
+def test_a_probe_of_ones_own_has_its_axis(study: dict[str, Any]) -> None:
+    blur = condition(study, "blur width=2")
+    assert (blur["x"], blur["x_title"], blur["series"], blur["y"]) == (2, "width", "", None)
+    probes = list(dict.fromkeys(one["probe"] for one in study["conditions"]))
+    assert probes == ["clean", "lowpass", "highpass", "critical_band", "blur"], "as the study file has them"
+    assert not [one["words"] for one in study["conditions"] if "draw" in one["words"]]
+
+
 def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
-    blur = condition(study, "blur, width 2")
+    blur = condition(study, "blur width=2")
     assert blur["unseen"] == "blur is a probe of one's own; name the study file that has it"
     images = open_image_set(explored / "images.set")
     with pytest.raises(UsageError, match="study file"):
@@ -246,6 +254,7 @@ def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answe
 def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: dict[str, Any]) -> None:
     rows = study["metrics"]["rows"]
     bias, group = "spectral_bias", study["metrics"]["groups"][0]
+    assert study["metrics"]["titles"][bias] == "spectral bias"
     for models in (NAMES, NAMES[:4]):
         chosen = [row for row in rows if row["checkpoint"] in models]
         found = answers.correlation("small", bias, group, models)

@@ -12,7 +12,8 @@ from reported import GRID, add_metrics, make_database
 
 from bandlens.analysis.charts.style import INK
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.app.report.atlas import atlas_section
@@ -53,7 +54,7 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
     ]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
-        compute_metrics(store, "s", 100)
+        compute_measures(store, "s", Options(100))
     figure = figures(path)["atlas-biases"]
     points, lines = layers(figure, "point"), layers(figure, "rule")
     assert len(figure.panels) == len(points) == len(lines) == 2  # no cue conflicts, so no shape bias
@@ -74,8 +75,8 @@ def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
     by = model("resnet50.a1_in1k")
     with open_store(path) as store:
         store_study(store, "s", images, [part(cell(images, of, by=by), wrong, wrong) for of in GRID])
-        compute_metrics(store, "s", 100)
-        store.execute("UPDATE metric_value SET state = 'doubtful' WHERE metric = 'high_frequency_bias'")
+        compute_measures(store, "s", Options(100))
+        store.execute("UPDATE measure_value SET state = 'doubtful' WHERE metric = 'high_frequency_bias'")
     fills = {
         title: [layer["mark"]["fill"] for layer in panel.to_dict()["layer"] if layer["mark"].get("shape") == "diamond"]
         for title, panel in figures(path)["atlas-biases"].panels.items()
@@ -108,6 +109,6 @@ def test_measured_accuracy_goes_before_the_published_one(tmp_path: Path) -> None
     path = tmp_path / "results.duckdb"
     with open_store(path) as store:
         store_study(store, "s", [images, photographs], [part(cell(images, condition(), by=net), rank, rank), *filters])
-        compute_metrics(store, "s", 100)
+        compute_measures(store, "s", Options(100))
     [*_, rows] = layers(figures(path)["atlas-biases"], "point")
     assert [(row["imagenet"], row["imagenet_is"]) for row in rows] == [(pytest.approx(75), "measured")]

@@ -18,6 +18,7 @@ from bandlens.app.report.build import write_report
 from bandlens.app.report.contact_sheet import contact_sheet
 from bandlens.app.report.page import safe_json
 from bandlens.errors import StoreError, UnknownName, UsageError
+from bandlens.version import __version__
 
 
 class Page(HTMLParser):
@@ -113,6 +114,11 @@ def test_everything_has_its_section(page: Page) -> None:
         assert fact in page.sections["provenance"]
 
 
+def test_the_footer_says_how_to_cite_this_version(page: Page) -> None:
+    assert "@software{bandlens, author = {{The bandlens maintainers}}" in page.html
+    assert f"version = {{{__version__}}}" in page.html
+
+
 def test_a_hostile_name_is_text(page: Page) -> None:
     assert len(page.scripts) == 3
     assert "alert(1)" not in page.scripts[1] + page.scripts[2]
@@ -176,10 +182,10 @@ def test_waves_are_drawn_as_a_map_for_each_norm(
         store_study(store, "waves", images, parts)
     specs = json.loads(page_of(tmp_path / "waves.duckdb").scripts[0]).values()
     maps = [json.dumps(spec) for spec in specs if spec["description"].startswith(probe.replace("_", " ") + " on")]
-    for found, norm, error in zip(maps, ("4.0", "15.7"), ("0.0", "1.0"), strict=True):
-        assert title in found
-        assert f", norm {norm}" in found
-        assert found.count(f'"error": {error}') == found.count('"error": ') > 0
+    for spec, norm, error in zip(maps, ("4", "15.7"), ("0.0", "1.0"), strict=True):
+        assert title in spec
+        assert f", norm={norm}" in spec
+        assert spec.count(f'"top1": {error}') == spec.count('"top1": ') > 0
 
 
 def test_clean_images_only(tmp_path: Path) -> None:

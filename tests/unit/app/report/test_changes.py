@@ -50,14 +50,16 @@ def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
     for name in ("lost", "gained", "difference", "low", "high", "p"):
         assert gates[name].to_list() == cells[name].to_list(), name
     assert (gates["flips"] * N).round().to_list() == cells["changed"].to_list()
-    rows = changes(found).sort("probe", "condition")
+    results = read_data(database, "int8")
+    assert results is not None
+    rows = changes(found, results.conditions).sort("probe", "condition")
     compared = cells.drop_nulls("difference")
     for name in ("difference", "low", "high"):
         assert rows[name].to_list() == pytest.approx((100 * compared[name]).to_list()), name
     for name in ("lost", "gained", "p_holm"):
         assert rows[name].to_list() == compared[name].to_list(), name
     assert compared["difference"].ne(0).sum() > compared["p_holm"].lt(0.05).sum() == 1
-    assert rows.filter("differs")["condition"].to_list() == ["cutoff 0.3"]
+    assert rows.filter("differs")["condition"].to_list() == ["cutoff=0.3"]
 
 
 def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(database: Path) -> None:
@@ -68,7 +70,7 @@ def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(databas
     [figure] = section.figures
     assert {"low", "high", "p_holm"} <= set(figure.table.columns)
     drawn = [row for panel in figure.panels.values() for rows in panel.to_dict()["datasets"].values() for row in rows]
-    assert [row["condition"] for row in drawn if row["differs"]] == ["cutoff 0.3"]
+    assert [row["condition"] for row in drawn if row["differs"]] == ["cutoff=0.3"]
     assert all(row["low"] <= row["difference"] <= row["high"] for row in drawn)
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 import pytest
-from made_up_results import cell, condition, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study, store_values
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.accuracy import curves_section
 from bandlens.app.report.atlas import atlas_section
 from bandlens.app.report.band import numbers_section
@@ -82,10 +83,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     with open_store(path) as store:
         store_study(store, "s", [common, own], parts)
         store.write_source("humans", store.frame("FROM published_value"), trials)
-        compute_conditions(store, "s", 100)
+        compute_measures(store, "s", Options(100))
         bias = {"metric": "low_frequency_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
         ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"
-        store.write_metrics(store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
+        store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
     found = read_data(path)
     assert found
     assert len(found.drawn) == MOST

@@ -11,7 +11,8 @@ import pytest
 from made_up_results import cell, condition, image_set, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.conditions import compute_conditions
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.conditions import conditions_section
 from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.sections import Figure
@@ -35,7 +36,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     parts = [part(cell(images, one), named := rng.integers(0, 3, 60), named) for one in SETTINGS]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
-        compute_conditions(store, "s", 100)
+        compute_measures(store, "s", Options(100))
     found = read_data(path)
     assert found
     return found
@@ -53,15 +54,15 @@ def drawn(panel: Any) -> list[dict[str, Any]]:
 def test_each_metric_is_a_figure_and_each_probe_and_level_a_panel(results: ReportData) -> None:
     found = figures(results)
     assert set(found) == {
-        f"{name} on conflicts" for name in ("shape bias", "cue accuracy", "confidence", "clean error consistency")
+        f"{name} on conflicts" for name in ("shape bias", "cue accuracy", "confidence", "error consistency with clean")
     }
     panels = {name: panel.to_dict() for name, panel in found["shape bias on conflicts"].panels.items()}
     across = {title: spec["layer"][-1]["encoding"]["x"]["field"] for title, spec in panels.items()}
     assert across == {
         "lowpass": "cycles",
-        "critical band, noise_sd 0.04": "cycles",
-        "critical band, noise_sd 0.16": "cycles",
-        "blur": "setting",
+        "critical band, noise_sd=0.04": "cycles",
+        "critical band, noise_sd=0.16": "cycles",
+        "blur": "x",
     }
 
 
@@ -82,7 +83,7 @@ def test_a_curve_has_the_numbers_of_the_view_and_the_clean_one_beside_it(results
 
 def test_a_consistency_has_no_line_of_the_clean_images(results: ReportData) -> None:
     """It is that with the clean images; and it may be below 0."""
-    figure = figures(results)["clean error consistency on conflicts"]
+    figure = figures(results)["error consistency with clean on conflicts"]
     lowest = results.condition_metrics.filter(metric="clean_error_consistency").select(pl.col("low").min()).item()
     for panel in figure.panels.values():
         spec = panel.to_dict()
@@ -95,7 +96,7 @@ def test_a_study_of_clean_images_says_so(tmp_path: Path) -> None:
     images = image_set(30, labels=[0] * 30)
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images), [0] * 30, [0] * 30)])
-        compute_conditions(store, "s", 100)
+        compute_measures(store, "s", Options(100))
     found = read_data(tmp_path / "results.duckdb")
     assert found
     section = conditions_section(found)

@@ -10,7 +10,7 @@ import pytest
 from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.error_consistency import write_consistencies
+from bandlens.analysis.measures.error_consistency import write_consistencies
 from bandlens.app.report.consistency import consistency_section
 from bandlens.app.report.data import ReportData, read_data
 

@@ -69,7 +69,7 @@ def test_every_panel_has_its_files_and_a_row_of_the_index(written: Written) -> N
     assert len(index) == written.charts
     assert len(list(written.figures[-1].parent.iterdir())) == len(written.figures)
     told = dict(index.select("file", "title").rows())
-    assert told["low-pass-and-high-pass-on-photographs-lowpass"] == "Low-pass and high-pass on photographs: lowpass"
+    assert told["filters-on-photographs-lowpass"] == "Filters on photographs: lowpass"
     assert told["blur-on-photographs"] == "blur on photographs"
     assert told["every-number-on-photographs-spectral-bias"] == "Every number on photographs: spectral bias"
     assert index.filter(file="thresholds-on-photographs")["width_in"].item() == 7
@@ -96,7 +96,7 @@ def test_nothing_is_cut(written: Written) -> None:
     drawn = pictures(written)
     assert [name for name, picture in drawn.items() if any("…" in str(text.text) for text in texts(picture))] == []
     assert [name for name, picture in drawn.items() if outside(ET.tostring(picture, encoding="unicode"))] == []
-    shown = [text.text for text in texts(drawn["low-pass-and-high-pass-on-photographs-lowpass"])]
+    shown = [text.text for text in texts(drawn["filters-on-photographs-lowpass"])]
     assert HOSTILE in shown
 
 

@@ -60,7 +60,7 @@ def test_commands(database: Path, capsys: pytest.CaptureFixture[str]) -> None:
     typed(".help\r.tables\r.schema curve\r.schema nothing\r.wrong\r.quit\r", database)
     out = capsys.readouterr().out
     assert "A query ends with a semicolon" in out
-    assert "metric_value" in out
+    assert "measure_value" in out
     assert "top1 / clean_top1" in out
     assert "no table or view nothing; there are accuracy, " in out
     assert "unknown command .wrong; there are .help, " in out
