@@ -16,7 +16,7 @@ from pretend_driver import build_driver
 from small import Command
 
 import bandlens
-from bandlens.app.commands.doctor import PACKAGES
+from bandlens.app.machine import PACKAGES
 from bandlens.engine.backends.base import ENGINES
 from bandlens.engine.device import devices
 from bandlens.engine.device.nvidia import find_gpus

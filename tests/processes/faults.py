@@ -38,7 +38,7 @@ from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded, rebuild_study
-from bandlens.engine.distributed.cluster import RayOptions, imported
+from bandlens.engine.distributed.cluster import RayOptions, import_ray
 from bandlens.errors import BandlensError
 
 COUNT = 64
@@ -191,13 +191,13 @@ def _run(
     if place:
         arm(place, number)
     try:
-        run_study(resolve(Study.read(study)), database, sharded=sharded).check()
+        run_study(resolve(Study.read(study)), database, sharded=sharded).raise_failures()
     except BandlensError as error:
         sys.exit(1 if "\n" not in str(error) else 2)
 
 
 def start(*given: Any) -> Any:
-    """`_run` in a process that has imported everything already."""
+    """`_run` in a process that has import_ray everything already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults", "bandlens.app.study.run", "onnxruntime", "ray"])
     process = context.Process(target=_run, args=given, daemon=True)
@@ -360,7 +360,7 @@ class Nodes:
 
 @contextmanager
 def nodes() -> Iterator[Nodes]:
-    imported()
+    import_ray()
     from ray._common.utils import get_default_system_temp_dir
     from ray.cluster_utils import Cluster
 

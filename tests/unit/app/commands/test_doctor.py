@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from small import Command
 
-from bandlens.app.commands.doctor import gpu_rows, memory
+from bandlens.app.machine import gpu_rows, memory
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import NoGpu
 
