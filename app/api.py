@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from ..analysis.comparison.cells import Run
     from ..analysis.comparison.runs import Comparison
-    from ..export.registry import Channels
+    from ..export.normalization import Channels
     from ..probes.images.image_set import ImageSet
     from ..records import Model
     from .report.build import Written

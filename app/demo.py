@@ -22,7 +22,7 @@ from ..probes.images.pack import pack_arrays
 from ..records import Model
 
 if TYPE_CHECKING:
-    from ..export.parity import Parity
+    from ..export.onnx.parity import Parity
 
 MODEL = "efficientnet_lite0"
 ARCHITECTURE = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"

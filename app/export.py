@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownName, UsageError
 from ..export.models import describe_model, load_model, model_names
-from ..export.onnx_files import OnnxFile, check_precision, describe_onnx_file, load_onnx_file
-from ..export.registry import checkpoints, select
+from ..export.onnx.files import OnnxFile, check_precision, describe_onnx_file, load_onnx_file
+from ..export.weights.registry import checkpoints, select
 from ..records import Model
 
 if TYPE_CHECKING:
-    from ..export.precisions import Calibration
+    from ..export.onnx.precisions import Calibration
 
 CALIBRATION_IMAGES = 300
 """Evenly spaced over the image set."""
@@ -58,7 +58,7 @@ def trt_plan_builder(batch: int, refit: bool) -> Callable[[OnnxFile], Path] | No
             return None  # an ordinary machine
         logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
         return None
-    from ..export.trt_plans import ensure_trt_plan, target_of
+    from ..export.plans.plans import ensure_trt_plan, target_of
 
     trt, gpu = load(TENSORRT), usable(gpus())
     target = target_of(trt, gpu.name, gpu.capability, batch, refit=refit)
@@ -123,7 +123,7 @@ def rows_of(model: Model, wanted: Lowering) -> list[dict[str, Any]]:
 def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[OnnxFile, dict[str, Any]]:
     """The ONNX file and its recorded parity. An int8 file that exists is taken as it is unless there are images."""
     if precision == "fp16" or (precision == "int8" and calibration is not None):
-        from ..export.precisions import make_onnx_file
+        from ..export.onnx.precisions import make_onnx_file
 
         make_onnx_file(model, precision, None if calibration is None else _calibration(calibration, model.image_size))
     onnx_file = load_onnx_file(model, precision)
@@ -137,7 +137,7 @@ def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[
 def _calibration(path: Path, size: int) -> Calibration:
     import numpy as np
 
-    from ..export.precisions import Calibration
+    from ..export.onnx.precisions import Calibration
     from ..probes.images.image_set import open_image_set
 
     images = open_image_set(path)

@@ -38,8 +38,8 @@ from torch.nn import functional
 from bandlens.engine.backends.base import variant_of
 from bandlens.engine.backends.torch import TorchSession
 from bandlens.export.models import load_model
-from bandlens.export.registry import NORMALIZATIONS
-from bandlens.export.torch_to_onnx import Normalized
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.from_torch import Normalized
 from bandlens.probes.attacks import PGD_LINF, uniform_start
 
 BARE, ATTACK, TORCHVISION = "bare loop", "attack", "torchvision"

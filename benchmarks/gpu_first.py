@@ -570,7 +570,7 @@ def exported(bench: Bench) -> list[Model]:
     """The network as two exported models that differ in a bias, with files in fp16 and int8."""
     from _common import photographs, resnet50_with_biases
 
-    from bandlens.export.precisions import Calibration, make_onnx_file
+    from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 
     models = resnet50_with_biases(bench.folder / "models", 2)
     pixels = photographs(100).astype(np.float32) / np.float32(255)
@@ -594,8 +594,8 @@ def tensorrt(bench: Bench) -> Iterator[tuple[str, float]]:
         print(f"  left out: {readiness('tensorrt').line}")
         return
     from bandlens.engine.backends.tensorrt import device_of
-    from bandlens.export.onnx_files import load_onnx_file
-    from bandlens.export.trt_plans import ensure_trt_plan
+    from bandlens.export.onnx.files import load_onnx_file
+    from bandlens.export.plans.plans import ensure_trt_plan
 
     sizes, device = bench.sizes, device_of("tensorrt")
     model, other = bench.exported
@@ -624,8 +624,8 @@ def tensorrt(bench: Bench) -> Iterator[tuple[str, float]]:
 def _session_rates(bench: Bench, model: Model) -> Iterator[tuple[str, float]]:
     """Images a second of sessions at every batch, in fp16 and int8, and of what is as fast as can be."""
     from bandlens.engine.backends.tensorrt import TensorRTSession, device_of
-    from bandlens.export.onnx_files import load_onnx_file
-    from bandlens.export.trt_plans import ensure_trt_plan
+    from bandlens.export.onnx.files import load_onnx_file
+    from bandlens.export.plans.plans import ensure_trt_plan
 
     sizes, xp, device = bench.sizes, bench.xp, device_of("tensorrt")
     for batch in sizes.batches:

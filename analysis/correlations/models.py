@@ -17,6 +17,7 @@ from ..measures.base import MEANINGLESS, with_unit
 from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
 from ..measures.outcomes import Predictions, right_of
 from ..measures.registry import biases as bias_names
+from ..measures.registry import title_of
 from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
@@ -150,28 +151,41 @@ class StudyTable:
     given: str | None
     errors: Errors = field(default_factory=dict)
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
+    own_titles: Mapping[str, str] = field(default_factory=dict)
+    """What charts call the biases of the user's own."""
+
+    def title(self, name: str) -> str:
+        """What charts call a bias or a group."""
+        known, bracket, image_set = name.partition(" (")
+        return self.own_titles[known] + bracket + image_set if known in self.own_titles else title_of(name)
 
 
 def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
+    """As `find_study_table`; UsageError where there is none."""
+    table = find_study_table(store, label, with_errors)
+    if isinstance(table, str):
+        raise UsageError(f"{store.path}, {label}: {table}")
+    return table
+
+
+def find_study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable | str:
     """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
     Both are in percent. A number that means nothing, such as one of a degenerate fit, is null. The errors of groups
-    are read from the predictions, which takes time; `with_errors` false leaves them out. Raises UsageError where there
-    are too few models, no metrics, or no accuracies.
+    are read from the predictions, which takes time; `with_errors` false leaves them out. Where there are too few
+    models, no metrics, or no accuracies, it gives the reason in words.
     """
-    where = f"{store.path}, {label}"
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
     if len(models) < FEWEST:
         count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
-        raise UsageError(f"{where}: {count}, and a correlation needs {FEWEST}; run a study of more checkpoints")
+        return f"{count}, and a correlation needs {FEWEST}; run a study of more checkpoints"
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
-    metric = measured.filter(
-        pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *own_titles(store, label)])
-    )
+    own = own_titles(store, label)
+    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *own]))
     if metric.is_empty():
-        raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
+        return f"no metrics; run `bandlens analyze --db {store.path} --study {label}` first"
     read_errors = _group_errors
     accuracy = measured.filter(
         pl.col("image_set").is_null(),
@@ -181,15 +195,20 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
     if accuracy.is_empty():
         accuracy, read_errors = _clean_accuracy(store, label), _clean_errors
     if accuracy.is_empty():
-        raise UsageError(f"{where}: no clean accuracy to correlate with; add a labelled image set to the study")
-    errors = read_errors(store, label) if with_errors else {}
+        return "no clean accuracy to correlate with; add a labelled image set to the study"
     several = pl.col("image_set").n_unique().over("metric") > 1
     metric = metric.with_columns(
         metric=pl.when(several).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
-    wide = _wide(models, pl.concat([metric, accuracy]), where)
-    return StudyTable(wide, biases, groups, _given(store, label, groups), errors)
+    long = pl.concat([metric, accuracy])
+    doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
+    if len(doubled):
+        checkpoint, name = doubled.select("checkpoint", "metric").row(0)
+        return f"{checkpoint} has {name} more than once; give each image set a name of its own"
+    errors = read_errors(store, label) if with_errors else {}
+    wide = _wide(models, long)
+    return StudyTable(wide, biases, groups, _given(store, label, groups), errors, own)
 
 
 def own_titles(store: Store, label: str) -> dict[str, str]:
@@ -250,11 +269,7 @@ def subsets_of(frame: pl.DataFrame) -> Mapping[str, pl.Expr]:
     return SUBSET_FILTERS if all(sizes.values()) else {"total": SUBSET_FILTERS["total"]}
 
 
-def _wide(models: pl.DataFrame, long: pl.DataFrame, where: str) -> pl.DataFrame:
-    doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
-    if len(doubled):
-        checkpoint, metric = doubled.select("checkpoint", "metric").row(0)
-        raise UsageError(f"{where}: {checkpoint} has {metric} more than once; give each image set a name of its own")
+def _wide(models: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
     wide = models
     for end in ("value", "low", "high"):
         suffix = "" if end == "value" else f"_{end}"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 import typer
 
 from ...errors import BandlensError, CheckpointError
-from ...export.registry import Checkpoint, by_category, checkpoint, checkpoints, key_rule, select
+from ...export.weights.registry import Checkpoint, by_category, checkpoint, checkpoints, key_rule, select
 from ..console import Json, log, print_lines, print_rows
 from .completion import complete_category, complete_checkpoint
 
@@ -58,7 +58,7 @@ def show(
 
     Example: bandlens checkpoints show resnet50_dino
     """
-    from ...export.fetch import local_files, verify
+    from ...export.weights.fetch import local_files, verify
 
     one = checkpoint(name)
     stored = {row.file: row for row in verify(one)}
@@ -91,7 +91,7 @@ def fetch(names: Names = None, every: Every = False, category: Category = None) 
 
     Examples: bandlens checkpoints fetch tv_resnet50, bandlens checkpoints fetch --category stylized
     """
-    from ...export.fetch import fetch as fetch_one
+    from ...export.weights.fetch import fetch as fetch_one
 
     def fetch_and_print(one: Checkpoint) -> None:
         for path in fetch_one(one):
@@ -108,7 +108,7 @@ def verify(names: Names = None, every: Every = False, category: Category = None,
 
     Example: bandlens checkpoints verify --all
     """
-    from ...export.fetch import verify as verify_one
+    from ...export.weights.fetch import verify as verify_one
 
     rows = [row for one in select(names or [], every, category) for row in verify_one(one)]
     print_rows([{"name": row.name, "status": row.status, "sha256": row.sha256, "file": row.file} for row in rows], json)

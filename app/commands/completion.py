@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from ...export.registry import checkpoints
+from ...export.weights.registry import checkpoints
 
 
 def complete_checkpoint(incomplete: str) -> list[str]:

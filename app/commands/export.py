@@ -14,7 +14,7 @@ import typer
 from ...errors import ExportError, UnknownName, UsageError
 from ...export.files import models_folder
 from ...export.models import describe_model
-from ...export.registry import NORMALIZATIONS, Channels
+from ...export.normalization import NORMALIZATIONS, Channels
 from ...protocol import SIZE
 from ...records import Model
 from ..console import Json, log, print_rows, progress
@@ -98,7 +98,7 @@ def export(
 def _of_timm(names: Sequence[str], folder: Path, image_size: int | None) -> list[Exportable]:
     """Models of timm; every name is known before the first of them is fetched."""
     from ...export.pipeline import export_pretrained
-    from ...export.pretrained import pretrained
+    from ...export.weights.pretrained import pretrained
 
     if image_size is not None:
         raise UsageError("--timm takes images of the model's own size; leave out --image-size")

@@ -16,7 +16,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.palette import colors
-from ...analysis.correlations.models import StudyTable, study_table
+from ...analysis.correlations.models import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate
 from ...analysis.database.conditions import read_conditions
 from ...analysis.database.open import open_store
@@ -304,10 +304,7 @@ class Answers:
                 "ORDER BY detail.image_set, detail.checkpoint, condition.id",
                 [label],
             )
-            try:
-                table: StudyTable | str = study_table(opened.store, label, with_errors=False)
-            except UsageError as error:
-                table = str(error).removeprefix(f"{self._path}, {label}: ")
+            table = find_study_table(opened.store, label, with_errors=False)
             opened.known[label] = Known(cells, read_conditions(opened.store, label), table)
         return opened.known[label]
 
@@ -344,8 +341,9 @@ def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, li
 def _metrics(table: StudyTable | str) -> dict[str, Any]:
     """The values of the scatter, those that most models have first, or why there are none."""
     if isinstance(table, str):
-        return {"why": table, "biases": [], "groups": [], "rows": []}
+        return {"why": table, "biases": [], "groups": [], "titles": {}, "rows": []}
     columns = [f"{name}{end}" for name in (*table.biases, *table.groups) for end in ("", "_low", "_high")]
     rows = table.frame.select("checkpoint", *(column for column in columns if column in table.frame.columns))
     biases, groups = (sorted(names, key=lambda name: rows[name].null_count()) for names in (table.biases, table.groups))
-    return {"why": None, "biases": biases, "groups": groups, "rows": rows.to_dicts()}
+    titles = {name: table.title(name) for name in (*biases, *groups)}
+    return {"why": None, "biases": biases, "groups": groups, "titles": titles, "rows": rows.to_dicts()}

@@ -74,7 +74,7 @@ def _own_models(results: ReportData) -> tuple[list[str], list[Figure]]:
     """Biases against clean accuracy on the labelled image sets; or the line that says why there is nothing."""
     study = results.correlated
     if isinstance(study, str):
-        return [f"Your own models: {study}."], []
+        return [f"Your own models: {results.label}: {study}."], []
     table = _table(study.frame, study.biases, study.groups, subsets_of(study.frame), study.given, study.errors)
     text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
     columns = 3 if len(study.groups) <= BESIDE else 1

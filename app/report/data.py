@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.correlations.models import StudyTable, own_titles, study_table
+from ...analysis.correlations.models import StudyTable, find_study_table, own_titles
 from ...analysis.database.conditions import read_conditions, with_facts
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
@@ -16,7 +16,6 @@ from ...analysis.database.studies import last_run, study_label
 from ...analysis.measures.error_consistency import judged_images
 from ...analysis.published.joined import joined
 from ...analysis.published.sources import atlas
-from ...errors import UsageError
 from .choice import choose
 
 _TABLES = {
@@ -143,7 +142,7 @@ def _read(store: Store, label: str) -> ReportData:
         own_titles=own_titles(store, label),
         conditions=conditions,
         predictions=int(predictions.item()),
-        correlated=_correlated(store, label),
+        correlated=find_study_table(store, label),
         consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
         judged=store.frame(
             "WITH judged AS (FROM condition_accuracy_of(?)) "
@@ -163,10 +162,3 @@ def _accuracies(checkpoints: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:
     clean = pl.col("top1").filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy").mean()
     means = curve.group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
     return checkpoints.select("category", checkpoint="name").join(means, on="checkpoint", how="left")
-
-
-def _correlated(store: Store, label: str) -> StudyTable | str:
-    try:
-        return study_table(store, label)
-    except UsageError as error:
-        return str(error).removeprefix(f"{store.path}, ")

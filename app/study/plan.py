@@ -19,7 +19,7 @@ from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
 from ...errors import ExportError
 from ...export.models import FINISHED, verify_model
-from ...export.operations import count_operations
+from ...export.onnx.operations import count_operations
 from ...probes.arrays import to_numpy
 from ...probes.grid import Grid, make_grid
 from ...records import Cell, Failed, Model, Variant

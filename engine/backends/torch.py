@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import BandlensError, DeviceError, EngineError
-from ...export.parity import compare, onnx_logits
+from ...export.onnx.parity import measure_parity, onnx_logits
+from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.precisions import for_cpu
 from ...probes.arrays import Array
 from ...probes.attacks import band_of
 from ...records import Condition, SessionInfo, Variant
@@ -110,7 +110,7 @@ def checked_network(variant: Variant, device: str) -> Network:
 
     images = photograph_crops(variant.model.image_size)
     onnx_file = onnx_file_of(variant)
-    comparable = for_cpu(onnx_file)
+    comparable = read_for_cpu(onnx_file)
     try:
         read = OnnxNetwork(comparable if ENGINES[variant.engine].arrays == "numpy" else content_of(variant))
     except BandlensError as error:
@@ -125,7 +125,7 @@ def checked_network(variant: Variant, device: str) -> Network:
         found = network(placed(images, device)).cpu().numpy()
     wanted = onnx_logits(comparable, images)
     finite = np.isfinite(wanted).all(axis=1)  # those that are not fail the cell of an image that has them
-    parity = compare(wanted[finite], found[finite]) if finite.any() else None
+    parity = measure_parity(wanted[finite], found[finite]) if finite.any() else None
     if parity and not parity.relative_difference <= CLOSE[onnx_file.precision]:  # nor NaN
         raise EngineError(
             f"{variant}: torch does not compute what ONNX Runtime does: {parity}; take another engine, without attacks"

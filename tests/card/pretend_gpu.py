@@ -20,7 +20,7 @@ from bandlens.engine.backends import torch as torch_session
 from bandlens.engine.device import graphs
 from bandlens.engine.device.devices import Readiness
 from bandlens.engine.device.driver import Gpu
-from bandlens.export import trt_plans
+from bandlens.export.plans import plans
 from bandlens.probes import kernels
 
 
@@ -36,7 +36,7 @@ def pretend_gpu(
     for module in (tensorrt_session, torch_session, workbench):
         monkeypatch.setattr(module, "arrays_of", lambda _: xp)
     monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt())
-    monkeypatch.setattr(trt_plans, "build_trt_plan", pretend_plan)
+    monkeypatch.setattr(plans, "build_trt_plan", pretend_plan)
     pretend_torch.pretend(monkeypatch)
     monkeypatch.setattr(torch_session, "CARD", "cpu")
     monkeypatch.setattr(torch_session, "readiness", lambda _: Readiness(True, "pretended"))

@@ -23,7 +23,7 @@ MEMORY = 4 * 3 * 128 * 128
 
 
 def pretend_plan(_trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
-    """In place of `export.trt_build.build_trt_plan`."""
+    """In place of `export.plans.build.build_trt_plan`."""
     options["lines"].append("INFO: pretended")
     return b"%s %d %d " % (MARK, batch, bool(options.get("refit"))) + content
 

@@ -31,7 +31,7 @@ from bandlens.engine.backends.onnxruntime import PROVIDERS, Provider, Shared, sh
 from bandlens.engine.device.streams import new_stream
 from bandlens.errors import DeviceError, EngineError
 from bandlens.export.models import save_model
-from bandlens.export.parity import onnx_logits
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.probes.arrays import to_numpy
 from bandlens.records import Model
 

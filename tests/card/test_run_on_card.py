@@ -38,9 +38,9 @@ from bandlens.engine.device.streams import new_stream
 from bandlens.engine.tasks import Task
 from bandlens.engine.workbench import Workbench
 from bandlens.errors import DeviceError
-from bandlens.export.int8 import symmetric_activations, to_int8
-from bandlens.export.onnx_files import save_onnx_file
-from bandlens.export.parity import onnx_logits
+from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.onnx.int8 import symmetric_activations, to_int8
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.grid import Grid, make_grid

@@ -21,8 +21,8 @@ from packaging.requirements import Requirement
 from required import miss
 
 ROOT = Path(__file__).parent.parent.parent
-TYPES = "export/trt_types.py"
-PLAN = "export/trt_build.py"
+TYPES = "export/plans/types.py"
+PLAN = "export/plans/build.py"
 SESSION = "engine/backends/tensorrt.py"
 
 LIBRARIES = {
@@ -131,7 +131,7 @@ def ours(*names: str) -> list[Path]:
 def module_check(folder: Path) -> Path:
     """A file that is wrong if the module `tensorrt` is not what `TensorRT` says of it."""
     file = folder / "module_check.py"
-    file.write_text("import tensorrt\nfrom bandlens.export.trt_types import TensorRT\nmodule: TensorRT = tensorrt\n")
+    file.write_text("import tensorrt\nfrom bandlens.export.plans.types import TensorRT\nmodule: TensorRT = tensorrt\n")
     return file
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from odd_archives import Archive, Entry, campaign, entries_of, load, script, written
 from safetensors.torch import save
 
-from bandlens.export.weights import Weights, load_strictly, read_weights
+from bandlens.export.weights.read import Weights, load_strictly, read_weights
 
 
 def saved(content: object, legacy: bool = False) -> bytes:
@@ -298,7 +298,7 @@ def test_small_files_do_not_become_large(folder: Path) -> None:
     code = """
 import torch
 from pathlib import Path
-from bandlens.export.weights import load_strictly, read_weights
+from bandlens.export.weights.read import load_strictly, read_weights
 network = torch.nn.Sequential()
 network.add_module("fc", torch.nn.Linear(2, 2))
 limit(20_000)  # as much as a machine has: a refusal is no failure to find room

@@ -24,9 +24,9 @@ from bandlens.engine.device import devices, requirements
 from bandlens.engine.device.driver import Gpu
 from bandlens.errors import BandlensError
 from bandlens.export.models import load_model, verify_model
-from bandlens.export.onnx_files import describe_onnx_file, read_onnx_file
-from bandlens.export.parity import compare, onnx_logits
-from bandlens.export.precisions import Calibration, make_onnx_file
+from bandlens.export.onnx.files import describe_onnx_file, read_onnx_file
+from bandlens.export.onnx.parity import measure_parity, onnx_logits
+from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.records import Model
 
 app = typer.Typer()
@@ -125,7 +125,7 @@ def test_int8_is_made_and_described(model: Model, photographs: NDArray[np.float3
     about = describe_onnx_file(model, "int8")
     assert about["calibration"] == {"name": "val.set", "digest": "0123", "images": 7}
     assert about["versions"].keys() == {"onnx", "onnxruntime", "nncf"}
-    expected = compare(
+    expected = measure_parity(
         onnx_logits(verify_model(model), photographs[:7]), onnx_logits(read_onnx_file(onnx_file), photographs[:7])
     )
     assert parity == expected

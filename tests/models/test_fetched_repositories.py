@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from bandlens.export.fetch import verify
-from bandlens.export.registry import checkpoint
+from bandlens.export.weights.fetch import verify
+from bandlens.export.weights.registry import checkpoint
 
 
 def weights_bytes() -> bytes:
@@ -27,8 +27,8 @@ CONTENT = weights_bytes()
 HUB = """
 import sys
 from pathlib import Path
-from bandlens.export.fetch import fetch
-from bandlens.export.registry import checkpoint
+from bandlens.export.weights.fetch import fetch
+from bandlens.export.weights.registry import checkpoint
 for name in sys.argv[2:]:
     print(*fetch(checkpoint(name), Path(sys.argv[1])))
 """

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bandlens.errors import CheckpointError, ExportError, UsageError
-from bandlens.export.finished import is_onnx
 from bandlens.export.models import load_model, verify_model
-from bandlens.export.parity import onnx_logits
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.finished import is_onnx
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.pipeline import import_onnx
-from bandlens.export.registry import NORMALIZATIONS
-from bandlens.export.weights import read
+from bandlens.export.weights.read import read
 
 IMAGENET, NONE = NORMALIZATIONS["imagenet"], NORMALIZATIONS["none"]
 

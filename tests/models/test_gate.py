@@ -13,9 +13,9 @@ from small import Command, ask, make_images, make_model, make_pictures
 
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.errors import EngineError
-from bandlens.export.int8 import to_int8
 from bandlens.export.models import load_model
-from bandlens.export.onnx_files import save_onnx_file
+from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.onnx.int8 import to_int8
 
 
 @pytest.fixture(scope="module")

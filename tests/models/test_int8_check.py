@@ -18,8 +18,8 @@ from required import miss
 from small import CLASSES, make_model, make_pictures
 
 from bandlens.engine.backends.base import open_session, variant_of
-from bandlens.export.int8 import to_int8
-from bandlens.export.onnx_files import save_onnx_file
+from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.onnx.int8 import to_int8
 from bandlens.records import Model
 
 Images = NDArray[np.float32]

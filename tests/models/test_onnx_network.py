@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bandlens.errors import EngineError
-from bandlens.export.parity import onnx_logits
-from bandlens.export.registry import NORMALIZATIONS
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.from_torch import Normalized, to_onnx
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.export.torch.operators import OPERATORS
-from bandlens.export.torch_to_onnx import Normalized, to_onnx
 
 Randomize = Callable[[nn.Module], nn.Module]
 

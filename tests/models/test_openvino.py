@@ -28,9 +28,9 @@ from bandlens.app.study.run import run_study
 from bandlens.engine.backends import openvino as openvino_session
 from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.errors import EngineError
-from bandlens.export.int8 import to_int8
 from bandlens.export.models import load_model
-from bandlens.export.onnx_files import save_onnx_file
+from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.onnx.int8 import to_int8
 from bandlens.probes.images.pack import pack
 from bandlens.processors import processors
 from bandlens.records import Model

@@ -8,8 +8,8 @@ import torchvision
 from onnx import TensorProto, helper
 
 from bandlens.errors import ExportError
-from bandlens.export.operations import count_operations
-from bandlens.export.torch_to_onnx import Normalized, to_onnx
+from bandlens.export.onnx.from_torch import Normalized, to_onnx
+from bandlens.export.onnx.operations import count_operations
 
 MEAN = STD = (0.5, 0.5, 0.5)
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from bandlens.errors import CheckpointError, ExportError, UnknownName, UsageError
 from bandlens.export.files import sha256_of
 from bandlens.export.models import load_model, model_names, verify_model
-from bandlens.export.parity import onnx_logits
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import PHOTOGRAPHS, photograph_crops
 from bandlens.export.pipeline import export_user_checkpoint
-from bandlens.export.registry import NORMALIZATIONS
 from bandlens.records import Model
 
 IMAGENET = NORMALIZATIONS["imagenet"]

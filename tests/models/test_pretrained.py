@@ -17,9 +17,9 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from bandlens.errors import ExportError, UnknownName, UsageError
 from bandlens.export.models import load_model, verify_model
-from bandlens.export.parity import onnx_logits
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.pretrained import pretrained
+from bandlens.export.weights.pretrained import pretrained
 from bandlens.probes.images.decode import planar
 
 timm = pytest.importorskip("timm")

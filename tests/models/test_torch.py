@@ -18,9 +18,9 @@ from bandlens.engine.backends.torch import TorchSession, exact, largest_batch
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.errors import DeviceError, EngineError
-from bandlens.export.onnx_files import load_onnx_file
-from bandlens.export.parity import onnx_logits
-from bandlens.export.precisions import for_cpu, make_onnx_file
+from bandlens.export.onnx.files import load_onnx_file
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import PGD_LINF, uniform_start
 from bandlens.records import Model, Variant
@@ -152,7 +152,7 @@ def test_lower_precisions_are_another_opinion_on_the_cpu(model: Model, precision
     """fp16 against ONNX Runtime on the same file; bf16 against fp32, from which it is a few times 2^-8 away."""
     images = np.ascontiguousarray(make_pictures(6).transpose(0, 3, 1, 2) / np.float32(255), np.float32)
     onnx_file = make_onnx_file(model, "fp16")[0] if precision == "fp16" else load_onnx_file(model, "fp32")
-    wanted = onnx_logits(for_cpu(onnx_file), images)
+    wanted = onnx_logits(read_for_cpu(onnx_file), images)
     with open_session(variant_of(model, "torch", precision), 6, 1) as session:
         found = session.infer(images)
     assert found.dtype == np.float32

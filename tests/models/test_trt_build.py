@@ -16,10 +16,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from bandlens.errors import ExportError, UsageError
-from bandlens.export.fp16 import to_fp16
-from bandlens.export.int8 import symmetric_activations, to_int8
+from bandlens.export.onnx.fp16 import to_fp16
+from bandlens.export.onnx.int8 import symmetric_activations, to_int8
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.trt_build import build_log, build_trt_plan, parse_onnx
+from bandlens.export.plans.build import build_log, build_trt_plan, parse_onnx
 
 BATCH = 32
 

@@ -17,14 +17,14 @@ from torch import nn
 
 from bandlens.engine.device.devices import gpus
 from bandlens.errors import ExportError, UsageError
-from bandlens.export.fp16 import to_fp16
-from bandlens.export.onnx_bytes import structure_of
-from bandlens.export.onnx_files import OnnxFile, load_onnx_file
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.files import OnnxFile, load_onnx_file
+from bandlens.export.onnx.fp16 import to_fp16
+from bandlens.export.onnx.from_torch import Normalized, to_onnx
+from bandlens.export.onnx.graph import structure_of
+from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.precisions import Calibration, make_onnx_file
-from bandlens.export.registry import NORMALIZATIONS
-from bandlens.export.torch_to_onnx import Normalized, to_onnx
-from bandlens.export.trt_plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, target_of
+from bandlens.export.plans.plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, target_of
 from bandlens.records import Model
 
 Randomize = Callable[[nn.Module], nn.Module]

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from made_up_results import python
 
-from bandlens.analysis.database.open import SCHEMA_VERSION, open_store
+from bandlens.analysis.database.catalogue import SCHEMA_VERSION
+from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.vacuum import vacuum
 from bandlens.errors import BandlensError, StoreError
 

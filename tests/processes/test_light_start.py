@@ -47,7 +47,7 @@ def test_asking_loads_no_engine() -> None:
 
 def test_light_modules_stay_light() -> None:
     code = (
-        "import bandlens.export.registry, bandlens.export.models, bandlens.export.files\n"
+        "import bandlens.export.weights.registry, bandlens.export.models, bandlens.export.files\n"
         "import bandlens.app.commands.checkpoints, bandlens.app.commands.export"
     )
     assert loaded_by(code, ("torch", "torchvision", "onnx", "numpy", "PIL", "filelock")) == set()
@@ -86,7 +86,7 @@ def test_the_folder_export_can_be_called_whoever_imported_it() -> None:
         "import bandlens\n"
         "for _ in range(2):\n"
         "    try: bandlens.export('tv_resnet5')\n"
-        "    except bandlens.UnknownName: print(bandlens.export.registry.checkpoint('tv_resnet50').name)\n"
+        "    except bandlens.UnknownName: print(bandlens.export.weights.registry.checkpoint('tv_resnet50').name)\n"
         "    import bandlens.export.models"
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)

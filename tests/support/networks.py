@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from required import miss
 from torch import nn
 
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.photographs import photograph_crops
-from bandlens.export.registry import NORMALIZATIONS
-from bandlens.export.torch_to_onnx import Normalized, to_onnx
 
 Randomize = Callable[[nn.Module], nn.Module]
 

@@ -26,7 +26,7 @@ import torch
 from fuzzing import refusal
 from torch import Tensor
 
-from bandlens.export.weights import read
+from bandlens.export.weights.read import read
 
 ALIGNMENT = 64
 MOST_16, MOST_32 = 0xFFFF, 0xFFFFFFFF

@@ -17,8 +17,8 @@ HEAVY = {
     "altair": {"analysis/charts", "app/report"},
     "cupy": {"probes"},
     "duckdb": {"analysis/database"},
-    "onnx": {"engine/backends", "engine/device", "export", "export/torch"},
-    "onnxruntime": {"engine/backends", "engine/device", "export"},
+    "onnx": {"engine/backends", "engine/device", "export/onnx", "export/torch"},
+    "onnxruntime": {"engine/backends", "engine/device", "export/onnx"},
     "openvino": {"engine/backends", "engine/device"},
     "polars": {
         "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
@@ -27,8 +27,11 @@ HEAVY = {
     },
     "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
     "ray": {"engine/distributed"},
-    "tensorrt": {"app", "engine/backends", "engine/device", "export"},
-    "torch": {"app", "engine/backends", "engine/device", "export", "export/torch", "probes/images"},
+    "tensorrt": {"app", "engine/backends", "engine/device", "export/plans"},
+    "torch": {
+        "app", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",
+        "probes/images",
+    },
 }  # fmt: skip
 """Library -> folders whose modules import it, as they are imported or later, or that call `load` for it."""
 

@@ -16,7 +16,7 @@ from torch import nn
 
 import bandlens
 from bandlens.export.models import load_model
-from bandlens.export.parity import onnx_logits
+from bandlens.export.onnx.parity import onnx_logits
 from bandlens.export.photographs import photograph_crops
 from bandlens.protocol import BIAS_CUTOFFS
 

@@ -15,7 +15,8 @@ from made_up_results import SESSION, cell, condition, image_set, model, part, st
 from small import Command, make_images, make_model, make_pictures, make_study
 
 import bandlens
-from bandlens.analysis.database.open import SCHEMA_VERSION, open_store
+from bandlens.analysis.database.catalogue import SCHEMA_VERSION
+from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.errors import BandlensError, StoreError, UsageError
 from bandlens.probes.attacks import ATTACKS
@@ -60,7 +61,8 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
             "human_trial",
             "error_consistency",
         ),
-        *("cell", "part", "prediction", "measure_value", "published", "precision_gate", "class_name", "own_class_name"),
+        *("cell", "part", "prediction", "measure_value", "own_measure", "published", "precision_gate"),
+        *("class_name", "own_class_name"),
     }
     for table in set(tables) - {"meta"}:
         assert store.frame(f"FROM {table}").is_empty()

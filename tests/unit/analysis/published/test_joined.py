@@ -15,7 +15,7 @@ from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.joined import WEIGHTS, join
 from bandlens.analysis.published.names import models
 from bandlens.analysis.published.sources import shipped_values
-from bandlens.export.registry import checkpoints
+from bandlens.export.weights.registry import checkpoints
 from bandlens.records import Model
 
 ROOT = Path(__file__).parents[4]

@@ -12,7 +12,7 @@ from small import Command, ask, make_images, make_model, make_pictures
 
 from bandlens.app.study.file import Study
 from bandlens.app.study.gate import gate_study
-from bandlens.export.onnx_files import save_onnx_file
+from bandlens.export.onnx.files import save_onnx_file
 
 LOGGED = """
 from pathlib import Path

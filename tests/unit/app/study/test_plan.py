@@ -21,9 +21,9 @@ from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded
 from bandlens.errors import UsageError
 from bandlens.export.models import save_model
-from bandlens.export.operations import count_operations
+from bandlens.export.onnx.from_torch import to_onnx
+from bandlens.export.onnx.operations import count_operations
 from bandlens.export.pipeline import import_onnx
-from bandlens.export.torch_to_onnx import to_onnx
 from bandlens.probes.images.pack import pack
 from bandlens.records import Crop
 
