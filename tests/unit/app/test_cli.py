@@ -7,13 +7,15 @@ import re
 from pathlib import Path
 
 import pytest
-from small import Command
+from PIL import Image
+from small import Command, ask, make_model, make_pictures, make_study
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import bandlens
 from bandlens.app.cli import app
 from bandlens.app.console import log
+from bandlens.protocol import CUTOFFS
 
 ROOT = Path(bandlens.__file__).parent
 
@@ -171,3 +173,34 @@ def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> 
 def test_shell_completion_is_offered() -> None:
     result = CliRunner().invoke(app, ["--help"], env={"TERM": "dumb"})
     assert "--install-completion" in result.output
+
+
+def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path) -> None:
+    for number, picture in enumerate(make_pictures(12, 32)):
+        file = tmp_path / "photographs" / ("cat", "dog")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+    make_model(tmp_path / "models", size=32)
+    crop = ("--size", "32", "--resize", "32")
+    packed = command(
+        "images", "pack", tmp_path / "photographs", *crop, "--labels", "folders", "--out", tmp_path / "images.set"
+    )
+    assert (packed.code, "12" in packed.out) == (0, True)
+    study = make_study(tmp_path, name="mine", probes="lowpass = {}\nhighpass = {}")
+    database = tmp_path / "results.duckdb"
+    db = ("--db", database)
+    cells = 1 + 2 * len(CUTOFFS)
+    assert json.loads(command("plan", study, *db, "--json").out)["to_run"]["predictions"] == 12 * cells
+    ran = command("run", study, *db)
+    assert f"ran {cells} of {cells} cells" in ran.out
+    assert "nothing to run" in command("run", study, *db).out
+    assert command("analyze", *db, "--resamples", "100").code == 0
+    page = tmp_path / "report.html"
+    assert command("report", *db, "--out", page).code == 0
+    assert 'id="curves-1"' in page.read_text(encoding="utf-8")
+    labels = [number % 2 for number in sorted(range(12), key=lambda number: (number % 2, str(number)))]
+    of_clean = "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' ORDER BY image_index"
+    right = sum(
+        label == row[0] for label, row in zip(labels, ask(database, f"SELECT predicted {of_clean}"), strict=True)
+    )
+    assert ask(database, "SELECT n, top1 FROM accuracy WHERE probe = 'clean'") == [(12, right / 12)]
