@@ -1,8 +1,8 @@
 """Write the pages of docs/reference from the program itself: `python -P docs/generate.py`.
 
-Formulas stand at the top of the modules that compute them, the keys of a study beside its fields, columns in the
-comments of schema.sql, and options in the command line's help. Each page is made of these, so that nothing is said
-twice; a test compares the pages with what this program makes.
+Formulas stand at the top of the modules that compute them, the keys of a study beside its fields, columns in
+columns.toml, and options in the command line's help. Each page is made of these, so that nothing is said twice; a test
+compares the pages with what this program makes.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from ...partial_files import partial_prefix, remove_partial_files
 from ...untrusted import regular
 from ...version import __version__
 from .catalogue import schema
+from .columns import explain_columns
 from .errors import explained, quietly
 from .store import Store
 
@@ -73,6 +74,7 @@ def create(path: Path) -> None:
             with connected(draft, path) as store:
                 with store.transaction():
                     store.execute(schema())
+                    explain_columns(store)
                     store.execute(
                         "INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__]
                     )
