@@ -1,8 +1,8 @@
 """Write the pages of docs/reference from the program itself: `python -P docs/generate.py`.
 
-Formulas stand at the top of the modules that compute them, the keys of a study beside its fields, columns in the
-comments of schema.sql, and options in the command line's help. Each page is made of these, so that nothing is said
-twice; a test compares the pages with what this program makes.
+Formulas stand at the top of the modules that compute them, the keys of a study beside its fields, columns in
+columns.toml, and options in the command line's help. Each page is made of these, so that nothing is said twice; a test
+compares the pages with what this program makes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ import typer
 
 from bandlens.analysis.comparison import verdicts
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Scope
-from bandlens.analysis.measures.registry import MEASURES
 from bandlens.app import cli
 from bandlens.app.cli import app
 from bandlens.app.study import file as study_file
@@ -47,14 +45,13 @@ def schema() -> str:
     views = [name for kind, name, _ in objects if kind == "Views"]
     shared = _shared_columns([column for name in views for column in columns[name]])
     parts = [SCHEMA_HEAD, "## Columns that many views have\n", _definitions(sorted(shared))]
-    for heading in ("Views", "Tables"):
-        parts += [f"## {heading}\n", TABLES_HEAD * (heading == "Tables")]
-        for kind, name, comment in objects:
-            if kind == heading:
-                own = [column for column in columns[name] if column not in shared and not _ends_interval(column)]
-                own = own * (heading == "Views")
-                names = ", ".join(f"`{column[0]}`" for column in columns[name] if column not in own)
-                parts += [f"### {name}\n", f"{comment}. {names}".strip() + "\n", _definitions(own)]
+    for heading, lead in (("Views", ""), ("Tables", TABLES_HEAD)):
+        parts += [f"## {heading}\n", lead]
+        for name, comment in ((name, comment) for kind, name, comment in objects if kind == heading):
+            explained = columns[name] * (heading == "Views")
+            particular = [column for column in explained if column not in shared and not _ends_interval(column)]
+            names = ", ".join(f"`{column[0]}`" for column in explained if column not in particular)
+            parts += [f"### {name}\n", f"{comment}. {names}".strip() + "\n", _definitions(particular)]
     return "\n".join(part for part in parts if part)
 
 
@@ -119,21 +116,9 @@ def measures() -> str:
     modules = (
         module for module in _modules("analysis.measures") if module.__name__.rsplit(".", 1)[-1] not in MACHINERY
     )
-    listed = "".join(
-        f"- `{measure.name}`: {measure.title}, {measure.unit or 'no unit'}, of {SCOPES[measure.scope]}"
-        f"{'; a bias' if measure.is_bias else ''}\n"
-        for measure in MEASURES.values()
-        if not measure.name.startswith("critical_threshold")
-    )
-    return f"{MEASURES_HEAD}\n{listed}\n{_explained(modules)}"
+    return f"{MEASURES_HEAD}\n{_explained(modules)}"
 
 
-SCOPES = {
-    Scope.CONDITION: "a condition",
-    Scope.MODELS: "a condition and several models",
-    Scope.GRID: "an image set",
-    Scope.BENCHMARKS: "benchmarks",
-}
 MACHINERY = ("base", "outcomes", "registry", "compute", "own_process")
 """Modules of analysis/measures that compute no measure."""
 MEASURES_HEAD = """\
@@ -141,7 +126,7 @@ MEASURES_HEAD = """\
 
 By which formula does bandlens compute a number, and where does the formula come from? This page is what stands at the
 top of the module that computes it. [The guide to measures](../guide/measures.md) says which command gives a number,
-which states it can have, and what a study needs for it. A bias is set against generalization by `bandlens correlate`.
+which states it can have, and what a study needs for it. `bandlens measures list` has the titles and units of all.
 """
 
 

@@ -1,4 +1,8 @@
-"""Correlations of two runs that are no longer the same."""
+"""Correlations of two runs that are no longer the same.
+
+They are over the models that have both of their values in both runs (`n`); the difference of the coefficients has the
+percentile interval (Efron 1979) of resamples that take the same models in both.
+"""
 
 from __future__ import annotations
 

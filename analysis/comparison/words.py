@@ -1,4 +1,8 @@
-"""What differs between two runs, in a sentence."""
+"""The sentence that says what differs between two runs.
+
+It names biases and the clean accuracy as the guide to comparisons says. The intervals of the biases are not corrected
+for being three. Several checkpoints or image sets are counted as cases: a case is a checkpoint on an image set.
+"""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from ...errors import StoreError, UsageError
 from ...partial_files import partial_prefix, remove_partial_files
 from ...version import __version__
 from .catalogue import SCHEMA_VERSION, check_definitions, schema
+from .columns import explain_columns
 from .errors import explained, quietly
 from .store import Store
 from .trial import try_opening
@@ -89,6 +90,7 @@ def create(path: Path) -> bool:
                 store = Store(connection, path)
                 with store.transaction():
                     store.execute(schema())
+                    explain_columns(store)
                     store.execute(
                         "INSERT INTO meta (schema_version, bandlens) VALUES (?, ?)", [SCHEMA_VERSION, __version__]
                     )

@@ -5,6 +5,8 @@
 
 Where cues conflict, the images count whose cues do, and right is the first cue. Formulas and sources are in
 `statistics.consistency`. The first has percentiles over resampled images, the second the interval of a mean.
+clean_error_consistency has no difference, being itself a comparison with the clean images. model_error_consistency is
+null where one of the two has all right, or all wrong; under an attack each model sees images of its own.
 """
 
 from __future__ import annotations
