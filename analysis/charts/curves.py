@@ -93,7 +93,7 @@ def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (
     """Title -> chart of one probe on one image set, as its family says that it is drawn.
 
     A probe with two axes has a map for each model and series, the first FEW; any other has curves for each series, over
-    cycles per image where it acts on a frequency. Without an axis, settings stand side by side.
+    cycles per image where it acts on a frequency. Without two places on an axis, settings stand side by side.
 
     `rows` are those of the view `curve`, with the facts of conditions (see `database.conditions`).
     """
@@ -103,7 +103,7 @@ def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (
         titles = [", ".join(filter(None, map(str, key))) for key, _ in maps]
         return {title: condition_map(part, title, domain) for title, (_, part) in zip(titles, maps, strict=True)}
     on_axis = rows.filter(pl.col("x").is_not_null())
-    if on_axis.is_empty():
+    if on_axis["x"].n_unique() < 2:
         return {words(probe): curves(rows, "setting", "setting", words(probe), domain)} if len(rows) else {}
     x = "cycles" if on_axis["cycles"].is_not_null().all() else "x"
     panels = {}

@@ -127,9 +127,9 @@
   const accuracy = async () => {
     const data = rows();
     if (!data.length) return words("curves", chosen().length ? "No results of these models for these images." : "No model is chosen.");
-    const onAxis = data.filter((row) => row.x !== null);
-    const isMap = onAxis.some((row) => row.y !== null) || new Set(onAxis.map((row) => row.series)).size > 1;
-    const view = await draw("curves", isMap ? map(onAxis) : curves(onAxis.length ? onAxis : data));
+    const onAxis = data.filter((row) => row.x !== null), varies = new Set(onAxis.map((row) => row.x)).size > 1;
+    const isMap = onAxis.some((row) => row.y !== null) || (varies && new Set(onAxis.map((row) => row.series)).size > 1);
+    const view = await draw("curves", isMap ? map(onAxis) : varies ? curves(onAxis, across(onAxis)) : curves(data, "setting"));
     view.addEventListener("click", (_, item) => {
       if (item?.datum?.condition) change({ condition: item.datum.condition, from: null, image: null });
     });
@@ -153,13 +153,13 @@
       },
     };
   };
-  const curves = (data) => {
-    const x = data[0].x === null ? "setting" : across(data), type = x === "setting" ? "nominal" : "quantitative";
+  const curves = (data, x) => {
+    const type = x === "setting" ? "nominal" : "quantitative", title = x === "setting" ? x : data[0].x_title;
     const octaves = x === "cycles" && !data[0].cuts;
     return {
       data: { values: data }, height: 270,
       encoding: {
-        x: { field: x, type, title: data[0].x_title ?? x, sort: null, axis: { labelAngle: 0 }, ...(octaves ? { scale: { type: "log", base: 2 } } : {}) },
+        x: { field: x, type, title, sort: null, axis: { labelAngle: 0 }, ...(octaves ? { scale: { type: "log", base: 2 } } : {}) },
         color: { field: "model", type: "nominal", scale: hues(), legend: null },
       },
       layer: [

@@ -38,7 +38,9 @@ def outcomes() -> dict[str, dict[str, object]]:
         batch = Batch(picture(), np.array([0x0123456789ABCDEF], np.uint64), np.array([1234]), 99)
         for condition, images in perturb(np, batch, conditions, lambda: np.empty((1, 3, 224, 224), np.float32)):
             values = [float(images[0, channel, y, x]) for channel in range(3) for y, x in PIXELS]
-            found[str(condition)] = {
+            # Words may change; what a condition is called here does not.
+            name = " ".join([condition.probe, *(f"{key}={value}" for key, value in condition.parameters)])
+            found[name] = {
                 "digest": condition.digest,
                 "mean": round(float(images.mean(dtype=np.float64)), 6),
                 "pixels": [round(value, 6) for value in values],
