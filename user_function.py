@@ -33,8 +33,9 @@ from .channels import Channel
 from .errors import BandlensError, UsageError
 from .user_source import UserSource, source_digest
 
-LOAD_SECONDS = 120.0
-"""Seconds that a file may take to load. Libraries such as torch take tens of them from a disk that is cold or far."""
+LOAD_SECONDS = 600.0
+"""Seconds that a file may take to load. An import of torch took more than 120 on a machine of two processors with nine
+times as much to do, and takes tens of them from a disk that is cold or far."""
 LOOK_SECONDS = 0.5
 """Seconds between two looks at whether the process still lives: one that it forked may hold its socket open."""
 END_SECONDS = 10.0

@@ -117,7 +117,8 @@ AT_LOAD = {
 def test_what_a_file_does_when_it_is_loaded_is_one_line(
     workplace: Path, command: Command, monkeypatch: pytest.MonkeyPatch, words: list[str], body: str, message: str
 ) -> None:
-    monkeypatch.setattr(user_function, "LOAD_SECONDS", 3)
+    if "3 s" in message:
+        monkeypatch.setattr(user_function, "LOAD_SECONDS", 3)
     (workplace / "mine.py").write_text(
         f"import ctypes, os, signal, sys, time\n{body}\ndef mine(images):\n    return images\n"
     )
