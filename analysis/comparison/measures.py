@@ -101,8 +101,8 @@ def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:
     """The columns of PAIRED for those of the numbers that have a paired interval."""
     if moved.is_empty():
         return
-    side_a = _Side.of(a, Predictions(a.store))
-    side_b = _Side.of(b, side_a.predictions if a.store is b.store else Predictions(b.store))
+    side_a = _Side.from_run(a, Predictions(a.store))
+    side_b = _Side.from_run(b, side_a.predictions if a.store is b.store else Predictions(b.store))
     for (checkpoint, image_set), rows in moved.group_by(SUBJECT, maintain_order=True):
         if image_set is None:
             continue
@@ -142,7 +142,7 @@ def _grid_intervals(a: Outcomes, b: Outcomes, names: Collection[str]) -> Iterato
 
 
 def _intervals(measures: Sequence[Measure[Any]], a: Any, b: Any) -> Iterator[tuple[str, Ends]]:
-    """What each function of the measures says of both runs, each called once."""
+    """Yield the intervals that the functions of the measures give for two runs; each function is called once."""
     for function in dict.fromkeys(measure.differences for measure in measures if measure.differences):
         yield from function(a, b).items()
 
@@ -178,7 +178,7 @@ class _Side:
     subjects: Mapping[tuple[str, str], Subject]
 
     @classmethod
-    def of(cls, run: Run, predictions: Predictions) -> _Side:
+    def from_run(cls, run: Run, predictions: Predictions) -> _Side:
         listed = subjects(run.store, run.label)
         if run.column is not None:
             names: dict[str, Any] = {run.column: run.called}

@@ -26,7 +26,7 @@ from ..measures.psychometric import NUMBERS
 from ..statistics.shares import ratio_interval
 from .figures import BIASES, PUBLISHED_GROUPS, PUBLISHED_TOP1, SOURCE, figures_from_benchmark, shipped_figures
 from .imports import INTEGER
-from .names import aliases, named
+from .names import add_models, aliases
 from .sources import VALUES
 
 FIGURES: Mapping[str, str] = {
@@ -90,40 +90,40 @@ OWN = pl.Schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What could be compared, and what could not."""
+class PublishedComparison:
+    """The figures that could be compared, and the reasons why others could not."""
 
     rows: pl.DataFrame
-    """See `beside`."""
+    """See `compare_figures`."""
     left_out: list[str]
-    """Why something is not compared, a line each."""
+    """The reasons why something is not compared, a line each."""
 
 
-def check_published(store: Store, label: str) -> Beside:
+def check_published(store: Store, label: str) -> PublishedComparison:
     """Compare a version of a study with the published figures: with all of them where they were imported.
 
     Raises UsageError where nothing can be compared.
     """
     models = store.frame("SELECT DISTINCT checkpoint FROM study_detail_of(?) ORDER BY ALL", [label])["checkpoint"]
     published, imported = published_figures(store)
-    other = models.filter(~models.is_in(published["model"].unique().implode())).to_list()
-    if len(other) == len(models):
-        named = ", ".join(other[:3]) or "no complete cell"
+    unpublished = models.filter(~models.is_in(published["model"].unique().implode())).to_list()
+    if len(unpublished) == len(models):
+        names = ", ".join(unpublished[:3]) or "no complete cell"
         raise UsageError(
-            f"{store.path}, {label}: {named}: none of the published checkpoints; `bandlens checkpoints list` names them"
+            f"{store.path}, {label}: {names}: none of the published checkpoints; `bandlens checkpoints list` names them"
         )
-    own = own_figures(store, label)
-    rows = beside(own, published)
-    left_out = [f"not published: {', '.join(other)}"] if other else []
+    measured = measured_figures(store, label)
+    rows = compare_figures(measured, published)
+    left_out = [f"not published: {', '.join(unpublished)}"] if unpublished else []
     if not imported:
         command = f"bandlens published import benchmark.csv --db {store.path}"
         left_out.append(f"clean top-1 and the spectral ratios need the study's whole file: `{command}`")
-    if not own["metric"].is_in(list(FIGURES)).any():
+    if not measured["metric"].is_in(list(FIGURES)).any():
         command = f"bandlens analyze --db {store.path} --study {label}"
         left_out.append(f"biases, benchmarks and group means are there once `{command}` has found some")
     if rows.is_empty():
         raise UsageError(f"{store.path}, {label}: {'; '.join(left_out) or 'no number that is published'}")
-    return Beside(rows, left_out)
+    return PublishedComparison(rows, left_out)
 
 
 def published_figures(store: Store) -> tuple[pl.DataFrame, bool]:
@@ -132,20 +132,20 @@ def published_figures(store: Store) -> tuple[pl.DataFrame, bool]:
     figures = shipped_figures() if imported.is_empty() else figures_from_benchmark(imported)
     names = ["model", "figure", "published"]
     long = figures.drop("category").unpivot(index="model", variable_name="figure", value_name="published")
-    whole = imported.rename({"metric": "figure", "value": "published"})
-    return pl.concat([one.select(names) for one in (long, whole, _critical_band(store))]), len(imported) > 0
+    columns = imported.rename({"metric": "figure", "value": "published"})
+    return pl.concat([rows.select(names) for rows in (long, columns, _critical_band(store))]), len(imported) > 0
 
 
 def _critical_band(store: Store) -> pl.DataFrame:
     """The imported critical bands of networks that the study has too, by the study's name of the same checkpoint."""
     rows = store.frame("FROM published_value WHERE source = 'critical-band' AND value IS NOT NULL").cast(VALUES)
-    own = aliases().filter(source="study", same="checkpoint").select("model", study="name")
-    found = named(rows).filter(same="checkpoint").join(own, on="model")
+    of_study = aliases().filter(source="study", same="checkpoint").select("model", study="name")
+    joined_rows = add_models(rows).filter(same="checkpoint").join(of_study, on="model")
     figure = pl.format("critical-band/{}/{}", "condition", "metric")
-    return found.select(model="study", figure=figure, published="value")
+    return joined_rows.select(model="study", figure=figure, published="value")
 
 
-def own_figures(store: Store, label: str) -> pl.DataFrame:
+def measured_figures(store: Store, label: str) -> pl.DataFrame:
     """The columns of OWN: each number of a version of a study that could be published, in published units."""
     metrics = store.frame(METRICS, [label, OF_CUES]).with_columns(
         figure=pl.col("metric").replace_strict(FIGURES, default=None)
@@ -153,10 +153,10 @@ def own_figures(store: Store, label: str) -> pl.DataFrame:
     metrics = metrics.drop_nulls("figure").sort(
         "model", pl.col("metric").cast(pl.Enum(list(FIGURES))), maintain_order=True
     )
-    others = pl.DataFrame([*_top1(store, label), *_ratios(store, label)], OWN)
-    both = pl.concat([metrics.select(OWN.names()).cast(OWN), others])
+    accuracies = pl.DataFrame([*_top1(store, label), *_ratios(store, label)], OWN)
+    figures = pl.concat([metrics.select(OWN.names()).cast(OWN), accuracies])
     # Where there are several sets, the largest, which comes first.
-    return both.unique(KEYS, keep="first", maintain_order=True).sort("model", maintain_order=True)
+    return figures.unique(KEYS, keep="first", maintain_order=True).sort("model", maintain_order=True)
 
 
 def _top1(store: Store, label: str) -> Iterator[dict[str, Any]]:
@@ -188,18 +188,19 @@ def _ratios(store: Store, label: str) -> Iterator[dict[str, Any]]:
 
 
 def _not_whole(row: dict[str, Any]) -> str | None:
-    whole = BENCHMARKS["cue-conflict"].count if row["benchmark"] == "cue-conflict" else VALIDATION
-    return None if row["n"] == whole else f"{row['n']:,} of {whole:,} images"
+    count = BENCHMARKS["cue-conflict"].count if row["benchmark"] == "cue-conflict" else VALIDATION
+    return None if row["n"] == count else f"{row['n']:,} of {count:,} images"
 
 
-def beside(own: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:
-    """Each of one's own figures that is published, as rows of
+def compare_figures(measured: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:
+    """Set each measured figure that is published beside the published one.
 
-    model, figure, metric, own, low, high, published, difference (own less published), difference_low, difference_high,
-    outside (whether the published figure is outside of one's own interval), fault (of the published figure), note.
+    The columns are model, figure, metric, own, low, high, published, difference (own less published), difference_low,
+    difference_high, outside (whether the published figure is outside of the measured interval), fault (of the
+    published figure), note.
     """
     faults = [pl.when(pl.col("figure").str.contains(pattern)).then(pl.lit(text)) for pattern, text in FAULTS.items()]
-    return own.join(published, on=["model", "figure"], maintain_order="left").select(
+    return measured.join(published, on=["model", "figure"], maintain_order="left").select(
         *KEYS,
         *("own", "low", "high", "published"),
         difference=pl.col("own") - pl.col("published"),

@@ -127,8 +127,8 @@ def _check_values(path: Path, text: pl.Series, long: pl.DataFrame) -> None:
 
 def range_of(metric: str) -> tuple[float, float, str]:
     """The lowest and highest value that a published column can have, and what its values are."""
-    known = (bounds for start, bounds in RANGES.items() if metric.startswith(start))
-    return next(known, (-inf, inf, "a number"))
+    ranges = (bounds for start, bounds in RANGES.items() if metric.startswith(start))
+    return next(ranges, (-inf, inf, "a number"))
 
 
 def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str] | None = None) -> pl.DataFrame:
@@ -142,15 +142,15 @@ def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str
         categories = dict(zip(shipped["model"], shipped["category"], strict=True))
     metric_of = [(figure, metric) for figure, metrics in _FIGURES.items() for metric in metrics]
     order = pl.DataFrame({"model": list(categories), "category": list(categories.values())})
-    wanted = order.join(pl.DataFrame(metric_of, schema=["figure", "metric"], orient="row"), how="cross")
-    found = wanted.join(published.select("model", "metric", "value"), on=["model", "metric"], how="left")
-    gaps = found.filter(pl.col("value").is_null())
+    cells = order.join(pl.DataFrame(metric_of, schema=["figure", "metric"], orient="row"), how="cross")
+    figures = cells.join(published.select("model", "metric", "value"), on=["model", "metric"], how="left")
+    gaps = figures.filter(pl.col("value").is_null())
     if len(gaps):
         missing = gaps.select(pl.concat_str("model", "metric", separator=" ")).to_series()
         raise StoreError(f"published figures: no value for {some_of(missing.to_list())}; import benchmark.csv again")
-    if len(found) > len(wanted):
+    if len(figures) > len(cells):
         raise StoreError("published figures: some values are there more than once; import benchmark.csv again")
-    means = found.group_by("model", "category", "figure", maintain_order=True).agg(pl.col("value").mean())
+    means = figures.group_by("model", "category", "figure", maintain_order=True).agg(pl.col("value").mean())
     return means.pivot(on="figure", index=["model", "category"], values="value").select("model", "category", *_FIGURES)
 
 
@@ -161,10 +161,10 @@ def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
     spearman reads 0 where p >= 0.05; it is None where it is not defined.
     """
     tables = [
-        correlations(figures.filter(wanted), list(BIASES), list(PUBLISHED_GROUPS)).with_columns(subset=pl.lit(name))
-        for name, wanted in SUBSET_FILTERS.items()
+        correlations(figures.filter(members), list(BIASES), list(PUBLISHED_GROUPS)).with_columns(subset=pl.lit(name))
+        for name, members in SUBSET_FILTERS.items()
     ]
-    shown = pl.when(pl.col("p") < ALPHA).then("spearman").when(pl.col("p").is_not_null()).then(0.0)
+    published = pl.when(pl.col("p") < ALPHA).then("spearman").when(pl.col("p").is_not_null()).then(0.0)
     rank = pl.int_range(pl.len()).over("subset")
     table = pl.concat(tables).sort(rank, maintain_order=True)
-    return table.select(bias="x", group="y", subset="subset", spearman=shown, p="p", n="n").to_dicts()
+    return table.select(bias="x", group="y", subset="subset", spearman=published, p="p", n="n").to_dicts()

@@ -24,11 +24,10 @@ SIXTEEN = frozenset(
 )
 COLUMNS = ("set", "file", "subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")
 NO_ANSWER = "na"
-TRIALS = ("stimulus_set", "condition", "subject", "session", "trial", "image", "category", "response")
 
 
 def read_trials(file: Path) -> pl.DataFrame:
-    """The columns TRIALS of a file of trials; StoreError for another one."""
+    """Read a file of trials into the columns of the table human_trial; StoreError for another file."""
     table = read_parquet(file)
     odd = [name for name in (*COLUMNS, *table.columns) if name not in table.columns or name not in COLUMNS]
     if odd:
@@ -41,8 +40,8 @@ def read_trials(file: Path) -> pl.DataFrame:
     for name in ("session", "trial"):
         _refuse(file, table, name, table[name].cast(pl.Int32, strict=False).is_null(), "not a number")
     _refuse(file, table, "category", ~table["category"].is_in(list(SIXTEEN)), "none of the sixteen classes")
-    known = [*SIXTEEN, NO_ANSWER]
-    _refuse(file, table, "object_response", ~table["object_response"].is_in(known), "none of the sixteen classes")
+    answers = [*SIXTEEN, NO_ANSWER]
+    _refuse(file, table, "object_response", ~table["object_response"].is_in(answers), "none of the sixteen classes")
     same = table.select(~pl.struct("set", "subj", "session", "trial").is_first_distinct()).to_series()
     _refuse(file, table, "trial", same, "there more than once")
     image = table["imagename"].str.splitn("_", 7).struct.field("field_6")
@@ -77,19 +76,19 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     subject = pl.format("{} {}", "stimulus_set", "subject")
     for who in (subject, pl.lit("humans")):
         by = judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
-        for (benchmark, condition, model), mine in by:
-            about = {"model": model, "benchmark": benchmark, "condition": condition}
-            found = _share(mine["right"], mine["image"])
-            percent = {name: 100 * found[name] for name in ("value", "low", "high")}
-            yield about | found | percent | {"metric": "top1", "unit": "percent"}
+        for (benchmark, condition, model), answers in by:
+            keys = {"model": model, "benchmark": benchmark, "condition": condition}
+            share = _share(answers["right"], answers["image"])
+            percent = {name: 100 * share[name] for name in ("value", "low", "high")}
+            yield keys | share | percent | {"metric": "top1", "unit": "percent"}
     decided = _conflicts(trials).with_columns(
         shape=pl.col("category") == pl.col("response"), texture=pl.col("texture") == pl.col("response")
     )
-    for (model,), mine in decided.sort(pl.all()).group_by(model=subject, maintain_order=True):
-        named = mine.filter(pl.col("shape") | pl.col("texture"))
-        about = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
+    for (model,), answers in decided.sort(pl.all()).group_by(model=subject, maintain_order=True):
+        by_cue = answers.filter(pl.col("shape") | pl.col("texture"))
+        keys = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
         nothing = {"value": None, "low": None, "high": None, "n": 0}
-        yield about | (nothing if named.is_empty() else _share(named["shape"], named["image"]))
+        yield keys | (nothing if by_cue.is_empty() else _share(by_cue["shape"], by_cue["image"]))
 
 
 def _share(right: pl.Series, images: pl.Series) -> dict[str, Any]:
@@ -101,6 +100,6 @@ def _share(right: pl.Series, images: pl.Series) -> dict[str, Any]:
 
 def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:
     """The trials of cue conflicts whose shape and texture are of different classes, with `texture`."""
-    mine = trials.filter(stimulus_set=CUE_CONFLICT)
-    mine = mine.with_columns(texture=pl.col("image").str.extract(r"-([a-z]+)\d*\.png$"))
-    return mine.filter(pl.col("texture") != pl.col("category"))
+    conflicts = trials.filter(stimulus_set=CUE_CONFLICT)
+    conflicts = conflicts.with_columns(texture=pl.col("image").str.extract(r"-([a-z]+)\d*\.png$"))
+    return conflicts.filter(pl.col("texture") != pl.col("category"))

@@ -25,7 +25,7 @@ Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
 
 
 def read_import(source: Source, folder: Path) -> Read:
-    """What is to be imported of a source.
+    """Read the rows that a source imports.
 
     Raises UsageError where `folder` lacks one of its files, and StoreError where one is not as described.
     """
@@ -55,15 +55,17 @@ def critical_band(source: Source, folder: Path) -> Read:
     for model, (right, trials) in tables.items():
         rows += _bands(model, right, trials)
         low, high = map(float, wilson(shares[model], CONFLICTS))
-        about = {"unit": "share", "n": CONFLICTS, "value": shares[model], "low": low, "high": high}
-        rows.append({"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""} | about)
+        share = {"unit": "share", "n": CONFLICTS, "value": shares[model], "low": low, "high": high}
+        rows.append({"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""} | share)
     return _rows(source, rows), None
 
 
-CONFLICTS, CONFLICTS_A_CLASS, CLASSES = 1200, 75, 16
-"""Cue-conflict images, those of each class of shape, and the classes."""
+CONFLICTS = 1200
+"""Number of images with conflicting cues."""
+CLASSES = 16
+"""Number of classes of these images."""
 RESAMPLES = 200
-"""How often the trials of each network are drawn again."""
+"""Number of times that the trials of each network are drawn again."""
 UNITS: Mapping[str, str] = {
     "bandwidth": "octaves",
     "center_frequency": "cycles per image",
@@ -72,15 +74,15 @@ UNITS: Mapping[str, str] = {
 
 
 def _bands(model: str, right: Any, trials: Any) -> Iterator[dict[str, Any]]:
-    about = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
+    keys = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
     band = fit_band(integer_thresholds(100 * right / trials))
     for metric, unit in UNITS.items():
         value = getattr(band, metric)
-        yield about | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
+        yield keys | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
     estimates = estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).estimates()
     for metric, unit in UNITS.items():
         numbers = {name: estimates[metric].row()[name] for name in ("value", "low", "high", "note")}
-        yield about | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}
+        yield keys | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}
 
 
 INTEGER = "integer thresholds"
@@ -94,8 +96,8 @@ def _counts(file: Path, model: str, cells: Any) -> tuple[Any, Any]:
         raise StoreError(f"{file}, row {model}, column {which}: missing or new; give counts of {len(names)} conditions")
     for name in names:
         pair = cells[name]
-        whole = isinstance(pair, list) and len(pair) == 2 and all(type(one) is int for one in pair)
-        if not whole or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
+        is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(count) is int for count in pair)
+        if not is_pair or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
             raise StoreError(
                 f"{file}, row {model}, column {name}: {pair} is not a count of right answers and of trials"
             )
@@ -145,7 +147,9 @@ def humans(source: Source, folder: Path) -> Read:
 
 def imagenet_x(source: Source, folder: Path) -> Read:
     """Top-1 accuracy of each network, and its error consistency `with NAME`, each of the others, on the same files."""
-    predictions, labels = (_table(folder / path, columns) for path, columns in zip(source.paths, TABLES, strict=True))
+    predictions, labels = (
+        _read_columns(folder / path, columns) for path, columns in zip(source.paths, TABLES, strict=True)
+    )
     _no_repeats(folder / source.paths[1], labels, ["file_name"])
     _no_repeats(folder / source.paths[0], predictions, ["model", "file_name"])
     judged = predictions.join(labels, on="file_name", how="left", maintain_order="left")
@@ -162,13 +166,13 @@ def imagenet_x(source: Source, folder: Path) -> Read:
     for name in names:
         share = float(wide[name].to_numpy().mean())
         low, high = wilson(share, len(wide))
-        about = {"model": name, "benchmark": "imagenet", "n": len(wide)}
+        keys = {"model": name, "benchmark": "imagenet", "n": len(wide)}
         top1 = {"metric": "top1", "condition": "", "unit": "percent", "value": 100 * share}
-        rows.append(about | top1 | {"low": 100 * low, "high": 100 * high})
-        for other in (other for other in names if other != name):
-            found = error_consistency(wide[name].to_numpy(), wide[other].to_numpy())
-            ends = {"value": found.kappa, "low": found.low, "high": found.high}
-            rows.append(about | {"metric": "error_consistency", "condition": f"with {other}", "unit": "kappa"} | ends)
+        rows.append(keys | top1 | {"low": 100 * low, "high": 100 * high})
+        for rival in (rival for rival in names if rival != name):
+            consistency = error_consistency(wide[name].to_numpy(), wide[rival].to_numpy())
+            ends = {"value": consistency.kappa, "low": consistency.low, "high": consistency.high}
+            rows.append(keys | {"metric": "error_consistency", "condition": f"with {rival}", "unit": "kappa"} | ends)
     return _rows(source, rows), None
 
 
@@ -179,7 +183,7 @@ TABLES: tuple[Mapping[str, type[pl.DataType]], ...] = (
 """Columns of predictions and of labels."""
 
 
-def _table(file: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+def _read_columns(file: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
     """A Parquet file of exactly these columns without gaps; StoreError for another one."""
     table = read_parquet(file)
     if odd := sorted(set(table.columns) ^ set(columns)):

@@ -48,7 +48,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {"percent": (0, 100), "share": (0, 1
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What the columns whose names match `pattern` hold."""
+    """The meaning of the columns whose names match `pattern`."""
 
     pattern: re.Pattern[str]
     benchmark: str
@@ -72,8 +72,8 @@ class File:
     """Lines of column names; the names of two lines are joined by a point."""
     gaps: bool = False
     """Cells may be empty."""
-    others: bool = False
-    """Columns that are not described are none of ours."""
+    extra: bool = False
+    """The file may have columns that are not described, and they are not read."""
     complements: tuple[tuple[str, str], ...] = ()
     """Pairs of columns that make 100 % in each row, such as accuracy and error: one of another unit does not."""
 
@@ -97,7 +97,7 @@ class Source:
 
     @property
     def terms(self) -> str:
-        """What the licence means for whoever imports the source."""
+        """The sentence that says what the licence means for whoever imports the source."""
         may = "" if self.ships else "; the project may not ship it, so do not pass on a database that holds it unasked"
         return f"licence: {self.licence}{may}"
 
@@ -106,16 +106,16 @@ class Source:
 def sources() -> Mapping[str, Source]:
     """All sources by name, in the order of sources.toml."""
     read = tomllib.loads(DESCRIPTIONS.read_text(encoding="utf-8"))
-    found = {}
-    for one in read["source"]:
-        files = [_file(file) for file in one.get("file", ())]
-        if "files" in one:
-            without = one.get("without", ())
-            files = [_timm_file(**file) for file in read["files"][one["files"]] if file["benchmark"] not in without]
-        about = {key: one[key] for key in ("name", "title", "repository", "commit", "licence", "ships")}
-        paths = tuple(one.get("paths", [file.path for file in files]))
-        found[one["name"]] = Source(**about, files=tuple(files), reader=one.get("reader"), paths=paths)
-    return found
+    by_name = {}
+    for entry in read["source"]:
+        files = [_file(file) for file in entry.get("file", ())]
+        if "files" in entry:
+            without = entry.get("without", ())
+            files = [_timm_file(**file) for file in read["files"][entry["files"]] if file["benchmark"] not in without]
+        facts = {key: entry[key] for key in ("name", "title", "repository", "commit", "licence", "ships")}
+        paths = tuple(entry.get("paths", [file.path for file in files]))
+        by_name[entry["name"]] = Source(**facts, files=tuple(files), reader=entry.get("reader"), paths=paths)
+    return by_name
 
 
 def find_source(name: str) -> Source:
@@ -125,27 +125,27 @@ def find_source(name: str) -> Source:
     return sources()[name]
 
 
-def _column(given: Mapping[str, Any]) -> Column:
+def _column(entry: Mapping[str, Any]) -> Column:
     return Column(
-        re.compile(given.get("pattern") or re.escape(given["name"])),
-        given["benchmark"],
-        given.get("metric", "top1"),
-        given.get("condition", ""),
-        given.get("unit", "percent"),
-        given.get("scale", 1),
-        given.get("n"),
+        re.compile(entry.get("pattern") or re.escape(entry["name"])),
+        entry["benchmark"],
+        entry.get("metric", "top1"),
+        entry.get("condition", ""),
+        entry.get("unit", "percent"),
+        entry.get("scale", 1),
+        entry.get("n"),
     )
 
 
-def _file(given: Mapping[str, Any]) -> File:
-    columns = tuple(_column(one) for one in given["columns"])
-    rest = {key: given[key] for key in ("input_size", "headers", "gaps", "others") if key in given}
+def _file(entry: Mapping[str, Any]) -> File:
+    columns = tuple(_column(column) for column in entry["columns"])
+    rest = {key: entry[key] for key in ("input_size", "headers", "gaps", "extra") if key in entry}
     return File(
-        given["path"],
-        given["model"],
+        entry["path"],
+        entry["model"],
         columns,
-        frozenset(given.get("ignored", ())),
-        key=tuple(given.get("key", ())),
+        frozenset(entry.get("ignored", ())),
+        key=tuple(entry.get("key", ())),
         **rest,
     )
 
@@ -160,7 +160,7 @@ def _timm_file(benchmark: str, path: str, n: int | None = None) -> File:
         if not benchmark.endswith("-clean"):
             rest += ["top1_diff", "top5_diff", "rank_diff"]
     complements = tuple((name, f"{name}_err") for name in ("top1", "top5"))
-    columns_read = tuple(_column(one) for one in columns)
+    columns_read = tuple(_column(column) for column in columns)
     return File(path, "model", columns_read, frozenset(rest), "img_size", complements=complements)
 
 
@@ -197,7 +197,7 @@ def _read_file(source: str, file: File, path: Path) -> pl.DataFrame:
         if (odd := _first(~sizes.str.contains(r"^[1-9][0-9]{0,5}$"))) is not None:
             raise StoreError(f"{where(odd, file.input_size)}: {sizes[odd]!a} is not a number of pixels")
     for name, rest in file.complements:
-        both = [table[one].cast(pl.Float64, strict=False) for one in (name, rest)]
+        both = [table[part].cast(pl.Float64, strict=False) for part in (name, rest)]
         if (odd := _first(~((both[0] + both[1] - 100).abs() < HUNDREDTH).fill_null(True))) is not None:
             raise StoreError(
                 f"{where(odd, name)}: {table[name][odd]} and {table[rest][odd]} in {rest} do not make 100 percent"
@@ -205,8 +205,8 @@ def _read_file(source: str, file: File, path: Path) -> pl.DataFrame:
     numbers = {name: _numbers(table[name], columns[0], file, where) for name, columns in names.items()}
     rows = []
     for column in file.columns:
-        mine = {name: match for name in numbers if (match := column.pattern.fullmatch(name))}
-        for (benchmark, condition), same in _alike(column, mine).items():
+        matches = {name: match for name in numbers if (match := column.pattern.fullmatch(name))}
+        for (benchmark, condition), same in _alike(column, matches).items():
             mean = table.select(*fixed).with_columns(
                 value=pl.sum_horizontal([pl.lit(numbers[name] * column.scale) for name in same], ignore_nulls=False)
                 / len(same)
@@ -239,11 +239,11 @@ def _values(
 
 def _alike(column: Column, matches: Mapping[str, re.Match[str]]) -> dict[tuple[str, str], list[str]]:
     """(benchmark, condition) -> the columns of the file that give it."""
-    found: dict[tuple[str, str], list[str]] = {}
+    alike: dict[tuple[str, str], list[str]] = {}
     for name, match in matches.items():
         benchmark, condition = (_filled(text, match.groupdict()) for text in (column.benchmark, column.condition))
-        found.setdefault((benchmark, condition), []).append(name)
-    return found
+        alike.setdefault((benchmark, condition), []).append(name)
+    return alike
 
 
 def _filled(text: str, groups: Mapping[str, str]) -> str:
@@ -272,11 +272,11 @@ def _check_columns(table: pl.DataFrame, file: File, path: Path, fixed: Sequence[
     lacking += [c.pattern.pattern for c in file.columns if not any(map(c.pattern.fullmatch, table.columns))]
     if lacking:
         raise StoreError(f"{path}, line 1: no column {lacking[0]}; this is another release than the one described")
-    found = {name: [column for column in file.columns if column.pattern.fullmatch(name)] for name in table.columns}
-    new = [name for name, columns in found.items() if not columns and name not in file.ignored and name not in fixed]
-    if new and not file.others:
+    held = {name: [column for column in file.columns if column.pattern.fullmatch(name)] for name in table.columns}
+    new = [name for name, columns in held.items() if not columns and name not in file.ignored and name not in fixed]
+    if new and not file.extra:
         raise StoreError(f"{path}, line 1: unknown column {new[0]}; this is another release than the one described")
-    return {name: columns for name, columns in found.items() if columns}
+    return {name: columns for name, columns in held.items() if columns}
 
 
 def _numbers(cells: pl.Series, column: Column, file: File, where: Callable[[int, str], str]) -> pl.Series:
@@ -310,10 +310,10 @@ def read_parquet(file: Path) -> pl.DataFrame:
         table = pq.ParquetFile(file).read()
         table.validate(full=True)
         # Names and values alone: metadata need not even be text.
-        found = pl.from_arrow(pa.table(dict(zip(table.column_names, table.columns, strict=True))))
+        frame = pl.from_arrow(pa.table(dict(zip(table.column_names, table.columns, strict=True))))
     except (OSError, pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
         raise StoreError(f"{file} is not a Parquet file ({first_line(error)}); fetch it again") from error
-    return found if isinstance(found, pl.DataFrame) else found.to_frame()
+    return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()
 
 
 def _first(wrong: pl.Series) -> int | None:
@@ -324,8 +324,8 @@ def _first(wrong: pl.Series) -> int | None:
 
 def shipped_values(names: Sequence[str] | None = None) -> pl.DataFrame:
     """The rows of VALUES that come with the package, of all its sources or of some."""
-    wanted = [source for source in sources().values() if source.ships and (names is None or source.name in names)]
-    return pl.concat([pl.read_parquet(source.shipped).cast(VALUES).select(VALUES.names()) for source in wanted])
+    shipped = [source for source in sources().values() if source.ships and (names is None or source.name in names)]
+    return pl.concat([pl.read_parquet(source.shipped).cast(VALUES).select(VALUES.names()) for source in shipped])
 
 
 def atlas(store: Store | None = None) -> pl.DataFrame:
@@ -338,7 +338,7 @@ def atlas(store: Store | None = None) -> pl.DataFrame:
     return pl.concat([values.join(imported, on="source", how="anti"), imported])
 
 
-def summary(values: pl.DataFrame) -> Iterator[dict[str, Any]]:
+def count_figures(values: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """One row a source: how many models, benchmarks and values `values` has of it, its licence and commit."""
     counted = values.group_by("source").agg(
         pl.col("model").n_unique(), pl.col("benchmark").filter(pl.col("benchmark") != "").n_unique(), values=pl.len()

@@ -86,7 +86,7 @@ def clustered_interval(
     else:
         quantile, variance = independent_quantile(count), second
     variance = np.maximum(variance, independent)
-    known = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
-    variance = np.where(known, variance, 1)
-    effective = np.where(known, share * (1 - share) / variance, count)
+    estimable = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
+    variance = np.where(estimable, variance, 1)
+    effective = np.where(estimable, share * (1 - share) / variance, count)
     return *wilson(share, effective, quantile), effective

@@ -26,9 +26,9 @@ def consistency(
     Example: bandlens consistency cue-conflict --db results.duckdb
     """
     from ...analysis.database.open import open_store
-    from ...analysis.measures.error_consistency import consistencies, summary
+    from ...analysis.measures.error_consistency import consistencies, mean_consistencies
 
     with open_store(db, read_only=True) as store:
         table = consistencies(store, images)
     people = (table["humans"] > 0).any()
-    print_rows(summary(table) if people and not pairs else table.to_dicts(), as_json=as_json)
+    print_rows(mean_consistencies(table) if people and not pairs else table.to_dicts(), as_json=as_json)

@@ -93,13 +93,13 @@ def correlate(
     biases = _chosen(bias, found.biases)
     subsets = subsets_of(found.frame)
     rows = correlate_frame(
-        found.frame, biases, found.groups, subsets, method.value, found.given, resamples, errors=found.errors
+        found.frame, biases, found.groups, subsets, method.value, found.control, resamples, errors=found.errors
     )
     if as_json:
         print_rows(rows.to_dicts(), as_json=True)
         return
     for subset in subsets:
-        _print_subset(rows.filter(subset=subset), subset, found.given)
+        _print_subset(rows.filter(subset=subset), subset, found.control)
     print(_summary(rows))
 
 
@@ -117,11 +117,11 @@ def _effective(db: Path | None, study: str | None, baseline: str, as_json: bool)
     from ...analysis.correlations.models import StudyTable, study_table
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
-    from ...analysis.published.relate import fits, study_models, with_accuracies, with_effective
+    from ...analysis.published.relate import baseline_lines, study_models, with_accuracies, with_effective
     from ...analysis.published.sources import atlas
 
     values = atlas()
-    lines = fits(values, baseline)
+    lines = baseline_lines(values, baseline)
     if db is None:
         table = _published()
         frame = study_models(values)

@@ -46,7 +46,7 @@ def import_(
     from ...analysis.database.open import open_store
     from ...analysis.published.figures import read_benchmark
     from ...analysis.published.imports import read_import
-    from ...analysis.published.relate import effective_values, fits
+    from ...analysis.published.relate import baseline_lines, effective_values
     from ...analysis.published.sources import find_source, shipped_values, sources
     from ...errors import UsageError
 
@@ -62,7 +62,7 @@ def import_(
             f"{source} does not ship; give the folder of its files: bandlens published import {source} DIR"
         )
     values, trials = (shipped_values([source]), None) if folder is None else read_import(described, folder)
-    values = pl.concat([values, effective_values(values, fits(shipped_values(), "testbed"), "testbed")])
+    values = pl.concat([values, effective_values(values, baseline_lines(shipped_values(), "testbed"), "testbed")])
     with open_store(db) as store:
         store.write_source(source, values, trials)
     print(f"{db}: {len(values)} values of {values['model'].n_unique()} models from {described.title}")
@@ -75,9 +75,9 @@ def list_(db: AtlasDb = None, as_json: Json = False) -> None:
 
     Example: bandlens published list
     """
-    from ...analysis.published.sources import summary
+    from ...analysis.published.sources import count_figures
 
-    rows = list(summary(_atlas(db)))
+    rows = list(count_figures(_atlas(db)))
     if as_json:
         print_rows(rows, as_json=True)
         return
@@ -223,14 +223,14 @@ def fits(as_json: Json = False) -> None:
     """
     from dataclasses import asdict
 
-    from ...analysis.published.relate import BASELINES, fits
+    from ...analysis.published.relate import BASELINES, baseline_lines
     from ...analysis.published.sources import atlas
 
     values = atlas()
     rows = [
         {"baseline": name, "benchmark": benchmark, **asdict(line)}
         for name in BASELINES
-        for benchmark, line in fits(values, name).items()
+        for benchmark, line in baseline_lines(values, name).items()
     ]
     print_rows(rows, as_json=as_json)
 
