@@ -77,8 +77,8 @@ class Results:
     ) -> Any:
         """An Altair chart of accuracy over a column of one probe on one image set, a line a model, with intervals.
 
-        Of lowpass and highpass, `cycles` is where they cut, in cycles per image, and `cutoff` their parameter.
-        UsageError where there is nothing to draw, or more than one line a model.
+        `cycles` is where lowpass and highpass cut, in cycles per image, and `cutoff` is their parameter. UsageError
+        where there is nothing to draw, or more than one line a model.
         """
         rows = self.curves(study).filter(pl.col("probe") == probe)
         if image_set is not None:

@@ -71,7 +71,7 @@ class Run:
         return self.value or self.label
 
     def renamed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Those rows, of columns checkpoint and image_set, that are compared, under the names of the comparison."""
+        """Select the rows that are compared, by checkpoint and image_set, and give them the comparison's names."""
         if self.column is None:
             return rows
         chosen = rows.filter(pl.col(self.column) == self.value)
@@ -79,7 +79,7 @@ class Run:
 
 
 def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, Run]:
-    """The runs reduced to a checkpoint or an image set each, to be compared; UnknownName for one that is not there."""
+    """Reduce the runs to a checkpoint or an image set each, to be compared; UnknownName for one that is not there."""
     for run, name in ((a, first), (b, second)):
         detail = run.store.frame("SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?)", [run.label])
         if name not in (names := detail[column].unique().sort()):
@@ -98,8 +98,9 @@ class Compared:
     same: int
     """Cells that are one and the same row of one database."""
     only_a: pl.DataFrame
+    """The columns of MATCH, for cells that only A has."""
     only_b: pl.DataFrame
-    """The columns of MATCH."""
+    """The columns of MATCH, for cells that only B has."""
     replaced: pl.DataFrame
     """The rows of `replaced_conditions`."""
 
@@ -214,8 +215,7 @@ class PairedCells:
     """Pairs of cells on the images that both have."""
 
     rows: pl.DataFrame
-    """One row a pair: n, changed, top1_a, top1_b, difference, low, high, lost, gained, p, kappa, note; see
-    `pair_cells`."""
+    """The numbers of `pair_cells`, one row a pair."""
     changed: Mask
     """(pairs, n): images with another predicted class."""
     clusters: Whole
@@ -286,7 +286,7 @@ def _common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whol
         images_b = b.frame(query, [first["image_set_id_b"]])
         unique = [images.filter(pl.col("path").is_unique()) for images in (images_a, images_b)]
         both = unique[0].join(unique[1], on="path", suffix="_b", maintain_order="left")
-        # Of two decision spaces, numbers are not the same classes: there `differs_in` says what is compared.
+        # A number is another class in another decision space: there `differs_in` says what is compared.
         unlike = both.filter(pl.col("label") != pl.col("label_b"))
         if len(unlike) and first["decision_space"] == first["decision_space_b"]:
             path, label, label_b = unlike.select("path", "label", "label_b").row(0)

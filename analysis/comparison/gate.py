@@ -48,7 +48,7 @@ def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Float
 def images_needed(
     flips: Floats, difference: Floats, discordant: Floats, max_flips: float, max_difference: float
 ) -> Floats:
-    """About how many independent images would decide, if the shares stayed as they are; infinite on a limit.
+    """Estimate how many independent images would decide, if the shares stayed as they are; infinite on a limit.
 
     Args:
         flips: share of flipped images.
@@ -138,7 +138,7 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
 
 
 def _two_digits(values: Floats) -> pl.Series:
-    """Rounded up to whole numbers of two digits that count; null where infinite."""
+    """Round up to whole numbers of two significant digits; null where infinite."""
     finite = np.where(np.isfinite(values), values, np.nan)
     step = 10 ** (np.floor(np.log10(finite)) - 1).clip(0)
     return pl.Series(np.ceil(finite / step) * step, nan_to_null=True).cast(pl.Int64)

@@ -46,8 +46,8 @@ def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
         low  = B - A - sqrt((B - l_B)^2 + (u_A - A)^2)
         high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 
-    which takes the two as independent. None where no number of the checkpoint on the image set has moved. Numbers of
-    conditions that `compare_cells` has, with a test, are left out.
+    which takes the two as independent. There is none where no number of the checkpoint on the image set has moved.
+    Numbers of conditions that `compare_cells` has, with a test, are left out.
     """
     numbers = _joined(a, b, METRICS, KEYS)
     primary = [measure.name for measure in CONDITION_MEASURES if measure.primary]

@@ -42,7 +42,7 @@ class Comparison:
     """The sentence that says what differs beyond chance."""
 
     def what_differs(self) -> Comparison:
-        """Without the rows in which both runs say the same."""
+        """Leave out the rows in which both runs say the same."""
         flipped = pl.sum_horizontal("changed", "lost", "gained") > 0
         moved = pl.col("difference").abs() > SAME
         appeared = pl.col("value_a").is_null() != pl.col("value_b").is_null()

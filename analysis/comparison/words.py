@@ -26,8 +26,8 @@ def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str:
     """Name the biases, and the clean accuracy, in which B differs from A beyond chance.
 
     A bias differs where the 95 % interval of its difference leaves zero out and both values are sound, an accuracy
-    where p is below 0.05 after Holm. `cells` are as `compare_cells` gives them, `metrics` as `compare_metrics` does. Of
-    several checkpoints or image sets, the pairs of both that differ are counted as cases.
+    where p is below 0.05 after Holm. `cells` are as `compare_cells` gives them, `metrics` as `compare_measures` does.
+    Several checkpoints or image sets are counted as cases, a checkpoint on an image set each.
     """
     sound = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
     columns = ["checkpoint", "metric", "difference", "low", "high", "differs"]

@@ -1,6 +1,6 @@
 """Shape bias: what a classifier names, where the shape of an image is of one class and its texture of another.
 
-Over the images whose two classes differ:
+The images count whose two classes differ:
 
     shape_bias    = shape decisions / (shape decisions + texture decisions)
     shape_bias_C  = the same over images whose shape is of class C

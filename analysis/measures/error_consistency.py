@@ -31,7 +31,7 @@ UNSEEN = -1
 def judged_images(store: Store, study: str = "*") -> list[str]:
     """The images, by their names in `judgement`, that a study ran unperturbed and has labels of; no corruptions.
 
-    Of a version that is not the newest: those that the newest still has.
+    A version that is not the newest has those that the newest still has.
     """
     judged = store.frame(
         "SELECT DISTINCT images FROM judged_cell_of('*') "

@@ -231,7 +231,7 @@ def read_perturbed(store: Store, study_id: int) -> dict[Setting, Benchmarked]:
     """Condition -> what the study has of the benchmarks under it: as if these images were the benchmarks' own.
 
     `names` and `groups` are the means that some checkpoint has whole: of a benchmark of several sets, or of a group.
-    Empty where no perturbation has any.
+    The answer is empty where no perturbation has any.
     """
     cells: dict[Setting, list[Row]] = {}
     for cell in _cells(store, study_id):

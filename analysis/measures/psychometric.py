@@ -241,10 +241,10 @@ def paired_band_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Name of a row -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
 
-    a and b are as for `estimate_band`, of the same settings, with their floors. Percentiles of the differences in
-    resamples that draw the same clusters for both. Without a number that has no interval in one of them; empty where
-    the answers to fewer than 10 clusters differ, which resamples say too little of. Raises UsageError as
-    `estimate_band` does.
+    a and b are as for `estimate_band`, of the same settings, with their floors. The ends are percentiles of the
+    differences in resamples that draw the same clusters for both. A number that has no interval in one of them is left
+    out; the answer is empty where the answers to fewer than 10 clusters differ, of which resamples say too little.
+    Raises UsageError as `estimate_band` does.
     """
     ids = _check_outcomes(a, settings, clusters, floors[0], resamples)
     _check_outcomes(b, settings, ids, floors[1], resamples)

@@ -155,9 +155,10 @@ def spectral_intervals(
     correct: (1 + 5 a mean, n) bool, the same images in every row: clean, then for each of `means`, which have a value,
     its filter at BIAS_CUTOFFS.
 
-    Percentiles over resampled clusters. Where fewer than 10 clusters make up the variance, as where nothing is right
-    under a filter, resamples do not show it: then the intervals are `quotient` of the two accuracies for a mean ratio,
-    and that of a share for spectral_bias, the share of the right answers under the filters that are high-pass.
+    The ends are percentiles over resampled clusters. Where fewer than 10 clusters make up the variance, as where
+    nothing is right under a filter, resamples do not show it: then the intervals are `quotient` of the two accuracies
+    for a mean ratio, and that of a share for spectral_bias, the share of the right answers under the filters that are
+    high-pass.
     """
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     if ids.max() + 1 < FEWEST_CLUSTERS or not correct[0].any():
@@ -190,10 +191,10 @@ def paired_spectral_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Name -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
 
-    a and b: (1 + 5 a mean, n) bool as for `spectral_intervals`. Percentiles of the differences in resamples that draw
-    the same clusters for both. Where fewer than 10 clusters make up a difference, resamples do not show what others
-    would do: there it is `paired_interval`, to first order. A bias without a value is left out; empty with too few
-    independent images.
+    a and b: (1 + 5 a mean, n) bool as for `spectral_intervals`. The ends are percentiles of the differences in
+    resamples that draw the same clusters for both. Where fewer than 10 clusters make up a difference, resamples do not
+    show what others would do: there it is `paired_interval`, to first order. A bias without a value is left out; empty
+    with too few independent images.
     """
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     count = int(ids.max()) + 1

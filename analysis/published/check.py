@@ -155,7 +155,7 @@ def measured_figures(store: Store, label: str) -> pl.DataFrame:
     )
     accuracies = pl.DataFrame([*_top1(store, label), *_ratios(store, label)], OWN)
     figures = pl.concat([metrics.select(OWN.names()).cast(OWN), accuracies])
-    # Where there are several sets, the largest, which comes first.
+    # The largest of several sets counts, and it comes first.
     return figures.unique(KEYS, keep="first", maintain_order=True).sort("model", maintain_order=True)
 
 

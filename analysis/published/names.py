@@ -164,7 +164,7 @@ def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
             "model", "study", mine_same="same"
         )
         source_rows = rows.filter(source=source, benchmark=benchmark, condition=source_condition)
-        # Of timm's sizes, the one that the study used: the smallest of SIZE pixels or more.
+        # The study used one of timm's sizes: the smallest of SIZE pixels or more.
         source_rows = (
             source_rows.filter(pl.col("input_size").fill_null(SIZE) >= SIZE)
             .sort("input_size")

@@ -73,7 +73,7 @@ def baseline_lines(values: pl.DataFrame, baseline: str = "testbed") -> dict[str,
         standard = pl.read_csv(TYPES, comment_prefix="#").filter(type=STANDARD)["model"]
         rows = rows.filter(pl.col("name").is_in(standard.to_list()))
     else:
-        # Of the models that all six sets have.
+        # The line is through the models that all six sets have.
         rows = rows.drop_nulls([shift for shift in SHIFTS if shift in rows.columns])
     shifts = [shift for shift in SHIFTS if shift in rows.columns]
     table = values_of(rows, ["imagenet", *shifts])

@@ -73,8 +73,8 @@ def clustered_interval(
 ) -> tuple[Floats, Floats, Floats]:
     """(low, high, effective) of shares (…), from d_u as `deviations` (…, clusters).
 
-    independent (…) is the variance if all of the images were independent of each other. As many clusters as images
-    means that they are.
+    independent (…) is the variance if all of the images were independent of each other. They are where there are as
+    many clusters as images.
     """
     count = deviations.shape[-1]
     second, fourth = (deviations**2).sum(axis=-1), (deviations**4).sum(axis=-1)
