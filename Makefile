@@ -1,10 +1,13 @@
 # Two commands on a clean machine: `make demo` and `make test`. Needed beforehand: Python >= 3.11 and make.
 # `make campaign` runs the longer tests, a folder of tests/ a job; `make campaign JOBS="card hostile"` runs those two.
+# What these jobs draw comes of one seed, which stands in the commands that make prints; SEED=… repeats them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
-JOBS ?= models card processes hostile pages faults soak archives
+JOBS ?= models card processes hostile pages support faults soak archives
+SEED ?= $(shell date +%s)
+SEED := $(SEED)
 
 .PHONY: demo test campaign lint lock audit setup clean
 
@@ -28,13 +31,13 @@ test: setup
 campaign: $(JOBS:%=campaign-%)
 
 campaign-faults campaign-soak: campaign-%: setup
-	OMP_NUM_THREADS=1 $(BIN)/python tests/processes/$*.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/processes/$*.py --seed $(SEED) $(ARGS)
 
 campaign-archives: setup
-	OMP_NUM_THREADS=1 $(BIN)/python tests/support/odd_archives.py $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/odd_archives.py --seed $(SEED) $(ARGS)
 
 campaign-%: setup
-	$(PYTEST) tests/$* $(ARGS)
+	$(PYTEST) tests/$* --hypothesis-seed=$(SEED) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

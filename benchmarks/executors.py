@@ -41,7 +41,7 @@ from bandlens.app.study.record import record_study
 from bandlens.app.study.resolve import Work, resolve
 from bandlens.app.study.run import run_whole
 from bandlens.app.study.shards import Committer, Sharded, run_in_shards
-from bandlens.engine.distributed.cluster import RayOptions, imported
+from bandlens.engine.distributed.cluster import RayOptions, import_ray
 from bandlens.engine.distributed.shards import open_folder, write_shard
 from bandlens.records import Cell, Condition, Finished, Predictions, SessionInfo
 
@@ -147,7 +147,7 @@ def of_a_unit(work: Work, scratch: Path, cells: int, images: int) -> dict[str, f
 def main() -> None:
     given = arguments(__doc__, repeats=3, quick=1, images=(96, "images, a multiple of 8"))
     count = 2 * BATCH if given.quick else given.images
-    ray = imported()
+    ray = import_ray()
     with folder(given.keep) as prepared, tempfile.TemporaryDirectory() as scratch:
         resnet50(prepared / "models")
         image_set(prepared / f"{count}.set", count)

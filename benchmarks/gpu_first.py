@@ -396,7 +396,7 @@ def cells_of(
 
 def open_networks(bench: Bench, stack: ExitStack, count: int, precision: str | None = None) -> dict[Variant, Session]:
     """So many sessions in torch, each with a bias of its own."""
-    from bandlens.engine.backends.torch import TorchSession
+    from bandlens.engine.backends.torch import open_session
 
     network = resnet50(bench.sizes.width, bench.batch(np, min(bench.sizes.compared, bench.sizes.images)).pixels)
     sessions: dict[Variant, Session] = {}
@@ -408,7 +408,7 @@ def open_networks(bench: Bench, stack: ExitStack, count: int, precision: str | N
             own.classify.bias.data += number / 1000
             return own.in_precision(variant.precision).to(device)
 
-        sessions[variant] = stack.enter_context(TorchSession(variant, bench.sizes.batch, 1, loaded))
+        sessions[variant] = stack.enter_context(open_session(variant, bench.sizes.batch, 1, loaded))
     return sessions
 
 

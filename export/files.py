@@ -1,4 +1,4 @@
-"""Where bandlens keeps its files, and how it writes and recognises them."""
+"""The folders of bandlens, and how it writes and recognises files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def models_folder() -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """64 hex digits."""
+    """The sha256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -51,7 +51,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def html_title(path: Path) -> str | None:
-    """The title (or '') if the file is a web page, None if it is not: what servers send instead of weights."""
+    """The title (or '') of a web page, such as servers send instead of weights; None for other files."""
     with path.open("rb") as file:
         text = file.read(1 << 16).decode("utf-8", "replace")
     if not re.match(r"\s*(<!doctype html|<html|<head)", text.removeprefix("\ufeff"), re.IGNORECASE):

@@ -17,7 +17,7 @@ import polars as pl
 
 from ..measures.base import Ends, Measure
 from ..measures.generalization import BenchmarkOutcomes, read_benchmarked
-from ..measures.outcomes import CellOutcomes, Outcomes, Predictions, Subject, subjects
+from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader, Subject, subjects
 from ..measures.registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, lacking
 from ..statistics.shares import difference_interval
 from .cells import MATCH, Run
@@ -46,8 +46,9 @@ def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
         low  = B - A - sqrt((B - l_B)^2 + (u_A - A)^2)
         high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 
-    which takes the two as independent. There is none where no number of the checkpoint on the image set has moved.
-    Numbers of conditions that `compare_cells` has, with a test, are left out.
+    which takes the two as independent. There is none where no
+    number of the checkpoint on the image set has moved. Numbers of
+    conditions that `compare_cells` has, with a test, are left out.
     """
     numbers = _joined(a, b, METRICS, KEYS)
     primary = [measure.name for measure in CONDITION_MEASURES if measure.primary]
@@ -101,8 +102,8 @@ def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:
     """The columns of PAIRED for those of the numbers that have a paired interval."""
     if moved.is_empty():
         return
-    side_a = _Side.from_run(a, Predictions(a.store))
-    side_b = _Side.from_run(b, side_a.predictions if a.store is b.store else Predictions(b.store))
+    side_a = _Side.from_run(a, PredictionReader(a.store))
+    side_b = _Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
     for (checkpoint, image_set), rows in moved.group_by(SUBJECT, maintain_order=True):
         if image_set is None:
             continue
@@ -174,11 +175,11 @@ def _by_condition(outcomes: Outcomes) -> Mapping[tuple[str, str], CellOutcomes]:
 class _Side:
     """One of the two runs that are compared, by the names that the comparison has for its checkpoints and sets."""
 
-    predictions: Predictions
+    predictions: PredictionReader
     subjects: Mapping[tuple[str, str], Subject]
 
     @classmethod
-    def from_run(cls, run: Run, predictions: Predictions) -> _Side:
+    def from_run(cls, run: Run, predictions: PredictionReader) -> _Side:
         listed = subjects(run.store, run.label)
         if run.column is not None:
             names: dict[str, Any] = {run.column: run.called}

@@ -15,8 +15,9 @@ from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
 from ..measures.base import MEANINGLESS, with_unit
 from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
-from ..measures.outcomes import Predictions, right_of
+from ..measures.outcomes import PredictionReader, right_of
 from ..measures.registry import biases as bias_names
+from ..measures.registry import title_of
 from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
@@ -152,6 +153,13 @@ class StudyTable:
     control: str | None
     errors: Errors = field(default_factory=dict)
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
+    own_titles: Mapping[str, str] = field(default_factory=dict)
+    """What charts call the biases of the user's own."""
+
+    def title(self, name: str) -> str:
+        """What charts call a bias or a group."""
+        measure, bracket, image_set = name.partition(" (")
+        return self.own_titles[measure] + bracket + image_set if measure in self.own_titles else title_of(name)
 
 
 def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
@@ -176,9 +184,8 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
-    metric = measured.filter(
-        pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *own_titles(store, label)])
-    )
+    titles = own_titles(store, label)
+    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
     if metric.is_empty():
         return f"no metrics; run `bandlens analyze --db {store.path} --study {label}` first"
     read_errors = _group_errors
@@ -203,7 +210,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         return f"{checkpoint} has {name} more than once; give each image set a name of its own"
     errors = read_errors(store, label) if with_errors else {}
     wide = _wide(models, long)
-    return StudyTable(wide, biases, groups, _control(store, label, groups), errors)
+    return StudyTable(wide, biases, groups, _control(store, label, groups), errors, titles)
 
 
 def own_titles(store: Store, label: str) -> dict[str, str]:
@@ -218,7 +225,7 @@ def _group_errors(store: Store, label: str) -> Errors:
     models = store.frame(
         "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL", [label]
     )
-    benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), Predictions(store)
+    benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), PredictionReader(store)
     for _, checkpoint_id, checkpoint in models.rows():
         for name, measured in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured().items():
             if measured.share and name in GROUPS:

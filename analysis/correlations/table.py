@@ -55,6 +55,9 @@ SCHEMA: Mapping[str, type[pl.DataType]] = {
     "note": pl.String,
 }
 
+SEED = 0
+"""The seed of the bootstrap and of permutations: the same models always give the same table."""
+
 
 def correlate(
     frame: pl.DataFrame,
@@ -64,7 +67,6 @@ def correlate(
     method: Method = "spearman",
     control: str | None = None,
     resamples: int = 10_000,
-    seed: int = 0,
     errors: Errors | None = None,
 ) -> pl.DataFrame:
     """Each bias with each generalization group in each subset: one row each, bias slowest, subset fastest.
@@ -92,14 +94,14 @@ def correlate(
     for subset, members in subsets.items():
         models = read_models(frame.filter(members), biases, groups, control, errors)
         with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
-            tables.append(_subset_rows(models, method, resamples, seed).with_columns(subset=pl.lit(subset)))
+            tables.append(_subset_rows(models, method, resamples).with_columns(subset=pl.lit(subset)))
     table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
     p = table["p"].fill_null(np.nan).to_numpy()
     table = table.with_columns(method=pl.lit(method), p_holm=pl.Series(holm(p)), p_bh=pl.Series(benjamini_hochberg(p)))
     return table.select(*SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def _subset_rows(models: Models, method: Method, resamples: int, seed: int) -> pl.DataFrame:
+def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame:
     """The rows of one subset, bias slowest, without method, subset and adjusted p."""
     empty = pl.DataFrame(schema={**SCHEMA, "place": pl.Int64})
     blocks = [empty]
@@ -110,7 +112,7 @@ def _subset_rows(models: Models, method: Method, resamples: int, seed: int) -> p
             "group": np.tile(np.array(block.groups, object), len(of_x)),
             "place": (of_x[:, None] * len(models.y) + of_y).ravel(),
         }
-        columns |= {name: values.ravel() for name, values in estimates(block, method, resamples, seed).items()}
+        columns |= {name: values.ravel() for name, values in estimates(block, method, resamples).items()}
         kinds = {name: empty.schema[name] for name in columns}
         rows = pl.DataFrame({name: values.tolist() for name, values in columns.items()}, kinds, strict=False)
         if block.n < models.n:
@@ -145,7 +147,7 @@ def correlations(frame: pl.DataFrame, rows: Sequence[str], columns: Sequence[str
 # The numbers of models that have all values, and words on what they rest on
 
 
-def estimates(models: Models, method: Method, resamples: int, seed: int) -> Mapping[str, NDArray[Any]]:
+def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, NDArray[Any]]:
     """Columns of the table of correlations, (a, b) each; with fewer than four models, only n and note."""
     shape = (len(models.x), len(models.y))
     n = np.full(shape, models.n)
@@ -154,9 +156,9 @@ def estimates(models: Models, method: Method, resamples: int, seed: int) -> Mapp
         return {"n": n, "note": np.full(shape, note, object)}
     x, y = models.x, models.y
     r = coefficients(method, x, y, np.ones(models.n))
-    resampled = bootstrap(method, x, y, resamples, seed)
+    resampled = bootstrap(method, x, y, resamples, SEED)
     interval = bca_interval(method, x, y, resampled)
-    with_images = _with_images(models, method, resamples, seed)
+    with_images = _with_images(models, method, resamples)
     return {
         "n": n,
         "coefficient": r,
@@ -164,19 +166,19 @@ def estimates(models: Models, method: Method, resamples: int, seed: int) -> Mapp
         "high": interval.high,
         **({"low_images": with_images.low, "high_images": with_images.high} if with_images else {}),
         "p": p_values(method, r, x, y),
-        "p_permutation": permutation_p(method, x, y, resamples, seed),
+        "p_permutation": permutation_p(method, x, y, resamples, SEED),
         **_partial(models, method),
         **_leave_one_category_out(models, method),
         "note": _notes(models, interval, with_images, resamples),
     }
 
 
-def _with_images(models: Models, method: Method, resamples: int, seed: int) -> Interval | None:
+def _with_images(models: Models, method: Method, resamples: int) -> Interval | None:
     """The interval over models and images; it is NaN for pairs neither of which has intervals of its own."""
     if not models.over_images.any():
         return None
     x, y = models.x, models.y
-    crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, seed, models.shared)
+    crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, SEED, models.shared)
     return bca_interval(method, x, y, np.where(models.over_images, crossed, np.nan))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import struct
 import sys
 import threading
@@ -24,6 +23,7 @@ import pyarrow as pa
 from ...errors import BandlensError, StoreError
 from .open import open_store
 from .store import Store
+from .trial import limit_memory
 
 ANSWERS = 1 << 30
 """Bytes of address space for an answer under way, beside those that DuckDB is told to keep to."""
@@ -37,7 +37,7 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else prints
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    _limit()
+    limit_memory(DATABASE + ANSWERS)
     try:
         with open_store(database, read_only=True, temporary=temporary) as store:
             _send(out, b"D", b"")
@@ -54,18 +54,6 @@ def main() -> None:
         _send_error(out, error)
     except MemoryError:
         _send_error(out, StoreError(f"{database}: the query needs too much memory; ask for less"))
-
-
-def _limit() -> None:
-    """Keep to the memory that is mapped now, libraries and all, and what DuckDB and an answer may take."""
-    statm = Path("/proc/self/statm")
-    if not statm.exists():  # no Linux
-        return
-    mapped = int(statm.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    most = mapped + DATABASE + ANSWERS
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or hard > most:
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
 def _end_with_the_parent() -> None:

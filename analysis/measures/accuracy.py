@@ -18,10 +18,10 @@ import numpy as np
 
 from ..statistics.arrays import Mask, Whole
 from .base import Available, Estimate, ImageValues, Measure, Scope, State, has_labels
-from .outcomes import CellOutcomes, Decisions, Images
+from .outcomes import CellOutcomes, Decisions, ImageTruth
 
 
-def real_right(images: Images, decisions: Decisions) -> tuple[Whole, Mask]:
+def real_right(images: ImageTruth, decisions: Decisions) -> tuple[Whole, Mask]:
     """The (m,) images that ReaL lists, ascending, and whether an accepted class is predicted for each."""
     listed = np.unique(images.accepted >> 16)
     return listed, np.isin((listed << 16) + decisions.predicted[listed], images.accepted)

@@ -17,7 +17,7 @@ from ..statistics.arrays import Mask
 from ..statistics.shares import Share, mean_interval, share_of
 from .base import Estimate, Measure, Options, State, less_clean, nothing
 from .generalization import BenchmarkOutcomes, perturbed_estimates, read_benchmarked, read_perturbed
-from .outcomes import KEYS, CellOutcomes, Images, Outcomes, Predictions, Subject, subjects
+from .outcomes import KEYS, CellOutcomes, ImageTruth, Outcomes, PredictionReader, Subject, subjects
 from .own import OwnMeasure
 from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, lacking
 
@@ -137,7 +137,7 @@ def _values(
     options: Options,
     advance: Callable[[float], None],
 ) -> pl.DataFrame:
-    predictions = Predictions(store)
+    predictions = PredictionReader(store)
     rows = [
         row
         for _, of_study in groupby(listed, lambda subject: subject.study_id)
@@ -147,13 +147,13 @@ def _values(
 
 
 def _of_study(
-    predictions: Predictions,
+    predictions: PredictionReader,
     listed: Sequence[Subject],
     selection: Selection,
     options: Options,
     advance: Callable[[float], None],
 ) -> Iterator[Row]:
-    answers = Answers(selection.models)
+    answers = PeerAnswers(selection.models)
     benchmarks = _Benchmarks(predictions, listed[0].study_id, selection.benchmarks) if selection.benchmarks else None
     for checkpoint_id, of_checkpoint in groupby(listed, lambda subject: subject.checkpoint_id):
         for subject in of_checkpoint:
@@ -175,7 +175,9 @@ def _of_study(
 class _Benchmarks:
     """The numbers of many image sets of a study's checkpoints, unperturbed and under each condition."""
 
-    def __init__(self, predictions: Predictions, study_id: int, measures: Sequence[Measure[BenchmarkOutcomes]]) -> None:
+    def __init__(
+        self, predictions: PredictionReader, study_id: int, measures: Sequence[Measure[BenchmarkOutcomes]]
+    ) -> None:
         self._predictions, self._measures = predictions, measures
         self._benchmarked = read_benchmarked(predictions.store, study_id)
         self._perturbed = read_perturbed(predictions.store, study_id)
@@ -254,14 +256,14 @@ def _mean_estimate(measure: Measure[CellOutcomes], cell: CellOutcomes, clean: Sh
 
 
 @dataclass
-class Answers:
+class PeerAnswers:
     """The images that every model has right under each condition, kept as bits until all models are read."""
 
     measures: Sequence[Measure[CellOutcomes]]
     _of_set: dict[int, dict[tuple[int, str, str], list[tuple[int, Subject, NDArray[np.uint8]]]]] = field(
         default_factory=dict
     )
-    _images: dict[int, Images] = field(default_factory=dict)
+    _images: dict[int, ImageTruth] = field(default_factory=dict)
 
     def add(self, outcomes: Outcomes) -> None:
         images, subject = outcomes.images, outcomes.subject
@@ -303,7 +305,7 @@ class Answers:
 
 
 def _peer_shares(
-    measure: Measure[CellOutcomes], right: Mask, images: Images, of_cells: Sequence[Subject]
+    measure: Measure[CellOutcomes], right: Mask, images: ImageTruth, of_cells: Sequence[Subject]
 ) -> Mapping[int, Share]:
     """Checkpoint -> its mean, from what each model has right, (m, n)."""
     if measure.among is None:

@@ -44,7 +44,7 @@ from ..database.store import Store
 from ..statistics.shares import Share, difference_interval, mean_of, share_of
 from .accuracy import real_right
 from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, less_clean, nothing
-from .outcomes import Predictions
+from .outcomes import PredictionReader
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
 """Parameters of the published attack."""
@@ -186,7 +186,7 @@ def incomplete(group: str, gaps: Mapping[str, str | None]) -> str | None:
 class BenchmarkOutcomes:
     """The decisions of one checkpoint on the benchmarks of a study."""
 
-    predictions: Predictions
+    predictions: PredictionReader
     study: Benchmarked
     checkpoint_id: int
 
@@ -300,7 +300,7 @@ def _published_budget(parameters: str) -> bool:
 
 
 def _measure(
-    predictions: Predictions, cells: Sequence[Row], accuracy: Accuracy, clusters: Mapping[int, NDArray[np.int64]]
+    predictions: PredictionReader, cells: Sequence[Row], accuracy: Accuracy, clusters: Mapping[int, NDArray[np.int64]]
 ) -> Measured:
     """The accuracy on a benchmark by its cells of one checkpoint, those of large sets first."""
     if lacks := gap(cells, accuracy):
@@ -324,7 +324,7 @@ def _doubts(chosen: Sequence[Row], candidates: int, accuracy: Accuracy) -> Itera
         yield f"the largest of several sets, {chosen[0]['name']}"
 
 
-def _share(predictions: Predictions, cell: Row, accuracy: Accuracy, clusters: NDArray[np.int64]) -> Share:
+def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy, clusters: NDArray[np.int64]) -> Share:
     decisions, images = predictions.decisions([cell["cell"]])[0], predictions.images(cell["image_set"])
     index, right = np.arange(len(images)), np.asarray(decisions.rank == 0)
     if accuracy.scheme == "real":

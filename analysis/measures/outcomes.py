@@ -1,6 +1,6 @@
 """The decisions of models, and the classes that count as right: the only reader of predictions for measures.
 
-    Images      what counts as right for the images of a set, by every label scheme; read once for all models
+    ImageTruth  what counts as right for the images of a set, by every label scheme; read once for all models
     Decisions   what one cell decided, image by image
     CellOutcomes, Outcomes   the two together: of one condition, and of all conditions of one model on one image set
 
@@ -87,7 +87,7 @@ def subjects(store: Store, study: str) -> list[Subject]:
 
 
 @dataclass(frozen=True)
-class Images:
+class ImageTruth:
     """The classes that count as right for the n images of a set."""
 
     digest: str
@@ -123,7 +123,7 @@ class Images:
         """(n,): the images on which errors are compared, all or those whose cues conflict."""
         return self.conflicting if self.conflicting.any() else np.ones(len(self), bool)
 
-    def has_same_labels(self, images: Images) -> bool:
+    def has_same_labels(self, images: ImageTruth) -> bool:
         """Whether labels beside the label are the same: they can be added to a set later."""
         names = ("accepted", "first_cue", "second_cue")
         return all(np.array_equal(getattr(self, name), getattr(images, name)) for name in names)
@@ -150,7 +150,7 @@ class Decisions:
 class CellOutcomes:
     """The decisions of one model under one condition, and the classes that are right."""
 
-    images: Images
+    images: ImageTruth
     decisions: Decisions
     clean: Decisions | None
     """Decisions on the unperturbed images, where they were run."""
@@ -198,7 +198,7 @@ class Outcomes:
         return next((cell.unperturbed() for cell in self.cells.values()), None)
 
     @property
-    def images(self) -> Images:
+    def images(self) -> ImageTruth:
         return next(iter(self.cells.values())).images
 
     def of_probe(self, probe: str) -> dict[Condition, CellOutcomes]:
@@ -207,18 +207,18 @@ class Outcomes:
 
 
 @dataclass
-class Predictions:
+class PredictionReader:
     """Reads decisions and labels of one database, each once. `forget` drops decisions that are used up."""
 
     store: Store
-    _images: dict[int, Images] = field(default_factory=dict)
+    _images: dict[int, ImageTruth] = field(default_factory=dict)
     _decisions: dict[int, Decisions] = field(default_factory=dict)
     _names: dict[tuple[int, int], dict[int, str]] = field(default_factory=dict)
 
     def forget(self) -> None:
         self._decisions.clear()
 
-    def images(self, image_set: int) -> Images:
+    def images(self, image_set: int) -> ImageTruth:
         """Read what counts as right for the images of a set (image_set.id)."""
         if image_set not in self._images:
             self._images[image_set] = _read_images(self.store, image_set)
@@ -259,7 +259,7 @@ def _stored(row: Mapping[str, Any]) -> StoredCondition:
     return StoredCondition(row["condition_id"], row["cell"], condition, row["parameters"])
 
 
-def _read_images(store: Store, image_set: int) -> Images:
+def _read_images(store: Store, image_set: int) -> ImageTruth:
     digest, labelled, own_scheme = store.frame(
         "SELECT digest, labelled, scheme FROM image_set WHERE id = ?", [image_set]
     ).row(0)
@@ -279,7 +279,7 @@ def _read_images(store: Store, image_set: int) -> Images:
 
     real = labels.filter(pl.col("scheme") == "real").select("image_index", "class").to_numpy()
     first, second = (cues or SHAPE_CUES).first, (cues or SHAPE_CUES).second
-    return Images(
+    return ImageTruth(
         digest=digest,
         clusters=clusters["cluster"].to_numpy().astype(np.int64),
         labelled=labelled,

@@ -53,7 +53,7 @@ FAULTS: Mapping[str, str] = {
     "^critical-band/psychometric/": _FEW_TRIALS,
     "^metric/bandpass/": "the published column is a ratio, although the published script prints percent",
 }
-"""Pattern of published figures -> what is wrong with them."""
+"""Pattern of published figures -> their fault."""
 OF_CUES = [measure.name for measure in cues.MEASURES]
 METRICS = """
 SELECT named.name AS model, metric, value AS own, low, high, note
@@ -91,12 +91,12 @@ OWN = pl.Schema(
 
 @dataclass(frozen=True, slots=True)
 class PublishedComparison:
-    """The figures that could be compared, and the reasons why others could not."""
+    """A study's figures beside the published ones."""
 
     rows: pl.DataFrame
-    """See `compare_figures`."""
+    """The rows of `set_beside`."""
     left_out: list[str]
-    """The reasons why something is not compared, a line each."""
+    """Lines that say why some figures are not compared."""
 
 
 def check_published(store: Store, label: str) -> PublishedComparison:
@@ -112,13 +112,13 @@ def check_published(store: Store, label: str) -> PublishedComparison:
         raise UsageError(
             f"{store.path}, {label}: {names}: none of the published checkpoints; `bandlens checkpoints list` names them"
         )
-    measured = measured_figures(store, label)
-    rows = compare_figures(measured, published)
+    own_numbers = own_figures(store, label)
+    rows = set_beside(own_numbers, published)
     left_out = [f"not published: {', '.join(unpublished)}"] if unpublished else []
     if not imported:
         command = f"bandlens published import benchmark.csv --db {store.path}"
         left_out.append(f"clean top-1 and the spectral ratios need the study's whole file: `{command}`")
-    if not measured["metric"].is_in(list(FIGURES)).any():
+    if not own_numbers["metric"].is_in(list(FIGURES)).any():
         command = f"bandlens analyze --db {store.path} --study {label}"
         left_out.append(f"biases, benchmarks and group means are there once `{command}` has found some")
     if rows.is_empty():
@@ -133,20 +133,21 @@ def published_figures(store: Store) -> tuple[pl.DataFrame, bool]:
     names = ["model", "figure", "published"]
     long = figures.drop("category").unpivot(index="model", variable_name="figure", value_name="published")
     columns = imported.rename({"metric": "figure", "value": "published"})
-    return pl.concat([rows.select(names) for rows in (long, columns, _critical_band(store))]), len(imported) > 0
+    frames = (long, columns, _critical_band(store))
+    return pl.concat([frame.select(names) for frame in frames]), len(imported) > 0
 
 
 def _critical_band(store: Store) -> pl.DataFrame:
     """The imported critical bands of networks that the study has too, by the study's name of the same checkpoint."""
     rows = store.frame("FROM published_value WHERE source = 'critical-band' AND value IS NOT NULL").cast(VALUES)
-    of_study = aliases().filter(source="study", same="checkpoint").select("model", study="name")
-    joined_rows = add_models(rows).filter(same="checkpoint").join(of_study, on="model")
+    study_names = aliases().filter(source="study", same="checkpoint").select("model", study="name")
+    figures = add_models(rows).filter(same="checkpoint").join(study_names, on="model")
     figure = pl.format("critical-band/{}/{}", "condition", "metric")
-    return joined_rows.select(model="study", figure=figure, published="value")
+    return figures.select(model="study", figure=figure, published="value")
 
 
-def measured_figures(store: Store, label: str) -> pl.DataFrame:
-    """The columns of OWN: each number of a version of a study that could be published, in published units."""
+def own_figures(store: Store, label: str) -> pl.DataFrame:
+    """The columns of OWN: the numbers of a version of a study that may be published, in published units."""
     metrics = store.frame(METRICS, [label, OF_CUES]).with_columns(
         figure=pl.col("metric").replace_strict(FIGURES, default=None)
     )
@@ -154,9 +155,9 @@ def measured_figures(store: Store, label: str) -> pl.DataFrame:
         "model", pl.col("metric").cast(pl.Enum(list(FIGURES))), maintain_order=True
     )
     accuracies = pl.DataFrame([*_top1(store, label), *_ratios(store, label)], OWN)
-    figures = pl.concat([metrics.select(OWN.names()).cast(OWN), accuracies])
+    numbers = pl.concat([metrics.select(OWN.names()).cast(OWN), accuracies])
     # The largest of several sets counts, and it comes first.
-    return figures.unique(KEYS, keep="first", maintain_order=True).sort("model", maintain_order=True)
+    return numbers.unique(KEYS, keep="first", maintain_order=True).sort("model", maintain_order=True)
 
 
 def _top1(store: Store, label: str) -> Iterator[dict[str, Any]]:
@@ -192,15 +193,14 @@ def _not_whole(row: dict[str, Any]) -> str | None:
     return None if row["n"] == count else f"{row['n']:,} of {count:,} images"
 
 
-def compare_figures(measured: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:
-    """Set each measured figure that is published beside the published one.
+def set_beside(numbers: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:
+    """Each of one's own numbers that is published, as rows of
 
-    The columns are model, figure, metric, own, low, high, published, difference (own less published), difference_low,
-    difference_high, outside (whether the published figure is outside of the measured interval), fault (of the
-    published figure), note.
+    model, figure, metric, own, low, high, published, difference (own less published), difference_low, difference_high,
+    outside (whether the published figure is outside of one's own interval), fault (of the published figure), note.
     """
     faults = [pl.when(pl.col("figure").str.contains(pattern)).then(pl.lit(text)) for pattern, text in FAULTS.items()]
-    return measured.join(published, on=["model", "figure"], maintain_order="left").select(
+    return numbers.join(published, on=["model", "figure"], maintain_order="left").select(
         *KEYS,
         *("own", "low", "high", "published"),
         difference=pl.col("own") - pl.col("published"),

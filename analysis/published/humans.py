@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...errors import StoreError
 from ...protocol import CUE_CONFLICT, SHAPE_CUES
 from ..statistics.shares import share_interval, share_of
-from .sources import read_parquet
+from .tables import Table, read_parquet
 
 SIXTEEN = frozenset(
     {"airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat"}
@@ -28,25 +27,24 @@ NO_ANSWER = "na"
 
 def read_trials(file: Path) -> pl.DataFrame:
     """Read a file of trials into the columns of the table human_trial; StoreError for another file."""
-    table = read_parquet(file)
-    odd = [name for name in (*COLUMNS, *table.columns) if name not in table.columns or name not in COLUMNS]
-    if odd:
-        word = "unknown" if odd[0] in table.columns else "no"
-        raise StoreError(f"{file}, row 1: {word} column {odd[0]}; this is another release than the one described")
-    table = table.cast(pl.String)
+    table = Table(file, read_parquet(file))
+    table.check_columns(COLUMNS, COLUMNS)
+    trials = table.rows.cast(pl.String)
+    table = Table(file, trials)
     for name in COLUMNS:
         if name != "rt":  # a missing time is no fault: it is not used
-            _refuse(file, table, name, table[name].fill_null("") == "", "empty")
+            table.refuse(name, trials[name].fill_null("") == "", "'{value}' is empty; fetch the file again")
     for name in ("session", "trial"):
-        _refuse(file, table, name, table[name].cast(pl.Int32, strict=False).is_null(), "not a number")
-    _refuse(file, table, "category", ~table["category"].is_in(list(SIXTEEN)), "none of the sixteen classes")
-    answers = [*SIXTEEN, NO_ANSWER]
-    _refuse(file, table, "object_response", ~table["object_response"].is_in(answers), "none of the sixteen classes")
-    same = table.select(~pl.struct("set", "subj", "session", "trial").is_first_distinct()).to_series()
-    _refuse(file, table, "trial", same, "there more than once")
-    image = table["imagename"].str.splitn("_", 7).struct.field("field_6")
-    _refuse(file, table, "imagename", image.is_null(), "not the name of a stimulus")
-    return table.select(
+        no_number = trials[name].cast(pl.Int32, strict=False).is_null()
+        table.refuse(name, no_number, "'{value}' is not a number; fetch the file again")
+    for name, classes in (("category", SIXTEEN), ("object_response", SIXTEEN | {NO_ANSWER})):
+        unknown = ~trials[name].is_in(list(classes))
+        table.refuse(name, unknown, "'{value}' is none of the sixteen classes; fetch the file again")
+    repeated = trials.select(~pl.struct("set", "subj", "session", "trial").is_first_distinct()).to_series()
+    table.refuse("trial", repeated, "'{value}' is there more than once; fetch the file again")
+    image = trials["imagename"].str.splitn("_", 7).struct.field("field_6")
+    table.refuse("imagename", image.is_null(), "'{value}' is not the name of a stimulus; fetch the file again")
+    return trials.select(
         stimulus_set="set",
         condition="condition",
         subject="subj",
@@ -58,14 +56,6 @@ def read_trials(file: Path) -> pl.DataFrame:
     )
 
 
-def _refuse(file: Path, table: pl.DataFrame, column: str, wrong: pl.Series, why: str) -> None:
-    if (rows := wrong.arg_true()).len():
-        row = int(rows[0])
-        raise StoreError(
-            f"{file}, row {row + 1}, column {column}: '{table[column][row]}' is {why}; fetch the file again"
-        )
-
-
 def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """Rows of VALUES without source: accuracy of each observer, and of all together, by set and condition; shape bias.
 
@@ -75,8 +65,8 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     judged = trials.with_columns(right=(pl.col("category") == pl.col("response")).fill_null(False))
     subject = pl.format("{} {}", "stimulus_set", "subject")
     for who in (subject, pl.lit("humans")):
-        by = judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
-        for (benchmark, condition, model), answers in by:
+        groups = judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
+        for (benchmark, condition, model), answers in groups:
             keys = {"model": model, "benchmark": benchmark, "condition": condition}
             share = _share(answers["right"], answers["image"])
             percent = {name: 100 * share[name] for name in ("value", "low", "high")}
@@ -100,6 +90,6 @@ def _share(right: pl.Series, images: pl.Series) -> dict[str, Any]:
 
 def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:
     """The trials of cue conflicts whose shape and texture are of different classes, with `texture`."""
-    conflicts = trials.filter(stimulus_set=CUE_CONFLICT)
-    conflicts = conflicts.with_columns(texture=pl.col("image").str.extract(r"-([a-z]+)\d*\.png$"))
+    texture = pl.col("image").str.extract(r"-([a-z]+)\d*\.png$")
+    conflicts = trials.filter(stimulus_set=CUE_CONFLICT).with_columns(texture=texture)
     return conflicts.filter(pl.col("texture") != pl.col("category"))

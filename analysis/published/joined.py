@@ -1,4 +1,4 @@
-"""Which published model a checkpoint of one's own is: by its weights, as one of the study's, or by its name.
+"""Joins checkpoints of one's own with published models: by their weights, as the study's, or by their names.
 
 Nothing is guessed. weights.csv has the first digits of the sha256 of published weights, as their publishers write them
 into the names of the files; a checkpoint whose weights begin so is that model, whatever it is called. What `bandlens
@@ -25,7 +25,7 @@ JOINED = dict.fromkeys(("checkpoint", "model", "by", "note"), pl.String)
 
 @cache
 def _weights() -> tuple[tuple[str, str], ...]:
-    """(first digits of the sha256, model)."""
+    """Pairs of the first digits of a sha256, and the model."""
     return tuple(pl.read_csv(WEIGHTS, comment_prefix="#", infer_schema=False).select("sha256", "model").rows())
 
 
@@ -75,11 +75,11 @@ def published_name(store: Store, study: str, name: str, values: pl.DataFrame) ->
 
     Raises UnknownName where a checkpoint of that name is no published model.
     """
-    matches = joined(store, study, values).filter(checkpoint=name)
-    if matches.is_empty():
+    rows = joined(store, study, values).filter(checkpoint=name)
+    if rows.is_empty():
         return name, None
-    models_of = matches.drop_nulls("model").select("model", "by").unique().rows()
+    models_of = rows.drop_nulls("model").select("model", "by").unique().rows()
     if len(models_of) != 1:
         names = sorted({*models(values)["name"]})
-        raise UnknownName("published model", name, names, matches["note"][0] or "`bandlens published joined` says why")
+        raise UnknownName("published model", name, names, rows["note"][0] or "`bandlens published joined` says why")
     return models_of[0]

@@ -1,4 +1,4 @@
-"""Which names in which sources mean one model, and what model it is.
+"""Names of models: which names in which sources mean one model, and what model it is.
 
 aliases.csv is reviewed by hand: names of one model, and whether the checkpoint is the same or the architecture alone.
 What it does not have stays alone: two sources may well mean two models by `resnet50`, and these do. A name of timm or
@@ -23,7 +23,7 @@ TRAINED_BY = re.compile(
     r"^(tf_|legacy_|gluon_|ig_|ssl_|swsl_|adv_|ens_adv_|robust_|tv_|tv2_|jx_|google_|facebook_adv_trained_|instagram-|"
     r"googlenet/|test_|fix|swag_|dm_|[a-z-]+20\d\d[a-z]*_(?=[a-z0-9]))"
 )
-"""Prefixes of a name before its architecture, which say who trained it and how."""
+"""A beginning of names, before the architecture, that says who trained the model and how."""
 DATA = re.compile(
     r"(?:^|_)(in1k|in12k|in21k|in22k|jft|laion\w*?|ig1b|ig|yfcc100m|webli|dfn\w*?|openai|m38m|m30m|merged\w*)(?=_|$)"
 )
@@ -60,21 +60,21 @@ def family_of(model: str) -> str | None:
 
 
 def models(values: pl.DataFrame) -> pl.DataFrame:
-    """One row a name of a source, with the columns MODELS.
+    """A row for each name of a source, with the columns MODELS.
 
     parameters are in millions, input_size is the least side in pixels that the source has figures for; both are null
     where the source does not say it. training_data follows from the tag of a timm name.
     """
-    table = values.group_by("source", "name" if "name" in values.columns else pl.col("model").alias("name")).agg(
+    names = values.group_by("source", "name" if "name" in values.columns else pl.col("model").alias("name")).agg(
         parameters=pl.col("value").filter(pl.col("metric") == "parameters").first(),
         input_size=pl.col("input_size").min(),
     )
-    table = table.join(aliases(), on=["source", "name"], how="left")
+    names = names.join(aliases(), on=["source", "name"], how="left")
     default = (
         pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
     )
-    table = table.with_columns(pl.col("model").fill_null(default), pl.col("same").fill_null("checkpoint"))
-    distinct = table["model"].unique().to_list()
+    names = names.with_columns(pl.col("model").fill_null(default), pl.col("same").fill_null("checkpoint"))
+    distinct = names["model"].unique().to_list()
     facts = pl.DataFrame(
         {
             "model": distinct,
@@ -84,7 +84,7 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
         },
         schema_overrides=dict.fromkeys(("model", "architecture", "family", "training_data"), pl.String),
     )
-    return table.join(facts, on="model").select(MODELS).sort("source", "name")
+    return names.join(facts, on="model").select(MODELS).sort("source", "name")
 
 
 def _data(model: str) -> str | None:
@@ -147,7 +147,7 @@ COMPARISONS: tuple[tuple[str, str, str, str, str], ...] = (
     ("pgd_linf", "eps 0.5/255, 40 steps", "testbed", "eps 0.5, 100 steps", "the testbed attacks for 100 steps, not 40"),
     ("imagenet-real", "last batch", "timm", "", "the study kept its last batch: 326 images of seven classes"),
 )
-"""Benchmark and condition of the study, another source and its condition, and why they agree or differ."""
+"""Rows of benchmark and condition of the study, another source and its condition, and why they agree or differ."""
 
 
 def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -161,7 +161,7 @@ def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     pairs = []
     for benchmark, condition, source, source_condition, why in COMPARISONS:
         study_rows = of_study.filter(benchmark=benchmark, condition=condition).select(
-            "model", "study", mine_same="same"
+            "model", "study", study_same="same"
         )
         source_rows = rows.filter(source=source, benchmark=benchmark, condition=source_condition)
         # The study used one of timm's sizes: the smallest of SIZE pixels or more.
@@ -171,7 +171,7 @@ def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
             .unique("model", keep="first")
         )
         both = study_rows.join(source_rows, on="model").with_columns(
-            same=pl.when(pl.col("mine_same") == "architecture").then(pl.lit("architecture")).otherwise("same")
+            same=pl.when(pl.col("study_same") == "architecture").then(pl.lit("architecture")).otherwise("same")
         )
         pairs.append(
             both.select(

@@ -1,6 +1,6 @@
 """Biases and accuracies of many models: effective robustness, and correlations within and between families.
 
-A ground is what models are taken from: `study`, the 48 ResNet-50s by training category; `timm`, its results by family;
+A ground is a collection of models: `study`, the 48 ResNet-50s by training category; `timm`, its results by family;
 `critical-band`, the networks with critical-band trials, joined with accuracies of the testbed or else timm's of 2022.
 """
 
@@ -12,6 +12,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ...errors import UnknownName, UsageError
@@ -25,7 +26,7 @@ from ..statistics.arrays import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
 from .names import add_models, values_of_model
-from .sources import VALUES
+from .sources import VALUES, shipped_values
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
@@ -43,7 +44,7 @@ COUNTERPARTS: Mapping[str, str] = {
     "shape_accuracy": SHAPE_CUES.bias,
     "bandwidth": measure_named("bandwidth", "published"),
 }
-"""Bias of the 85 networks -> that of the 48 which measures the same."""
+"""Bias of the 85 networks -> the bias of the 48 that measures the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Ground:
     frame: pl.DataFrame
     biases: tuple[str, ...]
     benchmarks: tuple[str, ...]
-    """Beside imagenet, which is what a partial coefficient holds fixed."""
+    """The benchmarks, with imagenet among them, which a partial coefficient holds fixed."""
 
 
 def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
@@ -73,9 +74,9 @@ def baseline_lines(values: pl.DataFrame, baseline: str = "testbed") -> dict[str,
         standard = pl.read_csv(TYPES, comment_prefix="#").filter(type=STANDARD)["model"]
         rows = rows.filter(pl.col("name").is_in(standard.to_list()))
     else:
-        # The line is through the models that all six sets have.
-        rows = rows.drop_nulls([shift for shift in SHIFTS if shift in rows.columns])
-    shifts = [shift for shift in SHIFTS if shift in rows.columns]
+        # The line is that of models that all six sets have.
+        rows = rows.drop_nulls(_shared(rows))
+    shifts = _shared(rows)
     table = values_of(rows, ["imagenet", *shifts])
     return {shift: fit_line(table[0], y) for shift, y in zip(shifts, table[1:], strict=True)}
 
@@ -92,9 +93,8 @@ def with_effective(frame: pl.DataFrame, lines: Mapping[str, Line]) -> tuple[pl.D
     columns = {
         f"effective_{shift}": effective(table[0], y, lines[shift]) for shift, y in zip(shifts, table[1:], strict=True)
     }
-    return frame.with_columns(**{name: pl.Series(column).fill_nan(None) for name, column in columns.items()}), list(
-        columns
-    )
+    series = {name: pl.Series(points).fill_nan(None) for name, points in columns.items()}
+    return frame.with_columns(**series), list(columns)
 
 
 def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: str) -> pl.DataFrame:
@@ -104,8 +104,8 @@ def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: 
         table = accuracies(values, source)
         if "imagenet" not in table.columns or not any(shift in table.columns for shift in lines):
             continue
-        extended, names = with_effective(table, lines)
-        long = extended.unpivot(names, index=["name", "input_size"], variable_name="benchmark").drop_nulls("value")
+        frame, names = with_effective(table, lines)
+        long = frame.unpivot(names, index=["name", "input_size"], variable_name="benchmark").drop_nulls("value")
         benchmark = pl.col("benchmark").str.strip_prefix("effective_")
         rows.append(
             long.select(
@@ -121,6 +121,11 @@ def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: 
             )
         )
     return pl.concat([pl.DataFrame(schema=VALUES), *rows], how="diagonal")
+
+
+def with_effective_values(values: pl.DataFrame) -> pl.DataFrame:
+    """Rows of VALUES, and effective robustness by the testbed's line of every model that has the accuracies."""
+    return pl.concat([values, effective_values(values, baseline_lines(shipped_values(), "testbed"), "testbed")])
 
 
 def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -167,22 +172,20 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
 
 def networks(values: pl.DataFrame, estimator: str) -> Ground:
     """The networks with critical-band trials, by one of the estimators of `imports`; UsageError without trials."""
-    trials = add_models(values.filter(pl.col("condition").is_in([estimator, ""]), source="critical-band"))
-    if trials.is_empty():
+    measured = add_models(values.filter(pl.col("condition").is_in([estimator, ""]), source="critical-band"))
+    if measured.is_empty():
         raise UsageError("critical-band is not imported; `bandlens published import critical-band DIR` reads it")
-    biases = trials.pivot("metric", index=["name", "model", "family"], values="value")
-    table = add_models(values.filter(pl.col("source").is_in(["testbed", "timm-2022"])))
-    by_source = [
+    biases = measured.pivot("metric", index=["name", "model", "family"], values="value")
+    names = add_models(values.filter(pl.col("source").is_in(["testbed", "timm-2022"])))
+    top1 = [
         accuracies(values, source).join(
-            table.filter(source=source).select("name", "model").unique(), on="name"
+            names.filter(source=source).select("name", "model").unique(), on="name"
         ).drop("name", "input_size").drop_nulls("imagenet").unique("model", keep="first")
         for source in ("testbed", "timm-2022")
     ]  # fmt: skip
-    shifts = [
-        shift for shift in SHIFTS if any(shift in frame.columns for frame in by_source) and shift != "imagenet-real"
-    ]
-    both = pl.concat([by_source[0], by_source[1].join(by_source[0], on="model", how="anti")], how="diagonal_relaxed")
-    frame = biases.join(both.select("model", "imagenet", *shifts), on="model", maintain_order="left")
+    shifts = [shift for shift in SHIFTS if any(shift in frame.columns for frame in top1) and shift != "imagenet-real"]
+    merged = pl.concat([top1[0], top1[1].join(top1[0], on="model", how="anti")], how="diagonal_relaxed")
+    frame = biases.join(merged.select("model", "imagenet", *shifts), on="model", maintain_order="left")
     order = ("bandwidth", "center_frequency", "peak_noise_sensitivity", "shape_accuracy")
     return Ground("critical-band", frame, order, ("imagenet", *shifts))
 
@@ -196,40 +199,45 @@ def relations(models: Ground, targets: Sequence[str] | None = None) -> pl.DataFr
     family = models.frame["family"].fill_null("unknown").to_numpy().astype(str)
     for bias, values in zip(models.biases, x, strict=True):
         for benchmark, accuracy in zip(names, y, strict=True):
-            z = None if benchmark == "imagenet" else imagenet
-            relation = asdict(by_family(values, accuracy, family, z))
+            fixed = None if benchmark == "imagenet" else imagenet
+            relation = asdict(by_family(values, accuracy, family, fixed))
             rows.append({"ground": models.name, "bias": bias, "benchmark": benchmark} | relation)
     return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def sentences(table: pl.DataFrame, study: pl.DataFrame | None = None) -> list[str]:
-    """Say which coefficients differ in sign: within and between families, and against the 48 ResNet-50s.
+    """Sentences on coefficients that differ in sign: within and between families, and against the 48 ResNet-50s.
 
-    Signs within and between are told where one of the two is unlikely to be chance (p < 0.05), those against the 48
+    Signs within and between are compared where one of the two is unlikely to be chance (p < 0.05), those against the 48
     where both are.
     """
-    texts = []
+    lines = []
     for row in table.drop_nulls(["within", "between"]).to_dicts():
         within, between = row["within"], row["between"]
         if within * between < 0 and min(row["p_within"], row["p_between"]) < ALPHA:
-            texts.append(
+            lines.append(
                 f"{row['bias']} goes {_way(between)} with {row['benchmark']} between the means of {row['families']} "
                 f"families ({between:+.2f}, p {row['p_between']:.3g}), and {_way(within)} within them "
                 f"({within:+.2f}, p {row['p_within']:.3g})."
             )
-    study_rows = {} if study is None else {(row["bias"], row["benchmark"]): row for row in study.to_dicts()}
+    of_study = {} if study is None else {(row["bias"], row["benchmark"]): row for row in study.to_dicts()}
     for row in table.to_dicts():
-        counterpart = study_rows.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
-        if counterpart and row["overall"] * counterpart["overall"] < 0 and _clear(row) and _clear(counterpart):
-            texts.append(
+        counterpart = of_study.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
+        if (
+            counterpart
+            and row["overall"] * counterpart["overall"] < 0
+            and _unlikely_chance(row)
+            and _unlikely_chance(counterpart)
+        ):
+            lines.append(
                 f"Over {row['n']} networks of {row['families']} families {row['bias']} goes {_way(row['overall'])} "
-                f"with {row['benchmark']} ({row['overall']:+.2f}), over the {counterpart['n']} ResNet-50s of the study "
-                f"{counterpart['bias']} goes {_way(counterpart['overall'])} ({counterpart['overall']:+.2f})."
+                f"with {row['benchmark']} ({row['overall']:+.2f}), over the {counterpart['n']} ResNet-50s of the "
+                f"study {counterpart['bias']} goes {_way(counterpart['overall'])} ({counterpart['overall']:+.2f})."
             )
-    return texts
+    return lines
 
 
-def _clear(row: Mapping[str, Any]) -> bool:
+def _unlikely_chance(row: Mapping[str, Any]) -> bool:
     """Whether Spearman's coefficient is unlikely to be chance: without relation, r sqrt(n - 1) is about normal."""
     return bool(abs(row["overall"]) * sqrt(row["n"] - 1) > Z)
 
@@ -239,7 +247,7 @@ def _way(coefficient: float) -> str:
 
 
 def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Rank one model among all of timm's: a row a benchmark, in percent and points.
+    """The place of a model among all of timm's: a row for each benchmark, in percent and points.
 
     `name` is the model's in any source; of several sources that have a benchmark, the first in SOURCE_ORDER counts.
     Columns: model, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by the line
@@ -252,11 +260,10 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
         raise UsageError(f"{name} is the name of {models_named}; give one of these")
     primary = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
     figures = figures.filter(primary, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
-    order = {source: at for at, source in enumerate(SOURCE_ORDER)}
+    order = {source: rank for rank, source in enumerate(SOURCE_ORDER)}
     figures = _one_size(figures.filter(pl.col("source").is_in(list(order))), ["benchmark", "source"])
-    figures = figures.sort(pl.col("source").replace_strict(order)).unique(
-        "benchmark", keep="first", maintain_order=True
-    )
+    by_source = figures.sort(pl.col("source").replace_strict(order))
+    figures = by_source.unique("benchmark", keep="first", maintain_order=True)
     accuracy = dict(figures.select("benchmark", "value").rows())
     if "imagenet" not in accuracy:
         raise UsageError(f"{name} has no published accuracy on imagenet to be placed by")
@@ -264,10 +271,10 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
     lines = baseline_lines(values, "timm")
     rows = []
     for benchmark in ("imagenet", *SHIFTS):
-        published = everybody.filter(benchmark=benchmark, condition="")
-        if benchmark not in accuracy or published.is_empty():
+        ranked = everybody.filter(benchmark=benchmark, condition="")
+        if benchmark not in accuracy or ranked.is_empty():
             continue
-        rivals = published.filter(pl.col("model") != figures["model"][0])["value"]
+        rivals = ranked.filter(pl.col("model") != figures["model"][0])["value"]
         top1 = accuracy[benchmark]
         row = {
             "model": figures["model"][0],
@@ -282,7 +289,7 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
     """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it."""
-    order = {source: at for at, source in enumerate(SOURCE_ORDER)}
+    order = {source: rank for rank, source in enumerate(SOURCE_ORDER)}
     rows = values.filter(pl.col("source").is_in(list(order)), benchmark="imagenet", metric="top1", condition="")
     figures = _one_size(add_models(rows).filter(model=model, same="checkpoint"), ["source"])
     top1 = figures.sort(pl.col("source").replace_strict(order))["value"]
@@ -296,3 +303,17 @@ def _one_size(rows: pl.DataFrame, key: list[str]) -> pl.DataFrame:
     """The least of a model's input sizes that is at least SIZE stands for the model."""
     small = (pl.col("input_size").fill_null(SIZE) < SIZE).alias("small")
     return rows.sort(small, "input_size", maintain_order=True).unique(key, keep="first", maintain_order=True)
+
+
+def channel_share(frame: pl.DataFrame, logarithms: bool = False) -> float:
+    """R2 of the shape accuracy on bandwidth, centre frequency and peak noise sensitivity, by least squares.
+
+    frame: rows with these four columns; the first two may be taken as logarithms, as the third is.
+    """
+    names = ["bandwidth", "center_frequency", "peak_noise_sensitivity"]
+    *channel, shape = values_of(frame, [*names, "shape_accuracy"])
+    if logarithms:
+        channel[:2] = [np.log(values) for values in channel[:2]]
+    design = np.column_stack([np.ones(len(shape)), *channel])
+    rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
+    return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ...errors import UsageError
+from .. import api
 from ..console import Json, print_rows, progress, setting_in_words
 from .completion import complete_study
 from .options import Database
-
-if TYPE_CHECKING:
-    from ..study.file import Study
 
 
 def analyze(
@@ -52,20 +50,14 @@ def analyze(
 
     Example: bandlens analyze --db results.duckdb --json
     """
-    from ..api import analyze as compute
-
-    asked: str | Study = study
-    if file is not None:
-        from ..study.file import Study
-
-        if study != "*":
-            raise UsageError(f"{file} and --study {study} name a study each; give one of them")
-        asked = Study.read(file)
-    shown = compute(
-        db, asked, resamples=resamples, rgb_reference=rgb_reference, conditions=conditions, progress=progress
+    if file is not None and study != "*":
+        raise UsageError(f"{file} and --study {study} name a study each; give one of them")
+    analyzed = study if file is None else api.studies.read_study(file)
+    metrics = api.results.analyze(
+        db, analyzed, resamples=resamples, rgb_reference=rgb_reference, conditions=conditions, progress=progress
     )
     ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
-    rows = shown.drop(*ids, strict=False).to_dicts()
+    rows = metrics.drop(*ids, strict=False).to_dicts()
     if conditions and not as_json:
         rows = [row | {"parameters": setting_in_words(row["probe"], row["parameters"])} for row in rows]
     print_rows(rows, as_json)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import UsageError
+from ...probes.images.options import Contents, Draw, How
 from ...protocol import SIZE, SPACE_CLASSES
 from ...records import Crop
 from ...untrusted import printable
+from .. import api
 from ..console import Json, log, print_lines, print_rows, progress
 from .options import Database
 
@@ -85,11 +87,8 @@ def pack(
 
     Example: bandlens images pack crops.tar --out sets/crops --labels classes.csv --clusters folder
     """
-    from ...probes.images.options import Contents, Draw, How
-    from ..api import pack as pack_images
-
     start = time.perf_counter()
-    images = pack_images(
+    images = api.images.pack(
         source,
         out,
         crop=read_crop(size, resize, interpolation, fast),
@@ -116,14 +115,10 @@ def frequency_conflict(
 
     Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict
     """
-    from ...probes.benchmarks.frequency_conflict import pack_frequency_conflict
-    from ...probes.images.image_set import open_image_set
-    from ...probes.images.options import How
-
     start = time.perf_counter()
     how = How(workers=workers, progress=progress, say=say)
-    made = pack_frequency_conflict(open_image_set(image_set), out, cutoff=cutoff, seed=seed, name=name, how=how)
-    print_sets([made], time.perf_counter() - start, json)
+    images = api.images.pack_frequency_conflict(image_set, out, cutoff=cutoff, seed=seed, name=name, how=how)
+    print_sets([images], time.perf_counter() - start, json)
 
 
 @app.command()
@@ -136,10 +131,8 @@ def check(
 
     Example: bandlens images check sets/imagenet
     """
-    from ...probes.images.image_set import check as check_images
-
     start = time.perf_counter()
-    images = check_images(image_set, workers=workers, progress=progress)
+    images = api.images.check_images(image_set, workers=workers, progress=progress)
     print_sets([images], time.perf_counter() - start, json)
 
 
@@ -160,20 +153,8 @@ def show(
 
     Example: bandlens images show photographs.set --query "FROM flip WHERE cutoff = 0.5" --out wall.png
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.results import Results
-    from ...probes.images.image_set import open_image_set
-    from ..pictures.conditions import Conditions
-    from ..pictures.sheet import grid_of
-    from ..pictures.wall import draw_wall
-
-    images = open_image_set(image_set)
-    conditions = Conditions(grid_of(study) if study else None)
-    with Results(db) as results:
-        rows = results.sql(query, timeout=60)
-    with open_store(db, read_only=True) as store:
-        count = draw_wall(store, rows, images, conditions, out)
-    more = f", the first of {len(rows):,} rows" if count < len(rows) else ""
+    count, rows = api.images.draw_images(image_set, query, out, db, study=study)
+    more = f", the first of {rows:,} rows" if count < rows else ""
     print(f"{out}: {count} image{'' if count == 1 else 's'}{more}")
 
 
@@ -200,8 +181,8 @@ def print_sets(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
     if json:
         broken = [[{"path": path, "reason": reason} for path, reason in images.skipped.items()] for images in sets]
         labelled = [images.info.labelled for images in sets]
-        more = zip(labelled, broken, strict=True)
-        print_rows([row | {"labelled": a, "skipped": b} for row, (a, b) in zip(rows, more, strict=True)], as_json=True)
+        details = zip(rows, labelled, broken, strict=True)
+        print_rows([row | {"labelled": known, "skipped": skipped} for row, known, skipped in details], as_json=True)
         return
     if len(rows) == 1:
         print_lines(rows)

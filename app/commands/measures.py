@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .. import api
 from ..console import Json, print_rows
 
 app = typer.Typer(help="Numbers that are computed of decisions: what there is.", no_args_is_help=True)
@@ -23,6 +24,4 @@ def list_(
 
     Example: bandlens measures list --study study.toml
     """
-    from ..api import measures
-
-    print_rows(measures(study), as_json)
+    print_rows(api.results.list_measures(study), as_json)

@@ -341,8 +341,9 @@ def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, li
 def _metrics(table: StudyTable | str) -> dict[str, Any]:
     """The values of the scatter, those that most models have first, or why there are none."""
     if isinstance(table, str):
-        return {"why": table, "biases": [], "groups": [], "rows": []}
+        return {"why": table, "biases": [], "groups": [], "titles": {}, "rows": []}
     columns = [f"{name}{end}" for name in (*table.biases, *table.groups) for end in ("", "_low", "_high")]
     rows = table.frame.select("checkpoint", *(column for column in columns if column in table.frame.columns))
     biases, groups = (sorted(names, key=lambda name: rows[name].null_count()) for names in (table.biases, table.groups))
-    return {"why": None, "biases": biases, "groups": groups, "rows": rows.to_dicts()}
+    titles = {name: table.title(name) for name in (*biases, *groups)}
+    return {"why": None, "biases": biases, "groups": groups, "titles": titles, "rows": rows.to_dicts()}

@@ -61,8 +61,8 @@
     fill($("probe"), probes.map((name) => [name, name.replaceAll("_", " ")]), asked.probe ?? first);
     const here = conditions($("probe").value);
     fill($("condition"), here.map((one) => [one.id, one.setting || one.words]), asked.condition ?? here[Math.floor(here.length / 2)]?.id);
-    fill($("bias"), study.metrics.biases.map((name) => [name, name.replaceAll("_", " ")]), asked.bias);
-    fill($("group"), study.metrics.groups.map((name) => [name, name.replaceAll("_", " ")]), asked.group);
+    fill($("bias"), study.metrics.biases.map((name) => [name, study.metrics.titles[name]]), asked.bias);
+    fill($("group"), study.metrics.groups.map((name) => [name, study.metrics.titles[name]]), asked.group);
     const a = fill($("a"), names().map((name) => [name]), asked.a);
     fill($("b"), [["", "none"], ...names().filter((name) => name !== a).map((name) => [name])], asked.b ?? "");
     const only = [...$("selection").options].find((option) => option.value === "flips_only_a");
@@ -186,8 +186,8 @@
     }));
     const opacity = { condition: { test: "datum.chosen", value: 0.9 }, value: 0.15 };
     const axes = {
-      x: { field: "x", type: "quantitative", title: bias.replaceAll("_", " "), scale: { zero: false, nice: true } },
-      y: { field: "y", type: "quantitative", title: `${group.replaceAll("_", " ")} (%)`, scale: { zero: false, nice: true } },
+      x: { field: "x", type: "quantitative", title: study.metrics.titles[bias], scale: { zero: false, nice: true } },
+      y: { field: "y", type: "quantitative", title: `${study.metrics.titles[group]} (%)`, scale: { zero: false, nice: true } },
       color: { field: "model", type: "nominal", scale: hues(), legend: null },
     };
     const view = await draw("scatter", {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import BinaryIO
 
 import polars as pl
@@ -13,6 +15,7 @@ from tabulate import tabulate
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
 from ...errors import StoreError, UsageError
+from ...export.files import replacing
 from ..console import print_lines, print_rows
 
 MOST_ROWS = 10_000
@@ -62,6 +65,39 @@ def print_answer(process: QueryProcess, query: str, line: bool = False, whole: s
 
 
 # Writing an answer, batch by batch as it comes
+
+BINARY = ("parquet", "arrow")
+"""Formats whose files hold one answer, with types of their own."""
+
+
+def write_answers(process: QueryProcess, query: str, chosen: str, out: Path | None) -> None:
+    """Write the answer of each statement to a file, or to standard output, with an empty line between two.
+
+    UsageError where the file cannot be written, or the format holds one answer and there are several.
+    """
+    statements = process.statements(query)
+    if len(statements) > 1 and chosen in BINARY:
+        raise UsageError(
+            f"{chosen.capitalize()} holds one answer, and these are {len(statements)} statements; give one"
+        )
+
+    def write_all(sink: BinaryIO) -> None:
+        for place, statement in enumerate(statements):
+            if place:
+                sink.write(b"\n")
+            with process.answer(statement, native=chosen in BINARY) as reader:
+                write_answer(reader, chosen, sink)
+
+    try:
+        if out is None:
+            write_all(sys.stdout.buffer)
+        else:
+            with replacing(out) as temporary, temporary.open("wb") as sink:
+                write_all(sink)
+    except OSError as error:
+        if out is None:
+            raise
+        raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
 
 
 def write_answer(reader: pa.RecordBatchReader, chosen: str, sink: BinaryIO) -> None:

@@ -9,9 +9,11 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import Completer, WordCompleter
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+from ...analysis.database.open import open_store
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import Store
 from ...errors import BandlensError
+from ...export.files import home
 from .. import signals
 from ..console import print_rows
 from .query import print_answers
@@ -44,6 +46,13 @@ COLUMNS = """
 SELECT table_name AS name, column_name AS "column", data_type AS type, comment FROM duckdb_columns()
 WHERE NOT internal ORDER BY name, column_index
 """
+
+
+def open_shell(process: QueryProcess) -> None:
+    """`shell` over the database of the process, with a history that is kept from one prompt to the next."""
+    home().mkdir(parents=True, exist_ok=True)
+    with open_store(process.database, read_only=True) as store:
+        shell(store, process, home() / "sql_history")
 
 
 def shell(store: Store, process: QueryProcess, history: Path | None = None) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...advance import Progress
+from ...advance import Progress, silent
 from ...analysis.comparison.verdicts import not_passed
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
@@ -19,7 +19,7 @@ from ...engine.tasks import by_attack, whole_tasks
 from ...engine.workbench import Workbench
 from ...errors import BandlensError, EngineError, some_of
 from ...records import Failed, Finished, SessionInfo, Variant
-from ..console import log, progress
+from ..console import log
 from .record import Committed, Summary, images_left, missing_cells, record_study
 from .resolve import Work
 
@@ -37,7 +37,7 @@ def run_study(
     require_gate: bool = False,
     sharded: Sharded | None = None,
     snapshot: Path | None = None,
-    progress: Progress = progress,
+    progress: Progress = silent,
 ) -> Summary:
     """Run what the database lacks of a study. Interrupt it at will: what was committed stays and is not run again.
 
@@ -48,7 +48,7 @@ def run_study(
         require_gate: raise BandlensError, rather than warn, where the study's precision has not passed its gate.
         sharded: run in tasks that leave shards, here or on a cluster; what may be lost is then a task for each worker.
         snapshot: a copy for readers, renewed now and then while this runs.
-        progress: shows how far it is; by default on stderr.
+        progress: shows how far it is.
     """
     with open_store(database) as store:
         if snapshot:
@@ -107,7 +107,7 @@ def run_whole(
     begin: Callable[[], str],
     done: Mapping[str, int],
     range_seconds: float = RANGE_SECONDS,
-    progress: Progress = progress,
+    progress: Progress = silent,
 ) -> Summary:
     """Run the cells that are not complete in this process, and commit range by range.
 

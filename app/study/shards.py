@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from ...advance import Advance, Progress
+from ...advance import Advance, Progress, silent
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...engine.distributed.cluster import RayOptions, connected
@@ -23,7 +23,7 @@ from ...engine.distributed.worker import Computed, job_of, probe_sources
 from ...engine.tasks import Task, tasks_of
 from ...errors import ShardError
 from ...records import Cell, Failed, Finished, Predictions
-from ..console import log, progress
+from ..console import log
 from .record import Committed, Summary, images_left, missing_cells, record_study
 from .resolve import Work
 
@@ -48,7 +48,7 @@ def run_in_shards(
     begin: Callable[[], str],
     done: dict[str, int],
     sharded: Sharded,
-    progress: Progress = progress,
+    progress: Progress = silent,
 ) -> Summary:
     """Run the cells that are not complete in tasks; a task whose shard lies in the folder is not computed again.
 
@@ -284,7 +284,7 @@ class Rebuilt:
     """Cells that are not complete, with the number of their images that are stored."""
 
 
-def rebuild_study(work: Work, database: Path, shards: str) -> Rebuilt:
+def rebuild_study(work: Work, database: Path, shards: str, progress: Progress = silent) -> Rebuilt:
     """Commit what shards hold of a study and the database lacks. Nothing is computed."""
     folder = open_folder(shards, make=False)
     with open_store(database) as store:

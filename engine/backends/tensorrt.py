@@ -19,8 +19,8 @@ import numpy as np
 
 from ...errors import DeviceError, EngineError
 from ...export.onnx.files import OnnxFile
-from ...export.onnx.parity import compare, onnx_logits
-from ...export.onnx.precisions import for_cpu
+from ...export.onnx.parity import measure_parity, onnx_logits
+from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
 from ...export.plans.build import build_log, last_error, refit
 from ...export.plans.plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, onnx_for_tensorrt, target_of
@@ -73,7 +73,7 @@ def _refitted(
     try:
         session = TensorRTSession(variant, trt_plan, batch, device, weights=onnx_for_tensorrt(onnx_file))
         images = photograph_crops(variant.model.image_size)
-        parity = compare(onnx_logits(for_cpu(onnx_file), images), session.infer_all(images))
+        parity = measure_parity(onnx_logits(read_for_cpu(onnx_file), images), session.infer_all(images))
     except DeviceError:
         raise
     except EngineError as error:

@@ -1,8 +1,8 @@
 """The ONNX files of a model on disk, one per precision.
 
-The fp32 file is the model itself, MODELS/NAME.onnx. Those made from it lie in a folder per precision,
-MODELS/fp16/NAME.onnx and MODELS/int8/NAME.onnx, each with a NAME.json that holds `precision`, `sha256`, `bytes`,
-`made_from` (sha256 of the fp32 file) and how it was made: `versions`, `parity` with the fp32 file, and for int8
+The fp32 file is the model itself, MODELS/NAME.onnx. Files made from it lie in a folder per precision,
+MODELS/fp16/NAME.onnx and MODELS/int8/NAME.onnx. A NAME.json beside each holds `precision`, `sha256`, `bytes`,
+`made_from` (sha256 of the fp32 file) and how the file was made: `versions`, `parity` with the fp32 file, and for int8
 `calibration`.
 """
 
@@ -27,7 +27,7 @@ PRECISIONS = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True, slots=True)
 class OnnxFile:
-    """One ONNX file that takes float32 `images` in [0, 1] and gives float32 `logits`, whatever lies between."""
+    """One ONNX file that takes float32 `images` in [0, 1] and gives float32 `logits`, whatever types lie between."""
 
     precision: str
     path: Path
@@ -45,7 +45,7 @@ class OnnxFile:
 
     @property
     def command(self) -> str:
-        """The command that makes it, and its TensorRT plan."""
+        """The command that makes the file and its TensorRT plan."""
         return f"bandlens export {self.name} --precision {self.precision} --out {shlex.quote(str(self.models))}"
 
 
@@ -76,7 +76,7 @@ def save_onnx_file(model: Model, precision: str, content: bytes, made: Mapping[s
 
 
 def load_onnx_file(model: Model, precision: str) -> OnnxFile:
-    """The model's ONNX file of that precision; its content is read and verified by `read_onnx_file`.
+    """The model's ONNX file of a precision; `read_onnx_file` reads and verifies its content.
 
     Raises UnknownName for an unknown precision; ExportError, with the command to run, for a file that is missing,
     damaged, or made from another fp32 file than the model's.
@@ -87,34 +87,34 @@ def load_onnx_file(model: Model, precision: str) -> OnnxFile:
     description = describe_onnx_file(model, precision)
     onnx_file = OnnxFile(precision, path, description["sha256"])
     if description["made_from"] != model.sha256:
-        raise ExportError(f"{path} was made from another export of {model.name}; {_run(onnx_file)}")
+        raise ExportError(f"{path} was made from another export of {model.name}; {_hint(onnx_file)}")
     if not path.is_file() or path.stat().st_size != description["bytes"]:
-        raise ExportError(f"{path} is missing or not as long as {_description_path(path)} says; {_run(onnx_file)}")
+        raise ExportError(f"{path} is missing or not as long as {_description_path(path)} says; {_hint(onnx_file)}")
     return onnx_file
 
 
 def describe_onnx_file(model: Model, precision: str) -> dict[str, Any]:
     """The description of a file made from the model's fp32 file; ExportError if it is missing or damaged."""
     path = _path(model, precision)
-    run = _run(OnnxFile(precision, path, ""))
+    hint = _hint(OnnxFile(precision, path, ""))
     try:
         description: dict[str, Any] = parse_json(read_text(_description_path(path), LARGEST))
         kinds = [type(description[key]) for key in ("made_from", "sha256", "bytes")]
     except FileNotFoundError:
-        raise ExportError(f"{model.name} has no {precision} file in {path.parent}; {run}") from None
+        raise ExportError(f"{model.name} has no {precision} file in {path.parent}; {hint}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ExportError(f"{_description_path(path)} is damaged: {error}; {run}") from error
+        raise ExportError(f"{_description_path(path)} is damaged: {error}; {hint}") from error
     if kinds != [str, str, int]:
-        raise ExportError(f"{_description_path(path)} is damaged; {run}")
+        raise ExportError(f"{_description_path(path)} is damaged; {hint}")
     return description
 
 
 def read_onnx_file(onnx_file: OnnxFile) -> bytes:
     """The ONNX file's content, if its sha256 is the recorded one; ExportError, with the command to run, otherwise."""
-    return read_onnx(onnx_file.path, onnx_file.sha256, _run(onnx_file))
+    return read_onnx(onnx_file.path, onnx_file.sha256, _hint(onnx_file))
 
 
-def _run(onnx_file: OnnxFile) -> str:
+def _hint(onnx_file: OnnxFile) -> str:
     return f"run: {onnx_file.command}{' --calibration IMAGE_SET' if onnx_file.precision == 'int8' else ''}"
 
 

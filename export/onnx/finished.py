@@ -1,7 +1,7 @@
-"""A finished ONNX file of a user's -> the model's: one input of images in [0, 1], one output of logits.
+"""Make a model of a user's finished ONNX file: one input of images in [0, 1], one output of logits.
 
-What computes stays as it is. Only names, the open batch and, if it is not in the graph yet, the normalization are new,
-and the model is compared with the file that it was made of.
+The nodes that compute stay as they are. Only names, the open batch and, if it is not in the graph yet, the
+normalization are new, and the model is compared with the file that it was made of.
 """
 
 from __future__ import annotations
@@ -18,62 +18,62 @@ from ...untrusted import first_line
 from ..models import BATCH
 from ..normalization import NORMALIZATIONS, Channels
 from ..photographs import photograph_crops
-from .parity import Parity, check_finite, compare, onnx_logits
+from .parity import Parity, check_finite, measure_parity, onnx_logits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUMS_TO_ONE = 1e-3
-"""How far the sum of an image's probabilities may lie from 1."""
+"""The largest distance from 1 that the sum of an image's probabilities may have."""
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether the file is an ONNX model with nodes, as far as can be told without its weights."""
+    """Whether the file is an ONNX model with nodes, judged without its weights."""
     with path.open("rb") as file:
-        if file.read(1) != b"\x08":  # the tag of ir_version, which comes first
+        if file.read(1) != b"\x08":  # every ONNX file begins with the tag of ir_version
             return False
     try:
         return len(onnx.load(path, load_external_data=False).graph.node) > 0
-    except Exception:  # protobuf has a class of its own for every fault  # noqa: BLE001
+    except Exception:  # protobuf raises another class for every fault  # noqa: BLE001
         return False
 
 
 def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None) -> tuple[bytes, str, int, int, Parity]:
-    """The model's file, the sha256 of the given one with all its weights inside, the image size and number of classes,
-    and how the two compare.
+    """The model's ONNX file, the sha256 of the user's file with all its weights inside, image size, number of classes,
+    and the parity of the two files.
 
     `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
     that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits.
     """
     model = _read(path)
     sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
-    initialized = {one.name for one in model.graph.initializer}
-    taken = [one for one in model.graph.input if one.name not in initialized]
-    if len(taken) != 1 or len(model.graph.output) != 1:
+    initialized = {initializer.name for initializer in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initialized]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
         raise ExportError(
-            f"{path} has {len(taken)} inputs and {len(model.graph.output)} outputs ({_names(taken)} to "
+            f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs ({_names(inputs)} to "
             f"{_names(model.graph.output)}); export it with one input of images and one output of logits"
         )
-    batch, size = _batch_and_size(path, taken[0], image_size)
+    batch, size = _batch_and_size(path, inputs[0], image_size)
     images = photograph_crops(size)
-    expected = check_finite(_given_logits(path, model, images, batch, mean, std), str(path))
-    content = _rewritten(model, size, expected.shape[1], mean, std)
+    expected = check_finite(_logits_of_file(path, model, images, batch, mean, std), str(path))
+    content = _rewrite(model, size, expected.shape[1], mean, std)
     try:
-        found = onnx_logits(content, images)
+        logits = onnx_logits(content, images)
     except ExportError as error:
         if batch is None:
             raise
         raise ExportError(f"{path} works on batches of {batch} alone; export it with a dynamic batch") from error
-    if found.shape != expected.shape:
+    if logits.shape != expected.shape:
         raise ExportError(f"{path} works on batches of {batch or 1} alone; export it with a dynamic batch")
-    parity = compare(expected, check_finite(found, f"the model of {path}"))
+    parity = measure_parity(expected, check_finite(logits, f"the model of {path}"))
     if not parity.holds:
         raise ExportError(f"the model made of {path} does not compute what it does: {parity}; nothing was written")
     return content, sha256, size, expected.shape[1], parity
 
 
 def _read(path: Path) -> onnx.ModelProto:
-    """The model with all its weights, also those in files beside it."""
+    """Read the model with all its weights, also those in files beside it."""
     if not path.is_file():
         raise UsageError(f"no ONNX file at {path}; check the path")
     if not is_onnx(path):
@@ -81,7 +81,7 @@ def _read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path)
         onnx.checker.check_model(model, full_check=True)
-    # Weights that lie elsewhere may be missing in any way, and the checker has a class for each of its parts.
+    # Weights in other files may be missing in many ways, and the checker has an error for each of its parts.
     except Exception as error:
         raise ExportError(f"{path} is not valid ONNX: {first_line(error)}; export it again") from error
     return model
@@ -91,14 +91,14 @@ def _names(values: Any) -> str:
     return ", ".join(value.name for value in values) or "none"
 
 
-def _batch_and_size(path: Path, taken: onnx.ValueInfoProto, image_size: int | None) -> tuple[int | None, int]:
-    """How many images it takes at once, None for any number, and their width and height."""
-    kind = taken.type.tensor_type
-    shape = [one.dim_value or one.dim_param or "?" for one in kind.shape.dim]
+def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | None) -> tuple[int | None, int]:
+    """The number of images that the file takes at once, None for any number, and their width and height."""
+    kind = images.type.tensor_type
+    shape = [dimension.dim_value or dimension.dim_param or "?" for dimension in kind.shape.dim]
     floats = kind.elem_type == onnx.TensorProto.FLOAT
     if len(shape) != 4 or isinstance(shape[1], str) or shape[1] != 3 or not floats:
-        said = f"({', '.join(map(str, shape))}) {onnx.TensorProto.DataType.Name(kind.elem_type).lower()}"
-        raise ExportError(f"{path} takes {said}; export it to take (batch, 3, size, size) float32, RGB")
+        takes = f"({', '.join(map(str, shape))}) {onnx.TensorProto.DataType.Name(kind.elem_type).lower()}"
+        raise ExportError(f"{path} takes {takes}; export it to take (batch, 3, size, size) float32, RGB")
     sides = {side for side in shape[2:] if isinstance(side, int)}
     if len(sides) > 1:
         raise ExportError(f"{path} takes images of {shape[2]} x {shape[3]} pixels; only square ones can be measured")
@@ -110,32 +110,31 @@ def _batch_and_size(path: Path, taken: onnx.ValueInfoProto, image_size: int | No
     return shape[0] if isinstance(shape[0], int) else None, size
 
 
-def _given_logits(
+def _logits_of_file(
     path: Path, model: onnx.ModelProto, images: NDArray[np.float32], batch: int | None, mean: Channels, std: Channels
 ) -> NDArray[np.float32]:
-    """(n, classes) of what the file itself computes of normalized images; ExportError unless they are logits."""
+    """(n, classes) that the user's file computes from normalized images; ExportError unless they are logits."""
     step = batch or 1
     filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % step, axis=0)])
-    channels = (np.array(one, np.float32).reshape(3, 1, 1) for one in (mean, std))
-    normalized = (filled - next(channels)) / next(channels)
-    given = onnx_logits(model.SerializeToString(), normalized, step, str(path))
-    if given.ndim != 2 or len(given) != len(filled) or given.dtype != np.float32:
+    centre, scale = (np.array(channels, np.float32).reshape(3, 1, 1) for channels in (mean, std))
+    output = onnx_logits(model.SerializeToString(), (filled - centre) / scale, step, str(path))
+    if output.ndim != 2 or len(output) != len(filled) or output.dtype != np.float32:
         raise ExportError(
-            f"{path} gives {given.shape} {given.dtype} for {len(filled)} images; export it to give (batch, classes) "
+            f"{path} gives {output.shape} {output.dtype} for {len(filled)} images; export it to give (batch, classes) "
             "float32 logits"
         )
-    logits = given[: len(images)]
+    logits = output[: len(images)]
     if logits.min() >= 0 and np.abs(logits.sum(axis=1) - 1).max() < SUMS_TO_ONE:
         raise ExportError(f"{path} gives probabilities, not logits; export the network without its last softmax")
     return logits
 
 
-def _rewritten(model: onnx.ModelProto, size: int, classes: int, mean: Channels, std: Channels) -> bytes:
-    """The file with the model's names, an open batch, and the normalization in front."""
+def _rewrite(model: onnx.ModelProto, size: int, classes: int, mean: Channels, std: Channels) -> bytes:
+    """The file with a model's names of input and output, an open batch, and the normalization in front."""
     from onnxscript import ir
 
-    whole = ir.from_proto(model)
-    graph = whole.graph
+    rewritten = ir.from_proto(model)
+    graph = rewritten.graph
     images, logits = graph.inputs[0], graph.outputs[0]
     for node in graph.all_nodes():
         for value in node.outputs:
@@ -159,6 +158,6 @@ def _rewritten(model: onnx.ModelProto, size: int, classes: int, mean: Channels, 
         ir.convenience.replace_all_uses_with(images, scaled.outputs[0])
         centred.replace_input_with(0, images)
         graph.insert_before(graph[0], [centred, scaled])
-    written = ir.to_proto(whole)
-    del written.graph.value_info[:]
-    return bytes(written.SerializeToString(deterministic=True))
+    proto = ir.to_proto(rewritten)
+    del proto.graph.value_info[:]
+    return bytes(proto.SerializeToString(deterministic=True))

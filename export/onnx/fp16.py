@@ -1,4 +1,4 @@
-"""The fp16 file made of an fp32 ONNX file, strongly typed: the file says what is float16, and no runtime chooses."""
+"""Make the fp16 file of an fp32 ONNX file, strongly typed: the file says what is float16, and no runtime chooses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LARGEST = float(np.finfo(np.float16).max)
 SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
 
 ARITHMETIC = {"Sub", "Div", "Mul", "Add"}
-"""What a normalization is made of."""
+"""Operators that a normalization is made of."""
 
 
 def to_fp16(content: bytes) -> bytes:
@@ -23,8 +23,8 @@ def to_fp16(content: bytes) -> bytes:
     one back before the logits. Operators that runtimes lack in float16, such as Max and TopK, stay float32 between
     casts. The same content gives the same bytes.
 
-    Raises ExportError, with its name, for an initializer that float16 cannot hold: one with a finite value beyond
-    65504, or whose largest value is below 6e-08 and not zero. Also if ONNX Runtime is not installed.
+    Raises ExportError if ONNX Runtime is not installed, and, with its name, for an initializer that float16 cannot
+    hold: one with a finite value beyond 65504, or whose largest value is below 6e-08 and not zero.
     """
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -34,7 +34,7 @@ def to_fp16(content: bytes) -> bytes:
     model = onnx.load_from_string(content)
     for initializer in model.graph.initializer:
         _check_range(initializer)
-    # The converter casts what enters the graph, so it is shown the part behind the normalization.
+    # The converter casts the input of the graph, so it is shown the part behind the normalization.
     head = _take_normalization(model.graph)
     (images,) = model.graph.input
     normalized = images.name
@@ -55,7 +55,7 @@ def _take_normalization(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     head: list[onnx.NodeProto] = []
     value = graph.input[0].name
     while True:
-        # Shape reads no values: its input may be of either type.
+        # Shape reads no values, so its input may be of either type.
         users = [node for node in graph.node if value in node.input and node.op_type != "Shape"]
         if len(users) != 1 or users[0].op_type not in ARITHMETIC or not set(users[0].input) <= constants | {value}:
             break
@@ -66,11 +66,11 @@ def _take_normalization(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
     return head
 
 
-def _rename_input(graph: onnx.GraphProto, before: str, after: str) -> None:
+def _rename_input(graph: onnx.GraphProto, old_name: str, new_name: str) -> None:
     for node in graph.node:
         for position, name in enumerate(node.input):
-            if name == before:
-                node.input[position] = after
+            if name == old_name:
+                node.input[position] = new_name
 
 
 def _check_range(initializer: TensorProto) -> None:
@@ -88,7 +88,7 @@ def _check_range(initializer: TensorProto) -> None:
         )
 
 
-def rounded(content: bytes) -> bytes:
+def emulate_in_fp32(content: bytes) -> bytes:
     """An fp16 file for runtimes without float16 arithmetic: float32 that is rounded wherever the file is float16.
 
     ONNX Runtime on the CPU would round the weights alone, and so hide what a GPU loses, or overflows, in between.

@@ -1,4 +1,4 @@
-"""torch -> ONNX: images in [0, 1] in, logits out, normalization inside, batch size open.
+"""Export a torch network to ONNX: images in [0, 1] in, logits out, normalization inside, batch size open.
 
 The file has one input `images` (batch, 3, S, S) float32 and one output `logits` (batch, classes) float32. Only the
 batch is symbolic; a session fixes it when it opens the file, so one file and one sha256 serve every batch size. The
@@ -24,7 +24,7 @@ OPSET = 18
 
 
 class Normalized(nn.Module):
-    """A network behind (images - mean) / std, each a number per channel."""
+    """A network behind (images - mean) / std, where mean and std are a number per channel."""
 
     def __init__(self, network: nn.Module, mean: Channels, std: Channels) -> None:
         super().__init__()
@@ -38,12 +38,12 @@ class Normalized(nn.Module):
 
 
 def count_classes(network: Normalized, image_size: int) -> int:
-    """How many logits the network gives for each of two images; ExportError if it gives anything else."""
+    """The number of logits that the network gives for each of two images; ExportError if it gives anything else."""
     images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), redirect_stdout(io.StringIO()):
             logits = network(images)
-    # The network is a stranger's: it may fail in any way, and the size is what the user can change.
+    # A stranger's network may fail in any way, and the user can change its size.
     except Exception as error:
         raise ExportError(
             f"the network fails on images of {image_size} x {image_size}: {first_line(error)}; try another --image-size"
@@ -64,7 +64,7 @@ def to_onnx(network: Normalized, image_size: int) -> tuple[bytes, int]:
     classes = count_classes(network, image_size)
     try:
         program = _trace(network, image_size)
-    # The exporter runs the network's code and torch's compiler: what comes out is about this network.
+    # The exporter runs the network's code and torch's compiler, so every error is about this network.
     except Exception as error:
         raise ExportError(
             f"torch cannot export this network with an open batch size: {first_line(error.__cause__ or error)}; "
@@ -101,7 +101,7 @@ def _trace(network: Normalized, image_size: int) -> torch.onnx.ONNXProgram:
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what does not compute: stack traces with paths of this machine, and shapes that can be inferred again."""
+    """Remove parts that do not compute: stack traces with paths of this machine, and shapes that can be inferred."""
     graph = model.graph
     del graph.value_info[:]
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions):
@@ -111,9 +111,9 @@ def _strip(model: onnx.ModelProto) -> None:
 
 def _check_sizes(model: onnx.ModelProto, image_size: int, classes: int) -> None:
     expected = {"images": [BATCH, 3, image_size, image_size], "logits": [BATCH, classes]}
-    found = {
+    sizes = {
         value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.output)
     }
-    if found != expected:
-        raise ExportError(f"the exported file takes and gives {found} instead of {expected}; its forward fixes a size")
+    if sizes != expected:
+        raise ExportError(f"the exported file takes and gives {sizes} instead of {expected}; its forward fixes a size")

@@ -1,4 +1,4 @@
-"""The bytes of ONNX files: of one whose graph was rewritten, and what two have in common but for their weights."""
+"""Write a graph that was rewritten as an ONNX file, and tell whether two files differ in their weights alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "La
 def to_bytes(model: onnx.ModelProto) -> bytes:
     """The file of a graph that was rewritten: valid, typed, and the same bytes for the same graph; or ExportError.
 
-    Shapes that can be inferred again are left out, since they may be those from before it was rewritten.
+    Shapes that can be inferred again are left out: they may be those of the graph before it was rewritten.
     """
     del model.graph.value_info[:]
     try:

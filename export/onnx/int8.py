@@ -1,4 +1,4 @@
-"""The int8 file made of an fp32 ONNX file: quantization written into its graph as QuantizeLinear and DequantizeLinear.
+"""Make the int8 file of an fp32 ONNX file: QuantizeLinear and DequantizeLinear are written into its graph.
 
 NNCF calibrates it. Its weights are int8 with a scale per channel; its activations are uint8 with zero point 0 where
 they cannot be negative, and int8 with zero point 0 elsewhere. TensorRT knows no uint8: `symmetric_activations` rewrites
@@ -29,7 +29,7 @@ QUANTIZERS = ("QuantizeLinear", "DequantizeLinear")
 def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
     """The file with int8 weights and activations, calibrated on `images`, batches of (n, 3, S, S) float32 in [0, 1].
 
-    A sum of two branches takes one of them as its convolution gives it: see `sums_of_convolutions`. Every image counts
+    A sum of two branches takes one of them as its convolution gives it: see `unquantize_sums`. Every image counts
     alike, however they are batched. The same images give the same bytes on the same machine.
 
     Raises ExportError if NNCF is missing or fails, UsageError if there are no images.
@@ -49,11 +49,11 @@ def to_int8(content: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
         # NNCF runs ONNX Runtime, and passes on whatever goes wrong there.
         except Exception as error:
             raise ExportError(f"NNCF cannot quantize this ONNX file: {first_line(error)}; use fp16") from error
-    sums_of_convolutions(quantized.graph)
+    unquantize_sums(quantized.graph)
     return to_bytes(quantized)
 
 
-def sums_of_convolutions(graph: onnx.GraphProto) -> None:
+def unquantize_sums(graph: onnx.GraphProto) -> None:
     """Let every sum of two quantized branches take the one that a convolution ends as the convolution gives it.
 
     NNCF quantizes both. TensorRT then cannot add within the convolution, which it does where only the other branch is
@@ -62,8 +62,8 @@ def sums_of_convolutions(graph: onnx.GraphProto) -> None:
     """
     makers = {name: (number, node) for number, node in enumerate(graph.node) for name in node.output}
 
-    def made(name: str, *kinds: str) -> str | None:
-        """What went into operators of these kinds, the last first, to give this value; None where others made it."""
+    def input_of(name: str, *kinds: str) -> str | None:
+        """The input of operators of these kinds, the last first, that give this value; None where others give it."""
         for kind in kinds:
             if name not in makers or makers[name][1].op_type != kind:
                 return None
@@ -73,21 +73,22 @@ def sums_of_convolutions(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         if node.op_type != "Add":
             continue
-        direct = [made(name, *reversed(QUANTIZERS)) for name in node.input]
-        pooled = [made(name, "MaxPool", *reversed(QUANTIZERS)) for name in node.input]  # it keeps what is quantized
-        if not all(one or other for one, other in zip(direct, pooled, strict=True)):
+        direct = [input_of(name, *reversed(QUANTIZERS)) for name in node.input]
+        # A MaxPool behind the quantizers leaves values quantized.
+        pooled = [input_of(name, "MaxPool", *reversed(QUANTIZERS)) for name in node.input]
+        if not all(map(any, zip(direct, pooled, strict=True))):
             continue
         ends = [(*makers[name], position) for position, name in enumerate(direct) if name]
         convolved = [(number, position) for number, end, position in ends if end.op_type == "Conv"]
         if convolved:
             _, position = max(convolved)
             node.input[position] = str(direct[position])
-    for kind in reversed(QUANTIZERS):  # what nobody takes any more
-        taken = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
-        for node in [node for node in graph.node if node.op_type == kind and node.output[0] not in taken]:
+    for kind in reversed(QUANTIZERS):
+        used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+        for node in [node for node in graph.node if node.op_type == kind and node.output[0] not in used]:
             graph.node.remove(node)
-    taken = {name for node in graph.node for name in node.input}
-    for initializer in [one for one in graph.initializer if one.name not in taken]:
+    used = {name for node in graph.node for name in node.input}
+    for initializer in [initializer for initializer in graph.initializer if initializer.name not in used]:
         graph.initializer.remove(initializer)
 
 
@@ -95,13 +96,13 @@ def symmetric_activations(content: bytes) -> bytes:
     """The ONNX file as TensorRT reads it: int8 throughout, zero point 0, one scale per activation.
 
     uint8 with zero point 0 becomes int8 with the scale x 255/127: the same range, in half as many steps. Scales per
-    channel of an activation become the largest of them. Raises ExportError for what TensorRT would misread: another
-    zero point, another type, weights that are not int8.
+    channel of an activation become the largest of them. Raises ExportError for a file that TensorRT would misread:
+    another zero point, another type, weights that are not int8.
     """
     model = onnx.load_from_string(content)
     graph = model.graph
     constants = {initializer.name: initializer for initializer in graph.initializer}
-    made: dict[str, NDArray[Any]] = {}
+    new_constants: dict[str, NDArray[Any]] = {}
     for node in graph.node:
         if node.op_type not in QUANTIZERS:
             continue
@@ -116,25 +117,26 @@ def symmetric_activations(content: bytes) -> bytes:
             continue
         widened = scale.max() * (255 / 127 if zero_point.dtype == "uint8" else 1)
         node.input[1], node.input[2] = f"{node.input[1]}_{zero_point.dtype}", "zero_point"
-        made |= {node.input[1]: np.float32(widened), node.input[2]: np.int8(0)}
-        del node.attribute[:]  # the axis of the scales
+        new_constants |= {node.input[1]: np.float32(widened), node.input[2]: np.int8(0)}
+        del node.attribute[:]  # they hold the axis of the scales
     used = {name for node in graph.node for name in node.input}
-    kept = [one for one in graph.initializer if one.name in used]
+    initializers = [initializer for initializer in graph.initializer if initializer.name in used]
+    initializers += [numpy_helper.from_array(np.asarray(value), name) for name, value in new_constants.items()]
     del graph.initializer[:]
-    graph.initializer.extend(kept + [numpy_helper.from_array(np.asarray(value), name) for name, value in made.items()])
+    graph.initializer.extend(initializers)
     return to_bytes(model)
 
 
 def _constant(constants: dict[str, onnx.TensorProto], node: onnx.NodeProto, position: int) -> NDArray[Any]:
     if len(node.input) <= position or node.input[position] not in constants:
-        what = ("scale", "zero point")[position - 1]
-        raise ExportError(f"{node.name} has no constant {what}, so TensorRT cannot build it; use fp16")
+        kind = ("scale", "zero point")[position - 1]
+        raise ExportError(f"{node.name} has no constant {kind}, so TensorRT cannot build it; use fp16")
     return numpy_helper.to_array(constants[node.input[position]])
 
 
 def _nncf() -> Any:
     try:
-        # NNCF asks torch for its CUDA extensions, which says so where there is a toolkit and no GPU.
+        # NNCF asks torch for its CUDA extensions, and torch warns where there is a toolkit and no GPU.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         with _silence():
             import nncf
@@ -146,7 +148,7 @@ def _nncf() -> Any:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """NNCF draws bars on stdout, and warns about its own insides."""
+    """Keep quiet the bars that NNCF draws on stdout, and its warnings about itself."""
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""How much a network computes for one image."""
+"""Count the operations of a network for one image."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import onnx
 from ...errors import ExportError
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
-"""Operators that do nearly all of it."""
+"""Operators that do nearly all of a network's arithmetic."""
 
 
 def count_operations(content: bytes) -> float:
     """Floating-point operations of an ONNX file for one image: two for each multiplication of its PRODUCTS.
 
-    ExportError where the sizes of a product are not known before it runs.
+    Raises ExportError where the sizes of a product are not known before it runs.
     """
     model = onnx.load_from_string(content)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
@@ -31,7 +31,7 @@ def count_operations(content: bytes) -> float:
 def _multiplications(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
     output, weights = shapes.get(node.output[0], []), shapes.get(node.input[1], [])
     if node.op_type == "Conv":
-        each = math.prod(weights[1:])  # of an output: channels of its group, height, width
+        each = math.prod(weights[1:])  # an output takes channels of its group x height x width
     elif node.op_type == "Gemm":
         transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
         each = weights[1 if transposed else 0] if weights else 0

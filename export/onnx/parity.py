@@ -1,4 +1,4 @@
-"""Does the ONNX file compute what torch computes?"""
+"""Compare the logits of an ONNX file with those of the network or file that it was made of."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 TOLERANCE = 1e-3
-"""Largest difference of a logit, relative to the largest |logit|, that an export may have."""
+"""The largest difference of a logit, relative to the largest |logit|, that an export may have."""
 TIE = 1e-5
 """Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
 AT_ONCE = 8
@@ -29,9 +29,9 @@ class Parity:
 
     images: int
     largest_difference: float
-    """The largest of any logit."""
+    """The largest difference of any logit."""
     relative_difference: float
-    """The same, divided by the largest |logit|."""
+    """The largest difference, divided by the largest |logit|."""
     ties: int
     """Images whose two highest logits are equal to float32 arithmetic."""
     top1_disagreements: int
@@ -48,16 +48,16 @@ class Parity:
         )
 
 
-def compare(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Parity:
+def measure_parity(expected: NDArray[np.float32], logits: NDArray[np.float32]) -> Parity:
     """Compare two (n, classes) arrays of logits."""
     import numpy as np
 
-    with np.errstate(invalid="ignore"):  # of two infinite logits the difference is not a number, which never holds
+    with np.errstate(invalid="ignore"):  # the difference of two infinite logits is NaN, for which nothing holds
         scale = float(np.abs(expected).max())
-        difference = float(np.abs(expected - found).max())
+        difference = float(np.abs(expected - logits).max())
         first, second = np.sort(expected, axis=1)[:, -1:-3:-1].T if expected.shape[1] > 1 else (expected[:, 0], -np.inf)
         tied = first - second <= TIE * scale
-    differs = expected.argmax(axis=1) != found.argmax(axis=1)
+    differs = expected.argmax(axis=1) != logits.argmax(axis=1)
     return Parity(
         images=len(expected),
         largest_difference=difference,
@@ -70,7 +70,7 @@ def compare(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Parity
 def check_parity(network: nn.Module, content: bytes, images: NDArray[np.float32], name: str) -> Parity:
     """Run a network and its ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless their logits agree."""
     expected = check_finite(_torch_logits(network, images), f"{name} in torch")
-    parity = compare(expected, check_finite(onnx_logits(content, images), f"the ONNX file of {name}"))
+    parity = measure_parity(expected, check_finite(onnx_logits(content, images), f"the ONNX file of {name}"))
     if not parity.holds:
         raise ExportError(
             f"the export of {name} does not compute what torch does: {parity}; nothing was written; "
@@ -79,16 +79,19 @@ def check_parity(network: nn.Module, content: bytes, images: NDArray[np.float32]
     return parity
 
 
-def check_finite(logits: NDArray[np.float32], what: str) -> NDArray[np.float32]:
-    """The (n, classes) logits, if all are finite; otherwise ExportError, which says of how many images, and which."""
+def check_finite(logits: NDArray[np.float32], network: str) -> NDArray[np.float32]:
+    """The (n, classes) logits, if all are finite; otherwise ExportError, which counts and names the images.
+
+    `network` is named in the error.
+    """
     import numpy as np
 
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
     if bad:
         kind = "NaN" if np.isnan(logits).any() else "infinite"
-        which = some_of(map(str, bad), 5)
+        images = f"{len(bad)} of {len(logits)} images (numbers {some_of(map(str, bad), 5)}, from 0)"
         raise ExportError(
-            f"{what} gives logits that are {kind} for {len(bad)} of {len(logits)} images (numbers {which}, from 0); "
+            f"{network} gives logits that are {kind} for {images}; "
             "nothing was written; do weights, normalization and architecture belong together?"
         )
     return logits
@@ -99,7 +102,7 @@ def check_images(images: NDArray[np.float32], image_size: int) -> NDArray[np.flo
     shape = (3, image_size, image_size)
     if images.dtype != "float32" or images.shape[1:] != shape or len(images) == 0:
         raise UsageError(f"parity images must be (n, *{shape}) float32, got {images.shape} {images.dtype}")
-    if not (images.min() >= 0 and images.max() <= 1):  # nor NaN
+    if not (images.min() >= 0 and images.max() <= 1):  # NaN fails too
         raise UsageError(f"parity images must lie in [0, 1], got [{images.min():g}, {images.max():g}]")
     return images
 
@@ -113,11 +116,11 @@ def _torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np
 
 
 def onnx_logits(
-    content: bytes, images: NDArray[np.float32], batch: int = AT_ONCE, what: str = "the export"
+    content: bytes, images: NDArray[np.float32], batch: int = AT_ONCE, file: str = "the export"
 ) -> NDArray[np.float32]:
-    """(n, classes) logits of an ONNX file, or what else its one output is, by ONNX Runtime on the CPU.
+    """The one output of an ONNX file, usually (n, classes) logits, computed by ONNX Runtime on the CPU.
 
-    `what` is the file's name in the error of one that does not run on `batch` images at once.
+    `file` names it in the error if it does not run on `batch` images at once.
     """
     import numpy as np
 
@@ -130,11 +133,12 @@ def onnx_logits(
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
-        return np.concatenate([np.atleast_1d(session.run(None, {name: one})[0]) for one in _batches(images, batch)])
-    # ONNX Runtime has an exception of its own for every status.
+        outputs = [session.run(None, {name: part})[0] for part in _batches(images, batch)]
+        return np.concatenate([np.atleast_1d(output) for output in outputs])
+    # ONNX Runtime raises another class for every status.
     except Exception as error:
         raise ExportError(
-            f"ONNX Runtime cannot run {what}: {first_line(error)}; update onnxruntime, or export it again"
+            f"ONNX Runtime cannot run {file}: {first_line(error)}; update onnxruntime, or export it again"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""ONNX file -> TensorRT plan: types as the file has them, one fixed batch, TF32 off.
+"""Build a TensorRT plan of an ONNX file: types as the file has them, one fixed batch, TF32 off.
 
-The TensorRT module is always passed in, see `trt_types`. Such a plan takes `images`, (batch, 3, S, S) float32 in
-[0, 1], and gives `logits`, (batch, classes) float32.
+The TensorRT module is always passed in, see `types`. Such a plan takes `images`, (batch, 3, S, S) float32 in [0, 1],
+and gives `logits`, (batch, classes) float32.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 MISREAD = "defaulting to int8"
-"""In what TensorRT says when it reads uint8 as int8. It goes on, and the plan is worthless."""
+"""A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
 
 
 def build_log(trt: TensorRT, lines: list[str]) -> tensorrt.ILogger:
@@ -49,10 +49,10 @@ def build_trt_plan(
     """The TensorRT plan of an ONNX file for one batch size.
 
     Args:
-        content: that of an int8 file must have gone through `int8.symmetric_activations`.
+        content: the ONNX file; an int8 file must have gone through `int8.symmetric_activations`.
         refit: make the plan's weights replaceable, see `refit`.
         timing_cache: a file with the timings of kernels, read before and written after; equal layers are timed once.
-        lines: TensorRT's messages are appended to it, whether it ends well or not.
+        lines: TensorRT's messages are appended to this list, whether the build succeeds or not.
 
     Raises ExportError where TensorRT cannot read or build the ONNX file, or misreads its types.
     """
@@ -64,9 +64,9 @@ def build_trt_plan(
     parse_onnx(trt, parser, network, content, batch)
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
-    # TensorRT-RTX captures CUDA graphs only where it takes no memory of its own; TensorRT does so by itself.
-    if own_memory := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
-        config.set_flag(own_memory)
+    # TensorRT-RTX captures CUDA graphs only where the user gives it all of its memory; TensorRT needs no flag for that.
+    if user_allocation := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
+        config.set_flag(user_allocation)
     if refit:
         config.set_flag(trt.BuilderFlag.REFIT)
     if timing_cache is not None:
@@ -90,16 +90,16 @@ def parse_onnx(
     if batch < 1:
         raise UsageError(f"a plan needs a batch of at least one image, not {batch}")
     if not parser.parse(content):
-        raise ExportError(_unreadable(parser))
+        raise ExportError(_explain(parser))
     images = network.get_input(0)
-    found, *rest = images.shape
-    if found not in (-1, batch):
-        raise ExportError(f"the ONNX file fixes its batch to {found}, so there is no plan for {batch}; export it again")
+    fixed, *rest = images.shape
+    if fixed not in (-1, batch):
+        raise ExportError(f"the ONNX file fixes its batch to {fixed}, so there is no plan for {batch}; export it again")
     images.shape = trt.Dims((batch, *rest))
 
 
 class Parser(Protocol):
-    """What a parser and a refitter of TensorRT have in common."""
+    """The errors that a parser and a refitter of TensorRT both keep."""
 
     @property
     def num_errors(self) -> int: ...
@@ -107,8 +107,8 @@ class Parser(Protocol):
     def get_error(self, index: int, /) -> Any: ...
 
 
-def _unreadable(parser: Parser) -> str:
-    """What the first of the parser's errors is about."""
+def _explain(parser: Parser) -> str:
+    """The first of the parser's errors, in one line."""
     if not parser.num_errors:
         return "TensorRT cannot read the ONNX file and does not say why; export it again"
     error: tensorrt.ParserError = parser.get_error(0)
@@ -131,7 +131,7 @@ def _check_types(lines: list[str]) -> None:
 
 
 def last_error(lines: list[str]) -> str:
-    """The last of the errors that `build_log` wrote down, in one line."""
+    """The last error in the lines of `build_log`, in one line."""
     errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
     return " ".join(errors[-1].split()) if errors else "it does not say why"
 
@@ -153,23 +153,23 @@ def _write_timings(config: tensorrt.IBuilderConfig, file: Path) -> None:
 
 
 def _bytes(memory: Any) -> bytes:
-    """Memory of TensorRT, which its stubs do not know to be a buffer."""
+    """The bytes of TensorRT's memory, which its stubs do not declare as a buffer."""
     return bytes(memory)
 
 
 def refit(trt: TensorRT, engine: tensorrt.ICudaEngine, content: bytes, stream: int) -> None:
     """Give an engine, built with REFIT from a file of equal structure, the weights of this ONNX file.
 
-    `stream` is the handle of a CUDA stream, and the only one that the engine may be at work in: it has the weights when
-    what is asked of the stream next begins. Raises EngineError if the file's weights do not fit, or leave some of the
-    engine's unset.
+    `stream` is the handle of the only CUDA stream in which the engine may be at work. The weights are copied in that
+    stream, so that whatever is queued there next finds them. Raises EngineError if the file's weights do not fit, or
+    leave weights of the engine unset.
     """
     lines: list[str] = []
     log = build_log(trt, lines)
     refitter = trt.Refitter(engine, log)
     parser = trt.OnnxParserRefitter(refitter, log)
     if not parser.refit_from_bytes(content):
-        raise EngineError(f"the plan does not take these weights: {_unreadable(parser)}")
+        raise EngineError(f"the plan does not take these weights: {_explain(parser)}")
     missing = refitter.get_missing_weights()
     if missing:
         raise EngineError(

@@ -1,4 +1,4 @@
-"""TensorRT plans on disk: MODELS/plans/NAME.PRECISION.b256.KEY.plan, a .json that says what it is, and TensorRT's .log.
+"""TensorRT plans on disk: MODELS/plans/NAME.PRECISION.b256.KEY.plan, a .json that describes it, and TensorRT's .log.
 
 A plan runs on the GPU model and with the version of TensorRT that built it, so both are part of its key. A refittable
 plan takes the weights of every ONNX file of equal structure, and its NAME is `refit`.
@@ -31,20 +31,20 @@ _log = logging.getLogger("bandlens")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a TensorRT plan is built for."""
+    """The library, GPU and batch size that a TensorRT plan is built for."""
 
     library: str
-    """Such as `tensorrt 10.16.1.11`."""
+    """Name and version, such as `tensorrt 10.16.1.11`."""
     gpu: str
     """Name and compute capability, such as `NVIDIA H100 80GB HBM3 (9.0)`."""
     batch: int
     refit: bool = False
-    """Whether it takes the weights of other ONNX files of equal structure."""
+    """Whether the plan takes the weights of other ONNX files of equal structure."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrtPlan:
-    """A TensorRT plan whose content is what was built."""
+    """A TensorRT plan whose content was found to be the one that was built."""
 
     path: Path
     sha256: str
@@ -59,19 +59,19 @@ def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bo
 
 def find_trt_plan(onnx_file: OnnxFile, target: Target) -> TrtPlan | None:
     """The ONNX file's TensorRT plan for the target, if there is one that is not damaged."""
-    found = _find(onnx_file, target)
-    return found if isinstance(found, TrtPlan) else None
+    trt_plan = _find(onnx_file, target)
+    return trt_plan if isinstance(trt_plan, TrtPlan) else None
 
 
 def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPlan:
-    """The ONNX file's TensorRT plan for the target, built if need be: a line in the log of `bandlens` says so, and why.
+    """The ONNX file's TensorRT plan for the target, built if need be: a line in the log of `bandlens` then says why.
 
-    `target` is of this TensorRT module and this machine's GPU. Raises ExportError where TensorRT cannot build it.
+    `target` names this TensorRT module and this machine's GPU. Raises ExportError where TensorRT cannot build the plan.
     """
-    found = _find(onnx_file, target)
-    if isinstance(found, TrtPlan):
-        return found
-    _log.warning("building a TensorRT plan: %s", found)
+    trt_plan = _find(onnx_file, target)
+    if isinstance(trt_plan, TrtPlan):
+        return trt_plan
+    _log.warning("building a TensorRT plan: %s", trt_plan)
     identity = _identity(onnx_file, target)
     path = _path(onnx_file, identity)
     started = time.monotonic()
@@ -87,7 +87,7 @@ def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPl
 
 
 def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> bytes:
-    """The plan, and what TensorRT says about it beside `path`, however it ends."""
+    """Build the plan; TensorRT's messages are written beside `path`, whether the build succeeds or not."""
     content, lines = onnx_for_tensorrt(onnx_file), list[str]()
     timings, log = path.parent / "timing.cache", path.with_suffix(".log")
     try:
@@ -109,7 +109,7 @@ def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
 
 
 def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
-    """All that the key of a TensorRT plan covers."""
+    """The fields that the key of a TensorRT plan is a digest of."""
     if not target.refit:
         return {"name": onnx_file.name, **_common(onnx_file, target), "built_from": onnx_file.sha256}
     if onnx_file.precision == "int8":
@@ -152,19 +152,19 @@ DIFFERENCES = {
     "built_from": "of another ONNX file",
     "trt_plan_version": "of another version of bandlens",
 }
-"""Words for what may keep a TensorRT plan of the same model and precision from being the one."""
+"""Field -> words for a TensorRT plan of the same model and precision that differs in it."""
 
 
 def _why_none(onnx_file: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
-    others = []
+    similar = []
     for path in sorted(folder.glob("*.json")):
         try:
-            other = parse_json(read_text(path, LARGEST))
-            if all(other[key] == identity[key] for key in ("name", "precision", "refit")):
-                differing = [key for key in DIFFERENCES if other[key] != identity[key]]
-                others.append(" ".join(["one", *(DIFFERENCES[key].format(other[key]) for key in differing)]))
+            plan = parse_json(read_text(path, LARGEST))
+            if all(plan[key] == identity[key] for key in ("name", "precision", "refit")):
+                differences = [DIFFERENCES[key].format(plan[key]) for key in DIFFERENCES if plan[key] != identity[key]]
+                similar.append(" ".join(["one", *differences]))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # a damaged description describes no plan
     kind = ("refittable " if identity["refit"] else "") + onnx_file.precision
-    wanted = "of {library} for {gpu} at batch {batch}".format_map(identity)
-    return f"{onnx_file.name} has no {kind} plan {wanted}" + (f"; there is {', '.join(others)}" if others else "")
+    place = "of {library} for {gpu} at batch {batch}".format_map(identity)
+    return f"{onnx_file.name} has no {kind} plan {place}" + (f"; there is {', '.join(similar)}" if similar else "")

@@ -1,4 +1,4 @@
-"""What bandlens uses of the TensorRT module, so that mypy checks it: names here, arguments where TensorRT has stubs.
+"""The part of the TensorRT module that bandlens uses, for mypy: names here, arguments where TensorRT has stubs.
 
 The module is always passed in: `tensorrt` 10.16, or `tensorrt_rtx_bindings` 1.7, whose API is nearly the same.
 """

@@ -29,13 +29,13 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
     torchvision's and timm's have so many `classes`, unless the architecture says how many or this is None.
     Raises UnknownName for a name nobody knows, UsageError for a factory that cannot be imported or called.
     """
-    # What a constructor prints or warns about is no concern of who exports it.
+    # Whoever exports a network need not see what its constructor prints or warns about.
     with warnings.catch_warnings(), redirect_stdout(StringIO()):
         warnings.simplefilter("ignore")
         origin, colon, expression = architecture.partition(":")
         if "(" in origin or not colon:
             origin, expression = "", architecture
-        # A tag of timm's may begin with a digit, which no name of Python's does.
+        # A tag of timm may begin with a digit, which no name in Python does.
         attribute, arguments, options = (
             _parse_call(architecture, expression) if origin not in NAMED or "(" in expression else (expression, [], {})
         )
@@ -46,8 +46,9 @@ def build(architecture: str, classes: int | None = None) -> nn.Module:
             network = factory(*arguments, **options)
         # Whatever a stranger's constructor raises, it is about these arguments.
         except Exception as error:
-            why = f"{type(error).__name__}: {error}"
-            raise UsageError(f"architecture '{architecture}' cannot be made: {why}") from error
+            raise UsageError(
+                f"architecture '{architecture}' cannot be made: {type(error).__name__}: {error}"
+            ) from error
     if not isinstance(network, nn.Module):
         raise UsageError(f"architecture '{architecture}' makes a {type(network).__name__}, not a torch.nn.Module")
     return network.eval()
@@ -59,9 +60,9 @@ Factory = Callable[..., Any]
 def _torchvision(_architecture: str, _origin: str, name: str) -> Factory:
     from torchvision import models
 
-    known = models.list_models(module=models)
-    if name not in known:
-        raise UnknownName("torchvision architecture", name, known)
+    names = models.list_models(module=models)
+    if name not in names:
+        raise UnknownName("torchvision architecture", name, names)
     return lambda *arguments, **options: models.get_model(name, *arguments, weights=None, **options)
 
 
@@ -78,20 +79,20 @@ def _timm(_architecture: str, _origin: str, name: str) -> Factory:
 def _either(architecture: str, origin: str, name: str) -> Factory:
     from torchvision import models
 
-    known = models.list_models(module=models)
-    if name in known:
+    names = models.list_models(module=models)
+    if name in names:
         return _torchvision(architecture, origin, name)
     if importlib.util.find_spec("timm") is not None:
         import timm
 
         if timm.is_model(name):
             return _timm(architecture, origin, name)
-        known += timm.list_models()
-    raise UnknownName("architecture", name, known, "or name a factory as module:callable")
+        names += timm.list_models()
+    raise UnknownName("architecture", name, names, "or name a factory as module:callable")
 
 
 NAMED: dict[str, Callable[[str, str, str], Factory]] = {"": _either, "torchvision": _torchvision, "timm": _timm}
-"""What stands before the colon -> what gives the factory of a name; all of these take `num_classes`."""
+"""The text before the colon -> a function that finds a factory by its name; these factories take `num_classes`."""
 
 
 def _imported(architecture: str, module: str, attribute: str) -> Factory:
@@ -103,12 +104,12 @@ def _imported(architecture: str, module: str, attribute: str) -> Factory:
 
 
 def _parse_call(architecture: str, expression: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """`Class.method('b0', classes=8)` -> ("Class.method", ["b0"], {"classes": 8}); only literals, nothing evaluated."""
+    """Split `Class.method('b0', classes=8)` into "Class.method", ["b0"] and {"classes": 8}; nothing is evaluated."""
     try:
         node = ast.parse(expression, mode="eval").body
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-        arguments = [ast.literal_eval(one) for one in call.args]
-        options = {one.arg or "**": ast.literal_eval(one.value) for one in call.keywords}
+        arguments = [ast.literal_eval(argument) for argument in call.args]
+        options = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
         attribute = ast.unparse(call.func)
         if not all(part.isidentifier() for part in attribute.split(".")):
             raise ValueError(attribute)

@@ -15,10 +15,10 @@ from ...errors import CheckpointError
 from .registry import Origin
 
 CHUNK = 1 << 16
-"""Bytes; what a cut connection may lose."""
+"""Bytes that a cut connection may lose."""
 
 TIMEOUT = 60.0
-"""Seconds without a byte."""
+"""Seconds without a byte after which a download fails."""
 
 DRIVE = "https://drive.google.com/uc?id="
 
@@ -30,36 +30,37 @@ def download(source: Origin, partial: Path) -> None:
 
 
 def published_digits(source: Origin) -> str:
-    """The first 8 hex digits of the file's sha256 that its name carries, or ''."""
+    """The first 8 hex digits of the file's sha256, if its name carries them, or ''."""
     if source.kind not in ("url", "torchvision"):
         return ""
     address = _torchvision_url(source.address) if source.kind == "torchvision" else source.address
-    found = re.search(r"-([0-9a-f]{8})\.pth", address)
-    return found[1] if found else ""
+    match = re.search(r"-([0-9a-f]{8})\.pth", address)
+    return match[1] if match else ""
 
 
-def _bar(what: str, **options: Any) -> Any:
+def _bar(file_name: str, **options: Any) -> Any:
     from tqdm import tqdm
 
-    # disable=None: a bar on a terminal, silence elsewhere.
-    return tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024, disable=None, **options)
+    # With disable=None there is a bar on a terminal, and silence elsewhere.
+    return tqdm(desc=file_name, unit="B", unit_scale=True, unit_divisor=1024, disable=None, **options)
 
 
 def _http(url: str, partial: Path) -> None:
     import pooch
 
-    have = partial.stat().st_size if partial.exists() else 0
-    state = partial.with_name(partial.name + ".state")  # the server's name for the version that `partial` is part of
-    version = state.read_text() if have and state.exists() else ""
+    size = partial.stat().st_size if partial.exists() else 0
+    state = partial.with_name(partial.name + ".state")  # it holds the server's name for the version of the file
+    version = state.read_text() if size and state.exists() else ""
     headers = {"Accept-Encoding": "identity"}
     if version:
         # The server sends the rest if the version is still the same, or else the whole file.
-        headers |= {"Range": f"bytes={have}-", "If-Range": version}
+        headers |= {"Range": f"bytes={size}-", "If-Range": version}
 
     with partial.open("ab") as file:
 
         def on_response(response: Any, **_: Any) -> None:
-            if response.status_code in (200, 416):  # the whole file follows, or there is nothing behind what we have
+            # 200: the whole file follows; 416: nothing follows what is here already.
+            if response.status_code in (200, 416):
                 file.truncate(0)
                 state.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
 
@@ -87,9 +88,11 @@ def _timm(repository: str, partial: Path) -> None:
 def _huggingface(address: str, partial: Path) -> None:
     import shutil
 
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     repository, _, name = address.partition(":")
+    # hf_hub_download asks a hub that is not there six times, for half a minute; this asks once.
+    get_hf_file_metadata(hf_hub_url(repository, name))
     folder = partial.with_name(partial.name + ".hub")  # huggingface_hub keeps what it needs to resume in here
     Path(hf_hub_download(repository, name, local_dir=folder)).replace(partial)
     shutil.rmtree(folder)
@@ -106,7 +109,7 @@ def _gdrive(identity: str, partial: Path) -> None:
             bar.update(done - bar.n)
 
         try:
-            # A session without cookies: Drive answers the same on every machine, and none of the user's are touched.
+            # Without cookies Drive answers the same on every machine, and none of the user's are touched.
             url = DRIVE + identity
             gdown.download(
                 url, str(partial), quiet=True, use_cookies=False, resume=True, timeout=TIMEOUT, progress=show
@@ -116,7 +119,7 @@ def _gdrive(identity: str, partial: Path) -> None:
 
 
 def drive_answer(identity: str, text: str) -> str:
-    """What to say when Google Drive sends a page, or gdown's reading of it, instead of the file."""
+    """The message for a page that Google Drive sends instead of the file, or for gdown's reading of it."""
     if re.search(r"quota|too many users|many accesses|can.t view or download", text, re.IGNORECASE):
         return (
             f"Google Drive gives no more of file {identity} for now (its quota of downloads is exceeded); "

@@ -1,8 +1,8 @@
 """Fetch weights once, verify them, and remember what was verified.
 
-The weights folder holds one file per checkpoint (and one per linear head that is published apart), `partial/` with what
-is not yet complete, and `checkpoints.lock`: the sha256 of each file as it was when first fetched and verified. A later
-download that differs is refused.
+The weights folder holds one file per checkpoint (and one per linear head that is published apart), `partial/` with
+files that are not complete yet, and `checkpoints.lock`: the sha256 of each file as it was when first fetched and
+verified. A later download that differs is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FileState:
     file: Path
     sha256: str | None
     status: str
-    """ok | not fetched | not recorded | changed"""
+    """One of ok, not fetched, not recorded, and changed."""
 
 
 def local_files(checkpoint: Checkpoint, folder: Path | None = None) -> list[tuple[Part, Path]]:
@@ -45,21 +45,21 @@ def local_files(checkpoint: Checkpoint, folder: Path | None = None) -> list[tupl
 
 
 def fetch(checkpoint: Checkpoint, folder: Path | None = None) -> list[Path]:
-    """The checkpoint's files, as `fetch_files` gets them."""
+    """Fetch and verify the checkpoint's files; see `fetch_files`."""
     return fetch_files([(part.source, path) for part, path in local_files(checkpoint, folder)])
 
 
 def fetch_files(files: list[tuple[Origin, Path]]) -> list[Path]:
     """Files of one folder, downloaded if they are not there yet, and verified either way.
 
-    A file put there by hand is accepted like a download. Raises CheckpointError when a file cannot be had or is not
-    what was published; then what arrived so far is kept to go on from, unless it is known to be wrong.
+    A file put there by hand is accepted like a download. Raises CheckpointError when a file cannot be had or differs
+    from the published one. The next call then goes on from the part that has arrived, unless that is known to be wrong.
     """
     folder = files[0][1].parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".fetching"):  # two processes would write the same partial file
-            _read_lock(folder / LOCK)  # a damaged one is no reason to throw a download away
+        with FileLock(folder / ".fetching"):  # otherwise two processes would write the same partial file
+            _read_lock(folder / LOCK)  # a damaged lock file is found before a download, which would be thrown away
             return [_fetch_part(source, path) for source, path in files]
     except OSError as error:
         raise CheckpointError(f"cannot write to {folder}: {error.strerror}; make room or set BANDLENS_HOME") from error
@@ -74,7 +74,7 @@ def _fetch_part(source: Origin, path: Path) -> Path:
         download(source, partial)
     except CheckpointError:
         raise
-    # Three libraries and the network below them: whatever went wrong, the answer is to run it again.
+    # Three libraries and the network below them fail in many ways, and the user can do the same about each of them.
     except Exception as error:
         raise CheckpointError(
             f"cannot fetch {source}: {first_line(_root(error))}; what arrived is kept, try again"
@@ -89,13 +89,13 @@ def _fetch_part(source: Origin, path: Path) -> Path:
 
 
 def _root(error: BaseException) -> BaseException:
-    """What lies below a library's account of it: 'Name or service not known' says more than its wrappers."""
-    below = error.__cause__ or error.__context__
-    return _root(below) if below is not None else error
+    """The first error of a chain: 'Name or service not known' says more than the libraries' wrappers around it."""
+    cause = error.__cause__ or error.__context__
+    return _root(cause) if cause is not None else error
 
 
 def _verify_and_record(source: Origin, arrived: Path, path: Path) -> None:
-    """Check `arrived`, which is or will be `path`; record its sha256 if there is none yet."""
+    """Verify the file `arrived`, which is or will be `path`, and record its sha256 if none is recorded yet."""
     title = html_title(arrived)
     if title is not None:
         if source.kind == "gdrive":
@@ -109,10 +109,10 @@ def _verify_and_record(source: Origin, arrived: Path, path: Path) -> None:
         )
     lock_file = path.parent / LOCK
     locked = _read_lock(lock_file)
-    known = locked.get(path.name, {}).get("sha256", sha256)
-    if known != sha256:
+    recorded = locked.get(path.name, {}).get("sha256", sha256)
+    if recorded != sha256:
         raise CheckpointError(
-            f"{path.name} from {source} has sha256 {sha256[:8]}… but {known[:8]}… when first fetched; "
+            f"{path.name} from {source} has sha256 {sha256[:8]}… but {recorded[:8]}… when first fetched; "
             f"delete {path} if it is there, and fetch again, or remove its entry from {lock_file} to accept it"
         )
     if path.name not in locked:

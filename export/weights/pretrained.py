@@ -22,7 +22,7 @@ class Pretrained:
     """A model of timm with weights."""
 
     name: str
-    """With the tag of the weights, as in `resnet50.a1_in1k`."""
+    """The full name, with the tag of the weights, as in `resnet50.a1_in1k`."""
     source: Origin
     mean: Channels
     std: Channels
@@ -30,7 +30,7 @@ class Pretrained:
 
 
 def pretrained(name: str) -> Pretrained:
-    """What timm says of a pretrained model, at the size that it was trained on; nothing is fetched.
+    """A pretrained model as timm describes it, at the size that it was trained on; nothing is fetched.
 
     A name without a tag has timm's own choice of weights. Raises UnknownName, UsageError for one of the 48, and
     ExportError for a model without classes, or of images that image sets do not have.
@@ -40,12 +40,12 @@ def pretrained(name: str) -> Pretrained:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        known = timm.models.is_model_pretrained(name)
-    if not known:
+        has_weights = timm.models.is_model_pretrained(name)
+    if not has_weights:
         raise UnknownName("pretrained model of timm", name, timm.list_pretrained())
     config = timm.models.get_pretrained_cfg(name)
     full = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
-    if any(full == one.name for one in checkpoints()):
+    if any(full == published.name for published in checkpoints()):
         raise UsageError(f"{full} is one of the 48 checkpoints, whose images are the study's; `bandlens export {full}`")
     if not config.num_classes:
         raise ExportError(f"{full} is a backbone without classes; name a model of timm that is fine-tuned to classes")
@@ -55,8 +55,8 @@ def pretrained(name: str) -> Pretrained:
     channels, height, width = data["input_size"]
     mode, interpolation = data["crop_mode"], data["interpolation"]
     if (channels, width) != (3, height) or mode not in ("center", "squash") or interpolation not in INTERPOLATIONS:
-        said = f"{channels} x {height} x {width}, {mode}, {interpolation}"
-        raise ExportError(f"{full} takes images that image sets do not have ({said}); take another model")
+        images = f"{channels} x {height} x {width}, {mode}, {interpolation}"
+        raise ExportError(f"{full} takes images that image sets do not have ({images}); take another model")
     crop = Crop(height, floor(height / data["crop_pct"]), interpolation=interpolation, squash=mode == "squash")
     mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (data["mean"], data["std"]))
     return Pretrained(full, Origin("timm", config.hf_hub_id), mean, std, crop)
@@ -67,7 +67,7 @@ def load_pretrained(name: str, file: Path) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            # Old weights of other libraries are on the hub as timm's own: they need no reader of their own any more.
+            # Weights that once needed a reader of their own (custom_load) lie on the hub in timm's format today.
             overlay = {"file": str(file), "custom_load": False}
             network: nn.Module = _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
     # safetensors, torch and timm each fail in a way of their own.

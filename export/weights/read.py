@@ -22,39 +22,38 @@ from .pickles import read_archive, read_legacy
 from .registry import KeyRule, ema_names, key_rule
 
 Dropped = dict[str, list[str]]
-"""Why -> keys."""
-
+"""Reason -> keys that were left out for it."""
 
 TOP = "top level"
 """The name of a file's own keys, where the tensors lie in no container."""
-OTHERS = {
+FOREIGN = {
     "an HDF5 file, as Keras writes": (0, b"\x89HDF"),
     "a TensorFlow Lite model": (4, b"TFL3"),
     "a NumPy array": (0, b"\x93NUMPY"),
 }
-"""What people take for torch's weights, with the bytes that it has at a place."""
+"""Files that people take for torch's weights: where they have which bytes."""
 DEEPEST = 3
-"""Containers in containers that are looked into."""
+"""Levels of containers in containers that are searched for tensors."""
 
 
 @dataclass(slots=True)
 class Weights:
-    """Tensors by the architecture's names, the keys that were left out, and which of the file's weights these are."""
+    """Tensors by the architecture's names, and where in the file they lay."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     dropped: Dropped = field(default_factory=dict)
-    taken: str = TOP
+    container: str = TOP
     """The container that they were taken from, such as `state_dict_ema` or `ema.module`."""
-    left: list[str] = field(default_factory=list)
-    """Other containers of the file that hold all of the same names."""
+    alternatives: list[str] = field(default_factory=list)
+    """The file's other containers that hold all of the same names."""
     averaged: bool = False
     """Whether they are an exponential moving average (EMA) of the weights in training."""
 
 
 def read(path: Path, trust: bool = False) -> Any:
-    """What the file holds: nested mappings with tensors on the CPU.
+    """The content of a file: nested mappings with tensors on the CPU.
 
-    safetensors, or a file of `torch.save` in the zip or the older format. `trust` lets a pickle run its code.
+    The file is safetensors, or one of `torch.save` in the zip or the older format. `trust` lets a pickle run its code.
     Raises CheckpointError for a file that is missing, damaged, of another library, a web page, a TorchScript program,
     or not to be trusted.
     """
@@ -105,7 +104,7 @@ def _refuse_other_kinds(path: Path) -> None:
         raise CheckpointError(f"{path} is an ONNX file; use --onnx: it needs no architecture")
     with path.open("rb") as file:
         head = file.read(8)
-    for kind, (place, sign) in OTHERS.items():
+    for kind, (place, sign) in FOREIGN.items():
         if head[place:].startswith(sign):
             raise CheckpointError(f"{path} is {kind}; export the network to ONNX with its own library, and use --onnx")
     title = html_title(path)
@@ -127,7 +126,7 @@ def _refuse_other_archives(path: Path, names: list[str]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Named tensors, and what lies beside them, of one container of a file."""
+    """One container of a file: named tensors, and the values beside them."""
 
     name: str
     values: Mapping[str, Any]
@@ -135,126 +134,134 @@ class Candidate:
 
 
 def candidates(content: Mapping[Any, Any]) -> list[Candidate]:
-    """Every container in the file that holds tensors, those that lie less deep first.
+    """Every container in the file that holds tensors; those on a higher level come first.
 
     Keys that begin with the name of an EMA and a point, as in `ema_model.fc.weight` beside `model.fc.weight`, are a
     container of their own.
     """
     names = ema_names()
-    found: list[Candidate] = []
+    containers: list[Candidate] = []
     level: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
     seen = {id(content)}  # a small file can hold one container a million times
     for _ in range(DEEPEST + 1):
-        below = []
-        for path, held in level:
-            split: dict[str, dict[str, Any]] = {}
-            for key, value in held.items():
+        next_level = []
+        for path, container in level:
+            groups: dict[str, dict[str, Any]] = {}
+            for key, value in container.items():
                 if isinstance(value, Mapping) and id(value) not in seen:
                     seen.add(id(value))
-                    below.append(((*path, _text_of(key)), value))
+                    next_level.append(((*path, _text_of(key)), value))
                 start, point, rest = _text_of(key).partition(".")
                 averaged = bool(point) and start in names
-                split.setdefault(start if averaged else "", {})[rest if averaged else _text_of(key)] = value
-            for start, values in split.items():
+                groups.setdefault(start if averaged else "", {})[rest if averaged else _text_of(key)] = value
+            for start, values in groups.items():
                 if any(isinstance(value, Tensor) for value in values.values()):
-                    whole = (*path, start) if start else path
-                    found.append(Candidate(".".join(whole) or TOP, values, any(part in names for part in whole)))
-        level = below
-    return found
+                    full_path = (*path, start) if start else path
+                    is_average = any(part in names for part in full_path)
+                    containers.append(Candidate(".".join(full_path) or TOP, values, is_average))
+        level = next_level
+    return containers
 
 
 def _text_of(key: Any) -> str:
-    """A key as text; what is none and no number may be nested too deeply, or too large, to be written out."""
+    """A key as text; one that is neither text nor a number may be nested too deeply to be written out."""
     return str(key) if isinstance(key, (str, int, float)) else f"<{type(key).__name__}>"
 
 
 def apply_rule(
-    rule: KeyRule, content: Any, where: str, choice: str | None = None, wanted: Collection[str] = ()
+    rule: KeyRule, content: Any, file: str, choice: str | None = None, expected: Collection[str] = ()
 ) -> Weights:
-    """The tensors of `content` under the architecture's names, which `wanted` lists; `where` names the file in errors.
+    """The tensors of `content` under the architecture's names, which `expected` lists; `file` is named in errors.
 
-    `choice` is `ema`, `raw`, or the name of a container; left out, it is the EMA where there is one, as timm's loader
-    has it. Raises CheckpointError where the file does not hold what is asked for.
+    `choice` is `ema`, `raw`, or the name of a container; without a choice, it is the EMA where there is one, as in
+    timm's loader. Raises CheckpointError where the file does not hold it.
     """
     if not isinstance(content, Mapping):
         raise CheckpointError(
-            f"{where} holds one {type(content).__name__} and no named tensors; save the module's state_dict() instead"
+            f"{file} holds one {type(content).__name__} and no named tensors; save the module's state_dict() instead"
         )
-    known = candidates(content)
-    one = _chosen(rule, content, known, where, choice, wanted)
-    weights = Weights(taken=one.name, averaged=one.averaged)
-    origin: dict[str, str] = {}
-    for key, value in one.values.items():
-        why = next((why for pattern, why in rule.drop if re.search(pattern, key)), None)
-        if why is None and not isinstance(value, Tensor):
-            why = "not a tensor"
-        if why is not None:
-            weights.dropped.setdefault(why, []).append(key)
+    containers = candidates(content)
+    container = _choose(rule, content, containers, file, choice, expected)
+    weights = Weights(container=container.name, averaged=container.averaged)
+    keys: dict[str, str] = {}
+    for key, value in container.values.items():
+        reason = next((reason for pattern, reason in rule.drop if re.search(pattern, key)), None)
+        if reason is None and not isinstance(value, Tensor):
+            reason = "not a tensor"
+        if reason is not None:
+            weights.dropped.setdefault(reason, []).append(key)
             continue
-        name = renamed(rule, key, wanted)
+        name = rename(rule, key, expected)
         if name in weights.tensors:
             raise CheckpointError(
-                f"{where}: two keys become '{name}' by rule '{rule.name}', {origin[name]} and {key}; choose another "
+                f"{file}: two keys become '{name}' by rule '{rule.name}', {keys[name]} and {key}; choose another "
                 "key rule, or say with --weights how the keys begin that are meant"
             )
-        weights.tensors[name], origin[name] = value.detach(), key
+        weights.tensors[name], keys[name] = value.detach(), key
     if not weights.tensors:
-        seen = some_of(one.values)
-        raise CheckpointError(f"{where}: rule '{rule.name}' finds no tensors among {seen}; choose another key rule")
-    weights.left = [
-        other.name
-        for other in known
-        if other.name != one.name and weights.tensors.keys() <= {renamed(rule, key, wanted) for key in other.values}
+        raise CheckpointError(
+            f"{file}: rule '{rule.name}' finds no tensors among {some_of(container.values)}; choose another key rule"
+        )
+    weights.alternatives = [
+        candidate.name
+        for candidate in containers
+        if candidate.name != container.name
+        and weights.tensors.keys() <= {rename(rule, key, expected) for key in candidate.values}
     ]
     return weights
 
 
-def _chosen(
+def _choose(
     rule: KeyRule,
     content: Mapping[Any, Any],
-    known: list[Candidate],
-    where: str,
+    containers: list[Candidate],
+    file: str,
     choice: str | None,
-    wanted: Collection[str],
+    expected: Collection[str],
 ) -> Candidate:
-    """The candidate that `choice` names; CheckpointError, with the names of those that there are, if it names none."""
+    """The container that `choice` names; CheckpointError, with the names of the file's containers, if there is none."""
     if choice in (None, "ema"):
         for name in ema_names():
-            for one in known:
+            for container in containers:
                 # An EMA's decay or counter alone is no network.
-                fits = not wanted or any(renamed(rule, key, wanted) in wanted for key in one.values)
-                if name in one.name.split(".") and fits:
-                    return one
+                fits = not expected or any(rename(rule, key, expected) in expected for key in container.values)
+                if name in container.name.split(".") and fits:
+                    return container
     if choice in (None, "raw"):
-        if not known:  # nothing to choose among: what the rule would read, for an error that names its keys
-            held = next((content[name] for name in rule.containers if isinstance(content.get(name), Mapping)), content)
-            return Candidate(TOP, {_text_of(key): value for key, value in held.items()}, averaged=False)
+        if not containers:  # the error then names the keys that the rule would have read
+            values = next(
+                (content[name] for name in rule.containers if isinstance(content.get(name), Mapping)), content
+            )
+            return Candidate(TOP, {_text_of(key): value for key, value in values.items()}, averaged=False)
         for name in (*rule.containers, TOP):
-            for one in known:
-                if not one.averaged and f"{one.name}.".startswith(f"{name}."):
-                    return one
+            for container in containers:
+                if not container.averaged and f"{container.name}.".startswith(f"{name}."):
+                    return container
     elif choice != "ema":
-        for one in known:
-            if f"{one.name}.".startswith(f"{choice}."):
-                return one
-        for one in known:
-            begun = {key: value for key, value in one.values.items() if key.startswith(f"{choice}.")}
-            if begun:
-                return Candidate(choice, {key[len(choice) + 1 :]: value for key, value in begun.items()}, one.averaged)
-    asked = f"no weights '{choice}'" if choice else f"no weights where rule '{rule.name}' looks for them"
-    there = ", ".join(one.name for one in known[:5]) or "none of them"
+        for container in containers:
+            if f"{container.name}.".startswith(f"{choice}."):
+                return container
+        for container in containers:
+            prefix = f"{choice}."
+            values = {
+                key.removeprefix(prefix): value for key, value in container.values.items() if key.startswith(prefix)
+            }
+            if values:
+                return Candidate(choice, values, container.averaged)
+    missing = f"no weights '{choice}'" if choice else f"no weights where rule '{rule.name}' looks for them"
+    names = ", ".join(container.name for container in containers[:5]) or "none of them"
     raise CheckpointError(
-        f"{where} holds {asked}, only the keys {some_of(map(_text_of, content))}; "
-        f"name with --weights KEY one that holds tensors: {there}"
+        f"{file} holds {missing}, only the keys {some_of(map(_text_of, content))}; "
+        f"name with --weights KEY one that holds tensors: {names}"
     )
 
 
-def renamed(rule: KeyRule, key: str, wanted: Collection[str] = ()) -> str:
-    """The architecture's name for a key: by the rule's patterns, and without what wraps it, until it is wanted."""
+def rename(rule: KeyRule, key: str, expected: Collection[str] = ()) -> str:
+    """The architecture's name for a key: by the rule's patterns, and without wrappers, until it is an expected one."""
     for pattern, replacement in rule.rename:
         key = re.sub(pattern, replacement, key)
-    while key not in wanted:
-        wrapper = next((one for one in rule.wrappers if key.startswith(one)), None)
+    while key not in expected:
+        wrapper = next((wrapper for wrapper in rule.wrappers if key.startswith(wrapper)), None)
         if wrapper is None:
             break
         key = key.removeprefix(wrapper)
@@ -262,72 +269,72 @@ def renamed(rule: KeyRule, key: str, wanted: Collection[str] = ()) -> str:
 
 
 def read_weights(
-    files: list[tuple[Path, str]], trust: bool = False, choice: str | None = None, wanted: Collection[str] = ()
+    files: list[tuple[Path, str]], trust: bool = False, choice: str | None = None, expected: Collection[str] = ()
 ) -> Weights:
     """Read one file, or several that make up one network, each with the name of its key rule; see `apply_rule`."""
-    whole = Weights()
+    weights = Weights()
     for number, (path, rule) in enumerate(files):
-        part = apply_rule(key_rule(rule), read(path, trust), str(path), choice, wanted)
-        twice = whole.tensors.keys() & part.tensors.keys()
-        if twice:
+        part = apply_rule(key_rule(rule), read(path, trust), str(path), choice, expected)
+        repeated = weights.tensors.keys() & part.tensors.keys()
+        if repeated:
             raise CheckpointError(
-                f"{path}: {some_of(sorted(twice))} also came from the file before it; use one of them"
+                f"{path}: {some_of(sorted(repeated))} also came from the file before it; use one of them"
             )
-        whole.tensors |= part.tensors
-        for why, keys in part.dropped.items():
-            whole.dropped.setdefault(why, []).extend(keys)
-        whole.taken = f"{whole.taken} + {part.taken}" if number else part.taken
-        whole.left += part.left
-        whole.averaged = part.averaged
-    return whole
+        weights.tensors |= part.tensors
+        for reason, keys in part.dropped.items():
+            weights.dropped.setdefault(reason, []).extend(keys)
+        weights.container = f"{weights.container} + {part.container}" if number else part.container
+        weights.alternatives += part.alternatives
+        weights.averaged = part.averaged
+    return weights
 
 
-def classes_of_head(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> int | None:
-    """How many classes the weights have, where that alone tells them from the architecture; else None.
+def count_classes_of_head(initial: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> int | None:
+    """How many classes the tensors have, where that alone tells them from the network's initial ones; else None.
 
     Then all tensors of the same name that differ in shape differ in their first dimension, from one number to another.
     """
-    shapes = [(tuple(wanted[name].shape), tuple(given[name].shape)) for name in wanted.keys() & given.keys()]
-    different = [(one, other) for one, other in shapes if one != other]
-    if any(not one or not other or one[1:] != other[1:] for one, other in different):
+    shapes = [(tuple(initial[name].shape), tuple(tensors[name].shape)) for name in initial.keys() & tensors.keys()]
+    changes = [(before, after) for before, after in shapes if before != after]
+    if any(not before or not after or before[1:] != after[1:] for before, after in changes):
         return None
-    numbers = {(one[0], other[0]) for one, other in different}
+    numbers = {(before[0], after[0]) for before, after in changes}
     return numbers.pop()[1] if len(numbers) == 1 else None
 
 
-def load_strictly(network: nn.Module, weights: Weights, where: str) -> None:
-    """Load every tensor.
+def load_strictly(network: nn.Module, weights: Weights, file: str) -> None:
+    """Load every tensor; `file` is named in errors.
 
     Step counters of BatchNorm (`num_batches_tracked`) may be absent, since nothing is computed from them. Raises
     CheckpointError for any other key that is missing, surplus, of another shape, complex, or not finite.
     """
-    wanted = network.state_dict()
-    required = {name for name in wanted if not name.endswith("num_batches_tracked")}
-    given = weights.tensors
-    both = sorted(given.keys() & wanted.keys())
+    state, tensors = network.state_dict(), weights.tensors
+    required = {name for name in state if not name.endswith("num_batches_tracked")}
+    common = sorted(tensors.keys() & state.keys())
     problems = {
-        "missing": sorted(required - given.keys()),
-        "surplus": sorted(given.keys() - wanted.keys()),
+        "missing": sorted(required - tensors.keys()),
+        "surplus": sorted(tensors.keys() - state.keys()),
         "misshapen": [
-            f"{name} {tuple(given[name].shape)} instead of {tuple(wanted[name].shape)}"
-            for name in both
-            if given[name].shape != wanted[name].shape
+            f"{name} {tuple(tensors[name].shape)} instead of {tuple(state[name].shape)}"
+            for name in common
+            if tensors[name].shape != state[name].shape
         ],
         # torch would drop their imaginary parts.
         "complex instead of real": [
-            name for name in both if given[name].is_complex() and not wanted[name].is_complex()
+            name for name in common if tensors[name].is_complex() and not state[name].is_complex()
         ],
-        # Only in the shape that is wanted: a small file can describe a tensor of any size.
+        # Tensors of another shape are not looked into: a small file can describe a tensor of any size.
         "not finite": [
             name
-            for name in both
-            if given[name].shape == wanted[name].shape and not bool(torch.isfinite(given[name]).all())
+            for name in common
+            if tensors[name].shape == state[name].shape and not bool(torch.isfinite(tensors[name]).all())
         ],
     }
-    found = [f"{len(names)} {problem} ({some_of(names)})" for problem, names in problems.items() if names]
-    if found:
-        others = f", or take others of the file with --weights: {some_of(weights.left)}" if weights.left else ""
+    counts = [f"{len(names)} {problem} ({some_of(names)})" for problem, names in problems.items() if names]
+    if counts:
+        names = some_of(weights.alternatives)
+        hint = f", or take others of the file with --weights: {names}" if weights.alternatives else ""
         raise CheckpointError(
-            f"{where} does not fit the architecture: {'; '.join(found)}; check architecture and key rule{others}"
+            f"{file} does not fit the architecture: {'; '.join(counts)}; check architecture and key rule{hint}"
         )
-    network.load_state_dict(wanted | given, strict=True)
+    network.load_state_dict(state | tensors, strict=True)

@@ -30,11 +30,11 @@ class KeyRule:
     name: str
     containers: tuple[str, ...] = ()
     drop: tuple[tuple[str, str], ...] = ()
-    """(pattern, why)"""
+    """Pairs of a pattern and why keys that it matches are left out."""
     rename: tuple[tuple[str, str], ...] = ()
-    """(pattern, replacement)"""
+    """Pairs of a pattern and its replacement."""
     wrappers: tuple[str, ...] = ()
-    """Beginnings that are taken off a key, one after another, until it is one of the architecture's."""
+    """Beginnings that are taken off a key, each in turn, until it is one of the architecture's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Checkpoint:
     normalization: str
     licence: str
     published_top1: float
-    """Percent of the ImageNet validation set."""
+    """The share of the ImageNet validation set that it classifies rightly, in percent."""
 
     @property
     def source(self) -> str:
@@ -97,22 +97,22 @@ def checkpoints() -> tuple[Checkpoint, ...]:
 
 def checkpoint(name: str) -> Checkpoint:
     """The checkpoint of that name, or UnknownName."""
-    known = {one.name: one for one in checkpoints()}
-    if name not in known:
-        raise UnknownName("checkpoint", name, known, "see `bandlens checkpoints list`")
-    return known[name]
+    by_name = {published.name: published for published in checkpoints()}
+    if name not in by_name:
+        raise UnknownName("checkpoint", name, by_name, "see `bandlens checkpoints list`")
+    return by_name[name]
 
 
 def by_category(category: str) -> tuple[Checkpoint, ...]:
     """The checkpoints of one category, or UnknownName."""
-    found = tuple(one for one in checkpoints() if one.category == category)
-    if not found:
-        raise UnknownName("category", category, dict.fromkeys(one.category for one in checkpoints()))
-    return found
+    members = tuple(published for published in checkpoints() if published.category == category)
+    if not members:
+        raise UnknownName("category", category, dict.fromkeys(published.category for published in checkpoints()))
+    return members
 
 
 def select(names: list[str], every: bool = False, category: str | None = None) -> tuple[Checkpoint, ...]:
-    """What a command line asks for: some names, all, or a category; UsageError for none of these or several."""
+    """The checkpoints that a command line names: some, all, or a category; UsageError for none of these or several."""
     if (bool(names) + every + (category is not None)) != 1:
         raise UsageError("say which: either NAME…, or --all, or --category C; see `bandlens checkpoints list`")
     if category is not None:
@@ -122,7 +122,7 @@ def select(names: list[str], every: bool = False, category: str | None = None) -
 
 @cache
 def ema_names() -> tuple[str, ...]:
-    """What training scripts call an exponential moving average of the weights, the first one preferred."""
+    """The names of exponential moving averages of the weights in training scripts, the preferred one first."""
     return tuple(_table()["ema"])
 
 
@@ -136,7 +136,7 @@ def key_rule(name: str) -> KeyRule:
     return KeyRule(
         name,
         containers=tuple(row.get("containers", ())),
-        drop=tuple((pattern, why) for pattern, why in row.get("drop", ())),
+        drop=tuple((pattern, reason) for pattern, reason in row.get("drop", ())),
         rename=tuple((pattern, replacement) for pattern, replacement in row.get("rename", ())),
         wrappers=tuple(row.get("wrappers", ())),
     )

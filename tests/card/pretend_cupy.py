@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 from weakref import finalize
 
 import numpy as np
-import pytest
 from deferred_card import POISON, CudaError, DeferredCard, Event, Memory
 from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
+from required import miss
 
 from bandlens.probes.kernels import KERNELS, SOURCE
 
@@ -33,19 +33,12 @@ OPTIONS = "BANDLENS_TEST_CXXFLAGS"
 """Environment variable: more options for g++."""
 
 
-def absent(what: str, reason: str) -> Any:
-    """Skip, unless BANDLENS_REQUIRE names `what`."""
-    if what in os.environ.get("BANDLENS_REQUIRE", "").split(","):
-        pytest.fail(reason)
-    pytest.skip(reason, allow_module_level=True)
-
-
 # Kernels
 
 
 def compile_kernels(folder: Path, more: str = "") -> ctypes.CDLL:
     """The kernels as g++ compiles them, and `more` C++ behind them."""
-    compiler = shutil.which("g++") or absent("kernels", "no g++: install it (apt-get install g++)")
+    compiler = shutil.which("g++") or miss("kernels", "no g++: install it (apt-get install g++)")
     file, built = folder / "kernels.cpp", folder / "kernels.so"
     exposed = "".join(f"EXPOSE({name})\n" for name in KERNELS)
     file.write_text(f'#include "{HEADER}"\n#include "{SOURCE}"\n{exposed}{more}', encoding="utf-8")
@@ -92,7 +85,7 @@ def real() -> ModuleType:
     try:
         import cupy
     except ImportError as error:
-        absent("kernels", f"no CuPy ({error}); run: pip install '.[gpu-checks]'")
+        miss("kernels", f"no CuPy ({error}); run: pip install '.[gpu-checks]'")
     module: ModuleType = cupy
     return module
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pretend_cupy import OPTIONS, PretendCupy, absent, compile_kernels, kernel_launcher
+from pretend_cupy import OPTIONS, PretendCupy, compile_kernels, kernel_launcher, miss
 from stimuli import SAMPLES, perturb, photographs
 
 from bandlens.engine.decision import reduce_in_arrays, reduce_logits
@@ -62,7 +62,7 @@ def compiled(source: str, architecture: str, result: str, *more: str) -> bytes:
 
         program = nvrtc.createProgram(source, "kernels.cu", [], [])
     except (ImportError, RuntimeError) as error:
-        absent("kernels", f"no NVRTC ({error}); run: pip install '.[gpu-checks]'")
+        miss("kernels", f"no NVRTC ({error}); run: pip install '.[gpu-checks]'")
     try:
         nvrtc.compileProgram(program, (*CUDA_OPTIONS, *CUPY_ADDS, f"-arch={architecture}", *more))
         made = getattr(nvrtc, result)(program)
@@ -449,7 +449,7 @@ random_words((1, 1), (256,), (words, keys, np.uint64(0), np.uint32(0), np.uint32
 
 def sanitized(*words: str) -> subprocess.CompletedProcess[str]:
     """Python with kernels that stop the process where they leave an array or do what C++ does not define."""
-    compiler = shutil.which("g++") or absent("kernels", "no g++: install it (apt-get install g++)")
+    compiler = shutil.which("g++") or miss("kernels", "no g++: install it (apt-get install g++)")
     # The sanitizer has to be there before memory is handed out, and the library that it watches before that.
     there = [
         subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip()

@@ -24,8 +24,8 @@ from bandlens.engine.device import graphs, pixels
 from bandlens.engine.run import run
 from bandlens.errors import DeviceError, EngineError
 from bandlens.export.onnx.files import OnnxFile
-from bandlens.export.onnx.parity import compare, onnx_logits
-from bandlens.export.onnx.precisions import for_cpu, make_onnx_file
+from bandlens.export.onnx.parity import measure_parity, onnx_logits
+from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
 from bandlens.export.photographs import photograph_crops
 from bandlens.export.plans import plans
 from bandlens.probes import kernels
@@ -346,8 +346,8 @@ def test_a_refit_that_loses_a_bias_is_found_out_at_fp16(
     model = make_model(tmp_path)
     half = make_onnx_file(model, "fp16")[0]
     images = photograph_crops(128)
-    right, wrong = (onnx_logits(content, images) for content in (for_cpu(half), without_bias(for_cpu(half))))
-    assert tensorrt_session.CLOSE["fp16"] < compare(right, wrong).relative_difference < 0.02
+    right, wrong = (onnx_logits(content, images) for content in (read_for_cpu(half), without_bias(read_for_cpu(half))))
+    assert tensorrt_session.CLOSE["fp16"] < measure_parity(right, wrong).relative_difference < 0.02
     device = tensorrt_session.device_of("tensorrt")
     plans.ensure_trt_plan(device.trt, half, device.target(BATCH, refit=True))
     load = pretend_tensorrt.Engine.load

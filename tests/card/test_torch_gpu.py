@@ -21,7 +21,7 @@ from bandlens.engine.device.driver import Gpu
 from bandlens.errors import DeviceError, EngineError
 from bandlens.export.onnx.files import load_onnx_file
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.onnx.precisions import for_cpu, make_onnx_file
+from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
 from bandlens.export.torch import network
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.arrays import to_numpy
@@ -75,7 +75,7 @@ def test_sessions_that_share_memory_do_not_disturb_each_other(card: PretendCupy,
 def test_half_precision_runs_the_file_of_that_precision(card: PretendCupy, tmp_path: Path) -> None:
     model, [content] = make_model(tmp_path), batches(1)
     make_onnx_file(model, "fp16")
-    wanted = onnx_logits(for_cpu(load_onnx_file(model, "fp16")), content)
+    wanted = onnx_logits(read_for_cpu(load_onnx_file(model, "fp16")), content)
     with open_session(variant(model, "fp16"), BATCH, 1) as session:
         logits = to_numpy(session.infer(card.asarray(content)))
         assert {buffer.dtype for buffer in session.network.buffers()} == {torch.float16}

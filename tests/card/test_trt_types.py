@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from required import miss
 
 ROOT = Path(__file__).parent.parent.parent
 TYPES = "export/plans/types.py"
@@ -46,7 +47,7 @@ LIBRARIES = {
 def stub_libraries(folder: Path) -> Path:
     """Libraries whose every function returns null."""
     if shutil.which("gcc") is None:
-        pytest.skip("no gcc to compile stub libraries with")
+        miss("gcc", "no gcc to compile stub libraries with")
     folder.mkdir()
     for library, functions in LIBRARIES.items():
         name = f"lib{library}.so.10"

@@ -24,10 +24,10 @@ from bandlens.app.demo import MODEL
 from bandlens.errors import ExportError, UsageError
 from bandlens.export.models import load_model, verify_model
 from bandlens.export.normalization import NORMALIZATIONS
-from bandlens.export.onnx.fp16 import rounded, to_fp16
+from bandlens.export.onnx.fp16 import emulate_in_fp32, to_fp16
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
 from bandlens.export.onnx.int8 import symmetric_activations, to_int8
-from bandlens.export.onnx.parity import compare, onnx_logits
+from bandlens.export.onnx.parity import measure_parity, onnx_logits
 from bandlens.export.photographs import photograph_crops
 
 Images = NDArray[np.float32]
@@ -112,7 +112,7 @@ def test_fp16_computes_nearly_the_same(resnet18_content: bytes, photographs: Ima
     half = to_fp16(resnet18_content)
     assert half == to_fp16(resnet18_content)
     assert len(half) < 0.51 * len(resnet18_content)
-    parity = compare(onnx_logits(resnet18_content, photographs), onnx_logits(rounded(half), photographs))
+    parity = measure_parity(onnx_logits(resnet18_content, photographs), onnx_logits(emulate_in_fp32(half), photographs))
     assert 0 < parity.relative_difference < 5e-3
 
 
@@ -123,11 +123,11 @@ def test_rounded_computes_what_float16_does(tiny: Path, photographs: Images) -> 
     half = to_fp16(to_onnx(Normalized(network, *NORMALIZATIONS["imagenet"]).eval(), 64)[0])
     evaluator = ReferenceEvaluator(onnx.load_from_string(half))
     (expected,) = evaluator.run(None, {"images": photographs})
-    found = onnx_logits(rounded(half), photographs)
+    found = onnx_logits(emulate_in_fp32(half), photographs)
     unrounded = onnx_logits(half, photographs)
     assert np.array_equal(found, found.astype(np.float16))
     assert not np.array_equal(unrounded, unrounded.astype(np.float16))
-    assert compare(expected, found).relative_difference < 3e-3
+    assert measure_parity(expected, found).relative_difference < 3e-3
 
 
 class Tricky(nn.Module):
@@ -153,8 +153,8 @@ def test_fp16_of_operators_that_stay_float32(normalization: str, photographs: Im
     torch.manual_seed(0)
     content, _ = to_onnx(Normalized(Tricky(), *NORMALIZATIONS[normalization]).eval(), 64)
     half = to_fp16(content)
-    for lower in (half, rounded(half)):
-        parity = compare(onnx_logits(content, photographs), onnx_logits(lower, photographs))
+    for lower in (half, emulate_in_fp32(half)):
+        parity = measure_parity(onnx_logits(content, photographs), onnx_logits(lower, photographs))
         assert parity.relative_difference < 5e-3
 
 
@@ -297,7 +297,7 @@ def test_what_tensorrt_would_misread_is_refused(resnet18_int8: bytes) -> None:
 
 def test_lite0_on_photographs_at_fp16(lite0_content: bytes, lite0_logits: Images, crops: Images) -> None:
     """Measured: 2 of 200 predictions differ, logits by 0.33 % of the largest."""
-    parity = compare(lite0_logits, onnx_logits(rounded(to_fp16(lite0_content)), crops))
+    parity = measure_parity(lite0_logits, onnx_logits(emulate_in_fp32(to_fp16(lite0_content)), crops))
     assert parity.images == 200
     assert parity.top1_disagreements <= 6
     assert parity.relative_difference < 0.01
@@ -307,6 +307,6 @@ def test_lite0_on_photographs_at_int8(lite0_content: bytes, lite0_logits: Images
     """Measured, calibrated on 18 other photographs: 10 of 200 differ, symmetric or not; logits by 28 % and 11 %."""
     int8 = to_int8(lite0_content, [photograph_crops(224)])
     for content in (int8, symmetric_activations(int8)):
-        parity = compare(lite0_logits, onnx_logits(content, crops))
+        parity = measure_parity(lite0_logits, onnx_logits(content, crops))
         assert parity.top1_disagreements <= 24
         assert parity.relative_difference < 0.5

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-from pretend_cupy import absent
+from required import miss
 from small import CLASSES, make_model, make_pictures
 
 from bandlens.engine.backends.base import open_session, variant_of
@@ -100,7 +100,7 @@ def test_sums_of_int8_products_are_not_cut(processor: str, tmp_path: Path) -> No
     if processor:
         if platform.machine() != "x86_64":
             pytest.skip("only x86 processors do so")
-        program = shutil.which("qemu-x86_64") or absent("qemu", "no emulator: install it (apt-get install qemu-user)")
+        program = shutil.which("qemu-x86_64") or miss("qemu", "no emulator: install it (apt-get install qemu-user)")
         emulator = [program, "-cpu", processor]
     folder = largest_sums(tmp_path).path.parent
     command = [*emulator, sys.executable, "-P", "-c", WHITE, str(folder)]

@@ -112,5 +112,6 @@ def test_without_the_hub_one_line_says_so(tmp_path: Path) -> None:
     ran = bandlens(tmp_path, "http://127.0.0.1:9", "export", "--timm", NAME, "--out", "models")
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith("bandlens: cannot fetch timm:timm/test_vit.r160_in1k: ")
+    assert "Retrying" not in ran.stderr, "huggingface_hub has asked again, for half a minute"
     assert "Traceback" not in ran.stderr
     assert not (tmp_path / "models").exists()

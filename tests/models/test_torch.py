@@ -13,14 +13,14 @@ import torch
 from small import make_model, make_pictures
 
 from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
-from bandlens.engine.backends.pgd import pgd
-from bandlens.engine.backends.torch import TorchSession, exact, largest_batch
+from bandlens.engine.backends.pgd import Budget, pgd
+from bandlens.engine.backends.torch import CpuSession, checked_network, exact, largest_batch
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.errors import DeviceError, EngineError
 from bandlens.export.onnx.files import load_onnx_file
 from bandlens.export.onnx.parity import onnx_logits
-from bandlens.export.onnx.precisions import for_cpu, make_onnx_file
+from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import PGD_LINF, uniform_start
 from bandlens.records import Model, Variant
@@ -81,7 +81,7 @@ def test_out_of_memory_ends_with_a_batch_that_fits(model: Model, variant: Varian
     [attack] = PGD_LINF.conditions({"steps": 1})
     pixels = np.ascontiguousarray(make_pictures(8).transpose(0, 3, 1, 2))
     start = uniform_start(5, np.arange(8, dtype=np.uint64), 128)
-    with TorchSession(variant, 8, 1) as session:
+    with CpuSession(variant, 8, 1, checked_network) as session:
         session.network = Small(OnnxNetwork(model.path.read_bytes()))
         for labels in (None, np.zeros(8, np.int32)):
             with pytest.raises(DeviceError) as caught:
@@ -96,11 +96,12 @@ def test_an_attack_keeps_to_its_band(variant: Variant) -> None:
     pixels = np.ascontiguousarray(make_pictures(4).transpose(0, 3, 1, 2))
     labels, start = np.zeros(4, np.int32), uniform_start(5, np.arange(4, dtype=np.uint64), 128)
     plain, narrow = PGD_LINF.conditions({"eps": 0.1, "step": 0.02, "steps": 3, "band": [[0, 1], [0, 0.2]]})
-    with TorchSession(variant, 4, 1) as session:
+    with CpuSession(variant, 4, 1, checked_network) as session:
         made = {one: session.attacked(one, pixels, labels, start) for one in (plain, narrow)}
         images, wanted = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
         for one, band in ((plain, (0.0, 1.0)), (narrow, (0.0, 0.2))):
-            found = pgd(session.network, images, wanted, 0.1, 0.02, 3, torch.from_numpy(start), band).logits
+            budget = Budget(0.1, 0.02, 3, band)
+            found = pgd(session.network, images, wanted, torch.from_numpy(start), budget).logits
             np.testing.assert_allclose(made[one], found.numpy(), rtol=0, atol=1e-5)
     assert np.abs(made[plain] - made[narrow]).max() > 1e-3
 
@@ -152,7 +153,7 @@ def test_lower_precisions_are_another_opinion_on_the_cpu(model: Model, precision
     """fp16 against ONNX Runtime on the same file; bf16 against fp32, from which it is a few times 2^-8 away."""
     images = np.ascontiguousarray(make_pictures(6).transpose(0, 3, 1, 2) / np.float32(255), np.float32)
     onnx_file = make_onnx_file(model, "fp16")[0] if precision == "fp16" else load_onnx_file(model, "fp32")
-    wanted = onnx_logits(for_cpu(onnx_file), images)
+    wanted = onnx_logits(read_for_cpu(onnx_file), images)
     with open_session(variant_of(model, "torch", precision), 6, 1) as session:
         found = session.infer(images)
     assert found.dtype == np.float32

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bandlens.errors import ExportError, UsageError
 from bandlens.export.normalization import NORMALIZATIONS
 from bandlens.export.onnx.from_torch import Normalized, to_onnx
-from bandlens.export.onnx.parity import Parity, check_images, check_parity, compare, onnx_logits
+from bandlens.export.onnx.parity import Parity, check_images, check_parity, measure_parity, onnx_logits
 
 Images = NDArray[np.float32]
 
@@ -153,20 +153,20 @@ def test_a_doctored_file_is_refused(content: bytes, resnet18: nn.Module, photogr
 
 def test_compare_counts_what_differs() -> None:
     logits = np.float32([[1, 0, 0], [0, 2, 0], [1, 1, 0]])
-    assert compare(logits, logits) == Parity(3, 0.0, 0.0, 1, 0)
-    assert compare(logits, logits).holds
+    assert measure_parity(logits, logits) == Parity(3, 0.0, 0.0, 1, 0)
+    assert measure_parity(logits, logits).holds
     tie_broken = logits + np.float32([[0, 0, 0], [0, 0, 0], [0, 1e-6, 0]])
-    assert compare(logits, tie_broken).holds
+    assert measure_parity(logits, tie_broken).holds
     near = np.float32([[1, 0.9999, 0]])
-    swapped = compare(near, near[:, [1, 0, 2]])
+    swapped = measure_parity(near, near[:, [1, 0, 2]])
     assert swapped.relative_difference < 1e-3
     assert swapped.top1_disagreements == 1
     assert not swapped.holds
-    assert not compare(logits, logits * np.float32(1.01)).holds
-    assert not compare(logits, np.full_like(logits, np.nan)).holds
+    assert not measure_parity(logits, logits * np.float32(1.01)).holds
+    assert not measure_parity(logits, np.full_like(logits, np.nan)).holds
     infinite = np.full_like(logits, np.inf)
-    assert not compare(infinite, infinite).holds
-    assert compare(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32)).holds
+    assert not measure_parity(infinite, infinite).holds
+    assert measure_parity(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32)).holds
 
 
 def test_images_are_checked(photographs: Images) -> None:

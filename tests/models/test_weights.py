@@ -212,7 +212,7 @@ def scaled(state: State, factor: float) -> State:
 
 def opened(content: object, network: nn.Module, file: Path, choice: str | None = None) -> Weights:
     torch.save(content, file)
-    return read_weights([(file, "own")], choice=choice, wanted=network.state_dict().keys())
+    return read_weights([(file, "own")], choice=choice, expected=network.state_dict().keys())
 
 
 def wrapped(layout: str, state: State) -> object:
@@ -252,7 +252,7 @@ def test_the_usual_layouts_open_by_themselves(layout: str, small: nn.Module, wei
     weights = opened(wrapped(layout, state), small, weights_file)
     assert weights.tensors.keys() == state.keys()
     assert all(torch.equal(weights.tensors[key], state[key]) for key in state)
-    assert weights.left == []
+    assert weights.alternatives == []
     assert weights.averaged == (layout in ("state_dict_ema", "model_ema"))
 
 
@@ -298,7 +298,7 @@ def test_of_weights_and_their_average_the_average_is_taken_and_both_are_named(
         (ema, ema, raw),
     ):
         weights = opened(content, small, weights_file, choice)
-        assert (weights.taken, weights.left, weights.averaged) == (taken, [left], taken == ema)
+        assert (weights.container, weights.alternatives, weights.averaged) == (taken, [left], taken == ema)
         assert torch.equal(weights.tensors["fc.weight"], state["fc.weight"] * (2 if taken == ema else 1))
         assert weights.tensors.keys() == state.keys()
 
@@ -329,7 +329,7 @@ def test_a_key_names_weights_that_no_rule_knows(small: nn.Module, weights_file: 
     ):
         opened(content, small, weights_file)
     weights = opened(content, small, weights_file, "student")
-    assert (weights.taken, weights.left) == ("student", ["teacher"])
+    assert (weights.container, weights.alternatives) == ("student", ["teacher"])
     with pytest.raises(CheckpointError, match=r"holds no weights 'ema', only the keys teacher"):
         opened(content, small, weights_file, "ema")
     with pytest.raises(CheckpointError, match=r"holds no weights 'pupil', only the keys teacher"):
@@ -344,7 +344,7 @@ def test_a_key_names_weights_that_no_rule_knows(small: nn.Module, weights_file: 
 def test_the_counters_of_an_average_are_no_weights(small: nn.Module, weights_file: Path) -> None:
     content = {"state_dict": small.state_dict(), "ema": {"decay": torch.tensor(0.99)}}
     weights = opened(content, small, weights_file)
-    assert (weights.taken, weights.left, weights.averaged) == ("state_dict", [], False)
+    assert (weights.container, weights.alternatives, weights.averaged) == ("state_dict", [], False)
 
 
 def test_names_that_begin_like_a_wrapper_stay(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ def test_names_that_begin_like_a_wrapper_stay(tmp_path: Path) -> None:
 def test_of_the_48_no_average_is_taken(small: nn.Module) -> None:
     content, _, _ = beside("torchvision", small.state_dict())
     weights = apply_rule(key_rule("module_model"), content, "x.pth", "raw")
-    assert (weights.taken, weights.left, weights.averaged) == ("model", ["model_ema"], False)
+    assert (weights.container, weights.alternatives, weights.averaged) == ("model", ["model_ema"], False)
 
 
 def test_counts_of_tensors(resnet50: nn.Module) -> None:

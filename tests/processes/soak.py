@@ -34,10 +34,10 @@ MB = 1e6
 @dataclass(frozen=True)
 class Round:
     cells: int
-    """That it ran."""
+    """Cells that it ran."""
     seconds: float
     memory: int
-    """Bytes that the process really occupies afterwards: RssAnon."""
+    """Bytes that the process occupies afterwards: RssAnon."""
     handles: int
     """Open files."""
 
@@ -50,14 +50,14 @@ def prepare(folder: Path) -> Path:
     return folder / "results.duckdb"
 
 
-def one_round(folder: Path, database: Path, number: int) -> Round:
+def run_round(folder: Path, database: Path, seed: int) -> Round:
     started = time.perf_counter()
-    work = resolve(Study.read(make_study(folder, seed=number, probes=PROBES)))
+    work = resolve(Study.read(make_study(folder, seed=seed, probes=PROBES)))
     planned = plan_study(work, database)
     ran = run_study(work, database)
     shown = ask(database, "SELECT count(*) FROM accuracy")[0][0]
     if ran.failed or ran.ran != len(planned.missing) or shown != len(work.cells):
-        raise SystemExit(f"round {number}: {len(planned.missing)} planned, {ran.ran} run, {shown} shown, {ran.failed}")
+        raise SystemExit(f"seed {seed}: {len(planned.missing)} planned, {ran.ran} run, {shown} shown, {ran.failed}")
     seconds = time.perf_counter() - started
     gc.collect()
     return Round(ran.ran, seconds, _anonymous(), len(list(Path("/proc/self/fd").iterdir())))
@@ -69,25 +69,34 @@ def _anonymous() -> int:
 
 
 def report(rounds: Sequence[Round], database: Path) -> None:
-    quarter = max(1, len(rounds) // 4)
+    cells = sum(each.cells for each in rounds)
+    print(f"{cells:,} cells in {len(rounds)} rounds, {database.stat().st_size / MB:.1f} MB")
+    quarter = len(rounds) // 4
+    if not quarter:
+        print("too few rounds to compare quarters of them: run longer")
+        return
     early, late = rounds[quarter : 2 * quarter], rounds[-quarter:]
-    print(f"{sum(one.cells for one in rounds):,} cells in {len(rounds)} rounds, {database.stat().st_size / MB:.1f} MB")
     for name, unit, scale in (("memory", "MB", MB), ("seconds", "s a round", 1), ("handles", "open files", 1)):
-        second, last = (statistics.median(getattr(one, name) / scale for one in some) for some in (early, late))
+        second, last = (
+            statistics.median(getattr(each, name) / scale for each in quarter_rounds)
+            for quarter_rounds in (early, late)
+        )
         print(f"{name}: {second:.4g} {unit} in the second quarter, {last:.4g} in the last; ratio {last / second:.3f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=0.5, help="how long (default half a minute)")
-    parser.add_argument("--cells", type=int, default=1000, help="at least so many (default 1000)")
-    given = parser.parse_args()
+    parser.add_argument("--minutes", type=float, default=0.5, help="minutes that it lasts (default half a minute)")
+    parser.add_argument("--cells", type=int, default=1000, help="cells that it runs at least (default 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round, the next ones follow (default 0)")
+    options = parser.parse_args()
+    print(f"seeds of the studies: from {options.seed} on", flush=True)
     with tempfile.TemporaryDirectory(prefix="bandlens-soak-") as name:
         folder = Path(name)
         database, rounds = prepare(folder), list[Round]()
-        end = time.monotonic() + 60 * given.minutes
-        while time.monotonic() < end or sum(one.cells for one in rounds) < given.cells:
-            rounds.append(one_round(folder, database, len(rounds)))
+        end = time.monotonic() + 60 * options.minutes
+        while time.monotonic() < end or sum(each.cells for each in rounds) < options.cells:
+            rounds.append(run_round(folder, database, options.seed + len(rounds)))
         report(rounds, database)
 
 

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from ray_clusters import ray_cluster
 from small import Command, make_study
+from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.engine.distributed import cluster
 from bandlens.engine.distributed.cluster import RayOptions, asks_for_token, connected
@@ -41,11 +41,7 @@ def driver(workplace: Path) -> Iterator[subprocess.Popen[str]]:
         [sys.executable, "-P", "-m", "bandlens", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            deadline = time.monotonic() + 120
-            while not (workplace / "started").exists():
-                assert process.poll() is None, process.communicate()[1]
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until((workplace / "started").exists, process)
             yield process
         finally:
             process.kill()
@@ -87,13 +83,10 @@ def test_a_cluster_of_ones_own_is_reached_from_here_alone_and_ends_with_its_driv
     assert folder.stat().st_mode & 0o077 == 0, "others can neither read its logs nor take the place of its sockets"
     members[-1].suspend()  # one that cannot end by itself
     driver.send_signal(number)
-    driver.communicate(timeout=30)
-    _, left = psutil.wait_procs(members, timeout=30)
+    driver.communicate(timeout=LIMIT_SECONDS)
+    _, left = psutil.wait_procs(members, timeout=LIMIT_SECONDS)
     assert left == []
-    deadline = time.monotonic() + 30
-    while folder.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not folder.exists())
 
 
 def test_a_cluster_that_is_stopped_is_told_from_one_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_up_results import python
 from polars.testing import assert_frame_equal
-from ray_clusters import ray_cluster, study_in
-from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of
+from ray_clusters import ray_cluster
+from small import Command, ask, make_images, make_model, make_pictures, make_study, rows_of, study_in
+from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
@@ -554,7 +555,7 @@ main()
 def test_a_ray_that_is_not_there_is_one_line(workplace: Path, before: str, options: list[str], words: str) -> None:
     study, database = make_study(workplace), workplace / "results.duckdb"
     code = WITHOUT.format(before=before, study=study, database=database, options=options)
-    done = subprocess.run(python(code), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(python(code), capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(words)
     assert len(done.stderr.splitlines()) == 1

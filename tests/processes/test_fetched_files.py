@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from made_up_results import python
 from small import make_images, make_model, make_pictures
+from waiting import LIMIT_SECONDS
 
 from bandlens.engine.distributed import files
 from bandlens.engine.distributed.files import DriverFiles, NodeFiles, PackedSet, kept_files
@@ -88,7 +89,7 @@ def test_what_a_killed_process_had_fetched_has_no_name_and_is_gone_after_the_nex
     packed: ImageSet, fetched: Path, here: str
 ) -> None:
     killed = python(KILLED.format(folder=str(packed.folder), digest=packed.packed, here=here))
-    assert subprocess.run(killed, check=False, timeout=60).returncode == -signal.SIGKILL
+    assert subprocess.run(killed, check=False, timeout=LIMIT_SECONDS).returncode == -signal.SIGKILL
     left = {path.name for path in fetched.iterdir()} - {f"{packed.packed}.lock"}
     assert left not in (set(), {packed.packed})
     NodeFiles(DriverFiles(kept_files([packed], [], []))).images(PackedSet(Path("/nowhere"), packed.packed, None))

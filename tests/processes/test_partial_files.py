@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from made_up_results import python
+from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
 from bandlens.export.files import replacing
@@ -35,7 +36,7 @@ def hidden(folder: Path) -> list[str]:
 @pytest.mark.parametrize("what", ["database", "file"])
 def test_what_a_killed_process_left_is_gone_after_the_next_use(what: str, tmp_path: Path) -> None:
     path = tmp_path / "r.duckdb"
-    subprocess.run(python(KILLED, what, path), check=False, timeout=60)
+    subprocess.run(python(KILLED, what, path), check=False, timeout=LIMIT_SECONDS)
     assert len(hidden(tmp_path)) == 1
     assert not path.exists()
     if what == "database":

@@ -18,6 +18,7 @@ import pytest
 from browser import DESKTOP, PHONE, chromium, require_browser, resize
 from made_up_results import cell, condition, image_set, model, part, store_study
 from small import bandlens
+from waiting import LIMIT_SECONDS
 
 from bandlens.analysis.database.open import open_store
 
@@ -42,7 +43,7 @@ def serving(database: Path, sets: Path) -> Iterator[Served]:
         yield Served(address, int(matched[1]), matched[2])
     finally:
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 130
     assert said == "bandlens: interrupted; what was committed stays, run the same command to go on\n"
 

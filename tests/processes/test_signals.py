@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from made_up_results import python
 from small import ask, make_study
+from waiting import LIMIT_SECONDS, wait_until
 
 MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on\n"
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -31,7 +32,11 @@ main()
 def test_ctrl_c_while_a_library_is_imported_is_one_line(module: str, tmp_path: Path) -> None:
     (tmp_path / "r.duckdb").touch()
     done = subprocess.run(
-        python(AT_IMPORT, module, int(signal.SIGINT)), cwd=tmp_path, capture_output=True, text=True, timeout=60
+        python(AT_IMPORT, module, int(signal.SIGINT)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
     )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", MESSAGE)
 
@@ -67,7 +72,7 @@ def test_a_second_signal_ends_at_once(where: str) -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "first\n"
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=LIMIT_SECONDS)
     assert (process.returncode, err) == (130, MESSAGE)
 
 
@@ -76,7 +81,7 @@ import time
 from pathlib import Path
 def slow(images):
     Path(__file__).with_name("started").touch()
-    time.sleep(0.2)
+    time.sleep(0.5)
     return images
 """
 
@@ -88,10 +93,9 @@ def test_a_run_that_is_told_to_end_keeps_what_was_committed(number: signal.Signa
     database = workplace / "results.duckdb"
     words = [sys.executable, "-P", "-m", "bandlens", "run", str(study), "--db", str(database)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not (workplace / "started").exists():
-            assert process.poll() is None
+        wait_until((workplace / "started").exists, process)
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=LIMIT_SECONDS)
     assert (process.returncode, out, err.splitlines()[-1] + "\n") == (128 + number, "", MESSAGE)
     assert "Traceback" not in err
     assert ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL") == [("clean", 20), ("lowpass", 20)]
@@ -109,14 +113,14 @@ print("went on")
 
 
 def test_under_nohup_hanging_up_ends_nothing() -> None:
-    done = subprocess.run(python(IGNORED), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(python(IGNORED), capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
 
 
 PROMPT = """
 import signal, threading, time
 from bandlens.app import signals
-signals.GRACE_SECONDS = 0.2
+signals.GRACE_SECONDS = 2  # a busy machine forgives within it
 signals.obey()
 for _ in range(3):
     try:
@@ -124,11 +128,11 @@ for _ in range(3):
         time.sleep(10)
     except KeyboardInterrupt:
         print(signals.forgive())
-time.sleep(1)
+time.sleep(3)
 print("went on", signals.interrupted())
 """
 
 
 def test_a_prompt_goes_on_after_ctrl_c() -> None:
-    done = subprocess.run(python(PROMPT), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(python(PROMPT), capture_output=True, text=True, timeout=LIMIT_SECONDS)
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n" * 3 + "went on False\n", "")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from made_up_results import cell, condition, image_set, part, store_study
 from small import ask, bandlens, make_study
+from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.snapshots import SHARE, snapshots, write_snapshot
@@ -84,7 +84,6 @@ def test_what_is_no_place_for_one(tmp_path: Path) -> None:
 
 
 WAITS = """
-import time
 from pathlib import Path
 def slow(images):
     while not Path(__file__).with_name("go").exists():
@@ -103,18 +102,18 @@ def test_a_run_is_looked_at_while_it_goes_on(workplace: Path) -> None:
         "run_study(resolve(Study.read(study)), database, range_seconds=0, snapshot=copy)"
     )
     database = workplace / "results.duckdb"
-    running = subprocess.Popen([sys.executable, "-P", "-c", code, study, database, copy])
+    running = subprocess.Popen([sys.executable, "-P", "-c", code, study, database, copy], text=True)
     try:
-        deadline = time.monotonic() + 60
-        done = 0
-        while not done:
-            assert running.poll() is None, "the run is over"
-            assert time.monotonic() < deadline
+        counts = [0]
+
+        def seen() -> int:
             if copy.exists():
-                done = ask(copy, "SELECT count(*) FROM prediction")[0][0]
-            time.sleep(0.05)
-        assert done < 2 * 20, "of the run's predictions"
+                counts.append(ask(copy, "SELECT count(*) FROM prediction")[0][0])
+            return counts[-1]
+
+        wait_until(seen, running)
+        assert counts[-1] < 2 * 20, "the run has stored all of its predictions"
     finally:
         (workplace / "go").touch()
-        assert running.wait(120) == 0
+        assert running.wait(LIMIT_SECONDS) == 0
     assert ask(database, "SELECT count(*) FROM accuracy") == [(2,)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
+from required import miss
 
 FLAGS = (
     "--headless=new",
@@ -32,12 +31,9 @@ def require_browser() -> tuple[str, str]:
         import selenium  # noqa: F401
     except ImportError:
         driver = None
-    if browser and driver:
-        return browser, driver
-    reason = "no browser: install chromium, chromium-driver (apt-get) and selenium (pip)"
-    if "browser" in os.environ.get("BANDLENS_REQUIRE", "").split(","):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    if not browser or not driver:
+        miss("browser", "no browser: install chromium, chromium-driver (apt-get) and selenium (pip)")
+    return browser, driver
 
 
 @contextmanager

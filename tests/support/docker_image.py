@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 from dockerfile import BLOCK, ROOT
+from required import miss
 
 PACKAGES = "base-files,base-passwd,coreutils,dash,findutils,grep,passwd,python3-pip,python3-setuptools,sed"
 # What the packages' own scripts would do, as far as it is needed; without them the base takes seconds.
@@ -28,10 +28,7 @@ def require_buildah() -> None:
     path = os.pathsep.join([os.environ["PATH"], "/usr/lib/podman", "/usr/libexec/podman"])
     if os.geteuid() == 0 and all(shutil.which(name, path=path) for name in ("buildah", "netavark", "mmdebstrap")):
         return
-    reason = "no image can be built: be root, and apt-get install buildah netavark mmdebstrap"
-    if "docker" in os.environ.get("BANDLENS_REQUIRE", "").split(","):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    miss("docker", "no image can be built: be root, and apt-get install buildah netavark mmdebstrap")
 
 
 @dataclass(frozen=True, slots=True)

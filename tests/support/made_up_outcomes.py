@@ -9,18 +9,20 @@ from made_up_results import condition
 from numpy.typing import ArrayLike, NDArray
 
 from bandlens.analysis.measures.base import Available
-from bandlens.analysis.measures.outcomes import CellOutcomes, Decisions, Images, Outcomes, StoredCondition, Subject
+from bandlens.analysis.measures.outcomes import CellOutcomes, Decisions, ImageTruth, Outcomes, StoredCondition, Subject
 from bandlens.protocol import SHAPE_CUES
 from bandlens.records import Condition
 
 CLEAN = condition()
 
 
-def images_of(count: int, clusters: ArrayLike | None = None, cues: tuple[ArrayLike, ArrayLike] | None = None) -> Images:
+def images_of(
+    count: int, clusters: ArrayLike | None = None, cues: tuple[ArrayLike, ArrayLike] | None = None
+) -> ImageTruth:
     """Labelled images whose label is 0 or the first of two cues."""
     none = np.full(count, -1)
     first, second = (none, none) if cues is None else (np.asarray(cue, np.int64) for cue in cues)
-    return Images(
+    return ImageTruth(
         digest="made up",
         clusters=np.arange(count) if clusters is None else np.asarray(clusters, np.int64),
         labelled=True,
@@ -35,7 +37,7 @@ def images_of(count: int, clusters: ArrayLike | None = None, cues: tuple[ArrayLi
 
 def outcomes_of(
     predicted: Mapping[Condition, ArrayLike],
-    images: Images,
+    images: ImageTruth,
     names: Mapping[int, str] | None = None,
     classes: int = 10,
 ) -> Outcomes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 import torch
 import torchvision
 from numpy.typing import NDArray
+from required import miss
 from torch import nn
 
 from bandlens.export.normalization import NORMALIZATIONS
@@ -76,10 +76,7 @@ def gpu_checks() -> Callable[[str], None]:
 
     def check(package: str) -> None:
         if importlib.util.find_spec(package) is None:
-            reason = f"no {package}; pip install 'bandlens[gpu-checks]'"
-            if "tensorrt-rtx" in os.environ.get("BANDLENS_REQUIRE", "").replace(",", " ").split():
-                pytest.fail(reason)
-            pytest.skip(reason)
+            miss("tensorrt-rtx", f"no {package}; pip install 'bandlens[gpu-checks]'")
 
     return check
 

@@ -25,6 +25,11 @@ from bandlens.probes.images.pack import pack_arrays
 from bandlens.records import Crop, Model
 
 CLASSES = 12
+PROBES = """
+lowpass = {cutoff = [0.1, 0.3]}
+critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}
+"""
+"""Probes of a study that `study_in` writes, unless a test names others: 1 + 2 + 4 conditions."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,14 @@ def make_study(folder: Path, **keys: Any) -> Path:
     file = folder / f"{keys.get('name', 'study')}.toml"
     file.write_text("\n".join([*lines, "[probes]", probes]), encoding="utf-8")
     return file
+
+
+def study_in(folder: Path, count: int = 100, probes: str = PROBES, models: tuple[str, ...] = ("one", "two")) -> Path:
+    """A study of small models and labelled images."""
+    for seed, name in enumerate(models):
+        make_model(folder / "models", name, seed=seed)
+    make_images(folder / "images.set", make_pictures(count), labels=[k % CLASSES for k in range(count)])
+    return make_study(folder, probes=probes)
 
 
 def rows_of(database: Path) -> pl.DataFrame:

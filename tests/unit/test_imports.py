@@ -86,7 +86,7 @@ def test_the_application_names_no_probe() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and node.value in probes:
                 named[name].add(str(node.value))
-            elif isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[-1] in families:
+            elif isinstance(node, ast.ImportFrom) and node.module and node.module.removeprefix("probes.") in families:
                 named[name] |= {alias.name for alias in node.names}
     for script in (PACKAGE / "app").rglob("*.js"):
         words = re.findall(r"""["'`](\w+)["'`]""", script.read_text(encoding="utf-8"))

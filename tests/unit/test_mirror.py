@@ -1,7 +1,11 @@
-"""A unit test lies where its module lies: tests/unit/engine/backends/test_pgd.py tests engine/backends/pgd.py."""
+"""A unit test lies where its module lies, and neither starts a process nor waits.
+
+tests/unit/engine/backends/test_pgd.py tests engine/backends/pgd.py.
+"""
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -12,7 +16,6 @@ WITHOUT_A_MODULE = {
     "analysis/database/test_label_schemes.py": "views of schema.sql",
     "analysis/database/test_views.py": "views of schema.sql",
     "app/study/test_names.py": "the names that belong to a study's version",
-    "app/study/test_paper.py": "the study file that ships",
     "probes/test_golden.py": "numbers of all built-in probes",
     "test_generated_pages.py": "docs/generate.py",
     "test_imports.py": "imports of the whole package",
@@ -21,6 +24,12 @@ WITHOUT_A_MODULE = {
     "test_sql_page.py": "docs/guide/sql.md",
 }
 """Each unit test of something other than one module, and what it tests instead."""
+
+FORBIDDEN = {"multiprocessing", "os.fork", "os.kill", "ray", "selenium", "signal", "subprocess", "time.sleep"} | {
+    *("made_up_results.python", "small.bandlens"),  # commands of a process
+    *("browser", "docker_image", "ray_clusters", "terminals", "waiting"),  # helpers for other folders
+}
+"""Modules, and names of modules, that tests/unit does without: they start processes, signal to them, or wait."""
 
 
 def unit_tests() -> list[str]:
@@ -42,3 +51,28 @@ def test_every_test_lies_in_a_folder_that_make_runs() -> None:
     folders = {file.relative_to(TESTS).parts[0] for file in TESTS.rglob("test_*.py")}
     jobs = next(line for line in (PACKAGE / "Makefile").read_text().splitlines() if line.startswith("JOBS ?= "))
     assert folders - {"unit"} <= set(jobs.removeprefix("JOBS ?= ").split())
+
+
+def names_used(file: Path) -> set[str]:
+    """Modules that a file imports, and names of modules as `module.name`."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {part for alias in node.names for part in (alias.name, alias.name.partition(".")[0])}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {
+                node.module,
+                node.module.partition(".")[0],
+                *(f"{node.module}.{alias.name}" for alias in node.names),
+            }
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            names.add(f"{node.value.id}.{node.attr}")
+    return names
+
+
+def test_unit_tests_start_no_process_and_do_not_wait() -> None:
+    uses = {
+        file.relative_to(TESTS / "unit").as_posix(): names_used(file) & FORBIDDEN
+        for file in (TESTS / "unit").rglob("*.py")
+    }
+    assert {file: names for file, names in uses.items() if names} == {}

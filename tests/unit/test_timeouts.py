@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import threading
 from concurrent.futures import Future
 
 import pytest
-from made_up_results import python
 
 from bandlens.errors import EngineError
 from bandlens.timeouts import TimedCalls, has_stuck_call
@@ -48,24 +46,3 @@ def test_a_call_that_does_not_come_back_is_given_up_and_the_next_is_answered() -
     assert has_stuck_call()
     assert calls(lambda: 3) == 3
     end.set()
-
-
-STUCK = """
-import sys, threading
-from bandlens import __main__
-from bandlens.app import cli
-from bandlens.timeouts import TimedCalls
-def app():
-    try:
-        TimedCalls(0.05, "no answer")(threading.Event().wait)
-    finally:
-        import atexit
-        atexit.register(print, "unloaded")
-cli.app = app
-__main__.main()
-"""
-
-
-def test_a_command_with_a_library_that_is_stuck_ends_with_its_line_and_unloads_nothing() -> None:
-    done = subprocess.run(python(STUCK), capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "bandlens: no answer\n")

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from made_up_results import cell, image_set, part, store_study
-from small import Command
+from PIL import Image
+from small import Command, ask, make_model, make_pictures, make_study
 from typer.main import get_command
 from typer.testing import CliRunner
 
 import bandlens
-from bandlens.analysis.database.open import open_store
 from bandlens.app.cli import app
 from bandlens.app.console import log
+from bandlens.protocol import CUTOFFS
 
-HEAVY = ("torch", "cupy", "tensorrt", "onnxruntime", "duckdb", "polars", "numpy", "pyarrow", "PIL", "altair", "scipy")
 ROOT = Path(bandlens.__file__).parent
 
 
@@ -35,10 +31,6 @@ def command_paths() -> list[tuple[str, ...]]:
 
     walk(get_command(app), ())
     return found
-
-
-def bandlens_command(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-P", "-m", "bandlens", *words], capture_output=True, text=True, cwd=cwd)
 
 
 def test_the_commands_of_the_design_are_there() -> None:
@@ -80,37 +72,6 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     assert is_group or "Example" in result.output, "help without an example"
 
 
-@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
-def test_help_loads_no_heavy_library(words: list[str]) -> None:
-    code = (
-        f"import sys; sys.argv = ['bandlens', *{words!r}]\n"
-        "from bandlens.app.cli import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "HEAVY []"
-
-
-def test_importing_the_package_loads_no_heavy_library() -> None:
-    code = (
-        "import sys, bandlens, bandlens.records; assert issubclass(bandlens.UsageError, bandlens.BandlensError); "
-        f"dir(bandlens); print(sorted(set({HEAVY!r}) & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
-def test_a_finished_run_needs_neither_torch_nor_onnxruntime(tmp_path: Path) -> None:
-    code = (
-        "import sys, bandlens.app.study.run, bandlens.app.study.plan; "
-        "print(sorted({'torch', 'onnxruntime'} & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
 @pytest.mark.parametrize(
     ("words", "exit_code", "message"),
     [
@@ -129,12 +90,13 @@ def test_a_finished_run_needs_neither_torch_nor_onnxruntime(tmp_path: Path) -> N
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_what_is_not_there_gets_one_line_on_stderr(
-    tmp_path: Path, words: list[str], exit_code: int, message: str
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], exit_code: int, message: str
 ) -> None:
-    result = bandlens_command(*words, cwd=tmp_path)
-    assert (result.returncode, result.stdout) == (exit_code, "")
-    assert message in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    answer = command(*words)
+    assert (answer.code, answer.out) == (exit_code, "")
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,22 +112,21 @@ def test_the_environment_names_the_database_of_commands_that_need_one(
     assert [file.name for file in tmp_path.iterdir()] == ["mine.duckdb"]
 
 
-def test_an_unknown_command_is_wrong_use() -> None:
-    result = bandlens_command("rn")
-    assert result.returncode == 2
-    assert "rn" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_an_unknown_command_is_wrong_use(command: Command) -> None:
+    answer = command("rn")
+    assert answer.code == 2
+    assert "rn" in answer.err
+    assert "Traceback" not in answer.err
 
 
-def test_checkpoints_list_json_has_48_rows() -> None:
-    result = bandlens_command("checkpoints", "list", "--json")
-    rows = json.loads(result.stdout)
+def test_checkpoints_list_json_has_48_rows(command: Command) -> None:
+    rows = json.loads(command("checkpoints", "list", "--json").out)
     assert len(rows) == 48
     assert all({"name", "category"} <= row.keys() for row in rows)
 
 
-def test_probes_list_json_has_52_conditions() -> None:
-    rows = json.loads(bandlens_command("probes", "list", "--json").stdout)
+def test_probes_list_json_has_52_conditions(command: Command) -> None:
+    rows = json.loads(command("probes", "list", "--json").out)
     assert len(rows) == 52
     assert rows[0]["probe"] == "clean"
 
@@ -209,36 +170,37 @@ def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> 
     assert "app/study/file.py" in answer.err
 
 
-@pytest.mark.parametrize(
-    ("typed", "offered"),
-    [
-        ("export resnet50_di", "resnet50_dino"),
-        ("checkpoints show tv_re", "tv_resnet50"),
-        ("export --category contr", "contrastive"),
-        ("run study.toml --engine onnxruntime-c", "onnxruntime-cuda"),
-        ("benchmarks pack imagenet-s", "imagenet-sketch"),
-        ("report --study mi", "mine@1"),
-        ("compare mine mi", "mine"),
-        ("studies delete mi", "mine@1"),
-    ],
-)
-def test_a_shell_completes_names(typed: str, offered: str, tmp_path: Path) -> None:
-    with open_store(tmp_path / "results.duckdb") as store:
-        images = image_set(1)
-        store_study(store, "mine", images, [part(cell(images), [0])])
-    asked = {"_BANDLENS_COMPLETE": "complete_bash", "COMP_WORDS": f"bandlens {typed}"}
-    asked["COMP_CWORD"] = str(len(typed.split()))
-    ran = subprocess.run(
-        [Path(sys.executable).with_name("bandlens")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | asked,
-    )
-    assert offered in ran.stdout.splitlines()
-    assert all(line.startswith(typed.split()[-1]) for line in ran.stdout.splitlines())
-
-
 def test_shell_completion_is_offered() -> None:
     result = CliRunner().invoke(app, ["--help"], env={"TERM": "dumb"})
     assert "--install-completion" in result.output
+
+
+def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path) -> None:
+    for number, picture in enumerate(make_pictures(12, 32)):
+        file = tmp_path / "photographs" / ("cat", "dog")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+    make_model(tmp_path / "models", size=32)
+    crop = ("--size", "32", "--resize", "32")
+    packed = command(
+        "images", "pack", tmp_path / "photographs", *crop, "--labels", "folders", "--out", tmp_path / "images.set"
+    )
+    assert (packed.code, "12" in packed.out) == (0, True)
+    study = make_study(tmp_path, name="mine", probes="lowpass = {}\nhighpass = {}")
+    database = tmp_path / "results.duckdb"
+    db = ("--db", database)
+    cells = 1 + 2 * len(CUTOFFS)
+    assert json.loads(command("plan", study, *db, "--json").out)["to_run"]["predictions"] == 12 * cells
+    ran = command("run", study, *db)
+    assert f"ran {cells} of {cells} cells" in ran.out
+    assert "nothing to run" in command("run", study, *db).out
+    assert command("analyze", *db, "--resamples", "100").code == 0
+    page = tmp_path / "report.html"
+    assert command("report", *db, "--out", page).code == 0
+    assert 'id="curves-1"' in page.read_text(encoding="utf-8")
+    labels = [number % 2 for number in sorted(range(12), key=lambda number: (number % 2, str(number)))]
+    of_clean = "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' ORDER BY image_index"
+    right = sum(
+        label == row[0] for label, row in zip(labels, ask(database, f"SELECT predicted {of_clean}"), strict=True)
+    )
+    assert ask(database, "SELECT n, top1 FROM accuracy WHERE probe = 'clean'") == [(12, right / 12)]

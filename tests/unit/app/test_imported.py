@@ -14,7 +14,7 @@ from made_up_results import cell, image_set, part, store_study
 from small import Command, ask, make_images, make_pictures
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.published.sources import read_parquet
+from bandlens.analysis.published.tables import read_parquet
 from bandlens.app.explore.answers import Answers, ImageQuery
 from bandlens.app.pictures.conditions import Conditions
 from bandlens.errors import StoreError

@@ -14,8 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
-from pretend_cupy import compile_kernels, kernel_launcher
-from pretend_gpu import pretend_gpu
 from small import make_images, make_model, make_pictures
 
 from bandlens.engine.backends.base import attack_variant, open_session, variant_of
@@ -25,7 +23,7 @@ from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.run import check_attackable
 from bandlens.engine.tasks import Task, whole_tasks
 from bandlens.engine.workbench import Workbench
-from bandlens.errors import EngineError, UsageError
+from bandlens.errors import UsageError
 from bandlens.export.models import save_model
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import uniform_start
@@ -306,27 +304,6 @@ def test_one_attacked_network_is_open_at_a_time_and_nothing_beside_it(bench: Ben
             assert list(here.sessions) == task.variants
         assert here.sessions
     assert not here.sessions
-
-
-def test_what_other_sessions_took_of_a_card_is_free_when_an_attack_opens(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    card = pretend_gpu(monkeypatch, kernel_launcher(compile_kernels(tmp_path)))
-    grid, room, found = make_grid(PROBES, Path()), card.free, list[int]()
-
-    def opens(*_: object) -> None:
-        found.append(card.free)
-        raise EngineError("this is all")
-
-    monkeypatch.setattr("bandlens.engine.workbench.open_attacker", opens)
-    model, images = bench.models[0], bench.images.info
-    clean = Cell(variant_of(model, "tensorrt", "fp32"), images, grid.clean[0], 0)
-    attacked = Cell(attack_variant(model, "tensorrt"), images, grid.attacks[0], 0)
-    with workbench(bench.images, grid) as here:
-        list(here.compute(Task((clean,), 0, COUNT)))
-        assert card.free < room
-        list(here.compute(Task((attacked,), 0, COUNT)))
-    assert found == [room]
 
 
 def test_a_network_that_is_open_is_used_again(bench: Bench) -> None:

@@ -1,3 +1,3 @@
 from __future__ import annotations
 
-from networks import home, photographs, published, randomize, resnet18, resnet50, server, tiny  # noqa: F401 - fixtures
+from networks import home, photographs, published, server, tiny  # noqa: F401 - fixtures

@@ -82,9 +82,9 @@ def test_without_the_adversarially_trained_models_is_the_subset_of_the_others(ta
 
 
 def test_it_takes_seconds_and_the_same_seed_gives_the_same(table: pl.DataFrame) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     again = published(control="ID")
-    assert time.monotonic() - started < 30
+    assert time.process_time() - started < 30
     assert again.equals(table)
     assert not published(control="ID", seed=1, resamples=200).equals(table)
 

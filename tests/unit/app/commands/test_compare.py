@@ -1,12 +1,10 @@
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import typer
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
-from terminals import on_a_terminal
 from typer.testing import CliRunner
 
 from bandlens.analysis.database.open import open_store
@@ -65,30 +63,6 @@ def test_what_differs_is_listed_and_the_rest_is_counted(db: Path) -> None:
     assert "1 model, and a correlation needs 4" in printed
     assert "cutoff=0.1 " not in printed
     assert "cutoff=0.1 " in call("s@1", "s@2", "--db", db, "--all")
-
-
-def test_a_terminal_of_80_columns_has_room_for_the_intervals(tmp_path: Path) -> None:
-    images, path = image_set(100, labels=[0] * 100, name="imagenet-val"), tmp_path / "results.duckdb"
-    wrong = {
-        condition(): (10, 30),
-        condition("critical_band", noise_sd=0.08, frequency=3): (30, 60),
-        condition("pgd_linf", eps=0.5 / 255, step=2 / 255, steps=40): (30, 70),
-    }
-    names = ["efficientnet_lite0", "resnet50.tv_in1k"]
-    with open_store(path) as store:
-        for version, precision in enumerate(("fp32", "int8")):
-            cells = [cell(images, of, by=model(name), precision=precision) for name in names for of in wrong]
-            numbers = [wrong[one.condition][version] for one in cells]
-            store_study(store, "s", images, [part(one, ranks(images, number), ranks(images, number))
-                                             for one, number in zip(cells, numbers, strict=True)])  # fmt: skip
-    shown = on_a_terminal([sys.executable, "-P", "-m", "bandlens", "compare", "s@1", "s@2", "--db", str(path)])
-    tables = [line for line in shown if line.startswith("Cells: ")]
-    assert tables == [f"Cells: {name} on imagenet-val" for name in names]
-    for row in json.loads(call("s@1", "s@2", "--db", path, "--json"))["cells"]:
-        interval = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-        lines = [line for line in shown if line.strip().startswith(row["probe"]) and interval in line]
-        assert len(lines) == len(names)
-        assert max(map(len, lines)) <= 80
 
 
 def test_what_has_no_accuracy_to_compare_is_counted(tmp_path: Path) -> None:

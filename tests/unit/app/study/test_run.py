@@ -11,8 +11,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from polars.testing import assert_frame_equal
-from ray_clusters import study_in
-from small import Command, ask, rows_of
+from small import Command, ask, rows_of, study_in
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store

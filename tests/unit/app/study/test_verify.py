@@ -7,8 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from ray_clusters import study_in
-from small import Command, make_model
+from small import Command, make_model, study_in
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.stats import kstest
 from torch import Tensor, nn
 
-from bandlens.engine.backends.pgd import Attacked, fooled, pgd, pgd_any, within
+from bandlens.engine.backends.pgd import Attacked, Budget, fooled, pgd, pgd_any, within
 from bandlens.probes.attacks import START_STREAM, uniform_start
 from bandlens.probes.noise import philox4x32, unit_normal_fields
 from bandlens.probes.spectral import lowpass, spectrum
@@ -60,7 +60,7 @@ def own(network: nn.Module, images: Tensor) -> Tensor:
 
 def test_one_step_from_the_image_follows_the_sign_of_the_gradient() -> None:
     network, (images, labels, start) = Linear(), batch()
-    found = pgd(network, images, labels, 0.1, 0.03, 1, torch.zeros_like(start))
+    found = pgd(network, images, labels, torch.zeros_like(start), Budget(0.1, 0.03, 1))
     wanted = (images + 0.03 * network.gradient(images, labels).sign()).clamp(0, 1)
     assert torch.allclose(found.images, wanted, atol=1e-7)
     assert torch.equal(found.logits, network(found.images))
@@ -70,7 +70,7 @@ def test_a_step_longer_than_the_ball_ends_on_its_surface() -> None:
     """As the published one does, which is four times as long."""
     network, (images, labels, start) = Linear(), batch()
     eps = 0.5 / 255
-    found = pgd(network, images, labels, eps, 2 / 255, 3, start).images
+    found = pgd(network, images, labels, start, Budget(eps, 2 / 255, 3)).images
     on_the_surface = ((found - images).abs() - eps).abs() < 1e-7
     assert (on_the_surface | (found == 0) | (found == 1)).all()
     assert on_the_surface.float().mean() > 0.8
@@ -79,7 +79,7 @@ def test_a_step_longer_than_the_ball_ends_on_its_surface() -> None:
 def test_it_begins_at_the_start() -> None:
     """With steps of no length, the last iterate is the first one."""
     images, labels, start = batch()
-    found = pgd(Linear(), images, labels, 0.1, 0.0, 2, start).images
+    found = pgd(Linear(), images, labels, start, Budget(0.1, 0.0, 2)).images
     assert torch.allclose(found, (images + 0.1 * start).clamp(0, 1), atol=1e-7)
 
 
@@ -91,7 +91,7 @@ def test_iterates_stay_in_the_ball_and_in_the_range(
 ) -> None:
     images, labels, start = batch(seed=seed)
     before = images.clone()
-    found = attack(Curved(), images, labels, eps, step, steps, start).images
+    found = attack(Curved(), images, labels, start, Budget(eps, step, steps)).images
     assert (found - images).abs().max() <= eps + 1e-6
     assert found.min() >= 0
     assert found.max() <= 1
@@ -101,7 +101,8 @@ def test_iterates_stay_in_the_ball_and_in_the_range(
 @pytest.mark.parametrize("attack", [pgd, pgd_any])
 def test_a_band_that_lets_all_pass_changes_no_bit(attack: Attack) -> None:
     images, labels, start = batch()
-    plain, passed = (attack(Curved(), images, labels, 0.1, 0.02, 4, start, *band) for band in ((), ((0.0, 1.0),)))
+    budgets = Budget(0.1, 0.02, 4), Budget(0.1, 0.02, 4, band=(0.0, 1.0))
+    plain, passed = (attack(Curved(), images, labels, start, budget) for budget in budgets)
     assert torch.equal(plain.images, passed.images)
     assert torch.equal(plain.logits, passed.logits)
 
@@ -116,7 +117,7 @@ def test_a_band_is_what_the_lowpass_keeps_at_high_and_not_at_low(band: tuple[flo
 def test_steps_of_a_band_stay_in_it_where_nothing_is_cut() -> None:
     """In a ball of radius 1 around grey images, small steps reach no border."""
     images, labels, start = torch.full((2, 3, SIZE, SIZE), 0.5), torch.tensor([0, 1]), torch.zeros(2, 3, SIZE, SIZE)
-    found = pgd(Curved(), images, labels, 1.0, 0.001, 5, start, (0.0, 0.5)).images - images
+    found = pgd(Curved(), images, labels, start, Budget(1.0, 0.001, 5, (0.0, 0.5))).images - images
     assert found.abs().max() > 1e-3
     spectrum = torch.fft.fftshift(torch.fft.fft2(found), dim=(-2, -1)).abs()
     outside = torch.ones(SIZE, SIZE, dtype=torch.bool)
@@ -128,7 +129,7 @@ def test_steps_of_a_band_stay_in_it_where_nothing_is_cut() -> None:
 @pytest.mark.parametrize("band", [(0.0, 0.5), (0.5, 1.0)])
 def test_iterates_of_a_band_stay_in_the_ball_and_in_the_range(band: tuple[float, float]) -> None:
     images, labels, start = batch()
-    found = pgd(Curved(), images, labels, 0.1, 0.3, 4, start, band).images
+    found = pgd(Curved(), images, labels, start, Budget(0.1, 0.3, 4, band)).images
     assert (found - images).abs().max() <= 0.1 + 1e-6
     assert found.min() >= 0
     assert found.max() <= 1
@@ -137,8 +138,8 @@ def test_iterates_of_a_band_stay_in_the_ball_and_in_the_range(band: tuple[float,
 def test_more_steps_go_on_from_fewer() -> None:
     network, (images, labels, start) = Curved(), batch()
     for steps in range(1, 5):
-        here = pgd(network, images, labels, 0.05, 0.02, steps, start).images
-        onward = pgd(network, images, labels, 0.05, 0.02, steps + 1, start).images
+        here = pgd(network, images, labels, start, Budget(0.05, 0.02, steps)).images
+        onward = pgd(network, images, labels, start, Budget(0.05, 0.02, steps + 1)).images
         gradient = torch.autograd.grad(
             nn.functional.cross_entropy(network(here.requires_grad_()), labels, reduction="sum"), here
         )[0]
@@ -149,10 +150,11 @@ def test_more_steps_go_on_from_fewer() -> None:
 def test_the_first_iterate_that_fools_is_taken() -> None:
     """Found by trying every number of steps, the start being none."""
     network, (images, _, start) = Curved(), batch(12, seed=4)
-    labels, steps, budget = own(network, images), 8, (0.04, 0.005)
-    found = pgd_any(network, images, labels, *budget, steps, start)
-    begun = (images + budget[0] * start).clamp(0, 1)
-    iterates = [begun, *(pgd(network, images, labels, *budget, k, start).images for k in range(1, steps + 1))]
+    labels, steps, budget = own(network, images), 8, Budget(0.04, 0.005, steps=8)
+    found = pgd_any(network, images, labels, start, budget)
+    begun = (images + budget.eps * start).clamp(0, 1)
+    shorter = [budget._replace(steps=k) for k in range(1, steps + 1)]
+    iterates = [begun, *(pgd(network, images, labels, start, few).images for few in shorter)]
     lengths = set()
     for row in range(len(images)):
         fools = [k for k, iterate in enumerate(iterates) if network(iterate)[row].argmax() != labels[row]]
@@ -176,7 +178,7 @@ def test_what_fools_leaves_the_batch() -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 12 > sizes[-1]
     sizes.clear()
-    pgd_any(counted, images, (labels + 1) % CLASSES, 0.04, 0.005, 8, start)
+    pgd_any(counted, images, (labels + 1) % CLASSES, start, Budget(0.04, 0.005, 8))
     assert sizes == [12], "all are wrong from the start"
 
 
@@ -186,7 +188,7 @@ def test_any_is_never_more_robust_than_the_last(seed: int, eps: float, step: flo
     network, (images, _, start) = Curved().double(), batch(seed=seed)
     images, start = images.double(), start.double()
     labels = own(network, images)
-    last, first = (attack(network, images, labels, eps, step, 5, start) for attack in (pgd, pgd_any))
+    last, first = (attack(network, images, labels, start, Budget(eps, step, 5)) for attack in (pgd, pgd_any))
     assert not (fooled(last.logits, labels) & ~fooled(first.logits, labels)).any()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -33,7 +32,6 @@ from bandlens.engine.device.nvidia import Gpus, NoGpu, Problem
 from bandlens.engine.device.requirements import (
     CHECKS,
     TENSORRT,
-    TENSORRT_RTX,
     Library,
     check_architecture,
     load,
@@ -186,11 +184,6 @@ def test_a_library_that_does_not_load(
     assert str(caught.value) == f"Some Library is installed but cannot be used ({reason}); reinstall it"
 
 
-def test_a_real_builder_is_made() -> None:
-    pytest.importorskip("tensorrt_rtx_bindings", reason="the extra rtx is not installed")
-    try_builder(load(TENSORRT_RTX), TENSORRT_RTX)
-
-
 def test_tensorrts_own_words_say_why_no_builder_is_made() -> None:
     class Logger:
         Severity = IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
@@ -235,13 +228,6 @@ def test_a_gpu_that_fails_is_not_mended_by_installing() -> None:
     )
 
 
-def test_asking_loads_no_engine() -> None:
-    heavy = "{'torch', 'cupy', 'tensorrt', 'onnxruntime', 'openvino', 'onnx'}"
-    code = f"import sys, bandlens.engine.device.devices; print(sorted({heavy} & set(sys.modules)))"
-    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
-
-
 # What a GPU can run
 
 L4, T4, A100 = (Gpu(name, 1, capability, "580") for name, capability in (("L4", "8.9"), ("T4", "7.5"), ("A100", "8.0")))
@@ -269,16 +255,6 @@ def test_code_runs_on_gpus_of_its_major_number(gpu: Gpu, architectures: list[str
         else pytest.raises(EngineError, match=rf"^some 1\.0 has no code for {gpu.name}, whose")
     ):
         check_architecture(gpu, "some 1.0", architectures)
-
-
-def test_tensorrt_rtx_is_for_rtx_cards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NVIDIA's matrix for TensorRT-RTX has Turing, Ampere, Ada and Blackwell cards, and no Hopper."""
-    pytest.importorskip("tensorrt_rtx_bindings", reason="the extra rtx is not installed")
-    monkeypatch.setattr(requirements, "cupy_version", lambda _: "14")
-    assert check("tensorrt-rtx", (L4,)).ready
-    refused = check("tensorrt-rtx", H100)
-    assert not refused.ready
-    assert re.search(r"^TensorRT-RTX 1\.\S+ has no code for NVIDIA H100", refused.line)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import resource
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_up_parts import INFO, KEY, MODEL, VARIANT, parts
 from pyarrow import fs
 
 from bandlens.engine.distributed.shards import (
@@ -30,34 +25,7 @@ from bandlens.engine.distributed.shards import (
     write_shard,
 )
 from bandlens.errors import ShardError
-from bandlens.records import Cell, Condition, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant
-
-INFO = SessionInfo("a processor", 8, 1, '{"onnxruntime": "1"}')
-MODEL = Model("one", "own", "small", "w", "random", "none", Path("one.onnx"), "m", 224, 1000)
-VARIANT = Variant(MODEL, "onnxruntime", "fp32", MODEL.path, "m")
-KEY = "k" * 64
-
-
-def cell(number: int) -> Cell:
-    images = ImageSetInfo("set", "set", "s", 1000, 224, "none", labelled=True)
-    return Cell(VARIANT, images, Condition("lowpass", (("cutoff", number),), str(number)), 0)
-
-
-def parts(cells: int = 3, first: int = 16, count: int = 8, labelled: bool = True, seed: int = 0) -> list[Finished]:
-    random = np.random.default_rng(seed)
-    return [
-        Finished(
-            cell(number),
-            first,
-            Predictions(
-                random.integers(0, 1000, count).astype(np.uint16),
-                random.integers(0, 1000, count).astype(np.uint16) if labelled else None,
-                random.random(count, np.float32),
-            ),
-            0.5 + number,
-        )
-        for number in range(cells)
-    ]
+from bandlens.records import Cell, Finished, SessionInfo, Variant
 
 
 @pytest.fixture
@@ -182,52 +150,6 @@ def test_a_shard_under_the_name_of_another_is_refused(folder: Folder) -> None:
 
 
 # Writing
-
-
-WRITE = """
-import sys
-from test_shards import KEY, INFO, VARIANT, parts
-from bandlens.engine.distributed.shards import open_folder, write_shard
-from bandlens.errors import ShardError
-try:
-    write_shard(open_folder(sys.argv[1]), KEY, parts(cells=40, count=4000), {VARIANT: INFO})
-except ShardError as error:
-    sys.exit(str(error))
-"""
-
-
-def test_a_disk_without_room_leaves_no_shard(folder: Folder) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WRITE, folder.path],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr == (
-        f"{folder.path}/{KEY}.parquet: {os.strerror(errno.EFBIG)}; make room, or name another folder with --shards\n"
-    )
-    assert shard_keys(folder) == []
-    assert [path.name for path in Path(folder.path).iterdir()] == [f"{KEY}.json"], "no temporary file is left"
-
-
-def test_what_a_killed_worker_left_is_gone_when_the_next_one_opens_the_folder(folder: Folder) -> None:
-    killed = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import os, signal\nos.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n{WRITE}",
-            folder.path,
-        ],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert [path.name[: len(KEY) + 1] for path in Path(folder.path).iterdir()] == [f".{KEY}"]
-    open_folder(folder.path, make=False)
-    assert len(list(Path(folder.path).iterdir())) == 1, "who only reads removes nothing"
-    open_folder(folder.path)
-    assert not list(Path(folder.path).iterdir())
 
 
 def test_unfinished_files_are_no_shards(folder: Folder) -> None:

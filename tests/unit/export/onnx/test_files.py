@@ -16,7 +16,6 @@ from small import make_model
 from bandlens.errors import ExportError, UnknownName, UsageError
 from bandlens.export.models import load_model, save_model, verify_model
 from bandlens.export.onnx.files import OnnxFile, describe_onnx_file, load_onnx_file, read_onnx_file, save_onnx_file
-from bandlens.export.onnx.parity import compare, onnx_logits
 from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.records import Model
 
@@ -99,21 +98,6 @@ def test_fp16_is_made_and_described(model: Model) -> None:
     assert about["parity"]["images"] == parity.images == 18
     assert 0 < about["parity"]["relative_difference"] == parity.relative_difference < 5e-3
     assert "calibration" not in about
-
-
-def test_int8_is_made_and_described(model: Model, photographs: NDArray[np.float32]) -> None:
-    calibration = Calibration("val.set", "0123", photographs[:7])
-    onnx_file, parity = make_onnx_file(model, "int8", calibration)
-    about = describe_onnx_file(model, "int8")
-    assert about["calibration"] == {"name": "val.set", "digest": "0123", "images": 7}
-    assert about["versions"].keys() == {"onnx", "onnxruntime", "nncf"}
-    expected = compare(
-        onnx_logits(verify_model(model), photographs[:7]), onnx_logits(read_onnx_file(onnx_file), photographs[:7])
-    )
-    assert parity == expected
-    assert about["parity"]["top1_disagreements"] == parity.top1_disagreements
-    again, _ = make_onnx_file(model, "int8", calibration)
-    assert again == onnx_file
 
 
 def test_wrong_wishes(model: Model, photographs: NDArray[np.float32]) -> None:

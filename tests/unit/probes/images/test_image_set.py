@@ -6,9 +6,6 @@ import hashlib
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -271,38 +268,6 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-SLOW = """
-import sys, time
-from pathlib import Path
-from types import SimpleNamespace
-import numpy as np
-from bandlens.probes.images.pack import pack_arrays
-from bandlens.records import Crop
-def items():
-    for i in range(1000):
-        yield str(i), np.zeros((8, 8, 3), np.uint8)
-        if i == 30:
-            print("packing", flush=True)
-            time.sleep(60)
-pack_arrays(items(), Path(sys.argv[1]), crop=Crop(8, 8))
-"""
-
-
-def test_a_killed_pack_leaves_no_set_and_the_next_one_clears_up(photos: Path, tmp_path: Path) -> None:
-    out = tmp_path / "set"
-    with subprocess.Popen([sys.executable, "-c", SLOW, str(out)], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        with pytest.raises(ImageSetError, match="is being packed by another process"):
-            pack(photos, out)
-        process.send_signal(signal.SIGKILL)
-    assert names(tmp_path) == [".set.partial", "photos"]
-    with pytest.raises(UsageError, match="not an image set"):
-        open_image_set(out)
-    check(pack(photos, out, crop=Crop(8, 8)).folder)
-    assert names(tmp_path) == ["photos", "set"]
-
-
 def test_check_names_the_first_damaged_image(packed: ImageSet) -> None:
     file = packed.folder / "pixels.npy"
     data = bytearray(file.read_bytes())
@@ -457,13 +422,3 @@ def test_fifty_thousand_images_open(tmp_path: Path) -> None:
     about = {"name": "n", "benchmark": "b", "digest": "d", "count": count, "size": 1, "preprocessing": "p"}
     image_files.write_about(tmp_path, about | {"labelled": True, "skipped": {}, "ignored": 0})
     assert open_image_set(tmp_path).paths == paths
-
-
-def test_opening_imports_neither_pillow_nor_torch(packed: ImageSet) -> None:
-    code = (
-        "import sys; from pathlib import Path; from bandlens.probes.images.image_set import open_image_set;"
-        "heavy = {'PIL', 'torch', 'torchvision', 'polars', 'pyarrow'};"
-        "assert not heavy & set(sys.modules);"
-        "open_image_set(Path(sys.argv[1])); heavy.remove('pyarrow'); assert not heavy & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(packed.folder)], check=True)

@@ -1,15 +1,14 @@
-"""Machines with NVIDIA GPUs: the files that a kernel shows of them, and a small libcuda.so.1 for the driver's."""
+"""A small libcuda.so.1 in the place of NVIDIA's driver, by gcc."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
+from gpu_traces import H100
+from required import miss
 
-H100 = "NVIDIA H100 80GB HBM3"
 H100_BYTES = 85520809984
 
 DRIVER = r"""
@@ -52,41 +51,8 @@ def build_driver(folder: Path) -> Path:
     compute capability). The test is skipped without gcc, unless BANDLENS_REQUIRE names `gcc`.
     """
     if shutil.which("gcc") is None:
-        if "gcc" in os.environ.get("BANDLENS_REQUIRE", "").split(","):
-            pytest.fail("no gcc")
-        pytest.skip("no gcc, which makes a CUDA driver to ask")
+        miss("gcc", "no gcc, which makes a CUDA driver to ask")
     file = folder / "libcuda.so.1"
     source = DRIVER.replace("NAME", H100).replace("BYTES", str(H100_BYTES))
     subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-o", file, "-"], input=source, text=True, check=True)
     return file
-
-
-def build_tree(root: Path, *traces: str) -> Path:
-    """A folder with what the kernel shows: any of `module`, `gpu`, `node`, `card`, `wsl`, `other` (another maker's)."""
-    files = {
-        "module": [("proc/driver/nvidia/version", OPEN_MODULE)],
-        "gpu": [("proc/driver/nvidia/gpus/0000:0f:00.0/information", f"Model: \t\t {H100}\nIRQ:   \t\t 178\n")],
-        "node": [("dev/nvidiactl", ""), ("dev/nvidia0", "")],
-        "card": [*_card("0000:0f:00.0", "0x10de", "0x030200"), *_card("0000:0f:00.1", "0x10de", "0x040300")],
-        "wsl": [("dev/dxg", ""), ("usr/lib/wsl/lib/libcuda.so.1", "")],
-        "other": [*_card("0000:00:02.0", "0x8086", "0x030000"), ("dev/dxg", ""), ("usr/lib/wsl/lib/libdxcore.so", "")],
-    }
-    root.mkdir(parents=True, exist_ok=True)
-    for trace in traces:
-        for name, content in files[trace]:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text(content)
-    return root
-
-
-OPEN_MODULE = """NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (builder@host)
-GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)
-"""
-CLOSED_MODULE = """NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.14  Thu Feb 22 01:44:30 UTC 2024
-GCC version:  gcc version 11.4.0
-"""
-
-
-def _card(place: str, vendor: str, kind: str) -> list[tuple[str, str]]:
-    folder = f"sys/bus/pci/devices/{place}"
-    return [(f"{folder}/vendor", f"{vendor}\n"), (f"{folder}/class", f"{kind}\n")]
