@@ -36,7 +36,7 @@ DEFAULTS = Options()
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class MeasureSelection:
     """The measures that are computed together; by default all built-in ones."""
 
     grid: Sequence[Measure[Outcomes]] = GRID_MEASURES
@@ -60,7 +60,7 @@ def compute_measures(
         The columns of SCHEMA: first the rows without a condition, then those with one.
     """
     listed = subjects(store, study)
-    values = _values(store, listed, Selection(), options, advance)
+    values = _values(store, listed, MeasureSelection(), options, advance)
     store.write_values(values, {subject.study_id for subject in listed})
     return values
 
@@ -84,7 +84,7 @@ def compute_own(
     changed = [measure for measure in measures if stored.get(measure.name) != digests[measure.name]]
     if not changed:
         return []
-    selection = Selection(
+    selection = MeasureSelection(
         [measure.grid_measure for measure in changed], [measure.condition_measure for measure in changed], (), ()
     )
     values = _values(store, listed, selection, DEFAULTS, advance)
@@ -133,7 +133,7 @@ def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
 def _values(
     store: Store,
     listed: Sequence[Subject],
-    selection: Selection,
+    selection: MeasureSelection,
     options: Options,
     advance: Callable[[float], None],
 ) -> pl.DataFrame:
@@ -149,7 +149,7 @@ def _values(
 def _of_study(
     predictions: PredictionReader,
     listed: Sequence[Subject],
-    selection: Selection,
+    selection: MeasureSelection,
     options: Options,
     advance: Callable[[float], None],
 ) -> Iterator[Row]:

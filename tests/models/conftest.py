@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 from networks import (  # noqa: F401 - fixtures
     gpu_checks,
     home,
@@ -14,3 +15,11 @@ from networks import (  # noqa: F401 - fixtures
     tiny,
     weights_file,
 )
+
+from bandlens.app.console import listen
+
+
+@pytest.fixture(autouse=True)
+def _notes_on_stderr() -> None:
+    """As the root of the command line has it: tests of one group of commands do without the root."""
+    listen()

@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bandlens.engine.backends.pgd import Attacked, fooled, pgd, pgd_any
+from bandlens.engine.backends.pgd import Attacked, Budget, fooled, pgd, pgd_any
 from bandlens.export.pipeline import export_user_checkpoint
 from bandlens.export.torch.network import OnnxNetwork
 from bandlens.probes.attacks import EPS, STEP, uniform_start
@@ -49,7 +49,9 @@ class Photographs:
         return [function(self.images[rows], self.labels[rows], self.start[rows]) for rows in batches]
 
     def attacked(self, attack: Callable[..., Attacked], eps: float, steps: int) -> Attacked:
-        parts = self.each(lambda images, labels, start: attack(self.network, images, labels, eps, STEP, steps, start))
+        parts = self.each(
+            lambda images, labels, start: attack(self.network, images, labels, start, Budget(eps, STEP, steps))
+        )
         return Attacked(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def robust(self, attacked: Attacked) -> Tensor:

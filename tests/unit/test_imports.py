@@ -22,14 +22,14 @@ HEAVY = {
     "openvino": {"engine/backends", "engine/device"},
     "polars": {
         "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
-        "analysis/measures", "analysis/published", "app", "app/commands", "app/explore", "app/pictures", "app/report",
-        "app/sql", "app/study",
+        "analysis/measures", "analysis/published", "app", "app/api", "app/commands", "app/explore", "app/pictures",
+        "app/report", "app/sql", "app/study",
     },
     "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
     "ray": {"engine/distributed"},
     "tensorrt": {"app", "engine/backends", "engine/device", "export/plans"},
     "torch": {
-        "app", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",
+        "app/api", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",
         "probes/images",
     },
 }  # fmt: skip

@@ -17,7 +17,7 @@ from onnx import helper
 from small import make_images, make_model, make_pictures
 
 from bandlens.engine.backends.base import attack_variant, open_session, variant_of
-from bandlens.engine.backends.pgd import pgd, pgd_any
+from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
 from bandlens.engine.device.devices import gpus
 from bandlens.engine.device.nvidia import NoGpu
 from bandlens.engine.run import check_attackable
@@ -132,7 +132,7 @@ def by_itself(cell: Cell, images: ImageSet, index: int) -> Row:
     label = network(image).argmax(1) if images.labels is None else torch.tensor(images.labels[index : index + 1]).long()
     start = torch.from_numpy(uniform_start(SEED, images.keys[index : index + 1], images.info.size))
     function = {"pgd_linf": pgd, "pgd_any": pgd_any}[cell.condition.probe]
-    logits = function(network, image, label, start=start, **dict(cell.condition.parameters)).logits[0]
+    logits = function(network, image, label, start, Budget(**dict(cell.condition.parameters))).logits[0]
     ranking = logits.argsort(descending=True, stable=True).tolist()
     rank = -1 if images.labels is None else ranking.index(int(label))
     return ranking[0], rank, float(logits.softmax(0).max())

@@ -174,7 +174,7 @@ def test_what_fools_leaves_the_batch() -> None:
         sizes.append(len(rows))
         return network(rows)
 
-    pgd_any(counted, images, labels, 0.04, 0.005, 8, start)
+    pgd_any(counted, images, labels, start, Budget(0.04, 0.005, 8))
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[0] == 12 > sizes[-1]
     sizes.clear()
