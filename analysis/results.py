@@ -38,7 +38,7 @@ class Results:
         return self.sql("FROM accuracy_of(?) ORDER BY ALL", [study])
 
     def curves(self, study: str = "*") -> pl.DataFrame:
-        """The same beside the clean accuracy and their ratio: the view `curve`."""
+        """Accuracy beside the clean accuracy, and their ratio: the view `curve`."""
         return self.sql("FROM curve_of(?) ORDER BY ALL", [study])
 
     def flips(self, study: str = "*") -> pl.DataFrame:
@@ -46,7 +46,7 @@ class Results:
         return self.sql("FROM flip_of(?) ORDER BY ALL", [study])
 
     def metrics(self, study: str = "*") -> pl.DataFrame:
-        """What `bandlens analyze` computed: the view `metric`."""
+        """The numbers that `bandlens analyze` computed: the view `metric`."""
         return self.sql("FROM metric_of(?) ORDER BY ALL", [study])
 
     def conditions(self, study: str = "*") -> pl.DataFrame:
@@ -60,7 +60,7 @@ class Results:
         """
         table = study_table(self._store, study_label(self._store, study))
         subsets = subsets_of(table.frame)
-        return correlate(table.frame, table.biases, table.groups, subsets, method, table.given, errors=table.errors)
+        return correlate(table.frame, table.biases, table.groups, subsets, method, table.control, errors=table.errors)
 
     def sql(self, query: str, parameters: Sequence[Any] = (), timeout: float = 0) -> pl.DataFrame:
         """The rows of any query; it can read the database and nothing else.
@@ -77,8 +77,8 @@ class Results:
     ) -> Any:
         """An Altair chart of accuracy over a column of one probe on one image set, a line a model, with intervals.
 
-        Of lowpass and highpass, `cycles` is where they cut, in cycles per image, and `cutoff` their parameter.
-        UsageError where there is nothing to draw, or more than one line a model.
+        `cycles` is where lowpass and highpass cut, in cycles per image, and `cutoff` is their parameter. UsageError
+        where there is nothing to draw, or more than one line a model.
         """
         rows = self.curves(study).filter(pl.col("probe") == probe)
         if image_set is not None:
@@ -87,8 +87,8 @@ class Results:
             on = "" if image_set is None else f" on {image_set}"
             raise UsageError(f"{self._store.path} has no {probe} with {x} in study {study}{on}")
         for name, column in (("study", "version"), ("image_set", "image_set")):
-            if len(found := rows[column].unique().sort()) > 1:
-                raise UsageError(f"{self._store.path} has {probe} of {', '.join(found)}; name one of them with {name}=")
+            if len(names := rows[column].unique().sort()) > 1:
+                raise UsageError(f"{self._store.path} has {probe} of {', '.join(names)}; name one of them with {name}=")
         rows = rows.filter(pl.col(x).is_not_null())
         if rows.unique(["checkpoint", x, "frequency", "noise_sd"]).select("checkpoint", x).is_duplicated().any():
             raise UsageError(

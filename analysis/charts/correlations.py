@@ -23,7 +23,7 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
 
     A star and bold type mark p_holm < 0.05; what has p >= 0.05 without any correction is pale.
     """
-    base = alt.Chart(inline(_shown(table))).encode(
+    base = alt.Chart(inline(_described_rows(table))).encode(
         x=alt.X("group:N", sort=None, title=None, axis=ABOVE),
         y=alt.Y("bias:N", sort=None, title=None, axis=alt.Axis(domain=False, ticks=False)),
         tooltip=[
@@ -51,7 +51,7 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     return alt.layer(tiles, *marks).properties(title=title, height=height, width=300)
 
 
-def _shown(table: pl.DataFrame) -> pl.DataFrame:
+def _described_rows(table: pl.DataFrame) -> pl.DataFrame:
     numbers = table.select("coefficient", "low", "high", "p", "p_holm", "n")
     return numbers.with_columns(
         bias=pl.Series([title_of(name) for name in table["bias"]]),
@@ -63,7 +63,7 @@ def _shown(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def rho_text(rho: float | None, adjusted: float | None) -> str:
-    """To two digits, with a minus sign that is one, and a star where it holds after correction."""
+    """The text of a coefficient: two digits, a true minus sign, and a star where it holds after correction."""
     if rho is None:
         return "–"
     star = "*" if adjusted is not None and adjusted < ALPHA else ""

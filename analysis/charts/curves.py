@@ -174,9 +174,9 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     `rows` has model, condition, before, after, difference, low and high (the ends of its 95 % interval), p_holm, and
     differs, which stars a tile; colours run from -reach to reach.
     """
-    few = rows["model"].n_unique() <= 2 * FEW
+    is_small = rows["model"].n_unique() <= 2 * FEW
     hue = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
-    legend = None if few else alt.Legend(orient="bottom", gradientLength=200)
+    legend = None if is_small else alt.Legend(orient="bottom", gradientLength=200)
     base = alt.Chart(inline(rows)).encode(
         x=alt.X("model:N", title=None, axis=below(rows["model"].n_unique())),
         y=alt.Y("condition:N", sort=None, title=None),
@@ -200,5 +200,5 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     strong = text.transform_filter("datum.differs").mark_text(fontSize=font, fontWeight="bold")
     plain = text.transform_filter("!datum.differs").mark_text(fontSize=font)
     marks = [mark.encode(text="text:N", color=ink) for mark in (strong, plain)]
-    chart = alt.layer(tiles, *marks) if few else alt.layer(tiles)
+    chart = alt.layer(tiles, *marks) if is_small else alt.layer(tiles)
     return chart.properties(title=title, width=320, height=16 * rows["condition"].n_unique())

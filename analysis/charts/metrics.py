@@ -18,18 +18,24 @@ from ..measures.registry import MEASURES, measure_named
 from .palette import OKABE_ITO
 from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales, tile_font
 
-STRONGEST, WEAKEST = 0.16, 0.02
-"""The range of noise_sd within which a threshold is met."""
+STRONGEST = 0.16
+"""The largest noise_sd at which a threshold can be met."""
+WEAKEST = 0.02
+"""The least noise_sd at which a threshold can be met."""
 TITLE = "threshold noise_sd"
 ESTIMATORS = {"psychometric": "circle", "published": "square"}
 FORMS = alt.Scale(domain=list(ESTIMATORS), range=list(ESTIMATORS.values()))
-SOUND, WARN, NONE = "sound", "doubtful", "no value"
-"""How a number is drawn: as a filled point or a hollow one, or as a cross."""
+SOUND = "sound"
+"""The mark of a number that is drawn as a filled point."""
+WARN = "doubtful"
+"""The mark of a number that is drawn as a hollow point."""
+NONE = "no value"
+"""The mark of a number that is drawn as a cross."""
 BEYOND = {State.CENSORED_BELOW: "≤", State.CENSORED_ABOVE: "≥"}
 """State of a threshold beyond the tested noise -> the sign before the end that stands for it."""
 
 
-def summary(metrics: pl.DataFrame) -> pl.DataFrame:
+def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
     """Rows of the view `metric` with `estimator`, `number`, and `mark`: how its state is drawn.
 
     Only what the critical band gives has an estimator.
@@ -112,7 +118,7 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     rows = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)), pl.col("value").is_not_null())
     octaves = rows["metric"].replace_strict(THRESHOLDS, return_dtype=pl.Int32)
     beyond = pl.col("state").replace_strict({state.value: sign for state, sign in BEYOND.items()}, default="")
-    shown = rows.select(
+    thresholds = rows.select(
         "value",
         "low",
         "high",
@@ -121,7 +127,7 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
         cycles=pl.Series(center(octaves.to_numpy(), size)),
         beyond=beyond,
     )
-    base = alt.Chart(inline(shown)).encode(
+    base = alt.Chart(inline(thresholds)).encode(
         x=alt.X("cycles:O", title=CENTER, axis=centers_axis()),
         y=alt.Y("model:N", title=None),
         tooltip=[
@@ -134,12 +140,12 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
         ],
     )
     hue = alt.Scale(type="log", scheme="viridis", domain=[WEAKEST, STRONGEST])
-    tiles = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=TITLE, scale=hue, legend=None))
+    rectangles = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=TITLE, scale=hue, legend=None))
     ink = alt.condition("datum.value > 0.062", alt.value(INK), alt.value("white"))
-    font = tile_font(10, shown["cycles"].n_unique(), len("≥0.16"))
+    font = tile_font(10, thresholds["cycles"].n_unique(), len("≥0.16"))
     text = base.transform_calculate(text="datum.beyond + format(datum.value, '.2f')").mark_text(fontSize=font)
-    layers = alt.layer(tiles, text.encode(text="text:N", color=ink))
-    return layers.properties(title=title, width=440, height=max(44, 18 * shown["model"].n_unique()))
+    layers = alt.layer(rectangles, text.encode(text="text:N", color=ink))
+    return layers.properties(title=title, width=440, height=max(44, 18 * thresholds["model"].n_unique()))
 
 
 def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
@@ -148,7 +154,7 @@ def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     A triangle is a threshold that lies at or beyond the tested noise. Without a fit there is no line, and the subtitle
     says why. `size` is that of the images, in pixels a side.
     """
-    values = {row["metric"]: row for row in summary(metrics).to_dicts()}
+    values = {row["metric"]: row for row in add_estimators(metrics).to_dicts()}
     rows = [_threshold(octave, size, values[name]) for name, octave in THRESHOLDS.items() if name in values]
     points = pl.DataFrame(rows, schema=_THRESHOLD, orient="row")
     x = alt.X(
@@ -172,10 +178,10 @@ def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     form = alt.Scale(domain=["met", "below", "above"], range=["circle", "triangle-up", "triangle-down"])
     dots = base.mark_point(size=60, filled=True, color=INK, opacity=1)
     layers = [dots.encode(y=y, shape=alt.Shape("place:N", scale=form, legend=None))]
-    bell, known = _bell(values, size), points.drop_nulls(["low", "high"])
-    if len(known):
+    bell, intervals = _bell(values, size), points.drop_nulls(["low", "high"])
+    if len(intervals):
         ends = alt.Y("low:Q", title=TITLE, scale=domain)
-        rules = alt.Chart(inline(known)).mark_rule(strokeWidth=2)
+        rules = alt.Chart(inline(intervals)).mark_rule(strokeWidth=2)
         layers.insert(0, rules.encode(x=x, y=ends, y2="high:Q"))
     if len(bell):
         line = alt.Chart(inline(bell)).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2)

@@ -1,4 +1,4 @@
-"""What the charts have in common: type, axes, scales, and picking a model."""
+"""The style that all charts share: type, axes, scales, and picking a model."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Float
 def images_needed(
     flips: Floats, difference: Floats, discordant: Floats, max_flips: float, max_difference: float
 ) -> Floats:
-    """About how many independent images would decide, if the shares stayed as they are; infinite on a limit.
+    """Estimate how many independent images would decide, if the shares stayed as they are; infinite on a limit.
 
     Args:
         flips: share of flipped images.
@@ -79,7 +79,7 @@ def gate_cells(
 
     Pairs of which one cell is not complete are left out. `advance` is called once a checkpoint and image set.
     """
-    found = store.frame(
+    complete_pairs = store.frame(
         "SELECT trusted.cell, trusted.clean_cell, trusted.image_set_id, trusted.labelled, trusted.itself, "
         "own.cell AS cell_b, own.clean_cell AS clean_cell_b, own.image_set_id AS image_set_id_b, "
         "own.labelled AS labelled_b, digest, digest AS digest_b, own.checkpoint_id, "
@@ -97,7 +97,7 @@ def gate_cells(
             [cell.image_set.name for _, cell in pairs],
         ],
     )
-    for _, group in found.group_by("checkpoint_id", "image_set_id", maintain_order=True):
+    for _, group in complete_pairs.group_by("checkpoint_id", "image_set_id", maintain_order=True):
         rows = _compare(store, group, limits)
         store.write_gates(rows)
         advance(1)
@@ -105,16 +105,16 @@ def gate_cells(
         "FROM gate WHERE (reference_cell, candidate_cell) IN "
         "(SELECT (unnest(?::INTEGER[]), unnest(?::INTEGER[]))) "
         "ORDER BY checkpoint, image_set, probe, cutoff, noise_sd, frequency, parameters",
-        [found["cell"].to_list(), found["cell_b"].to_list()],
+        [complete_pairs["cell"].to_list(), complete_pairs["cell_b"].to_list()],
     )
 
 
 def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     """Rows of the table precision_gate for pairs, as `pair_cells` takes them, of one checkpoint and image set."""
-    found = pair_cells(store, store, pairs)
-    flips, n = found.changed.mean(axis=1), len(found.clusters)
-    flips_low, flips_high, effective = flip_interval(found.changed, found.clusters)
-    rows = pl.concat([pairs, found.rows], how="horizontal").with_columns(
+    compared = pair_cells(store, store, pairs)
+    flips, n = compared.changed.mean(axis=1), len(compared.clusters)
+    flips_low, flips_high, effective = flip_interval(compared.changed, compared.clusters)
+    rows = pl.concat([pairs, compared.rows], how="horizontal").with_columns(
         flips=pl.Series(flips), flips_low=pl.Series(flips_low), flips_high=pl.Series(flips_high)
     )
     difference, discordant = rows.select("difference", (pl.col("lost") + pl.col("gained")) / n).fill_null(np.nan)
@@ -138,7 +138,7 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
 
 
 def _two_digits(values: Floats) -> pl.Series:
-    """Rounded up to whole numbers of two digits that count; null where infinite."""
+    """Round up to whole numbers of two significant digits; null where infinite."""
     finite = np.where(np.isfinite(values), values, np.nan)
     step = 10 ** (np.floor(np.log10(finite)) - 1).clip(0)
     return pl.Series(np.ceil(finite / step) * step, nan_to_null=True).cast(pl.Int64)

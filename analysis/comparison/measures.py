@@ -46,7 +46,8 @@ def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
         low  = B - A - sqrt((B - l_B)^2 + (u_A - A)^2)
         high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 
-    which takes the two as independent. None where no number of the checkpoint on the image set has moved. Numbers of
+    which takes the two as independent. There is none where no
+    number of the checkpoint on the image set has moved. Numbers of
     conditions that `compare_cells` has, with a test, are left out.
     """
     numbers = _joined(a, b, METRICS, KEYS)
@@ -101,8 +102,8 @@ def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:
     """The columns of PAIRED for those of the numbers that have a paired interval."""
     if moved.is_empty():
         return
-    side_a = _Side.of(a, PredictionReader(a.store))
-    side_b = _Side.of(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
+    side_a = _Side.from_run(a, PredictionReader(a.store))
+    side_b = _Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
     for (checkpoint, image_set), rows in moved.group_by(SUBJECT, maintain_order=True):
         if image_set is None:
             continue
@@ -142,7 +143,7 @@ def _grid_intervals(a: Outcomes, b: Outcomes, names: Collection[str]) -> Iterato
 
 
 def _intervals(measures: Sequence[Measure[Any]], a: Any, b: Any) -> Iterator[tuple[str, Ends]]:
-    """What each function of the measures says of both runs, each called once."""
+    """Yield the intervals that the functions of the measures give for two runs; each function is called once."""
     for function in dict.fromkeys(measure.differences for measure in measures if measure.differences):
         yield from function(a, b).items()
 
@@ -178,7 +179,7 @@ class _Side:
     subjects: Mapping[tuple[str, str], Subject]
 
     @classmethod
-    def of(cls, run: Run, predictions: PredictionReader) -> _Side:
+    def from_run(cls, run: Run, predictions: PredictionReader) -> _Side:
         listed = subjects(run.store, run.label)
         if run.column is not None:
             names: dict[str, Any] = {run.column: run.called}

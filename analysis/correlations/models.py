@@ -38,7 +38,7 @@ class Models:
     y_spread: Spread
     shared: Floats | None
     """(a + b, n, factors): what the errors of the values have in common, see `shared_factors`."""
-    given: str | None
+    control: str | None
     z: Floats | None
     category: NDArray[Any]
 
@@ -53,11 +53,11 @@ class Models:
     @property
     def over_images(self) -> Mask:
         """(a, b): pairs of which one has intervals of its own."""
-        return np.asarray(self.x_spread.known[:, None] | self.y_spread.known[None, :])
+        return np.asarray(self.x_spread.has_interval[:, None] | self.y_spread.has_interval[None, :])
 
-    def part(self, there: Mask, of_x: Index, of_y: Index) -> Models:
+    def part(self, complete: Mask, of_x: Index, of_y: Index) -> Models:
         """Some of the models, biases and groups."""
-        here_x, here_y = np.ix_(of_x, np.flatnonzero(there)), np.ix_(of_y, np.flatnonzero(there))
+        here_x, here_y = np.ix_(of_x, np.flatnonzero(complete)), np.ix_(of_y, np.flatnonzero(complete))
         return Models(
             [self.biases[i] for i in of_x],
             [self.groups[i] for i in of_y],
@@ -65,10 +65,12 @@ class Models:
             self.y[here_y],
             Spread(self.x_spread.down[here_x], self.x_spread.up[here_x]),
             Spread(self.y_spread.down[here_y], self.y_spread.up[here_y]),
-            None if self.shared is None else self.shared[np.ix_([*of_x, *(len(self.x) + of_y)], np.flatnonzero(there))],
-            self.given,
-            None if self.z is None else self.z[there],
-            self.category[there],
+            None
+            if self.shared is None
+            else self.shared[np.ix_([*of_x, *(len(self.x) + of_y)], np.flatnonzero(complete))],
+            self.control,
+            None if self.z is None else self.z[complete],
+            self.category[complete],
         )
 
 
@@ -77,7 +79,7 @@ Errors = Mapping[str, Mapping[str, Share]]
 
 
 def read_models(
-    frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str], given: str | None, errors: Errors | None = None
+    frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str], control: str | None, errors: Errors | None = None
 ) -> Models:
     """The rows of a frame: category, and numeric columns; NAME_low and NAME_high are the ends of NAME's interval.
 
@@ -85,8 +87,8 @@ def read_models(
     """
     shared = None
     if errors:
-        of = [errors.get(name, {}).get(model) for name in (*biases, *groups) for model in frame["checkpoint"]]
-        factors = shared_factors(of)
+        shares = [errors.get(name, {}).get(model) for name in (*biases, *groups) for model in frame["checkpoint"]]
+        factors = shared_factors(shares)
         shared = factors.reshape(len(biases) + len(groups), len(frame), factors.shape[1])
     x, y = values_of(frame, biases), values_of(frame, groups)
     return Models(
@@ -97,8 +99,8 @@ def read_models(
         _spread(frame, biases, x),
         _spread(frame, groups, y),
         shared,
-        given,
-        values_of(frame, [given])[0] if given else None,
+        control,
+        values_of(frame, [control])[0] if control else None,
         frame["category"].fill_null("none").to_numpy(),
     )
 
@@ -148,7 +150,7 @@ class StudyTable:
     frame: pl.DataFrame
     biases: list[str]
     groups: list[str]
-    given: str | None
+    control: str | None
     errors: Errors = field(default_factory=dict)
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
     own_titles: Mapping[str, str] = field(default_factory=dict)
@@ -156,8 +158,8 @@ class StudyTable:
 
     def title(self, name: str) -> str:
         """What charts call a bias or a group."""
-        known, bracket, image_set = name.partition(" (")
-        return self.own_titles[known] + bracket + image_set if known in self.own_titles else title_of(name)
+        measure, bracket, image_set = name.partition(" (")
+        return self.own_titles[measure] + bracket + image_set if measure in self.own_titles else title_of(name)
 
 
 def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
@@ -182,8 +184,8 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
-    own = own_titles(store, label)
-    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *own]))
+    titles = own_titles(store, label)
+    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
     if metric.is_empty():
         return f"no metrics; run `bandlens analyze --db {store.path} --study {label}` first"
     read_errors = _group_errors
@@ -196,9 +198,9 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         accuracy, read_errors = _clean_accuracy(store, label), _clean_errors
     if accuracy.is_empty():
         return "no clean accuracy to correlate with; add a labelled image set to the study"
-    several = pl.col("image_set").n_unique().over("metric") > 1
+    ambiguous = pl.col("image_set").n_unique().over("metric") > 1
     metric = metric.with_columns(
-        metric=pl.when(several).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
+        metric=pl.when(ambiguous).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
     long = pl.concat([metric, accuracy])
@@ -208,7 +210,7 @@ def find_study_table(store: Store, label: str, with_errors: bool = True) -> Stud
         return f"{checkpoint} has {name} more than once; give each image set a name of its own"
     errors = read_errors(store, label) if with_errors else {}
     wide = _wide(models, long)
-    return StudyTable(wide, biases, groups, _given(store, label, groups), errors, own)
+    return StudyTable(wide, biases, groups, _control(store, label, groups), errors, titles)
 
 
 def own_titles(store: Store, label: str) -> dict[str, str]:
@@ -257,15 +259,15 @@ def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:
 
 _ADVERSARIAL = pl.col("category") == ADVERSARIAL_TRAINING
 SUBSET_FILTERS: Mapping[str, pl.Expr] = {
-    name: pl.lit(True) if wanted is None else _ADVERSARIAL if wanted else ~_ADVERSARIAL
-    for name, wanted in SUBSETS.items()
+    name: pl.lit(True) if adversarial is None else _ADVERSARIAL if adversarial else ~_ADVERSARIAL
+    for name, adversarial in SUBSETS.items()
 }
 """Published subset -> which models belong to it, by the column category."""
 
 
 def subsets_of(frame: pl.DataFrame) -> Mapping[str, pl.Expr]:
     """The published subsets; one alone where it would be everything."""
-    sizes = {name: len(frame.filter(wanted)) for name, wanted in SUBSET_FILTERS.items()}
+    sizes = {name: len(frame.filter(members)) for name, members in SUBSET_FILTERS.items()}
     return SUBSET_FILTERS if all(sizes.values()) else {"total": SUBSET_FILTERS["total"]}
 
 
@@ -278,8 +280,8 @@ def _wide(models: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
     return wide
 
 
-def _given(store: Store, label: str, groups: list[str]) -> str | None:
-    """What stands for accuracy as such: ID, or else the study's largest image set of the benchmark imagenet."""
+def _control(store: Store, label: str, groups: list[str]) -> str | None:
+    """The group that stands for accuracy as such: ID, or else the study's largest set of the benchmark imagenet."""
     sets = store.frame(
         "SELECT shown.name FROM version_of(?) JOIN study_image_set AS shown ON shown.study = study_id "
         "JOIN image_set ON image_set.id = shown.image_set WHERE shown.benchmark = ? "

@@ -17,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..statistics.arrays import Mask, Whole
-from .base import Available, Estimate, ImageValues, Measure, Scope, State
+from .base import Available, Estimate, ImageValues, Measure, Scope, State, has_labels
 from .outcomes import CellOutcomes, Decisions, ImageTruth
 
 
@@ -52,10 +52,6 @@ def _judge_agreement(cell: CellOutcomes, estimate: Estimate) -> Estimate:
     return replace(estimate, low=np.nan, high=np.nan, state=State.NO_INTERVAL, note=note)
 
 
-def _labelled(available: Available) -> bool:
-    return available.labelled
-
-
 def _unlabelled(available: Available) -> bool:
     return not available.labelled
 
@@ -65,7 +61,7 @@ def _listed_by_real(available: Available) -> bool:
 
 
 MEASURES = (
-    Measure("accuracy", "accuracy", "share", Scope.CONDITION, values=_right_values, asked=_labelled, primary=True),
+    Measure("accuracy", "accuracy", "share", Scope.CONDITION, values=_right_values, applies=has_labels, primary=True),
     Measure(
         "agreement",
         "agreement",
@@ -73,10 +69,12 @@ MEASURES = (
         Scope.CONDITION,
         values=_right_values,
         judge=_judge_agreement,
-        asked=_unlabelled,
+        applies=_unlabelled,
         primary=True,
         against_clean=False,
     ),
-    Measure("accuracy_real", "accuracy by ReaL", "share", Scope.CONDITION, values=_real_values, asked=_listed_by_real),
+    Measure(
+        "accuracy_real", "accuracy by ReaL", "share", Scope.CONDITION, values=_real_values, applies=_listed_by_real
+    ),
 )
 CONFIDENCE = Measure("confidence", "confidence", "share", Scope.CONDITION, values=_confidence_values)

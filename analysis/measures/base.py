@@ -1,4 +1,4 @@
-"""What a measure is: a number of a model's decisions that says what it needs, how it is computed, paired and shown.
+"""A measure: a number of a model's decisions that says what it needs, how it is computed, paired and shown.
 
 A measure is one file of this folder and one row of `registry`, as a probe is one file and one row of `probes.grid`:
 everything else asks the row. `plan`, `run` and `analyze` ask what it needs, `analyze` its estimates, `compare` its
@@ -21,7 +21,7 @@ from ..statistics.shares import Share, difference_interval, share_interval, shar
 
 
 class State(StrEnum):
-    """What a number is worth: charts, reports and queries read the state, and the note is for people."""
+    """The worth of a number: charts, reports and queries read the state, and the note is for people."""
 
     OK = "ok"
     """The value is sound. It has an interval, if its measure has one at all."""
@@ -124,7 +124,7 @@ def with_unit(title: str, unit: str) -> str:
 
 
 class Scope(StrEnum):
-    """What a measure is a number of."""
+    """The things that a measure can be a number of."""
 
     CONDITION = "condition"
     """One condition of one model on one image set: it has a curve over conditions."""
@@ -138,7 +138,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Available:
-    """What a study has on one image set, or on all of them, before it has run or after."""
+    """The conditions and labels that a study has on an image set, or on all of them, before it has run or after."""
 
     conditions: Sequence[Condition] = ()
     schemes: Collection[str] = ()
@@ -146,7 +146,7 @@ class Available:
     labelled: bool = True
     checkpoints: int = 1
     benchmarks: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """For measures of many image sets: the sets that may be each benchmark, see `generalization.by_accuracy`."""
+    """The sets, for measures of many image sets, that may be each benchmark, see `generalization.by_accuracy`."""
 
     @property
     def conflicting(self) -> bool:
@@ -160,7 +160,7 @@ class Available:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What `analyze` is told about how to estimate."""
+    """The options of `analyze` that concern estimates."""
 
     resamples: int = 1000
     """Resamples of the images, for intervals that are percentiles."""
@@ -188,13 +188,18 @@ class ImageValues:
 
 
 Read = TypeVar("Read")
-"""What a measure of a scope is computed from: see `outcomes`."""
+"""The data of a scope that a measure is computed from: see `outcomes`."""
 Ends = tuple[float, float]
 
 
 def always(_: Available) -> bool:
-    """The `asked` of measures that every image set has."""
+    """The `applies` of measures that every image set has."""
     return True
+
+
+def has_labels(available: Available) -> bool:
+    """The `applies` of measures that take the labels of images."""
+    return available.labelled
 
 
 def lacks_nothing(_: Available) -> str | None:
@@ -228,16 +233,16 @@ class Measure(Generic[Read]):
     """Why a mean of `among` has no value where it has none."""
     judge: Callable[[Read, Estimate], Estimate] = as_it_is
     """Adds what the values do not tell: that a number says little, say."""
-    asked: Callable[[Available], bool] = always
+    applies: Callable[[Available], bool] = always
     """Whether an image set has the measure at all, or some of what it needs."""
     needs: Callable[[Available], str | None] = lacks_nothing
-    """What is lacking of what it needs, in words; None where the decisions determine it."""
+    """The conditions or labels that it lacks, in words; None where the decisions determine it."""
     differences: Callable[[Read, Read], Mapping[str, Ends]] | None = None
     """Name -> 95 % interval of the value in B less that in A, paired over the same images in the same order."""
     is_bias: bool = False
     """Whether `correlate` sets it against generalization, and a row says so where something is lacking."""
     group: str = ""
-    """What `plan` calls several measures together."""
+    """The name under which `plan` lists several measures together."""
     primary: bool = False
     """Whether it is the top-1 of its cells: tables of cells and curves have it, with a test."""
     against_clean: bool = True
@@ -245,11 +250,11 @@ class Measure(Generic[Read]):
     folded: bool = True
     """Whether the report shows its curves only when a reader opens them."""
     change: tuple[str, str] | None = None
-    """What a model does less or more of where the number is lower or higher: ("relies", "on low frequencies")."""
+    """Verb and object of a sentence about a model whose number is lower or higher: ("relies", "on low frequencies")."""
     number: str = ""
     """The quantity, where the report draws it: several estimators of one quantity share a panel."""
     number_title: str = ""
-    """What the panel is called; by default the label."""
+    """The title of its panel; by default the label."""
     estimator: str = ""
     published: tuple[str, ...] = ()
     """Columns of the published study's results that its figure is the mean of."""

@@ -41,8 +41,8 @@ def calibration_gaps(confidence: Floats, correct: Mask) -> tuple[Floats, float]:
     return np.where(sums < 0, -1.0, 1.0)[bins] * gaps, float(np.sqrt(2 / np.pi * spread).sum() / len(gaps))
 
 
-def _asked(available: Available) -> bool:
-    """Where cues conflict, nothing says which of the two classes a confidence should be of."""
+def _applies(available: Available) -> bool:
+    """Exclude images whose cues conflict: nothing says which of the two classes a confidence should be of."""
     return available.labelled and not available.conflicting
 
 
@@ -79,7 +79,7 @@ MEASURES = (
         Scope.CONDITION,
         values=_gap_values,
         judge=_judge_gap,
-        asked=_asked,
+        applies=_applies,
         folded=False,
     ),
     Measure(
@@ -88,6 +88,6 @@ MEASURES = (
         "squared probability",
         Scope.CONDITION,
         values=_square_values,
-        asked=_asked,
+        applies=_applies,
     ),
 )

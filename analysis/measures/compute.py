@@ -130,11 +130,6 @@ def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def condition_metrics_of(values: pl.DataFrame) -> pl.DataFrame:
-    """Select the numbers of single conditions."""
-    return values.filter(pl.col("condition_id").is_not_null())
-
-
 def _values(
     store: Store,
     listed: Sequence[Subject],
@@ -217,11 +212,11 @@ def _estimates(measures: Iterable[Measure[Any]], read: Any, options: Options) ->
 def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
     """Rows of the columns from metric on. A bias that lacks a condition has a row that says so."""
     lacks = lacking(measures, outcomes.available)
-    asked = [measure for measure in measures if measure.name in lacks]
-    for measure in asked:
+    applicable = [measure for measure in measures if measure.name in lacks]
+    for measure in applicable:
         if (why := lacks[measure.name]) and measure.is_bias:
             yield _row(measure.name, nothing(State.MISSING, why))
-    determined = [measure for measure in asked if not lacks[measure.name]]
+    determined = [measure for measure in applicable if not lacks[measure.name]]
     for name, estimate in _estimates(determined, outcomes, options):
         if not lacks.get(name):
             yield _row(name, estimate)
@@ -230,17 +225,17 @@ def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, option
 def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
     """Rows of the columns from condition_id on, for every condition."""
     available = outcomes.available
-    asked = [measure for measure in measures if measure.asked(available) and not measure.needs(available)]
+    applicable = [measure for measure in measures if measure.applies(available) and not measure.needs(available)]
     clean = outcomes.clean
-    clean_shares = {measure.name: _share(measure, clean) for measure in asked} if clean else {}
+    clean_shares = {measure.name: _share(measure, clean) for measure in applicable} if clean else {}
     for stored, cell in outcomes.cells.items():
         keys = dict(zip(CONDITION, (stored.condition_id, stored.condition.probe, stored.parameters), strict=True))
-        for measure in asked:
+        for measure in applicable:
             if measure.values:
                 compared = None if cell.is_clean or not measure.against_clean else clean_shares.get(measure.name)
                 if estimate := _mean_estimate(measure, cell, compared):
                     yield keys | _row(measure.name, estimate)
-        for name, estimate in _estimates(asked, cell, options):
+        for name, estimate in _estimates(applicable, cell, options):
             yield keys | _row(name, estimate)
 
 
@@ -262,7 +257,7 @@ def _mean_estimate(measure: Measure[CellOutcomes], cell: CellOutcomes, clean: Sh
 
 @dataclass
 class PeerAnswers:
-    """What every model has right under each condition: kept as bits until all models are read."""
+    """The images that every model has right under each condition, kept as bits until all models are read."""
 
     measures: Sequence[Measure[CellOutcomes]]
     _of_set: dict[int, dict[tuple[int, str, str], list[tuple[int, Subject, NDArray[np.uint8]]]]] = field(

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..statistics.consistency import consistency_with_others, error_consistency
-from .base import Available, Estimate, Measure, Options, Scope, State, nothing
+from .base import Available, Estimate, Measure, Options, Scope, State, has_labels, nothing
 from .outcomes import CellOutcomes
 
 CLEAN_NAME = "clean_error_consistency"
@@ -42,10 +42,6 @@ def _clean_estimates(cell: CellOutcomes, options: Options) -> dict[str, Estimate
     return {CLEAN_NAME: estimate}
 
 
-def _labelled(available: Available) -> bool:
-    return available.labelled
-
-
 def _several_models(available: Available) -> bool:
     return available.labelled and available.checkpoints > 1
 
@@ -57,7 +53,7 @@ MEASURES = (
         "kappa",
         Scope.CONDITION,
         estimates=_clean_estimates,
-        asked=_labelled,
+        applies=has_labels,
         folded=False,
     ),
 )
@@ -69,7 +65,7 @@ MODEL_MEASURES: Sequence[Measure[CellOutcomes]] = (
         Scope.MODELS,
         among=consistency_with_others,
         undetermined="all is right, or all wrong, for a model",
-        asked=_several_models,
+        applies=_several_models,
         folded=False,
     ),
 )

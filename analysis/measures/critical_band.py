@@ -62,8 +62,10 @@ COLUMNS = {"bandwidth": "bw_norm", "center_frequency": "cf_norm", "peak_noise_se
 """Number -> the end of the name of its column in the published results."""
 FULL_WIDTH = 2 * np.sqrt(np.log(4))
 """Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
-LOWEST, HIGHEST = FREQUENCIES[0] - 0.5, FREQUENCIES[-1] + 0.5
-"""Octaves between which the bands of noise lie, each of which is one octave wide."""
+LOWEST = FREQUENCIES[0] - 0.5
+"""Octave at which the lowest band of noise begins; each is one octave wide."""
+HIGHEST = FREQUENCIES[-1] + 0.5
+"""Octave at which the highest band of noise ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def band_gaps(settings: Iterable[Setting]) -> str | None:
 
 
 def _levels(settings: Iterable[Setting]) -> str:
-    """Such as `noise_sd 0.08, noise_sd 0.16 at frequency 2`; a level by itself stands for all of its frequencies."""
+    """Conditions in words: `noise_sd 0.08, noise_sd 0.16 at frequency 2`; a level alone stands for all frequencies."""
     by_level: dict[float, list[float]] = {}
     for sd, f in sorted((sd or 0.0, -1.0 if f is None else f) for sd, f in settings):
         by_level.setdefault(sd, []).extend([f] if f >= 0 else [])
@@ -279,7 +281,7 @@ _in_band = partial(
     Measure,
     scope=Scope.GRID,
     estimates=band_estimates,
-    asked=has_band,
+    applies=has_band,
     needs=_lacking_conditions,
     group="critical band",
     estimator="published",

@@ -1,6 +1,6 @@
 """Shape bias: what a classifier names, where the shape of an image is of one class and its texture of another.
 
-Over the images whose two classes differ:
+The images count whose two classes differ:
 
     shape_bias    = shape decisions / (shape decisions + texture decisions)
     shape_bias_C  = the same over images whose shape is of class C
@@ -45,7 +45,7 @@ TITLES = {
 def cue_shares(cell: CellOutcomes, cues: Cues) -> Iterator[tuple[str, Mask, Mask]]:
     """Yield (name, images that count as right, images that count), (n,) each, of every number of two cues."""
     images, conflicting = cell.images, cell.images.conflicting
-    first, either = _named(cell)
+    first, either = _named_cues(cell)
     yield cues.bias, first, either
     for number in np.unique(images.first_cue[conflicting]):
         of_class = images.first_cue == number
@@ -53,7 +53,7 @@ def cue_shares(cell: CellOutcomes, cues: Cues) -> Iterator[tuple[str, Mask, Mask
     yield cues.accuracy, either, conflicting
 
 
-def _named(cell: CellOutcomes) -> tuple[Mask, Mask]:
+def _named_cues(cell: CellOutcomes) -> tuple[Mask, Mask]:
     """(n,) each: whether the class of the first cue is named, and that of either, where the cues conflict."""
     images, predicted = cell.images, cell.decisions.predicted
     first, second = (images.conflicting & (predicted == cue) for cue in (images.first_cue, images.second_cue))
@@ -70,11 +70,11 @@ def cue_estimates(cues: Cues, outcomes: Outcomes, _: Options) -> dict[str, Estim
     if clean is None or not clean.images.conflicting.any():
         return {}
     ids = np.unique(clean.images.clusters, return_inverse=True)[1]
-    return {name: _share(part, whole, ids) for name, part, whole in cue_shares(clean, cues)}
+    return {name: _share(part, base, ids) for name, part, base in cue_shares(clean, cues)}
 
 
-def _share(part: Mask, whole: Mask, ids: Whole) -> Estimate:
-    right, sizes = (np.bincount(ids, counted).astype(np.float64) for counted in (part, whole))
+def _share(part: Mask, base: Mask, ids: Whole) -> Estimate:
+    right, sizes = (np.bincount(ids, counted).astype(np.float64) for counted in (part, base))
     if not sizes.any():
         return nothing(State.UNDETERMINED, NEITHER)
     value = float(right.sum() / sizes.sum())
@@ -104,12 +104,12 @@ def cue_differences(cues: Cues, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
 
 
 def _bias_values(cell: CellOutcomes) -> ImageValues | None:
-    first, either = _named(cell)
+    first, either = _named_cues(cell)
     return ImageValues(first, either, NEITHER) if cell.images.conflicting.any() else None
 
 
 def _accuracy_values(cell: CellOutcomes) -> ImageValues | None:
-    _, either = _named(cell)
+    _, either = _named_cues(cell)
     return ImageValues(either, cell.images.conflicting) if cell.images.conflicting.any() else None
 
 
@@ -127,7 +127,7 @@ def _of_cues(cues: Cues) -> Iterator[Measure[Outcomes]]:
             "share",
             Scope.GRID,
             estimates=estimates,
-            asked=partial(_conflicts, cues),
+            applies=partial(_conflicts, cues),
             differences=differences,
             is_bias=name == cues.bias,
             group=cues.bias,
@@ -145,7 +145,7 @@ def _under_conditions(cues: Cues) -> Iterator[Measure[CellOutcomes]]:
             "share",
             Scope.CONDITION,
             values=values,
-            asked=partial(_conflicts, cues),
+            applies=partial(_conflicts, cues),
             folded=name != cues.bias,
         )
 

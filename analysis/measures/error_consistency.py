@@ -31,14 +31,14 @@ UNSEEN = -1
 def judged_images(store: Store, study: str = "*") -> list[str]:
     """The images, by their names in `judgement`, that a study ran unperturbed and has labels of; no corruptions.
 
-    Of a version that is not the newest: those that the newest still has.
+    A version that is not the newest has those that the newest still has.
     """
-    found = store.frame(
+    judged = store.frame(
         "SELECT DISTINCT images FROM judged_cell_of('*') "
         "SEMI JOIN (FROM study_detail_of(?) WHERE corruption IS NULL) AS mine USING (study, image_set_id) ORDER BY 1",
         [study],
     )
-    return found["images"].to_list()
+    return judged["images"].to_list()
 
 
 def consistencies(store: Store, images: str, resamples: int = 1000) -> pl.DataFrame:
@@ -52,21 +52,22 @@ def consistencies(store: Store, images: str, resamples: int = 1000) -> pl.DataFr
         [images],
     )
     if judged.is_empty():
-        known = store.frame(
+        listed = store.frame(
             "SELECT DISTINCT images FROM judgement UNION SELECT stimulus_set FROM human_trial ORDER BY 1"
         )
-        raise UnknownName("image set", images, known.to_series().to_list())
+        raise UnknownName("image set", images, listed.to_series().to_list())
     rows: list[dict[str, Any]] = []
-    for (condition,), mine in judged.group_by("condition", maintain_order=True):
-        who, right, clusters = _by_subject(mine)
-        for one, other in combinations(range(len(who)), 2):
-            both = (right[one] != UNSEEN) & (right[other] != UNSEEN)
+    for (condition,), answers in judged.group_by("condition", maintain_order=True):
+        who, right, clusters = _by_subject(answers)
+        for first, second in combinations(range(len(who)), 2):
+            both = (right[first] != UNSEEN) & (right[second] != UNSEEN)
             if both.any():
-                a, b = right[one, both] == 1, right[other, both] == 1
-                found = error_consistency(a, b, None if clusters is None else clusters[both], resamples)
-                names = (images, condition, who[one][0], who[other][0], who[one][1] + who[other][1])
+                a, b = right[first, both] == 1, right[second, both] == 1
+                consistency = error_consistency(a, b, None if clusters is None else clusters[both], resamples)
+                names = (images, condition, who[first][0], who[second][0], who[first][1] + who[second][1])
                 rows.append(
-                    dict(zip(KEYS, names, strict=True)) | {name: getattr(found, name) for name in Consistency.__slots__}
+                    dict(zip(KEYS, names, strict=True))
+                    | {name: getattr(consistency, name) for name in Consistency.__slots__}
                 )
     return pl.DataFrame(rows, SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
 
@@ -76,12 +77,12 @@ def _by_subject(
 ) -> tuple[list[tuple[str, bool]], NDArray[np.int8], NDArray[np.int64] | None]:
     """(name, human) of the subjects; (subjects, images) right 1, wrong 0, or UNSEEN; clusters of the images, if any."""
     subjects = judged.select("subject", "human").unique(maintain_order=True).with_row_index("row")
-    shown = judged.group_by("image", maintain_order=True).agg(pl.col("cluster").max()).with_row_index("column")
-    placed = judged.join(subjects, on=["subject", "human"]).join(shown.drop("cluster"), on="image")
-    right = np.full((len(subjects), len(shown)), UNSEEN, np.int8)
+    images = judged.group_by("image", maintain_order=True).agg(pl.col("cluster").max()).with_row_index("column")
+    placed = judged.join(subjects, on=["subject", "human"]).join(images.drop("cluster"), on="image")
+    right = np.full((len(subjects), len(images)), UNSEEN, np.int8)
     right[placed["row"].to_numpy(), placed["column"].to_numpy()] = placed["correct"].to_numpy()
     # What no model saw is in no cluster: it stands for itself.
-    cluster = shown.select(pl.coalesce(pl.col("cluster").cast(pl.Int64), -1 - pl.col("column").cast(pl.Int64)))
+    cluster = images.select(pl.coalesce(pl.col("cluster").cast(pl.Int64), -1 - pl.col("column").cast(pl.Int64)))
     clusters = cluster.to_series().to_numpy()
     alone = len(np.unique(clusters)) == len(clusters)
     return subjects.select("subject", "human").rows(), right, None if alone else clusters
@@ -91,19 +92,19 @@ def write_consistencies(
     store: Store, images: list[str], resamples: int = 1000, advance: Callable[[float], None] = lambda _: None
 ) -> None:
     """Compute error consistency on each of `images` and keep it in the table error_consistency."""
-    for one in images:
-        store.write_consistencies(one, consistencies(store, one, resamples))
+    for name in images:
+        store.write_consistencies(name, consistencies(store, name, resamples))
         advance(1)
 
 
-def summary(table: pl.DataFrame) -> list[dict[str, Any]]:
+def mean_consistencies(table: pl.DataFrame) -> list[dict[str, Any]]:
     """The mean kappa between humans, and of each model to humans, over pairs and conditions.
 
     Rows of subject, pairs, kappa to humans, lowest, highest.
     """
     mixed = table.filter(pl.col("humans") == 1)
-    of = {"humans": table.filter(pl.col("humans") == 2)}
-    of |= {str(name): mine for (name,), mine in mixed.group_by("second_subject", maintain_order=True)}
+    groups = {"humans": table.filter(pl.col("humans") == 2)}
+    groups |= {str(name): pairs for (name,), pairs in mixed.group_by("second_subject", maintain_order=True)}
     return [
         {
             "subject": name,
@@ -112,5 +113,5 @@ def summary(table: pl.DataFrame) -> list[dict[str, Any]]:
             "lowest": pairs["kappa"].min(),
             "highest": pairs["kappa"].max(),
         }
-        for name, pairs in of.items()
+        for name, pairs in groups.items()
     ]

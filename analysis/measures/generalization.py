@@ -79,9 +79,9 @@ class Measured:
     share: Share | None
     """None where it is not whole."""
     doubts: str = ""
-    """What to mind about the share, in words."""
+    """The doubts about the share, in words."""
     lacks: str | None = None
-    """Where there is no share, why, such as `is missing`."""
+    """The reason why there is no share, such as `is missing`."""
 
     def estimate(self) -> Estimate:
         """The estimate, in percent."""
@@ -93,7 +93,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Benchmarked:
-    """What a version of a study has of the benchmarks."""
+    """The cells of a version of a study that show benchmarks."""
 
     cells: Mapping[str, Sequence[Row]]
     """Name in ACCURACIES -> cells of every checkpoint that may be the benchmark or a part of it; large sets first."""
@@ -115,7 +115,10 @@ def _cells(store: Store, study_id: int) -> list[dict[str, Any]]:
 
 
 def _clusters(store: Store, cells: Mapping[str, Sequence[Row]]) -> dict[int, NDArray[np.int64]]:
-    return {one: clusters_of(store, one) for one in {cell["image_set"] for some in cells.values() for cell in some}}
+    return {
+        image_set: clusters_of(store, image_set)
+        for image_set in {cell["image_set"] for rows in cells.values() for cell in rows}
+    }
 
 
 def by_accuracy(cells: Sequence[Row]) -> dict[str, list[Row]]:
@@ -124,11 +127,11 @@ def by_accuracy(cells: Sequence[Row]) -> dict[str, list[Row]]:
         name: [
             cell
             for cell in cells
-            if _shows(cell, of)
-            and cell["probe"] == of.probe
-            and (of.probe == "clean" or _published_budget(cell["parameters"]))
+            if _shows(cell, accuracy)
+            and cell["probe"] == accuracy.probe
+            and (accuracy.probe == "clean" or _published_budget(cell["parameters"]))
         ]
-        for name, of in ACCURACIES.items()
+        for name, accuracy in ACCURACIES.items()
     }
 
 
@@ -156,20 +159,20 @@ def benchmarks_of_sets(
 
 def accuracies_of(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
     """The accuracies of which there is something, and the groups of which there is more than `imagenet`."""
-    names = [name for name, some in cells.items() if some]
+    names = [name for name, rows in cells.items() if rows]
     return names, [group for group, members in GROUPS.items() if {*names} & {*members} - {"imagenet"}]
 
 
-def gap(cells: Sequence[Row], of: Accuracy) -> str | None:
-    """What a benchmark lacks of which one checkpoint has these cells, those of large sets first; None if nothing."""
+def gap(cells: Sequence[Row], accuracy: Accuracy) -> str | None:
+    """The gap of a benchmark of which one checkpoint has these cells, large sets first; None if it is whole."""
     places = {_place(cell) for cell in cells}
-    missing = [place for place in BENCHMARKS[of.benchmark].places if place not in places]
+    missing = [place for place in BENCHMARKS[accuracy.benchmark].places if place not in places]
     if missing:
         if not places:
             return "is missing"
         return f"lacks {some_of([f'{corruption} {severity}' for corruption, severity in missing], NAMED)}"
-    if of.last and cells[0]["count"] != VALIDATION:
-        return f"needs all {VALIDATION:,} images to know the last {of.last} of them"
+    if accuracy.last and cells[0]["count"] != VALIDATION:
+        return f"needs all {VALIDATION:,} images to know the last {accuracy.last} of them"
     return None
 
 
@@ -181,7 +184,7 @@ def incomplete(group: str, gaps: Mapping[str, str | None]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkOutcomes:
-    """What one checkpoint decided on the benchmarks of a study."""
+    """The decisions of one checkpoint on the benchmarks of a study."""
 
     predictions: PredictionReader
     study: Benchmarked
@@ -189,7 +192,7 @@ class BenchmarkOutcomes:
 
     def measured(self) -> dict[str, Measured]:
         """Name -> what the checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
-        cells = _of(self.checkpoint_id, self.study.cells)
+        cells = _cells_of(self.checkpoint_id, self.study.cells)
         measured = {
             name: _measure(self.predictions, cells[name], accuracy, self.study.clusters)
             for name, accuracy in ACCURACIES.items()
@@ -214,8 +217,10 @@ def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[st
     return intervals
 
 
-def _of(checkpoint_id: int, cells: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    return {name: [cell for cell in some if cell["checkpoint_id"] == checkpoint_id] for name, some in cells.items()}
+def _cells_of(checkpoint_id: int, cells: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    return {
+        name: [cell for cell in of_name if cell["checkpoint_id"] == checkpoint_id] for name, of_name in cells.items()
+    }
 
 
 Setting = tuple[int, str, str]
@@ -226,29 +231,34 @@ def read_perturbed(store: Store, study_id: int) -> dict[Setting, Benchmarked]:
     """Condition -> what the study has of the benchmarks under it: as if these images were the benchmarks' own.
 
     `names` and `groups` are the means that some checkpoint has whole: of a benchmark of several sets, or of a group.
-    Empty where no perturbation has any.
+    The answer is empty where no perturbation has any.
     """
     cells: dict[Setting, list[Row]] = {}
     for cell in _cells(store, study_id):
         cells.setdefault((cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
-    found = {}
-    for setting, some in cells.items():
+    benchmarked = {}
+    for setting, of_setting in cells.items():
         under = {
-            name: [cell for cell in some if of.probe == "clean" and _shows(cell, of)] for name, of in ACCURACIES.items()
+            name: [cell for cell in of_setting if accuracy.probe == "clean" and _shows(cell, accuracy)]
+            for name, accuracy in ACCURACIES.items()
         }
-        names, groups = _whole(under)
+        names, groups = _complete_means(under)
         if names or groups:
-            found[setting] = Benchmarked(under, names, groups, _clusters(store, under))
-    return found if any(probe != "clean" for _, probe, _ in found) else {}
+            benchmarked[setting] = Benchmarked(under, names, groups, _clusters(store, under))
+    return benchmarked if any(probe != "clean" for _, probe, _ in benchmarked) else {}
 
 
-def _whole(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
+def _complete_means(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
     """The benchmarks of several sets, and the groups, that some checkpoint has whole."""
     names, groups = set[str](), set[str]()
-    for checkpoint in {cell["checkpoint_id"] for some in cells.values() for cell in some}:
-        mine = _of(checkpoint, cells)
-        gaps = {name: gap(mine[name], of) for name, of in ACCURACIES.items()}
-        names |= {name for name, of in ACCURACIES.items() if BENCHMARKS[of.benchmark].corruptions and not gaps[name]}
+    for checkpoint in {cell["checkpoint_id"] for rows in cells.values() for cell in rows}:
+        of_checkpoint = _cells_of(checkpoint, cells)
+        gaps = {name: gap(of_checkpoint[name], accuracy) for name, accuracy in ACCURACIES.items()}
+        names |= {
+            name
+            for name, accuracy in ACCURACIES.items()
+            if BENCHMARKS[accuracy.benchmark].corruptions and not gaps[name]
+        }
         groups |= {group for group in GROUPS if not incomplete(group, gaps)}
     return sorted(names), [group for group in GROUPS if group in groups]
 
@@ -269,12 +279,12 @@ def _less_clean(number: Measured, share: Share, clean: Share | None) -> Estimate
     return replace(number.estimate(), n=share.images, difference=difference)
 
 
-def _shows(cell: Row, of: Accuracy) -> bool:
+def _shows(cell: Row, accuracy: Accuracy) -> bool:
     """Whether the images of a cell, under whatever condition, may be those of the benchmark, or a part of them."""
     return (
-        cell["benchmark"] == of.benchmark
-        and _place(cell) in BENCHMARKS[of.benchmark].places
-        and (cell["real"] or of.scheme != "real")
+        cell["benchmark"] == accuracy.benchmark
+        and _place(cell) in BENCHMARKS[accuracy.benchmark].places
+        and (cell["real"] or accuracy.scheme != "real")
     )
 
 
@@ -283,29 +293,29 @@ def _place(cell: Row) -> Place:
 
 
 def _published_budget(parameters: str) -> bool:
-    given = json.loads(parameters)
-    if "band" in given:
+    budget = json.loads(parameters)
+    if "band" in budget:
         return False
-    return all(isclose(float(given.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items())
+    return all(isclose(float(budget.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items())
 
 
 def _measure(
-    predictions: PredictionReader, cells: Sequence[Row], of: Accuracy, clusters: Mapping[int, NDArray[np.int64]]
+    predictions: PredictionReader, cells: Sequence[Row], accuracy: Accuracy, clusters: Mapping[int, NDArray[np.int64]]
 ) -> Measured:
     """The accuracy on a benchmark by its cells of one checkpoint, those of large sets first."""
-    if lacks := gap(cells, of):
+    if lacks := gap(cells, accuracy):
         return Measured(None, lacks=lacks)
     # Where several sets are of one kind, the largest stands for it.
     chosen = {_place(cell): cell for cell in reversed(cells)}
-    shares = [_share(predictions, cell, of, clusters[cell["image_set"]]) for cell in chosen.values()]
-    return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(cells), of)))
+    shares = [_share(predictions, cell, accuracy, clusters[cell["image_set"]]) for cell in chosen.values()]
+    return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(cells), accuracy)))
 
 
-def _doubts(chosen: Sequence[Row], candidates: int, of: Accuracy) -> Iterator[str]:
-    benchmark = BENCHMARKS[of.benchmark]
+def _doubts(chosen: Sequence[Row], candidates: int, accuracy: Accuracy) -> Iterator[str]:
+    benchmark = BENCHMARKS[accuracy.benchmark]
     smallest, spaces = min(cell["count"] for cell in chosen), {cell["decision_space"] for cell in chosen}
-    if of.last:
-        yield f"its last {of.last} images alone, as published"
+    if accuracy.last:
+        yield f"its last {accuracy.last} images alone, as published"
     if smallest != benchmark.count:
         yield f"{smallest:,} of {benchmark.count:,} images" + (" in a set" if benchmark.corruptions else "")
     for space in sorted(spaces - {benchmark.decision_space}):
@@ -314,13 +324,13 @@ def _doubts(chosen: Sequence[Row], candidates: int, of: Accuracy) -> Iterator[st
         yield f"the largest of several sets, {chosen[0]['name']}"
 
 
-def _share(predictions: PredictionReader, cell: Row, of: Accuracy, clusters: NDArray[np.int64]) -> Share:
+def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy, clusters: NDArray[np.int64]) -> Share:
     decisions, images = predictions.decisions([cell["cell"]])[0], predictions.images(cell["image_set"])
     index, right = np.arange(len(images)), np.asarray(decisions.rank == 0)
-    if of.scheme == "real":
+    if accuracy.scheme == "real":
         index, right = real_right(images, decisions)
-    if of.last:
-        last = predictions.store.frame(LAST, [cell["image_set"], of.last])["image_index"].to_numpy()
+    if accuracy.last:
+        last = predictions.store.frame(LAST, [cell["image_set"], accuracy.last])["image_index"].to_numpy()
         counted = np.isin(index, last)
         index, right = index[counted], right[counted]
     return share_of(right, clusters[index])
@@ -329,10 +339,10 @@ def _share(predictions: PredictionReader, cell: Row, of: Accuracy, clusters: NDA
 def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
     """The mean of the benchmarks of a group, which are all in `measured`; each weighs the same."""
     members = {name: measured[name] for name in GROUPS[group]}
-    if lacks := incomplete(group, {name: one.lacks for name, one in members.items()}):
+    if lacks := incomplete(group, {name: member.lacks for name, member in members.items()}):
         return Measured(None, lacks=lacks)
-    doubts = [f"{name}: {one.doubts}" for name, one in members.items() if one.doubts]
-    return Measured(mean_of([one.share for one in members.values() if one.share]), "; ".join(doubts))
+    doubts = [f"{name}: {member.doubts}" for name, member in members.items() if member.doubts]
+    return Measured(mean_of([member.share for member in members.values() if member.share]), "; ".join(doubts))
 
 
 def clusters_of(store: Store, image_set: int) -> NDArray[np.int64]:
@@ -341,13 +351,13 @@ def clusters_of(store: Store, image_set: int) -> NDArray[np.int64]:
     Validation images of ImageNet, and the corrupted ones made of them, go by the number in their file names. Any other
     image, or cluster of images of the set, is a cluster of its own, known by the set's digest, in any database.
     """
-    found = store.frame(
+    clusters = store.frame(
         "SELECT CASE WHEN clusters = count THEN try_cast(regexp_extract(path, 'ILSVRC2012_val_(\\d{8})', 1) AS BIGINT) "
         "END AS number, ((1 + (hash(digest) >> 34))::BIGINT << 32) + cluster AS own "
         "FROM image JOIN image_set AS s ON s.id = image_set WHERE image_set = ? ORDER BY image_index",
         [image_set],
     )
-    return found.select(cluster=found["number"].fill_null(found["own"]))["cluster"].to_numpy()
+    return clusters.select(cluster=clusters["number"].fill_null(clusters["own"]))["cluster"].to_numpy()
 
 
 # The measures
@@ -374,11 +384,11 @@ _in_percent = partial(
 )
 MEASURES: Sequence[Measure[BenchmarkOutcomes]] = (
     *(
-        _in_percent(f"top1_{name}", f"top-1 {name}", asked=partial(_has, name), needs=partial(_lacking_sets, name))
+        _in_percent(f"top1_{name}", f"top-1 {name}", applies=partial(_has, name), needs=partial(_lacking_sets, name))
         for name in ACCURACIES
     ),
     *(
-        _in_percent(group, group, asked=partial(_has, group), needs=partial(_lacking_members, group))
+        _in_percent(group, group, applies=partial(_has, group), needs=partial(_lacking_members, group))
         for group in GROUPS
     ),
 )

@@ -40,12 +40,12 @@ def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, d
     """
     theta = start.copy()
     active = np.arange(theta.shape[1])
-    now, mine = theta, list(data)
-    value, gradient, information = likelihood(now, *mine)
+    now, going_data = theta, list(data)
+    value, gradient, information = likelihood(now, *going_data)
     damping = np.full(now.shape[1], 1e-2)
     for _ in range(MOST_STEPS):
         trial = np.clip(now + _step(now, gradient, information, damping, low, high), low[:, None], high[:, None])
-        new_value, new_gradient, new_information = likelihood(trial, *mine)
+        new_value, new_gradient, new_information = likelihood(trial, *going_data)
         better = new_value >= value
         moved = np.abs(trial - now).max(axis=0)
         now = np.where(better, trial, now)
@@ -57,7 +57,7 @@ def maximize(likelihood: Likelihood, start: Floats, low: Floats, high: Floats, d
         going = (moved > 1e-7) & (damping < 1e12)
         if not going.any():
             break
-        active, now, mine = active[going], now[:, going], [array[..., going] for array in mine]
+        active, now, going_data = active[going], now[:, going], [array[..., going] for array in going_data]
         value, gradient, information, damping = value[going], gradient[going], information[going], damping[going]
     return theta
 

@@ -1,4 +1,4 @@
-"""What models decided, and what counts as right: the only reader of predictions for measures.
+"""The decisions of models, and the classes that count as right: the only reader of predictions for measures.
 
     ImageTruth  what counts as right for the images of a set, by every label scheme; read once for all models
     Decisions   what one cell decided, image by image
@@ -88,7 +88,7 @@ def subjects(store: Store, study: str) -> list[Subject]:
 
 @dataclass(frozen=True)
 class ImageTruth:
-    """What counts as right for the n images of a set."""
+    """The classes that count as right for the n images of a set."""
 
     digest: str
     clusters: Whole
@@ -131,7 +131,7 @@ class ImageTruth:
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """What one cell decides for the n images of a set, (n,) each."""
+    """The decisions of one cell on the n images of a set, (n,) each."""
 
     predicted: NDArray[np.uint16]
     rank: NDArray[np.uint16] | None
@@ -148,7 +148,7 @@ class Decisions:
 
 @dataclass(frozen=True)
 class CellOutcomes:
-    """What one model decided under one condition, and what is right."""
+    """The decisions of one model under one condition, and the classes that are right."""
 
     images: ImageTruth
     decisions: Decisions
@@ -168,7 +168,7 @@ class CellOutcomes:
         return None if self.clean is None else np.asarray(self.decisions.predicted == self.clean.predicted)
 
     def unperturbed(self) -> CellOutcomes | None:
-        """The same of the clean images."""
+        """The decisions on the clean images."""
         if self.clean is None:
             return None
         return CellOutcomes(self.images, self.clean, self.clean, self.class_names)
@@ -187,7 +187,7 @@ class StoredCondition:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What one model decided on one image set under every condition of a study, in the order of conditions."""
+    """The decisions of one model on one image set under every condition of a study, in the order of conditions."""
 
     subject: Subject
     available: Available

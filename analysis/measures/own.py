@@ -43,7 +43,7 @@ RESERVED: Mapping[str, str] = {
     "cluster": "the cluster of each image; images of one cluster are not independent",
     "class_names": "what classes are called, a dict by their number",
 }
-"""What a function may take beside the measure's parameters."""
+"""The arguments that a function may take beside the measure's parameters."""
 OF_LABELS = ("label", "label_rank")
 """Arrays that images without labels do not have."""
 KEYS = ("file", "function", "uses", "unit")
@@ -136,7 +136,7 @@ class OwnMeasure:
         )
 
     def needs(self, available: Available) -> str | None:
-        """What an image set lacks that the function takes, in words."""
+        """The labels or names that an image set lacks and the function takes, in words."""
         lacking = [name for name in self.taken if name in OF_LABELS and not available.labelled]
         return f"it takes {' and '.join(lacking)}, and the images have no labels" if lacking else None
 
@@ -160,7 +160,7 @@ class OwnMeasure:
         return self._clean[1]
 
     def _answer(self, cell: CellOutcomes) -> Answer | str:
-        """What the function says of a cell, or why it says nothing."""
+        """The answer of the function for a cell, or the reason why there is none."""
         if self._failures >= MOST_FAILURES:
             return self._last_failure
         if "confidence" in self.taken and cell.decisions.confidence is None:
@@ -230,5 +230,5 @@ def _mean_estimate(values: Floats, clean: Floats | None, cell: CellOutcomes) -> 
 
 
 def _percentiles(drawn: Floats) -> tuple[float, float]:
-    known = drawn[~np.isnan(drawn)]
-    return interval(known) if len(drawn) and len(known) >= ENOUGH * len(drawn) else (np.nan, np.nan)
+    defined = drawn[~np.isnan(drawn)]
+    return interval(defined) if len(drawn) and len(defined) >= ENOUGH * len(drawn) else (np.nan, np.nan)

@@ -1,4 +1,4 @@
-"""What becomes of a user's own measure in its process: the function is called, and its answer is checked.
+"""The part of a user's own measure that runs in its process: the function is called, and its answer is checked.
 
 The module is light to import, since the process begins with it.
 """
@@ -21,7 +21,7 @@ RESAMPLES = 200
 
 
 class Answer(NamedTuple):
-    """What a function says of one cell."""
+    """The answer of a function for one cell."""
 
     value: float | None
     """A number of the whole cell."""
@@ -38,7 +38,7 @@ def answer_of_cell(
     clusters: NDArray[np.int64],
     settings: Mapping[str, Any],
 ) -> Answer:
-    """What the user's function says of a cell, and of resamples of its clusters if it says one number.
+    """Call the user's function on a cell, and on resamples of its clusters if it gives one number.
 
     Raises UsageError where the result is neither a finite number nor one of every image.
     """

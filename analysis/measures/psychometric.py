@@ -73,8 +73,10 @@ from .outcomes import Outcomes
 
 GREY: Setting = (0.0, None)
 PUBLISHED: Sequence[Setting] = (GREY, *((sd, f) for f in FREQUENCIES for sd in NOISE_SDS[1:]))
-FEWEST_LEVELS, FEWEST_FREQUENCIES = 2, 3
-"""Levels that a threshold takes, and octaves with a threshold that the three numbers take."""
+FEWEST_LEVELS = 2
+"""Levels of noise that a threshold takes at least."""
+FEWEST_FREQUENCIES = 3
+"""Octaves with a threshold that the three numbers take at least."""
 FEWEST_RIGHT = 20
 """Right answers without noise, below which no threshold is looked for."""
 CHANNEL = tuple(UNITS)
@@ -115,7 +117,7 @@ class Noise:
 
 
 def noise_of(settings: Sequence[Setting]) -> Noise:
-    """That of conditions whose outcomes are rows, the first one without noise and the others in any order."""
+    """The noise of conditions whose outcomes are rows, the first one without noise and the others in any order."""
     levels = _levels(settings)
     frequencies = tuple(f for f, rows in levels.items() if len(rows) >= FEWEST_LEVELS)
     most = max((len(levels[f]) for f in frequencies), default=0)
@@ -212,7 +214,7 @@ def estimate_band(
     Raises UsageError for arrays that do not fit, conditions without any threshold, a floor outside [0, 1), or fewer
     than 100 resamples.
     """
-    ids = _check(correct, settings, clusters, floor, resamples)
+    ids = _check_outcomes(correct, settings, clusters, floor, resamples)
     noise = noise_of(settings)
     right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
     independent = int(ids.max()) + 1
@@ -222,7 +224,7 @@ def estimate_band(
     usable = _usable(right, images, floor)
     drawn = _fit(right[:, usable], images[usable], floor, noise)
     return PsychometricBand(
-        *_judged(drawn, size, _few(independent)), float(right[0, 0] / images[0]), correct.shape[1], independent
+        *_judged(drawn, size, _why_too_few(independent)), float(right[0, 0] / images[0]), correct.shape[1], independent
     )
 
 
@@ -239,13 +241,13 @@ def paired_band_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Name of a row -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
 
-    a and b are as for `estimate_band`, of the same settings, with their floors. Percentiles of the differences in
-    resamples that draw the same clusters for both. Without a number that has no interval in one of them; empty where
-    the answers to fewer than 10 clusters differ, which resamples say too little of. Raises UsageError as
-    `estimate_band` does.
+    a and b are as for `estimate_band`, of the same settings, with their floors. The ends are percentiles of the
+    differences in resamples that draw the same clusters for both. A number that has no interval in one of them is left
+    out; the answer is empty where the answers to fewer than 10 clusters differ, of which resamples say too little.
+    Raises UsageError as `estimate_band` does.
     """
-    ids = _check(a, settings, clusters, floors[0], resamples)
-    _check(b, settings, ids, floors[1], resamples)
+    ids = _check_outcomes(a, settings, clusters, floors[0], resamples)
+    _check_outcomes(b, settings, ids, floors[1], resamples)
     noise = noise_of(settings)
     if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
         return {}
@@ -258,15 +260,15 @@ def paired_band_intervals(
     numbers = []
     for right_of_run, floor in runs:
         drawn = _fit(right_of_run[:, usable], images[usable], floor, noise)
-        band = PsychometricBand(*_judged(drawn, size, _few(independent)), 0.0, a.shape[1], independent)
-        known = {name for name, estimate in band.estimates().items() if not np.isnan(estimate.low)}
-        numbers.append({name: values for name, values in drawn.numbers(size).items() if name in known})
+        band = PsychometricBand(*_judged(drawn, size, _why_too_few(independent)), 0.0, a.shape[1], independent)
+        defined = {name for name, estimate in band.estimates().items() if not np.isnan(estimate.low)}
+        numbers.append({name: values for name, values in drawn.numbers(size).items() if name in defined})
     numbers_a, numbers_b = numbers
     return {name: interval((numbers_b[name] - numbers_a[name])[1:]) for name in numbers_a if name in numbers_b}
 
 
 def _too_little(right: Floats, images: Floats, floor: float) -> Estimate | None:
-    """What all numbers are where too little is right without noise, of right answers (conditions, 1 + resamples)."""
+    """The state of all numbers where too little is right without noise; `right` is (conditions, 1 + resamples)."""
     reference = right[0, 0] / images[0]
     if floor and reference <= 2 * floor:
         note = f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
@@ -283,7 +285,7 @@ def _usable(right: Floats, images: Floats, floor: float) -> Mask:
     return np.asarray((right[0] > 0) & (right[0] / images > 2 * floor))
 
 
-def _few(independent: int) -> str | None:
+def _why_too_few(independent: int) -> str | None:
     return f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
 
 
@@ -324,14 +326,14 @@ def _fit_levels(levels: Floats, images: Floats, reference: Floats, floor: float,
     return _Fits(noise, sensitivity, slope.reshape(repeat, -1), fit_channels(sensitivity, noise))
 
 
-def _judged(fits: _Fits, size: int, few: str | None) -> tuple[tuple[Threshold, ...], Estimate, Estimate, Estimate]:
+def _judged(fits: _Fits, size: int, too_few: str | None) -> tuple[tuple[Threshold, ...], Estimate, Estimate, Estimate]:
     """Thresholds, bandwidth, centre frequency and peak noise sensitivity."""
     columns = (fits.noise.frequencies, fits.noise.low, fits.noise.high, fits.sensitivity, fits.slope[:, 0])
     thresholds = tuple(
-        _threshold(f, float(low), float(high), sensitivity, float(slope), few)
+        _threshold(f, float(low), float(high), sensitivity, float(slope), too_few)
         for f, low, high, sensitivity, slope in zip(*columns, strict=True)
     )
-    return thresholds, *_channel(fits, size, few)
+    return thresholds, *_channel(fits, size, too_few)
 
 
 def estimate_band_of_counts(
@@ -375,7 +377,7 @@ def _without(estimate: Estimate, noise: Noise, reference: float, images: int, cl
     return PsychometricBand(thresholds, estimate, estimate, estimate, reference, images, clusters)
 
 
-def _check(
+def _check_outcomes(
     correct: NDArray[np.bool_],
     settings: Sequence[Setting],
     clusters: ArrayLike | None,
@@ -398,21 +400,21 @@ def _check(
         raise UsageError(f"critical band: {resamples} resamples; intervals need at least 100")
     if clusters is None:
         return np.arange(correct.shape[1])
-    given = np.asarray(clusters)
-    if given.shape != correct.shape[1:]:
-        raise UsageError(f"critical band: {given.shape} cluster ids for {correct.shape[1]} images; give one each")
-    return np.unique(given, return_inverse=True)[1]
+    ids = np.asarray(clusters)
+    if ids.shape != correct.shape[1:]:
+        raise UsageError(f"critical band: {ids.shape} cluster ids for {correct.shape[1]} images; give one each")
+    return np.unique(ids, return_inverse=True)[1]
 
 
 def _threshold(
-    frequency: int, low: float, high: float, sensitivity: Floats, slope: float, few: str | None
+    frequency: int, low: float, high: float, sensitivity: Floats, slope: float, too_few: str | None
 ) -> Threshold:
-    """From sensitivities of the data (first) and of the resamples; low and high are those that can be told."""
+    """The threshold from the sensitivities of the data (first) and of the resamples, within those that were tested."""
     value = float(sensitivity[0])
     ends = np.clip([value, *interval(sensitivity[1:])], low, high)
     sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
     # An infinitely steep curve leaves the threshold anywhere between two levels; its resamples all sit in one place.
-    note = few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
+    note = too_few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
     state = State.NO_INTERVAL if note else State.OK
     if note:
         weakest, strongest = np.nan, np.nan
@@ -425,7 +427,7 @@ def _threshold(
     return Threshold(frequency, Estimate(sd, weakest, strongest, state, note), slope)
 
 
-def _channel(fits: _Fits, size: int, few: str | None) -> tuple[Estimate, Estimate, Estimate]:
+def _channel(fits: _Fits, size: int, too_few: str | None) -> tuple[Estimate, Estimate, Estimate]:
     """Bandwidth, centre frequency and peak noise sensitivity."""
     (low, high), sensitivity = _channel_range(fits.noise), fits.sensitivity[:, 0]
     met = int(((sensitivity >= low) & (sensitivity <= high)).sum())
@@ -443,9 +445,9 @@ def _channel(fits: _Fits, size: int, few: str | None) -> tuple[Estimate, Estimat
         octaves = "an octave" if fits.noise.apart == 1 else f"{fits.noise.apart} octaves"
         narrow = f"the channel is narrower than {octaves}, by which the tested bands are apart"
     return (
-        _judge("width", width, few, narrow),
-        _judge("centre", middle, few, narrow),
-        _judge("height", height, few, narrow),
+        _judge("width", width, too_few, narrow),
+        _judge("centre", middle, too_few, narrow),
+        _judge("height", height, too_few, narrow),
     )
 
 
@@ -455,15 +457,15 @@ def channel_numbers(fits: Floats, size: int) -> tuple[Floats, Floats, Floats]:
     return FULL_WIDTH * sigma, center(mu, size), np.exp2(amplitude - 4)
 
 
-def _judge(name: str, numbers: Floats, few: str | None, doubt: str | None) -> Estimate:
-    """From a number of the data (first), of the resamples, and at the two bounds of the fit (last)."""
+def _judge(name: str, numbers: Floats, too_few: str | None, doubt: str | None) -> Estimate:
+    """The estimate from a number of the data (first), of the resamples, and at the two bounds of the fit (last)."""
     value, bounds = float(numbers[0]), numbers[-2:]
     low, high = interval(numbers[1:-2])
     low_open, high_open = _at_bound(low, bounds), _at_bound(high, bounds)
     if low_open and high_open:
         return _nothing(f"the interval of the channel's {name} spans all that its fit allows")
-    if few:
-        return Estimate(value, np.nan, np.nan, State.NO_INTERVAL, "; ".join(filter(None, (few, doubt))))
+    if too_few:
+        return Estimate(value, np.nan, np.nan, State.NO_INTERVAL, "; ".join(filter(None, (too_few, doubt))))
     bounded = f"the {'lower' if low_open else 'upper'} end of the interval is where the fit is bounded"
     doubts = [words for words in (doubt, bounded if low_open or high_open else None) if words]
     return Estimate(value, low, high, State.DOUBTFUL if doubts else State.OK, "; ".join(doubts) or None)
@@ -660,7 +662,7 @@ MEASURES: Sequence[Measure[Outcomes]] = (
             name,
             f"psychometric {TITLES[number]}",
             UNITS[number],
-            asked=has_band,
+            applies=has_band,
             needs=_lacking_channel,
             group="psychometric channel",
             is_bias=True,
@@ -674,7 +676,7 @@ MEASURES: Sequence[Measure[Outcomes]] = (
             name,
             f"threshold of octave {octave}",
             "noise_sd",
-            asked=partial(_has_octave, octave),
+            applies=partial(_has_octave, octave),
             needs=partial(_lacking_levels, octave),
             group="psychometric thresholds",
         )

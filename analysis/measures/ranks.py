@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .base import Available, ImageValues, Measure, Scope
+from .base import ImageValues, Measure, Scope, has_labels
 from .outcomes import UNKNOWN_RANK, CellOutcomes
 
 
@@ -22,10 +22,6 @@ def _values(cell: CellOutcomes) -> ImageValues | None:
     return ImageValues(1 / (1 + rank.astype(np.float64)))
 
 
-def _labelled(available: Available) -> bool:
-    return available.labelled
-
-
 MEASURES = (
-    Measure("reciprocal_rank", "mean reciprocal rank", "share", Scope.CONDITION, values=_values, asked=_labelled),
+    Measure("reciprocal_rank", "mean reciprocal rank", "share", Scope.CONDITION, values=_values, applies=has_labels),
 )

@@ -56,7 +56,7 @@ def biases() -> list[str]:
 
 
 def label_of(name: str) -> str:
-    """What charts and tables call a number; `NAME (IMAGE SET)` is one of several image sets."""
+    """The title of a number in charts and tables; `NAME (IMAGE SET)` is one of several image sets."""
     return _described(name, lambda measure: measure.label)
 
 
@@ -66,8 +66,8 @@ def title_of(name: str) -> str:
 
 
 def _described(name: str, words: Callable[[Measure[Any]], str]) -> str:
-    known, bracket, image_set = name.partition(" (")
-    return words(MEASURES[known]) + bracket + image_set if known in MEASURES else name.replace("_", " ")
+    measure, bracket, image_set = name.partition(" (")
+    return words(MEASURES[measure]) + bracket + image_set if measure in MEASURES else name.replace("_", " ")
 
 
 def numbers_drawn() -> dict[str, str]:
@@ -102,20 +102,20 @@ class Determined:
 
 def lacking(measures: Iterable[Measure[Any]], available: Available) -> dict[str, str | None]:
     """Name of each measure that an image set has, or has some of what it needs -> what is lacking, in words."""
-    return {measure.name: measure.needs(available) for measure in measures if measure.asked(available)}
+    return {measure.name: measure.needs(available) for measure in measures if measure.applies(available)}
 
 
 def determined_metrics(
     conditions: Iterable[tuple[ImageSetInfo, Condition]],
     schemes: Mapping[str, Collection[str]],
-    own: Sequence[Measure[Outcomes]] = (),
+    own_measures: Sequence[Measure[Outcomes]] = (),
 ) -> list[Determined]:
     """List the numbers of many conditions that a study has what they need of, all of it or some.
 
     Args:
         conditions: what every checkpoint is run on.
         schemes: digest of an image set -> names of the label schemes that it has beside its labels.
-        own: measures of the user's own.
+        own_measures: measures of the user's own.
     """
     by_set: dict[ImageSetInfo, list[Condition]] = {}
     for images, condition in conditions:
@@ -123,7 +123,7 @@ def determined_metrics(
     determined: list[Determined] = []
     for images, of_set in by_set.items():
         available = Available(of_set, schemes.get(images.digest, ()), images.labelled)
-        determined += _together(images.name, (*GRID_MEASURES, *own), available)
+        determined += _together(images.name, (*GRID_MEASURES, *own_measures), available)
     benchmarks = generalization.benchmarks_of_sets(by_set, schemes)
     return determined + list(_together(None, BENCHMARK_MEASURES, Available(benchmarks=benchmarks)))
 
@@ -131,8 +131,8 @@ def determined_metrics(
 def _together(image_set: str | None, measures: Sequence[Measure[Any]], available: Available) -> Iterator[Determined]:
     """Measures of one group that lack the same are one entry; otherwise each that lacks something is one by itself."""
     lacks = lacking(measures, available)
-    asked = [measure for measure in measures if measure.name in lacks]
-    for group, grouped in groupby(asked, lambda measure: measure.group or measure.name):
+    applicable = [measure for measure in measures if measure.name in lacks]
+    for group, grouped in groupby(applicable, lambda measure: measure.group or measure.name):
         names = [measure.name for measure in grouped]
         reasons = {lacks[name] for name in names}
         if len(reasons) == 1:
@@ -147,7 +147,7 @@ def _together(image_set: str | None, measures: Sequence[Measure[Any]], available
 
 
 def condition_metrics(
-    cells: Iterable[Cell], schemes: Mapping[str, Collection[str]], own: Sequence[Measure[CellOutcomes]] = ()
+    cells: Iterable[Cell], schemes: Mapping[str, Collection[str]], own_measures: Sequence[Measure[CellOutcomes]] = ()
 ) -> dict[str, list[str]]:
     """Name of an image set that a study perturbs -> measures of each of its conditions, those of the user's own last.
 
@@ -157,14 +157,9 @@ def condition_metrics(
     for cell in cells:
         if cell.condition.probe != "clean":
             models.setdefault(cell.image_set, set()).add(cell.model)
-    return {
-        images.name: _determined(
-            (*CONDITION_MEASURES, *MODEL_MEASURES, *own),
-            Available((), schemes.get(images.digest, ()), images.labelled, len(of_set)),
-        )
-        for images, of_set in models.items()
-    }
-
-
-def _determined(measures: Sequence[Measure[Any]], available: Available) -> list[str]:
-    return [name for name, lack in lacking(measures, available).items() if not lack]
+    metrics: dict[str, list[str]] = {}
+    for images, of_set in models.items():
+        available = Available((), schemes.get(images.digest, ()), images.labelled, len(of_set))
+        lacks = lacking((*CONDITION_MEASURES, *MODEL_MEASURES, *own_measures), available)
+        metrics[images.name] = [name for name, lack in lacks.items() if not lack]
+    return metrics

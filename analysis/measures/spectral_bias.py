@@ -45,7 +45,7 @@ PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
 SHARE = "spectral_bias"
 
 
-def _asked(available: Available) -> bool:
+def _applies(available: Available) -> bool:
     return any(available.of_probe(probe) for probe in PROBES.values())
 
 
@@ -81,12 +81,12 @@ def spectral_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estima
         return estimates
     clusters = outcomes.images.clusters
     intervals = spectral_intervals(_right(outcomes, valued), clusters, options.resamples, means=valued)
-    few = f"{len(np.unique(clusters))} independent images are too few for an interval"
+    note = f"{len(np.unique(clusters))} independent images are too few for an interval"
     for name, estimate in estimates.items():
         if name in intervals:
             estimates[name] = replace(estimate, low=intervals[name][0], high=intervals[name][1])
         elif not intervals and not np.isnan(estimate.value):
-            estimates[name] = replace(estimate, state=State.NO_INTERVAL, note=few)
+            estimates[name] = replace(estimate, state=State.NO_INTERVAL, note=note)
     return estimates
 
 
@@ -155,9 +155,10 @@ def spectral_intervals(
     correct: (1 + 5 a mean, n) bool, the same images in every row: clean, then for each of `means`, which have a value,
     its filter at BIAS_CUTOFFS.
 
-    Percentiles over resampled clusters. Where fewer than 10 clusters make up the variance, as where nothing is right
-    under a filter, resamples do not show it: then the intervals are `quotient` of the two accuracies for a mean ratio,
-    and that of a share for spectral_bias, the share of the right answers under the filters that are high-pass.
+    The ends are percentiles over resampled clusters. Where fewer than 10 clusters make up the variance, as where
+    nothing is right under a filter, resamples do not show it: then the intervals are `quotient` of the two accuracies
+    for a mean ratio, and that of a share for spectral_bias, the share of the right answers under the filters that are
+    high-pass.
     """
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     if ids.max() + 1 < FEWEST_CLUSTERS or not correct[0].any():
@@ -165,16 +166,16 @@ def spectral_intervals(
     right, _ = count_right(correct, ids, resamples, np.random.default_rng(seed))
     resampled = _values(right, means)
     intervals: dict[str, tuple[float, float]] = {}
-    for name, (part, whole) in _quotients(correct, means).items():
+    for name, (part, base) in _quotients(correct, means).items():
         value, drawn = resampled[name][0], resampled[name][1:]
-        parts, wholes = (np.bincount(ids, right).astype(np.float64) for right in (part, whole))
-        if contributing(parts - (0 if np.isnan(value) else value) * wholes) >= FEWEST_APART:
+        parts, bases = (np.bincount(ids, right).astype(np.float64) for right in (part, base))
+        if contributing(parts - (0 if np.isnan(value) else value) * bases) >= FEWEST_APART:
             # A resample without a right answer has no ratios; the others speak for it.
             intervals[name] = interval(drawn[~np.isnan(drawn)])
         elif name in PROBES:
-            intervals[name] = quotient(share_of(part, ids), share_of(whole, ids))
-        elif whole.any():
-            low, high = share_of_sums(5 * parts, 5 * wholes)
+            intervals[name] = quotient(share_of(part, ids), share_of(base, ids))
+        elif base.any():
+            low, high = share_of_sums(5 * parts, 5 * bases)
             if low is not None and high is not None:
                 intervals[name] = low, high
     return intervals
@@ -190,10 +191,10 @@ def paired_spectral_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Name -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
 
-    a and b: (1 + 5 a mean, n) bool as for `spectral_intervals`. Percentiles of the differences in resamples that draw
-    the same clusters for both. Where fewer than 10 clusters make up a difference, resamples do not show what others
-    would do: there it is `paired_interval`, to first order. A bias without a value is left out; empty with too few
-    independent images.
+    a and b: (1 + 5 a mean, n) bool as for `spectral_intervals`. The ends are percentiles of the differences in
+    resamples that draw the same clusters for both. Where fewer than 10 clusters make up a difference, resamples do not
+    show what others would do: there it is `paired_interval`, to first order. A bias without a value is left out; empty
+    with too few independent images.
     """
     ids = np.unique(np.asarray(clusters), return_inverse=True)[1]
     count = int(ids.max()) + 1
@@ -224,9 +225,9 @@ def _influences(
     The latter is in images, and at least a fraction of one.
     """
     influences = {}
-    for name, (part, whole) in _quotients(correct, means).items():
-        total = max(float(whole.sum()), 1e-9)
-        influences[name] = np.bincount(ids, part - part.sum() / total * whole) / total, total
+    for name, (part, base) in _quotients(correct, means).items():
+        total = max(float(base.sum()), 1e-9)
+        influences[name] = np.bincount(ids, part - part.sum() / total * base) / total, total
     return influences
 
 
@@ -234,7 +235,7 @@ def _values(right: Floats, means: Sequence[str]) -> dict[str, Floats]:
     """Name -> its values (resamples,), NaN where it has none, from right answers (1 + 5 a mean, resamples)."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return {
-            name: np.where(whole > 0, part / whole, np.nan) for name, (part, whole) in _quotients(right, means).items()
+            name: np.where(base > 0, part / base, np.nan) for name, (part, base) in _quotients(right, means).items()
         }
 
 
@@ -265,7 +266,7 @@ def _bias(
         "share",
         Scope.GRID,
         estimates=spectral_estimates,
-        asked=_asked,
+        applies=_applies,
         needs=needs,
         differences=spectral_differences,
         is_bias=True,

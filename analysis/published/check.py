@@ -26,7 +26,7 @@ from ..measures.psychometric import NUMBERS
 from ..statistics.shares import ratio_interval
 from .figures import BIASES, PUBLISHED_GROUPS, PUBLISHED_TOP1, SOURCE, figures_from_benchmark, shipped_figures
 from .imports import INTEGER
-from .names import aliases, named
+from .names import add_models, aliases
 from .sources import VALUES
 
 FIGURES: Mapping[str, str] = {
@@ -90,7 +90,7 @@ OWN = pl.Schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class PublishedComparison:
     """A study's figures beside the published ones."""
 
     rows: pl.DataFrame
@@ -99,7 +99,7 @@ class Beside:
     """Lines that say why some figures are not compared."""
 
 
-def check_published(store: Store, label: str) -> Beside:
+def check_published(store: Store, label: str) -> PublishedComparison:
     """Compare a version of a study with the published figures: with all of them where they were imported.
 
     Raises UsageError where nothing can be compared.
@@ -108,9 +108,9 @@ def check_published(store: Store, label: str) -> Beside:
     published, imported = published_figures(store)
     unpublished = models.filter(~models.is_in(published["model"].unique().implode())).to_list()
     if len(unpublished) == len(models):
-        named = ", ".join(unpublished[:3]) or "no complete cell"
+        names = ", ".join(unpublished[:3]) or "no complete cell"
         raise UsageError(
-            f"{store.path}, {label}: {named}: none of the published checkpoints; `bandlens checkpoints list` names them"
+            f"{store.path}, {label}: {names}: none of the published checkpoints; `bandlens checkpoints list` names them"
         )
     own_numbers = own_figures(store, label)
     rows = set_beside(own_numbers, published)
@@ -123,7 +123,7 @@ def check_published(store: Store, label: str) -> Beside:
         left_out.append(f"biases, benchmarks and group means are there once `{command}` has found some")
     if rows.is_empty():
         raise UsageError(f"{store.path}, {label}: {'; '.join(left_out) or 'no number that is published'}")
-    return Beside(rows, left_out)
+    return PublishedComparison(rows, left_out)
 
 
 def published_figures(store: Store) -> tuple[pl.DataFrame, bool]:
@@ -132,8 +132,8 @@ def published_figures(store: Store) -> tuple[pl.DataFrame, bool]:
     figures = shipped_figures() if imported.is_empty() else figures_from_benchmark(imported)
     names = ["model", "figure", "published"]
     long = figures.drop("category").unpivot(index="model", variable_name="figure", value_name="published")
-    whole = imported.rename({"metric": "figure", "value": "published"})
-    frames = (long, whole, _critical_band(store))
+    columns = imported.rename({"metric": "figure", "value": "published"})
+    frames = (long, columns, _critical_band(store))
     return pl.concat([frame.select(names) for frame in frames]), len(imported) > 0
 
 
@@ -141,7 +141,7 @@ def _critical_band(store: Store) -> pl.DataFrame:
     """The imported critical bands of networks that the study has too, by the study's name of the same checkpoint."""
     rows = store.frame("FROM published_value WHERE source = 'critical-band' AND value IS NOT NULL").cast(VALUES)
     study_names = aliases().filter(source="study", same="checkpoint").select("model", study="name")
-    figures = named(rows).filter(same="checkpoint").join(study_names, on="model")
+    figures = add_models(rows).filter(same="checkpoint").join(study_names, on="model")
     figure = pl.format("critical-band/{}/{}", "condition", "metric")
     return figures.select(model="study", figure=figure, published="value")
 
@@ -156,7 +156,7 @@ def own_figures(store: Store, label: str) -> pl.DataFrame:
     )
     accuracies = pl.DataFrame([*_top1(store, label), *_ratios(store, label)], OWN)
     numbers = pl.concat([metrics.select(OWN.names()).cast(OWN), accuracies])
-    # Where there are several sets, the largest, which comes first.
+    # The largest of several sets counts, and it comes first.
     return numbers.unique(KEYS, keep="first", maintain_order=True).sort("model", maintain_order=True)
 
 
@@ -189,8 +189,8 @@ def _ratios(store: Store, label: str) -> Iterator[dict[str, Any]]:
 
 
 def _not_whole(row: dict[str, Any]) -> str | None:
-    whole = BENCHMARKS["cue-conflict"].count if row["benchmark"] == "cue-conflict" else VALIDATION
-    return None if row["n"] == whole else f"{row['n']:,} of {whole:,} images"
+    count = BENCHMARKS["cue-conflict"].count if row["benchmark"] == "cue-conflict" else VALIDATION
+    return None if row["n"] == count else f"{row['n']:,} of {count:,} images"
 
 
 def set_beside(numbers: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:

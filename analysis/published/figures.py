@@ -137,8 +137,8 @@ def _check_values(path: Path, text: pl.Series, long: pl.DataFrame) -> None:
 
 def range_of(metric: str) -> tuple[float, float, str]:
     """The lowest and highest value that a published column can have, and what its values are."""
-    known = (bounds for start, bounds in RANGES.items() if metric.startswith(start))
-    return next(known, (-inf, inf, "a number"))
+    ranges = (bounds for start, bounds in RANGES.items() if metric.startswith(start))
+    return next(ranges, (-inf, inf, "a number"))
 
 
 def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str] | None = None) -> pl.DataFrame:

@@ -23,11 +23,10 @@ SIXTEEN = frozenset(
 )
 COLUMNS = ("set", "file", "subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")
 NO_ANSWER = "na"
-TRIALS = ("stimulus_set", "condition", "subject", "session", "trial", "image", "category", "response")
 
 
 def read_trials(file: Path) -> pl.DataFrame:
-    """The columns TRIALS of a file of trials; StoreError for another one."""
+    """Read a file of trials into the columns of the table human_trial; StoreError for another file."""
     table = SourceTable(file, read_parquet(file))
     table.check_columns(COLUMNS, COLUMNS)
     trials = table.rows.cast(pl.String)
@@ -68,18 +67,18 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     for who in (subject, pl.lit("humans")):
         groups = judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
         for (benchmark, condition, model), answers in groups:
-            about = {"model": model, "benchmark": benchmark, "condition": condition}
+            keys = {"model": model, "benchmark": benchmark, "condition": condition}
             share = _share(answers["right"], answers["image"])
             percent = {name: 100 * share[name] for name in ("value", "low", "high")}
-            yield about | share | percent | {"metric": "top1", "unit": "percent"}
+            yield keys | share | percent | {"metric": "top1", "unit": "percent"}
     decided = _conflicts(trials).with_columns(
         shape=pl.col("category") == pl.col("response"), texture=pl.col("texture") == pl.col("response")
     )
     for (model,), answers in decided.sort(pl.all()).group_by(model=subject, maintain_order=True):
-        named = answers.filter(pl.col("shape") | pl.col("texture"))
-        about = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
+        by_cue = answers.filter(pl.col("shape") | pl.col("texture"))
+        keys = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
         nothing = {"value": None, "low": None, "high": None, "n": 0}
-        yield about | (nothing if named.is_empty() else _share(named["shape"], named["image"]))
+        yield keys | (nothing if by_cue.is_empty() else _share(by_cue["shape"], by_cue["image"]))
 
 
 def _share(right: pl.Series, images: pl.Series) -> dict[str, Any]:

@@ -54,8 +54,8 @@ def critical_band(source: Source, folder: Path) -> Read:
     for model, (right, trials) in tables.items():
         rows += _bands(model, right, trials)
         low, high = map(float, wilson(shares[model], CONFLICTS))
-        about = {"unit": "share", "n": CONFLICTS, "value": shares[model], "low": low, "high": high}
-        rows.append({"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""} | about)
+        share = {"unit": "share", "n": CONFLICTS, "value": shares[model], "low": low, "high": high}
+        rows.append({"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""} | share)
     return _rows(source, rows), None
 
 
@@ -71,15 +71,15 @@ UNITS: Mapping[str, str] = {
 
 
 def _bands(model: str, right: Any, trials: Any) -> Iterator[dict[str, Any]]:
-    about = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
+    keys = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
     band = fit_band(integer_thresholds(100 * right / trials))
     for metric, unit in UNITS.items():
         value = getattr(band, metric)
-        yield about | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
+        yield keys | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
     estimates = estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).estimates()
     for metric, unit in UNITS.items():
         numbers = {name: estimates[metric].row()[name] for name in ("value", "low", "high", "note")}
-        yield about | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}
+        yield keys | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}
 
 
 INTEGER = "integer thresholds"
@@ -95,8 +95,8 @@ def _counts(file: Path, model: str, cells: Any) -> tuple[Any, Any]:
         )
     for name in names:
         pair = cells[name]
-        whole = isinstance(pair, list) and len(pair) == 2 and all(type(count) is int for count in pair)
-        if not whole or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
+        is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(count) is int for count in pair)
+        if not is_pair or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
             raise StoreError(
                 f"{file}, row {model}, column {name}: {pair} is not a count of right answers and of trials"
             )
@@ -147,7 +147,7 @@ def humans(source: Source, folder: Path) -> Read:
 def imagenet_x(source: Source, folder: Path) -> Read:
     """Top-1 accuracy of each network, and its error consistency `with NAME`, each of the others, on the same files."""
     files = [folder / path for path in source.paths]
-    predictions, labels = (_table(file, columns) for file, columns in zip(files, TABLES, strict=True))
+    predictions, labels = (_read_columns(file, columns) for file, columns in zip(files, TABLES, strict=True))
     labels.check_distinct("file_name")
     predictions.check_distinct("model", "file_name")
     judged = predictions.rows.join(labels.rows, on="file_name", how="left", maintain_order="left")
@@ -161,13 +161,13 @@ def imagenet_x(source: Source, folder: Path) -> Read:
     for name in names:
         share = float(wide[name].to_numpy().mean())
         low, high = wilson(share, len(wide))
-        about = {"model": name, "benchmark": "imagenet", "n": len(wide)}
+        keys = {"model": name, "benchmark": "imagenet", "n": len(wide)}
         top1 = {"metric": "top1", "condition": "", "unit": "percent", "value": 100 * share}
-        rows.append(about | top1 | {"low": 100 * low, "high": 100 * high})
+        rows.append(keys | top1 | {"low": 100 * low, "high": 100 * high})
         for rival in (rival for rival in names if rival != name):
             consistency = error_consistency(wide[name].to_numpy(), wide[rival].to_numpy())
             ends = {"value": consistency.kappa, "low": consistency.low, "high": consistency.high}
-            rows.append(about | {"metric": "error_consistency", "condition": f"with {rival}", "unit": "kappa"} | ends)
+            rows.append(keys | {"metric": "error_consistency", "condition": f"with {rival}", "unit": "kappa"} | ends)
     return _rows(source, rows), None
 
 
@@ -178,7 +178,7 @@ TABLES: tuple[Mapping[str, type[pl.DataType]], ...] = (
 """Columns of predictions and of labels."""
 
 
-def _table(file: Path, columns: Mapping[str, type[pl.DataType]]) -> SourceTable:
+def _read_columns(file: Path, columns: Mapping[str, type[pl.DataType]]) -> SourceTable:
     """A Parquet file of exactly these columns without gaps; StoreError for another one."""
     table = SourceTable(file, read_parquet(file))
     table.check_columns(columns, columns)

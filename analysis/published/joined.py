@@ -52,10 +52,10 @@ def _joined(checkpoint: dict[str, Any], table: pl.DataFrame) -> tuple[str, str |
         of_study = table.filter(source="study", name=name)["model"].to_list()
         return (name, of_study[0], "study", None) if of_study else (name, None, None, None)
     called = table.filter((pl.col("name") == name) | (pl.col("model") == name))
-    several = called["model"].unique().sort().to_list()
-    if len(several) == 1 and (called["same"] == "checkpoint").any():
-        return name, several[0], "name", None
-    note = f"the name of {len(several)} models: {', '.join(several)}" if several[1:] else None
+    candidates = called["model"].unique().sort().to_list()
+    if len(candidates) == 1 and (called["same"] == "checkpoint").any():
+        return name, candidates[0], "name", None
+    note = f"the name of {len(candidates)} models: {', '.join(candidates)}" if candidates[1:] else None
     return name, None, None, note
 
 
@@ -80,6 +80,6 @@ def published_name(store: Store, study: str, name: str, values: pl.DataFrame) ->
         return name, None
     models_of = rows.drop_nulls("model").select("model", "by").unique().rows()
     if len(models_of) != 1:
-        known = sorted({*models(values)["name"]})
-        raise UnknownName("published model", name, known, rows["note"][0] or "`bandlens published joined` says why")
+        names = sorted({*models(values)["name"]})
+        raise UnknownName("published model", name, names, rows["note"][0] or "`bandlens published joined` says why")
     return models_of[0]

@@ -75,7 +75,7 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
     )
     names = names.with_columns(pl.col("model").fill_null(default), pl.col("same").fill_null("checkpoint"))
     distinct = names["model"].unique().to_list()
-    about = pl.DataFrame(
+    facts = pl.DataFrame(
         {
             "model": distinct,
             "architecture": [architecture_of(model) for model in distinct],
@@ -84,7 +84,7 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
         },
         schema_overrides=dict.fromkeys(("model", "architecture", "family", "training_data"), pl.String),
     )
-    return names.join(about, on="model").select(MODELS).sort("source", "name")
+    return names.join(facts, on="model").select(MODELS).sort("source", "name")
 
 
 def _data(model: str) -> str | None:
@@ -93,7 +93,7 @@ def _data(model: str) -> str | None:
     return " + ".join(data_sets) or None
 
 
-def named(values: pl.DataFrame) -> pl.DataFrame:
+def add_models(values: pl.DataFrame) -> pl.DataFrame:
     """VALUES with the source's own name as `name`, and model, same, architecture and family of the table of models."""
     table = models(values).select("source", "name", "model", "same", "architecture", "family")
     return values.rename({"model": "name"}).join(table, on=["source", "name"], how="left", maintain_order="left")
@@ -107,7 +107,7 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
 
     Raises UnknownName where no source has the name.
     """
-    rows = named(values)
+    rows = add_models(values)
     meant = rows.filter((pl.col("name") == name) | (pl.col("model") == name))["model"].unique()
     if meant.is_empty():
         raise UnknownName("model", name, sorted({*rows["name"], *rows["model"]}))
@@ -117,7 +117,7 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
     smallest = pl.col("input_size").is_null() | (pl.col("input_size") == least)
     alone = pl.when((pl.col("same") == "checkpoint") & smallest).then("value")
     apart = (alone.max() - alone.min()).over(key)
-    several = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
+    comparable = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
     return figures.select(
         "model",
         "source",
@@ -131,7 +131,7 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
         "low",
         "high",
         "unit",
-        pl.when(several).then(apart).alias("range"),
+        pl.when(comparable).then(apart).alias("range"),
         "note",
     ).sort("model", "metric", "benchmark", "condition", "source", "input_size")
 
@@ -156,17 +156,21 @@ def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     The first has benchmark, against, n, mean, low and high of study minus other in points over n checkpoints, why; the
     second also has models of which the architecture alone is the same, which the first leaves out.
     """
-    rows = named(values.filter(metric="top1"))
+    rows = add_models(values.filter(metric="top1"))
     of_study = rows.filter(source="study").with_columns(pl.col("value").alias("study"))
     pairs = []
     for benchmark, condition, source, source_condition, why in COMPARISONS:
-        left = of_study.filter(benchmark=benchmark, condition=condition).select("model", "study", study_same="same")
-        right = rows.filter(source=source, benchmark=benchmark, condition=source_condition)
-        # Of timm's sizes, the one that the study used: the smallest of SIZE pixels or more.
-        right = (
-            right.filter(pl.col("input_size").fill_null(SIZE) >= SIZE).sort("input_size").unique("model", keep="first")
+        study_rows = of_study.filter(benchmark=benchmark, condition=condition).select(
+            "model", "study", study_same="same"
         )
-        both = left.join(right, on="model").with_columns(
+        source_rows = rows.filter(source=source, benchmark=benchmark, condition=source_condition)
+        # The study used one of timm's sizes: the smallest of SIZE pixels or more.
+        source_rows = (
+            source_rows.filter(pl.col("input_size").fill_null(SIZE) >= SIZE)
+            .sort("input_size")
+            .unique("model", keep="first")
+        )
+        both = study_rows.join(source_rows, on="model").with_columns(
             same=pl.when(pl.col("study_same") == "architecture").then(pl.lit("architecture")).otherwise("same")
         )
         pairs.append(

@@ -25,7 +25,7 @@ from ..measures.registry import measure_named
 from ..statistics.arrays import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
-from .names import named, values_of_model
+from .names import add_models, values_of_model
 from .sources import VALUES, shipped_values
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
@@ -65,7 +65,7 @@ def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
     return rows.rename({"model": "name"}).pivot("benchmark", index=["name", "input_size"], values="value")
 
 
-def fits(values: pl.DataFrame, baseline: str = "testbed") -> dict[str, Line]:
+def baseline_lines(values: pl.DataFrame, baseline: str = "testbed") -> dict[str, Line]:
     """Benchmark -> the line of a baseline's models on it over ImageNet. UnknownName for no baseline."""
     if baseline not in BASELINES:
         raise UnknownName("baseline", baseline, BASELINES)
@@ -125,7 +125,7 @@ def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: 
 
 def with_effective_values(values: pl.DataFrame) -> pl.DataFrame:
     """Rows of VALUES, and effective robustness by the testbed's line of every model that has the accuracies."""
-    return pl.concat([values, effective_values(values, fits(shipped_values(), "testbed"), "testbed")])
+    return pl.concat([values, effective_values(values, baseline_lines(shipped_values(), "testbed"), "testbed")])
 
 
 def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:
@@ -160,7 +160,9 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
             name="model", parameters="value", input_size="input_size"
         )
         frame = accuracies(values, "timm").join(rows, on=["name", "input_size"], how="left")
-        families = named(values.filter(source="timm", metric="parameters")).select("name", "model", "family").unique()
+        families = (
+            add_models(values.filter(source="timm", metric="parameters")).select("name", "model", "family").unique()
+        )
         frame = frame.join(families, on="name", how="left").drop_nulls(["imagenet", *_shared(frame)])
         return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
     if name != "critical-band":
@@ -170,11 +172,11 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
 
 def networks(values: pl.DataFrame, estimator: str) -> Ground:
     """The networks with critical-band trials, by one of the estimators of `imports`; UsageError without trials."""
-    measured = named(values.filter(pl.col("condition").is_in([estimator, ""]), source="critical-band"))
+    measured = add_models(values.filter(pl.col("condition").is_in([estimator, ""]), source="critical-band"))
     if measured.is_empty():
         raise UsageError("critical-band is not imported; `bandlens published import critical-band DIR` reads it")
     biases = measured.pivot("metric", index=["name", "model", "family"], values="value")
-    names = named(values.filter(pl.col("source").is_in(["testbed", "timm-2022"])))
+    names = add_models(values.filter(pl.col("source").is_in(["testbed", "timm-2022"])))
     top1 = [
         accuracies(values, source).join(
             names.filter(source=source).select("name", "model").unique(), on="name"
@@ -254,8 +256,8 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
     """
     figures = values_of_model(values, name).filter(metric="top1")
     if figures["model"].n_unique() > 1:
-        several = ", ".join(figures["model"].unique().sort())
-        raise UsageError(f"{name} is the name of {several}; give one of these")
+        models_named = ", ".join(figures["model"].unique().sort())
+        raise UsageError(f"{name} is the name of {models_named}; give one of these")
     primary = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
     figures = figures.filter(primary, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
     order = {source: rank for rank, source in enumerate(SOURCE_ORDER)}
@@ -266,7 +268,7 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
     if "imagenet" not in accuracy:
         raise UsageError(f"{name} has no published accuracy on imagenet to be placed by")
     everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
-    lines = fits(values, "timm")
+    lines = baseline_lines(values, "timm")
     rows = []
     for benchmark in ("imagenet", *SHIFTS):
         ranked = everybody.filter(benchmark=benchmark, condition="")
@@ -289,7 +291,7 @@ def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
     """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it."""
     order = {source: rank for rank, source in enumerate(SOURCE_ORDER)}
     rows = values.filter(pl.col("source").is_in(list(order)), benchmark="imagenet", metric="top1", condition="")
-    figures = _one_size(named(rows).filter(model=model, same="checkpoint"), ["source"])
+    figures = _one_size(add_models(rows).filter(model=model, same="checkpoint"), ["source"])
     top1 = figures.sort(pl.col("source").replace_strict(order))["value"]
     return float(top1[0]) if len(top1) else None
 

@@ -49,7 +49,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {"percent": (0, 100), "share": (0, 1
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What the columns whose names match `pattern` hold."""
+    """The meaning of the columns whose names match `pattern`."""
 
     pattern: re.Pattern[str]
     benchmark: str
@@ -73,7 +73,7 @@ class File:
     """Lines of column names; the names of two lines are joined by a point."""
     gaps: bool = False
     """Cells may be empty."""
-    others: bool = False
+    extra: bool = False
     """There may be columns that are not described; they are left alone."""
     complements: tuple[tuple[str, str], ...] = ()
     """Pairs of columns that make 100 % in each row, such as accuracy and error: one of another unit does not."""
@@ -113,9 +113,9 @@ def sources() -> Mapping[str, Source]:
         if "files" in entry:
             without, listed = entry.get("without", ()), descriptions["files"][entry["files"]]
             files = [_timm_file(**file) for file in listed if file["benchmark"] not in without]
-        about = {key: entry[key] for key in ("name", "title", "repository", "commit", "licence", "ships")}
+        facts = {key: entry[key] for key in ("name", "title", "repository", "commit", "licence", "ships")}
         paths = tuple(entry.get("paths", [file.path for file in files]))
-        by_name[entry["name"]] = Source(**about, files=tuple(files), reader=entry.get("reader"), paths=paths)
+        by_name[entry["name"]] = Source(**facts, files=tuple(files), reader=entry.get("reader"), paths=paths)
     return by_name
 
 
@@ -145,7 +145,7 @@ def _file(entry: Mapping[str, Any]) -> File:
         tuple(map(_column, entry["columns"])),
         frozenset(entry.get("ignored", ())),
         key=tuple(entry.get("key", ())),
-        **{name: entry[name] for name in ("input_size", "headers", "gaps", "others") if name in entry},
+        **{name: entry[name] for name in ("input_size", "headers", "gaps", "extra") if name in entry},
     )
 
 
@@ -265,8 +265,8 @@ def _check_columns(table: SourceTable, file: File, key: Sequence[str]) -> dict[s
     names = table.rows.columns
     unmatched = [c.pattern.pattern for c in file.columns if not any(map(c.pattern.fullmatch, names))]
     described = {name: [column for column in file.columns if column.pattern.fullmatch(name)] for name in names}
-    known = {*key, *file.ignored, *(name for name, columns in described.items() if columns)}
-    table.check_columns([*key, *sorted(file.ignored), *unmatched], None if file.others else known)
+    readable = {*key, *file.ignored, *(name for name, columns in described.items() if columns)}
+    table.check_columns([*key, *sorted(file.ignored), *unmatched], None if file.extra else readable)
     return {name: columns for name, columns in described.items() if columns}
 
 
@@ -302,7 +302,7 @@ def atlas(store: Store | None = None) -> pl.DataFrame:
     return pl.concat([values.join(imported, on="source", how="anti"), imported])
 
 
-def summary(values: pl.DataFrame) -> Iterator[dict[str, Any]]:
+def count_figures(values: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """A row for each source: how many models, benchmarks and values `values` has of it, its licence and commit."""
     counted = values.group_by("source").agg(
         pl.col("model").n_unique(), pl.col("benchmark").filter(pl.col("benchmark") != "").n_unique(), values=pl.len()

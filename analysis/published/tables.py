@@ -39,15 +39,15 @@ class SourceTable:
             raise StoreError(f"{self.where(row, column)}: {why}")
 
     def check_columns(
-        self, needed: Iterable[str], known: Collection[str] | None = None, advice: str = ANOTHER_RELEASE
+        self, needed: Iterable[str], allowed: Collection[str] | None = None, advice: str = ANOTHER_RELEASE
     ) -> None:
-        """All needed columns are there, and no others but those that are `known`; None allows any."""
+        """Check that all needed columns exist, and no others but those `allowed`; None allows any."""
         header = f"{self.file}, {'row' if self.headers is None else 'line'} 1"
         for name in needed:
             if name not in self.rows.columns:
                 raise StoreError(f"{header}: no column {name or 'model'}; {advice}")
         for name in self.rows.columns:
-            if known is not None and name not in known:
+            if allowed is not None and name not in allowed:
                 raise StoreError(f"{header}: unknown column {name}; {advice}")
 
     def check_filled(self, *columns: str) -> None:

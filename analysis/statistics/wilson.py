@@ -73,8 +73,8 @@ def clustered_interval(
 ) -> tuple[Floats, Floats, Floats]:
     """(low, high, effective) of shares (…), from d_u as `deviations` (…, clusters).
 
-    independent (…) is the variance if all of the images were independent of each other. As many clusters as images
-    means that they are.
+    independent (…) is the variance if all of the images were independent of each other. They are where there are as
+    many clusters as images.
     """
     count = deviations.shape[-1]
     second, fourth = (deviations**2).sum(axis=-1), (deviations**4).sum(axis=-1)
@@ -86,7 +86,7 @@ def clustered_interval(
     else:
         quantile, variance = independent_quantile(count), second
     variance = np.maximum(variance, independent)
-    known = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
-    variance = np.where(known, variance, 1)
-    effective = np.where(known, share * (1 - share) / variance, count)
+    estimable = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
+    variance = np.where(estimable, variance, 1)
+    effective = np.where(estimable, share * (1 - share) / variance, count)
     return *wilson(share, effective, quantile), effective

@@ -12,7 +12,7 @@ from .files import RESULTS, File
 if TYPE_CHECKING:
     import polars as pl
 
-    from ...analysis.published.check import Beside
+    from ...analysis.published.check import PublishedComparison
 
 
 def published_values(db: File | None = None) -> pl.DataFrame:
@@ -74,9 +74,9 @@ def import_published(source: File, folder: File | None = None, db: File = RESULT
 
 def list_sources(db: File | None = None) -> list[dict[str, Any]]:
     """A row for each source of published figures: models, benchmarks, licence, commit, and whether it is here."""
-    from ...analysis.published.sources import summary
+    from ...analysis.published.sources import count_figures
 
-    return list(summary(published_values(db)))
+    return list(count_figures(published_values(db)))
 
 
 def values_of_model(model: str, db: File | None = None) -> pl.DataFrame:
@@ -133,13 +133,13 @@ def place_model(model: str, db: File | None = None) -> tuple[pl.DataFrame, str |
 
 def effective_lines() -> list[dict[str, Any]]:
     """A row for each line that effective robustness is measured from, with its R2."""
-    from ...analysis.published.relate import BASELINES, fits
+    from ...analysis.published.relate import BASELINES, baseline_lines
 
     values = published_values()
     return [
         {"baseline": baseline, "benchmark": benchmark, **asdict(line)}
         for baseline in BASELINES
-        for benchmark, line in fits(values, baseline).items()
+        for benchmark, line in baseline_lines(values, baseline).items()
     ]
 
 
@@ -159,7 +159,7 @@ def published_table(db: File | None = None) -> list[dict[str, Any]]:
         return correlation_table(imported_figures(store))
 
 
-def check_published(db: File = RESULTS, study: str | None = None) -> tuple[str, Beside]:
+def check_published(db: File = RESULTS, study: str | None = None) -> tuple[str, PublishedComparison]:
     """The label of a study, and its clean top-1, spectral ratios, group means and biases beside the published ones."""
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label

@@ -239,8 +239,8 @@ def correlate(
         if name not in table.biases:
             raise UnknownName("bias", name, table.biases)
     chosen, subsets = list(dict.fromkeys(biases)) or table.biases, subsets_of(table.frame)
-    rows = correlate(table.frame, chosen, table.groups, subsets, method, table.given, resamples, table.errors)
-    return Correlated(rows, table.given, lines)
+    rows = correlate(table.frame, chosen, table.groups, subsets, method, table.control, resamples, table.errors)
+    return Correlated(rows, table.control, lines)
 
 
 def _table(db: File | None, study: str | None, with_errors: bool = True) -> StudyTable:
@@ -260,11 +260,11 @@ def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple
     from ...analysis.correlations.models import StudyTable
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
-    from ...analysis.published.relate import fits, study_models, with_accuracies, with_effective
+    from ...analysis.published.relate import baseline_lines, study_models, with_accuracies, with_effective
     from ...analysis.published.sources import atlas
 
     values = atlas()
-    lines = fits(values, baseline)
+    lines = baseline_lines(values, baseline)
     table = _table(db, study, with_errors=False)  # errors are those of the accuracies
     if db is None:
         frame = study_models(values)
@@ -285,11 +285,11 @@ def consistency(images: str, db: File = RESULTS, *, pairs: bool = False) -> list
         pairs: a row for every two subjects, even where there are humans, and else the means over humans.
     """
     from ...analysis.database.open import open_store
-    from ...analysis.measures.error_consistency import consistencies, summary
+    from ...analysis.measures.error_consistency import consistencies, mean_consistencies
 
     with open_store(Path(db), read_only=True) as store:
         table = consistencies(store, images)
-    return summary(table) if (table["humans"] > 0).any() and not pairs else table.to_dicts()
+    return mean_consistencies(table) if (table["humans"] > 0).any() and not pairs else table.to_dicts()
 
 
 def report(

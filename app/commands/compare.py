@@ -121,14 +121,16 @@ def _print(comparison: Comparison, shown: Comparison) -> None:
     from ...analysis.comparison.cells import DIFFERS
 
     for row in comparison.replaced.rows(named=True):
-        before, after, anew = (_conditions(row["probe"], row[name]) for name in ("before", "after", "anew"))
-        if after:
+        only_in_a, only_in_b, reimplemented = (
+            _conditions(row["probe"], row[name]) for name in ("only_in_a", "only_in_b", "reimplemented")
+        )
+        if only_in_b:
             print(
-                f"{row['probe']}: these {len(row['before'])} conditions became those {len(row['after'])}: "
-                f"{before}; now {after}"
+                f"{row['probe']}: these {len(row['only_in_a'])} conditions became those {len(row['only_in_b'])}: "
+                f"{only_in_a}; now {only_in_b}"
             )
-        if anew:
-            print(f"{row['probe']}: {len(row['anew'])} conditions are implemented anew: {anew}")
+        if reimplemented:
+            print(f"{row['probe']}: {len(row['reimplemented'])} conditions are implemented anew: {reimplemented}")
     print(f"{comparison.sentence}\nA: {comparison.a}\nB: {comparison.b}")
     different = len(comparison.cells.filter(DIFFERS))
     print(

@@ -94,10 +94,13 @@ def _complaint(gated: Gated) -> str | None:
 
 
 def _summaries(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    from ...analysis.comparison.verdicts import summary
+    from ...analysis.comparison.verdicts import count_verdicts
 
     columns = ("checkpoint", "image_set", "pass", "fail", "undecided", "worst_flips")
-    return [{name: row[name] for name in columns} | {"at": condition_in_words(row)} for row in summary(rows).to_dicts()]
+    return [
+        {name: row[name] for name in columns} | {"at": condition_in_words(row)}
+        for row in count_verdicts(rows).to_dicts()
+    ]
 
 
 def _as_json(gated: Gated) -> dict[str, Any]:

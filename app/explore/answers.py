@@ -196,7 +196,7 @@ class Answers:
             raise UsageError(f"{study} has no {bias if bias not in table.biases else group}; choose another")
         frame = table.frame.filter(pl.col("checkpoint").is_in(list(models)))
         coefficients = correlate(
-            frame, [bias], [group], {"chosen": pl.lit(True)}, given=table.given, resamples=RESAMPLES
+            frame, [bias], [group], {"chosen": pl.lit(True)}, control=table.control, resamples=RESAMPLES
         )
         return coefficients.select("n", "coefficient", "low", "high", "p", "partial", "note").row(0, named=True)
 

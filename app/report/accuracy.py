@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.curves import probe_panels, series_of
-from ...analysis.charts.metrics import numbers, summary
+from ...analysis.charts.metrics import add_estimators, numbers
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import plural, words
 from ...protocol import GROUPS
@@ -77,7 +77,7 @@ def accuracy_section(results: ReportData) -> Section:
 
 def _groups(results: ReportData) -> Iterator[Figure]:
     """The group means of generalization, with the benchmarks in the table."""
-    measured = summary(results.metrics.filter(pl.col("image_set").is_null()))
+    measured = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
     seen = results.seen(measured)
     panels = {
         group: numbers(seen, group, group.replace("_", " "), series_of(seen))

@@ -20,7 +20,7 @@ from ...analysis.measures.psychometric import NUMBERS
 from ...analysis.measures.registry import label_of, title_of
 from ...analysis.published.figures import BIASES
 from ...analysis.published.imports import INTEGER
-from ...analysis.published.relate import fits, ground, imagenet_top1, networks, relations, with_effective
+from ...analysis.published.relate import baseline_lines, ground, imagenet_top1, networks, relations, with_effective
 from ...analysis.published.sources import shipped_values
 from .data import ReportData
 from .sections import Figure, Section, Table
@@ -49,8 +49,8 @@ def atlas_section(results: ReportData | None) -> Section:
 def _table() -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """The table; the study's 48 models; and the number of results of timm."""
     values = shipped_values()
-    study, lines = ground(values, "study"), fits(values, "timm")
-    frame, _ = with_effective(study.frame, fits(values))
+    study, lines = ground(values, "study"), baseline_lines(values, "timm")
+    frame, _ = with_effective(study.frame, baseline_lines(values))
     rows = []
     for row in relations(study, SHIFTS).to_dicts():
         bias, benchmark = row["bias"], row["benchmark"]

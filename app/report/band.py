@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from ...analysis.charts.curves import band_map, series_of
-from ...analysis.charts.metrics import channel, numbers, summary, threshold_map
+from ...analysis.charts.metrics import add_estimators, channel, numbers, threshold_map
 from ...analysis.measures.psychometric import THRESHOLDS
 from ...analysis.measures.registry import MEASURES, numbers_drawn
 from .accuracy import in_bands, key, perturbed_sets
@@ -51,7 +51,7 @@ def numbers_section(results: ReportData) -> Section:
     figures, titles = [], numbers_drawn() | results.own_titles
     drawn = [name for name, measure in MEASURES.items() if measure.number] + [*results.own_titles]
     for place, name in enumerate(names, 1):
-        metrics = summary(results.metrics.filter(pl.col("image_set") == name, pl.col("metric").is_in(drawn)))
+        metrics = add_estimators(results.metrics.filter(pl.col("image_set") == name, pl.col("metric").is_in(drawn)))
         metrics = results.seen(metrics)
         field = series_of(metrics)
         panels = {

@@ -75,7 +75,7 @@ def _own_models(results: ReportData) -> tuple[list[str], list[Figure]]:
     study = results.correlated
     if isinstance(study, str):
         return [f"Your own models: {results.label}: {study}."], []
-    table = _table(study.frame, study.biases, study.groups, subsets_of(study.frame), study.given, study.errors)
+    table = _table(study.frame, study.biases, study.groups, subsets_of(study.frame), study.control, study.errors)
     text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
     columns = 3 if len(study.groups) <= BESIDE else 1
     return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), columns, table)]
@@ -109,7 +109,7 @@ def _table(
 ) -> pl.DataFrame:
     """Correlations as every section asks for them."""
     resamples = FEWER if len(figures) > MANY else RESAMPLES
-    table = correlate(figures, biases, groups, subsets, given=given, resamples=resamples, errors=errors)
+    table = correlate(figures, biases, groups, subsets, control=given, resamples=resamples, errors=errors)
     return table.select(name for name in table.columns if name in SHOWN or not table[name].is_null().all())
 
 

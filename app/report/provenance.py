@@ -7,7 +7,7 @@ import json
 import polars as pl
 
 from ...analysis.charts.style import plural
-from ...analysis.comparison.verdicts import summary
+from ...analysis.comparison.verdicts import count_verdicts
 from .data import ReportData
 from .page import cell, vega_lite_version
 from .sections import Section, Table
@@ -72,7 +72,7 @@ def provenance(results: ReportData) -> Section:
     if len(results.gates):
         rows = results.gates.select(*GATE)
         tables = [
-            Table("Precision gates", summary(rows)),
+            Table("Precision gates", count_verdicts(rows)),
             Table("Precision gates, by condition", rows, folded=True),
             *tables,
         ]

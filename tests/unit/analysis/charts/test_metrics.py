@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from bandlens.analysis.charts.metrics import NONE, SOUND, WARN, channel, numbers, summary, threshold_map
+from bandlens.analysis.charts.metrics import NONE, SOUND, WARN, add_estimators, channel, numbers, threshold_map
 from bandlens.analysis.measures.base import State
 
 PROSE = "the threshold lies below the tested noise; all thresholds are equal; no Gaussian; lies above"
@@ -34,7 +34,7 @@ def data(chart: Any) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("state", State)
 def test_every_state_has_a_mark(state: State) -> None:
-    frame = summary(pl.DataFrame([rows("critical_bandwidth", state), rows("spectral_bias", state, note=None)]))
+    frame = add_estimators(pl.DataFrame([rows("critical_bandwidth", state), rows("spectral_bias", state, note=None)]))
     assert frame["mark"].to_list() == [MARKS[state]] * 2
     assert frame["number"].to_list() == ["bandwidth", "spectral_bias"]
 
@@ -44,7 +44,7 @@ def test_every_state_has_a_mark(state: State) -> None:
 )
 def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
     value = None if state == "undetermined" else 3.0
-    frame = summary(pl.DataFrame([rows("critical_bandwidth", state, value)]))
+    frame = add_estimators(pl.DataFrame([rows("critical_bandwidth", state, value)]))
     layers = numbers(frame, "bandwidth", "bandwidth", "model").to_dict()["layer"]
     marks = {layer["mark"]["type"]: layer["mark"] for layer in layers}
     assert {"point", "text"} & set(marks) == {kind}
@@ -62,7 +62,7 @@ def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
     ],
 )
 def test_only_a_channel_has_an_estimator(metric: str, estimator: str | None) -> None:
-    frame = summary(pl.DataFrame([rows(metric, "ok")]))
+    frame = add_estimators(pl.DataFrame([rows(metric, "ok")]))
     assert frame["estimator"].to_list() == [estimator]
     spec = numbers(frame, frame["number"][0], "title", "model").to_dict()
     encodings = [layer["encoding"] for layer in spec["layer"]]

@@ -99,9 +99,9 @@ def test_conditions_that_others_took_the_place_of_are_told_by_probe(store: Store
     assert compare_cells(a, b).replaced.to_dicts() == [
         {
             "probe": "lowpass",
-            "before": ['{"cutoff": 0.1}', '{"cutoff": 0.2}'],
-            "after": ['{"cutoff": 0.3}'],
-            "anew": ['{"cutoff": 0.5}'],
+            "only_in_a": ['{"cutoff": 0.1}', '{"cutoff": 0.2}'],
+            "only_in_b": ['{"cutoff": 0.3}'],
+            "reimplemented": ['{"cutoff": 0.5}'],
         }
     ]
     parts = [*first, outcome(images, CLEAN, 0, by=nets[1])]

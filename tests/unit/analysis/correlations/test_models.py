@@ -53,7 +53,7 @@ def test_group_means_are_what_biases_are_correlated_with(store: Store) -> None:
     table = measure(store, {"imagenet": BIASES, "conflict": CUES, None: groups}, unknown=("Robustness",))
     assert table.biases == ["critical_bandwidth", "low_frequency_bias", "shape_bias"]
     assert table.groups == ["Adversarial", "ID"]
-    assert table.given == "ID"
+    assert table.control == "ID"
     rows = correlate(table.frame, table.biases, table.groups, subsets_of(table.frame), resamples=100)
     assert rows["coefficient"].null_count() == 0
 
@@ -62,7 +62,7 @@ def test_without_group_means_it_is_the_clean_accuracy_of_each_set(store: Store) 
     table = measure(store, {"imagenet": BIASES, None: ["top1_imagenet", "ID"]}, unknown=("ID",))
     assert table.biases == ["critical_bandwidth", "low_frequency_bias"]
     assert table.groups == ["top1 conflict", "top1 imagenet", "top1 other"]
-    assert table.given == "top1 imagenet"
+    assert table.control == "top1 imagenet"
     assert table.frame["top1 other"].to_list() == pytest.approx([20, 30, 40, 50, 60, 70])
 
 
@@ -100,7 +100,7 @@ def test_accuracies_of_models_that_saw_the_same_images_err_together(store: Store
     table = measure(store, {"imagenet": BIASES})
     assert set(table.errors) == {"top1 conflict", "top1 imagenet", "top1 other"}
     assert table.errors["top1 other"]["net3"].value == pytest.approx(0.5)
-    shared = read_models(table.frame, table.biases, table.groups, table.given, table.errors).shared
+    shared = read_models(table.frame, table.biases, table.groups, table.control, table.errors).shared
     assert shared is not None
     assert not shared[: len(table.biases)].any(), "biases are drawn on their own"
     of_other = shared[len(table.biases) + table.groups.index("top1 other")]

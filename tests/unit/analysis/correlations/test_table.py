@@ -25,7 +25,7 @@ def models(n: int = 12, **columns) -> pl.DataFrame:
 
 @pytest.fixture(scope="module")
 def table() -> pl.DataFrame:
-    return published(given="ID")
+    return published(control="ID")
 
 
 # The published table
@@ -83,16 +83,16 @@ def test_without_the_adversarially_trained_models_is_the_subset_of_the_others(ta
 
 def test_it_takes_seconds_and_the_same_seed_gives_the_same(table: pl.DataFrame) -> None:
     started = time.process_time()
-    again = published(given="ID")
+    again = published(control="ID")
     assert time.process_time() - started < 30
     assert again.equals(table)
-    assert not published(given="ID", resamples=200).equals(table)
+    assert not published(control="ID", resamples=200).equals(table)
 
 
 def test_a_row_does_not_depend_on_the_others(table: pl.DataFrame) -> None:
     adjusted = ["p_holm", "p_bh"]
     alone = correlate(
-        shipped_figures(), ["critical_bandwidth"], ["Concepts"], {"other": SUBSET_FILTERS["other"]}, given="ID"
+        shipped_figures(), ["critical_bandwidth"], ["Concepts"], {"other": SUBSET_FILTERS["other"]}, control="ID"
     ).drop(adjusted)
     same = table.filter(bias="critical_bandwidth", group="Concepts", subset="other").drop(adjusted)
     for mine, other in zip(alone.row(0), same.row(0), strict=True):
@@ -106,7 +106,7 @@ def test_missing_values_drop_their_model_from_their_pairs_only_and_are_told() ->
     frame = models(
         12, x2=[None, None, *range(10)], y2=[*map(float, range(9)), float("nan"), 3.0, None], z=[*range(11), None]
     ).with_columns(x2=pl.col("x2").cast(pl.Float64))
-    table = correlate(frame, ["x", "x2"], ["y", "y2"], ALL, given="z", resamples=200)
+    table = correlate(frame, ["x", "x2"], ["y", "y2"], ALL, control="z", resamples=200)
     assert table["n"].to_list() == [12, 10, 10, 8]
     notes = table["note"].to_list()
     assert notes[0] == "11 of 12 models have z, over which partial is"

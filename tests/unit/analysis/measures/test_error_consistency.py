@@ -15,7 +15,12 @@ from small import Command
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
-from bandlens.analysis.measures.error_consistency import consistencies, judged_images, summary, write_consistencies
+from bandlens.analysis.measures.error_consistency import (
+    consistencies,
+    judged_images,
+    mean_consistencies,
+    write_consistencies,
+)
 from bandlens.analysis.published.imports import read_import
 from bandlens.analysis.published.sources import sources
 from bandlens.analysis.statistics.consistency import error_consistency
@@ -131,7 +136,7 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     mine = table.filter(first_subject="subject-01", second_subject="copy of subject-01").drop_nulls("kappa")
     assert mine["kappa"].to_list() == pytest.approx([1] * len(mine))
     assert set(table["condition"]) == set(trials.filter(stimulus_set="low-pass")["condition"])
-    assert {row["subject"]: row["pairs"] for row in summary(table)} == {"humans": 6, "copy of subject-01": 4}
+    assert {row["subject"]: row["pairs"] for row in mean_consistencies(table)} == {"humans": 6, "copy of subject-01": 4}
 
 
 def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_none_is_left(

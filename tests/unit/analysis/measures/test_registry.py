@@ -12,7 +12,7 @@ from made_up_results import Images, cell, condition, image_set, model, part, sto
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.measures.base import Options
-from bandlens.analysis.measures.compute import compute_measures, condition_metrics_of, metrics_of
+from bandlens.analysis.measures.compute import compute_measures, metrics_of
 from bandlens.analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from bandlens.probes.grid import PUBLISHED, make_grid
 from bandlens.records import Condition
@@ -147,8 +147,8 @@ def test_the_plan_of_conditions_is_what_analysis_finds(tmp_path: Path, checkpoin
     planned = condition_metrics([one.cell for one in parts], {one.info.digest: one.schemes for one in images})
     with open_store(tmp_path / "r.duckdb") as store:
         store_study(store, "s", images, parts)
-        found = condition_metrics_of(compute_measures(store, "s", Options(100))).filter(
-            pl.col("probe") != "clean", pl.col("image_set").is_not_null()
+        found = compute_measures(store, "s", Options(100)).filter(
+            pl.col("condition_id").is_not_null(), pl.col("probe") != "clean", pl.col("image_set").is_not_null()
         )
     assert {name: set(metrics) for name, metrics in planned.items()} == {
         str(name): set(rows["metric"]) for (name,), rows in found.group_by("image_set")

@@ -11,7 +11,7 @@ from small import Command
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.published.names import agreement, aliases, family_of, models, values_of_model
-from bandlens.analysis.published.relate import fits, place
+from bandlens.analysis.published.relate import baseline_lines, place
 from bandlens.analysis.published.sources import shipped_values, sources
 from bandlens.errors import UnknownName, UsageError
 
@@ -202,7 +202,7 @@ def test_efficientnet_lite0_in_the_atlas() -> None:
     assert imagenet["rank"] == pytest.approx(
         1 + (least["value"] > 74.846).sum(), abs=12
     )  # a few have smaller sizes alone
-    line = fits(shipped_values(), "timm")["imagenet-r"]
+    line = baseline_lines(shipped_values(), "timm")["imagenet-r"]
     assert rows["imagenet-r"]["effective"] == pytest.approx(rows["imagenet-r"]["top1"] - line.expected([74.846])[0])
 
 

@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from small import Command
 
+from bandlens.analysis.correlations.models import values_of
 from bandlens.analysis.published.imports import INTEGER, read_import
-from bandlens.analysis.published.relate import channel_share, fits, ground, relations, sentences, with_effective
+from bandlens.analysis.published.relate import (
+    baseline_lines,
+    ground,
+    relations,
+    sentences,
+    with_effective,
+)
 from bandlens.analysis.published.sources import shipped_values, sources
 from bandlens.errors import UsageError
 
@@ -34,7 +42,7 @@ def networks() -> pl.DataFrame:
 
 
 def test_fits_of_a_thousand_models(values: pl.DataFrame) -> None:
-    lines = fits(values, "timm")
+    lines = baseline_lines(values, "timm")
     assert {name: round(line.r2, 3) for name, line in lines.items()} == {
         "imagenet-v2": 0.992,
         "imagenet-real": 0.976,
@@ -50,11 +58,11 @@ def test_fits_of_a_thousand_models(values: pl.DataFrame) -> None:
 
 
 def test_the_named_baseline_is_the_standard_models_of_the_testbed(values: pl.DataFrame) -> None:
-    lines = fits(values)
+    lines = baseline_lines(values)
     assert lines["imagenet-v2"].n == 87
     assert lines["imagenet-v2"].r2 > 0.99
     with pytest.raises(UsageError, match="unknown baseline 'testbd'; did you mean testbed"):
-        fits(values, "testbd")
+        baseline_lines(values, "testbd")
 
 
 @needs_atlas
@@ -66,11 +74,11 @@ def test_shipped_types_of_training_are_those_of_the_testbed() -> None:
 
 def test_effective_robustness_needs_accuracies(values: pl.DataFrame) -> None:
     with pytest.raises(UsageError, match="needs accuracies on imagenet and one of imagenet-v2"):
-        with_effective(pl.DataFrame({"imagenet": [70.0]}), fits(values))
+        with_effective(pl.DataFrame({"imagenet": [70.0]}), baseline_lines(values))
 
 
 def test_shape_training_gains_where_accuracy_does_not_say_so(values: pl.DataFrame) -> None:
-    frame, names = with_effective(ground(values, "study").frame, fits(values))
+    frame, names = with_effective(ground(values, "study").frame, baseline_lines(values))
     assert names == [
         "effective_imagenet-v2",
         "effective_imagenet-sketch",
@@ -124,6 +132,20 @@ def test_signs_between_architectures_and_between_recipes_differ(values: pl.DataF
         "study shape_bias goes down (-0.78)."
     ) in told
     assert not any("imagenet-r" in line and "ResNet-50s" in line for line in told)  # -0.01 is no sign
+
+
+def channel_share(frame: pl.DataFrame, logarithms: bool = False) -> float:
+    """R2 of the shape accuracy on bandwidth, centre frequency and peak noise sensitivity, by least squares.
+
+    frame: rows with these four columns; the first two may be taken as logarithms, as the third is.
+    """
+    names = ["bandwidth", "center_frequency", "peak_noise_sensitivity"]
+    *channel, shape = values_of(frame, [*names, "shape_accuracy"])
+    if logarithms:
+        channel[:2] = [np.log(values) for values in channel[:2]]
+    design = np.column_stack([np.ones(len(shape)), *channel])
+    rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
+    return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())
 
 
 def test_how_much_the_channel_says_of_shape(networks: pl.DataFrame) -> None:

@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import norm
 from small import Command
 
-from bandlens.analysis.published.relate import fits
+from bandlens.analysis.published.relate import baseline_lines
 from bandlens.analysis.published.sources import VALUES, File, Source, read_source, shipped_values, sources
 from bandlens.analysis.published.sources import _column as column
 from bandlens.errors import StoreError, UsageError
@@ -190,7 +190,7 @@ def test_what_ships_can_be_imported_for_sql(command: Command, tmp_path: Path) ->
     (row,) = json.loads(command("sql", query, "--db", db, "--format", "json").out)
     top1 = shipped_values(["testbed"]).filter(model="resnet50_trained_on_SIN", metric="top1", condition="")
     x, y = (top1.filter(benchmark=name)["value"].item() for name in ("imagenet", "imagenet-r"))
-    line = fits(shipped_values())["imagenet-r"]
+    line = baseline_lines(shipped_values())["imagenet-r"]
     expected = 100 * norm.cdf(line.slope * norm.ppf(x / 100) + line.intercept)
     assert row["value"] == pytest.approx(y - expected)
     assert row["value"] > 10
