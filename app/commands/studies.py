@@ -93,7 +93,7 @@ def delete(
 
     _there(db)
     with open_store(db) as store:
-        told = delete_study(store, name, only_tell=True)
+        told = delete_study(store, name, dry_run=True)
         what = f"{', '.join(told.labels)}: {told.cells} cells with {told.predictions:,} predictions"
         stay = f"{told.kept} cells stay, which something else uses"
         if not yes:
