@@ -26,7 +26,7 @@ from ...errors import StoreError
 
 SCHEMA_VERSION = 6
 Entry = tuple[str, str]
-"""The kind of a thing that is defined, and its name; with its schema where that is not main."""
+"""The kind of a thing that a file defines, and its name; with its schema where that is not main."""
 Definition = tuple[str, str, str]
 """Kind, name, and the definition as DuckDB writes it. An overloaded macro has several."""
 
@@ -36,10 +36,11 @@ DEFINITIONS = """
         UNION ALL SELECT 'view', schema_name, view_name, sql, database_name FROM duckdb_views()
         UNION ALL SELECT 'index', schema_name, index_name, sql, database_name FROM duckdb_indexes()
         UNION ALL SELECT 'trigger', schema_name, trigger_name, sql, database_name FROM duckdb_triggers()
-        UNION ALL SELECT 'schema', coalesce(parent_schema, 'main'), schema_name, '', database_name
+        UNION ALL SELECT 'schema', 'main', concat_ws('.', parent_schema, schema_name), '', database_name
         FROM duckdb_schemas()
         UNION ALL SELECT 'type', schema_name, type_name, concat_ws(' ', logical_type, labels), database_name
-        FROM duckdb_types()
+        FROM duckdb_types() WHERE concat_ws(' ', type_name, logical_type) NOT IN
+            (SELECT concat_ws(' ', type_name, logical_type) FROM duckdb_types() WHERE database_name = 'system')
         UNION ALL SELECT 'sequence', schema_name, sequence_name,
             concat_ws(' ', min_value, max_value, increment_by, cycle), database_name
         FROM duckdb_sequences()
@@ -50,14 +51,14 @@ DEFINITIONS = """
     SELECT kind, IF(space = 'main', '', space || '.') || name AS name, coalesce(definition, '') AS definition
     FROM definitions WHERE file = ? ORDER BY ALL
 """
-"""All that a file can define: DuckDB reads schemas, types, sequences, tables, views, macros, indexes and triggers."""
-STORED = Path(__file__).with_name("catalogue.json")
-SCHEMA = Path(__file__).with_name("schema.sql")
+"""This lists all that a file can define: DuckDB stores no other kinds of things in one."""
+SCHEMA_FILE = Path(__file__).with_name("schema.sql")
+DIGEST_FILE = Path(__file__).with_name("catalogue.json")
 
 
 def schema() -> str:
     """The SQL that makes an empty results database."""
-    return SCHEMA.read_text(encoding="utf-8")
+    return SCHEMA_FILE.read_text(encoding="utf-8")
 
 
 @contextmanager
@@ -77,53 +78,57 @@ def names_of_duckdb(connection: duckdb.DuckDBPyConnection) -> Iterator[str]:
 def differences(connection: duckdb.DuckDBPyConnection, file: str | None = None) -> dict[Entry, str]:
     """How what a file defines differs from the schema: for each thing, 'added', 'changed' or 'missing'.
 
-    `file` is the name of one that is attached; by default it is the connection's own.
+    `file` is the name of an attached file; by default it is that of the connection's own.
     """
     definitions = _definitions(connection, file)
     if _digest(definitions) == _schema_digest():
         return {}
-    in_file, in_schema = _by_entry(definitions), _by_entry(_schema_definitions())
-    differing: dict[Entry, str] = {}
-    for entry in sorted(in_file.keys() | in_schema.keys()):
-        if entry not in in_schema:
-            differing[entry] = "added"
-        elif entry not in in_file:
-            differing[entry] = "missing"
-        elif in_file[entry] != in_schema[entry]:
-            differing[entry] = "changed"
-    return differing
+    file_entries, schema_entries = _by_entry(definitions), _by_entry(_schema_definitions())
+    states: dict[Entry, str] = {}
+    for entry in sorted(file_entries.keys() | schema_entries.keys()):
+        if entry not in schema_entries:
+            states[entry] = "added"
+        elif entry not in file_entries:
+            states[entry] = "missing"
+        elif file_entries[entry] != schema_entries[entry]:
+            states[entry] = "changed"
+    return states
 
 
 def check_definitions(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """StoreError for a file that holds no results, those of another schema, or anything that bandlens did not make.
 
-    What `path` defines is not run; duckdb.Error is raised where it cannot be listed.
+    Nothing that `path` defines is run. duckdb.Error is raised where its definitions cannot be listed.
     """
-    differing = differences(connection)
-    if differing.get(("table", "meta")) == "missing":
+    states = differences(connection)
+    if states.get(("table", "meta")) == "missing":
         raise StoreError(f"{path} is a DuckDB file but not a results database; name another file with --db")
-    version, made_by = _version(connection, differing)
+    version, made_by = _version(connection, ("table", "meta") in states)
     if version != SCHEMA_VERSION:
         raise StoreError(
             f"{path} has schema version {version} (written by bandlens {made_by}), and this is version "
             f"{SCHEMA_VERSION}; run the study again with a new --db, or make one of its shards with `bandlens rebuild`"
         )
-    if differing:
-        what = ", ".join(f"{kind} {name} ({how})" for (kind, name), how in differing.items())
+    if states:
+        what = ", ".join(f"{kind} {name} ({state})" for (kind, name), state in states.items())
         raise StoreError(
             f"{path} is not as bandlens made it, and nothing of it was run: {what}; put that right with DuckDB, "
             "or make a new one of its shards with `bandlens rebuild`"
         )
 
 
-def _version(connection: duckdb.DuckDBPyConnection, differing: dict[Entry, str]) -> tuple[object, object]:
-    """The schema version of a file and the bandlens that wrote it; those of this one where they would be computed."""
+def _version(connection: duckdb.DuckDBPyConnection, changed: bool) -> tuple[object, object]:
+    """The schema version of a file, and the bandlens that wrote it.
+
+    `changed` says that the table meta is not the schema's. Columns that would be computed as they are read are not
+    read: the version is then that of this schema, and the table's definition is what is wrong with the file.
+    """
     with names_of_duckdb(connection) as file:
-        if ("table", "meta") in differing:
-            tables = (
+        if changed:
+            query = (
                 "SELECT sql ILIKE '%GENERATED%' FROM duckdb_tables() WHERE (database_name, table_name) = (?, 'meta')"
             )
-            if connection.execute(tables, [file]).fetchall() != [(False,)]:
+            if connection.execute(query, [file]).fetchall() != [(False,)]:
                 return SCHEMA_VERSION, ""
         quoted = file.replace('"', '""')
         rows = connection.execute(f'SELECT schema_version, bandlens FROM "{quoted}".main.meta LIMIT 1').fetchall()  # noqa: S608
@@ -131,8 +136,8 @@ def _version(connection: duckdb.DuckDBPyConnection, differing: dict[Entry, str])
 
 
 def _definitions(connection: duckdb.DuckDBPyConnection, file: str | None = None) -> list[Definition]:
-    with names_of_duckdb(connection) as own:
-        return connection.execute(DEFINITIONS, [file or own]).fetchall()
+    with names_of_duckdb(connection) as connected_file:
+        return connection.execute(DEFINITIONS, [file or connected_file]).fetchall()
 
 
 def _by_entry(definitions: list[Definition]) -> dict[Entry, list[str]]:
@@ -147,10 +152,10 @@ def _digest(definitions: list[Definition]) -> str:
 
 
 def _schema_digest() -> str:
-    """The digest of the schema's definitions: the stored one, where it is of this schema.sql and this DuckDB."""
-    stored = json.loads(STORED.read_text(encoding="utf-8"))
-    if all(stored.get(name) == value for name, value in _sources().items()):
-        return str(stored["definitions"])
+    """The digest of the schema's definitions: that of the file, if it is of this schema.sql and this DuckDB."""
+    content = json.loads(DIGEST_FILE.read_text(encoding="utf-8"))
+    if all(content.get(name) == value for name, value in _sources().items()):
+        return str(content["definitions"])
     return _digest(_schema_definitions())
 
 

@@ -1,4 +1,4 @@
-"""Opening and making a results database: its schema version, its limits, and what keeps a reader from anything else."""
+"""Opening and making a results database: its limits, and what keeps a reader from reading or changing anything else."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ BLOCK_SIZE = "65536"
 
 
 _known: dict[Path, tuple[int, ...]] = {}
-"""Databases that this process left after it had compared their definitions, as they were then: see `_stamp`."""
+"""Stamps, see `_stamp`, of databases when this process closed them, having compared their definitions before."""
 
 
 def names_database(word: str) -> bool:
-    """Whether a word that may name a study names a results database: a file, or what is called as one."""
+    """Whether a word that may name a study names a results database: it is a file, or ends as the name of one."""
     return Path(word).is_file() or Path(word).suffix in (".duckdb", ".db")
 
 
@@ -47,13 +47,13 @@ def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iter
 
     Args:
         path: the file.
-        read_only: as for a reader, whose queries can read it and nothing else.
-        temporary: a folder for what does not fit into memory; one beside the file by default.
+        read_only: open it for a reader, whose queries can read it and nothing else.
+        temporary: a folder for what does not fit into memory; by default one beside the file.
 
     Raises:
-        StoreError: it is not a database, of another schema version, holds what bandlens did not make, is held by
-            another process, or the disk is full.
-        UsageError: it is to be read and does not exist.
+        StoreError: the file is not a database, is of another schema version, defines what bandlens did not make, or
+            another process has it open; or the disk is full.
+        UsageError: there is no file to read.
     """
     remove_partial_files(path.parent, path.name)
     made = False
@@ -77,9 +77,9 @@ def open_store(path: Path, read_only: bool = False, temporary: str = "") -> Iter
 
 
 def create(path: Path) -> bool:
-    """Make a database, unless another process was faster; gives whether it did.
+    """Make a database, and say so; where another process was faster, keep that one's.
 
-    It gets its name when it is whole: being killed on the way leaves none.
+    The file gets its name when it is whole: a process that is killed on the way leaves none.
     """
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the results database; make it first")
@@ -107,7 +107,7 @@ def create(path: Path) -> bool:
 def _connected(
     file: Path, path: Path, read_only: bool = False, temporary: str = ""
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open `file` with errors that name `path`: a draft is not yet what it will be called."""
+    """Open `file` with errors that name `path`: a draft does not have its name yet."""
     config: dict[str, Any] = CLOSED | {"memory_limit": MEMORY_LIMIT, "default_block_size": BLOCK_SIZE}
     if read_only:
         config |= READ_ONLY
@@ -115,7 +115,7 @@ def _connected(
         config["temp_directory"] = temporary
     with explained(path):
         connection = duckdb.connect(str(file), read_only=read_only, config=config)
-        # It would be drawn on standard output, between the rows of an answer that takes two seconds.
+        # DuckDB would draw the bar on standard output, between the rows of an answer that takes two seconds.
         connection.execute("SET enable_progress_bar = false")
     try:
         yield connection
@@ -125,11 +125,11 @@ def _connected(
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Which file it is, and what changes with its content."""
+    """Numbers that tell a file from others, and those that change with its content."""
     about = path.stat()
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def _has_log(path: Path) -> bool:
-    """Whether some of a database's content, or of its definitions, lies in files beside it."""
+    """Whether files beside a database hold some of its content or its definitions."""
     return any(path.with_name(path.name + ending).exists() for ending in LOGS)

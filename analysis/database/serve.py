@@ -26,28 +26,30 @@ from .store import Store
 from .trial import limit_memory
 
 ANSWERS = 1 << 30
-"""Bytes of address space for an answer under way, beside those that DuckDB is told to keep to."""
+"""Bytes of address space for an answer under way."""
 DATABASE = 2_000_000_000
+"""Bytes of address space for DuckDB, which is told to keep to as many: MEMORY_LIMIT of `open`."""
 LARGEST_PIECE = 1 << 26
-"""Bytes of a frame, where rows can be told apart."""
+"""The most bytes of a frame that holds more than one row."""
 
 
 def main() -> None:
     database, temporary = Path(sys.argv[1]), sys.argv[2]
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else prints
+    os.dup2(2, 1)  # what libraries print is no frame
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     limit_memory(DATABASE + ANSWERS)
     try:
         with open_store(database, read_only=True, temporary=temporary) as store:
             _send(out, b"D", b"")
             for line in sys.stdin.buffer:
-                asked = json.loads(line)
+                question = json.loads(line)
                 try:
-                    if "statements" in asked:
-                        _send_all(out, pa.table({"statement": store.statements(asked["statements"])}).to_reader())
+                    if "statements" in question:
+                        statements = store.statements(question["statements"])
+                        _send_all(out, pa.table({"statement": statements}).to_reader())
                     else:
-                        _answer(store, out, **asked)
+                        _answer(store, out, **question)
                 except BandlensError as error:
                     _send_error(out, error)
     except BandlensError as error:
@@ -57,7 +59,7 @@ def main() -> None:
 
 
 def _end_with_the_parent() -> None:
-    """End at once when whoever asked is gone: DuckDB may be busy for hours."""
+    """End this process at once when the one that asks is gone: DuckDB may be busy for hours."""
     parent = os.getppid()
     while os.getppid() == parent:
         threading.Event().wait(0.5)

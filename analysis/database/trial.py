@@ -42,18 +42,23 @@ def try_opening(path: Path, read_only: bool) -> None:
     mode = "read" if read_only else "write"
     command = [sys.executable, "-P", "-m", __name__, str(path), mode]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=SECONDS
+        process = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=limited_environment(1),
+            timeout=SECONDS,
         )
     except subprocess.TimeoutExpired:
         raise _unfit(path, f"takes more than {SECONDS:g} s") from None
-    if done.returncode == -signal.SIGXCPU:
+    if process.returncode == -signal.SIGXCPU:
         raise _unfit(path, f"takes more than {PROCESSOR_SECONDS} s of processor time")
-    if done.returncode < 0:
-        raise _unfit(path, f"crashes DuckDB ({signal.Signals(-done.returncode).name})")
-    if done.returncode:
+    if process.returncode < 0:
+        raise _unfit(path, f"crashes DuckDB ({signal.Signals(-process.returncode).name})")
+    if process.returncode:
         raise _unfit(path, f"takes more than {ADDRESS_SPACE >> 20} MiB of memory")
-    answer = json.loads(done.stdout)
+    answer = json.loads(process.stdout)
     if answer["error"] and not answer["locked"]:
         raise StoreError(answer["error"])
 
@@ -63,6 +68,15 @@ def _unfit(path: Path, reason: str) -> StoreError:
         f"{path}: opening it in a process of its own {reason}, and so it was not opened here; name another file with "
         "--db, or make a new one of its shards with `bandlens rebuild`"
     )
+
+
+def limited_environment(arenas: int) -> dict[str, str]:
+    """The environment of a process that calls `limit_memory`.
+
+    glibc reserves 64 MiB of address space for each thread that allocates, and DuckDB starts many: that would use up the
+    limit before anything is stored. `arenas` is how many such reservations there may be.
+    """
+    return os.environ | {"MALLOC_ARENA_MAX": str(arenas)}
 
 
 def limit_memory(size: int) -> None:

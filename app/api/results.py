@@ -395,7 +395,7 @@ def delete_study(
     from ...analysis.database.studies import delete_study, free_bytes
 
     with open_store(existing(db)) as store:
-        deletion = delete_study(store, name, only_tell=True)
+        deletion = delete_study(store, name, dry_run=True)
         if not confirm(deletion):
             return None
         delete_study(store, name)

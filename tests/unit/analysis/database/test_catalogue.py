@@ -9,14 +9,14 @@ import duckdb
 import pytest
 
 from bandlens.analysis.database import catalogue
-from bandlens.analysis.database.catalogue import STORED, differences, names_of_duckdb
+from bandlens.analysis.database.catalogue import DIGEST_FILE, differences, names_of_duckdb
 from bandlens.analysis.database.open import open_store
 
 
 def test_the_stored_digest_is_of_this_schema(capsys: pytest.CaptureFixture[str]) -> None:
     catalogue.main()
     how = "write it again: python -P -m bandlens.analysis.database.catalogue > analysis/database/catalogue.json"
-    assert STORED.read_text(encoding="utf-8") == capsys.readouterr().out, how
+    assert DIGEST_FILE.read_text(encoding="utf-8") == capsys.readouterr().out, how
 
 
 @pytest.mark.parametrize("name", ["duckdb", "schema"])
@@ -24,9 +24,9 @@ def test_a_digest_of_another_schema_or_duckdb_is_not_used(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stored = tmp_path / "catalogue.json"
-    of_another = json.loads(STORED.read_text(encoding="utf-8")) | {name: "another", "definitions": "of another"}
+    of_another = json.loads(DIGEST_FILE.read_text(encoding="utf-8")) | {name: "another", "definitions": "of another"}
     stored.write_text(json.dumps(of_another), encoding="utf-8")
-    monkeypatch.setattr(catalogue, "STORED", stored)
+    monkeypatch.setattr(catalogue, "DIGEST_FILE", stored)
     with open_store(tmp_path / "r.duckdb") as store:
         assert store.differences() == {}
         store.execute("CREATE VIEW v AS SELECT 1 AS x")

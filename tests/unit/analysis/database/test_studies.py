@@ -127,7 +127,7 @@ def test_a_deleted_study_leaves_what_others_use(
 ) -> None:
     before = filled.frame("SELECT count(*) FROM prediction").item()
     others = {study: filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL") for study in left}
-    told = delete_study(filled, wanted, only_tell=True)
+    told = delete_study(filled, wanted, dry_run=True)
     assert filled.frame("SELECT count(*) FROM prediction").item() == before
     assert delete_study(filled, wanted) == told
     assert (told.labels, told.cells, told.predictions) == (labels, cells, 2 * cells)

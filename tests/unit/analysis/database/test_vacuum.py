@@ -44,3 +44,12 @@ def test_it_is_smaller_and_holds_the_same(database: Path) -> None:
         for table, rows in before.items():
             assert store.frame(f"FROM {table} ORDER BY ALL").equals(rows), table
         assert store.frame("SELECT nextval('id') AS next")["next"][0] == last + 1
+
+
+def test_ids_go_on_from_wherever_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "results.duckdb"
+    with open_store(path) as store:
+        store.frame("SELECT setval('id', 4000000000000000000)")
+    vacuum(path)
+    with open_store(path) as store:
+        assert store.frame("SELECT nextval('id') AS next")["next"][0] == 4_000_000_000_000_000_001
