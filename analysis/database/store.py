@@ -92,10 +92,10 @@ class Store:
         """
         with explained(self.path):
             try:
-                found = self._query(sql, parameters)
-                if as_text and not all(map(_is_plain, found.types)):
-                    found = found.project(", ".join(_as_text(found)))
-                yield found.to_arrow_reader(rows)
+                relation = self._query(sql, parameters)
+                if as_text and not all(map(_is_plain, relation.types)):
+                    relation = relation.project(", ".join(_as_text(relation)))
+                yield relation.to_arrow_reader(rows)
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:
                     raise  # the file that the caller writes
@@ -106,10 +106,10 @@ class Store:
         with explained(self.path):
             if self._read_only:
                 check_reading(self._connection, sql, self.path)
-            found = [statement.query.strip() for statement in self._connection.extract_statements(sql)]
-        if not found:
+            statements = [statement.query.strip() for statement in self._connection.extract_statements(sql)]
+        if not statements:
             raise UsageError("the query is empty; give one SELECT")
-        return found
+        return statements
 
     def interrupt(self) -> None:
         """End the query that is running, from another thread: it raises StoreError."""
@@ -122,10 +122,10 @@ class Store:
     def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
         if self._read_only:
             check_reading(self._connection, sql, self.path)
-        found = self._connection.sql(sql, params=list(parameters))
-        if found is None:
+        relation = self._connection.sql(sql, params=list(parameters))
+        if relation is None:
             raise UsageError("the query is empty; give one SELECT")
-        return found
+        return relation
 
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         with explained(self.path):
@@ -173,7 +173,7 @@ class Store:
 
     def stale(self, study: str, cells: Sequence[Cell]) -> list[tuple[str, str, str]]:
         """(checkpoint, image set, probe) of each cell of the study's newest version that is not among `cells`."""
-        found = self.frame(
+        rows = self.frame(
             "SELECT cell.key, named.name, shown.name, condition.probe FROM study_version "
             "JOIN study_cell ON study_cell.study = study_id JOIN cell ON cell.id = study_cell.cell "
             "JOIN study_checkpoint AS named ON named.study = study_id AND named.checkpoint = cell.checkpoint "
@@ -182,20 +182,20 @@ class Store:
             [study],
         )
         keys = {cell.key for cell in cells}
-        return [(checkpoint, images, probe) for key, checkpoint, images, probe in found.rows() if key not in keys]
+        return [(checkpoint, images, probe) for key, checkpoint, images, probe in rows.rows() if key not in keys]
 
     def rates(self, variants: Iterable[Variant]) -> dict[Variant, float]:
         """Variant -> images a second in the session that ran most of it; variants that never ran are left out.
 
         Attacks do not count: they take many times as long as a look at an image.
         """
-        found = self.frame(
+        rows = self.frame(
             "SELECT session.onnx_sha256, session.engine, session.precision, sum(count) / sum(seconds) FROM part "
             "JOIN session ON session.id = part.session JOIN cell ON cell.id = part.cell "
             "JOIN condition ON condition.id = cell.condition WHERE seconds > 0 AND NOT attack "
             "GROUP BY session.onnx_sha256, session.engine, session.precision, session.id ORDER BY sum(count)"
         )
-        rates = {tuple(row[:3]): row[3] for row in found.rows()}
+        rates = {tuple(row[:3]): row[3] for row in rows.rows()}
         named = {variant: (variant.sha256, variant.engine, variant.precision) for variant in variants}
         return {variant: rates[name] for variant, name in named.items() if name in rates}
 
@@ -240,7 +240,7 @@ class Store:
             self._add_images(images)
         self._add_cells(cells)
         for space in {cell.decision_space for cell in cells} & set(names):
-            rows = [{"decision_space": space, "class": one, "name": name} for one, name in names[space].items()]
+            rows = [{"decision_space": space, "class": number, "name": name} for number, name in names[space].items()]
             self._load("INSERT OR REPLACE INTO class_name FROM loaded", pa.Table.from_pylist(rows))
 
     def _keep_names(self, cells: Sequence[Cell]) -> None:
@@ -253,9 +253,9 @@ class Store:
         )
         image_sets = {cell.image_set.digest: cell.image_set for cell in cells}.values()
         columns = {
-            **{name: [getattr(one, name) for one in image_sets] for name in ("digest", "name", "benchmark")},
-            "corruption": pa.array([one.corruption for one in image_sets], pa.string()),
-            "severity": pa.array([one.severity for one in image_sets], pa.int32()),
+            **{name: [getattr(info, name) for info in image_sets] for name in ("digest", "name", "benchmark")},
+            "corruption": pa.array([info.corruption for info in image_sets], pa.string()),
+            "severity": pa.array([info.severity for info in image_sets], pa.int32()),
         }
         self._load(
             "INSERT INTO study_image_set SELECT currval('id'), image_set.id, loaded.name, loaded.benchmark, "
@@ -391,26 +391,26 @@ class Store:
 
     def commit_all(self, ranges: Sequence[tuple[Sequence[Outcome], Mapping[Variant, SessionInfo]]]) -> None:
         """`commit` of several ranges in one transaction, which takes little longer than that of one."""
-        finished = [[one for one in outcomes if isinstance(one, Finished)] for outcomes, _ in ranges]
-        failed = [one for outcomes, _ in ranges for one in outcomes if isinstance(one, Failed)]
+        finished = [[outcome for outcome in outcomes if isinstance(outcome, Finished)] for outcomes, _ in ranges]
+        failed = [outcome for outcomes, _ in ranges for outcome in outcomes if isinstance(outcome, Failed)]
         parts = list(itertools.chain(*finished))
         ran = [
             _session(part.cell.variant, sessions)
-            for (_, sessions), several in zip(ranges, finished, strict=True)
-            for part in several
+            for (_, sessions), parts_of_range in zip(ranges, finished, strict=True)
+            for part in parts_of_range
         ]
         with self.transaction():
             if parts:
                 ids = self._cell_ids([part.cell for part in parts])
-                known = self._session_ids(ran)
-                self._add_parts(finished, ids, [known[session] for session in ran])
-                rows = [_prediction_table(several, ids) for several in finished if several]
+                session_ids = self._session_ids(ran)
+                self._add_parts(finished, ids, [session_ids[session] for session in ran])
+                rows = [_prediction_table(parts_of_range, ids) for parts_of_range in finished if parts_of_range]
                 self._load("INSERT INTO prediction FROM loaded", pa.concat_tables(rows))
                 self._mark_complete(ids.values())
             for failure in failed:
                 self._fail(failure)
         if parts:  # now that they are there to stay
-            self._sessions |= known
+            self._sessions |= session_ids
         if parts or failed:
             self.after_commit()
 
@@ -447,8 +447,8 @@ class Store:
             "count": [len(part.predictions.predicted) for part in finished],
             "session": sessions,
             "seconds": [part.seconds for part in finished],
-            "right1": pa.array(itertools.chain.from_iterable(_below(1, several) for several in ranges), pa.int32()),
-            "right5": pa.array(itertools.chain.from_iterable(_below(5, several) for several in ranges), pa.int32()),
+            "right1": pa.array(itertools.chain.from_iterable(_below(1, parts) for parts in ranges), pa.int32()),
+            "right5": pa.array(itertools.chain.from_iterable(_below(5, parts) for parts in ranges), pa.int32()),
         }
         names = ", ".join(columns)
         self._load(f"INSERT INTO part ({names}) SELECT {names} FROM loaded", pa.table(columns))
@@ -600,7 +600,7 @@ def _octave(frequency: float | None) -> int | None:
 def _below(rank: int, finished: Sequence[Finished]) -> Sequence[int | None]:
     """How many images of each part have their label among the `rank` highest logits; None without labels."""
     ranks = [part.predictions.label_rank for part in finished]
-    labelled = [one for one in ranks if one is not None]
+    labelled = [rank for rank in ranks if rank is not None]
     if len(labelled) < len(finished):
         return [None] * len(finished)
     ends = np.cumsum([0, *map(len, labelled)])
