@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..analysis.database.open import open_store
 from ..analysis.database.store import Images, Store, check_names
-from ..analysis.published.tables import Table, read_csv, read_parquet
+from ..analysis.published.tables import SourceTable, read_csv, read_parquet
 from ..errors import StoreError, UsageError
 from ..probes.clean import CLEAN
 from ..probes.images.image_set import open_image_set
@@ -173,20 +173,20 @@ def find_images(path: Path) -> Images:
     return LabelledFiles(info, names, labels.astype(np.int32), np.arange(len(names), dtype=np.int32), {})
 
 
-def _read(file: Path, needed: tuple[str, ...]) -> Table:
+def _read(file: Path, needed: tuple[str, ...]) -> SourceTable:
     if not file.is_file():
         raise UsageError(f"no file {file}; give a Parquet or CSV file of {', '.join(needed)}")
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{file} is neither .parquet nor .csv; give one of {', '.join(needed)}")
     rows = read_csv(file, "export the predictions again") if file.suffix == ".csv" else read_parquet(file)
-    table = Table(file, rows)
+    table = SourceTable(file, rows)
     table.check_columns(needed, advice=f"it has {', '.join(rows.columns)}")
     if rows.is_empty():
         raise StoreError(f"{file} has no rows; export the predictions again")
     return replace(table, rows=rows.cast({"file_name": pl.String}))
 
 
-def _of_model(table: Table, checkpoint: str) -> Table:
+def _of_model(table: SourceTable, checkpoint: str) -> SourceTable:
     if "model" not in table.rows.columns:
         return table
     rows = table.rows.filter(pl.col("model") == checkpoint)
@@ -198,7 +198,7 @@ def _of_model(table: Table, checkpoint: str) -> Table:
     return replace(table, rows=rows)
 
 
-def _classes(table: Table, name: str) -> NDArray[np.int64]:
+def _classes(table: SourceTable, name: str) -> NDArray[np.int64]:
     column = table.rows[name]
     if not column.dtype.is_integer():
         raise StoreError(f"{table.where(0, name)}: {column.dtype} is no class; give numbers from 0 to 999")
@@ -207,7 +207,7 @@ def _classes(table: Table, name: str) -> NDArray[np.int64]:
     return np.asarray(column.to_numpy(), np.int64)
 
 
-def _in_order(table: Table, images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Classes and probabilities in the order of the images, which files are found by, by path or else by name."""
     table.check_distinct("file_name")
     classes, files = _classes(table, "predicted_class"), table.rows["file_name"]

@@ -156,7 +156,7 @@ def own_figures(store: Store, label: str) -> pl.DataFrame:
     )
     accuracies = pl.DataFrame([*_top1(store, label), *_ratios(store, label)], OWN)
     numbers = pl.concat([metrics.select(OWN.names()).cast(OWN), accuracies])
-    # Where there are several sets, the largest, which comes first.
+    # The largest set, which comes first where there are several.
     return numbers.unique(KEYS, keep="first", maintain_order=True).sort("model", maintain_order=True)
 
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from ...protocol import CUE_CONFLICT, SHAPE_CUES
 from ..statistics.shares import share_interval, share_of
-from .tables import Table, read_parquet
+from .tables import SourceTable, read_parquet
 
 SIXTEEN = frozenset(
     {"airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat"}
@@ -28,10 +28,10 @@ TRIALS = ("stimulus_set", "condition", "subject", "session", "trial", "image", "
 
 def read_trials(file: Path) -> pl.DataFrame:
     """The columns TRIALS of a file of trials; StoreError for another one."""
-    table = Table(file, read_parquet(file))
+    table = SourceTable(file, read_parquet(file))
     table.check_columns(COLUMNS, COLUMNS)
     trials = table.rows.cast(pl.String)
-    table = Table(file, trials)
+    table = SourceTable(file, trials)
     for name in COLUMNS:
         if name != "rt":  # a missing time is no fault: it is not used
             table.refuse(name, trials[name].fill_null("") == "", "'{value}' is empty; fetch the file again")

@@ -19,7 +19,7 @@ from ..statistics.consistency import error_consistency
 from ..statistics.wilson import wilson
 from .humans import figures, read_trials
 from .sources import VALUES, Source, check_files, read_source
-from .tables import Table, read_parquet
+from .tables import SourceTable, read_parquet
 
 Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
 """Rows of VALUES, and human trials, the columns of the table human_trial, where the source has any."""
@@ -62,7 +62,7 @@ def critical_band(source: Source, folder: Path) -> Read:
 CONFLICTS, CLASSES = 1200, 16
 """The number of cue-conflict images, and of their classes."""
 RESAMPLES = 200
-"""How often the trials of each network are drawn again."""
+"""The number of times that the trials of each network are drawn again."""
 UNITS: Mapping[str, str] = {
     "bandwidth": "octaves",
     "center_frequency": "cycles per image",
@@ -178,9 +178,9 @@ TABLES: tuple[Mapping[str, type[pl.DataType]], ...] = (
 """Columns of predictions and of labels."""
 
 
-def _table(file: Path, columns: Mapping[str, type[pl.DataType]]) -> Table:
+def _table(file: Path, columns: Mapping[str, type[pl.DataType]]) -> SourceTable:
     """A Parquet file of exactly these columns without gaps; StoreError for another one."""
-    table = Table(file, read_parquet(file))
+    table = SourceTable(file, read_parquet(file))
     table.check_columns(columns, columns)
     for name, kind in columns.items():
         table.check_type(name, kind)

@@ -160,13 +160,17 @@ def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     of_study = rows.filter(source="study").with_columns(pl.col("value").alias("study"))
     pairs = []
     for benchmark, condition, source, source_condition, why in COMPARISONS:
-        left = of_study.filter(benchmark=benchmark, condition=condition).select("model", "study", study_same="same")
-        right = rows.filter(source=source, benchmark=benchmark, condition=source_condition)
-        # Of timm's sizes, the one that the study used: the smallest of SIZE pixels or more.
-        right = (
-            right.filter(pl.col("input_size").fill_null(SIZE) >= SIZE).sort("input_size").unique("model", keep="first")
+        of_condition = of_study.filter(benchmark=benchmark, condition=condition).select(
+            "model", "study", study_same="same"
         )
-        both = left.join(right, on="model").with_columns(
+        compared = rows.filter(source=source, benchmark=benchmark, condition=source_condition)
+        # The study used the smallest of timm's sizes of SIZE pixels or more.
+        compared = (
+            compared.filter(pl.col("input_size").fill_null(SIZE) >= SIZE)
+            .sort("input_size")
+            .unique("model", keep="first")
+        )
+        both = of_condition.join(compared, on="model").with_columns(
             same=pl.when(pl.col("study_same") == "architecture").then(pl.lit("architecture")).otherwise("same")
         )
         pairs.append(

@@ -19,7 +19,7 @@ import polars as pl
 
 from ...errors import StoreError, UnknownName, UsageError
 from ..database.store import Store
-from .tables import Table, first_true, read_csv
+from .tables import SourceTable, first_true, read_csv
 
 VALUES = pl.Schema(
     {
@@ -49,7 +49,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {"percent": (0, 100), "share": (0, 1
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What the columns whose names match `pattern` hold."""
+    """The description of the columns whose names match `pattern`."""
 
     pattern: re.Pattern[str]
     benchmark: str
@@ -74,7 +74,7 @@ class File:
     gaps: bool = False
     """Cells may be empty."""
     others: bool = False
-    """There may be columns that are not described; they are left alone."""
+    """Whether the file may have columns that are not described; they are left alone."""
     complements: tuple[tuple[str, str], ...] = ()
     """Pairs of columns that make 100 % in each row, such as accuracy and error: one of another unit does not."""
 
@@ -183,7 +183,7 @@ def read_source(source: Source, folder: Path) -> pl.DataFrame:
 
 
 def _read_file(source: str, file: File, path: Path) -> pl.DataFrame:
-    table = Table(path, _cells(path, file.headers), file.headers)
+    table = SourceTable(path, _cells(path, file.headers), file.headers)
     key = [file.model, *file.key, *([file.input_size] if file.input_size else [])]
     described = _check_columns(table, file, key)
     table.check_filled(*key)
@@ -260,7 +260,7 @@ def _cells(path: Path, headers: int) -> pl.DataFrame:
     return table.slice(headers).rename(dict(zip(table.columns, names, strict=True)))
 
 
-def _check_columns(table: Table, file: File, key: Sequence[str]) -> dict[str, list[Column]]:
+def _check_columns(table: SourceTable, file: File, key: Sequence[str]) -> dict[str, list[Column]]:
     """Column of the file -> its descriptions. Raises StoreError where columns are missing or new."""
     names = table.rows.columns
     unmatched = [c.pattern.pattern for c in file.columns if not any(map(c.pattern.fullmatch, names))]
@@ -270,7 +270,7 @@ def _check_columns(table: Table, file: File, key: Sequence[str]) -> dict[str, li
     return {name: columns for name, columns in described.items() if columns}
 
 
-def _numbers(table: Table, name: str, column: Column, gaps: bool) -> pl.Series:
+def _numbers(table: SourceTable, name: str, column: Column, gaps: bool) -> pl.Series:
     """The cells of a column as numbers, null where empty. Raises StoreError for what is none, or in another unit."""
     if not gaps:
         empty = table.rows[name].is_null() | (table.rows[name].str.strip_chars() == "")

@@ -15,7 +15,7 @@ ANOTHER_RELEASE = "this is another release than the one described"
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class SourceTable:
     """The rows of a file, and checks of them, each of which raises StoreError for the first place that fails."""
 
     file: Path

@@ -121,14 +121,14 @@ def _print(comparison: Comparison, shown: Comparison) -> None:
     from ...analysis.comparison.cells import DIFFERS
 
     for row in comparison.replaced.rows(named=True):
-        before, after, anew = (_conditions(row["probe"], row[name]) for name in ("before", "after", "anew"))
-        if after:
+        removed, added, reimplemented = (_conditions(row["probe"], row[name]) for name in ("before", "after", "anew"))
+        if added:
             print(
                 f"{row['probe']}: these {len(row['before'])} conditions became those {len(row['after'])}: "
-                f"{before}; now {after}"
+                f"{removed}; now {added}"
             )
-        if anew:
-            print(f"{row['probe']}: {len(row['anew'])} conditions are implemented anew: {anew}")
+        if reimplemented:
+            print(f"{row['probe']}: {len(row['anew'])} conditions are implemented anew: {reimplemented}")
     print(f"{comparison.sentence}\nA: {comparison.a}\nB: {comparison.b}")
     different = len(comparison.cells.filter(DIFFERS))
     print(
@@ -155,7 +155,7 @@ def _print(comparison: Comparison, shown: Comparison) -> None:
         if title == "Correlations" and comparison.no_correlations:
             print(f"Correlations: {comparison.no_correlations}")
         elif len(frame):
-            print_rows(_shown(frame), title=title)
+            print_rows(_rows_in_words(frame), title=title)
         else:
             print(f"{title}: nothing differs")
 
@@ -186,7 +186,7 @@ def _of_cells(cells: pl.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
+def _rows_in_words(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
     return [
         {

@@ -22,15 +22,15 @@ HEAVY = {
     "openvino": {"engine/backends", "engine/device"},
     "polars": {
         "analysis", "analysis/charts", "analysis/comparison", "analysis/correlations", "analysis/database",
-        "analysis/measures", "analysis/published", "app", "app/commands", "app/explore", "app/pictures", "app/report",
-        "app/sql", "app/study",
+        "analysis/measures", "analysis/published", "app", "app/api", "app/commands", "app/explore", "app/pictures",
+        "app/report", "app/sql", "app/study",
     },
     "pyarrow": {"analysis/database", "analysis/published", "app/sql", "engine/distributed", "probes/images"},
     "ray": {"engine/distributed"},
     "tensorrt": {"app", "engine/backends", "engine/device", "export/plans"},
     "torch": {
-        "app", "engine/backends", "engine/device", "export", "export/onnx", "export/torch", "export/weights",
-        "probes/images",
+        "app/api", "engine/backends", "engine/device", "export", "export/onnx", "export/torch",
+        "export/weights", "probes/images",
     },
 }  # fmt: skip
 """Library -> folders whose modules import it, as they are imported or later, or that call `load` for it."""
@@ -61,6 +61,30 @@ def test_heavy_libraries_are_imported_where_the_table_says() -> None:
 
 def test_no_module_imports_the_root_package() -> None:
     assert [source for source, target in package_imports() if target == ""] == []
+
+
+ARGUMENTS_AND_WORDS = {
+    *("Contents", "Draw", "How", "Labels", "RayOptions", "Sharded", "Subset"),
+    *("ALPHA", "DIFFERS", "GATE_IMAGES", "difference_in_words", "summary"),
+}
+"""Names that commands take from other folders: arguments of the public layer's functions, and words for printing."""
+
+
+def test_commands_call_the_public_layer() -> None:
+    """A command reads its options, calls `app.api`, and prints; the work is that of a function that Python has, too."""
+    borrowed: dict[str, set[str]] = defaultdict(set)
+    for file in (PACKAGE / "app" / "commands").glob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        typing = [
+            node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        ]
+        annotations = {id(node) for block in typing for node in ast.walk(block)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level > 1 and id(node) not in annotations:
+                folder = (node.module or "").split(".")[0]
+                if (folder in ("analysis", "engine", "export", "probes") and node.level == 3) or folder == "study":
+                    borrowed[file.name] |= {alias.name for alias in node.names} - ARGUMENTS_AND_WORDS
+    assert {name: names for name, names in borrowed.items() if names} == {}
 
 
 def test_no_two_classes_share_a_name() -> None:

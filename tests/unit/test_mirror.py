@@ -15,12 +15,15 @@ TESTS = PACKAGE / "tests"
 WITHOUT_A_MODULE = {
     "analysis/database/test_label_schemes.py": "views of schema.sql",
     "analysis/database/test_views.py": "views of schema.sql",
+    "app/test_api.py": "the folder app/api",
     "app/study/test_names.py": "the names that belong to a study's version",
     "probes/test_golden.py": "numbers of all built-in probes",
     "test_generated_pages.py": "docs/generate.py",
     "test_imports.py": "imports of the whole package",
     "test_measure_names.py": "who names a measure",
     "test_mirror.py": "the folders of the tests",
+    "test_names.py": "names and parameters of the whole package",
+    "test_sentences.py": "docstrings and comments of the whole package",
     "test_sql_page.py": "docs/guide/sql.md",
 }
 """Each unit test of something other than one module, and what it tests instead."""
