@@ -1,4 +1,4 @@
-"""How a long job says how far it is: it calls `advance` as it goes on; whoever started it decides what that shows."""
+"""The progress of a long job: the job calls `advance` as it goes on; whoever started it decides what that shows."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ with suppress(OSError):  # Linux alone has it: a container can have this host's 
 
 
 def partial_prefix(path: Path) -> str:
-    """How the names of the hidden partial files begin that this process makes on the way to `path`."""
+    """The first letters of the names of the hidden partial files that this process makes on the way to `path`."""
     return f".{path.name}.{HOST}.{os.getpid()}."
 
 

@@ -1,4 +1,4 @@
-"""How many processors this process may use."""
+"""The number of processors that this process may use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ QUOTAS = (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"))
 
 
 def processors() -> int:
-    """How many this process may keep busy: it can be bound to some, and a container can have less of their time.
+    """Count the processors that this process may keep busy: by its affinity, and its container's quota of their time.
 
     `docker run --cpus` and the limits of Kubernetes are such quotas. Part of a processor counts where it is all.
     """

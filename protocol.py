@@ -23,7 +23,7 @@ CUTOFFS = (0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 """Cutoffs c of the filters, in [0, 1], of the highest frequency: a low-pass keeps what is below c of it, a high-pass
 removes what is below 1 - c."""
 BIAS_CUTOFFS = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""Those whose ratios to clean accuracy make a spectral bias."""
+"""Cutoffs whose ratios to clean accuracy make a spectral bias."""
 NOISE_SDS = (0.0, 0.02, 0.04, 0.08, 0.16)
 """Standard deviations of the critical band's noise, in units of the image range. 0 is the grey image alone."""
 FREQUENCIES = tuple(range(7))
@@ -55,11 +55,11 @@ class Benchmark:
 
     name: str
     count: int
-    """Images, of each corruption and severity."""
+    """The number of images, of each corruption and severity."""
     per_class: int | None = None
-    """Images of each class; None where classes differ."""
+    """The number of images of each class; None where classes differ."""
     decision_space: str = "all"
-    """Its classes are those that the images show."""
+    """The decision space whose classes the images show."""
     fixed: bool = False
     """The images have their final size: nothing is resized or cropped."""
     corruptions: tuple[str, ...] = ()
@@ -79,12 +79,13 @@ class Cues:
     """Two cues that conflict: the label schemes of an image's two classes, and the metrics of what is named."""
 
     first: str
-    """What the labels of such images are."""
+    """The label scheme of the class that the labels name."""
     second: str
+    """The label scheme of the other class."""
     bias: str
-    """Decisions for the first among those for either."""
+    """The metric of decisions for the first among those for either."""
     accuracy: str
-    """Decisions for either among all."""
+    """The metric of decisions for either among all."""
 
 
 SHAPE_CUES = Cues("shape", "texture", "shape_bias", "cue_accuracy")
@@ -101,8 +102,8 @@ STIMULI: Mapping[str, int] = {
 }
 """The 17 sets that people saw, too (Geirhos et al. 2021, model-vs-human) -> images of each of the sixteen classes."""
 BENCHMARKS: Mapping[str, Benchmark] = {
-    one.name: one
-    for one in (
+    benchmark.name: benchmark
+    for benchmark in (
         Benchmark("imagenet", VALIDATION, 50, numbered=True),
         Benchmark("imagenet-real", VALIDATION, 50, numbered=True, scheme="real"),
         Benchmark("imagenet-v2", 10_000, 10),
@@ -130,7 +131,7 @@ SAME_IMAGES: Mapping[str, str] = {"imagenet-real": "imagenet"}
 # Accuracies and their means
 
 LAST_BATCH = VALIDATION % 512
-"""336: what is left for the last of the validation set's batches of 512. ReaL accepts a class for 326 of them."""
+"""336, the size of the last of the validation set's batches of 512. ReaL accepts a class for 326 of its images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ class Accuracy:
     scheme: str = "single"
     """Label scheme."""
     last: int = 0
-    """Only so many images count, the last by class and file name; 0 is all of them."""
+    """The number of images that count, the last by class and file name; 0 is all of them."""
 
 
 ACCURACIES: Mapping[str, Accuracy] = {
@@ -158,7 +159,7 @@ ACCURACIES: Mapping[str, Accuracy] = {
     "stylized": Accuracy("stylized"),
     "pgd_linf": Accuracy("imagenet", probe="pgd_linf"),
 }
-"""By the name in the metric `top1_NAME`."""
+"""The accuracies that groups are means of, by the name in the metric `top1_NAME`."""
 
 AS_PUBLISHED = "ID_as_published"
 """ID with the published figure's fault (see LAST_BATCH): for comparing with it, not for use."""

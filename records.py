@@ -36,9 +36,9 @@ def in_words(parameters: Iterable[tuple[str, Value]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the family of a probe says of a condition.
+    """The facts that the family of a probe states about a condition.
 
-    A database keeps them in the condition's row, since whatever reads results knows no families.
+    A database keeps them in the condition's row, since code that reads results knows no families.
     """
 
     setting: str = ""
@@ -131,7 +131,7 @@ class Crop:
         crops = [self, Crop(self.size, self.size, fixed=True)]
         if self.interpolation == "bilinear":
             crops.append(replace(self, fast=True))
-        # What else was done stands behind a semicolon: a benchmark's subset, or a mixture of two images.
+        # A semicolon separates whatever else was done: a benchmark's subset, or a mixture of two images.
         return preprocessing.partition(";")[0] in [crop.key for crop in crops]
 
 
@@ -151,11 +151,11 @@ class Model:
     normalization: str
     path: Path
     sha256: str
-    """That of the ONNX file, so that what ran is what is named."""
+    """The digest of the ONNX file, so that what ran is what is named."""
     image_size: int
     classes: int
     crop: Crop | None = None
-    """How its images are made of photographs; None where any way serves."""
+    """The crop that makes its images of photographs; None where any serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,7 @@ class Variant:
     precision: str
     path: Path
     sha256: str
-    """That of the ONNX file at `path`: the model's own, or the one made of it for this precision."""
+    """The digest of the ONNX file at `path`: the model's own, or the file made of it for this precision."""
 
     def __str__(self) -> str:
         return f"{self.model.name} ({self.engine} {self.precision})"
@@ -175,7 +175,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class ImageSetInfo:
-    """What a run and a database need to know of an image set, without its pixels."""
+    """The description of an image set that a run and a database need, without its pixels."""
 
     name: str
     benchmark: str
@@ -185,16 +185,16 @@ class ImageSetInfo:
     preprocessing: str
     labelled: bool
     decision_space: str = "all"
-    """How logits become a decision: `all` classes, or a space of `probes.images.decision_spaces`."""
+    """The classes that a decision is made between: `all`, or a space of `probes.images.decision_spaces`."""
     corruption: str | None = None
-    """For benchmarks of corrupted images."""
+    """The corruption of the images; None where they have none."""
     severity: int | None = None
-    """How strong the corruption is, 1 to 5."""
+    """The strength of the corruption, 1 to 5."""
 
 
 @dataclass(frozen=True, slots=True)
 class SessionInfo:
-    """On what a variant runs. None of it enters a cell's key."""
+    """The device and software that a variant runs on. None of it enters a cell's key."""
 
     device: str
     batch: int
@@ -237,7 +237,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What is kept of the logits of n images."""
+    """The part of the logits of n images that is kept."""
 
     predicted: NDArray[np.uint16]
     """argmax, lowest index first."""

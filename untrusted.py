@@ -1,4 +1,4 @@
-"""What comes from outside: read within limits, checked against what it should be, and shown without tricks."""
+"""Input from outside: it is read within limits, checked against what it should be, and shown without tricks."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class OtherValue(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What a user's function says of itself."""
+    """The description that a user's function gives of itself."""
 
     title: str | None
     """The first line of its docstring."""
@@ -87,12 +87,12 @@ class UserFunction:
         return f"{self.what}: {self.name} in {self.source.file}"
 
     def describe(self) -> Description:
-        """What the function says of itself; UsageError where the file does not load, or has no such function."""
+        """The function's description; UsageError where the file does not load, or has no such function."""
         description: Description = self._loaded_process(UsageError).description
         return description
 
     def call(self, work: Callable[..., Any], *arguments: Any, seconds: float = math.inf) -> Any:
-        """What `work(function, *arguments)` gives in the process; `error` where it fails, or takes more `seconds`."""
+        """Run `work(function, *arguments)` in the process; `error` where it fails, or takes more `seconds`."""
         process = self._loaded_process(self._error)
         failing = f"{self.what} failed"
         try:
@@ -180,7 +180,7 @@ class _Process:
                     raise
 
     def fate(self) -> str:
-        """What became of it, now that it answers no more."""
+        """The fate of the process, now that it answers no more."""
         try:
             code = self._process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:

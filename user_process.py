@@ -104,8 +104,8 @@ class UserFile:
         self._opened: list[str] = []
         self._modules = set(sys.modules)
         self._places = set[str]()
-        """What was read or imported of the folder so far. A function may keep what it has read, so a file that does
-        not belong to it spoils all calls that follow."""
+        """The files that were read or imported of the folder so far. A function may keep what it has read, so a file
+        that does not belong to it spoils all calls that follow."""
 
     def load(self) -> Description:
         """Import the file and describe its function; UsageError where that is not possible."""
@@ -133,7 +133,7 @@ class UserFile:
         return description
 
     def call(self, work: Callable[..., Any], arguments: Sequence[Any]) -> Any:
-        """What `work` makes of the user's function and the arguments."""
+        """Run `work` on the user's function and the arguments."""
         result = work(self._call, *arguments)
         self._check_files()
         return result

@@ -70,8 +70,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         print(f"bandlens {__version__}")
         raise typer.Exit
 
@@ -79,7 +79,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[  # noqa: ARG001 - its callback has printed it
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress and no notes.")] = False,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show where in the code an error arose.")] = False,
@@ -125,7 +125,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
         "vacuum": studies.vacuum,
     },
 }
-"""What one does -> its commands by name, in the order of help."""
+"""The commands by the job that they do, in the order of help."""
 for commands in COMMANDS.values():
     for name, command in commands.items():
         if isinstance(command, typer.Typer):
@@ -152,6 +152,6 @@ def main() -> None:
     except BandlensError as error:
         _tell(str(error))
         sys.exit(error.exit_code)
-    except (OSError, MemoryError) as error:  # of the machine, where nothing better is known
+    except (OSError, MemoryError) as error:  # the machine raised it, and no better message is known
         _tell(one_line(str(error)) or "out of memory")
         sys.exit(BandlensError.exit_code)

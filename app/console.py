@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..advance import Advance
 
 log = logging.getLogger("bandlens")
-"""Takes what a command has to say beside its results: notes, warnings and errors, each a line."""
+"""The log of what a command says beside its results: notes, warnings and errors, each a line."""
 VERBOSE = logging.DEBUG
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
@@ -70,8 +70,8 @@ def print_lines(rows: Sequence[Mapping[str, Any]]) -> None:
 def fitting(cells: Mapping[str, Sequence[str]], width: int) -> tuple[list[str], str]:
     """The columns of a table that fit into so many characters, and the names of the others.
 
-    Those go first that say least: what is empty, the same in every row, or JSON, whose numbers have columns of their
-    own; then those at the right. An interval goes with both of its ends. One is always shown.
+    Columns that say least are left out first: those that are empty, the same in every row, or JSON, whose numbers have
+    columns of their own; then those at the right. An interval goes with both of its ends. One column is always shown.
     """
     from rich.cells import cell_len
 
@@ -82,17 +82,17 @@ def fitting(cells: Mapping[str, Sequence[str]], width: int) -> tuple[list[str], 
     json_ = [name for name, column in cells.items() if any(cell.startswith("{") for cell in column)]
     gone: list[str] = []
     for name in dict.fromkeys((*empty, *same, *json_, *reversed(list(cells)))):
-        if sum(needs[one] for one in cells if one not in gone) + 1 <= width or len(gone) == len(cells) - 1:
+        if sum(needs[column] for column in cells if column not in gone) + 1 <= width or len(gone) == len(cells) - 1:
             break
         gone.append(name)
-    for name in [one for one in gone if one.endswith("high")]:
+    for name in [column for column in gone if column.endswith("high")]:
         low = f"{name.removesuffix('high')}low"
         if low in cells and low not in gone and len(gone) < len(cells) - 1:
             gone.append(low)
     if not gone:
         return list(cells), ""
-    said = [f"{name} = {cells[name][0]}" if name in same else name for name in cells if name in gone]
-    return [name for name in cells if name not in gone], ", ".join(said)
+    left_out = [f"{name} = {cells[name][0]}" if name in same else name for name in cells if name in gone]
+    return [name for name in cells if name not in gone], ", ".join(left_out)
 
 
 def _cell(value: Any) -> str:
@@ -102,7 +102,7 @@ def _cell(value: Any) -> str:
 
 
 class _Stderr(logging.Handler):
-    """Prints on what is stderr by then."""
+    """A handler that prints on stderr as it is at the moment of printing, not as it was at import."""
 
     def emit(self, record: logging.LogRecord) -> None:
         print(self.format(record), file=sys.stderr)
@@ -117,23 +117,23 @@ def listen(quiet: bool = False, verbose: bool = False, file: Path | None = None)
     With `verbose`, errors are logged with the place in the code where they arose. UsageError where the file cannot be
     written.
     """
-    for one in log.handlers[:]:
-        log.removeHandler(one)
-        one.close()
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
     log.setLevel(VERBOSE if verbose else logging.INFO)
     _stderr.setLevel(logging.WARNING if quiet else logging.INFO)
     log.addHandler(_stderr)
     if file is not None:
         try:
-            kept = logging.FileHandler(file, encoding="utf-8")
+            log_file = logging.FileHandler(file, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write the log {file}: {error.strerror}; name another with --log") from error
-        kept.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        log.addHandler(kept)
+        log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        log.addHandler(log_file)
 
 
 @contextmanager
-def progress(what: str, total: float | None, unit: str, delay: float = 1) -> Iterator[Advance]:
+def progress(title: str, total: float | None, unit: str, delay: float = 1) -> Iterator[Advance]:
     """A bar on stderr with count, rate and ETA; a logged line every ten seconds where that is not a terminal.
 
     It shows at the first advance after `delay` seconds; at once if that is 0, for work whose first step is long.
@@ -143,7 +143,7 @@ def progress(what: str, total: float | None, unit: str, delay: float = 1) -> Ite
     terminal = sys.stderr.isatty() and _stderr.level <= logging.INFO
     with tqdm(
         total=total,
-        desc=what,
+        desc=title,
         unit=f" {unit}",
         unit_scale=True,
         file=sys.stderr if terminal else _Lines(),
@@ -161,7 +161,7 @@ def progress(what: str, total: float | None, unit: str, delay: float = 1) -> Ite
 
 
 class _Lines:
-    """A log has no lines to go back over: each state of the bar becomes a line of its own."""
+    """A stream that logs each state of the bar as a line of its own, since a log has no line to overwrite."""
 
     def write(self, text: str) -> None:
         if line := text.replace("\r", "").strip():
@@ -172,7 +172,7 @@ class _Lines:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in words: 0.4 s, 12 s, 3 min, 2.5 h."""
+    """Give seconds in words: 0.4 s, 12 s, 3 min, 2.5 h."""
     if seconds < 90:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

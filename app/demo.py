@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 MODEL = "efficientnet_lite0"
 ARCHITECTURE = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
 MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
-"""Its preprocessing is (x - 127) / 128 on values up to 255."""
+"""The network takes (x - 127) / 128 of values up to 255."""
 
 PHOTOGRAPHS = (
     "astronaut.png",
@@ -97,10 +97,8 @@ def crops() -> Iterator[tuple[str, NDArray[np.uint8]]]:
             photograph = np.asarray(opened.convert("RGB"))
         for number, (share, x, y) in enumerate(CROPS):
             side = int(min(photograph.shape[:2]) * share)
-            top, left = (
-                int(place * (length - side)) for place, length in zip((y, x), photograph.shape[:2], strict=True)
-            )
-            yield f"{Path(file).stem}/{number}.png", photograph[top : top + side, left : left + side]
+            y0, x0 = (int(place * (length - side)) for place, length in zip((y, x), photograph.shape[:2], strict=True))
+            yield f"{Path(file).stem}/{number}.png", photograph[y0 : y0 + side, x0 : x0 + side]
 
 
 def write_study(folder: Path) -> Path:

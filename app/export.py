@@ -18,33 +18,33 @@ if TYPE_CHECKING:
     from ..export.onnx.precisions import Calibration
 
 CALIBRATION_IMAGES = 300
-"""Images that int8 is calibrated on, evenly spaced over the image set."""
+"""The number of images that int8 is calibrated on, evenly spaced over the image set."""
 OWN = "own"
 """The key rule of a user's weights."""
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class ModelSelection:
     """The models that a command line names."""
 
     names: Sequence[str] = ()
-    """Some of the 48, or models of the user's own that were exported before."""
+    """Names of the 48, or of models of the user's own that were exported before."""
     every: bool = False
-    """All of the 48."""
+    """Whether all of the 48 are meant."""
     category: str | None = None
-    """Those of the 48 that are of this category."""
+    """A category, which stands for all of the 48 that are of it."""
     timm: Sequence[str] = ()
     """Pretrained models of timm."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a file of weights is read."""
+    """The options of reading a file of weights."""
 
     rule: str = OWN
     """The key rule, as `checkpoints show` names it."""
     weights: str | None = None
-    """The weights that are meant of several in a file: `ema`, `raw`, or a key; by default `ema` where there is one."""
+    """The choice among several weights in a file: `ema`, `raw`, or a key; by default `ema` where there is one."""
     trust: bool = False
     """Let the file run its code."""
 
@@ -108,7 +108,7 @@ def read_precisions(words: Iterable[str]) -> list[str]:
 
 
 def models_to_export(
-    selection: Selection, lowering: Lowering, folder: Path, image_size: int | None = None, trust: bool = False
+    selection: ModelSelection, lowering: Lowering, folder: Path, image_size: int | None = None, trust: bool = False
 ) -> list[Exportable]:
     """The models of a selection; every name is known before the first of them is exported.
 
@@ -136,7 +136,7 @@ def _timm_models(names: Sequence[str], folder: Path, image_size: int | None) -> 
 
 
 def _named_models(
-    selection: Selection, lowering: Lowering, folder: Path, image_size: int | None, trust: bool
+    selection: ModelSelection, lowering: Lowering, folder: Path, image_size: int | None, trust: bool
 ) -> list[Exportable]:
     from ..export.models import load_model, model_names
     from ..export.weights.registry import checkpoints, select

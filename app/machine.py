@@ -1,4 +1,4 @@
-"""What this machine can run: engines, GPUs, a Ray cluster, versions, free space."""
+"""The abilities of this machine: engines, GPUs, a Ray cluster, versions, free space."""
 
 from __future__ import annotations
 

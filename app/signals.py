@@ -14,27 +14,27 @@ MESSAGE = "bandlens: interrupted; what was committed stays, run the same command
 GRACE_SECONDS = 1.5
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 FORGIVEN = bytes([0])
-"""Among the numbers of signals, which it is none of: those before it are answered."""
+"""A byte that is no signal's number; it marks the signals before it in the pipe as handled."""
 TELL = bytes([255])
-"""As little a signal's number: say the message."""
+"""A byte that is no signal's number; it asks the watching thread to print the message."""
 
 _received: list[int] = []
-_heard_by, _told_by = os.pipe()
-_said = threading.Event()
+_read_end, _write_end = os.pipe()
+_printed = threading.Event()
 
 
 def obey() -> None:
-    """From here on the first of the signals raises KeyboardInterrupt, and 1.5 s later, or the second, ends the process.
+    """Let the first signal raise KeyboardInterrupt, and the second, or 1.5 s, end the process.
 
-    Python hears of signals only between two of its own steps, and one batch of a large model, or one call of a user's
-    probe, can take a minute; so a thread hears of them, too. Nothing is lost by leaving at once: the database is made
-    for it.
+    Python handles signals only between two of its own steps, and one batch of a large model, or one call of a user's
+    probe, can take a minute; so a thread watches for them, too. Nothing is lost by leaving at once: what the database
+    has committed stays.
     """
-    os.set_blocking(_told_by, False)
+    os.set_blocking(_write_end, False)
     threading.Thread(target=_watch, name="signals", daemon=True).start()
-    signal.set_wakeup_fd(_told_by, warn_on_full_buffer=False)
+    signal.set_wakeup_fd(_write_end, warn_on_full_buffer=False)
     for number in ENDING:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _interrupt)
 
 
@@ -48,44 +48,44 @@ def forgive() -> bool:
     if any(number != signal.SIGINT for number in _received):
         return False
     _received.clear()
-    os.write(_told_by, FORGIVEN)
+    os.write(_write_end, FORGIVEN)
     return True
 
 
 def tell() -> int:
     """Say that the process was interrupted, once, and give its exit status: 128 and the number of the signal."""
     sys.stderr.flush()
-    os.write(_told_by, TELL)
-    while not _said.is_set():  # its wait() holds a lock, in which a second signal would find this thread
+    os.write(_write_end, TELL)
+    while not _printed.is_set():  # its wait() holds a lock, in which a second signal would find this thread
         time.sleep(0.001)
     return 128 + _received[0]
 
 
 def _interrupt(number: int, _: FrameType | None) -> None:
     _received.append(number)
-    if len(_received) == 1:  # of the second the watching thread hears, too, and ends the process
+    if len(_received) == 1:  # at the second the watching thread ends the process
         raise KeyboardInterrupt
 
 
-def _say() -> None:
-    """Say the message, once. Only the watching thread does, which no signal interrupts between saying and noting it."""
-    if not _said.is_set():
+def _print_message() -> None:
+    """Print the message, once. Only the watching thread does: no signal comes between print and note."""
+    if not _printed.is_set():
         os.write(2, f"{MESSAGE}\n".encode())  # the main thread may be in the middle of a print
-        _said.set()
+        _printed.set()
 
 
 def _watch() -> None:
-    """Hear the signals for the main thread, which may not."""
-    came, end = 0, 0.0
-    while select.select([_heard_by], [], [], max(end - time.monotonic(), 0) if came else None)[0]:
-        number = os.read(_heard_by, 1)
-        if number == FORGIVEN:
-            came = 0
-        elif number == TELL:
-            _say()
-        elif number[0] in ENDING:
-            if came:
+    """Wait for signals in a thread, since the main thread may be inside a call that lasts."""
+    signal_number, end = 0, 0.0
+    while select.select([_read_end], [], [], max(end - time.monotonic(), 0) if signal_number else None)[0]:
+        byte = os.read(_read_end, 1)
+        if byte == FORGIVEN:
+            signal_number = 0
+        elif byte == TELL:
+            _print_message()
+        elif byte[0] in ENDING:
+            if signal_number:
                 break
-            came, end = number[0], time.monotonic() + GRACE_SECONDS
-    _say()
-    os._exit(128 + (_received or [came])[0])
+            signal_number, end = byte[0], time.monotonic() + GRACE_SECONDS
+    _print_message()
+    os._exit(128 + (_received or [signal_number])[0])

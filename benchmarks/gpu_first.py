@@ -380,11 +380,11 @@ def over_bare(bench: Bench, sessions: Mapping[Variant, Session]) -> Iterator[tup
         every = bare * count * len(bench.grid.conditions) * last / sizes.batch / sizes.seconds
         conditions = bench.grid.conditions[:: math.ceil(every)]
         first = cells_of(bench, dict(list(chosen.items())[:1]), conditions)
-        list(run(first, bench.images, bench.grid, chosen, xp, last=sizes.batch, place=place))  # kernels are compiled
+        list(run(first, bench.grid, place, last=sizes.batch))  # kernels are compiled
         cells = cells_of(bench, chosen, conditions)
         for where, take in takes.items():
             started = time.perf_counter()
-            list(run(cells, bench.images, bench.grid, chosen, xp, last=last, place=replace(place, take=take)))
+            list(run(cells, bench.grid, replace(place, take=take), last=last))
             yield f"{label}.{where}", bare * len(cells) * last / sizes.batch / (time.perf_counter() - started)
 
 
@@ -482,7 +482,7 @@ def rows_that_differ(bench: Bench) -> int:
         sessions = open_networks(bench, stack, 1, "fp32")
         cells = cells_of(bench, sessions, conditions)
         found: dict[Condition, list[Any]] = {condition: [] for condition in conditions}
-        for outcomes in run(cells, bench.images, bench.grid, sessions, xp, last=sizes.compared):
+        for outcomes in run(cells, bench.grid, make_place(xp, bench.images, sessions), last=sizes.compared):
             for one in outcomes:
                 assert isinstance(one, Finished), one
                 found[one.cell.condition].append(one.predictions)

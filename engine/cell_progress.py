@@ -1,4 +1,4 @@
-"""A cell under way: what its model has said since the last part, and how that becomes the next one."""
+"""A cell under way: the predictions of its model since the last part, and how they become the next one."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class CellProgress:
     first: int
     """The first image that is not yet yielded."""
     columns: list[Columns] = field(default_factory=list)
-    """Batch by batch."""
+    """The columns of each batch."""
     times: list[tuple[Point, Point]] = field(default_factory=list)
-    """When the model began and ended."""
+    """The points at which the model began and ended each batch."""
     pending: int = 0
     error: str | None = None
     ended: bool = False

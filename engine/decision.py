@@ -19,7 +19,7 @@ ALL = NAMES[0]
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How one space decides, on one array module."""
+    """A decision space on one array module: it makes scores of logits."""
 
     xp: ModuleType
     space: str
@@ -39,7 +39,7 @@ class Decision:
             return members
         exact = members.astype(xp.float64)
         shares = xp.exp(exact - exact.max(axis=1, keepdims=True)) @ means
-        # Below this, classes are equally out of the question; a score stays finite, and NaN stays NaN.
+        # The bound keeps scores finite; classes below it are equally out of the question, and NaN stays NaN.
         return xp.log(xp.maximum(shares, 1e-300)).astype(xp.float32)
 
     def places(self, labels: NDArray[np.int32] | None) -> Array | None:
@@ -73,7 +73,7 @@ def _ids(xp: ModuleType, name: str) -> Array:
     return xp.asarray(np.array(decision_space(name).ids, np.uint16))
 
 
-# Scores to the three small columns that are kept
+# The three small columns that are kept of the scores
 
 
 def reduce_logits(xp: ModuleType, logits: Array, labels: Array | None) -> tuple[Array, Array | None, Array]:

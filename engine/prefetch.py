@@ -19,11 +19,11 @@ from .device.streams import Point, new_stream, point, until_done, wait_for
 T = TypeVar("T")
 
 COUNT = 4
-"""A family may hold two that it has not yielded, one waits, and one is being run."""
+"""The number of buffers: a family may hold two that it has not yielded, one waits, and one is being run."""
 
 
 class _Stopped(Exception):
-    """Ends the thread while it waits for a buffer that nobody will give back."""
+    """Raised in the thread, which would else wait for a buffer that nobody will give back."""
 
 
 class Buffers:
@@ -34,7 +34,7 @@ class Buffers:
     ) -> None:
         self.xp = xp
         self.stream = stream or new_stream(xp)
-        """Where they are filled."""
+        """The stream in which the arrays are filled."""
         self._free: SimpleQueue[tuple[Array, Point]] = SimpleQueue()
         self._stopped = False
         for array in arrays:
@@ -50,10 +50,12 @@ class Buffers:
 
     def give(self, array: Array) -> None:
         """Hand a buffer back; work asked for so far may still read it."""
+        # The point lies in the reader's stream, and `take` makes the perturbing stream wait for it: so nobody
+        # overwrites images that a session still reads, and neither thread waits for the GPU.
         self._free.put((array, point(self.xp)))
 
     def stop(self) -> None:
-        """Whoever waits for a buffer, or asks for one from now on, is stopped."""
+        """Stop the thread where it waits for a buffer, or asks for one from now on."""
         self._stopped = True
         self._free.put((None, None))
 
@@ -75,7 +77,7 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
             ready.put(("end", None, None))
         except _Stopped:
             pass
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is raised again where the items are awaited
+        except BaseException as error:  # noqa: BLE001 - any error is raised again where the items are awaited
             ready.put(("error", error, None))
 
     def items() -> Iterator[T]:

@@ -3,7 +3,7 @@
 For each group of conditions, for each batch, for each condition: perturb, run every session, reduce. Perturbing the
 next condition overlaps with running this one. Where the condition is an attack, what is made ahead is its start, and
 the session does the rest. About once a minute the parts of the images since the last time are yielded together, so that
-whoever stores them can commit them as one.
+the database can commit them as one.
 """
 
 from __future__ import annotations
@@ -34,41 +34,35 @@ from .prefetch import COUNT, Buffers, prefetch
 
 def run(
     cells: Sequence[tuple[Cell, int]],
-    image_set: ImageSet,
     grid: Grid,
-    sessions: Mapping[Variant, Session],
-    xp: ModuleType = np,
+    place: Place,
     range_seconds: float = RANGE_SECONDS,
     progress: Progress = lambda _: None,
     last: int | None = None,
-    place: Place | None = None,
 ) -> Iterator[list[Outcome]]:
     """Run cells of one image set and yield, range by range, the outcomes that belong into one transaction.
 
     Args:
         cells: each with the number of its images that are done: it goes on from there.
-        image_set: what the cells are about.
         grid: the families that perturb for the cells' conditions.
-        sessions: all with the same batch; those of attacked cells are Attackers.
-        xp: the array module whose batches the sessions take; NumPy for attacks, wherever they compute.
-        range_seconds: how much work may be lost: parts are yielded after about this time.
+        place: the images and sessions of the run, by `make_place`; a later run of the same images may have it again.
+        range_seconds: the work that may be lost: parts are yielded after about this time.
         progress: called with the number of predictions made since the last call.
         last: the image that ends the run, itself left out; all by default.
-        place: where earlier runs of the same images and sessions happened, so that what lies there is used again.
 
     A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
     is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. Labels must be classes
     of every model: see `check_labels`. Without labels an attack leads away from the network's own prediction.
     """
-    last = image_set.info.count if last is None else last
+    images = place.image_set.info
+    last = images.count if last is None else last
     works = [CellProgress(cell, done) for cell, done in cells if done < last]
     if not works:
         return
     if any(work.cell.condition.facts.attack for work in works):
-        check_attackable(image_set.info)
-    batch = next(iter(sessions.values())).info.batch
-    with device_errors(xp, image_set.info.size, batch), new_stream(xp), until_done(xp):
-        place = place or make_place(xp, image_set, sessions)
+        check_attackable(images)
+    xp = place.xp
+    with device_errors(xp, images.size, place.batch), new_stream(xp), until_done(xp):
         for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
             chosen = set(conditions)
             members = [work for work in works if work.cell.condition in chosen]
@@ -109,7 +103,11 @@ def check_attackable(images: ImageSetInfo) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a run happens."""
+    """The place of a run: its images, sessions and buffers, in the memory of its array module.
+
+    `sessions` have the same batch, and those of attacked cells are Attackers. `xp` is the array module whose batches
+    they take; it is NumPy for attacks, wherever they compute.
+    """
 
     xp: ModuleType
     image_set: ImageSet
@@ -122,26 +120,27 @@ class Place:
     arrays: list[Array]
     """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
     ahead: AbstractContextManager[Any]
-    """The stream that perturbs."""
+    """The stream in which a thread perturbs ahead of the sessions."""
 
 
 def make_place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> Place:
-    """Where runs of these images happen. Sessions of the same batch may join `sessions` later."""
+    """Make the place of runs of these images. Sessions of the same batch may join `sessions` later."""
     batch = next(iter(sessions.values())).info.batch
     decision = Decision(xp, image_set.info.decision_space)
-    labels = decision.places(image_set.labels)
-    finish(xp)  # a later run is in another stream than this one
-    return Place(
-        xp=xp,
-        image_set=image_set,
-        sessions=sessions,
-        batch=batch,
-        take=pixels_of(xp, image_set, batch),
-        decision=decision,
-        labels=labels,
-        arrays=[xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)],
-        ahead=new_stream(xp),
-    )
+    with device_errors(xp, image_set.info.size, batch):
+        labels = decision.places(image_set.labels)
+        finish(xp)  # a run has a stream of its own, which would not wait for the labels
+        return Place(
+            xp=xp,
+            image_set=image_set,
+            sessions=sessions,
+            batch=batch,
+            take=pixels_of(xp, image_set, batch),
+            decision=decision,
+            labels=labels,
+            arrays=[xp.empty((batch, *image_set.shape[1:]), dtype=xp.float32) for _ in range(COUNT)],
+            ahead=new_stream(xp),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +158,7 @@ class _Group:
     def conditions(self) -> list[Condition]:
         return list(dict.fromkeys(work.cell.condition for work in self.works))
 
-    def wanted(self, first: int) -> list[Condition]:
+    def lacking(self, first: int) -> list[Condition]:
         """The conditions under which some cell still needs the batch that begins at `first`."""
         needing = (work for work in self.works if not work.error and work.first < first + self.place.batch)
         return list(dict.fromkeys(work.cell.condition for work in needing))
@@ -179,15 +178,15 @@ def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Itera
         yield from _run_batches(group, range_seconds, progress)
     except DeviceError:
         raise
-    except BandlensError as error:  # of the probe
-        alone = group.by_condition()
-        if len(alone) == 1:
+    except BandlensError as error:  # the probe raised it
+        smaller_groups = group.by_condition()
+        if len(smaller_groups) == 1:
             for work in group.works:
                 work.error = work.error or str(error)
         else:
             yield group.flush()
-            for one in alone:  # to find out which of them fail
-                yield from _run_group(one, range_seconds, progress)
+            for smaller_group in smaller_groups:  # each condition alone shows which of them fail
+                yield from _run_group(smaller_group, range_seconds, progress)
     yield group.flush()
 
 
@@ -199,7 +198,7 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     buffers = Buffers(group.place.xp, group.place.arrays, group.place.ahead)
     with _one_thread(group.place.xp), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
         for first, condition, pixels, images in batches:
-            # Between conditions too: one batch of many models under many conditions can take a quarter of an hour.
+            # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
             if time.monotonic() - started > range_seconds:
                 yield group.flush()
                 started = time.monotonic()
@@ -223,7 +222,7 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
     """Every batch, as it is and under every condition; the last one is padded with its last image."""
     xp, batch, count = group.place.xp, group.place.batch, group.place.image_set.info.count
     for first in range(min(work.first for work in group.works), group.last, batch):
-        conditions = group.wanted(first)
+        conditions = group.lacking(first)
         if not conditions:
             continue
         index = np.minimum(np.arange(first, first + batch), count - 1)
@@ -240,12 +239,12 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     end = min(place.batch, group.last - first)
     if begin >= end:
         return 0
-    wanted = None if place.labels is None else place.labels[first + begin : first + end]
+    labels = None if place.labels is None else place.labels[first + begin : first + end]
     session, condition = place.sessions[work.cell.variant], work.cell.condition
     started = point(place.xp)
     try:
         if condition.facts.attack:
-            logits = cast(Attacker, session).attacked(condition, pixels[begin:end], wanted, images[begin:end])
+            logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, images[begin:end])
         else:
             logits = session.infer(images)[begin:end]
     except DeviceError:
@@ -253,8 +252,8 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     except BandlensError as error:
         work.error = str(error)
         return 0
-    found, rank, confidence = reduce_logits(place.xp, place.decision.scores(logits), wanted)
-    work.columns.append((place.decision.classes(found), rank, confidence))
+    predicted, rank, confidence = reduce_logits(place.xp, place.decision.scores(logits), labels)
+    work.columns.append((place.decision.classes(predicted), rank, confidence))
     work.times.append((started, point(place.xp)))
     work.pending += end - begin
     return end - begin

@@ -1,7 +1,7 @@
-"""Tasks: what is missing of a study, as cells that are perturbed together over a range of images.
+"""Tasks: the missing parts of a study, as cells that are perturbed together over a range of images.
 
 A task is independent of all others and gives the same rows wherever and whenever it runs. One process takes whole
-groups; of ranges, any number of workers may take tasks in any order, and take one again.
+groups; where tasks are ranges, any number of workers may take them in any order, and take one again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from ..records import Cell, Variant, digest_of
 from .backends.base import ENGINES
 
 GRADIENT = 3
-"""Forward passes that a gradient for the images costs, the one that it belongs to included."""
+"""Forward passes that a gradient for the images costs, its own one included."""
 MOST_PASSES = {"numpy": 2**11, "cupy": 2**20}
-"""Forward passes of a range at most, by where they run: a minute or less of ResNet-50."""
+"""The most forward passes of a range, by the array module: a minute or less of ResNet-50."""
 MOST_CONDITIONS = 64
-"""Of a range: a batch under all 1,985 waves of a map would be no minute's work."""
+"""The most conditions of a range: a batch under all 1,985 waves of a map would take longer than a minute."""
 TASKS_PER_WORKER = 8
-"""At least, where batches are small enough for it: so that the last worker to end is not far behind the others."""
+"""The fewest tasks of a worker, where batches allow it: so that the last worker to end is not far behind."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Task:
 
     @cached_property
     def key(self) -> str:
-        """What the rows are of: the name of the shard that holds them."""
+        """The identity of the rows, which names the shard that holds them."""
         return digest_of([cell.key for cell in self.cells], self.first, self.last - self.first)
 
     @property
@@ -51,8 +51,8 @@ class Task:
     def predictions(self) -> int:
         return len(self.cells) * (self.last - self.first)
 
-    def of(self, cells: Sequence[Cell]) -> Task:
-        """The same images for some of the cells."""
+    def limited_to(self, cells: Sequence[Cell]) -> Task:
+        """The task of the same images for some of the cells."""
         return replace(self, cells=tuple(cells))
 
     def __str__(self) -> str:
@@ -99,10 +99,10 @@ def _groups(cells: Sequence[Cell], grid: Grid) -> Iterator[list[Cell]]:
     """The cells that are perturbed together; each one that is attacked by itself."""
     perturbed, attacked = by_attack(cells)
     for digest in dict.fromkeys(cell.image_set.digest for cell in perturbed):
-        mine = [cell for cell in perturbed if cell.image_set.digest == digest]
-        for _, conditions in grid.groups(list(dict.fromkeys(cell.condition for cell in mine))):
+        cells_of_set = [cell for cell in perturbed if cell.image_set.digest == digest]
+        for _, conditions in grid.groups(list(dict.fromkeys(cell.condition for cell in cells_of_set))):
             chosen = set(conditions)
-            members = [cell for cell in mine if cell.condition in chosen]
+            members = [cell for cell in cells_of_set if cell.condition in chosen]
             for seed in dict.fromkeys(cell.seed for cell in members):
                 yield [cell for cell in members if cell.seed == seed]
     # Attacks come last, since they need the memory of the sessions, and one network after another.

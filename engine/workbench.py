@@ -1,4 +1,4 @@
-"""Open sessions, an image set and the place of a run, kept from one task to the next: what computes tasks."""
+"""A workbench computes tasks: it keeps open sessions, an image set and the place of a run from one to the next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .run import Place, make_place, run
 from .tasks import Task
 
 WHOLE = float("inf")
-"""Seconds after which a part is yielded, where all of a task is wanted at once."""
+"""Seconds after which a part is yielded, where a task's rows come all at once."""
 
 
 @dataclass(slots=True)
@@ -33,15 +33,15 @@ class Workbench:
     batch: int
     threads: int
     images: Callable[[str], ImageSet]
-    """Gives the image set of a digest. One at a time stays open: on a GPU it lies on the card."""
+    """A function that gives the image set of a digest. One at a time stays open: on a GPU it lies on the card."""
     here: Callable[[Variant], Variant] = lambda variant: variant
-    """Gives a variant with the path of its file on this machine."""
+    """A function that gives a variant with the path of its file on this machine."""
     sessions: dict[Variant, Session] = field(default_factory=dict, init=False)
     _opened: ExitStack = field(default_factory=ExitStack, init=False)
     _attacked: Variant | None = field(default=None, init=False)
     """The variant that is attacked, where the only session was opened for an attack."""
     _broken: dict[Variant, str] = field(default_factory=dict, init=False)
-    """Why networks cannot be attacked."""
+    """The networks that cannot be attacked, and their errors."""
     _image_set: ImageSet | None = field(default=None, init=False)
     _place: Place | None = field(default=None, init=False)
 
@@ -60,10 +60,10 @@ class Workbench:
         range_seconds: float = WHOLE,
         progress: Progress = lambda _: None,
     ) -> Iterator[list[Outcome]]:
-        """What `engine.run.run` yields for the task's cells; a network that cannot be attacked fails its cells.
+        """Yield what `engine.run.run` does for the task's cells; a network that cannot be attacked fails its cells.
 
         Args:
-            task: what to compute.
+            task: the task.
             done: cell key -> number of its images that are done: it goes on from there, or from the task's first.
             range_seconds: parts are yielded after about this time.
             progress: called with the number of predictions made since the last call.
@@ -85,12 +85,10 @@ class Workbench:
         xp = np if task.attack else arrays_of(task.cells[0].variant.engine)
         self._place = self._place or make_place(xp, images, self.sessions)
         cells = [(cell, max(task.first, done.get(cell.key, 0))) for cell in task.cells]
-        yield from run(
-            cells, images, self.grid, self.sessions, xp, range_seconds, progress, last=task.last, place=self._place
-        )
+        yield from run(cells, self.grid, self._place, range_seconds, progress, last=task.last)
 
     def infos(self) -> dict[Variant, SessionInfo]:
-        """What the open sessions run on."""
+        """The devices and software that the open sessions run on."""
         return {variant: session.info for variant, session in self.sessions.items()}
 
     def _images_of(self, task: Task) -> ImageSet:

@@ -86,7 +86,7 @@ def check_size(condition: Condition, size: int) -> None:
 def start_attack(
     xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
 ) -> Iterator[tuple[Condition, Array]]:
-    """What a network needs to attack a batch beside its pixels: where in the ball around each image to begin.
+    """Give the starts of attacks: the places in the ball around each image at which a network begins.
 
     Arrays are (n, 3, size, size) float32, uniform in (-1, 1), in units of eps; a `family.Perturb` but for that range.
     """

@@ -156,16 +156,23 @@ def bring_into_range(xp: ModuleType, mixed: Array, noise: Array) -> Array:
     return (below & (noise < -REDRAW_ABOVE)) | (above & (noise > REDRAW_ABOVE))
 
 
-def redraw(
-    xp: ModuleType, grey: Array, mixed: Array, where: Array, noise_sd: float, draw: int, seed: int, keys: Array
-) -> None:
+class NoiseStream(NamedTuple):
+    """The random numbers that the noise of a batch is drawn from."""
+
+    seed: int
+    keys: Array
+    """(n,) uint64, the keys of the images."""
+    draw: int
+
+
+def redraw(xp: ModuleType, grey: Array, mixed: Array, where: Array, noise_sd: float, stream: NoiseStream) -> None:
     """Give the pixels `where` normal noise of their own, drawn until it fits: a truncated normal. In place."""
     image, row, column = xp.nonzero(where)
     attempt = 0
     while len(image):
         attempt += 1
         pixel = row * mixed.shape[-1] + column
-        normals = unit_normals_at(xp, seed, keys[image], draw, pixel, attempt)
+        normals = unit_normals_at(xp, stream.seed, stream.keys[image], stream.draw, pixel, attempt)
         value = grey[image, row, column] + xp.float32(noise_sd) * normals
         mixed[image, row, column] = value
         again = (value < 0) | (value > 1)
@@ -194,15 +201,7 @@ def reaches(grey: Array, bands: Sequence[Array], parts: Sequence[slice]) -> list
 
 
 def mix_in_arrays(
-    xp: ModuleType,
-    grey: Array,
-    band: Array,
-    noise_sd: float,
-    reach: Reach,
-    draw: int,
-    seed: int,
-    keys: Array,
-    out: Array,
+    xp: ModuleType, grey: Array, band: Array, noise_sd: float, reach: Reach, stream: NoiseStream, out: Array
 ) -> None:
     """Grey images plus noise_sd times a band, (n, size, size) each, brought into range, to three channels of `out`."""
     mixed = out[:, 0]
@@ -212,18 +211,19 @@ def mix_in_arrays(
     if reach.darkest < strongest or reach.brightest + strongest > 1:
         unsaved = bring_into_range(xp, mixed, noise)
         if strongest > REDRAW_ABOVE:
-            redraw(xp, grey, mixed, unsaved, noise_sd, draw, seed, keys)
+            redraw(xp, grey, mixed, unsaved, noise_sd, stream)
     out[:, 1:] = mixed[:, None]
 
 
 def mix_in_kernel(
-    grey: Array, band: Array, gain: Array | None, noise_sd: float, draw: int, seed: int, keys: Array, out: Array
+    grey: Array, band: Array, gain: Array | None, noise_sd: float, stream: NoiseStream, out: Array
 ) -> None:
     """`mix_in_arrays` on a GPU, of a band times its gain, (n, 1, 1), where it has one.
 
     It takes one pass and does not wait: a pixel that needs it is redrawn where it is.
     """
     count, size = len(grey), grey.shape[-1]
+    seed, keys, draw = stream
     launch("mix_noise", (size * size, count), out, grey, band, gain, noise_sd, keys, seed, draw, size * size)
 
 
@@ -270,11 +270,11 @@ def _one_draw(
             f = frequencies.index(int(condition["frequency"]))
             band = bands[f]
             if reached is None:
-                mix_in_kernel(grey, band, gains[f], sd, draw, batch.seed, batch.keys, out)
+                mix_in_kernel(grey, band, gains[f], sd, NoiseStream(batch.seed, batch.keys, draw), out)
             else:
                 for part, reach in zip(parts, reached[f], strict=True):
-                    keys = batch.keys[part]
-                    mix_in_arrays(xp, grey[part], band[part], sd, reach, draw, batch.seed, keys, out[part])
+                    stream = NoiseStream(batch.seed, batch.keys[part], draw)
+                    mix_in_arrays(xp, grey[part], band[part], sd, reach, stream, out[part])
         yield condition, out
 
 

@@ -69,7 +69,7 @@ class Axis:
 
     parameter: str
     title: str = ""
-    """What charts write beside the axis; by default the name of the parameter."""
+    """The title of the axis in charts; by default the name of the parameter."""
     cycles_per_pixel: Callable[[float], float] | None = None
     """The frequency at which a value of the parameter acts: times the images' side it is cycles per image."""
     cuts: bool = False
@@ -151,7 +151,7 @@ class Family:
         return self.axes or ((Axis(numbers[0]),) if len(numbers) == 1 else ())
 
     def facts(self, setting: Mapping[str, Value], axes: tuple[Axis, ...]) -> Facts:
-        """What is to be known of a condition beside its numbers."""
+        """The facts about a condition beside its numbers."""
         x, y = [self._number(axis, setting) for axis in axes] + [None] * (2 - len(axes))
         x_title, y_title = [axis.title or axis.parameter for axis in axes] + [None] * (2 - len(axes))
         cycles = axes[0].cycles_per_pixel if axes else None

@@ -53,7 +53,7 @@ RESERVED: Mapping[str, str] = {
     "seed": "the study's seed",
     "size": "the images' side in pixels",
 }
-"""What a function may take beside images and the probe's parameters."""
+"""The parameters that a function may have beside images and those of the probe."""
 PER_IMAGE = ("rng", "index")
 """A function that takes one of them is called image by image, with a batch of one."""
 RANDOM = ("rng", "seed")
@@ -137,7 +137,7 @@ def _perturb(function: UserFunction, how: ProbeCall) -> Callable[..., Iterator[t
     return perturb
 
 
-# What follows runs in the process of the user's file.
+# The rest of this module runs in the process of the user's file.
 
 _trusted = set[Condition]()
 """Conditions under which the function was found to treat each image by itself."""

@@ -47,7 +47,7 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
     "metric/bandpass/": (0, inf, RATIO),
     "metric/criticalband/": (0, inf, "a bandwidth, frequency or sensitivity"),
 }
-"""How the names of columns begin -> the lowest and the highest value that they can hold, and what they hold."""
+"""The lowest and the highest value of columns, and a description, by the first letters of their names."""
 BIASES: Mapping[str, tuple[str, ...]] = {
     measure.name: measure.published
     for module in (cues, spectral_bias, critical_band)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import UnknownName, UsageError
 from ...protocol import SIZE
-from ..export import Exportable, Lowering, Reading, Selection
+from ..export import Exportable, Lowering, ModelSelection, Reading
 from .files import File, path_of
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def _channels(name: str, numbers: Sequence[float]) -> Channels:
 
 
 def models_to_export(
-    selection: Selection,
+    selection: ModelSelection,
     lowering: Lowering | None = None,
     *,
     image_size: int | None = None,

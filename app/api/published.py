@@ -28,14 +28,14 @@ def published_values(db: File | None = None) -> pl.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What was imported of a source."""
+    """The number of values and models that were imported of a source."""
 
     values: int
     models: int
     source: str | None = None
     """The title of the source; None for the study's own file."""
     terms: str = ""
-    """The licence, and what it means for whoever imports the source."""
+    """The licence, and its meaning for those who import the source."""
 
 
 def import_published(source: File, folder: File | None = None, db: File = RESULTS) -> Publication:
@@ -106,7 +106,7 @@ def relate_published(
 
 
 def join_published(db: File = RESULTS, study: str = "*") -> pl.DataFrame:
-    """Which published model each checkpoint of a results database is, and by what: weights, study or name."""
+    """Find the published model that each checkpoint of a results database is, by its weights, study or name."""
     from ...analysis.database.open import open_store
     from ...analysis.published.joined import joined
     from ...analysis.published.sources import atlas
@@ -116,7 +116,7 @@ def join_published(db: File = RESULTS, study: str = "*") -> pl.DataFrame:
 
 
 def place_model(model: str, db: File | None = None) -> tuple[pl.DataFrame, str | None]:
-    """Where a model stands among all of timm's: its rank, and what its ImageNet accuracy lets one expect.
+    """Place a model among all of timm's: its rank, beside the one that its ImageNet accuracy lets one expect.
 
     `model` is its name in any source, or a checkpoint of the database; the second value says by what it was joined.
     """

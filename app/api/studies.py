@@ -55,7 +55,7 @@ def _work(study: Study | Work | File, engine: str | None) -> Work:
 
 
 def plan(study: Study | Work | File, db: File = RESULTS, *, engine: str | None = None) -> Plan:
-    """What a run of the study would do, and how long it would take here; a file is read as a study."""
+    """Plan a run of the study: the cells that it would compute, and the time that it would take here."""
     from ..study.plan import plan_study
 
     return plan_study(_work(study, engine), Path(db))

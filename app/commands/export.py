@@ -15,7 +15,7 @@ from ...errors import ExportError, UsageError
 from ...protocol import SIZE
 from .. import api
 from ..console import Json, log, print_rows, progress
-from ..export import OWN, Exportable, Lowering, Reading, Selection, read_precisions
+from ..export import OWN, Exportable, Lowering, ModelSelection, Reading, read_precisions
 from .checkpoints import Category, Every, Names, for_each
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def export(
     bandlens export --timm vit_tiny_patch16_224
     """
     lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, refit)
-    selection = Selection(names or (), every, category, timm or ())
+    selection = ModelSelection(names or (), every, category, timm or ())
     models = api.models.models_to_export(selection, lowering, image_size=image_size, trust=trust, out=out)
     _export(models, lowering, json)
 

@@ -84,7 +84,7 @@ def run(
         require_gate=require_gate,
         sharded=sharded,
         snapshot=snapshot,
-        raise_failures=False,  # what was run is printed before
+        raise_failures=False,  # the summary is printed first
         progress=progress,
     )
     if as_json:

@@ -20,7 +20,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What a study file says, with its defaults. Paths are relative to `folder`, which is the file's.
+    """The keys of a study file, with their defaults. Paths are relative to `folder`, which is the file's.
 
     `Study(name="mine", checkpoints=["*"], images=["photos.set"])` is written as TOML, and that text is checked and kept
     as a file's is. Raises UsageError, which says what is wrong with which key.
@@ -83,7 +83,7 @@ class Study:
         return self.threads or processors()
 
 
-KEYS = [one.name for one in fields(Study) if one.name not in ("folder", "toml")]
+KEYS = [key.name for key in fields(Study) if key.name not in ("folder", "toml")]
 
 
 def _checked(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,20 +137,20 @@ def _check(where: str | Path, key: str, value: Any) -> None:
 
 
 def _limits(where: str | Path, table: Mapping[str, Any]) -> Limits:
-    known = [one.name for one in fields(Limits)]
+    limits = [limit.name for limit in fields(Limits)]
     for key, value in table.items():
-        if key not in known:
-            raise UnknownName(f"key in [gate] of {where}", key, known)
+        if key not in limits:
+            raise UnknownName(f"key in [gate] of {where}", key, limits)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < 1:
             raise UsageError(f"{where}: gate.{key} must be a share above 0 and below 1, not {value!r}")
     return Limits(**table)
 
 
-# What others may have written: its size, its numbers, and what it must not hold
+# A study file may come from a stranger: its size and its numbers have limits, and it must hold no password.
 LARGEST = 1 << 18
-"""Bytes of a study file."""
+"""The most bytes that a study file may have."""
 MOST_DOTS = 1000
-"""Dots that a line may have: what a dotted key costs Python's parser grows with the square of its parts."""
+"""The most dots that a line may have: the time that a dotted key takes grows with the square of its parts."""
 
 
 def _text(file: Path) -> str:
@@ -158,17 +158,17 @@ def _text(file: Path) -> str:
         return read_text(file, LARGEST, pipe=True)
     except FileNotFoundError:
         raise UsageError(f"no study file {file}; see `bandlens run --help` for what one looks like") from None
-    except (OSError, ValueError) as error:  # what is no UTF-8 is a ValueError
+    except (OSError, ValueError) as error:  # text that is no UTF-8 raises a ValueError
         raise UsageError(f"{file} cannot be read as TOML: {error}") from None
 
 
 def _parsed(where: str | Path, toml: str) -> dict[str, Any]:
-    """What the text of a study says; UsageError where it says nothing, or what must not be stored."""
+    """The table that the text of a study holds; UsageError where it is no TOML, or holds what must not be stored."""
     try:
         if any(line.count(".") > MOST_DOTS for line in toml.split("\n")):
             raise ValueError(f"a line has more than {MOST_DOTS:,} dots")
         table = tomllib.loads(toml)
-    except ValueError as error:  # what is no TOML, and a huge number
+    except ValueError as error:  # a huge number raises one, too
         raise UsageError(f"{where} cannot be read as TOML: {error}") from None
     except RecursionError:
         raise UsageError(f"{where} cannot be read as TOML: it is nested too deeply") from None
@@ -185,20 +185,20 @@ def _refuse_huge_numbers(where: str | Path, value: Any) -> None:
     """UsageError for a whole number beyond TOML's 64 bits, which neither a database nor a message could hold."""
     if isinstance(value, int) and not -(2**63) <= value < 2**64:
         raise UsageError(f"{where}: a whole number has more than 64 bits; TOML has none so large")
-    for one in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        _refuse_huge_numbers(where, one)
+    for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _refuse_huge_numbers(where, entry)
 
 
-# What Python says, as a file would
+# A study that is made in Python is written as the file that would say the same.
 def _written(where: str, keys: Mapping[str, Any]) -> str:
     """The keys as TOML, without those that have their defaults."""
     import tomli_w
 
     try:
-        usual = {one.name: _plain(one.default_factory()) for one in fields(Study) if callable(one.default_factory)}
-        usual |= {one.name: one.default for one in fields(Study) if one.name not in usual}
+        defaults = {key.name: _plain(key.default_factory()) for key in fields(Study) if callable(key.default_factory)}
+        defaults |= {key.name: key.default for key in fields(Study) if key.name not in defaults}
         plain = {key: _plain(value) for key, value in keys.items()}
-        toml = tomli_w.dumps({key: value for key, value in plain.items() if value != usual[key]})
+        toml = tomli_w.dumps({key: value for key, value in plain.items() if value != defaults[key]})
         size = len(toml.encode())
     except (TypeError, ValueError, RecursionError) as error:  # half of a surrogate pair is a ValueError
         raise UsageError(f"{where} cannot be written as TOML: {error}; give text, numbers, lists and tables") from None
@@ -208,13 +208,13 @@ def _written(where: str, keys: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Paths as text, arrays of NumPy as lists, limits as a table."""
+    """Give a value as TOML can hold it: paths as text, arrays of NumPy as lists, limits as a table."""
     if isinstance(value, Limits):
         return asdict(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: _plain(entry) for key, entry in value.items()}
     if hasattr(value, "tolist"):
         value = value.tolist()
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """How a run went."""
+    """The summary of a run: its cells, predictions, time and failures."""
 
     label: str
     """The study's name@version; for a gate, the variants that it compares."""
@@ -43,7 +43,7 @@ class Summary:
 
 @dataclass(slots=True)
 class Committed:
-    """What a run has brought into the database so far."""
+    """The predictions and failures that a run has committed so far."""
 
     predictions: int = 0
     failed: list[Failed] = field(default_factory=list)

@@ -25,10 +25,10 @@ MOST_CELLS = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a study resolves to on this machine."""
+    """A study with the models, image sets, conditions and cells that it names on this machine."""
 
     study: Study
-    """With the engine that `auto` stands for."""
+    """The study, with an engine's name in place of `auto`."""
     grid: Grid
     models: list[Model]
     image_sets: list[ImageSet]
@@ -65,19 +65,19 @@ def _resolve(study: Study) -> Work:
                 check_attackable(images.info)
     if len(image_sets) * len(models) * (len(grid.conditions) + len(grid.attacks)) > MOST_CELLS:
         raise UsageError(f"study {study.name} has more than {MOST_CELLS:,} cells; make several studies of it")
-    seen = [variant_of(model, study.engine, study.precision) for model in models]
+    variants = [variant_of(model, study.engine, study.precision) for model in models]
     attacked = [attack_variant(model, study.engine) for model in models] if grid.attacks else []
     cells = [
         Cell(
             variant=variant,
             image_set=images.info,
             condition=condition,
-            # Where nothing is random the seed is no part of what a cell is, so changing it re-runs nothing.
+            # The seed is no part of a cell in which nothing is random, so changing it re-runs nothing.
             seed=study.seed if grid.family(condition).random else 0,
         )
         for images in image_sets
         for condition in ((*grid.conditions, *grid.attacks) if images.folder in perturbed else grid.clean)
-        for variant in (attacked if condition.facts.attack else seen)
+        for variant in (attacked if condition.facts.attack else variants)
         if fits(variant.model, images.info)
     ]
     return Work(study, grid, models, image_sets, cells)
@@ -116,16 +116,16 @@ def check_fits(models: Sequence[Model], image_sets: Sequence[ImageSetInfo]) -> N
 
 def _image_sets(study: Study, paths: list[str]) -> list[Path]:
     """Folders, each once; a path with `*` is every image set that fits it, sorted."""
-    found: dict[Path, None] = {}
+    folders: dict[Path, None] = {}
     for path in paths:
         if "*" not in path:
-            found[study.folder / path] = None
+            folders[study.folder / path] = None
             continue
         fitting = _fitting(study.folder, f"{path.rstrip('/')}/{ABOUT}")
         if not fitting:
             raise UsageError(f"no image set fits '{path}' in {study.folder.resolve()}; see `bandlens images pack`")
-        found.update(dict.fromkeys(fitting))
-    return list(found)
+        folders.update(dict.fromkeys(fitting))
+    return list(folders)
 
 
 def _fitting(folder: Path, pattern: str) -> list[Path]:
@@ -137,22 +137,22 @@ def _fitting(folder: Path, pattern: str) -> list[Path]:
         raise UsageError(f"'{pattern}' cannot be looked for ({error}); `*` stands for any name in a path") from None
 
 
-def _check_distinct(kind: str, what: str, named: list[tuple[str, str]]) -> None:
-    """UsageError where two of a kind have in common what tells their results apart."""
-    seen: dict[str, str] = {}
-    for name, identity in named:
-        if identity in seen:
-            raise UsageError(f"{kind} {seen[identity]} and {name} have the same {what}; leave one of them out")
-        seen[identity] = name
+def _check_distinct(kind: str, trait: str, identities: list[tuple[str, str]]) -> None:
+    """UsageError where two of a kind share the trait that tells their results apart."""
+    names: dict[str, str] = {}
+    for name, identity in identities:
+        if identity in names:
+            raise UsageError(f"{kind} {names[identity]} and {name} have the same {trait}; leave one of them out")
+        names[identity] = name
 
 
-def _models(asked: list[str], folder: Path | None) -> list[Model]:
-    """The models that are asked for, each once."""
+def _models(entries: list[str], folder: Path | None) -> list[Model]:
+    """The models that the entries of `checkpoints` name, each once."""
     exported: list[Model] | None = None
-    found: dict[str, Model] = {}
-    for entry in asked:
+    models: dict[str, Model] = {}
+    for entry in entries:
         if entry != "*" and not entry.startswith("category:"):
-            found.setdefault(entry, load_model(folder, entry))
+            models.setdefault(entry, load_model(folder, entry))
             continue
         if exported is None:
             exported = [load_model(folder, name) for name in model_names(folder)]
@@ -162,5 +162,5 @@ def _models(asked: list[str], folder: Path | None) -> list[Model]:
             raise UsageError(f"no models in {folder or models_folder()}, so no '{entry}'; see `bandlens export`")
         if not chosen:
             raise UnknownName("category of exported models", category, sorted({model.category for model in exported}))
-        found |= chosen
-    return list(found.values())
+        models |= chosen
+    return list(models.values())

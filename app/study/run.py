@@ -95,8 +95,8 @@ def _tell_gaps(work: Work) -> None:
     from ...analysis.measures.own import start_measures
     from .plan import metrics_of
 
-    own = start_measures(work.study.measures, work.study.folder)
-    if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work, own) if metric.why]:
+    measures = start_measures(work.study.measures, work.study.folder)
+    if gaps := [f"no {metric}: {metric.why}" for metric in metrics_of(work, measures) if metric.why]:
         named = some_of(gaps, MOST_GAPS, "; ")
         log.info(f"bandlens: {named}; `bandlens plan` lists the metrics of a study")
 

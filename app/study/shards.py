@@ -30,16 +30,16 @@ from .resolve import Work
 
 @dataclass(frozen=True, slots=True)
 class Sharded:
-    """How a run is split into tasks that leave shards."""
+    """The options of a run that is split into tasks which leave shards."""
 
     folder: str
-    """The path or URI of the folder where they lie."""
+    """The path or URI of the folder of the shards."""
     ray: RayOptions | None = None
     """The cluster whose workers compute the tasks; without it, this process does."""
     later: bool = False
     """Commit no shard, and leave them all for `rebuild_study`."""
     commit_seconds: float = 5.0
-    """Shards that come within this time are committed in one transaction."""
+    """Seconds within which shards are committed in one transaction."""
 
 
 def run_in_shards(
@@ -66,15 +66,15 @@ def run_in_shards(
         if sharded.ray and todo:
             cluster = stack.enter_context(connected(sharded.ray, study.engine, study.thread_count))
             probes = probe_sources(study.probes, study.folder)
-            kept = kept_files(work.image_sets, list({cell.variant for cell in todo}), list(probes.values()))
-            compute, workers = partial(run_on, cluster, job, kept=kept), cluster.workers
+            files = kept_files(work.image_sets, list({cell.variant for cell in todo}), list(probes.values()))
+            compute, workers = partial(run_on, cluster, job, files=files), cluster.workers
         committer.advance = stack.enter_context(progress("running", images_left(todo, done), "predictions"))
         for _ in range(TRIES):  # more than once where a shard was damaged after it had been written
             if committer.missing():
                 try:
                     compute(tasks=tasks_of(todo, work.grid, study.batch, workers, committer.lacks), sink=committer)
                 except ShardError:
-                    committer.flush()  # what came before is whole
+                    committer.flush()  # shards before the damaged one are whole
                     raise
                 committer.flush()
     if committer.missing():
@@ -123,7 +123,7 @@ class Committer:
 
     def remaining(self, task: Task) -> Task | None:
         cells = [cell for cell in task.cells if cell.key not in self.lost and self.lacks(cell, task.first, task.last)]
-        return task.of(cells) if cells else None
+        return task.limited_to(cells) if cells else None
 
     def accept(self, task: Task, computed: Computed) -> None:
         shard, lost = computed.shard, dict(computed.failed)

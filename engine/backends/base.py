@@ -1,4 +1,4 @@
-"""What a session is, and the engines that make one."""
+"""The protocol of sessions, and the engines that make them."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def engine_of(name: str) -> Engine:
 
 
 def variant_of(model: Model, engine: str, precision: str) -> Variant:
-    """How the engine runs the model at that precision.
+    """The variant that the engine runs of the model at that precision.
 
     Raises UnknownName for an engine that there is not, EngineError for a precision that it does not have, and
     ExportError where the ONNX file of the precision has not been made.
@@ -114,7 +114,7 @@ def variant_of(model: Model, engine: str, precision: str) -> Variant:
 
 
 def attack_variant(model: Model, engine: str) -> Variant:
-    """What is attacked where a study runs on that engine: the fp32 file, in torch, on the same kind of device."""
+    """The variant that is attacked where a study runs on that engine: fp32 in torch, on the same kind of device."""
     return variant_of(model, ATTACKERS[engine_of(engine).arrays], "fp32")
 
 

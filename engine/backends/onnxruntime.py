@@ -27,7 +27,7 @@ from .base import arrays_of, check_images, content_of, onnx_file_of
 from .int8_check import multiplies_exactly
 
 NO_WAIT = "disable_synchronize_execution_providers"
-"""An option of a run: it ends when its work has been asked for."""
+"""An option of a run, with which it returns as soon as its work has been asked for."""
 
 
 def open_session(variant: Variant, batch: int, threads: int) -> OnnxRuntimeSession:
@@ -72,10 +72,10 @@ class OnnxRuntimeSession:
                 content, options, providers=[(provider.name, settings)], enable_fallback=0
             )
         except Exception as error:
-            what = f"{variant.path}: ONNX Runtime cannot open it: {reason(error)}"
+            message = f"{variant.path}: ONNX Runtime cannot open it: {reason(error)}"
             if place.stream is not None and is_of_gpu(error):
-                raise DeviceError(f"{what}; {advice(error, 'see what `bandlens doctor` says')}") from error
-            raise EngineError(f"{what}; take another engine, or export {variant.model.name} again") from error
+                raise DeviceError(f"{message}; {advice(error, 'see what `bandlens doctor` says')}") from error
+            raise EngineError(f"{message}; take another engine, or export {variant.model.name} again") from error
         if session.get_providers()[0] != provider.name:
             raise EngineError(f"{variant}: ONNX Runtime opened it without {provider.name}; see `bandlens doctor`")
         session._model_bytes = None  # the whole file, kept for a fallback
@@ -97,10 +97,10 @@ class OnnxRuntimeSession:
         return self._logits
 
     def _failure(self, error: Exception) -> EngineError:
-        what = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {reason(error)}"
+        message = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {reason(error)}"
         if self._place.stream is None:
-            return EngineError(f"{what}; try a smaller batch")
-        return DeviceError(f"{what}; {advice(error, 'what was committed stays, and the next run goes on there')}")
+            return EngineError(f"{message}; try a smaller batch")
+        return DeviceError(f"{message}; {advice(error, 'what was committed stays, and the next run goes on there')}")
 
     def __enter__(self) -> Self:
         return self
@@ -113,10 +113,10 @@ class OnnxRuntimeSession:
         del self._binding, self._session, self._logits
 
 
-# What all sessions of a provider share: the library, a stream, and one arena for activations, of which 48 ResNet-50s
-# would otherwise each keep some of their own. The TensorRT provider lets no two sessions share.
+# All sessions of a provider share the library, a stream, and one arena for activations; 48 ResNet-50s would otherwise
+# each keep an arena. The TensorRT provider lets no two sessions share.
 SILENT = 4
-"""The severity below which ONNX Runtime says nothing: what matters comes as an exception."""
+"""The severity below which ONNX Runtime logs nothing: errors come as exceptions."""
 
 
 def _cuda_options(_: Variant, __: int) -> dict[str, str]:
@@ -148,7 +148,7 @@ class Provider:
 
     name: str
     device: str
-    """Where its inputs and outputs lie, in ONNX Runtime's words."""
+    """The memory of its inputs and outputs, in ONNX Runtime's words."""
     config: Mapping[str, str]
     """Settings of every session."""
     options: Callable[[Variant, int], dict[str, str]] = lambda *_: {}
@@ -162,30 +162,30 @@ PROVIDERS: dict[str, Provider] = {
     "onnxruntime-cuda": Provider("CUDAExecutionProvider", "cuda", GPU_ONLY, _cuda_options),
     "onnxruntime-tensorrt": Provider("TensorrtExecutionProvider", "cuda", GPU_ONLY, _tensorrt_options),
 }
-"""How ONNX Runtime runs each engine."""
+"""The provider of ONNX Runtime that runs each engine."""
 EXACT = {"session.x64quantprecision": "1"}
-"""No sums that are cut to 16 bits. It costs more than half of the speed on a processor that would not do so anyway."""
+"""A setting without sums that are cut to 16 bits; processors that cut none anyway lose more than half their speed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all sessions of an engine share."""
+    """The library, device and stream that all sessions of an engine share."""
 
     ort: Any
     xp: ModuleType
     device: str
     versions: Mapping[str, str]
     stream: Any = None
-    """Where all of them work; None on the CPU."""
+    """The stream in which all sessions work; None on the CPU."""
 
     def in_turn(self) -> AbstractContextManager[None]:
-        """In the caller's turn, on a GPU."""
+        """Work in the caller's turn, on a GPU."""
         return nullcontext() if self.stream is None else in_turn(self.xp, self.stream)
 
 
 @cache
 def shared_by(engine: str) -> Shared:
-    """EngineError where the engine cannot be used here, with what it lacks."""
+    """The shared parts of an engine's sessions; EngineError where it cannot be used here, with what it lacks."""
     return _on_cpu() if PROVIDERS[engine].device == "cpu" else _on_gpu(engine)
 
 

@@ -1,7 +1,7 @@
 """OpenVINO on the CPU: fp32, bf16 and int8, a fixed batch, images read where they lie.
 
-What is asked for is what runs, or the session is not opened: left to itself, OpenVINO takes bf16 wherever the processor
-has it, and another precision where the one asked for is not to be had.
+A session runs at the precision of its variant, or is not opened: left to itself, OpenVINO takes bf16 wherever the
+processor has it, and another precision where it lacks the one that was set.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .int8_check import multiplies_exactly
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """What a precision means to OpenVINO."""
+    """A precision in OpenVINO's terms."""
 
     hint: str
     """The type that it may compute in wherever the ONNX file has float32."""
@@ -39,7 +39,7 @@ class Precision:
 PRECISIONS: Mapping[str, Precision] = {
     "fp32": Precision("f32", frozenset({"f32"}), "FP32"),
     "bf16": Precision("bf16", frozenset({"bf16"}), "BF16"),
-    # What the ONNX file leaves in float32 stays so. Where it leaves little, bf16 would be no faster.
+    # The parts that the ONNX file leaves in float32 stay so; where they are few, bf16 would be no faster.
     "int8": Precision("f32", frozenset({"u8", "i8"}), "INT8"),
 }
 MULTIPLICATIONS = ("Convolution", "FullyConnected", "MatMul")
@@ -53,7 +53,7 @@ class OpenVinoSession:
     """See `engine.backends.base.Session`."""
 
     _resident: ClassVar[OpenVinoSession | None] = None
-    """Whose activations are in memory. 48 ResNet-50s would otherwise each keep some of their own."""
+    """The session whose activations are in memory; 48 ResNet-50s would otherwise each keep theirs."""
 
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         ov = _openvino()
@@ -74,7 +74,7 @@ class OpenVinoSession:
         """Logits of one batch; the array is overwritten by the next call."""
         check_images(self.variant, images, self._shape)
         if OpenVinoSession._resident is not self:
-            self._release_the_other()
+            self._take_memory()
         try:
             self._request.set_input_tensor(_openvino().Tensor(images, shared_memory=True))
             self._request.infer(share_outputs=True)
@@ -82,7 +82,7 @@ class OpenVinoSession:
             raise EngineError(f"{self.variant}: OpenVINO failed: {_reason(error)}; try a smaller batch") from error
         return self._logits
 
-    def _release_the_other(self) -> None:
+    def _take_memory(self) -> None:
         if OpenVinoSession._resident is not None:
             OpenVinoSession._resident._compiled.release_memory()
         OpenVinoSession._resident = self
@@ -159,7 +159,7 @@ def _multiplies_exactly() -> bool:
 
 
 def _quantized_weights(model: Any) -> int:
-    """How many multiplications the model wants in int8."""
+    """Count the multiplications that the model has in int8."""
     constants = (op for op in model.get_ops() if op.get_type_name() == "Constant")
     return sum(op.get_element_type().get_type_name() == "i8" and len(op.get_output_shape(0)) > 1 for op in constants)
 
@@ -171,9 +171,9 @@ def _check_executed(variant: Variant, compiled: Any, precision: Precision, quant
     executed = Counter(
         info["runtimePrecision"].astype(str) for info in infos if info["layerType"].astype(str) in MULTIPLICATIONS
     )
-    as_asked = sum(count for name, count in executed.items() if name in precision.executed)
-    wanted = quantized if variant.precision == "int8" else executed.total()
-    if hint != precision.hint or as_asked < max(wanted, 1):
+    at_precision = sum(count for name, count in executed.items() if name in precision.executed)
+    expected = quantized if variant.precision == "int8" else executed.total()
+    if hint != precision.hint or at_precision < max(expected, 1):
         ran = ", ".join(f"{count} in {name}" for name, count in executed.items())
         raise EngineError(
             f"{variant}: OpenVINO runs its convolutions and matrix products otherwise ({ran or 'it has none'}, the "
@@ -182,8 +182,8 @@ def _check_executed(variant: Variant, compiled: Any, precision: Precision, quant
 
 
 def _reason(error: Exception) -> str:
-    """In one line, without the places in OpenVINO's source."""
+    """The error in one line, without the places in OpenVINO's source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith(("Exception from ", "Check "))] or lines
-    named = [line.removeprefix("-- ") for line in said if line.startswith("-- ")]
-    return " ".join(named or said[:2]) or type(error).__name__
+    words = [line for line in lines if not line.startswith(("Exception from ", "Check "))] or lines
+    named = [line.removeprefix("-- ") for line in words if line.startswith("-- ")]
+    return " ".join(named or words[:2]) or type(error).__name__

@@ -35,7 +35,7 @@ ALL_PASS: Band = (0.0, 1.0)
 
 
 class Budget(NamedTuple):
-    """How far and how long an attack may search."""
+    """The reach and the length of an attack's search."""
 
     eps: float
     """The radius of the ball, in units of the image range."""
@@ -105,11 +105,11 @@ def within(change: Tensor, band: Band) -> Tensor:
         return change
     half = change.shape[-1] // 2
     mask = torch.zeros(change.shape[-2:], device=change.device)
-    for cutoff, kept in (band[1], 1), (band[0], 0):
+    for cutoff, weight in (band[1], 1), (band[0], 0):
         r = int(cutoff * half)
-        mask[half - r : half + r, half - r : half + r] = kept
-    kept_part: Tensor = torch.fft.ifft2(torch.fft.fft2(change) * torch.fft.ifftshift(mask)).real
-    return kept_part
+        mask[half - r : half + r, half - r : half + r] = weight
+    filtered: Tensor = torch.fft.ifft2(torch.fft.fft2(change) * torch.fft.ifftshift(mask)).real
+    return filtered
 
 
 def _move(iterate: Tensor, direction: Tensor, step: float, low: Tensor, high: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""TensorRT: the batch that CuPy perturbed is the engine's input, and what the engine does is replayed as a CUDA graph.
+"""TensorRT: the batch that CuPy perturbed is the engine's input, and the engine's work is replayed as a CUDA graph.
 
-All sessions of a process share one stream and one block of memory for activations, so they run one after the other; for
-itself a session has its weights, its logits, and its graphs.
+All sessions of a process share one stream and one block of memory for activations, so they run one after the other;
+each session has weights, logits and graphs of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = {"tensorrt": TENSORRT, "tensorrt-rtx": TENSORRT_RTX}
 CLOSE = {"fp32": 1e-3, "fp16": 5e-3}
-"""How far a refitted plan's logits may lie from ONNX Runtime's of the same ONNX file, relative to the largest.
+"""The largest difference of a refitted plan's logits from ONNX Runtime's, relative to the largest logit.
 
 A refit can lose the bias of a product of matrices. EfficientNet-Lite0 without that of its classifier differs by 3e-2,
 and in no top-1; two libraries that round to float16 alike, but add up in another order, by 1e-3 there and 4e-3 on
@@ -58,12 +58,12 @@ def open_session(variant: Variant, batch: int, threads: int) -> TensorRTSession:
     """
     device, onnx_file = device_of(variant.engine), onnx_file_of(variant)
     target = device.target(batch)
-    own = find_trt_plan(onnx_file, target)
-    if own is None and variant.precision in CLOSE:
+    trt_plan = find_trt_plan(onnx_file, target)
+    if trt_plan is None and variant.precision in CLOSE:
         shared = find_trt_plan(onnx_file, device.target(batch, refit=True))
         if shared is not None and (session := _refitted(variant, onnx_file, shared, batch, device)) is not None:
             return session
-    return TensorRTSession(variant, own or ensure_trt_plan(device.trt, onnx_file, target), batch, device)
+    return TensorRTSession(variant, trt_plan or ensure_trt_plan(device.trt, onnx_file, target), batch, device)
 
 
 def _refitted(
@@ -87,23 +87,23 @@ def _refitted(
 
 
 class Device:
-    """What all sessions of one library share."""
+    """The GPU, library, stream and memory that all sessions of one library share."""
 
     def __init__(self, engine: str) -> None:
         self.gpu = usable(gpus())
         self.xp: ModuleType = arrays_of(engine)
         self.trt: TensorRT = load(LIBRARIES[engine])
-        self.said: list[str] = []
+        self.messages: list[str] = []
         """TensorRT's messages."""
-        self._log = build_log(self.trt, self.said)
+        self._log = build_log(self.trt, self.messages)
         self.runtime = self.trt.Runtime(self._log)
         self.stream: Any = self.xp.cuda.Stream(non_blocking=True)
         self.arena: Any = None
-        """Memory for the activations of whichever session runs. Nobody else may keep it, or it outlives its use."""
+        """Memory for the activations of the session that runs. Nobody else may keep it, or it outlives its use."""
         self.grown = 0
-        """How often the arena has been replaced by a larger one."""
+        """The number of times that the arena has been replaced by a larger one."""
         self.sessions: WeakSet[TensorRTSession] = WeakSet()
-        """That are open: the last one to close takes the arena along."""
+        """The open sessions: the last one to close takes the arena along."""
 
     def reserve(self, size: int) -> None:
         """Make the shared memory at least so many bytes."""
@@ -114,17 +114,17 @@ class Device:
             self.grown += 1
 
     def target(self, batch: int, *, refit: bool = False) -> Target:
-        """What a plan for this GPU and this library is built for."""
+        """The target of a plan for this GPU and this library."""
         return target_of(self.trt, self.gpu.name, self.gpu.capability, batch, refit=refit)
 
     def error(self) -> str:
-        """What TensorRT said last."""
-        return last_error(self.said)
+        """TensorRT's last error message."""
+        return last_error(self.messages)
 
 
 @cache
 def device_of(engine: str) -> Device:
-    """What the sessions of `tensorrt` or `tensorrt-rtx` in this process share."""
+    """The device of the sessions of `tensorrt` or `tensorrt-rtx` in this process."""
     return Device(engine)
 
 
@@ -194,7 +194,7 @@ class TensorRTSession:
             )
 
     def capture(self, images: Array) -> Callable[[], None]:
-        """What replays the work on a batch as a CUDA graph, in the session's stream; once `infer` has been called.
+        """Capture the work on a batch as a CUDA graph in the session's stream, after `infer`; gives what replays it.
 
         Raises EngineError, or what TensorRT raises, where it cannot be captured.
         """
@@ -207,7 +207,7 @@ class TensorRTSession:
             try:
                 self._execute(images)
             except BaseException:
-                with suppress(Exception):  # that the capture is void is known, and why is about to be said
+                with suppress(Exception):  # the capture is void, and its reason is about to be raised
                     stream.end_capture()
                 raise
             graph = stream.end_capture()
@@ -216,11 +216,11 @@ class TensorRTSession:
     def infer_all(self, images: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """(n, classes) logits of any number of images in host memory, for comparisons."""
         xp, batch = self._device.xp, self._shape[0]
-        found = []
+        logits = []
         for first in range(0, len(images), batch):
             rows = np.minimum(np.arange(first, first + batch), len(images) - 1)
-            found.append(to_numpy(self.infer(xp.asarray(np.ascontiguousarray(images[rows]))).copy()))
-        return np.concatenate(found)[: len(images)]
+            logits.append(to_numpy(self.infer(xp.asarray(np.ascontiguousarray(images[rows]))).copy()))
+        return np.concatenate(logits)[: len(images)]
 
     def __enter__(self) -> Self:
         return self
@@ -253,10 +253,11 @@ def _load(variant: Variant, trt_plan: TrtPlan, device: Device) -> tensorrt.ICuda
 def _check(engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, expected: dict[str, tuple[int, ...]]) -> None:
     """EngineError unless the engine takes and gives arrays of these names and shapes."""
     names = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
-    found = {name: tuple(engine.get_tensor_shape(name)) for name in names}
-    if found != expected:
+    shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}
+    if shapes != expected:
         raise EngineError(
-            f"{trt_plan.path} takes and gives {found} instead of {expected}; delete it, and the next run builds it anew"
+            f"{trt_plan.path} takes and gives {shapes} instead of {expected}; delete it, and the next run builds it "
+            "anew"
         )
 
 

@@ -38,7 +38,7 @@ from .pgd import Attacked, Budget, Network, pgd, pgd_any
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
 """The attack of each family of `probes.attacks`."""
 CLOSE = {"fp32": 1e-4, "fp16": 2e-2}
-"""How far the logits may lie from ONNX Runtime's on the same file, relative to the largest.
+"""The largest difference of the logits from ONNX Runtime's on the same file, relative to the largest logit.
 
 Float16 rounds what was added up in another order to its other side now and then: by 4e-3 on ResNet-50 with random
 weights.

@@ -1,4 +1,4 @@
-"""What this machine can run, and which engine `auto` stands for on it. A GPU never leads to the CPU unasked."""
+"""The engines that this machine can run, and the one that `auto` stands for. A GPU never leads to the CPU unasked."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .nvidia import Gpus, NoGpu, Problem, find_gpus
 from .requirements import CHECKS
 
 GPU_ENGINES = ("tensorrt", "onnxruntime-cuda", "torch-cuda")
-"""The first that is ready is taken where there is a GPU."""
+"""Engines of a GPU, of which `auto` takes the first that is ready."""
 CPU_ENGINE = "onnxruntime"
 OR_CPU = f'; or ask for the CPU with engine = "{CPU_ENGINE}"'
 
@@ -24,7 +24,7 @@ class Readiness:
 
     ready: bool
     line: str
-    """Its version if it can; if not, what is wrong and what to do."""
+    """The engine's version if it can be used; if not, its fault, and the advice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,20 @@ class EngineChoice:
 
 @cache
 def gpus() -> Gpus:
-    """The GPUs of this machine; asked for once a process."""
+    """The GPUs of this machine, looked for once in a process."""
     return find_gpus()
 
 
 @cache
 def readiness(engine: str) -> Readiness:
-    """Whether an engine of `engine.backends.base.ENGINES` can be used on this machine; found out once a process."""
+    """Whether an engine of `engine.backends.base.ENGINES` can be used on this machine, checked once in a process."""
     return check(engine, gpus())
 
 
-def check(engine: str, found: Gpus) -> Readiness:
+def check(engine: str, machine: Gpus) -> Readiness:
     """Whether an engine can be used with these GPUs and the packages that are installed."""
     try:
-        return Readiness(True, CHECKS[engine](found))
+        return Readiness(True, CHECKS[engine](machine))
     except EngineError as error:
         return Readiness(False, str(error))
 
@@ -65,15 +65,15 @@ def choose_engine() -> EngineChoice:
     return choose(gpus(), readiness)
 
 
-def choose(found: Gpus, state: Callable[[str], Readiness]) -> EngineChoice:
+def choose(machine: Gpus, state: Callable[[str], Readiness]) -> EngineChoice:
     """`choose_engine` from what is known of a machine: its GPUs, and whether each engine is ready."""
-    if isinstance(found, Problem):
-        raise EngineError(f"{found.message}{OR_CPU}")
-    if isinstance(found, NoGpu):
+    if isinstance(machine, Problem):
+        raise EngineError(f"{machine.message}{OR_CPU}")
+    if isinstance(machine, NoGpu):
         if not state(CPU_ENGINE).ready:
-            raise EngineError(f"{found.reason}, and for the CPU: {state(CPU_ENGINE).line}")
-        return EngineChoice(CPU_ENGINE, found.reason)
-    name = found[0].name
+            raise EngineError(f"{machine.reason}, and for the CPU: {state(CPU_ENGINE).line}")
+        return EngineChoice(CPU_ENGINE, machine.reason)
+    name = machine[0].name
     engine = next((engine for engine in GPU_ENGINES if state(engine).ready), None)
     if engine is None:
         raise EngineError(f"no engine for {name} is ready: {_wrong_with(GPU_ENGINES, state)}{OR_CPU}")
@@ -82,7 +82,7 @@ def choose(found: Gpus, state: Callable[[str], Readiness]) -> EngineChoice:
 
 
 def _wrong_with(engines: Sequence[str], state: Callable[[str], Readiness]) -> str:
-    """What each of the engines lacks; what several lack is said once."""
+    """Say what each of the engines lacks; a lack of several is said once."""
     lacking: dict[str, list[str]] = {}
     for engine in engines:
         lacking.setdefault(state(engine).line, []).append(engine)
@@ -90,7 +90,7 @@ def _wrong_with(engines: Sequence[str], state: Callable[[str], Readiness]) -> st
 
 
 def processor_name(root: Path = Path("/")) -> str:
-    """What Linux calls the processor, such as `AMD EPYC 9354`; elsewhere what Python knows of it, if only its kind."""
+    """The processor's name in Linux, such as `AMD EPYC 9354`; elsewhere the one that Python gives, if only its kind."""
     try:
         lines = (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

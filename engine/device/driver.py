@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ...errors import EngineError
 
 CUDA_VERSION = 13000
-"""As the driver counts, so 13.0: what the GPU packages are built for."""
+"""The version that the GPU packages are built for, 13.0, as the driver counts."""
 NEEDED_DRIVER = 580
 OLDEST_CAPABILITY = (7, 5)
 """Turing: CUDA 13 makes no code for what is older."""
@@ -70,13 +70,13 @@ def ask_driver(cuda: ctypes.CDLL, driver: str) -> tuple[Gpu, ...]:
     _call(cuda, "cuDeviceGetCount", byref(count))
     if not count.value:
         raise EngineError(_explained(cuda, "cuDeviceGetCount", NO_DEVICE))
-    first, *others = (_describe(cuda, ordinal, driver or newest) for ordinal in range(count.value))
+    first, *further = (_describe(cuda, ordinal, driver or newest) for ordinal in range(count.value))
     if _capability(cuda, 0) < OLDEST_CAPABILITY:
         raise EngineError(
             f"{first.name} has compute capability {first.capability}, and CUDA 13 needs 7.5 or higher; where "
             "there is a newer GPU too, name that one alone in CUDA_VISIBLE_DEVICES"
         )
-    return first, *others
+    return first, *further
 
 
 def _describe(cuda: ctypes.CDLL, ordinal: int, driver: str) -> Gpu:
@@ -104,5 +104,5 @@ def _explained(cuda: ctypes.CDLL, function: str, code: int) -> str:
     """The failed call, CUDA's name of the error, and what to do."""
     name = ctypes.c_char_p()
     cuda.cuGetErrorName(code, byref(name))
-    known = (name.value or b"unnamed error").decode()
-    return f"{function} gives {known} ({code}): {ADVICE.get(code, 'see whether `nvidia-smi` works on this machine')}"
+    error = (name.value or b"unnamed error").decode()
+    return f"{function} gives {error} ({code}): {ADVICE.get(code, 'see whether `nvidia-smi` works on this machine')}"

@@ -1,4 +1,4 @@
-"""Work that is asked of the GPU batch after batch: captured at each address as a CUDA graph, and replayed."""
+"""Work that the GPU repeats batch after batch is captured at each address as a CUDA graph, and replayed."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _log = logging.getLogger("bandlens")
 
 
 class Replays:
-    """What a session asks of its stream for a batch: an array of CuPy, which a graph knows by its address.
+    """The work of a session on a batch, an array of CuPy, which a graph knows by its address.
 
-    The first time it is asked for plainly, since libraries prepare themselves then, which no graph may hold. Where it
-    cannot be captured, it is asked for plainly every time, and a line in the log of `bandlens` says so once. A GPU that
-    has failed says so then: what is asked for plainly raises what it raises.
+    The first time the work is asked for plainly, since libraries prepare themselves then, which no graph may hold.
+    Where it cannot be captured, it is asked for plainly every time, and a line in the log of `bandlens` says so once.
+    A GPU that has failed shows it then, since the plain work raises its error.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ Gpus = tuple[Gpu, ...] | Problem | NoGpu
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """What the operating system shows of NVIDIA GPUs."""
+    """The traces of NVIDIA GPUs that the operating system shows."""
 
     driver: str
     """Version of the loaded kernel module, or empty. A container sees the module of its host."""
@@ -66,7 +66,7 @@ def find_gpus(
     """The GPUs in CUDA's order, of which the first can be used; or what is wrong with one; or why there is none.
 
     Args:
-        root: where proc, sys, dev and usr are.
+        root: the folder of proc, sys, dev and usr.
         library: the driver's library, by name or path. It stays loaded.
         environment: CUDA_VISIBLE_DEVICES is read from it here, and by the driver from the process's own.
     """
@@ -84,7 +84,7 @@ def find_gpus(
 
 
 def find_traces(root: Path = Path("/")) -> Traces:
-    """What files under `root` show; one that cannot be read shows nothing."""
+    """Read the traces in files under `root`; one that cannot be read shows nothing."""
     nvidia = root / "proc/driver/nvidia"
     version = re.search(r"Kernel Module\b.*?\s(\d+(\.\d+)+)", _read(nvidia / "version"))
     models = [re.search(r"^Model:\s*(\S.*)$", _read(file), re.M) for file in nvidia.glob("gpus/*/information")]
@@ -119,4 +119,4 @@ def _load(library: str, traces: Traces) -> ctypes.CDLL:
             (bool(traces.driver), "start the container with --gpus all; outside of one, reinstall the driver"),
             (True, f"the GPU has no driver here; install NVIDIA's, {NEEDED_DRIVER} or newer, on the host"),
         ]
-        raise EngineError(f"{error}; {next(what for applies, what in advice if applies)}") from error
+        raise EngineError(f"{error}; {next(text for applies, text in advice if applies)}") from error

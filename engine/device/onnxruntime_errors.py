@@ -1,4 +1,4 @@
-"""What ONNX Runtime says when it fails, in one line, and what can be done about it."""
+"""Errors of ONNX Runtime in one line, and the advice for each."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 from ...untrusted import words_of
 
 OF_GPU = re.compile(r"CU[A-Z_]+ failure [^;]*|Failed to allocate memory.*")
-"""What is said of CUDA and its libraries, or of the GPU's memory, amid C++."""
+"""The words about CUDA and its libraries, or about the GPU's memory, amid C++."""
 LACK_OF_MEMORY = re.compile(r"out of memory|allocate memory|ALLOC_FAILED")
 
 
 def reason(error: Exception) -> str:
-    """The error in one line; of a GPU's only what is said of the GPU."""
+    """The error in one line; an error of a GPU is cut to the words about the GPU."""
     line = words_of(error)
-    found = OF_GPU.search(line)
-    return (found[0] if found else line).strip()
+    about_gpu = OF_GPU.search(line)
+    return (about_gpu[0] if about_gpu else line).strip()
 
 
 def is_of_gpu(error: Exception) -> bool:
@@ -24,7 +24,7 @@ def is_of_gpu(error: Exception) -> bool:
 
 
 def advice(error: Exception, otherwise: str) -> str:
-    """What to do about an error of a GPU."""
+    """Advise about an error of a GPU."""
     if LACK_OF_MEMORY.search(str(error)):
         return "out of memory on the GPU: take a smaller batch, or fewer checkpoints at a time"
     return otherwise

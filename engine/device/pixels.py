@@ -1,4 +1,4 @@
-"""Where the images of a run lie: in the host's memory, on the card, or on their way to it."""
+"""The images of a run: in the host's memory, on the card, or on their way to it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Take = Callable[[NDArray[np.int64]], Array]
 """(k,) indices -> (k, 3, size, size) uint8, in the array module of the run."""
 
 WORKING = 16
-"""Float32 batches that a run needs beside its sessions: its buffers, and what the probes hold at a time (8 at most)."""
+"""Float32 batches that a run needs beside its sessions: its buffers, and those of the probes (8 at a time at most)."""
 UPLOAD = 1024
-"""Images that go to the card at once."""
+"""The number of images that go to the card at once."""
 
 
 def pixels_of(xp: ModuleType, images: ImageSet, batch: int) -> Take:
-    """How a run takes images of the set.
+    """The function that takes images of the set for a run.
 
     On a GPU all of them lie on the card where there is room for them beside the work; else each batch is read into
     pinned memory and copied while the one before is at work.
@@ -49,7 +49,7 @@ def free_memory(xp: ModuleType) -> int:
 
 
 def resident(xp: ModuleType, images: ImageSet) -> Take:
-    """All images lie on the card from now on."""
+    """Copy all images to the card, where they lie from now on."""
     pixels = xp.empty(images.shape, dtype=xp.uint8)
     for first in range(0, len(pixels), UPLOAD):
         rows = np.arange(first, min(first + UPLOAD, len(pixels)))
@@ -64,8 +64,8 @@ def resident(xp: ModuleType, images: ImageSet) -> Take:
 
 
 def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
-    """Each batch is copied to the card as it is taken."""
-    # Two of each: while one batch is copied to the card, or perturbed there, the next is read.
+    """Copy each batch to the card as it is taken."""
+    # Two of each are needed: while one batch is copied to the card, or perturbed there, the next is read.
     shape = (batch, *images.shape[1:])
     staging = [_pinned(xp, shape) for _ in range(2)]
     copied: list[Any] = [None, None]

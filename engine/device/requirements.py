@@ -1,4 +1,4 @@
-"""What each engine needs: its packages, that they load, and for some a GPU that they work on."""
+"""The requirements of each engine: packages that load, and for some a GPU that they work on."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Library:
 
     title: str
     modules: tuple[str, ...]
-    """Names that it goes by; the first one that is installed is taken."""
+    """The names that it goes by; the first one that is installed is taken."""
     extra: str
     """The extra of bandlens that brings it."""
     mend: str
-    """What to do where it is installed and cannot be used."""
+    """The advice where it is installed and cannot be used."""
 
 
 ONNXRUNTIME = Library(
@@ -60,13 +60,13 @@ TENSORRT_RTX = Library(
 )
 
 
-def usable(found: Gpus) -> Gpu:
+def usable(machine: Gpus) -> Gpu:
     """The GPU that engines run on; EngineError where there is none."""
-    if isinstance(found, Problem):
-        raise EngineError(found.message)
-    if isinstance(found, NoGpu):
-        raise EngineError(found.reason)
-    return found[0]
+    if isinstance(machine, Problem):
+        raise EngineError(machine.message)
+    if isinstance(machine, NoGpu):
+        raise EngineError(machine.reason)
+    return machine[0]
 
 
 def load(library: Library) -> Any:
@@ -82,9 +82,9 @@ def load(library: Library) -> Any:
     return module
 
 
-def cupy_version(found: Gpus) -> str:
+def cupy_version(machine: Gpus) -> str:
     """CuPy's version, where it can use a GPU and compile for it; EngineError elsewhere."""
-    usable(found)
+    usable(machine)
     cupy = array_module("cupy")
     try:
         cupy.cuda.nvrtc.getVersion()
@@ -111,15 +111,15 @@ def try_provider(ort: Any, provider: str) -> None:
     try:
         ort.InferenceSession(content, options, providers=[provider], enable_fallback=0)
     except Exception as error:
-        what = f"ONNX Runtime cannot use its {provider} ({_missing_library(ort, provider) or reason(error)})"
+        message = f"ONNX Runtime cannot use its {provider} ({_missing_library(ort, provider) or reason(error)})"
         install = "run: pip install 'onnxruntime-gpu[cuda,cudnn]'"
-        raise EngineError(f"{what}; {'see what `nvidia-smi` says' if is_of_gpu(error) else install}") from error
+        raise EngineError(f"{message}; {'see what `nvidia-smi` says' if is_of_gpu(error) else install}") from error
 
 
 def _missing_library(ort: Any, provider: str) -> str:
     """The loader's words on why a provider's file does not load: ONNX Runtime only logs them.
 
-    For a provider that ONNX Runtime has tried already: loaded before, its file would lack its host for good.
+    Call this after ONNX Runtime has tried the provider: loaded earlier, its file would lack its host for good.
     """
     name = provider.removesuffix("ExecutionProvider").lower()
     try:
@@ -131,11 +131,11 @@ def _missing_library(ort: Any, provider: str) -> str:
 
 def try_builder(trt: Any, library: Library) -> None:
     """Make a TensorRT builder, which needs all of its libraries and a GPU; EngineError with TensorRT's own words."""
-    said: list[str] = []
+    messages: list[str] = []
     try:
-        trt.Builder(build_log(trt, said))
+        trt.Builder(build_log(trt, messages))
     except Exception as error:
-        why = last_error(said).partition(": ")[2]
+        why = last_error(messages).partition(": ")[2]
         raise _unusable(library, RuntimeError(why) if why else error) from error
 
 
@@ -143,10 +143,11 @@ def check_architecture(gpu: Gpu, library: str, architectures: Iterable[str]) -> 
     """EngineError where a library has no code for the GPU.
 
     Args:
-        gpu: what it is to run on.
+        gpu: the GPU that it is to run on.
         library: its name and version.
-        architectures: what it has code for, such as `sm_90` or `SM86`: code runs on the capabilities of the same major
-            number from its own minor number on. That of `compute_80` is compiled for every later GPU as it is loaded.
+        architectures: those that it has code for, such as `sm_90` or `SM86`: code runs on the capabilities of the same
+            major number from its own minor number on. That of `compute_80` is compiled for every later GPU as it is
+            loaded.
     """
     major, minor = gpu.compute
     for name in architectures:
@@ -180,14 +181,14 @@ def _onnxruntime(_: Gpus) -> str:
     return f"onnxruntime {load(ONNXRUNTIME).__version__}"
 
 
-def _onnxruntime_gpu(provider: str, found: Gpus) -> str:
-    usable(found)
+def _onnxruntime_gpu(provider: str, machine: Gpus) -> str:
+    usable(machine)
     # The TensorRT provider takes TF32 for fp32, and has no option against it; CUDA's libraries look as they are loaded.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     ort = load(ONNXRUNTIME_GPU)
     if provider not in ort.get_available_providers():
         raise EngineError(f"the installed ONNX Runtime {ort.__version__} has no {provider}; {ONNXRUNTIME_GPU.mend}")
-    cupy_version(found)
+    cupy_version(machine)
     if provider == "TensorrtExecutionProvider":
         load(TENSORRT)  # it brings libnvinfer into the process
     try_provider(ort, provider)
@@ -203,11 +204,11 @@ def _openvino(_: Gpus) -> str:
     return f"openvino {openvino.__version__.split('-')[0]}, bf16 is {'' if native else 'not '}native"
 
 
-def _tensorrt(library: Library, found: Gpus) -> str:
-    gpu, trt = usable(found), load(library)
-    cupy_version(found)
-    if known := getattr(trt, "ComputeCapability", None):  # of TensorRT-RTX, which is made for fewer GPUs
-        names = [name for name in known.__members__ if name.startswith("SM")]
+def _tensorrt(library: Library, machine: Gpus) -> str:
+    gpu, trt = usable(machine), load(library)
+    cupy_version(machine)
+    if capabilities := getattr(trt, "ComputeCapability", None):  # TensorRT-RTX has it, and is made for fewer GPUs
+        names = [name for name in capabilities.__members__ if name.startswith("SM")]
         check_architecture(gpu, f"{library.title} {trt.__version__}", names)
     try_builder(trt, library)
     return f"{library.title.lower()} {trt.__version__}"
@@ -217,8 +218,8 @@ def _torch(_: Gpus) -> str:
     return f"torch {load(TORCH).__version__}"
 
 
-def _torch_cuda(found: Gpus) -> str:
-    gpu, torch = usable(found), load(TORCH)
+def _torch_cuda(machine: Gpus) -> str:
+    gpu, torch = usable(machine), load(TORCH)
     if torch.version.cuda is None:
         raise EngineError(
             f"torch {torch.__version__} is built without CUDA; install torch and torchvision for CUDA 13, as "
@@ -227,7 +228,7 @@ def _torch_cuda(found: Gpus) -> str:
     if not torch.cuda.is_available():
         raise EngineError(f"torch {torch.__version__} cannot use {gpu.name}; {TORCH.mend}")
     check_architecture(gpu, f"torch {torch.__version__}", torch.cuda.get_arch_list())
-    cupy_version(found)
+    cupy_version(machine)
     return f"torch {torch.__version__} with CUDA {torch.version.cuda}"
 
 

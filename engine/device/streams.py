@@ -35,7 +35,7 @@ def point(xp: ModuleType) -> Point:
 
 
 def wait_for(xp: ModuleType, reached: Point) -> None:
-    """What this thread asks for from now on begins after that point. The thread itself does not wait."""
+    """Have the work that this thread asks for from now on begin after that point. The thread itself does not wait."""
     if xp is not np:
         xp.cuda.get_current_stream().wait_event(reached)
 
@@ -48,7 +48,7 @@ def finish(xp: ModuleType) -> None:
 
 @contextmanager
 def until_done(xp: ModuleType) -> Iterator[None]:
-    """However the block is left, what this thread has asked for is done then: the memory that it works in may go."""
+    """Wait at the end of the block for the work that this thread has asked for, so that its memory may go."""
     try:
         yield
     finally:
@@ -57,7 +57,7 @@ def until_done(xp: ModuleType) -> Iterator[None]:
 
 @contextmanager
 def in_turn(xp: ModuleType, stream: Any) -> Iterator[None]:
-    """What is asked of the stream comes after what this thread has asked for, and before what it asks for next."""
+    """Order the stream's work after what this thread has asked for, and before what it asks for next."""
     caller = xp.cuda.get_current_stream()
     stream.wait_event(caller.record())
     yield
@@ -65,7 +65,7 @@ def in_turn(xp: ModuleType, stream: Any) -> Iterator[None]:
 
 
 def seconds_between(xp: ModuleType, start: Point, end: Point) -> float:
-    """How long the device took between two points that it has passed."""
+    """The time that the device took between two points that it has passed."""
     return float(end - start) if xp is np else float(xp.cuda.get_elapsed_time(start, end)) / 1000
 
 
@@ -90,7 +90,7 @@ def device_errors(xp: ModuleType, size: int, batch: int) -> Iterator[None]:
 
 
 def smaller_batch(batch: int, share: float) -> str:
-    """What to do where only that share of a batch's memory is free."""
+    """The advice where only that share of a batch's memory is free."""
     fits = int(batch * share) // 8 * 8
     return f"batch = {fits} would fit" if fits else "free memory on the GPU, or run fewer checkpoints at a time"
 

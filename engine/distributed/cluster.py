@@ -40,7 +40,7 @@ class RayOptions:
     """The workers that a run has on a Ray cluster."""
 
     address: str | None = None
-    """Where the cluster is; without it, and without RAY_ADDRESS, one is started on this machine."""
+    """The address of the cluster; without it, and without RAY_ADDRESS, one is started on this machine."""
     gpus_per_worker: float = 1
     workers: int | None = None
     """The number of workers; by default as many as the cluster has room for."""
@@ -93,7 +93,7 @@ def _connection(ray: Any, calls: TimedCalls, address: str) -> Iterator[None]:
 
 
 def lost(error: BaseException) -> str:
-    """The error of Ray in a line, without its advice."""
+    """The error of Ray in a line, without Ray's advice."""
     cause = getattr(error, "cause", None)
     text = line_of(cause if isinstance(cause, Exception) else error)
     return text if len(text) <= WORDS else f"{text[:WORDS]}…"
@@ -154,7 +154,7 @@ def _fitted(ray: Any, calls: TimedCalls, options: RayOptions, engine: str, threa
     return Cluster(ray, calls, resources, options.workers or room, shared, options.task_timeout)
 
 
-# Tokens of clusters that are there
+# Whether a cluster asks for a token
 
 
 ASK = """
@@ -172,7 +172,7 @@ def asks_for_token(address: str) -> bool | None:
     """Whether the cluster at host:port turns away callers without a token; None where it does not answer."""
     try:
         _check_answers(address)
-        asked = subprocess.run(
+        answer = subprocess.run(
             [sys.executable, "-P", "-c", ASK, address],
             env=os.environ | {"RAY_AUTH_MODE": "disabled"},
             capture_output=True,
@@ -180,4 +180,4 @@ def asks_for_token(address: str) -> bool | None:
         )
     except (EngineError, subprocess.TimeoutExpired):
         return None
-    return {0: False, 3: True}.get(asked.returncode)
+    return {0: False, 3: True}.get(answer.returncode)

@@ -1,4 +1,4 @@
-"""Who computes the tasks: this process, or workers on a Ray cluster. What comes of them goes to a sink."""
+"""Executors of tasks: this process, or workers on a Ray cluster. The results go to a sink."""
 
 from __future__ import annotations
 
@@ -15,32 +15,34 @@ from ..tasks import Task
 from .worker import Computed, Job, Worker
 
 TRIES = 3
-"""Of a task, before it is set aside."""
+"""The number of times that a task is tried before it is set aside."""
 SILENCE = 120.0
-"""Seconds in which a worker that computes gives a sign of life: longer than any library keeps Python waiting."""
+"""Seconds after which a worker without a sign of life is replaced: longer than any library keeps Python waiting."""
 START = 300.0
-"""Seconds in which a worker gives its first."""
+"""Seconds that a worker has for its first sign of life."""
 SLOWEST = 20
-"""A task may go without progress as many times longer than the slowest one took,"""
-LEAST, UNKNOWN = 600.0, 3600.0
-"""and so many seconds at least, and while none has ended."""
+"""A task counts as hung when it has made no progress for this many times the seconds of the slowest task so far."""
+LEAST = 600.0
+"""Seconds without progress before any task counts as hung."""
+UNKNOWN = 3600.0
+"""Seconds without progress before a task counts as hung while none has finished."""
 TELL_SECONDS = 60.0
-"""Between two lines that say what a run waits for."""
+"""Seconds between two lines about what a run waits for."""
 
 
 class Sink(Protocol):
-    """Where results go."""
+    """Takes the results of a run."""
 
     def begin(self) -> None:
         """Hear that there is a worker; called before tasks are asked for, maybe more than once."""
         ...
 
     def remaining(self, task: Task) -> Task | None:
-        """The task without the cells that nobody waits for any more; None where there is no other."""
+        """The task without the cells that nobody waits for any more; None where no cell remains."""
         ...
 
     def accept(self, task: Task, computed: Computed) -> None:
-        """Take what a worker made; ShardError where it is something else than the task."""
+        """Take a worker's results; ShardError where they are not those of the task."""
         ...
 
     def set_aside(self, task: Task, error: str) -> None:
@@ -48,7 +50,7 @@ class Sink(Protocol):
         ...
 
     def tell(self, text: str) -> None:
-        """Tell whoever started the run; called from any thread."""
+        """Show a line to the user; called from any thread."""
         ...
 
 
@@ -56,19 +58,19 @@ class Sink(Protocol):
 class Attempt:
     task: Task
     number: int
-    """From 1."""
+    """The count of attempts at the task, this one included."""
 
 
 @dataclass(slots=True)
 class Queue:
-    """Tasks that wait, those that are to be tried again first."""
+    """The tasks that wait; those that are tried again come first."""
 
     tasks: Iterator[Task]
     sink: Sink
     again: deque[Attempt] = field(default_factory=deque)
 
     def next(self) -> Attempt | None:
-        """The next that somebody waits for, or None when there are no more."""
+        """The next attempt that somebody waits for, or None when there are no more."""
         while True:
             attempt = self.again.popleft() if self.again else None
             if attempt is None:
@@ -80,7 +82,7 @@ class Queue:
                 return Attempt(task, attempt.number)
 
     def failed(self, attempt: Attempt, error: BaseException) -> None:
-        """Try the task again, or set it aside. ShardError where results cannot be kept: nothing else would be."""
+        """Try the task again, or set it aside. ShardError where results cannot be kept: no task's would be."""
         if attempt.number < TRIES:
             self.again.append(Attempt(attempt.task, attempt.number + 1))
         elif isinstance(error, ShardError):
@@ -90,93 +92,94 @@ class Queue:
 
 
 @dataclass(slots=True)
-class Seen:
-    """What is known of a worker; times are those of the watch's clock."""
+class WorkerSigns:
+    """The signs of life of a worker; times are those of the watch's clock."""
 
     started: float
-    moved: float
-    """When it last began a task, or got on with it."""
-    heard: float | None = None
-    """When it last gave a sign of life."""
+    last_progress: float
+    """The time at which it last began a task, or made a step in one."""
+    last_sign: float | None = None
+    """The time of its last sign of life; None before the first."""
     steps: int = 0
-    """That it had made by then."""
+    """The number of steps that it had made by then."""
 
 
 @dataclass(slots=True)
 class Watch:
-    """When each worker was last heard of and last got on, and how long that may take."""
+    """Watches when each worker last gave a sign of life and last made progress, and how long that may take."""
 
     timeout: float | None = None
-    """Seconds without progress, where they are asked for; silence ends no later."""
+    """The user's limit of seconds without progress; silence ends no later. By default it depends on `slowest`."""
     clock: Callable[[], float] = time.monotonic
     slowest: float | None = None
     """Seconds that the slowest task took so far."""
-    seen: dict[Hashable, Seen] = field(default_factory=dict)
-    last: float = field(init=False)
-    """When any of them was last heard of."""
-    moved: float = field(init=False)
-    """When any of them last got on."""
+    workers: dict[Hashable, WorkerSigns] = field(default_factory=dict)
+    last_sign: float = field(init=False)
+    """The time at which any of them last gave a sign of life."""
+    last_progress: float = field(init=False)
+    """The time at which any of them last made progress."""
 
     def __post_init__(self) -> None:
-        self.last = self.moved = self.clock()
+        self.last_sign = self.last_progress = self.clock()
 
     @property
     def silence(self) -> float:
+        """Seconds after which a worker without a sign of life is replaced."""
         return min(SILENCE, self.timeout or SILENCE)
 
     @property
     def limit(self) -> float:
-        """Seconds without progress."""
+        """Seconds without progress after which a worker is replaced."""
         if self.timeout:
             return self.timeout
         return UNKNOWN if self.slowest is None else max(LEAST, SLOWEST * self.slowest)
 
     def starts(self, worker: Hashable) -> None:
-        """A process of the worker's is started, maybe not its first."""
-        self.seen[worker] = Seen(self.clock(), self.clock())
+        """Note that a process of the worker's is started, maybe not its first."""
+        self.workers[worker] = WorkerSigns(self.clock(), self.clock())
 
     def begins(self, worker: Hashable) -> None:
-        """The worker is given a task."""
-        self.seen[worker].moved = self.clock()
+        """Note that the worker is given a task."""
+        self.workers[worker].last_progress = self.clock()
 
     def hears(self, worker: Hashable, steps: int) -> None:
-        """The worker is alive, and has made so many steps in all."""
-        seen, now = self.seen[worker], self.clock()
-        seen.heard = self.last = now
-        if steps != seen.steps:
-            seen.steps, seen.moved, self.moved = steps, now, now
+        """Note that the worker is alive, and has made so many steps in all."""
+        signs, now = self.workers[worker], self.clock()
+        signs.last_sign = self.last_sign = now
+        if steps != signs.steps:
+            signs.steps, signs.last_progress, self.last_progress = steps, now, now
 
     def ends(self, began: float) -> None:
-        """A task that was begun then is done."""
-        self.last = self.moved = self.clock()
-        self.slowest = max(self.last - began, self.slowest or 0)
+        """Note that a task is done, and when it was begun."""
+        self.last_sign = self.last_progress = self.clock()
+        self.slowest = max(self.last_sign - began, self.slowest or 0)
 
     def fault(self, worker: Hashable) -> str | None:
-        """Why a worker that starts or computes has to be replaced, if it has to."""
-        seen, now = self.seen[worker], self.clock()
-        if seen.heard is None:
-            return f"has not started within {START:.0f} s" if now - seen.started > START else None
-        if now - seen.heard > self.silence:
+        """The reason to replace a worker that starts or computes; None where there is none."""
+        signs, now = self.workers[worker], self.clock()
+        if signs.last_sign is None:
+            return f"has not started within {START:.0f} s" if now - signs.started > START else None
+        if now - signs.last_sign > self.silence:
             return f"has given no sign of life for {self.silence:.0f} s"
-        if now - seen.moved > self.limit:
+        if now - signs.last_progress > self.limit:
             return f"has made no progress for {self.limit:.0f} s (--task-timeout allows more)"
         return None
 
 
 @contextmanager
-def told(watch: Watch, waits_for: Callable[[], str], tell: Callable[[str], None]) -> Iterator[None]:
-    """While the block lasts, say every minute in which no worker got on what the run waits for.
+def reported(watch: Watch, waits_for: Callable[[], str], tell: Callable[[str], None]) -> Iterator[None]:
+    """While the block lasts, tell what the run waits for, after every minute in which no worker made progress.
 
-    From a thread of its own, since the run may be waiting in a library.
+    A thread of its own tells it, since the run may be waiting in a library.
     """
     end = threading.Event()
 
-    def say() -> None:
+    def report() -> None:
         while not end.wait(TELL_SECONDS):
-            if (quiet := watch.clock() - watch.moved) >= TELL_SECONDS:
+            if (quiet := watch.clock() - watch.last_progress) >= TELL_SECONDS:
                 tell(f"no progress for {quiet:.0f} s; waiting for {waits_for()}")
 
-    thread = threading.Thread(target=say, name="told", daemon=True)
+    thread = threading.Thread(target=report, name="report", daemon=True)
     thread.start()
     try:
         yield
@@ -201,6 +204,6 @@ def run_here(job: Job, tasks: Iterator[Task], sink: Sink) -> None:
 
 
 def line_of(error: BaseException) -> str:
-    """An error in one line; those that are not ours with their kind."""
+    """An error in one line; an error of another program's with its kind."""
     text = " ".join(str(error).split())
     return text if isinstance(error, BandlensError) else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -1,6 +1,6 @@
-"""Image sets, ONNX files and probes on the machine that needs them: where the driver has them, or fetched once.
+"""Image sets, ONNX files and probes on the machine that needs them: at the driver's paths, or fetched once.
 
-What is fetched lies in `$BANDLENS_HOME/fetched` under its digest, gets its name when it is whole and verified, and is
+A fetched file lies in `$BANDLENS_HOME/fetched` under its digest, gets its name when it is whole and verified, and is
 fetched by one process while the others of the machine wait.
 """
 
@@ -26,9 +26,9 @@ from ...user_source import UserSource, source_digest, source_files
 from ..backends.base import onnx_file_of
 
 PIECE = 2**25
-"""Bytes that are sent at once."""
+"""The number of bytes that are sent at once."""
 WAIT_SECONDS = 5.0
-"""Between two signs of a process that waits for what another one of the machine fetches."""
+"""Seconds between two signs of a process that waits while another one of the machine fetches."""
 
 
 class FileSource(Protocol):
@@ -44,30 +44,30 @@ class FileSource(Protocol):
 
 
 class PackedSet(NamedTuple):
-    """Where the driver has a packed set."""
+    """A packed set on the driver's disk."""
 
     folder: Path
     digest: str
-    """Of what the folder holds."""
+    """The digest of all that the folder holds."""
     draw: Draw | None
-    """Which of its images are wanted."""
+    """The draw of the images that are run; None where all are."""
 
 
 KeptFiles = Mapping[str, Path]
-"""The files of a digest: the name of each in the folder that will hold them, and where the driver has it."""
+"""The files of a digest: the name of each in the folder that will hold them, and its path on the driver."""
 
 
 class DriverFiles:
-    """`FileSource` where the files are."""
+    """`FileSource` on the driver itself."""
 
-    def __init__(self, kept: Mapping[str, KeptFiles]) -> None:
-        self.kept = kept
+    def __init__(self, files: Mapping[str, KeptFiles]) -> None:
+        self.files = files
 
     def listing(self, digest: str) -> list[tuple[str, int]]:
-        return [(name, path.stat().st_size) for name, path in self.kept[digest].items()]
+        return [(name, path.stat().st_size) for name, path in self.files[digest].items()]
 
     def read(self, digest: str, name: str, offset: int) -> bytes:
-        with self.kept[digest][name].open("rb") as file:
+        with self.files[digest][name].open("rb") as file:
             file.seek(offset)
             return file.read(PIECE)
 
@@ -75,11 +75,13 @@ class DriverFiles:
 def kept_files(
     images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[UserSource]
 ) -> Mapping[str, KeptFiles]:
-    """What the driver has to hand out: packed image sets, ONNX files, and the source of users' probes."""
+    """The files that the driver hands out: packed image sets, ONNX files, and the source of users' probes."""
     sets = {
-        one.packed: {name: one.folder / name for name in (ABOUT, INDEX, PIXELS)} for one in images if not one.streamed
+        image_set.packed: {name: image_set.folder / name for name in (ABOUT, INDEX, PIXELS)}
+        for image_set in images
+        if not image_set.streamed
     }
-    onnx_files = {one.sha256: {_name_of(one): one.path} for one in variants}
+    onnx_files = {variant.sha256: {_name_of(variant): variant.path} for variant in variants}
     sources = {
         source_digest(source): {path.relative_to(source.file.parent).as_posix(): path for path in source_files(source)}
         for source in probes
@@ -88,7 +90,7 @@ def kept_files(
 
 
 MODEL = "model.onnx"
-"""What an ONNX file is called in the folder of its digest: models of several names may have the same."""
+"""The name of an ONNX file in the folder of its digest: models of several names may have the same file."""
 
 
 def _name_of(variant: Variant) -> str:
@@ -97,15 +99,15 @@ def _name_of(variant: Variant) -> str:
 
 @dataclass(frozen=True)
 class NodeFiles:
-    """Finds or fetches; without a source everything lies where the driver has it."""
+    """Finds files on this machine or fetches them; without a source all lie at the driver's paths."""
 
     source: FileSource | None = None
     progress: Callable[[], None] = lambda: None
-    """Called for each piece that is fetched, and now and then while another process fetches: that one is watched."""
+    """A function that is called for each piece that is fetched, and now and then while another process fetches."""
 
-    def images(self, wanted: PackedSet) -> ImageSet:
+    def images(self, packed: PackedSet) -> ImageSet:
         """The image set; ImageSetError or EngineError where there is none to be had."""
-        folder, digest, draw = wanted
+        folder, digest, draw = packed
         if self.source is None:
             return open_image_set(folder, draw)
         try:
@@ -141,19 +143,19 @@ class NodeFiles:
         )
         return folder / name
 
-    def _fetched(self, digest: str, what: str, verify: Callable[[Path], bool]) -> Path:
-        """The folder of what has this digest, fetched unless it is there."""
+    def _fetched(self, digest: str, title: str, verify: Callable[[Path], bool]) -> Path:
+        """The folder of the files with this digest, fetched unless it is there."""
         into = home() / "fetched" / digest
         into.parent.mkdir(parents=True, exist_ok=True)
         with self._locked(f"{into}.lock"):
             if not into.is_dir():
                 draft = into.with_name(f".{digest}.partial")
-                shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
+                shutil.rmtree(draft, ignore_errors=True)  # a process that was killed left it
                 try:
-                    _copy(self.source, digest, draft, what, self.progress)
+                    _copy(self.source, digest, draft, title, self.progress)
                     if not verify(draft):
                         raise EngineError(
-                            f"{what}: the driver's file is another than the one it names; make it again there"
+                            f"{title}: the driver's file is another than the one it names; make it again there"
                         )
                     put_in_place(draft, into)
                 finally:
@@ -171,16 +173,16 @@ def _has(source: UserSource, digest: str) -> bool:
     """Whether a probe's source is here, and has this digest."""
     try:
         return source.file.is_file() and source_digest(source) == digest
-    except UsageError:  # what it uses is not here
+    except UsageError:  # a module that it uses is not here
         return False
 
 
-def _copy(source: Any, digest: str, folder: Path, what: str, progress: Callable[[], None]) -> None:
+def _copy(source: Any, digest: str, folder: Path, title: str, progress: Callable[[], None]) -> None:
     try:
         listing = source.listing(digest)
     except KeyError:
         raise EngineError(
-            f"{what} is not on this machine and cannot be sent; put it on storage that all machines share"
+            f"{title} is not on this machine and cannot be sent; put it on storage that all machines share"
         ) from None
     for name, length in listing:
         path = folder / name
@@ -189,6 +191,6 @@ def _copy(source: Any, digest: str, folder: Path, what: str, progress: Callable[
             while file.tell() < length:
                 piece = source.read(digest, name, file.tell())
                 if not piece:
-                    raise EngineError(f"{what}: the driver's file became shorter; make it again there")
+                    raise EngineError(f"{title}: the driver's file became shorter; make it again there")
                 file.write(piece)
                 progress()

@@ -1,8 +1,8 @@
 """Workers on a Ray cluster: one actor a device, placed and restarted by Ray, handed one task at a time.
 
-Ray restarts an actor that died, on another node where its own is gone; what it was busy with is handed to whichever
-worker is free next. So a task's tries are counted in one place, and none waits for a node that never comes back. A
-worker that gives no sign of life, or does not get on, is killed and started again in the same way.
+Ray restarts an actor that died, on another node where its own is gone; its task is handed to whichever worker is free
+next. So a task's tries are counted in one place, and none waits for a node that never comes back. A worker that gives
+no sign of life, or makes no progress, is killed and started again in the same way.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Any
 from ...errors import BandlensError, DeviceError, EngineError
 from ..tasks import Task
 from .cluster import ANSWER_SECONDS, Cluster, lost
-from .executors import Attempt, Queue, Sink, Watch, told
+from .executors import Attempt, Queue, Sink, Watch, reported
 from .files import DriverFiles, KeptFiles
 from .loopback import END_SECONDS
 from .worker import Computed, Job, Worker
 
 BEAT_SECONDS = 5.0
-"""Between two questions whether a worker lives."""
+"""Seconds between two questions whether a worker lives."""
 LOOK_SECONDS = 0.5
-"""Between two looks at who has to be replaced."""
+"""Seconds between two looks for workers that have to be replaced."""
 CRASHES = 3
-"""Of a worker in a row, before it is left alone."""
+"""The number of crashes in a row after which a worker is left alone."""
 
 
-def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, kept: Mapping[str, KeptFiles]) -> None:
+def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, files: Mapping[str, KeptFiles]) -> None:
     """Compute the tasks on all workers; EngineError where no worker can be started, or Ray does not answer."""
     ray, calls = cluster.ray, cluster.calls
     environment = {"runtime_env": {"env_vars": dict(cluster.environment)}} if cluster.environment else {}
@@ -38,7 +38,7 @@ def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, kept: 
     actors: list[Any] = []
 
     def start() -> None:
-        source = _source(ray, kept) if cluster.shared else None
+        source = _source(ray, files) if cluster.shared else None
         actors.extend((source or ())[1:])
         remote = ray.remote(concurrency_groups={BEAT: 1})(RayWorker).options(**options)
         actors[:0] = [remote.remote(job, source and source[0]) for _ in range(cluster.workers)]
@@ -52,14 +52,14 @@ def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, kept: 
 
 
 BEAT = "beat"
-"""The group of calls that a worker answers beside its work."""
+"""The group of calls that a worker answers while it computes."""
 
 
 class RayWorker:
-    """What runs in a worker's process."""
+    """The actor that runs in a worker's process."""
 
     def __init__(self, job: Job, source: str | None) -> None:
-        self._given = job, source  # no more: until this is through, a worker gives no sign of life
+        self._arguments = job, source  # no more: until this is through, a worker gives no sign of life
         self._worker: Worker | None = None
 
     def ready(self) -> int:
@@ -69,7 +69,7 @@ class RayWorker:
 
     def _opened(self) -> Worker:
         if self._worker is None:  # in compute, where Ray started the process again between two calls
-            job, source = self._given
+            job, source = self._arguments
             self._worker = Worker(job, Remote(source) if source else None)
         return self._worker
 
@@ -82,23 +82,23 @@ class RayWorker:
 
 
 class Remote:
-    """The driver's files, asked for through Ray."""
+    """The driver's files, read through Ray."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         """The actor that has them: a worker whose arguments held a reference to it might not be restarted."""
 
     def listing(self, digest: str) -> list[tuple[str, int]]:
-        return list(self._asked("listing", digest))
+        return list(self._call("listing", digest))
 
     def read(self, digest: str, name: str, offset: int) -> bytes:
-        return bytes(self._asked("read", digest, name, offset))
+        return bytes(self._call("read", digest, name, offset))
 
-    def _asked(self, method: str, *given: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         import ray
 
         try:
-            return ray.get(getattr(ray.get_actor(self.name), method).remote(*given))
+            return ray.get(getattr(ray.get_actor(self.name), method).remote(*arguments))
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
 
@@ -110,23 +110,23 @@ class _Run:
         self.ray, self.calls, self.queue, self.actors = cluster.ray, cluster.calls, queue, actors
         self.watch = Watch(cluster.task_timeout)
         self.beat_seconds = min(BEAT_SECONDS, self.watch.silence / 4)
-        self.asked = self.next_beat = self.watch.clock()
-        """When the cluster was last asked whether it has nodes."""
+        self.nodes_seen = self.next_beat = self.watch.clock()
+        """The time at which the cluster was last known to have nodes."""
         self.idle: list[Any] = []
         self.starting: dict[Any, Any] = {}
         self.busy: dict[Any, tuple[Any, Attempt, float]] = {}
-        """With the time when they began."""
+        """The worker, the attempt and its beginning, by the reference of the call."""
         self.late: dict[Any, Attempt] = {}
-        """What workers were busy with that have been replaced."""
+        """The attempts of workers that have been replaced while they computed."""
         self.beats: dict[Any, Any] = {}
         self.crashes = dict.fromkeys(actors, 0)
-        self.left: list[str] = []
-        """Why workers are left alone, until it is told."""
+        self.errors: list[str] = []
+        """The errors of workers that were left alone, until the sink is told of them."""
         for actor in actors:
             self._start(actor)
 
     def all(self) -> None:
-        with told(self.watch, self._waits_for, self.queue.sink.tell):
+        with reported(self.watch, self._waits_for, self.queue.sink.tell):
             while True:
                 self._hand_out()
                 if not self.busy and (self.idle or not self.starting):
@@ -134,7 +134,7 @@ class _Run:
                 # A worker that starts, on a node that may never come, is waited for only while there is work for it.
                 for reference in self._ended():
                     if reference in self.beats:
-                        self._heard(reference, self.beats.pop(reference))
+                        self._note_beat(reference, self.beats.pop(reference))
                     elif reference in self.starting:
                         self._started(reference, self.starting.pop(reference))
                     elif reference in self.busy:
@@ -142,13 +142,13 @@ class _Run:
                     else:
                         self._came_late(reference, self.late.pop(reference))
                 self._look_after()
-                while self.left and (self.busy or self.idle):  # where no worker works, the run ends with why
+                while self.errors and (self.busy or self.idle):  # where no worker works, the run ends with the error
                     self.queue.sink.tell(
-                        f"a worker did not start {CRASHES} times, and is left alone: {self.left.pop()}"
+                        f"a worker did not start {CRASHES} times, and is left alone: {self.errors.pop()}"
                     )
 
     def _ended(self) -> list[Any]:
-        """Calls that have come back, some of them or none; not for ever."""
+        """Wait a moment for calls to come back, and give those that have."""
         if (now := self.watch.clock()) >= self.next_beat:
             self.next_beat = now + self.beat_seconds
             for actor in set(self.actors) - set(self.beats.values()):
@@ -168,16 +168,16 @@ class _Run:
             self.busy[reference] = (actor, attempt, self.watch.clock())
 
     def _start(self, actor: Any) -> None:
-        """Have the sessions opened, in a process that Ray starts now or that is there already."""
+        """Have the sessions opened, in a process that Ray starts now or has started already."""
         self.watch.starts(actor)
         self.starting[self.calls(actor.ready.options(max_task_retries=-1).remote)] = actor
 
     def _replace(self, actor: Any) -> None:
-        """Give the actor another process: Ray kills the one that it has, though that be stopped."""
+        """Give the actor another process: Ray kills its present one, even where that is stopped."""
         self.calls(partial(self.ray.kill, actor, no_restart=False))
         self._start(actor)
 
-    def _heard(self, reference: Any, actor: Any) -> None:
+    def _note_beat(self, reference: Any, actor: Any) -> None:
         with suppress(self.ray.exceptions.RayError):  # another call of the same worker tells of its end
             self.watch.hears(actor, self._get(reference))
 
@@ -196,7 +196,7 @@ class _Run:
         if self.crashes[actor] < CRASHES:
             again(actor)
         elif self.busy or self.idle or self.starting:
-            self.left.append(lost(error))
+            self.errors.append(lost(error))
         else:
             raise EngineError(f"no worker can run the study: {lost(error)}") from error
 
@@ -221,7 +221,7 @@ class _Run:
             self._accept(attempt, computed)
 
     def _came_late(self, reference: Any, attempt: Attempt) -> None:
-        """Take what a replaced worker had made before it was killed; what is stored already is not stored again."""
+        """Take the results that a replaced worker had before it was killed; stored rows are not stored again."""
         with suppress(self.ray.exceptions.RayError, BandlensError):
             self.queue.sink.accept(attempt.task, self._get(reference))
 
@@ -232,7 +232,7 @@ class _Run:
             self.queue.failed(attempt, error)
 
     def _look_after(self) -> None:
-        """Replace workers that give no sign of life or do not get on; EngineError where there are none to have."""
+        """Replace workers that give no sign of life or make no progress; EngineError where there are none to have."""
         for reference, (actor, attempt, _) in list(self.busy.items()):
             if fault := self.watch.fault(actor):
                 del self.busy[reference]
@@ -244,24 +244,24 @@ class _Run:
                 del self.starting[reference]
                 self._crashed(actor, EngineError(f"a worker {fault}"), self._replace)
         now, patience = self.watch.clock(), min(ANSWER_SECONDS, self.watch.silence)
-        if now - max(self.watch.last, self.asked) > patience:
+        if now - max(self.watch.last_sign, self.nodes_seen) > patience:
             if not any(node["Alive"] for node in self.calls(self.ray.nodes)):
                 raise EngineError("the Ray cluster has no machine left; what was committed stays, run again")
-            self.asked = now
+            self.nodes_seen = now
 
     def _waits_for(self) -> str:
-        """In a line, from any thread."""
+        """The tasks and workers that the run waits for, in a line; any thread may ask."""
         tasks = [str(attempt.task) for _, attempt, _ in list(self.busy.values())]
         words = [f"{len(tasks)} tasks on workers, the first: {tasks[0]}"] if tasks else []
         words += [f"{len(self.starting)} workers to start"] if self.starting else []
         return " and ".join(words) or "Ray"
 
 
-def _source(ray: Any, kept: Mapping[str, KeptFiles]) -> tuple[str, Any]:
+def _source(ray: Any, files: Mapping[str, KeptFiles]) -> tuple[str, Any]:
     """The driver's files, handed out by a process beside it: its name, and its handle, which keeps it alive."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     name = f"bandlens-files-{secrets.token_hex(8)}"
     options = {"name": name, "num_cpus": 0, "max_restarts": -1, "scheduling_strategy": here}
-    return name, ray.remote(DriverFiles).options(**options).remote(kept)
+    return name, ray.remote(DriverFiles).options(**options).remote(files)

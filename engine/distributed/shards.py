@@ -1,9 +1,10 @@
 """Shards: the rows of a task as a Parquet file in a results folder, which survives whatever happens to the database.
 
 KEY.parquet has one row an image and cell: `cell` (its key), `image_index`, `predicted`, `label_rank`, `confidence`. The
-same task gives the same bytes. KEY.json, written before it, says what the file is: its sha256 and length, the cells,
-and what is no part of the rows: on what the cells ran and for how long. Nothing of a file is parsed before its sha256
-is known to be right. The folder is a path, or the URI of one of Arrow's file systems, such as s3://bucket/shards.
+same task gives the same bytes. KEY.json, written before it, describes the file: its sha256 and length, the cells, and
+facts that are no part of the rows: the device that each cell ran on, and for how long. Nothing of a file is parsed
+before its sha256 is known to be right. The folder is a path, or the URI of one of Arrow's file systems, such as
+s3://bucket/shards.
 """
 
 from __future__ import annotations
@@ -28,29 +29,29 @@ from ...untrusted import as_record, words_of
 FORMAT = 1
 ANOTHER = "name another folder with --shards"
 ATOMIC = ("s3", "gcs", "abfs")
-"""File systems where a file appears when its upload is through, and not before."""
+"""File systems on which a file appears when its upload is through, and not before."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """What KEY.json says: rows of `cells` over images [first, last)."""
+    """The description in KEY.json: rows of `cells` over images [first, last)."""
 
     key: str
     cells: tuple[str, ...]
-    """Their keys, in the order of the rows."""
+    """The keys of the cells, in the order of the rows."""
     first: int
     last: int
     seconds: tuple[float, ...]
-    """How long the model of each cell ran."""
+    """The time that the model of each cell ran."""
     sessions: tuple[SessionInfo, ...]
     ran: tuple[int, ...]
-    """Which of the sessions each cell ran on."""
+    """The index of the session that each cell ran on."""
     sha256: str
     bytes: int
 
     @cached_property
     def places(self) -> dict[str, int]:
-        """Cell -> its place among the cells."""
+        """The place of each cell among the cells."""
         return {cell: place for place, cell in enumerate(self.cells)}
 
     def session(self, cell: str) -> SessionInfo:
@@ -59,15 +60,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class Folder:
-    """A results folder. Made by `open_folder`."""
+    """A results folder; `open_folder` makes it."""
 
     files: Any
     """One of Arrow's file systems."""
     path: str
     name: str
-    """As it was asked for."""
+    """The path or URI by which the user named it."""
 
-    def of(self, file: str) -> str:
+    def path_of(self, file: str) -> str:
         return f"{self.path}/{file}"
 
     @property
@@ -78,7 +79,7 @@ class Folder:
 def open_folder(name: str, make: bool = True) -> Folder:
     """The results folder at a path or URI, made if there is none; ShardError where that is not possible.
 
-    With `make` it is to be written into, and what killed processes of this machine left in it is removed.
+    With `make` it will be written into, and partial files that killed processes of this machine left are removed.
     """
     import pyarrow as pa
     from pyarrow import fs
@@ -88,10 +89,10 @@ def open_folder(name: str, make: bool = True) -> Folder:
         folder = Folder(files, path.rstrip("/"), name)
         if make:
             files.create_dir(folder.path, recursive=True)
-        there = files.get_file_info(folder.path).type == fs.FileType.Directory
+        is_folder = files.get_file_info(folder.path).type == fs.FileType.Directory
     except (OSError, pa.ArrowException) as error:
         raise ShardError(f"no results folder {name}: {words_of(error)}; {ANOTHER}") from error
-    if not there:
+    if not is_folder:
         raise ShardError(f"no results folder {name}; {ANOTHER}")
     if make and folder.local:
         remove_partial_files(Path(folder.path))  # here, and not for each shard: a folder of many takes long to list
@@ -103,11 +104,11 @@ def shard_keys(folder: Folder) -> list[str]:
     from pyarrow import fs
 
     with _reported(folder.path, ANOTHER):
-        found = folder.files.get_file_info(fs.FileSelector(folder.path))
+        infos = folder.files.get_file_info(fs.FileSelector(folder.path))
     return sorted(
-        one.base_name.removesuffix(".parquet")
-        for one in found
-        if one.is_file and one.base_name.endswith(".parquet") and not one.base_name.startswith(".")
+        info.base_name.removesuffix(".parquet")
+        for info in infos
+        if info.is_file and info.base_name.endswith(".parquet") and not info.base_name.startswith(".")
     )
 
 
@@ -163,17 +164,17 @@ def _encoded(parts: Sequence[Finished]) -> bytes:
 
 def _put(folder: Folder, name: str, content: bytes) -> None:
     """Write a file under a temporary name and rename it, where a file system needs that."""
-    temporary = folder.of(f"{partial_prefix(Path(name))}{secrets.token_hex(4)}")
-    with _reported(folder.of(name), f"make room, or {ANOTHER}"):
+    temporary = folder.path_of(f"{partial_prefix(Path(name))}{secrets.token_hex(4)}")
+    with _reported(folder.path_of(name), f"make room, or {ANOTHER}"):
         if folder.files.type_name in ATOMIC:
-            with folder.files.open_output_stream(folder.of(name)) as file:
+            with folder.files.open_output_stream(folder.path_of(name)) as file:
                 file.write(content)
         elif folder.local:
-            _write_synced(Path(temporary), Path(folder.of(name)), content)
+            _write_synced(Path(temporary), Path(folder.path_of(name)), content)
         else:
             with folder.files.open_output_stream(temporary) as file:
                 file.write(content)
-            folder.files.move(temporary, folder.of(name))
+            folder.files.move(temporary, folder.path_of(name))
 
 
 def _write_synced(temporary: Path, path: Path, content: bytes) -> None:
@@ -188,7 +189,7 @@ def _write_synced(temporary: Path, path: Path, content: bytes) -> None:
 
 
 def read_about(folder: Folder, key: str) -> Shard:
-    """What a shard holds; ShardError where its description is missing or damaged."""
+    """The description of a shard; ShardError where it is missing or damaged."""
     text = _get(folder, f"{key}.json")
     try:
         about = json.loads(text)
@@ -199,14 +200,14 @@ def read_about(folder: Folder, key: str) -> Shard:
         shard = Shard(sessions=sessions, **(about | lists))
         _check(shard)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ShardError(f"{folder.of(key)}.json is damaged ({words_of(error)})") from error
+        raise ShardError(f"{folder.path_of(key)}.json is damaged ({words_of(error)})") from error
     if shard.key != key:
-        raise ShardError(f"{folder.of(key)}.json is that of another shard, {shard.key}")
+        raise ShardError(f"{folder.path_of(key)}.json is that of another shard, {shard.key}")
     return shard
 
 
 def _check(shard: Shard) -> None:
-    """ValueError or TypeError where what a description says cannot be, though its digest is right."""
+    """ValueError or TypeError where a description is impossible, though its digest is right."""
     if not all(type(number) is int for number in (shard.first, shard.last, shard.bytes, *shard.ran)):
         raise TypeError("a count is not a whole number")
     if not all(isinstance(name, str) for name in (shard.sha256, *shard.cells)):
@@ -221,9 +222,11 @@ def check_shard(folder: Folder, shard: Shard) -> bytes:
     """The Parquet file, if it is the one that was written; ShardError otherwise."""
     content = _get(folder, f"{shard.key}.parquet")
     if len(content) != shard.bytes:
-        raise ShardError(f"{folder.of(shard.key)}.parquet is damaged: {len(content)} bytes instead of {shard.bytes}")
+        raise ShardError(
+            f"{folder.path_of(shard.key)}.parquet is damaged: {len(content)} bytes instead of {shard.bytes}"
+        )
     if hashlib.sha256(content).hexdigest() != shard.sha256:
-        raise ShardError(f"{folder.of(shard.key)}.parquet is damaged: its sha256 is another")
+        raise ShardError(f"{folder.path_of(shard.key)}.parquet is damaged: its sha256 is another")
     return content
 
 
@@ -251,10 +254,12 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
         if columns["predicted"].null_count or columns["confidence"].null_count:
             raise ValueError("some predictions are missing")
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError) as error:
-        raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's ({words_of(error)})") from error
+        raise ShardError(
+            f"{folder.path_of(shard.key)}.parquet: other rows than its task's ({words_of(error)})"
+        ) from error
     named = tuple(cells.dictionary.to_pylist()) == shard.cells and (np.arange(len(shard.cells)) == place.T).all()
     if not (named and (index == np.arange(shard.first, shard.last)).all()):
-        raise ShardError(f"{folder.of(shard.key)}.parquet: other rows than its task's")
+        raise ShardError(f"{folder.path_of(shard.key)}.parquet: other rows than its task's")
     labelled = columns["label_rank"].null_count == 0
     rows = [slice(k * count, (k + 1) * count) for k in range(len(shard.cells))]
     predicted, confidence = columns["predicted"].to_numpy(), columns["confidence"].to_numpy()
@@ -267,8 +272,8 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
 
 def _get(folder: Folder, name: str) -> bytes:
     with (
-        _reported(folder.of(name), "its task has to be computed again"),
-        folder.files.open_input_stream(folder.of(name)) as file,
+        _reported(folder.path_of(name), "its task has to be computed again"),
+        folder.files.open_input_stream(folder.path_of(name)) as file,
     ):
         return bytes(file.read())
 

@@ -24,21 +24,21 @@ from .shards import Folder, Shard, open_folder, write_shard
 
 @dataclass(frozen=True)
 class Job:
-    """What workers know of a study beside their tasks. It can be sent to other machines."""
+    """The parts of a study that workers know beside their tasks. A job can be sent to other machines."""
 
     probes: Mapping[str, Mapping[str, Any]]
     folder: Path
-    """Where the study file lies."""
+    """The folder of the study file."""
     sources: Mapping[str, str]
-    """Digest of the source of each probe of the user's."""
+    """The digest of the source of each probe of the user's."""
     image_sets: Mapping[str, PackedSet]
-    """By digest."""
+    """The image sets by digest."""
     batch: int
     threads: int
     shards: str
     """The results folder."""
     variants: tuple[Variant, ...]
-    """What perturbed images are shown to."""
+    """The variants that see perturbed images; attacked ones are not among them."""
 
 
 def job_of(
@@ -50,7 +50,7 @@ def job_of(
     shards: str,
     cells: Sequence[Cell],
 ) -> Job:
-    """The job, with paths that do not depend on where a process is."""
+    """Make the job, with absolute paths, since a worker has another current folder."""
     return Job(
         probes=probes,
         folder=folder.absolute(),
@@ -76,12 +76,12 @@ def probe_sources(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> dict
 
 @dataclass(frozen=True)
 class Computed:
-    """What became of a task."""
+    """The outcome of a task."""
 
     shard: Shard | None
-    """With the cells that did not fail; None where all did."""
+    """The shard of the cells that did not fail; None where all did."""
     failed: tuple[tuple[str, str], ...]
-    """Key and error of each cell that did."""
+    """The key and the error of each cell that failed."""
 
 
 class Worker:
@@ -90,7 +90,7 @@ class Worker:
     def __init__(self, job: Job, source: FileSource | None = None) -> None:
         self.job = job
         self.steps = 0
-        """Grows while the worker gets on: sessions that it opened, predictions that it made, pieces that it fetched."""
+        """The progress of the worker: sessions that it opened, predictions that it made, pieces that it fetched."""
         files = NodeFiles(source, self._step)
         self._grid = _grid(job, files)
         self._shards: Folder = open_folder(job.shards)
@@ -101,7 +101,7 @@ class Worker:
         self._bench = Workbench(self._grid, job.batch, job.threads, images, files.variant)
 
     def open(self) -> None:
-        """Open all sessions; what cannot be opened is known before there are results."""
+        """Open all sessions, so that one that cannot be opened fails before there are results."""
         self._bench.open(self.job.variants, self._step)
 
     def _step(self, number: int = 1) -> None:
@@ -117,9 +117,10 @@ class Worker:
         if missing := {cell.condition for cell in task.cells} - here:
             raise EngineError(f"{min(map(str, missing))} is another probe here; are all versions of bandlens the same?")
         outcomes = [outcome for outcomes in self._bench.compute(task, progress=self._step) for outcome in outcomes]
-        failed = tuple((one.cell.key, one.error) for one in outcomes if isinstance(one, Failed))
+        failed = tuple((outcome.cell.key, outcome.error) for outcome in outcomes if isinstance(outcome, Failed))
         lost = {key for key, _ in failed}
-        parts = _one_each(task, [one for one in outcomes if isinstance(one, Finished) and one.cell.key not in lost])
+        finished = [outcome for outcome in outcomes if isinstance(outcome, Finished)]
+        parts = _joined(task, [part for part in finished if part.cell.key not in lost])
         shard = write_shard(self._shards, task.key, parts, self._bench.infos()) if parts else None
         return Computed(shard, failed)
 
@@ -141,18 +142,18 @@ def _grid(job: Job, files: NodeFiles) -> Grid:
 _columns = attrgetter("predicted", "label_rank", "confidence")
 
 
-def _one_each(task: Task, parts: list[Finished]) -> list[Finished]:
-    """One part a cell, in the task's order: where a probe fails, its neighbours come in several."""
+def _joined(task: Task, parts: list[Finished]) -> list[Finished]:
+    """Join the parts of each cell, in the task's order: where a probe fails, its neighbours come in several."""
     by_cell: dict[str, list[Finished]] = {}
     for part in parts:
         by_cell.setdefault(part.cell.key, []).append(part)
-    found = (sorted(by_cell[cell.key], key=lambda part: part.first) for cell in task.cells if cell.key in by_cell)
+    sequences = (sorted(by_cell[cell.key], key=lambda part: part.first) for cell in task.cells if cell.key in by_cell)
     return [
         Finished(
-            several[0].cell,
+            sequence[0].cell,
             task.first,
-            joined(np, (_columns(part.predictions) for part in several)),
-            sum(part.seconds for part in several),
+            joined(np, (_columns(part.predictions) for part in sequence)),
+            sum(part.seconds for part in sequence),
         )
-        for several in found
+        for sequence in sequences
     ]

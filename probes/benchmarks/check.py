@@ -21,15 +21,15 @@ class Subset:
     """Less than a whole benchmark, on purpose."""
 
     per_class: int | None = None
-    """Only the first images of each class, so many of them."""
+    """The number of first images that are taken of each class; by default all."""
     limit: int | None = None
-    """Only so many images, as evenly from all classes as they can be."""
+    """The number of images that are taken, from all classes as evenly as can be; by default all."""
     partial: bool = False
     """Take what is there, though classes or images are missing."""
     corruptions: tuple[str, ...] = ()
-    """Only these corruptions; all of them where none is named."""
+    """The corruptions that are taken; by default all."""
     severities: tuple[int, ...] = ()
-    """Only these severities; all of them where none is named."""
+    """The severities that are taken; by default all."""
 
     def __post_init__(self) -> None:
         if any(number is not None and number < 1 for number in (self.per_class, self.limit)):
@@ -63,11 +63,11 @@ class Subset:
 
     def choose(self, classes: Sequence[int]) -> list[int]:
         """Positions, ascending, of the images of the subset; `classes` are those of all images in their order."""
-        seen: Counter[int] = Counter()
+        counts: Counter[int] = Counter()
         nth = []
         for label in classes:
-            nth.append(seen[label])
-            seen[label] += 1
+            nth.append(counts[label])
+            counts[label] += 1
         rows = [row for row, rank in enumerate(nth) if self.per_class is None or rank < self.per_class]
         rows.sort(key=lambda row: nth[row])  # the first of every class, then the second of every class, …
         return sorted(rows[: self.limit])
@@ -91,7 +91,7 @@ class Faults:
 
 
 def faults(benchmark: Benchmark, layout: Layout, names: Sequence[str], paths: Sequence[str], subset: Subset) -> Faults:
-    """What keeps the images at `paths`, of classes called `names`, from being the benchmark, or a subset of it."""
+    """Find what keeps the images at `paths`, of classes called `names`, from being the benchmark, or a subset of it."""
     classes = classes_of(benchmark, layout)
     counts = Counter(name for name in names if name in classes)
     return Faults(

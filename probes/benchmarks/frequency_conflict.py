@@ -84,8 +84,8 @@ def pack_frequency_conflict(
         for row, path in enumerate(paths):
             yield row, path, partial(conflict, images, row, int(partners[row]), r)
 
-    made = f"{info.preprocessing}; up to {r} cycles of each, and above {r} of another class's, drawn by {seed}"
-    about = ImageSetInfo(name or out.name, BENCHMARK, "", 0, info.size, made, True, info.decision_space)
+    preprocessing = f"{info.preprocessing}; up to {r} cycles of each, and above {r} of another class's, drawn by {seed}"
+    about = ImageSetInfo(name or out.name, BENCHMARK, "", 0, info.size, preprocessing, True, info.decision_space)
     with new_folder(out) as folder:
         file = folder / PIXELS
         # The workers share the processors already; the threads of each product would be in their way.
@@ -118,10 +118,10 @@ def draw_partners(labels: NDArray[np.int32], seed: int) -> NDArray[np.int64]:
     partners = random.permutation(len(labels))
     for row in np.flatnonzero(labels[partners] == labels):
         if labels[partners[row]] == labels[row]:
-            # Whom it may exchange partners with: at least one, since no class has more than half.
+            # It exchanges partners with one of these; there is at least one, since no class has more than half.
             free = np.flatnonzero((labels != labels[row]) & (labels[partners] != labels[row]))
-            other = random.choice(free)
-            partners[[row, other]] = partners[[other, row]]
+            swapped = random.choice(free)
+            partners[[row, swapped]] = partners[[swapped, row]]
     return partners
 
 

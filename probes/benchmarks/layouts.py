@@ -1,4 +1,4 @@
-"""How the files of each benchmark are laid out: where a path says which class its image shows."""
+"""The layouts of the benchmarks' files: the part of a path that names the class of its image."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _CUE_CONFLICT = re.compile(r"([a-z]+)\d+-([a-z]+)\d+\.png")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where a path says which class its image shows."""
+    """The part of a path that names the class of its image."""
 
     words: str
     class_of: Callable[[str], str]
-    """path -> the name of its class, or "" where the path is not of this layout."""
+    """A function that takes a path and gives the name of its class, or "" where the path is not of this layout."""
     classes: Callable[[DecisionSpace], Mapping[str, int]]
     """The names that classes have in paths, and their numbers."""
 
@@ -33,15 +33,15 @@ def _parent(path: str) -> str:
 
 
 def _shape(path: str) -> str:
-    found = _CUE_CONFLICT.fullmatch(PurePosixPath(path).name)
-    known = found is not None and found[1] == _parent(path) and found[2] in decision_space("sixteen").names
-    return found[1] if found and known else ""
+    cues = _CUE_CONFLICT.fullmatch(PurePosixPath(path).name)
+    fits = cues is not None and cues[1] == _parent(path) and cues[2] in decision_space("sixteen").names
+    return cues[1] if cues and fits else ""
 
 
 def texture_of(path: str) -> str:
     """The name of the class whose texture a cue-conflict image has."""
-    found = _CUE_CONFLICT.fullmatch(PurePosixPath(path).name)
-    return found[2] if found else ""
+    cues = _CUE_CONFLICT.fullmatch(PurePosixPath(path).name)
+    return cues[2] if cues else ""
 
 
 def _fifth_field(path: str) -> str:
@@ -50,8 +50,8 @@ def _fifth_field(path: str) -> str:
 
 
 def _outlined(path: str) -> str:
-    found = _OUTLINE.fullmatch(PurePosixPath(path).name)
-    return found[1] if found and found[1] == _parent(path) else ""
+    name = _OUTLINE.fullmatch(PurePosixPath(path).name)
+    return name[1] if name and name[1] == _parent(path) else ""
 
 
 def _numbers(space: DecisionSpace) -> Mapping[str, int]:

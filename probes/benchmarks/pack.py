@@ -55,8 +55,8 @@ def find_sets(benchmark: Benchmark, source: Path, out: Path, name: str, subset: 
         raise UsageError(
             f"{source}: no such folder; {benchmark.name} is read from one folder with those of its corruptions"
         )
-    corruptions = [one for one in benchmark.corruptions if one in subset.corruptions or not subset.corruptions]
-    severities = [one for one in SEVERITIES if one in subset.severities or not subset.severities]
+    corruptions = [name for name in benchmark.corruptions if name in subset.corruptions or not subset.corruptions]
+    severities = [level for level in SEVERITIES if level in subset.severities or not subset.severities]
     sets = [
         BenchmarkSet(
             source / corruption / str(severity),
@@ -126,7 +126,7 @@ def pack_benchmark(
     are left as they are, so that an interrupted pack goes on. All images are counted before the first is decoded.
 
     Args:
-        benchmark: which one.
+        benchmark: the benchmark.
         source: its folder, or an archive of it; of corruptions, the folder of their folders.
         out: the new folder of the set or sets.
         name: the name of the set, by default that of `out`; corruption and severity are added.
@@ -218,14 +218,14 @@ def _look(
     """List the images of a set, choose those of the subset, and say what is missing or surplus."""
     source, classes = open_source(place.source), classes_of(benchmark, layout)
     names = [layout.class_of(path) for path in source.paths]
-    known = [row for row, name in enumerate(names) if name in classes]
-    if benchmark.numbered and not known and file_number(source.paths[0]):
+    members = [row for row, name in enumerate(names) if name in classes]
+    if benchmark.numbered and not members and file_number(source.paths[0]):
         raise UsageError(
             f"{place.source}: '{source.paths[0]}' lies in no class folder; list the labels with --ground-truth"
         )
-    known.sort(key=lambda row: (classes[names[row]], source.paths[row]))
-    chosen = subset.choose([classes[names[row]] for row in known])
-    rows = [known[at] for at in chosen]
+    members.sort(key=lambda row: (classes[names[row]], source.paths[row]))
+    chosen = subset.choose([classes[names[row]] for row in members])
+    rows = [members[at] for at in chosen]
     labels = np.array([classes[names[row]] for row in rows], np.int32)
     schemes = _schemes(benchmark, place.source, [source.paths[row] for row in rows], real)
     return source, Choice(rows, labels, schemes), faults(benchmark, layout, names, source.paths, subset)
@@ -243,7 +243,7 @@ def _schemes(
 
 
 def _position(source: Path, path: str) -> int:
-    """Where a validation image stands in lists by file number."""
+    """The position of a validation image in lists by file number."""
     number = file_number(path)
     if not number or number > VALIDATION:
         raise ImageSetError(

@@ -17,22 +17,22 @@ from ..images.decision_spaces import imagenet_classes, wnids_of
 from .layouts import NUMBERED, Layout
 
 LARGEST = 1 << 24
-"""Bytes of a list of their labels, ten times those of the longest one."""
+"""The most bytes that a list of labels may have: ten times those of the longest one."""
 
 Truth = dict[int, int]
-"""File number -> class index."""
+"""The class index of each validation image, by file number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """What is known of a benchmark's images beside their folders, or in place of these."""
+    """The labels of a benchmark's images that its folders do not name."""
 
     ground_truth: Path | None = None
     """A list for images of ImageNet that lie in no class folders: see `read_truth`."""
     real: Path | None = None
     """ReaL's real.json."""
     clusters: str = "none"
-    """Which images are not independent: "none" of them, or those of one "folder"."""
+    """The images that are not independent: "none" of them, or those of one "folder"."""
 
 
 IN_PATHS = Labels()
@@ -40,8 +40,8 @@ IN_PATHS = Labels()
 
 def file_number(path: str) -> int | None:
     """The number in ILSVRC2012_val_00000001.JPEG, or None for another name."""
-    found = NUMBERED.fullmatch(PurePosixPath(path).name)
-    return int(found[1]) if found else None
+    name = NUMBERED.fullmatch(PurePosixPath(path).name)
+    return int(name[1]) if name else None
 
 
 def read_truth(file: Path) -> Truth:
@@ -126,13 +126,13 @@ from scipy.io import loadmat
 resource.setrlimit(resource.RLIMIT_AS, (1 << 33, 1 << 33))  # a small file may hold much that is compressed
 resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
 synsets = loadmat(sys.argv[1], squeeze_me=True)["synsets"]
-print(json.dumps({int(one["ILSVRC2012_ID"]): str(one["WNID"]) for one in synsets if not int(one["num_children"])}))
+print(json.dumps({int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets if not int(row["num_children"])}))
 """
 """A program of its own: some damaged files do not raise an error in SciPy's reader but end the process."""
 
 
 def _ilsvrc_ids(file: Path) -> Callable[[Path, int, str], int]:
-    """What reads an ILSVRC2012 id, by the meta.mat of the development kit."""
+    """The function that reads an ILSVRC2012 id, by the meta.mat of the development kit."""
     meta = file.with_name("meta.mat")
     if not meta.is_file():
         raise UsageError(
@@ -161,11 +161,13 @@ def read_real(file: Path) -> list[tuple[int, ...]]:
     except (ValueError, RecursionError) as error:
         raise ImageSetError(f"{file}: not JSON ({error}); download real.json again") from error
     if not isinstance(lists, list) or len(lists) != VALIDATION:
-        found = f"{len(lists)} entries" if isinstance(lists, list) else f"a JSON {type(lists).__name__}"
+        kind = f"{len(lists)} entries" if isinstance(lists, list) else f"a JSON {type(lists).__name__}"
         raise ImageSetError(
-            f"{file}: {found}, not labels for each of the {VALIDATION} validation images; download real.json again"
+            f"{file}: {kind}, not labels for each of the {VALIDATION} validation images; download real.json again"
         )
-    for number, classes in enumerate(lists, start=1):
-        if not isinstance(classes, list) or not all(type(one) is int and 0 <= one < CLASSES for one in classes):
-            raise ImageSetError(f"{file}: entry {number} is no list of classes from 0 to 999; download real.json again")
+    for entry, classes in enumerate(lists, start=1):
+        if not isinstance(classes, list) or not all(
+            type(number) is int and 0 <= number < CLASSES for number in classes
+        ):
+            raise ImageSetError(f"{file}: entry {entry} is no list of classes from 0 to 999; download real.json again")
     return [tuple(classes) for classes in lists]

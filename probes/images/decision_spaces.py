@@ -1,4 +1,4 @@
-"""How 1000 logits become a decision: all classes, 200 of them, or 16 entry-level classes."""
+"""Decision spaces, by which 1000 logits become a decision: all classes, 200 of them, or 16 entry-level classes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class DecisionSpace:
 
     name: str
     members: tuple[tuple[int, ...], ...]
-    """For each class, the indices of its logits among the 1000."""
+    """The indices of each class's logits among the 1000."""
     ids: tuple[int, ...]
-    """For each class, its number in labels and predictions; ascending."""
+    """The number of each class in labels and predictions; ascending."""
     names: tuple[str, ...]
-    """For each class, its name in English."""
+    """The name of each class in English."""
 
 
 @cache
@@ -52,8 +52,8 @@ def decision_space(name: str) -> DecisionSpace:
 
 def wnids_of(space: DecisionSpace) -> dict[str, int]:
     """WordNet id -> number, of the classes of a space whose classes are among the 1000."""
-    wanted = set(space.ids)
-    return {wnid: index for wnid, index in imagenet_classes().items() if index in wanted}
+    ids = set(space.ids)
+    return {wnid: index for wnid, index in imagenet_classes().items() if index in ids}
 
 
 def names_of(space: DecisionSpace) -> dict[str, int]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MOST_SCANS = 500
-"""Scans in a JPEG; usual ones have ten."""
+"""The most scans that a JPEG may have; usual ones have ten."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 EXACT = (64, 128, 256, 512)
@@ -31,12 +31,12 @@ EXACT = (64, 128, 256, 512)
 power of two is exact there."""
 
 REACH = {"bilinear": 1, "bicubic": 2}
-"""How far the filters reach, in pixels of the smaller picture."""
+"""The reach of each filter, in pixels of the smaller picture."""
 
 Rows = Callable[[int, int], "Photo"]
 """The rows of a photograph from the first number up to the second."""
 
-# What Pillow's readers raise on damaged files: each format has its own.
+# Pillow's reader of each format raises errors of its own on damaged files.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -166,10 +166,10 @@ def _planar_fast(pixels: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
     from torch.nn.functional import interpolate
 
     placed = _placed(pixels.shape[1], pixels.shape[0], crop)
-    left, top, right, bottom = placed.box
+    x0, y0, x1, y1 = placed.box
     planes, shape = torch.from_numpy(pixels).permute(2, 0, 1)[None], (placed.height, placed.width)
     resized: NDArray[np.uint8] = interpolate(planes, shape, mode="bilinear", antialias=True)[0].numpy()
-    return np.ascontiguousarray(resized[:, top:bottom, left:right])
+    return np.ascontiguousarray(resized[:, y0:y1, x0:x1])
 
 
 class _Placed(NamedTuple):
@@ -177,13 +177,13 @@ class _Placed(NamedTuple):
 
     width: int
     height: int
-    left: int
-    top: int
+    x: int
+    y: int
     size: int
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        return (self.left, self.top, self.left + self.size, self.top + self.size)
+        return (self.x, self.y, self.x + self.size, self.y + self.size)
 
 
 def _placed(width: int, height: int, crop: Crop) -> _Placed:
@@ -198,25 +198,25 @@ def _placed(width: int, height: int, crop: Crop) -> _Placed:
 
 
 def _resized_crop(shape: tuple[int, int], rows: Rows, placed: _Placed, interpolation: str) -> Photo:
-    """Resized in width, then in height, and cropped: bit for bit, without most of what the crop drops."""
-    width, height, left, top, size = placed
+    """Resize in width, then in height, and crop: bit for bit, without most of what the crop drops."""
+    width, height, x, y, size = placed
     first, end = 0, shape[1]
     exact = height < width and height in EXACT
     if exact:
         scale = shape[1] / height
         # A row is a mean of those that are less than max(scale, 1) away; bicubic, than twice that.
         margin = ceil(REACH[interpolation] * max(scale, 1)) + 1
-        first, end = max(0, floor(top * scale) - margin), min(end, ceil((top + size) * scale) + margin)
+        first, end = max(0, floor(y * scale) - margin), min(end, ceil((y + size) * scale) + margin)
     photo = rows(first, end)
     if width <= height and width in EXACT:
         across = shape[0] / width
-        box = (left * across, 0, (left + size) * across, photo.height)
+        box = (x * across, 0, (x + size) * across, photo.height)
         photo = _resized(photo, size, photo.height, interpolation, box)
     else:
-        photo = _resized(photo, width, photo.height, interpolation).crop((left, 0, left + size, photo.height))
+        photo = _resized(photo, width, photo.height, interpolation).crop((x, 0, x + size, photo.height))
     if exact:
-        return _resized(photo, size, size, interpolation, (0, top * scale - first, size, (top + size) * scale - first))
-    return _resized(photo, size, height, interpolation).crop((0, top, size, top + size))
+        return _resized(photo, size, size, interpolation, (0, y * scale - first, size, (y + size) * scale - first))
+    return _resized(photo, size, height, interpolation).crop((0, y, size, y + size))
 
 
 def _resized(

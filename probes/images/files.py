@@ -26,24 +26,24 @@ if TYPE_CHECKING:
 PIXELS, INDEX, ABOUT = "pixels.npy", "index.parquet", "set.json"
 FORMATS = (1, 2)
 SECOND = ("class_names", "decision_space", "schemes", "streamed")
-"""Where set.json has one of these it is of format 2: a reader of format 1 would overlook it."""
+"""Entries that make set.json one of format 2: a reader of format 1 would overlook them."""
 TOGETHER = 16
-"""Rows of pixels that go to the disk together."""
+"""The number of rows of pixels that go to the disk together."""
 COLUMNS = ("image_index", "path", "label", "cluster", "sha256")
 
 MOST_IMAGES = 1 << 25
-"""Images in a set: a small file can describe any number."""
+"""The most images that a set may have: a small file can describe any number."""
 LARGEST = 1 << 26
-"""Bytes of set.json, which lists the files that were left out."""
+"""The most bytes that set.json may have; it lists the files that were left out."""
 
 Lists = Sequence[Sequence[int]]
 
 
 def image_keys(sha256s: Sequence[str]) -> NDArray[np.uint64]:
-    """(n,) what noise is keyed by: the first 64 bits of each image's sha256; ValueError where one is no such digest.
+    """(n,) the keys of the images' noise, the first 64 bits of each sha256; ValueError where there are fewer.
 
-    They belong to the pixels, so that neither order nor set matters, and equal pictures get equal noise. Two different
-    ones among a million share a key with a probability of 3e-8, and then their noise.
+    A key belongs to the pixels, so that neither order nor set matters, and equal pictures get equal noise. Two
+    different pictures among a million share a key with a probability of 3e-8, and then their noise.
     """
     keys = np.frombuffer(bytes.fromhex("".join(digest[:16] for digest in sha256s)), ">u8").astype(np.uint64)
     if len(keys) != len(sha256s):
@@ -53,7 +53,7 @@ def image_keys(sha256s: Sequence[str]) -> NDArray[np.uint64]:
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """What index.parquet says of n images."""
+    """The columns of index.parquet for n images."""
 
     paths: list[str]
     labels: NDArray[np.int32] | None
@@ -61,7 +61,7 @@ class Index:
     clusters: NDArray[np.int32]
     """(n,) cluster indices."""
     sha256s: list[str]
-    """For each image, the sha256 of its pixels as they lie in the file: 64 hex digits."""
+    """The sha256 of each image's pixels as they lie in the file: 64 hex digits."""
     schemes: Mapping[str, Lists] = field(default_factory=dict)
     """Label schemes beside `labels`: by name, the classes that count as right for each of the n images."""
 
@@ -81,10 +81,10 @@ def write_row(file: int, row: int, pixels: NDArray[np.uint8]) -> None:
     A plain write, not one to a memory map: a full disk is then an error and not a killed process.
     """
     start, length = len(_header(0, pixels.shape[-1])), pixels.nbytes
-    offset, left = start + row * length, pixels.data.cast("B")
-    while left:
-        written = os.pwrite(file, left, offset)
-        left, offset = left[written:], offset + written
+    offset, unwritten = start + row * length, pixels.data.cast("B")
+    while unwritten:
+        written = os.pwrite(file, unwritten, offset)
+        unwritten, offset = unwritten[written:], offset + written
     if row % TOGETHER == TOGETHER - 1 and hasattr(os, "posix_fadvise"):
         # Linux begins to write to the disk what was just written to its memory: the sync at the end has little left.
         os.posix_fadvise(file, offset - TOGETHER * length, TOGETHER * length, os.POSIX_FADV_DONTNEED)
@@ -144,7 +144,7 @@ def read_index(folder: Path, count: int) -> Index:
     if any(column.null_count or column.type != pa.int32() for column in columns.values()):
         raise ImageSetError(f"{file}: some labels or clusters are missing; pack the images again")
     # Column.to_numpy imports pandas where it is installed, which takes longer than to read the file.
-    arrays = {name: np.asarray(np.from_dlpack(one.combine_chunks()), np.int32) for name, one in columns.items()}
+    arrays = {name: np.asarray(np.from_dlpack(column.combine_chunks()), np.int32) for name, column in columns.items()}
     label = arrays.get("label")
     if not np.array_equal(arrays["image_index"], np.arange(len(paths))):
         raise ImageSetError(f"{file}: its rows are not the images in their order; pack them again")
@@ -168,15 +168,15 @@ def read_pixels(folder: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     try:
         with regular(file).open("rb") as content:
             np.lib.format.read_magic(content)
-            found, columns_first, dtype = np.lib.format.read_array_header_1_0(content)
+            stored_shape, columns_first, dtype = np.lib.format.read_array_header_1_0(content)
             start = content.tell()
-        # Not before this is known: NumPy can end the process over a type of no bytes.
-        if found == shape and dtype == np.uint8 and not columns_first:
+        # The map comes after these checks: NumPy can end the process over a type of no bytes.
+        if stored_shape == shape and dtype == np.uint8 and not columns_first:
             return np.memmap(file, np.uint8, "r", start, shape)
     # The header is a Python expression, which can be wrong in any way.
     except Exception as error:
         raise _damaged(file, error) from error
-    raise ImageSetError(f"{file}: expected {shape} uint8, found {found} {dtype}; pack the images again")
+    raise ImageSetError(f"{file}: expected {shape} uint8, found {stored_shape} {dtype}; pack the images again")
 
 
 def write_about(folder: Path, about: dict[str, Any]) -> None:
@@ -203,7 +203,7 @@ def _damaged(file: Path, error: Exception) -> ImageSetError:
     return ImageSetError(f"{file}: damaged or missing ({words_of(error)}); pack the images again")
 
 
-# A folder that appears only when it is whole: filled under another name, synced, then renamed
+# A set appears only when it is whole: its folder is filled under another name, synced, then renamed.
 
 
 @contextmanager
@@ -224,8 +224,8 @@ def new_folder(out: Path) -> Iterator[Path]:
             _lock(lock, out)
         try:
             with writing(out):
-                for left in partial.iterdir():
-                    left.unlink()
+                for leftover in partial.iterdir():
+                    leftover.unlink()
             yield partial
             with writing(out):
                 put_in_place(partial, out)
@@ -251,7 +251,7 @@ def _lock(folder: int, out: Path) -> None:
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """What the disk refuses is an ImageSetError."""
+    """Raise what the disk refuses as an ImageSetError."""
     try:
         yield
     except OSError as error:
@@ -261,9 +261,9 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def need_space(out: Path, count: int, size: int) -> str:
-    """What `count` images of size x size pixels take, in words; ImageSetError where the disk of `out` has no room.
+    """Say how much room `count` images of size x size pixels take; ImageSetError where the disk of `out` has less.
 
-    Without pixels, `size` is 0.
+    A set without pixels has a `size` of 0.
     """
     need = count * (3 * size * size + 200)  # 200 bytes: a generous row of the index
     folder = next(folder for folder in out.parents if folder.exists())

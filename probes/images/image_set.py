@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Scheme(NamedTuple):
-    """What counts as right under a label scheme: k pairs of an image and a class, by image."""
+    """A label scheme as k pairs of an image and a class that counts as right for it, by image."""
 
     image_index: NDArray[np.int64]
     """(k,); an image may have several classes, or none."""
@@ -47,24 +47,24 @@ class ImageSet:
     clusters: NDArray[np.int32] = field(repr=False)
     """(n,) cluster indices: images of one cluster, such as crops of one photograph, are not independent."""
     keys: NDArray[np.uint64] = field(repr=False)
-    """(n,) what the noise of each image is keyed by: see `files.image_keys`."""
+    """(n,) the keys of the images' noise: see `files.image_keys`."""
     paths: list[str] = field(repr=False)
-    """Relative to what was packed, with '/'."""
+    """The images' paths, relative to what was packed, with '/'."""
     class_names: list[str] | None = field(repr=False)
-    """What the classes of own labels are called, in their order; None where they are those of a decision space."""
+    """The names of the user's own classes, in their order; None where the classes are those of a decision space."""
     folder: Path
     skipped: dict[str, str]
     """Broken files that were left out, and why."""
     ignored: int
-    """How many files were no images by their suffix."""
+    """The number of files that were no images by their suffix."""
     source: NDArray[np.uint8] | Stream = field(repr=False)
     """The read-only memory map of pixels.npy, or the files to decode."""
     packed: str = ""
-    """Digest of what `folder` holds: that of the set itself, unless images are drawn of it."""
+    """The digest of what `folder` holds: that of the set itself, unless images are drawn of it."""
     draw: Draw | None = None
-    """Which of the images in `folder` are those of this set; None where all are."""
+    """The draw that chose this set's images among those in `folder`; None where all of them are in it."""
     rows: NDArray[np.int64] | None = field(default=None, repr=False)
-    """(n,) where they lie in `source`; None where they all are there in their order."""
+    """(n,) the images' places in `source`; None where they all lie there in their order."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -167,7 +167,7 @@ def _rows(index: files.Index, draw: Draw | Sequence[str] | None) -> NDArray[np.i
 def _drawn(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
     """The index of some of the images, with clusters numbered as packing them would number them."""
     first: dict[int, int] = {}
-    clusters = [first.setdefault(one, len(first)) for one in index.clusters[rows].tolist()]
+    clusters = [first.setdefault(cluster, len(first)) for cluster in index.clusters[rows].tolist()]
     return files.Index(
         [index.paths[row] for row in rows],
         None if index.labels is None else index.labels[rows],
@@ -179,7 +179,7 @@ def _drawn(index: files.Index, rows: NDArray[np.int64]) -> files.Index:
 
 def _flat(lists: files.Lists) -> Scheme:
     images = np.repeat(np.arange(len(lists), dtype=np.int64), [len(classes) for classes in lists])
-    return Scheme(images, np.array([one for classes in lists for one in classes], np.int32))
+    return Scheme(images, np.array([number for classes in lists for number in classes], np.int32))
 
 
 def check(path: Path, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:
@@ -188,8 +188,8 @@ def check(path: Path, *, workers: int | None = None, progress: Progress = silent
     info, index = images.info, files.read_index(path, images.info.count)
     read = images.source.pixels if isinstance(images.source, Stream) else images.source.__getitem__
     with progress("checking", info.count, "images") as advance:
-        found = in_parallel(lambda row: hashlib.sha256(read(row).data).hexdigest(), range(info.count), workers)
-        for row, (sha256, packed) in enumerate(zip(found, index.sha256s, strict=True)):
+        sha256s = in_parallel(lambda row: hashlib.sha256(read(row).data).hexdigest(), range(info.count), workers)
+        for row, (sha256, packed) in enumerate(zip(sha256s, index.sha256s, strict=True)):
             if sha256 != packed:
                 raise ImageSetError(f"{path}: image {row} ('{images.paths[row]}') is damaged; pack the images again")
             advance(1)
@@ -199,9 +199,9 @@ def check(path: Path, *, workers: int | None = None, progress: Progress = silent
 
 
 def digest(index: files.Index, size: int, preprocessing: str, decision_space: str = "all") -> str:
-    """What makes a set what it is: pixels in their order, labels, clusters; not its name nor where it lies.
+    """The identity of a set: the digest of its pixels in their order, its labels and its clusters.
 
-    Nor whether the pixels are packed: a streamed set gives the same results.
+    Neither its name, nor its place, nor whether its pixels are packed enters it: a streamed set gives the same results.
     """
     labels = None if index.labels is None else index.labels.tolist()
     special: dict[str, object] = {} if decision_space == "all" else {"decision_space": decision_space}

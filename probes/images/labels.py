@@ -1,4 +1,4 @@
-"""Which class an image shows: read off its folder's WordNet id, or listed in a CSV file."""
+"""The labels of images: the class that each shows, read off its folder's WordNet id, or listed in a CSV file."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 ALL = decision_space("all")
 LARGEST = 1 << 27
-"""Bytes of a CSV file: those of a few million images."""
+"""The most bytes that a CSV file may have: those of a few million images."""
 LARGEST_CLASS = 65535
-"""Predictions are kept as uint16, so no larger class could ever be predicted."""
+"""The largest class that labels may name: predictions are kept as uint16, so no larger one could be predicted."""
 
 
 def labels_of_folders(source: Path, paths: Sequence[str], space: DecisionSpace = ALL) -> NDArray[np.int32] | None:
@@ -82,11 +82,11 @@ def _numbered(source: Path, classes: Sequence[str], names: Sequence[str]) -> NDA
     if len(names) > LARGEST_CLASS + 1:
         raise ImageSetError(f"{source}: {len(names):,} classes are more than the {LARGEST_CLASS + 1:,} that are kept")
     numbers = {name: number for number, name in enumerate(names)}
-    return np.array([numbers[one] for one in classes], np.int32)
+    return np.array([numbers[name] for name in classes], np.int32)
 
 
 def folders_that_could_be_labels(paths: Sequence[str]) -> int:
-    """How many classes `labels_of_names` would find; 0 where it would not."""
+    """Count the classes that `labels_of_names` would find; 0 where it would find none."""
     folders = {_top(path) for path in paths}
     return len(folders) if "" not in folders and len(folders) > 1 else 0
 
@@ -94,16 +94,16 @@ def folders_that_could_be_labels(paths: Sequence[str]) -> int:
 def spread(classes: NDArray[np.int32] | None, paths: Sequence[str], limit: int, seed: int) -> NDArray[np.int64]:
     """Rows, ascending, of `limit` images: drawn from each class, and from all classes as evenly as they go.
 
-    What is drawn depends on the seed and the paths alone: a smaller limit draws some of the same images.
+    The draw depends on the seed and the paths alone: a smaller limit draws some of the same images.
     """
-    drawn = [hashlib.sha256(f"{seed} {path}".encode("utf-8", "surrogateescape")).digest() for path in paths]
-    order = sorted(range(len(paths)), key=drawn.__getitem__)
+    digests = [hashlib.sha256(f"{seed} {path}".encode("utf-8", "surrogateescape")).digest() for path in paths]
+    order = sorted(range(len(paths)), key=digests.__getitem__)
     kinds = [0] * len(paths) if classes is None else classes.tolist()
-    seen: Counter[int] = Counter()
+    counts: Counter[int] = Counter()
     nth = {}
     for row in order:
-        nth[row] = seen[kinds[row]]
-        seen[kinds[row]] += 1
+        nth[row] = counts[kinds[row]]
+        counts[kinds[row]] += 1
     order.sort(key=nth.__getitem__)  # the first of every class, then the second of every class, …
     return np.array(sorted(order[:limit]), np.int64)
 
@@ -193,7 +193,7 @@ Clustering = Callable[[Sequence[str]], "NDArray[np.int32]"]
 
 
 def clustering(name: str) -> Clustering:
-    """What gives the clusters of images by their paths; UnknownName where `name` is none of CLUSTERINGS."""
+    """The function that gives the clusters of images by their paths; UnknownName for a name that CLUSTERINGS lacks."""
     if name not in CLUSTERINGS:
         raise UnknownName("clusters", name, CLUSTERINGS)
     return CLUSTERINGS[name]
@@ -204,8 +204,8 @@ def _csv_rows(file: Path) -> Iterator[tuple[int, str, str]]:
         lines = io.StringIO(read_text(file, LARGEST, pipe=True), newline="")
         reader: csv.DictReader[str] = csv.DictReader(lines, strict=True)
         if not {"path", "class"} <= set(reader.fieldnames or ()):
-            found = ", ".join(reader.fieldnames or ["none"])
-            raise ImageSetError(f"{file}: needs the columns path and class, found {found[:60]}")
+            columns = ", ".join(reader.fieldnames or ["none"])
+            raise ImageSetError(f"{file}: needs the columns path and class, found {columns[:60]}")
         yield from ((number, _field(row, "path"), _field(row, "class")) for number, row in enumerate(reader, start=2))
     except OSError as error:
         raise UsageError(f"{file}: cannot read the labels ({error.strerror}); give --labels a CSV file") from error

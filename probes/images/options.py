@@ -20,34 +20,34 @@ class Draw(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a set is called in results, and what its images are."""
+    """The contents of a set: its name in results, and the nature of its images."""
 
     name: str | None = None
     """The set's name; by default that of its folder."""
     benchmark: str | None = None
-    """What the images are; by default the set's name."""
+    """The benchmark that the images belong to in results; by default the set's name."""
     decision_space: str = "all"
     """The classes that labels are of, one of `decision_spaces.NAMES`."""
     clusters: str = "none"
-    """Which images are not independent: "none" of them, or those of one "folder"."""
+    """The images that are not independent: "none" of them, or those of one "folder"."""
     draw: Draw | None = None
-    """Which images of the source are packed, drawn from each class as evenly as they go; by default all."""
+    """The draw of the images that are packed, from each class as evenly as they go; by default all are."""
 
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """How packing goes about it; none of it matters to what the set holds."""
+    """The manner of packing; none of it matters to what the set holds."""
 
     skip_broken: bool = False
     """Leave broken files out instead of stopping at the first."""
     stream: bool = False
-    """Write no pixels: they are decoded from the source, a folder, whenever they are asked for."""
+    """Write no pixels: they are decoded from the source, a folder, whenever a run takes them."""
     workers: int | None = None
-    """The number of threads; by default one a processor."""
+    """The number of threads; by default one for each processor."""
     progress: Progress = silent
-    """Shows how far it is."""
+    """A function that shows how far packing is."""
     say: Say = lambda _text: None
-    """Hears how much room is needed, before anything is decoded."""
+    """A function that is told how much room is needed, before anything is decoded."""
 
 
 WHOLE_SOURCE, USUAL = Contents(), How()

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from .sources import ImageSource
 
 FOLDERS = Path("folders")
-"""Instead of a CSV file: the folders at the top are the classes."""
+"""A path in place of a CSV file's: the folders at the top are the classes."""
 _USUAL = {"decision_space": "all", "corruption": None, "severity": None}
 """Fields that set.json leaves out where they have these values."""
 
@@ -62,15 +62,15 @@ class Choice:
     """Images of a source that make up a set, in its order."""
 
     rows: Sequence[int]
-    """Their indices among the source's paths."""
+    """The images' indices among the source's paths."""
     labels: NDArray[np.int32] | None
     """(n,) class indices."""
     schemes: Mapping[str, Lists] = field(default_factory=dict)
-    """By name, the classes that count as right for each of the n images."""
+    """The label schemes by name: the classes that count as right for each of the n images."""
     names: Sequence[str] | None = None
     """The names of the classes, where they are the user's own."""
     clusters: Clustering = clusters_none
-    """Gives the clusters of images by their paths."""
+    """The function that gives the clusters of images by their paths."""
 
 
 def refuse_early(where: Path, out: Path, how: How) -> None:
@@ -114,11 +114,11 @@ def _cropped(read: Callable[[], bytes], crop: Crop) -> NDArray[np.uint8]:
 
 def _index(source: ImageSource, choice: Choice, sha256s: Mapping[int, str]) -> Index:
     """The index of the images that were not broken."""
-    kept = sorted(sha256s)
-    paths = [source.paths[choice.rows[at]] for at in kept]
-    labels = None if choice.labels is None else choice.labels[kept]
-    schemes = {name: [lists[at] for at in kept] for name, lists in choice.schemes.items()}
-    return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in kept], schemes)
+    whole = sorted(sha256s)
+    paths = [source.paths[choice.rows[at]] for at in whole]
+    labels = None if choice.labels is None else choice.labels[whole]
+    schemes = {name: [lists[at] for at in whole] for name, lists in choice.schemes.items()}
+    return Index(paths, labels, choice.clusters(paths), [sha256s[at] for at in whole], schemes)
 
 
 def describe(folder: Path, index: Index, info: ImageSetInfo, **more: Any) -> None:
@@ -199,7 +199,7 @@ def pack_arrays(
     contents: Contents = WHOLE_SOURCE,
     how: How = USUAL,
 ) -> ImageSet:
-    """As `pack`, for pictures already in memory: pairs of a unique path, with '/', and (height, width, 3) uint8 RGB.
+    """Pack pictures in memory: pairs of a unique path, with '/', and (height, width, 3) uint8 RGB.
 
     The order is that of `items`, of which only a few are held at a time; `labels`, if any, has a class for each. All
     items are packed, so UsageError where they are to be drawn, skipped or streamed.

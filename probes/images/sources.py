@@ -1,4 +1,4 @@
-"""Where images come from: a folder tree or a tar archive, listed first and then read once."""
+"""Sources of images, a folder tree or a tar archive, which are listed first and then read once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ...errors import ImageSetError, UsageError
 from .decode import SUFFIXES
 
 LARGEST_FILE = 1 << 27
-"""Bytes of an image file: files are read into memory, several at a time."""
+"""The most bytes that an image file may have: files are read into memory, several at a time."""
 MOST_LINKS = 100
-"""How often links may lead to one folder: folders that link to one another can be walked in as many ways."""
+"""The most links that may lead to one folder: folders that link to one another can be walked in as many ways."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,12 @@ class ImageSource:
 
     where: Path
     paths: list[str]
-    """Relative, with '/', sorted."""
+    """The images' paths, relative, with '/', sorted."""
     ignored: int
-    """Other files."""
+    """The number of other files."""
     read: Callable[[Container[int]], Iterator[tuple[int, Callable[[], bytes]]]]
-    """Each image asked for, once, in the order of storage: its index in `paths`, and what reads its bytes, in any
-    thread."""
+    """A function that takes indices in `paths` and gives each image once, in the order of storage: its index, and a
+    function that reads its bytes, in any thread."""
 
 
 def open_source(path: Path) -> ImageSource:
@@ -53,9 +53,9 @@ def _open_folder(folder: Path) -> ImageSource:
     except (RecursionError, OSError):  # the first of os.walk before Python 3.12, the other of a path that is too long
         raise ImageSetError(f"{folder}: folders lie too deep in one another; move the images up") from None
 
-    def read(wanted: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
+    def read(indices: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
         for index, path in enumerate(paths):
-            if index in wanted:
+            if index in indices:
                 yield index, partial(read_file, folder / path)
 
     return ImageSource(folder, paths, ignored, read)
@@ -99,11 +99,11 @@ def _open_tar(tar: Path) -> ImageSource:
     paths, ignored = _sorted_images(tar, (_member_name(tar, member) for _, member in _members(tar)))
     index_of = {path: index for index, path in enumerate(paths)}
 
-    def read(wanted: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
+    def read(indices: Container[int]) -> Iterator[tuple[int, Callable[[], bytes]]]:
         # In the archive's own order: going back in a compressed one means reading it again from the start.
         for archive, member in _members(tar):
             index = index_of.get(_member_name(tar, member))
-            if index in wanted and index is not None and (file := archive.extractfile(member)) is not None:
+            if index in indices and index is not None and (file := archive.extractfile(member)) is not None:
                 with _tar_errors(tar):
                     data = file.read()
                 yield index, partial(bytes, data)
@@ -166,11 +166,11 @@ def _sorted_images(source: Path, files: Iterator[str]) -> tuple[list[str], int]:
     return sorted(count), ignored
 
 
-# Tar archives of someone else: each member once, and none larger than the archive can be
+# An archive may come from a stranger: each member is read once, and none is larger than the archive can be.
 LARGEST_HEADER = 1 << 20
-"""Bytes of a long name or other record about the next member: tarfile reads it into memory."""
+"""The most bytes of a long name or other record about the next member: tarfile reads it into memory."""
 MOST_GROWTH = 100
-"""How many times its own size a compressed archive may come to, and 1 GiB more. Photographs do not shrink."""
+"""A compressed archive may come to this many times its size, and 1 GiB more. Photographs do not shrink."""
 _ABOUT_THE_NEXT = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,

@@ -292,7 +292,7 @@ def noisy(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
 def mixed_in_arrays(xp: ModuleType, grey: Any, band: Any, noise_sd: float, draw: int, seed: int, keys: Any) -> Any:
     out = xp.empty((len(grey), 3, *grey.shape[1:]), dtype=xp.float32)
     ((reach,),) = critical_band.reaches(grey, [band], [slice(None)])
-    critical_band.mix_in_arrays(xp, grey, band, noise_sd, reach, draw, seed, keys, out)
+    critical_band.mix_in_arrays(xp, grey, band, noise_sd, reach, critical_band.NoiseStream(seed, keys, draw), out)
     return out
 
 
@@ -304,7 +304,7 @@ def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, images: l
     gain = np.linspace(0.9, 1.1, len(keys), dtype=np.float32)[:, None, None]
     out = device.full((len(keys), 3, size, size), device.nan, device.float32)
     on_device = [device.asarray(array) for array in (grey, band, gain)]
-    critical_band.mix_in_kernel(*on_device, noise_sd, draw, seed, device.asarray(keys), out)
+    critical_band.mix_in_kernel(*on_device, noise_sd, critical_band.NoiseStream(seed, device.asarray(keys), draw), out)
     band *= gain
     made, expected = to_numpy(out), mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
     noise = band * np.float32(noise_sd)
@@ -408,11 +408,12 @@ def test_a_batch_of_none_launches_nothing(device: ModuleType) -> None:
 def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -> None:
     grey, band = (device.asarray(array) for array in noisy(2, 128))
     out = device.empty((2, 3, 128, 128), dtype=device.float32)
+    stream = critical_band.NoiseStream(0, device.asarray([0, 1], dtype=device.uint64), 0)
     for wrong in (grey[:, ::2], grey.astype(device.float64)):
         with pytest.raises(
             EngineError, match=r"kernel mix_noise: got float\d\d of strides .*; it takes contiguous float32"
         ):
-            critical_band.mix_in_kernel(wrong, band, None, 0.1, 0, 0, device.asarray([0, 1], dtype=device.uint64), out)
+            critical_band.mix_in_kernel(wrong, band, None, 0.1, stream, out)
 
 
 def test_a_users_probe_gets_numpy_arrays(device: ModuleType, tmp_path: Path) -> None:
@@ -491,7 +492,7 @@ def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
     there = (*constants(xp, (grey, band)), xp.asarray(keys))
     mixed = mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
     out = xp.empty(mixed.shape, dtype=xp.float32)
-    critical_band.mix_in_kernel(*there[:2], None, noise_sd, draw, seed, there[2], out)
+    critical_band.mix_in_kernel(*there[:2], None, noise_sd, critical_band.NoiseStream(seed, there[2], draw), out)
     for made in (out, mixed_in_arrays(xp, *there[:2], noise_sd, draw, seed, there[2])):
         np.testing.assert_allclose(to_numpy(made), mixed, rtol=0, atol=CLOSE)
 

@@ -22,6 +22,8 @@ WITHOUT_A_MODULE = {
     "test_imports.py": "imports of the whole package",
     "test_measure_names.py": "who names a measure",
     "test_mirror.py": "the folders of the tests",
+    "test_names.py": "names and parameters of the whole package",
+    "test_sentences.py": "docstrings and comments of the whole package",
     "test_sql_page.py": "docs/guide/sql.md",
 }
 """Each unit test of something other than one module, and what it tests instead."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from imports_of_folders import PACKAGE
 from polars.testing import assert_frame_equal
 from small import Command, ask, make_model, make_pictures, rows_of
 from torch import nn
@@ -206,3 +209,13 @@ def test_what_is_no_name_of_the_package_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'bandlens' has no attribute 'exporrt'"):
         _ = bandlens.exporrt
     assert {"Study", "run", "export"} <= set(dir(bandlens))
+
+
+def test_every_name_is_typed_and_stands_in_the_guide() -> None:
+    (typed,) = (
+        node for node in ast.parse((PACKAGE / "__init__.py").read_text("utf-8")).body if isinstance(node, ast.If)
+    )
+    names = {alias.name for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert names == {*bandlens._MODULE_OF, "export"}  # `export` is a folder, too, and is called as a module
+    guide = (PACKAGE / "docs/guide/python.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(names) if not re.search(rf"\b{name}\b", guide)] == []

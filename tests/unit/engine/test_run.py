@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
-from bandlens.engine.run import check_labels, run
+from bandlens.engine.run import check_labels, make_place, run
 from bandlens.errors import EngineError, UsageError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
@@ -86,7 +86,8 @@ class Bench:
 
         xp = arrays_of(self.engine)
         with open_sessions(dict.fromkeys(cell.variant for cell in cells), batch) as sessions:
-            for outcomes in run(todo, images or self.images, self.grid, sessions, xp, range_seconds, advance):
+            place = make_place(xp, images or self.images, sessions)
+            for outcomes in run(todo, self.grid, place, range_seconds, advance):
                 outcome.transactions.append([one.cell.key for one in outcomes])
                 for one in outcomes:
                     keep(outcome, one)
@@ -333,7 +334,8 @@ def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
     outcome = Outcome()
     with open_sessions(bench.variants, 4) as sessions:
         sessions[cells[0].variant] = Fails(sessions[cells[0].variant])
-        for outcomes in run([(cell, 0) for cell in cells], bench.images, bench.grid, sessions, arrays_of(bench.engine)):
+        place = make_place(arrays_of(bench.engine), bench.images, sessions)
+        for outcomes in run([(cell, 0) for cell in cells], bench.grid, place):
             for one in outcomes:
                 keep(outcome, one)
     assert outcome.failed == {cells[0].key: "out of memory"}
@@ -347,8 +349,8 @@ def running() -> list[str]:
 def test_a_run_that_is_abandoned_leaves_no_thread(bench: Bench) -> None:
     with open_sessions(bench.variants, 4) as sessions:
         todo = [(cell, 0) for cell in bench.cells()]
-        xp = arrays_of(bench.engine)
-        with closing(run(todo, bench.images, bench.grid, sessions, xp, range_seconds=0)) as outcomes:  # type: ignore[type-var]
+        place = make_place(arrays_of(bench.engine), bench.images, sessions)
+        with closing(run(todo, bench.grid, place, range_seconds=0)) as outcomes:  # type: ignore[type-var]
             next(outcomes)
             assert running()
         assert not running()

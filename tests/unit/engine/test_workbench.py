@@ -300,7 +300,7 @@ def test_one_attacked_network_is_open_at_a_time_and_nothing_beside_it(bench: Ben
     assert [task.attack for task in tasks] == [False, *[True] * 6], "attacks come last"
     with workbench(bench.images, grid) as here:
         for task in (*tasks, tasks[0]):  # and once more, as when a task is tried again
-            list(here.compute(task.of(task.cells), range_seconds=0))
+            list(here.compute(task.limited_to(task.cells), range_seconds=0))
             assert list(here.sessions) == task.variants
         assert here.sessions
     assert not here.sessions

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from bandlens.engine.distributed import executors
-from bandlens.engine.distributed.executors import LEAST, SILENCE, SLOWEST, START, UNKNOWN, Watch, told
+from bandlens.engine.distributed.executors import LEAST, SILENCE, SLOWEST, START, UNKNOWN, Watch, reported
 
 
 class Clock:
@@ -95,6 +95,6 @@ def test_a_run_that_hears_nothing_says_what_it_waits_for(clock: Clock, monkeypat
         came.set()
 
     clock.now += 75
-    with told(watch, lambda: "a worker", tell):
+    with reported(watch, lambda: "a worker", tell):
         assert came.wait(30)
     assert lines[0] == "no progress for 75 s; waiting for a worker"

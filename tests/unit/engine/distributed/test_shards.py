@@ -96,7 +96,7 @@ def test_a_file_with_any_bit_flipped_or_cut_anywhere_is_damaged(
     folder: Folder, suffix: str, data: st.DataObject
 ) -> None:
     written(folder)
-    path = Path(folder.of(f"{KEY}.{suffix}"))
+    path = Path(folder.path_of(f"{KEY}.{suffix}"))
     content = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
@@ -113,7 +113,7 @@ def test_a_file_with_any_bit_flipped_or_cut_anywhere_is_damaged(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 def test_a_description_of_anything_is_an_error_in_one_line(folder: Folder, content: bytes) -> None:
     written(folder)
-    Path(folder.of(f"{KEY}.json")).write_bytes(content)
+    Path(folder.path_of(f"{KEY}.json")).write_bytes(content)
     with pytest.raises(ShardError) as raised:
         read_about(folder, KEY)
     assert "\n" not in str(raised.value)
@@ -122,7 +122,7 @@ def test_a_description_of_anything_is_an_error_in_one_line(folder: Folder, conte
 def test_a_missing_file_is_an_error(folder: Folder) -> None:
     _, shard = written(folder)
     for name in (f"{KEY}.json", f"{KEY}.parquet"):
-        Path(folder.of(name)).unlink()
+        Path(folder.path_of(name)).unlink()
     with pytest.raises(ShardError, match="No such file"):
         read_about(folder, KEY)
     with pytest.raises(ShardError, match="No such file"):
@@ -133,7 +133,7 @@ def test_rows_of_another_unit_under_a_right_sha256_are_refused(folder: Folder) -
     """Somebody has put a shard together from two."""
     _, shard = written(folder)
     for changed in ({"first": 17, "last": 25}, {"cells": [*shard.cells[1:], shard.cells[0]]}, {"last": 30}):
-        about = json.loads(Path(folder.of(f"{KEY}.json")).read_text())
+        about = json.loads(Path(folder.path_of(f"{KEY}.json")).read_text())
         fields = {name: about[name] for name in Shard.__dataclass_fields__} | changed
         lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
         with pytest.raises(ShardError, match="other rows than its task's"):
@@ -144,7 +144,7 @@ def test_a_shard_under_the_name_of_another_is_refused(folder: Folder) -> None:
     written(folder)
     other = "o" * 64
     for suffix in ("json", "parquet"):
-        Path(folder.of(f"{KEY}.{suffix}")).rename(folder.of(f"{other}.{suffix}"))
+        Path(folder.path_of(f"{KEY}.{suffix}")).rename(folder.path_of(f"{other}.{suffix}"))
     with pytest.raises(ShardError, match="another shard"):
         read_about(folder, other)
 

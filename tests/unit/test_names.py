@@ -1,0 +1,65 @@
+"""Names say what a thing is, and no function has more parameters than a reader can hold."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from imports_of_folders import PACKAGE, SOURCES
+
+PRONOUNS = {
+    *("one", "other", "others", "mine", "theirs", "own", "of", "some", "there"),
+    *("anew", "asked", "found", "given", "left", "said", "told", "wanted"),
+}
+"""Pronouns and participles. A name is a noun of the field instead: `cell`, not `one`; `predictions`, not `found`."""
+MOST_PRONOUNS = 10
+"""The most of 1,000 assignments that may bind a pronoun or participle."""
+WORST = 10
+"""The number of files that a message names."""
+CLEAN = {
+    *("analysis/published", "app", "app/api", "app/commands", "app/study", "engine", "engine/backends"),
+    *("engine/device", "engine/distributed", "probes", "probes/benchmarks", "probes/images", "."),
+}
+"""Folders whose files, without those of folders in them, are held to the limit."""
+
+MOST_PARAMETERS = 8
+AS_OTHERS_CALL_THEM = {
+    "export/pipeline.py: export_user_checkpoint",
+    "export/torch/layers.py: convolution",  # the operator of ONNX has these attributes
+}
+"""Functions that may have more parameters."""
+
+
+def assigned_names(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id.strip("_")
+
+
+def test_names_are_nouns_of_the_field() -> None:
+    assignments, pronouns = 0, Counter[str]()
+    for file in SOURCES:
+        if file.parent.relative_to(PACKAGE).as_posix() in CLEAN:
+            names = list(assigned_names(file))
+            assignments += len(names)
+            pronouns[file.relative_to(PACKAGE).as_posix()] = sum(name in PRONOUNS for name in names)
+    rate = 1000 * pronouns.total() / assignments
+    assert rate <= MOST_PRONOUNS, f"{rate:.1f} of 1,000 assignments bind a pronoun: {pronouns.most_common(WORST)}"
+
+
+def test_no_function_outside_the_commands_has_many_parameters() -> None:
+    """A command has a parameter for each of its options; other functions take objects for what belongs together."""
+    crowded = dict[str, int]()
+    for file in SOURCES:
+        path = file.relative_to(PACKAGE).as_posix()
+        if path.startswith("app/commands/"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                parameters = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                count = sum(parameter.arg not in ("self", "cls") for parameter in parameters)
+                if count > MOST_PARAMETERS:
+                    crowded[f"{path}: {node.name}"] = count
+    assert crowded.keys() <= AS_OTHERS_CALL_THEM, {name: crowded[name] for name in crowded.keys() - AS_OTHERS_CALL_THEM}

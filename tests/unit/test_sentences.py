@@ -1,0 +1,51 @@
+"""Docstrings and comments are sentences that can be read alone, and none begins as the second half of one."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+from imports_of_folders import PACKAGE, SOURCES
+
+BEGINNINGS = re.compile(r"(of|in which|that|as many|between|what)\b", re.IGNORECASE)
+"""The first words of a text that needs another one before it; "what" of a question is not meant."""
+CLEAN = {
+    *("analysis/published", "app", "app/api", "app/commands", "app/study", "engine", "engine/backends"),
+    *("engine/device", "engine/distributed", "probes", "probes/benchmarks", "probes/images", "."),
+}
+"""Folders whose files, without those of folders in them, have whole sentences."""
+
+
+def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and text of every string that stands alone: of modules, classes, functions, constants and fields."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            yield node.lineno, node.value.value
+
+
+def comments(text: str) -> Iterator[tuple[int, str]]:
+    """Line and text of every comment; lines of a longer one count with its first."""
+    last = -1
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            line, alone = token.start[0], token.line.lstrip().startswith("#")
+            if not (alone and line == last + 1):
+                yield line, token.string
+            last = line if alone else -1
+
+
+def fragments(file: Path) -> Iterator[str]:
+    text = file.read_text(encoding="utf-8")
+    for line, words in (*docstrings(ast.parse(text)), *comments(text)):
+        sentence = words.lstrip("# \n")
+        if BEGINNINGS.match(sentence) and not sentence.rstrip().endswith("?"):
+            yield f"{file.relative_to(PACKAGE).as_posix()}:{line}: {sentence[:80]}"
+
+
+def test_texts_begin_as_sentences() -> None:
+    files = [file for file in SOURCES if file.parent.relative_to(PACKAGE).as_posix() in CLEAN]
+    assert [fragment for file in files for fragment in fragments(file)] == []
