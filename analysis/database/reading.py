@@ -59,7 +59,8 @@ def check_reading(connection: duckdb.DuckDBPyConnection, sql: str, path: Path) -
 
 def _offence_of_tree(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
     """Say what the syntax tree of a SELECT does beside reading; None where it reads alone."""
-    (text,) = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone() or ("",)
+    # Every row is fetched: a result with rows left would keep the connection from what comes next.
+    ((text,),) = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
     tree = json.loads(text)
     if tree.get("error"):
         return str(tree.get("error_message", "this statement")).rstrip("!")
