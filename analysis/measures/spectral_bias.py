@@ -23,6 +23,7 @@ Source: Gavrikov & Keuper 2024 for the two means; their intervals are of this pr
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -109,7 +110,7 @@ def _mean_ratio(name: str, outcomes: Outcomes, clean: CellOutcomes | None) -> fl
         return nothing(State.UNDETERMINED, f"{PROBES[name]} cutoff {without}")
     rights = _right(outcomes, [name])
     top1 = rights.sum(axis=1) / rights.shape[1]
-    return float(sum(top1[1:] / top1[0])) / len(BIAS_CUTOFFS)
+    return math.fsum(top1[1:] / top1[0]) / len(BIAS_CUTOFFS)
 
 
 def _share(means: Mapping[str, Estimate]) -> Estimate:
