@@ -1,4 +1,4 @@
-# bandlens for NVIDIA hosts. docs/docker.md says how to build and run it, and what of it has been executed.
+# bandlens for NVIDIA hosts. docs/guide/docker.md says how to build and run it, and what of it has been executed.
 #
 # The CUDA libraries are those of the Python wheels, all of CUDA 13, so the base image holds none. For the same bytes at
 # each build, pin it: --build-arg PYTHON_IMAGE=python:3.12-slim-bookworm@sha256:…

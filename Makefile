@@ -1,10 +1,15 @@
 # Two commands on a clean machine: `make demo` and `make test`. Needed beforehand: Python >= 3.11 and make.
+# `make campaign` runs the longer tests, a folder of tests/ a job; `make campaign JOBS="card hostile"` runs those two.
+# What these jobs draw comes of one seed, which stands in the commands that make prints; SEED=… repeats them.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+JOBS ?= models card processes hostile pages support faults soak archives
+SEED ?= $(shell date +%s)
+SEED := $(SEED)
 
-.PHONY: demo test lint lock audit soak faults setup clean
+.PHONY: demo test campaign lint lock audit setup clean
 
 setup: $(VENV)/.ready
 
@@ -18,21 +23,27 @@ demo: setup
 	$(BIN)/bandlens demo --out $(DEMO)
 
 # A thread for each process: with more, torch spends most of its time waiting for a core.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile
+
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	$(PYTEST) $(ARGS)
+
+campaign: $(JOBS:%=campaign-%)
+
+campaign-faults campaign-soak: campaign-%: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/processes/$*.py --seed $(SEED) $(ARGS)
+
+campaign-archives: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/support/odd_archives.py --seed $(SEED) $(ARGS)
+
+campaign-%: setup
+	$(PYTEST) tests/$* --hypothesis-seed=$(SEED) $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-# Long campaigns; their last figures are in docs/reliability.md.
-soak: setup
-	$(BIN)/python tests/soak.py $(ARGS)
-
-faults: setup
-	$(BIN)/python tests/faults.py $(ARGS)
 
 # Known faults of what is installed; asks PyPI, and fails where it does not answer.
 audit: setup

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
-from os import PathLike
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -25,16 +23,67 @@ from .errors import UsageError as UsageError
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .analysis.results import Results
-    from .app.api import analyze as analyze
-    from .app.api import compare as compare
-    from .app.api import export as export
-    from .app.api import plan as plan
-    from .app.api import report as report
-    from .app.api import run as run
+    from .app.api.images import check_images as check_images
+    from .app.api.images import draw_images as draw_images
+    from .app.api.images import list_benchmarks as list_benchmarks
+    from .app.api.images import list_conditions as list_conditions
+    from .app.api.images import pack as pack
+    from .app.api.images import pack_benchmark as pack_benchmark
+    from .app.api.images import pack_frequency_conflict as pack_frequency_conflict
+    from .app.api.images import preview as preview
+    from .app.api.models import describe_checkpoint as describe_checkpoint
+    from .app.api.models import describe_model as describe_model
+    from .app.api.models import doctor as doctor
+    from .app.api.models import export as export
+    from .app.api.models import fetch_weights as fetch_weights
+    from .app.api.models import list_checkpoints as list_checkpoints
+    from .app.api.models import lower as lower
+    from .app.api.models import verify_weights as verify_weights
+    from .app.api.published import check_published as check_published
+    from .app.api.published import compare_sources as compare_sources
+    from .app.api.published import effective_lines as effective_lines
+    from .app.api.published import import_published as import_published
+    from .app.api.published import join_published as join_published
+    from .app.api.published import list_sources as list_sources
+    from .app.api.published import place_model as place_model
+    from .app.api.published import published_table as published_table
+    from .app.api.published import published_values as published_values
+    from .app.api.published import relate_published as relate_published
+    from .app.api.published import values_of_model as values_of_model
+    from .app.api.results import analyze as analyze
+    from .app.api.results import compare as compare
+    from .app.api.results import consistency as consistency
+    from .app.api.results import correlate as correlate
+    from .app.api.results import delete_study as delete_study
+    from .app.api.results import explore as explore
+    from .app.api.results import list_measures as list_measures
+    from .app.api.results import list_studies as list_studies
+    from .app.api.results import measure as measure
+    from .app.api.results import open as open  # noqa: A004 - as in `bandlens.open("results.duckdb")`
+    from .app.api.results import open_query as open_query
+    from .app.api.results import rename_study as rename_study
+    from .app.api.results import report as report
+    from .app.api.results import stored_study as stored_study
+    from .app.api.results import vacuum as vacuum
+    from .app.api.studies import gate as gate
+    from .app.api.studies import import_predictions as import_predictions
+    from .app.api.studies import plan as plan
+    from .app.api.studies import rebuild as rebuild
+    from .app.api.studies import run as run
+    from .app.api.studies import study_text as study_text
+    from .app.api.studies import verify as verify
     from .app.console import progress as progress
+    from .app.export import Lowering as Lowering
+    from .app.export import Reading as Reading
     from .app.study.file import Study as Study
-    from .probes.images.pack import pack as pack
+    from .app.study.shards import Sharded as Sharded
+    from .engine.distributed.cluster import RayOptions as RayOptions
+    from .probes.benchmarks.check import Subset as Subset
+    from .probes.benchmarks.truth import Labels as Labels
+    from .probes.images.options import Contents as Contents
+    from .probes.images.options import Draw as Draw
+    from .probes.images.options import How as How
+    from .records import Crop as Crop
 
 # ONNX Runtime, OpenVINO and NNCF would tell their makers of every use, and begin as they are imported. The first asks
 # the environment; the others have a package for it, and do without where they do not find it.
@@ -42,37 +91,49 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 
-def open(path: str | PathLike[str]) -> Results:  # noqa: A001 - as in `bandlens.open("results.duckdb")`
-    """Open a results database for reading: Polars frames and Altair charts. Several programs may read one at a time."""
-    from .analysis.results import Results
-
-    return Results(Path(path))
-
-
 _LATER = {
-    "Study": ".app.study.file",
-    "pack": ".probes.images.pack",
-    "progress": ".app.console",
-    **dict.fromkeys(("analyze", "compare", "plan", "report", "run"), ".app.api"),
+    ".app.api.images": (
+        "check_images draw_images list_benchmarks list_conditions pack pack_benchmark pack_frequency_conflict preview"
+    ),
+    ".app.api.models": "describe_checkpoint describe_model doctor fetch_weights list_checkpoints lower verify_weights",
+    ".app.api.published": (
+        "check_published compare_sources effective_lines import_published join_published list_sources "
+        "place_model published_table published_values relate_published values_of_model"
+    ),
+    ".app.api.results": (
+        "analyze compare consistency correlate delete_study explore list_measures list_studies measure "
+        "open open_query rename_study report stored_study vacuum"
+    ),
+    ".app.api.studies": "gate import_predictions plan rebuild run study_text verify",
+    ".app.console": "progress",
+    ".app.export": "Lowering Reading",
+    ".app.study.file": "Study",
+    ".app.study.shards": "Sharded",
+    ".engine.distributed.cluster": "RayOptions",
+    ".probes.benchmarks.check": "Subset",
+    ".probes.benchmarks.truth": "Labels",
+    ".probes.images.options": "Contents Draw How",
+    ".records": "Crop",
 }
-"""Name -> its module, which loads heavy libraries, and so on use."""
+"""Names by their modules. These load heavy libraries, or lead to some that do, and so are imported on use."""
+_MODULE_OF = {name: module for module, names in _LATER.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'bandlens' has no attribute '{name}'")
-    return getattr(import_module(_LATER[name], __name__), name)
+    return getattr(import_module(_MODULE_OF[name], __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_LATER])
+    return sorted([*globals(), *_MODULE_OF])
 
 
 class _Export(ModuleType):
     """The folder export/, which can be called: whoever imports a module of it sets `bandlens.export` to the folder."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        from .app.api import export
+        from .app.api.models import export
 
         return export(*arguments, **options)
 

@@ -16,13 +16,13 @@ def main() -> None:
     signals.obey()
     try:
         from .app.cli import main
-        from .calls import stuck
+        from .timeouts import has_stuck_call
 
         main()
     except BaseException as error:
         if signals.interrupted():
             _leave(signals.tell())
-        if isinstance(error, SystemExit) and stuck():
+        if isinstance(error, SystemExit) and has_stuck_call():
             _leave(error.code if isinstance(error.code, int) else bool(error.code))
         raise
 

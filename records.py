@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +23,55 @@ def digest_of(*fields: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+Value = float | int | str
+"""A parameter of a probe."""
+
+
+def in_words(parameters: Iterable[tuple[str, Value]]) -> str:
+    """Parameters as every message, table and chart words them: `noise_sd=0.08, frequency=3`."""
+    return ", ".join(
+        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in parameters
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the family of a probe says of a condition.
+
+    A database keeps them in the condition's row, since whatever reads results knows no families.
+    """
+
+    setting: str = ""
+    """The parameters in words, without those that its family hides; empty where there are none."""
+    series: str = ""
+    """The same without the parameters of axes: conditions that share it lie on one curve, or on one map."""
+    x: float | None = None
+    """The number on the axis across; None where the probe has no axis, or the condition no number on it."""
+    x_title: str | None = None
+    y: float | None = None
+    """The number on the axis down, of probes that are drawn as a map."""
+    y_title: str | None = None
+    mirrored: bool = False
+    """Whether (x, y) and (-x, -y) are one condition."""
+    cycles_per_pixel: float | None = None
+    """The frequency at which the condition acts, in cycles per pixel."""
+    cuts: bool = False
+    """Whether it filters at that frequency, rounded down to whole cycles per image."""
+    attack: bool = False
+    """Whether its images are made for one network at a time, with its gradient."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """One probe family at one parameter setting."""
 
     probe: str
-    parameters: tuple[tuple[str, float | int | str], ...]
+    parameters: tuple[tuple[str, Value], ...]
     digest: str
     """Covers family, parameters and implementation: the version of a built-in family, the source of a user's."""
+    facts: Facts = field(default=Facts(), compare=False)
 
-    def __getitem__(self, name: str) -> float | int | str:
+    def __getitem__(self, name: str) -> Value:
         return dict(self.parameters)[name]
 
     def number(self, name: str) -> float | None:
@@ -40,7 +80,7 @@ class Condition:
         return float(value) if isinstance(value, (int, float)) else None
 
     def __str__(self) -> str:
-        return " ".join([self.probe, *(f"{name}={value}" for name, value in self.parameters)])
+        return f"{self.probe} {self.facts.setting}".rstrip()
 
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -53,6 +93,7 @@ class Crop:
     size: int = 224
     resize: int = 256
     """Pixels that the shorter side gets, or both sides if they are squashed; no fewer than `size`."""
+    _: KW_ONLY
     fixed: bool = False
     """Photographs have size x size pixels already: any other is broken."""
     fast: bool = False
@@ -70,8 +111,9 @@ class Crop:
         if self.fast and self.interpolation != "bilinear":
             raise UsageError(f"{self.interpolation} is not resized faster; leave --fast out")
 
-    def __str__(self) -> str:
-        """What is done to the pixels, in words: part of an image set's digest."""
+    @property
+    def key(self) -> str:
+        """The identity of what is done to the pixels. Digests of image sets hold it, so its text never changes."""
         if self.fixed:
             return f"RGB, {self.size} x {self.size} pixels as they are"
         sides = "both sides" if self.squash else "shorter side"
@@ -80,16 +122,21 @@ class Crop:
 
     @property
     def options(self) -> str:
-        """What `bandlens images pack` is told for it."""
+        """The options of `bandlens images pack` that give this crop."""
         side = f"{self.resize}x{self.resize}" if self.squash else str(self.resize)
         return f"--size {self.size} --resize {side} --interpolation {self.interpolation}"
 
     def gives(self, preprocessing: str) -> bool:
-        """Whether a set whose `preprocessing` this is has such pixels: fast or not, or right as they are."""
-        alike = [self, Crop(self.size, self.size, fixed=True)]
+        """Whether a set with this `preprocessing` has such pixels: fast or not, or right as they are."""
+        crops = [self, Crop(self.size, self.size, fixed=True)]
         if self.interpolation == "bilinear":
-            alike.append(replace(self, fast=True))
-        return preprocessing.partition(";")[0] in map(str, alike)  # a benchmark's subset says so after a semicolon
+            crops.append(replace(self, fast=True))
+        # What else was done stands behind a semicolon: a benchmark's subset, or a mixture of two images.
+        return preprocessing.partition(";")[0] in [crop.key for crop in crops]
+
+
+PUBLISHED_CROP = Crop()
+"""The crop of the published study: the shorter side to 256 pixels, then the central 224 x 224."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from .charts import correlations as correlation_charts
 from .charts import curves as charts
 from .correlations.models import study_table, subsets_of
 from .correlations.table import correlate
+from .database.conditions import read_conditions, with_facts
 from .database.open import open_store
 from .database.process import QueryProcess
 from .database.store import readable
@@ -37,7 +38,7 @@ class Results:
         return self.sql("FROM accuracy_of(?) ORDER BY ALL", [study])
 
     def curves(self, study: str = "*") -> pl.DataFrame:
-        """The same beside the clean accuracy and their ratio: the view `curve`."""
+        """Accuracy beside the clean accuracy, and their ratio: the view `curve`."""
         return self.sql("FROM curve_of(?) ORDER BY ALL", [study])
 
     def flips(self, study: str = "*") -> pl.DataFrame:
@@ -45,7 +46,7 @@ class Results:
         return self.sql("FROM flip_of(?) ORDER BY ALL", [study])
 
     def metrics(self, study: str = "*") -> pl.DataFrame:
-        """What `bandlens analyze` computed: the view `metric`."""
+        """The numbers that `bandlens analyze` computed: the view `metric`."""
         return self.sql("FROM metric_of(?) ORDER BY ALL", [study])
 
     def conditions(self, study: str = "*") -> pl.DataFrame:
@@ -53,13 +54,13 @@ class Results:
         return self.sql("FROM condition_metric_of(?) ORDER BY ALL", [study])
 
     def correlations(self, study: str | None = None, method: Method = "spearman") -> pl.DataFrame:
-        """Every bias with every kind of generalization over the models of one study: see docs/statistics.md.
+        """Every bias with every kind of generalization over the models of one study: see docs/guide/compare.md.
 
         Raises UsageError where the study has too few models or no metrics.
         """
         table = study_table(self._store, study_label(self._store, study))
         subsets = subsets_of(table.frame)
-        return correlate(table.frame, table.biases, table.groups, subsets, method, table.given, errors=table.errors)
+        return correlate(table.frame, table.biases, table.groups, subsets, method, table.control, errors=table.errors)
 
     def sql(self, query: str, parameters: Sequence[Any] = (), timeout: float = 0) -> pl.DataFrame:
         """The rows of any query; it can read the database and nothing else.
@@ -76,8 +77,8 @@ class Results:
     ) -> Any:
         """An Altair chart of accuracy over a column of one probe on one image set, a line a model, with intervals.
 
-        Of lowpass and highpass, `cycles` is where they cut, in cycles per image, and `cutoff` their parameter.
-        UsageError where there is nothing to draw, or more than one line a model.
+        `cycles` is where lowpass and highpass cut, in cycles per image, and `cutoff` is their parameter. UsageError
+        where there is nothing to draw, or more than one line a model.
         """
         rows = self.curves(study).filter(pl.col("probe") == probe)
         if image_set is not None:
@@ -86,15 +87,16 @@ class Results:
             on = "" if image_set is None else f" on {image_set}"
             raise UsageError(f"{self._store.path} has no {probe} with {x} in study {study}{on}")
         for name, column in (("study", "version"), ("image_set", "image_set")):
-            if len(found := rows[column].unique().sort()) > 1:
-                raise UsageError(f"{self._store.path} has {probe} of {', '.join(found)}; name one of them with {name}=")
+            if len(names := rows[column].unique().sort()) > 1:
+                raise UsageError(f"{self._store.path} has {probe} of {', '.join(names)}; name one of them with {name}=")
         rows = rows.filter(pl.col(x).is_not_null())
         if rows.unique(["checkpoint", x, "frequency", "noise_sd"]).select("checkpoint", x).is_duplicated().any():
             raise UsageError(
                 f"{probe} varies more than {x}; filter `curves` to one value of the rest, and draw that with "
                 "bandlens.analysis.charts.curves.curves"
             )
-        return charts.curves(rows, x, x, probe)
+        rows = with_facts(rows, read_conditions(self._store, rows["version"][0]))
+        return charts.curves(rows, x, x, probe, octaves=x == "cycles" and not rows["cuts"].any())
 
     def plot_correlations(self, correlations: pl.DataFrame, subset: str = "total") -> Any:
         """An Altair heat map of one subset of what `correlations` gives."""

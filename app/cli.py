@@ -30,6 +30,7 @@ from .commands import (
     gate,
     images,
     imports,
+    measures,
     plan,
     probes,
     published,
@@ -99,6 +100,7 @@ COMMANDS: dict[str, dict[str, typer.Typer | Callable[..., None]]] = {
         "images": images.app,
         "benchmarks": benchmarks.app,
         "probes": probes.app,
+        "measures": measures.app,
     },
     "Run": {
         "study": study.study,

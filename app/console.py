@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..untrusted import printable
 
 if TYPE_CHECKING:
-    from ..probes.images.rows import Advance
+    from ..advance import Advance
 
 log = logging.getLogger("bandlens")
 """Takes what a command has to say beside its results: notes, warnings and errors, each a line."""
@@ -178,14 +178,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def parameters_in_words(parameters: str | None) -> str:
+def setting_in_words(probe: str, parameters: str | None) -> str:
     """The parameters of a condition, which SQL gives as JSON, as `cutoff=0.2, size=3`."""
-    values = json.loads(parameters or "{}")
-    return ", ".join(
-        f"{name}={value:.6g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
-    )
+    from ..probes.grid import setting_in_words as in_words
+
+    return in_words(probe, json.loads(parameters or "{}"))
 
 
 def condition_in_words(row: Mapping[str, Any]) -> str:
     """The condition of a row with probe and parameters, as `lowpass cutoff=0.2`."""
-    return " ".join(filter(None, (row["probe"], parameters_in_words(row["parameters"]))))
+    return f"{row['probe'] or ''} {setting_in_words(row['probe'], row['parameters'])}".strip()

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from ..errors import UsageError
 from ..export.models import load_model, model_names
 from ..probes.images.image_set import ImageSet, open_image_set
+from ..probes.images.options import Contents
 from ..probes.images.pack import pack_arrays
 from ..records import Model
 
 if TYPE_CHECKING:
-    from ..export.parity import Parity
+    from ..export.onnx.parity import Parity
 
 MODEL = "efficientnet_lite0"
 ARCHITECTURE = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
@@ -47,7 +48,8 @@ CROPS = (
     (0.45, 0.5, 0.5),
     *((0.7, x, y) for x in (0, 1) for y in (0, 1)),
 )
-"""Side as a share of the photograph's shorter side, and where the window lies from left to right and top to bottom."""
+"""The side of each window as a share of the photograph's shorter side, and its place from left to right and from top to
+bottom."""
 
 STUDY = """\
 name = "demo"
@@ -81,7 +83,7 @@ def pack_photographs(out: Path) -> ImageSet:
     """The 64 crops as an image set; a set that is there already is opened."""
     if out.exists():
         return open_image_set(out)
-    return pack_arrays(crops(), out, name="photographs", benchmark="demo", clusters="folder")
+    return pack_arrays(crops(), out, contents=Contents(name="photographs", benchmark="demo", clusters="folder"))
 
 
 def crops() -> Iterator[tuple[str, NDArray[np.uint8]]]:
@@ -107,3 +109,20 @@ def write_study(folder: Path) -> Path:
     if not file.exists():
         file.write_text(STUDY, encoding="utf-8")
     return file
+
+
+def draw_pictures(folder: Path) -> tuple[Path, Path]:
+    """Draw a photograph under every condition, and the curves of the study; gives the two PNG files."""
+    from ..probes.grid import PUBLISHED, make_grid
+    from .pictures.sheet import draw_sheet
+    from .report.accuracy import curves_section
+    from .report.band import band_section
+    from .report.data import read_data
+    from .report.figures import write_png
+
+    sheet, curves = folder / "sheet.png", folder / "curves.png"
+    images = open_image_set(folder / "photographs.set")
+    draw_sheet(images.pixels[images.paths.index("chelsea/0.png")], make_grid(PUBLISHED, folder), 0, sheet)
+    if results := read_data(folder / "results.duckdb", "demo"):
+        write_png([*curves_section(results).figures, *band_section(results).figures], curves)
+    return sheet, curves

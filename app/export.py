@@ -1,111 +1,182 @@
-"""`bandlens export` for each name: the fp32 model, its ONNX files at other precisions, and TensorRT plans."""
+"""Exports for each name: the fp32 model, its ONNX files at other precisions, and TensorRT plans."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UnknownName, UsageError
-from ..export.models import describe_model, load_model, model_names
-from ..export.onnx_files import OnnxFile, check_precision, describe_onnx_file, load_onnx_file
-from ..export.registry import checkpoints, select
+from ..protocol import SIZE
 from ..records import Model
 
 if TYPE_CHECKING:
-    from ..export.precisions import Calibration
+    from ..export.onnx.files import OnnxFile
+    from ..export.onnx.precisions import Calibration
 
 CALIBRATION_IMAGES = 300
-"""Evenly spaced over the image set."""
+"""Images that int8 is calibrated on, evenly spaced over the image set."""
+OWN = "own"
+"""The key rule of a user's weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The models that a command line names."""
+
+    names: Sequence[str] = ()
+    """Some of the 48, or models of the user's own that were exported before."""
+    every: bool = False
+    """All of the 48."""
+    category: str | None = None
+    """Those of the 48 that are of this category."""
+    timm: Sequence[str] = ()
+    """Pretrained models of timm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a file of weights is read."""
+
+    rule: str = OWN
+    """The key rule, as `checkpoints show` names it."""
+    weights: str | None = None
+    """The weights that are meant of several in a file: `ema`, `raw`, or a key; by default `ema` where there is one."""
+    trust: bool = False
+    """Let the file run its code."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exportable:
-    """A name, and how its fp32 model comes about."""
+    """A name, and a function that exports its fp32 model or loads it."""
 
     name: str
     model: Callable[[], Model]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Lowering:
-    """The precisions and TensorRT plans that are to be made of each model."""
+    """The precisions and TensorRT plans that are made of each model."""
 
-    precisions: Sequence[str]
-    calibration: Path | None
-    """An image set."""
-    build: Callable[[OnnxFile], Path] | None
-    """Makes the TensorRT plan of an ONNX file, or finds it; None where no plans are built."""
+    precisions: Sequence[str] = ("fp32",)
+    calibration: Path | None = None
+    """A packed image set, which int8 is calibrated on."""
+    batch: int = 256
+    """The number of images that a TensorRT plan takes at once."""
+    refit: bool = False
+    """Build one TensorRT plan for all models of equal structure."""
+
+    def __post_init__(self) -> None:
+        """UnknownName for a precision that does not exist."""
+        from ..export.onnx.files import check_precision
+
+        for precision in self.precisions:
+            check_precision(precision)
+        if self.refit and "int8" in self.precisions:
+            raise UsageError(
+                "--refit is for fp32 and fp16: an int8 file has scales of its own; leave out one of the two"
+            )
+
+    @cached_property
+    def build(self) -> Callable[[OnnxFile], Path] | None:
+        """Makes the TensorRT plan of an ONNX file, or finds it.
+
+        None where this machine cannot, which stderr explains where plans may be expected.
+        """
+        from ..engine.device.devices import gpus, readiness
+        from ..engine.device.nvidia import NoGpu
+        from ..engine.device.requirements import TENSORRT, load, usable
+
+        state = readiness("tensorrt")
+        if not state.ready:
+            if self.refit or not isinstance(gpus(), NoGpu):  # else it is an ordinary machine
+                logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
+            return None
+        from ..export.plans.plans import ensure_trt_plan, target_of
+
+        trt, gpu = load(TENSORRT), usable(gpus())
+        target = target_of(trt, gpu.name, gpu.capability, self.batch, refit=self.refit)
+        return lambda onnx_file: ensure_trt_plan(trt, onnx_file, target).path
 
 
 def read_precisions(words: Iterable[str]) -> list[str]:
-    """["fp16,int8", "fp32"] -> each precision once; UnknownName for one that does not exist."""
-    return list(dict.fromkeys(check_precision(name.strip()) for word in words for name in word.split(",")))
+    """["fp16,int8", "fp32"] -> each precision once."""
+    return list(dict.fromkeys(name.strip() for word in words for name in word.split(",")))
 
 
-def trt_plan_builder(batch: int, refit: bool) -> Callable[[OnnxFile], Path] | None:
-    """Builds TensorRT plans on this machine; None where it cannot, which stderr explains where they may be expected."""
-    from ..engine.device.devices import gpus, readiness
-    from ..engine.device.nvidia import NoGpu
-    from ..engine.device.requirements import TENSORRT, load, usable
-
-    state = readiness("tensorrt")
-    if not state.ready:
-        if isinstance(gpus(), NoGpu) and not refit:
-            return None  # an ordinary machine
-        logging.getLogger("bandlens").info(f"bandlens: no TensorRT plans are built here: {state.line}")
-        return None
-    from ..export.trt_plans import ensure_trt_plan, target_of
-
-    trt, gpu = load(TENSORRT), usable(gpus())
-    target = target_of(trt, gpu.name, gpu.capability, batch, refit=refit)
-    return lambda onnx_file: ensure_trt_plan(trt, onnx_file, target).path
-
-
-def exportables(
-    names: list[str],
-    every: bool,
-    category: str | None,
-    folder: Path,
-    export: Callable[[str], Model],
-    anew: bool,
+def models_to_export(
+    selection: Selection, lowering: Lowering, folder: Path, image_size: int | None = None, trust: bool = False
 ) -> list[Exportable]:
-    """The names that a command line asks for: of the 48, and of the models in the folder, which include the user's own.
+    """The models of a selection; every name is known before the first of them is exported.
 
-    `export` is called for those of the 48 that are not in the folder, or for all of them if they are wanted anew.
-    Raises UnknownName and UsageError as `registry.select` does.
+    Those of the 48 that are in the folder are loaded, unless fp32 files are asked for. Raises UnknownName, and
+    UsageError for a selection that makes no sense, or where int8 lacks images to be calibrated on.
     """
-    known, here = [one.name for one in checkpoints()], model_names(folder)
-    if names and not every and category is None:
-        for name in names:
-            if name not in known + here:
+    models = _timm_models(selection.timm, folder, image_size) if selection.timm else []
+    if selection.names or selection.every or selection.category is not None or not selection.timm:
+        models = _named_models(selection, lowering, folder, image_size, trust) + models
+    check_calibration([model.name for model in models], lowering, folder)
+    return models
+
+
+def _timm_models(names: Sequence[str], folder: Path, image_size: int | None) -> list[Exportable]:
+    from ..export.pipeline import export_pretrained
+    from ..export.weights.pretrained import pretrained
+
+    if image_size is not None:
+        raise UsageError("--timm takes images of the model's own size; leave out --image-size")
+
+    def export(name: str) -> Model:
+        return export_pretrained(name, folder)[0]
+
+    return [Exportable(name, partial(export, name)) for name in dict.fromkeys(pretrained(name).name for name in names)]
+
+
+def _named_models(
+    selection: Selection, lowering: Lowering, folder: Path, image_size: int | None, trust: bool
+) -> list[Exportable]:
+    from ..export.models import load_model, model_names
+    from ..export.weights.registry import checkpoints, select
+
+    published, exported = [checkpoint.name for checkpoint in checkpoints()], model_names(folder)
+    if selection.names and not selection.every and selection.category is None:
+        for name in selection.names:
+            if name not in published + exported:
                 hint = "see `bandlens checkpoints list`; `bandlens export-own` exports weights of your own"
-                raise UnknownName("checkpoint", name, known + here, hint)
-        chosen = list(dict.fromkeys(names))
+                raise UnknownName("checkpoint", name, published + exported, hint)
+        names = list(dict.fromkeys(selection.names))
     else:
-        chosen = [one.name for one in select(names, every, category)]
-    loaded = [name in here and not (anew and name in known) for name in chosen]
-    return [
-        Exportable(name, partial(load_model, folder, name) if there else partial(export, name))
-        for name, there in zip(chosen, loaded, strict=True)
-    ]
+        names = [checkpoint.name for checkpoint in select(list(selection.names), selection.every, selection.category)]
+
+    def export(name: str) -> Model:
+        from ..export.pipeline import export_checkpoint
+
+        return export_checkpoint(name, folder, image_size=image_size or SIZE, trust=trust)[0]
+
+    def model_of(name: str) -> Callable[[], Model]:
+        loads = name in exported and not ("fp32" in lowering.precisions and name in published)
+        return partial(load_model, folder, name) if loads else partial(export, name)
+
+    return [Exportable(name, model_of(name)) for name in names]
 
 
-def check_calibration(names: Sequence[str], folder: Path, precisions: Sequence[str], calibration: Path | None) -> None:
+def check_calibration(names: Sequence[str], lowering: Lowering, folder: Path) -> None:
     """UsageError if an int8 ONNX file would have to be made without images."""
+    from ..export.models import model_names
+
     lacking = set(names) - set(model_names(folder / "int8"))
-    if "int8" in precisions and calibration is None and lacking:
+    if "int8" in lowering.precisions and lowering.calibration is None and lacking:
         raise UsageError(f"int8 needs images for {min(lacking)}; give a packed image set: --calibration SET")
 
 
-def rows_of(model: Model, wanted: Lowering) -> list[dict[str, Any]]:
+def lower_model(model: Model, lowering: Lowering) -> list[dict[str, Any]]:
     """Make the files of a model; a row for each precision: fp32 compared with torch, the others with fp32."""
     rows = []
-    for precision in wanted.precisions:
-        onnx_file, parity = _onnx_file(model, precision, wanted.calibration)
+    for precision in lowering.precisions:
+        onnx_file, parity = _onnx_file(model, precision, lowering.calibration)
         row = {
             "name": model.name,
             "precision": precision,
@@ -116,14 +187,17 @@ def rows_of(model: Model, wanted: Lowering) -> list[dict[str, Any]]:
             "top1_disagreements": parity.get("top1_disagreements"),
             "file": str(onnx_file.path),
         }
-        rows.append(row if wanted.build is None else row | {"trt_plan": str(wanted.build(onnx_file))})
+        rows.append(row if lowering.build is None else row | {"trt_plan": str(lowering.build(onnx_file))})
     return rows
 
 
 def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[OnnxFile, dict[str, Any]]:
     """The ONNX file and its recorded parity. An int8 file that exists is taken as it is unless there are images."""
+    from ..export.models import describe_model
+    from ..export.onnx.files import describe_onnx_file, load_onnx_file
+
     if precision == "fp16" or (precision == "int8" and calibration is not None):
-        from ..export.precisions import make_onnx_file
+        from ..export.onnx.precisions import make_onnx_file
 
         make_onnx_file(model, precision, None if calibration is None else _calibration(calibration, model.image_size))
     onnx_file = load_onnx_file(model, precision)
@@ -137,7 +211,7 @@ def _onnx_file(model: Model, precision: str, calibration: Path | None) -> tuple[
 def _calibration(path: Path, size: int) -> Calibration:
     import numpy as np
 
-    from ..export.precisions import Calibration
+    from ..export.onnx.precisions import Calibration
     from ..probes.images.image_set import open_image_set
 
     images = open_image_set(path)

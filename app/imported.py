@@ -20,19 +20,20 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ..analysis.database.open import open_store
 from ..analysis.database.store import Images, Store, check_names
-from ..analysis.published.sources import read_parquet
+from ..analysis.published.tables import SourceTable, read_csv, read_parquet
 from ..errors import StoreError, UsageError
 from ..probes.clean import CLEAN
 from ..probes.images.image_set import open_image_set
 from ..protocol import CLASSES, SIZE
 from ..records import Cell, Finished, ImageSetInfo, Model, Predictions, SessionInfo, Variant, digest_of
-from ..untrusted import first_line
+from .study.file import is_study_name
 
 ENGINE = "imported"
 UNKNOWN = "unknown"
 UNKNOWN_RANK = 65_535
-"""label_rank of a label that is not the prediction."""
+"""The label_rank of a label that is not the prediction."""
 NEEDED = ("file_name", "predicted_class")
 PROBABILITY = "predicted_probability"
 SUFFIXES = (".parquet", ".csv")
@@ -49,7 +50,7 @@ WHERE newest AND study_version.study = ?
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """An image set of which names and labels are known, and no pixels."""
+    """An image set whose names and labels are known, and whose pixels are not."""
 
     info: ImageSetInfo
     paths: list[str]
@@ -62,12 +63,12 @@ class LabelledFiles:
 def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256: str = UNKNOWN) -> Finished:
     """A checkpoint's predictions on unperturbed images, as the only part of a cell.
 
-    Raises UsageError where the file or the checkpoint in it is not there, and StoreError for what it holds otherwise.
+    Raises UsageError where the file or the checkpoint in it is not there, and StoreError where the file is unsound.
     """
-    table = _of_model(_read(file, NEEDED), file, checkpoint)
+    table = _of_model(_read(file, NEEDED), checkpoint)
     if images.labels is None:
         raise UsageError(f"{images.info.name} has no labels, so no prediction could be right; give a labelled set")
-    predicted, probability = _in_order(table, file, images)
+    predicted, probability = _in_order(table, images)
     identity = digest_of("imported predictions", checkpoint, weights_sha256)
     source, size = "imported predictions", images.info.size
     model = Model(checkpoint, "own", UNKNOWN, weights_sha256, source, UNKNOWN, file, identity, size, CLASSES)
@@ -76,6 +77,40 @@ def read_predictions(file: Path, checkpoint: str, images: Images, weights_sha256
     cell = Cell(variant, images.info, clean, 0)
     rank = np.where(predicted == images.labels, 0, UNKNOWN_RANK).astype(np.uint16)
     return Finished(cell, 0, Predictions(predicted.astype(np.uint16), rank, probability), 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """Predictions of a checkpoint that were imported."""
+
+    label: str
+    """The name@version of the study that they are in."""
+    images: int
+    top1: float
+    low: float
+    """The 95 % interval of top-1."""
+    high: float
+
+
+def import_predictions(
+    file: Path, checkpoints: Sequence[str], images: Path, database: Path, weights_sha256: str = UNKNOWN
+) -> list[Imported]:
+    """Import the predictions of each checkpoint; nothing is imported unless all of them can be."""
+    for name in checkpoints:
+        if not is_study_name(name):
+            raise UsageError(f"--checkpoint must be a line of text without @, which asks for a version, not {name!r}")
+    if len(checkpoints) > 1 and weights_sha256 != UNKNOWN:
+        raise UsageError(f"--weights-sha256 is of one model, and {len(checkpoints)} are imported; import it alone")
+    labelled = find_images(images)
+    parts = [read_predictions(file, name, labelled, weights_sha256) for name in checkpoints]
+    imported = []
+    with open_store(database) as store:
+        studies = [study_with(store, part.cell) for part in parts]
+        for part, cells in zip(parts, studies, strict=True):
+            label = store_predictions(store, part, cells, labelled)
+            query = "SELECT n, top1, low, high FROM accuracy_of(?) WHERE image_set = ?"
+            imported.append(Imported(label, *store.frame(query, [label, labelled.info.name]).row(0)))
+    return imported
 
 
 def study_with(store: Store, added: Cell) -> list[Cell]:
@@ -95,9 +130,9 @@ def study_with(store: Store, added: Cell) -> list[Cell]:
 
 
 def _stored(row: Mapping[str, Any], like: Cell) -> Cell:
-    """A cell of the database, on another image set than one of the same checkpoint that is like it otherwise."""
+    """A cell of the database: like a cell of the same checkpoint, but on another image set."""
     model = replace(like.model, sha256=row["model_sha256"])
-    images = ImageSetInfo(**{one.name: row[one.name] for one in fields(ImageSetInfo)})
+    images = ImageSetInfo(**{field.name: row[field.name] for field in fields(ImageSetInfo)})
     return replace(
         like,
         variant=replace(like.variant, model=model, sha256=row["onnx_sha256"]),
@@ -130,80 +165,68 @@ def find_images(path: Path) -> Images:
     if path.suffix not in SUFFIXES:
         return open_image_set(path)
     table = _read(path, ("file_name", "label"))
-    names, labels = table["file_name"].to_list(), _classes(table, "label", path)
-    _once(table, path)
+    names, labels = table.rows["file_name"].to_list(), _classes(table, "label")
+    table.check_distinct("file_name")
     info = ImageSetInfo(
         path.stem, "imagenet", digest_of("labelled files", names, labels.tolist()), len(names), SIZE, "unknown", True
     )
     return LabelledFiles(info, names, labels.astype(np.int32), np.arange(len(names), dtype=np.int32), {})
 
 
-def _read(file: Path, needed: tuple[str, ...]) -> pl.DataFrame:
+def _read(file: Path, needed: tuple[str, ...]) -> SourceTable:
     if not file.is_file():
         raise UsageError(f"no file {file}; give a Parquet or CSV file of {', '.join(needed)}")
     if file.suffix not in SUFFIXES:
         raise UsageError(f"{file} is neither .parquet nor .csv; give one of {', '.join(needed)}")
-    try:
-        table = pl.read_csv(file) if file.suffix == ".csv" else read_parquet(file)
-    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise StoreError(f"{file} is not a CSV file ({first_line(error)}); export the predictions again") from error
-    absent = [name for name in needed if name not in table.columns]
-    if absent:
-        raise StoreError(f"{file}, row 1: no column {absent[0]}; it has {', '.join(table.columns)}")
-    if table.is_empty():
+    rows = read_csv(file, "export the predictions again") if file.suffix == ".csv" else read_parquet(file)
+    table = SourceTable(file, rows)
+    table.check_columns(needed, advice=f"it has {', '.join(rows.columns)}")
+    if rows.is_empty():
         raise StoreError(f"{file} has no rows; export the predictions again")
-    return table.cast({"file_name": pl.String})
+    return replace(table, rows=rows.cast({"file_name": pl.String}))
 
 
-def _of_model(table: pl.DataFrame, file: Path, checkpoint: str) -> pl.DataFrame:
-    if "model" not in table.columns:
+def _of_model(table: SourceTable, checkpoint: str) -> SourceTable:
+    if "model" not in table.rows.columns:
         return table
-    mine = table.filter(pl.col("model") == checkpoint)
-    if mine.is_empty():
-        known = ", ".join(map(str, table["model"].unique(maintain_order=True).head(10)))
-        raise UsageError(f"{file} holds no predictions of {checkpoint}, but of {known}; name one with --checkpoint")
-    return mine
-
-
-def _classes(table: pl.DataFrame, name: str, file: Path) -> NDArray[np.int64]:
-    column = table[name]
-    if not column.dtype.is_integer():
-        raise StoreError(f"{file}, row 1, column {name}: {column.dtype} is no class; give numbers from 0 to 999")
-    if (wrong := (column.is_null() | ~column.is_between(0, CLASSES - 1)).fill_null(True).arg_true()).len():
-        raise StoreError(
-            f"{file}, row {wrong[0] + 1}, column {name}: {column[int(wrong[0])]} is no class from 0 to 999"
+    rows = table.rows.filter(pl.col("model") == checkpoint)
+    if rows.is_empty():
+        known = ", ".join(map(str, table.rows["model"].unique(maintain_order=True).head(10)))
+        raise UsageError(
+            f"{table.file} holds no predictions of {checkpoint}, but of {known}; name one with --checkpoint"
         )
+    return replace(table, rows=rows)
+
+
+def _classes(table: SourceTable, name: str) -> NDArray[np.int64]:
+    column = table.rows[name]
+    if not column.dtype.is_integer():
+        raise StoreError(f"{table.where(0, name)}: {column.dtype} is no class; give numbers from 0 to 999")
+    wrong = column.is_null() | ~column.is_between(0, CLASSES - 1).fill_null(False)
+    table.refuse(name, wrong, "{value} is no class from 0 to 999")
     return np.asarray(column.to_numpy(), np.int64)
 
 
-def _once(table: pl.DataFrame, file: Path) -> None:
-    if (again := (~table["file_name"].is_first_distinct()).arg_true()).len():
-        row = int(again[0])
-        raise StoreError(f"{file}, row {row + 1}, column file_name: {table['file_name'][row]} is there more than once")
-
-
-def _in_order(table: pl.DataFrame, file: Path, images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _in_order(table: SourceTable, images: Images) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Classes and probabilities in the order of the images, which files are found by, by path or else by name."""
-    _once(table, file)
-    classes = _classes(table, "predicted_class", file)
-    probability = np.full(len(table), np.nan, np.float32)
-    if PROBABILITY in table.columns:
-        column = table[PROBABILITY].cast(pl.Float64, strict=False)
-        wrong = (column.is_null() | column.is_nan() | ~column.is_between(0, 1)).fill_null(True).arg_true()
-        if len(wrong):
-            value = table[PROBABILITY][int(wrong[0])]
-            raise StoreError(f"{file}, row {wrong[0] + 1}, column {PROBABILITY}: {value} is no probability")
+    table.check_distinct("file_name")
+    classes, files = _classes(table, "predicted_class"), table.rows["file_name"]
+    probability = np.full(len(files), np.nan, np.float32)
+    if PROBABILITY in table.rows.columns:
+        column = table.rows[PROBABILITY].cast(pl.Float64, strict=False)
+        wrong = column.is_null() | column.is_nan() | ~column.is_between(0, 1)
+        table.refuse(PROBABILITY, wrong.fill_null(True), "{value} is no probability")
         probability = column.to_numpy().astype(np.float32)
-    by_path = set(table["file_name"]) & set(images.paths)
+    by_path = set(files) & set(images.paths)
     names = list(images.paths) if by_path else [PurePosixPath(path).name for path in images.paths]
     if len(set(names)) < len(names):
         raise UsageError(f"{images.info.name} has files of one name in several folders; give paths as file_name")
-    row_of = {name: row for row, name in enumerate(table["file_name"])}
+    row_of = {name: row for row, name in enumerate(files)}
     absent = [name for name in names if name not in row_of]
     if absent:
-        raise StoreError(f"{file}: no row for {absent[0]} and {len(absent) - 1} more of {len(names)} images of the set")
-    if len(row_of) > len(names):
-        odd = next(iter(row_of.keys() - set(names)))
-        raise StoreError(f"{file}, row {row_of[odd] + 1}, column file_name: {odd} is no image of {images.info.name}")
+        raise StoreError(
+            f"{table.file}: no row for {absent[0]} and {len(absent) - 1} more of {len(names)} images of the set"
+        )
+    table.refuse("file_name", ~files.is_in(names), f"{{value}} is no image of {images.info.name}")
     rows = np.array([row_of[name] for name in names])
     return classes[rows], probability[rows]

@@ -36,10 +36,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from bandlens.engine.backends.base import variant_of
-from bandlens.engine.backends.torch import TorchSession
+from bandlens.engine.backends.torch import open_session
 from bandlens.export.models import load_model
-from bandlens.export.registry import NORMALIZATIONS
-from bandlens.export.torch_to_onnx import Normalized
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.from_torch import Normalized
 from bandlens.probes.attacks import PGD_LINF, uniform_start
 
 BARE, ATTACK, TORCHVISION = "bare loop", "attack", "torchvision"
@@ -79,7 +79,7 @@ def main() -> None:
         kept = stack.enter_context(folder(given.keep))
         resnet50(kept / "models")
         variant = variant_of(load_model(kept / "models", MODEL), ENGINES[given.device], "fp32")
-        session = stack.enter_context(TorchSession(variant, batch, given.threads))
+        session = stack.enter_context(open_session(variant, batch, given.threads))
         machine("torch", "torchvision")
         module = native(given.device)
         pixels, labels = photographs(batch), np.arange(batch, dtype=np.int32)

@@ -19,7 +19,7 @@ from _common import Variant, arguments, folder, in_turn, machine, ratio, ratios,
 from store import Set, all_cells, images, predictions
 
 from bandlens.analysis.database.open import open_store
-from bandlens.app.study.run import Committer
+from bandlens.app.study.shards import Committer
 from bandlens.engine.distributed.shards import Folder, Shard, open_folder, write_shard
 from bandlens.records import Cell, Finished, SessionInfo
 

@@ -4,10 +4,10 @@
 a cluster are beta-binomial, with an intraclass correlation (ICC). `before`: Wilson's with the normal quantile.
 `mean`: statistics.shares, the mean of the accuracies on two sets that show the same photographs.
 `ratio`: statistics.shares, accuracy under a filter over clean accuracy, of independent images.
-`bias`: metrics.spectral_bias, high-frequency bias and spectral bias.
+`bias`: measures.spectral_bias, high-frequency bias and spectral bias.
 `difference`: statistics.paired and statistics.shares, the difference of two accuracies on the same images.
-`metric`: metrics.spectral_bias and statistics.shares, the difference of a metric of two runs on the same images.
-`channel`: metrics.psychometric, the numbers of a channel, and their difference of two runs on the same images.
+`metric`: measures.spectral_bias and statistics.shares, the difference of a metric of two runs on the same images.
+`channel`: measures.psychometric, the numbers of a channel, and their difference of two runs on the same images.
 `correlation`: statistics.resampling, Spearman's of a bias with accuracies of models that saw the same images.
 
 A row gives the coverage for each true number, its standard error is at most 0.005 at 2,000 draws and 0.95.
@@ -21,7 +21,7 @@ import numpy as np
 from _common import arguments, table
 from threadpoolctl import threadpool_limits
 
-from bandlens.analysis.metrics.psychometric import (
+from bandlens.analysis.measures.psychometric import (
     CHANNEL,
     LEVELS,
     accuracy_at,
@@ -29,7 +29,7 @@ from bandlens.analysis.metrics.psychometric import (
     estimate_band_of_counts,
     paired_band_intervals,
 )
-from bandlens.analysis.metrics.spectral_bias import paired_spectral_intervals, spectral_intervals
+from bandlens.analysis.measures.spectral_bias import paired_spectral_intervals, spectral_intervals
 from bandlens.analysis.statistics.arrays import Floats
 from bandlens.analysis.statistics.paired import paired
 from bandlens.analysis.statistics.resampling import Spread, bca_interval, bootstrap, crossed_bootstrap, shared_factors

@@ -32,7 +32,7 @@ from _common import (
 from bandlens.engine.backends.base import ENGINES, Session, open_session, variant_of
 from bandlens.errors import EngineError
 from bandlens.export.models import load_model
-from bandlens.export.precisions import Calibration, make_onnx_file
+from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 from bandlens.records import Model
 
 COMPARED = ("onnxruntime", "openvino")

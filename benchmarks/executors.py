@@ -37,9 +37,11 @@ from _common import (
 
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
+from bandlens.app.study.record import record_study
 from bandlens.app.study.resolve import Work, resolve
-from bandlens.app.study.run import Committer, Sharded, record, run_missing
-from bandlens.engine.distributed.cluster import RayOptions, imported
+from bandlens.app.study.run import run_whole
+from bandlens.app.study.shards import Committer, Sharded, run_in_shards
+from bandlens.engine.distributed.cluster import RayOptions, import_ray
 from bandlens.engine.distributed.shards import open_folder, write_shard
 from bandlens.records import Cell, Condition, Finished, Predictions, SessionInfo
 
@@ -85,7 +87,7 @@ class Timer:
 
                 def begin() -> str:
                     begun.append(time.perf_counter())
-                    return record(self.work, store)
+                    return record_study(self.work, store)
 
                 self.how(name, place)(self.work, store, begin)
             self.opening.setdefault(name, []).append(begun[0] - started)
@@ -96,9 +98,9 @@ class Timer:
     def how(self, name: str, place: Path) -> Callable[..., object]:
         shards = str(place.with_suffix(".shards"))
         if name == "direct":
-            return lambda work, store, begin: run_missing(work, store, begin, {}, 60)
+            return lambda work, store, begin: run_whole(work, store, begin, {}, 60)
         wanted = RayOptions(workers=int(name[-1])) if name.startswith("ray") else None
-        return lambda work, store, begin: run_missing(work, store, begin, {}, sharded=Sharded(shards, wanted))
+        return lambda work, store, begin: run_in_shards(work, store, begin, {}, Sharded(shards, wanted))
 
 
 def direct(file: Path, database: Path) -> float:
@@ -108,9 +110,9 @@ def direct(file: Path, database: Path) -> float:
 
         def begin() -> str:
             begun.append(time.perf_counter())
-            return record(work, store)
+            return record_study(work, store)
 
-        run_missing(work, store, begin, {}, 60)
+        run_whole(work, store, begin, {}, 60)
     return time.perf_counter() - begun[0]
 
 
@@ -145,7 +147,7 @@ def of_a_unit(work: Work, scratch: Path, cells: int, images: int) -> dict[str, f
 def main() -> None:
     given = arguments(__doc__, repeats=3, quick=1, images=(96, "images, a multiple of 8"))
     count = 2 * BATCH if given.quick else given.images
-    ray = imported()
+    ray = import_ray()
     with folder(given.keep) as prepared, tempfile.TemporaryDirectory() as scratch:
         resnet50(prepared / "models")
         image_set(prepared / f"{count}.set", count)

@@ -24,8 +24,8 @@ from bandlens.records import SessionInfo
 ASKED = """
 import json, sys, time
 from pathlib import Path
-from bandlens.app.explore.answers import SELECTIONS, Answers
-from bandlens.app.pictures import Conditions
+from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
+from bandlens.app.pictures.conditions import Conditions
 from bandlens.app.explore import server  # its libraries take memory, too
 answers, seconds = Answers(Path(sys.argv[1]), {}, Conditions()), {}
 def timed(name, work):
@@ -41,7 +41,7 @@ for turn in range(int(sys.argv[2])):
     condition, a, b = conditions[turn % len(conditions)], names[turn % len(names)], names[(turn + 1) % len(names)]
     for selection in SELECTIONS:
         asks = ("synthetic", "synthetic", condition, a, b, selection, None, names)
-        timed(selection, lambda: answers.images(*asks))
+        timed(selection, lambda: answers.images(ImageQuery(*asks)))
     with answers._database() as opened:
         cells = opened.known[study["study"]].cells.filter(condition=condition, checkpoint=a).row(0, named=True)
         plain = (

@@ -12,8 +12,8 @@
 `others`    as `run`, with TensorRT and with ONNX Runtime.
 
 The first four need torch, CuPy and NumPy alone, and no installed bandlens; the others `pip install '.[gpu]'`. Each
-prints its figures as they come, and adds them to the JSON file as it ends; --table FILE makes the table of docs/gpu.md
-of one. On a slower card a run has fewer conditions, and what would end too late is left out, with a line.
+prints its figures as they come, and adds them to the JSON file as it ends; --table FILE makes of one the table that
+docs/guide/gpu.md has. On a slower card a run has fewer conditions, and a line names what is left out for want of time.
 The network is a ResNet-50 of random weights without BatchNorm, which exports have none of either. --pretend runs the
 program on the CPU, in NumPy and torch, at sizes that say nothing: does it work?
 """
@@ -104,15 +104,18 @@ class Sizes:
 PRETENDED = Sizes(4, 8, 4, 2, 4, 12, 0.5, 128, 8, "fp32", 2, 64, (4,), ("fp32",))
 
 
+NOT_PREDICTED = "-"
+
+
 class Figure(NamedTuple):
-    """A row of the table in docs/gpu.md."""
+    """A row of the table in docs/guide/gpu.md."""
 
     what: str
     unit: str
-    predicted: str = "-"
+    predicted: str = NOT_PREDICTED
 
 
-def runs_of(stage: str, engine: str, one: str = "-", many: str = "-") -> dict[str, Figure]:
+def runs_of(stage: str, engine: str, one: str = NOT_PREDICTED, many: str = NOT_PREDICTED) -> dict[str, Figure]:
     """The rows about whole runs; what is predicted is with the images on the card."""
     figures = {}
     for label, networks, predicted in (("1", "1 network", one), ("48", "48 networks", many)):
@@ -393,7 +396,7 @@ def cells_of(
 
 def open_networks(bench: Bench, stack: ExitStack, count: int, precision: str | None = None) -> dict[Variant, Session]:
     """So many sessions in torch, each with a bias of its own."""
-    from bandlens.engine.backends.torch import TorchSession
+    from bandlens.engine.backends.torch import open_session
 
     network = resnet50(bench.sizes.width, bench.batch(np, min(bench.sizes.compared, bench.sizes.images)).pixels)
     sessions: dict[Variant, Session] = {}
@@ -405,7 +408,7 @@ def open_networks(bench: Bench, stack: ExitStack, count: int, precision: str | N
             own.classify.bias.data += number / 1000
             return own.in_precision(variant.precision).to(device)
 
-        sessions[variant] = stack.enter_context(TorchSession(variant, bench.sizes.batch, 1, loaded))
+        sessions[variant] = stack.enter_context(open_session(variant, bench.sizes.batch, 1, loaded))
     return sessions
 
 
@@ -567,7 +570,7 @@ def exported(bench: Bench) -> list[Model]:
     """The network as two exported models that differ in a bias, with files in fp16 and int8."""
     from _common import photographs, resnet50_with_biases
 
-    from bandlens.export.precisions import Calibration, make_onnx_file
+    from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 
     models = resnet50_with_biases(bench.folder / "models", 2)
     pixels = photographs(100).astype(np.float32) / np.float32(255)
@@ -591,8 +594,8 @@ def tensorrt(bench: Bench) -> Iterator[tuple[str, float]]:
         print(f"  left out: {readiness('tensorrt').line}")
         return
     from bandlens.engine.backends.tensorrt import device_of
-    from bandlens.export.onnx_files import load_onnx_file
-    from bandlens.export.trt_plans import ensure_trt_plan
+    from bandlens.export.onnx.files import load_onnx_file
+    from bandlens.export.plans.plans import ensure_trt_plan
 
     sizes, device = bench.sizes, device_of("tensorrt")
     model, other = bench.exported
@@ -621,8 +624,8 @@ def tensorrt(bench: Bench) -> Iterator[tuple[str, float]]:
 def _session_rates(bench: Bench, model: Model) -> Iterator[tuple[str, float]]:
     """Images a second of sessions at every batch, in fp16 and int8, and of what is as fast as can be."""
     from bandlens.engine.backends.tensorrt import TensorRTSession, device_of
-    from bandlens.export.onnx_files import load_onnx_file
-    from bandlens.export.trt_plans import ensure_trt_plan
+    from bandlens.export.onnx.files import load_onnx_file
+    from bandlens.export.plans.plans import ensure_trt_plan
 
     sizes, xp, device = bench.sizes, bench.xp, device_of("tensorrt")
     for batch in sizes.batches:
@@ -734,11 +737,12 @@ def described(key: str, value: float, pretended: bool) -> str:
 
 
 def made_table(figures: Mapping[str, float]) -> str:
-    """The table of docs/gpu.md, in Markdown."""
-    lines = ["| | unit | predicted for an H100 | measured |", "|---|---|---|---|"]
+    """The list of docs/guide/gpu.md: a line for each figure that was predicted for an H100 or measured."""
+    lines = []
     for key, figure in FIGURES.items():
-        measured = f"{figures[key]:.4g}" if key in figures else "not yet run"
-        lines.append(f"| {figure.what} | {figure.unit} | {figure.predicted} | {measured} |")
+        measured = f"; {figures[key]:.4g} measured" if key in figures else ""
+        if measured or figure.predicted != NOT_PREDICTED:
+            lines.append(f"- {figure.what}: {' '.join(filter(None, (figure.predicted, figure.unit)))}{measured}")
     return "\n".join(lines)
 
 

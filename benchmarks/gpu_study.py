@@ -52,7 +52,7 @@ PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tens
 def prepare(model: Model, precision: str, images: ImageSet) -> None:
     """The graph of another precision than fp32."""
     if precision in ("fp16", "int8"):
-        from bandlens.export.precisions import Calibration, make_onnx_file
+        from bandlens.export.onnx.precisions import Calibration, make_onnx_file
 
         pixels = images.take(np.arange(min(images.info.count, 300))).astype(np.float32) / np.float32(255)
         calibration = Calibration(images.info.name, images.info.digest, pixels) if precision == "int8" else None

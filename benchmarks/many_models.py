@@ -20,8 +20,9 @@ from store import opening, predictions
 from bandlens.analysis.database.open import open_store
 from bandlens.app.study.file import Study
 from bandlens.app.study.resolve import Work, resolve
+from bandlens.probes.images.options import Contents
 from bandlens.probes.images.pack import pack_arrays
-from bandlens.records import Finished, SessionInfo
+from bandlens.records import Crop, Finished, SessionInfo
 
 SIZE, CLASSES = 128, 1000
 RANGE = 2_500
@@ -35,7 +36,9 @@ def study(folder: Path, checkpoints: int, images: int) -> Path:
     random = np.random.default_rng(0)
     labels = random.integers(0, CLASSES, images).tolist()
     pictures = ((f"{k}.png", random.integers(0, 256, (SIZE, SIZE, 3), np.uint8)) for k in range(images))
-    pack_arrays(pictures, folder / "images.set", size=SIZE, resize=SIZE, labels=labels, clusters="none")
+    pack_arrays(
+        pictures, folder / "images.set", crop=Crop(SIZE, SIZE), labels=labels, contents=Contents(clusters="none")
+    )
     models(folder / "models", checkpoints, SIZE)
     file = folder / "many.toml"
     file.write_text(

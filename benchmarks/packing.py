@@ -27,7 +27,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
 from bandlens.export.photographs import PHOTOGRAPHS, photograph_folder
+from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
+from bandlens.records import Crop
 
 QUALITY = 97
 """About 110 kB a photograph, as ImageNet's."""
@@ -74,7 +76,7 @@ def load_and_write(photographs: Path, out: Path, workers: int) -> None:
 
 def with_bandlens(photographs: Path, out: Path, workers: int, *, fast: bool) -> None:
     shutil.rmtree(out, ignore_errors=True)
-    pack(photographs, out, workers=workers, fast=fast)
+    pack(photographs, out, crop=Crop(fast=fast), how=How(workers=workers))
 
 
 def processor_seconds() -> float:

@@ -2,7 +2,7 @@
 
 The tasks are those that a run would plan. Workers start when their sessions are open, compute a task at the rate given,
 write its shard, and wait until the driver hears of it; the driver hands out the next task and then commits the one that
-came, one after another. docs/scaling.md says where each figure comes from.
+came, one after another. docs/guide/cluster.md says where each figure comes from.
 """
 
 from __future__ import annotations

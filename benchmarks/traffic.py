@@ -179,7 +179,7 @@ def ms(launches: Sequence[Launch]) -> float:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """In Markdown, as docs/gpu.md has it."""
+    """In Markdown, as docs/guide/gpu.md has it."""
     print(f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows), sep="\n")
     print()
 

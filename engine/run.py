@@ -19,7 +19,6 @@ import numpy as np
 
 from ..errors import BandlensError, DeviceError, UsageError
 from ..probes.arrays import Array
-from ..probes.attacks import is_attack
 from ..probes.family import Batch, Buffer, Perturb
 from ..probes.grid import Grid
 from ..probes.images.image_set import ImageSet
@@ -65,7 +64,7 @@ def run(
     works = [CellProgress(cell, done) for cell, done in cells if done < last]
     if not works:
         return
-    if any(is_attack(work.cell.condition) for work in works):
+    if any(work.cell.condition.facts.attack for work in works):
         check_attackable(image_set.info)
     batch = next(iter(sessions.values())).info.batch
     with device_errors(xp, image_set.info.size, batch), new_stream(xp), until_done(xp):
@@ -245,7 +244,7 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     session, condition = place.sessions[work.cell.variant], work.cell.condition
     started = point(place.xp)
     try:
-        if is_attack(condition):
+        if condition.facts.attack:
             logits = cast(Attacker, session).attacked(condition, pixels[begin:end], wanted, images[begin:end])
         else:
             logits = session.infer(images)[begin:end]

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby
 
-from ..probes.attacks import is_attack
 from ..probes.grid import Grid
 from ..records import Cell, Variant, digest_of
 from .backends.base import ENGINES
@@ -42,7 +41,7 @@ class Task:
     @property
     def attack(self) -> bool:
         """Whether a network is needed to make its images; the task is then of one cell."""
-        return is_attack(self.cells[0].condition)
+        return self.cells[0].condition.facts.attack
 
     @property
     def variants(self) -> list[Variant]:
@@ -63,13 +62,13 @@ class Task:
 
 def by_attack(cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
     """The cells that are perturbed for all checkpoints alike, and those that are attacked."""
-    attacked = [cell for cell in cells if is_attack(cell.condition)]
-    return [cell for cell in cells if not is_attack(cell.condition)], attacked
+    attacked = [cell for cell in cells if cell.condition.facts.attack]
+    return [cell for cell in cells if not cell.condition.facts.attack], attacked
 
 
 def passes(cell: Cell) -> int:
     """Forward passes that an image costs."""
-    steps = int(cell.condition.number("steps") or 0) if is_attack(cell.condition) else 0
+    steps = int(cell.condition.number("steps") or 0) if cell.condition.facts.attack else 0
     return 1 + GRADIENT * steps
 
 

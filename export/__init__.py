@@ -1,1 +1,1 @@
-"""Checkpoints: where they are, how their weights read, and how they become ONNX models."""
+"""Models: weights become ONNX files, and ONNX files become TensorRT plans."""

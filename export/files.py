@@ -1,4 +1,4 @@
-"""Where bandlens keeps its files, and how it writes and recognises them."""
+"""The folders of bandlens, and how it writes and recognises files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..beside import prefix, remove_leavings
+from ..partial_files import partial_prefix, remove_partial_files
 
 
 def home() -> Path:
@@ -27,7 +27,7 @@ def models_folder() -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """64 hex digits."""
+    """The sha256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -36,8 +36,8 @@ def sha256_of(path: Path) -> str:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place when the block ends well and vanishes when it does not."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leavings(path.parent, path.name)
-    temporary = path.with_name(f"{prefix(path)}{secrets.token_hex(4)}")
+    remove_partial_files(path.parent, path.name)
+    temporary = path.with_name(f"{partial_prefix(path)}{secrets.token_hex(4)}")
     try:
         yield temporary
         temporary.replace(path)
@@ -51,7 +51,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def html_title(path: Path) -> str | None:
-    """The title (or '') if the file is a web page, None if it is not: what servers send instead of weights."""
+    """The title (or '') of a web page, such as servers send instead of weights; None for other files."""
     with path.open("rb") as file:
         text = file.read(1 << 16).decode("utf-8", "replace")
     if not re.match(r"\s*(<!doctype html|<html|<head)", text.removeprefix("\ufeff"), re.IGNORECASE):

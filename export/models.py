@@ -1,4 +1,4 @@
-"""Exported models on disk: NAME.onnx, and NAME.json that says what it is. Free of torch.
+"""Exported models on disk: NAME.onnx, and NAME.json that describes it. Free of torch.
 
 NAME.json holds the fields of `Model`, with `path` relative to its folder, and how the export was made: `bytes`,
 `parity`, `opset`, `torch` and the weights' `dropped` keys.
@@ -20,17 +20,17 @@ from ..untrusted import as_record, parse_json, read_text, without_secrets
 from .files import models_folder, write_bytes
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}")
-"""What can name a file, with an ending, on any file system."""
+"""Names that can name a file, with an ending, on any file system."""
 ELSEWHERE = re.compile(rb"(?:\x0a|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location")
-"""The key of an ONNX tensor's place in another file, with every way to write its tag and length."""
+"""The key of an ONNX tensor's place in another file; its tag and length can be written in several ways."""
 BATCH = "batch"
-"""The name of a model's only open dimension: how many images it takes at once."""
+"""The name of a model's only open dimension, the number of images that it takes at once."""
 MOST_CLASSES = 1 << 16
-"""As predictions are kept."""
+"""The number of classes that predictions can be stored for: they are stored in 16 bits."""
 FINISHED = "onnx"
 """The architecture of every model that came as an ONNX file: no two of them need be alike."""
 LARGEST = 1 << 24
-"""Bytes of a description."""
+"""The most bytes that a description may have."""
 
 
 def check_name(name: str) -> str:
@@ -68,7 +68,7 @@ def load_model(folder: Path | None, name: str) -> Model:
         model, size = as_record(Model, description | {"crop": None}), description["bytes"]
         if description.get("crop") is not None:
             model = replace(model, crop=as_record(Crop, description["crop"]))
-        # Files are named by these: in another's folder they must not lead out of it.
+        # Files are named by these, and in a folder of somebody else they must not lead out of it.
         if (model.name, model.path) != (name, Path(f"{name}.onnx")):
             raise ValueError(f"it is of {model.name}, in {model.path}")
         if model.image_size < 1 or not 1 <= model.classes <= MOST_CLASSES:
@@ -82,7 +82,7 @@ def load_model(folder: Path | None, name: str) -> Model:
 
 
 def describe_model(folder: Path, name: str) -> dict[str, Any]:
-    """What the description of that model says; UnknownName if there is none, ValueError if it is no JSON."""
+    """The description of a model; UnknownName if there is none, ValueError if it is no JSON."""
     path = _description_path(folder, name)
     if not (MODEL_NAME.fullmatch(name) and path.is_file()):
         raise UnknownName("model", name, model_names(folder), f"export it into {folder} with `bandlens export`")
@@ -94,27 +94,26 @@ def verify_model(model: Model) -> bytes:
     return read_onnx(model.path, model.sha256, f"export {model.name} again")
 
 
-def read_onnx(path: Path, sha256: str, again: str) -> bytes:
-    """`read_verified` of an ONNX file that is whole.
+def read_onnx(path: Path, sha256: str, hint: str) -> bytes:
+    """The content of an ONNX file as `read_verified` gives it; ExportError if it keeps weights in other files.
 
-    ONNX can name other files for its weights, which engines look for where they happen to run: those are no part of the
-    sha256, and anyone's.
+    Engines would look for those files wherever they happen to run: they are no part of the sha256, and may be anyone's.
     """
-    content = read_verified(path, sha256, again)
+    content = read_verified(path, sha256, hint)
     if b"location" in content and ELSEWHERE.search(content):
-        raise ExportError(f"{path} keeps weights in other files; {again}")
+        raise ExportError(f"{path} keeps weights in other files; {hint}")
     return content
 
 
-def read_verified(path: Path, sha256: str, again: str) -> bytes:
-    """A file's content, if it has this sha256; ExportError, which ends with what to do `again`, otherwise."""
+def read_verified(path: Path, sha256: str, hint: str) -> bytes:
+    """A file's content, if it has this sha256; otherwise ExportError, which ends with `hint`."""
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ExportError(f"cannot read {path}: {error.strerror}; {again}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise ExportError(f"{path} has sha256 {found[:8]}… instead of {sha256[:8]}…; {again}")
+        raise ExportError(f"cannot read {path}: {error.strerror}; {hint}") from error
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != sha256:
+        raise ExportError(f"{path} has sha256 {actual[:8]}… instead of {sha256[:8]}…; {hint}")
     return content
 
 

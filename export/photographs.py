@@ -1,4 +1,4 @@
-"""Real photographs to compare models on: those that scikit-image ships inside its package."""
+"""Real photographs that models are compared on; scikit-image ships them inside its package."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ PHOTOGRAPHS = (
 
 def photograph_folder() -> Path:
     """scikit-image's own data folder; nothing is downloaded. ExportError if scikit-image is not installed."""
-    # Through skimage.data a file that the package does not hold would be fetched; from its folder, never.
-    found = importlib.util.find_spec("skimage")
-    if found is None or found.origin is None:
+    # skimage.data would fetch a file that the package does not hold; its folder is read without it.
+    package = importlib.util.find_spec("skimage")
+    if package is None or package.origin is None:
         raise ExportError(
             "the photographs of scikit-image are missing; pip install scikit-image, or pass your own images"
         )
-    return Path(found.origin).parent / "data"
+    return Path(package.origin).parent / "data"
 
 
 def photograph_crops(size: int) -> NDArray[np.float32]:
-    """(2n, 3, size, size) float32 in [0, 1]: of each photograph the middle, whole and from half its width."""
+    """(2n, 3, size, size) float32 in [0, 1]: the middle of each photograph, once whole and once from half its width."""
     import numpy as np
     from PIL import Image
 
     crops = []
     for name in PHOTOGRAPHS:
-        with Image.open(photograph_folder() / name) as opened:
-            photograph = opened.convert("RGB")
+        with Image.open(photograph_folder() / name) as file:
+            photograph = file.convert("RGB")
         crops += [_middle(photograph, part, size) for part in (1.0, 0.5)]
     return np.stack(crops)
 

@@ -15,17 +15,18 @@ from ..errors import ExportError, UsageError
 from ..protocol import SIZE
 from ..records import Crop, Model, digest_of
 from ..untrusted import first_line
-from .architectures import build
-from .fetch import fetch, fetch_files
 from .files import models_folder, sha256_of, weights_folder
-from .finished import take_onnx
 from .models import FINISHED, MOST_CLASSES, check_name, save_model
-from .parity import Parity, check_images, check_parity
+from .normalization import Channels, normalization_name
+from .onnx.finished import take_onnx
+from .onnx.from_torch import OPSET, Normalized, to_onnx
+from .onnx.parity import Parity, check_images, check_parity
 from .photographs import photograph_crops
-from .pretrained import load_pretrained, pretrained
-from .registry import Channels, checkpoint, checkpoints, normalization_name
-from .torch_to_onnx import OPSET, Normalized, to_onnx
-from .weights import Weights, classes_of_head, load_strictly, read_weights
+from .weights.architectures import build
+from .weights.fetch import fetch, fetch_files
+from .weights.pretrained import load_pretrained, pretrained
+from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
+from .weights.registry import checkpoint, checkpoints
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,16 +51,23 @@ def export_checkpoint(
     `images`, (n, 3, image_size, image_size) float32 in [0, 1], are what torch and ONNX are compared on; by default the
     photographs of scikit-image. `weights` is the folder of downloads. Raises CheckpointError, ExportError, UnknownName.
     """
-    known = checkpoint(name)
-    files = [(path, part.rule) for path, part in zip(fetch(known, weights), known.parts, strict=True)]
+    published = checkpoint(name)
+    paths = fetch(published, weights)
     network = build("resnet50")
-    held = read_weights(files, trust, "raw", network.state_dict().keys())
-    load_strictly(network, held, " + ".join(str(path) for path, _ in files))
-    paths = [path for path, _ in files]
+    files = [(path, part.rule) for path, part in zip(paths, published.parts, strict=True)]
+    content = read_weights(files, trust, "raw", network.state_dict().keys())
+    load_strictly(network, content, " + ".join(map(str, paths)))
     about = About(
-        known.name, known.category, "resnet50", known.source, _sha256(paths), known.mean, known.std, image_size
+        published.name,
+        published.category,
+        "resnet50",
+        published.source,
+        _sha256(paths),
+        published.mean,
+        published.std,
+        image_size,
     )
-    return _export(about, network, _told(held), folder, images)
+    return _export(about, network, _describe(content), folder, images)
 
 
 def export_user_checkpoint(
@@ -79,22 +87,22 @@ def export_user_checkpoint(
     """Export a weights file of the user's as the model `name` into `folder` (default: the models folder).
 
     `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have; `mean`
-    and `std` are per RGB channel, for images in [0, 1]; `rule` is a key rule of checkpoints.toml. `weights` says which
-    are meant of a file that holds several: `ema`, `raw`, or the key that holds them; left out, they are the exponential
-    moving average where there is one.
+    and `std` are per RGB channel, for images in [0, 1]; `rule` is a key rule of checkpoints.toml. `weights` chooses
+    among several in one file: `ema`, `raw`, or the key that holds them; by default they are the exponential moving
+    average where there is one.
 
     Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that is one of the 48 or cannot name a
     file.
     """
-    _check_own(name)
+    _check_user_name(name)
     network = build(architecture)
-    held = read_weights([(path, rule)], trust, weights, network.state_dict().keys())
-    classes = classes_of_head(network.state_dict(), held.tensors)
+    content = read_weights([(path, rule)], trust, weights, network.state_dict().keys())
+    classes = count_classes_of_head(network.state_dict(), content.tensors)
     if classes is not None and 1 <= classes <= MOST_CLASSES:
         network = build(architecture, classes)
-    load_strictly(network, held, str(path))
+    load_strictly(network, content, str(path))
     about = About(name, OWN, architecture, f"file:{path.name}", sha256_of(path), mean, std, image_size)
-    return _export(about, network, _told(held), folder, images)
+    return _export(about, network, _describe(content), folder, images)
 
 
 def export_pretrained(
@@ -108,20 +116,19 @@ def export_pretrained(
 
     Normalization, image size and crop are the model's own. Raises CheckpointError, ExportError, UnknownName.
     """
-    known = pretrained(name)
-    (file,) = fetch_files([(known.source, (weights or weights_folder()) / f"{known.name}.safetensors")])
-    network = load_pretrained(known.name, file)
-    size = known.crop.size
+    published = pretrained(name)
+    (file,) = fetch_files([(published.source, (weights or weights_folder()) / f"{published.name}.safetensors")])
+    network = load_pretrained(published.name, file)
     about = About(
-        known.name,
+        published.name,
         "timm",
-        f"timm:{known.name}",
-        str(known.source),
+        f"timm:{published.name}",
+        str(published.source),
         sha256_of(file),
-        known.mean,
-        known.std,
-        size,
-        known.crop,
+        published.mean,
+        published.std,
+        published.crop.size,
+        published.crop,
     )
     return _export(about, network, {}, folder, images)
 
@@ -139,7 +146,7 @@ def import_onnx(
 
     `mean` and `std` are what its images are normalized with, those of `none` where the graph does that itself.
     """
-    _check_own(name)
+    _check_user_name(name)
     content, sha256, size, classes, parity = take_onnx(path, mean, std, image_size)
     about = About(name, OWN, FINISHED, f"file:{path.name}", sha256, mean, std, size)
     return _save(about, content, classes, parity, {}, folder)
@@ -160,12 +167,12 @@ def export_network(
     A copy on the CPU and in evaluation mode is exported; the network stays as it is, and where it is.
     Raises ExportError, and UsageError for a name that is one of the 48 or cannot name a file.
     """
-    _check_own(name)
+    _check_user_name(name)
     if not isinstance(network, torch.nn.Module):
         raise UsageError(f"{name} is to be a torch.nn.Module, not a {type(network).__name__}")
     try:
         copy = deepcopy(network).cpu().eval()
-        parameters, sha256 = sum(one.numel() for one in copy.parameters()), sha256_of_tensors(copy)
+        parameters, sha256 = sum(weight.numel() for weight in copy.parameters()), sha256_of_tensors(copy)
     # A stranger's module may refuse in any way.
     except Exception as error:
         raise ExportError(
@@ -179,17 +186,17 @@ def export_network(
 
 def sha256_of_tensors(network: nn.Module) -> str:
     """The sha256 of the names, types, shapes and values of the tensors that the network would save."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for key, tensor in network.state_dict().items():
         if isinstance(tensor, torch.Tensor):  # a module may save anything beside them
-            found.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            found.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a model before it is exported."""
+    """Facts about a model that are known before it is exported."""
 
     name: str
     category: str
@@ -202,8 +209,8 @@ class About:
     crop: Crop | None = None
 
 
-def _check_own(name: str) -> None:
-    if any(name == one.name for one in checkpoints()):
+def _check_user_name(name: str) -> None:
+    if any(name == published.name for published in checkpoints()):
         raise UsageError(f"'{name}' is one of the 48 checkpoints; give your model another name")
     check_name(name)
 
@@ -213,16 +220,16 @@ def _sha256(paths: list[Path]) -> str:
     return digests[0] if len(digests) == 1 else digest_of(*digests)
 
 
-def _told(weights: Weights) -> dict[str, Any]:
-    """What a model's description says of the weights that were taken."""
-    taken = {"taken": weights.taken, "left": weights.left, "ema": weights.averaged}
-    return {"dropped": weights.dropped, "weights": taken}
+def _describe(weights: Weights) -> dict[str, Any]:
+    """The part of a model's description that says which of the file's weights were taken."""
+    names = {"taken": weights.container, "left": weights.alternatives, "ema": weights.averaged}
+    return {"dropped": weights.dropped, "weights": names}
 
 
 def _export(
     about: About,
     network: nn.Module,
-    told: Mapping[str, Any],
+    description: Mapping[str, Any],
     folder: Path | None,
     images: NDArray[np.float32] | None,
 ) -> tuple[Model, Parity]:
@@ -231,7 +238,8 @@ def _export(
     normalized = Normalized(network, about.mean, about.std).eval()
     content, classes = to_onnx(normalized, size)
     parity = check_parity(normalized, content, images, about.name)
-    return _save(about, content, classes, parity, {"opset": OPSET, "torch": torch.__version__, **told}, folder)
+    made = {"opset": OPSET, "torch": torch.__version__, **description}
+    return _save(about, content, classes, parity, made, folder)
 
 
 def _save(

@@ -1,12 +1,16 @@
 """Attacks: condition families that need the network, so that each checkpoint gets images of its own.
 
-They search the ball of images whose every value lies within eps of the original's, as `engine.backends.pgd` does it.
-Published budget, which the study calls low: eps 0.5/255, step 2/255, 40 steps. The step is larger than eps, so each one
-ends on the surface of the ball, and the iterate oscillates; only the last one is judged. Source: Gavrikov and Keuper
-2024, after Madry et al. 2018 ("Towards deep learning models resistant to adversarial attacks").
+    x_0     = clip(x + eps u, 0, 1),  u uniform in (-1, 1)
+    x_(k+1) = x_k + step sign(gradient of the label's cross entropy at x_k), cut to [x - eps, x + eps] and [0, 1]
 
-A band [low, high] keeps the search to frequencies above low and up to high, as shares of size / 2 cycles per image; all
-of them, [0, 1], is the default and no part of a condition.
+`pgd_linf` is judged by the last iterate, `pgd_any` by the first that fools the network, the start among them;
+`engine.backends.pgd` computes both. Published budget, which the study calls low: eps 0.5/255, step 2/255, 40 steps. The
+step is larger than eps, so each one ends on the surface of the ball, and the iterate oscillates.
+
+A band [low, high], shares of the highest frequency, keeps the search to what `lowpass` keeps at the cutoff high and not
+at low: u and every step are filtered before they are added. Cutting to the ball brings a little of other frequencies
+back. All of them, [0, 1], is the default and no part of a condition. Source: Gavrikov and Keuper 2024, after Madry et
+al. 2018 ("Towards deep learning models resistant to adversarial attacks").
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from ..errors import ProbeError
 from ..protocol import EPS, STEP, STEPS
 from ..records import Condition
 from .arrays import Array, to_numpy
-from .family import Batch, Buffer, Family, Parameter, Value, even_size, integer_in
+from .family import Axis, Batch, Buffer, Family, Parameter, Value, even_size, integer_in
 from .noise import WORD, random_words, uniform
 
 START_STREAM = WORD
@@ -101,7 +105,18 @@ BUDGET = (
 )
 
 PGD_LINF, PGD_ANY = (
-    Family(name, summary, 2, BUDGET, start_attack, random=True, canonical=_canonical, check_size=check_size)
+    Family(
+        name,
+        summary,
+        2,
+        BUDGET,
+        start_attack,
+        axes=(Axis("eps"),),
+        attack=True,
+        random=True,
+        canonical=_canonical,
+        check_size=check_size,
+    )
     for name, summary in (
         ("pgd_linf", "projected gradient descent, judged by its last iterate"),
         ("pgd_any", "the same, stopped for an image at the first iterate that fools"),
@@ -109,11 +124,6 @@ PGD_LINF, PGD_ANY = (
 )
 
 ATTACKS = {family.name: family for family in (PGD_LINF, PGD_ANY)}
-
-
-def is_attack(condition: Condition) -> bool:
-    """Whether the condition's images are made for one network at a time, with its gradient."""
-    return condition.probe in ATTACKS
 
 
 def uniform_start(seed: int, keys: NDArray[np.uint64], size: int) -> NDArray[np.float32]:

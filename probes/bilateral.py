@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import ProbeError
 from ..records import Condition
 from .arrays import Array, chunks
-from .family import Batch, Buffer, Family, Parameter, integer_in, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, integer_in, number_in
 from .kernels import launch
 
 
@@ -53,11 +53,11 @@ def smooth_in_arrays(pixels: Array, space: NDArray[np.float32], sigma_color: flo
     exponent = np.float32(-0.5 / sigma_color**2)
     for down, right in np.argwhere(space > 0) - r:
         shift = down * padded.shape[-1] + right
-        if shift <= 0:  # the pair has been, or is none
+        if shift <= 0:  # the pair was taken before, or is a pixel with itself
             continue
-        here, there = np.s_[..., :-shift], np.s_[..., shift:]
-        apart, weight, magnitude = (array[here] for array in scratch)
-        np.subtract(values[there], values[here], out=apart)
+        first, second = np.s_[..., :-shift], np.s_[..., shift:]
+        apart, weight, magnitude = (array[first] for array in scratch)
+        np.subtract(values[second], values[first], out=apart)
         np.abs(apart[:, :1], out=weight)
         weight += np.abs(apart[:, 1:2], out=magnitude)
         weight += np.abs(apart[:, 2:], out=magnitude)
@@ -65,11 +65,11 @@ def smooth_in_arrays(pixels: Array, space: NDArray[np.float32], sigma_color: flo
         weight *= exponent
         np.exp(weight, out=weight)
         weight *= space[down + r, right + r]
-        weights[here] += weight
-        weights[there] += weight
+        weights[first] += weight
+        weights[second] += weight
         apart *= weight
-        pull[here] += apart
-        pull[there] -= apart
+        pull[first] += apart
+        pull[second] -= apart
     pull /= weights
     pull += values
     inner = slice(r, r + size)
@@ -112,5 +112,6 @@ BILATERAL = Family(
         Parameter("sigma_space", number_in(1, 1000), (75.0,)),
     ),
     perturb,
+    axes=(Axis("d"),),
     check_size=check_size,
 )

@@ -1,16 +1,24 @@
 """Octave-band noise on low-contrast grey images.
 
-The stimuli of Subramanian et al. 2023 ("Spatial-frequency channels, shape bias, and adversarial robustness"), on which
-the study of Gavrikov and Keuper 2024 rests its critical-band metrics.
+    L = (19595 R + 38470 G + 7471 B + 32768) >> 16         Pillow's luma of the uint8 values
+    x = 0.2 (L / 255 - mean(L / 255)) + 0.449
+    n ~ N(0, noise_sd^2) for each pixel
+    s = band(n) rms(level 0 of n) / rms(band(n))            an RMS of 0.94 noise_sd
+    y = x + s, the same in all three channels
 
-The band of frequency f (0 … 6) is level 6 - f of the noise's Laplacian pyramid, brought back to full size. With D_l the
-matrix that blurs level l and keeps every second sample, and U_l the one that inserts zeros and blurs, level l of noise
-n is P_l n P_l' - P_(l+1) n P_(l+1)' with P_l = U_0 … U_(l-1) D_(l-1) … D_0, and the last level is P_6 n P_6' alone. The
-blur is pyrtools' binom5 with edges mirrored without repeating them (reflect1). Every band is scaled to the RMS of
-level 0.
+The band of `frequency` f (0 … 6), centred at 1.75 * 2^f * size / 224 cycles per image, is level 6 - f of the noise's
+Laplacian pyramid, brought back to full size; the last level holds the mean. y below 0 becomes 0.1 and y above 1 becomes
+0.9; where that would ask for an x outside of [0, 1], which happens where |s| > 0.9, the pixel's noise is drawn again
+until x and it fit. noise_sd 0 is the grey image, one condition for all frequencies.
 
-Bands are linear in the noise: one draw an image serves every band and every noise level, and each condition keeps its
-distribution (draw = "shared"). draw = "independent" draws anew for each condition, as the published scripts do.
+With D_l the matrix that blurs level l and keeps every second sample, and U_l the one that inserts zeros and blurs,
+level l of noise n is P_l n P_l' - P_(l+1) n P_(l+1)' with P_l = U_0 … U_(l-1) D_(l-1) … D_0, and the last level is
+P_6 n P_6' alone. The blur is pyrtools' binom5, sqrt(2) [1, 4, 6, 4, 1] / 16, with edges mirrored without repeating them
+(reflect1). Bands are linear in the noise: one draw an image serves every band and every noise level, and each condition
+keeps its distribution (draw = "shared"). draw = "independent" draws anew for each, as the published scripts do.
+
+Source: Subramanian et al. 2023 ("Spatial-frequency channels, shape bias, and adversarial robustness"), on whose stimuli
+Gavrikov and Keuper 2024 rest their critical-band metrics.
 """
 
 from __future__ import annotations
@@ -24,10 +32,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ProbeError
-from ..protocol import FREQUENCIES, NOISE_SDS
+from ..protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
 from ..records import Condition
 from .arrays import Array, chunks, constants
-from .family import Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
+from .family import Axis, Batch, Buffer, Family, Parameter, Value, integer_in, number_in, one_of
 from .kernels import launch
 from .noise import unit_normal_fields, unit_normals_at
 
@@ -270,6 +278,11 @@ def _one_draw(
         yield condition, out
 
 
+def center_per_pixel(frequency: float) -> float:
+    """The centre of the noise of an octave, in cycles per pixel: 2^frequency / 128."""
+    return float(LOWEST_FREQUENCY * 2**frequency / SIZE)
+
+
 def check_size(_: Condition, size: int) -> None:
     smallest = 2 ** (LAST_LEVEL + 1)
     if size < smallest or size % 2:
@@ -288,9 +301,10 @@ CRITICAL_BAND = Family(
     (
         Parameter("noise_sd", number_in(0, 1), NOISE_SDS),
         Parameter("frequency", integer_in(0, LAST_LEVEL), FREQUENCIES),
-        Parameter("draw", one_of("shared", "independent"), ("shared",)),
+        Parameter("draw", one_of("shared", "independent"), ("shared",), hidden=True),
     ),
     perturb,
+    axes=(Axis("frequency", "centre of the noise (cycles per image)", center_per_pixel),),
     random=True,
     canonical=_canonical,
     check_size=check_size,

@@ -1,9 +1,9 @@
-"""What a probe family is: parameters that make conditions, and a function that yields perturbed batches."""
+"""Probe families: parameters that make conditions, and a function that yields perturbed batches."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import product
 from math import prod
 from types import ModuleType
@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ProbeError, UnknownName, UsageError
-from ..records import Condition, digest_of
+from ..records import Condition, Facts, digest_of, in_words
+from ..records import Value as Value
 from .arrays import Array
 
-Value = float | int | str
 MOST_CONDITIONS = 100_000
 
 
@@ -59,6 +59,21 @@ class Parameter:
     """The values of the source, used where a study file names none."""
     pair: bool = False
     """Whether one value is a list of two numbers."""
+    hidden: bool = False
+    """Whether words leave it out where it has the published value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A parameter that charts draw the conditions of a probe over."""
+
+    parameter: str
+    title: str = ""
+    """What charts write beside the axis; by default the name of the parameter."""
+    cycles_per_pixel: Callable[[float], float] | None = None
+    """The frequency at which a value of the parameter acts: times the images' side it is cycles per image."""
+    cuts: bool = False
+    """Whether the probe filters at that frequency, rounded down to whole cycles per image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +86,12 @@ class Family:
     perturb: Perturb
     """Families with the same function share one group, and so its transforms and noise. An attack needs the network
     too, so its images are made by a session, from what this function yields (see `probes.attacks`)."""
+    axes: tuple[Axis, ...] = ()
+    """One axis makes curves, two make maps: across, then down. A probe that declares none is drawn over its parameter
+    that is a number in all of its conditions, if there is but one."""
+    mirrored: bool = False
+    """Whether a map has one condition at (x, y) and at (-x, -y)."""
+    attack: bool = False
     random: bool = False
     """Whether the seed matters; where it does not, changing it re-runs nothing."""
     canonical: Callable[[dict[str, Value]], dict[str, Value]] = dict
@@ -80,35 +101,87 @@ class Family:
     runs (`grid.Grid.check_size`), so `perturb` need not."""
     beside: tuple[str, Mapping[str, Value]] | None = None
     """A name and a setting: a condition that a study has whatever it asks for, unless its table says `NAME = false`."""
+    smaller: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """Title -> [probes] table of fewer conditions that tell much of the same; `plan` offers them with their cost."""
     files: tuple[str, ...] = ()
-    """Of a user's probe: what its version covers, relative to the folder of its file."""
+    """Files that the version of a user's probe covers, relative to the folder of its own."""
 
-    def conditions(self, given: Mapping[str, Any]) -> list[Condition]:
-        """The one beside, and every combination of values given, a value or a list for each parameter; each once."""
+    def conditions(self, table: Mapping[str, Any]) -> list[Condition]:
+        """The one beside, and every combination of the table's values, one or a list for each parameter; each once."""
         names = [parameter.name for parameter in self.parameters]
         switch, beside = self.beside or (None, {})
-        for name in given:
+        for name in table:
             if name not in names and name != switch:
                 raise UnknownName(f"parameter of probe {self.name}", name, [*names, switch] if switch else names)
-        wanted = given.get(switch, True) if switch else False
-        if not isinstance(wanted, bool):
-            raise UsageError(f"probe {self.name}: {switch} must be true or false, not {wanted!r}")
-        values = [self._values(parameter, given) for parameter in self.parameters]
+        with_beside = table.get(switch, True) if switch else False
+        if not isinstance(with_beside, bool):
+            raise UsageError(f"probe {self.name}: {switch} must be true or false, not {with_beside!r}")
+        values = [self._values(parameter, table) for parameter in self.parameters]
         if prod(map(len, values)) > MOST_CONDITIONS:
             raise UsageError(f"probe {self.name}: more than {MOST_CONDITIONS:,} combinations of values; name fewer")
         combinations = (self.canonical(dict(zip(names, combination, strict=True))) for combination in product(*values))
-        settings = [*([dict(beside)] if wanted else []), *combinations]
+        settings = [*([dict(beside)] if with_beside else []), *combinations]
+        axes = self.axes_of(settings)
         return list(
             dict.fromkeys(
-                Condition(self.name, tuple(setting.items()), digest_of(self.name, self.version, setting))
+                Condition(
+                    self.name,
+                    tuple(setting.items()),
+                    digest_of(self.name, self.version, setting),
+                    self.facts(setting, axes),
+                )
                 for setting in settings
             )
         )
 
-    def _values(self, parameter: Parameter, given: Mapping[str, Any]) -> list[Value]:
-        if parameter.name not in given and not parameter.published:
+    def words(self, setting: Mapping[str, Value], without: Container[str] = ()) -> str:
+        """A setting in words, without its hidden parameters and those of `without`."""
+        usual = {parameter.name: parameter.published[0] for parameter in self.parameters if parameter.hidden}
+        return in_words(
+            (name, value) for name, value in setting.items() if name not in without and usual.get(name) != value
+        )
+
+    def axes_of(self, settings: Sequence[Mapping[str, Value]]) -> tuple[Axis, ...]:
+        """The axes that conditions of these settings are drawn over."""
+        numbers = [
+            parameter.name
+            for parameter in self.parameters
+            if all(isinstance(setting.get(parameter.name), (int, float)) for setting in settings)
+        ]
+        return self.axes or ((Axis(numbers[0]),) if len(numbers) == 1 else ())
+
+    def facts(self, setting: Mapping[str, Value], axes: tuple[Axis, ...]) -> Facts:
+        """What is to be known of a condition beside its numbers."""
+        x, y = [self._number(axis, setting) for axis in axes] + [None] * (2 - len(axes))
+        x_title, y_title = [axis.title or axis.parameter for axis in axes] + [None] * (2 - len(axes))
+        cycles = axes[0].cycles_per_pixel if axes else None
+        return Facts(
+            setting=self.words(setting),
+            series=self.words(setting, without=[axis.parameter for axis in axes]),
+            x=x,
+            x_title=x_title,
+            y=y,
+            y_title=y_title,
+            mirrored=self.mirrored,
+            cycles_per_pixel=None if cycles is None or x is None else cycles(x),
+            cuts=bool(axes) and axes[0].cuts,
+            attack=self.attack,
+        )
+
+    def _number(self, axis: Axis, setting: Mapping[str, Value]) -> float | None:
+        """The value on an axis, which may be infinite; None for a condition without the parameter."""
+        value = setting.get(axis.parameter)
+        try:
+            return None if value is None else float(value)
+        except ValueError:
+            raise UsageError(
+                f"probe {self.name}: axis {axis.parameter} has the value {value!r}; name a parameter of numbers alone"
+            ) from None
+
+    def _values(self, parameter: Parameter, table: Mapping[str, Any]) -> list[Value]:
+        if parameter.name not in table and not parameter.published:
             raise UsageError(f"probe {self.name}: {parameter.name} has no default; give a value or a list of values")
-        raw = given.get(parameter.name, parameter.published)
+        raw = table.get(parameter.name, parameter.published)
         several = isinstance(raw, (list, tuple))
         if parameter.pair and several:
             several = not raw or isinstance(raw[0], (list, tuple, str))

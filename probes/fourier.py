@@ -8,8 +8,14 @@ the highest frequencies and the constant one included. U is a sum of two outer p
 sin a sin b, so a wave costs an image no transform. (row, column) and (-row, -column) are one frequency and condition.
 
 `fourier` adds the same wave to every image. `fourier_bin` draws one for each image, from the waves of an octave whose
-direction lies in a sector: each is as likely as any other, so that the error is the mean of the map's over the bin, as
-far as the images tell, at the cost of one of its waves.
+direction lies in a sector; orientation 0 varies across, 90 down, 45 towards bottom right:
+
+    2^octave <= sqrt(row^2 + column^2) < 2^(octave + 1)
+    -22.5 <= atan2(row, column) - orientation < 22.5 degrees, modulo 180
+
+Each wave of a bin is as likely as any other, so that the error is, but for chance, the mean of the map's over the
+bin: 1 wave of octave 0, 4 or 5 of octave 1, 301 or 302 of octave 4. The mean, wave (0, 0), and the map's corners
+beyond 32 cycles are in no bin. One draw an image serves all bins, which are of no publication.
 
 Source: Yin et al. 2019 ("A Fourier perspective on model robustness in computer vision"), whose map has the 63 x 63
 lowest frequencies, 1,985 different ones, at a norm of 15.7 for 224 pixels: an RMS of 0.07 in each channel.
@@ -28,14 +34,14 @@ from ..errors import ProbeError
 from ..records import Condition
 from .arrays import Array, chunks
 from .clean import unit_range
-from .family import Batch, Buffer, Family, Parameter, Value, integer_in, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, Value, integer_in, number_in
 from .noise import FOURIER, random_words
 
 MAP = tuple(range(-31, 32))
 NORM = 15.7
 HIGHEST = 10_000
 OCTAVES = (0, 1, 2, 3, 4)
-"""Those that the map holds all of."""
+"""Octaves whose waves the map holds all of."""
 ORIENTATIONS = (0.0, 45.0, 90.0, 135.0)
 SECTOR = 45
 """Degrees that the directions of a bin span."""
@@ -148,9 +154,15 @@ FOURIER_BASIS = Family(
         Parameter("norm", number_in(0, 1000), (NORM,)),
     ),
     perturb,
+    axes=(Axis("column", "cycles across"), Axis("row", "cycles down")),
+    mirrored=True,
     random=True,
     canonical=_canonical,
     check_size=check_size,
+    smaller={
+        "fourier at 31 x 31": {"fourier": {"row": MAP[16:-16], "column": MAP[16:-16]}},
+        "fourier_bin (octave x orientation)": {"fourier_bin": {}},
+    },
 )
 FOURIER_BIN = Family(
     "fourier_bin",
@@ -162,6 +174,7 @@ FOURIER_BIN = Family(
         Parameter("norm", number_in(0, 1000), (NORM,)),
     ),
     perturb_by_bin,
+    axes=(Axis("octave", "octave, from 2^octave cycles per image on"), Axis("orientation", "orientation (degrees)")),
     random=True,
     canonical=lambda setting: setting | {"orientation": float(setting["orientation"]) % 180},
     check_size=check_size_of_bin,

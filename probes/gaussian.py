@@ -23,7 +23,7 @@ import numpy as np
 
 from ..records import Condition
 from .arrays import Array, chunks, constants
-from .family import Batch, Buffer, Family, Parameter, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, number_in
 from .grey import grey
 
 BACKGROUND = 0.4423
@@ -115,4 +115,5 @@ GAUSSIAN_HIGHPASS = Family(
     1,
     (Parameter("sigma", _sigma_or_inf, (UNFILTERED, 3.0, 1.5, 1.0, 0.7, 0.55, 0.45, 0.4)),),
     perturb,
+    axes=(Axis("sigma"),),
 )

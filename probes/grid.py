@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownName, UsageError
-from ..records import Condition
-from .attacks import ATTACKS, is_attack
+from ..records import Condition, Value, in_words
+from .attacks import ATTACKS
 from .bilateral import BILATERAL
 from .clean import CLEAN
 from .colour import CHANNEL_SHUFFLE, GREY_BLEND
 from .critical_band import CRITICAL_BAND
-from .family import Family, Perturb
+from .family import Axis, Family, Perturb
 from .fourier import FOURIER_BASIS, FOURIER_BIN
 from .gaussian import GAUSSIAN_HIGHPASS, GAUSSIAN_LOWPASS
 from .grey import CONTRAST
 from .patches import PATCH_SHUFFLE
 from .phase import PHASE_SCRAMBLE
 from .power_law import POWER_LAW_NOISE
-from .process import family_apart
-from .source import source_of
 from .spectral import HIGHPASS, LOWPASS
 from .uniform_noise import UNIFORM_NOISE
-from .user import GIVEN
+from .user import start_probe, user_family
 
 FAMILIES = {
     family.name: family
@@ -40,6 +38,14 @@ FAMILIES = {
 
 PUBLISHED: Mapping[str, Mapping[str, Any]] = {name: {} for name in ("clean", "lowpass", "highpass", "critical_band")}
 """The study's grid: clean, 22 spectral and 29 critical-band conditions."""
+
+
+KNOWN: Mapping[str, Family] = FAMILIES | ATTACKS
+
+
+def setting_in_words(probe: str, parameters: Mapping[str, Value]) -> str:
+    """The parameters of a condition, as `Facts.setting` words them; of a user's probe they are all shown."""
+    return KNOWN[probe].words(parameters) if probe in KNOWN else in_words(parameters.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,10 @@ class Grid:
         return list(grouped.items())
 
 
+KEYS = ("file", "function", "uses", "axis")
+"""Keys in the table of a user's probe that are no parameters of its function."""
+
+
 def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
     """A study's [probes] table as a grid. `clean` is always part of it: every curve is relative to it.
 
@@ -80,29 +90,39 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
         probes: family name -> parameter name -> value or list of values; a table with `file` is a user's probe.
         folder: what a user's `file` is relative to.
     """
-    known = FAMILIES | ATTACKS
-    families: dict[str, Family] = {"clean": CLEAN}
-    conditions: list[Condition] = CLEAN.conditions({})
+    functions = {}
     for name, table in probes.items():
         if not isinstance(table, Mapping):
             raise UsageError(f"probe {name} must be a table of parameters, such as {name} = {{}}, not {table!r}")
-        parameters = dict(table)
-        if "file" in parameters:
-            if name in known:
+        if "file" in table:
+            if name in KNOWN:
                 raise UsageError(f"probe {name}: a built-in probe has that name, so give yours another")
-            if reserved := [one for one in GIVEN if one in parameters]:
-                raise UsageError(
-                    f"probe {name}: {reserved[0]} is {GIVEN[reserved[0]]}, which its function is given; call the "
-                    "function's own parameter something else"
-                )
-            family = family_apart(name, source_of(name, table, folder), parameters.get("function"))
-            parameters = {key: value for key, value in parameters.items() if key not in ("file", "uses", "function")}
-        elif name in known:
-            family = known[name]
+            functions[name] = start_probe(name, table, folder)
+    families: dict[str, Family] = {"clean": CLEAN}
+    conditions: list[Condition] = CLEAN.conditions({})
+    for name, table in probes.items():
+        parameters = table
+        if name in functions:
+            family = _with_axes(user_family(name, functions[name]), table.get("axis", []))
+            parameters = {key: value for key, value in table.items() if key not in KEYS}
+        elif name in KNOWN:
+            family = KNOWN[name]
         else:
-            raise UnknownName("probe", name, known, 'a probe of your own needs `file = "…"`')
+            raise UnknownName("probe", name, KNOWN, 'a probe of your own needs `file = "…"`')
         families[name] = family
         conditions += family.conditions(parameters)
     distinct = list(dict.fromkeys(conditions))
-    attacks = tuple(condition for condition in distinct if is_attack(condition))
-    return Grid(families, tuple(condition for condition in distinct if not is_attack(condition)), attacks)
+    attacks = tuple(condition for condition in distinct if condition.facts.attack)
+    return Grid(families, tuple(condition for condition in distinct if not condition.facts.attack), attacks)
+
+
+def _with_axes(family: Family, axis: Any) -> Family:
+    """The family of a user's probe, drawn over the axes that its table names."""
+    names = [axis] if isinstance(axis, str) else axis
+    if not isinstance(names, list) or len(names) > 2 or not all(isinstance(parameter, str) for parameter in names):
+        raise UsageError(f"probe {family.name}: axis must be a parameter, or a list of two for a map, not {axis!r}")
+    known = [parameter.name for parameter in family.parameters]
+    for parameter in names:
+        if parameter not in known:
+            raise UnknownName(f"axis of probe {family.name}", parameter, known, "an axis is a parameter of the probe")
+    return replace(family, axes=tuple(Axis(parameter) for parameter in names))

@@ -2,7 +2,7 @@
 //
 // Every kernel computes what the array code of the Python module named above it does, and the tests compare the two.
 // There is no shared memory and no synchronisation, and of a warp's operations only the exchange of values, in blocks of
-// one warp: so a C++ compiler behind tests/cpu_cuda.h runs the same source. probes/kernels.py lists the arguments and launches.
+// one warp: so a C++ compiler behind tests/card/cpu_cuda.h runs the same source. probes/kernels.py lists the arguments and launches.
 
 struct Words {
     unsigned a, b, c, d;

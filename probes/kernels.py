@@ -42,10 +42,10 @@ def launch(name: str, threads: tuple[int, int], *arguments: Any) -> None:
     None stands for an array that is absent. EngineError where an array is not what the kernel takes.
     """
     kernel = KERNELS[name]
-    given = tuple(_argument(name, *pair) for pair in zip(kernel.arguments, arguments, strict=True))
+    typed = tuple(_argument(name, *pair) for pair in zip(kernel.arguments, arguments, strict=True))
     if all(threads):  # CuPy would make one block of none
         across, down = threads
-        cuda_function(SOURCE, name)((-(-across // kernel.block), down), (kernel.block,), given)
+        cuda_function(SOURCE, name)((-(-across // kernel.block), down), (kernel.block,), typed)
 
 
 def _argument(name: str, kind: str, value: Any) -> Any:

@@ -19,7 +19,7 @@ import numpy as np
 from ..records import Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
-from .family import Batch, Buffer, Family, Parameter, even_size, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, even_size, number_in
 from .noise import POWER_LAW, unit_normal_fields
 
 
@@ -33,8 +33,8 @@ def _gains(xp: ModuleType, size: int, exponent: float) -> Array:
     f[0, 0] = np.inf if exponent > 0 else 1
     gain = (f / (1 if exponent > 0 else f.max())) ** (-exponent / 2)
     gain[0, 0] = 0
-    (there,) = constants(xp, [gain])
-    return there
+    (gains,) = constants(xp, [gain])
+    return gains
 
 
 def unit_noise(xp: ModuleType, white: Array, exponent: float) -> Array:
@@ -74,6 +74,7 @@ POWER_LAW_NOISE = Family(
     1,
     (Parameter("exponent", number_in(-4, 4), ()), Parameter("noise_sd", number_in(0, 1), ())),
     perturb,
+    axes=(Axis("exponent"),),
     random=True,
     check_size=even_size,
 )

@@ -24,7 +24,7 @@ from ..protocol import CUTOFFS
 from ..records import Condition
 from .arrays import Array, chunks, constants
 from .clean import unit_range
-from .family import Batch, Buffer, Family, Parameter, even_size, number_in
+from .family import Axis, Batch, Buffer, Family, Parameter, even_size, number_in
 from .kernels import launch
 
 PARITIES = tuple(product(range(2), repeat=2))
@@ -150,7 +150,9 @@ def filters_in_kernels(xp: ModuleType, pixels: Array) -> Fill:
     waves = _waves(xp, 2 * half)
     folded = [xp.empty((half, channels, half), dtype=xp.float32) for _ in PARITIES]
     launch("fold_quarters", (half * half, channels), *folded, pixels, half, channels)
-    blocks = [_times(waves[row], one, waves[column].T) for (row, column), one in zip(PARITIES, folded, strict=True)]
+    blocks = [
+        _times(waves[row], quarter, waves[column].T) for (row, column), quarter in zip(PARITIES, folded, strict=True)
+    ]
 
     def fill(r: int, outputs: Sequence[tuple[Condition, Array]]) -> None:
         if r in (0, half):
@@ -163,7 +165,7 @@ def filters_in_kernels(xp: ModuleType, pixels: Array) -> Fill:
         kept, quarters = _kept(r), []
         for (row, column), block in zip(PARITIES, blocks, strict=True):
             height, width = kept[row], kept[column]
-            # From where on they are of frequency r itself.
+            # Rows and columns from here on are those of frequency r itself.
             edges = [count - 2 if parity == r % 2 else count for count, parity in ((height, row), (width, column))]
             cut = xp.empty((height, channels, width), dtype=xp.float32)
             launch("cut_block", (height * width, channels), cut, block[:height], *cut.shape, block.shape[-1], *edges)
@@ -196,14 +198,20 @@ def perturb(
 
 def _pairs(members: Sequence[Condition]) -> Iterator[list[Condition]]:
     """One of each probe at a time: cutoffs so close that they share a radius must not hold a buffer each."""
-    probes = ([one for one in members if one.probe == name] for name in ("lowpass", "highpass"))
-    return ([one for one in pair if one] for pair in zip_longest(*probes))
+    probes = ([condition for condition in members if condition.probe == name] for name in ("lowpass", "highpass"))
+    return ([condition for condition in pair if condition] for pair in zip_longest(*probes))
 
 
 _CUTOFF = (Parameter("cutoff", number_in(0, 1), CUTOFFS),)
 
 LOWPASS = Family(
-    "lowpass", "keeps frequencies up to cutoff x size / 2 cycles per image", 1, _CUTOFF, perturb, check_size=even_size
+    "lowpass",
+    "keeps frequencies up to cutoff x size / 2 cycles per image",
+    1,
+    _CUTOFF,
+    perturb,
+    axes=(Axis("cutoff", "cut: lower frequencies stay (cycles per image)", lambda cutoff: cutoff / 2, cuts=True),),
+    check_size=even_size,
 )
 HIGHPASS = Family(
     "highpass",
@@ -211,5 +219,8 @@ HIGHPASS = Family(
     1,
     _CUTOFF,
     perturb,
+    axes=(
+        Axis("cutoff", "cut: higher frequencies stay (cycles per image)", lambda cutoff: (1 - cutoff) / 2, cuts=True),
+    ),
     check_size=even_size,
 )

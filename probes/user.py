@@ -11,8 +11,8 @@ source of its file, of the modules beside it that it imports, and what the study
 an edit re-runs exactly what it changes. A file beside it that it reads and that is none of these is refused.
 
 Every image must be treated by itself: batches are cut as it suits the engine. What a built-in probe has, a function is
-given under reserved names (see GIVEN). One that takes `rng` gets, for each image, a generator that belongs to the seed,
-the image and the condition, so that nothing depends on batch, order or machine:
+given under reserved names (see RESERVED). One that takes `rng` gets, for each image, a generator that belongs to the
+seed, the image and the condition, so that nothing depends on batch, order or machine:
 
     def salt_and_pepper(images, share, rng):
         dice = rng.random(images.shape[2:])
@@ -20,255 +20,157 @@ the image and the condition, so that nothing depends on batch, order or machine:
         images[:, :, dice > 1 - share / 2] = 1
         return images
 
-Whatever it does ends its cells with an error in one line, and what it prints goes to standard error (see `guest`). A
-run calls it in a process of its own (see `process`).
+The function is loaded and called in a process of its own (see `user_function`). Whatever it does ends its cells with an
+error in one line, and what it prints goes to standard error.
 """
 
 from __future__ import annotations
 
-import inspect
 import math
-import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES, ExtensionFileLoader, FileFinder, SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from types import CodeType, ModuleType
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import BandlensError, ProbeError, UsageError
+from ..errors import ProbeError, UsageError
 from ..records import Condition, digest_of
-from ..untrusted import one_line
+from ..user_function import UserFunction, settings_of
+from ..user_source import parse_source, source_names
 from .arrays import Array, to_numpy
 from .clean import unit_range
 from .family import Batch, Buffer, Family, Parameter, Value
-from .guest import in_one_line, visiting
-from .source import ProbeSource, source_digest, source_files
 
-Probe = Callable[..., Any]
-
-GIVEN: Mapping[str, str] = {
+RESERVED: Mapping[str, str] = {
     "rng": "a NumPy generator that belongs to the seed, the image and the condition",
     "index": "the image's position in its set",
     "seed": "the study's seed",
     "size": "the images' side in pixels",
 }
-"""What a function may take beside images and the probe's parameters. The names are reserved."""
-OF_AN_IMAGE = ("rng", "index")
+"""What a function may take beside images and the probe's parameters."""
+PER_IMAGE = ("rng", "index")
 """A function that takes one of them is called image by image, with a batch of one."""
 RANDOM = ("rng", "seed")
 """A function that takes one of them depends on the study's seed, which is then part of what its cells are."""
-APART = 1e-4
-"""Values that differ by more are not the same. Libraries may round a little otherwise in a batch of another size."""
-FEW = 2e-4
-"""The share of an image's values that rounding may push across a border of a function that has some."""
+ROUNDING = 1e-4
+"""Difference up to which two values are the same: libraries round a little otherwise in a batch of another size."""
+BORDER_SHARE = 2e-4
+"""Share of an image's values that may differ by more: rounding pushes them across a border that the function has."""
 
 
-def user_family(name: str, source: ProbeSource, function: str | None = None) -> Family:
-    """The family of `function` (default: the probe's name) in the source's file.
+def start_probe(name: str, table: Mapping[str, Any], folder: Path) -> UserFunction:
+    """Start the process of the probe that a study in `folder` describes by a table with `file`; see `user_family`.
 
-    Parameters after the first are the probe's, except those that are named in GIVEN.
+    Several may start at once. UsageError where the table, or what it names, is none of a probe.
     """
-    file, where = source.file, f"probe {name}"
-    if not file.is_file():
-        raise UsageError(f"{where}: no file {file}; `file` is relative to the study's folder")
-    function = str(function or name)
-    version = int(digest_of(source_digest(source), function)[:15], 16)
-    guest = _host(source, where)
-    module = _load(file, where, guest)
-    with guest(UsageError), in_one_line(UsageError, f"{where}: {function} in {file} cannot be used"):
-        probe: Any = getattr(module, function, None)
-        said = inspect.cleandoc(probe.__doc__).splitlines() if isinstance(probe.__doc__, str) else []
-        signature = inspect.signature(probe) if callable(probe) else None
-    if signature is None:
-        raise UsageError(f"{where}: {file} has no function {function}(images, …)")
-    parameters = _parameters(signature, f"{where}: {function} in {file}")
-    taken = tuple(parameter.name for parameter in parameters if parameter.name in GIVEN)
-    with_rng = ", ".join(dict.fromkeys([*signature.parameters, "rng"]))
+    for reserved, meaning in RESERVED.items():
+        if reserved in table:
+            raise UsageError(
+                f"probe {name}: {reserved} is {meaning}, which its function is given; call the function's own "
+                "parameter something else"
+            )
+    source = parse_source(f"probe {name}", table, folder)
+    return UserFunction(f"probe {name}", source, str(table.get("function") or name), "images", ProbeError)
+
+
+def user_family(name: str, function: UserFunction) -> Family:
+    """The family of a probe that was started; UsageError where its file has no function that can be used.
+
+    Parameters after the first are the probe's, except those that are named in RESERVED.
+    """
+    title, parameters = function.describe()
+    if not parameters:
+        raise UsageError(f"{function} takes no images; its first parameter is the batch")
+    after_images = dict(list(parameters.items())[1:])
+    settings = settings_of(after_images, RESERVED, function)
+    reserved = tuple(name for name in after_images if name in RESERVED)
+    with_rng = ", ".join(dict.fromkeys([*parameters, "rng"]))
     return Family(
         name,
-        one_line(said[0]) if said else f"{function} of {file.name}",
-        version,
-        parameters=tuple(
-            Parameter(one.name, _parse, () if one.default is one.empty else (one.default,))
-            for one in parameters
-            if one.name not in GIVEN
-        ),
-        perturb=_perturb(_Own(probe, taken, where, guest), f"def {function}({with_rng})"),
-        random=any(one in RANDOM for one in taken),
-        files=tuple(path.relative_to(file.parent).as_posix() for path in source_files(source)),
+        title or f"{function.name} of {function.source.file.name}",
+        version=int(digest_of(function.digest, function.name)[:15], 16),
+        parameters=tuple(Parameter(setting, _parse_value, default) for setting, default in settings.items()),
+        perturb=_perturb(function, ProbeCall(function.what, reserved, f"def {function.name}({with_rng})")),
+        random=any(name in RANDOM for name in reserved),
+        files=source_names(function.source),
     )
 
 
-def _parameters(signature: inspect.Signature, where: str) -> list[inspect.Parameter]:
-    """Those after the first; UsageError where a study could not give them values."""
-    given = list(signature.parameters.values())
-    if not given:
-        raise UsageError(f"{where} takes no images; its first parameter is the batch")
-    for one in given[1:]:
-        if one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
-            raise UsageError(f"{where} takes {one}; name each parameter")
-        if one.name in GIVEN and one.default is not one.empty:
-            raise UsageError(
-                f"{where} takes {one.name} with a default, and is given {GIVEN[one.name]}; leave the default out, or "
-                "call the parameter something else"
-            )
-    return given[1:]
-
-
-# The user's code is a guest of this process
-
-Guest = Callable[[type[BandlensError]], AbstractContextManager[None]]
-"""A block within which code of a probe's may run."""
-
-
-class _Uncached(SourceFileLoader):
-    """Compiles the source that lies there. Kept bytecode is found by the source's time and length, and two edits may
-    have both in common.
-    """
-
-    def get_code(self, fullname: str) -> CodeType:
-        path = self.get_filename(fullname)
-        return self.source_to_code(self.get_data(path), path)
-
-
-def _load(file: Path, where: str, guest: Guest) -> ModuleType:
-    name = f"bandlens_probe_{file.stem}"
-    loader = _Uncached(name, str(file.absolute()))
-    spec = spec_from_file_location(name, file.absolute(), loader=loader)
-    if spec is None or file.suffix != ".py":
-        raise UsageError(f"{where}: {file} does not end in .py")
-    module = module_from_spec(spec)
-    for path in [path for path in sys.path_importer_cache if _place(file.parent.absolute(), path)]:
-        del sys.path_importer_cache[path]  # they would find bytecode, and what lay there before
-    with guest(UsageError), in_one_line(UsageError, f"{where}: {file} does not load"):
-        sys.modules[name] = module  # where dataclasses and pickles look for it
-        loader.exec_module(module)
-    return module
-
-
-def _host(source: ProbeSource, where: str) -> Guest:
-    """Gives the blocks. Each ends with an error of the kind asked for where files that are no part of the probe's
-    identity were read beside it, or imported.
-    """
-    folder = source.file.parent.absolute()
-    covered = {path.relative_to(source.file.parent).as_posix() for path in source_files(source)}
-    modules: dict[str, ModuleType] = {}
-
-    @contextmanager
-    def guest(kind: type[BandlensError]) -> Iterator[None]:
-        with visiting() as read, _importable(folder, modules):
-            yield
-        names = [*read, *map(_file_of, modules.values())]
-        places = {place for name in names if name and Path(name).is_file() and (place := _place(folder, name))}
-        if more := sorted(places - covered):
-            uses = ", ".join(f'"{name}"' for name in [*source.uses, *more])
-            raise kind(
-                f"{where} reads {', '.join(more)}, and nothing says that its results depend on that; add to its table "
-                f"in the study: uses = [{uses}]"
-            )
-
-    return guest
-
-
-@contextmanager
-def _importable(folder: Path, modules: dict[str, ModuleType]) -> Iterator[None]:
-    """Let modules of the folder be imported, and move them into `modules` afterwards, from where they come again.
-
-    Another probe may have some of those names.
-    """
-
-    def uncached(path: str) -> FileFinder:
-        if not _place(folder, path):
-            raise ImportError
-        return FileFinder(path, (_Uncached, SOURCE_SUFFIXES), (ExtensionFileLoader, EXTENSION_SUFFIXES))
-
-    before = set(sys.modules)
-    for name, module in modules.items():
-        sys.modules.setdefault(name, module)
-    sys.path.insert(0, str(folder))
-    sys.path_hooks.insert(0, uncached)
-    try:
-        yield
-    finally:
-        sys.path.remove(str(folder))
-        sys.path_hooks.remove(uncached)
-        for name in set(sys.modules) - before:
-            if name.partition(".")[0] != PACKAGE and _place(folder, _file_of(sys.modules[name])):
-                modules[name] = sys.modules.pop(name)
-
-
-def _file_of(module: ModuleType) -> str | None:
-    """The file of a module, or a folder of a package that has none."""
-    return getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)
-
-
-PACKAGE = __name__.partition(".")[0]
-"""It may lie beside the probe, and the run imports modules of it while probes are at work."""
-
-
-def _place(folder: Path, name: str | None) -> str | None:
-    """A path relative to the folder; None for one that lies elsewhere, or that is there for Python.
-
-    Such are compiled modules, hidden folders, and an environment of Python's.
-    """
-    if not name or Path(os.path.realpath(name)).is_relative_to(os.path.realpath(sys.prefix)):
-        return None
-    for path, root in ((name, folder), (os.path.realpath(name), os.path.realpath(folder))):
-        if Path(path).is_relative_to(root):
-            place = Path(path).relative_to(root)
-            python = any(part.startswith(".") or part == "__pycache__" for part in place.parts)
-            return None if python else place.as_posix()
-    return None
-
-
-def _parse(value: Any) -> Value:
+def _parse_value(value: Any) -> Value:
     finite = not isinstance(value, float) or math.isfinite(value)
     if isinstance(value, bool) or not isinstance(value, (int, float, str)) or not finite:
         raise ValueError(f"must be a finite number or a string, not {value!r}")
     return value
 
 
-class _Own(NamedTuple):
-    """A function of a user's."""
+class ProbeCall(NamedTuple):
+    """How a probe's function is called, and how errors speak of it."""
 
-    probe: Probe
-    taken: tuple[str, ...]
-    """The names of GIVEN that it takes."""
-    where: str
+    what: str
     """How errors begin."""
-    guest: Guest
+    reserved: tuple[str, ...]
+    """The names of RESERVED that it takes."""
+    with_rng: str
+    """A line that takes rng, for an error."""
 
 
-def _perturb(own: _Own, right: str) -> Callable[..., Iterator[tuple[Condition, Array]]]:
-    """The family's `perturb`; `right` is a line that takes rng."""
-    trusted = set[Condition]()
+def _perturb(function: UserFunction, how: ProbeCall) -> Callable[..., Iterator[tuple[Condition, Array]]]:
+    """The family's `perturb`."""
+    one_at_a_time = threading.Lock()  # two runs may have the same probe
 
     def perturb(
         xp: ModuleType, batch: Batch, conditions: Sequence[Condition], buffer: Buffer
     ) -> Iterator[tuple[Condition, Array]]:
-        host = Batch(to_numpy(batch.pixels), to_numpy(batch.keys), batch.positions, batch.seed)
+        host = replace(batch, pixels=to_numpy(batch.pixels), keys=to_numpy(batch.keys))
         for condition in conditions:
-            made = _computed(own, host, condition)
-            if condition not in trusted and _depends_on_more(own, host, condition):
-                raise ProbeError(
-                    f"{own.where} gives an image other values when it is called again or with other images; treat each "
-                    f"image by itself, and draw random numbers from rng alone: {right}"
-                )
-            trusted.add(condition)
             out = buffer()
-            out[...] = xp.asarray(made)
+            with one_at_a_time:
+                out[...] = xp.asarray(function.call(perturb_batch, how, xp is np, host, condition))
             yield condition, out
 
     return perturb
 
 
-def _depends_on_more(own: _Own, batch: Batch, condition: Condition) -> bool:
+# What follows runs in the process of the user's file.
+
+_trusted = set[Condition]()
+"""Conditions under which the function was found to treat each image by itself."""
+
+
+def perturb_batch(
+    function: Callable[..., Any], how: ProbeCall, on_cpu: bool, batch: Batch, condition: Condition
+) -> NDArray[np.float32]:
+    """(n, 3, size, size): what the function makes of a batch in the host's memory.
+
+    Raises ProbeError where that is no batch of images, or where an image depends on others.
+    """
+    if on_cpu:
+        _use_one_thread()
+    images = _called_images(function, how, batch, condition)
+    if condition not in _trusted and _depends_on_more(function, how, batch, condition):
+        raise ProbeError(
+            f"{how.what} gives an image other values when it is called again or with other images; treat each "
+            f"image by itself, and draw random numbers from rng alone: {how.with_rng}"
+        )
+    _trusted.add(condition)
+    return images
+
+
+@cache
+def _use_one_thread() -> None:
+    """Multiply matrices in one thread: the command keeps the other processors at work."""
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1, "blas")
+
+
+def _depends_on_more(function: Callable[..., Any], how: ProbeCall, batch: Batch, condition: Condition) -> bool:
     """Whether a picture comes out otherwise a second time, or as the last of three.
 
     The picture is the batch's first image, turned by half a turn: it differs from the two beside it, and has no value
@@ -280,44 +182,44 @@ def _depends_on_more(own: _Own, batch: Batch, condition: Condition) -> bool:
     three = Batch(
         np.concatenate([batch.pixels[rows[:2]], picture]), batch.keys[rows], batch.positions[rows], batch.seed
     )
-    once, again, last = (_computed(own, one, condition)[-1] for one in (alone, alone, three))
-    return bool((np.abs(once - again) > APART).any() or (np.abs(once - last) > APART).mean() > FEW)
+    first, second, last = (_called_images(function, how, images, condition)[-1] for images in (alone, alone, three))
+    return bool((np.abs(first - second) > ROUNDING).any() or (np.abs(first - last) > ROUNDING).mean() > BORDER_SHARE)
 
 
-def _computed(own: _Own, batch: Batch, condition: Condition) -> NDArray[np.float32]:
-    """(n, 3, size, size): what the function makes of a batch in the host's memory; ProbeError where it fails."""
+def _called_images(
+    function: Callable[..., Any], how: ProbeCall, batch: Batch, condition: Condition
+) -> NDArray[np.float32]:
     pixels = batch.pixels
     images: NDArray[np.float32] = unit_range(np, pixels, np.empty(pixels.shape, dtype=np.float32))
-    together = {"seed": batch.seed, "size": pixels.shape[-1]}
-    given = dict(condition.parameters) | {name: value for name, value in together.items() if name in own.taken}
-    with own.guest(ProbeError):
-        if not any(name in OF_AN_IMAGE for name in own.taken):
-            return _called(own, images, given)
-        for at, (key, position) in enumerate(zip(batch.keys.tolist(), batch.positions.tolist(), strict=True)):
-            rng = np.random.default_rng(int(digest_of(batch.seed, key, condition.digest), 16))
-            of_image = {"rng": rng, "index": position}
-            more = {name: value for name, value in of_image.items() if name in own.taken}
-            images[at] = _called(own, images[at : at + 1].copy(), given | more)[0]
+
+    def taken(**available: Any) -> dict[str, Any]:
+        return {name: value for name, value in available.items() if name in how.reserved}
+
+    settings = dict(condition.parameters) | taken(seed=batch.seed, size=pixels.shape[-1])
+    if not any(name in PER_IMAGE for name in how.reserved):
+        return _checked(how.what, function(images, **settings), images.shape)
+    for at, (key, position) in enumerate(zip(batch.keys.tolist(), batch.positions.tolist(), strict=True)):
+        rng = np.random.default_rng(int(digest_of(batch.seed, key, condition.digest), 16))
+        image = images[at : at + 1]
+        result = function(image.copy(), **settings, **taken(rng=rng, index=position))
+        image[:] = _checked(how.what, result, image.shape)
     return images
 
 
-def _called(own: _Own, images: NDArray[np.float32], given: Mapping[str, Any]) -> NDArray[np.float32]:
-    """What the function gave, in the host's memory; ProbeError says what was expected where it is something else."""
-    where, expected = own.where, images.shape
-    with in_one_line(ProbeError, f"{where} failed"):
-        result = own.probe(images, **given)
-        made, kind = _in_host_memory(result), type(result).__name__
-    if made is None or made.shape != expected:
-        got = kind if made is None else f"shape {made.shape}"
-        raise ProbeError(f"{where} returned {got}; expected an array of shape {expected}")
-    if made.dtype.kind not in "fiu":
-        raise ProbeError(f"{where} returned {made.dtype} values; expected numbers in [0, 1]")
-    low, high = float(made.min()), float(made.max())
+def _checked(what: str, result: Any, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """The result as a batch of images of that shape; ProbeError says what was expected where it is something else."""
+    images = _in_host_memory(result)
+    if images is None or images.shape != shape:
+        received = type(result).__name__ if images is None else f"shape {images.shape}"
+        raise ProbeError(f"{what} returned {received}; expected an array of shape {shape}")
+    if images.dtype.kind not in "fiu":
+        raise ProbeError(f"{what} returned {images.dtype} values; expected numbers in [0, 1]")
+    low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):  # NaN is neither
         raise ProbeError(
-            f"{where} returned values in [{low:.4g}, {high:.4g}]; expected finite values in [0, 1], so clip them"
+            f"{what} returned values in [{low:.4g}, {high:.4g}]; expected finite values in [0, 1], so clip them"
         )
-    return made.astype(np.float32)  # a copy: the function may keep the array and fill it again
+    return images.astype(np.float32)  # a copy: the function may keep the array and fill it again
 
 
 def _in_host_memory(result: Any) -> NDArray[Any] | None:
@@ -334,6 +236,6 @@ def _in_host_memory(result: Any) -> NDArray[Any] | None:
     if isinstance(result, getattr(torch, "Tensor", ())):
         tensor: Any = result
         # NumPy has no bfloat16.
-        made: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
-        return made
+        array: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy(force=True)
+        return array
     return None

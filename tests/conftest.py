@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from small import Answer
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(Path(__file__).parent))  # for small.py
+sys.path.insert(0, str(ROOT / "tests" / "support"))  # helpers are imported by plain names
 
 
 settings.register_profile("bandlens", deadline=None)  # a busy machine is no fault

@@ -17,11 +17,11 @@ PEOPLE = "humans"
 
 def kappa_map(rows: pl.DataFrame, title: str) -> Any:
     """A tile for every two subjects: first, second, kappa, low, high, most, n of each; who has no kappa has no tile."""
-    known = rows.drop_nulls("kappa")
+    defined = rows.drop_nulls("kappa")
     order = list(dict.fromkeys([*rows["first"], *rows["second"]]))
     scale = alt.Scale(scheme="viridis", domain=[0, 1], clamp=True)
     return (
-        alt.Chart(inline(known))
+        alt.Chart(inline(defined))
         .mark_rect(stroke="white")
         .encode(
             x=alt.X("first:N", sort=order, title=None, axis=below(len(order))),
@@ -47,10 +47,12 @@ def condition_curves(rows: pl.DataFrame, title: str) -> Any:
     order = rows.select("condition").unique().sort(number, "condition", nulls_last=True)["condition"].to_list()
     models = rows.filter(pl.col("subject") != PEOPLE)["subject"].unique().sort().to_list()
     hues = {name: color for name, (color, _) in colors(models).items()} | {PEOPLE: INK}
-    shown = [name for name in (PEOPLE, *models) if name in rows["subject"]]
+    subjects = [name for name in (PEOPLE, *models) if name in rows["subject"]]
     base = alt.Chart(inline(rows)).encode(
         x=alt.X("condition:N", sort=order, title="condition", axis=alt.Axis(labelAngle=0)),
-        color=alt.Color("subject:N", scale=alt.Scale(domain=shown, range=[hues[name] for name in shown]), title=None),
+        color=alt.Color(
+            "subject:N", scale=alt.Scale(domain=subjects, range=[hues[name] for name in subjects]), title=None
+        ),
         tooltip=[
             alt.Tooltip("subject:N"),
             alt.Tooltip("condition:N"),

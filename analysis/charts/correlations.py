@@ -7,19 +7,10 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from ..measures.registry import label_of, title_of
 from ..statistics.arrays import ALPHA
 from .style import INK, faded, inline, picked, scales, tile_font, words
 
-LABELS = {
-    "low_frequency_bias": "low-frequency bias",
-    "high_frequency_bias": "high-frequency bias",
-    "critical_bandwidth": "critical bandwidth (octaves)",
-    "critical_center_frequency": "centre frequency (cycles/image)",
-    "critical_peak_noise_sensitivity": "peak noise sensitivity",
-    "psychometric_bandwidth": "psych. bandwidth (octaves)",
-    "psychometric_center_frequency": "psych. centre frequency (cycles/image)",
-    "psychometric_peak_noise_sensitivity": "psych. peak noise sensitivity",
-}
 COEFFICIENTS = {"spearman": "Spearman's rho", "pearson": "Pearson's r", "kendall": "Kendall's tau-b"}
 """The column `method` of `correlate` -> what its coefficient is called."""
 ROW_HEIGHT = 30
@@ -27,21 +18,12 @@ ABOVE = alt.Axis(labelAngle=40, labelAlign="right", labelOverlap=False, orient="
 """Names above columns, aslant towards the corner that the names of the rows leave empty: a narrow chart cuts others."""
 
 
-def label(name: str) -> str:
-    return LABELS.get(name, words(name))
-
-
-def short(name: str) -> str:
-    """Without the unit."""
-    return LABELS[name].split(" (")[0] if name in LABELS else words(name)
-
-
 def correlation_map(table: pl.DataFrame, title: str) -> Any:
     """Tiles of biases (down) by generalization groups (across), from rows of `correlate` of one subset.
 
     A star and bold type mark p_holm < 0.05; what has p >= 0.05 without any correction is pale.
     """
-    base = alt.Chart(inline(_shown(table))).encode(
+    base = alt.Chart(inline(_described_rows(table))).encode(
         x=alt.X("group:N", sort=None, title=None, axis=ABOVE),
         y=alt.Y("bias:N", sort=None, title=None, axis=alt.Axis(domain=False, ticks=False)),
         tooltip=[
@@ -63,16 +45,16 @@ def correlation_map(table: pl.DataFrame, title: str) -> Any:
     ink = alt.condition("!datum.weak && abs(datum.coefficient) > 0.72", alt.value("white"), alt.value(INK))
     font = tile_font(12, table["group"].n_unique(), len("−0.76*"))
     strong = base.transform_filter("datum.strong").mark_text(fontSize=font, fontWeight="bold")
-    others = base.transform_filter("!datum.strong").mark_text(fontSize=font)
-    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, others)]
+    plain = base.transform_filter("!datum.strong").mark_text(fontSize=font)
+    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, plain)]
     height = ROW_HEIGHT * table["bias"].n_unique()
     return alt.layer(tiles, *marks).properties(title=title, height=height, width=300)
 
 
-def _shown(table: pl.DataFrame) -> pl.DataFrame:
+def _described_rows(table: pl.DataFrame) -> pl.DataFrame:
     numbers = table.select("coefficient", "low", "high", "p", "p_holm", "n")
     return numbers.with_columns(
-        bias=pl.Series([short(name) for name in table["bias"]]),
+        bias=pl.Series([title_of(name) for name in table["bias"]]),
         group=pl.Series([words(name) for name in table["group"]]),
         strong=(pl.col("p_holm") < ALPHA).fill_null(value=False),
         weak=(pl.col("p") >= ALPHA).fill_null(value=True),
@@ -81,7 +63,7 @@ def _shown(table: pl.DataFrame) -> pl.DataFrame:
 
 
 def rho_text(rho: float | None, adjusted: float | None) -> str:
-    """To two digits, with a minus sign that is one, and a star where it holds after correction."""
+    """The text of a coefficient: two digits, a true minus sign, and a star where it holds after correction."""
     if rho is None:
         return "–"
     star = "*" if adjusted is not None and adjusted < ALPHA else ""
@@ -95,7 +77,7 @@ def scatter(figures: pl.DataFrame, bias: str, group: str, title: str) -> Any:
     return (
         chart.mark_point(size=45, filled=True)
         .encode(
-            x=alt.X(f"{bias}:Q", title=label(bias), scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
+            x=alt.X(f"{bias}:Q", title=label_of(bias), scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4)),
             y=alt.Y(f"{group}:Q", title=f"{words(group)}, top-1 %", scale=alt.Scale(zero=False)),
             color=color,
             shape=shape,
@@ -103,7 +85,7 @@ def scatter(figures: pl.DataFrame, bias: str, group: str, title: str) -> Any:
             tooltip=[
                 alt.Tooltip("model:N"),
                 alt.Tooltip("category:N"),
-                alt.Tooltip(f"{bias}:Q", title=short(bias), format=".3f"),
+                alt.Tooltip(f"{bias}:Q", title=title_of(bias), format=".3f"),
                 alt.Tooltip(f"{group}:Q", title=words(group), format=".1f"),
             ],
         )

@@ -7,44 +7,57 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from .style import CENTER, INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font
+from .style import INK, PICKED, below, centers_axis, faded, inline, picked, scales, tile_font, words
 
 FEW = 7
-"""As many models as have a colour of their own; more are coloured by category."""
+"""Models that have a colour of their own; more are coloured by category."""
 HEIGHT = 220
 
 
 def series_of(frame: pl.DataFrame) -> str:
-    """What lines are coloured by: `model` where there are few, else `category`."""
+    """The field that lines are coloured by: `model` where there are few, else `category`."""
     return "model" if frame["checkpoint"].n_unique() <= FEW else "category"
 
 
-def curves(curve: pl.DataFrame, x: str, x_title: str, title: str, domain: tuple[float, float] = (0, 1)) -> Any:
-    """Accuracy over the column `x` of one probe on one image set, a line a model; `cycles` is where a filter cuts.
-
-    `domain` is that of the accuracy, or of whatever else stands in its columns and is named by `measure`.
+def curves(
+    curve: pl.DataFrame,
+    x: str,
+    x_title: str,
+    title: str,
+    domain: tuple[float, float] = (0, 1),
+    octaves: bool = False,
+) -> Any:
+    """Accuracy over the column `x` of one probe on one image set, a line a model.
 
     Where models are few, each has its interval and the dashed line of its clean accuracy; where they are many, the one
     that is picked has.
+
+    Args:
+        curve: rows of the view `curve`; any other measure may stand in its columns, if `measure` names it.
+        x: a column of numbers, or of words in the order in which they are to be drawn.
+        x_title: its name on the axis.
+        title: that of the chart.
+        domain: ends of the axis of the accuracy.
+        octaves: whether the values of `x` lie an octave apart.
     """
     field = series_of(curve)
-    parameter = ["cutoff"] if x == "cycles" and curve["cutoff"].is_not_null().any() else []
-    rows = curve.select(
-        "category", x, *parameter, "top1", "low", "high", "n", "clean_top1", pl.col("checkpoint").alias("model")
-    ).sort("model", x)
+    numeric = curve.schema[x].is_numeric()
+    setting = ["setting"] if "setting" in curve.columns and x != "setting" else []
+    rows = curve.select("category", x, *setting, "top1", "low", "high", "n", "clean_top1", model="checkpoint")
+    rows = rows.sort("model", x) if numeric else rows.sort("model", maintain_order=True)
     measure = str(curve["measure"][0])
     color, shape = scales(field, rows[field])
-    across = alt.X(f"{x}:{'Q' if rows.schema[x].is_numeric() else 'N'}", title=x_title)
-    if x == "cycles" and curve["frequency"].is_not_null().all():  # bands of noise, an octave apart
+    across = alt.X(f"{x}:Q", title=x_title) if numeric else alt.X(f"{x}:N", title=x_title, sort=None)
+    if octaves:
         across = across.scale(type="log", base=2).axis(values=rows[x].unique().sort().to_list(), format=".4~g")
     full = 1 if field == "model" else 0.4
     base = alt.Chart(inline(rows)).encode(x=across, color=color, detail="model:N")
-    mine = f"datum.model == {PICKED}"
-    shown = f"{PICKED} == '' || {mine} || datum.category == {PICKED}" if field == "model" else mine
+    is_picked = f"datum.model == {PICKED}"
+    visible = f"{PICKED} == '' || {is_picked} || datum.category == {PICKED}" if field == "model" else is_picked
     band = base.mark_area().encode(
         y=alt.Y("low:Q", title=measure),
         y2="high:Q",
-        opacity=alt.condition(shown, alt.value(0.15), alt.value(0)),
+        opacity=alt.condition(visible, alt.value(0.15), alt.value(0)),
         tooltip=alt.value(None),
     )
     clean = base.mark_rule(strokeDash=[4, 4]).encode(
@@ -52,7 +65,7 @@ def curves(curve: pl.DataFrame, x: str, x_title: str, title: str, domain: tuple[
         x2=alt.value("width"),
         y=alt.Y("mean(clean_top1):Q", title=measure),
         detail=["model:N", "category:N"],
-        opacity=alt.condition(shown, alt.value(0.7), alt.value(0)),
+        opacity=alt.condition(visible, alt.value(0.7), alt.value(0)),
         tooltip=alt.value(None),
     )
     y = alt.Y("top1:Q", title=measure, scale=alt.Scale(domain=list(domain)))
@@ -64,8 +77,8 @@ def curves(curve: pl.DataFrame, x: str, x_title: str, title: str, domain: tuple[
         tooltip=[
             alt.Tooltip("model:N"),
             alt.Tooltip("category:N"),
-            alt.Tooltip(f"{x}:{'Q' if rows.schema[x].is_numeric() else 'N'}", title=x_title.split(" (")[0]),
-            *(alt.Tooltip(f"{name}:Q") for name in parameter),
+            alt.Tooltip(f"{x}:{'Q' if numeric else 'N'}", title=x_title.split(" (")[0]),
+            *(alt.Tooltip(f"{name}:N") for name in setting),
             alt.Tooltip("top1:Q", title=measure, format=".3f"),
             alt.Tooltip("low:Q", title="95 % from", format=".3f"),
             alt.Tooltip("high:Q", title="to", format=".3f"),
@@ -76,18 +89,46 @@ def curves(curve: pl.DataFrame, x: str, x_title: str, title: str, domain: tuple[
     return alt.layer(*layers).add_params(picked()).properties(title=title, width=320, height=HEIGHT)
 
 
+def probe_panels(rows: pl.DataFrame, probe: str, domain: tuple[float, float] = (0, 1)) -> dict[str, Any]:
+    """Title -> chart of one probe on one image set, as its family says that it is drawn.
+
+    A probe with two axes has a map for each model and series, the first FEW; any other has curves for each series, over
+    cycles per image where it acts on a frequency. Without two places on an axis, settings stand side by side.
+
+    `rows` are those of the view `curve`, with the facts of conditions (see `database.conditions`).
+    """
+    rows = rows.sort("checkpoint", "place")
+    if rows["y"].is_not_null().any():
+        maps = list(rows.group_by("checkpoint", "series", maintain_order=True))[:FEW]
+        titles = [", ".join(filter(None, map(str, key))) for key, _ in maps]
+        return {title: condition_map(part, title, domain) for title, (_, part) in zip(titles, maps, strict=True)}
+    on_axis = rows.filter(pl.col("x").is_not_null())
+    if on_axis["x"].n_unique() < 2:
+        return {words(probe): curves(rows, "setting", "setting", words(probe), domain)} if len(rows) else {}
+    x = "cycles" if on_axis["cycles"].is_not_null().all() else "x"
+    panels = {}
+    for (series,), part in on_axis.sort("place").group_by("series", maintain_order=True):
+        title = ", ".join(filter(None, (words(probe), str(series))))
+        octaves = x == "cycles" and not part["cuts"].any()
+        panels[title] = curves(part, x, str(part["x_title"][0]), title, domain, octaves)
+    return panels
+
+
 def band_map(curve: pl.DataFrame, title: str) -> Any:
-    """Accuracy of one model under noise, octave bands across and strengths down."""
-    band = curve.filter(pl.col("probe") == "critical_band")
-    noisy = band.filter(pl.col("frequency").is_not_null() & pl.col("top1").is_not_null())
-    quiet = band.filter(pl.col("noise_sd") == 0)["top1"].drop_nulls()
+    """Accuracy of one model under a probe that acts on bands of frequencies: their centres across, its series down.
+
+    Rows without a place on the axis are the probe's own images without perturbation.
+    """
+    noisy = curve.filter(pl.col("x").is_not_null() & pl.col("top1").is_not_null()).sort("place")
+    quiet = curve.filter(pl.col("x").is_null())["top1"].drop_nulls()
     measure = str(curve["measure"][0])
-    base = alt.Chart(inline(noisy.select("frequency", "noise_sd", "cycles", "top1", "low", "high"))).encode(
-        x=alt.X("cycles:O", title=CENTER, axis=centers_axis()),
-        y=alt.Y("noise_sd:O", title="noise_sd", sort="descending"),
+    series = noisy["series"].unique(maintain_order=True).reverse().to_list()
+    base = alt.Chart(inline(noisy.select("series", "setting", "cycles", "top1", "low", "high"))).encode(
+        x=alt.X("cycles:O", title=str(noisy["x_title"][0]) if len(noisy) else None, axis=centers_axis()),
+        y=alt.Y("series:O", title=None, sort=series),
         tooltip=[
             alt.Tooltip("cycles:Q", title="cycles per image", format=".4~g"),
-            alt.Tooltip("noise_sd:O"),
+            alt.Tooltip("setting:N"),
             alt.Tooltip("top1:Q", title=measure, format=".3f"),
             alt.Tooltip("low:Q", title="95 % from", format=".3f"),
             alt.Tooltip("high:Q", title="to", format=".3f"),
@@ -104,38 +145,24 @@ def band_map(curve: pl.DataFrame, title: str) -> Any:
     return alt.layer(tiles, text).properties(title=heading, width=320, height=HEIGHT)
 
 
-def wave_map(curve: pl.DataFrame, title: str) -> Any:
-    """Error of one model under waves of (row, column) cycles per image; a frequency and its opposite have one value."""
-    half = _errors(curve, row=pl.Int64, column=pl.Int64)
-    both = pl.concat([half, half.with_columns(-pl.col("row"), -pl.col("column"))]).unique(["row", "column"])
-    return _error_map(both, ("column", "cycles across"), ("row", "cycles down"), curve, title)
+def condition_map(curve: pl.DataFrame, title: str, domain: tuple[float, float] = (0, 1)) -> Any:
+    """The measure of one model under a probe with two axes, a tile for each condition.
 
-
-def bin_map(curve: pl.DataFrame, title: str) -> Any:
-    """Error of one model under waves of an octave and orientation, octaves across and orientations down."""
-    bins = _errors(curve, octave=pl.Int64, orientation=pl.Float64)
-    across = ("octave", "octave, from 2^octave cycles per image on")
-    return _error_map(bins, across, ("orientation", "orientation (degrees)"), curve, title)
-
-
-def _errors(curve: pl.DataFrame, **parameters: Any) -> pl.DataFrame:
-    """The parameters, by their types, and the error, where there is one."""
-    found = pl.col("parameters").str.json_decode(pl.Struct(parameters)).struct.unnest()
-    return curve.select(found, error=1 - pl.col("top1")).drop_nulls()
-
-
-def _error_map(rows: pl.DataFrame, x: tuple[str, str], y: tuple[str, str], curve: pl.DataFrame, title: str) -> Any:
-    """A tile for each row, at the columns x and y, which are called as said."""
-    (across, across_title), (down, down_title) = x, y
-    measure = str(curve["measure"][0])
+    A mirrored probe has each condition twice, at (x, y) and at (-x, -y).
+    """
+    rows = curve.select("x", "y", "mirrored", "setting", "top1").drop_nulls()
+    opposite = rows.filter("mirrored").with_columns(-pl.col("x", "y"))
+    # Zero has no sign on an axis.
+    rows = pl.concat([rows, opposite]).with_columns(pl.col("x", "y") + 0.0).unique(["x", "y"], maintain_order=True)
+    x_title, y_title, measure = curve.select("x_title", "y_title", "measure").row(0)
     return (
-        alt.Chart(inline(rows.sort(down, across)))
+        alt.Chart(inline(rows.drop("mirrored").sort("y", "x")))
         .mark_rect()
         .encode(
-            x=alt.X(f"{across}:O", title=across_title, axis=alt.Axis(labelOverlap=True)),
-            y=alt.Y(f"{down}:O", title=down_title, axis=alt.Axis(labelOverlap=True)),
-            color=alt.Color("error:Q", title=f"1 - {measure}", scale=alt.Scale(scheme="viridis", domain=[0, 1])),
-            tooltip=[alt.Tooltip(f"{down}:O"), alt.Tooltip(f"{across}:O"), alt.Tooltip("error:Q", format=".3f")],
+            x=alt.X("x:O", title=x_title, axis=alt.Axis(labelOverlap=True)),
+            y=alt.Y("y:O", title=y_title, axis=alt.Axis(labelOverlap=True)),
+            color=alt.Color("top1:Q", title=measure, scale=alt.Scale(scheme="viridis", domain=list(domain))),
+            tooltip=[alt.Tooltip("setting:N"), alt.Tooltip("top1:Q", title=measure, format=".3f")],
         )
         .properties(title=title, width=320, height=320)
     )
@@ -147,9 +174,9 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     `rows` has model, condition, before, after, difference, low and high (the ends of its 95 % interval), p_holm, and
     differs, which stars a tile; colours run from -reach to reach.
     """
-    few = rows["model"].n_unique() <= 2 * FEW
+    is_small = rows["model"].n_unique() <= 2 * FEW
     hue = alt.Scale(scheme="purpleorange", domain=[-reach, reach], reverse=True)
-    legend = None if few else alt.Legend(orient="bottom", gradientLength=200)
+    legend = None if is_small else alt.Legend(orient="bottom", gradientLength=200)
     base = alt.Chart(inline(rows)).encode(
         x=alt.X("model:N", title=None, axis=below(rows["model"].n_unique())),
         y=alt.Y("condition:N", sort=None, title=None),
@@ -171,7 +198,7 @@ def differences(rows: pl.DataFrame, title: str, reach: float) -> Any:
     text = base.transform_calculate(text="format(datum.difference, '+.1f') + (datum.differs ? '*' : '')")
     font = tile_font(10, rows["model"].n_unique(), len("+12.3*"))
     strong = text.transform_filter("datum.differs").mark_text(fontSize=font, fontWeight="bold")
-    others = text.transform_filter("!datum.differs").mark_text(fontSize=font)
-    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, others)]
-    chart = alt.layer(tiles, *marks) if few else alt.layer(tiles)
+    plain = text.transform_filter("!datum.differs").mark_text(fontSize=font)
+    marks = [mark.encode(text="text:N", color=ink) for mark in (strong, plain)]
+    chart = alt.layer(tiles, *marks) if is_small else alt.layer(tiles)
     return chart.properties(title=title, width=320, height=16 * rows["condition"].n_unique())

@@ -11,31 +11,41 @@ import numpy as np
 import polars as pl
 
 from ...protocol import FREQUENCIES, SIZE
-from ..metrics.critical_band import FULL_WIDTH, center, gaussian
-from ..metrics.states import MEANINGLESS, State
+from ..measures.base import MEANINGLESS, State
+from ..measures.critical_band import FULL_WIDTH, center, gaussian
+from ..measures.psychometric import NUMBERS, THRESHOLDS
+from ..measures.registry import MEASURES, measure_named
 from .palette import OKABE_ITO
 from .style import CENTER, FAINT, INK, centers_axis, faded, inline, picked, scales, tile_font
 
-STRONGEST, WEAKEST = 0.16, 0.02
-"""noise_sd between which a threshold is met."""
+STRONGEST = 0.16
+"""The largest noise_sd at which a threshold can be met."""
+WEAKEST = 0.02
+"""The least noise_sd at which a threshold can be met."""
 TITLE = "threshold noise_sd"
 ESTIMATORS = {"psychometric": "circle", "published": "square"}
 FORMS = alt.Scale(domain=list(ESTIMATORS), range=list(ESTIMATORS.values()))
-SOUND, WARN, NONE = "sound", "doubtful", "no value"
-"""How a number is drawn: as a filled point or a hollow one, or as a cross."""
+SOUND = "sound"
+"""The mark of a number that is drawn as a filled point."""
+WARN = "doubtful"
+"""The mark of a number that is drawn as a hollow point."""
+NONE = "no value"
+"""The mark of a number that is drawn as a cross."""
 BEYOND = {State.CENSORED_BELOW: "≤", State.CENSORED_ABOVE: "≥"}
 """State of a threshold beyond the tested noise -> the sign before the end that stands for it."""
 
 
-def summary(metrics: pl.DataFrame) -> pl.DataFrame:
+def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
     """Rows of the view `metric` with `estimator`, `number`, and `mark`: how its state is drawn.
 
     Only what the critical band gives has an estimator.
     """
-    prefix = pl.col("metric").str.extract("^(psychometric|critical)_")
+    estimators = {name: measure.estimator or None for name, measure in MEASURES.items()}
+    numbers = {name: measure.number for name, measure in MEASURES.items() if measure.number}
+    metric = pl.col("metric")
     return metrics.with_columns(
-        estimator=prefix.replace("critical", "published"),
-        number=pl.col("metric").str.replace("^(psychometric|critical)_", ""),
+        estimator=metric.replace_strict(estimators, default=None, return_dtype=pl.String),
+        number=metric.replace(numbers),
         mark=pl.when(pl.col("state").is_in(MEANINGLESS))
         .then(pl.lit(NONE))
         .when(pl.col("state") == State.OK)
@@ -56,11 +66,11 @@ def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
     scale = alt.Scale(type="log") if number == "center_frequency" else alt.Scale(zero=True)
     x = alt.X("value:Q", title=None, scale=scale, axis=alt.Axis(tickCount=5))
     form = alt.Shape("estimator:N", scale=FORMS, legend=None) if estimators else alt.Undefined
-    there = rows.filter(pl.col("mark") != NONE)
+    valued = rows.filter(pl.col("mark") != NONE)
     layers: dict[str, tuple[pl.DataFrame, Callable[..., Any], dict[str, Any]]] = {
-        "intervals": (there.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
-        "sound": (there.filter(pl.col("mark") == SOUND), alt.Chart.mark_point, {"size": 60, "filled": True}),
-        "doubtful": (there.filter(pl.col("mark") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
+        "intervals": (valued.drop_nulls(["low", "high"]), alt.Chart.mark_rule, {"strokeWidth": 2}),
+        "sound": (valued.filter(pl.col("mark") == SOUND), alt.Chart.mark_point, {"size": 60, "filled": True}),
+        "doubtful": (valued.filter(pl.col("mark") == WARN), alt.Chart.mark_point, {"size": 60, "fill": "white"}),
         "none": (rows.filter(pl.col("mark") == NONE), alt.Chart.mark_text, {"text": "×", "align": "left"}),
     }
     places: dict[str, dict[str, Any]] = {
@@ -105,10 +115,10 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
 
     `size` is that of the images, in pixels a side.
     """
-    rows = metrics.filter(pl.col("metric").str.starts_with("psychometric_threshold_"), pl.col("value").is_not_null())
-    octaves = rows["metric"].str.extract(r"(\d+)$").cast(pl.Int32)
+    rows = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)), pl.col("value").is_not_null())
+    octaves = rows["metric"].replace_strict(THRESHOLDS, return_dtype=pl.Int32)
     beyond = pl.col("state").replace_strict({state.value: sign for state, sign in BEYOND.items()}, default="")
-    shown = rows.select(
+    thresholds = rows.select(
         "value",
         "low",
         "high",
@@ -117,7 +127,7 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
         cycles=pl.Series(center(octaves.to_numpy(), size)),
         beyond=beyond,
     )
-    base = alt.Chart(inline(shown)).encode(
+    base = alt.Chart(inline(thresholds)).encode(
         x=alt.X("cycles:O", title=CENTER, axis=centers_axis()),
         y=alt.Y("model:N", title=None),
         tooltip=[
@@ -130,12 +140,12 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
         ],
     )
     hue = alt.Scale(type="log", scheme="viridis", domain=[WEAKEST, STRONGEST])
-    tiles = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=TITLE, scale=hue, legend=None))
+    rectangles = base.mark_rect(stroke="white").encode(color=alt.Color("value:Q", title=TITLE, scale=hue, legend=None))
     ink = alt.condition("datum.value > 0.062", alt.value(INK), alt.value("white"))
-    font = tile_font(10, shown["cycles"].n_unique(), len("≥0.16"))
+    font = tile_font(10, thresholds["cycles"].n_unique(), len("≥0.16"))
     text = base.transform_calculate(text="datum.beyond + format(datum.value, '.2f')").mark_text(fontSize=font)
-    layers = alt.layer(tiles, text.encode(text="text:N", color=ink))
-    return layers.properties(title=title, width=440, height=max(44, 18 * shown["model"].n_unique()))
+    layers = alt.layer(rectangles, text.encode(text="text:N", color=ink))
+    return layers.properties(title=title, width=440, height=max(44, 18 * thresholds["model"].n_unique()))
 
 
 def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
@@ -144,12 +154,8 @@ def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     A triangle is a threshold that lies at or beyond the tested noise. Without a fit there is no line, and the subtitle
     says why. `size` is that of the images, in pixels a side.
     """
-    values = {row["metric"]: row for row in summary(metrics).to_dicts()}
-    rows = [
-        _threshold(f, size, values[f"psychometric_threshold_{f}"])
-        for f in FREQUENCIES
-        if f"psychometric_threshold_{f}" in values
-    ]
+    values = {row["metric"]: row for row in add_estimators(metrics).to_dicts()}
+    rows = [_threshold(octave, size, values[name]) for name, octave in THRESHOLDS.items() if name in values]
     points = pl.DataFrame(rows, schema=_THRESHOLD, orient="row")
     x = alt.X(
         "cycles:Q",
@@ -172,15 +178,15 @@ def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     form = alt.Scale(domain=["met", "below", "above"], range=["circle", "triangle-up", "triangle-down"])
     dots = base.mark_point(size=60, filled=True, color=INK, opacity=1)
     layers = [dots.encode(y=y, shape=alt.Shape("place:N", scale=form, legend=None))]
-    bell, known = _bell(values, size), points.drop_nulls(["low", "high"])
-    if len(known):
+    bell, intervals = _bell(values, size), points.drop_nulls(["low", "high"])
+    if len(intervals):
         ends = alt.Y("low:Q", title=TITLE, scale=domain)
-        rules = alt.Chart(inline(known)).mark_rule(strokeWidth=2)
+        rules = alt.Chart(inline(intervals)).mark_rule(strokeWidth=2)
         layers.insert(0, rules.encode(x=x, y=ends, y2="high:Q"))
     if len(bell):
         line = alt.Chart(inline(bell)).mark_line(color=OKABE_ITO[0], clip=True, strokeWidth=2)
         layers.insert(0, line.encode(x=x, y=y))
-    lines = [line for line in (_line(values, "psychometric"), _line(values, "critical")) if line]
+    lines = [line for line in (_line(values, estimator) for estimator in ESTIMATORS) if line]
     return alt.layer(*layers).properties(title=alt.Title(title, subtitle=lines), width=320, height=220)
 
 
@@ -201,8 +207,7 @@ def _threshold(f: int, size: int, row: dict[str, Any]) -> tuple[Any, ...]:
 
 def _bell(values: dict[str, dict[str, Any]], size: int) -> pl.DataFrame:
     """The channel as a line of noise_sd over cycles per image; empty where there is no fit."""
-    names = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
-    width, middle, peak = (values.get(f"psychometric_{name}", {}).get("value") for name in names)
+    width, middle, peak = (values.get(name, {}).get("value") for name in NUMBERS.values())
     if width is None or middle is None or peak is None:
         return pl.DataFrame()
     f = np.linspace(-0.4, 6.4, 69)
@@ -210,10 +215,9 @@ def _bell(values: dict[str, dict[str, Any]], size: int) -> pl.DataFrame:
     return pl.DataFrame({"cycles": center(f, size), "noise_sd": STRONGEST * 2**-bell})
 
 
-def _line(values: dict[str, dict[str, Any]], prefix: str) -> str:
+def _line(values: dict[str, dict[str, Any]], name: str) -> str:
     """An estimator's bandwidth and centre, or why there are none; empty where it was not computed."""
-    width, middle = values.get(f"{prefix}_bandwidth"), values.get(f"{prefix}_center_frequency")
-    name = "psychometric" if prefix == "psychometric" else "published"
+    width, middle = (values.get(measure_named(number, name)) for number in ("bandwidth", "center_frequency"))
     if width is None or middle is None:
         return ""
     if width["mark"] == NONE:

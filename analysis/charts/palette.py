@@ -12,10 +12,10 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"
 
 def colors(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Name -> (colour, shape); the study's categories keep theirs wherever they appear."""
-    wanted = list(dict.fromkeys(names))
+    distinct = list(dict.fromkeys(names))
     study = {name: place for place, name in enumerate(CATEGORIES)}
-    free = [place for place in range(len(OKABE_ITO)) if not any(study.get(name) == place for name in wanted)]
-    places = {name: study.get(name) for name in wanted}
-    for turn, name in enumerate(name for name in wanted if places[name] is None):
+    free = [place for place in range(len(OKABE_ITO)) if not any(study.get(name) == place for name in distinct)]
+    places = {name: study.get(name) for name in distinct}
+    for turn, name in enumerate(name for name in distinct if places[name] is None):
         places[name] = free[turn % len(free)] if free else turn % len(OKABE_ITO)
     return {name: (OKABE_ITO[place or 0], SHAPES[place or 0]) for name, place in places.items()}

@@ -1,4 +1,4 @@
-"""What the charts have in common: type, axes, scales, and picking a model."""
+"""The style that all charts share: type, axes, scales, and picking a model."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def centers_axis() -> alt.Axis:
 
 
 MOST_ASLANT = 12
-"""Names below the columns of a map that have room aslant in 3.5 in."""
+"""Names of columns that have room aslant below a map of 3.5 in."""
 
 
 def below(columns: int) -> alt.Axis:
@@ -86,13 +86,13 @@ def inline(frame: pl.DataFrame) -> alt.InlineData:
 def scales(field: str, names: Iterable[str]) -> tuple[alt.Color, alt.Shape]:
     """Colour and shape by a field of these names, with one legend; without, if there is but one name.
 
-    Categories are said in `words` there; a model is called what it is called.
+    The legend writes categories in words; models keep their names.
     """
-    given = colors(names)
-    hue = alt.Scale(domain=list(given), range=[color for color, _ in given.values()])
-    form = alt.Scale(domain=list(given), range=[shape for _, shape in given.values()])
+    looks = colors(names)
+    hue = alt.Scale(domain=list(looks), range=[color for color, _ in looks.values()])
+    form = alt.Scale(domain=list(looks), range=[shape for _, shape in looks.values()])
     label = "replace(datum.label, /_/g, ' ')" if field == "category" else alt.Undefined
-    legend = alt.Legend(labelExpr=label) if len(given) > 1 else None
+    legend = alt.Legend(labelExpr=label) if len(looks) > 1 else None
     return (
         alt.Color(f"{field}:N", scale=hue, title=None, legend=legend),
         alt.Shape(f"{field}:N", scale=form, title=None, legend=legend),
@@ -109,5 +109,5 @@ def faded(full: float = 1) -> Any:
 
     Rows have `model` and `category`.
     """
-    nothing, mine = f"{PICKED} == ''", f"datum.model == {PICKED} || datum.category == {PICKED}"
-    return alt.when(nothing).then(alt.value(full)).when(mine).then(alt.value(1)).otherwise(alt.value(0.08))
+    nothing, matches = f"{PICKED} == ''", f"datum.model == {PICKED} || datum.category == {PICKED}"
+    return alt.when(nothing).then(alt.value(full)).when(matches).then(alt.value(1)).otherwise(alt.value(0.08))

@@ -1,8 +1,11 @@
 """Two runs of the same conditions, cell by cell and image by image.
 
 A cell of one run belongs to the cell of the other that has the same checkpoint name, image set name, probe and
-parameters. Whatever else differs, such as weights, precision or a probe's implementation, is what the comparison is of.
-Two checkpoints or image sets of different names are compared as one, `X, Y`: see `two_of`.
+parameters; `differs_in` says what else differs. A cell that is one and the same row of one database is counted and not
+tested. Two checkpoints or image sets of different names are compared as one, `X, Y`: see `two_of`. Images are matched
+by position where the sets are the same, and else by path. Without labels, right means that the prediction agrees with
+the same run's clean one. `difference`, its interval and `p` are those of `paired`; p is adjusted over all cells.
+Curves sum up the cells of a checkpoint, image set and probe.
 """
 
 from __future__ import annotations
@@ -16,13 +19,14 @@ from numpy.typing import NDArray
 
 from ...errors import UnknownName, UsageError
 from ..database.store import Store
+from ..measures.outcomes import read_decisions
 from ..statistics.arrays import ALPHA, Mask, Whole
 from ..statistics.coefficients import benjamini_hochberg, holm
 from ..statistics.consistency import kappa_of
 from ..statistics.paired import paired
 
 MATCH = ["checkpoint", "image_set", "probe", "parameters"]
-"""What two cells have in common."""
+"""Columns in which two cells that are compared agree."""
 REASONS = {
     "model": "weights or export",
     "digest": "images or labels",
@@ -34,7 +38,7 @@ REASONS = {
 }
 """Column -> what it means where it differs."""
 DIFFERS = pl.col("p_holm") < ALPHA
-"""Whether two cells differ in accuracy."""
+"""True where two cells differ in accuracy."""
 CELLS = {
     **dict.fromkeys(MATCH, pl.String),
     "differs_in": pl.String,
@@ -57,17 +61,17 @@ class Run:
     column: str | None = None
     """The column of which a single value is compared, `checkpoint` or `image_set`; None for all cells."""
     value: str | None = None
-    """That value; or the precision of the version, where two precisions are compared."""
+    """The value of that column; or the precision of the version, where two precisions are compared."""
     called: str | None = None
-    """What the comparison calls it."""
+    """The name that the comparison gives it."""
 
     @property
     def name(self) -> str:
-        """What is compared, in short."""
+        """The short name of the run, or of its one checkpoint or image set."""
         return self.value or self.label
 
     def renamed(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Those rows, of columns checkpoint and image_set, that are compared, under the names of the comparison."""
+        """Select the rows that are compared, by checkpoint and image_set, and give them the comparison's names."""
         if self.column is None:
             return rows
         chosen = rows.filter(pl.col(self.column) == self.value)
@@ -75,11 +79,11 @@ class Run:
 
 
 def two_of(a: Run, b: Run, column: str, first: str, second: str) -> tuple[Run, Run]:
-    """The runs reduced to a checkpoint or an image set each, to be compared; UnknownName for one that is not there."""
+    """Reduce the runs to a checkpoint or an image set each, to be compared; UnknownName for one that is not there."""
     for run, name in ((a, first), (b, second)):
         detail = run.store.frame("SELECT DISTINCT checkpoint, image_set FROM study_detail_of(?)", [run.label])
-        if name not in (known := detail[column].unique().sort()):
-            raise UnknownName(f"{column.replace('_', ' ')} of {run.label}", name, known.to_list())
+        if name not in (names := detail[column].unique().sort()):
+            raise UnknownName(f"{column.replace('_', ' ')} of {run.label}", name, names.to_list())
     called = f"{first}, {second}"
     return (
         replace(a, column=column, value=first, called=called),
@@ -94,10 +98,11 @@ class Compared:
     same: int
     """Cells that are one and the same row of one database."""
     only_a: pl.DataFrame
+    """The columns of MATCH, for cells that only A has."""
     only_b: pl.DataFrame
-    """The columns of MATCH."""
+    """The columns of MATCH, for cells that only B has."""
     replaced: pl.DataFrame
-    """What `replaced_conditions` says."""
+    """The rows of `replaced_conditions`."""
 
 
 def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Compared:
@@ -108,8 +113,8 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     """
     if (a.store.path.resolve(), a.label, a.column, a.value) == (b.store.path.resolve(), b.label, b.column, b.value):
         raise UsageError(f"{a.name} would be compared with itself; name two versions, studies or databases")
-    mine, theirs = _cells(a), _cells(b)
-    matched = mine.join(theirs, on=MATCH, suffix="_b", maintain_order="left")
+    cells_a, cells_b = _cells(a), _cells(b)
+    matched = cells_a.join(cells_b, on=MATCH, suffix="_b", maintain_order="left")
     one_database = a.store.path.resolve() == b.store.path.resolve()
     same = pl.col("cell") == pl.col("cell_b") if one_database else pl.lit(False)
     rows = [pl.DataFrame(schema=CELLS)]
@@ -122,38 +127,40 @@ def compare_cells(a: Run, b: Run, advance: Callable[[float], None] = lambda _: N
     return Compared(
         cells.with_columns(pl.col(pl.Float64).fill_nan(None)),
         len(matched.filter(same)),
-        mine.join(theirs, on=MATCH, how="anti", maintain_order="left").select(MATCH),
-        theirs.join(mine, on=MATCH, how="anti", maintain_order="left").select(MATCH),
-        replaced_conditions(mine, theirs),
+        cells_a.join(cells_b, on=MATCH, how="anti", maintain_order="left").select(MATCH),
+        cells_b.join(cells_a, on=MATCH, how="anti", maintain_order="left").select(MATCH),
+        replaced_conditions(cells_a, cells_b),
     )
 
 
-def replaced_conditions(mine: pl.DataFrame, theirs: pl.DataFrame) -> pl.DataFrame:
-    """One row a probe whose conditions others have taken the place of: probe, and lists of parameters as JSON.
+def replaced_conditions(cells_a: pl.DataFrame, cells_b: pl.DataFrame) -> pl.DataFrame:
+    """One row a probe of A whose conditions are not those of B: the probe, and lists of parameters as JSON.
 
-    `before` are those of cells in A alone and `after` those in B alone, where there are both; `anew` are in both, and
-    the probe's implementation is another.
+    Conditions in `only_in_a` and `only_in_b` are listed where there are both, so that some may have replaced the
+    others. Those in `reimplemented` are in both runs, under another implementation of the probe.
     """
-    keys = ["probe", "parameters"]
-    one, other = (cells.select(*keys, "condition").unique(maintain_order=True) for cells in (mine, theirs))
-    sides = {
-        "before": one.join(other, on=keys, how="anti", maintain_order="left"),
-        "after": other.join(one, on=keys, how="anti", maintain_order="left"),
-        "anew": one.join(other, on=keys, maintain_order="left").filter(
-            pl.col("condition") != pl.col("condition_right")
-        ),
-    }
-    found = one.select("probe").unique(maintain_order=True)
-    for name, rows in sides.items():
-        lists = rows.group_by("probe").agg(pl.col("parameters").unique(maintain_order=True).alias(name))
-        found = found.join(lists, on="probe", how="left", maintain_order="left")
-    found = found.with_columns(pl.col(*sides).fill_null([]))
-    both = (pl.col("before").list.len() > 0) & (pl.col("after").list.len() > 0)
-    nothing = pl.lit([], pl.List(pl.String))
-    found = found.with_columns(
-        pl.when(both).then(pl.col(name)).otherwise(nothing).alias(name) for name in ("before", "after")
+    setting = ["probe", "parameters"]
+    conditions_a, conditions_b = (
+        cells.select(*setting, "condition").unique(maintain_order=True) for cells in (cells_a, cells_b)
     )
-    return found.filter(both | (pl.col("anew").list.len() > 0))
+    only_in_a = conditions_a.join(conditions_b, on=setting, how="anti", maintain_order="left")
+    only_in_b = conditions_b.join(conditions_a, on=setting, how="anti", maintain_order="left")
+    # The digest of a condition is also that of its probe's implementation.
+    reimplemented = conditions_a.join(conditions_b, on=setting, maintain_order="left").filter(
+        pl.col("condition") != pl.col("condition_right")
+    )
+    probes = conditions_a.select("probe").unique(maintain_order=True)
+    columns = {"only_in_a": only_in_a, "only_in_b": only_in_b, "reimplemented": reimplemented}
+    for name, conditions in columns.items():
+        lists = conditions.group_by("probe").agg(pl.col("parameters").unique(maintain_order=True).alias(name))
+        probes = probes.join(lists, on="probe", how="left", maintain_order="left")
+    probes = probes.with_columns(pl.col(*columns).fill_null([]))
+    both = (pl.col("only_in_a").list.len() > 0) & (pl.col("only_in_b").list.len() > 0)
+    nothing = pl.lit([], pl.List(pl.String))
+    probes = probes.with_columns(
+        pl.when(both).then(pl.col(name)).otherwise(nothing).alias(name) for name in ("only_in_a", "only_in_b")
+    )
+    return probes.filter(both | (pl.col("reimplemented").list.len() > 0))
 
 
 def curves(cells: pl.DataFrame) -> pl.DataFrame:
@@ -173,7 +180,7 @@ def curves(cells: pl.DataFrame) -> pl.DataFrame:
 
 
 def _cells(run: Run) -> pl.DataFrame:
-    found = run.store.frame(
+    cells = run.store.frame(
         "SELECT cell.id AS cell, detail.checkpoint, detail.image_set, detail.image_set_id, detail.probe, "
         "detail.parameters::VARCHAR AS parameters, detail.labelled, detail.itself, detail.clean_cell, "
         "model_sha256 AS model, image_set.digest, condition.digest AS condition, cell.engine, cell.precision, "
@@ -185,12 +192,12 @@ def _cells(run: Run) -> pl.DataFrame:
         "detail.noise_sd, detail.frequency, detail.parameters",
         [run.label],
     )
-    found = run.renamed(found)
-    doubled = found.filter(found.select(MATCH).is_duplicated())
+    cells = run.renamed(cells)
+    doubled = cells.filter(cells.select(MATCH).is_duplicated())
     if len(doubled):
         which = ", ".join(doubled.select(MATCH).row(0))
         raise UsageError(f"{run.store.path}, {run.label}: {which} is there twice; give each image set its own name")
-    return found
+    return cells
 
 
 def _compare_group(a: Run, b: Run, cells: pl.DataFrame) -> pl.DataFrame:
@@ -208,8 +215,7 @@ class PairedCells:
     """Pairs of cells on the images that both have."""
 
     rows: pl.DataFrame
-    """One row a pair: n, changed, top1_a, top1_b, difference, low, high, lost, gained, p, kappa, note; see
-    `pair_cells`."""
+    """The numbers of `pair_cells`, one row a pair."""
     changed: Mask
     """(pairs, n): images with another predicted class."""
     clusters: Whole
@@ -217,7 +223,7 @@ class PairedCells:
 
 
 def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
-    """What differs between cells of `a` and cells of `b`, whoever asks: `compare`, `gate`, or a report.
+    """Compare cells of `a` with cells of `b`, image by image, for `compare`, `gate` and the report.
 
     `changed` counts images with another predicted class, `lost` and `gained` those that are right in A only and in B
     only. difference is top1_b - top1_a with its 95 % interval, p McNemar's, kappa the error consistency of the two.
@@ -236,21 +242,21 @@ def pair_cells(a: Store, b: Store, pairs: pl.DataFrame) -> PairedCells:
         return PairedCells(rows, np.zeros((len(pairs), 0), np.bool_), clusters)
     predicted_a, right_a = _outcomes(a, pairs, "", images_a)
     predicted_b, right_b = _outcomes(b, pairs, "_b", images_b)
-    found, changed = paired(right_a, right_b, clusters), predicted_a != predicted_b
+    compared, changed = paired(right_a, right_b, clusters), predicted_a != predicted_b
     numbers = {"top1_a": right_a.mean(axis=1), "top1_b": right_b.mean(axis=1)}
-    numbers |= {name: getattr(found, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
-    same = 1 - (found.lost + found.gained) / len(clusters)
+    numbers |= {name: getattr(compared, name) for name in ("difference", "low", "high", "lost", "gained", "p")}
+    same = 1 - (compared.lost + compared.gained) / len(clusters)
     numbers["kappa"] = kappa_of(same, numbers["top1_a"], numbers["top1_b"])
-    known = pl.when(pl.col("note").is_null())
+    comparable = pl.when(pl.col("note").is_null())
     rows = rows.with_columns(
         changed=pl.Series(changed.sum(axis=1), dtype=pl.Int64),
-        **{name: known.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
+        **{name: comparable.then(pl.Series(values, nan_to_null=True)) for name, values in numbers.items()},
     )
     return PairedCells(rows, changed, clusters)
 
 
 def _why_not(n: int) -> pl.Expr:
-    """Why accuracies cannot be compared, or null."""
+    """The reason why accuracies cannot be compared, or null."""
     return (
         pl.when(pl.lit(n == 0))
         .then(pl.lit("no image in common"))
@@ -273,14 +279,14 @@ def _common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whol
         "own_scheme(scheme)) USING (image_set, image_index) WHERE image_set = ? ORDER BY image_index"
     )
     first = cells.row(0, named=True)
-    mine = a.frame(query, [first["image_set_id"]])
+    images_a = a.frame(query, [first["image_set_id"]])
     if first["digest"] == first["digest_b"]:
-        both = mine.with_columns(image_index_b="image_index")
+        both = images_a.with_columns(image_index_b="image_index")
     else:
-        theirs = b.frame(query, [first["image_set_id_b"]])
-        unique = [images.filter(pl.col("path").is_unique()) for images in (mine, theirs)]
+        images_b = b.frame(query, [first["image_set_id_b"]])
+        unique = [images.filter(pl.col("path").is_unique()) for images in (images_a, images_b)]
         both = unique[0].join(unique[1], on="path", suffix="_b", maintain_order="left")
-        # Of two decision spaces, numbers are not the same classes: there `differs_in` says what is compared.
+        # A number is another class in another decision space: there `differs_in` says what is compared.
         unlike = both.filter(pl.col("label") != pl.col("label_b"))
         if len(unlike) and first["decision_space"] == first["decision_space_b"]:
             path, label, label_b = unlike.select("path", "label", "label_b").row(0)
@@ -294,17 +300,13 @@ def _common_images(a: Store, b: Store, cells: pl.DataFrame) -> tuple[Whole, Whol
 
 def _outcomes(store: Store, cells: pl.DataFrame, suffix: str, images: Whole) -> tuple[NDArray[np.uint16], Mask]:
     """(predicted, right), each (cells, images): against the label, or else the clean prediction if there is one."""
-    own, clean = cells[f"cell{suffix}"], cells[f"clean_cell{suffix}"]
-    ids = pl.concat([own, clean]).drop_nulls().unique().sort()
-    stored = store.frame(
-        "SELECT predicted, label_rank FROM prediction WHERE cell IN (SELECT unnest(?::INTEGER[])) "
-        "ORDER BY cell, image_index",
-        [ids.to_list()],
-    )
-    every = stored["predicted"].to_numpy().reshape(len(ids), -1)[:, images]
-    place = ids.search_sorted(own).to_numpy()
+    perturbed, clean = cells[f"cell{suffix}"], cells[f"clean_cell{suffix}"]
+    ids = pl.concat([perturbed, clean]).drop_nulls().unique().sort()
+    decisions = read_decisions(store, ids.to_list())
+    every = np.stack([decided.predicted for decided in decisions])[:, images]
+    place = ids.search_sorted(perturbed).to_numpy()
     predicted = every[place]
     if cells[f"labelled{suffix}"][0]:
-        rank = stored["label_rank"].to_numpy().reshape(len(ids), -1)
-        return predicted, rank[:, images][place] == 0
+        right = np.stack([decided.rank == 0 for decided in decisions])[:, images]
+        return predicted, right[place]
     return predicted, predicted == every[ids.search_sorted(clean.fill_null(ids[0])).to_numpy()]

@@ -1,7 +1,19 @@
 """Precision gates: whether a faster precision answers as a trusted one does, condition by condition and image by image.
 
 A flip is an image whose predicted class is another. An image is right as everywhere: its label was predicted, or,
-without labels, the class that the same precision predicts for the unperturbed image.
+without labels, the class that the same precision predicts for the unperturbed image. The share of flips has the
+interval of `wilson`, the difference of the accuracies that of `paired`. With the limits L of the flips and M of the
+difference, a gate
+
+- passes if the upper end for flips is at most L, and the whole interval of the difference lies within [-M, M];
+- fails if the lower end for flips is above L, or the whole interval of the difference lies outside [-M, M];
+- is undecided otherwise: there are too few images to tell.
+
+So a pass is evidence of sameness; McNemar's p decides nothing. So many independent images would decide (`needed`), if
+the shares stay as they are, with c the share of images that one of the two has right:
+
+    flips f:         n = z^2 L (1 - L) / (f - L)^2
+    difference d:    m^2 n^2 = z^2 ((c - d^2) n + 2),   m = | |d| - M |
 """
 
 from __future__ import annotations
@@ -36,7 +48,7 @@ def flip_interval(flipped: Mask, clusters: Whole) -> tuple[Floats, Floats, Float
 def images_needed(
     flips: Floats, difference: Floats, discordant: Floats, max_flips: float, max_difference: float
 ) -> Floats:
-    """About how many independent images would decide, if the shares stayed as they are; infinite on a limit.
+    """Estimate how many independent images would decide, if the shares stayed as they are; infinite on a limit.
 
     Args:
         flips: share of flipped images.
@@ -45,8 +57,7 @@ def images_needed(
         max_flips: the limit L of flips.
         max_difference: the limit M of the difference, in either direction.
 
-    Wilson's interval ends at L with z^2 L (1 - L) / (flips - L)^2 images. That of the difference d (Bonett & Price
-    2012) has the half width m = ||d| - M| where m^2 n^2 = z^2 ((discordant - d^2) n + 2), and of n images.
+    The formulas stand above: the intervals of Wilson and of Bonett & Price 2012 end at the limits with so many images.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         of_flips = Z**2 * max_flips * (1 - max_flips) / (flips - max_flips) ** 2
@@ -68,7 +79,7 @@ def gate_cells(
 
     Pairs of which one cell is not complete are left out. `advance` is called once a checkpoint and image set.
     """
-    found = store.frame(
+    complete_pairs = store.frame(
         "SELECT trusted.cell, trusted.clean_cell, trusted.image_set_id, trusted.labelled, trusted.itself, "
         "own.cell AS cell_b, own.clean_cell AS clean_cell_b, own.image_set_id AS image_set_id_b, "
         "own.labelled AS labelled_b, digest, digest AS digest_b, own.checkpoint_id, "
@@ -86,7 +97,7 @@ def gate_cells(
             [cell.image_set.name for _, cell in pairs],
         ],
     )
-    for _, group in found.group_by("checkpoint_id", "image_set_id", maintain_order=True):
+    for _, group in complete_pairs.group_by("checkpoint_id", "image_set_id", maintain_order=True):
         rows = _compare(store, group, limits)
         store.write_gates(rows)
         advance(1)
@@ -94,16 +105,16 @@ def gate_cells(
         "FROM gate WHERE (reference_cell, candidate_cell) IN "
         "(SELECT (unnest(?::INTEGER[]), unnest(?::INTEGER[]))) "
         "ORDER BY checkpoint, image_set, probe, cutoff, noise_sd, frequency, parameters",
-        [found["cell"].to_list(), found["cell_b"].to_list()],
+        [complete_pairs["cell"].to_list(), complete_pairs["cell_b"].to_list()],
     )
 
 
 def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
     """Rows of the table precision_gate for pairs, as `pair_cells` takes them, of one checkpoint and image set."""
-    found = pair_cells(store, store, pairs)
-    flips, n = found.changed.mean(axis=1), len(found.clusters)
-    flips_low, flips_high, effective = flip_interval(found.changed, found.clusters)
-    rows = pl.concat([pairs, found.rows], how="horizontal").with_columns(
+    compared = pair_cells(store, store, pairs)
+    flips, n = compared.changed.mean(axis=1), len(compared.clusters)
+    flips_low, flips_high, effective = flip_interval(compared.changed, compared.clusters)
+    rows = pl.concat([pairs, compared.rows], how="horizontal").with_columns(
         flips=pl.Series(flips), flips_low=pl.Series(flips_low), flips_high=pl.Series(flips_high)
     )
     difference, discordant = rows.select("difference", (pl.col("lost") + pl.col("gained")) / n).fill_null(np.nan)
@@ -127,7 +138,7 @@ def _compare(store: Store, pairs: pl.DataFrame, limits: Limits) -> pl.DataFrame:
 
 
 def _two_digits(values: Floats) -> pl.Series:
-    """Rounded up to whole numbers of two digits that count; null where infinite."""
+    """Round up to whole numbers of two significant digits; null where infinite."""
     finite = np.where(np.isfinite(values), values, np.nan)
     step = 10 ** (np.floor(np.log10(finite)) - 1).clip(0)
     return pl.Series(np.ceil(finite / step) * step, nan_to_null=True).cast(pl.Int64)

@@ -9,8 +9,8 @@ import polars as pl
 
 from ...errors import UsageError
 from .cells import Run, compare_cells, curves
-from .conditions import compare_conditions
-from .metrics import compare_correlations, compare_metrics
+from .correlations import compare_correlations
+from .measures import compare_measures
 from .words import in_words
 
 SAME = 1e-12
@@ -33,16 +33,16 @@ class Comparison:
     """Metrics of single conditions."""
     correlations: pl.DataFrame
     no_correlations: str | None
-    """Why there are none."""
+    """The reason why there are no correlations, or None."""
     only_a: pl.DataFrame
     only_b: pl.DataFrame
     replaced: pl.DataFrame
     """Conditions that others have taken the place of: see `replaced_conditions`."""
     sentence: str
-    """What differs beyond chance, in plain words."""
+    """The sentence that says what differs beyond chance."""
 
     def what_differs(self) -> Comparison:
-        """Without the rows in which both runs say the same."""
+        """Leave out the rows in which both runs say the same."""
         flipped = pl.sum_horizontal("changed", "lost", "gained") > 0
         moved = pl.col("difference").abs() > SAME
         appeared = pl.col("value_a").is_null() != pl.col("value_b").is_null()
@@ -58,7 +58,7 @@ class Comparison:
 
 def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Comparison:
     """Compare two runs in every respect. `advance` is called with the number of cells done."""
-    found = compare_cells(a, b, advance)
+    compared = compare_cells(a, b, advance)
     why_not = None
     try:
         if a.column is not None:
@@ -67,21 +67,21 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
     except UsageError as error:
         why_not = str(error)
         correlations = pl.DataFrame(schema={"difference": pl.Float64})
-    metrics = compare_metrics(a, b)
+    metrics, conditions = compare_measures(a, b)
     return Comparison(
         _words(a),
         _words(b),
-        found.same,
-        found.cells,
-        curves(found.cells),
+        compared.same,
+        compared.cells,
+        curves(compared.cells),
         metrics,
-        compare_conditions(a, b),
+        conditions,
         correlations,
         why_not,
-        found.only_a,
-        found.only_b,
-        found.replaced,
-        in_words(a, b, found.cells, metrics),
+        compared.only_a,
+        compared.only_b,
+        compared.replaced,
+        in_words(a, b, compared.cells, metrics),
     )
 
 

@@ -16,20 +16,21 @@ TRUSTED = "fp32"
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What may differ between two precisions, as shares of the images."""
+    """The differences between two precisions that a gate lets pass, as shares of the images."""
 
     flips: float = 0.01
+    """The largest share of images whose predicted class may differ; 0.01 by default."""
     accuracy: float = 0.003
-    """In either direction."""
+    """The largest difference of the accuracies, in either direction; 0.003 by default."""
 
 
 def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int, int]:
-    """How many pairs of variant and condition among the cells have not passed their gate, and how many need one.
+    """Count the pairs of variant and condition that have not passed their gate, and those that need one.
 
     It has been passed where the intervals of some image set, seed and reference in fp32 lie within these limits,
     whatever the limits were then, and those of none lie outside.
     """
-    asked = {
+    gated = {
         (cell.variant.sha256, cell.variant.engine, cell.variant.precision, cell.condition.digest)
         for cell in cells
         if cell.variant.precision != TRUSTED
@@ -42,10 +43,10 @@ def not_passed(store: Store, cells: Sequence[Cell], limits: Limits) -> tuple[int
         "JOIN condition ON condition.id = cell.condition JOIN image_set ON image_set.id = cell.image_set",
         [TRUSTED],
     ).with_columns(verdict=verdict(limits))
-    found: dict[str, set[tuple[str, ...]]] = {
+    pairs_by_verdict: dict[str, set[tuple[str, ...]]] = {
         name: set(rows.filter(pl.col("verdict") == name).select(pl.nth(0, 1, 2, 3)).rows()) for name in ("pass", "fail")
     }
-    return len(asked - (found["pass"] - found["fail"])), len(asked)
+    return len(gated - (pairs_by_verdict["pass"] - pairs_by_verdict["fail"])), len(gated)
 
 
 def verdict(limits: Limits) -> pl.Expr:
@@ -62,7 +63,7 @@ def verdict(limits: Limits) -> pl.Expr:
     )
 
 
-def summary(rows: pl.DataFrame) -> pl.DataFrame:
+def count_verdicts(rows: pl.DataFrame) -> pl.DataFrame:
     """Verdicts in rows of the view `gate`, counted by checkpoint, image set and pair, and where most images flip."""
     worst = pl.col("flips").arg_max()
     return rows.group_by("checkpoint", "image_set", "reference", "candidate", maintain_order=True).agg(

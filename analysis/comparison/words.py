@@ -1,4 +1,8 @@
-"""What differs between two runs, in a sentence."""
+"""The sentence that says what differs between two runs.
+
+It names biases and the clean accuracy as the guide to comparisons says. The intervals of the biases are not corrected
+for being three. Several checkpoints or image sets are counted as cases: a case is a checkpoint on an image set.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +11,33 @@ from typing import Any
 
 import polars as pl
 
-from ..metrics.states import State
+from ..measures.base import State
+from ..measures.registry import GRID_MEASURES
 from .cells import DIFFERS, Run
 
-CHANGES = {
-    "low_frequency_bias": ("relies", "on low frequencies"),
-    "high_frequency_bias": ("relies", "on high frequencies"),
-    "shape_bias": ("decides", "by shape"),
-    "clean": ("is", "accurate without perturbation"),
+CLEAN = "clean"
+CHANGES = {measure.name: measure.change for measure in GRID_MEASURES if measure.change} | {
+    CLEAN: ("is", "accurate without perturbation")
 }
-"""Metric -> what a model does less or more where it is lower or higher; `clean` is the clean accuracy."""
+"""Measure -> what a model does less or more where it is lower or higher; CLEAN is the clean accuracy."""
 
 
 def in_words(a: Run, b: Run, cells: pl.DataFrame, metrics: pl.DataFrame) -> str:
-    """A sentence: in which biases, and in clean accuracy, B differs from A beyond chance.
+    """Name the biases, and the clean accuracy, in which B differs from A beyond chance.
 
     A bias differs where the 95 % interval of its difference leaves zero out and both values are sound, an accuracy
-    where p is below 0.05 after Holm. `cells` are as `compare_cells` gives them, `metrics` as `compare_metrics` does. Of
-    several checkpoints or image sets, the pairs of both that differ are counted as cases.
+    where p is below 0.05 after Holm. `cells` are as `compare_cells` gives them, `metrics` as `compare_measures` does.
+    Several checkpoints or image sets are counted as cases, a checkpoint on an image set each.
     """
     sound = (pl.col("state_a") == State.OK.value) & (pl.col("state_b") == State.OK.value)
     columns = ["checkpoint", "metric", "difference", "low", "high", "differs"]
     biases = metrics.filter(sound).with_columns(differs=(pl.col("low") > 0) | (pl.col("high") < 0))
     clean = cells.filter(probe="clean").with_columns(metric=pl.lit("clean"), differs=DIFFERS)
     cases = pl.concat([biases.select(columns), clean.filter(pl.col("p").is_not_null()).select(columns)])
-    found = [text for name in CHANGES if (text := _told(name, cases.filter(metric=name)))]
-    if found:
+    changes = [text for name in CHANGES if (text := _change_in_words(name, cases.filter(metric=name)))]
+    if changes:
         names = cases["checkpoint"].unique()
-        return f"{_who(b, names.item() if len(names) == 1 else None)} {'; it '.join(found)}"
+        return f"{_who(b, names.item() if len(names) == 1 else None)} {'; it '.join(changes)}"
     tested, different = len(cells.filter(pl.col("p").is_not_null())), len(cells.filter(DIFFERS))
     if not tested:
         return f"{a.name} and {b.name} have no cells that could differ"
@@ -56,8 +59,8 @@ def _who(run: Run, checkpoint: str | None) -> str:
     return f"{checkpoint} {'on' if run.column else 'in'} {run.name}"
 
 
-def _told(metric: str, cases: pl.DataFrame) -> str:
-    """Such as `relies less on low frequencies: -0.021 [-0.034, -0.008]`; nothing where no case differs."""
+def _change_in_words(metric: str, cases: pl.DataFrame) -> str:
+    """A change in words, empty where no case differs: `relies less on low frequencies: -0.021 [-0.034, -0.008]`."""
     verb, what = CHANGES[metric]
     differing: list[dict[str, Any]] = cases.filter(pl.col("differs").fill_null(False)).to_dicts()
     if len(cases) == 1 and differing:

@@ -46,10 +46,10 @@ def fit_line(x: ArrayLike, y: ArrayLike) -> Line:
     Raises UsageError for accuracies outside 0 to 100, or fewer than three models.
     """
     first, second = _probit(x), _probit(y)
-    there = np.isfinite(first) & np.isfinite(second)
-    if there.sum() < FEWEST:
-        raise UsageError(f"effective robustness: {there.sum()} models have both accuracies; a line needs {FEWEST}")
-    first, second = first[there], second[there]
+    finite = np.isfinite(first) & np.isfinite(second)
+    if finite.sum() < FEWEST:
+        raise UsageError(f"effective robustness: {finite.sum()} models have both accuracies; a line needs {FEWEST}")
+    first, second = first[finite], second[finite]
     slope, intercept = np.polyfit(first, second, 1)
     r2 = float(np.corrcoef(first, second)[0, 1] ** 2)
     ranks = coefficients("spearman", first[None], second[None], np.ones(len(first)))

@@ -44,11 +44,6 @@ class ByFamily:
     between: float
     p_between: float
 
-    @property
-    def signs_differ(self) -> bool:
-        """Whether the coefficient within families has another sign than that between them."""
-        return self.within * self.between < 0
-
 
 def by_family(
     x: Floats,
@@ -59,23 +54,23 @@ def by_family(
     seed: int = 0,
 ) -> ByFamily:
     """Coefficients of x (n,) with y (n,) over models of the families (n,); z is held fixed in `partial`."""
-    there = ~(np.isnan(x) | np.isnan(y)) & (True if z is None else ~np.isnan(z))
-    x, y, family = x[there], y[there], family[there]
-    names, of = np.unique(family, return_inverse=True)
-    sizes = np.bincount(of, minlength=len(names))
+    complete = ~(np.isnan(x) | np.isnan(y)) & (True if z is None else ~np.isnan(z))
+    x, y, family = x[complete], y[complete], family[complete]
+    names, place = np.unique(family, return_inverse=True)
+    sizes = np.bincount(place, minlength=len(names))
     r, s = rankdata(x), rankdata(y)
     overall = pearson(r, s)
     partial = np.nan
     if z is not None:
-        t = rankdata(z[there])
+        t = rankdata(z[complete])
         xz, yz = pearson(r, t), pearson(s, t)
-        left = (1 - xz**2) * (1 - yz**2)
-        partial = (overall - xz * yz) / sqrt(left) if left > 1e-12 else np.nan
-    several = sizes[of] > 1
-    inner_r, inner_s = _centred(r, of, sizes)[several], _centred(s, of, sizes)[several]
+        unexplained = (1 - xz**2) * (1 - yz**2)
+        partial = (overall - xz * yz) / sqrt(unexplained) if unexplained > 1e-12 else np.nan
+    related = sizes[place] > 1
+    inner_r, inner_s = _centred(r, place, sizes)[related], _centred(s, place, sizes)[related]
     within = pearson(inner_r, inner_s)
-    inside, whole = _orders(tuple(of[several].tolist()), len(names), permutations, seed)
-    means = np.array([np.bincount(of, values) / sizes for values in (x, y)]) if len(names) else np.empty((2, 0))
+    orders_within, orders_of_families = _orders(tuple(place[related].tolist()), len(names), permutations, seed)
+    means = np.array([np.bincount(place, values) / sizes for values in (x, y)]) if len(names) else np.empty((2, 0))
     enough = len(names) >= FEWEST_FAMILIES
     mean_r, mean_s = rankdata(means[0]), rankdata(means[1])
     between = pearson(mean_r, mean_s) if enough else np.nan
@@ -85,24 +80,26 @@ def by_family(
         overall,
         partial,
         within,
-        _p(within, inner_r[inside], inner_s),
-        int(several.sum()),
+        _p(within, inner_r[orders_within], inner_s),
+        int(related.sum()),
         between,
-        _p(between, mean_r[whole], mean_s),
+        _p(between, mean_r[orders_of_families], mean_s),
     )
 
 
 @lru_cache(maxsize=4)
 def _orders(
-    of: tuple[int, ...], families: int, permutations: int, seed: int
+    family_of: tuple[int, ...], families: int, permutations: int, seed: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Permutations of models within their families, and of families: (permutations, models), (permutations, families).
 
     A stable order by family, and by random numbers within each.
     """
-    random, numbers = np.random.default_rng(seed), np.array(of)
-    inside = np.empty((permutations, len(of)), np.intp)
-    inside[:, np.argsort(numbers, kind="stable")] = np.argsort(numbers + random.random((permutations, len(of))), axis=1)
+    random, numbers = np.random.default_rng(seed), np.array(family_of)
+    inside = np.empty((permutations, len(family_of)), np.intp)
+    inside[:, np.argsort(numbers, kind="stable")] = np.argsort(
+        numbers + random.random((permutations, len(family_of))), axis=1
+    )
     return inside, np.argsort(random.random((permutations, families)), axis=1)
 
 
@@ -115,14 +112,14 @@ def pearson(x: Floats, y: Floats) -> float:
     return float(np.clip(x @ y / length, -1, 1)) if length > 1e-9 else float("nan")
 
 
-def _centred(values: Floats, of: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
+def _centred(values: Floats, family_of: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
     """Values less the mean of their family."""
-    return np.asarray(values - (np.bincount(of, values, len(sizes)) / sizes)[of])
+    return np.asarray(values - (np.bincount(family_of, values, len(sizes)) / sizes)[family_of])
 
 
-def _p(observed: float, shuffled: Floats, other: Floats) -> float:
+def _p(observed: float, shuffled: Floats, fixed: Floats) -> float:
     if isnan(observed):
         return float("nan")
-    moved, other = shuffled - shuffled.mean(axis=1, keepdims=True), other - other.mean()
-    found = moved @ other / np.sqrt((moved**2).sum(axis=1) * (other @ other))
-    return float((1 + (np.abs(found) >= abs(observed) - 1e-12).sum()) / (1 + len(shuffled)))
+    moved, fixed = shuffled - shuffled.mean(axis=1, keepdims=True), fixed - fixed.mean()
+    coefficients = moved @ fixed / np.sqrt((moved**2).sum(axis=1) * (fixed @ fixed))
+    return float((1 + (np.abs(coefficients) >= abs(observed) - 1e-12).sum()) / (1 + len(shuffled)))

@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from ...errors import StoreError, UsageError
 from ...protocol import ADVERSARIAL_TRAINING, AS_PUBLISHED, GROUPS, SUBSETS
 from ..database.store import Store
-from ..metrics.generalization import clusters_of, measure, read_benchmarked
-from ..metrics.states import MEANINGLESS
+from ..measures.base import MEANINGLESS, with_unit
+from ..measures.generalization import BenchmarkOutcomes, clusters_of, read_benchmarked
+from ..measures.outcomes import PredictionReader, right_of
+from ..measures.registry import biases as bias_names
+from ..measures.registry import title_of
 from ..statistics.arrays import Floats, Index, Mask
 from ..statistics.resampling import Spread, shared_factors
 from ..statistics.shares import Share, share_of
@@ -35,7 +38,7 @@ class Models:
     y_spread: Spread
     shared: Floats | None
     """(a + b, n, factors): what the errors of the values have in common, see `shared_factors`."""
-    given: str | None
+    control: str | None
     z: Floats | None
     category: NDArray[Any]
 
@@ -50,11 +53,11 @@ class Models:
     @property
     def over_images(self) -> Mask:
         """(a, b): pairs of which one has intervals of its own."""
-        return np.asarray(self.x_spread.known[:, None] | self.y_spread.known[None, :])
+        return np.asarray(self.x_spread.has_interval[:, None] | self.y_spread.has_interval[None, :])
 
-    def part(self, there: Mask, of_x: Index, of_y: Index) -> Models:
+    def part(self, complete: Mask, of_x: Index, of_y: Index) -> Models:
         """Some of the models, biases and groups."""
-        here_x, here_y = np.ix_(of_x, np.flatnonzero(there)), np.ix_(of_y, np.flatnonzero(there))
+        here_x, here_y = np.ix_(of_x, np.flatnonzero(complete)), np.ix_(of_y, np.flatnonzero(complete))
         return Models(
             [self.biases[i] for i in of_x],
             [self.groups[i] for i in of_y],
@@ -62,10 +65,12 @@ class Models:
             self.y[here_y],
             Spread(self.x_spread.down[here_x], self.x_spread.up[here_x]),
             Spread(self.y_spread.down[here_y], self.y_spread.up[here_y]),
-            None if self.shared is None else self.shared[np.ix_([*of_x, *(len(self.x) + of_y)], np.flatnonzero(there))],
-            self.given,
-            None if self.z is None else self.z[there],
-            self.category[there],
+            None
+            if self.shared is None
+            else self.shared[np.ix_([*of_x, *(len(self.x) + of_y)], np.flatnonzero(complete))],
+            self.control,
+            None if self.z is None else self.z[complete],
+            self.category[complete],
         )
 
 
@@ -74,7 +79,7 @@ Errors = Mapping[str, Mapping[str, Share]]
 
 
 def read_models(
-    frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str], given: str | None, errors: Errors | None = None
+    frame: pl.DataFrame, biases: Sequence[str], groups: Sequence[str], control: str | None, errors: Errors | None = None
 ) -> Models:
     """The rows of a frame: category, and numeric columns; NAME_low and NAME_high are the ends of NAME's interval.
 
@@ -82,8 +87,8 @@ def read_models(
     """
     shared = None
     if errors:
-        of = [errors.get(name, {}).get(model) for name in (*biases, *groups) for model in frame["checkpoint"]]
-        factors = shared_factors(of)
+        shares = [errors.get(name, {}).get(model) for name in (*biases, *groups) for model in frame["checkpoint"]]
+        factors = shared_factors(shares)
         shared = factors.reshape(len(biases) + len(groups), len(frame), factors.shape[1])
     x, y = values_of(frame, biases), values_of(frame, groups)
     return Models(
@@ -94,8 +99,8 @@ def read_models(
         _spread(frame, biases, x),
         _spread(frame, groups, y),
         shared,
-        given,
-        values_of(frame, [given])[0] if given else None,
+        control,
+        values_of(frame, [control])[0] if control else None,
         frame["category"].fill_null("none").to_numpy(),
     )
 
@@ -145,34 +150,44 @@ class StudyTable:
     frame: pl.DataFrame
     biases: list[str]
     groups: list[str]
-    given: str | None
+    control: str | None
     errors: Errors = field(default_factory=dict)
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
+    own_titles: Mapping[str, str] = field(default_factory=dict)
+    """What charts call the biases of the user's own."""
 
-
-NO_BIAS = "_raw|_threshold_|^shape_bias_|^low_frequency_cue_bias_|cue_accuracy$"
-"""Metrics that are not correlated: raw fits, which mostly degenerate, the thresholds that a channel is fitted to, and
-what belongs to a shape bias. Each would be one test more to correct for."""
+    def title(self, name: str) -> str:
+        """What charts call a bias or a group."""
+        measure, bracket, image_set = name.partition(" (")
+        return self.own_titles[measure] + bracket + image_set if measure in self.own_titles else title_of(name)
 
 
 def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable:
+    """As `find_study_table`; UsageError where there is none."""
+    table = find_study_table(store, label, with_errors)
+    if isinstance(table, str):
+        raise UsageError(f"{store.path}, {label}: {table}")
+    return table
+
+
+def find_study_table(store: Store, label: str, with_errors: bool = True) -> StudyTable | str:
     """Biases are the metrics of the study; groups are its group means, or else the clean top-1 of each labelled set.
 
     Both are in percent. A number that means nothing, such as one of a degenerate fit, is null. The errors of groups
-    are read from the predictions, which takes time; `with_errors` false leaves them out. Raises UsageError where there
-    are too few models, no metrics, or no accuracies.
+    are read from the predictions, which takes time; `with_errors` false leaves them out. Where there are too few
+    models, no metrics, or no accuracies, it gives the reason in words.
     """
-    where = f"{store.path}, {label}"
     models = store.frame("SELECT DISTINCT checkpoint, category FROM study_detail_of(?) ORDER BY ALL", [label])
     if len(models) < FEWEST:
         count = f"{len(models)} model{'' if len(models) == 1 else 's'}"
-        raise UsageError(f"{where}: {count}, and a correlation needs {FEWEST}; run a study of more checkpoints")
+        return f"{count}, and a correlation needs {FEWEST}; run a study of more checkpoints"
     measured = store.frame("SELECT checkpoint, image_set, metric, value, low, high, state FROM metric_of(?)", [label])
     meant = ~pl.col("state").is_in(MEANINGLESS)
     measured = measured.with_columns(pl.when(meant).then(pl.col("value", "low", "high"))).drop("state")
-    metric = measured.filter(pl.col("image_set").is_not_null(), ~pl.col("metric").str.contains(NO_BIAS))
+    titles = own_titles(store, label)
+    metric = measured.filter(pl.col("image_set").is_not_null(), pl.col("metric").is_in([*bias_names(), *titles]))
     if metric.is_empty():
-        raise UsageError(f"{where}: no metrics; run `bandlens analyze --db {store.path} --study {label}` first")
+        return f"no metrics; run `bandlens analyze --db {store.path} --study {label}` first"
     read_errors = _group_errors
     accuracy = measured.filter(
         pl.col("image_set").is_null(),
@@ -182,47 +197,56 @@ def study_table(store: Store, label: str, with_errors: bool = True) -> StudyTabl
     if accuracy.is_empty():
         accuracy, read_errors = _clean_accuracy(store, label), _clean_errors
     if accuracy.is_empty():
-        raise UsageError(f"{where}: no clean accuracy to correlate with; add a labelled image set to the study")
-    errors = read_errors(store, label) if with_errors else {}
-    several = pl.col("image_set").n_unique().over("metric") > 1
+        return "no clean accuracy to correlate with; add a labelled image set to the study"
+    ambiguous = pl.col("image_set").n_unique().over("metric") > 1
     metric = metric.with_columns(
-        metric=pl.when(several).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
+        metric=pl.when(ambiguous).then(pl.format("{} ({})", "metric", "image_set")).otherwise("metric")
     )
     biases, groups = (sorted(long["metric"].unique()) for long in (metric, accuracy))
-    wide = _wide(models, pl.concat([metric, accuracy]), where)
-    return StudyTable(wide, biases, groups, _given(store, label, groups), errors)
+    long = pl.concat([metric, accuracy])
+    doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
+    if len(doubled):
+        checkpoint, name = doubled.select("checkpoint", "metric").row(0)
+        return f"{checkpoint} has {name} more than once; give each image set a name of its own"
+    errors = read_errors(store, label) if with_errors else {}
+    wide = _wide(models, long)
+    return StudyTable(wide, biases, groups, _control(store, label, groups), errors, titles)
+
+
+def own_titles(store: Store, label: str) -> dict[str, str]:
+    """Read which measures of the user's own a version of a study has numbers of, and what charts call them."""
+    query = "SELECT name, title, unit FROM own_measure JOIN version_of(?) ON study_id = own_measure.study ORDER BY name"
+    return {name: with_unit(title, unit) for name, title, unit in store.frame(query, [label]).rows()}
 
 
 def _group_errors(store: Store, label: str) -> Errors:
-    """Errors of the group means of a study, from its predictions."""
-    found: dict[str, dict[str, Share]] = {}
+    """Read the errors of the group means of a study from its predictions."""
+    errors: dict[str, dict[str, Share]] = {}
     models = store.frame(
-        "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL",
-        [label],
+        "SELECT DISTINCT study_id, checkpoint_id, checkpoint FROM study_detail_of(?) ORDER BY ALL", [label]
     )
-    benchmarked = read_benchmarked(store, models["study_id"][0])
+    benchmarked, predictions = read_benchmarked(store, models["study_id"][0]), PredictionReader(store)
     for _, checkpoint_id, checkpoint in models.rows():
-        for name, one in measure(store, benchmarked, checkpoint_id).items():
-            if one.share and name in GROUPS:
-                found.setdefault(name, {})[checkpoint] = one.share
-    return found
+        for name, measured in BenchmarkOutcomes(predictions, benchmarked, checkpoint_id).measured().items():
+            if measured.share and name in GROUPS:
+                errors.setdefault(name, {})[checkpoint] = measured.share
+        predictions.forget()
+    return errors
 
 
 def _clean_errors(store: Store, label: str) -> Errors:
-    """Errors of the clean accuracies of a study, from its predictions."""
+    """Read the errors of the clean accuracies of a study from its predictions."""
     cells = store.frame(
         "SELECT image_set, image_set_id, checkpoint, cell FROM study_detail_of(?) "
         "WHERE labelled AND probe = 'clean' ORDER BY ALL",
         [label],
     )
-    found: dict[str, dict[str, Share]] = {}
+    errors: dict[str, dict[str, Share]] = {}
     for (name, image_set), group in cells.group_by("image_set", "image_set_id", maintain_order=True):
         clusters = clusters_of(store, int(str(image_set)))
         for checkpoint, cell in group.select("checkpoint", "cell").rows():
-            query = "SELECT label_rank = 0 AS correct FROM prediction WHERE cell = ? ORDER BY image_index"
-            right = store.frame(query, [cell])["correct"].to_numpy()
-            found.setdefault(f"top1 {name}", {})[checkpoint] = share_of(right, clusters)
-    return found
+            errors.setdefault(f"top1 {name}", {})[checkpoint] = share_of(right_of(store, cell), clusters)
+    return errors
 
 
 def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:
@@ -235,23 +259,19 @@ def _clean_accuracy(store: Store, label: str) -> pl.DataFrame:
 
 _ADVERSARIAL = pl.col("category") == ADVERSARIAL_TRAINING
 SUBSET_FILTERS: Mapping[str, pl.Expr] = {
-    name: pl.lit(True) if wanted is None else _ADVERSARIAL if wanted else ~_ADVERSARIAL
-    for name, wanted in SUBSETS.items()
+    name: pl.lit(True) if adversarial is None else _ADVERSARIAL if adversarial else ~_ADVERSARIAL
+    for name, adversarial in SUBSETS.items()
 }
 """Published subset -> which models belong to it, by the column category."""
 
 
 def subsets_of(frame: pl.DataFrame) -> Mapping[str, pl.Expr]:
     """The published subsets; one alone where it would be everything."""
-    sizes = {name: len(frame.filter(wanted)) for name, wanted in SUBSET_FILTERS.items()}
+    sizes = {name: len(frame.filter(members)) for name, members in SUBSET_FILTERS.items()}
     return SUBSET_FILTERS if all(sizes.values()) else {"total": SUBSET_FILTERS["total"]}
 
 
-def _wide(models: pl.DataFrame, long: pl.DataFrame, where: str) -> pl.DataFrame:
-    doubled = long.filter(long.select("checkpoint", "metric").is_duplicated())
-    if len(doubled):
-        checkpoint, metric = doubled.select("checkpoint", "metric").row(0)
-        raise UsageError(f"{where}: {checkpoint} has {metric} more than once; give each image set a name of its own")
+def _wide(models: pl.DataFrame, long: pl.DataFrame) -> pl.DataFrame:
     wide = models
     for end in ("value", "low", "high"):
         suffix = "" if end == "value" else f"_{end}"
@@ -260,8 +280,8 @@ def _wide(models: pl.DataFrame, long: pl.DataFrame, where: str) -> pl.DataFrame:
     return wide
 
 
-def _given(store: Store, label: str, groups: list[str]) -> str | None:
-    """What stands for accuracy as such: ID, or else the study's largest image set of the benchmark imagenet."""
+def _control(store: Store, label: str, groups: list[str]) -> str | None:
+    """The group that stands for accuracy as such: ID, or else the study's largest set of the benchmark imagenet."""
     sets = store.frame(
         "SELECT shown.name FROM version_of(?) JOIN study_image_set AS shown ON shown.study = study_id "
         "JOIN image_set ON image_set.id = shown.image_set WHERE shown.benchmark = ? "

@@ -1,4 +1,19 @@
-"""Tables of correlations: biases with generalization. docs/statistics.md has the formulas and what they cover."""
+"""Tables of correlations: each bias with each group of benchmarks in each subset of models, a row each.
+
+A row is over the models that have both values (`n`), four at least. The groups of a database are its group means, or
+else the clean top-1 of each labelled image set; its biases are all metrics but raw fits, single thresholds, and what
+belongs to a shape bias. A number that means nothing by its state is no value: its model is left out, and the note
+says of how many. These are not left out at random: a fit degenerates where a model bears much noise, or none.
+
+    low, high                 95 % interval over models (`resampling`)
+    low_images, high_images   the same over models and images
+    p_permutation             of shuffled models, at least 1 / 10,001
+    p_holm, p_bh              `p` adjusted for all rows of the table (`coefficients`)
+    partial, partial_p        given ID accuracy: the group mean `ID`, or else clean top-1 on the largest set of the
+                              benchmark imagenet; not adjusted
+    loco_low, loco_high       the lowest and highest coefficient with one category of models left out, and which that
+                              was; null with one category
+"""
 
 from __future__ import annotations
 
@@ -40,6 +55,9 @@ SCHEMA: Mapping[str, type[pl.DataType]] = {
     "note": pl.String,
 }
 
+SEED = 0
+"""The seed of the bootstrap and of permutations: the same models always give the same table."""
+
 
 def correlate(
     frame: pl.DataFrame,
@@ -47,9 +65,8 @@ def correlate(
     groups: Sequence[str],
     subsets: Mapping[str, pl.Expr],
     method: Method = "spearman",
-    given: str | None = None,
+    control: str | None = None,
     resamples: int = 10_000,
-    seed: int = 0,
     errors: Errors | None = None,
 ) -> pl.DataFrame:
     """Each bias with each generalization group in each subset: one row each, bias slowest, subset fastest.
@@ -58,7 +75,7 @@ def correlate(
         frame: one row a model: category, and a numeric column a bias or group. Where it also has NAME_low and
             NAME_high, the 95 % interval of each value over images, low_images and high_images take account of it.
         subsets: name -> which rows belong to it.
-        given: the column that `partial` holds fixed.
+        control: the column that `partial` holds fixed.
         resamples: of the bootstrap, and as many permutations.
         errors: what the values of columns are shares of, by checkpoint; a value's error is then drawn together with
             those of all other values that are of the same images. The frame needs a column checkpoint.
@@ -74,28 +91,28 @@ def correlate(
     if method not in METHODS:
         raise UnknownName("method", method, METHODS)
     tables = []
-    for subset, wanted in subsets.items():
-        models = read_models(frame.filter(wanted), biases, groups, given, errors)
+    for subset, members in subsets.items():
+        models = read_models(frame.filter(members), biases, groups, control, errors)
         with threadpool_limits(1, "blas"):  # the products are small: threads would wait for each other
-            tables.append(_table(models, method, resamples, seed).with_columns(subset=pl.lit(subset)))
+            tables.append(_subset_rows(models, method, resamples).with_columns(subset=pl.lit(subset)))
     table = pl.concat(tables).sort(pl.int_range(pl.len()).over("subset"), maintain_order=True)
     p = table["p"].fill_null(np.nan).to_numpy()
     table = table.with_columns(method=pl.lit(method), p_holm=pl.Series(holm(p)), p_bh=pl.Series(benjamini_hochberg(p)))
     return table.select(*SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def _table(models: Models, method: Method, resamples: int, seed: int) -> pl.DataFrame:
+def _subset_rows(models: Models, method: Method, resamples: int) -> pl.DataFrame:
     """The rows of one subset, bias slowest, without method, subset and adjusted p."""
     empty = pl.DataFrame(schema={**SCHEMA, "place": pl.Int64})
     blocks = [empty]
-    for there, of_x, of_y in complete_blocks(models.x, models.y):
-        block = models.part(there, of_x, of_y)
+    for complete, of_x, of_y in complete_blocks(models.x, models.y):
+        block = models.part(complete, of_x, of_y)
         columns = {
             "bias": np.repeat(np.array(block.biases, object), len(of_y)),
             "group": np.tile(np.array(block.groups, object), len(of_x)),
             "place": (of_x[:, None] * len(models.y) + of_y).ravel(),
         }
-        columns |= {name: values.ravel() for name, values in estimates(block, method, resamples, seed).items()}
+        columns |= {name: values.ravel() for name, values in estimates(block, method, resamples).items()}
         kinds = {name: empty.schema[name] for name in columns}
         rows = pl.DataFrame({name: values.tolist() for name, values in columns.items()}, kinds, strict=False)
         if block.n < models.n:
@@ -115,13 +132,13 @@ def correlations(frame: pl.DataFrame, rows: Sequence[str], columns: Sequence[str
     x, y = values_of(frame, rows), values_of(frame, columns)
     r, p = np.full((2, len(rows), len(columns)), np.nan)
     n = np.zeros(r.shape, np.int64)
-    for there, of_x, of_y in complete_blocks(x, y):
-        block, count = np.ix_(of_x, of_y), int(there.sum())
+    for complete, of_x, of_y in complete_blocks(x, y):
+        block, count = np.ix_(of_x, of_y), int(complete.sum())
         n[block] = count
         if count >= 3:
-            mine, other = x[of_x][:, there], y[of_y][:, there]
-            r[block] = coefficients("spearman", mine, other, np.ones(count))
-            p[block] = p_values("spearman", r[block], mine, other)
+            block_x, block_y = x[of_x][:, complete], y[of_y][:, complete]
+            r[block] = coefficients("spearman", block_x, block_y, np.ones(count))
+            p[block] = p_values("spearman", r[block], block_x, block_y)
     table = {"x": np.repeat(list(rows), len(columns)), "y": np.tile(list(columns), len(rows))}
     table |= {"spearman": r.ravel(), "p": p.ravel(), "n": n.ravel()}
     return pl.DataFrame(table).with_columns(pl.col("spearman", "p").fill_nan(None))
@@ -130,18 +147,18 @@ def correlations(frame: pl.DataFrame, rows: Sequence[str], columns: Sequence[str
 # The numbers of models that have all values, and words on what they rest on
 
 
-def estimates(models: Models, method: Method, resamples: int, seed: int) -> Mapping[str, NDArray[Any]]:
+def estimates(models: Models, method: Method, resamples: int) -> Mapping[str, NDArray[Any]]:
     """Columns of the table of correlations, (a, b) each; with fewer than four models, only n and note."""
     shape = (len(models.x), len(models.y))
     n = np.full(shape, models.n)
     if models.n < FEWEST:
-        few = f"{models.n} model{'' if models.n == 1 else 's'}, and a correlation needs {FEWEST}"
-        return {"n": n, "note": np.full(shape, few, object)}
+        note = f"{models.n} model{'' if models.n == 1 else 's'}, and a correlation needs {FEWEST}"
+        return {"n": n, "note": np.full(shape, note, object)}
     x, y = models.x, models.y
     r = coefficients(method, x, y, np.ones(models.n))
-    resampled = bootstrap(method, x, y, resamples, seed)
+    resampled = bootstrap(method, x, y, resamples, SEED)
     interval = bca_interval(method, x, y, resampled)
-    with_images = _with_images(models, method, resamples, seed)
+    with_images = _with_images(models, method, resamples)
     return {
         "n": n,
         "coefficient": r,
@@ -149,28 +166,28 @@ def estimates(models: Models, method: Method, resamples: int, seed: int) -> Mapp
         "high": interval.high,
         **({"low_images": with_images.low, "high_images": with_images.high} if with_images else {}),
         "p": p_values(method, r, x, y),
-        "p_permutation": permutation_p(method, x, y, resamples, seed),
+        "p_permutation": permutation_p(method, x, y, resamples, SEED),
         **_partial(models, method),
         **_leave_one_category_out(models, method),
         "note": _notes(models, interval, with_images, resamples),
     }
 
 
-def _with_images(models: Models, method: Method, resamples: int, seed: int) -> Interval | None:
-    """Over models and images; NaN for pairs neither of which has intervals of its own."""
+def _with_images(models: Models, method: Method, resamples: int) -> Interval | None:
+    """The interval over models and images; it is NaN for pairs neither of which has intervals of its own."""
     if not models.over_images.any():
         return None
     x, y = models.x, models.y
-    crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, seed, models.shared)
+    crossed = crossed_bootstrap(method, x, y, models.x_spread, models.y_spread, resamples, SEED, models.shared)
     return bca_interval(method, x, y, np.where(models.over_images, crossed, np.nan))
 
 
 def _partial(models: Models, method: Method) -> Mapping[str, Floats]:
-    """Given z, over the models that have it."""
-    there, n = models.z_there, int(models.z_there.sum())
+    """The coefficient given z and its p, over the models that have z."""
+    with_z, n = models.z_there, int(models.z_there.sum())
     if models.z is None or n < FEWEST:
         return {}
-    x, y, z, once = models.x[:, there], models.y[:, there], models.z[None, there], np.ones(n)
+    x, y, z, once = models.x[:, with_z], models.y[:, with_z], models.z[None, with_z], np.ones(n)
     r, xz, yz = (coefficients(method, *pair, once) for pair in ((x, y), (x, z), (y, z)))
     coefficient, p = partial(method, r, xz[:, 0], yz[:, 0], n)
     return {"partial": coefficient, "partial_p": p}
@@ -196,21 +213,21 @@ def _leave_one_category_out(models: Models, method: Method) -> Mapping[str, NDAr
 
 
 def _notes(models: Models, interval: Interval, with_images: Interval | None, resamples: int) -> NDArray[Any]:
-    """What the numbers rest on, and why some of them are not there; (a, b) of words, or None."""
+    """Notes (a, b) on what the numbers rest on, and why some of them are missing; None where nothing is to say."""
     shared = _shared_notes(models)
     values_of_x, values_of_y = _different(models.x), _different(models.y)
     of_x, of_y = _ties(models.biases, values_of_x, models.n), _ties(models.groups, values_of_y, models.n)
     notes = np.full(interval.low.shape, None, object)
     for i, j in np.ndindex(notes.shape):
-        mine = [of_x[i], of_y[j]]
+        parts = [of_x[i], of_y[j]]
         if values_of_x[i] > 1 and values_of_y[j] > 1:
-            mine.append(_interval_note(interval, (i, j), resamples))
+            parts.append(_interval_note(interval, (i, j), resamples))
             if with_images and models.over_images[i, j] and (note := _interval_note(with_images, (i, j), resamples)):
-                mine.append(f"over images: {note}")
-            mine += shared
-            if models.given in (models.biases[i], models.groups[j]):
-                mine.append(f"{models.given} itself is what partial holds fixed")
-        notes[i, j] = "; ".join(filter(None, mine)) or None
+                parts.append(f"over images: {note}")
+            parts += shared
+            if models.control in (models.biases[i], models.groups[j]):
+                parts.append(f"{models.control} itself is what partial holds fixed")
+        notes[i, j] = "; ".join(filter(None, parts)) or None
     return notes
 
 
@@ -235,16 +252,16 @@ def _shared_notes(models: Models) -> list[str]:
         notes.append(f"without {names[counts.argmax()]} fewer than {FEWEST} models are left")
     with_z = int(models.z_there.sum())
     if models.z is not None and with_z < models.n:
-        few = "too few for partial" if with_z < FEWEST else "over which partial is"
-        notes.append(f"{with_z} of {models.n} models have {models.given}, {few}")
+        consequence = "too few for partial" if with_z < FEWEST else "over which partial is"
+        notes.append(f"{with_z} of {models.n} models have {models.control}, {consequence}")
     return notes
 
 
 def _interval_note(interval: Interval, pair: tuple[int, int], resamples: int) -> str | None:
     undefined = int(interval.undefined[pair])
     if undefined:
-        left = "no interval" if np.isnan(interval.low[pair]) else "left out"
-        return f"in {undefined} of {resamples} resamples a variable does not vary: {left}"
+        consequence = "no interval" if np.isnan(interval.low[pair]) else "left out"
+        return f"in {undefined} of {resamples} resamples a variable does not vary: {consequence}"
     if np.isnan(interval.low[pair]):
         return "all resamples lie on one side of the coefficient: no interval"
     return "every resample has the same coefficient" if interval.low[pair] == interval.high[pair] else None

@@ -18,12 +18,12 @@ NO_ROOM = {
     "File too large": "the file may not grow further",
     "quota exceeded": "your quota is used up",
 }
-"""What DuckDB or the system says -> what we say."""
+"""How DuckDB or the system says that there is no room -> how our error says it."""
 
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """DuckDB's errors as ours, see `explanation`, and its word for Ctrl-C as Python's."""
+    """Raise DuckDB's errors as ours, see `explanation`, and its error after Ctrl-C as KeyboardInterrupt."""
     try:
         yield
     except duckdb.Error as error:
@@ -35,22 +35,22 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def explanation(path: Path, message: str) -> BandlensError:
-    """What DuckDB's message means, as an error of one line that says what to do."""
+    """Give an error of one line that says what DuckDB's message means, and what to do."""
     line = " ".join(message.split())
     if "lock on file" in line:
         holder = re.search(r"PID (\d+)", line)
-        who = f"process {holder[1]}" if holder else "another process"
-        return StoreError(f"{path} is in use by {who}; wait for it to end, or name another file with --db")
-    if unknown := re.search(r"unknown study '.*", line):  # what version_of says
+        user = f"process {holder[1]}" if holder else "another process"
+        return StoreError(f"{path} is in use by {user}; wait for it to end, or name another file with --db")
+    if unknown := re.search(r"unknown study '.*", line):  # the macro version_of raises it
         return UsageError(unknown[0])
-    if full := next((ours for theirs, ours in NO_ROOM.items() if theirs in line), None):
+    if reason := next((reason for words, reason in NO_ROOM.items() if words in line), None):
         free = amount(shutil.disk_usage(path.parent).free)
-        return StoreError(f"{path}: {full} ({free} free); what was committed stays: make room and run again")
+        return StoreError(f"{path}: {reason} ({free} free); what was committed stays: make room and run again")
     return StoreError(f"{path}: {line}")
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """For rolling back and closing after a failure that is already on its way up."""
+    """Ignore errors of DuckDB, while the block rolls back or closes after a failure that is already on its way up."""
     with suppress(duckdb.Error):
         yield

@@ -1,4 +1,4 @@
-"""Queries in a process of their own: it is killed when one takes too long, whatever DuckDB is doing just then."""
+"""Queries in a process of their own, which is killed when one takes too long, whatever DuckDB is doing just then."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ import pyarrow as pa
 
 from ... import errors
 from ...errors import BandlensError, StoreError, UsageError
+from .trial import limited_environment
 
 START_SECONDS = 60.0
-"""What opening the database may take: it is no part of a query's time."""
+"""Seconds that opening the database may take; they are no part of a query's time."""
 HEADER = struct.Struct("<cQ")
-"""Begins a frame: see `serve`."""
+"""A letter and a length, with which a frame begins: see `serve`."""
 PIECE = 1 << 20
-"""Bytes that are read at once."""
+"""The most bytes that are read at once."""
 
 
 class QueryProcess:
     """Answers queries of one database, one after another. A context manager."""
 
     def __init__(self, database: Path, seconds: float) -> None:
-        """`seconds` are those that the database may take for one query; 0 is no limit."""
+        """`seconds` is how long the database may take for one query; 0 is no limit."""
         self.database = database
         self.seconds = seconds
         self._temporary = Path(tempfile.mkdtemp(prefix="bandlens-sql-"))
@@ -43,12 +44,12 @@ class QueryProcess:
         self._answering = False
 
     def statements(self, sql: str) -> list[str]:
-        """The statements of a text; nothing is answered before each of them is known to do nothing but read.
+        """The statements of a text, each of which does nothing but read.
 
-        Raises what the database raises, UsageError where there is none.
+        Raises what the database raises, and UsageError for a text without statements.
         """
         with self._ask({"statements": sql}) as reader:
-            return [str(one) for one in reader.read_all()["statement"].to_pylist()]
+            return [str(statement) for statement in reader.read_all()["statement"].to_pylist()]
 
     @contextmanager
     def answer(
@@ -64,17 +65,17 @@ class QueryProcess:
     @contextmanager
     def _ask(self, question: Mapping[str, Any]) -> Iterator[pa.RecordBatchReader]:
         try:
-            asked = json.dumps(question)
+            line = json.dumps(question)
         except TypeError as error:
             raise UsageError(f"parameters of a query with a timeout are numbers and text: {error}") from error
         process = self._process or self._start()
         self._used, self._answering = 0.0, True
         try:
-            os.write(process.stdin.fileno() if process.stdin else -1, f"{asked}\n".encode())
+            os.write(process.stdin.fileno() if process.stdin else -1, f"{line}\n".encode())
             schema = pa.ipc.read_schema(pa.BufferReader(self._frame(self.seconds)))
             yield pa.RecordBatchReader.from_batches(schema, self._batches(schema))
         finally:
-            if self._answering:  # nobody wants the rest
+            if self._answering:  # the caller does not want the rest
                 self._kill()
 
     def _batches(self, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
@@ -91,12 +92,13 @@ class QueryProcess:
             str(self._temporary),
         ]
         self._used = 0.0
-        # In a session of its own: Ctrl-C is for this process, which then ends it.
+        # The process has a session of its own, and so Ctrl-C does not reach it: this one ends it then.
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env=limited_environment(4),
             bufsize=0,
             start_new_session=True,
         )
@@ -104,18 +106,18 @@ class QueryProcess:
         return self._process
 
     def _frame(self, seconds: float) -> bytes:
-        """What the next frame holds, nothing where it ends an answer; an error is raised."""
+        """Read the content of the next frame, which is empty where it ends an answer; an error in it is raised."""
         letter, length = HEADER.unpack(self._read(HEADER.size, seconds))
         content = self._read(length, seconds)
         if letter in b"ED":
             self._answering = False
         if letter == b"E":
-            told = json.loads(content)
-            raise _error(told["class"], told["message"])
+            error = json.loads(content)
+            raise _error(error["class"], error["message"])
         return content
 
     def _read(self, length: int, seconds: float) -> bytes:
-        """So many bytes of the process; the time of whoever reads the answer between two of them does not count."""
+        """Read so many bytes of the answer. The time that the caller takes between two reads does not count."""
         content = bytearray()
         stdout = self._process.stdout if self._process else None
         while stdout is not None and len(content) < length:
@@ -150,7 +152,7 @@ class QueryProcess:
 
 
 def _error(name: str, message: str) -> BandlensError:
-    """The error of that class, as the process raised it; a name that is unknown there is wrong use here."""
+    """Make the error that the process raised; UnknownName, which takes more than a message, becomes UsageError."""
     kind = getattr(errors, name, None)
     takes_a_message = isinstance(kind, type) and issubclass(kind, BandlensError) and kind is not errors.UnknownName
     return kind(message) if kind and takes_a_message else UsageError(message)

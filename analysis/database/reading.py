@@ -1,4 +1,4 @@
-"""Which statements a reader may give: those that can do nothing but read the database.
+"""Which statements a reader may give, namely those that can do nothing but read the database.
 
 DuckDB refuses what would change a database that is open for reading, and files elsewhere. But it lets some statements
 write into the folder in which it puts what does not fit into memory, and some functions change the process. So a
@@ -18,7 +18,7 @@ import duckdb
 from ...errors import StoreError
 
 READING_NODES = frozenset({"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"})
-"""Parts of a statement that read. Others insert, update, delete or copy, as a query's WITH can."""
+"""Parts of a statement that read. The others insert, update, delete or copy, as a query's WITH can."""
 TABLE_FUNCTIONS = frozenset(
     {
         *("range", "generate_series", "unnest", "repeat", "repeat_row", "json_each", "json_tree", "summary"),
@@ -30,40 +30,39 @@ TABLE_FUNCTIONS = frozenset(
         *("pragma_platform", "pragma_show", "pragma_storage_info", "pragma_table_info", "pragma_version"),
     }
 )
-"""DuckDB's own that read nothing but the database; macros of the schema come beside them."""
+"""Table functions of DuckDB that read nothing but the database. Those of the schema, its macros, may be called too."""
 EFFECTS = frozenset({"nextval", "setval", "setseed", "sleep_ms", "write_log", "getenv", "getvariable"})
-"""Functions of a value that do more than give one."""
+"""Scalar functions that do more than give a value."""
 WRITING_WORDS = frozenset({"copy", "insert", "update", "delete", "merge", "create", "attach", "export", "import"})
 HOW_TO_ASK = "ask with SELECT, FROM, PIVOT, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN"
 EXPLAINED = re.compile(r"\s*EXPLAIN\s+(ANALYZE\b\s*|\([^()]*\)\s*)?", re.IGNORECASE)
 
 
 def check_reading(connection: duckdb.DuckDBPyConnection, sql: str, path: Path) -> None:
-    """StoreError for a statement of `sql` that may do anything else than read."""
+    """Raise StoreError for a statement of `sql` that may do anything else than read."""
     for statement in connection.extract_statements(sql):
         try:
             kind = statement.type.name
-        except ValueError:  # one that DuckDB's Python does not know
+        except ValueError:  # a type that DuckDB's Python does not know
             kind = statement.query.split(maxsplit=1)[0].upper()
         if kind == "SELECT":
-            offence = _of_tree(connection, statement.query)
+            offence = _offence_of_tree(connection, statement.query)
         elif kind == "EXPLAIN":
-            offence = _of_explained(connection, statement.query)
-        elif kind == "MULTI":  # PIVOT, which DuckDB makes several statements of, and gives no tree for
-            offence = _of_words(connection, statement.query)
+            offence = _offence_of_explain(connection, statement.query)
+        elif kind == "MULTI":  # PIVOT: DuckDB makes several statements of it, and gives no tree of them
+            offence = _offence_of_words(connection, statement.query)
         else:
             offence = kind
         if offence:
             raise StoreError(f"{path} is open for reading alone, which {offence} is not; {HOW_TO_ASK}")
 
 
-def _of_tree(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
-    """What the syntax tree of a SELECT does beside reading."""
+def _offence_of_tree(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
+    """Say what the syntax tree of a SELECT does beside reading; None where it reads alone."""
     (text,) = connection.execute("SELECT json_serialize_sql(?)", [sql]).fetchone() or ("",)
     tree = json.loads(text)
     if tree.get("error"):
         return str(tree.get("error_message", "this statement")).rstrip("!")
-    macros = _macros(connection)
     for node in _nodes(tree):
         kind = str(node.get("type", ""))
         if kind.endswith("_NODE") and kind not in READING_NODES:
@@ -74,25 +73,27 @@ def _of_tree(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
         if kind == "TABLE_FUNCTION":
             function = node.get("function")
             name = str(function.get("function_name", "")).lower() if isinstance(function, dict) else ""
-            if name not in TABLE_FUNCTIONS | macros:
+            if name not in TABLE_FUNCTIONS and name not in _macros(connection):
                 return f"the table function {name}()"
     return None
 
 
-def _of_explained(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
-    """EXPLAIN plans what it is given, and with ANALYZE runs it: that has to be a query, whichever of them it is."""
-    inner = EXPLAINED.sub("", sql, count=1)
+def _offence_of_explain(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
+    """Say what the statement after EXPLAIN does beside reading: DuckDB plans it, and with ANALYZE runs it."""
+    statement = EXPLAINED.sub("", sql, count=1)
     try:
-        kinds = [statement.type.name for statement in connection.extract_statements(inner)]
+        kinds = [parsed.type.name for parsed in connection.extract_statements(statement)]
     except (duckdb.Error, ValueError):
         kinds = []
     if kinds == ["MULTI"]:
-        return _of_words(connection, inner)
-    return _of_tree(connection, inner) if kinds == ["SELECT"] else "EXPLAIN of another statement than a query"
+        return _offence_of_words(connection, statement)
+    return (
+        _offence_of_tree(connection, statement) if kinds == ["SELECT"] else "EXPLAIN of another statement than a query"
+    )
 
 
-def _of_words(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
-    """The word of a statement that stands for more than reading; text and comments are none."""
+def _offence_of_words(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
+    """Find a word of a statement that stands for more than reading; text and comments hold no such words."""
     data, tokens = sql.encode(), duckdb.tokenize(sql)
     ends = [start for start, _ in tokens[1:]] + [len(data)]
     words = [
@@ -101,9 +102,9 @@ def _of_words(connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
         if kind.name != "comment"
     ]
     functions = {name for (name,) in connection.execute(FUNCTIONS).fetchall()} - TABLE_FUNCTIONS - _macros(connection)
-    for (kind, word), (_, after) in zip(words, [*words[1:], ("", "")], strict=True):
-        called = after.startswith("(") and word in EFFECTS | functions
-        if kind in ("keyword", "identifier") and (called or word in WRITING_WORDS):
+    for (kind, word), (_, next_word) in zip(words, [*words[1:], ("", "")], strict=True):
+        is_call = next_word.startswith("(") and word in EFFECTS | functions
+        if kind in ("keyword", "identifier") and (is_call or word in WRITING_WORDS):
             return f"{word} in PIVOT"
     return None
 
@@ -117,12 +118,12 @@ def _macros(connection: duckdb.DuckDBPyConnection) -> set[str]:
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object of parsed JSON, without recursion: trees of others may be deep."""
+    """Every object of parsed JSON, found without recursion, since the trees of somebody else may be deep."""
     pending = [tree]
     while pending:
-        one = pending.pop()
-        if isinstance(one, dict):
-            yield one
-            pending += one.values()
-        elif isinstance(one, list):
-            pending += one
+        value = pending.pop()
+        if isinstance(value, dict):
+            yield value
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value

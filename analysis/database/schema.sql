@@ -1,10 +1,8 @@
--- The results database. Comments go into the database: DuckDB shows them in duckdb_tables() and duckdb_columns().
+-- The results database. Comments go into the database: DuckDB shows them in duckdb_tables() and duckdb_views(). What the
+-- columns mean stands in columns.toml.
 
 CREATE TABLE meta (schema_version INTEGER NOT NULL, bandlens VARCHAR NOT NULL, created TIMESTAMPTZ NOT NULL DEFAULT now());
 COMMENT ON TABLE meta IS 'One row: the version of this schema and of the bandlens that made the file';
-COMMENT ON COLUMN meta.schema_version IS 'Raised whenever tables or views change';
-COMMENT ON COLUMN meta.bandlens IS 'Version that made the file';
-COMMENT ON COLUMN meta.created IS 'When the file was made';
 
 CREATE SEQUENCE id;
 
@@ -20,15 +18,6 @@ CREATE TABLE checkpoint (
     model_sha256 VARCHAR NOT NULL UNIQUE
 );
 COMMENT ON TABLE checkpoint IS 'One set of weights as it was exported; weights or export changed make a new row';
-COMMENT ON COLUMN checkpoint.id IS 'Number in this database';
-COMMENT ON COLUMN checkpoint.name IS 'Name of the exported model when it was first recorded; each study has its own: study_checkpoint';
-COMMENT ON COLUMN checkpoint.category IS 'Training category when it was first recorded';
-COMMENT ON COLUMN checkpoint.architecture IS 'Name of the network, or the factory that makes it';
-COMMENT ON COLUMN checkpoint.weights_sha256 IS 'Of the weights file; of several files, over their digests';
-COMMENT ON COLUMN checkpoint.source IS 'Where the weights came from';
-COMMENT ON COLUMN checkpoint.normalization IS 'Mean and standard deviation that the model applies to RGB in [0, 1]';
-COMMENT ON COLUMN checkpoint.classes IS 'Number of logits';
-COMMENT ON COLUMN checkpoint.model_sha256 IS 'Of its fp32 ONNX file';
 
 CREATE TABLE image_set (
     id INTEGER PRIMARY KEY DEFAULT nextval('id'),
@@ -46,33 +35,12 @@ CREATE TABLE image_set (
     decision_space VARCHAR NOT NULL
 );
 COMMENT ON TABLE image_set IS 'Images decoded once to fixed-shape uint8';
-COMMENT ON COLUMN image_set.id IS 'Number in this database';
-COMMENT ON COLUMN image_set.name IS 'Name of the set when it was first recorded; each study has its own: study_image_set';
-COMMENT ON COLUMN image_set.benchmark IS 'What the images were, such as imagenet, when they were first recorded';
-COMMENT ON COLUMN image_set.corruption IS 'Kind of corruption, likewise; NULL where there is none';
-COMMENT ON COLUMN image_set.severity IS 'Of the corruption, likewise';
-COMMENT ON COLUMN image_set.digest IS 'sha256 over pixels, labels, clusters and preprocessing';
-COMMENT ON COLUMN image_set.count IS 'Number of images';
-COMMENT ON COLUMN image_set.size IS 'Pixels a side; images of so many have frequencies up to half as many cycles per image';
-COMMENT ON COLUMN image_set.clusters IS 'Number of independent sources; less than count where several images show one photograph';
-COMMENT ON COLUMN image_set.preprocessing IS 'How files became pixels';
-COMMENT ON COLUMN image_set.labelled IS 'Without labels the reference is the model''s own clean prediction, and accuracy is agreement';
-COMMENT ON COLUMN image_set.scheme IS 'label.scheme of the labels that predictions are ranked by; NULL without labels';
-COMMENT ON COLUMN image_set.decision_space IS 'Between which classes its images are decided: all, or a few that each stand for some logits';
 
 CREATE TABLE image (image_set INTEGER NOT NULL, image_index UINTEGER NOT NULL, path VARCHAR NOT NULL, cluster UINTEGER NOT NULL);
 COMMENT ON TABLE image IS 'The images of each set, in order';
-COMMENT ON COLUMN image.image_set IS 'image_set.id';
-COMMENT ON COLUMN image.image_index IS 'Position in the set, from 0';
-COMMENT ON COLUMN image.path IS 'File, relative to the folder that was packed';
-COMMENT ON COLUMN image.cluster IS 'Images with the same number are not independent; intervals treat them as one';
 
 CREATE TABLE label (image_set INTEGER NOT NULL, scheme VARCHAR NOT NULL, image_index UINTEGER NOT NULL, class USMALLINT NOT NULL);
 COMMENT ON TABLE label IS 'What counts as right for an image, by label scheme';
-COMMENT ON COLUMN label.image_set IS 'image_set.id';
-COMMENT ON COLUMN label.scheme IS 'single: the one class of the image; real: every class that ReaL accepts; shape, texture: those of cue-conflict images, instead of single; lf_label, hf_label: those of frequency conflicts';
-COMMENT ON COLUMN label.image_index IS 'image.image_index';
-COMMENT ON COLUMN label.class IS 'Number of the class that is right, in the decision space of the set';
 
 CREATE TABLE class_name (
     decision_space VARCHAR NOT NULL,
@@ -81,9 +49,6 @@ CREATE TABLE class_name (
     PRIMARY KEY (decision_space, class)
 );
 COMMENT ON TABLE class_name IS 'What the classes of decision spaces are called, as far as it is known';
-COMMENT ON COLUMN class_name.decision_space IS 'cell.decision_space; the names of the space all are those of ImageNet, for models of 1000 classes';
-COMMENT ON COLUMN class_name.class IS 'prediction.predicted, label.class';
-COMMENT ON COLUMN class_name.name IS 'In English';
 
 CREATE TABLE own_class_name (
     image_set INTEGER NOT NULL,
@@ -92,9 +57,6 @@ CREATE TABLE own_class_name (
     PRIMARY KEY (image_set, class)
 );
 COMMENT ON TABLE own_class_name IS 'What the classes of image sets with labels of their own are called';
-COMMENT ON COLUMN own_class_name.image_set IS 'image_set.id';
-COMMENT ON COLUMN own_class_name.class IS 'prediction.predicted, label.class';
-COMMENT ON COLUMN own_class_name.name IS 'That of the folder, or as the list of labels has it';
 
 CREATE TABLE condition (
     id INTEGER PRIMARY KEY DEFAULT nextval('id'),
@@ -103,16 +65,19 @@ CREATE TABLE condition (
     cutoff DOUBLE,
     frequency INTEGER,
     noise_sd DOUBLE,
+    setting VARCHAR NOT NULL,
+    series VARCHAR NOT NULL,
+    x DOUBLE,
+    x_title VARCHAR,
+    y DOUBLE,
+    y_title VARCHAR,
+    mirrored BOOLEAN NOT NULL,
+    cycles_per_pixel DOUBLE,
+    cuts BOOLEAN NOT NULL,
+    attack BOOLEAN NOT NULL,
     digest VARCHAR NOT NULL UNIQUE
 );
 COMMENT ON TABLE condition IS 'One probe at one parameter setting';
-COMMENT ON COLUMN condition.id IS 'Number in this database';
-COMMENT ON COLUMN condition.probe IS 'Name of the probe';
-COMMENT ON COLUMN condition.parameters IS 'All parameters as a JSON object';
-COMMENT ON COLUMN condition.cutoff IS 'lowpass, highpass: in [0, 1], of half the pixels a side (112 cycles per image at 224): lowpass removes frequencies from cutoff on, highpass those below 1 - cutoff';
-COMMENT ON COLUMN condition.frequency IS 'critical_band: octave 0 to 6; its centre is 1.75 x 2^frequency cycles per image of 224 pixels a side, and size / 224 times that at other sizes';
-COMMENT ON COLUMN condition.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band, in units of the image range';
-COMMENT ON COLUMN condition.digest IS 'sha256 over probe, parameters and implementation';
 
 CREATE TABLE session (
     id INTEGER PRIMARY KEY DEFAULT nextval('id'),
@@ -127,15 +92,6 @@ CREATE TABLE session (
     UNIQUE (engine, precision, device, batch, threads, versions, model_sha256, onnx_sha256)
 );
 COMMENT ON TABLE session IS 'A model loaded in an engine, on a machine';
-COMMENT ON COLUMN session.id IS 'Number in this database';
-COMMENT ON COLUMN session.engine IS 'Inference library';
-COMMENT ON COLUMN session.precision IS 'Of the model''s arithmetic; logits are float32 at every precision';
-COMMENT ON COLUMN session.device IS 'Processor it ran on';
-COMMENT ON COLUMN session.batch IS 'Images a batch';
-COMMENT ON COLUMN session.threads IS 'Of the inference library';
-COMMENT ON COLUMN session.versions IS 'Library versions, a JSON object; of imported predictions, the name of their file and its sha256';
-COMMENT ON COLUMN session.model_sha256 IS 'checkpoint.model_sha256';
-COMMENT ON COLUMN session.onnx_sha256 IS 'Of the ONNX file that ran: the model''s own, or the one made of it for this precision';
 
 CREATE TABLE study (
     id INTEGER PRIMARY KEY DEFAULT nextval('id'),
@@ -150,15 +106,6 @@ CREATE TABLE study (
     UNIQUE (name, version)
 );
 COMMENT ON TABLE study IS 'Each version of a study that was run: the same name with other cells, or other names for them, is a new version';
-COMMENT ON COLUMN study.id IS 'Number in this database';
-COMMENT ON COLUMN study.name IS 'As in the study file';
-COMMENT ON COLUMN study.version IS 'Counts from 1; name@version asks for it, the name alone for the newest';
-COMMENT ON COLUMN study.toml IS 'The study file as it was last run';
-COMMENT ON COLUMN study.digest IS 'sha256 over the keys of its cells, and the names of their checkpoints and image sets';
-COMMENT ON COLUMN study.first_run IS 'When this version was first run';
-COMMENT ON COLUMN study.last_run IS 'When this version was last run';
-COMMENT ON COLUMN study.host IS 'Machine of the first run';
-COMMENT ON COLUMN study.bandlens IS 'Version that ran it first';
 
 CREATE TABLE cell (
     id INTEGER PRIMARY KEY DEFAULT nextval('id'),
@@ -175,23 +122,9 @@ CREATE TABLE cell (
     error VARCHAR
 );
 COMMENT ON TABLE cell IS 'What is asked for, skipped or redone: a checkpoint, an image set, a condition';
-COMMENT ON COLUMN cell.id IS 'Number in this database';
-COMMENT ON COLUMN cell.key IS 'sha256 over everything that its numbers depend on';
-COMMENT ON COLUMN cell.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN cell.image_set IS 'image_set.id';
-COMMENT ON COLUMN cell.condition IS 'condition.id';
-COMMENT ON COLUMN cell.engine IS 'Inference library';
-COMMENT ON COLUMN cell.precision IS 'Of the model''s arithmetic';
-COMMENT ON COLUMN cell.onnx_sha256 IS 'Of the ONNX file that ran: the model''s own, or the one made of it for this precision';
-COMMENT ON COLUMN cell.decision_space IS 'How logits become a decision: all is the argmax over every class; else that of the image set';
-COMMENT ON COLUMN cell.seed IS 'Seed of the noise; 0 where there is none';
-COMMENT ON COLUMN cell.complete IS 'Whether its parts cover the image set; no view shows it before';
-COMMENT ON COLUMN cell.error IS 'Why it failed when it was last tried';
 
 CREATE TABLE study_cell (study INTEGER NOT NULL, cell INTEGER NOT NULL);
 COMMENT ON TABLE study_cell IS 'The cells that a study consists of, reused ones too';
-COMMENT ON COLUMN study_cell.study IS 'study.id';
-COMMENT ON COLUMN study_cell.cell IS 'cell.id';
 
 CREATE TABLE study_checkpoint (
     study INTEGER NOT NULL,
@@ -202,10 +135,6 @@ CREATE TABLE study_checkpoint (
     UNIQUE (study, name)
 );
 COMMENT ON TABLE study_checkpoint IS 'What a version of a study calls its checkpoints: another study may call the same weights otherwise';
-COMMENT ON COLUMN study_checkpoint.study IS 'study.id';
-COMMENT ON COLUMN study_checkpoint.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN study_checkpoint.name IS 'Name of the model';
-COMMENT ON COLUMN study_checkpoint.category IS 'Training category of the study, own or timm';
 
 CREATE TABLE study_image_set (
     study INTEGER NOT NULL,
@@ -218,12 +147,6 @@ CREATE TABLE study_image_set (
     UNIQUE (study, name)
 );
 COMMENT ON TABLE study_image_set IS 'What a version of a study calls its image sets: another study may call the same images otherwise';
-COMMENT ON COLUMN study_image_set.study IS 'study.id';
-COMMENT ON COLUMN study_image_set.image_set IS 'image_set.id';
-COMMENT ON COLUMN study_image_set.name IS 'Name of the image set';
-COMMENT ON COLUMN study_image_set.benchmark IS 'What the images are, such as imagenet';
-COMMENT ON COLUMN study_image_set.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
-COMMENT ON COLUMN study_image_set.severity IS 'Of the corruption, 1 to 5';
 
 CREATE TABLE part (
     cell INTEGER NOT NULL,
@@ -236,14 +159,6 @@ CREATE TABLE part (
     committed TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE part IS 'A cell''s predictions over a range of images, committed as one';
-COMMENT ON COLUMN part.cell IS 'cell.id';
-COMMENT ON COLUMN part.first IS 'image_index of the first image';
-COMMENT ON COLUMN part.count IS 'Number of images';
-COMMENT ON COLUMN part.session IS 'session.id';
-COMMENT ON COLUMN part.seconds IS 'Time that the model ran, without perturbation';
-COMMENT ON COLUMN part.right1 IS 'Images whose label_rank is 0; NULL without labels. A sum over its predictions, so that accuracy need not read them';
-COMMENT ON COLUMN part.right5 IS 'Images whose label_rank is below 5; NULL without labels, and where a rank is not known';
-COMMENT ON COLUMN part.committed IS 'When it was stored';
 
 CREATE TABLE prediction (
     cell INTEGER NOT NULL,
@@ -253,39 +168,12 @@ CREATE TABLE prediction (
     confidence REAL
 );
 COMMENT ON TABLE prediction IS 'One row an image and cell';
-COMMENT ON COLUMN prediction.cell IS 'cell.id';
-COMMENT ON COLUMN prediction.image_index IS 'image.image_index';
-COMMENT ON COLUMN prediction.predicted IS 'Class of the largest score in the decision space, the lowest number first; in the space all a score is a logit';
-COMMENT ON COLUMN prediction.label_rank IS 'Classes of the space scored above the label, and equal ones of lower number: 0 is right, below 5 is in the top 5; 65535 for wrong imported predictions, whose rank is not known';
-COMMENT ON COLUMN prediction.confidence IS 'Softmax probability of the predicted class; NULL for imported predictions without one';
 
-CREATE TABLE metric_value (
+CREATE TABLE measure_value (
     study INTEGER NOT NULL,
     checkpoint INTEGER NOT NULL,
     image_set INTEGER,
-    metric VARCHAR NOT NULL,
-    value DOUBLE,
-    low DOUBLE,
-    high DOUBLE,
-    state VARCHAR NOT NULL,
-    note VARCHAR
-);
-COMMENT ON TABLE metric_value IS 'What `bandlens analyze` computed last for each study';
-COMMENT ON COLUMN metric_value.study IS 'study.id';
-COMMENT ON COLUMN metric_value.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN metric_value.image_set IS 'image_set.id; NULL for generalization: accuracies on benchmarks, and means over groups of them';
-COMMENT ON COLUMN metric_value.metric IS 'Name of the number';
-COMMENT ON COLUMN metric_value.value IS 'The number; NULL where the data do not determine it';
-COMMENT ON COLUMN metric_value.low IS 'Lower end of the 95 % interval';
-COMMENT ON COLUMN metric_value.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric_value.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
-COMMENT ON COLUMN metric_value.note IS 'For people: why there is no value or interval, or what to mind';
-
-CREATE TABLE condition_value (
-    study INTEGER NOT NULL,
-    checkpoint INTEGER NOT NULL,
-    image_set INTEGER,
-    condition INTEGER NOT NULL,
+    condition INTEGER,
     metric VARCHAR NOT NULL,
     n BIGINT,
     value DOUBLE,
@@ -297,21 +185,17 @@ CREATE TABLE condition_value (
     state VARCHAR NOT NULL,
     note VARCHAR
 );
-COMMENT ON TABLE condition_value IS 'Metrics of single conditions, as `bandlens analyze` computed them last for each study';
-COMMENT ON COLUMN condition_value.study IS 'study.id';
-COMMENT ON COLUMN condition_value.checkpoint IS 'checkpoint.id';
-COMMENT ON COLUMN condition_value.image_set IS 'image_set.id; NULL for means over benchmarks';
-COMMENT ON COLUMN condition_value.condition IS 'condition.id';
-COMMENT ON COLUMN condition_value.metric IS 'Name of the number: a function of the decisions under one condition, such as shape_bias';
-COMMENT ON COLUMN condition_value.n IS 'Number of images that it is of: of a shape bias, those for which the shape or the texture is named';
-COMMENT ON COLUMN condition_value.value IS 'The number: a fraction, or in percent where image_set is NULL; NULL where the data do not determine it';
-COMMENT ON COLUMN condition_value.low IS 'Lower end of the 95 % interval of value';
-COMMENT ON COLUMN condition_value.high IS 'Upper end of the 95 % interval of value';
-COMMENT ON COLUMN condition_value.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
-COMMENT ON COLUMN condition_value.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
-COMMENT ON COLUMN condition_value.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
-COMMENT ON COLUMN condition_value.state IS 'What the number is worth: ok, doubtful, no_interval, undetermined or missing, as in metric';
-COMMENT ON COLUMN condition_value.note IS 'For people: why there is no value or interval, or what to mind';
+COMMENT ON TABLE measure_value IS 'Numbers of measures, as `bandlens analyze` computed them last for each study';
+
+CREATE TABLE own_measure (
+    study INTEGER NOT NULL,
+    name VARCHAR NOT NULL,
+    title VARCHAR NOT NULL,
+    unit VARCHAR NOT NULL,
+    digest VARCHAR NOT NULL,
+    PRIMARY KEY (study, name)
+);
+COMMENT ON TABLE own_measure IS 'Measures of the user''s own whose numbers are in measure_value';
 
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,
@@ -338,35 +222,9 @@ CREATE TABLE precision_gate (
     decided TIMESTAMPTZ NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE precision_gate IS 'The last verdict of `bandlens gate` on two cells that differ in precision or engine only';
-COMMENT ON COLUMN precision_gate.reference IS 'cell.id of the precision that is trusted';
-COMMENT ON COLUMN precision_gate.candidate IS 'cell.id of the precision in question';
-COMMENT ON COLUMN precision_gate.checkpoint IS 'Name of the model in the study file that was gated';
-COMMENT ON COLUMN precision_gate.category IS 'Training category of the study, own or timm';
-COMMENT ON COLUMN precision_gate.image_set IS 'Name of the image set in the study file that was gated';
-COMMENT ON COLUMN precision_gate.n IS 'Number of images';
-COMMENT ON COLUMN precision_gate.reference_top1 IS 'Share that the reference has right, without labels: that agrees with its own clean prediction; NULL where it would be its own';
-COMMENT ON COLUMN precision_gate.candidate_top1 IS 'The same of the candidate';
-COMMENT ON COLUMN precision_gate.difference IS 'candidate_top1 - reference_top1';
-COMMENT ON COLUMN precision_gate.low IS 'Lower end of the 95 % interval of the difference';
-COMMENT ON COLUMN precision_gate.high IS 'Upper end of the 95 % interval of the difference';
-COMMENT ON COLUMN precision_gate.lost IS 'Images that only the reference has right';
-COMMENT ON COLUMN precision_gate.gained IS 'Images that only the candidate has right';
-COMMENT ON COLUMN precision_gate.p IS 'McNemar''s test, two-sided, of as many lost as gained';
-COMMENT ON COLUMN precision_gate.flips IS 'Share of images whose predicted class is another';
-COMMENT ON COLUMN precision_gate.flips_low IS 'Lower end of its 95 % interval';
-COMMENT ON COLUMN precision_gate.flips_high IS 'Upper end of its 95 % interval';
-COMMENT ON COLUMN precision_gate.verdict IS 'pass, fail, or undecided: too few images to tell';
-COMMENT ON COLUMN precision_gate.needed IS 'Where undecided: about how many such images would decide it; NULL where a share lies on its limit';
-COMMENT ON COLUMN precision_gate.max_flips IS 'Limit of flips: a share of the images';
-COMMENT ON COLUMN precision_gate.max_difference IS 'Limit of the difference in either direction: a share of the images';
-COMMENT ON COLUMN precision_gate.decided IS 'When the verdict was given';
 
 CREATE TABLE published (model VARCHAR NOT NULL, metric VARCHAR NOT NULL, value DOUBLE, source VARCHAR NOT NULL);
 COMMENT ON TABLE published IS 'Figures of a published study, as imported';
-COMMENT ON COLUMN published.model IS 'Name of the checkpoint';
-COMMENT ON COLUMN published.metric IS 'Name of the figure, as published';
-COMMENT ON COLUMN published.value IS 'The figure, in its published unit';
-COMMENT ON COLUMN published.source IS 'Where it was published';
 
 CREATE TABLE published_value (
     source VARCHAR NOT NULL,
@@ -383,18 +241,6 @@ CREATE TABLE published_value (
     note VARCHAR
 );
 COMMENT ON TABLE published_value IS 'Figures of sources that are imported and do not come with the package, such as critical-band';
-COMMENT ON COLUMN published_value.source IS 'Name of the source, as `bandlens published list` shows it';
-COMMENT ON COLUMN published_value.model IS 'Name of the model or observer, as the source has it';
-COMMENT ON COLUMN published_value.benchmark IS 'What the images are, such as imagenet-a';
-COMMENT ON COLUMN published_value.metric IS 'Name of the number, such as top1';
-COMMENT ON COLUMN published_value.condition IS 'What tells two figures of one metric and benchmark apart; empty where nothing does';
-COMMENT ON COLUMN published_value.input_size IS 'Side of the images in pixels, where the source says it';
-COMMENT ON COLUMN published_value.value IS 'The number, in its unit; NULL where the data do not determine it';
-COMMENT ON COLUMN published_value.low IS 'Lower end of the 95 % interval';
-COMMENT ON COLUMN published_value.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN published_value.unit IS 'percent, share, octaves …';
-COMMENT ON COLUMN published_value.n IS 'Number of images or trials';
-COMMENT ON COLUMN published_value.note IS 'Why there is no value, or why it should not be trusted';
 
 CREATE TABLE human_trial (
     stimulus_set VARCHAR NOT NULL,
@@ -407,14 +253,6 @@ CREATE TABLE human_trial (
     response VARCHAR
 );
 COMMENT ON TABLE human_trial IS 'Trials of human observers, as `bandlens published import humans` reads them';
-COMMENT ON COLUMN human_trial.stimulus_set IS 'Name of the set, such as low-pass';
-COMMENT ON COLUMN human_trial.condition IS 'As the experiment names it, such as 10 for a standard deviation of ten pixels';
-COMMENT ON COLUMN human_trial.subject IS 'Name of the observer within the set';
-COMMENT ON COLUMN human_trial.session IS 'Number of the session, from 1';
-COMMENT ON COLUMN human_trial.trial IS 'Number of the trial within the session, from 1';
-COMMENT ON COLUMN human_trial.image IS 'The image, by the part of its file''s name that does not depend on the observer';
-COMMENT ON COLUMN human_trial.category IS 'One of sixteen classes: what the image shows, or where cues conflict, its shape';
-COMMENT ON COLUMN human_trial.response IS 'One of sixteen classes; NULL where there was no answer';
 
 CREATE TABLE error_consistency (
     images VARCHAR NOT NULL,
@@ -432,19 +270,6 @@ CREATE TABLE error_consistency (
     most DOUBLE
 );
 COMMENT ON TABLE error_consistency IS 'Whether every two subjects of the view judgement are right and wrong on the same images, as `bandlens analyze` computed it last';
-COMMENT ON COLUMN error_consistency.images IS 'judgement.images';
-COMMENT ON COLUMN error_consistency.condition IS 'judgement.condition';
-COMMENT ON COLUMN error_consistency.first_subject IS 'judgement.subject; humans come before models';
-COMMENT ON COLUMN error_consistency.second_subject IS 'judgement.subject';
-COMMENT ON COLUMN error_consistency.humans IS 'How many of the two are humans: 0, 1 or 2';
-COMMENT ON COLUMN error_consistency.n IS 'Number of images that both judged';
-COMMENT ON COLUMN error_consistency.first_accuracy IS 'Share of them that the first has right';
-COMMENT ON COLUMN error_consistency.second_accuracy IS 'Share of them that the second has right';
-COMMENT ON COLUMN error_consistency.observed IS 'Share of them that both have right, or both wrong';
-COMMENT ON COLUMN error_consistency.kappa IS 'Cohen''s kappa of right and wrong; NULL where one has all right, or all wrong, and so makes no errors to share';
-COMMENT ON COLUMN error_consistency.low IS 'Lower end of the 95 % interval of kappa, over resampled images; NULL where resamples have no kappa';
-COMMENT ON COLUMN error_consistency.high IS 'Upper end of the 95 % interval of kappa';
-COMMENT ON COLUMN error_consistency.most IS 'The greatest kappa that the two accuracies allow';
 
 -- Views --------------------------------------------------------------------------------------------------------------
 
@@ -453,10 +278,6 @@ SELECT id AS study_id, name AS study, name || '@' || version AS label,
        version = max(version) OVER (PARTITION BY name) AS newest
 FROM study;
 COMMENT ON VIEW study_version IS 'Studies with the label that asks for a version, and whether it is the newest';
-COMMENT ON COLUMN study_version.study_id IS 'study.id';
-COMMENT ON COLUMN study_version.study IS 'Name of the study';
-COMMENT ON COLUMN study_version.label IS 'name@version';
-COMMENT ON COLUMN study_version.newest IS 'Whether no later version has the name';
 
 CREATE MACRO unknown_study(which) AS (
     WITH known AS (
@@ -486,15 +307,9 @@ UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE version_of IS 'The versions that a word asks for: name (its newest version) or name@version; * stands for the newest of all. A word that fits none is an error';
 
-CREATE MACRO cycles_of(probe, size, cutoff, frequency) AS
-    CASE probe WHEN 'lowpass' THEN floor(cutoff * (size // 2))
-               WHEN 'highpass' THEN floor((1 - cutoff) * (size // 2))
-               WHEN 'critical_band' THEN 1.75::DOUBLE * size / 224 * 2 ** frequency
-    END::DOUBLE;
-COMMENT ON MACRO cycles_of IS 'Cycles per image of so many pixels a side: where lowpass and highpass cut, and the centre of the noise of critical_band; NULL for other probes';
-
-CREATE MACRO is_attack(probe) AS probe IN ('pgd_linf', 'pgd_any');
-COMMENT ON MACRO is_attack IS 'Whether a probe is an attack, which runs on the fp32 file in torch, whatever the engine and precision of its study';
+CREATE MACRO cycles_at(cycles_per_pixel, cuts, size) AS
+    CASE WHEN cuts THEN floor(2 * cycles_per_pixel * (size // 2)) ELSE cycles_per_pixel * size END;
+COMMENT ON MACRO cycles_at IS 'The frequency of a condition in cycles per image of so many pixels a side; filters cut at whole ones';
 
 CREATE VIEW cell_detail AS
 SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_set_id, image_set.labelled,
@@ -502,12 +317,12 @@ SELECT cell.id AS cell, cell.checkpoint AS checkpoint_id, image_set.id AS image_
        image_set.clusters < image_set.count AS clustered,
        condition.probe = 'clean' AND NOT image_set.labelled AS itself,
        condition.probe, condition.parameters, condition.cutoff, condition.frequency, condition.noise_sd,
-       cycles_of(condition.probe, image_set.size, condition.cutoff, condition.frequency) AS cycles,
+       cycles_at(condition.cycles_per_pixel, condition.cuts, image_set.size) AS cycles,
        cell.engine, cell.precision, cell.decision_space, cell.seed,
        -- An attack runs at fp32, whatever its study does: of the clean cells of other engines, one at fp32 is the nearest.
        coalesce(
            max(CASE WHEN condition.probe = 'clean' THEN cell.id END) OVER alike,
-           CASE WHEN is_attack(condition.probe) THEN coalesce(
+           CASE WHEN condition.attack THEN coalesce(
                max(CASE WHEN condition.probe = 'clean' AND cell.precision = 'fp32' THEN cell.id END) OVER of_checkpoint,
                max(CASE WHEN condition.probe = 'clean' THEN cell.id END) OVER of_checkpoint) END
        ) AS clean_cell
@@ -520,24 +335,6 @@ WINDOW of_checkpoint AS (PARTITION BY cell.checkpoint, cell.image_set, image_set
        alike AS (PARTITION BY cell.checkpoint, cell.image_set, image_set.labelled, cell.engine, cell.precision,
                               cell.onnx_sha256, cell.decision_space);
 COMMENT ON VIEW cell_detail IS 'Complete cells, each with the clean cell that it is compared with; study_detail has the names that a study gave them';
-COMMENT ON COLUMN cell_detail.cell IS 'cell.id';
-COMMENT ON COLUMN cell_detail.checkpoint_id IS 'checkpoint.id';
-COMMENT ON COLUMN cell_detail.image_set_id IS 'image_set.id';
-COMMENT ON COLUMN cell_detail.labelled IS 'Whether the images have labels';
-COMMENT ON COLUMN cell_detail.scheme IS 'label.scheme of the labels that predictions are ranked by; NULL without labels';
-COMMENT ON COLUMN cell_detail.clustered IS 'Whether several images show one photograph';
-COMMENT ON COLUMN cell_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
-COMMENT ON COLUMN cell_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; for an attack, or else under others; NULL where that is not complete';
-COMMENT ON COLUMN cell_detail.probe IS 'Name of the probe';
-COMMENT ON COLUMN cell_detail.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN cell_detail.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
-COMMENT ON COLUMN cell_detail.frequency IS 'critical_band: octave index, 0 to 6';
-COMMENT ON COLUMN cell_detail.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
-COMMENT ON COLUMN cell_detail.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
-COMMENT ON COLUMN cell_detail.engine IS 'Inference library';
-COMMENT ON COLUMN cell_detail.precision IS 'Of the model''s arithmetic';
-COMMENT ON COLUMN cell_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
-COMMENT ON COLUMN cell_detail.seed IS 'Seed of the noise; 0 where there is none';
 
 CREATE MACRO named_cell(which) AS TABLE
 SELECT version.study_id, version.study, version.label AS version, named.name AS checkpoint, named.category,
@@ -559,33 +356,6 @@ COMMENT ON MACRO TABLE study_detail_of IS 'The view study_detail of one study: n
 
 CREATE VIEW study_detail AS FROM study_detail_of('*');
 COMMENT ON VIEW study_detail IS 'The complete cells of the newest version of each study, under the names that it gave them';
-COMMENT ON COLUMN study_detail.study_id IS 'study.id';
-COMMENT ON COLUMN study_detail.study IS 'Name of the study';
-COMMENT ON COLUMN study_detail.version IS 'name@version: what asks for this version';
-COMMENT ON COLUMN study_detail.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN study_detail.category IS 'Training category of the study, own or timm';
-COMMENT ON COLUMN study_detail.image_set IS 'Name of the image set';
-COMMENT ON COLUMN study_detail.benchmark IS 'What the images are, such as imagenet-c';
-COMMENT ON COLUMN study_detail.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
-COMMENT ON COLUMN study_detail.severity IS 'Of the corruption, 1 to 5';
-COMMENT ON COLUMN study_detail.cell IS 'cell.id';
-COMMENT ON COLUMN study_detail.checkpoint_id IS 'checkpoint.id';
-COMMENT ON COLUMN study_detail.image_set_id IS 'image_set.id';
-COMMENT ON COLUMN study_detail.labelled IS 'Whether the images have labels';
-COMMENT ON COLUMN study_detail.scheme IS 'label.scheme of the labels that predictions are ranked by; NULL without labels';
-COMMENT ON COLUMN study_detail.clustered IS 'Whether several images show one photograph';
-COMMENT ON COLUMN study_detail.itself IS 'Whether it is its own reference, so that it agrees by definition';
-COMMENT ON COLUMN study_detail.clean_cell IS 'cell.id of the unperturbed images under the same model file, engine and precision; for an attack, or else under others; NULL where that is not complete';
-COMMENT ON COLUMN study_detail.probe IS 'Name of the probe';
-COMMENT ON COLUMN study_detail.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN study_detail.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
-COMMENT ON COLUMN study_detail.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
-COMMENT ON COLUMN study_detail.frequency IS 'critical_band: octave index, 0 to 6';
-COMMENT ON COLUMN study_detail.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
-COMMENT ON COLUMN study_detail.engine IS 'Inference library';
-COMMENT ON COLUMN study_detail.precision IS 'Of the model''s arithmetic';
-COMMENT ON COLUMN study_detail.decision_space IS 'How logits become a decision, and what classes are called: class_name.decision_space';
-COMMENT ON COLUMN study_detail.seed IS 'Seed of the noise; 0 where there is none';
 
 CREATE VIEW cell_outcome AS
 SELECT prediction.cell, prediction.image_index, image.cluster, detail.labelled,
@@ -601,13 +371,6 @@ LEFT JOIN (
     SEMI JOIN cell_detail ON cell_detail.clean_cell = before.cell AND NOT cell_detail.labelled
 ) AS clean ON clean.cell = detail.clean_cell AND clean.image_index = prediction.image_index;
 COMMENT ON VIEW cell_outcome IS 'Right or wrong for each image: against the label, or else against the clean prediction';
-COMMENT ON COLUMN cell_outcome.cell IS 'cell.id';
-COMMENT ON COLUMN cell_outcome.cluster IS 'image.cluster';
-COMMENT ON COLUMN cell_outcome.labelled IS 'Whether the images have labels';
-COMMENT ON COLUMN cell_outcome.correct IS 'Against the label, or else the clean prediction; NULL where there is neither';
-COMMENT ON COLUMN cell_outcome.itself IS 'Whether the cell is its own reference, so that it agrees by definition';
-COMMENT ON COLUMN cell_outcome.image_index IS 'Position in the image set, from 0';
-COMMENT ON COLUMN cell_outcome.label_rank IS 'Classes scored above the label, and equal ones of lower index; NULL without labels';
 
 CREATE MACRO wilson_low(share, n, quantile) AS
     greatest(0, least(share, (share + quantile ** 2 / n / 2
@@ -694,13 +457,6 @@ SELECT cell, scheme, n::BIGINT AS n, top1, top5,
        CASE WHEN NOT itself AND top1 IS NOT NULL THEN wilson_high(top1, effective, quantile) END AS high
 FROM shares;
 COMMENT ON VIEW cell_accuracy IS 'Accuracy of each complete cell with Wilson''s 95 % interval; dependent images count as fewer';
-COMMENT ON COLUMN cell_accuracy.cell IS 'cell.id';
-COMMENT ON COLUMN cell_accuracy.scheme IS 'label.scheme of the labels; NULL for agreement';
-COMMENT ON COLUMN cell_accuracy.n IS 'Number of images';
-COMMENT ON COLUMN cell_accuracy.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
-COMMENT ON COLUMN cell_accuracy.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels, and where a wrong prediction was imported';
-COMMENT ON COLUMN cell_accuracy.low IS 'Lower end of the 95 % interval of top1; NULL where it agrees by definition';
-COMMENT ON COLUMN cell_accuracy.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
 
 CREATE MACRO accuracy_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
@@ -715,26 +471,6 @@ COMMENT ON MACRO TABLE accuracy_of IS 'The view accuracy of one study: name (its
 
 CREATE VIEW accuracy AS FROM accuracy_of('*');
 COMMENT ON VIEW accuracy IS 'Top-1 and top-5 of every cell of the newest version of each study, with 95 % interval of top-1';
-COMMENT ON COLUMN accuracy.study IS 'Name of the study';
-COMMENT ON COLUMN accuracy.version IS 'name@version: what asks for this version';
-COMMENT ON COLUMN accuracy.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN accuracy.category IS 'Training category of the study, own or timm';
-COMMENT ON COLUMN accuracy.image_set IS 'Name of the image set';
-COMMENT ON COLUMN accuracy.measure IS 'accuracy, against labels; or agreement, with the model''s own clean prediction';
-COMMENT ON COLUMN accuracy.probe IS 'Name of the probe';
-COMMENT ON COLUMN accuracy.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
-COMMENT ON COLUMN accuracy.frequency IS 'critical_band: octave index, 0 to 6';
-COMMENT ON COLUMN accuracy.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
-COMMENT ON COLUMN accuracy.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
-COMMENT ON COLUMN accuracy.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN accuracy.n IS 'Number of images';
-COMMENT ON COLUMN accuracy.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
-COMMENT ON COLUMN accuracy.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels, and where a wrong prediction was imported';
-COMMENT ON COLUMN accuracy.low IS 'Lower end of the 95 % interval of top1; NULL where it agrees by definition';
-COMMENT ON COLUMN accuracy.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
-COMMENT ON COLUMN accuracy.engine IS 'Inference library';
-COMMENT ON COLUMN accuracy.precision IS 'Of the model''s arithmetic';
-COMMENT ON COLUMN accuracy.seed IS 'Seed of the noise; 0 where there is none';
 
 CREATE MACRO own_scheme(scheme) AS scheme IN ('single', 'shape', 'lf_label');
 COMMENT ON MACRO own_scheme IS 'Whether label.scheme is that of the labels which predictions are ranked by: each image of a labelled set has one label in it';
@@ -792,13 +528,6 @@ COMMENT ON MACRO TABLE judgement_of IS 'The view judgement with the models of on
 
 CREATE VIEW judgement AS FROM judgement_of('*');
 COMMENT ON VIEW judgement IS 'Who had which unperturbed image right: the models of the newest version of each study, and people where their trials are imported. Of cue conflicts only those whose cues conflict; right is their shape';
-COMMENT ON COLUMN judgement.images IS 'Benchmark, if it is a stimulus set that people saw; else the image set by its name in the study; where the name stands for several sets, with a study that has this one';
-COMMENT ON COLUMN judgement.condition IS 'Of a stimulus set, as the experiment names it, such as 10 for a standard deviation of ten pixels; else empty';
-COMMENT ON COLUMN judgement.image IS 'The image, under a name that all subjects share: human_trial.image, or image.path';
-COMMENT ON COLUMN judgement.cluster IS 'image.cluster; NULL for trials of people';
-COMMENT ON COLUMN judgement.subject IS 'Name of the model, with its study where two models share it; or of the observer within the stimulus set';
-COMMENT ON COLUMN judgement.human IS 'Whether the subject is one';
-COMMENT ON COLUMN judgement.correct IS 'Right or wrong; no answer is wrong';
 
 CREATE MACRO condition_accuracy_of(which) AS TABLE
 SELECT images, condition, human, subject, count(*) AS n, avg(correct::INTEGER) AS top1,
@@ -813,52 +542,29 @@ COMMENT ON MACRO TABLE condition_accuracy_of IS 'The view condition_accuracy wit
 
 CREATE VIEW condition_accuracy AS FROM condition_accuracy_of('*');
 COMMENT ON VIEW condition_accuracy IS 'Accuracy of models and of people on each stimulus set that people saw, by its condition';
-COMMENT ON COLUMN condition_accuracy.images IS 'Name of the stimulus set';
-COMMENT ON COLUMN condition_accuracy.condition IS 'As the experiment names it';
-COMMENT ON COLUMN condition_accuracy.human IS 'Whether the subject is one';
-COMMENT ON COLUMN condition_accuracy.subject IS 'judgement.subject';
-COMMENT ON COLUMN condition_accuracy.n IS 'Number of images';
-COMMENT ON COLUMN condition_accuracy.top1 IS 'Share of them that are right';
-COMMENT ON COLUMN condition_accuracy.low IS 'Lower end of the 95 % interval of top1, of independent images';
-COMMENT ON COLUMN condition_accuracy.high IS 'Upper end of the 95 % interval of top1';
 
-CREATE MACRO probe_of_stimulus(images, condition) AS
-    CASE images
-         WHEN 'contrast' THEN {'probe': 'contrast', 'setting': TRY_CAST(ltrim(condition, 'c') AS DOUBLE) / 100}
-         WHEN 'low-pass' THEN {'probe': 'gaussian_lowpass', 'setting': TRY_CAST(condition AS DOUBLE)}
-         WHEN 'high-pass' THEN {'probe': 'gaussian_highpass', 'setting': TRY_CAST(condition AS DOUBLE)}
-         WHEN 'uniform-noise' THEN {'probe': 'uniform_noise', 'setting': TRY_CAST(condition AS DOUBLE)}
-         WHEN 'phase-scrambling' THEN {'probe': 'phase_scramble', 'setting': TRY_CAST(condition AS DOUBLE)} END;
-COMMENT ON MACRO probe_of_stimulus IS 'Which probe, and at which setting, makes the stimuli of a set that people saw under a condition; NULL where none does. The experiment on contrast names percents, such as c05; all others name the parameter';
-
-CREATE MACRO setting_of(probe, parameters) AS
-    CASE WHEN probe = 'contrast' THEN TRY_CAST(parameters ->> '$.contrast' AS DOUBLE)
-         WHEN probe IN ('gaussian_lowpass', 'gaussian_highpass') THEN TRY_CAST(parameters ->> '$.sigma' AS DOUBLE)
-         WHEN probe IN ('uniform_noise', 'phase_scramble') THEN TRY_CAST(parameters ->> '$.width' AS DOUBLE) END;
-COMMENT ON MACRO setting_of IS 'The parameter of a condition whose stimuli people saw; NULL for other probes. The sigma of a high-pass may be infinite';
+CREATE VIEW stimulus_probe AS
+FROM (VALUES ('contrast', 'contrast', 100), ('low-pass', 'gaussian_lowpass', 1), ('high-pass', 'gaussian_highpass', 1),
+             ('uniform-noise', 'uniform_noise', 1), ('phase-scrambling', 'phase_scramble', 1)) AS named(images, probe, scale);
+COMMENT ON VIEW stimulus_probe IS 'Which probe makes the stimuli of a set that people saw';
 
 CREATE MACRO human_probe_of(which) AS TABLE
-SELECT probe, setting_of(probe, parameters) AS setting, false AS human, checkpoint AS subject, image_set AS images,
-       n, top1, low, high
+SELECT probe, x AS setting, false AS human, checkpoint AS subject, image_set AS images, n, top1, low, high
 FROM accuracy_of(which)
-WHERE measure = 'accuracy' AND setting_of(probe, parameters) IS NOT NULL
+SEMI JOIN stimulus_probe USING (probe)
+JOIN (SELECT DISTINCT probe, parameters, x FROM condition) USING (probe, parameters)
+WHERE measure = 'accuracy' AND x IS NOT NULL
 UNION ALL
-SELECT stimulus.probe, stimulus.setting, true, subject, images, n, top1, low, high
-FROM (SELECT *, probe_of_stimulus(images, condition) AS stimulus FROM condition_accuracy WHERE human)
-WHERE stimulus.setting IS NOT NULL;
+FROM (
+    SELECT probe, TRY_CAST(ltrim(condition, 'c') AS DOUBLE) / scale AS setting, true, subject, images, n, top1, low, high
+    FROM condition_accuracy JOIN stimulus_probe USING (images)
+    WHERE human
+)
+WHERE setting IS NOT NULL;
 COMMENT ON MACRO TABLE human_probe_of IS 'The view human_probe with the models of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW human_probe AS FROM human_probe_of('*');
 COMMENT ON VIEW human_probe IS 'Accuracy of models under the probes of the experiments with people, and of people under the same conditions. The photographs need not be the same';
-COMMENT ON COLUMN human_probe.probe IS 'Name of the probe';
-COMMENT ON COLUMN human_probe.setting IS 'Its parameter: a contrast, a sigma in pixels, the width of noise, or that of phases in degrees';
-COMMENT ON COLUMN human_probe.human IS 'Whether the subject is one';
-COMMENT ON COLUMN human_probe.subject IS 'Name of the model, or of the observer within the stimulus set';
-COMMENT ON COLUMN human_probe.images IS 'Name of the image set in the study, or of the stimulus set that people saw';
-COMMENT ON COLUMN human_probe.n IS 'Number of images';
-COMMENT ON COLUMN human_probe.top1 IS 'Share of them that are right';
-COMMENT ON COLUMN human_probe.low IS 'Lower end of the 95 % interval of top1';
-COMMENT ON COLUMN human_probe.high IS 'Upper end of the 95 % interval of top1';
 
 CREATE VIEW cell_label_outcome AS
 WITH truth AS (SELECT image_set, scheme, image_index, list(class) AS classes FROM label GROUP BY ALL)
@@ -869,11 +575,6 @@ JOIN truth ON truth.image_set = detail.image_set_id
 JOIN prediction ON prediction.cell = detail.cell AND prediction.image_index = truth.image_index
 JOIN image ON image.image_set = detail.image_set_id AND image.image_index = prediction.image_index;
 COMMENT ON VIEW cell_label_outcome IS 'Right or wrong by each label scheme, for the images that have a label in it';
-COMMENT ON COLUMN cell_label_outcome.cell IS 'cell.id';
-COMMENT ON COLUMN cell_label_outcome.scheme IS 'label.scheme';
-COMMENT ON COLUMN cell_label_outcome.image_index IS 'Position in the image set, from 0';
-COMMENT ON COLUMN cell_label_outcome.cluster IS 'image.cluster';
-COMMENT ON COLUMN cell_label_outcome.correct IS 'Whether the prediction is among the labels';
 
 CREATE VIEW cell_label_accuracy AS
 WITH by_cluster AS (
@@ -899,12 +600,6 @@ UNION ALL
 -- By the label that predictions are ranked by, whose sums are kept.
 SELECT cell, scheme, n, top1, low, high FROM cell_accuracy WHERE scheme IS NOT NULL;
 COMMENT ON VIEW cell_label_accuracy IS 'Accuracy of each complete cell by each label scheme of its images, with Wilson''s 95 % interval';
-COMMENT ON COLUMN cell_label_accuracy.cell IS 'cell.id';
-COMMENT ON COLUMN cell_label_accuracy.scheme IS 'label.scheme';
-COMMENT ON COLUMN cell_label_accuracy.n IS 'Number of images that have a label in the scheme';
-COMMENT ON COLUMN cell_label_accuracy.top1 IS 'Share of them whose prediction is among their labels';
-COMMENT ON COLUMN cell_label_accuracy.low IS 'Lower end of the 95 % interval of top1';
-COMMENT ON COLUMN cell_label_accuracy.high IS 'Upper end of the 95 % interval of top1';
 
 CREATE MACRO label_accuracy_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
@@ -920,28 +615,6 @@ COMMENT ON MACRO TABLE label_accuracy_of IS 'The view label_accuracy of one stud
 
 CREATE VIEW label_accuracy AS FROM label_accuracy_of('*');
 COMMENT ON VIEW label_accuracy IS 'Accuracy of every cell of the newest version of each study by each scheme of labels: the same predictions, judged anew';
-COMMENT ON COLUMN label_accuracy.study IS 'Name of the study';
-COMMENT ON COLUMN label_accuracy.version IS 'name@version: what asks for this version';
-COMMENT ON COLUMN label_accuracy.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN label_accuracy.category IS 'Training category of the study, own or timm';
-COMMENT ON COLUMN label_accuracy.image_set IS 'Name of the image set';
-COMMENT ON COLUMN label_accuracy.benchmark IS 'What the images are, such as imagenet-c';
-COMMENT ON COLUMN label_accuracy.corruption IS 'Kind of corruption, for benchmarks of corrupted images';
-COMMENT ON COLUMN label_accuracy.severity IS 'Of the corruption, 1 to 5';
-COMMENT ON COLUMN label_accuracy.scheme IS 'single: the one class; real: any that ReaL accepts; where cues conflict, shape and texture, or lf_label and hf_label';
-COMMENT ON COLUMN label_accuracy.probe IS 'Name of the probe';
-COMMENT ON COLUMN label_accuracy.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
-COMMENT ON COLUMN label_accuracy.frequency IS 'critical_band: octave index, 0 to 6';
-COMMENT ON COLUMN label_accuracy.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
-COMMENT ON COLUMN label_accuracy.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
-COMMENT ON COLUMN label_accuracy.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN label_accuracy.n IS 'Number of images that have a label in the scheme; the others do not count';
-COMMENT ON COLUMN label_accuracy.top1 IS 'Share of them whose prediction is among their labels';
-COMMENT ON COLUMN label_accuracy.low IS 'Lower end of the 95 % interval of top1';
-COMMENT ON COLUMN label_accuracy.high IS 'Upper end of the 95 % interval of top1';
-COMMENT ON COLUMN label_accuracy.engine IS 'Inference library';
-COMMENT ON COLUMN label_accuracy.precision IS 'Of the model''s arithmetic';
-COMMENT ON COLUMN label_accuracy.seed IS 'Seed of the noise; 0 where there is none';
 
 CREATE MACRO curve_of(which) AS TABLE
 WITH rows AS (FROM accuracy_of(which))
@@ -955,28 +628,6 @@ COMMENT ON MACRO TABLE curve_of IS 'The view curve of one study: name (its newes
 
 CREATE VIEW curve AS FROM curve_of('*');
 COMMENT ON VIEW curve IS 'Accuracy beside the clean accuracy of the same checkpoint, and their ratio';
-COMMENT ON COLUMN curve.study IS 'Name of the study';
-COMMENT ON COLUMN curve.version IS 'name@version: what asks for this version';
-COMMENT ON COLUMN curve.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN curve.category IS 'Training category of the study, own or timm';
-COMMENT ON COLUMN curve.image_set IS 'Name of the image set';
-COMMENT ON COLUMN curve.measure IS 'accuracy, against labels; or agreement, with the model''s own clean prediction';
-COMMENT ON COLUMN curve.probe IS 'Name of the probe';
-COMMENT ON COLUMN curve.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
-COMMENT ON COLUMN curve.frequency IS 'critical_band: octave index, 0 to 6';
-COMMENT ON COLUMN curve.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
-COMMENT ON COLUMN curve.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
-COMMENT ON COLUMN curve.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN curve.n IS 'Number of images';
-COMMENT ON COLUMN curve.top1 IS 'Share of images that are right; NULL where there is no clean prediction to agree with';
-COMMENT ON COLUMN curve.top5 IS 'Share of images whose label is among the five highest logits; NULL without labels, and where a wrong prediction was imported';
-COMMENT ON COLUMN curve.low IS 'Lower end of the 95 % interval of top1; NULL where it agrees by definition';
-COMMENT ON COLUMN curve.high IS 'Upper end of the 95 % interval of top1; NULL where it agrees by definition';
-COMMENT ON COLUMN curve.engine IS 'Inference library';
-COMMENT ON COLUMN curve.precision IS 'Of the model''s arithmetic';
-COMMENT ON COLUMN curve.seed IS 'Seed of the noise; 0 where there is none';
-COMMENT ON COLUMN curve.clean_top1 IS 'top1 of the same checkpoint and images, unperturbed';
-COMMENT ON COLUMN curve.ratio IS 'top1 / clean_top1';
 
 CREATE VIEW shown_class AS
 SELECT image_set, classes, class, own_class_name.name
@@ -986,10 +637,6 @@ SELECT image_set.id, classes, class, class_name.name
 FROM image_set JOIN class_name USING (decision_space) CROSS JOIN (SELECT DISTINCT classes FROM checkpoint)
 WHERE classes = 1000 AND image_set.id NOT IN (SELECT image_set FROM own_class_name);
 COMMENT ON VIEW shown_class IS 'What the classes of each image set are called: its own, or those of its decision space';
-COMMENT ON COLUMN shown_class.image_set IS 'image_set.id';
-COMMENT ON COLUMN shown_class.classes IS 'checkpoint.classes: the names of ImageNet are for models of 1000 classes';
-COMMENT ON COLUMN shown_class.class IS 'prediction.predicted, label.class';
-COMMENT ON COLUMN shown_class.name IS 'What the class is called';
 
 CREATE MACRO flip_of(which) AS TABLE
 SELECT detail.study, detail.version, detail.checkpoint, detail.category, detail.image_set,
@@ -1014,62 +661,29 @@ COMMENT ON MACRO TABLE flip_of IS 'The view flip of one study: name (its newest 
 
 CREATE VIEW flip AS FROM flip_of('*');
 COMMENT ON VIEW flip IS 'Images whose prediction differs from the clean one, in the newest version of each study';
-COMMENT ON COLUMN flip.study IS 'Name of the study';
-COMMENT ON COLUMN flip.version IS 'name@version: what asks for this version';
-COMMENT ON COLUMN flip.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN flip.category IS 'Training category of the study, own or timm';
-COMMENT ON COLUMN flip.image_set IS 'Name of the image set';
-COMMENT ON COLUMN flip.probe IS 'Name of the probe';
-COMMENT ON COLUMN flip.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
-COMMENT ON COLUMN flip.frequency IS 'critical_band: octave index, 0 to 6';
-COMMENT ON COLUMN flip.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
-COMMENT ON COLUMN flip.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
-COMMENT ON COLUMN flip.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN flip.image_index IS 'Position in the image set, from 0';
-COMMENT ON COLUMN flip.path IS 'File of the image';
-COMMENT ON COLUMN flip.clean_class IS 'What clean_predicted is called; NULL where that is not known';
-COMMENT ON COLUMN flip.class IS 'What predicted is called; NULL where that is not known';
-COMMENT ON COLUMN flip.clean_predicted IS 'Class predicted for the unperturbed image';
-COMMENT ON COLUMN flip.predicted IS 'Class predicted for the perturbed image';
-COMMENT ON COLUMN flip.clean_label_rank IS 'label_rank of the unperturbed image';
-COMMENT ON COLUMN flip.label_rank IS 'Classes scored above the label, and equal ones of lower index; NULL without labels';
-COMMENT ON COLUMN flip.clean_confidence IS 'Softmax probability of clean_predicted; NULL where it was imported without one';
-COMMENT ON COLUMN flip.confidence IS 'Softmax probability of predicted; NULL where it was imported without one';
 
 CREATE MACRO metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category,
-       shown.name AS image_set, metric_value.metric, metric_value.value, metric_value.low, metric_value.high,
-       metric_value.state, metric_value.note
-FROM metric_value
-JOIN study_version AS version ON version.study_id = metric_value.study
-JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
-LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set
-WHERE asks_for(which, version.study, version.label, version.newest)
+       shown.name AS image_set, found.metric, found.value, found.low, found.high, found.state, found.note
+FROM measure_value AS found
+JOIN study_version AS version ON version.study_id = found.study
+JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
+LEFT JOIN study_image_set AS shown ON shown.study = found.study AND shown.image_set = found.image_set
+WHERE found.condition IS NULL AND asks_for(which, version.study, version.label, version.newest)
 UNION ALL BY NAME
 FROM no_study(which);
 COMMENT ON MACRO TABLE metric_of IS 'The view metric of one study: name (its newest version) or name@version; * stands for all';
 
 CREATE VIEW metric AS FROM metric_of('*');
 COMMENT ON VIEW metric IS 'Biases, thresholds and generalization of the newest version of each study, as computed last';
-COMMENT ON COLUMN metric.study IS 'Name of the study';
-COMMENT ON COLUMN metric.version IS 'name@version: what asks for this version';
-COMMENT ON COLUMN metric.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN metric.category IS 'Training category of the study, own or timm';
-COMMENT ON COLUMN metric.image_set IS 'Name of the image set; NULL for generalization: accuracies on benchmarks, and means over groups of them';
-COMMENT ON COLUMN metric.metric IS 'Name of the number';
-COMMENT ON COLUMN metric.value IS 'The number; NULL where the data do not determine it';
-COMMENT ON COLUMN metric.low IS 'Lower end of the 95 % interval';
-COMMENT ON COLUMN metric.high IS 'Upper end of the 95 % interval';
-COMMENT ON COLUMN metric.state IS 'What the number is worth: ok; doubtful: it stands, and its note says what to mind; no_interval: it stands without one; censored_below, censored_above: a threshold beyond the tested noise, whose nearer end is its value; degenerate: of a fit that means nothing; undetermined: no value, the data do not determine it; at_chance: no value, accuracy without noise is too near that of a blind guess; missing: no value, a condition, prediction or benchmark is not there';
-COMMENT ON COLUMN metric.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE MACRO condition_metric_of(which) AS TABLE
 SELECT version.study, version.label AS version, named.name AS checkpoint, named.category, shown.name AS image_set,
        condition.probe, condition.cutoff, condition.frequency, condition.noise_sd,
-       cycles_of(condition.probe, image_set.size, condition.cutoff, condition.frequency) AS cycles, condition.parameters,
+       cycles_at(condition.cycles_per_pixel, condition.cuts, image_set.size) AS cycles, condition.parameters,
        found.metric, found.n, found.value, found.low, found.high,
        found.difference, found.difference_low, found.difference_high, found.state, found.note
-FROM condition_value AS found
+FROM measure_value AS found
 JOIN study_version AS version ON version.study_id = found.study
 JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
 JOIN condition ON condition.id = found.condition
@@ -1082,27 +696,6 @@ COMMENT ON MACRO TABLE condition_metric_of IS 'The view condition_metric of one 
 
 CREATE VIEW condition_metric AS FROM condition_metric_of('*');
 COMMENT ON VIEW condition_metric IS 'Metrics of every condition of the newest version of each study, as computed last, and how they differ from those of the clean images';
-COMMENT ON COLUMN condition_metric.study IS 'Name of the study';
-COMMENT ON COLUMN condition_metric.version IS 'name@version: what asks for this version';
-COMMENT ON COLUMN condition_metric.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN condition_metric.category IS 'Training category of the study, own or timm';
-COMMENT ON COLUMN condition_metric.image_set IS 'Name of the image set; NULL for means over benchmarks';
-COMMENT ON COLUMN condition_metric.probe IS 'Name of the probe';
-COMMENT ON COLUMN condition_metric.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
-COMMENT ON COLUMN condition_metric.frequency IS 'critical_band: octave index, 0 to 6';
-COMMENT ON COLUMN condition_metric.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
-COMMENT ON COLUMN condition_metric.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
-COMMENT ON COLUMN condition_metric.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN condition_metric.metric IS 'Name of the number: a function of the decisions under one condition, such as shape_bias';
-COMMENT ON COLUMN condition_metric.n IS 'Number of images that it is of: of a shape bias, those for which the shape or the texture is named';
-COMMENT ON COLUMN condition_metric.value IS 'The number: a fraction, or in percent where image_set is NULL; NULL where the data do not determine it';
-COMMENT ON COLUMN condition_metric.low IS 'Lower end of the 95 % interval of value';
-COMMENT ON COLUMN condition_metric.high IS 'Upper end of the 95 % interval of value';
-COMMENT ON COLUMN condition_metric.difference IS 'value less that of the clean images; NULL for these themselves, and where they were not run or give no number to compare with';
-COMMENT ON COLUMN condition_metric.difference_low IS 'Lower end of the 95 % interval of difference, paired over the images of both';
-COMMENT ON COLUMN condition_metric.difference_high IS 'Upper end of the 95 % interval of difference, paired over the images of both';
-COMMENT ON COLUMN condition_metric.state IS 'What the number is worth: ok, doubtful, no_interval, undetermined or missing, as in metric';
-COMMENT ON COLUMN condition_metric.note IS 'For people: why there is no value or interval, or what to mind';
 
 CREATE VIEW gate AS
 SELECT found.checkpoint, found.category, found.image_set, detail.probe, detail.cutoff, detail.frequency,
@@ -1116,33 +709,3 @@ FROM precision_gate AS found
 JOIN cell AS trusted ON trusted.id = found.reference
 JOIN cell_detail AS detail ON detail.cell = found.candidate;
 COMMENT ON VIEW gate IS 'Precision gates in words: whether a faster precision gives the predictions of a trusted one';
-COMMENT ON COLUMN gate.checkpoint IS 'Name of the model';
-COMMENT ON COLUMN gate.category IS 'Training category of the study, own or timm';
-COMMENT ON COLUMN gate.image_set IS 'Name of the image set';
-COMMENT ON COLUMN gate.probe IS 'Name of the probe';
-COMMENT ON COLUMN gate.cutoff IS 'lowpass, highpass: the parameter, in [0, 1]; cycles has where the filter cuts';
-COMMENT ON COLUMN gate.frequency IS 'critical_band: octave index, 0 to 6';
-COMMENT ON COLUMN gate.noise_sd IS 'critical_band: standard deviation of the noise before it is cut to a band';
-COMMENT ON COLUMN gate.cycles IS 'Cycles per image, at the size of the image set. lowpass: frequencies from here on are removed; highpass: those below; critical_band: centre of the noise';
-COMMENT ON COLUMN gate.parameters IS 'All parameters of the condition, a JSON object';
-COMMENT ON COLUMN gate.reference IS 'engine:precision that is trusted';
-COMMENT ON COLUMN gate.candidate IS 'engine:precision in question';
-COMMENT ON COLUMN gate.n IS 'Number of images';
-COMMENT ON COLUMN gate.reference_top1 IS 'Share that the reference has right, without labels: that agrees with its own clean prediction; NULL where it would be its own';
-COMMENT ON COLUMN gate.candidate_top1 IS 'The same of the candidate';
-COMMENT ON COLUMN gate.difference IS 'candidate_top1 - reference_top1';
-COMMENT ON COLUMN gate.low IS 'Lower end of the 95 % interval of the difference';
-COMMENT ON COLUMN gate.high IS 'Upper end of the 95 % interval of the difference';
-COMMENT ON COLUMN gate.lost IS 'Images that only the reference has right';
-COMMENT ON COLUMN gate.gained IS 'Images that only the candidate has right';
-COMMENT ON COLUMN gate.p IS 'McNemar''s test, two-sided, of as many lost as gained';
-COMMENT ON COLUMN gate.flips IS 'Share of images whose predicted class is another';
-COMMENT ON COLUMN gate.flips_low IS 'Lower end of its 95 % interval';
-COMMENT ON COLUMN gate.flips_high IS 'Upper end of its 95 % interval';
-COMMENT ON COLUMN gate.verdict IS 'pass, fail, or undecided: too few images to tell';
-COMMENT ON COLUMN gate.needed IS 'Where undecided: about how many such images would decide it; NULL where a share lies on its limit';
-COMMENT ON COLUMN gate.max_flips IS 'Limit of flips: a share of the images';
-COMMENT ON COLUMN gate.max_difference IS 'Limit of the difference in either direction: a share of the images';
-COMMENT ON COLUMN gate.decided IS 'When the verdict was given';
-COMMENT ON COLUMN gate.reference_cell IS 'cell.id';
-COMMENT ON COLUMN gate.candidate_cell IS 'cell.id';

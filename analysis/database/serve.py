@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import struct
 import sys
 import threading
@@ -24,30 +23,33 @@ import pyarrow as pa
 from ...errors import BandlensError, StoreError
 from .open import open_store
 from .store import Store
+from .trial import limit_memory
 
 ANSWERS = 1 << 30
-"""Bytes of address space for an answer under way, beside those that DuckDB is told to keep to."""
+"""Bytes of address space for an answer under way."""
 DATABASE = 2_000_000_000
+"""Bytes of address space for DuckDB, which is told to keep to as many: MEMORY_LIMIT of `open`."""
 LARGEST_PIECE = 1 << 26
-"""Bytes of a frame, where rows can be told apart."""
+"""The most bytes of a frame that holds more than one row."""
 
 
 def main() -> None:
     database, temporary = Path(sys.argv[1]), sys.argv[2]
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever else prints
+    os.dup2(2, 1)  # what libraries print is no frame
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    _limit()
+    limit_memory(DATABASE + ANSWERS)
     try:
         with open_store(database, read_only=True, temporary=temporary) as store:
             _send(out, b"D", b"")
             for line in sys.stdin.buffer:
-                asked = json.loads(line)
+                question = json.loads(line)
                 try:
-                    if "statements" in asked:
-                        _send_all(out, pa.table({"statement": store.statements(asked["statements"])}).to_reader())
+                    if "statements" in question:
+                        statements = store.statements(question["statements"])
+                        _send_all(out, pa.table({"statement": statements}).to_reader())
                     else:
-                        _answer(store, out, **asked)
+                        _answer(store, out, **question)
                 except BandlensError as error:
                     _send_error(out, error)
     except BandlensError as error:
@@ -56,20 +58,8 @@ def main() -> None:
         _send_error(out, StoreError(f"{database}: the query needs too much memory; ask for less"))
 
 
-def _limit() -> None:
-    """Keep to the memory that is mapped now, libraries and all, and what DuckDB and an answer may take."""
-    statm = Path("/proc/self/statm")
-    if not statm.exists():  # no Linux
-        return
-    mapped = int(statm.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    most = mapped + DATABASE + ANSWERS
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or hard > most:
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
 def _end_with_the_parent() -> None:
-    """End at once when whoever asked is gone: DuckDB may be busy for hours."""
+    """End this process at once when the one that asks is gone: DuckDB may be busy for hours."""
     parent = os.getppid()
     while os.getppid() == parent:
         threading.Event().wait(0.5)

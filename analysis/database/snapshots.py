@@ -1,4 +1,4 @@
-"""Copies of a database for readers: DuckDB lets nobody read a file that another process writes."""
+"""Copies of a database for readers, since DuckDB lets nobody read a file that another process writes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from ...beside import prefix, remove_leavings
 from ...errors import StoreError, UsageError
+from ...partial_files import partial_prefix, remove_partial_files
 from .store import Store
 
 SHARE = 0.05
@@ -19,19 +19,18 @@ COPY = "import shutil, sys; shutil.copyfile(sys.argv[1], sys.argv[2])"
 
 
 def snapshots(store: Store, path: Path) -> Callable[[], bool]:
-    """A function that renews the copy at `path` when it is due, and says whether it did.
+    """Make a function that renews the copy at `path` when it is due, and says whether it did.
 
-    Call it between transactions. A copy takes its name when it is whole, so readers see the old one or the new one.
+    Call the function between transactions; it raises StoreError where the copy cannot be written. A copy takes its name
+    when it is whole, so that readers see the old one or the new one.
 
-    Raises:
-        UsageError: `path` is the database itself, or in no folder.
-        StoreError: when it cannot be written, in the call.
+    Raises UsageError where `path` is the database itself, or its folder is not there.
     """
     if path.exists() and path.samefile(store.path):
-        raise UsageError(f"a snapshot cannot take the place of {path}, which it is of; name another file")
+        raise UsageError(f"a snapshot cannot take the place of {path}, which it is to be a copy of; name another file")
     if not path.parent.is_dir():
         raise UsageError(f"no folder {path.parent} for the snapshot; make it first")
-    remove_leavings(path.parent, path.name)
+    remove_partial_files(path.parent, path.name)
     due = 0.0
 
     def renew() -> bool:
@@ -40,8 +39,8 @@ def snapshots(store: Store, path: Path) -> Callable[[], bool]:
         if started < due:
             return False
         write_snapshot(store, path)
-        took = time.monotonic() - started
-        due = started + took / SHARE
+        seconds = time.monotonic() - started
+        due = started + seconds / SHARE
         return True
 
     return renew
@@ -51,14 +50,14 @@ def write_snapshot(store: Store, path: Path) -> None:
     """Copy the database, as it is now, to `path`."""
     store.execute("CHECKPOINT")
     try:
-        with TemporaryDirectory(prefix=prefix(path), dir=path.parent) as folder:
+        with TemporaryDirectory(prefix=partial_prefix(path), dir=path.parent) as folder:
             draft = Path(folder) / path.name
-            # In a process of its own: closing a file here would give up this process's lock on it.
-            done = subprocess.run(
+            # Another process copies, since closing the file in this one would give up this process's lock on it.
+            copy = subprocess.run(
                 [sys.executable, "-I", "-c", COPY, store.path, draft], capture_output=True, text=True, check=False
             )
-            if done.returncode:
-                reason = (done.stderr.strip().splitlines() or [f"the copy ended with {done.returncode}"])[-1]
+            if copy.returncode:
+                reason = (copy.stderr.strip().splitlines() or [f"the copy ended with {copy.returncode}"])[-1]
                 raise StoreError(f"cannot write the snapshot {path}: {reason}")
             draft.replace(path)
     except OSError as error:

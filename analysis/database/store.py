@@ -7,6 +7,7 @@ import json
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from ...errors import StoreError, UsageError
 from ...protocol import CUES
-from ...records import Cell, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
+from ...records import Cell, Condition, Facts, Failed, Finished, ImageSetInfo, SessionInfo, Variant, digest_of
 from ...version import __version__
 from .catalogue import Entry, differences
 from .errors import explained, explanation, quietly
@@ -50,6 +51,10 @@ NO_NAMES: ClassNames = {}
 Outcome = Finished | Failed
 SESSION = ("engine", "precision", "device", "batch", "threads", "versions", "model_sha256", "onnx_sha256")
 """What tells sessions apart."""
+VALUE_COLUMNS = (
+    *("metric", "n", "value", "low", "high", "difference", "difference_low", "difference_high", "state", "note"),
+)
+"""Columns of measure_value that are no keys."""
 PLAIN = {
     *("BOOLEAN", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER"),
     *("UBIGINT", "FLOAT", "DOUBLE", "VARCHAR", "DECIMAL", "ENUM", "NULL", "UUID", "JSON"),
@@ -179,17 +184,16 @@ class Store:
         keys = {cell.key for cell in cells}
         return [(checkpoint, images, probe) for key, checkpoint, images, probe in found.rows() if key not in keys]
 
-    def rates(self, variants: Iterable[Variant], without: Iterable[str] = ()) -> dict[Variant, float]:
+    def rates(self, variants: Iterable[Variant]) -> dict[Variant, float]:
         """Variant -> images a second in the session that ran most of it; variants that never ran are left out.
 
-        Probes of `without` do not count: an attack on an image takes many times as long as a look at it.
+        Attacks do not count: they take many times as long as a look at an image.
         """
         found = self.frame(
             "SELECT session.onnx_sha256, session.engine, session.precision, sum(count) / sum(seconds) FROM part "
             "JOIN session ON session.id = part.session JOIN cell ON cell.id = part.cell "
-            "JOIN condition ON condition.id = cell.condition WHERE seconds > 0 AND NOT list_contains(?, probe) "
-            "GROUP BY session.onnx_sha256, session.engine, session.precision, session.id ORDER BY sum(count)",
-            [list(without)],
+            "JOIN condition ON condition.id = cell.condition WHERE seconds > 0 AND NOT attack "
+            "GROUP BY session.onnx_sha256, session.engine, session.precision, session.id ORDER BY sum(count)"
         )
         rates = {tuple(row[:3]): row[3] for row in found.rows()}
         named = {variant: (variant.sha256, variant.engine, variant.precision) for variant in variants}
@@ -297,6 +301,7 @@ class Store:
 
     def _add_cells(self, cells: Sequence[Cell]) -> None:
         models = {cell.model.sha256: cell.model for cell in cells}.values()
+        conditions = {cell.condition.digest: cell.condition for cell in cells}.values()
         self._insert_new(
             "checkpoint",
             "model_sha256",
@@ -326,9 +331,11 @@ class Store:
                     "noise_sd": c.number("noise_sd"),
                     "digest": c.digest,
                 }
-                for c in {cell.condition.digest: cell.condition for cell in cells}.values()
+                | asdict(c.facts)
+                for c in conditions
             ],
         )
+        self._renew_facts(conditions)
         rows = [
             {
                 "key": cell.key,
@@ -351,6 +358,16 @@ class Store:
             "JOIN image_set ON image_set.digest = loaded.images JOIN condition ON condition.digest = loaded.condition "
             "WHERE key NOT IN (SELECT key FROM cell)",
             pa.Table.from_pylist(rows),
+        )
+
+    def _renew_facts(self, conditions: Iterable[Condition]) -> None:
+        """Bring known conditions up to date: the study may name another axis for a probe whose numbers are the same."""
+        names = [field.name for field in fields(Facts)]
+        new, old = (", ".join(f"{table}.{name}" for name in names) for table in ("loaded", "condition"))
+        self._load(
+            f"UPDATE condition SET {', '.join(f'{name} = loaded.{name}' for name in names)} FROM loaded "
+            f"WHERE condition.digest = loaded.digest AND ({new}) IS DISTINCT FROM ({old})",
+            pa.Table.from_pylist([{"digest": c.digest} | asdict(c.facts) for c in conditions]),
         )
 
     def _insert_new(self, table: str, unique: str, rows: list[dict[str, Any]]) -> None:
@@ -450,28 +467,36 @@ class Store:
 
     # Metrics, gates, published figures
 
-    def write_metrics(self, frame: pl.DataFrame) -> None:
-        """Replace the metrics of the studies in the frame.
+    def write_values(self, frame: pl.DataFrame, studies: Iterable[int]) -> None:
+        """Replace the values of the built-in measures of some studies (study.id).
 
-        Columns: study_id, checkpoint_id, image_set_id (null for generalization, which may take several sets), metric,
-        value, low, high, state, note.
+        The columns of the frame are those of the table measure_value, with `_id` after study, checkpoint, image_set and
+        condition. Others are passed over.
         """
         with self.transaction():
-            for study in frame["study_id"].unique():
-                self.execute("DELETE FROM metric_value WHERE study = ?", [int(study)])
-            columns = ["study_id", "checkpoint_id", "image_set_id", "metric", "value", "low", "high", "state", "note"]
-            self._load("INSERT INTO metric_value FROM loaded", frame.select(columns).to_arrow())
+            for study in studies:
+                self.execute(
+                    "DELETE FROM measure_value WHERE study = $1 "
+                    "AND metric NOT IN (SELECT name FROM own_measure WHERE study = $1)",
+                    [study],
+                )
+            self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
 
-    def write_conditions(self, frame: pl.DataFrame) -> None:
-        """Replace the metrics of single conditions of the studies in the frame: its columns are those of the table
-        condition_value, with `_id` after study, checkpoint, image_set and condition.
+    def write_own_values(self, frame: pl.DataFrame, study: int, measures: pl.DataFrame) -> None:
+        """Replace the values of some measures of the user's own, and what is known of them.
+
+        `measures` has the columns name, title, unit and digest; the frame is as for `write_values`.
         """
-        ids = ["study", "checkpoint", "image_set", "condition"]
+        described = measures.with_columns(study=pl.lit(study, pl.Int32)).to_arrow()
         with self.transaction():
-            for study in frame["study_id"].unique():
-                self.execute("DELETE FROM condition_value WHERE study = ?", [int(study)])
-            rows = frame.rename({f"{name}_id": name for name in ids})
-            self._load("INSERT INTO condition_value BY NAME FROM loaded", rows.to_arrow())
+            for table, column in (("measure_value", "metric"), ("own_measure", "name")):
+                self._load(
+                    f"DELETE FROM {table} USING loaded WHERE {table}.study = loaded.study "
+                    f"AND {table}.{column} = loaded.name",
+                    described,
+                )
+            self._load("INSERT INTO own_measure BY NAME FROM loaded", described)
+            self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
 
     def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
         """Replace the error consistencies on some images: the columns of error_consistency."""
@@ -509,6 +534,11 @@ class Store:
             if trials is not None:
                 self.execute("DELETE FROM human_trial")
                 self._load("INSERT INTO human_trial BY NAME FROM loaded", trials.to_arrow())
+
+
+def _value_table(frame: pl.DataFrame) -> pa.Table:
+    keys = [pl.col(f"{name}_id").alias(name) for name in ("study", "checkpoint", "image_set", "condition")]
+    return frame.select(*keys, *VALUE_COLUMNS).to_arrow()
 
 
 def _is_plain(kind: duckdb.sqltypes.DuckDBPyType) -> bool:

@@ -13,56 +13,56 @@ from ...errors import UnknownName, UsageError
 from .store import Store
 
 
-def study_versions(store: Store, wanted: str) -> pl.DataFrame:
-    """study_id and label (name@version) of the versions that `wanted` asks for, the oldest study first.
+def study_versions(store: Store, word: str) -> pl.DataFrame:
+    """List the versions that a word asks for, with study_id and label (name@version), the oldest study first.
 
     Args:
-        wanted: a name stands for its newest version, a label for itself, `*` for the newest version of every study.
+        word: a name asks for its newest version, a label for itself, `*` for the newest version of every study.
 
     Raises UnknownName where there is no such study. `*` has no rows in a database without studies.
     """
-    known = store.frame("SELECT study, label FROM study_version ORDER BY study_id")
-    if wanted != "*" and wanted not in known["label"] and wanted not in known["study"]:
-        raise UnknownName("study", wanted, dict.fromkeys([*known["study"], *known["label"]]))
-    return store.frame("SELECT study_id, label FROM version_of(?) ORDER BY study_id", [wanted])
+    versions = store.frame("SELECT study, label FROM study_version ORDER BY study_id")
+    if word != "*" and word not in versions["label"] and word not in versions["study"]:
+        raise UnknownName("study", word, dict.fromkeys([*versions["study"], *versions["label"]]))
+    return store.frame("SELECT study_id, label FROM version_of(?) ORDER BY study_id", [word])
 
 
-def study_label(store: Store, wanted: str | None) -> str:
-    """The label of the one version that `wanted` asks for; None and `*` ask for the only study there is.
+def study_label(store: Store, word: str | None) -> str:
+    """The label of the one version that a word asks for; None and `*` ask for the only study there is.
 
     Raises UnknownName where there is no such study, UsageError where there is none at all, or several to choose from.
     """
-    found = study_versions(store, "*" if wanted is None else wanted)["label"].to_list()
-    if not found:
+    labels = study_versions(store, "*" if word is None else word)["label"].to_list()
+    if not labels:
         raise UsageError(f"{store.path} holds no study; `bandlens run STUDY.toml --db {store.path}` adds one")
-    if len(found) > 1:
-        names = ", ".join(label.rpartition("@")[0] for label in found)
+    if len(labels) > 1:
+        names = ", ".join(label.rpartition("@")[0] for label in labels)
         raise UsageError(f"{store.path} holds the studies {names}; name one of them with --study")
-    return str(found[0])
+    return str(labels[0])
 
 
-def version_in(store: Store, wanted: str | None, precision: str) -> str:
-    """The label of the newest version that was run in a precision, of those that `wanted` stands for.
+def version_in(store: Store, word: str | None, precision: str) -> str:
+    """The label of the newest version that was run in a precision, of those that a word asks for.
 
     Args:
-        wanted: a name stands for all its versions, a label for itself, None for the only study there is.
+        word: a name asks for all its versions, a label for itself, None for the only study there is.
         precision: such as fp32.
 
     Raises UnknownName and UsageError as `study_label`, and UsageError where none was run in it.
     """
-    label = study_label(store, wanted)
-    asked = label if wanted == label else label.rpartition("@")[0]
-    found = store.frame(
+    label = study_label(store, word)
+    name = label if word == label else label.rpartition("@")[0]
+    versions = store.frame(
         "SELECT DISTINCT study_id, label, precision FROM study_version JOIN study_cell ON study_cell.study = study_id "
         "JOIN cell ON cell.id = study_cell.cell JOIN condition ON condition.id = cell.condition "
         "WHERE ? IN (label, study_version.study) AND probe = 'clean' ORDER BY study_id",  # attacks are always in fp32
-        [asked],
+        [name],
     )
-    labels = found.filter(precision=precision)["label"]
+    labels = versions.filter(precision=precision)["label"]
     if labels.is_empty():
-        known = ", ".join(found["precision"].unique().sort())
+        precisions = ", ".join(versions["precision"].unique().sort())
         raise UsageError(
-            f"{store.path}: {asked} was run in {known}, and not in {precision}; "
+            f"{store.path}: {name} was run in {precisions}, and not in {precision}; "
             "set that precision in its file and run it"
         )
     return str(labels[-1])
@@ -70,10 +70,10 @@ def version_in(store: Store, wanted: str | None, precision: str) -> str:
 
 def last_run(store: Store) -> str | None:
     """The label of the version that ran last, or None in a database without studies."""
-    found = store.frame(
+    labels = store.frame(
         "SELECT label FROM study_version JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC LIMIT 1"
     )
-    return None if found.is_empty() else str(found.item())
+    return None if labels.is_empty() else str(labels.item())
 
 
 STUDIES = """
@@ -97,10 +97,10 @@ def rename_study(store: Store, name: str, to: str) -> int:
 
     Raises UnknownName where there is no such study, UsageError where the other name is taken.
     """
-    known = store.frame("SELECT DISTINCT name FROM study ORDER BY name")["name"]
-    if name not in known:
-        raise UnknownName("study", name, known)
-    if to in known:
+    names = store.frame("SELECT DISTINCT name FROM study ORDER BY name")["name"]
+    if name not in names:
+        raise UnknownName("study", name, names)
+    if to in names:
         raise UsageError(f"{store.path} has a study {to}; give another name, or delete that one first")
     versions = int(store.frame("SELECT count(*) FROM study WHERE name = ?", [name]).item())
     with store.transaction():
@@ -111,14 +111,14 @@ def rename_study(store: Store, name: str, to: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Deletion:
-    """What went, or would go, with some versions of a study."""
+    """Versions of a study that were deleted, or would be, and what goes with them."""
 
     labels: list[str]
     cells: int
     """Cells that nothing else uses."""
     predictions: int
     kept: int
-    """Cells of theirs that other versions and studies use, or a precision gate has compared."""
+    """Cells of the versions that stay, since others use them, or a precision gate has compared them."""
 
 
 UNUSED = """
@@ -126,8 +126,8 @@ SELECT DISTINCT cell FROM study_cell WHERE list_contains(?, study)
 AND cell NOT IN (SELECT cell FROM study_cell WHERE NOT list_contains(?, study))
 AND cell NOT IN (SELECT reference FROM precision_gate UNION ALL SELECT candidate FROM precision_gate)
 """
-OF_STUDY = ("study_cell", "study_checkpoint", "study_image_set", "metric_value", "condition_value")
-OF_CELL = ("prediction", "part")
+STUDY_TABLES = ("study_cell", "study_checkpoint", "study_image_set", "measure_value", "own_measure")
+CELL_TABLES = ("prediction", "part")
 ORPHANS = {
     "checkpoint": "id NOT IN (SELECT checkpoint FROM cell)",
     "condition": "id NOT IN (SELECT condition FROM cell)",
@@ -137,41 +137,44 @@ ORPHANS = {
     "own_class_name": "image_set NOT IN (SELECT image_set FROM cell)",
     "session": "id NOT IN (SELECT session FROM part)",
 }
-"""What stands in the database for the sake of cells, and which rows no cell needs."""
+"""Table whose rows are there for the sake of cells -> the condition of those that no cell needs."""
 UNJUDGED = """
 WITH judged AS MATERIALIZED (SELECT DISTINCT images, subject FROM judgement)
 DELETE FROM error_consistency
 WHERE (images, first_subject) NOT IN (FROM judged) OR (images, second_subject) NOT IN (FROM judged)
 """
-"""Error consistencies of who judges these images no more, or under another name: `analyze` computes them anew."""
+"""Deletes error consistencies with subjects that no longer judge these images, or not by that name: `analyze` computes
+them anew."""
 
 
-def delete_study(store: Store, wanted: str, only_tell: bool = False) -> Deletion:
+def delete_study(store: Store, word: str, dry_run: bool = False) -> Deletion:
     """Delete a version, name@version, or all versions of a name, in one transaction.
 
-    Cells that others use stay. With `only_tell` nothing is changed. Raises UnknownName where there is no such study.
+    Cells that others use stay. A `dry_run` changes nothing. Raises UnknownName where there is no such study.
     """
-    known = store.frame("SELECT study_id, study, label FROM study_version ORDER BY study_id")
-    chosen = known.filter((pl.col("label") == wanted) | (pl.col("study") == wanted))
-    if chosen.is_empty():
-        raise UnknownName("study", wanted, dict.fromkeys([*known["study"], *known["label"]]))
-    studies = chosen["study_id"].to_list()
+    versions = store.frame("SELECT study_id, study, label FROM study_version ORDER BY study_id")
+    deleted = versions.filter((pl.col("label") == word) | (pl.col("study") == word))
+    if deleted.is_empty():
+        raise UnknownName("study", word, dict.fromkeys([*versions["study"], *versions["label"]]))
+    studies = deleted["study_id"].to_list()
     unused = store.frame(UNUSED, [studies, studies])["cell"].to_list()
-    held = store.frame("SELECT count(DISTINCT cell) FROM study_cell WHERE list_contains(?, study)", [studies]).item()
-    lost = store.frame("SELECT coalesce(sum(count), 0)::BIGINT FROM part WHERE list_contains(?, cell)", [unused]).item()
-    if not only_tell:
+    cells = store.frame("SELECT count(DISTINCT cell) FROM study_cell WHERE list_contains(?, study)", [studies]).item()
+    predictions = store.frame(
+        "SELECT coalesce(sum(count), 0)::BIGINT FROM part WHERE list_contains(?, cell)", [unused]
+    ).item()
+    if not dry_run:
         with store.transaction():
-            for table in OF_STUDY:
+            for table in STUDY_TABLES:
                 store.execute(f"DELETE FROM {table} WHERE list_contains(?, study)", [studies])
             store.execute("DELETE FROM study WHERE list_contains(?, id)", [studies])
-            for table in OF_CELL:
+            for table in CELL_TABLES:
                 store.execute(f"DELETE FROM {table} WHERE list_contains(?, cell)", [unused])
             store.execute("DELETE FROM cell WHERE list_contains(?, id)", [unused])
-            for table, orphaned in ORPHANS.items():
-                store.execute(f"DELETE FROM {table} WHERE {orphaned}")
+            for table, condition in ORPHANS.items():
+                store.execute(f"DELETE FROM {table} WHERE {condition}")
             store.execute(UNJUDGED)
         store.execute("CHECKPOINT")
-    return Deletion(chosen["label"].to_list(), len(unused), int(lost), held - len(unused))
+    return Deletion(deleted["label"].to_list(), len(unused), int(predictions), cells - len(unused))
 
 
 def free_bytes(store: Store) -> int:

@@ -18,11 +18,15 @@ import polars as pl
 from ...errors import UsageError
 from ...protocol import AS_PUBLISHED, BENCHMARKS, VALIDATION
 from ..database.store import Store
-from ..metrics.generalization import clusters_of
+from ..measures import cues
+from ..measures.critical_band import RAW
+from ..measures.generalization import clusters_of
+from ..measures.outcomes import right_of
+from ..measures.psychometric import NUMBERS
 from ..statistics.shares import ratio_interval
 from .figures import BIASES, PUBLISHED_GROUPS, PUBLISHED_TOP1, SOURCE, figures_from_benchmark, shipped_figures
-from .imports import INTEGER, UNITS
-from .names import aliases, named
+from .imports import INTEGER
+from .names import add_models, aliases
 from .sources import VALUES
 
 FIGURES: Mapping[str, str] = {
@@ -30,9 +34,9 @@ FIGURES: Mapping[str, str] = {
     **{name: name for name in (*PUBLISHED_GROUPS, *BIASES)},
     AS_PUBLISHED: "ID",
     **{
-        own.format(metric): f"critical-band/{estimator}/{metric}"
-        for own, estimator in (("critical_{}_raw", INTEGER), ("psychometric_{}", "psychometric"))
-        for metric in UNITS
+        measure: f"critical-band/{estimator}/{number}"
+        for measures, estimator in ((RAW, INTEGER), (NUMBERS, "psychometric"))
+        for number, measure in measures.items()
     },
 }
 """Metric -> the published figure that it is compared with."""
@@ -49,17 +53,18 @@ FAULTS: Mapping[str, str] = {
     "^critical-band/psychometric/": _FEW_TRIALS,
     "^metric/bandpass/": "the published column is a ratio, although the published script prints percent",
 }
-"""Pattern of published figures -> what is wrong with them."""
+"""Pattern of published figures -> their fault."""
+OF_CUES = [measure.name for measure in cues.MEASURES]
 METRICS = """
 SELECT named.name AS model, metric, value AS own, low, high, note
-FROM metric_value JOIN version_of(?) AS version ON version.study_id = metric_value.study
-JOIN study_checkpoint AS named ON named.study = metric_value.study AND named.checkpoint = metric_value.checkpoint
-LEFT JOIN study_image_set AS shown ON shown.study = metric_value.study AND shown.image_set = metric_value.image_set
-LEFT JOIN image_set ON image_set.id = metric_value.image_set
-WHERE (
-    metric_value.image_set IS NULL
-    OR (metric = 'shape_bias' AND shown.benchmark = 'cue-conflict')
-    OR (metric <> 'shape_bias' AND shown.benchmark IN ('imagenet', 'imagenet-real')))
+FROM measure_value AS found JOIN version_of($1) AS version ON version.study_id = found.study
+JOIN study_checkpoint AS named ON named.study = found.study AND named.checkpoint = found.checkpoint
+LEFT JOIN study_image_set AS shown ON shown.study = found.study AND shown.image_set = found.image_set
+LEFT JOIN image_set ON image_set.id = found.image_set
+WHERE found.condition IS NULL AND (
+    found.image_set IS NULL
+    OR (metric IN (SELECT unnest($2)) AND shown.benchmark = 'cue-conflict')
+    OR (metric NOT IN (SELECT unnest($2)) AND shown.benchmark IN ('imagenet', 'imagenet-real')))
 ORDER BY model, image_set.count DESC, image_set.id, metric
 """
 TOP1 = """
@@ -78,7 +83,6 @@ WHERE probe IN ('lowpass', 'highpass') AND clean_cell IS NOT NULL
 AND detail.labelled AND detail.benchmark IN ('imagenet', 'imagenet-real')
 ORDER BY model, n DESC, image_set.id, clean_cell, probe DESC, cutoff
 """
-RIGHT = "SELECT label_rank = 0 AS correct FROM prediction WHERE cell = ? ORDER BY image_index"
 KEYS = ["model", "figure", "metric"]
 OWN = pl.Schema(
     dict.fromkeys(KEYS, pl.String()) | dict.fromkeys(["own", "low", "high"], pl.Float64()) | {"note": pl.String()}
@@ -86,40 +90,40 @@ OWN = pl.Schema(
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
-    """What could be compared, and what could not."""
+class PublishedComparison:
+    """A study's figures beside the published ones."""
 
     rows: pl.DataFrame
-    """See `beside`."""
+    """The rows of `set_beside`."""
     left_out: list[str]
-    """Why something is not compared, a line each."""
+    """Lines that say why some figures are not compared."""
 
 
-def check_published(store: Store, label: str) -> Beside:
+def check_published(store: Store, label: str) -> PublishedComparison:
     """Compare a version of a study with the published figures: with all of them where they were imported.
 
     Raises UsageError where nothing can be compared.
     """
     models = store.frame("SELECT DISTINCT checkpoint FROM study_detail_of(?) ORDER BY ALL", [label])["checkpoint"]
     published, imported = published_figures(store)
-    other = models.filter(~models.is_in(published["model"].unique().implode())).to_list()
-    if len(other) == len(models):
-        named = ", ".join(other[:3]) or "no complete cell"
+    unpublished = models.filter(~models.is_in(published["model"].unique().implode())).to_list()
+    if len(unpublished) == len(models):
+        names = ", ".join(unpublished[:3]) or "no complete cell"
         raise UsageError(
-            f"{store.path}, {label}: {named}: none of the published checkpoints; `bandlens checkpoints list` names them"
+            f"{store.path}, {label}: {names}: none of the published checkpoints; `bandlens checkpoints list` names them"
         )
-    own = own_figures(store, label)
-    rows = beside(own, published)
-    left_out = [f"not published: {', '.join(other)}"] if other else []
+    own_numbers = own_figures(store, label)
+    rows = set_beside(own_numbers, published)
+    left_out = [f"not published: {', '.join(unpublished)}"] if unpublished else []
     if not imported:
         command = f"bandlens published import benchmark.csv --db {store.path}"
         left_out.append(f"clean top-1 and the spectral ratios need the study's whole file: `{command}`")
-    if not own["metric"].is_in(list(FIGURES)).any():
+    if not own_numbers["metric"].is_in(list(FIGURES)).any():
         command = f"bandlens analyze --db {store.path} --study {label}"
         left_out.append(f"biases, benchmarks and group means are there once `{command}` has found some")
     if rows.is_empty():
         raise UsageError(f"{store.path}, {label}: {'; '.join(left_out) or 'no number that is published'}")
-    return Beside(rows, left_out)
+    return PublishedComparison(rows, left_out)
 
 
 def published_figures(store: Store) -> tuple[pl.DataFrame, bool]:
@@ -128,29 +132,32 @@ def published_figures(store: Store) -> tuple[pl.DataFrame, bool]:
     figures = shipped_figures() if imported.is_empty() else figures_from_benchmark(imported)
     names = ["model", "figure", "published"]
     long = figures.drop("category").unpivot(index="model", variable_name="figure", value_name="published")
-    whole = imported.rename({"metric": "figure", "value": "published"})
-    return pl.concat([one.select(names) for one in (long, whole, _critical_band(store))]), len(imported) > 0
+    columns = imported.rename({"metric": "figure", "value": "published"})
+    frames = (long, columns, _critical_band(store))
+    return pl.concat([frame.select(names) for frame in frames]), len(imported) > 0
 
 
 def _critical_band(store: Store) -> pl.DataFrame:
     """The imported critical bands of networks that the study has too, by the study's name of the same checkpoint."""
     rows = store.frame("FROM published_value WHERE source = 'critical-band' AND value IS NOT NULL").cast(VALUES)
-    own = aliases().filter(source="study", same="checkpoint").select("model", study="name")
-    found = named(rows).filter(same="checkpoint").join(own, on="model")
+    study_names = aliases().filter(source="study", same="checkpoint").select("model", study="name")
+    figures = add_models(rows).filter(same="checkpoint").join(study_names, on="model")
     figure = pl.format("critical-band/{}/{}", "condition", "metric")
-    return found.select(model="study", figure=figure, published="value")
+    return figures.select(model="study", figure=figure, published="value")
 
 
 def own_figures(store: Store, label: str) -> pl.DataFrame:
-    """The columns of OWN: each number of a version of a study that could be published, in published units."""
-    metrics = store.frame(METRICS, [label]).with_columns(figure=pl.col("metric").replace_strict(FIGURES, default=None))
+    """The columns of OWN: the numbers of a version of a study that may be published, in published units."""
+    metrics = store.frame(METRICS, [label, OF_CUES]).with_columns(
+        figure=pl.col("metric").replace_strict(FIGURES, default=None)
+    )
     metrics = metrics.drop_nulls("figure").sort(
         "model", pl.col("metric").cast(pl.Enum(list(FIGURES))), maintain_order=True
     )
-    others = pl.DataFrame([*_top1(store, label), *_ratios(store, label)], OWN)
-    both = pl.concat([metrics.select(OWN.names()).cast(OWN), others])
-    # Where there are several sets, the largest, which comes first.
-    return both.unique(KEYS, keep="first", maintain_order=True).sort("model", maintain_order=True)
+    accuracies = pl.DataFrame([*_top1(store, label), *_ratios(store, label)], OWN)
+    numbers = pl.concat([metrics.select(OWN.names()).cast(OWN), accuracies])
+    # The largest of several sets counts, and it comes first.
+    return numbers.unique(KEYS, keep="first", maintain_order=True).sort("model", maintain_order=True)
 
 
 def _top1(store: Store, label: str) -> Iterator[dict[str, Any]]:
@@ -166,9 +173,9 @@ def _ratios(store: Store, label: str) -> Iterator[dict[str, Any]]:
     cells = store.frame(FILTERED, [label]).to_dicts()
     for (image_set, clean_cell), filtered in groupby(cells, lambda cell: (cell["image_set"], cell["clean_cell"])):
         clusters = clusters_of(store, image_set)
-        clean = store.frame(RIGHT, [clean_cell])["correct"].to_numpy()
+        clean = right_of(store, clean_cell)
         for cell in filtered:
-            right = store.frame(RIGHT, [cell["cell"]])["correct"].to_numpy()
+            right = right_of(store, cell["cell"])
             low, high = ratio_interval(right, clean, clusters)
             yield {
                 "model": cell["model"],
@@ -182,18 +189,18 @@ def _ratios(store: Store, label: str) -> Iterator[dict[str, Any]]:
 
 
 def _not_whole(row: dict[str, Any]) -> str | None:
-    whole = BENCHMARKS["cue-conflict"].count if row["benchmark"] == "cue-conflict" else VALIDATION
-    return None if row["n"] == whole else f"{row['n']:,} of {whole:,} images"
+    count = BENCHMARKS["cue-conflict"].count if row["benchmark"] == "cue-conflict" else VALIDATION
+    return None if row["n"] == count else f"{row['n']:,} of {count:,} images"
 
 
-def beside(own: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:
-    """Each of one's own figures that is published, as rows of
+def set_beside(numbers: pl.DataFrame, published: pl.DataFrame) -> pl.DataFrame:
+    """Each of one's own numbers that is published, as rows of
 
     model, figure, metric, own, low, high, published, difference (own less published), difference_low, difference_high,
     outside (whether the published figure is outside of one's own interval), fault (of the published figure), note.
     """
     faults = [pl.when(pl.col("figure").str.contains(pattern)).then(pl.lit(text)) for pattern, text in FAULTS.items()]
-    return own.join(published, on=["model", "figure"], maintain_order="left").select(
+    return numbers.join(published, on=["model", "figure"], maintain_order="left").select(
         *KEYS,
         *("own", "low", "high", "published"),
         difference=pl.col("own") - pl.col("published"),

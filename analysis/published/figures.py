@@ -3,7 +3,7 @@
     ID = mean(imagenet, imagenet-v2, imagenet-real)      Robustness  = mean(imagenet-a, imagenet-c, imagenet-cbar)
     Concepts = mean(imagenet-sketch, imagenet-r, stylized)  Adversarial = PGD, 40 steps, eps 0.5/255
 
-top-1 in percent, exactly as published, faults included (docs/metrics.md lists them). Source: Gavrikov & Keuper 2024.
+top-1 in percent, exactly as published, faults included (docs/findings.md lists them). Source: Gavrikov & Keuper 2024.
 The shipped CSV is, below three lines of attribution,
 
     figures_from_benchmark(read_benchmark(path), categories).write_csv(float_precision=6)
@@ -20,11 +20,13 @@ from typing import Any
 import polars as pl
 
 from ...errors import StoreError, UsageError, some_of
-from ...protocol import ACCURACIES, AS_PUBLISHED, BIAS_CUTOFFS, GROUPS
-from ...untrusted import first_line
+from ...protocol import ACCURACIES, AS_PUBLISHED, GROUPS
 from ..correlations.models import SUBSET_FILTERS
 from ..correlations.table import correlations
+from ..database.store import Store
+from ..measures import critical_band, cues, spectral_bias
 from ..statistics.arrays import ALPHA
+from .tables import read_csv
 
 SOURCE = "Gavrikov & Keuper 2024 (CC BY-SA 4.0), benchmark.csv"
 SHIPPED = Path(__file__).with_name("published_figures.csv")
@@ -47,12 +49,10 @@ RANGES: Mapping[str, tuple[float, float, str]] = {
 }
 """How the names of columns begin -> the lowest and the highest value that they can hold, and what they hold."""
 BIASES: Mapping[str, tuple[str, ...]] = {
-    "shape_bias": ("shape-bias",),
-    "low_frequency_bias": tuple(f"metric/bandpass/LFC/{cutoff}" for cutoff in BIAS_CUTOFFS),
-    "high_frequency_bias": tuple(f"metric/bandpass/HFC/{cutoff}" for cutoff in BIAS_CUTOFFS),
-    "critical_bandwidth": ("metric/criticalband/bw_norm",),
-    "critical_center_frequency": ("metric/criticalband/cf_norm",),
-    "critical_peak_noise_sensitivity": ("metric/criticalband/pns_norm",),
+    measure.name: measure.published
+    for module in (cues, spectral_bias, critical_band)
+    for measure in module.MEASURES
+    if measure.published
 }
 """Figure -> the published columns that it is the mean of."""
 _FIGURES = {**PUBLISHED_GROUPS, **BIASES}
@@ -70,23 +70,22 @@ def read_benchmark(path: Path) -> pl.DataFrame:
     study's file, lacks a column or one of the 48 models, repeats one, or holds a value that cannot be: one that is not
     a finite number, or lies outside of its column's RANGES, as a share among percents or a percent among shares does.
     """
+    advice = "give the study's benchmark.csv"
     try:
-        wide = pl.read_csv(path, infer_schema=False)
-        header = pl.read_csv(path, has_header=False, n_rows=1, infer_schema=False).row(0)
+        wide = read_csv(path, advice, infer_schema=False)
+        header = read_csv(path, advice, has_header=False, n_rows=1, infer_schema=False).row(0)
     except FileNotFoundError:
-        raise UsageError(f"no file {path}; give the study's benchmark.csv") from None
-    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is not a CSV file ({first_line(error)}); give the study's benchmark.csv") from error
+        raise UsageError(f"no file {path}; {advice}") from None
     needed = [column for columns in _FIGURES.values() for column in columns]
     absent = [column for column in needed if column not in wide.columns]
     if "model" not in wide.columns or len(absent) == len(needed):
         raise StoreError(f"{path} has neither models nor metrics of the study; give its benchmark.csv")
     if absent:
         raise StoreError(f"{path} lacks the columns {some_of(absent)}; give the study's complete benchmark.csv")
-    for what, names in (("column", header), ("model", wide["model"].to_list())):
+    for kind, names in (("column", header), ("model", wide["model"].to_list())):
         repeated = [str(name) for name, times in Counter(names).items() if times > 1]
         if repeated:
-            raise StoreError(f"{path} has the {what} {some_of(repeated)} more than once; keep one of each")
+            raise StoreError(f"{path} has the {kind} {some_of(repeated)} more than once; keep one of each")
     absent = sorted(set(shipped_figures()["model"]) - set(wide["model"]))
     if absent:
         raise StoreError(f"{path} lacks the models {some_of(absent)}; give the study's complete benchmark.csv")
@@ -94,6 +93,16 @@ def read_benchmark(path: Path) -> pl.DataFrame:
     long = text.with_columns(pl.col("value").str.strip_chars().cast(pl.Float64, strict=False))
     _check_values(path, text["value"], long)
     return long.with_columns(source=pl.lit(SOURCE))
+
+
+def imported_figures(store: Store) -> pl.DataFrame:
+    """The ten figures of the 48 models from what was imported; UsageError where the study's file was not."""
+    published = store.frame("SELECT model, metric, value FROM published WHERE source = ?", [SOURCE])
+    if published.is_empty():
+        raise UsageError(
+            f"{store.path} holds no published figures; run `bandlens published import FILE --db {store.path}` first"
+        )
+    return figures_from_benchmark(published)
 
 
 def _check_values(path: Path, text: pl.Series, long: pl.DataFrame) -> None:
@@ -128,14 +137,14 @@ def _check_values(path: Path, text: pl.Series, long: pl.DataFrame) -> None:
 
 def range_of(metric: str) -> tuple[float, float, str]:
     """The lowest and highest value that a published column can have, and what its values are."""
-    known = (bounds for start, bounds in RANGES.items() if metric.startswith(start))
-    return next(known, (-inf, inf, "a number"))
+    ranges = (bounds for start, bounds in RANGES.items() if metric.startswith(start))
+    return next(ranges, (-inf, inf, "a number"))
 
 
 def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str] | None = None) -> pl.DataFrame:
     """The ten figures of the 48 models, unrounded, from rows of model, metric, value as `read_benchmark` gives them.
 
-    `categories` maps the models wanted to their categories; left out, it is the shipped 48. Raises StoreError where a
+    `categories` maps models to their categories; left out, it is the shipped 48. Raises StoreError where a
     model or a value is missing, or is there twice.
     """
     if categories is None:
@@ -143,15 +152,15 @@ def figures_from_benchmark(published: pl.DataFrame, categories: Mapping[str, str
         categories = dict(zip(shipped["model"], shipped["category"], strict=True))
     metric_of = [(figure, metric) for figure, metrics in _FIGURES.items() for metric in metrics]
     order = pl.DataFrame({"model": list(categories), "category": list(categories.values())})
-    wanted = order.join(pl.DataFrame(metric_of, schema=["figure", "metric"], orient="row"), how="cross")
-    found = wanted.join(published.select("model", "metric", "value"), on=["model", "metric"], how="left")
-    gaps = found.filter(pl.col("value").is_null())
+    needed = order.join(pl.DataFrame(metric_of, schema=["figure", "metric"], orient="row"), how="cross")
+    values = needed.join(published.select("model", "metric", "value"), on=["model", "metric"], how="left")
+    gaps = values.filter(pl.col("value").is_null())
     if len(gaps):
         missing = gaps.select(pl.concat_str("model", "metric", separator=" ")).to_series()
         raise StoreError(f"published figures: no value for {some_of(missing.to_list())}; import benchmark.csv again")
-    if len(found) > len(wanted):
+    if len(values) > len(needed):
         raise StoreError("published figures: some values are there more than once; import benchmark.csv again")
-    means = found.group_by("model", "category", "figure", maintain_order=True).agg(pl.col("value").mean())
+    means = values.group_by("model", "category", "figure", maintain_order=True).agg(pl.col("value").mean())
     return means.pivot(on="figure", index=["model", "category"], values="value").select("model", "category", *_FIGURES)
 
 
@@ -162,10 +171,10 @@ def correlation_table(figures: pl.DataFrame) -> list[dict[str, Any]]:
     spearman reads 0 where p >= 0.05; it is None where it is not defined.
     """
     tables = [
-        correlations(figures.filter(wanted), list(BIASES), list(PUBLISHED_GROUPS)).with_columns(subset=pl.lit(name))
-        for name, wanted in SUBSET_FILTERS.items()
+        correlations(figures.filter(members), list(BIASES), list(PUBLISHED_GROUPS)).with_columns(subset=pl.lit(name))
+        for name, members in SUBSET_FILTERS.items()
     ]
-    shown = pl.when(pl.col("p") < ALPHA).then("spearman").when(pl.col("p").is_not_null()).then(0.0)
+    spearman = pl.when(pl.col("p") < ALPHA).then("spearman").when(pl.col("p").is_not_null()).then(0.0)
     rank = pl.int_range(pl.len()).over("subset")
     table = pl.concat(tables).sort(rank, maintain_order=True)
-    return table.select(bias="x", group="y", subset="subset", spearman=shown, p="p", n="n").to_dicts()
+    return table.select(bias="x", group="y", subset="subset", spearman=spearman, p="p", n="n").to_dicts()

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ...errors import StoreError
-from ...protocol import CUE_CONFLICT
+from ...protocol import CUE_CONFLICT, SHAPE_CUES
 from ..statistics.shares import share_interval, share_of
-from .sources import read_parquet
+from .tables import SourceTable, read_parquet
 
 SIXTEEN = frozenset(
     {"airplane", "bear", "bicycle", "bird", "boat", "bottle", "car", "cat"}
@@ -24,30 +23,28 @@ SIXTEEN = frozenset(
 )
 COLUMNS = ("set", "file", "subj", "session", "trial", "rt", "object_response", "category", "condition", "imagename")
 NO_ANSWER = "na"
-TRIALS = ("stimulus_set", "condition", "subject", "session", "trial", "image", "category", "response")
 
 
 def read_trials(file: Path) -> pl.DataFrame:
-    """The columns TRIALS of a file of trials; StoreError for another one."""
-    table = read_parquet(file)
-    odd = [name for name in (*COLUMNS, *table.columns) if name not in table.columns or name not in COLUMNS]
-    if odd:
-        word = "unknown" if odd[0] in table.columns else "no"
-        raise StoreError(f"{file}, row 1: {word} column {odd[0]}; this is another release than the one described")
-    table = table.cast(pl.String)
+    """Read a file of trials into the columns of the table human_trial; StoreError for another file."""
+    table = SourceTable(file, read_parquet(file))
+    table.check_columns(COLUMNS, COLUMNS)
+    trials = table.rows.cast(pl.String)
+    table = SourceTable(file, trials)
     for name in COLUMNS:
         if name != "rt":  # a missing time is no fault: it is not used
-            _refuse(file, table, name, table[name].fill_null("") == "", "empty")
+            table.refuse(name, trials[name].fill_null("") == "", "'{value}' is empty; fetch the file again")
     for name in ("session", "trial"):
-        _refuse(file, table, name, table[name].cast(pl.Int32, strict=False).is_null(), "not a number")
-    _refuse(file, table, "category", ~table["category"].is_in(list(SIXTEEN)), "none of the sixteen classes")
-    known = [*SIXTEEN, NO_ANSWER]
-    _refuse(file, table, "object_response", ~table["object_response"].is_in(known), "none of the sixteen classes")
-    same = table.select(~pl.struct("set", "subj", "session", "trial").is_first_distinct()).to_series()
-    _refuse(file, table, "trial", same, "there more than once")
-    image = table["imagename"].str.splitn("_", 7).struct.field("field_6")
-    _refuse(file, table, "imagename", image.is_null(), "not the name of a stimulus")
-    return table.select(
+        no_number = trials[name].cast(pl.Int32, strict=False).is_null()
+        table.refuse(name, no_number, "'{value}' is not a number; fetch the file again")
+    for name, classes in (("category", SIXTEEN), ("object_response", SIXTEEN | {NO_ANSWER})):
+        unknown = ~trials[name].is_in(list(classes))
+        table.refuse(name, unknown, "'{value}' is none of the sixteen classes; fetch the file again")
+    repeated = trials.select(~pl.struct("set", "subj", "session", "trial").is_first_distinct()).to_series()
+    table.refuse("trial", repeated, "'{value}' is there more than once; fetch the file again")
+    image = trials["imagename"].str.splitn("_", 7).struct.field("field_6")
+    table.refuse("imagename", image.is_null(), "'{value}' is not the name of a stimulus; fetch the file again")
+    return trials.select(
         stimulus_set="set",
         condition="condition",
         subject="subj",
@@ -59,14 +56,6 @@ def read_trials(file: Path) -> pl.DataFrame:
     )
 
 
-def _refuse(file: Path, table: pl.DataFrame, column: str, wrong: pl.Series, why: str) -> None:
-    if (rows := wrong.arg_true()).len():
-        row = int(rows[0])
-        raise StoreError(
-            f"{file}, row {row + 1}, column {column}: '{table[column][row]}' is {why}; fetch the file again"
-        )
-
-
 def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     """Rows of VALUES without source: accuracy of each observer, and of all together, by set and condition; shape bias.
 
@@ -76,20 +65,20 @@ def figures(trials: pl.DataFrame) -> Iterator[dict[str, Any]]:
     judged = trials.with_columns(right=(pl.col("category") == pl.col("response")).fill_null(False))
     subject = pl.format("{} {}", "stimulus_set", "subject")
     for who in (subject, pl.lit("humans")):
-        by = judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
-        for (benchmark, condition, model), mine in by:
-            about = {"model": model, "benchmark": benchmark, "condition": condition}
-            found = _share(mine["right"], mine["image"])
-            percent = {name: 100 * found[name] for name in ("value", "low", "high")}
-            yield about | found | percent | {"metric": "top1", "unit": "percent"}
+        groups = judged.sort(pl.all()).group_by("stimulus_set", "condition", model=who, maintain_order=True)
+        for (benchmark, condition, model), answers in groups:
+            keys = {"model": model, "benchmark": benchmark, "condition": condition}
+            share = _share(answers["right"], answers["image"])
+            percent = {name: 100 * share[name] for name in ("value", "low", "high")}
+            yield keys | share | percent | {"metric": "top1", "unit": "percent"}
     decided = _conflicts(trials).with_columns(
         shape=pl.col("category") == pl.col("response"), texture=pl.col("texture") == pl.col("response")
     )
-    for (model,), mine in decided.sort(pl.all()).group_by(model=subject, maintain_order=True):
-        named = mine.filter(pl.col("shape") | pl.col("texture"))
-        about = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": "shape_bias", "unit": "share"}
+    for (model,), answers in decided.sort(pl.all()).group_by(model=subject, maintain_order=True):
+        by_cue = answers.filter(pl.col("shape") | pl.col("texture"))
+        keys = {"model": model, "benchmark": CUE_CONFLICT, "condition": "", "metric": SHAPE_CUES.bias, "unit": "share"}
         nothing = {"value": None, "low": None, "high": None, "n": 0}
-        yield about | (nothing if named.is_empty() else _share(named["shape"], named["image"]))
+        yield keys | (nothing if by_cue.is_empty() else _share(by_cue["shape"], by_cue["image"]))
 
 
 def _share(right: pl.Series, images: pl.Series) -> dict[str, Any]:
@@ -101,6 +90,6 @@ def _share(right: pl.Series, images: pl.Series) -> dict[str, Any]:
 
 def _conflicts(trials: pl.DataFrame) -> pl.DataFrame:
     """The trials of cue conflicts whose shape and texture are of different classes, with `texture`."""
-    mine = trials.filter(stimulus_set=CUE_CONFLICT)
-    mine = mine.with_columns(texture=pl.col("image").str.extract(r"-([a-z]+)\d*\.png$"))
-    return mine.filter(pl.col("texture") != pl.col("category"))
+    texture = pl.col("image").str.extract(r"-([a-z]+)\d*\.png$")
+    conflicts = trials.filter(stimulus_set=CUE_CONFLICT).with_columns(texture=texture)
+    return conflicts.filter(pl.col("texture") != pl.col("category"))

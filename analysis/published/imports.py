@@ -10,30 +10,29 @@ from typing import Any, TypeAlias
 import numpy as np
 import polars as pl
 
-from ...errors import StoreError, UsageError
+from ...errors import StoreError
 from ...protocol import FREQUENCIES, NOISE_SDS
 from ...untrusted import first_line
-from ..metrics.critical_band import fit_band, integer_thresholds
-from ..metrics.psychometric import estimate_band_of_counts
+from ..measures.critical_band import fit_band, integer_thresholds
+from ..measures.psychometric import estimate_band_of_counts
 from ..statistics.consistency import error_consistency
 from ..statistics.wilson import wilson
 from .humans import figures, read_trials
-from .sources import VALUES, Source, read_parquet, read_source
+from .sources import VALUES, Source, check_files, read_source
+from .tables import SourceTable, read_parquet
 
 Read: TypeAlias = tuple[pl.DataFrame, pl.DataFrame | None]
 """Rows of VALUES, and human trials, the columns of the table human_trial, where the source has any."""
 
 
 def read_import(source: Source, folder: Path) -> Read:
-    """What is to be imported of a source.
+    """The rows and trials that are imported of a source.
 
     Raises UsageError where `folder` lacks one of its files, and StoreError where one is not as described.
     """
     if source.reader is None:
         return read_source(source, folder), None
-    absent = [path for path in source.paths if not (folder / path).is_file()]
-    if absent:
-        raise UsageError(f"{folder} has no {absent[0]}; {source.name} is {', '.join(source.paths)} in one folder")
+    check_files(source, folder)
     return READERS[source.reader](source, folder)
 
 
@@ -45,9 +44,9 @@ def critical_band(source: Source, folder: Path) -> Read:
     """
     counts_file, shape_file = (folder / path for path in source.paths)
     counts, shape = _json(counts_file), _json(shape_file)
-    if odd := sorted(counts.keys() ^ shape.keys()):
+    if unpaired := sorted(counts.keys() ^ shape.keys()):
         raise StoreError(
-            f"{shape_file}, row {odd[0]}: a model of one file alone; fetch {' and '.join(source.paths)} again"
+            f"{shape_file}, row {unpaired[0]}: a model of one file alone; fetch {' and '.join(source.paths)} again"
         )
     tables = {model: _counts(counts_file, model, cells) for model, cells in counts.items()}
     shares = {model: _shares(shape_file, model, cells) for model, cells in shape.items()}
@@ -55,13 +54,13 @@ def critical_band(source: Source, folder: Path) -> Read:
     for model, (right, trials) in tables.items():
         rows += _bands(model, right, trials)
         low, high = map(float, wilson(shares[model], CONFLICTS))
-        about = {"unit": "share", "n": CONFLICTS, "value": shares[model], "low": low, "high": high}
-        rows.append({"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""} | about)
+        share = {"unit": "share", "n": CONFLICTS, "value": shares[model], "low": low, "high": high}
+        rows.append({"model": model, "benchmark": "cue-conflict", "metric": "shape_accuracy", "condition": ""} | share)
     return _rows(source, rows), None
 
 
-CONFLICTS, CONFLICTS_A_CLASS, CLASSES = 1200, 75, 16
-"""Cue-conflict images, those of each class of shape, and the classes."""
+CONFLICTS, CLASSES = 1200, 16
+"""The number of cue-conflict images, and of their classes."""
 RESAMPLES = 200
 """How often the trials of each network are drawn again."""
 UNITS: Mapping[str, str] = {
@@ -72,15 +71,15 @@ UNITS: Mapping[str, str] = {
 
 
 def _bands(model: str, right: Any, trials: Any) -> Iterator[dict[str, Any]]:
-    about = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
+    keys = {"model": model, "benchmark": "gray16", "n": int(trials.sum())}
     band = fit_band(integer_thresholds(100 * right / trials))
     for metric, unit in UNITS.items():
         value = getattr(band, metric)
-        yield about | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
-    for row in estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).rows():
-        if row["metric"] in UNITS:
-            numbers = {name: row[name] for name in ("metric", "value", "low", "high", "note")}
-            yield about | numbers | {"condition": "psychometric", "unit": UNITS[row["metric"]]}
+        yield keys | {"metric": metric, "condition": INTEGER, "value": value, "unit": unit, "note": band.note}
+    estimates = estimate_band_of_counts(right, trials, floor=1 / CLASSES, resamples=RESAMPLES).estimates()
+    for metric, unit in UNITS.items():
+        numbers = {name: estimates[metric].row()[name] for name in ("value", "low", "high", "note")}
+        yield keys | {"metric": metric} | numbers | {"condition": "psychometric", "unit": unit}
 
 
 INTEGER = "integer thresholds"
@@ -89,13 +88,15 @@ INTEGER = "integer thresholds"
 def _counts(file: Path, model: str, cells: Any) -> tuple[Any, Any]:
     """Right answers and trials, (5, 7) each."""
     names = [f"noise{sd:g}freq{frequency}" for sd in NOISE_SDS for frequency in FREQUENCIES]
-    if not isinstance(cells, dict) or (odd := sorted(cells.keys() ^ set(names))):
-        which = odd[0] if isinstance(cells, dict) else "all"
-        raise StoreError(f"{file}, row {model}, column {which}: missing or new; give counts of {len(names)} conditions")
+    if not isinstance(cells, dict) or (unlike := sorted(cells.keys() ^ set(names))):
+        column = unlike[0] if isinstance(cells, dict) else "all"
+        raise StoreError(
+            f"{file}, row {model}, column {column}: missing or new; give counts of {len(names)} conditions"
+        )
     for name in names:
         pair = cells[name]
-        whole = isinstance(pair, list) and len(pair) == 2 and all(type(one) is int for one in pair)
-        if not whole or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
+        is_pair = isinstance(pair, list) and len(pair) == 2 and all(type(count) is int for count in pair)
+        if not is_pair or not 0 <= pair[0] <= pair[1] or pair[1] == 0:
             raise StoreError(
                 f"{file}, row {model}, column {name}: {pair} is not a count of right answers and of trials"
             )
@@ -119,17 +120,17 @@ def _json(file: Path) -> dict[str, Any]:
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         if len(set(names)) < len(names):
-            again = next(name for at, name in enumerate(names) if name in names[:at])
-            raise StoreError(f"{file}: {again} is there more than once; fetch the file again")
+            repeated = next(name for at, name in enumerate(names) if name in names[:at])
+            raise StoreError(f"{file}: {repeated} is there more than once; fetch the file again")
         return dict(pairs)
 
     try:
-        read = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
+        table = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=once)
     except (OSError, ValueError, RecursionError) as error:
         raise StoreError(f"{file} is not a JSON file ({first_line(error)}); fetch it again") from error
-    if not isinstance(read, dict) or not read:
+    if not isinstance(table, dict) or not table:
         raise StoreError(f"{file} is not a table by model; fetch it again")
-    return read
+    return table
 
 
 def _rows(source: Source, rows: list[dict[str, Any]]) -> pl.DataFrame:
@@ -145,30 +146,28 @@ def humans(source: Source, folder: Path) -> Read:
 
 def imagenet_x(source: Source, folder: Path) -> Read:
     """Top-1 accuracy of each network, and its error consistency `with NAME`, each of the others, on the same files."""
-    predictions, labels = (_table(folder / path, columns) for path, columns in zip(source.paths, TABLES, strict=True))
-    _no_repeats(folder / source.paths[1], labels, ["file_name"])
-    _no_repeats(folder / source.paths[0], predictions, ["model", "file_name"])
-    judged = predictions.join(labels, on="file_name", how="left", maintain_order="left")
-    if (gap := judged["label"].is_null().arg_true()).len():
-        raise StoreError(f"{folder / source.paths[0]}, row {gap[0] + 1}, column file_name: no label for this file")
+    files = [folder / path for path in source.paths]
+    predictions, labels = (_read_columns(file, columns) for file, columns in zip(files, TABLES, strict=True))
+    labels.check_distinct("file_name")
+    predictions.check_distinct("model", "file_name")
+    judged = predictions.rows.join(labels.rows, on="file_name", how="left", maintain_order="left")
+    predictions.refuse("file_name", judged["label"].is_null(), "no label for this file")
     right = judged.select("model", "file_name", right=pl.col("predicted_class") == pl.col("label"))
     wide = right.pivot("model", index="file_name", values="right").sort("file_name")
     names = wide.columns[1:]
     if short := [name for name in names if wide[name].null_count()]:
-        raise StoreError(
-            f"{folder / source.paths[0]}, row {short[0]}: it lacks {wide[short[0]].null_count()} of the files"
-        )
+        raise StoreError(f"{files[0]}, row {short[0]}: it lacks {wide[short[0]].null_count()} of the files")
     rows: list[dict[str, Any]] = []
     for name in names:
         share = float(wide[name].to_numpy().mean())
         low, high = wilson(share, len(wide))
-        about = {"model": name, "benchmark": "imagenet", "n": len(wide)}
+        keys = {"model": name, "benchmark": "imagenet", "n": len(wide)}
         top1 = {"metric": "top1", "condition": "", "unit": "percent", "value": 100 * share}
-        rows.append(about | top1 | {"low": 100 * low, "high": 100 * high})
-        for other in (other for other in names if other != name):
-            found = error_consistency(wide[name].to_numpy(), wide[other].to_numpy())
-            ends = {"value": found.kappa, "low": found.low, "high": found.high}
-            rows.append(about | {"metric": "error_consistency", "condition": f"with {other}", "unit": "kappa"} | ends)
+        rows.append(keys | top1 | {"low": 100 * low, "high": 100 * high})
+        for rival in (rival for rival in names if rival != name):
+            consistency = error_consistency(wide[name].to_numpy(), wide[rival].to_numpy())
+            ends = {"value": consistency.kappa, "low": consistency.low, "high": consistency.high}
+            rows.append(keys | {"metric": "error_consistency", "condition": f"with {rival}", "unit": "kappa"} | ends)
     return _rows(source, rows), None
 
 
@@ -179,27 +178,14 @@ TABLES: tuple[Mapping[str, type[pl.DataType]], ...] = (
 """Columns of predictions and of labels."""
 
 
-def _table(file: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+def _read_columns(file: Path, columns: Mapping[str, type[pl.DataType]]) -> SourceTable:
     """A Parquet file of exactly these columns without gaps; StoreError for another one."""
-    table = read_parquet(file)
-    if odd := sorted(set(table.columns) ^ set(columns)):
-        word = "unknown" if odd[0] in table.columns else "no"
-        raise StoreError(f"{file}, row 1: {word} column {odd[0]}; this is another release than the one described")
+    table = SourceTable(file, read_parquet(file))
+    table.check_columns(columns, columns)
     for name, kind in columns.items():
-        if table.schema[name] != kind:
-            raise StoreError(
-                f"{file}, row 1, column {name}: {table.schema[name]} and not {kind()}; fetch the file again"
-            )
-        if (gap := table[name].is_null().arg_true()).len():
-            raise StoreError(f"{file}, row {gap[0] + 1}, column {name}: empty; every row needs a {name}")
+        table.check_type(name, kind)
+    table.check_filled(*columns)
     return table
-
-
-def _no_repeats(file: Path, table: pl.DataFrame, key: list[str]) -> None:
-    again = table.select(~pl.struct(key).is_first_distinct()).to_series().arg_true()
-    if len(again):
-        row = int(again[0])
-        raise StoreError(f"{file}, row {row + 1}, column {key[-1]}: {table[key[-1]][row]} is there more than once")
 
 
 READERS: Mapping[str, Callable[[Source, Path], Read]] = {

@@ -1,4 +1,4 @@
-"""Which published model a checkpoint of one's own is: by its weights, as one of the study's, or by its name.
+"""Joins checkpoints of one's own with published models: by their weights, as the study's, or by their names.
 
 Nothing is guessed. weights.csv has the first digits of the sha256 of published weights, as their publishers write them
 into the names of the files; a checkpoint whose weights begin so is that model, whatever it is called. What `bandlens
@@ -25,7 +25,7 @@ JOINED = dict.fromkeys(("checkpoint", "model", "by", "note"), pl.String)
 
 @cache
 def _weights() -> tuple[tuple[str, str], ...]:
-    """(first digits of the sha256, model)."""
+    """Pairs of the first digits of a sha256, and the model."""
     return tuple(pl.read_csv(WEIGHTS, comment_prefix="#", infer_schema=False).select("sha256", "model").rows())
 
 
@@ -39,7 +39,7 @@ def join(checkpoints: pl.DataFrame, values: pl.DataFrame) -> pl.DataFrame:
     `by` is weights, study or name; note says why a name does not do.
     """
     table = models(values)
-    rows = [_joined(one, table) for one in checkpoints.to_dicts()]
+    rows = [_joined(checkpoint, table) for checkpoint in checkpoints.to_dicts()]
     return pl.DataFrame(rows, JOINED, orient="row")
 
 
@@ -52,22 +52,22 @@ def _joined(checkpoint: dict[str, Any], table: pl.DataFrame) -> tuple[str, str |
         of_study = table.filter(source="study", name=name)["model"].to_list()
         return (name, of_study[0], "study", None) if of_study else (name, None, None, None)
     called = table.filter((pl.col("name") == name) | (pl.col("model") == name))
-    several = called["model"].unique().sort().to_list()
-    if len(several) == 1 and (called["same"] == "checkpoint").any():
-        return name, several[0], "name", None
-    note = f"the name of {len(several)} models: {', '.join(several)}" if several[1:] else None
+    candidates = called["model"].unique().sort().to_list()
+    if len(candidates) == 1 and (called["same"] == "checkpoint").any():
+        return name, candidates[0], "name", None
+    note = f"the name of {len(candidates)} models: {', '.join(candidates)}" if candidates[1:] else None
     return name, None, None, note
 
 
 def joined(store: Store, study: str, values: pl.DataFrame) -> pl.DataFrame:
     """`join` of the checkpoints of a study (name, name@version, or `*`)."""
-    found = store.frame(
+    checkpoints = store.frame(
         "SELECT DISTINCT named.name, named.category, weights_sha256 FROM version_of(?) "
         "JOIN study_checkpoint AS named ON named.study = study_id JOIN checkpoint ON checkpoint.id = named.checkpoint "
         "ORDER BY ALL",
         [study],
     )
-    return join(found, values)
+    return join(checkpoints, values)
 
 
 def published_name(store: Store, study: str, name: str, values: pl.DataFrame) -> tuple[str, str | None]:
@@ -75,11 +75,11 @@ def published_name(store: Store, study: str, name: str, values: pl.DataFrame) ->
 
     Raises UnknownName where a checkpoint of that name is no published model.
     """
-    found = joined(store, study, values).filter(checkpoint=name)
-    if found.is_empty():
+    rows = joined(store, study, values).filter(checkpoint=name)
+    if rows.is_empty():
         return name, None
-    models_of = found.drop_nulls("model").select("model", "by").unique().rows()
+    models_of = rows.drop_nulls("model").select("model", "by").unique().rows()
     if len(models_of) != 1:
-        known = sorted({*models(values)["name"]})
-        raise UnknownName("published model", name, known, found["note"][0] or "`bandlens published joined` says why")
+        names = sorted({*models(values)["name"]})
+        raise UnknownName("published model", name, names, rows["note"][0] or "`bandlens published joined` says why")
     return models_of[0]

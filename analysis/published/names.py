@@ -1,4 +1,4 @@
-"""Which names in which sources mean one model, and what model it is.
+"""Names of models: which names in which sources mean one model, and what model it is.
 
 aliases.csv is reviewed by hand: names of one model, and whether the checkpoint is the same or the architecture alone.
 What it does not have stays alone: two sources may well mean two models by `resnet50`, and these do. A name of timm or
@@ -23,7 +23,7 @@ TRAINED_BY = re.compile(
     r"^(tf_|legacy_|gluon_|ig_|ssl_|swsl_|adv_|ens_adv_|robust_|tv_|tv2_|jx_|google_|facebook_adv_trained_|instagram-|"
     r"googlenet/|test_|fix|swag_|dm_|[a-z-]+20\d\d[a-z]*_(?=[a-z0-9]))"
 )
-"""What stands before an architecture in a name, and says who trained it and how."""
+"""A beginning of names, before the architecture, that says who trained the model and how."""
 DATA = re.compile(
     r"(?:^|_)(in1k|in12k|in21k|in22k|jft|laion\w*?|ig1b|ig|yfcc100m|webli|dfn\w*?|openai|m38m|m30m|merged\w*)(?=_|$)"
 )
@@ -60,22 +60,22 @@ def family_of(model: str) -> str | None:
 
 
 def models(values: pl.DataFrame) -> pl.DataFrame:
-    """One row a name of a source, with the columns MODELS.
+    """A row for each name of a source, with the columns MODELS.
 
     parameters are in millions, input_size is the least side in pixels that the source has figures for; both are null
     where the source does not say it. training_data follows from the tag of a timm name.
     """
-    found = values.group_by("source", "name" if "name" in values.columns else pl.col("model").alias("name")).agg(
+    names = values.group_by("source", "name" if "name" in values.columns else pl.col("model").alias("name")).agg(
         parameters=pl.col("value").filter(pl.col("metric") == "parameters").first(),
         input_size=pl.col("input_size").min(),
     )
-    found = found.join(aliases(), on=["source", "name"], how="left")
-    own = (
+    names = names.join(aliases(), on=["source", "name"], how="left")
+    default = (
         pl.when(pl.col("source").is_in(["timm", "study"])).then("name").otherwise(pl.format("{}:{}", "source", "name"))
     )
-    found = found.with_columns(pl.col("model").fill_null(own), pl.col("same").fill_null("checkpoint"))
-    distinct = found["model"].unique().to_list()
-    about = pl.DataFrame(
+    names = names.with_columns(pl.col("model").fill_null(default), pl.col("same").fill_null("checkpoint"))
+    distinct = names["model"].unique().to_list()
+    facts = pl.DataFrame(
         {
             "model": distinct,
             "architecture": [architecture_of(model) for model in distinct],
@@ -84,16 +84,16 @@ def models(values: pl.DataFrame) -> pl.DataFrame:
         },
         schema_overrides=dict.fromkeys(("model", "architecture", "family", "training_data"), pl.String),
     )
-    return found.join(about, on="model").select(MODELS).sort("source", "name")
+    return names.join(facts, on="model").select(MODELS).sort("source", "name")
 
 
 def _data(model: str) -> str | None:
     tag = model.partition(".")[2]
-    found = dict.fromkeys(SPELT.get(one, one) for one in DATA.findall(tag.replace("_", "__")))
-    return " + ".join(found) or None
+    data_sets = dict.fromkeys(SPELT.get(word, word) for word in DATA.findall(tag.replace("_", "__")))
+    return " + ".join(data_sets) or None
 
 
-def named(values: pl.DataFrame) -> pl.DataFrame:
+def add_models(values: pl.DataFrame) -> pl.DataFrame:
     """VALUES with the source's own name as `name`, and model, same, architecture and family of the table of models."""
     table = models(values).select("source", "name", "model", "same", "architecture", "family")
     return values.rename({"model": "name"}).join(table, on=["source", "name"], how="left", maintain_order="left")
@@ -107,18 +107,18 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
 
     Raises UnknownName where no source has the name.
     """
-    rows = named(values)
+    rows = add_models(values)
     meant = rows.filter((pl.col("name") == name) | (pl.col("model") == name))["model"].unique()
     if meant.is_empty():
         raise UnknownName("model", name, sorted({*rows["name"], *rows["model"]}))
-    mine = rows.filter(pl.col("model").is_in(meant.to_list()), pl.col("benchmark") != "")
+    figures = rows.filter(pl.col("model").is_in(meant.to_list()), pl.col("benchmark") != "")
     key = ["model", "benchmark", "condition", "metric", "unit"]
     least = pl.col("input_size").min().over([*key, "source"])
     smallest = pl.col("input_size").is_null() | (pl.col("input_size") == least)
     alone = pl.when((pl.col("same") == "checkpoint") & smallest).then("value")
     apart = (alone.max() - alone.min()).over(key)
-    several = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
-    return mine.select(
+    comparable = pl.col("source").filter(pl.col("same") == "checkpoint").n_unique().over(key) > 1
+    return figures.select(
         "model",
         "source",
         "name",
@@ -131,7 +131,7 @@ def values_of_model(values: pl.DataFrame, name: str) -> pl.DataFrame:
         "low",
         "high",
         "unit",
-        pl.when(several).then(apart).alias("range"),
+        pl.when(comparable).then(apart).alias("range"),
         "note",
     ).sort("model", "metric", "benchmark", "condition", "source", "input_size")
 
@@ -147,7 +147,7 @@ COMPARISONS: tuple[tuple[str, str, str, str, str], ...] = (
     ("pgd_linf", "eps 0.5/255, 40 steps", "testbed", "eps 0.5, 100 steps", "the testbed attacks for 100 steps, not 40"),
     ("imagenet-real", "last batch", "timm", "", "the study kept its last batch: 326 images of seven classes"),
 )
-"""Benchmark and condition of the study, another source and its condition, and why they agree or differ."""
+"""Rows of benchmark and condition of the study, another source and its condition, and why they agree or differ."""
 
 
 def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -156,18 +156,22 @@ def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     The first has benchmark, against, n, mean, low and high of study minus other in points over n checkpoints, why; the
     second also has models of which the architecture alone is the same, which the first leaves out.
     """
-    rows = named(values.filter(metric="top1"))
-    mine = rows.filter(source="study").with_columns(pl.col("value").alias("study"))
+    rows = add_models(values.filter(metric="top1"))
+    of_study = rows.filter(source="study").with_columns(pl.col("value").alias("study"))
     pairs = []
-    for benchmark, condition, other, theirs, why in COMPARISONS:
-        left = mine.filter(benchmark=benchmark, condition=condition).select("model", "study", mine_same="same")
-        right = rows.filter(source=other, benchmark=benchmark, condition=theirs)
-        # Of timm's sizes, the one that the study used: the smallest of SIZE pixels or more.
-        right = (
-            right.filter(pl.col("input_size").fill_null(SIZE) >= SIZE).sort("input_size").unique("model", keep="first")
+    for benchmark, condition, source, source_condition, why in COMPARISONS:
+        study_rows = of_study.filter(benchmark=benchmark, condition=condition).select(
+            "model", "study", study_same="same"
         )
-        both = left.join(right, on="model").with_columns(
-            same=pl.when(pl.col("mine_same") == "architecture").then(pl.lit("architecture")).otherwise("same")
+        source_rows = rows.filter(source=source, benchmark=benchmark, condition=source_condition)
+        # The study used one of timm's sizes: the smallest of SIZE pixels or more.
+        source_rows = (
+            source_rows.filter(pl.col("input_size").fill_null(SIZE) >= SIZE)
+            .sort("input_size")
+            .unique("model", keep="first")
+        )
+        both = study_rows.join(source_rows, on="model").with_columns(
+            same=pl.when(pl.col("study_same") == "architecture").then(pl.lit("architecture")).otherwise("same")
         )
         pairs.append(
             both.select(
@@ -175,7 +179,7 @@ def agreement(values: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
                 "same",
                 pl.col("benchmark"),
                 "study",
-                against=pl.lit(other),
+                against=pl.lit(source),
                 other="value",
                 difference=pl.col("study") - pl.col("value"),
                 why=pl.lit(why),

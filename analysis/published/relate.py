@@ -1,6 +1,6 @@
 """Biases and accuracies of many models: effective robustness, and correlations within and between families.
 
-A ground is what models are taken from: `study`, the 48 ResNet-50s by training category; `timm`, its results by family;
+A ground is a collection of models: `study`, the 48 ResNet-50s by training category; `timm`, its results by family;
 `critical-band`, the networks with critical-band trials, joined with accuracies of the testbed or else timm's of 2022.
 """
 
@@ -16,16 +16,17 @@ import numpy as np
 import polars as pl
 
 from ...errors import UnknownName, UsageError
-from ...protocol import SIZE
+from ...protocol import SHAPE_CUES, SIZE
 from ..correlations.effective import Line, effective, fit_line
 from ..correlations.families import by_family
 from ..correlations.models import values_of
 from ..database.store import Store
+from ..measures.registry import measure_named
 from ..statistics.arrays import ALPHA, Z
 from .figures import BIASES, shipped_figures
 from .imports import INTEGER
-from .names import named, values_of_model
-from .sources import VALUES
+from .names import add_models, values_of_model
+from .sources import VALUES, shipped_values
 
 SHIFTS = ("imagenet-v2", "imagenet-real", "imagenet-sketch", "imagenet-a", "imagenet-r", "stylized")
 """Benchmarks beside ImageNet. The study's ReaL, of 326 images, and its stylized, of 16 classes, are left out."""
@@ -39,8 +40,11 @@ BASELINES: Mapping[str, str] = {
 }
 """Name of a baseline -> whose accuracies its line is fitted to."""
 GROUNDS = ("study", "timm", "critical-band")
-COUNTERPARTS: Mapping[str, str] = {"shape_accuracy": "shape_bias", "bandwidth": "critical_bandwidth"}
-"""Bias of the 85 networks -> that of the 48 which measures the same."""
+COUNTERPARTS: Mapping[str, str] = {
+    "shape_accuracy": SHAPE_CUES.bias,
+    "bandwidth": measure_named("bandwidth", "published"),
+}
+"""Bias of the 85 networks -> the bias of the 48 that measures the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +55,17 @@ class Ground:
     frame: pl.DataFrame
     biases: tuple[str, ...]
     benchmarks: tuple[str, ...]
-    """Beside imagenet, which is what a partial coefficient holds fixed."""
+    """The benchmarks, with imagenet among them, which a partial coefficient holds fixed."""
 
 
 def accuracies(values: pl.DataFrame, source: str) -> pl.DataFrame:
     """Rows of name, input_size and a column a benchmark, top-1 in percent, of one source."""
-    wanted = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
-    rows = values.filter(wanted, source=source, metric="top1")
+    primary = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
+    rows = values.filter(primary, source=source, metric="top1")
     return rows.rename({"model": "name"}).pivot("benchmark", index=["name", "input_size"], values="value")
 
 
-def fits(values: pl.DataFrame, baseline: str = "testbed") -> dict[str, Line]:
+def baseline_lines(values: pl.DataFrame, baseline: str = "testbed") -> dict[str, Line]:
     """Benchmark -> the line of a baseline's models on it over ImageNet. UnknownName for no baseline."""
     if baseline not in BASELINES:
         raise UnknownName("baseline", baseline, BASELINES)
@@ -70,11 +74,11 @@ def fits(values: pl.DataFrame, baseline: str = "testbed") -> dict[str, Line]:
         standard = pl.read_csv(TYPES, comment_prefix="#").filter(type=STANDARD)["model"]
         rows = rows.filter(pl.col("name").is_in(standard.to_list()))
     else:
-        # Of the models that all six sets have.
-        rows = rows.drop_nulls([shift for shift in SHIFTS if shift in rows.columns])
-    found = [shift for shift in SHIFTS if shift in rows.columns]
-    table = values_of(rows, ["imagenet", *found])
-    return {shift: fit_line(table[0], y) for shift, y in zip(found, table[1:], strict=True)}
+        # The line is that of models that all six sets have.
+        rows = rows.drop_nulls(_shared(rows))
+    shifts = _shared(rows)
+    table = values_of(rows, ["imagenet", *shifts])
+    return {shift: fit_line(table[0], y) for shift, y in zip(shifts, table[1:], strict=True)}
 
 
 def with_effective(frame: pl.DataFrame, lines: Mapping[str, Line]) -> tuple[pl.DataFrame, list[str]]:
@@ -86,10 +90,11 @@ def with_effective(frame: pl.DataFrame, lines: Mapping[str, Line]) -> tuple[pl.D
     if "imagenet" not in frame.columns or not shifts:
         raise UsageError(f"effective robustness needs accuracies on imagenet and one of {', '.join(lines)}")
     table = values_of(frame, ["imagenet", *shifts])
-    found = {
+    columns = {
         f"effective_{shift}": effective(table[0], y, lines[shift]) for shift, y in zip(shifts, table[1:], strict=True)
     }
-    return frame.with_columns(**{name: pl.Series(column).fill_nan(None) for name, column in found.items()}), list(found)
+    series = {name: pl.Series(points).fill_nan(None) for name, points in columns.items()}
+    return frame.with_columns(**series), list(columns)
 
 
 def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: str) -> pl.DataFrame:
@@ -99,8 +104,8 @@ def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: 
         table = accuracies(values, source)
         if "imagenet" not in table.columns or not any(shift in table.columns for shift in lines):
             continue
-        found, names = with_effective(table, lines)
-        long = found.unpivot(names, index=["name", "input_size"], variable_name="benchmark").drop_nulls("value")
+        frame, names = with_effective(table, lines)
+        long = frame.unpivot(names, index=["name", "input_size"], variable_name="benchmark").drop_nulls("value")
         benchmark = pl.col("benchmark").str.strip_prefix("effective_")
         rows.append(
             long.select(
@@ -118,14 +123,19 @@ def effective_values(values: pl.DataFrame, lines: Mapping[str, Line], baseline: 
     return pl.concat([pl.DataFrame(schema=VALUES), *rows], how="diagonal")
 
 
+def with_effective_values(values: pl.DataFrame) -> pl.DataFrame:
+    """Rows of VALUES, and effective robustness by the testbed's line of every model that has the accuracies."""
+    return pl.concat([values, effective_values(values, baseline_lines(shipped_values(), "testbed"), "testbed")])
+
+
 def with_accuracies(store: Store, label: str, frame: pl.DataFrame) -> pl.DataFrame:
     """The models of a study with a column for their top-1 on ImageNet and each benchmark of SHIFTS that it has.
 
     `frame` has a column checkpoint. The project's stylized images are of 16 classes, and not what the lines are of.
     """
-    wanted = {f"top1_{name}": name for name in ("imagenet", *SHIFTS) if name not in PRIMARY}
+    benchmarks = {f"top1_{name}": name for name in ("imagenet", *SHIFTS) if name not in PRIMARY}
     top1 = store.frame("SELECT checkpoint, metric, value FROM metric_of(?) WHERE image_set IS NULL", [label])
-    top1 = top1.filter(pl.col("metric").is_in(list(wanted))).with_columns(pl.col("metric").replace(wanted))
+    top1 = top1.filter(pl.col("metric").is_in(list(benchmarks))).with_columns(pl.col("metric").replace(benchmarks))
     wide = top1.pivot("metric", index="checkpoint", values="value")
     return frame.join(wide, on="checkpoint", how="left", maintain_order="left")
 
@@ -150,7 +160,9 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
             name="model", parameters="value", input_size="input_size"
         )
         frame = accuracies(values, "timm").join(rows, on=["name", "input_size"], how="left")
-        families = named(values.filter(source="timm", metric="parameters")).select("name", "model", "family").unique()
+        families = (
+            add_models(values.filter(source="timm", metric="parameters")).select("name", "model", "family").unique()
+        )
         frame = frame.join(families, on="name", how="left").drop_nulls(["imagenet", *_shared(frame)])
         return Ground(name, frame, ("parameters",), ("imagenet", *_shared(frame)))
     if name != "critical-band":
@@ -160,20 +172,20 @@ def ground(values: pl.DataFrame, name: str) -> Ground:
 
 def networks(values: pl.DataFrame, estimator: str) -> Ground:
     """The networks with critical-band trials, by one of the estimators of `imports`; UsageError without trials."""
-    mine = named(values.filter(pl.col("condition").is_in([estimator, ""]), source="critical-band"))
-    if mine.is_empty():
+    measured = add_models(values.filter(pl.col("condition").is_in([estimator, ""]), source="critical-band"))
+    if measured.is_empty():
         raise UsageError("critical-band is not imported; `bandlens published import critical-band DIR` reads it")
-    biases = mine.pivot("metric", index=["name", "model", "family"], values="value")
-    table = named(values.filter(pl.col("source").is_in(["testbed", "timm-2022"])))
-    known = [
+    biases = measured.pivot("metric", index=["name", "model", "family"], values="value")
+    names = add_models(values.filter(pl.col("source").is_in(["testbed", "timm-2022"])))
+    top1 = [
         accuracies(values, source).join(
-            table.filter(source=source).select("name", "model").unique(), on="name"
+            names.filter(source=source).select("name", "model").unique(), on="name"
         ).drop("name", "input_size").drop_nulls("imagenet").unique("model", keep="first")
         for source in ("testbed", "timm-2022")
     ]  # fmt: skip
-    shifts = [shift for shift in SHIFTS if any(shift in frame.columns for frame in known) and shift != "imagenet-real"]
-    both = pl.concat([known[0], known[1].join(known[0], on="model", how="anti")], how="diagonal_relaxed")
-    frame = biases.join(both.select("model", "imagenet", *shifts), on="model", maintain_order="left")
+    shifts = [shift for shift in SHIFTS if any(shift in frame.columns for frame in top1) and shift != "imagenet-real"]
+    merged = pl.concat([top1[0], top1[1].join(top1[0], on="model", how="anti")], how="diagonal_relaxed")
+    frame = biases.join(merged.select("model", "imagenet", *shifts), on="model", maintain_order="left")
     order = ("bandwidth", "center_frequency", "peak_noise_sensitivity", "shape_accuracy")
     return Ground("critical-band", frame, order, ("imagenet", *shifts))
 
@@ -183,44 +195,49 @@ def relations(models: Ground, targets: Sequence[str] | None = None) -> pl.DataFr
     rows: list[dict[str, Any]] = []
     names = list(models.benchmarks if targets is None else targets)
     x, y = values_of(models.frame, models.biases), values_of(models.frame, names)
-    given = values_of(models.frame, ["imagenet"])[0]
+    imagenet = values_of(models.frame, ["imagenet"])[0]
     family = models.frame["family"].fill_null("unknown").to_numpy().astype(str)
     for bias, values in zip(models.biases, x, strict=True):
         for benchmark, accuracy in zip(names, y, strict=True):
-            z = None if benchmark == "imagenet" else given
-            found = asdict(by_family(values, accuracy, family, z))
-            rows.append({"ground": models.name, "bias": bias, "benchmark": benchmark} | found)
+            fixed = None if benchmark == "imagenet" else imagenet
+            relation = asdict(by_family(values, accuracy, family, fixed))
+            rows.append({"ground": models.name, "bias": bias, "benchmark": benchmark} | relation)
     return pl.DataFrame(rows).with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def sentences(table: pl.DataFrame, study: pl.DataFrame | None = None) -> list[str]:
-    """What differs in sign, in whole sentences: within and between families, and against the 48 ResNet-50s.
+    """Sentences on coefficients that differ in sign: within and between families, and against the 48 ResNet-50s.
 
-    Signs within and between are told where one of the two is unlikely to be chance (p < 0.05), those against the 48
+    Signs within and between are compared where one of the two is unlikely to be chance (p < 0.05), those against the 48
     where both are.
     """
-    found = []
+    lines = []
     for row in table.drop_nulls(["within", "between"]).to_dicts():
         within, between = row["within"], row["between"]
         if within * between < 0 and min(row["p_within"], row["p_between"]) < ALPHA:
-            found.append(
+            lines.append(
                 f"{row['bias']} goes {_way(between)} with {row['benchmark']} between the means of {row['families']} "
                 f"families ({between:+.2f}, p {row['p_between']:.3g}), and {_way(within)} within them "
                 f"({within:+.2f}, p {row['p_within']:.3g})."
             )
-    theirs = {} if study is None else {(row["bias"], row["benchmark"]): row for row in study.to_dicts()}
+    of_study = {} if study is None else {(row["bias"], row["benchmark"]): row for row in study.to_dicts()}
     for row in table.to_dicts():
-        other = theirs.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
-        if other and row["overall"] * other["overall"] < 0 and _clear(row) and _clear(other):
-            found.append(
+        counterpart = of_study.get((COUNTERPARTS.get(row["bias"], ""), row["benchmark"]))
+        if (
+            counterpart
+            and row["overall"] * counterpart["overall"] < 0
+            and _unlikely_chance(row)
+            and _unlikely_chance(counterpart)
+        ):
+            lines.append(
                 f"Over {row['n']} networks of {row['families']} families {row['bias']} goes {_way(row['overall'])} "
-                f"with {row['benchmark']} ({row['overall']:+.2f}), over the {other['n']} ResNet-50s of the study "
-                f"{other['bias']} goes {_way(other['overall'])} ({other['overall']:+.2f})."
+                f"with {row['benchmark']} ({row['overall']:+.2f}), over the {counterpart['n']} ResNet-50s of the "
+                f"study {counterpart['bias']} goes {_way(counterpart['overall'])} ({counterpart['overall']:+.2f})."
             )
-    return found
+    return lines
 
 
-def _clear(row: Mapping[str, Any]) -> bool:
+def _unlikely_chance(row: Mapping[str, Any]) -> bool:
     """Whether Spearman's coefficient is unlikely to be chance: without relation, r sqrt(n - 1) is about normal."""
     return bool(abs(row["overall"]) * sqrt(row["n"] - 1) > Z)
 
@@ -230,37 +247,38 @@ def _way(coefficient: float) -> str:
 
 
 def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
-    """Where one model stands among all of timm's: a row a benchmark, in percent and points.
+    """The place of a model among all of timm's: a row for each benchmark, in percent and points.
 
     `name` is the model's in any source; of several sources that have a benchmark, the first in SOURCE_ORDER counts.
     Columns: model, source, benchmark, top1, rank (1 is the best), of (models, with this one), expected (by the line
     of timm's models from ImageNet accuracy), effective (top1 - expected). Raises UnknownName where no source has the
     name, UsageError where it is several models, or has no accuracies.
     """
-    mine = values_of_model(values, name).filter(metric="top1")
-    if mine["model"].n_unique() > 1:
-        several = ", ".join(mine["model"].unique().sort())
-        raise UsageError(f"{name} is the name of {several}; give one of these")
-    wanted = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
-    mine = mine.filter(wanted, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
-    order = {source: at for at, source in enumerate(SOURCE_ORDER)}
-    mine = _one_size(mine.filter(pl.col("source").is_in(list(order))), ["benchmark", "source"])
-    mine = mine.sort(pl.col("source").replace_strict(order)).unique("benchmark", keep="first", maintain_order=True)
-    accuracy = dict(mine.select("benchmark", "value").rows())
+    figures = values_of_model(values, name).filter(metric="top1")
+    if figures["model"].n_unique() > 1:
+        models_named = ", ".join(figures["model"].unique().sort())
+        raise UsageError(f"{name} is the name of {models_named}; give one of these")
+    primary = pl.col("condition") == pl.col("benchmark").replace_strict(PRIMARY, default="")
+    figures = figures.filter(primary, pl.col("benchmark").is_in(["imagenet", *SHIFTS]), same="checkpoint")
+    order = {source: rank for rank, source in enumerate(SOURCE_ORDER)}
+    figures = _one_size(figures.filter(pl.col("source").is_in(list(order))), ["benchmark", "source"])
+    by_source = figures.sort(pl.col("source").replace_strict(order))
+    figures = by_source.unique("benchmark", keep="first", maintain_order=True)
+    accuracy = dict(figures.select("benchmark", "value").rows())
     if "imagenet" not in accuracy:
         raise UsageError(f"{name} has no published accuracy on imagenet to be placed by")
     everybody = _one_size(values.filter(source="timm", metric="top1"), ["benchmark", "model"])
-    lines = fits(values, "timm")
+    lines = baseline_lines(values, "timm")
     rows = []
     for benchmark in ("imagenet", *SHIFTS):
-        others = everybody.filter(benchmark=benchmark, condition="")
-        if benchmark not in accuracy or others.is_empty():
+        ranked = everybody.filter(benchmark=benchmark, condition="")
+        if benchmark not in accuracy or ranked.is_empty():
             continue
-        rivals = others.filter(pl.col("model") != mine["model"][0])["value"]
+        rivals = ranked.filter(pl.col("model") != figures["model"][0])["value"]
         top1 = accuracy[benchmark]
         row = {
-            "model": mine["model"][0],
-            "source": mine.filter(benchmark=benchmark)["source"][0],
+            "model": figures["model"][0],
+            "source": figures.filter(benchmark=benchmark)["source"][0],
             "benchmark": benchmark,
         }
         row |= {"top1": top1, "rank": 1 + int((rivals > top1).sum()), "of": 1 + len(rivals)}
@@ -271,11 +289,11 @@ def place(values: pl.DataFrame, name: str) -> pl.DataFrame:
 
 def imagenet_top1(values: pl.DataFrame, model: str) -> float | None:
     """The published top-1 of a model on ImageNet in percent, by the first source of SOURCE_ORDER that has it."""
-    order = {source: at for at, source in enumerate(SOURCE_ORDER)}
+    order = {source: rank for rank, source in enumerate(SOURCE_ORDER)}
     rows = values.filter(pl.col("source").is_in(list(order)), benchmark="imagenet", metric="top1", condition="")
-    mine = _one_size(named(rows).filter(model=model, same="checkpoint"), ["source"])
-    found = mine.sort(pl.col("source").replace_strict(order))["value"]
-    return float(found[0]) if len(found) else None
+    figures = _one_size(add_models(rows).filter(model=model, same="checkpoint"), ["source"])
+    top1 = figures.sort(pl.col("source").replace_strict(order))["value"]
+    return float(top1[0]) if len(top1) else None
 
 
 SOURCE_ORDER = ("timm", "timm-2022", "testbed", "study")

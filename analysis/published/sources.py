@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from ...errors import StoreError, UnknownName, UsageError
-from ...untrusted import first_line
 from ..database.store import Store
+from .tables import SourceTable, first_true, read_csv
 
 VALUES = pl.Schema(
     {
@@ -48,7 +49,7 @@ BOUNDS: Mapping[str, tuple[float, float]] = {"percent": (0, 100), "share": (0, 1
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What the columns whose names match `pattern` hold."""
+    """The meaning of the columns whose names match `pattern`."""
 
     pattern: re.Pattern[str]
     benchmark: str
@@ -72,8 +73,8 @@ class File:
     """Lines of column names; the names of two lines are joined by a point."""
     gaps: bool = False
     """Cells may be empty."""
-    others: bool = False
-    """Columns that are not described are none of ours."""
+    extra: bool = False
+    """There may be columns that are not described; they are left alone."""
     complements: tuple[tuple[str, str], ...] = ()
     """Pairs of columns that make 100 % in each row, such as accuracy and error: one of another unit does not."""
 
@@ -88,7 +89,7 @@ class Source:
     ships: bool
     files: tuple[File, ...]
     reader: str | None
-    """A source that is no table of figures has a reader of its own; see `imports`."""
+    """The name of its reader in `imports`, where the source is no table of figures."""
     paths: tuple[str, ...]
 
     @property
@@ -97,7 +98,7 @@ class Source:
 
     @property
     def terms(self) -> str:
-        """What the licence means for whoever imports the source."""
+        """The licence, and what it means for whoever imports the source."""
         may = "" if self.ships else "; the project may not ship it, so do not pass on a database that holds it unasked"
         return f"licence: {self.licence}{may}"
 
@@ -105,17 +106,17 @@ class Source:
 @cache
 def sources() -> Mapping[str, Source]:
     """All sources by name, in the order of sources.toml."""
-    read = tomllib.loads(DESCRIPTIONS.read_text(encoding="utf-8"))
-    found = {}
-    for one in read["source"]:
-        files = [_file(file) for file in one.get("file", ())]
-        if "files" in one:
-            without = one.get("without", ())
-            files = [_timm_file(**file) for file in read["files"][one["files"]] if file["benchmark"] not in without]
-        about = {key: one[key] for key in ("name", "title", "repository", "commit", "licence", "ships")}
-        paths = tuple(one.get("paths", [file.path for file in files]))
-        found[one["name"]] = Source(**about, files=tuple(files), reader=one.get("reader"), paths=paths)
-    return found
+    descriptions = tomllib.loads(DESCRIPTIONS.read_text(encoding="utf-8"))
+    by_name = {}
+    for entry in descriptions["source"]:
+        files = [_file(file) for file in entry.get("file", ())]
+        if "files" in entry:
+            without, listed = entry.get("without", ()), descriptions["files"][entry["files"]]
+            files = [_timm_file(**file) for file in listed if file["benchmark"] not in without]
+        facts = {key: entry[key] for key in ("name", "title", "repository", "commit", "licence", "ships")}
+        paths = tuple(entry.get("paths", [file.path for file in files]))
+        by_name[entry["name"]] = Source(**facts, files=tuple(files), reader=entry.get("reader"), paths=paths)
+    return by_name
 
 
 def find_source(name: str) -> Source:
@@ -125,28 +126,26 @@ def find_source(name: str) -> Source:
     return sources()[name]
 
 
-def _column(given: Mapping[str, Any]) -> Column:
+def _column(entry: Mapping[str, Any]) -> Column:
     return Column(
-        re.compile(given.get("pattern") or re.escape(given["name"])),
-        given["benchmark"],
-        given.get("metric", "top1"),
-        given.get("condition", ""),
-        given.get("unit", "percent"),
-        given.get("scale", 1),
-        given.get("n"),
+        re.compile(entry.get("pattern") or re.escape(entry["name"])),
+        entry["benchmark"],
+        entry.get("metric", "top1"),
+        entry.get("condition", ""),
+        entry.get("unit", "percent"),
+        entry.get("scale", 1),
+        entry.get("n"),
     )
 
 
-def _file(given: Mapping[str, Any]) -> File:
-    columns = tuple(_column(one) for one in given["columns"])
-    rest = {key: given[key] for key in ("input_size", "headers", "gaps", "others") if key in given}
+def _file(entry: Mapping[str, Any]) -> File:
     return File(
-        given["path"],
-        given["model"],
-        columns,
-        frozenset(given.get("ignored", ())),
-        key=tuple(given.get("key", ())),
-        **rest,
+        entry["path"],
+        entry["model"],
+        tuple(map(_column, entry["columns"])),
+        frozenset(entry.get("ignored", ())),
+        key=tuple(entry.get("key", ())),
+        **{name: entry[name] for name in ("input_size", "headers", "gaps", "extra") if name in entry},
     )
 
 
@@ -160,8 +159,14 @@ def _timm_file(benchmark: str, path: str, n: int | None = None) -> File:
         if not benchmark.endswith("-clean"):
             rest += ["top1_diff", "top5_diff", "rank_diff"]
     complements = tuple((name, f"{name}_err") for name in ("top1", "top5"))
-    columns_read = tuple(_column(one) for one in columns)
-    return File(path, "model", columns_read, frozenset(rest), "img_size", complements=complements)
+    return File(path, "model", tuple(map(_column, columns)), frozenset(rest), "img_size", complements=complements)
+
+
+def check_files(source: Source, folder: Path) -> None:
+    """UsageError where the folder lacks one of the source's files."""
+    absent = [path for path in source.paths if not (folder / path).is_file()]
+    if absent:
+        raise UsageError(f"{folder} has no {absent[0]}; {source.name} is {', '.join(source.paths)} in one folder")
 
 
 def read_source(source: Source, folder: Path) -> pl.DataFrame:
@@ -170,9 +175,7 @@ def read_source(source: Source, folder: Path) -> pl.DataFrame:
     `folder` holds its files, by the names that sources.toml gives them. Raises UsageError where one is not there, and
     StoreError where one is not as described.
     """
-    absent = [path for path in source.paths if not (folder / path).is_file()]
-    if absent:
-        raise UsageError(f"{folder} has no {absent[0]}; {source.name} is {', '.join(source.paths)} in one folder")
+    check_files(source, folder)
     parts = [_read_file(source.name, file, folder / file.path) for file in source.files]
     values = pl.concat(parts)
     # The same figure in two files, such as a mean and what it is the mean of, counts once.
@@ -180,39 +183,33 @@ def read_source(source: Source, folder: Path) -> pl.DataFrame:
 
 
 def _read_file(source: str, file: File, path: Path) -> pl.DataFrame:
-    table = _cells(path, file.headers)
-    fixed = [file.model, *file.key, *([file.input_size] if file.input_size else [])]
-    names = _check_columns(table, file, path, fixed)
-
-    def where(row: int, column: str) -> str:
-        return f"{path}, line {row + 1 + file.headers}, column {column or 'model'}"
-
-    for name in fixed:
-        if (gap := _first(table[name].fill_null("").str.strip_chars() == "")) is not None:
-            raise StoreError(f"{where(gap, name)}: empty; every row needs a {name or 'model'}")
-    if (again := _first(table.select(~pl.struct(fixed).is_first_distinct()).to_series())) is not None:
-        raise StoreError(f"{where(again, file.model)}: {table[file.model][again]} is there more than once")
+    table = SourceTable(path, _cells(path, file.headers), file.headers)
+    key = [file.model, *file.key, *([file.input_size] if file.input_size else [])]
+    described = _check_columns(table, file, key)
+    table.check_filled(*key)
+    table.check_distinct(*key[1:], file.model)
     if file.input_size:
-        sizes = table[file.input_size]
-        if (odd := _first(~sizes.str.contains(r"^[1-9][0-9]{0,5}$"))) is not None:
-            raise StoreError(f"{where(odd, file.input_size)}: {sizes[odd]!a} is not a number of pixels")
-    for name, rest in file.complements:
-        both = [table[one].cast(pl.Float64, strict=False) for one in (name, rest)]
-        if (odd := _first(~((both[0] + both[1] - 100).abs() < HUNDREDTH).fill_null(True))) is not None:
+        no_size = ~table.rows[file.input_size].str.contains(r"^[1-9][0-9]{0,5}$")
+        table.refuse(file.input_size, no_size, "{value!a} is not a number of pixels")
+    for accuracy, error in file.complements:
+        percents = [table.rows[name].cast(pl.Float64, strict=False) for name in (accuracy, error)]
+        unlike = ~((percents[0] + percents[1] - 100).abs() < HUNDREDTH).fill_null(True)
+        if (row := first_true(unlike)) is not None:
             raise StoreError(
-                f"{where(odd, name)}: {table[name][odd]} and {table[rest][odd]} in {rest} do not make 100 percent"
+                f"{table.where(row, accuracy)}: {table.rows[accuracy][row]} and {table.rows[error][row]} in {error} do "
+                "not make 100 percent"
             )
-    numbers = {name: _numbers(table[name], columns[0], file, where) for name, columns in names.items()}
-    rows = []
+    numbers = {name: _numbers(table, name, columns[0], file.gaps) for name, columns in described.items()}
+    parts = []
     for column in file.columns:
-        mine = {name: match for name in numbers if (match := column.pattern.fullmatch(name))}
-        for (benchmark, condition), same in _alike(column, mine).items():
-            mean = table.select(*fixed).with_columns(
-                value=pl.sum_horizontal([pl.lit(numbers[name] * column.scale) for name in same], ignore_nulls=False)
-                / len(same)
+        matches = {name: match for name in numbers if (match := column.pattern.fullmatch(name))}
+        for (benchmark, condition), names in _by_benchmark(column, matches).items():
+            mean = table.rows.select(*key).with_columns(
+                value=pl.sum_horizontal([pl.lit(numbers[name] * column.scale) for name in names], ignore_nulls=False)
+                / len(names)
             )
-            rows.append(_values(source, mean, file, column, benchmark, condition))
-    return pl.concat(rows).drop_nulls("value")
+            parts.append(_values(source, mean, file, column, benchmark, condition))
+    return pl.concat(parts).drop_nulls("value")
 
 
 def _values(
@@ -237,13 +234,13 @@ def _values(
     )
 
 
-def _alike(column: Column, matches: Mapping[str, re.Match[str]]) -> dict[tuple[str, str], list[str]]:
+def _by_benchmark(column: Column, matches: Mapping[str, re.Match[str]]) -> dict[tuple[str, str], list[str]]:
     """(benchmark, condition) -> the columns of the file that give it."""
-    found: dict[tuple[str, str], list[str]] = {}
+    names: dict[tuple[str, str], list[str]] = {}
     for name, match in matches.items():
         benchmark, condition = (_filled(text, match.groupdict()) for text in (column.benchmark, column.condition))
-        found.setdefault((benchmark, condition), []).append(name)
-    return found
+        names.setdefault((benchmark, condition), []).append(name)
+    return names
 
 
 def _filled(text: str, groups: Mapping[str, str]) -> str:
@@ -253,83 +250,50 @@ def _filled(text: str, groups: Mapping[str, str]) -> str:
 
 def _cells(path: Path, headers: int) -> pl.DataFrame:
     """All cells as text, with the names of the columns."""
-    try:
-        table = pl.read_csv(path, infer_schema=False, has_header=headers == 1)
-    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is not a CSV file ({first_line(error)}); fetch it again") from error
+    table = read_csv(path, infer_schema=False, has_header=headers == 1)
     if headers == 1:
         return table
     names = [".".join(cell for cell in column.head(headers).to_list() if cell) for column in table.iter_columns()]
-    doubled = next((name for at, name in enumerate(names) if name in names[:at]), None)
-    if doubled is not None or len(table) < headers:
-        raise StoreError(f"{path}, line 1, column {doubled}: there more than once; fetch the file again")
+    repeated = next((name for row, name in enumerate(names) if name in names[:row]), None)
+    if repeated is not None or len(table) < headers:
+        raise StoreError(f"{path}, line 1, column {repeated}: there more than once; fetch the file again")
     return table.slice(headers).rename(dict(zip(table.columns, names, strict=True)))
 
 
-def _check_columns(table: pl.DataFrame, file: File, path: Path, fixed: Sequence[str]) -> dict[str, list[Column]]:
-    """Column of the file -> what it holds. Raises StoreError where columns are missing or new."""
-    lacking = [name or "model" for name in (*fixed, *sorted(file.ignored)) if name not in table.columns]
-    lacking += [c.pattern.pattern for c in file.columns if not any(map(c.pattern.fullmatch, table.columns))]
-    if lacking:
-        raise StoreError(f"{path}, line 1: no column {lacking[0]}; this is another release than the one described")
-    found = {name: [column for column in file.columns if column.pattern.fullmatch(name)] for name in table.columns}
-    new = [name for name, columns in found.items() if not columns and name not in file.ignored and name not in fixed]
-    if new and not file.others:
-        raise StoreError(f"{path}, line 1: unknown column {new[0]}; this is another release than the one described")
-    return {name: columns for name, columns in found.items() if columns}
+def _check_columns(table: SourceTable, file: File, key: Sequence[str]) -> dict[str, list[Column]]:
+    """Column of the file -> its descriptions. Raises StoreError where columns are missing or new."""
+    names = table.rows.columns
+    unmatched = [c.pattern.pattern for c in file.columns if not any(map(c.pattern.fullmatch, names))]
+    described = {name: [column for column in file.columns if column.pattern.fullmatch(name)] for name in names}
+    readable = {*key, *file.ignored, *(name for name, columns in described.items() if columns)}
+    table.check_columns([*key, *sorted(file.ignored), *unmatched], None if file.extra else readable)
+    return {name: columns for name, columns in described.items() if columns}
 
 
-def _numbers(cells: pl.Series, column: Column, file: File, where: Callable[[int, str], str]) -> pl.Series:
+def _numbers(table: SourceTable, name: str, column: Column, gaps: bool) -> pl.Series:
     """The cells of a column as numbers, null where empty. Raises StoreError for what is none, or in another unit."""
-    name = cells.name
-    text = cells.str.strip_chars().str.replace_all(",", "")
-    text = text.set(text == "", None)
-    if not file.gaps and (gap := _first(text.is_null())) is not None:
-        raise StoreError(f"{where(gap, name)}: empty; this file has a number in every cell")
-    numbers = text.cast(pl.Float64, strict=False)
-    if (bad := _first((numbers.is_null() & text.is_not_null()) | numbers.is_nan() | numbers.is_infinite())) is not None:
-        raise StoreError(f"{where(bad, name)}: '{cells[bad]}' is not a number; fetch the file again")
-    low, high = BOUNDS.get(column.unit, (0.0, float("inf")))
-    if (bad := _first((numbers < low) | (numbers > high))) is not None:
-        raise StoreError(f"{where(bad, name)}: {cells[bad]} is not a {column.unit} from {low} to {high}")
-    largest = numbers.max()
-    if column.unit == "percent" and len(numbers.drop_nulls()) > 1 and isinstance(largest, float) and 0 < largest <= 1:
-        raise StoreError(f"{where(0, name)}: no value is above 1, so these are shares; the file should have percent")
-    return numbers
-
-
-def read_parquet(file: Path) -> pl.DataFrame:
-    """A Parquet file of somebody else's; StoreError where it cannot be read.
-
-    Arrow reads it: Polars' own reader ends some damaged files with a panic, which is no exception to catch.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(file).read()
-        table.validate(full=True)
-        # Names and values alone: metadata need not even be text.
-        found = pl.from_arrow(pa.table(dict(zip(table.column_names, table.columns, strict=True))))
-    except (OSError, pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
-        raise StoreError(f"{file} is not a Parquet file ({first_line(error)}); fetch it again") from error
-    return found if isinstance(found, pl.DataFrame) else found.to_frame()
-
-
-def _first(wrong: pl.Series) -> int | None:
-    """The first row of which it is true."""
-    rows = wrong.fill_null(False).arg_true()
-    return int(rows[0]) if len(rows) else None
+    if not gaps:
+        empty = table.rows[name].is_null() | (table.rows[name].str.strip_chars() == "")
+        table.refuse(name, empty, "empty; this file has a number in every cell")
+    values = table.numbers(name)
+    low, high = BOUNDS.get(column.unit, (0.0, inf))
+    table.check_range(name, values, low, high, f"a {column.unit}")
+    largest = values.max()
+    if column.unit == "percent" and len(values.drop_nulls()) > 1 and isinstance(largest, float) and 0 < largest <= 1:
+        raise StoreError(
+            f"{table.where(0, name)}: no value is above 1, so these are shares; the file should have percent"
+        )
+    return values
 
 
 def shipped_values(names: Sequence[str] | None = None) -> pl.DataFrame:
     """The rows of VALUES that come with the package, of all its sources or of some."""
-    wanted = [source for source in sources().values() if source.ships and (names is None or source.name in names)]
-    return pl.concat([pl.read_parquet(source.shipped).cast(VALUES).select(VALUES.names()) for source in wanted])
+    shipped = [source for source in sources().values() if source.ships and (names is None or source.name in names)]
+    return pl.concat([pl.read_parquet(source.shipped).cast(VALUES).select(VALUES.names()) for source in shipped])
 
 
 def atlas(store: Store | None = None) -> pl.DataFrame:
-    """The rows of VALUES that come with the package; and those that were imported into a results database."""
+    """The rows of VALUES that come with the package, and those that were imported into a results database."""
     values = shipped_values()
     if store is None:
         return values
@@ -338,14 +302,14 @@ def atlas(store: Store | None = None) -> pl.DataFrame:
     return pl.concat([values.join(imported, on="source", how="anti"), imported])
 
 
-def summary(values: pl.DataFrame) -> Iterator[dict[str, Any]]:
-    """One row a source: how many models, benchmarks and values `values` has of it, its licence and commit."""
+def count_figures(values: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """A row for each source: how many models, benchmarks and values `values` has of it, its licence and commit."""
     counted = values.group_by("source").agg(
         pl.col("model").n_unique(), pl.col("benchmark").filter(pl.col("benchmark") != "").n_unique(), values=pl.len()
     )
-    of_source = {row["source"]: row for row in counted.to_dicts()}
+    counts = {row["source"]: row for row in counted.to_dicts()}
     for source in sources().values():
-        row = of_source.get(source.name)
+        row = counts.get(source.name)
         yield {
             "source": source.name,
             "models": row["model"] if row else None,

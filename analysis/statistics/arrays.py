@@ -13,8 +13,8 @@ Mask: TypeAlias = NDArray[np.bool_]
 Index: TypeAlias = NDArray[np.intp]
 
 ALPHA = 0.05
-"""What a 95 % interval misses, and the p below which something counts as significant."""
+"""The share of true values that a 95 % interval misses, and the p below which something counts as significant."""
 LEVEL = 1 - ALPHA
-"""What a 95 % interval holds."""
+"""The share of true values that a 95 % interval holds."""
 Z = 1.959963984540054
 """The 97.5 % quantile of the standard normal distribution."""

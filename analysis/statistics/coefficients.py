@@ -6,10 +6,24 @@ All three are one formula, Daniels' generalized coefficient (Daniels 1944): the 
 
     pearson    s_i  = x_i - mean(x)                  w_i         over observations
     spearman   s_i  = average rank of x_i - mean     w_i         = 1/2 sum_j w_j sign(x_i - x_j)
-    kendall    s_ij = sign(x_i - x_j)                w_i w_j     over pairs; this is tau-b
+    kendall    s_ij = sign(x_i - x_j)                w_i w_j     over pairs; this is tau-b (Kendall 1945)
 
 An observation that counts w times is one that is there w times, ranks and ties included. So a bootstrap resample, a
-jackknife, and what is left without a category are nothing but weights, and products of matrices.
+jackknife, and what is left without a category are nothing but weights.
+
+`p` is two-sided: for Spearman and Pearson from t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom; for
+Kendall exact with few observations and no ties, else normal with the variance under ties. The partial coefficient holds
+z fixed, with n - 3 degrees of freedom (Kendall: Kim 2015); it removes what is linear in z, for Spearman in ranks.
+
+    r_xy.z = (r_xy - r_xz r_yz) / sqrt((1 - r_xz^2) (1 - r_yz^2))
+
+p is adjusted for all m tests of a table, p_(1) <= … <= p_(m):
+
+    Holm 1979                 max over j <= i of min(1, (m - j + 1) p_(j))
+    Benjamini-Hochberg 1995   min over j >= i of min(1, m p_(j) / j)
+
+Below 0.05, the first bounds the chance of any false finding, the second the expected share of false ones among the
+findings, for tests that are independent or positively dependent (Benjamini & Yekutieli 2001).
 
 Arrays are (…, variables, observations); leading axes broadcast.
 """
@@ -54,9 +68,9 @@ def centred_ranks(x: Floats, weights: Floats) -> Floats:
 
 def _deviations(x: Floats, weights: Floats) -> Floats:
     """Values (…, a, n) less their mean; from an observation that is there, so that a constant is exactly 0."""
-    there = np.argmax(weights > 0, axis=-1)[..., None, None]
-    x, there = np.broadcast_arrays(x, there)
-    moved = x - np.take_along_axis(x, there[..., :1], axis=-1)
+    observed = np.argmax(weights > 0, axis=-1)[..., None, None]
+    x, observed = np.broadcast_arrays(x, observed)
+    moved = x - np.take_along_axis(x, observed[..., :1], axis=-1)
     mean = (moved * weights[..., None, :]).sum(axis=-1) / weights.sum(axis=-1)[..., None]
     return np.asarray(moved - mean[..., None])
 
@@ -79,8 +93,8 @@ def p_values(method: Method, r: Floats, x: Floats, y: Floats) -> Floats:
         return _t_test(r, x.shape[-1] - 2)
     from scipy.stats import kendalltau  # scipy.stats alone takes 60 MB
 
-    found = [[kendalltau(one, other).pvalue for other in y] for one in x]
-    return np.where(np.isnan(r), np.nan, np.array(found, dtype=np.float64).reshape(r.shape))
+    p = [[kendalltau(row_x, row_y).pvalue for row_y in y] for row_x in x]
+    return np.where(np.isnan(r), np.nan, np.array(p, dtype=np.float64).reshape(r.shape))
 
 
 def partial(method: Method, r: Floats, xz: Floats, yz: Floats, n: int) -> tuple[Floats, Floats]:
@@ -92,14 +106,14 @@ def partial(method: Method, r: Floats, xz: Floats, yz: Floats, n: int) -> tuple[
 
     NaN where x or y is z in other units.
     """
-    left = (1 - xz[:, None] ** 2) * (1 - yz[None, :] ** 2)
+    unexplained = (1 - xz[:, None] ** 2) * (1 - yz[None, :] ** 2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        given = np.where(left > 1e-12, (r - xz[:, None] * yz[None, :]) / np.sqrt(left), np.nan)
-    given = np.clip(given, -1, 1)
+        coefficient = np.where(unexplained > 1e-12, (r - xz[:, None] * yz[None, :]) / np.sqrt(unexplained), np.nan)
+    coefficient = np.clip(coefficient, -1, 1)
     if method != "kendall":
-        return given, _t_test(given, n - 3)
+        return coefficient, _t_test(coefficient, n - 3)
     m = n - 1
-    return given, 2 * ndtr(-np.abs(given) * np.sqrt(9 * m * (m - 1) / (2 * (2 * m + 5))))
+    return coefficient, 2 * ndtr(-np.abs(coefficient) * np.sqrt(9 * m * (m - 1) / (2 * (2 * m + 5))))
 
 
 def _t_test(r: Floats, freedom: int) -> Floats:

@@ -7,8 +7,15 @@
 
 Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020). An observer who is always right, or
 always wrong, makes no errors that could be shared or not: kappa is undefined, NaN, and not 1. Intervals are percentiles
-over resampled images (Klein et al. 2025), or clusters of them; those of the mean kappa of one observer and many others,
-`consistency_with_others`, are of its linear approximation (the delta method), which takes no resamples.
+over resampled images (Klein et al. 2025), or clusters of them.
+
+The mean kappa of one observer and m - 1 others is a mean over images to first order (the delta method), which takes no
+resamples. For a pair that has the share r both right, D = p + q - 2 r and E = p + q - 2 p q, so that kappa = 1 - D / E,
+and an image on which they are a and b, 0 or 1, adds
+
+    (2 (a b - r) - (a - p) - (b - q)) / E + D / E^2 ((1 - 2 q) (a - p) + (1 - 2 p) (b - q))
+
+averaged over the others; `shares` makes the interval of it, and of its difference from another condition.
 """
 
 from __future__ import annotations
@@ -78,10 +85,10 @@ def error_consistency(
         counts = np.bincount(kind, minlength=4).astype(np.float64)
         drawn = random.multinomial(len(kind), counts / len(kind), resamples).astype(np.float64)
     else:
-        _, of = np.unique(clusters, return_inverse=True)
-        held = int(of.max()) + 1
+        _, place = np.unique(clusters, return_inverse=True)
+        held = int(place.max()) + 1
         table = np.zeros((held, 4))
-        np.add.at(table, (of, kind), 1)
+        np.add.at(table, (place, kind), 1)
         counts = table.sum(axis=0)
         drawn = random.multinomial(held, np.full(held, 1 / held), resamples) @ table
     totals = np.concatenate([counts[None], drawn])
@@ -119,18 +126,18 @@ def consistency_with_others(right: Mask) -> Floats:
 
     NaN for an observer of whom a kappa is undefined.
     """
-    known = right.astype(np.float64)
-    count = known.shape[1]
-    p = known.mean(axis=1)
-    away, both = known - p[:, None], known @ known.T / count
-    others = ~np.eye(len(p), dtype=bool)
+    outcomes = right.astype(np.float64)
+    count = outcomes.shape[1]
+    p = outcomes.mean(axis=1)
+    away, both = outcomes - p[:, None], outcomes @ outcomes.T / count
+    pairs = ~np.eye(len(p), dtype=bool)
     kappa = kappa_of(1 - p[:, None] - p + 2 * both, p[:, None], p)
-    expected = p[:, None] + p - 2 * np.outer(p, p)  # E, of (one, other)
+    expected = p[:, None] + p - 2 * np.outer(p, p)  # E, of each pair
     with np.errstate(invalid="ignore", divide="ignore"):
-        inverse = np.where(others & (expected > 0), 1 / expected, 0)
-        slope = np.where(others, (1 - kappa) * (1 - 2 * p) * inverse, 0)  # D / E^2 (1 - 2 q)
-    own = (slope - inverse).sum(axis=1)[:, None] * away
-    theirs = (slope.T - inverse) @ away
-    shared = 2 * (known * (inverse @ known) - (inverse * both).sum(axis=1)[:, None])
-    mean = kappa.mean(axis=1, where=others)[:, None]
-    return np.asarray(mean + (own + theirs + shared) / (len(p) - 1))
+        inverse = np.where(pairs & (expected > 0), 1 / expected, 0)
+        slope = np.where(pairs, (1 - kappa) * (1 - 2 * p) * inverse, 0)  # D / E^2 (1 - 2 q)
+    by_observer = (slope - inverse).sum(axis=1)[:, None] * away
+    by_others = (slope.T - inverse) @ away
+    shared = 2 * (outcomes * (inverse @ outcomes) - (inverse * both).sum(axis=1)[:, None])
+    mean = kappa.mean(axis=1, where=pairs)[:, None]
+    return np.asarray(mean + (by_observer + by_others + shared) / (len(p) - 1))

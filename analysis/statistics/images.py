@@ -1,6 +1,7 @@
 """Resampling of images: what another draw of photographs would have given.
 
-All conditions of an image, and all images of a cluster, go together (Field & Welsh 2007); intervals are percentiles.
+An image keeps its outcome under every condition, and the images of a cluster go together (Field & Welsh 2007).
+Intervals are percentiles over 1,000 resamples, drawn from a seed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,26 @@
 """Two runs on the same images: the difference of their accuracies, and a test of whether there is one.
 
-With d_i = right in B - right in A, in {-1, 0, 1}, and D_k the sum of d over the images of cluster k. Images that are
-independent are clusters of one.
+Let d_i = right in B - right in A, in {-1, 0, 1} (lost, same, gained), and D_k its sum over the n_k images of cluster k.
+Images that are independent are clusters of one. The difference is d = (gained - lost) / n, with an interval after
+Bonett & Price 2012:
+
+    u = (gained + 1) / (n + 2),  v = (lost + 1) / (n + 2),   u - v ± t sqrt((u + v - (u - v)^2) / (n + 2))
+
+t is Student's quantile with C - 1 degrees of freedom for C clusters, fewer where few make up the variance (`wilson`).
+Where images are clustered, gained, lost and n are first divided by the design effect (Kish 1965), at least 1:
+
+    effect = (C / (C - 1) sum (D_k - n_k d)^2 + mean n_k^2 / 2) / (n / (n - 1) (gained + lost - n d^2) + mean n_k / 2)
+
+The last term of each is half a cluster that differs as a whole, the pseudo-count of Bonett & Price: without it a single
+image that differs says that images are independent, and the interval of 60 clusters of 20 held in 0.77 of the draws.
+
+p is McNemar's test (McNemar 1947) of as many gained as lost:
+
+    fewer than 25 clusters with D_k != 0   exact: the share of all ways to give signs to |D_k| with |sum| >= |sum D_k|
+    else                                   chi2_1 = max(|sum D_k| - 1, 0)^2 / sum D_k^2
+
+With clusters of one this is the exact binomial test of the discordant pairs, or chi-square with the correction of
+Edwards 1948; the variance with larger clusters is that of Yang, Sun & Hardin 2010.
 """
 
 from __future__ import annotations
@@ -48,16 +67,7 @@ def paired(a: Mask, b: Mask, clusters: Whole) -> Paired:
 
 
 def bonett_price_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole) -> tuple[Floats, Floats]:
-    """Ends (cells,) of the 95 % interval of gained - lost as a share of the images (Bonett & Price 2012).
-
-        u = (gained + 1) / (n + 2),  v = (lost + 1) / (n + 2),  u - v ± t sqrt((u + v - (u - v)^2) / (n + 2))
-
-    Dependent images count as fewer: gained, lost and n are divided by the variance of the sums over clusters, over
-    that of as many independent images (Kish 1965), at least 1. Half a cluster that differs as a whole is added to both
-    variances: the few that differ by chance may be those in which a single image does, and say nothing of the others.
-    t is the quantile of Student's distribution with clusters - 1 degrees of freedom, and fewer where few clusters make
-    up the variance (`wilson`).
-    """
+    """Ends (cells,) of the 95 % interval of gained - lost as a share of the images, by the formula above."""
     n, count = int(sizes.sum()), len(sizes)
     if count < 2:
         nothing = np.full(len(sums), np.nan)
@@ -78,14 +88,7 @@ def bonett_price_interval(lost: Whole, gained: Whole, sums: Whole, sizes: Whole)
 
 
 def mcnemar_p(sums: Whole) -> float:
-    """Two-sided p of D (clusters,) having no preferred sign.
-
-        fewer than 25 clusters with D != 0:  exact: the share of all ways to give signs to |D| with a sum as extreme
-        else:                                chi2_1 = max(|sum D| - 1, 0)^2 / sum D^2
-
-    For clusters of one image this is McNemar 1947: the exact binomial test of the discordant pairs, or chi-square with
-    the correction of Edwards 1948. For larger ones the variance is that of Yang, Sun & Hardin 2010.
-    """
+    """McNemar's two-sided p, by the formula above, of D (clusters,) having no preferred sign."""
     steps = np.abs(sums[sums != 0])
     reach = abs(int(sums.sum()))
     if len(steps) >= EXACT_BELOW:

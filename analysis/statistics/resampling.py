@@ -1,5 +1,27 @@
 """Bootstrap intervals and permutation tests of correlations: resamples as weights, in blocks that stay small.
 
+Permutations shuffle the models of one variable against the other, 10,000 times unless asked otherwise:
+
+    p = (1 + number of permutations with |r*| >= |r|) / (1 + number of permutations)          (Phipson & Smyth 2010)
+
+This needs no distribution and is exact with ties. It tests independence of models that are exchangeable.
+
+Intervals over models are bias-corrected and accelerated (Efron 1987), of resamples of n of n models; with more than 5 %
+of resamples in which a variable does not vary there is none:
+
+    ends at the quantiles Phi(z0 + (z0 ± 1.96) / (1 - a (z0 ± 1.96))) of the resampled coefficients
+    z0 = Phi^-1(share of resamples below r, equal ones half)
+    a  = sum d^3 / (6 (sum d^2)^(3/2)),   d = mean - r without model i
+
+Intervals over models and images also draw every value anew from its own interval (low, high) in each resample:
+
+    x* = x + |z| / 1.96 * (high - x  if z > 0,  else  low - x),      z ~ N(0, 1)
+
+Models and images are resampled independently, and a model drawn twice has one value (Owen 2007). Noise weakens a
+correlation, drawing anew weakens it a second time, and the bias correction takes that back: this is an interval for the
+correlation that endless images would show. Errors of accuracies are drawn together for all models, since these saw the
+same images: two are correlated as their d_u (`shares`) are.
+
 Everything is drawn from a seed and the number of models alone, so one row of a table does not depend on the others.
 """
 
@@ -39,7 +61,7 @@ class Spread:
     up: Floats
 
     @property
-    def known(self) -> Mask:
+    def has_interval(self) -> Mask:
         """Which variables have an interval, of one model at least."""
         return np.asarray((self.down > 0).any(axis=-1) | (self.up > 0).any(axis=-1))
 
@@ -80,7 +102,7 @@ def crossed_bootstrap(
     """
     weights = resample_weights(x.shape[-1], resamples, seed)
     random, together = np.random.default_rng([seed, 1]), np.random.default_rng([seed, 3])
-    found = []
+    resampled = []
     for block in _blocks(resamples, x, y):
         normal = random.standard_normal((len(weights[block]), len(x) + len(y), x.shape[-1]))
         if shared is not None:
@@ -88,8 +110,8 @@ def crossed_bootstrap(
             moved = np.einsum("rk,vnk->rvn", factors, shared, optimize=True)
             normal = np.where((shared != 0).any(axis=-1), moved, normal)
         moved_x, moved_y = x_spread.drawn(x, normal[:, : len(x)]), y_spread.drawn(y, normal[:, len(x) :])
-        found.append(coefficients(method, moved_x, moved_y, weights[block]))
-    return np.concatenate(found)
+        resampled.append(coefficients(method, moved_x, moved_y, weights[block]))
+    return np.concatenate(resampled)
 
 
 def shared_factors(errors: Sequence[Share | None]) -> Floats:
@@ -98,21 +120,21 @@ def shared_factors(errors: Sequence[Share | None]) -> Floats:
     Errors are correlated as far as the shares are of the same clusters: the correlation of two is that of their d_u. A
     row of zeros is a value whose error is not known, or 0.
     """
-    known = [k for k, one in enumerate(errors) if one and one.deviations.any()]
-    factors = np.zeros((len(errors), len(known)))
-    if known:
-        shares = [one for k in known if (one := errors[k])]
-        found = np.unique(np.concatenate([one.clusters for one in shares]))
-        d = np.zeros((len(known), len(found)), np.float32)
-        for row, one in zip(d, shares, strict=True):
-            row[np.searchsorted(found, one.clusters)] = one.deviations / np.sqrt((one.deviations**2).sum())
+    rows = [k for k, share in enumerate(errors) if share and share.deviations.any()]
+    factors = np.zeros((len(errors), len(rows)))
+    if rows:
+        shares = [share for k in rows if (share := errors[k])]
+        clusters = np.unique(np.concatenate([share.clusters for share in shares]))
+        d = np.zeros((len(rows), len(clusters)), np.float32)
+        for row, share in zip(d, shares, strict=True):
+            row[np.searchsorted(clusters, share.clusters)] = share.deviations / np.sqrt((share.deviations**2).sum())
         length, direction = np.linalg.eigh((d @ d.T).astype(np.float64))
-        factors[known] = direction * np.sqrt(length.clip(0))
+        factors[rows] = direction * np.sqrt(length.clip(0))
     return factors
 
 
 def percentile_interval(resampled: Floats) -> Interval:
-    """Between the 2.5 and 97.5 % quantiles of the resampled coefficients (resamples, a, b) (Efron 1979)."""
+    """Interval between the 2.5 and 97.5 % quantiles of resampled coefficients (resamples, a, b) (Efron 1979)."""
     ends = np.full(resampled.shape[1:], ALPHA / 2)
     return _between(resampled, ends, 1 - ends)
 
@@ -140,9 +162,9 @@ def _between(resampled: Floats, low: Floats, high: Floats) -> Interval:
     missing = np.isnan(resampled)
     ends = np.full((2, *low.shape), np.nan)
     for pair in np.ndindex(low.shape):
-        wanted = np.array([low[pair], high[pair]])
-        if missing[:, *pair].mean() <= UNDEFINED and not np.isnan(wanted).any():
-            ends[:, *pair] = np.quantile(resampled[~missing[:, *pair], *pair], wanted)
+        quantiles = np.array([low[pair], high[pair]])
+        if missing[:, *pair].mean() <= UNDEFINED and not np.isnan(quantiles).any():
+            ends[:, *pair] = np.quantile(resampled[~missing[:, *pair], *pair], quantiles)
     return Interval(ends[0], ends[1], missing.sum(axis=0))
 
 

@@ -1,4 +1,4 @@
-"""Means of accuracies over image sets that may show the same clusters, with intervals.
+"""Means of accuracies over image sets that may show the same clusters, their ratios and their differences.
 
 Let w_i be the weight of image i in a mean, such as 1 / (sets x images of its set), p_i the accuracy of its set, and y_i
 whether it is right. A cluster u adds d_u = sum of w_i (y_i - p_i) over the images that show it to the error of the
@@ -6,8 +6,24 @@ mean, whichever sets they are in; clusters are independent of each other. So the
 
     V = sum d_u^2 * C / (C - 1)            C clusters; without C / (C - 1) where each is shown once
 
-This is the delta method, the cluster-robust variance of Liang & Zeger 1986; at least what it would be if all images
-were independent. `wilson` makes the interval of it, which for a single set is that of the view `accuracy`.
+This is the cluster-robust variance of Liang & Zeger 1986; at least what it would be if all images were independent.
+`wilson` makes the interval of it, which for a single set is that of the view `accuracy`.
+
+A ratio of two shares of one set, right / clean, has d_u = sum of (right - ratio clean) / (n share of clean), and the
+interval ratio ± 1.96 sqrt(V). Where fewer than 10 clusters make up V, (sum d_u^2)^2 / sum d_u^4, as where nothing is
+right or nothing is lost, it is that of a quotient of two shares (MOVER, Donner & Zou 2012), each of which reaches as
+far as the exact interval does (Clopper & Pearson 1934): safe and wide.
+
+A difference of two numbers over the same clusters, such as benchmarks, shape biases or mean kappas, has the interval
+
+    B - A ± t sqrt(C / (C - 1) (sum (d_u(B) - d_u(A))^2 + w^2))
+
+with t as in `wilson`. w is what a cluster adds whose images all differ, 1 / C for a share: half of one that was lost
+and half of one that was gained, as in `paired`, since what did not differ on these images may on others.
+
+Two numbers that share no images are taken as independent (MOVER, Zou & Donner 2008). With the interval (l, u) of each,
+
+    low = B - A - sqrt((B - l_B)^2 + (u_A - A)^2),     high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
 """
 
 from __future__ import annotations
@@ -42,26 +58,26 @@ class Share:
 def share_of(right: Mask | Floats, clusters: Whole) -> Share:
     """The share of one set: how right each of n images is, in [0, 1], and which cluster it shows; (n,) each."""
     value = float(right.mean())
-    found, place = np.unique(clusters, return_inverse=True)
+    distinct, place = np.unique(clusters, return_inverse=True)
     deviations = np.bincount(place, weights=right - value) / len(right)
-    return Share(value, len(right), found, deviations, float(np.square(right - value).mean()) / len(right))
+    return Share(value, len(right), distinct, deviations, float(np.square(right - value).mean()) / len(right))
 
 
 def mean_of(shares: Sequence[Share]) -> Share:
     """The mean of shares, each with the same weight."""
-    found, place = np.unique(np.concatenate([one.clusters for one in shares]), return_inverse=True)
-    deviations = np.bincount(place, weights=np.concatenate([one.deviations for one in shares])) / len(shares)
+    distinct, place = np.unique(np.concatenate([share.clusters for share in shares]), return_inverse=True)
+    deviations = np.bincount(place, weights=np.concatenate([share.deviations for share in shares])) / len(shares)
     return Share(
-        sum(one.value for one in shares) / len(shares),
-        sum(one.images for one in shares),
-        found,
+        sum(share.value for share in shares) / len(shares),
+        sum(share.images for share in shares),
+        distinct,
         deviations,
-        sum(one.independent for one in shares) / len(shares) ** 2,
+        sum(share.independent for share in shares) / len(shares) ** 2,
     )
 
 
 def share_interval(share: Share) -> tuple[float, float]:
-    """Its 95 % interval."""
+    """The 95 % interval of the share."""
     value, independent = np.array(share.value), np.array(share.independent)
     low, high, _ = clustered_interval(value, share.deviations, independent, share.images)
     return float(low), float(high)
@@ -80,50 +96,46 @@ FEWEST_APART = 10
 def ratio_interval(right: Mask | Floats, clean: Mask, clusters: Whole) -> tuple[float, float] | tuple[None, None]:
     """95 % interval of right / clean, the ratio of two shares of one set's n images; (n,) each, `right` in [0, 1].
 
-    Here d_u = sum of (right - ratio clean) / (n share of clean), and the interval is ratio +- 1.96 sqrt(V). Where fewer
-    than 10 clusters make up V, as where nothing is right or nothing is lost, V is not seen: then it is `quotient` of
-    the intervals of the two shares. No interval where nothing is right when clean, or with one cluster.
+    There is none where nothing is right when clean, or with one cluster.
     """
-    found, place = np.unique(clusters, return_inverse=True)
-    if not clean.any() or len(found) == 1:
+    distinct, place = np.unique(clusters, return_inverse=True)
+    if not clean.any() or len(distinct) == 1:
         return None, None
     ratio = right.sum() / clean.sum()
     deviations = np.bincount(place, right - ratio * clean).astype(np.float64)
     if contributing(deviations) < FEWEST_APART:
         return quotient(share_of(right, clusters), share_of(clean, clusters))
-    half = Z * sqrt((deviations**2).sum() * len(found) / (len(found) - 1)) / clean.sum()
+    half = Z * sqrt((deviations**2).sum() * len(distinct) / (len(distinct) - 1)) / clean.sum()
     return max(0.0, float(ratio - half)), float(ratio + half)
 
 
-def difference_interval(one: Share, other: Share) -> tuple[float, float] | None:
-    """95 % interval of other - one, shares of the same clusters: `paired_interval`, with d_u that of the other less
-    that of the one. None where no cluster is shared, or there is but one.
+def difference_interval(a: Share, b: Share) -> tuple[float, float] | None:
+    """95 % interval of b - a, shares of the same clusters: `paired_interval`, with d_u that of b less that of a.
+
+    There is none where no cluster is shared, or there is but one.
     """
-    found, place = np.unique(np.concatenate([one.clusters, other.clusters]), return_inverse=True)
-    if len(found) == len(one.clusters) + len(other.clusters) or len(found) == 1:
+    distinct, place = np.unique(np.concatenate([a.clusters, b.clusters]), return_inverse=True)
+    if len(distinct) == len(a.clusters) + len(b.clusters) or len(distinct) == 1:
         return None
-    deviations = np.bincount(place, np.concatenate([-one.deviations, other.deviations])).astype(np.float64)
-    low, high = paired_interval(other.value - one.value, deviations, 1 / len(found))
+    deviations = np.bincount(place, np.concatenate([-a.deviations, b.deviations])).astype(np.float64)
+    low, high = paired_interval(b.value - a.value, deviations, 1 / len(distinct))
     return max(-1.0, low), min(1.0, high)
 
 
-def paired_interval(difference: float, deviations: Floats, whole: float) -> tuple[float, float]:
+def paired_interval(difference: float, deviations: Floats, most: float) -> tuple[float, float]:
     """Ends of the 95 % interval of a difference, from d_u, what each of C > 1 clusters adds to its error; (C,).
 
-    difference +- t sqrt(C / (C - 1) (sum d_u^2 + whole^2)), where `whole` is what a cluster adds whose images all
-    differ. That is one half of such a cluster that was lost, as `paired` has it, and one that was gained (Bonett &
-    Price 2012): those that differ are few, or none, and the next resample of images has others. t has the degrees of
-    freedom of `wilson`, the two included.
+    `most` is w above; its two halves count among the clusters that make up the variance.
     """
-    unseen, count = whole * sqrt(UNSEEN), len(deviations)
-    apart = contributing(np.array([*deviations, unseen, -unseen]) / whole)
+    unseen, count = most * sqrt(UNSEEN), len(deviations)
+    apart = contributing(np.array([*deviations, unseen, -unseen]) / most)
     half = float(student(np.array(min(count - 1, 2 * apart))))
-    half *= sqrt(((deviations**2).sum() + whole**2) * count / (count - 1))
+    half *= sqrt(((deviations**2).sum() + most**2) * count / (count - 1))
     return difference - half, difference + half
 
 
 def _exact(share: Share) -> tuple[float, float]:
-    """Its 95 % interval, reaching as far as the exact one of Clopper & Pearson 1934 does.
+    """The 95 % interval of a share, reaching as far as the exact one of Clopper & Pearson 1934 does.
 
     Wilson's holds a share too rarely where a single answer is expected to be right about once in five sets of images.
     """
@@ -136,18 +148,18 @@ def _exact(share: Share) -> tuple[float, float]:
     return min(below, float(low)), max(above, float(high))
 
 
-def quotient(one: Share, other: Share) -> tuple[float, float]:
-    """Ends of a 95 % interval of one / other, from the exact interval of each; `other` is not 0.
+def quotient(share_a: Share, share_b: Share) -> tuple[float, float]:
+    """Ends of a 95 % interval of a / b, from the exact interval of each; b is not 0.
 
-    MOVER (Donner & Zou 2012), with a = one, b = other, and (l, u) their intervals:
+    MOVER (Donner & Zou 2012), with (l, u) the intervals of a and b:
 
         low  = (a b - sqrt((a b)^2 - l_a (2 a - l_a) u_b (2 b - u_b))) / (u_b (2 b - u_b))
         high = (a b + sqrt((a b)^2 - u_a (2 a - u_a) l_b (2 b - l_b))) / (l_b (2 b - l_b))
 
     It takes the two as independent. The answers to one image are mostly alike, and then it is wider than it need be.
     """
-    a, b = one.value, other.value
-    (low_a, high_a), (low_b, high_b) = _exact(one), _exact(other)
+    a, b = share_a.value, share_b.value
+    (low_a, high_a), (low_b, high_b) = _exact(share_a), _exact(share_b)
     below, above = high_b * (2 * b - high_b), low_b * (2 * b - low_b)
     product = (a * b) ** 2
     if above <= 0:

@@ -1,16 +1,19 @@
 """The 95 % interval of a share of images, which may depend on each other: Wilson's, with a number of images to match.
 
-A share p that is off by e = sum of d_u over the C clusters u, which are independent of each other, has the variance
+It is the interval of accuracies, flips of a gate, shape biases, benchmarks and their means. A share p that is off by
+e = sum of d_u over the C clusters u, which are independent of each other, has the variance
 
-    V = sum d_u^2 * C / (C - 1), and at least what it would be if all images were independent
+    V         = sum d_u^2 * C / (C - 1), and at least what it would be if all images were independent
     effective = p (1 - p) / V, or C where all images are alike and hide V    (Franco, Little, Louis & Slud 2019)
-    z = Student's quantile with min(C - 1, 2 (sum d_u^2)^2 / sum d_u^4) degrees of freedom, at least 1
+    z         = Student's quantile with min(C - 1, 2 (sum d_u^2)^2 / sum d_u^4) degrees of freedom, at least 1
+    ends      = (p + z^2 / (2 e) ± z sqrt(p (1 - p) / e + z^2 / (4 e^2))) / (1 + z^2 / e),   e = effective
 
-The interval is Wilson's (Wilson 1927), with this z and `effective` images. The degrees of freedom are Satterthwaite's
-(1946): where few clusters differ from the others, as where p is near 0 or 1, V is hardly known, however many there
-are. Independent images have Wilson's interval with the normal quantile; fewer than 30 have Student's with C - 1.
+The ends are Wilson's (Wilson 1927), the degrees of freedom Satterthwaite's (1946): where few clusters differ from the
+others, as where p is near 0 or 1, V is hardly known, however many there are. Independent images have the normal
+quantile, 1.96; fewer than 30 have Student's with C - 1.
 
-The view `accuracy` computes the same in SQL; tests compare the two. benchmarks/coverage.py tells how often it holds.
+The view `accuracy` computes the same in SQL, with Student's quantile as a polynomial that is right to 2e-9; tests
+compare the two. benchmarks/coverage.py tells how often it holds.
 """
 
 from __future__ import annotations
@@ -70,8 +73,8 @@ def clustered_interval(
 ) -> tuple[Floats, Floats, Floats]:
     """(low, high, effective) of shares (…), from d_u as `deviations` (…, clusters).
 
-    independent (…) is the variance if all of the images were independent of each other. As many clusters as images
-    means that they are.
+    independent (…) is the variance if all of the images were independent of each other. They are where there are as
+    many clusters as images.
     """
     count = deviations.shape[-1]
     second, fourth = (deviations**2).sum(axis=-1), (deviations**4).sum(axis=-1)
@@ -83,7 +86,7 @@ def clustered_interval(
     else:
         quantile, variance = independent_quantile(count), second
     variance = np.maximum(variance, independent)
-    known = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
-    variance = np.where(known, variance, 1)
-    effective = np.where(known, share * (1 - share) / variance, count)
+    estimable = (share > 0) & (share < 1) & (count > 1) & (variance > 0)
+    variance = np.where(estimable, variance, 1)
+    effective = np.where(estimable, share * (1 - share) / variance, count)
     return *wilson(share, effective, quantile), effective

@@ -7,12 +7,20 @@ from typing import Annotated
 
 import typer
 
-from ..console import Json, parameters_in_words, print_rows, progress
+from ...errors import UsageError
+from .. import api
+from ..console import Json, print_rows, progress, setting_in_words
 from .completion import complete_study
 from .options import Database
 
 
 def analyze(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[STUDY.toml]", help="The study whose own measures are computed too.", show_default=False
+        ),
+    ] = None,
     db: Database = Path("results.duckdb"),
     study: Annotated[
         str,
@@ -37,15 +45,19 @@ def analyze(
     The view `condition_metric` gets shape bias, calibration and the like under every condition, and how they differ
     from those of the clean images.
 
+    With a study file its own measures ([measures]) are computed as well, where their files, parameters or cells have
+    changed; what is there of built-in ones stays.
+
     Example: bandlens analyze --db results.duckdb --json
     """
-    from ..api import analyze as compute
-
-    shown = compute(
-        db, study, resamples=resamples, rgb_reference=rgb_reference, conditions=conditions, progress=progress
+    if file is not None and study != "*":
+        raise UsageError(f"{file} and --study {study} name a study each; give one of them")
+    analyzed = study if file is None else api.studies.read_study(file)
+    metrics = api.results.analyze(
+        db, analyzed, resamples=resamples, rgb_reference=rgb_reference, conditions=conditions, progress=progress
     )
     ids = ("study_id", "checkpoint_id", "image_set_id", "condition_id")
-    rows = shown.drop(*ids, strict=False).to_dicts()
+    rows = metrics.drop(*ids, strict=False).to_dicts()
     if conditions and not as_json:
-        rows = [row | {"parameters": parameters_in_words(row["parameters"])} for row in rows]
+        rows = [row | {"parameters": setting_in_words(row["probe"], row["parameters"])} for row in rows]
     print_rows(rows, as_json)

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ...protocol import SIZE
+from ...probes.images.options import How
+from ...protocol import BENCHMARKS, SIZE
+from .. import api
 from ..console import Json, print_rows, progress
 from .completion import complete_benchmark
 from .images import (
@@ -23,7 +25,7 @@ from .images import (
     Stream,
     Workers,
     print_sets,
-    read_resize,
+    read_crop,
     say,
 )
 
@@ -41,25 +43,7 @@ def list_(json: Json = False) -> None:
 
     Example: bandlens benchmarks list
     """
-    from ...probes.benchmarks.layouts import LAYOUTS, classes_of
-    from ...protocol import BENCHMARKS
-
-    rows = []
-    for one in BENCHMARKS.values():
-        layout, sets = LAYOUTS[one.name], len(one.places)
-        rows.append(
-            {
-                "benchmark": one.name,
-                "sets": sets,
-                "images": sets * one.count,
-                "classes": len(classes_of(one, layout)),
-                "decision_space": one.decision_space,
-                "labels": " and ".join(["label", *([one.scheme] if one.scheme else [])]),
-                "GB": round(sets * one.count * 3 * SIZE**2 / 1e9, 2),
-                "layout": f"<corruption>/<severity>/, where {layout.words}" if one.corruptions else layout.words,
-            }
-        )
-    print_rows(rows, as_json=json)
+    print_rows(api.images.list_benchmarks(), as_json=json)
 
 
 @app.command()
@@ -108,26 +92,18 @@ def pack(
     Example: bandlens benchmarks pack imagenet-c imagenet-c --out sets/imagenet-c --corruption fog
     """
     from ...probes.benchmarks.check import Subset
-    from ...probes.benchmarks.layouts import find_benchmark
-    from ...probes.benchmarks.pack import Corruptions, Labels, pack_benchmark
-    from ...probes.images.pack import How
+    from ...probes.benchmarks.truth import Labels
 
     start = time.perf_counter()
-    shorter, squash = read_resize(resize)
-    images = pack_benchmark(
-        find_benchmark(benchmark),
+    fixed = benchmark in BENCHMARKS and BENCHMARKS[benchmark].fixed
+    images = api.images.pack_benchmark(
+        benchmark,
         source,
         out,
-        size=size,
-        resize=shorter,
-        interpolation=interpolation,
-        squash=squash,
         name=name,
-        labels=Labels(ground_truth, real),
-        corruptions=Corruptions(tuple(corruption or ()), tuple(severity or ())),
-        subset=Subset(per_class, limit, partial),
-        clusters=clusters,
-        fast=fast,
+        crop=read_crop(size, resize, interpolation, fast, fixed),
+        labels=Labels(ground_truth, real, clusters),
+        subset=Subset(per_class, limit, partial, tuple(corruption or ()), tuple(severity or ())),
         how=How(skip_broken, stream, workers, progress, say),
     )
     print_sets(images, time.perf_counter() - start, json)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 
 from ...errors import BandlensError, CheckpointError
-from ...export.registry import Checkpoint, by_category, checkpoint, checkpoints, key_rule, select
+from .. import api
 from ..console import Json, log, print_lines, print_rows
 from .completion import complete_category, complete_checkpoint
+
+if TYPE_CHECKING:
+    from ...export.weights.registry import Checkpoint
 
 app = typer.Typer(
     name="checkpoints",
@@ -35,17 +38,16 @@ def list_(category: Category = None, json: Json = False) -> None:
 
     Example: bandlens checkpoints list --category contrastive
     """
-    chosen = checkpoints() if category is None else by_category(category)
     rows = [
         {
-            "name": one.name,
-            "category": one.category,
-            "published_top1": one.published_top1,
-            "normalization": one.normalization,
-            "licence": one.licence,
-            "source": one.source,
+            "name": checkpoint.name,
+            "category": checkpoint.category,
+            "published_top1": checkpoint.published_top1,
+            "normalization": checkpoint.normalization,
+            "licence": checkpoint.licence,
+            "source": checkpoint.source,
         }
-        for one in chosen
+        for checkpoint in api.models.list_checkpoints(category)
     ]
     print_rows(rows, json)
 
@@ -58,31 +60,11 @@ def show(
 
     Example: bandlens checkpoints show resnet50_dino
     """
-    from ...export.fetch import local_files, verify
-
-    one = checkpoint(name)
-    stored = {row.file: row for row in verify(one)}
-    rows = [
-        {
-            "name": one.name,
-            "category": one.category,
-            "published_top1": one.published_top1,
-            "normalization": one.normalization,
-            "licence": one.licence,
-            "source": str(part.source),
-            "rule": part.rule,
-            "containers": ", ".join(key_rule(part.rule).containers),
-            "drops": "; ".join(why for _, why in key_rule(part.rule).drop),
-            "file": str(path),
-            "sha256": stored[path].sha256,
-            "status": stored[path].status,
-        }
-        for part, path in local_files(one)
-    ]
+    rows = api.models.describe_checkpoint(name)
     if json:
         print_rows(rows, as_json=True)
-        return
-    print_lines(rows)
+    else:
+        print_lines(rows)
 
 
 @app.command()
@@ -91,13 +73,12 @@ def fetch(names: Names = None, every: Every = False, category: Category = None) 
 
     Examples: bandlens checkpoints fetch tv_resnet50, bandlens checkpoints fetch --category stylized
     """
-    from ...export.fetch import fetch as fetch_one
 
-    def fetch_and_print(one: Checkpoint) -> None:
-        for path in fetch_one(one):
+    def fetch_and_print(checkpoint: Checkpoint) -> None:
+        for path in api.models.fetch_weights(checkpoint):
             print(path)
 
-    failed = for_each(select(names or [], every, category), fetch_and_print)
+    failed = for_each(api.models.select_checkpoints(names or [], every, category), fetch_and_print)
     if failed:
         raise CheckpointError(f"{len(failed)} not fetched: {', '.join(failed)}; run the same command to go on")
 
@@ -108,9 +89,8 @@ def verify(names: Names = None, every: Every = False, category: Category = None,
 
     Example: bandlens checkpoints verify --all
     """
-    from ...export.fetch import verify as verify_one
-
-    rows = [row for one in select(names or [], every, category) for row in verify_one(one)]
+    chosen = api.models.select_checkpoints(names or [], every, category)
+    rows = [row for checkpoint in chosen for row in api.models.verify_weights(checkpoint)]
     print_rows([{"name": row.name, "status": row.status, "sha256": row.sha256, "file": row.file} for row in rows], json)
     bad = list(dict.fromkeys(row.name for row in rows if row.status != "ok"))
     if bad:
@@ -126,7 +106,7 @@ N = TypeVar("N", bound=Named)
 
 
 def for_each(chosen: Iterable[N], act: Callable[[N], Any], advance: Callable[[], None] = lambda: None) -> list[str]:
-    """Do something for each checkpoint or model; the names of those that failed, with a line on stderr for each.
+    """Act on each checkpoint or model; gives the names of those that failed, with a line on stderr for each.
 
     A single one fails with its own error.
     """
@@ -136,11 +116,11 @@ def for_each(chosen: Iterable[N], act: Callable[[N], Any], advance: Callable[[],
         advance()
         return []
     failed = []
-    for one in chosen:
+    for model in chosen:
         try:
-            act(one)
+            act(model)
         except BandlensError as error:
-            log.error(f"bandlens: {one.name}: {error}")
-            failed.append(one.name)
+            log.error(f"bandlens: {model.name}: {error}")
+            failed.append(model.name)
         advance()
     return failed

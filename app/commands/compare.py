@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import UsageError, some_of
-from ..console import Json, condition_in_words, parameters_in_words, print_rows, progress
+from .. import api
+from ..console import Json, condition_in_words, print_rows, progress, setting_in_words
 from .completion import complete_study
 from .options import Database
 
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
     from ...analysis.comparison.runs import Comparison
 
 NAMED = 10
-"""How many cells that only one run has are listed."""
+"""The number of cells of one run alone that are listed."""
 MOST_CONDITIONS = 7
-"""Of a probe, that were replaced or came instead."""
+"""The number of conditions of a probe that are listed where they were replaced."""
 LAST = (
     "p_holm", "changed", "top1_a", "top1_b", "n", "lost", "gained", "kappa", "p", "p_bh", "differs_in", "note",
 )  # fmt: skip
-"""What a line of a cell says after the condition and the difference, as long as a terminal has room."""
+"""Columns of a cell after the condition and the difference, as long as a terminal has room."""
 
 
 def compare(
@@ -71,15 +72,13 @@ def compare(
     """Compare two runs image by image: accuracies, curves, metrics and correlations that changed, with intervals.
 
     Two versions of a study, two studies, two databases; or two checkpoints, image sets or precisions of a study.
-    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/statistics.md.
+    McNemar's test for each cell, corrected over all of them. Differences are B less A; see docs/guide/compare.md.
 
     Example: bandlens compare study@1 study@2 --db results.duckdb
 
     Example: bandlens compare study --checkpoints resnet50.a1_in1k,resnet50.a2_in1k
     """
-    from ..api import compare as compare_runs
-
-    found = compare_runs(
+    comparison = api.results.compare(
         a,
         b,
         db,
@@ -89,56 +88,58 @@ def compare(
         precisions=_pair("--precisions", precisions),
         progress=progress,
     )
-    shown = found if everything else found.what_differs()
+    shown = comparison if everything else comparison.what_differs()
     if as_json:
-        print(json.dumps(_as_json(found, shown), indent=1))
+        print(json.dumps(_as_json(comparison, shown), indent=1))
     else:
-        _print(found, shown)
+        _print(comparison, shown)
 
 
 def _pair(option: str, text: str | None) -> tuple[str, str] | None:
     if text is None:
         return None
-    first, comma, second = text.partition(",")
-    if not (first and comma and second) or "," in second:
+    of_a, comma, of_b = text.partition(",")
+    if not (of_a and comma and of_b) or "," in of_b:
         raise UsageError(f"{option} {text}: give one of A and one of B, as X,Y")
-    return first, second
+    return of_a, of_b
 
 
-def _as_json(found: Comparison, shown: Comparison) -> dict[str, Any]:
+def _as_json(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
     tables = ("cells", "curves", "metrics", "conditions", "correlations", "only_a", "only_b", "replaced")
     return {
-        "a": found.a,
-        "b": found.b,
-        "sentence": found.sentence,
-        "same_cells": found.same,
-        "compared_cells": len(found.cells),
+        "a": comparison.a,
+        "b": comparison.b,
+        "sentence": comparison.sentence,
+        "same_cells": comparison.same,
+        "compared_cells": len(comparison.cells),
         **{name: getattr(shown, name).to_dicts() for name in tables},
-        "no_correlations": found.no_correlations,
+        "no_correlations": comparison.no_correlations,
     }
 
 
-def _print(found: Comparison, shown: Comparison) -> None:
+def _print(comparison: Comparison, shown: Comparison) -> None:
     from ...analysis.comparison.cells import DIFFERS
 
-    for row in found.replaced.rows(named=True):
-        before, after, anew = (_conditions(row[name]) for name in ("before", "after", "anew"))
-        if after:
+    for row in comparison.replaced.rows(named=True):
+        only_in_a, only_in_b, reimplemented = (
+            _conditions(row["probe"], row[name]) for name in ("only_in_a", "only_in_b", "reimplemented")
+        )
+        if only_in_b:
             print(
-                f"{row['probe']}: these {len(row['before'])} conditions became those {len(row['after'])}: "
-                f"{before}; now {after}"
+                f"{row['probe']}: these {len(row['only_in_a'])} conditions became those {len(row['only_in_b'])}: "
+                f"{only_in_a}; now {only_in_b}"
             )
-        if anew:
-            print(f"{row['probe']}: {len(row['anew'])} conditions are implemented anew: {anew}")
-    print(f"{found.sentence}\nA: {found.a}\nB: {found.b}")
-    different = len(found.cells.filter(DIFFERS))
+        if reimplemented:
+            print(f"{row['probe']}: {len(row['reimplemented'])} conditions are implemented anew: {reimplemented}")
+    print(f"{comparison.sentence}\nA: {comparison.a}\nB: {comparison.b}")
+    different = len(comparison.cells.filter(DIFFERS))
     print(
-        f"{found.same} cells are one and the same; of {len(found.cells)} others that both have, {different} differ in "
-        "accuracy (p < 0.05 after Holm)"
+        f"{comparison.same} cells are one and the same; of {len(comparison.cells)} others that both have, {different} "
+        "differ in accuracy (p < 0.05 after Holm)"
     )
-    for note, count in found.cells["note"].drop_nulls().value_counts().sort("note").rows():
+    for note, count in comparison.cells["note"].drop_nulls().value_counts().sort("note").rows():
         print(f"{count} of them {'is' if count == 1 else 'are'} not compared: {note}")
-    for side, cells in (("A", found.only_a), ("B", found.only_b)):
+    for side, cells in (("A", comparison.only_a), ("B", comparison.only_b)):
         if len(cells):
             print(f"{len(cells)} cells are in {side} only: {_named(cells)}")
     for (checkpoint, image_set), cells in shown.cells.group_by("checkpoint", "image_set", maintain_order=True):
@@ -153,21 +154,23 @@ def _print(found: Comparison, shown: Comparison) -> None:
         "Correlations": shown.correlations,
     }.items():
         print()
-        if title == "Correlations" and found.no_correlations:
-            print(f"Correlations: {found.no_correlations}")
+        if title == "Correlations" and comparison.no_correlations:
+            print(f"Correlations: {comparison.no_correlations}")
         elif len(frame):
             print_rows(_shown(frame), title=title)
         else:
             print(f"{title}: nothing differs")
 
 
-def _conditions(parameters: list[str]) -> str:
-    """In words; without any where the only condition has no parameters."""
-    return some_of([parameters_in_words(one) or "no parameters" for one in parameters], MOST_CONDITIONS, "; ")
+def _conditions(probe: str, parameters: list[str]) -> str:
+    """Settings of a probe in words; `no parameters` where its only condition has none."""
+    settings = [setting_in_words(probe, text) or "no parameters" for text in parameters]
+    return some_of(settings, MOST_CONDITIONS, "; ")
 
 
 def _named(cells: pl.DataFrame) -> str:
-    return some_of([" ".join((*row[:3], parameters_in_words(row[3]))) for row in cells.rows()], NAMED, "; ")
+    names = [f"{row['checkpoint']} {row['image_set']} {condition_in_words(row)}" for row in cells.to_dicts()]
+    return some_of(names, NAMED, "; ")
 
 
 def _of_cells(cells: pl.DataFrame) -> list[dict[str, Any]]:
@@ -188,7 +191,10 @@ def _of_cells(cells: pl.DataFrame) -> list[dict[str, Any]]:
 def _shown(frame: pl.DataFrame) -> list[dict[str, Any]]:
     """Rows without the columns that are empty, and with conditions in words."""
     return [
-        {name: parameters_in_words(value) if name in ("parameters", "at") else value for name, value in row.items()}
+        {
+            name: setting_in_words(row["probe"], value) if name in ("parameters", "at") else value
+            for name, value in row.items()
+        }
         for row in frame.select(_filled(frame)).to_dicts()
     ]
 

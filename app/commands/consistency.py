@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .. import api
 from ..console import Json, print_rows
 from .options import Database
 
@@ -25,10 +26,4 @@ def consistency(
 
     Example: bandlens consistency cue-conflict --db results.duckdb
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.metrics.error_consistency import consistencies, summary
-
-    with open_store(db, read_only=True) as store:
-        table = consistencies(store, images)
-    people = (table["humans"] > 0).any()
-    print_rows(summary(table) if people and not pairs else table.to_dicts(), as_json=as_json)
+    print_rows(api.results.consistency(images, db, pairs=pairs), as_json=as_json)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import UnknownName, UsageError
+from ...errors import UsageError
 from ...protocol import SUBSET_TITLES
+from .. import api
 from ..console import Json, print_rows
 from .completion import complete_study
 
 if TYPE_CHECKING:
     import polars as pl
-
-    from ...analysis.correlations.models import StudyTable
 
 
 class Method(StrEnum):
@@ -70,7 +69,7 @@ def correlate(
 ) -> None:
     """Correlate every bias with every kind of generalization, with intervals, permutation tests and correction.
 
-    Without --db, the published figures of the study's 48 models. docs/statistics.md explains every number.
+    Without --db, the published figures of the study's 48 models. docs/guide/compare.md explains every number.
 
     Example: bandlens correlate --method kendall --json
     """
@@ -83,87 +82,40 @@ def correlate(
         return
     if study and not db:
         raise UsageError("--study is a study of a database; give --db too, or neither for the published figures")
-    from ...analysis.correlations.models import subsets_of
-    from ...analysis.correlations.table import correlate as correlate_frame
-
-    if target is Accuracies.effective:
-        found = _effective(db, study, baseline.value, as_json)
-    else:
-        found = _published() if db is None else _of_database(db, study)
-    biases = _chosen(bias, found.biases)
-    subsets = subsets_of(found.frame)
-    rows = correlate_frame(
-        found.frame, biases, found.groups, subsets, method.value, found.given, resamples, errors=found.errors
+    correlated = api.results.correlate(
+        db,
+        study,
+        biases=bias or (),
+        method=method.value,
+        resamples=resamples,
+        target=target.value,
+        baseline=baseline.value,
     )
+    rows = correlated.rows
     if as_json:
         print_rows(rows.to_dicts(), as_json=True)
         return
-    for subset in subsets:
-        _print_subset(rows.filter(subset=subset), subset, found.given)
+    if correlated.lines:
+        lines = [{"benchmark": name, **asdict(line)} for name, line in correlated.lines.items()]
+        print_rows(lines, title=f"Probit lines over ImageNet, baseline {baseline.value}")
+    for subset in rows["subset"].unique(maintain_order=True):
+        _print_subset(rows.filter(subset=subset), subset, correlated.partial_on)
     print(_summary(rows))
 
 
-def _published() -> StudyTable:
-    from ...analysis.correlations.models import StudyTable
-    from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
-
-    return StudyTable(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), "ID")
-
-
-def _effective(db: Path | None, study: str | None, baseline: str, as_json: bool) -> StudyTable:
-    """Effective robustness in place of accuracies, given that on ImageNet; prints the lines it is measured from."""
-    from dataclasses import asdict
-
-    from ...analysis.correlations.models import StudyTable, study_table
-    from ...analysis.database.open import open_store
-    from ...analysis.database.studies import study_label
-    from ...analysis.published.relate import fits, study_models, with_accuracies, with_effective
-    from ...analysis.published.sources import atlas
-
-    values = atlas()
-    lines = fits(values, baseline)
-    if db is None:
-        table = _published()
-        frame = study_models(values)
-    else:
-        with open_store(db, read_only=True) as store:
-            label = study_label(store, study)
-            table = study_table(store, label, with_errors=False)  # the errors are those of the accuracies
-            frame = with_accuracies(store, label, table.frame)
-    frame, targets = with_effective(frame, lines)
-    if not as_json:
-        rows = [{"benchmark": name, **asdict(line)} for name, line in lines.items() if f"effective_{name}" in targets]
-        print_rows(rows, title=f"Probit lines over ImageNet, baseline {baseline}")
-    return StudyTable(frame, table.biases, targets, "imagenet")
-
-
-def _of_database(db: Path, study: str | None) -> StudyTable:
-    from ...analysis.correlations.models import study_table
-    from ...analysis.database.open import open_store
-    from ...analysis.database.studies import study_label
-
-    with open_store(db, read_only=True) as store:
-        return study_table(store, study_label(store, study))
-
-
-def _chosen(wanted: Sequence[str] | None, known: list[str]) -> list[str]:
-    for name in wanted or []:
-        if name not in known:
-            raise UnknownName("bias", name, known)
-    return list(dict.fromkeys(wanted)) if wanted else known
-
-
-def _print_subset(rows: pl.DataFrame, subset: str, given: str | None) -> None:
+def _print_subset(rows: pl.DataFrame, subset: str, partial_on: str | None) -> None:
     counts = ", ".join(map(str, sorted(rows["n"].unique())))
     over_images = rows["low_images"].is_not_null().any()
-    shown = [_shown(row, given, over_images) for row in rows.to_dicts()]
-    print_rows(shown, title=f"{SUBSET_TITLES[subset]} models (n = {counts})")
+    print_rows(
+        [_shown(row, partial_on, over_images) for row in rows.to_dicts()],
+        title=f"{SUBSET_TITLES[subset]} models (n = {counts})",
+    )
     for clause in dict.fromkeys(clause for note in rows["note"] if note for clause in note.split("; ")):
         print(f"  {clause}")
     print()
 
 
-def _shown(row: dict[str, Any], given: str | None, over_images: bool) -> dict[str, Any]:
+def _shown(row: dict[str, Any], partial_on: str | None, over_images: bool) -> dict[str, Any]:
     return {
         "bias": row["bias"],
         "group": row["group"],
@@ -174,7 +126,7 @@ def _shown(row: dict[str, Any], given: str | None, over_images: bool) -> dict[st
         "permuted": _p(row["p_permutation"]),
         "Holm": _p(row["p_holm"]),
         "BH": _p(row["p_bh"]),
-        f"given {given}" if given else "partial": _number(row["partial"]),
+        f"given {partial_on}" if partial_on else "partial": _number(row["partial"]),
         "without a category": _range(row["loco_low"], row["loco_high"]),
     }
 

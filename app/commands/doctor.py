@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import os
-import platform
-import shutil
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from ...errors import EngineError, UnknownName, amount
-from ...processors import processors
-from ...version import __version__
+from .. import api
 from ..console import Json, print_rows
 from .completion import complete_engine
-
-if TYPE_CHECKING:
-    from ...engine.device.devices import Readiness
-    from ...engine.device.nvidia import Gpus
-
-PACKAGES = (
-    "numpy", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "nncf",
-    "tensorrt-cu13", "tensorrt-rtx-cu13-bindings", "cupy-cuda13x", "duckdb", "polars", "pyarrow",
-)  # fmt: skip
 
 Engine = Annotated[
     str | None,
@@ -43,143 +26,4 @@ def doctor(engine: Engine = None, as_json: Json = False) -> None:
 
     Example, once before a long job or as a container starts: bandlens doctor --engine tensorrt
     """
-    found = findings() if engine is None else [require(engine)]
-    print_rows([{"what": what, "found": value} for what, value in found], as_json)
-
-
-def require(engine: str) -> tuple[str, str]:
-    """The (what, found) pair of one engine; EngineError with the reason where it is not ready."""
-    from ...engine.device.requirements import CHECKS
-
-    if engine not in (*CHECKS, "auto"):
-        raise UnknownName("engine", engine, (*CHECKS, "auto"))
-    state = state_of(engine)
-    if not state.ready:
-        raise EngineError(f"engine {engine} is {_words(state)}")
-    return f"engine {engine}", _words(state)
-
-
-def findings() -> list[tuple[str, Any]]:
-    """(what, found) pairs, in the order that they are printed."""
-    from ...engine.device.devices import gpus
-
-    found = gpus()
-    return [
-        ("bandlens", __version__),
-        ("Python", platform.python_version()),
-        ("processors", processors()),
-        ("memory", f"{memory() / 2**30:.0f} GiB"),
-        ("folder for weights and models", _folder()),
-        *gpu_rows(found),
-        *_engine_rows(found),
-        *_cluster_rows(),
-        *((f"package {name}", _version(name)) for name in PACKAGES),
-    ]
-
-
-def memory(root: Path = Path("/")) -> int:
-    """Bytes of memory that this process may use: a container may own less than the machine has."""
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        return min(machine, int((root / "sys/fs/cgroup/memory.max").read_text(encoding="utf-8")))
-    except (OSError, ValueError):  # no control group here, or one whose limit reads `max`
-        return machine
-
-
-def _folder() -> str:
-    from ...export.files import home
-
-    place = home()
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    return f"{place} ({amount(shutil.disk_usage(existing).free)} free)"
-
-
-def gpu_rows(found: Gpus) -> list[tuple[str, str]]:
-    """A row for each GPU, or one that says why there is none to use."""
-    from ...engine.device.nvidia import NoGpu, Problem
-
-    if isinstance(found, Problem):
-        return [("GPU", f"PROBLEM: {found.message}")]
-    if isinstance(found, NoGpu):
-        return [("GPU", found.reason)]
-    return [
-        (
-            f"GPU {number}",
-            f"{gpu.name}, {gpu.memory_bytes / 2**30:.0f} GiB, compute capability {gpu.capability}, driver {gpu.driver}",
-        )
-        for number, gpu in enumerate(found)
-    ]
-
-
-def _engine_rows(found: Gpus) -> list[tuple[str, str]]:
-    """A row for each engine and array module; what is wrong with the GPU is not repeated in them."""
-    from ...engine.device.nvidia import Problem
-    from ...engine.device.requirements import CHECKS
-
-    rows = [(f"engine {name}", _words(state_of(name)) + _precisions(name, found)) for name in CHECKS]
-    rows.append(("engine auto", _words(state_of("auto"))))
-    rows += [("array module numpy", "ready"), ("array module cupy", _words(_cupy(found)))]
-    if isinstance(found, Problem):
-        return [(what, line.replace(found.message, "the GPU cannot be used, see above")) for what, line in rows]
-    return rows
-
-
-OPEN = "WARNING: it asks for no token: whoever reaches that port can run programs as its user; see docs/cluster.md"
-
-
-def _cluster_rows() -> list[tuple[str, str]]:
-    """A row for the Ray cluster that runs would use, where RAY_ADDRESS names one by host and port."""
-    from ...engine.distributed.cluster import asks_for_token, place_of
-
-    address = os.environ.get("RAY_ADDRESS", "")
-    if "://" in address or place_of(address) is None or importlib.util.find_spec("ray") is None:
-        return []
-    answers = {True: "asks for its token", False: OPEN, None: "does not answer"}
-    return [(f"Ray cluster {address}", answers[asks_for_token(address)])]
-
-
-def state_of(engine: str) -> Readiness:
-    """The readiness of an engine here; for `auto`, of the engine that it stands for, with the reason."""
-    from ...engine.device.devices import Readiness, choose_engine, readiness
-
-    if engine != "auto":
-        return readiness(engine)
-    try:
-        choice = choose_engine()
-    except EngineError as error:
-        return Readiness(False, str(error))
-    return Readiness(True, f"{choice.engine} ({choice.why})")
-
-
-def _precisions(engine: str, found: Gpus) -> str:
-    """Which precisions a ready engine runs here."""
-    from ...engine.backends.base import ENGINES
-    from ...engine.device.requirements import runs
-
-    if not state_of(engine).ready:
-        return ""
-    precisions = list(ENGINES[engine].precisions)
-    if ENGINES[engine].arrays == "cupy" and isinstance(found, tuple):
-        precisions = [one for one in precisions if runs(found[0], one)]
-    return f"; {', '.join(precisions)}"
-
-
-def _cupy(found: Gpus) -> Readiness:
-    from ...engine.device.devices import Readiness
-    from ...engine.device.requirements import cupy_version
-
-    try:
-        return Readiness(True, cupy_version(found))
-    except EngineError as error:
-        return Readiness(False, str(error))
-
-
-def _words(state: Readiness) -> str:
-    return f"{'ready' if state.ready else 'not ready'}: {state.line}"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    print_rows([{"what": subject, "found": finding} for subject, finding in api.models.doctor(engine)], as_json)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ...errors import UsageError
+from .. import api
 
 
 def explore(
@@ -43,22 +43,11 @@ def explore(
 
     Example: bandlens explore results.duckdb --images sets
     """
-    try:
-        from ..explore.server import serve
-    except ModuleNotFoundError as error:
-        if error.name in ("starlette", "uvicorn"):
-            raise UsageError("the explorer needs Starlette and Uvicorn: pip install 'bandlens[explore]'") from None
-        raise
 
     def tell(address: str, sets: int) -> None:
-        found = f"{sets} image set{'' if sets == 1 else 's'} found"
         hint = "" if sets else "; name their folder with --images"
-        print(f"{address}\n{found}{hint}; Ctrl-C ends it", flush=True)
+        print(f"{address}\n{sets} image set{'' if sets == 1 else 's'} found{hint}; Ctrl-C ends it", flush=True)
         if browser:
             webbrowser.open(address)
 
-    folders = images or [database.resolve().parent]
-    for folder in folders:
-        if not folder.is_dir():
-            raise UsageError(f"no folder {folder}; name with --images where image sets lie")
-    serve(database, folders, study, port, tell)
+    api.results.explore(database, images or (), study=study, port=port, tell=tell)

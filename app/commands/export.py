@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from functools import partial, reduce
+from functools import reduce
 from operator import truediv
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...errors import ExportError, UnknownName, UsageError
-from ...export.files import models_folder
-from ...export.models import describe_model
-from ...export.registry import NORMALIZATIONS, Channels
+from ...errors import ExportError, UsageError
 from ...protocol import SIZE
-from ...records import Model
+from .. import api
 from ..console import Json, log, print_rows, progress
-from ..export import Exportable, Lowering, check_calibration, exportables, read_precisions, rows_of, trt_plan_builder
+from ..export import OWN, Exportable, Lowering, Reading, Selection, read_precisions
 from .checkpoints import Category, Every, Names, for_each
 
+if TYPE_CHECKING:
+    from ...export.normalization import Channels
+    from ...records import Model
+
 LOWER = "Precisions and plans"
-OWN = "own"
-"""The key rule of a user's weights."""
-
-
 Size = Annotated[
     int | None,
     typer.Option("--image-size", min=32, help="Width and height of the images, pixels.", show_default=str(SIZE)),
@@ -79,35 +76,10 @@ def export(
     Examples: bandlens export tv_resnet50, bandlens export --all --precision fp16,int8 --calibration val.set,
     bandlens export --timm vit_tiny_patch16_224
     """
-    folder, precisions = out or models_folder(), read_precisions(precision or ["fp32"])
-    if refit and "int8" in precisions:
-        raise UsageError("--refit is for fp32 and fp16: an int8 file has scales of its own; leave out one of the two")
-
-    def known(name: str) -> Model:
-        from ...export.pipeline import export_checkpoint
-
-        return export_checkpoint(name, folder, image_size=image_size or SIZE, trust=trust)[0]
-
-    chosen = _of_timm(timm, folder, image_size) if timm else []
-    if names or every or category is not None or not timm:
-        chosen = exportables(names or [], every, category, folder, known, anew="fp32" in precisions) + chosen
-    check_calibration([one.name for one in chosen], folder, precisions, calibration)
-    _export(chosen, Lowering(precisions, calibration, trt_plan_builder(batch, refit)), json)
-
-
-def _of_timm(names: Sequence[str], folder: Path, image_size: int | None) -> list[Exportable]:
-    """Models of timm; every name is known before the first of them is fetched."""
-    from ...export.pipeline import export_pretrained
-    from ...export.pretrained import pretrained
-
-    if image_size is not None:
-        raise UsageError("--timm takes images of the model's own size; leave out --image-size")
-    full = dict.fromkeys(pretrained(name).name for name in names)
-
-    def export_one(name: str) -> Model:
-        return export_pretrained(name, folder)[0]
-
-    return [Exportable(name, partial(export_one, name)) for name in full]
+    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch, refit)
+    selection = Selection(names or (), every, category, timm or ())
+    models = api.models.models_to_export(selection, lowering, image_size=image_size, trust=trust, out=out)
+    _export(models, lowering, json)
 
 
 def export_own(
@@ -159,63 +131,62 @@ def export_own(
     Examples: bandlens export-own mine.pth --name mine --architecture resnet18 --normalization imagenet,
     bandlens export-own --onnx mine.onnx --name mine --normalization imagenet
     """
-    folder, precisions = out or models_folder(), read_precisions(precision or ["fp32"])
+    lowering = Lowering(read_precisions(precision or ["fp32"]), calibration, batch)
     if onnx is not None and (file, architecture, weights, trust, rule) != (None, None, None, False, OWN):
         raise UsageError("an ONNX file is the whole network; leave out weights, --architecture and what is about them")
-    if onnx is None and (file is None or architecture is None):
+    source = file if onnx is None else onnx
+    if source is None or (onnx is None and architecture is None):
         raise UsageError("give a file of weights and their --architecture, or a finished network with --onnx")
-    mean_std = channels(mean, std, normalization)
-    check_calibration([name], folder, precisions, calibration)
+    mean_channels, std_channels = channels(mean, std, normalization)
+    api.models.check_calibration([name], lowering, out)
 
-    def own() -> Model:
-        from ...export.pipeline import export_user_checkpoint, import_onnx
-
-        if onnx is not None:
-            return import_onnx(onnx, name, *mean_std, folder, image_size=image_size)[0]
-        assert file is not None and architecture is not None  # noqa: S101, PT018 - checked above, for mypy
-        model, _ = export_user_checkpoint(
-            file,
+    def export_model() -> Model:
+        model = api.models.export(
+            source,
             name,
-            architecture,
-            *mean_std,
-            folder,
-            image_size=image_size or SIZE,
-            rule=rule,
-            trust=trust,
-            weights=weights,
+            architecture=architecture,
+            mean=mean_channels,
+            std=std_channels,
+            image_size=image_size,
+            reading=Reading(rule, weights, trust),
+            out=out,
         )
-        took = describe_model(folder, name)["weights"]
-        if took["left"]:
-            left = ", ".join(took["left"])
-            average = "the moving average " if took["ema"] else ""
+        choice = api.models.describe_model(name, out).get("weights", NO_CHOICE)
+        if choice["left"]:
+            others = ", ".join(choice["left"])
+            average = "the moving average " if choice["ema"] else ""
             log.info(
-                f"bandlens: {name}: took {average}{took['taken']} and left {left}; --weights ema|raw|KEY takes others"
+                f"bandlens: {name}: took {average}{choice['taken']} and left {others}; --weights ema|raw|KEY takes "
+                "others"
             )
         return model
 
-    def told(row: dict[str, Any]) -> dict[str, Any]:
-        took = describe_model(folder, name).get("weights", {"taken": None, "left": []})
-        return row | {"weights": took["taken"], "weights_left": took["left"]}
+    def with_choice(row: dict[str, Any]) -> dict[str, Any]:
+        choice = api.models.describe_model(name, out).get("weights", NO_CHOICE)
+        return row | {"weights": choice["taken"], "weights_left": choice["left"]}
 
-    lowering = Lowering(precisions, calibration, trt_plan_builder(batch, refit=False))
-    _export([Exportable(name, own)], lowering, json, told if json else None)
+    _export([Exportable(name, export_model)], lowering, json, with_choice if json else None)
+
+
+NO_CHOICE: Mapping[str, Any] = {"taken": None, "left": [], "ema": False}
+"""The choice of weights in a file with one kind of them."""
 
 
 def _export(
-    chosen: Sequence[Exportable],
-    wanted: Lowering,
+    models: Sequence[Exportable],
+    lowering: Lowering,
     json: bool,
-    told: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> None:
-    """Export, and print a row for each ONNX file, with what `told` adds to it."""
+    """Export, and print a row for each ONNX file, with what `complete` adds to it."""
     rows: list[dict[str, Any]] = []
 
-    def make(one: Exportable) -> None:
-        rows.extend(rows_of(one.model(), wanted))
+    def make_files(exportable: Exportable) -> None:
+        rows.extend(api.models.lower(exportable.model(), lowering))
 
-    with progress("exporting", len(chosen), "checkpoints", delay=0) as advance:
-        failed = for_each(chosen, make, advance)
-    print_rows(rows if told is None else list(map(told, rows)), json)
+    with progress("exporting", len(models), "checkpoints", delay=0) as advance:
+        failed = for_each(models, make_files, advance)
+    print_rows(rows if complete is None else list(map(complete, rows)), json)
     if failed:
         raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
 
@@ -223,9 +194,7 @@ def _export(
 def channels(mean: str | None, std: str | None, normalization: str | None) -> tuple[Channels, Channels]:
     """Mean and standard deviation per channel from the command line; UsageError if it says neither or both."""
     if normalization is not None and mean is None and std is None:
-        if normalization not in NORMALIZATIONS:
-            raise UnknownName("normalization", normalization, NORMALIZATIONS, "or give --mean and --std")
-        return NORMALIZATIONS[normalization]
+        return api.models.normalization(normalization)
     if normalization is None and mean is not None and std is not None:
         return _three("--mean", mean), _three("--std", std)
     raise UsageError("say how the network normalizes: either --normalization imagenet|none, or --mean and --std")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ...errors import BandlensError
-from ..console import Json, condition_in_words, duration, print_rows
-from .options import GATE_IMAGES, Database
+from .. import api
+from ..console import Json, condition_in_words, duration, print_rows, progress
+from ..study import GATE_IMAGES
+from .options import Database
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from ...analysis.comparison.verdicts import Limits
     from ..study.gate import Gated
 
 SHOWN = (
@@ -56,25 +56,20 @@ def gate(
 
     Example: bandlens gate study.toml --candidate openvino:int8 --reference openvino:fp32 --images 5000
     """
-    from ..study.file import Study
-    from ..study.gate import gate_study
-
-    asked = Study.read(study)
-    if checkpoints:
-        asked = replace(asked, checkpoints=checkpoints)
-    asked = replace(asked, limit=min(filter(None, (asked.limit, images)), default=0))
-    found = gate_study(asked, db, reference, candidate or asked.precision)
+    gated = api.studies.gate(
+        study, reference, candidate, db, checkpoints=checkpoints or (), images=images, progress=progress
+    )
     if as_json:
-        print(json.dumps(_as_json(found), indent=1, default=str))
+        print(json.dumps(_as_json(gated), indent=1, default=str))
     else:
-        _print(found, asked.gate, db)
-    if message := _complaint(found):
+        _print(gated, db)
+    if message := _complaint(gated):
         raise BandlensError(message)
 
 
-def _complaint(found: Gated) -> str | None:
-    """One line that says what keeps the candidate from being used."""
-    ran, rows = found.ran, found.rows
+def _complaint(gated: Gated) -> str | None:
+    """One line that says why the candidate cannot be used; None where it can."""
+    ran, rows = gated.ran, gated.rows
     if ran.failed:
         first = ran.failed[0]
         return (
@@ -99,14 +94,17 @@ def _complaint(found: Gated) -> str | None:
 
 
 def _summaries(rows: pl.DataFrame) -> list[dict[str, Any]]:
-    from ...analysis.comparison.verdicts import summary
+    from ...analysis.comparison.verdicts import count_verdicts
 
-    shown = ("checkpoint", "image_set", "pass", "fail", "undecided", "worst_flips")
-    return [{name: row[name] for name in shown} | {"at": condition_in_words(row)} for row in summary(rows).to_dicts()]
+    columns = ("checkpoint", "image_set", "pass", "fail", "undecided", "worst_flips")
+    return [
+        {name: row[name] for name in columns} | {"at": condition_in_words(row)}
+        for row in count_verdicts(rows).to_dicts()
+    ]
 
 
-def _as_json(found: Gated) -> dict[str, Any]:
-    ran = found.ran
+def _as_json(gated: Gated) -> dict[str, Any]:
+    ran = gated.ran
     return {
         "compared": ran.label,
         "cells": ran.cells,
@@ -114,13 +112,13 @@ def _as_json(found: Gated) -> dict[str, Any]:
         "predictions": ran.predictions,
         "seconds": round(ran.seconds, 3),
         "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in ran.failed],
-        "checkpoints": _summaries(found.rows),
-        "rows": found.rows.to_dicts(),
+        "checkpoints": _summaries(gated.rows),
+        "rows": gated.rows.to_dicts(),
     }
 
 
-def _print(found: Gated, limits: Limits, db: Path) -> None:
-    ran, rows = found.ran, found.rows
+def _print(gated: Gated, db: Path) -> None:
+    ran, rows, limits = gated.ran, gated.rows, gated.limits
     print(
         f"{ran.label}: ran {ran.ran:,} of {ran.cells:,} cells, {ran.predictions:,} predictions in "
         f"{duration(ran.seconds)}, into {db}"
@@ -130,5 +128,5 @@ def _print(found: Gated, limits: Limits, db: Path) -> None:
     open_ones = rows.filter(rows["verdict"] != "pass").to_dicts()
     print(f"{len(rows) - len(open_ones)} of {len(rows)} gates pass{'; these do not:' if open_ones else ''}")
     if open_ones:
-        told = [row | {"condition": condition_in_words(row)} for row in open_ones]
-        print_rows([{name: row[name] for name in SHOWN} for row in told])
+        open_ones = [row | {"condition": condition_in_words(row)} for row in open_ones]
+        print_rows([{name: row[name] for name in SHOWN} for row in open_ones])

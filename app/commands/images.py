@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import UsageError
+from ...probes.images.options import Contents, Draw, How
 from ...protocol import SIZE, SPACE_CLASSES
+from ...records import Crop
 from ...untrusted import printable
+from .. import api
 from ..console import Json, log, print_lines, print_rows, progress
 from .options import Database
 
@@ -84,30 +87,14 @@ def pack(
 
     Example: bandlens images pack crops.tar --out sets/crops --labels classes.csv --clusters folder
     """
-    from ...probes.images.pack import pack as pack_images
-
     start = time.perf_counter()
-    shorter, squash = read_resize(resize)
-    images = pack_images(
+    images = api.images.pack(
         source,
         out,
-        size=size,
-        resize=shorter,
-        interpolation=interpolation,
-        squash=squash,
-        name=name,
-        benchmark=benchmark,
+        crop=read_crop(size, resize, interpolation, fast),
         labels=labels,
-        decision_space=decision_space,
-        clusters=clusters,
-        limit=limit,
-        seed=seed,
-        fast=fast,
-        stream=stream,
-        skip_broken=skip_broken,
-        workers=workers,
-        progress=progress,
-        say=say,
+        contents=Contents(name, benchmark, decision_space, clusters, draw=None if limit is None else Draw(limit, seed)),
+        how=How(skip_broken, stream, workers, progress, say),
     )
     print_sets([images], time.perf_counter() - start, json)
 
@@ -128,14 +115,10 @@ def frequency_conflict(
 
     Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict
     """
-    from ...probes.benchmarks.frequency_conflict import pack_frequency_conflict
-    from ...probes.images.image_set import open_image_set
-    from ...probes.images.pack import How
-
     start = time.perf_counter()
     how = How(workers=workers, progress=progress, say=say)
-    made = pack_frequency_conflict(open_image_set(image_set), out, cutoff=cutoff, seed=seed, name=name, how=how)
-    print_sets([made], time.perf_counter() - start, json)
+    images = api.images.pack_frequency_conflict(image_set, out, cutoff=cutoff, seed=seed, name=name, how=how)
+    print_sets([images], time.perf_counter() - start, json)
 
 
 @app.command()
@@ -148,10 +131,8 @@ def check(
 
     Example: bandlens images check sets/imagenet
     """
-    from ...probes.images.image_set import check as check_images
-
     start = time.perf_counter()
-    images = check_images(image_set, workers=workers, progress=progress)
+    images = api.images.check_images(image_set, workers=workers, progress=progress)
     print_sets([images], time.perf_counter() - start, json)
 
 
@@ -172,29 +153,20 @@ def show(
 
     Example: bandlens images show photographs.set --query "FROM flip WHERE cutoff = 0.5" --out wall.png
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.results import Results
-    from ...probes.images.image_set import open_image_set
-    from ..pictures import Conditions
-    from ..preview import grid_of
-    from ..wall import draw_wall
-
-    images = open_image_set(image_set)
-    conditions = Conditions(grid_of(study) if study else None)
-    with Results(db) as results:
-        rows = results.sql(query, timeout=60)
-    with open_store(db, read_only=True) as store:
-        count = draw_wall(store, rows, images, conditions, out)
-    more = f", the first of {len(rows):,} rows" if count < len(rows) else ""
+    count, rows = api.images.draw_images(image_set, query, out, db, study=study)
+    more = f", the first of {rows:,} rows" if count < rows else ""
     print(f"{out}: {count} image{'' if count == 1 else 's'}{more}")
 
 
-def read_resize(text: str) -> tuple[int, bool]:
-    """The side of a resize, and whether both sides get it: 256 or 384x384; UsageError for anything else."""
-    first, times, second = text.partition("x")
-    if not (first.isdecimal() and len(first) < 6 and (second == first if times else True)):
-        raise UsageError(f"cannot read --resize {text}; write 256 for the shorter side, or 256x256 for both sides")
-    return int(first), bool(times)
+def read_crop(size: int, resize: str, interpolation: str, fast: bool, fixed: bool = False) -> Crop:
+    """The crop of the options, of which --resize is 256 or 384x384; UsageError for anything else.
+
+    Nothing of a `fixed` benchmark is resized, whatever --resize says.
+    """
+    side, times, second = resize.partition("x")
+    if not (side.isdecimal() and len(side) < 6 and (second == side if times else True)):
+        raise UsageError(f"cannot read --resize {resize}; write 256 for the shorter side, or 256x256 for both sides")
+    return Crop(size, size if fixed else int(side), fast=fast, interpolation=interpolation, squash=bool(times))
 
 
 def say(text: str) -> None:
@@ -209,8 +181,8 @@ def print_sets(sets: Sequence[ImageSet], seconds: float, json: bool) -> None:
     if json:
         broken = [[{"path": path, "reason": reason} for path, reason in images.skipped.items()] for images in sets]
         labelled = [images.info.labelled for images in sets]
-        more = zip(labelled, broken, strict=True)
-        print_rows([row | {"labelled": a, "skipped": b} for row, (a, b) in zip(rows, more, strict=True)], as_json=True)
+        details = zip(rows, labelled, broken, strict=True)
+        print_rows([row | {"labelled": known, "skipped": skipped} for row, known, skipped in details], as_json=True)
         return
     if len(rows) == 1:
         print_lines(rows)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .. import api
 from .options import Database
 
 app = typer.Typer(help="Bring what was made elsewhere into a results database.", no_args_is_help=True)
@@ -33,23 +34,9 @@ def predictions(
 
     Example: bandlens import predictions predictions.parquet --checkpoint ResNet50 --images labels.parquet
     """
-    from ...analysis.database.open import open_store
-    from ...errors import UsageError
-    from ..imported import UNKNOWN, find_images, read_predictions, store_predictions, study_with
-    from ..study.file import is_study_name
-
-    for name in checkpoint:
-        if not is_study_name(name):
-            raise UsageError(f"--checkpoint must be a line of text without @, which asks for a version, not {name!r}")
-    if len(checkpoint) > 1 and weights_sha256 != UNKNOWN:
-        raise UsageError(f"--weights-sha256 is of one model, and {len(checkpoint)} are imported; import it alone")
-    found = find_images(images)
-    parts = [read_predictions(file, name, found, weights_sha256) for name in checkpoint]
-    with open_store(db) as store:
-        studies = [study_with(store, part.cell) for part in parts]
-        for part, cells in zip(parts, studies, strict=True):
-            label = store_predictions(store, part, cells, found)
-            query = "SELECT n, top1, low, high FROM accuracy_of(?) WHERE image_set = ?"
-            n, top1, low, high = store.frame(query, [label, found.info.name]).row(0)
-            about = f"top-1 {100 * top1:.3f} % ({100 * low:.2f} to {100 * high:.2f})"
-            print(f"{db}: {label}, {n:,} predictions imported, {about}")
+    for imported in api.studies.import_predictions(file, checkpoint, images, db, weights_sha256=weights_sha256):
+        interval = f"{100 * imported.low:.2f} to {100 * imported.high:.2f}"
+        print(
+            f"{db}: {imported.label}, {imported.images:,} predictions imported, "
+            f"top-1 {100 * imported.top1:.3f} % ({interval})"
+        )

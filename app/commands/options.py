@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .. import api
 from ..console import log
 from .completion import complete_engine
 
@@ -23,21 +23,14 @@ EngineOption = Annotated[
     ),
 ]
 StudyFile = Annotated[Path, typer.Argument(help="The study: a TOML file.", show_default=False)]
-GATE_IMAGES = 1000
-"""Images of each set that a gate takes unless told otherwise."""
 Database = Annotated[Path, typer.Option("--db", envvar="BANDLENS_DB", help="The results database.")]
 
 
-def opened(file: Path, engine: str | None) -> Work:
+def resolve_study(file: Path, engine: str | None) -> Work:
     """Resolve a study on this machine; where its engine is `auto`, stderr says what that stands for, and why."""
-    from ...engine.device.devices import choose_engine
-    from ..study.file import AUTO, Study
-    from ..study.resolve import resolve
-
-    study = Study.read(file)
-    study = replace(study, engine=engine or study.engine)
-    work = resolve(study)
-    if study.engine == AUTO:
-        choice = choose_engine()
+    study = api.studies.read_study(file, engine)
+    work = api.studies.resolve(study)
+    if study.engine == "auto":
+        choice = api.models.choose_engine()
         log.info(f"engine: {choice.engine} ({choice.why})")
     return work

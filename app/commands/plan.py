@@ -7,11 +7,13 @@ from pathlib import Path
 
 from ...errors import amount, some_of
 from ...untrusted import one_line
+from .. import api
 from ..console import Json, duration, print_rows
-from .options import GATE_IMAGES, Database, EngineOption, StudyFile, opened
+from ..study import GATE_IMAGES
+from .options import Database, EngineOption, StudyFile, resolve_study
 
 MOST_FILES = 5
-"""Files of a user's probe that are named, apart from JSON."""
+"""The number of files of a user's probe that are named, except in JSON."""
 
 
 def plan(
@@ -21,92 +23,93 @@ def plan(
 
     Example: bandlens plan study.toml --db results.duckdb
     """
-    from ...engine.tasks import by_attack
-    from ..study.plan import plan_study
-
-    work = opened(study, engine)
-    found = plan_study(work, db)
-    precise = work.study.precision == "fp32"
-    gated = 0 if precise else sum(min(cell.image_set.count, GATE_IMAGES) for cell in by_attack(work.cells)[0])
-    own = [family for family in work.grid.families.values() if family.files]
+    planned = api.studies.plan(resolve_study(study, engine), db)
     if as_json:
         summary = {
-            "cells": len(found.missing),
-            "predictions": found.predictions,
-            "seconds": round(found.seconds, 1),
-            "operations": found.cost.operations,
-            "attack_operations": found.cost.attack_operations,
-            "h100_seconds_at_peak": found.cost.h100_seconds,
-            "database_bytes": round(found.cost.database_bytes),
-            "image_bytes": found.cost.image_bytes,
+            "cells": len(planned.missing),
+            "predictions": planned.predictions,
+            "seconds": round(planned.seconds, 1),
+            "operations": planned.cost.operations,
+            "attack_operations": planned.cost.attack_operations,
+            "h100_seconds_at_peak": planned.cost.h100_seconds,
+            "database_bytes": round(planned.cost.database_bytes),
+            "image_bytes": planned.cost.image_bytes,
         }
         missing = [
             {"checkpoint": cell.model.name, "image_set": cell.image_set.name, "condition": str(cell.condition)}
-            for cell in found.missing
+            for cell in planned.missing
         ]
         print(
             json.dumps(
                 {
-                    "rows": found.rows,
+                    "rows": planned.rows,
                     "packed": [
                         {"preprocessing": how, "checkpoints": models, "image_sets": sets}
-                        for how, (models, sets) in found.packed.items()
+                        for how, (models, sets) in planned.packed.items()
                     ],
-                    "to_run": summary | {"estimate": found.estimate},
-                    "smaller_maps": found.smaller_maps,
+                    "to_run": summary | {"estimate": planned.estimate},
+                    "smaller_maps": planned.smaller_maps,
                     "missing": missing,
-                    "gate_predictions": gated,
+                    "gate_predictions": planned.gate_predictions,
                     "metrics": [
-                        {"image_set": one.image_set, "metrics": list(one.metrics), "determined": not one.why}
-                        | {"why": one.why}
-                        for one in found.metrics
+                        {
+                            "image_set": determined.image_set,
+                            "metrics": list(determined.metrics),
+                            "determined": not determined.why,
+                            "why": determined.why,
+                        }
+                        for determined in planned.metrics
                     ],
-                    "condition_metrics": found.condition_metrics,
-                    "own_probes": [{"probe": one.name, "files": list(one.files), "random": one.random} for one in own],
-                    "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in found.failed],
+                    "condition_metrics": planned.condition_metrics,
+                    "own_probes": [
+                        {"probe": probe.name, "files": list(probe.files), "random": probe.random}
+                        for probe in planned.own_probes
+                    ],
+                    "failed": [{"cell": str(failure.cell), "error": failure.error} for failure in planned.failed],
                 },
                 indent=1,
             )
         )
         return
-    print_rows(found.rows)
-    if len(found.packed) > 1:
-        for how, (models, sets) in found.packed.items():
+    print_rows(planned.rows)
+    if len(planned.packed) > 1:
+        for how, (models, sets) in planned.packed.items():
             print(f"{how}: {some_of(models)} on {some_of(sets)}")
-    if found.missing:
+    if planned.missing:
         print(
-            f"to run: {len(found.missing):,} cells, {found.predictions:,} predictions, "
-            f"about {duration(found.seconds)} here ({found.estimate})"
+            f"to run: {len(planned.missing):,} cells, {planned.predictions:,} predictions, "
+            f"about {duration(planned.seconds)} here ({planned.estimate})"
         )
-        least = found.cost.h100_seconds
+        least = planned.cost.h100_seconds
         on_h100 = "unknown" if least is None else f"no less than {duration(least)} (its peak)"
         print(
-            f"images: {amount(found.cost.image_bytes)}; database: {amount(found.cost.database_bytes)} more; "
+            f"images: {amount(planned.cost.image_bytes)}; database: {amount(planned.cost.database_bytes)} more; "
             f"on an H100: {on_h100}"
         )
     else:
         print("nothing to run: every cell is done")
-    if found.smaller_maps:
-        maps = ", ".join(f"{name} {count:,}" for name, count in found.smaller_maps.items())
+    if planned.smaller_maps:
+        maps = ", ".join(f"{name} {count:,}" for name, count in planned.smaller_maps.items())
         print(f"predictions of smaller maps of waves: {maps}")
-    for one in own:
-        named = one_line(some_of(one.files, MOST_FILES))
-        print(f"{one.name} depends on {named}; what it reads elsewhere is not seen")
-    if gated:
+    for probe in planned.own_probes:
+        named = one_line(some_of(probe.files, MOST_FILES))
+        print(f"{probe.name} depends on {named}; what it reads elsewhere is not seen")
+    if planned.gate_predictions:
         print(
-            f"`bandlens gate` takes {GATE_IMAGES:,} images of each set at most, and runs {gated:,} predictions at fp32 "
-            f"and as many at {work.study.precision}; on all images (--images 0) it takes longer than the study itself"
+            f"`bandlens gate` takes {GATE_IMAGES:,} images of each set at most, and runs "
+            f"{planned.gate_predictions:,} predictions at fp32 and as many at {planned.precision}; on all images "
+            "(--images 0) it takes longer than the study itself"
         )
-    if there := [str(one) for one in found.metrics if not one.why]:
-        print(f"metrics: {', '.join(there)}")
-    alike: dict[str, list[str]] = {}
-    for image_set, metrics in found.condition_metrics.items():
-        alike.setdefault(", ".join(metrics), []).append(image_set)
-    for names, image_sets in alike.items():
-        print(f"under each condition of {some_of(image_sets)}: {names}")
-    for lacking in found.metrics:
+    if metrics := [str(determined) for determined in planned.metrics if not determined.why]:
+        print(f"metrics: {', '.join(metrics)}")
+    sets_by_metrics: dict[str, list[str]] = {}
+    for image_set, names in planned.condition_metrics.items():
+        sets_by_metrics.setdefault(", ".join(names), []).append(image_set)
+    for listed, image_sets in sets_by_metrics.items():
+        print(f"under each condition of {some_of(image_sets)}: {listed}")
+    for lacking in planned.metrics:
         if lacking.why:
             print(f"no {lacking}: {lacking.why}")
-    if found.failed:
-        first = found.failed[0]
-        print(f"failed when last tried: {len(found.failed):,} cells, the first: {first.cell}: {first.error}")
+    if planned.failed:
+        first = planned.failed[0]
+        print(f"failed when last tried: {len(planned.failed):,} cells, the first: {first.cell}: {first.error}")

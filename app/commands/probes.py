@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .. import api
 from ..console import Json, print_rows
 
 app = typer.Typer(help="Perturbations: what there is, and what it looks like.", no_args_is_help=True)
@@ -29,20 +30,7 @@ def list_(
 
     Example: bandlens probes list --json
     """
-    from ...probes.attacks import ATTACKS
-    from ...probes.grid import make_grid
-    from ..preview import grid_of
-
-    grid = make_grid({name: {} for name in ATTACKS}, Path()) if attacks and study is None else grid_of(study)
-    rows = [
-        {
-            "probe": condition.probe,
-            "parameters": ", ".join(f"{name}={value}" for name, value in condition.parameters),
-            "what": grid.family(condition).summary,
-        }
-        for condition in (*(() if attacks else grid.conditions), *grid.attacks)
-    ]
-    print_rows(rows, as_json)
+    print_rows(api.images.list_conditions(study, attacks=attacks), as_json)
 
 
 @app.command()
@@ -56,9 +44,5 @@ def preview(
 
     Example: bandlens probes preview photo.jpg --out sheet.png
     """
-    from ..preview import draw_sheet, grid_of, read_photograph
-
-    grid = grid_of(study)
-    drawn = draw_sheet(read_photograph(image), grid, seed, out)
-    some = "" if drawn == len(grid.conditions) else f"{drawn} of "
-    print(f"{out}: {image.name} under {some}{len(grid.conditions)} conditions")
+    drawn, conditions = api.images.preview(image, out, study, seed=seed)
+    print(f"{out}: {image.name} under {'' if drawn == conditions else f'{drawn} of '}{conditions} conditions")

@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ...protocol import SUBSET_TITLES
+from .. import api
 from ..console import Json, print_rows
 from .options import Database
-
-if TYPE_CHECKING:
-    import polars as pl
 
 app = typer.Typer(
     help="The published study's figures, its correlation table, and your numbers beside them.", no_args_is_help=True
@@ -41,32 +39,12 @@ def import_(
 
     Example: bandlens published import critical-band critical-band-masking --db results.duckdb
     """
-    import polars as pl
-
-    from ...analysis.database.open import open_store
-    from ...analysis.published.figures import read_benchmark
-    from ...analysis.published.imports import read_import
-    from ...analysis.published.relate import effective_values, fits
-    from ...analysis.published.sources import find_source, shipped_values, sources
-    from ...errors import UsageError
-
-    if folder is None and (source not in sources() or Path(source).exists()):
-        figures = read_benchmark(Path(source))
-        with open_store(db) as store:
-            store.write_published(figures)
-        print(f"{db}: {len(figures)} published values of {figures['model'].n_unique()} models")
-        return
-    described = find_source(source)
-    if folder is None and not described.ships:
-        raise UsageError(
-            f"{source} does not ship; give the folder of its files: bandlens published import {source} DIR"
-        )
-    values, trials = (shipped_values([source]), None) if folder is None else read_import(described, folder)
-    values = pl.concat([values, effective_values(values, fits(shipped_values(), "testbed"), "testbed")])
-    with open_store(db) as store:
-        store.write_source(source, values, trials)
-    print(f"{db}: {len(values)} values of {values['model'].n_unique()} models from {described.title}")
-    print(described.terms)
+    publication = api.published.import_published(source, folder, db)
+    if publication.source is None:
+        print(f"{db}: {publication.values} published values of {publication.models} models")
+    else:
+        print(f"{db}: {publication.values} values of {publication.models} models from {publication.source}")
+        print(publication.terms)
 
 
 @app.command("list")
@@ -75,9 +53,7 @@ def list_(db: AtlasDb = None, as_json: Json = False) -> None:
 
     Example: bandlens published list
     """
-    from ...analysis.published.sources import summary
-
-    rows = list(summary(_atlas(db)))
+    rows = api.published.list_sources(db)
     if as_json:
         print_rows(rows, as_json=True)
         return
@@ -98,13 +74,11 @@ def sources_(
 
     Example: bandlens published sources tv_resnet50
     """
-    from ...analysis.published.names import values_of_model
-
-    rows = values_of_model(_atlas(db), model)
+    rows = api.published.values_of_model(model, db)
     empty = [] if as_json else [name for name in ("low", "high", "note") if rows[name].is_null().all()]
     print_rows(rows.drop(empty).to_dicts(), as_json=as_json)
-    if not as_json and (others := rows["model"].unique().sort().to_list())[1:]:
-        print(f"{model} is the name of {len(others)} models: {', '.join(others)}")
+    if not as_json and (namesakes := rows["model"].unique().sort().to_list())[1:]:
+        print(f"{model} is the name of {len(namesakes)} models: {', '.join(namesakes)}")
 
 
 @app.command()
@@ -116,11 +90,8 @@ def agree(
 
     Example: bandlens published agree --models
     """
-    from ...analysis.published.names import agreement
-    from ...analysis.published.sources import atlas
-
-    means, each = agreement(atlas())
-    print_rows((each if models else means).to_dicts(), as_json=as_json)
+    means, of_models = api.published.compare_sources()
+    print_rows((of_models if models else means).to_dicts(), as_json=as_json)
 
 
 class Grounds(StrEnum):
@@ -141,29 +112,25 @@ def relate(
 
     Example: bandlens published relate --models study
     """
-    from ...analysis.published.relate import ground, relations, sentences
-
-    values = _atlas(db)
-    rows = relations(ground(values, models.value))
+    rows, sentences = api.published.relate_published(models.value, db)
     if as_json:
         print_rows(rows.to_dicts(), as_json=True)
         return
-    shown = ("bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between")
+    columns = ("bias", "benchmark", "n", "families", "overall", "partial", "within", "p_within", "between", "p_between")
     titles = {"partial": "given imagenet", "within": "within families", "between": "between families"}
     print_rows(
-        [{titles.get(name, name): _two(name, row[name]) for name in shown} for row in rows.to_dicts()],
+        [{titles.get(name, name): _two_decimals(name, row[name]) for name in columns} for row in rows.to_dicts()],
         title="{} models of {} families".format(*rows.select("n", "families").max().row(0)),
     )
-    study = relations(ground(values, "study")) if models is Grounds.critical_band else None
-    for sentence in sentences(rows, study):
+    for sentence in sentences:
         print(sentence)
 
 
 COEFFICIENTS = ("overall", "partial", "within", "between")
 
 
-def _two(name: str, value: Any) -> Any:
-    """A coefficient with two decimals."""
+def _two_decimals(name: str, value: Any) -> Any:
+    """A coefficient with two decimals; any other value as it is."""
     return value if value is None or name not in COEFFICIENTS else f"{round(float(value), 2) + 0:.2f}"
 
 
@@ -179,12 +146,7 @@ def joined_(
 
     Example: bandlens published joined --db results.duckdb
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.published.joined import joined
-    from ...analysis.published.sources import atlas
-
-    with open_store(db, read_only=True) as store:
-        print_rows(joined(store, study, atlas(store)).to_dicts(), as_json=as_json)
+    print_rows(api.published.join_published(db, study).to_dicts(), as_json=as_json)
 
 
 @app.command()
@@ -199,20 +161,14 @@ def place(
 
     Example: bandlens published place tf_efficientnet_lite0.in1k
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.published.joined import published_name
-    from ...analysis.published.relate import place
-
-    values = _atlas(db)
-    if db is not None:
-        with open_store(db, read_only=True) as store:
-            model, by = published_name(store, "*", checkpoint := model, values)
-        if by is not None and not as_json:
-            print(f"{checkpoint} is {model}, by its {by}")
-    rows = place(values, model)
-    print_rows(
-        rows.drop("model").to_dicts() if not as_json else rows.to_dicts(), as_json=as_json, title=rows["model"][0]
-    )
+    rows, joined_by = api.published.place_model(model, db)
+    published_name = rows["model"][0]
+    if as_json:
+        print_rows(rows.to_dicts(), as_json=True)
+        return
+    if joined_by is not None:
+        print(f"{model} is {published_name}, by its {joined_by}")
+    print_rows(rows.drop("model").to_dicts(), title=published_name)
 
 
 @app.command()
@@ -221,18 +177,7 @@ def fits(as_json: Json = False) -> None:
 
     Example: bandlens published fits
     """
-    from dataclasses import asdict
-
-    from ...analysis.published.relate import BASELINES, fits
-    from ...analysis.published.sources import atlas
-
-    values = atlas()
-    rows = [
-        {"baseline": name, "benchmark": benchmark, **asdict(line)}
-        for name in BASELINES
-        for benchmark, line in fits(values, name).items()
-    ]
-    print_rows(rows, as_json=as_json)
+    print_rows(api.published.effective_lines(), as_json=as_json)
 
 
 @app.command()
@@ -246,16 +191,14 @@ def table(
 
     Example: bandlens published table --json
     """
-    from ...analysis.published.figures import correlation_table, shipped_figures
-
-    rows = correlation_table(shipped_figures() if db is None else _imported_figures(db))
+    rows = api.published.published_table(db)
     if as_json:
         print_rows(rows, as_json=True)
         return
     for subset, title in SUBSET_TITLES.items():
-        mine = [row for row in rows if row["subset"] == subset]
-        counts = sorted({row["n"] for row in mine})
-        print_rows(_wide(mine), title=f"{title} models (n = {', '.join(map(str, counts))})")
+        of_subset = [row for row in rows if row["subset"] == subset]
+        counts = sorted({row["n"] for row in of_subset})
+        print_rows(_wide(of_subset), title=f"{title} models (n = {', '.join(map(str, counts))})")
 
 
 @app.command()
@@ -268,42 +211,26 @@ def check(
 ) -> None:
     """Set your clean top-1, spectral ratios, group means and biases beside the published ones, with the difference.
 
-    The interval is that of your own number. docs/metrics.md says what is wrong with the published figures.
+    The interval is that of your own number. docs/findings.md says what is wrong with the published figures.
 
     Example: bandlens published check --db results.duckdb
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.database.studies import study_label
-    from ...analysis.published.check import check_published
-
-    with open_store(db, read_only=True) as store:
-        label = study_label(store, study)
-        found = check_published(store, label)
-    rows = found.rows.to_dicts()
+    label, comparison = api.published.check_published(db, study)
+    rows = comparison.rows.to_dicts()
     if as_json:
-        print(json.dumps({"study": label, "rows": rows, "left_out": found.left_out}, indent=1))
+        print(json.dumps({"study": label, "rows": rows, "left_out": comparison.left_out}, indent=1))
         return
     faults = list(dict.fromkeys(row["fault"] for row in rows if row["fault"]))
-    print_rows([_beside(row, faults) for row in rows], title=f"{label} beside the published study")
+    print_rows([_comparison_row(row, faults) for row in rows], title=f"{label} beside the published study")
     for number, fault in enumerate(faults, 1):
         print(f"[{number}] {fault}")
-    compared, outside = found.rows["difference"].count(), found.rows["outside"].sum()
+    compared, outside = comparison.rows["difference"].count(), comparison.rows["outside"].sum()
     print(f"{compared} numbers compared; {outside} published ones lie outside the interval of yours")
-    for line in found.left_out:
+    for line in comparison.left_out:
         print(line)
 
 
-def _atlas(db: Path | None) -> pl.DataFrame:
-    from ...analysis.database.open import open_store
-    from ...analysis.published.sources import atlas
-
-    if db is None:
-        return atlas()
-    with open_store(db, read_only=True) as store:
-        return atlas(store)
-
-
-def _beside(row: dict[str, Any], faults: list[str]) -> dict[str, Any]:
+def _comparison_row(row: dict[str, Any], faults: list[str]) -> dict[str, Any]:
     low, high = row["difference_low"], row["difference_high"]
     return {
         "checkpoint": row["model"],
@@ -319,25 +246,10 @@ def _beside(row: dict[str, Any], faults: list[str]) -> dict[str, Any]:
     }
 
 
-def _imported_figures(db: Path) -> Any:
-    from ...analysis.database.open import open_store
-    from ...analysis.published.figures import SOURCE, figures_from_benchmark
-    from ...errors import UsageError
-
-    if not db.exists():
-        raise UsageError(f"no results database {db}; make one with `bandlens published import FILE --db {db}`")
-    with open_store(db, read_only=True) as store:
-        published = store.frame("SELECT model, metric, value, source FROM published")
-    published = published.filter(published["source"] == SOURCE)
-    if published.is_empty():
-        raise UsageError(f"{db} holds no published figures; run `bandlens published import FILE --db {db}` first")
-    return figures_from_benchmark(published)
-
-
 def _wide(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """One row a bias, one column a group."""
+    """A row for each bias, with a column for each group."""
     wide: dict[str, dict[str, str]] = {}
     for row in rows:
-        shown = "-" if row["spearman"] is None else f"{row['spearman']:.2f}"
-        wide.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = shown
+        coefficient = "-" if row["spearman"] is None else f"{row['spearman']:.2f}"
+        wide.setdefault(row["bias"], {"bias": row["bias"]})[row["group"]] = coefficient
     return list(wide.values())

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ..console import Json
-from .options import Database, EngineOption, StudyFile, opened
+from .. import api
+from ..console import Json, progress
+from .options import Database, EngineOption, StudyFile, resolve_study
 
 
 def rebuild(
@@ -23,22 +24,28 @@ def rebuild(
 
     Example: bandlens rebuild study.toml --shards results.duckdb.shards --db new.duckdb
     """
-    from ..study.run import rebuild_study
-
-    found = rebuild_study(opened(study, engine), db, shards)
+    rebuilt = api.studies.rebuild(resolve_study(study, engine), shards, db, progress=progress)
     if as_json:
-        missing = [{"cell": str(cell), "images": cell.image_set.count, "there": there} for cell, there in found.missing]
-        rows = {"study": found.label, "cells": found.cells, "predictions": found.predictions, "missing": missing}
+        missing = [
+            {"cell": str(cell), "images": cell.image_set.count, "there": stored} for cell, stored in rebuilt.missing
+        ]
+        rows = {
+            "study": rebuilt.label,
+            "cells": rebuilt.cells,
+            "predictions": rebuilt.predictions,
+            "missing": missing,
+        }
         print(json.dumps(rows, indent=1))
         return
-    complete = found.cells - len(found.missing)
+    complete = rebuilt.cells - len(rebuilt.missing)
     print(
-        f"{found.label}: {found.predictions:,} predictions from {shards}; "
-        f"{complete:,} of {found.cells:,} cells are complete"
+        f"{rebuilt.label}: {rebuilt.predictions:,} predictions from {shards}; "
+        f"{complete:,} of {rebuilt.cells:,} cells are complete"
     )
-    if found.missing:
-        cell, there = found.missing[0]
+    if rebuilt.missing:
+        cell, stored = rebuilt.missing[0]
+        lacking = sum(cell.image_set.count - stored for cell, stored in rebuilt.missing)
         print(
-            f"missing: {sum(cell.image_set.count - there for cell, there in found.missing):,} predictions of "
-            f"{len(found.missing):,} cells, the first: {cell}, from image {there} on; `bandlens run` computes them"
+            f"missing: {lacking:,} predictions of {len(rebuilt.missing):,} cells, the first: {cell}, from image "
+            f"{stored} on; `bandlens run` computes them"
         )

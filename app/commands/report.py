@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ...errors import amount
+from .. import api
 from ..console import progress
 from .completion import complete_study
 from .options import Database
@@ -50,9 +51,9 @@ def report(
 
     Example: bandlens report --db results.duckdb --out report.html
     """
-    from ..api import report as write
-
-    written = write(db, out, study, against=against, figures=figures, photograph=photograph, progress=progress)
+    written = api.results.report(
+        db, out, study, against=against, figures=figures, photograph=photograph, progress=progress
+    )
     print(f"{out}: {written.sections} sections, {written.charts} charts, {amount(written.bytes)}")
     if figures:
         print(f"{figures}: {len(written.figures)} files")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...errors import UnknownName, UsageError
-from ..console import Json, duration
-from .options import Database, EngineOption, StudyFile, opened
+from .. import api
+from ..console import Json, duration, progress
+from .options import Database, EngineOption, StudyFile, resolve_study
 
 if TYPE_CHECKING:
-    from ..study.run import Sharded
+    from ..study.shards import Sharded
 
 EXAMPLE = """
 \b
@@ -76,10 +77,16 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    from ..study.run import run_study
-
     sharded = _sharded(db, executor, address, gpus_per_worker, workers, task_timeout, shards, commit)
-    summary = run_study(opened(study, engine), db, require_gate=require_gate, sharded=sharded, snapshot=snapshot)
+    summary = api.studies.run(
+        resolve_study(study, engine),
+        db,
+        require_gate=require_gate,
+        sharded=sharded,
+        snapshot=snapshot,
+        raise_failures=False,  # what was run is printed before
+        progress=progress,
+    )
     if as_json:
         failed = [{"cell": str(failure.cell), "error": failure.error} for failure in summary.failed]
         print(
@@ -106,7 +113,7 @@ def run(
             print(f"to commit them: bandlens rebuild {study} --shards {sharded.folder} --db {db}")
     else:
         print(f"{summary.label}: nothing to run, all {summary.cells:,} cells are in {db}")
-    summary.check()
+    summary.raise_failures()
 
 
 def _sharded(
@@ -119,29 +126,29 @@ def _sharded(
     shards: str | None,
     commit: str,
 ) -> Sharded | None:
-    """Read from the options how a run leaves shards; None for one that commits as it goes."""
+    """Read from the options how a run leaves shards; None for a run that commits as it goes."""
     if executor not in ("local", "ray"):
         raise UnknownName("executor", executor, ("local", "ray"))
     if commit not in ("now", "later"):
         raise UnknownName("time of --commit", commit, ("now", "later"))
     if executor == "local":
-        asked = {
+        options = {
             "--address": address,
             "--gpus-per-worker": gpus_per_worker,
             "--workers": workers,
             "--task-timeout": task_timeout,
         }
-        if given := [name for name, value in asked.items() if value is not None]:
-            raise UsageError(f"{given[0]} is for --executor ray; the local executor is this process")
+        if for_ray := [name for name, value in options.items() if value is not None]:
+            raise UsageError(f"{for_ray[0]} is for --executor ray; the local executor is this process")
         if shards is None:
             if commit == "later":
                 raise UsageError("--commit later leaves shards; name a folder for them with --shards")
             return None
     from ...engine.distributed.cluster import RayOptions
-    from ..study.run import Sharded
+    from ..study.shards import Sharded
 
-    wanted = RayOptions(address, gpus_per_worker or 1, workers, task_timeout) if executor == "ray" else None
-    return Sharded(shards or f"{db}.shards", wanted, later=commit == "later")
+    ray = RayOptions(address, gpus_per_worker or 1, workers, task_timeout) if executor == "ray" else None
+    return Sharded(shards or f"{db}.shards", ray, later=commit == "later")
 
 
 run.__doc__ = f"""Run what the database lacks of a study. Interrupt it at will: the next run goes on where it stopped.

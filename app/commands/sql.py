@@ -7,16 +7,14 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import Annotated
 
 import typer
 
 from ...errors import UsageError
 from ...untrusted import read_text
+from .. import api
 from .options import Database
-
-if TYPE_CHECKING:
-    from ...analysis.database.process import QueryProcess
 
 
 class Format(StrEnum):
@@ -31,9 +29,8 @@ class Format(StrEnum):
 
 
 LONGEST = 1 << 24
-"""Bytes of a query in a file."""
+"""The most bytes of a query in a file."""
 STDIN = Path("-")
-BINARY = (Format.parquet, Format.arrow)
 
 
 def sql(
@@ -79,7 +76,7 @@ def sql(
         raise UsageError(
             f"cannot write {out} as a table; give --format csv, tsv, markdown, latex, json, parquet or arrow"
         )
-    if out is None and chosen in BINARY and sys.stdout.isatty():
+    if out is None and chosen in ("parquet", "arrow") and sys.stdout.isatty():
         raise UsageError(f"{chosen.capitalize()} is not for a terminal; name a file with --out")
     if not math.isfinite(timeout):
         raise UsageError(f"--timeout is a number of seconds, or 0 for no limit, not {timeout}")
@@ -87,19 +84,19 @@ def sql(
         query = _text(query)
     if file is not None:
         query = _content(file)
-    if not db.exists():
-        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
-    from ...analysis.database.process import QueryProcess
-
-    with QueryProcess(db, timeout) as process:
+    with api.results.open_query(db, timeout) as process:
         if query is None:
-            _interact(db, process)
+            from ..sql.shell import open_shell
+
+            open_shell(process)
         elif chosen == Format.table:
             from ..sql.query import print_answers
 
             print_answers(process, query, line)
         else:
-            _write(process, query, chosen, out)
+            from ..sql.query import write_answers
+
+            write_answers(process, query, chosen, out)
 
 
 def _text(query: str) -> str:
@@ -117,42 +114,3 @@ def _content(file: Path) -> str:
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else error
         raise UsageError(f"cannot read a query from {file}: {why}; give --file a text file of SQL") from None
-
-
-def _interact(db: Path, process: QueryProcess) -> None:
-    from ...analysis.database.open import open_store
-    from ...export.files import home
-    from ..sql.shell import shell
-
-    home().mkdir(parents=True, exist_ok=True)
-    with open_store(db, read_only=True) as store:
-        shell(store, process, home() / "sql_history")
-
-
-def _write(process: QueryProcess, query: str, chosen: Format, out: Path | None) -> None:
-    from ...export.files import replacing
-    from ..sql.query import write_answer
-
-    statements = process.statements(query)
-    if len(statements) > 1 and chosen in BINARY:
-        raise UsageError(
-            f"{chosen.capitalize()} holds one answer, and these are {len(statements)} statements; give one"
-        )
-
-    def write_all(sink: BinaryIO) -> None:
-        for place, statement in enumerate(statements):
-            if place:
-                sink.write(b"\n")
-            with process.answer(statement, native=chosen in BINARY) as reader:
-                write_answer(reader, chosen, sink)
-
-    try:
-        if out is None:
-            write_all(sys.stdout.buffer)
-        else:
-            with replacing(out) as temporary, temporary.open("wb") as sink:
-                write_all(sink)
-    except OSError as error:
-        if out is None:
-            raise
-        raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error

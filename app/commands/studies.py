@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ...errors import UsageError, amount
+from .. import api
 from ..console import Json, print_rows
 from .completion import complete_study
 from .options import Database
+
+if TYPE_CHECKING:
+    from ...analysis.database.studies import Deletion
 
 app = typer.Typer(
     name="studies",
@@ -20,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Wanted = Annotated[
+StudyName = Annotated[
     str,
     typer.Argument(metavar="NAME", help="A study, or one version of it: name@version.", autocompletion=complete_study),
 ]
@@ -32,26 +36,17 @@ def list_(db: Database = Path("results.duckdb"), json: Json = False) -> None:
 
     Example: bandlens studies list --db results.duckdb
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.database.studies import list_studies
-
-    with open_store(db, read_only=True) as store:
-        rows = list_studies(store).to_dicts()
+    rows = api.results.list_studies(db).to_dicts()
     print_rows([{name: _minute(name, value) for name, value in row.items()} for row in rows], json)
 
 
 @app.command()
-def show(name: Wanted, db: Database = Path("results.duckdb")) -> None:
+def show(name: StudyName, db: Database = Path("results.duckdb")) -> None:
     """Print the file that a version was run from last; of a name, that of the newest version.
 
     Example: bandlens studies show mine@1 > mine.toml
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.database.studies import study_label, study_versions
-
-    with open_store(db, read_only=True) as store:
-        (chosen,) = study_versions(store, study_label(store, name))["study_id"]
-        print(store.frame("SELECT toml FROM study WHERE id = ?", [chosen]).item().rstrip("\n"))
+    print(api.results.stored_study(name, db).rstrip("\n"))
 
 
 @app.command()
@@ -64,21 +59,13 @@ def rename(
 
     Example: bandlens studies rename mine first_try
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.database.studies import rename_study
-    from ..study.file import is_study_name
-
-    if not is_study_name(to):
-        raise UsageError(f"a study's name is a line of text without @, which asks for a version, not {to!r}")
-    _there(db)
-    with open_store(db) as store:
-        versions = rename_study(store, name, to)
+    versions = api.results.rename_study(name, to, db)
     print(f"{name} is now {to}: {versions} version{'' if versions == 1 else 's'}")
 
 
 @app.command()
 def delete(
-    name: Wanted,
+    name: StudyName,
     db: Database = Path("results.duckdb"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
@@ -88,24 +75,31 @@ def delete(
 
     Example: bandlens studies delete mine@1
     """
-    from ...analysis.database.open import open_store
-    from ...analysis.database.studies import delete_study, free_bytes
 
-    _there(db)
-    with open_store(db) as store:
-        told = delete_study(store, name, only_tell=True)
-        what = f"{', '.join(told.labels)}: {told.cells} cells with {told.predictions:,} predictions"
-        stay = f"{told.kept} cells stay, which something else uses"
-        if not yes:
-            if not sys.stdin.isatty():
-                raise UsageError(f"{what} would go, and {stay}; give --yes to delete them")
-            if not typer.confirm(f"{what} go, and {stay}. Delete?"):
-                print("nothing was deleted")
-                return
-        delete_study(store, name)
-        free = free_bytes(store)
-    print(f"deleted {what}; {stay}")
+    def confirm(deletion: Deletion) -> bool:
+        going, staying = _deletion_in_words(deletion)
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            raise UsageError(f"{going} would go, and {staying}; give --yes to delete them")
+        return typer.confirm(f"{going} go, and {staying}. Delete?")
+
+    deleted = api.results.delete_study(name, db, confirm=confirm)
+    if deleted is None:
+        print("nothing was deleted")
+        return
+    deletion, free = deleted
+    going, staying = _deletion_in_words(deletion)
+    print(f"deleted {going}; {staying}")
     print(f"{amount(free)} of {amount(db.stat().st_size)} are free now; `bandlens vacuum` gives them back")
+
+
+def _deletion_in_words(deletion: Deletion) -> tuple[str, str]:
+    """The versions with their cells and predictions, and the cells that stay."""
+    return (
+        f"{', '.join(deletion.labels)}: {deletion.cells} cells with {deletion.predictions:,} predictions",
+        f"{deletion.kept} cells stay, which something else uses",
+    )
 
 
 def vacuum(db: Database = Path("results.duckdb")) -> None:
@@ -113,17 +107,8 @@ def vacuum(db: Database = Path("results.duckdb")) -> None:
 
     Example: bandlens vacuum --db results.duckdb
     """
-    from ...analysis.database.vacuum import vacuum as vacuum_file
-
-    _there(db)
-    before, after = vacuum_file(db)
+    before, after = api.results.vacuum(db)
     print(f"{db}: {amount(before)} before, {amount(after)} now")
-
-
-def _there(db: Path) -> None:
-    """UsageError where there is no database: opening one to write to it would make it."""
-    if not db.exists():
-        raise UsageError(f"no results database at {db}; `bandlens run STUDY.toml --db {db}` makes one")
 
 
 def _minute(name: str, value: object) -> object:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import Annotated
 
 import typer
 
-from ...errors import UnknownName
+from .. import api
 
 
 def study(
@@ -22,7 +21,4 @@ def study(
 
     Example: bandlens study grid > grid.toml
     """
-    known = {file.name.removesuffix(".toml"): file for file in files("bandlens.app").joinpath("studies").iterdir()}
-    if name not in known:
-        raise UnknownName("study", name, known)
-    print(known[name].read_text(encoding="utf-8"), end="")
+    print(api.studies.study_text(name), end="")

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from ...errors import StoreError
-from ..console import Json, print_rows
-from .options import Database, EngineOption, opened
+from .. import api
+from ..console import Json, print_rows, progress
+from .options import Database, EngineOption, resolve_study
 
 
 def verify(
@@ -31,28 +32,29 @@ def verify(
 
     Example: bandlens verify study.toml --db results.duckdb --cells 10
     """
-    from ..study.verify import verify_database, verify_study
-
-    found = verify_study(opened(study, engine), db, cells, images, seed) if study else verify_database(db)
-    checks = [{"check": one.name, "checked": one.checked, "problems": len(one.problems)} for one in found.checks]
-    again = [
+    work = resolve_study(study, engine) if study else None
+    verified = api.studies.verify(work, db, cells=cells, images=images, seed=seed, progress=progress)
+    checks = [
+        {"check": check.name, "checked": check.checked, "problems": len(check.problems)} for check in verified.checks
+    ]
+    recomputed = [
         {
-            "cell": str(one.cell),
-            "first": one.first,
-            "images": one.images,
-            "differing": one.differing,
-            "confidence": one.confidence,
-            "same_session": one.same_session,
+            "cell": str(part.cell),
+            "first": part.first,
+            "images": part.images,
+            "differing": part.differing,
+            "confidence": part.confidence,
+            "same_session": part.same_session,
         }
-        for one in found.recomputed
+        for part in verified.recomputed
     ]
     if as_json:
-        print(json.dumps({"checks": checks, "recomputed": again, "problems": found.problems}, indent=1))
+        print(json.dumps({"checks": checks, "recomputed": recomputed, "problems": verified.problems}, indent=1))
     else:
         print_rows(checks)
-        for one in found.recomputed:
-            said = "equal" if one.equal else f"{one.differing} differ, confidence by up to {one.confidence:.2g}"
-            where = "" if one.same_session else ", on another machine or version"
-            print(f"{one.cell}, images {one.first} to {one.first + one.images - 1}: {said}{where}")
-    if found.problems:
-        raise StoreError(f"{db}: {len(found.problems)} problems, the first: {found.problems[0]}")
+        for part in verified.recomputed:
+            verdict = "equal" if part.equal else f"{part.differing} differ, confidence by up to {part.confidence:.2g}"
+            place = "" if part.same_session else ", on another machine or version"
+            print(f"{part.cell}, images {part.first} to {part.first + part.images - 1}: {verdict}{place}")
+    if verified.problems:
+        raise StoreError(f"{db}: {len(verified.problems)} problems, the first: {verified.problems[0]}")

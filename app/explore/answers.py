@@ -6,7 +6,6 @@ cells in question are read.
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,14 +16,15 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.palette import colors
-from ...analysis.correlations.models import StudyTable, study_table
+from ...analysis.correlations.models import StudyTable, find_study_table
 from ...analysis.correlations.table import correlate
+from ...analysis.database.conditions import read_conditions
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
 from ...errors import UsageError
 from ...probes.images.image_set import ImageSet
-from ..pictures import Conditions, as_recorded, clean, in_words, png
+from ..pictures.conditions import Conditions, as_recorded, clean, png
 
 RESAMPLES = 2000
 """Resamples behind a coefficient's interval: it is drawn again with every selection."""
@@ -39,7 +39,7 @@ SELECTIONS = {
     "errors": "a.label_rank > 0",
     "all": "true",
 }
-"""What images are chosen by: the answers of model a, and of model b where there is one."""
+"""Name of a selection -> what it asks of the answers of model a, and of model b where there is one."""
 ORDERS = {"flips": "a_clean.confidence DESC", "flips_only_a": "a_clean.confidence DESC", "errors": "a.confidence DESC"}
 
 SELECTED = """
@@ -66,12 +66,36 @@ WHERE image.image_set = $1 AND image.image_index IN ({which})
 """
 
 
+@dataclass(frozen=True, slots=True)
+class ImageQuery:
+    """Images of a set under a condition, chosen by the answers of models."""
+
+    study: str
+    image_set: str
+    condition: str
+    """Digest of the condition."""
+    a: str
+    """The model whose answers choose."""
+    b: str | None
+    """A second model, which `flips_only_a` takes."""
+    selection: str
+    """One of SELECTIONS."""
+    label: int | None
+    """The class that the images are labelled with; None for any."""
+    models: Sequence[str]
+    """The models whose answers are told."""
+    offset: int = 0
+    limit: int = 24
+
+
 @dataclass(slots=True)
 class Known:
     """What was read of one study."""
 
     cells: pl.DataFrame
     """One row a complete cell, with its accuracy and the digest of its condition."""
+    conditions: pl.DataFrame
+    """Those of the study in the order in which they are shown, as `read_conditions` gives them."""
     table: StudyTable | str
     """Biases and accuracies of each model; or why there are none to correlate."""
 
@@ -89,7 +113,7 @@ class Answers:
 
     def __init__(self, database: Path, sets: dict[str, ImageSet], conditions: Conditions) -> None:
         self._path, self._conditions = database, conditions
-        self._found = list(sets.values())
+        self._packed = list(sets.values())
         self._sets: dict[str, ImageSet | None] = dict(sets)
         self._lock = threading.Lock()
         self._open: _Open | None = None
@@ -116,51 +140,50 @@ class Answers:
                 self._open = _Open(stack, store, stamp)
             yield self._open
 
-    def study(self, wanted: str | None) -> dict[str, Any]:
+    def study(self, name: str | None) -> dict[str, Any]:
         """A study, the one that ran last unless it is named: its models, image sets, conditions and accuracies."""
         with self._database() as opened:
-            label = study_label(opened.store, wanted or last_run(opened.store))
+            label = study_label(opened.store, name or last_run(opened.store))
             known = self._known(opened, label)
             query = (
                 "SELECT label FROM version_of('*') JOIN study ON study.id = study_id ORDER BY last_run DESC, id DESC"
             )
             labels = opened.store.frame(query)["label"].to_list()
             cells = known.cells
-            pictured = {one for one in cells["digest"].unique() if self._images(opened.store, one)}
+            pictured = {digest for digest in cells["digest"].unique() if self._images(opened.store, digest)}
         models = cells.select("checkpoint", "category").unique(maintain_order=True).sort("category", "checkpoint")
-        palette = colors(models["category"] if models["category"].n_unique() > 1 else models["checkpoint"])
         by = "category" if models["category"].n_unique() > 1 else "checkpoint"
-        conditions = cells.unique("condition", maintain_order=True)
+        palette = colors(models[by])
         return {
             "study": label,
             "studies": labels if label in labels else [label, *labels],
-            "models": [{"name": row["checkpoint"], "category": row["category"]} | _look(palette[row[by]])
-                       for row in models.to_dicts()],
+            "models": [
+                {"name": row["checkpoint"], "category": row["category"]}
+                | dict(zip(("color", "shape"), palette[row[by]], strict=True))
+                for row in models.to_dicts()
+            ],
             "image_sets": [
                 {"name": row["image_set"], "labelled": row["labelled"], "n": row["n"],
                  "pictures": row["digest"] in pictured}
                 for row in cells.unique("image_set", maintain_order=True).to_dicts()
             ],
-            "conditions": [self._condition(row) for row in conditions.to_dicts()],
+            "conditions": [
+                self._condition(row)
+                for row in known.conditions.join(cells, left_on="digest", right_on="condition", how="semi").to_dicts()
+            ],
             "accuracy": cells.select("checkpoint", "image_set", "condition", "top1", "low", "high", "n", "cycles")
             .to_dict(as_series=False),
             "metrics": _metrics(known.table),
         }  # fmt: skip
 
     def _condition(self, row: dict[str, Any]) -> dict[str, Any]:
-        parameters = json.loads(row["parameters"])
-        numbers = {name: value for name, value in parameters.items() if isinstance(value, int | float)}
-        try:
-            self._conditions.find(row["probe"], row["parameters"], row["condition"])
-            why = None
-        except UsageError as error:
-            why = str(error)
+        """A condition in words, with where charts place it, and why there are no pictures under it."""
+        names = ("probe", "setting", "series", "x", "x_title", "y", "y_title", "cuts")
         return {
-            "id": row["condition"],
-            "probe": row["probe"],
-            "words": in_words(row["probe"], parameters),
-            "numbers": numbers,
-            "unseen": why,
+            "id": row["digest"],
+            "words": f"{row['probe']} {row['setting']}".rstrip(),
+            **{name: row[name] for name in names},
+            "unseen": self._conditions.why_not(row["probe"], row["parameters"], row["digest"]),
         }
 
     def correlation(self, study: str, bias: str, group: str, models: Sequence[str]) -> dict[str, Any]:
@@ -172,66 +195,65 @@ class Answers:
         if bias not in table.biases or group not in table.groups:
             raise UsageError(f"{study} has no {bias if bias not in table.biases else group}; choose another")
         frame = table.frame.filter(pl.col("checkpoint").is_in(list(models)))
-        found = correlate(frame, [bias], [group], {"chosen": pl.lit(True)}, given=table.given, resamples=RESAMPLES)
-        return found.select("n", "coefficient", "low", "high", "p", "partial", "note").row(0, named=True)
+        coefficients = correlate(
+            frame, [bias], [group], {"chosen": pl.lit(True)}, control=table.control, resamples=RESAMPLES
+        )
+        return coefficients.select("n", "coefficient", "low", "high", "p", "partial", "note").row(0, named=True)
 
-    def images(
-        self,
-        study: str,
-        image_set: str,
-        condition: str,
-        a: str,
-        b: str | None,
-        selection: str,
-        label: int | None,
-        models: Sequence[str],
-        offset: int = 0,
-        limit: int = 24,
-    ) -> dict[str, Any]:
-        """Images by the answers of model `a`, and of `b`, each with what every model of `models` says of it."""
-        if selection not in SELECTIONS or (selection == "flips_only_a" and not b):
+    def images(self, query: ImageQuery) -> dict[str, Any]:
+        """The images of a query, each with what every model of it says."""
+        if query.selection not in SELECTIONS or (query.selection == "flips_only_a" and not query.b):
             raise UsageError(f"selection is one of {', '.join(SELECTIONS)}; flips_only_a needs two models")
         with self._database() as opened:
-            store, cells = opened.store, self._known(opened, study_label(opened.store, study)).cells
-            here = cells.filter(image_set=image_set, condition=condition)
-            cell, other = (self._cell(here, name) if name else None for name in (a, b))
-            assert cell is not None  # noqa: S101 - a is a name
-            of_b = (other["cell"], other["clean_cell"]) if other else (None, None)
+            store, cells = opened.store, self._known(opened, study_label(opened.store, query.study)).cells
+            cells = cells.filter(image_set=query.image_set, condition=query.condition)
+            cell_a, cell_b = _cell_of(cells, query.a), _cell_of(cells, query.b) if query.b else {}
             fitting = store.frame(
-                SELECTED.format(where=SELECTIONS[selection], order=ORDERS.get(selection, "a.image_index")),
-                [cell["cell"], cell["clean_cell"], *of_b, cell["image_set_id"], label],
+                SELECTED.format(where=SELECTIONS[query.selection], order=ORDERS.get(query.selection, "a.image_index")),
+                [
+                    *(cell_a["cell"], cell_a["clean_cell"], cell_b.get("cell"), cell_b.get("clean_cell")),
+                    *(cell_a["image_set_id"], query.label),
+                ],
             )
-            page = fitting.slice(offset, min(limit, MOST_TILES))
-            which = _listed(page["image_index"])
-            found = page.join(
-                store.frame(SHOWN.format(which=which), [cell["image_set_id"]]), on="image_index", maintain_order="left"
+            page = fitting.slice(query.offset, min(query.limit, MOST_TILES))
+            numbers = _listed(page["image_index"])
+            images = page.join(
+                store.frame(SHOWN.format(which=numbers), [cell_a["image_set_id"]]),
+                on="image_index",
+                maintain_order="left",
             )
-            named = store.frame(
-                "SELECT classes, class, name FROM shown_class WHERE image_set = ?", [cell["image_set_id"]]
-            )
-            names = {(classes, one): name for classes, one, name in named.rows()}
-            asked = here.filter(pl.col("checkpoint").is_in(list(models)))
-            answers = _answers_of(store, asked, which)
+            class_names = {
+                (classes, number): name
+                for classes, number, name in store.frame(
+                    "SELECT classes, class, name FROM shown_class WHERE image_set = ?", [cell_a["image_set_id"]]
+                ).rows()
+            }
+            answers = _answers_of(store, cells.filter(pl.col("checkpoint").is_in(list(query.models))), numbers)
+
+        def name(classes: int, number: int | None) -> str | None:
+            """The name of a class of a model of so many classes."""
+            return None if number is None else class_names.get((classes, number), f"class {number}")
+
         tiles = [
             {
                 "index": row["image_index"],
                 "path": row["path"],
-                "label": _name(names, cell["classes"], row["label"]),
+                "label": name(cell_a["classes"], row["label"]),
                 "answers": [
                     {
-                        "model": one["checkpoint"],
-                        "clean": _name(names, one["classes"], one["clean"]),
-                        "clean_confidence": one["clean_confidence"],
-                        "answer": _name(names, one["classes"], one["predicted"]),
-                        "confidence": one["confidence"],
-                        "right": None if row["label"] is None else one["label_rank"] == 0,
+                        "model": answer["checkpoint"],
+                        "clean": name(answer["classes"], answer["clean"]),
+                        "clean_confidence": answer["clean_confidence"],
+                        "answer": name(answer["classes"], answer["predicted"]),
+                        "confidence": answer["confidence"],
+                        "right": None if row["label"] is None else answer["label_rank"] == 0,
                     }
-                    for one in answers.get(row["image_index"], [])
+                    for answer in answers.get(row["image_index"], [])
                 ],
             }
-            for row in found.to_dicts()
+            for row in images.to_dicts()
         ]
-        return {"total": len(fitting), "digest": cell["digest"], "seed": cell["seed"], "tiles": tiles}
+        return {"total": len(fitting), "digest": cell_a["digest"], "seed": cell_a["seed"], "tiles": tiles}
 
     def classes(self, study: str, image_set: str) -> list[dict[str, Any]]:
         """The classes that images of the set are labelled with."""
@@ -264,35 +286,26 @@ class Answers:
     def _images(self, store: Store, digest: str) -> ImageSet | None:
         """The images of a set of the database, all or some of a set that was found."""
         if digest not in self._sets:
-            fitting = (as_recorded(store, images, digest) for images in self._found)
-            self._sets[digest] = next((one for one in fitting if one), None)
+            fitting = (as_recorded(store, images, digest) for images in self._packed)
+            self._sets[digest] = next((images for images in fitting if images), None)
         return self._sets[digest]
-
-    def _cell(self, here: pl.DataFrame, model: str) -> dict[str, Any]:
-        found = here.filter(checkpoint=model)
-        if found.is_empty():
-            raise UsageError(f"{model} has no results for these images under this condition; choose others")
-        return found.row(0, named=True)
 
     def _known(self, opened: _Open, label: str) -> Known:
         if label not in opened.known:
             cells = opened.store.frame(
                 "SELECT detail.cell, detail.checkpoint, checkpoint.classes, detail.category, detail.image_set, "
                 "detail.image_set_id, detail.labelled, detail.clean_cell, detail.decision_space, detail.seed, "
-                "detail.probe, detail.parameters::VARCHAR AS parameters, detail.cycles, condition.digest AS condition, "
+                "detail.cycles, condition.digest AS condition, "
                 "image_set.digest, result.n, result.top1, result.low, result.high "
                 "FROM study_detail_of(?) AS detail JOIN cell_accuracy AS result ON result.cell = detail.cell "
                 "JOIN cell ON cell.id = detail.cell JOIN condition ON condition.id = cell.condition "
                 "JOIN image_set ON image_set.id = detail.image_set_id "
                 "JOIN checkpoint ON checkpoint.id = detail.checkpoint_id "
-                "ORDER BY condition.id, detail.image_set, detail.checkpoint",
+                "ORDER BY detail.image_set, detail.checkpoint, condition.id",
                 [label],
             )
-            try:
-                table: StudyTable | str = study_table(opened.store, label, with_errors=False)
-            except UsageError as error:
-                table = str(error).removeprefix(f"{self._path}, {label}: ")
-            opened.known[label] = Known(cells, table)
+            table = find_study_table(opened.store, label, with_errors=False)
+            opened.known[label] = Known(cells, read_conditions(opened.store, label), table)
         return opened.known[label]
 
 
@@ -301,36 +314,36 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, map(int, numbers))) or "-1"
 
 
-def _answers_of(store: Store, cells: pl.DataFrame, which: str) -> dict[int, list[dict[str, Any]]]:
+def _cell_of(cells: pl.DataFrame, model: str) -> dict[str, Any]:
+    """The row of a model among the cells of an image set and condition."""
+    rows = cells.filter(checkpoint=model)
+    if rows.is_empty():
+        raise UsageError(f"{model} has no results for these images under this condition; choose others")
+    return rows.row(0, named=True)
+
+
+def _answers_of(store: Store, cells: pl.DataFrame, numbers: str) -> dict[int, list[dict[str, Any]]]:
     """Image -> what each model says of it, perturbed and clean."""
-    wanted = _listed([*cells["cell"], *cells["clean_cell"].drop_nulls()])
-    found = store.frame(ANSWERS.format(cells=wanted, which=which))
-    reference = found.select("image_index", clean_cell="cell", clean="predicted", clean_confidence="confidence")
+    ids = _listed([*cells["cell"], *cells["clean_cell"].drop_nulls()])
+    predictions = store.frame(ANSWERS.format(cells=ids, which=numbers))
+    reference = predictions.select("image_index", clean_cell="cell", clean="predicted", clean_confidence="confidence")
     answers = (
-        found.join(cells.select("cell", "clean_cell", "checkpoint", "classes"), on="cell")
+        predictions.join(cells.select("cell", "clean_cell", "checkpoint", "classes"), on="cell")
         .join(reference, on=["clean_cell", "image_index"], how="left")
         .sort("image_index", "checkpoint")
     )
-    given: dict[int, list[dict[str, Any]]] = {}
+    by_image: dict[int, list[dict[str, Any]]] = {}
     for row in answers.to_dicts():
-        given.setdefault(row["image_index"], []).append(row)
-    return given
-
-
-def _name(names: dict[tuple[int, int], str], classes: int, one: int | None) -> str | None:
-    """What the class `one` of a model of so many classes is called."""
-    return None if one is None else names.get((classes, one), f"class {one}")
-
-
-def _look(of: tuple[str, str]) -> dict[str, str]:
-    return {"color": of[0], "shape": of[1]}
+        by_image.setdefault(row["image_index"], []).append(row)
+    return by_image
 
 
 def _metrics(table: StudyTable | str) -> dict[str, Any]:
     """The values of the scatter, those that most models have first, or why there are none."""
     if isinstance(table, str):
-        return {"why": table, "biases": [], "groups": [], "rows": []}
-    shown = [one for name in (*table.biases, *table.groups) for one in (name, f"{name}_low", f"{name}_high")]
-    rows = table.frame.select("checkpoint", *(one for one in shown if one in table.frame.columns))
+        return {"why": table, "biases": [], "groups": [], "titles": {}, "rows": []}
+    columns = [f"{name}{end}" for name in (*table.biases, *table.groups) for end in ("", "_low", "_high")]
+    rows = table.frame.select("checkpoint", *(column for column in columns if column in table.frame.columns))
     biases, groups = (sorted(names, key=lambda name: rows[name].null_count()) for names in (table.biases, table.groups))
-    return {"why": None, "biases": biases, "groups": groups, "rows": rows.to_dicts()}
+    titles = {name: table.title(name) for name in (*biases, *groups)}
+    return {"why": None, "biases": biases, "groups": groups, "titles": titles, "rows": rows.to_dicts()}

@@ -1,7 +1,6 @@
 "use strict";
 (() => {
   const TILES = 24;
-  const NUMBERS = { cycles: "cycles per image", cutoff: "cutoff", frequency: "octave of the noise", noise_sd: "noise_sd" };
   const $ = (name) => document.getElementById(name);
   const views = new Map(); // place of a chart -> its view
   let study = null; // what the server says of it
@@ -61,9 +60,9 @@
     const first = probes.find((name) => name !== "clean") ?? probes[0];
     fill($("probe"), probes.map((name) => [name, name.replaceAll("_", " ")]), asked.probe ?? first);
     const here = conditions($("probe").value);
-    fill($("condition"), here.map((one) => [one.id, one.words]), asked.condition ?? here[Math.floor(here.length / 2)]?.id);
-    fill($("bias"), study.metrics.biases.map((name) => [name, name.replaceAll("_", " ")]), asked.bias);
-    fill($("group"), study.metrics.groups.map((name) => [name, name.replaceAll("_", " ")]), asked.group);
+    fill($("condition"), here.map((one) => [one.id, one.setting || one.words]), asked.condition ?? here[Math.floor(here.length / 2)]?.id);
+    fill($("bias"), study.metrics.biases.map((name) => [name, study.metrics.titles[name]]), asked.bias);
+    fill($("group"), study.metrics.groups.map((name) => [name, study.metrics.titles[name]]), asked.group);
     const a = fill($("a"), names().map((name) => [name]), asked.a);
     fill($("b"), [["", "none"], ...names().filter((name) => name !== a).map((name) => [name])], asked.b ?? "");
     const only = [...$("selection").options].find((option) => option.value === "flips_only_a");
@@ -107,54 +106,61 @@
     $(place).textContent = text;
   };
 
+  // The accuracies of the chosen models, in the order in which conditions are shown
   const rows = () => {
-    const table = study.accuracy, here = new Map(conditions($("probe").value).map((one) => [one.id, one])), wanted = new Set(chosen());
-    const found = [];
+    const table = study.accuracy, models = new Set(chosen()), ofProbe = conditions($("probe").value);
+    const places = new Map(ofProbe.map((condition, place) => [condition.id, place]));
+    const picked = $("condition").value, data = [];
     for (let i = 0; i < table.checkpoint.length; i++) {
-      const one = here.get(table.condition[i]);
-      if (one && wanted.has(table.checkpoint[i]) && table.image_set[i] === $("set").value)
-        found.push({ model: table.checkpoint[i], condition: one.id, words: one.words, ...one.numbers, cycles: table.cycles[i],
-          top1: table.top1[i], low: table.low[i], high: table.high[i], picked: one.id === $("condition").value });
+      const place = places.get(table.condition[i]);
+      if (place === undefined || !models.has(table.checkpoint[i]) || table.image_set[i] !== $("set").value) continue;
+      const { id, setting, series, x, x_title, y, y_title, cuts } = ofProbe[place];
+      data.push({ place, model: table.checkpoint[i], condition: id, setting, series, x, x_title, y, y_title, cuts, cycles: table.cycles[i],
+        top1: table.top1[i], low: table.low[i], high: table.high[i], picked: id === picked });
     }
-    return found;
+    return data.sort((a, b) => a.place - b.place);
   };
 
   const imageSet = () => study.image_sets.find((set) => set.name === $("set").value);
   const measure = () => imageSet()?.labelled === false ? "agreement" : "top-1";
   const hues = () => ({ domain: names(), range: study.models.map((model) => model.color) });
   const accuracy = async () => {
-    const data = rows(), here = conditions($("probe").value);
+    const data = rows();
     if (!data.length) return words("curves", chosen().length ? "No results of these models for these images." : "No model is chosen.");
-    const parameters = [...new Set(here.flatMap((one) => Object.keys(one.numbers)))];
-    const varied = parameters.filter((name) => name !== "draw" && new Set(here.map((one) => one.numbers[name])).size > 1);
-    const map = varied.includes("frequency") && varied.includes("noise_sd");
-    const view = map ? await draw("curves", bandMap(data)) : await draw("curves", curves(data, varied));
+    const onAxis = data.filter((row) => row.x !== null), varies = new Set(onAxis.map((row) => row.x)).size > 1;
+    const isMap = onAxis.some((row) => row.y !== null) || (varies && new Set(onAxis.map((row) => row.series)).size > 1);
+    const view = await draw("curves", isMap ? map(onAxis) : varies ? curves(onAxis, across(onAxis)) : curves(data, "setting"));
     view.addEventListener("click", (_, item) => {
       if (item?.datum?.condition) change({ condition: item.datum.condition, from: null, image: null });
     });
   };
-  const bandMap = (data) => ({
-    data: { values: data }, height: 230,
-    transform: [{ filter: "isValid(datum.frequency)" }, { aggregate: [{ op: "mean", field: "top1", as: "top1" }, { op: "max", field: "picked", as: "picked" }], groupby: ["frequency", "noise_sd", "condition", "cycles"] }],
-    mark: { type: "rect", cursor: "pointer" },
-    encoding: {
-      x: { field: "frequency", type: "ordinal", title: "centre of the noise (octave index)", axis: { labelAngle: 0 } },
-      y: { field: "noise_sd", type: "ordinal", title: "noise_sd", sort: "descending" },
-      color: { field: "top1", type: "quantitative", title: `mean ${measure()}`, scale: { scheme: "viridis", domain: [0, 1] } },
-      stroke: { condition: { test: "datum.picked", value: "#d55e00" }, value: null }, strokeWidth: { value: 3 },
-      description: { field: "top1", format: ".3f" },
-    },
-  });
-  const curves = (data, varied) => {
-    const cycles = data.every((row) => row.cycles !== null), x = cycles ? "cycles" : varied[0] ?? "words";
-    const type = x === "words" ? "nominal" : "quantitative";
-    const lines = varied.slice(cycles ? varied.length : 1);
+  const across = (data) => (data.every((row) => row.cycles !== null) ? "cycles" : "x");
+  const map = (data) => {
+    const x = across(data), series = [...new Set(data.map((row) => row.series))].reverse();
+    const down = data.some((row) => row.y !== null)
+      ? { field: "y", title: data[0].y_title, sort: "descending" }
+      : { field: "series", title: null, sort: series };
+    return {
+      data: { values: data }, height: 230,
+      transform: [{ aggregate: [{ op: "mean", field: "top1", as: "top1" }, { op: "max", field: "picked", as: "picked" }], groupby: [x, down.field, "condition"] }],
+      mark: { type: "rect", cursor: "pointer" },
+      encoding: {
+        x: { field: x, type: "ordinal", title: data[0].x_title, axis: { labelAngle: 0, format: ".4~g", labelOverlap: true } },
+        y: { type: "ordinal", axis: { labelOverlap: true }, ...down },
+        color: { field: "top1", type: "quantitative", title: `mean ${measure()}`, scale: { scheme: "viridis", domain: [0, 1] } },
+        stroke: { condition: { test: "datum.picked", value: "#d55e00" }, value: null }, strokeWidth: { value: 3 },
+        description: { field: "top1", format: ".3f" },
+      },
+    };
+  };
+  const curves = (data, x) => {
+    const type = x === "setting" ? "nominal" : "quantitative", title = x === "setting" ? x : data[0].x_title;
+    const octaves = x === "cycles" && !data[0].cuts;
     return {
       data: { values: data }, height: 270,
       encoding: {
-        x: { field: x, type, title: NUMBERS[x] ?? x.replaceAll("_", " "), axis: { labelAngle: 0 } },
+        x: { field: x, type, title, sort: null, axis: { labelAngle: 0 }, ...(octaves ? { scale: { type: "log", base: 2 } } : {}) },
         color: { field: "model", type: "nominal", scale: hues(), legend: null },
-        ...(lines.length ? { detail: lines.map((field) => ({ field, type: "nominal" })) } : {}),
       },
       layer: [
         ...(type === "quantitative" ? [{ mark: { type: "line", opacity: 0.7 }, encoding: { y: { field: "top1", type: "quantitative" } } }] : []),
@@ -180,8 +186,8 @@
     }));
     const opacity = { condition: { test: "datum.chosen", value: 0.9 }, value: 0.15 };
     const axes = {
-      x: { field: "x", type: "quantitative", title: bias.replaceAll("_", " "), scale: { zero: false, nice: true } },
-      y: { field: "y", type: "quantitative", title: `${group.replaceAll("_", " ")} (%)`, scale: { zero: false, nice: true } },
+      x: { field: "x", type: "quantitative", title: study.metrics.titles[bias], scale: { zero: false, nice: true } },
+      y: { field: "y", type: "quantitative", title: `${study.metrics.titles[group]} (%)`, scale: { zero: false, nice: true } },
       color: { field: "model", type: "nominal", scale: hues(), legend: null },
     };
     const view = await draw("scatter", {

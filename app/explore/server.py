@@ -24,9 +24,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ...errors import BandlensError, UsageError
-from ..pictures import Conditions, find_sets
-from ..preview import grid_of
-from .answers import Answers
+from ..pictures.conditions import Conditions, find_sets
+from ..pictures.sheet import grid_of
+from .answers import Answers, ImageQuery
 
 HOST = "127.0.0.1"
 COOKIE = "bandlens_explorer"
@@ -64,10 +64,14 @@ class Doorkeeper:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name.lower() for name, _ in message["headers"]}
+                present = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
-                    *((name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in given),
+                    *(
+                        (name.encode(), value.encode())
+                        for name, value in HEADERS.items()
+                        if name.encode() not in present
+                    ),
                 ]
             await send(message)
 
@@ -79,9 +83,9 @@ class Doorkeeper:
             return PlainTextResponse(f"This is {self._hosts[0]} alone.\n", 421)
         if origin is not None and origin not in [f"http://{host}" for host in self._hosts]:
             return PlainTextResponse("Another site may not ask here.\n", 403)
-        given = parse_qs(request.url.query)
-        if request.url.path == "/" and self._fits(given.get("token", [""])[0]):
-            rest = urlencode({name: values for name, values in given.items() if name != "token"}, doseq=True)
+        parameters = parse_qs(request.url.query)
+        if request.url.path == "/" and self._fits(parameters.get("token", [""])[0]):
+            rest = urlencode({name: values for name, values in parameters.items() if name != "token"}, doseq=True)
             entered = RedirectResponse(f"/?{rest}" if rest else "/", 303)
             entered.set_cookie(self._name, self._token, httponly=True, samesite="strict")
             return entered
@@ -94,7 +98,7 @@ class Doorkeeper:
 
 
 def application(answers: Answers, token: str, port: int) -> ASGIApp:
-    """The page, and what it asks."""
+    """The page, and the routes that it asks."""
     libraries = _libraries()
 
     def asked(answer: Callable[[Request], Response]) -> Callable[[Request], Any]:
@@ -160,7 +164,7 @@ def application(answers: Answers, token: str, port: int) -> ASGIApp:
         Route("/api/classes", asked(classes)),
         Route("/api/picture", asked(picture)),
         Route("/api/correlation", posted(answers.correlation), methods=["POST"]),
-        Route("/api/images", posted(answers.images), methods=["POST"]),
+        Route("/api/images", posted(lambda **asks: answers.images(ImageQuery(**asks))), methods=["POST"]),
     ]
     return Doorkeeper(Starlette(routes=routes), token, port)
 

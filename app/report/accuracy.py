@@ -1,30 +1,21 @@
-"""What this study measured: accuracy, curves over cutoffs, and the user's own probes."""
+"""What this study measured: accuracy without perturbation, and over the axes of its probes."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
 
-from ...analysis.charts.curves import FEW, bin_map, curves, series_of, wave_map
-from ...analysis.charts.metrics import numbers, summary
+from ...analysis.charts.curves import probe_panels, series_of
+from ...analysis.charts.metrics import add_estimators, numbers
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import plural, words
 from ...protocol import GROUPS
 from .data import ReportData
 from .sections import Figure, Section, Table
 
-SPECTRAL = {
-    "lowpass": "low-pass: frequencies below the cut stay",
-    "highpass": "high-pass: frequencies below the cut are removed",
-}
-MAPS = {"fourier": wave_map, "fourier_bin": bin_map}
-"""Probes that are drawn as maps of errors, one for each model and norm, the first few."""
-BUILT_IN = ("clean", "critical_band", *SPECTRAL)
-CUT = "cut (cycles per image)"
 CAPTION = (
     "Bands are 95 % intervals (Wilson; images of one cluster count as one); of many models, only of the one that is "
     "picked from the list. Dashed: without perturbation."
@@ -46,14 +37,19 @@ def slug(text: str) -> str:
 
 
 def perturbed_sets(curve: pl.DataFrame) -> Iterator[tuple[int, str, pl.DataFrame]]:
-    """(number from 1, name, rows) of each image set that was run with a perturbation."""
-    names = curve.filter(pl.col("probe") != "clean")["image_set"].unique(maintain_order=True).sort()
-    for number, name in enumerate(names, 1):
-        yield number, name, curve.filter(pl.col("image_set") == name, pl.col("top1").is_not_null())
+    """(number from 1, name, rows under perturbations by place) of each image set that was run with one."""
+    perturbed = curve.filter(pl.col("probe") != "clean")
+    for number, name in enumerate(perturbed["image_set"].unique().sort(), 1):
+        yield number, name, perturbed.filter(pl.col("image_set") == name, pl.col("top1").is_not_null()).sort("place")
+
+
+def in_bands() -> pl.Expr:
+    """An expression that is true for probes that act on bands of frequencies; a section of their own draws these."""
+    return (pl.col("cycles").is_not_null() & ~pl.col("cuts")).any().over("probe")
 
 
 def key(rows: pl.DataFrame) -> dict[str, Any]:
-    """What can be picked in a figure of these rows: a legend if there is more than one model, and a list of models."""
+    """Arguments of a figure with which a reader picks: a legend where there are several models, and a list of these."""
     models = rows["checkpoint"].unique().sort().to_list()
     if len(models) < 2:
         return {}
@@ -81,7 +77,7 @@ def accuracy_section(results: ReportData) -> Section:
 
 def _groups(results: ReportData) -> Iterator[Figure]:
     """The group means of generalization, with the benchmarks in the table."""
-    measured = summary(results.metrics.filter(pl.col("image_set").is_null()))
+    measured = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
     seen = results.seen(measured)
     panels = {
         group: numbers(seen, group, group.replace("_", " "), series_of(seen))
@@ -94,59 +90,29 @@ def _groups(results: ReportData) -> Iterator[Figure]:
 
 
 def curves_section(results: ReportData) -> Section:
-    """Low-pass and high-pass curves, and one chart for each probe of the user's."""
+    """Filters together, and a figure for each other probe that does not act on bands."""
     figures: list[Figure] = []
     for number, name, rows in perturbed_sets(results.curve):
-        figures += _spectral(results, rows, name, number)
-        figures += _own_probes(results, rows, name, number)
-    text = (
-        results.choice
-        if figures
-        else ["No complete cell under a low-pass or high-pass filter, or a probe of your own, yet."]
-    )
+        filters = rows.filter("cuts")
+        if len(filters):
+            figures.append(_figure(results, filters, f"curves-{number}", f"Filters on {name}"))
+        for (probe,), part in rows.filter(~in_bands(), ~pl.col("cuts")).group_by("probe", maintain_order=True):
+            figures.append(_figure(results, part, f"{slug(str(probe))}-{number}", f"{words(str(probe))} on {name}"))
+    text = results.choice if figures else ["No complete cell under a filter, or a probe of your own, yet."]
     return Section("curves", "Accuracy over frequency", text, figures)
 
 
-def _spectral(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
-    mine = rows.filter(pl.col("probe").is_in(list(SPECTRAL)), pl.col("cutoff").is_not_null())
-    if len(mine):
-        seen = results.seen(mine)
-        panels = {
-            probe: curves(part, "cycles", CUT, title)
-            for probe, title in SPECTRAL.items()
-            if len(part := seen.filter(pl.col("probe") == probe))
-        }
-        table = mine.select("probe", "cutoff", "cycles", *COLUMNS).sort("checkpoint", "probe", "cutoff")
-        yield Figure(
-            f"curves-{number}", f"Low-pass and high-pass on {image_set}", CAPTION, panels, 2, table, **key(seen)
-        )
-
-
-def _own_probes(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
-    for probe in rows.filter(~pl.col("probe").is_in(BUILT_IN))["probe"].unique(maintain_order=True).sort():
-        mine = rows.filter(pl.col("probe") == probe)
-        name, settings = settings_of(mine["parameters"].to_list())
-        mine = mine.with_columns(pl.Series("setting", settings))
-        seen = results.seen(mine)
-        if probe in MAPS:
-            maps = seen.with_columns(norm=pl.col("parameters").str.json_path_match("$.norm"))
-            # SQL promises no order of rows.
-            maps = maps.sort("checkpoint", pl.col("norm").cast(pl.Float64), maintain_order=True)
-            grouped = list(maps.group_by("checkpoint", "norm", maintain_order=True))[:FEW]
-            named = {f"{model}, norm {norm}": one for (model, norm), one in grouped}
-            panels = {title: MAPS[probe](one, title) for title, one in named.items()}
-        else:
-            panels = {probe: curves(seen, "setting", name, words(probe))} if len(seen) else {}
-        table = mine.select("setting", *COLUMNS).sort("checkpoint", "setting")
-        yield Figure(
-            f"{slug(probe)}-{number}", f"{words(probe)} on {image_set}", CAPTION, panels, 2, table, **key(seen)
-        )
-
-
-def settings_of(parameters: list[str]) -> tuple[str, list[float] | list[str]]:
-    """(axis title, values): the number, where a probe has one parameter and it is one; else all as text."""
-    parsed = [json.loads(text) for text in parameters]
-    (name, *more) = sorted({name for one in parsed for name in one}) or ["setting"]
-    if not more and all(isinstance(one.get(name), int | float) for one in parsed):
-        return name, [float(one[name]) for one in parsed]
-    return "setting", [", ".join(f"{key} {value}" for key, value in one.items()) for one in parsed]
+def _figure(results: ReportData, rows: pl.DataFrame, name: str, title: str) -> Figure:
+    """The panels of some probes; maps show errors, as published ones do."""
+    mapped = pl.col("y").is_not_null()
+    seen = results.seen(rows).with_columns(
+        top1=pl.when(mapped).then(1 - pl.col("top1")).otherwise("top1"),
+        measure=pl.when(mapped).then(pl.format("1 - {}", "measure")).otherwise("measure"),
+    )
+    panels = {
+        panel: chart
+        for (probe,), part in seen.group_by("probe", maintain_order=True)
+        for panel, chart in probe_panels(part, str(probe)).items()
+    }
+    table = rows.sort("checkpoint", "place").select("probe", "setting", "cycles", *COLUMNS)
+    return Figure(name, title, CAPTION, panels, 2, table, **key(seen))

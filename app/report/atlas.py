@@ -9,14 +9,18 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from ...analysis.charts.correlations import label, scatter, short
+from ...analysis.charts.correlations import scatter
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import INK, inline
 from ...analysis.correlations.families import pearson
-from ...analysis.metrics.states import MEANINGLESS, State
+from ...analysis.measures.base import MEANINGLESS, State
+from ...analysis.measures.critical_band import RAW
+from ...analysis.measures.generalization import ID_ACCURACY
+from ...analysis.measures.psychometric import NUMBERS
+from ...analysis.measures.registry import label_of, title_of
 from ...analysis.published.figures import BIASES
 from ...analysis.published.imports import INTEGER
-from ...analysis.published.relate import fits, ground, imagenet_top1, networks, relations, with_effective
+from ...analysis.published.relate import baseline_lines, ground, imagenet_top1, networks, relations, with_effective
 from ...analysis.published.sources import shipped_values
 from .data import ReportData
 from .sections import Figure, Section, Table
@@ -45,20 +49,20 @@ def atlas_section(results: ReportData | None) -> Section:
 def _table() -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """The table; the study's 48 models; and the number of results of timm."""
     values = shipped_values()
-    study, lines = ground(values, "study"), fits(values, "timm")
-    frame, _ = with_effective(study.frame, fits(values))
+    study, lines = ground(values, "study"), baseline_lines(values, "timm")
+    frame, _ = with_effective(study.frame, baseline_lines(values))
     rows = []
     for row in relations(study, SHIFTS).to_dicts():
         bias, benchmark = row["bias"], row["benchmark"]
-        both = frame.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
+        complete = frame.select(bias, beyond=f"effective_{benchmark}").drop_nulls()
         rows.append(
             {
-                "bias": short(bias),
+                "bias": title_of(bias),
                 "benchmark": benchmark,
                 "48 models": row["overall"],
                 "given ImageNet": row["partial"],
                 "within categories": row["within"],
-                "effective robustness": pearson(*both.select(pl.all().rank()).to_numpy().T),
+                "effective robustness": pearson(*complete.select(pl.all().rank()).to_numpy().T),
                 "R2 of ImageNet, a thousand": lines[benchmark].r2,
             }
         )
@@ -66,9 +70,8 @@ def _table() -> tuple[pl.DataFrame, pl.DataFrame, int]:
     return table, frame, lines[SHIFTS[0]].n
 
 
-NETWORKS = {INTEGER: "critical_{}_raw", "psychometric": "psychometric_{}"}
-"""Estimator of the networks with critical-band trials -> what one's own metrics by it are called."""
-BAND = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
+NETWORKS = {INTEGER: RAW, "psychometric": NUMBERS}
+"""Estimator of the networks with critical-band trials -> number -> one's own measure by it."""
 
 
 def _figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
@@ -82,47 +85,44 @@ def _figures(results: ReportData, models: pl.DataFrame) -> Iterator[Figure]:
         yield figure
     if results.atlas.filter(source="critical-band").is_empty():
         return
-    others = {}
-    for estimator, called in NETWORKS.items():
-        found = networks(results.atlas, estimator).frame.with_columns(category=pl.lit("network"))
-        for name in BAND:
-            metric = called.format(name)
-            others[metric] = found.select("model", "category", "imagenet", pl.col(name).alias(metric))
+    points = {}
+    for estimator, measures in NETWORKS.items():
+        frame = networks(results.atlas, estimator).frame.with_columns(category=pl.lit("network"))
+        for name, metric in measures.items():
+            points[metric] = frame.select("model", "category", "imagenet", pl.col(name).alias(metric))
     caption = "Points are networks of Subramanian et al. 2023 with published accuracies, {}. Hover for names."
-    if figure := _figure("atlas-networks", "Your models among many architectures", caption, results, others):
+    if figure := _figure("atlas-networks", "Your models among many architectures", caption, results, points):
         yield figure
 
 
 def _figure(
     name: str, title: str, caption: str, results: ReportData, points: Mapping[str, pl.DataFrame]
 ) -> Figure | None:
-    own = _own(results).filter(pl.col("metric").is_in(list(points)))
-    meant = ~pl.col("state").is_in(MEANINGLESS)
-    drawn = results.seen(own.filter(meant))
+    metrics = _own_metrics(results).filter(pl.col("metric").is_in(list(points)))
+    meaningful = ~pl.col("state").is_in(MEANINGLESS)
+    drawn = results.seen(metrics.filter(meaningful))
     if drawn.is_empty():
         return None
     panels = {
         bias: alt.layer(
             scatter(points[bias], bias, "imagenet", ""), *_marks(drawn.filter(metric=bias), bias)
-        ).properties(title=short(bias), height=170, width=220)
+        ).properties(title=title_of(bias), height=170, width=220)
         for bias in points
         if bias in drawn["metric"]
     }
     yours = "diamonds and dashed lines are yours: the latter have no accuracy on ImageNet, measured or published"
-    if not own.select(meant.all()).item():
+    if not metrics.select(meaningful.all()).item():
         yours += ". Your degenerate fits, whose numbers mean nothing, are in the table alone"
     categories = pl.concat([frame["category"] for frame in points.values()]).unique().sort()
     if len(categories) < 2:
-        return Figure(name, title, caption.format(yours), panels, 3, own)
+        return Figure(name, title, caption.format(yours), panels, 3, metrics)
     models = pl.concat([frame["model"] for frame in points.values()]).unique().sort().to_list()
-    return Figure(name, title, caption.format(yours), panels, 3, own, colors(categories), models)
+    return Figure(name, title, caption.format(yours), panels, 3, metrics, colors(categories), models)
 
 
-def _own(results: ReportData) -> pl.DataFrame:
+def _own_metrics(results: ReportData) -> pl.DataFrame:
     """One's own metrics with top-1 on ImageNet in percent: one's own, or else published, as imagenet_is tells."""
-    measured = dict(
-        results.metrics.filter(metric="top1_imagenet").drop_nulls("value").select("checkpoint", "value").rows()
-    )
+    measured = dict(results.metrics.filter(metric=ID_ACCURACY).drop_nulls("value").select("checkpoint", "value").rows())
     published = {
         name: imagenet_top1(results.atlas, model)
         for name, model in results.joined.drop_nulls("model").select("checkpoint", "model").rows()
@@ -141,11 +141,11 @@ def _own(results: ReportData) -> pl.DataFrame:
     return rows.select("checkpoint", "image_set", *numbers)
 
 
-def _marks(own: pl.DataFrame, bias: str) -> Iterator[Any]:
+def _marks(metrics: pl.DataFrame, bias: str) -> Iterator[Any]:
     """One's own models in a panel: diamonds, hollow in doubt, where their accuracy is known, else lines."""
-    rows = own.select("image_set", "value", "state", "imagenet", "imagenet_is", model="checkpoint")
+    rows = metrics.select("image_set", "value", "state", "imagenet", "imagenet_is", model="checkpoint")
     tips = [alt.Tooltip("model:N"), alt.Tooltip("image_set:N"), alt.Tooltip("value:Q", format=".3f"), "state:N"]
-    x = alt.X("value:Q", title=label(bias))
+    x = alt.X("value:Q", title=label_of(bias))
     lines, placed = rows.filter(pl.col("imagenet").is_null()), rows.drop_nulls("imagenet")
     if len(lines):
         yield alt.Chart(inline(lines)).mark_rule(color=INK, strokeDash=[4, 2]).encode(x=x, tooltip=tips)

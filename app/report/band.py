@@ -7,25 +7,15 @@ from collections.abc import Iterator
 import polars as pl
 
 from ...analysis.charts.curves import band_map, series_of
-from ...analysis.charts.metrics import channel, numbers, summary, threshold_map
-from .accuracy import key, perturbed_sets
+from ...analysis.charts.metrics import add_estimators, channel, numbers, threshold_map
+from ...analysis.measures.psychometric import THRESHOLDS
+from ...analysis.measures.registry import MEASURES, numbers_drawn
+from .accuracy import in_bands, key, perturbed_sets
 from .data import ReportData
 from .sections import Figure, Section
 
 FEW = 6
-"""The heat maps of so many models are drawn at once; those of more are drawn when a reader opens them."""
-NUMBERS = {
-    "low_frequency_bias": "low-frequency bias",
-    "high_frequency_bias": "high-frequency bias",
-    "spectral_bias": "spectral bias",
-    "bandwidth": "bandwidth (octaves)",
-    "center_frequency": "centre frequency (cycles per image)",
-    "peak_noise_sensitivity": "peak noise sensitivity",
-    "shape_bias": "shape bias",
-    "cue_accuracy": "cue accuracy",
-    "low_frequency_cue_bias": "low-frequency cue bias",
-    "frequency_cue_accuracy": "frequency cue accuracy",
-}
+"""Models whose heat maps are drawn at once; those of more are drawn when a reader opens them."""
 BAND_CAPTION = (
     "Left: {measure} under octave-band noise. Right: the noise_sd at which half of it is lost, with 95 % intervals, "
     "and the channel fitted through these thresholds; up is more sensitive. Triangles: beyond the tested noise. "
@@ -47,7 +37,7 @@ def band_section(results: ReportData) -> Section:
     figures = [
         figure for number, name, rows in perturbed_sets(results.curve) for figure in _bands(results, rows, name, number)
     ]
-    text = results.choice if figures else ["No complete cell under critical-band noise yet."]
+    text = results.choice if figures else ["No complete cell under noise in bands yet."]
     if figures and results.metrics.is_empty():
         text = [_not_computed(results)]
     return Section("critical-band", "Critical band", text, figures)
@@ -55,52 +45,52 @@ def band_section(results: ReportData) -> Section:
 
 def numbers_section(results: ReportData) -> Section:
     """Each metric of each model, with its interval."""
-    title = "Biases and channels"
     names = results.metrics["image_set"].drop_nulls().unique().sort()  # generalization has none
     if names.is_empty():
-        return Section("numbers", title, [_not_computed(results)])
-    figures = []
-    for number, name in enumerate(names, 1):
-        metrics = summary(results.metrics.filter(pl.col("image_set") == name, ~pl.col("metric").str.ends_with("_raw")))
+        return Section("numbers", "Biases and channels", [_not_computed(results)])
+    figures, titles = [], numbers_drawn() | results.own_titles
+    drawn = [name for name, measure in MEASURES.items() if measure.number] + [*results.own_titles]
+    for place, name in enumerate(names, 1):
+        metrics = add_estimators(results.metrics.filter(pl.col("image_set") == name, pl.col("metric").is_in(drawn)))
         metrics = results.seen(metrics)
         field = series_of(metrics)
-        there = [wanted for wanted in NUMBERS if wanted in set(metrics["number"])]
-        panels = {wanted: numbers(metrics, wanted, NUMBERS[wanted], field) for wanted in there}
+        panels = {
+            number: numbers(metrics, number, title, field)
+            for number, title in titles.items()
+            if number in metrics["number"]
+        }
         table = results.metrics.filter(pl.col("image_set") == name).select(
             "checkpoint", "category", "metric", "value", "low", "high", "state", "note"
         )
-        title_ = f"Every number on {name}"
-        figures.append(Figure(f"numbers-{number}", title_, NUMBERS_CAPTION, panels, 3, table, **key(metrics)))
-    return Section("numbers", title, results.choice, figures)
+        heading = f"Every number on {name}"
+        figures.append(Figure(f"numbers-{place}", heading, NUMBERS_CAPTION, panels, 3, table, **key(metrics)))
+    return Section("numbers", "Biases and channels", results.choice, figures)
 
 
 def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int) -> Iterator[Figure]:
-    band = rows.filter(pl.col("probe") == "critical_band")
+    band = rows.filter(in_bands())
     if band.is_empty():
         return
-    mine = results.metrics.filter(pl.col("image_set") == image_set)
+    metrics = results.metrics.filter(pl.col("image_set") == image_set)
+    thresholds = metrics.filter(pl.col("metric").is_in(list(THRESHOLDS)))
     models = results.seen(band)["checkpoint"].unique().sort().to_list()
     size = int(results.image_sets.filter(pl.col("name") == image_set)["size"][0])
     panels = {}
     for model in models:
         panels[model] = band_map(band.filter(pl.col("checkpoint") == model), model)
-        metrics = mine.filter(pl.col("checkpoint") == model)
-        if metrics["metric"].str.starts_with("psychometric_threshold").any():
+        if model in thresholds["checkpoint"]:
             title = f"{model}: thresholds and channel"
-            panels[title] = channel(metrics, title, size)
-    if len(models) > 1 and mine["metric"].str.starts_with("psychometric_threshold").any():
+            panels[title] = channel(metrics.filter(pl.col("checkpoint") == model), title, size)
+    if len(models) > 1 and len(thresholds):
         overview = threshold_map(
-            results.seen(mine), "noise_sd at which half of the accuracy without noise is left", size
+            results.seen(metrics), "noise_sd at which half of the accuracy without noise is left", size
         )
-        thresholds = mine.filter(pl.col("metric").str.starts_with("psychometric_threshold"))
         listed = thresholds.select("checkpoint", "category", "metric", "value", "low", "high", "state", "note")
         yield Figure(
             f"thresholds-{number}", f"Thresholds on {image_set}", MAP_CAPTION, {"thresholds": overview}, 1, listed
         )
     caption = BAND_CAPTION.format(measure=band["measure"][0])
-    table = band.select("checkpoint", "frequency", "cycles", "noise_sd", "top1", "low", "high", "n").sort(
-        "checkpoint", "frequency", "noise_sd"
-    )
+    table = band.sort("checkpoint", "place").select("checkpoint", "setting", "cycles", "top1", "low", "high", "n")
     yield Figure(
         f"critical-band-{number}", f"Band noise on {image_set}", caption, panels, 2, table, folded=len(models) > FEW
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import polars as pl
 from ...analysis.charts.curves import differences
 from ...analysis.charts.style import plural, words
 from ...analysis.comparison.cells import DIFFERS, Compared, Run, compare_cells
+from ...analysis.database.conditions import with_facts
 from ...analysis.database.open import names_database, open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
@@ -18,9 +18,8 @@ from ...errors import UnknownName, UsageError
 from .data import ReportData
 from .sections import Figure, Section
 
-ORDER = {"clean": 0, "lowpass": 1, "highpass": 2, "critical_band": 3}
 BESIDE = 5
-"""As many models leave room for their numbers on half of a page."""
+"""Models that leave room for their numbers on half of a page."""
 CAPTION = (
     "Percentage points of top-1, this study minus the other, over the same images; orange fell, purple rose. Bold with "
     "a star: p < 0.05 (McNemar) after Holm's correction over all cells. Hover, or open the table, for the 95 % "
@@ -39,45 +38,32 @@ def changes_section(results: ReportData, against: str) -> Section:
     """
     file, is_database = Path(against), names_database(against)
     with ExitStack() as stack:
-        this = stack.enter_context(open_store(results.path, read_only=True))
-        other = stack.enter_context(open_store(file, read_only=True)) if is_database else this
-        label = _same_study(other, str(results.study["name"])) if is_database else study_label(other, against)
+        store = stack.enter_context(open_store(results.path, read_only=True))
+        store_a = stack.enter_context(open_store(file, read_only=True)) if is_database else store
+        label = _same_study(store_a, str(results.study["name"])) if is_database else study_label(store_a, against)
         if label is None:
             raise UsageError(f"{against} holds no study to compare with; run one, or name another with --against")
-        found = compare_cells(Run(other, label), Run(this, results.label))
+        comparison = compare_cells(Run(store_a, label), Run(store, results.label))
     title = f"What changed against {label}" + (f" of {file.name}" if is_database else "")
-    rows = changes(found)
+    rows = changes(comparison, results.conditions)
     figures = [
         _figure(results, rows.filter(pl.col("image_set") == name), name, number)
         for number, name in enumerate(rows["image_set"].unique().sort(), 1)
     ]
-    return Section("changes", title, [_summary(found, rows), *results.choice], figures)
+    return Section("changes", title, [_summary(comparison, rows), *results.choice], figures)
 
 
-def changes(found: Compared) -> pl.DataFrame:
+def changes(comparison: Compared, conditions: pl.DataFrame) -> pl.DataFrame:
     """The cells that can be compared, in the order of a figure, with `condition` in words and `differs`.
 
     before, after, difference and the ends low and high of its 95 % interval are in percentage points.
     """
-    # By the numbers among the parameters; those of a probe of the user's may be anything.
-    numbers = [
-        pl.col("parameters").str.json_path_match(f"$.{name}").cast(pl.Float64, strict=False)
-        for name in ("cutoff", "frequency", "noise_sd")
-    ]
-    rows = found.cells.filter(pl.col("difference").is_not_null()).sort(
-        "image_set",
-        pl.col("probe").replace_strict(ORDER, default=len(ORDER)),
-        "probe",
-        *numbers,
-        "parameters",
-        "checkpoint",
-    )
-    labels = [condition_label(text) for text in rows["parameters"]]
-    return rows.select(
+    rows = with_facts(comparison.cells.filter(pl.col("difference").is_not_null()), conditions)
+    return rows.sort("image_set", "place", "checkpoint").select(
         "checkpoint",
         "image_set",
         "probe",
-        pl.Series("condition", labels, dtype=pl.String),
+        pl.col("setting").replace("", "no parameters").alias("condition"),
         "n",
         before=100 * pl.col("top1_a"),
         after=100 * pl.col("top1_b"),
@@ -91,12 +77,6 @@ def changes(found: Compared) -> pl.DataFrame:
     )
 
 
-def condition_label(parameters: str) -> str:
-    """Such as `noise_sd 0.08, frequency 3`."""
-    shown = [f"{name} {value}" for name, value in json.loads(parameters).items() if name != "draw"]
-    return ", ".join(shown) or "no perturbation"
-
-
 def _same_study(store: Store, name: str) -> str | None:
     try:
         return study_label(store, name)
@@ -104,11 +84,11 @@ def _same_study(store: Store, name: str) -> str | None:
         return last_run(store)
 
 
-def _summary(found: Compared, rows: pl.DataFrame) -> str:
+def _summary(comparison: Compared, rows: pl.DataFrame) -> str:
     """How many cells there are to compare, how many differ, and which by most."""
     counts = (
-        f"{plural(found.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "
-        f"{len(found.only_b):,} only in this study, {len(found.only_a):,} only in the other. "
+        f"{plural(comparison.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "
+        f"{len(comparison.only_b):,} only in this study, {len(comparison.only_a):,} only in the other. "
         f"{len(rows.filter('differs')):,} differ in accuracy (p < 0.05 after Holm's correction)"
     )
     if rows.filter(pl.col("difference") != 0).is_empty():

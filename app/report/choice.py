@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 
 MOST = 48
-"""Models that are drawn: as many as the published study has."""
+"""Models that are drawn at most: the published study has so many."""
 
 
 def choose(models: pl.DataFrame, most: int = MOST) -> list[str]:
@@ -18,13 +18,13 @@ def choose(models: pl.DataFrame, most: int = MOST) -> list[str]:
     if len(ordered) <= most:
         return ordered["checkpoint"].sort().to_list()
     chosen: list[str] = []
-    # The small ones first: what rounding leaves over then goes to the largest.
-    left = len(ordered)
+    # Small categories choose first, so that what rounding leaves over goes to the largest.
+    remaining = len(ordered)
     for rows in sorted(ordered.partition_by("category", maintain_order=True), key=len):
         places = most - len(chosen)
-        wanted = min(places, max(1, round(places * len(rows) / left)))
-        left -= len(rows)
+        count = min(places, max(1, round(places * len(rows) / remaining)))
+        remaining -= len(rows)
         last = len(rows) - 1
-        at = [last / 2] if wanted == 1 else [last * k / (wanted - 1) for k in range(wanted)]
-        chosen += [rows["checkpoint"][round(place)] for place in at]
+        steps = [last / 2] if count == 1 else [last * k / (count - 1) for k in range(count)]
+        chosen += [rows["checkpoint"][round(step)] for step in steps]
     return sorted(chosen)

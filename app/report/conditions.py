@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import polars as pl
 
-from ...analysis.charts.curves import curves
-from ...analysis.charts.style import CENTER, words
-from ...protocol import CUES
-from .accuracy import CUT, key, settings_of, slug
+from ...analysis.charts.curves import probe_panels
+from ...analysis.measures.registry import MEASURES, title_of
+from .accuracy import key, slug
 from .data import ReportData
 from .sections import Figure, Section
 
-IN_CURVES = ("accuracy", "agreement")
-"""Metrics that have the section of curves for themselves."""
-SHARES = ("accuracy_real", *(name for cues in CUES for name in (cues.bias, cues.accuracy)), "confidence")
-"""Metrics drawn from 0 to 1; others as far as they reach."""
-OPEN = (
-    *(cues.bias for cues in CUES),
-    "clean_error_consistency",
-    "model_error_consistency",
-    "expected_calibration_error",
-)
-"""Figures that are drawn at once."""
+PRIMARY = [name for name, measure in MEASURES.items() if measure.primary]
+"""Measures that have the section of curves for themselves."""
 CAPTION = (
     "Bands are 95 % intervals over images; of many models, only of the one that is picked from the list. Dashed: "
     "without perturbation. The table has the difference from it, with an interval that is paired over the same images."
 )
 COLUMNS = (
-    *("checkpoint", "probe", "parameters", "cycles", "n", "value", "low", "high"),
+    *("checkpoint", "probe", "setting", "cycles", "n", "value", "low", "high"),
     *("difference", "difference_low", "difference_high", "state", "note"),
 )
 
@@ -38,7 +26,7 @@ def conditions_section(results: ReportData) -> Section:
     """A figure for each metric and image set, a panel for each probe."""
     title = "Every measure under every condition"
     drawn = results.condition_metrics.filter(
-        pl.col("probe") != "clean", ~pl.col("metric").is_in(IN_CURVES), pl.col("value").is_not_null()
+        pl.col("probe") != "clean", ~pl.col("metric").is_in(PRIMARY), pl.col("value").is_not_null()
     )
     names = drawn["image_set"].unique().sort(nulls_last=True)
     figures = [
@@ -53,35 +41,27 @@ def conditions_section(results: ReportData) -> Section:
 def _figure(results: ReportData, rows: pl.DataFrame, image_set: str | None, number: int) -> Figure:
     """`rows` are those of one metric on one image set; None for means over benchmarks."""
     metric, domain = rows["metric"][0], (0.0, 1.0)
-    if metric not in SHARES:
+    title, measure = results.own_titles.get(metric, title_of(metric)), MEASURES.get(metric)
+    # Shares are drawn from 0 to 1, and other numbers as far as they reach.
+    if measure is None or measure.unit != "share":
         below, above = pl.min_horizontal("value", "low").min(), pl.max_horizontal("value", "high").max()
         lowest, highest = rows.select(below.alias("lowest"), above.alias("highest")).row(0)
         domain = min(0.0, lowest), highest
     seen = results.seen(rows).with_columns(
-        top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(words(metric))
+        top1="value", clean_top1=pl.col("value") - pl.col("difference"), measure=pl.lit(title)
     )
-    panels = {title: curves(part, x, x_title, title, domain) for part, x, x_title, title in _panels(seen)}
+    panels = {
+        title: panel
+        for (probe,), part in seen.sort("place").group_by("probe", maintain_order=True)
+        for title, panel in probe_panels(part, str(probe), domain).items()
+    }
     return Figure(
         f"measures-{number}-{slug(metric)}",
-        f"{words(metric)} on {image_set or 'benchmarks'}",
+        f"{title} on {image_set or 'benchmarks'}",
         CAPTION,
         panels,
         2,
-        rows.select(COLUMNS),
+        rows.sort("checkpoint", "place").select(COLUMNS),
         **key(seen),
-        folded=metric not in OPEN,
+        folded=measure is not None and measure.folded,
     )
-
-
-def _panels(rows: pl.DataFrame) -> Iterator[tuple[pl.DataFrame, str, str, str]]:
-    """(rows, column across, its title, title) of each probe; of noise in bands, for each of its levels."""
-    for (probe,), mine in rows.sort("probe", "parameters").group_by("probe", maintain_order=True):
-        banded = mine.filter(pl.col("frequency").is_not_null(), pl.col("cycles").is_not_null())
-        if len(banded):
-            for (noise_sd,), part in banded.sort("noise_sd").group_by("noise_sd", maintain_order=True):
-                yield part, "cycles", CENTER, f"{words(str(probe))}, noise_sd {noise_sd:g}"
-        elif mine["cycles"].is_not_null().all():
-            yield mine, "cycles", CUT, words(str(probe))
-        else:
-            name, settings = settings_of(mine["parameters"].to_list())
-            yield mine.with_columns(pl.Series("setting", settings)), "setting", name, words(str(probe))

@@ -21,10 +21,9 @@ PEOPLE_CAPTION = "Models with 95 % intervals, and the mean of people, with the l
 
 def consistency_section(results: ReportData) -> Section:
     """Kappa of every two subjects on each image set, and accuracy by condition where people saw the images too."""
-    every = results.consistency
-    pairs = results.seen(results.seen(every, "first_subject"), "second_subject")
+    pairs = results.seen(results.seen(results.consistency, "first_subject"), "second_subject")
     figures = [*_kappas(pairs), *_conditions(results), *_probes(results)]
-    tables = [Table("Every two subjects, by condition", every, folded=True)]
+    tables = [Table("Every two subjects, by condition", results.consistency, folded=True)]
     return Section("consistency", "Who errs on the same images", [TEXT, *results.choice], figures, tables)
 
 
@@ -54,10 +53,10 @@ def _conditions(results: ReportData) -> Iterator[Figure]:
     many = results.judged.filter(pl.col("condition").n_unique().over("images") > 1)
     if many.is_empty():
         return
-    rows = _beside(many).sort("images", "subject")
+    rows = _with_people(many).sort("images", "subject")
     panels = {
-        str(images): condition_curves(mine, str(images))
-        for (images,), mine in results.seen(rows, "subject").group_by("images", maintain_order=True)
+        str(images): condition_curves(part, str(images))
+        for (images,), part in results.seen(rows, "subject").group_by("images", maintain_order=True)
     }
     caption = f"{PEOPLE_CAPTION} Conditions are as the experiments name them."
     yield Figure("accuracy-by-condition", "Accuracy by condition", caption, panels, 2, rows)
@@ -67,20 +66,20 @@ def _probes(results: ReportData) -> Iterator[Figure]:
     """A panel for each probe of the experiments with people and each image set that models were run on."""
     setting = pl.col("setting").map_elements("{:g}".format, pl.String)
     rows = results.human_probe.with_columns(setting.alias("condition"))
-    people, panels, shown = rows.filter("human"), {}, []
-    for (images, probe), mine in rows.filter(~pl.col("human")).group_by("images", "probe", maintain_order=True):
-        if len(those := people.filter(probe=probe)):
-            both = _beside(pl.concat([those.with_columns(images=pl.lit(images)), mine])).sort("subject")
+    people, panels, drawn = rows.filter("human"), {}, []
+    for (images, probe), models in rows.filter(~pl.col("human")).group_by("images", "probe", maintain_order=True):
+        if len(observers := people.filter(probe=probe)):
+            subjects = _with_people(pl.concat([observers.with_columns(images=pl.lit(images)), models])).sort("subject")
             title = f"{words(str(probe))} on {images}"
-            panels[title] = condition_curves(results.seen(both, "subject"), title)
-            shown.append(both.with_columns(probe=pl.lit(probe)))
+            panels[title] = condition_curves(results.seen(subjects, "subject"), title)
+            drawn.append(subjects.with_columns(probe=pl.lit(probe)))
     if panels:
         caption = f"{PEOPLE_CAPTION} The photographs need not be those that people saw."
-        yield Figure("people-and-probes", "Models and people under probes", caption, panels, 2, pl.concat(shown))
+        yield Figure("people-and-probes", "Models and people under probes", caption, panels, 2, pl.concat(drawn))
 
 
-def _beside(rows: pl.DataFrame) -> pl.DataFrame:
-    """images, condition, subject, top1, low, high, n: all observers together, then each model."""
+def _with_people(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows of images, condition, subject, top1, low, high, n: all observers together, then each model."""
     people = (
         rows.filter("human")
         .group_by("images", "condition", maintain_order=True)

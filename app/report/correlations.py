@@ -19,11 +19,11 @@ from .data import ReportData
 from .sections import Figure, Section
 
 MANY, RESAMPLES, FEWER = 200, 10_000, 1_000
-"""With more models than MANY, intervals are narrow, and FEWER resamples tell their ends."""
+"""Intervals take RESAMPLES; with more models than MANY they are narrow, and FEWER tell their ends."""
 BESIDE = 5
-"""As many groups leave room for their numbers on a third of a page."""
+"""Groups that leave room for their numbers on a third of a page."""
 SHOWN = ("coefficient", "low", "high", "p", "p_holm")
-"""On the maps, whether the models are enough for any or not."""
+"""Columns that the maps show, whether the models are enough for any or not."""
 MAP_CAPTION = (
     "Spearman's rho; orange is negative, purple positive. Bold with a star: p < 0.05 after Holm's correction for all "
     "{tests} tests. Pale: p ≥ 0.05 even without correction. Hover for the 95 % interval over models."
@@ -32,7 +32,7 @@ MAP_CAPTION = (
 
 def correlations_section(results: ReportData) -> Section:
     """Heat maps of biases against generalization for one's own models, or why there are none."""
-    text, figures = _own(results)
+    text, figures = _own_models(results)
     return Section("correlations", "Do biases explain generalization?", text, figures)
 
 
@@ -70,14 +70,14 @@ def scatter_section() -> Section:
     return Section("published", "The published study, model by model", [], [figure])
 
 
-def _own(results: ReportData) -> tuple[list[str], list[Figure]]:
+def _own_models(results: ReportData) -> tuple[list[str], list[Figure]]:
     """Biases against clean accuracy on the labelled image sets; or the line that says why there is nothing."""
-    own = results.correlated
-    if isinstance(own, str):
-        return [f"Your own models: {own}."], []
-    table = _table(own.frame, own.biases, own.groups, subsets_of(own.frame), own.given, own.errors)
-    text = f"Your {len(own.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
-    columns = 3 if len(own.groups) <= BESIDE else 1
+    study = results.correlated
+    if isinstance(study, str):
+        return [f"Your own models: {results.label}: {study}."], []
+    table = _table(study.frame, study.biases, study.groups, subsets_of(study.frame), study.control, study.errors)
+    text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
+    columns = 3 if len(study.groups) <= BESIDE else 1
     return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), columns, table)]
 
 
@@ -107,9 +107,9 @@ def _table(
     given: str | None,
     errors: Errors | None = None,
 ) -> pl.DataFrame:
-    """The one place that knows how correlations are asked for."""
+    """Correlations as every section asks for them."""
     resamples = FEWER if len(figures) > MANY else RESAMPLES
-    table = correlate(figures, biases, groups, subsets, given=given, resamples=resamples, errors=errors)
+    table = correlate(figures, biases, groups, subsets, control=given, resamples=resamples, errors=errors)
     return table.select(name for name in table.columns if name in SHOWN or not table[name].is_null().all())
 
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from ...analysis.correlations.models import StudyTable, study_table
+from ...analysis.correlations.models import StudyTable, find_study_table, own_titles
+from ...analysis.database.conditions import read_conditions, with_facts
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
-from ...analysis.metrics.error_consistency import judged_images
+from ...analysis.measures.error_consistency import judged_images
 from ...analysis.published.joined import joined
 from ...analysis.published.sources import atlas
-from ...errors import UsageError
 from .choice import choose
 
 _TABLES = {
@@ -24,37 +24,41 @@ _TABLES = {
     "image_sets": "SELECT image_set.* REPLACE (shown.name AS name, shown.benchmark AS benchmark, "
     "shown.corruption AS corruption, shown.severity AS severity) FROM image_set "
     "JOIN study_image_set AS shown ON shown.image_set = image_set.id WHERE shown.study = ? ORDER BY name",
-    "conditions": "SELECT * FROM condition SEMI JOIN (SELECT condition AS id FROM cell SEMI JOIN study_cell "
-    "ON study_cell.cell = cell.id AND study_cell.study = ?) USING (id) ORDER BY id",
     "sessions": "SELECT DISTINCT session.* EXCLUDE (id, model_sha256) FROM study_cell "
     "JOIN part ON part.cell = study_cell.cell JOIN session ON session.id = part.session "
     "WHERE study_cell.study = ? ORDER BY ALL",
     "cells": "SELECT * FROM cell SEMI JOIN study_cell ON study_cell.cell = cell.id AND study_cell.study = ? "
     "ORDER BY id",
-    # Of any images: those on which a gate was decided need not be the study's.
+    # A gate may have been decided on images that are not the study's.
     "gates": "SELECT gate.* REPLACE (named.name AS checkpoint, named.category AS category) FROM gate "
     "JOIN cell ON cell.id = candidate_cell JOIN study_checkpoint AS named ON named.checkpoint = cell.checkpoint "
     "SEMI JOIN (SELECT onnx_sha256, engine, precision, condition, study_cell.study FROM cell "
     "JOIN study_cell ON study_cell.cell = cell.id) AS mine ON mine.study = named.study AND "
     "(mine.onnx_sha256, mine.engine, mine.precision, mine.condition) = "
     "(cell.onnx_sha256, cell.engine, cell.precision, cell.condition) WHERE named.study = ? "
-    "ORDER BY named.name, gate.image_set, probe, cutoff, noise_sd, frequency, parameters",
+    "ORDER BY named.name, gate.image_set",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ReportData:
-    """One version of a study. Frames have the columns of the tables and views that they are named after."""
+    """One version of a study.
+
+    Frames have the columns of the tables and views that they are named after; rows of conditions have their facts, too
+    (see `database.conditions`).
+    """
 
     path: Path
     study: dict[str, Any]
     """The row of the table `study`, with its label."""
-    others: list[str]
+    other_studies: list[str]
     """Labels of the newest versions of the other studies."""
     curve: pl.DataFrame
     metrics: pl.DataFrame
     condition_metrics: pl.DataFrame
     """Rows of the view condition_metric."""
+    own_titles: dict[str, str]
+    """Measures of the user's own, and what charts call them."""
     checkpoints: pl.DataFrame
     image_sets: pl.DataFrame
     conditions: pl.DataFrame
@@ -117,28 +121,32 @@ def _read(store: Store, label: str) -> ReportData:
     query = "SELECT study.*, label FROM version_of(?) JOIN study ON study.id = study_id ORDER BY last_run, id"
     study = store.frame(query, [label]).row(0, named=True)
     newest = store.frame(query, ["*"]).select("name", "label")
-    others = newest.filter(pl.col("name") != study["name"])["label"].to_list()
+    other_studies = newest.filter(pl.col("name") != study["name"])["label"].to_list()
     predictions = store.frame(
         "SELECT coalesce(sum(part.count), 0)::BIGINT FROM study_cell JOIN part ON part.cell = study_cell.cell "
         "WHERE study_cell.study = ?",
         [study["id"]],
     )
     frames = {name: store.frame(query, [study["id"]]) for name, query in _TABLES.items()}
-    curve = store.frame("FROM curve_of(?)", [label])
+    conditions = read_conditions(store, label)
+    frames["gates"] = with_facts(frames["gates"], conditions).sort("checkpoint", "image_set", "place")
+    curve = with_facts(store.frame("FROM curve_of(?)", [label]), conditions)
     values, judged = atlas(store), judged_images(store, label) if label in newest["label"] else []
     return ReportData(
         path=store.path,
         study=study,
-        others=others,
+        other_studies=other_studies,
         curve=curve,
         metrics=store.frame("FROM metric_of(?)", [label]),
-        condition_metrics=store.frame("FROM condition_metric_of(?)", [label]),
+        condition_metrics=with_facts(store.frame("FROM condition_metric_of(?)", [label]), conditions),
+        own_titles=own_titles(store, label),
+        conditions=conditions,
         predictions=int(predictions.item()),
-        correlated=_correlated(store, label),
+        correlated=find_study_table(store, label),
         consistency=store.frame("FROM error_consistency WHERE images IN (SELECT unnest(?::VARCHAR[]))", [judged]),
         judged=store.frame(
-            "WITH found AS (FROM condition_accuracy_of(?)) "
-            "FROM found WHERE images IN (SELECT images FROM found WHERE NOT human)",
+            "WITH judged AS (FROM condition_accuracy_of(?)) "
+            "FROM judged WHERE images IN (SELECT images FROM judged WHERE NOT human)",
             [label],
         ),
         human_probe=store.frame("FROM human_probe_of(?)", [label]),
@@ -154,10 +162,3 @@ def _accuracies(checkpoints: pl.DataFrame, curve: pl.DataFrame) -> pl.DataFrame:
     clean = pl.col("top1").filter(pl.col("probe") == "clean", pl.col("measure") == "accuracy").mean()
     means = curve.group_by("checkpoint").agg(accuracy=pl.coalesce(clean, pl.col("top1").mean()))
     return checkpoints.select("category", checkpoint="name").join(means, on="checkpoint", how="left")
-
-
-def _correlated(store: Store, label: str) -> StudyTable | str:
-    try:
-        return study_table(store, label)
-    except UsageError as error:
-        return str(error).removeprefix(f"{store.path}, ")

@@ -23,13 +23,13 @@ from .sections import Figure
 SCALE = 2
 """Pixels of a PNG for each pixel of the chart."""
 ONE_COLUMN, TWO_COLUMNS = 3.5, 7.0
-"""Inches."""
+"""Inches that a chart is wide, in a column of a journal and in two."""
 POINTS = 0.7
-"""Of a pixel on paper: type of 10 to 12 pixels is printed at 7 to 8.4 pt, and a column has room for 360 pixels."""
+"""Points that a pixel takes on paper: type of 10 to 12 pixels is printed at 7 to 8.4 pt, a column has 360 pixels."""
 LETTER, BOLD_LETTER = 6, 7.5
-"""Pixels that a letter takes at most, on average, in labels and in titles."""
+"""Pixels that an average letter takes at most, in labels and in titles."""
 MOST_LETTERS = 120
-"""Of a file's name."""
+"""Letters that the name of a file has at most."""
 INDEX, COLUMNS = "figures.csv", ("file", "width_in", "title", "caption")
 ENDINGS = ("svg", "pdf")
 
@@ -119,7 +119,7 @@ def _listed(index: Path) -> set[str]:
 def _unlike(name: str, taken: Container[str]) -> str:
     """The name, or with a number behind it where it is taken."""
     numbered = (f"{name}-{number}" for number in count(2))
-    return next(one for one in chain([name], numbered) if one not in taken)
+    return next(free for free in chain([name], numbered) if free not in taken)
 
 
 def _write(file: Path, content: bytes) -> None:

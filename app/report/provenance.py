@@ -7,10 +7,17 @@ import json
 import polars as pl
 
 from ...analysis.charts.style import plural
-from ...analysis.comparison.verdicts import summary
+from ...analysis.comparison.verdicts import count_verdicts
 from .data import ReportData
 from .page import cell, vega_lite_version
 from .sections import Section, Table
+
+GATE = (
+    *("checkpoint", "image_set", "probe", "parameters", "reference", "candidate", "n", "reference_top1"),
+    *("candidate_top1", "difference", "low", "high", "lost", "gained", "p", "flips", "flips_low", "flips_high"),
+    *("verdict", "needed", "max_flips", "max_difference", "decided"),
+)
+"""Columns of the table of gates."""
 
 
 def overview(results: ReportData | None, path: str) -> Section:
@@ -36,8 +43,8 @@ def overview(results: ReportData | None, path: str) -> Section:
             f"{complete:,} of {plural(len(results.cells), 'cell')} are complete, and only these are shown; `bandlens "
             "run` goes on where it stopped."
         )
-    if results.others:
-        text.append(f"Also in this database: {', '.join(results.others)}; `--study NAME` chooses.")
+    if results.other_studies:
+        text.append(f"Also in this database: {', '.join(results.other_studies)}; `--study NAME` chooses.")
     return Section("overview", "Overview", text, facts=facts)
 
 
@@ -63,11 +70,9 @@ def provenance(results: ReportData) -> Section:
     if len(failed):
         tables.insert(0, Table("Cells that failed", failed.group_by("error").agg(cells=pl.len())))
     if len(results.gates):
-        rows = results.gates.drop(
-            "category", "cutoff", "frequency", "noise_sd", "cycles", "reference_cell", "candidate_cell"
-        )
+        rows = results.gates.select(*GATE)
         tables = [
-            Table("Precision gates", summary(rows)),
+            Table("Precision gates", count_verdicts(rows)),
             Table("Precision gates, by condition", rows, folded=True),
             *tables,
         ]

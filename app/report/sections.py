@@ -14,15 +14,15 @@ class Figure:
     """Panels that belong together: a grid on the page; in files, each is by itself."""
 
     name: str
-    """Its anchor on the page."""
+    """The figure's anchor on the page."""
     title: str
     caption: str
     panels: Mapping[str, Any]
-    """What each shows, in a word or two -> an Altair chart."""
+    """Title in a word or two -> an Altair chart."""
     columns: int
-    """Of the grid; in a file, the panel that has a row for itself is as wide as two columns of a journal."""
+    """Columns of the grid; in a file, a panel that has a row for itself is as wide as two columns of a journal."""
     table: pl.DataFrame
-    """The numbers that it shows."""
+    """The numbers that the figure shows."""
     legend: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Name of a model or category -> colour and shape; what can be picked."""
     models: Sequence[str] = ()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import BinaryIO
 
 import polars as pl
@@ -13,18 +16,22 @@ from tabulate import tabulate
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import readable
 from ...errors import StoreError, UsageError
+from ...export.files import replacing
 from ..console import print_lines, print_rows
 
 MOST_ROWS = 10_000
 """The most rows that a table on a terminal shows."""
 MOST_COLUMNS = 1_000
-"""The most columns that it shows."""
+"""The most columns that a table on a terminal shows."""
 MOST_BYTES = 1 << 26
-"""The most bytes of such a table's rows, as Arrow holds them."""
+"""The most bytes of the rows of a table on a terminal, as Arrow holds them."""
 
 
 def print_answers(process: QueryProcess, query: str, line: bool = False, whole: str = "--line") -> None:
-    """Print the answer of each statement, with a blank line between two."""
+    """Print the answer of each statement, with a blank line between two.
+
+    `line` prints rows as lines of field and value; `whole` is what a note names as the way to see columns left out.
+    """
     for place, statement in enumerate(process.statements(query)):
         if place:
             print()
@@ -39,17 +46,17 @@ def print_answer(process: QueryProcess, query: str, line: bool = False, whole: s
                 f"{process.database}: {len(reader.schema):,} columns are too many for a table; write them to a file "
                 "with --out"
             )
-        found = [reader.schema.empty_table()]
+        tables = [reader.schema.empty_table()]
         for batch in reader:
-            found.append(pa.Table.from_batches([batch]))
-            if sum(table.nbytes for table in found) > MOST_BYTES:
+            tables.append(pa.Table.from_batches([batch]))
+            if sum(table.nbytes for table in tables) > MOST_BYTES:
                 raise StoreError(
                     f"{process.database}: the answer is too large for a table; write it to a file with --out"
                 )
-            if sum(len(table) for table in found) > MOST_ROWS:
+            if sum(len(table) for table in tables) > MOST_ROWS:
                 break
     try:
-        frame = readable(pl.DataFrame(pa.concat_tables(found)))
+        frame = readable(pl.DataFrame(pa.concat_tables(tables)))
     except pl.exceptions.PolarsError as error:
         raise StoreError(f"{process.database}: no way to show one of the types; cast it to VARCHAR") from error
     rows = frame.head(MOST_ROWS).to_dicts()
@@ -63,27 +70,56 @@ def print_answer(process: QueryProcess, query: str, line: bool = False, whole: s
 
 # Writing an answer, batch by batch as it comes
 
+BINARY = ("parquet", "arrow")
+"""Formats whose files hold one answer, with types of their own."""
 
-def write_answer(reader: pa.RecordBatchReader, chosen: str, sink: BinaryIO) -> None:
+
+def write_answers(process: QueryProcess, query: str, chosen: str, out: Path | None) -> None:
+    """Write the answer of each statement to a file, or to standard output, with an empty line between two.
+
+    UsageError where the file cannot be written, or the format holds one answer and there are several.
+    """
+    statements = process.statements(query)
+    if len(statements) > 1 and chosen in BINARY:
+        raise UsageError(
+            f"{chosen.capitalize()} holds one answer, and these are {len(statements)} statements; give one"
+        )
+
+    def write_all(sink: BinaryIO) -> None:
+        for place, statement in enumerate(statements):
+            if place:
+                sink.write(b"\n")
+            with process.answer(statement, native=chosen in BINARY) as reader:
+                write_answer(reader, chosen, sink)
+
+    try:
+        if out is None:
+            write_all(sys.stdout.buffer)
+        else:
+            with replacing(out) as temporary, temporary.open("wb") as sink:
+                write_all(sink)
+    except OSError as error:
+        if out is None:
+            raise
+        raise UsageError(f"cannot write {out}: {error.strerror}; name another file with --out") from error
+
+
+def write_answer(reader: pa.RecordBatchReader, file_format: str, sink: BinaryIO) -> None:
     """Write the rows as csv, tsv (with a header line), markdown, latex, json (a list of objects), parquet, or arrow."""
     try:
-        WRITERS[chosen](reader, sink)
+        WRITERS[file_format](reader, sink)
     except pl.exceptions.PolarsError as error:
-        raise UsageError(f"the answer cannot be written as {chosen}: {error}; cast the column, or use json") from error
+        raise UsageError(
+            f"the answer cannot be written as {file_format}: {error}; cast the column, or use json"
+        ) from error
     except pa.ArrowNotImplementedError as error:
-        raise UsageError(f"the answer cannot be written as {chosen}: {error}; cast it to VARCHAR") from error
+        raise UsageError(f"the answer cannot be written as {file_format}: {error}; cast it to VARCHAR") from error
 
 
-def _csv(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
-    sink.write(_frame(reader.schema.empty_table()).write_csv().encode())
+def _csv(reader: pa.RecordBatchReader, sink: BinaryIO, separator: str = ",") -> None:
+    sink.write(_frame(reader.schema.empty_table()).write_csv(separator=separator).encode())
     for batch in reader:
-        sink.write(_frame(batch).write_csv(include_header=False).encode())
-
-
-def _tsv(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
-    sink.write(_frame(reader.schema.empty_table()).write_csv(separator="\t").encode())
-    for batch in reader:
-        sink.write(_frame(batch).write_csv(separator="\t", include_header=False).encode())
+        sink.write(_frame(batch).write_csv(include_header=False, separator=separator).encode())
 
 
 def _markdown(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
@@ -107,19 +143,19 @@ def _latex(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
     frame = _frame(reader.read_all())
     if nested := [name for name, kind in frame.schema.items() if kind.is_nested()]:
         raise pl.exceptions.ComputeError(f"column {nested[0]} holds several values a row")
-    rows = [[None if one is None else str(one) for one in row] for row in frame.rows()]
+    rows = [[None if value is None else str(value) for value in row] for row in frame.rows()]
     sides = ["right" if kind.is_numeric() else "left" for kind in frame.dtypes]
     table = tabulate(rows, frame.columns, "latex_booktabs", disable_numparse=True, colalign=sides if rows else None)
     sink.write(f"{table}\n".encode())
 
 
 def _json(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
-    before = b"["
+    separator = b"["
     for batch in reader:
         if batch.num_rows:
-            sink.write(before + _frame(batch).write_json().encode()[1:-1])
-            before = b",\n"
-    sink.write(b"]\n" if before != b"[" else b"[]\n")
+            sink.write(separator + _frame(batch).write_json().encode()[1:-1])
+            separator = b",\n"
+    sink.write(b"]\n" if separator != b"[" else b"[]\n")
 
 
 def _parquet(reader: pa.RecordBatchReader, sink: BinaryIO) -> None:
@@ -141,7 +177,7 @@ def _frame(rows: pa.RecordBatch | pa.Table) -> pl.DataFrame:
 
 WRITERS: Mapping[str, Callable[[pa.RecordBatchReader, BinaryIO], None]] = {
     "csv": _csv,
-    "tsv": _tsv,
+    "tsv": partial(_csv, separator="\t"),
     "markdown": _markdown,
     "latex": _latex,
     "json": _json,

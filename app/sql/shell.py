@@ -9,9 +9,11 @@ from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import Completer, WordCompleter
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+from ...analysis.database.open import open_store
 from ...analysis.database.process import QueryProcess
 from ...analysis.database.store import Store
 from ...errors import BandlensError
+from ...export.files import home
 from .. import signals
 from ..console import print_rows
 from .query import print_answers
@@ -24,17 +26,17 @@ A query ends with a semicolon and may have several lines. Tab completes names; t
 .quit              or Ctrl-D; help, quit and exit work without the dot"""
 
 WORDS = {"help": ".help", "quit": ".quit", "exit": ".quit"}
-"""What people type, and no query begins with."""
+"""Words that people type as commands, and that no query begins with -> the commands."""
 KEYWORDS = (
     "SELECT", "FROM", "WHERE", "GROUP BY", "ORDER BY", "HAVING", "LIMIT", "JOIN", "LEFT JOIN", "USING", "ON", "AS",
     "WITH", "DISTINCT", "FILTER", "CASE", "WHEN", "THEN", "ELSE", "END", "AND", "OR", "NOT", "IS NULL", "PIVOT",
     "count(*)", "avg(", "sum(", "min(", "max(", "median(", "corr(", "round(", "QUALIFY", "OVER", "PARTITION BY", "DESC",
 )  # fmt: skip
-OF = (
+STUDY_MACROS = (
     *("accuracy_of(", "label_accuracy_of(", "curve_of(", "flip_of(", "metric_of(", "condition_metric_of("),
     *("study_detail_of(", "version_of("),
 )
-"""Macros that take a study."""
+"""Macros that take a study, as they are completed."""
 
 OBJECTS = """
 SELECT view_name AS name, comment FROM duckdb_views() WHERE NOT internal
@@ -46,13 +48,25 @@ WHERE NOT internal ORDER BY name, column_index
 """
 
 
-def shell(store: Store, process: QueryProcess, history: Path | None = None) -> None:
-    """Read and answer until the end of input. `history` keeps what was typed; errors are one line and end nothing.
+def open_shell(process: QueryProcess) -> None:
+    """`shell` over the database of the process, with a history that is kept from one prompt to the next."""
+    home().mkdir(parents=True, exist_ok=True)
+    with open_store(process.database, read_only=True) as store:
+        shell(store, process, home() / "sql_history")
 
-    Queries go to the process, and names are completed from the store, both of the same database.
+
+def shell(store: Store, process: QueryProcess, history: Path | None = None) -> None:
+    """Read commands and queries, and answer them, until the end of input. An error is one line, and the next is read.
+
+    Args:
+        store: the database, whose names are completed.
+        process: what answers queries of the same database.
+        history: a file that keeps the lines that were typed.
     """
-    kept: History = FileHistory(history) if history else InMemoryHistory()
-    session: PromptSession[str] = PromptSession(history=kept, completer=completer(store), complete_while_typing=False)
+    session_history: History = FileHistory(history) if history else InMemoryHistory()
+    session: PromptSession[str] = PromptSession(
+        history=session_history, completer=completer(store), complete_while_typing=False
+    )
     print(f"{store.path}: read-only; .help lists the commands")
     line = False
     while (statement := _read(session)) is not None:
@@ -76,14 +90,14 @@ def shell(store: Store, process: QueryProcess, history: Path | None = None) -> N
 
 
 def completer(store: Store) -> Completer:
-    """Completes SQL words, views, tables and columns."""
+    """Make a completer of SQL's words and the names of views, tables, columns and macros."""
     columns = store.frame(COLUMNS)
-    words = {*KEYWORDS, *columns["name"], *columns["column"], *OF}
+    words = {*KEYWORDS, *columns["name"], *columns["column"], *STUDY_MACROS}
     return WordCompleter(sorted(words), ignore_case=True)
 
 
 def _read(session: PromptSession[str]) -> str | None:
-    """One command or one query, which may have several lines; None at the end of input."""
+    """Read one command or one query, which may have several lines; None at the end of input."""
     lines: list[str] = []
     while True:
         try:
@@ -114,11 +128,11 @@ def _command(store: Store, text: str) -> None:
 
 def _schema(store: Store, names: list[str]) -> None:
     columns = store.frame(COLUMNS)
-    known = columns["name"].unique(maintain_order=True).to_list()
-    chosen = [name for name in known if not names or name in names]
-    if not chosen:
-        print(f"no table or view {names[0]}; there are {', '.join(known)}")
-    for name in chosen:
+    every_name = columns["name"].unique(maintain_order=True).to_list()
+    shown_names = [name for name in every_name if not names or name in names]
+    if not shown_names:
+        print(f"no table or view {names[0]}; there are {', '.join(every_name)}")
+    for name in shown_names:
         print_rows(columns.filter(columns["name"] == name).drop("name").to_dicts(), title=name)
 
 

@@ -27,28 +27,38 @@ class Study:
     """
 
     name: str
+    """The study's name in the database; by default the name of the file."""
     checkpoints: list[str]
-    """Names of exported models; `*` stands for all of them, `category:NAME` for those of a category."""
+    """Names of exported models, needed; `*` stands for all of them, `category:NAME` for those of a category."""
     images: list[str]
-    """Folders of image sets; `*` in a path stands for any name: "imagenet-c/*/*"."""
+    """Folders of image sets, needed; `*` in a path stands for any name: `imagenet-c/*/*`. A checkpoint runs on the sets
+    whose size and preprocessing are its own."""
     probes: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: PUBLISHED)
-    """Name -> parameters, each a value or a list of them; by default the published grid."""
+    """A table with a line for each probe: its parameters, each a value or a list; by default the published grid."""
+    measures: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """A table with a line for each measure of your own: its file, and values of its function's parameters; none by
+    default. `analyze STUDY.toml` computes them of what is stored."""
     clean_images: list[str] = field(default_factory=list)
-    """Image sets that are run without perturbation alone, such as the other benchmarks beside imagenet."""
+    """Image sets that are run without perturbation alone, such as further benchmarks; none by default."""
     models: str = ""
-    """Folder of exported models; the default is where `bandlens export` puts them."""
+    """Folder of exported models; by default where `bandlens export` puts them."""
     engine: str = AUTO
-    """An engine by name, or `auto`: the fastest that is ready on a GPU, and ONNX Runtime without one."""
+    """An engine that `doctor` lists; by default `auto`, the fastest that is ready on a GPU, and `onnxruntime` without
+    one."""
     precision: str = "fp32"
+    """Precision of the model's arithmetic; `fp32` by default."""
     batch: int = 32
+    """Number of images that a model sees at once, 1 to 4096; 32 by default."""
     threads: int = 0
-    """How many the engine uses; 0 takes every processor."""
+    """Threads of the engine, up to 1024; by default 0, all that the process may use, by its affinity and its
+    container's quota."""
     seed: int = 0
-    """What noise is drawn with, and images where there is a limit, in [0, 2^63)."""
+    """Seed of noise, and of the choice of images where there is a limit, 0 to 2^63 - 1; 0 by default."""
     limit: int = 0
-    """How many images of each set are run, drawn from all classes evenly; 0 takes all."""
+    """Number of images of each set that are run, drawn by `seed` from all classes evenly, as `images pack --limit`
+    draws them: a set with a digest and cells of its own. By default 0: all images."""
     gate: Limits = field(default_factory=Limits)
-    """What a precision may differ in from fp32 to pass its gate."""
+    """A table of what a precision may differ in from fp32 to pass its gate; see below."""
     folder: Path = Path()
     toml: str = ""
     """The text that is kept with the results."""
@@ -94,6 +104,7 @@ KINDS: Mapping[str, tuple[type[Any], str]] = {
     "images": (list, "a list of folders"),
     "clean_images": (list, "a list of folders"),
     "probes": (dict, "a table"),
+    "measures": (dict, "a table"),
     "gate": (dict, "a table"),
     "batch": (int, "a whole number"),
     "threads": (int, "a whole number"),

@@ -7,16 +7,18 @@ from pathlib import Path
 
 import polars as pl
 
+from ...advance import Progress, silent
 from ...analysis.comparison.gate import gate_cells
+from ...analysis.comparison.verdicts import Limits
 from ...analysis.database.open import open_store
 from ...engine.backends.base import engine_of
 from ...engine.cell_progress import RANGE_SECONDS
 from ...engine.tasks import by_attack
 from ...errors import UsageError
-from ..console import progress
 from .file import Study
+from .record import Summary, class_names
 from .resolve import Work, resolve
-from .run import Summary, class_names, run_missing
+from .run import run_whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,38 +26,45 @@ class Gated:
     ran: Summary
     rows: pl.DataFrame
     """Rows of the view `gate`, one for each checkpoint, image set and condition that both precisions have."""
+    limits: Limits
+    """The limits of the study's table [gate], which the verdicts are by."""
 
 
 def gate_study(
-    study: Study, database: Path, reference: str, candidate: str, range_seconds: float = RANGE_SECONDS
+    study: Study,
+    database: Path,
+    reference: str,
+    candidate: str,
+    range_seconds: float = RANGE_SECONDS,
+    progress: Progress = silent,
 ) -> Gated:
-    """Run what the database lacks of both, each batch perturbed once for the two, and compare them.
+    """Run the cells that the database lacks of both, each batch perturbed once for the two, and compare them.
 
     `reference` and `candidate` are a precision of the study's engine, or ENGINE:PRECISION. The cells belong to no
     study, so that its views show one precision. Interrupt it at will: what was committed stays and is not run again.
     """
-    trusted, own = _resolved(study, "reference", reference), _resolved(study, "candidate", candidate)
-    names = [f"{work.cells[0].variant.engine}:{work.cells[0].variant.precision}" for work in (trusted, own)]
+    works = _resolved(study, "reference", reference), _resolved(study, "candidate", candidate)
+    names = [f"{work.cells[0].variant.engine}:{work.cells[0].variant.precision}" for work in works]
     if names[0] == names[1]:
         raise UsageError(f"{names[0]} would be compared with itself; name another with --candidate")
-    arrays = [engine_of(work.study.engine).arrays for work in (trusted, own)]
+    arrays = [engine_of(work.study.engine).arrays for work in works]
     if arrays[0] != arrays[1]:
         raise UsageError(
             f"{names[0]} takes {arrays[0]} arrays and {names[1]} {arrays[1]} ones, so they cannot share perturbed "
             "images; name two engines of the CPU, or two of the GPU"
         )
-    both = replace(trusted, cells=[*trusted.cells, *own.cells])
+    both = replace(works[0], cells=[cell for work in works for cell in work.cells])
     with open_store(database) as store:
 
         def begin() -> str:
             store.add_cells(both.cells, both.image_sets, class_names(both))
             return f"{names[1]} against {names[0]}"
 
-        ran = run_missing(both, store, begin, store.progress(both.cells), range_seconds)
+        ran = run_whole(both, store, begin, store.progress(both.cells), range_seconds, progress)
         total = len(both.models) * len(both.image_sets)
         with progress("comparing", total, "checkpoints and image sets") as advance:
-            pairs = list(zip(trusted.cells, own.cells, strict=True))
-            return Gated(ran, gate_cells(store, pairs, study.gate, advance))
+            pairs = list(zip(works[0].cells, works[1].cells, strict=True))
+            return Gated(ran, gate_cells(store, pairs, study.gate, advance), study.gate)
 
 
 def _resolved(study: Study, option: str, text: str) -> Work:

@@ -12,44 +12,53 @@ from typing import Any
 import numpy as np
 
 from ...analysis.database.open import open_store
-from ...analysis.metrics.determined import Determined, condition_metrics, determined_metrics
+from ...analysis.measures.own import OwnMeasure, start_measures
+from ...analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from ...engine.backends.base import arrays_of, open_attacker, open_session
 from ...engine.tasks import by_attack
 from ...engine.tasks import passes as passes_of
 from ...errors import ExportError
 from ...export.models import FINISHED, verify_model
-from ...export.operations import count_operations
+from ...export.onnx.operations import count_operations
 from ...probes.arrays import to_numpy
-from ...probes.attacks import ATTACKS, is_attack
-from ...probes.fourier import FOURIER_BASIS, FOURIER_BIN
+from ...probes.family import Family
+from ...probes.grid import Grid, make_grid
 from ...records import Cell, Failed, Model, Variant
+from . import GATE_IMAGES
 from .file import Study
+from .record import missing_cells
 from .resolve import Work, fits
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     rows: list[dict[str, Any]]
-    """Per checkpoint, image set and probe: cells that are done, begun, missing, and stale."""
+    """A row for each checkpoint, image set and probe: cells that are done, begun, missing, and stale."""
     missing: list[Cell]
-    """Begun or not: what a run would do."""
+    """The cells that a run would complete, begun or not."""
     predictions: int
+    """The number of missing predictions."""
     seconds: float
-    """Estimated for the missing predictions on this machine."""
+    """The time that the missing predictions would take on this machine, estimated."""
     estimate: str
     """The source of the estimate, in words."""
     cost: Cost
-    """Disk and least time of the missing predictions."""
+    """Disk space and least time of the missing predictions."""
     failed: list[Failed]
     """The missing cells that failed when they were last tried."""
     smaller_maps: dict[str, int]
-    """What could stand in place of the missing waves of `fourier`, and its predictions."""
+    """Smaller grids than the missing conditions of a probe, and how many predictions each would be."""
     packed: dict[str, tuple[list[str], list[str]]]
     """Preprocessing -> the checkpoints that take such images, and the image sets that have them."""
     metrics: list[Determined]
-    """What `analyze` will find once all cells are done, and what not."""
+    """The metrics that `analyze` will find once all cells are done, and those that it will not, with the reason."""
     condition_metrics: dict[str, list[str]]
-    """What it will find under each condition of the image sets that are perturbed."""
+    """The metrics that it will find under each condition of the image sets that are perturbed."""
+    precision: str
+    gate_predictions: int
+    """The predictions that a gate would run at fp32, and as many at the study's precision; 0 for fp32."""
+    own_probes: list[Family]
+    """The probes that are files of the user's."""
 
 
 def plan_study(work: Work, database: Path) -> Plan:
@@ -67,7 +76,7 @@ def plan_study(work: Work, database: Path) -> Plan:
             done, stale, rates = (
                 store.progress(work.cells),
                 store.stale(work.study.name, work.cells),
-                store.rates({cell.variant for cell in work.cells}, without=ATTACKS),
+                store.rates({cell.variant for cell in work.cells}),
             )
             errors = dict(store.frame("SELECT key, error FROM cell WHERE error IS NOT NULL").rows())
     counts: dict[tuple[str, str, str], Counter[str]] = {}
@@ -78,55 +87,63 @@ def plan_study(work: Work, database: Path) -> Plan:
         counts.setdefault(group, Counter())["stale"] += 1
     names = ("checkpoint", "image_set", "probe")
     states = ("done", "begun", "missing", "stale")
-    rows = [dict(zip(names, group, strict=True)) | {s: count[s] for s in states} for group, count in counts.items()]
-    missing = [cell for cell in work.cells if done.get(cell.key, 0) < cell.image_set.count]
-    left = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
-    seconds, estimate = _estimate(work, missing, left, rates)
-    failed = [Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors]
+    rows = [
+        dict(zip(names, group, strict=True)) | {state: count[state] for state in states}
+        for group, count in counts.items()
+    ]
+    missing = missing_cells(work.cells, done)
+    lacking = {cell.key: cell.image_set.count - done.get(cell.key, 0) for cell in missing}
+    seconds, estimate = _estimate(work, missing, lacking, rates)
+    measures = start_measures(work.study.measures, work.study.folder)
+    gated = [] if work.study.precision == "fp32" else by_attack(work.cells)[0]
     return Plan(
-        rows,
-        missing,
-        sum(left.values()),
-        seconds,
-        estimate,
-        cost_of(work, left, missing),
-        failed,
-        smaller_maps_of(missing, left),
-        packed_for(work),
-        metrics_of(work),
-        condition_metrics(work.cells, _schemes(work)),
+        rows=rows,
+        missing=missing,
+        predictions=sum(lacking.values()),
+        seconds=seconds,
+        estimate=estimate,
+        cost=cost_of(work, lacking, missing),
+        failed=[Failed(cell, errors[cell.key]) for cell in missing if cell.key in errors],
+        smaller_maps=smaller_maps_of(work.grid, missing, lacking),
+        packed=packed_for(work),
+        metrics=metrics_of(work, measures),
+        condition_metrics=condition_metrics(
+            work.cells, _schemes(work), [measure.condition_measure for measure in measures]
+        ),
+        precision=work.study.precision,
+        gate_predictions=sum(min(cell.image_set.count, GATE_IMAGES) for cell in gated),
+        own_probes=[family for family in work.grid.families.values() if family.files],
     )
 
 
-def smaller_maps_of(missing: Sequence[Cell], left: Mapping[str, int]) -> dict[str, int]:
-    """Smaller maps than the missing waves of `fourier`, and how many predictions each would be on as many images."""
-    waves = [cell for cell in missing if cell.condition.probe == FOURIER_BASIS.name]
-    if not waves:
-        return {}
-    half = list(range(-15, 16))
-    maps = {
-        "fourier at 31 x 31": FOURIER_BASIS.conditions({"row": half, "column": half}),
-        "fourier_bin (octave x orientation)": FOURIER_BIN.conditions({}),
-    }
-    images = sum(images.count for _, images in {(cell.variant, cell.image_set) for cell in waves})
-    predictions = {name: images * len(conditions) for name, conditions in maps.items()}
-    return {name: count for name, count in predictions.items() if count < sum(left[cell.key] for cell in waves)}
+def smaller_maps_of(grid: Grid, missing: Sequence[Cell], lacking: Mapping[str, int]) -> dict[str, int]:
+    """Smaller grids that tell much of what the missing conditions of a probe do, and their predictions."""
+    predictions: dict[str, int] = {}
+    for family in grid.families.values():
+        cells = [cell for cell in missing if cell.condition.probe == family.name] if family.smaller else []
+        images = sum(images.count for _, images in {(cell.variant, cell.image_set) for cell in cells})
+        for title, probes in family.smaller.items():
+            smaller = make_grid(probes, Path())
+            count = images * (len(smaller.conditions) - len(smaller.clean))
+            if count < sum(lacking[cell.key] for cell in cells):
+                predictions[title] = count
+    return predictions
 
 
 def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
     """The checkpoints and image sets of a study by how images are made."""
-    found: dict[str, tuple[list[str], list[str]]] = {}
+    packed: dict[str, tuple[list[str], list[str]]] = {}
     for images in work.image_sets:
-        models, sets = found.setdefault(images.info.preprocessing, ([], []))
+        models, sets = packed.setdefault(images.info.preprocessing, ([], []))
         sets.append(images.info.name)
-        models += [one.name for one in work.models if fits(one, images.info) and one.name not in models]
-    return found
+        models += [model.name for model in work.models if fits(model, images.info) and model.name not in models]
+    return packed
 
 
-def metrics_of(work: Work) -> list[Determined]:
+def metrics_of(work: Work, measures: Sequence[OwnMeasure]) -> list[Determined]:
     """The metrics that a study has conditions for, and whether these are all that they need."""
     conditions = dict.fromkeys((cell.image_set, cell.condition) for cell in work.cells)
-    return determined_metrics(conditions, _schemes(work))
+    return determined_metrics(conditions, _schemes(work), [measure.grid_measure for measure in measures])
 
 
 def _schemes(work: Work) -> dict[str, Collection[str]]:
@@ -140,21 +157,21 @@ def _state(cell: Cell, images: int | None) -> str:
 
 
 def _estimate(
-    work: Work, missing: Sequence[Cell], left: dict[str, int], rates: dict[Variant, float]
+    work: Work, missing: Sequence[Cell], lacking: Mapping[str, int], rates: Mapping[Variant, float]
 ) -> tuple[float, str]:
     if not missing:
         return 0.0, "nothing to do"
     perturbed, attacked = by_attack(missing)
     parts = []
     if perturbed:
-        parts.append(_estimate_perturbed(work.study, perturbed, left, rates))
+        parts.append(_estimate_perturbed(work.study, perturbed, lacking, rates))
     if attacked:
-        parts.append(_estimate_attacked(work.study, attacked, left))
+        parts.append(_estimate_attacked(work.study, attacked, lacking))
     return sum(seconds for seconds, _ in parts), "; ".join(basis for _, basis in parts)
 
 
 def _estimate_perturbed(
-    study: Study, cells: Sequence[Cell], left: dict[str, int], rates: dict[Variant, float]
+    study: Study, cells: Sequence[Cell], lacking: Mapping[str, int], rates: Mapping[Variant, float]
 ) -> tuple[float, str]:
     variants = list(dict.fromkeys(cell.variant for cell in cells))
     known = {variant: rates[variant] for variant in variants if variant in rates}
@@ -163,14 +180,14 @@ def _estimate_perturbed(
         known = {variants[0]: _measured_rate(variants[0], study)}
         basis = f"one batch of {variants[0].model.name}, measured now"
     usual = float(np.median(list(known.values())))
-    return sum(left[cell.key] / known.get(cell.variant, usual) for cell in cells), basis
+    return sum(lacking[cell.key] / known.get(cell.variant, usual) for cell in cells), basis
 
 
-def _estimate_attacked(study: Study, cells: Sequence[Cell], left: dict[str, int]) -> tuple[float, str]:
+def _estimate_attacked(study: Study, cells: Sequence[Cell], lacking: Mapping[str, int]) -> tuple[float, str]:
     variant = cells[0].variant
     with open_attacker(variant, study.batch, study.thread_count) as session:
         seconds = session.step_seconds()
-    steps = sum(left[cell.key] * (cell.condition.number("steps") or 0) for cell in cells)
+    steps = sum(lacking[cell.key] * (cell.condition.number("steps") or 0) for cell in cells)
     return steps * seconds, f"one step of an attack on {variant.model.name}, measured now"
 
 
@@ -185,12 +202,12 @@ def _measured_rate(variant: Variant, study: Study) -> float:
         return study.batch / (time.perf_counter() - started)
 
 
-# What a study costs wherever it runs: operations, disk, and the least time on a card that everybody knows
+# The cost of a study wherever it runs: operations, disk, and the least time on a card that everybody knows
 H100_FP16, H100_FP32 = 989e12, 67e12
 """Dense FP16 tensor operations a second of an H100 SXM, and FP32 ones without tensor cores (NVIDIA's data sheet).
 Nothing runs at a peak."""
 PREDICTION_BYTES = 7.5
-"""The database grows by so many bytes a prediction (docs/performance.md)."""
+"""Bytes by which the database grows with a prediction (docs/measured.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,31 +217,31 @@ class Cost:
     attack_operations: float | None
     """Operations of attacks, which are in FP32: a gradient needs it."""
     database_bytes: float
-    """By which the database will grow."""
+    """Bytes by which the database will grow."""
     image_bytes: int
     """Bytes of the image sets' pixels."""
 
     @property
     def h100_seconds(self) -> float | None:
-        """At the card's peaks: a lower bound, and no measurement."""
+        """Seconds on an H100 at its peaks: a lower bound, and no measurement."""
         if self.operations is None or self.attack_operations is None:
             return None
         return self.operations / H100_FP16 + self.attack_operations / H100_FP32
 
 
-def cost_of(work: Work, left: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
-    """The cost of `left[key]` images of each of these cells."""
+def cost_of(work: Work, images: Mapping[str, int], cells: Sequence[Cell]) -> Cost:
+    """The cost of `images[key]` images of each of these cells."""
     passes, attacks = Counter[Model](), Counter[Model]()
     for cell in cells:
-        if is_attack(cell.condition):
-            attacks[cell.model] += left[cell.key] * passes_of(cell)
+        if cell.condition.facts.attack:
+            attacks[cell.model] += images[cell.key] * passes_of(cell)
         else:
-            passes[cell.model] += left[cell.key]
+            passes[cell.model] += images[cell.key]
     return Cost(
         operations=_operations(passes),
         attack_operations=_operations(attacks),
-        database_bytes=PREDICTION_BYTES * sum(left.values()),
-        image_bytes=sum(images.nbytes for images in work.image_sets),
+        database_bytes=PREDICTION_BYTES * sum(images.values()),
+        image_bytes=sum(image_set.nbytes for image_set in work.image_sets),
     )
 
 

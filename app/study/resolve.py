@@ -12,10 +12,10 @@ from ...engine.run import check_attackable, check_labels
 from ...errors import ProbeError, UnknownName, UsageError, some_of
 from ...export.files import models_folder
 from ...export.models import load_model, model_names
-from ...probes.attacks import is_attack
 from ...probes.grid import Grid, make_grid
 from ...probes.images.files import ABOUT
-from ...probes.images.image_set import Draw, ImageSet, open_image_set
+from ...probes.images.image_set import ImageSet, open_image_set
+from ...probes.images.options import Draw
 from ...records import Cell, ImageSetInfo, Model
 from .file import AUTO, Study
 
@@ -77,7 +77,7 @@ def _resolve(study: Study) -> Work:
         )
         for images in image_sets
         for condition in ((*grid.conditions, *grid.attacks) if images.folder in perturbed else grid.clean)
-        for variant in (attacked if is_attack(condition) else seen)
+        for variant in (attacked if condition.facts.attack else seen)
         if fits(variant.model, images.info)
     ]
     return Work(study, grid, models, image_sets, cells)

@@ -1,14 +1,15 @@
-"""Whether a results database can be trusted: it agrees with itself, with its files, and with what is computed anew."""
+"""Checks that a results database agrees with itself, with its files, and with cells that are computed again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from ...advance import Progress, silent
 from ...analysis.database.consistency import Check, check_database
 from ...analysis.database.open import open_store
 from ...analysis.database.store import Store
@@ -17,14 +18,13 @@ from ...errors import BandlensError
 from ...export.models import read_verified
 from ...probes.images.image_set import check
 from ...records import Cell, Finished, SessionInfo
-from ..console import progress
 from .resolve import Work
-from .run import workbench
+from .run import make_workbench
 
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """A range of a cell's images, computed anew."""
+    """A range of a cell's images, computed again."""
 
     cell: Cell
     first: int
@@ -52,28 +52,30 @@ class Verified:
 
 
 def verify_database(database: Path) -> Verified:
-    """Check what needs no study."""
+    """Check that a database agrees with itself, which needs no study."""
     with open_store(database, read_only=True) as store:
         return Verified(check_database(store), [])
 
 
-def verify_study(work: Work, database: Path, cells: int, images: int, seed: int) -> Verified:
-    """Check the database, the study's files, and `cells` random cells by computing `images` of each anew."""
+def verify_study(
+    work: Work, database: Path, cells: int, images: int, seed: int, progress: Progress = silent
+) -> Verified:
+    """Check the database, the study's files, and `cells` random cells by computing `images` of each again."""
     with open_store(database, read_only=True) as store:
-        checks = [*check_database(store), _files(work)]
-        recomputed = list(_recomputed(work, store, cells, images, np.random.default_rng(seed)))
+        checks = [*check_database(store), _check_files(work, progress)]
+        recomputed = list(_recompute(work, store, _draw_ranges(work, store, cells, images, seed), progress))
     limit = work.study.gate.flips
     wrong = [
-        f"{one.cell}: {one.differing} of {one.images} images from {one.first} on are predicted otherwise"
-        for one in recomputed
+        f"{part.cell}: {part.differing} of {part.images} images from {part.first} on are predicted otherwise"
+        for part in recomputed
         # On the same machine nothing may differ; on another, what a precision gate lets pass.
-        if one.differing > (0 if one.same_session else limit * one.images)
+        if part.differing > (0 if part.same_session else limit * part.images)
     ]
     return Verified([*checks, Check("recomputed", len(recomputed), wrong)], recomputed)
 
 
-def _files(work: Work) -> Check:
-    """The pixels of the image sets, and the ONNX files, are those that the cells name."""
+def _check_files(work: Work, progress: Progress) -> Check:
+    """Check that the pixels of the image sets, and the ONNX files, are those that the cells name."""
     problems = []
     variants = list(dict.fromkeys(cell.variant for cell in work.cells))
     for images in work.image_sets:
@@ -89,25 +91,31 @@ def _files(work: Work) -> Check:
     return Check("files", len(work.image_sets) + len(variants), problems)
 
 
-def _recomputed(work: Work, store: Store, cells: int, images: int, chance: np.random.Generator) -> Iterator[Recomputed]:
+def _draw_ranges(work: Work, store: Store, cells: int, images: int, seed: int) -> list[Task]:
+    """Random cells of those that are stored, each with a random range of its images that begins with a batch."""
+    random, batch = np.random.default_rng(seed), work.study.batch
     done = store.progress(work.cells)
     stored = [cell for cell in work.cells if done.get(cell.key, 0)]
-    chosen = [stored[k] for k in sorted(chance.permutation(len(stored))[:cells])]
-    batch = work.study.batch
-    ranges = [batch * int(chance.integers(-(-done[cell.key] // batch))) for cell in chosen]
-    lasts = [min(first + images, done[cell.key]) for cell, first in zip(chosen, ranges, strict=True)]
-    total = sum(last - first for first, last in zip(ranges, lasts, strict=True))
-    with progress("recomputing", total, "predictions") as advance, workbench(work) as bench:
-        for cell, first, last in zip(chosen, ranges, lasts, strict=True):
-            (part,) = [one for outcomes in bench.compute(Task((cell,), first, last)) for one in outcomes]
+    drawn = [stored[row] for row in sorted(random.permutation(len(stored))[:cells])]
+    firsts = [batch * int(random.integers(-(-done[cell.key] // batch))) for cell in drawn]
+    return [
+        Task((cell,), first, min(first + images, done[cell.key])) for cell, first in zip(drawn, firsts, strict=True)
+    ]
+
+
+def _recompute(work: Work, store: Store, tasks: Sequence[Task], progress: Progress) -> Iterator[Recomputed]:
+    total = sum(task.predictions for task in tasks)
+    with progress("recomputing", total, "predictions") as advance, make_workbench(work) as bench:
+        for task in tasks:
+            (part,) = [outcome for outcomes in bench.compute(task) for outcome in outcomes]
             if not isinstance(part, Finished):
-                raise BandlensError(f"{cell}: {part.error}; it was stored without that")
-            yield _compared(store, part, bench.infos()[cell.variant])
-            advance(last - first)
+                raise BandlensError(f"{part.cell}: {part.error}; it was stored without that")
+            yield _compared(store, part, bench.infos()[part.cell.variant])
+            advance(task.predictions)
 
 
 def _compared(store: Store, part: Finished, info: SessionInfo) -> Recomputed:
-    found, count = part.predictions, len(part.predictions.predicted)
+    predictions, count = part.predictions, len(part.predictions.predicted)
     rows = store.frame(
         "SELECT predicted, confidence FROM prediction JOIN cell ON cell.id = prediction.cell "
         "WHERE key = ? AND image_index >= ? AND image_index < ? ORDER BY image_index",
@@ -121,6 +129,6 @@ def _compared(store: Store, part: Finished, info: SessionInfo) -> Recomputed:
         [part.cell.key],
     )
     same = sessions.rows() == [(info.device, info.batch, info.threads, info.versions)]
-    apart = np.abs(rows["confidence"].to_numpy() - found.confidence)
-    differing = int((rows["predicted"] != pl.Series(found.predicted)).sum())
+    apart = np.abs(rows["confidence"].to_numpy() - predictions.confidence)
+    differing = int((rows["predicted"] != pl.Series(predictions.predicted)).sum())
     return Recomputed(part.cell, part.first, count, differing, float(apart.max()), same)

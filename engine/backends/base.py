@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import EngineError, UnknownName
-from ...export.onnx_files import OnnxFile, load_onnx_file, read_onnx_file
+from ...export.onnx.files import OnnxFile, load_onnx_file, read_onnx_file
 from ...probes.arrays import Array, array_module
 from ...records import Condition, Model, SessionInfo, Variant
 

@@ -24,26 +24,30 @@ Network = Callable[[Tensor], Tensor]
 
 class Attacked(NamedTuple):
     images: Tensor
-    """(n, 3, S, S) float32: those that are judged."""
+    """(n, 3, S, S) float32: the images that are judged."""
     logits: Tensor
-    """(n, classes) float32, of these images."""
+    """(n, classes) float32: the logits of these images."""
 
 
 Band = tuple[float, float]
-"""What lies between two filters' cutoffs, 0 <= low < high <= 1, as shares of the highest frequency."""
+"""Two cutoffs, 0 <= low < high <= 1, as shares of the highest frequency: the band lies between their filters."""
 ALL_PASS: Band = (0.0, 1.0)
 
 
+class Budget(NamedTuple):
+    """How far and how long an attack may search."""
+
+    eps: float
+    """The radius of the ball, in units of the image range."""
+    step: float
+    """The length of a step, in units of the image range."""
+    steps: int
+    band: Band = ALL_PASS
+    """The frequencies of the start and of the steps."""
+
+
 def pgd(
-    network: Network,
-    images: Tensor,
-    labels: Tensor,
-    eps: float,
-    step: float,
-    steps: int,
-    start: Tensor,
-    band: Band = ALL_PASS,
-    until_fooled: bool = False,
+    network: Network, images: Tensor, labels: Tensor, start: Tensor, budget: Budget, until_fooled: bool = False
 ) -> Attacked:
     """The last iterate; or the first one, the start among them, that fools the network, if one does.
 
@@ -51,33 +55,30 @@ def pgd(
         network: without parameters that need a gradient.
         images: (n, 3, S, S) float32 in [0, 1].
         labels: (n,) int64, what the network is to be led away from.
-        eps: radius of the ball, in units of the image range.
-        step: length of a step, likewise.
-        steps: how many.
         start: (n, 3, S, S) float32 in [-1, 1], in units of eps: where in the ball to begin.
-        band: where the frequencies of the start and of the steps lie.
+        budget: how far and how long to search.
         until_fooled: an image that fools leaves the batch, so that it costs nothing more.
     """
-    low, high = (images - eps).clamp_(min=0), (images + eps).clamp_(max=1)
-    iterate = torch.add(images, within(start, band), alpha=eps).clamp_(low, high)
-    left = torch.arange(len(images), device=images.device)
+    low, high = (images - budget.eps).clamp_(min=0), (images + budget.eps).clamp_(max=1)
+    iterate = torch.add(images, within(start, budget.band), alpha=budget.eps).clamp_(low, high)
+    rows = torch.arange(len(images), device=images.device)  # those that are still attacked
     ended: list[tuple[Tensor, Tensor, Tensor]] = []
-    for _ in range(steps):
+    for _ in range(budget.steps):
         logits, gradient = _ascent(network, iterate, labels)
         if until_fooled and (out := fooled(logits, labels)).any():
-            ended.append((left[out], iterate.detach()[out], logits[out]))
-            left, labels, gradient, low, high, iterate = (
-                tensor.detach()[~out] for tensor in (left, labels, gradient, low, high, iterate)
+            ended.append((rows[out], iterate.detach()[out], logits[out]))
+            rows, labels, gradient, low, high, iterate = (
+                tensor.detach()[~out] for tensor in (rows, labels, gradient, low, high, iterate)
             )
-            if not len(left):
+            if not len(rows):
                 break
-        _move(iterate, within(gradient.sign_(), band), step, low, high)
-    if len(left):
+        _move(iterate, within(gradient.sign_(), budget.band), budget.step, low, high)
+    if len(rows):
         with torch.no_grad():
-            ended.append((left, iterate.detach(), network(iterate)))
-    positions, found, scores = (torch.cat(column) for column in zip(*ended, strict=True))
+            ended.append((rows, iterate.detach(), network(iterate)))
+    positions, attacked, scores = (torch.cat(column) for column in zip(*ended, strict=True))
     order = positions.argsort()
-    return Attacked(found.index_select(0, order), scores.index_select(0, order))
+    return Attacked(attacked.index_select(0, order), scores.index_select(0, order))
 
 
 pgd_any = partial(pgd, until_fooled=True)

@@ -18,13 +18,13 @@ from weakref import WeakSet
 import numpy as np
 
 from ...errors import DeviceError, EngineError
-from ...export.onnx_files import OnnxFile
-from ...export.parity import compare, onnx_logits
+from ...export.onnx.files import OnnxFile
+from ...export.onnx.parity import measure_parity, onnx_logits
+from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.precisions import for_cpu
-from ...export.trt_build import build_log, last_error, refit
-from ...export.trt_plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, onnx_for_tensorrt, target_of
-from ...export.trt_types import TensorRT
+from ...export.plans.build import build_log, last_error, refit
+from ...export.plans.plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, onnx_for_tensorrt, target_of
+from ...export.plans.types import TensorRT
 from ...probes.arrays import Array, to_numpy
 from ...records import SessionInfo, Variant
 from ..device.devices import gpus
@@ -73,7 +73,7 @@ def _refitted(
     try:
         session = TensorRTSession(variant, trt_plan, batch, device, weights=onnx_for_tensorrt(onnx_file))
         images = photograph_crops(variant.model.image_size)
-        parity = compare(onnx_logits(for_cpu(onnx_file), images), session.infer_all(images))
+        parity = measure_parity(onnx_logits(read_for_cpu(onnx_file), images), session.infer_all(images))
     except DeviceError:
         raise
     except EngineError as error:

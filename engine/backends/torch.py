@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import BandlensError, DeviceError, EngineError
-from ...export.parity import compare, onnx_logits
+from ...export.onnx.parity import measure_parity, onnx_logits
+from ...export.onnx.precisions import read_for_cpu
 from ...export.photographs import photograph_crops
-from ...export.precisions import for_cpu
 from ...probes.arrays import Array
 from ...probes.attacks import band_of
 from ...records import Condition, SessionInfo, Variant
@@ -33,10 +33,10 @@ from ..device.graphs import Replays
 from ..device.requirements import runs, usable
 from ..device.streams import in_turn
 from .base import ENGINES, arrays_of, check_images, content_of, onnx_file_of
-from .pgd import Attacked, Network, pgd, pgd_any
+from .pgd import Attacked, Budget, Network, pgd, pgd_any
 
 ATTACKS: Mapping[str, Callable[..., Attacked]] = {"pgd_linf": pgd, "pgd_any": pgd_any}
-"""What each family of `probes.attacks` does; its parameters are keywords."""
+"""The attack of each family of `probes.attacks`."""
 CLOSE = {"fp32": 1e-4, "fp16": 2e-2}
 """How far the logits may lie from ONNX Runtime's on the same file, relative to the largest.
 
@@ -46,7 +46,7 @@ weights.
 CARD = "cuda"
 """Torch's name of the device that CuPy's arrays lie on."""
 PRODUCTS = ("allow_tf32", "allow_fp16_reduced_precision_reduction", "allow_bf16_reduced_precision_reduction")
-"""What torch may do to products of matrices on a GPU, in `torch.backends.cuda.matmul`."""
+"""The settings of `torch.backends.cuda.matmul` that let it round products of matrices on a GPU."""
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def exact(threads: int) -> Iterator[None]:
     products of halves in halves.
     """
     products, count = torch.backends.cuda.matmul, torch.get_num_threads()
-    before = [getattr(products, name) for name in PRODUCTS]
+    settings = [getattr(products, name) for name in PRODUCTS]
     torch.set_num_threads(threads)
     try:
         with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
@@ -66,28 +66,41 @@ def exact(threads: int) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(count)
-        for name, value in zip(PRODUCTS, before, strict=True):
+        for name, value in zip(PRODUCTS, settings, strict=True):
             setattr(products, name, value)
 
 
-def open_session(variant: Variant, batch: int, threads: int) -> TorchSession:
-    return TorchSession(variant, batch, threads)
+ONE_STEP = Budget(eps=0.0, step=0.0, steps=1)
+"""An attack that costs what a step does and moves nothing."""
+Load = Callable[[Variant, str], Network]
+"""Loads the network of a variant on a device."""
+
+
+def open_session(variant: Variant, batch: int, threads: int, load: Load | None = None) -> TorchSession:
+    """A session on the CPU, or on the GPU, by the variant's engine; `load` gives its network, by default a checked one.
+
+    Raises what `load` does, EngineError where the engine or the precision cannot be used here, and DeviceError.
+    """
+    if not readiness(variant.engine).ready:
+        raise EngineError(readiness(variant.engine).line)
+    kind = CpuSession if ENGINES[variant.engine].arrays == "numpy" else CardSession
+    return kind(variant, batch, threads, load or checked_network)
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What all sessions on the GPU share: they run one after another."""
+    """The stream and memory that all sessions on the GPU share: they run one after another."""
 
     gpu: Gpu
     xp: ModuleType
     stream: Any
-    """Of CuPy; torch works in it too."""
+    """A stream of CuPy, in which torch works too."""
     pool: Any
-    """Torch's memory for what the CUDA graphs of all sessions compute on the way."""
+    """Torch's memory for intermediate results of the CUDA graphs of all sessions."""
 
     @contextmanager
     def working(self) -> Iterator[Any]:
-        """Torch works in the stream, which is given, while the block lasts."""
+        """Have torch work in the stream while the block lasts; gives the stream."""
         stream = torch.cuda.ExternalStream(self.stream.ptr)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(stream):
             yield stream
@@ -110,7 +123,7 @@ def checked_network(variant: Variant, device: str) -> Network:
 
     images = photograph_crops(variant.model.image_size)
     onnx_file = onnx_file_of(variant)
-    comparable = for_cpu(onnx_file)
+    comparable = read_for_cpu(onnx_file)
     try:
         read = OnnxNetwork(comparable if ENGINES[variant.engine].arrays == "numpy" else content_of(variant))
     except BandlensError as error:
@@ -122,10 +135,10 @@ def checked_network(variant: Variant, device: str) -> Network:
         ) from error
     with torch_errors(variant), torch.no_grad():
         network: Network = read.to(device)
-        found = network(placed(images, device)).cpu().numpy()
-    wanted = onnx_logits(comparable, images)
-    finite = np.isfinite(wanted).all(axis=1)  # those that are not fail the cell of an image that has them
-    parity = compare(wanted[finite], found[finite]) if finite.any() else None
+        logits = network(placed(images, device)).cpu().numpy()
+    expected = onnx_logits(comparable, images)
+    finite = np.isfinite(expected).all(axis=1)  # those that are not fail the cell of an image that has them
+    parity = measure_parity(expected[finite], logits[finite]) if finite.any() else None
     if parity and not parity.relative_difference <= CLOSE[onnx_file.precision]:  # nor NaN
         raise EngineError(
             f"{variant}: torch does not compute what ONNX Runtime does: {parity}; take another engine, without attacks"
@@ -147,88 +160,24 @@ class TorchSession:
     float32, and what bfloat16 makes of it is for a gate.
     """
 
-    def __init__(
-        self, variant: Variant, batch: int, threads: int, load: Callable[[Variant, str], Network] = checked_network
-    ) -> None:
-        """Load it by variant and device; on a GPU, run it once too, so that what it needs of the memory is taken.
-
-        Raises what `load` does, EngineError for a precision that the GPU does not have, and DeviceError.
-        """
-        if not readiness(variant.engine).ready:
-            raise EngineError(readiness(variant.engine).line)
-        self.variant = variant
-        self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
-        self._card = None if ENGINES[variant.engine].arrays == "numpy" else card()
-        if self._card and not runs(self._card.gpu, variant.precision):
-            raise EngineError(
-                f"{variant}: {self._card.gpu.name} has no {variant.precision}, which takes a newer GPU; set precision "
-                "to fp16 or fp32"
-            )
-        self._device = CARD if self._card else "cpu"
-        self.place = partial(placed, device=self._device)
-        versions = {"torch": torch.__version__, "numpy": np.__version__}
-        if self._card:
-            versions |= {"cupy": self._card.xp.__version__, "driver": self._card.gpu.driver}
-            self.info = SessionInfo(self._card.gpu.name, batch, 0, json.dumps(versions))
-        else:
-            self.info = SessionInfo(processor_name(), batch, threads, json.dumps(versions))
+    def __init__(self, variant: Variant, info: SessionInfo, device: str, threads: int, load: Load) -> None:
+        self.variant, self.info = variant, info
+        self._device = device
+        self._shape = (info.batch, 3, variant.model.image_size, variant.model.image_size)
+        self.place = partial(placed, device=device)
         with ExitStack() as settings:
             settings.enter_context(exact(threads))
-            network = load(variant, self._device)
+            network = load(variant, device)
             self.network = in_bfloat16(network) if variant.precision == "bf16" else network
-            if self._card:
-                self._prepare(self._card)
+            self._prepare()
             self._settings = settings.pop_all()
 
+    def _prepare(self) -> None:
+        """Take the memory that the session needs, before it is used; on the CPU there is nothing to take."""
+
     def infer(self, images: Array) -> Array:
-        """Logits of one batch; on a GPU the array is overwritten by the next call."""
-        check_images(self.variant, images, self._shape)
-        with torch_errors(self.variant), torch.no_grad():
-            if self._card is None:
-                return self.network(self.place(images)).numpy()
-            with in_turn(self._card.xp, self._card.stream):
-                self._replays(images)
-            return self._logits
-
-    # On a GPU
-
-    def _prepare(self, card: Card) -> None:
-        """Take what the session needs: its logits, what torch's libraries set up, and the memory of its CUDA graphs."""
-        try:
-            self._logits: Array = card.xp.empty((self.info.batch, self.variant.model.classes), dtype=np.float32)
-            images = card.xp.zeros(self._shape, dtype=np.float32)
-        except card.xp.cuda.memory.OutOfMemoryError as error:
-            raise DeviceError(f"{self.variant}: out of memory on the GPU; try a smaller batch") from error
-        self._replays = Replays(self.variant.engine, partial(self._run, card), partial(self._capture, card))
-        for _ in range(2):  # plainly, and as a graph
-            self.infer(images)
-
-    def _run(self, card: Card, images: Array) -> None:
-        with card.working():
-            self._compute(self._here(images), self._here(self._logits))
-
-    def _capture(self, card: Card, images: Array) -> Callable[[], None]:
-        graph, batch, logits = torch.cuda.CUDAGraph(), self._here(images), self._here(self._logits)
-        # Another thread may ask CuPy for memory meanwhile, which is none of this capture's business. The outer block
-        # takes torch back to its own stream where the inner one ends with an error.
-        with card.working() as stream, torch.cuda.graph(graph, card.pool, stream, capture_error_mode="thread_local"):
-            self._compute(batch, logits)
-
-        def replay() -> None:
-            with card.working():
-                graph.replay()
-
-        return replay
-
-    def _here(self, array: Array) -> Tensor:
-        """CuPy's array as a tensor: the same memory, read through `__cuda_array_interface__`."""
-        tensor = torch.as_tensor(array, device=self._device)
-        if tensor.data_ptr() != array.data.ptr:
-            raise EngineError(f"{self.variant}: torch copies CuPy's arrays, where it should read them; update both")
-        return tensor
-
-    def _compute(self, batch: Tensor, logits: Tensor) -> None:
-        logits.copy_(self.network(batch.contiguous(memory_format=torch.channels_last)))
+        """See `engine.backends.base.Session`."""
+        raise NotImplementedError
 
     def attacked(
         self,
@@ -238,20 +187,22 @@ class TorchSession:
         start: NDArray[np.float32],
     ) -> NDArray[np.float32]:
         attack = ATTACKS[condition.probe]
-        budget = dict(condition.parameters) | {"band": band_of(condition)}
+        eps, step, steps = (float(condition[name]) for name in ("eps", "step", "steps"))
+        budget = Budget(eps, step, int(steps), band_of(condition))
         with torch_errors(self.variant):
             images = self.place(pixels).to(torch.float32).div_(255)
             try:
-                wanted = self._wanted(images, labels)
-                return attack(self.network, images, wanted, start=self.place(start), **budget).logits.cpu().numpy()
+                classes = self._classes(images, labels)
+                return attack(self.network, images, classes, self.place(start), budget).logits.cpu().numpy()
             except torch.OutOfMemoryError as error:
-                said = first_line(error)
+                reason = first_line(error)
             # Outside of the handler: the error holds on to what the attack had allocated.
             fits = largest_batch(self.network, images)
         advice = f"batch = {fits} fits" if fits else "free memory on the GPU"
-        raise DeviceError(f"{self.variant}: out of memory on the GPU at batch {len(images)}: {said}; {advice}")
+        raise DeviceError(f"{self.variant}: out of memory on the GPU at batch {len(images)}: {reason}; {advice}")
 
-    def _wanted(self, images: Tensor, labels: NDArray[np.int32] | None) -> Tensor:
+    def _classes(self, images: Tensor, labels: NDArray[np.int32] | None) -> Tensor:
+        """The classes that the attack leads away from: the labels, or else those that the network gives the images."""
         if labels is not None:
             return torch.tensor(labels, dtype=torch.int64, device=self._device)  # a copy: they may be read-only
         with torch.no_grad():
@@ -263,7 +214,7 @@ class TorchSession:
         for _ in range(2):  # the first time torch prepares itself
             started = time.perf_counter()
             with torch_errors(self.variant):
-                pgd(self.network, images, labels, 0.0, 0.0, 1, torch.zeros_like(images)).logits.cpu()
+                pgd(self.network, images, labels, torch.zeros_like(images), ONE_STEP).logits.cpu()
         return (time.perf_counter() - started) / len(images)
 
     def __enter__(self) -> Self:
@@ -273,10 +224,92 @@ class TorchSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._settings.close()
-        if self._card:
-            self._card.stream.synchronize()
-            del self._replays, self._logits
         del self.network
+
+
+class CpuSession(TorchSession):
+    """A session on the CPU, in NumPy's arrays."""
+
+    def __init__(self, variant: Variant, batch: int, threads: int, load: Load) -> None:
+        versions = {"torch": torch.__version__, "numpy": np.__version__}
+        info = SessionInfo(processor_name(), batch, threads, json.dumps(versions))
+        super().__init__(variant, info, "cpu", threads, load)
+
+    def infer(self, images: Array) -> Array:
+        check_images(self.variant, images, self._shape)
+        with torch_errors(self.variant), torch.no_grad():
+            return self.network(self.place(images)).numpy()
+
+
+class CardSession(TorchSession):
+    """A session on the GPU, in CuPy's arrays. It is run as it is opened, so that it has the memory that it needs."""
+
+    def __init__(self, variant: Variant, batch: int, threads: int, load: Load) -> None:
+        self._card = card()
+        gpu = self._card.gpu
+        if not runs(gpu, variant.precision):
+            raise EngineError(
+                f"{variant}: {gpu.name} has no {variant.precision}, which takes a newer GPU; set precision to fp16 or "
+                "fp32"
+            )
+        versions = {"torch": torch.__version__, "numpy": np.__version__}
+        versions |= {"cupy": self._card.xp.__version__, "driver": gpu.driver}
+        super().__init__(variant, SessionInfo(gpu.name, batch, 0, json.dumps(versions)), CARD, threads, load)
+
+    def infer(self, images: Array) -> Array:
+        """Logits of one batch; the array is overwritten by the next call."""
+        check_images(self.variant, images, self._shape)
+        with torch_errors(self.variant), torch.no_grad():
+            with in_turn(self._card.xp, self._card.stream):
+                self._replays(images)
+            return self._logits
+
+    def _prepare(self) -> None:
+        """Take what the session needs: its logits, the workspaces of torch's libraries, and memory for CUDA graphs."""
+        xp = self._card.xp
+        try:
+            self._logits: Array = xp.empty((self.info.batch, self.variant.model.classes), dtype=np.float32)
+            images = xp.zeros(self._shape, dtype=np.float32)
+        except xp.cuda.memory.OutOfMemoryError as error:
+            raise DeviceError(f"{self.variant}: out of memory on the GPU; try a smaller batch") from error
+        self._replays = Replays(self.variant.engine, self._run, self._capture)
+        for _ in range(2):  # plainly, and as a graph
+            self.infer(images)
+
+    def _run(self, images: Array) -> None:
+        with self._card.working():
+            self._compute(self._tensor(images), self._tensor(self._logits))
+
+    def _capture(self, images: Array) -> Callable[[], None]:
+        graph, batch, logits = torch.cuda.CUDAGraph(), self._tensor(images), self._tensor(self._logits)
+        pool, working = self._card.pool, self._card.working
+        # Another thread may ask CuPy for memory meanwhile, which is none of this capture's business. The outer block
+        # takes torch back to its own stream where the inner one ends with an error.
+        with working() as stream, torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+            self._compute(batch, logits)
+
+        def replay() -> None:
+            with working():
+                graph.replay()
+
+        return replay
+
+    def _tensor(self, array: Array) -> Tensor:
+        """CuPy's array as a tensor: the same memory, read through `__cuda_array_interface__`."""
+        tensor = torch.as_tensor(array, device=self._device)
+        if tensor.data_ptr() != array.data.ptr:
+            raise EngineError(f"{self.variant}: torch copies CuPy's arrays, where it should read them; update both")
+        return tensor
+
+    def _compute(self, batch: Tensor, logits: Tensor) -> None:
+        logits.copy_(self.network(batch.contiguous(memory_format=torch.channels_last)))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._card.stream.synchronize()
+        del self._replays, self._logits
+        super().__exit__(kind, error, trace)
 
 
 def in_bfloat16(network: Network) -> Network:
@@ -297,7 +330,7 @@ def largest_batch(network: Network, images: Tensor) -> int:
         if images.device.type == "cuda":
             torch.cuda.empty_cache()
         try:
-            pgd(network, images[:count], labels[:count], 0.0, 0.0, 1, torch.zeros_like(images[:count]))
+            pgd(network, images[:count], labels[:count], torch.zeros_like(images[:count]), ONE_STEP)
         except torch.OutOfMemoryError:
             count //= 2
         else:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import EngineError
-from ...export.trt_build import build_log, last_error
+from ...export.plans.build import build_log, last_error
 from ...probes.arrays import array_module
 from ...untrusted import first_line
 from .driver import OLDEST_CAPABILITY, Gpu

@@ -35,8 +35,8 @@ class Sink(Protocol):
         """Hear that there is a worker; called before tasks are asked for, maybe more than once."""
         ...
 
-    def still(self, task: Task) -> Task | None:
-        """The task without what nobody waits for any more."""
+    def remaining(self, task: Task) -> Task | None:
+        """The task without the cells that nobody waits for any more; None where there is no other."""
         ...
 
     def accept(self, task: Task, computed: Computed) -> None:
@@ -76,7 +76,7 @@ class Queue:
                 if task is None:
                     return None
                 attempt = Attempt(task, 1)
-            if task := self.sink.still(attempt.task):
+            if task := self.sink.remaining(attempt.task):
                 return Attempt(task, attempt.number)
 
     def failed(self, attempt: Attempt, error: BaseException) -> None:

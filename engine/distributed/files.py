@@ -15,13 +15,14 @@ from typing import Any, NamedTuple, Protocol
 
 from filelock import FileLock, Timeout
 
-from ...beside import put_in_place
 from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
+from ...partial_files import put_in_place
 from ...probes.images.files import ABOUT, INDEX, PIXELS
-from ...probes.images.image_set import Draw, ImageSet, check, open_image_set
-from ...probes.source import ProbeSource, source_digest, source_files
+from ...probes.images.image_set import ImageSet, check, open_image_set
+from ...probes.images.options import Draw
 from ...records import Variant
+from ...user_source import UserSource, source_digest, source_files
 from ..backends.base import onnx_file_of
 
 PIECE = 2**25
@@ -72,7 +73,7 @@ class DriverFiles:
 
 
 def kept_files(
-    images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[ProbeSource]
+    images: Sequence[ImageSet], variants: Sequence[Variant], probes: Sequence[UserSource]
 ) -> Mapping[str, KeptFiles]:
     """What the driver has to hand out: packed image sets, ONNX files, and the source of users' probes."""
     sets = {
@@ -130,7 +131,7 @@ class NodeFiles:
         model = replace(variant.model, path=folder / MODEL)
         return replace(variant, model=model, path=folder / name)
 
-    def probe(self, source: ProbeSource, digest: str) -> Path:
+    def probe(self, source: UserSource, digest: str) -> Path:
         """The file of a user's probe whose source has that digest."""
         if self.source is None or _has(source, digest):
             return source.file
@@ -166,7 +167,7 @@ class NodeFiles:
             self.progress()
 
 
-def _has(source: ProbeSource, digest: str) -> bool:
+def _has(source: UserSource, digest: str) -> bool:
     """Whether a probe's source is here, and has this digest."""
     try:
         return source.file.is_file() and source_digest(source) == digest

@@ -16,9 +16,10 @@ from typing import Any
 
 from ...errors import BandlensError, DeviceError, EngineError
 from ..tasks import Task
-from .cluster import ANSWER_SECONDS, END_SECONDS, Cluster, lost
+from .cluster import ANSWER_SECONDS, Cluster, lost
 from .executors import Attempt, Queue, Sink, Watch, told
 from .files import DriverFiles, KeptFiles
+from .loopback import END_SECONDS
 from .worker import Computed, Job, Worker
 
 BEAT_SECONDS = 5.0

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ...beside import prefix, put_in_place, remove_leavings
 from ...errors import ShardError
+from ...partial_files import partial_prefix, put_in_place, remove_partial_files
 from ...records import Finished, Predictions, SessionInfo, Variant, digest_of
 from ...untrusted import as_record, words_of
 
@@ -94,7 +94,7 @@ def open_folder(name: str, make: bool = True) -> Folder:
     if not there:
         raise ShardError(f"no results folder {name}; {ANOTHER}")
     if make and folder.local:
-        remove_leavings(Path(folder.path))  # here, and not for each shard: a folder of many takes long to list
+        remove_partial_files(Path(folder.path))  # here, and not for each shard: a folder of many takes long to list
     return folder
 
 
@@ -163,7 +163,7 @@ def _encoded(parts: Sequence[Finished]) -> bytes:
 
 def _put(folder: Folder, name: str, content: bytes) -> None:
     """Write a file under a temporary name and rename it, where a file system needs that."""
-    temporary = folder.of(f"{prefix(Path(name))}{secrets.token_hex(4)}")
+    temporary = folder.of(f"{partial_prefix(Path(name))}{secrets.token_hex(4)}")
     with _reported(folder.of(name), f"make room, or {ANOTHER}"):
         if folder.files.type_name in ATOMIC:
             with folder.files.open_output_stream(folder.of(name)) as file:

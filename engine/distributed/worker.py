@@ -13,8 +13,8 @@ import numpy as np
 from ...errors import EngineError
 from ...probes.grid import Grid, make_grid
 from ...probes.images.image_set import ImageSet
-from ...probes.source import ProbeSource, source_digest, source_of
 from ...records import Cell, Failed, Finished, Variant
+from ...user_source import UserSource, parse_source, source_digest
 from ..cell_progress import joined
 from ..tasks import Task, by_attack
 from ..workbench import Workbench
@@ -65,9 +65,13 @@ def job_of(
     )
 
 
-def probe_sources(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, ProbeSource]:
+def probe_sources(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, UserSource]:
     """The source of each probe of the user's."""
-    return {name: source_of(name, table, folder.absolute()) for name, table in probes.items() if "file" in table}
+    return {
+        name: parse_source(f"probe {name}", table, folder.absolute())
+        for name, table in probes.items()
+        if "file" in table
+    }
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 NOT_SET = b"NOTSET"
 CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
-"""By the number of spatial axes: those that torch knows as such run in the precision of `torch.autocast`."""
+"""Number of spatial axes -> torch's convolution, which runs in the precision of `torch.autocast`."""
 
 
 def convolution(
@@ -40,7 +40,7 @@ def max_pool(
     pads: Sequence[int] = (),
     dilations: Sequence[int] = (),
     ceil_mode: int = 0,
-    storage_order: int = 0,  # noqa: ARG001 - of the indices, which nobody takes
+    storage_order: int = 0,  # noqa: ARG001 - it orders the indices, which nobody takes
     auto_pad: bytes = NOT_SET,
 ) -> Tensor:
     _check_auto_pad(auto_pad)
@@ -81,7 +81,7 @@ def batch_normalization(
     variance: Tensor,
     *,
     epsilon: float = 1e-5,
-    momentum: float = 0.9,  # noqa: ARG001 - of training
+    momentum: float = 0.9,  # noqa: ARG001 - it is for training
     training_mode: int = 0,
 ) -> Tensor:
     if training_mode:
@@ -96,7 +96,7 @@ def layer_normalization(
     *,
     axis: int = -1,
     epsilon: float = 1e-5,
-    stash_type: int = 1,  # noqa: ARG001 - float32, which all is
+    stash_type: int = 1,  # noqa: ARG001 - it is float32, as everything here
 ) -> Tensor:
     return functional.layer_norm(x, list(x.shape[axis:]), scale, bias, epsilon)
 
@@ -133,7 +133,7 @@ def _symmetric(pads: Sequence[int]) -> bool:
 
 
 def _padded(x: Tensor, pads: Sequence[int], value: float) -> tuple[Tensor, list[int]]:
-    """The images, and what is left to pad on both sides: torch's layers pad as much before as after."""
+    """The images, padded where the sides differ, and the padding that torch's layer adds to both sides alike."""
     half = len(pads) // 2
     if _symmetric(pads):
         return x, list(pads[:half]) or [0] * (x.ndim - 2)

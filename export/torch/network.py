@@ -1,4 +1,4 @@
-"""An exported model as a torch module: the ONNX file itself, with gradients that flow to its images.
+"""An exported model as a torch module: it runs the ONNX file itself, with gradients that flow to its images.
 
 onnx2torch, the library for this, has had no release since 2024 and reads none of the exports made here: it knows
 ReduceMean and Pad up to opset 17, and no Reshape with allowzero.
@@ -33,7 +33,7 @@ HOST = {
     "Tile",
     "Unsqueeze",
 }
-"""Operators whose inputs, all but the first, shape the result; so do those of the reductions."""
+"""Operators whose inputs, all but the first, shape the result; the reductions are of this kind too."""
 UNSAVED = {"Add", "BatchNormalization", "Conv", "Gemm", "Sub"}
 """Operators whose result no gradient of theirs needs, so that an activation behind them can work in place."""
 
@@ -45,7 +45,7 @@ class Step:
     name: str
     run: Operator
     inputs: tuple[str, ...]
-    """Empty for an optional one that is not given."""
+    """Names of values; empty for an optional input that is absent."""
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any]
     last_used: tuple[str, ...]
@@ -66,7 +66,7 @@ class OnnxNetwork(nn.Module):
         graph = onnx.load_from_string(content).graph
         self._names: dict[str, str] = {}
         self._constants: dict[str, Tensor] = {}
-        """In the host's memory on every device: whole numbers, and single ones, which go with any."""
+        """Whole numbers and single numbers, which stay in the host's memory whatever the device: they go with any."""
         for number, initializer in enumerate(graph.initializer):
             self._keep(f"weight{number}", initializer.name, torch.tensor(numpy_helper.to_array(initializer)))
         self._steps = _steps(graph, set(self._names) | set(self._constants))
@@ -89,9 +89,10 @@ class OnnxNetwork(nn.Module):
             inputs = [values[name] for name in step.inputs]
             if on_card and step.together:
                 inputs = _together(inputs, images.device)
-            made = step.run(*inputs, **step.attributes)
-            values.update(zip(step.outputs, (made,) if isinstance(made, Tensor) else made, strict=False))
-            del inputs, made
+            result = step.run(*inputs, **step.attributes)
+            values.update(zip(step.outputs, (result,) if isinstance(result, Tensor) else result, strict=False))
+            # Names that still refer to an activation would keep its memory through the next steps.
+            del inputs, result
             for name in step.last_used:
                 del values[name]
         logits: Tensor = values["logits"]
@@ -99,7 +100,7 @@ class OnnxNetwork(nn.Module):
 
 
 def _together(inputs: Sequence[Tensor | None], device: torch.device) -> list[Tensor | None]:
-    """The inputs on the device, if any of them is there: what came of shapes is in the host's memory."""
+    """The inputs on the device, if any of them is there: values computed from shapes are in the host's memory."""
     if all(tensor is None or tensor.device.type == "cpu" for tensor in inputs):
         return list(inputs)
     return [tensor if tensor is None or tensor.ndim == 0 else tensor.to(device) for tensor in inputs]

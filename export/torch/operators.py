@@ -1,7 +1,7 @@
-"""ONNX operators in torch, by name: those that exported image classifiers are made of.
+"""The ONNX operators that exported image classifiers are made of, in torch and by name.
 
-An operator is a function of its inputs, with ONNX's attributes as keywords and ONNX's defaults. What shapes a result
-(axes, sizes, bounds) comes as a tensor in the host's memory. Reference: the operators of ONNX, opsets 13 to 18.
+An operator is a function of its inputs, with ONNX's attributes as keywords and ONNX's defaults. Inputs that shape a
+result (axes, sizes, bounds) are tensors in the host's memory. Reference: the operators of ONNX, opsets 13 to 18.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def divide(a: Tensor, b: Tensor) -> Tensor:
 
 def clip(x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     if low is not None and high is not None and x.is_floating_point():
-        return functional.hardtanh(x, low.item(), high.item())  # whose gradient is 0 at both ends, as of torch's ReLU6
+        return functional.hardtanh(x, low.item(), high.item())  # its gradient is 0 at both ends, as that of ReLU6
     return x.clamp(None if low is None else low.item(), None if high is None else high.item())
 
 
@@ -44,17 +44,17 @@ def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
 
 
 def reduction(function: Callable[..., Tensor]) -> Operator:
-    """`function(x, axes, keepdim)`, with the axes as input (opset 18) or as attribute (before)."""
+    """An operator of `function(x, axes, keepdim)`: the axes are an input (opset 18) or an attribute (before)."""
 
     def reduced(
         x: Tensor,
-        given: Tensor | None = None,
+        axes_input: Tensor | None = None,
         *,
         axes: Sequence[int] | None = None,
         keepdims: int = 1,
         noop_with_empty_axes: int = 0,
     ) -> Tensor:
-        along = shapes.ints(given) if given is not None else shapes.ints(axes or ())
+        along = shapes.ints(axes_input) if axes_input is not None else shapes.ints(axes or ())
         if not along and noop_with_empty_axes:
             return x
         return function(x, along or list(range(x.ndim)), bool(keepdims))

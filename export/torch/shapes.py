@@ -1,4 +1,4 @@
-"""What ONNX does to shapes, and how it chooses among values, in torch."""
+"""ONNX's operators on shapes, and those that choose among values, in torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 
 def ints(values: Tensor | Sequence[int]) -> list[int]:
-    """Whole numbers of an input or an attribute."""
+    """The whole numbers in an input or an attribute."""
     return [int(value) for value in (values.tolist() if isinstance(values, Tensor) else values)]
 
 
@@ -20,8 +20,8 @@ def shape(x: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
 
 
 def reshape(x: Tensor, sizes: Tensor, *, allowzero: int = 0) -> Tensor:
-    wanted = ints(sizes)
-    return x.reshape([x.shape[k] if size == 0 and not allowzero else size for k, size in enumerate(wanted)])
+    kept = [x.shape[k] if size == 0 and not allowzero else size for k, size in enumerate(ints(sizes))]
+    return x.reshape(kept)
 
 
 def flatten(x: Tensor, *, axis: int = 1) -> Tensor:
@@ -33,9 +33,9 @@ def squeeze(x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 
 def unsqueeze(x: Tensor, axes: Tensor) -> Tensor:
-    wanted = ints(axes)
-    rank = x.ndim + len(wanted)
-    for axis in sorted(axis % rank for axis in wanted):
+    new_axes = ints(axes)
+    rank = x.ndim + len(new_axes)
+    for axis in sorted(axis % rank for axis in new_axes):
         x = x.unsqueeze(axis)
     return x
 
@@ -45,10 +45,10 @@ def transpose(x: Tensor, *, perm: Sequence[int] | None = None) -> Tensor:
 
 
 def expand(x: Tensor, sizes: Tensor) -> Tensor:
-    wanted = ints(sizes)
-    rank = max(x.ndim, len(wanted))
-    found, wanted = ([1] * (rank - len(one)) + one for one in (list(x.shape), wanted))
-    return x.expand([had if size == 1 else size for had, size in zip(found, wanted, strict=True)])
+    shapes = list(x.shape), ints(sizes)
+    rank = max(map(len, shapes))
+    old_shape, new_shape = ([1] * (rank - len(shape)) + shape for shape in shapes)
+    return x.expand([old if new == 1 else new for old, new in zip(old_shape, new_shape, strict=True)])
 
 
 def concat(*parts: Tensor, axis: int) -> Tensor:
@@ -64,7 +64,7 @@ def split(x: Tensor, sizes: Tensor | None = None, *, axis: int = 0, num_outputs:
 
 
 def cut(x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor | None = None, steps: Tensor | None = None) -> Tensor:
-    """ONNX's Slice. Its sign conventions are Python's."""
+    """ONNX's Slice, whose sign conventions are Python's."""
     along = ints(axes) if axes is not None else list(range(len(starts)))
     strides = ints(steps) if steps is not None else [1] * len(along)
     for axis, start, end, step in zip(along, ints(starts), ints(ends), strides, strict=True):
@@ -103,8 +103,8 @@ def gather(x: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
     axis %= x.ndim
     if not indices.ndim:
         return x.select(axis, int(indices))
-    wanted = indices.reshape(-1).remainder(x.shape[axis])
-    return x.index_select(axis, wanted).reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
+    rows = indices.reshape(-1).remainder(x.shape[axis])
+    return x.index_select(axis, rows).reshape(x.shape[:axis] + indices.shape + x.shape[axis + 1 :])
 
 
 def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:

@@ -1,4 +1,4 @@
-"""Is a benchmark whole, and which of its images are wanted."""
+"""Checks that a benchmark is whole, or as much of it as a subset asks for, and chooses the images of the subset."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...errors import ImageSetError, UsageError, some_of
-from ...protocol import Benchmark
+from ...errors import ImageSetError, UnknownName, UsageError, some_of
+from ...protocol import SEVERITIES, Benchmark
 from ...records import Crop
 from ..images.decision_spaces import decision_space
 from .layouts import Layout, classes_of
 
 SHOWN = 3
-"""Sets in a message before it says how many there are."""
+"""The number of sets that a message names before it says how many more there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,22 +21,37 @@ class Subset:
     """Less than a whole benchmark, on purpose."""
 
     per_class: int | None = None
-    """The first images of each class."""
+    """Only the first images of each class, so many of them."""
     limit: int | None = None
-    """So many images, as evenly from all classes as they can be."""
+    """Only so many images, as evenly from all classes as they can be."""
     partial: bool = False
     """Take what is there, though classes or images are missing."""
+    corruptions: tuple[str, ...] = ()
+    """Only these corruptions; all of them where none is named."""
+    severities: tuple[int, ...] = ()
+    """Only these severities; all of them where none is named."""
 
     def __post_init__(self) -> None:
         if any(number is not None and number < 1 for number in (self.per_class, self.limit)):
             raise UsageError("a subset needs at least 1 image, and 1 of each class")
 
-    def described(self, benchmark: Benchmark, crop: Crop, count: int) -> str:
-        """What is done to the pixels, and of which images: for the digest and for every result."""
+    def check_corruptions(self, benchmark: Benchmark) -> None:
+        """UsageError where the benchmark has no such corruptions or severities."""
+        if not benchmark.corruptions and (self.corruptions or self.severities):
+            raise UsageError(f"{benchmark.name} has neither corruptions nor severities; leave them out")
+        for name in self.corruptions:
+            if name not in benchmark.corruptions:
+                raise UnknownName(f"corruption of {benchmark.name}", name, benchmark.corruptions)
+        for severity in self.severities:
+            if severity not in SEVERITIES:
+                raise UsageError(f"severity {severity} must be from {SEVERITIES[0]} to {SEVERITIES[-1]}")
+
+    def preprocessing(self, benchmark: Benchmark, crop: Crop, count: int) -> str:
+        """The identity of what is done to the pixels, and of which images: for the digest and for every result."""
         if count >= benchmark.count:
-            return str(crop)
+            return crop.key
         chosen = [f"the first {self.per_class} of each class"] if self.per_class else []
-        return "; ".join([str(crop), f"{count} of {benchmark.count} images", *chosen])
+        return "; ".join([crop.key, f"{count} of {benchmark.count} images", *chosen])
 
     def fits(self, benchmark: Benchmark, count: int) -> bool:
         """Whether a set of so many images can be this subset of the benchmark."""
@@ -47,15 +62,15 @@ class Subset:
         )
 
     def choose(self, classes: Sequence[int]) -> list[int]:
-        """Positions, ascending, of the images that are wanted; `classes` are those of all images in their order."""
+        """Positions, ascending, of the images of the subset; `classes` are those of all images in their order."""
         seen: Counter[int] = Counter()
         nth = []
-        for one in classes:
-            nth.append(seen[one])
-            seen[one] += 1
-        wanted = [at for at, place in enumerate(nth) if self.per_class is None or place < self.per_class]
-        wanted.sort(key=lambda at: nth[at])  # the first of every class, then the second of every class, …
-        return sorted(wanted[: self.limit])
+        for label in classes:
+            nth.append(seen[label])
+            seen[label] += 1
+        rows = [row for row, rank in enumerate(nth) if self.per_class is None or rank < self.per_class]
+        rows.sort(key=lambda row: nth[row])  # the first of every class, then the second of every class, …
+        return sorted(rows[: self.limit])
 
 
 WHOLE = Subset()
@@ -63,7 +78,7 @@ WHOLE = Subset()
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What is wrong with a benchmark, in words."""
+    """The faults of a benchmark, in words."""
 
     missing: tuple[str, ...] = ()
     surplus: tuple[str, ...] = ()
@@ -127,27 +142,27 @@ def _surplus(
         yield f"there are {total} images instead of {benchmark.count}"
 
 
-def merged(found: Sequence[tuple[str, Faults]]) -> Faults:
+def merged(by_set: Sequence[tuple[str, Faults]]) -> Faults:
     """The faults of several sets as those of one, each with the label of its set, if it has one."""
 
     def lines(part: str) -> tuple[str, ...]:
-        said = [
-            ": ".join(filter(None, (label, "; ".join(getattr(one, part)))))
-            for label, one in found
-            if getattr(one, part)
+        every = [
+            ": ".join(filter(None, (label, "; ".join(getattr(faults_of_set, part)))))
+            for label, faults_of_set in by_set
+            if getattr(faults_of_set, part)
         ]
-        return (*said[:SHOWN], *([f"and {len(said) - SHOWN} more sets"] if len(said) > SHOWN else []))
+        return (*every[:SHOWN], *([f"and {len(every) - SHOWN} more sets"] if len(every) > SHOWN else []))
 
     return Faults(lines("missing"), lines("surplus"))
 
 
-def refuse(benchmark: Benchmark, where: str, found: Faults) -> None:
+def refuse(benchmark: Benchmark, where: str, faults: Faults) -> None:
     """ImageSetError that says what is missing or surplus, unless nothing is."""
-    if found.surplus:
+    if faults.surplus:
         raise ImageSetError(
-            f"{where} is not {benchmark.name}: {found}; choose the right folder, or move away what is not of it"
+            f"{where} is not {benchmark.name}: {faults}; choose the right folder, or move away what is not of it"
         )
-    if found.missing:
+    if faults.missing:
         raise ImageSetError(
-            f"{where} is not all of {benchmark.name}: {found}; complete it, or take what is there with --partial"
+            f"{where} is not all of {benchmark.name}: {faults}; complete it, or take what is there with --partial"
         )

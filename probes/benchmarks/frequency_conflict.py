@@ -4,7 +4,7 @@
 
 low is the low-pass of probes/spectral.py before its clip, so that the mean is A's. Every image of the set gives its low
 frequencies to one conflict and its high ones to another; which, is drawn. What a network names is a decision for the
-low frequencies, for the high ones, or for neither: see `analysis.metrics.shape_bias`.
+low frequencies, for the high ones, or for neither: see `analysis.measures.cues`.
 
 Source: after Gavrikov et al. 2025, whose 1,280 images of 16 classes are not these: the filter, the cutoff and the pairs
 are this module's.
@@ -25,7 +25,8 @@ from ...protocol import FREQUENCY_CUES
 from ...records import ImageSetInfo
 from ..images.files import PIXELS, Index, finish_pixels, need_space, new_folder, writing
 from ..images.image_set import ImageSet, open_image_set
-from ..images.pack import USUAL, How, describe
+from ..images.options import USUAL, How
+from ..images.pack import describe
 from ..images.rows import Photograph, hash_rows, rows_of
 from ..spectral import lowpass, spectrum
 
@@ -90,7 +91,7 @@ def pack_frequency_conflict(
         # The workers share the processors already; the threads of each product would be in their way.
         one_thread = threadpool_limits(1, "blas")
         with one_thread, rows_of(file) as keep, how.progress(f"packing {about.name}", count, "images") as advance:
-            sha256s, _ = hash_rows(conflicts(), keep, out, workers=how.workers, advance=advance)
+            sha256s, _ = hash_rows(conflicts(), keep, out, how, advance)
         index = Index(
             paths,
             labels,

@@ -12,18 +12,19 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import ImageSetError, UnknownName, UsageError, some_of
-from ...protocol import SEVERITIES, SIZE, VALIDATION, Benchmark
-from ...records import Crop, ImageSetInfo
+from ...errors import ImageSetError, UsageError, some_of
+from ...protocol import SEVERITIES, VALIDATION, Benchmark
+from ...records import PUBLISHED_CROP, Crop, ImageSetInfo
 from ..images.decision_spaces import decision_space, names_of
 from ..images.files import Lists, need_space, writing
 from ..images.image_set import ImageSet, open_image_set
 from ..images.labels import clustering
-from ..images.pack import USUAL, Choice, How, refuse_early, write_set
+from ..images.options import USUAL, How
+from ..images.pack import Choice, refuse_early, write_set
 from ..images.sources import ImageSource, open_source
 from .check import WHOLE, Faults, Subset, faults, merged, refuse
 from .layouts import LAYOUTS, Layout, classes_of, texture_of
-from .truth import file_number, listed, read_real
+from .truth import IN_PATHS, Labels, file_number, listed, read_real
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,74 +43,52 @@ class BenchmarkSet:
         return f"{self.corruption}/{self.severity}" if self.corruption else ""
 
 
-@dataclass(frozen=True, slots=True)
-class Corruptions:
-    """Which sets of a benchmark of corruptions are asked for: all where there is no name, or no severity."""
-
-    names: tuple[str, ...] = ()
-    severities: tuple[int, ...] = ()
-
-    def check(self, benchmark: Benchmark) -> None:
-        """UsageError where the benchmark has no such sets."""
-        if not benchmark.corruptions and (self.names or self.severities):
-            raise UsageError(f"{benchmark.name} has neither corruptions nor severities; leave them out")
-        for name in self.names:
-            if name not in benchmark.corruptions:
-                raise UnknownName(f"corruption of {benchmark.name}", name, benchmark.corruptions)
-        for severity in self.severities:
-            if severity not in SEVERITIES:
-                raise UsageError(f"severity {severity} must be from {SEVERITIES[0]} to {SEVERITIES[-1]}")
-
-
-ALL_CORRUPTIONS = Corruptions()
-
-
-def find_sets(
-    benchmark: Benchmark, source: Path, out: Path, name: str, wanted: Corruptions, subset: Subset
-) -> list[BenchmarkSet]:
+def find_sets(benchmark: Benchmark, source: Path, out: Path, name: str, subset: Subset) -> list[BenchmarkSet]:
     """The sets that are asked for, whether or not they are packed already.
 
     Raises UsageError for what the benchmark does not have, ImageSetError where folders are missing or surplus.
     """
-    wanted.check(benchmark)
+    subset.check_corruptions(benchmark)
     if not benchmark.corruptions:
         return [BenchmarkSet(source, out, name)]
     if not source.is_dir():
         raise UsageError(
             f"{source}: no such folder; {benchmark.name} is read from one folder with those of its corruptions"
         )
-    names = [one for one in benchmark.corruptions if one in wanted.names or not wanted.names]
-    severities = [one for one in SEVERITIES if one in wanted.severities or not wanted.severities]
-    found = [
-        BenchmarkSet(source / one / str(severity), out / one / str(severity), f"{name}/{one}/{severity}", one, severity)
-        for one in names
+    corruptions = [one for one in benchmark.corruptions if one in subset.corruptions or not subset.corruptions]
+    severities = [one for one in SEVERITIES if one in subset.severities or not subset.severities]
+    sets = [
+        BenchmarkSet(
+            source / corruption / str(severity),
+            out / corruption / str(severity),
+            f"{name}/{corruption}/{severity}",
+            corruption,
+            severity,
+        )
+        for corruption in corruptions
         for severity in severities
     ]
-    there = [place for place in found if place.source.is_dir()]
-    refuse(benchmark, str(source), _faults(benchmark, source, names, found, there, wanted, subset))
-    if not there:
+    present = [place for place in sets if place.source.is_dir()]
+    lacking = [place for place in sets if place not in present]
+    refuse(benchmark, str(source), _faults(benchmark, source, corruptions, lacking, subset))
+    if not present:
         raise ImageSetError(
             f"{source}: holds nothing of {benchmark.name}; its folders are named <corruption>/<severity>"
         )
-    return there
+    return present
 
 
 def _faults(
-    benchmark: Benchmark,
-    source: Path,
-    names: Sequence[str],
-    found: Sequence[BenchmarkSet],
-    there: Sequence[BenchmarkSet],
-    wanted: Corruptions,
-    subset: Subset,
+    benchmark: Benchmark, source: Path, corruptions: Sequence[str], lacking: Sequence[BenchmarkSet], subset: Subset
 ) -> Faults:
+    """The faults of a folder of corruptions, of whose sets some are `lacking`."""
     folders = sorted(folder.name for folder in source.iterdir() if folder.is_dir() and folder.name[0] != ".")
-    strange = [] if wanted.names else [folder for folder in folders if folder not in benchmark.corruptions]
+    strange = [] if subset.corruptions else [folder for folder in folders if folder not in benchmark.corruptions]
     surplus = [f"{len(strange)} folders are none of its corruptions ({some_of(strange)})"] if strange else []
-    absent = [name for name in names if name not in folders]
-    lacking = [place.label for place in found if place not in there and place.corruption not in absent]
-    missing = [f"{len(absent)} of {len(names)} corruptions are missing ({some_of(absent)})"] if absent else []
-    missing += [f"{len(lacking)} severities are missing ({some_of(lacking)})"] if lacking else []
+    absent = [name for name in corruptions if name not in folders]
+    severities = [place.label for place in lacking if place.corruption not in absent]
+    missing = [f"{len(absent)} of {len(corruptions)} corruptions are missing ({some_of(absent)})"] if absent else []
+    missing += [f"{len(severities)} severities are missing ({some_of(severities)})"] if severities else []
     return Faults(() if subset.partial else tuple(missing), tuple(surplus))
 
 
@@ -121,24 +100,13 @@ def packed_already(
         return None
     images = open_image_set(place.out)
     info, count = images.info, images.info.count + len(images.skipped)
-    found = (info.benchmark, info.corruption, info.severity, info.preprocessing, images.streamed)
-    expected = (benchmark.name, place.corruption, place.severity, subset.described(benchmark, crop, count), stream)
-    if found != expected or not subset.fits(benchmark, count):
+    packed = (info.benchmark, info.corruption, info.severity, info.preprocessing, images.streamed)
+    preprocessing = subset.preprocessing(benchmark, crop, count)
+    if packed != (benchmark.name, place.corruption, place.severity, preprocessing, stream) or not subset.fits(
+        benchmark, count
+    ):
         raise UsageError(f"{place.out}: is another set, or was packed otherwise; remove it or choose another folder")
     return images
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """Files that say what ImageNet's validation images show, beside their folders or in place of them."""
-
-    ground_truth: Path | None = None
-    """For images that lie in no class folders: see `truth.read_truth`."""
-    real: Path | None = None
-    """ReaL's real.json."""
-
-
-IN_PATHS = Labels()
 
 
 def pack_benchmark(
@@ -146,16 +114,10 @@ def pack_benchmark(
     source: Path,
     out: Path,
     *,
-    size: int = SIZE,
-    resize: int = 256,
-    interpolation: str = "bilinear",
-    squash: bool = False,
     name: str | None = None,
+    crop: Crop = PUBLISHED_CROP,
     labels: Labels = IN_PATHS,
-    corruptions: Corruptions = ALL_CORRUPTIONS,
     subset: Subset = WHOLE,
-    clusters: str = "none",
-    fast: bool = False,
     how: How = USUAL,
 ) -> list[ImageSet]:
     """Check that `source` holds the benchmark, or the subset of it that is meant, and pack it into `out`.
@@ -167,25 +129,22 @@ def pack_benchmark(
         benchmark: which one.
         source: its folder, or an archive of it; of corruptions, the folder of their folders.
         out: the new folder of the set or sets.
-        size: side of the central crop, in pixels; images of a `fixed` benchmark must have it.
-        resize: shorter side before the crop, in pixels; a `fixed` benchmark is not resized.
-        interpolation, squash: see `images.pack`.
-        name: of the set, by default that of `out`; corruption and severity are added.
-        labels: files with labels, for the benchmarks that have them.
-        corruptions: which of them, and which severities.
-        subset: how much of it is enough.
-        clusters, fast: see `images.pack`.
+        name: the name of the set, by default that of `out`; corruption and severity are added.
+        crop: how photographs become pixels. A `fixed` benchmark is not resized: its images must have `crop.size`.
+        labels: files with labels, for the benchmarks that have them, and which images are not independent.
+        subset: how much of the benchmark is packed, and is enough.
         how: how packing goes about it.
 
     Raises UsageError for options that do not belong to the benchmark, ImageSetError for whatever is missing or surplus,
     and for broken images. After an error there is no set that is not whole.
     """
-    if benchmark.fixed and fast:
-        raise UsageError(f"{benchmark.name} is not resized, so there is nothing to do faster; leave --fast out")
-    crop = Crop(size, size, fixed=True) if benchmark.fixed else Crop(size, resize, False, fast, interpolation, squash)
-    clusters_of = clustering(clusters)
+    if benchmark.fixed:
+        if crop.fast:
+            raise UsageError(f"{benchmark.name} is not resized, so there is nothing to do faster; leave --fast out")
+        crop = Crop(crop.size, crop.size, fixed=True)
+    clusters = clustering(labels.clusters)
     layout, real = _labelled(benchmark, labels)
-    places = find_sets(benchmark, source, out, name or out.name, corruptions, subset)
+    places = find_sets(benchmark, source, out, name or out.name, subset)
     done = {place: packed for place in places if (packed := packed_already(benchmark, place, crop, subset, how.stream))}
     todo = [place for place in places if place not in done]
     for place in todo:
@@ -193,28 +152,37 @@ def pack_benchmark(
     look = partial(_look, benchmark, layout, real, subset)
     looks, counts = _survey(benchmark, source, todo, look)
     if todo:
-        how.say(f"{out}: {need_space(out, sum(counts), 0 if how.stream else size)}")
+        how.say(f"{out}: {need_space(out, sum(counts), 0 if how.stream else crop.size)}")
     for place, count in zip(todo, counts, strict=True):
         images, choice = looks[place] if place in looks else look(place)[:2]
-        preprocessing = subset.described(benchmark, crop, count)
-        info = ImageSetInfo(place.name, benchmark.name, "", 0, size, preprocessing, True, benchmark.decision_space)
-        info = replace(info, corruption=place.corruption, severity=place.severity)
+        info = ImageSetInfo(
+            place.name,
+            benchmark.name,
+            digest="",
+            count=0,
+            size=crop.size,
+            preprocessing=subset.preprocessing(benchmark, crop, count),
+            labelled=True,
+            decision_space=benchmark.decision_space,
+            corruption=place.corruption,
+            severity=place.severity,
+        )
         with writing(place.out):
             if benchmark.corruptions:
                 place.out.parent.mkdir(parents=True, exist_ok=True)
-        done[place] = write_set(images, choice, place.out, crop, info, clusters_of, how)
+        done[place] = write_set(images, replace(choice, clusters=clusters), place.out, crop, info, how)
     return [done[place] for place in places]
 
 
 def _labelled(benchmark: Benchmark, labels: Labels) -> tuple[Layout, list[tuple[int, ...]]]:
     """The layout of the benchmark's files, or the ground truth that stands for one; and ReaL's lists."""
     if (labels.real is None) == (benchmark.scheme == "real"):
-        what = (
+        advice = (
             "needs ReaL's labels; give --real real.json"
             if labels.real is None
             else "has no ReaL labels; leave --real out"
         )
-        raise UsageError(f"{benchmark.name} {what}")
+        raise UsageError(f"{benchmark.name} {advice}")
     real = read_real(labels.real) if labels.real else []
     if labels.ground_truth is None:
         return LAYOUTS[benchmark.name], real
@@ -229,18 +197,18 @@ def _survey(
     todo: Sequence[BenchmarkSet],
     look: Callable[[BenchmarkSet], tuple[ImageSource, Choice, Faults]],
 ) -> tuple[dict[BenchmarkSet, tuple[ImageSource, Choice]], list[int]]:
-    """Look at every set before anything is decoded; how many images each will have.
+    """Look at every set before anything is decoded; gives how many images each will have.
 
     The last listing is kept: where there is one set, it may be that of a long archive.
     """
     last: dict[BenchmarkSet, tuple[ImageSource, Choice]] = {}
-    counts, found = [], []
+    counts, by_set = [], []
     for place in todo:
-        images, choice, wrong = look(place)
+        images, choice, faults_of_set = look(place)
         last = {place: (images, choice)}
         counts.append(len(choice.rows))
-        found.append((place.label, wrong))
-    refuse(benchmark, str(source), merged(found))
+        by_set.append((place.label, faults_of_set))
+    refuse(benchmark, str(source), merged(by_set))
     return last, counts
 
 

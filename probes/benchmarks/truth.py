@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...errors import ImageSetError, UsageError
@@ -20,6 +21,21 @@ LARGEST = 1 << 24
 
 Truth = dict[int, int]
 """File number -> class index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What is known of a benchmark's images beside their folders, or in place of these."""
+
+    ground_truth: Path | None = None
+    """A list for images of ImageNet that lie in no class folders: see `read_truth`."""
+    real: Path | None = None
+    """ReaL's real.json."""
+    clusters: str = "none"
+    """Which images are not independent: "none" of them, or those of one "folder"."""
+
+
+IN_PATHS = Labels()
 
 
 def file_number(path: str) -> int | None:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import ceil, floor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -147,18 +147,16 @@ def planar(photo: Photo, crop: Crop) -> NDArray[np.uint8]:
     return _planar(photo.size, lambda top, end: photo.crop((0, top, photo.width, end)), crop)
 
 
-def _planar(old: tuple[int, int], rows: Rows, crop: Crop) -> NDArray[np.uint8]:
-    """`planar` of a photograph whose width and height are `old`."""
-    width, height, left, top = _placed(*old, crop)
-    size, filter_ = crop.size, crop.interpolation
-    box = (left, top, left + size, top + size)
-    if (width, height) == old:
-        photo = rows(0, height).crop(box)
-    elif old[1] - height > max(0, 2 * (old[0] - width)):
+def _planar(shape: tuple[int, int], rows: Rows, crop: Crop) -> NDArray[np.uint8]:
+    """`planar` of a photograph whose width and height are `shape`."""
+    placed = _placed(*shape, crop)
+    if (placed.width, placed.height) == shape:
+        photo = rows(0, placed.height).crop(placed.box)
+    elif shape[1] - placed.height > max(0, 2 * (shape[0] - placed.width)):
         # Pillow resizes in width first and then in height, unless that shrinks by more than twice as many pixels.
-        photo = _resized(rows(0, old[1]), width, height, filter_).crop(box)
+        photo = _resized(rows(0, shape[1]), placed.width, placed.height, crop.interpolation).crop(placed.box)
     else:
-        photo = _resized_crop(old, rows, width, height, left, top, size, filter_)
+        photo = _resized_crop(shape, rows, placed, crop.interpolation)
     return np.stack([np.asarray(band) for band in photo.split()])
 
 
@@ -167,40 +165,53 @@ def _planar_fast(pixels: NDArray[np.uint8], crop: Crop) -> NDArray[np.uint8]:
     import torch
     from torch.nn.functional import interpolate
 
-    width, height, left, top = _placed(pixels.shape[1], pixels.shape[0], crop)
-    planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-    resized: NDArray[np.uint8] = interpolate(planes, (height, width), mode="bilinear", antialias=True)[0].numpy()
-    return np.ascontiguousarray(resized[:, top : top + crop.size, left : left + crop.size])
+    placed = _placed(pixels.shape[1], pixels.shape[0], crop)
+    left, top, right, bottom = placed.box
+    planes, shape = torch.from_numpy(pixels).permute(2, 0, 1)[None], (placed.height, placed.width)
+    resized: NDArray[np.uint8] = interpolate(planes, shape, mode="bilinear", antialias=True)[0].numpy()
+    return np.ascontiguousarray(resized[:, top:bottom, left:right])
 
 
-def _placed(width: int, height: int, crop: Crop) -> tuple[int, int, int, int]:
-    """Width and height after the resize, then left and top of the crop."""
+class _Placed(NamedTuple):
+    """The resized photograph, and the square crop in it."""
+
+    width: int
+    height: int
+    left: int
+    top: int
+    size: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        return (self.left, self.top, self.left + self.size, self.top + self.size)
+
+
+def _placed(width: int, height: int, crop: Crop) -> _Placed:
+    """The sides that the crop resizes a photograph of this width and height to, and where its square lies then."""
     size, resize = crop.size, crop.resize
     if crop.fixed and (width, height) != (size, size):
         raise BrokenImageError(f"{width} x {height} pixels, not {size} x {size}")
     long = resize if crop.squash else int(resize * max(width, height) / min(width, height))
     width, height = (resize, long) if width <= height else (long, resize)
     _refuse_more_pixels_than_allowed(width, height)
-    return width, height, round((width - size) / 2), round((height - size) / 2)
+    return _Placed(width, height, round((width - size) / 2), round((height - size) / 2), size)
 
 
-def _resized_crop(
-    old: tuple[int, int], rows: Rows, width: int, height: int, left: int, top: int, size: int, interpolation: str
-) -> Photo:
+def _resized_crop(shape: tuple[int, int], rows: Rows, placed: _Placed, interpolation: str) -> Photo:
     """Resized in width, then in height, and cropped: bit for bit, without most of what the crop drops."""
-    (old_width, old_height), first, end = old, 0, old[1]
+    width, height, left, top, size = placed
+    first, end = 0, shape[1]
     exact = height < width and height in EXACT
     if exact:
-        scale = old_height / height
+        scale = shape[1] / height
         # A row is a mean of those that are less than max(scale, 1) away; bicubic, than twice that.
         margin = ceil(REACH[interpolation] * max(scale, 1)) + 1
         first, end = max(0, floor(top * scale) - margin), min(end, ceil((top + size) * scale) + margin)
     photo = rows(first, end)
     if width <= height and width in EXACT:
-        scale = old_width / width
-        photo = _resized(
-            photo, size, photo.height, interpolation, (left * scale, 0, (left + size) * scale, photo.height)
-        )
+        across = shape[0] / width
+        box = (left * across, 0, (left + size) * across, photo.height)
+        photo = _resized(photo, size, photo.height, interpolation, box)
     else:
         photo = _resized(photo, width, photo.height, interpolation).crop((left, 0, left + size, photo.height))
     if exact:

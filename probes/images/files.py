@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...beside import put_in_place
 from ...errors import ImageSetError, UsageError, amount
+from ...partial_files import put_in_place
 from ...untrusted import parse_json, read_text, regular, words_of
 
 if TYPE_CHECKING:

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...advance import Progress, silent
 from ...errors import ImageSetError
 from ...records import ImageSetInfo, digest_of
 from ...untrusted import as_record
 from . import files
 from .labels import spread
-from .rows import Progress, in_parallel, silent
+from .options import Draw
+from .rows import in_parallel
 from .stream import Stream, open_stream
 
 if TYPE_CHECKING:
@@ -30,13 +32,6 @@ class Scheme(NamedTuple):
     """(k,); an image may have several classes, or none."""
     classes: NDArray[np.int32]
     """(k,) class indices."""
-
-
-class Draw(NamedTuple):
-    """So many images of a set instead of all: see `labels.spread`."""
-
-    limit: int
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False)

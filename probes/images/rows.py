@@ -7,15 +7,17 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
+from ...advance import Advance
 from ...errors import ImageSetError, UsageError
 from ...processors import processors
 from .decode import BrokenImageError, pillow_warnings
 from .files import write_row, writing
+from .options import How
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,21 +27,10 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Advance(Protocol):
-    def __call__(self, amount: float = 1, /) -> None: ...
-
-
-Progress = Callable[[str, float | None, str], AbstractContextManager[Advance]]
-"""`with progress(what, total, unit) as advance`, then `advance(1)` after each."""
 Photograph = tuple[int, str, "Callable[[], NDArray[np.uint8]]"]
-"""Its row, its path, and what gives its pixels, (3, size, size) uint8."""
+"""A photograph's row, its path, and a function that gives its pixels, (3, size, size) uint8."""
 Keep = Callable[[int, "NDArray[np.uint8]"], None]
-"""What is done with the pixels of a row, in any thread."""
-
-
-def silent(_what: str, _total: float | None, _unit: str) -> AbstractContextManager[Advance]:
-    """Show no progress."""
-    return nullcontext(lambda _amount=1, /: None)
+"""Keeps the pixels of a row; any thread calls it."""
 
 
 @contextmanager
@@ -67,23 +58,21 @@ def hash_rows(
     photographs: Iterable[Photograph],
     keep: Keep,
     source: Path,
-    *,
-    workers: int | None,
+    how: How,
     advance: Advance,
-    skip_broken: bool = False,
 ) -> tuple[dict[int, str], dict[str, str]]:
     """Decode each photograph of `source` and keep its pixels.
 
-    Returns the sha256 of the pixels by row, and the reason by path for those left out if `skip_broken`.
+    Returns the sha256 of the pixels by row, and the reason by path for those left out where `how` skips broken ones.
     Raises ImageSetError for the first broken one otherwise.
     """
     sha256s, skipped = {}, {}
     # Closing waits for the threads, which keep pixels.
-    with pillow_warnings(), closing(in_parallel(partial(_hash_row, keep), photographs, workers)) as results:
+    with pillow_warnings(), closing(in_parallel(partial(_hash_row, keep), photographs, how.workers)) as results:
         for row, path, result in results:
             if isinstance(result, str):
                 sha256s[row] = result
-            elif skip_broken:
+            elif how.skip_broken:
                 skipped[path] = str(result)
             else:
                 raise ImageSetError(

@@ -64,7 +64,7 @@ class Stream:
 
 
 def described(source: Path, crop: Crop) -> dict[str, Any]:
-    """What set.json says of a stream."""
+    """The entry of set.json that describes a stream."""
     return {"source": str(source.resolve()), **{name: value for name, value in asdict(crop).items() if name != "size"}}
 
 
@@ -75,6 +75,12 @@ def open_stream(about: Mapping[str, Any], size: int, paths: Sequence[str], sha25
         raise ImageSetError(f"{source}: no such folder, and its images were not packed; bring it back or pack again")
     # Filters belong to the process, and batches are decoded beside other threads: set once, and never taken back.
     warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
-    how = str(about.get("interpolation", "bilinear")), bool(about.get("squash", False))
-    crop = Crop(size, int(about["resize"]), bool(about["fixed"]), bool(about["fast"]), *how)
+    crop = Crop(
+        size,
+        int(about["resize"]),
+        fixed=bool(about["fixed"]),
+        fast=bool(about["fast"]),
+        interpolation=str(about.get("interpolation", "bilinear")),
+        squash=bool(about.get("squash", False)),
+    )
     return Stream(source, paths, sha256s, crop)

@@ -9,16 +9,18 @@ import struct
 import tarfile
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from fuzzing import assert_refused, damaged, fuzz, limited, refusal
+from fuzzing import TIMES, assert_refused, damaged, fuzz, limited, refusal
 from hypothesis import given
 from hypothesis import strategies as st
+from odd_archives import Archive, Entry, campaign, entries_of, load, script, written
 from safetensors.torch import save
 
-from bandlens.export.weights import Weights, load_strictly, read_weights
+from bandlens.export.weights.read import Weights, load_strictly, read_weights
 
 
 def saved(content: object, legacy: bool = False) -> bytes:
@@ -137,6 +139,54 @@ def test_calls_are_named(name: str, legacy: bool, folder: Path) -> None:
     assert f"wants to call {name.replace(' ', '.')}" in str(refusal(lambda: loaded(folder / "weights.pth")))
 
 
+# Archives that readers read differently
+
+
+def with_decoys(program: list[Entry]) -> Archive:
+    """An archive with a second directory behind the first one, which names nothing that tells a program."""
+    return Archive(program, hidden=[(entry, entry.name.replace(b"constants", b"constantz")) for entry in program])
+
+
+def two_directories(program: list[Entry]) -> bytes:
+    """Python takes the directory that lies before the end record, torch the one that the record points to."""
+    archive = with_decoys(program)
+    archive.zip64 = False
+    return written(archive)
+
+
+def two_zip64_records(program: list[Entry]) -> bytes:
+    """Python takes the zip64 record that lies before its locator, torch the one that the locator points to."""
+    archive = with_decoys(program)
+    archive.strayed, archive.pointer = True, 0b10
+    return written(archive)
+
+
+def followed(size: int, program: list[Entry]) -> bytes:
+    """Python looks for the end record in fewer bytes at the end of the file than torch."""
+    return written(Archive(program, suffix=bytes(size)))
+
+
+HIDING = {
+    **{f"{size} bytes after the end": partial(followed, size) for size in (66_000, 67_000, 68_000, 69_000)},
+    "two directories": two_directories,
+    "two zip64 records": two_zip64_records,
+}
+
+
+@pytest.mark.parametrize("way", HIDING)
+def test_no_archive_hides_a_program(way: str, tmp_path: Path) -> None:
+    marker, file = tmp_path / "ran", tmp_path / "weights.pth"
+    file.write_bytes(HIDING[way](entries_of(script(marker))))
+    assert load(file) == []
+    assert not marker.exists()
+
+
+def test_archives_on_which_readers_disagree_run_no_code(folder: Path) -> None:
+    results = campaign(TIMES * 300, 0, folder)
+    assert results["other readers disagree"] > 50
+    assert results["loaded"] > 0
+
+
 def test_an_archive_of_the_oldest_format_is_not_unpacked(folder: Path) -> None:
     with tarfile.open(folder / "weights.pth", "w") as archive:
         for name in ("storages", "tensors", "pickle"):
@@ -171,9 +221,27 @@ def overlapping() -> bytes:
     return out.getvalue()
 
 
+def nested(start: bytes, times: int, around: bytes) -> bytes:
+    """What start pushes, with as many containers around it, each made by a piece of program, as a key."""
+    return b"\x80\x02}" + start + around * times + b"K\x01s."
+
+
+def with_huge_tensor(before: bytes, after: bytes) -> bytes:
+    """A program with a tensor of a trillion elements, of which there is one, on top of what lies before it."""
+    body = pickle_of(saved(torch.zeros(1).expand(1 << 20, 1 << 20)))[2:-1]
+    return in_zip(b"\x80\x02" + before + body + after + b".", count=1)
+
+
 def huge_storage(program: bytes) -> bytes:
     """The same tensor, said to have as many elements as fit into 31 bits."""
     changed, times = re.subn(rb"(?<=cpuq.)K\x04", b"J\xff\xff\xff\x7f", program, flags=re.DOTALL)
+    assert times == 1
+    return changed
+
+
+def beyond_the_end(program: bytes) -> bytes:
+    """The same tensor of 2 x 2, made two billion x 2."""
+    changed, times = re.subn(rb"K\x02K\x02\x86", b"J\xff\xff\xff\x7fK\x02\x86", program)
     assert times == 1
     return changed
 
@@ -192,15 +260,28 @@ BOMBS = {
     "a frame of a terabyte": in_legacy(b"\x80\x04\x95" + struct.pack("<Q", 1 << 40) + b"]."),
     "a tuple of itself": in_legacy(b"\x80\x02" + of_itself(60) + b"."),
     "a tuple of itself in a zip": in_zip(b"\x80\x02" + of_itself(60) + b"."),
+    "a tuple in a tuple": in_zip(nested(b")", 300_000, b"\x85")),
+    "a tuple in a tuple in the older format": in_legacy(nested(b")", 300_000, b"\x85")),
+    "a mapping in a mapping": in_zip(
+        b"\x80\x02" + b"ccollections\ndefaultdict\n)RK\x01" * 300_000 + b"N" + b"s" * 300_000 + b"."
+    ),
+    "a tuple as a key a million times": in_zip(b"\x80\x02}(" + b"N" * 10**6 + b"tq\x010" + b"h\x01Ns" * 10**6 + b"."),
+    "a set a hundred thousand times": in_zip(
+        b"\x80\x02](" + b"K\x01" * 10**6 + b"e\x85q\x01c__builtin__\nset\nq\x020" + b"h\x02h\x01R0" * 10**5 + b"N."
+    ),
+    "a tensor beyond its storage": in_zip(beyond_the_end(pickle_of(saved({"fc.weight": torch.ones(2, 2)}))), count=4),
+    "a sum with a tensor": with_huge_tensor(b"", b"(K\x01\x90"),
+    "an assignment to a tensor": with_huge_tensor(b"", b"\x88K\x01s"),
+    "arguments of a tensor": with_huge_tensor(b"c__builtin__\nset\n", b"R"),
+    "an object of a tensor": with_huge_tensor(b"codd\nThing\n", b"\x81"),
+    "pairs of a tensor": with_huge_tensor(b"ccollections\nOrderedDict\n]", b"a\x85R"),
+    "a key that cannot be written out": in_zip(nested(b")", 990, b"\x85")),
     "half a gigabyte compressed": in_zip(b"", zipfile.ZIP_DEFLATED, 125_000_000),
     "members that overlap": overlapping(),
     "a tensor of one element many times": saved(
         {"fc.weight": torch.zeros(1).expand(1 << 20, 1 << 20), "fc.bias": torch.zeros(2)}
     ),
-    "a set of such a tensor": in_zip(
-        pickle_of(saved(torch.zeros(1).expand(1 << 20, 1 << 20)))[:-1] + b"\x85q\x630c__builtin__\nset\nh\x63R.",
-        count=1,
-    ),
+    "a set of such a tensor": with_huge_tensor(b"c__builtin__\nset\n", b"\x85R"),
     "a storage of eight gigabytes": in_zip(huge_storage(pickle_of(saved({"fc.weight": torch.ones(2, 2)})))),
     "the same in the older format": huge_storage(saved({"fc.weight": torch.ones(2, 2)}, legacy=True)),
     "lists in lists": in_legacy(b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b"."),
@@ -217,7 +298,7 @@ def test_small_files_do_not_become_large(folder: Path) -> None:
     code = """
 import torch
 from pathlib import Path
-from bandlens.export.weights import load_strictly, read_weights
+from bandlens.export.weights.read import load_strictly, read_weights
 network = torch.nn.Sequential()
 network.add_module("fc", torch.nn.Linear(2, 2))
 limit(20_000)  # as much as a machine has: a refusal is no failure to find room
@@ -236,6 +317,13 @@ def test_pickles_hold_no_attributes_of_what_they_are_given(folder: Path) -> None
     refusal(lambda: loaded(folder / "weights.pth"))
     assert not hasattr(set, "mark")
     assert pickle.loads(pickle.dumps({1})) == {1}
+
+
+def test_pickles_replace_no_methods_of_their_containers(folder: Path) -> None:
+    # GLOBAL OrderedDict, EMPTY_TUPLE, REDUCE, {"items": 1}, BUILD
+    program = b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb."
+    (folder / "weights.pth").write_bytes(in_zip(program))
+    assert "finds no tensors" in str(refusal(lambda: loaded(folder / "weights.pth")))
 
 
 def test_a_tensor_of_another_shape_is_not_looked_into() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from hostile_databases import make_hostile
 from made_up_results import cell, image_set, part, store_study
 from small import bandlens, make_study
 
@@ -54,6 +55,17 @@ HOSTILE = {
     "index i (added)": "CREATE INDEX i ON cell ((id + 1))",
     "sequence s (added)": "CREATE SEQUENCE s",
     "table extra (added)": "CREATE TABLE extra AS SELECT 1 AS x",
+    "type JSON (added)": "CREATE TYPE JSON AS ENUM ('1')",
+    "sequence id (changed)": "DROP SEQUENCE id CASCADE; CREATE SEQUENCE id INCREMENT BY -1",
+    "table published (changed)": "ALTER TABLE published ALTER model SET DEFAULT 'x'",
+    "table image (changed)": "DROP TABLE image; CREATE TABLE image (image_set INTEGER NOT NULL, image_index UINTEGER "
+    "NOT NULL, path VARCHAR NOT NULL, cluster UINTEGER NOT NULL, CHECK (length(path) < 9))",
+    "trigger t (added)": "CREATE TRIGGER t AFTER INSERT ON part FOR EACH STATEMENT DELETE FROM prediction",
+    "macro curve_of (changed)": "CREATE OR REPLACE MACRO curve_of(which, x := 1) AS TABLE FROM accuracy_of(which)",
+    "macro own_scheme (changed)": "CREATE OR REPLACE MACRO own_scheme(scheme VARCHAR) AS true",
+    "schema main.main (added)": "CREATE SCHEMA r.main.main",
+    "schema system (added)": "CREATE SCHEMA r.system; CREATE SCHEMA r.system.main; "
+    "CREATE MACRO r.system.main.duckdb_tables() AS TABLE SELECT 1 AS x",
     "view flip (missing)": "DROP VIEW flip",
 }
 
@@ -71,6 +83,70 @@ def test_what_bandlens_did_not_make_is_named_and_not_run(
     assert expected in str(refused.value)
     assert SECRET not in str(refused.value)
     assert path.read_bytes() == before
+
+
+NAMES = [
+    *("string_agg", "concat_ws", "list", "if", "||", "~~", "not", "coalesce", "current_database", "current_schema"),
+    *("duckdb_tables", "duckdb_views", "duckdb_functions", "duckdb_databases", "duckdb_schemas", "duckdb_types"),
+]
+
+
+@pytest.mark.parametrize("body", ["(SELECT content FROM read_text('{secret}'))", "error('it ran')", "NULL"])
+def test_no_name_of_duckdbs_is_looked_up_in_the_file(body: str, changed: Callable[[str], Path]) -> None:
+    calls = ", ".join(f"({', '.join('abcd'[:count])}) AS {body}" for count in range(5))
+    tables = [f"CREATE MACRO {name}() AS TABLE SELECT {body} AS x" for name in NAMES if name.startswith("duckdb_")]
+    path = changed("; ".join([*(f'CREATE MACRO "{name}" {calls}' for name in NAMES), *tables]))
+    with pytest.raises(StoreError) as refused, open_store(path):
+        pass
+    for name in NAMES:
+        assert f"macro {name} (added)" in str(refused.value)
+
+
+def test_a_view_that_macros_hide_is_named(database: Path) -> None:
+    path = make_hostile("a view replaced, and hidden by two macros", database, database.parent)
+    done = bandlens("verify", "--db", path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "macro duckdb_functions (added), macro duckdb_views (added), view accuracy (changed)" in done.stderr
+
+
+LIMITED = {
+    "a macro nested deeply": "crashes DuckDB (SIGSEGV)",
+    "a log that doubles a text": "takes more than",
+}
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("trick", LIMITED)
+def test_what_cannot_be_opened_is_opened_in_another_process_alone(trick: str, read_only: bool, database: Path) -> None:
+    path = make_hostile(trick, database, database.parent)
+    files = {file: file.read_bytes() for file in path.parent.glob("results.duckdb*")}
+    with pytest.raises(StoreError, match="in a process of its own") as refused, open_store(path, read_only):
+        pass
+    assert LIMITED[trick] in str(refused.value)
+    assert {file: file.read_bytes() for file in path.parent.glob("results.duckdb*")} == files
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_log_beside_a_database_belongs_to_what_is_compared(read_only: bool, database: Path) -> None:
+    path = make_hostile("a log that replaces a view", database, database.parent)
+    log = path.with_name("results.duckdb.wal").read_bytes()
+    with pytest.raises(StoreError, match=r"view \w+ \(changed\)"), open_store(path, read_only):
+        pass
+    assert path.with_name("results.duckdb.wal").read_bytes() == log
+
+
+def test_a_file_that_takes_the_name_of_a_known_one_is_tried_as_any(database: Path) -> None:
+    (database.parent / "other").mkdir()
+    other = make_hostile("a view meta", database, database.parent / "other")
+    with open_store(database):
+        other.replace(database)
+    with pytest.raises(StoreError, match="not a results database"), open_store(database):
+        pass
+
+
+def test_comments_are_words_and_no_definitions(changed: Callable[[str], Path]) -> None:
+    with open_store(changed("COMMENT ON TABLE cell IS 'of mine'"), read_only=True) as store:
+        assert store.differences() == {}
 
 
 def test_a_database_that_was_used_and_checkpointed_is_as_it_was_made(database: Path) -> None:

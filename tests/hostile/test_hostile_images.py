@@ -20,8 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 from bandlens.probes.images.sources import open_source
+from bandlens.records import Crop
 
 
 def picture(kind: str = "JPEG", size: tuple[int, int] = (20, 17), **options: Any) -> bytes:
@@ -73,7 +75,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pack_archive(file: Path, out: Path) -> None:
     """Pack and remove what was packed; nothing else may be left."""
     before = sorted(out.parent.iterdir())
-    images = pack(file, out, size=8, resize=8, skip_broken=True, workers=1)
+    images = pack(file, out, crop=Crop(8, 8), how=How(skip_broken=True, workers=1))
     for path in images.folder.iterdir():
         path.unlink()
     images.folder.rmdir()
@@ -126,7 +128,7 @@ def test_links_and_devices_are_no_images(kind: bytes, tmp_path: Path) -> None:
     info = tarfile.TarInfo("odd.jpg")
     info.type, info.linkname, info.devmajor, info.devminor = kind, "/etc/passwd", 1, 5  # /dev/zero
     (tmp_path / "a.tar").write_bytes(header("a.jpg", len(PHOTO)) + padded(PHOTO) + info.tobuf() + bytes(1024))
-    said = str(refusal(lambda: pack(tmp_path / "a.tar", tmp_path / "set", skip_broken=True)))
+    said = str(refusal(lambda: pack(tmp_path / "a.tar", tmp_path / "set", how=How(skip_broken=True))))
     assert "'odd.jpg' is a link, not a file" in said
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
@@ -206,10 +208,11 @@ def test_small_sources_do_not_become_large(tmp_path: Path) -> None:
     code = """
 import simplejpeg, PIL.Image, pyarrow
 from pathlib import Path
+from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 limit(1500)
 for source in sys.argv[2:]:
-    attempt(source, lambda: pack(Path(source), Path(sys.argv[1]), workers=2))
+    attempt(source, lambda: pack(Path(source), Path(sys.argv[1]), how=How(workers=2)))
 """
     (tmp_path / "sources").mkdir()
     sources = list(bombs(tmp_path / "sources"))

@@ -10,23 +10,23 @@ from textwrap import indent
 
 import pytest
 from fuzzing import is_one_line
-from small import ask, bandlens, make_study
+from PIL import Image
+from small import Answer, Command, ask, bandlens, make_study
+
+from bandlens import user_function
 
 ATTACKS = {
-    "exit": ("os._exit(0)", "os._exit would end the process"),
-    "abort": ("os.abort()", "os.abort would end the process"),
-    "exec": ("os.execv(sys.executable, ['python', '-c', ''])", "os.exec would end the process"),
-    "execlp": ("os.execlp('true', 'true')", "os.exec would end the process"),
+    "exit": ("os._exit(0)", "its process ended with exit status 0"),
+    "abort": ("os.abort()", "its process was ended by SIGABRT"),
+    "exec": ("os.execv(sys.executable, ['python', '-c', ''])", "its process ended with exit status 0"),
+    "execlp": ("os.execlp('true', 'true')", "its process ended with exit status 0"),
     "sys.exit": ("sys.exit(0)", "SystemExit: 0"),
     "generator": ("raise GeneratorExit", "GeneratorExit"),
     "base": ("raise BaseException('a\\nb')", "BaseException: a b"),
-    "hidden": ("try:\n    os._exit(0)\nexcept Exception:\n    pass", "os._exit would end the process"),
-    "close 1": ("os.close(1)", "os.close would close a descriptor that is not its own"),
-    "close 2": ("os.close(2)", "os.close would close a descriptor that is not its own"),
-    "close all": ("os.closerange(0, 2**31 - 1)", "os.closerange would close a descriptor that is not its own"),
-    "dup2": ("os.dup2(os.open(os.devnull, os.O_WRONLY), 1)", "os.dup2 would close a descriptor that is not its own"),
-    "take": ("[open(k).close() for k in range(3, 64)]", "would take a descriptor that is not its own"),
-    "closed, then print": ("os.fdopen(2, 'w').close()\nprint('x')", "OSError: [Errno 9] Bad file descriptor"),
+    "hidden": ("try:\n    os._exit(0)\nexcept Exception:\n    pass", "its process ended with exit status 0"),
+    "close all": ("os.closerange(0, 2**31 - 1)", "its process ended with exit status 1"),
+    "take": ("[open(k).close() for k in range(3, 64)]", "its process ended with exit status 1"),
+    "closed, then print": ("os.fdopen(1, 'w').close()\nprint('x')", "OSError: [Errno 9] Bad file descriptor"),
     "recursion": ("perturb(images, attack)", "RecursionError: maximum recursion depth exceeded"),
     "deep": ("raise ValueError('x' * 10**6)", "ValueError: xxx"),
     "crash": ("ctypes.string_at(0)", "its process was ended by SIGSEGV"),
@@ -40,12 +40,18 @@ HARMLESS = {
     "prints": "print('said'); os.write(1, b'said\\n'); os.system('echo said'); print('said', file=sys.__stdout__)",
     "closes streams": "sys.stdout.close(); sys.stderr.close()",
     "closes 1 below": "os.fdopen(1, 'w').close()",
+    "closes 2 below": "os.fdopen(2, 'w').close(); print('x')",
+    "close 1": "os.close(1)",
+    "close 2": "os.close(2)",
+    "dup2": "os.dup2(os.open(os.devnull, os.O_WRONLY), 1)",
     "its own": "os.close(os.open(os.devnull, os.O_RDONLY)); a, b = os.pipe(); os.dup2(a, b); os.closerange(b, b + 1)",
     "forks": "os.fork() or os._exit(0)",
     "comes back twice": "os.fork()",
     "moves": "os.chdir('/')",
     "a program": "subprocess.run(['true'], check=True)",
+    "prints at last": "print('at last')",
 }
+"""Name -> what it does in a process of its own, where nothing is the command's."""
 HEAD = "import ctypes, os, signal, subprocess, sys, numpy as np\n\n\ndef perturb(images, attack):\n    match attack:\n"
 
 
@@ -63,6 +69,7 @@ def test_what_a_probe_does_is_its_cells_error_and_json_stays_json(workplace: Pat
     summary = json.loads(answer.stdout)
     assert answer.returncode == 1
     assert answer.stderr.count("said\n") >= 4
+    assert "at last\n" in answer.stderr
     assert "Traceback" not in answer.stderr
     failed = {one["cell"].partition("attack=")[2]: one["error"] for one in summary["failed"]}
     assert failed.keys() == ATTACKS.keys()
@@ -93,15 +100,48 @@ def test_a_crash_at_any_image_is_the_error_of_its_cell_alone(workplace: Path) ->
     assert stored == [("clean", 20), ("crashes", 20), ("lowpass", 20)]
 
 
-@pytest.mark.parametrize("body", ["os._exit(0)", "sys.exit(0)", "raise GeneratorExit", "os.close(2)"])
-def test_what_a_file_does_when_it_is_loaded_is_one_line(workplace: Path, body: str) -> None:
-    (workplace / "mine.py").write_text(f"import os, sys\nprint('said')\n{body}\ndef mine(images):\n    return images\n")
+AT_LOAD = {
+    "exit": ("os._exit(0)", "its process ended with exit status 0"),
+    "abort": ("os.abort()", "its process was ended by SIGABRT"),
+    "signal": ("os.kill(os.getpid(), signal.SIGSEGV); time.sleep(60)", "its process was ended by SIGSEGV"),
+    "crash": ("ctypes.string_at(0)", "its process was ended by SIGSEGV"),
+    "sys.exit": ("sys.exit(0)", "SystemExit: 0"),
+    "generator": ("raise GeneratorExit", "GeneratorExit:"),
+    "loop": ("while True: pass", "it takes more than 3 s"),
+}
+"""Name -> what a file does as it is loaded, and what the command says of it."""
+
+
+@pytest.mark.parametrize("words", [["plan"], ["run"], ["probes", "preview"], ["probes", "list"]], ids=" ".join)
+@pytest.mark.parametrize(("body", "message"), AT_LOAD.values(), ids=AT_LOAD)
+def test_what_a_file_does_when_it_is_loaded_is_one_line(
+    workplace: Path, command: Command, monkeypatch: pytest.MonkeyPatch, words: list[str], body: str, message: str
+) -> None:
+    if "3 s" in message:
+        monkeypatch.setattr(user_function, "LOAD_SECONDS", 3)
+    (workplace / "mine.py").write_text(
+        f"import ctypes, os, signal, sys, time\n{body}\ndef mine(images):\n    return images\n"
+    )
+    study = make_study(workplace, probes="mine.file = 'mine.py'")
+    if words[0] == "probes":
+        Image.new("RGB", (300, 300)).save(workplace / "photo.png")
+        photograph = [workplace / "photo.png"] if words[1] == "preview" else []
+        answer = command(*words, *photograph, "--study", study)
+    else:
+        answer = command(*words, study, "--db", workplace / "results.duckdb")
+    line = f"bandlens: probe mine: {workplace / 'mine.py'} does not load: {message}"
+    assert answer == (Answer(2, "", f"{line}\n"))
+    assert not (workplace / "results.duckdb").exists()
+
+
+def test_what_a_file_prints_as_it_is_loaded_goes_to_standard_error(workplace: Path) -> None:
+    (workplace / "mine.py").write_text("import os\nprint('said')\nos.abort()\n")
     study = make_study(workplace, probes="mine.file = 'mine.py'")
     answer = bandlens("plan", study, "--db", workplace / "results.duckdb", "--json")
     assert (answer.returncode, answer.stdout) == (2, "")
     said, line = answer.stderr.splitlines()
     assert said == "said"
-    assert line.startswith(f"bandlens: probe mine: {workplace / 'mine.py'} does not load: ")
+    assert line == f"bandlens: probe mine: {workplace / 'mine.py'} does not load: its process was ended by SIGABRT"
 
 
 def test_output_that_was_closed_before_stays_closed(workplace: Path) -> None:

@@ -13,14 +13,15 @@ import pytest
 from fuzzing import fuzz, refusal
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_results import cell, image_set, model, part, store_study
+from made_up_results import cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.metrics.compute import compute_metrics
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
 from bandlens.app.report.build import write_report
 from bandlens.app.report.page import safe_json
 from bandlens.probes.grid import PUBLISHED, make_grid
-from bandlens.records import Condition, Failed, Model, digest_of
+from bandlens.records import Failed, Model, digest_of
 
 PAYLOADS = [
     "</script><script>alert(1)</script>",
@@ -84,7 +85,7 @@ def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
         )
         for name in names[:count]
     ]
-    own = Condition(names[7], ((names[8], names[9]),), digest_of(names[7]))
+    own = condition(names[7], **{names[8]: names[9]})
     grid = make_grid(PUBLISHED, Path()).conditions
     ranks = np.random.default_rng(0).integers(0, 3, (count, len(grid) + 1, 40))
     parts = [
@@ -99,8 +100,8 @@ def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
         cells = [*(one.cell for one in parts), failing]
         store.begin_study(names[10], f"# {names[0]}\nname = 1", cells, [images], classes)
         store.commit([Failed(failing, f"probe failed: {names[1]}")], {})
-        compute_metrics(store, names[10], 100)
-        store.execute("UPDATE metric_value SET note = ? WHERE metric LIKE 'low%'", [names[2]])
+        compute_measures(store, names[10], Options(100))
+        store.execute("UPDATE measure_value SET note = ? WHERE metric LIKE 'low%'", [names[2]])
 
 
 def page_of(folder: Path, names: list[str]) -> Page:
@@ -171,8 +172,8 @@ def test_json_stays_in_its_script(text: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE metric_value SET value = 'nan'",
-        "UPDATE metric_value SET note = repeat('x', 100000)",
+        "UPDATE measure_value SET value = 'nan'",
+        "UPDATE measure_value SET note = repeat('x', 100000)",
         'UPDATE condition SET parameters = \'{"a": {"b": []}}\'',
         "UPDATE condition SET cutoff = 'nan', noise_sd = 'inf'",
         "UPDATE part SET right1 = -5, seconds = 'nan'",

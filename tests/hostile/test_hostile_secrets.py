@@ -20,9 +20,9 @@ from small import ask, make_model
 
 from bandlens.analysis.database.open import open_store
 from bandlens.errors import ProbeError
-from bandlens.export.fetch import LOCK, fetch
 from bandlens.export.models import load_model
-from bandlens.export.registry import Checkpoint, Origin, Part
+from bandlens.export.weights.fetch import LOCK, fetch
+from bandlens.export.weights.registry import Checkpoint, Origin, Part
 from bandlens.records import Failed
 
 SECRET = "hunter22hunter22"
@@ -81,8 +81,8 @@ def test_the_record_of_a_download(server: str, tmp_path: Path) -> None:
 HUB = """
 import sys
 from pathlib import Path
-from bandlens.export.fetch import fetch
-from bandlens.export.registry import checkpoint
+from bandlens.export.weights.fetch import fetch
+from bandlens.export.weights.registry import checkpoint
 fetch(checkpoint("tv_resnet50"), Path(sys.argv[1]))
 """
 

@@ -20,7 +20,9 @@ from PIL import Image
 from small import make_images, make_pictures
 
 from bandlens.probes.images.image_set import check, open_image_set
+from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
+from bandlens.records import Crop
 
 FILES = ("set.json", "index.parquet", "pixels.npy")
 COUNT, SIZE = 4, 32
@@ -39,7 +41,7 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "photos").mkdir()
     for number, picture in enumerate(make_pictures(COUNT, SIZE)):
         Image.fromarray(picture).save(folder / "photos" / f"{number}.png")
-    return pack(folder / "photos", folder / "b.set", size=SIZE, resize=SIZE, stream=True).folder
+    return pack(folder / "photos", folder / "b.set", crop=Crop(SIZE, SIZE), how=How(stream=True)).folder
 
 
 def opened(folder: Path) -> None:

@@ -22,6 +22,7 @@ from prompt_toolkit.application import create_app_session
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 from small import Command, bandlens
+from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.process import QueryProcess
@@ -188,7 +189,7 @@ LONG = [
 def test_a_query_ends_in_time(query: str, format_: str, database: Path, command: Command) -> None:
     started = time.monotonic()
     answer = command("sql", query, "--db", database, "--timeout", "0.3", "--format", format_)
-    assert time.monotonic() - started < 5, "a busy machine may take its time"
+    assert time.monotonic() - started < 60, "the query alone takes longer"
     assert answer.code == 1
     assert answer.err == (
         f"bandlens: {database}: the query took more than 0.3 s; ask for less, or allow more with --timeout "
@@ -203,11 +204,14 @@ def test_an_answer_that_takes_too_long_leaves_no_file(database: Path, tmp_path: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_time_of_whoever_reads_does_not_count(database: Path) -> None:
-    with QueryProcess(database, 0.5) as process, process.answer("SELECT x FROM range(3000) t(x)", 1000) as reader:
+def test_the_time_of_whoever_reads_does_not_count(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, now = 0, time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + reading)
+    with QueryProcess(database, 60) as process, process.answer("SELECT x FROM range(3000) t(x)", 1000) as reader:
         for batch in reader:
-            time.sleep(0.3)
+            reading += 1000
             assert batch.num_rows
+    assert reading == 3000
 
 
 def test_without_a_limit_there_is_none(database: Path, command: Command) -> None:
@@ -260,7 +264,7 @@ def test_queries_that_grow_end_in_time_and_memory(name: str, database: Path) -> 
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     started = time.monotonic()
     done = bandlens("sql", MEAN[name], "--db", database, "--timeout", "3")
-    assert time.monotonic() - started < 15, "a busy machine may take its time"
+    assert time.monotonic() - started < 60, "the query alone takes longer"
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
     assert "Traceback" not in done.stderr
     assert max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, before) < 4 << 20, "kilobytes"
@@ -277,13 +281,9 @@ with process.answer("SELECT 1") as reader:
 print(process._process.pid, process._temporary, flush=True)
 os._exit(9)
 """
-    done = subprocess.run(python(code, database), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(python(code, database), capture_output=True, text=True, timeout=LIMIT_SECONDS)
     pid, temporary = done.stdout.split()
-    for _ in range(100):
-        if not Path(f"/proc/{pid}").exists():
-            break
-        time.sleep(0.1)
-    assert not Path(f"/proc/{pid}").exists()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists())
     shutil.rmtree(temporary)
 
 
@@ -309,14 +309,15 @@ def test_every_value_has_a_text(query: str, format_: str, database: Path, comman
 
 def test_queries_that_are_no_text_and_output_that_nobody_reads(database: Path) -> None:
     words = [sys.executable, "-P", "-m", "bandlens", "sql", b"SELECT '\xff'", "--db", str(database)]
-    done = subprocess.run(words, capture_output=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, timeout=LIMIT_SECONDS)
     assert (done.returncode, done.stderr) == (2, b"bandlens: the query is not UTF-8; write it in that encoding\n")
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
-    done = subprocess.run([*words[:5], "SELECT 'é' AS x", *words[6:]], capture_output=True, timeout=60, env=ascii_only)
+    accented = [*words[:5], "SELECT 'é' AS x", *words[6:]]
+    done = subprocess.run(accented, capture_output=True, timeout=LIMIT_SECONDS, env=ascii_only)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\\xe9" in done.stdout
     closed = f"{' '.join(map(shlex.quote, [*words[:5], 'FROM range(100000)', *words[6:]]))} --format csv | head -1"
-    done = subprocess.run(["bash", "-c", closed], capture_output=True, timeout=60)
+    done = subprocess.run(["bash", "-c", closed], capture_output=True, timeout=LIMIT_SECONDS)
     assert (done.stdout, done.stderr) == (b"range\n", b"")
 
 

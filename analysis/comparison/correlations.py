@@ -1,0 +1,63 @@
+"""Correlations of two runs that are no longer the same.
+
+They are over the models that have both of their values in both runs (`n`); the difference of the coefficients has the
+percentile interval (Efron 1979) of resamples that take the same models in both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+from threadpoolctl import threadpool_limits
+
+from ..correlations.models import study_table, subsets_of, values_of
+from ..correlations.table import correlate
+from ..statistics.resampling import bootstrap, percentile_interval
+from .cells import Run
+
+
+def compare_correlations(a: Run, b: Run, resamples: int = 10_000) -> pl.DataFrame:
+    """One row a bias, generalization and subset that both runs have, over the models that have both values in both.
+
+    n, coefficient_a, coefficient_b, difference with a 95 % percentile interval over models, p_holm_a, p_holm_b. A
+    resample takes the same models in both runs. Raises UsageError where one of them has nothing to correlate.
+    """
+    table_a, table_b = (study_table(run.store, run.label, with_errors=False) for run in (a, b))
+    biases = [name for name in table_a.biases if name in table_b.biases]
+    groups = [name for name in table_a.groups if name in table_b.groups]
+    joint = table_a.frame.join(table_b.frame.drop("category"), on="checkpoint", suffix="_b", maintain_order="left")
+    pairs = [(name, f"{name}_b") for name in (*biases, *groups)]
+    joint = joint.with_columns(
+        pl.when(pl.all_horizontal(pl.col(pair).is_not_null())).then(pl.col(pair)) for pair in pairs
+    )
+    subsets = subsets_of(joint)
+    correlations_a, correlations_b = (
+        correlate(joint, [x + end for x in biases], [y + end for y in groups], subsets, "spearman", None, resamples)
+        for end in ("", "_b")
+    )
+    both = correlations_a.select("bias", "group", "subset", "n", coefficient_a="coefficient", p_holm_a="p_holm")
+    both = both.with_columns(
+        coefficient_b=correlations_b["coefficient"],
+        p_holm_b=correlations_b["p_holm"],
+        difference=correlations_b["coefficient"] - correlations_a["coefficient"],
+    )
+    changed = both.filter(pl.col("difference").abs() > 0).rows(named=True)
+    with threadpool_limits(1, "blas"):
+        intervals = [
+            {name: row[name] for name in ("bias", "group", "subset")}
+            | _difference(joint.filter(subsets[row["subset"]]), row["bias"], row["group"], resamples)
+            for row in changed
+        ]
+    keys = {"bias": pl.String, "group": pl.String, "subset": pl.String, "low": pl.Float64, "high": pl.Float64}
+    return both.join(pl.DataFrame(intervals, keys), on=list(keys)[:3], how="left", maintain_order="left")
+
+
+def _difference(joint: pl.DataFrame, bias: str, group: str, resamples: int) -> dict[str, float]:
+    """Interval of the coefficient in B less that in A, over the models that have all four values."""
+    values = values_of(joint, [bias, group, f"{bias}_b", f"{group}_b"])
+    values = values[:, ~np.isnan(values).any(axis=0)]
+    coefficients_a, coefficients_b = (
+        bootstrap("spearman", pair[:1], pair[1:], resamples, 0) for pair in (values[:2], values[2:])
+    )
+    interval = percentile_interval(coefficients_b - coefficients_a)
+    return {"low": float(interval.low[0, 0]), "high": float(interval.high[0, 0])}

@@ -1,0 +1,197 @@
+"""Measures of two runs: what differs, with intervals that are paired over the images of both.
+
+Photographs are matched by their ILSVRC2012 number, and else by set and cluster. Spectral biases and psychometric
+numbers have percentiles of the difference in 1,000 resamples that draw the same clusters for both, where the image sets
+have the same digest; shares and means of benchmarks have the interval of a difference (`statistics.shares`), and so
+have spectral biases whose difference fewer than 10 clusters make up. Numbers that share no images are taken as
+independent. A measure that moved in no number of a checkpoint on an image set has no interval there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import polars as pl
+
+from ..measures.base import Ends, Measure
+from ..measures.generalization import BenchmarkOutcomes, read_benchmarked
+from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader, Subject, subjects
+from ..measures.registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, lacking
+from ..statistics.shares import difference_interval
+from .cells import MATCH, Run
+
+SUBJECT = ("checkpoint", "image_set")
+KEYS = (*SUBJECT, "metric")
+CONDITION_KEYS = (*MATCH, "metric")
+METRICS = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
+CONDITIONS = """
+SELECT checkpoint, image_set, probe, parameters::VARCHAR AS parameters, metric, value, low, high, state, note
+FROM condition_metric_of(?)
+ORDER BY checkpoint, image_set, metric, probe, cutoff, noise_sd, frequency, parameters
+"""
+PAIRED = dict.fromkeys(CONDITION_KEYS, pl.String) | {"paired_low": pl.Float64, "paired_high": pl.Float64}
+"""Columns of paired intervals; probe and parameters are null for numbers of many conditions."""
+PairedRow = tuple[str | float | None, ...]
+
+
+def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Compare what `analyze` computed: one row a checkpoint, image set and number; and one row a condition too.
+
+    The columns are the keys, difference, low, high, value_a, value_b, state_a, state_b, note. The interval of the
+    difference is paired where both saw the same images and the measure has such an interval. Elsewhere, where both
+    values have an interval (l, u), it is that of MOVER (Zou & Donner 2008),
+
+        low  = B - A - sqrt((B - l_B)^2 + (u_A - A)^2)
+        high = B - A + sqrt((u_B - B)^2 + (A - l_A)^2)
+
+    which takes the two as independent. There is none where no
+    number of the checkpoint on the image set has moved. Numbers of
+    conditions that `compare_cells` has, with a test, are left out.
+    """
+    numbers = _joined(a, b, METRICS, KEYS)
+    primary = [measure.name for measure in CONDITION_MEASURES if measure.primary]
+    conditions = _joined(a, b, CONDITIONS, CONDITION_KEYS).filter(~pl.col("metric").is_in(primary))
+    moved = pl.concat([_moved(numbers), _moved(conditions)], how="diagonal")
+    paired = pl.DataFrame(list(_paired(a, b, moved)), PAIRED, orient="row")
+    return (
+        _differences(numbers, KEYS, paired.filter(pl.col("probe").is_null())),
+        _differences(conditions, CONDITION_KEYS, paired.filter(pl.col("probe").is_not_null())),
+    )
+
+
+def _joined(a: Run, b: Run, query: str, keys: Sequence[str]) -> pl.DataFrame:
+    """Rows that both runs have; those of B end in _b. `moved` says whether any number of the subject has moved."""
+    rows_a, rows_b = (run.renamed(run.store.frame(query, [run.label])) for run in (a, b))
+    rows = rows_a.join(rows_b, on=keys, suffix="_b", nulls_equal=True, maintain_order="left")  # groups have no set
+    return rows.with_columns(moved=((pl.col("value_b") - pl.col("value")).abs() > 0).any().over(SUBJECT))
+
+
+def _moved(rows: pl.DataFrame) -> pl.DataFrame:
+    keys = [name for name in CONDITION_KEYS if name in rows.columns]
+    return rows.filter(pl.col("moved"), (pl.col("value_b") - pl.col("value")).is_not_null()).select(keys)
+
+
+def _differences(rows: pl.DataFrame, keys: Sequence[str], paired: pl.DataFrame) -> pl.DataFrame:
+    rows = rows.join(
+        paired.select(*keys, "paired_low", "paired_high"), on=keys, how="left", nulls_equal=True, maintain_order="left"
+    )
+    value_a, value_b = pl.col("value"), pl.col("value_b")
+    down = ((value_b - pl.col("low_b")) ** 2 + (pl.col("high") - value_a) ** 2).sqrt()
+    up = ((pl.col("high_b") - value_b) ** 2 + (value_a - pl.col("low")) ** 2).sqrt()
+    return rows.select(
+        *keys,
+        difference=value_b - value_a,
+        low=pl.when("moved").then(pl.coalesce("paired_low", value_b - value_a - down)),
+        high=pl.when("moved").then(pl.coalesce("paired_high", value_b - value_a + up)),
+        value_a="value",
+        value_b="value_b",
+        state_a="state",
+        state_b="state_b",
+        note=pl.when(value_a.is_null() != value_b.is_null()).then(
+            pl.coalesce(
+                pl.when(value_a.is_null()).then(pl.lit("A: ") + pl.col("note")),
+                pl.when(value_b.is_null()).then(pl.lit("B: ") + pl.col("note_b")),
+            )
+        ),
+    )
+
+
+def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:
+    """The columns of PAIRED for those of the numbers that have a paired interval."""
+    if moved.is_empty():
+        return
+    side_a = _Side.from_run(a, PredictionReader(a.store))
+    side_b = _Side.from_run(b, side_a.predictions if a.store is b.store else PredictionReader(b.store))
+    for (checkpoint, image_set), rows in moved.group_by(SUBJECT, maintain_order=True):
+        if image_set is None:
+            continue
+        key = (str(checkpoint), str(image_set))
+        outcomes_a, outcomes_b = (side.outcomes(key) for side in (side_a, side_b))
+        if outcomes_a and outcomes_b and outcomes_a.images.digest == outcomes_b.images.digest:
+            names = set(rows.filter(pl.col("probe").is_null())["metric"])
+            for name, ends in _grid_intervals(outcomes_a, outcomes_b, names):
+                yield (*key, None, None, name, *ends)
+            conditions = rows.filter(pl.col("probe").is_not_null())
+            for condition, name, ends in _condition_intervals(outcomes_a, outcomes_b, conditions):
+                yield (*key, *condition, name, *ends)
+        for side in (side_a, side_b):
+            side.predictions.forget()
+    grid = moved.filter(pl.col("image_set").is_null(), pl.col("probe").is_null())
+    for (checkpoint,), rows in grid.group_by("checkpoint", maintain_order=True):
+        benchmarks_a, benchmarks_b = (side.benchmarks(str(checkpoint)) for side in (side_a, side_b))
+        if benchmarks_a and benchmarks_b:
+            for name, ends in _intervals(BENCHMARK_MEASURES, benchmarks_a, benchmarks_b):
+                if name in set(rows["metric"]):
+                    yield (str(checkpoint), None, None, None, name, *ends)
+
+
+def _grid_intervals(a: Outcomes, b: Outcomes, names: Collection[str]) -> Iterator[tuple[str, Ends]]:
+    """Paired intervals of numbers of many conditions."""
+    if not names:
+        return
+    lacks_a, lacks_b = (lacking(GRID_MEASURES, outcomes.available) for outcomes in (a, b))
+    determined = [
+        measure
+        for measure in GRID_MEASURES
+        if lacks_a.get(measure.name, "not asked") is None and lacks_b.get(measure.name, "not asked") is None
+    ]
+    for name, ends in _intervals(determined, a, b):
+        if name in names:
+            yield name, ends
+
+
+def _intervals(measures: Sequence[Measure[Any]], a: Any, b: Any) -> Iterator[tuple[str, Ends]]:
+    """Yield the intervals that the functions of the measures give for two runs; each function is called once."""
+    for function in dict.fromkeys(measure.differences for measure in measures if measure.differences):
+        yield from function(a, b).items()
+
+
+def _condition_intervals(a: Outcomes, b: Outcomes, rows: pl.DataFrame) -> Iterator[tuple[tuple[str, str], str, Ends]]:
+    """Paired intervals of means over images under single conditions."""
+    if rows.is_empty() or not a.images.has_same_labels(b.images):  # labels were added to one of them
+        return
+    cells_a, cells_b = _by_condition(a), _by_condition(b)
+    means = {measure.name: measure for measure in CONDITION_MEASURES if measure.values}
+    for (probe, parameters), names in rows.group_by("probe", "parameters", maintain_order=True):
+        condition = (str(probe), str(parameters))
+        for name in names["metric"]:
+            if name in means and (ends := _mean_interval(means[name], cells_a[condition], cells_b[condition])):
+                yield condition, name, ends
+
+
+def _mean_interval(measure: Measure[CellOutcomes], a: CellOutcomes, b: CellOutcomes) -> Ends | None:
+    values = [measure.values(cell) if measure.values else None for cell in (a, b)]
+    shares = [of_cell and of_cell.share(a.images.clusters) for of_cell in values]
+    return difference_interval(shares[0], shares[1]) if shares[0] and shares[1] else None
+
+
+def _by_condition(outcomes: Outcomes) -> Mapping[tuple[str, str], CellOutcomes]:
+    return {(stored.condition.probe, stored.parameters): cell for stored, cell in outcomes.cells.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """One of the two runs that are compared, by the names that the comparison has for its checkpoints and sets."""
+
+    predictions: PredictionReader
+    subjects: Mapping[tuple[str, str], Subject]
+
+    @classmethod
+    def from_run(cls, run: Run, predictions: PredictionReader) -> _Side:
+        listed = subjects(run.store, run.label)
+        if run.column is not None:
+            names: dict[str, Any] = {run.column: run.called}
+            listed = [replace(subject, **names) for subject in listed if getattr(subject, run.column) == run.value]
+        return cls(predictions, {(subject.checkpoint, subject.image_set): subject for subject in listed})
+
+    def outcomes(self, key: tuple[str, str]) -> Outcomes | None:
+        return self.predictions.outcomes(self.subjects[key]) if key in self.subjects else None
+
+    def benchmarks(self, checkpoint: str) -> BenchmarkOutcomes | None:
+        subject = next((of_set for (name, _), of_set in self.subjects.items() if name == checkpoint), None)
+        if subject is None:
+            return None
+        benchmarked = read_benchmarked(self.predictions.store, subject.study_id)
+        return BenchmarkOutcomes(self.predictions, benchmarked, subject.checkpoint_id)

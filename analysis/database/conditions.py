@@ -1,0 +1,42 @@
+"""The conditions of a study, in the order in which reports and pages show them."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from .store import Store
+
+FACTS = ("setting", "series", "x", "x_title", "y", "y_title", "mirrored", "cuts", "place")
+
+
+def read_conditions(store: Store, label: str) -> pl.DataFrame:
+    """The rows of the table `condition` for a version of a study, with `place`, by which they are sorted.
+
+    Without perturbation comes first, then probes and series as the study file has them, each along its axes. A probe
+    with a condition at infinity has no numbers on its axes, since no chart reaches as far.
+    """
+    rows = store.frame(
+        "SELECT * FROM condition SEMI JOIN (SELECT condition AS id FROM cell JOIN study_cell "
+        "ON study_cell.cell = cell.id JOIN version_of(?) ON study_id = study_cell.study) USING (id)",
+        [label],
+    )
+    finite = pl.col("x").is_finite().fill_null(value=True).all().over("probe")
+    return (
+        rows.with_columns(pl.when(finite).then(pl.col("x", "y")))
+        .sort(
+            pl.col("probe") != "clean",
+            pl.col("id").min().over("probe"),
+            pl.col("id").min().over("probe", "series"),
+            "y",
+            "x",
+            "id",
+        )
+        .with_row_index("place")
+    )
+
+
+def with_facts(rows: pl.DataFrame, conditions: pl.DataFrame) -> pl.DataFrame:
+    """Rows with columns probe and parameters, of the conditions of a study, with FACTS."""
+    return rows.join(
+        conditions.select("probe", "parameters", *FACTS), on=["probe", "parameters"], how="left", maintain_order="left"
+    )

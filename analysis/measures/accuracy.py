@@ -1,0 +1,80 @@
+"""How often a model is right, and how sure it is, under one condition; whatever the probe.
+
+    accuracy        share of images whose label is predicted
+    agreement       without labels: share of images predicted as when clean
+    accuracy_real   share of the images listed by ReaL for which a class is predicted that ReaL accepts
+    confidence      mean probability of the predicted class, where probabilities are known
+
+Each is a mean over images, and has the interval of `statistics.shares`; so has its difference from the clean images,
+paired over images. Images with a label count; for accuracy_real those with a list, and for confidence all but imported
+predictions without probabilities. Source of the lists: Beyer et al. 2020 ("Are we done with ImageNet?").
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..statistics.arrays import Mask, Whole
+from .base import Available, Estimate, ImageValues, Measure, Scope, State, has_labels
+from .outcomes import CellOutcomes, Decisions, ImageTruth
+
+
+def real_right(images: ImageTruth, decisions: Decisions) -> tuple[Whole, Mask]:
+    """The (m,) images that ReaL lists, ascending, and whether an accepted class is predicted for each."""
+    listed = np.unique(images.accepted >> 16)
+    return listed, np.isin((listed << 16) + decisions.predicted[listed], images.accepted)
+
+
+def _right_values(cell: CellOutcomes) -> ImageValues | None:
+    return None if cell.right is None else ImageValues(cell.right)
+
+
+def _real_values(cell: CellOutcomes) -> ImageValues | None:
+    if not len(cell.images.accepted):
+        return None
+    listed, right = real_right(cell.images, cell.decisions)
+    values, counted = np.zeros((2, len(cell.images)), bool)
+    values[listed], counted[listed] = right, True
+    return ImageValues(values, counted)
+
+
+def _confidence_values(cell: CellOutcomes) -> ImageValues | None:
+    confidence = cell.decisions.confidence
+    return None if confidence is None else ImageValues(confidence)
+
+
+def _judge_agreement(cell: CellOutcomes, estimate: Estimate) -> Estimate:
+    if not cell.is_clean:
+        return estimate
+    note = "agrees with itself by definition"
+    return replace(estimate, low=np.nan, high=np.nan, state=State.NO_INTERVAL, note=note)
+
+
+def _unlabelled(available: Available) -> bool:
+    return not available.labelled
+
+
+def _listed_by_real(available: Available) -> bool:
+    return "real" in available.schemes
+
+
+MEASURES = (
+    Measure("accuracy", "accuracy", "share", Scope.CONDITION, values=_right_values, applies=has_labels, primary=True),
+    Measure(
+        "agreement",
+        "agreement",
+        "share",
+        Scope.CONDITION,
+        values=_right_values,
+        judge=_judge_agreement,
+        applies=_unlabelled,
+        primary=True,
+        against_clean=False,
+    ),
+    Measure(
+        "accuracy_real", "accuracy by ReaL", "share", Scope.CONDITION, values=_real_values, applies=_listed_by_real
+    ),
+)
+CONFIDENCE = Measure("confidence", "confidence", "share", Scope.CONDITION, values=_confidence_values)

@@ -1,0 +1,265 @@
+"""A measure: a number of a model's decisions that says what it needs, how it is computed, paired and shown.
+
+A measure is one file of this folder and one row of `registry`, as a probe is one file and one row of `probes.grid`:
+everything else asks the row. `plan`, `run` and `analyze` ask what it needs, `analyze` its estimates, `compare` its
+differences, `correlate` whether it is a bias, charts and tables its title and unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from ...protocol import CUES
+from ...records import Condition
+from ..statistics.arrays import Floats, Mask, Whole
+from ..statistics.shares import Share, difference_interval, share_interval, share_of
+
+
+class State(StrEnum):
+    """The worth of a number: charts, reports and queries read the state, and the note is for people."""
+
+    OK = "ok"
+    """The value is sound. It has an interval, if its measure has one at all."""
+    DOUBTFUL = "doubtful"
+    """The value stands, and its note says what to mind: a peak or an end of an interval lies at a bound of its fit, an
+    interval spans all that was tested, a benchmark is not whole."""
+    NO_INTERVAL = "no_interval"
+    """The value stands without an interval: too few independent images, or resamples that show no spread."""
+    CENSORED_BELOW = "censored_below"
+    """The threshold lies below the tested noise; its value is the weakest noise."""
+    CENSORED_ABOVE = "censored_above"
+    """The threshold lies above the tested noise; its value is the strongest noise."""
+    DEGENERATE = "degenerate"
+    """The number is of a fit that means nothing; where the fit gave a number, it is kept."""
+    UNDETERMINED = "undetermined"
+    """There is no value: what was measured does not determine it."""
+    AT_CHANCE = "at_chance"
+    """There is no value: without noise, accuracy is not far enough above that of a blind guess."""
+    MISSING = "missing"
+    """There is no value: a condition, a prediction or a benchmark that it needs is not there."""
+    FAILED = "failed"
+    """There is no value: a measure of the user's own failed, and the note says how."""
+
+
+MEANINGLESS = (State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED)
+"""States of rows that have no number, or none that means anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its 95 % interval. NaN stands for what the data do not determine; `note` then says why."""
+
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    state: State = State.OK
+    note: str | None = None
+    n: int | None = None
+    """Number of images that the value is of, where its measure counts them."""
+    difference: tuple[float, float, float] | None = None
+    """Value less that of the clean images, with the two ends of its interval; NaN where it has none."""
+
+    def row(self) -> dict[str, Any]:
+        """The columns of the table measure_value from n on, with None for NaN."""
+        numbers = (self.value, self.low, self.high, *(self.difference or (np.nan,) * 3))
+        return {"n": self.n} | {
+            **{name: None if np.isnan(number) else number for name, number in zip(NUMBERS, numbers, strict=True)},
+            "state": self.state.value,
+            "note": self.note,
+        }
+
+    def times(self, factor: float) -> Estimate:
+        """The estimate in another unit."""
+        difference, low, high = self.difference or (np.nan,) * 3
+        return replace(
+            self,
+            value=factor * self.value,
+            low=factor * self.low,
+            high=factor * self.high,
+            difference=self.difference and (factor * difference, factor * low, factor * high),
+        )
+
+    def plus(self, number: float) -> Estimate:
+        """The estimate on a scale that begins elsewhere; a difference stays as it is."""
+        return replace(self, value=self.value + number, low=self.low + number, high=self.high + number)
+
+
+NUMBERS = ("value", "low", "high", "difference", "difference_low", "difference_high")
+"""Columns of the table measure_value that hold an estimate's numbers."""
+
+
+def nothing(state: State, note: str, n: int | None = None) -> Estimate:
+    """An estimate without a value, and why."""
+    return Estimate(state=state, note=note, n=n)
+
+
+Interval = Callable[[Share], tuple[float, float]]
+
+
+def estimate_of(share: Share, interval: Interval = share_interval) -> Estimate:
+    """The estimate of a share, without an interval where one cluster holds all images."""
+    if len(share.clusters) == 1:
+        note = "1 independent image is too few for an interval"
+        return Estimate(share.value, state=State.NO_INTERVAL, note=note, n=share.images)
+    return Estimate(share.value, *interval(share), n=share.images)
+
+
+def less_clean(share: Share, clean: Share | None, interval: Interval = share_interval) -> Estimate:
+    """The estimate of a share, with its difference from that of the clean images where there is one."""
+    estimate = estimate_of(share, interval)
+    if clean is None:
+        return estimate
+    ends = difference_interval(clean, share) or (np.nan, np.nan)
+    return replace(estimate, difference=(share.value - clean.value, *ends))
+
+
+def with_unit(title: str, unit: str) -> str:
+    """A title as charts write it; a share goes without its unit."""
+    return title if unit in ("", "share") else f"{title} ({unit})"
+
+
+class Scope(StrEnum):
+    """The things that a measure can be a number of."""
+
+    CONDITION = "condition"
+    """One condition of one model on one image set: it has a curve over conditions."""
+    MODELS = "models"
+    """One condition of one model beside the study's other models on the same images."""
+    GRID = "grid"
+    """Many conditions of one model on one image set together."""
+    BENCHMARKS = "benchmarks"
+    """Many image sets of one model together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """The conditions and labels that a study has on an image set, or on all of them, before it has run or after."""
+
+    conditions: Sequence[Condition] = ()
+    schemes: Collection[str] = ()
+    """Label schemes of the images, such as `real` or `texture`."""
+    labelled: bool = True
+    checkpoints: int = 1
+    benchmarks: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """The sets, for measures of many image sets, that may be each benchmark, see `generalization.by_accuracy`."""
+
+    @property
+    def conflicting(self) -> bool:
+        """Whether the images have labels of two cues."""
+        return any(cues.second in self.schemes for cues in CUES)
+
+    def of_probe(self, probe: str) -> list[Condition]:
+        """The conditions of a probe."""
+        return [condition for condition in self.conditions if condition.probe == probe]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `analyze` that concern estimates."""
+
+    resamples: int = 1000
+    """Resamples of the images, for intervals that are percentiles."""
+    rgb_reference: bool = False
+    """Whether the clean accuracy in colour is the reference of normalized thresholds, instead of that on grey images
+    without noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageValues:
+    """A number of every image whose mean is an estimate."""
+
+    values: Floats | Mask
+    """(n,): by how much an image counts as right, say; any unit."""
+    counted: Mask | None = None
+    """(n,): the images that the mean is over; None for all."""
+    uncounted: str = "no image counts"
+    """Why there is no mean where no image counts."""
+
+    def share(self, clusters: Whole) -> Share | None:
+        """The mean with its error over (n,) clusters; None where no image counts."""
+        if self.counted is None:
+            return share_of(self.values, clusters)
+        return share_of(self.values[self.counted], clusters[self.counted]) if self.counted.any() else None
+
+
+Read = TypeVar("Read")
+"""The data of a scope that a measure is computed from: see `outcomes`."""
+Ends = tuple[float, float]
+
+
+def always(_: Available) -> bool:
+    """The `applies` of measures that every image set has."""
+    return True
+
+
+def has_labels(available: Available) -> bool:
+    """The `applies` of measures that take the labels of images."""
+    return available.labelled
+
+
+def lacks_nothing(_: Available) -> str | None:
+    """The `needs` of measures that take no particular condition."""
+    return None
+
+
+def as_it_is(_: Any, estimate: Estimate) -> Estimate:
+    """The `judge` of measures whose state follows from their values."""
+    return estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Measure(Generic[Read]):
+    """One number. Measures with the same function are computed together, as probes with the same `perturb` are."""
+
+    name: str
+    """Name in SQL. Estimates named NAME_PART are parts of it, such as a bias by class."""
+    title: str
+    unit: str
+    """share, octaves, cycles per image, percent …: a share is drawn from 0 to 1."""
+    scope: Scope
+    estimates: Callable[[Read, Options], Mapping[str, Estimate]] | None = None
+    """Name -> estimate, of all measures with this function and their parts. None where `values` says all."""
+    values: Callable[[Read], ImageValues | None] | None = None
+    """A number of every image, whose mean the estimate is: its interval, its difference from the clean images and that
+    of two runs follow. The function gives None where the cell has no such number."""
+    among: Callable[[Mask], Floats] | None = None
+    """(m, n) numbers whose means over images are those of m models, from which of the same n images each has right."""
+    undetermined: str = ""
+    """Why a mean of `among` has no value where it has none."""
+    judge: Callable[[Read, Estimate], Estimate] = as_it_is
+    """Adds what the values do not tell: that a number says little, say."""
+    applies: Callable[[Available], bool] = always
+    """Whether an image set has the measure at all, or some of what it needs."""
+    needs: Callable[[Available], str | None] = lacks_nothing
+    """The conditions or labels that it lacks, in words; None where the decisions determine it."""
+    differences: Callable[[Read, Read], Mapping[str, Ends]] | None = None
+    """Name -> 95 % interval of the value in B less that in A, paired over the same images in the same order."""
+    is_bias: bool = False
+    """Whether `correlate` sets it against generalization, and a row says so where something is lacking."""
+    group: str = ""
+    """The name under which `plan` lists several measures together."""
+    primary: bool = False
+    """Whether it is the top-1 of its cells: tables of cells and curves have it, with a test."""
+    against_clean: bool = True
+    """Whether its value on the clean images is one to compare with."""
+    folded: bool = True
+    """Whether the report shows its curves only when a reader opens them."""
+    change: tuple[str, str] | None = None
+    """Verb and object of a sentence about a model whose number is lower or higher: ("relies", "on low frequencies")."""
+    number: str = ""
+    """The quantity, where the report draws it: several estimators of one quantity share a panel."""
+    number_title: str = ""
+    """The title of its panel; by default the label."""
+    estimator: str = ""
+    published: tuple[str, ...] = ()
+    """Columns of the published study's results that its figure is the mean of."""
+
+    @property
+    def label(self) -> str:
+        """The title with the unit, for charts and tables; a share goes without."""
+        return with_unit(self.title, self.unit)

@@ -1,0 +1,93 @@
+"""Calibration: whether a classifier is as often right as its confidence says.
+
+The confidence c_i of an image is the probability of the class that was predicted, y_i whether it is right. Images go
+into 15 bins by confidence, the b-th from (b - 1) / 15, not included, to b / 15:
+
+    expected_calibration_error = sum over bins of |sum over images of the bin of (c_i - y_i)| / n
+    top1_brier_score           = mean of (c_i - y_i)^2
+
+Sources: Guo et al. 2017 ("On Calibration of Modern Neural Networks"), Brier 1950. With s_i the sign of the sum of the
+bin of image i, the first is the mean of s_i (c_i - y_i): where the signs are sure, it has the error of such a mean.
+They are not where a network is calibrated, and no sum is 0, by chance alone. With these confidences its error would be
+
+    chance = sum over bins of sqrt(2 / pi * sum over images of the bin of c_i (1 - c_i)) / n
+
+A calibration error below twice that says little of the network, and is `doubtful`. Among 16 classes, c is the class's
+share of the mean probabilities. The negative log-likelihood needs the probability of the
+label, which is not kept of images that are wrong.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..statistics.arrays import Floats, Mask
+from .base import Available, Estimate, ImageValues, Measure, Scope, State
+from .outcomes import CellOutcomes
+
+BINS = 15
+NEAR_CHANCE = 2
+"""A calibration error below this many times what chance gives says little of the network."""
+
+
+def calibration_gaps(confidence: Floats, correct: Mask) -> tuple[Floats, float]:
+    """(n,) s_i (c_i - y_i), whose mean is the expected calibration error; and `chance`. Confidences are in [0, 1]."""
+    bins = np.clip(np.ceil(confidence * BINS).astype(np.intp) - 1, 0, BINS - 1)
+    gaps = confidence - correct
+    sums = np.bincount(bins, gaps, BINS)
+    spread = np.bincount(bins, confidence * (1 - confidence), BINS)
+    return np.where(sums < 0, -1.0, 1.0)[bins] * gaps, float(np.sqrt(2 / np.pi * spread).sum() / len(gaps))
+
+
+def _applies(available: Available) -> bool:
+    """Exclude images whose cues conflict: nothing says which of the two classes a confidence should be of."""
+    return available.labelled and not available.conflicting
+
+
+def _gap_values(cell: CellOutcomes) -> ImageValues | None:
+    confidence = cell.decisions.confidence
+    if confidence is None or cell.right is None or cell.images.conflicting.any():
+        return None
+    return ImageValues(calibration_gaps(confidence, cell.right)[0])
+
+
+def _square_values(cell: CellOutcomes) -> ImageValues | None:
+    confidence = cell.decisions.confidence
+    if confidence is None or cell.right is None or cell.images.conflicting.any():
+        return None
+    return ImageValues(np.square(confidence - cell.right))
+
+
+def _judge_gap(cell: CellOutcomes, estimate: Estimate) -> Estimate:
+    confidence = cell.decisions.confidence
+    if confidence is None or cell.right is None:
+        return estimate
+    chance = calibration_gaps(confidence, cell.right)[1]
+    if estimate.value >= NEAR_CHANCE * chance:
+        return estimate
+    note = f"{chance:.2g} is expected of a network that is calibrated"
+    return replace(estimate, state=State.DOUBTFUL, note=note)
+
+
+MEASURES = (
+    Measure(
+        "expected_calibration_error",
+        "expected calibration error",
+        "probability",
+        Scope.CONDITION,
+        values=_gap_values,
+        judge=_judge_gap,
+        applies=_applies,
+        folded=False,
+    ),
+    Measure(
+        "top1_brier_score",
+        "Brier score of the top-1",
+        "squared probability",
+        Scope.CONDITION,
+        values=_square_values,
+        applies=_applies,
+    ),
+)

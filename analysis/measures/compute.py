@@ -1,0 +1,323 @@
+"""All measures of a study, from the predictions in the database and back into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ...records import digest_of
+from ..database.store import Store
+from ..statistics.arrays import Mask
+from ..statistics.shares import Share, mean_interval, share_of
+from .base import Estimate, Measure, Options, State, less_clean, nothing
+from .generalization import BenchmarkOutcomes, perturbed_estimates, read_benchmarked, read_perturbed
+from .outcomes import KEYS, CellOutcomes, ImageTruth, Outcomes, PredictionReader, Subject, subjects
+from .own import OwnMeasure
+from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, lacking
+
+CONDITION = ("condition_id", "probe", "parameters")
+SCHEMA = {
+    **{name: pl.Int32 if name.endswith("_id") else pl.String for name in (*KEYS, "condition_id")},
+    **dict.fromkeys(("probe", "parameters", "metric"), pl.String),
+    "n": pl.Int64,
+    **dict.fromkeys(("value", "low", "high", "difference", "difference_low", "difference_high"), pl.Float64),
+    **dict.fromkeys(("state", "note"), pl.String),
+}
+"""Columns of the values of a study. The condition is null for numbers of many conditions, and the image set for means
+over benchmarks."""
+Row = dict[str, Any]
+DEFAULTS = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSelection:
+    """The measures that are computed together; by default all built-in ones."""
+
+    grid: Sequence[Measure[Outcomes]] = GRID_MEASURES
+    condition: Sequence[Measure[CellOutcomes]] = CONDITION_MEASURES
+    models: Sequence[Measure[CellOutcomes]] = MODEL_MEASURES
+    benchmarks: Sequence[Measure[BenchmarkOutcomes]] = BENCHMARK_MEASURES
+
+
+def compute_measures(
+    store: Store, study: str, options: Options = DEFAULTS, advance: Callable[[float], None] = lambda _: None
+) -> pl.DataFrame:
+    """Compute the built-in measures of a study (name, name@version, or `*` for the newest of all) and keep them.
+
+    Args:
+        store: open for writing.
+        study: name, name@version, or `*`.
+        options: how to estimate.
+        advance: called once a checkpoint and image set.
+
+    Returns:
+        The columns of SCHEMA: first the rows without a condition, then those with one.
+    """
+    listed = subjects(store, study)
+    values = _values(store, listed, MeasureSelection(), options, advance)
+    store.write_values(values, {subject.study_id for subject in listed})
+    return values
+
+
+def compute_own(
+    store: Store, study: str, measures: Sequence[OwnMeasure], advance: Callable[[float], None] = lambda _: None
+) -> list[str]:
+    """Compute measures of the user's own for one version of a study, and keep them; gives the names of those.
+
+    A measure whose files, parameters and cells are those of its stored values is not computed again.
+    """
+    listed = subjects(store, study)
+    study_id = listed[0].study_id
+    cells = store.frame(
+        "SELECT list(key ORDER BY key) FROM study_cell JOIN cell ON cell.id = study_cell.cell "
+        "WHERE study_cell.study = ? AND complete",
+        [study_id],
+    ).item()
+    digests = {measure.name: digest_of(measure.digest, list(cells)) for measure in measures}
+    stored = dict(store.frame("SELECT name, digest FROM own_measure WHERE study = ?", [study_id]).rows())
+    changed = [measure for measure in measures if stored.get(measure.name) != digests[measure.name]]
+    if not changed:
+        return []
+    selection = MeasureSelection(
+        [measure.grid_measure for measure in changed], [measure.condition_measure for measure in changed], (), ()
+    )
+    values = _values(store, listed, selection, DEFAULTS, advance)
+    described = [
+        {"name": measure.name, "title": measure.title, "unit": measure.unit, "digest": digests[measure.name]}
+        for measure in changed
+    ]
+    store.write_own_values(values, study_id, pl.DataFrame(described))
+    return [measure.name for measure in changed]
+
+
+def has_values(store: Store, study: str) -> bool:
+    """Whether every version that a word asks for has numbers of built-in measures."""
+    counts = store.frame(
+        "SELECT version.study_id, count(found.study) AS count FROM version_of(?) AS version "
+        "LEFT JOIN (FROM measure_value ANTI JOIN own_measure ON own_measure.study = measure_value.study "
+        "AND own_measure.name = measure_value.metric) AS found ON found.study = version.study_id GROUP BY ALL",
+        [study],
+    )
+    return bool((counts["count"] > 0).all())
+
+
+def stored_values(store: Store, study: str, conditions: bool) -> pl.DataFrame:
+    """Read the numbers of a study: of many conditions, or of single ones; with the keys of `compute_measures`."""
+    return store.frame(
+        "SELECT found.study AS study_id, version.label AS study, found.checkpoint AS checkpoint_id, "
+        "named.name AS checkpoint, found.image_set AS image_set_id, shown.name AS image_set, "
+        "found.condition AS condition_id, condition.probe, condition.parameters::VARCHAR AS parameters, "
+        "found.* EXCLUDE (study, checkpoint, image_set, condition) "
+        "FROM measure_value AS found JOIN version_of(?) AS version ON version.study_id = found.study "
+        "JOIN study_checkpoint AS named ON (named.study, named.checkpoint) = (found.study, found.checkpoint) "
+        "LEFT JOIN study_image_set AS shown ON (shown.study, shown.image_set) = (found.study, found.image_set) "
+        "LEFT JOIN condition ON condition.id = found.condition "
+        "WHERE (found.condition IS NOT NULL) = ? ORDER BY found.rowid",
+        [study, conditions],
+    )
+
+
+def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
+    """Select the numbers of many conditions: the columns of the view `metric`, with the keys in the database."""
+    return values.filter(pl.col("condition_id").is_null()).select(
+        *KEYS, "metric", "value", "low", "high", "state", "note"
+    )
+
+
+def _values(
+    store: Store,
+    listed: Sequence[Subject],
+    selection: MeasureSelection,
+    options: Options,
+    advance: Callable[[float], None],
+) -> pl.DataFrame:
+    predictions = PredictionReader(store)
+    rows = [
+        row
+        for _, of_study in groupby(listed, lambda subject: subject.study_id)
+        for row in _of_study(predictions, list(of_study), selection, options, advance)
+    ]
+    return pl.DataFrame(sorted(rows, key=lambda row: "condition_id" in row), SCHEMA)
+
+
+def _of_study(
+    predictions: PredictionReader,
+    listed: Sequence[Subject],
+    selection: MeasureSelection,
+    options: Options,
+    advance: Callable[[float], None],
+) -> Iterator[Row]:
+    answers = PeerAnswers(selection.models)
+    benchmarks = _Benchmarks(predictions, listed[0].study_id, selection.benchmarks) if selection.benchmarks else None
+    for checkpoint_id, of_checkpoint in groupby(listed, lambda subject: subject.checkpoint_id):
+        for subject in of_checkpoint:
+            outcomes = predictions.outcomes(subject)
+            keys = _keys(subject, KEYS)
+            for row in (
+                *_grid_rows(selection.grid, outcomes, options),
+                *_condition_rows(selection.condition, outcomes, options),
+            ):
+                yield keys | row
+            answers.add(outcomes)
+            advance(1)
+        if benchmarks:
+            yield from (_keys(subject, KEYS[:4]) | row for row in benchmarks.rows(checkpoint_id, options))
+        predictions.forget()
+    yield from answers.rows()
+
+
+class _Benchmarks:
+    """The numbers of many image sets of a study's checkpoints, unperturbed and under each condition."""
+
+    def __init__(
+        self, predictions: PredictionReader, study_id: int, measures: Sequence[Measure[BenchmarkOutcomes]]
+    ) -> None:
+        self._predictions, self._measures = predictions, measures
+        self._benchmarked = read_benchmarked(predictions.store, study_id)
+        self._perturbed = read_perturbed(predictions.store, study_id)
+
+    def rows(self, checkpoint_id: int, options: Options) -> Iterator[Row]:
+        """Rows of a checkpoint, of the columns from condition_id or metric on."""
+        unperturbed = BenchmarkOutcomes(self._predictions, self._benchmarked, checkpoint_id)
+        for name, estimate in _estimates(self._measures, unperturbed, options):
+            yield _row(name, estimate)
+        under_conditions = {
+            setting: BenchmarkOutcomes(self._predictions, benchmarked, checkpoint_id)
+            for setting, benchmarked in self._perturbed.items()
+        }
+        for setting, name, estimate in perturbed_estimates(under_conditions):
+            yield dict(zip(CONDITION, setting, strict=True)) | _row(name, estimate)
+
+
+def _keys(subject: Subject, names: Iterable[str]) -> Row:
+    return {name: getattr(subject, name) for name in names}
+
+
+def _row(name: str, estimate: Estimate) -> Row:
+    return {"metric": name} | estimate.row()
+
+
+def _estimates(measures: Iterable[Measure[Any]], read: Any, options: Options) -> Iterator[tuple[str, Estimate]]:
+    """The estimates of measures, each function called once."""
+    for function in dict.fromkeys(measure.estimates for measure in measures if measure.estimates):
+        yield from function(read, options).items()
+
+
+def _grid_rows(measures: Sequence[Measure[Outcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
+    """Rows of the columns from metric on. A bias that lacks a condition has a row that says so."""
+    lacks = lacking(measures, outcomes.available)
+    applicable = [measure for measure in measures if measure.name in lacks]
+    for measure in applicable:
+        if (why := lacks[measure.name]) and measure.is_bias:
+            yield _row(measure.name, nothing(State.MISSING, why))
+    determined = [measure for measure in applicable if not lacks[measure.name]]
+    for name, estimate in _estimates(determined, outcomes, options):
+        if not lacks.get(name):
+            yield _row(name, estimate)
+
+
+def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcomes, options: Options) -> Iterator[Row]:
+    """Rows of the columns from condition_id on, for every condition."""
+    available = outcomes.available
+    applicable = [measure for measure in measures if measure.applies(available) and not measure.needs(available)]
+    clean = outcomes.clean
+    clean_shares = {measure.name: _share(measure, clean) for measure in applicable} if clean else {}
+    for stored, cell in outcomes.cells.items():
+        keys = dict(zip(CONDITION, (stored.condition_id, stored.condition.probe, stored.parameters), strict=True))
+        for measure in applicable:
+            if measure.values:
+                compared = None if cell.is_clean or not measure.against_clean else clean_shares.get(measure.name)
+                if estimate := _mean_estimate(measure, cell, compared):
+                    yield keys | _row(measure.name, estimate)
+        for name, estimate in _estimates(applicable, cell, options):
+            yield keys | _row(name, estimate)
+
+
+def _share(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Share | None:
+    values = measure.values(cell) if measure.values else None
+    return None if values is None else values.share(cell.images.clusters)
+
+
+def _mean_estimate(measure: Measure[CellOutcomes], cell: CellOutcomes, clean: Share | None) -> Estimate | None:
+    """The estimate of a mean over images, and its difference from that of the clean images."""
+    values = measure.values(cell) if measure.values else None
+    if values is None:
+        return None
+    share = values.share(cell.images.clusters)
+    if share is None:
+        return nothing(State.UNDETERMINED, values.uncounted, 0)
+    return measure.judge(cell, less_clean(share, clean))
+
+
+@dataclass
+class PeerAnswers:
+    """The images that every model has right under each condition, kept as bits until all models are read."""
+
+    measures: Sequence[Measure[CellOutcomes]]
+    _of_set: dict[int, dict[tuple[int, str, str], list[tuple[int, Subject, NDArray[np.uint8]]]]] = field(
+        default_factory=dict
+    )
+    _images: dict[int, ImageTruth] = field(default_factory=dict)
+
+    def add(self, outcomes: Outcomes) -> None:
+        images, subject = outcomes.images, outcomes.subject
+        if not images.labelled or not self.measures:
+            return
+        self._images[subject.image_set_id] = images
+        conditions = self._of_set.setdefault(subject.image_set_id, {})
+        for stored, cell in outcomes.cells.items():
+            if cell.right is not None:
+                key = (stored.condition_id, stored.condition.probe, stored.parameters)
+                answers = conditions.setdefault(key, [])
+                answers.append((stored.cell, subject, np.packbits(cell.right[images.judged])))
+
+    def rows(self) -> Iterator[Row]:
+        """Whole rows of each model beside the others, for each condition that several models ran."""
+        for image_set, conditions in sorted(self._of_set.items()):
+            images = self._images[image_set]
+            clean: dict[str, Mapping[int, Share]] = {}
+            for key in sorted(conditions, key=lambda key: (key[1] != "clean", key[0])):
+                answers = sorted(conditions[key], key=lambda answer: answer[0])
+                if len(answers) < 2:
+                    continue
+                subjects_of_cells = [subject for _, subject, _ in answers]
+                bits = np.stack([packed for _, _, packed in answers])
+                right = np.unpackbits(bits, axis=1, count=int(images.judged.sum())).astype(bool)
+                for measure in self.measures:
+                    shares = _peer_shares(measure, right, images, subjects_of_cells)
+                    if key[1] == "clean":
+                        clean[measure.name] = shares
+                    # Kappas with other models are comparable only where these are the same models.
+                    compared = clean.get(measure.name, {}) if key[1] != "clean" else {}
+                    same_models = compared.keys() == shares.keys()
+                    for subject in subjects_of_cells:
+                        share = compared.get(subject.checkpoint_id) if same_models else None
+                        estimate = _peer_estimate(measure, shares[subject.checkpoint_id], share)
+                        yield (
+                            _keys(subject, KEYS) | dict(zip(CONDITION, key, strict=True)) | _row(measure.name, estimate)
+                        )
+
+
+def _peer_shares(
+    measure: Measure[CellOutcomes], right: Mask, images: ImageTruth, of_cells: Sequence[Subject]
+) -> Mapping[int, Share]:
+    """Checkpoint -> its mean, from what each model has right, (m, n)."""
+    if measure.among is None:
+        return {}
+    clusters = images.clusters[images.judged]
+    return {
+        subject.checkpoint_id: share_of(contributions, clusters)
+        for subject, contributions in zip(of_cells, measure.among(right), strict=True)
+    }
+
+
+def _peer_estimate(measure: Measure[CellOutcomes], share: Share, clean: Share | None) -> Estimate:
+    if np.isnan(share.value):
+        return nothing(State.UNDETERMINED, measure.undetermined, share.images)
+    return less_clean(share, None if clean is None or np.isnan(clean.value) else clean, mean_interval)

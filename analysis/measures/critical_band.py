@@ -1,0 +1,314 @@
+"""The critical band by the published estimator: integer thresholds and a Gaussian through them.
+
+A network's accuracy is measured under octave-band noise of seven centre frequencies (octave index f = 0..6) and five
+strengths. Octave f is centred at 1.75 * 2^f cycles per image of 224 pixels a side; at another size, at size / 224 times
+that. Per frequency, the threshold is the number of steps by which the noise must be weakened until more than half of
+the images are right; the bell through the seven thresholds is the channel that the network recognizes objects through.
+
+    t_f       = smallest j in 0..4 with accuracy(sd_(4-j), f) > 50 %, else 4;  sd = 0, 0.02, 0.04, 0.08, 0.16
+    t_f       ~ A exp(-(f - mu)^2 / (2 sigma^2)),  least squares from (1, 0, 1), 0 <= A <= 4
+    bandwidth              = 2 sqrt(ln 4) |sigma|    octaves, full width at half maximum
+    center_frequency       = 1.75 * 2^mu size / 224  cycles per image
+    peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
+
+Accuracies are relative to the one at sd 0, on the same grey images of low contrast, times 100; relative to the clean
+images in colour is an option, since the study does not state its reference. Names that end in `_raw` are without a
+reference. The thresholds are numbers of their own, critical_threshold_0 … critical_threshold_6. "Passes only without
+noise" and "never passes" are both threshold 4, as published. Where all thresholds are equal, or no Gaussian fits, the
+three numbers are degenerate.
+
+Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers for 48 ResNet-50s).
+Where the centre lies outside the tested bands, f = -1/2 to 6 1/2, or the bell has not fallen to half at either end of
+them, the numbers are extrapolated from nothing and degenerate. Where it has at one end, and is wider than these seven
+octaves, they are doubtful; so are those of a peak at its bound of 4, where peak_noise_sensitivity is 1 whatever lies
+above. Few integers carry little: see `psychometric` for continuous thresholds with intervals.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import OptimizeWarning, curve_fit
+
+from ...errors import UsageError
+from ...protocol import FREQUENCIES, LOWEST_FREQUENCY, NOISE_SDS, SIZE
+from .base import Available, Estimate, Measure, Options, Scope, State, nothing, with_unit
+from .outcomes import CellOutcomes, Outcomes
+
+PROBE = "critical_band"
+UNITS = {"bandwidth": "octaves", "center_frequency": "cycles per image", "peak_noise_sensitivity": "share"}
+"""The three numbers that a channel is described by, and their units."""
+TITLES = {
+    "bandwidth": "bandwidth",
+    "center_frequency": "centre frequency",
+    "peak_noise_sensitivity": "peak noise sensitivity",
+}
+PUBLISHED = {
+    "critical_bandwidth": "bandwidth",
+    "critical_center_frequency": "center_frequency",
+    "critical_peak_noise_sensitivity": "peak_noise_sensitivity",
+}
+"""Measure -> its name in the fit: the study's three numbers, which it takes from the normalized thresholds."""
+RAW = {number: f"{measure}_raw" for measure, number in PUBLISHED.items()}
+"""Number -> the measure of accuracies as they are."""
+COLUMNS = {"bandwidth": "bw_norm", "center_frequency": "cf_norm", "peak_noise_sensitivity": "pns_norm"}
+"""Number -> the end of the name of its column in the published results."""
+FULL_WIDTH = 2 * np.sqrt(np.log(4))
+"""Full width at half maximum of a Gaussian, in standard deviations: 2 sqrt(ln 4) = 2 sqrt(2 ln 2)."""
+LOWEST = FREQUENCIES[0] - 0.5
+"""Octave at which the lowest band of noise begins; each is one octave wide."""
+HIGHEST = FREQUENCIES[-1] + 0.5
+"""Octave at which the highest band of noise ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class CriticalBand:
+    """The three numbers, NaN where the fit has none, and what they are worth."""
+
+    thresholds: tuple[int, ...]
+    bandwidth: float
+    center_frequency: float
+    """Cycles per image."""
+    peak_noise_sensitivity: float
+    state: State
+    """degenerate where the numbers mean nothing, doubtful where they go beyond what was tested."""
+    note: str | None
+    """Why the state is what it is, for people; None where it is ok."""
+
+
+Setting = tuple[float | None, float | None]
+"""noise_sd and octave index of a condition; no octave where noise_sd is 0."""
+
+
+def settings_of(available: Available) -> list[Setting]:
+    """noise_sd and octave of the conditions of critical_band: without noise first, then octave by octave."""
+    settings = [
+        (condition.number("noise_sd"), condition.number("frequency")) for condition in available.of_probe(PROBE)
+    ]
+    return sorted(settings, key=_place)
+
+
+def band_cells(outcomes: Outcomes) -> list[CellOutcomes]:
+    """The cells of critical_band in the order of `settings_of`."""
+    cells = outcomes.of_probe(PROBE)
+    return [
+        cells[condition]
+        for condition in sorted(
+            cells, key=lambda condition: _place((condition.number("noise_sd"), condition.number("frequency")))
+        )
+    ]
+
+
+def _place(setting: Setting) -> tuple[float, float]:
+    noise_sd, octave = setting
+    return -1.0 if octave is None else octave, noise_sd or 0.0
+
+
+def band_gaps(settings: Iterable[Setting]) -> str | None:
+    """Why the published 29 are not among the conditions of (noise_sd, frequency), each once; None where they are."""
+    counts = Counter(settings)
+    published: set[Setting] = {(0.0, None), *((sd, f) for sd in NOISE_SDS[1:] for f in FREQUENCIES)}
+    problems: dict[str, set[Setting]] = {
+        "lacks {}": published - {*counts},
+        "has {} more than once": {setting for setting, count in counts.items() if count > 1 and setting in published},
+    }
+    phrases = [words.format(_levels(settings)) for words, settings in problems.items() if settings]
+    if not phrases:
+        return None
+    return f"{', and '.join(phrases)}; the published estimator takes its {len(published)} conditions, each once"
+
+
+def _levels(settings: Iterable[Setting]) -> str:
+    """Conditions in words: `noise_sd 0.08, noise_sd 0.16 at frequency 2`; a level alone stands for all frequencies."""
+    by_level: dict[float, list[float]] = {}
+    for sd, f in sorted((sd or 0.0, -1.0 if f is None else f) for sd, f in settings):
+        by_level.setdefault(sd, []).extend([f] if f >= 0 else [])
+    return ", ".join(
+        f"noise_sd {sd:g}"
+        + (f" at frequency {' and '.join(f'{f:g}' for f in octaves)}" if 0 < len(octaves) < 7 else "")
+        for sd, octaves in by_level.items()
+    )
+
+
+def integer_thresholds(accuracy: ArrayLike, reference: float | None = None) -> tuple[int, ...]:
+    """Thresholds t_0..t_6 from accuracies in percent, shape (5, 7): rows by noise_sd ascending from 0, columns by f.
+
+    With `reference`, an accuracy in percent, every accuracy is first divided by it and multiplied by 100: the `_norm`
+    variant. Raises UsageError for another shape, values that are not percentages, or a reference that is not positive.
+    """
+    percent = np.asarray(accuracy, dtype=np.float64)
+    if percent.shape != (len(NOISE_SDS), len(FREQUENCIES)):
+        raise UsageError(f"critical band: accuracies of shape {percent.shape}; give (5 noise levels, 7 frequencies)")
+    if not np.all((percent >= 0) & (percent <= 100)):
+        raise UsageError("critical band: accuracies outside 0..100 or missing; give percentages of all 35 conditions")
+    if reference is not None:
+        if not reference > 0:
+            raise UsageError(f"critical band: reference accuracy {reference}; it must be above 0 percent")
+        percent = percent / reference * 100
+    passes = percent[::-1] > 50  # row j: noise_sd of index 4 - j
+    first = np.where(passes.any(axis=0), passes.argmax(axis=0), len(NOISE_SDS) - 1)
+    return tuple(int(j) for j in first)
+
+
+def normalized_thresholds(accuracy: ArrayLike, rgb_clean: float | None = None) -> tuple[int, ...]:
+    """The `_norm` thresholds: relative to the accuracy at noise_sd 0, or to the clean accuracy in colour if given.
+
+    The study does not say which of the two it used. Noise_sd 0 is one condition, repeated over the columns of
+    `accuracy` in percent; should the columns differ, their mean is the reference.
+    """
+    percent = np.asarray(accuracy, dtype=np.float64)
+    return integer_thresholds(percent, float(percent[0].mean()) if rgb_clean is None else rgb_clean)
+
+
+def center(octave: Any, size: int) -> NDArray[np.float64]:
+    """Cycles per image at an octave, of images of `size` pixels a side."""
+    with np.errstate(over="ignore"):  # a flat bell has its centre anywhere, 1e400 included
+        return np.asarray(LOWEST_FREQUENCY * size / SIZE * np.exp2(octave), dtype=np.float64)
+
+
+def fit_band(thresholds: ArrayLike, size: int = SIZE) -> CriticalBand:
+    """The Gaussian through t_0..t_6 and the numbers it gives, for images of `size` pixels a side.
+
+    Raises UsageError unless there are seven thresholds in 0..4.
+    """
+    values = np.asarray(thresholds, dtype=np.float64)
+    if values.shape != (len(FREQUENCIES),) or not np.all((values >= 0) & (values <= 4)):
+        raise UsageError(f"critical band: thresholds {values.tolist()}; give seven numbers from 0 to 4")
+    fit = _least_squares(values)
+    amplitude, mu, sigma = (np.nan, np.nan, np.nan) if fit is None else fit
+    bandwidth = FULL_WIDTH * abs(sigma)
+    meaningless, doubts = None, []
+    if np.ptp(values) == 0:
+        meaningless = "all thresholds are equal"
+    elif fit is None:
+        meaningless = "no Gaussian fits the thresholds"
+    elif not LOWEST <= mu <= HIGHEST:
+        meaningless = "the centre lies outside the tested bands"
+    elif mu - bandwidth / 2 < LOWEST and mu + bandwidth / 2 > HIGHEST:
+        meaningless = "the Gaussian is wider than the tested range"
+    elif bandwidth > HIGHEST - LOWEST:
+        doubts.append("one of its flanks lies outside the tested bands")
+    if amplitude > 4 - 1e-3:
+        doubts.append("the peak is at its bound")
+    return CriticalBand(
+        thresholds=tuple(int(t) for t in values),
+        bandwidth=float(bandwidth),
+        center_frequency=float(center(mu, size)),
+        peak_noise_sensitivity=float(np.exp2(amplitude - 4)),
+        state=State.DEGENERATE if meaningless else State.DOUBTFUL if doubts else State.OK,
+        note="; ".join([meaningless, *doubts] if meaningless else doubts) or None,
+    )
+
+
+def gaussian(f: ArrayLike, amplitude: Any, mu: Any, sigma: Any) -> NDArray[np.float64]:
+    """The bell amplitude * exp(-(f - mu)^2 / (2 sigma^2)); the sign of sigma does not matter."""
+    return np.asarray(amplitude * np.exp(-((np.asarray(f) - mu) ** 2) / (2 * sigma**2)), dtype=np.float64)
+
+
+def _least_squares(thresholds: NDArray[np.float64]) -> tuple[float, float, float] | None:
+    """(A, mu, sigma) from the published start and bounds, or None where no optimum is found."""
+    bounds = ([0, -np.inf, -np.inf], [4, np.inf, np.inf])
+    with warnings.catch_warnings():
+        # The covariance is not used; that it cannot be estimated is one more face of a degenerate fit.
+        warnings.simplefilter("ignore", OptimizeWarning)
+        try:
+            (amplitude, mu, sigma), _ = curve_fit(
+                gaussian, np.array(FREQUENCIES, dtype=np.float64), thresholds, p0=(1, 0, 1), bounds=bounds
+            )
+        except RuntimeError:  # evaluations are used up
+            return None
+    return float(amplitude), float(mu), float(sigma)
+
+
+# The measures
+
+
+def band_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+    """The published numbers and thresholds, of normalized accuracies and (as NAME_raw) of accuracies as they are."""
+    cells = band_cells(outcomes)
+    rights = [cell.right for cell in cells]
+    if any(right is None for right in rights):
+        return dict.fromkeys(PUBLISHED, nothing(State.MISSING, "no clean prediction to agree with"))
+    settings = settings_of(outcomes.available)
+    percent = {
+        setting: 100 * (right.sum() / len(right))
+        for setting, right in zip(settings, rights, strict=True)
+        if right is not None
+    }
+    # (5, 7) percent: noise_sd by frequency.
+    accuracy = np.array([[percent[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS], dtype=np.float64)
+    rgb = _clean_percent(outcomes) if options.rgb_reference else None
+    size = outcomes.subject.size
+    if accuracy[0, 0] > 0 and (rgb is None or rgb > 0):
+        estimates = dict(_band_numbers(fit_band(normalized_thresholds(accuracy, rgb), size), ""))
+    else:
+        estimates = dict.fromkeys(PUBLISHED, nothing(State.UNDETERMINED, "nothing is right without noise"))
+    return estimates | dict(_band_numbers(fit_band(integer_thresholds(accuracy), size), "_raw"))
+
+
+def _clean_percent(outcomes: Outcomes) -> float | None:
+    right = outcomes.clean.right if outcomes.clean else None
+    return None if right is None else 100 * float(right.sum() / len(right))
+
+
+def _band_numbers(band: CriticalBand, suffix: str) -> Iterator[tuple[str, Estimate]]:
+    """The three numbers, and the seven thresholds that they come of."""
+    for measure, name in PUBLISHED.items():
+        value = getattr(band, name)
+        yield f"{measure}{suffix}", Estimate(value if np.isfinite(value) else np.nan, state=band.state, note=band.note)
+    for frequency, steps in zip(FREQUENCIES, band.thresholds, strict=True):
+        yield f"critical_threshold_{frequency}{suffix}", Estimate(float(steps))
+
+
+def has_band(available: Available) -> bool:
+    """Whether an image set is run under band noise."""
+    return bool(available.of_probe(PROBE))
+
+
+def _lacking_conditions(available: Available) -> str | None:
+    gaps = band_gaps(settings_of(available))
+    return gaps and f"{PROBE} {gaps}"
+
+
+_in_band = partial(
+    Measure,
+    scope=Scope.GRID,
+    estimates=band_estimates,
+    applies=has_band,
+    needs=_lacking_conditions,
+    group="critical band",
+    estimator="published",
+)
+
+
+def _published(suffix: str, words: str) -> Iterator[Measure[Outcomes]]:
+    for measure, number in PUBLISHED.items():
+        title, unit = f"critical {TITLES[number]}{words}", UNITS[number]
+        if suffix:
+            yield _in_band(f"{measure}{suffix}", title, unit)
+            continue
+        yield _in_band(
+            measure,
+            title,
+            unit,
+            is_bias=True,
+            number=number,
+            number_title=with_unit(TITLES[number], unit),
+            published=(f"metric/criticalband/{COLUMNS[number]}",),
+        )
+    for frequency in FREQUENCIES:
+        title = f"critical threshold of octave {frequency}{words}"
+        yield _in_band(f"critical_threshold_{frequency}{suffix}", title, "steps")
+
+
+MEASURES: Sequence[Measure[Outcomes]] = (
+    *_published("", ""),
+    *_published("_raw", ", accuracies not normalized"),
+)

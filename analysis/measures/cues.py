@@ -1,0 +1,154 @@
+"""Shape bias: what a classifier names, where the shape of an image is of one class and its texture of another.
+
+The images count whose two classes differ:
+
+    shape_bias    = shape decisions / (shape decisions + texture decisions)
+    shape_bias_C  = the same over images whose shape is of class C
+    cue_accuracy  = (shape decisions + texture decisions) / images
+
+All are fractions. Where the low frequencies of an image are of one class and its high ones of another, the same
+numbers, of low frequencies for shape and of high ones for texture, are low_frequency_cue_bias and
+frequency_cue_accuracy. A bias leaves out how often neither class is named; the accuracy tells it.
+
+A decision is the one of 16 entry-level classes whose ImageNet members have the largest mean probability. Each number is
+a share and has the interval of one over clusters (`statistics.wilson`), also where all decisions are alike; with one
+cluster there is none. Frequency biases depend on the cutoff at which the set was split. Two biases are comparable where
+their cue accuracies are.
+
+Source: Geirhos et al. 2019 ("ImageNet-trained CNNs are biased towards texture") for the first two, Gavrikov et al. 2025
+for frequencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from ...protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, Cues
+from ..statistics.arrays import Mask, Whole
+from ..statistics.shares import difference_interval, share_of
+from ..statistics.wilson import share_of_sums
+from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, State, nothing
+from .outcomes import CellOutcomes, Outcomes
+
+NEITHER = "neither cue is ever named"
+TITLES = {
+    SHAPE_CUES.bias: "shape bias",
+    SHAPE_CUES.accuracy: "cue accuracy",
+    FREQUENCY_CUES.bias: "low-frequency cue bias",
+    FREQUENCY_CUES.accuracy: "frequency cue accuracy",
+}
+
+
+def cue_shares(cell: CellOutcomes, cues: Cues) -> Iterator[tuple[str, Mask, Mask]]:
+    """Yield (name, images that count as right, images that count), (n,) each, of every number of two cues."""
+    images, conflicting = cell.images, cell.images.conflicting
+    first, either = _named_cues(cell)
+    yield cues.bias, first, either
+    for number in np.unique(images.first_cue[conflicting]):
+        of_class = images.first_cue == number
+        yield f"{cues.bias}_{cell.class_names.get(int(number), number)}", first & of_class, either & of_class
+    yield cues.accuracy, either, conflicting
+
+
+def _named_cues(cell: CellOutcomes) -> tuple[Mask, Mask]:
+    """(n,) each: whether the class of the first cue is named, and that of either, where the cues conflict."""
+    images, predicted = cell.images, cell.decisions.predicted
+    first, second = (images.conflicting & (predicted == cue) for cue in (images.first_cue, images.second_cue))
+    return first, first | second
+
+
+def cue_estimates(cues: Cues, outcomes: Outcomes, _: Options) -> dict[str, Estimate]:
+    """The bias overall and for each class of the first cue, and the accuracy, on the clean images.
+
+    Each is a share of decisions or images, with the interval of `statistics.wilson` over clusters. A class without a
+    name goes by its number.
+    """
+    clean = outcomes.clean
+    if clean is None or not clean.images.conflicting.any():
+        return {}
+    ids = np.unique(clean.images.clusters, return_inverse=True)[1]
+    return {name: _share(part, base, ids) for name, part, base in cue_shares(clean, cues)}
+
+
+def _share(part: Mask, base: Mask, ids: Whole) -> Estimate:
+    right, sizes = (np.bincount(ids, counted).astype(np.float64) for counted in (part, base))
+    if not sizes.any():
+        return nothing(State.UNDETERMINED, NEITHER)
+    value = float(right.sum() / sizes.sum())
+    low, high = share_of_sums(right, sizes)
+    if low is None or high is None:
+        return Estimate(value, state=State.NO_INTERVAL, note="1 independent image is too few for an interval")
+    return Estimate(value, low, high)
+
+
+def cue_differences(cues: Cues, a: Outcomes, b: Outcomes) -> dict[str, Ends]:
+    """Paired intervals of the numbers that both runs have, and that more than one cluster decides."""
+    if a.clean is None or b.clean is None or not a.images.has_same_labels(b.images):
+        return {}
+    clusters = a.images.clusters
+    intervals = {}
+    for (name, part_a, whole_a), (_, part_b, whole_b) in zip(
+        cue_shares(a.clean, cues), cue_shares(b.clean, cues), strict=True
+    ):
+        if whole_a.any() and whole_b.any():
+            share_a, share_b = (
+                share_of(part_a[whole_a], clusters[whole_a]),
+                share_of(part_b[whole_b], clusters[whole_b]),
+            )
+            if ends := difference_interval(share_a, share_b):
+                intervals[name] = ends
+    return intervals
+
+
+def _bias_values(cell: CellOutcomes) -> ImageValues | None:
+    first, either = _named_cues(cell)
+    return ImageValues(first, either, NEITHER) if cell.images.conflicting.any() else None
+
+
+def _accuracy_values(cell: CellOutcomes) -> ImageValues | None:
+    _, either = _named_cues(cell)
+    return ImageValues(either, cell.images.conflicting) if cell.images.conflicting.any() else None
+
+
+def _conflicts(cues: Cues, available: Available) -> bool:
+    return cues.second in available.schemes
+
+
+def _of_cues(cues: Cues) -> Iterator[Measure[Outcomes]]:
+    # Both measures have the same function, so that it is called once.
+    estimates, differences = partial(cue_estimates, cues), partial(cue_differences, cues)
+    for name in (cues.bias, cues.accuracy):
+        yield Measure(
+            name,
+            TITLES[name],
+            "share",
+            Scope.GRID,
+            estimates=estimates,
+            applies=partial(_conflicts, cues),
+            differences=differences,
+            is_bias=name == cues.bias,
+            group=cues.bias,
+            change=("decides", "by shape") if name == SHAPE_CUES.bias else None,
+            number=name,
+            published=("shape-bias",) if name == SHAPE_CUES.bias else (),
+        )
+
+
+def _under_conditions(cues: Cues) -> Iterator[Measure[CellOutcomes]]:
+    for name, values in ((cues.bias, _bias_values), (cues.accuracy, _accuracy_values)):
+        yield Measure(
+            name,
+            TITLES[name],
+            "share",
+            Scope.CONDITION,
+            values=values,
+            applies=partial(_conflicts, cues),
+            folded=name != cues.bias,
+        )
+
+
+MEASURES = tuple(measure for cues in CUES for measure in _of_cues(cues))
+CONDITION_MEASURES = tuple(measure for cues in CUES for measure in _under_conditions(cues))

@@ -1,0 +1,394 @@
+"""Generalization of the checkpoints of a study: the accuracy on each benchmark, and the means of the groups.
+
+All are percent of top-1 on images without perturbation, or attacked, and have no image set.
+
+    top1_imagenet, top1_imagenet-v2, top1_imagenet-sketch   on the set, among 1000 classes
+    top1_imagenet-real              of the predictions on ImageNet, right if the class is in ReaL's list (Beyer et al.
+                                    2020); images with an empty list do not count
+    top1_imagenet-real_last_batch   the same of the last 336 of the 50,000 images by class and file name, which is what
+                                    the published study took
+    top1_imagenet-a, top1_imagenet-r                        on the set, among its 200 classes
+    top1_imagenet-c, top1_imagenet-cbar                     mean over 19 x 5, and 10 x 5, corruptions and severities
+    top1_stylized                   on the set, among 16 classes
+    top1_pgd_linf                   on ImageNet under `pgd_linf`: eps 0.5/255, step 2/255, 40 steps
+
+    ID                mean of imagenet, imagenet-v2, imagenet-real
+    ID_as_published   mean of imagenet, imagenet-v2, imagenet-real_last_batch
+    Robustness        mean of imagenet-a, imagenet-c, imagenet-cbar
+    Concepts          mean of imagenet-sketch, imagenet-r, stylized
+    Adversarial       pgd_linf
+
+The benchmarks of a group weigh the same, and so do the sets of a benchmark. A group that lacks a benchmark, or a
+benchmark that lacks a corruption, is null, and its note says what is missing. What is not whole has a value and a note:
+1,000 of 50,000 images, or a decision among other classes. Intervals (95 %, `statistics.shares`) are over photographs:
+images with the same ILSVRC2012 number show one photograph, in whatever set they are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import isclose
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ...errors import some_of
+from ...protocol import ACCURACIES, BENCHMARKS, EPS, GROUPS, SAME_IMAGES, STEP, STEPS, VALIDATION, Accuracy
+from ...records import Condition, ImageSetInfo
+from ..database.store import Store
+from ..statistics.shares import Share, difference_interval, mean_of, share_of
+from .accuracy import real_right
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, less_clean, nothing
+from .outcomes import PredictionReader
+
+BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
+"""Parameters of the published attack."""
+ID_ACCURACY = "top1_imagenet"
+"""The accuracy on the images that the models were trained for."""
+NAMED = 3
+"""A note names so many of the sets that are missing."""
+Row = Mapping[str, Any]
+Place = tuple[str | None, int | None]
+"""Corruption and severity of an image set; None where its images are as they were taken."""
+CELLS = """
+SELECT detail.cell, detail.checkpoint_id, cell.condition, detail.probe, detail.parameters::VARCHAR AS parameters,
+       image_set.id AS image_set, shown.name, shown.benchmark, shown.corruption, shown.severity,
+       image_set.count, image_set.decision_space,
+       image_set.id IN (SELECT image_set FROM label WHERE scheme = 'real') AS real
+FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell
+JOIN image_set ON image_set.id = detail.image_set_id
+JOIN study_image_set AS shown ON shown.study = study_cell.study AND shown.image_set = image_set.id
+WHERE study_cell.study = ? AND image_set.labelled
+ORDER BY image_set.count DESC, detail.cell
+"""
+LAST = """
+SELECT image_index FROM image JOIN label USING (image_set, image_index)
+WHERE image_set = ? AND label.scheme = 'single' ORDER BY label.class DESC, parse_filename(path) DESC LIMIT ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A benchmark, or a group of them, as one checkpoint does on it."""
+
+    share: Share | None
+    """None where it is not whole."""
+    doubts: str = ""
+    """The doubts about the share, in words."""
+    lacks: str | None = None
+    """The reason why there is no share, such as `is missing`."""
+
+    def estimate(self) -> Estimate:
+        """The estimate, in percent."""
+        if not self.share:
+            return nothing(State.MISSING, self.lacks or "")
+        estimate = estimate_of(self.share).times(100)
+        return replace(estimate, state=State.DOUBTFUL, note=self.doubts) if self.doubts else estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmarked:
+    """The cells of a version of a study that show benchmarks."""
+
+    cells: Mapping[str, Sequence[Row]]
+    """Name in ACCURACIES -> cells of every checkpoint that may be the benchmark or a part of it; large sets first."""
+    names: Sequence[str]
+    groups: Sequence[str]
+    """Groups of which it has more than `imagenet`."""
+    clusters: Mapping[int, NDArray[np.int64]]
+    """image_set.id -> which cluster each of its images shows."""
+
+
+def read_benchmarked(store: Store, study_id: int) -> Benchmarked:
+    """Read what a version of a study has; `names` is empty where it has none of the benchmarks."""
+    cells = by_accuracy(_cells(store, study_id))
+    return Benchmarked(cells, *accuracies_of(cells), _clusters(store, cells))
+
+
+def _cells(store: Store, study_id: int) -> list[dict[str, Any]]:
+    return store.frame(CELLS, [study_id]).with_columns(pl.col("benchmark").replace(SAME_IMAGES)).to_dicts()
+
+
+def _clusters(store: Store, cells: Mapping[str, Sequence[Row]]) -> dict[int, NDArray[np.int64]]:
+    return {
+        image_set: clusters_of(store, image_set)
+        for image_set in {cell["image_set"] for rows in cells.values() for cell in rows}
+    }
+
+
+def by_accuracy(cells: Sequence[Row]) -> dict[str, list[Row]]:
+    """Name in ACCURACIES -> those of the cells that may be the benchmark, or a part of it."""
+    return {
+        name: [
+            cell
+            for cell in cells
+            if _shows(cell, accuracy)
+            and cell["probe"] == accuracy.probe
+            and (accuracy.probe == "clean" or _published_budget(cell["parameters"]))
+        ]
+        for name, accuracy in ACCURACIES.items()
+    }
+
+
+def benchmarks_of_sets(
+    conditions: Mapping[ImageSetInfo, Sequence[Condition]], schemes: Mapping[str, Collection[str]]
+) -> dict[str, list[Row]]:
+    """`by_accuracy` of image sets and conditions that need not have run; `schemes` are those of a set's digest."""
+    return by_accuracy(
+        [
+            {
+                "benchmark": SAME_IMAGES.get(images.benchmark, images.benchmark),
+                "corruption": images.corruption,
+                "severity": images.severity,
+                "count": images.count,
+                "probe": condition.probe,
+                "parameters": json.dumps(dict(condition.parameters)),
+                "real": "real" in schemes.get(images.digest, ()),
+            }
+            for images, of_set in sorted(conditions.items(), key=lambda pair: -pair[0].count)
+            for condition in of_set
+            if images.labelled
+        ]
+    )
+
+
+def accuracies_of(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
+    """The accuracies of which there is something, and the groups of which there is more than `imagenet`."""
+    names = [name for name, rows in cells.items() if rows]
+    return names, [group for group, members in GROUPS.items() if {*names} & {*members} - {"imagenet"}]
+
+
+def gap(cells: Sequence[Row], accuracy: Accuracy) -> str | None:
+    """The gap of a benchmark of which one checkpoint has these cells, large sets first; None if it is whole."""
+    places = {_place(cell) for cell in cells}
+    missing = [place for place in BENCHMARKS[accuracy.benchmark].places if place not in places]
+    if missing:
+        if not places:
+            return "is missing"
+        return f"lacks {some_of([f'{corruption} {severity}' for corruption, severity in missing], NAMED)}"
+    if accuracy.last and cells[0]["count"] != VALIDATION:
+        return f"needs all {VALIDATION:,} images to know the last {accuracy.last} of them"
+    return None
+
+
+def incomplete(group: str, gaps: Mapping[str, str | None]) -> str | None:
+    """Why a group has no mean, from what is missing of each benchmark; None where nothing is."""
+    missing = [f"{name} {gaps[name]}" for name in GROUPS[group] if gaps[name]]
+    return f"incomplete: {', '.join(missing)}" if missing else None
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkOutcomes:
+    """The decisions of one checkpoint on the benchmarks of a study."""
+
+    predictions: PredictionReader
+    study: Benchmarked
+    checkpoint_id: int
+
+    def measured(self) -> dict[str, Measured]:
+        """Name -> what the checkpoint does: `top1_NAME` for each benchmark that the study has, and the groups."""
+        cells = _cells_of(self.checkpoint_id, self.study.cells)
+        measured = {
+            name: _measure(self.predictions, cells[name], accuracy, self.study.clusters)
+            for name, accuracy in ACCURACIES.items()
+        }
+        benchmarks = {f"top1_{name}": measured[name] for name in self.study.names}
+        return benchmarks | {group: group_mean(group, measured) for group in self.study.groups}
+
+
+def benchmark_estimates(outcomes: BenchmarkOutcomes, _: Options) -> dict[str, Estimate]:
+    """The accuracies and means of groups that a study has, in percent."""
+    return {name: measured.estimate() for name, measured in outcomes.measured().items()}
+
+
+def benchmark_differences(a: BenchmarkOutcomes, b: BenchmarkOutcomes) -> dict[str, Ends]:
+    """Paired intervals, in percent, of what both runs have whole."""
+    measured_a, measured_b = a.measured(), b.measured()
+    intervals = {}
+    for name in measured_a.keys() & measured_b.keys():
+        share_a, share_b = measured_a[name].share, measured_b[name].share
+        if share_a and share_b and (ends := difference_interval(share_a, share_b)):
+            intervals[name] = (100 * ends[0], 100 * ends[1])
+    return intervals
+
+
+def _cells_of(checkpoint_id: int, cells: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    return {
+        name: [cell for cell in of_name if cell["checkpoint_id"] == checkpoint_id] for name, of_name in cells.items()
+    }
+
+
+Setting = tuple[int, str, str]
+"""A condition: its condition.id, probe and parameters."""
+
+
+def read_perturbed(store: Store, study_id: int) -> dict[Setting, Benchmarked]:
+    """Condition -> what the study has of the benchmarks under it: as if these images were the benchmarks' own.
+
+    `names` and `groups` are the means that some checkpoint has whole: of a benchmark of several sets, or of a group.
+    The answer is empty where no perturbation has any.
+    """
+    cells: dict[Setting, list[Row]] = {}
+    for cell in _cells(store, study_id):
+        cells.setdefault((cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
+    benchmarked = {}
+    for setting, of_setting in cells.items():
+        under = {
+            name: [cell for cell in of_setting if accuracy.probe == "clean" and _shows(cell, accuracy)]
+            for name, accuracy in ACCURACIES.items()
+        }
+        names, groups = _complete_means(under)
+        if names or groups:
+            benchmarked[setting] = Benchmarked(under, names, groups, _clusters(store, under))
+    return benchmarked if any(probe != "clean" for _, probe, _ in benchmarked) else {}
+
+
+def _complete_means(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
+    """The benchmarks of several sets, and the groups, that some checkpoint has whole."""
+    names, groups = set[str](), set[str]()
+    for checkpoint in {cell["checkpoint_id"] for rows in cells.values() for cell in rows}:
+        of_checkpoint = _cells_of(checkpoint, cells)
+        gaps = {name: gap(of_checkpoint[name], accuracy) for name, accuracy in ACCURACIES.items()}
+        names |= {
+            name
+            for name, accuracy in ACCURACIES.items()
+            if BENCHMARKS[accuracy.benchmark].corruptions and not gaps[name]
+        }
+        groups |= {group for group in GROUPS if not incomplete(group, gaps)}
+    return sorted(names), [group for group in GROUPS if group in groups]
+
+
+def perturbed_estimates(outcomes: Mapping[Setting, BenchmarkOutcomes]) -> Iterator[tuple[Setting, str, Estimate]]:
+    """Yield (condition, name, estimate) of what is whole under each condition, in percent, and less the clean one."""
+    measured = {setting: of_setting.measured() for setting, of_setting in outcomes.items()}
+    clean = next((numbers for (_, probe, _), numbers in measured.items() if probe == "clean"), {})
+    for setting, numbers in measured.items():
+        for name, number in numbers.items():
+            if number.share:
+                clean_share = clean[name].share if name in clean and setting[1] != "clean" else None
+                yield setting, name, _less_clean(number, number.share, clean_share)
+
+
+def _less_clean(number: Measured, share: Share, clean: Share | None) -> Estimate:
+    difference = less_clean(share, clean).times(100).difference
+    return replace(number.estimate(), n=share.images, difference=difference)
+
+
+def _shows(cell: Row, accuracy: Accuracy) -> bool:
+    """Whether the images of a cell, under whatever condition, may be those of the benchmark, or a part of them."""
+    return (
+        cell["benchmark"] == accuracy.benchmark
+        and _place(cell) in BENCHMARKS[accuracy.benchmark].places
+        and (cell["real"] or accuracy.scheme != "real")
+    )
+
+
+def _place(cell: Row) -> Place:
+    return cell["corruption"], cell["severity"]
+
+
+def _published_budget(parameters: str) -> bool:
+    budget = json.loads(parameters)
+    if "band" in budget:
+        return False
+    return all(isclose(float(budget.get(name, 0)), value, rel_tol=1e-6) for name, value in BUDGET.items())
+
+
+def _measure(
+    predictions: PredictionReader, cells: Sequence[Row], accuracy: Accuracy, clusters: Mapping[int, NDArray[np.int64]]
+) -> Measured:
+    """The accuracy on a benchmark by its cells of one checkpoint, those of large sets first."""
+    if lacks := gap(cells, accuracy):
+        return Measured(None, lacks=lacks)
+    # Where several sets are of one kind, the largest stands for it.
+    chosen = {_place(cell): cell for cell in reversed(cells)}
+    shares = [_share(predictions, cell, accuracy, clusters[cell["image_set"]]) for cell in chosen.values()]
+    return Measured(mean_of(shares), "; ".join(_doubts(list(chosen.values()), len(cells), accuracy)))
+
+
+def _doubts(chosen: Sequence[Row], candidates: int, accuracy: Accuracy) -> Iterator[str]:
+    benchmark = BENCHMARKS[accuracy.benchmark]
+    smallest, spaces = min(cell["count"] for cell in chosen), {cell["decision_space"] for cell in chosen}
+    if accuracy.last:
+        yield f"its last {accuracy.last} images alone, as published"
+    if smallest != benchmark.count:
+        yield f"{smallest:,} of {benchmark.count:,} images" + (" in a set" if benchmark.corruptions else "")
+    for space in sorted(spaces - {benchmark.decision_space}):
+        yield f"decided among {space} classes instead of {benchmark.decision_space}"
+    if candidates > len(chosen):
+        yield f"the largest of several sets, {chosen[0]['name']}"
+
+
+def _share(predictions: PredictionReader, cell: Row, accuracy: Accuracy, clusters: NDArray[np.int64]) -> Share:
+    decisions, images = predictions.decisions([cell["cell"]])[0], predictions.images(cell["image_set"])
+    index, right = np.arange(len(images)), np.asarray(decisions.rank == 0)
+    if accuracy.scheme == "real":
+        index, right = real_right(images, decisions)
+    if accuracy.last:
+        last = predictions.store.frame(LAST, [cell["image_set"], accuracy.last])["image_index"].to_numpy()
+        counted = np.isin(index, last)
+        index, right = index[counted], right[counted]
+    return share_of(right, clusters[index])
+
+
+def group_mean(group: str, measured: Mapping[str, Measured]) -> Measured:
+    """The mean of the benchmarks of a group, which are all in `measured`; each weighs the same."""
+    members = {name: measured[name] for name in GROUPS[group]}
+    if lacks := incomplete(group, {name: member.lacks for name, member in members.items()}):
+        return Measured(None, lacks=lacks)
+    doubts = [f"{name}: {member.doubts}" for name, member in members.items() if member.doubts]
+    return Measured(mean_of([member.share for member in members.values() if member.share]), "; ".join(doubts))
+
+
+def clusters_of(store: Store, image_set: int) -> NDArray[np.int64]:
+    """The cluster of each image of a set: numbers that are the same in any set that shows the same photograph.
+
+    Validation images of ImageNet, and the corrupted ones made of them, go by the number in their file names. Any other
+    image, or cluster of images of the set, is a cluster of its own, known by the set's digest, in any database.
+    """
+    clusters = store.frame(
+        "SELECT CASE WHEN clusters = count THEN try_cast(regexp_extract(path, 'ILSVRC2012_val_(\\d{8})', 1) AS BIGINT) "
+        "END AS number, ((1 + (hash(digest) >> 34))::BIGINT << 32) + cluster AS own "
+        "FROM image JOIN image_set AS s ON s.id = image_set WHERE image_set = ? ORDER BY image_index",
+        [image_set],
+    )
+    return clusters.select(cluster=clusters["number"].fill_null(clusters["own"]))["cluster"].to_numpy()
+
+
+# The measures
+
+
+def _has(name: str, available: Available) -> bool:
+    return any(name in names for names in accuracies_of(available.benchmarks))
+
+
+def _lacking_sets(name: str, available: Available) -> str | None:
+    return gap(available.benchmarks[name], ACCURACIES[name])
+
+
+def _lacking_members(group: str, available: Available) -> str | None:
+    return incomplete(group, {name: _lacking_sets(name, available) for name in ACCURACIES})
+
+
+_in_percent = partial(
+    Measure,
+    unit="percent",
+    scope=Scope.BENCHMARKS,
+    estimates=benchmark_estimates,
+    differences=benchmark_differences,
+)
+MEASURES: Sequence[Measure[BenchmarkOutcomes]] = (
+    *(
+        _in_percent(f"top1_{name}", f"top-1 {name}", applies=partial(_has, name), needs=partial(_lacking_sets, name))
+        for name in ACCURACIES
+    ),
+    *(
+        _in_percent(group, group, applies=partial(_has, group), needs=partial(_lacking_members, group))
+        for group in GROUPS
+    ),
+)

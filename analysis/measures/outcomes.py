@@ -1,0 +1,319 @@
+"""The decisions of models, and the classes that count as right: the only reader of predictions for measures.
+
+    ImageTruth  what counts as right for the images of a set, by every label scheme; read once for all models
+    Decisions   what one cell decided, image by image
+    CellOutcomes, Outcomes   the two together: of one condition, and of all conditions of one model on one image set
+
+The decisions of a cell are read once, however many measures ask.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ...errors import UsageError
+from ...protocol import CUES, SHAPE_CUES, SPACE_CLASSES, Cues
+from ...records import Condition
+from ..database.store import Store
+from ..statistics.arrays import Floats, Mask, Whole
+from .base import Available
+
+UNKNOWN_RANK = 65535
+"""Rank of the label of a wrong imported prediction, whose rank is not known."""
+CELLS = """
+SELECT detail.cell, condition.id AS condition_id, detail.probe, detail.parameters::VARCHAR AS parameters,
+       condition.digest, detail.clean_cell
+FROM study_cell JOIN cell_detail AS detail USING (cell) JOIN cell ON cell.id = detail.cell
+JOIN condition ON condition.id = cell.condition
+WHERE study_cell.study = ? AND checkpoint_id = ? AND image_set_id = ?
+ORDER BY detail.probe <> 'clean', detail.probe, detail.cutoff, detail.frequency NULLS FIRST, detail.noise_sd,
+         detail.parameters
+"""
+CLASS_NAMES = """
+SELECT class, shown_class.name FROM shown_class JOIN checkpoint USING (classes)
+WHERE image_set = ? AND checkpoint.id = ?
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One checkpoint on one image set in one version of a study."""
+
+    study_id: int
+    study: str
+    checkpoint_id: int
+    checkpoint: str
+    image_set_id: int
+    image_set: str
+    classes: int
+    """Number of classes in the decision space: a blind guess is right once in that many images."""
+    size: int
+    """Pixels a side of the images."""
+    labelled: bool
+
+    @property
+    def floor(self) -> float:
+        """Accuracy of a blind guess; 0 where agreement is measured."""
+        return 1 / self.classes if self.labelled else 0.0
+
+
+KEYS = ("study_id", "study", "checkpoint_id", "checkpoint", "image_set_id", "image_set")
+
+
+def subjects(store: Store, study: str) -> list[Subject]:
+    """List the checkpoints and image sets of a study (name, name@version, or `*` for the newest of all).
+
+    UsageError where there is no such study, or none of its cells is complete.
+    """
+    rows = store.frame(
+        "SELECT study_id, version AS study, checkpoint_id, checkpoint, image_set_id, image_set, classes, "
+        "max(detail.decision_space) AS decision_space, images.size, detail.labelled "
+        "FROM study_detail_of(?) AS detail JOIN checkpoint AS c ON c.id = checkpoint_id "
+        "JOIN image_set AS images ON images.id = image_set_id GROUP BY ALL ORDER BY ALL",
+        [study],
+    )
+    if not len(rows):
+        raise UsageError(f"{store.path} has no complete cell to analyze; `bandlens run` the study first")
+    classes = pl.col("decision_space").replace_strict(SPACE_CLASSES, default=pl.col("classes"), return_dtype=pl.Int32)
+    return [Subject(**row) for row in rows.with_columns(classes=classes).drop("decision_space").to_dicts()]
+
+
+@dataclass(frozen=True)
+class ImageTruth:
+    """The classes that count as right for the n images of a set."""
+
+    digest: str
+    clusters: Whole
+    """(n,): images of one cluster are not independent."""
+    labelled: bool
+    label: Whole
+    """(n,): class that predictions are ranked by; -1 without labels."""
+    accepted: Whole
+    """Images and the classes that ReaL accepts for them, as image * 65536 + class."""
+    cues: Cues | None
+    """The cues that conflict in the images, if any do."""
+    first_cue: Whole
+    """(n,): class of the first cue, such as shape; -1 for none."""
+    second_cue: Whole
+    schemes: frozenset[str]
+    """Label schemes beside the label."""
+
+    def __len__(self) -> int:
+        return len(self.clusters)
+
+    @cached_property
+    def clustered(self) -> bool:
+        return len(np.unique(self.clusters)) < len(self.clusters)
+
+    @cached_property
+    def conflicting(self) -> Mask:
+        """(n,): whether the two cues are of different classes."""
+        return np.asarray((self.first_cue >= 0) & (self.second_cue >= 0) & (self.first_cue != self.second_cue))
+
+    @cached_property
+    def judged(self) -> Mask:
+        """(n,): the images on which errors are compared, all or those whose cues conflict."""
+        return self.conflicting if self.conflicting.any() else np.ones(len(self), bool)
+
+    def has_same_labels(self, images: ImageTruth) -> bool:
+        """Whether labels beside the label are the same: they can be added to a set later."""
+        names = ("accepted", "first_cue", "second_cue")
+        return all(np.array_equal(getattr(self, name), getattr(images, name)) for name in names)
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """The decisions of one cell on the n images of a set, (n,) each."""
+
+    predicted: NDArray[np.uint16]
+    rank: NDArray[np.uint16] | None
+    """Rank of the label: 0 is right. None without labels."""
+    stored_confidence: NDArray[np.float32]
+
+    @property
+    def confidence(self) -> Floats | None:
+        """Probability of the predicted class in [0, 1]; None where that of some image is not known."""
+        if np.isnan(self.stored_confidence).any():
+            return None
+        return np.minimum(self.stored_confidence.astype(np.float64), 1)  # float32 may round above 1
+
+
+@dataclass(frozen=True)
+class CellOutcomes:
+    """The decisions of one model under one condition, and the classes that are right."""
+
+    images: ImageTruth
+    decisions: Decisions
+    clean: Decisions | None
+    """Decisions on the unperturbed images, where they were run."""
+    class_names: Mapping[int, str]
+
+    @property
+    def is_clean(self) -> bool:
+        return self.decisions is self.clean
+
+    @cached_property
+    def right(self) -> Mask | None:
+        """(n,): whether the label was predicted, or without labels the clean prediction; None without either."""
+        if self.decisions.rank is not None:
+            return np.asarray(self.decisions.rank == 0)
+        return None if self.clean is None else np.asarray(self.decisions.predicted == self.clean.predicted)
+
+    def unperturbed(self) -> CellOutcomes | None:
+        """The decisions on the clean images."""
+        if self.clean is None:
+            return None
+        return CellOutcomes(self.images, self.clean, self.clean, self.class_names)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCondition:
+    """A condition as the database has it."""
+
+    condition_id: int
+    cell: int
+    condition: Condition
+    parameters: str
+    """The parameters as JSON text."""
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """The decisions of one model on one image set under every condition of a study, in the order of conditions."""
+
+    subject: Subject
+    available: Available
+    cells: Mapping[StoredCondition, CellOutcomes]
+
+    @cached_property
+    def clean(self) -> CellOutcomes | None:
+        return next((cell.unperturbed() for cell in self.cells.values()), None)
+
+    @property
+    def images(self) -> ImageTruth:
+        return next(iter(self.cells.values())).images
+
+    def of_probe(self, probe: str) -> dict[Condition, CellOutcomes]:
+        """The conditions of a probe."""
+        return {stored.condition: cell for stored, cell in self.cells.items() if stored.condition.probe == probe}
+
+
+@dataclass
+class PredictionReader:
+    """Reads decisions and labels of one database, each once. `forget` drops decisions that are used up."""
+
+    store: Store
+    _images: dict[int, ImageTruth] = field(default_factory=dict)
+    _decisions: dict[int, Decisions] = field(default_factory=dict)
+    _names: dict[tuple[int, int], dict[int, str]] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        self._decisions.clear()
+
+    def images(self, image_set: int) -> ImageTruth:
+        """Read what counts as right for the images of a set (image_set.id)."""
+        if image_set not in self._images:
+            self._images[image_set] = _read_images(self.store, image_set)
+        return self._images[image_set]
+
+    def decisions(self, cells: Iterable[int]) -> list[Decisions]:
+        """Read what complete cells (cell.id) of one image set decide, in the order of the cells asked for."""
+        cells = list(cells)
+        if unread := sorted({cell for cell in cells if cell not in self._decisions}):
+            self._decisions |= dict(zip(unread, read_decisions(self.store, unread), strict=True))
+        return [self._decisions[cell] for cell in cells]
+
+    def outcomes(self, subject: Subject) -> Outcomes:
+        """Read every condition of a subject."""
+        images = self.images(subject.image_set_id)
+        rows = self.store.frame(CELLS, [subject.study_id, subject.checkpoint_id, subject.image_set_id])
+        clean_cell = next(iter(rows["clean_cell"].drop_nulls()), None)
+        ids = rows["cell"].to_list()
+        *decided, clean = self.decisions([*ids, ids[0] if clean_cell is None else clean_cell])
+        names = self._class_names(subject)
+        cells = {
+            _stored(row): CellOutcomes(images, decisions, None if clean_cell is None else clean, names)
+            for row, decisions in zip(rows.rows(named=True), decided, strict=True)
+        }
+        conditions = [stored.condition for stored in cells]
+        return Outcomes(subject, Available(conditions, images.schemes, images.labelled), cells)
+
+    def _class_names(self, subject: Subject) -> dict[int, str]:
+        key = (subject.image_set_id, subject.checkpoint_id)
+        if key not in self._names:
+            self._names[key] = dict(self.store.frame(CLASS_NAMES, [*key]).rows())
+        return self._names[key]
+
+
+def _stored(row: Mapping[str, Any]) -> StoredCondition:
+    parameters = tuple(json.loads(row["parameters"]).items())
+    condition = Condition(row["probe"], parameters, row["digest"])
+    return StoredCondition(row["condition_id"], row["cell"], condition, row["parameters"])
+
+
+def _read_images(store: Store, image_set: int) -> ImageTruth:
+    digest, labelled, own_scheme = store.frame(
+        "SELECT digest, labelled, scheme FROM image_set WHERE id = ?", [image_set]
+    ).row(0)
+    clusters = store.frame("SELECT cluster FROM image WHERE image_set = ? ORDER BY image_index", [image_set])
+    labels = store.frame(
+        "SELECT scheme, image_index::BIGINT AS image_index, class::BIGINT AS class FROM label WHERE image_set = ?",
+        [image_set],
+    )
+    schemes = frozenset(labels["scheme"].unique().to_list())
+    cues = next((cues for cues in CUES if cues.second in schemes), None)
+
+    def classes(scheme: str) -> Whole:
+        column = np.full(len(clusters), -1, np.int64)
+        index, of_image = labels.filter(pl.col("scheme") == scheme).select("image_index", "class").to_numpy().T
+        column[index] = of_image
+        return column
+
+    real = labels.filter(pl.col("scheme") == "real").select("image_index", "class").to_numpy()
+    first, second = (cues or SHAPE_CUES).first, (cues or SHAPE_CUES).second
+    return ImageTruth(
+        digest=digest,
+        clusters=clusters["cluster"].to_numpy().astype(np.int64),
+        labelled=labelled,
+        label=classes(own_scheme or ""),
+        accepted=real @ np.array([1 << 16, 1]),
+        cues=cues,
+        first_cue=classes(first),
+        second_cue=classes(second),
+        schemes=schemes,
+    )
+
+
+def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
+    """Read what complete cells decide: those of one image set, ascending."""
+    rows = store.frame(
+        "SELECT cell, image_index, predicted, label_rank, confidence FROM prediction "
+        "WHERE cell IN (SELECT unnest(?::INTEGER[]))",
+        [list(cells)],
+    )
+    place = np.searchsorted(np.array(cells), rows["cell"].to_numpy()), rows["image_index"].to_numpy()
+    # Rows come in any order. Each is put into its place, which is faster than to have them sorted.
+    shape = (len(cells), len(rows) // len(cells))
+    predicted, confidence = np.empty(shape, np.uint16), np.empty(shape, np.float32)
+    predicted[place] = rows["predicted"].to_numpy()
+    confidence[place] = rows["confidence"].fill_null(np.nan).to_numpy()
+    ranks: NDArray[np.uint16] | None = None
+    if not rows["label_rank"].has_nulls():
+        ranks = np.empty(shape, np.uint16)
+        ranks[place] = rows["label_rank"].to_numpy()
+    return [
+        Decisions(predicted[row], None if ranks is None else ranks[row], confidence[row]) for row in range(len(cells))
+    ]
+
+
+def right_of(store: Store, cell: int) -> Mask:
+    """Read which images, (n,), a complete cell of labelled images has right."""
+    return np.asarray(read_decisions(store, [cell])[0].rank == 0)

@@ -1,0 +1,685 @@
+"""The critical band from single images: continuous thresholds, a channel through them, and intervals.
+
+Per octave index f, the noise_sd at which accuracy falls to half of that without noise, from a logistic in log noise
+strength fitted to the single outcomes by maximum likelihood:
+
+    P(right | noise_sd) = c + (a - c) / (1 + exp(slope (x + S_f) - logit q)),   x = log2(noise_sd / 0.16)
+    a = accuracy at noise_sd 0, c = `floor`, q = (a/2 - c) / (a - c);   threshold_f = 0.16 * 2^-S_f
+
+The sensitivities S_f, censored where the threshold lies outside the tested noise (0.02 .. 0.16 as published) or above
+0.16, follow the same bell as the published integers (which are S_f rounded up), and the same three numbers come of it:
+
+    S_f ~ A exp(-(f - mu)^2 / (2 sigma^2)),  bandwidth = 2 sqrt(ln 4) sigma octaves,
+    center_frequency = 1.75 * 2^mu cycles per image, times size / 224 where images are of another size,
+    peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
+
+A threshold takes the images without noise and two levels or more of an octave; the three numbers take three octaves
+with a threshold, and each condition once. Levels and octaves may be any, and others at each octave. `c` is the accuracy
+of blind guessing: 1 over the classes of the decision space (1/16 for entry-level classes, 1/200 for those of ImageNet-A
+and -R), and 0 where agreement is measured. S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c are
+not.
+
+A threshold outside the tested noise is known to lie there and no more: its state is `censored_above` or
+`censored_below`, its value that end of the range. The channel is fitted by the likelihood
+
+    S_f in [0, 3]:  -(S_f - m_f)^2 / (2 s^2)     S_f > 3:  log Phi((m_f - 3) / s)     S_f < 0:  log Phi((0 - m_f) / s)
+
+with m_f the bell, s = 0.05 octaves, and bounds 0.01 <= A <= 6, -3 <= mu <= 9, 1/4 <= sigma <= 7. A peak noise
+sensitivity above 0.5 is an extrapolation from the flanks, beyond the weakest noise.
+
+Intervals (95 %) are percentiles over 1,000 resamples (`statistics.images`), each with the whole estimate anew: all
+conditions of an image, and all images of a cluster, go together. Value and interval are null where no more than twice
+the guessing rate is right without noise (`at_chance`), fewer than 20 images are, fewer than three thresholds lie within
+the tested noise, or the fit ends at a bound. The interval alone is null with fewer than 20 independent images, or where
+the slope of a threshold is at a bound. Both are `doubtful` where one end of the interval is a bound of the fit, a
+threshold's interval spans the tested noise, or the channel is narrower than an octave. Differences of two runs are
+paired over resamples; where the answers to fewer than 10 clusters differ, the two are taken as independent.
+
+Sources: Wichmann & Hill 2001 (fit, bootstrap), Tobin 1958 (censored fit), Field & Welsh 2007 (clusters).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, log_ndtr
+
+from ...errors import UsageError
+from ...protocol import FREQUENCIES, NOISE_SDS, SIZE
+from ..statistics.arrays import Floats, Mask
+from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
+from ..statistics.shares import FEWEST_APART
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing, with_unit
+from .critical_band import (
+    FULL_WIDTH,
+    PROBE,
+    TITLES,
+    UNITS,
+    Setting,
+    band_cells,
+    center,
+    gaussian,
+    has_band,
+    settings_of,
+)
+from .likelihood import best_start, maximize
+from .outcomes import Outcomes
+
+GREY: Setting = (0.0, None)
+PUBLISHED: Sequence[Setting] = (GREY, *((sd, f) for f in FREQUENCIES for sd in NOISE_SDS[1:]))
+FEWEST_LEVELS = 2
+"""Levels of noise that a threshold takes at least."""
+FEWEST_FREQUENCIES = 3
+"""Octaves with a threshold that the three numbers take at least."""
+FEWEST_RIGHT = 20
+"""Right answers without noise, below which no threshold is looked for."""
+CHANNEL = tuple(UNITS)
+"""The numbers that describe a channel."""
+NUMBERS = {number: f"psychometric_{number}" for number in CHANNEL}
+"""Number -> the measure."""
+THRESHOLDS: Mapping[str, int] = {f"psychometric_threshold_{octave}": octave for octave in FREQUENCIES}
+"""Measure -> the octave whose threshold it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The noise that thresholds are sought in."""
+
+    frequencies: tuple[int, ...]
+    """Octaves that have levels enough."""
+    rows: NDArray[np.intp]
+    """(levels, frequencies): the row of each condition's outcomes; octaves with fewer levels repeat their first."""
+    x: Floats
+    """(levels, frequencies): log2(noise_sd / 0.16), weakest first."""
+    present: Mask
+    """(levels, frequencies): False where a level is repeated."""
+
+    @property
+    def low(self) -> Floats:
+        """(frequencies,) the least sensitivity that the tested noise can tell; a threshold beyond is censored."""
+        return np.asarray(0.0 - self.x.max(axis=0))
+
+    @property
+    def high(self) -> Floats:
+        """(frequencies,) the greatest one."""
+        return np.asarray(0.0 - self.x.min(axis=0))
+
+    @property
+    def apart(self) -> int:
+        """Octaves between neighbours: a narrower channel may lie and peak anywhere between two."""
+        return int(np.diff(self.frequencies).max(initial=1))
+
+
+def noise_of(settings: Sequence[Setting]) -> Noise:
+    """The noise of conditions whose outcomes are rows, the first one without noise and the others in any order."""
+    levels = _levels(settings)
+    frequencies = tuple(f for f, rows in levels.items() if len(rows) >= FEWEST_LEVELS)
+    most = max((len(levels[f]) for f in frequencies), default=0)
+    rows = np.array([levels[f] + levels[f][:1] * (most - len(levels[f])) for f in frequencies], np.intp).T
+    present = np.array([np.arange(most) < len(levels[f]) for f in frequencies], bool).T
+    sds = np.array([sd or np.nan for sd, _ in settings])
+    return Noise(frequencies, rows, np.log2(sds[rows] / NOISE_SDS[-1]), present)
+
+
+def _levels(settings: Sequence[Setting]) -> dict[int, list[int]]:
+    """Octave -> the rows of its levels, weakest first."""
+    levels: dict[int, list[int]] = {}
+    for row, (_, f) in sorted(enumerate(settings), key=lambda numbered: (numbered[1][1] or 0, numbered[1][0])):
+        if f is not None:
+            levels.setdefault(int(f), []).append(row)
+    return levels
+
+
+def threshold_gaps(settings: Iterable[Setting]) -> dict[int | None, str]:
+    """Octave -> why it has no threshold; None -> why no octave has."""
+    counts = Counter(settings)
+    if GREY not in counts:
+        return {None: "has no images without noise (noise_sd 0), which thresholds are relative to"}
+    if any(count > 1 for count in counts.values()):
+        return {None: "has conditions more than once, so that nothing says which of them count"}
+    return {
+        f: f"has one level of noise at frequency {f}, and a threshold takes {FEWEST_LEVELS}"
+        for f, rows in _levels(list(counts)).items()
+        if len(rows) < FEWEST_LEVELS
+    }
+
+
+def with_threshold(settings: Sequence[Setting]) -> list[int]:
+    """The octaves that have a threshold, as far as the answers determine it."""
+    gaps = threshold_gaps(settings)
+    return [] if None in gaps else [f for f in _levels(settings) if f not in gaps]
+
+
+def channel_gap(settings: Sequence[Setting]) -> str | None:
+    """Why the three numbers cannot be had of the conditions; None where the answers decide."""
+    gaps, octaves = threshold_gaps(settings), len(with_threshold(settings))
+    if None in gaps or octaves >= FEWEST_FREQUENCIES:
+        return gaps.get(None)
+    have = f"has {FEWEST_LEVELS} levels of noise or more at {octaves or 'no'} frequenc{'y' if octaves == 1 else 'ies'}"
+    return f"{have}, and a channel takes {FEWEST_FREQUENCIES}"
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    frequency: int
+    """Octave index."""
+    noise_sd: Estimate
+    """Kept within the tested noise: an end of 0.02 reads "0.02 or less", one of 0.16 "0.16 or more". Its state is
+    censored_below or censored_above where the threshold itself lies outside."""
+    slope: float
+    """Log-odds per octave of noise, 1/4 to 32."""
+
+
+@dataclass(frozen=True, slots=True)
+class PsychometricBand:
+    thresholds: tuple[Threshold, ...]
+    bandwidth: Estimate
+    center_frequency: Estimate
+    peak_noise_sensitivity: Estimate
+    reference: float
+    """Accuracy without noise, a fraction."""
+    images: int
+    clusters: int
+
+    def estimates(self) -> dict[str, Estimate]:
+        """The three numbers and the thresholds by name."""
+        thresholds = {f"threshold_{threshold.frequency}": threshold.noise_sd for threshold in self.thresholds}
+        return {name: getattr(self, name) for name in CHANNEL} | thresholds
+
+
+def estimate_band(
+    correct: NDArray[np.bool_],
+    clusters: ArrayLike | None = None,
+    *,
+    settings: Sequence[Setting] = PUBLISHED,
+    floor: float = 0.0,
+    size: int = SIZE,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> PsychometricBand:
+    """Thresholds and channel of one checkpoint on one image set.
+
+    correct: (conditions, n) bool, the same n images in every row. settings: noise_sd and frequency of each row; row 0
+    is noise_sd 0. As published there are 29: then frequency by frequency from 0, within each noise_sd 0.02, 0.04, 0.08,
+    0.16. A frequency with a single level gets no threshold. clusters: (n,) ids of images that are not independent, such
+    as crops of one photograph; left out, each image stands for itself. floor: accuracy of a blind guess, 1 over the
+    classes that are decided between. size: pixels a side of the images. Resamples are a function of `seed`.
+
+    Raises UsageError for arrays that do not fit, conditions without any threshold, a floor outside [0, 1), or fewer
+    than 100 resamples.
+    """
+    ids = _check_outcomes(correct, settings, clusters, floor, resamples)
+    noise = noise_of(settings)
+    right, images = count_right(correct, ids, resamples, np.random.default_rng(seed))
+    independent = int(ids.max()) + 1
+    if too_little := _too_little(right, images, floor):
+        return _without(too_little, noise, float(right[0, 0] / images[0]), correct.shape[1], independent)
+    # A resample that happens to fall to chance has no threshold; the others speak for it.
+    usable = _usable(right, images, floor)
+    drawn = _fit(right[:, usable], images[usable], floor, noise)
+    return PsychometricBand(
+        *_judged(drawn, size, _why_too_few(independent)), float(right[0, 0] / images[0]), correct.shape[1], independent
+    )
+
+
+def paired_band_intervals(
+    a: NDArray[np.bool_],
+    b: NDArray[np.bool_],
+    clusters: ArrayLike | None = None,
+    *,
+    settings: Sequence[Setting] = PUBLISHED,
+    floors: tuple[float, float] = (0.0, 0.0),
+    size: int = SIZE,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Name of a row -> 95 % interval (low, high) of its value in B less that in A, over the same images in both.
+
+    a and b are as for `estimate_band`, of the same settings, with their floors. The ends are percentiles of the
+    differences in resamples that draw the same clusters for both. A number that has no interval in one of them is left
+    out; the answer is empty where the answers to fewer than 10 clusters differ, of which resamples say too little.
+    Raises UsageError as `estimate_band` does.
+    """
+    ids = _check_outcomes(a, settings, clusters, floors[0], resamples)
+    _check_outcomes(b, settings, ids, floors[1], resamples)
+    noise = noise_of(settings)
+    if len(np.unique(ids[(a != b).any(axis=0)])) < FEWEST_APART:
+        return {}
+    right, images = count_right(np.concatenate([a, b]), ids, resamples, np.random.default_rng(seed))
+    runs = list(zip((right[: len(a)], right[len(a) :]), floors, strict=True))
+    if any(_too_little(right_of_run, images, floor) for right_of_run, floor in runs):
+        return {}
+    usable = np.logical_and(*(_usable(right_of_run, images, floor) for right_of_run, floor in runs))
+    independent = int(ids.max()) + 1
+    numbers = []
+    for right_of_run, floor in runs:
+        drawn = _fit(right_of_run[:, usable], images[usable], floor, noise)
+        band = PsychometricBand(*_judged(drawn, size, _why_too_few(independent)), 0.0, a.shape[1], independent)
+        defined = {name for name, estimate in band.estimates().items() if not np.isnan(estimate.low)}
+        numbers.append({name: values for name, values in drawn.numbers(size).items() if name in defined})
+    numbers_a, numbers_b = numbers
+    return {name: interval((numbers_b[name] - numbers_a[name])[1:]) for name in numbers_a if name in numbers_b}
+
+
+def _too_little(right: Floats, images: Floats, floor: float) -> Estimate | None:
+    """The state of all numbers where too little is right without noise; `right` is (conditions, 1 + resamples)."""
+    reference = right[0, 0] / images[0]
+    if floor and reference <= 2 * floor:
+        note = f"accuracy without noise, {reference:.3g}, is no more than twice that of a blind guess, {floor:.3g}"
+        return nothing(State.AT_CHANCE, note)
+    if right[0, 0] < FEWEST_RIGHT:
+        return _nothing(
+            f"{right[0, 0]:.0f} of {images[0]:.0f} images are right without noise: too few to see a threshold"
+        )
+    return None
+
+
+def _usable(right: Floats, images: Floats, floor: float) -> Mask:
+    """Which resamples have a threshold."""
+    return np.asarray((right[0] > 0) & (right[0] / images > 2 * floor))
+
+
+def _why_too_few(independent: int) -> str | None:
+    return f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """The fit of the data first, then those of the resamples."""
+
+    noise: Noise
+    sensitivity: Floats
+    """(frequencies, 1 + resamples)."""
+    slope: Floats
+    """(frequencies, 1 + resamples)."""
+    channel: Floats
+    """(3, 1 + resamples): A, mu, sigma."""
+
+    def numbers(self, size: int) -> dict[str, Floats]:
+        """Name of a row -> its values."""
+        kept = np.clip(self.sensitivity, self.noise.low[:, None], self.noise.high[:, None])
+        thresholds = zip(self.noise.frequencies, NOISE_SDS[-1] * np.exp2(-kept), strict=True)
+        numbers = dict(zip(CHANNEL, channel_numbers(self.channel, size), strict=True))
+        return numbers | {f"threshold_{f}": sds for f, sds in thresholds}
+
+
+def _fit(right: Floats, images: Floats, floor: float, noise: Noise) -> _Fits:
+    """Thresholds and channels of right answers (conditions, R) among images (R,)."""
+    present = noise.present[:, :, None]
+    levels, trials = (np.where(present, counts, 0.0) for counts in (right[noise.rows], images))
+    flat = (len(levels), -1)
+    return _fit_levels(levels.reshape(flat), trials.reshape(flat), right[0] / images, floor, noise)
+
+
+def _fit_levels(levels: Floats, images: Floats, reference: Floats, floor: float, noise: Noise) -> _Fits:
+    """As `fit_thresholds` takes them, frequency by frequency; reference is (R,)."""
+    repeat = len(noise.frequencies)
+    x = np.repeat(noise.x, len(reference), axis=1)
+    sensitivity, slope = fit_thresholds(levels, images, np.tile(reference, repeat), floor, x)
+    sensitivity = sensitivity.reshape(repeat, -1)
+    return _Fits(noise, sensitivity, slope.reshape(repeat, -1), fit_channels(sensitivity, noise))
+
+
+def _judged(fits: _Fits, size: int, too_few: str | None) -> tuple[tuple[Threshold, ...], Estimate, Estimate, Estimate]:
+    """Thresholds, bandwidth, centre frequency and peak noise sensitivity."""
+    columns = (fits.noise.frequencies, fits.noise.low, fits.noise.high, fits.sensitivity, fits.slope[:, 0])
+    thresholds = tuple(
+        _threshold(f, float(low), float(high), sensitivity, float(slope), too_few)
+        for f, low, high, sensitivity, slope in zip(*columns, strict=True)
+    )
+    return thresholds, *_channel(fits, size, too_few)
+
+
+def estimate_band_of_counts(
+    right: NDArray[np.int64],
+    trials: NDArray[np.int64],
+    *,
+    floor: float = 0.0,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> PsychometricBand:
+    """As `estimate_band`, of right answers and all trials where each condition has trials of its own.
+
+    right, trials: (5, 7), rows by noise_sd ascending from 0, columns by octave index; the trials at noise_sd 0 are one
+    condition. floor: accuracy of a blind guess. Resampled are the trials of each condition.
+
+    Raises UsageError for counts that do not fit.
+    """
+    shape = (len(NOISE_SDS), len(FREQUENCIES))
+    if right.shape != shape or trials.shape != shape or np.any((right < 0) | (right > trials) | (trials < 1)):
+        raise UsageError(
+            f"critical band: counts of shapes {right.shape} and {trials.shape}; give right of all, {shape}"
+        )
+    share = right / trials
+    random = np.random.default_rng(seed)
+    drawn = np.concatenate([right[None], random.binomial(trials, share, (resamples, *shape))]).astype(np.float64)
+    reference = drawn[:, 0].sum(axis=1) / trials[0].sum()
+    total = int(trials.sum())
+    if drawn[0, 0].sum() < FEWEST_RIGHT or reference[0] <= 2 * floor:
+        note = f"{right[0].sum()} of {trials[0].sum()} trials are right without noise: too few to see a threshold"
+        return _without(_nothing(note), noise_of(PUBLISHED), float(reference[0]), total, total)
+    drawn, reference = drawn[reference > 2 * floor], reference[reference > 2 * floor]
+    flat = drawn[:, 1:].transpose(1, 2, 0).reshape(shape[0] - 1, -1)
+    all_trials = np.repeat(trials[1:].astype(np.float64), len(drawn), axis=1)
+    fits = _fit_levels(flat, all_trials, reference, floor, noise_of(PUBLISHED))
+    return PsychometricBand(*_judged(fits, SIZE, None), float(reference[0]), total, total)
+
+
+def _without(estimate: Estimate, noise: Noise, reference: float, images: int, clusters: int) -> PsychometricBand:
+    """A band of which every number is the same estimate without a value."""
+    thresholds = tuple(Threshold(f, estimate, np.nan) for f in noise.frequencies)
+    return PsychometricBand(thresholds, estimate, estimate, estimate, reference, images, clusters)
+
+
+def _check_outcomes(
+    correct: NDArray[np.bool_],
+    settings: Sequence[Setting],
+    clusters: ArrayLike | None,
+    floor: float,
+    resamples: int,
+) -> NDArray[np.intp]:
+    """Cluster indices 0..C-1 of the images."""
+    conditions = len(settings)
+    if correct.ndim != 2 or len(correct) != conditions or correct.shape[1] == 0 or correct.dtype != np.bool_:
+        raise UsageError(
+            f"critical band: outcomes are {correct.dtype} {correct.shape}; give bool ({conditions} conditions, images)"
+        )
+    if settings[0] != GREY:
+        raise UsageError("critical band: the first row of outcomes must be those without noise")
+    if not with_threshold(settings):
+        raise UsageError(f"critical band: no frequency has {FEWEST_LEVELS} levels of noise, each once")
+    if not 0 <= floor < 1:
+        raise UsageError(f"critical band: floor {floor}; it is an accuracy in [0, 1), 0.001 for a thousand classes")
+    if resamples < 100:
+        raise UsageError(f"critical band: {resamples} resamples; intervals need at least 100")
+    if clusters is None:
+        return np.arange(correct.shape[1])
+    ids = np.asarray(clusters)
+    if ids.shape != correct.shape[1:]:
+        raise UsageError(f"critical band: {ids.shape} cluster ids for {correct.shape[1]} images; give one each")
+    return np.unique(ids, return_inverse=True)[1]
+
+
+def _threshold(
+    frequency: int, low: float, high: float, sensitivity: Floats, slope: float, too_few: str | None
+) -> Threshold:
+    """The threshold from the sensitivities of the data (first) and of the resamples, within those that were tested."""
+    value = float(sensitivity[0])
+    ends = np.clip([value, *interval(sensitivity[1:])], low, high)
+    sd, weakest, strongest = (float(NOISE_SDS[-1] * 2.0 ** -ends[i]) for i in (0, 2, 1))
+    # An infinitely steep curve leaves the threshold anywhere between two levels; its resamples all sit in one place.
+    note = too_few or ("the slope is at the bound of its fit" if _at_bound(slope, SLOPE_BOUNDS) else None)
+    state = State.NO_INTERVAL if note else State.OK
+    if note:
+        weakest, strongest = np.nan, np.nan
+    if value > high:
+        state, note = State.CENSORED_BELOW, "the threshold lies below the tested noise"
+    elif value < low:
+        state, note = State.CENSORED_ABOVE, "the threshold lies above the tested noise"
+    elif not note and (ends[1], ends[2]) == (low, high):
+        state, note = State.DOUBTFUL, "the interval spans the tested noise"
+    return Threshold(frequency, Estimate(sd, weakest, strongest, state, note), slope)
+
+
+def _channel(fits: _Fits, size: int, too_few: str | None) -> tuple[Estimate, Estimate, Estimate]:
+    """Bandwidth, centre frequency and peak noise sensitivity."""
+    (low, high), sensitivity = _channel_range(fits.noise), fits.sensitivity[:, 0]
+    met = int(((sensitivity >= low) & (sensitivity <= high)).sum())
+    if met < FEWEST_FREQUENCIES:
+        note = f"{met} of {len(sensitivity)} thresholds lie within the tested noise; three numbers need three"
+        return (_nothing(note),) * 3
+    bounds = np.stack(channel_bounds(fits.noise), axis=1)
+    for name, fit, ends in zip(("height", "centre", "width"), fits.channel, bounds, strict=True):
+        if _at_bound(fit[0], ends):
+            return (_nothing(f"the channel's {name} is at the bound of its fit"),) * 3
+    # The bounds of the fit go the way of its optima, to be compared with them.
+    width, middle, height = channel_numbers(np.hstack([fits.channel, bounds]), size)
+    narrow = None
+    if width[0] < fits.noise.apart:
+        octaves = "an octave" if fits.noise.apart == 1 else f"{fits.noise.apart} octaves"
+        narrow = f"the channel is narrower than {octaves}, by which the tested bands are apart"
+    return (
+        _judge("width", width, too_few, narrow),
+        _judge("centre", middle, too_few, narrow),
+        _judge("height", height, too_few, narrow),
+    )
+
+
+def channel_numbers(fits: Floats, size: int) -> tuple[Floats, Floats, Floats]:
+    """The three numbers of CHANNEL of fits (3, R) of A, mu and sigma, (R,) each."""
+    amplitude, mu, sigma = fits
+    return FULL_WIDTH * sigma, center(mu, size), np.exp2(amplitude - 4)
+
+
+def _judge(name: str, numbers: Floats, too_few: str | None, doubt: str | None) -> Estimate:
+    """The estimate from a number of the data (first), of the resamples, and at the two bounds of the fit (last)."""
+    value, bounds = float(numbers[0]), numbers[-2:]
+    low, high = interval(numbers[1:-2])
+    low_open, high_open = _at_bound(low, bounds), _at_bound(high, bounds)
+    if low_open and high_open:
+        return _nothing(f"the interval of the channel's {name} spans all that its fit allows")
+    if too_few:
+        return Estimate(value, np.nan, np.nan, State.NO_INTERVAL, "; ".join(filter(None, (too_few, doubt))))
+    bounded = f"the {'lower' if low_open else 'upper'} end of the interval is where the fit is bounded"
+    doubts = [words for words in (doubt, bounded if low_open or high_open else None) if words]
+    return Estimate(value, low, high, State.DOUBTFUL if doubts else State.OK, "; ".join(doubts) or None)
+
+
+def _at_bound(x: float, bounds: Floats) -> bool:
+    return bool(np.isclose(x, bounds, rtol=1e-5, atol=0).any())
+
+
+def _nothing(note: str) -> Estimate:
+    return nothing(State.UNDETERMINED, note)
+
+
+# The two likelihoods, as array functions over many fits
+#
+# x = log2(noise_sd / 0.16) counts octaves of noise down from the strongest published one, so the four published levels
+# lie at -3, -2, -1, 0.
+# The sensitivity S = log2(0.16 / threshold) is 0 where accuracy is halved at 0.16, and 3 where it is halved at 0.02.
+# Rounded up, it is the published integer threshold on accuracies relative to noise_sd 0.
+LEVELS = np.log2(np.array(NOISE_SDS[1:]) / NOISE_SDS[-1])
+"""x of the four published noise levels, weakest first."""
+SLOPE_BOUNDS = np.array([0.25, 32.0])
+"""Log-odds per octave."""
+BEYOND = 3.0
+"""Octaves beyond the tested noise, and beyond the tested bands, that fits may go."""
+SCATTER = 0.05
+"""Octaves by which sensitivities scatter about the Gaussian. It cancels where no threshold is censored, and elsewhere
+sets how sharply the Gaussian keeps to the censored side: a large one pushes a peak that lies just beyond the tested
+noise away from it (0.25 overstates A = 3.6 by 0.2, 0.05 by less than 0.01)."""
+
+
+def fit_thresholds(
+    right: Floats, images: Floats, reference: Floats, floor: float = 0.0, x: Floats = LEVELS[:, None]
+) -> tuple[Floats, Floats]:
+    """(sensitivity, slope in log-odds per octave), each (R,), by binomial maximum likelihood.
+
+    right (levels, R): right answers; x (levels, R) or (levels, 1): where the levels lie; images (R,) or (levels, R):
+    answers in all, 0 at a level that does not count; reference (R,): the accuracy at noise_sd 0, above 2 * floor.
+    """
+    data = (right, images, reference, np.full_like(reference, floor), np.broadcast_to(x, right.shape))
+    low, high = threshold_bounds(x)
+    starts = product(np.arange(low[0] + 2, high[0] - 1, 0.5), (-1.0, 0.0, 1.0, 2.0, 3.0))
+    sensitivity, log_slope = maximize(_binomial, best_start(_binomial, starts, data), low, high, data)
+    return sensitivity, np.exp2(log_slope)
+
+
+def threshold_bounds(x: Floats) -> tuple[Floats, Floats]:
+    """Bounds of (S, log2 slope) for levels at x."""
+    low, high = np.stack([[-x.max() - BEYOND, -x.min() + BEYOND], np.log2(SLOPE_BOUNDS)], axis=1)
+    return low, high
+
+
+def accuracy_at(x: Floats, sensitivity: Floats, slope: Floats, reference: Floats, floor: Floats) -> Floats:
+    """Accuracy = floor + (reference - floor) / (1 + exp(slope (x + S) - logit q)), `reference` / 2 at x = -S.
+
+    q = (reference / 2 - floor) / (reference - floor) is the share of the curve's height that lies below the half.
+    """
+    log_odds_at_half = np.log((reference / 2 - floor) / (reference / 2))
+    accuracy: Floats = floor + (reference - floor) * expit(log_odds_at_half - slope * (x + sensitivity))
+    return accuracy
+
+
+def _binomial(
+    theta: Floats, right: Floats, images: Floats, reference: Floats, floor: Floats, x: Floats
+) -> tuple[Floats, Floats, Floats]:
+    sensitivity, slope = theta[0], np.exp2(theta[1])
+    images, x = map(np.ascontiguousarray, (images, x))  # sums depend on the layout in their last bits
+    offset = x + sensitivity
+    p = np.clip(accuracy_at(x, sensitivity, slope, reference, floor), 1e-12, 1 - 1e-12)
+    value = (right * np.log(p) + (images - right) * np.log1p(-p)).sum(axis=0)
+    share = (p - floor) / (reference - floor)
+    rise = (reference - floor) * share * (1 - share)  # dp / dlog-odds
+    score = rise * (right - images * p) / (p * (1 - p))
+    weight = rise**2 * images / (p * (1 - p))
+    jacobian = np.stack([np.broadcast_to(-slope, offset.shape), -np.log(2) * slope * offset])
+    return value, np.einsum("plr,lr->rp", jacobian, score), np.einsum("plr,qlr,lr->rpq", jacobian, jacobian, weight)
+
+
+def fit_channels(sensitivity: Floats, noise: Noise | None = None) -> Floats:
+    """(A, mu, sigma), (3, R), of the Gaussians through sensitivities (frequencies, R), outside the range as censored.
+
+    Log-likelihood of a sensitivity S against m = A exp(-(f - mu)^2 / (2 sigma^2)), with scatter s: -(S - m)^2 / (2 s^2)
+    within the tested range, [0, 3] as published; log Phi((m - 3) / s) above it; log Phi((0 - m) / s) below it (Tobin
+    1958). The noise is the published one by default.
+    """
+    noise = noise or noise_of(PUBLISHED)
+    columns = (np.array(noise.frequencies, dtype=np.float64), *_channel_range(noise))
+    data = (sensitivity, *(np.broadcast_to(column[:, None], sensitivity.shape) for column in columns))
+    low, high = channel_bounds(noise)
+    starts = product(
+        np.arange(1.0, max(high[0] - BEYOND, 0) + 1.5),
+        np.arange(noise.frequencies[0], noise.frequencies[-1] + 1.0),
+        (0.5, 1.0, 2.0, 4.0),
+    )
+    return maximize(_tobit, best_start(_tobit, starts, data), low, high, data)
+
+
+def channel_bounds(noise: Noise) -> tuple[Floats, Floats]:
+    """Bounds of (A, mu, sigma): widths of 1/4 to 7 octaves."""
+    first, last = noise.frequencies[0], noise.frequencies[-1]
+    strongest = float(_channel_range(noise)[1].max())
+    return np.array([0.01, first - BEYOND, 0.25]), np.array([strongest + BEYOND, last + BEYOND, 7.0])
+
+
+def _channel_range(noise: Noise) -> tuple[Floats, Floats]:
+    """(frequencies,) sensitivities that a channel can be told from: the bell has none below 0, which is 0.16."""
+    return np.maximum(noise.low, 0.0), np.maximum(noise.high, 0.0)
+
+
+def _tobit(
+    theta: Floats, sensitivity: Floats, frequency: Floats, low: Floats, high: Floats
+) -> tuple[Floats, Floats, Floats]:
+    amplitude, mu, sigma = theta
+    frequency, low, high = map(np.ascontiguousarray, (frequency, low, high))
+    distance = (frequency - mu) / sigma
+    model = gaussian(distance, amplitude, 0.0, 1.0)
+    above, below = sensitivity > high, sensitivity < low
+    # In units of the scatter: the residual where it is known, the distance to the censored side's edge elsewhere.
+    sign = np.where(below, -1.0, 1.0)
+    z = np.where(above, model - high, np.where(below, low - model, sensitivity - model)) / SCATTER
+    log_side = log_ndtr(z)
+    hazard = np.exp(-(z**2) / 2 - log_side) / np.sqrt(2 * np.pi)
+    censored = above | below
+    value = np.where(censored, log_side, -(z**2) / 2).sum(axis=0)
+    score = np.where(censored, sign * hazard, z) / SCATTER
+    weight = np.where(censored, hazard * (hazard + z), 1.0) / SCATTER**2
+    jacobian = np.stack([model / amplitude, model * distance / sigma, model * distance**2 / sigma])
+    return value, np.einsum("pfr,fr->rp", jacobian, score), np.einsum("pfr,qfr,fr->rpq", jacobian, jacobian, weight)
+
+
+# The measures
+
+
+def psychometric_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estimate]:
+    """The channel's numbers and the thresholds that the conditions of band noise determine."""
+    settings, cells = settings_of(outcomes.available), band_cells(outcomes)
+    if not with_threshold(settings) or cells[0].right is None:
+        return {}
+    band = estimate_band(
+        np.array([cell.right for cell in cells]),
+        outcomes.images.clusters,
+        settings=settings,
+        floor=outcomes.subject.floor,
+        size=outcomes.subject.size,
+        resamples=options.resamples,
+    )
+    return {f"psychometric_{name}": estimate for name, estimate in band.estimates().items()}
+
+
+def psychometric_differences(a: Outcomes, b: Outcomes) -> dict[str, Ends]:
+    """Paired intervals of what has an interval in both runs, where both have the same conditions of band noise."""
+    settings = settings_of(a.available)
+    if settings != settings_of(b.available):
+        return {}
+    cells_a, cells_b = band_cells(a), band_cells(b)
+    if not with_threshold(settings) or cells_a[0].right is None or cells_b[0].right is None:
+        return {}
+    intervals = paired_band_intervals(
+        np.array([cell.right for cell in cells_a]),
+        np.array([cell.right for cell in cells_b]),
+        a.images.clusters,
+        settings=settings,
+        floors=(a.subject.floor, b.subject.floor),
+        size=a.subject.size,
+    )
+    return {f"psychometric_{name}": ends for name, ends in intervals.items()}
+
+
+def _lacking_channel(available: Available) -> str | None:
+    gap = channel_gap(settings_of(available))
+    return gap and f"{PROBE} {gap}"
+
+
+def _has_octave(octave: int, available: Available) -> bool:
+    settings = settings_of(available)
+    return None not in threshold_gaps(settings) and octave in _levels(settings)
+
+
+def _lacking_levels(octave: int, available: Available) -> str | None:
+    gap = threshold_gaps(settings_of(available)).get(octave)
+    return gap and f"{PROBE} {gap}"
+
+
+_psychometric = partial(
+    Measure,
+    scope=Scope.GRID,
+    estimates=psychometric_estimates,
+    differences=psychometric_differences,
+    estimator="psychometric",
+)
+MEASURES: Sequence[Measure[Outcomes]] = (
+    *(
+        _psychometric(
+            name,
+            f"psychometric {TITLES[number]}",
+            UNITS[number],
+            applies=has_band,
+            needs=_lacking_channel,
+            group="psychometric channel",
+            is_bias=True,
+            number=number,
+            number_title=with_unit(TITLES[number], UNITS[number]),
+        )
+        for number, name in NUMBERS.items()
+    ),
+    *(
+        _psychometric(
+            name,
+            f"threshold of octave {octave}",
+            "noise_sd",
+            applies=partial(_has_octave, octave),
+            needs=partial(_lacking_levels, octave),
+            group="psychometric thresholds",
+        )
+        for name, octave in THRESHOLDS.items()
+    ),
+)

@@ -1,0 +1,27 @@
+"""Mean reciprocal rank: how near the label comes to the top, also where it is not the prediction.
+
+    reciprocal_rank = mean of 1 / (1 + r)      r: number of classes scored above the label
+
+It is a share: 1 where every label is predicted, 1/2 where every label comes second, and never 0. Images have it where
+they have labels, and where the ranks of all labels are known; those of wrong imported predictions are not.
+Source: Voorhees 1999 (the TREC-8 question answering track), used for classifiers by REFINED-BIAS (arXiv 2603.10834).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .base import ImageValues, Measure, Scope, has_labels
+from .outcomes import UNKNOWN_RANK, CellOutcomes
+
+
+def _values(cell: CellOutcomes) -> ImageValues | None:
+    rank = cell.decisions.rank
+    if rank is None or (rank == UNKNOWN_RANK).any():
+        return None
+    return ImageValues(1 / (1 + rank.astype(np.float64)))
+
+
+MEASURES = (
+    Measure("reciprocal_rank", "mean reciprocal rank", "share", Scope.CONDITION, values=_values, applies=has_labels),
+)

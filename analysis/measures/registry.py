@@ -1,0 +1,165 @@
+"""All measures, in the order in which they are computed and shown, and which of them a study has.
+
+A new measure is a file of this folder and its row here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from ...records import Cell, Condition, ImageSetInfo, Model
+from . import (
+    accuracy,
+    calibration,
+    consistency,
+    critical_band,
+    cues,
+    generalization,
+    psychometric,
+    ranks,
+    spectral_bias,
+)
+from .base import Available, Measure
+from .outcomes import CellOutcomes, Outcomes
+
+GRID_MEASURES: Sequence[Measure[Outcomes]] = (
+    *spectral_bias.MEASURES,
+    *critical_band.MEASURES,
+    *psychometric.MEASURES,
+    *cues.MEASURES,
+)
+"""Numbers of many conditions of one model on one image set."""
+CONDITION_MEASURES: Sequence[Measure[CellOutcomes]] = (
+    *accuracy.MEASURES,
+    *cues.CONDITION_MEASURES,
+    accuracy.CONFIDENCE,
+    *calibration.MEASURES,
+    *ranks.MEASURES,
+    *consistency.MEASURES,
+)
+"""Numbers of every condition of one model on one image set."""
+MODEL_MEASURES = consistency.MODEL_MEASURES
+"""Numbers of every condition of each model beside the others."""
+BENCHMARK_MEASURES = generalization.MEASURES
+"""Numbers of many image sets of one model."""
+_ALL: Sequence[Measure[Any]] = (*MODEL_MEASURES, *CONDITION_MEASURES, *BENCHMARK_MEASURES, *GRID_MEASURES)
+MEASURES: Mapping[str, Measure[Any]] = {measure.name: measure for measure in _ALL}
+"""Name -> measure; what is a number of a condition and of the clean images too is here as the latter."""
+
+
+def biases() -> list[str]:
+    """Names of the measures that are set against generalization."""
+    return [measure.name for measure in GRID_MEASURES if measure.is_bias]
+
+
+def label_of(name: str) -> str:
+    """The title of a number in charts and tables; `NAME (IMAGE SET)` is one of several image sets."""
+    return _described(name, lambda measure: measure.label)
+
+
+def title_of(name: str) -> str:
+    """The label without its unit."""
+    return _described(name, lambda measure: measure.title)
+
+
+def _described(name: str, words: Callable[[Measure[Any]], str]) -> str:
+    measure, bracket, image_set = name.partition(" (")
+    return words(MEASURES[measure]) + bracket + image_set if measure in MEASURES else name.replace("_", " ")
+
+
+def numbers_drawn() -> dict[str, str]:
+    """The quantities that a report draws, and what their panels are called."""
+    drawn = [measure for measure in GRID_MEASURES if measure.number]
+    return {measure.number: measure.number_title or measure.label for measure in drawn}
+
+
+def measure_named(number: str, estimator: str) -> str:
+    """Name of the measure that estimates a quantity by an estimator."""
+    return next(measure.name for measure in GRID_MEASURES if (measure.number, measure.estimator) == (number, estimator))
+
+
+# Which measures a study has
+
+
+@dataclass(frozen=True, slots=True)
+class Determined:
+    """Measures that a study has together, or not."""
+
+    image_set: str | None
+    """None for generalization: accuracies on benchmarks, and means over groups of them."""
+    name: str
+    """Name of the measure, or what several are called together."""
+    metrics: Sequence[str]
+    why: str | None
+    """Why they will be missing; None where they will be there, as far as the predictions determine them."""
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.image_set}" if self.image_set else self.name
+
+
+def lacking(measures: Iterable[Measure[Any]], available: Available) -> dict[str, str | None]:
+    """Name of each measure that an image set has, or has some of what it needs -> what is lacking, in words."""
+    return {measure.name: measure.needs(available) for measure in measures if measure.applies(available)}
+
+
+def determined_metrics(
+    conditions: Iterable[tuple[ImageSetInfo, Condition]],
+    schemes: Mapping[str, Collection[str]],
+    own_measures: Sequence[Measure[Outcomes]] = (),
+) -> list[Determined]:
+    """List the numbers of many conditions that a study has what they need of, all of it or some.
+
+    Args:
+        conditions: what every checkpoint is run on.
+        schemes: digest of an image set -> names of the label schemes that it has beside its labels.
+        own_measures: measures of the user's own.
+    """
+    by_set: dict[ImageSetInfo, list[Condition]] = {}
+    for images, condition in conditions:
+        by_set.setdefault(images, []).append(condition)
+    determined: list[Determined] = []
+    for images, of_set in by_set.items():
+        available = Available(of_set, schemes.get(images.digest, ()), images.labelled)
+        determined += _together(images.name, (*GRID_MEASURES, *own_measures), available)
+    benchmarks = generalization.benchmarks_of_sets(by_set, schemes)
+    return determined + list(_together(None, BENCHMARK_MEASURES, Available(benchmarks=benchmarks)))
+
+
+def _together(image_set: str | None, measures: Sequence[Measure[Any]], available: Available) -> Iterator[Determined]:
+    """Measures of one group that lack the same are one entry; otherwise each that lacks something is one by itself."""
+    lacks = lacking(measures, available)
+    applicable = [measure for measure in measures if measure.name in lacks]
+    for group, grouped in groupby(applicable, lambda measure: measure.group or measure.name):
+        names = [measure.name for measure in grouped]
+        reasons = {lacks[name] for name in names}
+        if len(reasons) == 1:
+            name = names[0] if len(names) == 1 and None not in reasons else group
+            yield Determined(image_set, name, tuple(names), *reasons)
+            continue
+        if determined := tuple(name for name in names if not lacks[name]):
+            yield Determined(image_set, group, determined, None)
+        for name in names:
+            if lacks[name]:
+                yield Determined(image_set, name, (name,), lacks[name])
+
+
+def condition_metrics(
+    cells: Iterable[Cell], schemes: Mapping[str, Collection[str]], own_measures: Sequence[Measure[CellOutcomes]] = ()
+) -> dict[str, list[str]]:
+    """Name of an image set that a study perturbs -> measures of each of its conditions, those of the user's own last.
+
+    Means over benchmarks are left out: `determined_metrics` has those of the unperturbed images.
+    """
+    models: dict[ImageSetInfo, set[Model]] = {}
+    for cell in cells:
+        if cell.condition.probe != "clean":
+            models.setdefault(cell.image_set, set()).add(cell.model)
+    metrics: dict[str, list[str]] = {}
+    for images, of_set in models.items():
+        available = Available((), schemes.get(images.digest, ()), images.labelled, len(of_set))
+        lacks = lacking((*CONDITION_MEASURES, *MODEL_MEASURES, *own_measures), available)
+        metrics[images.name] = [name for name, lack in lacks.items() if not lack]
+    return metrics

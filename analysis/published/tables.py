@@ -1,0 +1,116 @@
+"""Tables that others made: they are read and checked, and an error names file, row or line, and column."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from ...errors import StoreError
+from ...untrusted import first_line
+
+ANOTHER_RELEASE = "this is another release than the one described"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """The rows of a file, and checks of them, each of which raises StoreError for the first place that fails."""
+
+    file: Path
+    rows: pl.DataFrame
+    headers: int | None = None
+    """Lines of column names, where errors count the lines of the file; None where they count rows."""
+
+    def where(self, row: int, column: str) -> str:
+        """The place of a cell, in words."""
+        return f"{self._row(row)}, column {column or 'model'}"
+
+    def _row(self, row: int) -> str:
+        number = row + 1 + (self.headers or 0)
+        return f"{self.file}, {'row' if self.headers is None else 'line'} {number}"
+
+    def refuse(self, column: str, wrong: pl.Series, why: str) -> None:
+        """StoreError for the first row of which `wrong` is true; in `why`, {value} and {value!a} stand for its cell."""
+        if (row := first_true(wrong)) is not None:
+            value = self.rows[column][row]
+            why = why.replace("{value!a}", ascii(value)).replace("{value}", str(value))
+            raise StoreError(f"{self.where(row, column)}: {why}")
+
+    def check_columns(
+        self, needed: Iterable[str], allowed: Collection[str] | None = None, advice: str = ANOTHER_RELEASE
+    ) -> None:
+        """Check that all needed columns exist, and no others but those `allowed`; None allows any."""
+        header = f"{self.file}, {'row' if self.headers is None else 'line'} 1"
+        for name in needed:
+            if name not in self.rows.columns:
+                raise StoreError(f"{header}: no column {name or 'model'}; {advice}")
+        for name in self.rows.columns:
+            if allowed is not None and name not in allowed:
+                raise StoreError(f"{header}: unknown column {name}; {advice}")
+
+    def check_filled(self, *columns: str) -> None:
+        """No cell of the columns is empty."""
+        for name in columns:
+            column = self.rows[name]
+            empty = column.str.strip_chars() == "" if column.dtype == pl.String else column.is_null()
+            self.refuse(name, column.is_null() | empty, f"empty; every row needs a {name or 'model'}")
+
+    def check_distinct(self, *key: str) -> None:
+        """No two rows have the same key, of which the last column is named."""
+        repeated = self.rows.select(~pl.struct(key).is_first_distinct()).to_series()
+        self.refuse(key[-1], repeated, "{value} is there more than once")
+
+    def check_type(self, column: str, kind: type[pl.DataType]) -> None:
+        if self.rows.schema[column] != kind:
+            raise StoreError(
+                f"{self.where(0, column)}: {self.rows.schema[column]} and not {kind()}; fetch the file again"
+            )
+
+    def check_range(self, column: str, values: pl.Series, low: float, high: float, what: str) -> None:
+        """The values of the column, which are numbers or null, lie from low to high."""
+        self.refuse(column, (values < low) | (values > high), f"{{value}} is not {what} from {low:g} to {high:g}")
+
+    def numbers(self, column: str) -> pl.Series:
+        """The cells of a text column as finite numbers, null where they are empty; commas may part thousands."""
+        text = self.rows[column].str.strip_chars().str.replace_all(",", "")
+        text = text.set(text == "", None)
+        values = text.cast(pl.Float64, strict=False)
+        wrong = (values.is_null() & text.is_not_null()) | values.is_nan() | values.is_infinite()
+        self.refuse(column, wrong, "'{value}' is not a number; fetch the file again")
+        return values
+
+
+def first_true(wrong: pl.Series) -> int | None:
+    """The first row of which it is true."""
+    rows = wrong.fill_null(False).arg_true()
+    return int(rows[0]) if len(rows) else None
+
+
+def read_csv(file: Path, advice: str = "fetch it again", **options: bool | int) -> pl.DataFrame:
+    """A CSV file; StoreError where it is none, and FileNotFoundError where there is no file."""
+    try:
+        return pl.read_csv(file, **options)  # type: ignore[arg-type]
+    except FileNotFoundError:
+        raise
+    except (OSError, pl.exceptions.PolarsError, UnicodeDecodeError) as error:
+        raise StoreError(f"{file} is not a CSV file ({first_line(error)}); {advice}") from error
+
+
+def read_parquet(file: Path) -> pl.DataFrame:
+    """A Parquet file; StoreError where it cannot be read.
+
+    Arrow reads it: Polars' own reader ends some damaged files with a panic, which is no exception to catch.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file).read()
+        table.validate(full=True)
+        # Names and values alone: metadata need not even be text.
+        frame = pl.from_arrow(pa.table(dict(zip(table.column_names, table.columns, strict=True))))
+    except (OSError, pa.ArrowException, pl.exceptions.PolarsError, ValueError) as error:
+        raise StoreError(f"{file} is not a Parquet file ({first_line(error)}); fetch it again") from error
+    return frame if isinstance(frame, pl.DataFrame) else frame.to_frame()

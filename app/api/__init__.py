@@ -1,0 +1,12 @@
+"""The public layer: each job of the command line as a function, without its printing. `bandlens.NAME` leads here.
+
+What is wrong is raised as an error of `errors.py`. Paths are text or `Path`. Where a job takes long, `progress` shows
+how far it is: `with progress(what, total, unit) as advance`, then `advance(amount)` as it goes on; by default nothing.
+Heavy libraries are imported by the functions that need them.
+"""
+
+from . import images as images
+from . import models as models
+from . import published as published
+from . import results as results
+from . import studies as studies

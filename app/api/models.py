@@ -1,0 +1,220 @@
+"""Checkpoints, and what is exported of them; and what this machine can run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import UnknownName, UsageError
+from ...protocol import SIZE
+from ..export import Exportable, Lowering, Reading, Selection
+from .files import File, path_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ...engine.device.devices import EngineChoice
+    from ...export.normalization import Channels
+    from ...export.weights.fetch import FileState
+    from ...export.weights.registry import Checkpoint
+    from ...records import Model
+
+OWN_WEIGHTS = Reading()
+
+
+def doctor(engine: str | None = None) -> list[tuple[str, Any]]:
+    """Subjects and findings: what this machine can run. Of one engine, EngineError where it is not ready."""
+    from ..machine import inspect_machine, require_engine
+
+    return inspect_machine() if engine is None else [require_engine(engine)]
+
+
+def engine_names() -> list[str]:
+    """Names of all engines, `auto` among them."""
+    from ...engine.backends.base import ENGINES
+
+    return ["auto", *ENGINES]
+
+
+def choose_engine() -> EngineChoice:
+    """The engine that `auto` stands for on this machine, and why; EngineError where none is ready."""
+    from ...engine.device.devices import choose_engine
+
+    return choose_engine()
+
+
+def list_checkpoints(category: str | None = None) -> Sequence[Checkpoint]:
+    """The 48 checkpoints, or those of a category."""
+    from ...export.weights.registry import by_category, checkpoints
+
+    return checkpoints() if category is None else by_category(category)
+
+
+def select_checkpoints(
+    names: Sequence[str] = (), every: bool = False, category: str | None = None
+) -> Sequence[Checkpoint]:
+    """Some of the 48 by name, all of them, or a category; UsageError for none of these or several."""
+    from ...export.weights.registry import select
+
+    return select(list(names), every, category)
+
+
+def describe_checkpoint(name: str) -> list[dict[str, Any]]:
+    """A row for each file of a checkpoint: where it is published and stored, and how its keys are read."""
+    from ...export.weights.fetch import local_files, verify
+    from ...export.weights.registry import checkpoint, key_rule
+
+    known = checkpoint(name)
+    stored = {row.file: row for row in verify(known)}
+    return [
+        {
+            "name": known.name,
+            "category": known.category,
+            "published_top1": known.published_top1,
+            "normalization": known.normalization,
+            "licence": known.licence,
+            "source": str(part.source),
+            "rule": part.rule,
+            "containers": ", ".join(key_rule(part.rule).containers),
+            "drops": "; ".join(why for _, why in key_rule(part.rule).drop),
+            "file": str(path),
+            "sha256": stored[path].sha256,
+            "status": stored[path].status,
+        }
+        for part, path in local_files(known)
+    ]
+
+
+def fetch_weights(checkpoint: Checkpoint) -> list[Path]:
+    """Download the weights of a checkpoint, going on where an earlier download stopped, and verify them."""
+    from ...export.weights.fetch import fetch
+
+    return fetch(checkpoint)
+
+
+def verify_weights(checkpoint: Checkpoint) -> list[FileState]:
+    """Compare the stored weights with the lock file; nothing is downloaded."""
+    from ...export.weights.fetch import verify
+
+    return verify(checkpoint)
+
+
+def normalization(name: str) -> tuple[Channels, Channels]:
+    """Mean and standard deviation per channel of a normalization that has a name; UnknownName for another."""
+    from ...export.normalization import NORMALIZATIONS
+
+    if name not in NORMALIZATIONS:
+        raise UnknownName("normalization", name, NORMALIZATIONS, "or give --mean and --std")
+    return NORMALIZATIONS[name]
+
+
+def export(
+    source: File | nn.Module,
+    name: str | None = None,
+    *,
+    architecture: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | None = None,
+    reading: Reading = OWN_WEIGHTS,
+    out: File | None = None,
+) -> Model:
+    """Make the fp32 ONNX model of a network; it must compute what the network does on photographs, or is refused.
+
+    Args:
+        source: a network in memory, which stays as it is; a file of weights of an `architecture`; a finished ONNX file;
+            one of the 48 checkpoints by name; or a pretrained model of timm, `timm:NAME`.
+        name: what studies call the model; not for checkpoints and models of timm, which have names.
+        architecture: a torchvision or timm model, or `module:callable('text', number=1)`.
+        mean: of each RGB channel of images in [0, 1], which the network expects to be subtracted; (0, 0, 0) where it
+            does that itself. Checkpoints and models of timm know theirs.
+        std: by which it expects them to be divided; (1, 1, 1) where it does that itself.
+        image_size: width and height of the images, pixels; 224 by default, or what an ONNX file says.
+        reading: how a file of weights is read: its key rule, which of several weights are meant, and whether it may
+            run its code.
+        out: the folder of the models; by default $BANDLENS_HOME/models.
+
+    Raises CheckpointError, ExportError, UnknownName, UsageError.
+    """
+    from ...export import pipeline
+
+    folder, size = path_of(out), image_size or SIZE
+    if isinstance(source, str) and architecture is None and not Path(source).is_file():
+        if (name, mean, std) != (None, None, None):
+            raise UsageError(f"{source} is no file, and a checkpoint has its own name, mean and std; leave them out")
+        if not source.startswith("timm:"):
+            return pipeline.export_checkpoint(source, folder, image_size=size, trust=reading.trust)[0]
+        if image_size is not None:
+            raise UsageError(f"{source} takes images of its own size; leave out image_size")
+        return pipeline.export_pretrained(source.removeprefix("timm:"), folder)[0]
+    if name is None or mean is None or std is None:
+        raise UsageError("give the model a name, and the mean and std of each channel that the network is used to")
+    channels = _channels("mean", mean), _channels("std", std)
+    if not isinstance(source, (str, PathLike)):
+        return pipeline.export_network(source, name, *channels, folder, image_size=size)[0]
+    file = Path(source)
+    if architecture is None:
+        return pipeline.import_onnx(file, name, *channels, folder, image_size=image_size)[0]
+    return pipeline.export_user_checkpoint(
+        file,
+        name,
+        architecture,
+        *channels,
+        folder,
+        image_size=size,
+        rule=reading.rule,
+        trust=reading.trust,
+        weights=reading.weights,
+    )[0]
+
+
+def _channels(name: str, numbers: Sequence[float]) -> Channels:
+    channels = tuple(map(float, numbers))
+    if len(channels) != 3 or not all(map(math.isfinite, channels)) or (name == "std" and min(channels) <= 0):
+        raise UsageError(f"{name} must be three numbers, one a channel, and std above 0; not {numbers}")
+    red, green, blue = channels
+    return red, green, blue
+
+
+def models_to_export(
+    selection: Selection,
+    lowering: Lowering | None = None,
+    *,
+    image_size: int | None = None,
+    trust: bool = False,
+    out: File | None = None,
+) -> list[Exportable]:
+    """The models of a selection; every name is known, and int8 has its images, before the first of them is exported."""
+    from ..export import models_to_export
+
+    return models_to_export(selection, lowering or Lowering(), _models_folder(out), image_size, trust)
+
+
+def check_calibration(names: Sequence[str], lowering: Lowering, out: File | None = None) -> None:
+    """UsageError where an int8 file of one of these models would have to be made without images."""
+    from ..export import check_calibration
+
+    check_calibration(names, lowering, _models_folder(out))
+
+
+def lower(model: Model, lowering: Lowering | None = None) -> list[dict[str, Any]]:
+    """Make the ONNX files of a model at some precisions, and TensorRT plans where there is a GPU: a row for each."""
+    from ..export import lower_model
+
+    return lower_model(model, lowering or Lowering())
+
+
+def describe_model(name: str, out: File | None = None) -> dict[str, Any]:
+    """The description of an exported model, as it lies beside its file."""
+    from ...export.models import describe_model
+
+    return describe_model(_models_folder(out), name)
+
+
+def _models_folder(out: File | None) -> Path:
+    from ...export.files import models_folder
+
+    return path_of(out) or models_folder()

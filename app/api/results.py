@@ -1,0 +1,409 @@
+"""Results databases: analyzed, compared, correlated, shown, asked and maintained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ...advance import Progress, silent
+from ...errors import UnknownName, UsageError
+from .files import RESULTS, File, existing, path_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ...analysis.comparison.cells import Run
+    from ...analysis.comparison.runs import Comparison
+    from ...analysis.correlations.effective import Line
+    from ...analysis.correlations.models import StudyTable
+    from ...analysis.database.process import QueryProcess
+    from ...analysis.database.studies import Deletion
+    from ...analysis.results import Results
+    from ..report.build import Written
+    from ..study.file import Study
+
+
+def open(db: File) -> Results:  # noqa: A001 - as in `bandlens.open("results.duckdb")`
+    """Open a results database for reading: Polars frames and Altair charts. Several programs may read one at a time."""
+    from ...analysis.results import Results
+
+    return Results(Path(db))
+
+
+def open_query(db: File = RESULTS, timeout: float = 60) -> QueryProcess:
+    """A process that answers queries and can do nothing else. A context manager; `timeout` in seconds, 0 for none."""
+    from ...analysis.database.process import QueryProcess
+
+    return QueryProcess(existing(db), timeout)
+
+
+def analyze(
+    db: File = RESULTS,
+    study: str | Study = "*",
+    *,
+    resamples: int = 1000,
+    rgb_reference: bool = False,
+    conditions: bool = False,
+    progress: Progress = silent,
+) -> pl.DataFrame:
+    """Compute the biases and group means of a study, and keep them in the view `metric`, whose rows these are.
+
+    The view `condition_metric` gets the metrics of every condition, and the table `error_consistency` which images
+    every two models, and people, have right and wrong together.
+
+    Args:
+        db: the results database.
+        study: name or name@version; * is the newest version of each. Of a `Study` its own measures are computed, those
+            that changed; built-in ones as well where it has no values of them yet.
+        resamples: of the bootstrap over images, at least 100.
+        rgb_reference: normalize critical-band thresholds by the clean accuracy in colour.
+        conditions: return the metrics of every condition instead.
+        progress: shows how far it is.
+    """
+    from ...analysis.database.open import open_store
+    from ...analysis.measures.base import Options
+    from ...analysis.measures.compute import compute_measures, compute_own, has_values, metrics_of, stored_values
+    from ...analysis.measures.error_consistency import judged_images, write_consistencies
+    from ...analysis.measures.outcomes import subjects
+    from ...analysis.measures.own import start_measures
+
+    existing(db)
+    if isinstance(study, str):
+        name, measures = study, []
+    else:
+        name, measures = study.name, start_measures(study.measures, study.folder)
+    with open_store(Path(db)) as store:
+        count = len(subjects(store, name))
+        if measures:
+            with progress("analyzing measures of the study", count, "checkpoints and image sets") as advance:
+                compute_own(store, name, measures, advance)
+        if not measures or not has_values(store, name):
+            with progress("analyzing", count, "checkpoints and image sets") as advance:
+                compute_measures(store, name, Options(resamples, rgb_reference), advance)
+            judged = judged_images(store, name)
+            with progress("comparing errors", len(judged), "image sets") as advance:
+                write_consistencies(store, judged, resamples, advance)
+        values = stored_values(store, name, conditions)
+    return values if conditions else metrics_of(values)
+
+
+def measure(
+    file: File, db: File = RESULTS, study: str = "*", *, name: str | None = None, **settings: Any
+) -> pl.DataFrame:
+    """Compute a measure of one's own of what is stored, and keep it: its rows of the view `condition_metric`.
+
+    Args:
+        file: a Python file; it is loaded in a process of its own, never in this one.
+        db: the results database.
+        study: name or name@version; it must stand for one study.
+        name: of the measure and its function; by default that of the file.
+        settings: values of the function's parameters; and perhaps `unit`, `function` and `uses`.
+    """
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
+    from ...analysis.measures.compute import compute_own, stored_values
+    from ...analysis.measures.own import start_measures
+
+    existing(db)
+    called = name or Path(file).stem
+    measures = start_measures({called: {"file": str(Path(file).absolute()), **settings}}, Path())
+    with open_store(Path(db)) as store:
+        label = study_label(store, None if study == "*" else study)
+        compute_own(store, label, measures)
+        return stored_values(store, label, conditions=True).filter(metric=called)
+
+
+def list_measures(study: Study | File | None = None) -> list[dict[str, Any]]:
+    """A row for each built-in measure, and each of the user's own that a study names: title, unit, scope, bias."""
+    from ...analysis.measures.own import start_measures
+    from ...analysis.measures.registry import MEASURES
+    from .studies import read_study
+
+    measures = list(MEASURES.values())
+    if study is not None:
+        read = read_study(study)
+        measures += [measure.grid_measure for measure in start_measures(read.measures, read.folder)]
+    return [
+        {
+            "name": measure.name,
+            "title": measure.title,
+            "unit": measure.unit,
+            "scope": measure.scope.value,
+            "bias": measure.is_bias,
+        }
+        for measure in measures
+    ]
+
+
+def compare(
+    a: str,
+    b: str | None = None,
+    db: File = RESULTS,
+    *,
+    study: str | None = None,
+    checkpoints: tuple[str, str] | None = None,
+    image_sets: tuple[str, str] | None = None,
+    precisions: tuple[str, str] | None = None,
+    progress: Progress = silent,
+) -> Comparison:
+    """Compare two runs image by image, or two checkpoints, image sets or precisions; differences are B less A.
+
+    Args:
+        a: a study, as name or name@version, or a results database.
+        b: what to compare it with; by default itself, for two checkpoints, image sets or precisions of it.
+        db: the results database of studies.
+        study: which one of a database that holds several.
+        checkpoints: the checkpoint of A, and that of B.
+        image_sets: likewise, by name.
+        precisions: likewise, such as fp32 and int8; each is that of the newest version that was run in it.
+        progress: shows how far it is.
+
+    Raises UsageError where there is nothing to compare.
+    """
+    from ...analysis.comparison.cells import two_of
+    from ...analysis.comparison.runs import compare_runs
+
+    columns = {"checkpoint": checkpoints, "image_set": image_sets, "precision": precisions}
+    pairs = {name: pair for name, pair in columns.items() if pair is not None}
+    if len(pairs) > 1:
+        raise UsageError("compare two checkpoints, two image sets or two precisions; not several at once")
+    if b is None and not pairs:
+        raise UsageError(
+            f"{a} alone: say with which study to compare it, or which two of its checkpoints, image sets or precisions"
+        )
+    with ExitStack() as stack:
+        run_a, run_b = (
+            _open_run(stack, name, Path(db), study, precision)
+            for name, precision in zip((a, a if b is None else b), precisions or (None, None), strict=True)
+        )
+        for column in pairs.keys() - {"precision"}:
+            run_a, run_b = two_of(run_a, run_b, column, *pairs[column])
+        with progress("comparing", None, "cells") as advance:
+            return compare_runs(run_a, run_b, advance)
+
+
+def _open_run(stack: ExitStack, name: str, db: Path, study: str | None, precision: str | None) -> Run:
+    from ...analysis.comparison.cells import Run
+    from ...analysis.database.open import names_database, open_store
+    from ...analysis.database.studies import study_label, version_in
+
+    is_database = names_database(name)
+    store = stack.enter_context(open_store(Path(name) if is_database else db, read_only=True))
+    name_in_store = study if is_database else name
+    if precision is None:
+        return Run(store, study_label(store, name_in_store))
+    return Run(store, version_in(store, name_in_store, precision), value=precision)
+
+
+@dataclass(frozen=True, slots=True)
+class Correlated:
+    """Correlations of biases with groups of benchmarks."""
+
+    rows: pl.DataFrame
+    """A row for each bias, group and subset: see docs/guide/compare.md."""
+    partial_on: str | None
+    """The accuracy that partial correlations hold fixed."""
+    lines: Mapping[str, Line] = field(default_factory=dict)
+    """Benchmark -> the line that effective robustness is measured from."""
+
+
+def correlate(
+    db: File | None = None,
+    study: str | None = None,
+    *,
+    biases: Sequence[str] = (),
+    method: Literal["spearman", "pearson", "kendall"] = "spearman",
+    resamples: int = 10_000,
+    target: Literal["raw", "effective"] = "raw",
+    baseline: Literal["testbed", "timm"] = "testbed",
+) -> Correlated:
+    """Correlate every bias with every kind of generalization, with intervals, permutation tests and correction.
+
+    Args:
+        db: the results database whose metrics and accuracies are taken; by default the published figures are.
+        study: name or name@version in the database; by default the only one.
+        biases: some of the biases instead of all.
+        method: the coefficient.
+        resamples: of the bootstrap over models, and as many permutations.
+        target: accuracies as they are, or effective robustness.
+        baseline: the models whose accuracies set what effective robustness expects.
+    """
+    from ...analysis.correlations.models import subsets_of
+    from ...analysis.correlations.table import correlate
+
+    table, lines = _effective_table(db, study, baseline) if target == "effective" else (_table(db, study), {})
+    for name in biases:
+        if name not in table.biases:
+            raise UnknownName("bias", name, table.biases)
+    chosen, subsets = list(dict.fromkeys(biases)) or table.biases, subsets_of(table.frame)
+    rows = correlate(table.frame, chosen, table.groups, subsets, method, table.control, resamples, table.errors)
+    return Correlated(rows, table.control, lines)
+
+
+def _table(db: File | None, study: str | None, with_errors: bool = True) -> StudyTable:
+    from ...analysis.correlations.models import StudyTable, study_table
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
+    from ...analysis.published.figures import BIASES, PUBLISHED_GROUPS, shipped_figures
+
+    if db is None:
+        return StudyTable(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), "ID")
+    with open_store(Path(db), read_only=True) as store:
+        return study_table(store, study_label(store, study), with_errors)
+
+
+def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple[StudyTable, dict[str, Line]]:
+    """Effective robustness in place of accuracies, with ImageNet's held fixed, and the lines it is measured from."""
+    from ...analysis.correlations.models import StudyTable
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label
+    from ...analysis.published.relate import baseline_lines, study_models, with_accuracies, with_effective
+    from ...analysis.published.sources import atlas
+
+    values = atlas()
+    lines = baseline_lines(values, baseline)
+    table = _table(db, study, with_errors=False)  # errors are those of the accuracies
+    if db is None:
+        frame = study_models(values)
+    else:
+        with open_store(Path(db), read_only=True) as store:
+            frame = with_accuracies(store, study_label(store, study), table.frame)
+    frame, targets = with_effective(frame, lines)
+    used = {name: line for name, line in lines.items() if f"effective_{name}" in targets}
+    return StudyTable(frame, table.biases, targets, "imagenet"), used
+
+
+def consistency(images: str, db: File = RESULTS, *, pairs: bool = False) -> list[dict[str, Any]]:
+    """Rows on how consistent the errors of models and humans are: kappa of right and wrong, with 95 % intervals.
+
+    Args:
+        images: a stimulus set, benchmark or image set of the database.
+        db: the results database.
+        pairs: a row for every two subjects, even where there are humans, and else the means over humans.
+    """
+    from ...analysis.database.open import open_store
+    from ...analysis.measures.error_consistency import consistencies, mean_consistencies
+
+    with open_store(Path(db), read_only=True) as store:
+        table = consistencies(store, images)
+    return mean_consistencies(table) if (table["humans"] > 0).any() and not pairs else table.to_dicts()
+
+
+def report(
+    db: File = RESULTS,
+    out: File = Path("report.html"),
+    study: str | None = None,
+    *,
+    against: str | None = None,
+    figures: File | None = None,
+    photograph: File | None = None,
+    progress: Progress = silent,
+) -> Written:
+    """Write one HTML file to look at and send; see `write_report`, whose arguments these are."""
+    from ..report.build import write_report
+
+    with progress("writing", None, "charts") as advance:
+        return write_report(Path(db), Path(out), study, against, path_of(figures), path_of(photograph), advance)
+
+
+def explore(
+    db: File = RESULTS,
+    folders: Sequence[File] = (),
+    *,
+    study: File | None = None,
+    port: int = 0,
+    tell: Callable[[str, int], object] = lambda _address, _sets: None,
+) -> None:
+    """Serve a page over a results database on this machine, until the process is interrupted.
+
+    Args:
+        db: the results database, or a snapshot of one that a run writes to.
+        folders: where image sets lie; by default beside the database.
+        study: a study file, for the probes of one's own that it names.
+        port: 0 is any that is free.
+        tell: called with the address, token included, and the number of image sets found.
+    """
+    try:
+        from ..explore.server import serve
+    except ModuleNotFoundError as error:
+        if error.name in ("starlette", "uvicorn"):
+            raise UsageError("the explorer needs Starlette and Uvicorn: pip install 'bandlens[explore]'") from None
+        raise
+    places = [Path(folder) for folder in folders] or [Path(db).resolve().parent]
+    for folder in places:
+        if not folder.is_dir():
+            raise UsageError(f"no folder {folder}; name with --images where image sets lie")
+    serve(Path(db), places, path_of(study), port, tell)
+
+
+def list_studies(db: File = RESULTS) -> pl.DataFrame:
+    """A row for every version of every study: its cells, how many are complete, and how many no other version has."""
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import list_studies
+
+    with open_store(Path(db), read_only=True) as store:
+        return list_studies(store)
+
+
+def study_labels(db: File = RESULTS) -> list[str]:
+    """Names and labels (name@version) of the studies of a database, the oldest first."""
+    from ...analysis.database.open import open_store
+
+    with open_store(Path(db), read_only=True) as store:
+        versions = store.frame("SELECT study, label FROM study_version ORDER BY study_id")
+    return list(dict.fromkeys([*versions["study"], *versions["label"]]))
+
+
+def stored_study(name: str, db: File = RESULTS) -> str:
+    """The text of the file that a version was run from last; of a name, that of the newest version."""
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import study_label, study_versions
+
+    with open_store(Path(db), read_only=True) as store:
+        (study,) = study_versions(store, study_label(store, name))["study_id"]
+        return str(store.frame("SELECT toml FROM study WHERE id = ?", [study]).item())
+
+
+def rename_study(name: str, to: str, db: File = RESULTS) -> int:
+    """Give a study another name; gives the number of its versions."""
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import rename_study
+    from ..study.file import is_study_name
+
+    if not is_study_name(to):
+        raise UsageError(f"a study's name is a line of text without @, which asks for a version, not {to!r}")
+    with open_store(existing(db)) as store:
+        return rename_study(store, name, to)
+
+
+def delete_study(
+    name: str, db: File = RESULTS, *, confirm: Callable[[Deletion], bool] = lambda _: True
+) -> tuple[Deletion, int] | None:
+    """Delete a version of a study, or all versions of a name, with the predictions that nothing else uses.
+
+    Args:
+        name: a study, or one version of it: name@version.
+        db: the results database.
+        confirm: asked before anything is deleted, with what would go and what would stay.
+
+    Returns what went, and the bytes of the file that are free now; None where `confirm` said no.
+    """
+    from ...analysis.database.open import open_store
+    from ...analysis.database.studies import delete_study, free_bytes
+
+    with open_store(existing(db)) as store:
+        deletion = delete_study(store, name, dry_run=True)
+        if not confirm(deletion):
+            return None
+        delete_study(store, name)
+        return deletion, free_bytes(store)
+
+
+def vacuum(db: File = RESULTS) -> tuple[int, int]:
+    """Give the room of what was deleted back to the disk; gives the bytes of the file before and after."""
+    from ...analysis.database.vacuum import vacuum
+
+    return vacuum(existing(db))

@@ -1,0 +1,188 @@
+"""Studies: planned, gated, run, imported, rebuilt, verified."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...advance import Progress, silent
+from ...errors import UnknownName
+from ..study import GATE_IMAGES
+from .files import RESULTS, File, path_of
+
+if TYPE_CHECKING:
+    from ..imported import Imported
+    from ..study.file import Study
+    from ..study.gate import Gated
+    from ..study.plan import Plan
+    from ..study.record import Summary
+    from ..study.resolve import Work
+    from ..study.shards import Rebuilt, Sharded
+    from ..study.verify import Verified
+
+
+def study_text(name: str) -> str:
+    """The text of a study file that comes along; UnknownName for a name that has none."""
+    from importlib.resources import files
+
+    known = {file.name.removesuffix(".toml"): file for file in files("bandlens.app").joinpath("studies").iterdir()}
+    if name not in known:
+        raise UnknownName("study", name, known)
+    return known[name].read_text(encoding="utf-8")
+
+
+def read_study(study: Study | File, engine: str | None = None) -> Study:
+    """The study of a file, or the study itself; with another engine where one is given."""
+    from ..study.file import Study
+
+    read = study if isinstance(study, Study) else Study.read(study)
+    return replace(read, engine=engine or read.engine)
+
+
+def resolve(study: Study | File, engine: str | None = None) -> Work:
+    """The models, image sets, conditions and cells of a study on this machine; neither weights nor pixels are read."""
+    from ..study.resolve import resolve
+
+    return resolve(read_study(study, engine))
+
+
+def _work(study: Study | Work | File, engine: str | None) -> Work:
+    from ..study.resolve import Work
+
+    return study if isinstance(study, Work) else resolve(study, engine)
+
+
+def plan(study: Study | Work | File, db: File = RESULTS, *, engine: str | None = None) -> Plan:
+    """What a run of the study would do, and how long it would take here; a file is read as a study."""
+    from ..study.plan import plan_study
+
+    return plan_study(_work(study, engine), Path(db))
+
+
+def run(
+    study: Study | Work | File,
+    db: File = RESULTS,
+    *,
+    engine: str | None = None,
+    require_gate: bool = False,
+    sharded: Sharded | None = None,
+    snapshot: File | None = None,
+    raise_failures: bool = True,
+    progress: Progress = silent,
+) -> Summary:
+    """Run what the database lacks of a study, given as such or as a file. Interrupted, it goes on where it stopped.
+
+    Args:
+        study: what to run.
+        db: the results database; made if there is none.
+        engine: instead of the study's.
+        require_gate: raise, rather than warn, where the study's precision has not passed its gate.
+        sharded: run in tasks that leave shards, here or on a Ray cluster.
+        snapshot: a copy for readers, renewed now and then while this runs.
+        raise_failures: raise BandlensError where cells failed, after all others were stored; else the summary has them.
+        progress: shows how far it is.
+    """
+    from ..study.run import run_study
+
+    summary = run_study(
+        _work(study, engine),
+        Path(db),
+        require_gate=require_gate,
+        sharded=sharded,
+        snapshot=path_of(snapshot),
+        progress=progress,
+    )
+    return summary.raise_failures() if raise_failures else summary
+
+
+def gate(
+    study: Study | File,
+    reference: str = "fp32",
+    candidate: str | None = None,
+    db: File = RESULTS,
+    *,
+    checkpoints: Sequence[str] = (),
+    images: int = GATE_IMAGES,
+    progress: Progress = silent,
+) -> Gated:
+    """Find out whether a faster precision gives a study's answers: both run on the same perturbed images.
+
+    Args:
+        study: what to run.
+        reference: what is trusted: a precision of the study's engine, or ENGINE:PRECISION.
+        candidate: what is in question, likewise; by default the study's precision.
+        db: the results database, which keeps the rows in the view `gate`.
+        checkpoints: some of the study's, instead of all.
+        images: so many of each set, drawn from all classes evenly; 0 takes all.
+        progress: shows how far it is.
+    """
+    from ..study.gate import gate_study
+
+    read = read_study(study)
+    read = replace(
+        read,
+        checkpoints=list(checkpoints) or read.checkpoints,
+        limit=min(filter(None, (read.limit, images)), default=0),
+    )
+    return gate_study(read, Path(db), reference, candidate or read.precision, progress=progress)
+
+
+def rebuild(
+    study: Study | Work | File,
+    shards: str,
+    db: File = RESULTS,
+    *,
+    engine: str | None = None,
+    progress: Progress = silent,
+) -> Rebuilt:
+    """Make the database of a study from the shards of its runs, or complete it with them. Nothing is computed."""
+    from ..study.shards import rebuild_study
+
+    return rebuild_study(_work(study, engine), Path(db), shards, progress)
+
+
+def verify(
+    study: Study | Work | File | None = None,
+    db: File = RESULTS,
+    *,
+    cells: int = 3,
+    images: int = 256,
+    seed: int = 0,
+    engine: str | None = None,
+    progress: Progress = silent,
+) -> Verified:
+    """Check that a database agrees with itself; with a study, also its files, and some cells by computing them again.
+
+    Args:
+        study: the study whose files are checked, and whose cells are computed again.
+        db: the results database.
+        cells: how many random cells are computed again.
+        images: how many images of each of them, in a row.
+        seed: of the choice.
+        engine: instead of the study's.
+        progress: shows how far it is.
+    """
+    from ..study.verify import verify_database, verify_study
+
+    if study is None:
+        return verify_database(Path(db))
+    return verify_study(_work(study, engine), Path(db), cells, images, seed, progress)
+
+
+def import_predictions(
+    file: File, checkpoints: Sequence[str], images: File, db: File = RESULTS, *, weights_sha256: str = "unknown"
+) -> list[Imported]:
+    """Import predictions that were made elsewhere on unperturbed images, into a study of each checkpoint.
+
+    Args:
+        file: Parquet or CSV: file_name, predicted_class, predicted_probability, and `model` where it holds several.
+        checkpoints: the models that made them.
+        images: an image set, or a table of file_name and label.
+        db: the results database; made if there is none.
+        weights_sha256: of the weights that made them, where that is known of the one model.
+    """
+    from ..imported import import_predictions
+
+    return import_predictions(Path(file), checkpoints, Path(images), Path(db), weights_sha256)

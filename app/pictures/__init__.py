@@ -1,0 +1,1 @@
+"""Pictures of images under conditions: those of a database again, contact sheets, and walls."""

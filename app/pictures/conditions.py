@@ -1,0 +1,117 @@
+"""Images of packed sets as a results database knows them: as they are, and as a condition makes them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from ...analysis.database.store import Store
+from ...errors import BandlensError, UsageError
+from ...probes.family import Batch
+from ...probes.grid import FAMILIES, KNOWN, Grid, make_grid
+from ...probes.images.files import ABOUT
+from ...probes.images.image_set import ImageSet, open_image_set
+from ...records import Condition
+
+DEEPEST = 4
+"""Levels below a folder at which image sets are looked for: imagenet-c/fog/3 lies three below."""
+
+ALIKE = ("size", "preprocessing", "labelled", "decision_space")
+"""Facts that a selection of a set's images shares with the whole set."""
+
+
+def find_sets(folders: Iterable[Path]) -> dict[str, ImageSet]:
+    """The image sets at and below the folders, by their digest; those that are damaged are left out."""
+    sets: dict[str, ImageSet] = {}
+    for path in dict.fromkeys(path for folder in folders for path in _places(folder)):
+        try:
+            images = open_image_set(path)
+        except BandlensError:
+            continue
+        sets.setdefault(images.info.digest, images)
+    return sets
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    for depth in range(DEEPEST + 1):
+        yield from sorted(file.parent for file in folder.glob("*/" * depth + ABOUT))
+
+
+def as_recorded(store: Store, images: ImageSet, digest: str) -> ImageSet | None:
+    """The image set of the database with this digest, if these are its images, or some of these.
+
+    A study with a limit, or a set that was packed with one, has some of the images of a set, and a digest of its own.
+    """
+    if images.info.digest == digest:
+        return images
+    recorded = store.frame(
+        "SELECT id, count, size, preprocessing, labelled, decision_space FROM image_set WHERE digest = ?", [digest]
+    ).rows(named=True)
+    if not recorded or any(getattr(images.info, name) != recorded[0][name] for name in ALIKE):
+        return None
+    paths = store.frame("SELECT path FROM image WHERE image_set = ? ORDER BY image_index", [recorded[0]["id"]])["path"]
+    if len(paths) != recorded[0]["count"] or not set(paths) < set(images.paths):
+        return None
+    selection = open_image_set(images.folder, paths.to_list())
+    return selection if selection.info.digest == digest else None
+
+
+class Conditions:
+    """The conditions of a database that can be applied again."""
+
+    def __init__(self, grid: Grid | None = None) -> None:
+        """`grid` is that of a study file; without it, only probes that come with bandlens can be applied."""
+        self._families = FAMILIES | dict(grid.families if grid else {})
+        self._known = {condition.digest: condition for condition in grid.conditions} if grid else {}
+
+    def find(self, probe: str, parameters: str, digest: str) -> Condition:
+        """The condition with these parameters, a JSON object, and this digest; UsageError as `why_not` has it."""
+        condition = self._again(probe, parameters, digest)
+        if condition is None:
+            raise UsageError(str(self.why_not(probe, parameters, digest)))
+        return condition
+
+    def why_not(self, probe: str, parameters: str, digest: str) -> str | None:
+        """Why the condition cannot be applied again; None where it can."""
+        if self._again(probe, parameters, digest):
+            return None
+        if probe in KNOWN and KNOWN[probe].attack:
+            return f"{probe} needs the network: its images are not drawn again"
+        if probe not in self._families:
+            return f"{probe} is a probe of one's own; name the study file that has it"
+        return f"{probe} {parameters} was made by another version of the probe; run it again to see it"
+
+    def _again(self, probe: str, parameters: str, digest: str) -> Condition | None:
+        if digest in self._known or probe not in FAMILIES:
+            return self._known.get(digest)
+        conditions = make_grid({probe: json.loads(parameters)}, Path()).conditions
+        return next((condition for condition in conditions if condition.digest == digest), None)
+
+    def apply(
+        self, images: ImageSet, rows: Sequence[int], condition: Condition, seed: int
+    ) -> Iterator[NDArray[np.uint8]]:
+        """(size, size, 3) uint8 of some images of the set under a condition, as a run with this seed made them."""
+        positions = np.asarray(rows, np.int64)
+        pixels = images.take(positions)
+        batch = Batch(pixels, images.keys[positions], positions, seed)
+        perturb = self._families[condition.probe].perturb
+        for _, made in perturb(np, batch, [condition], lambda: np.empty(pixels.shape, np.float32)):
+            yield from np.round(made.transpose(0, 2, 3, 1) * 255).astype(np.uint8)
+
+
+def clean(images: ImageSet, rows: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    """(size, size, 3) uint8 of some images of the set."""
+    yield from images.take(np.asarray(rows, np.int64)).transpose(0, 2, 3, 1)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """The file that shows (height, width, 3) uint8, no value changed."""
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", compress_level=1)
+    return file.getvalue()

@@ -1,0 +1,121 @@
+"""A contact sheet: one photograph under every condition, labelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from ...errors import ImageSetError, UsageError
+from ...export.files import replacing
+from ...probes.family import Batch
+from ...probes.grid import PUBLISHED, Grid, make_grid
+from ...probes.images.decode import BrokenImageError, decode, pillow_warnings, planar
+from ...probes.images.files import image_keys
+from ...records import Condition, Crop
+
+TILE, GAP, LABEL, MARGIN = 132, 6, 18, 12
+COLUMNS = 11
+MOST_TILES = 63
+"""Conditions of one probe that are drawn. A map of waves has 1,985: no sheet would hold them."""
+
+
+def grid_of(study: Path | None) -> Grid:
+    """The grid of a study file, or the published one."""
+    if study is None:
+        return make_grid(PUBLISHED, Path())
+    from ..study.file import Study
+
+    parsed = Study.read(study)
+    return make_grid(parsed.probes, parsed.folder)
+
+
+def read_photograph(file: Path) -> NDArray[np.uint8]:
+    """(3, 224, 224) uint8 of a photograph, cropped as image sets are."""
+    try:
+        with pillow_warnings():
+            return planar(decode(file.read_bytes()), Crop())
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}; name a JPEG, PNG or WebP file") from None
+    except BrokenImageError as error:
+        raise ImageSetError(f"{file}: {error}; name a JPEG, PNG or WebP file") from None
+
+
+def perturbed(photograph: NDArray[np.uint8], grid: Grid, seed: int) -> dict[Condition, NDArray[np.uint8]]:
+    """(size, size, 3) uint8 of the photograph under each condition, in the grid's order.
+
+    A probe with more than MOST_TILES conditions has as many that are spread over them.
+    """
+    grid.check_size(photograph.shape[-1])
+    keys = image_keys([sha256(photograph.tobytes()).hexdigest()])  # those that it has in a set
+    batch = Batch(photograph[None], keys, np.zeros(1, np.int64), seed)
+    drawn = _spread(grid.conditions)
+    pictures = {
+        condition: np.round(images[0].transpose(1, 2, 0) * 255).astype(np.uint8)
+        for perturb, conditions in grid.groups(drawn)
+        for condition, images in perturb(np, batch, conditions, lambda: np.empty((1, *photograph.shape), np.float32))
+    }
+    return {condition: pictures[condition] for condition in drawn}
+
+
+def _spread(conditions: Sequence[Condition]) -> list[Condition]:
+    """At most MOST_TILES of each probe, from the first to the last in equal steps."""
+    chosen: set[Condition] = set()
+    for _, group in groupby(conditions, key=lambda condition: condition.probe):
+        alike = list(group)
+        chosen |= {alike[round(place)] for place in np.linspace(0, len(alike) - 1, min(len(alike), MOST_TILES))}
+    return [condition for condition in conditions if condition in chosen]
+
+
+def labelled_rows(conditions: Iterable[Condition]) -> list[tuple[str, dict[Condition, str]]]:
+    """(title, condition -> label) of each row of tiles: the conditions of a probe that share their series.
+
+    The title says what all of a row have in common, and a label what its condition alone has.
+    """
+    rows: dict[tuple[str, str], list[Condition]] = {}
+    for condition in conditions:
+        rows.setdefault((condition.probe, condition.facts.series), []).append(condition)
+    labelled = []
+    for (probe, _), alike in rows.items():
+        settings = [condition.facts.setting.split(", ") for condition in alike]
+        shared = [words for words in settings[0] if all(words in setting for setting in settings)]
+        labels = [", ".join(words for words in setting if words not in shared) for setting in settings]
+        title = ", ".join([probe.replace("_", " "), *filter(None, shared)])
+        labelled.append((title, dict(zip(alike, labels, strict=True))))
+    return labelled
+
+
+def draw_sheet(photograph: NDArray[np.uint8], grid: Grid, seed: int, out: Path) -> int:
+    """Write the contact sheet as PNG, and give the number of its tiles."""
+    pictures = perturbed(photograph, grid, seed)
+    rows: list[tuple[str, list[tuple[Condition, str]]]] = []
+    for title, labels in labelled_rows(pictures):
+        tiles = list(labels.items())
+        rows += [(title, tiles[first : first + COLUMNS]) for first in range(0, len(tiles), COLUMNS)]
+    columns = max(len(tiles) for _, tiles in rows)
+    sheet = Image.new(
+        "RGB",
+        (2 * MARGIN + columns * (TILE + GAP), 2 * MARGIN + len(rows) * (TILE + GAP + 2 * LABEL)),
+        "white",
+    )
+    draw = ImageDraw.Draw(sheet)
+    title_font, font = ImageFont.load_default(14), ImageFont.load_default(12)
+    for row, (title, tiles) in enumerate(rows):
+        top = MARGIN + row * (TILE + GAP + 2 * LABEL)
+        draw.text((MARGIN, top), title, "black", title_font)
+        for column, (condition, label) in enumerate(tiles):
+            left = MARGIN + column * (TILE + GAP)
+            tile = Image.fromarray(pictures[condition]).resize((TILE, TILE), Image.Resampling.LANCZOS)
+            sheet.paste(tile, (left, top + LABEL))
+            draw.text((left, top + LABEL + TILE), label, "black", font)
+    try:
+        with replacing(out) as part:
+            sheet.save(part, format="PNG")
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}; choose another --out") from None
+    return len(pictures)

@@ -1,0 +1,245 @@
+"""Write the pages of docs/reference from the program itself: `python -P docs/generate.py`.
+
+Formulas stand at the top of the modules that compute them, the keys of a study beside its fields, columns in
+columns.toml, and options in the command line's help. Each page is made of these, so that nothing is said twice; a test
+compares the pages with what this program makes.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import ModuleType
+from typing import Any
+
+import typer
+
+from bandlens.analysis.comparison import verdicts
+from bandlens.analysis.database.open import open_store
+from bandlens.app import cli
+from bandlens.app.cli import app
+from bandlens.app.study import file as study_file
+
+REFERENCE = Path(__file__).parent / "reference"
+SHARED = 2
+"""A column that this many views have with one meaning is explained once."""
+
+
+def schema() -> str:
+    """Every view and table of the results database, with the comments of their columns."""
+    with TemporaryDirectory() as folder, open_store(Path(folder) / "empty.duckdb") as store:
+        objects = store.frame(
+            "SELECT 'Views' AS kind, view_name AS name, comment FROM duckdb_views() WHERE NOT internal "
+            "UNION ALL SELECT 'Tables', table_name, comment FROM duckdb_tables() WHERE NOT internal "
+            "ORDER BY kind DESC, name"
+        ).rows()
+        query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
+        columns = {name: store.frame(query, [name]).rows() for _, name, _ in objects}
+    views = [name for kind, name, _ in objects if kind == "Views"]
+    shared = _shared_columns([column for name in views for column in columns[name]])
+    parts = [SCHEMA_HEAD, "## Columns that many views have\n", _definitions(sorted(shared))]
+    for heading, lead in (("Views", ""), ("Tables", TABLES_HEAD)):
+        parts += [f"## {heading}\n", lead]
+        for name, comment in ((name, comment) for kind, name, comment in objects if kind == heading):
+            explained = columns[name] * (heading == "Views")
+            particular = [column for column in explained if column not in shared and not _ends_interval(column)]
+            names = ", ".join(f"`{column[0]}`" for column in explained if column not in particular)
+            parts += [f"### {name}\n", f"{comment}. {names}".strip() + "\n", _definitions(particular)]
+    return "\n".join(part for part in parts if part)
+
+
+SCHEMA_HEAD = """\
+# The results database
+
+What does a column of a view mean? Look up the view below: the columns named beside it are explained once, in the first
+list, and the others below it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql
+"DESCRIBE accuracy"` has types. Tables hold what was run, views answer questions ([sql.md](../guide/sql.md)). The
+database carries these explanations with it: `FROM duckdb_columns()`.
+"""
+
+
+TABLES_HEAD = """\
+Queries seldom need them. `bandlens sql "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'cell'"`
+explains the columns of one.
+"""
+
+
+def _shared_columns(columns: list[tuple[str, str]]) -> set[tuple[str, str]]:
+    """The commonest meaning of each name, where it is common enough; another meaning stands where it applies."""
+    commonest: dict[str, tuple[str, str]] = {}
+    for column, count in Counter(columns).most_common():
+        if count >= SHARED and not _ends_interval(column):
+            commonest.setdefault(column[0], column)
+    return set(commonest.values())
+
+
+def _ends_interval(column: tuple[str, str]) -> bool:
+    name, comment = column
+    return name.endswith(("low", "high")) and comment.startswith(("Lower end of", "Upper end of"))
+
+
+def _definitions(columns: list[tuple[str, str]]) -> str:
+    return "\\\n".join(f"`{name}`: {comment}" for name, comment in columns) + "\n" * bool(columns)
+
+
+def _modules(package: str) -> Iterator[ModuleType]:
+    """The package itself, then its modules by name."""
+    root = importlib.import_module(f"bandlens.{package}")
+    yield root
+    for info in sorted(pkgutil.iter_modules(root.__path__), key=lambda info: info.name):
+        if not info.ispkg:
+            yield importlib.import_module(f"{root.__name__}.{info.name}")
+
+
+def _explained(modules: Iterator[ModuleType]) -> str:
+    """A section for each module whose docstring has more than a line: its title, its file, its text."""
+    parts = []
+    for module in modules:
+        text = inspect.cleandoc(module.__doc__ or "")
+        if "\n" in text:
+            name = module.__name__.removeprefix("bandlens.")
+            title = name.rsplit(".", 1)[-1].replace("_", " ").capitalize()
+            file = name.replace(".", "/") + ("/__init__.py" if hasattr(module, "__path__") else ".py")
+            parts.append(f"## {title}\n\n`{file}`. {text}\n")
+    return "\n".join(parts)
+
+
+def measures() -> str:
+    """Every measure: its formula, its units, its source, and what makes it undetermined."""
+    modules = (
+        module for module in _modules("analysis.measures") if module.__name__.rsplit(".", 1)[-1] not in MACHINERY
+    )
+    return f"{MEASURES_HEAD}\n{_explained(modules)}"
+
+
+MACHINERY = ("base", "outcomes", "registry", "compute", "own_process")
+"""Modules of analysis/measures that compute no measure."""
+MEASURES_HEAD = """\
+# Measures
+
+By which formula does bandlens compute a number, and where does the formula come from? This page is what stands at the
+top of the module that computes it. [The guide to measures](../guide/measures.md) says which command gives a number,
+which states it can have, and what a study needs for it. `bandlens measures list` has the titles and units of all.
+"""
+
+
+def statistics() -> str:
+    """Intervals, tests, coefficients and comparisons."""
+    packages = ("analysis.statistics", "analysis.correlations", "analysis.comparison")
+    modules = (module for package in packages for module in _modules(package))
+    return f"{STATISTICS_HEAD}\n{_explained(modules)}"
+
+
+STATISTICS_HEAD = """\
+# Statistics
+
+How are the intervals, tests and coefficients made that `bandlens compare`, `correlate`, `gate` and the views show?
+This page is what stands at the top of the modules that compute them; [the guide to comparisons](../guide/compare.md)
+says how to read them, and [measured.md](../measured.md#how-often-intervals-hold) how often intervals hold.
+"""
+
+
+def study() -> str:
+    """Every key of a study file."""
+    keys = _described_fields(study_file, "Study")
+    limits = _described_fields(verdicts, "Limits")
+    return STUDY.format(keys=_rows(keys, study_file.KEYS), limits=_rows(limits, list(limits)))
+
+
+def _described_fields(module: ModuleType, name: str) -> dict[str, str]:
+    """Field -> the docstring below it, on one line; a field without one is a KeyError of those who ask for it."""
+    tree = ast.parse(inspect.getsource(module))
+    [body] = [node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    described = {}
+    for field, text in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            described[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return described
+
+
+def _rows(described: Mapping[str, str], keys: list[str]) -> str:
+    return "".join(f"- `{key}`: {described[key]}\n" for key in keys)
+
+
+STUDY = """\
+# Study files
+
+```sh
+bandlens study grid > study.toml   # or paper, human-probes, fourier-map, shape-under-filters, reliance
+bandlens plan study.toml
+```
+
+A study is a TOML file that names checkpoints, image sets and probes; paths are relative to its folder. A key that is
+not in this list is refused, with the nearest that is. [The tutorial](../guide/tutorial.md#the-study) writes one.
+
+{keys}
+The table `[gate]` has two keys ([the guide to precisions](../guide/precision.md)):
+
+{limits}"""
+
+
+def commands() -> str:
+    """Every command in a sentence, with the arguments and options that it needs."""
+    root = typer.main.get_command(app)
+    context = typer.Context(root, info_name="bandlens")
+    parts = [COMMANDS_HEAD]
+    for heading, names in cli.COMMANDS.items():
+        parts.append(f"\n## {heading}\n\n")
+        parts += [line for name in names for line in _command(root.commands[name], name, context)]
+    return "".join(parts)
+
+
+COMMANDS_HEAD = """\
+# Commands
+
+Which command does a job? Each stands after `bandlens`, and `bandlens COMMAND --help` has its options, with an
+example; what a command cannot do without stands here. [In the terminal](../guide/terminal.md) says what all commands
+have in common.
+"""
+
+
+def _command(command: Any, path: str, parent: Any) -> Iterator[str]:
+    """A line for each command that can be run, in the order of the help."""
+    context = typer.Context(command, info_name=path.rsplit(" ", 1)[-1], parent=parent)
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _command(below, f"{path} {name}", context)
+    if not hasattr(command, "commands"):
+        needed = [option for option in command.get_params(context) if option.required]
+        needed.sort(key=lambda option: option.opts[0].startswith("-"))
+        words = [path, *(_usage(option) for option in needed)]
+        summary = (
+            inspect.cleandoc(command.help or "").partition("\n\n")[0].replace("\n", " ").partition(". ")[0].rstrip(".")
+            + "."
+        )
+        yield f"- `{' '.join(words)}`: {summary}\n"
+
+
+def _usage(option: Any) -> str:
+    """An argument or option as it is typed: STUDY, or --out PATH."""
+    value = (option.metavar or option.name).upper()
+    return f"{option.opts[0]} {value}" if option.opts[0].startswith("-") else value
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "schema.md": schema,
+    "measures.md": measures,
+    "statistics.md": statistics,
+    "study.md": study,
+    "commands.md": commands,
+}
+
+
+def main() -> None:
+    for name, make in PAGES.items():
+        (REFERENCE / name).write_text(make(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""The ONNX files of a model on disk, one per precision.
+
+The fp32 file is the model itself, MODELS/NAME.onnx. Files made from it lie in a folder per precision,
+MODELS/fp16/NAME.onnx and MODELS/int8/NAME.onnx. A NAME.json beside each holds `precision`, `sha256`, `bytes`,
+`made_from` (sha256 of the fp32 file) and how the file was made: `versions`, `parity` with the fp32 file, and for int8
+`calibration`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...errors import ExportError, UnknownName
+from ...records import Model
+from ...untrusted import parse_json, read_text
+from ..files import write_bytes
+from ..models import LARGEST, read_onnx
+
+PRECISIONS = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFile:
+    """One ONNX file that takes float32 `images` in [0, 1] and gives float32 `logits`, whatever types lie between."""
+
+    precision: str
+    path: Path
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The name of the model."""
+        return self.path.name.removesuffix(".onnx")
+
+    @property
+    def models(self) -> Path:
+        """The folder of the models."""
+        return self.path.parent if self.precision == "fp32" else self.path.parent.parent
+
+    @property
+    def command(self) -> str:
+        """The command that makes the file and its TensorRT plan."""
+        return f"bandlens export {self.name} --precision {self.precision} --out {shlex.quote(str(self.models))}"
+
+
+def check_precision(precision: str) -> str:
+    """The precision, if it is one; UnknownName otherwise."""
+    if precision not in PRECISIONS:
+        raise UnknownName("precision", precision, PRECISIONS)
+    return precision
+
+
+def save_onnx_file(model: Model, precision: str, content: bytes, made: Mapping[str, Any]) -> OnnxFile:
+    """Write an ONNX file that was made from the model's fp32 file, and its description beside it; or ExportError."""
+    path = _path(model, check_precision(precision))
+    sha256 = hashlib.sha256(content).hexdigest()
+    description = {
+        "precision": precision,
+        "sha256": sha256,
+        "bytes": len(content),
+        "made_from": model.sha256,
+        **made,
+    }
+    try:
+        write_bytes(path, content)
+        write_bytes(_description_path(path), json.dumps(description, indent=1).encode())
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
+    return OnnxFile(precision, path, sha256)
+
+
+def load_onnx_file(model: Model, precision: str) -> OnnxFile:
+    """The model's ONNX file of a precision; `read_onnx_file` reads and verifies its content.
+
+    Raises UnknownName for an unknown precision; ExportError, with the command to run, for a file that is missing,
+    damaged, or made from another fp32 file than the model's.
+    """
+    if check_precision(precision) == "fp32":
+        return OnnxFile(precision, model.path, model.sha256)
+    path = _path(model, precision)
+    description = describe_onnx_file(model, precision)
+    onnx_file = OnnxFile(precision, path, description["sha256"])
+    if description["made_from"] != model.sha256:
+        raise ExportError(f"{path} was made from another export of {model.name}; {_hint(onnx_file)}")
+    if not path.is_file() or path.stat().st_size != description["bytes"]:
+        raise ExportError(f"{path} is missing or not as long as {_description_path(path)} says; {_hint(onnx_file)}")
+    return onnx_file
+
+
+def describe_onnx_file(model: Model, precision: str) -> dict[str, Any]:
+    """The description of a file made from the model's fp32 file; ExportError if it is missing or damaged."""
+    path = _path(model, precision)
+    hint = _hint(OnnxFile(precision, path, ""))
+    try:
+        description: dict[str, Any] = parse_json(read_text(_description_path(path), LARGEST))
+        kinds = [type(description[key]) for key in ("made_from", "sha256", "bytes")]
+    except FileNotFoundError:
+        raise ExportError(f"{model.name} has no {precision} file in {path.parent}; {hint}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ExportError(f"{_description_path(path)} is damaged: {error}; {hint}") from error
+    if kinds != [str, str, int]:
+        raise ExportError(f"{_description_path(path)} is damaged; {hint}")
+    return description
+
+
+def read_onnx_file(onnx_file: OnnxFile) -> bytes:
+    """The ONNX file's content, if its sha256 is the recorded one; ExportError, with the command to run, otherwise."""
+    return read_onnx(onnx_file.path, onnx_file.sha256, _hint(onnx_file))
+
+
+def _hint(onnx_file: OnnxFile) -> str:
+    return f"run: {onnx_file.command}{' --calibration IMAGE_SET' if onnx_file.precision == 'int8' else ''}"
+
+
+def _path(model: Model, precision: str) -> Path:
+    return model.path.parent / precision / f"{model.name}.onnx"
+
+
+def _description_path(path: Path) -> Path:
+    return path.with_name(f"{path.name.removesuffix('.onnx')}.json")

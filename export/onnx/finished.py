@@ -1,0 +1,163 @@
+"""Make a model of a user's finished ONNX file: one input of images in [0, 1], one output of logits.
+
+The nodes that compute stay as they are. Only names, the open batch and, if it is not in the graph yet, the
+normalization are new, and the model is compared with the file that it was made of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+
+from ...errors import ExportError, UsageError
+from ...untrusted import first_line
+from ..models import BATCH
+from ..normalization import NORMALIZATIONS, Channels
+from ..photographs import photograph_crops
+from .parity import Parity, check_finite, measure_parity, onnx_logits
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SUMS_TO_ONE = 1e-3
+"""The largest distance from 1 that the sum of an image's probabilities may have."""
+
+
+def is_onnx(path: Path) -> bool:
+    """Whether the file is an ONNX model with nodes, judged without its weights."""
+    with path.open("rb") as file:
+        if file.read(1) != b"\x08":  # every ONNX file begins with the tag of ir_version
+            return False
+    try:
+        return len(onnx.load(path, load_external_data=False).graph.node) > 0
+    except Exception:  # protobuf raises another class for every fault  # noqa: BLE001
+        return False
+
+
+def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None) -> tuple[bytes, str, int, int, Parity]:
+    """The model's ONNX file, the sha256 of the user's file with all its weights inside, image size, number of classes,
+    and the parity of the two files.
+
+    `image_size` is for a file that leaves it open. Raises UsageError where there is no such file, ExportError for one
+    that does not take (batch, 3, S, S) float32 images or does not give (batch, classes) float32 logits.
+    """
+    model = _read(path)
+    sha256 = hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+    initialized = {initializer.name for initializer in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in initialized]
+    if len(inputs) != 1 or len(model.graph.output) != 1:
+        raise ExportError(
+            f"{path} has {len(inputs)} inputs and {len(model.graph.output)} outputs ({_names(inputs)} to "
+            f"{_names(model.graph.output)}); export it with one input of images and one output of logits"
+        )
+    batch, size = _batch_and_size(path, inputs[0], image_size)
+    images = photograph_crops(size)
+    expected = check_finite(_logits_of_file(path, model, images, batch, mean, std), str(path))
+    content = _rewrite(model, size, expected.shape[1], mean, std)
+    try:
+        logits = onnx_logits(content, images)
+    except ExportError as error:
+        if batch is None:
+            raise
+        raise ExportError(f"{path} works on batches of {batch} alone; export it with a dynamic batch") from error
+    if logits.shape != expected.shape:
+        raise ExportError(f"{path} works on batches of {batch or 1} alone; export it with a dynamic batch")
+    parity = measure_parity(expected, check_finite(logits, f"the model of {path}"))
+    if not parity.holds:
+        raise ExportError(f"the model made of {path} does not compute what it does: {parity}; nothing was written")
+    return content, sha256, size, expected.shape[1], parity
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    """Read the model with all its weights, also those in files beside it."""
+    if not path.is_file():
+        raise UsageError(f"no ONNX file at {path}; check the path")
+    if not is_onnx(path):
+        raise UsageError(f"{path} is no ONNX file; weights are given without --onnx, and with --architecture")
+    try:
+        model = onnx.load(path)
+        onnx.checker.check_model(model, full_check=True)
+    # Weights in other files may be missing in many ways, and the checker has an error for each of its parts.
+    except Exception as error:
+        raise ExportError(f"{path} is not valid ONNX: {first_line(error)}; export it again") from error
+    return model
+
+
+def _names(values: Any) -> str:
+    return ", ".join(value.name for value in values) or "none"
+
+
+def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | None) -> tuple[int | None, int]:
+    """The number of images that the file takes at once, None for any number, and their width and height."""
+    kind = images.type.tensor_type
+    shape = [dimension.dim_value or dimension.dim_param or "?" for dimension in kind.shape.dim]
+    floats = kind.elem_type == onnx.TensorProto.FLOAT
+    if len(shape) != 4 or isinstance(shape[1], str) or shape[1] != 3 or not floats:
+        takes = f"({', '.join(map(str, shape))}) {onnx.TensorProto.DataType.Name(kind.elem_type).lower()}"
+        raise ExportError(f"{path} takes {takes}; export it to take (batch, 3, size, size) float32, RGB")
+    sides = {side for side in shape[2:] if isinstance(side, int)}
+    if len(sides) > 1:
+        raise ExportError(f"{path} takes images of {shape[2]} x {shape[3]} pixels; only square ones can be measured")
+    if not sides and image_size is None:
+        raise UsageError(f"{path} leaves the size of its images open; say which with --image-size")
+    size = sides.pop() if sides else image_size or 0
+    if image_size not in (None, size):
+        raise UsageError(f"{path} takes images of {size} pixels; leave out --image-size")
+    return shape[0] if isinstance(shape[0], int) else None, size
+
+
+def _logits_of_file(
+    path: Path, model: onnx.ModelProto, images: NDArray[np.float32], batch: int | None, mean: Channels, std: Channels
+) -> NDArray[np.float32]:
+    """(n, classes) that the user's file computes from normalized images; ExportError unless they are logits."""
+    step = batch or 1
+    filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % step, axis=0)])
+    centre, scale = (np.array(channels, np.float32).reshape(3, 1, 1) for channels in (mean, std))
+    output = onnx_logits(model.SerializeToString(), (filled - centre) / scale, step, str(path))
+    if output.ndim != 2 or len(output) != len(filled) or output.dtype != np.float32:
+        raise ExportError(
+            f"{path} gives {output.shape} {output.dtype} for {len(filled)} images; export it to give (batch, classes) "
+            "float32 logits"
+        )
+    logits = output[: len(images)]
+    if logits.min() >= 0 and np.abs(logits.sum(axis=1) - 1).max() < SUMS_TO_ONE:
+        raise ExportError(f"{path} gives probabilities, not logits; export the network without its last softmax")
+    return logits
+
+
+def _rewrite(model: onnx.ModelProto, size: int, classes: int, mean: Channels, std: Channels) -> bytes:
+    """The file with a model's names of input and output, an open batch, and the normalization in front."""
+    from onnxscript import ir
+
+    rewritten = ir.from_proto(model)
+    graph = rewritten.graph
+    images, logits = graph.inputs[0], graph.outputs[0]
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value.name in ("images", "logits"):
+                value.name = f"{value.name}_inside"
+    for name in [name for name in graph.initializers if name in ("images", "logits")]:
+        graph.initializers[name].name = f"{name}_inside"
+    images.name, logits.name = "images", "logits"
+    images.shape, logits.shape = ir.Shape([BATCH, 3, size, size]), ir.Shape([BATCH, classes])
+    if (mean, std) != NORMALIZATIONS["none"]:
+        constants = []
+        for name, channels in (("mean", mean), ("std", std)):
+            numbers = ir.tensor(np.array(channels, np.float32).reshape(1, 3, 1, 1), name=f"normalization_{name}")
+            constants.append(
+                ir.Value(name=numbers.name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 3, 1, 1]))
+            )
+            constants[-1].const_value = numbers
+            graph.register_initializer(constants[-1])
+        centred = ir.node("Sub", [images, constants[0]])
+        scaled = ir.node("Div", [centred.outputs[0], constants[1]])
+        ir.convenience.replace_all_uses_with(images, scaled.outputs[0])
+        centred.replace_input_with(0, images)
+        graph.insert_before(graph[0], [centred, scaled])
+    proto = ir.to_proto(rewritten)
+    del proto.graph.value_info[:]
+    return bytes(proto.SerializeToString(deterministic=True))

@@ -1,0 +1,121 @@
+"""Make the fp16 file of an fp32 ONNX file, strongly typed: the file says what is float16, and no runtime chooses."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ...errors import ExportError
+from .graph import to_bytes
+
+LARGEST = float(np.finfo(np.float16).max)
+SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
+
+ARITHMETIC = {"Sub", "Div", "Mul", "Add"}
+"""Operators that a normalization is made of."""
+
+
+def to_fp16(content: bytes) -> bytes:
+    """The ONNX file with float16 weights and activations, between float32 images and float32 logits.
+
+    (images - mean) / std stays float32, since float16 would round the images; behind it stands one cast to float16, and
+    one back before the logits. Operators that runtimes lack in float16, such as Max and TopK, stay float32 between
+    casts. The same content gives the same bytes.
+
+    Raises ExportError if ONNX Runtime is not installed, and, with its name, for an initializer that float16 cannot
+    hold: one with a finite value beyond 65504, or whose largest value is below 6e-08 and not zero.
+    """
+    try:
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
+    except ImportError as error:
+        raise ExportError("fp16 needs the converter of ONNX Runtime; pip install 'bandlens[cpu]'") from error
+    model = onnx.load_from_string(content)
+    for initializer in model.graph.initializer:
+        _check_range(initializer)
+    # The converter casts the input of the graph, so it is shown the part behind the normalization.
+    head = _take_normalization(model.graph)
+    (images,) = model.graph.input
+    normalized = images.name
+    if head:
+        normalized, images.name = images.name, head[-1].output[0]
+        _rename_input(model.graph, normalized, images.name)
+    model = convert_float_to_float16(model, keep_io_types=True)
+    if head:
+        model.graph.input[0].name = normalized
+        model.graph.node.extend(head)
+    OnnxModel.graph_topological_sort(model.graph)
+    return to_bytes(model)
+
+
+def _take_normalization(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Take off the graph the chain of arithmetic with constants that the images go through before anything else."""
+    constants = {initializer.name for initializer in graph.initializer}
+    head: list[onnx.NodeProto] = []
+    value = graph.input[0].name
+    while True:
+        # Shape reads no values, so its input may be of either type.
+        users = [node for node in graph.node if value in node.input and node.op_type != "Shape"]
+        if len(users) != 1 or users[0].op_type not in ARITHMETIC or not set(users[0].input) <= constants | {value}:
+            break
+        head.append(users[0])
+        (value,) = users[0].output
+    for node in head:
+        graph.node.remove(node)
+    return head
+
+
+def _rename_input(graph: onnx.GraphProto, old_name: str, new_name: str) -> None:
+    for node in graph.node:
+        for position, name in enumerate(node.input):
+            if name == old_name:
+                node.input[position] = new_name
+
+
+def _check_range(initializer: TensorProto) -> None:
+    if initializer.data_type != TensorProto.FLOAT:
+        return
+    values = np.abs(numpy_helper.to_array(initializer))
+    largest = float(values[np.isfinite(values)].max(initial=0))
+    if largest > LARGEST:
+        raise ExportError(
+            f"{initializer.name} holds {largest:.3g}, and float16 ends at {LARGEST:.0f}; use fp32 or int8"
+        )
+    if 0 < largest < SMALLEST:
+        raise ExportError(
+            f"{initializer.name} holds nothing above {largest:.2g}, which vanishes in float16; use fp32 or int8"
+        )
+
+
+def emulate_in_fp32(content: bytes) -> bytes:
+    """An fp16 file for runtimes without float16 arithmetic: float32 that is rounded wherever the file is float16.
+
+    ONNX Runtime on the CPU would round the weights alone, and so hide what a GPU loses, or overflows, in between.
+    """
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(content))
+    graph = model.graph
+    halves = {value.name for value in graph.value_info if value.type.tensor_type.elem_type == TensorProto.FLOAT16}
+    for initializer in graph.initializer:
+        _widen(initializer)
+    nodes = []
+    for node in graph.node:
+        for attribute in node.attribute:
+            _widen(attribute.t)
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.FLOAT
+        nodes.append(node)
+        for position, name in enumerate(node.output):
+            if name in halves:
+                exact, half = f"{name}_exact", f"{name}_half"
+                node.output[position] = exact
+                nodes.append(helper.make_node("Cast", [exact], [half], to=TensorProto.FLOAT16))
+                nodes.append(helper.make_node("Cast", [half], [name], to=TensorProto.FLOAT))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return to_bytes(model)
+
+
+def _widen(tensor: TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT16:
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))

@@ -1,0 +1,119 @@
+"""Export a torch network to ONNX: images in [0, 1] in, logits out, normalization inside, batch size open.
+
+The file has one input `images` (batch, 3, S, S) float32 and one output `logits` (batch, classes) float32. Only the
+batch is symbolic; a session fixes it when it opens the file, so one file and one sha256 serve every batch size. The
+same weights give the same bytes on every run with the same versions of torch and onnxscript.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from contextlib import redirect_stdout
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from ...errors import ExportError
+from ...untrusted import first_line
+from ..models import BATCH
+from ..normalization import Channels
+
+OPSET = 18
+
+
+class Normalized(nn.Module):
+    """A network behind (images - mean) / std, where mean and std are a number per channel."""
+
+    def __init__(self, network: nn.Module, mean: Channels, std: Channels) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network((images - self.get_buffer("mean")) / self.get_buffer("std"))
+        return logits
+
+
+def count_classes(network: Normalized, image_size: int) -> int:
+    """The number of logits that the network gives for each of two images; ExportError if it gives anything else."""
+    images = torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad(), redirect_stdout(io.StringIO()):
+            logits = network(images)
+    # A stranger's network may fail in any way, and the user can change its size.
+    except Exception as error:
+        raise ExportError(
+            f"the network fails on images of {image_size} x {image_size}: {first_line(error)}; try another --image-size"
+        ) from error
+    if not isinstance(logits, Tensor) or logits.dtype != torch.float32 or logits.ndim != 2 or len(logits) != 2:
+        gives = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise ExportError(f"for 2 images the network gives {gives}; wrap it to give (2, classes) float32 logits")
+    return int(logits.shape[1])
+
+
+def to_onnx(network: Normalized, image_size: int) -> tuple[bytes, int]:
+    """The ONNX file and the number of classes of a network in evaluation mode, checked: one open dimension, one output.
+
+    BatchNorm behind a convolution is folded into it.
+
+    Raises ExportError for a network that torch cannot trace or that fixes its batch size.
+    """
+    classes = count_classes(network, image_size)
+    try:
+        program = _trace(network, image_size)
+    # The exporter runs the network's code and torch's compiler, so every error is about this network.
+    except Exception as error:
+        raise ExportError(
+            f"torch cannot export this network with an open batch size: {first_line(error.__cause__ or error)}; "
+            "its forward must not depend on values or on the number of images"
+        ) from error
+    model = program.model_proto
+    _strip(model)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        raise ExportError(f"torch exported a file that is not valid ONNX: {first_line(error)}; update torch") from error
+    _check_sizes(model, image_size, classes)
+    return bytes(model.SerializeToString(deterministic=True)), classes
+
+
+def _trace(network: Normalized, image_size: int) -> torch.onnx.ONNXProgram:
+    # The exporter warns about its own insides, and a network may print while it is traced.
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 3, image_size, image_size),),
+            dynamo=True,
+            opset_version=OPSET,
+            external_data=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim(BATCH)},),
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("torch exported nothing; update torch")
+    return program
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Remove parts that do not compute: stack traces with paths of this machine, and shapes that can be inferred."""
+    graph = model.graph
+    del graph.value_info[:]
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer, *model.functions):
+        del part.metadata_props[:]
+        part.doc_string = ""
+
+
+def _check_sizes(model: onnx.ModelProto, image_size: int, classes: int) -> None:
+    expected = {"images": [BATCH, 3, image_size, image_size], "logits": [BATCH, classes]}
+    sizes = {
+        value.name: [dimension.dim_param or dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.output)
+    }
+    if sizes != expected:
+        raise ExportError(f"the exported file takes and gives {sizes} instead of {expected}; its forward fixes a size")

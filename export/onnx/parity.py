@@ -1,0 +1,146 @@
+"""Compare the logits of an ONNX file with those of the network or file that it was made of."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ...errors import ExportError, UsageError, some_of
+from ...untrusted import first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+TOLERANCE = 1e-3
+"""The largest difference of a logit, relative to the largest |logit|, that an export may have."""
+TIE = 1e-5
+"""Two logits this close, relative to the largest |logit|, are equal to float32 arithmetic: either may come first."""
+AT_ONCE = 8
+"""Images that a comparison runs at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far two models' logits lie apart on the same images."""
+
+    images: int
+    largest_difference: float
+    """The largest difference of any logit."""
+    relative_difference: float
+    """The largest difference, divided by the largest |logit|."""
+    ties: int
+    """Images whose two highest logits are equal to float32 arithmetic."""
+    top1_disagreements: int
+    """Images, ties aside, that the two models classify differently."""
+
+    @property
+    def holds(self) -> bool:
+        return self.relative_difference <= TOLERANCE and self.top1_disagreements == 0  # False for NaN
+
+    def __str__(self) -> str:
+        return (
+            f"logits differ by up to {self.largest_difference:.3g} ({self.relative_difference:.2g} of the largest), "
+            f"top-1 differs on {self.top1_disagreements} of {self.images} images ({self.ties} ties)"
+        )
+
+
+def measure_parity(expected: NDArray[np.float32], logits: NDArray[np.float32]) -> Parity:
+    """Compare two (n, classes) arrays of logits."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):  # the difference of two infinite logits is NaN, for which nothing holds
+        scale = float(np.abs(expected).max())
+        difference = float(np.abs(expected - logits).max())
+        first, second = np.sort(expected, axis=1)[:, -1:-3:-1].T if expected.shape[1] > 1 else (expected[:, 0], -np.inf)
+        tied = first - second <= TIE * scale
+    differs = expected.argmax(axis=1) != logits.argmax(axis=1)
+    return Parity(
+        images=len(expected),
+        largest_difference=difference,
+        relative_difference=difference / (scale or 1.0),
+        ties=int(tied.sum()),
+        top1_disagreements=int((differs & ~tied).sum()),
+    )
+
+
+def check_parity(network: nn.Module, content: bytes, images: NDArray[np.float32], name: str) -> Parity:
+    """Run a network and its ONNX file on (n, 3, S, S) images in [0, 1]; ExportError unless their logits agree."""
+    expected = check_finite(_torch_logits(network, images), f"{name} in torch")
+    parity = measure_parity(expected, check_finite(onnx_logits(content, images), f"the ONNX file of {name}"))
+    if not parity.holds:
+        raise ExportError(
+            f"the export of {name} does not compute what torch does: {parity}; nothing was written; "
+            "is the network in evaluation mode and free of random numbers?"
+        )
+    return parity
+
+
+def check_finite(logits: NDArray[np.float32], network: str) -> NDArray[np.float32]:
+    """The (n, classes) logits, if all are finite; otherwise ExportError, which counts and names the images.
+
+    `network` is named in the error.
+    """
+    import numpy as np
+
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1)).tolist()
+    if bad:
+        kind = "NaN" if np.isnan(logits).any() else "infinite"
+        images = f"{len(bad)} of {len(logits)} images (numbers {some_of(map(str, bad), 5)}, from 0)"
+        raise ExportError(
+            f"{network} gives logits that are {kind} for {images}; "
+            "nothing was written; do weights, normalization and architecture belong together?"
+        )
+    return logits
+
+
+def check_images(images: NDArray[np.float32], image_size: int) -> NDArray[np.float32]:
+    """The images, if they are (n, 3, image_size, image_size) float32 in [0, 1]; UsageError otherwise."""
+    shape = (3, image_size, image_size)
+    if images.dtype != "float32" or images.shape[1:] != shape or len(images) == 0:
+        raise UsageError(f"parity images must be (n, *{shape}) float32, got {images.shape} {images.dtype}")
+    if not (images.min() >= 0 and images.max() <= 1):  # NaN fails too
+        raise UsageError(f"parity images must lie in [0, 1], got [{images.min():g}, {images.max():g}]")
+    return images
+
+
+def _torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    import numpy as np
+    import torch
+
+    with torch.inference_mode(), redirect_stdout(io.StringIO()):
+        return np.concatenate([network(torch.from_numpy(batch)).numpy() for batch in _batches(images)])
+
+
+def onnx_logits(
+    content: bytes, images: NDArray[np.float32], batch: int = AT_ONCE, file: str = "the export"
+) -> NDArray[np.float32]:
+    """The one output of an ONNX file, usually (n, classes) logits, computed by ONNX Runtime on the CPU.
+
+    `file` names it in the error if it does not run on `batch` images at once.
+    """
+    import numpy as np
+
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError("ONNX Runtime is needed to check an export; pip install 'bandlens[cpu]'") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        outputs = [session.run(None, {name: part})[0] for part in _batches(images, batch)]
+        return np.concatenate([np.atleast_1d(output) for output in outputs])
+    # ONNX Runtime raises another class for every status.
+    except Exception as error:
+        raise ExportError(
+            f"ONNX Runtime cannot run {file}: {first_line(error)}; update onnxruntime, or export it again"
+        ) from error
+
+
+def _batches(images: NDArray[np.float32], size: int = AT_ONCE) -> list[NDArray[np.float32]]:
+    return [images[start : start + size] for start in range(0, len(images), size)]

@@ -1,0 +1,1 @@
+"""TensorRT plans of ONNX files: how they are built, and how they are found again."""

@@ -1,0 +1,180 @@
+"""Build a TensorRT plan of an ONNX file: types as the file has them, one fixed batch, TF32 off.
+
+The TensorRT module is always passed in, see `types`. Such a plan takes `images`, (batch, 3, S, S) float32 in [0, 1],
+and gives `logits`, (batch, classes) float32.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ...errors import EngineError, ExportError, UsageError, some_of
+from ..files import write_bytes
+from .types import TensorRT
+
+if TYPE_CHECKING:
+    import tensorrt
+
+MISREAD = "defaulting to int8"
+"""A part of TensorRT's warning that it reads uint8 as int8. It goes on, and the plan is worthless."""
+
+
+def build_log(trt: TensorRT, lines: list[str]) -> tensorrt.ILogger:
+    """A logger that appends `SEVERITY: message` to `lines`, without TensorRT's most verbose messages."""
+    base: Any = trt.ILogger
+
+    class Log(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            base.__init__(self)
+
+        def log(self, severity: tensorrt.ILogger.Severity, message: str) -> None:
+            if severity < base.VERBOSE:
+                lines.append(f"{severity.name}: {message}")
+
+    log: tensorrt.ILogger = Log()
+    return log
+
+
+def build_trt_plan(
+    trt: TensorRT,
+    content: bytes,
+    batch: int,
+    *,
+    refit: bool = False,
+    timing_cache: Path | None = None,
+    lines: list[str] | None = None,
+) -> bytes:
+    """The TensorRT plan of an ONNX file for one batch size.
+
+    Args:
+        content: the ONNX file; an int8 file must have gone through `int8.symmetric_activations`.
+        refit: make the plan's weights replaceable, see `refit`.
+        timing_cache: a file with the timings of kernels, read before and written after; equal layers are timed once.
+        lines: TensorRT's messages are appended to this list, whether the build succeeds or not.
+
+    Raises ExportError where TensorRT cannot read or build the ONNX file, or misreads its types.
+    """
+    lines = [] if lines is None else lines
+    log = build_log(trt, lines)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)  # it owns the weights until the plan is built
+    parse_onnx(trt, parser, network, content, batch)
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)
+    # TensorRT-RTX captures CUDA graphs only where the user gives it all of its memory; TensorRT needs no flag for that.
+    if user_allocation := getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None):
+        config.set_flag(user_allocation)
+    if refit:
+        config.set_flag(trt.BuilderFlag.REFIT)
+    if timing_cache is not None:
+        _read_timings(config, timing_cache, lines)
+    trt_plan = builder.build_serialized_network(network, config)
+    _check_types(lines)
+    if trt_plan is None:
+        raise ExportError(
+            f"TensorRT built no plan for batch {batch}: {last_error(lines)}; "
+            "try a smaller batch, and see whether another process holds the GPU's memory"
+        )
+    if timing_cache is not None:
+        _write_timings(config, timing_cache)
+    return _bytes(trt_plan)
+
+
+def parse_onnx(
+    trt: TensorRT, parser: tensorrt.OnnxParser, network: tensorrt.INetworkDefinition, content: bytes, batch: int
+) -> None:
+    """Parse an ONNX file into the parser's network, and fix its batch size."""
+    if batch < 1:
+        raise UsageError(f"a plan needs a batch of at least one image, not {batch}")
+    if not parser.parse(content):
+        raise ExportError(_explain(parser))
+    images = network.get_input(0)
+    fixed, *rest = images.shape
+    if fixed not in (-1, batch):
+        raise ExportError(f"the ONNX file fixes its batch to {fixed}, so there is no plan for {batch}; export it again")
+    images.shape = trt.Dims((batch, *rest))
+
+
+class Parser(Protocol):
+    """The errors that a parser and a refitter of TensorRT both keep."""
+
+    @property
+    def num_errors(self) -> int: ...
+
+    def get_error(self, index: int, /) -> Any: ...
+
+
+def _explain(parser: Parser) -> str:
+    """The first of the parser's errors, in one line."""
+    if not parser.num_errors:
+        return "TensorRT cannot read the ONNX file and does not say why; export it again"
+    error: tensorrt.ParserError = parser.get_error(0)
+    why = " ".join(error.desc().split())
+    if not error.node_operator():
+        return f"TensorRT cannot read the ONNX file: {why}; export it again"
+    return (
+        f"TensorRT cannot take operator {error.node_operator()} (node {error.node_name()}): {error.code().name} {why}; "
+        "run this model with another engine, such as onnxruntime-cuda"
+    )
+
+
+def _check_types(lines: list[str]) -> None:
+    misread = [line for line in lines if MISREAD in line.lower()]
+    if misread:
+        raise ExportError(
+            f"TensorRT reads uint8 activations as int8, which makes the plan worthless ({len(misread)} warnings); "
+            "make its activations symmetric first, or use fp16"
+        )
+
+
+def last_error(lines: list[str]) -> str:
+    """The last error in the lines of `build_log`, in one line."""
+    errors = [line for line in lines if line.startswith(("ERROR", "INTERNAL_ERROR"))]
+    return " ".join(errors[-1].split()) if errors else "it does not say why"
+
+
+def _read_timings(config: tensorrt.IBuilderConfig, file: Path, lines: list[str]) -> None:
+    stored = file.read_bytes() if file.exists() else b""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT-RTX has these calls, and they do nothing
+        cache = config.create_timing_cache(stored)
+        if cache is None or not config.set_timing_cache(cache, False):
+            lines.append(f"WARNING: {file} is of another GPU or TensorRT; timing anew")
+            config.set_timing_cache(config.create_timing_cache(b""), False)
+
+
+def _write_timings(config: tensorrt.IBuilderConfig, file: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        write_bytes(file, _bytes(config.get_timing_cache().serialize()))
+
+
+def _bytes(memory: Any) -> bytes:
+    """The bytes of TensorRT's memory, which its stubs do not declare as a buffer."""
+    return bytes(memory)
+
+
+def refit(trt: TensorRT, engine: tensorrt.ICudaEngine, content: bytes, stream: int) -> None:
+    """Give an engine, built with REFIT from a file of equal structure, the weights of this ONNX file.
+
+    `stream` is the handle of the only CUDA stream in which the engine may be at work. The weights are copied in that
+    stream, so that whatever is queued there next finds them. Raises EngineError if the file's weights do not fit, or
+    leave weights of the engine unset.
+    """
+    lines: list[str] = []
+    log = build_log(trt, lines)
+    refitter = trt.Refitter(engine, log)
+    parser = trt.OnnxParserRefitter(refitter, log)
+    if not parser.refit_from_bytes(content):
+        raise EngineError(f"the plan does not take these weights: {_explain(parser)}")
+    missing = refitter.get_missing_weights()
+    if missing:
+        raise EngineError(
+            f"{len(missing)} weights of the plan are not in the ONNX file ({some_of(missing)}); "
+            "build a plan without refit"
+        )
+    if not refitter.refit_cuda_engine_async(stream):
+        raise EngineError(f"TensorRT did not refit the plan: {last_error(lines)}; build a plan without refit")

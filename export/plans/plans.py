@@ -1,0 +1,170 @@
+"""TensorRT plans on disk: MODELS/plans/NAME.PRECISION.b256.KEY.plan, a .json that describes it, and TensorRT's .log.
+
+A plan runs on the GPU model and with the version of TensorRT that built it, so both are part of its key. A refittable
+plan takes the weights of every ONNX file of equal structure, and its NAME is `refit`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...errors import ExportError, UsageError
+from ...records import digest_of
+from ...untrusted import parse_json, read_text
+from ..files import write_bytes
+from ..models import LARGEST, read_verified
+from ..onnx.files import OnnxFile, read_onnx_file
+from .build import build_trt_plan
+from .types import TensorRT
+
+TRT_PLAN_VERSION = 2
+"""Raised when the same ONNX file is built in another way."""
+
+_log = logging.getLogger("bandlens")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The library, GPU and batch size that a TensorRT plan is built for."""
+
+    library: str
+    """Name and version, such as `tensorrt 10.16.1.11`."""
+    gpu: str
+    """Name and compute capability, such as `NVIDIA H100 80GB HBM3 (9.0)`."""
+    batch: int
+    refit: bool = False
+    """Whether the plan takes the weights of other ONNX files of equal structure."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrtPlan:
+    """A TensorRT plan whose content was found to be the one that was built."""
+
+    path: Path
+    sha256: str
+    content: bytes = field(repr=False)
+
+
+def target_of(trt: TensorRT, gpu: str, capability: str, batch: int, *, refit: bool = False) -> Target:
+    """The target of a TensorRT module, and of a GPU's name and compute capability."""
+    library = trt.__name__.removesuffix("_bindings")
+    return Target(f"{library} {trt.__version__}", f"{gpu} ({capability})", batch, refit)
+
+
+def find_trt_plan(onnx_file: OnnxFile, target: Target) -> TrtPlan | None:
+    """The ONNX file's TensorRT plan for the target, if there is one that is not damaged."""
+    trt_plan = _find(onnx_file, target)
+    return trt_plan if isinstance(trt_plan, TrtPlan) else None
+
+
+def ensure_trt_plan(trt: TensorRT, onnx_file: OnnxFile, target: Target) -> TrtPlan:
+    """The ONNX file's TensorRT plan for the target, built if need be: a line in the log of `bandlens` then says why.
+
+    `target` names this TensorRT module and this machine's GPU. Raises ExportError where TensorRT cannot build the plan.
+    """
+    trt_plan = _find(onnx_file, target)
+    if isinstance(trt_plan, TrtPlan):
+        return trt_plan
+    _log.warning("building a TensorRT plan: %s", trt_plan)
+    identity = _identity(onnx_file, target)
+    path = _path(onnx_file, identity)
+    started = time.monotonic()
+    try:
+        content = _build(trt, onnx_file, target, path)
+        sha256 = hashlib.sha256(content).hexdigest()
+        made = {"sha256": sha256, "bytes": len(content), "seconds": round(time.monotonic() - started, 1)}
+        write_bytes(path, content)
+        write_bytes(path.with_suffix(".json"), json.dumps(identity | made, indent=1).encode())
+    except OSError as error:
+        raise ExportError(f"cannot write {path}: {error.strerror}; make room or choose another folder") from error
+    return TrtPlan(path, sha256, content)
+
+
+def _build(trt: TensorRT, onnx_file: OnnxFile, target: Target, path: Path) -> bytes:
+    """Build the plan; TensorRT's messages are written beside `path`, whether the build succeeds or not."""
+    content, lines = onnx_for_tensorrt(onnx_file), list[str]()
+    timings, log = path.parent / "timing.cache", path.with_suffix(".log")
+    try:
+        return build_trt_plan(trt, content, target.batch, refit=target.refit, timing_cache=timings, lines=lines)
+    except ExportError as error:
+        raise ExportError(f"{onnx_file.name}: {error}; all that TensorRT said is in {log}") from error
+    finally:
+        write_bytes(log, "\n".join(lines).encode())
+
+
+def onnx_for_tensorrt(onnx_file: OnnxFile) -> bytes:
+    """The ONNX file's verified content as TensorRT reads it."""
+    content = read_onnx_file(onnx_file)
+    if onnx_file.precision != "int8":
+        return content
+    from ..onnx.int8 import symmetric_activations
+
+    return symmetric_activations(content)
+
+
+def _identity(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
+    """The fields that the key of a TensorRT plan is a digest of."""
+    if not target.refit:
+        return {"name": onnx_file.name, **_common(onnx_file, target), "built_from": onnx_file.sha256}
+    if onnx_file.precision == "int8":
+        raise UsageError("an int8 file has scales of its own, which no other takes over; leave out refit")
+    from ..onnx.graph import structure_of
+
+    return {"name": "refit", **_common(onnx_file, target), "built_from": structure_of(read_onnx_file(onnx_file))}
+
+
+def _common(onnx_file: OnnxFile, target: Target) -> dict[str, Any]:
+    return {"precision": onnx_file.precision, **asdict(target), "trt_plan_version": TRT_PLAN_VERSION}
+
+
+def _path(onnx_file: OnnxFile, identity: dict[str, Any]) -> Path:
+    key = digest_of(identity)[:8]
+    stem = f"{identity['name']}.{identity['precision']}.b{identity['batch']}.{key}"
+    return onnx_file.models / "plans" / f"{stem}.plan"
+
+
+def _find(onnx_file: OnnxFile, target: Target) -> TrtPlan | str:
+    """The TensorRT plan, or a line that says why there is none."""
+    identity = _identity(onnx_file, target)
+    path = _path(onnx_file, identity)
+    description = path.with_suffix(".json")
+    if not description.is_file():
+        return _why_none(onnx_file, path.parent, identity)
+    try:
+        sha256 = str(parse_json(read_text(description, LARGEST))["sha256"])
+        return TrtPlan(path, sha256, read_verified(path, sha256, "it is damaged"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{description} is damaged ({error})"
+    except ExportError as error:
+        return str(error)
+
+
+DIFFERENCES = {
+    "library": "of {}",
+    "gpu": "for {}",
+    "batch": "at batch {}",
+    "built_from": "of another ONNX file",
+    "trt_plan_version": "of another version of bandlens",
+}
+"""Field -> words for a TensorRT plan of the same model and precision that differs in it."""
+
+
+def _why_none(onnx_file: OnnxFile, folder: Path, identity: dict[str, Any]) -> str:
+    similar = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            plan = parse_json(read_text(path, LARGEST))
+            if all(plan[key] == identity[key] for key in ("name", "precision", "refit")):
+                differences = [DIFFERENCES[key].format(plan[key]) for key in DIFFERENCES if plan[key] != identity[key]]
+                similar.append(" ".join(["one", *differences]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # a damaged description describes no plan
+    kind = ("refittable " if identity["refit"] else "") + onnx_file.precision
+    place = "of {library} for {gpu} at batch {batch}".format_map(identity)
+    return f"{onnx_file.name} has no {kind} plan {place}" + (f"; there is {', '.join(similar)}" if similar else "")

@@ -1,0 +1,120 @@
+"""An architecture by name, without weights: torchvision's, timm's, or a factory that can be imported."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import operator
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+from torch import nn
+
+from ...errors import UnknownName, UsageError
+
+
+def build(architecture: str, classes: int | None = None) -> nn.Module:
+    """A network with its initial weights, in evaluation mode.
+
+    `resnet18`                                     torchvision, or else timm
+    `torchvision:resnet18`, `timm:resnet50d`       the one that is named
+    `timm:resnet50d(num_classes=37)`               called with these literals
+    `package.module:Class`                         called without arguments
+    `package.module:Class.method('b0', classes=8)` called with these literals
+
+    torchvision's and timm's have so many `classes`, unless the architecture says how many or this is None.
+    Raises UnknownName for a name nobody knows, UsageError for a factory that cannot be imported or called.
+    """
+    # Whoever exports a network need not see what its constructor prints or warns about.
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        origin, colon, expression = architecture.partition(":")
+        if "(" in origin or not colon:
+            origin, expression = "", architecture
+        # A tag of timm may begin with a digit, which no name in Python does.
+        attribute, arguments, options = (
+            _parse_call(architecture, expression) if origin not in NAMED or "(" in expression else (expression, [], {})
+        )
+        factory = NAMED.get(origin, _imported)(architecture, origin, attribute)
+        if origin in NAMED and classes is not None:
+            options = {"num_classes": classes} | options
+        try:
+            network = factory(*arguments, **options)
+        # Whatever a stranger's constructor raises, it is about these arguments.
+        except Exception as error:
+            raise UsageError(
+                f"architecture '{architecture}' cannot be made: {type(error).__name__}: {error}"
+            ) from error
+    if not isinstance(network, nn.Module):
+        raise UsageError(f"architecture '{architecture}' makes a {type(network).__name__}, not a torch.nn.Module")
+    return network.eval()
+
+
+Factory = Callable[..., Any]
+
+
+def _torchvision(_architecture: str, _origin: str, name: str) -> Factory:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        raise UnknownName("torchvision architecture", name, names)
+    return lambda *arguments, **options: models.get_model(name, *arguments, weights=None, **options)
+
+
+def _timm(_architecture: str, _origin: str, name: str) -> Factory:
+    try:
+        import timm
+    except ImportError as error:
+        raise UsageError(f"architecture 'timm:{name}' needs timm; pip install 'bandlens[timm]'") from error
+    if not timm.is_model(name):
+        raise UnknownName("timm architecture", name, timm.list_models())
+    return lambda *arguments, **options: timm.create_model(name, False, *arguments, **options)
+
+
+def _either(architecture: str, origin: str, name: str) -> Factory:
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name in names:
+        return _torchvision(architecture, origin, name)
+    if importlib.util.find_spec("timm") is not None:
+        import timm
+
+        if timm.is_model(name):
+            return _timm(architecture, origin, name)
+        names += timm.list_models()
+    raise UnknownName("architecture", name, names, "or name a factory as module:callable")
+
+
+NAMED: dict[str, Callable[[str, str, str], Factory]] = {"": _either, "torchvision": _torchvision, "timm": _timm}
+"""The text before the colon -> a function that finds a factory by its name; these factories take `num_classes`."""
+
+
+def _imported(architecture: str, module: str, attribute: str) -> Factory:
+    try:
+        factory: Factory = operator.attrgetter(attribute)(importlib.import_module(module))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UsageError(f"architecture '{architecture}': {error}; is its folder on PYTHONPATH?") from error
+    return factory
+
+
+def _parse_call(architecture: str, expression: str) -> tuple[str, list[Any], dict[str, Any]]:
+    """Split `Class.method('b0', classes=8)` into "Class.method", ["b0"] and {"classes": 8}; nothing is evaluated."""
+    try:
+        node = ast.parse(expression, mode="eval").body
+        call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+        arguments = [ast.literal_eval(argument) for argument in call.args]
+        options = {keyword.arg or "**": ast.literal_eval(keyword.value) for keyword in call.keywords}
+        attribute = ast.unparse(call.func)
+        if not all(part.isidentifier() for part in attribute.split(".")):
+            raise ValueError(attribute)
+    except (SyntaxError, ValueError) as error:
+        raise UsageError(
+            f"cannot read architecture '{architecture}'; write module:callable or module:callable('text', number=1)"
+        ) from error
+    return attribute, arguments, options

@@ -1,0 +1,148 @@
+"""Fetch weights once, verify them, and remember what was verified.
+
+The weights folder holds one file per checkpoint (and one per linear head that is published apart), `partial/` with
+files that are not complete yet, and `checkpoints.lock`: the sha256 of each file as it was when first fetched and
+verified. A later download that differs is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from ...errors import CheckpointError
+from ...untrusted import first_line, parse_json, read_text, without_secrets
+from ..files import html_title, sha256_of, weights_folder, write_bytes
+from .downloads import download, drive_answer, published_digits
+from .registry import Checkpoint, Origin, Part
+
+LOCK = "checkpoints.lock"
+
+
+@dataclass(frozen=True, slots=True)
+class FileState:
+    """How one file stands against the lock file."""
+
+    name: str
+    file: Path
+    sha256: str | None
+    status: str
+    """One of ok, not fetched, not recorded, and changed."""
+
+
+def local_files(checkpoint: Checkpoint, folder: Path | None = None) -> list[tuple[Part, Path]]:
+    """Each part of a checkpoint and where its file is, or will be."""
+    folder = folder or weights_folder()
+    suffixes = {"timm": ".safetensors"}
+    return [
+        (part, folder / f"{checkpoint.name}{middle}{suffixes.get(part.source.kind, '.pth')}")
+        for part, middle in zip(checkpoint.parts, ("", ".head"), strict=False)
+    ]
+
+
+def fetch(checkpoint: Checkpoint, folder: Path | None = None) -> list[Path]:
+    """Fetch and verify the checkpoint's files; see `fetch_files`."""
+    return fetch_files([(part.source, path) for part, path in local_files(checkpoint, folder)])
+
+
+def fetch_files(files: list[tuple[Origin, Path]]) -> list[Path]:
+    """Files of one folder, downloaded if they are not there yet, and verified either way.
+
+    A file put there by hand is accepted like a download. Raises CheckpointError when a file cannot be had or differs
+    from the published one. The next call then goes on from the part that has arrived, unless that is known to be wrong.
+    """
+    folder = files[0][1].parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".fetching"):  # otherwise two processes would write the same partial file
+            _read_lock(folder / LOCK)  # a damaged lock file is found before a download, which would be thrown away
+            return [_fetch_part(source, path) for source, path in files]
+    except OSError as error:
+        raise CheckpointError(f"cannot write to {folder}: {error.strerror}; make room or set BANDLENS_HOME") from error
+
+
+def _fetch_part(source: Origin, path: Path) -> Path:
+    if path.exists():
+        _verify_and_record(source, path, path)
+        return path
+    partial = path.parent / "partial" / path.name
+    try:
+        download(source, partial)
+    except CheckpointError:
+        raise
+    # Three libraries and the network below them fail in many ways, and the user can do the same about each of them.
+    except Exception as error:
+        raise CheckpointError(
+            f"cannot fetch {source}: {first_line(_root(error))}; what arrived is kept, try again"
+        ) from error
+    try:
+        _verify_and_record(source, partial, path)
+    except CheckpointError:
+        partial.unlink()
+        raise
+    partial.replace(path)
+    return path
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first error of a chain: 'Name or service not known' says more than the libraries' wrappers around it."""
+    cause = error.__cause__ or error.__context__
+    return _root(cause) if cause is not None else error
+
+
+def _verify_and_record(source: Origin, arrived: Path, path: Path) -> None:
+    """Verify the file `arrived`, which is or will be `path`, and record its sha256 if none is recorded yet."""
+    title = html_title(arrived)
+    if title is not None:
+        if source.kind == "gdrive":
+            raise CheckpointError(f"{drive_answer(source.address, title)}, and save it as {path}")
+        raise CheckpointError(f"{source} answered with a web page ('{title}') instead of weights; try again later")
+    sha256, digits = sha256_of(arrived), published_digits(source)
+    if not sha256.startswith(digits):
+        raise CheckpointError(
+            f"{path.name} from {source} has sha256 {sha256[:8]}… but its name says {digits}; "
+            f"delete {path} if it is there, and fetch again"
+        )
+    lock_file = path.parent / LOCK
+    locked = _read_lock(lock_file)
+    recorded = locked.get(path.name, {}).get("sha256", sha256)
+    if recorded != sha256:
+        raise CheckpointError(
+            f"{path.name} from {source} has sha256 {sha256[:8]}… but {recorded[:8]}… when first fetched; "
+            f"delete {path} if it is there, and fetch again, or remove its entry from {lock_file} to accept it"
+        )
+    if path.name not in locked:
+        locked[path.name] = {"sha256": sha256, "bytes": arrived.stat().st_size, "source": without_secrets(str(source))}
+        write_bytes(lock_file, json.dumps(locked, indent=1, sort_keys=True).encode())
+
+
+def _read_lock(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        locked: dict[str, dict[str, Any]] = parse_json(read_text(path, 1 << 24))
+        if not isinstance(locked, dict) or not all(isinstance(locked[name]["sha256"], str) for name in locked):
+            raise ValueError("it does not list files with their sha256")
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}; delete it to record the files anew") from error
+    return locked
+
+
+def verify(checkpoint: Checkpoint, folder: Path | None = None) -> list[FileState]:
+    """Compare the files on disk with the lock file, one row per file; nothing is downloaded."""
+    folder = folder or weights_folder()
+    locked = _read_lock(folder / LOCK)
+    return [_verified(checkpoint.name, path, locked.get(path.name)) for _, path in local_files(checkpoint, folder)]
+
+
+def _verified(name: str, path: Path, locked: dict[str, Any] | None) -> FileState:
+    if not path.exists():
+        return FileState(name, path, None, "not fetched")
+    sha256 = sha256_of(path)
+    if locked is None:
+        return FileState(name, path, sha256, "not recorded")
+    return FileState(name, path, sha256, "ok" if sha256 == locked["sha256"] else "changed")

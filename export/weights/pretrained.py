@@ -1,0 +1,86 @@
+"""timm's pretrained models by name: their weights on the Hugging Face hub, and how their images are made."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from math import floor
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...errors import CheckpointError, ExportError, UnknownName, UsageError
+from ...records import INTERPOLATIONS, Crop
+from ...untrusted import first_line
+from ..normalization import Channels
+from .registry import Origin, checkpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """A model of timm with weights."""
+
+    name: str
+    """The full name, with the tag of the weights, as in `resnet50.a1_in1k`."""
+    source: Origin
+    mean: Channels
+    std: Channels
+    crop: Crop
+
+
+def pretrained(name: str) -> Pretrained:
+    """A pretrained model as timm describes it, at the size that it was trained on; nothing is fetched.
+
+    A name without a tag has timm's own choice of weights. Raises UnknownName, UsageError for one of the 48, and
+    ExportError for a model without classes, or of images that image sets do not have.
+    """
+    timm = _timm()
+    from timm.data.config import resolve_data_config
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        has_weights = timm.models.is_model_pretrained(name)
+    if not has_weights:
+        raise UnknownName("pretrained model of timm", name, timm.list_pretrained())
+    config = timm.models.get_pretrained_cfg(name)
+    full = f"{config.architecture}.{config.tag}" if config.tag else config.architecture
+    if any(full == published.name for published in checkpoints()):
+        raise UsageError(f"{full} is one of the 48 checkpoints, whose images are the study's; `bandlens export {full}`")
+    if not config.num_classes:
+        raise ExportError(f"{full} is a backbone without classes; name a model of timm that is fine-tuned to classes")
+    if not config.hf_hub_id:
+        raise ExportError(f"the weights of {full} are not on the Hugging Face hub; download them, see `export-own`")
+    data: dict[str, Any] = resolve_data_config(pretrained_cfg=config.to_dict())  # type: ignore[no-untyped-call]
+    channels, height, width = data["input_size"]
+    mode, interpolation = data["crop_mode"], data["interpolation"]
+    if (channels, width) != (3, height) or mode not in ("center", "squash") or interpolation not in INTERPOLATIONS:
+        images = f"{channels} x {height} x {width}, {mode}, {interpolation}"
+        raise ExportError(f"{full} takes images that image sets do not have ({images}); take another model")
+    crop = Crop(height, floor(height / data["crop_pct"]), interpolation=interpolation, squash=mode == "squash")
+    mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (data["mean"], data["std"]))
+    return Pretrained(full, Origin("timm", config.hf_hub_id), mean, std, crop)
+
+
+def load_pretrained(name: str, file: Path) -> nn.Module:
+    """The network of timm with the weights of the file, in evaluation mode; CheckpointError where they do not fit."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Weights that once needed a reader of their own (custom_load) lie on the hub in timm's format today.
+            overlay = {"file": str(file), "custom_load": False}
+            network: nn.Module = _timm().create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    # safetensors, torch and timm each fail in a way of their own.
+    except Exception as error:
+        raise CheckpointError(
+            f"{file} does not fit {name}: {first_line(error)}; delete it to fetch it again"
+        ) from error
+    return network.eval()
+
+
+def _timm() -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise UsageError("--timm needs timm; pip install 'bandlens[timm]'") from error
+    return timm

@@ -1,0 +1,142 @@
+"""The 48 checkpoints: rows of checkpoints.toml as frozen records."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from ...errors import UnknownName, UsageError
+from ..normalization import NORMALIZATIONS, Channels
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where one file is published; written KIND:ADDRESS."""
+
+    kind: str
+    address: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.address}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRule:
+    """How a file's keys become the architecture's; see the head of checkpoints.toml."""
+
+    name: str
+    containers: tuple[str, ...] = ()
+    drop: tuple[tuple[str, str], ...] = ()
+    """Pairs of a pattern and why keys that it matches are left out."""
+    rename: tuple[tuple[str, str], ...] = ()
+    """Pairs of a pattern and its replacement."""
+    wrappers: tuple[str, ...] = ()
+    """Beginnings that are taken off a key, each in turn, until it is one of the architecture's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One file of a checkpoint and the rule for its keys."""
+
+    source: Origin
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    name: str
+    category: str
+    parts: tuple[Part, ...]
+    """The network, and the linear head where that is a file of its own."""
+    normalization: str
+    licence: str
+    published_top1: float
+    """The share of the ImageNet validation set that it classifies rightly, in percent."""
+
+    @property
+    def source(self) -> str:
+        return " + ".join(str(part.source) for part in self.parts)
+
+    @property
+    def mean(self) -> Channels:
+        return NORMALIZATIONS[self.normalization][0]
+
+    @property
+    def std(self) -> Channels:
+        return NORMALIZATIONS[self.normalization][1]
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads(files(__package__).joinpath("checkpoints.toml").read_text(encoding="utf-8"))
+
+
+def _part(row: dict[str, Any]) -> Part:
+    kind, _, address = row["source"].partition(":")
+    return Part(Origin(kind, address), row["rule"])
+
+
+@cache
+def checkpoints() -> tuple[Checkpoint, ...]:
+    """All 48, grouped by category."""
+    return tuple(
+        Checkpoint(
+            name=row["name"],
+            category=row["category"],
+            parts=tuple(map(_part, [row, row["head"]] if "head" in row else [row])),
+            normalization=row["normalization"],
+            licence=row["licence"],
+            published_top1=row["published_top1"],
+        )
+        for row in _table()["checkpoint"]
+    )
+
+
+def checkpoint(name: str) -> Checkpoint:
+    """The checkpoint of that name, or UnknownName."""
+    by_name = {published.name: published for published in checkpoints()}
+    if name not in by_name:
+        raise UnknownName("checkpoint", name, by_name, "see `bandlens checkpoints list`")
+    return by_name[name]
+
+
+def by_category(category: str) -> tuple[Checkpoint, ...]:
+    """The checkpoints of one category, or UnknownName."""
+    members = tuple(published for published in checkpoints() if published.category == category)
+    if not members:
+        raise UnknownName("category", category, dict.fromkeys(published.category for published in checkpoints()))
+    return members
+
+
+def select(names: list[str], every: bool = False, category: str | None = None) -> tuple[Checkpoint, ...]:
+    """The checkpoints that a command line names: some, all, or a category; UsageError for none of these or several."""
+    if (bool(names) + every + (category is not None)) != 1:
+        raise UsageError("say which: either NAME…, or --all, or --category C; see `bandlens checkpoints list`")
+    if category is not None:
+        return by_category(category)
+    return checkpoints() if every else tuple(checkpoint(name) for name in dict.fromkeys(names))
+
+
+@cache
+def ema_names() -> tuple[str, ...]:
+    """The names of exponential moving averages of the weights in training scripts, the preferred one first."""
+    return tuple(_table()["ema"])
+
+
+@cache
+def key_rule(name: str) -> KeyRule:
+    """The key rule of that name, or UnknownName."""
+    rules = _table()["rule"]
+    if name not in rules:
+        raise UnknownName("key rule", name, rules)
+    row = rules[name]
+    return KeyRule(
+        name,
+        containers=tuple(row.get("containers", ())),
+        drop=tuple((pattern, reason) for pattern, reason in row.get("drop", ())),
+        rename=tuple((pattern, replacement) for pattern, replacement in row.get("rename", ())),
+        wrappers=tuple(row.get("wrappers", ())),
+    )

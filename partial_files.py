@@ -1,0 +1,62 @@
+"""Partial files: their names until they are whole, how they take their place, and the removal of those left behind.
+
+A partial file lies in the folder of the file that it will be. Its name says which process of which machine makes it, so
+that others can tell whether it is still being made.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
+with suppress(OSError):  # Linux alone has it: a container can have this host's name, and see none of its processes
+    HOST += f"-{Path('/proc/self/ns/pid').stat().st_ino}"
+
+
+def partial_prefix(path: Path) -> str:
+    """How the names of the hidden partial files begin that this process makes on the way to `path`."""
+    return f".{path.name}.{HOST}.{os.getpid()}."
+
+
+def remove_partial_files(folder: Path, name: str | None = None) -> None:
+    """Remove what processes of this machine that have ended left in the folder on the way to `name`, or to any name."""
+    of_host = re.compile(rf"\.{re.escape(name) if name else '.+'}\.{re.escape(HOST)}\.(\d+)\.")
+    with suppress(OSError):  # a folder that may only be read
+        for partial in folder.iterdir():
+            maker = of_host.match(partial.name)
+            if maker and not _runs(int(maker[1])):
+                if partial.is_dir() and not partial.is_symlink():
+                    shutil.rmtree(partial, ignore_errors=True)
+                else:
+                    partial.unlink(missing_ok=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a file or folder that is whole its name; what the name stands for is on the disk before the name is."""
+    _sync(*partial.rglob("*"), partial)
+    partial.replace(path)
+    _sync(path.parent)
+
+
+def _sync(*paths: Path) -> None:
+    for path in paths:
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # it is another user's
+        pass
+    return True

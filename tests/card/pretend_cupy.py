@@ -1,0 +1,342 @@
+"""CuPy without a GPU: an array module like CuPy, on a card that lies in wait, whose kernels g++ compiled.
+
+Memory is the host's, and NumPy computes; when, the card decides (see deferred_card.py). Names and parameters are those
+of the CuPy that is installed: what it lacks, or takes otherwise, is an error here too, and so is an array of NumPy
+where CuPy wants one of its own. What only a GPU can tell is in the tests marked `gpu`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import inspect
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import cache, partial
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple
+from weakref import finalize
+
+import numpy as np
+from deferred_card import POISON, CudaError, DeferredCard, Event, Memory
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import NDArray
+from required import miss
+
+from bandlens.probes.kernels import KERNELS, SOURCE
+
+HEADER = Path(__file__).parent / "cpu_cuda.h"
+OPTIONS = "BANDLENS_TEST_CXXFLAGS"
+"""Environment variable: more options for g++."""
+
+
+# Kernels
+
+
+def compile_kernels(folder: Path, more: str = "") -> ctypes.CDLL:
+    """The kernels as g++ compiles them, and `more` C++ behind them."""
+    compiler = shutil.which("g++") or miss("kernels", "no g++: install it (apt-get install g++)")
+    file, built = folder / "kernels.cpp", folder / "kernels.so"
+    exposed = "".join(f"EXPOSE({name})\n" for name in KERNELS)
+    file.write_text(f'#include "{HEADER}"\n#include "{SOURCE}"\n{exposed}{more}', encoding="utf-8")
+    options = ["-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", *os.environ.get(OPTIONS, "").split()]
+    subprocess.run([compiler, *options, file, "-o", built], check=True)
+    return ctypes.CDLL(str(built))
+
+
+def kernel_launcher(library: ctypes.CDLL) -> Callable[[Path, str], Callable[..., None]]:
+    """In place of `probes.arrays.cuda_function`."""
+
+    def function(source: Path, name: str) -> Callable[..., None]:
+        assert source == SOURCE
+        return partial(_launch, getattr(library, f"run_{name}"))
+
+    return function
+
+
+def _launch(function: Any, blocks: tuple[int, int], threads: tuple[int], arguments: tuple[Any, ...]) -> None:
+    values = [_passed(argument) for argument in arguments]
+    [card, *_] = [argument.card for argument in arguments if isinstance(argument, CardArray)]
+
+    def start() -> None:
+        places = (ctypes.c_void_p * len(values))(*(value.ctypes.data for value in values))
+        if function(*blocks, *threads, places):
+            raise CudaError("cudaErrorIllegalAddress")
+
+    card.ask(start, SECONDS)
+
+
+def _passed(argument: Any) -> np.ndarray:
+    """What CuPy hands to a kernel: the address of an array, no address for None, a scalar in its own type."""
+    if argument is None:
+        return np.zeros((), np.uintp)
+    return np.array(argument.data.ptr, np.uintp) if isinstance(argument, CardArray) else np.array(argument)
+
+
+# Names and parameters
+
+
+@cache
+def real() -> ModuleType:
+    """CuPy itself, which can be imported without a GPU."""
+    try:
+        import cupy
+    except ImportError as error:
+        miss("kernels", f"no CuPy ({error}); run: pip install '.[gpu-checks]'")
+    module: ModuleType = cupy
+    return module
+
+
+@cache
+def signature_of(function: Any, method: bool = False) -> inspect.Signature:
+    """The parameters of a function of CuPy; compiled ones have them in the first line of their documentation."""
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        line = function.__doc__.strip().splitlines()[0].replace("\\", "")
+        [declared] = re.findall(r"^[\w.]*\w\((.*?)\)(?: ->.*)?$", line)
+        untyped = re.sub(r"\b[\w.]+ (\w+)", r"\1", declared)
+        return inspect.signature(eval(f"lambda {untyped}: None"))
+
+
+# Arrays
+
+
+ZEROS = np.zeros(1 << 28, np.uint8)
+"""What memory of the card is taken for until the work on it is done. No page of it is ever written."""
+ZEROS.flags.writeable = False
+
+
+class CardArray(NDArrayOperatorsMixin):
+    """An array of CuPy as far as bandlens uses it."""
+
+    def __init__(self, card: DeferredCard, memory: Memory, here: NDArray[Any]) -> None:
+        self.card, self.memory = card, memory
+        self.here = here
+        """Its place, whatever lies there before the card has come to it."""
+
+    @classmethod
+    def new(cls, card: DeferredCard, like: NDArray[Any]) -> CardArray:
+        memory = Memory(card, like.nbytes)
+        strides = None if like.flags.c_contiguous else np.empty_like(like).strides
+        return cls(card, memory, np.ndarray(like.shape, like.dtype, memory.bytes, strides=strides))
+
+    shape = property(lambda self: self.here.shape)
+    dtype = property(lambda self: self.here.dtype)
+    ndim = property(lambda self: self.here.ndim)
+    size = property(lambda self: self.here.size)
+    nbytes = property(lambda self: self.here.nbytes)
+    strides = property(lambda self: self.here.strides)
+    flags = property(lambda self: self.here.flags)
+    data = property(lambda self: SimpleNamespace(ptr=self.here.ctypes.data))
+    T = property(lambda self: self.transpose())
+
+    def __len__(self) -> int:
+        return len(self.here)
+
+    def __getitem__(self, slices: Any) -> CardArray:
+        return compute(self.card, lambda array, key: array[key], self, slices)
+
+    def __setitem__(self, slices: Any, value: Any) -> None:
+        here, key, new = self.here, given(slices), given(value)
+        self.card.ask(lambda: here.__setitem__(key(Place.now), new(Place.now)), SECONDS)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> CardArray:
+        assert method == "__call__"
+        [out] = options.pop("out", (None,))
+        signature_of(getattr(real(), ufunc.__name__)).bind(*inputs, **options, out=out)
+        return compute(self.card, ufunc, *inputs, **options, out=out)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+    def __getattr__(self, name: str) -> Callable[..., CardArray]:
+        theirs = getattr(real().ndarray, name)
+
+        def method(*arguments: Any, **options: Any) -> CardArray:
+            signature_of(theirs).bind(self, *arguments, **options)
+            work = lambda array, *more, **others: getattr(array, name)(*more, **others)  # noqa: E731
+            return compute(self.card, work, self, *arguments, **options)
+
+        return method
+
+    def get(self, stream: Any = None) -> NDArray[Any]:
+        stream = stream or self.card.current()
+        found = np.empty(self.shape, self.dtype)
+        stream.put(lambda: np.copyto(found, self.here))
+        stream.synchronize()
+        return found
+
+    def set(self, arr: NDArray[Any], stream: Any = None) -> None:
+        """The host's memory is read when the card comes to it, as pinned memory is."""
+        assert (self.shape, self.dtype, True) == (arr.shape, arr.dtype, self.flags.c_contiguous)
+        here = self.here
+        (stream or self.card.current()).put(lambda: np.copyto(here, arr))
+
+    def item(self) -> Any:
+        return self.get().item()
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+
+class Place(NamedTuple):
+    """What queued work knows of an array: an address. The memory belongs to somebody else."""
+
+    here: NDArray[Any]
+    offset: int
+    """From where its memory begins."""
+
+    def now(self) -> NDArray[Any]:
+        return self.here
+
+    def zeros(self) -> NDArray[Any]:
+        """For a try beforehand: an array of the same layout at the same place of ZEROS."""
+        return np.ndarray(self.here.shape, self.here.dtype, ZEROS, self.offset, self.here.strides)
+
+
+def given(value: Any) -> Callable[[Callable[[Place], Any]], Any]:
+    """An argument as a function of what to take for each array in it. NumPy's arrays are refused."""
+    if isinstance(value, np.ndarray):
+        raise TypeError(f"Unsupported type {type(value)}")
+    if isinstance(value, CardArray):
+        place = Place(value.here, value.here.ctypes.data - value.memory.bytes.ctypes.data)
+        return lambda take: take(place)
+    if isinstance(value, (tuple, list)):
+        kind, parts = type(value), [given(part) for part in value]
+        return lambda take: kind(part(take) for part in parts)
+    return lambda _: value
+
+
+def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, out: Any = None, **options: Any) -> Any:
+    """What NumPy's function gives: a view at once, anything else in an array that the card fills.
+
+    A try with zeros tells which, and its shape and type, so these must not depend on values.
+    """
+    wanted = given(arguments)
+    with np.errstate(all="ignore"):
+        tried = np.asanyarray(function(*wanted(Place.zeros), **options))
+    offset = tried.ctypes.data - ZEROS.ctypes.data
+    if out is None and 0 <= offset < len(ZEROS):
+        memory = next(one for one in arguments if isinstance(one, CardArray)).memory
+        return CardArray(card, memory, np.ndarray(tried.shape, tried.dtype, memory.bytes, offset, tried.strides))
+    fresh, made = out is None, CardArray.new(card, tried) if out is None else out
+    assert (made.shape, np.can_cast(tried.dtype, made.dtype, "same_kind")) == (tried.shape, True)
+    here = made.here
+
+    def work() -> None:
+        with np.errstate(all="ignore"):
+            if fresh:
+                here[...] = function(*wanted(Place.now), **options)
+            else:
+                function(*wanted(Place.now), **options, out=here)
+
+    card.ask(work, SECONDS)
+    return made
+
+
+SECONDS = 1e-6
+"""What a small piece of work takes: no work takes no time."""
+
+
+# The module
+
+
+class OutOfMemoryError(Exception):
+    pass
+
+
+class PretendCupy(ModuleType):
+    """CuPy on a card of which `free` bytes can be allocated, and which draws its orders by `seed`; without one it does
+    at once what it is asked for.
+    """
+
+    __version__ = "0"
+
+    def __init__(self, free: int = 1 << 34, seed: int | None = None) -> None:
+        super().__init__("cupy")
+        self.free = free
+        self.pooled = 0
+        """Bytes that nobody holds any more, and that CuPy keeps for itself."""
+        self.card = card = DeferredCard(seed)
+        self.cuda = SimpleNamespace(
+            **vars(card.cuda),
+            get_elapsed_time=elapsed,
+            alloc=self._alloc,
+            alloc_pinned_memory=lambda size: np.full(size, POISON, np.uint8),
+            memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
+            runtime=SimpleNamespace(
+                CUDARuntimeError=CudaError, getDeviceCount=lambda: 1, memGetInfo=lambda: (self.free, 1 << 34)
+            ),
+            driver=SimpleNamespace(CUDADriverError=CudaError),
+            cublas=SimpleNamespace(CUBLASError=CudaError),
+            nvrtc=SimpleNamespace(getVersion=lambda: (13, 0)),
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return self._like(getattr(real(), name), getattr(np, name))
+
+    def _like(self, theirs: Any, ours: Any) -> Any:
+        if isinstance(theirs, ModuleType):
+            names = [name for name in dir(theirs) if not name.startswith("_") and hasattr(ours, name)]
+            return SimpleNamespace(**{name: self._like(getattr(theirs, name), getattr(ours, name)) for name in names})
+        if isinstance(ours, type) or not callable(ours):
+            return ours
+
+        def function(*arguments: Any, **options: Any) -> CardArray:
+            signature_of(theirs).bind(*arguments, **options)
+            return compute(self.card, ours, *arguments, **options)
+
+        return function
+
+    def empty(self, shape: Any, dtype: Any = float) -> CardArray:
+        return CardArray.new(self.card, np.ndarray(shape, dtype, ZEROS))
+
+    def empty_like(self, prototype: CardArray) -> CardArray:
+        return CardArray.new(self.card, prototype.here)
+
+    def asarray(self, a: Any, dtype: Any = None) -> CardArray:
+        """Memory of the host is read at once: CuPy copies it into pinned memory of its own, for the card to read."""
+        if isinstance(a, CardArray):
+            return a.astype(a.dtype if dtype is None else dtype, copy=False)
+        staged = np.array(a, dtype)
+        made = CardArray.new(self.card, staged)
+        made.set(staged)
+        return made
+
+    def get_default_memory_pool(self) -> Any:
+        return SimpleNamespace(
+            free_bytes=lambda: self.pooled, total_bytes=lambda: 0, free_all_blocks=self._free_all_blocks
+        )
+
+    def _alloc(self, size: int) -> Any:
+        if size > self.free:
+            self._free_all_blocks()
+        if size > self.free:
+            raise OutOfMemoryError
+        self.free -= size
+        memory = Memory(self.card, size)
+        finalize(memory, self._freed, size)
+        return SimpleNamespace(ptr=memory.bytes.ctypes.data, mem=SimpleNamespace(size=size), memory=memory)
+
+    def _freed(self, size: int) -> None:
+        self.pooled += size
+
+    def _free_all_blocks(self) -> None:
+        self.free, self.pooled = self.free + self.pooled, 0
+
+
+def elapsed(start_event: Event, end_event: Event) -> float:
+    """Milliseconds."""
+    if not (start_event.reached and end_event.reached):
+        raise CudaError("cudaErrorNotReady: device not ready")
+    return 1000 * (end_event.time - start_event.time)

@@ -1,0 +1,50 @@
+"""A machine with one GPU, CuPy, TensorRT, ONNX Runtime for it and a torch that can use it: all of them pretended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pretend_torch
+import pytest
+from deferred_card import DeferredStream
+from pretend_cupy import PretendCupy
+from pretend_onnxruntime import pretend_onnxruntime
+from pretend_tensorrt import pretend_plan, pretend_tensorrt
+
+from bandlens.engine import workbench
+from bandlens.engine.backends import onnxruntime as onnxruntime_session
+from bandlens.engine.backends import tensorrt as tensorrt_session
+from bandlens.engine.backends import torch as torch_session
+from bandlens.engine.device import graphs
+from bandlens.engine.device.devices import Readiness
+from bandlens.engine.device.driver import Gpu
+from bandlens.export.plans import plans
+from bandlens.probes import kernels
+
+
+def pretend_gpu(
+    monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any] | None = None, seed: int | None = None
+) -> PretendCupy:
+    """The card as CuPy sees it, until the patches are undone. `launcher` starts kernels (see `kernel_launcher`)."""
+    xp = PretendCupy(seed=seed)
+    if launcher:
+        monkeypatch.setattr(kernels, "cuda_function", launcher)
+    for module in (tensorrt_session, torch_session):
+        monkeypatch.setattr(module, "gpus", lambda: (Gpu("Pretended", 1 << 34, "9.0", "580"),))
+    for module in (tensorrt_session, torch_session, workbench):
+        monkeypatch.setattr(module, "arrays_of", lambda _: xp)
+    monkeypatch.setattr(tensorrt_session, "load", lambda _: pretend_tensorrt())
+    monkeypatch.setattr(plans, "build_trt_plan", pretend_plan)
+    pretend_torch.pretend(monkeypatch)
+    monkeypatch.setattr(torch_session, "CARD", "cpu")
+    monkeypatch.setattr(torch_session, "readiness", lambda _: Readiness(True, "pretended"))
+    here, stream = onnxruntime_session.shared_by("onnxruntime"), DeferredStream(xp.card)
+    there = onnxruntime_session.Shared(pretend_onnxruntime(), xp, "Pretended", here.versions, stream)
+    places = {"onnxruntime": here, "onnxruntime-cuda": there}
+    monkeypatch.setattr(onnxruntime_session, "shared_by", places.__getitem__)
+    # A process asks for these once: those of another machine are not to be left.
+    for module, name in ((tensorrt_session, "device_of"), (torch_session, "card"), (graphs, "tell_plain")):
+        monkeypatch.setattr(module, name, cache(getattr(module, name).__wrapped__))
+    return xp

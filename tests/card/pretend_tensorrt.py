@@ -1,0 +1,165 @@
+"""TensorRT's runtime without a GPU: a plan is an ONNX file, and ONNX Runtime computes what the card would.
+
+What a session may get wrong stays what it is: addresses, shapes, memory that is too small, work that is captured. Plans
+are really built, by TensorRT-RTX, in tests/models.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from weakref import ref
+
+import numpy as np
+import onnxruntime
+from deferred_card import KNOWN, CudaError
+from numpy.typing import NDArray
+
+MARK = b"PLAN"
+MEMORY = 4 * 3 * 128 * 128
+"""Bytes of activations an image of 128 pixels: they are the image itself."""
+
+
+def pretend_plan(_trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
+    """In place of `export.plans.build.build_trt_plan`."""
+    options["lines"].append("INFO: pretended")
+    return b"%s %d %d " % (MARK, batch, bool(options.get("refit"))) + content
+
+
+class Logger:
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+    def __init__(self) -> None:
+        pass
+
+
+class Engine:
+    num_io_tensors = 2
+
+    def __init__(self, content: bytes, batch: int) -> None:
+        self.load(content)
+        self.batch = batch
+        self.device_memory_size_v2 = 4 * int(np.prod(self.get_tensor_shape("images")))
+
+    def load(self, content: bytes) -> None:
+        self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def get_tensor_name(self, k: int) -> str:
+        return ("images", "logits")[k]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        ends = (*self.session.get_inputs(), *self.session.get_outputs())
+        return (self.batch, *next(end for end in ends if end.name == name).shape[1:])
+
+    def create_execution_context(self, strategy: str) -> Context:
+        assert strategy == "mine"
+        return Context(self)
+
+
+class Context:
+    broken = False
+    """Whether work fails."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.addresses: dict[str, int] = {}
+        self.memory: tuple[int, int] | None = None
+        self.given: list[int] = []
+        """Sizes of the memory that it was given."""
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.memory = (address, size)
+        self.given.append(size)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if self.broken or self.memory is None or self.memory[1] < self.engine.device_memory_size_v2:
+            return False
+        shapes = {name: self.engine.get_tensor_shape(name) for name in ("images", "logits")}
+        images, logits = (array_at(self.addresses[name], shape) for name, shape in shapes.items())
+        activations = array_at(self.memory[0], shapes["images"])
+        context = ref(self)
+
+        def ends() -> None:
+            if (there := context()) is None:
+                raise CudaError("a context was destroyed while it ran")
+            logits[...] = there.engine.session.run(None, {"images": activations})[0]
+
+        KNOWN[stream].put(lambda: np.copyto(activations, images), 1e-6)
+        KNOWN[stream].put(ends, 1e-6)
+        return True
+
+
+def array_at(address: int, shape: Sequence[int]) -> NDArray[np.float32]:
+    """What lies there, whoever owns it."""
+    floats = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
+    return np.ctypeslib.as_array(floats, tuple(shape))
+
+
+class Runtime:
+    def __init__(self, log: Logger) -> None:
+        self.log = log
+
+    def deserialize_cuda_engine(self, plan: bytes) -> Engine | None:
+        mark, batch, _, content = plan.split(b" ", 3) if plan.count(b" ") > 2 else (b"", b"0", b"", b"")
+        if mark != MARK:
+            self.log.log(Severity(), "the plan is of another TensorRT")
+            return None
+        return Engine(content, int(batch))
+
+
+class Severity(int):
+    name = "ERROR"
+
+    def __new__(cls) -> Severity:
+        return super().__new__(cls, Logger.ERROR)
+
+
+class Refitter:
+    content: bytes | None = None
+    """New weights: an ONNX file."""
+
+    def __init__(self, engine: Engine, log: Logger) -> None:
+        self.engine = engine
+
+    def get_missing_weights(self) -> list[str]:
+        return []
+
+    def refit_cuda_engine_async(self, stream: int) -> bool:
+        engine, content = self.engine, self.content
+        if content is not None:
+            KNOWN[stream].put(lambda: engine.load(content))
+        return stream in KNOWN
+
+
+class OnnxParserRefitter:
+    forgets = False
+    """Whether the weights that come are not those that were given."""
+    num_errors = 0
+
+    def __init__(self, refitter: Refitter, log: Logger) -> None:
+        self.refitter = refitter
+
+    def refit_from_bytes(self, content: bytes) -> bool:
+        if not self.forgets:
+            self.refitter.content = content
+        return True
+
+
+def pretend_tensorrt() -> ModuleType:
+    """The module."""
+    module = ModuleType("tensorrt")
+    vars(module).update(
+        __version__="10.0",
+        ILogger=Logger,
+        Runtime=Runtime,
+        Refitter=Refitter,
+        OnnxParserRefitter=OnnxParserRefitter,
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="mine"),
+    )
+    return module

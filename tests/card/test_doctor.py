@@ -1,0 +1,134 @@
+"""`bandlens doctor`: what it says of this machine, of one with a GPU, and of one whose GPU cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+from gpu_traces import H100, build_tree
+from pretend_driver import build_driver
+from small import Command
+
+import bandlens
+from bandlens.app.machine import PACKAGES
+from bandlens.engine.backends.base import ENGINES
+from bandlens.engine.device import devices
+from bandlens.engine.device.nvidia import find_gpus
+
+
+def rows_of(printed: str) -> dict[str, str]:
+    return {row["what"]: row["found"] for row in json.loads(printed)}
+
+
+def doctor(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, where other libraries can be found."""
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "bandlens", "doctor", *words],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CUDA driver with one H100."""
+    return build_driver(tmp_path_factory.mktemp("driver"))
+
+
+@pytest.fixture
+def updated(driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """In this process the machine has an H100 whose driver was updated without a restart."""
+    monkeypatch.setenv("FAKE_INIT", "803")
+    root = build_tree(tmp_path / "root", "module", "gpu", "node", "card")
+    monkeypatch.setattr(devices, "find_gpus", partial(find_gpus, root, str(driver), {}))
+    forget()
+    yield
+    forget()
+
+
+def forget() -> None:
+    devices.gpus.cache_clear()
+    devices.readiness.cache_clear()
+
+
+def test_this_machine() -> None:
+    result = doctor("--json")
+    rows = rows_of(result.stdout)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert rows["bandlens"] == bandlens.__version__
+    assert rows["engine onnxruntime"].startswith("ready: onnxruntime ")
+    assert {f"engine {name}" for name in (*ENGINES, "auto")} | {"memory", "array module cupy"} <= rows.keys()
+    assert {f"package {name}" for name in PACKAGES} <= rows.keys()
+    assert rows["package numpy"][0].isdigit()
+    assert any(what.startswith("GPU") for what in rows)
+
+
+def test_hidden_gpus_are_no_problem() -> None:
+    result = doctor("--json", CUDA_VISIBLE_DEVICES="-1")
+    rows = rows_of(result.stdout)
+    assert rows["GPU"] == 'CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU'
+    assert rows["engine tensorrt"] == f"not ready: {rows['GPU']}"
+    assert rows["engine auto"] == f"ready: onnxruntime ({rows['GPU']})"
+
+
+def test_a_gpu_is_described(driver: Path) -> None:
+    rows = rows_of(doctor("--json", LD_LIBRARY_PATH=str(driver.parent)).stdout)
+    assert rows["GPU 0"].startswith(f"{H100}, 80 GiB, compute capability 9.0, driver ")
+    assert rows["engine onnxruntime"].startswith("ready")
+    assert rows["engine tensorrt"].startswith("not ready"), "this driver runs nothing"
+    assert rows["engine auto"].startswith(f"not ready: no engine for {H100} is ready: tensorrt")
+
+
+def test_a_gpu_that_cannot_be_used_is_seen_at_once(updated: None, command: Command) -> None:
+    answer = command("doctor", "--json")
+    rows = rows_of(answer.out)
+    assert answer.code == 0, "a report, not a verdict"
+    assert rows["GPU"].startswith(
+        f"PROBLEM: {H100} cannot be used: cuInit gives CUDA_ERROR_SYSTEM_DRIVER_MISMATCH (803)"
+    )
+    assert rows["engine tensorrt"] == "not ready: the GPU cannot be used, see above"
+    assert rows["engine auto"].startswith("not ready: the GPU cannot be used, see above; or ask for the CPU")
+    assert rows["array module cupy"] == "not ready: the GPU cannot be used, see above"
+    assert rows["engine onnxruntime"].startswith("ready")
+    assert sum("CUDA_ERROR" in str(found) for found in rows.values()) == 1
+
+
+@pytest.mark.parametrize("engine", ["tensorrt", "auto"])
+def test_asked_about_one_engine_it_fails_with_the_reason(engine: str, updated: None, command: Command) -> None:
+    answer = command("doctor", "--engine", engine)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith(
+        f"bandlens: engine {engine} is not ready: {H100} cannot be used: cuInit gives CUDA_ERROR"
+    )
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_asked_about_an_engine_that_is_ready_it_succeeds(updated: None, command: Command) -> None:
+    answer = command("doctor", "--engine", "onnxruntime", "--json")
+    assert answer.code == 0
+    assert list(rows_of(answer.out)) == ["engine onnxruntime"]
+
+
+def test_auto_without_a_gpu_is_healthy() -> None:
+    result = doctor("--engine", "auto", "--json", CUDA_VISIBLE_DEVICES="")
+    assert result.returncode == 0
+    assert rows_of(result.stdout)["engine auto"].startswith("ready: onnxruntime (")
+
+
+def test_a_broken_tensorrt_is_explained(driver: Path, tmp_path: Path) -> None:
+    (tmp_path / "tensorrt").mkdir()
+    (tmp_path / "tensorrt/__init__.py").write_text("raise FileNotFoundError('Could not find: libnvinfer.so.10')")
+    result = doctor("--engine", "tensorrt", LD_LIBRARY_PATH=str(driver.parent), PYTHONPATH=str(tmp_path))
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(
+        "bandlens: engine tensorrt is not ready: TensorRT is installed but cannot be used "
+        "(Could not find: libnvinfer.so.10); run: pip install --force-reinstall"
+    )
+    assert len(result.stderr.splitlines()) == 1

@@ -1,0 +1,504 @@
+"""The CUDA kernels: NVIDIA's compiler takes them for every GPU, and they compute what the array code does.
+
+Without a GPU, g++ compiles the same source behind cpu_cuda.h, and an array module that is NumPy by another name
+(pretend_gpu.py) makes the package launch it. With `--xp cupy` the same tests run on a GPU, and the one marked
+`gpu` besides.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pretend_cupy import OPTIONS, PretendCupy, compile_kernels, kernel_launcher, miss
+from stimuli import SAMPLES, perturb, photographs
+
+from bandlens.engine.decision import reduce_in_arrays, reduce_logits
+from bandlens.errors import EngineError
+from bandlens.probes import critical_band, kernels
+from bandlens.probes.arrays import CUDA_OPTIONS, constants, to_numpy
+from bandlens.probes.bilateral import BILATERAL
+from bandlens.probes.critical_band import CRITICAL_BAND
+from bandlens.probes.family import Batch, Family
+from bandlens.probes.grid import FAMILIES, make_grid
+from bandlens.probes.kernels import KERNELS, SOURCE, launch
+from bandlens.probes.noise import (
+    fields_in_arrays,
+    philox4x32,
+    polar,
+    random_words,
+    unit_normal_fields,
+    words_in_arrays,
+)
+from bandlens.probes.spectral import HIGHPASS, LOWPASS
+
+CLOSE = 2e-6
+"""How far what a GPU computes may lie from NumPy: twice what CUDA's own functions may differ by, see below."""
+LAST = 2**32 - 1
+LARGEST = 2**64 - 1
+CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
+
+
+def compiled(source: str, architecture: str, result: str, *more: str) -> bytes:
+    """What NVRTC makes of a CUDA source with CuPy's options: `result` is getCUBIN, getPTX or getProgramLog.
+
+    No GPU is needed.
+    """
+    try:
+        from cupy.cuda import nvrtc
+
+        program = nvrtc.createProgram(source, "kernels.cu", [], [])
+    except (ImportError, RuntimeError) as error:
+        miss("kernels", f"no NVRTC ({error}); run: pip install '.[gpu-checks]'")
+    try:
+        nvrtc.compileProgram(program, (*CUDA_OPTIONS, *CUPY_ADDS, f"-arch={architecture}", *more))
+        made = getattr(nvrtc, result)(program)
+    except nvrtc.NVRTCError as error:
+        raise RuntimeError(nvrtc.getProgramLog(program)) from error
+    finally:
+        nvrtc.destroyProgram(program)
+    return made if isinstance(made, bytes) else made.encode()
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The kernels as g++ compiles them, and two of their functions by themselves."""
+    return compile_kernels(tmp_path_factory.mktemp("kernels"), EXPOSED)
+
+
+EXPOSED = """
+extern "C" void words_of(const Words* counters, unsigned long long seed, Words* out, int count) {
+    for (int k = 0; k < count; ++k) out[k] = philox4x32(counters[k], seed);
+}
+extern "C" void normals_of(const unsigned* words, const unsigned* turns, Normals* out, int count) {
+    for (int k = 0; k < count; ++k) out[k] = polar(words[k], turns[k]);
+}
+"""
+
+
+def address(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+@pytest.fixture(scope="module")
+def pretend(library: ctypes.CDLL) -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "cuda_function", kernel_launcher(library))
+        yield PretendCupy()
+
+
+@pytest.fixture(scope="module")
+def device(request: pytest.FixtureRequest, xp: ModuleType) -> ModuleType:
+    """An array module with which the package uses its kernels."""
+    module: ModuleType = request.getfixturevalue("pretend") if xp is np else xp
+    return module
+
+
+ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc_compiles_every_kernel(architecture: str) -> None:
+    cubin = compiled(SOURCE.read_text(encoding="utf-8"), architecture, "getCUBIN")
+    assert cubin.startswith(b"\x7fELF")
+    for name in KERNELS:
+        assert f"\0.text.{name}\0".encode() in cubin, "not among the names of the machine code's sections"
+
+
+def spilled(architecture: str, *options: str) -> dict[str, int]:
+    """Bytes of registers that each kernel stores in memory, as the assembler within NVRTC counts them."""
+    log = compiled(SOURCE.read_text(encoding="utf-8"), architecture, "getProgramLog", "--ptxas-options=-v", *options)
+    found = re.findall(r"Function properties for (\w+)\n.* (\d+) bytes spill stores, (\d+) bytes", log.decode())
+    return {name: int(stores) + int(loads) for name, stores, loads in found}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_kernel_spills_registers(architecture: str) -> None:
+    assert spilled(architecture) == dict.fromkeys(KERNELS, 0)
+
+
+def test_spilled_registers_are_seen() -> None:
+    assert any(spilled("sm_90", "--maxrregcount=24").values())
+
+
+def test_nvrtc_says_what_is_wrong() -> None:
+    with pytest.raises(RuntimeError, match=r'kernels.cu\(\d+\): error: identifier "sincosg" is undefined'):
+        compiled(SOURCE.read_text(encoding="utf-8").replace("sincosf", "sincosg"), "sm_90", "getCUBIN")
+
+
+def test_nvrtc_and_the_table_agree_on_the_arguments() -> None:
+    ptx = compiled(SOURCE.read_text(encoding="utf-8"), "compute_90", "getPTX").decode()
+    entries = {
+        name: re.findall(r"\.param \.(\w+)", declared)
+        for name, declared in re.findall(r"\.entry (\w+)\((.*?)\)", ptx, re.S)
+    }
+    assert entries == {
+        name: ["u64" if "*" in kind else kind.replace("uint", "u").replace("float", "f") for kind in kernel.arguments]
+        for name, kernel in KERNELS.items()
+    }
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_compiler_and_the_table_agree_on_the_arguments(library: ctypes.CDLL, name: str) -> None:
+    types = getattr(library, f"types_{name}")
+    types.restype = ctypes.c_char_p
+    assert types().decode().split() == list(KERNELS[name].arguments)
+
+
+def test_random_words_equal_numpys_bit_for_bit(library: ctypes.CDLL) -> None:
+    rng = np.random.default_rng(0)
+    counters = np.concatenate([rng.integers(0, 2**32, (1000, 4)), [[0] * 4, [LAST] * 4]]).astype(np.uint32)
+    for seed in (0, 1, 2**63 - 1, 2**64 - 1, int(rng.integers(2**63))):
+        words = np.empty_like(counters)
+        library.words_of(address(counters), ctypes.c_uint64(seed), address(words), len(counters))
+        c0, c1, c2, c3 = counters.T
+        np.testing.assert_array_equal(words, np.stack(philox4x32(np, (c0, c1, c2, c3), seed), axis=1))
+
+
+def test_normals_of_extreme_words(library: ctypes.CDLL) -> None:
+    extremes = np.array([0, 1, 2**31, LAST - 1, LAST, *range(2**30, 2**32, 2**30 - 1)], np.uint32)
+    words, turns = (np.ascontiguousarray(grid.ravel()) for grid in np.meshgrid(extremes, extremes))
+    normals = np.empty((len(words), 2), np.float32)
+    library.normals_of(address(words), address(turns), address(normals), len(words))
+    np.testing.assert_allclose(normals, np.stack(polar(np, words, turns), axis=1), rtol=0, atol=CLOSE)
+
+
+def test_what_cudas_functions_may_be_off_by_is_within_the_tolerance() -> None:
+    """CUDA's programming guide: logf is off by 1 ulp at most, sinf and cosf by 2, and sqrtf and products by none."""
+    rng = np.random.default_rng(0)
+    words = np.concatenate([np.arange(2048), LAST - np.arange(2048), rng.integers(0, 2**32, 200_000)]).astype(np.uint32)
+    turns = rng.permutation(words)
+    uniform = (words.astype(np.float32) + np.float32(0.5)) * np.float32(2**-32)
+    angle = turns.astype(np.float32) * np.float32(2 * np.pi * 2**-32)
+    expected = np.stack(polar(np, words, turns))
+    largest = 0.0
+    for of_log, of_wave in product((-1, 1), (-2, 2)):
+        logarithm = off_by(np.log(uniform, dtype=np.float64), of_log)
+        radius = np.sqrt(np.float32(-2) * np.minimum(logarithm, np.float32(0)))
+        waves = [off_by(wave(angle, dtype=np.float64), of_wave) for wave in (np.cos, np.sin)]
+        largest = max(largest, float(np.abs(np.stack([radius * wave for wave in waves]) - expected).max()))
+    assert CLOSE / 4 < largest < CLOSE
+
+
+def off_by(exact: np.ndarray, ulps: int) -> np.ndarray:
+    """Float32 values that are so many ulps further from what is exact than rounding makes them."""
+    rounded = exact.astype(np.float32)
+    return rounded + np.float32(ulps) * np.spacing(rounded)
+
+
+@pytest.mark.parametrize(
+    ("seed", "images", "draw", "size"),
+    [
+        (0, [0], 0, 128),
+        (7, [5, 3, 49_999], 0, 224),
+        (2**63 - 1, [LARGEST, 0, LAST], LAST, 224),
+        (1 << 40, [2**63, 2**31 - 1], 12345, 130),  # 4225 blocks of four: not a multiple of the threads in a block
+    ],
+)
+def test_fields_equal_array_code(device: ModuleType, seed: int, images: list[int], draw: int, size: int) -> None:
+    made = to_numpy(unit_normal_fields(device, seed, device.asarray(images, dtype=device.uint64), draw, size))
+    expected = fields_in_arrays(np, seed, np.array(images, np.uint64), draw, size)
+    assert made.dtype == np.float32
+    np.testing.assert_allclose(made, expected, rtol=0, atol=CLOSE)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 1023, 50_176])
+@pytest.mark.parametrize("stream", [0, LAST])
+def test_words_equal_array_code(device: ModuleType, count: int, stream: int) -> None:
+    seed, draw, keys = 2**63 - 1, 12, np.array([0, LARGEST, LAST + 1], np.uint64)
+    made = to_numpy(random_words(device, seed, device.asarray(keys), draw, count, stream))
+    np.testing.assert_array_equal(made, words_in_arrays(np, seed, keys, draw, count, stream))
+
+
+@pytest.mark.parametrize("size", [9, 33, 130])
+@pytest.mark.parametrize(("d", "sigma_color", "sigma_space"), [(2, 1, 1), (9, 50, 75), (16, 200, 2)])
+def test_smoothing_equals_array_code(
+    device: ModuleType, size: int, d: int, sigma_color: float, sigma_space: float
+) -> None:
+    (condition,) = BILATERAL.conditions({"d": d, "sigma_color": sigma_color, "sigma_space": sigma_space})
+    pixels = np.random.default_rng(size).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
+    pixels[0] //= 64  # near neighbours count
+    made = perturb(device, [condition], pixels)[condition]
+    np.testing.assert_allclose(made, perturb(np, [condition], pixels)[condition], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [6, 34])
+def test_filters_of_every_radius_equal_array_code(device: ModuleType, size: int) -> None:
+    cutoffs = [r / (size // 2) for r in range(size // 2 + 1)]
+    conditions = [*LOWPASS.conditions({"cutoff": cutoffs}), *HIGHPASS.conditions({"cutoff": cutoffs})]
+    pixels = np.random.default_rng(size).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
+    expected = perturb(np, conditions, pixels)
+    for condition, images in perturb(device, conditions, pixels).items():
+        np.testing.assert_allclose(images, expected[condition], rtol=0, atol=CLOSE, err_msg=str(condition))
+
+
+@pytest.mark.parametrize("family", [LOWPASS, CRITICAL_BAND], ids=lambda family: family.name)
+def test_products_have_operands_that_cupy_does_not_copy(
+    pretend: ModuleType, monkeypatch: pytest.MonkeyPatch, family: Family
+) -> None:
+    """It takes a matrix as it lies or transposed, and many of them only as they lie."""
+    seen = []
+
+    def multiplied(one: Any, other: Any) -> Any:
+        stacked = max(one.ndim, other.ndim) > 2
+        flags = one.flags, other.flags
+        seen.extend(given.c_contiguous or (given.f_contiguous and not stacked) for given in flags)
+        return np.matmul(one, other)
+
+    monkeypatch.setattr(type(pretend.empty(1)), "__matmul__", multiplied, raising=False)
+    perturb(pretend, family.conditions({}), photographs(2))
+    assert len(seen) >= 2 * 24
+    assert all(seen)
+
+
+@pytest.mark.parametrize("size", [6, 130])
+def test_luma_equals_array_code(device: ModuleType, size: int) -> None:
+    pixels = np.random.default_rng(size).integers(0, 256, (3, 3, size, size), dtype=np.uint8)
+    pixels[0], pixels[1] = 0, 255
+    made = critical_band.luma_in_kernel(device, device.asarray(pixels))
+    np.testing.assert_array_equal(to_numpy(made), critical_band.luma_in_arrays(np, pixels))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_gives_the_same_with_its_kernels(device: ModuleType, name: str) -> None:
+    conditions = FAMILIES[name].conditions(SAMPLES[name])[-3:]
+    pixels, keys = photographs(3), [LARGEST, 0, 17]
+    expected = perturb(np, conditions, pixels, keys)
+    for condition, images in perturb(device, conditions, pixels, keys).items():
+        apart = np.abs(images - expected[condition]) > 1e-5
+        assert apart.sum() <= 6, f"{condition}: more than the pixels that rounding may push across a border"
+
+
+def noisy(count: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Grey images and a band of noise, (count, size, size) float32."""
+    rng = np.random.default_rng(size + count)
+    grey = rng.uniform(0.25, 0.65, (count, size, size)).astype(np.float32)
+    return grey, rng.standard_normal(grey.shape).astype(np.float32)
+
+
+def mixed_in_arrays(xp: ModuleType, grey: Any, band: Any, noise_sd: float, draw: int, seed: int, keys: Any) -> Any:
+    out = xp.empty((len(grey), 3, *grey.shape[1:]), dtype=xp.float32)
+    ((reach,),) = critical_band.reaches(grey, [band], [slice(None)])
+    critical_band.mix_in_arrays(xp, grey, band, noise_sd, reach, draw, seed, keys, out)
+    return out
+
+
+@pytest.mark.parametrize("noise_sd", [0.02, 0.16, 0.5, 1.0])
+@pytest.mark.parametrize(("images", "size"), [([LARGEST], 128), ([3, 1, LAST - 1], 130), ([0, 1, 2, 3, 2**63], 224)])
+def test_mixing_equals_array_code(device: ModuleType, noise_sd: float, images: list[int], size: int) -> None:
+    draw, seed, keys = 7, 2**62 + 1, np.array(images, np.uint64)
+    grey, band = noisy(len(keys), size)
+    gain = np.linspace(0.9, 1.1, len(keys), dtype=np.float32)[:, None, None]
+    out = device.full((len(keys), 3, size, size), device.nan, device.float32)
+    on_device = [device.asarray(array) for array in (grey, band, gain)]
+    critical_band.mix_in_kernel(*on_device, noise_sd, draw, seed, device.asarray(keys), out)
+    band *= gain
+    made, expected = to_numpy(out), mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
+    noise = band * np.float32(noise_sd)
+    value = grey + noise
+    fresh = ((value < 0) & (noise < -0.9)) | ((value > 1) & (noise > 0.9))
+    assert fresh.any() == (noise_sd >= 0.5)
+    assert ((value < 0) | (value > 1)).any() == (noise_sd >= 0.16)
+    for channel in range(3):
+        np.testing.assert_array_equal(made[:, channel][~fresh], expected[:, channel][~fresh])
+        np.testing.assert_allclose(made[:, channel][fresh], expected[:, channel][fresh], rtol=0, atol=CLOSE)
+
+
+def test_the_whole_family_equals_array_code(device: ModuleType) -> None:
+    conditions = CRITICAL_BAND.conditions({"noise_sd": [0, 0.04, 0.16, 0.5], "frequency": [0, 3, 6]})
+    conditions += CRITICAL_BAND.conditions({"noise_sd": 0.16, "frequency": 5, "draw": "independent", "grey": False})
+    pixels, keys = photographs(3), [LARGEST, 0, 17]
+    expected = perturb(np, conditions, pixels, keys)
+    for condition, images in perturb(device, conditions, pixels, keys).items():
+        apart = np.abs(images - expected[condition]) > 5e-6
+        assert apart.sum() <= 6, f"{condition}: more than the pixels that rounding may push across a border"
+
+
+LOGITS = [-np.inf, -80.0, -2.0, 0.0, 0.5, 0.5000001, 3.0, 80.0, np.inf, np.nan]
+
+
+def assert_reduced(device: ModuleType, logits: np.ndarray, labels: np.ndarray | None) -> None:
+    on_device = device.asarray(logits), None if labels is None else device.asarray(labels)
+    made, expected = reduce_logits(device, *on_device), reduce_in_arrays(np, logits, labels)
+    for column, wanted in zip(made[:2], expected[:2], strict=True):
+        if wanted is None:
+            assert column is None
+        else:
+            assert to_numpy(column).dtype == np.uint16
+            np.testing.assert_array_equal(to_numpy(column), wanted)
+    np.testing.assert_allclose(to_numpy(made[2]), expected[2], rtol=0, atol=CLOSE, equal_nan=True)
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.integers(1, 70),
+    classes=st.integers(1, 70),
+    finite=st.booleans(),
+    labelled=st.booleans(),
+    seed=st.integers(0),
+)
+def test_reducing_equals_array_code_ties_and_infinities_included(
+    device: ModuleType, rows: int, classes: int, finite: bool, labelled: bool, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    logits = rng.choice(LOGITS[1:-2] if finite else LOGITS, (rows, classes)).astype(np.float32)
+    assert_reduced(device, logits, rng.integers(0, classes, rows, dtype=np.int32) if labelled else None)
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 129])
+@pytest.mark.parametrize("classes", [1, 31, 32, 33, 200, 1000])
+def test_reducing_equals_array_code_whatever_the_shape(device: ModuleType, rows: int, classes: int) -> None:
+    rng = np.random.default_rng(rows)
+    for spread in (1e-3, 3.0, 30.0):
+        logits = (spread * rng.standard_normal((rows, classes))).astype(np.float32)
+        assert_reduced(device, logits, rng.integers(0, classes, rows))  # int64, as a set's labels are not
+
+
+def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
+    """Threads beyond the end, of which every kernel here has some, and images beside those of a part."""
+    grey, band = (device.asarray(array) for array in noisy(3, 130))
+    keys, labels = device.asarray([1, 2, 3], dtype=device.uint64), device.asarray([0, 1, 2], dtype=device.int32)
+    logits = device.asarray(np.eye(3, 5, dtype=np.float32))
+    fields, out = (device.full((5, c, 130, 130), 9, dtype=device.float32) for c in (1, 3))
+    predicted, rank = (device.full(5, 9, dtype=device.uint16) for _ in range(2))
+    confidence = device.full(5, 9, dtype=device.float32)
+    words = device.full((5, 4 * 4225), 9, dtype=device.uint32)
+    pixels = device.asarray(np.random.default_rng(0).integers(0, 256, (3, 3, 130, 130), dtype=np.uint8))
+    smooth = device.full((5, 3, 130, 130), 9, dtype=device.float32)
+    space = device.asarray(np.ones((3, 3), np.float32))
+    grey_levels = device.full((5, 130, 130), 9, dtype=device.uint8)
+    low, high = (device.full((5, 3, 130, 130), 9, dtype=device.float32) for _ in range(2))
+    folded = [device.full((5, 65 * 9, 65), 9, dtype=device.float32) for _ in range(4)]
+    quarters = [device.full((65, 9, 65), 0.25, dtype=device.float32) for _ in range(4)]
+    cut = device.full((5, 7 * 9, 5), 9, dtype=device.float32)
+    launch("random_words", (4225, 3), words[1:4], keys, 1, 0, 0, 4225)
+    launch("bilateral", (16900, 3), smooth[1:4], pixels, space, -0.01, 1, 130)
+    launch("luma", (16900, 3), grey_levels[1:4], device.asarray(np.zeros((3, 3, 130, 130), np.uint8)), 16900)
+    launch("fold_quarters", (4225, 9), *(one[1:2] for one in folded), pixels, 65, 9)
+    launch("cut_block", (35, 9), cut[1:2], quarters[0][:7], 7, 9, 5, 65, 5, 3)
+    launch("join_quarters", (4225, 9), low[1:4], high[1:4], pixels, *quarters, 65, 9)
+    launch("unit_normal_fields", (4225, 3), fields[1:4], keys, 1, 0, 4225)
+    launch("mix_noise", (16900, 3), out[1:4], grey, band, None, 0.1, keys, 1, 0, 16900)
+    launch("reduce_logits", (96, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
+    whole = (words, smooth, low, high, grey_levels, fields, out, predicted, rank, confidence)
+    for array, written in [*((one, slice(1, 4)) for one in whole), *((one, slice(1, 2)) for one in (*folded, cut))]:
+        made = to_numpy(array)
+        assert (made[written] != 9).all()
+        made[written] = 9
+        assert (made == 9).all()
+
+
+def test_a_batch_of_none_launches_nothing(device: ModuleType) -> None:
+    assert len(unit_normal_fields(device, 1, device.asarray([], dtype=device.uint64), 0, 128)) == 0
+
+
+def test_an_array_that_the_kernel_would_misread_is_refused(device: ModuleType) -> None:
+    grey, band = (device.asarray(array) for array in noisy(2, 128))
+    out = device.empty((2, 3, 128, 128), dtype=device.float32)
+    for wrong in (grey[:, ::2], grey.astype(device.float64)):
+        with pytest.raises(
+            EngineError, match=r"kernel mix_noise: got float\d\d of strides .*; it takes contiguous float32"
+        ):
+            critical_band.mix_in_kernel(wrong, band, None, 0.1, 0, 0, device.asarray([0, 1], dtype=device.uint64), out)
+
+
+def test_a_users_probe_gets_numpy_arrays(device: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\ndef mirror(images):\n    assert type(images) is np.ndarray\n    return images[..., ::-1]\n"
+    )
+    grid = make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
+    pixels = photographs(2)
+    batch = Batch(device.asarray(pixels), device.arange(2, dtype=device.uint64), np.arange(2), 0)
+    conditions = [condition for condition in grid.conditions if condition.probe == "mirror"]
+    buffer = device.empty(pixels.shape, dtype=device.float32)
+    ((_, images),) = grid.families["mirror"].perturb(device, batch, conditions, lambda: buffer)
+    assert images is buffer
+    np.testing.assert_array_equal(to_numpy(images), (pixels / np.float32(255))[..., ::-1])
+
+
+# Under sanitizers
+
+BEYOND = """
+import sys
+from pathlib import Path
+
+import numpy as np
+from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
+
+from bandlens.probes.kernels import SOURCE
+
+random_words, xp = kernel_launcher(compile_kernels(Path(sys.argv[1])))(SOURCE, "random_words"), PretendCupy()
+words, keys = xp.empty((1, 4 * 8), np.uint32), xp.zeros(1, np.uint64)
+random_words((1, 1), (256,), (words, keys, np.uint64(0), np.uint32(0), np.uint32(0), np.uint32(9)))
+"""
+"""A launch for nine blocks of four words, of which there is room for eight."""
+
+
+def sanitized(*words: str) -> subprocess.CompletedProcess[str]:
+    """Python with kernels that stop the process where they leave an array or do what C++ does not define."""
+    compiler = shutil.which("g++") or miss("kernels", "no g++: install it (apt-get install g++)")
+    # The sanitizer has to be there before memory is handed out, and the library that it watches before that.
+    there = [
+        subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
+    environment = os.environ | {
+        OPTIONS: "-fsanitize=address,undefined -fno-sanitize-recover=all",
+        "LD_PRELOAD": ":".join(there),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves much at its end
+        "PYTHONPATH": str(Path(__file__).parent),
+    }
+    return subprocess.run([sys.executable, "-P", *words], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_kernels_stay_within_their_arrays_and_what_is_defined() -> None:
+    """The tests above that start kernels, again; families, which start the same ones for longer, are left out."""
+    chosen = "(equal or beyond or extreme or none) and not family"
+    done = sanitized("-m", "pytest", "-q", "--numprocesses", "0", "-p", "no:cacheprovider", __file__, "-k", chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_kernel_that_leaves_its_array_is_stopped(tmp_path: Path) -> None:
+    done = sanitized("-c", BEYOND, str(tmp_path))
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr
+
+
+@pytest.mark.gpu
+def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
+    """What the other tests expect of the kernels, NumPy's results, is what CuPy makes of the array code as well."""
+    if xp is np:
+        pytest.skip("needs an NVIDIA GPU: pytest --xp cupy")
+    keys, draw, seed, noise_sd = np.array([0, LARGEST], np.uint64), 3, 5, 0.5
+    fields = fields_in_arrays(np, seed, keys, draw, 224)
+    for make in (unit_normal_fields, fields_in_arrays):
+        np.testing.assert_allclose(to_numpy(make(xp, seed, xp.asarray(keys), draw, 224)), fields, rtol=0, atol=CLOSE)
+
+    grey, band = noisy(2, 224)
+    there = (*constants(xp, (grey, band)), xp.asarray(keys))
+    mixed = mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
+    out = xp.empty(mixed.shape, dtype=xp.float32)
+    critical_band.mix_in_kernel(*there[:2], None, noise_sd, draw, seed, there[2], out)
+    for made in (out, mixed_in_arrays(xp, *there[:2], noise_sd, draw, seed, there[2])):
+        np.testing.assert_allclose(to_numpy(made), mixed, rtol=0, atol=CLOSE)
+
+    logits, labels = np.random.default_rng(0).normal(size=(33, 1000)).astype(np.float32), np.arange(33, dtype=np.int32)
+    for reduce in (reduce_logits, reduce_in_arrays):
+        columns = zip(
+            reduce(xp, xp.asarray(logits), xp.asarray(labels)), reduce_in_arrays(np, logits, labels), strict=True
+        )
+        for column, wanted in columns:
+            np.testing.assert_allclose(to_numpy(column), wanted, rtol=0, atol=CLOSE)

@@ -1,0 +1,323 @@
+"""Whole runs on a card that lies in wait: no order that it may take changes a row, and no wait can be left out.
+
+The card is that of deferred_card.py, and the libraries those of pretend_gpu.py. A wait is left out by
+compiling the source again without it, and giving the code to the function that has it.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, reduce
+from itertools import product
+from pathlib import Path
+from queue import Empty
+from types import CodeType
+from typing import Any
+
+import numpy as np
+import pytest
+from deferred_card import CudaError, DeferredCard
+from drawn_threads import draw_threads
+from imports_of_folders import PACKAGE
+from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
+from pretend_gpu import pretend_gpu
+from pretend_torch import torch_on
+from small import make_images, make_model, make_pictures
+from threadpoolctl import threadpool_limits
+
+from bandlens.engine import prefetch
+from bandlens.engine.backends import torch as torch_session
+from bandlens.engine.backends.base import attack_variant, content_of, open_session, variant_of
+from bandlens.engine.device.pixels import working_bytes
+from bandlens.engine.device.streams import new_stream
+from bandlens.engine.tasks import Task
+from bandlens.engine.workbench import Workbench
+from bandlens.errors import DeviceError
+from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.onnx.int8 import symmetric_activations, to_int8
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.photographs import photograph_crops
+from bandlens.probes.arrays import to_numpy
+from bandlens.probes.grid import Grid, make_grid
+from bandlens.probes.images.image_set import ImageSet
+from bandlens.records import Cell, Failed, Model
+
+COUNT, BATCH = 6, 2
+MOST = 100
+"""Seeds that are tried until an order shows that a wait is missing; most show at the first, the rarest within ten."""
+ROOM = {"resident": 1 << 34, "streamed": 0}
+"""Where the images lie, and the bytes of the card, beside those that a run works in, with which they lie there."""
+FILTERS = {"lowpass": {"cutoff": 0.3}, "highpass": {"cutoff": 0.7}, "uniform_noise": {"width": 0.35}}
+BANDS = {"critical_band": {"noise_sd": 0.6, "frequency": [0, 4], "draw": ["shared", "independent"]}}
+"""So strong that many pixels are drawn again."""
+PGD = {"eps": "8/255", "step": "4/255", "steps": 2}
+Row = tuple[int, int, float]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What runs on the card."""
+
+    orders: int
+    """How many are tried, with images on the card and again with images that are streamed."""
+    engine: str
+    precision: str = "fp32"
+    bench: str = "filters"
+
+
+KINDS = {
+    "onnxruntime-cuda": Kind(60, "onnxruntime-cuda"),
+    "tensorrt": Kind(20, "tensorrt"),
+    "torch-cuda": Kind(7, "torch-cuda"),
+    "int8": Kind(8, "tensorrt", precision="int8"),
+    "critical band": Kind(8, "tensorrt", bench="critical band"),
+    "attacks": Kind(6, "onnxruntime-cuda", bench="attacks"),
+}
+ENGINES = ("onnxruntime-cuda", "tensorrt", "torch-cuda")
+"""The kinds that any missing wait shows with."""
+
+
+@dataclass
+class Bench:
+    models: list[Model]
+    images: ImageSet
+    grid: Grid
+    launcher: Callable[..., Any]
+
+    def task(self, engine: str, precision: str, models: int) -> Task:
+        variants = [variant_of(model, engine, precision) for model in self.models[:models]]
+        cells = [Cell(one, self.images.info, what, 3) for what in self.grid.conditions for one in variants]
+        return Task(tuple(cells), 0, COUNT)
+
+    def attacks(self, engine: str) -> list[Task]:
+        variants = [attack_variant(model, engine) for model in self.models]
+        cells = [Cell(one, self.images.info, what, 3) for one in variants for what in self.grid.attacks]
+        return [Task((cell,), 0, COUNT) for cell in cells]
+
+    def workbench(self) -> Workbench:
+        return Workbench(self.grid, BATCH, 1, lambda _: self.images)
+
+
+@pytest.fixture(scope="module")
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Bench]]:
+    folder = tmp_path_factory.mktemp("bench")
+    launcher = kernel_launcher(compile_kernels(folder))
+
+    def make(size: int, probes: dict[str, Any]) -> Bench:
+        here = tmp_path_factory.mktemp("bench")
+        models = [make_model(here, f"m{k}", size=size, seed=k) for k in range(2)]
+        pictures = make_pictures(COUNT, size)
+        in_range = pictures.transpose(0, 3, 1, 2) / np.float32(255)
+        # So that the first network is right, and attacks have something to win.
+        labels = onnx_logits(models[0].path.read_bytes(), in_range).argmax(1).tolist()
+        images = make_images(here / "images.set", pictures, labels=labels)
+        return Bench(models, images, make_grid(probes, here), launcher)
+
+    with threadpool_limits(1, "blas"):  # more are no faster here, and cost five times as much
+        yield {
+            "filters": make(16, FILTERS),
+            "critical band": make(128, BANDS),
+            "attacks": make(16, {"lowpass": {"cutoff": 0.3}, "pgd_linf": PGD, "pgd_any": PGD}),
+        }
+
+
+@pytest.fixture(scope="module")
+def wanted(benches: dict[str, Bench]) -> dict[str, dict[str, list[Row]]]:
+    """The rows of the CPU."""
+    for model in benches["filters"].models:
+        int8 = to_int8(model.path.read_bytes(), [photograph_crops(model.image_size)])
+        save_onnx_file(model, "int8", symmetric_activations(int8), {})  # that on the CPU too
+
+    def found(kind: Kind) -> dict[str, list[Row]]:
+        bench = benches[kind.bench]
+        with bench.workbench() as place:
+            tasks = [bench.task("onnxruntime", kind.precision, 2), *bench.attacks("onnxruntime")]
+            return rows(outcome for task in tasks for outcome in place.compute(task))
+
+    return {name: found(kind) for name, kind in KINDS.items()}
+
+
+def rows(outcomes: Iterable[Any]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for part in (part for parts in outcomes for part in parts):
+        assert not isinstance(part, Failed), part.error
+        columns = part.predictions
+        together = zip(columns.predicted, columns.label_rank, columns.confidence, strict=True)
+        found.setdefault(f"{part.cell.variant.model.name} {part.cell.condition}", []).extend(together)
+    return found
+
+
+class Interrupted(Exception):
+    pass
+
+
+@contextmanager
+def card(bench: Bench, room: int, seed: int) -> Iterator[PretendCupy]:
+    """What is asked for within the block comes in an order of the seed's."""
+    with pytest.MonkeyPatch.context() as patch:
+        xp = pretend_gpu(patch, bench.launcher, seed)
+        draw_threads(patch, prefetch, seed)
+        patch.setattr(torch_session, "photograph_crops", crops)
+        xp.free = working_bytes(bench.images.info.size, BATCH) + room
+        with torch_on(xp.card, patch):
+            yield xp
+            xp.card.drain()
+
+
+def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Row]]:
+    """The rows of a run after one that was interrupted, which took a network less, and before another such one; and of
+    attacks after it, each after one that was interrupted.
+
+    At last two sessions, one larger than the other, are asked for more than is read, and closed.
+    """
+    one, both = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
+    with card(bench, room, seed) as xp:
+        with bench.workbench() as place:
+            interrupt(place, one)
+            found = rows(place.compute(both))
+            interrupt(place, both)
+            for attack in bench.attacks(kind.engine):
+                interrupt(place, attack)
+                found |= rows(place.compute(attack))
+        images = bench.images.pixels[:BATCH] / np.float32(255)
+        logits = onnx_logits(content_of(both.variants[0]), images)
+        with open_session(both.variants[0], BATCH, 1) as small:
+            with new_stream(xp):  # for which nobody waits
+                small.infer(xp.zeros(images.shape, xp.float32))
+            with open_session(both.variants[1], 2 * BATCH, 1) as large:
+                batches = [xp.asarray(images) for _ in range(8)]  # in the memory of whatever there was before
+                copies = [small.infer(batch).copy() for batch in batches]
+                apart = [np.abs(to_numpy(copy) - logits).max() for copy in copies]
+                large.infer(xp.zeros((2 * BATCH, *images.shape[1:]), xp.float32))
+    assert max(apart) < 1e-3
+    return found
+
+
+crops = cache(photograph_crops)
+
+
+def interrupt(place: Workbench, task: Task) -> None:
+    """Compute the task until a few predictions have been asked for."""
+    made = list[int]()
+
+    def progress(amount: int) -> None:
+        made.append(amount)
+        if len(made) == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        list(place.compute(task, progress=progress))
+
+
+def assert_rows(found: dict[str, list[Row]], wanted: dict[str, list[Row]]) -> None:
+    assert found.keys() == wanted.keys()
+    for cell, expected in wanted.items():
+        assert [row[:2] for row in found[cell]] == [row[:2] for row in expected]
+        np.testing.assert_allclose([row[2] for row in found[cell]], [row[2] for row in expected], rtol=1e-4)
+
+
+@pytest.mark.parametrize("room", ROOM)
+@pytest.mark.parametrize("name", KINDS)
+def test_no_order_that_a_card_may_take_changes_a_row(
+    benches: dict[str, Bench], wanted: dict[str, dict[str, list[Row]]], name: str, room: str
+) -> None:
+    kind = KINDS[name]
+    for seed in range(kind.orders):
+        assert_rows(on_card(kind, benches[kind.bench], ROOM[room], seed), wanted[name])
+
+
+def test_a_seed_stands_for_one_order(benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what fails under one fails again."""
+    steps, step = list[list[int]](), DeferredCard.step
+
+    def noted(card: DeferredCard) -> None:
+        steps.append([len(stream.queue) for stream in card.streams])
+        step(card)
+
+    def order(seed: int) -> list[list[int]]:
+        steps.clear()
+        on_card(KINDS["attacks"], benches["attacks"], ROOM["streamed"], seed)
+        return list(steps)
+
+    monkeypatch.setattr(DeferredCard, "step", noted)
+    assert order(0) == order(0) != order(1)
+
+
+# Without a wait
+
+WAITS = {"wait_for", "wait_event", "synchronize", "finish", "until_done", "in_turn", "give"}
+"""What orders work, waits for it, or hands a buffer back."""
+
+
+def functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    """Functions and methods by their qualified names; those within them belong to them."""
+    classes = [("", tree), *((f"{node.name}.", node) for node in tree.body if isinstance(node, ast.ClassDef))]
+    owned = [(prefix, node) for prefix, owner in classes for node in owner.body]
+    return {prefix + node.name: node for prefix, node in owned if isinstance(node, ast.FunctionDef)}
+
+
+def calls(function: ast.FunctionDef) -> list[tuple[ast.AST, str]]:
+    """Statements that do nothing but call one of WAITS, and blocks in its hands: each with the field of the call."""
+    fields = {ast.Expr: "value", ast.withitem: "context_expr"}
+    places = [(node, fields[type(node)]) for node in ast.walk(function) if type(node) in fields]
+    return [(node, field) for node, field in places if called(getattr(node, field)) in WAITS]
+
+
+def called(expression: ast.expr) -> str:
+    function = getattr(expression, "func", None)
+    return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def without(file: Path, name: str, number: int) -> CodeType:
+    """The function's code without one of its calls."""
+    tree = parsed(file)
+    node, field = calls(functions(tree)[name])[number]
+    setattr(node, field, ast.parse("__import__('contextlib').nullcontext()", mode="eval").body)
+    return code_of(compile(tree, str(file), "exec"), name)
+
+
+def code_of(code: CodeType, name: str) -> Any:
+    parts = [part for part in code.co_consts if isinstance(part, CodeType)]
+    return code if code.co_qualname == name else next(filter(None, (code_of(part, name) for part in parts)), None)
+
+
+def live(file: Path, name: str) -> Any:
+    """The function that the package runs."""
+    module = importlib.import_module(".".join(["bandlens", *file.relative_to(PACKAGE).with_suffix("").parts]))
+    return inspect.unwrap(reduce(getattr, name.split("."), module))
+
+
+PLACES = {
+    f"{file.relative_to(PACKAGE)} {name} {number}": (file, name, number)
+    for folder in ("engine", "probes")
+    for file in sorted((PACKAGE / folder).rglob("*.py"))
+    for name, function in functions(parsed(file)).items()
+    for number in range(len(calls(function)))
+}
+
+
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_without_any_single_wait_some_order_changes_a_row(
+    benches: dict[str, Bench],
+    wanted: dict[str, dict[str, list[Row]]],
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[Path, str, int],
+) -> None:
+    """Or what is at work is destroyed, or memory that is none is read, or nobody comes to an end."""
+    monkeypatch.setattr(live(*place[:2]), "__code__", without(*place))
+    for seed in range(MOST):
+        for name, room in product(ENGINES, ROOM.values()):
+            try:
+                assert_rows(on_card(KINDS[name], benches["filters"], room, seed), wanted[name])
+            except (AssertionError, CudaError, DeviceError, Empty):
+                return
+    pytest.fail("no order shows it")

@@ -1,0 +1,363 @@
+"""TensorRT sessions on a card that is none: see pretend_gpu.py for what that can show."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pretend_tensorrt
+import pytest
+from deferred_card import KNOWN, DeferredStream, Graph
+from onnx import numpy_helper
+from pretend_cupy import PretendCupy, compile_kernels, kernel_launcher
+from pretend_gpu import pretend_gpu
+from small import CLASSES, make_images, make_model, make_pictures
+
+from bandlens.engine.backends import tensorrt as tensorrt_session
+from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.device import graphs, pixels
+from bandlens.engine.run import run
+from bandlens.errors import DeviceError, EngineError
+from bandlens.export.onnx.files import OnnxFile
+from bandlens.export.onnx.parity import measure_parity, onnx_logits
+from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
+from bandlens.export.photographs import photograph_crops
+from bandlens.export.plans import plans
+from bandlens.probes import kernels
+from bandlens.probes.arrays import to_numpy
+from bandlens.probes.grid import make_grid
+from bandlens.probes.images.image_set import ImageSet
+from bandlens.records import Cell, Failed, Model, Variant
+
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    return kernel_launcher(compile_kernels(tmp_path_factory.mktemp("kernels")))
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch, launcher: Callable[..., Any]) -> PretendCupy:
+    return pretend_gpu(monkeypatch, launcher)
+
+
+def variant(model: Model) -> Variant:
+    return variant_of(model, "tensorrt", "fp32")
+
+
+def batches(count: int, size: int = 128) -> list[np.ndarray]:
+    pictures = make_pictures(BATCH * count, size).transpose(0, 3, 1, 2)
+    return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
+
+
+def reference(model: Model, images: np.ndarray) -> np.ndarray:
+    return onnx_logits(model.path.read_bytes(), images)
+
+
+def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: PretendCupy, tmp_path: Path) -> None:
+    model, contents = make_model(tmp_path), batches(4)
+    wanted = [reference(model, content) for content in contents]
+    buffers = [card.empty(contents[0].shape, np.float32) for _ in range(3)]
+    before = Graph.launched
+    with open_session(variant(model), BATCH, 1) as session:
+        for turn in range(12):
+            buffer, k = buffers[turn % 3], turn % 4
+            buffer.set(contents[k])
+            np.testing.assert_allclose(to_numpy(session.infer(buffer)), wanted[k], rtol=1e-5, atol=1e-5)
+        assert Graph.launched - before == 11, "all but the first run are replays"
+
+
+def test_more_addresses_than_graphs_are_kept(card: PretendCupy, tmp_path: Path) -> None:
+    model, [content] = make_model(tmp_path), batches(1)
+    wanted = reference(model, content)
+    buffers = [card.asarray(content) for _ in range(graphs.GRAPHS + 3)]
+    with open_session(variant(model), BATCH, 1) as session:
+        for buffer in buffers + buffers:
+            np.testing.assert_allclose(to_numpy(session.infer(buffer)), wanted, rtol=1e-5, atol=1e-5)
+
+
+NOT_CAPTURED = "tensorrt asks for its work batch by batch, since no CUDA graph can be captured: "
+
+
+@pytest.mark.parametrize("invalid", [False, True], ids=["the capture ends", "nor does the capture end"])
+def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
+    card: PretendCupy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    invalid: bool,
+) -> None:
+    models, contents = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(2)
+    caplog.set_level(logging.WARNING, "bandlens")
+    executing = pretend_tensorrt.Context.execute_async_v3
+
+    def uncapturable(context: Any, stream: int) -> bool:
+        return KNOWN[stream].captured is None and executing(context, stream)
+
+    def ends(stream: DeferredStream) -> Any:
+        captured, stream.captured = stream.captured, None
+        assert captured is not None
+        if invalid:
+            raise card.cuda.runtime.CUDARuntimeError("cudaErrorStreamCaptureInvalidated")
+
+    monkeypatch.setattr(pretend_tensorrt.Context, "execute_async_v3", uncapturable)
+    monkeypatch.setattr(DeferredStream, "end_capture", ends)
+    before = Graph.launched
+    for model in models:
+        with open_session(variant(model), BATCH, 1) as session:
+            for content in contents * 2:
+                found = session.infer(card.asarray(content))
+                np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-5, atol=1e-5)
+                assert tensorrt_session.device_of("tensorrt").stream.captured is None
+    assert Graph.launched == before
+    said = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
+    assert len(said) == 2, "once for each model, which the reason names"
+    assert "TensorRT failed" in said[0]
+
+
+def test_a_context_that_cannot_be_captured_is_asked_plainly(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, [content] = make_model(tmp_path), batches(1)
+    caplog.set_level(logging.WARNING, "bandlens")
+    monkeypatch.setattr(pretend_tensorrt.Context, "is_stream_capturable", lambda *_: False, raising=False)
+    before = Graph.launched
+    with open_session(variant(model), BATCH, 1) as session:
+        for _ in range(3):
+            found = session.infer(card.asarray(content))
+            np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-5, atol=1e-5)
+    assert Graph.launched == before
+    assert f"{NOT_CAPTURED}its context cannot be captured" in caplog.messages
+
+
+def test_memory_that_a_session_ran_in_is_free_before_a_larger_one_is_taken(card: PretendCupy, tmp_path: Path) -> None:
+    models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)]
+    [content] = batches(1)
+    card.free = 2 * BATCH * pretend_tensorrt.MEMORY
+    first = open_session(variant(models[0]), BATCH, 1)
+    first.infer(card.asarray(content))
+    second = open_session(variant(models[1]), 2 * BATCH, 1)
+    second.infer(card.asarray(np.concatenate([content, content])))
+    found = to_numpy(first.infer(card.asarray(content)))
+    np.testing.assert_allclose(found, reference(models[0], content), rtol=1e-5, atol=1e-5)
+
+
+def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: Path) -> None:
+    models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)]
+    [content] = batches(1)
+    images, more = card.asarray(content), card.asarray(np.concatenate([content, content]))
+    first = open_session(variant(models[0]), BATCH, 1)
+    for _ in range(3):
+        first.infer(images)
+    second = open_session(variant(models[1]), 2 * BATCH, 1)
+    device = tensorrt_session.device_of("tensorrt")
+    assert device.arena.mem.size == 2 * BATCH * pretend_tensorrt.MEMORY
+    for _ in range(3):
+        found = to_numpy(first.infer(images))
+        np.testing.assert_allclose(found, reference(models[0], content), rtol=1e-5, atol=1e-5)
+        found = to_numpy(second.infer(more))[:BATCH]
+        np.testing.assert_allclose(to_numpy(found), reference(models[1], content), rtol=1e-5, atol=1e-5)
+    assert first._context.given == [BATCH * pretend_tensorrt.MEMORY, 2 * BATCH * pretend_tensorrt.MEMORY]
+
+
+def images_of(folder: Path, count: int = 21) -> ImageSet:
+    return make_images(folder / "images.set", make_pictures(count), labels=[k % CLASSES for k in range(count)])
+
+
+def cells_of(variants: list[Variant], images: ImageSet, folder: Path) -> tuple[Any, list[Cell]]:
+    probes = {"lowpass": {"cutoff": [0.1, 0.5]}, "highpass": {"cutoff": 0.5}, "critical_band": {"noise_sd": [0, 0.16]}}
+    grid = make_grid(probes, folder)
+    return grid, [Cell(one, images.info, condition, 3) for condition in grid.conditions for one in variants]
+
+
+def rows(outcomes: Iterator[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for part in (one for outcomes_ in outcomes for one in outcomes_):
+        assert not isinstance(part, Failed), part
+        columns = (part.predictions.predicted, part.predictions.label_rank, part.predictions.confidence)
+        found.setdefault(str(part.cell), []).extend(zip(*(to_numpy(column) for column in columns), strict=True))
+        assert part.seconds > 0
+    return found
+
+
+@pytest.mark.parametrize("room", [1 << 34, 0], ids=["resident", "streamed"])
+def test_a_whole_run_gives_the_rows_of_the_cpu(card: PretendCupy, tmp_path: Path, room: int) -> None:
+    models, images = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], images_of(tmp_path)
+    here = [variant_of(model, "onnxruntime", "fp32") for model in models]
+    grid, cells = cells_of(here, images, tmp_path)
+    sessions = {one: open_session(one, BATCH, 1) for one in here}
+    wanted = rows(run([(cell, 0) for cell in cells], images, grid, sessions))
+    there = [variant(model) for model in models]
+    grid, cells = cells_of(there, images, tmp_path)
+    sessions = {one: open_session(one, BATCH, 1) for one in there}
+    card.free = room
+    found = rows(run([(cell, 0) for cell in cells], images, grid, sessions, card, range_seconds=0))
+    assert found.keys() == wanted.keys()
+    differing = 0
+    for cell, expected in wanted.items():
+        differing += sum(one[:2] != other[:2] for one, other in zip(found[cell], expected, strict=True))
+        np.testing.assert_allclose([row[2] for row in found[cell]], [row[2] for row in expected], atol=1e-2)
+    # A pixel that rounding pushes across the border of the range is replaced on one side and not on the other.
+    assert differing <= 0.01 * sum(map(len, wanted.values()))
+
+
+def test_images_lie_on_the_card_where_there_is_room_beside_the_work(tmp_path: Path) -> None:
+    images = images_of(tmp_path)
+    needed = images.nbytes + pixels.working_bytes(128, BATCH)
+    assert pixels.fits(images, BATCH, needed)
+    assert not pixels.fits(images, BATCH, needed - 1)
+
+
+def test_a_card_that_fails_ends_the_run_and_what_was_yielded_stays(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, model = images_of(tmp_path), make_model(tmp_path)
+    grid, cells = cells_of([variant(model)], images, tmp_path)
+    yielded = []
+    with open_session(variant(model), BATCH, 1) as session:
+        outcomes = run([(cell, 0) for cell in cells], images, grid, {variant(model): session}, card, range_seconds=0)
+        for parts in outcomes:
+            yielded += parts
+            if len(yielded) == 4:
+                break
+        monkeypatch.setattr(pretend_tensorrt.Context, "broken", True)
+        session._replays._graphs.clear()
+        with pytest.raises(DeviceError, match="TensorRT failed: it does not say why; what was committed stays"):
+            yielded += [part for parts in outcomes for part in parts]
+    assert len(yielded) == 4
+    assert not any(isinstance(part, Failed) for part in yielded)
+
+
+def test_cuda_errors_of_perturbing_end_the_run(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, model = images_of(tmp_path), make_model(tmp_path)
+    grid, cells = cells_of([variant(model)], images, tmp_path)
+
+    def fails(*_: Any, **__: Any) -> Any:
+        raise card.cuda.runtime.CUDARuntimeError("cudaErrorIllegalAddress:\nan illegal memory access")
+
+    with open_session(variant(model), BATCH, 1) as session:
+        monkeypatch.setattr(kernels, "cuda_function", fails)
+        todo = [(cell, 0) for cell in cells if cell.condition.probe == "critical_band"]
+        with pytest.raises(DeviceError, match="cudaErrorIllegalAddress: an illegal memory access; what was committed"):
+            list(run(todo, images, grid, {variant(model): session}, card))
+
+
+def test_no_room_for_activations_names_a_batch_that_fits(card: PretendCupy, tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    card.free = 20 * pretend_tensorrt.MEMORY
+    with pytest.raises(DeviceError, match=r"out of memory on the GPU: a batch of 64 takes .*; batch = 16 would fit"):
+        open_session(variant(model), 64, 1)
+
+
+def test_another_input_than_its_own_is_refused(card: PretendCupy, tmp_path: Path) -> None:
+    with (
+        open_session(variant(make_model(tmp_path)), BATCH, 1) as session,
+        pytest.raises(EngineError, match=r"got float32 images of shape \(3, 3, 128, 128\)"),
+    ):
+        session.infer(card.empty((3, 3, 128, 128), np.float32))
+
+
+def test_a_plan_that_does_not_load_is_named(card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plans, "build_trt_plan", lambda *_, **__: b"something else")
+    with pytest.raises(EngineError, match=r"one\.fp32\.b8\..*: TensorRT cannot load the plan: ERROR: the plan is"):
+        open_session(variant(make_model(tmp_path)), BATCH, 1)
+
+
+def test_a_plan_of_another_shape_is_named(card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        plans, "build_trt_plan", lambda trt, content, _, **more: pretend_tensorrt.pretend_plan(trt, content, 3, **more)
+    )
+    with pytest.raises(EngineError, match=r"takes and gives .*\(3, 3, 128, 128\).* instead of .*\(8, 3, 128, 128\)"):
+        open_session(variant(make_model(tmp_path)), BATCH, 1)
+
+
+def test_a_plan_is_read_once(card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read, reading = make_model(tmp_path), list[Path](), plans.read_verified
+    open_session(variant(model), BATCH, 1)
+    monkeypatch.setattr(plans, "read_verified", lambda path, *about: (read.append(path), reading(path, *about))[1])
+    open_session(variant(model), BATCH, 1)
+    assert read == [*(tmp_path / "plans").glob("*.plan")]
+
+
+# Refitting
+
+
+def make_shared_plan(model: Model) -> None:
+    device = tensorrt_session.device_of("tensorrt")
+    plans.ensure_trt_plan(device.trt, OnnxFile("fp32", model.path, model.sha256), device.target(BATCH, refit=True))
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2, 3])
+def test_a_shared_plan_takes_the_weights_of_each_model(
+    launcher: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    seed: int | None,
+) -> None:
+    """Whenever the card comes to it."""
+    card = pretend_gpu(monkeypatch, launcher, seed)
+    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
+    make_shared_plan(models[0])
+    caplog.clear()
+    for model in models:
+        with open_session(variant(model), BATCH, 1) as session:
+            found = session.infer(card.asarray(content))
+            np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-5, atol=1e-5)
+            assert json.loads(session.info.versions)["refitted"] is True
+    assert not caplog.messages
+    assert len(list((tmp_path / "plans").glob("*.plan"))) == 1
+
+
+def test_a_plan_that_keeps_its_weights_is_found_out_and_another_built(
+    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(1)
+    make_shared_plan(models[0])
+    monkeypatch.setattr(pretend_tensorrt.OnnxParserRefitter, "forgets", True)
+    with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(models[1]), BATCH, 1) as session:
+        found = session.infer(card.asarray(content))
+        np.testing.assert_allclose(to_numpy(found), reference(models[1], content), rtol=1e-5, atol=1e-5)
+        assert json.loads(session.info.versions)["refitted"] is False
+    assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text
+
+
+def without_bias(content: bytes) -> bytes:
+    """The file with a classifier that has lost its bias."""
+    model = onnx.load_from_string(content)
+    [bias] = (one for one in model.graph.initializer if one.name == "offset")
+    values = numpy_helper.to_array(bias)
+    bias.CopyFrom(numpy_helper.from_array(values * 0, bias.name))
+    return model.SerializeToString()
+
+
+def test_a_refit_that_loses_a_bias_is_found_out_at_fp16(
+    card: PretendCupy, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT 11.3's notes have it that the bias of a product may be lost: a hundredth of the largest logit here."""
+    model = make_model(tmp_path)
+    half = make_onnx_file(model, "fp16")[0]
+    images = photograph_crops(128)
+    right, wrong = (onnx_logits(content, images) for content in (read_for_cpu(half), without_bias(read_for_cpu(half))))
+    assert tensorrt_session.CLOSE["fp16"] < measure_parity(right, wrong).relative_difference < 0.02
+    device = tensorrt_session.device_of("tensorrt")
+    plans.ensure_trt_plan(device.trt, half, device.target(BATCH, refit=True))
+    load = pretend_tensorrt.Engine.load
+
+    def refits(parser: Any, content: bytes) -> bool:
+        load(parser.refitter.engine, without_bias(content))
+        return True
+
+    caplog.set_level(logging.WARNING, "bandlens")
+    monkeypatch.setattr(pretend_tensorrt.OnnxParserRefitter, "refit_from_bytes", refits)
+    with open_session(variant_of(model, "tensorrt", "fp16"), BATCH, 1) as session:
+        assert json.loads(session.info.versions)["refitted"] is False
+    assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text

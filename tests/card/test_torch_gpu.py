@@ -1,0 +1,171 @@
+"""torch on a card that is none: CuPy's memory is the host's, torch computes there, and graphs replay what was done."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pretend_torch
+import pytest
+import torch
+from pretend_cupy import PretendCupy
+from pretend_gpu import pretend_gpu
+from small import make_model, make_pictures
+
+from bandlens.engine.backends import torch as torch_session
+from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.engine.device.driver import Gpu
+from bandlens.errors import DeviceError, EngineError
+from bandlens.export.onnx.files import load_onnx_file
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
+from bandlens.export.torch import network
+from bandlens.export.torch.network import OnnxNetwork
+from bandlens.probes.arrays import to_numpy
+from bandlens.records import Model, Variant
+
+BATCH = 8
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> PretendCupy:
+    return pretend_gpu(monkeypatch)
+
+
+def variant(model: Model, precision: str = "fp32") -> Variant:
+    return variant_of(model, "torch-cuda", precision)
+
+
+def batches(count: int, size: int = 128) -> list[np.ndarray]:
+    pictures = make_pictures(BATCH * count, size).transpose(0, 3, 1, 2)
+    return list(np.split(np.ascontiguousarray(pictures, np.float32) / np.float32(255), count))
+
+
+def reference(model: Model, images: np.ndarray) -> np.ndarray:
+    return onnx_logits(model.path.read_bytes(), images)
+
+
+def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: PretendCupy, tmp_path: Path) -> None:
+    model, contents = make_model(tmp_path), batches(4)
+    wanted = [reference(model, content) for content in contents]
+    buffers = [card.empty(contents[0].shape, np.float32) for _ in range(3)]
+    with open_session(variant(model), BATCH, 1) as session:
+        before = pretend_torch.CUDAGraph.replayed
+        for turn in range(12):
+            buffer, k = buffers[turn % 3], turn % 4
+            buffer.set(contents[k])
+            logits = session.infer(buffer)
+            assert type(logits) is type(buffer), "they stay on the card"
+            np.testing.assert_allclose(to_numpy(logits), wanted[k], rtol=1e-4, atol=1e-4)
+        assert pretend_torch.CUDAGraph.replayed - before == 12
+
+
+def test_sessions_that_share_memory_do_not_disturb_each_other(card: PretendCupy, tmp_path: Path) -> None:
+    models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
+    images = card.asarray(content)
+    sessions = [open_session(variant(model), BATCH, 1) for model in models]
+    kept = [session.infer(images) for session in sessions]
+    for model, logits in zip(models, kept, strict=True):
+        np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-4, atol=1e-4)
+
+
+def test_half_precision_runs_the_file_of_that_precision(card: PretendCupy, tmp_path: Path) -> None:
+    model, [content] = make_model(tmp_path), batches(1)
+    make_onnx_file(model, "fp16")
+    wanted = onnx_logits(read_for_cpu(load_onnx_file(model, "fp16")), content)
+    with open_session(variant(model, "fp16"), BATCH, 1) as session:
+        logits = to_numpy(session.infer(card.asarray(content)))
+        assert {buffer.dtype for buffer in session.network.buffers()} == {torch.float16}
+    assert logits.dtype == np.float32
+    assert np.abs(logits - wanted).max() <= torch_session.CLOSE["fp16"] * np.abs(wanted).max()
+
+
+def test_bfloat16_rounds_as_bfloat16_does(card: PretendCupy, tmp_path: Path) -> None:
+    """Eight bits of a float: coarser than the fp32 file, and no coarser than eight bits and a few operators make it."""
+    model, [content] = make_model(tmp_path), batches(1)
+    wanted = reference(model, content)
+    with open_session(variant(model, "bf16"), BATCH, 1) as session:
+        logits = to_numpy(session.infer(card.asarray(content)))
+        np.testing.assert_array_equal(to_numpy(session.infer(card.asarray(content))), logits)
+    apart = np.abs(logits - wanted).max() / np.abs(wanted).max()
+    assert 2**-14 < apart < 8 * 2**-8
+
+
+def test_a_precision_that_the_gpu_lacks_is_refused(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_session, "gpus", lambda: (Gpu("Tesla T4", 1 << 34, "7.5", "580"),))
+    with pytest.raises(
+        EngineError, match="Tesla T4 has no bf16, which takes a newer GPU; set precision to fp16 or fp32"
+    ):
+        open_session(variant(make_model(tmp_path), "bf16"), BATCH, 1)
+
+
+def test_says_that_threads_do_not_count(card: PretendCupy, tmp_path: Path) -> None:
+    with open_session(variant(make_model(tmp_path)), BATCH, 4) as session:
+        info = session.info
+    assert (info.device, info.batch, info.threads) == ("Pretended", BATCH, 0)
+    assert json.loads(info.versions) == {
+        "torch": torch.__version__, "numpy": np.__version__, "cupy": "0", "driver": "580"
+    }  # fmt: skip
+
+
+def test_what_cannot_be_captured_is_asked_for_plainly_and_said_once(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    models, contents = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batches(2)
+    monkeypatch.setattr(pretend_torch, "broken", ["operation not permitted when stream is capturing"])
+    with caplog.at_level(logging.WARNING, "bandlens"):
+        for model in models:
+            with open_session(variant(model), BATCH, 1) as session:
+                for content in contents:
+                    found = session.infer(card.asarray(content))
+                    np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-4, atol=1e-4)
+    assert caplog.messages == [
+        "torch-cuda asks for its work batch by batch, since no CUDA graph can be captured: CUDA error: operation not "
+        "permitted when stream is capturing"
+    ]
+
+
+def test_arrays_that_torch_would_copy_are_refused(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A graph would read the copy for ever."""
+    there = torch.as_tensor
+    monkeypatch.setattr(torch, "as_tensor", lambda array, **options: there(array, **options).clone())
+    with pytest.raises(EngineError, match="torch copies CuPy's arrays, where it should read them"):
+        open_session(variant(make_model(tmp_path)), BATCH, 1)
+
+
+def test_no_room_for_a_batch_is_said_while_opening(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(OnnxNetwork):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if len(images) == 64:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation")
+            return super().forward(images)
+
+    monkeypatch.setattr(network, "OnnxNetwork", Full)
+    with pytest.raises(DeviceError, match=r"Tried to allocate 2 GiB\.; try a smaller batch$") as caught:
+        open_session(variant(make_model(tmp_path)), 64, 1)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_card_that_fails_ends_with_one_line(
+    card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [content] = batches(1)
+
+    def lost(_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure\nFor debugging")
+
+    with open_session(variant(make_model(tmp_path)), BATCH, 1) as session:
+        images = card.asarray(content)
+        session.infer(images)
+        monkeypatch.setattr(pretend_torch.CUDAGraph, "replay", lost)
+        with pytest.raises(DeviceError, match=r"^the GPU failed: CUDA error: unspecified launch failure; what was"):
+            session.infer(images)

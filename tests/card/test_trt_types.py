@@ -1,0 +1,179 @@
+"""Every name and argument that goes to TensorRT, checked by mypy against stubs made of the real bindings.
+
+The bindings of TensorRT 10.16 are installed without its libraries: three empty libraries let them be imported, which is
+enough to read their names and signatures. Nothing of TensorRT runs here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from required import miss
+
+ROOT = Path(__file__).parent.parent.parent
+TYPES = "export/plans/types.py"
+PLAN = "export/plans/build.py"
+SESSION = "engine/backends/tensorrt.py"
+
+LIBRARIES = {
+    "nvinfer": (
+        "createInferBuilder_INTERNAL",
+        "createInferRefitter_INTERNAL",
+        "createInferRuntime_INTERNAL",
+        "getBuilderPluginRegistry",
+        "getPluginRegistry",
+        "getInferLibVersion",
+    ),
+    "nvonnxparser": (
+        "createNvOnnxParserRefitter_INTERNAL",
+        "createNvOnnxParser_INTERNAL",
+        "getNvOnnxParserVersion",
+    ),
+    "nvinfer_plugin": ("initLibNvInferPlugins",),
+}
+"""What the bindings look up, in libraries of TensorRT 10."""
+
+
+def stub_libraries(folder: Path) -> Path:
+    """Libraries whose every function returns null."""
+    if shutil.which("gcc") is None:
+        miss("gcc", "no gcc to compile stub libraries with")
+    folder.mkdir()
+    for library, functions in LIBRARIES.items():
+        name = f"lib{library}.so.10"
+        source = "".join(f"void *{function}(void) {{ return 0; }}\n" for function in functions)
+        command = ["gcc", "-x", "c", "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name), "-"]
+        subprocess.run(command, input=source, text=True, check=True)
+    return folder
+
+
+def type_stubs(module: str, folder: Path, libraries: str = "") -> Path:
+    """Type stubs of the module, as the package `tensorrt` in the folder."""
+    command = [sys.executable, "-m", "pybind11_stubgen", module, "--ignore-all-errors", "--output-dir", str(folder)]
+    subprocess.run(command, check=True, capture_output=True, env=os.environ | {"LD_LIBRARY_PATH": libraries})
+    (folder / module).rename(folder / "tensorrt")
+    for path in (folder / "tensorrt").glob("*.pyi"):
+        path.write_text(mended(path.read_text().replace(module, "tensorrt")))
+    return folder
+
+
+def mended(stubs: str) -> str:
+    """The stubs as Python: the generator copies what pybind11 wrote into docstrings."""
+    for wrong, right in (
+        (r"\bin: ", "in_: "),  # a parameter
+        (r"channel_axis: typing.SupportsInt\)", "channel_axis: typing.SupportsInt = ...)"),  # after one with a default
+        (r"-> \.\.\.:", "-> typing.Any:"),  # types of C++ that it could not translate
+        (r": \.\.\.(?=[,)\n])", ": typing.Any"),
+        (r"(?<=[ \[])bool\b(?=[^:]|:$)", "builtins.bool"),  # the module has a `bool` of its own
+        (r"^import typing$", "import builtins\nimport typing"),
+        (
+            r"^class Dims:$",
+            "class Dims:\n    def __iter__(self) -> typing.Iterator[int]: ...",
+        ),  # it has a length, and [k]
+        (r"^__all__: list\[str\] = \[", "__all__: list[str] = ['__version__', "),
+    ):
+        stubs = re.sub(wrong, right, stubs, flags=re.MULTILINE)
+    return stubs
+
+
+@pytest.fixture(scope="module")
+def tensorrt(gpu_checks: Callable[[str], None], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stubs of TensorRT."""
+    for package in ("tensorrt_bindings", "pybind11_stubgen", "mypy"):
+        gpu_checks(package)
+    folder = tmp_path_factory.mktemp("tensorrt")
+    return type_stubs("tensorrt_bindings", folder / "stubs", str(stub_libraries(folder / "libraries")))
+
+
+@pytest.mark.parametrize(
+    ("extra", "package", "bindings"),
+    [
+        ("gpu", "tensorrt-cu13", "tensorrt-cu13-bindings"),
+        ("rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-bindings"),
+        ("rtx", "tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu13-libs"),
+    ],
+)
+def test_no_other_version_is_installed_than_the_one_that_is_checked(
+    extra: str, package: str, bindings: str, gpu_checks: Callable[[str], None]
+) -> None:
+    gpu_checks("tensorrt_bindings")
+    gpu_checks("tensorrt_rtx_bindings")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    [asked] = [one for one in map(Requirement, extras[extra]) if one.name == package]
+    assert str(asked.specifier) == f"=={version(bindings)}", "a range would admit versions that nobody looked at"
+
+
+def mypy(stubs: Path, *files: Path) -> list[str]:
+    """What mypy finds in the files with these stubs. Other modules are skipped, since `make lint` has checked them."""
+    options = ["--strict", "--follow-imports=skip", "--no-warn-return-any", "--no-warn-unused-ignores"]
+    command = [sys.executable, "-m", "mypy", *options, f"--cache-dir={stubs / 'cache'}", *map(str, files)]
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | {"MYPYPATH": str(stubs)}, capture_output=True, text=True)
+    assert not ran.stderr, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert lines[-1].startswith(("Found", "Success"))
+    return [line for line in lines[:-1] if not line.startswith(f"{stubs / 'tensorrt'}")]
+
+
+def ours(*names: str) -> list[Path]:
+    return [ROOT / "typings" / "bandlens" / name for name in names]
+
+
+def module_check(folder: Path) -> Path:
+    """A file that is wrong if the module `tensorrt` is not what `TensorRT` says of it."""
+    file = folder / "module_check.py"
+    file.write_text("import tensorrt\nfrom bandlens.export.plans.types import TensorRT\nmodule: TensorRT = tensorrt\n")
+    return file
+
+
+def test_what_is_used_of_tensorrt_is_there(tensorrt: Path) -> None:
+    assert mypy(tensorrt, *ours(TYPES, PLAN, SESSION), module_check(tensorrt)) == []
+
+
+def test_what_is_used_of_tensorrt_rtx_is_there(rtx: object, tensorrt: Path, tmp_path: Path) -> None:
+    stubs = type_stubs("tensorrt_rtx_bindings", tmp_path)
+    assert mypy(stubs, *ours(TYPES, PLAN, SESSION), module_check(stubs)) == []
+
+
+MISTAKES = (
+    ("a name of the module", PLAN, "trt.Refitter(", "trt.Refiter("),
+    ("a method", PLAN, "create_builder_config()", "create_builder_confg()"),
+    ("a flag", PLAN, "BuilderFlag.TF32", "BuilderFlag.TF23"),
+    ("too few arguments", PLAN, "OnnxParser(network, log)", "OnnxParser(network)"),
+    ("too many arguments", PLAN, "refit_cuda_engine_async(stream)", "refit_cuda_engine_async(stream, 0)"),
+    ("exchanged arguments", PLAN, "serialized_network(network, config)", "serialized_network(config, network)"),
+    ("a method of the session", SESSION, "execute_async_v3(", "execute_async_v4("),
+    ("a property of the session", SESSION, ".num_io_tensors", ".num_io_tensor"),
+    ("a declared name", TYPES, "    Refitter:", "    Refiter:"),
+)
+
+
+def test_mistakes_are_found(tensorrt: Path, tmp_path: Path) -> None:
+    """Copies of our files with one mistake each."""
+    copies = {}
+    for number, (what, name, right, wrong) in enumerate(MISTAKES):
+        source = (ROOT / name).read_text()
+        assert right in source
+        folders = ["bandlens", *name.split("/")[:-1]]
+        absolute = re.sub(
+            r"^from (\.+)",
+            lambda dots: f"from {'.'.join(folders[: len(folders) + 1 - len(dots[1])])}.",  # noqa: B023 - used at once
+            source.replace(right, wrong),
+            flags=re.MULTILINE,
+        )
+        if name == TYPES:
+            absolute += "\n\nimport tensorrt\nmodule: TensorRT = tensorrt\n"
+        copies[what] = tmp_path / f"mistake_{number}.py"
+        copies[what].write_text(absolute)
+    found = mypy(tensorrt, *ours(TYPES), *copies.values())
+    unseen = [what for what, copy in copies.items() if not any(line.startswith(str(copy)) for line in found)]
+    assert unseen == []

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+import pytest
+from networks import (  # noqa: F401 - fixtures
+    gpu_checks,
+    home,
+    photographs,
+    published,
+    randomize,
+    resnet18,
+    resnet50,
+    resnet50_content,
+    rtx,
+    server,
+    tiny,
+    weights_file,
+)
+
+from bandlens.app.console import listen
+
+
+@pytest.fixture(autouse=True)
+def _notes_on_stderr() -> None:
+    """As the root of the command line has it: tests of one group of commands do without the root."""
+    listen()

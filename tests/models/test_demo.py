@@ -1,0 +1,99 @@
+"""The demo, end to end: what README's first command promises."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pages import FENCE, ROOT, compare, environment_in, printed_by
+from PIL import Image
+from small import ask
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.demo import CROPS, PHOTOGRAPHS, crops
+
+TUTORIAL = (ROOT / "docs" / "guide" / "tutorial.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder that the demo made, and what it printed."""
+    folder = tmp_path_factory.mktemp("first-command")
+    return folder / "demo", printed_by("bandlens demo --out demo", folder, environment_in(folder))
+
+
+def test_it_prints_what_the_tutorial_shows(demo: tuple[Path, str]) -> None:
+    (shown,) = (body for language, _, body in FENCE.findall(TUTORIAL) if language == "text" and body.startswith("== "))
+    compare(shown, demo[1])
+
+
+def test_every_prediction_is_in_the_database(demo: tuple[Path, str]) -> None:
+    with open_store(demo[0] / "results.duckdb", read_only=True) as store:
+        counts = store.frame(
+            "SELECT cell, count(*) AS n, count(DISTINCT image_index) AS images FROM prediction GROUP BY 1"
+        )
+        clean = store.frame("SELECT top1, measure FROM accuracy WHERE probe = 'clean'").row(0)
+        low = dict(store.frame("SELECT cutoff, top1 FROM accuracy WHERE probe = 'lowpass'").rows())
+    assert len(counts) == 52
+    assert set(counts["n"]) == set(counts["images"]) == {64}
+    assert clean == (1.0, "agreement")
+    assert low[0.99] > low[0.3] > low[0.01]
+
+
+def test_crops_of_a_photograph_are_one_cluster(demo: tuple[Path, str]) -> None:
+    with open_store(demo[0] / "results.duckdb", read_only=True) as store:
+        clusters = store.frame(
+            "SELECT split_part(path, '/', 1) AS photograph, min(cluster), max(cluster) FROM image GROUP BY 1"
+        )
+        notes = store.frame("SELECT low, note FROM metric WHERE metric LIKE '%_frequency_bias'").rows()
+        interval = store.frame("SELECT low, high FROM accuracy WHERE probe = 'lowpass' AND cutoff = 0.5").row(0)
+    assert len(clusters) == len(PHOTOGRAPHS)
+    assert notes == [(None, "8 independent images are too few for an interval")] * 2
+    assert all(first == last for _, first, last in clusters.rows())
+    assert interval[1] - interval[0] > 0.3  # eight photographs cannot tell more; 64 independent images would
+
+
+def test_the_network_is_placed_among_a_thousand(demo: tuple[Path, str]) -> None:
+    assert "efficientnet_lite0 is tf_efficientnet_lite0.in1k, by its weights" in demo[1]
+    placed = demo[1].split("tf_efficientnet_lite0.in1k")[-1]
+    assert re.search(r"timm +imagenet +74\.85 +1150 +1266", placed)
+    assert re.search(r"timm +imagenet-r +36\.03 +\d+ +1266 +34\.44 +1\.596", placed)
+
+
+def test_pictures_and_metrics(demo: tuple[Path, str]) -> None:
+    out, printed = demo
+    for name in ("sheet.png", "curves.png"):
+        with Image.open(out / name) as picture:
+            assert min(picture.size) > 300
+    assert 500_000 < (out / "report.html").stat().st_size < 5_000_000
+    for part in ("logits differ by up to", "3,328 predictions", "spectral_bias", "critical_bandwidth", "psychometric",
+                 "All models (n = 48)", "shape_bias", "-0.76", "retina/"):  # fmt: skip
+        assert part in printed
+
+
+def test_the_demo_again_runs_nothing_and_its_study_is_an_ordinary_one(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    run = [sys.executable, "-P", "-m", "bandlens", "run", str(out / "study.toml"), "--db", str(out / "results.duckdb")]
+    result = subprocess.run([*run, "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout)["ran"] == 0
+
+
+def test_the_page_on_python_runs_on_it(demo: tuple[Path, str]) -> None:
+    page = (ROOT / "docs" / "guide" / "python.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL))
+    subprocess.run([sys.executable, "-P", "-W", "error", "-c", code], check=True, cwd=demo[0])
+    assert ask(demo[0] / "training.duckdb", "SELECT DISTINCT checkpoint FROM accuracy ORDER BY 1") == [
+        ("epoch10",),
+        ("epoch20",),
+    ]
+    assert "<svg" in (demo[0] / "lowpass.svg").read_text(encoding="utf-8")
+
+
+def test_the_crops_are_64_windows_inside_their_photographs() -> None:
+    made = list(crops())
+    assert len(made) == len({name for name, _ in made}) == len(PHOTOGRAPHS) * len(CROPS) == 64
+    assert all(image.shape[0] == image.shape[1] >= 130 for _, image in made)

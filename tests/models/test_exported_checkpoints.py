@@ -1,0 +1,169 @@
+"""Export of real networks by the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from click.testing import Result
+from numpy.typing import NDArray
+from safetensors.torch import save_file
+from small import make_images, make_model, make_pictures
+from torch import nn
+from typer.testing import CliRunner
+
+from bandlens.app.commands import checkpoints
+from bandlens.app.commands.export import export, export_own
+from bandlens.engine.device import devices, requirements
+from bandlens.engine.device.driver import Gpu
+from bandlens.errors import BandlensError
+from bandlens.export.models import load_model, verify_model
+from bandlens.export.onnx.files import describe_onnx_file, read_onnx_file
+from bandlens.export.onnx.parity import measure_parity, onnx_logits
+from bandlens.export.onnx.precisions import Calibration, make_onnx_file
+from bandlens.records import Model
+
+app = typer.Typer()
+app.add_typer(checkpoints.app)
+app.command()(export)
+app.command()(export_own)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def failure(result: Result) -> BandlensError:
+    assert isinstance(result.exception, BandlensError), result.output
+    assert "\n" not in str(result.exception)
+    return result.exception
+
+
+def test_export_goes_on_after_a_failure(resnet50: nn.Module, home: Path) -> None:
+    weights = home / "weights"
+    weights.mkdir(parents=True)
+    save_file(resnet50.state_dict(), weights / "tv_resnet50.safetensors")
+    (weights / "resnet50_frozen_random.pth").write_bytes(b"damaged")
+    result = run("export", "resnet50_frozen_random", "tv_resnet50", "--image-size", 64, "--json")
+    error = failure(result)
+    assert (error.exit_code, str(error).split(";")[0]) == (1, "1 not exported: resnet50_frozen_random")
+    assert "bandlens: resnet50_frozen_random: cannot read weights" in result.stderr
+    assert [row["name"] for row in json.loads(result.stdout)] == ["tv_resnet50"]
+    assert [path.name for path in (home / "models").glob("*.onnx")] == ["tv_resnet50.onnx"]
+    model = load_model(None, "tv_resnet50")
+    assert (model.category, model.architecture, model.source) == ("baseline", "resnet50", "timm:timm/resnet50.tv_in1k")
+    (weights / "tv_resnet50.safetensors").unlink()
+    (home / "models" / "tv_resnet50.onnx").unlink()
+
+
+def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    model = make_model(folder, "mine", size=64)
+    images = make_images(tmp_path / "images.set", make_pictures(310, size=64))
+    own = ("export", "mine", "--out", folder, "--json")
+    assert "give a packed image set" in str(failure(run(*own, "--precision", "int8")))
+    assert "unknown precision 'int9'" in str(failure(run(*own, "--precision", "fp16,int9")))
+    made = run(*own, "--precision", "fp16,int8", "--precision", "fp32", "--calibration", images.folder)
+    rows = {row["precision"]: row for row in json.loads(made.stdout)}
+    assert list(rows) == ["fp16", "int8", "fp32"]
+    assert {row["name"] for row in rows.values()} == {"mine"}
+    assert rows["fp32"]["sha256"] == model.sha256[:16]
+    assert (rows["fp16"]["images"], rows["int8"]["images"]) == (300, 300)
+    assert rows["int8"]["top1_disagreements"] >= rows["fp16"]["top1_disagreements"]
+    assert Path(rows["int8"]["file"]) == folder / "int8" / "mine.onnx"
+    about = json.loads((folder / "int8" / "mine.json").read_text())
+    assert about["calibration"] == {"name": "images.set", "digest": images.info.digest, "images": 300}
+    (kept,) = json.loads(run(*own, "--precision", "int8").stdout)
+    assert kept == rows["int8"]
+    wrong = make_images(tmp_path / "wrong.set", make_pictures(2, size=128))
+    message = str(failure(run(*own, "--precision", "int8", "--calibration", wrong.folder)))
+    assert "has images of 128 pixels, and the model takes 64; pack it with --size 64" in message
+
+
+def test_one_of_the_48_is_exported_once(resnet50: nn.Module, home: Path) -> None:
+    weights = home / "weights" / "tv_resnet50.safetensors"
+    weights.parent.mkdir(parents=True)
+    save_file(resnet50.state_dict(), weights)
+    fp16 = ("export", "tv_resnet50", "--image-size", 64, "--precision", "fp16", "--json")
+    (row,) = json.loads(run(*fp16).stdout)
+    assert row["precision"] == "fp16"
+    weights.unlink()  # nothing is left to export from
+    assert json.loads(run(*fp16).stdout) == [row]
+    for path in (home / "models").rglob("*.onnx"):
+        path.unlink()
+
+
+def test_with_a_gpu_plans_are_built(rtx: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX in the place of TensorRT, and a GPU by name only: plans are built, not run."""
+    gpu = Gpu("NVIDIA H100 80GB HBM3", 80 * 2**30, "9.0", "580.1")
+    monkeypatch.setattr(devices, "readiness", lambda _: devices.Readiness(True, "tensorrt_rtx"))
+    monkeypatch.setattr(devices, "gpus", lambda: (gpu,))
+    monkeypatch.setattr(requirements, "load", lambda _: rtx)
+    make_model(tmp_path, "mine", size=64)
+    words = ("export", "mine", "--out", tmp_path, "--precision", "fp32,fp16", "--batch", 4, "--json")
+    plans = [Path(row["trt_plan"]) for row in json.loads(run(*words).stdout)]
+    assert [path.name.rpartition(".")[0].rpartition(".")[0] for path in plans] == ["mine.fp32.b4", "mine.fp16.b4"]
+    assert all(path.stat().st_size > 0 for path in plans)
+    assert "(9.0)" in json.loads(plans[0].with_suffix(".json").read_text())["gpu"]
+    assert "an int8 file has scales of its own" in str(failure(run(*words, "--precision", "int8", "--refit")))
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    return make_model(tmp_path / "my models", "a.v1", size=64)
+
+
+def test_int8_is_made_and_described(model: Model, photographs: NDArray[np.float32]) -> None:
+    calibration = Calibration("val.set", "0123", photographs[:7])
+    onnx_file, parity = make_onnx_file(model, "int8", calibration)
+    about = describe_onnx_file(model, "int8")
+    assert about["calibration"] == {"name": "val.set", "digest": "0123", "images": 7}
+    assert about["versions"].keys() == {"onnx", "onnxruntime", "nncf"}
+    expected = measure_parity(
+        onnx_logits(verify_model(model), photographs[:7]), onnx_logits(read_onnx_file(onnx_file), photographs[:7])
+    )
+    assert parity == expected
+    assert about["parity"]["top1_disagreements"] == parity.top1_disagreements
+    again, _ = make_onnx_file(model, "int8", calibration)
+    assert again == onnx_file
+
+
+def test_of_a_file_with_an_average_the_average_is_exported_and_one_line_says_so(tiny: Path, tmp_path: Path) -> None:
+    state = torch.load(tiny)["state_dict"]
+    double = {key: value * 2 if value.is_floating_point() else value for key, value in state.items()}
+    torch.save({"state_dict": state, "state_dict_ema": double}, tmp_path / "two.pth")
+    only = {"average": double, "raw": state}
+    for name, weights in only.items():
+        torch.save(weights, tmp_path / f"{name}.pth")
+
+    def exported(file: Path, *options: str) -> tuple[dict[str, Any], list[str]]:
+        words = (file, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models", "--normalization", "none")
+        result = run("export-own", *words, "--architecture", "tried_tiny:Tiny", *options, "--json")
+        assert result.exit_code == 0, result.exception
+        (row,) = json.loads(result.stdout)
+        lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: mine: ")]
+        return row, lines
+
+    average, silent = exported(tmp_path / "average.pth")
+    assert (average["weights"], average["weights_left"], silent) == ("top level", [], [])
+    raw, _ = exported(tmp_path / "raw.pth")
+    assert raw["sha256"] != average["sha256"]
+    for options, same, taken, left in (
+        ((), average, "state_dict_ema", "state_dict"),
+        (("--weights", "ema"), average, "state_dict_ema", "state_dict"),
+        (("--weights", "raw"), raw, "state_dict", "state_dict_ema"),
+        (("--weights", "state_dict"), raw, "state_dict", "state_dict_ema"),
+    ):
+        row, lines = exported(tmp_path / "two.pth", *options)
+        assert (row["sha256"], row["weights"], row["weights_left"]) == (same["sha256"], taken, [left])
+        (line,) = lines
+        assert f"{taken} and left {left}" in line
+        assert ("moving average" in line) == (taken == "state_dict_ema")
+        told = json.loads((tmp_path / "models" / "mine.json").read_text())["weights"]
+        assert told == {"taken": taken, "left": [left], "ema": taken == "state_dict_ema"}

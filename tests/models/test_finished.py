@@ -1,0 +1,210 @@
+"""Finished ONNX files: what is taken computes what the file computed, by torch, which wrote it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bandlens.errors import CheckpointError, ExportError, UsageError
+from bandlens.export.models import load_model, verify_model
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.finished import is_onnx
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.pipeline import import_onnx
+from bandlens.export.weights.read import read
+
+IMAGENET, NONE = NORMALIZATIONS["imagenet"], NORMALIZATIONS["none"]
+
+
+class Small(nn.Module):
+    """Seven classes of images of any size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 6, 3, 2)
+        self.last = nn.Linear(6, 7)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu().mean((2, 3)))
+
+
+class Fixed(Small):
+    """Works on one image alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu().mean((0, 2, 3)))[None]
+
+
+class Two(Small):
+    def forward(self, x: torch.Tensor) -> Any:
+        logits = super().forward(x)
+        return logits, logits * 2
+
+
+class Last(Small):
+    """Channels last."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 3, 1, 2))
+
+
+class Likely(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).softmax(1)
+
+
+class Map(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x)
+
+
+class Mean(Small):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).mean()
+
+
+class Twice(Small):
+    """Takes whatever comes for two images."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).reshape(2, -1)
+
+
+def written(network: nn.Module, path: Path, shape: tuple[int, ...] = (1, 3, 64, 64), dynamic: str = "") -> nn.Module:
+    """The network with weights of its own, and its ONNX file with the names that `images` and `logits` would hide."""
+    torch.manual_seed(5)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    open_ = {at: torch.export.Dim(f"d{at}") for at, name in enumerate("bchw") if name in dynamic}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network.eval(),
+            (torch.zeros(2 if "b" in dynamic else shape[0], *shape[1:]),),
+            path,
+            dynamo=True,
+            input_names=["logits"],
+            dynamic_shapes=(open_,) if open_ else None,
+            external_data=False,
+            verbose=False,
+        )
+    return network
+
+
+def torch_logits(network: nn.Module, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        logits: NDArray[np.float32] = network(torch.from_numpy(images)).numpy()
+    return logits
+
+
+@pytest.mark.parametrize("dynamic", ["", "b"])
+def test_the_model_computes_what_torch_does_with_the_normalization_in_front(
+    dynamic: str, tmp_path: Path, photographs: NDArray[np.float32]
+) -> None:
+    network = written(Small(), tmp_path / "small.onnx", dynamic=dynamic)
+    model, parity = import_onnx(tmp_path / "small.onnx", "small", *IMAGENET, tmp_path / "models")
+    assert (model.classes, model.image_size, model.normalization) == (7, 64, "imagenet")
+    assert parity.holds
+    mean, std = (np.array(one, np.float32).reshape(3, 1, 1) for one in IMAGENET)
+    loaded = load_model(tmp_path / "models", "small")
+    found = onnx_logits(verify_model(loaded), photographs)
+    np.testing.assert_allclose(found, torch_logits(network, (photographs - mean) / std), rtol=1e-3, atol=1e-4)
+
+
+def test_an_open_size_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
+    written(Small(), tmp_path / "small.onnx", dynamic="bhw")
+    with pytest.raises(UsageError, match="leaves the size of its images open; say which with --image-size"):
+        import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path)
+    model, _ = import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path, image_size=96)
+    found = onnx.load(model.path).graph.input[0].type.tensor_type.shape.dim
+    assert [one.dim_param or one.dim_value for one in found] == ["batch", 3, 96, 96]
+
+
+def test_weights_in_a_file_beside_it_become_part_of_it(tmp_path: Path, photographs: NDArray[np.float32]) -> None:
+    network = written(Small(), tmp_path / "small.onnx")
+    onnx.save(onnx.load(tmp_path / "small.onnx"), tmp_path / "apart.onnx", save_as_external_data=True, size_threshold=0)
+    assert len(list(tmp_path.iterdir())) == 3
+    model, _ = import_onnx(tmp_path / "apart.onnx", "small", *NONE, tmp_path / "models")
+    found = onnx_logits(verify_model(model), photographs)
+    np.testing.assert_allclose(found, torch_logits(network, photographs), rtol=1e-3, atol=1e-4)
+
+
+def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -> None:
+    written(Small(), tmp_path / "small.onnx")
+    apart, whole = tmp_path / "apart.onnx", onnx.load(tmp_path / "small.onnx")
+    onnx.save(whole, apart, save_as_external_data=True, size_threshold=99, location="beside")
+    first, _ = import_onnx(apart, "small", *NONE, tmp_path / "models")
+    (np.fromfile(tmp_path / "beside", np.float32) / 2).tofile(tmp_path / "beside")
+    other, _ = import_onnx(apart, "small", *NONE, tmp_path / "models")
+    assert first.weights_sha256 != other.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "message"),
+    [
+        (Fixed(), (1, 3, 64, 64), "works on batches of 1 alone; export it with a dynamic batch"),
+        (Two(), (1, 3, 64, 64), "has 1 inputs and 2 outputs"),
+        (Last(), (1, 64, 64, 3), "takes (1, 64, 64, 3) float; export it to take (batch, 3, size, size) float32"),
+        (Likely(), (1, 3, 64, 64), "gives probabilities, not logits; export the network without its last softmax"),
+        (Map(), (1, 3, 64, 64), "gives (18, 6, 31, 31) float32 for 18 images"),
+        (Mean(), (1, 3, 64, 64), "gives (18,) float32 for 18 images"),
+        (Twice(), (2, 3, 64, 64), "works on batches of 2 alone; export it with a dynamic batch"),
+        (Small(), (1, 3, 64, 96), "takes images of 64 x 96 pixels; only square ones can be measured"),
+    ],
+)
+def test_what_is_no_classifier_is_refused(
+    network: nn.Module, shape: tuple[int, ...], message: str, tmp_path: Path
+) -> None:
+    written(network, tmp_path / "small.onnx", shape)
+    with pytest.raises(ExportError) as caught:
+        import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path / "models")
+    assert message in str(caught.value)
+    assert not (tmp_path / "models").exists()
+
+
+def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(Small(), tmp_path / "small.onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ExportError, match=r"pip install 'bandlens\[cpu\]'"):
+        import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path / "models")
+
+
+def test_each_kind_of_file_is_sent_to_its_own_option(tmp_path: Path, tiny: Path) -> None:
+    written(Small(), tmp_path / "small.pth")  # whatever it is called
+    assert is_onnx(tmp_path / "small.pth")
+    assert not is_onnx(tiny)
+    with pytest.raises(CheckpointError, match=r"small\.pth is an ONNX file; use --onnx"):
+        read(tmp_path / "small.pth")
+    with pytest.raises(UsageError, match="is no ONNX file; weights are given without --onnx, and with --architecture"):
+        import_onnx(tiny, "small", *NONE, tmp_path)
+
+
+def test_the_command_takes_it(tmp_path: Path) -> None:
+    written(Small(), tmp_path / "small.onnx")
+    command = [
+        sys.executable,
+        "-m",
+        "bandlens",
+        "export-own",
+        "--onnx",
+        "small.onnx",
+        "--name",
+        "small",
+        "--out",
+        "models",
+    ]
+    ran = subprocess.run(
+        [*command, "--normalization", "none"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert load_model(tmp_path / "models", "small").classes == 7

@@ -1,0 +1,128 @@
+"""Gates of int8 against fp32, as NNCF and OpenVINO make and run it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gated import COUNT, REFERENCE, gated_study
+from small import Command, ask, make_images, make_model, make_pictures
+
+from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.errors import EngineError
+from bandlens.export.models import load_model
+from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.onnx.int8 import to_int8
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and images. The int8 of `one` is its own; that of `two` is made of other weights."""
+    folder = tmp_path_factory.mktemp("gate")
+    pictures = make_pictures(COUNT)
+    make_images(folder / "images.set", pictures)
+    one, two = (make_model(folder / "models", name, seed=seed) for name, seed in (("one", 0), ("two", 2)))
+    other = make_model(folder / "others", "other", seed=3)
+    calibration = (pictures.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+    for model, content in ((one, one.path.read_bytes()), (two, other.path.read_bytes())):
+        save_onnx_file(model, "int8", to_int8(content, [calibration]), {})
+    return folder
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
+
+
+@pytest.fixture(scope="module")
+def int8(made: Path) -> None:
+    """Skips where the processor cannot run int8 as the graph says."""
+    try:
+        with open_session(variant_of(load_model(made / "models", "one"), "openvino", "int8"), 8, 1):
+            pass
+    except EngineError as error:
+        if "this processor" not in str(error):
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.mark.usefixtures("int8")
+def test_a_precision_that_answers_the_same_passes_and_may_be_run(command: Command, place: Path) -> None:
+    study, db = gated_study(place, "one", precision="int8"), place / "r.duckdb"
+    answer = command("gate", study, *REFERENCE, "--db", db)
+    assert (answer.code, answer.err) == (0, "")
+    assert "openvino:int8 against onnxruntime:fp32: ran 6 of 6 cells, 240 predictions" in answer.out
+    assert answer.out.endswith("3 of 3 gates pass\n")
+    found = ask(db, "SELECT checkpoint, image_set, probe, cutoff, n, verdict FROM gate ORDER BY cutoff NULLS FIRST")
+    assert found == [
+        ("one", "images.set", probe, cutoff, COUNT, "pass")
+        for probe, cutoff in (("clean", None), ("lowpass", 0.1), ("lowpass", 0.5))
+    ]
+    run = command("run", study, "--db", db, "--require-gate")
+    assert (run.code, run.err) == (0, "")
+    assert "nothing to run, all 3 cells are in" in run.out
+    assert ask(db, "SELECT DISTINCT precision FROM accuracy") == [("int8",)]
+
+
+@pytest.mark.usefixtures("int8")
+def test_one_that_answers_otherwise_fails_is_warned_of_and_can_be_refused(command: Command, place: Path) -> None:
+    study, db = gated_study(place, "one", "two", precision="int8"), place / "r.duckdb"
+    answer = command("gate", study, *REFERENCE, "--db", db)
+    assert answer.code == 1
+    (line,) = answer.err.splitlines()
+    assert line.startswith("bandlens: openvino:int8 against onnxruntime:fp32: 3 of 6 gates fail, up to ")
+    assert line.endswith("run the study at a precision that passes")
+    assert "3 of 6 gates pass; these do not:" in answer.out
+    shown = answer.out.split("these do not:")[1]
+    assert "two" in shown
+    assert "one" not in shown
+
+    warning = (
+        "openvino int8 has not passed the precision gate for 3 of 6 pairs of checkpoint and condition; see: "
+        f"bandlens gate STUDY.toml --candidate openvino:int8 --db {db}\n"
+    )
+    refused = command("run", study, "--db", db, "--require-gate")
+    assert (refused.code, refused.out, refused.err) == (1, "", f"bandlens: {warning}")
+    assert ask(db, "FROM study") == []
+    warned = command("run", study, "--db", db)
+    assert (warned.code, warned.err) == (0, f"bandlens: warning: {warning}")
+    assert ask(db, "SELECT name FROM study") == [("study",)]
+
+
+@pytest.mark.usefixtures("int8")
+def test_json_holds_every_row(command: Command, place: Path) -> None:
+    study = gated_study(place, "one", "two", precision="int8")
+    answer = command("gate", study, *REFERENCE, "--db", place / "r.duckdb", "--json")
+    assert answer.code == 1
+    found = json.loads(answer.out)
+    assert (found["cells"], found["ran"], found["predictions"], found["failed"]) == (12, 12, 12 * COUNT, [])
+    assert len(found["rows"]) == 6
+    one, two = found["checkpoints"]
+    assert (one["checkpoint"], one["pass"], one["fail"], one["undecided"]) == ("one", 3, 0, 0)
+    assert (two["checkpoint"], two["pass"], two["fail"], two["undecided"]) == ("two", 0, 3, 0)
+    assert two["worst_flips"] == max(row["flips"] for row in found["rows"])
+    assert {"reference", "candidate", "p", "needed", "max_flips", "decided"} <= found["rows"][0].keys()
+
+
+@pytest.mark.usefixtures("int8")
+def test_a_gate_on_a_part_of_the_images_counts_for_all_of_them(command: Command, place: Path) -> None:
+    study, db = gated_study(place, "one", precision="int8"), place / "r.duckdb"
+    assert command("gate", study, *REFERENCE, "--images", 30, "--db", db).code == 0
+    assert ask(db, "SELECT DISTINCT image_set, n FROM gate") == [("images.set", 30)]
+    assert command("run", study, "--db", db, "--require-gate").code == 0
+    assert ask(db, "SELECT DISTINCT n FROM accuracy") == [(COUNT,)]
+
+
+@pytest.mark.usefixtures("int8")
+def test_the_report_shows_the_gates_of_what_the_study_ran(command: Command, place: Path) -> None:
+    db, page = place / "r.duckdb", place / "r.html"
+    study, trusted = gated_study(place, "one", precision="int8"), gated_study(place, "one", name="other")
+    for words in (("gate", study, *REFERENCE), ("run", study), ("run", trusted)):
+        assert command(*words, "--db", db).code == 0
+    assert command("report", "--db", db, "--study", "study", "--out", page).code == 0
+    assert "Precision gates" in page.read_text()
+    assert command("report", "--db", db, "--study", "other", "--out", page).code == 0
+    assert "Precision gates" not in page.read_text()

@@ -1,0 +1,219 @@
+"""OpenVINO's precisions: what each computes with real weights, and that what is asked for is what runs.
+
+The weights are EfficientNet-Lite0's. What is measured is how many photographs are classified otherwise than at fp32.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import copytree
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from small import ask, make_images, make_model, make_pictures, make_study
+
+from bandlens.app.demo import MODEL
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+from bandlens.engine.backends import openvino as openvino_session
+from bandlens.engine.backends.base import Session, open_session, variant_of
+from bandlens.errors import EngineError
+from bandlens.export.models import load_model
+from bandlens.export.onnx.files import save_onnx_file
+from bandlens.export.onnx.int8 import to_int8
+from bandlens.probes.images.pack import pack
+from bandlens.processors import processors
+from bandlens.records import Model
+
+if find_spec("openvino") is None or find_spec("nncf") is None:
+    pytest.skip("the extra openvino is not installed", allow_module_level=True)
+
+Images = NDArray[np.float32]
+PRECISIONS = ("fp32", "bf16", "int8")
+BATCH = 20
+
+
+def calibrated(model: Model, images: Images) -> Model:
+    """The model, with an int8 graph beside it."""
+    save_onnx_file(model, "int8", to_int8(model.path.read_bytes(), [images]), {})
+    return model
+
+
+@pytest.fixture(scope="module")
+def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Images:
+    """200 of them, in [0, 1]."""
+    images = pack(shared / "data" / "sample-images", tmp_path_factory.mktemp("photographs") / "photographs.set")
+    return np.ascontiguousarray(images.take(np.arange(200)), np.float32) / np.float32(255)
+
+
+@pytest.fixture(scope="module")
+def network(lite0: Path, photographs: Images, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """EfficientNet-Lite0, calibrated on every other photograph."""
+    folder = copytree(lite0, tmp_path_factory.mktemp("calibrated") / "models")
+    return calibrated(load_model(folder, MODEL), photographs[::2])
+
+
+def logits(session: Session, images: Images) -> Images:
+    found = [session.infer(images[first : first + BATCH]).copy() for first in range(0, len(images), BATCH)]
+    return np.concatenate(found)
+
+
+@pytest.fixture(scope="module")
+def found(network: Model, photographs: Images) -> Mapping[str, Images]:
+    """Logits of all photographs, by precision, and of ONNX Runtime."""
+    results = {}
+    for engine, precision in [("onnxruntime", "fp32"), *(("openvino", precision) for precision in PRECISIONS)]:
+        with open_session(variant_of(network, engine, precision), BATCH, 2) as session:
+            results[precision if engine == "openvino" else engine] = logits(session, photographs)
+    return results
+
+
+def test_logits_are_float32_at_every_precision(found: Mapping[str, Images]) -> None:
+    assert {(values.dtype.name, values.shape) for values in found.values()} == {("float32", (200, 1000))}
+
+
+def test_fp32_is_fp32(found: Mapping[str, Images]) -> None:
+    np.testing.assert_allclose(found["fp32"], found["onnxruntime"], rtol=1e-4, atol=1e-4)
+    assert (found["fp32"].argmax(1) == found["onnxruntime"].argmax(1)).all()
+
+
+@pytest.mark.parametrize(
+    ("precision", "flips", "nearest", "farthest"),
+    [("bf16", 8, 0.01, 0.1), ("int8", 24, 0.05, 0.3)],
+    ids=["bf16", "int8"],
+)
+def test_a_lower_precision_changes_few_predictions(
+    found: Mapping[str, Images], precision: str, flips: int, nearest: float, farthest: float
+) -> None:
+    """bf16 has 8 bits, int8 fewer: their logits are as far from fp32's as that makes them, not farther, nor nearer."""
+    difference = np.sqrt(np.mean((found[precision] - found["fp32"]) ** 2)) / found["fp32"].std()
+    assert nearest < difference < farthest
+    assert (found[precision].argmax(1) != found["fp32"].argmax(1)).sum() <= flips
+    # Nor on photographs that int8 was not calibrated on.
+    assert (found[precision].argmax(1) != found["fp32"].argmax(1))[1::2].sum() <= flips / 2
+
+
+# What is asked for is what runs
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    return calibrated(make_model(tmp_path / "models"), images(16, 7))
+
+
+def images(count: int, seed: int = 5) -> Images:
+    return np.ascontiguousarray(make_pictures(count, seed=seed).transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_threads_asked_for_are_taken(model: Model, precision: str) -> None:
+    for threads in (1, 2):
+        with open_session(variant_of(model, "openvino", precision), 4, threads) as session:
+            assert session.info.threads == min(threads, processors())
+
+
+def test_a_graph_without_int8_does_not_run_as_int8(model: Model) -> None:
+    wrong = replace(variant_of(model, "openvino", "int8"), path=model.path, sha256=model.sha256)
+    with pytest.raises(
+        EngineError, match=r"one \(openvino int8\): OpenVINO runs .* otherwise \(2 in f32, the rest in f32"
+    ):
+        open_session(wrong, 4, 1)
+
+
+def test_a_precision_that_openvino_does_not_keep_to_is_refused(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    bf16 = openvino_session.PRECISIONS["bf16"]
+    monkeypatch.setitem(openvino_session.PRECISIONS, "bf16", replace(bf16, hint="f32"))
+    with pytest.raises(
+        EngineError, match=r"one \(openvino bf16\): OpenVINO runs .* otherwise \(2 in f32, the rest in f32"
+    ):
+        open_session(variant_of(model, "openvino", "bf16"), 4, 1)
+
+
+def test_bf16_needs_a_processor_that_has_it(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    without = SimpleNamespace(get_property=lambda *_: ["FP32", "INT8", "BIN"])
+    monkeypatch.setattr(openvino_session, "_core", lambda: without)
+    with pytest.raises(EngineError, match="this processor has no bf16, only FP32, INT8, BIN; take fp32"):
+        open_session(variant_of(model, "openvino", "bf16"), 4, 1)
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from bandlens.engine.backends.base import open_session, variant_of
+from bandlens.errors import EngineError
+from bandlens.export.models import load_model
+for precision in ("fp32", "int8"):
+    try:
+        with open_session(variant_of(load_model(Path(sys.argv[1]), "one"), "openvino", precision), 4, 1):
+            print(precision, "opened")
+    except EngineError as error:
+        print(precision, error)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86 processors saturate")
+@pytest.mark.parametrize("kernels", ["AVX2", "AVX512_CORE"])
+def test_int8_that_saturates_is_refused(model: Model, kernels: str) -> None:
+    """OpenVINO is told to do without the newer instructions of this processor."""
+    command = [sys.executable, "-P", "-c", OPEN, str(model.path.parent)]
+    environment = os.environ | {"DNNL_MAX_CPU_ISA": kernels}
+    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
+    assert said[0] == "fp32 opened"
+    assert said[1].startswith("int8 one (openvino int8): on this processor OpenVINO's int8 saturates at 16 bits")
+
+
+# Many sessions
+
+
+def test_only_one_session_keeps_its_activations(network: Model) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("needs /proc")
+    content = np.zeros((64, 3, 224, 224), np.float32)
+    fp32 = variant_of(network, "openvino", "fp32")
+    sessions = [open_session(fp32, 64, 1) for _ in range(4)]
+    memory = [anonymous_megabytes()]
+    for session in sessions:
+        session.infer(content)
+        memory.append(anonymous_megabytes())
+    first, rest = memory[1] - memory[0], memory[-1] - memory[1]
+    assert first > 50, "there is something to share"
+    assert rest < first / 2
+
+
+def anonymous_megabytes() -> float:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["RssAnon"].split()[0]) / 1024
+
+
+# A whole run
+
+STUDY = "lowpass = { cutoff = [0.05, 0.3] }\ncritical_band = { noise_sd = [0.0, 0.16], frequency = [1, 3] }"
+PREDICTIONS = """
+SELECT checkpoint, probe, parameters, image_index, predicted, label_rank, confidence
+FROM prediction JOIN study_detail ON study_detail.cell = prediction.cell WHERE engine = ? ORDER BY ALL
+"""
+
+
+def test_a_run_gives_the_predictions_of_onnxruntime(tmp_path: Path) -> None:
+    for k in range(2):
+        make_model(tmp_path / "models", f"m{k}", seed=k)
+    make_images(tmp_path / "images.set", make_pictures(21), labels=[k % 12 for k in range(21)])
+    database = tmp_path / "results.duckdb"
+    for engine in ("onnxruntime", "openvino"):
+        study = make_study(tmp_path, name=engine, engine=engine, probes=STUDY)
+        summary = run_study(resolve(Study.read(study)), database)
+        assert (summary.ran, summary.failed) == (summary.cells, [])
+    rows = {engine: ask(database, PREDICTIONS, [engine]) for engine in ("onnxruntime", "openvino")}
+    assert len(rows["openvino"]) == 2 * 21 * 6
+    assert [row[:6] for row in rows["openvino"]] == [row[:6] for row in rows["onnxruntime"]]
+    np.testing.assert_allclose([row[6] for row in rows["openvino"]], [row[6] for row in rows["onnxruntime"]], rtol=1e-4)

@@ -1,0 +1,211 @@
+"""The whole study in miniature: every kind of image set, the grid, the attack, and the numbers that come of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from benchmark_sets import make_benchmark
+from numpy.typing import NDArray
+from small import ask, bandlens, make_model
+
+from bandlens.probes.benchmarks.check import Subset
+from bandlens.probes.images.decision_spaces import decision_space
+from bandlens.probes.images.image_set import ImageSet, open_image_set
+from bandlens.protocol import IMAGENET_C, IMAGENET_CBAR, SEVERITIES
+
+SIZE = 128
+MODELS = ("one", "two")
+SETS = {
+    "imagenet": {"name": "imagenet-real", "per_class": 4},
+    "imagenet-v2": {},
+    "imagenet-a": {},
+    "imagenet-r": {},
+    "imagenet-sketch": {},
+    "imagenet-c": {"per_class": 1, "corruptions": Subset(corruptions=IMAGENET_C, severities=SEVERITIES)},
+    "imagenet-cbar": {"per_class": 1, "corruptions": Subset(corruptions=IMAGENET_CBAR, severities=SEVERITIES)},
+    "cue-conflict": {"per_class": 5},
+    "stylized": {},
+}
+"""Where the paper's study looks for them, and what of the miniatures differs from the usual."""
+COUNT = 52 + 1 + 8 + 19 * 5 + 10 * 5 - 2
+"""Cells of a checkpoint: the grid, the attack, and the other sets, two of which are many."""
+
+
+@dataclass(frozen=True)
+class Paper:
+    folder: Path
+
+    @property
+    def database(self) -> Path:
+        return self.folder / "results.duckdb"
+
+    def run(self, *words: str) -> str:
+        """What the command printed."""
+        answer = bandlens(*words, cwd=self.folder)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    def ask(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return ask(self.database, sql, parameters)
+
+    def sets(self) -> dict[str, ImageSet]:
+        """By name."""
+        folders = [file.parent for file in (self.folder / "sets").rglob("set.json")]
+        return {images.info.name: images for images in map(open_image_set, folders)}
+
+    def metric(self, checkpoint: str, metric: str) -> tuple[float | None, str | None]:
+        [found] = self.ask("SELECT value, note FROM metric WHERE checkpoint = ? AND metric = ?", checkpoint, metric)
+        return found
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
+    """Packed, run and analyzed by the command line, as docs/guide/benchmarks.md has it."""
+    found = Paper(tmp_path_factory.mktemp("paper"))
+    (found.folder / "sets").mkdir()
+    for out, options in SETS.items():
+        options = {"name": out} | options
+        miniature = make_benchmark(folder=found.folder / "raw" / out / "images", size=SIZE, **options)  # type: ignore[arg-type]
+        found.run("benchmarks", "pack", *miniature.words, "--out", f"sets/{out}", "--name", out)
+    for seed, name in enumerate(MODELS):
+        make_model(found.folder / "models", name, size=SIZE, classes=1000, seed=seed)
+    study = found.run("study", "paper")
+    (found.folder / "paper.toml").write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 8\n{study}')
+    found.run("run", "paper.toml")
+    found.run("analyze", "--resamples", "100")
+    return found
+
+
+def test_plan_tells_cells_disk_and_time(paper: Paper) -> None:
+    told = json.loads(paper.run("plan", "paper.toml", "--db", "other.duckdb", "--json"))["to_run"]
+    sets = paper.sets()
+    assert told["cells"] == len(MODELS) * COUNT
+    perturbed, others = sets["imagenet"].info.count, sum(s.info.count for n, s in sets.items() if n != "imagenet")
+    assert told["predictions"] == len(MODELS) * (53 * perturbed + others)
+    assert told["image_bytes"] == sum(images.nbytes for images in sets.values())
+    assert told["attack_operations"] / told["operations"] == pytest.approx(
+        (1 + 3 * 40) * perturbed / (52 * perturbed + others)
+    )
+    assert told["seconds"] > 0
+    words = paper.run("plan", "paper.toml", "--db", "other.duckdb")
+    assert "one batch of one, measured now; one step of an attack on one, measured now" in words
+    assert "on an H100: no less than" in words
+
+
+def test_every_cell_is_complete_and_a_second_run_has_nothing_to_do(paper: Paper) -> None:
+    assert paper.ask("SELECT count(*), count(*) FILTER (complete) FROM cell") == [(2 * COUNT, 2 * COUNT)]
+    assert "nothing to run" in paper.run("run", "paper.toml")
+    assert "nothing to run" in paper.run("plan", "paper.toml")
+
+
+def decide(space: str, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """By definition: the class whose members have the largest mean probability."""
+    shares = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
+    members = decision_space(space).members
+    means = np.stack([shares[:, list(indices)].mean(axis=1) for indices in members], axis=1)
+    return np.array(decision_space(space).ids)[means.argmax(axis=1)]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What ONNX Runtime itself gives for the clean images of a set."""
+
+    images: ImageSet
+    predicted: NDArray[np.int64]
+
+    @property
+    def top1(self) -> float:
+        return 100 * float((self.predicted == self.images.labels).mean())
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def checkpoint(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def answers(paper: Paper, checkpoint: str) -> dict[str, Answers]:
+    """By name of the set."""
+    session = onnxruntime.InferenceSession(paper.folder / "models" / f"{checkpoint}.onnx")
+    found = {}
+    for name, images in paper.sets().items():
+        pixels = images.take(np.arange(images.info.count)).astype(np.float32) / np.float32(255)
+        found[name] = Answers(images, decide(images.info.decision_space, session.run(None, {"images": pixels})[0]))
+    return found
+
+
+def test_clean_predictions_are_those_of_onnx_runtime_in_each_decision_space(
+    paper: Paper, checkpoint: str, answers: dict[str, Answers]
+) -> None:
+    for name, wanted in answers.items():
+        found = paper.ask(
+            "SELECT predicted, label_rank = 0 FROM prediction JOIN study_detail USING (cell) "
+            "WHERE checkpoint = ? AND image_set = ? AND probe = 'clean' ORDER BY image_index",
+            checkpoint,
+            name,
+        )
+        predicted, right = zip(*found, strict=True)
+        assert list(predicted) == wanted.predicted.tolist(), name
+        assert list(right) == (wanted.predicted == wanted.images.labels).tolist(), name
+    spaces = {wanted.images.info.decision_space for wanted in answers.values()}
+    assert spaces == {"all", "imagenet-a", "imagenet-r", "sixteen"}
+
+
+def real_percent(imagenet: Answers) -> float:
+    scheme = imagenet.images.schemes["real"]
+    lists: dict[int, set[int]] = {}
+    for image, label in zip(scheme.image_index.tolist(), scheme.classes.tolist(), strict=True):
+        lists.setdefault(image, set()).add(label)
+    assert 0 < len(lists) < imagenet.images.info.count, "some images have no label"
+    return 100 * float(np.mean([imagenet.predicted[image] in classes for image, classes in lists.items()]))
+
+
+def mean(values: Sequence[float]) -> Any:
+    return pytest.approx(float(np.mean(values)))
+
+
+def test_groups_are_the_means_of_their_benchmarks(paper: Paper, checkpoint: str, answers: dict[str, Answers]) -> None:
+    def share(benchmark: str) -> float:
+        return float(np.mean([one.top1 for one in answers.values() if one.images.info.benchmark == benchmark]))
+
+    clean = share("imagenet-real")
+    value, note = paper.metric(checkpoint, "ID")
+    assert value == mean([clean, share("imagenet-v2"), real_percent(answers["imagenet"])])
+    assert note is not None, "a miniature says how little of the benchmark it is"
+    value, _ = paper.metric(checkpoint, "Robustness")
+    assert value == mean([share("imagenet-a"), share("imagenet-c"), share("imagenet-cbar")])
+    value, _ = paper.metric(checkpoint, "Concepts")
+    assert value == mean([share("imagenet-sketch"), share("imagenet-r"), share("stylized")])
+    value, _ = paper.metric(checkpoint, "Adversarial")
+    [(attacked,)] = paper.ask("SELECT top1 FROM accuracy WHERE probe = 'pgd_linf' AND checkpoint = ?", checkpoint)
+    assert value == pytest.approx(100 * attacked)
+    assert attacked <= clean / 100
+    value, note = paper.metric(checkpoint, "ID_as_published")
+    assert value is None
+    assert note is not None
+    assert "incomplete" in note, "the last 336 of 50,000 images are not there"
+
+
+def test_shape_bias_is_the_share_of_shapes_among_decisions(
+    paper: Paper, checkpoint: str, answers: dict[str, Answers]
+) -> None:
+    found = answers["cue-conflict"]
+    shapes, textures = found.images.labels, found.images.schemes["texture"].classes
+    conflict = shapes != textures
+    shape, texture = (int((found.predicted == cue)[conflict].sum()) for cue in (shapes, textures))
+    value, _ = paper.metric(checkpoint, "shape_bias")
+    assert value == (pytest.approx(shape / (shape + texture)) if shape + texture else None)
+    accuracy, _ = paper.metric(checkpoint, "cue_accuracy")
+    assert accuracy == pytest.approx((shape + texture) / conflict.sum())
+
+
+def test_predictions_have_names(paper: Paper) -> None:
+    spaces = paper.ask("SELECT decision_space, count(*) FROM class_name GROUP BY ALL ORDER BY ALL")
+    assert spaces == [("all", 1000), ("imagenet-a", 200), ("imagenet-r", 200), ("sixteen", 16)]

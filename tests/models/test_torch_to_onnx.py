@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bandlens.errors import ExportError, UsageError
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.from_torch import Normalized, to_onnx
+from bandlens.export.onnx.parity import Parity, check_images, check_parity, measure_parity, onnx_logits
+
+Images = NDArray[np.float32]
+
+
+class Function(nn.Module):
+    """A network with one weight that does what it is told."""
+
+    def __init__(self, function: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.function = function
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, images: Tensor) -> object:
+        return self.function(images * self.scale)
+
+
+@pytest.fixture(scope="module")
+def content(resnet18: nn.Module) -> bytes:
+    """The export of resnet18 for 64 x 64 pixels."""
+    return to_onnx(imagenet(resnet18), 64)[0]
+
+
+def imagenet(network: nn.Module) -> Normalized:
+    return Normalized(network, *NORMALIZATIONS["imagenet"]).eval()
+
+
+def operators(content: bytes) -> Counter[str]:
+    return Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
+
+
+def test_resnet50_exports_clean_and_equal(resnet50: nn.Module, photographs: Images) -> None:
+    network = imagenet(resnet50)
+    content, classes = to_onnx(network, 64)
+    counts = operators(content)
+    assert classes == 1000
+    assert counts["BatchNormalization"] == 0
+    assert counts["Conv"] == 53
+    assert counts.keys() == {"Conv", "Relu", "Add", "Sub", "Div", "MaxPool", "ReduceMean", "Reshape", "Gemm"}
+    parity = check_parity(network, content, photographs, "resnet50")
+    assert (parity.images, parity.top1_disagreements) == (18, 0)
+    assert parity.relative_difference < 1e-5
+    with torch.no_grad():
+        predicted = network(torch.from_numpy(photographs)).argmax(dim=1)
+    assert len(set(predicted.tolist())) > 1
+
+
+def test_normalization_is_in_the_graph(content: bytes, resnet18: nn.Module, photographs: Images) -> None:
+    mean, std = (np.float32(numbers).reshape(1, 3, 1, 1) for numbers in NORMALIZATIONS["imagenet"])
+    with torch.no_grad():
+        expected = resnet18(torch.from_numpy((photographs - mean) / std)).numpy()
+    assert np.allclose(onnx_logits(content, photographs), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_only_the_batch_is_open(content: bytes, photographs: Images) -> None:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    (images,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.shape, images.type) == ("images", ["batch", 3, 64, 64], "tensor(float)")
+    assert (logits.name, logits.shape, logits.type) == ("logits", ["batch", 1000], "tensor(float)")
+    whole = session.run(["logits"], {"images": photographs})[0]
+    for size in (1, 5):
+        options = onnxruntime.SessionOptions()
+        options.add_free_dimension_override_by_name("batch", size)
+        pinned = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        part = pinned.run(["logits"], {"images": photographs[:size]})[0]
+        assert np.allclose(part, whole[:size], atol=1e-4 * np.abs(whole).max())
+
+
+def test_exporting_again_is_silent_and_gives_the_same_bytes(
+    content: bytes, resnet18: nn.Module, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert to_onnx(imagenet(resnet18), 64)[0] == content
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+    model = onnx.load_from_string(content)
+    del model.graph.initializer[:]  # among millions of weights, some spell anything
+    for trace in (b"stack_trace", b".py", b'File "'):
+        assert trace not in model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda images: (images.mean((2, 3)), images), "gives tuple"),
+        (lambda images: images, r"gives \(2, 3, 32, 32\) torch.float32"),
+        (lambda images: images.mean((0, 2, 3)), r"gives \(3,\)"),
+        (lambda images: images.mean((2, 3)).double(), "torch.float64"),
+        (lambda images: images.reshape(2, 1, 1), "fails on images of 32 x 32"),
+        (lambda images: images.reshape(2, 3 * 32 * 32)[:, :10], "open batch size|fixes a size"),
+        (lambda images: images.mean((2, 3)) if images.sum().item() > 0 else images.amax((2, 3)), "open batch size"),
+    ],
+)
+def test_networks_that_cannot_be_used(function: Callable[[Tensor], object], message: str) -> None:
+    with pytest.raises(ExportError, match=message) as caught:
+        to_onnx(imagenet(Function(function)), 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_with_random_numbers_is_refused(photographs: Images) -> None:
+    network = imagenet(Function(lambda images: nn.functional.dropout(images.mean((2, 3)), training=True)))
+    content, _ = to_onnx(network, 64)
+    with pytest.raises(ExportError, match=r"does not compute what torch does.*nothing was written"):
+        check_parity(network, content, photographs, "random")
+
+
+@pytest.mark.parametrize(("value", "kind"), [(torch.nan, "NaN"), (torch.inf, "infinite")])
+@pytest.mark.filterwarnings("error")
+def test_logits_that_are_not_finite_are_told_with_their_images(value: float, kind: str, photographs: Images) -> None:
+    bright = np.flatnonzero(photographs.mean((1, 2, 3)) > np.median(photographs.mean((1, 2, 3))))
+    limit = float(np.median(photographs.mean((1, 2, 3))))
+
+    def logits(images: Tensor) -> Tensor:
+        means = images.mean((1, 2, 3), keepdim=True).flatten(1)
+        return torch.where(means > limit, torch.full_like(means, value), means)
+
+    network = Normalized(Function(logits), *NORMALIZATIONS["none"]).eval()
+    content, _ = to_onnx(network, 64)
+    numbers = ", ".join(map(str, bright[:5]))
+    with pytest.raises(ExportError) as caught:
+        check_parity(network, content, photographs, "broken")
+    assert str(caught.value).startswith(
+        f"broken in torch gives logits that are {kind} for {len(bright)} of {len(photographs)} images "
+        f"(numbers {numbers} and {len(bright) - 5} more, from 0); nothing was written; "
+    )
+
+
+def test_a_doctored_file_is_refused(content: bytes, resnet18: nn.Module, photographs: Images) -> None:
+    model = onnx.load_from_string(content)
+    (bias,) = (one for one in model.graph.initializer if one.name.endswith("fc.bias"))
+    changed = onnx.numpy_helper.to_array(bias).copy()
+    changed[7] += 1e3
+    bias.CopyFrom(onnx.numpy_helper.from_array(changed, bias.name))
+    with pytest.raises(ExportError, match="top-1 differs on"):
+        check_parity(imagenet(resnet18), model.SerializeToString(), photographs, "doctored")
+
+
+def test_compare_counts_what_differs() -> None:
+    logits = np.float32([[1, 0, 0], [0, 2, 0], [1, 1, 0]])
+    assert measure_parity(logits, logits) == Parity(3, 0.0, 0.0, 1, 0)
+    assert measure_parity(logits, logits).holds
+    tie_broken = logits + np.float32([[0, 0, 0], [0, 0, 0], [0, 1e-6, 0]])
+    assert measure_parity(logits, tie_broken).holds
+    near = np.float32([[1, 0.9999, 0]])
+    swapped = measure_parity(near, near[:, [1, 0, 2]])
+    assert swapped.relative_difference < 1e-3
+    assert swapped.top1_disagreements == 1
+    assert not swapped.holds
+    assert not measure_parity(logits, logits * np.float32(1.01)).holds
+    assert not measure_parity(logits, np.full_like(logits, np.nan)).holds
+    infinite = np.full_like(logits, np.inf)
+    assert not measure_parity(infinite, infinite).holds
+    assert measure_parity(np.zeros((2, 1), np.float32), np.zeros((2, 1), np.float32)).holds
+
+
+def test_images_are_checked(photographs: Images) -> None:
+    assert check_images(photographs, 64) is photographs
+    for images, message in (
+        (photographs.astype(np.float64), "float64"),
+        (photographs[:, :, :32], r"got \(18, 3, 32, 64\)"),
+        (photographs[:0], r"got \(0"),
+        (photographs * 255, r"lie in \[0, 1\]"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            check_images(images, 64)
+
+
+def test_without_onnx_runtime_the_extra_is_named(
+    resnet18: nn.Module, photographs: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    with pytest.raises(ExportError, match=r"pip install 'bandlens\[cpu\]'"):
+        onnx_logits(b"", photographs)

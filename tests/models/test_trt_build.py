@@ -1,0 +1,192 @@
+"""Plans, really built by TensorRT-RTX, which needs no GPU for it.
+
+They are built and not run here, and what RTX makes of a graph is not what TensorRT makes of it: sizes and kernels
+differ. What holds for both is how graphs are read, typed and refused, since RTX has TensorRT's parser and API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from bandlens.errors import ExportError, UsageError
+from bandlens.export.onnx.fp16 import to_fp16
+from bandlens.export.onnx.int8 import symmetric_activations, to_int8
+from bandlens.export.photographs import photograph_crops
+from bandlens.export.plans.build import build_log, build_trt_plan, parse_onnx
+
+BATCH = 32
+
+
+@pytest.fixture(scope="module")
+def unsymmetric(resnet50_content: bytes) -> bytes:
+    return to_int8(resnet50_content, [photograph_crops(224)[:4]])
+
+
+@pytest.fixture(scope="module")
+def graphs(resnet50_content: bytes, unsymmetric: bytes) -> dict[str, bytes]:
+    """ResNet-50 with random weights and BatchNorm statistics of photographs."""
+    return {
+        "fp32": resnet50_content,
+        "fp16": to_fp16(resnet50_content),
+        "int8": symmetric_activations(unsymmetric),
+    }
+
+
+class Read:
+    """A network as the parser leaves it. The parser has to live as long."""
+
+    def __init__(self, trt: ModuleType, content: bytes, batch: int = BATCH) -> None:
+        self.log = build_log(trt, [])
+        self.builder = trt.Builder(self.log)
+        self.network = self.builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        self.parser = trt.OnnxParser(self.network, self.log)
+        parse_onnx(trt, self.parser, self.network, content, batch)
+
+    def layers(self, kind: Any) -> Iterator[Any]:
+        for index in range(self.network.num_layers):
+            layer = self.network.get_layer(index)
+            if layer.type == kind:
+                yield layer
+
+
+def small_graph(*nodes: onnx.NodeProto, batch: str | int = "batch") -> bytes:
+    """From images of 8 pixels to three logits."""
+    ends = [
+        helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, 8, 8]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3]),
+    ]
+    graph = helper.make_graph(nodes, "small", ends[:1], ends[1:])
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("mine", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+MEAN = (
+    helper.make_node("GlobalAveragePool", ["images"], ["mean"], name="mean"),
+    helper.make_node("Flatten", ["mean"], ["logits"], name="flatten"),
+)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_networks_take_images_and_give_logits(precision: str, rtx: ModuleType, graphs: dict[str, bytes]) -> None:
+    network = Read(rtx, graphs[precision]).network
+    assert (network.num_inputs, network.num_outputs) == (1, 1)
+    images, logits = network.get_input(0), network.get_output(0)
+    assert (images.name, tuple(images.shape), images.dtype) == ("images", (BATCH, 3, 224, 224), rtx.DataType.FLOAT)
+    assert (logits.name, tuple(logits.shape), logits.dtype) == ("logits", (BATCH, 1000), rtx.DataType.FLOAT)
+    assert network.get_flag(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+
+
+def test_the_graph_decides_on_the_types_of_convolutions(rtx: ModuleType, graphs: dict[str, bytes]) -> None:
+    kinds = {}
+    for precision in ("fp32", "fp16"):
+        read = Read(rtx, graphs[precision])
+        convolutions = list(read.layers(rtx.LayerType.CONVOLUTION))
+        assert len(convolutions) == 53
+        kinds[precision] = {layer.get_input(0).dtype for layer in convolutions}
+        kinds[precision] |= {layer.get_output(0).dtype for layer in convolutions}
+    assert kinds == {"fp32": {rtx.DataType.FLOAT}, "fp16": {rtx.DataType.HALF}}
+
+
+def test_int8_convolutions_take_int8_through_dequantization(rtx: ModuleType, graphs: dict[str, bytes]) -> None:
+    read = Read(rtx, graphs["int8"])
+    dequantized = {}
+    for layer in read.layers(rtx.LayerType.DEQUANTIZE):
+        assert layer.get_input(0).dtype == rtx.DataType.INT8
+        dequantized[layer.get_output(0).name] = layer
+    pooled = {layer.get_output(0).name: layer.get_input(0).name for layer in read.layers(rtx.LayerType.POOLING)}
+    convolutions = list(read.layers(rtx.LayerType.CONVOLUTION))
+    assert len(convolutions) == 53
+    for layer in convolutions:
+        activation, weights = (layer.get_input(index).name for index in (0, 1))
+        assert pooled.get(activation, activation) in dequantized
+        assert weights in dequantized
+    quantized = list(read.layers(rtx.LayerType.QUANTIZE))
+    assert {layer.get_output(0).dtype for layer in quantized} == {rtx.DataType.INT8}
+    assert len(quantized) == 55  # no activation is left out: 53 convolutions, the classifier, one side of 16 sums
+    sums = [
+        [layer.get_input(index).name in dequantized for index in (0, 1)]
+        for layer in read.layers(rtx.LayerType.ELEMENTWISE)
+        if layer.name.startswith("node_add")
+    ]
+    assert [sum(terms) for terms in sums] == [1] * 16, "so that each is fused into its convolution"
+
+
+def test_plans_are_built(rtx: ModuleType, graphs: dict[str, bytes], tmp_path: Path) -> None:
+    """Every weight in the type of the graph: so many bytes at least, and at most a third more."""
+    parameters = 25.5e6
+    for precision, width in (("fp32", 4), ("fp16", 2), ("int8", 1)):
+        lines: list[str] = []
+        cache = tmp_path / "timing.cache"
+        plan = build_trt_plan(rtx, graphs[precision], BATCH, timing_cache=cache, lines=lines)
+        assert parameters * width < len(plan) < parameters * width * 1.4
+        assert cache.stat().st_size > 0
+        assert any(line.startswith("INFO: ") for line in lines)
+        assert not any(line.startswith("VERBOSE") for line in lines)
+
+
+def test_plans_take_the_memory_that_they_are_given(rtx: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the flag, TensorRT-RTX's documentation has it, no stream can be captured."""
+    set_flag, seen = rtx.IBuilderConfig.set_flag, []
+
+    def remember(config: Any, flag: Any) -> None:
+        seen.append(flag)
+        set_flag(config, flag)
+
+    monkeypatch.setattr(rtx.IBuilderConfig, "set_flag", remember)
+    assert build_trt_plan(rtx, small_graph(*MEAN), 2)
+    assert seen == [rtx.BuilderFlag.REQUIRE_USER_ALLOCATION]
+
+
+def test_uint8_activations_are_refused(rtx: ModuleType, unsymmetric: bytes) -> None:
+    """What NNCF makes: TensorRT would build a plan of it that predicts nothing of worth, and only warn."""
+    lines: list[str] = []
+    with pytest.raises(ExportError, match=r"reads uint8 activations as int8.*100 warnings.*symmetric"):
+        build_trt_plan(rtx, unsymmetric, 1, lines=lines)
+    assert any("DEFAULTING TO INT8" in line.upper() for line in lines)
+
+
+def test_a_damaged_timing_cache_is_replaced(rtx: ModuleType, tmp_path: Path) -> None:
+    cache = tmp_path / "timing.cache"
+    cache.write_bytes(b"damaged")
+    lines: list[str] = []
+    build_trt_plan(rtx, small_graph(*MEAN), 2, timing_cache=cache, lines=lines)
+    assert any("timing cache" in line for line in lines if line.startswith("WARNING"))
+    assert cache.read_bytes() != b"damaged"
+    assert [path.name for path in tmp_path.iterdir()] == ["timing.cache"]
+
+
+@pytest.mark.parametrize(
+    ("node", "operator"),
+    [
+        (helper.make_node("Det", ["images"], ["logits"], name="the_one"), "Det"),
+        (helper.make_node("Blur", ["images"], ["logits"], name="the_one", domain="mine"), "Blur"),
+    ],
+)
+def test_operators_that_it_lacks_are_named(node: onnx.NodeProto, operator: str, rtx: ModuleType) -> None:
+    with pytest.raises(
+        ExportError, match=rf"cannot take operator {operator} \(node the_one\).*another engine"
+    ) as caught:
+        build_trt_plan(rtx, small_graph(node), 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_read_is_refused(rtx: ModuleType, graphs: dict[str, bytes]) -> None:
+    for content in (graphs["fp16"][:-1000], b"garbage"):
+        with pytest.raises(ExportError, match=r"cannot read the ONNX file: .*Failed to parse.*export it again"):
+            build_trt_plan(rtx, content, 2)
+
+
+def test_batches(rtx: ModuleType) -> None:
+    with pytest.raises(UsageError, match="at least one image, not 0"):
+        build_trt_plan(rtx, small_graph(*MEAN), 0)
+    with pytest.raises(ExportError, match="fixes its batch to 4, so there is no plan for 8"):
+        build_trt_plan(rtx, small_graph(*MEAN, batch=4), 8)
+    assert build_trt_plan(rtx, small_graph(*MEAN, batch=4), 4)
+    assert tuple(Read(rtx, small_graph(*MEAN), 7).network.get_output(0).shape) == (7, 3)

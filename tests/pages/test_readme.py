@@ -1,0 +1,75 @@
+"""README is run as it stands: its files are written, its commands typed, its outputs compared but for the times.
+
+docs/guide/tutorial.md has the output of the demo, which tests/models/test_demo.py compares.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pages import FENCE, README, ROOT, commands, compare, environment, printed_by
+
+from bandlens.version import __version__
+
+__all__ = ["environment"]  # a fixture
+
+
+def test_every_block_of_the_readme_does_what_it_shows(tmp_path: Path, environment: dict[str, str]) -> None:
+    ran = 0
+    for language, file, body in FENCE.findall(README):
+        if file:
+            (tmp_path / file).write_text(body, encoding="utf-8")
+        if language != "console":
+            continue
+        for command, shown in commands(body):
+            compare(shown, printed_by(command, tmp_path, environment))
+            ran += 1
+    assert ran >= 8
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed"),
+    [
+        ("a 0.12", "a 0.15"),
+        ("digest f16061d7a2043545", "digest f16061d7a2043546"),
+        ("7 cells", "8 cells"),
+        ("a\nb", "a"),
+        ("a", "a\nb"),
+        ("a\n…\nc", "a\nb"),
+        ("one two…", "one three"),
+    ],
+)
+def test_what_drifts_is_found(shown: str, printed: str) -> None:
+    with pytest.raises(AssertionError):
+        compare(shown, printed)
+
+
+def test_times_and_what_is_left_out_do_not_matter() -> None:
+    shown = "ran 7 cells in 1.5 s (120 a second)\n…\nthe end…"
+    compare(shown, "ran 7 cells in 22 s (8 a second)\nx\ny\nthe ending of it")
+
+
+def test_its_sections_stand_in_the_order_of_a_first_day() -> None:
+    titles = re.findall(r"^## (.*)$", README, re.MULTILINE)
+    assert titles[:6] == ["Two commands", "Your model, your answer", "Run", "Compare", "SQL", "Explore"]
+
+
+def test_it_is_short_and_leaves_long_outputs_to_the_tutorial() -> None:
+    assert len(README.splitlines()) <= 170
+    outputs = [
+        shown for language, _, body in FENCE.findall(README) if language == "console" for _, shown in commands(body)
+    ]
+    assert max(len(shown.splitlines()) for shown in outputs) <= 12
+
+
+@pytest.mark.parametrize("file", ["README.md", "CITATION.cff"])
+def test_what_is_cited_is_this_version(file: str) -> None:
+    versions = re.findall(r"(?<!-)\bversion(?: = \{|: )([\d.]+)", (ROOT / file).read_text(encoding="utf-8"))
+    assert versions == [__version__]
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", README))))
+def test_what_it_links_to_is_there(target: str) -> None:
+    assert (ROOT / target).exists()

@@ -1,0 +1,60 @@
+"""docs/guide/tutorial.md is followed from its first block to its last; the explorer is opened, looked at, and ended."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import urllib.request
+from pathlib import Path
+
+import pytest
+from pages import FENCE, ROOT, commands, compare, environment, printed_by
+from PIL import Image
+
+__all__ = ["environment"]  # a fixture
+
+PAGE = ROOT / "docs" / "guide" / "tutorial.md"
+
+
+def looked_at(command: str, folder: Path, environment: dict[str, str]) -> str:
+    """The page that the explorer serves; Ctrl-C ends it."""
+    with subprocess.Popen(
+        ["bash", "-c", f"exec {command}"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
+    ) as explorer:
+        assert explorer.stdout is not None
+        address = explorer.stdout.readline().strip()
+        sets = explorer.stdout.readline()
+        browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with browser.open(address) as page:
+            found = page.read().decode()
+        explorer.send_signal(signal.SIGINT)
+        assert explorer.wait(60) in (0, 130)
+    assert sets.startswith("1 image set found")
+    return str(found)
+
+
+@pytest.mark.timeout(1200)
+def test_every_block_of_the_tutorial_does_what_it_shows(tmp_path: Path, environment: dict[str, str]) -> None:
+    ran = []
+    for language, file, body in FENCE.findall(PAGE.read_text(encoding="utf-8")):
+        if language == "text" and body.startswith("== "):
+            continue  # what the demo prints, which tests/models/test_demo.py compares
+        assert file or language == "console", "a block that is not run"
+        if file:
+            (tmp_path / file).write_text(body, encoding="utf-8")
+            continue
+        for command, shown in commands(body):
+            if command.startswith("bandlens explore"):
+                assert "<title>" in looked_at(command, tmp_path, environment)
+            else:
+                compare(shown, printed_by(command, tmp_path, environment))
+            ran.append(command)
+    assert {"export-own", "images", "plan", "run", "compare", "explore"} <= {one.split()[1] for one in ran}
+    with Image.open(tmp_path / "wall.png") as wall:
+        assert wall.width > 3 * 64
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http)([^)#]+)", PAGE.read_text(encoding="utf-8")))))
+def test_what_it_links_to_is_there(target: str) -> None:
+    assert (PAGE.parent / target).exists()

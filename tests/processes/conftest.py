@@ -1,0 +1,11 @@
+"""Makes faults.py and soak.py importable by plain names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from explored import explored  # noqa: F401 - a fixture
+from own_probes import write  # noqa: F401 - a fixture
+
+sys.path.insert(0, str(Path(__file__).parent))

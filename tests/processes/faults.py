@@ -1,0 +1,518 @@
+"""Faults under seeds: runs that are killed, starved and lied to, and what must hold afterwards.
+
+`make campaign JOBS=faults SEED=0 ARGS="--local 200 --ray 40"` is the long campaign; tests strike a few.
+Whatever happens in between, the database never holds a row that an undisturbed run does not, nor one twice; nothing
+that was committed goes away; and one undisturbed run at the end makes it equal to the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from polars.testing import assert_frame_equal
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))  # for a run without pytest
+from ray_clusters import MEMORY
+from small import ask, make_study, rows_of, study_in
+from waiting import LIMIT_SECONDS
+
+from bandlens.app.signals import MESSAGE
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded, rebuild_study
+from bandlens.engine.distributed.cluster import RayOptions, import_ray
+from bandlens.errors import BandlensError
+
+COUNT = 64
+SLOW = """
+import time
+def slow(images, seconds):
+    time.sleep(seconds)
+    return images
+"""
+PROBES = """
+lowpass = {cutoff = [0.1, 0.3]}
+slow = {file = 'slow.py', seconds = SECONDS}
+"""
+CELLS = 8
+CRASHES = """
+import ctypes
+def crashes(images, at, index):
+    return ctypes.string_at(0) if index == at else images
+"""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A study, and what an undisturbed run of it stores."""
+
+    study: Path
+    crashing: Path
+    """The same with a probe more, which crashes in native code at one image."""
+    reference: pl.DataFrame
+
+    def run(self, database: Path, sharded: Sharded | None) -> None:
+        run_study(resolve(Study.read(self.study)), database, sharded=sharded)
+
+    def check(self, database: Path) -> int:
+        """What is stored is of the reference, each row once; gives the number of rows."""
+        if not database.exists():
+            return 0
+        with_parts = (
+            "SELECT key, image_index, predicted, label_rank, confidence FROM prediction JOIN cell ON cell.id = cell"
+        )
+        stored = pl.DataFrame(ask(database, f"{with_parts} ORDER BY ALL"), schema=self.reference.schema, orient="row")
+        assert ask(database, "SELECT coalesce(sum(count), 0) FROM part") == [(len(stored),)]
+        # Of the probe that crashes there is what it did before.
+        rows = stored.join(self.reference, on="key", how="semi", maintain_order="left")
+        assert_frame_equal(
+            rows, self.reference.join(rows, on=["key", "image_index"], how="semi", maintain_order="left")
+        )
+        return len(rows)
+
+    def finish(self, database: Path, sharded: Sharded | None) -> None:
+        """An undisturbed run completes the database."""
+        self.run(database, sharded)
+        assert_frame_equal(rows_of(database), self.reference)
+        assert self.check(database) == CELLS * COUNT
+
+
+def bench(folder: Path, seconds: float = 0.01) -> Bench:
+    """A study of 8 cells and 64 images, with a probe that takes so many seconds for each of 8 batches."""
+    folder.mkdir(exist_ok=True)
+    (folder / "slow.py").write_text(SLOW)
+    probes = PROBES.replace("SECONDS", str(seconds))
+    study = study_in(folder, COUNT, probes)
+    (folder / "crashes.py").write_text(CRASHES)
+    crashes = f"crashes = {{file = 'crashes.py', at = {COUNT // 2}}}"
+    crashing = make_study(folder, name="crashing", probes=probes + crashes)
+    database = folder / "reference.duckdb"
+    run_study(resolve(Study.read(study)), database)
+    return Bench(study, crashing, rows_of(database))
+
+
+# A process that strikes itself
+
+
+Place = str
+PLACES = (
+    "while a shard is written",
+    "before a shard is on the disk",
+    "before a shard gets its name",
+    "after a shard got its name",
+    "in the middle of a transaction",
+    "before a commit",
+    "after a commit",
+)
+
+
+def arm(place: Place, number: int) -> None:
+    """Kill this process the n-th time that it gets to the place."""
+    from bandlens.analysis.database.store import Store
+    from bandlens.engine.distributed import shards
+
+    left = number
+
+    def reached() -> bool:
+        nonlocal left
+        left -= 1
+        return left == 0
+
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def around(owner: Any, name: str, before: Callable[..., bool], after: Callable[..., bool]) -> None:
+        original = getattr(owner, name)
+
+        def patched(*given: Any, **named: Any) -> Any:
+            if before(*given):
+                die()
+            result = original(*given, **named)
+            if after(*given):
+                die()
+            return result
+
+        setattr(owner, name, patched)
+
+    def never(*_: Any) -> bool:
+        return False
+
+    def always(*_: Any) -> bool:
+        return reached()
+
+    def commits(_: Any, sql: str, *__: Any) -> bool:
+        return sql == "COMMIT" and reached()
+
+    def inserts(_: Any, sql: str, *__: Any) -> bool:
+        return sql.startswith("INSERT INTO prediction") and reached()
+
+    def half(temporary: Path, _: Path, content: bytes) -> bool:
+        if now := reached():
+            temporary.write_bytes(content[: len(content) // 2])
+        return now
+
+    owner, name, before, after = {
+        PLACES[0]: (shards, "_write_synced", half, never),
+        PLACES[1]: (os, "fsync", always, never),
+        PLACES[2]: (Path, "replace", always, never),
+        PLACES[3]: (Path, "replace", never, always),
+        PLACES[4]: (Store, "_load", inserts, never),
+        PLACES[5]: (Store, "execute", commits, never),
+        PLACES[6]: (Store, "execute", never, commits),
+    }[place]
+    around(owner, name, before, after)
+
+
+def _run(
+    study: Path, database: Path, sharded: Sharded | None, place: Place | None, number: int, room: int | None
+) -> None:
+    """In a process of its own; exit status 1 is one of bandlens's errors."""
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process; warnings of damaged shards
+    if room:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+    if place:
+        arm(place, number)
+    try:
+        run_study(resolve(Study.read(study)), database, sharded=sharded).raise_failures()
+    except BandlensError as error:
+        sys.exit(1 if "\n" not in str(error) else 2)
+
+
+def start(*given: Any) -> Any:
+    """`_run` in a process that has import_ray everything already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["faults", "bandlens.app.study.run", "onnxruntime", "ray"])
+    process = context.Process(target=_run, args=given, daemon=True)
+    process.start()
+    return process
+
+
+ENDINGS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGINT twice")
+
+
+def told_to_end(words: Sequence[str | Path], how: str, moments: random.Random) -> bool:
+    """Send a signal to a command at a random moment; gives whether that ended it, which it then does in one line."""
+    number = signal.Signals[how.split()[0]]
+    command = [sys.executable, "-P", "-m", "bandlens", *words]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not _listens(process.pid):
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 2))
+        process.send_signal(number)
+        if how.endswith("twice"):
+            time.sleep(moments.uniform(0, 0.5))
+            process.send_signal(number)
+        _, said = process.communicate(timeout=LIMIT_SECONDS)
+    if process.returncode == 0:
+        return False
+    assert process.returncode == 128 + number, (process.returncode, said)
+    assert said.splitlines()[-1] == MESSAGE
+    assert (said.count(MESSAGE), said.count("Traceback")) == (1, 0), said
+    return True
+
+
+def _listens(pid: int) -> bool:
+    """Whether a process has a handler for SIGHUP, the last that bandlens sets."""
+    caught = Path(f"/proc/{pid}/status").read_text().partition("SigCgt:")[2].split()[0]
+    return bool(int(caught, 16) >> (signal.SIGHUP - 1) & 1)
+
+
+def strike_local(bench: Bench, folder: Path, seed: int, struck: Counter[str]) -> None:
+    """A few faults on the local executor, then an undisturbed run."""
+    moments = random.Random(seed)
+    database, shards = folder / "results.duckdb", folder / "shards"
+    sharded, before = Sharded(str(shards)), 0
+
+    def how() -> Sharded:
+        """A shard a transaction, some, all of a run, or none."""
+        return replace(sharded, later=moments.random() < 0.2, commit_seconds=moments.choice((0.0, 0.1, 60.0)))
+
+    for _ in range(moments.randint(2, 4)):
+        fault = moments.choice(("place", "place", "moment", "signal", "crash", "room", "damage", "database"))
+        if fault == "place":
+            place = moments.choice(PLACES)
+            process = start(bench.study, database, how(), place, moments.randint(1, 12), None)
+            process.join(LIMIT_SECONDS)
+            if process.exitcode == -signal.SIGKILL:
+                struck[f"killed {place}"] += 1
+        elif fault == "moment":
+            process = start(bench.study, database, how(), None, 0, None)
+            time.sleep(moments.uniform(0.05, 1.6))
+            if process.is_alive():
+                process.kill()
+                struck["killed at a random moment"] += 1
+            process.join(LIMIT_SECONDS)
+        elif fault == "signal":
+            ending = moments.choice(ENDINGS)
+            words = ["run", bench.study, "--db", database, "--shards", shards]
+            struck[f"told to end by {ending}"] += told_to_end(words, ending, moments)
+        elif fault == "crash":
+            process = start(bench.crashing, database, how(), None, 0, None)
+            process.join(LIMIT_SECONDS)
+            assert process.exitcode == 1, "a probe that crashes fails its cells, with one line"
+            struck["probe that crashed in native code"] += 1
+        elif fault == "room":
+            process = start(bench.study, database, how(), None, 0, moments.randint(1, 60) * 1000)
+            process.join(LIMIT_SECONDS)
+            struck["no room to write"] += process.exitcode == 1
+        elif fault == "damage":
+            struck["shard truncated or with a flipped bit"] += damage(shards, moments)
+        elif database.exists():
+            delete(database)
+            struck["database deleted, rebuilt from shards"] += 1
+            if shards.is_dir():
+                rebuild_study(resolve(Study.read(bench.study)), database, str(shards))
+            before = 0
+        if fault in ("place", "moment", "room"):
+            assert process.exitcode in (0, 1, -signal.SIGKILL), "a run ends well, with one line, or killed"
+        now = bench.check(database)
+        assert now >= before, "what was committed stays"
+        before = now
+    bench.finish(database, sharded)
+
+
+def damage(shards: Path, moments: random.Random) -> int:
+    """Cut a random shard, or flip one bit of it; gives how many."""
+    files = sorted(path for path in shards.glob("*") if path.stat().st_size) if shards.is_dir() else []
+    if not files:
+        return 0
+    path = moments.choice(files)
+    content = bytearray(path.read_bytes())
+    place = moments.randrange(len(content))
+    if moments.random() < 0.5:
+        content[place] ^= 1 << moments.randrange(8)
+    else:
+        del content[place:]
+    path.write_bytes(content)
+    return 1
+
+
+def delete(database: Path) -> None:
+    database.unlink()
+    database.with_name(f"{database.name}.wal").unlink(missing_ok=True)
+
+
+# Ray
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """A cluster whose head has no room for workers, and two nodes with one each."""
+
+    cluster: Any
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def raylets(self) -> dict[int, Any]:
+        """Process -> node."""
+        return {node.all_processes["raylet"][0].process.pid: node for node in self.cluster.worker_nodes}
+
+    def workers(self) -> list[int]:
+        """The processes of actors that compute."""
+        mine, found = self.raylets(), []
+        for entry in Path("/proc").iterdir():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) if entry.name.isdigit() else 0
+                if parent in mine and (entry / "cmdline").read_bytes().startswith(b"ray::RayWorker"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return sorted(found)
+
+    @property
+    def control(self) -> int:
+        """The process that knows of all nodes (gcs_server)."""
+        return int(self.cluster.head_node.all_processes["gcs_server"][0].process.pid)
+
+    def add(self) -> None:
+        self.cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
+
+    def lose_one(self, moments: random.Random, number: signal.Signals) -> None:
+        """Kill the raylet of a node, or stop it until the others have given it up, and start another node."""
+        pid = moments.choice(sorted(self.raylets()))
+        node = self.raylets()[pid]
+        os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            time.sleep(4)
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.add()
+
+
+@contextmanager
+def nodes() -> Iterator[Nodes]:
+    import_ray()
+    from ray._common.utils import get_default_system_temp_dir
+    from ray.cluster_utils import Cluster
+
+    folder = tempfile.mkdtemp(prefix="ray")
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 3}
+    head = {"num_cpus": 0, "object_store_memory": MEMORY, "_system_config": quick, "temp_dir": folder}
+    # Ray notes its newest cluster there, and does not make the folder.
+    (Path(get_default_system_temp_dir()) / "ray").mkdir(exist_ok=True)
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+    found = Nodes(cluster)
+    try:
+        for _ in range(2):
+            found.add()
+        yield found
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+SLOWLY = 0.2
+"""Seconds of a batch that leave time to strike: killing a worker takes longer than the work of a small model."""
+PATIENCE = 10.0
+"""Seconds that a task may go without progress: more than a worker of a busy machine takes to open its sessions."""
+KINDS = ("worker", "worker", "worker", "node", "driver", "worker stopped", "worker halted", "node stopped", "control")
+
+
+def strike_ray(
+    bench: Bench, folder: Path, seed: int, there: Nodes, struck: Counter[str], kinds: Sequence[str] = KINDS
+) -> None:
+    """A run whose workers, nodes and driver are killed or stopped; then one that is left alone."""
+    moments = random.Random(seed)
+    database, shards = folder / "results.duckdb", folder / "shards"
+    sharded = Sharded(str(shards), RayOptions(there.address, task_timeout=PATIENCE))
+    process = start(bench.study, database, sharded, None, 0, None)
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for _ in range(moments.randint(1, 4)):
+        time.sleep(moments.uniform(0, 0.8))
+        if not process.is_alive():
+            break
+        fault = moments.choice(kinds)
+        if fault == "worker" and (pids := there.workers()):
+            with suppress(ProcessLookupError):
+                os.kill(moments.choice(pids), signal.SIGKILL)
+            struck["Ray: worker killed"] += 1
+        elif fault == "worker stopped" and (pids := there.workers()):
+            with suppress(ProcessLookupError):
+                os.kill(moments.choice(pids), signal.SIGSTOP)
+            struck["Ray: worker stopped for good (SIGSTOP)"] += 1
+        elif fault == "worker halted" and (pids := there.workers()):
+            halted(moments.choice(pids), moments.uniform(1, PATIENCE))
+            struck["Ray: worker stopped for some seconds"] += 1
+        elif fault == "node":
+            there.lose_one(moments, signal.SIGKILL)
+            struck["Ray: raylet of a node killed"] += 1
+        elif fault == "node stopped":
+            there.lose_one(moments, signal.SIGSTOP)
+            struck["Ray: raylet of a node stopped"] += 1
+        elif fault == "control":
+            halted(there.control, moments.uniform(1, 5))
+            struck["Ray: gcs_server stopped for some seconds"] += 1
+        elif fault == "driver":
+            process.kill()
+            struck["Ray: driver killed"] += 1
+    process.join(LIMIT_SECONDS)
+    assert not process.is_alive(), "a disturbed run ends"
+    bench.check(database)
+    if moments.random() < 0.3 and database.exists():
+        delete(database)
+        rebuild_study(resolve(Study.read(bench.study)), database, str(shards))
+        bench.check(database)
+        struck["Ray: database deleted, rebuilt from shards"] += 1
+    bench.finish(database, Sharded(str(shards)) if moments.random() < 0.5 else None)
+
+
+FOR_GOOD = ("gcs_server", "raylet")
+"""Processes of the head, which has the driver."""
+
+
+def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Counter[str]) -> None:
+    """A run on a cluster of its own, a process of which is stopped and stays so; then one that is left alone."""
+    moments = random.Random(seed)
+    database, shards = folder / "results.duckdb", folder / "shards"
+    with nodes() as there:
+        pid = there.cluster.head_node.all_processes[name][0].process.pid
+        process = start(
+            bench.study, database, Sharded(str(shards), RayOptions(there.address, task_timeout=PATIENCE)), None, 0, None
+        )
+        time.sleep(moments.uniform(0, 8))
+        os.kill(pid, signal.SIGSTOP)
+        struck[f"Ray: {name} of the driver's node stopped for good"] += process.is_alive()
+        process.join(LIMIT_SECONDS)
+        assert process.exitcode in (0, 1), "it ends by itself, well or with one line"
+        os.kill(pid, signal.SIGKILL)
+    bench.check(database)
+    bench.finish(database, Sharded(str(shards)))
+
+
+def halted(pid: int, seconds: float) -> None:
+    """Stop a process for so long."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGCONT)
+
+
+# The campaign
+
+
+def campaign(local: int, ray: int, seed: int) -> Counter[str]:
+    """Rounds of faults until that many have been struck on each executor."""
+    struck: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
+        made, slow = bench(Path(scratch) / "bench"), bench(Path(scratch) / "slow", SLOWLY)
+
+        def rounds(wanted: int, prefix: str, strike: Callable[[Path, int], None]) -> None:
+            number = seed
+            while sum(count for name, count in struck.items() if name.startswith("Ray") == bool(prefix)) < wanted:
+                folder = Path(scratch) / f"{prefix}{number}"
+                folder.mkdir()
+                strike(folder, number)
+                shutil.rmtree(folder)
+                number += 1
+
+        rounds(local, "", lambda folder, number: strike_local(made, folder, number, struck))
+        if ray:
+            with nodes() as there:
+
+                def strike(folder: Path, number: int) -> None:
+                    if number % 4 == 1:
+                        strike_for_good(slow, folder, number, FOR_GOOD[number // 4 % 2], struck)
+                    else:
+                        strike_ray(slow, folder, number, there, struck)
+
+                rounds(ray, "ray", strike)
+    return struck
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--local", type=int, default=20, help="faults on the local executor (default 20)")
+    parser.add_argument("--ray", type=int, default=5, help="faults on Ray (default 5)")
+    parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
+    given = parser.parse_args()
+    print(f"seeds of the rounds: from {given.seed} on", flush=True)
+    started = time.monotonic()
+    struck = campaign(given.local, given.ray, given.seed)
+    for name, count in sorted(struck.items()):
+        print(f"{count:5}  {name}")
+    print(f"{struck.total():5}  faults in {time.monotonic() - started:.0f} s, none lost and none duplicated")
+
+
+if __name__ == "__main__":
+    main()

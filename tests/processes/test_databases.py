@@ -1,0 +1,202 @@
+"""A results database that other processes hold, that a kill interrupts, or whose disk is full."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_up_results import python
+
+from bandlens.analysis.database.catalogue import SCHEMA_VERSION
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.vacuum import vacuum
+from bandlens.errors import BandlensError, StoreError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results.duckdb"
+
+
+def refusal(path: Path, read_only: bool = False) -> str:
+    with pytest.raises(BandlensError) as caught, open_store(path, read_only):
+        pass
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return f"{type(caught.value).__name__}: {caught.value}"
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from bandlens.analysis.database.open import open_store
+with open_store(Path(sys.argv[1])):
+    print("open", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_database_in_use_by_another_process_is_refused(path: Path, read_only: bool) -> None:
+    with subprocess.Popen(python(HOLD, path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        assert f"in use by process {holder.pid}; wait for it to end" in refusal(path, read_only)
+        holder.communicate("")
+    with open_store(path, read_only):
+        pass
+
+
+def test_it_waits_for_nobody(path: Path) -> None:
+    with subprocess.Popen(python(HOLD, path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "open\n"
+        before = path.read_bytes()
+        with pytest.raises(StoreError, match=f"in use by process {writer.pid}"):
+            vacuum(path)
+        writer.communicate("")
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+WRITE = """
+import os, sys
+from pathlib import Path
+from bandlens.analysis.database.open import open_store
+from bandlens.errors import BandlensError, StoreError
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    with open_store(Path(sys.argv[1])) as store:
+        store.execute("INSERT INTO published VALUES ('m', 'x', 1, 's')")
+except BandlensError as error:
+    print(error)
+"""
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user may read, unlike those of pytest."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    folder.chmod(0o755)
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_that_may_not_be_written_is_named(public: Path, exists: bool) -> None:
+    path = public / "results.duckdb"
+    if exists:
+        with open_store(path):
+            pass
+    public.chmod(0o555)
+    done = subprocess.run(python(WRITE, path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    assert "Permission denied" in done.stdout
+    assert str(path) in done.stdout
+    assert [one.name for one in public.iterdir()] == ["results.duckdb"] * exists
+
+
+MAKE = """
+import os, sys
+from pathlib import Path
+from bandlens.analysis.database import open as opening
+path = Path(sys.argv[1])
+if len(sys.argv) > 2:
+    os.link = lambda *_: os._exit(9)  # dies with the database made, but not yet named
+print("ready", flush=True)
+sys.stdin.readline()
+with opening.open_store(path) as opened:
+    opened.execute("INSERT INTO published VALUES ('m', ?, 1, 's')", [str(os.getpid())])
+    print("open", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def maker(*arguments: object) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        python(MAKE, *arguments), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_database_has_its_name_only_when_it_is_whole(path: Path) -> None:
+    with maker(path, "die") as process:
+        process.communicate("go\n")
+        assert process.returncode == 9
+    assert not path.exists()
+    with open_store(path):
+        pass
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_killed_at_any_moment_of_its_making_the_next_run_works(path: Path, seed: int) -> None:
+    with maker(path) as process:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        time.sleep(random.Random(seed).uniform(0, 0.25))
+        process.send_signal(signal.SIGKILL)
+    with open_store(path) as store:
+        assert store.frame("SELECT schema_version FROM meta").rows() == [(SCHEMA_VERSION,)]
+
+
+def test_two_processes_that_make_it_at_once_do_not_lose_each_others_rows(path: Path) -> None:
+    processes = [maker(path) for _ in range(2)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    wrote = {str(process.pid): "open" in process.communicate("\n\n")[0] for process in processes}
+    with open_store(path, read_only=True) as store:
+        found = set(store.frame("SELECT metric FROM published")["metric"])
+    assert found == {pid for pid, well in wrote.items() if well}
+    assert found
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from bandlens.analysis.database.open import open_store
+from bandlens.errors import BandlensError, StoreError
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    with open_store(Path(sys.argv[1])) as store:
+        for k in range(100):
+            with store.transaction():
+                store.execute("INSERT INTO published SELECT 'm', random()::VARCHAR, random(), 's' FROM range(2000)")
+            print(k + 1)
+except BandlensError as error:
+    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+"""
+
+
+def test_a_file_that_may_not_grow_keeps_what_was_committed(path: Path) -> None:
+    done = subprocess.run(python(LIMITED, path, 2 << 20), capture_output=True, text=True)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "the file may not grow further" in done.stderr
+    assert "what was committed stays: make room and run again" in done.stderr
+    commits = len(done.stdout.split())
+    assert 0 < commits < 100
+    with open_store(path) as store:
+        assert len(store.frame("FROM published")) == 2000 * commits
+        store.execute("INSERT INTO published VALUES ('m', 'x', 1, 's')")
+
+
+def test_a_database_that_finds_no_room_at_its_making_leaves_nothing(path: Path) -> None:
+    done = subprocess.run(python(LIMITED, path, 100_000), capture_output=True, text=True)
+    assert done.stdout == ""
+    assert f"{path}: the file may not grow further" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert list(path.parent.iterdir()) == []

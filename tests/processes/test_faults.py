@@ -1,0 +1,332 @@
+"""Runs that are killed, interrupted, or find no room: what was committed stays, and the next run completes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+import pytest
+from faults import CELLS, PLACES, Bench, bench, start, strike_local
+from faults import COUNT as FAULT_IMAGES
+from made_up_results import python
+from polars.testing import assert_frame_equal
+from small import Command, ask, bandlens, make_images, make_model, make_pictures, make_study, rows_of
+from waiting import LIMIT_SECONDS, wait_until
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded
+
+COUNT = 300
+PROBES = """
+lowpass = {cutoff = [0.1, 0.3]}
+critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}
+"""
+INTERRUPTED = "bandlens: interrupted; what was committed stays, run the same command to go on"
+
+RUN = """
+import sys
+from pathlib import Path
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import resolve
+from bandlens.errors import BandlensError
+study = Study.read(Path(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    run_study(resolve(study), Path(sys.argv[2]), range_seconds=float(sys.argv[3]))
+except BandlensError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """6 conditions, 2 models and 300 images: well under a second, and 40 commits without time to lose."""
+    folder = tmp_path_factory.mktemp("faults")
+    for seed, name in enumerate(("one", "two")):
+        make_model(folder / "models", name, seed=seed)
+    make_images(folder / "images.set", make_pictures(COUNT), labels=[k % 12 for k in range(COUNT)])
+    return make_study(folder, probes=PROBES)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(study: Path) -> pl.DataFrame:
+    database = study.parent / "reference.duckdb"
+    summary = run_study(resolve(Study.read(study)), database)
+    assert (summary.cells, summary.failed) == (12, [])
+    return rows_of(database)
+
+
+def stored(database: Path) -> int:
+    return int(ask(database, "SELECT count(*) FROM prediction")[0][0]) if database.exists() else 0
+
+
+def finished(study: Path, database: Path) -> pl.DataFrame:
+    run_study(resolve(Study.read(study)), database)
+    return rows_of(database)
+
+
+# kill -9
+
+
+@pytest.mark.parametrize("range_seconds", [0.0, 0.1])
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_and_run_again_the_rows_are_those_of_an_uninterrupted_run(
+    study: Path, uninterrupted: pl.DataFrame, tmp_path: Path, seed: int, range_seconds: float
+) -> None:
+    database, moments, before = tmp_path / "results.duckdb", random.Random(seed), 0
+    for _ in range(3):
+        with subprocess.Popen(
+            python(RUN, study, database, range_seconds), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.stdin.write("go\n")
+            process.stdin.flush()
+            time.sleep(moments.uniform(0.1, 0.9))
+            process.send_signal(signal.SIGKILL)
+        after = stored(database)
+        assert after >= before, "what was committed stays"
+        before = after
+        if database.exists():
+            seen = rows_of(database)
+            assert_frame_equal(seen, uninterrupted.join(seen, on=["key", "image_index"], how="semi"))
+    assert_frame_equal(finished(study, database), uninterrupted)
+    assert ask(database, "SELECT count(*) FROM prediction") == [(12 * COUNT,)]
+    assert ask(database, "SELECT count(*) FROM accuracy") == [(12,)]
+
+
+def test_the_command_line_reads_and_continues_what_a_killed_run_left(
+    command: Command, study: Path, uninterrupted: pl.DataFrame, tmp_path: Path
+) -> None:
+    database = tmp_path / "results.duckdb"
+    with subprocess.Popen(
+        python(RUN, study, database, 0), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+        log = database.with_name("results.duckdb.wal")
+        wait_until(lambda: log.exists() and log.stat().st_size > 20_000, process)  # some commits of 40
+        process.kill()
+    plan = json.loads(command("plan", study, "--db", database, "--json").out)
+    assert sum(row["done"] + row["begun"] + row["missing"] for row in plan["rows"]) == 12
+    left = plan["to_run"]["predictions"]
+    assert left == 12 * COUNT - stored(database)
+    assert command("sql", "FROM accuracy", "--db", database).code == 0
+    ran = json.loads(command("run", study, "--db", database, "--json").out)
+    assert ran["predictions"] == left
+    assert_frame_equal(rows_of(database), uninterrupted)
+
+
+# Ctrl-C
+
+
+SLOW = """
+import time
+from pathlib import Path
+def slow(images, seconds):
+    Path(__file__).with_name("started").touch()
+    time.sleep(seconds)
+    return images
+"""
+
+
+@pytest.mark.parametrize("seconds", [0.5, 3600.0], ids=["a quick probe", "a probe that takes half a minute"])
+def test_ctrl_c_ends_a_run_soon_and_what_was_committed_stays(workplace: Path, seconds: float, tmp_path: Path) -> None:
+    (workplace / "slow.py").write_text(SLOW)
+    study = make_study(
+        workplace, batch=1, probes=f"lowpass = {{cutoff = 0.3}}\nslow = {{file = 'slow.py', seconds = {seconds}}}"
+    )
+    database = tmp_path / "results.duckdb"
+    words = [sys.executable, "-P", "-m", "bandlens", "run", str(study), "--db", str(database)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until((workplace / "started").exists, process)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 130
+    assert out == ""
+    assert err.splitlines()[-1] == INTERRUPTED
+    assert "Traceback" not in err
+    assert ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL") == [("clean", 20), ("lowpass", 20)]
+    quick = make_study(workplace, probes="lowpass = {cutoff = 0.3}")
+    assert run_study(resolve(Study.read(quick)), database).ran == 0
+
+
+# A full disk
+
+
+@pytest.fixture
+def many_commits(study: Path) -> Path:
+    """The same cells in 450 commits, whose log takes some hundred kilobytes."""
+    return make_study(study.parent, name="many", batch=2, probes=PROBES)
+
+
+def test_a_disk_that_is_full_is_said_in_one_line_and_the_next_run_completes(
+    many_commits: Path, uninterrupted: pl.DataFrame, small_disk: Path
+) -> None:
+    database = small_disk / "results.duckdb"
+    done = subprocess.run(python(RUN, many_commits, database, 0), input="go\n", capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"{database}: the disk is full (" in done.stderr.splitlines()[-1]
+    assert "what was committed stays: make room and run again" in done.stderr
+    kept = stored(database)
+    assert 0 < kept < 12 * COUNT
+    subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
+    assert stored(database) == kept
+    assert_frame_equal(finished(many_commits, database), uninterrupted)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, with room for a database and some commits."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=450k", "tmpfs", str(folder)], capture_output=True
+    ).returncode == 0  # fmt: skip
+    if not mounted:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_file_that_may_not_grow_is_said_in_one_line_and_the_next_run_completes(
+    study: Path, uninterrupted: pl.DataFrame, tmp_path: Path
+) -> None:
+    database, room = tmp_path / "results.duckdb", 60_000
+    with open_store(database):
+        pass
+    done = subprocess.run(
+        python(RUN, study, database, 0),
+        input="go\n",
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert f"{database}: the file may not grow further (" in done.stderr.splitlines()[-1]
+    assert 0 < stored(database) < 12 * COUNT
+    assert_frame_equal(finished(study, database), uninterrupted)
+
+
+# A database in use; cells that fail
+
+
+def test_a_database_in_use_is_said_in_one_line(workplace: Path) -> None:
+    study, database = make_study(workplace), workplace / "results.duckdb"
+    with open_store(database):
+        done = bandlens("run", study, "--db", database)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"bandlens: {database} is in use by process {os.getpid()}; wait for it to end, or name another file with --db\n"
+    )
+
+
+def test_cells_that_fail_are_named_and_the_others_stored(command: Command, tmp_path: Path) -> None:
+    make_model(tmp_path / "models", "fragile", darkest=0.05)
+    make_model(tmp_path / "models", "robust", seed=1)
+    make_images(tmp_path / "images.set", make_pictures(20))
+    study, database = make_study(tmp_path, probes="lowpass = {cutoff = [0.0, 0.5]}"), tmp_path / "results.duckdb"
+    for _ in range(2):  # the next run tries them again
+        answer = command("run", study, "--db", database)
+        assert answer.code == 1
+        assert answer.err.splitlines()[-1] == (
+            "bandlens: 1 of 6 cells failed, the first: fragile, images.set, lowpass cutoff=0: logits are not finite "
+            "at image 0; check the weights and the precision; the others are stored, and the next run tries the failed "
+            "ones again"
+        )
+    ran = command("run", study, "--db", database, "--json")
+    assert ran.code == 1
+    assert json.loads(ran.out)["failed"] == [
+        {
+            "cell": "fragile, images.set, lowpass cutoff=0",
+            "error": "logits are not finite at image 0; check the weights and the precision",
+        }
+    ]
+    assert ask(database, "SELECT checkpoint, cutoff FROM accuracy WHERE probe = 'lowpass' ORDER BY ALL") == [
+        ("fragile", 0.5), ("robust", 0.0), ("robust", 0.5)
+    ]  # fmt: skip
+
+
+def test_a_probe_that_was_mended_completes_the_study(command: Command, workplace: Path) -> None:
+    probe, database = workplace / "mine.py", workplace / "results.duckdb"
+    study = make_study(workplace, probes="mine = {file = 'mine.py', level = [1, 2]}")
+    probe.write_text("def mine(images, level):\n    return images * level\n")
+    answer = command("run", study, "--db", database)
+    assert answer.code == 1
+    assert "1 of 3 cells failed, the first: one, images.set, mine level=2: probe mine returned values in" in answer.err
+    probe.write_text("def mine(images, level):\n    return (images * level).clip(0, 1)\n")
+    assert command("run", study, "--db", database).code == 0
+    assert ask(database, "SELECT count(*) FROM accuracy") == [(3,)]
+
+
+# Runs in tasks: shards beside the database
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return bench(tmp_path_factory.mktemp("tasks") / "bench")
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("seconds", [0.0, 60.0], ids=["a shard a transaction", "all shards in one"])
+def test_a_run_in_units_that_is_killed_anywhere_is_completed_by_the_next(
+    made: Bench, tmp_path: Path, place: str, seconds: float
+) -> None:
+    database, sharded = tmp_path / "results.duckdb", Sharded(str(tmp_path / "shards"), commit_seconds=seconds)
+    # All shards in one are one INSERT, and its COMMIT the third, after those of the empty database and of the study.
+    number = 1 if seconds and place == "in the middle of a transaction" else 3
+    process = start(made.study, database, sharded, place, number, None)
+    process.join(LIMIT_SECONDS)
+    assert process.exitcode == -signal.SIGKILL
+    stored = made.check(database)
+    if seconds:
+        assert stored == (CELLS * FAULT_IMAGES if place == "after a commit" else 0)
+    made.finish(database, sharded)
+
+
+@pytest.mark.parametrize("seed", range(1000, 1003))
+def test_faults_at_random_lose_nothing(made: Bench, tmp_path: Path, seed: int) -> None:
+    strike_local(made, tmp_path, seed, Counter())
+
+
+def test_shards_that_find_no_room_end_the_run_in_one_line_and_the_next_completes(
+    made: Bench, tmp_path: Path, small_disk: Path
+) -> None:
+    (small_disk / "shards").mkdir()
+    (small_disk / "ballast").write_bytes(b"0" * (small_disk_free(small_disk) - 30_000))
+    database = tmp_path / "results.duckdb"
+    done = bandlens("run", made.study, "--db", database, "--shards", small_disk / "shards")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(
+        "No space left on device; make room, or name another folder with --shards"
+    )
+    kept = made.check(database)
+    (small_disk / "ballast").unlink()
+    made.finish(database, Sharded(str(small_disk / "shards")))
+    assert kept > 0
+
+
+def small_disk_free(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize

@@ -1,0 +1,93 @@
+"""A command or an import loads no library that it does not need."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_up_results import python
+from small import make_images, make_pictures
+
+HEAVY = ("torch", "cupy", "tensorrt", "onnxruntime", "duckdb", "polars", "numpy", "pyarrow", "PIL", "altair", "scipy")
+
+
+def loaded_by(code: str, libraries: tuple[str, ...], *arguments: object) -> set[str]:
+    """The libraries among these that a new process has loaded once it has run the code."""
+    report = f"\nimport sys; print('LOADED', *({set(libraries)!r} & sys.modules.keys()))"
+    done = subprocess.run(python(code + report, *arguments), capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
+def test_help_loads_no_heavy_library(words: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['bandlens', *{words!r}]\n"
+        "from bandlens.app.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+    )
+    assert loaded_by(code, HEAVY) == set()
+
+
+def test_importing_the_package_loads_no_heavy_library() -> None:
+    code = "import bandlens, bandlens.records; assert issubclass(bandlens.UsageError, bandlens.BandlensError)"
+    assert loaded_by(f"{code}; dir(bandlens)", HEAVY) == set()
+
+
+def test_a_finished_run_needs_neither_torch_nor_onnxruntime() -> None:
+    assert loaded_by("import bandlens.app.study.run, bandlens.app.study.plan", ("torch", "onnxruntime")) == set()
+
+
+def test_asking_loads_no_engine() -> None:
+    engines = ("torch", "cupy", "tensorrt", "onnxruntime", "openvino", "onnx")
+    assert loaded_by("import bandlens.engine.device.devices", engines) == set()
+
+
+def test_light_modules_stay_light() -> None:
+    code = (
+        "import bandlens.export.weights.registry, bandlens.export.models, bandlens.export.files\n"
+        "import bandlens.app.commands.checkpoints, bandlens.app.commands.export"
+    )
+    assert loaded_by(code, ("torch", "torchvision", "onnx", "numpy", "PIL", "filelock")) == set()
+
+
+def test_names_need_no_heavy_library() -> None:
+    code = "from bandlens.probes.images.decision_spaces import decision_space; decision_space('sixteen')"
+    assert loaded_by(code, ("torch", "torchvision", "PIL", "pyarrow", "duckdb")) == set()
+
+
+def test_opening_imports_neither_pillow_nor_torch(tmp_path: Path) -> None:
+    images = make_images(tmp_path / "images.set", make_pictures(4, 32))
+    code = "from bandlens.probes.images.image_set import open_image_set"
+    heavy = ("PIL", "torch", "torchvision", "polars", "pyarrow")
+    assert loaded_by(code, heavy) == set()
+    opening = f"import sys; from pathlib import Path; {code}; open_image_set(Path(sys.argv[1]))"
+    assert loaded_by(opening, heavy, images.folder) <= {"pyarrow"}
+
+
+def test_torch_is_not_imported_for_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def mirror(images):\n    return images[..., ::-1]\n")
+    code = """
+import sys, numpy as np
+from pathlib import Path
+from bandlens.probes.family import Batch
+from bandlens.probes.grid import make_grid
+grid = make_grid({"mirror": {"file": "mine.py"}}, Path(sys.argv[1]))
+batch = Batch(np.zeros((2, 3, 8, 8), np.uint8), np.zeros(2, np.uint64), np.arange(2), 0)
+[_] = grid.families["mirror"].perturb(np, batch, grid.conditions[1:], lambda: np.empty((2, 3, 8, 8), np.float32))
+"""
+    assert loaded_by(code, ("torch", "cupy"), tmp_path) == set()
+
+
+def test_the_folder_export_can_be_called_whoever_imported_it() -> None:
+    code = (
+        "import bandlens\n"
+        "for _ in range(2):\n"
+        "    try: bandlens.export('tv_resnet5')\n"
+        "    except bandlens.UnknownName: print(bandlens.export.weights.registry.checkpoint('tv_resnet50').name)\n"
+        "    import bandlens.export.models"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["tv_resnet50"] * 2

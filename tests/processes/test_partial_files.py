@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_up_results import python
+from waiting import LIMIT_SECONDS
+
+from bandlens.analysis.database.open import open_store
+from bandlens.export.files import replacing
+from bandlens.partial_files import partial_prefix, remove_partial_files
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from bandlens.analysis.database import open as database
+from bandlens.export.files import replacing
+if sys.argv[1] == "database":
+    database.os.link = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    database.create(Path(sys.argv[2]))
+else:
+    with replacing(Path(sys.argv[2])) as temporary:
+        temporary.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def hidden(folder: Path) -> list[str]:
+    return [file.name for file in folder.iterdir() if file.name.startswith(".")]
+
+
+@pytest.mark.parametrize("what", ["database", "file"])
+def test_what_a_killed_process_left_is_gone_after_the_next_use(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "r.duckdb"
+    subprocess.run(python(KILLED, what, path), check=False, timeout=LIMIT_SECONDS)
+    assert len(hidden(tmp_path)) == 1
+    assert not path.exists()
+    if what == "database":
+        with open_store(path):
+            assert hidden(tmp_path) == []
+    else:
+        with replacing(path) as temporary:
+            assert hidden(tmp_path) == []
+            temporary.touch()
+    assert path.exists()
+
+
+def test_what_belongs_to_others_stays(tmp_path: Path) -> None:
+    path = tmp_path / "r.duckdb"
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as neighbour:
+        running = partial_prefix(path).replace(str(os.getpid()), str(neighbour.pid))
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        names = [
+            f"{running}abc",
+            f"{partial_prefix(path)}abc",
+            partial_prefix(path).replace(str(os.getpid()), "x") + "abc",
+            f".r.duckdb.elsewhere.{gone.pid}.abc",
+            partial_prefix(Path("other")).replace(str(os.getpid()), str(gone.pid)) + "abc",
+        ]
+        for name in names:
+            (tmp_path / name).touch()
+        partial = tmp_path / (partial_prefix(path).replace(str(os.getpid()), str(gone.pid)) + "abc")
+        (partial / "deeper").mkdir(parents=True)
+        remove_partial_files(path.parent, path.name)
+        assert sorted(hidden(tmp_path)) == sorted(names)
+        neighbour.communicate(b"\n")
+
+
+def test_what_belongs_to_a_container_of_this_hosts_name_stays(tmp_path: Path) -> None:
+    apart = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*apart, "true"], capture_output=True).returncode:
+        pytest.skip("this system makes no namespaces")
+    code = (
+        "from pathlib import Path; from bandlens.partial_files import partial_prefix; "
+        "print(partial_prefix(Path('r.duckdb')))"
+    )
+    made_there = subprocess.run([*apart, *python(code)], capture_output=True, text=True, check=True).stdout.strip()
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    partial = tmp_path / f"{made_there.rpartition('.')[0].rpartition('.')[0]}.{gone.pid}.abc"
+    partial.touch()
+    remove_partial_files(tmp_path, "r.duckdb")
+    assert partial.exists(), "a process that is not here may run there"

@@ -1,0 +1,389 @@
+"""The explorer as a process, by a browser and by who should not come in."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browser import DESKTOP, PHONE, chromium, require_browser, resize
+from made_up_results import cell, condition, image_set, model, part, store_study
+from small import bandlens
+from waiting import LIMIT_SECONDS
+
+from bandlens.analysis.database.open import open_store
+
+
+@dataclass(frozen=True)
+class Served:
+    address: str
+    port: int
+    token: str
+
+
+@contextmanager
+def serving(database: Path, sets: Path) -> Iterator[Served]:
+    command = [sys.executable, "-P", "-m", "bandlens", "explore", database, "--images", sets]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout
+    address, found = process.stdout.readline().strip(), process.stdout.readline()
+    assert found == "1 image set found; Ctrl-C ends it\n"
+    matched = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", address)
+    assert matched, address
+    try:
+        yield Served(address, int(matched[1]), matched[2])
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 130
+    assert said == "bandlens: interrupted; what was committed stays, run the same command to go on\n"
+
+
+@pytest.fixture(scope="module")
+def served(explored: Path) -> Iterator[Served]:
+    with serving(explored / "results.duckdb", explored) as found:
+        yield found
+
+
+@dataclass(frozen=True)
+class Got:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def ask(served: Served, path: str, **headers: str) -> Got:
+    with closing(http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)) as connection:
+        host = headers.pop("Host", f"127.0.0.1:{served.port}")
+        connection.putrequest("GET", path, skip_host=True)
+        for name, value in {"Host": host, **headers}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return Got(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+
+
+def cookie(served: Served) -> str:
+    return f"bandlens_explorer_{served.port}={served.token}"
+
+
+# Who may come in
+
+
+def test_the_token_becomes_a_cookie_that_no_script_and_no_other_site_has(served: Served) -> None:
+    answer = ask(served, f"/?token={served.token}&a=net_0")
+    assert (answer.status, answer.headers["location"]) == (303, "/?a=net_0")
+    given = answer.headers["set-cookie"].lower()
+    assert "httponly" in given
+    assert "samesite=strict" in given
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/api/study", "/static/explore.js", "/api/picture?set=x&index=0", "/?token=guess"]
+)
+def test_nothing_without_the_token(served: Served, path: str) -> None:
+    answer = ask(served, path)
+    assert answer.status == 403
+    assert b"with its token" in answer.body
+
+
+def test_another_name_for_this_host_is_refused(served: Served) -> None:
+    assert ask(served, "/api/study", Host="evil.example", Cookie=cookie(served)).status == 421
+
+
+def test_another_site_is_refused(served: Served) -> None:
+    assert ask(served, "/api/study", Origin="http://evil.example", Cookie=cookie(served)).status == 403
+    assert ask(served, "/api/study", Origin=f"http://127.0.0.1:{served.port}", Cookie=cookie(served)).status == 200
+
+
+def test_a_page_may_load_from_here_alone(served: Served) -> None:
+    policy = ask(served, "/", Cookie=cookie(served)).headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe-eval" not in policy
+    assert re.findall(r"https?:|\*", policy) == []
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/../answers.py",
+        "/static/..%2Fanswers.py",
+        "/static/%2Fetc%2Fpasswd",
+        "/api/picture?set=../images.set&index=0",
+        "/api/picture?set=%2Fetc&index=passwd",
+        "/api/picture?index=0",
+    ],
+)
+def test_no_file_but_images_of_packed_sets(served: Served, path: str) -> None:
+    answer = ask(served, path, Cookie=cookie(served))
+    assert answer.status in (400, 404)
+    assert b"root:" not in answer.body
+
+
+def test_nobody_listens_on_other_addresses(served: Served) -> None:
+    listening = [
+        line.split()[1]
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        if int(line.split()[1].split(":")[1], 16) == served.port and line.split()[3] == "0A"
+    ]
+    assert listening == [f"0100007F:{served.port:04X}"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing.duckdb"], "bandlens: no results database at nothing.duckdb"),
+        (["results.duckdb", "--images", "nowhere"], "bandlens: no folder nowhere; name with --images where"),
+        (["blur.py"], "bandlens: blur.py is not a DuckDB database"),
+    ],
+)
+def test_what_is_wrong_is_one_line(explored: Path, words: list[str], message: str) -> None:
+    answer = bandlens("explore", *words, cwd=explored)
+    assert answer.returncode in (1, 2)
+    assert answer.stderr.startswith(message)
+    assert answer.stderr.count("\n") == 1
+
+
+def test_a_port_that_is_taken(served: Served, explored: Path) -> None:
+    answer = bandlens("explore", "results.duckdb", "--port", str(served.port), cwd=explored)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith(f"bandlens: cannot listen on port {served.port}: ")
+    assert answer.stderr.endswith("; choose another --port\n")
+
+
+# By doing
+
+
+@pytest.fixture(scope="module")
+def driver(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    require_browser()
+    with chromium(tmp_path_factory.mktemp("profile")) as opened:
+        resize(opened, DESKTOP)
+        opened.get(served.address)
+        yield opened
+
+
+def settled(driver: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    done = "return document.documentElement.dataset.drawn === 'all'"
+    WebDriverWait(driver, 30).until(lambda _: driver.execute_script(done), "the page is not drawn")
+
+
+@pytest.fixture
+def page(driver: Any, served: Served) -> Any:
+    resize(driver, DESKTOP)
+    driver.get(f"http://127.0.0.1:{served.port}/")
+    settled(driver)
+    driver.get_log("browser")
+    return driver
+
+
+def js(driver: Any, script: str, *words: Any) -> Any:
+    return driver.execute_script(f"return {script}", *words)
+
+
+def choose(page: Any, name: str, value: str) -> None:
+    page.execute_script(
+        "const one = document.getElementById(arguments[0]); one.value = arguments[1];"
+        "delete document.documentElement.dataset.drawn; one.dispatchEvent(new Event('change', {bubbles: true}));",
+        name,
+        value,
+    )
+    settled(page)
+
+
+def query(page: Any) -> dict[str, str]:
+    return dict(js(page, "Object.fromEntries(new URLSearchParams(location.search))"))
+
+
+def test_the_page_is_drawn_and_the_console_is_silent(served: Served, driver: Any) -> None:
+    driver.get_log("browser")
+    driver.get(f"http://127.0.0.1:{served.port}/")
+    settled(driver)
+    assert [entry for entry in driver.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")] == []
+    assert js(driver, "document.querySelectorAll('.chart svg').length") == 2
+    assert js(driver, "document.getElementById('trouble').hidden")
+    assert js(driver, "document.title") == "bandlens explorer", "a model's name is text"
+
+
+def test_nothing_is_fetched_from_elsewhere(served: Served, driver: Any) -> None:
+    driver.get_log("performance")
+    driver.get(f"http://127.0.0.1:{served.port}/")
+    settled(driver)
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    asked = {one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"}
+    here = ("data:", f"http://127.0.0.1:{served.port}/")
+    assert [address for address in asked if not address.startswith(here)] == []
+    assert len(asked) > 5
+
+
+def test_choosing_models_changes_curves_and_coefficient(page: Any) -> None:
+    before = js(page, "document.getElementById('coefficient').textContent")
+    assert before.startswith("Spearman over 6 models: ")
+    lines = "document.querySelectorAll('#curves .mark-line path').length"
+    assert js(page, lines) == 6
+    page.find_element("css selector", "#models input[value=net_5]").click()
+    settled(page)
+    assert js(page, lines) == 5
+    assert js(page, "document.getElementById('coefficient').textContent").startswith("Spearman over 5 models: ")
+    assert "net_5" not in query(page)["models"]
+
+
+def test_brushing_models_chooses_them(page: Any) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    points = (
+        "[...document.querySelectorAll('#scatter .mark-symbol path')].map((point) => point.getBoundingClientRect())"
+        ".map((box) => [box.x + box.width / 2, box.y + box.height / 2])"
+    )
+    page.execute_script("document.getElementById('scatter').scrollIntoView({block: 'center'})")
+    places = js(page, points)
+    assert len(places) == 6
+    top, bottom = min(y for _, y in places) - 8, sorted(y for _, y in places)[4] + 4
+    inside = [place for place in places if place[1] < bottom]
+    assert 4 <= len(inside) < 6
+    left, right = min(x for x, _ in places) - 8, max(x for x, _ in places) + 8
+    actions = ActionChains(page)
+    pointer = actions.w3c_actions.pointer_action
+    pointer.move_to_location(int(left), int(top))
+    pointer.pointer_down()
+    pointer.move_to_location(int(left + right) // 2, int(top + bottom) // 2)
+    pointer.move_to_location(int(right), int(bottom))
+    pointer.pointer_up()
+    actions.perform()
+    WebDriverWait(page, 10).until(lambda _: "models" in query(page))
+    settled(page)
+    assert len(query(page)["models"].split(",")) == len(inside)
+    assert js(page, "document.getElementById('count').textContent") == f"{len(inside)} of 6"
+    found = js(page, "document.getElementById('coefficient').textContent")
+    assert found.startswith(f"Spearman over {len(inside)} models: ")
+
+
+def test_a_click_on_a_point_shows_its_images(page: Any) -> None:
+    choose(page, "probe", "highpass")
+    chosen = js(page, "document.getElementById('condition').value")
+    page.execute_script("delete document.documentElement.dataset.drawn")
+    first = page.find_elements("css selector", "#curves .mark-symbol path")[0]
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(page).move_to_element(first).click().perform()
+    settled(page)
+    assert js(page, "document.getElementById('condition').value") != chosen
+    assert "condition" in query(page)
+
+
+def test_the_band_is_a_map(page: Any) -> None:
+    choose(page, "probe", "critical_band")
+    assert js(page, "document.querySelectorAll('#curves .mark-rect.role-mark path').length") == 28
+
+
+def test_an_image_opens_and_the_keys_go_on(page: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    choose(page, "selection", "all")
+    page.find_elements("css selector", "#wall button")[1].send_keys(Keys.ENTER)
+    title = "document.getElementById('image-title').textContent"
+    assert js(page, "document.getElementById('image').open")
+    assert js(page, title).startswith("0/1.png")
+    assert js(page, "document.querySelectorAll('#image-answers tr').length") == 6
+    page.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    assert js(page, title).startswith("0/2.png")
+    page.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert not js(page, "document.getElementById('image').open")
+    assert "image" not in query(page)
+
+
+def test_pictures_are_seen_clean_and_perturbed(page: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    choose(page, "selection", "all")
+    page.execute_script("document.querySelector('#wall').scrollIntoView()")
+    loaded = "[...document.querySelectorAll('#wall li:first-child img')].map((one) => one.naturalWidth)"
+    WebDriverWait(page, 20).until(lambda _: js(page, loaded) == [128, 128])
+
+
+def test_a_link_opens_what_was_seen_and_back_goes_there(page: Any, served: Served) -> None:
+    choose(page, "probe", "highpass")
+    choose(page, "selection", "errors")
+    seen = "[...document.querySelectorAll('#wall button')].map((one) => one.dataset.index)"
+    address, tiles = page.current_url, js(page, seen)
+    assert tiles
+    choose(page, "selection", "all")
+    assert js(page, seen) != tiles
+    page.execute_script("delete document.documentElement.dataset.drawn")
+    page.back()
+    settled(page)
+    assert js(page, seen) == tiles
+    assert js(page, "document.getElementById('selection').value") == "errors"
+    page.get("about:blank")
+    page.get(address)
+    settled(page)
+    assert js(page, seen) == tiles
+
+
+def test_another_study_is_chosen_and_back_goes_to_the_first(driver: Any, explored: Path, tmp_path: Path) -> None:
+    images = image_set(3, labels=[0, 1, 2])
+    with open_store(tmp_path / "results.duckdb") as store:
+        for name in ("first", "last"):
+            store_study(store, name, images, [part(cell(images, by=model(name)), [0, 1, 2], [0, 0, 0])])
+    shown = "[document.getElementById('study').value, document.getElementById('models').textContent]"
+    with serving(tmp_path / "results.duckdb", explored) as other:
+        driver.get(other.address)
+        settled(driver)
+        assert js(driver, shown) == ["last@1", "last"]
+        choose(driver, "study", "first@1")
+        assert js(driver, shown) == ["first@1", "first"]
+        driver.execute_script("delete document.documentElement.dataset.drawn")
+        driver.back()
+        settled(driver)
+        assert js(driver, shown) == ["last@1", "last"]
+
+
+def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: Path) -> None:
+    images, blurred = image_set(1), condition("lowpass", cutoff=0.3)
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "one", images, [part(cell(images), [3]), part(cell(images, blurred), [4])])
+    with serving(tmp_path / "results.duckdb", explored) as other:
+        driver.get(other.address)
+        settled(driver)
+        titles = js(driver, "[...document.querySelectorAll('#curves svg text')].map((text) => text.textContent)")
+        assert "agreement" in titles
+        assert "top-1" not in titles
+        choose(driver, "selection", "all")
+        assert js(driver, "document.getElementById('total').textContent") == "1 image"
+
+
+def test_a_phone_does_not_scroll_sideways(page: Any) -> None:
+    resize(page, (390, PHONE[1]))
+    page.refresh()
+    settled(page)
+    assert js(page, "document.documentElement.scrollWidth") <= 390
+
+
+def test_a_database_that_is_gone_is_said(page: Any, explored: Path) -> None:
+    database = explored / "results.duckdb"
+    database.rename(explored / "elsewhere.duckdb")
+    try:
+        page.execute_script(
+            "const one = document.getElementById('selection');"
+            "one.value = 'errors'; one.dispatchEvent(new Event('change'))"
+        )
+        from selenium.webdriver.support.ui import WebDriverWait
+
+        trouble = "document.getElementById('trouble').textContent"
+        WebDriverWait(page, 10).until(lambda _: "no results database" in js(page, trouble))
+    finally:
+        (explored / "elsewhere.duckdb").rename(database)
+    choose(page, "selection", "all")
+    assert js(page, "document.getElementById('trouble').hidden")

@@ -1,0 +1,138 @@
+"""Ctrl-C, SIGTERM and SIGHUP: one line from the first instruction on, and what was committed stays."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_up_results import python
+from small import ask, make_study
+from waiting import LIMIT_SECONDS, wait_until
+
+MESSAGE = "bandlens: interrupted; what was committed stays, run the same command to go on\n"
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+
+AT_IMPORT = """
+import os, sys
+module, number = sys.argv[1:]
+def hook(event, given):
+    if event == "import" and given[0] == module:
+        os.kill(os.getpid(), int(number))
+sys.addaudithook(hook)
+from bandlens.__main__ import main
+sys.argv = ["bandlens", "sql", "FROM accuracy", "--db", "r.duckdb", "--format", "csv"]
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["bandlens.app.cli", "typer", "pyarrow", "duckdb", "numpy", "polars"])
+def test_ctrl_c_while_a_library_is_imported_is_one_line(module: str, tmp_path: Path) -> None:
+    (tmp_path / "r.duckdb").touch()
+    done = subprocess.run(
+        python(AT_IMPORT, module, int(signal.SIGINT)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", MESSAGE)
+
+
+STUBBORN = """
+import io, sys, time
+from bandlens.app import signals
+class Slow(io.StringIO):
+    def flush(self):
+        time.sleep(0.2)
+sys.stderr = Slow()  # one of the two threads that hear the signal may leave before the other has said why
+signals.GRACE_SECONDS = 1000
+signals.obey()
+try:
+    print("ready", flush=True)
+    time.sleep(1000)
+except KeyboardInterrupt:
+    print("first", flush=True)
+    if sys.argv[1] == "in Python":
+        while True:
+            time.sleep(0.01)
+    import duckdb
+    duckdb.sql("SELECT count(*) FROM range(1000000000000) AS t(x) WHERE x * 7 % 13 = 5").fetchall()
+"""
+
+
+@pytest.mark.parametrize("where", ["in Python", "in a library"])
+def test_a_second_signal_ends_at_once(where: str) -> None:
+    words = python(STUBBORN, where)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "first\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=LIMIT_SECONDS)
+    assert (process.returncode, err) == (130, MESSAGE)
+
+
+SLOW = """
+import time
+from pathlib import Path
+def slow(images):
+    Path(__file__).with_name("started").touch()
+    time.sleep(0.5)
+    return images
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_run_that_is_told_to_end_keeps_what_was_committed(number: signal.Signals, workplace: Path) -> None:
+    (workplace / "slow.py").write_text(SLOW, encoding="utf-8")
+    study = make_study(workplace, batch=1, probes="lowpass = {cutoff = 0.3}\nslow = {file = 'slow.py'}")
+    database = workplace / "results.duckdb"
+    words = [sys.executable, "-P", "-m", "bandlens", "run", str(study), "--db", str(database)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until((workplace / "started").exists, process)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=LIMIT_SECONDS)
+    assert (process.returncode, out, err.splitlines()[-1] + "\n") == (128 + number, "", MESSAGE)
+    assert "Traceback" not in err
+    assert ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL") == [("clean", 20), ("lowpass", 20)]
+    assert not [file for file in workplace.iterdir() if file.name.startswith(".")]
+
+
+IGNORED = """
+import signal
+from bandlens.app import signals
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+signals.obey()
+signal.raise_signal(signal.SIGHUP)
+print("went on")
+"""
+
+
+def test_under_nohup_hanging_up_ends_nothing() -> None:
+    done = subprocess.run(python(IGNORED), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+
+
+PROMPT = """
+import signal, threading, time
+from bandlens.app import signals
+signals.GRACE_SECONDS = 2  # a busy machine forgives within it
+signals.obey()
+for _ in range(3):
+    try:
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(10)
+    except KeyboardInterrupt:
+        print(signals.forgive())
+time.sleep(3)
+print("went on", signals.interrupted())
+"""
+
+
+def test_a_prompt_goes_on_after_ctrl_c() -> None:
+    done = subprocess.run(python(PROMPT), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n" * 3 + "went on False\n", "")

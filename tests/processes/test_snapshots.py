@@ -1,0 +1,119 @@
+"""Snapshots: what readers see while a database is written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from made_up_results import cell, condition, image_set, part, store_study
+from small import ask, bandlens, make_study
+from waiting import LIMIT_SECONDS, wait_until
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.snapshots import SHARE, snapshots, write_snapshot
+from bandlens.analysis.database.store import Store
+from bandlens.errors import StoreError, UsageError
+
+IMAGES = image_set(6, labels=[0, 1, 2, 3, 4, 5])
+
+
+def add(store: Store, name: str) -> None:
+    of = cell(IMAGES, condition(name))
+    store_study(store, name, IMAGES, [part(of, [0] * 6, [0, 1, 2, 3, 4, 5])])
+
+
+def cells(database: Path) -> int:
+    return int(ask(database, "SELECT count(*) FROM accuracy")[0][0])
+
+
+def test_readers_see_what_was_committed_and_the_writer_keeps_its_lock(tmp_path: Path) -> None:
+    database, copy = tmp_path / "results.duckdb", tmp_path / "snapshot.duckdb"
+    with open_store(database) as store:
+        add(store, "lowpass")
+        write_snapshot(store, copy)
+        assert cells(copy) == 1
+        add(store, "highpass")
+        assert cells(copy) == 1, "a snapshot stays as it was taken"
+        in_use = bandlens("sql", "SELECT 1", "--db", database)
+        assert (in_use.returncode, "is in use by process" in in_use.stderr) == (1, True)
+        with open_store(copy, read_only=True) as reader:
+            write_snapshot(store, copy)
+            assert len(reader.frame("FROM accuracy")) == 1, "who reads the old one goes on"
+        assert cells(copy) == 2
+    assert cells(database) == 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["results.duckdb", "snapshot.duckdb"]
+
+
+def test_they_take_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    with open_store(tmp_path / "results.duckdb") as store:
+        add(store, "lowpass")
+        copy = tmp_path / "snapshot.duckdb"
+        monkeypatch.setattr("bandlens.analysis.database.snapshots.time.monotonic", lambda: now)
+        real = write_snapshot
+
+        def slow(of: Store, path: Path) -> None:
+            nonlocal now
+            real(of, path)
+            now += 3
+
+        monkeypatch.setattr("bandlens.analysis.database.snapshots.write_snapshot", slow)
+        renew = snapshots(store, copy)
+        taken = 0
+        for _ in range(400):
+            taken += renew()
+            now += 1
+    assert taken > 1
+    assert 3 * taken / (now - 100) == pytest.approx(SHARE, rel=0.2)
+
+
+def test_what_is_no_place_for_one(tmp_path: Path) -> None:
+    database = tmp_path / "results.duckdb"
+    with open_store(database) as store:
+        with pytest.raises(UsageError, match="cannot take the place of"):
+            snapshots(store, database)
+        with pytest.raises(UsageError, match="no folder"):
+            snapshots(store, tmp_path / "none" / "copy.duckdb")
+        (tmp_path / "taken.duckdb").mkdir()
+        with pytest.raises(StoreError, match="cannot write the snapshot"):
+            snapshots(store, tmp_path / "taken.duckdb")()
+        add(store, "lowpass")
+    assert cells(database) == 1
+
+
+WAITS = """
+from pathlib import Path
+def slow(images):
+    while not Path(__file__).with_name("go").exists():
+        time.sleep(0.05)
+    return images
+"""
+
+
+def test_a_run_is_looked_at_while_it_goes_on(workplace: Path) -> None:
+    study, copy = make_study(workplace, probes="slow = {file = 'slow.py'}"), workplace / "copy.duckdb"
+    (workplace / "slow.py").write_text(WAITS)
+    code = (
+        "import sys; from pathlib import Path; from bandlens.app.study.run import run_study; "
+        "from bandlens.app.study.file import Study; from bandlens.app.study.resolve import resolve; "
+        "study, database, copy = map(Path, sys.argv[1:]); "
+        "run_study(resolve(Study.read(study)), database, range_seconds=0, snapshot=copy)"
+    )
+    database = workplace / "results.duckdb"
+    running = subprocess.Popen([sys.executable, "-P", "-c", code, study, database, copy], text=True)
+    try:
+        counts = [0]
+
+        def seen() -> int:
+            if copy.exists():
+                counts.append(ask(copy, "SELECT count(*) FROM prediction")[0][0])
+            return counts[-1]
+
+        wait_until(seen, running)
+        assert counts[-1] < 2 * 20, "the run has stored all of its predictions"
+    finally:
+        (workplace / "go").touch()
+        assert running.wait(LIMIT_SECONDS) == 0
+    assert ask(database, "SELECT count(*) FROM accuracy") == [(2,)]

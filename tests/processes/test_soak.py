@@ -1,0 +1,26 @@
+"""A few rounds of what soak.py does for an hour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from soak import prepare, report, run_round
+
+
+def test_rounds_leave_no_file_open_and_memory_as_it_was(tmp_path: Path) -> None:
+    database = prepare(tmp_path)
+    rounds = [run_round(tmp_path, database, number) for number in range(6)]
+    assert [each.cells for each in rounds] == [4 * 29, *[4 * 28] * 5], "the clean cells are there from the second on"
+    warm = rounds[2:]
+    assert len({each.handles for each in warm}) == 1
+    assert warm[-1].memory < 1.1 * warm[0].memory
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_run_of_few_rounds_ends_with_its_numbers(
+    count: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database = prepare(tmp_path)
+    report([run_round(tmp_path, database, 0)] * count, database)
+    assert capsys.readouterr().out.splitlines()[-1] == "too few rounds to compare quarters of them: run longer"

@@ -1,0 +1,210 @@
+"""`bandlens sql` answers, changes nothing, and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import polars as pl
+import psutil
+import pyarrow as pa
+import pytest
+from queried import QUERY, make_queried, refusal
+from small import Command
+from waiting import LIMIT_SECONDS, wait_until
+
+from bandlens.analysis.database.process import QueryProcess
+from bandlens.app.sql.query import write_answer
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_queried(tmp_path_factory.mktemp("sql"))
+
+
+def test_csv_of_no_rows_is_the_header_line(command: Command, database: Path) -> None:
+    assert command("sql", f"FROM ({QUERY}) WHERE n > 99", "--db", database, "--format", "csv").out == (
+        "probe,cutoff,n,top1\n"
+    )
+
+
+@pytest.mark.parametrize("ending", ["csv", "json", "parquet"])
+@pytest.mark.parametrize("named", [False, True], ids=["by ending", "by option"])
+def test_a_file_is_written_as_asked(command: Command, database: Path, tmp_path: Path, ending: str, named: bool) -> None:
+    out = tmp_path / ("answer" if named else f"answer.{ending}")
+    answer = command("sql", QUERY, "--db", database, "--out", out, *(("--format", ending) if named else ()))
+    assert (answer.code, answer.out, answer.err) == (0, "", "")
+    frame = getattr(pl, f"read_{ending}")(out)
+    assert frame.rows() == [("clean", None, 4, 0.75), ("lowpass", 0.5, 4, 0.5)]
+
+
+def test_every_table_and_view_can_be_written(command: Command, database: Path, tmp_path: Path) -> None:
+    tables = command("sql", "SHOW TABLES", "--db", database, "--format", "csv").out.split()[1:]
+    assert {"accuracy", "prediction", "meta", "study"} <= set(tables)
+    every = command("sql", "; ".join(f"FROM {table}" for table in tables), "--db", database, "--format", "json")
+    assert (every.code, every.err) == (0, "")
+    with QueryProcess(database, 60) as process:  # as each command starts it
+        for table in tables:
+            out = tmp_path / f"{table}.parquet"
+            with process.answer(f"FROM {table}", native=True) as reader, out.open("wb") as sink:
+                write_answer(reader, "parquet", sink)
+            assert pl.read_parquet_schema(out), table
+
+
+CHANGES = [
+    "INSERT INTO published VALUES ('m', 'x', 1, 's')",
+    "DELETE FROM prediction",
+    "DROP TABLE prediction",
+    "UPDATE cell SET complete = false",
+    "CREATE TABLE t (x INTEGER)",
+    "COPY cell TO '{folder}/copied.csv'",
+    "COPY cell FROM '/etc/passwd'",
+    "EXPORT DATABASE '{folder}/copied'",
+    "ATTACH '{folder}/other.duckdb'",
+    "SELECT * FROM read_csv('/etc/passwd')",
+    "SELECT * FROM read_text('/etc/passwd')",
+    "SELECT * FROM glob('/etc/*')",
+    "FROM '/etc/passwd'",
+    "SET memory_limit = '1GB'",
+    "SET enable_external_access = true",
+    "RESET lock_configuration",
+    "INSTALL httpfs",
+    "LOAD httpfs",
+    "SELECT * FROM 'https://example.org/data.csv'",
+    "SELECT 1; INSERT INTO published VALUES ('m', 'x', 1, 's')",
+    "BEGIN; DELETE FROM prediction; COMMIT",
+]
+
+
+@pytest.mark.parametrize("query", CHANGES)
+def test_a_query_can_change_nothing_and_read_no_other_file(
+    command: Command, database: Path, tmp_path: Path, query: str
+) -> None:
+    before = database.read_bytes()
+    message = refusal(command("sql", query.format(folder=tmp_path), "--db", database))
+    assert "in use" not in message
+    assert database.read_bytes() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_variables_are_no_tables(command: Command, database: Path) -> None:
+    for name in ("frame", "rows", "sql", "files"):
+        assert "does not exist" in refusal(command("sql", f"FROM {name}", "--db", database))
+
+
+SEVERAL = "SELECT 1 AS one; -- a remark; with a semicolon\nPIVOT (SELECT 2 AS two) ON two; SELECT ';' AS three;"
+
+
+def test_of_several_statements_each_one_answers(command: Command, database: Path, tmp_path: Path) -> None:
+    shown = "one\n1\n\n2\n1\n\nthree\n;\n"
+    assert command("sql", SEVERAL, "--db", database, "--format", "csv").out == shown
+    assert command("sql", SEVERAL, "--db", database, "--out", tmp_path / "all.csv").code == 0
+    assert (tmp_path / "all.csv").read_text() == shown
+    tables = command("sql", SEVERAL, "--db", database).out.split("1 rows\n")
+    assert [table.split()[0] for table in tables[:3]] == ["one", "2", "three"]
+
+
+def test_parquet_and_arrow_hold_one_answer(command: Command, database: Path, tmp_path: Path) -> None:
+    message = refusal(command("sql", SEVERAL, "--db", database, "--out", tmp_path / "a.parquet"), 2)
+    assert "Parquet holds one answer, and these are 3 statements; give one" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("SELEC 1", 'syntax error at or near "SELEC"'),
+        ("SELECT top2 FROM accuracy", 'column "top2" not found'),
+        ("FROM acuracy", "Did you mean"),
+        ("SELECT * FROM accuracy WHERE probe = clean", 'column "clean" not found'),
+        ("SELECT CAST('x' AS INTEGER)", "Could not convert"),
+        ("SELECT ?", "parameters"),
+        ("FROM clock", "clock does not exist"),
+    ],
+)
+def test_a_wrong_query_is_one_line(command: Command, database: Path, query: str, message: str) -> None:
+    assert message.lower() in refusal(command("sql", query, "--db", database)).lower()
+
+
+def test_csv_holds_no_lists(command: Command, database: Path) -> None:
+    query = "SELECT list(n) AS all_of_them FROM accuracy"
+    assert "cannot be written as csv" in refusal(command("sql", query, "--db", database, "--format", "csv"), 2)
+    answer = command("sql", query, "--db", database, "--format", "json")
+    assert json.loads(answer.out) == [{"all_of_them": [4, 4]}]
+
+
+def test_a_file_that_cannot_be_written_is_named(command: Command, database: Path, tmp_path: Path) -> None:
+    (tmp_path / "answer.csv").mkdir()
+    message = refusal(command("sql", QUERY, "--db", database, "--out", tmp_path / "answer.csv"), 2)
+    assert f"cannot write {tmp_path}/answer.csv" in message
+
+
+def test_arrow_is_a_stream_that_pyarrow_reads(database: Path) -> None:
+    words = [sys.executable, "-P", "-m", "bandlens", "sql", QUERY, "--db", str(database), "--format", "arrow"]
+    done = subprocess.run(words, capture_output=True, check=True)
+    assert pa.ipc.open_stream(done.stdout).read_all().to_pydict()["probe"] == ["clean", "lowpass"]
+
+
+def test_large_answers_are_written_as_they_come(command: Command, database: Path, tmp_path: Path) -> None:
+    query = "SELECT x, x::VARCHAR AS text FROM range(350000) AS t(x)"
+    for ending in ("csv", "json", "parquet"):
+        out = tmp_path / f"answer.{ending}"
+        assert command("sql", query, "--db", database, "--out", out).code == 0
+        frame = getattr(pl, f"read_{ending}")(out)
+        assert frame["x"].to_list() == list(range(350_000))
+
+
+def test_an_error_in_the_middle_of_an_answer_leaves_no_file(command: Command, database: Path, tmp_path: Path) -> None:
+    query = "SELECT CASE WHEN x = 340000 THEN error('odd one') ELSE x END FROM range(350000) AS t(x)"
+    assert "odd one" in refusal(command("sql", query, "--db", database, "--out", tmp_path / "answer.csv"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_query_comes_from_a_file_or_is_piped_in(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "query.sql").write_text("SELECT 7 AS seven -- a remark\n")
+    environment = os.environ | {"BANDLENS_DB": str(database)}
+    for name, stdin in ((tmp_path / "query.sql", ""), ("-", "SELECT 7 AS seven\n")):
+        command = [sys.executable, "-P", "-m", "bandlens", "sql", "-f", str(name), "--format", "csv"]
+        ran = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, env=environment)
+        assert (ran.stdout, ran.stderr) == ("seven\n7\n", "")
+
+
+def test_markdown_and_tsv(command: Command, database: Path) -> None:
+    query = "SELECT 1 AS number, 'a|b' AS text UNION ALL SELECT 22, NULL ORDER BY number"
+    table = command("sql", query, "--db", database, "--format", "markdown").out.splitlines()
+    assert set(table.pop(1)) <= set("|-: ")
+    assert [line.replace(" ", "") for line in table] == ["|number|text|", "|1|a\\|b|", "|22|null|"]
+    assert command("sql", query, "--db", database, "--format", "tsv").out == "number\ttext\n1\ta|b\n22\t\n"
+
+
+def test_latex_is_a_tabular_that_escapes_what_is_no_text(command: Command, database: Path) -> None:
+    query = "SELECT 1.5 AS top_1, '50 % & more' AS \"text\" UNION ALL SELECT 22, NULL ORDER BY top_1"
+    lines = command("sql", query, "--db", database, "--format", "latex").out.splitlines()
+    assert (lines[0], lines[1], lines[-2:]) == ("\\begin{tabular}{rl}", "\\toprule", ["\\bottomrule", "\\end{tabular}"])
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<!\\)&", line.removesuffix("\\\\"))] for line in lines if "&" in line
+    ]
+    assert cells == [["top\\_1", "text"], ["1.5", "50 \\% \\& more"], ["22.0", ""]]
+    assert "cannot be written as latex" in refusal(
+        command("sql", "SELECT [1, 2] AS several", "--db", database, "--format", "latex"), 2
+    )
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.3])
+def test_ctrl_c_ends_a_long_query_soon(database: Path, delay: float) -> None:
+    """`delay` is in seconds since the process that answers was started: it is ready for the query, or at work."""
+    query = "SELECT count(*) FROM range(1000000000000) AS t(x) WHERE x * 7 % 13 = 5"
+    words = [sys.executable, "-P", "-m", "bandlens", "sql", query, "--db", str(database)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(psutil.Process(process.pid).children, process)
+        time.sleep(delay)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=LIMIT_SECONDS)
+    assert process.returncode == 130
+    assert err.strip() == "bandlens: interrupted; what was committed stays, run the same command to go on"

@@ -1,0 +1,77 @@
+"""Tables on a terminal: what fits, and what is said of the rest."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from made_up_results import Images, cell, condition, image_set, model, part, python, store_study
+from small import Command
+from terminals import on_a_terminal
+
+from bandlens.analysis.database.open import open_store
+
+TABLE = """
+import sys
+from bandlens.app.console import print_lines, print_rows
+rows = [{"study": "mine", "checkpoint": f"net{k}", "parameters": '{"a": %d}' % k, "none": None,
+         **{f"value{n}": k + n / 7 for n in range(12)}} for k in range(3)]
+(print_lines if "--line" in sys.argv else print_rows)(rows)
+"""
+
+
+def table(*words: str, columns: int = 80) -> list[str]:
+    return on_a_terminal(python(TABLE, *words), columns)
+
+
+def test_a_row_is_one_line_and_the_rest_is_named() -> None:
+    shown_lines = table()
+    first = next(place for place, line in enumerate(shown_lines) if line.startswith("left out"))
+    rows, said = shown_lines[:first], " ".join(shown_lines[first:])
+    assert all(len(line) <= 80 for line in shown_lines)
+    assert [line.split()[0] for line in rows if "net" in line] == ["net0", "net1", "net2"]
+    assert said.startswith("left out for width: study = mine, parameters, none, value")
+    assert said.endswith("; --json shows all")
+    shown = set(rows[0].split())
+    assert "checkpoint" in shown
+    assert shown | set(said.replace(",", "").replace(";", "").split()) >= {f"value{n}" for n in range(12)}
+
+
+def test_a_wide_terminal_shows_everything() -> None:
+    assert not [line for line in table(columns=300) if "left out" in line]
+
+
+def test_lines_show_every_field() -> None:
+    shown = table("--line")
+    assert shown[:2] == ["study       mine", "checkpoint  net0"]
+    assert len(shown) == 3 * 16 + 2
+
+
+def ranks(images: Images, wrong: int) -> np.ndarray:
+    return (np.arange(images.info.count) < wrong).astype(int)
+
+
+def test_a_terminal_of_80_columns_has_room_for_the_intervals(command: Command, tmp_path: Path) -> None:
+    images, path = image_set(100, labels=[0] * 100, name="imagenet-val"), tmp_path / "results.duckdb"
+    wrong = {
+        condition(): (10, 30),
+        condition("critical_band", noise_sd=0.08, frequency=3): (30, 60),
+        condition("pgd_linf", eps=0.5 / 255, step=2 / 255, steps=40): (30, 70),
+    }
+    names = ["efficientnet_lite0", "resnet50.tv_in1k"]
+    with open_store(path) as store:
+        for version, precision in enumerate(("fp32", "int8")):
+            cells = [cell(images, of, by=model(name), precision=precision) for name in names for of in wrong]
+            numbers = [wrong[one.condition][version] for one in cells]
+            store_study(store, "s", images, [part(one, ranks(images, number), ranks(images, number))
+                                             for one, number in zip(cells, numbers, strict=True)])  # fmt: skip
+    shown = on_a_terminal([sys.executable, "-P", "-m", "bandlens", "compare", "s@1", "s@2", "--db", str(path)])
+    tables = [line for line in shown if line.startswith("Cells: ")]
+    assert tables == [f"Cells: {name} on imagenet-val" for name in names]
+    for row in json.loads(command("compare", "s@1", "s@2", "--db", path, "--json").out)["cells"]:
+        interval = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        lines = [line for line in shown if line.strip().startswith(row["probe"]) and interval in line]
+        assert len(lines) == len(names)
+        assert max(map(len, lines)) <= 80

@@ -1,0 +1,63 @@
+"""Outcomes of a model that never ran, for tests of measures without a database."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from made_up_results import condition
+from numpy.typing import ArrayLike, NDArray
+
+from bandlens.analysis.measures.base import Available
+from bandlens.analysis.measures.outcomes import CellOutcomes, Decisions, ImageTruth, Outcomes, StoredCondition, Subject
+from bandlens.protocol import SHAPE_CUES
+from bandlens.records import Condition
+
+CLEAN = condition()
+
+
+def images_of(
+    count: int, clusters: ArrayLike | None = None, cues: tuple[ArrayLike, ArrayLike] | None = None
+) -> ImageTruth:
+    """Labelled images whose label is 0 or the first of two cues."""
+    none = np.full(count, -1)
+    first, second = (none, none) if cues is None else (np.asarray(cue, np.int64) for cue in cues)
+    return ImageTruth(
+        digest="made up",
+        clusters=np.arange(count) if clusters is None else np.asarray(clusters, np.int64),
+        labelled=True,
+        label=np.zeros(count, np.int64) if cues is None else first,
+        accepted=np.zeros(0, np.int64),
+        cues=SHAPE_CUES if cues else None,
+        first_cue=first,
+        second_cue=second,
+        schemes=frozenset(["shape", "texture"] if cues else ["single"]),
+    )
+
+
+def outcomes_of(
+    predicted: Mapping[Condition, ArrayLike],
+    images: ImageTruth,
+    names: Mapping[int, str] | None = None,
+    classes: int = 10,
+) -> Outcomes:
+    """What is predicted under each condition; CLEAN among them, or not."""
+    decisions = {setting: _decisions(np.asarray(answer), images.label) for setting, answer in predicted.items()}
+    clean = decisions.get(CLEAN)
+    cells = {
+        StoredCondition(number, number, setting, str(setting)): CellOutcomes(images, decided, clean, names or {})
+        for number, (setting, decided) in enumerate(decisions.items())
+    }
+    subject = Subject(1, "s@1", 2, "net", 3, "set", classes, 224, labelled=True)
+    return Outcomes(subject, Available(list(predicted), images.schemes), cells)
+
+
+def right_outcomes(right: Mapping[Condition, NDArray[np.bool_]], clusters: ArrayLike | None = None) -> Outcomes:
+    """Outcomes of images of class 0 that are right or wrong under each condition."""
+    count = len(next(iter(right.values())))
+    return outcomes_of({setting: ~answer for setting, answer in right.items()}, images_of(count, clusters))
+
+
+def _decisions(predicted: NDArray[np.integer], label: NDArray[np.int64]) -> Decisions:
+    rank = (predicted != label).astype(np.uint16)
+    return Decisions(predicted.astype(np.uint16), rank, np.full(len(label), 0.5, np.float32))

@@ -1,0 +1,144 @@
+"""Results databases without a run: cells and predictions that a test makes up."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import ArrayLike, NDArray
+
+from bandlens.analysis.database.store import NO_NAMES, ClassNames, Store
+from bandlens.probes.clean import perturb
+from bandlens.probes.family import Family, Parameter
+from bandlens.probes.grid import KNOWN
+from bandlens.records import (
+    Cell,
+    Condition,
+    Finished,
+    ImageSetInfo,
+    Model,
+    Predictions,
+    SessionInfo,
+    Variant,
+    digest_of,
+)
+
+SESSION = SessionInfo("a processor", 8, 1, '{"onnxruntime": "1"}')
+
+
+@dataclass(frozen=True)
+class Images:
+    """An image set without pixels."""
+
+    info: ImageSetInfo
+    paths: list[str]
+    labels: NDArray[np.int32] | None
+    clusters: NDArray[np.int32]
+    schemes: Mapping[str, tuple[NDArray[np.int64], NDArray[np.int32]]] = field(default_factory=dict)
+    class_names: Sequence[str] | None = None
+
+
+def image_set(
+    count: int,
+    *,
+    name: str = "set",
+    labels: ArrayLike | None = None,
+    clusters: ArrayLike | None = None,
+    schemes: Mapping[str, Sequence[Sequence[int]]] | None = None,
+    paths: Sequence[str] | None = None,
+    **info: Any,
+) -> Images:
+    """`schemes` has a list of classes for each image; `info` has further fields of ImageSetInfo, such as benchmark."""
+    own = np.arange(count) if clusters is None else clusters
+    given = None if labels is None else np.asarray(labels, np.int32)
+    lists = schemes or {}
+    identity = (count, None if given is None else given.tolist(), np.asarray(own).tolist())
+    about = {"name": name, "benchmark": "made up", "count": count, "size": 224, "preprocessing": "none"} | info
+    digest = digest_of(*identity, dict(lists), list(paths or ()), info)  # the same images under any name
+    files = [f"{k}.png" for k in range(count)] if paths is None else list(paths)
+    flat = {
+        scheme: (
+            np.repeat(np.arange(count), [len(classes) for classes in rows]),
+            np.array([one for classes in rows for one in classes], np.int32),
+        )
+        for scheme, rows in lists.items()
+    }
+    found = ImageSetInfo(digest=digest, labelled=labels is not None, **about)
+    return Images(found, files, given, np.asarray(own, np.int32), flat)
+
+
+def model(name: str = "net", *, content: str | None = None, classes: int = 10, category: str = "own") -> Model:
+    sha256 = hashlib.sha256((content or name).encode()).hexdigest()
+    return Model(name, category, "small", sha256, "made up", "none", Path(f"{name}.onnx"), sha256, 224, classes)
+
+
+def condition(probe: str = "clean", **parameters: float | str) -> Condition:
+    """A condition with the facts of its family, or of a user's probe, whatever its parameters are."""
+    own = Family(probe, "made up", 1, tuple(Parameter(name, str, ()) for name in parameters), perturb)
+    family = KNOWN.get(probe, own)
+    facts = family.facts(parameters, family.axes_of([parameters]))
+    return Condition(probe, tuple(parameters.items()), digest_of(probe, parameters), facts)
+
+
+def variant(of: Model | None = None, precision: str = "fp32") -> Variant:
+    of = of or model()
+    return Variant(of, "onnxruntime", precision, of.path, of.sha256)
+
+
+def cell(images: Images, of: Condition | None = None, *, by: Model | None = None, precision: str = "fp32") -> Cell:
+    return Cell(variant(by, precision), images.info, of or condition(), 0)
+
+
+def part(
+    of: Cell, predicted: ArrayLike, rank: ArrayLike | None = None, first: int = 0, confidence: ArrayLike = 0.5
+) -> Finished:
+    columns = Predictions(
+        np.asarray(predicted, np.uint16),
+        None if rank is None else np.asarray(rank, np.uint16),
+        np.broadcast_to(np.asarray(confidence, np.float32), np.shape(predicted)),
+    )
+    return Finished(of, first, columns, 0.25)
+
+
+def store_study(
+    store: Store, name: str, images: Images | Sequence[Images], parts: Sequence[Finished], names: ClassNames = NO_NAMES
+) -> str:
+    """A study of these cells, all of them stored; gives its label."""
+    cells = [one.cell for one in parts]
+    sets = [images] if isinstance(images, Images) else images
+    label = store.begin_study(name, f'name = "{name}"', cells, sets, names)
+    known = store.progress(cells)
+    missing = [one for one in parts if not known[one.cell.key]]
+    sessions = {c.variant: SESSION for c in cells}
+    for info in dict.fromkeys(one.cell.image_set for one in missing):  # a commit is of one image set
+        store.commit([one for one in missing if one.cell.image_set == info], sessions)
+    return label
+
+
+def store_values(store: Store, values: pl.DataFrame) -> None:
+    """Put made-up numbers of measures into the place of those that a study has of many conditions.
+
+    `values` has study_id, checkpoint_id, metric and value, and perhaps image_set_id, low, high, state and note.
+    """
+    for study in values["study_id"].unique():
+        store.execute("DELETE FROM measure_value WHERE study = ? AND condition IS NULL", [int(study)])
+    for row in values.to_dicts():
+        state = row.get("state") or ("missing" if row["value"] is None else "ok")
+        keys = [row["study_id"], row["checkpoint_id"], row.get("image_set_id"), row["metric"]]
+        numbers = [row["value"], row.get("low"), row.get("high"), state, row.get("note")]
+        store.execute(
+            "INSERT INTO measure_value (study, checkpoint, image_set, metric, value, low, high, state, note) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            keys + numbers,
+        )
+
+
+def python(code: str, *arguments: object) -> list[str]:
+    """The command that runs the code with its arguments as sys.argv[1:]."""
+    return [sys.executable, "-P", "-c", code, *map(str, arguments)]

@@ -1,0 +1,105 @@
+"""Pages whose blocks are run: their files are written, their commands typed, their outputs compared but for times."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\S+)(?: file=(\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TIMES = re.compile(r"\d[\d.,]* (s|min|h)\b|\(\d[\d.,]* a second\)|(?<=images_per_second) +\d[\d.,]*")
+EXPORTED_WITH = re.compile(r"With\s+torch\s+(\S+)\s+and\s+onnxscript\s+(\S+),\s+the\s+file\s+has\s+the\s+sha256")
+"""The versions that wrote the file whose sha256 README shows: others write another one."""
+LEFT_OUT = ("…", "[…]")
+"""Lines that stand for any number of lines."""
+
+
+def commands(block: str) -> Iterator[tuple[str, str]]:
+    """(command, what it printed) of a console block; `> ` continues a command."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        first, *rest = part.splitlines()
+        continued = 0
+        while continued < len(rest) and rest[continued].startswith("> "):
+            continued += 1
+        command = "\n".join([first, *(line[2:] for line in rest[:continued])])
+        yield command, "\n".join(rest[continued:])
+
+
+def lines_of(output: str) -> list[list[str]]:
+    """The words of each line, without times and the widths of columns."""
+    plain = re.sub("─+", "─", TIMES.sub(" TIME", output))
+    if EXPORTED_WITH.findall(README) != [(torch.__version__.partition("+")[0], version("onnxscript"))]:
+        plain = re.sub(r"\b[0-9a-f]{16}\b", "SHA256", plain)
+    return [line.split() for line in plain.splitlines() if line.strip()]
+
+
+def same_word(shown: str, printed: str) -> bool:
+    """Equal, or numbers that another processor's arithmetic may have moved: by one in the last digit, or by 2 %.
+
+    A number as small as 1e-05 is itself what rounding left, and another one is as good up to a factor of three.
+    """
+    if shown == printed:
+        return True
+    try:
+        a, b = (float(word.strip("(),%;").replace(",", "")) for word in (shown, printed))
+    except ValueError:
+        return False
+    if "e-" in shown:
+        return abs(a) / 3 < abs(b) < 3 * abs(a)
+    digits = shown.strip("(),%;").partition(".")[2]
+    return "." in shown and abs(a - b) <= max(1.01 * 10.0 ** -len(digits), 0.02 * abs(a))
+
+
+def same_line(shown: Sequence[str], printed: Sequence[str]) -> bool:
+    """Whether a line is the one that is shown; one that ends in … goes on."""
+    if shown[-1].endswith("…"):
+        *words, last = shown
+        start = last.removesuffix("…")
+        return (
+            len(printed) > len(words)
+            and all(map(same_word, words, printed))
+            and printed[len(words)].startswith(start or printed[len(words)])
+        )
+    return len(shown) == len(printed) and all(map(same_word, shown, printed))
+
+
+def compare(shown: str, printed: str) -> None:
+    """AssertionError at the first line that is shown and was not printed."""
+    rest, skipping = iter(lines_of(printed)), False
+    for line in lines_of(shown):
+        if len(line) == 1 and line[0] in LEFT_OUT:
+            skipping = True
+            continue
+        found = next(rest, None)
+        while skipping and found is not None and not same_line(line, found):
+            found = next(rest, None)
+        assert found is not None, f"not printed: {' '.join(line)}\n{printed}"
+        assert same_line(line, found), f"shown:   {' '.join(line)}\nprinted: {' '.join(found)}"
+        skipping = False
+    left = None if skipping else next(rest, None)
+    assert left is None, f"not shown: {' '.join(left or [])}"
+
+
+def environment_in(folder: Path) -> dict[str, str]:
+    binaries = Path(sys.executable).parent
+    return os.environ | {"PATH": f"{binaries}:{os.environ['PATH']}", "BANDLENS_HOME": str(folder / "home")}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    return environment_in(tmp_path)
+
+
+def printed_by(command: str, folder: Path, environment: dict[str, str]) -> str:
+    result = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}\n{result.stderr}"
+    return result.stdout

@@ -1,0 +1,59 @@
+"""A results database worth a report: made-up models with the whole grid, one of them with a hostile name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from made_up_results import cell, condition, image_set, model, part, store_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.probes.grid import PUBLISHED, make_grid
+from bandlens.protocol import CATEGORIES
+from bandlens.records import Condition, Model
+
+HOSTILE = '<script>alert(1)</script>"&'
+OWN_PROBE = [condition("blur", sigma=sigma) for sigma in (1, 2, 4)]
+GRID = make_grid(PUBLISHED, Path()).conditions
+
+
+def models(count: int) -> list[Model]:
+    """Models of several categories; the second is hostile."""
+    named = [model(f"net_{k}", category=CATEGORIES[k % len(CATEGORIES)]) for k in range(count)]
+    return [*named[:1], model(HOSTILE), *named[2:]][:count]
+
+
+def make_database(
+    path: Path, count: int, conditions: Sequence[Condition] = (*GRID, *OWN_PROBE), shift: float = 0, images: int = 120
+) -> None:
+    """A study `many` of so many models; `shift` is added to the chance of being right."""
+    random = np.random.default_rng(count)
+    labels = random.integers(0, 10, images)
+    photographs = image_set(images, name="photographs", labels=labels)
+    parts = []
+    for which in models(count):
+        skill, peak, center, gain = random.uniform((0.5, 1, 2, 0.5), (0.8, 2.6, 4.5, 2))
+        for one in conditions:
+            right = random.random(images) < shift + skill * _share(one, peak, center, gain)
+            rank = np.where(right, 0, random.integers(1, 8, images))
+            parts.append(part(cell(photographs, one, by=which), np.where(right, labels, (labels + 1) % 10), rank))
+    with open_store(path) as store:
+        store_study(store, "many", photographs, parts)
+
+
+def add_metrics(path: Path) -> None:
+    with open_store(path) as store:
+        compute_measures(store, "many", Options(100))
+
+
+def _share(of: Condition, peak: float, center: float, gain: float) -> float:
+    """The share of its skill that a made-up model keeps."""
+    if cutoff := of.number("cutoff"):
+        return float(1 - np.exp(-4 * gain * cutoff)) if of.probe == "lowpass" else 0.8 * cutoff ** (3 * gain)
+    if noise_sd := of.number("noise_sd"):
+        sensitivity = peak * np.exp(-(((of.number("frequency") or 0) - center) ** 2) / 4)
+        return float(1 / (1 + np.exp(3 * (np.log2(noise_sd / 0.16) + sensitivity))))
+    return float(np.exp(-(of.number("sigma") or 0) / 4))

@@ -1,0 +1,182 @@
+"""Small models, image sets and study files: what runs go through in milliseconds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from bandlens.analysis.database.open import open_store
+from bandlens.export.models import save_model
+from bandlens.probes.images.image_set import ImageSet
+from bandlens.probes.images.options import Contents
+from bandlens.probes.images.pack import pack_arrays
+from bandlens.records import Crop, Model
+
+CLASSES = 12
+PROBES = """
+lowpass = {cutoff = [0.1, 0.3]}
+critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}
+"""
+"""Probes of a study that `study_in` writes, unless a test names others: 1 + 2 + 4 conditions."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Answer]
+"""The fixture `command`."""
+
+
+def make_model(
+    folder: Path,
+    name: str = "one",
+    *,
+    size: int = 128,
+    classes: int = CLASSES,
+    seed: int = 0,
+    category: str = "own",
+    darkest: float = 0.0,
+) -> Model:
+    """A convolution and a linear layer with random weights.
+
+    The logits of an image whose mean is below `darkest` are not finite.
+    """
+    rng = np.random.default_rng(seed)
+    weights = {
+        "kernel": rng.normal(size=(8, 3, 5, 5)) / 5,
+        "bias": rng.normal(size=8) / 4,
+        "matrix": rng.normal(size=(8 * 16, classes)),
+        "offset": rng.normal(size=classes) / 10,
+        "darkest": np.array([darkest]),
+        "zero": np.zeros(1),
+    }
+    pool = size // 4 // 4
+    nodes = [
+        helper.make_node("Conv", ["images", "kernel", "bias"], ["c"], strides=[4, 4], pads=[2, 2, 2, 2]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("AveragePool", ["r"], ["p"], kernel_shape=[pool, pool], strides=[pool, pool]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "matrix", "offset"], ["g"]),
+        helper.make_node("GlobalAveragePool", ["images"], ["colour"]),
+        helper.make_node("Flatten", ["colour"], ["flat"]),
+        helper.make_node("ReduceMean", ["flat"], ["mean"], axes=[1], keepdims=1),
+        helper.make_node("Sub", ["mean", "darkest"], ["above"]),
+        helper.make_node("Sqrt", ["above"], ["root"]),
+        helper.make_node("Mul", ["root", "zero"], ["nothing"]),
+        helper.make_node("Add", ["g", "nothing"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, size, size])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])],
+        [numpy_helper.from_array(array.astype(np.float32), key) for key, array in weights.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(made)
+    content = made.SerializeToString()
+    model = Model(
+        name=name,
+        category=category,
+        architecture="small",
+        weights_sha256=hashlib.sha256(str(seed).encode()).hexdigest(),
+        source=f"random:{seed}",
+        normalization="none",
+        path=folder / f"{name}.onnx",
+        sha256=hashlib.sha256(content).hexdigest(),
+        image_size=size,
+        classes=classes,
+    )
+    save_model(model, content, {})
+    return model
+
+
+def make_pictures(count: int, size: int = 128, seed: int = 0) -> NDArray[np.uint8]:
+    """(count, size, size, 3): patches of colour at three scales, dark and light."""
+    rng = np.random.default_rng(seed)
+    pictures = rng.uniform(40, 180, size=(count, 1, 1, 3)) * np.ones((1, size, size, 1))
+    for cells in (4, 16, size):
+        coarse = rng.normal(scale=35, size=(count, cells, cells, 3))
+        pictures += coarse.repeat(size // cells, axis=1).repeat(size // cells, axis=2)
+    return pictures.clip(0, 255).astype(np.uint8)
+
+
+def make_images(
+    out: Path,
+    pictures: NDArray[np.uint8],
+    *,
+    labels: Sequence[int] | None = None,
+    folders: int | None = None,
+    name: str | None = None,
+) -> ImageSet:
+    """Pack pictures as they are; with `folders`, each that many neighbours are one cluster."""
+    size = pictures.shape[1]
+    named = ((f"{k // (folders or len(pictures))}/{k}.png", picture) for k, picture in enumerate(pictures))
+    clusters = "folder" if folders else "none"
+    return pack_arrays(
+        named, out, crop=Crop(size, size), labels=labels, contents=Contents(name=name, clusters=clusters)
+    )
+
+
+def make_study(folder: Path, **keys: Any) -> Path:
+    """A study file of the folder's models and image set; `probes` is TOML text."""
+    defaults = {
+        "name": "study",
+        "checkpoints": ["*"],
+        "models": "models",
+        "images": ["images.set"],
+        "engine": "onnxruntime",
+        "batch": 8,
+    }
+    probes = keys.pop("probes", "")
+    # JSON's strings, numbers and lists are TOML's too.
+    lines = [f"{key} = {json.dumps(value)}" for key, value in (defaults | {"threads": 1} | keys).items()]
+    file = folder / f"{keys.get('name', 'study')}.toml"
+    file.write_text("\n".join([*lines, "[probes]", probes]), encoding="utf-8")
+    return file
+
+
+def study_in(folder: Path, count: int = 100, probes: str = PROBES, models: tuple[str, ...] = ("one", "two")) -> Path:
+    """A study of small models and labelled images."""
+    for seed, name in enumerate(models):
+        make_model(folder / "models", name, seed=seed)
+    make_images(folder / "images.set", make_pictures(count), labels=[k % CLASSES for k in range(count)])
+    return make_study(folder, probes=probes)
+
+
+def rows_of(database: Path) -> pl.DataFrame:
+    """Every prediction with the key of its cell, in a fixed order: what two runs must have in common."""
+    with open_store(database, read_only=True) as store:
+        return store.frame(
+            "SELECT key, image_index, predicted, label_rank, confidence "
+            "FROM prediction JOIN cell ON cell.id = prediction.cell WHERE complete ORDER BY ALL"
+        )
+
+
+def ask(database: Path, sql: str, parameters: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+    with open_store(database, read_only=True) as store:
+        return store.frame(sql, list(parameters)).rows()
+
+
+def bandlens(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    command = [sys.executable, "-P", "-m", "bandlens", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)

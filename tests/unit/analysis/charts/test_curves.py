@@ -1,0 +1,122 @@
+"""Charts of accuracies over frequency: in cycles per image, as the probes cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import polars as pl
+import pytest
+from made_up_results import condition
+
+from bandlens.analysis.charts.curves import band_map, curves, probe_panels
+from bandlens.analysis.charts.style import CENTER
+from bandlens.records import Condition
+
+
+def rows_of(*conditions: Condition, top1: Sequence[float | None] = (), cycles: Sequence[float] = ()) -> pl.DataFrame:
+    """Rows of the view `curve` with the facts of these conditions, of one model."""
+    rows = pl.DataFrame(
+        [
+            {"probe": of.probe, "place": place, "top1": top1[place] if top1 else 0.5}
+            | {"cycles": cycles[place] if cycles else None}
+            | asdict(of.facts)
+            for place, of in enumerate(conditions)
+        ],
+        schema_overrides={"cycles": pl.Float64, "x": pl.Float64, "y": pl.Float64},
+    )
+    names = {"checkpoint": "net", "category": "own", "measure": "accuracy"}
+    numbers = {"low": 0.4, "high": 0.6, "n": 100, "clean_top1": 0.8}
+    return rows.with_columns(pl.lit(value).alias(name) for name, value in (names | numbers).items())
+
+
+def values(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a chart, which all of its layers share."""
+    [rows] = spec["datasets"].values()
+    return list(rows)
+
+
+def across(spec: dict[str, Any]) -> dict[str, Any]:
+    return dict(spec["layer"][-1]["encoding"]["x"])
+
+
+@pytest.mark.parametrize(("probe", "cycles"), [("lowpass", [11.0, 56.0]), ("highpass", [100.0, 56.0])])
+def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) -> None:
+    rows = rows_of(*(condition(probe, cutoff=c) for c in (0.1, 0.5)), cycles=cycles)
+    [(title, panel)] = probe_panels(rows, probe).items()
+    spec = panel.to_dict()
+    stay = "lower" if probe == "lowpass" else "higher"
+    assert (across(spec)["field"], across(spec)["title"]) == (
+        "cycles",
+        f"cut: {stay} frequencies stay (cycles per image)",
+    )
+    assert {one["field"] for one in spec["layer"][-1]["encoding"]["tooltip"]} >= {"cycles", "setting"}
+    assert {row["cycles"]: row["setting"] for row in values(spec)} == dict(
+        zip(cycles, ["cutoff=0.1", "cutoff=0.5"], strict=True)
+    )
+    assert (title, spec["title"]) == (probe, probe)
+    assert "scale" not in across(spec)
+
+
+def test_bands_of_noise_are_at_their_centres() -> None:
+    noise = [condition("critical_band", noise_sd=0.02, frequency=f, draw="shared") for f in (0, 3)]
+    rows = rows_of(condition("critical_band", noise_sd=0.0), *noise, top1=[0.9, 0.5, 0.5], cycles=[0, 1.875, 15.0])
+    rows = rows.with_columns(cycles=pl.when(pl.col("x").is_not_null()).then("cycles"))
+    chart = band_map(rows, "net").to_dict()
+    assert {(row["cycles"], row["series"]) for row in values(chart)} == {
+        (1.875, "noise_sd=0.02"),
+        (15.0, "noise_sd=0.02"),
+    }
+    assert chart["title"]["subtitle"] == "accuracy; without noise 0.90"
+    [(title, panel)] = probe_panels(rows, "critical_band").items()
+    spec = panel.to_dict()
+    assert (title, across(spec)["title"]) == ("critical band, noise_sd=0.02", CENTER)
+    assert across(spec)["scale"] == {"type": "log", "base": 2}
+    assert across(spec)["axis"]["values"] == [1.875, 15.0]
+
+
+def test_a_map_of_waves_shows_a_frequency_and_its_opposite() -> None:
+    waves = [condition("fourier", row=row, column=column, norm=15.7) for row, column in [(0, 0), (0, 2), (3, -1)]]
+    [(title, chart)] = probe_panels(rows_of(*waves, top1=[0.9, 0.5, 0.2]), "fourier").items()
+    spec = chart.to_dict()
+    assert title == "net, norm=15.7"
+    tiles = {(row["x"], row["y"]): row["top1"] for row in values(spec)}
+    assert tiles == {(0, 0): 0.9, (2, 0): 0.5, (-2, 0): 0.5, (-1, 3): 0.2, (1, -3): 0.2}
+    assert [spec["encoding"][axis]["title"] for axis in "xy"] == ["cycles across", "cycles down"]
+
+
+def test_a_map_of_bins_has_octaves_across_and_orientations_down() -> None:
+    bins = [(0, 0.0), (2, 45.0), (2, 90.0)]
+    made = [condition("fourier_bin", octave=octave, orientation=turn, norm=15.7) for octave, turn in bins]
+    [chart] = probe_panels(rows_of(*made, top1=[0.9, 0.5, None]), "fourier_bin").values()
+    spec = chart.to_dict()
+    assert [(row["x"], row["y"], row["top1"]) for row in values(spec)] == [(0, 0, 0.9), (2, 45, 0.5)]
+    assert spec["encoding"]["y"]["title"] == "orientation (degrees)"
+
+
+def test_a_probe_of_ones_own_with_one_number_has_its_curve() -> None:
+    [panel] = probe_panels(rows_of(*(condition("blur", sigma=sigma) for sigma in (4, 1, 2))), "blur").values()
+    spec = panel.to_dict()
+    assert (across(spec)["field"], across(spec)["type"], across(spec)["title"]) == ("x", "quantitative", "sigma")
+    assert [row["x"] for row in values(spec)] == [1, 2, 4]
+
+
+def test_a_probe_without_an_axis_has_its_settings_side_by_side_in_their_order() -> None:
+    [panel] = probe_panels(rows_of(*(condition("tint", color=color) for color in ("red", "blue"))), "tint").values()
+    spec = panel.to_dict()
+    assert (across(spec)["field"], across(spec)["type"], across(spec)["sort"]) == ("setting", "nominal", None)
+    assert [row["setting"] for row in values(spec)] == ["color=red", "color=blue"]
+
+
+def test_a_single_place_on_an_axis_is_a_setting_like_any_other() -> None:
+    noise = [condition("critical_band", noise_sd=sd, frequency=3, draw="shared") for sd in (0.02, 0.08)]
+    [panel] = probe_panels(rows_of(*noise, cycles=[15, 15]), "critical_band").values()
+    spec = panel.to_dict()
+    assert (across(spec)["field"], across(spec)["title"]) == ("setting", "setting")
+    assert [row["setting"] for row in values(spec)] == ["noise_sd=0.02, frequency=3", "noise_sd=0.08, frequency=3"]
+
+
+def test_what_is_no_view_of_conditions_can_be_drawn_too() -> None:
+    rows = rows_of(condition("lowpass", cutoff=0.1), cycles=[11]).drop("setting", "place")
+    assert across(curves(rows, "cycles", "cycles", "lowpass").to_dict())["field"] == "cycles"

@@ -1,0 +1,113 @@
+"""Charts of metrics: what they draw follows from the column `state`, whatever the notes say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from bandlens.analysis.charts.metrics import NONE, SOUND, WARN, add_estimators, channel, numbers, threshold_map
+from bandlens.analysis.measures.base import State
+
+PROSE = "the threshold lies below the tested noise; all thresholds are equal; no Gaussian; lies above"
+"""A note that would mislead whatever reads notes."""
+MARKS = {
+    State.OK: SOUND,
+    **dict.fromkeys((State.DOUBTFUL, State.NO_INTERVAL, State.CENSORED_BELOW, State.CENSORED_ABOVE), WARN),
+    **dict.fromkeys((State.DEGENERATE, State.UNDETERMINED, State.AT_CHANCE, State.MISSING, State.FAILED), NONE),
+}
+
+
+def rows(metric: str, state: str, value: float | None = 0.05, note: str | None = PROSE) -> dict[str, Any]:
+    number = {"value": value, "low": value and value / 2, "high": value and value * 2}
+    return {"checkpoint": "net", "category": "own", "metric": metric, "state": state, "note": note} | number
+
+
+def data(chart: Any) -> list[dict[str, Any]]:
+    """All rows in all layers of a chart."""
+    spec = chart.to_dict()
+    found = [spec.get("data", {}), *(layer.get("data", {}) for layer in spec.get("layer", ()))]
+    named = [*spec.get("datasets", {}).values()]
+    return [row for one in found for row in one.get("values", ())] + [row for one in named for row in one]
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_has_a_mark(state: State) -> None:
+    frame = add_estimators(pl.DataFrame([rows("critical_bandwidth", state), rows("spectral_bias", state, note=None)]))
+    assert frame["mark"].to_list() == [MARKS[state]] * 2
+    assert frame["number"].to_list() == ["bandwidth", "spectral_bias"]
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"), [("ok", "point"), ("doubtful", "point"), ("degenerate", "text"), ("undetermined", "text")]
+)
+def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
+    value = None if state == "undetermined" else 3.0
+    frame = add_estimators(pl.DataFrame([rows("critical_bandwidth", state, value)]))
+    layers = numbers(frame, "bandwidth", "bandwidth", "model").to_dict()["layer"]
+    marks = {layer["mark"]["type"]: layer["mark"] for layer in layers}
+    assert {"point", "text"} & set(marks) == {kind}
+    if kind == "point":
+        assert (marks["point"].get("fill") == "white") == (state == "doubtful")
+
+
+@pytest.mark.parametrize(
+    ("metric", "estimator"),
+    [
+        ("psychometric_bandwidth", "psychometric"),
+        ("critical_bandwidth", "published"),
+        ("shape_bias", None),
+        ("ID", None),
+    ],
+)
+def test_only_a_channel_has_an_estimator(metric: str, estimator: str | None) -> None:
+    frame = add_estimators(pl.DataFrame([rows(metric, "ok")]))
+    assert frame["estimator"].to_list() == [estimator]
+    spec = numbers(frame, frame["number"][0], "title", "model").to_dict()
+    encodings = [layer["encoding"] for layer in spec["layer"]]
+    told = [{one["field"] for one in encoding["tooltip"]} for encoding in encodings]
+    assert all(("estimator" in one) == (estimator is not None) for one in told)
+    assert any("shape" in one for one in encodings) == (estimator is not None), "without one, points are circles"
+
+
+@pytest.mark.parametrize(("state", "sign"), [("ok", ""), ("censored_below", "≤"), ("censored_above", "≥")])
+def test_thresholds_beyond_the_tested_noise_have_a_sign(state: str, sign: str) -> None:
+    frame = pl.DataFrame([rows("psychometric_threshold_3", state)])
+    assert {row["beyond"] for row in data(threshold_map(frame, "thresholds")) if "beyond" in row} == {sign}
+
+
+@pytest.mark.parametrize(
+    ("state", "place"),
+    [("ok", "met"), ("no_interval", "met"), ("censored_below", "below"), ("censored_above", "above")],
+)
+def test_a_triangle_is_a_threshold_beyond_the_tested_noise(state: str, place: str) -> None:
+    frame = pl.DataFrame([rows("psychometric_threshold_3", state)])
+    assert {row["place"] for row in data(channel(frame, "channel")) if "place" in row} == {place}
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        ("ok", "published: 4.0 octaves wide around 28 cycles per image"),
+        ("doubtful", "○ published: 4.0 octaves wide around 28 cycles per image"),
+        ("degenerate", "× published: no channel, why"),
+    ],
+)
+def test_the_subtitle_of_a_channel_says_what_its_fit_is_worth(state: str, line: str) -> None:
+    names = {"critical_bandwidth": 4.0, "critical_center_frequency": 28.0}
+    frame = pl.DataFrame([rows(name, state, value, "why") for name, value in names.items()])
+    assert channel(frame, "channel").to_dict()["title"]["subtitle"] == [line]
+
+
+@pytest.mark.parametrize("size", [224, 240, 384])
+def test_centres_of_bands_follow_the_size_of_the_images(size: int) -> None:
+    names = {"bandwidth": 3.0, "center_frequency": 14.0 * size / 224, "peak_noise_sensitivity": 0.25}
+    fit = [rows(f"psychometric_{name}", "ok", value) for name, value in names.items()]
+    frame = pl.DataFrame([rows("psychometric_threshold_3", "ok"), *fit])
+    charts = (threshold_map(frame, "thresholds", size), channel(frame, "channel", size))
+    for chart in charts:
+        assert {row["cycles"] for row in data(chart) if "value" in row or "place" in row} == {14.0 * size / 224}
+    bell = [row for row in data(charts[1]) if set(row) == {"cycles", "noise_sd"}]
+    peak = min(bell, key=lambda row: row["noise_sd"])
+    assert peak["cycles"] == pytest.approx(14.0 * size / 224, rel=0.04)

@@ -1,0 +1,74 @@
+"""Metrics of conditions of two runs, beside the definition of a paired difference."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+from scipy.stats import t
+
+from bandlens.analysis.comparison.cells import Run
+from bandlens.analysis.comparison.measures import compare_measures
+from bandlens.analysis.comparison.runs import compare_runs
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+
+COUNT = 400
+SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5))
+
+
+def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[list[Run], list[list[np.ndarray]]]:
+    """Shape or texture is named; of B a tenth is drawn anew under the filters. And what was named."""
+    runs, named = [], [[np.random.default_rng(k).integers(0, 2, COUNT) for k in range(3)]]
+    rng = np.random.default_rng(9)
+    other = [np.where(rng.random(COUNT) < 0.1, rng.integers(0, 2, COUNT), one) for one in named[0]]
+    named.append([named[0][0], *other[1:]])
+    for k, (count, answers) in enumerate(zip(sizes, named, strict=True)):
+        images = image_set(count, labels=[0] * count, schemes={"texture": [[1]] * count})
+        by = model("net", content=f"weights {k}")
+        parts = [
+            part(cell(images, one, by=by), of[:count], of[:count]) for one, of in zip(SETTINGS, answers, strict=True)
+        ]
+        label = store_study(store, f"s{k}", images, parts)
+        compute_measures(store, label, Options(100))
+        runs.append(Run(store, label))
+    return runs, named
+
+
+def test_differences_are_paired_over_the_images(store: Store) -> None:
+    runs, named = two_runs(store)
+    found = compare_measures(*runs)[1]
+    assert {"shape_bias", "cue_accuracy", "confidence", "clean_error_consistency"} <= set(found["metric"])
+    assert not {"accuracy", "agreement"} & set(found["metric"]), "cells have these, with a test"
+    rows = found.filter(metric="shape_bias").rows(named=True)
+    assert [row["probe"] for row in rows] == ["clean", "lowpass", "lowpass"]
+    for row, a, b in zip(rows, *named, strict=True):
+        d = (b == 0).astype(float) - (a == 0)
+        assert row["difference"] == pytest.approx(d.mean())
+        # k images differ, and half of one is lost unseen and half of one gained: Satterthwaite's degrees of freedom.
+        k = np.count_nonzero(d)
+        quantile = t.ppf(0.975, min(COUNT - 1, 2 * (k + 1) ** 2 / (k + 0.5)))
+        half = quantile * np.sqrt((d.var() * COUNT + 1) / (COUNT - 1) / COUNT)
+        assert (row["low"], row["high"]) == pytest.approx((d.mean() - half, d.mean() + half), abs=0.02 * half)
+
+
+def test_what_saw_other_images_is_taken_as_independent(store: Store) -> None:
+    runs, _ = two_runs(store, (COUNT, COUNT - 10))
+    for row in compare_measures(*runs)[1].filter(metric="shape_bias", probe="lowpass").rows(named=True):
+        query = (
+            "SELECT value, low, high FROM condition_metric_of(?) WHERE metric = 'shape_bias' AND probe = ? "
+            "AND parameters::VARCHAR = ?"
+        )
+        (a, low_a, high_a), (b, low_b, high_b) = (
+            run.store.frame(query, [run.label, row["probe"], row["parameters"]]).row(0) for run in runs
+        )
+        assert row["low"] == pytest.approx(b - a - np.hypot(b - low_b, high_a - a))
+        assert row["high"] == pytest.approx(b - a + np.hypot(high_b - b, a - low_a))
+
+
+def test_a_comparison_shows_conditions_that_moved(store: Store) -> None:
+    runs, _ = two_runs(store)
+    shown = compare_runs(*runs).what_differs().conditions
+    assert set(shown["probe"]) == {"lowpass"}
+    assert {"shape_bias", "clean_error_consistency"} <= set(shown["metric"])

@@ -1,0 +1,107 @@
+"""What differs between two runs, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+
+from bandlens.analysis.comparison.cells import CELLS, Run, two_of
+from bandlens.analysis.comparison.runs import compare_runs
+from bandlens.analysis.comparison.words import in_words
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.protocol import BIAS_CUTOFFS
+
+METRIC = ("checkpoint", "image_set", "metric", "difference", "low", "high", "state_a", "state_b")
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Run, Run]:
+    """What the sentence calls them; it reads no row of theirs."""
+    with open_store(tmp_path / "results.duckdb") as store:
+        return Run(store, "s@1", "checkpoint", "v1", "v1, v2"), Run(store, "s@1", "checkpoint", "v2", "v1, v2")
+
+
+def metrics(*rows: Sequence[object]) -> pl.DataFrame:
+    types = [pl.String] * 3 + [pl.Float64] * 3 + [pl.String] * 2
+    return pl.DataFrame(list(rows), dict(zip(METRIC, types, strict=True)), orient="row")
+
+
+def cells(*rows: Sequence[object]) -> pl.DataFrame:
+    """Of (image set, probe, difference, p_holm)."""
+    columns = ("image_set", "probe", "difference", "p_holm")
+    frame = pl.DataFrame(list(rows), {name: CELLS[name] for name in columns}, orient="row")
+    return frame.with_columns(
+        checkpoint=pl.lit("v1, v2"), p="p_holm", low=pl.col("difference") - 0.01, high=pl.col("difference") + 0.01
+    )
+
+
+LOW = ("v1, v2", "set", "low_frequency_bias", -0.021, -0.034, -0.008, "ok", "ok")
+
+
+def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs: tuple[Run, Run]) -> None:
+    found = in_words(*runs, cells(), metrics(LOW))
+    assert found == "v2 relies less on low frequencies: -0.021 [-0.034, -0.008]"
+    high = ("v1, v2", "set", "high_frequency_bias", 0.1, 0.05, 0.15, "ok", "ok")
+    shape = ("v1, v2", "cue", "shape_bias", 0.1, -0.01, 0.21, "ok", "ok")
+    clean = cells(("set", "clean", -0.05, 0.01), ("set", "lowpass", -0.3, 0.001))
+    assert in_words(*runs, clean, metrics(LOW, high, shape)) == (
+        "v2 relies less on low frequencies: -0.021 [-0.034, -0.008]; "
+        "it relies more on high frequencies: +0.100 [+0.050, +0.150]; "
+        "it is less accurate without perturbation: -0.050 [-0.060, -0.040]"
+    )
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        (*LOW[:4], -0.034, 0.008, "ok", "ok"),
+        (*LOW[:4], None, None, "ok", "ok"),
+        (*LOW[:6], "ok", "doubtful"),
+        ("v1, v2", "set", "critical_bandwidth", -1.0, -2.0, -0.5, "ok", "ok"),
+    ],
+)
+def test_what_is_chance_or_unsound_is_not_told(runs: tuple[Run, Run], row: Sequence[object]) -> None:
+    tested = cells(("set", "clean", -0.05, 0.2), ("set", "lowpass", -0.3, 0.3))
+    assert in_words(*runs, tested, metrics(row)) == "v2 does not differ from v1 beyond chance in any of 2 cells"
+    assert in_words(*runs, cells(), metrics(row)) == "v1 and v2 have no cells that could differ"
+
+
+def test_of_several_cases_those_that_differ_are_counted(runs: tuple[Run, Run]) -> None:
+    rows = [("v1, v2", f"set{k}", "low_frequency_bias", d, d - 0.02, d + 0.02, "ok", "ok") for k, d in
+            enumerate((-0.1, -0.2, 0.1, 0.0))]  # fmt: skip
+    assert in_words(*runs, cells(), metrics(*rows)) == (
+        "v2 relies less on low frequencies in 2 of 4 cases and relies more on low frequencies in 1 of 4 cases"
+    )
+    assert in_words(*runs, cells(("set", "lowpass", -0.3, 0.001)), metrics()) == (
+        "v2 differs from v1 in the accuracy of 1 of 1 cells"
+    )
+
+
+def filtered(store: Store, names: Sequence[str], lost: int) -> str:
+    """A study of networks of which the last loses so many more of 200 images under every low-pass."""
+    images, parts = image_set(200, labels=[0] * 200), []
+    for name in names:
+        for of in (condition(), *(condition(p, cutoff=c) for p in ("lowpass", "highpass") for c in BIAS_CUTOFFS)):
+            wrong = 20 + (lost if of.probe == "lowpass" and name == names[-1] else 0)
+            rank = (np.arange(200) < wrong).astype(int)
+            parts.append(part(cell(images, of, by=model(name)), rank, rank))
+    label = store_study(store, "s", images, parts)
+    compute_measures(store, label)
+    return label
+
+
+def test_a_checkpoint_that_loses_images_under_low_pass_relies_less_on_low_frequencies(tmp_path: Path) -> None:
+    """180 of 200 are right, and 150 of these under each low-pass: a ratio of 150 / 180 instead of 1."""
+    with open_store(tmp_path / "results.duckdb") as store:
+        run = Run(store, filtered(store, ["v1", "v2"], 30))
+        found = compare_runs(*two_of(run, run, "checkpoint", "v1", "v2"))
+        back = compare_runs(*two_of(run, run, "checkpoint", "v2", "v1"))
+    assert found.sentence.startswith("v2 relies less on low frequencies: -0.167 [-0.2")
+    assert back.sentence.startswith("v1 relies more on low frequencies: +0.167 [+0.1")

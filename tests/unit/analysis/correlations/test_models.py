@@ -1,0 +1,114 @@
+"""What of a study's metrics is correlated with what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, image_set, model, part, store_study, store_values
+
+from bandlens.analysis.comparison.cells import Run
+from bandlens.analysis.comparison.correlations import compare_correlations
+from bandlens.analysis.correlations.models import StudyTable, read_models, study_table, subsets_of
+from bandlens.analysis.correlations.table import correlate
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.critical_band import fit_band
+
+BIASES = ["low_frequency_bias", "critical_bandwidth", "critical_bandwidth_raw"]
+CUES = ["shape_bias", "shape_bias_bear", "cue_accuracy"]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """Six models on three labelled sets."""
+    with open_store(tmp_path / "results.duckdb") as opened:
+        sets = [image_set(10, name=name, labels=[0] * 10, benchmark=name) for name in ("imagenet", "conflict", "other")]
+        ranks = {f"net{k}": [0] * (k + 2) + [1] * (8 - k) for k in range(6)}
+        parts = [part(cell(one, by=model(net)), rank, rank) for net, rank in ranks.items() for one in sets]
+        store_study(opened, "s", sets, parts)
+        yield opened
+
+
+def measure(store: Store, wanted: Mapping[str | None, list[str]], unknown: tuple[str, ...] = ()) -> StudyTable:
+    """The table of made-up metrics by image set; those in `unknown` have no value."""
+    ids = store.frame("SELECT DISTINCT study_id, checkpoint_id, checkpoint, image_set_id, image_set FROM study_detail")
+    rows = []
+    for images, metrics in wanted.items():
+        fitting = ids.filter(image_set="imagenet" if images is None else images).sort("checkpoint")
+        if images is None:
+            fitting = fitting.with_columns(image_set_id=pl.lit(None, pl.Int32))
+        for at, metric in enumerate(metrics):
+            values = [None if metric in unknown else float((k + at) % 6) for k in range(6)]
+            rows.append(fitting.with_columns(pl.Series("value", values, pl.Float64), metric=pl.lit(metric)))
+    store_values(store, pl.concat(rows).with_columns(low="value", high="value"))
+    return study_table(store, "s@1")
+
+
+def test_group_means_are_what_biases_are_correlated_with(store: Store) -> None:
+    groups = ["top1_imagenet", "ID", "Robustness", "Adversarial"]
+    table = measure(store, {"imagenet": BIASES, "conflict": CUES, None: groups}, unknown=("Robustness",))
+    assert table.biases == ["critical_bandwidth", "low_frequency_bias", "shape_bias"]
+    assert table.groups == ["Adversarial", "ID"]
+    assert table.control == "ID"
+    rows = correlate(table.frame, table.biases, table.groups, subsets_of(table.frame), resamples=100)
+    assert rows["coefficient"].null_count() == 0
+
+
+def test_without_group_means_it_is_the_clean_accuracy_of_each_set(store: Store) -> None:
+    table = measure(store, {"imagenet": BIASES, None: ["top1_imagenet", "ID"]}, unknown=("ID",))
+    assert table.biases == ["critical_bandwidth", "low_frequency_bias"]
+    assert table.groups == ["top1 conflict", "top1 imagenet", "top1 other"]
+    assert table.control == "top1 imagenet"
+    assert table.frame["top1 other"].to_list() == pytest.approx([20, 30, 40, 50, 60, 70])
+
+
+def test_a_metric_of_several_sets_is_told_apart_by_their_names(store: Store) -> None:
+    table = measure(store, {"imagenet": BIASES, "other": BIASES[:1], "conflict": CUES})
+    assert table.biases == [
+        "critical_bandwidth",
+        "low_frequency_bias (imagenet)",
+        "low_frequency_bias (other)",
+        "shape_bias",
+    ]
+
+
+def test_a_degenerate_fit_is_no_value(store: Store) -> None:
+    """Equal thresholds are fitted by any bell that is wide enough."""
+    flat = fit_band([4] * 7)
+    assert flat.bandwidth > 10_000
+    measure(store, {"imagenet": BIASES})
+    fitted = "metric = 'critical_bandwidth' AND checkpoint = (SELECT id FROM checkpoint ORDER BY id LIMIT 1)"
+    store.execute(f"UPDATE measure_value SET value = ?, state = ? WHERE {fitted}", [flat.bandwidth, flat.state])
+    table = study_table(store, "s@1")
+    rows = correlate(table.frame, table.biases, ["top1 other"], subsets_of(table.frame), resamples=100)
+    assert rows.select("bias", "n").rows() == [("critical_bandwidth", 5), ("low_frequency_bias", 6)]
+    assert rows["note"][0].startswith("1 of 6 models lack a value")
+    assert table.frame["critical_bandwidth_low"].null_count() == 1
+
+
+def test_correlations_with_group_means_are_compared(store: Store) -> None:
+    measure(store, {"imagenet": BIASES, None: ["ID"]})
+    rows = compare_correlations(Run(store, "s@1"), Run(store, "s@1"), resamples=100)
+    assert rows.select("bias", "group").rows() == [("critical_bandwidth", "ID"), ("low_frequency_bias", "ID")]
+
+
+def test_accuracies_of_models_that_saw_the_same_images_err_together(store: Store) -> None:
+    table = measure(store, {"imagenet": BIASES})
+    assert set(table.errors) == {"top1 conflict", "top1 imagenet", "top1 other"}
+    assert table.errors["top1 other"]["net3"].value == pytest.approx(0.5)
+    shared = read_models(table.frame, table.biases, table.groups, table.control, table.errors).shared
+    assert shared is not None
+    assert not shared[: len(table.biases)].any(), "biases are drawn on their own"
+    of_other = shared[len(table.biases) + table.groups.index("top1 other")]
+    right = np.arange(10)[None] < np.arange(2, 8)[:, None]
+    assert of_other @ of_other.T == pytest.approx(np.corrcoef(right), abs=1e-5)
+    joint, alone = (
+        correlate(table.frame, table.biases, ["top1 other"], subsets_of(table.frame), resamples=400, errors=one)
+        for one in (table.errors, None)
+    )
+    assert not joint.equals(alone)
+    assert joint.drop("low_images", "high_images", "note").equals(alone.drop("low_images", "high_images", "note"))

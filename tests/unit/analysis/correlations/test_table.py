@@ -1,0 +1,208 @@
+import time
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.stats import spearmanr
+
+from bandlens.analysis.correlations.models import SUBSET_FILTERS
+from bandlens.analysis.correlations.table import SCHEMA, correlate, correlations
+from bandlens.analysis.published.figures import BIASES, PUBLISHED_GROUPS, correlation_table, shipped_figures
+from bandlens.errors import StoreError, UnknownName
+
+ALL = {"total": pl.lit(True)}
+
+
+def published(**options) -> pl.DataFrame:
+    return correlate(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, **options)
+
+
+def models(n: int = 12, **columns) -> pl.DataFrame:
+    rng = np.random.default_rng(0)
+    given = {"category": ["one", "two", "three", "four"] * n, "x": rng.normal(size=n), "y": rng.normal(size=n)}
+    return pl.DataFrame({name: list(values)[:n] for name, values in (given | columns).items()})
+
+
+@pytest.fixture(scope="module")
+def table() -> pl.DataFrame:
+    return published(control="ID")
+
+
+# The published table
+
+
+def test_the_published_table_is_in_it(table: pl.DataFrame) -> None:
+    theirs = correlation_table(shipped_figures())
+    ours = table.select("bias", "group", "subset", spearman="coefficient", p="p", n="n").to_dicts()
+    assert len(ours) == 72
+    for mine, other in zip(ours, theirs, strict=True):
+        shown = mine["spearman"] if mine["p"] < 0.05 else 0.0
+        assert {**mine, "spearman": shown} == other
+
+
+def test_the_figures_of_the_documentation_are_those_of_the_table(table: pl.DataFrame) -> None:
+    counted = [(table[name] < 0.05).sum() for name in ("p", "p_permutation", "p_bh", "p_holm", "partial_p")] + [
+        ((table["low"] > 0) | (table["high"] < 0)).sum()
+    ]
+    assert counted == [40, 40, 36, 22, 26, 35]
+    total = table.filter(subset="total")
+    turned = total.filter(pl.col("loco_low") * pl.col("loco_high") < 0)
+    assert (len(turned), (turned["p"] < 0.05).sum()) == (11, 3)
+    shape = table.row(
+        by_predicate=(pl.col("bias") == "shape_bias")
+        & (pl.col("group") == "Robustness")
+        & (pl.col("subset") == "total"),
+        named=True,
+    )
+    assert (round(shape["coefficient"], 2), round(shape["partial"], 2)) == (-0.53, 0.41)
+
+
+def test_every_number_of_the_published_table_is_in_its_range(table: pl.DataFrame) -> None:
+    assert list(table.columns) == list(SCHEMA)
+    assert dict(table.schema) == dict(SCHEMA)
+    assert table.select((pl.col("low") <= pl.col("coefficient")) & (pl.col("coefficient") <= pl.col("high")))[
+        "low"
+    ].all()
+    assert (table["p_bh"] <= table["p_holm"]).all()
+    assert (table["p"] <= table["p_bh"]).all()
+    total = table.filter(subset="total")
+    assert ((total["loco_low"] <= total["coefficient"]) & (total["coefficient"] <= total["loco_high"])).all()
+    assert table["partial"].null_count() == 18  # given ID, ID says nothing
+    assert table.filter(subset="adversarial_training")["loco_low"].null_count() == 24
+    assert table["low_images"].null_count() == 72
+
+
+def test_without_the_adversarially_trained_models_is_the_subset_of_the_others(table: pl.DataFrame) -> None:
+    total, other = (table.filter(subset=subset) for subset in ("total", "other"))
+    by_them = total["loco_high_category"] == "adversarial_training"
+    assert by_them.sum() > 5
+    assert total.filter(by_them)["loco_high"].to_list() == pytest.approx(
+        other.filter(by_them)["coefficient"].to_list(), abs=1e-12
+    )
+
+
+def test_it_takes_seconds_and_the_same_seed_gives_the_same(table: pl.DataFrame) -> None:
+    started = time.process_time()
+    again = published(control="ID")
+    assert time.process_time() - started < 30
+    assert again.equals(table)
+    assert not published(control="ID", resamples=200).equals(table)
+
+
+def test_a_row_does_not_depend_on_the_others(table: pl.DataFrame) -> None:
+    adjusted = ["p_holm", "p_bh"]
+    alone = correlate(
+        shipped_figures(), ["critical_bandwidth"], ["Concepts"], {"other": SUBSET_FILTERS["other"]}, control="ID"
+    ).drop(adjusted)
+    same = table.filter(bias="critical_bandwidth", group="Concepts", subset="other").drop(adjusted)
+    for mine, other in zip(alone.row(0), same.row(0), strict=True):
+        assert mine == (pytest.approx(other, abs=1e-12) if isinstance(other, float) else other)
+
+
+# What the data do not determine
+
+
+def test_missing_values_drop_their_model_from_their_pairs_only_and_are_told() -> None:
+    frame = models(
+        12, x2=[None, None, *range(10)], y2=[*map(float, range(9)), float("nan"), 3.0, None], z=[*range(11), None]
+    ).with_columns(x2=pl.col("x2").cast(pl.Float64))
+    table = correlate(frame, ["x", "x2"], ["y", "y2"], ALL, control="z", resamples=200)
+    assert table["n"].to_list() == [12, 10, 10, 8]
+    notes = table["note"].to_list()
+    assert notes[0] == "11 of 12 models have z, over which partial is"
+    assert notes[1].startswith("2 of 12 models lack a value; y2 has 9 different values")
+    assert "2 of 12 models lack a value" in notes[2]
+    complete = frame.drop_nulls(["x2", "y"])
+    theirs = spearmanr(complete["x2"], complete["y"])
+    assert (table["coefficient"][2], table["p"][2]) == pytest.approx((theirs.statistic, theirs.pvalue), abs=1e-10)
+
+
+def test_a_constant_has_no_correlation_and_does_not_count_as_a_test() -> None:
+    frame = models(12, flat=[0.3] * 12, tied=[1.0, 2.0, 3.0] * 4)
+    table = correlate(frame, ["x", "flat", "tied"], ["y"], ALL, resamples=200)
+    assert table["note"].to_list() == [None, "flat does not vary", "tied has 3 different values"]
+    numbers = table.row(1, named=True)
+    assert all(numbers[name] is None for name, kind in SCHEMA.items() if kind == pl.Float64)
+    assert table["p_holm"][0] == pytest.approx(min(1, 2 * table["p"][0])) or table["p"][0] > table["p"][2]
+
+
+@pytest.mark.parametrize(("n", "words"), [(0, "0 models"), (1, "1 model"), (3, "3 models")])
+def test_fewer_than_four_models_are_told(n: int, words: str) -> None:
+    table = correlate(models(n), ["x"], ["y"], ALL)
+    assert table["note"].item() == f"{words}, and a correlation needs 4"
+    assert table["n"].item() == n
+    assert table["coefficient"].item() is None
+    assert table.schema == SCHEMA
+
+
+def test_one_category_and_a_dominant_one_leave_nothing_without_it() -> None:
+    one = correlate(models(8, category=["a"] * 8), ["x"], ["y"], ALL, resamples=100)
+    assert one["note"].item() == "one category, so none can be left out"
+    most = correlate(models(8, category=["a"] * 5 + ["b"] * 3), ["x"], ["y"], ALL, resamples=100)
+    assert most["note"].item() == "without a fewer than 4 models are left"
+    assert most["loco_low"].item() is None
+
+
+def test_many_ties_are_counted_among_the_resamples() -> None:
+    frame = models(12, x=[0.0] * 11 + [1.0])
+    row = correlate(frame, ["x"], ["y"], ALL, resamples=1000).row(0, named=True)
+    assert row["low"] is None
+    assert row["coefficient"] is not None
+    assert "of 1000 resamples a variable does not vary: no interval" in row["note"]
+
+
+def test_no_correlation_is_asked_for() -> None:
+    assert correlate(models(), [], ["y"], ALL).is_empty()
+
+
+# Images
+
+
+def test_intervals_of_the_values_go_into_the_interval_of_the_coefficient() -> None:
+    n = 40
+    x = np.random.default_rng(1).normal(size=n)
+    frame = models(n, x=x, y=x + 0.3 * np.random.default_rng(2).normal(size=n))
+    frame = frame.with_columns(x_low=pl.col("x") - 0.4, x_high=pl.col("x") + 0.4)
+    frame = frame.with_columns(other=pl.col("y").reverse())
+    table = correlate(frame, ["x", "other"], ["y", "other"], ALL, resamples=2000)
+    assert table["low_images"][0] > table["low"][0]  # what noise took from it is made up for
+    assert table["low_images"].is_null().to_list() == [False, False, True, True]
+    drowned = frame.with_columns(x_low=pl.col("x") - 40, x_high=pl.col("x") + 40)
+    row = correlate(drowned, ["x"], ["y"], ALL, resamples=500).row(0, named=True)
+    assert row["low_images"] is None
+    assert "over images: all resamples lie on one side of the coefficient: no interval" in row["note"]
+
+
+# The rest of the interface
+
+
+def test_what_is_not_there_is_named() -> None:
+    with pytest.raises(StoreError, match="no column z; the frame has category, x, y"):
+        correlate(models(), ["x"], ["z"], ALL)
+    with pytest.raises(UnknownName, match="unknown method 'spearmann'; did you mean spearman"):
+        correlate(models(), ["x"], ["y"], ALL, method="spearmann")  # type: ignore[arg-type]
+
+
+def test_the_short_table_names_its_pairs_and_holds_null_where_nothing_is_defined() -> None:
+    frame = pl.DataFrame({"a": [1, 2, 3, 4], "b": [1.0, 2.0, None, None], "c": [4, 3, 2, 1], "d": [1.0, 1, 1, 1]})
+    table = correlations(frame, ["a", "b"], ["c", "d"])
+    assert table.columns == ["x", "y", "spearman", "p", "n"]
+    assert table.select("x", "y").rows() == [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")]
+    assert table["n"].to_list() == [4, 4, 2, 2]
+    assert table["spearman"][0] == pytest.approx(-1)
+    assert table["spearman"].to_list()[1:] == [None] * 3
+    assert table["p"].to_list()[1:] == [None] * 3
+    with pytest.raises(StoreError, match=r"no column z; the frame has a"):
+        correlations(pl.DataFrame({"a": [1.0]}), ["a"], ["z"])
+
+
+def test_missing_values_drop_their_row_from_their_pairs_only() -> None:
+    rng = np.random.default_rng(1)
+    frame = pl.DataFrame({name: rng.normal(size=40) for name in "abcde"}).with_columns(
+        b=pl.when(pl.int_range(40) >= 5).then("b"), e=pl.when(pl.int_range(40) != 7).then("e")
+    )
+    for row in correlations(frame, ["a", "b", "c"], ["d", "e"]).rows(named=True):
+        pair = frame.select(row["x"], row["y"]).drop_nulls()
+        theirs = spearmanr(*pair)
+        assert row["n"] == len(pair)
+        assert (row["spearman"], row["p"]) == pytest.approx((theirs.statistic, theirs.pvalue), abs=1e-12)

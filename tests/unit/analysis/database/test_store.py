@@ -1,0 +1,421 @@
+"""The results database: what is committed, what is not, and every file that cannot be used."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import polars as pl
+import pytest
+from made_up_results import SESSION, cell, condition, image_set, model, part, store_study, variant
+from small import Command, make_images, make_model, make_pictures, make_study
+
+import bandlens
+from bandlens.analysis.database.catalogue import SCHEMA_VERSION
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.errors import BandlensError, StoreError, UsageError
+from bandlens.probes.attacks import ATTACKS
+from bandlens.probes.grid import KNOWN, make_grid
+from bandlens.records import Facts, Failed
+
+pytestmark = pytest.mark.usefixtures("made_databases")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "results.duckdb"
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    with open_store(path) as opened:
+        yield opened
+
+
+# What the schema says of itself
+
+
+def test_every_table_view_macro_and_column_is_explained(store: Store) -> None:
+    silent = store.frame(
+        "SELECT table_name AS what FROM duckdb_tables() WHERE comment IS NULL "
+        "UNION ALL SELECT view_name FROM duckdb_views() WHERE NOT internal AND comment IS NULL "
+        "UNION ALL SELECT function_name FROM duckdb_functions() WHERE NOT internal AND comment IS NULL "
+        "UNION ALL SELECT table_name || '.' || column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
+    )
+    assert silent["what"].to_list() == []
+
+
+def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: Store) -> None:
+    tables = store.frame("SELECT table_name FROM duckdb_tables()")["table_name"].to_list()
+    assert set(tables) == {
+        *("meta", "checkpoint", "image_set", "image", "label", "condition", "session", "study", "study_cell"),
+        *(
+            "study_checkpoint",
+            "study_image_set",
+            "published_value",
+            "human_trial",
+            "error_consistency",
+        ),
+        *("cell", "part", "prediction", "measure_value", "own_measure", "published", "precision_gate"),
+        *("class_name", "own_class_name"),
+    }
+    for table in set(tables) - {"meta"}:
+        assert store.frame(f"FROM {table}").is_empty()
+    for view in ("accuracy", "label_accuracy", "curve", "flip", "metric", "gate", "judgement", "condition_accuracy"):
+        assert store.frame(f"FROM {view}").is_empty()
+
+
+def test_what_a_transaction_failed_of_is_said(store: Store) -> None:
+    with pytest.raises(StoreError, match="does not have a column with name"):
+        store.write_consistencies("set", pl.DataFrame({"unknown": [1]}))
+
+
+# Commit and resume
+
+
+def test_a_cell_is_seen_once_its_parts_cover_the_images(store: Store) -> None:
+    images = image_set(5, labels=[0] * 5)
+    one = cell(images)
+    store.begin_study("s", "", [one], [images])
+    assert store.progress([one]) == {one.key: 0}
+    store.commit([part(one, [0, 1], [0, 1])], {one.variant: SESSION})
+    assert store.progress([one]) == {one.key: 2}
+    assert store.frame("FROM accuracy").is_empty()
+    store.commit([part(one, [0, 0, 2], [0, 0, 7], first=2)], {one.variant: SESSION})
+    assert store.progress([one]) == {one.key: 5}
+    assert store.frame("SELECT n, top1, top5 FROM accuracy").rows() == [(5, 0.6, 0.8)]
+    assert store.frame("SELECT image_index, predicted, label_rank FROM prediction ORDER BY ALL").rows() == [
+        (0, 0, 0), (1, 1, 1), (2, 0, 0), (3, 0, 0), (4, 2, 7)
+    ]  # fmt: skip
+
+
+def test_cells_nobody_asked_for_before_are_not_in_the_progress(store: Store) -> None:
+    images = image_set(2)
+    assert store.progress([cell(images)]) == {}
+
+
+def test_without_labels_there_is_no_rank(store: Store) -> None:
+    images = image_set(2)
+    store_study(store, "s", images, [part(cell(images), [3, 4])])
+    assert store.frame("SELECT predicted, label_rank FROM prediction ORDER BY ALL").rows() == [(3, None), (4, None)]
+    assert store.frame("FROM label").is_empty()
+
+
+def test_a_commit_is_all_or_nothing(store: Store) -> None:
+    images = image_set(2)
+    known, unknown = cell(images), cell(images, condition("lowpass", cutoff=0.5))
+    store.begin_study("s", "", [known], [images])
+    with pytest.raises(KeyError):
+        store.commit([part(known, [1, 2]), part(unknown, [1, 2])], {known.variant: SESSION})
+    for table in ("prediction", "part", "session"):
+        assert store.frame(f"FROM {table}").is_empty(), table
+    store.commit([part(known, [1, 2])], {known.variant: SESSION})
+    assert store.progress([known]) == {known.key: 2}, "and the database goes on working"
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_transaction_that_is_broken_off_leaves_nothing(path: Path, error: type[BaseException]) -> None:
+    def interrupted() -> None:
+        with open_store(path) as store, store.transaction():
+            store.execute("INSERT INTO published VALUES ('m', 'x', 1, 's')")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    with open_store(path, read_only=True) as store:
+        assert store.frame("FROM published").is_empty()
+
+
+def test_a_failure_leaves_what_was_stored_of_its_cell_and_the_next_try_goes_on_from_there(store: Store) -> None:
+    images = image_set(4)
+    good, bad = cell(images), cell(images, condition("lowpass", cutoff=0.5))
+    sessions = {good.variant: SESSION}
+    store.begin_study("s", "", [good, bad], [images])
+    store.commit([part(good, [1, 2]), part(bad, [1, 2])], sessions)
+    store.commit([part(good, [3, 4], first=2), Failed(bad, "logits are not finite at image 3")], sessions)
+    assert store.progress([good, bad]) == {good.key: 4, bad.key: 2}
+    assert store.frame("SELECT error FROM cell WHERE NOT complete").rows() == [("logits are not finite at image 3",)]
+    store.commit([part(bad, [3, 4], first=2)], sessions)
+    assert store.frame("SELECT complete, error FROM cell").rows() == [(True, None), (True, None)]
+
+
+def test_a_part_names_the_session_that_ran_it(store: Store) -> None:
+    from dataclasses import replace
+
+    images = image_set(5)
+    one = cell(images)
+    store.begin_study("s", "", [one], [images])
+    for first, count, batch in ((0, 2, 8), (2, 1, 16), (3, 2, 16)):
+        store.commit([part(one, [1] * count, first=first)], {one.variant: replace(SESSION, batch=batch)})
+    found = store.frame('SELECT batch, "first" FROM part JOIN session ON session.id = part.session ORDER BY ALL')
+    assert found.rows() == [(8, 0), (16, 2), (16, 3)]
+    assert len(store.frame("FROM session")) == 2
+    assert store.rates([one.variant, variant(model("another"))]) == {one.variant: 6.0}, (
+        "of the session that ran most: 3 images in 0.5 s"
+    )
+
+
+def test_a_session_is_looked_up_once_and_not_remembered_from_a_commit_that_failed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = image_set(5)
+    one = cell(images)
+    store.begin_study("s", "", [one], [images])
+    looked_up, load, full = [], Store._load, True
+
+    def watched(self: Store, statement: str, table: Any) -> None:
+        looked_up.extend(["session"] * ("INTO session " in statement))
+        if full and "INTO prediction " in statement:
+            raise StoreError("no space left")
+        load(self, statement, table)
+
+    monkeypatch.setattr(Store, "_load", watched)
+    with pytest.raises(StoreError, match="no space left"):
+        store.commit([part(one, [1])], {one.variant: SESSION})
+    full = False
+    for first in range(5):
+        store.commit([part(one, [1], first=first)], {one.variant: SESSION})
+    assert len(looked_up) == 2
+    assert len(store.frame("FROM part JOIN session ON session.id = part.session")) == 5
+
+
+# Studies
+
+
+def test_a_study_has_a_version_for_each_list_of_cells(store: Store) -> None:
+    images = image_set(2)
+    cells = [cell(images), cell(images, condition("lowpass", cutoff=0.5))]
+    assert store.begin_study("s", "first", cells, [images]) == "s@1"
+    assert store.begin_study("s", "second", cells[::-1], [images]) == "s@1"
+    assert store.frame("SELECT toml FROM study").rows() == [("second",)]
+    assert store.begin_study("s", "third", cells[:1], [images]) == "s@2"
+    assert store.begin_study("other", "fourth", cells[:1], [images]) == "other@1"
+    assert store.begin_study("s", "fifth", cells, [images]) == "s@3"
+    assert len(store.frame("FROM cell")) == 2, "cells are shared"
+    assert store.stale("s", cells[:1]) == [("net", "set", "lowpass")]
+    assert store.stale("s", cells) == []
+    assert store.stale("unheard of", cells) == []
+
+
+def test_a_study_keeps_the_names_it_gave(store: Store) -> None:
+    before, after = image_set(2, name="before"), image_set(2, name="after")
+    store_study(store, "s", before, [part(cell(before, by=model("a", content="same")), [1, 2])])
+    renamed = cell(after, by=model("b", content="same", category="renamed"))
+    assert store.progress([renamed]) == {renamed.key: 2}, "a name is no part of what a cell is"
+    assert store.begin_study("other", "", [renamed], [after]) == "other@1"
+    named = [("other@1", "b", "renamed", "after"), ("s@1", "a", "own", "before")]
+    assert store.frame("SELECT version, checkpoint, category, image_set FROM accuracy ORDER BY ALL").rows() == named
+    assert store.stale("s", []) == [("a", "before", "clean")]
+    assert store.stale("other", []) == [("b", "after", "clean")]
+
+
+def test_other_names_for_the_same_cells_are_another_version(store: Store) -> None:
+    before, after = image_set(2, name="before"), image_set(2, name="after")
+    store_study(store, "s", before, [part(cell(before), [1, 2])])
+    first = store.frame("FROM accuracy_of('s@1')").rows()
+    assert store.begin_study("s", "", [cell(before)], [before]) == "s@1"
+    assert store.begin_study("s", "", [cell(after)], [after]) == "s@2"
+    assert store.begin_study("s", "", [cell(after, by=model(category="moved"))], [after]) == "s@3"
+    assert store.frame("FROM accuracy_of('s@1')").rows() == first
+    assert store.frame("SELECT image_set, category FROM accuracy").rows() == [("after", "moved")]
+    assert len(store.frame("FROM cell")) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([("net", "x", "set", 2), ("net", "y", "set", 2)], "two models are named net; give each a name of its own"),
+        ([("a", "x", "set", 2), ("b", "x", "set", 2)], "models a and b are the same; leave one of them out"),
+        ([("a", "x", "set", 2), ("a", "x", "set", 3)], "two image sets are named set; give each a name of its own"),
+        ([("a", "x", "one", 2), ("a", "x", "two", 2)], "image sets one and two are the same; leave one of them out"),
+    ],
+)
+def test_names_within_a_study_are_distinct(store: Store, cells: list[tuple[str, str, str, int]], message: str) -> None:
+    sets = [image_set(count, name=name) for _, _, name, count in cells]
+    asked = [cell(of, by=model(name, content=content)) for of, (name, content, *_) in zip(sets, cells, strict=True)]
+    with pytest.raises(UsageError, match=message):
+        store.begin_study("s", "", asked, sets)
+    assert store.frame("FROM study").is_empty()
+
+
+def test_parameters_of_any_probe_can_be_kept(store: Store) -> None:
+    images = image_set(1)
+    given = [
+        condition("critical_band", noise_sd=0.02, frequency=3, draw="shared"),
+        condition("mine", frequency=2.5, cutoff=1e6, word="it's"),
+        condition("mine", frequency=1e30, cutoff=-1.0, word=""),
+        condition("mine", frequency="low"),
+    ]
+    store.begin_study("s", "", [cell(images, one) for one in given], [images])
+    found = store.frame("SELECT frequency, cutoff, noise_sd, parameters->>'word' FROM condition ORDER BY id").rows()
+    assert found == [(3, None, 0.02, None), (None, 1e6, None, "it's"), (None, -1.0, None, ""), (None, None, None, None)]
+
+
+def test_a_condition_keeps_the_facts_of_its_family(store: Store) -> None:
+    images = image_set(1)
+    some = {
+        "fourier": {"row": [0, 3], "column": [-5, 0]},
+        "power_law_noise": {"exponent": 1, "noise_sd": [0.1, 0.2]},
+        "bilateral": {"d": [4, 9], "sigma_color": 50},
+    }
+    grid = make_grid({name: some.get(name, {}) for name in KNOWN}, Path())
+    conditions = [*grid.conditions, *grid.attacks]
+    store.begin_study("s", "", [cell(images, one) for one in conditions], [images])
+    names = [field.name for field in fields(Facts)]
+    rows = store.frame(f"SELECT digest, {', '.join(names)} FROM condition").rows()
+    assert {digest: Facts(*row) for digest, *row in rows} == {one.digest: one.facts for one in conditions}
+    assert set(store.frame("SELECT probe FROM condition WHERE attack")["probe"]) == set(ATTACKS)
+
+
+def test_another_axis_of_a_known_condition_is_kept(store: Store) -> None:
+    images, of = image_set(1), condition("mine", sigma=2, share=0.5)
+    other = replace(of, facts=replace(of.facts, x=2.0, x_title="sigma", series="share=0.5"))
+    for one in (of, other, other):
+        store.begin_study("s", "", [cell(images, one)], [images])
+        row = store.frame("SELECT x, x_title, series FROM condition").row(0)
+        assert row == (one.facts.x, one.facts.x_title, one.facts.series)
+    assert store.frame("FROM study")["version"].to_list() == [1], "neither numbers nor names changed"
+
+
+def test_precisions_are_different_cells(store: Store) -> None:
+    images = image_set(2, labels=[1, 1])
+    floats, bytes_ = cell(images), cell(images, precision="int8")
+    store_study(store, "s", images, [part(floats, [1, 1], [0, 0])])
+    store_study(store, "s", images, [part(bytes_, [1, 2], [0, 1])])
+    assert store.frame("SELECT version, precision, top1 FROM accuracy").rows() == [("s@2", "int8", 0.5)]
+    assert store.frame("SELECT precision, top1 FROM accuracy_of('s@1')").rows() == [("fp32", 1.0)]
+
+
+# Files that cannot be used
+
+
+def refusal(path: Path, read_only: bool = False) -> str:
+    with pytest.raises(BandlensError) as caught, open_store(path, read_only):
+        pass
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return f"{type(caught.value).__name__}: {caught.value}"
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("content", [b"", b"short", b"text " * 1000], ids=["empty", "short", "text"])
+def test_a_file_that_is_no_database_is_refused_and_kept(path: Path, content: bytes, read_only: bool) -> None:
+    path.write_bytes(content)
+    assert "is not a DuckDB database; name another file with --db" in refusal(path, read_only)
+    assert path.read_bytes() == content
+
+
+def test_a_database_of_another_kind_is_refused(path: Path) -> None:
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE t (x)")
+    other.close()
+    assert "is not a DuckDB database" in refusal(path)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_duckdb_file_of_somebody_else_is_refused_and_kept(path: Path, read_only: bool) -> None:
+    with duckdb.connect(path) as other:
+        other.execute("CREATE TABLE t AS SELECT 1 AS x")
+    assert "a DuckDB file but not a results database" in refusal(path, read_only)
+    with duckdb.connect(path) as other:
+        assert other.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("t",)]
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_another_schema_version_is_named(path: Path, read_only: bool) -> None:
+    with open_store(path) as store:
+        store.execute("UPDATE meta SET schema_version = 99, bandlens = '7.0'")
+    found = refusal(path, read_only)
+    assert f"schema version 99 (written by bandlens 7.0), and this is version {SCHEMA_VERSION}; " in found
+    assert "run the study again with a new --db, or make one of its shards with `bandlens rebuild`" in found
+
+
+SCHEMA_2 = """
+CREATE TABLE meta (schema_version INTEGER, bandlens VARCHAR, created TIMESTAMPTZ DEFAULT now());
+INSERT INTO meta (schema_version, bandlens) VALUES (2, '0.1.0');
+CREATE TABLE study (id INTEGER PRIMARY KEY, name VARCHAR, version INTEGER, toml VARCHAR, digest VARCHAR);
+INSERT INTO study VALUES (1, 's', 1, '', '');
+"""
+
+
+def test_a_study_of_an_earlier_database_is_refused_by_every_command(path: Path, command: Command) -> None:
+    with duckdb.connect(path) as earlier:
+        earlier.execute(SCHEMA_2)
+    before = path.read_bytes()
+    make_model(path.parent / "models")
+    make_images(path.parent / "images.set", make_pictures(4))
+    study = make_study(path.parent)
+    out = path.with_name("report.html")
+    line = (
+        f"bandlens: {path} has schema version 2 (written by bandlens 0.1.0), and this is version {SCHEMA_VERSION}; run "
+        "the study again with a new --db, or make one of its shards with `bandlens rebuild`\n"
+    )
+    for words in (
+        ("sql", "FROM study"), ("plan", study), ("run", study), ("analyze",), ("report", "--out", out),
+        ("compare", "s@1", "s"), ("gate", study, "--candidate", "openvino:fp32"), ("verify",), ("correlate",),
+    ):  # fmt: skip
+        answer = command(*words, "--db", path)
+        assert (answer.code, answer.out) == (1, ""), words
+        assert answer.err.endswith(line), words
+        assert answer.err.count("\n") == 1, words
+    with pytest.raises(StoreError, match="has schema version 2"):
+        bandlens.open(path)
+    assert path.read_bytes() == before
+    assert not out.exists()
+
+
+def test_a_truncated_database_is_refused(path: Path) -> None:
+    with open_store(path):
+        pass
+    path.write_bytes(path.read_bytes()[:5000])
+    refusal(path)
+
+
+def test_the_log_of_a_database_that_is_gone_is_named(path: Path) -> None:
+    log = path.with_name(f"{path.name}.wal")
+    log.write_bytes(b"what a killed run left")
+    assert f"{log} belongs to a database that is gone" in refusal(path)
+    assert log.read_bytes() == b"what a killed run left"
+    assert not path.exists()
+
+
+def test_a_folder_is_refused(path: Path) -> None:
+    path.mkdir()
+    assert "it is no file; name another file with --db" in refusal(path)
+
+
+def test_what_is_to_be_read_must_exist(path: Path) -> None:
+    assert refusal(path, read_only=True).startswith("UsageError: no results database at")
+    assert not path.exists()
+
+
+def test_the_folder_must_exist(tmp_path: Path) -> None:
+    message = f"no folder {tmp_path}/nowhere for the results database; make it first"
+    with pytest.raises(UsageError, match=message), open_store(tmp_path / "nowhere" / "results.duckdb"):
+        pass
+
+
+# Being killed while a database is made
+
+
+# A full disk
+
+
+def test_what_duckdb_complains_of_is_one_line(store: Store) -> None:
+    with pytest.raises(StoreError, match=r"results\.duckdb: Parser Error: .*LINE 1") as caught:
+        store.frame("SELEC 1")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+def test_duckdb_draws_no_bar_among_the_rows_of_an_answer(path: Path, read_only: bool) -> None:
+    with open_store(path):
+        pass
+    asked = "SELECT value FROM duckdb_settings() WHERE name = 'enable_progress_bar'"
+    with open_store(path, read_only=read_only) as store, open_store(path, read_only=read_only) as another:
+        assert store.frame(asked).rows() == another.frame(asked).rows() == [("false",)]

@@ -1,0 +1,258 @@
+"""Which version of a study a word asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+from small import Command
+
+import bandlens
+from bandlens.analysis.database.consistency import check_database
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.database.studies import (
+    OF_CELL,
+    OF_STUDY,
+    delete_study,
+    last_run,
+    list_studies,
+    rename_study,
+    study_label,
+    study_versions,
+)
+from bandlens.analysis.measures.error_consistency import write_consistencies
+from bandlens.errors import UnknownName, UsageError
+from bandlens.records import Finished
+
+IMAGES = image_set(2)
+
+
+def begin(store: Store, name: str, *cutoffs: float) -> None:
+    cells = [cell(IMAGES, condition("lowpass", cutoff=cutoff)) for cutoff in cutoffs]
+    store.begin_study(name, "", cells, [IMAGES])
+
+
+@pytest.fixture
+def several(store: Store) -> Store:
+    for name, cutoff in (("mine", 0.1), ("mine", 0.2), ("theirs", 0.1)):
+        begin(store, name, cutoff)
+    return store
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels"),
+    [("mine", ["mine@2"]), ("mine@1", ["mine@1"]), ("mine@2", ["mine@2"]), ("*", ["mine@2", "theirs@1"])],
+)
+def test_a_word_asks_for_versions(several: Store, wanted: str, labels: list[str]) -> None:
+    assert study_versions(several, wanted)["label"].to_list() == labels
+    assert several.frame("SELECT label FROM version_of(?) ORDER BY study_id", [wanted])["label"].to_list() == labels
+
+
+def test_one_version_is_asked_for_by_its_name_or_as_the_only_one(store: Store) -> None:
+    begin(store, "mine", 0.1)
+    begin(store, "mine", 0.2)
+    assert [study_label(store, wanted) for wanted in (None, "*", "mine", "mine@1")] == [
+        *["mine@2"] * 3,
+        "mine@1",
+    ]
+
+
+def test_what_there_is_not_is_told_with_names_that_are_near(several: Store) -> None:
+    for look_up in (study_label, study_versions):
+        with pytest.raises(UnknownName, match="unknown study 'mime'; did you mean mine"):
+            look_up(several, "mime")
+        with pytest.raises(UnknownName, match="unknown study 'mine@3'; did you mean mine@2 or mine@1"):
+            look_up(several, "mine@3")
+        with pytest.raises(UnknownName, match="unknown study 'x'; known: mine, theirs, mine@1, mine@2, theirs@1"):
+            look_up(several, "x")
+    with pytest.raises(UsageError, match="holds the studies mine, theirs; name one of them with --study"):
+        study_label(several, None)
+
+
+def test_a_database_without_studies(store: Store) -> None:
+    assert study_versions(store, "*").is_empty()
+    assert last_run(store) is None
+    with pytest.raises(UsageError, match=r"holds no study; `bandlens run STUDY.toml --db .*` adds one"):
+        study_label(store, None)
+    with pytest.raises(UnknownName, match="unknown study 'mine'"):
+        study_label(store, "mine")
+
+
+def test_the_last_run_is_that_of_any_version(several: Store) -> None:
+    assert last_run(several) == "theirs@1"
+    begin(several, "mine", 0.2)
+    assert last_run(several) == "mine@2"
+
+
+# Other names, and their end
+
+CLEAN = part(cell(IMAGES), [0, 1])
+OTHER = image_set(3, name="others")
+
+
+def low(cutoff: float) -> Finished:
+    return part(cell(IMAGES, condition("lowpass", cutoff=cutoff)), [1, 1])
+
+
+@pytest.fixture
+def filled(store: Store) -> Store:
+    """mine@1 and mine@2 share the clean cell with theirs@1, and 0.2 with each other; alone has a model of its own."""
+    store_study(store, "mine", IMAGES, [CLEAN, low(0.1), low(0.2)])
+    store_study(store, "mine", IMAGES, [CLEAN, low(0.2), low(0.4)])
+    store_study(store, "theirs", IMAGES, [CLEAN, low(0.3)])
+    store_study(store, "alone", OTHER, [part(cell(OTHER, by=model("another")), [0, 0, 0])])
+    return store
+
+
+def predictions(store: Store, study: str) -> int:
+    query = f"SELECT count(*) FROM prediction SEMI JOIN named_cell('{study}') USING (cell)"
+    return int(store.frame(query).item())
+
+
+def test_what_studies_there_are(filled: Store) -> None:
+    rows = list_studies(filled).select("study", "cells", "complete", "own").rows()
+    assert rows == [("alone@1", 1, 1, 1), ("mine@1", 3, 3, 1), ("mine@2", 3, 3, 1), ("theirs@1", 2, 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "labels", "cells", "left"),
+    [
+        ("mine@1", ["mine@1"], 1, ["alone@1", "mine@2", "theirs@1"]),
+        ("mine", ["mine@1", "mine@2"], 3, ["alone@1", "theirs@1"]),
+    ],
+)
+def test_a_deleted_study_leaves_what_others_use(
+    filled: Store, wanted: str, labels: list[str], cells: int, left: list[str]
+) -> None:
+    before = filled.frame("SELECT count(*) FROM prediction").item()
+    others = {study: filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL") for study in left}
+    told = delete_study(filled, wanted, dry_run=True)
+    assert filled.frame("SELECT count(*) FROM prediction").item() == before
+    assert delete_study(filled, wanted) == told
+    assert (told.labels, told.cells, told.predictions) == (labels, cells, 2 * cells)
+    assert filled.frame("SELECT count(*) FROM prediction").item() == before - told.predictions
+    assert list_studies(filled)["study"].to_list() == left
+    for study, rows in others.items():
+        assert filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL").equals(rows)
+    assert not any(check.problems for check in check_database(filled))
+    with pytest.raises(UnknownName, match="unknown study 'mine@1'"):
+        delete_study(filled, "mine@1")
+
+
+def test_with_the_last_study_of_them_models_and_images_go(filled: Store) -> None:
+    delete_study(filled, "alone")
+    assert filled.frame("SELECT name FROM checkpoint")["name"].to_list() == ["net"]
+    assert filled.frame("SELECT name FROM image_set")["name"].to_list() == ["set"]
+    assert filled.frame("SELECT count(*) FROM image").item() == 2
+    for name in ("mine", "theirs"):
+        delete_study(filled, name)
+    tables = ("study", "study_cell", "study_checkpoint", "study_image_set", "cell", "part", "prediction", "checkpoint")
+    for table in (*tables, "condition", "image_set", "image", "session"):
+        assert filled.frame(f"SELECT count(*) FROM {table}").item() == 0, table
+
+
+@pytest.mark.parametrize(("column", "known"), [("study", OF_STUDY), ("cell", (*OF_CELL, "study_cell"))])
+def test_every_table_that_names_a_study_or_a_cell_is_cleared(store: Store, column: str, known: Sequence[str]) -> None:
+    found = store.frame(
+        "SELECT table_name FROM duckdb_columns() SEMI JOIN (SELECT table_name FROM duckdb_tables() WHERE NOT internal) "
+        "USING (table_name) WHERE column_name = ?",
+        [column],
+    )
+    assert set(found["table_name"]) == set(known)
+
+
+def consistent(store: Store) -> list[tuple[str, str]]:
+    return store.frame("SELECT first_subject, second_subject FROM error_consistency ORDER BY ALL").rows()
+
+
+def test_error_consistencies_are_those_of_models_that_are_there(store: Store) -> None:
+    images = image_set(3, labels=[0, 0, 0])
+    parts = {name: part(cell(images, by=model(name)), [0, 1, 0], [0, 1, 0]) for name in ("x", "y", "z")}
+    store_study(store, "mine", images, [parts["x"], parts["y"]])
+    store_study(store, "theirs", images, [parts["x"], parts["z"]])
+    store_study(store, "again", images, [part(cell(images, by=model("y", content="other")), [0, 0, 1], [0, 0, 1])])
+    write_consistencies(store, ["set"], 100)
+    both = ("y (again@1)", "y (mine@1)")
+    pairs = [("x", both[0]), ("x", both[1]), ("x", "z"), both, (both[0], "z"), (both[1], "z")]
+    assert consistent(store) == sorted(pairs)
+    rename_study(store, "again", "renamed")
+    assert consistent(store) == [("x", "y (mine@1)"), ("x", "z"), ("y (mine@1)", "z")]
+    delete_study(store, "mine")  # x stays: theirs has it too
+    assert consistent(store) == [("x", "z")]
+    delete_study(store, "theirs")
+    assert consistent(store) == []
+
+
+def test_what_was_deleted_can_be_run_again(filled: Store) -> None:
+    delete_study(filled, "mine")
+    assert store_study(filled, "mine", IMAGES, [CLEAN, low(0.1)]) == "mine@1"
+    assert predictions(filled, "mine") == 4
+
+
+def test_cells_of_a_gate_stay(filled: Store) -> None:
+    (gated,) = filled.frame("SELECT cell FROM study_detail_of('alone')")["cell"]
+    filled.execute(
+        "INSERT INTO precision_gate (reference, candidate, checkpoint, category, image_set, n, flips, flips_low, "
+        "flips_high, verdict, max_flips, max_difference) VALUES (?, ?, 'net', 'own', 'set', 3, 0, 0, 0, 'pass', 1, 1)",
+        [gated, gated],
+    )
+    told = delete_study(filled, "alone")
+    assert (told.cells, told.kept) == (0, 1)
+    assert filled.frame("SELECT count(*) FROM prediction WHERE cell = ?", [gated]).item() == 3
+
+
+def test_a_study_is_renamed_with_all_its_versions(filled: Store) -> None:
+    before = filled.frame("FROM accuracy_of('mine') SELECT * EXCLUDE (study, version) ORDER BY ALL")
+    assert rename_study(filled, "mine", "ours") == 2
+    assert filled.frame("FROM accuracy_of('ours') SELECT * EXCLUDE (study, version) ORDER BY ALL").equals(before)
+    assert study_versions(filled, "ours@1")["label"].to_list() == ["ours@1"]
+    with pytest.raises(UnknownName, match="unknown study 'mine'"):
+        rename_study(filled, "mine", "x")
+    with pytest.raises(UsageError, match="has a study theirs; give another name"):
+        rename_study(filled, "ours", "theirs")
+
+
+# The same in SQL
+
+MACROS = (
+    "accuracy_of",
+    "label_accuracy_of",
+    "curve_of",
+    "flip_of",
+    "metric_of",
+    "condition_metric_of",
+    "study_detail_of",
+    "version_of",
+)
+
+
+@pytest.mark.parametrize("macro", MACROS)
+def test_sql_refuses_what_is_not_there(several: Store, macro: str) -> None:
+    """No cell is complete here: joins that come to nothing hide no error."""
+    with pytest.raises(UsageError, match=r"^unknown study 'mime'; did you mean mine or mine@1 or mine@2\?$"):
+        several.frame(f"FROM {macro}('mime')")
+    with pytest.raises(UsageError, match=r"^unknown study 'q'; known: mine, mine@1, mine@2, theirs, theirs@1$"):
+        several.frame(f"SELECT count(*) FROM {macro}(?)", ["q"])
+    assert several.frame(f"FROM {macro}('mine') UNION ALL FROM {macro}('mine@1')").height == 2 * (macro == "version_of")
+    assert several.frame(f"FROM {macro}('*')").height == 2 * (macro == "version_of")
+
+
+@pytest.mark.parametrize("macro", MACROS)
+def test_sql_on_a_database_without_studies(store: Store, macro: str) -> None:
+    assert store.frame(f"FROM {macro}('*')").is_empty()
+    with pytest.raises(UsageError, match="unknown study 'mine'; the database holds none"):
+        store.frame(f"FROM {macro}('mine')")
+
+
+def test_the_error_is_one_line_wherever_it_is_asked(several: Store, command: Command) -> None:
+    path = several.path
+    several._connection.close()
+    for format_ in ("table", "json"):
+        answer = command("sql", "FROM accuracy_of('mime')", "--db", path, "--format", format_)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == "bandlens: unknown study 'mime'; did you mean mine or mine@1 or mine@2?\n"
+    with bandlens.open(path) as results:
+        for ask in (results.accuracy, results.curves, results.flips, results.metrics):
+            with pytest.raises(UsageError, match="unknown study 'mime'; did you mean mine"):
+                ask("mime")

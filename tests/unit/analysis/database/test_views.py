@@ -1,0 +1,317 @@
+"""Views: accuracy, intervals, agreement, curves, flips, and which study's cells they show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
+from scipy.stats import t
+
+from bandlens.analysis.database.store import Store
+from bandlens.errors import UsageError
+from bandlens.probes.spectral import radius
+from bandlens.protocol import CUTOFFS
+from bandlens.records import Condition, Failed, Finished
+
+LOW, HIGH = condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)
+
+
+def wilson(share: float, n: float, quantile: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson 1927, from the roots of (share - p)^2 = z^2 p (1 - p) / n."""
+    z2 = quantile**2
+    a, b, c = 1 + z2 / n, -(2 * share + z2 / n), share**2
+    root = math.sqrt(max(0.0, b * b - 4 * a * c))
+    return (-b - root) / (2 * a), (-b + root) / (2 * a)
+
+
+# Intervals
+
+
+@settings(max_examples=40)
+@given(right=st.integers(0, 40), wrong=st.integers(0, 40))
+def test_the_interval_of_independent_images_is_wilson_s(shared_store: Store, right: int, wrong: int) -> None:
+    n = right + wrong
+    if n == 0:
+        return
+    images = image_set(n, labels=[0] * n)
+    name = f"{right} of {n}"
+    store_study(shared_store, name, images, [part(cell(images, by=model(name)), [0] * n, [0] * right + [1] * wrong)])
+    [row] = shared_store.frame("SELECT n, top1, low, high FROM accuracy_of(?)", [name]).rows()
+    assert row[:2] == (n, right / n)
+    assert row[2:] == pytest.approx(independent(right / n, n), abs=1e-6)
+    assert 0 <= row[2] <= row[1] <= row[3] <= 1
+
+
+def independent(share: float, n: int) -> tuple[float, float]:
+    """The interval of n independent images, with Student's quantile for fewer than 30."""
+    return wilson(share, n, *([t.ppf(0.975, max(1, n - 1))] if n < 30 else []))
+
+
+def freedom(right: Sequence[Sequence[bool]]) -> float:
+    """Satterthwaite's degrees of freedom of the variance of a mean over clusters, in plain Python."""
+    share = sum(map(sum, right)) / sum(map(len, right))
+    squares = [(sum(one) - len(one) * share) ** 2 for one in right]
+    alike = max(squares) < 1e-9
+    return max(1, min(len(right) - 1, np.inf if alike else 2 * sum(squares) ** 2 / sum(one**2 for one in squares)))
+
+
+def effective(right: Sequence[Sequence[bool]]) -> float:
+    """Independent images of the same variance, from the cluster-robust variance of a mean, in plain Python."""
+    n, clusters = sum(map(len, right)), len(right)
+    share = sum(map(sum, right)) / n
+    if clusters == 1 or share in (0, 1):
+        return clusters  # the variance is unknown
+    variance = sum((sum(one) - len(one) * share) ** 2 for one in right) / n**2 * clusters / (clusters - 1)
+    return min(n, share * (1 - share) / max(variance, 1e-12))
+
+
+def test_by_hand_four_photographs_with_three_crops_each(store: Store) -> None:
+    """Two photographs all right, two all wrong: no more is known than from four images."""
+    right = [[True] * 3, [False] * 3, [True] * 3, [False] * 3]
+    assert effective(right) == pytest.approx(3.0)  # Kish's 12 / (1 + 2) = 4, times (4 - 1) / 4 for four clusters
+    images = image_set(12, labels=[0] * 12, clusters=np.repeat([0, 1, 2, 3], 3))
+    store_study(store, "s", images, [part(cell(images), [0] * 12, [0] * 3 + [1] * 3 + [0] * 3 + [1] * 3)])
+    [row] = store.frame("SELECT n, top1, low, high FROM accuracy").rows()
+    assert row[:2] == (12, 0.5)
+    assert row[2:] == pytest.approx(wilson(0.5, 3, t.ppf(0.975, 3)), abs=1e-6)
+
+
+@settings(max_examples=40)
+@given(right=st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=8))
+def test_intervals_of_clusters(shared_store: Store, right: list[list[bool]]) -> None:
+    clusters = [k for k, one in enumerate(right) for _ in one]
+    flat = [value for one in right for value in one]
+    if len(clusters) == len(right):
+        return  # every image is a cluster: the plain interval
+    name = repr(right)
+    images = image_set(len(flat), labels=[0] * len(flat), clusters=clusters)
+    rank = [0 if one else 1 for one in flat]
+    store_study(shared_store, name, images, [part(cell(images, by=model(name)), [0] * len(flat), rank)])
+    [row] = shared_store.frame("SELECT top1, low, high FROM accuracy_of(?)", [name]).rows()
+    share = sum(flat) / len(flat)
+    assert row[0] == pytest.approx(share)
+    assert row[1:] == pytest.approx(wilson(share, effective(right), t.ppf(0.975, freedom(right))), abs=1e-5)
+    plain = independent(share, len(flat))
+    assert row[2] - row[1] >= plain[1] - plain[0] - 1e-6, "dependent images never tell more"
+
+
+def test_top5_counts_ranks_below_five(store: Store) -> None:
+    images = image_set(6, labels=[0] * 6)
+    store_study(store, "s", images, [part(cell(images), [0] * 6, [0, 1, 4, 5, 6, 9])])
+    assert store.frame("SELECT top1, top5, measure FROM accuracy").rows() == [(1 / 6, 3 / 6, "accuracy")]
+
+
+# Agreement
+
+
+def agreement(store: Store, clean: Finished | Failed, *others: Finished, images: Images) -> None:
+    cells = [one.cell for one in (clean, *others)]
+    store.begin_study("s", "", cells, [images])
+    store.commit([clean, *others], {one.variant: SESSION for one in cells})
+
+
+def test_without_labels_what_is_measured_is_agreement_with_the_clean_prediction(store: Store) -> None:
+    images = image_set(4)
+    agreement(store, part(cell(images), [1, 2, 3, 4]), part(cell(images, LOW), [1, 2, 0, 0]), images=images)
+    rows = store.frame("SELECT probe, measure, n, top1, top5, low, high FROM accuracy ORDER BY probe").rows()
+    assert rows[0] == ("clean", "agreement", 4, 1.0, None, None, None), "by definition, so without an interval"
+    assert rows[1][:5] == ("lowpass", "agreement", 4, 0.5, None)
+    assert rows[1][5:] == pytest.approx(independent(0.5, 4), abs=1e-6)
+    assert store.frame("SELECT ratio FROM curve WHERE probe = 'lowpass'").rows() == [(0.5,)]
+
+
+def test_agreement_counts_clusters_too(store: Store) -> None:
+    images = image_set(4, clusters=[0, 0, 1, 1])
+    agreement(store, part(cell(images), [1, 2, 3, 4]), part(cell(images, LOW), [1, 2, 0, 0]), images=images)
+    [row] = store.frame("SELECT top1, low, high FROM accuracy WHERE probe = 'lowpass'").rows()
+    right = [[True, True], [False, False]]
+    assert row == pytest.approx((0.5, *wilson(0.5, effective(right), t.ppf(0.975, freedom(right)))), abs=1e-6)
+
+
+def test_without_a_clean_prediction_there_is_nothing_to_agree_with(store: Store) -> None:
+    images = image_set(4)
+    agreement(store, Failed(cell(images), "boom"), part(cell(images, LOW), [1, 2, 0, 0]), images=images)
+    rows = store.frame("SELECT probe, n, top1, low, high FROM accuracy").rows()
+    assert rows == [("lowpass", 4, None, None, None)]
+    assert store.frame("SELECT ratio FROM curve").rows() == [(None,)]
+    assert store.frame("FROM flip").is_empty()
+
+
+def test_with_labels_the_clean_cell_is_measured_like_any_other(store: Store) -> None:
+    images = image_set(4, labels=[1, 2, 3, 4])
+    store_study(store, "s", images, [part(cell(images), [1, 2, 0, 0], [0, 0, 5, 5])])
+    [row] = store.frame("SELECT measure, top1, low, high FROM accuracy").rows()
+    assert row[:2] == ("accuracy", 0.5)
+    assert row[2:] == pytest.approx(independent(0.5, 4), abs=1e-6)
+
+
+def test_each_checkpoint_is_compared_with_its_own_clean_predictions(store: Store) -> None:
+    images = image_set(2)
+    one, two = model("one"), model("two")
+    parts = [
+        part(cell(images, by=one), [1, 1]),
+        part(cell(images, by=two), [2, 2]),
+        part(cell(images, LOW, by=one), [1, 1]),
+        part(cell(images, LOW, by=two), [2, 1]),
+    ]
+    store_study(store, "s", images, parts)
+    found = store.frame("SELECT checkpoint, top1 FROM accuracy WHERE probe = 'lowpass' ORDER BY ALL").rows()
+    assert found == [("one", 1.0), ("two", 0.5)]
+
+
+# Curves and flips
+
+
+def test_a_curve_is_relative_to_clean(store: Store) -> None:
+    images = image_set(4, labels=[0] * 4)
+    parts = [
+        part(cell(images), [0] * 4, [0, 0, 1, 1]),
+        part(cell(images, LOW), [0] * 4, [0, 1, 1, 1]),
+        part(cell(images, HIGH), [0] * 4, [0, 0, 0, 0]),
+    ]
+    store_study(store, "s", images, parts)
+    found = store.frame("SELECT probe, top1, clean_top1, ratio FROM curve ORDER BY probe").rows()
+    assert found == [("clean", 0.5, 0.5, 1.0), ("highpass", 1.0, 0.5, 2.0), ("lowpass", 0.25, 0.5, 0.5)]
+
+
+def test_nothing_is_relative_to_a_clean_accuracy_of_zero(store: Store) -> None:
+    images = image_set(2, labels=[0, 0])
+    store_study(store, "s", images, [part(cell(images), [1, 1], [3, 3]), part(cell(images, LOW), [0, 0], [0, 0])])
+    assert store.frame("SELECT top1, ratio FROM curve ORDER BY ALL").rows() == [(0.0, None), (1.0, None)]
+
+
+def test_flips_are_images_whose_prediction_changed(store: Store) -> None:
+    images = image_set(3, labels=[1, 1, 2])
+    parts = [part(cell(images), [1, 1, 2], [0, 0, 0]), part(cell(images, LOW), [1, 5, 7], [0, 3, 8])]
+    store_study(store, "s", images, parts)
+    found = store.frame(
+        "SELECT probe, image_index, path, clean_predicted, predicted, clean_label_rank, label_rank "
+        "FROM flip ORDER BY image_index"
+    ).rows()
+    assert found == [("lowpass", 1, "1.png", 1, 5, 0, 3), ("lowpass", 2, "2.png", 2, 7, 0, 8)]
+
+
+# Which study
+
+
+def test_views_show_the_newest_version_of_each_study_and_any_other_by_name(store: Store) -> None:
+    images = image_set(2, labels=[0, 0])
+    clean, low, high = (part(cell(images, c), [0, k], [0, k]) for k, c in enumerate((condition(), LOW, HIGH)))
+    assert store_study(store, "a", images, [clean, low]) == "a@1"
+    assert store_study(store, "b", images, [clean]) == "b@1"
+    assert store_study(store, "a", images, [clean, high]) == "a@2"
+    probes = "SELECT version, probe FROM {} ORDER BY ALL"
+    newest = [("a@2", "clean"), ("a@2", "highpass")]
+    assert store.frame(probes.format("accuracy")).rows() == [*newest, ("b@1", "clean")]
+    assert store.frame(probes.format("accuracy_of('a')")).rows() == newest
+    assert store.frame(probes.format("accuracy_of('a@1')")).rows() == [("a@1", "clean"), ("a@1", "lowpass")]
+    with pytest.raises(UsageError, match="unknown study 'c'; known: a, a@1, a@2, b, b@1"):
+        store.frame(probes.format("accuracy_of('c')"))
+    assert store.frame(probes.format("curve_of('a@1') WHERE ratio IS NOT NULL")).rows() == [
+        ("a@1", "clean"), ("a@1", "lowpass")
+    ]  # fmt: skip
+    assert store.frame(probes.format("flip_of('a@1')")).rows() == [("a@1", "lowpass")]
+    assert store.frame(probes.format("flip")).rows() == [("a@2", "highpass")]
+
+
+def test_a_study_that_returns_to_its_first_cells_shows_them_again(store: Store) -> None:
+    images = image_set(2, labels=[0, 0])
+    clean, low = (part(cell(images, c), [0, 0], [0, 0]) for c in (condition(), LOW))
+    for parts in ([clean, low], [clean], [clean, low]):
+        label = store_study(store, "s", images, parts)
+    assert label == "s@3"
+    assert len(store.frame("FROM accuracy")) == 2
+
+
+def test_seeds_are_told_apart(store: Store) -> None:
+    images = image_set(2, labels=[0, 0])
+    noisy = condition("critical_band", noise_sd=0.1, frequency=2)
+    seeded = [replace(cell(images, noisy), seed=seed) for seed in (1, 2)]
+    store_study(store, "s", images, [part(cell(images), [0, 0], [0, 0]), part(seeded[0], [0, 1], [0, 1])])
+    store_study(store, "s", images, [part(cell(images), [0, 0], [0, 0]), part(seeded[1], [1, 1], [1, 1])])
+    query = "SELECT seed, top1 FROM {} WHERE probe = 'critical_band'"
+    assert store.frame(query.format("accuracy")).rows() == [(2, 0.0)]
+    assert store.frame(query.format("accuracy_of('s@1')")).rows() == [(1, 0.5)]
+
+
+def test_image_sets_of_a_study_are_told_apart(store: Store) -> None:
+    here, there = image_set(2, name="here", labels=[0, 0]), image_set(3, name="there")
+    cells = [cell(here), cell(here, LOW), cell(there), cell(there, LOW)]
+    store.begin_study("s", "", cells, [here, there])
+    sessions = {cells[0].variant: SESSION}
+    store.commit([part(cells[0], [0, 0], [0, 0]), part(cells[1], [0, 1], [0, 2])], sessions)
+    store.commit([part(cells[2], [5, 6, 7]), part(cells[3], [5, 6, 0])], sessions)
+    found = store.frame("SELECT image_set, measure, n, ratio FROM curve WHERE probe = 'lowpass' ORDER BY ALL").rows()
+    assert found == [("here", "accuracy", 2, 0.5), ("there", "agreement", 3, pytest.approx(2 / 3))]
+
+
+def test_the_sums_of_a_part_are_those_of_its_predictions(store: Store) -> None:
+    rng = np.random.default_rng(3)
+    images = image_set(50, labels=np.zeros(50))
+    one, other = cell(images), cell(images, condition("lowpass", cutoff=0.5))
+    ranks = rng.integers(0, 9, (2, 50))
+    store_study(store, "s", images, [part(one, ranks[0], ranks[0]), part(other, ranks[1], ranks[1])])
+    sums = "SELECT cell, sum(right1)::BIGINT, sum(right5)::BIGINT FROM part GROUP BY cell ORDER BY cell"
+    read = (
+        "SELECT cell, count(*) FILTER (label_rank = 0), count(*) FILTER (label_rank < 5) FROM prediction GROUP BY cell"
+    )
+    assert store.frame(sums).rows() == store.frame(f"{read} ORDER BY cell").rows()
+    assert sorted(store.frame("SELECT top1 FROM accuracy")["top1"]) == sorted((ranks == 0).mean(axis=1))
+
+
+@pytest.mark.parametrize("size", [224, 240, 260, 384])
+def test_cycles_are_where_the_probes_cut_and_where_their_noise_lies(store: Store, size: int) -> None:
+    images = image_set(2, labels=[0, 0], size=size)
+    filters = [condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in CUTOFFS]
+    noise = [condition("critical_band", noise_sd=0.02, frequency=f, draw="shared") for f in range(7)]
+    own = condition("mine", cutoff=0.5, frequency=3)
+    grey = condition("critical_band", noise_sd=0.0)
+    settings = [condition(), *filters, *noise, grey, own]
+    store_study(store, "s", images, [part(cell(images, one), [0, 0], [0, 0]) for one in settings])
+    expected = {(one.probe, one.number("cutoff"), None): radius(one, size) for one in filters}
+    expected |= {("critical_band", None, f): 1.75 * size / 224 * 2.0**f for f in range(7)}
+    for view in ("accuracy", "curve", "cell_detail", "label_accuracy"):
+        rows = store.frame(f"SELECT probe, cutoff, frequency, cycles FROM {view}").unique().rows()
+        found = {tuple(key): cycles for *key, cycles in rows}
+        assert {key: cycles for key, cycles in found.items() if cycles is not None} == expected, view
+        assert found["mine", 0.5, 3] is None
+        assert len(found) == len(settings)
+
+
+def by_engine(images: Images, engine: str, precision: str, of: Condition, predicted: list[int]) -> Finished:
+    """A cell of the same network on another engine; without labels."""
+    plain = cell(images, of)
+    return part(replace(plain, variant=replace(plain.variant, engine=engine, precision=precision)), predicted)
+
+
+@pytest.mark.parametrize("others", [[], ["fp32"], ["fp32", "bf16"]])
+def test_an_attack_is_compared_with_the_clean_images_of_its_study(store: Store, others: list[str]) -> None:
+    """Attacks run on torch at fp32, the study on another engine; of several that ran, one at fp32 is the nearest."""
+    images, attack = image_set(4), condition("pgd_linf", steps=1)
+    for precision in others:
+        store_study(store, precision, images, [by_engine(images, "other", precision, condition(), [1, 2, 3, 3])])
+    parts = [
+        by_engine(images, "openvino", "fp16", condition(), [1, 2, 3, 4]),
+        by_engine(images, "openvino", "fp16", LOW, [1, 2, 0, 0]),
+        by_engine(images, "torch", "fp32", attack, [1, 0, 0, 4]),
+    ]
+    store_study(store, "s", images, parts)
+    top1 = 0.25 if others else 0.5
+    rows = store.frame("SELECT probe, top1, clean_top1, ratio FROM curve_of('s') ORDER BY probe").rows()
+    assert rows == [("clean", 1, 1, 1), ("lowpass", 0.5, 1, 0.5), ("pgd_linf", top1, 1, top1)]
+    flips = store.frame("SELECT probe, image_index FROM flip_of('s') ORDER BY ALL").rows()
+    attacked = [("pgd_linf", k) for k in ([1, 2, 3] if others else [1, 2])]
+    assert flips == [("lowpass", 2), ("lowpass", 3), *attacked]
+
+
+def test_other_cells_are_compared_with_clean_ones_of_their_engine_and_precision_alone(store: Store) -> None:
+    images = image_set(2)
+    store_study(store, "a", images, [by_engine(images, "openvino", "fp32", condition(), [1, 2])])
+    store_study(store, "b", images, [by_engine(images, "openvino", "fp16", LOW, [1, 2])])
+    assert store.frame("SELECT probe, top1 FROM accuracy_of('b')").rows() == [("lowpass", None)]

@@ -1,0 +1,316 @@
+"""Metrics of every condition: beside the views, the metrics of the clean cells, and a real network under a filter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import SESSION, Images, cell, condition, image_set, model, part, store_study
+
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.protocol import CUES, Cues
+from bandlens.records import Failed, Finished
+
+COUNT = 300
+SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", cutoff=0.5), condition("blur", sigma=2))
+
+
+def decided(images: Images, seed: int = 0, name: str = "net", confidence: bool = True) -> list[Finished]:
+    """Predictions of 10 classes that are right three, two, or one time in four, the same images again and again."""
+    rng = np.random.default_rng(seed)
+    count = images.info.count
+    labels = np.zeros(count, int) if images.labels is None else images.labels
+    ease = rng.random(count)
+    made = []
+    for setting, share in zip(SETTINGS, (0.75, 0.25, 0.5, 0.4), strict=True):
+        right = ease + rng.normal(0, 0.1, count) < share
+        predicted = np.where(right, labels, rng.integers(0, 10, count))
+        rank = None if images.labels is None else (predicted != labels) * 2
+        sure = rng.uniform(0.1, 1, count) if confidence else 0.5
+        made.append(part(cell(images, setting, by=model(name)), predicted, rank, confidence=sure))
+    return made
+
+
+def rows(store: Store, metric: str) -> dict[tuple[str, float | None], dict[str, Any]]:
+    found = store.frame("FROM condition_metric WHERE metric = ?", [metric]).to_dicts()
+    return {(row["probe"], row["cutoff"]): row for row in found}
+
+
+@pytest.mark.parametrize("crops", [1, 3])
+def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store, crops: int) -> None:
+    labels = np.random.default_rng(1).integers(0, 10, COUNT)
+    real = [[int(one), int(one + 1) % 10] if k % 4 else [] for k, one in enumerate(labels)]
+    images = image_set(COUNT, labels=labels, clusters=np.arange(COUNT) // crops, schemes={"real": real})
+    store_study(store, "s", images, decided(images))
+    compute_measures(store, "s", Options(100))
+    query = "SELECT probe, cutoff, n, top1, low, high FROM {} ORDER BY ALL"
+    for metric, view in (("accuracy", "accuracy"), ("accuracy_real", "label_accuracy WHERE scheme = 'real'")):
+        found = [
+            (*key, *(row[name] for name in ("n", "value", "low", "high"))) for key, row in rows(store, metric).items()
+        ]
+        wanted = store.frame(query.format(view)).rows()
+        assert len(found) == len(wanted) == len(SETTINGS)
+        for mine, theirs in zip(sorted(found, key=str), sorted(wanted, key=str), strict=True):
+            assert mine[:3] == theirs[:3]
+            assert mine[3:] == pytest.approx(theirs[3:])
+
+
+def test_differences_are_paired_over_the_images(store: Store) -> None:
+    """Independent images: McNemar's standard error of the difference, with one image more that differs."""
+    images = image_set(COUNT, labels=np.zeros(COUNT))
+    parts = decided(images)
+    store_study(store, "s", images, parts)
+    compute_measures(store, "s", Options(100))
+    found = rows(store, "accuracy")
+    assert found["clean", None]["difference"] is None
+    clean = parts[0].predictions.predicted == 0
+    for setting, one in zip(SETTINGS[1:], parts[1:], strict=True):
+        row = found[setting.probe, setting.number("cutoff")]
+        d = (one.predictions.predicted == 0).astype(float) - clean
+        assert row["difference"] == pytest.approx(d.mean())
+        half = 1.968 * np.sqrt((d.var() * COUNT + 1) / (COUNT - 1) / COUNT)
+        assert [row["difference_low"], row["difference_high"]] == pytest.approx(
+            [d.mean() - half, d.mean() + half], abs=2e-4
+        )
+
+
+def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store) -> None:
+    images = image_set(COUNT, labels=np.zeros(COUNT))
+    parts = decided(images)
+    store_study(store, "s", images, parts)
+    compute_measures(store, "s", Options(100))
+    for metric in ("confidence", "expected_calibration_error", "top1_brier_score"):
+        found, values = rows(store, metric), []
+        for setting, one in zip(SETTINGS, parts, strict=True):
+            sure, right = one.predictions.confidence.astype(float), one.predictions.predicted == 0
+            bins = [(sure > low / 15) & (sure <= (low + 1) / 15) for low in range(15)]
+            values.append(
+                {
+                    "confidence": sure.mean(),
+                    "expected_calibration_error": sum(
+                        one.mean() * abs(sure[one].mean() - right[one].mean()) for one in bins if one.any()
+                    ),
+                    "top1_brier_score": ((sure - right) ** 2).mean(),
+                }[metric]
+            )
+            row = found[setting.probe, setting.number("cutoff")]
+            assert row["value"] == pytest.approx(values[-1])
+            assert row["low"] < row["value"] < row["high"]
+            if setting.probe != "clean":
+                assert row["difference"] == pytest.approx(values[-1] - values[0])
+                assert row["difference_low"] < row["difference"] < row["difference_high"]
+
+
+def test_a_calibration_error_of_few_images_is_doubtful(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    images = image_set(100, labels=np.zeros(100))
+    sure = rng.uniform(0.1, 1, 100)
+    wrong = rng.random(100) > sure
+    store_study(store, "s", images, [part(cell(images), wrong * 1, wrong * 1, confidence=sure)])
+    compute_measures(store, "s", Options(100))
+    row = rows(store, "expected_calibration_error")["clean", None]
+    assert row["state"] == "doubtful"
+    assert row["note"].endswith("is expected of a network that is calibrated")
+
+
+def test_errors_are_set_against_those_of_the_clean_images(store: Store) -> None:
+    images = image_set(COUNT, labels=np.zeros(COUNT))
+    parts = decided(images)
+    store_study(store, "s", images, parts)
+    compute_measures(store, "s", Options(100))
+    found = rows(store, "clean_error_consistency")
+    assert ("clean", None) not in found
+    clean = parts[0].predictions.predicted == 0
+    for setting, one in zip(SETTINGS[1:], parts[1:], strict=True):
+        row = found[setting.probe, setting.number("cutoff")]
+        assert row["value"] == pytest.approx(cohens_kappa(clean, one.predictions.predicted == 0))
+        assert row["low"] < row["value"] < row["high"]
+        assert row["difference"] is None
+
+
+def cohens_kappa(a: np.ndarray, b: np.ndarray) -> float:
+    from statsmodels.stats.inter_rater import cohens_kappa as of
+
+    table = [[np.sum((a == one) & (b == other)) for other in (False, True)] for one in (False, True)]
+    return float(of(table, return_results=False))
+
+
+def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store) -> None:
+    images = image_set(COUNT)
+    store_study(store, "s", images, decided(images))
+    compute_measures(store, "s", Options(100))
+    assert set(store.frame("SELECT DISTINCT metric FROM condition_metric")["metric"]) == {"agreement", "confidence"}
+    found = rows(store, "agreement")
+    for probe, cutoff, top1, low, high in store.frame(
+        "SELECT probe, cutoff, top1, low, high FROM accuracy WHERE probe <> 'clean'"
+    ).rows():
+        row = found[probe, cutoff]
+        assert (row["value"], row["low"], row["high"]) == pytest.approx((top1, low, high))
+        assert row["difference"] is None, "1 less agreement, by definition"
+    assert (found["clean", None]["value"], found["clean", None]["state"]) == (1, "no_interval")
+
+
+@pytest.mark.parametrize("cues", CUES)
+def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_with_it(
+    store: Store, cues: Cues
+) -> None:
+    rng = np.random.default_rng(0)
+    shape = rng.integers(0, 10, COUNT)
+    texture = (shape + rng.integers(0, 4, COUNT)) % 10
+    images = image_set(COUNT, labels=shape, schemes={cues.second: [[int(one)] for one in texture]})
+    parts = []
+    for setting, share in zip(SETTINGS, (0.2, 0.7, 0.4, 0.5), strict=True):
+        named = np.where(rng.random(COUNT) < share, shape, texture)
+        named = np.where(rng.random(COUNT) < 0.3, 9 - named, named)
+        parts.append(part(cell(images, setting), named, (named != shape) * 1))
+    store_study(store, "s", images, parts)
+    compute_measures(store, "s", Options(100))
+    apart = shape != texture
+    biases = []
+    for setting, one in zip(SETTINGS, parts, strict=True):
+        named = one.predictions.predicted
+        of_shape, of_texture = ((named == cue) & apart for cue in (shape, texture))
+        biases.append(of_shape.sum() / (of_shape.sum() + of_texture.sum()))
+        row = rows(store, cues.bias)[setting.probe, setting.number("cutoff")]
+        assert (row["value"], row["n"]) == (pytest.approx(biases[-1]), of_shape.sum() + of_texture.sum())
+        if setting.probe != "clean":
+            assert row["difference"] == pytest.approx(biases[-1] - biases[0])
+            assert row["difference_low"] < row["difference"] < row["difference_high"]
+        row = rows(store, cues.accuracy)[setting.probe, setting.number("cutoff")]
+        assert row["value"] == pytest.approx((of_shape | of_texture).sum() / apart.sum())
+        row = rows(store, "clean_error_consistency").get((setting.probe, setting.number("cutoff")))
+        assert row is None or row["n"] == apart.sum()
+    for metric in (cues.bias, cues.accuracy):
+        row = rows(store, metric)["clean", None]
+        query = "SELECT value, low, high FROM metric WHERE metric = ?"
+        assert [row[name] for name in ("value", "low", "high")] == pytest.approx(store.frame(query, [metric]).row(0))
+    metrics = set(store.frame("SELECT DISTINCT metric FROM condition_metric")["metric"])
+    assert "expected_calibration_error" not in metrics, "neither cue is the right answer"
+
+
+def test_what_is_never_named_has_no_bias_and_what_is_always_right_no_consistency(store: Store) -> None:
+    images = image_set(40, labels=[0] * 40, schemes={"texture": [[1]] * 40})
+    parts = [
+        part(cell(images, one), [named] * 40, [named] * 40) for one, named in zip(SETTINGS[:2], (0, 2), strict=True)
+    ]
+    store_study(store, "s", images, parts)
+    compute_measures(store, "s", Options(100))
+    row = rows(store, "shape_bias")["lowpass", 0.1]
+    assert (row["value"], row["n"], row["state"]) == (None, 0, "undetermined")
+    assert (row["difference"], row["note"]) == (None, "neither cue is ever named")
+    row = rows(store, "clean_error_consistency")["lowpass", 0.1]
+    assert (row["value"], row["state"]) == (None, "undetermined")
+
+
+@pytest.mark.parametrize("conflict", [False, True])
+def test_models_are_consistent_with_each_other_under_every_condition(store: Store, conflict: bool) -> None:
+    """Beside statsmodels' kappa, on the images whose cues conflict where some do."""
+    labels, rng = np.random.default_rng(1).integers(0, 10, COUNT), np.random.default_rng(2)
+    texture = np.where(rng.random(COUNT) < 0.2, labels, (labels + 1) % 10)
+    images = image_set(COUNT, labels=labels, schemes={"texture": texture[:, None].tolist()} if conflict else {})
+    parts = {name: decided(images, seed, name) for seed, name in enumerate(("a", "b", "c"))}
+    store_study(store, "s", images, [one for of in parts.values() for one in of])
+    compute_measures(store, "s", Options(100))
+    judged = texture != labels if conflict else np.ones(COUNT, bool)
+    found = {
+        (row["checkpoint"], row["probe"], row["cutoff"]): row
+        for row in store.frame("FROM condition_metric WHERE metric = 'model_error_consistency'").to_dicts()
+    }
+    assert len(found) == len(SETTINGS) * len(parts)
+    for place, setting in enumerate(SETTINGS):
+        right = {name: (of[place].predictions.label_rank == 0)[judged] for name, of in parts.items()}
+        for name, mine in right.items():
+            row = found[name, setting.probe, setting.number("cutoff")]
+            wanted = np.mean([cohens_kappa(mine, right[other]) for other in right if other != name])
+            assert (row["value"], row["n"], row["state"]) == (pytest.approx(wanted), judged.sum(), "ok")
+            assert row["low"] < row["value"] < row["high"]
+            if place:
+                assert row["difference"] == pytest.approx(row["value"] - found[name, "clean", None]["value"])
+                assert row["difference_low"] < row["difference"] < row["difference_high"]
+            else:
+                assert row["difference"] is None
+
+
+def test_a_model_alone_is_consistent_with_none_and_one_without_errors_leaves_it_undetermined(store: Store) -> None:
+    images = image_set(COUNT, labels=np.zeros(COUNT))
+    alone = decided(images, 0, "a")
+    store_study(store, "alone", images, alone)
+    compute_measures(store, "alone", Options(100))
+    assert rows(store, "model_error_consistency") == {}
+    perfect = part(cell(images, SETTINGS[1], by=model("b")), [0] * COUNT, [0] * COUNT)
+    store_study(store, "both", images, [*alone, perfect])
+    compute_measures(store, "both", Options(100))
+    [(key, row)] = rows(store, "model_error_consistency").items()
+    assert key == ("lowpass", 0.1)
+    assert (row["value"], row["state"], row["note"]) == (
+        None,
+        "undetermined",
+        "all is right, or all wrong, for a model",
+    )
+
+
+def test_a_single_photograph_has_no_intervals(store: Store) -> None:
+    images = image_set(6, labels=[0] * 6, clusters=[3] * 6)
+    parts = [part(cell(images, one), [0, 1] * 3, [0, 1] * 3) for one in SETTINGS[:2]]
+    store_study(store, "s", images, parts)
+    compute_measures(store, "s", Options(100))
+    row = rows(store, "accuracy")["lowpass", 0.1]
+    assert (row["value"], row["low"], row["difference"], row["difference_low"]) == (0.5, None, 0, None)
+    assert (row["state"], row["note"]) == ("no_interval", "1 independent image is too few for an interval")
+
+
+def test_without_clean_images_nothing_is_compared(store: Store) -> None:
+    images = image_set(COUNT, labels=np.zeros(COUNT))
+    clean, *others = decided(images)
+    store.begin_study("s", "", [one.cell for one in (clean, *others)], [images])
+    store.commit([Failed(clean.cell, "boom"), *others], {clean.cell.variant: SESSION})
+    compute_measures(store, "s", Options(100))
+    found = store.frame("FROM condition_metric")
+    assert set(found["probe"]) == {"lowpass", "blur"}
+    assert found["difference"].is_null().all()
+    assert "clean_error_consistency" not in set(found["metric"])
+
+
+def test_means_over_benchmarks_are_those_of_the_perturbed_images(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    benchmarks = ("imagenet-sketch", "imagenet-r", "stylized")
+    sets = [
+        image_set(50, labels=rng.integers(0, 10, 50), name=name, benchmark=name, decision_space="all", paths=[
+            f"{name}/{k}.png" for k in range(50)
+        ])
+        for name in benchmarks
+    ]  # fmt: skip
+    store_study(store, "s", sets, [one for images in sets for one in decided(images)])
+    compute_measures(store, "s", Options(100))
+    found = rows(store, "Concepts")
+    assert set(found) == {(one.probe, one.number("cutoff")) for one in SETTINGS}
+    for key, row in found.items():
+        accuracies = store.frame(
+            "SELECT top1 FROM accuracy WHERE probe = ? AND cutoff IS NOT DISTINCT FROM ?", list(key)
+        )["top1"]
+        assert row["value"] == pytest.approx(100 * accuracies.mean())
+        assert row["low"] < row["value"] < row["high"]
+    assert found["lowpass", 0.1]["difference"] == pytest.approx(
+        found["lowpass", 0.1]["value"] - found["clean", None]["value"]
+    )
+    columns = ("value", "low", "high", "state", "note")
+    wanted = store.frame(f"SELECT {', '.join(columns)} FROM metric WHERE metric = 'Concepts'").row(0)
+    assert tuple(found["clean", None][name] for name in columns) == wanted
+
+
+def test_analyzing_again_replaces_a_study_and_leaves_the_others(store: Store) -> None:
+    images = image_set(COUNT, labels=np.zeros(COUNT))
+    for seed, name in enumerate(("a", "b")):
+        store_study(store, name, images, decided(images, seed, name))
+    whole = compute_measures(store, "*", Options(100)).filter(pl.col("condition_id").is_not_null())
+    before = store.frame("FROM condition_metric ORDER BY ALL").rows()
+    assert len(before) == len(whole)
+    compute_measures(store, "a", Options(100))
+    assert store.frame("FROM condition_metric ORDER BY ALL").rows() == before
+
+
+# A real network

@@ -1,0 +1,188 @@
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from bandlens.analysis.measures import critical_band
+from bandlens.analysis.measures.critical_band import (
+    NOISE_SDS,
+    center,
+    fit_band,
+    integer_thresholds,
+    normalized_thresholds,
+)
+from bandlens.errors import UsageError
+from bandlens.probes.critical_band import noise_bands
+
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
+needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
+
+
+def accuracies(thresholds: str, top: float = 80.0) -> np.ndarray:
+    """Percentages that give these thresholds: `top` down to the threshold's noise, nothing beyond."""
+    return np.array([[top if int(t) <= 4 - i else 0.0 for t in thresholds] for i in range(5)])
+
+
+def test_the_threshold_is_the_number_of_steps_down_from_the_strongest_noise() -> None:
+    assert integer_thresholds(accuracies("0123443")) == (0, 1, 2, 3, 4, 4, 3)
+
+
+def test_exactly_half_does_not_pass_and_never_passing_is_four() -> None:
+    assert integer_thresholds(np.full((5, 7), 50.0)) == (4,) * 7
+    assert integer_thresholds(np.full((5, 7), 50.001)) == (0,) * 7
+    only_without_noise = np.zeros((5, 7))
+    only_without_noise[0] = 99
+    assert integer_thresholds(only_without_noise) == (4,) * 7
+
+
+def test_the_strongest_noise_that_passes_counts_though_a_weaker_one_fails() -> None:
+    dip = accuracies("0000000")
+    dip[2] = 0
+    assert integer_thresholds(dip) == (0,) * 7
+
+
+def test_normalized_thresholds_are_relative_to_no_noise_or_to_color() -> None:
+    low = accuracies("0123443", top=40.0)
+    assert integer_thresholds(low) == (4,) * 7
+    assert normalized_thresholds(low) == (0, 1, 2, 3, 4, 4, 3)
+    assert normalized_thresholds(low, rgb_clean=79.0) == (0, 1, 2, 3, 4, 4, 3)
+    assert normalized_thresholds(low, rgb_clean=80.0) == (4,) * 7
+
+
+@needs_published
+def test_published_numbers_follow_from_the_thresholds() -> None:
+    table = pl.read_csv(PUBLISHED / "critical_band_thresholds.csv", schema_overrides={"thresholds_f0_to_f6": pl.String})
+    assert len(table) == 96
+    bands = {text: fit_band([int(t) for t in text]) for text in table["thresholds_f0_to_f6"].unique()}
+    numbers = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
+    compared = 0
+    for row in table.iter_rows(named=True):
+        band = bands[row["thresholds_f0_to_f6"]]
+        beyond = (
+            row["thresholds_f0_to_f6"] == "2344444"
+        )  # neither flank is there, which the published column leaves out
+        assert (band.state == "degenerate") == (bool(row["degenerate"]) or beyond)
+        if not row["degenerate"]:
+            compared += 1
+            for name in numbers:
+                assert getattr(band, name) == pytest.approx(row[name], abs=1e-3)
+    assert compared == 69
+    states = Counter(
+        (row["variant"], str(bands[row["thresholds_f0_to_f6"]].state)) for row in table.iter_rows(named=True)
+    )
+    assert states["raw", "degenerate"] == 27 + 4
+    assert states["norm", "degenerate"] == 0
+
+
+def test_a_flat_band_is_degenerate() -> None:
+    band = fit_band([4] * 7)
+    assert band.note == "all thresholds are equal; the peak is at its bound"
+    assert band.bandwidth > 100
+    assert fit_band([0] * 7).note == "all thresholds are equal"
+
+
+def test_a_fit_that_does_not_end_is_degenerate_and_gives_no_number() -> None:
+    band = fit_band([0, 0, 0, 0, 0, 0, 4])
+    assert band.note == "no Gaussian fits the thresholds"
+    assert np.isnan([band.bandwidth, band.center_frequency, band.peak_noise_sensitivity]).all()
+
+
+def test_the_sign_of_sigma_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.array([0.0, 1, 2, 3, 4, 4, 3])
+    assert critical_band.gaussian(values, 3, 2, -1.5) == pytest.approx(critical_band.gaussian(values, 3, 2, 1.5))
+    right = fit_band(values)
+    amplitude, mu, sigma = critical_band._least_squares(values) or (0, 0, 0)
+    monkeypatch.setattr(critical_band, "_least_squares", lambda _: (amplitude, mu, -sigma))
+    assert fit_band(values) == right
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "state", "note"),
+    [
+        ([1, 0, 1, 0, 0, 0, 0], "degenerate", "the centre lies outside the tested bands"),
+        ([4, 3, 4, 4, 4, 4, 3], "degenerate", "the Gaussian is wider than the tested range"),
+        ([2, 3, 4, 4, 4, 4, 4], "degenerate", "the Gaussian is wider than the tested range"),
+        ([4, 3, 2, 1, 1, 0, 0], "degenerate", "the centre lies outside the tested bands"),
+        ([1, 2, 2, 2, 3, 3, 3], "doubtful", "one of its flanks lies outside the tested bands"),
+        ([1, 2, 3, 4, 4, 4, 3], "doubtful", "the peak is at its bound"),
+        ([0, 1, 2, 3, 2, 1, 0], "ok", None),
+    ],
+)
+def test_what_lies_outside_the_tested_bands_is_flagged(thresholds: list[int], state: str, note: str | None) -> None:
+    band = fit_band(thresholds)
+    assert band.state == state
+    assert (band.note is None) if note is None else (note in (band.note or ""))
+
+
+def test_the_numbers_of_every_fit_that_is_not_flagged_lie_within_what_was_tested() -> None:
+    found = Counter()
+    for thresholds in np.random.default_rng(0).integers(0, 5, size=(400, 7)):
+        band = fit_band(thresholds)
+        found[band.state] += 1
+        if band.state != "degenerate":
+            octave = np.log2(band.center_frequency / 1.75)
+            assert -0.5 <= octave <= 6.5
+            assert octave - band.bandwidth / 2 >= -0.5 or octave + band.bandwidth / 2 <= 6.5
+            assert band.bandwidth <= 14
+        if band.state == "ok":
+            assert band.bandwidth <= 7
+    assert min(found.values()) > 20, found
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((7, 5)), np.full((5, 7), np.nan), np.full((5, 7), 101.0), np.full((5, 7), -1.0)]
+)
+def test_accuracies_that_are_not_percentages_are_refused(wrong: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="critical band: accuracies"):
+        integer_thresholds(wrong)
+
+
+def test_a_reference_of_zero_is_refused() -> None:
+    with pytest.raises(UsageError, match="reference accuracy 0"):
+        normalized_thresholds(np.zeros((5, 7)))
+
+
+@pytest.mark.parametrize("wrong", [[1, 2, 3], [0, 1, 2, 3, 4, 5, 4], [0, 1, 2, 3, 4, np.nan, 4]])
+def test_thresholds_that_are_not_seven_of_0_to_4_are_refused(wrong: list[float]) -> None:
+    with pytest.raises(UsageError, match="give seven numbers"):
+        fit_band(wrong)
+
+
+@needs_published
+def test_networks_measured_with_the_original_stimuli_have_a_channel() -> None:
+    files = sorted((PUBLISHED / "network_accuracies").glob("*.json"))
+    assert len(files) == 8
+    for file in files:
+        percent = np.full((5, 7), np.nan)
+        for condition, outcomes in json.loads(file.read_text()).items():
+            sd, frequency = re.fullmatch(r"noise([\d.]+)freq(\d)", condition).groups()
+            percent[NOISE_SDS.index(float(sd)), int(frequency)] = 100 * np.mean(outcomes)
+        absolute, relative = fit_band(integer_thresholds(percent)), fit_band(normalized_thresholds(percent))
+        # AlexNet and a robust network are right less than half of the time even without noise.
+        assert (absolute.state != "degenerate") == (percent[0].mean() > 50), file.name
+        assert relative.state != "degenerate", file.name
+        assert 3 < relative.bandwidth < 6, file.name
+        assert 20 < relative.center_frequency < 60, file.name
+
+
+@pytest.mark.parametrize("size", [240, 260, 384])
+def test_centres_follow_the_size_as_the_noise_does(size: int) -> None:
+    def centroid(side: int, f: int) -> float:
+        """Mean frequency of the noise in octave f, in cycles per image."""
+        noise = np.random.default_rng(f).standard_normal((4, side, side)).astype(np.float32)
+        [band] = noise_bands(np, noise, [f], [np.empty_like(noise)])
+        power = (np.abs(np.fft.fft2(band)) ** 2).mean(axis=0)
+        cycles = np.fft.fftfreq(side, 1 / side)
+        return float((np.hypot(*np.meshgrid(cycles, cycles)) * power).sum() / power.sum())
+
+    for f in (5, 6):  # of lower octaves there are too few waves in an image to tell their mean
+        assert center(f, size) / center(f, 224) == pytest.approx(centroid(size, f) / centroid(224, f), rel=0.02)
+    thresholds = [0, 1, 2, 3, 2, 1, 0]
+    assert fit_band(thresholds, size).center_frequency == pytest.approx(
+        fit_band(thresholds).center_frequency * size / 224
+    )
+    assert fit_band(thresholds, size).bandwidth == fit_band(thresholds).bandwidth

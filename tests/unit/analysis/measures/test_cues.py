@@ -1,0 +1,213 @@
+"""Shape bias: published decisions, other people's intervals, and a real network on real cue-conflict images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_outcomes import CLEAN, images_of, outcomes_of
+from made_up_results import cell, condition, image_set, model, part, store_study
+from scipy.stats import bootstrap, norm, t
+from statsmodels.stats.proportion import proportion_confint
+
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.base import Estimate, Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.measures.cues import cue_differences, cue_estimates
+from bandlens.analysis.measures.outcomes import Outcomes
+from bandlens.probes.images.decision_spaces import decision_space
+from bandlens.protocol import CUES, SHAPE_CUES
+
+NAMES = dict(enumerate(decision_space("sixteen").names))
+NUMBERS = {name: number for number, name in NAMES.items()}
+
+
+def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
+    compute_measures(store, "s", Options(1000))
+    rows = store.frame("SELECT metric, value, low, high, note FROM metric").rows()
+    return {metric: tuple(numbers) for metric, *numbers in rows}
+
+
+def decided(shape: list[int], texture: list[int], predicted: list[int], clusters: list[int] | None = None) -> Outcomes:
+    """Clean decisions on images whose two cues are given."""
+    images = images_of(len(shape), clusters, (shape, texture))
+    return outcomes_of({CLEAN: predicted}, images, NAMES, classes=16)
+
+
+def estimates(outcomes: Outcomes) -> dict[str, Estimate]:
+    return cue_estimates(SHAPE_CUES, outcomes, Options())
+
+
+# Published decisions
+
+
+@pytest.mark.parametrize(
+    ("network", "shape_decisions", "texture_decisions"), [("resnet50", 162, 572), ("resnet50_trained_on_SIN", 586, 141)]
+)
+def test_published_decisions_give_the_published_bias(
+    shared: Path, store: Store, network: str, shape_decisions: int, texture_decisions: int
+) -> None:
+    """All 1280 images, 80 of which have the shape and the texture of one class: they tell nothing."""
+    table = pl.read_csv(shared / "published" / "cue_conflict_decisions" / f"{network}.csv")
+    cues = [re.findall(r"([a-z]+)\d+", Path(name).stem.rsplit("_", 1)[1]) for name in table["imagename"]]
+    assert [shape for shape, _ in cues] == table["category"].to_list()
+    shape, texture = ([NUMBERS[one] for one in column] for column in zip(*cues, strict=True))
+    named = [NUMBERS[one] for one in table["object_response"]]
+    images = image_set(1280, labels=shape, schemes={"texture": [[one] for one in texture]}, decision_space="sixteen")
+    judged = part(cell(images, by=model(classes=1000)), named, np.not_equal(named, shape) * 3)
+    store_study(store, "s", images, [judged], {"sixteen": NAMES})
+    found = measured(store)
+    bias = shape_decisions / (shape_decisions + texture_decisions)
+    assert found["shape_bias"][0] == pytest.approx(bias)
+    if network == "resnet50":
+        assert round(bias, 3) == 0.221
+    assert found["cue_accuracy"][0] == pytest.approx((shape_decisions + texture_decisions) / 1200)
+    truth = table.with_columns(texture=pl.Series([one for _, one in cues])).filter(
+        pl.col("texture") != pl.col("category")
+    )
+    by_class = truth.group_by("category").agg(
+        bias=(pl.col("object_response") == pl.col("category")).sum()
+        / ((pl.col("object_response") == pl.col("category")) | (pl.col("object_response") == pl.col("texture"))).sum()
+    )
+    for name, value in by_class.rows():
+        assert found[f"shape_bias_{name}"][0] == pytest.approx(value)
+    assert set(found) == {"shape_bias", "cue_accuracy", *(f"shape_bias_{name}" for name in NUMBERS)}
+    _check_intervals(found, np.array(named), np.array(shape), np.array(texture))
+
+
+def _check_intervals(found: Mapping[str, tuple], named: np.ndarray, shape: np.ndarray, texture: np.ndarray) -> None:
+    """Against SciPy's bootstrap."""
+    differ = shape != texture
+    of_shape, of_texture = (named == shape)[differ], (named == texture)[differ]
+
+    def ratio(of_shape: np.ndarray, of_texture: np.ndarray, axis: int) -> np.ndarray:
+        return of_shape.sum(axis=axis) / (of_shape.sum(axis=axis) + of_texture.sum(axis=axis))
+
+    wanted = bootstrap(
+        (of_shape, of_texture), ratio, paired=True, vectorized=True, method="percentile", n_resamples=2000, rng=1
+    ).confidence_interval
+    assert found["shape_bias"][1:3] == pytest.approx((wanted.low, wanted.high), abs=0.005)
+    wanted = bootstrap(
+        (of_shape | of_texture,), np.mean, vectorized=True, method="percentile", n_resamples=2000, rng=1
+    ).confidence_interval
+    assert found["cue_accuracy"][1:3] == pytest.approx((wanted.low, wanted.high), abs=0.005)
+
+
+# What the data do not determine
+
+
+def test_images_of_one_photograph_go_together() -> None:
+    rng = np.random.default_rng(0)
+    shape, texture = np.zeros(40, int), np.ones(40, int)
+    named = (rng.random(40) < 0.5).astype(int)
+    alone = estimates(decided(list(shape), list(texture), list(named)))["shape_bias"]
+    ids = np.repeat(np.arange(40), 5)
+    columns = (list(np.repeat(column, 5)) for column in (shape, texture, named))
+    crops = estimates(decided(*columns, clusters=list(ids)))["shape_bias"]
+    assert crops.value == alone.value
+    assert (crops.low, crops.high) == pytest.approx((alone.low, alone.high), abs=0.01)
+
+
+def test_few_images_and_equal_decisions_have_the_interval_of_a_share() -> None:
+    few = estimates(decided([0] * 15 + [1] * 30, [1] * 15 + [0] * 30, [0, 1, 2] * 5 + [1] * 30))
+    expected = proportion_confint(5, 10, 2 * norm.sf(t.ppf(0.975, 9)), "wilson")
+    airplane, bear = few["shape_bias_airplane"], few["shape_bias_bear"]
+    assert (airplane.value, airplane.low, airplane.high) == pytest.approx((0.5, *expected))
+    assert bear.value == 1.0
+    assert (bear.low, bear.high) == pytest.approx(proportion_confint(30, 30, method="wilson"))
+    single = estimates(decided([0] * 3, [1] * 3, [0, 1, 1], clusters=[7] * 3))["shape_bias"]
+    assert single.row()["low"] is None
+    assert single.note == "1 independent image is too few for an interval"
+
+
+def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
+    rng = np.random.default_rng(0)
+    shape, texture = [0] * 400, [1] * 400
+    named = rng.integers(0, 2, 400)
+    changed = np.where(rng.random(400) < 0.2, rng.integers(0, 2, 400), named)
+    a, b = (decided(shape, texture, list(answers)) for answers in (named, changed))
+    intervals = cue_differences(SHAPE_CUES, a, b)
+    d = (changed == 0).astype(float) - (named == 0)
+    low, high = intervals["shape_bias"]
+    assert (low + high) / 2 == pytest.approx(d.mean())
+    # One image of the 400 more differs.
+    assert high - low == pytest.approx(2 * 1.99 * np.sqrt((d.var() * 400 + 1) / 399 / 400), rel=0.02)
+    low, high = intervals["cue_accuracy"]
+    assert 0 < high == -low < 3 / 400, "it does not differ, and little at most"
+
+
+def test_what_is_never_named_has_no_bias() -> None:
+    never = estimates(decided([0] * 30, [1] * 30, [2] * 30))
+    assert never["shape_bias"].row()["value"] is None
+    assert (never["shape_bias"].note, never["shape_bias"].state) == ("neither cue is ever named", "undetermined")
+    assert never["cue_accuracy"].value == 0
+    assert estimates(decided([1, 2], [1, 2], [1, 2])) == {}, "no cues conflict"
+
+
+def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Store) -> None:
+    conflict = image_set(4, labels=[0, 0, 1, 1], schemes={"texture": [[1], [2], [0], [1]]}, name="conflict")
+    plain = image_set(4, labels=[0, 0, 1, 1], name="plain")
+    by = model(classes=16)
+    parts = [
+        part(cell(conflict, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
+        part(cell(conflict, condition("blur", sigma=1), by=by), [1, 2, 0, 1], [1, 1, 1, 0]),
+        part(cell(plain, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
+    ]
+    store_study(store, "s", [conflict, plain], parts)
+    found = measured(store)
+    assert found["shape_bias"][0] == pytest.approx(2 / 3), "the last image has one class for both"
+    assert set(found) == {"shape_bias", "shape_bias_0", "shape_bias_1", "cue_accuracy"}, "classes without names"
+    assert store.frame("SELECT DISTINCT image_set FROM metric").rows() == [("conflict",)]
+
+
+def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(store: Store) -> None:
+    low, high, named = [0, 0, 1, 1, 2, 2], [1, 2, 0, 1, 0, 1], [0, 2, 1, 0, 2, 0]
+    conflict = image_set(6, labels=low, schemes={"hf_label": [[one] for one in high]}, name="conflict")
+    rank = [int(one != label) for one, label in zip(named, low, strict=True)]
+    store_study(store, "s", conflict, [part(cell(conflict, by=model(classes=16)), named, rank)])
+    found = measured(store)
+    # The fourth image has one class for both. Of the others 0, 1 and 2 are named for low, 2 and 0 ... for high ones.
+    apart = [(n, a, b) for n, a, b in zip(named, low, high, strict=True) if a != b]
+    of_low, of_high = sum(n == a for n, a, _ in apart), sum(n == b for n, _, b in apart)
+    assert (len(apart), of_low, of_high) == (5, 3, 1)
+    assert found["low_frequency_cue_bias"][0] == 3 / 4
+    assert found["frequency_cue_accuracy"][0] == 4 / 5
+    assert set(found) == {f"low_frequency_cue_bias{end}" for end in ("", "_0", "_1", "_2")} | {"frequency_cue_accuracy"}
+    schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY scheme DESC").rows()
+    assert schemes == [("lf_label", 6, 3 / 6), ("hf_label", 6, 1 / 6)]
+
+
+def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store: Store) -> None:
+    """A set's own names, or those of its decision space, which are for models of ImageNet's 1000 classes."""
+    large, small = model("large", classes=1000), model("small", classes=16)
+    labels, other = [0, 1], [[1], [0]]
+    own, plain = (image_set(2, name=one, labels=labels, schemes={"hf_label": other}, paths=one) for one in ("ab", "cd"))
+    own = replace(own, class_names=["Abyssinian", "Bengal"])
+    few = image_set(2, name="few", labels=labels, schemes={"texture": other}, decision_space="sixteen")
+    cells = [cell(own, by=small), cell(plain, by=small), cell(plain, by=large), cell(few, by=large)]
+    names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": NAMES}
+    store_study(store, "s", [own, plain, few], [part(one, labels, [0, 0]) for one in cells], names)
+    compute_measures(store, "s", Options(100))
+    found = store.frame(
+        "SELECT image_set, checkpoint, list_sort(list(regexp_extract(metric, '_bias_(.*)', 1))) FROM metric "
+        "WHERE contains(metric, '_bias_') GROUP BY ALL ORDER BY ALL"
+    )
+    assert found.rows() == [
+        ("ab", "small", ["Abyssinian", "Bengal"]),
+        ("cd", "large", ["goldfish", "tench"]),
+        ("cd", "small", ["0", "1"]),
+        ("few", "large", ["airplane", "bear"]),
+    ]
+
+
+def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: Store) -> None:
+    for cues in CUES:
+        assert store.frame(f"SELECT own_scheme('{cues.first}'), own_scheme('{cues.second}')").row(0) == (True, False)
+
+
+# A real network

@@ -1,0 +1,250 @@
+"""Error consistency from the database: models and people who judged the same images, under one name for each image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import Images, cell, condition, image_set, model, part, store_study
+from numpy.typing import ArrayLike
+from small import Command
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.error_consistency import (
+    consistencies,
+    judged_images,
+    mean_consistencies,
+    write_consistencies,
+)
+from bandlens.analysis.published.imports import read_import
+from bandlens.analysis.published.sources import sources
+from bandlens.analysis.statistics.consistency import error_consistency
+from bandlens.errors import UnknownName, UsageError
+from bandlens.probes.grid import FAMILIES
+from bandlens.probes.images.decision_spaces import decision_space
+from bandlens.protocol import BENCHMARKS, STIMULI
+from bandlens.records import Finished
+
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
+CLASSES = list(decision_space("sixteen").names)
+EXPERIMENTS = {
+    "contrast": "contrast",
+    "low-pass": "gaussian_lowpass",
+    "high-pass": "gaussian_highpass",
+    "uniform-noise": "uniform_noise",
+    "phase-scrambling": "phase_scramble",
+}
+"""Stimulus set -> the probe that makes such stimuli, as docs/guide/probes.md has them."""
+
+
+def answered(
+    images: Images, name: str, right: ArrayLike, *, probe: str = "clean", content: str = "", **parameters: float | str
+) -> Finished:
+    """The cell of a model that has these images right, clean by default; of a wrong one it says the next class."""
+    assert images.labels is not None
+    correct = np.asarray(right, np.bool_)
+    predicted = np.where(correct, images.labels, (images.labels + 1) % 10)
+    by = model(name, content=content or name)
+    return part(cell(images, condition(probe, **parameters), by=by), predicted, np.where(correct, 0, 1))
+
+
+def stimuli(name: str, paths: Sequence[str], labels: Sequence[str]) -> Images:
+    """A stimulus set as `benchmarks pack` makes it, without pixels."""
+    return image_set(
+        len(paths),
+        name=name,
+        labels=[CLASSES.index(label) for label in labels],
+        paths=paths,
+        benchmark=name,
+        decision_space="sixteen",
+    )
+
+
+def people(store: Store, shared: Path) -> pl.DataFrame:
+    source = sources()["humans"]
+    values, trials = read_import(source, shared / "published/atlas/humans")
+    store.write_source("humans", values, trials)
+    assert trials is not None
+    return trials
+
+
+def test_the_sets_that_people_saw_are_the_protocols(store: Store) -> None:
+    asked = pl.DataFrame({"name": [*BENCHMARKS, "gray16"]})
+    values = ", ".join(f"('{name}')" for name in asked["name"])
+    found = store.frame(f"SELECT name FROM (VALUES {values}) AS t(name) WHERE people_saw(name)")
+    assert set(found["name"]) == set(STIMULI)
+
+
+def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path, tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    with open_store(db) as store:
+        people(store, shared)
+        for name in ("resnet50", "resnet50_trained_on_SIN"):
+            rows = pl.read_csv(shared / f"published/cue_conflict_decisions/{name}.csv", infer_schema=False)
+            files = rows["imagename"].str.split("_").list.last()
+            paths = [f"{shape}/{file}" for shape, file in zip(rows["category"], files, strict=True)]
+            images = stimuli("cue-conflict", paths, rows["category"].to_list())
+            done = answered(images, name, rows["category"] == rows["object_response"])
+            store_study(store, name, images, [done])
+    assert command("analyze", "--db", db).code == 0
+    with open_store(db, read_only=True) as store:
+        table = store.frame("FROM error_consistency WHERE images = 'cue-conflict'")
+        by_two = table.group_by("humans").agg(pl.len(), pl.col("kappa").mean()).sort("humans")
+    assert set(table["n"]) == {1200}
+    assert [(humans, pairs) for humans, pairs, _ in by_two.rows()] == [(0, 1), (1, 20), (2, 45)]
+    assert (table["low"] < table["kappa"]).all()
+    assert (table["kappa"] <= table["most"]).all()
+    shown = json.loads(command("consistency", "cue-conflict", "--db", db, "--json").out)
+    assert {row["subject"]: (row["pairs"], round(row["kappa to humans"], 3)) for row in shown} == {
+        "humans": (45, 0.335),
+        "resnet50": (10, 0.054),
+        "resnet50_trained_on_SIN": (10, 0.185),
+    }
+    unknown = command("consistency", "low-pas", "--db", db)
+    assert (unknown.code, "did you mean low-pass" in unknown.err) == (2, True)
+
+
+def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -> None:
+    """Trials and files of one experiment, whose names differ in the observer alone."""
+    trials = people(store, shared)
+    one = pl.read_parquet(shared / "published/atlas/humans/trials.parquet").filter(set="low-pass", subj="subject-01")
+    paths = [f"dnn/session-1/{name.replace('_s01_', '_dnn_')}" for name in one["imagename"]]
+    images = stimuli("low-pass", paths, one["category"].to_list())
+    right = (one["category"] == one["object_response"]).to_numpy()
+    store_study(store, "study", images, [answered(images, "copy of subject-01", right)])
+    rows = store.frame("FROM condition_accuracy WHERE images = 'low-pass'")
+    copy = rows.filter(subject="copy of subject-01").select("condition", "n", "top1", "low", "high").sort("condition")
+    model_of = rows.filter(subject="subject-01").select("condition", "n", "top1", "low", "high").sort("condition")
+    assert copy.equals(model_of)
+    assert len(copy) == 8
+    assert set(copy["n"]) == {160}
+    alone = store.frame(
+        "SELECT value / 100, published.low / 100, published.high / 100, top1, mine.low, mine.high "
+        "FROM published_value AS published JOIN condition_accuracy AS mine "
+        "ON model = images || ' ' || subject AND published.condition = mine.condition WHERE images <> 'cue-conflict'"
+    )
+    assert len(alone) > 300
+    assert alone.to_numpy()[:, :3] == pytest.approx(alone.to_numpy()[:, 3:], abs=1e-6)
+    both = rows.filter(condition="10", human=True)
+    assert both["top1"].mean() == pytest.approx(0.380, abs=0.0005)  # of four observers, as published
+    table = consistencies(store, "low-pass")
+    mine = table.filter(first_subject="subject-01", second_subject="copy of subject-01").drop_nulls("kappa")
+    assert mine["kappa"].to_list() == pytest.approx([1] * len(mine))
+    assert set(table["condition"]) == set(trials.filter(stimulus_set="low-pass")["condition"])
+    assert {row["subject"]: row["pairs"] for row in mean_consistencies(table)} == {"humans": 6, "copy of subject-01": 4}
+
+
+def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_none_is_left(
+    store: Store, shared: Path
+) -> None:
+    """Models under the probes' published settings, beside the people who judged the published stimuli."""
+    trials = people(store, shared)
+    images = image_set(4, labels=[1, 2, 3, 4], name="mine", decision_space="sixteen")
+    cells = [
+        answered(images, "net", np.ones(4, bool), probe=name, **dict(one.parameters))
+        for name in EXPERIMENTS.values()
+        for one in FAMILIES[name].conditions({})
+    ]
+    store_study(store, "study", images, cells)
+    rows = store.frame("FROM human_probe")
+    for experiment, probe in EXPERIMENTS.items():
+        models, humans = (rows.filter(probe=probe, human=human) for human in (False, True))
+        assert set(humans["images"]) == {experiment}
+        assert set(models["setting"]) == set(humans["setting"])
+        assert len(models) == trials.filter(stimulus_set=experiment)["condition"].n_unique()
+    assert set(rows["probe"]) == set(EXPERIMENTS.values())
+    blurred = rows.filter(probe="gaussian_lowpass", setting=10, human=True)
+    assert blurred["top1"].mean() == pytest.approx(0.380, abs=0.0005)  # of four observers, as published
+    faint = rows.filter(probe="contrast", setting=0.05, human=True).sort("subject")
+    named = store.frame("FROM condition_accuracy WHERE images = 'contrast' AND condition = 'c05'").sort("subject")
+    assert faint["top1"].equals(named["top1"])
+
+
+def test_models_alone_as_their_vectors_say(store: Store) -> None:
+    random = np.random.default_rng(0)
+    right = random.random((3, 200)) < np.array([[0.8], [0.6], [0.7]])
+    images = image_set(200, labels=[3] * 200, clusters=np.arange(200) // 4)
+    done = [answered(images, name, row) for name, row in zip("abc", right, strict=True)]
+    perturbed = answered(images, "a", ~right[0], probe="lowpass")
+    store_study(store, "study", images, [*done, perturbed])
+    assert judged_images(store) == ["set"]
+    found = consistencies(store, "set", resamples=500)
+    assert found.select("first_subject", "second_subject").rows() == [("a", "b"), ("a", "c"), ("b", "c")]
+    for row, (one, other) in zip(found.to_dicts(), ((0, 1), (0, 2), (1, 2)), strict=True):
+        expected = error_consistency(right[one], right[other], np.arange(200) // 4, 500)
+        assert {name: row[name] for name in ("n", "kappa", "low", "high", "most")} == pytest.approx(
+            {name: getattr(expected, name) for name in ("n", "kappa", "low", "high", "most")}
+        )
+        assert (row["humans"], row["condition"]) == (0, "")
+
+
+def test_a_perfect_observer_has_no_kappa(store: Store) -> None:
+    images = image_set(10, labels=[3] * 10)
+    store_study(
+        store, "study", images, [answered(images, "a", [True] * 10), answered(images, "b", [True] * 9 + [False])]
+    )
+    [row] = consistencies(store, "set").to_dicts()
+    assert (row["kappa"], row["low"], row["high"], row["most"]) == (None, None, None, None)
+    assert row["observed"] == pytest.approx(0.9)
+
+
+def test_two_models_of_one_name_are_told_apart_and_one_model_of_two_cells_counts_once(store: Store) -> None:
+    images = image_set(20, labels=[3] * 20)
+    right = np.arange(20) % 3 > 0
+    again = part(cell(images, by=model("net"), precision="int8"), [0] * 20, [1] * 20)
+    store_study(store, "first", images, [answered(images, "net", right), answered(images, "other", ~right)])
+    store_study(store, "second", images, [answered(images, "net", ~right, content="trained again")])
+    store_study(store, "third", images, [again])
+    found = consistencies(store, "set")
+    assert found.select("first_subject", "second_subject", "n").rows() == [
+        ("net (first@1)", "net (second@1)", 20),
+        ("net (first@1)", "other", 20),
+        ("net (second@1)", "other", 20),
+    ]
+
+
+def test_images_that_nobody_judged_are_named(store: Store) -> None:
+    images = image_set(3, labels=[3] * 3)
+    store_study(store, "study", images, [answered(images, "a", [True, False, True])])
+    with pytest.raises(UnknownName, match="unknown image set 'sett'; did you mean set"):
+        consistencies(store, "sett")
+    assert consistencies(store, "set").is_empty()
+
+
+def test_sets_of_one_name_are_other_images(store: Store) -> None:
+    """And a name that a single set has, whoever calls it so, stands alone."""
+    right = np.arange(20) % 3 > 0
+    one, other = (image_set(20, labels=[label] * 20) for label in (3, 4))
+    store_study(store, "first", one, [answered(one, "a", right), answered(one, "c", ~right)])
+    store_study(store, "second", other, [answered(other, "b", right), answered(other, "c", right)])
+    store_study(store, "third", one, [answered(one, "b", right)])
+    assert judged_images(store) == ["set (first)", "set (second)"]
+    assert judged_images(store, "third") == ["set (first)"]
+    pairs = consistencies(store, "set (first)").select("first_subject", "second_subject").rows()
+    assert pairs == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert consistencies(store, "set (second)").select("first_subject", "second_subject").rows() == [("b", "c")]
+    with pytest.raises(UnknownName, match=r"unknown image set 'set'; known: set \(first\), set \(second\)"):
+        consistencies(store, "set")
+
+
+def test_an_earlier_version_has_its_own_models_and_the_newest_names(store: Store) -> None:
+    """What `analyze` computes for it are the images that the newest versions have, under their names."""
+    before, dropped = image_set(20, labels=[3] * 20, name="before"), image_set(10, labels=[3] * 10, name="dropped")
+    after = image_set(20, labels=[3] * 20, name="after")
+    right = np.arange(20) % 3 > 0
+    store_study(store, "mine", [before, dropped], [answered(before, "a", right), answered(dropped, "a", right[:10])])
+    store_study(store, "mine", after, [answered(after, "b", right), answered(after, "c", right)])
+    assert (judged_images(store, "mine@1"), judged_images(store)) == (["after"], ["after"])
+    write_consistencies(store, judged_images(store, "mine@1"), 100)
+    assert store.frame("SELECT first_subject, second_subject FROM error_consistency").rows() == [("b", "c")]
+    query = "SELECT DISTINCT images, subject FROM judgement_of(?) ORDER BY ALL"
+    assert store.frame(query, ["mine@1"]).rows() == [("before", "a"), ("dropped", "a")]
+    assert store.frame(query, ["mine"]).rows() == [("after", "b"), ("after", "c")]
+    for macro in ("judgement_of", "condition_accuracy_of"):
+        with pytest.raises(UsageError, match="unknown study 'yours'"):
+            store.frame(f"FROM {macro}('yours')")

@@ -1,0 +1,266 @@
+"""Measures of the user's own: numbers, intervals, identity, and what becomes of a function that fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+from numpy.typing import NDArray
+from small import Command, ask
+
+import bandlens
+from bandlens.analysis.comparison.cells import Run
+from bandlens.analysis.comparison.runs import compare_runs
+from bandlens.analysis.correlations.models import study_table
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.compute import compute_measures, compute_own
+from bandlens.analysis.measures.own import MOST_FAILURES, OwnMeasure, start_measures
+from bandlens.errors import UsageError
+
+COUNT = 60
+LOWPASS = condition("lowpass", cutoff=0.1)
+LABELS = np.arange(COUNT) % 3
+WORST = '''"""Two measures."""
+import numpy
+
+def worst(confidence, right, quantile=0.5):
+    """Confidence of the least confident right answers"""
+    return numpy.quantile(confidence[right], quantile)
+
+def cost(predicted, label, factor):
+    """Cost of errors"""
+    return factor * numpy.abs(predicted - label)
+'''
+
+
+def answers(seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(COUNT,) predicted classes and confidences."""
+    rng = np.random.default_rng(seed)
+    return np.where(rng.random(COUNT) < 0.6, LABELS, rng.integers(0, 3, COUNT)), rng.random(COUNT).round(3)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Four models on labelled images and one on images without labels, clean and under a filter."""
+    path = tmp_path / "results.duckdb"
+    labelled, unlabelled = image_set(COUNT, labels=LABELS), image_set(COUNT, name="unlabelled")
+    with open_store(path) as store:
+        parts = []
+        for seed, name in enumerate(("a", "b", "c", "d")):
+            for at, setting in enumerate((condition(), LOWPASS)):
+                predicted, confidence = answers(10 * seed + at)
+                rank = (predicted != LABELS).astype(int)
+                parts.append(part(cell(labelled, setting, by=model(name)), predicted, rank, confidence=confidence))
+        predicted, confidence = answers(99)
+        parts.append(part(cell(unlabelled, by=model("a")), predicted, confidence=confidence))
+        store_study(store, "s", [labelled, unlabelled], parts)
+    return path
+
+
+@pytest.fixture
+def store(database: Path) -> Iterator[Store]:
+    with open_store(database) as opened:
+        yield opened
+
+
+def own(folder: Path, source: str, **tables: dict[str, Any]) -> list[OwnMeasure]:
+    (folder / "mine.py").write_text(source, encoding="utf-8")
+    return start_measures({name: {"file": "mine.py", **table} for name, table in tables.items()}, folder)
+
+
+def rows(store: Store, name: str, checkpoint: str = "a") -> dict[tuple[str | None, str | None], dict[str, Any]]:
+    """(image set, probe) -> the row of a measure; the probe is None for the number of the clean images."""
+    frame = store.frame(
+        "SELECT image_set, NULL AS probe, value, low, high, NULL::DOUBLE AS difference, state, note FROM metric "
+        "WHERE metric = $1 AND checkpoint = $2 UNION ALL SELECT image_set, probe, value, low, high, difference, state, "
+        "note FROM condition_metric WHERE metric = $1 AND checkpoint = $2",
+        [name, checkpoint],
+    )
+    return {(row["image_set"], row["probe"]): row for row in frame.to_dicts()}
+
+
+def test_a_number_is_that_of_the_function_with_an_interval_over_resampled_images(store: Store, tmp_path: Path) -> None:
+    assert compute_own(store, "s", own(tmp_path, WORST, worst={"quantile": 0.1})) == ["worst"]
+    predicted, confidence = answers(0)
+    filtered, filtered_confidence = answers(1)
+    clean = np.quantile(confidence[predicted == LABELS], 0.1)
+    low_passed = np.quantile(filtered_confidence[filtered == LABELS], 0.1)
+    stored = rows(store, "worst")
+    assert stored["set", None]["value"] == stored["set", "clean"]["value"] == pytest.approx(clean)
+    assert stored["set", "lowpass"]["value"] == pytest.approx(low_passed)
+    assert stored["set", "lowpass"]["difference"] == pytest.approx(low_passed - clean)
+    rng, drawn = np.random.default_rng(5), []
+    for _ in range(2000):
+        index = rng.integers(0, COUNT, COUNT)
+        drawn.append(np.quantile(confidence[index][predicted[index] == LABELS[index]], 0.1))
+    ends = np.quantile(drawn, [0.025, 0.975])
+    row = stored["set", "clean"]
+    assert (row["low"], row["high"]) == pytest.approx(tuple(ends), abs=0.2 * (ends[1] - ends[0]))
+    assert stored["unlabelled", "clean"]["state"] == "ok", "right is agreement with the clean prediction"
+
+
+def test_numbers_of_images_are_a_mean_with_its_interval_and_paired_difference(store: Store, tmp_path: Path) -> None:
+    compute_own(store, "s", own(tmp_path, WORST, cost={"factor": 4}))
+    predicted, filtered = answers(0)[0], answers(1)[0]
+    clean, low_passed = (4 * np.abs(answer - LABELS) for answer in (predicted, filtered))
+    row = rows(store, "cost")["set", "lowpass"]
+    assert row["value"] == pytest.approx(low_passed.mean())
+    assert row["difference"] == pytest.approx((low_passed - clean).mean())
+    spread = 1.96 * low_passed.std() / np.sqrt(COUNT)
+    assert (row["low"], row["high"]) == pytest.approx((row["value"] - spread, row["value"] + spread), abs=0.6 * spread)
+    assert not any(image_set == "unlabelled" and probe for image_set, probe in rows(store, "cost"))
+    lack = rows(store, "cost")["unlabelled", None]
+    assert (lack["state"], lack["note"]) == ("missing", "it takes label, and the images have no labels")
+
+
+def test_an_edit_recomputes_its_measure_alone_and_leaves_the_others(store: Store, tmp_path: Path) -> None:
+    compute_measures(store, "s")
+    built_in = store.frame("FROM measure_value ORDER BY ALL")
+    tables: dict[str, dict[str, Any]] = {"worst": {}, "cost": {"factor": 2}}
+    assert compute_own(store, "s", own(tmp_path, WORST, **tables)) == ["worst", "cost"]
+    assert compute_own(store, "s", own(tmp_path, WORST, **tables)) == []
+    assert compute_own(store, "s", own(tmp_path, WORST, **tables | {"cost": {"factor": 3}})) == ["cost"]
+    assert rows(store, "cost")["set", "clean"]["value"] == pytest.approx(3 * np.abs(answers(0)[0] - LABELS).mean())
+    kept = store.frame("FROM measure_value WHERE metric NOT IN ('worst', 'cost') ORDER BY ALL")
+    assert kept.equals(built_in)
+    compute_measures(store, "s")
+    assert rows(store, "worst")["set", "clean"]["value"] is not None, "built-in measures leave own ones alone"
+
+
+@pytest.mark.parametrize(
+    ("body", "note"),
+    [
+        ("raise ValueError('no\\nluck')", "measure mine failed: ValueError: no luck"),
+        ("import os; os._exit(3)", "measure mine failed: its process ended with exit status 3"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+            "measure mine failed: its process was ended by SIG",
+        ),
+        ("return confidence[:3]", "measure mine returned an array of shape (3,); expected a number, or shape (60,)"),
+        ("return float('nan')", "measure mine returned nan"),
+        ("confidence[3] = float('inf'); return confidence", "measure mine returned NaN or an infinite number"),
+        ("return 'much'", "measure mine returned <U4 values; expected numbers"),
+    ],
+)
+def test_what_fails_is_the_state_and_note_of_its_estimates(
+    store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], body: str, note: str
+) -> None:
+    source = f"def mine(confidence):\n    print('printed')\n    {body}\n"
+    assert compute_own(store, "s", own(tmp_path, source + WORST, mine={}, worst={})) == ["mine", "worst"]
+    failed = rows(store, "mine")
+    assert {row["state"] for row in failed.values()} == {"failed"}
+    assert all(row["note"].startswith(note) and "\n" not in row["note"] for row in failed.values())
+    assert rows(store, "worst")["set", "clean"]["state"] == "ok", "nothing else fails"
+    assert "printed" not in capfd.readouterr().out
+
+
+def test_a_measure_that_hangs_is_asked_a_few_times_alone(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bandlens.analysis.measures.own.CALL_SECONDS", 0.5)
+    calls = tmp_path / "calls"
+    source = f"def mine(right):\n    open({str(calls)!r}, 'a').write('.')\n    while True: pass\n"
+    compute_own(store, "s", own(tmp_path, source, mine={}))
+    assert {row["note"] for row in rows(store, "mine", "d").values()} == {
+        "measure mine failed: it takes more than 0.5 s"
+    }
+    assert len(calls.read_text()) <= MOST_FAILURES
+
+
+@pytest.mark.parametrize(
+    ("table", "line"),
+    [
+        (
+            {"accuracy": {"file": "mine.py"}},
+            "measure accuracy: a built-in measure has that name, so give yours another",
+        ),
+        ({"a-b": {"file": "mine.py"}}, "measure a-b: a name has letters, digits and _ alone, so give yours another"),
+        ({"worst": {}}, 'measure worst must be a table with a file, such as worst = { file = "worst.py" }'),
+        ({"worst": {"file": "none.py"}}, "measure worst: no file "),
+        ({"worst": {"file": "mine.py", "quantil": 1}}, "worst in .*mine.py has no parameter quantil"),
+        ({"worst": {"file": "mine.py", "right": 1}}, "measure worst: right is whether each image is right"),
+        ({"cost": {"file": "mine.py"}}, "measure cost: factor has no default; give it a value in the study"),
+        ({"worst": {"file": "mine.py", "unit": 3}}, "measure worst: unit must be text"),
+        ({"nothing": {"file": "mine.py"}}, "measure nothing: .*mine.py has no function nothing"),
+    ],
+)
+def test_a_table_that_describes_no_measure_is_one_line(tmp_path: Path, table: dict[str, Any], line: str) -> None:
+    (tmp_path / "mine.py").write_text(WORST, encoding="utf-8")
+    with pytest.raises(UsageError, match=line) as error:
+        start_measures(table, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_it_is_correlated_and_compared_like_a_built_in_measure(store: Store, tmp_path: Path) -> None:
+    compute_own(store, "s", own(tmp_path, WORST, worst={}))
+    table = study_table(store, "s@1")
+    assert table.biases == ["worst (set)", "worst (unlabelled)"]
+    with open_store(tmp_path / "other.duckdb") as other:
+        labelled = image_set(COUNT, labels=LABELS)
+        predicted, confidence = answers(7)
+        rank = (predicted != LABELS).astype(int)
+        store_study(other, "s", labelled, [part(cell(labelled, by=model("a")), predicted, rank, confidence=confidence)])
+        compute_own(other, "s", own(tmp_path, WORST, worst={}))
+        comparison = compare_runs(Run(store, "s@1"), Run(other, "s@1"))
+    [row] = comparison.metrics.filter(metric="worst").to_dicts()
+    assert row["low"] < row["difference"] < row["high"]
+    assert comparison.conditions.filter(metric="worst")["probe"].to_list() == ["clean"]
+
+
+def test_a_study_file_names_measures_and_the_commands_take_them(
+    command: Command, database: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(WORST, encoding="utf-8")
+    study = tmp_path / "s.toml"
+    study.write_text(
+        'name = "s"\ncheckpoints = ["a"]\nimages = ["set"]\n'
+        '[measures]\nworst = { file = "mine.py", quantile = 0.1, unit = "share" }\n',
+        encoding="utf-8",
+    )
+    listed = json.loads(command("measures", "list", "--study", study, "--json").out)
+    assert listed[-1] == {
+        "name": "worst",
+        "title": "Confidence of the least confident right answers",
+        "unit": "share",
+        "scope": "grid",
+        "bias": True,
+    }
+    assert "low_frequency_bias" in {row["name"] for row in listed}
+    answer = command("analyze", study, "--db", database, "--json")
+    assert (answer.code, answer.err) == (0, "")
+    assert {"worst", "accuracy"} <= {row["metric"] for row in json.loads(answer.out)} | {"accuracy"}
+    assert ask(database, "SELECT name, title, unit FROM own_measure") == [
+        ("worst", "Confidence of the least confident right answers", "share")
+    ]
+    refusal = command("analyze", study, "--study", "s", "--db", database)
+    assert (refusal.code, "name a study each" in refusal.err) == (2, True)
+
+
+def test_python_computes_a_file_of_what_is_stored(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "worst.py").write_text(WORST, encoding="utf-8")
+    values = bandlens.measure(tmp_path / "worst.py", database, "s", quantile=0.25)
+    assert set(values["probe"]) == {"clean", "lowpass"}
+    assert values["value"].null_count() == 0
+    with pl.Config(), pytest.raises(UsageError, match="no results database"):
+        bandlens.measure(tmp_path / "worst.py", tmp_path / "nowhere.duckdb")
+
+
+def test_the_example_of_the_documentation_runs(store: Store, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "guide" / "measures.md").read_text(encoding="utf-8")
+    for name, body in re.findall(r"^```\w+ file=(\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(body, encoding="utf-8")
+    tables = tomllib.loads((tmp_path / "measures.toml").read_text(encoding="utf-8"))["measures"]
+    assert compute_own(store, "s", start_measures(tables, tmp_path)) == ["worst_decile", "cost"]
+    predicted, confidence = answers(0)
+    assert rows(store, "cost")["set", "clean"]["value"] == pytest.approx((predicted != LABELS).mean())
+    worst = np.quantile(confidence[predicted == LABELS], 0.1)
+    assert rows(store, "worst_decile")["set", "clean"]["value"] == pytest.approx(worst)

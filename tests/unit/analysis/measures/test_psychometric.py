@@ -1,0 +1,377 @@
+import numpy as np
+import psignifit
+import pytest
+from scipy.optimize import minimize
+from scipy.stats import binom, norm
+
+from bandlens.analysis.measures import psychometric as psychometric_fit
+from bandlens.analysis.measures.base import State
+from bandlens.analysis.measures.critical_band import FULL_WIDTH, NOISE_SDS, normalized_thresholds
+from bandlens.analysis.measures.psychometric import (
+    GREY,
+    LEVELS,
+    PUBLISHED,
+    SCATTER,
+    Estimate,
+    PsychometricBand,
+    accuracy_at,
+    channel_gap,
+    estimate_band,
+    estimate_band_of_counts,
+    fit_channels,
+    fit_thresholds,
+    noise_of,
+    paired_band_intervals,
+)
+from bandlens.errors import UsageError
+
+NUMBERS = ("bandwidth", "center_frequency", "peak_noise_sensitivity")
+
+
+def bell(amplitude: float, mu: float, sigma: float) -> np.ndarray:
+    return amplitude * np.exp(-((np.arange(7) - mu) ** 2) / (2 * sigma**2))
+
+
+def probabilities(sensitivity: np.ndarray, slope: float = 2.0, top: float = 0.75, floor: float = 0.0) -> np.ndarray:
+    return np.concatenate([[top], *(accuracy_at(LEVELS, s, slope, top, floor) for s in sensitivity)])
+
+
+def observe(rng: np.random.Generator, p: np.ndarray, clusters: int, size: int = 1) -> np.ndarray:
+    """Outcomes (29, clusters * size): each condition by itself, all images of a cluster alike."""
+    return np.repeat(rng.random((29, clusters)) < p[:, None], size, axis=1)
+
+
+def numbers(band: PsychometricBand) -> list[Estimate]:
+    return [getattr(band, name) for name in NUMBERS]
+
+
+def fit_one(right: np.ndarray, images: int, top: float, floor: float = 0.0) -> tuple[float, float]:
+    sensitivity, slope = fit_thresholds(
+        np.asarray(right, dtype=float)[:, None], np.array([float(images)]), np.array([top]), floor
+    )
+    return float(sensitivity[0]), float(slope[0])
+
+
+@pytest.mark.parametrize(("sensitivity", "slope", "top"), [(1.6, 2.0, 0.8), (0.7, 1.2, 0.9), (2.2, 4.0, 0.95)])
+def test_thresholds_are_those_of_psignifit(sensitivity: float, slope: float, top: float) -> None:
+    images = 2000
+    p = accuracy_at(LEVELS, sensitivity, slope, top, 0.0)
+    right = np.random.default_rng(1).binomial(images, p)
+    # Its curves rise, so the axis is turned round: octaves below the strongest noise.
+    data = np.stack([-LEVELS, right, np.full(4, images)], axis=1)
+    fixed = {"lambda": 1 - top, "gamma": 0.0, "eta": 0.0}
+    theirs = psignifit.psignifit(
+        data, sigmoid="logistic", experiment_type="yes/no", fixed_parameters=fixed, stimulus_range=(0, 3)
+    ).parameter_estimate
+    ours, our_slope = fit_one(right, images, top)
+    # Its priors weigh a little; a width of 90 % is 2 ln 19 / slope.
+    assert ours == pytest.approx(theirs["threshold"], abs=5e-3)
+    assert our_slope == pytest.approx(2 * np.log(19) / theirs["width"], rel=1e-2)
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.1])
+def test_thresholds_are_of_maximum_likelihood(floor: float) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        sensitivity, slope, top = rng.uniform(0, 3), rng.uniform(0.6, 5), rng.uniform(0.4, 1)
+        images = int(rng.integers(50, 500))
+        right = rng.binomial(images, accuracy_at(LEVELS, sensitivity, slope, top, floor))
+
+        def loss(theta: np.ndarray, right: np.ndarray = right, images: int = images, top: float = top) -> float:
+            return -binom.logpmf(right, images, accuracy_at(LEVELS, theta[0], 2.0 ** theta[1], top, floor)).sum()
+
+        bounds = list(zip(*psychometric_fit.threshold_bounds(LEVELS), strict=True))
+        ours, our_slope = fit_one(right, images, top, floor)
+        theirs = minimize(loss, [sensitivity, np.log2(slope)], bounds=bounds, method="L-BFGS-B")
+        assert loss(np.array([ours, np.log2(our_slope)])) <= theirs.fun + 1e-6
+
+
+def test_the_threshold_is_where_accuracy_is_halved_whatever_the_floor() -> None:
+    assert accuracy_at(-1.3, 1.3, 2.0, 0.8, 0.0) == pytest.approx(0.4)
+    assert accuracy_at(-1.3, 1.3, 2.0, 0.8, 0.1) == pytest.approx(0.4)
+    assert accuracy_at(9.0, 1.3, 2.0, 0.8, 0.1) == pytest.approx(0.1, abs=1e-6)
+    assert accuracy_at(-19.0, 1.3, 2.0, 0.8, 0.1) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_channels_are_of_maximum_likelihood_with_censored_sensitivities() -> None:
+    rng = np.random.default_rng(3)
+    true = np.stack([rng.uniform(1, 4.5, 30), rng.uniform(2, 5, 30), rng.uniform(0.8, 2.5, 30)])
+    sensitivity = np.stack([bell(*theta) for theta in true.T], axis=1) + rng.normal(0, 0.1, (7, 30))
+    ours = fit_channels(sensitivity)
+
+    def loss(theta: np.ndarray, values: np.ndarray) -> float:
+        model = bell(*theta)
+        inside = norm.logpdf(values, model, SCATTER) - norm.logpdf(0, 0, SCATTER)
+        above, below = norm.logsf(3, model, SCATTER), norm.logcdf(0, model, SCATTER)
+        return -np.where(values > 3, above, np.where(values < 0, below, inside)).sum()
+
+    bounds = list(zip(*psychometric_fit.channel_bounds(noise_of(PUBLISHED)), strict=True))
+    for i in range(30):
+        theirs = minimize(loss, true[:, i], args=(sensitivity[:, i],), bounds=bounds, method="L-BFGS-B")
+        assert loss(ours[:, i], sensitivity[:, i]) <= theirs.fun + 1e-4
+
+
+def test_known_parameters_are_recovered() -> None:
+    sensitivity = bell(2.6, 4.2, 1.5)
+    band = estimate_band(observe(np.random.default_rng(4), probabilities(sensitivity), 20_000), resamples=100)
+    assert band.reference == pytest.approx(0.75, abs=0.02)
+    for threshold, s in zip(band.thresholds, sensitivity, strict=True):
+        assert threshold.noise_sd.value == pytest.approx(0.16 * 2**-s, rel=0.03)
+        assert threshold.slope == pytest.approx(2.0, rel=0.1)
+    assert band.bandwidth.value == pytest.approx(FULL_WIDTH * 1.5, rel=0.02)
+    assert band.center_frequency.value == pytest.approx(1.75 * 2**4.2, rel=0.02)
+    assert band.peak_noise_sensitivity.value == pytest.approx(2**-1.4, rel=0.02)
+    assert [(estimate.state, estimate.note) for estimate in band.estimates().values()] == [("ok", None)] * 10
+
+
+GRIDS = {
+    "fewer": [(sd, f) for f in (0, 2, 4, 6) for sd in (0.02, 0.16)],
+    "finer": [(sd, f) for f in range(7) for sd in (0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.16)],
+    "weaker and stronger": [(sd, f) for f in range(7) for sd in (0.005, 0.02, 0.08, 0.32)],
+    "others at each frequency": [
+        *((sd, f) for f in range(0, 7, 2) for sd in (0.01, 0.03, 0.09)),
+        *((sd, f) for f in range(1, 7, 2) for sd in (0.2, 0.05)),
+    ],
+    "one level at some": [*((sd, f) for f in range(1, 6) for sd in (0.02, 0.05, 0.16)), (0.08, 0), (0.08, 6)],
+}
+
+
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_known_parameters_are_recovered_from_any_grid(grid: list[tuple[float, int]]) -> None:
+    rng, sensitivity = np.random.default_rng(4), bell(2.6, 4.2, 1.5)
+    p = [accuracy_at(np.log2(sd / 0.16), sensitivity[f], 2.0, 0.75, 0.0) for sd, f in grid]
+    correct = rng.random((1 + len(grid), 20_000)) < np.array([0.75, *p])[:, None]
+    band = estimate_band(correct, settings=[GREY, *grid], resamples=100)
+    levels = {f: [sd for sd, of in grid if of == f] for _, f in grid}
+    assert [one.frequency for one in band.thresholds] == sorted(f for f, sds in levels.items() if len(sds) > 1)
+    for one in band.thresholds:
+        weakest, strongest = min(levels[one.frequency]), max(levels[one.frequency])
+        true = 0.16 * 2 ** -sensitivity[one.frequency]
+        assert one.noise_sd.value == pytest.approx(min(max(true, weakest), strongest), rel=0.05)
+        censored = {True: "censored_below" if true < weakest else "censored_above", False: "ok"}
+        assert one.noise_sd.state == censored[not weakest <= true <= strongest]
+    # At 20,000 images, thresholds scatter by 0.02 octaves.
+    assert band.bandwidth.value == pytest.approx(FULL_WIDTH * 1.5, rel=0.06)
+    assert band.center_frequency.value == pytest.approx(1.75 * 2**4.2, rel=0.06)
+    assert band.peak_noise_sensitivity.value == pytest.approx(2**-1.4, rel=0.06)
+
+
+def test_rows_may_come_in_any_order_and_a_level_alone_changes_nothing() -> None:
+    correct = observe(np.random.default_rng(6), probabilities(bell(2.6, 4.2, 1.5)), 300)
+    wanted = estimate_band(correct, resamples=100).estimates()
+    order = [0, *np.random.default_rng(0).permutation(np.arange(1, 29))]
+    shuffled = estimate_band(correct[order], settings=[PUBLISHED[k] for k in order], resamples=100)
+    assert shuffled.estimates() == wanted
+    more = [*PUBLISHED, (0.3, 9)]
+    assert estimate_band(np.concatenate([correct, correct[:1]]), settings=more, resamples=100).estimates() == wanted
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (PUBLISHED, None),
+        (PUBLISHED[1:], "has no images without noise (noise_sd 0), which thresholds are relative to"),
+        ([*PUBLISHED, PUBLISHED[3]], "has conditions more than once, so that nothing says which of them count"),
+        (PUBLISHED[:9], "has 2 levels of noise or more at 2 frequencies, and a channel takes 3"),
+        (PUBLISHED[:5], "has 2 levels of noise or more at 1 frequency, and a channel takes 3"),
+        (
+            [GREY, (0.1, 1), (0.1, 2), (0.1, 3)],
+            "has 2 levels of noise or more at no frequencies, and a channel takes 3",
+        ),
+    ],
+)
+def test_what_a_channel_lacks_is_named(settings: list[tuple[float | None, float | None]], why: str | None) -> None:
+    assert channel_gap(settings) == why
+
+
+def test_a_peak_beyond_the_tested_noise_is_found_from_its_flanks() -> None:
+    band = estimate_band(observe(np.random.default_rng(5), probabilities(bell(3.6, 4.2, 1.5)), 20_000), resamples=100)
+    states = [threshold.noise_sd.state for threshold in band.thresholds]
+    assert [*map(str, states)] == ["ok"] * 4 + ["censored_below"] * 2 + ["ok"]
+    assert band.thresholds[4].noise_sd.value == 0.02
+    assert "below the tested noise" in (band.thresholds[4].noise_sd.note or "")
+    assert band.bandwidth.value == pytest.approx(FULL_WIDTH * 1.5, rel=0.03)
+    assert band.peak_noise_sensitivity.value == pytest.approx(2**-0.4, rel=0.05)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    rng, sensitivity = np.random.default_rng(6), bell(2.2, 3.5, 1.5)
+    truth = [*(0.16 * 2**-sensitivity), FULL_WIDTH * 1.5, 1.75 * 2**3.5, 2**-1.8]
+    p, ids = probabilities(sensitivity), np.repeat(np.arange(200), 4)
+    hits = []
+    for i in range(60):
+        band = estimate_band(observe(rng, p, 200, size=4), ids, resamples=200, seed=i)
+        estimates = [*(threshold.noise_sd for threshold in band.thresholds), *numbers(band)]
+        hits.append([e.low <= t <= e.high for e, t in zip(estimates, truth, strict=True)])
+    assert 0.88 <= np.mean(hits) <= 0.99
+    assert (np.mean(hits, axis=0) > 0.8).all()
+
+
+def test_copies_of_an_image_carry_nothing_new_if_they_share_a_cluster() -> None:
+    p = probabilities(bell(2.2, 3.5, 1.5))
+    single = observe(np.random.default_rng(7), p, 300)
+    alone = estimate_band(single, seed=1)
+    copies, ids = np.tile(single, 4), np.tile(np.arange(300), 4)
+    together, apart = estimate_band(copies, ids, seed=1), estimate_band(copies, seed=1)
+    assert (together.images, together.clusters, apart.clusters) == (1200, 300, 1200)
+    for a, t, s in zip(numbers(alone), numbers(together), numbers(apart), strict=True):
+        assert t.value == pytest.approx(a.value, rel=1e-5)
+        assert (t.low, t.high) == pytest.approx((a.low, a.high), rel=1e-5)
+        assert s.high - s.low == pytest.approx((a.high - a.low) / 2, rel=0.3)
+
+
+def test_the_seed_decides_and_names_of_clusters_do_not_matter() -> None:
+    correct = observe(np.random.default_rng(8), probabilities(bell(2.2, 3.5, 1.5)), 200)
+    names = np.array([f"n{i // 2}" for i in range(200)])
+    assert estimate_band(correct, names, resamples=100) == estimate_band(correct, names, resamples=100)
+    assert estimate_band(correct, names, resamples=100) != estimate_band(correct, names, resamples=100, seed=1)
+
+
+def test_published_integers_are_the_sensitivities_rounded_up() -> None:
+    sensitivity = bell(3.4, 4.3, 1.5)
+    correct = observe(np.random.default_rng(9), probabilities(sensitivity, slope=3), 5000)
+    percent = np.empty((5, 7))
+    percent[0] = 100 * correct[0].mean()
+    percent[1:] = 100 * correct[1:].mean(axis=1).reshape(7, 4).T
+    band = estimate_band(correct, resamples=100)
+    ours = np.log2(NOISE_SDS[-1] / np.array([threshold.noise_sd.value for threshold in band.thresholds]))
+    below = np.array([threshold.noise_sd.state == State.CENSORED_BELOW for threshold in band.thresholds])
+    assert below.any()
+    assert normalized_thresholds(percent) == tuple(np.where(below, 4, np.ceil(ours)).astype(int))
+
+
+def test_no_thresholds_where_little_is_right_without_noise() -> None:
+    correct = np.zeros((29, 500), dtype=bool)
+    correct[:, :19] = True
+    band = estimate_band(correct)
+    assert band.reference == pytest.approx(0.038)
+    for estimate in (*numbers(band), band.thresholds[0].noise_sd):
+        assert np.isnan(estimate.value)
+        assert estimate.note == "19 of 500 images are right without noise: too few to see a threshold"
+    row = band.estimates()["bandwidth"].row()
+    assert [row[name] for name in ("value", "low", "high", "state")] == [None, None, None, "undetermined"]
+
+
+def test_no_thresholds_where_accuracy_without_noise_is_that_of_guessing() -> None:
+    chance = np.zeros((29, 500), dtype=bool)
+    chance[:, ::5] = True
+    band = estimate_band(chance, floor=0.1)
+    for estimate in (*numbers(band), band.thresholds[0].noise_sd):
+        assert np.isnan(estimate.value)
+        assert estimate.state == "at_chance"
+        assert estimate.note == "accuracy without noise, 0.2, is no more than twice that of a blind guess, 0.1"
+    assert estimate_band(chance, floor=0.099).bandwidth.state != "at_chance"
+    assert estimate_band(np.zeros((29, 500), dtype=bool), floor=0.0).bandwidth.state == "undetermined"
+
+
+@pytest.mark.parametrize(("noisy", "side"), [(True, "above"), (False, "below")])
+def test_thresholds_outside_the_tested_noise_are_flagged(noisy: bool, side: str) -> None:
+    correct = np.full((29, 100), noisy)
+    correct[0] = True
+    band = estimate_band(correct, resamples=100)
+    for threshold in band.thresholds:
+        assert threshold.noise_sd.state == f"censored_{side}"
+        assert threshold.noise_sd.note == f"the threshold lies {side} the tested noise"
+        assert threshold.noise_sd.value == (0.16 if noisy else 0.02)
+    assert np.isnan(band.bandwidth.value)
+    assert band.bandwidth.state == "undetermined"
+    assert band.bandwidth.note == "0 of 7 thresholds lie within the tested noise; three numbers need three"
+
+
+@pytest.mark.parametrize(("width", "state"), [(0.9, "doubtful"), (1.2, "ok")])
+def test_a_channel_narrower_than_an_octave_is_doubtful(width: float, state: str) -> None:
+    """Noise is an octave wide, and an octave apart: what is between two bands is not seen."""
+    p = probabilities(bell(2.6, 3.1, width / FULL_WIDTH))
+    band = estimate_band(observe(np.random.default_rng(12), p, 20_000), resamples=100)
+    assert band.bandwidth.value == pytest.approx(width, rel=0.05)
+    assert {estimate.state for estimate in numbers(band)} == {state}
+    assert ("narrower than an octave" in (band.bandwidth.note or "")) == (state == "doubtful")
+
+
+def test_paired_intervals_are_those_of_the_same_images() -> None:
+    """Two observers that agree on most images differ by less than two who saw other images would."""
+    rng, p = np.random.default_rng(13), probabilities(bell(2.2, 3.5, 1.5))
+    a = observe(rng, p, 300)
+    b = np.where(rng.random(a.shape) < 0.05, observe(rng, p, 300), a)
+    found, one, other = paired_band_intervals(a, b), estimate_band(a), estimate_band(b)
+    for name in NUMBERS:
+        low, high = found[name]
+        difference = getattr(other, name).value - getattr(one, name).value
+        alone = [getattr(band, name).high - getattr(band, name).low for band in (one, other)]
+        assert low < difference < high
+        assert high - low < 0.6 * np.hypot(*alone)
+    assert paired_band_intervals(b, a)["bandwidth"] == pytest.approx([-end for end in found["bandwidth"][::-1]])
+    assert paired_band_intervals(a, a) == {}, "no image differs"
+    assert paired_band_intervals(a, observe(rng, p, 300), floors=(0.0, 0.4)) == {}, "one is at chance"
+
+
+def test_equal_thresholds_have_no_channel_width() -> None:
+    correct = observe(np.random.default_rng(10), probabilities(np.full(7, 1.5)), 5000)
+    band = estimate_band(correct, resamples=200)
+    assert np.isnan(band.bandwidth.value)
+    assert "width is at the bound" in (band.bandwidth.note or "")
+    assert band.thresholds[3].noise_sd.note is None
+
+
+def test_a_curve_that_falls_within_one_step_has_no_interval() -> None:
+    correct = np.ones((29, 500), dtype=bool)
+    correct[1:].reshape(7, 4, 500)[:, 2:] = False
+    threshold = estimate_band(correct, resamples=100).thresholds[0]
+    assert 0.04 < threshold.noise_sd.value < 0.08
+    assert threshold.noise_sd.state == "no_interval"
+    assert threshold.noise_sd.note == "the slope is at the bound of its fit"
+    assert np.isnan([threshold.noise_sd.low, threshold.noise_sd.high]).all()
+
+
+def test_few_independent_images_give_numbers_without_intervals() -> None:
+    correct = observe(np.random.default_rng(11), probabilities(bell(2.6, 4.2, 1.5)), 19, size=40)
+    band = estimate_band(correct, np.repeat(np.arange(19), 40), resamples=100)
+    estimate = band.thresholds[3].noise_sd
+    assert estimate.state == "no_interval"
+    assert estimate.note == "19 independent images are too few for an interval"
+    assert np.isfinite(estimate.value)
+    assert np.isnan([estimate.low, estimate.high]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"correct": np.zeros((28, 9), dtype=bool)}, r"give bool \(29 conditions, images\)"),
+        ({"correct": np.zeros((29, 9))}, "outcomes are float64"),
+        ({"correct": np.zeros((29, 0), dtype=bool)}, "give bool"),
+        ({"clusters": np.zeros(8)}, "cluster ids for 9 images"),
+        ({"floor": 1.0}, "floor 1.0"),
+        ({"resamples": 10}, "at least 100"),
+    ],
+)
+def test_wrong_use_is_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        estimate_band(**{"correct": np.ones((29, 9), dtype=bool), **arguments})
+
+
+def test_counts_of_trials_give_what_single_outcomes_give() -> None:
+    """The same channel from 300 trials a condition: by images, and by counts alone."""
+    random = np.random.default_rng(4)
+    sensitivity = 2.5 * np.exp(-((np.arange(7) - 3.0) ** 2) / (2 * 1.5**2))
+    levels = accuracy_at(LEVELS[:, None], sensitivity, np.full(7, 3.0), np.full(7, 0.9), np.full(7, 0.0))
+    outcomes = random.random((4, 7, 300)) < levels[..., None]
+    clean = random.random(300) < 0.9
+    single = estimate_band(np.concatenate([clean[None], outcomes.transpose(1, 0, 2).reshape(28, 300)]), resamples=200)
+    right = np.concatenate([np.full((1, 7), clean.sum()), outcomes.sum(axis=2)])
+    counted = estimate_band_of_counts(right, np.full((5, 7), 300), resamples=200)
+    for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity"):
+        one, other = getattr(single, name), getattr(counted, name)
+        assert other.value == pytest.approx(one.value, rel=1e-6)
+        assert other.low < other.value < other.high
+        assert 0.5 < (other.high - other.low) / (one.high - one.low) < 2
+    assert counted.bandwidth.value == pytest.approx(2 * np.sqrt(np.log(4)) * 1.5, rel=0.1)
+
+
+def test_counts_that_do_not_fit_are_refused() -> None:
+    for right, trials in (
+        (np.ones((5, 6), int), np.ones((5, 6), int)),
+        (np.full((5, 7), 3), np.full((5, 7), 2)),
+        (np.zeros((5, 7), int), np.zeros((5, 7), int)),
+    ):
+        with pytest.raises(UsageError, match="give right of all"):
+            estimate_band_of_counts(right, trials)

@@ -1,0 +1,40 @@
+"""Mean reciprocal rank beside torchmetrics, and where it cannot be told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from made_up_outcomes import CLEAN, images_of, outcomes_of
+from torchmetrics.functional.retrieval import retrieval_reciprocal_rank
+
+from bandlens.analysis.measures.outcomes import UNKNOWN_RANK, CellOutcomes
+from bandlens.analysis.measures.ranks import MEASURES
+
+COUNT, CLASSES = 50, 7
+
+
+def cell(rank: np.ndarray | None) -> CellOutcomes:
+    [clean] = outcomes_of({CLEAN: np.zeros(COUNT, int)}, images_of(COUNT)).cells.values()
+    return replace(clean, decisions=replace(clean.decisions, rank=rank))
+
+
+def test_it_is_the_mean_reciprocal_of_the_labels_place() -> None:
+    rng = np.random.default_rng(0)
+    scores, label = rng.random((COUNT, CLASSES)), rng.integers(0, CLASSES, COUNT)
+    rank = (scores > scores[np.arange(COUNT), label][:, None]).sum(axis=1).astype(np.uint16)
+    values = MEASURES[0].values(cell(rank))
+    targets = torch.from_numpy(np.eye(CLASSES, dtype=bool)[label])
+    pairs = zip(torch.from_numpy(scores), targets, strict=True)
+    expected = np.mean([float(retrieval_reciprocal_rank(of_image, target)) for of_image, target in pairs])
+    assert values is not None
+    assert values.values.mean() == pytest.approx(expected)
+
+
+def test_without_ranks_there_is_none() -> None:
+    ranks = np.zeros(COUNT, np.uint16)
+    ranks[3] = UNKNOWN_RANK
+    assert MEASURES[0].values(cell(ranks)) is None
+    assert MEASURES[0].values(cell(None)) is None

@@ -1,0 +1,155 @@
+"""What a plan says of metrics, against what `analyze` then finds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import Images, cell, condition, image_set, model, part, store_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures, metrics_of
+from bandlens.analysis.measures.registry import Determined, condition_metrics, determined_metrics
+from bandlens.probes.grid import PUBLISHED, make_grid
+from bandlens.records import Condition
+
+GRID = make_grid(PUBLISHED, Path()).conditions
+LEVELS = {"noise_sd": [0.0, 0.02, 0.04, 0.08, 0.16]}
+
+
+def grid(**probes: dict[str, object]) -> tuple[Condition, ...]:
+    return make_grid(probes, Path()).conditions
+
+
+def determined(images: Sequence[Images], conditions: Sequence[Condition]) -> dict[str, Determined]:
+    pairs = [(one.info, of) for one in images for of in conditions]
+    return {str(one): one for one in determined_metrics(pairs, {one.info.digest: one.schemes for one in images})}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "name", "why"),
+    [
+        (grid(critical_band=LEVELS), "critical band on set", None),
+        (grid(critical_band={"noise_sd": [0.0, 0.01, 0.02, 0.04, 0.08, 0.16]}), "critical band on set", None),
+        (
+            grid(critical_band={"noise_sd": [0.0, 0.02, 0.04, 0.08, 0.12]}),
+            "critical band on set",
+            "critical_band lacks noise_sd 0.16; the published estimator takes its 29 conditions, each once",
+        ),
+        (grid(critical_band={"noise_sd": [0.0, 0.02, 0.12]}), "psychometric channel on set", None),
+        (
+            grid(critical_band=LEVELS | {"frequency": [0, 1, 2, 3, 4]}),
+            "critical band on set",
+            "critical_band lacks "
+            + ", ".join(f"noise_sd {sd} at frequency 5 and 6" for sd in (0.02, 0.04, 0.08, 0.16))
+            + "; the published estimator takes its 29 conditions, each once",
+        ),
+        (grid(critical_band=LEVELS | {"frequency": [0, 1, 2]}), "psychometric channel on set", None),
+        (grid(critical_band=LEVELS | {"frequency": [0, 1, 2]}), "psychometric thresholds on set", None),
+        (
+            grid(critical_band=LEVELS | {"frequency": [0, 1]}),
+            "psychometric channel on set",
+            "critical_band has 2 levels of noise or more at 2 frequencies, and a channel takes 3",
+        ),
+        (
+            grid(critical_band={"noise_sd": [0.0, 0.1], "frequency": [1, 2]}),
+            "psychometric_threshold_1 on set",
+            "critical_band has one level of noise at frequency 1, and a threshold takes 2",
+        ),
+        (grid(lowpass={"cutoff": [0.1, 0.2, 0.5]}), "low_frequency_bias on set", "lowpass lacks the cutoffs 0.3, 0.4"),
+        (grid(lowpass={}), "low_frequency_bias on set", None),
+        (grid(lowpass={}), "high_frequency_bias on set", "highpass lacks the cutoffs 0.1, 0.2, 0.3, 0.4, 0.5"),
+        (grid(lowpass={}), "spectral_bias on set", "it is made of high_frequency_bias"),
+    ],
+)
+def test_what_a_metric_lacks_is_named(conditions: tuple[Condition, ...], name: str, why: str | None) -> None:
+    assert determined([image_set(4, labels=[0] * 4)], conditions)[name].why == why
+
+
+def test_both_draws_of_noise_are_more_than_once() -> None:
+    both = grid(critical_band=LEVELS | {"draw": ["shared", "independent"]})
+    why = determined([image_set(4, labels=[0] * 4)], both)["critical band on set"].why
+    assert why is not None
+    assert "has noise_sd 0.02, noise_sd 0.04, noise_sd 0.08, noise_sd 0.16 more than once" in why
+
+
+def test_a_study_without_probes_is_told_of_no_metrics_that_need_them() -> None:
+    assert determined([image_set(4, labels=[0] * 4)], grid()) == {}
+
+
+@pytest.mark.parametrize(
+    "gap", ["none", "a level", "a level at a frequency", "all but a level", "the grey cell", "a cutoff", "a probe"]
+)
+def test_the_plan_is_what_analysis_finds(tmp_path: Path, gap: str) -> None:
+    """Every metric that is planned is missing where the plan says so, and nowhere else."""
+    left_out = {
+        "none": lambda one: one.probe == "none",
+        "a level": lambda one: one.number("noise_sd") == 0.08,
+        "a level at a frequency": lambda one: (
+            one.number("noise_sd") in {0.02, 0.04, 0.08} and one.number("frequency") == 2
+        ),
+        "all but a level": lambda one: one.number("noise_sd") in {0.02, 0.04, 0.08},
+        "the grey cell": lambda one: one.number("noise_sd") == 0,
+        "a cutoff": lambda one: one.probe == "highpass" and one.number("cutoff") == 0.3,
+        "a probe": lambda one: one.probe == "lowpass",
+    }[gap]
+    conditions = [one for one in GRID if not left_out(one)]
+    conflict = image_set(
+        40, labels=[0] * 40, schemes={"texture": [[1]] * 40}, name="conflict", benchmark="cue-conflict"
+    )
+    sketch = image_set(40, labels=[0] * 40, name="sketch", benchmark="imagenet-sketch")
+    images = [conflict, sketch]
+    rng = np.random.default_rng(0)
+    with open_store(tmp_path / "r.duckdb") as store:
+        parts = []
+        for one in images:
+            for of in conditions:
+                predicted = rng.integers(0, 2, 40)
+                parts.append(part(cell(one, of), predicted, predicted))
+        store_study(store, "s", images, parts)
+        found = metrics_of(compute_measures(store, "s", Options(100)))
+    states = {(row["image_set"], row["metric"]): row["state"] for row in found.iter_rows(named=True)}
+    planned = determined(images, conditions)
+    for one in planned.values():
+        for metric in one.metrics:
+            state = states.get((one.image_set, metric))
+            assert (state in (None, "missing")) == bool(one.why), (metric, state)
+    covered = {(one.image_set, metric) for one in planned.values() for metric in one.metrics}
+    assert {key for key in states if "shape_bias_" not in key[1]} <= covered
+    assert planned["Concepts"].why == "incomplete: imagenet-r is missing, stylized is missing"
+
+
+@pytest.mark.parametrize("checkpoints", [["one"], ["one", "two"]])
+def test_the_plan_of_conditions_is_what_analysis_finds(tmp_path: Path, checkpoints: list[str]) -> None:
+    """Of images without labels, with them, with ReaL's, and with either kind of conflict; none of unperturbed ones."""
+    labels = [k % 2 for k in range(30)]
+    other = [[1 - label] for label in labels]
+    images = [
+        image_set(30, name="unlabelled"),
+        image_set(30, name="labelled", labels=labels),
+        image_set(30, name="real", labels=labels, schemes={"real": [[0, 1]] * 30}),
+        image_set(30, name="cues", labels=labels, schemes={"texture": other}),
+        image_set(30, name="bands", labels=labels, schemes={"hf_label": other}),
+        image_set(30, name="clean", labels=labels, clusters=range(1, 31)),
+    ]
+    rng = np.random.default_rng(0)
+    parts = []
+    for one in images:
+        for name in checkpoints:
+            for of in (condition(), condition("blur", sigma=2))[: 1 if one.info.name == "clean" else 2]:
+                predicted = rng.integers(0, 2, 30)
+                rank = None if one.labels is None else predicted != labels
+                parts.append(part(cell(one, of, by=model(name)), predicted, rank))
+    planned = condition_metrics([one.cell for one in parts], {one.info.digest: one.schemes for one in images})
+    with open_store(tmp_path / "r.duckdb") as store:
+        store_study(store, "s", images, parts)
+        found = compute_measures(store, "s", Options(100)).filter(
+            pl.col("condition_id").is_not_null(), pl.col("probe") != "clean", pl.col("image_set").is_not_null()
+        )
+    assert {name: set(metrics) for name, metrics in planned.items()} == {
+        str(name): set(rows["metric"]) for (name,), rows in found.group_by("image_set")
+    }

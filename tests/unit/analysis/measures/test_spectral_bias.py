@@ -1,0 +1,199 @@
+"""Spectral biases against their definition, the published figures, and bootstraps written out."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_outcomes import CLEAN, right_outcomes
+from made_up_results import condition
+from numpy.typing import NDArray
+
+from bandlens.analysis.measures.base import Estimate, Options, State
+from bandlens.analysis.measures.outcomes import Outcomes
+from bandlens.analysis.measures.registry import GRID_MEASURES, lacking
+from bandlens.analysis.measures.spectral_bias import spectral_estimates, spectral_intervals
+from bandlens.analysis.published.figures import read_benchmark, shipped_figures
+from bandlens.protocol import BIAS_CUTOFFS
+from bandlens.records import Condition
+
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
+needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="no published figures at ../shared/published")
+
+COUNT = 200
+CLEAN_COUNT = 160
+LOW = {0.01: 0.02, 0.1: 0.2, 0.2: 0.4, 0.3: 0.6, 0.4: 0.8, 0.5: 1.0, 0.9: 1.1}
+HIGH = {0.01: 0.9, 0.1: 0.05, 0.2: 0.1, 0.3: 0.15, 0.4: 0.2, 0.5: 0.25, 0.9: 0.5}
+
+
+def curve(
+    low: Mapping[float, float] = LOW, high: Mapping[float, float] = HIGH, clean: int = CLEAN_COUNT, count: int = COUNT
+) -> dict[Condition, NDArray[np.bool_]]:
+    """Right answers whose ratios to the clean ones are those of each cutoff."""
+    ratios = {CLEAN: 1.0}
+    for probe, by_cutoff in (("lowpass", low), ("highpass", high)):
+        ratios |= {condition(probe, cutoff=cutoff): ratio for cutoff, ratio in by_cutoff.items()}
+    return {setting: np.arange(count) < round(ratio * clean) for setting, ratio in ratios.items()}
+
+
+def estimates(right: dict[Condition, NDArray[np.bool_]]) -> dict[str, Estimate]:
+    return spectral_estimates(right_outcomes(right), Options(100))
+
+
+def lacks(outcomes: Outcomes) -> dict[str, str | None]:
+    return lacking(GRID_MEASURES, outcomes.available)
+
+
+def test_means_over_the_five_cutoffs_and_their_share() -> None:
+    values = {name: estimate.value for name, estimate in estimates(curve()).items()}
+    assert values == pytest.approx(
+        {"low_frequency_bias": 0.6, "high_frequency_bias": 0.15, "spectral_bias": 0.15 / 0.75}
+    )
+
+
+def test_cutoffs_that_went_through_single_precision_are_recognized() -> None:
+    low = {float(np.float32(cutoff)): ratio for cutoff, ratio in LOW.items()}
+    assert estimates(curve(low=low))["low_frequency_bias"].value == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    ("high", "lack"),
+    [
+        ({c: r for c, r in HIGH.items() if c not in (0.2, 0.4)}, "highpass lacks the cutoffs 0.2, 0.4"),
+        ({}, "highpass lacks the cutoffs 0.1, 0.2, 0.3, 0.4, 0.5"),
+        (HIGH | {0.10001: 0.05}, "highpass has the cutoff 0.1 more than once"),
+    ],
+)
+def test_a_mean_over_fewer_cutoffs_is_refused_with_its_reason(high: dict[float, float], lack: str) -> None:
+    outcomes = right_outcomes(curve(high=high))
+    assert lacks(outcomes) == {
+        "low_frequency_bias": None,
+        "high_frequency_bias": lack,
+        "spectral_bias": "it is made of high_frequency_bias",
+    }
+    answered = spectral_estimates(outcomes, Options(100))
+    assert set(answered) == {"low_frequency_bias"}
+    assert answered["low_frequency_bias"].value == pytest.approx(0.6)
+
+
+def test_without_a_right_clean_answer_there_is_no_ratio() -> None:
+    without = curve()
+    nothing_right = curve(clean=0)
+    for right in (nothing_right, {setting: answer for setting, answer in without.items() if setting != CLEAN}):
+        answered = estimates(right)
+        assert {estimate.state for estimate in answered.values()} == {State.UNDETERMINED}
+        assert all(np.isnan(estimate.value) for estimate in answered.values())
+        note = answered["high_frequency_bias"].note or ""
+        assert note.startswith("highpass cutoff 0.1 has no ratio to clean accuracy, 0.2 has no ratio")
+        assert note in (answered["spectral_bias"].note or "")
+
+
+def test_the_share_of_nothing_is_not_a_number() -> None:
+    nothing = dict.fromkeys(BIAS_CUTOFFS, 0.0)
+    answered = estimates(curve(low=nothing, high=nothing))
+    assert answered["low_frequency_bias"].value == 0
+    assert np.isnan(answered["spectral_bias"].value)
+    assert answered["spectral_bias"].note == "nothing is recognized in either band"
+
+
+def test_an_image_set_without_filters_is_not_asked_about_biases() -> None:
+    assert lacks(right_outcomes({CLEAN: np.ones(4, bool)})) == {}
+
+
+@needs_published
+def test_published_ratios_give_the_published_biases() -> None:
+    """The ratios are of whole numbers of the 50,000 images, which are made again as right answers."""
+    long = read_benchmark(PUBLISHED / "benchmark.csv")
+    top1 = dict(long.filter(metric="top1_acc/imagenet").select("model", "value").rows())
+    ratios = long.filter(pl.col("metric").str.starts_with("metric/bandpass/"))
+    names = {"LFC": "lowpass", "HFC": "highpass"}
+    compared = 0
+    for row in shipped_figures().rows(named=True):
+        clean = round(500 * top1[row["model"]])
+        right = {CLEAN: np.arange(50_000) < clean}
+        for metric, ratio in ratios.filter(model=row["model"]).select("metric", "value").rows():
+            _, _, kind, cutoff = metric.split("/")
+            if float(cutoff) in BIAS_CUTOFFS:
+                count = round(ratio * clean)
+                assert count == pytest.approx(ratio * clean, abs=0.05)
+                right[condition(names[kind], cutoff=float(cutoff))] = np.arange(50_000) < count
+        answered = spectral_estimates(right_outcomes(right, np.arange(50_000) // 10_000), Options(100))
+        for bias in ("low_frequency_bias", "high_frequency_bias"):
+            assert answered[bias].value == pytest.approx(row[bias], abs=5e-7)
+            compared += 1
+    assert compared == 2 * 48
+
+
+def outcomes(rng: np.random.Generator, images: int, ratios: Sequence[float]) -> NDArray[np.bool_]:
+    """(11, images): clean is right on 80 %, and of those each filter leaves its ratio."""
+    clean = rng.random(images) < 0.8
+    return np.array([clean, *(clean & (rng.random(images) < ratio) for ratio in ratios)])
+
+
+RATIOS = (0.2, 0.4, 0.5, 0.6, 0.8, 0.1, 0.2, 0.2, 0.3, 0.2)
+
+
+def test_intervals_equal_a_bootstrap_written_out() -> None:
+    correct = outcomes(np.random.default_rng(0), 120, RATIOS)
+    clusters = np.arange(120) // 3
+    found = spectral_intervals(correct, clusters, resamples=4000)
+    rng, values = np.random.default_rng(9), []
+    for _ in range(4000):
+        drawn = np.concatenate([np.flatnonzero(clusters == c) for c in rng.integers(0, 40, 40)])
+        ratios = correct[1:, drawn].sum(axis=1) / correct[0, drawn].sum()
+        low, high = ratios[:5].mean(), ratios[5:].mean()
+        values.append((low, high, high / (low + high)))
+    ends = np.quantile(values, [0.025, 0.975], axis=0)
+    for position, name in enumerate(("low_frequency_bias", "high_frequency_bias", "spectral_bias")):
+        width = ends[1, position] - ends[0, position]
+        assert found[name] == pytest.approx(ends[:, position], abs=0.08 * width)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
+    truth = {"low_frequency_bias": 0.5, "high_frequency_bias": 0.2, "spectral_bias": 0.2 / 0.7}
+    held = dict.fromkeys(truth, 0)
+    for run in range(100):
+        found = spectral_intervals(outcomes(np.random.default_rng(run), 300, RATIOS), np.arange(300), resamples=300)
+        for name, value in truth.items():
+            held[name] += found[name][0] <= value <= found[name][1]
+    assert all(88 <= count <= 99 for count in held.values()), held
+
+
+def test_few_independent_images_have_no_interval() -> None:
+    correct = outcomes(np.random.default_rng(0), 64, RATIOS)
+    assert spectral_intervals(correct, np.arange(64) // 8) == {}
+    assert set(spectral_intervals(correct, np.arange(64))) == {
+        "low_frequency_bias",
+        "high_frequency_bias",
+        "spectral_bias",
+    }
+
+
+def test_what_is_never_right_under_a_filter_has_an_interval_of_a_width() -> None:
+    """Resamples of nothing are nothing, and would give 0 to 0."""
+    correct = outcomes(np.random.default_rng(0), 300, (0.5,) * 5 + (0,) * 5)
+    found = spectral_intervals(correct, np.arange(300))
+    assert found["high_frequency_bias"] == pytest.approx((0, (3.84 / 303.84) / correct[0].mean()), rel=0.05)
+    assert found["spectral_bias"][0] == 0 < found["spectral_bias"][1] < 0.03
+    nothing = spectral_intervals(np.concatenate([correct[:1], np.zeros((10, 300), bool)]), np.arange(300))
+    assert nothing["low_frequency_bias"] == nothing["high_frequency_bias"] == found["high_frequency_bias"]
+    assert "spectral_bias" not in nothing, "it has no value"
+    assert spectral_intervals(np.zeros((11, 300), bool), np.arange(300)) == {}
+
+
+def test_what_is_always_right_has_an_interval_of_a_width() -> None:
+    found = spectral_intervals(np.ones((11, 60), bool), np.arange(60))
+    assert found["low_frequency_bias"][0] < 0.97 < 1 < 1.03 < found["low_frequency_bias"][1]
+
+
+@pytest.mark.parametrize("ratio", [0.0005, 0.002, 0.01, 0.995])
+def test_intervals_hold_ratios_near_0_and_1(ratio: float) -> None:
+    held = {"high_frequency_bias": 0, "spectral_bias": 0}
+    truth = {"high_frequency_bias": ratio, "spectral_bias": ratio / (0.5 + ratio)}
+    for run in range(150):
+        correct = outcomes(np.random.default_rng(run), 300, (0.5,) * 5 + (ratio,) * 5)
+        found = spectral_intervals(correct, np.arange(300), resamples=300)
+        for name in held:
+            held[name] += found[name][0] <= truth[name] <= found[name][1]
+    assert min(held.values()) >= 0.91 * 150, held

@@ -1,0 +1,211 @@
+"""Human trials: published accuracies and consistencies, and files that are not as described."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from scipy.optimize import curve_fit
+from small import Command
+
+from bandlens.analysis.measures.critical_band import fit_band, gaussian
+from bandlens.analysis.published.humans import SIXTEEN, figures, read_trials
+from bandlens.analysis.published.imports import read_import
+from bandlens.analysis.published.sources import sources
+from bandlens.errors import StoreError
+from bandlens.probes.images.decision_spaces import decision_space
+
+PUBLISHED = Path(__file__).parents[5] / "shared" / "published"
+needs_atlas = pytest.mark.skipif(not (PUBLISHED / "atlas").is_dir(), reason="no figures at ../shared/published/atlas")
+ACCURACY = {
+    "low-pass": {"0": 0.920, "1": 0.914, "3": 0.795, "5": 0.630, "7": 0.588, "10": 0.380, "15": 0.200, "40": 0.061},
+    "high-pass": {
+        "inf": 0.883,
+        "3": 0.808,
+        "1.5": 0.739,
+        "1": 0.616,
+        "0.7": 0.353,
+        "0.55": 0.178,
+        "0.45": 0.073,
+        "0.4": 0.064,
+    },
+    "phase-scrambling": {"0": 0.898, "30": 0.880, "60": 0.795, "90": 0.686, "120": 0.391, "150": 0.106, "180": 0.102},
+    "power-equalisation": {"0": 0.900, "pow": 0.759},
+    "contrast": {
+        "c01": 0.063,
+        "c03": 0.150,
+        "c05": 0.353,
+        "c10": 0.595,
+        "c15": 0.734,
+        "c30": 0.795,
+        "c50": 0.827,
+        "c100": 0.856,
+    },
+    "uniform-noise": {
+        "0.00": 0.797,
+        "0.03": 0.834,
+        "0.05": 0.764,
+        "0.10": 0.770,
+        "0.20": 0.647,
+        "0.35": 0.398,
+        "0.60": 0.148,
+        "0.90": 0.070,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def trials() -> pl.DataFrame:
+    if not (PUBLISHED / "atlas").is_dir():
+        pytest.skip(f"no {PUBLISHED / 'atlas'}")
+    return read_trials(PUBLISHED / "atlas/humans/trials.parquet")
+
+
+def test_the_sixteen_classes_are_those_of_the_decision_space() -> None:
+    assert set(decision_space("sixteen").names) == SIXTEEN
+
+
+def test_accuracy_by_condition(trials: pl.DataFrame) -> None:
+    assert len(trials) == 85_120
+    assert trials["stimulus_set"].n_unique() == 17
+    rows = pl.DataFrame(list(figures(trials)), infer_schema_length=None)
+    together = rows.filter(model="humans", metric="top1")
+    for name, expected in ACCURACY.items():
+        mine = together.filter(benchmark=name)
+        assert set(mine["n"]) == ({2240} if name == "power-equalisation" else {640})
+        found = dict(mine.select("condition", pl.col("value") / 100).rows())
+        assert found == {key: pytest.approx(value, abs=0.00051) for key, value in expected.items()}
+    alone = rows.filter(pl.col("model") != "humans", metric="top1")
+    assert alone["model"].n_unique() == 4 * 12 + 10 * 3 + 7 + 5
+    assert (alone["low"] <= alone["value"]).all()
+
+
+def test_shape_bias_of_ten_observers(trials: pl.DataFrame) -> None:
+    rows = pl.DataFrame(list(figures(trials)), infer_schema_length=None).filter(metric="shape_bias")
+    assert len(rows) == 10
+    assert (round(rows["value"].min(), 3), round(rows["value"].max(), 3)) == (0.919, 0.987)  # type: ignore[arg-type, call-overload]
+
+
+def test_one_octave_is_the_bound_of_the_published_human_fit() -> None:
+    """The height is at its bound of 4, where two neighbours at half of it make the half width exactly one octave."""
+    thresholds = np.array([0, 0, 0, 0, 2, 2, 0])
+    band = fit_band(thresholds)
+    assert band.note == "the peak is at its bound"
+    assert band.bandwidth == pytest.approx(1, abs=1e-3)
+    with pytest.raises(RuntimeError, match="maximum number"):
+        curve_fit(
+            gaussian, np.arange(7.0), thresholds, p0=(1, 0, 1), bounds=([0, -np.inf, -np.inf], [8, np.inf, np.inf])
+        )
+
+
+RIGHT = {
+    "set": ["contrast"] * 3,
+    "file": ["contrast_subject-01_session_1.csv"] * 3,
+    "subj": ["subject-01"] * 3,
+    "session": ["1"] * 3,
+    "trial": ["1", "2", "3"],
+    "rt": ["0.5", None, "NaN"],
+    "object_response": ["oven", "na", "cat"],
+    "category": ["oven", "cat", "dog"],
+    "condition": ["c10"] * 3,
+    "imagename": [f"000{k}_cop_s01_c10_oven_10_n0_{k}.png" for k in range(3)],
+}
+
+
+def test_no_answer_is_wrong(tmp_path: Path) -> None:
+    pl.DataFrame(RIGHT).write_parquet(tmp_path / "trials.parquet")
+    found = read_trials(tmp_path / "trials.parquet")
+    assert found["response"].to_list() == ["oven", None, "cat"]
+    assert found["image"].to_list() == ["n0_0.png", "n0_1.png", "n0_2.png"]
+    row = next(row for row in figures(found) if row["model"] == "humans")
+    assert (row["value"], row["n"]) == (pytest.approx(100 / 3), 3)
+
+
+def test_observers_of_the_same_images_tell_no_more_of_them_than_one(tmp_path: Path) -> None:
+    """Four who answer alike: all together have the interval of one, but for the freedom of its variance."""
+    images = [{key: values[0] for key, values in RIGHT.items()} | {"trial": str(k)} for k in range(100)]
+    rows = [
+        row | {"subj": f"subject-0{who}", "imagename": f"{k}_cop_s0{who}_c10_oven_10_n0_{k}.png"}
+        | {"object_response": "oven" if k % 4 else "cat"}
+        for who in range(4)
+        for k, row in enumerate(images)
+    ]  # fmt: skip
+    pl.DataFrame(rows).write_parquet(tmp_path / "trials.parquet")
+    found = pl.DataFrame(list(figures(read_trials(tmp_path / "trials.parquet")))).filter(metric="top1")
+    width = dict(found.select("model", pl.col("high") - pl.col("low")).rows())
+    assert set(found["value"]) == {75.0}
+    assert width["contrast subject-01"] < width["humans"] < 1.05 * width["contrast subject-01"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop("rt"), "row 1: no column rt"),
+        (lambda t: t.with_columns(new=1), "row 1: unknown column new"),
+        (lambda t: t.with_columns(trial=pl.lit("1")), "row 2, column trial: '1' is there more than once"),
+        (lambda t: t.with_columns(session=pl.lit("one")), "row 1, column session: 'one' is not a number"),
+        (lambda t: t.with_columns(category=pl.lit("horse")), "row 1, column category: 'horse' is none of the sixteen"),
+        (lambda t: t.with_columns(object_response=pl.lit("")), "row 1, column object_response: '' is empty"),
+        (lambda t: t.with_columns(imagename=pl.lit("a.png")), "row 1, column imagename: 'a.png' is not the name of"),
+    ],
+)
+def test_another_file_of_trials_is_refused(
+    command: Command, tmp_path: Path, change: Callable[[pl.DataFrame], pl.DataFrame], message: str
+) -> None:
+    change(pl.DataFrame(RIGHT)).write_parquet(tmp_path / "trials.parquet")
+    done = command("published", "import", "humans", tmp_path, "--db", tmp_path / "results.duckdb")
+    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+    assert message in done.err
+    assert "trials.parquet" in done.err
+    assert not (tmp_path / "results.duckdb").exists()
+
+
+@needs_atlas
+def test_four_networks_on_imagenet() -> None:
+    values, _ = read_import(sources()["imagenet-x"], PUBLISHED / "atlas/imagenetx")
+    top1 = dict(values.filter(metric="top1").select("model", "value").rows())
+    assert top1 == {
+        "ResNet50": pytest.approx(76.130),
+        "DINO": pytest.approx(76.754),
+        "SimCLR": pytest.approx(68.142),
+        "ViT": pytest.approx(78.006),
+    }
+    pairs = values.filter(metric="error_consistency")
+    kappa = {(row["model"], row["condition"].removeprefix("with ")): round(row["value"], 3) for row in pairs.to_dicts()}
+    assert {
+        ("ResNet50", "DINO"): 0.613,
+        ("ResNet50", "SimCLR"): 0.572,
+        ("ResNet50", "ViT"): 0.562,
+        ("DINO", "ViT"): 0.567,
+        ("SimCLR", "ViT"): 0.484,
+    }.items() <= kappa.items()
+    assert (pairs["high"] - pairs["low"] < 0.02).all()
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "message"),
+    [
+        ({"file_name": ["b"]}, {}, "predictions.parquet, row 1, column file_name: no label for this file"),
+        ({"model": ["a", "a"], "file_name": ["a", "a"]}, {}, "row 2, column file_name: a is there more than once"),
+        ({"predicted_class": ["1"]}, {}, "row 1, column predicted_class: String and not Int64"),
+        ({"predicted_class": [None]}, {}, "column predicted_class"),
+        (
+            {},
+            {"label": [1, 2], "file_name": ["a", "a"]},
+            "labels.parquet, row 2, column file_name: a is there more than",
+        ),
+        ({"new": ["1"]}, {}, "row 1: unknown column new"),
+    ],
+)
+def test_other_predictions_are_refused(tmp_path: Path, predictions: dict, labels: dict, message: str) -> None:
+    full = {"file_name": ["a"], "predicted_class": [1], "predicted_probability": [0.5], "model": ["net"]}
+    rows = max(len(values) for values in (full | predictions).values())
+    mine = {key: values * (rows // len(values)) for key, values in (full | predictions).items()}
+    pl.DataFrame(mine).write_parquet(tmp_path / "predictions.parquet")
+    pl.DataFrame({"file_name": ["a"], "label": [1]} | labels).write_parquet(tmp_path / "labels.parquet")
+    with pytest.raises(StoreError) as raised:
+        read_import(sources()["imagenet-x"], tmp_path)
+    assert message in str(raised.value)

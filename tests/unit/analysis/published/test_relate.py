@@ -1,0 +1,223 @@
+"""Figures that a right join of the sources gives: lines, coefficients of 85 networks, and where signs differ."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from small import Command
+
+from bandlens.analysis.correlations.models import values_of
+from bandlens.analysis.published.imports import INTEGER, read_import
+from bandlens.analysis.published.relate import (
+    baseline_lines,
+    ground,
+    relations,
+    sentences,
+    with_effective,
+)
+from bandlens.analysis.published.sources import shipped_values, sources
+from bandlens.errors import UsageError
+
+ATLAS = Path(__file__).parents[5] / "shared" / "published" / "atlas"
+needs_atlas = pytest.mark.skipif(not ATLAS.is_dir(), reason="no figures at ../shared/published/atlas")
+
+
+@pytest.fixture(scope="module")
+def values() -> pl.DataFrame:
+    return shipped_values()
+
+
+@pytest.fixture(scope="module")
+def networks() -> pl.DataFrame:
+    """The critical band of 85 networks."""
+    if not ATLAS.is_dir():
+        pytest.skip(f"no {ATLAS}")
+    found, trials = read_import(sources()["critical-band"], ATLAS / "critical_band")
+    assert trials is None
+    return found
+
+
+def test_fits_of_a_thousand_models(values: pl.DataFrame) -> None:
+    lines = baseline_lines(values, "timm")
+    assert {name: round(line.r2, 3) for name, line in lines.items()} == {
+        "imagenet-v2": 0.992,
+        "imagenet-real": 0.976,
+        "imagenet-sketch": 0.816,
+        "imagenet-a": 0.803,
+        "imagenet-r": 0.710,
+    }
+    spearman = {name: line.spearman for name, line in lines.items()}
+    assert list(spearman.values()) == pytest.approx([0.995, 0.992, 0.946, 0.981, 0.943], abs=0.0006)
+    assert {line.n for line in lines.values()} == {1555}
+    rows = ground(values, "timm").frame
+    assert (len(rows), rows["name"].n_unique()) == (1555, 1265)
+
+
+def test_the_named_baseline_is_the_standard_models_of_the_testbed(values: pl.DataFrame) -> None:
+    lines = baseline_lines(values)
+    assert lines["imagenet-v2"].n == 87
+    assert lines["imagenet-v2"].r2 > 0.99
+    with pytest.raises(UsageError, match="unknown baseline 'testbd'; did you mean testbed"):
+        baseline_lines(values, "testbd")
+
+
+@needs_atlas
+def test_shipped_types_of_training_are_those_of_the_testbed() -> None:
+    from bandlens.analysis.published.relate import TYPES
+
+    assert pl.read_csv(TYPES, comment_prefix="#").equals(pl.read_csv(ATLAS / "testbed_model_types.csv"))
+
+
+def test_effective_robustness_needs_accuracies(values: pl.DataFrame) -> None:
+    with pytest.raises(UsageError, match="needs accuracies on imagenet and one of imagenet-v2"):
+        with_effective(pl.DataFrame({"imagenet": [70.0]}), baseline_lines(values))
+
+
+def test_shape_training_gains_where_accuracy_does_not_say_so(values: pl.DataFrame) -> None:
+    frame, names = with_effective(ground(values, "study").frame, baseline_lines(values))
+    assert names == [
+        "effective_imagenet-v2",
+        "effective_imagenet-sketch",
+        "effective_imagenet-a",
+        "effective_imagenet-r",
+    ]
+    trained = frame.filter(model="resnet50_trained_on_SIN").row(0, named=True)
+    plain = frame.filter(model="tv_resnet50").row(0, named=True)
+    assert trained["effective_imagenet-r"] > 10 > abs(plain["effective_imagenet-r"])
+    assert trained["imagenet"] < plain["imagenet"]
+
+
+def two_decimals(table: pl.DataFrame, bias: str, column: str) -> dict[str, float]:
+    return {row["benchmark"]: row[column] and round(row[column], 2) + 0 for row in table.filter(bias=bias).to_dicts()}
+
+
+def test_the_table_of_85_networks(values: pl.DataFrame, networks: pl.DataFrame) -> None:
+    table = relations(ground(pl.concat([values, networks]), "critical-band"))
+    counts = dict(table.filter(bias="bandwidth").select("benchmark", "n").rows())
+    assert counts.pop("stylized") == 43
+    assert set(counts.values()) == {60}
+    bandwidth = two_decimals(table, "bandwidth", "overall")
+    given = two_decimals(table, "bandwidth", "partial")
+    expected = {
+        "imagenet-v2": -0.66,
+        "imagenet-a": -0.61,
+        "imagenet-sketch": -0.74,
+        "imagenet-r": -0.72,
+        "stylized": -0.74,
+    }
+    assert expected.items() <= bandwidth.items()
+    expected = {"imagenet-v2": 0, "imagenet-a": 0.10, "imagenet-sketch": -0.44, "imagenet-r": -0.37, "stylized": -0.47}
+    assert expected.items() <= given.items()
+    shape = two_decimals(table, "shape_accuracy", "overall")
+    expected = {"imagenet-v2": 0.56, "imagenet-a": 0.63, "imagenet-sketch": 0.74, "imagenet-r": 0.77, "stylized": 0.79}
+    assert expected.items() <= shape.items()
+
+
+def test_60_join_of_which_17_with_timm(values: pl.DataFrame, networks: pl.DataFrame) -> None:
+    frame = ground(pl.concat([values, networks]), "critical-band").frame
+    assert len(frame) == 60
+    assert frame["stylized"].count() == 43  # the testbed's, which timm has not
+
+
+def test_signs_between_architectures_and_between_recipes_differ(values: pl.DataFrame, networks: pl.DataFrame) -> None:
+    table = relations(ground(pl.concat([values, networks]), "critical-band"))
+    study = relations(ground(values, "study"))
+    told = sentences(table, study)
+    assert (
+        "Over 60 networks of 17 families shape_accuracy goes up with imagenet (+0.56), over the 48 ResNet-50s of the "
+        "study shape_bias goes down (-0.78)."
+    ) in told
+    assert not any("imagenet-r" in line and "ResNet-50s" in line for line in told)  # -0.01 is no sign
+
+
+def channel_share(frame: pl.DataFrame, logarithms: bool = False) -> float:
+    """R2 of the shape accuracy on bandwidth, centre frequency and peak noise sensitivity, by least squares.
+
+    frame: rows with these four columns; the first two may be taken as logarithms, as the third is.
+    """
+    names = ["bandwidth", "center_frequency", "peak_noise_sensitivity"]
+    *channel, shape = values_of(frame, [*names, "shape_accuracy"])
+    if logarithms:
+        channel[:2] = [np.log(values) for values in channel[:2]]
+    design = np.column_stack([np.ones(len(shape)), *channel])
+    rest = shape - design @ np.linalg.lstsq(design, shape, rcond=None)[0]
+    return float(1 - (rest**2).sum() / ((shape - shape.mean()) ** 2).sum())
+
+
+def test_how_much_the_channel_says_of_shape(networks: pl.DataFrame) -> None:
+    """Published as 51 %: it holds with logarithms, without the 11 networks whose channel is wider than 12 octaves."""
+    integer = networks.filter(pl.col("condition").is_in([INTEGER, ""]))
+    frame = integer.pivot("metric", index="model", values="value")
+    widest = frame["bandwidth"] > 12
+    assert (len(frame), widest.sum()) == (85, 11)
+    rest = frame.filter(~widest)
+    assert round(channel_share(frame), 2) == 0.17
+    assert round(channel_share(rest), 2) in (0.44, 0.45)
+    assert channel_share(rest) == pytest.approx(0.445, abs=0.0005)
+    assert round(channel_share(rest, logarithms=True), 2) == 0.52
+
+
+def test_both_estimators_with_intervals(networks: pl.DataFrame) -> None:
+    assert networks["model"].n_unique() == 85
+    assert dict(networks.group_by("condition").len().rows()) == {INTEGER: 255, "psychometric": 255, "": 85}
+    fitted = networks.filter(condition="psychometric", metric="bandwidth")
+    there = fitted.drop_nulls("value")
+    assert fitted.filter(pl.col("value").is_null())["model"].to_list() == ["bagnet9", "selecsls42", "selecsls84"]
+    assert fitted.filter(pl.col("value").is_null())["note"].str.contains("too few").all()
+    assert (there["low"] < there["value"]).all()
+    assert (there["value"] < there["high"]).all()
+    both = there.join(networks.filter(condition=INTEGER, metric="bandwidth"), on="model")
+    clear = both.filter(pl.col("note_right").is_null())
+    assert clear.select(pl.corr("value", "value_right", method="spearman")).item() > 0.5
+    shape = networks.filter(metric="shape_accuracy", model="resnet50_trained_on_SIN")
+    assert shape.select("n", "unit").row(0) == (1200, "share")
+
+
+def test_a_ground_that_is_not_imported_is_told(values: pl.DataFrame) -> None:
+    with pytest.raises(UsageError, match="bandlens published import critical-band DIR"):
+        ground(values, "critical-band")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda c, _: c["resnet50"].pop("noise0freq5"),
+            "counts.json, row resnet50, column noise0freq5: missing or new",
+        ),
+        (lambda c, _: c["resnet50"].update(noise0freq5=[5, 3]), "column noise0freq5: [5, 3] is not a count"),
+        (lambda c, _: c["resnet50"].update(noise0freq5=[0.5, 3]), "column noise0freq5: [0.5, 3] is not a count"),
+        (lambda c, _: c.pop("resnet50"), "row resnet50: a model of one file alone"),
+        (lambda _, s: s["resnet50"].pop(), "shape_accuracy.json, row resnet50: not a share for each of 16"),
+        (lambda _, s: s["resnet50"].__setitem__(3, 25.3), "row resnet50, column 3: 25.3 is not a share"),
+    ],
+)
+def test_other_critical_band_files_are_refused(command: Command, tmp_path: Path, change, message: str) -> None:
+    names = [f"noise{sd}freq{f}" for sd in ("0", "0.02", "0.04", "0.08", "0.16") for f in range(7)]
+    counts = {model: {name: [20, 30] for name in names} for model in ("resnet18", "resnet50")}
+    shape = {model: [0.5] * 16 for model in counts}
+    change(counts, shape)
+    (tmp_path / "counts.json").write_text(json.dumps(counts))
+    (tmp_path / "shape_accuracy.json").write_text(json.dumps(shape))
+    done = command("published", "import", "critical-band", tmp_path, "--db", tmp_path / "results.duckdb")
+    assert (done.code, done.err.count("\n"), done.out) == (1, 1, "")
+    assert message in done.err
+    assert not (tmp_path / "results.duckdb").exists()
+
+
+def test_commands(command: Command) -> None:
+    rows = json.loads(command("published", "fits", "--json").out)
+    assert {row["baseline"] for row in rows} == {"testbed", "timm"}
+    answer = command("published", "relate", "--models", "study")
+    assert "48 models of 7 families" in answer.out
+    assert len(json.loads(command("published", "relate", "--json").out)) == 6
+    answer = command("correlate", "--target", "effective", "--resamples", "100", "--bias", "shape_bias")
+    assert "0.9955" in answer.out  # the R2 of the line for V2
+    assert "effective_imagenet-r" in answer.out
+    rows = json.loads(command("correlate", "--target", "effective", "--resamples", "100", "--json").out)
+    assert len(rows) == 6 * 4 * 3
+    assert command("correlate", "--target", "effective", "--as-published").code == 2

@@ -1,0 +1,92 @@
+"""`bandlens analyze`: the metrics of a run, printed and kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small import Command, ask, make_images, make_model, make_pictures, make_study
+
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+
+GRID = "lowpass = {}\nhighpass = {}\ncritical_band = {}"
+METRICS = {
+    *("low_frequency_bias", "high_frequency_bias", "spectral_bias"),
+    *(
+        f"critical_{name}{suffix}"
+        for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity")
+        for suffix in ("", "_raw")
+    ),
+    *(f"psychometric_{name}" for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity")),
+    *(f"psychometric_threshold_{frequency}" for frequency in range(7)),
+    *(f"critical_threshold_{frequency}{suffix}" for frequency in range(7) for suffix in ("", "_raw")),
+}
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The whole grid under two models: study `a` without labels, and a small study `b`."""
+    folder = tmp_path_factory.mktemp("analyze")
+    for seed, name in enumerate(("one", "two")):
+        make_model(folder / "models", name, seed=seed)
+    make_images(folder / "images.set", make_pictures(40))
+    for name, probes in (("a", GRID), ("b", "lowpass = {}")):
+        run_study(resolve(Study.read(make_study(folder, name=name, probes=probes))), folder / "results.duckdb")
+    return folder / "results.duckdb"
+
+
+def test_every_metric_of_every_checkpoint_is_printed_and_kept(command: Command, database: Path) -> None:
+    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--json")
+    assert (answer.code, answer.err) == (0, "")
+    printed = json.loads(answer.out)
+    for checkpoint in ("one", "two"):
+        assert {row["metric"] for row in printed if row["checkpoint"] == checkpoint} == METRICS
+    assert {row["study"] for row in printed} == {"a@1"}
+    kept = ask(
+        database, "SELECT checkpoint, metric, value, low, high, state, note FROM metric WHERE study = 'a' ORDER BY ALL"
+    )
+    columns = ("checkpoint", "metric", "value", "low", "high", "state", "note")
+    assert sorted(map(str, kept)) == sorted(str(tuple(row[name] for name in columns)) for row in printed)
+
+
+def test_all_studies_unless_one_is_asked_for(command: Command, database: Path) -> None:
+    printed = json.loads(command("analyze", "--db", database, "--resamples", 100, "--json").out)
+    assert {row["study"] for row in printed} == {"a@1", "b@1"}
+    [row] = {
+        (row["state"], row["note"][:30])
+        for row in printed
+        if row["study"] == "b@1" and row["metric"] == "high_frequency_bias"
+    }
+    assert row == ("missing", "highpass lacks the cutoffs 0.1")
+
+
+def test_the_metrics_of_every_condition_are_kept_and_can_be_printed(command: Command, database: Path) -> None:
+    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--conditions", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    printed = json.loads(answer.out)
+    assert {row["metric"] for row in printed} == {"agreement", "confidence"}, "the images have no labels"
+    assert len(printed) == 2 * 2 * 52, "metrics, checkpoints, conditions"
+    columns = ("checkpoint", "probe", "metric", "n", "value", "low", "high", "difference", "state")
+    kept = ask(database, f"SELECT {', '.join(columns)}, parameters::VARCHAR FROM condition_metric WHERE study = 'a'")
+    assert sorted(map(str, kept)) == sorted(str((*map(row.get, columns), row["parameters"])) for row in printed)
+    answer = command("analyze", "--db", database, "--study", "a", "--resamples", 100, "--conditions")
+    assert "cutoff=0.1" in answer.out
+
+
+def test_a_table_is_for_people(command: Command, database: Path) -> None:
+    answer = command("analyze", "--db", database, "--study", "a@1", "--resamples", 100)
+    assert answer.code == 0
+    assert "spectral_bias" in answer.out
+
+
+def test_what_cannot_be_analyzed_is_one_line(command: Command, database: Path, tmp_path: Path) -> None:
+    answer = command("analyze", "--db", database, "--study", "aa")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("bandlens: unknown study 'aa'; did you mean a?\n")
+    answer = command("analyze", "--db", tmp_path / "none.duckdb")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"bandlens: no results database at {tmp_path}/none.duckdb; ")
+    assert not (tmp_path / "none.duckdb").exists()

@@ -1,0 +1,114 @@
+"""`bandlens benchmarks list` and `pack`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+from benchmark_sets import make_benchmark, make_benchmarks
+from typer.testing import CliRunner, Result
+
+from bandlens.app.commands import benchmarks, images
+from bandlens.errors import ImageSetError, UsageError
+
+DOCUMENT = (Path(__file__).parents[4] / "docs" / "guide" / "benchmarks.md").read_text(encoding="utf-8")
+LOOP = re.compile(r"^for name in (.*?); do\n  (.*)\ndone$", re.MULTILINE)
+LINES = LOOP.sub(
+    lambda loop: "\n".join(loop[2].replace("$name", name) for name in loop[1].split()), DOCUMENT.replace("\\\n", "")
+)
+COMMANDS = re.findall(r"^bandlens benchmarks (pack .*)$", LINES, re.MULTILINE)
+
+
+def run_command(app: typer.Typer, *words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def run(*words: object) -> Result:
+    return run_command(benchmarks.app, *words)
+
+
+def test_pack_a_benchmark(tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-c", tmp_path / "in", per_class=1, size=16)
+    out = tmp_path / "out"
+    with pytest.raises(ImageSetError, match="take what is there with --partial"):
+        raise run("pack", "imagenet-c", tmp_path / "in", "--out", out).exception or AssertionError
+    one = run("pack", *miniature.words, "--out", out, "--corruption", "shot_noise", "--severity", 5, "--json")
+    assert one.exit_code == 0, one.output
+    [row] = json.loads(one.stdout)
+    assert (row["name"], row["images"], row["bytes"]) == ("out/shot_noise/5", 3, 3 * 3 * 16 * 16)
+    assert f"{out}: 3 images need 2.9 kB on disk; " in one.stderr
+
+    rest = run("pack", *miniature.words, "--out", out)
+    assert rest.exit_code == 0, rest.output
+    assert f"{out}: 9 images need" in rest.stderr
+    assert [line.split()[0] for line in rest.stdout.splitlines()[2:]] == [
+        f"out/{corruption}/{severity}" for corruption in ("gaussian_noise", "shot_noise") for severity in (1, 5)
+    ]
+    [checked] = json.loads(run_command(images.app, "check", out / "shot_noise" / "5", "--json").stdout)
+    assert checked["digest"] == row["digest"]
+
+
+def test_pack_every_benchmark(tmp_path: Path) -> None:
+    listed = {row["benchmark"]: row for row in json.loads(run("list", "--json").stdout)}
+    miniatures = make_benchmarks(tmp_path / "in", size=16)
+    assert list(miniatures) == list(listed)
+    for name, miniature in miniatures.items():
+        result = run("pack", *miniature.words, "--out", tmp_path / name, "--json")
+        assert result.exit_code == 0, result.output
+        rows = json.loads(result.stdout)
+        assert (len(rows), {row["images"] for row in rows}) == (listed[name]["sets"], {3})
+        assert result.stderr.startswith(f"{tmp_path / name}: {3 * len(rows)} images need ")
+        assert result.stderr.count("images need") == 1
+
+
+def test_labels_subsets_and_streams_reach_the_pack(tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=16)
+    given = ["--name", "real", "--limit", 5, "--per-class", 2, "--fast", "--stream", "--json"]
+    result = run("pack", *miniature.words, "--out", tmp_path / "set", *given)
+    assert result.exit_code == 0, result.output
+    [row] = json.loads(result.stdout)
+    assert (row["name"], row["images"], row["bytes"]) == ("real", 5, 0)
+    about = json.loads((tmp_path / "set" / "set.json").read_text())
+    assert about["preprocessing"] == (
+        "RGB, shorter side to 16 (bilinear, antialiased, fast), centre crop 16; 5 of 50000 images; "
+        "the first 2 of each class"
+    )
+    assert about["streamed"]["source"] == str(tmp_path / "in")
+    assert about["schemes"] == ["real"]
+
+
+def test_a_name_that_is_none_gets_the_nearest(tmp_path: Path) -> None:
+    error = run("pack", "imagenet-d", tmp_path, "--out", tmp_path / "set").exception
+    assert isinstance(error, UsageError)
+    assert "unknown benchmark 'imagenet-d'; did you mean" in str(error)
+
+
+def test_the_documentation_names_every_benchmark() -> None:
+    rows = re.findall(r"^(\S+) +(\d+) +([\d,]+) +(\d+) +([\d.]+) +\d+$", DOCUMENT, re.MULTILINE)
+    documented = {name: [float(number.replace(",", "")) for number in numbers] for name, *numbers in rows}
+    for row in json.loads(run("list", "--json").stdout):
+        numbers = [row[name] for name in ("sets", "images", "classes", "GB")]
+        assert documented.pop(row["benchmark"]) == pytest.approx(numbers, rel=0.01)
+        assert any(command.startswith(f"pack {row['benchmark']} ") for command in COMMANDS)
+    assert documented == {}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_documented_commands_lack_the_data_only(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = run(*shlex.split(command)).exception
+    assert isinstance(error, UsageError)
+    assert re.search(r"no such folder|cannot be read \(No such file", str(error))
+
+
+def test_benchmarks_are_listed_with_their_size() -> None:
+    rows = {row["benchmark"]: row for row in json.loads(run("list", "--json").stdout)}
+    assert rows["imagenet-c"]["images"] == 95 * 50_000
+    assert rows["imagenet-c"]["GB"] == pytest.approx(715, abs=1)
+    assert rows["imagenet"]["GB"] == pytest.approx(7.53, abs=0.01)
+    assert rows["cue-conflict"]["labels"] == "label and texture"
+    assert "imagenet-sketch" in run("list").stdout

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from click.testing import Result
+from small import make_model
+from typer.testing import CliRunner
+
+from bandlens.app.commands import checkpoints
+from bandlens.app.commands.export import channels, export, export_own
+from bandlens.engine.device.devices import readiness
+from bandlens.errors import BandlensError, UsageError
+
+app = typer.Typer()
+app.add_typer(checkpoints.app)
+app.command()(export)
+app.command()(export_own)
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def failure(result: Result) -> BandlensError:
+    assert isinstance(result.exception, BandlensError), result.output
+    assert "\n" not in str(result.exception)
+    return result.exception
+
+
+def test_list() -> None:
+    rows = json.loads(run("checkpoints", "list", "--json").stdout)
+    assert len(rows) == 48
+    assert rows[0] == {
+        "name": "tv_resnet50",
+        "category": "baseline",
+        "published_top1": 76.146,
+        "normalization": "imagenet",
+        "licence": "bsd-3-clause",
+        "source": "timm:timm/resnet50.tv_in1k",
+    }
+    table = run("checkpoints", "list", "--category", "stylized").stdout
+    assert "resnet50_trained_on_SIN_and_IN_then_finetuned_on_IN" in table
+    assert "tv_resnet50" not in table
+    assert "did you mean stylized" in str(failure(run("checkpoints", "list", "--category", "styled")))
+
+
+def test_show(home: Path) -> None:
+    backbone, head = json.loads(run("checkpoints", "show", "resnet50_swav", "--json").stdout)
+    assert (backbone["rule"], head["rule"]) == ("swav", "linear_head")
+    assert head["file"] == str(home / "weights" / "resnet50_swav.head.pth")
+    assert head["status"] == "not fetched"
+    assert "aux_bn" in run("checkpoints", "show", "resnet50_tsbias_tbias").stdout
+
+
+def test_fetch_and_verify(home: Path) -> None:
+    assert failure(run("checkpoints", "fetch")).exit_code == 2
+    missing = failure(run("checkpoints", "verify", "tv_resnet50"))
+    assert missing.exit_code == 1
+    assert "1 not verified: tv_resnet50" in str(missing)
+    stored = home / "weights" / "resnet50_frozen_random.pth"
+    stored.parent.mkdir(parents=True)
+    torch.save({}, stored)
+    assert run("checkpoints", "fetch", "resnet50_frozen_random").stdout.strip() == str(stored)
+    (row,) = json.loads(run("checkpoints", "verify", "resnet50_frozen_random", "--json").stdout)
+    assert row["status"] == "ok"
+
+
+def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
+    own = ("export-own", tiny, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
+    result = run(*own, "--architecture", "tried_tiny:Tiny", "--mean", "127/255", "--std", "0.5", "--json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)
+    assert (row["name"], row["images"], row["top1_disagreements"]) == ("mine", 18, 0)
+    assert Path(row["file"]).exists()
+    assert "--architecture" in str(failure(run(*own)))
+    assert "--normalization" in str(failure(run(*own, "--architecture", "resnet18")))
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
+def test_each_of_them_advances_the_bar(tmp_path: Path, names: list[str]) -> None:
+    bar: list[int] = []
+    models = [make_model(tmp_path, name) for name in names]
+    assert checkpoints.for_each(models, lambda model: model.name, lambda: bar.append(1)) == []
+    assert len(bar) == len(names)
+
+
+def test_names_are_of_the_48_or_in_the_folder(tmp_path: Path) -> None:
+    make_model(tmp_path, "mine", size=64)
+    message = str(failure(run("export", "mine2", "--out", tmp_path)))
+    assert "unknown checkpoint 'mine2'; did you mean mine?" in message
+    assert "`bandlens export-own` exports weights of your own" in message
+    assert failure(run("export", "mine", "--all", "--out", tmp_path)).exit_code == 2
+
+
+def test_without_a_gpu_one_line_says_that_there_are_no_plans_if_they_were_asked_for(tmp_path: Path) -> None:
+    if readiness("tensorrt").ready:
+        pytest.skip("TensorRT is ready here")
+    make_model(tmp_path, "mine", size=64)
+    for options in ([], ["--refit"]):
+        result = run("export", "mine", "--out", tmp_path, *options)
+        assert result.exit_code == 0
+        lines = [line for line in result.stderr.splitlines() if line.startswith("bandlens: ")]
+        assert len(lines) == len(options)
+        assert all(line.startswith("bandlens: no TensorRT plans are built here: ") for line in lines)
+    assert not (tmp_path / "plans").exists()
+
+
+def test_channels() -> None:
+    assert channels("127/255", "0.5, 0.25,1", None) == ((127 / 255,) * 3, (0.5, 0.25, 1.0))
+    caffe = channels("123.68/255, 116.78/255,103.94/255", "58.395 / 255", None)
+    assert caffe == ((123.68 / 255, 116.78 / 255, 103.94 / 255), (58.395 / 255,) * 3)
+    assert channels("0.5", "1e-1/2", None) == ((0.5,) * 3, (0.05,) * 3)
+    assert channels(None, None, "none") == ((0.0,) * 3, (1.0,) * 3)
+    for mean, std, normalization in (
+        (None, None, None),
+        ("0", None, None),
+        ("0", "1", "none"),
+        ("0,0", "1", None),
+        ("a", "1", None),
+        ("1/0", "1", None),
+        ("1/2/3", "1", None),
+        ("123.68", "58.393/255", None),
+        ("123.68/255", "58.393", None),
+        ("-0.5", "0.5", None),
+        ("1/", "1", None),
+        ("nan", "1", None),
+        ("0", "1e400", None),
+        ("0", "0", None),
+        (None, None, "imagenets"),
+    ):
+        with pytest.raises(UsageError):
+            channels(mean, std, normalization)
+
+
+@pytest.mark.parametrize("command", ["list", "show", "fetch", "verify", None])
+def test_every_help_has_an_example(command: str | None) -> None:
+    words = ("export",) if command is None else ("checkpoints", command)
+    result = run(*words, "--help")
+    assert result.exit_code == 0
+    assert "bandlens " + " ".join(words) in " ".join(result.stdout.split())

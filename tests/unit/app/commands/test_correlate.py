@@ -1,0 +1,179 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import typer
+from made_up_results import cell, image_set, model, part, store_study, store_values
+from typer.testing import CliRunner
+
+from bandlens.analysis.correlations.table import SCHEMA
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.published.figures import correlation_table, shipped_figures
+from bandlens.analysis.published.relate import BASELINES, GROUNDS
+from bandlens.analysis.statistics.coefficients import METHODS
+from bandlens.app.commands.correlate import Baseline, Method, correlate
+from bandlens.app.commands.published import Grounds
+from bandlens.errors import BandlensError, UsageError
+
+app = typer.Typer()
+app.command()(correlate)
+
+
+def call(*words: str | Path) -> str:
+    result = CliRunner().invoke(app, [*map(str, words)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.output
+
+
+def refusal(*words: str | Path) -> str:
+    with pytest.raises(BandlensError) as raised:
+        call(*words)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def study(
+    db: Path, models: int, name: str = "s", category: str = "own", metrics: bool = True, constant: str | None = None
+) -> None:
+    """`models` models on two labelled sets and one without labels, with two metrics, and one that does not vary."""
+    sets = [image_set(60 + k, name=of, labels=None if k == 2 else [0] * (60 + k)) for k, of in enumerate("abc")]
+    rng = np.random.default_rng(0)
+    nets = [model(f"net{k}", category=category if k % 2 else "own") for k in range(models)]
+    parts = []
+    for k, net in enumerate(nets):
+        for images in sets:
+            rank = (rng.random(images.info.count) < 0.1 + 0.08 * k).astype(int)
+            parts.append(part(cell(images, by=net), rank, rank if images.labels is not None else None))
+    with open_store(db) as store:
+        for images in sets[1:]:
+            store_study(store, "discarded", images, [one for one in parts if one.cell.image_set == images.info])
+        store.execute("DELETE FROM study_cell")
+        store.execute("DELETE FROM study")
+        label = store_study(store, name, sets[0], parts)
+        ids = store.frame(
+            "SELECT DISTINCT study_id, checkpoint_id, image_set_id, checkpoint FROM study_detail_of(?) "
+            "WHERE image_set = 'a' ORDER BY checkpoint",
+            [label],
+        )
+        value = np.arange(float(models)) ** 2
+        rows = [
+            ids.with_columns(pl.Series("value", of), metric=pl.lit(metric))
+            for metric, of in (
+                ("low_frequency_bias", value),
+                ("high_frequency_bias", -value),
+                (constant, np.ones(models)),
+            )
+            if metric
+        ]
+        if metrics:
+            store_values(store, pl.concat(rows).with_columns(low=pl.col("value") - 1, high=pl.col("value") + 1))
+
+
+def test_the_published_figures_are_the_default() -> None:
+    printed = call("--resamples", "200")
+    for words in ("All models (n = 48)", "Adversarially trained models (n = 15)", "Other models (n = 33)", "given ID"):
+        assert words in printed
+    assert "critical_bandwidth has 20 different values" in printed
+    assert "72 of 72 correlations tested; below 0.05: p 40, " in printed
+    assert "after Holm 22, after Benjamini-Hochberg 36" in printed
+
+
+def test_what_can_be_chosen_is_what_there_is() -> None:
+    """Spelt out where a command begins, so that its help needs no NumPy."""
+    assert [*Method] == [*METHODS]
+    assert [*Baseline] == [*BASELINES]
+    assert [*Grounds] == [*GROUNDS]
+
+
+def test_json_has_every_column_of_every_row() -> None:
+    rows = json.loads(call("--resamples", "200", "--method", "kendall", "--bias", "shape_bias", "--json"))
+    assert len(rows) == 12
+    assert list(rows[0]) == list(SCHEMA)
+    assert {row["method"] for row in rows} == {"kendall"}
+
+
+def test_as_published_is_the_published_table() -> None:
+    assert json.loads(call("--as-published", "--json")) == correlation_table(shipped_figures())
+    assert "give it alone" in refusal("--as-published", "--method", "pearson")
+
+
+def test_a_database_is_correlated_with_its_own_accuracies_and_intervals(tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    study(db, 8)
+    rows = json.loads(call("--db", db, "--resamples", "300", "--json"))
+    pairs = [(row["bias"], row["group"], row["subset"]) for row in rows]
+    assert pairs == [
+        (bias, group, "total")
+        for bias in ("high_frequency_bias", "low_frequency_bias")
+        for group in ("top1 a", "top1 b")
+    ]
+    assert rows[2]["coefficient"] < -0.8 < 0.8 < rows[0]["coefficient"]
+    assert rows[0]["low_images"] is not None
+    assert rows[0]["partial"] is None  # there is no image set of the benchmark imagenet
+    printed = call("--db", db, "--study", "s@1", "--resamples", "300")
+    assert "and images" in printed
+    assert "partial" in printed
+
+
+@pytest.mark.parametrize("name", ["critical_bandwidth", "spectral_bias"])
+def test_a_bias_that_does_not_vary_is_a_row_before_and_after_others(tmp_path: Path, name: str) -> None:
+    """It has no interval over images, and the others keep theirs."""
+    db = tmp_path / "results.duckdb"
+    study(db, 5, constant=name)
+    printed = call("--db", db, "--resamples", "100")
+    assert "and images" in printed
+    intervals = {line.split()[0]: line.count("…") for line in printed.splitlines() if "top1 a" in line}
+    assert intervals == {"high_frequency_bias": 2, "low_frequency_bias": 2, name: 0}
+
+
+def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    study(db, 5)
+    with open_store(db) as store:
+        models = store.frame("SELECT DISTINCT study_id, checkpoint_id FROM study_detail ORDER BY ALL").rows()
+        for k, (of, by) in enumerate(models):
+            for metric, value in (("top1_imagenet", 60 + 4 * k), ("top1_imagenet-v2", 45 + k**2)):
+                store.execute(
+                    "INSERT INTO measure_value (study, checkpoint, metric, value, state) VALUES (?, ?, ?, ?, 'ok')",
+                    [of, by, metric, value],
+                )
+    rows = json.loads(
+        call("--db", db, "--target", "effective", "--bias", "low_frequency_bias", "--resamples", "100", "--json")
+    )
+    [(group, n)] = [(row["group"], row["n"]) for row in rows]
+    assert (group, n) == ("effective_imagenet-v2", 5)
+
+
+def test_subsets_are_those_that_have_models(tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    study(db, 8, category="adversarial_training")
+    rows = json.loads(call("--db", db, "--bias", "low_frequency_bias", "--resamples", "100", "--json"))
+    counts = {row["subset"]: row["n"] for row in rows}
+    assert counts == {"total": 8, "adversarial_training": 4, "other": 4}
+
+
+def test_what_cannot_be_correlated_is_told_in_one_line(tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    assert "no results database at" in refusal("--db", db)
+    with open_store(db):
+        pass
+    assert "holds no study; `bandlens run" in refusal("--db", db)
+    study(db, 1)
+    assert "s@1: 1 model, and a correlation needs 4; run" in refusal("--db", db)
+    assert "unknown study 'ss'; did you mean s" in refusal("--db", db, "--study", "ss")
+    study(db.with_name("none.duckdb"), 5, metrics=False)
+    assert "no metrics; run `bandlens analyze" in refusal("--db", db.with_name("none.duckdb"))
+    assert "unknown bias 'shape'; did you mean shape_bias" in refusal("--bias", "shape")
+    with pytest.raises(UsageError, match="give --db too"):
+        call("--study", "s")
+
+
+def test_several_studies_have_to_be_chosen_from(tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    images = image_set(10, labels=[0] * 10)
+    with open_store(db) as store:
+        for name in ("one", "two"):
+            store_study(store, name, images, [part(cell(images), [0] * 10, [0] * 10)])
+    assert "holds the studies one, two; name one of them with --study" in refusal("--db", db)

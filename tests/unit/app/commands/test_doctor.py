@@ -1,0 +1,39 @@
+"""`bandlens doctor`: what it says of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small import Command
+
+from bandlens.app.machine import gpu_rows, memory
+from bandlens.engine.device.driver import Gpu
+from bandlens.engine.device.nvidia import NoGpu
+
+
+def test_the_table_says_the_same(command: Command) -> None:
+    lines = command("doctor").out.splitlines()
+    assert any(line.split()[:3] == ["engine", "onnxruntime", "ready:"] for line in lines)
+
+
+def test_an_unknown_engine_is_wrong_use(command: Command) -> None:
+    answer = command("doctor", "--engine", "tensort")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith("bandlens: unknown engine 'tensort'; did you mean tensorrt")
+
+
+def test_every_gpu_has_a_row() -> None:
+    gpu = Gpu("NVIDIA L4", 23 << 30, "8.9", "580.65.06")
+    text = "NVIDIA L4, 23 GiB, compute capability 8.9, driver 580.65.06"
+    assert gpu_rows((gpu, gpu)) == [("GPU 0", text), ("GPU 1", text)]
+    assert gpu_rows(NoGpu("no NVIDIA GPU here")) == [("GPU", "no NVIDIA GPU here")]
+
+
+@pytest.mark.parametrize(("limit", "limited"), [("max\n", False), ("1073741824\n", True), (None, False)])
+def test_memory_is_what_the_container_may_use(limit: str | None, limited: bool, tmp_path: Path) -> None:
+    if limit:
+        (tmp_path / "sys/fs/cgroup").mkdir(parents=True)
+        (tmp_path / "sys/fs/cgroup/memory.max").write_text(limit)
+    assert (memory(tmp_path) == 1 << 30) is limited
+    assert memory(tmp_path) > 0

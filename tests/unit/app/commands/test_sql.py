@@ -1,0 +1,78 @@
+"""`bandlens sql`: it reads the database and nothing else, and says what is wrong in one line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from queried import QUERY, make_queried, refusal
+from small import Command
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_queried(tmp_path_factory.mktemp("sql"))
+
+
+def test_a_table_is_for_people(command: Command, database: Path) -> None:
+    answer = command("sql", QUERY, "--db", database)
+    assert (answer.code, answer.err) == (0, "")
+    assert [line.split() for line in answer.out.splitlines() if "0.5" in line] == [["lowpass", "0.5", "4", "0.5"]]
+    assert answer.out.endswith("2 rows\n")
+
+
+def test_csv_has_a_header_line(command: Command, database: Path) -> None:
+    answer = command("sql", QUERY, "--db", database, "--format", "csv")
+    assert list(csv.reader(io.StringIO(answer.out))) == [
+        ["probe", "cutoff", "n", "top1"],
+        ["clean", "", "4", "0.75"],
+        ["lowpass", "0.5", "4", "0.5"],
+    ]
+
+
+def test_json_is_a_list_of_objects_with_numbers_as_numbers(command: Command, database: Path) -> None:
+    query = "SELECT probe, sum(n) AS images, max(noise_sd) AS noise FROM accuracy GROUP BY probe ORDER BY ALL"
+    answer = command("sql", query, "--db", database, "--format", "json")
+    assert json.loads(answer.out) == [
+        {"probe": "clean", "images": 4, "noise": None},
+        {"probe": "lowpass", "images": 4, "noise": None},
+    ]
+
+
+def test_of_several_statements_none_answers_where_one_is_wrong(command: Command, database: Path) -> None:
+    for wrong, message in (("SELEC 2", "syntax error"), ("DROP TABLE cell", "open for reading alone")):
+        assert message in refusal(command("sql", f"SELECT 1; {wrong}", "--db", database))
+
+
+@pytest.mark.parametrize("query", ["", " ", "/* nothing */"])
+def test_an_empty_query_is_wrong_use(command: Command, database: Path, query: str) -> None:
+    assert "the query is empty; give one SELECT" in refusal(command("sql", query, "--db", database), 2)
+
+
+def test_parquet_and_tables_go_where_they_can(command: Command, database: Path, tmp_path: Path) -> None:
+    for options in (("--out", tmp_path / "a.txt"), ("--out", tmp_path / "a.csv", "--format", "table")):
+        assert "give --format csv, tsv, markdown, latex, json, parquet or arrow" in refusal(
+            command("sql", QUERY, "--db", database, *options), 2
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_without_a_query_is_named(command: Command, database: Path, tmp_path: Path) -> None:
+    message = refusal(command("sql", "-f", tmp_path / "none.sql", "--db", database), 2)
+    assert f"cannot read a query from {tmp_path}/none.sql: No such file or directory; give --file" in message
+
+
+def test_a_query_or_a_prompt_but_not_both(command: Command, database: Path) -> None:
+    for words in ((), ("SELECT 1", "--interactive")):
+        assert "give one query, such as" in refusal(command("sql", *words, "--db", database), 2)
+
+
+def test_a_database_that_is_not_there_is_named(command: Command, tmp_path: Path) -> None:
+    message = refusal(command("sql", "SELECT 1", "--db", tmp_path / "none.duckdb"), 2)
+    assert message == (
+        f"bandlens: no results database at {tmp_path}/none.duckdb; "
+        f"`bandlens run STUDY.toml --db {tmp_path}/none.duckdb` makes one\n"
+    )

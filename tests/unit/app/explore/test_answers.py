@@ -1,0 +1,283 @@
+"""What the page is told, beside SQL over the same database."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_up_results import cell, image_set, model, part, store_study
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.stats import spearmanr
+from small import ask
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.explore.answers import SELECTIONS, Answers, ImageQuery
+from bandlens.app.pictures.conditions import Conditions, find_sets
+from bandlens.app.pictures.sheet import grid_of
+from bandlens.errors import UsageError
+from bandlens.probes.images.image_set import open_image_set
+
+NAMES = [f"net_{k}" for k in (0, 2, 3, 4, 5)]
+
+
+@pytest.fixture
+def answers(explored: Path) -> Iterator[Answers]:
+    made = Answers(explored / "results.duckdb", find_sets([explored]), Conditions())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def study(answers: Answers) -> dict[str, Any]:
+    return answers.study(None)
+
+
+def condition(study: dict[str, Any], words: str) -> dict[str, Any]:
+    (found,) = [one for one in study["conditions"] if one["words"] == words]
+    return dict(found)
+
+
+def asked(answers: Answers, study: dict[str, Any], words: str, **more: Any) -> dict[str, Any]:
+    asks = {"a": "net_0", "b": None, "selection": "all", "label": None, "models": NAMES} | more
+    return answers.images(ImageQuery("small", "images", condition(study, words)["id"], **asks))
+
+
+def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any]) -> None:
+    words = {one["id"]: one["words"] for one in study["conditions"]}
+    table = study["accuracy"]
+    given = {
+        (model, words[one]): (top1, low, high)
+        for model, one, top1, low, high in zip(
+            *(table[name] for name in ("checkpoint", "condition", "top1", "low", "high")), strict=True
+        )
+    }
+    query = "SELECT checkpoint, cutoff, top1, low, high FROM accuracy WHERE probe = 'lowpass'"
+    for name, cutoff, *values in ask(explored / "results.duckdb", query):
+        assert given[name, f"lowpass cutoff={cutoff}"] == tuple(values)
+    assert len(given) == 6 * 53
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_selections(explored: Path, answers: Answers, study: dict[str, Any], selection: str, labelled: bool) -> None:
+    most = "SELECT mode(class) FROM label"
+    label = ask(explored / "results.duckdb", most)[0][0] if labelled else None
+    found = asked(answers, study, "lowpass cutoff=0.1", selection=selection, b="net_2", label=label)
+    rows = ask(
+        explored / "results.duckdb",
+        "SELECT a.image_index, ac.predicted, a.predicted, bc.predicted, b.predicted, a.label_rank, class "
+        "FROM prediction AS a, prediction AS ac, prediction AS b, prediction AS bc, label "
+        "WHERE a.image_index = ac.image_index AND a.image_index = b.image_index AND a.image_index = bc.image_index "
+        "AND label.image_index = a.image_index "
+        + "".join(
+            f" AND {name}.cell = (SELECT cell FROM study_detail WHERE checkpoint = '{model}' AND probe = '{probe}' "
+            f"AND cutoff IS NOT DISTINCT FROM {cutoff})"
+            for name, model, probe, cutoff in (
+                ("a", "net_0", "lowpass", 0.1), ("ac", "net_0", "clean", "NULL"),
+                ("b", "net_2", "lowpass", 0.1), ("bc", "net_2", "clean", "NULL"),
+            )
+        ),
+    )  # fmt: skip
+    fits = {
+        "flips": lambda row: row[1] != row[2],
+        "flips_only_a": lambda row: row[1] != row[2] and row[3] == row[4],
+        "errors": lambda row: row[5] > 0,
+        "all": bool,
+    }[selection]
+    wanted = {row[0] for row in rows if fits(row) and label in (None, row[6])}
+    assert wanted
+    assert found["total"] == len(wanted)
+    assert {tile["index"] for tile in found["tiles"]} <= wanted
+    assert len(found["tiles"]) == min(24, len(wanted))
+
+
+def test_pages_follow_each_other(answers: Answers, study: dict[str, Any]) -> None:
+    pages = [asked(answers, study, "clean", offset=offset, limit=16)["tiles"] for offset in (0, 16, 32, 48)]
+    assert [tile["index"] for page in pages for tile in page] == list(range(40))
+
+
+def test_errors_come_with_the_most_confident_first(answers: Answers, study: dict[str, Any]) -> None:
+    tiles = asked(answers, study, "lowpass cutoff=0.2", selection="errors")["tiles"]
+    of_a = [next(one for one in tile["answers"] if one["model"] == "net_0") for tile in tiles]
+    assert not any(one["right"] for one in of_a)
+    confidences = [one["confidence"] for one in of_a]
+    assert confidences == sorted(confidences, reverse=True)
+    assert confidences[0] > confidences[-1]
+
+
+def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be_chosen(tmp_path: Path) -> None:
+    images = image_set(3, labels=[0, 1, 2])
+    with open_store(tmp_path / "results.duckdb") as store:
+        for name, predicted in (("one", [0, 1, 2]), ("two", [0, 1, 1]), ("one", [0, 1, 2])):
+            store_study(store, name, images, [part(cell(images, by=model(name)), predicted, [0, 0, 0])])
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    found, other = answers.study(None), answers.study("two")
+    answers.close()
+    assert (found["study"], found["studies"]) == ("one@1", ["one@1", "two@1"])
+    assert [[each["name"] for each in one["models"]] for one in (found, other)] == [["one"], ["two"]]
+
+
+def test_a_database_without_a_study_says_how_to_get_one(tmp_path: Path) -> None:
+    with open_store(tmp_path / "results.duckdb"):
+        pass
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    with pytest.raises(UsageError, match=r"holds no study; `bandlens run STUDY.toml"):
+        answers.study(None)
+    answers.close()
+
+
+def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path: Path) -> None:
+    """The names of ImageNet are those of its 1000 classes, and a set's own names those of all its models."""
+    large, small = model("large", classes=1000), model("small", classes=37)
+    plain, labelled = image_set(2, name="plain"), image_set(2, name="labelled", labels=[0, 1])
+    own = replace(image_set(2, name="own", labels=[1, 0]), class_names=["Abyssinian", "Bengal"])
+    with open_store(tmp_path / "results.duckdb") as store:
+        parts = [part(cell(plain, by=by), [0, 1]) for by in (large, small)]
+        parts += [part(cell(images, by=small), [0, 1], [0, 0]) for images in (labelled, own)]
+        store_study(store, "s", [plain, labelled, own], parts, {"all": {0: "tench", 1: "goldfish"}})
+    answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
+    clean = condition(answers.study("s"), "clean")["id"]
+
+    def said(images: str, by: str) -> list[list[str]]:
+        tiles = answers.images(ImageQuery("s", images, clean, by, None, "all", None, ["large", "small"]))["tiles"]
+        return [[tile["label"], *(one["answer"] for one in tile["answers"])] for tile in tiles]
+
+    found = [said("plain", "large"), said("labelled", "small"), said("own", "small")]
+    listed = [[one["name"] for one in answers.classes("s", images)] for images in ("labelled", "own")]
+    answers.close()
+    assert found == [
+        [[None, "tench", "class 0"], [None, "goldfish", "class 1"]],
+        [["class 0", "class 0"], ["class 1", "class 1"]],
+        [["Bengal", "Abyssinian"], ["Abyssinian", "Bengal"]],
+    ]
+    assert listed == [["0", "1"], ["Abyssinian", "Bengal"]]
+
+
+def pixels(content: bytes) -> NDArray[np.uint8]:
+    return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_a_clean_picture_is_the_packed_one(explored: Path, answers: Answers) -> None:
+    images = open_image_set(explored / "images.set")
+    assert np.array_equal(pixels(answers.picture(images.info.digest, 7, None, 0)), images.pixels[7].transpose(1, 2, 0))
+
+
+def test_a_filtered_picture_is_what_numpy_filters(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
+    images = open_image_set(explored / "images.set")
+    image = images.pixels[5].transpose(1, 2, 0) / 255
+    spectrum = np.fft.fftshift(np.fft.fft2(image, axes=(0, 1)), axes=(0, 1))
+    radius = int(0.2 * 64)
+    kept = np.zeros((128, 128, 1))
+    kept[64 - radius : 64 + radius, 64 - radius : 64 + radius] = 1
+    spectrum *= kept
+    expected = np.fft.ifft2(np.fft.ifftshift(spectrum, axes=(0, 1)), axes=(0, 1)).real.clip(0, 1)
+    shown = pixels(answers.picture(images.info.digest, 5, condition(study, "lowpass cutoff=0.2")["id"], 0))
+    assert np.abs(shown / 255 - expected).max() < 1.5 / 255
+    assert not np.array_equal(shown, images.pixels[5].transpose(1, 2, 0))
+
+
+def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
+    """The predictions that the run stored are those of a small model on the pictures that are shown."""
+    import onnxruntime
+
+    words = "critical_band noise_sd=0.16, frequency=2"
+    found = asked(answers, study, words, limit=40)
+    shown = [
+        pixels(answers.picture(found["digest"], tile["index"], condition(study, words)["id"], found["seed"]))
+        for tile in found["tiles"]
+    ]
+    session = onnxruntime.InferenceSession(explored / "models" / "net_0.onnx")
+    batch = np.stack(shown).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
+    (logits,) = session.run(None, {"images": batch})
+    stored = [one["answer"] for tile in found["tiles"] for one in tile["answers"] if one["model"] == "net_0"]
+    agree = np.mean([f"class {one}" == name for one, name in zip(logits.argmax(1), stored, strict=True)])
+    assert agree > 0.95, "a picture has 8 bits, and the run had floats: hardly more than one may differ"
+    other = pixels(answers.picture(found["digest"], 0, condition(study, words)["id"], found["seed"] + 1))
+    assert np.abs(other.astype(int) - shown[0]).mean() > 5
+
+
+def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path) -> None:
+    images = open_image_set(limited / "images.set")
+    answers = Answers(limited / "results.duckdb", find_sets([limited]), Conditions())
+    study = answers.study(None)
+    assert [(one["n"], one["pictures"]) for one in study["image_sets"]] == [(5, True)]
+    words = condition(study, "critical_band noise_sd=0.16, frequency=2")["id"]
+    found = answers.images(ImageQuery("few", "images", words, "net", None, "all", None, ["net"]))
+    assert len(found["tiles"]) == 5
+    for tile in found["tiles"]:
+        index = images.paths.index(tile["path"])
+        shown = pixels(answers.picture(found["digest"], tile["index"], None, found["seed"]))
+        assert np.array_equal(shown, images.pixels[index].transpose(1, 2, 0))
+        noisy = pixels(answers.picture(found["digest"], tile["index"], words, found["seed"]))
+        assert np.array_equal(noisy, pixels(answers.picture(images.info.digest, index, words, found["seed"])))
+    with pytest.raises(UsageError, match="no such image"):
+        answers.picture(found["digest"], 5, None, 0)
+    answers.close()
+
+
+def test_images_that_no_set_has_are_not_shown(limited: Path, explored: Path) -> None:
+    answers = Answers(limited / "results.duckdb", find_sets([explored]), Conditions())
+    assert [one["pictures"] for one in answers.study(None)["image_sets"]] == [False]
+    answers.close()
+
+
+def test_a_probe_of_ones_own_has_its_axis(study: dict[str, Any]) -> None:
+    blur = condition(study, "blur width=2")
+    assert (blur["x"], blur["x_title"], blur["series"], blur["y"]) == (2, "width", "", None)
+    probes = list(dict.fromkeys(one["probe"] for one in study["conditions"]))
+    assert probes == ["clean", "lowpass", "highpass", "critical_band", "blur"], "as the study file has them"
+    assert not [one["words"] for one in study["conditions"] if "draw" in one["words"]]
+
+
+def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
+    blur = condition(study, "blur width=2")
+    assert blur["unseen"] == "blur is a probe of one's own; name the study file that has it"
+    images = open_image_set(explored / "images.set")
+    with pytest.raises(UsageError, match="study file"):
+        answers.picture(images.info.digest, 0, blur["id"], 0)
+    with_file = Answers(
+        explored / "results.duckdb", find_sets([explored]), Conditions(grid_of(explored / "small.toml"))
+    )
+    shown = pixels(with_file.picture(images.info.digest, 0, blur["id"], 0))
+    with_file.close()
+    padded = np.pad(images.pixels[0].transpose(1, 2, 0) / 255, ((0, 0), (2, 2), (0, 0)), mode="edge")
+    expected = np.stack([padded[:, k : k + 128] for k in range(5)]).mean(axis=0)
+    assert np.abs(shown / 255 - expected).max() < 1 / 255
+
+
+def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: dict[str, Any]) -> None:
+    rows = study["metrics"]["rows"]
+    bias, group = "spectral_bias", study["metrics"]["groups"][0]
+    assert study["metrics"]["titles"][bias] == "spectral bias"
+    for models in (NAMES, NAMES[:4]):
+        chosen = [row for row in rows if row["checkpoint"] in models]
+        found = answers.correlation("small", bias, group, models)
+        assert found["n"] == len(models)
+        expected = spearmanr([row[bias] for row in chosen], [row[group] for row in chosen]).statistic
+        assert found["coefficient"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("asks", "message"),
+    [
+        ({"selection": "drop"}, "selection is one of"),
+        ({"selection": "flips_only_a"}, "needs two models"),
+        ({"a": "nobody"}, "nobody has no results"),
+    ],
+)
+def test_what_is_not_there(answers: Answers, study: dict[str, Any], asks: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        asked(answers, study, "clean", **asks)
+
+
+def test_images_of_no_set_are_refused(explored: Path, answers: Answers) -> None:
+    digest = open_image_set(explored / "images.set").info.digest
+    for wanted, index in (("../images.set", 0), (digest, 40), (digest, -1)):
+        with pytest.raises(UsageError, match="no such image"):
+            answers.picture(wanted, index, None, 0)

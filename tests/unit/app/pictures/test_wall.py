@@ -1,0 +1,120 @@
+"""Walls of images: which tiles they have, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import Command, ask, make_study
+
+from bandlens.app.pictures.conditions import Conditions
+from bandlens.app.pictures.wall import GAP, MARGIN, TILE
+from bandlens.probes.images.image_set import open_image_set
+
+
+def wall(command: Command, explored: Path, query: str, *more: str) -> tuple[str, Path]:
+    out = explored / "wall.png"
+    out.unlink(missing_ok=True)
+    place = (explored / "images.set", "--query", query, "--out", out, "--db", explored / "results.duckdb", *more)
+    answer = command("images", "show", *place)
+    return (answer.out if answer.code == 0 else answer.err), out
+
+
+def tile(sheet: Path, left: int) -> np.ndarray:
+    return np.asarray(Image.open(sheet))[MARGIN : MARGIN + TILE, MARGIN + left : MARGIN + left + TILE]
+
+
+def drawn(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.LANCZOS))
+
+
+def test_each_row_is_a_tile_clean_and_perturbed(command: Command, explored: Path) -> None:
+    which = "WHERE probe = 'critical_band' AND checkpoint = 'net_0' ORDER BY ALL LIMIT 2"
+    said, out = wall(command, explored, f"SELECT image_index, probe, parameters, confidence FROM flip {which}")
+    assert said == f"{out}: 2 images\n"
+    images = open_image_set(explored / "images.set")
+    rows = ask(explored / "results.duckdb", f"SELECT image_index, probe, parameters::VARCHAR FROM flip {which}")
+    digests = dict(ask(explored / "results.duckdb", "SELECT parameters::VARCHAR, digest FROM condition"))
+    conditions = Conditions()
+    for number, (index, probe, parameters) in enumerate(rows):
+        left = number * (2 * TILE + 2 * GAP)
+        np.testing.assert_array_equal(tile(out, left), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
+        (made,) = conditions.apply(images, [index], conditions.find(probe, parameters, digests[parameters]), 3)
+        np.testing.assert_array_equal(tile(out, left + TILE), drawn(made))
+
+
+def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path) -> None:
+    query = "SELECT path, probe, parameters FROM image, condition WHERE probe = 'blur' ORDER BY path LIMIT 3"
+    said, out = wall(command, explored, query)
+    assert said == "bandlens: blur is a probe of one's own; name the study file that has it\n"
+    assert not out.exists()
+    said, out = wall(command, explored, query, "--study", str(explored / "small.toml"))
+    assert said == f"{out}: 3 images\n"
+
+
+def test_the_first_of_many(command: Command, explored: Path) -> None:
+    said, out = wall(command, explored, "SELECT image_index FROM prediction")
+    rows = ask(explored / "results.duckdb", "SELECT count(*) FROM prediction")[0][0]
+    assert said == f"{out}: 240 images, the first of {rows:,} rows\n"
+
+
+def test_images_of_a_study_with_a_limit(command: Command, limited: Path) -> None:
+    """Its image_index counts the images that were drawn; the set beside it has all."""
+    images, database = open_image_set(limited / "images.set"), limited / "results.duckdb"
+    where = "WHERE probe = 'critical_band' AND noise_sd = 0.16 AND frequency = 2 ORDER BY image_index"
+    query = f"SELECT {{}}, probe, parameters FROM prediction JOIN study_detail USING (cell) {where}"
+    said, out = wall(command, limited, query.format("image_index"))
+    assert said == f"{out}: 5 images\n"
+    paths = [path for (path,) in ask(database, "SELECT path FROM image ORDER BY image_index")]
+    assert paths != images.paths[:5]
+    ((parameters, digest),) = ask(
+        database, "SELECT parameters::VARCHAR, digest FROM condition WHERE noise_sd = 0.16 AND frequency = 2"
+    )
+    conditions = Conditions()
+    condition = conditions.find("critical_band", parameters, digest)
+    for number, path in enumerate(paths):
+        left, index = number * (2 * TILE + 2 * GAP), images.paths.index(path)
+        np.testing.assert_array_equal(tile(out, left), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
+        (made,) = conditions.apply(images, [index], condition, 2)
+        np.testing.assert_array_equal(tile(out, left + TILE), drawn(made))
+
+
+def test_an_index_in_two_selections_is_no_image(command: Command, limited: Path, tmp_path: Path) -> None:
+    shutil.copytree(limited, tmp_path, dirs_exist_ok=True)
+    assert command("run", make_study(tmp_path, name="all"), "--db", tmp_path / "results.duckdb").code == 0
+    said, _ = wall(command, tmp_path, "SELECT 0 AS image_index")
+    assert said == (
+        "bandlens: the database has results on 2 selections of the images of images, each with an image_index of "
+        "its own; select path, too\n"
+    )
+    said, out = wall(command, tmp_path, "FROM flip LIMIT 3")
+    assert said == f"{out}: 3 images\n"
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (
+            "SELECT 1 AS x",
+            "the query has neither image_index nor path, which say what images to show; select one",
+        ),
+        ("SELECT image_index FROM image WHERE false", "the query has no rows, so there is nothing to show"),
+        ("SELECT 40 AS image_index", "row 1 of the query is of no image of images; show another set"),
+        ("SELECT 'no.png' AS path", "row 1 of the query is of no image of images; show another set"),
+        (
+            "SELECT 'else' AS image_set, 0 AS image_index",
+            "the query has images of else, and this set is images; add a WHERE image_set",
+        ),
+        (
+            "SELECT 0 AS image_index, 'lowpass' AS probe, '{\"cutoff\": 0.77}' AS parameters",
+            'the database has no results of lowpass {"cutoff": 0.77} on images',
+        ),
+    ],
+)
+def test_what_is_no_wall(command: Command, explored: Path, query: str, message: str) -> None:
+    said, out = wall(command, explored, query)
+    assert said == f"bandlens: {message}\n"
+    assert not out.exists()

@@ -1,0 +1,114 @@
+"""The atlas in a report: one's own models as points among published ones, by measured or published accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+from reported import GRID, add_metrics, make_database
+
+from bandlens.analysis.charts.style import INK
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.analysis.published.imports import read_import
+from bandlens.analysis.published.sources import sources
+from bandlens.app.report.atlas import atlas_section
+from bandlens.app.report.data import ReportData, read_data
+from bandlens.app.report.sections import Figure
+from bandlens.records import Model
+
+
+def figures(database: Path) -> dict[str, Figure]:
+    found = read_data(database)
+    assert isinstance(found, ReportData)
+    return {figure.name: figure for figure in atlas_section(found).figures}
+
+
+def layers(figure: Figure, kind: str) -> list[list[dict[str, Any]]]:
+    """The rows of all layers of a mark, panel by panel."""
+    found = []
+    for panel in figure.panels.values():
+        spec = panel.to_dict()
+        for layer in spec["layer"]:
+            mark = layer["mark"]["type"] if isinstance(layer["mark"], dict) else layer["mark"]
+            if mark == kind and layer["mark"].get("color"):
+                data = layer.get("data") or spec["data"]
+                found.append(data.get("values") or spec["datasets"][data["name"]])
+    return found
+
+
+def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not(tmp_path: Path) -> None:
+    """resnet50.tv_in1k has 76.156 % in timm's results-imagenet.csv."""
+    images, path = image_set(120, name="photographs", labels=[0] * 120), tmp_path / "results.duckdb"
+    known = Model(
+        **{slot: getattr(model("mine"), slot) for slot in Model.__slots__} | {"weights_sha256": "0676ba61" * 8}
+    )
+    parts = [
+        part(cell(images, of, by=by), [int(k % 3 == 0) for k in range(120)], [int(k % 3 == 0) for k in range(120)])
+        for by in (known, model("other"))
+        for of in GRID
+    ]
+    with open_store(path) as store:
+        store_study(store, "s", images, parts)
+        compute_measures(store, "s", Options(100))
+    figure = figures(path)["atlas-biases"]
+    points, lines = layers(figure, "point"), layers(figure, "rule")
+    assert len(figure.panels) == len(points) == len(lines) == 2  # no cue conflicts, so no shape bias
+    assert {(row["model"], row["imagenet"], row["imagenet_is"]) for rows in points for row in rows} == {
+        ("mine", 76.156, "published")
+    }
+    assert {row["model"] for rows in lines for row in rows} == {"other"}
+    assert "atlas-networks" not in figures(path)
+    table = figure.table.select("metric", "state").unique()
+    flat = table.filter(pl.col("metric").str.starts_with("critical_"))
+    assert flat["state"].to_list() == ["degenerate"] * 3, "all accuracies are equal; no mark, but rows of the table"
+    assert "degenerate fits" in figure.caption
+
+
+def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
+    images, path = image_set(120, name="photographs", labels=[0] * 120), tmp_path / "results.duckdb"
+    wrong = [int(k % 3 == 0) for k in range(120)]
+    by = model("resnet50.a1_in1k")
+    with open_store(path) as store:
+        store_study(store, "s", images, [part(cell(images, of, by=by), wrong, wrong) for of in GRID])
+        compute_measures(store, "s", Options(100))
+        store.execute("UPDATE measure_value SET state = 'doubtful' WHERE metric = 'high_frequency_bias'")
+    fills = {
+        title: [layer["mark"]["fill"] for layer in panel.to_dict()["layer"] if layer["mark"].get("shape") == "diamond"]
+        for title, panel in figures(path)["atlas-biases"].panels.items()
+    }
+    assert fills == {"low_frequency_bias": [INK], "high_frequency_bias": ["white"]}
+
+
+def test_with_the_critical_band_imported_its_networks_are_points_too(tmp_path: Path, shared: Path) -> None:
+    path = tmp_path / "results.duckdb"
+    make_database(path, 2)
+    add_metrics(path)
+    source = sources()["critical-band"]
+    with open_store(path) as store:
+        store.write_source(source.name, *read_import(source, shared / "published/atlas/critical_band"))
+    figure = figures(path)["atlas-networks"]
+    titles = [panel.to_dict()["layer"][0]["encoding"]["x"]["field"] for panel in figure.panels.values()]
+    assert len(titles) == 6
+    assert {"critical_bandwidth_raw", "psychometric_bandwidth"} <= set(titles)
+    spec = next(iter(figure.panels.values())).to_dict()
+    [networks] = [rows for rows in spec["datasets"].values() if len(rows) == 60]
+    assert all(50 < row["imagenet"] < 95 for row in networks)
+
+
+def test_measured_accuracy_goes_before_the_published_one(tmp_path: Path) -> None:
+    images = image_set(50_000, name="imagenet", labels=[0] * 50_000, benchmark="imagenet")
+    rank = [int(k % 4 == 0) for k in range(50_000)]
+    photographs = image_set(40, name="photographs", labels=[0] * 40)
+    net = model("resnet50.a1_in1k")
+    filters = [part(cell(photographs, of, by=net), [0] * 40, [0] * 40) for of in GRID if of.probe != "critical_band"]
+    path = tmp_path / "results.duckdb"
+    with open_store(path) as store:
+        store_study(store, "s", [images, photographs], [part(cell(images, condition(), by=net), rank, rank), *filters])
+        compute_measures(store, "s", Options(100))
+    [*_, rows] = layers(figures(path)["atlas-biases"], "point")
+    assert [(row["imagenet"], row["imagenet_is"]) for row in rows] == [(pytest.approx(75), "measured")]

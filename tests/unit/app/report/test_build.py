@@ -1,0 +1,275 @@
+"""The report as a file: what is in it, what is escaped, and what it says where there is nothing to show."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_up_results import cell, condition, image_set, part, store_study
+from reported import GRID, HOSTILE, add_metrics, make_database
+from typer.testing import CliRunner
+
+from bandlens.analysis.database.open import open_store
+from bandlens.app.commands.report import report
+from bandlens.app.report.build import write_report
+from bandlens.app.report.contact_sheet import contact_sheet
+from bandlens.app.report.page import safe_json
+from bandlens.errors import StoreError, UnknownName, UsageError
+from bandlens.version import __version__
+
+
+class Page(HTMLParser):
+    """What a browser would make of the file: its elements, and its text by section."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.sections: dict[str, str] = {}
+        self.scripts: list[str] = []
+        self._section, self._inside = "", ""
+        self.html = file.read_text(encoding="utf-8")
+        self.feed(self.html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        self._inside = tag
+        if tag == "section":
+            self._section = str(dict(attrs)["id"])
+        if tag == "script":
+            self.scripts.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+        if tag == "section":
+            self._section = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.scripts[-1] += data
+        elif self._section:
+            self.sections[self._section] = self.sections.get(self._section, "") + data
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def page_of(db: Path, **options: str) -> Page:
+    out = db.with_suffix(".html")
+    write_report(db, out, **options)  # type: ignore[arg-type]
+    return Page(out)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("report") / "results.duckdb"
+    make_database(path, 5)
+    add_metrics(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(many: Path) -> Page:
+    return page_of(many)
+
+
+def test_it_is_one_small_file_that_loads_nothing(page: Page) -> None:
+    assert len(page.html.encode()) < 3e6
+    loaded = [a.get("src") or a.get("href") for tag in ("img", "script", "link", "iframe") for a in page.named(tag)]
+    assert all(address is None or address.startswith("data:image/jpeg;base64,") for address in loaded)
+    assert all(str(a["href"]).startswith("#") for a in page.named("a"))
+    (policy,) = [a["content"] for a in page.named("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert str(policy).startswith("default-src 'none';")
+    assert "unsafe-inline" not in str(policy).split("style-src")[0]
+
+
+def test_it_can_be_read_without_seeing_it(page: Page) -> None:
+    assert page.named("html") == [{"lang": "en"}]
+    assert all(a.get("alt") for a in page.named("img"))
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {str(a["href"]).removeprefix("#") for a in page.named("a")} <= set(ids)
+    assert len(page.named("figure")) == len([a for a in page.named("details") if a.get("class") == "data"]) - 1
+    specs = json.loads(page.scripts[0])
+    assert all(spec["description"] for spec in specs.values())
+
+
+def test_everything_has_its_section(page: Page) -> None:
+    assert list(page.sections) == [
+        "overview", "accuracy", "curves", "critical-band", "numbers", "correlations", "measures",
+        "conditions", "study", "published", "atlas", "provenance",
+    ]  # fmt: skip
+    assert "33,000" in page.sections["overview"]
+    assert "Of 72 correlations, 40 have p < 0.05" in page.sections["study"]
+    assert "Your 5 models" in page.sections["correlations"]
+    assert "results of timm models" in page.sections["atlas"]
+    assert "shape biasimagenet-r-0.010.750.330.920.71" in page.sections["atlas"]
+    assert "Your models among the study's" in page.sections["atlas"]
+    assert "blur on photographs" in page.sections["curves"]
+    assert "expected calibration error on photographs" in page.sections["measures"]
+    assert "your own blur" in page.sections["conditions"]
+    for fact in ("a processor", "onnxruntime 1", "fp32", 'name = "many"', "120"):
+        assert fact in page.sections["provenance"]
+
+
+def test_the_footer_says_how_to_cite_this_version(page: Page) -> None:
+    assert "@software{bandlens, author = {{The bandlens maintainers}}" in page.html
+    assert f"version = {{{__version__}}}" in page.html
+
+
+def test_a_hostile_name_is_text(page: Page) -> None:
+    assert len(page.scripts) == 3
+    assert "alert(1)" not in page.scripts[1] + page.scripts[2]
+    assert HOSTILE in page.sections["accuracy"]
+    specs = json.loads(page.scripts[0])
+    assert any(HOSTILE in json.dumps(spec, ensure_ascii=False).replace('\\"', '"') for spec in specs.values())
+    assert {"data-pick": HOSTILE, "type": "button", "aria-pressed": "false"} in page.named("button")
+
+
+@pytest.mark.parametrize("text", [HOSTILE, "</SCRIPT >", "<!--", "]]>", "\u2028", "&lt;"])
+def test_no_text_ends_the_script_that_holds_it(text: str) -> None:
+    assert json.loads(safe_json({"a": text})) == {"a": text}
+    assert not re.search("[<>&]", safe_json({"a": text}))
+
+
+def test_a_database_without_a_study(tmp_path: Path) -> None:
+    with open_store(tmp_path / "empty.duckdb"):
+        pass
+    page = page_of(tmp_path / "empty.duckdb")
+    assert list(page.sections) == ["overview", "conditions", "study", "published", "atlas"]
+    assert "empty.duckdb holds no study yet" in page.sections["overview"]
+    with pytest.raises(UsageError, match="holds no study, so there is nothing to compare"):
+        page_of(tmp_path / "empty.duckdb", against="a@1")
+    with pytest.raises(UnknownName, match="unknown study 'a'"):
+        page_of(tmp_path / "empty.duckdb", study="a")
+
+
+def test_one_model_and_no_metrics(tmp_path: Path) -> None:
+    make_database(tmp_path / "one.duckdb", 1, GRID)
+    page = page_of(tmp_path / "one.duckdb")
+    assert "Your own models: many@1: 1 model, and a correlation needs 4" in page.sections["correlations"]
+    for section in ("critical-band", "numbers"):
+        assert "run `bandlens analyze --db one.duckdb`" in page.sections[section]
+
+
+def test_no_cell_is_complete(tmp_path: Path) -> None:
+    images = image_set(20)
+    with open_store(tmp_path / "begun.duckdb") as store:
+        half = part(cell(images), [1] * 10)
+        store_study(store, "begun", images, [half])
+    page = page_of(tmp_path / "begun.duckdb")
+    assert "0 of 1 cell are complete" in page.sections["overview"]
+    assert "None of 1 cell is complete yet" in page.sections["accuracy"]
+    assert "curves" not in page.sections
+
+
+@pytest.mark.parametrize(
+    ("probe", "settings", "title"),
+    [
+        ("fourier", [{"row": 0, "column": 1}, {"row": 2, "column": -3}], "cycles across"),
+        ("fourier_bin", [{"octave": 0, "orientation": 45.0}, {"octave": 4, "orientation": 0.0}], "octave, from"),
+    ],
+)
+def test_waves_are_drawn_as_a_map_for_each_norm(
+    tmp_path: Path, probe: str, settings: list[dict[str, float]], title: str
+) -> None:
+    images = image_set(20, labels=[0] * 20)
+    waves = [condition(probe, **setting, norm=norm) for norm in (4.0, 15.7) for setting in settings]
+    with open_store(tmp_path / "waves.duckdb") as store:
+        parts = [part(cell(images, one), [0] * 20, [k // 3] * 20) for k, one in enumerate([condition(), *waves])]
+        store_study(store, "waves", images, parts)
+    specs = json.loads(page_of(tmp_path / "waves.duckdb").scripts[0]).values()
+    maps = [json.dumps(spec) for spec in specs if spec["description"].startswith(probe.replace("_", " ") + " on")]
+    for spec, norm, error in zip(maps, ("4", "15.7"), ("0.0", "1.0"), strict=True):
+        assert title in spec
+        assert f", norm={norm}" in spec
+        assert spec.count(f'"top1": {error}') == spec.count('"top1": ') > 0
+
+
+def test_clean_images_only(tmp_path: Path) -> None:
+    make_database(tmp_path / "clean.duckdb", 4, [condition()])
+    page = page_of(tmp_path / "clean.duckdb")
+    assert "Your own models: many@1: no metrics; run `bandlens analyze" in page.sections["correlations"]
+    for section in ("curves", "critical-band"):
+        assert "No complete cell under" in page.sections[section]
+
+
+def test_groups_of_benchmarks_have_a_figure_and_their_notes(tmp_path: Path) -> None:
+    path = tmp_path / "groups.duckdb"
+    conflict = image_set(
+        40, labels=[0] * 40, schemes={"texture": [[1]] * 40}, name="conflict", benchmark="cue-conflict"
+    )
+    sketch = image_set(40, labels=[0] * 40, name="sketch", benchmark="imagenet-sketch")
+    imagenet = image_set(40, labels=[0] * 40, name="imagenet", benchmark="imagenet")
+    pgd = condition("pgd_linf", eps=0.5 / 255, step=2 / 255, steps=40)
+    cells = [cell(images, of) for images, of in ((conflict, None), (sketch, None), (imagenet, None), (imagenet, pgd))]
+    with open_store(path) as store:
+        predicted = [k % 3 for k in range(40)]
+        store_study(store, "many", [conflict, sketch, imagenet], [part(one, predicted, predicted) for one in cells])
+    add_metrics(path)
+    page = page_of(path)
+    assert "incomplete: imagenet-r is missing, stylized is missing" in page.sections["accuracy"]
+    assert "40 of 50,000 images" in page.sections["accuracy"]
+    assert "Every number on conflict" in page.sections["numbers"]
+    described = [spec["description"] for spec in json.loads(page.scripts[0]).values()]
+    assert {"Generalization: Adversarial", "Generalization: Concepts", "Every number on conflict: shape bias"} <= {
+        *described
+    }
+
+
+def test_what_changed_between_two_databases(many: Path, tmp_path: Path) -> None:
+    make_database(tmp_path / "better.duckdb", 5, GRID, shift=0.1)
+    page = page_of(tmp_path / "better.duckdb", against=str(many))
+    changes = page.sections["changes"]
+    assert "0 cells of one and the same predictions, 260 others to compare; 0 only in this study, 15 only in" in changes
+    assert re.search(r"the largest difference is \+\d+\.\d \[\+\d+\.\d, \+\d+\.\d\] points", changes)
+    assert page.sections["changes"].count("critical_band") == 5 * 29
+
+
+def test_what_changed_between_two_versions(tmp_path: Path) -> None:
+    images = image_set(20, labels=[0] * 20)
+    file = tmp_path / "versions.duckdb"
+    with open_store(file) as store:
+        store_study(store, "a", images, [part(cell(images), [0] * 20, [0] * 20)])
+        more = [part(cell(images, condition("lowpass", cutoff=0.1)), [1] * 20, [1] * 20)]
+        store_study(store, "a", images, [part(cell(images), [0] * 20, [0] * 20), *more])
+    changes = page_of(file, against="a@1").sections["changes"]
+    assert "1 cell of one and the same predictions, 0 others to compare; 1 only in this study, 0 only in" in changes
+    with pytest.raises(UsageError, match="a@2 would be compared with itself"):
+        page_of(file, against="a")
+    with pytest.raises(UnknownName, match=r"did you mean a@2 or a@1|unknown study 'a@3'"):
+        page_of(file, against="a@3")
+    with pytest.raises(UsageError, match=r"no results database at nowhere\.duckdb"):
+        page_of(file, against="nowhere.duckdb")
+
+
+def test_wrong_use_is_one_line(many: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(UsageError, match=r"cannot write .*file/r.html: .*; name another file with --out"):
+        write_report(many, file / "r.html")
+    with pytest.raises(UsageError, match=r"cannot make .*; name another folder with --figures"):
+        write_report(many, tmp_path / "r.html", figures=file)
+    with pytest.raises(UnknownName, match="unknown study 'mani'; did you mean many"):
+        write_report(many, tmp_path / "r.html", study="mani")
+    with pytest.raises(StoreError, match="is not a DuckDB database"):
+        write_report(file, tmp_path / "r.html")
+
+
+def test_the_command_says_what_it_wrote(many: Path, tmp_path: Path) -> None:
+    import typer
+
+    app = typer.Typer()
+    app.command()(report)
+    result = CliRunner().invoke(app, ["--db", str(many), "--out", str(tmp_path / "r.html")])
+    assert result.exit_code == 0, result.output
+    assert re.search(r"r.html: 12 sections, \d+ charts, \d(\.\d+)? MB", result.output)
+
+
+def test_the_contact_sheet_is_small_and_shows_the_grid() -> None:
+    section = contact_sheet(None, None)
+    tiles = [tile for row in section.tiles.values() for tile in row]
+    assert len(tiles) == 52
+    assert sum(len(tile.source) for tile in tiles) < 400_000

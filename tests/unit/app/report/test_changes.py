@@ -1,0 +1,88 @@
+"""What changed between two studies: the same numbers as those of `compare` and of a gate."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_results import cell, condition, image_set, part, store_study
+
+from bandlens.analysis.comparison.cells import Run, compare_cells
+from bandlens.analysis.comparison.gate import gate_cells
+from bandlens.analysis.comparison.verdicts import Limits
+from bandlens.analysis.database.open import open_store
+from bandlens.app.report.changes import changes, changes_section
+from bandlens.app.report.data import read_data
+from bandlens.errors import UsageError
+
+N = 400
+CONDITIONS = [condition(), *(condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.3, 0.5))]
+
+
+@pytest.fixture(params=[True, False], ids=["labels", "no labels"])
+def database(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A study in fp32 and one in int8, which is much worse under one condition, and by an image under another."""
+    images = image_set(N, labels=[0] * N if request.param else None, clusters=np.arange(N) // 2)
+    rng, path = np.random.default_rng(0), tmp_path / "results.duckdb"
+    studies: dict[str, list[object]] = {"fp32": [], "int8": []}
+    for of, flipped in zip(CONDITIONS, (0, 1, 100, 3), strict=True):
+        trusted = (rng.random(N) < (0.3 if of.parameters else 0.1)).astype(int)
+        other = trusted.copy()
+        other[rng.permutation(N)[:flipped]] ^= 1
+        for precision, rank in (("fp32", trusted), ("int8", other)):
+            ranks = rank if request.param else None
+            studies[precision].append(part(cell(images, of, precision=precision), rank, ranks))
+    with open_store(path) as store:
+        for name, parts in studies.items():
+            store_study(store, name, images, parts)
+        pairs = [(a.cell, b.cell) for a, b in zip(*studies.values(), strict=True)]
+        gate_cells(store, pairs, Limits())
+    return path
+
+
+def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
+    with open_store(database, read_only=True) as store:
+        found = compare_cells(Run(store, "fp32@1"), Run(store, "int8@1"))
+        gates = store.frame("FROM gate ORDER BY probe, cutoff")
+    cells = found.cells.sort("probe", "parameters")
+    for name in ("lost", "gained", "difference", "low", "high", "p"):
+        assert gates[name].to_list() == cells[name].to_list(), name
+    assert (gates["flips"] * N).round().to_list() == cells["changed"].to_list()
+    results = read_data(database, "int8")
+    assert results is not None
+    rows = changes(found, results.conditions).sort("probe", "condition")
+    compared = cells.drop_nulls("difference")
+    for name in ("difference", "low", "high"):
+        assert rows[name].to_list() == pytest.approx((100 * compared[name]).to_list()), name
+    for name in ("lost", "gained", "p_holm"):
+        assert rows[name].to_list() == compared[name].to_list(), name
+    assert compared["difference"].ne(0).sum() > compared["p_holm"].lt(0.05).sum() == 1
+    assert rows.filter("differs")["condition"].to_list() == ["cutoff=0.3"]
+
+
+def test_the_section_counts_what_differs_by_the_test_and_shows_intervals(database: Path) -> None:
+    results = read_data(database, "int8")
+    assert results is not None
+    section = changes_section(results, "fp32")
+    assert "1 differ in accuracy (p < 0.05 after Holm's correction); the largest difference is " in section.text[0]
+    [figure] = section.figures
+    assert {"low", "high", "p_holm"} <= set(figure.table.columns)
+    drawn = [row for panel in figure.panels.values() for rows in panel.to_dict()["datasets"].values() for row in rows]
+    assert [row["condition"] for row in drawn if row["differs"]] == ["cutoff=0.3"]
+    assert all(row["low"] <= row["difference"] <= row["high"] for row in drawn)
+
+
+def test_what_to_compare_with_is_a_study_unless_it_is_a_file_or_called_as_one(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(database.parent)
+    (database.parent / "fp32").mkdir()
+    results = read_data(database, "int8")
+    assert results is not None
+    assert changes_section(results, "fp32").title == "What changed against fp32@1"
+    assert changes_section(results, str(shutil.copy(database, "other"))).title == "What changed against int8@1 of other"
+    for name in ("gone.db", "gone.duckdb"):
+        with pytest.raises(UsageError, match=f"no results database at {name}"):
+            changes_section(results, name)

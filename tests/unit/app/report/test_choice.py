@@ -1,0 +1,119 @@
+"""Which models are drawn: no more than there is room for, of every category, from the least accurate to the most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study, store_values
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.app.report.accuracy import curves_section
+from bandlens.app.report.atlas import atlas_section
+from bandlens.app.report.band import numbers_section
+from bandlens.app.report.choice import MOST, choose
+from bandlens.app.report.conditions import conditions_section
+from bandlens.app.report.consistency import consistency_section
+from bandlens.app.report.data import ReportData, read_data
+from bandlens.app.report.sections import Section
+
+UNSEEN = 30
+"""Of 61 models by accuracy, the one that is left out of the choice."""
+
+
+def models(*sizes: int) -> pl.DataFrame:
+    """So many models of each category, whose accuracies are in no order."""
+    category = np.repeat([f"category {k}" for k in range(len(sizes))], sizes)
+    accuracy = np.random.default_rng(0).permutation(len(category)) / len(category)
+    return pl.DataFrame(
+        {"checkpoint": [f"net{k}" for k in range(len(category))], "category": category, "accuracy": accuracy}
+    )
+
+
+def test_few_are_all_drawn() -> None:
+    assert choose(models(20, 28)) == sorted(f"net{k}" for k in range(MOST))
+
+
+def test_of_many_each_category_has_its_share_and_its_ends() -> None:
+    every = models(600, 300, 99, 1)
+    chosen = every.filter(pl.col("checkpoint").is_in(choose(every)))
+    assert len(chosen) == MOST
+    assert chosen.group_by("category").len().sort("category")["len"].to_list() == [28, 14, 5, 1]
+    for name in ("category 0", "category 1", "category 2"):
+        both = [rows.filter(category=name)["accuracy"] for rows in (every, chosen)]
+        assert (both[0].min(), both[0].max()) == (both[1].min(), both[1].max())
+
+
+def test_more_categories_than_places() -> None:
+    assert len(choose(models(*[2] * 60))) == MOST
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+    """61 models under two probes, one of them on images of its own; people saw the others, and one of the probes."""
+    path, random, n = tmp_path_factory.mktemp("many") / "results.duckdb", np.random.default_rng(0), 61
+    shown = [("c05", "c30")[k % 2] for k in range(n)]
+    paths = [f"dnn/session-1/{k:04d}_cop_dnn_{one}_bear_10_n0_{k}.png" for k, one in enumerate(shown)]
+    about = {"labels": [1] * n, "decision_space": "sixteen"}
+    common, own = (
+        image_set(n, name="common", paths=paths, benchmark="contrast", **about),
+        image_set(n, name="own", **about),
+    )
+    parts = []
+    for k in range(n):
+        for one in (condition(), condition("lowpass", cutoff=0.5), condition("contrast", contrast=0.3)):
+            rank = random.permutation(np.arange(n) < k).astype(int)
+            parts.append(part(cell(own if k == UNSEEN else common, one, by=model(f"net{k}")), 1 + rank, rank))
+    trials = pl.DataFrame(
+        {
+            "stimulus_set": "contrast",
+            "condition": shown,
+            "subject": "subject-01",
+            "session": 1,
+            "trial": range(n),
+            "image": [f"n0_{k}.png" for k in range(n)],
+            "category": "bear",
+            "response": "bear",
+        }
+    )
+    with open_store(path) as store:
+        store_study(store, "s", [common, own], parts)
+        store.write_source("humans", store.frame("FROM published_value"), trials)
+        compute_measures(store, "s", Options(100))
+        bias = {"metric": "low_frequency_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
+        ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"
+        store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
+    found = read_data(path)
+    assert found
+    assert len(found.drawn) == MOST
+    assert f"net{UNSEEN}" not in found.drawn
+    return found
+
+
+@pytest.mark.parametrize(
+    "section", [curves_section, numbers_section, conditions_section, consistency_section, atlas_section]
+)
+def test_charts_are_of_the_choice_and_their_tables_of_all(
+    results: ReportData, section: Callable[[ReportData], Section]
+) -> None:
+    found, models = section(results), set(results.checkpoints["name"])
+    assert set(results.choice) <= set(found.text)
+    assert found.figures
+    panels = [panel.to_dict() for figure in found.figures for panel in figure.panels.values()]
+    rows = [row for panel in panels for some in panel["datasets"].values() for row in some]
+    assert {row[name] for row in rows for name in ("model", "subject") if name in row} & models == set(results.drawn)
+    tables = [figure.table for figure in found.figures]
+    columns = [table[name] for table in tables for name in ("checkpoint", "subject") if name in table.columns]
+    assert set(pl.concat(columns)) >= models
+
+
+def test_images_of_models_that_are_not_drawn_have_their_table(results: ReportData) -> None:
+    for section in (curves_section, conditions_section, numbers_section):
+        figures = [figure for figure in section(results).figures if figure.title.endswith(" on own")]
+        assert figures
+        for figure in figures:
+            assert (dict(figure.panels), set(figure.table["checkpoint"])) == ({}, {f"net{UNSEEN}"})

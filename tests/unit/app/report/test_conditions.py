@@ -1,0 +1,103 @@
+"""The section of curves of every measure: what is drawn over what, and the table beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, condition, image_set, part, store_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+from bandlens.app.report.conditions import conditions_section
+from bandlens.app.report.data import ReportData, read_data
+from bandlens.app.report.sections import Figure
+
+NOISE = [condition("critical_band", noise_sd=sd, frequency=f) for sd in (0.04, 0.16) for f in (1, 3, 5)]
+SETTINGS = [
+    condition(),
+    condition("critical_band", noise_sd=0.0),
+    *(condition("lowpass", cutoff=c) for c in (0.1, 0.5)),
+    *NOISE,
+    *(condition("blur", sigma=sigma) for sigma in (1, 2)),
+]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
+    """Cue conflicts, 60 of them, under filters, noise in bands, and a probe of one's own."""
+    path = tmp_path_factory.mktemp("measures") / "results.duckdb"
+    rng = np.random.default_rng(0)
+    images = image_set(60, labels=[0] * 60, schemes={"texture": [[1]] * 60}, name="conflicts")
+    parts = [part(cell(images, one), named := rng.integers(0, 3, 60), named) for one in SETTINGS]
+    with open_store(path) as store:
+        store_study(store, "s", images, parts)
+        compute_measures(store, "s", Options(100))
+    found = read_data(path)
+    assert found
+    return found
+
+
+def figures(results: ReportData) -> dict[str, Figure]:
+    return {figure.title: figure for figure in conditions_section(results).figures}
+
+
+def drawn(panel: Any) -> list[dict[str, Any]]:
+    [rows] = panel.to_dict()["datasets"].values()
+    return list(rows)
+
+
+def test_each_metric_is_a_figure_and_each_probe_and_level_a_panel(results: ReportData) -> None:
+    found = figures(results)
+    titles = ("shape bias", "cue accuracy", "confidence", "error consistency with clean")
+    assert {f"{name} on conflicts" for name in titles} <= set(found)
+    assert "accuracy on conflicts" not in found, "accuracy has a section of curves for itself"
+    panels = {name: panel.to_dict() for name, panel in found["shape bias on conflicts"].panels.items()}
+    across = {title: spec["layer"][-1]["encoding"]["x"]["field"] for title, spec in panels.items()}
+    assert across == {
+        "lowpass": "cycles",
+        "critical band, noise_sd=0.04": "cycles",
+        "critical band, noise_sd=0.16": "cycles",
+        "blur": "x",
+    }
+
+
+def test_a_curve_has_the_numbers_of_the_view_and_the_clean_one_beside_it(results: ReportData) -> None:
+    figure = figures(results)["shape bias on conflicts"]
+    view = results.condition_metrics.filter(metric="shape_bias")
+    (clean,) = view.filter(probe="clean")["value"]
+    panel = figure.panels["lowpass"]
+    wanted = view.filter(probe="lowpass").select("cycles", "value", "low", "high").sort("cycles").rows()
+    found = drawn(panel)
+    assert [row["cycles"] for row in found] == [11, 56]
+    for row, numbers in zip(found, wanted, strict=True):
+        assert (row["cycles"], row["top1"], row["low"], row["high"]) == pytest.approx(numbers, rel=1e-5)
+        assert row["clean_top1"] == pytest.approx(clean, rel=1e-5)
+    assert set(figure.table["probe"]) == {"lowpass", "critical_band", "blur"}
+    assert figure.table["difference_low"].is_not_null().all()
+
+
+def test_a_consistency_has_no_line_of_the_clean_images(results: ReportData) -> None:
+    """It is that with the clean images; and it may be below 0."""
+    figure = figures(results)["error consistency with clean on conflicts"]
+    lowest = results.condition_metrics.filter(metric="clean_error_consistency").select(pl.col("low").min()).item()
+    for panel in figure.panels.values():
+        spec = panel.to_dict()
+        assert all(row["clean_top1"] is None for row in drawn(panel))
+        assert len(spec["layer"]) == 3
+        assert spec["layer"][-1]["encoding"]["y"]["scale"]["domain"][0] == min(0, lowest)
+
+
+def test_a_study_of_clean_images_says_so(tmp_path: Path) -> None:
+    images = image_set(30, labels=[0] * 30)
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images), [0] * 30, [0] * 30)])
+        compute_measures(store, "s", Options(100))
+    found = read_data(tmp_path / "results.duckdb")
+    assert found
+    section = conditions_section(found)
+    assert (section.figures, section.text) == ([], ["No complete cell with a perturbation yet."])

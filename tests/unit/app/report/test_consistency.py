@@ -1,0 +1,109 @@
+"""The report's section on errors: every two subjects on each image set, and models beside people by condition."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.measures.error_consistency import write_consistencies
+from bandlens.app.report.consistency import consistency_section
+from bandlens.app.report.data import ReportData, read_data
+
+CONDITIONS = ("c100", "c05", "c30")
+
+
+def database(path: Path, people: bool) -> ReportData:
+    names = [f"dnn/session-1/{k:04d}_cop_dnn_{CONDITIONS[k % 3]}_bear_10_n0_{k}.png" for k in range(60)]
+    images = image_set(60, name="shown", labels=[1] * 60, paths=names, benchmark="contrast", decision_space="sixteen")
+    random = np.random.default_rng(0)
+    parts = []
+    for name in ("one", "two"):
+        rank = (random.random(60) < 0.4).astype(int)
+        parts.append(part(cell(images, condition(), by=model(name)), 1 + rank, rank))
+    trials = pl.DataFrame(
+        {
+            "stimulus_set": "contrast",
+            "condition": [CONDITIONS[k % 3] for k in range(60)] * 2,
+            "subject": ["subject-01"] * 60 + ["subject-02"] * 60,
+            "session": 1,
+            "trial": list(range(60)) * 2,
+            "image": [f"n0_{k}.png" for k in range(60)] * 2,
+            "category": "bear",
+            "response": ["bear" if draw < 0.7 else "cat" for draw in random.random(120)],
+        }
+    )
+    with open_store(path) as store:
+        store_study(store, "s", images, parts)
+        if people:
+            store.write_source("humans", store.frame("FROM published_value"), trials)
+        write_consistencies(store, ["contrast"], 100)
+    found = read_data(path)
+    assert found is not None
+    return found
+
+
+def test_models_and_people(tmp_path: Path) -> None:
+    results = database(tmp_path / "results.duckdb", people=True)
+    section = consistency_section(results)
+    kappas, conditions = section.figures
+    spec = next(iter(kappas.panels.values())).to_dict()
+    [tiles] = spec["datasets"].values()
+    assert len(tiles) == 6  # every two of four
+    table = section.tables[0].frame
+    assert len(table) == 6 * 3
+    mine = table.filter(first_subject="subject-01", second_subject="two")
+    [tile] = [tile for tile in tiles if (tile["first"], tile["second"]) == ("subject-01", "two")]
+    assert tile["kappa"] == pytest.approx(np.mean(mine["kappa"].to_numpy()), abs=1e-5)
+    assert (tile["low"], tile["n"]) == (None, 60)
+    curves = next(iter(conditions.panels.values())).to_dict()
+    assert curves["layer"][0]["encoding"]["x"]["sort"] == ["c05", "c30", "c100"]
+    rows = conditions.table
+    assert set(rows["subject"]) == {"humans", "one", "two"}
+    people = results.judged.filter(human=True, condition="c05")["top1"]
+    mean = rows.filter(subject="humans", condition="c05").row(0, named=True)
+    assert (mean["top1"], mean["low"], mean["high"]) == (people.mean(), people.min(), people.max())
+
+
+def test_models_alone(tmp_path: Path) -> None:
+    section = consistency_section(database(tmp_path / "results.duckdb", people=False))
+    assert [len(figure.panels) for figure in section.figures] == [1, 1]
+    assert set(section.figures[1].table["subject"]) == {"one", "two"}
+
+
+def test_people_stand_beside_models_under_the_same_probe(tmp_path: Path) -> None:
+    database(tmp_path / "results.duckdb", people=True)
+    images = image_set(40, name="mine", labels=[1] * 40, decision_space="sixteen")
+    rank = np.arange(40) % 4
+    with open_store(tmp_path / "results.duckdb") as store:
+        cells = [cell(images, condition("contrast", contrast=c), by=model("one")) for c in (0.05, 0.3, 1.0)]
+        other = cell(images, condition("grey_blend", alpha=0.2), by=model("one"))
+        store_study(store, "probed", images, [part(one, 1 + rank, rank) for one in (*cells, other)])
+    results = read_data(tmp_path / "results.duckdb", "probed")
+    assert results is not None
+    [figure] = consistency_section(results).figures
+    assert [panel.to_dict()["title"] for panel in figure.panels.values()] == ["contrast on mine"]
+    found = figure.table.pivot("subject", index="condition", values="top1").sort("condition")
+    assert found["condition"].to_list() == ["0.05", "0.3", "1"]
+    assert found["one"].to_list() == [0.25] * 3
+    people = results.human_probe.filter(human=True, setting=0.3)["top1"]
+    assert found["humans"][1] == people.mean()
+
+
+def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(tmp_path: Path) -> None:
+    database(tmp_path / "results.duckdb", people=True)
+    images = image_set(3, labels=[1] * 3, benchmark="contrast", paths=["0_c_dnn_c05_bear_1_n0_1.png", "a", "b"])
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "s", images, [part(cell(images, condition(), by=model("three")), [1] * 3, [0] * 3)])
+        write_consistencies(store, ["contrast"], 100)
+    earlier, newest = (read_data(tmp_path / "results.duckdb", label) for label in ("s@1", "s"))
+    assert earlier is not None
+    assert newest is not None
+    assert set(earlier.judged.filter(human=False)["subject"]) == {"one", "two"}
+    assert earlier.consistency.is_empty()
+    assert set(newest.judged.filter(human=False)["subject"]) == {"three"}
+    assert "three" in set(newest.consistency["second_subject"])

@@ -1,0 +1,165 @@
+"""Charts as files: one a panel, as wide as a journal's columns, with type that can be read there."""
+
+from __future__ import annotations
+
+import io
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+
+import altair as alt
+import numpy as np
+import polars as pl
+import pytest
+import vl_convert
+from made_up_results import cell, condition, image_set, part, store_study
+from PIL import Image
+from reported import HOSTILE, add_metrics, make_database
+
+from bandlens.analysis.charts.metrics import channel
+from bandlens.analysis.database.open import open_store
+from bandlens.app.report import build
+from bandlens.app.report.build import Written, write_report
+from bandlens.app.report.figures import ONE_COLUMN, printed, write_figures
+from bandlens.app.report.page import vega_lite_version
+from bandlens.app.report.sections import Figure, Section
+from bandlens.errors import UsageError
+
+MARGIN = 2
+"""Pixels around a chart that stay empty."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _without_scatter() -> Iterator[None]:
+    """Reports without the 24 scatter plots, whose pictures take the longest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, "scatter_section", lambda: Section("published", "", []))
+        yield
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("report")
+    make_database(folder / "results.duckdb", 5)
+    add_metrics(folder / "results.duckdb")
+    return write_report(folder / "results.duckdb", folder / "report.html", figures=folder / "figures")
+
+
+def pictures(written: Written) -> dict[str, ET.Element]:
+    return {file.stem: ET.parse(file).getroot() for file in written.figures if file.suffix == ".svg"}
+
+
+def texts(picture: ET.Element) -> list[ET.Element]:
+    return list(picture.iter("{http://www.w3.org/2000/svg}text"))
+
+
+def outside(svg: str) -> bool:
+    """Whether something was drawn in the margin, as what is wider than the picture would be."""
+    pixels = np.asarray(Image.open(io.BytesIO(vl_convert.svg_to_png(svg))).convert("L"))
+    inner = np.zeros(pixels.shape, bool)
+    inner[MARGIN:-MARGIN, MARGIN:-MARGIN] = True
+    return bool((pixels[~inner] < 255).any())
+
+
+def test_every_panel_has_its_files_and_a_row_of_the_index(written: Written) -> None:
+    stems = {ending: [file.stem for file in written.figures if file.suffix == ending] for ending in (".svg", ".pdf")}
+    index = pl.read_csv(written.figures[-1])
+    assert stems[".svg"] == stems[".pdf"] == index["file"].to_list()
+    assert len(index) == written.charts
+    assert len(list(written.figures[-1].parent.iterdir())) == len(written.figures)
+    told = dict(index.select("file", "title").rows())
+    assert told["filters-on-photographs-lowpass"] == "Filters on photographs: lowpass"
+    assert told["blur-on-photographs"] == "blur on photographs"
+    assert told["every-number-on-photographs-spectral-bias"] == "Every number on photographs: spectral bias"
+    assert index.filter(file="thresholds-on-photographs")["width_in"].item() == 7
+    assert index.filter(pl.col("file").str.starts_with("band-noise"))["width_in"].unique().to_list() == [3.5]
+
+
+def test_pictures_are_as_wide_as_columns_and_their_type_can_be_read(written: Written) -> None:
+    width = dict(pl.read_csv(written.figures[-1]).select("file", 72 * pl.col("width_in")).rows())
+    for name, picture in pictures(written).items():
+        assert picture.get("width") == f"{width[name]:g}pt"
+        across, down = map(float, str(picture.get("viewBox")).split()[2:])
+        point = width[name] / across
+        assert float(str(picture.get("height")).removesuffix("pt")) == pytest.approx(down * point)
+        sizes = {float(str(text.get("font-size")).removesuffix("px")) * point for text in texts(picture)}
+        assert min(sizes) >= 7 - 1e-9, name
+        assert max(sizes) <= 9, name
+    for file in written.figures:
+        if file.suffix == ".pdf":
+            [box] = re.findall(rb"/MediaBox *\[([^]]*)\]", file.read_bytes())
+            assert float(box.split()[2]) == pytest.approx(width[file.stem])
+
+
+def test_nothing_is_cut(written: Written) -> None:
+    drawn = pictures(written)
+    assert [name for name, picture in drawn.items() if any("…" in str(text.text) for text in texts(picture))] == []
+    assert [name for name, picture in drawn.items() if outside(ET.tostring(picture, encoding="unicode"))] == []
+    shown = [text.text for text in texts(drawn["filters-on-photographs-lowpass"])]
+    assert HOSTILE in shown
+
+
+def test_lines_of_titles_are_broken_where_the_picture_ends() -> None:
+    note = "the thresholds of all the bands are one and the same, as far as anybody can tell from so few images"
+    metrics = pl.DataFrame(
+        {
+            "checkpoint": "net",
+            "metric": ["critical_bandwidth", "critical_center_frequency"],
+            "value": None,
+            "low": None,
+            "high": None,
+            "state": "degenerate",
+            "note": note,
+        },
+        schema_overrides=dict.fromkeys(("value", "low", "high"), pl.Float64),
+    )
+    title = " ".join(["EFFICIENTNET_WIDE_AND_DEEP"] * 4)
+    panel = channel(metrics, title)
+    spec = printed(panel, Figure("one", "One", "", {"it": panel}, 2, metrics), ONE_COLUMN)
+    assert " ".join(spec["title"]["text"]) == title
+    assert " ".join(spec["title"]["subtitle"]) == f"× published: no channel, {note}"
+    assert not outside(vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()))
+
+
+def test_names_of_files_are_safe_and_different_whatever_a_probe_is_called(tmp_path: Path) -> None:
+    images = image_set(20, labels=[0] * 20)
+    probes = ["../../etc/pass wd", "etc pass_wd"]
+    named = [condition(), *(condition(probe, strength=strength) for probe in probes for strength in (1.0, 2.0))]
+    with open_store(tmp_path / "a.duckdb") as store:
+        store_study(store, "a", images, [part(cell(images, one), [0] * 20, [0] * 20) for one in named])
+    written = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=tmp_path / "figures")
+    assert {file.parent for file in written.figures} == {tmp_path / "figures"}
+    names = {file.name for file in written.figures}
+    assert {"etc-pass-wd-on-set.svg", "etc-pass-wd-on-set-2.svg"} <= names
+
+
+def test_a_later_report_leaves_no_figures_of_an_earlier_one(tmp_path: Path) -> None:
+    folder = tmp_path / "figures"
+    mine = {folder / "mine.svg", tmp_path / "outside.svg"}
+    panel = alt.Chart(pl.DataFrame({"x": [1]})).mark_point().encode(x="x:Q")
+    mist, fog, rain = (Figure(name, name, "", {"it": panel}, 2, pl.DataFrame()) for name in ("mist", "fog", "rain"))
+    index = write_figures([mist, fog], folder, lambda _: None)[-1]
+    with index.open("a") as rows:
+        rows.write("../outside,3.5,t,c\n")  # what no report writes
+    for file in mine:
+        file.touch()
+    write_figures([fog, rain], folder, lambda _: None)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "figures.csv", "fog.pdf", "fog.svg", "mine.svg", "rain.pdf", "rain.svg"
+    ]  # fmt: skip
+    assert all(file.exists() for file in mine)
+
+
+@pytest.mark.parametrize("text", ["", "file,width_in\nmine,3.5\n", '"', "\0\xff"])
+def test_a_list_that_no_report_wrote_removes_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "figures.csv").write_text(text, encoding="latin-1")
+    (tmp_path / "mine.svg").touch()
+    assert write_figures([], tmp_path, lambda _: None) == [tmp_path / "figures.csv"]
+    assert (tmp_path / "mine.svg").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot make .*file/figures: Not a directory; name another folder"):
+        write_report(tmp_path / "none.duckdb", tmp_path / "a.html", figures=tmp_path / "file" / "figures")

@@ -1,0 +1,389 @@
+"""Study files: what they stand for, and one line for each way to get one wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from collections import Counter
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small import CLASSES, Command, make_images, make_model, make_pictures, make_study
+
+from bandlens.analysis.comparison.verdicts import Limits
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import Work, resolve
+from bandlens.errors import UsageError
+
+
+def work_of(file: Path) -> Work:
+    return resolve(Study.read(file))
+
+
+def refusal(file: Path) -> str:
+    """The message for a study that cannot be run; `UsageError` is wrong use."""
+    with pytest.raises(UsageError) as caught:
+        work_of(file)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# What a study stands for
+
+
+def test_defaults(workplace: Path) -> None:
+    file = workplace / "mine.toml"
+    file.write_text('checkpoints = ["one"]\nimages = ["images.set"]\nmodels = "models"\n')
+    study = Study.read(file)
+    assert (study.name, study.engine, study.precision, study.batch, study.seed) == (
+        "mine",
+        "auto",
+        "fp32",
+        32,
+        0,
+    )
+    assert study.thread_count == len(os.sched_getaffinity(0))
+    work = resolve(study)
+    families = [cell.condition.probe for cell in work.cells]
+    assert {name: families.count(name) for name in families} == {
+        "clean": 1, "lowpass": 11, "highpass": 11, "critical_band": 29
+    }  # fmt: skip
+
+
+def test_paths_are_relative_to_the_study(workplace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(work_of(make_study(workplace)).cells) == 1
+
+
+def test_without_a_models_folder_it_is_the_one_that_export_fills(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANDLENS_HOME", str(workplace))
+    assert [model.name for model in work_of(make_study(workplace, models="")).models] == ["one"]
+
+
+def test_checkpoints_by_name_category_or_all_each_once(workplace: Path) -> None:
+    folder = workplace / "models"
+    make_model(folder, "two", seed=2, category="adversarial_training")
+    make_model(folder, "three", seed=3, category="adversarial_training")
+
+    def names(*asked: str) -> list[str]:
+        return [model.name for model in work_of(make_study(workplace, checkpoints=asked)).models]
+
+    assert names("*") == ["one", "three", "two"]
+    assert names("category:adversarial_training") == ["three", "two"]
+    assert names("two", "*", "two") == ["two", "one", "three"]
+    assert names("one", "category:own") == ["one"]
+
+
+def test_cells_are_every_model_condition_and_image_set(workplace: Path) -> None:
+    make_model(workplace / "models", "two", seed=2)
+    make_images(workplace / "more.set", make_pictures(3, seed=9))
+    file = make_study(
+        workplace, images=["images.set", "more.set", "images.set"], probes="lowpass = {cutoff = [0.1, 0.2]}"
+    )
+    cells = work_of(file).cells
+    assert len({cell.key for cell in cells}) == len(cells) == 2 * 3 * 2
+
+
+def test_the_seed_is_part_of_random_conditions_only(workplace: Path) -> None:
+    (workplace / "own.py").write_text(
+        "def salt(images, share, rng):\n    return images\ndef mirror(images):\n    return images[..., ::-1]\n"
+    )
+    probes = (
+        "lowpass = {cutoff = 0.5}\ncritical_band = {noise_sd = [0.0, 0.1], frequency = 1}\n"
+        'salt = {file = "own.py", share = 0.5}\nmirror = {file = "own.py"}'
+    )
+    cells = [work_of(make_study(workplace, seed=seed, probes=probes)).cells for seed in (0, 2**63 - 1)]
+    changed = {str(a.condition) for a, b in zip(*cells, strict=True) if a.key != b.key}
+    assert all(name.startswith(("critical_band", "salt")) for name in changed)
+    assert {"critical_band noise_sd=0.1, frequency=1", "salt share=0.5"} <= changed
+
+
+def test_a_byte_order_mark_is_no_error(workplace: Path) -> None:
+    file = make_study(workplace)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert len(work_of(file).cells) == 1
+
+
+# Wrong keys and values
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("name", 3, "name must be a string, not 3"),
+        ("name", "", "name must be a line of text without @"),
+        ("name", "a@1", "name must be a line of text without @, which asks for a version, not 'a@1'"),
+        ("name", "*", "name must be a line of text"),
+        ("name", "a\nb", "name must be a line of text"),
+        ("checkpoints", "one", "checkpoints must be a list of names, not 'one'"),
+        ("checkpoints", [], "checkpoints must be a list of names, and at least one"),
+        ("checkpoints", [1], "checkpoints must be a list of names, and at least one, not [1]"),
+        ("images", "images.set", "images must be a list of folders, not 'images.set'"),
+        ("images", [], "images must be a list of folders, and at least one"),
+        ("models", 1, "models must be a string, not 1"),
+        ("engine", 1, "engine must be a string, not 1"),
+        ("engine", "onnx", "unknown engine 'onnx'; did you mean onnxruntime"),
+        ("precision", 16, "precision must be a string, not 16"),
+        ("batch", "8", "batch must be a whole number, not '8'"),
+        ("batch", 8.0, "batch must be a whole number, not 8.0"),
+        ("batch", True, "batch must be a whole number, not True"),
+        ("batch", 0, "batch must be in [1, 4096], not 0"),
+        ("batch", 4097, "batch must be in [1, 4096], not 4097"),
+        ("threads", -1, "threads must be in [0, 1024], not -1"),
+        ("seed", -1, "seed must be in [0, 9223372036854775807], not -1"),
+        ("seed", 2**63, "seed must be in"),
+        ("seed", "x", "seed must be a whole number, not 'x'"),
+        ("chekpoints", ["one"], "unknown key in {file} 'chekpoints'; did you mean checkpoints?"),
+        ("precison", "fp32", "unknown key in {file} 'precison'; did you mean precision?"),
+        ("folder", "x", "unknown key in {file} 'folder'"),
+        ("toml", "x", "unknown key in {file} 'toml'"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(workplace: Path, key: str, value: Any, message: str) -> None:
+    file = workplace / "wrong.toml"
+    keys = {"checkpoints": ["one"], "images": ["images.set"], "models": "models", key: value}
+    file.write_text("\n".join(f"{name} = {json.dumps(given)}" for name, given in keys.items()))
+    found = refusal(file)
+    assert message.format(file=file) in found
+    if not message.startswith("unknown engine"):
+        assert str(file) in found
+
+
+@pytest.mark.parametrize("key", ["checkpoints", "images"])
+def test_a_missing_key_is_named(workplace: Path, key: str) -> None:
+    file = workplace / "wrong.toml"
+    file.write_text("".join(f'{name} = ["x"]\n' for name in ("checkpoints", "images") if name != key))
+    assert refusal(file) == f"{file}: {key} is missing; it is a list of names"
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ("lowpass = {cutoff = 1.5}", "probe lowpass: cutoff must be a number in [0, 1], not 1.5"),
+        ("lowpass = {cutoff = [0.1, -0.1]}", "probe lowpass: cutoff must be a number in [0, 1], not -0.1"),
+        ("highpass = {cutoff = nan}", "probe highpass: cutoff must be a number in [0, 1], not nan"),
+        ("lowpass = {cutoff = '0.5'}", "cutoff must be a number in [0, 1], not '0.5'"),
+        ("lowpass = {cutoff = true}", "cutoff must be a number in [0, 1], not True"),
+        ("lowpass = {cutoff = []}", "cutoff is an empty list"),
+        ("lowpass = {cutof = 0.5}", "unknown parameter of probe lowpass 'cutof'; did you mean cutoff?"),
+        ("lowpass = 0.5", "probe lowpass must be a table of parameters, such as lowpass = {}, not 0.5"),
+        ("critical_band = {noise_sd = 2}", "noise_sd must be a number in [0, 1], not 2"),
+        ("critical_band = {frequency = 7}", "frequency must be a whole number in [0, 6], not 7"),
+        ("critical_band = {frequency = 1.0}", "frequency must be a whole number in [0, 6], not 1.0"),
+        ("critical_band = {draw = 'shred'}", "draw must be one of shared, independent, not 'shred'"),
+        ("lowpas = {}", "unknown probe 'lowpas'; did you mean lowpass"),
+        ("blur = {}", "unknown probe 'blur'"),
+        ("blur = {file = 'blur.py'}", "probe blur: no file"),
+        ("lowpass = {file = 'blur.py'}", "probe lowpass: a built-in probe has that name"),
+    ],
+)
+def test_a_wrong_probe_is_named(workplace: Path, probes: str, message: str) -> None:
+    assert message in refusal(make_study(workplace, probes=probes))
+
+
+def test_probes_must_be_a_table(workplace: Path) -> None:
+    file = workplace / "wrong.toml"
+    file.write_text('checkpoints = ["one"]\nimages = ["images.set"]\nprobes = ["lowpass"]\n')
+    assert refusal(file) == f"{file}: probes must be a table, not ['lowpass']"
+
+
+@pytest.mark.parametrize(
+    "content", [b"checkpoints = [", b"a = 1\na = 2", b"\xff\xfe\x00", b"name = 'x", b"= 3"], ids=range(5)
+)
+def test_what_is_not_toml_is_named(workplace: Path, content: bytes) -> None:
+    file = workplace / "wrong.toml"
+    file.write_bytes(content)
+    assert f"{file} cannot be read as TOML: " in refusal(file)
+
+
+def test_a_study_that_is_not_there_or_a_folder_is_named(workplace: Path) -> None:
+    assert f"no study file {workplace}/none.toml" in refusal(workplace / "none.toml")
+    assert "Is a directory" in refusal(workplace)
+
+
+# Built in Python
+
+
+def test_a_study_in_python_is_kept_as_text_that_reads_the_same(workplace: Path) -> None:
+    study = Study(
+        name="mine",
+        checkpoints=["one"],
+        images=(workplace / "images.set",),  # type: ignore[arg-type]
+        probes={"lowpass": {"cutoff": np.array([0.1, 0.25])}, "highpass": {}},
+        models=workplace / "models",  # type: ignore[arg-type]
+        seed=np.int64(3),  # type: ignore[arg-type]
+        gate=Limits(flips=0.02),
+    )
+    file = workplace / "mine.toml"
+    file.write_text(study.toml)
+    assert Study.read(file) == replace(study, folder=workplace)
+    assert tomllib.loads(study.toml) == {
+        "name": "mine",
+        "checkpoints": ["one"],
+        "images": [str(workplace / "images.set")],
+        "probes": {"lowpass": {"cutoff": [0.1, 0.25]}, "highpass": {}},
+        "models": str(workplace / "models"),
+        "seed": 3,
+        "gate": {"flips": 0.02, "accuracy": 0.003},
+    }
+    assert len(resolve(study).cells) == 1 + 2 + 11
+
+
+def test_without_probes_it_is_the_published_grid(workplace: Path) -> None:
+    study = Study("mine", ["one"], ["images.set"], models="models", folder=workplace)
+    assert "probes" not in tomllib.loads(study.toml)
+    assert len(resolve(study).cells) == 52
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"batch": 0}, "study mine: batch must be in [1, 4096], not 0"),
+        ({"images": []}, "study mine: images must be a list of folders, and at least one"),
+        ({"checkpoints": "one"}, "study mine: checkpoints must be a list of names, not 'one'"),
+        ({"name": "a@1"}, "study a@1: name must be a line of text without @"),
+        ({"gate": {"flip": 0.1}}, "unknown key in [gate] of study mine 'flip'; did you mean flips?"),
+        ({"seed": 2**70}, "study mine: a whole number has more than 64 bits"),
+        ({"seed": None}, "study mine cannot be written as TOML: "),
+        ({"name": "\ud800"}, "cannot be written as TOML: "),
+        ({"probes": {"blur": {"function": print}}}, "study mine cannot be written as TOML: "),
+        ({"models": "https://me:secret@host/models"}, "study mine holds a password or token"),
+        ({"images": ["x" * 300_000]}, "study mine would take 300,"),
+    ],
+)
+def test_what_is_wrong_in_python_is_said_as_of_a_file(keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Study(**{"name": "mine", "checkpoints": ["one"], "images": ["images.set"]} | keys)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+# Models and images that are not there, or do not fit
+
+
+def test_unknown_checkpoints_are_named_with_near_names(workplace: Path) -> None:
+    make_model(workplace / "models", "tv_resnet50", seed=4)
+    assert "'tv_resnet5'; did you mean tv_resnet50" in refusal(make_study(workplace, checkpoints=["tv_resnet5"]))
+    found = refusal(make_study(workplace, checkpoints=["category:adversarial"]))
+    assert "unknown category of exported models 'adversarial'; known: own" in found
+
+
+@pytest.mark.parametrize("asked", ["*", "category:own", "one"])
+def test_a_folder_without_models_is_named(workplace: Path, asked: str) -> None:
+    found = refusal(make_study(workplace, checkpoints=[asked], models="empty"))
+    assert f"{workplace}/empty" in found
+    assert "bandlens export" in found
+
+
+def test_a_missing_image_set_is_named(workplace: Path) -> None:
+    assert f"{workplace}/none.set: not an image set" in refusal(make_study(workplace, images=["none.set"]))
+
+
+def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> None:
+    make_images(workplace / "large.set", make_pictures(2, size=256))
+    found = refusal(make_study(workplace, images=["large.set"]))
+    assert found == (
+        "no image set of the study has the pixels that all of its checkpoints take; pack one for one with --size 128"
+    )
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ("critical_band = {}", "critical_band needs an even number of pixels a side, at least 128, not 64"),
+        (
+            "fourier = { row = 40, column = 0 }",
+            "fourier row=40, column=0, norm=15.7: images of 64 pixels hold 32 cycles",
+        ),
+        ("patch_shuffle = { grid = [2, 6] }", "patch_shuffle grid=6: 64 pixels are not 6 patches of equal size"),
+    ],
+)
+def test_images_that_a_probe_cannot_take_are_named(workplace: Path, probes: str, message: str) -> None:
+    make_model(workplace / "models", "small", size=64)
+    make_images(workplace / "small.set", make_pictures(3, size=64))
+    found = refusal(make_study(workplace, checkpoints=["small"], images=["small.set"], probes=probes))
+    assert found.startswith(f"image set small.set: {message}")
+
+
+def test_a_label_that_is_no_class_of_the_model_is_named(workplace: Path) -> None:
+    make_images(workplace / "wrong.set", make_pictures(3), labels=[0, CLASSES, 1])
+    found = refusal(make_study(workplace, images=["wrong.set"]))
+    assert found == (
+        "image set wrong.set: 0/1.png is labelled 12, but one has 12 classes; pack the images with labels of that model"
+    )
+
+
+def test_models_and_image_sets_that_cannot_be_told_apart_are_refused(workplace: Path) -> None:
+    make_model(workplace / "models", "twin", seed=0)
+    assert refusal(make_study(workplace)) == "models one and twin have the same files; leave one of them out"
+    assert len(work_of(make_study(workplace, checkpoints=["one"])).cells) == 1
+    make_images(workplace / "twin.set", make_pictures(20), name="another")
+    make_images(workplace / "other.set", make_pictures(20, seed=3), name="images.set")
+
+    def found(images: str) -> str:
+        return refusal(make_study(workplace, checkpoints=["one"], images=["images.set", images]))
+
+    assert found("twin.set") == (
+        f"image sets {workplace}/images.set and {workplace}/twin.set have the same images; leave one of them out"
+    )
+    assert "have the same names" in found("other.set")
+
+
+def test_a_damaged_model_is_named(workplace: Path) -> None:
+    path = workplace / "models" / "one.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    file = make_study(workplace)
+    with pytest.raises(Exception, match=r"one\.onnx is missing or not as long as .* says; export one again"):
+        work_of(file)
+
+
+@pytest.mark.parametrize("verb", ["plan", "run"])
+def test_the_command_line_says_it_in_one_line_and_makes_no_database(
+    command: Command, workplace: Path, verb: str
+) -> None:
+    answer = command(verb, make_study(workplace, probes="lowpass = {cutoff = 2}"), "--db", workplace / "r.duckdb")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == "bandlens: probe lowpass: cutoff must be a number in [0, 1], not 2\n"
+    assert not (workplace / "r.duckdb").exists()
+
+
+# Image sets
+
+
+def test_images_by_pattern_and_some_of_them_clean_alone(workplace: Path) -> None:
+    for k, name in enumerate(("fog/1", "fog/2", "snow/1")):
+        (workplace / "c" / name).parent.mkdir(parents=True, exist_ok=True)
+        make_images(workplace / "c" / name, make_pictures(3, seed=k), name=f"c {name}")
+    file = make_study(workplace, images=["images.set"], clean_images=["c/fog/*", "c/*/1"], probes="lowpass = {}")
+    found = Counter((cell.image_set.name, cell.condition.probe) for cell in resolve(Study.read(file)).cells)
+    assert found == {
+        ("images.set", "clean"): 1,
+        ("images.set", "lowpass"): 11,
+        ("c fog/1", "clean"): 1,
+        ("c fog/2", "clean"): 1,
+        ("c snow/1", "clean"): 1,
+    }
+
+
+def test_a_set_that_is_named_twice_is_run_once_and_perturbed(workplace: Path) -> None:
+    file = make_study(workplace, images=["*.set"], clean_images=["images.set"], probes="lowpass = { cutoff = 0.1 }")
+    assert [cell.condition.probe for cell in resolve(Study.read(file)).cells] == ["clean", "lowpass"]
+
+
+def test_a_pattern_that_fits_nothing_is_named(workplace: Path) -> None:
+    file = make_study(workplace, clean_images=["sets/*"])
+    assert "no image set fits 'sets/*' in" in refusal(file)
+
+
+def test_the_page_on_study_files_has_every_key() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "reference" / "study.md").read_text().partition("[gate]")[0]
+    keys = re.findall(r"^- `(\w+)`: ", page, re.MULTILINE)
+    assert sorted(keys) == sorted({one.name for one in fields(Study)} - {"folder", "toml"})

@@ -1,0 +1,195 @@
+"""Gates of real runs: two engines see the same perturbed images, once, and what differs decides what may be run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from gated import COUNT, ENGINES, LOWPASS, REFERENCE, gated_study
+from small import Command, ask, make_images, make_model, make_pictures
+
+from bandlens.app.study.file import Study
+from bandlens.app.study.gate import gate_study
+from bandlens.export.onnx.files import save_onnx_file
+
+LOGGED = """
+from pathlib import Path
+def dim(images, level):
+    with (Path(__file__).parent / "log").open("a") as log:
+        log.write("." * len(images))
+    return images * (0.9 - level)
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models and images. The int8 file of `one` only stands there: no test of this file runs it."""
+    folder = tmp_path_factory.mktemp("gate")
+    make_images(folder / "images.set", make_pictures(COUNT))
+    one, _ = (make_model(folder / "models", name, seed=seed) for name, seed in (("one", 0), ("two", 2)))
+    save_onnx_file(one, "int8", one.path.read_bytes(), {})
+    return folder
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path, dirs_exist_ok=True))
+
+
+def perturbed(place: Path) -> int:
+    """Images that the probe of the folder was given."""
+    return len((place / "log").read_text())
+
+
+# What passes and what does not
+
+
+def test_a_run_that_no_gate_was_made_for_is_refused_before_anything_is_run(command: Command, place: Path) -> None:
+    study, db = gated_study(place, "one", precision="int8"), place / "r.duckdb"
+    answer = command("run", study, "--db", db, "--require-gate")
+    assert answer.code == 1
+    assert "for 3 of 3 pairs" in answer.err
+    assert ask(db, "FROM cell") == []
+    trusted = command("run", gated_study(place, "one"), "--db", db, "--require-gate")
+    assert trusted.code == 0
+    assert "gate" not in trusted.err
+
+
+def test_too_few_images_are_undecided_and_how_many_would_do_is_said(command: Command, place: Path) -> None:
+    answer = command("gate", gated_study(place, "one", probes=LOWPASS), *REFERENCE, "--db", place / "r.duckdb")
+    assert answer.code == 1
+    assert answer.err == (
+        "bandlens: openvino:fp32 against onnxruntime:fp32: 3 of 3 gates are undecided; about 930 images would "
+        "decide: give --images, or sets that have as many\n"
+    )
+    assert "0 of 3 gates pass; these do not:" in answer.out
+
+
+def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(command: Command, place: Path) -> None:
+    """Where the study itself has fewer, its own are."""
+    make_model(place / "models", "tiny", size=32)
+    make_images(place / "tiny.set", make_pictures(1001, size=32), labels=[k % 7 for k in range(1001)])
+    tiny = gated_study(
+        place, "tiny", images=["tiny.set"], engine="torch", precision="bf16", probes="contrast = {contrast = 0.5}\n"
+    )
+    compared = ("gate", tiny, *REFERENCE, "--candidate", "torch:fp32")
+    given = ((), ("--images", 0), ("--images", 20))
+    for number, words in enumerate(given):
+        assert command(*compared, *words, "--db", place / f"{number}.duckdb").code == (1 if words == given[2] else 0)
+    found = [ask(place / f"{number}.duckdb", "SELECT DISTINCT n FROM gate") for number in range(3)]
+    assert found == [[(1000,)], [(1001,)], [(20,)]]
+
+    planned = json.loads(command("plan", tiny, "--json").out)
+    assert planned["gate_predictions"] == 1000 * len(planned["missing"])
+
+    gated_study(place, "tiny", images=["tiny.set"], engine="torch", probes="contrast = {contrast = 0.5}\n", limit=10)
+    assert command(*compared, "--db", place / "limited.duckdb").code == 1
+    assert ask(place / "limited.duckdb", "SELECT DISTINCT n FROM gate") == [(10,)]
+    assert json.loads(command("plan", tiny, "--json").out)["gate_predictions"] == 0
+
+
+# What is run
+
+
+def test_each_image_is_perturbed_once_for_both(place: Path) -> None:
+    (place / "dim.py").write_text(LOGGED)
+    study = Study.read(gated_study(place, "one", "two", probes="dim = {file = 'dim.py', level = [0, 0.001]}\n"))
+    found = gate_study(study, place / "r.duckdb", *ENGINES)
+    assert found.ran.predictions == COUNT * 3 * 2 * 2
+    tried = 5  # images more, for each condition: a probe is tried alone twice and once among three
+    assert perturbed(place) == (COUNT + tried) * 2
+
+
+def test_chosen_checkpoints_are_gated_alone(command: Command, place: Path) -> None:
+    study, db = gated_study(place, "one", "two", engine="torch", precision="bf16"), place / "r.duckdb"
+    given = ("gate", study, *REFERENCE, "--candidate", "torch:fp32", "--db", db)
+    assert command(*given, "--checkpoint", "two").code == 0
+    assert ask(db, "SELECT DISTINCT checkpoint, candidate FROM gate") == [("two", "torch:fp32")]
+    planned = command("plan", study, "--db", db).out
+    assert f"and runs {2 * 3 * COUNT} predictions at fp32 and as many at bf16; on all images (--images 0) it" in planned
+    answer = command(*given, "--checkpoint", "three")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "three" in answer.err
+
+
+def test_only_missing_cells_are_run(command: Command, place: Path) -> None:
+    db, trusted = place / "r.duckdb", gated_study(place, "one", engine="onnxruntime", name="trusted")
+    assert command("run", trusted, "--db", db).code == 0
+    parts = "SELECT cell, first, committed FROM part ORDER BY ALL"
+    before = ask(db, parts)
+    study = Study.read(gated_study(place, "one"))
+    assert gate_study(study, db, "onnxruntime:fp32", "fp32").ran.ran == 3
+    assert set(before) < set(ask(db, parts))
+    assert gate_study(study, db, "onnxruntime:fp32", "fp32").ran.ran == 0
+    assert ask(db, "SELECT DISTINCT study, engine FROM accuracy") == [("trusted", "onnxruntime")]
+
+
+def test_a_cell_that_fails_is_told_and_the_others_are_compared(command: Command, place: Path) -> None:
+    make_model(place / "models", "broken", seed=4, darkest=2.0)
+    db = place / "r.duckdb"
+    answer = command("gate", gated_study(place, "one", "broken"), *REFERENCE, "--db", db)
+    assert answer.code == 1
+    (line,) = answer.err.splitlines()
+    assert line.startswith(
+        "bandlens: 6 of 12 cells failed, the first: broken, images.set, clean: logits are not finite"
+    )
+    assert ask(db, "SELECT checkpoint, verdict, count(*) FROM gate GROUP BY ALL") == [("one", "pass", 3)]
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--candidate", "int4"], 1, "engine openvino runs fp32, bf16, int8, not int4"),
+        (["--candidate", "openvin:int8"], 2, "unknown engine 'openvin'; did you mean openvino"),
+        (["--candidate", "openvino:"], 2, "--candidate must be PRECISION or ENGINE:PRECISION, such as openvino:int8"),
+        (["--reference", ":fp32"], 2, "--reference must be PRECISION or ENGINE:PRECISION"),
+        (
+            ["--reference", "openvino:int8"],
+            2,
+            "openvino:int8 would be compared with itself; name another with --candidate",
+        ),
+        (["--reference", "tensorrt:fp32"], 2, "tensorrt:fp32 takes cupy arrays and openvino:int8 numpy ones"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_compared_is_told_in_one_line(
+    command: Command, place: Path, words: list[str], code: int, message: str
+) -> None:
+    answer = command("gate", gated_study(place, "one", precision="int8"), *words, "--db", place / "r.duckdb")
+    assert (answer.code, answer.out) == (code, "")
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert not (place / "r.duckdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("flips = 0", "gate.flips must be a share above 0 and below 1, not 0"),
+        ("flips = 1", "gate.flips must be a share above 0 and below 1, not 1"),
+        ("accuracy = -0.1", "gate.accuracy must be a share above 0 and below 1, not -0.1"),
+        ("accuracy = nan", "gate.accuracy must be a share above 0 and below 1, not nan"),
+        ("accuracy = true", "gate.accuracy must be a share above 0 and below 1, not True"),
+        ("flips = '1 %'", "gate.flips must be a share above 0 and below 1, not '1 %'"),
+        ("flip = 0.1", "unknown key in [gate] of {file} 'flip'; did you mean flips?"),
+    ],
+)
+def test_limits_that_make_no_sense_are_named(command: Command, place: Path, table: str, message: str) -> None:
+    file = gated_study(place, "one", probes=f"{LOWPASS}[gate]\n{table}\n")
+    answer = command("gate", file, "--db", place / "r.duckdb")
+    assert answer.code == 2
+    assert message.format(file=file) in answer.err
+    assert str(file) in answer.err
+
+
+def test_the_gate_must_be_a_table_and_the_study_needs_images(command: Command, place: Path) -> None:
+    file = place / "wrong.toml"
+    file.write_text('checkpoints = ["one"]\nimages = ["images.set"]\ngate = 0.1\n')
+    assert f"{file}: gate must be a table, not 0.1" in command("gate", file).err
+    file.write_text('checkpoints = ["one"]\n')
+    assert f"{file}: images is missing; it is a list of names" in command("gate", file).err

@@ -1,0 +1,372 @@
+"""What a changed study runs again: exactly the cells that the change touches, and `plan` says so before."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from small import Command, ask, make_images, make_model, make_pictures, make_study
+from torch import nn
+
+from bandlens.app.study.file import Study
+from bandlens.app.study.plan import Plan, plan_study
+from bandlens.app.study.record import Summary
+from bandlens.app.study.resolve import resolve
+from bandlens.app.study.run import run_study
+from bandlens.app.study.shards import Sharded
+from bandlens.errors import UsageError
+from bandlens.export.models import save_model
+from bandlens.export.onnx.from_torch import to_onnx
+from bandlens.export.onnx.operations import count_operations
+from bandlens.export.pipeline import import_onnx
+from bandlens.probes.images.pack import pack
+from bandlens.records import Crop
+
+BAND = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.16]}"
+OTHER_LEVEL = "critical_band = {noise_sd = [0.0, 0.02, 0.04, 0.08, 0.12]}"
+
+
+class Place:
+    """A folder with two models, 20 labelled images, and a database."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.database = folder, folder / "results.duckdb"
+        for seed, name in enumerate(("one", "two")):
+            make_model(folder / "models", name, seed=seed)
+        make_images(folder / "images.set", make_pictures(20), labels=[k % 12 for k in range(20)])
+
+    def plan(self, **keys: Any) -> Plan:
+        return plan_study(resolve(Study.read(make_study(self.folder, **keys))), self.database)
+
+    def run(self, **keys: Any) -> Summary:
+        return run_study(resolve(Study.read(make_study(self.folder, **keys))), self.database)
+
+    def ask(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        return ask(self.database, sql, parameters)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(place: Place, tmp_path: Path) -> None:
+    noise = "critical_band = {noise_sd = [0.16], frequency = [2]}"
+    place.run(probes=noise)
+    everything = place.ask(
+        "SELECT checkpoint, probe, path, predicted, label_rank, confidence FROM study_detail "
+        "JOIN prediction USING (cell) JOIN image USING (image_index) WHERE image.image_set = image_set_id ORDER BY ALL"
+    )
+    limited = place.run(probes=noise, limit=14)
+    assert limited.predictions == 14 * limited.cells
+    some = place.ask(
+        "SELECT checkpoint, probe, path, predicted, label_rank, confidence FROM study_detail "
+        "JOIN prediction USING (cell) JOIN image USING (image_index) WHERE image.image_set = image_set_id ORDER BY ALL"
+    )
+    assert set(some) < set(everything)
+    classes = place.ask(
+        "SELECT count(*) FROM label JOIN image_set ON image_set.id = label.image_set WHERE count = 14 GROUP BY class"
+    )
+    assert sorted(classes) == [(1,)] * 10 + [(2,)] * 2
+    assert place.plan(probes=noise, limit=14).missing == []
+    other = run_study(
+        resolve(Study.read(make_study(place.folder, probes=noise, limit=14))),
+        tmp_path / "shards.duckdb",
+        sharded=Sharded(str(tmp_path / "shards")),
+    )
+    assert other.predictions == limited.predictions
+    found = "SELECT predicted, confidence FROM study_detail JOIN prediction USING (cell) ORDER BY ALL"
+    assert ask(tmp_path / "shards.duckdb", found) == place.ask(found)
+
+
+BICUBIC = Crop(128, 140, interpolation="bicubic")
+
+
+def test_each_checkpoint_sees_the_images_that_were_packed_for_it(place: Place) -> None:
+    for name in ("two", "three"):
+        model = make_model(place.folder / "models", name, seed=len(name))
+        save_model(replace(model, crop=BICUBIC), model.path.read_bytes(), {})
+    with pytest.raises(UsageError) as caught:
+        place.plan()
+    assert str(caught.value).endswith("pack one for three, two with --size 128 --resize 140 --interpolation bicubic")
+    photographs = place.folder / "photographs"
+    photographs.mkdir()
+    for number, picture in enumerate(make_pictures(3, size=160, seed=1)):
+        Image.fromarray(picture).save(photographs / f"{number}.png")
+    pack(photographs, place.folder / "bicubic.set", crop=BICUBIC)
+    pack(photographs, place.folder / "larger.set", crop=Crop(64, 64))
+    images = ["images.set", "bicubic.set"]
+    plan = place.plan(images=images)
+    seen = {(row["checkpoint"], row["image_set"]) for row in plan.rows}
+    assert seen == {("one", "images.set"), ("one", "bicubic.set"), ("two", "bicubic.set"), ("three", "bicubic.set")}
+    assert [sets for _, sets in plan.packed.values()] == [["images.set"], ["bicubic.set"]]
+    assert plan.packed[BICUBIC.key][0] == ["one", "three", "two"]
+    with pytest.raises(
+        UsageError, match=r"larger.set \(RGB, .* crop 64\) fits no checkpoint of the study; leave it out"
+    ):
+        place.plan(images=[*images, "larger.set"])
+
+
+def counts(plan: Plan) -> dict[tuple[str, str], tuple[int, int, int, int]]:
+    """(checkpoint, probe) -> cells done, begun, missing, stale."""
+    return {
+        (row["checkpoint"], row["probe"]): (row["done"], row["begun"], row["missing"], row["stale"])
+        for row in plan.rows
+    }
+
+
+def test_a_new_study_misses_everything(place: Place) -> None:
+    plan = place.plan(probes="lowpass = {cutoff = [0.1, 0.5]}")
+    assert counts(plan) == {
+        (name, probe): (0, 0, cells, 0) for name in ("one", "two") for probe, cells in (("clean", 1), ("lowpass", 2))
+    }
+    assert plan.predictions == 20 * 6
+    assert plan.seconds > 0
+    assert plan.estimate == "one batch of one, measured now"
+    assert not place.database.exists(), "a plan leaves no trace"
+
+
+def test_after_one_noise_level_changed_exactly_its_seven_cells_a_checkpoint_are_run(place: Place) -> None:
+    first = place.run(probes=BAND)
+    assert (first.ran, first.cells, first.predictions) == (2 * 30, 2 * 30, 20 * 60)
+    before = place.ask("SELECT * EXCLUDE (version) FROM accuracy ORDER BY ALL")
+
+    plan = place.plan(probes=OTHER_LEVEL)
+    assert counts(plan) == {
+        (name, probe): state
+        for name in ("one", "two")
+        for probe, state in (("clean", (1, 0, 0, 0)), ("critical_band", (22, 0, 7, 7)))
+    }
+    assert {str(cell.condition) for cell in plan.missing} == {
+        f"critical_band noise_sd=0.12, frequency={f}" for f in range(7)
+    }
+    assert plan.predictions == 20 * 14
+    assert plan.estimate == "rates of earlier runs in this database"
+
+    second = place.run(probes=OTHER_LEVEL)
+    assert (second.label, second.ran, second.cells) == ("study@2", 14, 60)
+    levels = "SELECT DISTINCT noise_sd FROM {} WHERE noise_sd IS NOT NULL ORDER BY ALL"
+    assert [sd for (sd,) in place.ask(levels.format("accuracy"))] == [0.0, 0.02, 0.04, 0.08, 0.12]
+    assert [sd for (sd,) in place.ask(levels.format("accuracy_of('study@1')"))] == [0.0, 0.02, 0.04, 0.08, 0.16]
+    assert place.ask("SELECT count(*) FROM accuracy") == [(60,)]
+    assert place.ask("SELECT count(*) FROM cell") == [(74,)]
+    assert place.ask("SELECT * EXCLUDE (version) FROM accuracy_of('study@1') ORDER BY ALL") == before
+
+
+def test_operations_of_finished_files_are_those_of_each(place: Place) -> None:
+    for file in (place.folder / "models").iterdir():
+        file.unlink()
+    counted = 0.0
+    for width in (2, 40):
+        network = nn.Sequential(
+            nn.Conv2d(3, width, 16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 12)
+        )
+        content, _ = to_onnx(network.eval(), 128)
+        file = place.folder / f"{width}.onnx"
+        file.write_bytes(content)
+        import_onnx(file, f"width{width}", (0, 0, 0), (1, 1, 1), place.folder / "models")
+        counted += count_operations(content)
+    plan = place.plan(probes="lowpass = {cutoff = [0.5]}")
+    assert plan.predictions == 2 * 2 * 20
+    assert plan.cost.operations == pytest.approx(2 * 20 * counted)
+
+
+def test_what_was_run_once_is_not_run_again(place: Place) -> None:
+    place.run(probes=BAND)
+    parts = place.ask("SELECT count(*) FROM part")
+    again = place.run(probes=BAND)
+    assert (again.label, again.ran, again.predictions, again.failed) == ("study@1", 0, 0, [])
+    assert place.ask("SELECT count(*) FROM part") == parts
+    plan = place.plan(probes=BAND)
+    assert (plan.missing, plan.predictions, plan.seconds, plan.estimate) == ([], 0, 0.0, "nothing to do")
+
+
+def changed(place: Place, probes: str, before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """The conditions that a change of keys runs again."""
+    place.run(probes=probes, **before)
+    missing = {str(cell.condition) for cell in place.plan(probes=probes, **after).missing}
+    summary = place.run(probes=probes, **after)
+    assert summary.ran == 2 * len(missing)
+    return missing
+
+
+def test_another_seed_runs_the_random_conditions_again(place: Place) -> None:
+    probes = "lowpass = {cutoff = 0.5}\ncritical_band = {noise_sd = [0.0, 0.1], frequency = [1, 2]}"
+    random = {f"critical_band noise_sd=0.1, frequency={f}" for f in (1, 2)}
+    assert random <= changed(place, probes, {"seed": 1}, {"seed": 2}) <= random | {"critical_band noise_sd=0"}
+
+
+@pytest.mark.parametrize("after", [{"batch": 5}, {"threads": 2}, {"name": "other"}], ids=str)
+def test_how_a_study_is_run_and_called_changes_no_cell(place: Place, after: dict[str, Any]) -> None:
+    assert changed(place, BAND, {}, after) == set()
+
+
+def test_another_model_file_of_the_same_name_is_another_model(place: Place) -> None:
+    place.run()
+    make_model(place.folder / "models", "two", seed=5)
+    plan = place.plan()
+    assert counts(plan) == {("one", "clean"): (1, 0, 0, 0), ("two", "clean"): (0, 0, 1, 1)}
+    place.run()
+    assert place.ask("SELECT checkpoint FROM accuracy ORDER BY ALL") == [("one",), ("two",)]
+    assert place.ask("SELECT count(*) FROM accuracy_of('study@1')") == [(2,)]
+
+
+def test_images_that_changed_are_other_images(place: Place) -> None:
+    place.run()
+    make_images(place.folder / "new.set", make_pictures(20, seed=4), labels=[0] * 20)
+    assert place.plan(images=["images.set", "new.set"]).predictions == 2 * 20
+    assert len(place.plan(images=["new.set"]).missing) == 2
+
+
+def edit(file: str, text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / file).write_text(text) and None
+
+
+HELPED = "from helper import strength\ndef mine(images, level):\n    return images * (strength * level)\n"
+
+
+def confidences(place: Place) -> list[tuple[Any, ...]]:
+    """The sum for each condition and model of one's own probe, in the newest version of the study."""
+    return place.ask(
+        "SELECT checkpoint, parameters, sum(confidence) FROM study_detail JOIN prediction USING (cell) "
+        "WHERE probe = 'mine' GROUP BY ALL ORDER BY ALL"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (edit("mine.py", HELPED.replace("strength * level", "1 - strength * level")), True),
+        (edit("helper.py", "strength = 0.25\n"), True),
+        (edit("bystander.py", "strength = 0.25\n"), False),
+        (edit("mine.py", HELPED), False),
+    ],
+    ids=["its file", "a module that it imports", "a module that it does not", "nothing"],
+)
+def test_a_probe_of_ones_own_is_its_source(place: Place, change: Callable[[Path], None], again: bool) -> None:
+    edit("mine.py", HELPED)(place.folder)
+    edit("helper.py", "strength = 0.5\n")(place.folder)
+    probes = "mine = {file = 'mine.py', level = [0.5, 1.0]}\nlowpass = {cutoff = 0.5}"
+    place.run(probes=probes)
+    before = confidences(place)
+    change(place.folder)
+    missing = {str(cell.condition) for cell in place.plan(probes=probes).missing}
+    assert missing == ({"mine level=0.5", "mine level=1"} if again else set())
+    assert place.run(probes=probes).ran == 2 * len(missing)
+    assert (before != confidences(place)) == again, "what runs is what was edited"
+
+
+def test_another_function_of_the_same_file_is_another_probe(place: Place) -> None:
+    edit("mine.py", "def dark(images):\n    return images / 4\ndef light(images):\n    return 1 - images / 4\n")(
+        place.folder
+    )
+    place.run(probes="mine = {file = 'mine.py', function = 'dark'}")
+    plan = place.plan(probes="mine = {file = 'mine.py', function = 'light'}")
+    assert {str(cell.condition) for cell in plan.missing} == {"mine"}
+
+
+def test_a_study_that_cannot_run_does_not_take_the_place_of_its_last_version(place: Place) -> None:
+    place.run()
+    with pytest.raises(Exception, match="engine onnxruntime runs fp32, int8, not fp16"):
+        place.run(precision="fp16")
+    assert place.ask("SELECT study, version FROM accuracy GROUP BY ALL") == [("study", "study@1")]
+
+
+# The command line
+
+
+def test_plan_and_run_print_json(command: Command, place: Place) -> None:
+    file = make_study(place.folder, probes="lowpass = {cutoff = [0.1, 0.5]}")
+    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)
+    assert planned["to_run"]["cells"] == 6
+    assert planned["to_run"]["predictions"] == 120
+    assert planned["to_run"]["seconds"] >= 0
+    assert {row["probe"] for row in planned["rows"]} == {"clean", "lowpass"}
+    assert {"checkpoint": "two", "image_set": "images.set", "condition": "lowpass cutoff=0.1"} in planned["missing"]
+    ran = json.loads(command("run", file, "--db", place.database, "--json").out)
+    assert ran | {"seconds": 0} == {
+        "study": "study@1", "cells": 6, "ran": 6, "predictions": 120, "seconds": 0, "failed": []
+    }  # fmt: skip
+    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)
+    assert planned["to_run"]["cells"] == 0
+    assert planned["missing"] == []
+    assert all(row["done"] > 0 == row["missing"] == row["stale"] for row in planned["rows"])
+
+
+def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Command, place: Place) -> None:
+    file = make_study(place.folder, probes=OTHER_LEVEL)
+    why = "critical_band lacks noise_sd 0.16; the published estimator takes its 29 conditions, each once"
+    words = command("plan", file, "--db", place.database)
+    assert f"no critical band on images.set: {why}\n" in words.out
+    assert "metrics: psychometric channel on images.set, psychometric thresholds on images.set\n" in words.out
+    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)["metrics"]
+    assert [(one["image_set"], one["determined"], one["why"]) for one in planned] == [
+        ("images.set", False, why), ("images.set", True, None), ("images.set", True, None)
+    ]  # fmt: skip
+    assert "critical_bandwidth" in planned[0]["metrics"]
+    assert "psychometric_bandwidth" in planned[1]["metrics"]
+    assert "psychometric_threshold_6" in planned[2]["metrics"]
+    ran = command("run", file, "--db", place.database)
+    assert (ran.code, ran.err) == (
+        0,
+        f"bandlens: no critical band on images.set: {why}; `bandlens plan` lists the metrics of a study\n",
+    )
+    whole = make_study(place.folder, probes=BAND)
+    assert command("run", whole, "--db", place.database).err == ""
+    planned = command("plan", whole, "--db", place.database).out
+    assert "psychometric channel on images.set, psychometric thresholds on images.set\n" in planned
+    [conditions] = [line for line in planned.splitlines() if line.startswith("under each condition of images.set: ")]
+    assert {"accuracy", "confidence", "top1_brier_score", "model_error_consistency"} <= set(
+        conditions.partition(": ")[2].split(", ")
+    )
+
+
+def test_plan_says_what_smaller_maps_of_waves_would_cost(command: Command, place: Place) -> None:
+    """2 models, 20 images: 481 waves of 31 x 31 (half of them, and the constant one) and 5 x 4 bins for each."""
+    file = make_study(place.folder, probes="fourier = {}")
+    maps = {"fourier at 31 x 31": 2 * 20 * 481, "fourier_bin (octave x orientation)": 2 * 20 * 20}
+    assert json.loads(command("plan", file, "--db", place.database, "--json").out)["smaller_maps"] == maps
+    assert (
+        "predictions of smaller maps of waves: fourier at 31 x 31 19,240, fourier_bin (octave x orientation) 800\n"
+        in command("plan", file, "--db", place.database).out
+    )
+    for smaller in ("fourier = {row = [0, 8], column = [0, 8]}", "fourier_bin = {}", "contrast = {}"):
+        assert place.plan(probes=smaller).smaller_maps == {}
+
+
+def test_plan_and_run_say_it_in_words(command: Command, place: Place) -> None:
+    file = make_study(place.folder)
+    assert "to run: 2 cells, 40 predictions, about " in command("plan", file, "--db", place.database).out
+    first = command("run", file, "--db", place.database)
+    assert first.code == 0
+    assert first.out.startswith("study@1: ran 2 of 2 cells, 40 predictions in ")
+    assert command("plan", file, "--db", place.database).out.endswith("nothing to run: every cell is done\n")
+    again = command("run", file, "--db", place.database)
+    assert (again.code, again.err) == (0, "")
+    assert again.out == f"study@1: nothing to run, all 2 cells are in {place.database}\n"
+
+
+def test_what_a_probe_of_ones_own_is_known_by(place: Place, command: Command) -> None:
+    (place.folder / "mine.py").write_text("import part\ndef mine(images, rng):\n    return images\n")
+    (place.folder / "part.py").write_text("")
+    (place.folder / "mask.npy").write_text("")
+    file = make_study(place.folder, probes="lowpass.cutoff = 0.1\nmine = {file = 'mine.py', uses = ['mask.npy']}")
+    shown = command("plan", file, "--db", place.database).out.splitlines()
+    assert "mine depends on mask.npy, mine.py, part.py; what it reads elsewhere is not seen" in shown
+    planned = json.loads(command("plan", file, "--db", place.database, "--json").out)
+    assert planned["own_probes"] == [{"probe": "mine", "files": ["mask.npy", "mine.py", "part.py"], "random": True}]
+
+
+def test_a_file_that_a_probe_uses_runs_its_cells_again(place: Place) -> None:
+    (place.folder / "mine.py").write_text("def mine(images):\n    return images\n")
+    probes = "lowpass.cutoff = 0.1\nmine = {file = 'mine.py', uses = ['mask.npy']}"
+    (place.folder / "mask.npy").write_text("1")
+    place.run(probes=probes)
+    (place.folder / "mask.npy").write_text("2")
+    assert counts(place.plan(probes=probes))["one", "mine"] == (0, 0, 1, 1)
+    assert counts(place.plan(probes=probes))["one", "lowpass"] == (1, 0, 0, 0)

@@ -1,0 +1,149 @@
+"""Runs in one process: what they need is known before anything is recorded, and torch is an engine like others."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from polars.testing import assert_frame_equal
+from small import Command, ask, rows_of, study_in
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.app.study.file import Study
+from bandlens.app.study.resolve import Work, resolve
+from bandlens.app.study.run import background_commits, run_study
+from bandlens.app.study.shards import Sharded
+from bandlens.engine.backends.base import attack_variant
+from bandlens.engine.device.devices import gpus
+from bandlens.engine.device.nvidia import NoGpu
+from bandlens.engine.tasks import by_attack
+from bandlens.errors import EngineError, StoreError
+
+PROBES = "lowpass = {cutoff = 0.3}\npgd_linf = {steps = 2}"
+COUNT = 20
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return resolve(Study.read(study_in(tmp_path_factory.mktemp("run"), COUNT, PROBES)))
+
+
+@pytest.fixture(scope="module")
+def direct(work: Work) -> Path:
+    """The database of the study on ONNX Runtime."""
+    database = work.study.folder / "onnxruntime.duckdb"
+    assert run_study(work, database).failed == []
+    return database
+
+
+SAME = """SELECT checkpoint, probe, image_index, predicted, confidence FROM prediction
+JOIN cell ON cell.id = prediction.cell JOIN condition ON condition.id = cell.condition ORDER BY 1, 2, 3"""
+
+
+def test_a_study_on_torch_gives_what_onnxruntime_gives_and_is_attacked_itself(
+    work: Work, direct: Path, tmp_path: Path
+) -> None:
+    torch_work = resolve(replace(work.study, engine="torch"))
+    assert {cell.variant.engine for cell in torch_work.cells} == {"torch"}
+    attacked = [{cell.key for cell in by_attack(one.cells)[1]} for one in (torch_work, work)]
+    assert attacked[0] == attacked[1] != set()
+    database = tmp_path / "torch.duckdb"
+    summary = run_study(torch_work, database)
+    assert (summary.predictions, summary.failed) == (COUNT * len(torch_work.cells), [])
+    found, wanted = ask(database, SAME), ask(direct, SAME)
+    assert [row[1:4] for row in found] == [row[1:4] for row in wanted]
+    np.testing.assert_allclose([row[4] for row in found], [row[4] for row in wanted], rtol=1e-3)
+    run_study(torch_work, tmp_path / "tasks.duckdb", sharded=Sharded(str(tmp_path / "shards")))
+    assert_frame_equal(rows_of(tmp_path / "tasks.duckdb"), rows_of(database))
+
+
+def test_what_an_attack_takes_is_no_rate_of_an_engine(work: Work, tmp_path: Path) -> None:
+    torch_work = resolve(replace(work.study, engine="torch"))
+    run_study(torch_work, tmp_path / "torch.duckdb")
+    variant = torch_work.cells[0].variant
+    with open_store(tmp_path / "torch.duckdb") as store:
+        with_attacks = store.frame("SELECT sum(count) / sum(seconds) FROM part WHERE seconds > 0").item()
+        assert with_attacks < store.rates([variant])[variant]
+        attacks = "SELECT cell.id FROM cell JOIN condition ON condition.id = cell.condition WHERE attack"
+        store.execute(f"DELETE FROM part WHERE cell NOT IN ({attacks})")
+        assert store.rates([variant]) == {}
+
+
+@pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
+def test_a_study_that_cannot_attack_is_not_begun(work: Work, tmp_path: Path) -> None:
+    perturbed, attacked = by_attack(work.cells)
+    on_gpu = [replace(cell, variant=attack_variant(cell.model, "tensorrt")) for cell in attacked]
+    database = tmp_path / "results.duckdb"
+    with pytest.raises(EngineError, match="GPU"):
+        run_study(replace(work, cells=[*perturbed, *on_gpu]), database)
+    assert ask(database, "SELECT count(*) FROM study") == [(0,)]
+
+
+def test_torch_has_no_int8(command: Command, work: Work, tmp_path: Path) -> None:
+    study = work.study.folder / "int8.toml"
+    study.write_text((work.study.folder / "study.toml").read_text().replace("[probes]", 'precision = "int8"\n[probes]'))
+    answer = command("run", study, "--engine", "torch", "--db", tmp_path / "r.duckdb")
+    assert (answer.code, answer.err) == (
+        1,
+        "bandlens: engine torch runs fp32, fp16, bf16, not int8; set precision to one of them\n",
+    )
+
+
+def test_ranges_are_committed_in_their_order_while_the_next_is_computed() -> None:
+    computed, committed = threading.Event(), []
+
+    def commit(outcomes: Any, sessions: Any) -> None:
+        assert computed.wait(30), "the caller went on meanwhile"
+        committed.append((outcomes, sessions))
+
+    with background_commits(cast(Store, SimpleNamespace(commit=commit))) as given:
+        given(["first"], {})  # type: ignore[list-item]
+        assert committed == []
+        computed.set()
+        for number in range(5):
+            given([number], {})  # type: ignore[list-item]
+    assert committed == [(["first"], {}), *(([number], {}) for number in range(5))]
+
+
+@pytest.mark.parametrize("ranges", [1, 3])
+def test_after_a_commit_that_fails_nothing_is_committed(ranges: int) -> None:
+    tried = []
+
+    def commit(outcomes: Any, sessions: Any) -> None:
+        tried.append(outcomes)
+        raise StoreError("results.duckdb: no space left on the device")
+
+    def commit_all() -> None:
+        with background_commits(cast(Store, SimpleNamespace(commit=commit))) as given:
+            for number in range(ranges):
+                given([number], {})  # type: ignore[list-item]
+
+    with pytest.raises(StoreError, match="no space left"):
+        commit_all()
+    assert tried == [[0]]
+
+
+def test_a_commit_that_fails_ends_a_run_with_its_line_and_the_next_run_completes_it(
+    work: Work, direct: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, commit, count = tmp_path / "r.duckdb", Store.commit, 0
+
+    def fails_once(*given: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise StoreError("no space left on the device")
+        commit(*given)
+
+    monkeypatch.setattr(Store, "commit", fails_once)
+    with pytest.raises(StoreError, match=r"^no space left on the device$"):
+        run_study(work, database, range_seconds=0)
+    assert count == 2
+    run_study(work, database, range_seconds=0)
+    assert_frame_equal(rows_of(database), rows_of(direct))

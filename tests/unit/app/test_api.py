@@ -1,0 +1,208 @@
+"""The package's own names: what Python code calls, beside the commands of the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from polars.testing import assert_frame_equal
+from small import Command, ask, make_model, make_pictures, rows_of
+from torch import nn
+
+import bandlens
+from bandlens.export.models import load_model
+from bandlens.export.onnx.parity import onnx_logits
+from bandlens.export.photographs import photograph_crops
+from bandlens.protocol import BIAS_CUTOFFS
+
+USUAL: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "image_size": 64}
+FILTERS = {probe: {"cutoff": list(BIAS_CUTOFFS)} for probe in ("lowpass", "highpass")}
+
+
+def make_network() -> nn.Module:
+    """In the middle of its training: with dropout, and statistics of batches."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 7, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(), nn.Linear(128, 10),
+    )  # fmt: skip
+    network.train()(torch.from_numpy(photograph_crops(64)))
+    return network
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, Path]:
+    """A network, and the folder to which it was exported as `mine`."""
+    network, folder = make_network(), tmp_path_factory.mktemp("models")
+    bandlens.export(network, "mine", **USUAL, out=folder)
+    return network, folder
+
+
+def study_of(folder: Path, **keys: Any) -> bandlens.Study:
+    usual = {"name": "mine", "checkpoints": ["*"], "images": ["images.set"], "models": "models", "threads": 1}
+    return bandlens.Study(**usual | {"engine": "onnxruntime", "folder": folder, "probes": FILTERS} | keys)
+
+
+def refusal(act: Any, *words: Any, **keys: Any) -> str:
+    with pytest.raises(bandlens.UsageError) as caught:
+        act(*words, **keys)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# Export
+
+
+def test_a_network_in_memory_is_exported_as_it_computes_in_evaluation(trained: tuple[nn.Module, Path]) -> None:
+    network, folder = trained
+    model = load_model(folder, "mine")
+    assert (model.image_size, model.classes, model.source) == (64, 10, "memory")
+    images = photograph_crops(64)
+    mean, std = (torch.tensor(USUAL[name]).view(1, 3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        expected = network.eval()((torch.from_numpy(images) - mean) / std).numpy()
+    network.train()
+    np.testing.assert_allclose(onnx_logits(model.path.read_bytes(), images), expected, atol=1e-5)
+
+
+def test_a_training_goes_on_as_if_nothing_had_been_exported(tmp_path: Path) -> None:
+    network, before = make_network(), make_network().state_dict()
+    state = torch.get_rng_state()
+    bandlens.export(network, "mine", **USUAL, out=tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in network.modules())
+    assert all(one.requires_grad for one in network.parameters())
+    assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
+
+
+def test_weights_are_told_apart_by_their_values_and_names(trained: tuple[nn.Module, Path]) -> None:
+    from bandlens.export.pipeline import sha256_of_tensors
+
+    network = make_network()
+    first = sha256_of_tensors(network)
+    assert first == sha256_of_tensors(trained[0]) == load_model(trained[1], "mine").weights_sha256
+    assert first != sha256_of_tensors(nn.ModuleDict({"inside": network}))
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[0] += 1
+    assert sha256_of_tensors(network) != first
+
+
+def test_a_finished_onnx_file_is_taken_by_its_path(trained: tuple[nn.Module, Path], tmp_path: Path) -> None:
+    itself = {"mean": (0, 0, 0), "std": (1, 1, 1)}
+    model = bandlens.export(str(trained[1] / "mine.onnx"), "again", **itself, out=tmp_path)
+    images = photograph_crops(64)
+    given, taken = (onnx_logits(path.read_bytes(), images) for path in (trained[1] / "mine.onnx", model.path))
+    np.testing.assert_allclose(taken, given, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "keys", "message"),
+    [
+        ("tv_resnet5", {}, "unknown checkpoint 'tv_resnet5'; did you mean tv_resnet50"),
+        ("tv_resnet50", {"name": "x"}, "tv_resnet50 is no file, and a checkpoint has its own name"),
+        (nn.ReLU(), {}, "give the model a name, and the mean and std"),
+        (nn.ReLU(), {"name": "x", "mean": (0, 0, 0)}, "give the model a name, and the mean and std"),
+        (nn.ReLU(), USUAL | {"name": "x", "std": (1, 1, 0)}, "std must be three numbers"),
+        (nn.ReLU(), USUAL | {"name": "x", "mean": (0, 0)}, "mean must be three numbers"),
+        (nn.ReLU(), USUAL | {"name": "x", "mean": (0, 0, float("nan"))}, "mean must be three numbers"),
+        (nn.ReLU(), USUAL | {"name": "tv_resnet50"}, "'tv_resnet50' is one of the 48 checkpoints"),
+        (nn.ReLU(), USUAL | {"name": "a/b"}, "'a/b' cannot name a model"),
+        (3, USUAL | {"name": "x"}, "x is to be a torch.nn.Module, not a int"),
+        (Path("none.onnx"), USUAL | {"name": "x"}, "no ONNX file at none.onnx"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_told_in_one_line(
+    source: Any, keys: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    assert message in refusal(bandlens.export, source, **keys, out=tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+# Study, plan, run, analyze, compare, report
+
+
+def test_a_study_in_python_runs_the_cells_of_its_file(workplace: Path) -> None:
+    study = study_of(workplace)
+    (workplace / "mine.toml").write_text(study.toml)
+    assert bandlens.Study.read(workplace / "mine.toml") == study
+    database = workplace / "results.duckdb"
+    assert bandlens.plan(study, database).predictions == 11 * 20
+    ran = bandlens.run(study, database)
+    assert (ran.label, ran.cells, ran.ran, ran.predictions) == ("mine@1", 11, 11, 220)
+    assert len(rows_of(database)) == 220
+    again = bandlens.run(str(workplace / "mine.toml"), str(database))
+    assert (again.ran, bandlens.plan(study, database).missing) == (0, [])
+    assert ask(database, "SELECT toml FROM study") == [(study.toml,)]
+
+
+def test_progress_is_told_to_whoever_asks(workplace: Path) -> None:
+    seen: dict[str, list[float]] = {}
+
+    @contextmanager
+    def told(what: str, total: float | None, unit: str) -> Iterator[Any]:
+        seen[f"{what}, {unit}"] = [total or 0, 0]
+
+        def advance(amount: float = 1, /) -> None:
+            seen[f"{what}, {unit}"][1] += amount
+
+        yield advance
+
+    database = workplace / "results.duckdb"
+    bandlens.run(study_of(workplace), database, progress=told)
+    bandlens.analyze(database, progress=told)
+    assert seen["running, predictions"] == [220, 220]
+    assert seen["opening, models"] == seen["analyzing, checkpoints and image sets"] == [1, 1]
+
+
+def test_cells_that_fail_are_an_error_after_the_others_are_stored(workplace: Path) -> None:
+    make_model(workplace / "models", "fails", seed=1, darkest=0.99)
+    with pytest.raises(bandlens.BandlensError, match=r"\d+ of 22 cells failed, the first: fails, images.set, "):
+        bandlens.run(study_of(workplace), workplace / "results.duckdb")
+    assert ask(workplace / "results.duckdb", "SELECT count(*) FROM accuracy WHERE checkpoint = 'one'") == [(11,)]
+
+
+def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path, command: Command) -> None:
+    make_model(workplace / "models", "two", seed=1)
+    database = workplace / "results.duckdb"
+    bandlens.run(study_of(workplace), database)
+    metrics = bandlens.analyze(database, "mine", resamples=100)
+    with bandlens.open(database) as results:
+        kept = results.metrics("mine").select("checkpoint", "metric", "value").sort("checkpoint", "metric")
+    assert_frame_equal(metrics.select(kept.columns).sort("checkpoint", "metric"), kept)
+    found = bandlens.compare("mine", db=database, checkpoints=("one", "two"))
+    assert len(found.cells) == 11
+    said = command("compare", "mine", "--checkpoints", "one,two", "--db", database)
+    assert said.out.splitlines()[0] == found.sentence
+    written = bandlens.report(database, str(workplace / "report.html"))
+    assert written.out.stat().st_size == written.bytes > 100_000
+
+
+def test_what_is_not_there_is_told_in_one_line(workplace: Path) -> None:
+    database = workplace / "results.duckdb"
+    assert "no results database at" in refusal(bandlens.analyze, database)
+    assert "no study file" in refusal(bandlens.run, workplace / "none.toml", database)
+    assert "unknown engine 'onnx'" in refusal(bandlens.run, study_of(workplace), database, engine="onnx")
+    assert "mine alone: say with which study" in refusal(bandlens.compare, "mine", db=database)
+    assert not database.exists()
+
+
+def test_packing_takes_text_for_paths(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("cats", "dogs"):
+        (tmp_path / "photographs" / name).mkdir(parents=True)
+        Image.fromarray(make_pictures(1, size=64)[0]).save(tmp_path / "photographs" / name / "1.png")
+    source, out = str(tmp_path / "photographs"), str(tmp_path / "photographs.set")
+    images = bandlens.pack(source, out, crop=bandlens.Crop(32, 32), labels="folders")
+    assert images.class_names == ["cats", "dogs"]
+
+
+def test_what_is_no_name_of_the_package_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'bandlens' has no attribute 'exporrt'"):
+        _ = bandlens.exporrt
+    assert {"Study", "run", "export"} <= set(dir(bandlens))

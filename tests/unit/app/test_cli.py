@@ -1,0 +1,206 @@
+"""The command line as a whole: help of every command, light start, one-line errors and their exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from small import Command, ask, make_model, make_pictures, make_study
+from typer.main import get_command
+from typer.testing import CliRunner
+
+import bandlens
+from bandlens.app.cli import app
+from bandlens.app.console import log
+from bandlens.protocol import CUTOFFS
+
+ROOT = Path(bandlens.__file__).parent
+
+
+def command_paths() -> list[tuple[str, ...]]:
+    """Every command and group, as the words that call it."""
+    found: list[tuple[str, ...]] = []
+
+    def walk(command: object, path: tuple[str, ...]) -> None:
+        found.append(path)
+        for name, child in getattr(command, "commands", {}).items():
+            walk(child, (*path, name))
+
+    walk(get_command(app), ())
+    return found
+
+
+def test_the_commands_of_the_design_are_there() -> None:
+    alone = [
+        "doctor",
+        "export",
+        "export-own",
+        "study",
+        "plan",
+        "run",
+        "rebuild",
+        "verify",
+        "gate",
+        "analyze",
+        "correlate",
+        "compare",
+        "consistency",
+        "report",
+        "sql",
+        "demo",
+        "vacuum",
+    ]
+    nested = "checkpoints list, checkpoints show, checkpoints fetch, checkpoints verify, images pack, images check, "
+    nested += "images frequency-conflict, "
+    nested += "benchmarks list, benchmarks pack, "
+    nested += (
+        "studies list, studies show, studies rename, studies delete, probes list, probes preview, import predictions, "
+    )
+    nested += "published import, published table, published list, published sources, published agree, "
+    nested += "published relate, published fits"
+    assert {(name,) for name in alone} | {tuple(words.split()) for words in nested.split(", ")} <= set(command_paths())
+
+
+@pytest.mark.parametrize("path", command_paths(), ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert result.exit_code == 0
+    is_group = any(other[: len(path)] == path and len(other) > len(path) for other in command_paths())
+    assert is_group or "Example" in result.output, "help without an example"
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_code", "message"),
+    [
+        (["run", "no.toml"], 2, "bandlens: no study file no.toml"),
+        (["plan", "no.toml"], 2, "bandlens: no study file no.toml"),
+        (["export", "tv_resnet5"], 2, "bandlens: unknown checkpoint 'tv_resnet5'; did you mean tv_resnet50"),
+        (["checkpoints", "show", "resnet50_dinno"], 2, "did you mean resnet50_dino"),
+        (["sql", "SELECT 1", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
+        (["analyze", "--db", "no.duckdb"], 2, "bandlens: no results database at no.duckdb"),
+        (["images", "pack", "no_folder", "--out", "a.set"], 2, "no_folder"),
+        (["images", "check", "no.set"], 2, "no.set"),
+        (["probes", "preview", "no.jpg"], 2, "bandlens: cannot read no.jpg: No such file or directory"),
+        (["published", "import", "no.csv"], 2, "no.csv"),
+        (["published", "table", "--db", "no.duckdb"], 2, "no.duckdb"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_what_is_not_there_gets_one_line_on_stderr(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], exit_code: int, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    answer = command(*words)
+    assert (answer.code, answer.out) == (exit_code, "")
+    assert message in answer.err
+    assert len(answer.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_names_the_database_of_commands_that_need_one(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BANDLENS_DB", "mine.duckdb")
+    for words in (["analyze"], ["explore"], ["published", "joined"]):
+        assert command(*words).err.startswith("bandlens: no results database at mine.duckdb"), words
+    assert command("published", "list").code == 0, "published figures need none"
+    assert command("published", "import", "testbed").code == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.duckdb"]
+
+
+def test_an_unknown_command_is_wrong_use(command: Command) -> None:
+    answer = command("rn")
+    assert answer.code == 2
+    assert "rn" in answer.err
+    assert "Traceback" not in answer.err
+
+
+def test_checkpoints_list_json_has_48_rows(command: Command) -> None:
+    rows = json.loads(command("checkpoints", "list", "--json").out)
+    assert len(rows) == 48
+    assert all({"name", "category"} <= row.keys() for row in rows)
+
+
+def test_probes_list_json_has_52_conditions(command: Command) -> None:
+    rows = json.loads(command("probes", "list", "--json").out)
+    assert len(rows) == 52
+    assert rows[0]["probe"] == "clean"
+
+
+def test_commands_stand_under_what_one_does() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "80", "TERM": "dumb"}).output
+    headings = re.findall(r"^(\w[\w ]*):$", shown, re.MULTILINE)
+    assert headings == ["Options", "Get ready", "Run", "Look", "Ask", "Maintain"]
+    listed = re.findall(r"^  ([a-z][a-z-]*)  ", shown, re.MULTILINE)
+    assert sorted(listed) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_quiet_hides_notes_and_no_errors(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, shown in (((), ["a note", "a warning", "an error"]), (("-q",), ["a warning", "an error"])):
+        command(*words, "study", "grid")
+        log.info("a note")
+        log.warning("a warning")
+        log.error("an error")
+        assert capsys.readouterr().err.splitlines() == shown
+
+
+def test_a_log_gets_what_stderr_says_with_times(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "run.log"
+    for words in ((), ("-q",)):
+        answer = command(*words, "--log", file, "plan", tmp_path / "no.toml")
+        assert answer.err.startswith(f"bandlens: no study file {tmp_path}/no.toml")
+    lines = file.read_text().splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} bandlens: no study file .*", line)
+    answer = command("--log", tmp_path, "plan", "no.toml")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert f"cannot write the log {tmp_path}: Is a directory; name another with --log" in answer.err
+
+
+def test_verbose_says_where_an_error_arose(command: Command, tmp_path: Path) -> None:
+    answer = command("-v", "plan", tmp_path / "no.toml")
+    assert answer.code == 2
+    assert answer.err.startswith("bandlens: no study file")
+    assert "app/study/file.py" in answer.err
+
+
+def test_shell_completion_is_offered() -> None:
+    result = CliRunner().invoke(app, ["--help"], env={"TERM": "dumb"})
+    assert "--install-completion" in result.output
+
+
+def test_a_study_goes_from_pixels_to_its_report(command: Command, tmp_path: Path) -> None:
+    for number, picture in enumerate(make_pictures(12, 32)):
+        file = tmp_path / "photographs" / ("cat", "dog")[number % 2] / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(file)
+    make_model(tmp_path / "models", size=32)
+    crop = ("--size", "32", "--resize", "32")
+    packed = command(
+        "images", "pack", tmp_path / "photographs", *crop, "--labels", "folders", "--out", tmp_path / "images.set"
+    )
+    assert (packed.code, "12" in packed.out) == (0, True)
+    study = make_study(tmp_path, name="mine", probes="lowpass = {}\nhighpass = {}")
+    database = tmp_path / "results.duckdb"
+    db = ("--db", database)
+    cells = 1 + 2 * len(CUTOFFS)
+    assert json.loads(command("plan", study, *db, "--json").out)["to_run"]["predictions"] == 12 * cells
+    ran = command("run", study, *db)
+    assert f"ran {cells} of {cells} cells" in ran.out
+    assert "nothing to run" in command("run", study, *db).out
+    assert command("analyze", *db, "--resamples", "100").code == 0
+    page = tmp_path / "report.html"
+    assert command("report", *db, "--out", page).code == 0
+    assert 'id="curves-1"' in page.read_text(encoding="utf-8")
+    labels = [number % 2 for number in sorted(range(12), key=lambda number: (number % 2, str(number)))]
+    of_clean = "FROM prediction JOIN study_detail USING (cell) WHERE probe = 'clean' ORDER BY image_index"
+    right = sum(
+        label == row[0] for label, row in zip(labels, ask(database, f"SELECT predicted {of_clean}"), strict=True)
+    )
+    assert ask(database, "SELECT n, top1 FROM accuracy WHERE probe = 'clean'") == [(12, right / 12)]

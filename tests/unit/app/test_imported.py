@@ -1,0 +1,229 @@
+"""Predictions made elsewhere: four networks on ImageNet, small files of every kind, and files that do not fit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, image_set, part, store_study
+from small import Command, ask, make_images, make_pictures
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.published.tables import read_parquet
+from bandlens.app.explore.answers import Answers, ImageQuery
+from bandlens.app.pictures.conditions import Conditions
+from bandlens.errors import StoreError
+
+X = Path(__file__).parents[4] / "shared" / "published" / "atlas" / "imagenetx"
+needs_x = pytest.mark.skipif(not X.is_dir(), reason="no predictions at ../shared/published/atlas/imagenetx")
+KAPPA = {
+    ("ResNet50", "DINO"): 0.613,
+    ("ResNet50", "SimCLR"): 0.572,
+    ("ResNet50", "ViT"): 0.562,
+    ("DINO", "ViT"): 0.567,
+    ("SimCLR", "ViT"): 0.484,
+}
+
+
+@needs_x
+def test_four_networks_of_50_000_predictions(command: Command, tmp_path: Path) -> None:
+    db = tmp_path / "results.duckdb"
+    names = [word for name in ("ResNet50", "DINO", "SimCLR", "ViT") for word in ("--checkpoint", name)]
+    files = (X / "predictions.parquet", "--images", X / "labels.parquet")
+    done = command("import", "predictions", *files, *names, "--db", db)
+    assert (done.code, done.out.count("50,000 predictions imported")) == (0, 4), done.err
+    query = "SELECT checkpoint, top1, top5, n, engine FROM accuracy ORDER BY checkpoint"
+    rows = {row["checkpoint"]: row for row in json.loads(command("sql", query, "--db", db, "--format", "json").out)}
+    assert {name: round(row["top1"], 5) for name, row in rows.items()} == {
+        "ResNet50": 0.76130,
+        "DINO": 0.76754,
+        "SimCLR": 0.68142,
+        "ViT": 0.78006,
+    }
+    assert {(row["top5"], row["n"], row["engine"]) for row in rows.values()} == {(None, 50_000, "imported")}
+    pairs = json.loads(command("consistency", "labels", "--db", db, "--json").out)
+    found = {(row["first_subject"], row["second_subject"]): round(row["kappa"], 3) for row in pairs}
+    found |= {(second, first): kappa for (first, second), kappa in found.items()}
+    assert KAPPA.items() <= found.items()
+    assert all(row["low"] < row["kappa"] < row["high"] < row["low"] + 0.02 for row in pairs)
+    assert command("analyze", "--db", db).code == 0
+    query = "SELECT first_subject, second_subject, round(kappa, 3) AS kappa FROM error_consistency"
+    kept = json.loads(command("sql", query, "--db", db, "--format", "json").out)
+    assert {(row["first_subject"], row["second_subject"]): row["kappa"] for row in kept}.items() <= found.items()
+    assert len(kept) == 6
+    words = ("ResNet50", "ViT", "--checkpoints", "ResNet50,ViT", "--db", db, "--json")
+    compared = json.loads(command("compare", *words).out)
+    assert [row["difference"] for row in compared["cells"]] == [pytest.approx(0.78006 - 0.76130, abs=1e-5)]
+    assert "top1_imagenet" in {row["metric"] for row in compared["metrics"]}
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A folder with labels of four files, and predictions of them in another order."""
+    pl.DataFrame({"file_name": list("abcd"), "label": [1, 2, 3, 4]}).write_csv(tmp_path / "labels.csv")
+    pl.DataFrame(
+        {"file_name": list("dcba"), "predicted_class": [4, 3, 9, 1], "predicted_probability": [0.9, 0.8, 0.7, 0.6]}
+    ).write_csv(tmp_path / "predictions.csv")
+    return tmp_path
+
+
+def run(command: Command, folder: Path, images: Path | None = None) -> tuple[int, str, str]:
+    done = command(
+        "import", "predictions", folder / "predictions.csv", "--checkpoint", "net",
+        "--images", images or folder / "labels.csv", "--db", folder / "results.duckdb",
+    )  # fmt: skip
+    return done.code, done.out, done.err
+
+
+def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, small: Path) -> None:
+    code, out, err = run(command, small)
+    assert (code, "net@1, 4 predictions imported, top-1 75.000 %" in out) == (0, True), err
+    query = "SELECT path, predicted, label_rank FROM prediction JOIN image USING (image_index) ORDER BY path"
+    rows = json.loads(command("sql", query, "--db", small / "results.duckdb", "--format", "json").out)
+    assert [(row["path"], row["predicted"], row["label_rank"]) for row in rows] == [
+        ("a", 1, 0),
+        ("b", 9, 65_535),
+        ("c", 3, 0),
+        ("d", 4, 0),
+    ]
+    source = ask(small / "results.duckdb", "SELECT versions->>'predictions', versions->>'sha256' FROM session")
+    assert source == [("predictions.csv", hashlib.sha256((small / "predictions.csv").read_bytes()).hexdigest())]
+    assert run(command, small)[0] == 0  # again: nothing new
+    count = command("sql", "SELECT count(*) AS n FROM prediction", "--db", small / "results.duckdb", "--format", "json")
+    assert json.loads(count.out) == [{"n": 4}]
+
+
+def test_what_has_no_probabilities_has_no_confidence(command: Command, small: Path) -> None:
+    """Neither in the database, nor in what is computed of it, nor in what a page is told."""
+    pl.read_csv(small / "predictions.csv").drop("predicted_probability").write_csv(small / "predictions.csv")
+    assert run(command, small)[0] == 0
+    db = small / "results.duckdb"
+    assert ask(db, "SELECT DISTINCT confidence FROM prediction") == [(None,)]
+    assert command("analyze", "--db", db).code == 0
+    assert ask(db, "SELECT metric FROM condition_metric WHERE image_set = 'labels'") == [("accuracy",)]
+    assert command("verify", "--db", db).code == 0
+    answers = Answers(db, {}, Conditions())
+    (clean,) = answers.study("net")["conditions"]
+    shown = answers.images(ImageQuery("net", "labels", clean["id"], "net", None, "errors", None, ["net"]))
+    answers.close()
+    (tile,) = json.loads(json.dumps(shown, allow_nan=False))["tiles"]
+    assert [(one["clean_confidence"], one["confidence"], one["right"]) for one in tile["answers"]] == [
+        (None, None, False)
+    ]
+
+
+def test_a_study_has_all_image_sets_of_its_checkpoint(command: Command, small: Path) -> None:
+    """Another set makes another version; other predictions take the place of those on the same set."""
+    db, seen = small / "results.duckdb", "SELECT image_set, top1 FROM accuracy_of('net') ORDER BY ALL"
+    (small / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,3\n")
+    assert "net@1, 4 predictions imported, top-1 75.000 %" in run(command, small)[1]
+    assert "net@2, 4 predictions imported, top-1 75.000 %" in run(command, small, small / "more.csv")[1]
+    assert ask(db, seen) == [("labels", 0.75), ("more", 0.75)]
+    assert "net@2, 4 predictions imported" in run(command, small)[1]  # nothing new
+    pl.read_csv(small / "predictions.csv").with_columns(predicted_class=9).write_csv(small / "predictions.csv")
+    assert "net@3, 4 predictions imported, top-1 0.000 %" in run(command, small)[1]
+    assert ask(db, seen) == [("labels", 0), ("more", 0.75)]
+    assert json.loads(command("verify", "--db", db, "--json").out)["problems"] == []
+    (small / "more.csv").write_text("file_name,label\nd,4\na,7\nb,9\nc,8\n")
+    code, out, err = run(command, small, small / "more.csv")
+    assert (code, out, "two image sets are named more" in err) == (2, "", True)
+    words = ("import", "predictions", small / "predictions.csv", "--images", small / "labels.csv", "--db", db)
+    weights = command(*words, "--checkpoint", "net", "--weights-sha256", "0" * 64)
+    assert (weights.code, "two models are named net" in weights.err) == (2, True)
+    assert ask(db, seen) == [("labels", 0), ("more", 0.75)]
+
+
+def test_the_study_of_a_checkpoint_is_one_of_imported_predictions(command: Command, small: Path) -> None:
+    db, images = small / "results.duckdb", image_set(2, labels=[1, 2])
+    with open_store(db) as store:
+        store_study(store, "net", images, [part(cell(images), [1, 2], [0, 0])])
+    words = ("import", "predictions", small / "predictions.csv", "--images", small / "labels.csv", "--db", db)
+    refused = command(*words, "--checkpoint", "another", "--checkpoint", "net")
+    assert (refused.code, refused.out) == (2, "")
+    assert "the study net is not of imported predictions" in refused.err
+    assert ask(db, "SELECT label FROM study_version") == [("net@1",)]
+    odd = command(*words, "--checkpoint", "net@1")
+    assert (odd.code, "must be a line of text without @" in odd.err) == (2, True)
+
+
+def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: Command, tmp_path: Path) -> None:
+    pl.DataFrame({"file_name": ["a"], "label": [1]}).write_csv(tmp_path / "labels.csv")
+    rows = {"file_name": ["a"], "predicted_class": [1], "model": ["one"]}
+    pl.DataFrame(rows).write_csv(tmp_path / "predictions.csv")
+    words = ("import", "predictions", tmp_path / "predictions.csv", "--images", tmp_path / "labels.csv")
+    db = ("--db", tmp_path / "results.duckdb")
+    done = command(*words, "--checkpoint", "one", "--checkpoint", "two", *db)
+    assert (done.code, done.out) == (2, "")
+    assert "holds no predictions of two" in done.err
+    done = command(*words, "--checkpoint", "one", "--checkpoint", "two", "--weights-sha256", "0" * 64, *db)
+    assert (done.code, "is of one model" in done.err) == (2, True)
+    assert not (tmp_path / "results.duckdb").exists()
+
+
+@pytest.mark.parametrize("folders", [None, 2])
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_top5_of_a_packed_set_is_known_where_all_is_right(
+    command: Command, tmp_path: Path, folders: int | None, wrong: int
+) -> None:
+    """Whether its images are independent, or each two neighbours a cluster; the database agrees with itself."""
+    images = make_images(tmp_path / "images.set", make_pictures(6), labels=[0, 1, 2, 3, 4, 5], folders=folders)
+    names = [path.rsplit("/", 1)[-1] for path in images.paths]
+    frame = pl.DataFrame({"file_name": names, "predicted_class": [wrong, 1, 2, 3, 4, 5], "predicted_probability": 0})
+    frame.write_csv(tmp_path / "predictions.csv")
+    code, _, err = run(command, tmp_path, tmp_path / "images.set")
+    assert code == 0, err
+    db = tmp_path / "results.duckdb"
+    assert ask(db, "SELECT top1, top5 FROM accuracy") == [(5 / 6, None) if wrong else (1, 1)]
+    assert json.loads(command("verify", "--db", db, "--json").out)["problems"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.drop("predicted_class"), "row 1: no column predicted_class"),
+        (lambda t: t.head(3), "no row for a and 0 more of 4"),
+        (lambda t: pl.concat([t, t.head(1)]), "row 5, column file_name: d is there more than once"),
+        (
+            lambda t: pl.concat([t, t.head(1).with_columns(file_name=pl.lit("e"))]),
+            "row 5, column file_name: e is no image",
+        ),
+        (lambda t: t.with_columns(predicted_class=pl.lit(1000)), "row 1, column predicted_class: 1000 is no class"),
+        (lambda t: t.with_columns(predicted_class=pl.lit(0.5)), "column predicted_class: Float64 is no class"),
+        (lambda t: t.with_columns(predicted_probability=pl.lit(1.5)), "column predicted_probability: 1.5 is no prob"),
+        (lambda t: t.with_columns(predicted_probability=pl.lit("x")), "column predicted_probability: x is no prob"),
+        (lambda t: t.with_columns(model=pl.lit("other")), "no predictions of net, but of other"),
+        (lambda t: t.head(0), "has no rows"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(
+    command: Command, small: Path, change: Callable[[pl.DataFrame], pl.DataFrame], message: str
+) -> None:
+    change(pl.read_csv(small / "predictions.csv")).write_csv(small / "predictions.csv")
+    code, out, err = run(command, small)
+    assert code in (1, 2)
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+    assert not (small / "results.duckdb").exists()
+
+
+def test_damaged_files_are_one_line(tmp_path: Path) -> None:
+    """Whatever bytes are changed or cut off: a table, or an error of the project's own."""
+    file, random = tmp_path / "predictions.parquet", np.random.default_rng(0)
+    pl.DataFrame({"file_name": ["a", "b"], "predicted_class": [1, 2], "model": ["x", "y"]}).write_parquet(file)
+    whole = np.frombuffer(file.read_bytes(), np.uint8)
+    refused: list[str] = []
+    for _ in range(300):
+        damaged = whole.copy()
+        damaged[random.integers(len(whole), size=3)] = random.integers(256, size=3)
+        file.write_bytes(damaged[: random.integers(len(whole) // 2, len(whole) * 2)].tobytes())
+        try:
+            read_parquet(file)
+        except StoreError as error:
+            refused.append(str(error))
+    assert len(refused) > 200
+    assert not any("\n" in message for message in refused)

@@ -1,0 +1,304 @@
+"""What engines need, and which one `auto` stands for in every state that a machine can be in."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from enum import IntEnum
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bandlens.engine.backends.base import ENGINES
+from bandlens.engine.device import requirements
+from bandlens.engine.device.devices import (
+    GPU_ENGINES,
+    EngineChoice,
+    Readiness,
+    check,
+    choose,
+    choose_engine,
+    gpus,
+    processor_name,
+    readiness,
+)
+from bandlens.engine.device.driver import Gpu
+from bandlens.engine.device.nvidia import Gpus, NoGpu, Problem
+from bandlens.engine.device.requirements import (
+    CHECKS,
+    TENSORRT,
+    Library,
+    check_architecture,
+    load,
+    runs,
+    try_builder,
+    try_provider,
+)
+from bandlens.errors import EngineError
+
+H100 = (Gpu("NVIDIA H100 80GB HBM3", 85520809984, "9.0", "580.65.06"),)
+BROKEN = Problem("NVIDIA H100 80GB HBM3 cannot be used: driver 550 is too old; install driver 580 or newer")
+NONE = NoGpu("no NVIDIA GPU here")
+HIDDEN = NoGpu('CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU')
+OR_CPU = 'or ask for the CPU with engine = "onnxruntime"'
+
+
+ON_CPU = {"onnxruntime": "onnxruntime 1.32.0", "openvino": "openvino 2026.4.1"}
+WITH_CUDA = ON_CPU | {"onnxruntime-cuda": "onnxruntime 1.31.1 with CUDA"}
+WITH_TORCH = ON_CPU | {"torch-cuda": "torch 2.14.1 with CUDA 13.0"}
+WITH_TENSORRT = WITH_CUDA | WITH_TORCH | {"tensorrt": "tensorrt 10.16.1.11"}
+
+
+WITHOUT_TENSORRT = "{} on NVIDIA H100 80GB HBM3; tensorrt is not ready, `bandlens doctor` says why"
+
+
+def ready(lines: Mapping[str, str]) -> Callable[[str], Readiness]:
+    """The state of each engine: ready with its line, or lacking something."""
+    return lambda engine: Readiness(engine in lines, lines.get(engine, f"{engine} is not here; install it"))
+
+
+@pytest.mark.parametrize(
+    ("found", "lines", "engine", "why"),
+    [
+        (H100, WITH_TENSORRT, "tensorrt", "tensorrt 10.16.1.11 on NVIDIA H100 80GB HBM3"),
+        (H100, WITH_TORCH | WITH_CUDA, "onnxruntime-cuda", WITHOUT_TENSORRT.format("onnxruntime 1.31.1 with CUDA")),
+        (H100, WITH_TORCH, "torch-cuda", WITHOUT_TENSORRT.format("torch 2.14.1 with CUDA 13.0")),
+        (NONE, ON_CPU, "onnxruntime", "no NVIDIA GPU here"),
+        (HIDDEN, WITH_TENSORRT, "onnxruntime", 'CUDA_VISIBLE_DEVICES="-1" hides every NVIDIA GPU'),
+    ],
+    ids=["TensorRT", "ONNX Runtime with CUDA", "torch", "no GPU", "hidden GPU"],
+)
+def test_auto_takes_the_best_engine(found: Gpus, lines: Mapping[str, str], engine: str, why: str) -> None:
+    assert choose(found, ready(lines)) == EngineChoice(engine, why)
+
+
+@pytest.mark.parametrize(
+    ("found", "lines", "message"),
+    [
+        (BROKEN, WITH_TENSORRT, f"{BROKEN.message}; {OR_CPU}"),
+        (
+            H100,
+            ON_CPU,
+            "no engine for NVIDIA H100 80GB HBM3 is ready: tensorrt (tensorrt is not here; install it), "
+            "onnxruntime-cuda (onnxruntime-cuda is not here; install it), torch-cuda (torch-cuda is not here; install "
+            f"it); {OR_CPU}",
+        ),
+        (NONE, {}, "no NVIDIA GPU here, and for the CPU: onnxruntime is not here; install it"),
+    ],
+    ids=["unusable GPU", "no packages for the GPU", "no packages"],
+)
+def test_a_gpu_never_leads_to_the_cpu_unasked(found: Gpus, lines: Mapping[str, str], message: str) -> None:
+    with pytest.raises(EngineError) as caught:
+        choose(found, ready(lines))
+    assert str(caught.value) == message
+
+
+def test_what_several_engines_lack_is_said_once() -> None:
+    lacking = Readiness(False, "CuPy is not installed")
+    with pytest.raises(EngineError, match=r"is ready: tensorrt and onnxruntime-cuda and torch-cuda \(CuPy is not"):
+        choose(H100, lambda _: lacking)
+
+
+def test_this_machine_is_asked_once() -> None:
+    assert gpus() is gpus()
+    assert readiness("onnxruntime") is readiness("onnxruntime")
+    assert readiness("onnxruntime").ready
+
+
+def test_what_auto_stands_for_here_is_ready() -> None:
+    if isinstance(gpus(), NoGpu):
+        assert choose_engine().engine == "onnxruntime"
+    elif any(readiness(engine).ready for engine in GPU_ENGINES):
+        assert readiness(choose_engine().engine).ready
+    else:
+        with pytest.raises(EngineError, match="or ask for the CPU"):
+            choose_engine()
+
+
+def test_every_backend_is_checked() -> None:
+    assert set(CHECKS) == set(ENGINES)
+
+
+@pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "cupy"])
+def test_engines_on_a_gpu_say_what_is_wrong_with_it(engine: str) -> None:
+    assert check(engine, BROKEN) == Readiness(False, BROKEN.message)
+    assert check(engine, NONE) == Readiness(False, NONE.reason)
+
+
+@pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "numpy"])
+def test_engines_on_the_cpu_do_not_mind_a_broken_gpu(engine: str) -> None:
+    assert check(engine, BROKEN) == check(engine, NONE)
+
+
+def test_openvino_says_whether_bf16_is_native() -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    state = check("openvino", NONE)
+    assert state.ready
+    flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0]
+    native = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert state.line.endswith("bf16 is native" if native else "bf16 is not native")
+
+
+# Packages that are missing or broken
+
+
+def package(folder: Path, content: str | None, name: str, monkeypatch: pytest.MonkeyPatch) -> Library:
+    """A library of the name, importable from the folder; None leaves a folder without a module in it."""
+    (folder / name).mkdir()
+    if content is not None:
+        (folder / name / "__init__.py").write_text(content)
+    monkeypatch.syspath_prepend(folder)
+    return Library("Some Library", ("bandlens_missing_library", name), "gpu", "reinstall it")
+
+
+def test_a_library_that_is_not_installed() -> None:
+    library = Library("Some Library", ("bandlens_missing_library",), "gpu", "reinstall it")
+    with pytest.raises(EngineError, match=r"^Some Library is not installed; run: pip install 'bandlens\[gpu\]'$"):
+        load(library)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("raise FileNotFoundError('Could not find: libnvinfer.so.10. Is it on your PATH?\\nSearched: /usr/lib')",
+         "Could not find: libnvinfer.so.10. Is it on your PATH?"),
+        ("raise ImportError('libnvinfer.so.10: cannot open it')", "libnvinfer.so.10: cannot open it"),
+        ("import bandlens_missing_part", "No module named 'bandlens_missing_part'"),
+        ("raise RuntimeError", "RuntimeError"),
+        (None, "module 'bandlens_broken' has no attribute '__version__'"),
+    ],
+    ids=["FileNotFoundError", "ImportError", "part missing", "no words", "left behind"],
+)  # fmt: skip
+def test_a_library_that_does_not_load(
+    content: str | None, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = package(tmp_path, content, "bandlens_broken", monkeypatch)
+    with pytest.raises(EngineError) as caught:
+        load(library)
+    sys.modules.pop("bandlens_broken", None)
+    assert str(caught.value) == f"Some Library is installed but cannot be used ({reason}); reinstall it"
+
+
+def test_tensorrts_own_words_say_why_no_builder_is_made() -> None:
+    class Logger:
+        Severity = IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
+        INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = Severity
+
+    def builder(log: Any) -> None:
+        log.log(Logger.ERROR, "createInferBuilder: Error Code 6 (CUDA initialization failure with error: 100)")
+        log.log(Logger.WARNING, "no more than a warning")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    with pytest.raises(EngineError, match=r"cannot be used \(createInferBuilder: Error Code 6 \(CUDA init") as caught:
+        try_builder(SimpleNamespace(ILogger=Logger, Builder=builder), TENSORRT)
+    assert TENSORRT.mend in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnxruntime_does_not_fall_back_from_a_provider_that_it_cannot_load() -> None:
+    import onnxruntime
+
+    with pytest.raises(
+        EngineError, match=r"^ONNX Runtime cannot use its NoSuchExecutionProvider \(.*\); run: "
+    ) as caught:
+        try_provider(onnxruntime, "NoSuchExecutionProvider")
+    assert "libonnxruntime_providers_nosuch.so: cannot open shared object file" in str(caught.value)
+
+
+def test_a_gpu_that_fails_is_not_mended_by_installing() -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError(
+            "/onnxruntime_src/cuda_call.cc:154 onnxruntime::CudaCall(ERRTYPE) [with ERRTYPE = cudaError]\nCUDA failure "
+            "46: all CUDA-capable devices are busy or unavailable ; GPU=-1 ; hostname=h ; expr=cudaSetDevice(0);"
+        )
+
+    import onnxruntime
+
+    failing = SimpleNamespace(**vars(onnxruntime) | {"InferenceSession": fails})
+    with pytest.raises(EngineError) as caught:
+        try_provider(failing, "SharedExecutionProvider")  # the one whose file every package has
+    assert str(caught.value) == (
+        "ONNX Runtime cannot use its SharedExecutionProvider (CUDA failure 46: all CUDA-capable devices are busy or "
+        "unavailable); see what `nvidia-smi` says"
+    )
+
+
+# What a GPU can run
+
+L4, T4, A100 = (Gpu(name, 1, capability, "580") for name, capability in (("L4", "8.9"), ("T4", "7.5"), ("A100", "8.0")))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "architectures", "has_code"),
+    [
+        (H100[0], ["sm_80", "sm_90"], True),
+        (H100[0], ["sm_75", "sm_80", "sm_86"], False),  # code of another major number does not run
+        (H100[0], ["sm_100", "sm_120"], False),
+        (H100[0], ["sm_90a"], True),
+        (L4, ["sm_86"], True),
+        (A100, ["sm_86"], False),  # nor that of a higher minor number
+        (H100[0], ["sm_75", "compute_80"], True),  # compiled as it is loaded
+        (T4, ["compute_80"], False),
+        (Gpu("B200", 1, "10.0", "580"), ["SM75", "SM120"], False),
+        (Gpu("RTX 5090", 1, "12.0", "580"), ["SM75", "SM120"], True),
+    ],
+)
+def test_code_runs_on_gpus_of_its_major_number(gpu: Gpu, architectures: list[str], has_code: bool) -> None:
+    with (
+        nullcontext()
+        if has_code
+        else pytest.raises(EngineError, match=rf"^some 1\.0 has no code for {gpu.name}, whose")
+    ):
+        check_architecture(gpu, "some 1.0", architectures)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "available", "line"),
+    [
+        (
+            None,
+            False,
+            r"torch 9\.0 is built without CUDA; install torch and torchvision for CUDA 13, as pytorch\.org tells",
+        ),
+        ("13.0", False, r"torch 9\.0 cannot use NVIDIA H100 80GB HBM3; run: pip install"),
+        ("13.0", True, r"torch 9\.0 with CUDA 13\.0"),
+    ],
+)
+def test_what_torch_lacks_is_said(
+    cuda: str | None, available: bool, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_cuda = SimpleNamespace(is_available=lambda: available, get_arch_list=lambda: ["sm_90"])
+    torch = SimpleNamespace(__version__="9.0", version=SimpleNamespace(cuda=cuda), cuda=of_cuda)
+    monkeypatch.setattr(requirements, "load", lambda _: torch)
+    monkeypatch.setattr(requirements, "cupy_version", lambda _: "14")
+    state = check("torch-cuda", H100)
+    assert state.ready == available
+    assert re.match(line, state.line)
+
+
+def test_precisions_that_a_gpu_lacks() -> None:
+    """bfloat16 came with compute capability 8.0 (CUDA's programming guide, arithmetic instructions)."""
+    assert [runs(gpu, "bf16") for gpu in (T4, A100, L4, H100[0])] == [False, True, True, True]
+    assert all(runs(T4, precision) for precision in ("fp32", "fp16", "int8"))
+
+
+# The processor
+
+
+def test_the_processor_has_the_name_that_linux_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nmodel name\t: AMD EPYC 9354\nflags\t\t: fpu\n\n" * 2)
+    assert processor_name(tmp_path) == "AMD EPYC 9354"
+
+
+def test_the_processor_has_a_name_everywhere(tmp_path: Path) -> None:
+    assert processor_name(tmp_path) in (platform.processor(), platform.machine())
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")  # of ARM
+    assert processor_name(tmp_path) in (platform.processor(), platform.machine())
+    assert processor_name()

@@ -1,0 +1,374 @@
+"""The run: every cell's predictions are those of its images taken one by one, however the work is cut."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import CLASSES, make_images, make_model, make_pictures
+
+from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
+from bandlens.engine.run import check_labels, run
+from bandlens.errors import EngineError, UsageError
+from bandlens.probes.arrays import to_numpy
+from bandlens.probes.family import Batch
+from bandlens.probes.grid import Grid, make_grid
+from bandlens.probes.images.image_set import ImageSet
+from bandlens.records import Cell, Condition, Failed, Finished, Model, Variant
+
+COUNT = 21
+SEED = 5
+Part = tuple[int, int]
+
+OWN = """
+def invert(images, amount):
+    return amount * (1 - images) + (1 - amount) * images
+
+def salt(images, share, rng):
+    images[:, :, rng.random(images.shape[2:]) < share] = 1
+    return images
+"""
+
+
+@dataclass
+class Outcome:
+    """What came back of a run, cell by cell."""
+
+    parts: dict[str, list[Part]] = field(default_factory=dict)
+    """(first, count) of each part."""
+    columns: dict[str, list[tuple[int, int, float]]] = field(default_factory=dict)
+    """(predicted, label_rank, confidence) of each image."""
+    failed: dict[str, str] = field(default_factory=dict)
+    transactions: list[list[str]] = field(default_factory=list)
+    progress: int = 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    models: list[Model]
+    images: ImageSet
+    grid: Grid
+    engine: str = "onnxruntime"
+
+    @property
+    def variants(self) -> list[Variant]:
+        return [variant_of(model, self.engine, "fp32") for model in self.models]
+
+    def cells(self, models: Sequence[Model] | None = None, conditions: Sequence[Condition] | None = None) -> list[Cell]:
+        return [
+            Cell(variant_of(model, self.engine, "fp32"), self.images.info, condition, SEED)
+            for condition in (self.grid.conditions if conditions is None else conditions)
+            for model in (models or self.models)
+        ]
+
+    def run(
+        self,
+        cells: Iterable[Cell],
+        batch: int = 4,
+        range_seconds: float = 60,
+        done: Mapping[str, int] | None = None,
+        images: ImageSet | None = None,
+    ) -> Outcome:
+        outcome = Outcome()
+        cells = list(cells)
+        todo = [(cell, (done or {}).get(cell.key, 0)) for cell in cells]
+
+        def advance(amount: int) -> None:
+            outcome.progress += amount
+
+        xp = arrays_of(self.engine)
+        with open_sessions(dict.fromkeys(cell.variant for cell in cells), batch) as sessions:
+            for outcomes in run(todo, images or self.images, self.grid, sessions, xp, range_seconds, advance):
+                outcome.transactions.append([one.cell.key for one in outcomes])
+                for one in outcomes:
+                    keep(outcome, one)
+        return outcome
+
+
+def keep(outcome: Outcome, one: Finished | Failed) -> None:
+    key = one.cell.key
+    assert key not in outcome.failed, "nothing comes after a failure"
+    if isinstance(one, Failed):
+        outcome.failed[key] = one.error
+        return
+    found = one.predictions
+    ranks = [-1] * len(found.predicted) if found.label_rank is None else found.label_rank.tolist()
+    rows = list(zip(found.predicted.tolist(), ranks, found.confidence.tolist(), strict=True))
+    outcome.parts.setdefault(key, []).append((one.first, len(rows)))
+    outcome.columns.setdefault(key, []).extend(rows)
+
+
+class open_sessions(ExitStack):  # noqa: N801 - a context manager that reads as a function
+    def __init__(self, variants: Iterable[Variant], batch: int) -> None:
+        super().__init__()
+        self.opened: dict[Variant, Session] = {
+            variant: self.enter_context(open_session(variant, batch, 1)) for variant in variants
+        }
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        return self.opened
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Bench:
+    folder = tmp_path_factory.mktemp("bench")
+    (folder / "own.py").write_text(OWN)
+    probes = {
+        "lowpass": {"cutoff": [0.05, 0.3]},
+        "highpass": {"cutoff": [0.7, 0.95]},
+        "critical_band": {"noise_sd": [0.0, 0.16], "frequency": [1, 3]},
+        "invert": {"file": "own.py", "amount": [0.25, 1.0]},
+        "salt": {"file": "own.py", "share": 0.1},
+    }
+    models = [make_model(folder, name, seed=seed) for name, seed in (("one", 0), ("two", 1))]
+    labels = [k % CLASSES for k in range(COUNT)]
+    images = make_images(folder / "images.set", make_pictures(COUNT), labels=labels)
+    return Bench(models, images, make_grid(probes, folder), engine)
+
+
+@pytest.fixture(scope="module")
+def reference(bench: Bench) -> dict[str, list[tuple[int, int, float]]]:
+    """Every cell by its definition: each image alone, perturbed for this condition alone, in a batch of one."""
+    assert bench.images.labels is not None
+    wanted: dict[str, list[tuple[int, int, float]]] = {}
+    xp = arrays_of(bench.engine)
+    with open_sessions(bench.variants, 1) as sessions:
+        for condition in bench.grid.conditions:
+            perturb = bench.grid.family(condition).perturb
+            for k in range(COUNT):
+                images = bench.images
+                batch = Batch(images.pixels[k : k + 1], images.keys[k : k + 1], np.array([k]), SEED)
+                size = batch.pixels.shape
+                [(_, image)] = list(perturb(np, batch, [condition], lambda size=size: np.empty(size, np.float32)))
+                for cell in bench.cells(conditions=[condition]):
+                    logits = to_numpy(sessions[cell.variant].infer(xp.asarray(image)))[0].astype(np.float64)
+                    shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
+                    ranking = np.argsort(-logits, kind="stable").tolist()
+                    row = (ranking[0], ranking.index(bench.images.labels[k]), float(shares.max()))
+                    wanted.setdefault(cell.key, []).append(row)
+    return wanted
+
+
+@pytest.fixture(scope="module")
+def whole(bench: Bench) -> Outcome:
+    return bench.run(bench.cells())
+
+
+def test_predictions_are_those_of_each_image_by_itself(
+    bench: Bench, whole: Outcome, reference: dict[str, list[tuple[int, int, float]]]
+) -> None:
+    assert whole.columns.keys() == reference.keys()
+    assert not whole.failed
+    for key, wanted in reference.items():
+        assert [row[:2] for row in whole.columns[key]] == [row[:2] for row in wanted]
+        np.testing.assert_allclose([row[2] for row in whole.columns[key]], [row[2] for row in wanted], rtol=1e-4)
+    assert len({tuple(rows) for rows in whole.columns.values()}) == len(whole.columns), "conditions make a difference"
+    assert whole.progress == COUNT * len(reference)
+
+
+@settings(max_examples=25)
+@given(data=st.data())
+def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: Outcome, data: st.DataObject) -> None:
+    """Batch size, ranges, where each cell goes on, and which others are in the run."""
+    cells = data.draw(st.lists(st.sampled_from(bench.cells()), unique=True, min_size=1, max_size=8), label="cells")
+    starts = st.one_of(st.just(0), st.integers(0, COUNT))
+    done = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
+    found = bench.run(
+        cells,
+        batch=data.draw(st.integers(1, COUNT + 3), label="batch"),
+        range_seconds=data.draw(st.sampled_from([0.0, 0.01, 60.0]), label="range"),
+        done=done,
+    )
+    assert not found.failed
+    assert found.columns.keys() == {key for key, start in done.items() if start < COUNT}
+    for key, rows in found.columns.items():
+        wanted = whole.columns[key][done[key] :]
+        assert [row[:2] for row in rows] == [row[:2] for row in wanted]
+        np.testing.assert_allclose([row[2] for row in rows], [row[2] for row in wanted], rtol=1e-5)
+        ends = [first + count for first, count in found.parts[key]]
+        assert [first for first, _ in found.parts[key]] == [done[key], *ends[:-1]], "parts follow each other"
+        assert ends[-1] == COUNT, "and end with the last image, without padding"
+    assert found.progress == sum(COUNT - start for start in done.values())
+
+
+def test_without_time_to_lose_every_batch_is_a_part(bench: Bench) -> None:
+    cells = bench.cells()
+    found = bench.run(cells, batch=8, range_seconds=0)
+    assert all(parts == [(0, 8), (8, 8), (16, 5)] for parts in found.parts.values())
+    together = [keys for keys in found.transactions if keys]
+    assert sum(map(len, together)) == 3 * len(cells)
+    assert all(len(keys) == len(set(keys)) for keys in together), "one part of a cell in a transaction"
+
+
+def test_with_time_every_cell_is_one_part(bench: Bench, whole: Outcome) -> None:
+    assert all(parts == [(0, COUNT)] for parts in whole.parts.values())
+
+
+def test_cells_that_are_done_are_left_alone(bench: Bench) -> None:
+    found = bench.run(bench.cells(), done={cell.key: COUNT for cell in bench.cells()})
+    assert not found.transactions
+
+
+ORDERS = {
+    "another order": np.random.default_rng(1).permutation(COUNT).tolist(),
+    "a subset": list(range(3, COUNT, 5)),
+    "twice": [*range(COUNT), *range(7)],
+}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_another_set_of_the_same_images_gives_the_same_rows(bench: Bench, order: list[int], tmp_path: Path) -> None:
+    """Under noise too: it belongs to an image, and not to the image's place in a set."""
+    pictures = np.stack([bench.images.pixels[k].transpose(1, 2, 0) for k in order])
+    others = make_pictures(2, seed=9)
+    images = make_images(
+        tmp_path / "moved.set", np.concatenate([others, pictures]), labels=[0, 0, *(k % CLASSES for k in order)]
+    )
+    moved = replace(bench, images=images)
+    before, after = bench.run(bench.cells(), batch=4), moved.run(moved.cells(), batch=4)
+    for one, other in zip(bench.cells(), moved.cells(), strict=True):
+        assert after.columns[other.key][2:] == [before.columns[one.key][k] for k in order]
+
+
+def test_noise_is_another_one_under_another_seed(bench: Bench) -> None:
+    noisy = [one for one in bench.grid.conditions if one.number("noise_sd") or one.probe == "salt"]
+    cells = bench.cells(conditions=noisy)
+    other = [replace(c, seed=SEED + 1) for c in cells]
+    found = bench.run([*cells, *other])
+    assert len(found.columns) == 2 * len(cells)
+    for one, two in zip(cells, other, strict=True):
+        assert found.columns[one.key] != found.columns[two.key]
+
+
+# Failures
+
+
+def test_a_cell_with_logits_that_are_not_finite_is_named_and_the_others_finish(tmp_path: Path, engine: str) -> None:
+    pictures = make_pictures(COUNT)
+    pictures[13] = 3
+    images = make_images(tmp_path / "images.set", pictures)
+    models = [make_model(tmp_path, "fragile", darkest=0.05), make_model(tmp_path, "robust", seed=1)]
+    grid = make_grid({"lowpass": {"cutoff": [0.0, 0.5]}, "critical_band": {"noise_sd": 0.0}}, tmp_path)
+    bench = Bench(models, images, grid, engine)
+    found = bench.run(bench.cells(), batch=4, range_seconds=0)
+    names = {cell.key: str(cell) for cell in bench.cells()}
+    assert {names[key]: error.partition(";")[0] for key, error in found.failed.items()} == {
+        "fragile, images.set, clean": "logits are not finite at image 13",
+        "fragile, images.set, lowpass cutoff=0": "logits are not finite at image 0",
+        "fragile, images.set, lowpass cutoff=0.5": "logits are not finite at image 13",
+    }
+    finished = {names[key] for key, rows in found.columns.items() if len(rows) == COUNT}
+    assert finished == set(names.values()) - {names[key] for key in found.failed}
+
+
+BROKEN = {
+    "raises": ("raise ValueError('no\\nidea')", "failed: ValueError: no idea"),
+    "shape": ("return images[:1]", "returned shape (1, 3, 128, 128); expected an array of shape (4, 3, 128, 128)"),
+    "range": ("return images + 5", "expected finite values in [0, 1]"),
+    "nan": ("return images * float('nan')", "expected finite values in [0, 1]"),
+    "nothing": ("return None", "returned NoneType"),
+}
+
+
+@pytest.mark.parametrize(("body", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path, body: str, message: str) -> None:
+    """It fails for one of its conditions, in the middle of the set: a first batch is called for four times."""
+    (tmp_path / "mine.py").write_text(
+        "calls = []\n"
+        "def mine(images, level):\n"
+        "    calls.append(level)\n"
+        "    if level == 2 and calls.count(2) > 6:\n"
+        f"        {body}\n"
+        "    return images * (level / 3)\n"
+    )
+    probes = {"mine": {"file": "mine.py", "level": [1, 2, 3]}, "lowpass": {"cutoff": 0.3}}
+    own = replace(bench, grid=make_grid(probes, tmp_path))
+    found = own.run(own.cells(), batch=4)
+    failed = [cell for cell in own.cells() if cell.key in found.failed]
+    assert {str(cell.condition) for cell in failed} == {"mine level=2"}
+    assert len(failed) == len(bench.models)
+    assert all(message in error and "\n" not in error for error in found.failed.values())
+    for cell in own.cells():
+        if cell.key not in found.failed:
+            assert len(found.columns[cell.key]) == COUNT
+    assert not running()
+
+
+def test_a_map_of_waves_is_one_run(bench: Bench, tmp_path: Path) -> None:
+    """Far more conditions than buffers go round, and every cell ends."""
+    waves = replace(bench, grid=make_grid({"fourier": {"row": list(range(6)), "column": list(range(6))}}, tmp_path))
+    found = waves.run(waves.cells(), batch=8)
+    assert len(waves.grid.conditions) == 37
+    assert not found.failed
+    assert {len(columns) for columns in found.columns.values()} == {COUNT}
+    assert len(found.columns) == 37 * len(bench.models)
+
+
+class Fails:
+    """A session whose second batch fails."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.calls = session, 0
+        self.variant, self.info = session.variant, session.info
+
+    def infer(self, images: Any) -> Any:
+        self.calls += 1
+        if self.calls == 2:
+            raise EngineError("out of memory")
+        return self.session.infer(images)
+
+
+def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
+    conditions = bench.grid.conditions[:2]
+    cells = bench.cells(conditions=conditions)
+    outcome = Outcome()
+    with open_sessions(bench.variants, 4) as sessions:
+        sessions[cells[0].variant] = Fails(sessions[cells[0].variant])
+        for outcomes in run([(cell, 0) for cell in cells], bench.images, bench.grid, sessions, arrays_of(bench.engine)):
+            for one in outcomes:
+                keep(outcome, one)
+    assert outcome.failed == {cells[0].key: "out of memory"}
+    assert all(len(outcome.columns[cell.key]) == COUNT for cell in cells[1:])
+
+
+def running() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "perturb"]
+
+
+def test_a_run_that_is_abandoned_leaves_no_thread(bench: Bench) -> None:
+    with open_sessions(bench.variants, 4) as sessions:
+        todo = [(cell, 0) for cell in bench.cells()]
+        xp = arrays_of(bench.engine)
+        with closing(run(todo, bench.images, bench.grid, sessions, xp, range_seconds=0)) as outcomes:  # type: ignore[type-var]
+            next(outcomes)
+            assert running()
+        assert not running()
+
+
+@pytest.mark.parametrize(("last", "fits"), [(CLASSES - 1, True), (CLASSES, False)])
+def test_labels_are_classes_of_every_model(tmp_path: Path, last: int, fits: bool) -> None:
+    models = [make_model(tmp_path, "large", classes=20), make_model(tmp_path, "small")]
+    images = make_images(tmp_path / "images.set", make_pictures(3), labels=[0, last, 1])
+    if fits:
+        check_labels(images, models)
+    else:
+        with pytest.raises(UsageError, match=r"0/1\.png is labelled 12, but small has 12 classes"):
+            check_labels(images, models)
+
+
+def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:
+    """One batch of many models under many conditions can take long: of it, no more than one condition is at stake."""
+    cells = [cell for cell in bench.cells() if cell.condition.probe in ("lowpass", "highpass")]
+    found = bench.run(cells, batch=COUNT, range_seconds=0)
+    pieces = [keys for keys in found.transactions if keys]
+    assert [len(keys) for keys in pieces] == [len(bench.models)] * 4
+    assert sorted(key for keys in pieces for key in keys) == sorted(cell.key for cell in cells)

@@ -1,0 +1,316 @@
+"""Attacks on a workbench: a cell's predictions are those of its images attacked one by one, however work is cut."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+from small import make_images, make_model, make_pictures
+
+from bandlens.engine.backends.base import attack_variant, open_session, variant_of
+from bandlens.engine.backends.pgd import Budget, pgd, pgd_any
+from bandlens.engine.device.devices import gpus
+from bandlens.engine.device.nvidia import NoGpu
+from bandlens.engine.run import check_attackable
+from bandlens.engine.tasks import Task, whole_tasks
+from bandlens.engine.workbench import Workbench
+from bandlens.errors import UsageError
+from bandlens.export.models import save_model
+from bandlens.export.torch.network import OnnxNetwork
+from bandlens.probes.attacks import uniform_start
+from bandlens.probes.grid import Grid, make_grid
+from bandlens.probes.images.image_set import ImageSet
+from bandlens.records import Cell, Condition, Failed, Finished, Model
+
+COUNT = 21
+SEED = 5
+Row = tuple[int, int, float]
+"""predicted, label_rank (-1 without labels), confidence."""
+PROBES = {
+    "pgd_linf": {"eps": ["1/255", "4/255"], "step": "2/255", "steps": 3},
+    "pgd_any": {"eps": "2/255", "step": "1/255", "steps": 4},
+}
+
+
+@dataclass
+class Outcome:
+    """What came back of a run, cell by cell."""
+
+    parts: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    columns: dict[str, list[Row]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    progress: int = 0
+
+    def keep(self, one: Finished | Failed) -> None:
+        key = one.cell.key
+        assert key not in self.failed, "nothing comes after a failure"
+        if isinstance(one, Failed):
+            self.failed[key] = one.error
+            return
+        found = one.predictions
+        ranks = [-1] * len(found.predicted) if found.label_rank is None else found.label_rank.tolist()
+        rows = list(zip(found.predicted.tolist(), ranks, found.confidence.tolist(), strict=True))
+        assert one.seconds > 0
+        self.parts.setdefault(key, []).append((one.first, len(rows)))
+        self.columns.setdefault(key, []).extend(rows)
+
+
+def workbench(images: ImageSet, grid: Grid, batch: int = 4, threads: int = 1) -> Workbench:
+    return Workbench(grid, batch, threads, {images.info.digest: images}.__getitem__)
+
+
+def attack(
+    cells: Sequence[Cell],
+    images: ImageSet,
+    batch: int = 4,
+    range_seconds: float = 60,
+    done: Mapping[str, int] | None = None,
+) -> Outcome:
+    outcome = Outcome()
+    grid = make_grid(PROBES, Path())
+
+    def advance(amount: int) -> None:
+        outcome.progress += amount
+
+    with workbench(images, grid, batch) as bench:
+        for task in whole_tasks(cells, grid):
+            for outcomes in bench.compute(task, done, range_seconds, advance):
+                for one in outcomes:
+                    outcome.keep(one)
+    return outcome
+
+
+@dataclass(frozen=True)
+class Bench:
+    models: list[Model]
+    images: ImageSet
+    attacks: tuple[Condition, ...]
+
+    def cells(self, models: Sequence[Model] | None = None) -> list[Cell]:
+        return [
+            Cell(attack_variant(model, "onnxruntime"), self.images.info, condition, SEED)
+            for model in models or self.models
+            for condition in self.attacks
+        ]
+
+
+def clean(model: Model, images: ImageSet) -> list[int]:
+    """What the model predicts for the images as they are, in ONNX Runtime."""
+    with open_session(variant_of(model, "onnxruntime", "fp32"), len(images.pixels), 1) as session:
+        return [int(k) for k in session.infer(images.pixels / np.float32(255)).argmax(1)]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Labels are what the first model predicts, so that an attack has something to win."""
+    folder = tmp_path_factory.mktemp("bench")
+    models = [make_model(folder, name, seed=seed) for name, seed in (("one", 0), ("two", 1))]
+    pictures = make_pictures(COUNT)
+    labels = clean(models[0], make_images(folder / "unlabelled.set", pictures))
+    images = make_images(folder / "images.set", pictures, labels=labels)
+    return Bench(models, images, make_grid(PROBES, folder).attacks)
+
+
+@pytest.fixture(scope="module")
+def whole(bench: Bench) -> Outcome:
+    return attack(bench.cells(), bench.images)
+
+
+def by_itself(cell: Cell, images: ImageSet, index: int) -> Row:
+    """An image attacked alone, by the functions that a run puts together."""
+    network = OnnxNetwork(cell.model.path.read_bytes())
+    image = torch.from_numpy(images.pixels[index : index + 1] / np.float32(255))
+    label = network(image).argmax(1) if images.labels is None else torch.tensor(images.labels[index : index + 1]).long()
+    start = torch.from_numpy(uniform_start(SEED, images.keys[index : index + 1], images.info.size))
+    function = {"pgd_linf": pgd, "pgd_any": pgd_any}[cell.condition.probe]
+    logits = function(network, image, label, start, Budget(**dict(cell.condition.parameters))).logits[0]
+    ranking = logits.argsort(descending=True, stable=True).tolist()
+    rank = -1 if images.labels is None else ranking.index(int(label))
+    return ranking[0], rank, float(logits.softmax(0).max())
+
+
+def check_equal(found: Sequence[Row], wanted: Sequence[Row]) -> None:
+    """A step is a sign, so that rounding can turn a pixel round: confidences are close, and classes equal."""
+    assert [row[:2] for row in found] == [row[:2] for row in wanted]
+    np.testing.assert_allclose([row[2] for row in found], [row[2] for row in wanted], rtol=2e-3)
+
+
+def test_predictions_are_those_of_each_image_by_itself(bench: Bench, whole: Outcome) -> None:
+    assert whole.columns.keys() == {cell.key for cell in bench.cells()}
+    for cell in bench.cells():
+        check_equal(whole.columns[cell.key], [by_itself(cell, bench.images, k) for k in range(COUNT)])
+    assert whole.progress == COUNT * len(bench.cells())
+    assert not whole.failed
+
+
+def test_attacks_work(bench: Bench, whole: Outcome) -> None:
+    """All images are right without one."""
+    weak, strong, first = bench.cells(bench.models[:1])
+    right = {cell.condition: sum(rank == 0 for _, rank, _ in whole.columns[cell.key]) for cell in (weak, strong, first)}
+    assert right[strong.condition] < right[weak.condition] < COUNT
+    assert right[first.condition] < COUNT
+
+
+@settings(max_examples=15)
+@given(data=st.data())
+def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: Outcome, data: st.DataObject) -> None:
+    """Batch size, ranges, where each cell goes on, and which others are in the run."""
+    cells = data.draw(st.lists(st.sampled_from(bench.cells()), unique=True, min_size=1, max_size=4), label="cells")
+    starts = st.one_of(st.just(0), st.integers(0, COUNT))
+    done = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
+    found = attack(
+        cells,
+        bench.images,
+        batch=data.draw(st.integers(1, COUNT + 3), label="batch"),
+        range_seconds=data.draw(st.sampled_from([0.0, 60.0]), label="range"),
+        done=done,
+    )
+    assert not found.failed
+    assert found.columns.keys() == {key for key, start in done.items() if start < COUNT}
+    for key, rows in found.columns.items():
+        check_equal(rows, whole.columns[key][done[key] :])
+        ends = [first + count for first, count in found.parts[key]]
+        assert [first for first, _ in found.parts[key]] == [done[key], *ends[:-1]], "parts follow each other"
+        assert ends[-1] == COUNT
+    assert found.progress == sum(COUNT - start for start in done.values())
+
+
+def test_the_same_run_gives_the_same_numbers(bench: Bench, whole: Outcome) -> None:
+    assert attack(bench.cells(), bench.images).columns == whole.columns
+
+
+def test_without_time_to_lose_every_batch_is_a_part(bench: Bench) -> None:
+    found = attack(bench.cells()[:2], bench.images, batch=8, range_seconds=0)
+    assert all(parts == [(0, 8), (8, 8), (16, 5)] for parts in found.parts.values())
+
+
+def test_another_seed_begins_elsewhere(bench: Bench, whole: Outcome) -> None:
+    for cell in bench.cells(bench.models[:1]):
+        other = replace(cell, seed=SEED + 1)
+        assert attack([other], bench.images).columns[other.key] != whole.columns[cell.key]
+
+
+def test_a_start_belongs_to_the_image_and_not_to_its_place(bench: Bench, whole: Outcome, tmp_path: Path) -> None:
+    assert bench.images.labels is not None
+    order = [17, 3, 8]
+    pictures = np.stack([bench.images.pixels[k].transpose(1, 2, 0) for k in order])
+    moved = make_images(tmp_path / "moved.set", pictures, labels=bench.images.labels[order].tolist())
+    found = attack(replace(bench, images=moved).cells(), moved)
+    for here, there in zip(bench.cells(), replace(bench, images=moved).cells(), strict=True):
+        check_equal(found.columns[there.key], [whole.columns[here.key][k] for k in order])
+
+
+def test_without_labels_it_leads_away_from_the_clean_prediction(bench: Bench, tmp_path: Path) -> None:
+    """Which the labels of the bench are for the first model, so that nothing else is different."""
+    images = make_images(tmp_path / "images.set", bench.images.pixels.transpose(0, 2, 3, 1))
+    here = replace(bench, images=images)
+    labelled, unlabelled = bench.cells(bench.models[:1]), here.cells(bench.models[:1])
+    before, after = attack(labelled, bench.images), attack(unlabelled, images)
+    for one, other in zip(labelled, unlabelled, strict=True):
+        wanted = [(predicted, -1, confidence) for predicted, _, confidence in before.columns[one.key]]
+        assert after.columns[other.key] == wanted
+
+
+# What fails
+
+
+def unknown_operator(folder: Path) -> Model:
+    """A model with Softsign, which exports of classifiers do not have."""
+    model = make_model(folder, "strange")
+    graph = onnx.load(model.path)
+    graph.graph.node[-1].output[0] = "before"
+    graph.graph.node.append(helper.make_node("Softsign", ["before"], ["logits"]))
+    content = graph.SerializeToString()
+    model = replace(model, sha256=hashlib.sha256(content).hexdigest())
+    save_model(model, content, {})
+    return model
+
+
+def test_a_network_that_cannot_be_attacked_fails_its_own_cells(bench: Bench, tmp_path: Path) -> None:
+    models = [unknown_operator(tmp_path), bench.models[0]]
+    cells = bench.cells(models)
+    found = attack(cells, bench.images)
+    assert found.failed.keys() == {cell.key for cell in cells if cell.model is models[0]}
+    for error in found.failed.values():
+        assert error.startswith("strange (torch fp32): its ONNX file uses the operator Softsign, for which")
+        assert "\n" not in error
+    assert all(len(rows) == COUNT for rows in found.columns.values())
+
+
+def test_a_damaged_file_fails_its_cells(bench: Bench, tmp_path: Path) -> None:
+    model = make_model(tmp_path)
+    model.path.write_bytes(model.path.read_bytes()[:-1] + b"?")
+    found = attack(bench.cells([model]), bench.images)
+    assert all("has sha256" in error and "bandlens export one" in error for error in found.failed.values())
+    assert len(found.failed) == len(bench.attacks)
+
+
+def test_logits_that_are_not_finite_fail_the_cell_and_name_the_image(tmp_path: Path) -> None:
+    pictures = make_pictures(COUNT)
+    pictures[13] = 3
+    images = make_images(tmp_path / "images.set", pictures)
+    models = [make_model(tmp_path, "fragile", darkest=0.05), make_model(tmp_path, "robust", seed=1)]
+    cells = Bench(models, images, make_grid({"pgd_linf": {"steps": 1}}, tmp_path).attacks).cells()
+    found = attack(cells, images, range_seconds=0)
+    assert {key: error.partition(";")[0] for key, error in found.failed.items()} == {
+        cells[0].key: "logits are not finite at image 13"
+    }
+    assert len(found.columns[cells[1].key]) == COUNT
+
+
+def test_images_of_another_decision_are_refused(bench: Bench) -> None:
+    check_attackable(bench.images.info)
+    with pytest.raises(UsageError, match=r"images.set decides among sixteen, and attacks need"):
+        check_attackable(replace(bench.images.info, decision_space="sixteen"))
+
+
+# Where it runs
+
+
+@pytest.mark.parametrize(
+    ("engine", "attacker"), [("onnxruntime", "torch"), ("openvino", "torch"), ("tensorrt", "torch-cuda")]
+)
+def test_attacks_run_where_the_engine_does(bench: Bench, engine: str, attacker: str) -> None:
+    model = bench.models[0]
+    variant = attack_variant(model, engine)
+    assert (variant.engine, variant.precision, variant.sha256) == (attacker, "fp32", model.sha256)
+
+
+@pytest.mark.skipif(not isinstance(gpus(), NoGpu), reason="this machine has a GPU")
+def test_a_gpu_is_not_replaced_by_the_cpu(bench: Bench) -> None:
+    cell = replace(bench.cells()[0], variant=attack_variant(bench.models[0], "tensorrt"))
+    assert "GPU" in attack([cell], bench.images).failed[cell.key]
+
+
+def test_one_attacked_network_is_open_at_a_time_and_nothing_beside_it(bench: Bench) -> None:
+    grid = make_grid(PROBES, Path())
+    perturbed = [
+        Cell(variant_of(model, "onnxruntime", "fp32"), bench.images.info, grid.clean[0], 0) for model in bench.models
+    ]
+    tasks = list(whole_tasks([*bench.cells(), *perturbed], grid))
+    assert [task.attack for task in tasks] == [False, *[True] * 6], "attacks come last"
+    with workbench(bench.images, grid) as here:
+        for task in (*tasks, tasks[0]):  # and once more, as when a task is tried again
+            list(here.compute(task.of(task.cells), range_seconds=0))
+            assert list(here.sessions) == task.variants
+        assert here.sessions
+    assert not here.sessions
+
+
+def test_a_network_that_is_open_is_used_again(bench: Bench) -> None:
+    first, second, *_ = bench.cells()
+    with workbench(bench.images, make_grid(PROBES, Path())) as here:
+        sessions = []
+        for cell in (first, second):
+            list(here.compute(Task((cell,), 0, 4)))
+            sessions.append(here.sessions[cell.variant])
+    assert sessions[0] is sessions[1]

@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import builtins
+import functools
+import io
+import os
+import pickle
+import re
+import struct
+import sys
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from odd_archives import Archive, assert_equal, entries_of, saved, written
+
+from bandlens.errors import CheckpointError
+from bandlens.export.weights.pickles import DTYPES, INERT_CALLS, LARGEST_TUPLE, LEGACY
+from bandlens.export.weights.read import read
+
+
+def test_the_page_says_whose_calls_are_answered() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "guide" / "checkpoints.md").read_text(encoding="utf-8")
+    listed = page.partition("Only calls of ")[2].partition(", which make")[0]
+    assert tuple(re.findall(r"`(\w+)`", listed)) == INERT_CALLS
+
+
+class Wants:
+    """Pickles to a call of any function."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def nested_bytes() -> bytes:
+    buffer = io.BytesIO()
+    torch.save(torch.zeros(1), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(os.system, f"{os.name}.system"), (builtins.exec, "__builtin__.exec"), (os.mkdir, f"{os.name}.mkdir")],
+)
+def test_a_file_that_wants_to_run_code_is_refused(function: Any, name: str, legacy: bool, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    argument = {"system": f"mkdir {marker}", "exec": f"import os; os.mkdir({str(marker)!r})"}.get(
+        function.__name__, str(marker)
+    )
+    path = tmp_path / "weights.pth"
+    content = {"state_dict": {"a": torch.ones(2)}, "epoch": [Wants(function, argument)]}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
+
+    with pytest.raises(CheckpointError) as caught:
+        read(path)
+    assert f"the file wants to call {name}" in str(caught.value)
+    assert "--trust" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not marker.exists()
+
+    read(path, trust=True)
+    assert marker.exists()
+
+
+@pytest.mark.parametrize(
+    "wants",
+    [
+        Wants(functools.partial, print, 1),
+        Wants(torch.storage._load_from_bytes, nested_bytes()),
+        Wants(getattr, "text", "upper"),
+        Wants(torch.load, "other.pth"),
+    ],
+)
+def test_indirect_calls_are_refused(wants: Wants, tmp_path: Path) -> None:
+    torch.save([wants], tmp_path / "weights.pth")
+    with pytest.raises(CheckpointError, match="wants to call"):
+        read(tmp_path / "weights.pth")
+
+
+def test_nothing_is_imported_for_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stranger.py").write_text("class Schedule:\n    pass\n\nclass Table(dict):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import stranger
+
+    schedule, table = stranger.Schedule(), stranger.Table(lr=0.1)
+    schedule.steps = [1, 2]
+    content = {"a": torch.arange(3), "schedule": schedule, "table": table, "type": stranger.Schedule}
+    torch.save(content, tmp_path / "weights.pth")
+    del sys.modules["stranger"]
+
+    found = read(tmp_path / "weights.pth")
+    assert "stranger" not in sys.modules
+    assert torch.equal(found["a"], content["a"])
+    assert type(found["schedule"]).__name__ == "stranger.Schedule"
+    assert not hasattr(found["schedule"], "steps")
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_tensors_and_plain_containers_are_read_whole(protocol: int, tmp_path: Path) -> None:
+    shared = torch.arange(12.0)
+    content = OrderedDict(
+        parameter=torch.nn.Parameter(torch.ones(2, 3)),
+        view=shared[2:6].view(2, 2),
+        half=torch.ones(2, dtype=torch.float16),
+        shared=shared,
+        list=[1, 2.5, "text", None, True, b"bytes", {1, 2}, (3, complex(1, 2))],
+        size=torch.Size([1, 2]),
+        dtype=torch.float32,
+        count=defaultdict(int, a=1),
+        unicode="ü",
+    )
+    torch.save(content, tmp_path / "weights.pth", pickle_protocol=protocol)
+    found = read(tmp_path / "weights.pth")
+    assert list(found) == list(content)
+    for key, value in content.items():
+        assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value
+    assert found["view"].untyped_storage().data_ptr() == found["shared"].untyped_storage().data_ptr()
+
+
+LAYOUTS: dict[str, Any] = {
+    **{str(dtype): torch.arange(-3, 5).to(dtype) for dtype in sorted(set(DTYPES.values()), key=str)},
+    "no dimension": torch.tensor(2.5),
+    "no element": torch.zeros(0, 3),
+    "shared": (BASE := torch.arange(24.0)),
+    "part of it": BASE[3:9],
+    "turned": BASE.view(4, 6).t(),
+    "every second": BASE[1::2],
+    "expanded": BASE[:2].expand(3, 2),
+    "lists": [torch.ones(2), (torch.zeros(1), {"a": BASE[20:]})],
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+def test_tensors_are_equal_to_the_bit_to_what_torch_loads(legacy: bool, protocol: int, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    torch.save(LAYOUTS, file, _use_new_zipfile_serialization=not legacy, pickle_protocol=protocol)
+    assert_equal(read(file), torch.load(file, weights_only=False), "")
+
+
+def test_big_endian_archives_are_read(tmp_path: Path) -> None:
+    content = {"a": torch.arange(5, dtype=torch.int32), "b": torch.tensor([1 + 2j]), "c": torch.tensor([True])}
+    entries = entries_of(saved(content))
+    sizes = iter([4, 4, 1])  # of the numbers that bytes are swapped in: a complex one has two of them
+    for entry in entries:
+        if entry.name == b"archive/byteorder":
+            entry.data = b"big"
+        elif entry.name.startswith(b"archive/data/"):
+            size = next(sizes)
+            entry.data = np.frombuffer(entry.data, f"<u{size}").astype(f">u{size}").tobytes()
+    (tmp_path / "weights.pth").write_bytes(written(Archive(entries)))
+    assert_equal(read(tmp_path / "weights.pth"), torch.load(tmp_path / "weights.pth"), "")
+    assert_equal(read(tmp_path / "weights.pth"), content, "")
+
+
+class StoragePickler(pickle.Pickler):
+    """Writes tensors as torch did until 2017, when a storage could be a part of another one."""
+
+    def persistent_id(self, value: object) -> object:
+        return value.id if isinstance(value, StorageId) else None
+
+
+class StorageId:
+    def __init__(self, *fields: object) -> None:
+        self.id = ("storage", torch.FloatStorage, *fields)
+
+
+class OldTensor:
+    def __init__(self, *fields: object) -> None:
+        self.fields = fields
+
+    def __reduce__(self) -> Any:
+        return torch._utils._rebuild_tensor, self.fields
+
+
+def test_a_storage_that_is_part_of_another_is_read(tmp_path: Path) -> None:
+    whole, part = StorageId("7", "cpu", 6, None), StorageId("7", "cpu", 6, ("8", 2, 3))
+    content = {"whole": OldTensor(whole, 0, (2, 3), (3, 1)), "part": OldTensor(part, 1, (2,), (1,))}
+    file = io.BytesIO()
+    for value in (*LEGACY, {"little_endian": True}):
+        pickle.dump(value, file, protocol=2)
+    StoragePickler(file, protocol=2).dump(content)
+    pickle.dump(["7"], file, protocol=2)
+    file.write(struct.pack("<q6f", 6, *range(6)))
+    (tmp_path / "weights.pth").write_bytes(file.getvalue())
+    tensors = read(tmp_path / "weights.pth")
+    assert tensors["whole"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert tensors["part"].tolist() == [3, 4]
+    tensors["whole"][1, 0] = 9
+    assert tensors["part"].tolist() == [9, 4]
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda content: content + b"\0", "something follows its last tensor"),
+        (lambda content: content[:-1], "another size than its tensors say"),
+        (lambda content: content.replace(b"cpuq\x06K\x02", b"cpuq\x06K\x03"), "than its tensors say"),
+        (lambda content: content.replace(b"l\xfc\x9c", b"l\xfc\x9d"), "no file of torch.save"),
+    ],
+    ids=["longer", "shorter", "another count", "another mark"],
+)
+def test_files_of_the_older_format_are_whole(change: Callable[[bytes], bytes], why: str, tmp_path: Path) -> None:
+    file = io.BytesIO()
+    torch.save({"a": torch.ones(2)}, file, _use_new_zipfile_serialization=False)
+    content = change(file.getvalue())
+    assert content != file.getvalue()
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=why):
+        read(tmp_path / "weights.pth")
+
+
+def test_a_large_tuple_is_a_list(tmp_path: Path) -> None:
+    torch.save({"small": tuple(range(LARGEST_TUPLE - 1)), "large": tuple(range(LARGEST_TUPLE))}, tmp_path / "tuples")
+    content = read(tmp_path / "tuples")
+    assert content == {"small": tuple(range(LARGEST_TUPLE - 1)), "large": list(range(LARGEST_TUPLE))}
+
+
+def test_a_whole_pickled_module_is_explained(tmp_path: Path) -> None:
+    from bandlens.export.weights.read import read_weights
+
+    torch.save(torch.nn.Sequential(torch.nn.Linear(1, 1)), tmp_path / "module.pth")
+    with pytest.raises(CheckpointError, match=r"holds one torch.nn.modules.container.Sequential .* state_dict\(\)"):
+        read_weights([(tmp_path / "module.pth", "own")])
+
+
+def test_what_a_pickle_does_to_the_functions_it_is_given_stays_with_it(tmp_path: Path) -> None:
+    # GLOBAL function, (None, {'__defaults__': ...}), BUILD: attributes of the function itself would be set.
+    program = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\x04\x00\x00\x00markK\x01s\x86b."
+    torch.save({}, tmp_path / "weights.pth", _use_new_zipfile_serialization=False)
+    legacy = (tmp_path / "weights.pth").read_bytes()
+    empty = b"\x80\x02}q\x00."
+    assert empty in legacy
+    (tmp_path / "weights.pth").write_bytes(legacy.replace(empty, program, 1))
+    with pytest.raises(CheckpointError):
+        read(tmp_path / "weights.pth")
+    assert not hasattr(torch._utils._rebuild_tensor_v2, "mark")

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from bandlens.errors import UnknownName, UsageError
+from bandlens.export.normalization import NORMALIZATIONS, normalization_name
+from bandlens.export.weights.downloads import DOWNLOADERS
+from bandlens.export.weights.registry import by_category, checkpoint, checkpoints, key_rule, select
+
+FACTS = Path(__file__).parents[5] / "shared" / "facts" / "checkpoints.csv"
+
+
+def test_every_row_is_valid() -> None:
+    assert len(checkpoints()) == len({one.name for one in checkpoints()}) == 48
+    for one in checkpoints():
+        assert 50 < one.published_top1 < 82
+        assert (one.mean, one.std) == NORMALIZATIONS[one.normalization]
+        assert one.licence
+        for part in one.parts:
+            assert part.source.kind in DOWNLOADERS
+            assert part.source.address
+            rule = key_rule(part.rule)
+            for pattern in (*dict(rule.drop), *dict(rule.rename)):
+                re.compile(pattern)
+
+
+def test_categories_and_sources_are_counted() -> None:
+    assert Counter(one.category for one in checkpoints()) == {
+        "baseline": 1,
+        "training_recipes": 10,
+        "augmentation": 12,
+        "stylized": 3,
+        "freezing": 1,
+        "adversarial_training": 15,
+        "contrastive": 6,
+    }
+    kinds = Counter(one.parts[0].source.kind for one in checkpoints())
+    assert kinds == {"timm": 10, "torchvision": 1, "huggingface": 16, "url": 9, "gdrive": 12}
+    assert {one.name for one in checkpoints() if len(one.parts) == 2} == {"resnet50_dino", "resnet50_swav"}
+    unnormalized = {one.name for one in checkpoints() if one.normalization == "none"}
+    assert unnormalized == {"resnet50_diffusionnoise_fixed_nonoise", "resnet50_simclrv2"}
+
+
+@pytest.mark.skipif(not FACTS.exists(), reason="the table of published checkpoints is not beside this checkout")
+def test_rows_equal_the_published_table() -> None:
+    with FACTS.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = [
+        (
+            row["name"],
+            row["category"],
+            f"{row['source_kind']}:{row['source']}" + (f" + url:{row['head_source']}" if row["head_source"] else ""),
+            row["normalization"],
+            float(row["published_top1"]),
+        )
+        for row in rows
+    ]
+    found = [(one.name, one.category, one.source, one.normalization, one.published_top1) for one in checkpoints()]
+    assert found == expected
+
+
+def test_licences_are_those_that_timm_records() -> None:
+    timm = pytest.importorskip("timm")
+    for one in checkpoints():
+        repository = one.parts[0].source.address.removeprefix("timm/")
+        stated = timm.get_pretrained_cfg(repository).license if one.parts[0].source.kind == "timm" else "unstated"
+        assert one.licence == stated, one.name
+
+
+def test_unknown_names_name_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean tv_resnet50"):
+        checkpoint("tv_resnet5")
+    with pytest.raises(UnknownName, match="contrastive"):
+        by_category("contrast")
+    with pytest.raises(UnknownName, match="robust"):
+        key_rule("robusd")
+
+
+def test_select_wants_exactly_one_way_of_asking() -> None:
+    assert select([], every=True) == checkpoints()
+    assert [one.name for one in select(["tv2_resnet50", "tv_resnet50", "tv2_resnet50"])] == [
+        "tv2_resnet50",
+        "tv_resnet50",
+    ]
+    assert len(select([], category="stylized")) == 3
+    for names, every, category in (([], False, None), (["tv_resnet50"], True, None), ([], True, "stylized")):
+        with pytest.raises(UsageError, match="--all"):
+            select(names, every, category)
+
+
+def test_normalizations_have_names_or_numbers() -> None:
+    assert normalization_name(*NORMALIZATIONS["imagenet"]) == "imagenet"
+    assert normalization_name((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) == "mean 0.5, 0.5, 0.5; std 0.25, 0.25, 0.25"

@@ -1,0 +1,618 @@
+"""Benchmarks: what is whole packs, what is missing or surplus is named, and parts say that they are parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+from benchmark_sets import WNIDS, Miniature, make_benchmark, number_of, write_real
+from PIL import Image
+from scipy.io import savemat
+
+from bandlens.errors import BandlensError, ImageSetError, UnknownName, UsageError
+from bandlens.probes.benchmarks.check import Subset
+from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, classes_of, find_benchmark
+from bandlens.probes.benchmarks.pack import pack_benchmark
+from bandlens.probes.benchmarks.truth import Labels
+from bandlens.probes.images.decision_spaces import decision_space
+from bandlens.probes.images.image_set import Scheme, check
+from bandlens.probes.images.options import Contents, How
+from bandlens.probes.images.pack import pack
+from bandlens.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMULI
+from bandlens.records import Crop
+
+SMALL = 16
+PARTIAL = Subset(partial=True)
+
+
+def lists(scheme: Scheme, count: int) -> list[list[int]]:
+    """A scheme as a list of classes for each image."""
+    found: list[list[int]] = [[] for _ in range(count)]
+    for image, label in zip(scheme.image_index.tolist(), scheme.classes.tolist(), strict=True):
+        found[image].append(label)
+    return found
+
+
+def one_line(error: pytest.ExceptionInfo[BandlensError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert len(text) < 700
+    return text
+
+
+def test_the_table() -> None:
+    assert (len(IMAGENET_C), len(set(IMAGENET_C)), len(IMAGENET_CBAR), len(set(IMAGENET_CBAR))) == (19, 19, 10, 10)
+    classes = {name: len(classes_of(one, LAYOUTS[name])) for name, one in BENCHMARKS.items()}
+    few = {"imagenet-a": 200, "imagenet-r": 200} | dict.fromkeys(STIMULI, 16)
+    assert classes == dict.fromkeys(BENCHMARKS, 1000) | few
+    for name, one in BENCHMARKS.items():
+        assert one.per_class is None or one.per_class * classes[name] == one.count
+    assert len(STIMULI) == 17
+    with pytest.raises(UnknownName, match="unknown benchmark 'imagenet-v'; did you mean imagenet"):
+        find_benchmark("imagenet-v")
+
+
+def test_stimulus_sets_are_those_that_people_saw(shared: Path) -> None:
+    """Images and classes as one observer had them, and files named as theirs, but for the observer."""
+    trials = pl.read_parquet(shared / "published/atlas/humans/trials.parquet").filter(subj="subject-01")
+    rows = trials.group_by("set").agg(pl.len(), pl.col("category").value_counts().struct.field("count").unique())
+    assert {name: (count, per_class) for name, count, per_class in rows.rows()} == {
+        name: (BENCHMARKS[name].count, [per_class]) for name, per_class in STIMULI.items()
+    }
+    for name, of_set in trials.group_by("set"):
+        layout = LAYOUTS[str(name[0])]
+        if layout is FIELD:
+            shown = [path.replace("_s01_", "_dnn_") for path in of_set["imagename"]]
+            assert [layout.class_of(f"dnn/session-1/{path}") for path in shown] == of_set["category"].to_list()
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_packs_with_its_labels(name: str, tmp_path: Path) -> None:
+    miniature = make_benchmark(name, tmp_path / "in", per_class=3, size=SMALL)
+    benchmark = miniature.benchmark
+    sets = miniature.pack(tmp_path / "out")
+    assert len(sets) == (4 if benchmark.corruptions else 1)
+    for images in sets:
+        info = images.info
+        prefix = f"{info.corruption}/{info.severity}/" if benchmark.corruptions else ""
+        assert info.name == f"out/{prefix}".rstrip("/")
+        assert images.folder == tmp_path / info.name
+        assert (info.benchmark, info.decision_space, info.count) == (name, benchmark.decision_space, 9)
+        assert info.preprocessing.endswith(f"; 9 of {benchmark.count} images")
+        assert images.labels is not None
+        assert images.labels.tolist() == [miniature.labels[prefix + path] for path in images.paths]
+        assert images.labels.tolist() == sorted(images.labels.tolist())
+        assert sorted(images.schemes) == sorted(miniature.schemes)
+        for scheme, classes in miniature.schemes.items():
+            assert lists(images.schemes[scheme], 9) == [classes[path] for path in images.paths]
+        check(images.folder)
+    assert sum(len(images.paths) for images in sets) == len(miniature.labels)
+    assert len({images.info.digest for images in sets}) == len(sets)
+
+
+def test_images_keep_their_class_where_folders_are_numbers(tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-v2", tmp_path / "in", classes=[999, 2, 10, 100], per_class=1, size=SMALL)
+    [images] = miniature.pack(tmp_path / "out")
+    assert [path.split("/")[0] for path in images.paths] == ["2", "10", "100", "999"]
+    assert images.labels is not None
+    assert images.labels.tolist() == [2, 10, 100, 999]
+
+
+# What is missing or surplus
+
+
+def hollow(folder: Path, paths: Sequence[str]) -> Path:
+    """A folder whose images are all links to one file that is no image: whatever is decoded fails."""
+    folder.mkdir()
+    (folder / "file.txt").write_text("not an image")
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        os.link(folder / "file.txt", folder / path)
+    return folder
+
+
+TWO_EACH = replace(find_benchmark("imagenet-a"), per_class=2, count=400)
+WNIDS_A = list(classes_of(TWO_EACH, LAYOUTS["imagenet-a"]))
+ALL_OF_A = [f"{wnid}/{k}.jpg" for wnid in WNIDS_A for k in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (
+            [path for path in ALL_OF_A if path.split("/")[0] not in WNIDS_A[1:6]],
+            rf"in is not all of imagenet-a: 5 of 200 classes have no image \({', '.join(WNIDS_A[1:4])} and 2 more\); "
+            "complete it, or take what is there with --partial",
+        ),
+        (ALL_OF_A[1:], rf"not all of imagenet-a: 1 classes have fewer than 2 images \({WNIDS_A[0]} 1\)"),
+        (
+            [*ALL_OF_A, f"{WNIDS_A[3]}/9.jpg"],
+            rf"in is not imagenet-a: 1 classes have more than 2 images \({WNIDS_A[3]} 3\)",
+        ),
+        (
+            [*ALL_OF_A, "n01440764/a.jpg", "n01440764/b.jpg", "top.jpg"],
+            r"is not imagenet-a: 3 images are of none of its 200 classes \('top\.jpg', 'n01440764/a\.jpg'\): "
+            "images lie in folders named by WordNet ids, such as n01440764",
+        ),
+    ],
+)
+def test_structure_is_checked_before_anything_is_decoded(paths: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageSetError, match=message) as error:
+        pack_benchmark(TWO_EACH, hollow(tmp_path / "in", paths), tmp_path / "out")
+    one_line(error)
+    assert not (tmp_path / "out").exists()
+
+
+def test_totals_are_checked_where_classes_differ(tmp_path: Path) -> None:
+    benchmark = replace(find_benchmark("imagenet-a"), count=401)
+    with pytest.raises(ImageSetError, match="not all of imagenet-a: there are 400 images instead of 401"):
+        pack_benchmark(benchmark, hollow(tmp_path / "in", ALL_OF_A), tmp_path / "out")
+    with pytest.raises(ImageSetError, match="is not imagenet-a: there are 400 images instead of 399"):
+        pack_benchmark(replace(benchmark, count=399), tmp_path / "in", tmp_path / "out", subset=PARTIAL)
+
+
+@pytest.mark.parametrize("name", ["stylized", "cue-conflict"])
+def test_a_whole_benchmark_needs_no_option(name: str, tmp_path: Path) -> None:
+    benchmark = find_benchmark(name)
+    assert benchmark.per_class is not None
+    miniature = make_benchmark(name, tmp_path / "in", classes=range(16), per_class=benchmark.per_class, size=4)
+    [images] = pack_benchmark(benchmark, miniature.source, tmp_path / "out", crop=Crop(4))
+    assert images.info.count == benchmark.count
+    assert images.info.preprocessing == "RGB, 4 x 4 pixels as they are"
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "message"),
+    [
+        (
+            "imagenet-v2",
+            "0007/a.jpeg",
+            r"'0007/a\.jpeg'\): images lie in folders named 0 to 999, without leading zeros",
+        ),
+        ("imagenet-v2", "1000/a.jpeg", r"1 images are of none of its 1000 classes \('1000/a\.jpeg'\)"),
+        ("imagenet", "n01440765/a.JPEG", r"'n01440765/a\.JPEG'\): images lie in folders named by WordNet ids"),
+        ("imagenet-r", "n01440764x/a.jpg", r"of none of its 200 classes \('n01440764x/a\.jpg'\)"),
+        ("stylized", "dnn/session-1/0001_sty_dnn_0_plane_00_x.png", "one of the 16 classes in the fifth field"),
+        ("stylized", "dnn/session-1/airplane.png", "one of the 16 classes in the fifth field"),
+        ("cue-conflict", "cat/dog1-bear2.png", "images are <shape>/<shape>N-<texture>M.png of the 16 classes"),
+        ("cue-conflict", "cat/cat1-wood2.png", r"'cat/cat1-wood2\.png'"),
+        ("cue-conflict", "wood/wood1-cat2.png", r"'wood/wood1-cat2\.png'"),
+    ],
+)
+def test_wrong_names_are_named(name: str, path: str, message: str, tmp_path: Path) -> None:
+    miniature = make_benchmark(name, tmp_path / "in", per_class=1, size=SMALL)
+    (miniature.source / path).parent.mkdir(parents=True, exist_ok=True)
+    (miniature.source / path).write_bytes(b"")
+    with pytest.raises(ImageSetError, match=message) as error:
+        miniature.pack(tmp_path / "out")
+    assert f"is not {name}: 1 images are of none" in one_line(error)
+
+
+def test_folders_of_numbers_are_not_packed_as_plain_ones(tmp_path: Path) -> None:
+    source = hollow(tmp_path / "in", [f"{k}/a.jpg" for k in range(1000)])
+    with pytest.raises(
+        ImageSetError, match="as those of ImageNet-V2; pack it with `bandlens benchmarks pack imagenet-v2`"
+    ):
+        pack(source, tmp_path / "out")
+    for order, message in (
+        (sorted, "sorted as text, where 10 comes before 2; pack it with `bandlens benchmarks"),
+        (list, "broken"),
+    ):
+        names = order(str(k) for k in range(1000))
+        lines = [f"{name}/a.jpg,{label}" for label, name in enumerate(names)]
+        (tmp_path / "labels.csv").write_text("\n".join(["path,class", *lines]))
+        with pytest.raises(ImageSetError, match=message) as error:
+            pack(source, tmp_path / "out", labels=tmp_path / "labels.csv")
+        one_line(error)
+
+
+def test_files_that_are_no_images_are_named(tmp_path: Path) -> None:
+    miniature = make_benchmark("stylized", tmp_path / "in", size=SMALL)
+    path = next(iter(miniature.labels))
+    (miniature.source / path).write_text("not an image")
+    with pytest.raises(ImageSetError, match=rf"'{path}' is broken \(not a JPEG, PNG, WEBP file\)"):
+        miniature.pack(tmp_path / "out")
+    [images] = miniature.pack(tmp_path / "out", how=How(skip_broken=True))
+    assert images.info.count == len(miniature.labels) - 1
+    assert images.skipped == {path: "not a JPEG, PNG, WEBP file"}
+
+
+def test_images_of_another_size_are_not_resized(tmp_path: Path) -> None:
+    miniature = make_benchmark("cue-conflict", tmp_path / "in", size=SMALL + 1)
+    with pytest.raises(ImageSetError, match=r"airplane1-airplane1\.png' is broken \(17 x 17 pixels, not 16 x 16\)"):
+        miniature.pack(tmp_path / "out", crop=Crop(SMALL))
+
+
+# Corruptions
+
+
+FOUR = Subset(partial=True, corruptions=("fog", "snow"), severities=(2, 4))
+
+
+@pytest.fixture
+def corrupted(tmp_path: Path) -> Miniature:
+    return make_benchmark("imagenet-c", tmp_path / "in", per_class=1, size=SMALL, corruptions=FOUR)
+
+
+def test_missing_and_surplus_corruptions(corrupted: Miniature, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    pack_corrupted = partial(pack_benchmark, corrupted.benchmark, corrupted.source, out)
+    with pytest.raises(ImageSetError) as error:
+        pack_corrupted()
+    assert (
+        "in is not all of imagenet-c: 17 of 19 corruptions are missing (gaussian_noise, shot_noise, impulse_noise "
+        "and 14 more); 6 severities are missing (snow/1, snow/3, snow/5 and 3 more); complete it" in one_line(error)
+    )
+    with pytest.raises(
+        ImageSetError, match=r"all of imagenet-c: 1 of 2 corruptions are missing \(frost\); complete it"
+    ):
+        pack_corrupted(subset=Subset(corruptions=("fog", "frost"), severities=(2,)))
+    with pytest.raises(ImageSetError, match=r"1 severities are missing \(fog/3\)"):
+        pack_corrupted(subset=Subset(corruptions=("fog",), severities=(2, 3)))
+    with pytest.raises(ImageSetError, match=r"fog/2: 997 of 1000 classes have no image .*; fog/4: 997 of 1000"):
+        pack_corrupted(subset=Subset(corruptions=("fog",), severities=(2, 4)))
+    (corrupted.source / "fogs" / "1").mkdir(parents=True)
+    with pytest.raises(ImageSetError, match=r"in is not imagenet-c: 1 folders are none of its corruptions \(fogs\)"):
+        corrupted.pack(out)
+    assert len(corrupted.pack(out, FOUR)) == 4
+    with pytest.raises(ImageSetError, match="holds nothing of imagenet-c"):
+        pack_benchmark(corrupted.benchmark, corrupted.source / "fogs" / "1", out, subset=PARTIAL)
+
+
+def test_many_bad_sets_are_one_line(tmp_path: Path) -> None:
+    every = Subset(corruptions=IMAGENET_C, severities=(1, 2, 3, 4, 5))
+    miniature = make_benchmark("imagenet-c", tmp_path / "in", classes=[5], per_class=1, size=4, corruptions=every)
+    with pytest.raises(
+        ImageSetError, match=r"gaussian_noise/1: 999 of 1000 classes .*; and 92 more sets; complete"
+    ) as error:
+        pack_benchmark(miniature.benchmark, miniature.source, tmp_path / "out")
+    one_line(error)
+
+
+def test_an_interrupted_pack_goes_on(corrupted: Miniature, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    broken = corrupted.source / "fog" / "4" / WNIDS[0] / "ILSVRC2012_val_00000001.JPEG"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-300])
+    with pytest.raises(ImageSetError, match=r"fog/4: 'n01440764/ILSVRC2012_val_00000001\.JPEG' is broken"):
+        corrupted.pack(out)
+    done = sorted(out.glob("*/*"))
+    assert done == [out / "fog" / "2", out / "snow" / "2", out / "snow" / "4"]
+    times = [(folder / "set.json").stat().st_mtime_ns for folder in done]
+    broken.write_bytes(whole)
+    sets = corrupted.pack(out)
+    assert sorted(images.info.name for images in sets) == ["out/fog/2", "out/fog/4", "out/snow/2", "out/snow/4"]
+    assert [(folder / "set.json").stat().st_mtime_ns for folder in done] == times
+
+
+def test_sets_that_are_there_must_be_the_same(corrupted: Miniature, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    corrupted.pack(out)
+    message = "snow/2: is another set, or was packed otherwise; remove it or choose another folder"
+    for few in (Subset(limit=2), Subset(per_class=1, partial=True)):
+        with pytest.raises(UsageError, match=message):
+            corrupted.pack(out, replace(few, corruptions=FOUR.corruptions, severities=FOUR.severities))
+    with pytest.raises(UsageError, match="snow/2: is another set, or was packed otherwise"):
+        corrupted.pack(out, how=How(stream=True))
+    (out / "snow" / "2").rename(tmp_path / "snow")
+    (out / "fog" / "2").rename(out / "snow" / "2")
+    with pytest.raises(UsageError, match=message):
+        corrupted.pack(out)
+
+
+# Subsets
+
+
+def test_subsets_are_chosen_and_recorded(tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-r", tmp_path / "in", per_class=4, size=SMALL)
+    whole, first, spread, both = (
+        miniature.pack(tmp_path / name, subset)[0]
+        for name, subset in {
+            "whole": PARTIAL,
+            "first": Subset(per_class=2, partial=True),
+            "spread": Subset(limit=4, partial=True),
+            "both": Subset(per_class=1, limit=2, partial=True),
+        }.items()
+    )
+    assert first.paths == [path for at, path in enumerate(whole.paths) if at % 4 < 2]
+    assert first.info.preprocessing.endswith("crop 16; 6 of 30000 images; the first 2 of each class")
+    assert spread.paths == [whole.paths[at] for at in (0, 1, 4, 8)]
+    assert spread.info.preprocessing.endswith("crop 16; 4 of 30000 images")
+    assert both.paths == [whole.paths[at] for at in (0, 4)]
+    assert len({images.info.digest for images in (whole, first, spread, both)}) == 4
+    assert np.array_equal(first.pixels[2], whole.pixels[4])
+
+
+def test_subsets_need_their_images(tmp_path: Path) -> None:
+    source = hollow(tmp_path / "in", ALL_OF_A)
+    with pytest.raises(ImageSetError, match="200 classes have fewer than 3 images"):
+        pack_benchmark(replace(TWO_EACH, per_class=4), source, tmp_path / "out", subset=Subset(per_class=3))
+    with pytest.raises(ImageSetError, match="there are 400 images, fewer than the 401 wanted"):
+        pack_benchmark(TWO_EACH, source, tmp_path / "out", subset=Subset(limit=401))
+    with pytest.raises(ImageSetError, match="800 of 1000 classes have no image"):
+        pack_benchmark(find_benchmark("imagenet"), source, tmp_path / "out", subset=Subset(limit=10))
+    with pytest.raises(UsageError, match="at least 1 image"):
+        Subset(per_class=0)
+
+
+def test_a_whole_benchmark_is_no_subset(tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-a", tmp_path / "in", size=SMALL)
+    miniature = replace(miniature, benchmark=replace(miniature.benchmark, count=6))
+    [images] = miniature.pack(tmp_path / "out", Subset(limit=6, partial=True))
+    assert images.info.preprocessing.endswith("centre crop 16")
+    plain = pack(
+        miniature.source, tmp_path / "plain", crop=Crop(SMALL, SMALL), contents=Contents(decision_space="imagenet-a")
+    )
+    assert plain.info.digest == images.info.digest
+
+
+# Labels from files
+
+
+def devkit(folder: Path) -> Callable[[int], int]:
+    """meta.mat as the development kit has it, with inner nodes; gives class index -> ILSVRC2012 id."""
+    numbers = {index: 1 + index * 37 % 1000 for index in range(1000)}
+    rows = [(numbers[index], wnid, "words", 0) for index, wnid in enumerate(WNIDS)] + [
+        (1001, "n00001740", "entity", 1000)
+    ]
+    fields = [("ILSVRC2012_ID", object), ("WNID", object), ("words", object), ("num_children", object)]
+    synsets = np.array(sorted(rows), dtype=fields).reshape(-1, 1)
+    savemat(folder / "meta.mat", {"synsets": synsets})
+    return lambda label: numbers[label]
+
+
+def whole_list(labels: dict[int, int], write: Callable[[int], object]) -> str:
+    return "".join(f"{write(labels.get(number, 0))}\n" for number in range(1, 50_001))
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> tuple[Path, dict[int, int]]:
+    """The validation images without folders, and their classes by file number."""
+    miniature = make_benchmark("imagenet", tmp_path / "in", classes=[7, 993, 2], size=SMALL)
+    (tmp_path / "flat").mkdir()
+    for path in miniature.labels:
+        os.link(miniature.source / path, tmp_path / "flat" / Path(path).name)
+    return tmp_path / "flat", {number_of(path): label for path, label in miniature.labels.items()}
+
+
+FORMATS: dict[str, Callable[[dict[int, int], Path], str]] = {
+    "names and indices": lambda labels, _: "".join(
+        f"ILSVRC2012_val_{number:08d}.JPEG {label}\n" for number, label in labels.items()
+    ),
+    "names and ids": lambda labels, _: "".join(
+        f"val/ILSVRC2012_val_{number:08d}.JPEG\t{WNIDS[label]}\n" for number, label in labels.items()
+    ),
+    "a CSV of names, ids and boxes": lambda labels, _: (
+        "ImageId,PredictionString\n"
+        + "".join(f"ILSVRC2012_val_{number:08d},{WNIDS[label]} 85 1 499 272 \n" for number, label in labels.items())
+    ),
+    "ids in order": lambda labels, _: whole_list(labels, WNIDS.__getitem__),
+    "the development kit": lambda labels, folder: whole_list(labels, devkit(folder)),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_ground_truth_in_every_usual_format(name: str, flat: tuple[Path, dict[int, int]], tmp_path: Path) -> None:
+    source, labels = flat
+    file = tmp_path / "truth.txt"
+    file.write_text(FORMATS[name](labels, tmp_path))
+    [images] = pack_benchmark(
+        find_benchmark("imagenet"),
+        source,
+        tmp_path / "out",
+        crop=Crop(SMALL, SMALL),
+        labels=Labels(ground_truth=file),
+        subset=PARTIAL,
+    )
+    assert images.labels is not None
+    assert images.labels.tolist() == [2, 2, 7, 7, 993, 993]
+    assert images.labels.tolist() == [labels[number_of(path)] for path in images.paths]
+
+
+def test_the_archive_of_validation_images(flat: tuple[Path, dict[int, int]], tmp_path: Path) -> None:
+    source, labels = flat
+    file = tmp_path / "truth.txt"
+    file.write_text(FORMATS["names and indices"](labels, tmp_path))
+    with tarfile.open(tmp_path / "ILSVRC2012_img_val.tar", "w") as archive:
+        for image in sorted(source.iterdir(), reverse=True):
+            archive.add(image, image.name)
+    benchmark = replace(find_benchmark("imagenet"), per_class=2)
+    pack_first = partial(pack_benchmark, benchmark, crop=Crop(SMALL), subset=Subset(per_class=1, partial=True))
+    truth = Labels(ground_truth=file)
+    [of_tar] = pack_first(tmp_path / "ILSVRC2012_img_val.tar", tmp_path / "tar", labels=truth)
+    [of_folder] = pack_first(source, tmp_path / "folder", labels=truth)
+    [sorted_out] = pack_first(tmp_path / "in", tmp_path / "classes")
+    assert of_tar.info.digest == of_folder.info.digest == sorted_out.info.digest
+    assert of_tar.info.count == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("ILSVRC2012_val_00000001.JPEG 65\n", ImageSetError, r"5 images are of none of its .*txt lists them"),
+        ("ILSVRC2012_val_00000001.JPEG 1000\n", ImageSetError, "line 1: '1000' is no class index from 0 to 999"),
+        ("name,label\nILSVRC2012_val_00000001.JPEG,-1\n", ImageSetError, "line 2: '-1' is no class index"),
+        ("ILSVRC2012_val_00000001.JPEG n01440765\n", ImageSetError, "line 1: 'n01440765' is none of ImageNet's 1000"),
+        ("ILSVRC2012_val_00000001.JPEG 1\n" * 2, ImageSetError, "'ILSVRC2012_val_00000001.JPEG' is listed twice"),
+        ("ILSVRC2012_val_00000001.JPEG 1\nrest\n", ImageSetError, "'rest' is no file name and class; mend line 2"),
+        ("ILSVRC2012_val_00000001.JPEG\n", ImageSetError, "is no file name and class; mend line 1"),
+        ("n01440764\n" * 49_999, ImageSetError, "49999 lines without file names, and not one for each of 50000 images"),
+        ("", ImageSetError, "0 lines without file names"),
+        ("1\n" * 50_000, UsageError, "lists ILSVRC2012 ids, which only the development kit's meta.mat explains"),
+    ],
+)  # fmt: skip
+def test_wrong_ground_truth(
+    text: str, error: type[BandlensError], message: str, flat: tuple[Path, dict[int, int]], tmp_path: Path
+) -> None:
+    file = tmp_path / "truth.txt"
+    file.write_text(text)
+    with pytest.raises(error, match=message) as raised:
+        pack_benchmark(
+            find_benchmark("imagenet"), flat[0], tmp_path / "out", labels=Labels(ground_truth=file), subset=PARTIAL
+        )
+    one_line(raised)
+
+
+def test_a_wrong_development_kit(flat: tuple[Path, dict[int, int]], tmp_path: Path) -> None:
+    file = tmp_path / "truth.txt"
+    file.write_text("1001\n" * 50_000)
+    pack_flat = partial(pack_benchmark, find_benchmark("imagenet"), flat[0], subset=PARTIAL)
+    truth = Labels(ground_truth=file)
+    devkit(tmp_path)
+    with pytest.raises(ImageSetError, match=r"line 1: '1001' is no ILSVRC2012 id of meta\.mat"):
+        pack_flat(tmp_path / "out", labels=truth)
+    whole = (tmp_path / "meta.mat").read_bytes()
+    for content in (b"hello", b"", b"MATLAB 5.0 MAT-file" + bytes(200), whole[:-5000], whole.replace(b"WNID", b"WNED")):
+        (tmp_path / "meta.mat").write_bytes(content)
+        with pytest.raises(ImageSetError, match=r"not the meta\.mat of the ILSVRC2012 development kit") as error:
+            pack_flat(tmp_path / "out", labels=truth)
+        one_line(error)
+
+
+def test_flat_images_ask_for_their_labels(flat: tuple[Path, dict[int, int]], tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"'ILSVRC2012_val_\d+\.JPEG' lies in no class folder; list the labels with --gro"
+    ):
+        pack_benchmark(find_benchmark("imagenet"), flat[0], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([[1]] * 49_999, "49999 entries, not labels for each of the 50000 validation images"),
+        ({"a": 1}, "a JSON dict, not labels for each"),
+        ([[1]] * 49_999 + [1], "entry 50000 is no list of classes from 0 to 999"),
+        ([[1], [1000]] + [[]] * 49_998, "entry 2 is no list of classes"),
+        ([[1], [True]] + [[]] * 49_998, "entry 2 is no list of classes"),
+        ("text", "real.json: not JSON"),
+        ("[" * 100_000, "real.json: not JSON"),
+    ],
+)
+def test_wrong_real_labels(content: object, message: str, tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-real", tmp_path / "in", size=SMALL)
+    assert miniature.files.real is not None
+    miniature.files.real.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ImageSetError, match=message) as error:
+        miniature.pack(tmp_path / "out")
+    one_line(error)
+
+
+def test_real_labels_go_with_file_numbers(tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=SMALL)
+    [images] = miniature.pack(tmp_path / "out", Subset(limit=5, partial=True))
+    assert lists(images.schemes["real"], 5) == [miniature.schemes["real"][path] for path in images.paths]
+    plain = replace(miniature, benchmark=find_benchmark("imagenet"), files=Labels()).pack(
+        tmp_path / "plain", Subset(limit=5, partial=True)
+    )[0]
+    assert np.array_equal(plain.pixels, images.pixels)
+    assert plain.info.digest != images.info.digest
+    assert plain.schemes == {}
+    assert json.loads((images.folder / "set.json").read_text())["format"] == 2
+    assert json.loads((plain.folder / "set.json").read_text())["format"] == 1
+    write_real(miniature.files.real or Path(), {path: [3] for path in miniature.schemes["real"]})
+    assert miniature.pack(tmp_path / "others", Subset(limit=5, partial=True))[0].info.digest != images.info.digest
+    (miniature.source / WNIDS[0] / "other.JPEG").write_bytes((miniature.source / images.paths[0]).read_bytes())
+    with pytest.raises(
+        ImageSetError, match=r"'n01440764/other\.JPEG' has no number from 1 to 50000, as ILSVRC2012_val_"
+    ):
+        miniature.pack(tmp_path / "named")
+
+
+# Wrong use
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("imagenet", {"subset": Subset(corruptions=("fog",))}, "imagenet has neither corruptions nor severities"),
+        (
+            "imagenet-c",
+            {"subset": Subset(corruptions=("fogs",))},
+            "unknown corruption of imagenet-c 'fogs'; did you mean fog",
+        ),
+        ("imagenet-cbar", {"subset": Subset(severities=(6,))}, "severity 6 must be from 1 to 5"),
+        ("imagenet-real", {}, "imagenet-real needs ReaL's labels; give --real real.json"),
+        ("imagenet", {"labels": Labels(real=Path("real.json"))}, "imagenet has no ReaL labels; leave --real out"),
+        ("stylized", {"labels": Labels(ground_truth=Path("x"))}, "leave --ground-truth out"),
+        ("cue-conflict", {"crop": Crop(fast=True)}, "cue-conflict is not resized, so there is nothing to do faster"),
+        ("imagenet", {"labels": Labels(ground_truth=Path("nowhere.txt"))}, "nowhere.txt: cannot be read"),
+        ("imagenet-c", {}, "no such folder; imagenet-c is read from one folder"),
+        ("imagenet-a", {}, "no such folder or tar archive of images"),
+    ],
+)
+def test_options_that_do_not_belong(name: str, options: dict[str, object], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        pack_benchmark(find_benchmark(name), tmp_path / "nowhere", tmp_path / "out", **options)  # type: ignore[arg-type]
+    one_line(error)
+
+
+def test_room_for_all_sets_is_asked_for_first(
+    corrupted: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    corrupted.pack(tmp_path / "said", how=How(say=said.append))
+    corrupted.pack(tmp_path / "said", how=How(say=said.append))  # all are there
+    corrupted.pack(tmp_path / "streamed", how=How(stream=True, say=said.append))
+    assert [text.partition(" on disk")[0] for text in said] == [
+        f"{tmp_path / 'said'}: 12 images need 11.6 kB",
+        f"{tmp_path / 'streamed'}: 12 images need 2.4 kB",
+    ]
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=5000))
+    with pytest.raises(ImageSetError, match=r"out: 12 images need 11\.6 kB and 5 kB are free"):
+        corrupted.pack(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_outside_the_space(tmp_path: Path) -> None:
+    miniature = make_benchmark("stylized", tmp_path / "in", size=SMALL)
+    listed = tmp_path / "labels.csv"
+    listed.write_text("path,class\n" + "".join(f"{path},{14 + at}\n" for at, path in enumerate(miniature.labels)))
+    with pytest.raises(
+        ImageSetError, match=r"labels\.csv: '.*' is labelled 16, which is none of the 16 classes .* sixteen"
+    ):
+        pack(miniature.source, tmp_path / "out", labels=listed, contents=Contents(decision_space="sixteen"))
+    with pytest.raises(UnknownName, match="decision space"):
+        pack(miniature.source, tmp_path / "out", contents=Contents(decision_space="seventeen"))
+    wnids = make_benchmark("imagenet", tmp_path / "wnids", size=SMALL)
+    with pytest.raises(UnknownName, match=r"the folder of 'n01440764/.*' is none of the 200 of imagenet-a"):
+        pack(wnids.source, tmp_path / "out", contents=Contents(decision_space="imagenet-a"))
+
+
+# The published images
+
+
+def test_cue_conflict_images(shared: Path, tmp_path: Path) -> None:
+    source = shared / "data" / "cue-conflict"
+    with pytest.raises(ImageSetError, match="not all of cue-conflict: 16 classes have fewer than 80 images"):
+        pack_benchmark(find_benchmark("cue-conflict"), source, tmp_path / "out")
+    [images] = pack_benchmark(find_benchmark("cue-conflict"), source, tmp_path / "out", subset=PARTIAL)
+    names = decision_space("sixteen").names
+    assert images.labels is not None
+    assert [names[label] for label in images.labels] == [path.split("/")[0] for path in images.paths]
+    textures = images.schemes["texture"]
+    assert textures.image_index.tolist() == list(range(256))
+    assert {*zip(images.labels.tolist(), textures.classes.tolist(), strict=True)} == {
+        (shape, texture) for shape in range(16) for texture in range(16)
+    }
+    for path, pixels in zip(images.paths, images.pixels, strict=True):
+        assert f"-{names[textures.classes[images.paths.index(path)]]}" in path
+        assert np.array_equal(pixels, np.asarray(Image.open(source / path).convert("RGB")).transpose(2, 0, 1))
+
+
+def test_entry_level_folders_are_plain_sets_of_their_space(shared: Path, tmp_path: Path) -> None:
+    images = pack(shared / "data" / "gray16", tmp_path / "out", contents=Contents(decision_space="sixteen"))
+    assert images.labels is not None
+    assert set(images.labels.tolist()) == set(range(16))
+    assert images.info.decision_space == "sixteen"
+    unlabelled = pack(shared / "data" / "gray16", tmp_path / "unlabelled")
+    assert unlabelled.labels is None
+    assert unlabelled.info.digest != images.info.digest

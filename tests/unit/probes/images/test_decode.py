@@ -1,0 +1,201 @@
+"""Pixels against torchvision: its own loader, Resize and CenterCrop."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.datasets.folder import pil_loader
+from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+from bandlens.errors import UsageError
+from bandlens.probes.images.decode import BrokenImageError, cropped, decode, pillow_warnings, planar
+from bandlens.probes.images.pack import pack
+from bandlens.records import INTERPOLATIONS, Crop
+
+SAMPLES = Path(__file__).parents[5] / "shared" / "data" / "sample-images"
+
+
+def torchvision_pixels(photo: Image.Image, crop: Crop) -> NDArray[np.uint8]:
+    sides = (crop.resize, crop.resize) if crop.squash else crop.resize
+    cropped = Compose([Resize(sides, InterpolationMode(crop.interpolation)), CenterCrop(crop.size)])(photo)
+    return np.asarray(cropped).transpose(2, 0, 1)
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def bytes_of(photo: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    photo.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample photographs are not beside this checkout")
+def test_photographs_are_torchvisions_to_the_last_bit(tmp_path: Path) -> None:
+    images = pack(SAMPLES, tmp_path / "set")
+    assert images.info.count == 200
+    for path, pixels in zip(images.paths, images.pixels, strict=True):
+        assert np.array_equal(pixels, torchvision_pixels(pil_loader(SAMPLES / path), Crop())), path
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample photographs are not beside this checkout")
+def test_fast_photographs_differ_by_one_here_and_there(tmp_path: Path) -> None:
+    exact, fast = pack(SAMPLES, tmp_path / "exact"), pack(SAMPLES, tmp_path / "fast", crop=Crop(fast=True))
+    difference = np.abs(exact.pixels.astype(np.int16) - fast.pixels)
+    assert difference.max() == 1
+    assert 0 < (difference > 0).mean() < 0.005
+    assert fast.info.preprocessing == "RGB, shorter side to 256 (bilinear, antialiased, fast), centre crop 224"
+    assert fast.info.digest != exact.info.digest
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    resize=st.integers(1, 40) | st.sampled_from([64, 128]),
+    crop=st.floats(0, 1),
+    seed=st.integers(0, 99),
+    interpolation=st.sampled_from(INTERPOLATIONS),
+    squash=st.booleans(),
+)
+def test_any_shape_is_torchvisions(
+    height: int, width: int, resize: int, crop: float, seed: int, interpolation: str, squash: bool
+) -> None:
+    photo = Image.fromarray(noise(height, width, seed=seed))
+    crop = Crop(max(1, round(crop * resize)), resize, interpolation=interpolation, squash=squash)
+    assert np.array_equal(planar(photo, crop), torchvision_pixels(photo, crop))
+    jpeg = bytes_of(photo, "JPEG", quality=95, subsampling=seed % 3)
+    expected = torchvision_pixels(Image.open(io.BytesIO(jpeg)), crop)
+    assert np.array_equal(cropped(jpeg, crop), expected)
+    if interpolation == "bilinear":
+        fast = cropped(jpeg, replace(crop, fast=True))
+        assert np.abs(fast.astype(np.int16) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (256, 300), (224, 224), (500, 333), (257, 1000), (3, 40)])
+def test_common_and_odd_sizes(shape: tuple[int, int]) -> None:
+    photo = Image.fromarray(noise(*shape))
+    for crop in (Crop(), Crop(224, 224), Crop(225, 256), Crop(224, 232), Crop(224, 256, interpolation="bicubic")):
+        pixels = planar(photo, crop)
+        assert pixels.shape == (3, crop.size, crop.size)
+        assert pixels.flags.c_contiguous
+        assert np.array_equal(pixels, torchvision_pixels(photo, crop))
+
+
+def sixteen_bit_png() -> bytes:
+    return bytes_of(Image.fromarray(noise(60, 80, 1).astype(np.uint16) * 257), "PNG")
+
+
+def transparent_palette() -> bytes:
+    photo = Image.fromarray(noise(60, 80)).quantize(16)
+    return bytes_of(photo, "PNG", transparency=bytes([0, 100, 200]))
+
+
+def rotated_by_exif() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return bytes_of(Image.fromarray(noise(60, 80)), "JPEG", exif=exif)
+
+
+def animated() -> bytes:
+    crops = [Image.fromarray(noise(60, 80, seed=seed)) for seed in (1, 2)]
+    return bytes_of(crops[0], "WEBP", save_all=True, append_images=crops[1:], lossless=True)
+
+
+FILES = {
+    "rgb.jpg": bytes_of(Image.fromarray(noise(60, 80)), "JPEG"),
+    "progressive.jpg": bytes_of(Image.fromarray(noise(60, 80)), "JPEG", progressive=True, subsampling=0),
+    **{
+        f"{kind}.jpg": bytes_of(Image.fromarray(noise(61, 83)), "JPEG", subsampling=kind) for kind in ("4:4:4", "4:2:2")
+    },
+    "restarts.jpg": bytes_of(Image.fromarray(noise(61, 83)), "JPEG", restart_marker_blocks=2),
+    "kept-as-rgb.jpg": bytes_of(Image.fromarray(noise(60, 80)), "JPEG", keep_rgb=True),
+    "grey.jpg": bytes_of(Image.fromarray(noise(60, 80, 1)), "JPEG"),
+    "cmyk.jpg": bytes_of(Image.fromarray(noise(60, 80, 4), "RGBA").convert("RGB").convert("CMYK"), "JPEG"),
+    "rotated.jpg": rotated_by_exif(),
+    "rgba.png": bytes_of(Image.fromarray(noise(60, 80, 4)), "PNG"),
+    "grey-alpha.png": bytes_of(Image.fromarray(noise(60, 80, 2)), "PNG"),
+    "bilevel.png": bytes_of(Image.fromarray(noise(60, 80, 1)).convert("1"), "PNG"),
+    "palette.png": transparent_palette(),
+    "sixteen.png": sixteen_bit_png(),
+    "lossy.webp": bytes_of(Image.fromarray(noise(60, 80)), "WEBP"),
+    "animated.webp": animated(),
+    "really-a-png.jpg": bytes_of(Image.fromarray(noise(60, 80)), "PNG"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Palette images:UserWarning")
+@pytest.mark.parametrize("name", FILES)
+def test_every_mode_is_torchvisions(name: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(FILES[name])
+    expected = torchvision_pixels(pil_loader(tmp_path / "in" / name), Crop(48, 50))
+    images = pack(tmp_path / "in", tmp_path / "set", crop=Crop(48, 50))
+    assert np.array_equal(images.pixels[0], expected)
+    fast = pack(tmp_path / "in", tmp_path / "fast", crop=Crop(48, 50, fast=True))
+    assert np.abs(fast.pixels[0].astype(np.int16) - expected).max() <= 1
+
+
+@settings(deadline=None, max_examples=150)
+@given(name=st.sampled_from(sorted(FILES)), data=st.data())
+def test_damaged_files_decode_or_are_broken_and_nothing_else(name: str, data: st.DataObject) -> None:
+    file = bytearray(FILES[name])
+    for _ in range(data.draw(st.integers(1, 8))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(file)))
+    with pillow_warnings(), suppress(BrokenImageError):
+        assert decode(bytes(file[:cut])).mode == "RGB"
+
+
+def test_reasons() -> None:
+    with pytest.raises(BrokenImageError, match="not a JPEG, PNG, WEBP file"):
+        decode(b"hello")
+    with pytest.raises(BrokenImageError, match="an empty file"):
+        decode(b"")
+    with pytest.raises(BrokenImageError, match="truncated"):
+        decode(FILES["rgb.jpg"][:-2000])
+    with pytest.raises(BrokenImageError, match="not a JPEG"):
+        decode(bytes_of(Image.fromarray(noise(6, 8)), "GIF"))
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])  # Pillow warns of the first and refuses the second
+def test_decompression_bombs_are_refused(side: int) -> None:
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunk = b"IHDR" + header
+    bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    bomb += b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    with pillow_warnings(), pytest.raises(BrokenImageError, match="pixels"):
+        decode(bomb)
+
+
+def test_a_strip_that_resizing_would_blow_up_is_refused() -> None:
+    with pytest.raises(BrokenImageError, match="256 x 5120000 pixels, more than"):
+        planar(Image.new("RGB", (1, 20_000)), Crop())
+
+
+def test_a_fixed_frame_takes_its_own_size_only() -> None:
+    crop = Crop(20, 20, fixed=True)
+    array = noise(20, 20)
+    assert np.array_equal(planar(Image.fromarray(array), crop), array.transpose(2, 0, 1))
+    for shape in ((20, 21), (19, 20), (40, 40)):
+        with pytest.raises(BrokenImageError, match=f"{shape[1]} x {shape[0]} pixels, not 20 x 20"):
+            planar(Image.fromarray(noise(*shape)), crop)
+
+
+@pytest.mark.parametrize(("size", "resize"), [(257, 256), (0, 256), (-1, -1)])
+def test_a_crop_must_fit(size: int, resize: int) -> None:
+    with pytest.raises(UsageError, match="must be from 1 to resize"):
+        Crop(size, resize)

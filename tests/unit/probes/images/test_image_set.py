@@ -1,0 +1,424 @@
+"""Image sets on disk: what is packed is what opens, damage is found, and failures leave nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from bandlens.errors import ImageSetError, UnknownName, UsageError
+from bandlens.probes.images import files as image_files
+from bandlens.probes.images.image_set import ImageSet, check, open_image_set
+from bandlens.probes.images.options import USUAL, WHOLE_SOURCE, Contents, Draw, How
+from bandlens.probes.images.pack import pack, pack_arrays
+from bandlens.records import Crop
+
+
+def picture(seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+
+
+def photographs(folder: Path, paths: list[str]) -> Path:
+    for seed, path in enumerate(paths):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(seed)).save(folder / path)
+    return folder
+
+
+CROP = Crop(32, 36)
+PATHS = ["n01440764/a.jpg", "n01440764/b.png", "n01443537/c.webp", "n15075141/d.jpeg"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return photographs(tmp_path / "photos", PATHS)
+
+
+@pytest.fixture
+def packed(photos: Path, tmp_path: Path) -> ImageSet:
+    return pack(photos, tmp_path / "set", crop=CROP, contents=Contents(clusters="folder"))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_packed_opens(packed: ImageSet) -> None:
+    images = open_image_set(packed.folder)
+    assert images.info == packed.info
+    info = images.info
+    assert (info.name, info.benchmark, info.count, info.size, info.labelled) == ("set", "set", 4, 32, True)
+    assert info.preprocessing == "RGB, shorter side to 36 (bilinear, antialiased), centre crop 32"
+    assert images.paths == PATHS
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 0, 1, 999]
+    assert images.clusters.tolist() == [0, 0, 1, 2]
+    assert images.labels.dtype == images.clusters.dtype == np.int32
+    assert images.pixels.shape == (4, 3, 32, 32)
+    assert images.pixels.dtype == np.uint8
+    assert isinstance(images.pixels, np.memmap)
+    assert not images.pixels.flags.writeable
+    assert names(packed.folder) == ["index.parquet", "pixels.npy", "set.json"]
+    assert len(repr(images)) < 600
+    check(packed.folder)
+
+
+def test_the_digest_covers_what_matters_and_nothing_else(photos: Path, tmp_path: Path) -> None:
+    def digest(
+        out: str, source: Path = photos, crop: Crop = CROP, contents: Contents = WHOLE_SOURCE, how: How = USUAL
+    ) -> str:
+        return pack(source, tmp_path / out, crop=crop, contents=contents, how=how).info.digest
+
+    first = digest("first")
+    moved = shutil.copytree(photos, tmp_path / "moved" / "elsewhere")
+    assert digest("second", moved, contents=Contents("renamed", "imagenet"), how=How(workers=3)) == first
+    unlabelled = photographs(tmp_path / "unlabelled", ["m" + path[1:] for path in PATHS])
+    others = [
+        digest("clusters", contents=Contents(clusters="folder")),
+        digest("size", crop=Crop(31, 36)),
+        digest("resize", crop=Crop(32, 37)),
+        digest("labels", unlabelled),
+    ]
+    Image.fromarray(picture(99)).save(photos / PATHS[0])
+    others.append(digest("pixels"))
+    assert len({first, *others}) == 6
+
+
+def test_digests_do_not_change_with_the_program(tmp_path: Path) -> None:
+    items = [(f"{k}/{k}.png", picture(k)) for k in range(3)]
+    unlabelled = pack_arrays(items, tmp_path / "unlabelled", crop=CROP)
+    assert unlabelled.info.digest == "2ba9b24962797c4a8d74a87bfaa696207e8909bf68ad2f4b424930873efc1fea"
+    images = pack_arrays(items, tmp_path / "set", crop=CROP, labels=[5, 0, 7], contents=Contents(clusters="folder"))
+    assert images.info.digest == "0510e0f160a86388a004c3287f5b746383e212893b0aef555c6ecfdf55df31c4"
+    about = json.loads((images.folder / "set.json").read_text())
+    assert list(about)[:8] == ["format", "name", "benchmark", "digest", "count", "size", "preprocessing", "labelled"]
+    assert about["format"] == 1
+
+
+def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
+    items = [("a", picture(1)), ("b", picture(2))]
+    sets = [
+        pack_arrays(items, tmp_path / space, crop=Crop(8, 8), labels=[1, 15], contents=Contents(decision_space=space))
+        for space in ("all", "sixteen")
+    ]
+    assert [images.info.decision_space for images in sets] == ["all", "sixteen"]
+    assert sets[0].info.digest != sets[1].info.digest
+    for images in sets:
+        check(images.folder)
+    with pytest.raises(
+        ImageSetError, match="'b' is labelled 16, which is none of the 16 classes of decision space six"
+    ):
+        pack_arrays(items, tmp_path / "set", labels=[1, 16], contents=Contents(decision_space="sixteen"))
+
+
+def test_the_same_bytes_every_time(packed: ImageSet, photos: Path, tmp_path: Path) -> None:
+    again = pack(
+        photos,
+        tmp_path / "again",
+        crop=CROP,
+        contents=Contents(name="set", clusters="folder"),
+        how=How(workers=7),
+    )
+    for name in names(packed.folder):
+        assert (packed.folder / name).read_bytes() == (again.folder / name).read_bytes()
+
+
+def test_a_key_belongs_to_the_pixels(packed: ImageSet, photos: Path, tmp_path: Path) -> None:
+    assert packed.keys.dtype == np.uint64
+    for key, pixels in zip(packed.keys.tolist(), packed.pixels, strict=True):
+        assert key == int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "big")
+    keys = dict(zip(packed.paths, packed.keys.tolist(), strict=True))
+    (photos / "n01440764").rename(photos / "n13133613")
+    moved = pack(photos, tmp_path / "moved", crop=CROP)
+    assert moved.paths != packed.paths
+    assert [keys[path.replace("n13133613", "n01440764")] for path in moved.paths] == moved.keys.tolist()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
+    stream: bool, photos: Path, tmp_path: Path
+) -> None:
+    contents, how = Contents(clusters="folder"), How(stream=stream)
+    whole = pack(photos, tmp_path / "whole", crop=CROP, contents=contents, how=how)
+    for limit in range(1, whole.info.count):
+        for seed in (0, 1):
+            some = replace(contents, draw=Draw(limit, seed))
+            few = pack(photos, tmp_path / f"{limit} {seed}", crop=CROP, contents=some, how=how)
+            drawn = open_image_set(tmp_path / "whole", Draw(limit, seed))
+            assert drawn.info == replace(few.info, name="whole", benchmark="whole")
+            assert (drawn.paths, drawn.packed) == (few.paths, whole.info.digest)
+            assert np.array_equal(drawn.keys, few.keys)
+            every = np.arange(limit)
+            assert np.array_equal(drawn.take(every), few.take(every))
+            assert np.array_equal(drawn.take(every[::-1]), few.take(every[::-1]))
+            named = open_image_set(tmp_path / "whole", few.paths)
+            assert named.info == drawn.info
+            assert np.array_equal(named.take(every), few.take(every))
+    assert open_image_set(tmp_path / "whole", Draw(99)).info == whole.info
+    with pytest.raises(KeyError, match=r"no\.png"):
+        open_image_set(tmp_path / "whole", ["no.png"])
+
+
+@pytest.mark.parametrize("sha256", ["f" * 15, "", "g" * 64, " " * 64, "é" * 64])
+def test_a_digest_that_is_none_does_not_open(sha256: str, packed: ImageSet) -> None:
+    file = packed.folder / "index.parquet"
+    table = pq.read_table(file)
+    at = table.schema.get_field_index("sha256")
+    changed = pa.array([sha256, *table["sha256"].to_pylist()[1:]], pa.string())
+    pq.write_table(table.set_column(at, table.field(at), changed), file)
+    with pytest.raises(ImageSetError, match=r"index\.parquet: damaged \(.*\); pack the images again"):
+        open_image_set(packed.folder)
+
+
+def test_labels_from_a_csv(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("path,class\n" + "".join(f"{path},{i}\n" for i, path in enumerate(PATHS)))
+    images = pack(photos, tmp_path / "set", crop=Crop(8, 8), labels=tmp_path / "labels.csv")
+    assert images.labels is not None
+    assert images.labels.tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("data", [b"text", b"", None])
+def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos: Path, tmp_path: Path) -> None:
+    whole = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", crop=Crop(8, 8))
+    broken = photos / PATHS[1]
+    broken.write_bytes(broken.read_bytes()[:-500] if data is None else data)
+    for seed, path in enumerate([PATHS[0], *PATHS[2:]]):
+        Image.fromarray(picture(seed)).save(photos / path)
+    with pytest.raises(ImageSetError, match=r"photos: 'n01440764/b\.png' is broken \(.+\); .* --skip-broken") as error:
+        pack(photos, tmp_path / "set", crop=Crop(8, 8))
+    assert "\n" not in str(error.value)
+    assert names(tmp_path) == ["kept", "photos", "whole"]
+
+    images = pack(photos, tmp_path / "set", crop=Crop(8, 8), how=How(skip_broken=True))
+    assert list(images.skipped) == [PATHS[1]]
+    assert images.paths == [PATHS[0], *PATHS[2:]]
+    assert np.array_equal(images.pixels, whole.pixels)
+    assert images.info.digest == whole.info.digest
+    check(images.folder)
+
+
+def test_only_broken_images(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"text")
+    with pytest.raises(ImageSetError, match="no image is left to pack; 1 are broken"):
+        pack(tmp_path / "photos", tmp_path / "set", how=How(skip_broken=True))
+    assert names(tmp_path) == ["photos"]
+
+
+def test_an_existing_set_stays(packed: ImageSet, photos: Path) -> None:
+    with pytest.raises(UsageError, match="already exists; remove it or choose another"):
+        pack(photos, packed.folder)
+    check(packed.folder)
+
+
+def test_wrong_use(photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "set"
+    with pytest.raises(UsageError, match="no such folder; make it first"):
+        pack(photos, tmp_path / "no" / "set")
+    with pytest.raises(UsageError, match="no such folder or tar"):
+        pack(tmp_path / "nowhere", out)
+    with pytest.raises(UsageError, match="0 workers: at least 1"):
+        pack(photos, out, how=How(workers=0))
+    with pytest.raises(UsageError, match="must be from 1 to resize"):
+        pack(photos, out, crop=Crop(size=300))
+    with pytest.raises(UnknownName, match="unknown clusters 'folders'; did you mean folder"):
+        pack(photos, out, contents=Contents(clusters="folders"))
+    assert names(tmp_path) == ["photos"]
+
+
+def test_a_full_disk_is_said_beforehand(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
+    with pytest.raises(ImageSetError, match=r"4 images need 603 kB and 1 kB are free"):
+        pack(photos, tmp_path / "set")
+    assert names(tmp_path) == ["photos"]
+
+
+def test_a_disk_that_fills_up(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.pwrite", full)
+    with pytest.raises(ImageSetError, match=r"cannot be written \(No space left on device\)"):
+        pack(photos, tmp_path / "set")
+    assert names(tmp_path) == ["photos"]
+
+
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
+    def items() -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        for i in range(20):
+            yield f"{i}", picture(i)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack_arrays(items(), tmp_path / "set")
+    assert names(tmp_path) == []
+
+
+def test_check_names_the_first_damaged_image(packed: ImageSet) -> None:
+    file = packed.folder / "pixels.npy"
+    data = bytearray(file.read_bytes())
+    for image in (3, 2):
+        data[-(4 - image) * 3 * 32 * 32 + 17] ^= 1
+    file.write_bytes(data)
+    open_image_set(packed.folder)
+    with pytest.raises(ImageSetError, match=r"image 2 \('n01443537/c\.webp'\) is damaged"):
+        check(packed.folder)
+
+
+@pytest.mark.parametrize("column", ["label", "cluster", "sha256"])
+def test_check_finds_changed_columns(column: str, packed: ImageSet) -> None:
+    file = packed.folder / "index.parquet"
+    table = pq.read_table(file)
+    values = table[column].to_pylist()
+    at = table.schema.get_field_index(column)
+    changed = pa.array(values[::-1], table.field(at).type)
+    pq.write_table(table.set_column(at, table.field(at), changed), file)
+    with pytest.raises(ImageSetError, match=r"is damaged|are not those packed"):
+        check(packed.folder)
+
+
+def test_a_foreign_column_is_no_label_scheme(packed: ImageSet) -> None:
+    file = packed.folder / "index.parquet"
+    table = pq.read_table(file)
+    for column in (pa.array(["a"] * 4), pa.array([[1], None, [], [2]], pa.list_(pa.int32()))):
+        pq.write_table(table.append_column("mine", column), file)
+        with pytest.raises(ImageSetError, match="the column mine is no label scheme"):
+            open_image_set(packed.folder)
+    pq.write_table(table.append_column("mine", pa.array([[1], [2], [], [3, 4]], pa.list_(pa.int32()))), file)
+    with pytest.raises(ImageSetError, match=r"index\.parquet: does not fit set\.json"):
+        open_image_set(packed.folder)
+
+
+@pytest.mark.parametrize("file", ["pixels.npy", "index.parquet"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "text"])
+def test_damaged_files_do_not_open(file: str, damage: str, packed: ImageSet) -> None:
+    path = packed.folder / file
+    data = path.read_bytes()
+    path.write_bytes({"empty": b"", "cut": data[:-10], "text": b"hello" * 100, "missing": b""}[damage])
+    if damage == "missing":
+        path.unlink()
+    with pytest.raises(ImageSetError, match=rf"{file}: damaged or missing \(.*\); pack the images again") as error:
+        open_image_set(packed.folder)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 3}, "not format 1 or 2"),
+        ({"count": 5}, r"pixels.npy: expected \(5, 3, 32, 32\) uint8, found \(4, 3, 32, 32\)"),
+        ({"size": 31}, r"pixels.npy: expected"),
+        ({"labelled": False}, r"index.parquet: does not fit set.json"),
+        ({"skipped": 3}, r"set.json: damaged"),
+        ({"name": ...}, r"set.json: damaged \(TypeError\(.*name"),
+    ],
+)
+def test_a_changed_description_does_not_open(change: dict[str, object], message: str, packed: ImageSet) -> None:
+    file = packed.folder / "set.json"
+    about = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({name: value for name, value in about.items() if value is not ...}))
+    with pytest.raises(ImageSetError, match=message):
+        open_image_set(packed.folder)
+
+
+def test_what_is_no_set(tmp_path: Path, packed: ImageSet) -> None:
+    for path in (tmp_path, tmp_path / "nowhere", packed.folder / "set.json"):
+        with pytest.raises(UsageError, match="not an image set; make one with"):
+            open_image_set(path)
+    for text in ("{", "[]", "\xff"):
+        (packed.folder / "set.json").write_text(text, encoding="latin-1")
+        with pytest.raises(ImageSetError, match=r"set\.json"):
+            open_image_set(packed.folder)
+
+
+def test_arrays_are_packed_as_files_are(tmp_path: Path) -> None:
+    paths = ["b/2.png", "a/1.png", "b/1.png"]
+    files = pack(
+        photographs(tmp_path / "photos", paths),
+        tmp_path / "files",
+        crop=Crop(20, 30),
+        contents=Contents(clusters="folder"),
+    )
+    items = ((path, picture(seed)) for seed, path in sorted(enumerate(paths), key=lambda item: item[1]))
+    arrays = pack_arrays(items, tmp_path / "arrays", crop=Crop(20, 30), contents=Contents(clusters="folder"))
+    assert arrays.info.digest == files.info.digest
+    assert arrays.paths == files.paths
+    assert arrays.labels is None
+    in_order = pack_arrays(
+        [("z", picture(1)), ("a", picture(2))], tmp_path / "order", labels=[5, 3], contents=Contents(name="n")
+    )
+    assert in_order.paths == ["z", "a"]
+    assert in_order.labels is not None
+    assert in_order.labels.tolist() == [5, 3]
+    assert in_order.info.name == in_order.info.benchmark == "n"
+
+
+@pytest.mark.parametrize(
+    ("items", "labels", "message"),
+    [
+        (
+            [("a", np.zeros((4, 4), np.uint8))],
+            None,
+            r"'a' must be a \(height, width, 3\) uint8 array, received \(4, 4\)",
+        ),
+        ([("a", np.zeros((4, 4, 3)))], None, "received .* float64"),
+        ([("a", picture(1)), ("a", picture(2))], None, "2 images have 1 different paths"),
+        ([], None, "no image is left"),
+        ([("a", picture(1))], [1, 2], "labels must be 1 integers"),
+        ([("a", picture(1))], [-1], "labels must be 1 integers"),
+    ],
+)
+def test_wrong_arrays(
+    items: list[tuple[str, NDArray[np.uint8]]], labels: list[int] | None, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ImageSetError, match=message):
+        pack_arrays(items, tmp_path / "set", labels=labels)
+    assert names(tmp_path) == []
+
+
+@settings(deadline=None, max_examples=20)
+@given(count=st.integers(1, 40), workers=st.integers(1, 6), kept=st.data())
+def test_closing_gaps_keeps_the_other_rows(
+    count: int, workers: int, kept: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("sets")
+    whole = pack_arrays(
+        ((str(i), picture(i)) for i in range(count)), folder / "set", crop=Crop(4, 4), how=How(workers=workers)
+    )
+    pixels = np.array(whole.pixels)
+    rows = sorted(kept.draw(st.sets(st.integers(0, count - 1), min_size=1)))
+    image_files.finish_pixels(folder / "set" / "pixels.npy", 4, rows)
+    assert np.array_equal(np.load(folder / "set" / "pixels.npy"), pixels[rows])
+
+
+def test_the_header_has_one_length() -> None:
+    assert len({len(image_files._header(count, 224)) for count in (0, 9, 10, 12_345, 10**9)}) == 1
+
+
+def test_fifty_thousand_images_open(tmp_path: Path) -> None:
+    count = 50_000
+    paths = [f"n{i // 50:08d}/ILSVRC2012_val_{i:08d}.JPEG" for i in range(count)]
+    numbers = np.arange(count, dtype=np.int32)
+    image_files.write_index(tmp_path, image_files.Index(paths, numbers // 50, numbers, ["0" * 64] * count))
+    with (tmp_path / "pixels.npy").open("wb"):
+        image_files.finish_pixels(tmp_path / "pixels.npy", 1, range(0))
+    os.truncate(tmp_path / "pixels.npy", 128 + count * 3)
+    with (tmp_path / "pixels.npy").open("r+b") as file:
+        file.write(image_files._header(count, 1))
+    about = {"name": "n", "benchmark": "b", "digest": "d", "count": count, "size": 1, "preprocessing": "p"}
+    image_files.write_about(tmp_path, about | {"labelled": True, "skipped": {}, "ignored": 0})
+    assert open_image_set(tmp_path).paths == paths

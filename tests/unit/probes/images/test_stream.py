@@ -1,0 +1,175 @@
+"""Streamed sets: the same images as packed ones, decoded from their files on demand."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from benchmark_sets import Miniature, make_benchmark
+from PIL import Image
+from small import make_model
+
+from bandlens.engine.backends.base import Session, open_session, variant_of
+from bandlens.engine.run import run
+from bandlens.errors import ImageSetError, UsageError
+from bandlens.probes.grid import Grid, make_grid
+from bandlens.probes.images.image_set import ImageSet, check, open_image_set
+from bandlens.probes.images.options import How
+from bandlens.probes.images.pack import pack
+from bandlens.records import Cell, Crop, Model, Variant
+
+SMALL = 32
+STREAM = How(stream=True)
+
+
+@pytest.fixture
+def miniature(tmp_path: Path) -> Miniature:
+    return make_benchmark("imagenet", tmp_path / "in", per_class=4, size=SMALL)
+
+
+@pytest.fixture
+def streamed(miniature: Miniature, tmp_path: Path) -> ImageSet:
+    return miniature.pack(tmp_path / "streamed", how=STREAM)[0]
+
+
+OPENED: list[str] | None = None
+
+
+def _hook(event: str, arguments: tuple[object, ...]) -> None:
+    if OPENED is not None and event == "open":
+        OPENED.append(str(arguments[0]))
+
+
+sys.addaudithook(_hook)
+
+
+@contextmanager
+def opened_below(folder: Path) -> Iterator[Counter[str]]:
+    """How often each file below the folder is opened in the block."""
+    global OPENED
+    OPENED = []
+    counts: Counter[str] = Counter()
+    try:
+        yield counts
+    finally:
+        counts.update(path for path in OPENED if path.startswith(f"{folder}/"))
+        OPENED = None
+
+
+def test_a_streamed_set_is_the_packed_one(miniature: Miniature, streamed: ImageSet, tmp_path: Path) -> None:
+    [packed] = miniature.pack(tmp_path / "packed")
+    images = open_image_set(streamed.folder)
+    assert images.info.digest == packed.info.digest
+    assert images.shape == packed.shape == packed.pixels.shape
+    assert images.nbytes == packed.nbytes == packed.pixels.nbytes
+    assert (images.streamed, packed.streamed) == (True, False)
+    assert sorted(file.name for file in images.folder.iterdir()) == ["index.parquet", "set.json"]
+    assert json.loads((images.folder / "set.json").read_text())["format"] == 2
+    for rows in (range(12), [5], [3, 1, 2], [0, 11, 11, 11, 0]):
+        index = np.array(rows, np.int64)
+        assert np.array_equal(images.take(index), packed.take(index))
+        out = np.zeros((len(index), 3, SMALL, SMALL), np.uint8)
+        assert images.take(index, out) is out
+        assert np.array_equal(out, packed.take(index))
+    with pytest.raises(
+        ImageSetError, match=r"streamed: streams its images and has no pixels\.npy; pack it without --str"
+    ):
+        _ = images.pixels
+    check(images.folder)
+
+
+def test_plain_folders_can_be_streamed_in_any_frame(miniature: Miniature, tmp_path: Path) -> None:
+    for fast in (False, True):
+        packed = pack(miniature.source, tmp_path / f"packed{fast}", crop=Crop(20, 24, fast=fast))
+        streamed = pack(
+            miniature.source, tmp_path / f"streamed{fast}", crop=Crop(20, 24, fast=fast), how=How(stream=True)
+        )
+        assert streamed.info.digest == packed.info.digest
+        assert np.array_equal(streamed.take(np.arange(12)), packed.pixels)
+
+
+def test_one_pass_opens_each_file_once_for_all_models(tmp_path: Path) -> None:
+    miniature = make_benchmark("imagenet-c", tmp_path / "in", classes=[3, 5], per_class=5, size=SMALL)
+    sets = miniature.pack(tmp_path / "out", how=STREAM)
+    models = [make_model(tmp_path / "models", name, size=SMALL, seed=seed) for seed, name in enumerate("abc")]
+    grid = make_grid({"clean": {}}, tmp_path)
+    for images in sets:
+        with ExitStack() as stack, opened_below(miniature.source) as counts:
+            # 10 images in batches of 4: the last one is padded.
+            sessions, cells = one_session_each(models, images, grid, 4, stack)
+            outcomes = [outcome for some in run(cells, images, grid, sessions) for outcome in some]
+        assert len(outcomes) == 3
+        files = {str(miniature.source / images.info.name.removeprefix("out/") / path) for path in images.paths}
+        assert counts == Counter(dict.fromkeys(files, 1))
+
+
+def one_session_each(
+    models: list[Model], images: ImageSet, grid: Grid, batch: int, stack: ExitStack
+) -> tuple[dict[Variant, Session], list[tuple[Cell, int]]]:
+    variants = [variant_of(model, "onnxruntime", "fp32") for model in models]
+    sessions = {variant: stack.enter_context(open_session(variant, batch, 1)) for variant in variants}
+    return sessions, [(Cell(one, images.info, condition, 0), 0) for one in variants for condition in grid.conditions]
+
+
+def test_a_file_that_changed_is_named(streamed: ImageSet, miniature: Miniature) -> None:
+    file = miniature.source / streamed.paths[3]
+    before = file.read_bytes()
+    Image.new("RGB", (48, 48), "red").save(file)
+    rows = np.arange(12)
+    with pytest.raises(ImageSetError, match=rf"{file}: its pixels are not those that were indexed; restore the file"):
+        streamed.take(rows)
+    with pytest.raises(ImageSetError, match="its pixels are not those"):
+        check(streamed.folder)
+    file.write_bytes(before[:-200])
+    with pytest.raises(
+        ImageSetError, match=rf"{file}: .*; restore the file that was indexed, or pack the images again"
+    ):
+        streamed.take(rows)
+    file.unlink()
+    with pytest.raises(ImageSetError, match=rf"{file}: neither a file nor a link to one"):
+        streamed.take(rows)
+    streamed.take(np.array([0, 1, 2]))
+    file.write_bytes(before)
+    streamed.take(rows)
+
+
+def test_images_that_went_away(streamed: ImageSet, miniature: Miniature, tmp_path: Path) -> None:
+    miniature.source.rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        ImageSetError, match="in: no such folder, and its images were not packed; bring it back or pack"
+    ):
+        open_image_set(streamed.folder)
+
+
+def test_indexes_that_cannot_be(miniature: Miniature, streamed: ImageSet, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "in.tar", "w") as archive:
+        archive.add(miniature.source, "in")
+    with pytest.raises(UsageError, match=r"in\.tar: an archive cannot be streamed; extract it, and give the folder"):
+        pack(tmp_path / "in.tar", tmp_path / "out", how=How(stream=True))
+    with pytest.raises(UsageError, match=r"in\.tar: an archive cannot be streamed"):
+        replace(miniature, source=tmp_path / "in.tar").pack(tmp_path / "out", how=STREAM)
+    (miniature.source / streamed.paths[0]).write_text("not an image")
+    with pytest.raises(ImageSetError, match="is broken"):
+        pack(miniature.source, tmp_path / "out", how=How(stream=True))
+    assert not (tmp_path / "out").exists()
+    about = streamed.folder / "set.json"
+    about.write_text(about.read_text().replace('"resize"', '"size"'))
+    with pytest.raises(ImageSetError, match=r"set\.json: damaged \(KeyError\('resize'\)\)"):
+        open_image_set(streamed.folder)
+
+
+def test_odd_files_make_no_noise(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    photograph = Image.fromarray(np.arange(48 * 48 * 3, dtype=np.uint8).reshape(48, 48, 3))
+    photograph.quantize(16).save(tmp_path / "in" / "palette.png", transparency=bytes([0, 100, 200]))
+    images = pack(tmp_path / "in", tmp_path / "out", crop=Crop(SMALL, SMALL), how=How(stream=True))
+    images.take(np.array([0]))
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,184 @@
+"""Conditions: the published grid, a study's own, and what bad parameters get."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandlens.errors import UnknownName, UsageError
+from bandlens.probes.grid import KNOWN, PUBLISHED, make_grid, setting_in_words
+from bandlens.records import Condition
+
+HERE = Path()
+
+
+def test_the_published_grid_is_clean_22_spectral_and_29_critical_band() -> None:
+    grid = make_grid(PUBLISHED, HERE)
+    counts = {name: sum(c.probe == name for c in grid.conditions) for name in PUBLISHED}
+    assert counts == {"clean": 1, "lowpass": 11, "highpass": 11, "critical_band": 29}
+    assert len({condition.digest for condition in grid.conditions}) == 52
+
+
+def test_low_and_highpass_share_a_group_and_so_their_transform() -> None:
+    grid = make_grid(PUBLISHED, HERE)
+    assert [len(conditions) for _, conditions in grid.groups(grid.conditions)] == [1, 22, 29]
+
+
+def test_clean_is_always_there_and_conditions_are_never_double() -> None:
+    grid = make_grid({"lowpass": {"cutoff": [0.5, 0.5, 0.5]}}, HERE)
+    assert [str(condition) for condition in grid.conditions] == ["clean", "lowpass cutoff=0.5"]
+
+
+def test_a_whole_number_is_the_same_condition_as_its_float() -> None:
+    whole, real = (make_grid({"lowpass": {"cutoff": value}}, HERE).conditions for value in (1, 1.0))
+    assert whole == real
+
+
+@pytest.mark.parametrize(
+    ("probe", "table"),
+    [
+        ("lowpass", "cutoff = {0}"),
+        ("gaussian_highpass", "sigma = {0}"),
+        ("power_law_noise", "exponent = {0}\nnoise_sd = 0.1"),
+        ("pgd_linf", "eps = {0}"),
+        ("pgd_linf", "band = [{0}, 0.5]"),
+    ],
+)
+def test_zero_has_no_sign(probe: str, table: str) -> None:
+    found, same = (make_grid({probe: tomllib.loads(table.format(zero))}, HERE) for zero in ("-0.0", "0"))
+    assert [*found.conditions, *found.attacks][1:] == [*same.conditions, *same.attacks][1:] != []
+
+
+def test_without_noise_band_and_draw_make_no_difference() -> None:
+    grid = make_grid(
+        {"critical_band": {"noise_sd": [0, 0.1], "frequency": [3, 4], "draw": ["shared", "independent"]}}, HERE
+    )
+    assert sum(c.number("noise_sd") == 0 for c in grid.conditions) == 1
+    assert sum(c.probe == "critical_band" for c in grid.conditions) == 1 + 4
+
+
+def test_the_grey_image_is_always_there_unless_it_is_asked_away() -> None:
+    """Metrics of the critical band are relative to it."""
+
+    def conditions(**table: object) -> list[str]:
+        return [str(one) for one in make_grid({"critical_band": {"frequency": 3} | table}, HERE).conditions[1:]]
+
+    noise = "critical_band noise_sd=0.1, frequency=3"
+    assert conditions(noise_sd=0.1) == conditions(noise_sd=[0, 0.1]) == ["critical_band noise_sd=0", noise]
+    assert conditions(noise_sd=0.1, grey=True) == conditions(noise_sd=0.1)
+    assert conditions(noise_sd=0.1, grey=False) == [noise]
+    assert conditions(noise_sd=[0, 0.1], grey=False) == conditions(noise_sd=0.1)
+    asked, added = (make_grid({"critical_band": {"noise_sd": sd}}, HERE).conditions for sd in ([0, 0.1], 0.1))
+    assert asked == added
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
+def test_a_digest_names_family_and_parameters(cutoffs: list[float]) -> None:
+    probes = {"lowpass": {"cutoff": cutoffs}, "highpass": {"cutoff": cutoffs}}
+    conditions = make_grid(probes, HERE).conditions
+    assert len({c.digest for c in conditions}) == len(conditions) == 1 + 2 * len(set(cutoffs))
+    assert conditions == make_grid(probes, HERE).conditions
+
+
+@pytest.mark.parametrize(
+    ("probes", "message"),
+    [
+        ({"lowpas": {}}, r"unknown probe 'lowpas'; did you mean lowpass or gaussian_lowpass\?"),
+        ({"mine": {}}, "unknown probe 'mine'.*a probe of your own needs `file = "),
+        ({"lowpass": {"cutof": 1}}, r"unknown parameter of probe lowpass 'cutof'; did you mean cutoff\?"),
+        ({"lowpass": {"cutoff": 1.5}}, r"probe lowpass: cutoff must be a number in \[0, 1\], not 1.5"),
+        ({"lowpass": {"cutoff": [0.1, -0.1]}}, r"cutoff must be a number in \[0, 1\], not -0.1"),
+        ({"lowpass": {"cutoff": "0.5"}}, "cutoff must be a number"),
+        ({"lowpass": {"cutoff": True}}, "cutoff must be a number"),
+        ({"lowpass": {"cutoff": float("nan")}}, "cutoff must be a number"),
+        ({"lowpass": {"cutoff": []}}, "cutoff is an empty list; leave it out"),
+        ({"lowpass": 0.5}, r"probe lowpass must be a table of parameters, such as lowpass = \{\}, not 0.5"),
+        ({"critical_band": {"frequency": 7}}, r"frequency must be a whole number in \[0, 6\], not 7"),
+        ({"critical_band": {"frequency": 1.0}}, "frequency must be a whole number"),
+        ({"critical_band": {"grey": "no"}}, "probe critical_band: grey must be true or false, not 'no'"),
+        ({"lowpass": {"grey": False}}, "unknown parameter of probe lowpass 'grey'"),
+        ({"critical_band": {"noise_sd": 2}}, r"noise_sd must be a number in \[0, 1\], not 2"),
+        ({"critical_band": {"draw": "fresh"}}, "draw must be one of shared, independent, not 'fresh'"),
+    ],
+)
+def test_bad_probes_get_one_line_that_says_what_is_allowed(probes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        make_grid(probes, HERE)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_is_its_own_kind_of_error() -> None:
+    with pytest.raises(UnknownName):
+        make_grid({"lowpas": {}}, HERE)
+
+
+OWN = "def blur(images, sigma, times=1, mode='reflect'):\n    return images\n"
+
+
+def own(folder: Path, **table: Any) -> list[Condition]:
+    (folder / "blur.py").write_text(OWN, encoding="utf-8")
+    return list(make_grid({"blur": {"file": "blur.py"} | table}, folder).conditions[1:])
+
+
+def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_its_only_number(tmp_path: Path) -> None:
+    several = own(tmp_path, sigma=[1, 2.5])
+    assert {condition.facts.x for condition in several} == {None}, "two parameters are numbers"
+    assert [condition.facts.setting for condition in several] == [
+        f"sigma={sigma}, times=1, mode=reflect" for sigma in ("1", "2.5")
+    ]
+    over_sigma = own(tmp_path, sigma=[1, 2.5], times=[1, 2], axis="sigma")
+    assert [(one.facts.x, one.facts.x_title, one.facts.series) for one in over_sigma] == [
+        (sigma, "sigma", f"times={times}, mode=reflect") for sigma in (1, 2.5) for times in (1, 2)
+    ]
+    alone = own(tmp_path, sigma=[1, 2.5], times="once")
+    assert [(one.facts.x, one.facts.series) for one in alone] == [
+        (1, "times=once, mode=reflect"),
+        (2.5, "times=once, mode=reflect"),
+    ]
+    [on_map] = own(tmp_path, sigma=3, times=4, axis=["sigma", "times"])
+    assert (on_map.facts.x, on_map.facts.y, on_map.facts.y_title) == (3, 4, "times")
+    assert over_sigma[0].digest == several[0].digest, "an axis is no part of what a condition is"
+
+
+@pytest.mark.parametrize(
+    ("axis", "message"),
+    [
+        ("width", "unknown axis of probe blur 'width'; known: sigma, times, mode; an axis is a parameter of the probe"),
+        ("sigm", "unknown axis of probe blur 'sigm'; did you mean sigma?; an axis is a parameter of the probe"),
+        ("mode", "probe blur: axis mode has the value 'reflect'; name a parameter of numbers alone"),
+        (["sigma", "width"], "unknown axis of probe blur 'width'; known: "),
+        (["sigma", "times", "mode"], "probe blur: axis must be a parameter, or a list of two for a map, not ["),
+        (3, "probe blur: axis must be a parameter, or a list of two for a map, not 3"),
+    ],
+)
+def test_an_axis_that_is_none_is_one_line(tmp_path: Path, axis: object, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        own(tmp_path, sigma=1, axis=axis)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_words_leave_out_a_hidden_parameter_unless_it_differs() -> None:
+    table = {"noise_sd": 0.1, "frequency": 3, "draw": ["shared", "independent"], "grey": False}
+    conditions = make_grid({"critical_band": table}, HERE).conditions[1:]
+    assert [condition.facts.setting for condition in conditions] == [
+        "noise_sd=0.1, frequency=3",
+        "noise_sd=0.1, frequency=3, draw=independent",
+    ]
+    assert setting_in_words("critical_band", dict(conditions[0].parameters)) == conditions[0].facts.setting
+
+
+def test_a_smaller_grid_has_fewer_conditions_of_known_probes() -> None:
+    for family in KNOWN.values():
+        published = (
+            sum(condition.probe != "clean" for condition in make_grid({family.name: {}}, HERE).conditions)
+            if family.smaller
+            else 0
+        )
+        for probes in family.smaller.values():
+            assert len(make_grid(probes, HERE).conditions) - 1 < published

@@ -1,0 +1,291 @@
+"""A user's own probe: a function in a file, identified by its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from own_probes import PIXELS, Write, run
+
+from bandlens.errors import UsageError
+from bandlens.probes.grid import make_grid
+
+FLIP = '''
+def mirror(images, strength, sideways="yes"):
+    """Mix an image with its mirror image."""
+    other = images[..., ::-1] if sideways == "yes" else images[..., ::-1, :]
+    return (1 - strength) * images + strength * other
+'''
+
+DIGESTS = [
+    "1b7badab9af222c555143b5cb392c44053bc75cdeac60ef2c238335f51662f2d",
+    "506ca6d844bac319eb2013cbae7a1cec3347cf34aea0cf2482f90ad5c83842fd",
+    "3d3939b830ce3a61f47e11cf530f00b3b13ee7ea41b8ddf2b5d4f2fe7ac7117b",
+    "553ff0677547660d994d37be0ce8a0fd444debe6bc1aecbce7a95c8b29ca0ad9",
+]
+
+
+def digests(folder: Path, **table: Any) -> list[str]:
+    grid = make_grid({"mirror": {"file": "mine.py", "strength": 0.5} | table}, folder)
+    return [condition.digest for condition in grid.conditions[1:]]
+
+
+def test_the_function_gets_float_images_and_each_combination_of_parameters(tmp_path: Path, write: Write) -> None:
+    write(FLIP)
+    made = run(tmp_path, {"strength": [0, 1.0], "sideways": ["yes", "no"]}, PIXELS)
+    assert len(made) == 4
+    images = PIXELS / np.float32(255)
+    np.testing.assert_allclose(made["mirror strength=0, sideways=no"], images, atol=1e-7)
+    np.testing.assert_allclose(made["mirror strength=1, sideways=yes"], images[..., ::-1], atol=1e-7)
+    np.testing.assert_allclose(made["mirror strength=1, sideways=no"], images[..., ::-1, :], atol=1e-7)
+
+
+def test_defaults_of_the_function_are_the_probes_and_others_are_required(tmp_path: Path, write: Write) -> None:
+    write(FLIP)
+    grid = make_grid({"mirror": {"file": "mine.py", "strength": 1}}, tmp_path)
+    assert str(grid.conditions[1]) == "mirror strength=1, sideways=yes"
+    assert grid.families["mirror"].summary == "Mix an image with its mirror image."
+    with pytest.raises(UsageError, match="probe mirror: strength has no default; give a value or a list of values"):
+        make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
+
+
+def test_another_name_for_the_function(tmp_path: Path, write: Write) -> None:
+    write(FLIP)
+    grid = make_grid({"swap": {"file": "mine.py", "function": "mirror", "strength": 1}}, tmp_path)
+    assert grid.conditions[1].probe == "swap"
+
+
+def test_the_digest_follows_the_source_and_the_local_modules_that_it_imports(tmp_path: Path, write: Write) -> None:
+    write("import helper\nfrom pack import part\n" + FLIP)
+    write("import deeper, pack.sub.leaf\nX = 1\n", "helper.py")
+    write("", "pack/sub/__init__.py")
+    write("from .. import part\nfrom . import twig\n", "pack/sub/leaf.py")
+    write("W = 1\n", "pack/sub/twig.py")
+    write("Y = 1\n", "deeper.py")
+    write("", "pack/__init__.py")
+    write("Z = 1\n", "pack/part.py")
+    write("unrelated = 1\n", "other.py")
+    before = digests(tmp_path)
+    write("unrelated = 2\n", "other.py")
+    assert digests(tmp_path) == before
+    for name, changed in {
+        "helper.py": "import deeper, pack.sub.leaf\nX = 2\n",
+        "deeper.py": "Y = 2\n",
+        "pack/__init__.py": "Q = 2\n",
+        "pack/part.py": "Z = 2\n",
+        "pack/sub/__init__.py": "R = 2\n",
+        "pack/sub/twig.py": "W = 2\n",
+    }.items():
+        write(changed, name)
+        after = digests(tmp_path)
+        assert after != before, name
+        before = after
+    write("import helper\nfrom pack import part\n" + FLIP + "\n# a remark\n")
+    assert digests(tmp_path) != before
+
+
+def test_a_pattern_names_many_and_modules_bring_theirs(tmp_path: Path, write: Write) -> None:
+    write(FLIP)
+    write("", "masks/0.npy")
+    write("", "masks/1.npy")
+    write("import other\n", "named.py")
+    write("", "other.py")
+    table = {"file": "mine.py", "uses": ["masks/*.npy", "named.py"], "strength": 1}
+    files = make_grid({"mirror": table}, tmp_path).families["mirror"].files
+    assert files == ("masks/0.npy", "masks/1.npy", "mine.py", "named.py", "other.py")
+
+
+@pytest.mark.parametrize("uses", ["none.npy", "/etc/passwd", "../here/mine.py", "", ".", "a\0b", "**x**/"])
+def test_uses_names_files_in_the_folder_of_the_probe(tmp_path: Path, write: Write, uses: str) -> None:
+    write(FLIP)
+    with pytest.raises(
+        UsageError, match=r"mine.py uses '.*', and its folder has no such file; uses = \[…\] names files"
+    ):
+        make_grid({"mirror": {"file": "mine.py", "uses": uses, "strength": 1}}, tmp_path)
+
+
+@pytest.mark.parametrize("uses", [3, [3], {}, True])
+def test_uses_is_a_list_of_names(tmp_path: Path, write: Write, uses: object) -> None:
+    write(FLIP)
+    with pytest.raises(UsageError, match="probe mirror: uses must be a list of files beside its file, not "):
+        make_grid({"mirror": {"file": "mine.py", "uses": uses, "strength": 1}}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "table", "message"),
+    [
+        (None, {}, "probe mirror: no file .*mine.py; `file` is relative to the study's folder"),
+        ("x = 1\n", {}, r"mine.py has no function mirror\(images, …\)"),
+        ("def mirror(:\n", {}, "mine.py is not Python: "),
+        ("import no_such_module\n", {}, "mine.py does not load: ModuleNotFoundError"),
+        ("def mirror():\n    return 1\n", {}, r"mirror in .*mine.py takes no images"),
+        (FLIP, {"strenght": 1}, r"unknown parameter of probe mirror 'strenght'; did you mean strength\?"),
+        (FLIP, {"strength": float("inf")}, "must be a finite number or a string, not inf"),
+        (FLIP, {"strength": [[1]]}, r"strength must be a finite number or a string, not \[1\]"),
+        (
+            "def mirror(images, *rest):\n    return images\n",
+            {},
+            "mirror in .*mine.py takes \\*rest; name each parameter",
+        ),
+    ],
+)
+def test_bad_files_and_parameters(
+    tmp_path: Path, write: Write, source: str | None, table: dict[str, Any], message: str
+) -> None:
+    if source is not None:
+        write(source)
+    with pytest.raises(UsageError, match=message) as caught:
+        make_grid({"mirror": {"file": "mine.py"} | table}, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+SALT_AND_PEPPER = """
+def mirror(images, share, rng):
+    dice = rng.random(images.shape[2:])
+    images[:, :, dice < share / 2] = 0
+    images[:, :, dice > 1 - share / 2] = 1
+    return images
+"""
+
+
+def test_a_function_that_takes_rng_depends_on_seed_image_and_condition_alone(tmp_path: Path, write: Write) -> None:
+    write(SALT_AND_PEPPER)
+    table = {"share": [0.1, 0.3]}
+    together = run(tmp_path, table, PIXELS, seed=9)
+    order = [2, 0]
+    moved = run(tmp_path, table, PIXELS[order], (2**64 - 1, 5), (40, 41), seed=9)
+    for name, images in together.items():
+        np.testing.assert_array_equal(moved[name], images[order])
+        alone = run(tmp_path, table, PIXELS[1:2], (6,), (7,), seed=9)[name]
+        np.testing.assert_array_equal(alone, images[1:2])
+    few, many = ((images != PIXELS / np.float32(255)).any(1) for images in together.values())
+    assert few.mean() == pytest.approx(0.1, abs=0.03)
+    assert many.mean() == pytest.approx(0.3, abs=0.05)
+    assert not (few <= many).all(), "each condition draws anew"
+    assert len({mask.tobytes() for mask in many}) == 3, "and each image"
+    for name, images in run(tmp_path, table, PIXELS, seed=10).items():
+        assert not np.array_equal(images, together[name])
+
+
+def test_index_seed_and_size_are_given(tmp_path: Path, write: Write) -> None:
+    write(
+        "def mirror(images, level, index, size, seed):\n    return 0 * images + (level + index + size + seed) / 1000\n"
+    )
+    made = run(tmp_path, {"level": 500}, PIXELS, positions=(7, 3, 11), seed=40)["mirror level=500"]
+    np.testing.assert_allclose(made[:, 0, 0, 0], [0.563, 0.559, 0.567], atol=1e-6)
+    write(
+        "import numpy as np\n"
+        "turned = None\n"
+        "def mirror(images, size):\n"
+        "    global turned\n"
+        "    turned = images[:1, :, ::-1, ::-1] if turned is None else turned\n"
+        "    assert len(images) == 3 or np.array_equal(images, turned), 'all but one picture at once'\n"
+        "    return images * (size == 16)\n"
+    )
+    np.testing.assert_allclose(run(tmp_path, {}, PIXELS)["mirror"], PIXELS / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "random"),
+    [("rng", True), ("seed", True), ("rng, seed", True), ("index", False), ("size", False), ("level=1", False)],
+)
+def test_a_probe_is_random_where_it_takes_rng_or_seed(
+    tmp_path: Path, write: Write, parameters: str, random: bool
+) -> None:
+    """Its cells then belong to the study's seed."""
+    write(f"def mirror(images, {parameters}):\n    return images\n")
+    family = make_grid({"mirror": {"file": "mine.py"}}, tmp_path).families["mirror"]
+    assert family.random == random
+    assert [one.name for one in family.parameters] == (["level"] if "level" in parameters else [])
+
+
+@pytest.mark.parametrize(
+    ("source", "table", "message"),
+    [
+        (
+            "def mirror(images, size=3):\n    return images\n",
+            {},
+            r"mirror in .*mine.py takes size with a default, and is given the images' side in pixels; leave the "
+            "default out, or call the parameter something else",
+        ),
+        (
+            "def mirror(images, rng):\n    return images\n",
+            {"rng": 3},
+            "probe mirror: rng is a NumPy generator that belongs to the seed, the image and the condition, which its "
+            "function is given; call the function's own parameter something else",
+        ),
+    ],
+)
+def test_reserved_names_are_no_parameters(
+    tmp_path: Path, write: Write, source: str, table: dict[str, Any], message: str
+) -> None:
+    write(source)
+    with pytest.raises(UsageError, match=message):
+        make_grid({"mirror": {"file": "mine.py"} | table}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("doc", "summary"),
+    [
+        ("   ", "mirror of mine.py"),
+        ("", "mirror of mine.py"),
+        (3, "mirror of mine.py"),
+        ("\n    Turns it.\n    More.", "Turns it."),
+        ("Turns \x1b[31mit.", "Turns \\x1b[31mit."),
+    ],
+)
+def test_any_docstring_will_do(tmp_path: Path, write: Write, doc: object, summary: str) -> None:
+    write(f"def mirror(images):\n    return images\nmirror.__doc__ = {doc!r}\n")
+    assert make_grid({"mirror": {"file": "mine.py"}}, tmp_path).families["mirror"].summary == summary
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("class A:\n    def __getattr__(self, name):\n        raise OSError('no')\nmirror = A()\n", r"no function"),
+        ("mirror = max\n", "cannot be used: ValueError: no signature"),
+        ("def __getattr__(name):\n    raise ValueError('no')\n", "cannot be used: ValueError: no$"),
+        ("def mirror(images):\n    pass\nmirror.__signature__ = 3\n", "cannot be used: TypeError"),
+    ],
+)
+def test_what_is_no_function_is_named(tmp_path: Path, write: Write, source: str, message: str) -> None:
+    write(source)
+    with pytest.raises(UsageError, match=message) as caught:
+        make_grid({"mirror": {"file": "mine.py"}}, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:
+    write(FLIP)
+    with pytest.raises(UsageError, match="probe lowpass: a built-in probe has that name, so give yours another"):
+        make_grid({"lowpass": {"file": "mine.py"}}, tmp_path)
+
+
+def test_probes_load_at_the_same_time(tmp_path: Path, write: Write) -> None:
+    """Each waits for the other here."""
+    for name, friend in (("one", "two"), ("two", "one")):
+        write(
+            "import time\nfrom pathlib import Path\n"
+            f"Path(__file__).with_name('{name}.begun').touch()\n"
+            f"while not Path(__file__).with_name('{friend}.begun').exists():\n    time.sleep(0.01)\n"
+            f"def {name}(images):\n    return images\n",
+            f"{name}.py",
+        )
+    grid = make_grid({name: {"file": f"{name}.py"} for name in ("one", "two")}, tmp_path)
+    assert [str(condition) for condition in grid.conditions] == ["clean", "one", "two"]
+
+
+def test_digests_stay_what_they_were(tmp_path: Path, write: Write) -> None:
+    """Results of earlier programs are found by them."""
+    write(FLIP)
+    write("import helper\n" + FLIP, "two.py")
+    write("X = 1\n", "helper.py")
+    write("1, 2\n", "curve.csv")
+    probes = {
+        "mirror": {"file": "mine.py", "strength": [0, 0.5, 1.0]},
+        "swap": {"file": "two.py", "function": "mirror", "uses": ["*.csv"], "strength": 1},
+    }
+    grid = make_grid(probes, tmp_path)
+    assert [condition.digest for condition in grid.conditions[1:]] == DIGESTS

@@ -1,0 +1,106 @@
+"""docs/guide/sql.md: every query of the cookbook runs and answers what its heading asks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from made_up_results import cell, condition, image_set, model, part, store_study, store_values
+from scipy.stats import spearmanr
+
+from bandlens.analysis.database.open import open_store
+from bandlens.analysis.database.store import Store
+from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures.compute import compute_measures
+
+DOCS = Path(__file__).parents[2] / "docs"
+QUERIES = re.findall(r"```sql\n(.*?);?\n```", (DOCS / "guide" / "sql.md").read_text(encoding="utf-8"), re.DOTALL)
+COUNT = 60
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Five checkpoints on labelled images: the stronger the filter, the more are wrong. One more on other images."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, COUNT)
+    accepted = [[int(one), int(one + 1) % 10] if k % 3 else [] for k, one in enumerate(labels)]
+    images = image_set(COUNT, labels=labels, schemes={"real": accepted})
+    conflict = image_set(4, labels=[0, 1, 2, 3], schemes={"texture": [[1], [2], [3], [0]]}, name="conflict")
+    settings = [
+        condition(),
+        *(condition("lowpass", cutoff=c) for c in (0.1, 0.3, 0.5)),
+        condition("highpass", cutoff=0.9),
+    ]
+    settings += [condition("critical_band", noise_sd=sd, frequency=f) for sd in (0.02, 0.16) for f in (2, 3)]
+    path = tmp_path_factory.mktemp("docs") / "results.duckdb"
+    with open_store(path) as opened:
+        parts = []
+        for number in range(5):
+            own = model(f"net{number}", category="adversarial_training" if number < 2 else "baseline")
+            for setting in settings:
+                strength = 0.1 if setting.probe == "clean" else 0.3 + 0.1 * rng.random()
+                rank = np.where(rng.random(COUNT) < strength, rng.integers(1, 9, COUNT), 0)
+                rank[:3] = 0 if own.category == "adversarial_training" else 1
+                rank[3:6] = 0
+                predicted = (np.asarray(images.labels) + rank) % 10
+                parts.append(part(cell(images, setting, by=own), predicted, rank))
+        names = {"all": {k: f"class {k}" for k in range(10)}}
+        store_study(opened, "mine", images, parts[:-1], names)
+        store_study(opened, "mine", images, parts, names)
+        compute_measures(opened, "mine", Options(100))
+        store_study(opened, "cues", conflict, [part(cell(conflict, by=model("other")), [0, 2, 2, 2], [0, 1, 0, 1])])
+        ids = opened.frame(
+            "SELECT study_id, checkpoint_id, image_set_id FROM study_version, "
+            "(SELECT DISTINCT checkpoint_id, image_set_id FROM study_detail WHERE image_set = 'set') "
+            "WHERE newest AND study = 'mine'"
+        )
+        value = pl.lit(pl.Series(rng.random(len(ids))))
+        rows = ids.with_columns(metric=pl.lit("low_frequency_bias"), value=value)
+        groups = ids.with_columns(metric=pl.lit("ID"), value=100 * value, image_set_id=pl.lit(None, pl.Int32))
+        store_values(opened, pl.concat([rows, groups]))
+        figures = {"model": ["net0"], "metric": ["top1_acc/imagenet"], "value": [76.1], "source": ["made up"]}
+        opened.write_published(pl.DataFrame(figures))
+    with open_store(path, read_only=True) as opened:
+        yield opened
+
+
+def test_the_cookbook_has_its_queries() -> None:
+    assert len(QUERIES) >= 15
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: " ".join(query.split())[:60])
+def test_every_query_of_the_cookbook_runs_and_answers(store: Store, query: str) -> None:
+    found = store.frame(query)
+    assert len(found) > 0 or "cell.error IS NOT NULL" in query  # nothing failed here
+
+
+def test_a_query_answers_what_its_heading_asks(store: Store) -> None:
+    (query,) = [query for query in QUERIES if "adversarial_training" in query]
+    assert {"0.png", "1.png", "2.png"} <= set(store.frame(query)["path"])
+
+
+def test_spearmans_coefficient_is_scipys_where_values_are_tied(tmp_path: Path) -> None:
+    (query,) = [query for query in QUERIES if "AS spearman" in query]
+    images, right, bias = image_set(10, labels=[0] * 10), [4, 4, 4, 9, 2, 9, 7], [0.1, 0.1, 0.5, 0.5, 0.2, 0.5, 0.9]
+    parts = [part(cell(images, by=model(f"net{k}")), [0] * 10, np.arange(10) >= count) for k, count in enumerate(right)]
+    with open_store(tmp_path / "results.duckdb") as store:
+        store_study(store, "tied", images, parts)
+        ids = store.frame("SELECT study_id, checkpoint_id, image_set_id FROM study_detail ORDER BY checkpoint")
+        store_values(store, ids.with_columns(pl.Series("value", bias), metric=pl.lit("low_frequency_bias")))
+        assert store.frame(query).row(0) == (7, pytest.approx(spearmanr(bias, right).statistic))
+
+
+def test_real_forgives_what_its_lists_accept(store: Store) -> None:
+    """Where the fixture's lists have the label and the class after it, a prediction that is one too high is right."""
+    (query,) = [query for query in QUERIES if "scheme = 'real' AND" in query]
+    found = store.frame(query)
+    pairs = [(int(a[6:]), int(b[6:])) for a, b in found.select("label", "predicted").rows()]
+    assert all((predicted - label) % 10 == 1 for label, predicted in pairs)
+    (query,) = [query for query in QUERIES if "('single', 'real')" in query]
+    for row in store.frame(query).rows(named=True):
+        assert 0 < row["single"] <= 1
+        assert row["real"] != row["single"]

@@ -1,0 +1,1 @@
+../../timeouts.py
