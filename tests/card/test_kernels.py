@@ -460,7 +460,7 @@ def sanitized(*words: str) -> subprocess.CompletedProcess[str]:
         OPTIONS: "-fsanitize=address,undefined -fno-sanitize-recover=all",
         "LD_PRELOAD": ":".join(there),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves much at its end
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]),
     }
     return subprocess.run([sys.executable, "-P", *words], capture_output=True, text=True, env=environment, check=False)
 
