@@ -87,7 +87,7 @@ def main() -> None:
             database.unlink(missing_ok=True)
             with open_store(database) as store:
                 store.add_cells(cells, [of])
-            files = [place.of(f"{shard.key}.parquet") for shard in shards]
+            files = [place.path_of(f"{shard.key}.parquet") for shard in shards]
             with duckdb.connect(str(database)) as connection:
                 return measured("DuckDB alone", lambda: connection.execute(ALONE, [files]))
 
