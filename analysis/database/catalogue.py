@@ -22,7 +22,7 @@ from pathlib import Path
 
 import duckdb
 
-from ...errors import StoreError
+from ...errors import StoreError, some_of
 
 SCHEMA_VERSION = 6
 Entry = tuple[str, str]
@@ -110,7 +110,7 @@ def check_definitions(connection: duckdb.DuckDBPyConnection, path: Path) -> None
             f"{SCHEMA_VERSION}; run the study again with a new --db, or make one of its shards with `bandlens rebuild`"
         )
     if states:
-        what = ", ".join(f"{kind} {name} ({state})" for (kind, name), state in states.items())
+        what = some_of([f"{kind} {name} ({state})" for (kind, name), state in states.items()])
         raise StoreError(
             f"{path} is not as bandlens made it, and nothing of it was run: {what}; put that right with DuckDB, "
             "or make a new one of its shards with `bandlens rebuild`"

@@ -50,13 +50,15 @@ def try_opening(path: Path, read_only: bool) -> None:
             env=limited_environment(1),
             timeout=SECONDS,
         )
+    except OSError:  # Python cannot be started from here; the definitions are compared once more when the file is open
+        return
     except subprocess.TimeoutExpired:
         raise _unfit(path, f"takes more than {SECONDS:g} s") from None
     if process.returncode == -signal.SIGXCPU:
         raise _unfit(path, f"takes more than {PROCESSOR_SECONDS} s of processor time")
     if process.returncode < 0:
         raise _unfit(path, f"crashes DuckDB ({signal.Signals(-process.returncode).name})")
-    if process.returncode:
+    if process.returncode or not process.stdout:
         raise _unfit(path, f"takes more than {ADDRESS_SPACE >> 20} MiB of memory")
     answer = json.loads(process.stdout)
     if answer["error"] and not answer["locked"]:

@@ -262,4 +262,4 @@ class Measure(Generic[Read]):
     @property
     def label(self) -> str:
         """The title with the unit, for charts and tables; a share goes without."""
-        return with_unit(self.title, self.unit)
+        return with_unit(self.title, self.unit.replace(" per ", "/"))

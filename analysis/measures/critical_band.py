@@ -50,6 +50,8 @@ TITLES = {
     "center_frequency": "centre frequency",
     "peak_noise_sensitivity": "peak noise sensitivity",
 }
+SHORT = TITLES | {"bandwidth": "critical bandwidth"}
+"""Titles of the published estimator's numbers, which charts have little room for."""
 PUBLISHED = {
     "critical_bandwidth": "bandwidth",
     "critical_center_frequency": "center_frequency",
@@ -290,7 +292,7 @@ _in_band = partial(
 
 def _published(suffix: str, words: str) -> Iterator[Measure[Outcomes]]:
     for measure, number in PUBLISHED.items():
-        title, unit = f"critical {TITLES[number]}{words}", UNITS[number]
+        title, unit = f"{SHORT[number]}{words}", UNITS[number]
         if suffix:
             yield _in_band(f"{measure}{suffix}", title, unit)
             continue

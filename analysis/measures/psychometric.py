@@ -660,7 +660,7 @@ MEASURES: Sequence[Measure[Outcomes]] = (
     *(
         _psychometric(
             name,
-            f"psychometric {TITLES[number]}",
+            f"psych. {TITLES[number]}",
             UNITS[number],
             applies=has_band,
             needs=_lacking_channel,
