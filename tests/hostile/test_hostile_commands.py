@@ -51,7 +51,7 @@ ARGUMENTS = {
     "import predictions": "predictions.csv --checkpoint net --images labels.csv",
     "published import": "critical-band-masking",
     "published list": "",
-    "published sources": "",
+    "published sources": "one",
     "published relate": "",
     "published joined": "",
     "published place": "one",
@@ -76,7 +76,7 @@ def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
 WITH_A_DATABASE = [
     name
     for name, command in commands(typer.main.get_command(app))
-    if any(parameter.envvar == "BANDLENS_DB" for parameter in command.params)
+    if any(parameter.name == "db" for parameter in command.params)
 ]
 
 
