@@ -76,7 +76,7 @@ def commands(group: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, Any
 WITH_A_DATABASE = [
     name
     for name, command in commands(typer.main.get_command(app))
-    if any(parameter.name == "db" for parameter in command.params)
+    if any(parameter.name in ("db", "database") for parameter in command.params)
 ]
 
 
