@@ -156,8 +156,11 @@ def test_a_command_ends_in_one_line(name: str, trick: str, folder: Path, hostile
     words = ["-q", *name.split(), *given, *([] if name == "explore" else ["--db"]), str(copy / "results.duckdb")]
     code, out, err, seconds, megabytes = measured(words, folder)
     assert code in ((0, 1, 2) if trick in DAMAGED else (1, 2)), (out, err)
-    assert not code or out == ""
-    assert not code or is_one_line(err.removesuffix("\n")), err
-    assert not code or err.startswith("bandlens: ")
+    # A gate that ran answers 1 when it does not pass, and prints its verdict.
+    verdict = name == "gate" and trick in DAMAGED and "gates pass" in out
+    if code and not verdict:
+        assert out == ""
+        assert is_one_line(err.removesuffix("\n")), err
+        assert err.startswith("bandlens: ")
     assert seconds < PROCESSOR_SECONDS
     assert megabytes < MEGABYTES
