@@ -120,12 +120,16 @@ def test_hovering_shows_the_models_name(page: Any) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    point = page.find_element(By.CSS_SELECTOR, "#published-scatter .mark-symbol path")
+    # The point drawn last lies over the others.
+    point = page.find_elements(By.CSS_SELECTOR, "#published-scatter .mark-symbol path")[-1]
+    model, category = page.execute_script(
+        "const {model, category} = arguments[0].__data__.datum; return [model, category]", point
+    )
     page.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", point)
     ActionChains(page).move_to_element(point).perform()
     tooltip = WebDriverWait(page, 5).until(lambda _: page.find_elements(By.CSS_SELECTOR, "#vg-tooltip-element.visible"))
-    assert "tv_resnet50" in tooltip[0].text  # the first of the published figures
-    assert "baseline" in tooltip[0].text
+    assert model in tooltip[0].text
+    assert category in tooltip[0].text
 
 
 def test_buttons_are_the_only_legend(page: Any) -> None:

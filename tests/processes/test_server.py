@@ -290,6 +290,7 @@ def test_the_band_is_a_map(page: Any) -> None:
 
 def test_an_image_opens_and_the_keys_go_on(page: Any) -> None:
     from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
 
     choose(page, "selection", "all")
     page.find_elements("css selector", "#wall button")[1].send_keys(Keys.ENTER)
@@ -301,7 +302,7 @@ def test_an_image_opens_and_the_keys_go_on(page: Any) -> None:
     assert js(page, title).startswith("0/2.png")
     page.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert not js(page, "document.getElementById('image').open")
-    assert "image" not in query(page)
+    WebDriverWait(page, 10).until(lambda _: "image" not in query(page))  # the dialog tells of its end a moment later
 
 
 def test_pictures_are_seen_clean_and_perturbed(page: Any) -> None:

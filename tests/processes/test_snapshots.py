@@ -84,6 +84,7 @@ def test_what_is_no_place_for_one(tmp_path: Path) -> None:
 
 
 WAITS = """
+import time
 from pathlib import Path
 def slow(images):
     while not Path(__file__).with_name("go").exists():
