@@ -60,19 +60,19 @@ def parse_json(text: str) -> Any:
 
 
 def as_record(kind: type[R], table: Mapping[str, Any]) -> R:
-    """A dataclass of the fields that JSON gives it; others are left alone.
+    """Make a dataclass of those values in a table of JSON that are its fields.
 
-    Raises KeyError for one that is missing and has no default, TypeError for one of another type.
+    Raises KeyError for a field that is missing and has no default, TypeError for a value of another type.
     """
     types = _types(kind)  # type: ignore[arg-type]
-    given = {one.name: table[one.name] for one in fields(kind) if one.name in table}  # type: ignore[arg-type]
-    for name, value in given.items():
-        wanted = str if types[name] is Path else types[name]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+    values = {field.name: table[field.name] for field in fields(kind) if field.name in table}  # type: ignore[arg-type]
+    for name, value in values.items():
+        json_type = str if types[name] is Path else types[name]
+        if not isinstance(value, json_type) or (isinstance(value, bool) and json_type is not bool):
             raise TypeError(f"{name} is {type(value).__name__}")
         if types[name] is Path:
-            given[name] = Path(value)
-    return kind(**given)
+            values[name] = Path(value)
+    return kind(**values)
 
 
 @cache

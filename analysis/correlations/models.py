@@ -154,10 +154,10 @@ class StudyTable:
     errors: Errors = field(default_factory=dict)
     """Errors of the groups, which are accuracies: models saw the same images, and err together."""
     own_titles: Mapping[str, str] = field(default_factory=dict)
-    """What charts call the biases of the user's own."""
+    """Titles in charts for biases that the user computes."""
 
     def title(self, name: str) -> str:
-        """What charts call a bias or a group."""
+        """Title in charts of a bias or a group."""
         measure, bracket, image_set = name.partition(" (")
         return self.own_titles[measure] + bracket + image_set if measure in self.own_titles else title_of(name)
 

@@ -160,7 +160,7 @@ def _schema_digest() -> str:
 
 
 def _sources() -> dict[str, str]:
-    """What the definitions depend on: the schema, and the version of DuckDB, which writes them out."""
+    """Digest of the schema, and the version of DuckDB that writes definitions out: they depend on both alone."""
     return {"duckdb": duckdb.__version__, "schema": sha256(schema().encode()).hexdigest()}
 
 

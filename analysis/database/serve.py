@@ -36,7 +36,7 @@ LARGEST_PIECE = 1 << 26
 def main() -> None:
     database, temporary = Path(sys.argv[1]), sys.argv[2]
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print is no frame
+    os.dup2(2, 1)  # libraries may print, and their text must not stand among the frames
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     limit_memory(DATABASE + ANSWERS)
     try:

@@ -27,7 +27,7 @@ from .reading import check_reading
 
 
 class Images(Protocol):
-    """What the database keeps of an image set."""
+    """An image set as the database keeps it."""
 
     @property
     def info(self) -> ImageSetInfo: ...
@@ -50,7 +50,7 @@ NO_NAMES: ClassNames = {}
 
 Outcome = Finished | Failed
 SESSION = ("engine", "precision", "device", "batch", "threads", "versions", "model_sha256", "onnx_sha256")
-"""What tells sessions apart."""
+"""Columns that tell sessions apart."""
 VALUE_COLUMNS = (
     *("metric", "n", "value", "low", "high", "difference", "difference_low", "difference_high", "state", "note"),
 )
@@ -99,7 +99,7 @@ class Store:
             except (pa.ArrowException, OSError) as error:
                 if getattr(error, "errno", None) is not None:
                     raise  # the file that the caller writes
-                raise explanation(self.path, str(error)) from error  # what DuckDB says in the middle of an answer
+                raise explanation(self.path, str(error)) from error  # DuckDB may fail in the middle of an answer
 
     def statements(self, sql: str) -> list[str]:
         """The statements of `sql`, of which a reader's may do nothing but read; UsageError where there is none."""
@@ -116,7 +116,7 @@ class Store:
         self._connection.interrupt()
 
     def differences(self) -> dict[Entry, str]:
-        """What the database has otherwise than the schema: for each, 'added', 'changed' or 'missing'."""
+        """Differences between the database's definitions and the schema: 'added', 'changed' or 'missing' for each."""
         return differences(self._connection)
 
     def _query(self, sql: str, parameters: Sequence[Any]) -> duckdb.DuckDBPyRelation:
@@ -580,7 +580,7 @@ def check_names(cells: Iterable[Cell]) -> None:
 
 
 def _names_of(cell: Cell) -> tuple[str | int | None, ...]:
-    """What a study calls a cell's checkpoint and image set, and what it takes them for."""
+    """Names of a cell's checkpoint and image set in a study, and the categories that the study puts them in."""
     model, images = cell.model, cell.image_set
     return model.name, model.category, images.name, images.benchmark, images.corruption, images.severity
 

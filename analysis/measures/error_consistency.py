@@ -81,7 +81,7 @@ def _by_subject(
     placed = judged.join(subjects, on=["subject", "human"]).join(images.drop("cluster"), on="image")
     right = np.full((len(subjects), len(images)), UNSEEN, np.int8)
     right[placed["row"].to_numpy(), placed["column"].to_numpy()] = placed["correct"].to_numpy()
-    # What no model saw is in no cluster: it stands for itself.
+    # An image that no model saw is in no cluster and stands for itself.
     cluster = images.select(pl.coalesce(pl.col("cluster").cast(pl.Int64), -1 - pl.col("column").cast(pl.Int64)))
     clusters = cluster.to_series().to_numpy()
     alone = len(np.unique(clusters)) == len(clusters)

@@ -94,7 +94,7 @@ def mcnemar_p(sums: Whole) -> float:
     if len(steps) >= EXACT_BELOW:
         return float(chdtrc(1, max(reach - 1, 0) ** 2 / (steps**2).sum()))
     total = int(steps.sum())
-    chance = np.zeros(2 * total + 1)  # of each sum, from -total
+    chance = np.zeros(2 * total + 1)  # the chance of each sum, from -total to total
     chance[total] = 1
     for step in steps:
         chance = (np.roll(chance, step) + np.roll(chance, -step)) / 2

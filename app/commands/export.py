@@ -153,10 +153,10 @@ def export_own(
         )
         choice = api.models.describe_model(name, out).get("weights", NO_CHOICE)
         if choice["left"]:
-            others = ", ".join(choice["left"])
+            untaken = ", ".join(choice["left"])
             average = "the moving average " if choice["ema"] else ""
             log.info(
-                f"bandlens: {name}: took {average}{choice['taken']} and left {others}; --weights ema|raw|KEY takes "
+                f"bandlens: {name}: took {average}{choice['taken']} and left {untaken}; --weights ema|raw|KEY takes "
                 "others"
             )
         return model

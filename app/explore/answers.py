@@ -1,4 +1,4 @@
-"""What the page asks of the database: a study, its accuracies, a coefficient of chosen models, and selected images.
+"""Answers to the page's questions: a study, its accuracies, a coefficient of chosen models, and selected images.
 
 Answers are plain data for JSON. Accuracies are counted once for each study and kept; of predictions only those of the
 cells in question are read.
@@ -90,12 +90,12 @@ class ImageQuery:
 
 @dataclass(slots=True)
 class Known:
-    """What was read of one study."""
+    """Tables of one study, read from the database once."""
 
     cells: pl.DataFrame
     """One row a complete cell, with its accuracy and the digest of its condition."""
     conditions: pl.DataFrame
-    """Those of the study in the order in which they are shown, as `read_conditions` gives them."""
+    """Conditions of the study in the order in which they are shown, as `read_conditions` gives them."""
     table: StudyTable | str
     """Biases and accuracies of each model; or why there are none to correlate."""
 

@@ -196,7 +196,7 @@ def serve(
     """
     sets = find_sets(folders)
     answers = Answers(database, sets, Conditions(grid_of(study) if study else None))
-    answers.study(None)  # what is wrong with the database is said before anything listens
+    answers.study(None)  # a database with faults is refused before anything listens
     token = secrets.token_urlsafe(24)
     with listening(port) as place:
         number = place.getsockname()[1]

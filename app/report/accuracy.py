@@ -1,4 +1,4 @@
-"""What this study measured: accuracy without perturbation, and over the axes of its probes."""
+"""Sections of the accuracies that this study measured: without perturbation, and over the axes of its probes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What changed: top-1 of two studies, condition by condition, as `bandlens compare` tells it."""
+"""The section of changes: top-1 of two studies, condition by condition, as `bandlens compare` tells it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CAPTION = (
 
 
 def changes_section(results: ReportData, against: str) -> Section:
-    """What differs between the study `against` and this one: a figure for each image set, a panel for each probe.
+    """Draw differences between the study `against` and this one: a figure for each image set, a panel for each probe.
 
     Args:
         against: another results database, of which the study of the same name is taken, or else the one that ran last;

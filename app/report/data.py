@@ -1,4 +1,4 @@
-"""What a report reads from the database, once: the accuracies of one study, its metrics, and where they come from."""
+"""The contents of a report, read from the database once: a study's accuracies, its metrics, and their origin."""
 
 from __future__ import annotations
 

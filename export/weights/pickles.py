@@ -35,7 +35,7 @@ time that it is used, and by a function of C that calls itself for a tuple in a 
 COPIED = 1_000_000
 """Elements that a pickle may have copied from one container to another, besides one for each of its bytes."""
 LEGACY = 0x1950A86A20F9469CFC6C, 1001
-"""What the pickles in front of the content hold in the older format: a mark, and a version of the format."""
+"""Contents of the first two pickles in the older format: its mark, and its version."""
 VERSIONS = range(1, 11)
 """Versions of the zip format that torch reads."""
 DTYPES = {
@@ -118,7 +118,7 @@ def read_legacy(file: io.BufferedReader, path: Path) -> Any:
 
     if (load()[0], load()[0]) != LEGACY:
         raise pickle.UnpicklingError("it is no file of torch.save")
-    load()  # what machine wrote it; elements are little-endian whatever that was
+    load()  # the third pickle tells of the machine that wrote it; elements are little-endian on every machine
     content, storages = load()
     keys, _ = load()
     if keys != sorted(storages):

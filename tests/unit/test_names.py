@@ -18,11 +18,6 @@ MOST_PRONOUNS = 10
 """The most of 1,000 assignments that may bind a pronoun or participle."""
 WORST = 10
 """The number of files that a message names."""
-CLEAN = {
-    *("analysis/published", "app", "app/api", "app/commands", "app/study", "engine", "engine/backends"),
-    *("engine/device", "engine/distributed", "probes", "probes/benchmarks", "probes/images", "."),
-}
-"""Folders whose files, without those of folders in them, are held to the limit."""
 
 MOST_PARAMETERS = 8
 AS_OTHERS_CALL_THEM = {
@@ -41,10 +36,9 @@ def assigned_names(file: Path) -> Iterator[str]:
 def test_names_are_nouns_of_the_field() -> None:
     assignments, pronouns = 0, Counter[str]()
     for file in SOURCES:
-        if file.parent.relative_to(PACKAGE).as_posix() in CLEAN:
-            names = list(assigned_names(file))
-            assignments += len(names)
-            pronouns[file.relative_to(PACKAGE).as_posix()] = sum(name in PRONOUNS for name in names)
+        names = list(assigned_names(file))
+        assignments += len(names)
+        pronouns[file.relative_to(PACKAGE).as_posix()] = sum(name in PRONOUNS for name in names)
     rate = 1000 * pronouns.total() / assignments
     assert rate <= MOST_PRONOUNS, f"{rate:.1f} of 1,000 assignments bind a pronoun: {pronouns.most_common(WORST)}"
 
