@@ -1,4 +1,4 @@
-"""What comes from outside: read within limits, checked against what it should be, and shown without tricks."""
+"""Read input from others within limits, check it against what it should be, and show it without tricks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from unicodedata import category
 R = TypeVar("R")
 
 LONGEST_MESSAGE = 2000
-"""Characters: what is wrong with a value need not show all of it."""
+"""Characters of the longest message: an error about a value need not show all of it."""
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories that move the cursor, colour the terminal, or turn the direction of text."""
 _SECRET = re.compile(
@@ -28,14 +28,14 @@ _SECRET = re.compile(
 )
 _SECRET_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|API_?KEY|ACCESS_KEY)$")
 _SHORTEST_SECRET = 8
-"""Characters: a variable may hold as little as `1`, which is in many a message."""
+"""Characters of the shortest secret: shorter ones, such as `1`, stand in many a message by chance."""
 
 
 def read_text(file: Path, most: int, *, pipe: bool = False) -> str:
-    """The UTF-8 text of a file of at most so many bytes, without a byte order mark.
+    """The UTF-8 text of a file of at most `most` bytes, without a byte order mark.
 
-    A `pipe` is read too where the user names the file; in a folder of others, one would never end. Raises OSError, and
-    ValueError for a longer file or one that is no text.
+    `pipe` says that a pipe is read too, because the user names the file; one in a stranger's folder would never end.
+    Raises OSError, and ValueError for a longer file or one that is no text.
     """
     with (file if pipe else regular(file)).open("rb") as content:
         data = content.read(most + 1)
@@ -45,7 +45,7 @@ def read_text(file: Path, most: int, *, pipe: bool = False) -> str:
 
 
 def regular(file: Path) -> Path:
-    """The file, which can be read to its end; ValueError for a pipe or device, OSError where there is none."""
+    """The file, if it can be read to its end; ValueError for a pipe or device, OSError where there is none."""
     if not stat.S_ISREG(file.stat().st_mode):
         raise ValueError("it is no file")
     return file
@@ -60,19 +60,19 @@ def parse_json(text: str) -> Any:
 
 
 def as_record(kind: type[R], table: Mapping[str, Any]) -> R:
-    """A dataclass of the fields that JSON gives it; others are left alone.
+    """A dataclass with the values that a table of JSON has for its fields; further values are ignored.
 
-    Raises KeyError for one that is missing and has no default, TypeError for one of another type.
+    Raises TypeError for a value of another type, and for one that is missing and has no default.
     """
     types = _types(kind)  # type: ignore[arg-type]
-    given = {one.name: table[one.name] for one in fields(kind) if one.name in table}  # type: ignore[arg-type]
-    for name, value in given.items():
-        wanted = str if types[name] is Path else types[name]
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+    values = {field.name: table[field.name] for field in fields(kind) if field.name in table}  # type: ignore[arg-type]
+    for name, value in values.items():
+        expected = str if types[name] is Path else types[name]
+        if not isinstance(value, expected) or (isinstance(value, bool) and expected is not bool):
             raise TypeError(f"{name} is {type(value).__name__}")
         if types[name] is Path:
-            given[name] = Path(value)
-    return kind(**given)
+            values[name] = Path(value)
+    return kind(**values)
 
 
 @cache
@@ -81,12 +81,12 @@ def _types(kind: type[Any]) -> dict[str, Any]:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error of another library, for a message of ours."""
+    """The first line of a library's error, for a message of ours."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def words_of(error: BaseException) -> str:
-    """All that an error says, in one line for a message of ours that says where; its kind where it says nothing."""
+    """The text of an error in one line, for a message of ours that names the place; its kind if it has no text."""
     return getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
 
 

@@ -79,11 +79,11 @@ def export(
         raise UsageError("give the model a name, and the mean and std of each channel that the network is used to")
     channels = _channels("mean", mean), _channels("std", std)
     if not isinstance(source, (str, PathLike)):
-        return pipeline.export_network(source, name, *channels, folder, image_size=size)[0]
+        return pipeline.export_network(source, name, channels, folder, image_size=size)[0]
     file = Path(source)
     if architecture is None:
-        return pipeline.import_onnx(file, name, *channels, folder, image_size=image_size)[0]
-    return pipeline.export_user_checkpoint(file, name, architecture, *channels, folder, image_size=size)[0]
+        return pipeline.import_onnx(file, name, channels, folder, image_size=image_size)[0]
+    return pipeline.export_user_checkpoint(file, name, architecture, channels, folder, image_size=size)[0]
 
 
 def pack(

@@ -14,7 +14,7 @@ import typer
 from ...errors import ExportError, UnknownName, UsageError
 from ...export.files import models_folder
 from ...export.models import describe_model
-from ...export.normalization import NORMALIZATIONS, Channels
+from ...export.normalization import NORMALIZATIONS, Channels, Normalization
 from ...protocol import SIZE
 from ...records import Model
 from ..console import Json, log, print_rows, progress
@@ -164,25 +164,23 @@ def export_own(
         raise UsageError("an ONNX file is the whole network; leave out weights, --architecture and what is about them")
     if onnx is None and (file is None or architecture is None):
         raise UsageError("give a file of weights and their --architecture, or a finished network with --onnx")
-    mean_std = channels(mean, std, normalization)
+    channels = read_normalization(mean, std, normalization)
     check_calibration([name], folder, precisions, calibration)
 
     def own() -> Model:
-        from ...export.pipeline import export_user_checkpoint, import_onnx
+        from ...export.pipeline import Reading, export_user_checkpoint, import_onnx
 
         if onnx is not None:
-            return import_onnx(onnx, name, *mean_std, folder, image_size=image_size)[0]
+            return import_onnx(onnx, name, channels, folder, image_size=image_size)[0]
         assert file is not None and architecture is not None  # noqa: S101, PT018 - checked above, for mypy
         model, _ = export_user_checkpoint(
             file,
             name,
             architecture,
-            *mean_std,
+            channels,
             folder,
             image_size=image_size or SIZE,
-            rule=rule,
-            trust=trust,
-            weights=weights,
+            reading=Reading(rule, weights, trust),
         )
         took = describe_model(folder, name)["weights"]
         if took["left"]:
@@ -220,7 +218,7 @@ def _export(
         raise ExportError(f"{len(failed)} not exported: {', '.join(failed)}; run the same command to try these again")
 
 
-def channels(mean: str | None, std: str | None, normalization: str | None) -> tuple[Channels, Channels]:
+def read_normalization(mean: str | None, std: str | None, normalization: str | None) -> Normalization:
     """Mean and standard deviation per channel from the command line; UsageError if it says neither or both."""
     if normalization is not None and mean is None and std is None:
         if normalization not in NORMALIZATIONS:

@@ -35,7 +35,7 @@ time that it is used, and by a function of C that calls itself for a tuple in a 
 COPIED = 1_000_000
 """Elements that a pickle may have copied from one container to another, besides one for each of its bytes."""
 LEGACY = 0x1950A86A20F9469CFC6C, 1001
-"""What the pickles in front of the content hold in the older format: a mark, and a version of the format."""
+"""The values of the pickles in front of the content in the older format: a mark, and a version of the format."""
 VERSIONS = range(1, 11)
 """Versions of the zip format that torch reads."""
 DTYPES = {
@@ -96,7 +96,10 @@ def read_archive(file: io.BufferedReader, spans: Mapping[str, Span], path: Path)
 
 
 def read_legacy(file: io.BufferedReader, path: Path) -> Any:
-    """The same of a file in torch's older format: pickles one after another, and then the storages' elements."""
+    """Read the content of a file in torch's older format: pickles in a row, and then the storages' elements.
+
+    See `read_archive` for the result and the errors.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     views: dict[str, memoryview] = {}
@@ -330,12 +333,10 @@ def _rebuild_tensor(
     offset: int,
     size: Sequence[int],
     stride: Sequence[int],
-    _requires_grad: bool = False,
-    _hooks: Any = None,
-    metadata: Any = None,
+    *rest: Any,
 ) -> Tensor:
     """A view of a storage; torch would make room for elements beyond its end, and fill them with nothing."""
-    if metadata:
+    if any(rest[2:]):  # behind requires_grad and hooks
         raise pickle.UnpicklingError("it holds a tensor that stands for its negative or conjugate")
     shaped = all(isinstance(numbers, (tuple, list)) and len(numbers) <= LARGEST_TUPLE for numbers in (size, stride))
     if not shaped or not all(type(number) is int and number >= 0 for number in (offset, *size, *stride)):

@@ -93,12 +93,12 @@ class Record:
 
 
 def test_records_have_fields_of_their_types() -> None:
-    given = {"name": "a", "count": 1, "path": "x/y", "other": []}
-    assert as_record(Record, given) == Record("a", 1, Path("x/y"))
-    assert as_record(Record, given | {"note": "n", "whole": False}) == Record("a", 1, Path("x/y"), "n", False)
+    table = {"name": "a", "count": 1, "path": "x/y", "other": []}
+    assert as_record(Record, table) == Record("a", 1, Path("x/y"))
+    assert as_record(Record, table | {"note": "n", "whole": False}) == Record("a", 1, Path("x/y"), "n", False)
     for wrong in ({"name": 1}, {"count": True}, {"count": 1.0}, {"path": None}, {"note": 1}, {"whole": 1}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
-            as_record(Record, given | wrong)
+            as_record(Record, table | wrong)
     with pytest.raises(TypeError, match="missing"):
         as_record(Record, {"name": "a"})
 

@@ -15,7 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from bandlens.app.commands import checkpoints
-from bandlens.app.commands.export import channels, export, export_own
+from bandlens.app.commands.export import export, export_own, read_normalization
 from bandlens.engine.device import devices, requirements
 from bandlens.engine.device.devices import readiness
 from bandlens.engine.device.driver import Gpu
@@ -220,12 +220,12 @@ def test_with_a_gpu_plans_are_built(rtx: ModuleType, tmp_path: Path, monkeypatch
     assert "an int8 file has scales of its own" in str(failure(run(*words, "--precision", "int8", "--refit")))
 
 
-def test_channels() -> None:
-    assert channels("127/255", "0.5, 0.25,1", None) == ((127 / 255,) * 3, (0.5, 0.25, 1.0))
-    caffe = channels("123.68/255, 116.78/255,103.94/255", "58.395 / 255", None)
+def test_normalizations_are_read() -> None:
+    assert read_normalization("127/255", "0.5, 0.25,1", None) == ((127 / 255,) * 3, (0.5, 0.25, 1.0))
+    caffe = read_normalization("123.68/255, 116.78/255,103.94/255", "58.395 / 255", None)
     assert caffe == ((123.68 / 255, 116.78 / 255, 103.94 / 255), (58.395 / 255,) * 3)
-    assert channels("0.5", "1e-1/2", None) == ((0.5,) * 3, (0.05,) * 3)
-    assert channels(None, None, "none") == ((0.0,) * 3, (1.0,) * 3)
+    assert read_normalization("0.5", "1e-1/2", None) == ((0.5,) * 3, (0.05,) * 3)
+    assert read_normalization(None, None, "none") == ((0.0,) * 3, (1.0,) * 3)
     for mean, std, normalization in (
         (None, None, None),
         ("0", None, None),
@@ -244,7 +244,7 @@ def test_channels() -> None:
         (None, None, "imagenets"),
     ):
         with pytest.raises(UsageError):
-            channels(mean, std, normalization)
+            read_normalization(mean, std, normalization)
 
 
 @pytest.mark.parametrize("command", ["list", "show", "fetch", "verify", None])

@@ -96,11 +96,11 @@ def test_nothing_is_imported_for_a_file(tmp_path: Path, monkeypatch: pytest.Monk
     torch.save(content, tmp_path / "weights.pth")
     del sys.modules["stranger"]
 
-    found = read(tmp_path / "weights.pth")
+    loaded = read(tmp_path / "weights.pth")
     assert "stranger" not in sys.modules
-    assert torch.equal(found["a"], content["a"])
-    assert type(found["schedule"]).__name__ == "stranger.Schedule"
-    assert not hasattr(found["schedule"], "steps")
+    assert torch.equal(loaded["a"], content["a"])
+    assert type(loaded["schedule"]).__name__ == "stranger.Schedule"
+    assert not hasattr(loaded["schedule"], "steps")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -118,11 +118,11 @@ def test_tensors_and_plain_containers_are_read_whole(protocol: int, tmp_path: Pa
         unicode="ü",
     )
     torch.save(content, tmp_path / "weights.pth", pickle_protocol=protocol)
-    found = read(tmp_path / "weights.pth")
-    assert list(found) == list(content)
+    loaded = read(tmp_path / "weights.pth")
+    assert list(loaded) == list(content)
     for key, value in content.items():
-        assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value
-    assert found["view"].untyped_storage().data_ptr() == found["shared"].untyped_storage().data_ptr()
+        assert torch.equal(loaded[key], value) if isinstance(value, torch.Tensor) else loaded[key] == value
+    assert loaded["view"].untyped_storage().data_ptr() == loaded["shared"].untyped_storage().data_ptr()
 
 
 LAYOUTS: dict[str, Any] = {
