@@ -275,6 +275,8 @@ BOMBS = {
     "arguments of a tensor": with_huge_tensor(b"c__builtin__\nset\n", b"R"),
     "an object of a tensor": with_huge_tensor(b"codd\nThing\n", b"\x81"),
     "pairs of a tensor": with_huge_tensor(b"ccollections\nOrderedDict\n]", b"a\x85R"),
+    "a number of ten million digits": in_zip(b"\x80\x02}I0x" + b"f" * 10**7 + b"\nK\x01s."),
+    "a million wrappers around a name": saved({"module." * 10**6: torch.zeros(1)}),
     "a key that cannot be written out": in_zip(nested(b")", 990, b"\x85")),
     "half a gigabyte compressed": in_zip(b"", zipfile.ZIP_DEFLATED, 125_000_000),
     "members that overlap": overlapping(),
