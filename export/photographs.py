@@ -55,6 +55,6 @@ def _middle(photograph: Image, part: float, size: int) -> NDArray[np.float32]:
     from PIL.Image import Resampling
 
     side = int(min(photograph.size) * part)
-    left, top = ((length - side) // 2 for length in photograph.size)
-    crop = photograph.crop((left, top, left + side, top + side)).resize((size, size), Resampling.BICUBIC)
+    x, y = ((length - side) // 2 for length in photograph.size)
+    crop = photograph.crop((x, y, x + side, y + side)).resize((size, size), Resampling.BICUBIC)
     return (np.asarray(crop, np.float32) / np.float32(255)).transpose(2, 0, 1)

@@ -17,7 +17,7 @@ from ..records import Crop, Model, digest_of
 from ..untrusted import first_line
 from .files import models_folder, sha256_of, weights_folder
 from .models import FINISHED, MOST_CLASSES, check_name, save_model
-from .normalization import Channels, normalization_name
+from .normalization import NORMALIZATIONS, Normalization, normalization_name
 from .onnx.finished import take_onnx
 from .onnx.from_torch import OPSET, Normalized, to_onnx
 from .onnx.parity import Parity, check_images, check_parity
@@ -26,15 +26,12 @@ from .weights.architectures import build
 from .weights.fetch import fetch, fetch_files
 from .weights.pretrained import load_pretrained, pretrained
 from .weights.read import Weights, count_classes_of_head, load_strictly, read_weights
-from .weights.registry import checkpoint, checkpoints
+from .weights.registry import OWN, OWN_WEIGHTS, Reading, checkpoint, checkpoints
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
-
-OWN = "own"
-"""The category of a user's models, and the key rule for their files."""
 
 
 def export_checkpoint(
@@ -63,8 +60,7 @@ def export_checkpoint(
         "resnet50",
         published.source,
         _sha256(paths),
-        published.mean,
-        published.std,
+        NORMALIZATIONS[published.normalization],
         image_size,
     )
     return _export(about, network, _describe(content), folder, images)
@@ -74,34 +70,28 @@ def export_user_checkpoint(
     path: Path,
     name: str,
     architecture: str,
-    mean: Channels,
-    std: Channels,
+    normalization: Normalization,
     folder: Path | None = None,
     *,
     image_size: int = SIZE,
     images: NDArray[np.float32] | None = None,
-    rule: str = OWN,
-    trust: bool = False,
-    weights: str | None = None,
+    reading: Reading = OWN_WEIGHTS,
 ) -> tuple[Model, Parity]:
     """Export a weights file of the user's as the model `name` into `folder` (default: the models folder).
 
-    `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have; `mean`
-    and `std` are per RGB channel, for images in [0, 1]; `rule` is a key rule of checkpoints.toml. `weights` chooses
-    among several in one file: `ema`, `raw`, or the key that holds them; by default they are the exponential moving
-    average where there is one.
+    `architecture` is read by `architectures.build`, and a named one gets as many classes as the weights have.
 
     Raises CheckpointError, ExportError, UnknownName, and UsageError for a name that is one of the 48 or cannot name a
     file.
     """
     _check_user_name(name)
     network = build(architecture)
-    content = read_weights([(path, rule)], trust, weights, network.state_dict().keys())
+    content = read_weights([(path, reading.rule)], reading.trust, reading.weights, network.state_dict().keys())
     classes = count_classes_of_head(network.state_dict(), content.tensors)
     if classes is not None and 1 <= classes <= MOST_CLASSES:
         network = build(architecture, classes)
     load_strictly(network, content, str(path))
-    about = About(name, OWN, architecture, f"file:{path.name}", sha256_of(path), mean, std, image_size)
+    about = About(name, OWN, architecture, f"file:{path.name}", sha256_of(path), normalization, image_size)
     return _export(about, network, _describe(content), folder, images)
 
 
@@ -125,8 +115,7 @@ def export_pretrained(
         f"timm:{published.name}",
         str(published.source),
         sha256_of(file),
-        published.mean,
-        published.std,
+        published.normalization,
         published.crop.size,
         published.crop,
     )
@@ -136,27 +125,25 @@ def export_pretrained(
 def import_onnx(
     path: Path,
     name: str,
-    mean: Channels,
-    std: Channels,
+    normalization: Normalization,
     folder: Path | None = None,
     *,
     image_size: int | None = None,
 ) -> tuple[Model, Parity]:
     """Take a finished ONNX file as the model `name`; see `finished.take_onnx`.
 
-    `mean` and `std` are what its images are normalized with, those of `none` where the graph does that itself.
+    `normalization` is that of its images, or `none` where the graph normalizes them itself.
     """
     _check_user_name(name)
-    content, sha256, size, classes, parity = take_onnx(path, mean, std, image_size)
-    about = About(name, OWN, FINISHED, f"file:{path.name}", sha256, mean, std, size)
+    content, sha256, size, classes, parity = take_onnx(path, normalization, image_size)
+    about = About(name, OWN, FINISHED, f"file:{path.name}", sha256, normalization, size)
     return _save(about, content, classes, parity, {}, folder)
 
 
 def export_network(
     network: nn.Module,
     name: str,
-    mean: Channels,
-    std: Channels,
+    normalization: Normalization,
     folder: Path | None = None,
     *,
     image_size: int = SIZE,
@@ -180,7 +167,7 @@ def export_network(
         ) from error
     # A class of networks has them in any size, and what they compute is counted once for each architecture.
     architecture = f"{type(copy).__qualname__} with {parameters:,} parameters"
-    about = About(name, OWN, architecture, "memory", sha256, mean, std, image_size)
+    about = About(name, OWN, architecture, "memory", sha256, normalization, image_size)
     return _export(about, copy, {}, folder, images)
 
 
@@ -203,8 +190,7 @@ class About:
     architecture: str
     source: str
     weights_sha256: str
-    mean: Channels
-    std: Channels
+    normalization: Normalization
     image_size: int
     crop: Crop | None = None
 
@@ -235,7 +221,7 @@ def _export(
 ) -> tuple[Model, Parity]:
     size = about.image_size
     images = photograph_crops(size) if images is None else check_images(images, size)
-    normalized = Normalized(network, about.mean, about.std).eval()
+    normalized = Normalized(network, *about.normalization).eval()
     content, classes = to_onnx(normalized, size)
     parity = check_parity(normalized, content, images, about.name)
     made = {"opset": OPSET, "torch": torch.__version__, **description}
@@ -251,7 +237,7 @@ def _save(
         architecture=about.architecture,
         weights_sha256=about.weights_sha256,
         source=about.source,
-        normalization=normalization_name(about.mean, about.std),
+        normalization=normalization_name(about.normalization),
         path=(folder or models_folder()) / f"{about.name}.onnx",
         sha256=hashlib.sha256(content).hexdigest(),
         image_size=about.image_size,

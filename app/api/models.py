@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UnknownName, UsageError
+from ...export.weights.registry import OWN_WEIGHTS, Reading
 from ...protocol import SIZE
-from ..export import Exportable, Lowering, ModelSelection, Reading
+from ..export import Exportable, Lowering, ModelSelection
 from .files import File, path_of
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from ...export.weights.fetch import FileState
     from ...export.weights.registry import Checkpoint
     from ...records import Model
-
-OWN_WEIGHTS = Reading()
 
 
 def doctor(engine: str | None = None) -> list[tuple[str, Any]]:
@@ -154,20 +153,18 @@ def export(
         raise UsageError("give the model a name, and the mean and std of each channel that the network is used to")
     channels = _channels("mean", mean), _channels("std", std)
     if not isinstance(source, (str, PathLike)):
-        return pipeline.export_network(source, name, *channels, folder, image_size=size)[0]
+        return pipeline.export_network(source, name, channels, folder, image_size=size)[0]
     file = Path(source)
     if architecture is None:
-        return pipeline.import_onnx(file, name, *channels, folder, image_size=image_size)[0]
+        return pipeline.import_onnx(file, name, channels, folder, image_size=image_size)[0]
     return pipeline.export_user_checkpoint(
         file,
         name,
         architecture,
-        *channels,
+        channels,
         folder,
         image_size=size,
-        rule=reading.rule,
-        trust=reading.trust,
-        weights=reading.weights,
+        reading=reading,
     )[0]
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...errors import ExportError, UsageError
+from ...export.weights.registry import OWN, Reading
 from ...protocol import SIZE
 from .. import api
 from ..console import Json, log, print_rows, progress
-from ..export import OWN, Exportable, Lowering, ModelSelection, Reading, read_precisions
+from ..export import Exportable, Lowering, ModelSelection, read_precisions
 from .checkpoints import Category, Every, Names, for_each
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import onnx
 from ...errors import ExportError, UsageError
 from ...untrusted import first_line
 from ..models import BATCH
-from ..normalization import NORMALIZATIONS, Channels
+from ..normalization import NORMALIZATIONS, Normalization
 from ..photographs import photograph_crops
 from .parity import Parity, check_finite, measure_parity, onnx_logits
 
@@ -38,7 +38,7 @@ def is_onnx(path: Path) -> bool:
         return False
 
 
-def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None) -> tuple[bytes, str, int, int, Parity]:
+def take_onnx(path: Path, normalization: Normalization, image_size: int | None) -> tuple[bytes, str, int, int, Parity]:
     """The model's ONNX file, the sha256 of the user's file with all its weights inside, image size, number of classes,
     and the parity of the two files.
 
@@ -56,8 +56,8 @@ def take_onnx(path: Path, mean: Channels, std: Channels, image_size: int | None)
         )
     batch, size = _batch_and_size(path, inputs[0], image_size)
     images = photograph_crops(size)
-    expected = check_finite(_logits_of_file(path, model, images, batch, mean, std), str(path))
-    content = _rewrite(model, size, expected.shape[1], mean, std)
+    expected = check_finite(_logits_of_file(path, model, images, batch, normalization), str(path))
+    content = _rewrite(model, size, expected.shape[1], normalization)
     try:
         logits = onnx_logits(content, images)
     except ExportError as error:
@@ -111,12 +111,12 @@ def _batch_and_size(path: Path, images: onnx.ValueInfoProto, image_size: int | N
 
 
 def _logits_of_file(
-    path: Path, model: onnx.ModelProto, images: NDArray[np.float32], batch: int | None, mean: Channels, std: Channels
+    path: Path, model: onnx.ModelProto, images: NDArray[np.float32], batch: int | None, normalization: Normalization
 ) -> NDArray[np.float32]:
     """(n, classes) that the user's file computes from normalized images; ExportError unless they are logits."""
     step = batch or 1
     filled = np.concatenate([images, np.repeat(images[-1:], -len(images) % step, axis=0)])
-    centre, scale = (np.array(channels, np.float32).reshape(3, 1, 1) for channels in (mean, std))
+    centre, scale = (np.array(channels, np.float32).reshape(3, 1, 1) for channels in normalization)
     output = onnx_logits(model.SerializeToString(), (filled - centre) / scale, step, str(path))
     if output.ndim != 2 or len(output) != len(filled) or output.dtype != np.float32:
         raise ExportError(
@@ -129,7 +129,7 @@ def _logits_of_file(
     return logits
 
 
-def _rewrite(model: onnx.ModelProto, size: int, classes: int, mean: Channels, std: Channels) -> bytes:
+def _rewrite(model: onnx.ModelProto, size: int, classes: int, normalization: Normalization) -> bytes:
     """The file with a model's names of input and output, an open batch, and the normalization in front."""
     from onnxscript import ir
 
@@ -144,9 +144,9 @@ def _rewrite(model: onnx.ModelProto, size: int, classes: int, mean: Channels, st
         graph.initializers[name].name = f"{name}_inside"
     images.name, logits.name = "images", "logits"
     images.shape, logits.shape = ir.Shape([BATCH, 3, size, size]), ir.Shape([BATCH, classes])
-    if (mean, std) != NORMALIZATIONS["none"]:
+    if normalization != NORMALIZATIONS["none"]:
         constants = []
-        for name, channels in (("mean", mean), ("std", std)):
+        for name, channels in zip(("mean", "std"), normalization, strict=True):
             numbers = ir.tensor(np.array(channels, np.float32).reshape(1, 3, 1, 1), name=f"normalization_{name}")
             constants.append(
                 ir.Value(name=numbers.name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1, 3, 1, 1]))

@@ -53,7 +53,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where the data of a member lie in the file."""
+    """The place of a member's data in the file."""
 
     start: int
     size: int
@@ -114,7 +114,7 @@ def _find_directory(file: BufferedReader) -> tuple[int, int, int]:
 
 
 def locate_members(file: BufferedReader, members: list[Member]) -> dict[str, Span]:
-    """Where each member's data lie, by the name behind the archive's one folder; ValueError where that is in doubt."""
+    """The data's place of each member, by its name in the archive's one folder; ValueError where any is in doubt."""
     position, spans, names = 0, {}, set[str]()
     checked = any(member.crc for member in members)  # told to leave checksums out, torch writes zeros
     folder = members[0].name.partition("/")[0] if members else ""

@@ -96,7 +96,10 @@ def read_archive(file: io.BufferedReader, spans: Mapping[str, Span], path: Path)
 
 
 def read_legacy(file: io.BufferedReader, path: Path) -> Any:
-    """The same of a file in torch's older format: pickles one after another, and then the storages' elements."""
+    """Read the content of a file in torch's older format: pickles in a row, and then the storages' elements.
+
+    See `read_archive` for the result and the errors.
+    """
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     views: dict[str, memoryview] = {}
@@ -179,6 +182,17 @@ def _make_tuple(load: Callable[[Any], None]) -> Callable[[Any], None]:
     return make
 
 
+def _load_number(load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The operation that reads a number as text, unless it has more than 255 bytes."""
+
+    def load_number(unpickler: Any) -> None:
+        load(unpickler)
+        if unpickler.stack[-1].bit_length() > 8 * 255:
+            _refuse_long(unpickler)
+
+    return load_number
+
+
 def _fill(load: Callable[[Any], None], depth: int) -> Callable[[Any], None]:
     """The operation that fills what lies so deep on the stack, or below the mark (0), if it is a container."""
 
@@ -221,6 +235,8 @@ def _instance(kind: Any, *_arguments: Any) -> Any:
     return object.__new__(kind)  # type: ignore[arg-type]
 
 
+# The hash and the digits of such a number are computed anew each time.
+_refuse_long = _refuse("an integer of more than 255 bytes")
 _LOADERS = pickle._Unpickler.dispatch
 _OPERATIONS = {
     **{code[0]: _make_tuple(_LOADERS[code[0]]) for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)},
@@ -233,8 +249,9 @@ _OPERATIONS = {
     pickle.NEWOBJ_EX[0]: _make_object(2),
     # It makes room for as many bytes as the file says, whether the file has them or not.
     pickle.BYTEARRAY8[0]: _refuse("a bytearray"),
-    # The hash and the digits of such a number are computed anew each time.
-    pickle.LONG4[0]: _refuse("an integer of more than 255 bytes"),
+    pickle.LONG4[0]: _refuse_long,
+    pickle.LONG[0]: _load_number(_LOADERS[pickle.LONG[0]]),
+    pickle.INT[0]: _load_number(_LOADERS[pickle.INT[0]]),
 }
 
 

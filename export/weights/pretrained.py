@@ -13,7 +13,7 @@ from torch import nn
 from ...errors import CheckpointError, ExportError, UnknownName, UsageError
 from ...records import INTERPOLATIONS, Crop
 from ...untrusted import first_line
-from ..normalization import Channels
+from ..normalization import Normalization
 from .registry import Origin, checkpoints
 
 
@@ -24,8 +24,7 @@ class Pretrained:
     name: str
     """The full name, with the tag of the weights, as in `resnet50.a1_in1k`."""
     source: Origin
-    mean: Channels
-    std: Channels
+    normalization: Normalization
     crop: Crop
 
 
@@ -59,7 +58,7 @@ def pretrained(name: str) -> Pretrained:
         raise ExportError(f"{full} takes images that image sets do not have ({images}); take another model")
     crop = Crop(height, floor(height / data["crop_pct"]), interpolation=interpolation, squash=mode == "squash")
     mean, std = ((float(red), float(green), float(blue)) for red, green, blue in (data["mean"], data["std"]))
-    return Pretrained(full, Origin("timm", config.hf_hub_id), mean, std, crop)
+    return Pretrained(full, Origin("timm", config.hf_hub_id), (mean, std), crop)
 
 
 def load_pretrained(name: str, file: Path) -> nn.Module:

@@ -34,6 +34,8 @@ FOREIGN = {
 """Files that people take for torch's weights: where they have which bytes."""
 DEEPEST = 3
 """Levels of containers in containers that are searched for tensors."""
+LONGEST_KEY = 4096
+"""Characters of the longest key that may be a name: each wrapper that is taken off a key copies it."""
 
 
 @dataclass(slots=True)
@@ -258,6 +260,8 @@ def _choose(
 
 def rename(rule: KeyRule, key: str, expected: Collection[str] = ()) -> str:
     """The architecture's name for a key: by the rule's patterns, and without wrappers, until it is an expected one."""
+    if len(key) > LONGEST_KEY:
+        return key
     for pattern, replacement in rule.rename:
         key = re.sub(pattern, replacement, key)
     while key not in expected:

@@ -9,12 +9,29 @@ from importlib.resources import files
 from typing import Any
 
 from ...errors import UnknownName, UsageError
-from ..normalization import NORMALIZATIONS, Channels
+
+OWN = "own"
+"""The category of a user's models, and the key rule for their files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The options of reading a file of weights."""
+
+    rule: str = OWN
+    """The key rule, as `checkpoints show` names it."""
+    weights: str | None = None
+    """The choice among several weights in a file: `ema`, `raw`, or a key; by default `ema` where there is one."""
+    trust: bool = False
+    """Let the file run its code."""
+
+
+OWN_WEIGHTS = Reading()
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where one file is published; written KIND:ADDRESS."""
+    """The place where one file is published; written KIND:ADDRESS."""
 
     kind: str
     address: str
@@ -52,6 +69,7 @@ class Checkpoint:
     parts: tuple[Part, ...]
     """The network, and the linear head where that is a file of its own."""
     normalization: str
+    """A name in NORMALIZATIONS."""
     licence: str
     published_top1: float
     """The share of the ImageNet validation set that it classifies rightly, in percent."""
@@ -59,14 +77,6 @@ class Checkpoint:
     @property
     def source(self) -> str:
         return " + ".join(str(part.source) for part in self.parts)
-
-    @property
-    def mean(self) -> Channels:
-        return NORMALIZATIONS[self.normalization][0]
-
-    @property
-    def std(self) -> Channels:
-        return NORMALIZATIONS[self.normalization][1]
 
 
 @cache

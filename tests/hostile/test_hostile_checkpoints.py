@@ -275,6 +275,8 @@ BOMBS = {
     "arguments of a tensor": with_huge_tensor(b"c__builtin__\nset\n", b"R"),
     "an object of a tensor": with_huge_tensor(b"codd\nThing\n", b"\x81"),
     "pairs of a tensor": with_huge_tensor(b"ccollections\nOrderedDict\n]", b"a\x85R"),
+    "a number of ten million digits": in_zip(b"\x80\x02}I0x" + b"f" * 10**7 + b"\nK\x01s."),
+    "a million wrappers around a name": saved({"module." * 10**6: torch.zeros(1)}),
     "a key that cannot be written out": in_zip(nested(b")", 990, b"\x85")),
     "half a gigabyte compressed": in_zip(b"", zipfile.ZIP_DEFLATED, 125_000_000),
     "members that overlap": overlapping(),
@@ -329,8 +331,8 @@ def test_pickles_replace_no_methods_of_their_containers(folder: Path) -> None:
 def test_a_tensor_of_another_shape_is_not_looked_into() -> None:
     network = torch.nn.Linear(2, 2)
     given_ = {"weight": torch.full((1,), torch.nan).expand(1 << 20, 1 << 20), "bias": torch.zeros(2)}
-    said = refusal(lambda: load_strictly(network, Weights(given_), "x"))
-    assert said == (
+    message = refusal(lambda: load_strictly(network, Weights(given_), "x"))
+    assert message == (
         "x does not fit the architecture: 1 misshapen (weight (1048576, 1048576) instead of (2, 2)); "
         "check architecture and key rule"
     )

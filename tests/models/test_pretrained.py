@@ -46,7 +46,7 @@ def test_pixels_and_normalization_are_those_of_the_models_transform(name: str, r
         photo = Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).resize(shape)
         expected = np.asarray(geometry(photo)).transpose(2, 0, 1)
         assert np.array_equal(planar(photo, found.crop), expected)
-    assert (found.mean, found.std) == (tuple(config["mean"]), tuple(config["std"]))
+    assert found.normalization == (tuple(config["mean"]), tuple(config["std"]))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     assert ran.returncode == 0, ran.stderr
     model = load_model(tmp_path / "models", NAME)
     assert (model.category, model.image_size, model.crop) == ("timm", 160, pretrained(NAME).crop)
-    mean, std = (torch.tensor(one).view(3, 1, 1) for one in (pretrained(NAME).mean, pretrained(NAME).std))
+    mean, std = (torch.tensor(one).view(3, 1, 1) for one in pretrained(NAME).normalization)
     images: NDArray[np.float32] = photograph_crops(160)
     with torch.inference_mode():
         expected = network((torch.from_numpy(images) - mean) / std).numpy()

@@ -95,8 +95,8 @@ def test_an_exported_network_computes_what_torch_does(engine: str, factory: str,
         norm.running_var.uniform_(0.5, 2)
         norm.weight.data.uniform_(0.5, 2)
     torch.save(network.state_dict(), tmp_path / "net.pth")
-    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-    model, _ = export_user_checkpoint(tmp_path / "net.pth", "net", factory, mean, std, tmp_path, image_size=64)
+    mean, std = normalization = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+    model, _ = export_user_checkpoint(tmp_path / "net.pth", "net", factory, normalization, tmp_path, image_size=64)
     images = batch(6, 64)
     normalized = (torch.from_numpy(images) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     with torch.no_grad():

