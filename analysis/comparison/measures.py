@@ -18,6 +18,8 @@ import polars as pl
 from ..measures.base import Ends, Measure
 from ..measures.generalization import BenchmarkOutcomes, read_benchmarked
 from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader, Subject, subjects
+from ..measures.own import paired_interval, read_answers
+from ..measures.own_process import Answer
 from ..measures.registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, lacking
 from ..statistics.shares import difference_interval
 from .cells import MATCH, Run
@@ -116,6 +118,10 @@ def _paired(a: Run, b: Run, moved: pl.DataFrame) -> Iterator[PairedRow]:
             conditions = rows.filter(pl.col("probe").is_not_null())
             for condition, name, ends in _condition_intervals(outcomes_a, outcomes_b, conditions):
                 yield (*key, *condition, name, *ends)
+            answers_a, answers_b = (side.own_answers(of) for side, of in ((side_a, outcomes_a), (side_b, outcomes_b)))
+            for number in answers_a.keys() & answers_b.keys():
+                own_ends = paired_interval(answers_a[number], answers_b[number], outcomes_a.images.clusters)
+                yield (*key, *number, *(own_ends or (None, None)))
         for side in (side_a, side_b):
             side.predictions.forget()
     grid = moved.filter(pl.col("image_set").is_null(), pl.col("probe").is_null())
@@ -188,6 +194,17 @@ class _Side:
 
     def outcomes(self, key: tuple[str, str]) -> Outcomes | None:
         return self.predictions.outcomes(self.subjects[key]) if key in self.subjects else None
+
+    def own_answers(self, outcomes: Outcomes) -> dict[tuple[str | None, str | None, str], Answer]:
+        """Answers of own measures by probe, parameters and name; those of clean images also without a condition."""
+        conditions = {stored.cell: stored for stored in outcomes.cells}
+        answers = dict[tuple[str | None, str | None, str], Answer]()
+        stored_answers = read_answers(self.predictions.store, outcomes.subject.study_id, list(conditions))
+        for (name, cell), answer in stored_answers.items():
+            answers[conditions[cell].condition.probe, conditions[cell].parameters, name] = answer
+            if outcomes.clean and outcomes.clean.decisions.cell == cell:
+                answers[None, None, name] = answer
+        return answers
 
     def benchmarks(self, checkpoint: str) -> BenchmarkOutcomes | None:
         subject = next((of_set for (name, _), of_set in self.subjects.items() if name == checkpoint), None)

@@ -197,6 +197,15 @@ CREATE TABLE own_measure (
 );
 COMMENT ON TABLE own_measure IS 'Measures of the user''s own whose numbers are in measure_value';
 
+CREATE TABLE own_answer (
+    study INTEGER NOT NULL,
+    metric VARCHAR NOT NULL,
+    cell INTEGER NOT NULL,
+    per_image BOOLEAN NOT NULL,
+    numbers DOUBLE[] NOT NULL
+);
+COMMENT ON TABLE own_answer IS 'Numbers of images or resamples that values of own measures come of; compare pairs them';
+
 CREATE TABLE precision_gate (
     reference INTEGER NOT NULL,
     candidate INTEGER NOT NULL,

@@ -482,14 +482,18 @@ class Store:
                 )
             self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
 
-    def write_own_values(self, frame: pl.DataFrame, study: int, measures: pl.DataFrame) -> None:
-        """Replace the values of some measures of the user's own, and what is known of them.
+    def write_own_values(
+        self, frame: pl.DataFrame, study: int, measures: pl.DataFrame, answers: Iterable[pl.DataFrame]
+    ) -> None:
+        """Replace the values of some measures of the user's own, their descriptions and their answers.
 
-        `measures` has the columns name, title, unit and digest; the frame is as for `write_values`.
+        `measures` has the columns name, title, unit and digest, and `answers` those of own_answer without the study;
+        the frame is as for `write_values`.
         """
-        described = measures.with_columns(study=pl.lit(study, pl.Int32)).to_arrow()
+        of_study = pl.lit(study, pl.Int32).alias("study")
+        described = measures.with_columns(of_study).to_arrow()
         with self.transaction():
-            for table, column in (("measure_value", "metric"), ("own_measure", "name")):
+            for table, column in (("measure_value", "metric"), ("own_answer", "metric"), ("own_measure", "name")):
                 self._load(
                     f"DELETE FROM {table} USING loaded WHERE {table}.study = loaded.study "
                     f"AND {table}.{column} = loaded.name",
@@ -497,6 +501,8 @@ class Store:
                 )
             self._load("INSERT INTO own_measure BY NAME FROM loaded", described)
             self._load("INSERT INTO measure_value BY NAME FROM loaded", _value_table(frame))
+            for part in answers:
+                self._load("INSERT INTO own_answer BY NAME FROM loaded", part.with_columns(of_study).to_arrow())
 
     def write_consistencies(self, images: str, frame: pl.DataFrame) -> None:
         """Replace the error consistencies on some images: the columns of error_consistency."""

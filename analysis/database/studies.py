@@ -126,7 +126,7 @@ SELECT DISTINCT cell FROM study_cell WHERE list_contains(?, study)
 AND cell NOT IN (SELECT cell FROM study_cell WHERE NOT list_contains(?, study))
 AND cell NOT IN (SELECT reference FROM precision_gate UNION ALL SELECT candidate FROM precision_gate)
 """
-STUDY_TABLES = ("study_cell", "study_checkpoint", "study_image_set", "measure_value", "own_measure")
+STUDY_TABLES = ("study_cell", "study_checkpoint", "study_image_set", "measure_value", "own_measure", "own_answer")
 CELL_TABLES = ("prediction", "part")
 ORPHANS = {
     "checkpoint": "id NOT IN (SELECT checkpoint FROM cell)",

@@ -18,7 +18,7 @@ from ..statistics.shares import Share, mean_interval, share_of
 from .base import Estimate, Measure, Options, State, less_clean, nothing
 from .generalization import BenchmarkOutcomes, perturbed_estimates, read_benchmarked, read_perturbed
 from .outcomes import KEYS, CellOutcomes, ImageTruth, Outcomes, PredictionReader, Subject, subjects
-from .own import OwnMeasure
+from .own import OwnMeasure, answer_table
 from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, lacking
 
 CONDITION = ("condition_id", "probe", "parameters")
@@ -87,12 +87,14 @@ def compute_own(
     selection = MeasureSelection(
         [measure.grid_measure for measure in changed], [measure.condition_measure for measure in changed], (), ()
     )
+    for measure in changed:
+        measure.answers.clear()  # those of another study
     values = _values(store, listed, selection, DEFAULTS, advance)
     described = [
         {"name": measure.name, "title": measure.title, "unit": measure.unit, "digest": digests[measure.name]}
         for measure in changed
     ]
-    store.write_own_values(values, study_id, pl.DataFrame(described))
+    store.write_own_values(values, study_id, pl.DataFrame(described), map(answer_table, changed))
     return [measure.name for measure in changed]
 
 

@@ -137,6 +137,8 @@ class Decisions:
     rank: NDArray[np.uint16] | None
     """Rank of the label: 0 is right. None without labels."""
     stored_confidence: NDArray[np.float32]
+    cell: int = -1
+    """Its cell.id in the database that it was read from."""
 
     @property
     def confidence(self) -> Floats | None:
@@ -310,7 +312,8 @@ def read_decisions(store: Store, cells: Sequence[int]) -> list[Decisions]:
         ranks = np.empty(shape, np.uint16)
         ranks[place] = rows["label_rank"].to_numpy()
     return [
-        Decisions(predicted[row], None if ranks is None else ranks[row], confidence[row]) for row in range(len(cells))
+        Decisions(predicted[row], None if ranks is None else ranks[row], confidence[row], cell)
+        for row, cell in enumerate(cells)
     ]
 
 

@@ -16,20 +16,22 @@ function does is the state and the note of its estimates. Values are computed fr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from ...errors import BandlensError, StoreError, UsageError
 from ...records import digest_of
 from ...user_function import UserFunction, settings_of
 from ...user_source import parse_source
-from ..statistics.arrays import Floats
+from ..database.store import Store
+from ..statistics.arrays import Floats, Whole
 from ..statistics.images import interval
-from ..statistics.shares import share_of
-from .base import Available, Estimate, Measure, Options, Scope, State, less_clean, nothing
+from ..statistics.shares import difference_interval, share_of
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing
 from .outcomes import CellOutcomes, Decisions, Outcomes
 from .own_process import Answer, answer_of_cell
 from .registry import MEASURES
@@ -112,6 +114,8 @@ class OwnMeasure:
     taken: tuple[str, ...]
     """Names of RESERVED that the function takes."""
     settings: Mapping[str, Any]
+    answers: dict[int, Answer] = field(default_factory=dict, repr=False)
+    """Answers by the cell that they are of (cell.id): `compare` pairs them with those of another run."""
     _failures: int = 0
     _last_failure: str = ""
     _clean: tuple[Decisions, Answer | str] | None = field(default=None, repr=False)
@@ -182,7 +186,8 @@ class OwnMeasure:
         self._failures = 0
         # Arrays of a result lie in memory that the next call overwrites.
         values = None if answer.values is None else answer.values.copy()
-        return Answer(answer.value, values, answer.drawn.copy())
+        answer = self.answers[cell.decisions.cell] = Answer(answer.value, values, answer.drawn.copy())
+        return answer
 
 
 def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
@@ -200,35 +205,84 @@ def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
     return {name: read[name]() for name in names}
 
 
+def answer_table(measure: OwnMeasure) -> pl.DataFrame:
+    """The answers of a measure, with the columns of own_answer without the study."""
+    numbers = {
+        cell: answer.drawn if answer.values is None else answer.values for cell, answer in measure.answers.items()
+    }
+    rows = {
+        "cell": list(numbers),
+        "per_image": [answer.values is not None for answer in measure.answers.values()],
+        "numbers": list(numbers.values()),
+    }
+    table = pl.DataFrame(rows, {"cell": pl.Int32, "per_image": pl.Boolean, "numbers": pl.List(pl.Float64)})
+    return table.select(pl.lit(measure.name).alias("metric"), *table.columns)
+
+
+def read_answers(store: Store, study: int, cells: Sequence[int]) -> dict[tuple[str, int], Answer]:
+    """Read the stored answers of own measures in a study (study.id) for cells (cell.id), by measure and cell."""
+    rows = store.frame(
+        "SELECT metric, cell, per_image, numbers FROM own_answer WHERE study = ? AND list_contains(?, cell)",
+        [study, list(cells)],
+    )
+    return {
+        (metric, cell): Answer(None, np.array(numbers) if per_image else None, np.array(() if per_image else numbers))
+        for metric, cell, per_image, numbers in rows.rows()
+    }
+
+
+def paired_interval(a: Answer, b: Answer, clusters: Whole) -> Ends | None:
+    """95 % interval of b less a, paired over the same images, whose clusters are (n,); None where there is none.
+
+    Means have that of `statistics.shares`; numbers have percentiles of the differences in the same resamples.
+    """
+    if a.values is not None and b.values is not None:
+        lowest, span = _range_of(a.values, b.values)
+        ends = difference_interval(*(share_of((values - lowest) / span, clusters) for values in (a.values, b.values)))
+        return None if ends is None else (span * ends[0], span * ends[1])
+    # Both drew the same clusters, since resamples depend on clusters alone.
+    if a.values is not None or b.values is not None or len(a.drawn) != len(b.drawn):
+        return None
+    low, high = _percentiles(b.drawn - a.drawn)
+    return None if np.isnan(low) else (low, high)
+
+
 def _estimate(answer: Answer, clean: Answer | None, cell: CellOutcomes) -> Estimate:
-    if answer.values is not None:
-        return _mean_estimate(answer.values, None if clean is None else clean.values, cell)
-    value = np.nan if answer.value is None else answer.value
+    clusters = cell.images.clusters
+    estimate = _number_estimate(answer, cell) if answer.values is None else _mean_estimate(answer.values, clusters)
+    if clean is None or (answer.values is None) != (clean.values is None):
+        return estimate
+    ends = paired_interval(clean, answer, clusters) or (np.nan, np.nan)
+    return replace(estimate, difference=(estimate.value - _value_of(clean), *ends))
+
+
+def _value_of(answer: Answer) -> float:
+    return float(answer.values.mean()) if answer.values is not None else answer.value or 0.0
+
+
+def _number_estimate(answer: Answer, cell: CellOutcomes) -> Estimate:
+    value, count = _value_of(answer), len(cell.images)
     low, high = _percentiles(answer.drawn)
-    difference = None
-    if clean is not None and clean.value is not None:
-        # Both drew the same clusters, since resamples depend on clusters alone.
-        difference = (value - clean.value, *_percentiles(answer.drawn - clean.drawn))
     if np.isnan(low):
         note = f"{len(np.unique(cell.images.clusters))} independent images are too few for an interval"
         if len(answer.drawn):
             note = "too many resamples of the images have no number for an interval"
-        return Estimate(value, state=State.NO_INTERVAL, note=note, n=len(cell.images), difference=difference)
-    return Estimate(value, low, high, n=len(cell.images), difference=difference)
+        return Estimate(value, state=State.NO_INTERVAL, note=note, n=count)
+    return Estimate(value, low, high, n=count)
 
 
-def _mean_estimate(values: Floats, clean: Floats | None, cell: CellOutcomes) -> Estimate:
-    """The estimate of a mean. Numbers outside of [0, 1] are brought into it by their range for the interval."""
-    everything = values if clean is None else np.concatenate([values, clean])
-    lowest, span = min(0.0, float(everything.min())), 1.0
-    span = max(1.0, float(everything.max())) - lowest
-    clusters = cell.images.clusters
-    share = share_of((values - lowest) / span, clusters)
-    compared = None if clean is None else share_of((clean - lowest) / span, clusters)
-    estimate = less_clean(share, compared).times(span)
+def _mean_estimate(values: Floats, clusters: Whole) -> Estimate:
+    lowest, span = _range_of(values)
+    estimate = estimate_of(share_of((values - lowest) / span, clusters)).times(span)
     return estimate if lowest == 0 else estimate.plus(lowest)
 
 
-def _percentiles(drawn: Floats) -> tuple[float, float]:
+def _range_of(*values: Floats) -> tuple[float, float]:
+    """Lower end and width of a range that holds 0, 1 and all numbers: intervals are those of numbers in [0, 1]."""
+    lowest = min(0.0, *(float(numbers.min()) for numbers in values))
+    return lowest, max(1.0, *(float(numbers.max()) for numbers in values)) - lowest
+
+
+def _percentiles(drawn: Floats) -> Ends:
     defined = drawn[~np.isnan(drawn)]
     return interval(defined) if len(drawn) and len(defined) >= ENOUGH * len(drawn) else (np.nan, np.nan)

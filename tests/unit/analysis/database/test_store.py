@@ -61,7 +61,7 @@ def test_a_new_database_has_the_tables_of_the_design_and_nothing_in_them(store: 
             "human_trial",
             "error_consistency",
         ),
-        *("cell", "part", "prediction", "measure_value", "own_measure", "published", "precision_gate"),
+        *("cell", "part", "prediction", "measure_value", "own_measure", "own_answer", "published", "precision_gate"),
         *("class_name", "own_class_name"),
     }
     for table in set(tables) - {"meta"}:

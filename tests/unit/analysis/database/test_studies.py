@@ -152,7 +152,9 @@ def test_with_the_last_study_of_them_models_and_images_go(filled: Store) -> None
         assert filled.frame(f"SELECT count(*) FROM {table}").item() == 0, table
 
 
-@pytest.mark.parametrize(("column", "known"), [("study", STUDY_TABLES), ("cell", (*CELL_TABLES, "study_cell"))])
+@pytest.mark.parametrize(
+    ("column", "known"), [("study", STUDY_TABLES), ("cell", (*CELL_TABLES, "study_cell", "own_answer"))]
+)
 def test_every_table_that_names_a_study_or_a_cell_is_cleared(store: Store, column: str, known: Sequence[str]) -> None:
     found = store.frame(
         "SELECT table_name FROM duckdb_columns() SEMI JOIN (SELECT table_name FROM duckdb_tables() WHERE NOT internal) "

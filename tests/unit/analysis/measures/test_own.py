@@ -216,6 +216,46 @@ def test_it_is_correlated_and_compared_like_a_built_in_measure(store: Store, tmp
     assert comparison.conditions.filter(metric="worst")["probe"].to_list() == ["clean"]
 
 
+SURE = """
+def sure(confidence):
+    return 2 * confidence
+
+def lowest(confidence):
+    return numpy.sort(confidence)[2]
+"""
+
+
+def test_two_runs_on_the_same_images_are_paired(tmp_path: Path) -> None:
+    """A constant added to every confidence is told apart without error, since the images are the same ones."""
+    labelled = image_set(COUNT, labels=LABELS)
+    predicted, confidence = answers(3)
+    runs = []
+    for run, added in enumerate((0.0, 0.25)):
+        with open_store(tmp_path / f"{run}.duckdb") as store:
+            parts = [
+                part(
+                    cell(labelled, setting, by=model("a")),
+                    predicted,
+                    (predicted != LABELS).astype(int),
+                    confidence=confidence / 2 + added,
+                )
+                for setting in (condition(), LOWPASS)
+            ]
+            store_study(store, "s", labelled, parts)
+            compute_own(store, "s", own(tmp_path, "import numpy\n" + SURE, sure={}, lowest={}))
+    with open_store(tmp_path / "0.duckdb") as store_a, open_store(tmp_path / "1.duckdb") as store_b:
+        runs = [Run(store_a, "s@1"), Run(store_b, "s@1")]
+        comparison = compare_runs(*runs)
+    for rows_of, count in ((comparison.metrics, 1), (comparison.conditions, 2)):
+        means, lowest = (rows_of.filter(metric=name).to_dicts() for name in ("sure", "lowest"))
+        assert len(means) == len(lowest) == count
+        for row in means:
+            assert row["difference"] == pytest.approx(0.5)
+            assert row["high"] - row["low"] < 0.15, "of independent runs it would be 0.2"
+        for row in lowest:
+            assert (row["low"], row["difference"], row["high"]) == pytest.approx((0.25,) * 3, abs=1e-6)
+
+
 def test_a_study_file_names_measures_and_the_commands_take_them(
     command: Command, database: Path, tmp_path: Path
 ) -> None:

@@ -94,5 +94,5 @@ def test_select_wants_exactly_one_way_of_asking() -> None:
 
 
 def test_normalizations_have_names_or_numbers() -> None:
-    assert normalization_name(*NORMALIZATIONS["imagenet"]) == "imagenet"
-    assert normalization_name((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)) == "mean 0.5, 0.5, 0.5; std 0.25, 0.25, 0.25"
+    assert normalization_name(NORMALIZATIONS["imagenet"]) == "imagenet"
+    assert normalization_name(((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))) == "mean 0.5, 0.5, 0.5; std 0.25, 0.25, 0.25"
