@@ -1,4 +1,4 @@
-"""`bandlens.open`: what a notebook gets."""
+"""A notebook gets frames and charts from `bandlens.open`."""
 
 from __future__ import annotations
 
@@ -73,24 +73,27 @@ def test_a_map_of_correlations_says_which_coefficient_it_shows(database: Path, m
     with bandlens.open(database) as results:
         chart = results.plot_correlations(results.correlations(method=method)).to_dict()
     (title,) = {
-        one["title"] for layer in chart["layer"] for one in layer["encoding"]["tooltip"] if "coef" in one["field"]
+        tooltip["title"]
+        for layer in chart["layer"]
+        for tooltip in layer["encoding"]["tooltip"]
+        if "coef" in tooltip["field"]
     }
     assert title.lower().startswith(method)
 
 
 def test_a_chart_of_curves_is_of_one_study_and_one_image_set(tmp_path: Path) -> None:
-    one, other = image_set(4, name="one", labels=np.zeros(4)), image_set(5, name="other", labels=np.zeros(5))
+    set_a, set_b = image_set(4, name="one", labels=np.zeros(4)), image_set(5, name="other", labels=np.zeros(5))
     low, high = (condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5))
     loud, quiet = (condition("critical_band", noise_sd=sd, frequency=2) for sd in (0.16, 0.02))
 
     def parts(images: Images, *conditions: Condition) -> list[Finished]:
         labels = np.zeros(images.info.count, int)
-        return [part(cell(images, of), labels, labels) for of in conditions]
+        return [part(cell(images, setting), labels, labels) for setting in conditions]
 
     with open_store(tmp_path / "results.duckdb") as store:
-        of_one, of_other = parts(one, low, high, loud, quiet), parts(other, low, high, loud)
-        store_study(store, "first", [one, other], [*of_one, *of_other])
-        store_study(store, "second", one, of_one)
+        parts_a, parts_b = parts(set_a, low, high, loud, quiet), parts(set_b, low, high, loud)
+        store_study(store, "first", [set_a, set_b], [*parts_a, *parts_b])
+        store_study(store, "second", set_a, parts_a)
     with bandlens.open(tmp_path / "results.duckdb") as results:
         with pytest.raises(UsageError, match=r"has lowpass of first@1, second@1; name one of them with study=$"):
             results.plot_curves()

@@ -1,4 +1,4 @@
-"""Charts of accuracies over frequency: in cycles per image, as the probes cut."""
+"""Charts of accuracies over frequency are in cycles per image, as the probes cut."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def rows_of(*conditions: Condition, top1: Sequence[float | None] = (), cycles: S
     """Rows of the view `curve` with the facts of these conditions, of one model."""
     rows = pl.DataFrame(
         [
-            {"probe": of.probe, "place": place, "top1": top1[place] if top1 else 0.5}
+            {"probe": setting.probe, "place": place, "top1": top1[place] if top1 else 0.5}
             | {"cycles": cycles[place] if cycles else None}
-            | asdict(of.facts)
-            for place, of in enumerate(conditions)
+            | asdict(setting.facts)
+            for place, setting in enumerate(conditions)
         ],
         schema_overrides={"cycles": pl.Float64, "x": pl.Float64, "y": pl.Float64},
     )
@@ -51,7 +51,7 @@ def test_filters_are_drawn_over_where_they_cut(probe: str, cycles: list[float]) 
         "cycles",
         f"cut: {stay} frequencies stay (cycles per image)",
     )
-    assert {one["field"] for one in spec["layer"][-1]["encoding"]["tooltip"]} >= {"cycles", "setting"}
+    assert {tooltip["field"] for tooltip in spec["layer"][-1]["encoding"]["tooltip"]} >= {"cycles", "setting"}
     assert {row["cycles"]: row["setting"] for row in values(spec)} == dict(
         zip(cycles, ["cutoff=0.1", "cutoff=0.5"], strict=True)
     )

@@ -27,9 +27,11 @@ def rows(metric: str, state: str, value: float | None = 0.05, note: str | None =
 def data(chart: Any) -> list[dict[str, Any]]:
     """All rows in all layers of a chart."""
     spec = chart.to_dict()
-    found = [spec.get("data", {}), *(layer.get("data", {}) for layer in spec.get("layer", ()))]
-    named = [*spec.get("datasets", {}).values()]
-    return [row for one in found for row in one.get("values", ())] + [row for one in named for row in one]
+    blocks = [spec.get("data", {}), *(layer.get("data", {}) for layer in spec.get("layer", ()))]
+    datasets = [*spec.get("datasets", {}).values()]
+    return [row for block in blocks for row in block.get("values", ())] + [
+        row for dataset in datasets for row in dataset
+    ]
 
 
 @pytest.mark.parametrize("state", State)
@@ -66,9 +68,11 @@ def test_only_a_channel_has_an_estimator(metric: str, estimator: str | None) -> 
     assert frame["estimator"].to_list() == [estimator]
     spec = numbers(frame, frame["number"][0], "title", "model").to_dict()
     encodings = [layer["encoding"] for layer in spec["layer"]]
-    told = [{one["field"] for one in encoding["tooltip"]} for encoding in encodings]
-    assert all(("estimator" in one) == (estimator is not None) for one in told)
-    assert any("shape" in one for one in encodings) == (estimator is not None), "without one, points are circles"
+    fields = [{tooltip["field"] for tooltip in encoding["tooltip"]} for encoding in encodings]
+    assert all(("estimator" in names) == (estimator is not None) for names in fields)
+    assert any("shape" in encoding for encoding in encodings) == (estimator is not None), (
+        "without one, points are circles"
+    )
 
 
 @pytest.mark.parametrize(("state", "sign"), [("ok", ""), ("censored_below", "≤"), ("censored_above", "≥")])

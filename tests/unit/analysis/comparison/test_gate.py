@@ -1,4 +1,4 @@
-"""Precision gates on made-up predictions: every number against other people's code, every verdict at its boundary."""
+"""Precision gates have the numbers of other people's code on made-up predictions, and every verdict at its boundary."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ LOWPASS = condition("lowpass", cutoff=0.3)
 
 def add(store: Store, images: Images, parts: Sequence[Finished]) -> None:
     """Store parts of cells that belong to no study."""
-    cells = [one.cell for one in parts]
+    cells = [part.cell for part in parts]
     store.add_cells(cells, [images])
     known = store.progress(cells)
-    store.commit([one for one in parts if not known[one.cell.key]], {one.variant: SESSION for one in cells})
+    store.commit([part for part in parts if not known[part.cell.key]], {cell.variant: SESSION for cell in cells})
 
 
 def gated(
@@ -44,22 +44,22 @@ def gated(
 ) -> pl.DataFrame:
     """The gate of predictions (fp32, other precision), clean and then low-pass."""
     pairs, parts = [], []
-    for of, predicted in zip((condition(), LOWPASS), predictions, strict=False):
-        cells = cell(images, of), cell(images, of, precision=precision)
+    for setting, predicted in zip((condition(), LOWPASS), predictions, strict=False):
+        cells = cell(images, setting), cell(images, setting, precision=precision)
         pairs.append(cells)
-        for one, classes in zip(cells, predicted, strict=True):
+        for gate_cell, classes in zip(cells, predicted, strict=True):
             rank = None if images.labels is None else (np.asarray(classes) != images.labels).astype(int)
-            parts.append(part(one, classes, rank))
+            parts.append(part(gate_cell, classes, rank))
     add(store, images, parts)
     return gate_cells(store, pairs, limits)
 
 
 def flipped(predicted: NDArray[Any], *places: int | slice) -> NDArray[Any]:
     """Predictions with other classes in places."""
-    other = predicted.copy()
+    classes = predicted.copy()
     for place in places:
-        other[place] = (other[place] + 1) % 10
-    return other
+        classes[place] = (classes[place] + 1) % 10
+    return classes
 
 
 # Verdicts
@@ -111,8 +111,8 @@ def test_where_accuracies_have_no_difference_the_flips_decide(flips: tuple[float
 @given(n=st.integers(30, 3000), share=st.floats(0, 1))
 def test_independent_images_have_wilson_s_interval(n: int, share: float) -> None:
     count = round(n * share)
-    found = np.concatenate(flip_interval(np.arange(n)[None] < count, np.arange(n)))
-    assert found == pytest.approx([*proportion_confint(count, n, method="wilson"), n], abs=1e-9)
+    interval = np.concatenate(flip_interval(np.arange(n)[None] < count, np.arange(n)))
+    assert interval == pytest.approx([*proportion_confint(count, n, method="wilson"), n], abs=1e-9)
 
 
 def test_dependent_images_count_as_fewer() -> None:
@@ -217,7 +217,7 @@ def test_unlabelled_images_are_right_where_they_agree_with_the_clean_prediction_
 def test_without_a_clean_prediction_to_agree_with_nothing_passes(store: Store) -> None:
     images, predicted = image_set(2000), np.zeros(2000)
     cells = cell(images, LOWPASS), cell(images, LOWPASS, precision="int8")
-    add(store, images, [part(one, predicted) for one in cells])
+    add(store, images, [part(gate_cell, predicted) for gate_cell in cells])
     (row,) = gate_cells(store, [cells], LIMITS).rows(named=True)
     assert (row["flips"], row["difference"], row["verdict"]) == (0, None, "undecided")
 
@@ -247,21 +247,21 @@ def test_a_gate_replaces_the_one_of_the_same_cells_and_no_other(store: Store) ->
     labels = np.zeros(1000, int)
     images = image_set(1000, labels=labels)
     before = gated(store, images, [(labels, flipped(labels, *range(7)))])
-    other = gated(store, images, [(labels, labels)], precision="bf16")
+    bf16_gate = gated(store, images, [(labels, labels)], precision="bf16")
     pairs = [(cell(images), cell(images, precision="int8"))]
     after = gate_cells(store, pairs, Limits(flips=0.1, accuracy=0.1))
     assert (before["verdict"].item(), after["verdict"].item()) == ("undecided", "pass")
     kept = store.frame("FROM gate ORDER BY candidate")
     assert kept["candidate"].to_list() == ["onnxruntime:bf16", "onnxruntime:int8"]
     assert kept["max_flips"].to_list() == [0.01, 0.1]
-    assert kept["decided"][0] == other["decided"][0]
+    assert kept["decided"][0] == bf16_gate["decided"][0]
     assert after["decided"][0] > before["decided"][0]
 
 
 def test_pairs_that_are_not_complete_are_left_out(store: Store) -> None:
     images = image_set(20)
-    pairs = [(cell(images, of), cell(images, of, precision="int8")) for of in (condition(), LOWPASS)]
-    add(store, images, [part(one, np.zeros(20)) for one in (*pairs[0], pairs[1][0])])
+    pairs = [(cell(images, setting), cell(images, setting, precision="int8")) for setting in (condition(), LOWPASS)]
+    add(store, images, [part(gate_cell, np.zeros(20)) for gate_cell in (*pairs[0], pairs[1][0])])
     add(store, images, [part(pairs[1][1], np.zeros(19))])
     assert gate_cells(store, pairs, LIMITS)["probe"].to_list() == ["clean"]
 
@@ -271,13 +271,15 @@ def test_checkpoints_and_image_sets_are_kept_apart_and_every_pair_has_its_row(st
     expected, pairs = {}, []
     for images in (image_set(30, name="a"), image_set(40, name="b", labels=np.arange(40) % 10)):
         for by in (model("one"), model("two")):
-            for of in (condition(), LOWPASS):
-                cells = cell(images, of, by=by), cell(images, of, by=by, precision="int8")
+            for setting in (condition(), LOWPASS):
+                cells = cell(images, setting, by=by), cell(images, setting, by=by, precision="int8")
                 predicted = rng.integers(0, 3, (2, images.info.count))
-                ranks = [None if images.labels is None else (one != images.labels).astype(int) for one in predicted]
+                ranks = [
+                    None if images.labels is None else (classes != images.labels).astype(int) for classes in predicted
+                ]
                 add(store, images, [part(*each) for each in zip(cells, predicted, ranks, strict=True)])
                 pairs.append(cells)
-                expected[by.name, images.info.name, of.probe] = np.mean(predicted[0] != predicted[1])
+                expected[by.name, images.info.name, setting.probe] = np.mean(predicted[0] != predicted[1])
     done = []
     rows = gate_cells(store, pairs, LIMITS, done.append)
     names = ("checkpoint", "image_set", "probe", "flips")
@@ -298,14 +300,14 @@ def test_cells_of_a_gate_are_in_no_study(store: Store) -> None:
 def test_each_graph_of_a_precision_agrees_with_its_own_clean_prediction(store: Store) -> None:
     images, clean = image_set(100), np.zeros(100, int)
     for graph, changed in (("old", 30), ("new", 0)):
-        cells = [graphed(cell(images, of, precision="int8"), graph) for of in (condition(), LOWPASS)]
+        cells = [graphed(cell(images, setting, precision="int8"), graph) for setting in (condition(), LOWPASS)]
         add(store, images, [part(cells[0], flipped(clean, slice(0, changed))), part(cells[1], clean)])
-    found = store.frame("SELECT top1 FROM cell_accuracy JOIN cell_detail USING (cell) WHERE probe = 'lowpass'")
-    assert sorted(found["top1"]) == [0.7, 1.0]
+    accuracies = store.frame("SELECT top1 FROM cell_accuracy JOIN cell_detail USING (cell) WHERE probe = 'lowpass'")
+    assert sorted(accuracies["top1"]) == [0.7, 1.0]
 
 
-def graphed(one: Cell, graph: str) -> Cell:
-    return replace(one, variant=replace(one.variant, sha256=graph))
+def graphed(gate_cell: Cell, graph: str) -> Cell:
+    return replace(gate_cell, variant=replace(gate_cell.variant, sha256=graph))
 
 
 # Which cells may be run
@@ -323,7 +325,7 @@ def passed(store: Store, flips: int = 0, precision: str = "int8", name: str = "g
 def wanted(precision: str = "int8") -> list[Cell]:
     """The cells of a study on other images."""
     images = image_set(7)
-    return [cell(images, of, precision=precision) for of in (condition(), LOWPASS)]
+    return [cell(images, setting, precision=precision) for setting in (condition(), LOWPASS)]
 
 
 def test_fp32_needs_no_gate_and_another_precision_does(store: Store) -> None:
@@ -334,28 +336,28 @@ def test_fp32_needs_no_gate_and_another_precision_does(store: Store) -> None:
 def test_a_gate_holds_for_other_images_and_seeds_but_not_for_other_conditions(store: Store) -> None:
     passed(store)
     assert not_passed(store, wanted(), LIMITS) == (0, 2)
-    assert not_passed(store, [replace(one, seed=3) for one in wanted()], LIMITS) == (0, 2)
-    other = cell(image_set(7), condition("lowpass", cutoff=0.5), precision="int8")
-    assert not_passed(store, [*wanted(), other], LIMITS) == (1, 3)
+    assert not_passed(store, [replace(cell, seed=3) for cell in wanted()], LIMITS) == (0, 2)
+    ungated_cell = cell(image_set(7), condition("lowpass", cutoff=0.5), precision="int8")
+    assert not_passed(store, [*wanted(), ungated_cell], LIMITS) == (1, 3)
 
 
 @pytest.mark.parametrize("change", ["graph", "engine", "precision", "model"])
 def test_a_gate_holds_for_what_ran_and_nothing_else(store: Store, change: str) -> None:
     passed(store)
     changed = {
-        "graph": lambda one: graphed(one, "other"),
-        "engine": lambda one: replace(one, variant=replace(one.variant, engine="openvino")),
-        "precision": lambda one: replace(one, variant=replace(one.variant, precision="bf16")),
-        "model": lambda one: cell(image_set(7), one.condition, by=model("other"), precision="int8"),
+        "graph": lambda gate_cell: graphed(gate_cell, "other"),
+        "engine": lambda gate_cell: replace(gate_cell, variant=replace(gate_cell.variant, engine="openvino")),
+        "precision": lambda gate_cell: replace(gate_cell, variant=replace(gate_cell.variant, precision="bf16")),
+        "model": lambda gate_cell: cell(image_set(7), gate_cell.condition, by=model("other"), precision="int8"),
     }[change]
-    assert not_passed(store, [changed(one) for one in wanted()], LIMITS) == (2, 2)
+    assert not_passed(store, [changed(gate_cell) for gate_cell in wanted()], LIMITS) == (2, 2)
 
 
 def test_what_was_undecided_or_passed_by_looser_limits_only_has_not_passed(store: Store) -> None:
     images = passed(store, flips=30)
     gate_cells(
         store,
-        [(cell(images, of), cell(images, of, precision="int8")) for of in (condition(), LOWPASS)],
+        [(cell(images, setting), cell(images, setting, precision="int8")) for setting in (condition(), LOWPASS)],
         Limits(0.5, 0.5),
     )
     assert store.frame("SELECT DISTINCT verdict FROM gate").item() == "pass"
@@ -372,7 +374,10 @@ def test_a_failure_on_any_images_outweighs_a_pass(store: Store) -> None:
 def test_a_gate_against_another_precision_than_fp32_does_not_count(store: Store) -> None:
     labels = np.zeros(2000, int)
     images = image_set(2000, labels=labels)
-    pairs = [(cell(images, of, precision="bf16"), cell(images, of, precision="int8")) for of in (condition(), LOWPASS)]
-    add(store, images, [part(one, labels, labels) for pair in pairs for one in pair])
+    pairs = [
+        (cell(images, setting, precision="bf16"), cell(images, setting, precision="int8"))
+        for setting in (condition(), LOWPASS)
+    ]
+    add(store, images, [part(gate_cell, labels, labels) for pair in pairs for gate_cell in pair])
     assert gate_cells(store, pairs, LIMITS)["verdict"].to_list() == ["pass", "pass"]
     assert not_passed(store, wanted(), LIMITS) == (2, 2)

@@ -1,4 +1,4 @@
-"""Metrics of conditions of two runs, beside the definition of a paired difference."""
+"""Metrics of conditions of two runs differ by the definition of a paired difference."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ SETTINGS = (condition(), condition("lowpass", cutoff=0.1), condition("lowpass", 
 
 
 def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[list[Run], list[list[np.ndarray]]]:
-    """Shape or texture is named; of B a tenth is drawn anew under the filters. And what was named."""
+    """Two runs that name shape or texture, a tenth of B drawn anew under the filters; and what each of them named."""
     runs, named = [], [[np.random.default_rng(k).integers(0, 2, COUNT) for k in range(3)]]
     rng = np.random.default_rng(9)
-    other = [np.where(rng.random(COUNT) < 0.1, rng.integers(0, 2, COUNT), one) for one in named[0]]
-    named.append([named[0][0], *other[1:]])
+    redrawn = [np.where(rng.random(COUNT) < 0.1, rng.integers(0, 2, COUNT), classes) for classes in named[0]]
+    named.append([named[0][0], *redrawn[1:]])
     for k, (count, answers) in enumerate(zip(sizes, named, strict=True)):
         images = image_set(count, labels=[0] * count, schemes={"texture": [[1]] * count})
         by = model("net", content=f"weights {k}")
         parts = [
-            part(cell(images, one, by=by), of[:count], of[:count]) for one, of in zip(SETTINGS, answers, strict=True)
+            part(cell(images, setting, by=by), classes[:count], classes[:count])
+            for setting, classes in zip(SETTINGS, answers, strict=True)
         ]
         label = store_study(store, f"s{k}", images, parts)
         compute_measures(store, label, Options(100))
@@ -38,10 +39,10 @@ def two_runs(store: Store, sizes: tuple[int, int] = (COUNT, COUNT)) -> tuple[lis
 
 def test_differences_are_paired_over_the_images(store: Store) -> None:
     runs, named = two_runs(store)
-    found = compare_measures(*runs)[1]
-    assert {"shape_bias", "cue_accuracy", "confidence", "clean_error_consistency"} <= set(found["metric"])
-    assert not {"accuracy", "agreement"} & set(found["metric"]), "cells have these, with a test"
-    rows = found.filter(metric="shape_bias").rows(named=True)
+    differences = compare_measures(*runs)[1]
+    assert {"shape_bias", "cue_accuracy", "confidence", "clean_error_consistency"} <= set(differences["metric"])
+    assert not {"accuracy", "agreement"} & set(differences["metric"]), "cells have these, with a test"
+    rows = differences.filter(metric="shape_bias").rows(named=True)
     assert [row["probe"] for row in rows] == ["clean", "lowpass", "lowpass"]
     for row, a, b in zip(rows, *named, strict=True):
         d = (b == 0).astype(float) - (a == 0)

@@ -1,4 +1,4 @@
-"""Two runs against each other: in one database, and in two."""
+"""Two runs are compared with each other, in one database and in two."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ N = 120
 CLEAN, LOW, HIGH = condition(), condition("lowpass", cutoff=0.5), condition("highpass", cutoff=0.5)
 
 
-def changed(of: Condition) -> Condition:
+def changed(setting: Condition) -> Condition:
     """The same probe and parameters, implemented anew."""
-    return Condition(of.probe, of.parameters, of.digest[::-1])
+    return Condition(setting.probe, setting.parameters, setting.digest[::-1])
 
 
-def outcome(images: Images, of: Condition, seed: int, wrong: float = 0.3, **keys) -> Finished:
+def outcome(images: Images, setting: Condition, seed: int, wrong: float = 0.3, **keys) -> Finished:
     """Random ranks; predicted is the rank, so that it differs where the rank does."""
     rank = (np.random.default_rng(seed).random(images.info.count) < wrong).astype(int)
     labelled = images.labels is not None
-    return part(cell(images, of, **keys), rank, rank if labelled else None)
+    return part(cell(images, setting, **keys), rank, rank if labelled else None)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def images() -> Images:
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> Iterator[Store]:
+def store_b(tmp_path: Path) -> Iterator[Store]:
     with open_store(tmp_path / "b.duckdb") as opened:
         yield opened
 
@@ -66,11 +66,11 @@ def test_versions_in_one_database_are_compared_where_they_are_not_one_and_the_sa
     store: Store, images: Images
 ) -> None:
     a, b = two_versions(store, images)
-    found = compare_cells(a, b)
-    assert found.same == 1
-    assert found.only_a.rows() == [("net", "set", "highpass", '{"cutoff": 0.5}')]
-    assert found.only_b.rows() == [("net", "set", "lowpass", '{"cutoff": 0.1}')]
-    [row] = found.cells.rows(named=True)
+    comparison = compare_cells(a, b)
+    assert comparison.same == 1
+    assert comparison.only_a.rows() == [("net", "set", "highpass", '{"cutoff": 0.5}')]
+    assert comparison.only_b.rows() == [("net", "set", "lowpass", '{"cutoff": 0.1}')]
+    [row] = comparison.cells.rows(named=True)
     assert (row["probe"], row["differs_in"], row["n"]) == ("lowpass", "implementation of the probe", N)
     ranks = store.frame(
         "SELECT a.label_rank, b.label_rank FROM prediction a JOIN prediction b USING (image_index) "
@@ -93,8 +93,8 @@ def test_conditions_that_others_took_the_place_of_are_told_by_probe(store: Store
     """Cutoffs 0.1 and 0.2 became 0.3; 0.5 is implemented anew; high-pass is left out, not replaced."""
     old, new = ([condition("lowpass", cutoff=cutoff) for cutoff in cutoffs] for cutoffs in ((0.1, 0.2), (0.3,)))
     clean, nets = outcome(images, CLEAN, 0), [model("net"), model("other")]
-    first = [outcome(images, of, 1, by=net) for of in (*old, LOW, HIGH) for net in nets]
-    second = [outcome(images, of, 2, by=net) for of in (*new, changed(LOW)) for net in nets]
+    first = [outcome(images, setting, 1, by=net) for setting in (*old, LOW, HIGH) for net in nets]
+    second = [outcome(images, setting, 2, by=net) for setting in (*new, changed(LOW)) for net in nets]
     a, b = (Run(store, store_study(store, "s", images, [clean, *parts])) for parts in (first, second))
     assert compare_cells(a, b).replaced.to_dicts() == [
         {
@@ -105,103 +105,107 @@ def test_conditions_that_others_took_the_place_of_are_told_by_probe(store: Store
         }
     ]
     parts = [*first, outcome(images, CLEAN, 0, by=nets[1])]
-    alone = Run(store, store_study(store, "t", images, [clean, *(one for one in parts if one.cell.model == nets[1])]))
+    alone = Run(
+        store, store_study(store, "t", images, [clean, *(part for part in parts if part.cell.model == nets[1])])
+    )
     assert compare_cells(a, alone).replaced.is_empty(), "a checkpoint was left out, and no condition"
 
 
-def test_two_databases_are_compared_image_by_image(store: Store, other: Store, images: Images) -> None:
-    parts = [outcome(images, of, 1) for of in (CLEAN, LOW, HIGH)]
+def test_two_databases_are_compared_image_by_image(store: Store, store_b: Store, images: Images) -> None:
+    parts = [outcome(images, setting, 1) for setting in (CLEAN, LOW, HIGH)]
     store_study(store, "s", images, parts)
-    precise = [outcome(images, of, 1, precision="int8") for of in (CLEAN, LOW)]
-    store_study(other, "t", images, [*precise, outcome(images, HIGH, 7)])
+    precise = [outcome(images, setting, 1, precision="int8") for setting in (CLEAN, LOW)]
+    store_study(store_b, "t", images, [*precise, outcome(images, HIGH, 7)])
     seen: list[float] = []
-    found = compare_cells(Run(store, "s@1"), Run(other, "t@1"), seen.append)
+    comparison = compare_cells(Run(store, "s@1"), Run(store_b, "t@1"), seen.append)
     assert sum(seen) == 3
-    assert found.same == 0
-    cells = {row["probe"]: row for row in found.cells.rows(named=True)}
+    assert comparison.same == 0
+    cells = {row["probe"]: row for row in comparison.cells.rows(named=True)}
     assert cells["lowpass"]["differs_in"] == "precision"
     assert cells["lowpass"]["changed"] == cells["lowpass"]["lost"] == 0
     assert cells["lowpass"]["p"] == 1
     assert cells["highpass"]["differs_in"] is None  # the same computation, another result
     assert cells["highpass"]["changed"] > 0
-    p = found.cells["p"].to_numpy()
-    assert found.cells["p_holm"].to_list() == pytest.approx(holm(p).tolist())
+    p = comparison.cells["p"].to_numpy()
+    assert comparison.cells["p_holm"].to_list() == pytest.approx(holm(p).tolist())
 
 
-def test_image_sets_that_differ_are_compared_on_the_images_they_share(store: Store, other: Store) -> None:
+def test_image_sets_that_differ_are_compared_on_the_images_they_share(store: Store, store_b: Store) -> None:
     first, second = image_set(30, labels=[0] * 30), image_set(20, labels=[0] * 20)
     rank = np.arange(30) % 2
     store_study(store, "s", first, [part(cell(first), rank, rank)])
     reversed_paths = Images(second.info, second.paths[::-1], second.labels, second.clusters)
-    store_study(other, "s", reversed_paths, [part(cell(second), rank[:20][::-1], rank[:20][::-1])])
-    [row] = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    store_study(store_b, "s", reversed_paths, [part(cell(second), rank[:20][::-1], rank[:20][::-1])])
+    [row] = compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells.rows(named=True)
     assert (row["n"], row["changed"], row["differs_in"]) == (20, 0, "images or labels")
     elsewhere = Images(second.info, [f"x{path}" for path in second.paths], second.labels, second.clusters)
-    with open_store(other.path.with_name("c.duckdb")) as third:
+    with open_store(store_b.path.with_name("c.duckdb")) as third:
         store_study(third, "s", elsewhere, [part(cell(second), rank[:20], rank[:20])])
         [row] = compare_cells(Run(store, "s@1"), Run(third, "s@1")).cells.rows(named=True)
     assert (row["n"], row["note"], row["difference"], row["p"]) == (0, "no image in common", None, None)
 
 
-def test_sets_whose_labels_differ_are_refused(store: Store, other: Store) -> None:
+def test_sets_whose_labels_differ_are_refused(store: Store, store_b: Store) -> None:
     first, second = image_set(30, labels=[0] * 30), image_set(20, labels=[0, 0, 0, 3, 0, 4, *[0] * 14])
-    for one, images in ((store, first), (other, second)):
-        store_study(one, "s", images, [part(cell(images), [0] * images.info.count, [0] * images.info.count)])
+    for database, images in ((store, first), (store_b, second)):
+        store_study(database, "s", images, [part(cell(images), [0] * images.info.count, [0] * images.info.count)])
     message = (
         r"^image set set: 3.png has label 0 in A and 3 in B, the first of 2 of 20 images in common whose labels "
         "differ; pack both with the same labels$"
     )
     with pytest.raises(UsageError, match=message):
-        compare_runs(Run(store, "s@1"), Run(other, "s@1"))
+        compare_runs(Run(store, "s@1"), Run(store_b, "s@1"))
 
 
-def test_labels_of_two_decision_spaces_are_not_the_same_classes(store: Store, other: Store) -> None:
+def test_labels_of_two_decision_spaces_are_not_the_same_classes(store: Store, store_b: Store) -> None:
     first, second = image_set(5, labels=[0] * 5), image_set(5, labels=[3] * 5, decision_space="sixteen")
-    for one, images in ((store, first), (other, second)):
-        store_study(one, "s", images, [part(cell(images), [0] * 5, [0] * 5)])
-    [row] = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    for database, images in ((store, first), (store_b, second)):
+        store_study(database, "s", images, [part(cell(images), [0] * 5, [0] * 5)])
+    [row] = compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells.rows(named=True)
     assert row["differs_in"] == "images or labels, decision space"
     assert row["difference"] == 0
 
 
 def test_without_labels_agreement_is_compared_and_clean_predictions_agree_by_definition(
-    store: Store, other: Store
+    store: Store, store_b: Store
 ) -> None:
     images = image_set(N, clusters=np.arange(N) // 4)
     store_study(store, "s", images, [outcome(images, CLEAN, 0, 0.0), outcome(images, LOW, 1)])
-    store_study(other, "s", images, [outcome(images, CLEAN, 0, 0.1), outcome(images, LOW, 1)])
-    clean, low = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    store_study(store_b, "s", images, [outcome(images, CLEAN, 0, 0.1), outcome(images, LOW, 1)])
+    clean, low = compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells.rows(named=True)
     assert clean["note"] == "agrees with itself by definition"
     assert clean["p"] is None
     assert clean["changed"] > 0  # another prediction, all the same
     assert low["changed"] == 0
     assert low["lost"] > 0  # it agrees with another reference
-    accuracy = [s.frame("SELECT top1 FROM accuracy WHERE probe = 'lowpass'").item() for s in (store, other)]
+    accuracy = [s.frame("SELECT top1 FROM accuracy WHERE probe = 'lowpass'").item() for s in (store, store_b)]
     assert [low["top1_a"], low["top1_b"]] == pytest.approx(accuracy)
 
 
-def test_labels_in_one_run_only_cannot_be_compared(store: Store, other: Store) -> None:
+def test_labels_in_one_run_only_cannot_be_compared(store: Store, store_b: Store) -> None:
     with_labels, without = image_set(N, labels=[0] * N), image_set(N)
     store_study(store, "s", with_labels, [outcome(with_labels, CLEAN, 0)])
-    store_study(other, "s", without, [outcome(without, CLEAN, 0), outcome(without, LOW, 0)])
-    [row] = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    store_study(store_b, "s", without, [outcome(without, CLEAN, 0), outcome(without, LOW, 0)])
+    [row] = compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells.rows(named=True)
     assert row["note"] == "only one of the runs has labels"
     assert row["changed"] == 0
 
 
-def test_agreement_without_a_clean_prediction_cannot_be_compared(store: Store, other: Store) -> None:
+def test_agreement_without_a_clean_prediction_cannot_be_compared(store: Store, store_b: Store) -> None:
     images = image_set(N)
-    for one in (store, other):
-        store_study(one, "s", images, [outcome(images, LOW, 0)])
-    [row] = compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells.rows(named=True)
+    for database in (store, store_b):
+        store_study(database, "s", images, [outcome(images, LOW, 0)])
+    [row] = compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells.rows(named=True)
     assert (row["note"], row["difference"]) == ("no clean prediction to agree with", None)
 
 
-def test_curves_sum_up_their_cells(store: Store, other: Store, images: Images) -> None:
+def test_curves_sum_up_their_cells(store: Store, store_b: Store, images: Images) -> None:
     low = [condition("lowpass", cutoff=cutoff) for cutoff in (0.1, 0.5, 0.9)]
-    store_study(store, "s", images, [outcome(images, of, k) for k, of in enumerate(low)])
-    store_study(other, "s", images, [outcome(images, of, k, 0.9 if k == 1 else 0.3) for k, of in enumerate(low)])
-    [row] = curves(compare_cells(Run(store, "s@1"), Run(other, "s@1")).cells).rows(named=True)
+    store_study(store, "s", images, [outcome(images, setting, k) for k, setting in enumerate(low)])
+    store_study(
+        store_b, "s", images, [outcome(images, setting, k, 0.9 if k == 1 else 0.3) for k, setting in enumerate(low)]
+    )
+    [row] = curves(compare_cells(Run(store, "s@1"), Run(store_b, "s@1")).cells).rows(named=True)
     assert (row["probe"], row["conditions"], row["different"]) == ("lowpass", 3, 1)
     assert row["at"] == '{"cutoff": 0.5}'
     assert row["largest"] == pytest.approx(3 * row["mean_difference"])
@@ -226,13 +230,13 @@ def test_metrics_that_moved_have_an_interval_where_both_values_do(store: Store, 
     a, b = two_versions(store, images)
     metrics(a, {"u": (1.0, 0.7, 1.4), "v": (2.0, None, None), "w": (3.0, 2.0, 4.0), "x": (1.0, None, None)})
     metrics(b, {"u": (2.0, 1.6, 2.3), "v": (2.5, None, None), "w": (3.0, 2.0, 4.0), "x": (None, None, None)})
-    found = {row["metric"]: row for row in compare_measures(a, b)[0].rows(named=True)}
-    assert found["u"]["difference"] == 1
-    assert found["u"]["low"] == pytest.approx(1 - np.hypot(0.4, 0.4))
-    assert found["u"]["high"] == pytest.approx(1 + np.hypot(0.3, 0.3))
-    assert (found["v"]["difference"], found["v"]["low"]) == (0.5, None)
-    assert found["x"]["note"] == "B: why"
-    assert (found["x"]["state_a"], found["x"]["state_b"]) == ("ok", "undetermined")
+    differences = {row["metric"]: row for row in compare_measures(a, b)[0].rows(named=True)}
+    assert differences["u"]["difference"] == 1
+    assert differences["u"]["low"] == pytest.approx(1 - np.hypot(0.4, 0.4))
+    assert differences["u"]["high"] == pytest.approx(1 + np.hypot(0.3, 0.3))
+    assert (differences["v"]["difference"], differences["v"]["low"]) == (0.5, None)
+    assert differences["x"]["note"] == "B: why"
+    assert (differences["x"]["state_a"], differences["x"]["state_b"]) == ("ok", "undetermined")
     moved = compare_runs(a, b).what_differs()
     assert moved.metrics["metric"].to_list() == ["u", "v", "x"]
     assert len(moved.cells) == len(moved.curves) == 1
@@ -254,22 +258,25 @@ def correlated(run: Store, images: Images, biases: Mapping[str, Sequence[float |
     nets = [model(f"net{k}", category="ab"[k % 2]) for k in range(8)]
     label = store_study(run, "s", images, [outcome(images, CLEAN, k, 0.1 * k, by=net) for k, net in enumerate(nets)])
     ids = run.frame("SELECT checkpoint_id, image_set_id, study_id FROM study_detail ORDER BY checkpoint")
-    rows = [ids.with_columns(metric=pl.lit(name), value=pl.Series(of, dtype=pl.Float64)) for name, of in biases.items()]
+    rows = [
+        ids.with_columns(metric=pl.lit(name), value=pl.Series(values, dtype=pl.Float64))
+        for name, values in biases.items()
+    ]
     store_values(run, pl.concat(rows))
     return Run(run, label)
 
 
 def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
-    store: Store, other: Store, images: Images
+    store: Store, store_b: Store, images: Images
 ) -> None:
     constant = list(np.arange(8.0) % 5)
     a, b = (
         correlated(run, images, {"low_frequency_bias": list(np.roll(np.arange(8.0), shuffle)), "shape_bias": constant})
-        for run, shuffle in ((store, 0), (other, 3))
+        for run, shuffle in ((store, 0), (store_b, 3))
     )
-    found = compare_runs(a, b)
-    by_bias = {row["bias"]: row for row in found.correlations.rows(named=True)}
-    assert found.no_correlations is None
+    comparison = compare_runs(a, b)
+    by_bias = {row["bias"]: row for row in comparison.correlations.rows(named=True)}
+    assert comparison.no_correlations is None
     assert by_bias["low_frequency_bias"]["coefficient_a"] < -0.9 < by_bias["low_frequency_bias"]["coefficient_b"]
     assert by_bias["low_frequency_bias"]["n"] == 8
     assert (
@@ -279,18 +286,22 @@ def test_correlations_that_changed_have_an_interval_over_the_models_of_both(
     )
     assert by_bias["shape_bias"]["difference"] == 0
     assert by_bias["shape_bias"]["low"] is None
-    assert found.what_differs().correlations["bias"].to_list() == ["low_frequency_bias"]
+    assert comparison.what_differs().correlations["bias"].to_list() == ["low_frequency_bias"]
 
 
-def test_both_coefficients_are_over_the_models_that_have_all_values(store: Store, other: Store, images: Images) -> None:
+def test_both_coefficients_are_over_the_models_that_have_all_values(
+    store: Store, store_b: Store, images: Images
+) -> None:
     """Two models lack the bias in the one run, and another in the other."""
     first, second = [None, None, 5.0, 2, 3, 7, 1, 4], [8.0, 1, 4, 3, 2, 6, 5, None]
-    runs = [correlated(run, images, {"low_frequency_bias": of}) for run, of in ((store, first), (other, second))]
+    runs = [
+        correlated(run, images, {"low_frequency_bias": values}) for run, values in ((store, first), (store_b, second))
+    ]
     [row] = compare_correlations(*runs, resamples=100).rows(named=True)
     top1 = store.frame("SELECT top1 FROM accuracy ORDER BY checkpoint")["top1"].to_list()
     assert row["n"] == 5
-    for end, of in (("a", first), ("b", second)):
-        assert row[f"coefficient_{end}"] == pytest.approx(spearmanr(of[2:7], top1[2:7]).statistic)
+    for end, values in (("a", first), ("b", second)):
+        assert row[f"coefficient_{end}"] == pytest.approx(spearmanr(values[2:7], top1[2:7]).statistic)
 
 
 def test_a_run_is_not_compared_with_itself(store: Store, images: Images) -> None:
@@ -305,11 +316,11 @@ def filtered_versions(store: Store, images: Images, same: float) -> tuple[Run, R
     conditions = [condition(probe, cutoff=cutoff) for probe in ("lowpass", "highpass") for cutoff in BIAS_CUTOFFS]
     clean = outcome(images, CLEAN, 0)
     first, second = [clean], [clean]
-    for of in conditions:
+    for setting in conditions:
         rank = (rng.random(N) < 0.5).astype(int)
-        other = np.where(rng.random(N) < same, rank, (rng.random(N) < 0.3).astype(int))
-        first.append(part(cell(images, of), rank, rank))
-        second.append(part(cell(images, changed(of)), other, other))
+        rank_b = np.where(rng.random(N) < same, rank, (rng.random(N) < 0.3).astype(int))
+        first.append(part(cell(images, setting), rank, rank))
+        second.append(part(cell(images, changed(setting)), rank_b, rank_b))
     runs = []
     for parts in (first, second):
         label = store_study(store, "s", images, parts)
@@ -319,9 +330,9 @@ def filtered_versions(store: Store, images: Images, same: float) -> tuple[Run, R
 
 
 def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, images: Images) -> None:
-    """Against a bootstrap written out; the two are alike, and as independent they would differ by far more."""
+    """The oracle is a bootstrap written out; the two are alike, and as independent they would differ by far more."""
     a, b = filtered_versions(store, images, 0.8)
-    found = {row["metric"]: row for row in compare_measures(a, b)[0].rows(named=True)}
+    differences = {row["metric"]: row for row in compare_measures(a, b)[0].rows(named=True)}
     right = []
     for run in (a, b):
         ranks = run.store.frame(
@@ -334,21 +345,21 @@ def test_metrics_of_two_versions_are_paired_over_their_images(store: Store, imag
     rng, drawn = np.random.default_rng(1), []
     for _ in range(3000):
         chosen = rng.integers(0, N, N)
-        means = [one[1:, chosen].sum(axis=1) / one[0, chosen].sum() for one in right]
-        drawn.append([one[:5].mean() for one in means] + [one[5:].mean() for one in means])
+        means = [matrix[1:, chosen].sum(axis=1) / matrix[0, chosen].sum() for matrix in right]
+        drawn.append([ratios[:5].mean() for ratios in means] + [ratios[5:].mean() for ratios in means])
     low_a, low_b, high_a, high_b = np.array(drawn).T
-    wanted = {
+    resamples = {
         "low_frequency_bias": low_b - low_a,
         "high_frequency_bias": high_b - high_a,
         "spectral_bias": high_b / (low_b + high_b) - high_a / (low_a + high_a),
     }
-    for name, values in wanted.items():
-        row, (low, high) = found[name], np.quantile(values, [0.025, 0.975])
+    for name, values in resamples.items():
+        row, (low, high) = differences[name], np.quantile(values, [0.025, 0.975])
         assert (row["low"], row["high"]) == pytest.approx((low, high), abs=0.15 * (high - low))
         assert row["low"] < row["difference"] < row["high"]
     width = "SELECT high - low FROM metric_of(?) WHERE metric = 'low_frequency_bias'"
     alone = float(np.hypot(*(run.store.frame(width, [run.label]).item() for run in (a, b))))
-    assert found["low_frequency_bias"]["high"] - found["low_frequency_bias"]["low"] < 0.8 * alone
+    assert differences["low_frequency_bias"]["high"] - differences["low_frequency_bias"]["low"] < 0.8 * alone
     unchanged = compare_measures(a, a)[0]
     assert unchanged["difference"].to_list() == [0] * 3
     assert unchanged["low"].to_list() == unchanged["high"].to_list() == [None] * 3, "there is nothing to be in doubt of"
@@ -370,9 +381,15 @@ def test_a_bias_without_the_other_is_paired_by_itself(store: Store) -> None:
     conditions = [condition(probe, cutoff=cutoff) for probe in ("lowpass", "highpass") for cutoff in BIAS_CUTOFFS]
     for k in range(2):
         clean = outcome(images, CLEAN, 0)
-        parts = [clean, *(outcome(images, changed(of) if k else of, n, 0.3 + k / 5) for n, of in enumerate(conditions))]
-        for name, some, runs in (("both", parts, whole), ("s", parts[:6], alone)):
-            label = store_study(store, name, images, some)
+        parts = [
+            clean,
+            *(
+                outcome(images, changed(setting) if k else setting, n, 0.3 + k / 5)
+                for n, setting in enumerate(conditions)
+            ),
+        ]
+        for name, study_parts, runs in (("both", parts, whole), ("s", parts[:6], alone)):
+            label = store_study(store, name, images, study_parts)
             compute_measures(store, label)
             runs.append(Run(store, label))
     rows, beside = (
@@ -388,7 +405,7 @@ def test_a_bias_without_the_other_is_paired_by_itself(store: Store) -> None:
 
 
 def test_psychometric_numbers_of_two_versions_are_paired_over_their_images(store: Store) -> None:
-    """Against resamples written out, whose curves are fitted by what other tests compare with psignifit and scipy."""
+    """The oracle is resamples written out; other tests compare the fits of their curves with psignifit and scipy."""
     images, rng = image_set(200, labels=[0] * 200), np.random.default_rng(0)
     sensitivity = 2.2 * np.exp(-((np.arange(7) - 3.5) ** 2) / (2 * 1.5**2))
     grey = condition("critical_band", noise_sd=0.0)
@@ -396,30 +413,30 @@ def test_psychometric_numbers_of_two_versions_are_paired_over_their_images(store
     clean, without = outcome(images, CLEAN, 0), (rng.random(200) < 0.2).astype(int)
     answers: list[list[np.ndarray]] = [[without == 0], [without == 0]]
     parts = [[clean, part(cell(images, grey), without, without)] for _ in range(2)]
-    for f, sd, of in noisy:
+    for f, sd, setting in noisy:
         chance = 0.8 / (1 + 2 ** (2 * (np.log2(sd / 0.16) + sensitivity[f])))
         first = (rng.random(200) > chance).astype(int)
         second = np.where(rng.random(200) < 0.1, (rng.random(200) > 0.5).astype(int), first)
         for k, rank in enumerate((first, second)):
-            parts[k].append(part(cell(images, changed(of) if k else of), rank, rank))
+            parts[k].append(part(cell(images, changed(setting) if k else setting), rank, rank))
             answers[k].append(rank == 0)
-    runs = [Run(store, store_study(store, "s", images, one)) for one in parts]
+    runs = [Run(store, store_study(store, "s", images, outcomes)) for outcomes in parts]
     for run in runs:
         compute_measures(store, run.label)
     rows = {row["metric"]: row for row in compare_measures(*runs)[0].rows(named=True)}
     times = rng.multinomial(200, np.full(200, 1 / 200), 500).T.astype(float)
-    found = []
+    estimates = []
     for each in answers:
         right = np.array(each) @ times
         levels = right[1:].reshape(7, 4, 500).transpose(1, 0, 2).reshape(4, -1)
         fitted, _ = fit_thresholds(levels, np.full(3500, 200.0), np.tile(right[0] / 200, 7))
         _, mu, sigma = fit_channels(fitted.reshape(7, 500))
-        found.append([2 * np.sqrt(np.log(4)) * sigma, 1.75 * 2**mu, 0.16 * 2 ** -fitted.reshape(7, 500)[3]])
-    drawn = np.subtract(*found[::-1])
+        estimates.append([2 * np.sqrt(np.log(4)) * sigma, 1.75 * 2**mu, 0.16 * 2 ** -fitted.reshape(7, 500)[3]])
+    drawn = np.subtract(*estimates[::-1])
     names = ("bandwidth", "center_frequency", "threshold_3")
-    for name, wanted in zip(names, np.quantile(drawn, [0.025, 0.975], axis=1).T, strict=True):
+    for name, ends in zip(names, np.quantile(drawn, [0.025, 0.975], axis=1).T, strict=True):
         row = rows[f"psychometric_{name}"]
-        assert (row["low"], row["high"]) == pytest.approx(wanted, abs=0.25 * np.ptp(wanted))
+        assert (row["low"], row["high"]) == pytest.approx(ends, abs=0.25 * np.ptp(ends))
         query = "SELECT (high - low) / 2 AS half FROM metric_of(?) WHERE metric = ?"
         alone = [store.frame(query, [run.label, row["metric"]]).item() for run in runs]
         assert (row["high"] - row["low"]) / 2 < 0.7 * np.hypot(*alone)

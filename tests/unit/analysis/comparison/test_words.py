@@ -1,4 +1,4 @@
-"""What differs between two runs, in a sentence."""
+"""A sentence says how two runs differ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METRIC = ("checkpoint", "image_set", "metric", "difference", "low", "high", "sta
 
 @pytest.fixture
 def runs(tmp_path: Path) -> tuple[Run, Run]:
-    """What the sentence calls them; it reads no row of theirs."""
+    """The runs have the names that the sentence says; it reads no row of theirs."""
     with open_store(tmp_path / "results.duckdb") as store:
         return Run(store, "s@1", "checkpoint", "v1", "v1, v2"), Run(store, "s@1", "checkpoint", "v2", "v1, v2")
 
@@ -34,7 +34,7 @@ def metrics(*rows: Sequence[object]) -> pl.DataFrame:
 
 
 def cells(*rows: Sequence[object]) -> pl.DataFrame:
-    """Of (image set, probe, difference, p_holm)."""
+    """Cells of two runs, from rows of (image set, probe, difference, p_holm)."""
     columns = ("image_set", "probe", "difference", "p_holm")
     frame = pl.DataFrame(list(rows), {name: CELLS[name] for name in columns}, orient="row")
     return frame.with_columns(
@@ -46,8 +46,8 @@ LOW = ("v1, v2", "set", "low_frequency_bias", -0.021, -0.034, -0.008, "ok", "ok"
 
 
 def test_the_biases_that_differ_beyond_chance_are_told_with_their_intervals(runs: tuple[Run, Run]) -> None:
-    found = in_words(*runs, cells(), metrics(LOW))
-    assert found == "v2 relies less on low frequencies: -0.021 [-0.034, -0.008]"
+    sentence = in_words(*runs, cells(), metrics(LOW))
+    assert sentence == "v2 relies less on low frequencies: -0.021 [-0.034, -0.008]"
     high = ("v1, v2", "set", "high_frequency_bias", 0.1, 0.05, 0.15, "ok", "ok")
     shape = ("v1, v2", "cue", "shape_bias", 0.1, -0.01, 0.21, "ok", "ok")
     clean = cells(("set", "clean", -0.05, 0.01), ("set", "lowpass", -0.3, 0.001))
@@ -88,10 +88,10 @@ def filtered(store: Store, names: Sequence[str], lost: int) -> str:
     """A study of networks of which the last loses so many more of 200 images under every low-pass."""
     images, parts = image_set(200, labels=[0] * 200), []
     for name in names:
-        for of in (condition(), *(condition(p, cutoff=c) for p in ("lowpass", "highpass") for c in BIAS_CUTOFFS)):
-            wrong = 20 + (lost if of.probe == "lowpass" and name == names[-1] else 0)
+        for setting in (condition(), *(condition(p, cutoff=c) for p in ("lowpass", "highpass") for c in BIAS_CUTOFFS)):
+            wrong = 20 + (lost if setting.probe == "lowpass" and name == names[-1] else 0)
             rank = (np.arange(200) < wrong).astype(int)
-            parts.append(part(cell(images, of, by=model(name)), rank, rank))
+            parts.append(part(cell(images, setting, by=model(name)), rank, rank))
     label = store_study(store, "s", images, parts)
     compute_measures(store, label)
     return label
@@ -101,7 +101,7 @@ def test_a_checkpoint_that_loses_images_under_low_pass_relies_less_on_low_freque
     """180 of 200 are right, and 150 of these under each low-pass: a ratio of 150 / 180 instead of 1."""
     with open_store(tmp_path / "results.duckdb") as store:
         run = Run(store, filtered(store, ["v1", "v2"], 30))
-        found = compare_runs(*two_of(run, run, "checkpoint", "v1", "v2"))
+        comparison = compare_runs(*two_of(run, run, "checkpoint", "v1", "v2"))
         back = compare_runs(*two_of(run, run, "checkpoint", "v2", "v1"))
-    assert found.sentence.startswith("v2 relies less on low frequencies: -0.167 [-0.2")
+    assert comparison.sentence.startswith("v2 relies less on low frequencies: -0.167 [-0.2")
     assert back.sentence.startswith("v1 relies more on low frequencies: +0.167 [+0.1")

@@ -1,4 +1,4 @@
-"""Effective robustness against lines drawn by other people's code."""
+"""Effective robustness is measured from lines that other people's code draws as well."""
 
 from __future__ import annotations
 
@@ -18,10 +18,14 @@ def accuracies(n: int = 40) -> tuple[np.ndarray, np.ndarray]:
 
 def test_the_line_is_that_of_scipy() -> None:
     x, y = accuracies()
-    line, other = fit_line(x, y), linregress(norm.ppf(x / 100), norm.ppf(y / 100))
-    assert (line.slope, line.intercept, line.r2) == pytest.approx((other.slope, other.intercept, other.rvalue**2))
+    line, regression = fit_line(x, y), linregress(norm.ppf(x / 100), norm.ppf(y / 100))
+    assert (line.slope, line.intercept, line.r2) == pytest.approx(
+        (regression.slope, regression.intercept, regression.rvalue**2)
+    )
     assert line.spearman == pytest.approx(spearmanr(x, y).statistic)
-    assert effective(x, y, line) == pytest.approx(y - 100 * norm.cdf(other.intercept + other.slope * norm.ppf(x / 100)))
+    assert effective(x, y, line) == pytest.approx(
+        y - 100 * norm.cdf(regression.intercept + regression.slope * norm.ppf(x / 100))
+    )
 
 
 def test_models_on_the_line_have_no_effective_robustness() -> None:

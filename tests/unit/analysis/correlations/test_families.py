@@ -1,4 +1,4 @@
-"""Correlations within and between families, against a mixed model and against known cases."""
+"""Correlations within and between families are those of a mixed model and of known cases."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def simpson(families: int = 12, size: int = 8) -> tuple[np.ndarray, np.ndarray, 
 
 def test_signs_differ_within_and_between() -> None:
     x, y, family = simpson()
-    found = by_family(x, y, family)
-    assert found.within * found.between < 0
-    assert found.overall == pytest.approx(spearmanr(x, y).statistic)
+    correlations = by_family(x, y, family)
+    assert correlations.within * correlations.between < 0
+    assert correlations.overall == pytest.approx(spearmanr(x, y).statistic)
     means = np.array([[values[family == name].mean() for name in np.unique(family)] for values in (x, y)])
-    assert found.between == pytest.approx(spearmanr(*means).statistic)
-    assert found.within < -0.5
-    assert (found.n, found.families, found.models_within) == (96, 12, 96)
-    assert found.p_within < 0.01
-    assert found.p_between < 0.01
+    assert correlations.between == pytest.approx(spearmanr(*means).statistic)
+    assert correlations.within < -0.5
+    assert (correlations.n, correlations.families, correlations.models_within) == (96, 12, 96)
+    assert correlations.p_within < 0.01
+    assert correlations.p_between < 0.01
 
 
 def test_a_mixed_model_says_the_same_of_the_slope_within() -> None:
@@ -37,20 +37,20 @@ def test_a_mixed_model_says_the_same_of_the_slope_within() -> None:
     means = np.array([x[family == name].mean() for name in family])
     design = np.column_stack([np.ones(len(x)), x - means, means])
     fitted = MixedLM(y, design, family).fit()
-    found = by_family(x, y, family)
-    assert np.sign(fitted.params[1]) == np.sign(found.within) == -1
-    assert np.sign(fitted.params[2]) == np.sign(found.between) == 1
-    assert max(fitted.pvalues[1], found.p_within) < 0.01
+    correlations = by_family(x, y, family)
+    assert np.sign(fitted.params[1]) == np.sign(correlations.within) == -1
+    assert np.sign(fitted.params[2]) == np.sign(correlations.between) == 1
+    assert max(fitted.pvalues[1], correlations.p_within) < 0.01
 
 
 def test_where_families_alone_differ_nothing_is_left_within() -> None:
     random = np.random.default_rng(0)
     family = np.repeat([f"f{k}" for k in range(10)], 10)
     centre = np.repeat(random.normal(0, 10, 10), 10)
-    found = by_family(centre + random.normal(0, 1, 100), centre + random.normal(0, 1, 100), family)
-    assert found.overall > 0.9
-    assert abs(found.within) < 0.3
-    assert found.p_within > 0.05
+    correlations = by_family(centre + random.normal(0, 1, 100), centre + random.normal(0, 1, 100), family)
+    assert correlations.overall > 0.9
+    assert abs(correlations.within) < 0.3
+    assert correlations.p_within > 0.05
 
 
 def test_p_within_is_uniform_without_relation() -> None:
@@ -67,11 +67,11 @@ def test_p_within_is_uniform_without_relation() -> None:
 def test_families_of_one_model_say_nothing_within_and_gaps_are_left_out() -> None:
     x = np.array([1.0, 2, 3, 4, 5, np.nan])
     y = np.array([2.0, 1, 4, 3, 5, 6])
-    found = by_family(x, y, np.array(list("abcdef")), z=np.arange(6.0))
-    assert (found.n, found.families, found.models_within) == (5, 5, 0)
-    assert np.isnan(found.within)
-    assert np.isnan(found.p_within)
-    assert found.between == found.overall == pytest.approx(0.8)
+    correlations = by_family(x, y, np.array(list("abcdef")), z=np.arange(6.0))
+    assert (correlations.n, correlations.families, correlations.models_within) == (5, 5, 0)
+    assert np.isnan(correlations.within)
+    assert np.isnan(correlations.p_within)
+    assert correlations.between == correlations.overall == pytest.approx(0.8)
     assert np.isnan(by_family(x, y, np.array(list("aaabbb"))).between)
 
 
@@ -79,6 +79,6 @@ def test_partial_is_that_of_ranks() -> None:
     random = np.random.default_rng(2)
     x, y, z = random.normal(size=(3, 50))
     y, x = y + z, x + z
-    found = by_family(x, y, np.repeat(["a", "b"], 25), z)
+    correlations = by_family(x, y, np.repeat(["a", "b"], 25), z)
     xy, xz, yz = (spearmanr(*pair).statistic for pair in ((x, y), (x, z), (y, z)))
-    assert found.partial == pytest.approx((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))
+    assert correlations.partial == pytest.approx((xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2)))

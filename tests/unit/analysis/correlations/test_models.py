@@ -1,4 +1,4 @@
-"""What of a study's metrics is correlated with what."""
+"""Metrics of a study are correlated with its group means, or with clean accuracies where it has none."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def store(tmp_path: Path) -> Iterator[Store]:
     with open_store(tmp_path / "results.duckdb") as opened:
         sets = [image_set(10, name=name, labels=[0] * 10, benchmark=name) for name in ("imagenet", "conflict", "other")]
         ranks = {f"net{k}": [0] * (k + 2) + [1] * (8 - k) for k in range(6)}
-        parts = [part(cell(one, by=model(net)), rank, rank) for net, rank in ranks.items() for one in sets]
+        parts = [part(cell(images, by=model(net)), rank, rank) for net, rank in ranks.items() for images in sets]
         store_study(opened, "s", sets, parts)
         yield opened
 
 
-def measure(store: Store, wanted: Mapping[str | None, list[str]], unknown: tuple[str, ...] = ()) -> StudyTable:
+def measure(store: Store, metrics_by_set: Mapping[str | None, list[str]], unknown: tuple[str, ...] = ()) -> StudyTable:
     """The table of made-up metrics by image set; those in `unknown` have no value."""
     ids = store.frame("SELECT DISTINCT study_id, checkpoint_id, checkpoint, image_set_id, image_set FROM study_detail")
     rows = []
-    for images, metrics in wanted.items():
+    for images, metrics in metrics_by_set.items():
         fitting = ids.filter(image_set="imagenet" if images is None else images).sort("checkpoint")
         if images is None:
             fitting = fitting.with_columns(image_set_id=pl.lit(None, pl.Int32))
@@ -107,8 +107,8 @@ def test_accuracies_of_models_that_saw_the_same_images_err_together(store: Store
     right = np.arange(10)[None] < np.arange(2, 8)[:, None]
     assert of_other @ of_other.T == pytest.approx(np.corrcoef(right), abs=1e-5)
     joint, alone = (
-        correlate(table.frame, table.biases, ["top1 other"], subsets_of(table.frame), resamples=400, errors=one)
-        for one in (table.errors, None)
+        correlate(table.frame, table.biases, ["top1 other"], subsets_of(table.frame), resamples=400, errors=errors)
+        for errors in (table.errors, None)
     )
     assert not joint.equals(alone)
     assert joint.drop("low_images", "high_images", "note").equals(alone.drop("low_images", "high_images", "note"))

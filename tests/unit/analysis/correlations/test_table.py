@@ -19,8 +19,8 @@ def published(**options) -> pl.DataFrame:
 
 def models(n: int = 12, **columns) -> pl.DataFrame:
     rng = np.random.default_rng(0)
-    given = {"category": ["one", "two", "three", "four"] * n, "x": rng.normal(size=n), "y": rng.normal(size=n)}
-    return pl.DataFrame({name: list(values)[:n] for name, values in (given | columns).items()})
+    defaults = {"category": ["one", "two", "three", "four"] * n, "x": rng.normal(size=n), "y": rng.normal(size=n)}
+    return pl.DataFrame({name: list(values)[:n] for name, values in (defaults | columns).items()})
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,12 @@ def table() -> pl.DataFrame:
 
 
 def test_the_published_table_is_in_it(table: pl.DataFrame) -> None:
-    theirs = correlation_table(shipped_figures())
-    ours = table.select("bias", "group", "subset", spearman="coefficient", p="p", n="n").to_dicts()
-    assert len(ours) == 72
-    for mine, other in zip(ours, theirs, strict=True):
-        shown = mine["spearman"] if mine["p"] < 0.05 else 0.0
-        assert {**mine, "spearman": shown} == other
+    published_rows = correlation_table(shipped_figures())
+    rows = table.select("bias", "group", "subset", spearman="coefficient", p="p", n="n").to_dicts()
+    assert len(rows) == 72
+    for row, published_row in zip(rows, published_rows, strict=True):
+        shown = row["spearman"] if row["p"] < 0.05 else 0.0
+        assert {**row, "spearman": shown} == published_row
 
 
 def test_the_figures_of_the_documentation_are_those_of_the_table(table: pl.DataFrame) -> None:
@@ -73,11 +73,11 @@ def test_every_number_of_the_published_table_is_in_its_range(table: pl.DataFrame
 
 
 def test_without_the_adversarially_trained_models_is_the_subset_of_the_others(table: pl.DataFrame) -> None:
-    total, other = (table.filter(subset=subset) for subset in ("total", "other"))
+    total, rest = (table.filter(subset=subset) for subset in ("total", "other"))
     by_them = total["loco_high_category"] == "adversarial_training"
     assert by_them.sum() > 5
     assert total.filter(by_them)["loco_high"].to_list() == pytest.approx(
-        other.filter(by_them)["coefficient"].to_list(), abs=1e-12
+        rest.filter(by_them)["coefficient"].to_list(), abs=1e-12
     )
 
 
@@ -95,11 +95,11 @@ def test_a_row_does_not_depend_on_the_others(table: pl.DataFrame) -> None:
         shipped_figures(), ["critical_bandwidth"], ["Concepts"], {"other": SUBSET_FILTERS["other"]}, control="ID"
     ).drop(adjusted)
     same = table.filter(bias="critical_bandwidth", group="Concepts", subset="other").drop(adjusted)
-    for mine, other in zip(alone.row(0), same.row(0), strict=True):
-        assert mine == (pytest.approx(other, abs=1e-12) if isinstance(other, float) else other)
+    for number, expected in zip(alone.row(0), same.row(0), strict=True):
+        assert number == (pytest.approx(expected, abs=1e-12) if isinstance(expected, float) else expected)
 
 
-# What the data do not determine
+# Data that determine no coefficient, or no interval
 
 
 def test_missing_values_drop_their_model_from_their_pairs_only_and_are_told() -> None:
@@ -113,8 +113,8 @@ def test_missing_values_drop_their_model_from_their_pairs_only_and_are_told() ->
     assert notes[1].startswith("2 of 12 models lack a value; y2 has 9 different values")
     assert "2 of 12 models lack a value" in notes[2]
     complete = frame.drop_nulls(["x2", "y"])
-    theirs = spearmanr(complete["x2"], complete["y"])
-    assert (table["coefficient"][2], table["p"][2]) == pytest.approx((theirs.statistic, theirs.pvalue), abs=1e-10)
+    expected = spearmanr(complete["x2"], complete["y"])
+    assert (table["coefficient"][2], table["p"][2]) == pytest.approx((expected.statistic, expected.pvalue), abs=1e-10)
 
 
 def test_a_constant_has_no_correlation_and_does_not_count_as_a_test() -> None:
@@ -136,8 +136,8 @@ def test_fewer_than_four_models_are_told(n: int, words: str) -> None:
 
 
 def test_one_category_and_a_dominant_one_leave_nothing_without_it() -> None:
-    one = correlate(models(8, category=["a"] * 8), ["x"], ["y"], ALL, resamples=100)
-    assert one["note"].item() == "one category, so none can be left out"
+    single_category = correlate(models(8, category=["a"] * 8), ["x"], ["y"], ALL, resamples=100)
+    assert single_category["note"].item() == "one category, so none can be left out"
     most = correlate(models(8, category=["a"] * 5 + ["b"] * 3), ["x"], ["y"], ALL, resamples=100)
     assert most["note"].item() == "without a fewer than 4 models are left"
     assert most["loco_low"].item() is None
@@ -165,7 +165,7 @@ def test_intervals_of_the_values_go_into_the_interval_of_the_coefficient() -> No
     frame = frame.with_columns(x_low=pl.col("x") - 0.4, x_high=pl.col("x") + 0.4)
     frame = frame.with_columns(other=pl.col("y").reverse())
     table = correlate(frame, ["x", "other"], ["y", "other"], ALL, resamples=2000)
-    assert table["low_images"][0] > table["low"][0]  # what noise took from it is made up for
+    assert table["low_images"][0] > table["low"][0]  # the loss by noise is made up for
     assert table["low_images"].is_null().to_list() == [False, False, True, True]
     drowned = frame.with_columns(x_low=pl.col("x") - 40, x_high=pl.col("x") + 40)
     row = correlate(drowned, ["x"], ["y"], ALL, resamples=500).row(0, named=True)
@@ -203,6 +203,6 @@ def test_missing_values_drop_their_row_from_their_pairs_only() -> None:
     )
     for row in correlations(frame, ["a", "b", "c"], ["d", "e"]).rows(named=True):
         pair = frame.select(row["x"], row["y"]).drop_nulls()
-        theirs = spearmanr(*pair)
+        expected = spearmanr(*pair)
         assert row["n"] == len(pair)
-        assert (row["spearman"], row["p"]) == pytest.approx((theirs.statistic, theirs.pvalue), abs=1e-12)
+        assert (row["spearman"], row["p"]) == pytest.approx((expected.statistic, expected.pvalue), abs=1e-12)

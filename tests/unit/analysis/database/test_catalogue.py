@@ -1,4 +1,4 @@
-"""The comparison of definitions; what somebody else may define is in tests/hostile/."""
+"""Definitions are compared with those of the schema; tests/hostile/ has what somebody else may define."""
 
 from __future__ import annotations
 
@@ -34,13 +34,16 @@ def test_a_digest_of_another_schema_or_duckdb_is_not_used(
 
 
 def test_names_are_looked_up_in_the_file_before_and_after(tmp_path: Path) -> None:
-    with duckdb.connect(tmp_path / "r.duckdb") as connection, duckdb.connect(tmp_path / "r.duckdb") as other:
+    with (
+        duckdb.connect(tmp_path / "r.duckdb") as connection,
+        duckdb.connect(tmp_path / "r.duckdb") as second_connection,
+    ):
         connection.execute("CREATE MACRO concat_ws(a, b) AS 'a macro'")
         query = "SELECT concat_ws('-', 'x')"
         with names_of_duckdb(connection) as file:
             assert file == "r"
             assert connection.execute(query).fetchall() == [("x",)]
-            assert other.execute(query).fetchall() == [("a macro",)]
+            assert second_connection.execute(query).fetchall() == [("a macro",)]
         assert connection.execute(query).fetchall() == [("a macro",)]
 
 

@@ -1,4 +1,4 @@
-"""What counts as right is a view over predictions that are there: ReaL's lists, shape and texture, and class names."""
+"""Views over stored predictions say which are right: by ReaL's lists, by shape and texture, and by class names."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_real_is_right_where_the_prediction_is_in_the_list(
     name = repr((lists, seed))
     images = image_set(len(lists), labels=np.zeros(len(lists)), schemes={"real": lists}, paths=_paths(name, len(lists)))
     store_study(shared_store, name, images, [part(cell(images), predicted, predicted)])
-    judged = [one in classes for one, classes in zip(predicted, lists, strict=True) if classes]
+    judged = [answer in classes for answer, classes in zip(predicted, lists, strict=True) if classes]
     [(scheme, n, top1, low, high), single] = shared_store.frame(ACCURACY, [name]).rows()
     assert (scheme, n, top1) == ("real", len(judged), pytest.approx(np.mean(judged)))
     alpha = 2 * norm.sf(t.ppf(0.975, max(1, n - 1))) if n < 30 else 0.05
@@ -46,8 +46,10 @@ def test_a_scheme_that_says_what_the_labels_say_has_the_accuracy_of_the_labels(s
     rng = np.random.default_rng(3)
     labels, predicted = rng.integers(0, 4, (2, 60))
     for clusters in (np.arange(60), np.arange(60) // 3, np.zeros(60, int)):
-        images = image_set(60, labels=labels, clusters=clusters, schemes={"real": [[one] for one in labels.tolist()]})
-        made = [part(cell(images, one), predicted, (predicted != labels) * 2) for one in (condition(), LOW)]
+        images = image_set(
+            60, labels=labels, clusters=clusters, schemes={"real": [[label] for label in labels.tolist()]}
+        )
+        made = [part(cell(images, setting), predicted, (predicted != labels) * 2) for setting in (condition(), LOW)]
         store_study(store, "s", images, made)
         accuracy = store.frame("SELECT probe, n, top1, low, high FROM accuracy ORDER BY ALL").rows()
         for scheme in ("single", "real"):
@@ -57,10 +59,10 @@ def test_a_scheme_that_says_what_the_labels_say_has_the_accuracy_of_the_labels(s
 
 def test_shape_and_texture_are_schemes_of_cue_conflict_images(store: Store) -> None:
     shape, texture, predicted = [0, 0, 1, 1, 2], [1, 0, 0, 1, 0], [0, 0, 0, 2, 1]
-    images = image_set(5, labels=shape, schemes={"texture": [[one] for one in texture]}, benchmark="cue-conflict")
+    images = image_set(5, labels=shape, schemes={"texture": [[label] for label in texture]}, benchmark="cue-conflict")
     store_study(store, "s", images, [part(cell(images), predicted, np.not_equal(predicted, shape))])
-    found = store.frame("SELECT scheme, n, top1, benchmark FROM label_accuracy ORDER BY ALL").rows()
-    assert found == [("shape", 5, 0.4, "cue-conflict"), ("texture", 5, 0.4, "cue-conflict")]
+    accuracies = store.frame("SELECT scheme, n, top1, benchmark FROM label_accuracy ORDER BY ALL").rows()
+    assert accuracies == [("shape", 5, 0.4, "cue-conflict"), ("texture", 5, 0.4, "cue-conflict")]
     outcomes = store.frame(
         "SELECT scheme, image_index, correct FROM cell_label_outcome WHERE correct ORDER BY ALL"
     ).rows()
@@ -69,7 +71,7 @@ def test_shape_and_texture_are_schemes_of_cue_conflict_images(store: Store) -> N
 
 def test_any_version_of_a_study_can_be_judged(store: Store) -> None:
     images = image_set(2, labels=[0, 0], schemes={"real": [[0, 1], [0]]})
-    clean, low = (part(cell(images, one), [0, 1], [0, 1]) for one in (condition(), LOW))
+    clean, low = (part(cell(images, setting), [0, 1], [0, 1]) for setting in (condition(), LOW))
     store_study(store, "s", images, [clean, low])
     store_study(store, "s", images, [clean])
     query = "SELECT version, probe, top1 FROM {} WHERE scheme = 'real' ORDER BY ALL"
@@ -100,8 +102,8 @@ def test_predictions_join_the_names_of_their_decision_space(store: Store) -> Non
     assert store.frame("SELECT DISTINCT decision_space FROM class_name ORDER BY ALL").rows() == [("all",), ("sixteen",)]
     renamed = [part(cell(all_, by=model("other")), [1, 0], [1, 1])]
     store_study(store, "s", [all_], renamed, {"all": {0: "Tinca tinca"}})
-    found = store.frame("SELECT name FROM class_name WHERE class = 0 ORDER BY ALL").rows()
-    assert found == [("Tinca tinca",), ("airplane",)]
+    class_names = store.frame("SELECT name FROM class_name WHERE class = 0 ORDER BY ALL").rows()
+    assert class_names == [("Tinca tinca",), ("airplane",)]
 
 
 def _paths(name: str, count: int) -> list[str]:
@@ -109,15 +111,15 @@ def _paths(name: str, count: int) -> list[str]:
 
 
 def test_flips_say_what_classes_are_called(store: Store) -> None:
-    own = replace(image_set(2, labels=[0, 1], name="own"), class_names=["abbey", "arch"])
-    other = image_set(2, labels=[1, 0], name="other")
+    own_set = replace(image_set(2, labels=[0, 1], name="own"), class_names=["abbey", "arch"])
+    other_set = image_set(2, labels=[1, 0], name="other")
     small, large = model("small", classes=2), model("large", classes=1000)
     parts = [
-        part(cell(images, of, by=network), [0, 0] if of is None else [1, 0], [0, 0])
-        for images, network in ((own, small), (other, small), (other, large))
-        for of in (None, LOW)
+        part(cell(images, setting, by=network), [0, 0] if setting is None else [1, 0], [0, 0])
+        for images, network in ((own_set, small), (other_set, small), (other_set, large))
+        for setting in (None, LOW)
     ]
-    store_study(store, "s", [own, other], parts, {"all": {0: "tench", 1: "goldfish"}})
+    store_study(store, "s", [own_set, other_set], parts, {"all": {0: "tench", 1: "goldfish"}})
     query = "SELECT image_set, checkpoint, path, clean_class, class, clean_predicted, predicted FROM flip ORDER BY ALL"
     assert store.frame(query).rows() == [
         ("other", "large", "0.png", "tench", "goldfish", 0, 1),
@@ -131,14 +133,14 @@ def test_what_is_not_asked_for_is_not_read(store: Store, clusters: NDArray[np.in
     labels = np.zeros(400, int)
     images = image_set(400, labels=labels, clusters=clusters, schemes={"real": [[0]] * 400})
     several = [condition(), *(condition("lowpass", cutoff=k / 10) for k in range(1, 8))]
-    cells = [cell(images, of, by=model(f"net{k}")) for k in range(40) for of in several]
-    store_study(store, "s", images, [part(one, labels, labels) for one in cells])
-    for wanted, rows in (("probe = 'lowpass'", 14), ("scheme = 'real'", 8), ("scheme = 'single'", 8)):
-        query = f"FROM label_accuracy WHERE checkpoint = 'net7' AND {wanted}"
+    cells = [cell(images, setting, by=model(f"net{k}")) for k in range(40) for setting in several]
+    store_study(store, "s", images, [part(cell, labels, labels) for cell in cells])
+    for where, rows in (("probe = 'lowpass'", 14), ("scheme = 'real'", 8), ("scheme = 'single'", 8)):
+        query = f"FROM label_accuracy WHERE checkpoint = 'net7' AND {where}"
         assert store.frame(query)["top1"].to_list() == [1.0] * rows
         plan = json.loads(store.frame(f"EXPLAIN (ANALYZE, FORMAT json) {query}")["explain_value"].item())
         read = [count for table, count in _scans(plan["operator"][0]) if table == "prediction"]
-        assert max(read) < 400 * len(cells) / 2, wanted
+        assert max(read) < 400 * len(cells) / 2, where
 
 
 def _scans(operator: dict[str, Any]) -> Iterator[tuple[str, int]]:

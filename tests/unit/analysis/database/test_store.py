@@ -1,4 +1,4 @@
-"""The results database: what is committed, what is not, and every file that cannot be used."""
+"""The results database keeps what is committed and nothing else, and refuses every file that cannot be used."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def store(path: Path) -> Iterator[Store]:
         yield opened
 
 
-# What the schema says of itself
+# The schema explains itself
 
 
 def test_every_table_view_macro_and_column_is_explained(store: Store) -> None:
@@ -80,14 +80,14 @@ def test_what_a_transaction_failed_of_is_said(store: Store) -> None:
 
 def test_a_cell_is_seen_once_its_parts_cover_the_images(store: Store) -> None:
     images = image_set(5, labels=[0] * 5)
-    one = cell(images)
-    store.begin_study("s", "", [one], [images])
-    assert store.progress([one]) == {one.key: 0}
-    store.commit([part(one, [0, 1], [0, 1])], {one.variant: SESSION})
-    assert store.progress([one]) == {one.key: 2}
+    clean_cell = cell(images)
+    store.begin_study("s", "", [clean_cell], [images])
+    assert store.progress([clean_cell]) == {clean_cell.key: 0}
+    store.commit([part(clean_cell, [0, 1], [0, 1])], {clean_cell.variant: SESSION})
+    assert store.progress([clean_cell]) == {clean_cell.key: 2}
     assert store.frame("FROM accuracy").is_empty()
-    store.commit([part(one, [0, 0, 2], [0, 0, 7], first=2)], {one.variant: SESSION})
-    assert store.progress([one]) == {one.key: 5}
+    store.commit([part(clean_cell, [0, 0, 2], [0, 0, 7], first=2)], {clean_cell.variant: SESSION})
+    assert store.progress([clean_cell]) == {clean_cell.key: 5}
     assert store.frame("SELECT n, top1, top5 FROM accuracy").rows() == [(5, 0.6, 0.8)]
     assert store.frame("SELECT image_index, predicted, label_rank FROM prediction ORDER BY ALL").rows() == [
         (0, 0, 0), (1, 1, 1), (2, 0, 0), (3, 0, 0), (4, 2, 7)
@@ -148,14 +148,14 @@ def test_a_part_names_the_session_that_ran_it(store: Store) -> None:
     from dataclasses import replace
 
     images = image_set(5)
-    one = cell(images)
-    store.begin_study("s", "", [one], [images])
+    clean_cell = cell(images)
+    store.begin_study("s", "", [clean_cell], [images])
     for first, count, batch in ((0, 2, 8), (2, 1, 16), (3, 2, 16)):
-        store.commit([part(one, [1] * count, first=first)], {one.variant: replace(SESSION, batch=batch)})
-    found = store.frame('SELECT batch, "first" FROM part JOIN session ON session.id = part.session ORDER BY ALL')
-    assert found.rows() == [(8, 0), (16, 2), (16, 3)]
+        store.commit([part(clean_cell, [1] * count, first=first)], {clean_cell.variant: replace(SESSION, batch=batch)})
+    sessions = store.frame('SELECT batch, "first" FROM part JOIN session ON session.id = part.session ORDER BY ALL')
+    assert sessions.rows() == [(8, 0), (16, 2), (16, 3)]
     assert len(store.frame("FROM session")) == 2
-    assert store.rates([one.variant, variant(model("another"))]) == {one.variant: 6.0}, (
+    assert store.rates([clean_cell.variant, variant(model("another"))]) == {clean_cell.variant: 6.0}, (
         "of the session that ran most: 3 images in 0.5 s"
     )
 
@@ -164,8 +164,8 @@ def test_a_session_is_looked_up_once_and_not_remembered_from_a_commit_that_faile
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = image_set(5)
-    one = cell(images)
-    store.begin_study("s", "", [one], [images])
+    clean_cell = cell(images)
+    store.begin_study("s", "", [clean_cell], [images])
     looked_up, load, full = [], Store._load, True
 
     def watched(self: Store, statement: str, table: Any) -> None:
@@ -176,10 +176,10 @@ def test_a_session_is_looked_up_once_and_not_remembered_from_a_commit_that_faile
 
     monkeypatch.setattr(Store, "_load", watched)
     with pytest.raises(StoreError, match="no space left"):
-        store.commit([part(one, [1])], {one.variant: SESSION})
+        store.commit([part(clean_cell, [1])], {clean_cell.variant: SESSION})
     full = False
     for first in range(5):
-        store.commit([part(one, [1], first=first)], {one.variant: SESSION})
+        store.commit([part(clean_cell, [1], first=first)], {clean_cell.variant: SESSION})
     assert len(looked_up) == 2
     assert len(store.frame("FROM part JOIN session ON session.id = part.session")) == 5
 
@@ -237,48 +237,50 @@ def test_other_names_for_the_same_cells_are_another_version(store: Store) -> Non
 )
 def test_names_within_a_study_are_distinct(store: Store, cells: list[tuple[str, str, str, int]], message: str) -> None:
     sets = [image_set(count, name=name) for _, _, name, count in cells]
-    asked = [cell(of, by=model(name, content=content)) for of, (name, content, *_) in zip(sets, cells, strict=True)]
+    study_cells = [
+        cell(images, by=model(name, content=content)) for images, (name, content, *_) in zip(sets, cells, strict=True)
+    ]
     with pytest.raises(UsageError, match=message):
-        store.begin_study("s", "", asked, sets)
+        store.begin_study("s", "", study_cells, sets)
     assert store.frame("FROM study").is_empty()
 
 
 def test_parameters_of_any_probe_can_be_kept(store: Store) -> None:
     images = image_set(1)
-    given = [
+    conditions = [
         condition("critical_band", noise_sd=0.02, frequency=3, draw="shared"),
         condition("mine", frequency=2.5, cutoff=1e6, word="it's"),
         condition("mine", frequency=1e30, cutoff=-1.0, word=""),
         condition("mine", frequency="low"),
     ]
-    store.begin_study("s", "", [cell(images, one) for one in given], [images])
-    found = store.frame("SELECT frequency, cutoff, noise_sd, parameters->>'word' FROM condition ORDER BY id").rows()
-    assert found == [(3, None, 0.02, None), (None, 1e6, None, "it's"), (None, -1.0, None, ""), (None, None, None, None)]
+    store.begin_study("s", "", [cell(images, setting) for setting in conditions], [images])
+    rows = store.frame("SELECT frequency, cutoff, noise_sd, parameters->>'word' FROM condition ORDER BY id").rows()
+    assert rows == [(3, None, 0.02, None), (None, 1e6, None, "it's"), (None, -1.0, None, ""), (None, None, None, None)]
 
 
 def test_a_condition_keeps_the_facts_of_its_family(store: Store) -> None:
     images = image_set(1)
-    some = {
+    parameters = {
         "fourier": {"row": [0, 3], "column": [-5, 0]},
         "power_law_noise": {"exponent": 1, "noise_sd": [0.1, 0.2]},
         "bilateral": {"d": [4, 9], "sigma_color": 50},
     }
-    grid = make_grid({name: some.get(name, {}) for name in KNOWN}, Path())
+    grid = make_grid({name: parameters.get(name, {}) for name in KNOWN}, Path())
     conditions = [*grid.conditions, *grid.attacks]
-    store.begin_study("s", "", [cell(images, one) for one in conditions], [images])
+    store.begin_study("s", "", [cell(images, setting) for setting in conditions], [images])
     names = [field.name for field in fields(Facts)]
     rows = store.frame(f"SELECT digest, {', '.join(names)} FROM condition").rows()
-    assert {digest: Facts(*row) for digest, *row in rows} == {one.digest: one.facts for one in conditions}
+    assert {digest: Facts(*row) for digest, *row in rows} == {setting.digest: setting.facts for setting in conditions}
     assert set(store.frame("SELECT probe FROM condition WHERE attack")["probe"]) == set(ATTACKS)
 
 
 def test_another_axis_of_a_known_condition_is_kept(store: Store) -> None:
-    images, of = image_set(1), condition("mine", sigma=2, share=0.5)
-    other = replace(of, facts=replace(of.facts, x=2.0, x_title="sigma", series="share=0.5"))
-    for one in (of, other, other):
-        store.begin_study("s", "", [cell(images, one)], [images])
+    images, original = image_set(1), condition("mine", sigma=2, share=0.5)
+    changed = replace(original, facts=replace(original.facts, x=2.0, x_title="sigma", series="share=0.5"))
+    for setting in (original, changed, changed):
+        store.begin_study("s", "", [cell(images, setting)], [images])
         row = store.frame("SELECT x, x_title, series FROM condition").row(0)
-        assert row == (one.facts.x, one.facts.x_title, one.facts.series)
+        assert row == (setting.facts.x, setting.facts.x_title, setting.facts.series)
     assert store.frame("FROM study")["version"].to_list() == [1], "neither numbers nor names changed"
 
 
@@ -311,28 +313,28 @@ def test_a_file_that_is_no_database_is_refused_and_kept(path: Path, content: byt
 
 
 def test_a_database_of_another_kind_is_refused(path: Path) -> None:
-    with sqlite3.connect(path) as other:
-        other.execute("CREATE TABLE t (x)")
-    other.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (x)")
+    connection.close()
     assert "is not a DuckDB database" in refusal(path)
 
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_a_duckdb_file_of_somebody_else_is_refused_and_kept(path: Path, read_only: bool) -> None:
-    with duckdb.connect(path) as other:
-        other.execute("CREATE TABLE t AS SELECT 1 AS x")
+    with duckdb.connect(path) as connection:
+        connection.execute("CREATE TABLE t AS SELECT 1 AS x")
     assert "a DuckDB file but not a results database" in refusal(path, read_only)
-    with duckdb.connect(path) as other:
-        assert other.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("t",)]
+    with duckdb.connect(path) as connection:
+        assert connection.execute("SELECT table_name FROM duckdb_tables()").fetchall() == [("t",)]
 
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_another_schema_version_is_named(path: Path, read_only: bool) -> None:
     with open_store(path) as store:
         store.execute("UPDATE meta SET schema_version = 99, bandlens = '7.0'")
-    found = refusal(path, read_only)
-    assert f"schema version 99 (written by bandlens 7.0), and this is version {SCHEMA_VERSION}; " in found
-    assert "run the study again with a new --db, or make one of its shards with `bandlens rebuild`" in found
+    message = refusal(path, read_only)
+    assert f"schema version 99 (written by bandlens 7.0), and this is version {SCHEMA_VERSION}; " in message
+    assert "run the study again with a new --db, or make one of its shards with `bandlens rebuild`" in message
 
 
 SCHEMA_2 = """
@@ -400,10 +402,7 @@ def test_the_folder_must_exist(tmp_path: Path) -> None:
         pass
 
 
-# Being killed while a database is made
-
-
-# A full disk
+# Messages of DuckDB
 
 
 def test_what_duckdb_complains_of_is_one_line(store: Store) -> None:
@@ -416,6 +415,6 @@ def test_what_duckdb_complains_of_is_one_line(store: Store) -> None:
 def test_duckdb_draws_no_bar_among_the_rows_of_an_answer(path: Path, read_only: bool) -> None:
     with open_store(path):
         pass
-    asked = "SELECT value FROM duckdb_settings() WHERE name = 'enable_progress_bar'"
+    query = "SELECT value FROM duckdb_settings() WHERE name = 'enable_progress_bar'"
     with open_store(path, read_only=read_only) as store, open_store(path, read_only=read_only) as another:
-        assert store.frame(asked).rows() == another.frame(asked).rows() == [("false",)]
+        assert store.frame(query).rows() == another.frame(query).rows() == [("false",)]

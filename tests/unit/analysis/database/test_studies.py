@@ -1,4 +1,4 @@
-"""Which version of a study a word asks for."""
+"""A word asks for a version of a study, or for several."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_word_asks_for_versions(several: Store, wanted: str, labels: list[str]
 def test_one_version_is_asked_for_by_its_name_or_as_the_only_one(store: Store) -> None:
     begin(store, "mine", 0.1)
     begin(store, "mine", 0.2)
-    assert [study_label(store, wanted) for wanted in (None, "*", "mine", "mine@1")] == [
+    assert [study_label(store, word) for word in (None, "*", "mine", "mine@1")] == [
         *["mine@2"] * 3,
         "mine@1",
     ]
@@ -126,14 +126,14 @@ def test_a_deleted_study_leaves_what_others_use(
     filled: Store, wanted: str, labels: list[str], cells: int, left: list[str]
 ) -> None:
     before = filled.frame("SELECT count(*) FROM prediction").item()
-    others = {study: filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL") for study in left}
-    told = delete_study(filled, wanted, dry_run=True)
+    accuracies = {study: filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL") for study in left}
+    deletion = delete_study(filled, wanted, dry_run=True)
     assert filled.frame("SELECT count(*) FROM prediction").item() == before
-    assert delete_study(filled, wanted) == told
-    assert (told.labels, told.cells, told.predictions) == (labels, cells, 2 * cells)
-    assert filled.frame("SELECT count(*) FROM prediction").item() == before - told.predictions
+    assert delete_study(filled, wanted) == deletion
+    assert (deletion.labels, deletion.cells, deletion.predictions) == (labels, cells, 2 * cells)
+    assert filled.frame("SELECT count(*) FROM prediction").item() == before - deletion.predictions
     assert list_studies(filled)["study"].to_list() == left
-    for study, rows in others.items():
+    for study, rows in accuracies.items():
         assert filled.frame(f"FROM accuracy_of('{study}') ORDER BY ALL").equals(rows)
     assert not any(check.problems for check in check_database(filled))
     with pytest.raises(UnknownName, match="unknown study 'mine@1'"):
@@ -156,12 +156,12 @@ def test_with_the_last_study_of_them_models_and_images_go(filled: Store) -> None
     ("column", "known"), [("study", STUDY_TABLES), ("cell", (*CELL_TABLES, "study_cell", "own_answer"))]
 )
 def test_every_table_that_names_a_study_or_a_cell_is_cleared(store: Store, column: str, known: Sequence[str]) -> None:
-    found = store.frame(
+    tables = store.frame(
         "SELECT table_name FROM duckdb_columns() SEMI JOIN (SELECT table_name FROM duckdb_tables() WHERE NOT internal) "
         "USING (table_name) WHERE column_name = ?",
         [column],
     )
-    assert set(found["table_name"]) == set(known)
+    assert set(tables["table_name"]) == set(known)
 
 
 def consistent(store: Store) -> list[tuple[str, str]]:
@@ -199,8 +199,8 @@ def test_cells_of_a_gate_stay(filled: Store) -> None:
         "flips_high, verdict, max_flips, max_difference) VALUES (?, ?, 'net', 'own', 'set', 3, 0, 0, 0, 'pass', 1, 1)",
         [gated, gated],
     )
-    told = delete_study(filled, "alone")
-    assert (told.cells, told.kept) == (0, 1)
+    deletion = delete_study(filled, "alone")
+    assert (deletion.cells, deletion.kept) == (0, 1)
     assert filled.frame("SELECT count(*) FROM prediction WHERE cell = ?", [gated]).item() == 3
 
 

@@ -39,7 +39,7 @@ def test_it_is_smaller_and_holds_the_same(database: Path) -> None:
     size = database.stat().st_size
     assert vacuum(database) == (size, database.stat().st_size)
     assert database.stat().st_size < size - free / 2
-    assert [one.name for one in database.parent.iterdir()] == [database.name]
+    assert [path.name for path in database.parent.iterdir()] == [database.name]
     with open_store(database) as store:
         for table, rows in before.items():
             assert store.frame(f"FROM {table} ORDER BY ALL").equals(rows), table

@@ -1,4 +1,4 @@
-"""Views: accuracy, intervals, agreement, curves, flips, and which study's cells they show."""
+"""Views show accuracies, intervals, agreement, curves and flips of the cells of a study."""
 
 from __future__ import annotations
 
@@ -56,9 +56,11 @@ def independent(share: float, n: int) -> tuple[float, float]:
 def freedom(right: Sequence[Sequence[bool]]) -> float:
     """Satterthwaite's degrees of freedom of the variance of a mean over clusters, in plain Python."""
     share = sum(map(sum, right)) / sum(map(len, right))
-    squares = [(sum(one) - len(one) * share) ** 2 for one in right]
+    squares = [(sum(cluster) - len(cluster) * share) ** 2 for cluster in right]
     alike = max(squares) < 1e-9
-    return max(1, min(len(right) - 1, np.inf if alike else 2 * sum(squares) ** 2 / sum(one**2 for one in squares)))
+    return max(
+        1, min(len(right) - 1, np.inf if alike else 2 * sum(squares) ** 2 / sum(square**2 for square in squares))
+    )
 
 
 def effective(right: Sequence[Sequence[bool]]) -> float:
@@ -67,12 +69,12 @@ def effective(right: Sequence[Sequence[bool]]) -> float:
     share = sum(map(sum, right)) / n
     if clusters == 1 or share in (0, 1):
         return clusters  # the variance is unknown
-    variance = sum((sum(one) - len(one) * share) ** 2 for one in right) / n**2 * clusters / (clusters - 1)
+    variance = sum((sum(cluster) - len(cluster) * share) ** 2 for cluster in right) / n**2 * clusters / (clusters - 1)
     return min(n, share * (1 - share) / max(variance, 1e-12))
 
 
 def test_by_hand_four_photographs_with_three_crops_each(store: Store) -> None:
-    """Two photographs all right, two all wrong: no more is known than from four images."""
+    """Two photographs are all right and two all wrong: no more is known than from four images."""
     right = [[True] * 3, [False] * 3, [True] * 3, [False] * 3]
     assert effective(right) == pytest.approx(3.0)  # Kish's 12 / (1 + 2) = 4, times (4 - 1) / 4 for four clusters
     images = image_set(12, labels=[0] * 12, clusters=np.repeat([0, 1, 2, 3], 3))
@@ -85,13 +87,13 @@ def test_by_hand_four_photographs_with_three_crops_each(store: Store) -> None:
 @settings(max_examples=40)
 @given(right=st.lists(st.lists(st.booleans(), min_size=1, max_size=5), min_size=1, max_size=8))
 def test_intervals_of_clusters(shared_store: Store, right: list[list[bool]]) -> None:
-    clusters = [k for k, one in enumerate(right) for _ in one]
-    flat = [value for one in right for value in one]
+    clusters = [k for k, cluster in enumerate(right) for _ in cluster]
+    flat = [value for cluster in right for value in cluster]
     if len(clusters) == len(right):
         return  # every image is a cluster: the plain interval
     name = repr(right)
     images = image_set(len(flat), labels=[0] * len(flat), clusters=clusters)
-    rank = [0 if one else 1 for one in flat]
+    rank = [0 if correct else 1 for correct in flat]
     store_study(shared_store, name, images, [part(cell(images, by=model(name)), [0] * len(flat), rank)])
     [row] = shared_store.frame("SELECT top1, low, high FROM accuracy_of(?)", [name]).rows()
     share = sum(flat) / len(flat)
@@ -110,10 +112,10 @@ def test_top5_counts_ranks_below_five(store: Store) -> None:
 # Agreement
 
 
-def agreement(store: Store, clean: Finished | Failed, *others: Finished, images: Images) -> None:
-    cells = [one.cell for one in (clean, *others)]
+def agreement(store: Store, clean: Finished | Failed, *perturbed: Finished, images: Images) -> None:
+    cells = [part.cell for part in (clean, *perturbed)]
     store.begin_study("s", "", cells, [images])
-    store.commit([clean, *others], {one.variant: SESSION for one in cells})
+    store.commit([clean, *perturbed], {cell.variant: SESSION for cell in cells})
 
 
 def test_without_labels_what_is_measured_is_agreement_with_the_clean_prediction(store: Store) -> None:
@@ -153,16 +155,16 @@ def test_with_labels_the_clean_cell_is_measured_like_any_other(store: Store) -> 
 
 def test_each_checkpoint_is_compared_with_its_own_clean_predictions(store: Store) -> None:
     images = image_set(2)
-    one, two = model("one"), model("two")
+    first, second = model("one"), model("two")
     parts = [
-        part(cell(images, by=one), [1, 1]),
-        part(cell(images, by=two), [2, 2]),
-        part(cell(images, LOW, by=one), [1, 1]),
-        part(cell(images, LOW, by=two), [2, 1]),
+        part(cell(images, by=first), [1, 1]),
+        part(cell(images, by=second), [2, 2]),
+        part(cell(images, LOW, by=first), [1, 1]),
+        part(cell(images, LOW, by=second), [2, 1]),
     ]
     store_study(store, "s", images, parts)
-    found = store.frame("SELECT checkpoint, top1 FROM accuracy WHERE probe = 'lowpass' ORDER BY ALL").rows()
-    assert found == [("one", 1.0), ("two", 0.5)]
+    accuracies = store.frame("SELECT checkpoint, top1 FROM accuracy WHERE probe = 'lowpass' ORDER BY ALL").rows()
+    assert accuracies == [("one", 1.0), ("two", 0.5)]
 
 
 # Curves and flips
@@ -176,8 +178,8 @@ def test_a_curve_is_relative_to_clean(store: Store) -> None:
         part(cell(images, HIGH), [0] * 4, [0, 0, 0, 0]),
     ]
     store_study(store, "s", images, parts)
-    found = store.frame("SELECT probe, top1, clean_top1, ratio FROM curve ORDER BY probe").rows()
-    assert found == [("clean", 0.5, 0.5, 1.0), ("highpass", 1.0, 0.5, 2.0), ("lowpass", 0.25, 0.5, 0.5)]
+    curves = store.frame("SELECT probe, top1, clean_top1, ratio FROM curve ORDER BY probe").rows()
+    assert curves == [("clean", 0.5, 0.5, 1.0), ("highpass", 1.0, 0.5, 2.0), ("lowpass", 0.25, 0.5, 0.5)]
 
 
 def test_nothing_is_relative_to_a_clean_accuracy_of_zero(store: Store) -> None:
@@ -190,11 +192,11 @@ def test_flips_are_images_whose_prediction_changed(store: Store) -> None:
     images = image_set(3, labels=[1, 1, 2])
     parts = [part(cell(images), [1, 1, 2], [0, 0, 0]), part(cell(images, LOW), [1, 5, 7], [0, 3, 8])]
     store_study(store, "s", images, parts)
-    found = store.frame(
+    flips = store.frame(
         "SELECT probe, image_index, path, clean_predicted, predicted, clean_label_rank, label_rank "
         "FROM flip ORDER BY image_index"
     ).rows()
-    assert found == [("lowpass", 1, "1.png", 1, 5, 0, 3), ("lowpass", 2, "2.png", 2, 7, 0, 8)]
+    assert flips == [("lowpass", 1, "1.png", 1, 5, 0, 3), ("lowpass", 2, "2.png", 2, 7, 0, 8)]
 
 
 # Which study
@@ -241,22 +243,22 @@ def test_seeds_are_told_apart(store: Store) -> None:
 
 
 def test_image_sets_of_a_study_are_told_apart(store: Store) -> None:
-    here, there = image_set(2, name="here", labels=[0, 0]), image_set(3, name="there")
-    cells = [cell(here), cell(here, LOW), cell(there), cell(there, LOW)]
-    store.begin_study("s", "", cells, [here, there])
+    labelled, unlabelled = image_set(2, name="here", labels=[0, 0]), image_set(3, name="there")
+    cells = [cell(labelled), cell(labelled, LOW), cell(unlabelled), cell(unlabelled, LOW)]
+    store.begin_study("s", "", cells, [labelled, unlabelled])
     sessions = {cells[0].variant: SESSION}
     store.commit([part(cells[0], [0, 0], [0, 0]), part(cells[1], [0, 1], [0, 2])], sessions)
     store.commit([part(cells[2], [5, 6, 7]), part(cells[3], [5, 6, 0])], sessions)
-    found = store.frame("SELECT image_set, measure, n, ratio FROM curve WHERE probe = 'lowpass' ORDER BY ALL").rows()
-    assert found == [("here", "accuracy", 2, 0.5), ("there", "agreement", 3, pytest.approx(2 / 3))]
+    curves = store.frame("SELECT image_set, measure, n, ratio FROM curve WHERE probe = 'lowpass' ORDER BY ALL").rows()
+    assert curves == [("here", "accuracy", 2, 0.5), ("there", "agreement", 3, pytest.approx(2 / 3))]
 
 
 def test_the_sums_of_a_part_are_those_of_its_predictions(store: Store) -> None:
     rng = np.random.default_rng(3)
     images = image_set(50, labels=np.zeros(50))
-    one, other = cell(images), cell(images, condition("lowpass", cutoff=0.5))
+    clean_cell, low_cell = cell(images), cell(images, condition("lowpass", cutoff=0.5))
     ranks = rng.integers(0, 9, (2, 50))
-    store_study(store, "s", images, [part(one, ranks[0], ranks[0]), part(other, ranks[1], ranks[1])])
+    store_study(store, "s", images, [part(clean_cell, ranks[0], ranks[0]), part(low_cell, ranks[1], ranks[1])])
     sums = "SELECT cell, sum(right1)::BIGINT, sum(right5)::BIGINT FROM part GROUP BY cell ORDER BY cell"
     read = (
         "SELECT cell, count(*) FILTER (label_rank = 0), count(*) FILTER (label_rank < 5) FROM prediction GROUP BY cell"
@@ -270,23 +272,23 @@ def test_cycles_are_where_the_probes_cut_and_where_their_noise_lies(store: Store
     images = image_set(2, labels=[0, 0], size=size)
     filters = [condition(probe, cutoff=c) for probe in ("lowpass", "highpass") for c in CUTOFFS]
     noise = [condition("critical_band", noise_sd=0.02, frequency=f, draw="shared") for f in range(7)]
-    own = condition("mine", cutoff=0.5, frequency=3)
+    own_setting = condition("mine", cutoff=0.5, frequency=3)
     grey = condition("critical_band", noise_sd=0.0)
-    settings = [condition(), *filters, *noise, grey, own]
-    store_study(store, "s", images, [part(cell(images, one), [0, 0], [0, 0]) for one in settings])
-    expected = {(one.probe, one.number("cutoff"), None): radius(one, size) for one in filters}
+    settings = [condition(), *filters, *noise, grey, own_setting]
+    store_study(store, "s", images, [part(cell(images, setting), [0, 0], [0, 0]) for setting in settings])
+    expected = {(setting.probe, setting.number("cutoff"), None): radius(setting, size) for setting in filters}
     expected |= {("critical_band", None, f): 1.75 * size / 224 * 2.0**f for f in range(7)}
     for view in ("accuracy", "curve", "cell_detail", "label_accuracy"):
         rows = store.frame(f"SELECT probe, cutoff, frequency, cycles FROM {view}").unique().rows()
-        found = {tuple(key): cycles for *key, cycles in rows}
-        assert {key: cycles for key, cycles in found.items() if cycles is not None} == expected, view
-        assert found["mine", 0.5, 3] is None
-        assert len(found) == len(settings)
+        cycles_by_key = {tuple(key): cycles for *key, cycles in rows}
+        assert {key: cycles for key, cycles in cycles_by_key.items() if cycles is not None} == expected, view
+        assert cycles_by_key["mine", 0.5, 3] is None
+        assert len(cycles_by_key) == len(settings)
 
 
-def by_engine(images: Images, engine: str, precision: str, of: Condition, predicted: list[int]) -> Finished:
+def by_engine(images: Images, engine: str, precision: str, setting: Condition, predicted: list[int]) -> Finished:
     """A cell of the same network on another engine; without labels."""
-    plain = cell(images, of)
+    plain = cell(images, setting)
     return part(replace(plain, variant=replace(plain.variant, engine=engine, precision=precision)), predicted)
 
 

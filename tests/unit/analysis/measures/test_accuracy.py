@@ -1,4 +1,4 @@
-"""Metrics of every condition: beside the views, the metrics of the clean cells, and a real network under a filter."""
+"""Metrics of every condition agree with the views, the metrics of the clean cells, and formulas written out."""
 
 from __future__ import annotations
 
@@ -36,41 +36,41 @@ def decided(images: Images, seed: int = 0, name: str = "net", confidence: bool =
 
 
 def rows(store: Store, metric: str) -> dict[tuple[str, float | None], dict[str, Any]]:
-    found = store.frame("FROM condition_metric WHERE metric = ?", [metric]).to_dicts()
-    return {(row["probe"], row["cutoff"]): row for row in found}
+    estimates = store.frame("FROM condition_metric WHERE metric = ?", [metric]).to_dicts()
+    return {(row["probe"], row["cutoff"]): row for row in estimates}
 
 
 @pytest.mark.parametrize("crops", [1, 3])
 def test_accuracies_and_their_intervals_are_those_of_the_views(store: Store, crops: int) -> None:
     labels = np.random.default_rng(1).integers(0, 10, COUNT)
-    real = [[int(one), int(one + 1) % 10] if k % 4 else [] for k, one in enumerate(labels)]
+    real = [[int(label), int(label + 1) % 10] if k % 4 else [] for k, label in enumerate(labels)]
     images = image_set(COUNT, labels=labels, clusters=np.arange(COUNT) // crops, schemes={"real": real})
     store_study(store, "s", images, decided(images))
     compute_measures(store, "s", Options(100))
     query = "SELECT probe, cutoff, n, top1, low, high FROM {} ORDER BY ALL"
     for metric, view in (("accuracy", "accuracy"), ("accuracy_real", "label_accuracy WHERE scheme = 'real'")):
-        found = [
+        estimates = [
             (*key, *(row[name] for name in ("n", "value", "low", "high"))) for key, row in rows(store, metric).items()
         ]
-        wanted = store.frame(query.format(view)).rows()
-        assert len(found) == len(wanted) == len(SETTINGS)
-        for mine, theirs in zip(sorted(found, key=str), sorted(wanted, key=str), strict=True):
-            assert mine[:3] == theirs[:3]
-            assert mine[3:] == pytest.approx(theirs[3:])
+        expected = store.frame(query.format(view)).rows()
+        assert len(estimates) == len(expected) == len(SETTINGS)
+        for estimate, expected_row in zip(sorted(estimates, key=str), sorted(expected, key=str), strict=True):
+            assert estimate[:3] == expected_row[:3]
+            assert estimate[3:] == pytest.approx(expected_row[3:])
 
 
 def test_differences_are_paired_over_the_images(store: Store) -> None:
-    """Independent images: McNemar's standard error of the difference, with one image more that differs."""
+    """The images are independent: McNemar's standard error of the difference, with one image more that differs."""
     images = image_set(COUNT, labels=np.zeros(COUNT))
     parts = decided(images)
     store_study(store, "s", images, parts)
     compute_measures(store, "s", Options(100))
-    found = rows(store, "accuracy")
-    assert found["clean", None]["difference"] is None
+    accuracies = rows(store, "accuracy")
+    assert accuracies["clean", None]["difference"] is None
     clean = parts[0].predictions.predicted == 0
-    for setting, one in zip(SETTINGS[1:], parts[1:], strict=True):
-        row = found[setting.probe, setting.number("cutoff")]
-        d = (one.predictions.predicted == 0).astype(float) - clean
+    for setting, outcome in zip(SETTINGS[1:], parts[1:], strict=True):
+        row = accuracies[setting.probe, setting.number("cutoff")]
+        d = (outcome.predictions.predicted == 0).astype(float) - clean
         assert row["difference"] == pytest.approx(d.mean())
         half = 1.968 * np.sqrt((d.var() * COUNT + 1) / (COUNT - 1) / COUNT)
         assert [row["difference_low"], row["difference_high"]] == pytest.approx(
@@ -84,20 +84,22 @@ def test_confidence_and_calibration_are_of_the_stored_probabilities(store: Store
     store_study(store, "s", images, parts)
     compute_measures(store, "s", Options(100))
     for metric in ("confidence", "expected_calibration_error", "top1_brier_score"):
-        found, values = rows(store, metric), []
-        for setting, one in zip(SETTINGS, parts, strict=True):
-            sure, right = one.predictions.confidence.astype(float), one.predictions.predicted == 0
+        estimates, values = rows(store, metric), []
+        for setting, outcome in zip(SETTINGS, parts, strict=True):
+            sure, right = outcome.predictions.confidence.astype(float), outcome.predictions.predicted == 0
             bins = [(sure > low / 15) & (sure <= (low + 1) / 15) for low in range(15)]
             values.append(
                 {
                     "confidence": sure.mean(),
                     "expected_calibration_error": sum(
-                        one.mean() * abs(sure[one].mean() - right[one].mean()) for one in bins if one.any()
+                        in_bin.mean() * abs(sure[in_bin].mean() - right[in_bin].mean())
+                        for in_bin in bins
+                        if in_bin.any()
                     ),
                     "top1_brier_score": ((sure - right) ** 2).mean(),
                 }[metric]
             )
-            row = found[setting.probe, setting.number("cutoff")]
+            row = estimates[setting.probe, setting.number("cutoff")]
             assert row["value"] == pytest.approx(values[-1])
             assert row["low"] < row["value"] < row["high"]
             if setting.probe != "clean":
@@ -122,21 +124,21 @@ def test_errors_are_set_against_those_of_the_clean_images(store: Store) -> None:
     parts = decided(images)
     store_study(store, "s", images, parts)
     compute_measures(store, "s", Options(100))
-    found = rows(store, "clean_error_consistency")
-    assert ("clean", None) not in found
+    consistencies = rows(store, "clean_error_consistency")
+    assert ("clean", None) not in consistencies
     clean = parts[0].predictions.predicted == 0
-    for setting, one in zip(SETTINGS[1:], parts[1:], strict=True):
-        row = found[setting.probe, setting.number("cutoff")]
-        assert row["value"] == pytest.approx(cohens_kappa(clean, one.predictions.predicted == 0))
+    for setting, outcome in zip(SETTINGS[1:], parts[1:], strict=True):
+        row = consistencies[setting.probe, setting.number("cutoff")]
+        assert row["value"] == pytest.approx(cohens_kappa(clean, outcome.predictions.predicted == 0))
         assert row["low"] < row["value"] < row["high"]
         assert row["difference"] is None
 
 
 def cohens_kappa(a: np.ndarray, b: np.ndarray) -> float:
-    from statsmodels.stats.inter_rater import cohens_kappa as of
+    from statsmodels.stats.inter_rater import cohens_kappa as statsmodels_kappa
 
-    table = [[np.sum((a == one) & (b == other)) for other in (False, True)] for one in (False, True)]
-    return float(of(table, return_results=False))
+    table = [[np.sum((a == right_a) & (b == right_b)) for right_b in (False, True)] for right_a in (False, True)]
+    return float(statsmodels_kappa(table, return_results=False))
 
 
 def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store) -> None:
@@ -144,14 +146,14 @@ def test_without_labels_predictions_are_set_against_the_clean_ones(store: Store)
     store_study(store, "s", images, decided(images))
     compute_measures(store, "s", Options(100))
     assert set(store.frame("SELECT DISTINCT metric FROM condition_metric")["metric"]) == {"agreement", "confidence"}
-    found = rows(store, "agreement")
+    agreements = rows(store, "agreement")
     for probe, cutoff, top1, low, high in store.frame(
         "SELECT probe, cutoff, top1, low, high FROM accuracy WHERE probe <> 'clean'"
     ).rows():
-        row = found[probe, cutoff]
+        row = agreements[probe, cutoff]
         assert (row["value"], row["low"], row["high"]) == pytest.approx((top1, low, high))
         assert row["difference"] is None, "1 less agreement, by definition"
-    assert (found["clean", None]["value"], found["clean", None]["state"]) == (1, "no_interval")
+    assert (agreements["clean", None]["value"], agreements["clean", None]["state"]) == (1, "no_interval")
 
 
 @pytest.mark.parametrize("cues", CUES)
@@ -161,7 +163,7 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
     rng = np.random.default_rng(0)
     shape = rng.integers(0, 10, COUNT)
     texture = (shape + rng.integers(0, 4, COUNT)) % 10
-    images = image_set(COUNT, labels=shape, schemes={cues.second: [[int(one)] for one in texture]})
+    images = image_set(COUNT, labels=shape, schemes={cues.second: [[int(cue)] for cue in texture]})
     parts = []
     for setting, share in zip(SETTINGS, (0.2, 0.7, 0.4, 0.5), strict=True):
         named = np.where(rng.random(COUNT) < share, shape, texture)
@@ -171,8 +173,8 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
     compute_measures(store, "s", Options(100))
     apart = shape != texture
     biases = []
-    for setting, one in zip(SETTINGS, parts, strict=True):
-        named = one.predictions.predicted
+    for setting, outcome in zip(SETTINGS, parts, strict=True):
+        named = outcome.predictions.predicted
         of_shape, of_texture = ((named == cue) & apart for cue in (shape, texture))
         biases.append(of_shape.sum() / (of_shape.sum() + of_texture.sum()))
         row = rows(store, cues.bias)[setting.probe, setting.number("cutoff")]
@@ -195,7 +197,8 @@ def test_shape_bias_of_the_clean_images_is_the_metric_and_every_other_is_paired_
 def test_what_is_never_named_has_no_bias_and_what_is_always_right_no_consistency(store: Store) -> None:
     images = image_set(40, labels=[0] * 40, schemes={"texture": [[1]] * 40})
     parts = [
-        part(cell(images, one), [named] * 40, [named] * 40) for one, named in zip(SETTINGS[:2], (0, 2), strict=True)
+        part(cell(images, setting), [named] * 40, [named] * 40)
+        for setting, named in zip(SETTINGS[:2], (0, 2), strict=True)
     ]
     store_study(store, "s", images, parts)
     compute_measures(store, "s", Options(100))
@@ -208,28 +211,28 @@ def test_what_is_never_named_has_no_bias_and_what_is_always_right_no_consistency
 
 @pytest.mark.parametrize("conflict", [False, True])
 def test_models_are_consistent_with_each_other_under_every_condition(store: Store, conflict: bool) -> None:
-    """Beside statsmodels' kappa, on the images whose cues conflict where some do."""
+    """The oracle is statsmodels' kappa, on the images whose cues conflict where some do."""
     labels, rng = np.random.default_rng(1).integers(0, 10, COUNT), np.random.default_rng(2)
     texture = np.where(rng.random(COUNT) < 0.2, labels, (labels + 1) % 10)
     images = image_set(COUNT, labels=labels, schemes={"texture": texture[:, None].tolist()} if conflict else {})
     parts = {name: decided(images, seed, name) for seed, name in enumerate(("a", "b", "c"))}
-    store_study(store, "s", images, [one for of in parts.values() for one in of])
+    store_study(store, "s", images, [outcome for outcomes in parts.values() for outcome in outcomes])
     compute_measures(store, "s", Options(100))
     judged = texture != labels if conflict else np.ones(COUNT, bool)
-    found = {
+    consistencies = {
         (row["checkpoint"], row["probe"], row["cutoff"]): row
         for row in store.frame("FROM condition_metric WHERE metric = 'model_error_consistency'").to_dicts()
     }
-    assert len(found) == len(SETTINGS) * len(parts)
+    assert len(consistencies) == len(SETTINGS) * len(parts)
     for place, setting in enumerate(SETTINGS):
-        right = {name: (of[place].predictions.label_rank == 0)[judged] for name, of in parts.items()}
-        for name, mine in right.items():
-            row = found[name, setting.probe, setting.number("cutoff")]
-            wanted = np.mean([cohens_kappa(mine, right[other]) for other in right if other != name])
-            assert (row["value"], row["n"], row["state"]) == (pytest.approx(wanted), judged.sum(), "ok")
+        right = {name: (outcomes[place].predictions.label_rank == 0)[judged] for name, outcomes in parts.items()}
+        for name, correct in right.items():
+            row = consistencies[name, setting.probe, setting.number("cutoff")]
+            expected = np.mean([cohens_kappa(correct, right[peer]) for peer in right if peer != name])
+            assert (row["value"], row["n"], row["state"]) == (pytest.approx(expected), judged.sum(), "ok")
             assert row["low"] < row["value"] < row["high"]
             if place:
-                assert row["difference"] == pytest.approx(row["value"] - found[name, "clean", None]["value"])
+                assert row["difference"] == pytest.approx(row["value"] - consistencies[name, "clean", None]["value"])
                 assert row["difference_low"] < row["difference"] < row["difference_high"]
             else:
                 assert row["difference"] is None
@@ -255,7 +258,7 @@ def test_a_model_alone_is_consistent_with_none_and_one_without_errors_leaves_it_
 
 def test_a_single_photograph_has_no_intervals(store: Store) -> None:
     images = image_set(6, labels=[0] * 6, clusters=[3] * 6)
-    parts = [part(cell(images, one), [0, 1] * 3, [0, 1] * 3) for one in SETTINGS[:2]]
+    parts = [part(cell(images, setting), [0, 1] * 3, [0, 1] * 3) for setting in SETTINGS[:2]]
     store_study(store, "s", images, parts)
     compute_measures(store, "s", Options(100))
     row = rows(store, "accuracy")["lowpass", 0.1]
@@ -265,14 +268,14 @@ def test_a_single_photograph_has_no_intervals(store: Store) -> None:
 
 def test_without_clean_images_nothing_is_compared(store: Store) -> None:
     images = image_set(COUNT, labels=np.zeros(COUNT))
-    clean, *others = decided(images)
-    store.begin_study("s", "", [one.cell for one in (clean, *others)], [images])
-    store.commit([Failed(clean.cell, "boom"), *others], {clean.cell.variant: SESSION})
+    clean, *perturbed = decided(images)
+    store.begin_study("s", "", [part.cell for part in (clean, *perturbed)], [images])
+    store.commit([Failed(clean.cell, "boom"), *perturbed], {clean.cell.variant: SESSION})
     compute_measures(store, "s", Options(100))
-    found = store.frame("FROM condition_metric")
-    assert set(found["probe"]) == {"lowpass", "blur"}
-    assert found["difference"].is_null().all()
-    assert "clean_error_consistency" not in set(found["metric"])
+    estimates = store.frame("FROM condition_metric")
+    assert set(estimates["probe"]) == {"lowpass", "blur"}
+    assert estimates["difference"].is_null().all()
+    assert "clean_error_consistency" not in set(estimates["metric"])
 
 
 def test_means_over_benchmarks_are_those_of_the_perturbed_images(store: Store) -> None:
@@ -284,22 +287,22 @@ def test_means_over_benchmarks_are_those_of_the_perturbed_images(store: Store) -
         ])
         for name in benchmarks
     ]  # fmt: skip
-    store_study(store, "s", sets, [one for images in sets for one in decided(images)])
+    store_study(store, "s", sets, [outcome for images in sets for outcome in decided(images)])
     compute_measures(store, "s", Options(100))
-    found = rows(store, "Concepts")
-    assert set(found) == {(one.probe, one.number("cutoff")) for one in SETTINGS}
-    for key, row in found.items():
+    means = rows(store, "Concepts")
+    assert set(means) == {(setting.probe, setting.number("cutoff")) for setting in SETTINGS}
+    for key, row in means.items():
         accuracies = store.frame(
             "SELECT top1 FROM accuracy WHERE probe = ? AND cutoff IS NOT DISTINCT FROM ?", list(key)
         )["top1"]
         assert row["value"] == pytest.approx(100 * accuracies.mean())
         assert row["low"] < row["value"] < row["high"]
-    assert found["lowpass", 0.1]["difference"] == pytest.approx(
-        found["lowpass", 0.1]["value"] - found["clean", None]["value"]
+    assert means["lowpass", 0.1]["difference"] == pytest.approx(
+        means["lowpass", 0.1]["value"] - means["clean", None]["value"]
     )
     columns = ("value", "low", "high", "state", "note")
-    wanted = store.frame(f"SELECT {', '.join(columns)} FROM metric WHERE metric = 'Concepts'").row(0)
-    assert tuple(found["clean", None][name] for name in columns) == wanted
+    expected = store.frame(f"SELECT {', '.join(columns)} FROM metric WHERE metric = 'Concepts'").row(0)
+    assert tuple(means["clean", None][name] for name in columns) == expected
 
 
 def test_analyzing_again_replaces_a_study_and_leaves_the_others(store: Store) -> None:
@@ -311,6 +314,3 @@ def test_analyzing_again_replaces_a_study_and_leaves_the_others(store: Store) ->
     assert len(before) == len(whole)
     compute_measures(store, "a", Options(100))
     assert store.frame("FROM condition_metric ORDER BY ALL").rows() == before
-
-
-# A real network

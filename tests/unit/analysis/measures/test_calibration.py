@@ -1,4 +1,4 @@
-"""Calibration errors, beside another library, and simulated networks."""
+"""Calibration errors are those of another library, and hold for simulated networks."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def outcomes(count: int, excess: float, seed: int) -> tuple[np.ndarray, np.ndarr
 @pytest.mark.parametrize(("count", "excess"), [(1, 0.0), (40, 0.2), (3000, -0.04), (3000, 0.0), (3000, 0.25)])
 def test_the_error_is_that_of_torchmetrics(count: int, excess: float) -> None:
     confidence, correct = outcomes(count, excess, count)
-    wanted = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct), n_bins=BINS, norm="l1")
-    assert calibration_gaps(confidence, correct)[0].mean() == pytest.approx(float(wanted), abs=1e-6)
+    expected = binary_calibration_error(torch.tensor(confidence), torch.tensor(correct), n_bins=BINS, norm="l1")
+    assert calibration_gaps(confidence, correct)[0].mean() == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_edges_belong_to_the_bin_below_and_certainty_to_the_last() -> None:
-    """One image at 1/15, right, and one just above it, wrong: by bins 14/15 and 1/15, together 12/15 would cancel."""
+    """One image at 1/15 is right, one just above is wrong: bins have 14/15 and 1/15; together 12/15 would cancel."""
     confidence, correct = np.array([1 / 15, 1 / 15 + 1e-9, 1.0]), np.array([True, False, True])
     assert calibration_gaps(confidence, correct)[0] == pytest.approx([14 / 15, 1 / 15, 0], abs=1e-8)
 
 
 def test_what_chance_gives_is_what_a_calibrated_network_has() -> None:
-    found = [calibration_gaps(*outcomes(500, 0, seed)) for seed in range(400)]
-    assert np.mean([gaps.mean() for gaps, _ in found]) == pytest.approx(found[0][1], rel=0.05)
+    samples = [calibration_gaps(*outcomes(500, 0, seed)) for seed in range(400)]
+    assert np.mean([gaps.mean() for gaps, _ in samples]) == pytest.approx(samples[0][1], rel=0.05)
 
 
 def test_the_interval_holds_the_error_of_an_overconfident_network() -> None:

@@ -1,4 +1,4 @@
-"""Metrics of a study from the database: the same numbers as from the outcomes themselves."""
+"""Metrics of a study from the database are the same numbers as from the outcomes themselves."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def outcomes() -> Outcomes:
     ease = rng.uniform(size=COUNT)
     made = {CLEAN: ease < 0.9}
     for probe, best in (("lowpass", 0.8), ("highpass", 0.3)):
-        made |= {one: ease < best * one["cutoff"] / 0.5 for one in SPECTRAL[probe]}
-    for one in BAND:
-        sd = one.number("noise_sd") or 0.0
-        strength = sd / (0.03 * 2.0 ** abs((one.number("frequency") or 0.0) - 3))
-        made[one] = ease < 0.85 / (1 + strength**2)
+        made |= {setting: ease < best * setting["cutoff"] / 0.5 for setting in SPECTRAL[probe]}
+    for setting in BAND:
+        sd = setting.number("noise_sd") or 0.0
+        strength = sd / (0.03 * 2.0 ** abs((setting.number("frequency") or 0.0) - 3))
+        made[setting] = ease < 0.85 / (1 + strength**2)
     return made
 
 
@@ -54,9 +54,10 @@ def parts(outcomes: Outcomes, images: Images, name: str = "net") -> list[Finishe
     """Predictions that come out right where they should, against labels or the clean prediction."""
     by = model(name, classes=CLASSES)
     if images.labels is not None:
-        return [part(cell(images, one, by=by), ~right * 3, ~right * 3) for one, right in outcomes.items()]
+        return [part(cell(images, setting, by=by), ~right * 3, ~right * 3) for setting, right in outcomes.items()]
     return [
-        part(cell(images, one, by=by), np.zeros(COUNT) if one == CLEAN else ~right) for one, right in outcomes.items()
+        part(cell(images, setting, by=by), np.zeros(COUNT) if setting == CLEAN else ~right)
+        for setting, right in outcomes.items()
     ]
 
 
@@ -65,23 +66,25 @@ def labelled(clusters: NDArray[np.int64] | None = None) -> Images:
 
 
 def value(store: Store, metric: str, study: str = "s") -> float | None:
-    [(found,)] = store.frame("SELECT value FROM metric_of(?) WHERE metric = ?", [study, metric]).rows()
-    return None if found is None else float(found)
+    [(number,)] = store.frame("SELECT value FROM metric_of(?) WHERE metric = ?", [study, metric]).rows()
+    return None if number is None else float(number)
 
 
 def note(store: Store, metric: str) -> str | None:
-    [(found,)] = store.frame("SELECT note FROM metric WHERE metric = ?", [metric]).rows()
-    return None if found is None else str(found)
+    [(text,)] = store.frame("SELECT note FROM metric WHERE metric = ?", [metric]).rows()
+    return None if text is None else str(text)
 
 
 def state(store: Store, metric: str) -> str:
-    [(found,)] = store.frame("SELECT state FROM metric WHERE metric = ?", [metric]).rows()
-    return str(found)
+    [(text,)] = store.frame("SELECT state FROM metric WHERE metric = ?", [metric]).rows()
+    return str(text)
 
 
 def matrix(outcomes: Outcomes) -> NDArray[np.float64]:
-    """(5, 7) percent."""
-    shares = {(one.number("noise_sd"), one.number("frequency")): 100 * outcomes[one].mean() for one in BAND}
+    """(5, 7) percentages of right answers, by noise and frequency."""
+    shares = {
+        (setting.number("noise_sd"), setting.number("frequency")): 100 * outcomes[setting].mean() for setting in BAND
+    }
     return np.array([[shares[sd, f if sd else None] for f in FREQUENCIES] for sd in NOISE_SDS])
 
 
@@ -89,7 +92,9 @@ def test_spectral_bias_is_the_mean_of_ratios(store: Store, outcomes: Outcomes) -
     store_study(store, "s", labelled(), parts(outcomes, labelled()))
     compute_measures(store, "s", Options(RESAMPLES))
     clean = outcomes[CLEAN].mean()
-    low, high = (np.mean([outcomes[one].mean() / clean for one in SPECTRAL[f]]) for f in ("lowpass", "highpass"))
+    low, high = (
+        np.mean([outcomes[setting].mean() / clean for setting in SPECTRAL[f]]) for f in ("lowpass", "highpass")
+    )
     assert value(store, "low_frequency_bias") == pytest.approx(low)
     assert value(store, "high_frequency_bias") == pytest.approx(high)
     assert value(store, "spectral_bias") == pytest.approx(high / (low + high))
@@ -98,9 +103,9 @@ def test_spectral_bias_is_the_mean_of_ratios(store: Store, outcomes: Outcomes) -
 
 @pytest.mark.parametrize("probe", SPECTRAL)
 def test_a_bias_without_the_other_has_its_interval(store: Store, outcomes: Outcomes, probe: str) -> None:
-    of_probe = {one: right for one, right in outcomes.items() if one == CLEAN or one.probe == probe}
-    for name, some in (("s", outcomes), ("alone", of_probe)):
-        store_study(store, name, labelled(), parts(some, labelled()))
+    of_probe = {setting: right for setting, right in outcomes.items() if setting == CLEAN or setting.probe == probe}
+    for name, subset in (("s", outcomes), ("alone", of_probe)):
+        store_study(store, name, labelled(), parts(subset, labelled()))
         compute_measures(store, name, Options(RESAMPLES))
     query = "SELECT metric, value, low, high, state FROM metric_of(?) WHERE metric LIKE '%frequency_bias' ORDER BY ALL"
     whole, alone = ({row[0]: row[1:] for row in store.frame(query, [name]).rows()} for name in ("s", "alone"))
@@ -111,7 +116,7 @@ def test_a_bias_without_the_other_has_its_interval(store: Store, outcomes: Outco
 
 
 def test_a_bias_of_few_images_without_the_other_says_so(store: Store, outcomes: Outcomes) -> None:
-    few = {one: right for one, right in outcomes.items() if one == CLEAN or one.probe == "lowpass"}
+    few = {setting: right for setting, right in outcomes.items() if setting == CLEAN or setting.probe == "lowpass"}
     images = labelled(np.arange(COUNT) // 8)
     store_study(store, "s", images, parts(few, images))
     compute_measures(store, "s", Options(RESAMPLES))
@@ -131,14 +136,14 @@ def test_the_published_critical_band_is_that_of_the_accuracies(
         ("", normalized_thresholds(percent, reference)),
         ("_raw", integer_thresholds(percent)),
     ):
-        wanted = fit_band(thresholds)
-        assert wanted.state != "degenerate"
-        assert value(store, f"critical_bandwidth{suffix}") == pytest.approx(wanted.bandwidth)
-        assert value(store, f"critical_center_frequency{suffix}") == pytest.approx(wanted.center_frequency)
-        assert value(store, f"critical_peak_noise_sensitivity{suffix}") == pytest.approx(wanted.peak_noise_sensitivity)
+        band = fit_band(thresholds)
+        assert band.state != "degenerate"
+        assert value(store, f"critical_bandwidth{suffix}") == pytest.approx(band.bandwidth)
+        assert value(store, f"critical_center_frequency{suffix}") == pytest.approx(band.center_frequency)
+        assert value(store, f"critical_peak_noise_sensitivity{suffix}") == pytest.approx(band.peak_noise_sensitivity)
         kept = [value(store, f"critical_threshold_{f}{suffix}") for f in FREQUENCIES]
         assert kept == list(thresholds)
-        assert state(store, f"critical_bandwidth{suffix}") == wanted.state
+        assert state(store, f"critical_bandwidth{suffix}") == band.state
 
 
 @pytest.mark.parametrize("crops", [1, 2])
@@ -147,30 +152,30 @@ def test_the_psychometric_fit_sees_every_image_and_cluster(store: Store, outcome
     images = labelled(clusters)
     store_study(store, "s", images, parts(outcomes, images))
     compute_measures(store, "s", Options(RESAMPLES))
-    correct = np.stack([outcomes[one] for one in BAND])
-    wanted = estimate_band(correct, clusters, floor=1 / CLASSES, resamples=RESAMPLES)
+    correct = np.stack([outcomes[setting] for setting in BAND])
+    band = estimate_band(correct, clusters, floor=1 / CLASSES, resamples=RESAMPLES)
     columns = ("value", "low", "high", "state", "note")
-    found = store.frame(f"SELECT metric, {', '.join(columns)} FROM metric WHERE metric LIKE 'psychometric%'").rows()
-    assert {row[0]: row[1:] for row in found} == {
+    rows = store.frame(f"SELECT metric, {', '.join(columns)} FROM metric WHERE metric LIKE 'psychometric%'").rows()
+    assert {row[0]: row[1:] for row in rows} == {
         f"psychometric_{name}": tuple(estimate.row()[column] for column in columns)
-        for name, estimate in wanted.estimates().items()
+        for name, estimate in band.estimates().items()
     }
-    assert len(found) == 10
+    assert len(rows) == 10
 
 
 def test_levels_and_octaves_that_are_there_make_the_psychometric_fit(store: Store, outcomes: Outcomes) -> None:
     """The published estimator lacks its conditions, and says so; an octave with one level has no threshold."""
-    some = [one for one in BAND if one.number("noise_sd") != 0.04 and one.number("frequency") != 6][:-2]
+    grid = [setting for setting in BAND if setting.number("noise_sd") != 0.04 and setting.number("frequency") != 6][:-2]
     images = labelled()
-    store_study(store, "s", images, parts({one: outcomes[one] for one in (CLEAN, *some)}, images))
+    store_study(store, "s", images, parts({setting: outcomes[setting] for setting in (CLEAN, *grid)}, images))
     compute_measures(store, "s", Options(RESAMPLES))
     assert state(store, "critical_bandwidth") == "missing"
-    settings = [(one.number("noise_sd"), one.number("frequency")) for one in some]
-    correct = np.stack([outcomes[one] for one in some])
-    wanted = estimate_band(correct, settings=settings, floor=1 / CLASSES, resamples=RESAMPLES)
+    settings = [(setting.number("noise_sd"), setting.number("frequency")) for setting in grid]
+    correct = np.stack([outcomes[setting] for setting in grid])
+    band = estimate_band(correct, settings=settings, floor=1 / CLASSES, resamples=RESAMPLES)
     rows = store.frame("SELECT metric, value FROM metric WHERE metric LIKE 'psychometric%'").rows()
     assert dict(rows) == {
-        f"psychometric_{name}": estimate.row()["value"] for name, estimate in wanted.estimates().items()
+        f"psychometric_{name}": estimate.row()["value"] for name, estimate in band.estimates().items()
     }
     assert {f for f in range(7) if f"psychometric_threshold_{f}" in dict(rows)} == {0, 1, 2, 3, 4}
 
@@ -193,7 +198,7 @@ def test_levels_beside_the_published_ones_change_nothing_of_the_published_estima
 
 
 def test_thresholds_of_sixteen_classes_are_right_and_their_intervals_hold(store: Store) -> None:
-    """Simulated observers of the entry-level classes: what a blind guess gets right is 1/16, not 1/1000."""
+    """Observers of the entry-level classes are simulated: what a blind guess gets right is 1/16, not 1/1000."""
     rng, count, sensitivity = np.random.default_rng(16), 2500, 2.4 * np.exp(-((np.arange(7) - 3.3) ** 2) / 5)
     images = image_set(count, labels=np.zeros(count), decision_space="sixteen")
     truth = {
@@ -202,21 +207,21 @@ def test_thresholds_of_sixteen_classes_are_right_and_their_intervals_hold(store:
     }
     made = []
     for name in ("a", "b", "c", "d"):
-        for one in (CLEAN, *BAND):
-            sd, frequency = one.number("noise_sd"), one.number("frequency")
+        for setting in (CLEAN, *BAND):
+            sd, frequency = setting.number("noise_sd"), setting.number("frequency")
             share = truth[int(frequency or 0)][NOISE_SDS.index(sd) - 1] if sd else 0.5
             wrong = rng.random(count) > share
-            made.append(part(cell(images, one, by=model(name, classes=1000)), wrong * 3, wrong * 3))
+            made.append(part(cell(images, setting, by=model(name, classes=1000)), wrong * 3, wrong * 3))
     store_study(store, "s", images, made)
     compute_measures(store, "s", Options(200))
-    found = store.frame(
+    thresholds = store.frame(
         "SELECT right(metric, 1)::INTEGER AS f, value, low, high FROM metric "
         "WHERE metric LIKE 'psychometric_threshold_%'"
     ).to_numpy()
-    true = 0.16 * 2.0 ** -sensitivity[found[:, 0].astype(int)]
-    assert len(found) == 28
-    assert abs(np.log2(found[:, 1] / true).mean()) < 0.02
-    assert ((found[:, 2] <= true) & (true <= found[:, 3])).mean() > 0.85
+    true = 0.16 * 2.0 ** -sensitivity[thresholds[:, 0].astype(int)]
+    assert len(thresholds) == 28
+    assert abs(np.log2(thresholds[:, 1] / true).mean()) < 0.02
+    assert ((thresholds[:, 2] <= true) & (true <= thresholds[:, 3])).mean() > 0.85
 
 
 @pytest.mark.parametrize(("space", "classes"), [("all", CLASSES), ("imagenet-a", 200), ("sixteen", 16)])
@@ -243,18 +248,18 @@ def test_agreement_is_measured_where_there_are_no_labels(store: Store, outcomes:
     images = image_set(COUNT)
     store_study(store, "s", images, parts(outcomes, images))
     compute_measures(store, "s", Options(RESAMPLES))
-    low, high = (np.mean([outcomes[one].mean() for one in SPECTRAL[f]]) for f in ("lowpass", "highpass"))
+    low, high = (np.mean([outcomes[setting].mean() for setting in SPECTRAL[f]]) for f in ("lowpass", "highpass"))
     assert value(store, "low_frequency_bias") == pytest.approx(low)
     assert value(store, "spectral_bias") == pytest.approx(high / (low + high))
-    wanted = estimate_band(np.stack([outcomes[one] for one in BAND]), floor=0.0, resamples=RESAMPLES)
-    assert value(store, "psychometric_center_frequency") == pytest.approx(wanted.center_frequency.value)
+    band = estimate_band(np.stack([outcomes[setting] for setting in BAND]), floor=0.0, resamples=RESAMPLES)
+    assert value(store, "psychometric_center_frequency") == pytest.approx(band.center_frequency.value)
 
 
 def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes: Outcomes) -> None:
     images = image_set(COUNT)
-    clean, *others = parts(outcomes, images)
-    store.begin_study("s", "", [one.cell for one in (clean, *others)], [images])
-    store.commit([Failed(clean.cell, "boom"), *others], {clean.cell.variant: SESSION})
+    clean, *perturbed = parts(outcomes, images)
+    store.begin_study("s", "", [part.cell for part in (clean, *perturbed)], [images])
+    store.commit([Failed(clean.cell, "boom"), *perturbed], {clean.cell.variant: SESSION})
     compute_measures(store, "s", Options(RESAMPLES))
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == "no clean prediction to agree with"
@@ -266,13 +271,15 @@ def test_without_a_clean_prediction_there_is_no_agreement(store: Store, outcomes
 
 def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
     gone = {SPECTRAL["lowpass"][1], BAND[5]}
-    some = {one: right for one, right in outcomes.items() if one not in gone}
-    store_study(store, "s", labelled(), parts(some, labelled()))
+    subset = {setting: right for setting, right in outcomes.items() if setting not in gone}
+    store_study(store, "s", labelled(), parts(subset, labelled()))
     compute_measures(store, "s", Options(RESAMPLES))
     assert value(store, "low_frequency_bias") is None
     assert note(store, "low_frequency_bias") == "lowpass lacks the cutoff 0.2"
     assert value(store, "high_frequency_bias") is not None
-    assert {state(store, one) for one in ("low_frequency_bias", "spectral_bias", "critical_bandwidth")} == {"missing"}
+    assert {state(store, metric) for metric in ("low_frequency_bias", "spectral_bias", "critical_bandwidth")} == {
+        "missing"
+    }
     assert state(store, "high_frequency_bias") == "ok"
     assert value(store, "critical_bandwidth") is None
     assert note(store, "critical_bandwidth") == (
@@ -281,20 +288,20 @@ def test_missing_conditions_are_named(store: Store, outcomes: Outcomes) -> None:
 
 
 def test_nothing_right_without_noise_is_said(store: Store, outcomes: Outcomes) -> None:
-    wrong = {one: np.zeros(COUNT, bool) for one in outcomes}
+    wrong = {setting: np.zeros(COUNT, bool) for setting in outcomes}
     store_study(store, "s", labelled(), parts(wrong, labelled()))
     compute_measures(store, "s", Options(RESAMPLES))
     assert note(store, "critical_bandwidth") == "nothing is right without noise"
-    assert {state(store, one) for one in ("critical_bandwidth", "spectral_bias")} == {"undetermined"}
+    assert {state(store, metric) for metric in ("critical_bandwidth", "spectral_bias")} == {"undetermined"}
     assert state(store, "critical_bandwidth_raw") == "degenerate"
     assert "is no more than twice that of a blind guess" in (note(store, "psychometric_bandwidth") or "")
-    assert {state(store, one) for one in ("psychometric_bandwidth", "psychometric_threshold_0")} == {"at_chance"}
+    assert {state(store, metric) for metric in ("psychometric_bandwidth", "psychometric_threshold_0")} == {"at_chance"}
     assert value(store, "spectral_bias") is None
 
 
 def test_a_study_without_critical_bands_has_none(store: Store, outcomes: Outcomes) -> None:
-    some = {one: right for one, right in outcomes.items() if one.probe != "critical_band"}
-    store_study(store, "s", labelled(), parts(some, labelled()))
+    subset = {setting: right for setting, right in outcomes.items() if setting.probe != "critical_band"}
+    store_study(store, "s", labelled(), parts(subset, labelled()))
     compute_measures(store, "s", Options(RESAMPLES))
     assert store.frame("SELECT metric FROM metric ORDER BY ALL")["metric"].to_list() == [
         "high_frequency_bias", "low_frequency_bias", "spectral_bias"
@@ -302,10 +309,10 @@ def test_a_study_without_critical_bands_has_none(store: Store, outcomes: Outcome
 
 
 def test_sets_that_were_only_run_clean_have_no_spectral_or_band_metrics(store: Store, outcomes: Outcomes) -> None:
-    other = image_set(COUNT, labels=np.zeros(COUNT), name="other", benchmark="imagenet-r")
+    renditions = image_set(COUNT, labels=np.zeros(COUNT), name="other", benchmark="imagenet-r")
     by = model(classes=CLASSES)
-    clean = part(cell(other, by=by), ~outcomes[CLEAN] * 3, ~outcomes[CLEAN] * 3)
-    store_study(store, "s", [labelled(), other], [*parts(outcomes, labelled()), clean])
+    clean = part(cell(renditions, by=by), ~outcomes[CLEAN] * 3, ~outcomes[CLEAN] * 3)
+    store_study(store, "s", [labelled(), renditions], [*parts(outcomes, labelled()), clean])
     compute_measures(store, "s", Options(RESAMPLES))
     assert store.frame("SELECT DISTINCT image_set FROM metric ORDER BY ALL").rows() == [("set",), (None,)]
     general = store.frame("SELECT metric FROM metric WHERE image_set IS NULL ORDER BY ALL")["metric"].to_list()
@@ -315,9 +322,9 @@ def test_sets_that_were_only_run_clean_have_no_spectral_or_band_metrics(store: S
 def test_analyzing_again_replaces_what_was_there_and_leaves_other_studies_alone(
     store: Store, outcomes: Outcomes
 ) -> None:
-    some = {one: right for one, right in outcomes.items() if one.probe != "critical_band"}
-    store_study(store, "s", labelled(), parts(some, labelled()))
-    better = some | dict.fromkeys(SPECTRAL["lowpass"], some[CLEAN])
+    subset = {setting: right for setting, right in outcomes.items() if setting.probe != "critical_band"}
+    store_study(store, "s", labelled(), parts(subset, labelled()))
+    better = subset | dict.fromkeys(SPECTRAL["lowpass"], subset[CLEAN])
     store_study(store, "other", labelled(), parts(better, labelled(), "better"))
     compute_measures(store, "*", Options(RESAMPLES))
     before = store.frame("FROM metric ORDER BY ALL").rows()
@@ -328,11 +335,11 @@ def test_analyzing_again_replaces_what_was_there_and_leaves_other_studies_alone(
 
 
 def test_the_view_shows_the_newest_version_and_the_macro_any(store: Store, outcomes: Outcomes) -> None:
-    some = {one: right for one, right in outcomes.items() if one.probe != "critical_band"}
-    store_study(store, "s", labelled(), parts(some, labelled()))
+    subset = {setting: right for setting, right in outcomes.items() if setting.probe != "critical_band"}
+    store_study(store, "s", labelled(), parts(subset, labelled()))
     compute_measures(store, "s", Options(RESAMPLES))
     first = value(store, "spectral_bias")
-    fewer = {one: right for one, right in some.items() if one.probe != "highpass"}
+    fewer = {setting: right for setting, right in subset.items() if setting.probe != "highpass"}
     store_study(store, "s", labelled(), parts(fewer, labelled()))
     assert store.frame("FROM metric").is_empty(), "the new version is not analyzed yet"
     assert value(store, "spectral_bias", "s@1") == first
@@ -343,14 +350,14 @@ def test_the_view_shows_the_newest_version_and_the_macro_any(store: Store, outco
 
 
 def test_every_checkpoint_is_a_subject_and_is_counted(store: Store, outcomes: Outcomes) -> None:
-    some = {one: right for one, right in outcomes.items() if one.probe == "lowpass" or one == CLEAN}
-    made = [one for name in ("one", "two") for one in parts(some, labelled(), name)]
+    subset = {setting: right for setting, right in outcomes.items() if setting.probe == "lowpass" or setting == CLEAN}
+    made = [outcome for name in ("one", "two") for outcome in parts(subset, labelled(), name)]
     store_study(store, "s", labelled(), made)
-    assert [one.checkpoint for one in subjects(store, "s")] == ["one", "two"]
+    assert [subject.checkpoint for subject in subjects(store, "s")] == ["one", "two"]
     advanced: list[float] = []
-    found = metrics_of(compute_measures(store, "*", Options(RESAMPLES), advance=advanced.append))
+    metrics = metrics_of(compute_measures(store, "*", Options(RESAMPLES), advance=advanced.append))
     assert sum(advanced) == 2
-    assert set(found["checkpoint"]) == {"one", "two"}
+    assert set(metrics["checkpoint"]) == {"one", "two"}
 
 
 def test_a_study_that_is_not_there_is_named(store: Store, outcomes: Outcomes) -> None:

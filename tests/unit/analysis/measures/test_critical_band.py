@@ -119,10 +119,10 @@ def test_what_lies_outside_the_tested_bands_is_flagged(thresholds: list[int], st
 
 
 def test_the_numbers_of_every_fit_that_is_not_flagged_lie_within_what_was_tested() -> None:
-    found = Counter()
+    counts = Counter()
     for thresholds in np.random.default_rng(0).integers(0, 5, size=(400, 7)):
         band = fit_band(thresholds)
-        found[band.state] += 1
+        counts[band.state] += 1
         if band.state != "degenerate":
             octave = np.log2(band.center_frequency / 1.75)
             assert -0.5 <= octave <= 6.5
@@ -130,7 +130,7 @@ def test_the_numbers_of_every_fit_that_is_not_flagged_lie_within_what_was_tested
             assert band.bandwidth <= 14
         if band.state == "ok":
             assert band.bandwidth <= 7
-    assert min(found.values()) > 20, found
+    assert min(counts.values()) > 20, counts
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_centres_follow_the_size_as_the_noise_does(size: int) -> None:
         cycles = np.fft.fftfreq(side, 1 / side)
         return float((np.hypot(*np.meshgrid(cycles, cycles)) * power).sum() / power.sum())
 
-    for f in (5, 6):  # of lower octaves there are too few waves in an image to tell their mean
+    for f in (5, 6):  # lower octaves have too few waves in an image to tell their mean
         assert center(f, size) / center(f, 224) == pytest.approx(centroid(size, f) / centroid(224, f), rel=0.02)
     thresholds = [0, 1, 2, 3, 2, 1, 0]
     assert fit_band(thresholds, size).center_frequency == pytest.approx(

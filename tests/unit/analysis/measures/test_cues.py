@@ -1,4 +1,4 @@
-"""Shape bias: published decisions, other people's intervals, and a real network on real cue-conflict images."""
+"""Shape bias follows from published decisions, and has the intervals that other people's code gives."""
 
 from __future__ import annotations
 
@@ -52,22 +52,22 @@ def estimates(outcomes: Outcomes) -> dict[str, Estimate]:
 def test_published_decisions_give_the_published_bias(
     shared: Path, store: Store, network: str, shape_decisions: int, texture_decisions: int
 ) -> None:
-    """All 1280 images, 80 of which have the shape and the texture of one class: they tell nothing."""
+    """All 1280 images are there; 80 have the shape and the texture of one class and tell nothing."""
     table = pl.read_csv(shared / "published" / "cue_conflict_decisions" / f"{network}.csv")
     cues = [re.findall(r"([a-z]+)\d+", Path(name).stem.rsplit("_", 1)[1]) for name in table["imagename"]]
     assert [shape for shape, _ in cues] == table["category"].to_list()
-    shape, texture = ([NUMBERS[one] for one in column] for column in zip(*cues, strict=True))
-    named = [NUMBERS[one] for one in table["object_response"]]
-    images = image_set(1280, labels=shape, schemes={"texture": [[one] for one in texture]}, decision_space="sixteen")
+    shape, texture = ([NUMBERS[name] for name in column] for column in zip(*cues, strict=True))
+    named = [NUMBERS[name] for name in table["object_response"]]
+    images = image_set(1280, labels=shape, schemes={"texture": [[cue] for cue in texture]}, decision_space="sixteen")
     judged = part(cell(images, by=model(classes=1000)), named, np.not_equal(named, shape) * 3)
     store_study(store, "s", images, [judged], {"sixteen": NAMES})
-    found = measured(store)
+    metrics = measured(store)
     bias = shape_decisions / (shape_decisions + texture_decisions)
-    assert found["shape_bias"][0] == pytest.approx(bias)
+    assert metrics["shape_bias"][0] == pytest.approx(bias)
     if network == "resnet50":
         assert round(bias, 3) == 0.221
-    assert found["cue_accuracy"][0] == pytest.approx((shape_decisions + texture_decisions) / 1200)
-    truth = table.with_columns(texture=pl.Series([one for _, one in cues])).filter(
+    assert metrics["cue_accuracy"][0] == pytest.approx((shape_decisions + texture_decisions) / 1200)
+    truth = table.with_columns(texture=pl.Series([texture for _, texture in cues])).filter(
         pl.col("texture") != pl.col("category")
     )
     by_class = truth.group_by("category").agg(
@@ -75,30 +75,30 @@ def test_published_decisions_give_the_published_bias(
         / ((pl.col("object_response") == pl.col("category")) | (pl.col("object_response") == pl.col("texture"))).sum()
     )
     for name, value in by_class.rows():
-        assert found[f"shape_bias_{name}"][0] == pytest.approx(value)
-    assert set(found) == {"shape_bias", "cue_accuracy", *(f"shape_bias_{name}" for name in NUMBERS)}
-    _check_intervals(found, np.array(named), np.array(shape), np.array(texture))
+        assert metrics[f"shape_bias_{name}"][0] == pytest.approx(value)
+    assert set(metrics) == {"shape_bias", "cue_accuracy", *(f"shape_bias_{name}" for name in NUMBERS)}
+    _check_intervals(metrics, np.array(named), np.array(shape), np.array(texture))
 
 
-def _check_intervals(found: Mapping[str, tuple], named: np.ndarray, shape: np.ndarray, texture: np.ndarray) -> None:
-    """Against SciPy's bootstrap."""
+def _check_intervals(metrics: Mapping[str, tuple], named: np.ndarray, shape: np.ndarray, texture: np.ndarray) -> None:
+    """Intervals are those of SciPy's bootstrap."""
     differ = shape != texture
     of_shape, of_texture = (named == shape)[differ], (named == texture)[differ]
 
     def ratio(of_shape: np.ndarray, of_texture: np.ndarray, axis: int) -> np.ndarray:
         return of_shape.sum(axis=axis) / (of_shape.sum(axis=axis) + of_texture.sum(axis=axis))
 
-    wanted = bootstrap(
+    expected = bootstrap(
         (of_shape, of_texture), ratio, paired=True, vectorized=True, method="percentile", n_resamples=2000, rng=1
     ).confidence_interval
-    assert found["shape_bias"][1:3] == pytest.approx((wanted.low, wanted.high), abs=0.005)
-    wanted = bootstrap(
+    assert metrics["shape_bias"][1:3] == pytest.approx((expected.low, expected.high), abs=0.005)
+    expected = bootstrap(
         (of_shape | of_texture,), np.mean, vectorized=True, method="percentile", n_resamples=2000, rng=1
     ).confidence_interval
-    assert found["cue_accuracy"][1:3] == pytest.approx((wanted.low, wanted.high), abs=0.005)
+    assert metrics["cue_accuracy"][1:3] == pytest.approx((expected.low, expected.high), abs=0.005)
 
 
-# What the data do not determine
+# Intervals, and decisions that determine no bias
 
 
 def test_images_of_one_photograph_go_together() -> None:
@@ -159,45 +159,49 @@ def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Sto
         part(cell(plain, by=by), [0, 2, 1, 0], [0, 1, 0, 1]),
     ]
     store_study(store, "s", [conflict, plain], parts)
-    found = measured(store)
-    assert found["shape_bias"][0] == pytest.approx(2 / 3), "the last image has one class for both"
-    assert set(found) == {"shape_bias", "shape_bias_0", "shape_bias_1", "cue_accuracy"}, "classes without names"
+    metrics = measured(store)
+    assert metrics["shape_bias"][0] == pytest.approx(2 / 3), "the last image has one class for both"
+    assert set(metrics) == {"shape_bias", "shape_bias_0", "shape_bias_1", "cue_accuracy"}, "classes without names"
     assert store.frame("SELECT DISTINCT image_set FROM metric").rows() == [("conflict",)]
 
 
 def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(store: Store) -> None:
     low, high, named = [0, 0, 1, 1, 2, 2], [1, 2, 0, 1, 0, 1], [0, 2, 1, 0, 2, 0]
-    conflict = image_set(6, labels=low, schemes={"hf_label": [[one] for one in high]}, name="conflict")
-    rank = [int(one != label) for one, label in zip(named, low, strict=True)]
+    conflict = image_set(6, labels=low, schemes={"hf_label": [[cue] for cue in high]}, name="conflict")
+    rank = [int(answer != label) for answer, label in zip(named, low, strict=True)]
     store_study(store, "s", conflict, [part(cell(conflict, by=model(classes=16)), named, rank)])
-    found = measured(store)
+    metrics = measured(store)
     # The fourth image has one class for both. Of the others 0, 1 and 2 are named for low, 2 and 0 ... for high ones.
     apart = [(n, a, b) for n, a, b in zip(named, low, high, strict=True) if a != b]
     of_low, of_high = sum(n == a for n, a, _ in apart), sum(n == b for n, _, b in apart)
     assert (len(apart), of_low, of_high) == (5, 3, 1)
-    assert found["low_frequency_cue_bias"][0] == 3 / 4
-    assert found["frequency_cue_accuracy"][0] == 4 / 5
-    assert set(found) == {f"low_frequency_cue_bias{end}" for end in ("", "_0", "_1", "_2")} | {"frequency_cue_accuracy"}
+    assert metrics["low_frequency_cue_bias"][0] == 3 / 4
+    assert metrics["frequency_cue_accuracy"][0] == 4 / 5
+    assert set(metrics) == {f"low_frequency_cue_bias{end}" for end in ("", "_0", "_1", "_2")} | {
+        "frequency_cue_accuracy"
+    }
     schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY scheme DESC").rows()
     assert schemes == [("lf_label", 6, 3 / 6), ("hf_label", 6, 1 / 6)]
 
 
 def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store: Store) -> None:
-    """A set's own names, or those of its decision space, which are for models of ImageNet's 1000 classes."""
+    """A class is named by its set, or else by the decision space, which is for models of ImageNet's 1000 classes."""
     large, small = model("large", classes=1000), model("small", classes=16)
-    labels, other = [0, 1], [[1], [0]]
-    own, plain = (image_set(2, name=one, labels=labels, schemes={"hf_label": other}, paths=one) for one in ("ab", "cd"))
-    own = replace(own, class_names=["Abyssinian", "Bengal"])
-    few = image_set(2, name="few", labels=labels, schemes={"texture": other}, decision_space="sixteen")
-    cells = [cell(own, by=small), cell(plain, by=small), cell(plain, by=large), cell(few, by=large)]
+    labels, second_cues = [0, 1], [[1], [0]]
+    own_set, plain = (
+        image_set(2, name=name, labels=labels, schemes={"hf_label": second_cues}, paths=name) for name in ("ab", "cd")
+    )
+    own_set = replace(own_set, class_names=["Abyssinian", "Bengal"])
+    few = image_set(2, name="few", labels=labels, schemes={"texture": second_cues}, decision_space="sixteen")
+    cells = [cell(own_set, by=small), cell(plain, by=small), cell(plain, by=large), cell(few, by=large)]
     names = {"all": {0: "tench", 1: "goldfish"}, "sixteen": NAMES}
-    store_study(store, "s", [own, plain, few], [part(one, labels, [0, 0]) for one in cells], names)
+    store_study(store, "s", [own_set, plain, few], [part(cell, labels, [0, 0]) for cell in cells], names)
     compute_measures(store, "s", Options(100))
-    found = store.frame(
+    classes = store.frame(
         "SELECT image_set, checkpoint, list_sort(list(regexp_extract(metric, '_bias_(.*)', 1))) FROM metric "
         "WHERE contains(metric, '_bias_') GROUP BY ALL ORDER BY ALL"
     )
-    assert found.rows() == [
+    assert classes.rows() == [
         ("ab", "small", ["Abyssinian", "Bengal"]),
         ("cd", "large", ["goldfish", "tench"]),
         ("cd", "small", ["0", "1"]),
@@ -208,6 +212,3 @@ def test_biases_of_classes_have_the_names_of_their_images_for_their_model(store:
 def test_labels_of_first_cues_are_those_that_predictions_are_ranked_by(store: Store) -> None:
     for cues in CUES:
         assert store.frame(f"SELECT own_scheme('{cues.first}'), own_scheme('{cues.second}')").row(0) == (True, False)
-
-
-# A real network

@@ -1,4 +1,4 @@
-"""Error consistency from the database: models and people who judged the same images, under one name for each image."""
+"""Models and people who judged the same images have error consistencies, under one name for each image."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def people(store: Store, shared: Path) -> pl.DataFrame:
 
 
 def test_the_sets_that_people_saw_are_the_protocols(store: Store) -> None:
-    asked = pl.DataFrame({"name": [*BENCHMARKS, "gray16"]})
-    values = ", ".join(f"('{name}')" for name in asked["name"])
-    found = store.frame(f"SELECT name FROM (VALUES {values}) AS t(name) WHERE people_saw(name)")
-    assert set(found["name"]) == set(STIMULI)
+    sets = pl.DataFrame({"name": [*BENCHMARKS, "gray16"]})
+    values = ", ".join(f"('{name}')" for name in sets["name"])
+    human_sets = store.frame(f"SELECT name FROM (VALUES {values}) AS t(name) WHERE people_saw(name)")
+    assert set(human_sets["name"]) == set(STIMULI)
 
 
 def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path, tmp_path: Path) -> None:
@@ -110,17 +110,19 @@ def test_people_and_two_networks_on_cue_conflicts(command: Command, shared: Path
 
 
 def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -> None:
-    """Trials and files of one experiment, whose names differ in the observer alone."""
+    """Trials and files of one experiment have names that differ in the observer alone."""
     trials = people(store, shared)
-    one = pl.read_parquet(shared / "published/atlas/humans/trials.parquet").filter(set="low-pass", subj="subject-01")
-    paths = [f"dnn/session-1/{name.replace('_s01_', '_dnn_')}" for name in one["imagename"]]
-    images = stimuli("low-pass", paths, one["category"].to_list())
-    right = (one["category"] == one["object_response"]).to_numpy()
+    observer = pl.read_parquet(shared / "published/atlas/humans/trials.parquet").filter(
+        set="low-pass", subj="subject-01"
+    )
+    paths = [f"dnn/session-1/{name.replace('_s01_', '_dnn_')}" for name in observer["imagename"]]
+    images = stimuli("low-pass", paths, observer["category"].to_list())
+    right = (observer["category"] == observer["object_response"]).to_numpy()
     store_study(store, "study", images, [answered(images, "copy of subject-01", right)])
     rows = store.frame("FROM condition_accuracy WHERE images = 'low-pass'")
     copy = rows.filter(subject="copy of subject-01").select("condition", "n", "top1", "low", "high").sort("condition")
-    model_of = rows.filter(subject="subject-01").select("condition", "n", "top1", "low", "high").sort("condition")
-    assert copy.equals(model_of)
+    person = rows.filter(subject="subject-01").select("condition", "n", "top1", "low", "high").sort("condition")
+    assert copy.equals(person)
     assert len(copy) == 8
     assert set(copy["n"]) == {160}
     alone = store.frame(
@@ -131,10 +133,10 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
     assert len(alone) > 300
     assert alone.to_numpy()[:, :3] == pytest.approx(alone.to_numpy()[:, 3:], abs=1e-6)
     both = rows.filter(condition="10", human=True)
-    assert both["top1"].mean() == pytest.approx(0.380, abs=0.0005)  # of four observers, as published
+    assert both["top1"].mean() == pytest.approx(0.380, abs=0.0005)  # the mean of four observers, as published
     table = consistencies(store, "low-pass")
-    mine = table.filter(first_subject="subject-01", second_subject="copy of subject-01").drop_nulls("kappa")
-    assert mine["kappa"].to_list() == pytest.approx([1] * len(mine))
+    pairs = table.filter(first_subject="subject-01", second_subject="copy of subject-01").drop_nulls("kappa")
+    assert pairs["kappa"].to_list() == pytest.approx([1] * len(pairs))
     assert set(table["condition"]) == set(trials.filter(stimulus_set="low-pass")["condition"])
     assert {row["subject"]: row["pairs"] for row in mean_consistencies(table)} == {"humans": 6, "copy of subject-01": 4}
 
@@ -142,13 +144,13 @@ def test_a_model_stands_beside_people_by_condition(store: Store, shared: Path) -
 def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_none_is_left(
     store: Store, shared: Path
 ) -> None:
-    """Models under the probes' published settings, beside the people who judged the published stimuli."""
+    """Models under the probes' published settings stand beside the people who judged the published stimuli."""
     trials = people(store, shared)
     images = image_set(4, labels=[1, 2, 3, 4], name="mine", decision_space="sixteen")
     cells = [
-        answered(images, "net", np.ones(4, bool), probe=name, **dict(one.parameters))
+        answered(images, "net", np.ones(4, bool), probe=name, **dict(setting.parameters))
         for name in EXPERIMENTS.values()
-        for one in FAMILIES[name].conditions({})
+        for setting in FAMILIES[name].conditions({})
     ]
     store_study(store, "study", images, cells)
     rows = store.frame("FROM human_probe")
@@ -159,7 +161,7 @@ def test_every_published_condition_of_five_experiments_is_one_of_a_probe_and_non
         assert len(models) == trials.filter(stimulus_set=experiment)["condition"].n_unique()
     assert set(rows["probe"]) == set(EXPERIMENTS.values())
     blurred = rows.filter(probe="gaussian_lowpass", setting=10, human=True)
-    assert blurred["top1"].mean() == pytest.approx(0.380, abs=0.0005)  # of four observers, as published
+    assert blurred["top1"].mean() == pytest.approx(0.380, abs=0.0005)  # the mean of four observers, as published
     faint = rows.filter(probe="contrast", setting=0.05, human=True).sort("subject")
     named = store.frame("FROM condition_accuracy WHERE images = 'contrast' AND condition = 'c05'").sort("subject")
     assert faint["top1"].equals(named["top1"])
@@ -173,10 +175,10 @@ def test_models_alone_as_their_vectors_say(store: Store) -> None:
     perturbed = answered(images, "a", ~right[0], probe="lowpass")
     store_study(store, "study", images, [*done, perturbed])
     assert judged_images(store) == ["set"]
-    found = consistencies(store, "set", resamples=500)
-    assert found.select("first_subject", "second_subject").rows() == [("a", "b"), ("a", "c"), ("b", "c")]
-    for row, (one, other) in zip(found.to_dicts(), ((0, 1), (0, 2), (1, 2)), strict=True):
-        expected = error_consistency(right[one], right[other], np.arange(200) // 4, 500)
+    table = consistencies(store, "set", resamples=500)
+    assert table.select("first_subject", "second_subject").rows() == [("a", "b"), ("a", "c"), ("b", "c")]
+    for row, (first, second) in zip(table.to_dicts(), ((0, 1), (0, 2), (1, 2)), strict=True):
+        expected = error_consistency(right[first], right[second], np.arange(200) // 4, 500)
         assert {name: row[name] for name in ("n", "kappa", "low", "high", "most")} == pytest.approx(
             {name: getattr(expected, name) for name in ("n", "kappa", "low", "high", "most")}
         )
@@ -200,8 +202,8 @@ def test_two_models_of_one_name_are_told_apart_and_one_model_of_two_cells_counts
     store_study(store, "first", images, [answered(images, "net", right), answered(images, "other", ~right)])
     store_study(store, "second", images, [answered(images, "net", ~right, content="trained again")])
     store_study(store, "third", images, [again])
-    found = consistencies(store, "set")
-    assert found.select("first_subject", "second_subject", "n").rows() == [
+    pairs = consistencies(store, "set")
+    assert pairs.select("first_subject", "second_subject", "n").rows() == [
         ("net (first@1)", "net (second@1)", 20),
         ("net (first@1)", "other", 20),
         ("net (second@1)", "other", 20),
@@ -217,12 +219,12 @@ def test_images_that_nobody_judged_are_named(store: Store) -> None:
 
 
 def test_sets_of_one_name_are_other_images(store: Store) -> None:
-    """And a name that a single set has, whoever calls it so, stands alone."""
+    """A name that a single set has, whoever calls it so, stands alone."""
     right = np.arange(20) % 3 > 0
-    one, other = (image_set(20, labels=[label] * 20) for label in (3, 4))
-    store_study(store, "first", one, [answered(one, "a", right), answered(one, "c", ~right)])
-    store_study(store, "second", other, [answered(other, "b", right), answered(other, "c", right)])
-    store_study(store, "third", one, [answered(one, "b", right)])
+    images_a, images_b = (image_set(20, labels=[label] * 20) for label in (3, 4))
+    store_study(store, "first", images_a, [answered(images_a, "a", right), answered(images_a, "c", ~right)])
+    store_study(store, "second", images_b, [answered(images_b, "b", right), answered(images_b, "c", right)])
+    store_study(store, "third", images_a, [answered(images_a, "b", right)])
     assert judged_images(store) == ["set (first)", "set (second)"]
     assert judged_images(store, "third") == ["set (first)"]
     pairs = consistencies(store, "set (first)").select("first_subject", "second_subject").rows()
@@ -233,7 +235,7 @@ def test_sets_of_one_name_are_other_images(store: Store) -> None:
 
 
 def test_an_earlier_version_has_its_own_models_and_the_newest_names(store: Store) -> None:
-    """What `analyze` computes for it are the images that the newest versions have, under their names."""
+    """For this version, too, `analyze` takes the images that the newest versions have, under their names."""
     before, dropped = image_set(20, labels=[3] * 20, name="before"), image_set(10, labels=[3] * 10, name="dropped")
     after = image_set(20, labels=[3] * 20, name="after")
     right = np.arange(20) % 3 > 0

@@ -1,4 +1,4 @@
-"""Group means of benchmarks: values by NumPy, intervals by statsmodels, names and figures as published."""
+"""Group means have values by NumPy, intervals by statsmodels, and names and figures as published."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ Outcomes = Mapping[str, NDArray[np.bool_]]
 Row = dict[str, Any]
 
 
-# What is published
+# Published figures
 
 
 def test_every_accuracy_is_of_a_benchmark_that_can_be_packed() -> None:
-    assert {of.benchmark for of in ACCURACIES.values()} <= set(BENCHMARKS)
+    assert {accuracy.benchmark for accuracy in ACCURACIES.values()} <= set(BENCHMARKS)
     assert set(BENCHMARKS) - set(ACCURACIES) == set(STIMULI) - {"stylized"}
 
 
@@ -66,15 +66,15 @@ def test_group_means_of_published_columns_are_the_published_groups(shared: Path)
     }
     figures, published = shipped_figures(), read_benchmark(shared / "published" / "benchmark.csv")
     values = {(model, metric): value for model, metric, value, _ in published.rows()}
-    one = np.zeros(1)
+    zeros = np.zeros(1)
     for row in figures.to_dicts():
         measured = {
-            name: Measured(Share(values[row["model"], column] / 100, 1, one.astype(np.int64), one, 0.0))
+            name: Measured(Share(values[row["model"], column] / 100, 1, zeros.astype(np.int64), zeros, 0.0))
             for name, column in columns.items()
         }
         groups = {"ID": "ID_as_published"} | {group: group for group in PUBLISHED_GROUPS if group != "ID"}
-        for theirs, ours in groups.items():
-            assert group_mean(ours, measured).estimate().value == pytest.approx(row[theirs], abs=1e-6)
+        for column, group in groups.items():
+            assert group_mean(group, measured).estimate().value == pytest.approx(row[column], abs=1e-6)
     assert set(figures.columns) == {"model", "category", *PUBLISHED_GROUPS, *BIASES}
 
 
@@ -96,7 +96,7 @@ def sets() -> dict[str, Images]:
     for name, corruptions in (("imagenet-c", IMAGENET_C), ("imagenet-cbar", IMAGENET_CBAR)):
         for corruption in corruptions:
             for severity in SEVERITIES:
-                count = int(rng.integers(30, 41))  # of the same photographs
+                count = int(rng.integers(30, 41))  # the sets share photographs
                 made[f"{corruption}_{severity}"] = images(name, count, corruption=corruption, severity=severity)
     return made
 
@@ -120,41 +120,45 @@ def _of_imagenet(name: str) -> bool:
     return name == "pgd" or name == "imagenet" or sets()[name].info.corruption is not None
 
 
-def study(found: Outcomes, name: str = "net") -> list[Finished]:
+def study(correct: Outcomes, name: str = "net") -> list[Finished]:
     by = model(name, classes=1000)
-    clean = [part(cell(of, by=by), ~found[key] * 2, ~found[key] * 2) for key, of in sets().items() if key in found]
-    pgd = [found["pgd"]] if "pgd" in found else []
+    clean = [
+        part(cell(images, by=by), ~correct[key] * 2, ~correct[key] * 2)
+        for key, images in sets().items()
+        if key in correct
+    ]
+    pgd = [correct["pgd"]] if "pgd" in correct else []
     return clean + [part(cell(sets()["imagenet"], PUBLISHED_PGD, by=by), ~right * 2, ~right * 2) for right in pgd]
 
 
-def analyzed(store: Store, parts: Sequence[Finished], given: Sequence[Images] | None = None) -> dict[str, Row]:
+def analyzed(store: Store, parts: Sequence[Finished], image_sets: Sequence[Images] | None = None) -> dict[str, Row]:
     """Metric -> its row, of a study of one checkpoint; none of them of an image set."""
-    used = {one.cell.image_set.digest for one in parts}
-    store_study(store, "s", given or [of for of in sets().values() if of.info.digest in used], parts)
+    used = {part.cell.image_set.digest for part in parts}
+    store_study(store, "s", image_sets or [images for images in sets().values() if images.info.digest in used], parts)
     compute_measures(store, "s")
     rows = store.frame("SELECT * FROM metric WHERE version LIKE 's@%'").to_dicts()
     assert all(row["image_set"] is None for row in rows)
     return {row["metric"]: row for row in rows}
 
 
-def judged_by_real(found: Outcomes) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+def judged_by_real(correct: Outcomes) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
     """(right, photograph) of the images that ReaL gives a list; a right prediction is 0, a wrong one 2."""
-    right = found["imagenet"]
+    right = correct["imagenet"]
     lists = [[0, 1], [0], [2], []] * 10
-    there = [k for k, classes in enumerate(lists) if classes]
-    return np.array([(0 if right[k] else 2) in lists[k] for k in there]), np.array(there)
+    indices = [k for k, classes in enumerate(lists) if classes]
+    return np.array([(0 if right[k] else 2) in lists[k] for k in indices]), np.array(indices)
 
 
-def members(found: Outcomes, group: str) -> list[list[tuple[NDArray[np.bool_], NDArray[np.int64]]]]:
+def members(correct: Outcomes, group: str) -> list[list[tuple[NDArray[np.bool_], NDArray[np.int64]]]]:
     """(right, photograph) of each set of each benchmark of a group. Photographs of their own count from 1000."""
     first = iter(range(1000, 10_000, 1000))
     plain = {
         name: [(right, np.arange(len(right)) + (0 if _of_imagenet(name) else next(first)))]
-        for name, right in found.items()
+        for name, right in correct.items()
     }
-    names = {name: [key for key, of in sets().items() if of.info.benchmark == name] for name in BENCHMARKS}
+    names = {name: [key for key, images in sets().items() if images.info.benchmark == name] for name in BENCHMARKS}
     by_name = {name: [plain[key][0] for key in keys] for name, keys in names.items() if keys}
-    by_name |= {"pgd_linf": plain["pgd"], "imagenet-real": [judged_by_real(found)]}
+    by_name |= {"pgd_linf": plain["pgd"], "imagenet-real": [judged_by_real(correct)]}
     return [by_name[name] for name in GROUPS[group]]
 
 
@@ -170,18 +174,18 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
 
 @pytest.mark.parametrize("group", GROUPS_HERE)
 def test_a_group_is_the_mean_of_its_benchmarks_each_the_mean_of_its_sets(rows: dict[str, Row], group: str) -> None:
-    means = [np.mean([right.mean() for right, _ in of]) for of in members(outcomes(0), group)]
+    means = [np.mean([right.mean() for right, _ in benchmark]) for benchmark in members(outcomes(0), group)]
     assert rows[group]["value"] == pytest.approx(100 * np.mean(means))
 
 
 @pytest.mark.parametrize("group", GROUPS_HERE)
 def test_intervals_are_cluster_robust_over_photographs(rows: dict[str, Row], group: str) -> None:
-    """A linear model with a mean for each set, its variance by statsmodels, and Wilson's interval with Student's t."""
+    """A linear model has a mean for each set, its variance by statsmodels, and Wilson's interval with Student's t."""
     row, benchmarks = rows[group], members(outcomes(0), group)
-    parts = [one for of in benchmarks for one in of]
-    weights = np.array([1 / len(of) / len(benchmarks) for of in benchmarks for _ in of])
+    parts = [pair for benchmark in benchmarks for pair in benchmark]
+    weights = np.array([1 / len(benchmark) / len(benchmarks) for benchmark in benchmarks for _ in benchmark])
     right, photographs = (np.concatenate(column).astype(np.int64) for column in zip(*parts, strict=True))
-    which = np.repeat(np.arange(len(parts)), [len(one) for one, _ in parts])
+    which = np.repeat(np.arange(len(parts)), [len(answers) for answers, _ in parts])
     fit = sm.OLS(right, np.eye(len(parts))[which]).fit(
         cov_type="cluster", cov_kwds={"groups": photographs, "use_correction": False}
     )
@@ -189,27 +193,27 @@ def test_intervals_are_cluster_robust_over_photographs(rows: dict[str, Row], gro
     variance = weights @ fit.cov_params() @ weights * (held / (held - 1) if held < len(right) else 1)
     images = share * (1 - share) / variance
     assert row["value"] == pytest.approx(100 * share)
-    errors = np.repeat(weights, [len(one) for one, _ in parts]) / np.bincount(which)[which] * fit.resid
+    errors = np.repeat(weights, [len(answers) for answers, _ in parts]) / np.bincount(which)[which] * fit.resid
     squares = np.bincount(np.unique(photographs, return_inverse=True)[1], errors) ** 2
     freedom = min(held - 1, 2 * squares.sum() ** 2 / (squares**2).sum()) if held < len(right) else np.inf
     alpha = 2 * norm.sf(t.ppf(0.975, freedom))
-    wanted = proportion_confint(share * images, images, alpha, "wilson")
-    assert (row["low"], row["high"]) == pytest.approx((100 * wanted[0], 100 * wanted[1]), abs=1e-4)
+    interval = proportion_confint(share * images, images, alpha, "wilson")
+    assert (row["low"], row["high"]) == pytest.approx((100 * interval[0], 100 * interval[1]), abs=1e-4)
 
 
 def test_each_benchmark_has_its_accuracy_in_percent_and_what_is_not_whole_says_so(rows: dict[str, Row]) -> None:
-    found = outcomes(0)
+    correct = outcomes(0)
     assert set(rows) == {f"top1_{name}" for name in ACCURACIES} | set(GROUPS)
     for name in ("imagenet", "imagenet-v2", "imagenet-a", "imagenet-r", "imagenet-sketch", "stylized"):
-        n = len(found[name])
+        n = len(correct[name])
         alpha = 2 * norm.sf(t.ppf(0.975, n - 1)) if n < 30 else 0.05
-        wanted = proportion_confint(found[name].sum(), n, alpha, "wilson")
+        interval = proportion_confint(correct[name].sum(), n, alpha, "wilson")
         numbers = [rows[f"top1_{name}"][key] for key in ("value", "low", "high")]
-        assert numbers == pytest.approx([100 * found[name].mean(), 100 * wanted[0], 100 * wanted[1]], abs=1e-4)
+        assert numbers == pytest.approx([100 * correct[name].mean(), 100 * interval[0], 100 * interval[1]], abs=1e-4)
     assert {rows[name]["state"] for name in ("top1_imagenet-v2", "top1_imagenet-c", "Concepts")} == {"doubtful"}
     assert rows["top1_imagenet-v2"]["note"] == "30 of 10,000 images"
     assert rows["top1_imagenet-c"]["note"] == "30 of 50,000 images in a set"
-    assert rows["top1_imagenet-real"]["value"] == pytest.approx(100 * judged_by_real(found)[0].mean())
+    assert rows["top1_imagenet-real"]["value"] == pytest.approx(100 * judged_by_real(correct)[0].mean())
     assert rows["Concepts"]["note"] == (
         "imagenet-sketch: 20 of 50,889 images; imagenet-r: 35 of 30,000 images; stylized: 16 of 800 images"
     )
@@ -219,13 +223,13 @@ def test_the_interval_of_one_set_is_that_of_the_view_accuracy(store: Store) -> N
     rng = np.random.default_rng(0)
     for k, clusters in enumerate((np.arange(60), np.arange(60) // 3)):
         right = rng.random(20)[clusters // (1 + 2 * (1 - k))] < 0.5
-        of = image_set(60, labels=np.zeros(60), clusters=clusters, benchmark="imagenet-v2")
-        row = analyzed(store, [part(cell(of), ~right, ~right)], [of])["top1_imagenet-v2"]
+        images = image_set(60, labels=np.zeros(60), clusters=clusters, benchmark="imagenet-v2")
+        row = analyzed(store, [part(cell(images), ~right, ~right)], [images])["top1_imagenet-v2"]
         [(top1, low, high)] = store.frame("SELECT top1, low, high FROM accuracy").rows()
         assert (row["value"], row["low"], row["high"]) == pytest.approx((100 * top1, 100 * low, 100 * high))
 
 
-# What is missing
+# Missing sets and cells
 
 
 def only(*names: str) -> list[Finished]:
@@ -248,16 +252,16 @@ def test_an_incomplete_group_has_no_value_and_names_what_is_missing(store: Store
 
 
 def test_a_cell_that_is_not_complete_is_missing(store: Store) -> None:
-    of_r, *others = only("imagenet-r", "imagenet-sketch", "stylized")
-    parts = [*others, part(of_r.cell, [0] * 10, [0] * 10)]
+    of_r, *rest = only("imagenet-r", "imagenet-sketch", "stylized")
+    parts = [*rest, part(of_r.cell, [0] * 10, [0] * 10)]
     assert analyzed(store, parts)["Concepts"]["note"] == "incomplete: imagenet-r is missing"
 
 
 def test_a_study_of_imagenet_alone_has_no_groups_and_one_of_none_of_them_nothing(store: Store) -> None:
     plain = images("imagenet", 40)
     assert set(analyzed(store, [part(cell(plain), np.zeros(40), np.zeros(40))], [plain])) == {"top1_imagenet"}
-    other = image_set(40, labels=np.zeros(40))
-    assert analyzed(store, [part(cell(other), np.zeros(40), np.zeros(40))], [other]) == {}
+    no_benchmark = image_set(40, labels=np.zeros(40))
+    assert analyzed(store, [part(cell(no_benchmark), np.zeros(40), np.zeros(40))], [no_benchmark]) == {}
 
 
 def test_another_budget_is_another_attack(store: Store) -> None:
@@ -279,23 +283,28 @@ def test_of_several_sets_of_one_benchmark_the_largest_stands_for_it(store: Store
 
 
 def test_every_checkpoint_has_its_own(store: Store) -> None:
-    found = {name: {"pgd": outcomes(seed)["pgd"]} for seed, name in enumerate(("one", "two"))}
-    store_study(store, "s", sets()["imagenet"], [one for name, right in found.items() for one in study(right, name)])
+    right_by_name = {name: {"pgd": outcomes(seed)["pgd"]} for seed, name in enumerate(("one", "two"))}
+    store_study(
+        store,
+        "s",
+        sets()["imagenet"],
+        [outcome for name, right in right_by_name.items() for outcome in study(right, name)],
+    )
     compute_measures(store, "s")
     rows = store.frame("SELECT checkpoint, value FROM metric WHERE metric = 'Adversarial' ORDER BY ALL").rows()
-    assert rows == [(name, pytest.approx(100 * right["pgd"].mean())) for name, right in found.items()]
+    assert rows == [(name, pytest.approx(100 * right["pgd"].mean())) for name, right in right_by_name.items()]
 
 
 # All of ImageNet's validation set
 
 
 def test_as_published_real_is_the_last_batch_alone_and_told_apart_by_name(store: Store) -> None:
-    """The last 50,000 % 512 images by folder and file name, of a set that is in another order."""
+    """The last 50,000 % 512 images by folder and file name belong to a set that is in another order."""
     rng = np.random.default_rng(0)
     labels, numbers = rng.permutation(np.arange(50_000) // 50), rng.permutation(50_000) + 1
     paths = [f"n{label:08d}/ILSVRC2012_val_{number:08d}.JPEG" for label, number in zip(labels, numbers, strict=True)]
     accepted = rng.random(50_000) < 0.93
-    lists = [[int(label)] if there else [] for label, there in zip(labels, accepted, strict=True)]
+    lists = [[int(label)] if listed else [] for label, listed in zip(labels, accepted, strict=True)]
     whole = image_set(50_000, labels=labels, paths=paths, schemes={"real": lists}, benchmark="imagenet-real")
     right = rng.random(50_000) < np.where(labels < 993, 0.75, 0.95)
     predicted = np.where(right, labels, (labels + 1) % 1000)
@@ -313,7 +322,7 @@ def test_as_published_real_is_the_last_batch_alone_and_told_apart_by_name(store:
         assert rows[f"top1_{name}"]["value"] == pytest.approx(100 * share)
     assert (rows["top1_imagenet-real"]["state"], rows["top1_imagenet-real"]["note"]) == ("ok", None)
     assert rows["top1_imagenet-real_last_batch"]["note"] == "its last 336 images alone, as published"
-    own, theirs = shares["imagenet-real"], shares["imagenet-real_last_batch"]
-    assert rows["ID"]["value"] == pytest.approx(100 * (shares["imagenet"] + 1 / 3 + own) / 3)
-    assert rows["ID_as_published"]["value"] == pytest.approx(100 * (shares["imagenet"] + 1 / 3 + theirs) / 3)
+    whole_share, batch_share = shares["imagenet-real"], shares["imagenet-real_last_batch"]
+    assert rows["ID"]["value"] == pytest.approx(100 * (shares["imagenet"] + 1 / 3 + whole_share) / 3)
+    assert rows["ID_as_published"]["value"] == pytest.approx(100 * (shares["imagenet"] + 1 / 3 + batch_share) / 3)
     assert "imagenet-real_last_batch: its last 336 images alone, as published" in rows["ID_as_published"]["note"]

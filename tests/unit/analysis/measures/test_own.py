@@ -1,4 +1,4 @@
-"""Measures of the user's own: numbers, intervals, identity, and what becomes of a function that fails."""
+"""Measures of the user's own have numbers, intervals and an identity; a function that fails has a note."""
 
 from __future__ import annotations
 
@@ -204,13 +204,15 @@ def test_it_is_correlated_and_compared_like_a_built_in_measure(store: Store, tmp
     compute_own(store, "s", own(tmp_path, WORST, worst={}))
     table = study_table(store, "s@1")
     assert table.biases == ["worst (set)", "worst (unlabelled)"]
-    with open_store(tmp_path / "other.duckdb") as other:
+    with open_store(tmp_path / "other.duckdb") as store_b:
         labelled = image_set(COUNT, labels=LABELS)
         predicted, confidence = answers(7)
         rank = (predicted != LABELS).astype(int)
-        store_study(other, "s", labelled, [part(cell(labelled, by=model("a")), predicted, rank, confidence=confidence)])
-        compute_own(other, "s", own(tmp_path, WORST, worst={}))
-        comparison = compare_runs(Run(store, "s@1"), Run(other, "s@1"))
+        store_study(
+            store_b, "s", labelled, [part(cell(labelled, by=model("a")), predicted, rank, confidence=confidence)]
+        )
+        compute_own(store_b, "s", own(tmp_path, WORST, worst={}))
+        comparison = compare_runs(Run(store, "s@1"), Run(store_b, "s@1"))
     [row] = comparison.metrics.filter(metric="worst").to_dicts()
     assert row["low"] < row["difference"] < row["high"]
     assert comparison.conditions.filter(metric="worst")["probe"].to_list() == ["clean"]

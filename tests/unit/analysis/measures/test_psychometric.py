@@ -60,13 +60,13 @@ def test_thresholds_are_those_of_psignifit(sensitivity: float, slope: float, top
     # Its curves rise, so the axis is turned round: octaves below the strongest noise.
     data = np.stack([-LEVELS, right, np.full(4, images)], axis=1)
     fixed = {"lambda": 1 - top, "gamma": 0.0, "eta": 0.0}
-    theirs = psignifit.psignifit(
+    reference = psignifit.psignifit(
         data, sigmoid="logistic", experiment_type="yes/no", fixed_parameters=fixed, stimulus_range=(0, 3)
     ).parameter_estimate
     ours, our_slope = fit_one(right, images, top)
     # Its priors weigh a little; a width of 90 % is 2 ln 19 / slope.
-    assert ours == pytest.approx(theirs["threshold"], abs=5e-3)
-    assert our_slope == pytest.approx(2 * np.log(19) / theirs["width"], rel=1e-2)
+    assert ours == pytest.approx(reference["threshold"], abs=5e-3)
+    assert our_slope == pytest.approx(2 * np.log(19) / reference["width"], rel=1e-2)
 
 
 @pytest.mark.parametrize("floor", [0.0, 0.1])
@@ -82,8 +82,8 @@ def test_thresholds_are_of_maximum_likelihood(floor: float) -> None:
 
         bounds = list(zip(*psychometric_fit.threshold_bounds(LEVELS), strict=True))
         ours, our_slope = fit_one(right, images, top, floor)
-        theirs = minimize(loss, [sensitivity, np.log2(slope)], bounds=bounds, method="L-BFGS-B")
-        assert loss(np.array([ours, np.log2(our_slope)])) <= theirs.fun + 1e-6
+        optimum = minimize(loss, [sensitivity, np.log2(slope)], bounds=bounds, method="L-BFGS-B")
+        assert loss(np.array([ours, np.log2(our_slope)])) <= optimum.fun + 1e-6
 
 
 def test_the_threshold_is_where_accuracy_is_halved_whatever_the_floor() -> None:
@@ -107,8 +107,8 @@ def test_channels_are_of_maximum_likelihood_with_censored_sensitivities() -> Non
 
     bounds = list(zip(*psychometric_fit.channel_bounds(noise_of(PUBLISHED)), strict=True))
     for i in range(30):
-        theirs = minimize(loss, true[:, i], args=(sensitivity[:, i],), bounds=bounds, method="L-BFGS-B")
-        assert loss(ours[:, i], sensitivity[:, i]) <= theirs.fun + 1e-4
+        optimum = minimize(loss, true[:, i], args=(sensitivity[:, i],), bounds=bounds, method="L-BFGS-B")
+        assert loss(ours[:, i], sensitivity[:, i]) <= optimum.fun + 1e-4
 
 
 def test_known_parameters_are_recovered() -> None:
@@ -142,14 +142,16 @@ def test_known_parameters_are_recovered_from_any_grid(grid: list[tuple[float, in
     p = [accuracy_at(np.log2(sd / 0.16), sensitivity[f], 2.0, 0.75, 0.0) for sd, f in grid]
     correct = rng.random((1 + len(grid), 20_000)) < np.array([0.75, *p])[:, None]
     band = estimate_band(correct, settings=[GREY, *grid], resamples=100)
-    levels = {f: [sd for sd, of in grid if of == f] for _, f in grid}
-    assert [one.frequency for one in band.thresholds] == sorted(f for f, sds in levels.items() if len(sds) > 1)
-    for one in band.thresholds:
-        weakest, strongest = min(levels[one.frequency]), max(levels[one.frequency])
-        true = 0.16 * 2 ** -sensitivity[one.frequency]
-        assert one.noise_sd.value == pytest.approx(min(max(true, weakest), strongest), rel=0.05)
+    levels = {f: [sd for sd, frequency in grid if frequency == f] for _, f in grid}
+    assert [threshold.frequency for threshold in band.thresholds] == sorted(
+        f for f, sds in levels.items() if len(sds) > 1
+    )
+    for threshold in band.thresholds:
+        weakest, strongest = min(levels[threshold.frequency]), max(levels[threshold.frequency])
+        true = 0.16 * 2 ** -sensitivity[threshold.frequency]
+        assert threshold.noise_sd.value == pytest.approx(min(max(true, weakest), strongest), rel=0.05)
         censored = {True: "censored_below" if true < weakest else "censored_above", False: "ok"}
-        assert one.noise_sd.state == censored[not weakest <= true <= strongest]
+        assert threshold.noise_sd.state == censored[not weakest <= true <= strongest]
     # At 20,000 images, thresholds scatter by 0.02 octaves.
     assert band.bandwidth.value == pytest.approx(FULL_WIDTH * 1.5, rel=0.06)
     assert band.center_frequency.value == pytest.approx(1.75 * 2**4.2, rel=0.06)
@@ -158,12 +160,12 @@ def test_known_parameters_are_recovered_from_any_grid(grid: list[tuple[float, in
 
 def test_rows_may_come_in_any_order_and_a_level_alone_changes_nothing() -> None:
     correct = observe(np.random.default_rng(6), probabilities(bell(2.6, 4.2, 1.5)), 300)
-    wanted = estimate_band(correct, resamples=100).estimates()
+    expected = estimate_band(correct, resamples=100).estimates()
     order = [0, *np.random.default_rng(0).permutation(np.arange(1, 29))]
     shuffled = estimate_band(correct[order], settings=[PUBLISHED[k] for k in order], resamples=100)
-    assert shuffled.estimates() == wanted
+    assert shuffled.estimates() == expected
     more = [*PUBLISHED, (0.3, 9)]
-    assert estimate_band(np.concatenate([correct, correct[:1]]), settings=more, resamples=100).estimates() == wanted
+    assert estimate_band(np.concatenate([correct, correct[:1]]), settings=more, resamples=100).estimates() == expected
 
 
 @pytest.mark.parametrize(
@@ -293,14 +295,14 @@ def test_paired_intervals_are_those_of_the_same_images() -> None:
     rng, p = np.random.default_rng(13), probabilities(bell(2.2, 3.5, 1.5))
     a = observe(rng, p, 300)
     b = np.where(rng.random(a.shape) < 0.05, observe(rng, p, 300), a)
-    found, one, other = paired_band_intervals(a, b), estimate_band(a), estimate_band(b)
+    intervals, band_a, band_b = paired_band_intervals(a, b), estimate_band(a), estimate_band(b)
     for name in NUMBERS:
-        low, high = found[name]
-        difference = getattr(other, name).value - getattr(one, name).value
-        alone = [getattr(band, name).high - getattr(band, name).low for band in (one, other)]
+        low, high = intervals[name]
+        difference = getattr(band_b, name).value - getattr(band_a, name).value
+        alone = [getattr(band, name).high - getattr(band, name).low for band in (band_a, band_b)]
         assert low < difference < high
         assert high - low < 0.6 * np.hypot(*alone)
-    assert paired_band_intervals(b, a)["bandwidth"] == pytest.approx([-end for end in found["bandwidth"][::-1]])
+    assert paired_band_intervals(b, a)["bandwidth"] == pytest.approx([-end for end in intervals["bandwidth"][::-1]])
     assert paired_band_intervals(a, a) == {}, "no image differs"
     assert paired_band_intervals(a, observe(rng, p, 300), floors=(0.0, 0.4)) == {}, "one is at chance"
 
@@ -350,7 +352,7 @@ def test_wrong_use_is_refused(arguments: dict[str, object], message: str) -> Non
 
 
 def test_counts_of_trials_give_what_single_outcomes_give() -> None:
-    """The same channel from 300 trials a condition: by images, and by counts alone."""
+    """The same channel from 300 trials a condition is estimated by images, and by counts alone."""
     random = np.random.default_rng(4)
     sensitivity = 2.5 * np.exp(-((np.arange(7) - 3.0) ** 2) / (2 * 1.5**2))
     levels = accuracy_at(LEVELS[:, None], sensitivity, np.full(7, 3.0), np.full(7, 0.9), np.full(7, 0.0))
@@ -360,10 +362,10 @@ def test_counts_of_trials_give_what_single_outcomes_give() -> None:
     right = np.concatenate([np.full((1, 7), clean.sum()), outcomes.sum(axis=2)])
     counted = estimate_band_of_counts(right, np.full((5, 7), 300), resamples=200)
     for name in ("bandwidth", "center_frequency", "peak_noise_sensitivity"):
-        one, other = getattr(single, name), getattr(counted, name)
-        assert other.value == pytest.approx(one.value, rel=1e-6)
-        assert other.low < other.value < other.high
-        assert 0.5 < (other.high - other.low) / (one.high - one.low) < 2
+        image_estimate, count_estimate = getattr(single, name), getattr(counted, name)
+        assert count_estimate.value == pytest.approx(image_estimate.value, rel=1e-6)
+        assert count_estimate.low < count_estimate.value < count_estimate.high
+        assert 0.5 < (count_estimate.high - count_estimate.low) / (image_estimate.high - image_estimate.low) < 2
     assert counted.bandwidth.value == pytest.approx(2 * np.sqrt(np.log(4)) * 1.5, rel=0.1)
 
 

@@ -1,4 +1,4 @@
-"""Mean reciprocal rank beside torchmetrics, and where it cannot be told."""
+"""The mean reciprocal rank is that of torchmetrics, and is missing where a rank cannot be told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a plan says of metrics, against what `analyze` then finds."""
+"""A plan says which metrics a study will have, and `analyze` then finds these."""
 
 from __future__ import annotations
 
@@ -25,9 +25,11 @@ def grid(**probes: dict[str, object]) -> tuple[Condition, ...]:
     return make_grid(probes, Path()).conditions
 
 
-def determined(images: Sequence[Images], conditions: Sequence[Condition]) -> dict[str, Determined]:
-    pairs = [(one.info, of) for one in images for of in conditions]
-    return {str(one): one for one in determined_metrics(pairs, {one.info.digest: one.schemes for one in images})}
+def determined(sets: Sequence[Images], conditions: Sequence[Condition]) -> dict[str, Determined]:
+    pairs = [(images.info, setting) for images in sets for setting in conditions]
+    return {
+        str(plan): plan for plan in determined_metrics(pairs, {images.info.digest: images.schemes for images in sets})
+    }
 
 
 @pytest.mark.parametrize(
@@ -87,69 +89,69 @@ def test_a_study_without_probes_is_told_of_no_metrics_that_need_them() -> None:
 def test_the_plan_is_what_analysis_finds(tmp_path: Path, gap: str) -> None:
     """Every metric that is planned is missing where the plan says so, and nowhere else."""
     left_out = {
-        "none": lambda one: one.probe == "none",
-        "a level": lambda one: one.number("noise_sd") == 0.08,
-        "a level at a frequency": lambda one: (
-            one.number("noise_sd") in {0.02, 0.04, 0.08} and one.number("frequency") == 2
+        "none": lambda setting: setting.probe == "none",
+        "a level": lambda setting: setting.number("noise_sd") == 0.08,
+        "a level at a frequency": lambda setting: (
+            setting.number("noise_sd") in {0.02, 0.04, 0.08} and setting.number("frequency") == 2
         ),
-        "all but a level": lambda one: one.number("noise_sd") in {0.02, 0.04, 0.08},
-        "the grey cell": lambda one: one.number("noise_sd") == 0,
-        "a cutoff": lambda one: one.probe == "highpass" and one.number("cutoff") == 0.3,
-        "a probe": lambda one: one.probe == "lowpass",
+        "all but a level": lambda setting: setting.number("noise_sd") in {0.02, 0.04, 0.08},
+        "the grey cell": lambda setting: setting.number("noise_sd") == 0,
+        "a cutoff": lambda setting: setting.probe == "highpass" and setting.number("cutoff") == 0.3,
+        "a probe": lambda setting: setting.probe == "lowpass",
     }[gap]
-    conditions = [one for one in GRID if not left_out(one)]
+    conditions = [setting for setting in GRID if not left_out(setting)]
     conflict = image_set(
         40, labels=[0] * 40, schemes={"texture": [[1]] * 40}, name="conflict", benchmark="cue-conflict"
     )
     sketch = image_set(40, labels=[0] * 40, name="sketch", benchmark="imagenet-sketch")
-    images = [conflict, sketch]
+    sets = [conflict, sketch]
     rng = np.random.default_rng(0)
     with open_store(tmp_path / "r.duckdb") as store:
         parts = []
-        for one in images:
-            for of in conditions:
+        for images in sets:
+            for setting in conditions:
                 predicted = rng.integers(0, 2, 40)
-                parts.append(part(cell(one, of), predicted, predicted))
-        store_study(store, "s", images, parts)
-        found = metrics_of(compute_measures(store, "s", Options(100)))
-    states = {(row["image_set"], row["metric"]): row["state"] for row in found.iter_rows(named=True)}
-    planned = determined(images, conditions)
-    for one in planned.values():
-        for metric in one.metrics:
-            state = states.get((one.image_set, metric))
-            assert (state in (None, "missing")) == bool(one.why), (metric, state)
-    covered = {(one.image_set, metric) for one in planned.values() for metric in one.metrics}
+                parts.append(part(cell(images, setting), predicted, predicted))
+        store_study(store, "s", sets, parts)
+        metrics = metrics_of(compute_measures(store, "s", Options(100)))
+    states = {(row["image_set"], row["metric"]): row["state"] for row in metrics.iter_rows(named=True)}
+    planned = determined(sets, conditions)
+    for plan in planned.values():
+        for metric in plan.metrics:
+            state = states.get((plan.image_set, metric))
+            assert (state in (None, "missing")) == bool(plan.why), (metric, state)
+    covered = {(plan.image_set, metric) for plan in planned.values() for metric in plan.metrics}
     assert {key for key in states if "shape_bias_" not in key[1]} <= covered
     assert planned["Concepts"].why == "incomplete: imagenet-r is missing, stylized is missing"
 
 
 @pytest.mark.parametrize("checkpoints", [["one"], ["one", "two"]])
 def test_the_plan_of_conditions_is_what_analysis_finds(tmp_path: Path, checkpoints: list[str]) -> None:
-    """Of images without labels, with them, with ReaL's, and with either kind of conflict; none of unperturbed ones."""
+    """Images have no labels, labels, ReaL's, or either kind of conflict; unperturbed ones have no such metrics."""
     labels = [k % 2 for k in range(30)]
-    other = [[1 - label] for label in labels]
-    images = [
+    second_cues = [[1 - label] for label in labels]
+    sets = [
         image_set(30, name="unlabelled"),
         image_set(30, name="labelled", labels=labels),
         image_set(30, name="real", labels=labels, schemes={"real": [[0, 1]] * 30}),
-        image_set(30, name="cues", labels=labels, schemes={"texture": other}),
-        image_set(30, name="bands", labels=labels, schemes={"hf_label": other}),
+        image_set(30, name="cues", labels=labels, schemes={"texture": second_cues}),
+        image_set(30, name="bands", labels=labels, schemes={"hf_label": second_cues}),
         image_set(30, name="clean", labels=labels, clusters=range(1, 31)),
     ]
     rng = np.random.default_rng(0)
     parts = []
-    for one in images:
+    for images in sets:
         for name in checkpoints:
-            for of in (condition(), condition("blur", sigma=2))[: 1 if one.info.name == "clean" else 2]:
+            for setting in (condition(), condition("blur", sigma=2))[: 1 if images.info.name == "clean" else 2]:
                 predicted = rng.integers(0, 2, 30)
-                rank = None if one.labels is None else predicted != labels
-                parts.append(part(cell(one, of, by=model(name)), predicted, rank))
-    planned = condition_metrics([one.cell for one in parts], {one.info.digest: one.schemes for one in images})
+                rank = None if images.labels is None else predicted != labels
+                parts.append(part(cell(images, setting, by=model(name)), predicted, rank))
+    planned = condition_metrics([part.cell for part in parts], {images.info.digest: images.schemes for images in sets})
     with open_store(tmp_path / "r.duckdb") as store:
-        store_study(store, "s", images, parts)
-        found = compute_measures(store, "s", Options(100)).filter(
+        store_study(store, "s", sets, parts)
+        estimates = compute_measures(store, "s", Options(100)).filter(
             pl.col("condition_id").is_not_null(), pl.col("probe") != "clean", pl.col("image_set").is_not_null()
         )
     assert {name: set(metrics) for name, metrics in planned.items()} == {
-        str(name): set(rows["metric"]) for (name,), rows in found.group_by("image_set")
+        str(name): set(rows["metric"]) for (name,), rows in estimates.group_by("image_set")
     }

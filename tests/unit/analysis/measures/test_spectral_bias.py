@@ -1,4 +1,4 @@
-"""Spectral biases against their definition, the published figures, and bootstraps written out."""
+"""Spectral biases follow their definition, the published figures, and bootstraps written out."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,7 +137,7 @@ RATIOS = (0.2, 0.4, 0.5, 0.6, 0.8, 0.1, 0.2, 0.2, 0.3, 0.2)
 def test_intervals_equal_a_bootstrap_written_out() -> None:
     correct = outcomes(np.random.default_rng(0), 120, RATIOS)
     clusters = np.arange(120) // 3
-    found = spectral_intervals(correct, clusters, resamples=4000)
+    intervals = spectral_intervals(correct, clusters, resamples=4000)
     rng, values = np.random.default_rng(9), []
     for _ in range(4000):
         drawn = np.concatenate([np.flatnonzero(clusters == c) for c in rng.integers(0, 40, 40)])
@@ -147,16 +147,16 @@ def test_intervals_equal_a_bootstrap_written_out() -> None:
     ends = np.quantile(values, [0.025, 0.975], axis=0)
     for position, name in enumerate(("low_frequency_bias", "high_frequency_bias", "spectral_bias")):
         width = ends[1, position] - ends[0, position]
-        assert found[name] == pytest.approx(ends[:, position], abs=0.08 * width)
+        assert intervals[name] == pytest.approx(ends[:, position], abs=0.08 * width)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     truth = {"low_frequency_bias": 0.5, "high_frequency_bias": 0.2, "spectral_bias": 0.2 / 0.7}
     held = dict.fromkeys(truth, 0)
     for run in range(100):
-        found = spectral_intervals(outcomes(np.random.default_rng(run), 300, RATIOS), np.arange(300), resamples=300)
+        intervals = spectral_intervals(outcomes(np.random.default_rng(run), 300, RATIOS), np.arange(300), resamples=300)
         for name, value in truth.items():
-            held[name] += found[name][0] <= value <= found[name][1]
+            held[name] += intervals[name][0] <= value <= intervals[name][1]
     assert all(88 <= count <= 99 for count in held.values()), held
 
 
@@ -173,18 +173,18 @@ def test_few_independent_images_have_no_interval() -> None:
 def test_what_is_never_right_under_a_filter_has_an_interval_of_a_width() -> None:
     """Resamples of nothing are nothing, and would give 0 to 0."""
     correct = outcomes(np.random.default_rng(0), 300, (0.5,) * 5 + (0,) * 5)
-    found = spectral_intervals(correct, np.arange(300))
-    assert found["high_frequency_bias"] == pytest.approx((0, (3.84 / 303.84) / correct[0].mean()), rel=0.05)
-    assert found["spectral_bias"][0] == 0 < found["spectral_bias"][1] < 0.03
+    intervals = spectral_intervals(correct, np.arange(300))
+    assert intervals["high_frequency_bias"] == pytest.approx((0, (3.84 / 303.84) / correct[0].mean()), rel=0.05)
+    assert intervals["spectral_bias"][0] == 0 < intervals["spectral_bias"][1] < 0.03
     nothing = spectral_intervals(np.concatenate([correct[:1], np.zeros((10, 300), bool)]), np.arange(300))
-    assert nothing["low_frequency_bias"] == nothing["high_frequency_bias"] == found["high_frequency_bias"]
+    assert nothing["low_frequency_bias"] == nothing["high_frequency_bias"] == intervals["high_frequency_bias"]
     assert "spectral_bias" not in nothing, "it has no value"
     assert spectral_intervals(np.zeros((11, 300), bool), np.arange(300)) == {}
 
 
 def test_what_is_always_right_has_an_interval_of_a_width() -> None:
-    found = spectral_intervals(np.ones((11, 60), bool), np.arange(60))
-    assert found["low_frequency_bias"][0] < 0.97 < 1 < 1.03 < found["low_frequency_bias"][1]
+    intervals = spectral_intervals(np.ones((11, 60), bool), np.arange(60))
+    assert intervals["low_frequency_bias"][0] < 0.97 < 1 < 1.03 < intervals["low_frequency_bias"][1]
 
 
 @pytest.mark.parametrize("ratio", [0.0005, 0.002, 0.01, 0.995])
@@ -193,7 +193,7 @@ def test_intervals_hold_ratios_near_0_and_1(ratio: float) -> None:
     truth = {"high_frequency_bias": ratio, "spectral_bias": ratio / (0.5 + ratio)}
     for run in range(150):
         correct = outcomes(np.random.default_rng(run), 300, (0.5,) * 5 + (ratio,) * 5)
-        found = spectral_intervals(correct, np.arange(300), resamples=300)
+        intervals = spectral_intervals(correct, np.arange(300), resamples=300)
         for name in held:
-            held[name] += found[name][0] <= truth[name] <= found[name][1]
+            held[name] += intervals[name][0] <= truth[name] <= intervals[name][1]
     assert min(held.values()) >= 0.91 * 150, held

@@ -1,4 +1,4 @@
-"""One's own numbers beside the published ones: made-up results whose right answers NumPy and SciPy give."""
+"""One's own numbers stand beside the published ones; NumPy and SciPy give the right ones of made-up results."""
 
 from __future__ import annotations
 
@@ -52,31 +52,31 @@ def outcomes(seed: int) -> dict[Any, np.ndarray]:
     """Right or wrong, by image set or condition of imagenet; harder images are wrong under more of them."""
     rng = np.random.default_rng(seed)
     ease = rng.uniform(size=COUNT)
-    found: dict[Any, np.ndarray] = {name: rng.uniform(size=COUNT) < 0.7 for name in SETS}
-    found |= {"imagenet": ease < 0.8, "pgd": ease < 0.3}
-    for one in FILTERS:
-        found[one.digest] = ease + rng.uniform(-0.1, 0.1, COUNT) < 0.05 + 0.7 * float(one["cutoff"])
-    return found
+    correct: dict[Any, np.ndarray] = {name: rng.uniform(size=COUNT) < 0.7 for name in SETS}
+    correct |= {"imagenet": ease < 0.8, "pgd": ease < 0.3}
+    for setting in FILTERS:
+        correct[setting.digest] = ease + rng.uniform(-0.1, 0.1, COUNT) < 0.05 + 0.7 * float(setting["cutoff"])
+    return correct
 
 
 def fill(store: Store, *names: str, metrics: bool = True, study: str = "s") -> None:
     """A study of models, the first of which has `outcomes(0)`."""
-    parts = [one for seed, name in enumerate(names or [NAME]) for one in results(name, outcomes(seed))]
+    parts = [outcome for seed, name in enumerate(names or [NAME]) for outcome in results(name, outcomes(seed))]
     store_study(store, study, list(SETS.values()), parts)
     if metrics:
         compute_measures(store, study, Options(200))
 
 
-def results(name: str, found: dict[Any, np.ndarray]) -> list[Finished]:
+def results(name: str, correct: dict[Any, np.ndarray]) -> list[Finished]:
     by = model(name, classes=1000)
 
     def judged(images: Images, right: np.ndarray, **how: Any) -> Any:
         labels = np.asarray(images.labels)
         return part(cell(images, by=by, **how), np.where(right, labels, (labels + 1) % 16), ~right * 1)
 
-    parts = [judged(images, found[key]) for key, images in SETS.items()]
-    parts += [judged(SETS["imagenet"], found[one.digest], of=one) for one in FILTERS]
-    return [*parts, judged(SETS["imagenet"], found["pgd"], of=condition("pgd_linf", eps=EPS, step=STEP, steps=STEPS))]
+    parts = [judged(images, correct[key]) for key, images in SETS.items()]
+    parts += [judged(SETS["imagenet"], correct[setting.digest], of=setting) for setting in FILTERS]
+    return [*parts, judged(SETS["imagenet"], correct["pgd"], of=condition("pgd_linf", eps=EPS, step=STEP, steps=STEPS))]
 
 
 def published(seed: int = 5) -> pl.DataFrame:
@@ -92,9 +92,9 @@ def published(seed: int = 5) -> pl.DataFrame:
 def compared(store: Store, model_name: str = NAME) -> Numbers:
     """`metric figure` -> its row."""
     rows = check_published(store, "s@1").rows.filter(model=model_name).to_dicts()
-    found = {f"{row['metric']} {row['figure']}": row for row in rows}
-    assert len(found) == len(rows)
-    return found
+    numbers = {f"{row['metric']} {row['figure']}": row for row in rows}
+    assert len(numbers) == len(rows)
+    return numbers
 
 
 def value_of(figures: pl.DataFrame, figure: str, name: str = NAME) -> float:
@@ -105,7 +105,7 @@ def test_every_top1_is_beside_the_published_one_with_its_difference(store: Store
     fill(store)
     figures = published()
     store.write_published(figures)
-    found, right = compared(store), outcomes(0)
+    numbers, right = compared(store), outcomes(0)
     expected = {
         "top1_imagenet top1_acc/imagenet": right["imagenet"],
         "top1_imagenet-v2 top1_acc/imagenet-v2": right["imagenet-v2"],
@@ -115,28 +115,28 @@ def test_every_top1_is_beside_the_published_one_with_its_difference(store: Store
         "top1 top1_acc/cue-conflict": right["cue-conflict"],
     }
     for key, correct in expected.items():
-        theirs = value_of(figures, key.split()[1].replace("Adversarial", "top1_acc/PGD-40/low"))
+        published_value = value_of(figures, key.split()[1].replace("Adversarial", "top1_acc/PGD-40/low"))
         low, high = proportion_confint(correct.sum(), COUNT, method="wilson")
-        row = found[key]
+        row = numbers[key]
         assert row["own"] == pytest.approx(100 * correct.mean())
-        assert row["difference"] == pytest.approx(100 * correct.mean() - theirs)
+        assert row["difference"] == pytest.approx(100 * correct.mean() - published_value)
         ends = (row["difference_low"], row["difference_high"])
-        assert ends == pytest.approx((100 * low - theirs, 100 * high - theirs), abs=1e-4)
-        assert row["outside"] == (not 100 * low <= theirs <= 100 * high)
-    assert "400 of 50,000 images" in found["top1 top1_acc/fog_3"]["note"]
-    assert not any("my_own" in key for key in found)
+        assert ends == pytest.approx((100 * low - published_value, 100 * high - published_value), abs=1e-4)
+        assert row["outside"] == (not 100 * low <= published_value <= 100 * high)
+    assert "400 of 50,000 images" in numbers["top1 top1_acc/fog_3"]["note"]
+    assert not any("my_own" in key for key in numbers)
 
 
 def test_the_22_ratios_are_beside_the_published_ones_with_intervals(store: Store) -> None:
     fill(store)
     figures = published()
     store.write_published(figures)
-    found, right = compared(store), outcomes(0)
+    numbers, right = compared(store), outcomes(0)
     sides = {"lowpass": "LFC", "highpass": "HFC"}
-    names = {one.digest: f"metric/bandpass/{sides[one.probe]}/{one['cutoff']}" for one in FILTERS}
-    assert {key for key in found if key.startswith("ratio")} == {f"ratio {name}" for name in names.values()}
+    names = {setting.digest: f"metric/bandpass/{sides[setting.probe]}/{setting['cutoff']}" for setting in FILTERS}
+    assert {key for key in numbers if key.startswith("ratio")} == {f"ratio {name}" for name in names.values()}
     for digest, name in names.items():
-        row, clean, filtered = found[f"ratio {name}"], right["imagenet"], right[digest]
+        row, clean, filtered = numbers[f"ratio {name}"], right["imagenet"], right[digest]
         assert row["own"] == pytest.approx(filtered.mean() / clean.mean())
         assert row["difference"] == pytest.approx(row["own"] - value_of(figures, name))
         drawn = bootstrap(
@@ -148,23 +148,23 @@ def test_the_22_ratios_are_beside_the_published_ones_with_intervals(store: Store
             method="basic",
             rng=1,
         )
-        wanted = drawn.confidence_interval
+        interval = drawn.confidence_interval
         assert (row["low"], row["high"]) == pytest.approx(
-            (wanted.low, wanted.high), abs=0.15 * (wanted.high - wanted.low)
+            (interval.low, interval.high), abs=0.15 * (interval.high - interval.low)
         )
 
 
 def test_biases_and_groups_are_beside_the_published_figures(store: Store) -> None:
-    """The shipped ones, where the study's file is not imported."""
+    """The figures are the shipped ones where the study's file is not imported."""
     fill(store)
     shipped = shipped_figures().filter(model=NAME).row(0, named=True)
-    right, found = outcomes(0), compared(store)
+    right, numbers = outcomes(0), compared(store)
     ratios = [
         np.mean(
             [
-                right[one.digest].mean() / right["imagenet"].mean()
-                for one in FILTERS
-                if one.probe == probe and 0.1 <= float(one["cutoff"]) <= 0.5
+                right[setting.digest].mean() / right["imagenet"].mean()
+                for setting in FILTERS
+                if setting.probe == probe and 0.1 <= float(setting["cutoff"]) <= 0.5
             ]
         )
         for probe in ("lowpass", "highpass")
@@ -173,14 +173,14 @@ def test_biases_and_groups_are_beside_the_published_figures(store: Store) -> Non
     texture, named = (3 * np.arange(COUNT) + 1) % 16, np.where(right["cue-conflict"], shape, (shape + 1) % 16)
     apart = shape != texture
     of_shape, of_texture = (named == shape)[apart].sum(), (named == texture)[apart].sum()
-    own = dict(zip(("low_frequency_bias", "high_frequency_bias"), ratios, strict=True))
-    own |= {"shape_bias": of_shape / (of_shape + of_texture), "Adversarial": 100 * right["pgd"].mean()}
-    for name, value in own.items():
-        row = found[f"{name} {name}"]
+    expected = dict(zip(("low_frequency_bias", "high_frequency_bias"), ratios, strict=True))
+    expected |= {"shape_bias": of_shape / (of_shape + of_texture), "Adversarial": 100 * right["pgd"].mean()}
+    for name, value in expected.items():
+        row = numbers[f"{name} {name}"]
         assert (row["own"], row["published"]) == (pytest.approx(value), shipped[name])
         assert row["difference"] == pytest.approx(value - shipped[name])
     for name in ("ID", "ID_as_published", "Robustness"):
-        row = found[f"{name} {name.removesuffix('_as_published')}"]
+        row = numbers[f"{name} {name.removesuffix('_as_published')}"]
         assert (row["own"], row["difference"], row["outside"]) == (None, None, None)
         assert row["note"].startswith("incomplete: ")
     [line] = check_published(store, "s@1").left_out
@@ -188,30 +188,30 @@ def test_biases_and_groups_are_beside_the_published_figures(store: Store) -> Non
 
 
 def test_published_figures_compared_with_themselves_do_not_differ(shared: Path, store: Store) -> None:
-    """The study's own file: figures by name, and units."""
+    """The study's own file has the same figures by name, in the same units."""
     store.write_published(read_benchmark(shared / "published" / "benchmark.csv"))
     figures, imported = published_figures(store)
     assert imported
     named = set(figures["figure"])
-    own = {figure for figure in FIGURES.values() if not figure.startswith("critical-band/")}
-    assert own <= named | {"top1_acc/imagenet-real"}
+    expected = {figure for figure in FIGURES.values() if not figure.startswith("critical-band/")}
+    assert expected <= named | {"top1_acc/imagenet-real"}
     assert {f"metric/bandpass/{side}/{cutoff:g}" for side in ("LFC", "HFC") for cutoff in CUTOFFS} <= named
-    mine = figures.filter(model=NAME)
+    rows = figures.filter(model=NAME)
     both = shipped_figures().filter(model=NAME).drop("model", "category").row(0, named=True)
     for name, value in both.items():
-        assert mine.filter(figure=name)["published"].item() == pytest.approx(value, abs=1e-6)
+        assert rows.filter(figure=name)["published"].item() == pytest.approx(value, abs=1e-6)
 
 
 def test_columns_with_known_faults_are_marked(store: Store) -> None:
     fill(store)
     store.write_published(published())
-    found = compared(store)
-    marked = {row["figure"] for row in found.values() if row["fault"]}
+    numbers = compared(store)
+    marked = {row["figure"] for row in numbers.values() if row["fault"]}
     assert {"ID", "top1_acc/PGD-40/low", "Adversarial", "metric/bandpass/LFC/0.1"} <= marked
     assert not marked & {"top1_acc/imagenet", "Robustness", "Concepts", "shape_bias", "low_frequency_bias"}
     assert len(FAULTS) == len(set(FAULTS.values()))
-    assert "326 images" in found["ID ID"]["fault"]
-    assert "48 padded images" in found["Adversarial Adversarial"]["fault"]
+    assert "326 images" in numbers["ID ID"]["fault"]
+    assert "48 padded images" in numbers["Adversarial Adversarial"]["fault"]
 
 
 def test_checkpoints_that_are_not_published_are_named(store: Store) -> None:
@@ -230,9 +230,9 @@ def test_checkpoints_that_are_not_published_are_named(store: Store) -> None:
 def test_nothing_to_compare_is_told_with_what_to_do(store: Store) -> None:
     plain = image_set(10, labels=[0] * 10)
     store_study(store, "s", plain, [part(cell(plain, by=model(NAME)), [0] * 10, [0] * 10)])
-    with pytest.raises(UsageError) as told:
+    with pytest.raises(UsageError) as error:
         check_published(store, "s@1")
-    assert str(told.value) == (
+    assert str(error.value) == (
         f"{store.path}, s@1: clean top-1 and the spectral ratios need the study's whole file: "
         f"`bandlens published import benchmark.csv --db {store.path}`; biases, benchmarks and group means are there "
         f"once `bandlens analyze --db {store.path} --study s@1` has found some"
@@ -277,10 +277,10 @@ def test_imported_critical_bands_are_beside_ones_own_of_the_same_checkpoint(stor
     ]
     by, labels = model(NAME, classes=1000), np.arange(40) % 16
     parts = []
-    for one in [condition(), *octaves]:
-        sd, f = one.number("noise_sd") or 0, one.number("frequency") or 0
+    for setting in [condition(), *octaves]:
+        sd, f = setting.number("noise_sd") or 0, setting.number("frequency") or 0
         wrong = np.arange(40) >= 40 - 300 * sd * np.exp(-((f - 3) ** 2) / 4)
-        parts.append(part(cell(images, one, by=by), np.where(wrong, (labels + 1) % 16, labels), wrong.astype(int)))
+        parts.append(part(cell(images, setting, by=by), np.where(wrong, (labels + 1) % 16, labels), wrong.astype(int)))
     store_study(store, "s", [images], parts)
     compute_measures(store, "s", Options(200))
     rows = [
@@ -290,10 +290,10 @@ def test_imported_critical_bands_are_beside_ones_own_of_the_same_checkpoint(stor
         for how in ("integer thresholds", "psychometric")
     ]
     store.write_source("critical-band", pl.DataFrame(rows, VALUES))
-    found = check_published(store, "s@1").rows.filter(pl.col("figure").str.starts_with("critical-band/"))
-    assert found.select("model", "figure", "metric", "published").rows() == [
+    bands = check_published(store, "s@1").rows.filter(pl.col("figure").str.starts_with("critical-band/"))
+    assert bands.select("model", "figure", "metric", "published").rows() == [
         (NAME, "critical-band/integer thresholds/bandwidth", "critical_bandwidth_raw", 2.5),
         (NAME, "critical-band/psychometric/bandwidth", "psychometric_bandwidth", 2.5),
     ]
-    assert (found["own"] - found["published"]).to_list() == found["difference"].to_list()
-    assert found["fault"].str.contains("about 30 a condition").all()
+    assert (bands["own"] - bands["published"]).to_list() == bands["difference"].to_list()
+    assert bands["fault"].str.contains("about 30 a condition").all()

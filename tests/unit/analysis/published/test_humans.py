@@ -1,4 +1,4 @@
-"""Human trials: published accuracies and consistencies, and files that are not as described."""
+"""Human trials give the published figures, and files that are not as described are refused."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def test_accuracy_by_condition(trials: pl.DataFrame) -> None:
     rows = pl.DataFrame(list(figures(trials)), infer_schema_length=None)
     together = rows.filter(model="humans", metric="top1")
     for name, expected in ACCURACY.items():
-        mine = together.filter(benchmark=name)
-        assert set(mine["n"]) == ({2240} if name == "power-equalisation" else {640})
-        found = dict(mine.select("condition", pl.col("value") / 100).rows())
-        assert found == {key: pytest.approx(value, abs=0.00051) for key, value in expected.items()}
+        experiment = together.filter(benchmark=name)
+        assert set(experiment["n"]) == ({2240} if name == "power-equalisation" else {640})
+        accuracies = dict(experiment.select("condition", pl.col("value") / 100).rows())
+        assert accuracies == {key: pytest.approx(value, abs=0.00051) for key, value in expected.items()}
     alone = rows.filter(pl.col("model") != "humans", metric="top1")
     assert alone["model"].n_unique() == 4 * 12 + 10 * 3 + 7 + 5
     assert (alone["low"] <= alone["value"]).all()
@@ -117,15 +117,15 @@ RIGHT = {
 
 def test_no_answer_is_wrong(tmp_path: Path) -> None:
     pl.DataFrame(RIGHT).write_parquet(tmp_path / "trials.parquet")
-    found = read_trials(tmp_path / "trials.parquet")
-    assert found["response"].to_list() == ["oven", None, "cat"]
-    assert found["image"].to_list() == ["n0_0.png", "n0_1.png", "n0_2.png"]
-    row = next(row for row in figures(found) if row["model"] == "humans")
+    trials = read_trials(tmp_path / "trials.parquet")
+    assert trials["response"].to_list() == ["oven", None, "cat"]
+    assert trials["image"].to_list() == ["n0_0.png", "n0_1.png", "n0_2.png"]
+    row = next(row for row in figures(trials) if row["model"] == "humans")
     assert (row["value"], row["n"]) == (pytest.approx(100 / 3), 3)
 
 
 def test_observers_of_the_same_images_tell_no_more_of_them_than_one(tmp_path: Path) -> None:
-    """Four who answer alike: all together have the interval of one, but for the freedom of its variance."""
+    """Four observers answer alike: together they have the interval of one, but for the freedom of its variance."""
     images = [{key: values[0] for key, values in RIGHT.items()} | {"trial": str(k)} for k in range(100)]
     rows = [
         row | {"subj": f"subject-0{who}", "imagename": f"{k}_cop_s0{who}_c10_oven_10_n0_{k}.png"}
@@ -134,9 +134,9 @@ def test_observers_of_the_same_images_tell_no_more_of_them_than_one(tmp_path: Pa
         for k, row in enumerate(images)
     ]  # fmt: skip
     pl.DataFrame(rows).write_parquet(tmp_path / "trials.parquet")
-    found = pl.DataFrame(list(figures(read_trials(tmp_path / "trials.parquet")))).filter(metric="top1")
-    width = dict(found.select("model", pl.col("high") - pl.col("low")).rows())
-    assert set(found["value"]) == {75.0}
+    accuracies = pl.DataFrame(list(figures(read_trials(tmp_path / "trials.parquet")))).filter(metric="top1")
+    width = dict(accuracies.select("model", pl.col("high") - pl.col("low")).rows())
+    assert set(accuracies["value"]) == {75.0}
     assert width["contrast subject-01"] < width["humans"] < 1.05 * width["contrast subject-01"]
 
 
@@ -203,8 +203,8 @@ def test_four_networks_on_imagenet() -> None:
 def test_other_predictions_are_refused(tmp_path: Path, predictions: dict, labels: dict, message: str) -> None:
     full = {"file_name": ["a"], "predicted_class": [1], "predicted_probability": [0.5], "model": ["net"]}
     rows = max(len(values) for values in (full | predictions).values())
-    mine = {key: values * (rows // len(values)) for key, values in (full | predictions).items()}
-    pl.DataFrame(mine).write_parquet(tmp_path / "predictions.parquet")
+    columns = {key: values * (rows // len(values)) for key, values in (full | predictions).items()}
+    pl.DataFrame(columns).write_parquet(tmp_path / "predictions.parquet")
     pl.DataFrame({"file_name": ["a"], "label": [1]} | labels).write_parquet(tmp_path / "labels.parquet")
     with pytest.raises(StoreError) as raised:
         read_import(sources()["imagenet-x"], tmp_path)

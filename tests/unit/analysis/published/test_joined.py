@@ -1,4 +1,4 @@
-"""Which published model a checkpoint is: by the sha256 of its weights or by name, and by nothing else."""
+"""A checkpoint is a published model by the sha256 of its weights or by name, and by nothing else."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_weights_name_a_model_whatever_it_is_called() -> None:
     assert joined("mine", sha256=TV_RESNET50[:7] + "f" + "0" * 56) == (None, None, None)
 
 
-@pytest.mark.parametrize(("name", "category"), [(one.name, one.category) for one in checkpoints()])
+@pytest.mark.parametrize(("name", "category"), [(checkpoint.name, checkpoint.category) for checkpoint in checkpoints()])
 def test_each_of_the_48_is_the_studys(name: str, category: str) -> None:
-    found = joined(name, category)
-    assert found[1:] == ("study", None)
+    answer = joined(name, category)
+    assert answer[1:] == ("study", None)
     table = models(shipped_values())
-    assert table.filter(source="study", name=name)["model"].to_list() == [found[0]]
+    assert table.filter(source="study", name=name)["model"].to_list() == [answer[0]]
 
 
 def test_names_join_only_where_they_are_one_model() -> None:
@@ -77,9 +77,9 @@ def test_a_checkpoint_is_placed_by_what_it_is(command: Command, tmp_path: Path) 
     db, images = tmp_path / "results.duckdb", image_set(2)
     weights = TV_RESNET50 + "0" * 56
     named = [model("mine"), model("resnet50"), model("other")]
-    mine = Model(**{slot: getattr(named[0], slot) for slot in Model.__slots__} | {"weights_sha256": weights})
+    own_model = Model(**{slot: getattr(named[0], slot) for slot in Model.__slots__} | {"weights_sha256": weights})
     with open_store(db) as store:
-        store_study(store, "s", images, [part(cell(images, by=by), [0, 0]) for by in (mine, *named[1:])])
+        store_study(store, "s", images, [part(cell(images, by=by), [0, 0]) for by in (own_model, *named[1:])])
     rows = {row["checkpoint"]: row for row in json.loads(command("published", "joined", "--db", db, "--json").out)}
     assert {name: (row["model"], row["by"]) for name, row in rows.items()} == {
         "mine": ("resnet50.tv_in1k", "weights"),

@@ -1,4 +1,4 @@
-"""Which names mean one model, and how far its sources are apart."""
+"""One model has several names, and its sources are apart."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_alias_is_a_name_of_its_source_and_leads_to_a_known_model() -> Non
     assert table.select("source", "name").is_unique().all()
     assert set(table["same"]) == {"checkpoint", "architecture"}
     known = values.select("source", name="model").unique()
-    shipped = table.filter(pl.col("source").is_in([name for name, one in sources().items() if one.ships]))
+    shipped = table.filter(pl.col("source").is_in([name for name, source in sources().items() if source.ships]))
     assert shipped.join(known, on=["source", "name"], how="anti").is_empty()
     names = {f"{source}:{name}" for source, name in known.rows()} | set(known["name"])
     # timm has this model, and no results of it.
@@ -80,7 +80,7 @@ def test_an_architecture_in_another_source_is_nothing_to_be_apart_from() -> None
 
 
 def test_intervals_and_notes_of_a_model_are_shown(command: Command, tmp_path: Path) -> None:
-    """What the import of the critical bands writes has both; the accuracies that ship have neither."""
+    """The import of the critical bands writes both; the accuracies that ship have neither."""
     known = shipped_values(["timm"]).filter(model="tf_efficientnet_lite0.in1k", benchmark="imagenet")
     doubtful = known.with_columns(
         source=pl.lit("critical-band"), value=pl.lit(1.2), low=pl.lit(0.7), high=pl.lit(1.6), note=pl.lit("is narrow")
@@ -121,8 +121,8 @@ def test_five_benchmarks_agree_within_four_tenths() -> None:
     assert five["high"].max() < 0.4  # type: ignore[operator]
     c = each.filter(benchmark="imagenet-c", against="robustbench", same="checkpoint")
     assert c["difference"].abs().max() < 0.4  # type: ignore[operator]
-    found = {model: (study, other) for model, study, other in c.select("model", "study", "other").rows()}
-    assert {model: pytest.approx(pair, abs=0.006) for model, pair in STUDY.items()}.items() <= found.items()
+    pairs = {model: (study, reference) for model, study, reference in c.select("model", "study", "other").rows()}
+    assert {model: pytest.approx(pair, abs=0.006) for model, pair in STUDY.items()}.items() <= pairs.items()
 
 
 def test_what_differs_differs_as_described() -> None:
@@ -132,18 +132,18 @@ def test_what_differs_differs_as_described() -> None:
     }
     assert ends["imagenet-c", "testbed"] == (1.3, 2.9)
     pgd = {
-        model: (study, other)
-        for model, study, other in each.filter(benchmark="pgd_linf").select("model", "study", "other").rows()
+        model: (study, reference)
+        for model, study, reference in each.filter(benchmark="pgd_linf").select("model", "study", "other").rows()
     }
     assert pgd["resnet50.tv_in1k"] == pytest.approx((18.4, 11.4), abs=0.05)
     assert pgd["resnet50_deepaugment_augmix"] == pytest.approx((40.4, 31.7), abs=0.05)
     assert pgd["resnet50_trained_on_SIN"] == pytest.approx((12.3, 12.8), abs=0.05)
     more = [
-        study - other
-        for model, (study, other) in pgd.items()
+        study - reference
+        for model, (study, reference) in pgd.items()
         if model.split("_eps")[0] not in ("robust_resnet50_l2", "robust_resnet50_linf")
     ]
-    assert sorted(round(one) for one in more)[1:] == [7, 7, 8, 9, 9, 9, 11, 12]
+    assert sorted(round(difference) for difference in more)[1:] == [7, 7, 8, 9, 9, 9, 11, 12]
     real = each.filter(pl.col("model").str.starts_with("resnet50"), benchmark="imagenet-real")["difference"]
     assert (round(real.min(), 2), round(real.max(), 2)) == (0.75, 4.68)  # type: ignore[arg-type, call-overload]
 

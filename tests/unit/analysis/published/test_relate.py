@@ -1,4 +1,4 @@
-"""Figures that a right join of the sources gives: lines, coefficients of 85 networks, and where signs differ."""
+"""A right join of the sources gives lines, coefficients of 85 networks, and pairs whose signs differ."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def networks() -> pl.DataFrame:
     """The critical band of 85 networks."""
     if not ATLAS.is_dir():
         pytest.skip(f"no {ATLAS}")
-    found, trials = read_import(sources()["critical-band"], ATLAS / "critical_band")
+    bands, trials = read_import(sources()["critical-band"], ATLAS / "critical_band")
     assert trials is None
-    return found
+    return bands
 
 
 def test_fits_of_a_thousand_models(values: pl.DataFrame) -> None:
@@ -101,7 +101,7 @@ def test_the_table_of_85_networks(values: pl.DataFrame, networks: pl.DataFrame) 
     assert counts.pop("stylized") == 43
     assert set(counts.values()) == {60}
     bandwidth = two_decimals(table, "bandwidth", "overall")
-    given = two_decimals(table, "bandwidth", "partial")
+    partials = two_decimals(table, "bandwidth", "partial")
     expected = {
         "imagenet-v2": -0.66,
         "imagenet-a": -0.61,
@@ -111,7 +111,7 @@ def test_the_table_of_85_networks(values: pl.DataFrame, networks: pl.DataFrame) 
     }
     assert expected.items() <= bandwidth.items()
     expected = {"imagenet-v2": 0, "imagenet-a": 0.10, "imagenet-sketch": -0.44, "imagenet-r": -0.37, "stylized": -0.47}
-    assert expected.items() <= given.items()
+    assert expected.items() <= partials.items()
     shape = two_decimals(table, "shape_accuracy", "overall")
     expected = {"imagenet-v2": 0.56, "imagenet-a": 0.63, "imagenet-sketch": 0.74, "imagenet-r": 0.77, "stylized": 0.79}
     assert expected.items() <= shape.items()
@@ -120,18 +120,18 @@ def test_the_table_of_85_networks(values: pl.DataFrame, networks: pl.DataFrame) 
 def test_60_join_of_which_17_with_timm(values: pl.DataFrame, networks: pl.DataFrame) -> None:
     frame = ground(pl.concat([values, networks]), "critical-band").frame
     assert len(frame) == 60
-    assert frame["stylized"].count() == 43  # the testbed's, which timm has not
+    assert frame["stylized"].count() == 43  # the testbed has these, and timm has none
 
 
 def test_signs_between_architectures_and_between_recipes_differ(values: pl.DataFrame, networks: pl.DataFrame) -> None:
     table = relations(ground(pl.concat([values, networks]), "critical-band"))
     study = relations(ground(values, "study"))
-    told = sentences(table, study)
+    lines = sentences(table, study)
     assert (
         "Over 60 networks of 17 families shape_accuracy goes up with imagenet (+0.56), over the 48 ResNet-50s of the "
         "study shape_bias goes down (-0.78)."
-    ) in told
-    assert not any("imagenet-r" in line and "ResNet-50s" in line for line in told)  # -0.01 is no sign
+    ) in lines
+    assert not any("imagenet-r" in line and "ResNet-50s" in line for line in lines)  # -0.01 is no sign
 
 
 def channel_share(frame: pl.DataFrame, logarithms: bool = False) -> float:
@@ -149,7 +149,7 @@ def channel_share(frame: pl.DataFrame, logarithms: bool = False) -> float:
 
 
 def test_how_much_the_channel_says_of_shape(networks: pl.DataFrame) -> None:
-    """Published as 51 %: it holds with logarithms, without the 11 networks whose channel is wider than 12 octaves."""
+    """The published 51 % hold with logarithms, without the 11 networks whose channel is wider than 12 octaves."""
     integer = networks.filter(pl.col("condition").is_in([INTEGER, ""]))
     frame = integer.pivot("metric", index="model", values="value")
     widest = frame["bandwidth"] > 12
@@ -165,12 +165,12 @@ def test_both_estimators_with_intervals(networks: pl.DataFrame) -> None:
     assert networks["model"].n_unique() == 85
     assert dict(networks.group_by("condition").len().rows()) == {INTEGER: 255, "psychometric": 255, "": 85}
     fitted = networks.filter(condition="psychometric", metric="bandwidth")
-    there = fitted.drop_nulls("value")
+    bandwidths = fitted.drop_nulls("value")
     assert fitted.filter(pl.col("value").is_null())["model"].to_list() == ["bagnet9", "selecsls42", "selecsls84"]
     assert fitted.filter(pl.col("value").is_null())["note"].str.contains("too few").all()
-    assert (there["low"] < there["value"]).all()
-    assert (there["value"] < there["high"]).all()
-    both = there.join(networks.filter(condition=INTEGER, metric="bandwidth"), on="model")
+    assert (bandwidths["low"] < bandwidths["value"]).all()
+    assert (bandwidths["value"] < bandwidths["high"]).all()
+    both = bandwidths.join(networks.filter(condition=INTEGER, metric="bandwidth"), on="model")
     clear = both.filter(pl.col("note_right").is_null())
     assert clear.select(pl.corr("value", "value_right", method="spearman")).item() > 0.5
     shape = networks.filter(metric="shape_accuracy", model="resnet50_trained_on_SIN")

@@ -1,4 +1,4 @@
-"""Descriptions of sources, what ships of them, and files that are not as described."""
+"""Sources are described, ship in part, and are refused where a file is not as described."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ RIGHT = "model,top1,c_1,c_2,rank\none,70,10,20,1\ntwo,60,30,40,2\n"
 
 def test_columns_of_one_benchmark_are_averaged(tmp_path: Path) -> None:
     values = read_source(made_up(tmp_path, RIGHT), tmp_path)
-    found = {
+    means = {
         (model, benchmark): value for model, benchmark, value in values.select("model", "benchmark", "value").rows()
     }
-    assert found == {("one", "imagenet"): 70, ("two", "imagenet"): 60, ("one", "c"): 15, ("two", "c"): 35}
+    assert means == {("one", "imagenet"): 70, ("two", "imagenet"): 60, ("one", "c"): 15, ("two", "c"): 35}
 
 
 def test_a_mean_of_which_a_part_is_missing_is_missing(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_newer_release_takes_the_place_of_the_shipped_one(command: Command, tm
     done = command("published", "import", "timm", PUBLISHED / "atlas/timm", "--db", db)
     assert done.code == 0, done.err
     rows = {row["source"]: row for row in json.loads(command("published", "list", "--db", db, "--json").out)}
-    # With the effective robustness on V2, Sketch, A and R, less the one row without A.
+    # They include the effective robustness on V2, Sketch, A and R, less the one row without A.
     assert (rows["timm"]["models"], rows["timm"]["values"]) == (1267, 14004 + 4 * 1556 - 1)
 
 

@@ -36,10 +36,10 @@ def test_one_product_gives_what_scipy_gives_pair_by_pair(method: Method, seed: i
     r = coefficients(method, x, y, np.ones(n))
     p = p_values(method, r, x, y)
     for i, j in np.ndindex(3, 2):
-        theirs = THEIRS[method](x[i], y[j])
-        assert r[i, j] == pytest.approx(theirs.statistic, abs=1e-10)
-        if abs(theirs.statistic) < 1 - 1e-9:  # else p is the root of a rounding error
-            assert p[i, j] == pytest.approx(theirs.pvalue, abs=1e-10)
+        expected = THEIRS[method](x[i], y[j])
+        assert r[i, j] == pytest.approx(expected.statistic, abs=1e-10)
+        if abs(expected.statistic) < 1 - 1e-9:  # otherwise p is the root of a rounding error
+            assert p[i, j] == pytest.approx(expected.pvalue, abs=1e-10)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -52,8 +52,8 @@ def test_an_observation_that_counts_twice_is_there_twice(method: Method, seed: i
     r = coefficients(method, x, y, weights)
     batched = coefficients(method, np.repeat(x[None], 5, axis=0), np.repeat(y[None], 5, axis=0), weights)
     assert r == pytest.approx(batched, abs=1e-12)
-    for k, of in enumerate(weights.astype(int)):
-        once = coefficients(method, np.repeat(x, of, axis=1), np.repeat(y, of, axis=1), np.ones(of.sum()))
+    for k, counts in enumerate(weights.astype(int)):
+        once = coefficients(method, np.repeat(x, counts, axis=1), np.repeat(y, counts, axis=1), np.ones(counts.sum()))
         assert r[k] == pytest.approx(once, abs=1e-10)
 
 
@@ -83,10 +83,10 @@ def test_partial_correlations_are_pingouin_s(seed: int, n: int, levels: int) -> 
         assume(max(abs(xz[0, 0]), abs(yz[0, 0])) < 0.99)  # pingouin inverts a covariance matrix
         ours, p = partial(method, r, xz[:, 0], yz[:, 0], n)
         frame = pd.DataFrame({"x": x[0], "y": y[0], "z": z[0]})
-        theirs = pingouin.partial_corr(frame, x="x", y="y", covar="z", method=method).iloc[0]
-        assert ours[0, 0] == pytest.approx(theirs["r"], abs=1e-10)
+        expected = pingouin.partial_corr(frame, x="x", y="y", covar="z", method=method).iloc[0]
+        assert ours[0, 0] == pytest.approx(expected["r"], abs=1e-10)
         if abs(ours[0, 0]) < 1 - 1e-9:
-            assert p[0, 0] == pytest.approx(theirs["p_val"], abs=1e-10)
+            assert p[0, 0] == pytest.approx(expected["p_val"], abs=1e-10)
 
 
 def test_given_itself_there_is_no_partial_correlation() -> None:
@@ -116,7 +116,7 @@ def two_sided(z: float) -> float:
     return float(2 * norm.sf(abs(z)))
 
 
-@settings(max_examples=15)  # theirs takes its time
+@settings(max_examples=15)  # statsmodels takes its time
 @given(seed=st.integers(0, 2**32 - 1), tests=st.integers(1, 90), decimals=st.integers(1, 6))
 def test_adjusted_p_values_are_those_of_statsmodels(seed: int, tests: int, decimals: int) -> None:
     p = np.round(np.random.default_rng(seed).random(tests) ** 3, decimals)

@@ -1,4 +1,4 @@
-"""Error consistency against scikit-learn-like formulas, scipy's bootstrap and known cases."""
+"""Error consistency is that of other libraries, of scipy's bootstrap and of known cases."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ def table(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def test_kappa_is_that_of_statsmodels() -> None:
     first, second = observers()
-    found = error_consistency(first, second)
-    assert found.kappa == pytest.approx(cohens_kappa(table(first, second)).kappa)
-    assert (found.n, found.first_accuracy, found.second_accuracy) == (
+    estimate = error_consistency(first, second)
+    assert estimate.kappa == pytest.approx(cohens_kappa(table(first, second)).kappa)
+    assert (estimate.n, estimate.first_accuracy, estimate.second_accuracy) == (
         500,
         pytest.approx(first.mean()),
         pytest.approx(second.mean()),
     )
-    assert found.observed == (first == second).mean()
+    assert estimate.observed == (first == second).mean()
 
 
 def test_the_interval_is_that_of_scipy_over_images() -> None:
     first, second = observers()
-    found = error_consistency(first, second, resamples=4000)
+    estimate = error_consistency(first, second, resamples=4000)
 
     def kappa(*pair: np.ndarray) -> float:
         return float(cohens_kappa(table(*pair)).kappa)
 
-    theirs = bootstrap(
+    expected = bootstrap(
         (first, second), kappa, paired=True, vectorized=False, n_resamples=2000, method="percentile", rng=1
     ).confidence_interval
-    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), abs=0.015)
 
 
 def test_images_of_one_cluster_go_together() -> None:
-    first, second = (np.repeat(one, 4) for one in observers(100))
+    first, second = (np.repeat(answers, 4) for answers in observers(100))
     apart = error_consistency(first, second)
     together = error_consistency(first, second, np.repeat(np.arange(100), 4))
     alone = error_consistency(*observers(100))
@@ -60,16 +60,16 @@ def test_images_of_one_cluster_go_together() -> None:
 def test_a_perfect_observer_has_no_kappa() -> None:
     first, second = observers()
     for pair in ((np.ones(500, bool), second), (first, np.zeros(500, bool)), (np.ones(500, bool),) * 2):
-        found = error_consistency(*pair)
-        assert np.isnan([found.kappa, found.low, found.high, found.most]).all()
+        estimate = error_consistency(*pair)
+        assert np.isnan([estimate.kappa, estimate.low, estimate.high, estimate.most]).all()
 
 
 def test_the_most_that_two_accuracies_allow() -> None:
     assert most_of(0.8, 0.6) == pytest.approx(0.545454, abs=1e-6)
     assert most_of(0.7, 0.7) == pytest.approx(1)
     first = np.arange(10) < 8
-    found = error_consistency(first, np.arange(10) < 6)  # wrong wherever the first is
-    assert found.kappa == pytest.approx(found.most) == pytest.approx(0.545454, abs=1e-6)
+    estimate = error_consistency(first, np.arange(10) < 6)  # wrong wherever the first is
+    assert estimate.kappa == pytest.approx(estimate.most) == pytest.approx(0.545454, abs=1e-6)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -91,19 +91,19 @@ def several(n: int, seed: int = 0) -> np.ndarray:
 
 def mean_kappas(right: np.ndarray) -> list[float]:
     return [
-        float(np.mean([cohens_kappa(table(one, other)).kappa for k, other in enumerate(right) if k != place]))
-        for place, one in enumerate(right)
+        float(np.mean([cohens_kappa(table(observer, peer)).kappa for k, peer in enumerate(right) if k != place]))
+        for place, observer in enumerate(right)
     ]
 
 
 def test_contributions_are_of_the_mean_kappa_with_all_others() -> None:
-    """Their mean is that; without an image, it moves by what the image adds (the jackknife)."""
+    """Contributions average to the mean kappa; without an image, it moves by what the image adds (the jackknife)."""
     right = several(500)
-    found = consistency_with_others(right)
-    assert found.mean(axis=1) == pytest.approx(mean_kappas(right))
+    contributions = consistency_with_others(right)
+    assert contributions.mean(axis=1) == pytest.approx(mean_kappas(right))
     for image in range(0, 500, 50):
-        moved = 499 * (found.mean(axis=1) - mean_kappas(np.delete(right, image, axis=1)))
-        assert moved == pytest.approx(found[:, image] - found.mean(axis=1), abs=0.02)
+        moved = 499 * (contributions.mean(axis=1) - mean_kappas(np.delete(right, image, axis=1)))
+        assert moved == pytest.approx(contributions[:, image] - contributions.mean(axis=1), abs=0.02)
 
 
 @pytest.mark.parametrize("crops", [1, 4])
@@ -114,10 +114,10 @@ def test_the_interval_of_a_mean_kappa_is_that_of_scipy_over_photographs(crops: i
     def mean_kappa(*those: np.ndarray) -> float:
         return mean_kappas(np.stack(those))[1]
 
-    theirs = bootstrap(
+    expected = bootstrap(
         several(400), mean_kappa, paired=True, vectorized=False, n_resamples=1000, method="percentile", rng=1
     ).confidence_interval
-    assert (low, high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.015)
 
 
 def test_of_two_observers_the_mean_is_their_kappa_and_one_without_errors_has_none() -> None:
@@ -129,7 +129,7 @@ def test_of_two_observers_the_mean_is_their_kappa_and_one_without_errors_has_non
 
 
 def test_intervals_of_mean_kappas_hold_the_true_one() -> None:
-    """That of 200,000 images, in 200 samples of 150."""
+    """The true kappa is that of 200,000 images; the intervals are those of 200 samples of 150."""
     [truth, *_] = mean_kappas(several(200_000, seed=99))
     ends = [mean_interval(share_of(consistency_with_others(several(150, k))[0], np.arange(150))) for k in range(200)]
     held = np.mean([low <= truth <= high for low, high in ends])

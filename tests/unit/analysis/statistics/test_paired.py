@@ -19,21 +19,23 @@ def outcomes(rng: np.random.Generator, n: int, flips: float) -> tuple[Mask, Mask
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 300), flips=st.floats(0, 0.5))
 def test_on_independent_images_it_is_mcnemar_s_test_of_statsmodels(seed: int, n: int, flips: float) -> None:
     a, b = outcomes(np.random.default_rng(seed), n, flips)
-    found = paired(a, b, np.arange(n))
-    lost, gained = int(found.lost[0]), int(found.gained[0])
+    comparison = paired(a, b, np.arange(n))
+    lost, gained = int(comparison.lost[0]), int(comparison.gained[0])
     assert (lost, gained) == ((a & ~b).sum(), (b & ~a).sum())
-    # With as many gained as lost, theirs goes beyond 0 and back up.
-    theirs = mcnemar([[0, lost], [gained, 0]], exact=lost + gained < 25, correction=lost != gained)
-    assert found.p[0] == pytest.approx(theirs.pvalue, abs=1e-10)
+    # With as many gained as lost, the correction of statsmodels goes beyond 0 and back up.
+    expected = mcnemar([[0, lost], [gained, 0]], exact=lost + gained < 25, correction=lost != gained)
+    assert comparison.p[0] == pytest.approx(expected.pvalue, abs=1e-10)
 
 
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(2, 300), flips=st.floats(0, 0.5))
 def test_the_interval_of_independent_images_is_bonett_and_price_s(seed: int, n: int, flips: float) -> None:
     a, b = outcomes(np.random.default_rng(seed), n, flips)
-    found = paired(a, b, np.arange(n))
-    u, v = (found.gained[0] + 1) / (n + 2), (found.lost[0] + 1) / (n + 2)
+    comparison = paired(a, b, np.arange(n))
+    u, v = (comparison.gained[0] + 1) / (n + 2), (comparison.lost[0] + 1) / (n + 2)
     half = t.ppf(0.975, n - 1) * np.sqrt((u + v - (u - v) ** 2) / (n + 2))
-    assert (found.low[0], found.high[0]) == pytest.approx((max(-1, u - v - half), min(1, u - v + half)), abs=1e-9)
+    assert (comparison.low[0], comparison.high[0]) == pytest.approx(
+        (max(-1, u - v - half), min(1, u - v + half)), abs=1e-9
+    )
 
 
 @given(sums=st.lists(st.integers(-4, 4), max_size=9))
@@ -53,12 +55,12 @@ def test_many_clusters_are_tested_by_chi_square_with_their_own_variance() -> Non
 @pytest.mark.parametrize("each", [1, 12, 13, 200])
 def test_p_is_1_where_as_many_are_gained_as_lost_and_falls_from_there(each: int) -> None:
     sums = np.repeat([1, -1], each)
-    found = []
+    p_values = []
     for place in range(each, 2 * each):  # one more is gained, and one less lost
-        found.append(mcnemar_p(sums))
+        p_values.append(mcnemar_p(sums))
         sums[place] = 1
-    assert found[0] == mcnemar([[0, each], [each, 0]], exact=True).pvalue == 1
-    assert found == sorted(found, reverse=True)
+    assert p_values[0] == mcnemar([[0, each], [each, 0]], exact=True).pvalue == 1
+    assert p_values == sorted(p_values, reverse=True)
 
 
 def test_copies_of_an_image_add_nothing() -> None:
@@ -83,10 +85,10 @@ def test_without_a_flip_the_interval_depends_on_how_many_independent_images_ther
 
 def test_one_cluster_has_no_interval() -> None:
     a, b = outcomes(np.random.default_rng(1), 20, 0.5)
-    found = paired(a, b, np.zeros(20, np.int64))
-    assert np.isnan(found.low).all()
-    assert np.isnan(found.high).all()
-    assert found.p.tolist() == [1]
+    comparison = paired(a, b, np.zeros(20, np.int64))
+    assert np.isnan(comparison.low).all()
+    assert np.isnan(comparison.high).all()
+    assert comparison.p.tolist() == [1]
 
 
 def test_intervals_hold_the_true_difference_as_often_as_they_say() -> None:
@@ -94,18 +96,18 @@ def test_intervals_hold_the_true_difference_as_often_as_they_say() -> None:
     runs, size = 1000, 4
     shared = np.repeat(rng.random((runs, 50)), size, axis=1)
     draw = np.where(rng.random(shared.shape) < 0.5, shared, rng.random(shared.shape))
-    found = paired(draw < 0.05, draw > 0.85, np.repeat(np.arange(50), size))
-    assert 0.93 < np.mean((found.low <= 0.1) & (found.high >= 0.1)) < 0.98
+    comparison = paired(draw < 0.05, draw > 0.85, np.repeat(np.arange(50), size))
+    assert 0.93 < np.mean((comparison.low <= 0.1) & (comparison.high >= 0.1)) < 0.98
 
 
 @pytest.mark.parametrize(("clusters", "size", "p"), [(30, 8, 0.1), (60, 20, 0.02), (60, 20, 0.05)])
 def test_a_difference_that_few_clusters_make_up_is_held(clusters: int, size: int, p: float) -> None:
-    """Clusters of which half share their fate, p right in B and half of that in A.
+    """Half of the images of a cluster share its fate; p of all are right in B, and half of that in A.
 
     The design effect of the clusters that happen to differ, by itself, holds it in 0.90, 0.77 and 0.81 of these draws.
     """
     rng = np.random.default_rng(0)
     fate = np.repeat(rng.random((1000, clusters)), size, axis=1)
     draw = np.where(rng.random(fate.shape) < 0.5, fate, rng.random(fate.shape))
-    found = paired(draw < p / 2, draw < p, np.repeat(np.arange(clusters), size))
-    assert np.mean((found.low <= p / 2) & (found.high >= p / 2)) > 0.93
+    comparison = paired(draw < p / 2, draw < p, np.repeat(np.arange(clusters), size))
+    assert np.mean((comparison.low <= p / 2) & (comparison.high >= p / 2)) > 0.93

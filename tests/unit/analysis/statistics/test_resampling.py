@@ -25,7 +25,7 @@ from bandlens.analysis.statistics.shares import share_of
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """As `correlate` does: the products are small, and threads would wait for each other."""
+    """Tests use one thread, as `correlate` does: products are small, and threads would wait for each other."""
     with threadpool_limits(1, "blas"):
         yield
 
@@ -47,7 +47,7 @@ def test_the_bootstrap_is_scipy_s_resample_by_resample(method: Method, kind: str
     resampled = bootstrap(method, x, y, 200, seed=5)
     interval = ours(resampled) if ours else bca_interval(method, x, y, resampled)
     for i, j in np.ndindex(2, 2):
-        theirs = scipy_bootstrap(
+        expected = scipy_bootstrap(
             (x[i], y[j]),
             lambda a, b: THEIRS[method](a, b).statistic,
             paired=True,
@@ -56,9 +56,9 @@ def test_the_bootstrap_is_scipy_s_resample_by_resample(method: Method, kind: str
             method=kind,
             rng=np.random.default_rng(5),
         )
-        assert resampled[:, i, j] == pytest.approx(theirs.bootstrap_distribution, abs=1e-10)
+        assert resampled[:, i, j] == pytest.approx(expected.bootstrap_distribution, abs=1e-10)
         ends = (interval.low[i, j], interval.high[i, j])
-        assert ends == pytest.approx(tuple(theirs.confidence_interval), abs=1e-10)
+        assert ends == pytest.approx(tuple(expected.confidence_interval), abs=1e-10)
     assert not interval.undefined.any()
 
 
@@ -102,14 +102,14 @@ def test_permutations_count_what_scipy_counts(method: Method) -> None:
 def test_all_permutations_give_scipy_s_exact_p(method: Method) -> None:
     x, y = data(6)
     order = np.array(list(itertools.permutations(range(6))))[1:]  # the +1 of the formula is the identity
-    theirs = permutation_test(
+    expected = permutation_test(
         (x[0],),
         lambda a: abs(THEIRS[method](a, y[0]).statistic),
         permutation_type="pairings",
         alternative="greater",
         n_resamples=np.inf,
     )
-    assert p_of_orders(method, x[:1], y[:1], order)[0, 0] == pytest.approx(theirs.pvalue, abs=1e-10)
+    assert p_of_orders(method, x[:1], y[:1], order)[0, 0] == pytest.approx(expected.pvalue, abs=1e-10)
 
 
 def test_permutation_p_is_uniform_without_a_correlation() -> None:
@@ -183,7 +183,9 @@ def test_shares_of_the_same_images_err_together() -> None:
     rng = np.random.default_rng(0)
     first = rng.random(500) < 0.7
     alike = np.where(rng.random(500) < 0.8, first, rng.random(500) < 0.7)
-    shares = [share_of(one, np.arange(500)) for one in (first, alike, first)] + [share_of(first, np.arange(500, 1000))]
+    shares = [share_of(answers, np.arange(500)) for answers in (first, alike, first)] + [
+        share_of(first, np.arange(500, 1000))
+    ]
     factors = shared_factors([*shares, None])
     correlation = factors @ factors.T
     assert correlation[0, 1] == pytest.approx(np.corrcoef(first, alike)[0, 1], abs=1e-5)
@@ -198,6 +200,6 @@ def test_errors_that_all_models_share_take_nothing_from_a_correlation() -> None:
     y = x + 0.1 * np.random.default_rng(0).standard_normal((1, 20))
     wide, none = Spread(np.full_like(y, 30.0), np.full_like(y, 30.0)), Spread(np.zeros_like(x), np.zeros_like(x))
     shared = np.concatenate([np.zeros((1, 20, 1)), np.ones((1, 20, 1))])
-    alone, together = (crossed_bootstrap("pearson", x, y, none, wide, 300, 0, one) for one in (None, shared))
+    alone, together = (crossed_bootstrap("pearson", x, y, none, wide, 300, 0, factors) for factors in (None, shared))
     assert together.min() > 0.98 > 0.8 > np.median(alone)
     assert together == pytest.approx(bootstrap("pearson", x, y, 300, 0), abs=1e-9)

@@ -1,4 +1,4 @@
-"""Ratios of two shares of the same images."""
+"""Ratios and differences of two shares of the same images have intervals."""
 
 from __future__ import annotations
 
@@ -43,24 +43,24 @@ def test_it_holds_the_ratio(ratio: float) -> None:
 
 def test_a_difference_over_the_same_images_is_that_of_their_differences() -> None:
     rng = np.random.default_rng(0)
-    one = rng.random(600) < 0.7
-    other = np.where(rng.random(600) < 0.9, one, rng.random(600) < 0.5)
+    answers_a = rng.random(600) < 0.7
+    answers_b = np.where(rng.random(600) < 0.9, answers_a, rng.random(600) < 0.5)
     clusters = np.arange(600) // 3
-    found = difference_interval(share_of(one, clusters), share_of(other, clusters))
-    d = (other.astype(float) - one).reshape(200, 3).mean(axis=1)
-    assert found is not None
-    assert np.mean(found) == pytest.approx(d.mean())
+    interval = difference_interval(share_of(answers_a, clusters), share_of(answers_b, clusters))
+    d = (answers_b.astype(float) - answers_a).reshape(200, 3).mean(axis=1)
+    assert interval is not None
+    assert np.mean(interval) == pytest.approx(d.mean())
     # One of the 200 more differs as a whole.
     unseen = np.sqrt((d.var() * 200 + 1) / 199 / 200)
-    assert (found[1] - found[0]) / 2 == pytest.approx(t.ppf(0.975, 50) * unseen, rel=0.02)
-    assert difference_interval(share_of(one, clusters), share_of(other, clusters + 1000)) is None
-    assert difference_interval(share_of(one, clusters * 0), share_of(other, clusters * 0)) is None
+    assert (interval[1] - interval[0]) / 2 == pytest.approx(t.ppf(0.975, 50) * unseen, rel=0.02)
+    assert difference_interval(share_of(answers_a, clusters), share_of(answers_b, clusters + 1000)) is None
+    assert difference_interval(share_of(answers_a, clusters * 0), share_of(answers_b, clusters * 0)) is None
 
 
 def test_answers_that_do_not_differ_may_differ_in_other_images() -> None:
     """Where 3.6 % of 100 images differ, none of them does in 1 of 40 draws."""
-    one = share_of(np.arange(100) < 70, np.arange(100))
-    low, high = difference_interval(one, one) or (0, 0)
+    share = share_of(np.arange(100) < 70, np.arange(100))
+    low, high = difference_interval(share, share) or (0, 0)
     assert low == -high
     assert 0.02 < high < 0.036
     independent = np.hypot(*np.subtract(proportion_confint(70, 100, method="wilson"), 0.7))
@@ -77,9 +77,11 @@ def test_it_holds_the_difference_of_two_versions(clusters: int, size: int, p: fl
     rng, held = np.random.default_rng(0), 0
     for _ in range(500):
         fate = np.where(rng.random((clusters, size)) < 0.5, rng.random((clusters, 1)), rng.random((clusters, size)))
-        one = fate.ravel() < p
-        anew, other = np.repeat(rng.random((2, clusters)), size, axis=1)
-        found = difference_interval(share_of(one, ids), share_of(np.where(anew < 0.03, other < p / 2, one), ids))
-        assert found is not None
-        held += found[0] <= truth <= found[1]
+        answers_a = fate.ravel() < p
+        redraw, fate_b = np.repeat(rng.random((2, clusters)), size, axis=1)
+        interval = difference_interval(
+            share_of(answers_a, ids), share_of(np.where(redraw < 0.03, fate_b < p / 2, answers_a), ids)
+        )
+        assert interval is not None
+        held += interval[0] <= truth <= interval[1]
     assert held / 500 > 0.93

@@ -1,4 +1,4 @@
-"""Wilson's interval, of independent images and of clusters, in Python and in SQL."""
+"""Wilson's interval, of independent images and of clusters, is the same in Python and in SQL."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def test_it_is_that_of_statsmodels(right: int, wrong: int) -> None:
 
 def test_few_independent_images_have_the_quantile_of_student(store: Store) -> None:
     counts = [1, 2, 10, 29, 30, 50_000]
-    wanted = [t.ppf(0.975, 1), t.ppf(0.975, 1), t.ppf(0.975, 9), t.ppf(0.975, 28), Z, Z]
-    assert [independent_quantile(n) for n in counts] == pytest.approx(wanted, abs=1e-9)
-    found = store.frame("SELECT independent_quantile(n) AS q FROM (SELECT unnest(?) AS n)", [counts])["q"]
-    assert found.to_list() == pytest.approx(wanted, abs=5e-9)
+    expected = [t.ppf(0.975, 1), t.ppf(0.975, 1), t.ppf(0.975, 9), t.ppf(0.975, 28), Z, Z]
+    assert [independent_quantile(n) for n in counts] == pytest.approx(expected, abs=1e-9)
+    quantiles = store.frame("SELECT independent_quantile(n) AS q FROM (SELECT unnest(?) AS n)", [counts])["q"]
+    assert quantiles.to_list() == pytest.approx(expected, abs=5e-9)
 
 
 def test_sql_has_the_quantile_of_student_s_distribution(store: Store) -> None:
     freedom = np.concatenate([np.arange(1.0, 200), np.exp(np.linspace(0, 12, 2000))])
-    found = store.frame("SELECT student(f) AS q FROM (SELECT unnest(?::DOUBLE[]) AS f)", [freedom.tolist()])["q"]
-    assert found.to_numpy() == pytest.approx(t.ppf(0.975, freedom), abs=5e-9)
+    quantiles = store.frame("SELECT student(f) AS q FROM (SELECT unnest(?::DOUBLE[]) AS f)", [freedom.tolist()])["q"]
+    assert quantiles.to_numpy() == pytest.approx(t.ppf(0.975, freedom), abs=5e-9)
 
 
 def test_sql_and_python_agree(store: Store) -> None:
@@ -59,8 +59,8 @@ def test_sql_and_python_agree(store: Store) -> None:
         "SELECT wilson_low(share, n, z) AS low, wilson_high(share, n, z) AS high "
         "FROM (SELECT unnest(?::DOUBLE[]) AS share, unnest(?::DOUBLE[]) AS n, unnest(?::DOUBLE[]) AS z)"
     )
-    found = store.frame(query, [share.tolist(), n.tolist(), quantile.tolist()]).to_numpy().T
-    assert found == pytest.approx(np.array(wilson(share, n, quantile)), abs=1e-12)
+    ends = store.frame(query, [share.tolist(), n.tolist(), quantile.tolist()]).to_numpy().T
+    assert ends == pytest.approx(np.array(wilson(share, n, quantile)), abs=1e-12)
 
 
 @pytest.mark.parametrize("largest", [1, 2, 9, 400])
@@ -69,7 +69,7 @@ def test_sql_and_python_agree_on_clusters(store: Store, largest: int) -> None:
     for k in range(60):
         sizes = rng.integers(1, largest + 1, rng.integers(1, 80))
         right = rng.binomial(sizes, rng.beta(0.3, 0.3, len(sizes)) if k % 2 else rng.choice([0, 0.02, 0.5, 1]))
-        found = store.frame(
+        row = store.frame(
             "WITH one AS (SELECT unnest(?::INTEGER[]) AS n, unnest(?::INTEGER[]) AS right1), "
             "summed AS (SELECT *, sum(right1) OVER () / sum(n) OVER () AS share FROM one), "
             "counted AS (SELECT any_value(share) AS share, independent_images(n, right1, share)::DOUBLE AS effective, "
@@ -77,7 +77,7 @@ def test_sql_and_python_agree_on_clusters(store: Store, largest: int) -> None:
             "SELECT wilson_low(share, effective, z), wilson_high(share, effective, z), effective FROM counted",
             [sizes.tolist(), right.tolist()],
         ).row(0)
-        assert found == pytest.approx([float(x) for x in interval(right, sizes)], abs=5e-9)
+        assert row == pytest.approx([float(x) for x in interval(right, sizes)], abs=5e-9)
 
 
 def test_copies_of_an_image_add_nothing_but_degrees_of_freedom() -> None:
@@ -104,7 +104,7 @@ def test_where_nothing_is_right_a_cluster_counts_as_one_image() -> None:
 
 @pytest.mark.parametrize(("p", "clusters"), [(0.05, 30), (0.9, 10), (0.1, 10), (0.02, 100)])
 def test_it_holds_the_share_where_few_clusters_are_near_0_or_1(p: float, clusters: int) -> None:
-    """Beta-binomial clusters of 8 with an intraclass correlation of 0.5, where 0.87 to 0.90 held it before."""
+    """Beta-binomial clusters of 8 have an intraclass correlation of 0.5, where 0.87 to 0.90 held it before."""
     rng = np.random.default_rng(1)
     right = rng.binomial(8, rng.beta(p, 1 - p, (4000, clusters)))
     low, high, _ = interval(right, np.full(clusters, 8))
