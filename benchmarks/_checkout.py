@@ -1,4 +1,4 @@
-"""Imported first, makes the checkout around this file the package `bandlens`, whatever its folder is called.
+"""A program that imports this first takes the checkout around it for the package `bandlens`, in whatever folder.
 
 So a program runs where nothing of bandlens is installed, and measures what lies beside it where another version is.
 """

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: real photographs, a ResNet-50, variants timed in turn, and tables with ratios.
+"""Parts that all benchmarks share: real photographs, a ResNet-50, variants timed in turn, and tables with ratios.
 
 Every program compares variants in one run, A B A B …, so that whatever else the machine does hits all of them alike,
 and takes ratios within a repetition before it takes medians. None of them asserts a time.
@@ -35,11 +35,11 @@ BATCH = 32
 MODEL = "resnet50"
 
 Variant = Callable[[], float]
-"""Does its work once and gives the seconds that it took."""
+"""A function that does its work once and gives the seconds that it took."""
 
 
 def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str]) -> argparse.Namespace:
-    """--quick, --repeats (how often each variant runs: `quick` times with --quick), --keep, and the program's own."""
+    """Parse --quick, --repeats (each variant runs `quick` times with --quick), --keep, and the program's own flags."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="less of everything: does it work, not how fast is it")
     parser.add_argument("--repeats", type=int, help=f"times each variant runs (default {repeats}, quick {quick})")
@@ -49,18 +49,18 @@ def arguments(doc: str | None, repeats: int, quick: int, **flags: tuple[Any, str
             parser.add_argument(f"--{name}", action="store_true", help=text)
         else:
             parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default {default})")
-    given = parser.parse_args()
-    given.repeats = given.repeats or (quick if given.quick else repeats)
-    return given
+    options = parser.parse_args()
+    options.repeats = options.repeats or (quick if options.quick else repeats)
+    return options
 
 
 def machine(*packages: str) -> None:
     """Print what the figures depend on; call it after the libraries are loaded, and with their thread limits set."""
-    from threadpoolctl import threadpool_info  # here, since not every host of gpu_first.py has it
+    from threadpoolctl import threadpool_info  # imported here, since not every host of gpu_first.py has it
 
     with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-        found = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    print(f"machine: {found[0] if found else platform.machine()}, {len(os.sched_getaffinity(0))} cores")
+        processors = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    print(f"machine: {processors[0] if processors else platform.machine()}, {len(os.sched_getaffinity(0))} cores")
     print(f"python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in packages))
     for pool in threadpool_info():
         kernel = f" {pool['architecture']} kernel," if "architecture" in pool else ""
@@ -83,7 +83,7 @@ def folder(keep: Path | None) -> Iterator[Path]:
 
 
 def timed(work: Callable[[], object]) -> Variant:
-    """All of the work counts."""
+    """A variant whose seconds are those of all of the work."""
 
     def variant() -> float:
         started = time.perf_counter()
@@ -138,7 +138,7 @@ def spread(values: Sequence[float], form: str = ".3g") -> str:
 
 
 def ratio(what: str, values: Sequence[float], goal: str) -> None:
-    """The line that a program is about."""
+    """Print the line that a program is about."""
     print(f"ratio: {what}: {spread(values)} of {len(values)} repetitions; goal {goal}")
 
 
@@ -153,11 +153,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print()
 
 
-# What is measured on
+# Images and networks
 
 
 def photographs(count: int) -> NDArray[np.uint8]:
-    """(count, 3, 224, 224): crops of the photographs that scikit-image ships, over and over."""
+    """Crops of the photographs that scikit-image ships, over and over, of shape (count, 3, 224, 224)."""
     from bandlens.export.photographs import photograph_crops
 
     crops = np.rint(photograph_crops(SIZE) * 255).astype(np.uint8)
@@ -184,14 +184,14 @@ def _windows(count: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     for number in range(count):
         photograph = opened[number % len(opened)]
         side = int(min(photograph.shape[:2]) * random.uniform(0.5, 1))
-        top, left = (int(random.integers(0, length - side + 1)) for length in photograph.shape[:2])
-        yield f"{number}.png", photograph[top : top + side, left : left + side]
+        row, column = (int(random.integers(0, length - side + 1)) for length in photograph.shape[:2])
+        yield f"{number}.png", photograph[row : row + side, column : column + side]
 
 
 def resnet50(models: Path) -> None:
     """Export a ResNet-50 of random weights as the model `resnet50`, unless it is there; its speed is that of any other.
 
-    In a process of its own: torch would add to the memory and to the threads of the one that measures.
+    The export has a process of its own: torch would add to the memory and the threads of the one that measures.
     """
     if (models / f"{MODEL}.json").exists():
         return
@@ -227,7 +227,7 @@ def _export(models: Path) -> None:
 
 
 def resnet50_with_biases(models: Path, count: int) -> list[Model]:
-    """That ResNet-50 `count` times, each with a bias, and so a file, a plan and a session, of its own."""
+    """The ResNet-50 `count` times, each with a bias, and so a file, a plan and a session, of its own."""
     import onnx
     from onnx import numpy_helper
 

@@ -50,11 +50,11 @@ def bare_loop(network: Callable[[Tensor], Tensor], images: Tensor, labels: Tenso
         images = images.detach().requires_grad_()
         loss = functional.cross_entropy(network(images), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, images)
-    gradient[0, 0, 0, 0].item()  # on a GPU it has ended only when this is here
+    gradient[0, 0, 0, 0].item()  # on a GPU the work has ended only when this number is here
 
 
 ENGINES = {"cpu": "torch", "cuda": "torch-cuda"}
-"""By torch's name of the device."""
+"""The engine of each device, by torch's name of the device."""
 
 
 def native(device: str) -> Normalized:
@@ -65,7 +65,7 @@ def native(device: str) -> Normalized:
 
 
 def main() -> None:
-    given = arguments(
+    options = arguments(
         __doc__,
         repeats=3,
         quick=1,
@@ -74,26 +74,26 @@ def main() -> None:
         threads=(2, "threads of torch"),
         device=("cpu", "cpu or cuda"),
     )
-    batch, steps = (2, 2) if given.quick else (given.batch, given.steps)
+    batch, steps = (2, 2) if options.quick else (options.batch, options.steps)
     with ExitStack() as stack:
-        kept = stack.enter_context(folder(given.keep))
+        kept = stack.enter_context(folder(options.keep))
         resnet50(kept / "models")
-        variant = variant_of(load_model(kept / "models", MODEL), ENGINES[given.device], "fp32")
-        session = stack.enter_context(open_session(variant, batch, given.threads))
+        variant = variant_of(load_model(kept / "models", MODEL), ENGINES[options.device], "fp32")
+        session = stack.enter_context(open_session(variant, batch, options.threads))
         machine("torch", "torchvision")
-        module = native(given.device)
+        module = native(options.device)
         pixels, labels = photographs(batch), np.arange(batch, dtype=np.int32)
         start = uniform_start(0, np.arange(batch, dtype=np.uint64), SIZE)
         [condition] = PGD_LINF.conditions({"steps": steps})
         images = session.place(pixels).to(torch.float32).div_(255)
-        wanted = torch.from_numpy(labels).to(images.device, torch.int64)
+        targets = torch.from_numpy(labels).to(images.device, torch.int64)
         seconds = in_turn(
             {
-                BARE: timed(lambda: bare_loop(session.network, images, wanted, steps)),
+                BARE: timed(lambda: bare_loop(session.network, images, targets, steps)),
                 ATTACK: timed(lambda: session.attacked(condition, pixels, labels, start)),
-                TORCHVISION: timed(lambda: bare_loop(module, images, wanted, steps)),
+                TORCHVISION: timed(lambda: bare_loop(module, images, targets, steps)),
             },
-            given.repeats,
+            options.repeats,
         )
     rates = {name: [batch * steps / s for s in values] for name, values in seconds.items()}
     table(

@@ -61,7 +61,7 @@ def finished_study(folder: Path, images: Path, count: int) -> list[str]:
 
 
 def process(*command: str, says: str = "") -> Variant:
-    """Seconds from start to end; what it says must be in its output."""
+    """Seconds of a command from start to end; its output must have the text `says`."""
     environment = {
         name: value for name, value in os.environ.items() if name not in ("COLUMNS", "PYTHONPROFILEIMPORTTIME")
     }
@@ -75,20 +75,20 @@ def process(*command: str, says: str = "") -> Variant:
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=15, quick=1)
+    options = arguments(__doc__, repeats=15, quick=1)
     bandlens = str(Path(sys.executable).with_name("bandlens"))
     with folder(None) as scratch:
         images = image_set(scratch / "images.set", IMAGES)
-        one, all48 = (finished_study(scratch, images, count) for count in (1, 48))
+        words_of_1, words_of_48 = (finished_study(scratch, images, count) for count in (1, 48))
         machine("typer", "duckdb", "polars")
         seconds = in_turn(
             {
                 "python -c pass": process(sys.executable, "-c", "pass"),
                 "bandlens --help": process(bandlens, "--help", says="checkpoints"),
-                "nothing to run, 1 checkpoint": process(bandlens, *one, says="nothing to run"),
-                "nothing to run, 48 checkpoints": process(bandlens, *all48, says="nothing to run"),
+                "nothing to run, 1 checkpoint": process(bandlens, *words_of_1, says="nothing to run"),
+                "nothing to run, 48 checkpoints": process(bandlens, *words_of_48, says="nothing to run"),
             },
-            given.repeats,
+            options.repeats,
         )
     goals = {"bandlens --help": "0.35", "nothing to run, 1 checkpoint": "1.5", "nothing to run, 48 checkpoints": "1.5"}
     bare = seconds["python -c pass"]

@@ -1,4 +1,4 @@
-"""What the driver of a run takes to bring shards into the database: one in a transaction, several, or none yet.
+"""The time a run's driver takes to bring shards into the database: one in a transaction, several, or none yet.
 
 Shards are made up: 1,392 cells (29 conditions of 48 checkpoints) over 752 images each, a task of a GPU. `one by one`
 commits each as it comes; `together` those of five seconds, 8 M predictions at most; `later` (`run --commit later`)
@@ -31,31 +31,36 @@ FROM read_parquet(?) AS shard JOIN cell ON cell.key = shard.cell
 """
 
 
-def write(place: Folder, of: Set, cells: list[Cell], size: int) -> list[Shard]:
-    """A shard of all cells for each `size` images."""
+def write(place: Folder, image_set: Set, cells: list[Cell], size: int) -> list[Shard]:
+    """Write a shard of all cells for each `size` images."""
     random, session = np.random.default_rng(1), SessionInfo("made up", 32, 2, "{}")
     sessions = dict.fromkeys((cell.variant for cell in cells), session)
     return [
         write_shard(
             place,
             str(first),
-            [Finished(cell, first, predictions(random, of.labels[first : first + size]), 1.0) for cell in cells],
+            [Finished(cell, first, predictions(random, image_set.labels[first : first + size]), 1.0) for cell in cells],
             sessions,
         )
-        for first in range(0, of.info.count, size)
+        for first in range(0, image_set.info.count, size)
     ]
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=3, quick=1, shards=(8, "shards of a million predictions"))
-    size = 16 if given.quick else RANGE
-    of = images(size * given.shards)
-    cells = [cell for mine in all_cells(of, CHECKPOINTS) for cell in mine if cell.condition.probe == "critical_band"]
+    options = arguments(__doc__, repeats=3, quick=1, shards=(8, "shards of a million predictions"))
+    size = 16 if options.quick else RANGE
+    image_set = images(size * options.shards)
+    cells = [
+        cell
+        for checkpoint_cells in all_cells(image_set, CHECKPOINTS)
+        for cell in checkpoint_cells
+        if cell.condition.probe == "critical_band"
+    ]
     machine("duckdb", "numpy", "pyarrow")
     cores: dict[str, list[float]] = {name: [] for name in (*WAYS, "DuckDB alone")}
-    with folder(given.keep) as scratch:
+    with folder(options.keep) as scratch:
         place = open_folder(str(scratch / "commits.shards"))
-        shards = write(place, of, cells, size)
+        shards = write(place, image_set, cells, size)
 
         database: Path = scratch / "commits.duckdb"
 
@@ -70,7 +75,7 @@ def main() -> None:
                 database.unlink(missing_ok=True)
                 later, every = WAYS[name]
                 with open_store(database) as store:
-                    store.add_cells(cells, [of])
+                    store.add_cells(cells, [image_set])
                     by_key = {cell.key: cell for cell in cells}
                     committer = Committer(store, place, by_key, str, {}, later, every, due=time.monotonic() + every)
 
@@ -86,22 +91,22 @@ def main() -> None:
         def alone() -> float:
             database.unlink(missing_ok=True)
             with open_store(database) as store:
-                store.add_cells(cells, [of])
+                store.add_cells(cells, [image_set])
             files = [place.path_of(f"{shard.key}.parquet") for shard in shards]
             with duckdb.connect(str(database)) as connection:
                 return measured("DuckDB alone", lambda: connection.execute(ALONE, [files]))
 
         variants = {name: way(name) for name in WAYS} | {"DuckDB alone": alone}
-        found = in_turn(variants, given.repeats, warm_up=False)
-    count = len(cells) * of.info.count / 1e6
+        timings = in_turn(variants, options.repeats, warm_up=False)
+    count = len(cells) * image_set.info.count / 1e6
     print(f"{count:.1f} M predictions in {len(shards)} shards")
     rows = [
         [name, spread([count / s for s in values]), spread([s / count for s in cores[name]])]
-        for name, values in found.items()
+        for name, values in timings.items()
     ]
     table(["commits", "M predictions/s", "core-seconds a million"], rows)
-    ratio("together over one by one, rate", ratios(found["one by one"], found["together"]), "none")
-    ratio("later over one by one, rate", ratios(found["one by one"], found["later"]), ">= 4")
+    ratio("together over one by one, rate", ratios(timings["one by one"], timings["together"]), "none")
+    ratio("later over one by one, rate", ratios(timings["one by one"], timings["later"]), ">= 4")
     ratio("DuckDB alone over one by one, core-seconds", ratios(cores["DuckDB alone"], cores["one by one"]), "none")
 
 

@@ -26,17 +26,17 @@ SCIPY = {"spearman": scipy.stats.spearmanr, "pearson": scipy.stats.pearsonr, "ke
 
 
 def loop(method: Method, x: Floats, y: Floats, resamples: int) -> Floats:
-    """(resamples, a, b), one pair at a time."""
+    """The resampled coefficients, one pair at a time, of shape (resamples, a, b)."""
     n = x.shape[-1]
     drawn = np.random.default_rng(0).integers(0, n, (RESAMPLES, n))[:resamples]
     return np.array([[[SCIPY[method](a[i], b[i]).statistic for b in y] for a in x] for i in drawn])
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=7, quick=2, part=(50, "resamples that the loop does"))
+    options = arguments(__doc__, repeats=7, quick=2, part=(50, "resamples that the loop does"))
     figures = shipped_figures()
     x, y = values_of(figures, list(BIASES)), values_of(figures, list(PUBLISHED_GROUPS))
-    rows, found = [], {}
+    rows, speedups = [], {}
     with threadpool_limits(1, "blas"):
         machine("numpy", "scipy", "polars")
         for method in METHODS:
@@ -48,17 +48,19 @@ def main() -> None:
                         )
                     ),
                     "bootstrap": timed(lambda m=method: bootstrap(m, x, y, RESAMPLES, 0)),
-                    "loop": timed(lambda m=method: loop(m, x, y, given.part)),
+                    "loop": timed(lambda m=method: loop(m, x, y, options.part)),
                 },
-                given.repeats,
+                options.repeats,
             )
-            scaled = [s * RESAMPLES / given.part for s in seconds["loop"]]
-            found[method] = ratios(scaled, seconds["bootstrap"])
+            scaled = [s * RESAMPLES / options.part for s in seconds["loop"]]
+            speedups[method] = ratios(scaled, seconds["bootstrap"])
             rows.append([method, spread(seconds["table"]), spread(seconds["bootstrap"]), spread(scaled)])
-            worst = np.abs(bootstrap(method, x, y, RESAMPLES, 0)[: given.part] - loop(method, x, y, given.part)).max()
+            worst = np.abs(
+                bootstrap(method, x, y, RESAMPLES, 0)[: options.part] - loop(method, x, y, options.part)
+            ).max()
             rows[-1].append(f"{worst:.0e}")
     table(["", "whole table, s", "bootstrap, s", "loop, scaled, s", "largest difference"], rows)
-    for method, values in found.items():
+    for method, values in speedups.items():
         goal = ">= 100" if method == "spearman" else "none"
         ratio(f"{method}: loop over scipy over bootstrap", values, goal)
 

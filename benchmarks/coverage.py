@@ -55,9 +55,9 @@ def held(low: Floats, high: Floats, truth: float) -> float:
 
 
 def shares(draws: int) -> Iterator[tuple[list[object], list[float], list[float]]]:
-    """What a row is of, and its coverages now and before."""
+    """The numbers that head a row, and its coverages now and before."""
     for clusters in CLUSTERS:
-        for size, icc in ((1, 0.0), *((SIZE, one) for one in ICC)):
+        for size, icc in ((1, 0.0), *((SIZE, correlation) for correlation in ICC)):
             now, before = [], []
             for p in SHARES:
                 right = answers(np.random.default_rng([SEED, clusters, size]), p, icc, (draws, clusters), size)
@@ -74,22 +74,22 @@ def shares(draws: int) -> Iterator[tuple[list[object], list[float], list[float]]
 
 def means(draws: int, clusters: int, p: float) -> float:
     """The mean over two sets of the same photographs, accuracies p and p / 2."""
-    rng, found = np.random.default_rng([SEED, 1, clusters]), []
+    rng, holds = np.random.default_rng([SEED, 1, clusters]), []
     for _ in range(draws):
         easy = rng.random(clusters) < p
-        both = [share_of(one, np.arange(clusters)) for one in (easy, easy & (rng.random(clusters) < 0.5))]
+        both = [share_of(right, np.arange(clusters)) for right in (easy, easy & (rng.random(clusters) < 0.5))]
         low, high = share_interval(mean_of(both))
-        found.append(low <= 0.75 * p <= high)
-    return float(np.mean(found))
+        holds.append(low <= 0.75 * p <= high)
+    return float(np.mean(holds))
 
 
 def ratios(draws: int, images: int, ratio: float) -> float:
-    rng, found = np.random.default_rng([SEED, 2, images]), []
+    rng, holds = np.random.default_rng([SEED, 2, images]), []
     for _ in range(draws):
         clean = rng.random(images) < 0.7
         low, high = ratio_interval(clean & (rng.random(images) < ratio), clean, np.arange(images))
-        found.append(low is not None and high is not None and low <= ratio <= high)
-    return float(np.mean(found))
+        holds.append(low is not None and high is not None and low <= ratio <= high)
+    return float(np.mean(holds))
 
 
 def biases(draws: int, images: int, ratio: float) -> tuple[float, float]:
@@ -100,30 +100,30 @@ def biases(draws: int, images: int, ratio: float) -> tuple[float, float]:
     for _ in range(draws):
         clean = rng.random(images) < 0.8
         correct = np.array([clean, *(clean & (rng.random(images) < r) for r in [0.5] * 5 + [ratio] * 5)])
-        found = spectral_intervals(correct, np.arange(images), resamples=300)
+        intervals = spectral_intervals(correct, np.arange(images), resamples=300)
         for name, value in truth.items():
-            low, high = found[name]
+            low, high = intervals[name]
             count[name] += low <= value <= high
     return count["high_frequency_bias"] / draws, count["spectral_bias"] / draws
 
 
-def differences(draws: int, clusters: int, size: int, p: float, anew: float) -> tuple[float, float]:
-    """As `compare` has it for cells, and for means of accuracies; half of the images of a cluster share their fate.
+def differences(draws: int, clusters: int, size: int, p: float, changed_share: float) -> tuple[float, float]:
+    """Coverage for cells, as in `compare`, and for means of accuracies; half of a cluster's images share their fate.
 
-    B is p right. A is right in half of these; or, with anew > 0, wherever B is, but for that share of clusters, which
-    have other answers, half as often right.
+    B is right with probability p. A is right in half of these; or, with changed_share > 0, wherever B is, but for that
+    share of clusters, which have other answers, half as often right.
     """
     rng = np.random.default_rng([SEED, 4, clusters])
-    ids, truth, count = np.repeat(np.arange(clusters), size), p / 2 * (anew or 1), [0.0, 0.0]
+    ids, truth, count = np.repeat(np.arange(clusters), size), p / 2 * (changed_share or 1), [0.0, 0.0]
     for _ in range(draws):
         fate = np.repeat(rng.random(clusters), size)
         draw = np.where(rng.random(len(ids)) < 0.5, fate, rng.random(len(ids)))
         a, b = draw < p / 2, draw < p
-        if anew:
-            other, changed = np.repeat(rng.random((2, clusters)), size, axis=1)
-            a = np.where(changed < anew, other < p / 2, b)
-        found = paired(a[None], b[None], ids)
-        count[0] += held(found.low, found.high, truth)
+        if changed_share:
+            redraw, chance = np.repeat(rng.random((2, clusters)), size, axis=1)
+            a = np.where(chance < changed_share, redraw < p / 2, b)
+        intervals = paired(a[None], b[None], ids)
+        count[0] += held(intervals.low, intervals.high, truth)
         low, high = difference_interval(share_of(a, ids), share_of(b, ids)) or (-1, 1)
         count[1] += low <= truth <= high
     return count[0] / draws, count[1] / draws
@@ -139,12 +139,12 @@ def channels(draws: int, images: int, change: float) -> list[float]:
     octaves = np.arange(7)
     curves = [a * np.exp(-((octaves - mu) ** 2) / (2 * 1.5**2)) for a, mu in ((2.2, 3.5), (1.9, 3.9))]
     chance, new = (
-        np.concatenate([[0.75], *(accuracy_at(LEVELS, s, 2.0, 0.75, 0.0) for s in of)])[:, None] for of in curves
+        np.concatenate([[0.75], *(accuracy_at(LEVELS, s, 2.0, 0.75, 0.0) for s in curve)])[:, None] for curve in curves
     )
     mixed = np.rint(1e6 * ((1 - change) * chance + change * new)).astype(np.int64)
     truth = []
-    for of in (np.rint(1e6 * chance).astype(np.int64), mixed):
-        counts = np.vstack([np.full((1, 7), of[0]), of[1:].reshape(7, 4).T])
+    for correct in (np.rint(1e6 * chance).astype(np.int64), mixed):
+        counts = np.vstack([np.full((1, 7), correct[0]), correct[1:].reshape(7, 4).T])
         band = estimate_band_of_counts(counts, np.full((5, 7), 10**6), resamples=100)
         truth.append([getattr(band, name).value for name in CHANNEL])
     rng, count = np.random.default_rng([SEED, 7, images]), np.zeros((2, 3))
@@ -152,11 +152,11 @@ def channels(draws: int, images: int, change: float) -> list[float]:
         a = rng.random((29, images)) < chance
         b = np.where(rng.random(a.shape) < change, rng.random(a.shape) < new, a)
         band = estimate_band(a, resamples=300, seed=run)
-        found = paired_band_intervals(a, b, resamples=300, seed=run)
+        intervals = paired_band_intervals(a, b, resamples=300, seed=run)
         for k, name in enumerate(CHANNEL):
-            one = getattr(band, name)
-            low, high = found.get(name, (-np.inf, np.inf))
-            count[0, k] += one.low <= truth[0][k] <= one.high
+            estimate = getattr(band, name)
+            low, high = intervals.get(name, (-np.inf, np.inf))
+            count[0, k] += estimate.low <= truth[0][k] <= estimate.high
             count[1, k] += low <= truth[1][k] - truth[0][k] <= high
     return (count / draws).ravel().tolist()
 
@@ -176,21 +176,21 @@ def metrics(draws: int, images: int, change: float) -> tuple[float, float, float
         b[:6] = a[:6]
         low, high = paired_spectral_intervals(a, b, ids, resamples=300).get("high_frequency_bias", (-1, 1))
         count[0] += low <= after - before <= high
-        one, other = share_of(a[6], ids), share_of(b[6], ids)
-        (low_a, high_a), (low_b, high_b) = share_interval(one), share_interval(other)
-        moved = other.value - one.value
+        share_a, share_b = share_of(a[6], ids), share_of(b[6], ids)
+        (low_a, high_a), (low_b, high_b) = share_interval(share_a), share_interval(share_b)
+        moved = share_b.value - share_a.value
         down, up = (
-            np.hypot(other.value - low_b, high_a - one.value),
-            np.hypot(high_b - other.value, one.value - low_a),
+            np.hypot(share_b.value - low_b, high_a - share_a.value),
+            np.hypot(high_b - share_b.value, share_a.value - low_a),
         )
-        low, high = difference_interval(one, other) or (moved - down, moved + up)
+        low, high = difference_interval(share_a, share_b) or (moved - down, moved + up)
         count[1] += low <= 0.8 * (after - before) <= high
         narrower.append((high - low) / (down + up))
     return count[0] / draws, count[1] / draws, float(np.mean(narrower))
 
 
 def correlations(draws: int, images: int, rho: float) -> tuple[float, float, float]:
-    """Over models; over models and images, drawn model by model; and with the errors drawn together.
+    """Coverage over models; over models and images, drawn model by model; and with the errors drawn together.
 
     Whether a model is right on an image depends on the image more than on the model, so that errors are alike.
     """
@@ -199,18 +199,20 @@ def correlations(draws: int, images: int, rho: float) -> tuple[float, float, flo
     for run in range(draws):
         skill = rng.standard_normal((2, models))
         skill[1] = rho * skill[0] + np.sqrt(1 - rho**2) * skill[1]
-        hard, own = 1.5 * rng.standard_normal(images), rng.standard_normal((models, images))
-        right = 0.4 * skill[1][:, None] + own > hard
-        shares = [share_of(one, np.arange(images)) for one in right]
-        x, y = skill[:1], np.array([[one.value for one in shares]])
-        low, high = np.array([share_interval(one) for one in shares]).T[:, None]
+        hard, luck = 1.5 * rng.standard_normal(images), rng.standard_normal((models, images))
+        right = 0.4 * skill[1][:, None] + luck > hard
+        shares = [share_of(row, np.arange(images)) for row in right]
+        x, y = skill[:1], np.array([[share.value for share in shares]])
+        low, high = np.array([share_interval(share) for share in shares]).T[:, None]
         spread, none = Spread(y - low, high - y), Spread(np.zeros_like(x), np.zeros_like(x))
         shared = shared_factors([*[None] * models, *shares]).reshape(2, models, -1)
         resampled = [bootstrap("spearman", x, y, 500, run)]
-        resampled += [crossed_bootstrap("spearman", x, y, none, spread, 500, run, one) for one in (None, shared)]
-        for k, one in enumerate(resampled):
-            found = bca_interval("spearman", x, y, one)
-            count[k] += bool(found.low[0, 0] <= truth <= found.high[0, 0])
+        resampled += [
+            crossed_bootstrap("spearman", x, y, none, spread, 500, run, factors) for factors in (None, shared)
+        ]
+        for k, resamples in enumerate(resampled):
+            interval = bca_interval("spearman", x, y, resamples)
+            count[k] += bool(interval.low[0, 0] <= truth <= interval.high[0, 0])
     return count[0] / draws, count[1] / draws, count[2] / draws
 
 
@@ -219,8 +221,8 @@ def numbers(values: Sequence[float]) -> list[str]:
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=1, quick=1, draws=(2000, "simulated sets of images for each number"))
-    draws = 200 if given.quick else given.draws
+    options = arguments(__doc__, repeats=1, quick=1, draws=(2000, "simulated sets of images for each number"))
+    draws = 200 if options.quick else options.draws
     print(f"seed {SEED}, {draws} draws\n")
     rows, worst, worst_before = [], 1.0, 1.0
     for names, now, before in shares(draws):
@@ -236,22 +238,25 @@ def main() -> None:
     near = (0.0005, 0.002, 0.01, 0.1, 0.5, 0.99, 0.999)
     table(
         ["ratio of two accuracies", *map(str, near)],
-        [[f"{n} images", *numbers([ratios(draws, n, one) for one in near])] for n in sizes[1:]],
+        [[f"{n} images", *numbers([ratios(draws, n, ratio) for ratio in near])] for n in sizes[1:]],
     )
-    found = [biases(max(20, draws // 5), 300, one) for one in near]
+    coverages = [biases(max(20, draws // 5), 300, ratio) for ratio in near]
     table(
         ["300 images", *map(str, near)],
         [
-            ["high_frequency_bias", *numbers([one for one, _ in found])],
-            ["spectral_bias", *numbers([one for _, one in found])],
+            ["high_frequency_bias", *numbers([high for high, _ in coverages])],
+            ["spectral_bias", *numbers([spectral for _, spectral in coverages])],
         ],
     )
     rows, lowest = [], 1.0
     for n, size in ((10, 8), (30, 8), (60, 20), (100, 1), (100, 8)):
-        for anew in (0.0, 0.03):
-            both = np.array([differences(max(20, draws // 2), n, size, p, anew) for p in SHARES]).T
-            named = [f"{n} clusters of {size}", "half" if not anew else "3 % anew"]
-            rows += [[*named, of, *numbers(one)] for of, one in zip(("cell", "mean"), both, strict=True)]
+        for changed_share in (0.0, 0.03):
+            both = np.array([differences(max(20, draws // 2), n, size, p, changed_share) for p in SHARES]).T
+            named = [f"{n} clusters of {size}", "half" if not changed_share else "3 % anew"]
+            rows += [
+                [*named, quantity, *numbers(shares_held)]
+                for quantity, shares_held in zip(("cell", "mean"), both, strict=True)
+            ]
             lowest = min(lowest, both.min())
     table(["difference of two accuracies", "A", "of a", *(f"p = {p}" for p in SHARES)], rows)
     print(f"difference: worst {lowest:.3f}\n")

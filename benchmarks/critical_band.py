@@ -28,8 +28,8 @@ def conditions(draw: str) -> list[Condition]:
     return CRITICAL_BAND.conditions({"noise_sd": NOISY, "draw": draw, "grey": False})
 
 
-def with_bandlens(batch: Batch, asked: list[Condition], buffers: Buffers) -> None:
-    for _, out in perturb(np, batch, asked, buffers.take):
+def with_bandlens(batch: Batch, chosen: list[Condition], buffers: Buffers) -> None:
+    for _, out in perturb(np, batch, chosen, buffers.take):
         buffers.give(out)
 
 
@@ -41,17 +41,17 @@ def grey(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     return (image - image.mean()) * CONTRAST + MEAN
 
 
-def published(images: list[NDArray[np.float64]], asked: list[Condition]) -> None:
+def published(images: list[NDArray[np.float64]], chosen: list[Condition]) -> None:
     random = np.random.RandomState(0)
     for image in images:
-        for condition in asked:
+        for condition in chosen:
             one_published(image.copy(), float(condition["noise_sd"]), int(condition["frequency"]), random)
 
 
 def one_published(
     image: NDArray[np.float64], noise_sd: float, frequency: int, random: np.random.RandomState
 ) -> NDArray[np.float32]:
-    """(224, 224, 3) float32."""
+    """The published stimulus of an image, of shape (224, 224, 3)."""
     pyramid = pyrtools.pyramids.LaplacianPyramid(random.randn(*image.shape) * noise_sd)
     band = pyramid.recon_pyr(levels=LAST_LEVEL - frequency)
     noise = band * rms(pyramid.recon_pyr(levels=0)) / rms(band)
@@ -88,11 +88,11 @@ def rms(image: NDArray[np.float64]) -> float:
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=7, quick=1)
+    options = arguments(__doc__, repeats=7, quick=1)
     pixels = photographs(BATCH)
     batch = Batch(pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
-    counts = {"shared": BATCH, "independent": BATCH, "published": 2 if given.quick else 18}
-    images = [grey(pixels[k]) for k in range(counts["published"])]  # 18 are all the different ones
+    counts = {"shared": BATCH, "independent": BATCH, "published": 2 if options.quick else 18}
+    images = [grey(pixels[k]) for k in range(counts["published"])]  # there are 18 different ones
     buffers = Buffers(np, [np.empty((BATCH, *pixels.shape[1:]), np.float32) for _ in range(COUNT)])
     shared, independent = conditions("shared"), conditions("independent")
     with threadpool_limits(1):
@@ -103,7 +103,7 @@ def main() -> None:
                 "independent": timed(lambda: with_bandlens(batch, independent, buffers)),
                 "published": timed(lambda: published(images, shared)),
             },
-            given.repeats,
+            options.repeats,
         )
     an_image = {name: [s / counts[name] for s in values] for name, values in seconds.items()}
     times = {name: ratios(values, an_image["shared"]) for name, values in an_image.items()}

@@ -53,7 +53,7 @@ def prepared(models: Path) -> Model:
 
 
 def opened(model: Model, threads: int, stack: ExitStack) -> dict[str, Session]:
-    found = {}
+    sessions = {}
     for engine in COMPARED:
         for precision in ENGINES[engine].precisions:
             try:
@@ -61,12 +61,12 @@ def opened(model: Model, threads: int, stack: ExitStack) -> dict[str, Session]:
             except EngineError as error:
                 print(f"left out: {error}")
             else:
-                found[f"{engine} {precision}"] = stack.enter_context(session)
-    return found
+                sessions[f"{engine} {precision}"] = stack.enter_context(session)
+    return sessions
 
 
 def turn(session: Session, images: np.ndarray) -> Variant:
-    """A batch, after one that does not count: while others have their turn, a session may give up its memory."""
+    """Time a batch after one that does not count: a session may give up its memory while others have their turn."""
 
     def variant() -> float:
         session.infer(images)
@@ -76,14 +76,14 @@ def turn(session: Session, images: np.ndarray) -> Variant:
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=15, quick=2, threads=(2, "threads of a session"))
-    with folder(given.keep) as scratch, ExitStack() as stack:
-        sessions = opened(prepared(scratch / "models"), given.threads, stack)
+    options = arguments(__doc__, repeats=15, quick=2, threads=(2, "threads of a session"))
+    with folder(options.keep) as scratch, ExitStack() as stack:
+        sessions = opened(prepared(scratch / "models"), options.threads, stack)
         machine("numpy", "onnxruntime", "openvino", "nncf")
-        print(f"{MODEL}, batch {BATCH}, {given.threads} threads")
+        print(f"{MODEL}, batch {BATCH}, {options.threads} threads")
         images = batch()
-        seconds = in_turn({name: turn(session, images) for name, session in sessions.items()}, given.repeats)
-    faster = {name: ratios(seconds[BASE], found) for name, found in seconds.items()}
+        seconds = in_turn({name: turn(session, images) for name, session in sessions.items()}, options.repeats)
+    faster = {name: ratios(seconds[BASE], values) for name, values in seconds.items()}
     table(
         ["engine", "images/s", f"over {BASE}"],
         [[name, f"{BATCH / statistics.median(seconds[name]):.0f}", spread(faster[name])] for name in seconds],

@@ -99,8 +99,8 @@ class Timer:
         shards = str(place.with_suffix(".shards"))
         if name == "direct":
             return lambda work, store, begin: run_whole(work, store, begin, {}, 60)
-        wanted = RayOptions(workers=int(name[-1])) if name.startswith("ray") else None
-        return lambda work, store, begin: run_in_shards(work, store, begin, {}, Sharded(shards, wanted))
+        ray_options = RayOptions(workers=int(name[-1])) if name.startswith("ray") else None
+        return lambda work, store, begin: run_in_shards(work, store, begin, {}, Sharded(shards, ray_options))
 
 
 def direct(file: Path, database: Path) -> float:
@@ -122,7 +122,7 @@ def of_a_unit(work: Work, scratch: Path, cells: int, images: int) -> dict[str, f
     model, info = work.cells[0].variant, replace(work.cells[0].image_set, digest="made up", count=images)
     conditions = [Condition("made up", (("number", k),), f"made up {k}") for k in range(cells)]
     made = [Cell(model, info, condition, 0) for condition in conditions]
-    # Mostly right, and sure of it, as a ResNet-50 is: noise would not compress.
+    # Predictions are mostly right and sure, as those of a ResNet-50 are: noise would not compress.
     ranks = np.minimum(random.geometric(0.6, (cells, images)) - 1, 999).astype(np.uint16)
     predicted = random.integers(0, 1000, (cells, images)).astype(np.uint16)
     confidence = random.beta(2, 1, (cells, images)).astype(np.float32)
@@ -145,10 +145,10 @@ def of_a_unit(work: Work, scratch: Path, cells: int, images: int) -> dict[str, f
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=3, quick=1, images=(96, "images, a multiple of 8"))
-    count = 2 * BATCH if given.quick else given.images
+    options = arguments(__doc__, repeats=3, quick=1, images=(96, "images, a multiple of 8"))
+    count = 2 * BATCH if options.quick else options.images
     ray = import_ray()
-    with folder(given.keep) as prepared, tempfile.TemporaryDirectory() as scratch:
+    with folder(options.keep) as prepared, tempfile.TemporaryDirectory() as scratch:
         resnet50(prepared / "models")
         image_set(prepared / f"{count}.set", count)
         file = prepared / "executors.toml"
@@ -158,11 +158,11 @@ def main() -> None:
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         cluster = time.perf_counter() - started
         timer = Timer(work, file, Path(scratch))
-        seconds = in_turn({name: timer.variant(name) for name in NAMES}, given.repeats, warm_up=False)
+        seconds = in_turn({name: timer.variant(name) for name in NAMES}, options.repeats, warm_up=False)
         machine("numpy", "onnxruntime", "ray", "duckdb")
         ray.shutdown()
-        size = (1392, 64) if given.quick else (1392, 752)  # 29 conditions of 48 checkpoints
-        tasks = [of_a_unit(work, Path(scratch), *size) for _ in range(given.repeats)]
+        size = (1392, 64) if options.quick else (1392, 752)  # 29 conditions of 48 checkpoints
+        tasks = [of_a_unit(work, Path(scratch), *size) for _ in range(options.repeats)]
     predictions = len(work.cells) * count
     rows = [
         [

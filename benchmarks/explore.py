@@ -57,26 +57,26 @@ print(json.dumps(seconds))
 
 def fill(path: Path, count: int, checkpoints: int) -> int:
     """Make the database; gives the number of predictions."""
-    of = images(count)
-    cells = all_cells(of, checkpoints)
+    image_set = images(count)
+    cells = all_cells(image_set, checkpoints)
     session = SessionInfo("synthetic", 32, 2, "{}")
     with open_store(path) as store:
         store.execute(THREADS)
-        store.begin_study("synthetic", "", list(itertools.chain(*cells)), [of])
-        for parts in ranges(cells, of.labels, min(12_500, count)):
+        store.begin_study("synthetic", "", list(itertools.chain(*cells)), [image_set])
+        for parts in ranges(cells, image_set.labels, min(12_500, count)):
             store.commit(parts, {parts[0].cell.variant: session})
     return count * sum(map(len, cells))
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=15, quick=3, checkpoints=(48, "with 52 cells each"))
+    options = arguments(__doc__, repeats=15, quick=3, checkpoints=(48, "with 52 cells each"))
     machine("duckdb", "polars")
-    with folder(given.keep) as scratch:
+    with folder(options.keep) as scratch:
         path = scratch / "explored.duckdb"
         predictions = 0
         try:
-            predictions = fill(path, 2_000 if given.quick else 50_000, 4 if given.quick else given.checkpoints)
-            command = [sys.executable, "-P", "-c", ASKED, str(path), str(given.repeats)]
+            predictions = fill(path, 2_000 if options.quick else 50_000, 4 if options.quick else options.checkpoints)
+            command = [sys.executable, "-P", "-c", ASKED, str(path), str(options.repeats)]
             answer = subprocess.run(command, check=True, capture_output=True, text=True)
         finally:
             path.unlink(missing_ok=True)

@@ -75,18 +75,18 @@ def with_scipy_in_float32(pixels: NDArray[np.uint8], conditions: list[Condition]
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=7, quick=1)
+    options = arguments(__doc__, repeats=7, quick=1)
     torch.set_num_threads(1)
     pixels = photographs(BATCH)
     batch = Batch(pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
     images = (pixels / np.float32(255)).astype(np.float32)
-    few = pixels[:2] if given.quick else pixels[:8]
+    few = pixels[:2] if options.quick else pixels[:8]
     buffers = Buffers(np, [np.empty(images.shape, np.float32) for _ in range(COUNT)])
     made = [basis.basis * np.float32(NORM) for basis in generate_fourier_bases(SIZE, SIZE, row_col_coords=[(112, 114)])]
     sign = np.array([1, -1, 1], np.float32)[:, None, None]
     with threadpool_limits(1):
         machine("numpy", "scipy", "torch", "rai-toolbox")
-        for title, family, conditions, others in (
+        for title, family, conditions, rivals in (
             (
                 "fourier",
                 FOURIER_BASIS,
@@ -109,17 +109,17 @@ def main() -> None:
                 for title, conditions in (("gaussian low-pass and high-pass", LOW + HIGH), ("gaussian high-pass", HIGH))
             ),
         ):
-            counts = {"bandlens": BATCH} | {name: count for name, (count, _) in others.items()}
+            counts = {"bandlens": BATCH} | {name: count for name, (count, _) in rivals.items()}
             work = {"bandlens": timed(lambda f=family, c=conditions: with_bandlens(f, c, batch, buffers))}
-            work |= {name: timed(lambda w=run, c=conditions: w(c)) for name, (_, run) in others.items()}
-            seconds = in_turn(work, given.repeats)
+            work |= {name: timed(lambda w=run, c=conditions: w(c)) for name, (_, run) in rivals.items()}
+            seconds = in_turn(work, options.repeats)
             an_image = {name: [s / counts[name] / len(conditions) for s in values] for name, values in seconds.items()}
             times = {name: ratios(values, an_image["bandlens"]) for name, values in an_image.items()}
             table(
                 [f"{title}, {len(conditions)} conditions", "ms an image and condition", "times bandlens"],
                 [[name, spread([s * 1e3 for s in an_image[name]]), spread(times[name])] for name in an_image],
             )
-            reference = next(iter(others))
+            reference = next(iter(rivals))
             goal = "none" if conditions is HIGH else ">= 5"
             ratio(f"{title}: {reference} over bandlens", times[reference], goal)
             print()

@@ -1,4 +1,4 @@
-"""What a first meeting with an NVIDIA GPU shows, in less than nine minutes: is it right, and how fast is it.
+"""A first meeting with an NVIDIA GPU shows, in less than nine minutes, if its results are right and how fast it is.
 
 `kernels`   the CUDA kernels and all 52 conditions on CuPy against NumPy: the largest deviations.
 `speed`     milliseconds that the perturbations of a batch take, microseconds of `reduce_logits` and of an event between
@@ -75,20 +75,20 @@ TIE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything."""
+    """The amount of work in each stage."""
 
     batch: int = 256
     images: int = 2048
-    """Of a run of one network."""
+    """Images of a run of one network."""
     few: int = 256
-    """Of a run of all networks."""
+    """Images of a run of all networks."""
     networks: int = 48
     compared: int = 64
     """Images whose rows are compared with the CPU's."""
     every: int = 6
-    """Of the conditions, each how-manieth is compared so."""
+    """The stride of the conditions that are compared so."""
     seconds: float = 20.0
-    """Of a run; a slower card runs fewer conditions."""
+    """The time of a run; a slower card runs fewer conditions."""
     side: int = 224
     width: int = 64
     """Channels of the network's first layer."""
@@ -96,9 +96,9 @@ class Sizes:
     rounds: int = 100
     matrix: int = 8192
     batches: tuple[int, ...] = (256, 512, 128, 64)
-    """Of TensorRT's plans."""
+    """Batch sizes of TensorRT's plans."""
     precisions: tuple[str, ...] = ("fp16", "int8")
-    """Of TensorRT's plans."""
+    """Precisions of TensorRT's plans."""
 
 
 PRETENDED = Sizes(4, 8, 4, 2, 4, 12, 0.5, 128, 8, "fp32", 2, 64, (4,), ("fp32",))
@@ -115,10 +115,10 @@ class Figure(NamedTuple):
     predicted: str = NOT_PREDICTED
 
 
-def runs_of(stage: str, engine: str, one: str = NOT_PREDICTED, many: str = NOT_PREDICTED) -> dict[str, Figure]:
+def runs_of(stage: str, engine: str, single: str = NOT_PREDICTED, many: str = NOT_PREDICTED) -> dict[str, Figure]:
     """The rows about whole runs; what is predicted is with the images on the card."""
     figures = {}
-    for label, networks, predicted in (("1", "1 network", one), ("48", "48 networks", many)):
+    for label, networks, predicted in (("1", "1 network", single), ("48", "48 networks", many)):
         name = f"{engine} fp16, {networks}: "
         figures[f"{stage}.{engine}.{label}.bare"] = Figure(name + "bare loop", "images/s")
         figures[f"{stage}.{engine}.{label}.resident"] = Figure(
@@ -165,14 +165,14 @@ FIGURES: Mapping[str, Figure] = {
 
 @dataclass(frozen=True)
 class Bench:
-    """What all stages work with."""
+    """The device, the images and the networks of all stages."""
 
     pretended: bool
     sizes: Sizes
     ends: float
-    """When the program is to have ended, by `time.monotonic`."""
+    """The time by which the program is to have ended, by `time.monotonic`."""
     folder: Path
-    """Where files may be made."""
+    """The folder in which files may be made."""
 
     @property
     def engine(self) -> str:
@@ -201,10 +201,10 @@ class Bench:
 
     def late(self, needed: float) -> bool:
         """Whether so many seconds are no longer left; a line says so."""
-        left = self.ends - time.monotonic()
-        if left < needed:
-            print(f"  left out: it would take about {needed:.0f} s, and {max(left, 0):.0f} s are left")
-        return left < needed
+        remaining = self.ends - time.monotonic()
+        if remaining < needed:
+            print(f"  left out: it would take about {needed:.0f} s, and {max(remaining, 0):.0f} s are left")
+        return remaining < needed
 
 
 def made_up_images(count: int, side: int) -> ImageSet:
@@ -259,10 +259,10 @@ def kernels(bench: Bench) -> Iterator[tuple[str, float]]:
     yield "bilateral", largest(xp, BILATERAL.perturb, smooth, host, card)
     logits = np.random.default_rng(0).normal(scale=4, size=(sizes.batch, CLASSES)).astype(np.float32)
     labels = bench.images.labels[np.arange(sizes.batch) % sizes.images]  # type: ignore[index]
-    wanted = reduce_logits(np, logits, labels)
-    found = [to_numpy(column) for column in reduce_logits(xp, xp.asarray(logits), xp.asarray(labels))]
-    yield "reduced", int((found[0] != wanted[0]).sum() + (found[1] != wanted[1]).sum())
-    yield "confidence", apart(found[2], wanted[2])
+    expected = reduce_logits(np, logits, labels)
+    columns = [to_numpy(column) for column in reduce_logits(xp, xp.asarray(logits), xp.asarray(labels))]
+    yield "reduced", int((columns[0] != expected[0]).sum() + (columns[1] != expected[1]).sum())
+    yield "confidence", apart(columns[2], expected[2])
     for perturb, conditions in bench.grid.groups(bench.grid.conditions):
         yield GROUPS[conditions[0].probe], largest(xp, perturb, conditions, host, card)
 
@@ -274,15 +274,15 @@ GROUPS = {"clean": "clean", "lowpass": "spectral", "critical_band": "band"}
 def largest(xp: ModuleType, perturb: Any, conditions: Sequence[Condition], host: Batch, card: Batch) -> float:
     """How far any condition's images on the device lie from NumPy's."""
     shape, worst = host.pixels.shape, 0.0
-    wanted = dict(perturb(np, host, conditions, lambda: np.empty(shape, np.float32)))
+    expected = dict(perturb(np, host, conditions, lambda: np.empty(shape, np.float32)))
     for condition, images in perturb(xp, card, conditions, lambda: xp.empty(shape, dtype=xp.float32)):
-        worst = max(worst, apart(wanted.pop(condition), images))
-    assert not wanted, f"{wanted.keys()} were not made"
+        worst = max(worst, apart(expected.pop(condition), images))
+    assert not expected, f"{expected.keys()} were not made"
     return worst
 
 
-def apart(one: Any, other: Any) -> float:
-    return float(np.abs(to_numpy(one).astype(np.float64) - to_numpy(other)).max())
+def apart(a: Any, b: Any) -> float:
+    return float(np.abs(to_numpy(a).astype(np.float64) - to_numpy(b)).max())
 
 
 # speed
@@ -315,13 +315,13 @@ def speed(bench: Bench) -> Iterator[tuple[str, float]]:
 
 
 def pool_bytes(xp: ModuleType) -> int:
-    """What CuPy has taken from the card."""
+    """The memory that CuPy has taken from the card."""
     return 0 if xp is np else int(xp.get_default_memory_pool().total_bytes())
 
 
 def hop_seconds(xp: ModuleType, rounds: int) -> float:
     """How much longer small work takes where it goes to and fro between two streams."""
-    small, [there, here] = xp.zeros(32, dtype=xp.float32), [new_stream(xp) for _ in range(2)]
+    small, [stream_a, stream_b] = xp.zeros(32, dtype=xp.float32), [new_stream(xp) for _ in range(2)]
 
     def ask(stream: Any) -> Any:
         with stream:
@@ -330,14 +330,14 @@ def hop_seconds(xp: ModuleType, rounds: int) -> float:
             return point(xp)
 
     def to_and_fro() -> None:
-        for one, other in ((there, here), (here, there)):
-            reached = ask(one)
-            with other:
+        for first, second in ((stream_a, stream_b), (stream_b, stream_a)):
+            reached = ask(first)
+            with second:
                 wait_for(xp, reached)
 
     def alone() -> None:
         for _ in range(2):
-            ask(there)
+            ask(stream_a)
 
     taken = []
     for work in (alone, to_and_fro):
@@ -345,7 +345,7 @@ def hop_seconds(xp: ModuleType, rounds: int) -> float:
         started = time.perf_counter()
         for _ in range(10 * rounds):
             work()
-        for stream in (there, here):
+        for stream in (stream_a, stream_b):
             with stream:
                 finish(xp)
         taken.append((time.perf_counter() - started) / (10 * rounds))
@@ -404,9 +404,9 @@ def open_networks(bench: Bench, stack: ExitStack, count: int, precision: str | N
         variant = variant_named(bench, f"network-{number}", precision or bench.sizes.precision)
 
         def loaded(variant: Variant, device: str, number: int = number) -> Any:
-            own = copy.deepcopy(network)
-            own.classify.bias.data += number / 1000
-            return own.in_precision(variant.precision).to(device)
+            clone = copy.deepcopy(network)
+            clone.classify.bias.data += number / 1000
+            return clone.in_precision(variant.precision).to(device)
 
         sessions[variant] = stack.enter_context(open_session(variant, bench.sizes.batch, 1, loaded))
     return sessions
@@ -473,7 +473,7 @@ def resnet50(width: int, pixels: NDArray[np.uint8]) -> Any:
 
 
 def rows_that_differ(bench: Bench) -> int:
-    """Of images under some conditions, the rows in fp32 that no rounding explains."""
+    """The number of rows in fp32, of images under some conditions, that no rounding explains."""
     import torch
 
     sizes, xp = bench.sizes, bench.xp
@@ -481,11 +481,11 @@ def rows_that_differ(bench: Bench) -> int:
     with ExitStack() as stack:
         sessions = open_networks(bench, stack, 1, "fp32")
         cells = cells_of(bench, sessions, conditions)
-        found: dict[Condition, list[Any]] = {condition: [] for condition in conditions}
+        predictions: dict[Condition, list[Any]] = {condition: [] for condition in conditions}
         for outcomes in run(cells, bench.grid, make_place(xp, bench.images, sessions), last=sizes.compared):
-            for one in outcomes:
-                assert isinstance(one, Finished), one
-                found[one.cell.condition].append(one.predictions)
+            for outcome in outcomes:
+                assert isinstance(outcome, Finished), outcome
+                predictions[outcome.cell.condition].append(outcome.predictions)
     host = bench.batch(np, sizes.compared)
     labels = bench.images.labels[: sizes.compared]  # type: ignore[index]
     network, differ = resnet50(sizes.width, host.pixels), 0
@@ -494,7 +494,7 @@ def rows_that_differ(bench: Bench) -> int:
             with torch.no_grad():
                 logits = network(torch.from_numpy(images)).numpy()
             predicted, ranks = (
-                np.concatenate([getattr(part, column) for part in found[condition]])
+                np.concatenate([getattr(part, column) for part in predictions[condition]])
                 for column in ("predicted", "label_rank")
             )
             differ += int((~possible(logits, labels, predicted, ranks)).sum())
@@ -504,7 +504,7 @@ def rows_that_differ(bench: Bench) -> int:
 def possible(
     logits: NDArray[np.float32], labels: NDArray[np.int32], predicted: NDArray[Any], ranks: NDArray[Any]
 ) -> NDArray[np.bool_]:
-    """(n,) whether logits that differ from these by TIE of the largest can give that class and that rank."""
+    """Whether logits that differ from these by TIE of the largest can give each row's class and rank."""
     near, rows = TIE * np.abs(logits).max(), np.arange(len(logits))
     scores = logits[rows, labels][:, None]
     fewest, most = (logits > scores + near).sum(1), (logits >= scores - near).sum(1) - 1
@@ -512,7 +512,7 @@ def possible(
 
 
 def flush_seconds(bench: Bench, sessions: Mapping[Variant, Session]) -> float:
-    """How long the card idles while a minute's columns of all networks are fetched: of 7 batches of 29 conditions."""
+    """How long the card idles while a minute's columns of all networks are fetched, 7 batches of 29 conditions."""
     xp, sizes = bench.xp, bench.sizes
     works = []
     for cell, _ in cells_of(bench, sessions, bench.grid.conditions[-29:]):
@@ -541,17 +541,17 @@ def share(bench: Bench) -> Iterator[tuple[str, float]]:
     device, side, rates = "cpu" if bench.pretended else CARD, bench.sizes.matrix, {}
     with exact(1):
         for precision, kind in (("fp16", torch.float16), ("fp32", torch.float32)):
-            one = torch.randn(side, side, dtype=torch.float32, device=device).to(kind)
+            matrix = torch.randn(side, side, dtype=torch.float32, device=device).to(kind)
 
             def finished() -> None:
                 if not bench.pretended:
                     torch.cuda.synchronize()
 
-            torch.matmul(one, one)
+            torch.matmul(matrix, matrix)
             finished()
             started = time.perf_counter()
             for _ in range(bench.sizes.rounds // 5 + 1):
-                torch.matmul(one, one)
+                torch.matmul(matrix, matrix)
             finished()
             taken = (time.perf_counter() - started) / (bench.sizes.rounds // 5 + 1)
             rates[precision] = 2 * side**3 / taken / 1e12
@@ -586,7 +586,7 @@ def open_files(bench: Bench, stack: ExitStack, engine: str, count: int) -> dict[
     variant = variant_of(bench.exported[0], engine, bench.sizes.precision)
     names = [f"{variant.model.name}-{k}" for k in range(count)]
     variants = [replace(variant, model=replace(variant.model, name=name)) for name in names]
-    return {one: stack.enter_context(open_session(one, bench.sizes.batch, 0)) for one in variants}
+    return {variant: stack.enter_context(open_session(variant, bench.sizes.batch, 0)) for variant in variants}
 
 
 def tensorrt(bench: Bench) -> Iterator[tuple[str, float]]:
@@ -598,13 +598,13 @@ def tensorrt(bench: Bench) -> Iterator[tuple[str, float]]:
     from bandlens.export.plans.plans import ensure_trt_plan
 
     sizes, device = bench.sizes, device_of("tensorrt")
-    model, other = bench.exported
+    model, refit_model = bench.exported
     onnx_file, target = load_onnx_file(model, sizes.precision), device.target(sizes.batch)
     for name in ("first", "again"):
         started = time.perf_counter()
         trt_plan = ensure_trt_plan(device.trt, onnx_file, target)
         yield name, time.perf_counter() - started
-        if name == "first":  # what describes the plan goes, and the timings stay
+        if name == "first":  # the plan's description goes, and the timings stay
             trt_plan.path.with_suffix(".json").unlink()
     with ExitStack() as stack:
         started = time.perf_counter()
@@ -614,9 +614,9 @@ def tensorrt(bench: Bench) -> Iterator[tuple[str, float]]:
     yield from _session_rates(bench, model)
     if not bench.late(60):
         refittable = device.target(sizes.batch, refit=True)
-        ensure_trt_plan(device.trt, load_onnx_file(other, sizes.precision), refittable)
+        ensure_trt_plan(device.trt, load_onnx_file(refit_model, sizes.precision), refittable)
         started = time.perf_counter()
-        with open_session(variant_of(other, "tensorrt", sizes.precision), sizes.batch, 0) as session:
+        with open_session(variant_of(refit_model, "tensorrt", sizes.precision), sizes.batch, 0) as session:
             yield "refit", int(json.loads(session.info.versions)["refitted"])
         yield "refit_seconds", time.perf_counter() - started
 
@@ -660,8 +660,8 @@ def trtexec_rate(trt_plan: Path, batch: int) -> float | None:
         return None
     options = ["--useCudaGraph", "--noDataTransfers", "--useSpinWait", "--duration=3"]
     done = subprocess.run([program, f"--loadEngine={trt_plan}", *options], capture_output=True, text=True, timeout=60)
-    found = re.search(r"Throughput: ([\d.]+) qps", done.stdout)
-    return float(found[1]) * batch if found else None
+    match = re.search(r"Throughput: ([\d.]+) qps", done.stdout)
+    return float(match[1]) * batch if match else None
 
 
 # others
@@ -677,7 +677,7 @@ def others(bench: Bench) -> Iterator[tuple[str, float]]:
                     yield f"{engine}.{name}", value
 
 
-# All of it
+# The whole program
 
 STAGES: Mapping[str, Callable[[Bench], Iterator[tuple[str, float]]]] = {
     "kernels": kernels,
@@ -690,7 +690,7 @@ STAGES: Mapping[str, Callable[[Bench], Iterator[tuple[str, float]]]] = {
 
 
 def machine(bench: Bench) -> dict[str, Any]:
-    """What figures depend on."""
+    """The card and the libraries on which figures depend."""
     import torch
 
     about = {"torch": torch.__version__, "numpy": np.__version__, "python": platform.python_version()}
@@ -701,12 +701,12 @@ def machine(bench: Bench) -> dict[str, Any]:
 
 
 def measure(bench: Bench, stages: Sequence[str], file: Path) -> bool:
-    """Run the stages, print and write as each ends; whether none failed. A stage that fails leaves the others alone."""
+    """Run the stages, print and write as each ends, and say whether none failed; a failure leaves the others alone."""
     results: dict[str, Any] = {"machine": machine(bench), "sizes": asdict(bench.sizes), "figures": {}, "seconds": {}}
-    results = json.loads(json.dumps(results | {"failed": {}}))  # as it will be read again
+    results = json.loads(json.dumps(results | {"failed": {}}))  # this is how they will be read again
     with suppress(OSError, ValueError):
         before = json.loads(file.read_text(encoding="utf-8"))
-        if all(before[key] == results[key] for key in ("machine", "sizes")):  # other stages, chosen earlier
+        if all(before[key] == results[key] for key in ("machine", "sizes")):  # it has other stages' figures
             results = before
     print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
     for stage in stages:
@@ -757,16 +757,16 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    started, given = time.monotonic(), arguments()
-    if given.table:
-        print(made_table(json.loads(given.table.read_text(encoding="utf-8"))["figures"]))
+    started, options = time.monotonic(), arguments()
+    if options.table:
+        print(made_table(json.loads(options.table.read_text(encoding="utf-8"))["figures"]))
         return
-    sizes = PRETENDED if given.pretend else Sizes()
+    sizes = PRETENDED if options.pretend else Sizes()
     with tempfile.TemporaryDirectory(prefix="bandlens-benchmark-") as folder:
-        bench = Bench(given.pretend, sizes, started + 60 * given.minutes, Path(folder))
+        bench = Bench(options.pretend, sizes, started + 60 * options.minutes, Path(folder))
         try:
-            whole = measure(bench, given.stage or list(STAGES), given.json)
-        except (BandlensError, ImportError) as error:  # no GPU, or no torch
+            whole = measure(bench, options.stage or list(STAGES), options.json)
+        except (BandlensError, ImportError) as error:  # there is no GPU, or no torch
             sys.exit(str(error))
     sys.exit(0 if whole else 1)
 

@@ -89,25 +89,25 @@ def device(xp: ModuleType) -> dict[str, Any]:
 
 def plans(models: Path) -> dict[str, list[float]]:
     """Seconds of the plans that were built, in order; the first filled the timing cache."""
-    found: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
     for file in sorted((models / "plans").glob("*.json"), key=lambda file: file.stat().st_mtime):
         about = json.loads(file.read_text(encoding="utf-8"))
-        found.setdefault("refit" if about["refit"] else "build", []).append(about["seconds"])
-    return found
+        seconds.setdefault("refit" if about["refit"] else "build", []).append(about["seconds"])
+    return seconds
 
 
 def versions() -> dict[str, str]:
-    found = {}
+    releases = {}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            releases[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return releases
 
 
 def main() -> None:
-    given = arguments(
+    options = arguments(
         __doc__,
         repeats=3,
         quick=1,
@@ -118,54 +118,54 @@ def main() -> None:
         images=(2048, "images, a multiple of the batch"),
         json=("gpu_study.json", "file for the figures"),
     )
-    if given.quick:
-        given.batch, given.checkpoints, given.images = 8, 2, 8
+    if options.quick:
+        options.batch, options.checkpoints, options.images = 8, 2, 8
     probes = (
-        {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}} if given.quick else PUBLISHED
+        {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}} if options.quick else PUBLISHED
     )
-    grid, xp = make_grid(probes, Path()), arrays_of(given.engine)
-    with folder(given.keep) as prepared, ExitStack() as stack:
-        images = open_image_set(image_set(prepared / f"{given.images}.set", given.images))
-        models = resnet50_with_biases(prepared / "models", given.checkpoints)
+    grid, xp = make_grid(probes, Path()), arrays_of(options.engine)
+    with folder(options.keep) as prepared, ExitStack() as stack:
+        images = open_image_set(image_set(prepared / f"{options.images}.set", options.images))
+        models = resnet50_with_biases(prepared / "models", options.checkpoints)
         sessions: dict[Variant, Session] = {}
         opening = []
         for model in models:
-            prepare(model, given.precision, images)
-            variant = variant_of(model, given.engine, given.precision)
+            prepare(model, options.precision, images)
+            variant = variant_of(model, options.engine, options.precision)
             started = time.perf_counter()
-            sessions[variant] = stack.enter_context(open_session(variant, given.batch, processors()))
+            sessions[variant] = stack.enter_context(open_session(variant, options.batch, processors()))
             opening.append(time.perf_counter() - started)
         machine("numpy", "duckdb")
-        results = measure(given, grid, xp, images, sessions, prepared)
+        results = measure(options, grid, xp, images, sessions, prepared)
         results |= {"opening_seconds": opening, "plan_seconds": plans(prepared / "models"), "device": device(xp)}
-    report(given, results | {"versions": versions(), "conditions": len(grid.conditions)})
+    report(options, results | {"versions": versions(), "conditions": len(grid.conditions)})
 
 
 def measure(
-    given: Any, grid: Grid, xp: ModuleType, images: ImageSet, sessions: dict[Variant, Session], scratch: Path
+    options: Any, grid: Grid, xp: ModuleType, images: ImageSet, sessions: dict[Variant, Session], scratch: Path
 ) -> dict[str, Any]:
     """Seconds of an inference, bare and in a run, for one checkpoint and for all, in turn."""
-    one = dict(list(sessions.items())[:1])
-    batches = len(grid.conditions) * -(-images.info.count // given.batch)
-    pixels = [np.random.default_rng(k).random((given.batch, 3, SIZE, SIZE), np.float32) for k in range(2)]
-    found, ready = dict[str, Any](), [xp.asarray(one) for one in pixels]
-    for few in dict.fromkeys([len(one), len(sessions)]):
-        chosen = one if few == 1 else sessions
+    single = dict(list(sessions.items())[:1])
+    batches = len(grid.conditions) * -(-images.info.count // options.batch)
+    pixels = [np.random.default_rng(k).random((options.batch, 3, SIZE, SIZE), np.float32) for k in range(2)]
+    seconds, ready = dict[str, Any](), [xp.asarray(batch) for batch in pixels]
+    for few in dict.fromkeys([len(single), len(sessions)]):
+        chosen = single if few == 1 else sessions
         bare, whole = [], []
-        for _ in range(given.repeats):
+        for _ in range(options.repeats):
             bare.append(bare_seconds(list(chosen.values()), xp, ready, max(batches // 4, 1)))
             whole.append(run_seconds(chosen, images, grid, xp, scratch) / (batches * few))
-        found[str(few)] = {"bare_seconds": bare, "run_seconds": whole}
-    return {"checkpoints": found, "resident_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+        seconds[str(few)] = {"bare_seconds": bare, "run_seconds": whole}
+    return {"checkpoints": seconds, "resident_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
 
 
-def report(given: Any, results: dict[str, Any]) -> None:
+def report(options: Any, results: dict[str, Any]) -> None:
     """Print the figures, and write all of them."""
     card = results["device"]
-    print(f"{given.engine} {given.precision}, batch {given.batch}, {card.get('name', 'a CPU')}")
+    print(f"{options.engine} {options.precision}, batch {options.batch}, {card.get('name', 'a CPU')}")
     rows = []
     for few, seconds in results["checkpoints"].items():
-        bare, whole = (given.batch / statistics.median(seconds[kind]) for kind in ("bare_seconds", "run_seconds"))
+        bare, whole = (options.batch / statistics.median(seconds[kind]) for kind in ("bare_seconds", "run_seconds"))
         rows.append([few, f"{bare:,.0f}", f"{whole:,.0f}", f"{GRID / whole / 3600:.2f} h"])
     table(["checkpoints", "bare images/s", "run images/s", "the grid takes"], rows)
     for few, seconds in results["checkpoints"].items():
@@ -177,9 +177,9 @@ def report(given: Any, results: dict[str, Any]) -> None:
     print(f"opening a session: {statistics.median(results['opening_seconds']):.2f} s")
     used = f", {card['memory_used_gib']:.1f} of {card['memory_gib']:.1f} GiB on the card" if card else ""
     print(f"memory: {results['resident_gib']:.1f} GiB resident{used}")
-    chosen = {name: getattr(given, name) for name in ("engine", "precision", "batch", "images")}
-    Path(given.json).write_text(json.dumps(chosen | results | {"command": sys.argv}, indent=1), encoding="utf-8")
-    print(f"written: {given.json}")
+    chosen = {name: getattr(options, name) for name in ("engine", "precision", "batch", "images")}
+    Path(options.json).write_text(json.dumps(chosen | results | {"command": sys.argv}, indent=1), encoding="utf-8")
+    print(f"written: {options.json}")
 
 
 if __name__ == "__main__":

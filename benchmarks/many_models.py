@@ -28,7 +28,7 @@ SIZE, CLASSES = 128, 1000
 RANGE = 2_500
 """Images of a part."""
 KINDS = 7
-"""Of cells, that differ in their predictions."""
+"""The number of different predictions among cells."""
 
 
 def study(folder: Path, checkpoints: int, images: int) -> Path:
@@ -59,7 +59,7 @@ def fill(work: Work, database: Path) -> float:
     session = SessionInfo("made up", 32, 2, "{}")
     with open_store(database) as store:
         store.begin_study(work.study.name, work.study.toml, work.cells, work.image_sets)
-        # ReaL's labels, as it were: accuracy by them is read from predictions, and by single labels from sums.
+        # These stand for ReaL's labels: accuracy by them is read from predictions, and by single labels from sums.
         store.execute("INSERT INTO label SELECT image_set, 'real', image_index, class FROM label")
 
         def commit() -> None:
@@ -72,13 +72,13 @@ def fill(work: Work, database: Path) -> float:
 
 
 def main() -> None:
-    given = arguments(
+    options = arguments(
         __doc__, repeats=5, quick=1, checkpoints=(1_000, "checkpoints"), images=(5_000, "images, of 50,000 in full")
     )
-    checkpoints, images = (20, 500) if given.quick else (given.checkpoints, given.images)
+    checkpoints, images = (20, 500) if options.quick else (options.checkpoints, options.images)
     bandlens = str(Path(sys.executable).with_name("bandlens"))
     machine("duckdb", "polars", "pyarrow")
-    with folder(given.keep) as scratch:
+    with folder(options.keep) as scratch:
         file, database, report = (scratch / name for name in ("many.toml", "many.duckdb", "many.html"))
         if not database.exists():
             work = resolve(Study.read(study(scratch, checkpoints, images)))
@@ -92,23 +92,24 @@ def main() -> None:
                 "label_accuracy of a checkpoint and probe": (labelled, "-"),
                 "label_accuracy of all cells": ("FROM label_accuracy", "-"),
             }
-            found = in_turn(
-                {name: timed(lambda sql=sql: store.frame(sql)) for name, (sql, _) in queries.items()}, given.repeats
+            timings = in_turn(
+                {name: timed(lambda sql=sql: store.frame(sql)) for name, (sql, _) in queries.items()}, options.repeats
             )
         goals = {name: goal for name, (_, goal) in queries.items()}
-        found |= in_turn({"opening": timed(lambda: opening(database))}, given.repeats)
+        timings |= in_turn({"opening": timed(lambda: opening(database))}, options.repeats)
         words = {
             "run, nothing to do": (["run", str(file), "--db", str(database)], "nothing to run", "<= 3"),
             "plan, nothing to do": (["plan", str(file), "--db", str(database)], "nothing to run", "-"),
             "report, without metrics": (["report", "--db", str(database), "--out", str(report)], " MB", "-"),
         }
-        found |= in_turn(
-            {name: process(bandlens, *command, says=says) for name, (command, says, _) in words.items()}, given.repeats
+        timings |= in_turn(
+            {name: process(bandlens, *command, says=says) for name, (command, says, _) in words.items()},
+            options.repeats,
         )
         goals |= {"opening": "<= 1"} | {name: goal for name, (_, _, goal) in words.items()}
         print(f"database: {database.stat().st_size / 1e9:.2f} GB; report: {report.stat().st_size / 1e6:.1f} MB")
-        table(["what", "s", "goal, s"], [[name, spread(values), goals[name]] for name, values in found.items()])
-    few, whole = (found[f"label_accuracy of {what}"] for what in ("a checkpoint and probe", "all cells"))
+        table(["what", "s", "goal, s"], [[name, spread(values), goals[name]] for name, values in timings.items()])
+    few, whole = (timings[f"label_accuracy of {what}"] for what in ("a checkpoint and probe", "all cells"))
     ratio("label_accuracy of a checkpoint and probe over all cells, time", ratios(few, whole), "< 1")
 
 

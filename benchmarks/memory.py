@@ -33,7 +33,7 @@ MB = 1e6
 
 @dataclass(frozen=True)
 class Peak:
-    """In bytes."""
+    """The most memory that a run took, in bytes."""
 
     resident: int
     anonymous: int
@@ -73,13 +73,13 @@ def run(file: Path) -> Peak:
 
 
 def remove(database: Path) -> None:
-    """With the log that a run leaves which was killed."""
+    """Remove a database with the log that a killed run leaves."""
     for file in (database, database.with_name(f"{database.name}.wal")):
         file.unlink(missing_ok=True)
 
 
 def sample(pid: int, samples: list[tuple[int, int]], ended: threading.Event) -> None:
-    """(anonymous, file-backed) bytes until the process has ended."""
+    """Append anonymous and file-backed bytes until the process has ended."""
     while not ended.wait(0.01):
         try:
             lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
@@ -91,24 +91,24 @@ def sample(pid: int, samples: list[tuple[int, int]], ended: threading.Event) -> 
 
 
 def main() -> None:
-    given = arguments(
+    options = arguments(
         __doc__,
         repeats=2,
         quick=1,
         threads=(2, "threads of the session"),
         full=(False, "all 52 conditions instead of three"),
     )
-    few, many = (BATCH, 3 * BATCH) if given.quick else (200, 2000)
+    few, many = (BATCH, 3 * BATCH) if options.quick else (200, 2000)
     peaks: dict[int, list[Peak]] = {few: [], many: []}
     machine("onnxruntime", "duckdb")
-    with folder(given.keep) as prepared:
+    with folder(options.keep) as prepared:
         resnet50(prepared / "models")
         prepared = prepared.resolve()
         files = {
-            count: study(prepared, image_set(prepared / f"{count}.set", count), given.threads, given.full)
+            count: study(prepared, image_set(prepared / f"{count}.set", count), options.threads, options.full)
             for count in peaks
         }
-        for _ in range(given.repeats):
+        for _ in range(options.repeats):
             for count, file in files.items():
                 peaks[count].append(run(file))
     table(
@@ -116,12 +116,9 @@ def main() -> None:
         [
             [
                 f"{count:,}",
-                *(
-                    spread([getattr(p, name) / MB for p in found], ".0f")
-                    for name in ("resident", "anonymous", "mapped")
-                ),
+                *(spread([getattr(p, name) / MB for p in runs], ".0f") for name in ("resident", "anonymous", "mapped")),
             ]
-            for count, found in peaks.items()
+            for count, runs in peaks.items()
         ],
     )
     for name in ("anonymous", "resident"):

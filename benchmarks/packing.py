@@ -32,11 +32,11 @@ from bandlens.probes.images.pack import pack
 from bandlens.records import Crop
 
 QUALITY = 97
-"""About 110 kB a photograph, as ImageNet's."""
+"""Quality of JPEG at which photographs take about 110 kB, as ImageNet's do."""
 
 
 def write_photographs(out: Path, count: int) -> Path:
-    """A folder of `count` JPEGs in ten class folders; one that is there already is taken."""
+    """Write `count` JPEGs into ten class folders; a folder that is there already is taken."""
     if out.exists():
         return out
     random = np.random.default_rng(0)
@@ -45,9 +45,9 @@ def write_photographs(out: Path, count: int) -> Path:
         photograph = opened[number % len(opened)]
         wide, high = (375, 500) if number % 4 == 0 else (500, 375)
         scale = min(photograph.width / wide, photograph.height / high) * random.uniform(0.7, 1)
-        left = random.uniform(0, photograph.width - scale * wide)
-        top = random.uniform(0, photograph.height - scale * high)
-        box = (left, top, left + scale * wide, top + scale * high)
+        x = random.uniform(0, photograph.width - scale * wide)
+        y = random.uniform(0, photograph.height - scale * high)
+        box = (x, y, x + scale * wide, y + scale * high)
         file = out / f"{number % 10}" / f"{number:06d}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         photograph.resize((wide, high), Image.Resampling.LANCZOS, box).save(file, quality=QUALITY)
@@ -82,7 +82,7 @@ def with_bandlens(photographs: Path, out: Path, workers: int, *, fast: bool) -> 
 def processor_seconds() -> float:
     """Processor time of this process and of those that it waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def measured(work: Callable[[], object], cpu: list[float]) -> Callable[[], float]:
@@ -96,29 +96,29 @@ def measured(work: Callable[[], object], cpu: list[float]) -> Callable[[], float
     return timed(run)
 
 
-def difference(name: str, found: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
-    wrong = np.abs(found.astype(np.int16) - expected)
+def difference(name: str, pixels: NDArray[np.uint8], expected: NDArray[np.uint8]) -> None:
+    wrong = np.abs(pixels.astype(np.int16) - expected)
     print(f"{name}: {np.mean(wrong > 0):.3%} of the values are not torchvision's, by at most {wrong.max()}")
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=7, quick=1, workers=(2, "threads, and worker processes"))
+    options = arguments(__doc__, repeats=7, quick=1, workers=(2, "threads, and worker processes"))
     torch.set_num_threads(1)
     machine("pillow", "simplejpeg", "torch", "torchvision")
-    with folder(given.keep) as prepared:
-        count = 60 if given.quick else 600
+    with folder(options.keep) as prepared:
+        count = 60 if options.quick else 600
         photographs = write_photographs(prepared / f"{count}", count)
         sizes = [file.stat().st_size for file in photographs.rglob("*.jpg")]
-        print(f"{count} photographs, {np.mean(sizes) / 1e3:.0f} kB on average; {given.workers} workers\n")
-        theirs, exact, fast = prepared / "torchvision.npy", prepared / "exact", prepared / "fast"
+        print(f"{count} photographs, {np.mean(sizes) / 1e3:.0f} kB on average; {options.workers} workers\n")
+        reference, exact, fast = prepared / "torchvision.npy", prepared / "exact", prepared / "fast"
         works = {
-            "torchvision": lambda: load_and_write(photographs, theirs, given.workers),
-            "torchvision, not written": lambda: load(photographs, given.workers),
-            "bandlens": lambda: with_bandlens(photographs, exact, given.workers, fast=False),
-            "bandlens --fast": lambda: with_bandlens(photographs, fast, given.workers, fast=True),
+            "torchvision": lambda: load_and_write(photographs, reference, options.workers),
+            "torchvision, not written": lambda: load(photographs, options.workers),
+            "bandlens": lambda: with_bandlens(photographs, exact, options.workers, fast=False),
+            "bandlens --fast": lambda: with_bandlens(photographs, fast, options.workers, fast=True),
         }
         cpu: dict[str, list[float]] = {name: [] for name in works}
-        seconds = in_turn({name: measured(work, cpu[name]) for name, work in works.items()}, given.repeats)
+        seconds = in_turn({name: measured(work, cpu[name]) for name, work in works.items()}, options.repeats)
         cpu = {name: values[1:] for name, values in cpu.items()}  # without the one that warmed up
         table(
             ["packing", "images/s", "processor ms an image"],
@@ -127,7 +127,7 @@ def main() -> None:
                 for name in works
             ],
         )
-        expected = np.load(theirs, mmap_mode="r")
+        expected = np.load(reference, mmap_mode="r")
         difference("bandlens", np.load(exact / "pixels.npy"), expected)
         difference("bandlens --fast", np.load(fast / "pixels.npy"), expected)
         for name, goal in (("bandlens", ">= 1.2"), ("bandlens --fast", ">= 1.8")):

@@ -18,12 +18,12 @@ from _common import Variant, arguments, in_turn, machine, ratio, ratios, spread,
 NETWORKS = ("ResNet50", "DINO", "SimCLR", "ViT")
 FOUR = "import predictions, analyze"
 GOALS = {"python -c pass": "-", FOUR: "<= 10"}
-"""Process -> its goal in seconds; the others have GOAL."""
+"""The goal of each process in seconds; the others have GOAL."""
 GOAL = "<= 2"
 
 
 def run(*command: str, says: str = "") -> None:
-    """What it says must be in its output."""
+    """Run a command whose output must have the text `says`."""
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     if says not in done.stdout:
         raise SystemExit(f"{' '.join(command)} said: {done.stdout}{done.stderr}")
@@ -40,9 +40,9 @@ def four(bandlens: str, files: Path) -> Variant:
     def work() -> None:
         with tempfile.TemporaryDirectory(prefix="bandlens-benchmark-") as scratch:
             db = f"{scratch}/results.duckdb"
-            given = (str(files / "predictions.parquet"), "--images", str(files / "labels.parquet"), "--db", db)
+            words = (str(files / "predictions.parquet"), "--images", str(files / "labels.parquet"), "--db", db)
             names = [word for name in NETWORKS for word in ("--checkpoint", name)]
-            run(bandlens, "import", "predictions", *given, *names, says="50,000 predictions")
+            run(bandlens, "import", "predictions", *words, *names, says="50,000 predictions")
             run(bandlens, "analyze", "--db", db)
             run(bandlens, "sql", "SELECT count(*) AS pairs FROM error_consistency", "--db", db, says="6")
 
@@ -63,7 +63,7 @@ def with_cpu(name: str, variant: Variant, cpu: dict[str, list[float]]) -> Varian
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=9, quick=1, imagenetx=("", "folder of predictions.parquet and labels.parquet"))
+    options = arguments(__doc__, repeats=9, quick=1, imagenetx=("", "folder of predictions.parquet and labels.parquet"))
     bandlens = str(Path(sys.executable).with_name("bandlens"))
     machine("polars", "numpy", "scipy")
     cpu: dict[str, list[float]] = {}
@@ -74,8 +74,8 @@ def main() -> None:
         "published relate --models study": process(bandlens, "published", "relate", "--models", "study"),
         "published fits": process(bandlens, "published", "fits", says="testbed"),
         "published agree": process(bandlens, "published", "agree", says="RobustBench"),
-    } | ({FOUR: four(bandlens, Path(given.imagenetx))} if given.imagenetx else {})
-    seconds = in_turn({name: with_cpu(name, one, cpu) for name, one in processes.items()}, given.repeats)
+    } | ({FOUR: four(bandlens, Path(options.imagenetx))} if options.imagenetx else {})
+    seconds = in_turn({name: with_cpu(name, work, cpu) for name, work in processes.items()}, options.repeats)
     bare = seconds["python -c pass"]
     table(
         ["process", "s", "goal, s", "user + sys, s", "times python -c pass"],
@@ -84,7 +84,7 @@ def main() -> None:
                 name,
                 spread(values),
                 GOALS.get(name, GOAL),
-                spread(cpu[name][-given.repeats :]),
+                spread(cpu[name][-options.repeats :]),
                 spread(ratios(values, bare)),
             ]
             for name, values in seconds.items()

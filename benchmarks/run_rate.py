@@ -33,7 +33,7 @@ from bandlens.records import Cell
 
 BARE, RUN, STORE = "bare loop", "run", "run and store"
 MANY, THINNED = 1_000, 32
-"""Of a group of so many conditions, every so many-th is run."""
+"""A group of more than MANY conditions runs every THINNED-th of them."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,17 @@ class Turn:
 
 def jobs(grid: Grid, images: ImageSet, session: Session) -> dict[str, Job]:
     ready = [np.random.default_rng(k).random((BATCH, *images.pixels.shape[1:]), np.float32) for k in range(2)]
-    found = {}
+    group_jobs = {}
     for _, all_of_it in grid.groups(grid.conditions):
         conditions = all_of_it[::THINNED] if len(all_of_it) > MANY else all_of_it
         cells = [Cell(session.variant, images.info, condition, 0) for condition in conditions]
         name = " + ".join(dict.fromkeys(condition.probe for condition in conditions))
-        found[name] = Job(cells, images, grid, session, ready)
-    return found
+        group_jobs[name] = Job(cells, images, grid, session, ready)
+    return group_jobs
 
 
 def main() -> None:
-    given = arguments(
+    options = arguments(
         __doc__,
         repeats=3,
         quick=1,
@@ -109,21 +109,21 @@ def main() -> None:
         images=(32, "images, a multiple of 32"),
         threads=(2, "threads of the session"),
     )
-    study = files("bandlens.app").joinpath("studies", f"{given.study}.toml").read_text(encoding="utf-8")
+    study = files("bandlens.app").joinpath("studies", f"{options.study}.toml").read_text(encoding="utf-8")
     quick = {"lowpass": {"cutoff": 0.1}, "critical_band": {"noise_sd": 0.16, "grey": False}}
-    grid = make_grid(quick if given.quick else tomllib.loads(study)["probes"], Path())
-    count = max(given.images // BATCH, 1) * BATCH
-    with folder(given.keep) as prepared:
+    grid = make_grid(quick if options.quick else tomllib.loads(study)["probes"], Path())
+    count = max(options.images // BATCH, 1) * BATCH
+    with folder(options.keep) as prepared:
         resnet50(prepared / "models")
         images = open_image_set(image_set(prepared / f"{count}.set", count))
         model = load_model(prepared / "models", MODEL)
-        with open_session(variant_of(model, "onnxruntime", "fp32"), BATCH, given.threads) as session:
+        with open_session(variant_of(model, "onnxruntime", "fp32"), BATCH, options.threads) as session:
             machine("numpy", "onnxruntime", "duckdb")
             groups = jobs(grid, images, session)
             ran = sum(len(job.cells) for job in groups.values())
-            print(f"{ran} of {len(grid.conditions)} conditions, {count} images, {given.threads} threads")
+            print(f"{ran} of {len(grid.conditions)} conditions, {count} images, {options.threads} threads")
             next(iter(groups.values())).seconds()  # a warm-up
-            seconds = [{name: job.seconds() for name, job in groups.items()} for _ in range(given.repeats)]
+            seconds = [{name: job.seconds() for name, job in groups.items()} for _ in range(options.repeats)]
     report({name: job.predictions for name, job in groups.items()}, seconds)
 
 
@@ -132,12 +132,12 @@ def report(predictions: dict[str, int], seconds: list[dict[str, dict[str, float]
     rows = []
     for name, count in {**predictions, "all": sum(predictions.values())}.items():
         members = predictions if name == "all" else [name]
-        found = {kind: [sum(once[k][kind] for k in members) for once in seconds] for kind in (BARE, RUN, STORE)}
-        rates = [f"{statistics.median(count / s for s in values):.1f}" for values in found.values()]
-        rows.append([name, *rates, *(spread(ratios(found[BARE], found[kind])) for kind in (RUN, STORE))])
+        totals = {kind: [sum(once[k][kind] for k in members) for once in seconds] for kind in (BARE, RUN, STORE)}
+        rates = [f"{statistics.median(count / s for s in values):.1f}" for values in totals.values()]
+        rows.append([name, *rates, *(spread(ratios(totals[BARE], totals[kind])) for kind in (RUN, STORE))])
     table(["images/s", BARE, RUN, STORE, "run / bare", "run and store / bare"], rows)
     for kind in (RUN, STORE):
-        ratio(f"{kind} over bare loop", ratios(found[BARE], found[kind]), ">= 0.95")
+        ratio(f"{kind} over bare loop", ratios(totals[BARE], totals[kind]), ">= 0.95")
 
 
 if __name__ == "__main__":

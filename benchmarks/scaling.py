@@ -102,26 +102,26 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50_000, help="images (default 50000)")
     parser.add_argument("--batch", type=int, default=256, help="images of a batch (default 256)")
     parser.add_argument("--engine", default="tensorrt", help="engine, which says how large tasks are")
-    given = parser.parse_args()
-    terms = Terms(given.rate, given.start, given.per_task, given.write, given.commit, given.bytes)
-    cells, grid = cells_of(given.models, given.images, given.engine)
-    rows, one = [], None
-    for workers in (1, 2, 8) if given.quick else (1, 2, 8, 16, 32, 64, 128, 256, 512):
-        tasks = list(tasks_of(cells, grid, given.batch, workers, lambda *_: True))  # type: ignore[arg-type]
-        found = simulated(tasks, workers, terms)
-        one = one or found.seconds
+    options = parser.parse_args()
+    terms = Terms(options.rate, options.start, options.per_task, options.write, options.commit, options.bytes)
+    cells, grid = cells_of(options.models, options.images, options.engine)
+    rows, single_seconds = [], None
+    for workers in (1, 2, 8) if options.quick else (1, 2, 8, 16, 32, 64, 128, 256, 512):
+        tasks = list(tasks_of(cells, grid, options.batch, workers, lambda *_: True))  # type: ignore[arg-type]
+        outcome = simulated(tasks, workers, terms)
+        single_seconds = single_seconds or outcome.seconds
         rows.append(
             [
                 str(workers),
-                f"{found.tasks:,}",
-                f"{found.seconds:,.0f}",
-                f"{one / found.seconds:.1f}",
-                f"{found.busy:.2f}",
-                f"{found.driver:.2f}",
-                f"{found.written / 1e6:.1f}",
+                f"{outcome.tasks:,}",
+                f"{outcome.seconds:,.0f}",
+                f"{single_seconds / outcome.seconds:.1f}",
+                f"{outcome.busy:.2f}",
+                f"{outcome.driver:.2f}",
+                f"{outcome.written / 1e6:.1f}",
             ]
         )
-    print(f"{len(cells):,} cells, {len(cells) * given.images:,} predictions, modelled from {terms}\n")
+    print(f"{len(cells):,} cells, {len(cells) * options.images:,} predictions, modelled from {terms}\n")
     table(["workers", "tasks", "seconds", "speed-up", "computing", "driver busy", "MB/s of shards"], rows)
 
 

@@ -29,7 +29,7 @@ CONDITIONS = [*LOWPASS.conditions({}), *HIGHPASS.conditions({})]
 
 
 def mask(condition: Condition) -> NDArray[np.float32]:
-    """(224, 224) of 0 and 1 for the shifted spectrum."""
+    """The mask of 0 and 1 for the shifted spectrum, of shape (224, 224)."""
     r, half, low = radius(condition, SIZE), SIZE // 2, condition.probe == "lowpass"
     kept = np.full((SIZE, SIZE), 0 if low else 1, np.float32)
     kept[half - r : half + r, half - r : half + r] = 1 if low else 0
@@ -67,7 +67,7 @@ def with_bandlens(batch: Batch, buffers: Buffers) -> None:
 
 
 def largest_difference(batch: Batch, images: Images) -> float:
-    """Between bandlens and torch's FFT in double precision, over all images and conditions."""
+    """The largest difference of bandlens from torch's FFT in double precision, over all images and conditions."""
     worst = 0.0
     for condition, out in perturb(np, batch, CONDITIONS, lambda: np.empty_like(images)):
         expected = one_with_torch(torch.from_numpy(images).double(), torch.from_numpy(mask(condition)).double())
@@ -76,12 +76,12 @@ def largest_difference(batch: Batch, images: Images) -> float:
 
 
 def main() -> None:
-    given = arguments(__doc__, repeats=11, quick=1)
+    options = arguments(__doc__, repeats=11, quick=1)
     torch.set_num_threads(1)
     pixels = photographs(BATCH)
     batch = Batch(pixels, np.arange(BATCH, dtype=np.uint64), np.arange(BATCH), 0)
     images = (pixels / np.float32(255)).astype(np.float32)
-    fewer = images[:2] if given.quick else images[:8]
+    fewer = images[:2] if options.quick else images[:8]
     shifted = [mask(condition) for condition in CONDITIONS]
     unshifted = [np.fft.ifftshift(kept) for kept in shifted]
     tensors = [torch.from_numpy(kept) for kept in shifted]
@@ -95,7 +95,7 @@ def main() -> None:
                 "scipy": timed(lambda: with_scipy(fewer, unshifted)),
                 "scipy, one forward": timed(lambda: with_scipy_one_forward(fewer, unshifted)),
             },
-            given.repeats,
+            options.repeats,
         )
         few = Batch(pixels[: len(fewer)], batch.keys[: len(fewer)], batch.positions[: len(fewer)], 0)
         worst = largest_difference(few, fewer)

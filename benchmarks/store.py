@@ -61,7 +61,7 @@ def images(count: int) -> Set:
     return Set(info, np.random.default_rng(0).integers(0, CLASSES, count).astype(np.int32))
 
 
-def all_cells(of: Set, checkpoints: int) -> list[list[Cell]]:
+def all_cells(image_set: Set, checkpoints: int) -> list[list[Cell]]:
     """The cells of each checkpoint."""
     conditions = make_grid(PUBLISHED, Path()).conditions
     first = Model("", "", "resnet50", "", "synthetic", "none", Path("model.onnx"), "", 224, CLASSES)
@@ -69,7 +69,7 @@ def all_cells(of: Set, checkpoints: int) -> list[list[Cell]]:
         replace(first, name=f"model{k}", category=f"group{k % 8}", sha256=digest_of(k)) for k in range(checkpoints)
     ]
     variants = [Variant(m, "onnxruntime", "fp32", m.path, m.sha256) for m in models]
-    return [[Cell(variant, of.info, condition, 0) for condition in conditions] for variant in variants]
+    return [[Cell(variant, image_set.info, condition, 0) for condition in conditions] for variant in variants]
 
 
 def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predictions:
@@ -78,9 +78,9 @@ def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predi
     correct = random.random(n, np.float32) < accuracy
     # Ranks of wrong predictions spread over orders of magnitude, as they do in networks.
     wrong = np.exp(random.random(n, np.float32) * np.float32(np.log(CLASSES))).astype(np.uint16)
-    other = random.integers(0, CLASSES, n, np.uint16)
+    guesses = random.integers(0, CLASSES, n, np.uint16)
     return Predictions(
-        predicted=np.where(correct, labels.astype(np.uint16), other),
+        predicted=np.where(correct, labels.astype(np.uint16), guesses),
         label_rank=np.where(correct, np.uint16(0), np.clip(wrong, 1, CLASSES - 1)).astype(np.uint16),
         confidence=np.sqrt(random.random(n, np.float32)),
     )
@@ -89,10 +89,10 @@ def predictions(random: np.random.Generator, labels: NDArray[np.int32]) -> Predi
 def ranges(cells: list[list[Cell]], labels: NDArray[np.int32], size: int) -> Iterator[list[Finished]]:
     """For each checkpoint, range by range, the parts of all of its cells: `size` images of each."""
     random = np.random.default_rng(1)
-    for mine in cells:
+    for checkpoint_cells in cells:
         for first in range(0, len(labels), size):
             part = labels[first : first + size]
-            yield [Finished(cell, first, predictions(random, part), 1.0) for cell in mine]
+            yield [Finished(cell, first, predictions(random, part), 1.0) for cell in checkpoint_cells]
 
 
 def arrow(parts: list[Finished]) -> pa.Table:
@@ -118,13 +118,13 @@ class Appended:
     """Predictions of each range."""
     commits: list[float]
     inserts: list[float]
-    """Seconds of each range; of the first ones only."""
+    """Seconds of each of the first ranges by a bare INSERT."""
     closing: float
 
 
-def append(path: Path, of: Set, checkpoints: int, size: int) -> Appended:
+def append(path: Path, image_set: Set, checkpoints: int, size: int) -> Appended:
     """Fill a database."""
-    cells = all_cells(of, checkpoints)
+    cells = all_cells(image_set, checkpoints)
     session = SessionInfo("synthetic", 32, 2, "{}")
     counts, commits, inserts = [], [], []
     beside = path.with_suffix(".bare")
@@ -134,8 +134,8 @@ def append(path: Path, of: Set, checkpoints: int, size: int) -> Appended:
     opened = open_store(path)
     store = opened.__enter__()
     store.execute(THREADS)
-    store.begin_study("synthetic", "", list(itertools.chain(*cells)), [of])
-    for number, parts in enumerate(ranges(cells, of.labels, size)):
+    store.begin_study("synthetic", "", list(itertools.chain(*cells)), [image_set])
+    for number, parts in enumerate(ranges(cells, image_set.labels, size)):
         sessions = {parts[0].cell.variant: session}
         counts.append(sum(len(part.predictions.predicted) for part in parts))
         commits.append(timed(lambda parts=parts, sessions=sessions: store.commit(parts, sessions))())
@@ -155,8 +155,8 @@ def query(path: Path, cells: int, repeats: int) -> tuple[float, list[float], lis
         rows = len(store.frame(VIEW))
         if rows != cells:
             raise SystemExit(f"the view has {rows} rows")
-        found = in_turn({VIEW: timed(lambda: store.frame(VIEW)), PLAIN: timed(lambda: store.frame(PLAIN))}, repeats)
-    return first, found[VIEW], found[PLAIN]
+        seconds = in_turn({VIEW: timed(lambda: store.frame(VIEW)), PLAIN: timed(lambda: store.frame(PLAIN))}, repeats)
+    return first, seconds[VIEW], seconds[PLAIN]
 
 
 def opening(path: Path) -> None:
@@ -170,19 +170,19 @@ def _median(values: list[float], count: int) -> float:
 
 
 def main() -> None:
-    given = arguments(
+    options = arguments(
         __doc__, repeats=9, quick=3, range=(2_500, "images in one transaction"), checkpoints=(48, "with 52 cells each")
     )
-    of = images(5_000 if given.quick else 50_000)
+    image_set = images(5_000 if options.quick else 50_000)
     machine("duckdb", "numpy", "pyarrow", "polars")
-    with folder(given.keep) as scratch:
+    with folder(options.keep) as scratch:
         path = scratch / "synthetic.duckdb"
         path.unlink(missing_ok=True)
         try:
-            appended = append(path, of, given.checkpoints, min(given.range, len(of.labels)))
+            appended = append(path, image_set, options.checkpoints, min(options.range, len(image_set.labels)))
             size = path.stat().st_size
-            opened = in_turn({"": timed(lambda: opening(path))}, given.repeats)[""]
-            first, view, plain = query(path, given.checkpoints * CONDITIONS, given.repeats)
+            opened = in_turn({"": timed(lambda: opening(path))}, options.repeats)[""]
+            first, view, plain = query(path, options.checkpoints * CONDITIONS, options.repeats)
         finally:
             path.unlink(missing_ok=True)
     report(appended, size, opened, first, view, plain)

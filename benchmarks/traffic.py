@@ -1,4 +1,4 @@
-"""What the perturbations of a batch of 256 would take on an H100, reckoned from memory traffic and products.
+"""The time of the perturbations of a batch of 256 on an H100, reckoned from memory traffic and products.
 
 The package's own code runs, on an array module that computes with NumPy and counts what CuPy would start. Every
 operation on arrays is a launch that reads its operands and writes its result, since CuPy fuses none. A product copies
@@ -54,10 +54,10 @@ class Ledger:
     def __init__(self) -> None:
         self.launches: list[Launch] = []
         self.filling = 0
-        """Buffers that have been asked for, and whose condition has not come."""
+        """Buffers that were requested and whose condition has not come."""
 
     def add(self, what: str, *touched: Any, operations: float = 0) -> None:
-        moved = sum(bytes_of(one) for one in touched if isinstance(one, np.ndarray))
+        moved = sum(bytes_of(array) for array in touched if isinstance(array, np.ndarray))
         self.launches.append(Launch(what, moved, operations, shared=not self.filling))
 
 
@@ -65,7 +65,7 @@ LEDGER = Ledger()
 
 
 def bytes_of(array: NDArray[Any]) -> int:
-    """What lies in memory: an axis along which an array is only repeated counts once."""
+    """The bytes that lie in memory: an axis along which an array is only repeated counts once."""
     return array.itemsize * int(np.prod([n for n, step in zip(array.shape, array.strides, strict=True) if step]))
 
 
@@ -74,13 +74,13 @@ class CountedArray(np.ndarray):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, out: Any = (None,), **options: Any) -> Any:
         (target,) = out
-        operands = [plain(one) for one in inputs]
+        operands = [plain(array) for array in inputs]
         made = getattr(ufunc, method)(*operands, **options, **({} if target is None else {"out": plain(target)}))
         if ufunc is np.matmul:
             count_product(*operands, made)
         else:
-            for one, operand in zip(inputs, operands, strict=True):
-                if target is not None and one is not target and np.may_share_memory(operand, made):
+            for array, operand in zip(inputs, operands, strict=True):
+                if target is not None and array is not target and np.may_share_memory(operand, made):
                     LEDGER.add("copy", operand, operand)
             LEDGER.add(ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}", *operands, made)
         return made.view(CountedArray) if target is None else target
@@ -93,7 +93,7 @@ class CountedArray(np.ndarray):
     def __setitem__(self, key: Any, value: Any) -> None:
         place, value = plain(self)[key], plain(value)
         if isinstance(value, np.ndarray) and value.__array_interface__ == place.__array_interface__:
-            return  # the end of `array[key] *= 2`, where CuPy sees that nothing is left to do
+            return  # this ends `array[key] *= 2`, where CuPy sees that nothing is left to do
         LEDGER.add("assign", value, place)
         place[...] = value
 
@@ -116,16 +116,16 @@ def plain(value: Any) -> Any:
     return value.view(np.ndarray) if isinstance(value, CountedArray) else value
 
 
-def count_product(one: NDArray[Any], other: NDArray[Any], made: NDArray[Any]) -> None:
-    """As CuPy 14 does it: cuBLAS gets a matrix as it lies or transposed, and many only as they lie."""
+def count_product(a: NDArray[Any], b: NDArray[Any], made: NDArray[Any]) -> None:
+    """Count a product as CuPy 14 does it: cuBLAS gets a matrix as it lies or transposed, and many only as they lie."""
     many = made.ndim > 2
-    for operand in (one, other):
+    for operand in (a, b):
         if not (operand.flags.c_contiguous or (operand.flags.f_contiguous and not many)):
             LEDGER.add("copy for a product", operand, operand)
-    if one.shape[:-2] != other.shape[:-2]:
+    if a.shape[:-2] != b.shape[:-2]:
         for _ in range(3 * (made.ndim - 2)):
             LEDGER.add("addresses for a product")
-    LEDGER.add("product", one, other, made, operations=2 * made.size * one.shape[-1])
+    LEDGER.add("product", a, b, made, operations=2 * made.size * a.shape[-1])
     if not made.flags.c_contiguous:
         LEDGER.add("copy of a product", made, made)
 
@@ -134,19 +134,19 @@ class CountingModule(ModuleType):
     """NumPy, whose arrays count."""
 
     def __getattr__(self, name: str) -> Any:
-        theirs = getattr(np, name)
-        if isinstance(theirs, (type, np.ufunc, ModuleType)) or not callable(theirs):
-            return theirs
+        attribute = getattr(np, name)
+        if isinstance(attribute, (type, np.ufunc, ModuleType)) or not callable(attribute):
+            return attribute
 
         def function(*arguments: Any, **options: Any) -> Any:
-            made = theirs(*arguments, **options)
+            made = attribute(*arguments, **options)
             return made.view(CountedArray) if type(made) is np.ndarray else made
 
         return function
 
 
 def counted(xp: ModuleType, perturb: Perturb, conditions: Sequence[Condition], count: int) -> list[Launch]:
-    """What a group of conditions launches for so many images, once its constants are on the card."""
+    """The launches of a group of conditions for so many images, once its constants are on the card."""
     pixels, keys = np.zeros((count, 3, SIZE, SIZE), np.uint8), np.arange(count, dtype=np.uint64)
     batch = Batch(pixels.view(CountedArray), keys.view(CountedArray), np.arange(count), 0)
 
@@ -156,30 +156,30 @@ def counted(xp: ModuleType, perturb: Perturb, conditions: Sequence[Condition], c
 
     for _ in range(2):
         LEDGER.launches.clear()
-        with np.errstate(all="ignore"):  # what kernels would fill is empty
+        with np.errstate(all="ignore"):  # arrays that kernels would fill are empty
             for _ in perturb(xp, batch, conditions, buffer):
                 LEDGER.filling -= 1
     return LEDGER.launches.copy()
 
 
 def reckoned(xp: ModuleType, perturb: Perturb, conditions: Sequence[Condition]) -> list[Launch]:
-    """What a group of conditions launches for a batch."""
-    two, three = (counted(xp, perturb, conditions, count) for count in (2, 3))
+    """The launches of a group of conditions for a batch."""
+    launches_of_2, launches_of_3 = (counted(xp, perturb, conditions, count) for count in (2, 3))
     return [
-        one._replace(
-            bytes=one.bytes + (BATCH - 2) * (other.bytes - one.bytes),
-            operations=one.operations + (BATCH - 2) * (other.operations - one.operations),
+        launch._replace(
+            bytes=launch.bytes + (BATCH - 2) * (larger.bytes - launch.bytes),
+            operations=launch.operations + (BATCH - 2) * (larger.operations - launch.operations),
         )
-        for one, other in zip(two, three, strict=True)
+        for launch, larger in zip(launches_of_2, launches_of_3, strict=True)
     ]
 
 
 def ms(launches: Sequence[Launch]) -> float:
-    return sum(one.ms for one in launches)
+    return sum(launch.ms for launch in launches)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """In Markdown, as docs/guide/gpu.md has it."""
+    """Print a table in Markdown, as docs/guide/gpu.md has it."""
     print(f"| {' | '.join(head)} |", "|---" * len(head) + "|", *(f"| {' | '.join(row)} |" for row in rows), sep="\n")
     print()
 
@@ -190,13 +190,16 @@ def main() -> None:
     xp, grid, rows, parts = CountingModule("counting"), make_grid(PUBLISHED, Path()), [], []
     for perturb, conditions in grid.groups(grid.conditions):
         launches = reckoned(xp, perturb, conditions)
-        name = f"{len(conditions)} {', '.join(dict.fromkeys(one.probe for one in conditions))}"
-        moved, operations = sum(one.bytes for one in launches) / 1e9, sum(one.operations for one in launches) / 1e9
-        taken, shared = ms(launches), ms([one for one in launches if one.shared])
-        rows.append([name, str(len(launches)), *(f"{one:.1f}" for one in (moved, operations, taken, shared))])
-        for what, times in Counter(one.what for one in launches).items():
-            alike = [one for one in launches if one.what == what]
-            moved = sum(one.bytes for one in alike) / 1e9
+        name = f"{len(conditions)} {', '.join(dict.fromkeys(condition.probe for condition in conditions))}"
+        moved, operations = (
+            sum(launch.bytes for launch in launches) / 1e9,
+            sum(launch.operations for launch in launches) / 1e9,
+        )
+        taken, shared = ms(launches), ms([launch for launch in launches if launch.shared])
+        rows.append([name, str(len(launches)), *(f"{number:.1f}" for number in (moved, operations, taken, shared))])
+        for what, times in Counter(launch.what for launch in launches).items():
+            alike = [launch for launch in launches if launch.what == what]
+            moved = sum(launch.bytes for launch in alike) / 1e9
             parts.append([name, what, str(times), f"{moved:.2f}", f"{ms(alike):.2f}"])
     table(["conditions", "launches", "GB", "GFLOP", "ms", "of which shared"], rows)
     table(["conditions", "launch", "times", "GB", "ms"], parts)

@@ -8,11 +8,11 @@ from bandlens.errors import amount
 
 
 @pytest.mark.parametrize(
-    ("count", "said"),
+    ("count", "text"),
     [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (899_000, "899 kB"), (3_906_000, "3.91 MB"), (999_600_000, "1 GB")],
 )
-def test_bytes_have_the_unit_that_fits(count: int, said: str) -> None:
-    assert amount(count) == said
+def test_bytes_have_the_unit_that_fits(count: int, text: str) -> None:
+    assert amount(count) == text
 
 
 @given(st.integers(0, 10**14))

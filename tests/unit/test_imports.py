@@ -52,11 +52,11 @@ def imported(file: Path) -> Iterator[str]:
 
 
 def test_heavy_libraries_are_imported_where_the_table_says() -> None:
-    found: dict[str, set[str]] = defaultdict(set)
+    folders: dict[str, set[str]] = defaultdict(set)
     for file in SOURCES:
         for name in HEAVY.keys() & set(imported(file)):
-            found[name].add(file.parent.relative_to(PACKAGE).as_posix())
-    assert found == HEAVY
+            folders[name].add(file.parent.relative_to(PACKAGE).as_posix())
+    assert folders == HEAVY
 
 
 def test_no_module_imports_the_root_package() -> None:
@@ -73,7 +73,7 @@ def test_no_two_classes_share_a_name() -> None:
 
 
 def test_the_application_names_no_probe() -> None:
-    """What is to be known of a probe stands in its family; `clean` is what all others are compared with."""
+    """A probe's family has all that is to be known of it; `clean` is what all others are compared with."""
     probes = set(KNOWN) - {"clean"}
     families = {file.stem for file in (PACKAGE / "probes").glob("*.py") if "Family(" in file.read_text("utf-8")} - {
         *("clean", "family", "user"),

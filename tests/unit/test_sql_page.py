@@ -27,7 +27,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """Five checkpoints on labelled images: the stronger the filter, the more are wrong. One more on other images."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, COUNT)
-    accepted = [[int(one), int(one + 1) % 10] if k % 3 else [] for k, one in enumerate(labels)]
+    accepted = [[int(label), int(label + 1) % 10] if k % 3 else [] for k, label in enumerate(labels)]
     images = image_set(COUNT, labels=labels, schemes={"real": accepted})
     conflict = image_set(4, labels=[0, 1, 2, 3], schemes={"texture": [[1], [2], [3], [0]]}, name="conflict")
     settings = [
@@ -40,14 +40,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     with open_store(path) as opened:
         parts = []
         for number in range(5):
-            own = model(f"net{number}", category="adversarial_training" if number < 2 else "baseline")
+            net = model(f"net{number}", category="adversarial_training" if number < 2 else "baseline")
             for setting in settings:
                 strength = 0.1 if setting.probe == "clean" else 0.3 + 0.1 * rng.random()
                 rank = np.where(rng.random(COUNT) < strength, rng.integers(1, 9, COUNT), 0)
-                rank[:3] = 0 if own.category == "adversarial_training" else 1
+                rank[:3] = 0 if net.category == "adversarial_training" else 1
                 rank[3:6] = 0
                 predicted = (np.asarray(images.labels) + rank) % 10
-                parts.append(part(cell(images, setting, by=own), predicted, rank))
+                parts.append(part(cell(images, setting, by=net), predicted, rank))
         names = {"all": {k: f"class {k}" for k in range(10)}}
         store_study(opened, "mine", images, parts[:-1], names)
         store_study(opened, "mine", images, parts, names)
@@ -74,8 +74,8 @@ def test_the_cookbook_has_its_queries() -> None:
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda query: " ".join(query.split())[:60])
 def test_every_query_of_the_cookbook_runs_and_answers(store: Store, query: str) -> None:
-    found = store.frame(query)
-    assert len(found) > 0 or "cell.error IS NOT NULL" in query  # nothing failed here
+    frame = store.frame(query)
+    assert len(frame) > 0 or "cell.error IS NOT NULL" in query  # no cell of this database failed
 
 
 def test_a_query_answers_what_its_heading_asks(store: Store) -> None:
@@ -97,8 +97,8 @@ def test_spearmans_coefficient_is_scipys_where_values_are_tied(tmp_path: Path) -
 def test_real_forgives_what_its_lists_accept(store: Store) -> None:
     """Where the fixture's lists have the label and the class after it, a prediction that is one too high is right."""
     (query,) = [query for query in QUERIES if "scheme = 'real' AND" in query]
-    found = store.frame(query)
-    pairs = [(int(a[6:]), int(b[6:])) for a, b in found.select("label", "predicted").rows()]
+    mistakes = store.frame(query)
+    pairs = [(int(a[6:]), int(b[6:])) for a, b in mistakes.select("label", "predicted").rows()]
     assert all((predicted - label) % 10 == 1 for label, predicted in pairs)
     (query,) = [query for query in QUERIES if "('single', 'real')" in query]
     for row in store.frame(query).rows(named=True):

@@ -19,11 +19,11 @@ def test_a_call_gives_what_it_gives_and_raises_what_it_raises() -> None:
     with pytest.raises(ZeroDivisionError):
         calls(lambda: 1 / 0)
     with pytest.raises(TimeoutError, match="its own"):
-        calls(own)
+        calls(fail)
     assert calls(threading.get_ident) == calls(threading.get_ident) != threading.get_ident()
 
 
-def own() -> None:
+def fail() -> None:
     raise TimeoutError("its own")
 
 

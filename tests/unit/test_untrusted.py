@@ -1,4 +1,4 @@
-"""What is read within limits, and what is shown of it."""
+"""Untrusted input is read within limits, and shown in one line without secrets."""
 
 from __future__ import annotations
 
@@ -93,12 +93,12 @@ class Record:
 
 
 def test_records_have_fields_of_their_types() -> None:
-    given = {"name": "a", "count": 1, "path": "x/y", "other": []}
-    assert as_record(Record, given) == Record("a", 1, Path("x/y"))
-    assert as_record(Record, given | {"note": "n", "whole": False}) == Record("a", 1, Path("x/y"), "n", False)
+    entries = {"name": "a", "count": 1, "path": "x/y", "other": []}
+    assert as_record(Record, entries) == Record("a", 1, Path("x/y"))
+    assert as_record(Record, entries | {"note": "n", "whole": False}) == Record("a", 1, Path("x/y"), "n", False)
     for wrong in ({"name": 1}, {"count": True}, {"count": 1.0}, {"path": None}, {"note": 1}, {"whole": 1}):
         with pytest.raises(TypeError, match=next(iter(wrong))):
-            as_record(Record, given | wrong)
+            as_record(Record, entries | wrong)
     with pytest.raises(TypeError, match="missing"):
         as_record(Record, {"name": "a"})
 

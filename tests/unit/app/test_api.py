@@ -28,7 +28,7 @@ FILTERS = {probe: {"cutoff": list(BIAS_CUTOFFS)} for probe in ("lowpass", "highp
 
 
 def make_network() -> nn.Module:
-    """In the middle of its training: with dropout, and statistics of batches."""
+    """A network in the middle of its training, with dropout and statistics of batches."""
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 8, 7, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(4),
@@ -79,7 +79,7 @@ def test_a_training_goes_on_as_if_nothing_had_been_exported(tmp_path: Path) -> N
     bandlens.export(network, "mine", **USUAL, out=tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in network.modules())
-    assert all(one.requires_grad for one in network.parameters())
+    assert all(parameter.requires_grad for parameter in network.parameters())
     assert all(torch.equal(before[key], tensor) for key, tensor in network.state_dict().items())
 
 
@@ -99,8 +99,8 @@ def test_a_finished_onnx_file_is_taken_by_its_path(trained: tuple[nn.Module, Pat
     itself = {"mean": (0, 0, 0), "std": (1, 1, 1)}
     model = bandlens.export(str(trained[1] / "mine.onnx"), "again", **itself, out=tmp_path)
     images = photograph_crops(64)
-    given, taken = (onnx_logits(path.read_bytes(), images) for path in (trained[1] / "mine.onnx", model.path))
-    np.testing.assert_allclose(taken, given, atol=1e-5)
+    expected, taken = (onnx_logits(path.read_bytes(), images) for path in (trained[1] / "mine.onnx", model.path))
+    np.testing.assert_allclose(taken, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_progress_is_told_to_whoever_asks(workplace: Path) -> None:
     seen: dict[str, list[float]] = {}
 
     @contextmanager
-    def told(what: str, total: float | None, unit: str) -> Iterator[Any]:
+    def count_progress(what: str, total: float | None, unit: str) -> Iterator[Any]:
         seen[f"{what}, {unit}"] = [total or 0, 0]
 
         def advance(amount: float = 1, /) -> None:
@@ -156,8 +156,8 @@ def test_progress_is_told_to_whoever_asks(workplace: Path) -> None:
         yield advance
 
     database = workplace / "results.duckdb"
-    bandlens.run(study_of(workplace), database, progress=told)
-    bandlens.analyze(database, progress=told)
+    bandlens.run(study_of(workplace), database, progress=count_progress)
+    bandlens.analyze(database, progress=count_progress)
     assert seen["running, predictions"] == [220, 220]
     assert seen["opening, models"] == seen["analyzing, checkpoints and image sets"] == [1, 1]
 
@@ -177,10 +177,10 @@ def test_biases_comparison_and_report_are_those_of_the_commands(workplace: Path,
     with bandlens.open(database) as results:
         kept = results.metrics("mine").select("checkpoint", "metric", "value").sort("checkpoint", "metric")
     assert_frame_equal(metrics.select(kept.columns).sort("checkpoint", "metric"), kept)
-    found = bandlens.compare("mine", db=database, checkpoints=("one", "two"))
-    assert len(found.cells) == 11
-    said = command("compare", "mine", "--checkpoints", "one,two", "--db", database)
-    assert said.out.splitlines()[0] == found.sentence
+    comparison = bandlens.compare("mine", db=database, checkpoints=("one", "two"))
+    assert len(comparison.cells) == 11
+    answer = command("compare", "mine", "--checkpoints", "one,two", "--db", database)
+    assert answer.out.splitlines()[0] == comparison.sentence
     written = bandlens.report(database, str(workplace / "report.html"))
     assert written.out.stat().st_size == written.bytes > 100_000
 

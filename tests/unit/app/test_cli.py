@@ -22,15 +22,15 @@ ROOT = Path(bandlens.__file__).parent
 
 def command_paths() -> list[tuple[str, ...]]:
     """Every command and group, as the words that call it."""
-    found: list[tuple[str, ...]] = []
+    paths: list[tuple[str, ...]] = []
 
     def walk(command: object, path: tuple[str, ...]) -> None:
-        found.append(path)
+        paths.append(path)
         for name, child in getattr(command, "commands", {}).items():
             walk(child, (*path, name))
 
     walk(get_command(app), ())
-    return found
+    return paths
 
 
 def test_the_commands_of_the_design_are_there() -> None:
@@ -68,7 +68,7 @@ def test_the_commands_of_the_design_are_there() -> None:
 def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
     result = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 0
-    is_group = any(other[: len(path)] == path and len(other) > len(path) for other in command_paths())
+    is_group = any(candidate[: len(path)] == path and len(candidate) > len(path) for candidate in command_paths())
     assert is_group or "Example" in result.output, "help without an example"
 
 

@@ -23,11 +23,11 @@ def test_an_interval_goes_with_both_of_its_ends() -> None:
     width=st.integers(1, 120),
 )  # fmt: skip
 def test_every_column_is_shown_or_named(cells: dict[str, list[str]], width: int) -> None:
-    shown, said = fitting(cells, width)
+    shown, note = fitting(cells, width)
     assert shown
     assert shown == [name for name in cells if name in shown]
     gone = [name for name in cells if name not in shown]
-    assert bool(gone) == bool(said)
-    assert [part.partition(" = ")[0] for part in said.split(", ")] == (gone or [""])
+    assert bool(gone) == bool(note)
+    assert [part.partition(" = ")[0] for part in note.split(", ")] == (gone or [""])
     needed = sum(3 + max(map(len, (name, *cells[name]))) for name in shown) + 1
     assert needed <= width or len(shown) == 1

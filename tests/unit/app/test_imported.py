@@ -47,14 +47,14 @@ def test_four_networks_of_50_000_predictions(command: Command, tmp_path: Path) -
     }
     assert {(row["top5"], row["n"], row["engine"]) for row in rows.values()} == {(None, 50_000, "imported")}
     pairs = json.loads(command("consistency", "labels", "--db", db, "--json").out)
-    found = {(row["first_subject"], row["second_subject"]): round(row["kappa"], 3) for row in pairs}
-    found |= {(second, first): kappa for (first, second), kappa in found.items()}
-    assert KAPPA.items() <= found.items()
+    kappas = {(row["first_subject"], row["second_subject"]): round(row["kappa"], 3) for row in pairs}
+    kappas |= {(second, first): kappa for (first, second), kappa in kappas.items()}
+    assert KAPPA.items() <= kappas.items()
     assert all(row["low"] < row["kappa"] < row["high"] < row["low"] + 0.02 for row in pairs)
     assert command("analyze", "--db", db).code == 0
     query = "SELECT first_subject, second_subject, round(kappa, 3) AS kappa FROM error_consistency"
     kept = json.loads(command("sql", query, "--db", db, "--format", "json").out)
-    assert {(row["first_subject"], row["second_subject"]): row["kappa"] for row in kept}.items() <= found.items()
+    assert {(row["first_subject"], row["second_subject"]): row["kappa"] for row in kept}.items() <= kappas.items()
     assert len(kept) == 6
     words = ("ResNet50", "ViT", "--checkpoints", "ResNet50,ViT", "--db", db, "--json")
     compared = json.loads(command("compare", *words).out)
@@ -93,13 +93,13 @@ def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, small
     ]
     source = ask(small / "results.duckdb", "SELECT versions->>'predictions', versions->>'sha256' FROM session")
     assert source == [("predictions.csv", hashlib.sha256((small / "predictions.csv").read_bytes()).hexdigest())]
-    assert run(command, small)[0] == 0  # again: nothing new
+    assert run(command, small)[0] == 0  # the second import adds nothing
     count = command("sql", "SELECT count(*) AS n FROM prediction", "--db", small / "results.duckdb", "--format", "json")
     assert json.loads(count.out) == [{"n": 4}]
 
 
 def test_what_has_no_probabilities_has_no_confidence(command: Command, small: Path) -> None:
-    """Neither in the database, nor in what is computed of it, nor in what a page is told."""
+    """It is missing from the database, from what is computed of it, and from what a page is told."""
     pl.read_csv(small / "predictions.csv").drop("predicted_probability").write_csv(small / "predictions.csv")
     assert run(command, small)[0] == 0
     db = small / "results.duckdb"
@@ -112,7 +112,7 @@ def test_what_has_no_probabilities_has_no_confidence(command: Command, small: Pa
     shown = answers.images(ImageQuery("net", "labels", clean["id"], "net", None, "errors", None, ["net"]))
     answers.close()
     (tile,) = json.loads(json.dumps(shown, allow_nan=False))["tiles"]
-    assert [(one["clean_confidence"], one["confidence"], one["right"]) for one in tile["answers"]] == [
+    assert [(answer["clean_confidence"], answer["confidence"], answer["right"]) for answer in tile["answers"]] == [
         (None, None, False)
     ]
 
@@ -124,7 +124,7 @@ def test_a_study_has_all_image_sets_of_its_checkpoint(command: Command, small: P
     assert "net@1, 4 predictions imported, top-1 75.000 %" in run(command, small)[1]
     assert "net@2, 4 predictions imported, top-1 75.000 %" in run(command, small, small / "more.csv")[1]
     assert ask(db, seen) == [("labels", 0.75), ("more", 0.75)]
-    assert "net@2, 4 predictions imported" in run(command, small)[1]  # nothing new
+    assert "net@2, 4 predictions imported" in run(command, small)[1]  # this import adds nothing
     pl.read_csv(small / "predictions.csv").with_columns(predicted_class=9).write_csv(small / "predictions.csv")
     assert "net@3, 4 predictions imported, top-1 0.000 %" in run(command, small)[1]
     assert ask(db, seen) == [("labels", 0), ("more", 0.75)]
@@ -170,7 +170,7 @@ def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: C
 def test_top5_of_a_packed_set_is_known_where_all_is_right(
     command: Command, tmp_path: Path, folders: int | None, wrong: int
 ) -> None:
-    """Whether its images are independent, or each two neighbours a cluster; the database agrees with itself."""
+    """The database agrees with itself, whether images are independent or each two neighbours are a cluster."""
     images = make_images(tmp_path / "images.set", make_pictures(6), labels=[0, 1, 2, 3, 4, 5], folders=folders)
     names = [path.rsplit("/", 1)[-1] for path in images.paths]
     frame = pl.DataFrame({"file_name": names, "predicted_class": [wrong, 1, 2, 3, 4, 5], "predicted_probability": 0})
@@ -212,7 +212,7 @@ def test_a_file_that_does_not_fit_is_refused_and_leaves_nothing(
 
 
 def test_damaged_files_are_one_line(tmp_path: Path) -> None:
-    """Whatever bytes are changed or cut off: a table, or an error of the project's own."""
+    """The reader gives a table or an error of the project's own, whatever bytes are changed or cut off."""
     file, random = tmp_path / "predictions.parquet", np.random.default_rng(0)
     pl.DataFrame({"file_name": ["a", "b"], "predicted_class": [1, 2], "model": ["x", "y"]}).write_parquet(file)
     whole = np.frombuffer(file.read_bytes(), np.uint8)

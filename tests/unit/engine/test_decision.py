@@ -34,14 +34,14 @@ def decide(xp: ModuleType, space: str, logits: np.ndarray, labels: np.ndarray | 
 def test_sixteen_classes_by_the_mean_probability_of_their_members(xp: ModuleType, seed: int, spread: float) -> None:
     logits, labels = logits_of(seed, spread=spread), np.arange(20, dtype=np.int32) % 16
     members = [list(indices) for indices in decision_space("sixteen").members]
-    # Relative to the largest of them: beside a logit of another class all of their probabilities can underflow.
+    # Logits are relative to the largest of them: beside one of another class all of their probabilities can underflow.
     exact = logits.astype(np.float64) - logits[:, np.concatenate(members)].max(axis=1, keepdims=True)
     means = np.stack([np.exp(exact[:, indices]).mean(axis=1) for indices in members], axis=1)
     predicted, rank, confidence = decide(xp, "sixteen", logits, labels)
     np.testing.assert_array_equal(predicted, means.argmax(axis=1))
-    wanted = (means > means[np.arange(20), labels][:, None]).sum(axis=1)
+    expected = (means > means[np.arange(20), labels][:, None]).sum(axis=1)
     possible = means[np.arange(20), labels] > 1e-290
-    assert (rank != wanted)[possible].sum() <= 1, "but for means that are equal to float32"
+    assert (rank != expected)[possible].sum() <= 1, "but for means that are equal to float32"
     np.testing.assert_allclose(confidence, means.max(axis=1) / means.sum(axis=1), rtol=1e-4)
 
 
@@ -52,8 +52,8 @@ def test_two_hundred_classes_by_their_own_logits(xp: ModuleType, space: str) -> 
     predicted, rank, confidence = decide(xp, space, logits, labels)
     chosen = logits[:, ids]
     np.testing.assert_array_equal(predicted, ids[chosen.argmax(axis=1)])
-    own = logits[np.arange(20), labels][:, None]
-    np.testing.assert_array_equal(rank, (chosen > own).sum(axis=1))
+    label_logits = logits[np.arange(20), labels][:, None]
+    np.testing.assert_array_equal(rank, (chosen > label_logits).sum(axis=1))
     np.testing.assert_allclose(confidence, softmax(chosen, axis=1).max(axis=1), rtol=1e-5)
 
 
@@ -73,7 +73,7 @@ def test_logits_that_are_not_finite_stay_recognizable(xp: ModuleType, value: flo
             assert np.flatnonzero(np.isnan(decide(xp, space, logits)[2])).tolist() == [4]
 
 
-# Few different values, so that ties are the rule.
+# There are few different values, so that ties are the rule.
 LOGITS = st.integers(1, 6).flatmap(
     lambda classes: st.lists(
         st.lists(st.sampled_from([-2.0, 0.0, 0.5, 3.0, 80.0]), min_size=classes, max_size=classes),
@@ -94,10 +94,10 @@ def plain(row: list[float], label: int) -> tuple[int, int, float]:
 def test_equals_the_definition_ties_included(rows: list[list[float]], data: st.DataObject) -> None:
     labels = [data.draw(st.integers(0, len(row) - 1)) for row in rows]
     predicted, rank, confidence = reduce_logits(np, np.array(rows, np.float32), np.array(labels, np.int32))
-    wanted = [plain(row, label) for row, label in zip(rows, labels, strict=True)]
-    assert predicted.tolist() == [p for p, _, _ in wanted]
-    assert rank.tolist() == [r for _, r, _ in wanted]
-    np.testing.assert_allclose(confidence, [c for _, _, c in wanted], rtol=1e-6)
+    expected = [plain(row, label) for row, label in zip(rows, labels, strict=True)]
+    assert predicted.tolist() == [p for p, _, _ in expected]
+    assert rank.tolist() == [r for _, r, _ in expected]
+    np.testing.assert_allclose(confidence, [c for _, _, c in expected], rtol=1e-6)
 
 
 def test_types_are_the_database_s(xp: ModuleType) -> None:
@@ -126,5 +126,5 @@ def test_every_row_is_reduced_by_itself() -> None:
     together = reduce_logits(np, logits, labels)
     for k in range(7):
         alone = reduce_logits(np, logits[k : k + 1], labels[k : k + 1])
-        for all_rows, one in zip(together, alone, strict=True):
-            assert all_rows[k] == one[0]
+        for all_rows, single in zip(together, alone, strict=True):
+            assert all_rows[k] == single[0]

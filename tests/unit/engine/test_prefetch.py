@@ -33,13 +33,13 @@ def threads() -> list[str]:
 
 def test_items_come_in_order_and_memory_does_not_grow_with_their_number() -> None:
     buffers = buffers_of(2)
-    found, places = [], set()
+    numbers, places = [], set()
     with prefetch(lambda take: counted(take, 50), buffers) as items:
         for item in items:
-            found.append(int(item[0]))
+            numbers.append(int(item[0]))
             places.add(item.ctypes.data)
             buffers.give(item)
-    assert found == list(range(50))
+    assert numbers == list(range(50))
     assert len(places) <= COUNT
     assert not threads()
 
@@ -98,18 +98,18 @@ def test_an_error_of_the_thread_comes_out_where_items_are_awaited(error: BaseExc
         yield from counted(take, 2)
         raise error
 
-    buffers, found = buffers_of(1), []
+    buffers, numbers = buffers_of(1), []
 
     def consume() -> None:
         with prefetch(fails, buffers) as items:
             for item in items:
-                found.append(int(item[0]))
+                numbers.append(int(item[0]))
                 buffers.give(item)
 
     with pytest.raises(type(error)) as caught:
         consume()
     assert caught.value is error
-    assert found == [0, 1]
+    assert numbers == [0, 1]
     assert not threads()
 
 

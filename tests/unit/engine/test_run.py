@@ -40,12 +40,12 @@ def salt(images, share, rng):
 
 @dataclass
 class Outcome:
-    """What came back of a run, cell by cell."""
+    """The results of a run, cell by cell."""
 
     parts: dict[str, list[Part]] = field(default_factory=dict)
-    """(first, count) of each part."""
+    """The first image and the number of images of each part."""
     columns: dict[str, list[tuple[int, int, float]]] = field(default_factory=dict)
-    """(predicted, label_rank, confidence) of each image."""
+    """The class, the rank of the label and the confidence of each image."""
     failed: dict[str, str] = field(default_factory=dict)
     transactions: list[list[str]] = field(default_factory=list)
     progress: int = 0
@@ -88,22 +88,22 @@ class Bench:
         with open_sessions(dict.fromkeys(cell.variant for cell in cells), batch) as sessions:
             place = make_place(xp, images or self.images, sessions)
             for outcomes in run(todo, self.grid, place, range_seconds, advance):
-                outcome.transactions.append([one.cell.key for one in outcomes])
-                for one in outcomes:
-                    keep(outcome, one)
+                outcome.transactions.append([cell_outcome.cell.key for cell_outcome in outcomes])
+                for cell_outcome in outcomes:
+                    keep(outcome, cell_outcome)
         return outcome
 
 
-def keep(outcome: Outcome, one: Finished | Failed) -> None:
-    key = one.cell.key
+def keep(outcome: Outcome, cell_outcome: Finished | Failed) -> None:
+    key = cell_outcome.cell.key
     assert key not in outcome.failed, "nothing comes after a failure"
-    if isinstance(one, Failed):
-        outcome.failed[key] = one.error
+    if isinstance(cell_outcome, Failed):
+        outcome.failed[key] = cell_outcome.error
         return
-    found = one.predictions
-    ranks = [-1] * len(found.predicted) if found.label_rank is None else found.label_rank.tolist()
-    rows = list(zip(found.predicted.tolist(), ranks, found.confidence.tolist(), strict=True))
-    outcome.parts.setdefault(key, []).append((one.first, len(rows)))
+    predictions = cell_outcome.predictions
+    ranks = [-1] * len(predictions.predicted) if predictions.label_rank is None else predictions.label_rank.tolist()
+    rows = list(zip(predictions.predicted.tolist(), ranks, predictions.confidence.tolist(), strict=True))
+    outcome.parts.setdefault(key, []).append((cell_outcome.first, len(rows)))
     outcome.columns.setdefault(key, []).extend(rows)
 
 
@@ -140,7 +140,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory, engine: str) -> Bench:
 def reference(bench: Bench) -> dict[str, list[tuple[int, int, float]]]:
     """Every cell by its definition: each image alone, perturbed for this condition alone, in a batch of one."""
     assert bench.images.labels is not None
-    wanted: dict[str, list[tuple[int, int, float]]] = {}
+    rows_by_cell: dict[str, list[tuple[int, int, float]]] = {}
     xp = arrays_of(bench.engine)
     with open_sessions(bench.variants, 1) as sessions:
         for condition in bench.grid.conditions:
@@ -155,8 +155,8 @@ def reference(bench: Bench) -> dict[str, list[tuple[int, int, float]]]:
                     shares = np.exp(logits - logits.max()) / np.exp(logits - logits.max()).sum()
                     ranking = np.argsort(-logits, kind="stable").tolist()
                     row = (ranking[0], ranking.index(bench.images.labels[k]), float(shares.max()))
-                    wanted.setdefault(cell.key, []).append(row)
-    return wanted
+                    rows_by_cell.setdefault(cell.key, []).append(row)
+    return rows_by_cell
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +169,9 @@ def test_predictions_are_those_of_each_image_by_itself(
 ) -> None:
     assert whole.columns.keys() == reference.keys()
     assert not whole.failed
-    for key, wanted in reference.items():
-        assert [row[:2] for row in whole.columns[key]] == [row[:2] for row in wanted]
-        np.testing.assert_allclose([row[2] for row in whole.columns[key]], [row[2] for row in wanted], rtol=1e-4)
+    for key, rows in reference.items():
+        assert [row[:2] for row in whole.columns[key]] == [row[:2] for row in rows]
+        np.testing.assert_allclose([row[2] for row in whole.columns[key]], [row[2] for row in rows], rtol=1e-4)
     assert len({tuple(rows) for rows in whole.columns.values()}) == len(whole.columns), "conditions make a difference"
     assert whole.progress == COUNT * len(reference)
 
@@ -179,33 +179,33 @@ def test_predictions_are_those_of_each_image_by_itself(
 @settings(max_examples=25)
 @given(data=st.data())
 def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: Outcome, data: st.DataObject) -> None:
-    """Batch size, ranges, where each cell goes on, and which others are in the run."""
+    """The batch size, the ranges, the places where cells go on, and the other cells of the run change nothing."""
     cells = data.draw(st.lists(st.sampled_from(bench.cells()), unique=True, min_size=1, max_size=8), label="cells")
     starts = st.one_of(st.just(0), st.integers(0, COUNT))
     done = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
-    found = bench.run(
+    outcome = bench.run(
         cells,
         batch=data.draw(st.integers(1, COUNT + 3), label="batch"),
         range_seconds=data.draw(st.sampled_from([0.0, 0.01, 60.0]), label="range"),
         done=done,
     )
-    assert not found.failed
-    assert found.columns.keys() == {key for key, start in done.items() if start < COUNT}
-    for key, rows in found.columns.items():
-        wanted = whole.columns[key][done[key] :]
-        assert [row[:2] for row in rows] == [row[:2] for row in wanted]
-        np.testing.assert_allclose([row[2] for row in rows], [row[2] for row in wanted], rtol=1e-5)
-        ends = [first + count for first, count in found.parts[key]]
-        assert [first for first, _ in found.parts[key]] == [done[key], *ends[:-1]], "parts follow each other"
+    assert not outcome.failed
+    assert outcome.columns.keys() == {key for key, start in done.items() if start < COUNT}
+    for key, rows in outcome.columns.items():
+        expected = whole.columns[key][done[key] :]
+        assert [row[:2] for row in rows] == [row[:2] for row in expected]
+        np.testing.assert_allclose([row[2] for row in rows], [row[2] for row in expected], rtol=1e-5)
+        ends = [first + count for first, count in outcome.parts[key]]
+        assert [first for first, _ in outcome.parts[key]] == [done[key], *ends[:-1]], "parts follow each other"
         assert ends[-1] == COUNT, "and end with the last image, without padding"
-    assert found.progress == sum(COUNT - start for start in done.values())
+    assert outcome.progress == sum(COUNT - start for start in done.values())
 
 
 def test_without_time_to_lose_every_batch_is_a_part(bench: Bench) -> None:
     cells = bench.cells()
-    found = bench.run(cells, batch=8, range_seconds=0)
-    assert all(parts == [(0, 8), (8, 8), (16, 5)] for parts in found.parts.values())
-    together = [keys for keys in found.transactions if keys]
+    outcome = bench.run(cells, batch=8, range_seconds=0)
+    assert all(parts == [(0, 8), (8, 8), (16, 5)] for parts in outcome.parts.values())
+    together = [keys for keys in outcome.transactions if keys]
     assert sum(map(len, together)) == 3 * len(cells)
     assert all(len(keys) == len(set(keys)) for keys in together), "one part of a cell in a transaction"
 
@@ -215,8 +215,8 @@ def test_with_time_every_cell_is_one_part(bench: Bench, whole: Outcome) -> None:
 
 
 def test_cells_that_are_done_are_left_alone(bench: Bench) -> None:
-    found = bench.run(bench.cells(), done={cell.key: COUNT for cell in bench.cells()})
-    assert not found.transactions
+    outcome = bench.run(bench.cells(), done={cell.key: COUNT for cell in bench.cells()})
+    assert not outcome.transactions
 
 
 ORDERS = {
@@ -228,26 +228,28 @@ ORDERS = {
 
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_another_set_of_the_same_images_gives_the_same_rows(bench: Bench, order: list[int], tmp_path: Path) -> None:
-    """Under noise too: it belongs to an image, and not to the image's place in a set."""
+    """This holds under noise, too: it belongs to an image, and not to the image's place in a set."""
     pictures = np.stack([bench.images.pixels[k].transpose(1, 2, 0) for k in order])
-    others = make_pictures(2, seed=9)
+    extra = make_pictures(2, seed=9)
     images = make_images(
-        tmp_path / "moved.set", np.concatenate([others, pictures]), labels=[0, 0, *(k % CLASSES for k in order)]
+        tmp_path / "moved.set", np.concatenate([extra, pictures]), labels=[0, 0, *(k % CLASSES for k in order)]
     )
     moved = replace(bench, images=images)
     before, after = bench.run(bench.cells(), batch=4), moved.run(moved.cells(), batch=4)
-    for one, other in zip(bench.cells(), moved.cells(), strict=True):
-        assert after.columns[other.key][2:] == [before.columns[one.key][k] for k in order]
+    for cell, moved_cell in zip(bench.cells(), moved.cells(), strict=True):
+        assert after.columns[moved_cell.key][2:] == [before.columns[cell.key][k] for k in order]
 
 
 def test_noise_is_another_one_under_another_seed(bench: Bench) -> None:
-    noisy = [one for one in bench.grid.conditions if one.number("noise_sd") or one.probe == "salt"]
+    noisy = [
+        condition for condition in bench.grid.conditions if condition.number("noise_sd") or condition.probe == "salt"
+    ]
     cells = bench.cells(conditions=noisy)
-    other = [replace(c, seed=SEED + 1) for c in cells]
-    found = bench.run([*cells, *other])
-    assert len(found.columns) == 2 * len(cells)
-    for one, two in zip(cells, other, strict=True):
-        assert found.columns[one.key] != found.columns[two.key]
+    reseeded = [replace(c, seed=SEED + 1) for c in cells]
+    outcome = bench.run([*cells, *reseeded])
+    assert len(outcome.columns) == 2 * len(cells)
+    for cell, reseeded_cell in zip(cells, reseeded, strict=True):
+        assert outcome.columns[cell.key] != outcome.columns[reseeded_cell.key]
 
 
 # Failures
@@ -260,15 +262,15 @@ def test_a_cell_with_logits_that_are_not_finite_is_named_and_the_others_finish(t
     models = [make_model(tmp_path, "fragile", darkest=0.05), make_model(tmp_path, "robust", seed=1)]
     grid = make_grid({"lowpass": {"cutoff": [0.0, 0.5]}, "critical_band": {"noise_sd": 0.0}}, tmp_path)
     bench = Bench(models, images, grid, engine)
-    found = bench.run(bench.cells(), batch=4, range_seconds=0)
+    outcome = bench.run(bench.cells(), batch=4, range_seconds=0)
     names = {cell.key: str(cell) for cell in bench.cells()}
-    assert {names[key]: error.partition(";")[0] for key, error in found.failed.items()} == {
+    assert {names[key]: error.partition(";")[0] for key, error in outcome.failed.items()} == {
         "fragile, images.set, clean": "logits are not finite at image 13",
         "fragile, images.set, lowpass cutoff=0": "logits are not finite at image 0",
         "fragile, images.set, lowpass cutoff=0.5": "logits are not finite at image 13",
     }
-    finished = {names[key] for key, rows in found.columns.items() if len(rows) == COUNT}
-    assert finished == set(names.values()) - {names[key] for key in found.failed}
+    finished = {names[key] for key, rows in outcome.columns.items() if len(rows) == COUNT}
+    assert finished == set(names.values()) - {names[key] for key in outcome.failed}
 
 
 BROKEN = {
@@ -292,26 +294,26 @@ def test_a_probe_that_fails_ends_its_own_cells_only(bench: Bench, tmp_path: Path
         "    return images * (level / 3)\n"
     )
     probes = {"mine": {"file": "mine.py", "level": [1, 2, 3]}, "lowpass": {"cutoff": 0.3}}
-    own = replace(bench, grid=make_grid(probes, tmp_path))
-    found = own.run(own.cells(), batch=4)
-    failed = [cell for cell in own.cells() if cell.key in found.failed]
+    probe_bench = replace(bench, grid=make_grid(probes, tmp_path))
+    outcome = probe_bench.run(probe_bench.cells(), batch=4)
+    failed = [cell for cell in probe_bench.cells() if cell.key in outcome.failed]
     assert {str(cell.condition) for cell in failed} == {"mine level=2"}
     assert len(failed) == len(bench.models)
-    assert all(message in error and "\n" not in error for error in found.failed.values())
-    for cell in own.cells():
-        if cell.key not in found.failed:
-            assert len(found.columns[cell.key]) == COUNT
+    assert all(message in error and "\n" not in error for error in outcome.failed.values())
+    for cell in probe_bench.cells():
+        if cell.key not in outcome.failed:
+            assert len(outcome.columns[cell.key]) == COUNT
     assert not running()
 
 
 def test_a_map_of_waves_is_one_run(bench: Bench, tmp_path: Path) -> None:
     """Far more conditions than buffers go round, and every cell ends."""
     waves = replace(bench, grid=make_grid({"fourier": {"row": list(range(6)), "column": list(range(6))}}, tmp_path))
-    found = waves.run(waves.cells(), batch=8)
+    outcome = waves.run(waves.cells(), batch=8)
     assert len(waves.grid.conditions) == 37
-    assert not found.failed
-    assert {len(columns) for columns in found.columns.values()} == {COUNT}
-    assert len(found.columns) == 37 * len(bench.models)
+    assert not outcome.failed
+    assert {len(columns) for columns in outcome.columns.values()} == {COUNT}
+    assert len(outcome.columns) == 37 * len(bench.models)
 
 
 class Fails:
@@ -336,8 +338,8 @@ def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
         sessions[cells[0].variant] = Fails(sessions[cells[0].variant])
         place = make_place(arrays_of(bench.engine), bench.images, sessions)
         for outcomes in run([(cell, 0) for cell in cells], bench.grid, place):
-            for one in outcomes:
-                keep(outcome, one)
+            for cell_outcome in outcomes:
+                keep(outcome, cell_outcome)
     assert outcome.failed == {cells[0].key: "out of memory"}
     assert all(len(outcome.columns[cell.key]) == COUNT for cell in cells[1:])
 
@@ -370,7 +372,7 @@ def test_labels_are_classes_of_every_model(tmp_path: Path, last: int, fits: bool
 def test_a_batch_under_many_conditions_is_yielded_in_pieces(bench: Bench) -> None:
     """One batch of many models under many conditions can take long: of it, no more than one condition is at stake."""
     cells = [cell for cell in bench.cells() if cell.condition.probe in ("lowpass", "highpass")]
-    found = bench.run(cells, batch=COUNT, range_seconds=0)
-    pieces = [keys for keys in found.transactions if keys]
+    outcome = bench.run(cells, batch=COUNT, range_seconds=0)
+    pieces = [keys for keys in outcome.transactions if keys]
     assert [len(keys) for keys in pieces] == [len(bench.models)] * 4
     assert sorted(key for keys in pieces for key in keys) == sorted(cell.key for cell in cells)

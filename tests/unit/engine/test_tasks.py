@@ -52,17 +52,17 @@ def everything(_: Cell, __: int, ___: int) -> bool:
 def test_units_hold_every_image_that_a_cell_lacks_once(
     counts: list[int], batch: int, workers: int, models: int, data: st.DataObject
 ) -> None:
-    mine = cells(SMALL, models, tuple(counts))
-    done = {cell.key: data.draw(st.integers(0, cell.image_set.count)) for cell in mine}
-    found = Counter()
-    for task in tasks_of(mine, SMALL, batch, workers, lambda cell, _, last: done[cell.key] < last):
+    all_cells = cells(SMALL, models, tuple(counts))
+    done = {cell.key: data.draw(st.integers(0, cell.image_set.count)) for cell in all_cells}
+    covered = Counter()
+    for task in tasks_of(all_cells, SMALL, batch, workers, lambda cell, _, last: done[cell.key] < last):
         assert len({(cell.image_set.digest, cell.seed) for cell in task.cells}) == 1
         assert task.first % batch == 0
         assert task.last % batch == 0 or task.last == task.cells[0].image_set.count
-        found.update((cell.key, row) for cell in task.cells for row in range(task.first, task.last))
-    assert set(found.values()) <= {1}
-    lacking = {(cell.key, row) for cell in mine for row in range(done[cell.key], cell.image_set.count)}
-    assert lacking <= set(found)
+        covered.update((cell.key, row) for cell in task.cells for row in range(task.first, task.last))
+    assert set(covered.values()) <= {1}
+    lacking = {(cell.key, row) for cell in all_cells for row in range(done[cell.key], cell.image_set.count)}
+    assert lacking <= set(covered)
 
 
 def test_conditions_that_share_their_transforms_share_units_and_attacks_are_alone_and_last() -> None:
@@ -80,9 +80,9 @@ def test_conditions_that_share_their_transforms_share_units_and_attacks_are_alon
 def test_a_unit_is_a_minute_or_less_and_there_are_enough_for_all_workers(engine: str) -> None:
     arrays = "cupy" if engine == "tensorrt" else "numpy"
     for workers in (1, 8, 64):
-        mine = cells(models=3, counts=(20_000,), engine=engine)
-        tasks = list(tasks_of(mine, GRID, 32, workers, everything))
-        share = sum(passes(cell) * cell.image_set.count for cell in mine) / (workers * TASKS_PER_WORKER)
+        all_cells = cells(models=3, counts=(20_000,), engine=engine)
+        tasks = list(tasks_of(all_cells, GRID, 32, workers, everything))
+        share = sum(passes(cell) * cell.image_set.count for cell in all_cells) / (workers * TASKS_PER_WORKER)
         for task in tasks:
             cost = sum(passes(cell) for cell in task.cells) * (task.last - task.first)
             batches = (task.last - task.first) / 32
@@ -99,18 +99,18 @@ def test_checkpoints_are_split_where_a_batch_of_all_is_too_much() -> None:
 
 def test_a_map_of_waves_is_split_by_condition() -> None:
     waves = make_grid({"fourier": {"row": list(range(10)), "column": list(range(1, 11))}}, Path())
-    mine = cells(waves, models=3, counts=(64,))
-    tasks = list(tasks_of(mine, waves, 32, 1, everything))
+    all_cells = cells(waves, models=3, counts=(64,))
+    tasks = list(tasks_of(all_cells, waves, 32, 1, everything))
     assert max(len({cell.condition for cell in task.cells}) for task in tasks) == MOST_CONDITIONS
-    found = Counter()
+    image_counts = Counter()
     for task in tasks:
-        found.update({cell.key: task.last - task.first for cell in task.cells})
-    assert found == {cell.key: 64 for cell in mine}
+        image_counts.update({cell.key: task.last - task.first for cell in task.cells})
+    assert image_counts == {cell.key: 64 for cell in all_cells}
 
 
 def test_the_key_names_the_rows_and_nothing_else() -> None:
-    first, *others = cells(SMALL)
+    first, *rest = cells(SMALL)
     task = Task((first,), 0, 8)
     assert task.key == Task((first,), 0, 8).key
-    assert len({task.key, Task((first,), 0, 9).key, Task((first,), 8, 16).key, Task((others[0],), 0, 8).key}) == 4
+    assert len({task.key, Task((first,), 0, 9).key, Task((first,), 8, 16).key, Task((rest[0],), 0, 8).key}) == 4
     assert "images 0 to 7" in str(task)

@@ -34,7 +34,7 @@ from bandlens.records import Cell, Condition, Failed, Finished, Model
 COUNT = 21
 SEED = 5
 Row = tuple[int, int, float]
-"""predicted, label_rank (-1 without labels), confidence."""
+"""A prediction: class, rank of the label (-1 without labels), and confidence."""
 PROBES = {
     "pgd_linf": {"eps": ["1/255", "4/255"], "step": "2/255", "steps": 3},
     "pgd_any": {"eps": "2/255", "step": "1/255", "steps": 4},
@@ -43,24 +43,24 @@ PROBES = {
 
 @dataclass
 class Outcome:
-    """What came back of a run, cell by cell."""
+    """The results of a run, cell by cell."""
 
     parts: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     columns: dict[str, list[Row]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     progress: int = 0
 
-    def keep(self, one: Finished | Failed) -> None:
-        key = one.cell.key
+    def keep(self, cell_outcome: Finished | Failed) -> None:
+        key = cell_outcome.cell.key
         assert key not in self.failed, "nothing comes after a failure"
-        if isinstance(one, Failed):
-            self.failed[key] = one.error
+        if isinstance(cell_outcome, Failed):
+            self.failed[key] = cell_outcome.error
             return
-        found = one.predictions
-        ranks = [-1] * len(found.predicted) if found.label_rank is None else found.label_rank.tolist()
-        rows = list(zip(found.predicted.tolist(), ranks, found.confidence.tolist(), strict=True))
-        assert one.seconds > 0
-        self.parts.setdefault(key, []).append((one.first, len(rows)))
+        predictions = cell_outcome.predictions
+        ranks = [-1] * len(predictions.predicted) if predictions.label_rank is None else predictions.label_rank.tolist()
+        rows = list(zip(predictions.predicted.tolist(), ranks, predictions.confidence.tolist(), strict=True))
+        assert cell_outcome.seconds > 0
+        self.parts.setdefault(key, []).append((cell_outcome.first, len(rows)))
         self.columns.setdefault(key, []).extend(rows)
 
 
@@ -84,8 +84,8 @@ def attack(
     with workbench(images, grid, batch) as bench:
         for task in whole_tasks(cells, grid):
             for outcomes in bench.compute(task, done, range_seconds, advance):
-                for one in outcomes:
-                    outcome.keep(one)
+                for cell_outcome in outcomes:
+                    outcome.keep(cell_outcome)
     return outcome
 
 
@@ -104,7 +104,7 @@ class Bench:
 
 
 def clean(model: Model, images: ImageSet) -> list[int]:
-    """What the model predicts for the images as they are, in ONNX Runtime."""
+    """The model's predictions for the images as they are, by ONNX Runtime."""
     with open_session(variant_of(model, "onnxruntime", "fp32"), len(images.pixels), 1) as session:
         return [int(k) for k in session.infer(images.pixels / np.float32(255)).argmax(1)]
 
@@ -138,10 +138,10 @@ def by_itself(cell: Cell, images: ImageSet, index: int) -> Row:
     return ranking[0], rank, float(logits.softmax(0).max())
 
 
-def check_equal(found: Sequence[Row], wanted: Sequence[Row]) -> None:
+def check_equal(rows: Sequence[Row], expected: Sequence[Row]) -> None:
     """A step is a sign, so that rounding can turn a pixel round: confidences are close, and classes equal."""
-    assert [row[:2] for row in found] == [row[:2] for row in wanted]
-    np.testing.assert_allclose([row[2] for row in found], [row[2] for row in wanted], rtol=2e-3)
+    assert [row[:2] for row in rows] == [row[:2] for row in expected]
+    np.testing.assert_allclose([row[2] for row in rows], [row[2] for row in expected], rtol=2e-3)
 
 
 def test_predictions_are_those_of_each_image_by_itself(bench: Bench, whole: Outcome) -> None:
@@ -153,7 +153,7 @@ def test_predictions_are_those_of_each_image_by_itself(bench: Bench, whole: Outc
 
 
 def test_attacks_work(bench: Bench, whole: Outcome) -> None:
-    """All images are right without one."""
+    """All images are right without an attack."""
     weak, strong, first = bench.cells(bench.models[:1])
     right = {cell.condition: sum(rank == 0 for _, rank, _ in whole.columns[cell.key]) for cell in (weak, strong, first)}
     assert right[strong.condition] < right[weak.condition] < COUNT
@@ -163,25 +163,25 @@ def test_attacks_work(bench: Bench, whole: Outcome) -> None:
 @settings(max_examples=15)
 @given(data=st.data())
 def test_no_result_depends_on_how_the_work_is_cut(bench: Bench, whole: Outcome, data: st.DataObject) -> None:
-    """Batch size, ranges, where each cell goes on, and which others are in the run."""
+    """The batch size, the ranges, the places where cells go on, and the other cells of the run change nothing."""
     cells = data.draw(st.lists(st.sampled_from(bench.cells()), unique=True, min_size=1, max_size=4), label="cells")
     starts = st.one_of(st.just(0), st.integers(0, COUNT))
     done = {cell.key: data.draw(starts, label=str(cell)) for cell in cells}
-    found = attack(
+    outcome = attack(
         cells,
         bench.images,
         batch=data.draw(st.integers(1, COUNT + 3), label="batch"),
         range_seconds=data.draw(st.sampled_from([0.0, 60.0]), label="range"),
         done=done,
     )
-    assert not found.failed
-    assert found.columns.keys() == {key for key, start in done.items() if start < COUNT}
-    for key, rows in found.columns.items():
+    assert not outcome.failed
+    assert outcome.columns.keys() == {key for key, start in done.items() if start < COUNT}
+    for key, rows in outcome.columns.items():
         check_equal(rows, whole.columns[key][done[key] :])
-        ends = [first + count for first, count in found.parts[key]]
-        assert [first for first, _ in found.parts[key]] == [done[key], *ends[:-1]], "parts follow each other"
+        ends = [first + count for first, count in outcome.parts[key]]
+        assert [first for first, _ in outcome.parts[key]] == [done[key], *ends[:-1]], "parts follow each other"
         assert ends[-1] == COUNT
-    assert found.progress == sum(COUNT - start for start in done.values())
+    assert outcome.progress == sum(COUNT - start for start in done.values())
 
 
 def test_the_same_run_gives_the_same_numbers(bench: Bench, whole: Outcome) -> None:
@@ -189,14 +189,14 @@ def test_the_same_run_gives_the_same_numbers(bench: Bench, whole: Outcome) -> No
 
 
 def test_without_time_to_lose_every_batch_is_a_part(bench: Bench) -> None:
-    found = attack(bench.cells()[:2], bench.images, batch=8, range_seconds=0)
-    assert all(parts == [(0, 8), (8, 8), (16, 5)] for parts in found.parts.values())
+    outcome = attack(bench.cells()[:2], bench.images, batch=8, range_seconds=0)
+    assert all(parts == [(0, 8), (8, 8), (16, 5)] for parts in outcome.parts.values())
 
 
 def test_another_seed_begins_elsewhere(bench: Bench, whole: Outcome) -> None:
     for cell in bench.cells(bench.models[:1]):
-        other = replace(cell, seed=SEED + 1)
-        assert attack([other], bench.images).columns[other.key] != whole.columns[cell.key]
+        reseeded = replace(cell, seed=SEED + 1)
+        assert attack([reseeded], bench.images).columns[reseeded.key] != whole.columns[cell.key]
 
 
 def test_a_start_belongs_to_the_image_and_not_to_its_place(bench: Bench, whole: Outcome, tmp_path: Path) -> None:
@@ -204,23 +204,23 @@ def test_a_start_belongs_to_the_image_and_not_to_its_place(bench: Bench, whole: 
     order = [17, 3, 8]
     pictures = np.stack([bench.images.pixels[k].transpose(1, 2, 0) for k in order])
     moved = make_images(tmp_path / "moved.set", pictures, labels=bench.images.labels[order].tolist())
-    found = attack(replace(bench, images=moved).cells(), moved)
-    for here, there in zip(bench.cells(), replace(bench, images=moved).cells(), strict=True):
-        check_equal(found.columns[there.key], [whole.columns[here.key][k] for k in order])
+    outcome = attack(replace(bench, images=moved).cells(), moved)
+    for cell, moved_cell in zip(bench.cells(), replace(bench, images=moved).cells(), strict=True):
+        check_equal(outcome.columns[moved_cell.key], [whole.columns[cell.key][k] for k in order])
 
 
 def test_without_labels_it_leads_away_from_the_clean_prediction(bench: Bench, tmp_path: Path) -> None:
-    """Which the labels of the bench are for the first model, so that nothing else is different."""
+    """The labels of the bench are the first model's clean predictions, so that nothing else is different."""
     images = make_images(tmp_path / "images.set", bench.images.pixels.transpose(0, 2, 3, 1))
     here = replace(bench, images=images)
     labelled, unlabelled = bench.cells(bench.models[:1]), here.cells(bench.models[:1])
     before, after = attack(labelled, bench.images), attack(unlabelled, images)
-    for one, other in zip(labelled, unlabelled, strict=True):
-        wanted = [(predicted, -1, confidence) for predicted, _, confidence in before.columns[one.key]]
-        assert after.columns[other.key] == wanted
+    for cell, bare_cell in zip(labelled, unlabelled, strict=True):
+        expected = [(predicted, -1, confidence) for predicted, _, confidence in before.columns[cell.key]]
+        assert after.columns[bare_cell.key] == expected
 
 
-# What fails
+# Failures
 
 
 def unknown_operator(folder: Path) -> Model:
@@ -238,20 +238,20 @@ def unknown_operator(folder: Path) -> Model:
 def test_a_network_that_cannot_be_attacked_fails_its_own_cells(bench: Bench, tmp_path: Path) -> None:
     models = [unknown_operator(tmp_path), bench.models[0]]
     cells = bench.cells(models)
-    found = attack(cells, bench.images)
-    assert found.failed.keys() == {cell.key for cell in cells if cell.model is models[0]}
-    for error in found.failed.values():
+    outcome = attack(cells, bench.images)
+    assert outcome.failed.keys() == {cell.key for cell in cells if cell.model is models[0]}
+    for error in outcome.failed.values():
         assert error.startswith("strange (torch fp32): its ONNX file uses the operator Softsign, for which")
         assert "\n" not in error
-    assert all(len(rows) == COUNT for rows in found.columns.values())
+    assert all(len(rows) == COUNT for rows in outcome.columns.values())
 
 
 def test_a_damaged_file_fails_its_cells(bench: Bench, tmp_path: Path) -> None:
     model = make_model(tmp_path)
     model.path.write_bytes(model.path.read_bytes()[:-1] + b"?")
-    found = attack(bench.cells([model]), bench.images)
-    assert all("has sha256" in error and "bandlens export one" in error for error in found.failed.values())
-    assert len(found.failed) == len(bench.attacks)
+    outcome = attack(bench.cells([model]), bench.images)
+    assert all("has sha256" in error and "bandlens export one" in error for error in outcome.failed.values())
+    assert len(outcome.failed) == len(bench.attacks)
 
 
 def test_logits_that_are_not_finite_fail_the_cell_and_name_the_image(tmp_path: Path) -> None:
@@ -260,11 +260,11 @@ def test_logits_that_are_not_finite_fail_the_cell_and_name_the_image(tmp_path: P
     images = make_images(tmp_path / "images.set", pictures)
     models = [make_model(tmp_path, "fragile", darkest=0.05), make_model(tmp_path, "robust", seed=1)]
     cells = Bench(models, images, make_grid({"pgd_linf": {"steps": 1}}, tmp_path).attacks).cells()
-    found = attack(cells, images, range_seconds=0)
-    assert {key: error.partition(";")[0] for key, error in found.failed.items()} == {
+    outcome = attack(cells, images, range_seconds=0)
+    assert {key: error.partition(";")[0] for key, error in outcome.failed.items()} == {
         cells[0].key: "logits are not finite at image 13"
     }
-    assert len(found.columns[cells[1].key]) == COUNT
+    assert len(outcome.columns[cells[1].key]) == COUNT
 
 
 def test_images_of_another_decision_are_refused(bench: Bench) -> None:
@@ -273,7 +273,7 @@ def test_images_of_another_decision_are_refused(bench: Bench) -> None:
         check_attackable(replace(bench.images.info, decision_space="sixteen"))
 
 
-# Where it runs
+# Engines that attacks run on
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_one_attacked_network_is_open_at_a_time_and_nothing_beside_it(bench: Ben
     tasks = list(whole_tasks([*bench.cells(), *perturbed], grid))
     assert [task.attack for task in tasks] == [False, *[True] * 6], "attacks come last"
     with workbench(bench.images, grid) as here:
-        for task in (*tasks, tasks[0]):  # and once more, as when a task is tried again
+        for task in (*tasks, tasks[0]):  # the first task comes once more, as when it is tried again
             list(here.compute(task.limited_to(task.cells), range_seconds=0))
             assert list(here.sessions) == task.variants
         assert here.sessions

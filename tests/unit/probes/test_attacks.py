@@ -20,11 +20,13 @@ def test_a_band_that_lets_all_pass_is_the_condition_without_one(family: Family) 
 
 
 def test_one_band_and_several() -> None:
-    (one,) = PGD_LINF.conditions({"band": [0, 0.3]})
-    assert band_of(one) == (0, 0.3)
+    (condition,) = PGD_LINF.conditions({"band": [0, 0.3]})
+    assert band_of(condition) == (0, 0.3)
     several = PGD_LINF.conditions({"band": [[0, 0.3], [0.3, 1], [0, 1]]})
     assert [band_of(condition) for condition in several] == [(0, 0.3), (0.3, 1), (0, 1)]
-    assert PGD_LINF.conditions(dict(one.parameters)) == [one], "what a database keeps names the same condition"
+    assert PGD_LINF.conditions(dict(condition.parameters)) == [condition], (
+        "what a database keeps names the same condition"
+    )
 
 
 @pytest.mark.parametrize(

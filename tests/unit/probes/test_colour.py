@@ -19,11 +19,11 @@ def test_blends_are_opencvs(xp: ModuleType) -> None:
     made = perturb(xp, GREY_BLEND.conditions({"alpha": [0, 0.2, 0.4, 0.6, 0.8, 1]}), pixels)
     for condition, images in made.items():
         alpha = float(condition["alpha"])
-        for image, found in zip(pixels.astype(np.float32) / 255, images, strict=True):
+        for image, blend in zip(pixels.astype(np.float32) / 255, images, strict=True):
             colour = np.ascontiguousarray(image.transpose(1, 2, 0))
             grey = cv2.cvtColor(cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
             expected = cv2.addWeighted(colour, 1 - alpha, grey, alpha, 0)
-            np.testing.assert_allclose(found.transpose(1, 2, 0), expected, rtol=0, atol=1e-6)
+            np.testing.assert_allclose(blend.transpose(1, 2, 0), expected, rtol=0, atol=1e-6)
 
 
 def test_channels_are_those_of_the_image_in_an_order_of_their_own(xp: ModuleType) -> None:
@@ -36,6 +36,6 @@ def test_channels_are_those_of_the_image_in_an_order_of_their_own(xp: ModuleType
 
 
 def test_every_order_of_channels_is_as_likely_as_any_other() -> None:
-    found = Counter(map(tuple, orders(np, 0, np.arange(6000, dtype=np.uint64)).tolist()))
-    assert set(found) == set(permutations(range(3)))
-    assert stats.chisquare(list(found.values())).pvalue > 1e-3
+    counts = Counter(map(tuple, orders(np, 0, np.arange(6000, dtype=np.uint64)).tolist()))
+    assert set(counts) == set(permutations(range(3)))
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3

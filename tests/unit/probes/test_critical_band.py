@@ -121,8 +121,8 @@ def test_some_bands_are_the_same_as_among_all(xp: ModuleType) -> None:
     noise = xp.asarray(np.random.default_rng(0).standard_normal((1, 224, 224)).astype(np.float32))
     every = to_numpy(noise_bands(xp, noise, FREQUENCIES, xp.empty((7, 1, 224, 224), dtype=xp.float32)))
     for chosen in ([0], [6], [2, 5], [1, 6]):
-        some = noise_bands(xp, noise, chosen, xp.empty((len(chosen), 1, 224, 224), dtype=xp.float32))
-        np.testing.assert_array_equal(to_numpy(some), every[chosen])
+        bands = noise_bands(xp, noise, chosen, xp.empty((len(chosen), 1, 224, 224), dtype=xp.float32))
+        np.testing.assert_array_equal(to_numpy(bands), every[chosen])
 
 
 def test_grey_is_pillows_luma_at_contrast_02_around_0449(xp: ModuleType) -> None:
@@ -149,7 +149,7 @@ def test_all_28_noisy_conditions_equal_the_published_procedure(xp: ModuleType) -
 
 
 def test_noise_that_no_shift_can_undo_is_drawn_again(xp: ModuleType) -> None:
-    """At sd 0.5 a few percent of the pixels are: each equals the published rule with the same fresh normals."""
+    """At sd 0.5 this meets a few percent of the pixels; each equals the published rule with the same fresh normals."""
     pixels, keys, seed = photographs(2), [8, 9], 4
     (condition,) = CRITICAL_BAND.conditions({"noise_sd": 0.5, "frequency": 6, "grey": False})
     images = perturb(xp, [condition], pixels, keys, seed)[condition]
@@ -168,8 +168,8 @@ def test_shared_draw_serves_all_conditions_and_an_independent_one_only_its_own(x
     grey = np.stack([published_grey(image) for image in pixels])
     noise = {(c["noise_sd"], c["frequency"]): images[:, 0] - grey for c, images in shared.items()}
     np.testing.assert_allclose(noise[0.04, 2], 2 * noise[0.02, 2], atol=2e-6)
-    own = perturb(xp, CRITICAL_BAND.conditions(setting | {"draw": "independent"}), pixels)
-    drawn = {(c["noise_sd"], c["frequency"]): images[:, 0] - grey for c, images in own.items()}
+    independent = perturb(xp, CRITICAL_BAND.conditions(setting | {"draw": "independent"}), pixels)
+    drawn = {(c["noise_sd"], c["frequency"]): images[:, 0] - grey for c, images in independent.items()}
     assert abs(np.corrcoef(drawn[0.04, 3].ravel(), drawn[0.02, 3].ravel())[0, 1]) < 0.1
     for key, sample in drawn.items():
         np.testing.assert_allclose(sample.std(), noise[key].std(), rtol=0.05)

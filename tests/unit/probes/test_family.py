@@ -1,4 +1,4 @@
-"""What holds for every family, whatever it does to an image."""
+"""Every family keeps these promises, whatever it does to an image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RANDOM = [name for name, family in FAMILIES.items() if family.random]
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_at_most_two_buffers_are_held(name: str) -> None:
-    """However many conditions there are: a run has four that go round."""
+    """This holds for any number of conditions: a run has four buffers that go round."""
     pixels, held, most = photographs(1), 0, 0
     batch = Batch(pixels, np.zeros(1, np.uint64), np.zeros(1, np.int64), 0)
 
@@ -69,9 +69,9 @@ def test_an_image_does_not_depend_on_its_batch_nor_on_the_other_conditions(
 @pytest.mark.parametrize("name", FAMILIES)
 def test_seed_and_key_matter_where_a_family_is_random_and_nowhere_else(name: str) -> None:
     pixels, condition = np.repeat(photographs(1), 8, axis=0), CONDITIONS[name][-1]
-    first, again, other = (perturb(np, [condition], pixels, seed=seed)[condition] for seed in (1, 1, 2))
+    first, again, reseeded = (perturb(np, [condition], pixels, seed=seed)[condition] for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
-    assert np.array_equal(first, other) != (name in RANDOM)
+    assert np.array_equal(first, reseeded) != (name in RANDOM)
     assert all(np.array_equal(first[0], image) for image in first) != (name in RANDOM)
 
 
@@ -88,5 +88,5 @@ def test_the_published_conditions_of_a_source_need_no_parameters() -> None:
     counts = {name: sum(condition.probe == name for condition in grid.conditions) for name in grid.families}
     filters = {"clean": 1, "lowpass": 11, "highpass": 11, "gaussian_lowpass": 8, "gaussian_highpass": 8}
     noise_alone = {"critical_band": 29, "fourier": 1985, "fourier_bin": 20, "uniform_noise": 8}
-    others = {"contrast": 8, "phase_scramble": 7, "patch_shuffle": 4, "grey_blend": 5, "channel_shuffle": 1}
-    assert counts == filters | noise_alone | others
+    remainder = {"contrast": 8, "phase_scramble": 7, "patch_shuffle": 4, "grey_blend": 5, "channel_shuffle": 1}
+    assert counts == filters | noise_alone | remainder

@@ -23,16 +23,16 @@ def frequency(condition: Condition) -> tuple[int, int]:
 
 
 def test_the_published_map_is_half_of_63_by_63_frequencies() -> None:
-    found = [frequency(condition) for condition in FOURIER_BASIS.conditions({})]
-    assert len(found) == len(set(found)) == 1985
-    assert {*found, *((-row, -column) for row, column in found)} == {
+    frequencies = [frequency(condition) for condition in FOURIER_BASIS.conditions({})]
+    assert len(frequencies) == len(set(frequencies)) == 1985
+    assert {*frequencies, *((-row, -column) for row, column in frequencies)} == {
         (i, j) for i in range(-31, 32) for j in range(-31, 32)
     }
-    assert not {(-row, -column) for row, column in found} & (set(found) - {(0, 0)})
+    assert not {(-row, -column) for row, column in frequencies} & (set(frequencies) - {(0, 0)})
 
 
 def test_a_whole_map_holds_two_images_and_not_1985() -> None:
-    """One that was yielded, and the next: whoever runs the map lets go of each as it asks for another."""
+    """They are the image that was yielded and the next one: a run lets go of each image as it asks for another."""
     alive, most = set[int](), 0
 
     def buffer() -> Images:
@@ -64,8 +64,8 @@ def test_a_wave_has_norm_1_and_one_frequency(xp: ModuleType, size: int) -> None:
         made = to_numpy(wave(xp, size, row, column)).astype(np.float64)
         np.testing.assert_allclose(np.linalg.norm(made), 1, atol=1e-6)
         spectrum = np.abs(np.fft.fft2(made))
-        found = {tuple(place) for place in np.argwhere(spectrum > 1e-3).tolist()}
-        assert found == {(row % size, column % size), (-row % size, -column % size)}
+        peaks = {tuple(place) for place in np.argwhere(spectrum > 1e-3).tolist()}
+        assert peaks == {(row % size, column % size), (-row % size, -column % size)}
 
 
 def test_images_get_the_wave_with_a_sign_for_each_channel(xp: ModuleType) -> None:
@@ -87,10 +87,10 @@ def test_the_published_norm_is_an_rms_of_7_percent() -> None:
 
 
 def test_signs_are_fair_and_independent() -> None:
-    found = signs(np, 5, np.arange(4000, dtype=np.uint64)).reshape(4000, 3)
-    assert set(found.ravel()) == {-1.0, 1.0}
-    assert np.abs(found.mean(axis=0)).max() < 4 / np.sqrt(4000)
-    assert np.abs(np.corrcoef(found.T) - np.eye(3)).max() < 4 / np.sqrt(4000)
+    draws = signs(np, 5, np.arange(4000, dtype=np.uint64)).reshape(4000, 3)
+    assert set(draws.ravel()) == {-1.0, 1.0}
+    assert np.abs(draws.mean(axis=0)).max() < 4 / np.sqrt(4000)
+    assert np.abs(np.corrcoef(draws.T) - np.eye(3)).max() < 4 / np.sqrt(4000)
 
 
 def test_a_frequency_that_the_images_do_not_hold_is_named() -> None:
@@ -101,21 +101,21 @@ def test_a_frequency_that_the_images_do_not_hold_is_named() -> None:
 
 
 def test_the_bins_divide_the_waves_of_their_octaves() -> None:
-    found = [
+    members = [
         (octave, orientation, row, column)
         for octave in range(5)
         for orientation in (0, 45, 90, 135)
         for row, column in waves_of(octave, orientation).tolist()
     ]
-    expected = {frequency(one) for one in FOURIER_BASIS.conditions({})}
-    assert len(found) == 1602
-    assert {(row, column) for *_, row, column in found} == {(i, j) for i, j in expected if 1 <= np.hypot(i, j) < 32}
-    assert {(0, 0, 0, 1), (0, 45, 1, 1), (0, 90, 1, 0), (0, 135, 1, -1)} <= set(found)
-    assert {(3, 135, 5, -12), (3, 0, 5, -13), (4, 90, 31, 0), (4, 0, 0, 16)} <= set(found)
+    expected = {frequency(condition) for condition in FOURIER_BASIS.conditions({})}
+    assert len(members) == 1602
+    assert {(row, column) for *_, row, column in members} == {(i, j) for i, j in expected if 1 <= np.hypot(i, j) < 32}
+    assert {(0, 0, 0, 1), (0, 45, 1, 1), (0, 90, 1, 0), (0, 135, 1, -1)} <= set(members)
+    assert {(3, 135, 5, -12), (3, 0, 5, -13), (4, 90, 31, 0), (4, 0, 0, 16)} <= set(members)
 
 
 def test_a_bin_adds_one_of_its_waves_to_each_image(xp: ModuleType) -> None:
-    """Which one, the transform of the image tells; the map's condition of this wave is the same image."""
+    """The transform of the image tells which wave it is; the map's condition of this wave is the same image."""
     grey, keys = np.full((6, 3, 64, 64), 128, np.uint8), [3, 2**40, 2**63, 2**64 - 1, 0, 1]
     for condition, images in perturb(xp, FOURIER_BIN.conditions({"norm": 4}), grey, keys).items():
         for k, image in enumerate(images):
@@ -124,10 +124,10 @@ def test_a_bin_adds_one_of_its_waves_to_each_image(xp: ModuleType) -> None:
             assert 2 ** int(condition["octave"]) <= np.hypot(row, column) < 2 ** (int(condition["octave"]) + 1)
             away = (np.degrees(np.arctan2(row, column)) - float(condition["orientation"])) % 180
             assert min(away, 180 - away) < 22.5
-            [there] = perturb(
+            [expected] = perturb(
                 xp, FOURIER_BASIS.conditions({"row": row, "column": column, "norm": 4}), grey, keys
             ).values()
-            np.testing.assert_allclose(image, there[k], rtol=0, atol=1e-7)
+            np.testing.assert_allclose(image, expected[k], rtol=0, atol=1e-7)
 
 
 def test_the_waves_of_a_bin_are_equally_likely_whatever_the_signs() -> None:
@@ -139,7 +139,7 @@ def test_the_waves_of_a_bin_are_equally_likely_whatever_the_signs() -> None:
     share = np.einsum("nij,kij->nk", noise, waves)  # waves of a bin are orthogonal
     drawn, sign = np.abs(share).argmax(axis=1), np.sign(share).sum(axis=1, where=np.abs(share) > 0.5)
     np.testing.assert_array_equal(sign, signs(np, seed, keys)[:, 0, 0, 0])
-    table = np.array([np.bincount(drawn[sign == one], minlength=5) for one in (-1, 1)])
+    table = np.array([np.bincount(drawn[sign == direction], minlength=5) for direction in (-1, 1)])
     assert chi2_contingency(table).pvalue > 1e-3
     assert chisquare(table.sum(axis=0)).pvalue > 1e-3
 

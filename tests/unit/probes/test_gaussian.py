@@ -44,7 +44,7 @@ def test_the_published_conditions_equal_scipys_filter(xp: ModuleType) -> None:
 
 @pytest.mark.parametrize("size", [20, 33, 96, 130])
 def test_other_sizes_and_sigmas(xp: ModuleType, size: int) -> None:
-    """Some smaller than a block of rows, some no multiple of it, and kernels that are wider than the image."""
+    """Some sizes are smaller than a block of rows or no multiple of it, and some kernels are wider than the image."""
     pixels = np.random.default_rng(size).integers(0, 256, (2, 3, size, size), dtype=np.uint8)
     sigmas = [1e-6, 0.12, 0.13, 2, 8.1, 60, 900]
     conditions = GAUSSIAN_LOWPASS.conditions({"sigma": sigmas}) + GAUSSIAN_HIGHPASS.conditions({"sigma": sigmas})

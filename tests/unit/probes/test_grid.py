@@ -50,8 +50,8 @@ def test_a_whole_number_is_the_same_condition_as_its_float() -> None:
     ],
 )
 def test_zero_has_no_sign(probe: str, table: str) -> None:
-    found, same = (make_grid({probe: tomllib.loads(table.format(zero))}, HERE) for zero in ("-0.0", "0"))
-    assert [*found.conditions, *found.attacks][1:] == [*same.conditions, *same.attacks][1:] != []
+    negative, positive = (make_grid({probe: tomllib.loads(table.format(zero))}, HERE) for zero in ("-0.0", "0"))
+    assert [*negative.conditions, *negative.attacks][1:] == [*positive.conditions, *positive.attacks][1:] != []
 
 
 def test_without_noise_band_and_draw_make_no_difference() -> None:
@@ -66,15 +66,17 @@ def test_the_grey_image_is_always_there_unless_it_is_asked_away() -> None:
     """Metrics of the critical band are relative to it."""
 
     def conditions(**table: object) -> list[str]:
-        return [str(one) for one in make_grid({"critical_band": {"frequency": 3} | table}, HERE).conditions[1:]]
+        return [
+            str(condition) for condition in make_grid({"critical_band": {"frequency": 3} | table}, HERE).conditions[1:]
+        ]
 
     noise = "critical_band noise_sd=0.1, frequency=3"
     assert conditions(noise_sd=0.1) == conditions(noise_sd=[0, 0.1]) == ["critical_band noise_sd=0", noise]
     assert conditions(noise_sd=0.1, grey=True) == conditions(noise_sd=0.1)
     assert conditions(noise_sd=0.1, grey=False) == [noise]
     assert conditions(noise_sd=[0, 0.1], grey=False) == conditions(noise_sd=0.1)
-    asked, added = (make_grid({"critical_band": {"noise_sd": sd}}, HERE).conditions for sd in ([0, 0.1], 0.1))
-    assert asked == added
+    explicit, added = (make_grid({"critical_band": {"noise_sd": sd}}, HERE).conditions for sd in ([0, 0.1], 0.1))
+    assert explicit == added
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=5))
@@ -120,27 +122,27 @@ def test_an_unknown_name_is_its_own_kind_of_error() -> None:
 OWN = "def blur(images, sigma, times=1, mode='reflect'):\n    return images\n"
 
 
-def own(folder: Path, **table: Any) -> list[Condition]:
+def blurs(folder: Path, **table: Any) -> list[Condition]:
     (folder / "blur.py").write_text(OWN, encoding="utf-8")
     return list(make_grid({"blur": {"file": "blur.py"} | table}, folder).conditions[1:])
 
 
 def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_its_only_number(tmp_path: Path) -> None:
-    several = own(tmp_path, sigma=[1, 2.5])
+    several = blurs(tmp_path, sigma=[1, 2.5])
     assert {condition.facts.x for condition in several} == {None}, "two parameters are numbers"
     assert [condition.facts.setting for condition in several] == [
         f"sigma={sigma}, times=1, mode=reflect" for sigma in ("1", "2.5")
     ]
-    over_sigma = own(tmp_path, sigma=[1, 2.5], times=[1, 2], axis="sigma")
-    assert [(one.facts.x, one.facts.x_title, one.facts.series) for one in over_sigma] == [
+    over_sigma = blurs(tmp_path, sigma=[1, 2.5], times=[1, 2], axis="sigma")
+    assert [(condition.facts.x, condition.facts.x_title, condition.facts.series) for condition in over_sigma] == [
         (sigma, "sigma", f"times={times}, mode=reflect") for sigma in (1, 2.5) for times in (1, 2)
     ]
-    alone = own(tmp_path, sigma=[1, 2.5], times="once")
-    assert [(one.facts.x, one.facts.series) for one in alone] == [
+    alone = blurs(tmp_path, sigma=[1, 2.5], times="once")
+    assert [(condition.facts.x, condition.facts.series) for condition in alone] == [
         (1, "times=once, mode=reflect"),
         (2.5, "times=once, mode=reflect"),
     ]
-    [on_map] = own(tmp_path, sigma=3, times=4, axis=["sigma", "times"])
+    [on_map] = blurs(tmp_path, sigma=3, times=4, axis=["sigma", "times"])
     assert (on_map.facts.x, on_map.facts.y, on_map.facts.y_title) == (3, 4, "times")
     assert over_sigma[0].digest == several[0].digest, "an axis is no part of what a condition is"
 
@@ -158,7 +160,7 @@ def test_a_probe_of_ones_own_is_drawn_over_its_axis_or_its_only_number(tmp_path:
 )
 def test_an_axis_that_is_none_is_one_line(tmp_path: Path, axis: object, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        own(tmp_path, sigma=1, axis=axis)
+        blurs(tmp_path, sigma=1, axis=axis)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
 

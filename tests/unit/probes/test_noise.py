@@ -106,12 +106,12 @@ def test_a_field_depends_on_seed_image_and_draw_alone(images: list[int], seed: i
     stream=st.integers(0, 2**32 - 1),
 )
 def test_counters_of_two_images_or_of_two_draws_differ(images: list[int], draws: list[int], stream: int) -> None:
-    one, other = np.array(images, np.uint64)[:, None]
+    key_a, key_b = np.array(images, np.uint64)[:, None]
     block, draw = np.zeros(1, np.uint32), draws[0]
-    for first, second in [((one, draw), (other, draw)), ((one, draw), (one, draws[1]))]:
-        found = [[int(np.ravel(word)[0]) for word in counter(np, block, *of, stream)] for of in (first, second)]
-        assert found[0] != found[1]
-        assert [words[3] for words in found] == [stream, stream]
+    for first, second in [((key_a, draw), (key_b, draw)), ((key_a, draw), (key_a, draws[1]))]:
+        counters = [[int(np.ravel(word)[0]) for word in counter(np, block, *pair, stream)] for pair in (first, second)]
+        assert counters[0] != counters[1]
+        assert [words[3] for words in counters] == [stream, stream]
 
 
 @pytest.mark.parametrize("count", [1, 4, 7, 200])

@@ -19,7 +19,7 @@ from bandlens.probes.patches import PATCH_SHUFFLE, orders
 
 
 def blocks(image: NDArray[np.uint8], grid: int) -> NDArray[np.uint8]:
-    """(grid * grid, 3, side, side), row by row."""
+    """The patches, row by row, as an array of shape (grid * grid, 3, side, side)."""
     side = image.shape[-1] // grid
     return view_as_blocks(np.ascontiguousarray(image), (3, side, side)).reshape(-1, 3, side, side)
 
@@ -39,13 +39,13 @@ def test_words_that_are_equal_keep_the_order_of_their_places(xp: ModuleType) -> 
     drawn = to_numpy(orders(xp, 0, keys, 112)).tolist()
     for row, order in zip(to_numpy(random_words(xp, 0, keys, PATCHES ^ 112 << 8, 112**2)).tolist(), drawn, strict=True):
         assert len(set(row)) < len(row)
-        assert order == sorted(range(len(row)), key=row.__getitem__)  # Python's own keeps that order
+        assert order == sorted(range(len(row)), key=row.__getitem__)  # Python's sort keeps that order
 
 
 def test_every_order_is_as_likely_as_any_other() -> None:
-    found = Counter(map(tuple, orders(np, 1, np.arange(24_000, dtype=np.uint64), 2).tolist()))
-    assert len(found) == 24
-    assert stats.chisquare(list(found.values())).pvalue > 1e-3
+    counts = Counter(map(tuple, orders(np, 1, np.arange(24_000, dtype=np.uint64), 2).tolist()))
+    assert len(counts) == 24
+    assert stats.chisquare(list(counts.values())).pvalue > 1e-3
 
 
 def test_grids_draw_independently_of_each_other() -> None:

@@ -22,11 +22,11 @@ def test_noise_equals_the_definition_in_double_precision(xp: ModuleType, exponen
     f[0, 0] = 1
     gain = f ** (-exponent / 2)
     gain[0, 0] = 0
-    for field, found in zip(to_numpy(white).astype(np.float64), made, strict=True):
+    for field, noise in zip(to_numpy(white).astype(np.float64), made, strict=True):
         back = np.fft.ifft2(np.fft.fft2(field) * gain)
         assert np.abs(back.imag).max() < 1e-10 * np.abs(back.real).max()
         expected = back.real / np.sqrt(np.mean(back.real**2))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(noise, expected, rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("exponent", [-1, 0, 1, 2])
@@ -36,7 +36,7 @@ def test_power_falls_with_the_exponent(exponent: float) -> None:
     power = np.abs(np.fft.fft2(unit_noise(np, white, exponent).astype(np.float64))) ** 2
     f = np.hypot(np.fft.fftfreq(224, 1 / 224)[:, None], np.fft.fftfreq(224, 1 / 224))
     inside = (f >= 4) & (f <= 100)
-    slopes = [np.polyfit(np.log(f[inside]), np.log(one[inside]), 1)[0] for one in power]
+    slopes = [np.polyfit(np.log(f[inside]), np.log(spectrum[inside]), 1)[0] for spectrum in power]
     np.testing.assert_allclose(slopes, -exponent, atol=0.06)
 
 

@@ -73,8 +73,8 @@ def test_cutoffs_that_share_a_radius_each_get_their_images(xp: ModuleType) -> No
     conditions = LOWPASS.conditions({"cutoff": [0.5, 0.501, 0.502, 0.503]}) + HIGHPASS.conditions({"cutoff": 0.5})
     made = perturb(xp, conditions, pixels)
     assert len(made) == 5
-    for other in conditions[1:4]:
-        np.testing.assert_array_equal(made[other], made[conditions[0]])
+    for condition in conditions[1:4]:
+        np.testing.assert_array_equal(made[condition], made[conditions[0]])
 
 
 @settings(max_examples=10, deadline=None)

@@ -15,7 +15,7 @@ from bandlens.probes.uniform_noise import UNIFORM_NOISE
 
 @pytest.mark.parametrize("width", [0.03, 0.1, 0.35])
 def test_what_is_added_is_uniform_and_independent(xp: ModuleType, width: float) -> None:
-    pixels = photographs(4)  # of these, at contrast 0.3, values lie in [0.35, 0.65]: nothing is clipped
+    pixels = photographs(4)  # at contrast 0.3 their values lie in [0.35, 0.65], so that nothing is clipped
     images = perturb(xp, UNIFORM_NOISE.conditions({"width": width}), pixels).popitem()[1].astype(np.float64)
     added = images - (0.35 + 0.3 * rgb2gray(pixels, channel_axis=1))[:, None]
     np.testing.assert_allclose(added[:, 1:], added[:, :2], rtol=0, atol=1e-6)

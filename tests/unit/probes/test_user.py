@@ -198,7 +198,7 @@ def test_a_probe_is_random_where_it_takes_rng_or_seed(
     write(f"def mirror(images, {parameters}):\n    return images\n")
     family = make_grid({"mirror": {"file": "mine.py"}}, tmp_path).families["mirror"]
     assert family.random == random
-    assert [one.name for one in family.parameters] == (["level"] if "level" in parameters else [])
+    assert [parameter.name for parameter in family.parameters] == (["level"] if "level" in parameters else [])
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_built_in_name_is_refused(tmp_path: Path, write: Write) -> None:
 
 
 def test_probes_load_at_the_same_time(tmp_path: Path, write: Write) -> None:
-    """Each waits for the other here."""
+    """Each of two probes waits until the other one is being loaded."""
     for name, friend in (("one", "two"), ("two", "one")):
         write(
             "import time\nfrom pathlib import Path\n"
@@ -278,7 +278,7 @@ def test_probes_load_at_the_same_time(tmp_path: Path, write: Write) -> None:
 
 
 def test_digests_stay_what_they_were(tmp_path: Path, write: Write) -> None:
-    """Results of earlier programs are found by them."""
+    """Results of earlier programs are found by their digests."""
     write(FLIP)
     write("import helper\n" + FLIP, "two.py")
     write("X = 1\n", "helper.py")

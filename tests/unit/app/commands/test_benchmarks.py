@@ -36,11 +36,11 @@ def test_pack_a_benchmark(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ImageSetError, match="take what is there with --partial"):
         raise run("pack", "imagenet-c", tmp_path / "in", "--out", out).exception or AssertionError
-    one = run("pack", *miniature.words, "--out", out, "--corruption", "shot_noise", "--severity", 5, "--json")
-    assert one.exit_code == 0, one.output
-    [row] = json.loads(one.stdout)
+    first = run("pack", *miniature.words, "--out", out, "--corruption", "shot_noise", "--severity", 5, "--json")
+    assert first.exit_code == 0, first.output
+    [row] = json.loads(first.stdout)
     assert (row["name"], row["images"], row["bytes"]) == ("out/shot_noise/5", 3, 3 * 3 * 16 * 16)
-    assert f"{out}: 3 images need 2.9 kB on disk; " in one.stderr
+    assert f"{out}: 3 images need 2.9 kB on disk; " in first.stderr
 
     rest = run("pack", *miniature.words, "--out", out)
     assert rest.exit_code == 0, rest.output
@@ -67,8 +67,8 @@ def test_pack_every_benchmark(tmp_path: Path) -> None:
 
 def test_labels_subsets_and_streams_reach_the_pack(tmp_path: Path) -> None:
     miniature = make_benchmark("imagenet-real", tmp_path / "in", per_class=4, size=16)
-    given = ["--name", "real", "--limit", 5, "--per-class", 2, "--fast", "--stream", "--json"]
-    result = run("pack", *miniature.words, "--out", tmp_path / "set", *given)
+    options = ["--name", "real", "--limit", 5, "--per-class", 2, "--fast", "--stream", "--json"]
+    result = run("pack", *miniature.words, "--out", tmp_path / "set", *options)
     assert result.exit_code == 0, result.output
     [row] = json.loads(result.stdout)
     assert (row["name"], row["images"], row["bytes"]) == ("real", 5, 0)

@@ -70,14 +70,14 @@ def test_fetch_and_verify(home: Path) -> None:
 
 
 def test_export_of_a_file(tiny: Path, tmp_path: Path) -> None:
-    own = ("export-own", tiny, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
-    result = run(*own, "--architecture", "tried_tiny:Tiny", "--mean", "127/255", "--std", "0.5", "--json")
+    words = ("export-own", tiny, "--name", "mine", "--image-size", 64, "--out", tmp_path / "models")
+    result = run(*words, "--architecture", "tried_tiny:Tiny", "--mean", "127/255", "--std", "0.5", "--json")
     assert result.exit_code == 0, result.output
     (row,) = json.loads(result.stdout)
     assert (row["name"], row["images"], row["top1_disagreements"]) == ("mine", 18, 0)
     assert Path(row["file"]).exists()
-    assert "--architecture" in str(failure(run(*own)))
-    assert "--normalization" in str(failure(run(*own, "--architecture", "resnet18")))
+    assert "--architecture" in str(failure(run(*words)))
+    assert "--normalization" in str(failure(run(*words, "--architecture", "resnet18")))
 
 
 @pytest.mark.parametrize("names", [["one"], ["one", "two"]])

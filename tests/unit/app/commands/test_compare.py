@@ -41,7 +41,7 @@ def db(tmp_path: Path) -> Path:
     images = image_set(100, labels=[0] * 100)
     path = tmp_path / "results.duckdb"
     clean = part(cell(images), ranks(images, 10), ranks(images, 10))
-    low = [part(cell(images, of), ranks(images, 30), ranks(images, 30)) for of in LOW]
+    low = [part(cell(images, setting), ranks(images, 30), ranks(images, 30)) for setting in LOW]
     worse = part(cell(images, LOW[0], precision="int8"), ranks(images, 60), ranks(images, 60))
     unchanged = part(cell(images, LOW[1], precision="int8"), ranks(images, 30), ranks(images, 30))
     with open_store(path) as store:
@@ -70,7 +70,9 @@ def test_what_has_no_accuracy_to_compare_is_counted(tmp_path: Path) -> None:
     path = tmp_path / "results.duckdb"
     with open_store(path) as store:
         for name, images in (("with", labelled), ("without", bare)):
-            parts = [part(cell(images, *of), np.zeros(100, int), ranks(images, 10)) for of in ((), (LOW[0],))]
+            parts = [
+                part(cell(images, *settings), np.zeros(100, int), ranks(images, 10)) for settings in ((), (LOW[0],))
+            ]
             store_study(store, name, images, parts)
     printed = call("with", "without", "--db", path)
     assert "of 2 others that both have, 0 differ in accuracy" in printed
@@ -78,25 +80,25 @@ def test_what_has_no_accuracy_to_compare_is_counted(tmp_path: Path) -> None:
 
 
 def test_json_holds_every_table(db: Path) -> None:
-    found = json.loads(call("s@1", "s", "--db", db, "--json"))
-    assert found["same_cells"] == 1
-    assert found["compared_cells"] == 2
-    assert len(found["only_a"]) == 13
-    [row] = found["cells"]
+    comparison = json.loads(call("s@1", "s", "--db", db, "--json"))
+    assert comparison["same_cells"] == 1
+    assert comparison["compared_cells"] == 2
+    assert len(comparison["only_a"]) == 13
+    [row] = comparison["cells"]
     assert (row["lost"], row["gained"], row["changed"]) == (30, 0, 30)
     assert row["difference"] == pytest.approx(-0.3)
     assert row["p_holm"] == pytest.approx(2 * row["p"])
-    assert found["no_correlations"].endswith("run a study of more checkpoints")
+    assert comparison["no_correlations"].endswith("run a study of more checkpoints")
 
 
 def test_databases_are_compared_too(db: Path, tmp_path: Path) -> None:
     images = image_set(100, labels=[0] * 100)
-    other = tmp_path / "other.duckdb"
-    with open_store(other) as store:
+    second_db = tmp_path / "other.duckdb"
+    with open_store(second_db) as store:
         store_study(store, "s", images, [part(cell(images), ranks(images, 40), ranks(images, 40))])
-    [row] = json.loads(call(other, db, "--json"))["cells"]
+    [row] = json.loads(call(second_db, db, "--json"))["cells"]
     assert (row["probe"], row["difference"]) == ("clean", pytest.approx(0.3))
-    [row] = json.loads(call("s@1", other, "--db", db, "--json"))["cells"]
+    [row] = json.loads(call("s@1", second_db, "--db", db, "--json"))["cells"]
     assert row["difference"] == pytest.approx(-0.3)
 
 
@@ -104,18 +106,18 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
     path, images = tmp_path / "results.duckdb", image_set(100, labels=[0] * 100)
     wrong = {"x": (10, 30), "y": (25, 30), "z": (0, 0)}
     parts = [
-        part(cell(images, of, by=model(name)), ranks(images, number), ranks(images, number))
+        part(cell(images, setting, by=model(name)), ranks(images, number), ranks(images, number))
         for name, numbers in wrong.items()
-        for of, number in zip((condition(), LOW[0]), numbers, strict=True)
+        for setting, number in zip((condition(), LOW[0]), numbers, strict=True)
     ]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
         compute_measures(store, "s")
-    found = json.loads(call("s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
-    assert found == json.loads(call("s@1", "s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
-    assert found["sentence"].startswith("y is less accurate without perturbation: -0.150 [-0.2")
-    assert [found["a"], found["b"]] == [f"{path}, s@1, x", f"{path}, s@1, y"]
-    clean, low = found["cells"]
+    comparison = json.loads(call("s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
+    assert comparison == json.loads(call("s@1", "s", "--checkpoints", "x,y", "--db", path, "--json", "--all"))
+    assert comparison["sentence"].startswith("y is less accurate without perturbation: -0.150 [-0.2")
+    assert [comparison["a"], comparison["b"]] == [f"{path}, s@1, x", f"{path}, s@1, y"]
+    clean, low = comparison["cells"]
     assert (clean["checkpoint"], clean["differs_in"], low["difference"]) == ("x, y", "weights or export", 0)
     expected = paired(*(np.arange(100)[None] >= number for number in (10, 25)), np.arange(100))
     assert (clean["lost"], clean["gained"], clean["difference"]) == (15, 0, pytest.approx(-0.15))
@@ -124,8 +126,8 @@ def test_two_checkpoints_of_a_study_are_compared_on_the_same_images(tmp_path: Pa
         pytest.approx(expected.high[0]),
         pytest.approx(expected.p[0]),
     )
-    assert found["only_a"] == found["only_b"] == []
-    assert "two checkpoints are compared" in found["no_correlations"]
+    assert comparison["only_a"] == comparison["only_b"] == []
+    assert "two checkpoints are compared" in comparison["no_correlations"]
     assert "unknown checkpoint of s@1 'w'" in refusal("s", "s", "--checkpoints", "x,w", "--db", path)
     assert "give one of A and one of B" in refusal("s", "s", "--checkpoints", "x", "--db", path)
     assert "x would be compared with itself" in refusal("s", "--checkpoints", "x,x", "--db", path)
@@ -142,17 +144,20 @@ def test_two_image_sets_of_a_study_are_compared_on_the_photographs_of_both(tmp_p
         image_set(80, name="fog", labels=[0] * 80, paths=paths[20:]),
     ]
     nets = [model("x"), model("y")]
-    parts = [part(cell(of, by=by), ranks(of, wrong), ranks(of, wrong)) for of, wrong in zip(sets, (30, 30), strict=True)
-             for by in nets]  # fmt: skip
+    parts = [
+        part(cell(images, by=by), ranks(images, wrong), ranks(images, wrong))
+        for images, wrong in zip(sets, (30, 30), strict=True)
+        for by in nets
+    ]
     with open_store(path) as store:
         store_study(store, "s", sets, parts)
-    found = json.loads(call("s", "--image-sets", "clear,fog", "--db", path, "--json"))
-    assert [found["a"], found["b"]] == [f"{path}, s@1, clear", f"{path}, s@1, fog"]
-    assert [(row["checkpoint"], row["image_set"], row["n"], row["lost"], row["gained"]) for row in found["cells"]] == [
-        (name, "clear, fog", 80, 20, 0) for name in ("x", "y")
-    ]
-    assert found["sentence"] == "fog is less accurate without perturbation in 2 of 2 cases"
-    assert "two image sets are compared" in found["no_correlations"]
+    comparison = json.loads(call("s", "--image-sets", "clear,fog", "--db", path, "--json"))
+    assert [comparison["a"], comparison["b"]] == [f"{path}, s@1, clear", f"{path}, s@1, fog"]
+    assert [
+        (row["checkpoint"], row["image_set"], row["n"], row["lost"], row["gained"]) for row in comparison["cells"]
+    ] == [(name, "clear, fog", 80, 20, 0) for name in ("x", "y")]
+    assert comparison["sentence"] == "fog is less accurate without perturbation in 2 of 2 cases"
+    assert "two image sets are compared" in comparison["no_correlations"]
     assert "unknown image set of s@1 'fogg'" in refusal("s", "--image-sets", "clear,fogg", "--db", path)
 
 
@@ -162,14 +167,14 @@ def test_two_precisions_of_a_study_are_its_newest_versions_in_them(tmp_path: Pat
     with open_store(path) as store:
         for conditions, wrong in ((LOW[:1], {"fp32": 30}), (LOW[:2], {"fp32": 30, "int8": 50})):
             for precision, count in wrong.items():
-                cells = [cell(images, of, precision=precision) for of in (condition(), *conditions)]
-                parts = [part(one, ranks(images, count), ranks(images, count)) for one in cells]
+                cells = [cell(images, setting, precision=precision) for setting in (condition(), *conditions)]
+                parts = [part(cell, ranks(images, count), ranks(images, count)) for cell in cells]
                 store_study(store, "s", images, [*parts, attack])  # an attack is in fp32 whatever the study is in
-    found = json.loads(call("s", "--precisions", "fp32,int8", "--db", path, "--json"))
-    assert [found["a"], found["b"]] == [f"{path}, s@2, fp32", f"{path}, s@3, int8"]
-    assert [(row["differs_in"], row["lost"]) for row in found["cells"]] == [("precision", 20)] * 3
-    assert found["same_cells"] == 1
-    assert found["sentence"].startswith("net in int8 is less accurate without perturbation: -0.200 [")
+    comparison = json.loads(call("s", "--precisions", "fp32,int8", "--db", path, "--json"))
+    assert [comparison["a"], comparison["b"]] == [f"{path}, s@2, fp32", f"{path}, s@3, int8"]
+    assert [(row["differs_in"], row["lost"]) for row in comparison["cells"]] == [("precision", 20)] * 3
+    assert comparison["same_cells"] == 1
+    assert comparison["sentence"].startswith("net in int8 is less accurate without perturbation: -0.200 [")
     words = (path, "s@1", "--db", path, "--study", "s@3", "--precisions", "int8,fp32", "--json")
     assert [json.loads(call(*words))[side] for side in "ab"] == [f"{path}, s@3, int8", f"{path}, s@1, fp32"]
     refused = refusal("s", "--precisions", "fp32,bf16", "--db", path)
@@ -184,8 +189,8 @@ def test_what_was_replaced_leads(tmp_path: Path) -> None:
     with open_store(path) as store:
         for cutoffs in ((0.1, 0.2), (0.3, 0.4, 0.5)):
             low = [condition("lowpass", cutoff=cutoff) for cutoff in cutoffs]
-            store_study(store, "s", images, [clean, *(part(cell(images, of), ranks(images, 30), ranks(images, 30))
-                                                      for of in low)])  # fmt: skip
+            store_study(store, "s", images, [clean, *(part(cell(images, setting), ranks(images, 30), ranks(images, 30))
+                                                      for setting in low)])  # fmt: skip
     first, second, *_ = call("s@1", "s@2", "--db", path).splitlines()
     assert first == (
         "lowpass: these 2 conditions became those 3: cutoff=0.1; cutoff=0.2; now cutoff=0.3; cutoff=0.4; cutoff=0.5"

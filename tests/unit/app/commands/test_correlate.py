@@ -38,7 +38,7 @@ def study(
     db: Path, models: int, name: str = "s", category: str = "own", metrics: bool = True, constant: str | None = None
 ) -> None:
     """`models` models on two labelled sets and one without labels, with two metrics, and one that does not vary."""
-    sets = [image_set(60 + k, name=of, labels=None if k == 2 else [0] * (60 + k)) for k, of in enumerate("abc")]
+    sets = [image_set(60 + k, name=letter, labels=None if k == 2 else [0] * (60 + k)) for k, letter in enumerate("abc")]
     rng = np.random.default_rng(0)
     nets = [model(f"net{k}", category=category if k % 2 else "own") for k in range(models)]
     parts = []
@@ -48,7 +48,7 @@ def study(
             parts.append(part(cell(images, by=net), rank, rank if images.labels is not None else None))
     with open_store(db) as store:
         for images in sets[1:]:
-            store_study(store, "discarded", images, [one for one in parts if one.cell.image_set == images.info])
+            store_study(store, "discarded", images, [part for part in parts if part.cell.image_set == images.info])
         store.execute("DELETE FROM study_cell")
         store.execute("DELETE FROM study")
         label = store_study(store, name, sets[0], parts)
@@ -59,8 +59,8 @@ def study(
         )
         value = np.arange(float(models)) ** 2
         rows = [
-            ids.with_columns(pl.Series("value", of), metric=pl.lit(metric))
-            for metric, of in (
+            ids.with_columns(pl.Series("value", values), metric=pl.lit(metric))
+            for metric, values in (
                 ("low_frequency_bias", value),
                 ("high_frequency_bias", -value),
                 (constant, np.ones(models)),
@@ -81,7 +81,7 @@ def test_the_published_figures_are_the_default() -> None:
 
 
 def test_what_can_be_chosen_is_what_there_is() -> None:
-    """Spelt out where a command begins, so that its help needs no NumPy."""
+    """The command spells the choices out, so that its help needs no NumPy."""
     assert [*Method] == [*METHODS]
     assert [*Baseline] == [*BASELINES]
     assert [*Grounds] == [*GROUNDS]
@@ -133,11 +133,11 @@ def test_effective_robustness_of_a_database_is_correlated(tmp_path: Path) -> Non
     study(db, 5)
     with open_store(db) as store:
         models = store.frame("SELECT DISTINCT study_id, checkpoint_id FROM study_detail ORDER BY ALL").rows()
-        for k, (of, by) in enumerate(models):
+        for k, (study_id, checkpoint_id) in enumerate(models):
             for metric, value in (("top1_imagenet", 60 + 4 * k), ("top1_imagenet-v2", 45 + k**2)):
                 store.execute(
                     "INSERT INTO measure_value (study, checkpoint, metric, value, state) VALUES (?, ?, ?, ?, 'ok')",
-                    [of, by, metric, value],
+                    [study_id, checkpoint_id, metric, value],
                 )
     rows = json.loads(
         call("--db", db, "--target", "effective", "--bias", "low_frequency_bias", "--resamples", "100", "--json")

@@ -20,7 +20,10 @@ def database(tmp_path: Path) -> Path:
     with open_store(path) as store:
         for cutoffs in ((0.1,), (0.1, 0.2)):
             store_study(
-                store, "mine", IMAGES, [part(cell(IMAGES, condition("lowpass", cutoff=one)), [0, 1]) for one in cutoffs]
+                store,
+                "mine",
+                IMAGES,
+                [part(cell(IMAGES, condition("lowpass", cutoff=cutoff)), [0, 1]) for cutoff in cutoffs],
             )
     return path
 

@@ -1,4 +1,4 @@
-"""What the page is told, beside SQL over the same database."""
+"""Answers to the page equal those of SQL over the same database."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ def study(answers: Answers) -> dict[str, Any]:
 
 
 def condition(study: dict[str, Any], words: str) -> dict[str, Any]:
-    (found,) = [one for one in study["conditions"] if one["words"] == words]
-    return dict(found)
+    (entry,) = [entry for entry in study["conditions"] if entry["words"] == words]
+    return dict(entry)
 
 
-def asked(answers: Answers, study: dict[str, Any], words: str, **more: Any) -> dict[str, Any]:
+def ask_images(answers: Answers, study: dict[str, Any], words: str, **more: Any) -> dict[str, Any]:
     asks = {"a": "net_0", "b": None, "selection": "all", "label": None, "models": NAMES} | more
     return answers.images(ImageQuery("small", "images", condition(study, words)["id"], **asks))
 
 
 def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any]) -> None:
-    words = {one["id"]: one["words"] for one in study["conditions"]}
+    words = {entry["id"]: entry["words"] for entry in study["conditions"]}
     table = study["accuracy"]
-    given = {
-        (model, words[one]): (top1, low, high)
-        for model, one, top1, low, high in zip(
+    estimates = {
+        (model, words[key]): (top1, low, high)
+        for model, key, top1, low, high in zip(
             *(table[name] for name in ("checkpoint", "condition", "top1", "low", "high")), strict=True
         )
     }
     query = "SELECT checkpoint, cutoff, top1, low, high FROM accuracy WHERE probe = 'lowpass'"
     for name, cutoff, *values in ask(explored / "results.duckdb", query):
-        assert given[name, f"lowpass cutoff={cutoff}"] == tuple(values)
-    assert len(given) == 6 * 53
+        assert estimates[name, f"lowpass cutoff={cutoff}"] == tuple(values)
+    assert len(estimates) == 6 * 53
 
 
 @pytest.mark.parametrize("labelled", [False, True])
@@ -68,7 +68,7 @@ def test_accuracies_are_those_of_the_view(explored: Path, study: dict[str, Any])
 def test_selections(explored: Path, answers: Answers, study: dict[str, Any], selection: str, labelled: bool) -> None:
     most = "SELECT mode(class) FROM label"
     label = ask(explored / "results.duckdb", most)[0][0] if labelled else None
-    found = asked(answers, study, "lowpass cutoff=0.1", selection=selection, b="net_2", label=label)
+    reply = ask_images(answers, study, "lowpass cutoff=0.1", selection=selection, b="net_2", label=label)
     rows = ask(
         explored / "results.duckdb",
         "SELECT a.image_index, ac.predicted, a.predicted, bc.predicted, b.predicted, a.label_rank, class "
@@ -90,23 +90,23 @@ def test_selections(explored: Path, answers: Answers, study: dict[str, Any], sel
         "errors": lambda row: row[5] > 0,
         "all": bool,
     }[selection]
-    wanted = {row[0] for row in rows if fits(row) and label in (None, row[6])}
-    assert wanted
-    assert found["total"] == len(wanted)
-    assert {tile["index"] for tile in found["tiles"]} <= wanted
-    assert len(found["tiles"]) == min(24, len(wanted))
+    expected = {row[0] for row in rows if fits(row) and label in (None, row[6])}
+    assert expected
+    assert reply["total"] == len(expected)
+    assert {tile["index"] for tile in reply["tiles"]} <= expected
+    assert len(reply["tiles"]) == min(24, len(expected))
 
 
 def test_pages_follow_each_other(answers: Answers, study: dict[str, Any]) -> None:
-    pages = [asked(answers, study, "clean", offset=offset, limit=16)["tiles"] for offset in (0, 16, 32, 48)]
+    pages = [ask_images(answers, study, "clean", offset=offset, limit=16)["tiles"] for offset in (0, 16, 32, 48)]
     assert [tile["index"] for page in pages for tile in page] == list(range(40))
 
 
 def test_errors_come_with_the_most_confident_first(answers: Answers, study: dict[str, Any]) -> None:
-    tiles = asked(answers, study, "lowpass cutoff=0.2", selection="errors")["tiles"]
-    of_a = [next(one for one in tile["answers"] if one["model"] == "net_0") for tile in tiles]
-    assert not any(one["right"] for one in of_a)
-    confidences = [one["confidence"] for one in of_a]
+    tiles = ask_images(answers, study, "lowpass cutoff=0.2", selection="errors")["tiles"]
+    answers_a = [next(answer for answer in tile["answers"] if answer["model"] == "net_0") for tile in tiles]
+    assert not any(answer["right"] for answer in answers_a)
+    confidences = [answer["confidence"] for answer in answers_a]
     assert confidences == sorted(confidences, reverse=True)
     assert confidences[0] > confidences[-1]
 
@@ -117,10 +117,10 @@ def test_of_several_studies_the_one_that_ran_last_is_shown_and_the_others_can_be
         for name, predicted in (("one", [0, 1, 2]), ("two", [0, 1, 1]), ("one", [0, 1, 2])):
             store_study(store, name, images, [part(cell(images, by=model(name)), predicted, [0, 0, 0])])
     answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
-    found, other = answers.study(None), answers.study("two")
+    newest, chosen = answers.study(None), answers.study("two")
     answers.close()
-    assert (found["study"], found["studies"]) == ("one@1", ["one@1", "two@1"])
-    assert [[each["name"] for each in one["models"]] for one in (found, other)] == [["one"], ["two"]]
+    assert (newest["study"], newest["studies"]) == ("one@1", ["one@1", "two@1"])
+    assert [[each["name"] for each in study["models"]] for study in (newest, chosen)] == [["one"], ["two"]]
 
 
 def test_a_database_without_a_study_says_how_to_get_one(tmp_path: Path) -> None:
@@ -136,22 +136,22 @@ def test_classes_are_called_what_they_are_for_the_model_that_names_them(tmp_path
     """The names of ImageNet are those of its 1000 classes, and a set's own names those of all its models."""
     large, small = model("large", classes=1000), model("small", classes=37)
     plain, labelled = image_set(2, name="plain"), image_set(2, name="labelled", labels=[0, 1])
-    own = replace(image_set(2, name="own", labels=[1, 0]), class_names=["Abyssinian", "Bengal"])
+    pets = replace(image_set(2, name="own", labels=[1, 0]), class_names=["Abyssinian", "Bengal"])
     with open_store(tmp_path / "results.duckdb") as store:
         parts = [part(cell(plain, by=by), [0, 1]) for by in (large, small)]
-        parts += [part(cell(images, by=small), [0, 1], [0, 0]) for images in (labelled, own)]
-        store_study(store, "s", [plain, labelled, own], parts, {"all": {0: "tench", 1: "goldfish"}})
+        parts += [part(cell(images, by=small), [0, 1], [0, 0]) for images in (labelled, pets)]
+        store_study(store, "s", [plain, labelled, pets], parts, {"all": {0: "tench", 1: "goldfish"}})
     answers = Answers(tmp_path / "results.duckdb", {}, Conditions())
     clean = condition(answers.study("s"), "clean")["id"]
 
-    def said(images: str, by: str) -> list[list[str]]:
+    def tile_texts(images: str, by: str) -> list[list[str]]:
         tiles = answers.images(ImageQuery("s", images, clean, by, None, "all", None, ["large", "small"]))["tiles"]
-        return [[tile["label"], *(one["answer"] for one in tile["answers"])] for tile in tiles]
+        return [[tile["label"], *(answer["answer"] for answer in tile["answers"])] for tile in tiles]
 
-    found = [said("plain", "large"), said("labelled", "small"), said("own", "small")]
-    listed = [[one["name"] for one in answers.classes("s", images)] for images in ("labelled", "own")]
+    texts = [tile_texts("plain", "large"), tile_texts("labelled", "small"), tile_texts("own", "small")]
+    listed = [[entry["name"] for entry in answers.classes("s", images)] for images in ("labelled", "own")]
     answers.close()
-    assert found == [
+    assert texts == [
         [[None, "tench", "class 0"], [None, "goldfish", "class 1"]],
         [["class 0", "class 0"], ["class 1", "class 1"]],
         [["Bengal", "Abyssinian"], ["Abyssinian", "Bengal"]],
@@ -187,52 +187,52 @@ def test_noise_is_that_of_the_run(explored: Path, answers: Answers, study: dict[
     import onnxruntime
 
     words = "critical_band noise_sd=0.16, frequency=2"
-    found = asked(answers, study, words, limit=40)
+    reply = ask_images(answers, study, words, limit=40)
     shown = [
-        pixels(answers.picture(found["digest"], tile["index"], condition(study, words)["id"], found["seed"]))
-        for tile in found["tiles"]
+        pixels(answers.picture(reply["digest"], tile["index"], condition(study, words)["id"], reply["seed"]))
+        for tile in reply["tiles"]
     ]
     session = onnxruntime.InferenceSession(explored / "models" / "net_0.onnx")
     batch = np.stack(shown).transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
     (logits,) = session.run(None, {"images": batch})
-    stored = [one["answer"] for tile in found["tiles"] for one in tile["answers"] if one["model"] == "net_0"]
-    agree = np.mean([f"class {one}" == name for one, name in zip(logits.argmax(1), stored, strict=True)])
+    stored = [answer["answer"] for tile in reply["tiles"] for answer in tile["answers"] if answer["model"] == "net_0"]
+    agree = np.mean([f"class {index}" == name for index, name in zip(logits.argmax(1), stored, strict=True)])
     assert agree > 0.95, "a picture has 8 bits, and the run had floats: hardly more than one may differ"
-    other = pixels(answers.picture(found["digest"], 0, condition(study, words)["id"], found["seed"] + 1))
-    assert np.abs(other.astype(int) - shown[0]).mean() > 5
+    reseeded = pixels(answers.picture(reply["digest"], 0, condition(study, words)["id"], reply["seed"] + 1))
+    assert np.abs(reseeded.astype(int) - shown[0]).mean() > 5
 
 
 def test_images_of_a_study_with_a_limit_are_found_in_the_whole_set(limited: Path) -> None:
     images = open_image_set(limited / "images.set")
     answers = Answers(limited / "results.duckdb", find_sets([limited]), Conditions())
     study = answers.study(None)
-    assert [(one["n"], one["pictures"]) for one in study["image_sets"]] == [(5, True)]
+    assert [(entry["n"], entry["pictures"]) for entry in study["image_sets"]] == [(5, True)]
     words = condition(study, "critical_band noise_sd=0.16, frequency=2")["id"]
-    found = answers.images(ImageQuery("few", "images", words, "net", None, "all", None, ["net"]))
-    assert len(found["tiles"]) == 5
-    for tile in found["tiles"]:
+    reply = answers.images(ImageQuery("few", "images", words, "net", None, "all", None, ["net"]))
+    assert len(reply["tiles"]) == 5
+    for tile in reply["tiles"]:
         index = images.paths.index(tile["path"])
-        shown = pixels(answers.picture(found["digest"], tile["index"], None, found["seed"]))
+        shown = pixels(answers.picture(reply["digest"], tile["index"], None, reply["seed"]))
         assert np.array_equal(shown, images.pixels[index].transpose(1, 2, 0))
-        noisy = pixels(answers.picture(found["digest"], tile["index"], words, found["seed"]))
-        assert np.array_equal(noisy, pixels(answers.picture(images.info.digest, index, words, found["seed"])))
+        noisy = pixels(answers.picture(reply["digest"], tile["index"], words, reply["seed"]))
+        assert np.array_equal(noisy, pixels(answers.picture(images.info.digest, index, words, reply["seed"])))
     with pytest.raises(UsageError, match="no such image"):
-        answers.picture(found["digest"], 5, None, 0)
+        answers.picture(reply["digest"], 5, None, 0)
     answers.close()
 
 
 def test_images_that_no_set_has_are_not_shown(limited: Path, explored: Path) -> None:
     answers = Answers(limited / "results.duckdb", find_sets([explored]), Conditions())
-    assert [one["pictures"] for one in answers.study(None)["image_sets"]] == [False]
+    assert [entry["pictures"] for entry in answers.study(None)["image_sets"]] == [False]
     answers.close()
 
 
 def test_a_probe_of_ones_own_has_its_axis(study: dict[str, Any]) -> None:
     blur = condition(study, "blur width=2")
     assert (blur["x"], blur["x_title"], blur["series"], blur["y"]) == (2, "width", "", None)
-    probes = list(dict.fromkeys(one["probe"] for one in study["conditions"]))
+    probes = list(dict.fromkeys(entry["probe"] for entry in study["conditions"]))
     assert probes == ["clean", "lowpass", "highpass", "critical_band", "blur"], "as the study file has them"
-    assert not [one["words"] for one in study["conditions"] if "draw" in one["words"]]
+    assert not [entry["words"] for entry in study["conditions"] if "draw" in entry["words"]]
 
 
 def test_probes_of_ones_own_need_their_study_file(explored: Path, answers: Answers, study: dict[str, Any]) -> None:
@@ -257,10 +257,10 @@ def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: di
     assert study["metrics"]["titles"][bias] == "spectral bias"
     for models in (NAMES, NAMES[:4]):
         chosen = [row for row in rows if row["checkpoint"] in models]
-        found = answers.correlation("small", bias, group, models)
-        assert found["n"] == len(models)
+        correlation = answers.correlation("small", bias, group, models)
+        assert correlation["n"] == len(models)
         expected = spearmanr([row[bias] for row in chosen], [row[group] for row in chosen]).statistic
-        assert found["coefficient"] == pytest.approx(expected)
+        assert correlation["coefficient"] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -273,11 +273,11 @@ def test_coefficients_are_those_of_the_chosen_models(answers: Answers, study: di
 )
 def test_what_is_not_there(answers: Answers, study: dict[str, Any], asks: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        asked(answers, study, "clean", **asks)
+        ask_images(answers, study, "clean", **asks)
 
 
 def test_images_of_no_set_are_refused(explored: Path, answers: Answers) -> None:
     digest = open_image_set(explored / "images.set").info.digest
-    for wanted, index in (("../images.set", 0), (digest, 40), (digest, -1)):
+    for set_digest, index in (("../images.set", 0), (digest, 40), (digest, -1)):
         with pytest.raises(UsageError, match="no such image"):
-            answers.picture(wanted, index, None, 0)
+            answers.picture(set_digest, index, None, 0)

@@ -49,7 +49,7 @@ def test_the_noise_is_that_of_a_study_with_this_photograph(tmp_path: Path) -> No
     images = pack(photos, tmp_path / "images.set")
     row, seed = images.paths.index("chelsea.png"), 4
     shown, grid = perturbed(read_photograph(CAT), grid_of(None), seed), grid_of(None)
-    condition = next(one for one in grid.conditions if one.number("noise_sd") == 0.16)
+    condition = next(candidate for candidate in grid.conditions if candidate.number("noise_sd") == 0.16)
     batch = Batch(images.pixels, images.keys, np.arange(3), seed)
     perturb = grid.family(condition).perturb
     assert perturb is not None

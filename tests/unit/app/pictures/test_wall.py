@@ -23,8 +23,8 @@ def wall(command: Command, explored: Path, query: str, *more: str) -> tuple[str,
     return (answer.out if answer.code == 0 else answer.err), out
 
 
-def tile(sheet: Path, left: int) -> np.ndarray:
-    return np.asarray(Image.open(sheet))[MARGIN : MARGIN + TILE, MARGIN + left : MARGIN + left + TILE]
+def tile(sheet: Path, x: int) -> np.ndarray:
+    return np.asarray(Image.open(sheet))[MARGIN : MARGIN + TILE, MARGIN + x : MARGIN + x + TILE]
 
 
 def drawn(pixels: np.ndarray) -> np.ndarray:
@@ -33,32 +33,32 @@ def drawn(pixels: np.ndarray) -> np.ndarray:
 
 def test_each_row_is_a_tile_clean_and_perturbed(command: Command, explored: Path) -> None:
     which = "WHERE probe = 'critical_band' AND checkpoint = 'net_0' ORDER BY ALL LIMIT 2"
-    said, out = wall(command, explored, f"SELECT image_index, probe, parameters, confidence FROM flip {which}")
-    assert said == f"{out}: 2 images\n"
+    text, out = wall(command, explored, f"SELECT image_index, probe, parameters, confidence FROM flip {which}")
+    assert text == f"{out}: 2 images\n"
     images = open_image_set(explored / "images.set")
     rows = ask(explored / "results.duckdb", f"SELECT image_index, probe, parameters::VARCHAR FROM flip {which}")
     digests = dict(ask(explored / "results.duckdb", "SELECT parameters::VARCHAR, digest FROM condition"))
     conditions = Conditions()
     for number, (index, probe, parameters) in enumerate(rows):
-        left = number * (2 * TILE + 2 * GAP)
-        np.testing.assert_array_equal(tile(out, left), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
+        x = number * (2 * TILE + 2 * GAP)
+        np.testing.assert_array_equal(tile(out, x), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
         (made,) = conditions.apply(images, [index], conditions.find(probe, parameters, digests[parameters]), 3)
-        np.testing.assert_array_equal(tile(out, left + TILE), drawn(made))
+        np.testing.assert_array_equal(tile(out, x + TILE), drawn(made))
 
 
 def test_a_probe_of_ones_own_by_its_study_file(command: Command, explored: Path) -> None:
     query = "SELECT path, probe, parameters FROM image, condition WHERE probe = 'blur' ORDER BY path LIMIT 3"
-    said, out = wall(command, explored, query)
-    assert said == "bandlens: blur is a probe of one's own; name the study file that has it\n"
+    text, out = wall(command, explored, query)
+    assert text == "bandlens: blur is a probe of one's own; name the study file that has it\n"
     assert not out.exists()
-    said, out = wall(command, explored, query, "--study", str(explored / "small.toml"))
-    assert said == f"{out}: 3 images\n"
+    text, out = wall(command, explored, query, "--study", str(explored / "small.toml"))
+    assert text == f"{out}: 3 images\n"
 
 
 def test_the_first_of_many(command: Command, explored: Path) -> None:
-    said, out = wall(command, explored, "SELECT image_index FROM prediction")
+    text, out = wall(command, explored, "SELECT image_index FROM prediction")
     rows = ask(explored / "results.duckdb", "SELECT count(*) FROM prediction")[0][0]
-    assert said == f"{out}: 240 images, the first of {rows:,} rows\n"
+    assert text == f"{out}: 240 images, the first of {rows:,} rows\n"
 
 
 def test_images_of_a_study_with_a_limit(command: Command, limited: Path) -> None:
@@ -66,8 +66,8 @@ def test_images_of_a_study_with_a_limit(command: Command, limited: Path) -> None
     images, database = open_image_set(limited / "images.set"), limited / "results.duckdb"
     where = "WHERE probe = 'critical_band' AND noise_sd = 0.16 AND frequency = 2 ORDER BY image_index"
     query = f"SELECT {{}}, probe, parameters FROM prediction JOIN study_detail USING (cell) {where}"
-    said, out = wall(command, limited, query.format("image_index"))
-    assert said == f"{out}: 5 images\n"
+    text, out = wall(command, limited, query.format("image_index"))
+    assert text == f"{out}: 5 images\n"
     paths = [path for (path,) in ask(database, "SELECT path FROM image ORDER BY image_index")]
     assert paths != images.paths[:5]
     ((parameters, digest),) = ask(
@@ -76,22 +76,22 @@ def test_images_of_a_study_with_a_limit(command: Command, limited: Path) -> None
     conditions = Conditions()
     condition = conditions.find("critical_band", parameters, digest)
     for number, path in enumerate(paths):
-        left, index = number * (2 * TILE + 2 * GAP), images.paths.index(path)
-        np.testing.assert_array_equal(tile(out, left), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
+        x, index = number * (2 * TILE + 2 * GAP), images.paths.index(path)
+        np.testing.assert_array_equal(tile(out, x), drawn(images.pixels[index].transpose(1, 2, 0).copy()))
         (made,) = conditions.apply(images, [index], condition, 2)
-        np.testing.assert_array_equal(tile(out, left + TILE), drawn(made))
+        np.testing.assert_array_equal(tile(out, x + TILE), drawn(made))
 
 
 def test_an_index_in_two_selections_is_no_image(command: Command, limited: Path, tmp_path: Path) -> None:
     shutil.copytree(limited, tmp_path, dirs_exist_ok=True)
     assert command("run", make_study(tmp_path, name="all"), "--db", tmp_path / "results.duckdb").code == 0
-    said, _ = wall(command, tmp_path, "SELECT 0 AS image_index")
-    assert said == (
+    text, _ = wall(command, tmp_path, "SELECT 0 AS image_index")
+    assert text == (
         "bandlens: the database has results on 2 selections of the images of images, each with an image_index of "
         "its own; select path, too\n"
     )
-    said, out = wall(command, tmp_path, "FROM flip LIMIT 3")
-    assert said == f"{out}: 3 images\n"
+    text, out = wall(command, tmp_path, "FROM flip LIMIT 3")
+    assert text == f"{out}: 3 images\n"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +115,6 @@ def test_an_index_in_two_selections_is_no_image(command: Command, limited: Path,
     ],
 )
 def test_what_is_no_wall(command: Command, explored: Path, query: str, message: str) -> None:
-    said, out = wall(command, explored, query)
-    assert said == f"bandlens: {message}\n"
+    text, out = wall(command, explored, query)
+    assert text == f"bandlens: {message}\n"
     assert not out.exists()

@@ -23,22 +23,22 @@ from bandlens.records import Model
 
 
 def figures(database: Path) -> dict[str, Figure]:
-    found = read_data(database)
-    assert isinstance(found, ReportData)
-    return {figure.name: figure for figure in atlas_section(found).figures}
+    report_data = read_data(database)
+    assert isinstance(report_data, ReportData)
+    return {figure.name: figure for figure in atlas_section(report_data).figures}
 
 
 def layers(figure: Figure, kind: str) -> list[list[dict[str, Any]]]:
     """The rows of all layers of a mark, panel by panel."""
-    found = []
+    layer_rows = []
     for panel in figure.panels.values():
         spec = panel.to_dict()
         for layer in spec["layer"]:
             mark = layer["mark"]["type"] if isinstance(layer["mark"], dict) else layer["mark"]
             if mark == kind and layer["mark"].get("color"):
                 data = layer.get("data") or spec["data"]
-                found.append(data.get("values") or spec["datasets"][data["name"]])
-    return found
+                layer_rows.append(data.get("values") or spec["datasets"][data["name"]])
+    return layer_rows
 
 
 def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not(tmp_path: Path) -> None:
@@ -48,16 +48,16 @@ def test_models_are_points_where_their_accuracy_is_published_and_lines_where_not
         **{slot: getattr(model("mine"), slot) for slot in Model.__slots__} | {"weights_sha256": "0676ba61" * 8}
     )
     parts = [
-        part(cell(images, of, by=by), [int(k % 3 == 0) for k in range(120)], [int(k % 3 == 0) for k in range(120)])
+        part(cell(images, setting, by=by), [int(k % 3 == 0) for k in range(120)], [int(k % 3 == 0) for k in range(120)])
         for by in (known, model("other"))
-        for of in GRID
+        for setting in GRID
     ]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
         compute_measures(store, "s", Options(100))
     figure = figures(path)["atlas-biases"]
     points, lines = layers(figure, "point"), layers(figure, "rule")
-    assert len(figure.panels) == len(points) == len(lines) == 2  # no cue conflicts, so no shape bias
+    assert len(figure.panels) == len(points) == len(lines) == 2  # there are no cue conflicts, so there is no shape bias
     assert {(row["model"], row["imagenet"], row["imagenet_is"]) for rows in points for row in rows} == {
         ("mine", 76.156, "published")
     }
@@ -74,7 +74,7 @@ def test_a_doubtful_number_is_a_hollow_diamond(tmp_path: Path) -> None:
     wrong = [int(k % 3 == 0) for k in range(120)]
     by = model("resnet50.a1_in1k")
     with open_store(path) as store:
-        store_study(store, "s", images, [part(cell(images, of, by=by), wrong, wrong) for of in GRID])
+        store_study(store, "s", images, [part(cell(images, setting, by=by), wrong, wrong) for setting in GRID])
         compute_measures(store, "s", Options(100))
         store.execute("UPDATE measure_value SET state = 'doubtful' WHERE metric = 'high_frequency_bias'")
     fills = {
@@ -105,7 +105,11 @@ def test_measured_accuracy_goes_before_the_published_one(tmp_path: Path) -> None
     rank = [int(k % 4 == 0) for k in range(50_000)]
     photographs = image_set(40, name="photographs", labels=[0] * 40)
     net = model("resnet50.a1_in1k")
-    filters = [part(cell(photographs, of, by=net), [0] * 40, [0] * 40) for of in GRID if of.probe != "critical_band"]
+    filters = [
+        part(cell(photographs, setting, by=net), [0] * 40, [0] * 40)
+        for setting in GRID
+        if setting.probe != "critical_band"
+    ]
     path = tmp_path / "results.duckdb"
     with open_store(path) as store:
         store_study(store, "s", [images, photographs], [part(cell(images, condition(), by=net), rank, rank), *filters])

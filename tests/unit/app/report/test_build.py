@@ -22,7 +22,7 @@ from bandlens.version import __version__
 
 
 class Page(HTMLParser):
-    """What a browser would make of the file: its elements, and its text by section."""
+    """The file as a browser would read it: its elements, and its text by section."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
@@ -178,7 +178,9 @@ def test_waves_are_drawn_as_a_map_for_each_norm(
     images = image_set(20, labels=[0] * 20)
     waves = [condition(probe, **setting, norm=norm) for norm in (4.0, 15.7) for setting in settings]
     with open_store(tmp_path / "waves.duckdb") as store:
-        parts = [part(cell(images, one), [0] * 20, [k // 3] * 20) for k, one in enumerate([condition(), *waves])]
+        parts = [
+            part(cell(images, setting), [0] * 20, [k // 3] * 20) for k, setting in enumerate([condition(), *waves])
+        ]
         store_study(store, "waves", images, parts)
     specs = json.loads(page_of(tmp_path / "waves.duckdb").scripts[0]).values()
     maps = [json.dumps(spec) for spec in specs if spec["description"].startswith(probe.replace("_", " ") + " on")]
@@ -204,10 +206,13 @@ def test_groups_of_benchmarks_have_a_figure_and_their_notes(tmp_path: Path) -> N
     sketch = image_set(40, labels=[0] * 40, name="sketch", benchmark="imagenet-sketch")
     imagenet = image_set(40, labels=[0] * 40, name="imagenet", benchmark="imagenet")
     pgd = condition("pgd_linf", eps=0.5 / 255, step=2 / 255, steps=40)
-    cells = [cell(images, of) for images, of in ((conflict, None), (sketch, None), (imagenet, None), (imagenet, pgd))]
+    cells = [
+        cell(images, setting)
+        for images, setting in ((conflict, None), (sketch, None), (imagenet, None), (imagenet, pgd))
+    ]
     with open_store(path) as store:
         predicted = [k % 3 for k in range(40)]
-        store_study(store, "many", [conflict, sketch, imagenet], [part(one, predicted, predicted) for one in cells])
+        store_study(store, "many", [conflict, sketch, imagenet], [part(cell, predicted, predicted) for cell in cells])
     add_metrics(path)
     page = page_of(path)
     assert "incomplete: imagenet-r is missing, stylized is missing" in page.sections["accuracy"]

@@ -1,4 +1,4 @@
-"""What changed between two studies: the same numbers as those of `compare` and of a gate."""
+"""The report's section on changes has the same numbers as `compare` and as a gate of the two studies."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def database(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     images = image_set(N, labels=[0] * N if request.param else None, clusters=np.arange(N) // 2)
     rng, path = np.random.default_rng(0), tmp_path / "results.duckdb"
     studies: dict[str, list[object]] = {"fp32": [], "int8": []}
-    for of, flipped in zip(CONDITIONS, (0, 1, 100, 3), strict=True):
-        trusted = (rng.random(N) < (0.3 if of.parameters else 0.1)).astype(int)
-        other = trusted.copy()
-        other[rng.permutation(N)[:flipped]] ^= 1
-        for precision, rank in (("fp32", trusted), ("int8", other)):
+    for setting, flipped in zip(CONDITIONS, (0, 1, 100, 3), strict=True):
+        trusted = (rng.random(N) < (0.3 if setting.parameters else 0.1)).astype(int)
+        int8_rank = trusted.copy()
+        int8_rank[rng.permutation(N)[:flipped]] ^= 1
+        for precision, rank in (("fp32", trusted), ("int8", int8_rank)):
             ranks = rank if request.param else None
-            studies[precision].append(part(cell(images, of, precision=precision), rank, ranks))
+            studies[precision].append(part(cell(images, setting, precision=precision), rank, ranks))
     with open_store(path) as store:
         for name, parts in studies.items():
             store_study(store, name, images, parts)
@@ -44,15 +44,15 @@ def database(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 def test_compare_gate_and_report_give_one_answer(database: Path) -> None:
     with open_store(database, read_only=True) as store:
-        found = compare_cells(Run(store, "fp32@1"), Run(store, "int8@1"))
+        comparison = compare_cells(Run(store, "fp32@1"), Run(store, "int8@1"))
         gates = store.frame("FROM gate ORDER BY probe, cutoff")
-    cells = found.cells.sort("probe", "parameters")
+    cells = comparison.cells.sort("probe", "parameters")
     for name in ("lost", "gained", "difference", "low", "high", "p"):
         assert gates[name].to_list() == cells[name].to_list(), name
     assert (gates["flips"] * N).round().to_list() == cells["changed"].to_list()
     results = read_data(database, "int8")
     assert results is not None
-    rows = changes(found, results.conditions).sort("probe", "condition")
+    rows = changes(comparison, results.conditions).sort("probe", "condition")
     compared = cells.drop_nulls("difference")
     for name in ("difference", "low", "high"):
         assert rows[name].to_list() == pytest.approx((100 * compared[name]).to_list()), name

@@ -22,7 +22,7 @@ from bandlens.app.report.data import ReportData, read_data
 from bandlens.app.report.sections import Section
 
 UNSEEN = 30
-"""Of 61 models by accuracy, the one that is left out of the choice."""
+"""The number of the model, among 61 by accuracy, that the choice leaves out."""
 
 
 def models(*sizes: int) -> pl.DataFrame:
@@ -57,17 +57,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     """61 models under two probes, one of them on images of its own; people saw the others, and one of the probes."""
     path, random, n = tmp_path_factory.mktemp("many") / "results.duckdb", np.random.default_rng(0), 61
     shown = [("c05", "c30")[k % 2] for k in range(n)]
-    paths = [f"dnn/session-1/{k:04d}_cop_dnn_{one}_bear_10_n0_{k}.png" for k, one in enumerate(shown)]
+    paths = [f"dnn/session-1/{k:04d}_cop_dnn_{contrast}_bear_10_n0_{k}.png" for k, contrast in enumerate(shown)]
     about = {"labels": [1] * n, "decision_space": "sixteen"}
-    common, own = (
+    common, separate = (
         image_set(n, name="common", paths=paths, benchmark="contrast", **about),
         image_set(n, name="own", **about),
     )
     parts = []
     for k in range(n):
-        for one in (condition(), condition("lowpass", cutoff=0.5), condition("contrast", contrast=0.3)):
+        for setting in (condition(), condition("lowpass", cutoff=0.5), condition("contrast", contrast=0.3)):
             rank = random.permutation(np.arange(n) < k).astype(int)
-            parts.append(part(cell(own if k == UNSEEN else common, one, by=model(f"net{k}")), 1 + rank, rank))
+            parts.append(part(cell(separate if k == UNSEEN else common, setting, by=model(f"net{k}")), 1 + rank, rank))
     trials = pl.DataFrame(
         {
             "stimulus_set": "contrast",
@@ -81,17 +81,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
         }
     )
     with open_store(path) as store:
-        store_study(store, "s", [common, own], parts)
+        store_study(store, "s", [common, separate], parts)
         store.write_source("humans", store.frame("FROM published_value"), trials)
         compute_measures(store, "s", Options(100))
         bias = {"metric": "low_frequency_bias", "value": 0.5, "low": 0.4, "high": 0.6, "state": "ok", "note": None}
         ids = "SELECT DISTINCT study_id, checkpoint_id, image_set_id FROM study_detail"
         store_values(store, store.frame(ids).with_columns(pl.lit(value).alias(name) for name, value in bias.items()))
-    found = read_data(path)
-    assert found
-    assert len(found.drawn) == MOST
-    assert f"net{UNSEEN}" not in found.drawn
-    return found
+    report_data = read_data(path)
+    assert report_data
+    assert len(report_data.drawn) == MOST
+    assert f"net{UNSEEN}" not in report_data.drawn
+    return report_data
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
 def test_charts_are_of_the_choice_and_their_tables_of_all(
     results: ReportData, section: Callable[[ReportData], Section]
 ) -> None:
-    found, models = section(results), set(results.checkpoints["name"])
-    assert set(results.choice) <= set(found.text)
-    assert found.figures
-    panels = [panel.to_dict() for figure in found.figures for panel in figure.panels.values()]
-    rows = [row for panel in panels for some in panel["datasets"].values() for row in some]
+    page_section, models = section(results), set(results.checkpoints["name"])
+    assert set(results.choice) <= set(page_section.text)
+    assert page_section.figures
+    panels = [panel.to_dict() for figure in page_section.figures for panel in figure.panels.values()]
+    rows = [row for panel in panels for dataset in panel["datasets"].values() for row in dataset]
     assert {row[name] for row in rows for name in ("model", "subject") if name in row} & models == set(results.drawn)
-    tables = [figure.table for figure in found.figures]
+    tables = [figure.table for figure in page_section.figures]
     columns = [table[name] for table in tables for name in ("checkpoint", "subject") if name in table.columns]
     assert set(pl.concat(columns)) >= models
 

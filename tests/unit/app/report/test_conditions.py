@@ -33,13 +33,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> ReportData:
     path = tmp_path_factory.mktemp("measures") / "results.duckdb"
     rng = np.random.default_rng(0)
     images = image_set(60, labels=[0] * 60, schemes={"texture": [[1]] * 60}, name="conflicts")
-    parts = [part(cell(images, one), named := rng.integers(0, 3, 60), named) for one in SETTINGS]
+    parts = [part(cell(images, setting), named := rng.integers(0, 3, 60), named) for setting in SETTINGS]
     with open_store(path) as store:
         store_study(store, "s", images, parts)
         compute_measures(store, "s", Options(100))
-    found = read_data(path)
-    assert found
-    return found
+    report_data = read_data(path)
+    assert report_data
+    return report_data
 
 
 def figures(results: ReportData) -> dict[str, Figure]:
@@ -52,11 +52,11 @@ def drawn(panel: Any) -> list[dict[str, Any]]:
 
 
 def test_each_metric_is_a_figure_and_each_probe_and_level_a_panel(results: ReportData) -> None:
-    found = figures(results)
+    figures_by_name = figures(results)
     titles = ("shape bias", "cue accuracy", "confidence", "error consistency with clean")
-    assert {f"{name} on conflicts" for name in titles} <= set(found)
-    assert "accuracy on conflicts" not in found, "accuracy has a section of curves for itself"
-    panels = {name: panel.to_dict() for name, panel in found["shape bias on conflicts"].panels.items()}
+    assert {f"{name} on conflicts" for name in titles} <= set(figures_by_name)
+    assert "accuracy on conflicts" not in figures_by_name, "accuracy has a section of curves for itself"
+    panels = {name: panel.to_dict() for name, panel in figures_by_name["shape bias on conflicts"].panels.items()}
     across = {title: spec["layer"][-1]["encoding"]["x"]["field"] for title, spec in panels.items()}
     assert across == {
         "lowpass": "cycles",
@@ -71,10 +71,10 @@ def test_a_curve_has_the_numbers_of_the_view_and_the_clean_one_beside_it(results
     view = results.condition_metrics.filter(metric="shape_bias")
     (clean,) = view.filter(probe="clean")["value"]
     panel = figure.panels["lowpass"]
-    wanted = view.filter(probe="lowpass").select("cycles", "value", "low", "high").sort("cycles").rows()
-    found = drawn(panel)
-    assert [row["cycles"] for row in found] == [11, 56]
-    for row, numbers in zip(found, wanted, strict=True):
+    expected = view.filter(probe="lowpass").select("cycles", "value", "low", "high").sort("cycles").rows()
+    rows = drawn(panel)
+    assert [row["cycles"] for row in rows] == [11, 56]
+    for row, numbers in zip(rows, expected, strict=True):
         assert (row["cycles"], row["top1"], row["low"], row["high"]) == pytest.approx(numbers, rel=1e-5)
         assert row["clean_top1"] == pytest.approx(clean, rel=1e-5)
     assert set(figure.table["probe"]) == {"lowpass", "critical_band", "blur"}
@@ -97,7 +97,7 @@ def test_a_study_of_clean_images_says_so(tmp_path: Path) -> None:
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "s", images, [part(cell(images), [0] * 30, [0] * 30)])
         compute_measures(store, "s", Options(100))
-    found = read_data(tmp_path / "results.duckdb")
-    assert found
-    section = conditions_section(found)
+    report_data = read_data(tmp_path / "results.duckdb")
+    assert report_data
+    section = conditions_section(report_data)
     assert (section.figures, section.text) == ([], ["No complete cell with a perturbation yet."])

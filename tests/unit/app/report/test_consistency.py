@@ -42,9 +42,9 @@ def database(path: Path, people: bool) -> ReportData:
         if people:
             store.write_source("humans", store.frame("FROM published_value"), trials)
         write_consistencies(store, ["contrast"], 100)
-    found = read_data(path)
-    assert found is not None
-    return found
+    report_data = read_data(path)
+    assert report_data is not None
+    return report_data
 
 
 def test_models_and_people(tmp_path: Path) -> None:
@@ -53,12 +53,12 @@ def test_models_and_people(tmp_path: Path) -> None:
     kappas, conditions = section.figures
     spec = next(iter(kappas.panels.values())).to_dict()
     [tiles] = spec["datasets"].values()
-    assert len(tiles) == 6  # every two of four
+    assert len(tiles) == 6  # one tile for every two of four subjects
     table = section.tables[0].frame
     assert len(table) == 6 * 3
-    mine = table.filter(first_subject="subject-01", second_subject="two")
+    pair_rows = table.filter(first_subject="subject-01", second_subject="two")
     [tile] = [tile for tile in tiles if (tile["first"], tile["second"]) == ("subject-01", "two")]
-    assert tile["kappa"] == pytest.approx(np.mean(mine["kappa"].to_numpy()), abs=1e-5)
+    assert tile["kappa"] == pytest.approx(np.mean(pair_rows["kappa"].to_numpy()), abs=1e-5)
     assert (tile["low"], tile["n"]) == (None, 60)
     curves = next(iter(conditions.panels.values())).to_dict()
     assert curves["layer"][0]["encoding"]["x"]["sort"] == ["c05", "c30", "c100"]
@@ -81,17 +81,17 @@ def test_people_stand_beside_models_under_the_same_probe(tmp_path: Path) -> None
     rank = np.arange(40) % 4
     with open_store(tmp_path / "results.duckdb") as store:
         cells = [cell(images, condition("contrast", contrast=c), by=model("one")) for c in (0.05, 0.3, 1.0)]
-        other = cell(images, condition("grey_blend", alpha=0.2), by=model("one"))
-        store_study(store, "probed", images, [part(one, 1 + rank, rank) for one in (*cells, other)])
+        blend = cell(images, condition("grey_blend", alpha=0.2), by=model("one"))
+        store_study(store, "probed", images, [part(cell, 1 + rank, rank) for cell in (*cells, blend)])
     results = read_data(tmp_path / "results.duckdb", "probed")
     assert results is not None
     [figure] = consistency_section(results).figures
     assert [panel.to_dict()["title"] for panel in figure.panels.values()] == ["contrast on mine"]
-    found = figure.table.pivot("subject", index="condition", values="top1").sort("condition")
-    assert found["condition"].to_list() == ["0.05", "0.3", "1"]
-    assert found["one"].to_list() == [0.25] * 3
+    accuracies = figure.table.pivot("subject", index="condition", values="top1").sort("condition")
+    assert accuracies["condition"].to_list() == ["0.05", "0.3", "1"]
+    assert accuracies["one"].to_list() == [0.25] * 3
     people = results.human_probe.filter(human=True, setting=0.3)["top1"]
-    assert found["humans"][1] == people.mean()
+    assert accuracies["humans"][1] == people.mean()
 
 
 def test_an_earlier_version_shows_its_own_models_and_no_errors_of_the_newest(tmp_path: Path) -> None:

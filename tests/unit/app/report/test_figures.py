@@ -68,10 +68,10 @@ def test_every_panel_has_its_files_and_a_row_of_the_index(written: Written) -> N
     assert stems[".svg"] == stems[".pdf"] == index["file"].to_list()
     assert len(index) == written.charts
     assert len(list(written.figures[-1].parent.iterdir())) == len(written.figures)
-    told = dict(index.select("file", "title").rows())
-    assert told["filters-on-photographs-lowpass"] == "Filters on photographs: lowpass"
-    assert told["blur-on-photographs"] == "blur on photographs"
-    assert told["every-number-on-photographs-spectral-bias"] == "Every number on photographs: spectral bias"
+    titles = dict(index.select("file", "title").rows())
+    assert titles["filters-on-photographs-lowpass"] == "Filters on photographs: lowpass"
+    assert titles["blur-on-photographs"] == "blur on photographs"
+    assert titles["every-number-on-photographs-spectral-bias"] == "Every number on photographs: spectral bias"
     assert index.filter(file="thresholds-on-photographs")["width_in"].item() == 7
     assert index.filter(pl.col("file").str.starts_with("band-noise"))["width_in"].unique().to_list() == [3.5]
 
@@ -127,7 +127,7 @@ def test_names_of_files_are_safe_and_different_whatever_a_probe_is_called(tmp_pa
     probes = ["../../etc/pass wd", "etc pass_wd"]
     named = [condition(), *(condition(probe, strength=strength) for probe in probes for strength in (1.0, 2.0))]
     with open_store(tmp_path / "a.duckdb") as store:
-        store_study(store, "a", images, [part(cell(images, one), [0] * 20, [0] * 20) for one in named])
+        store_study(store, "a", images, [part(cell(images, setting), [0] * 20, [0] * 20) for setting in named])
     written = write_report(tmp_path / "a.duckdb", tmp_path / "a.html", figures=tmp_path / "figures")
     assert {file.parent for file in written.figures} == {tmp_path / "figures"}
     names = {file.name for file in written.figures}
@@ -136,19 +136,19 @@ def test_names_of_files_are_safe_and_different_whatever_a_probe_is_called(tmp_pa
 
 def test_a_later_report_leaves_no_figures_of_an_earlier_one(tmp_path: Path) -> None:
     folder = tmp_path / "figures"
-    mine = {folder / "mine.svg", tmp_path / "outside.svg"}
+    user_files = {folder / "mine.svg", tmp_path / "outside.svg"}
     panel = alt.Chart(pl.DataFrame({"x": [1]})).mark_point().encode(x="x:Q")
     mist, fog, rain = (Figure(name, name, "", {"it": panel}, 2, pl.DataFrame()) for name in ("mist", "fog", "rain"))
     index = write_figures([mist, fog], folder, lambda _: None)[-1]
     with index.open("a") as rows:
-        rows.write("../outside,3.5,t,c\n")  # what no report writes
-    for file in mine:
+        rows.write("../outside,3.5,t,c\n")  # no report writes such a row
+    for file in user_files:
         file.touch()
     write_figures([fog, rain], folder, lambda _: None)
     assert sorted(file.name for file in folder.iterdir()) == [
         "figures.csv", "fog.pdf", "fog.svg", "mine.svg", "rain.pdf", "rain.svg"
     ]  # fmt: skip
-    assert all(file.exists() for file in mine)
+    assert all(file.exists() for file in user_files)
 
 
 @pytest.mark.parametrize("text", ["", "file,width_in\nmine,3.5\n", '"', "\0\xff"])

@@ -92,5 +92,5 @@ def test_history_is_kept(database: Path, tmp_path: Path) -> None:
 
 def test_names_are_completed(database: Path) -> None:
     with open_store(database, read_only=True) as store:
-        found = completer(store).get_completions(Document("SELECT noise_", 13), CompleteEvent())
-    assert [completion.text for completion in found] == ["noise_sd"]
+        completions = completer(store).get_completions(Document("SELECT noise_", 13), CompleteEvent())
+    assert [completion.text for completion in completions] == ["noise_sd"]

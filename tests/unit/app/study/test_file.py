@@ -33,7 +33,7 @@ def refusal(file: Path) -> str:
     return str(caught.value)
 
 
-# What a study stands for
+# Cells that a study stands for
 
 
 def test_defaults(workplace: Path) -> None:
@@ -73,8 +73,8 @@ def test_checkpoints_by_name_category_or_all_each_once(workplace: Path) -> None:
     make_model(folder, "two", seed=2, category="adversarial_training")
     make_model(folder, "three", seed=3, category="adversarial_training")
 
-    def names(*asked: str) -> list[str]:
-        return [model.name for model in work_of(make_study(workplace, checkpoints=asked)).models]
+    def names(*checkpoints: str) -> list[str]:
+        return [model.name for model in work_of(make_study(workplace, checkpoints=checkpoints)).models]
 
     assert names("*") == ["one", "three", "two"]
     assert names("category:adversarial_training") == ["three", "two"]
@@ -150,11 +150,11 @@ def test_a_byte_order_mark_is_no_error(workplace: Path) -> None:
 def test_a_wrong_key_or_value_is_named(workplace: Path, key: str, value: Any, message: str) -> None:
     file = workplace / "wrong.toml"
     keys = {"checkpoints": ["one"], "images": ["images.set"], "models": "models", key: value}
-    file.write_text("\n".join(f"{name} = {json.dumps(given)}" for name, given in keys.items()))
-    found = refusal(file)
-    assert message.format(file=file) in found
+    file.write_text("\n".join(f"{name} = {json.dumps(setting)}" for name, setting in keys.items()))
+    error_text = refusal(file)
+    assert message.format(file=file) in error_text
     if not message.startswith("unknown engine"):
-        assert str(file) in found
+        assert str(file) in error_text
 
 
 @pytest.mark.parametrize("key", ["checkpoints", "images"])
@@ -272,15 +272,15 @@ def test_what_is_wrong_in_python_is_said_as_of_a_file(keys: dict[str, Any], mess
 def test_unknown_checkpoints_are_named_with_near_names(workplace: Path) -> None:
     make_model(workplace / "models", "tv_resnet50", seed=4)
     assert "'tv_resnet5'; did you mean tv_resnet50" in refusal(make_study(workplace, checkpoints=["tv_resnet5"]))
-    found = refusal(make_study(workplace, checkpoints=["category:adversarial"]))
-    assert "unknown category of exported models 'adversarial'; known: own" in found
+    error_text = refusal(make_study(workplace, checkpoints=["category:adversarial"]))
+    assert "unknown category of exported models 'adversarial'; known: own" in error_text
 
 
-@pytest.mark.parametrize("asked", ["*", "category:own", "one"])
-def test_a_folder_without_models_is_named(workplace: Path, asked: str) -> None:
-    found = refusal(make_study(workplace, checkpoints=[asked], models="empty"))
-    assert f"{workplace}/empty" in found
-    assert "bandlens export" in found
+@pytest.mark.parametrize("checkpoint", ["*", "category:own", "one"])
+def test_a_folder_without_models_is_named(workplace: Path, checkpoint: str) -> None:
+    error_text = refusal(make_study(workplace, checkpoints=[checkpoint], models="empty"))
+    assert f"{workplace}/empty" in error_text
+    assert "bandlens export" in error_text
 
 
 def test_a_missing_image_set_is_named(workplace: Path) -> None:
@@ -289,8 +289,8 @@ def test_a_missing_image_set_is_named(workplace: Path) -> None:
 
 def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> None:
     make_images(workplace / "large.set", make_pictures(2, size=256))
-    found = refusal(make_study(workplace, images=["large.set"]))
-    assert found == (
+    error_text = refusal(make_study(workplace, images=["large.set"]))
+    assert error_text == (
         "no image set of the study has the pixels that all of its checkpoints take; pack one for one with --size 128"
     )
 
@@ -309,14 +309,14 @@ def test_images_of_another_size_than_the_model_are_named(workplace: Path) -> Non
 def test_images_that_a_probe_cannot_take_are_named(workplace: Path, probes: str, message: str) -> None:
     make_model(workplace / "models", "small", size=64)
     make_images(workplace / "small.set", make_pictures(3, size=64))
-    found = refusal(make_study(workplace, checkpoints=["small"], images=["small.set"], probes=probes))
-    assert found.startswith(f"image set small.set: {message}")
+    error_text = refusal(make_study(workplace, checkpoints=["small"], images=["small.set"], probes=probes))
+    assert error_text.startswith(f"image set small.set: {message}")
 
 
 def test_a_label_that_is_no_class_of_the_model_is_named(workplace: Path) -> None:
     make_images(workplace / "wrong.set", make_pictures(3), labels=[0, CLASSES, 1])
-    found = refusal(make_study(workplace, images=["wrong.set"]))
-    assert found == (
+    error_text = refusal(make_study(workplace, images=["wrong.set"]))
+    assert error_text == (
         "image set wrong.set: 0/1.png is labelled 12, but one has 12 classes; pack the images with labels of that model"
     )
 
@@ -328,13 +328,13 @@ def test_models_and_image_sets_that_cannot_be_told_apart_are_refused(workplace: 
     make_images(workplace / "twin.set", make_pictures(20), name="another")
     make_images(workplace / "other.set", make_pictures(20, seed=3), name="images.set")
 
-    def found(images: str) -> str:
+    def refusal_of(images: str) -> str:
         return refusal(make_study(workplace, checkpoints=["one"], images=["images.set", images]))
 
-    assert found("twin.set") == (
+    assert refusal_of("twin.set") == (
         f"image sets {workplace}/images.set and {workplace}/twin.set have the same images; leave one of them out"
     )
-    assert "have the same names" in found("other.set")
+    assert "have the same names" in refusal_of("other.set")
 
 
 def test_a_damaged_model_is_named(workplace: Path) -> None:
@@ -363,8 +363,8 @@ def test_images_by_pattern_and_some_of_them_clean_alone(workplace: Path) -> None
         (workplace / "c" / name).parent.mkdir(parents=True, exist_ok=True)
         make_images(workplace / "c" / name, make_pictures(3, seed=k), name=f"c {name}")
     file = make_study(workplace, images=["images.set"], clean_images=["c/fog/*", "c/*/1"], probes="lowpass = {}")
-    found = Counter((cell.image_set.name, cell.condition.probe) for cell in resolve(Study.read(file)).cells)
-    assert found == {
+    counts = Counter((cell.image_set.name, cell.condition.probe) for cell in resolve(Study.read(file)).cells)
+    assert counts == {
         ("images.set", "clean"): 1,
         ("images.set", "lowpass"): 11,
         ("c fog/1", "clean"): 1,
@@ -386,4 +386,4 @@ def test_a_pattern_that_fits_nothing_is_named(workplace: Path) -> None:
 def test_the_page_on_study_files_has_every_key() -> None:
     page = (Path(__file__).parents[4] / "docs" / "reference" / "study.md").read_text().partition("[gate]")[0]
     keys = re.findall(r"^- `(\w+)`: ", page, re.MULTILINE)
-    assert sorted(keys) == sorted({one.name for one in fields(Study)} - {"folder", "toml"})
+    assert sorted(keys) == sorted({field.name for field in fields(Study)} - {"folder", "toml"})

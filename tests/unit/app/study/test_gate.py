@@ -28,8 +28,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Models and images. The int8 file of `one` only stands there: no test of this file runs it."""
     folder = tmp_path_factory.mktemp("gate")
     make_images(folder / "images.set", make_pictures(COUNT))
-    one, _ = (make_model(folder / "models", name, seed=seed) for name, seed in (("one", 0), ("two", 2)))
-    save_onnx_file(one, "int8", one.path.read_bytes(), {})
+    model, _ = (make_model(folder / "models", name, seed=seed) for name, seed in (("one", 0), ("two", 2)))
+    save_onnx_file(model, "int8", model.path.read_bytes(), {})
     return folder
 
 
@@ -43,7 +43,7 @@ def perturbed(place: Path) -> int:
     return len((place / "log").read_text())
 
 
-# What passes and what does not
+# Verdicts
 
 
 def test_a_run_that_no_gate_was_made_for_is_refused_before_anything_is_run(command: Command, place: Path) -> None:
@@ -68,18 +68,18 @@ def test_too_few_images_are_undecided_and_how_many_would_do_is_said(command: Com
 
 
 def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(command: Command, place: Path) -> None:
-    """Where the study itself has fewer, its own are."""
+    """A study that has fewer images is gated on all of its own."""
     make_model(place / "models", "tiny", size=32)
     make_images(place / "tiny.set", make_pictures(1001, size=32), labels=[k % 7 for k in range(1001)])
     tiny = gated_study(
         place, "tiny", images=["tiny.set"], engine="torch", precision="bf16", probes="contrast = {contrast = 0.5}\n"
     )
     compared = ("gate", tiny, *REFERENCE, "--candidate", "torch:fp32")
-    given = ((), ("--images", 0), ("--images", 20))
-    for number, words in enumerate(given):
-        assert command(*compared, *words, "--db", place / f"{number}.duckdb").code == (1 if words == given[2] else 0)
-    found = [ask(place / f"{number}.duckdb", "SELECT DISTINCT n FROM gate") for number in range(3)]
-    assert found == [[(1000,)], [(1001,)], [(20,)]]
+    options = ((), ("--images", 0), ("--images", 20))
+    for number, words in enumerate(options):
+        assert command(*compared, *words, "--db", place / f"{number}.duckdb").code == (1 if words == options[2] else 0)
+    counts = [ask(place / f"{number}.duckdb", "SELECT DISTINCT n FROM gate") for number in range(3)]
+    assert counts == [[(1000,)], [(1001,)], [(20,)]]
 
     planned = json.loads(command("plan", tiny, "--json").out)
     assert planned["gate_predictions"] == 1000 * len(planned["missing"])
@@ -90,26 +90,26 @@ def test_a_thousand_images_of_each_set_are_gated_unless_others_are_asked_for(com
     assert json.loads(command("plan", tiny, "--json").out)["gate_predictions"] == 0
 
 
-# What is run
+# Cells that are run
 
 
 def test_each_image_is_perturbed_once_for_both(place: Path) -> None:
     (place / "dim.py").write_text(LOGGED)
     study = Study.read(gated_study(place, "one", "two", probes="dim = {file = 'dim.py', level = [0, 0.001]}\n"))
-    found = gate_study(study, place / "r.duckdb", *ENGINES)
-    assert found.ran.predictions == COUNT * 3 * 2 * 2
-    tried = 5  # images more, for each condition: a probe is tried alone twice and once among three
+    gated = gate_study(study, place / "r.duckdb", *ENGINES)
+    assert gated.ran.predictions == COUNT * 3 * 2 * 2
+    tried = 5  # a probe is tried on so many more images for each condition: alone twice and once among three
     assert perturbed(place) == (COUNT + tried) * 2
 
 
 def test_chosen_checkpoints_are_gated_alone(command: Command, place: Path) -> None:
     study, db = gated_study(place, "one", "two", engine="torch", precision="bf16"), place / "r.duckdb"
-    given = ("gate", study, *REFERENCE, "--candidate", "torch:fp32", "--db", db)
-    assert command(*given, "--checkpoint", "two").code == 0
+    words = ("gate", study, *REFERENCE, "--candidate", "torch:fp32", "--db", db)
+    assert command(*words, "--checkpoint", "two").code == 0
     assert ask(db, "SELECT DISTINCT checkpoint, candidate FROM gate") == [("two", "torch:fp32")]
     planned = command("plan", study, "--db", db).out
     assert f"and runs {2 * 3 * COUNT} predictions at fp32 and as many at bf16; on all images (--images 0) it" in planned
-    answer = command(*given, "--checkpoint", "three")
+    answer = command(*words, "--checkpoint", "three")
     assert (answer.code, answer.err.count("\n")) == (2, 1)
     assert "three" in answer.err
 

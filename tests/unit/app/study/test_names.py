@@ -1,4 +1,4 @@
-"""What a study calls its models and images: no later study changes it."""
+"""No later study changes the names that a study gives to its models and images."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def test_a_second_study_renames_nothing_in_the_first(folder: Path, command: Comm
         assert answer.code == 0, answer.err
         return json.loads(answer.out)
 
-    def told() -> list[list[dict[str, object]]]:
+    def read_views() -> list[list[dict[str, object]]]:
         return [ask(f"FROM {view}('first') ORDER BY ALL") for view in ("curve_of", "metric_of", "flip_of")]
 
     assert command("run", first, "--db", database).code == 0
     assert command("analyze", "--db", database, "--study", "first").code == 0
-    before = told()
+    before = read_views()
     assert "all 11 cells" in command("run", second, "--db", database).out, "the same weights on the same images"
-    assert told() == before
+    assert read_views() == before
     assert command("analyze", "--db", database).code == 0
-    assert told() == before
-    found = ask("SELECT DISTINCT study, checkpoint, category, image_set FROM curve ORDER BY ALL")
-    assert [tuple(row.values()) for row in found] == [
+    assert read_views() == before
+    rows = ask("SELECT DISTINCT study, checkpoint, category, image_set FROM curve ORDER BY ALL")
+    assert [tuple(row.values()) for row in rows] == [
         ("first", "a", "own", "photographs"),
         ("first", "b", "own", "photographs"),
         ("second", "a", "somebodys", "pictures"),

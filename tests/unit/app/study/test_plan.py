@@ -1,4 +1,4 @@
-"""What a changed study runs again: exactly the cells that the change touches, and `plan` says so before."""
+"""A changed study runs exactly the cells that the change touches again, and `plan` says so before."""
 
 from __future__ import annotations
 
@@ -64,24 +64,24 @@ def test_a_limit_runs_the_same_images_as_the_whole_and_no_others(place: Place, t
     )
     limited = place.run(probes=noise, limit=14)
     assert limited.predictions == 14 * limited.cells
-    some = place.ask(
+    subset = place.ask(
         "SELECT checkpoint, probe, path, predicted, label_rank, confidence FROM study_detail "
         "JOIN prediction USING (cell) JOIN image USING (image_index) WHERE image.image_set = image_set_id ORDER BY ALL"
     )
-    assert set(some) < set(everything)
+    assert set(subset) < set(everything)
     classes = place.ask(
         "SELECT count(*) FROM label JOIN image_set ON image_set.id = label.image_set WHERE count = 14 GROUP BY class"
     )
     assert sorted(classes) == [(1,)] * 10 + [(2,)] * 2
     assert place.plan(probes=noise, limit=14).missing == []
-    other = run_study(
+    summary = run_study(
         resolve(Study.read(make_study(place.folder, probes=noise, limit=14))),
         tmp_path / "shards.duckdb",
         sharded=Sharded(str(tmp_path / "shards")),
     )
-    assert other.predictions == limited.predictions
-    found = "SELECT predicted, confidence FROM study_detail JOIN prediction USING (cell) ORDER BY ALL"
-    assert ask(tmp_path / "shards.duckdb", found) == place.ask(found)
+    assert summary.predictions == limited.predictions
+    query = "SELECT predicted, confidence FROM study_detail JOIN prediction USING (cell) ORDER BY ALL"
+    assert ask(tmp_path / "shards.duckdb", query) == place.ask(query)
 
 
 BICUBIC = Crop(128, 140, interpolation="bicubic")
@@ -305,7 +305,7 @@ def test_plan_and_run_say_which_metrics_a_changed_noise_level_takes(command: Com
     assert f"no critical band on images.set: {why}\n" in words.out
     assert "metrics: psychometric channel on images.set, psychometric thresholds on images.set\n" in words.out
     planned = json.loads(command("plan", file, "--db", place.database, "--json").out)["metrics"]
-    assert [(one["image_set"], one["determined"], one["why"]) for one in planned] == [
+    assert [(row["image_set"], row["determined"], row["why"]) for row in planned] == [
         ("images.set", False, why), ("images.set", True, None), ("images.set", True, None)
     ]  # fmt: skip
     assert "critical_bandwidth" in planned[0]["metrics"]

@@ -51,14 +51,14 @@ def test_a_study_on_torch_gives_what_onnxruntime_gives_and_is_attacked_itself(
 ) -> None:
     torch_work = resolve(replace(work.study, engine="torch"))
     assert {cell.variant.engine for cell in torch_work.cells} == {"torch"}
-    attacked = [{cell.key for cell in by_attack(one.cells)[1]} for one in (torch_work, work)]
+    attacked = [{cell.key for cell in by_attack(study_work.cells)[1]} for study_work in (torch_work, work)]
     assert attacked[0] == attacked[1] != set()
     database = tmp_path / "torch.duckdb"
     summary = run_study(torch_work, database)
     assert (summary.predictions, summary.failed) == (COUNT * len(torch_work.cells), [])
-    found, wanted = ask(database, SAME), ask(direct, SAME)
-    assert [row[1:4] for row in found] == [row[1:4] for row in wanted]
-    np.testing.assert_allclose([row[4] for row in found], [row[4] for row in wanted], rtol=1e-3)
+    rows, expected = ask(database, SAME), ask(direct, SAME)
+    assert [row[1:4] for row in rows] == [row[1:4] for row in expected]
+    np.testing.assert_allclose([row[4] for row in rows], [row[4] for row in expected], rtol=1e-3)
     run_study(torch_work, tmp_path / "tasks.duckdb", sharded=Sharded(str(tmp_path / "shards")))
     assert_frame_equal(rows_of(tmp_path / "tasks.duckdb"), rows_of(database))
 
@@ -102,12 +102,12 @@ def test_ranges_are_committed_in_their_order_while_the_next_is_computed() -> Non
         assert computed.wait(30), "the caller went on meanwhile"
         committed.append((outcomes, sessions))
 
-    with background_commits(cast(Store, SimpleNamespace(commit=commit))) as given:
-        given(["first"], {})  # type: ignore[list-item]
+    with background_commits(cast(Store, SimpleNamespace(commit=commit))) as commit_later:
+        commit_later(["first"], {})  # type: ignore[list-item]
         assert committed == []
         computed.set()
         for number in range(5):
-            given([number], {})  # type: ignore[list-item]
+            commit_later([number], {})  # type: ignore[list-item]
     assert committed == [(["first"], {}), *(([number], {}) for number in range(5))]
 
 
@@ -120,9 +120,9 @@ def test_after_a_commit_that_fails_nothing_is_committed(ranges: int) -> None:
         raise StoreError("results.duckdb: no space left on the device")
 
     def commit_all() -> None:
-        with background_commits(cast(Store, SimpleNamespace(commit=commit))) as given:
+        with background_commits(cast(Store, SimpleNamespace(commit=commit))) as commit_later:
             for number in range(ranges):
-                given([number], {})  # type: ignore[list-item]
+                commit_later([number], {})  # type: ignore[list-item]
 
     with pytest.raises(StoreError, match="no space left"):
         commit_all()
@@ -134,12 +134,12 @@ def test_a_commit_that_fails_ends_a_run_with_its_line_and_the_next_run_completes
 ) -> None:
     database, commit, count = tmp_path / "r.duckdb", Store.commit, 0
 
-    def fails_once(*given: Any) -> None:
+    def fails_once(*arguments: Any) -> None:
         nonlocal count
         count += 1
         if count == 2:
             raise StoreError("no space left on the device")
-        commit(*given)
+        commit(*arguments)
 
     monkeypatch.setattr(Store, "commit", fails_once)
     with pytest.raises(StoreError, match=r"^no space left on the device$"):

@@ -39,10 +39,10 @@ def test_a_database_that_is_right_passes(command: Command, original: Path) -> No
     answer = command(*words)
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.count(": equal\n") == 8, "cells of attacks among them"
-    found = json.loads(command(*words, "--json").out)
-    assert found["problems"] == []
-    assert {row["problems"] for row in found["checks"]} == {0}
-    assert all(row["differing"] == 0 and row["same_session"] for row in found["recomputed"])
+    report = json.loads(command(*words, "--json").out)
+    assert report["problems"] == []
+    assert {row["problems"] for row in report["checks"]} == {0}
+    assert all(row["differing"] == 0 and row["same_session"] for row in report["recomputed"])
 
 
 def test_the_seed_chooses_the_cells(command: Command, original: Path) -> None:

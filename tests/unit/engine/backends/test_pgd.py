@@ -53,34 +53,34 @@ def batch(count: int = 6, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return images, labels, 2 * torch.rand(images.shape, generator=generator) - 1
 
 
-def own(network: nn.Module, images: Tensor) -> Tensor:
+def predict(network: nn.Module, images: Tensor) -> Tensor:
     """The network's own answers, so that all of them are right."""
     return network(images).argmax(1)
 
 
 def test_one_step_from_the_image_follows_the_sign_of_the_gradient() -> None:
     network, (images, labels, start) = Linear(), batch()
-    found = pgd(network, images, labels, torch.zeros_like(start), Budget(0.1, 0.03, 1))
-    wanted = (images + 0.03 * network.gradient(images, labels).sign()).clamp(0, 1)
-    assert torch.allclose(found.images, wanted, atol=1e-7)
-    assert torch.equal(found.logits, network(found.images))
+    outcome = pgd(network, images, labels, torch.zeros_like(start), Budget(0.1, 0.03, 1))
+    expected = (images + 0.03 * network.gradient(images, labels).sign()).clamp(0, 1)
+    assert torch.allclose(outcome.images, expected, atol=1e-7)
+    assert torch.equal(outcome.logits, network(outcome.images))
 
 
 def test_a_step_longer_than_the_ball_ends_on_its_surface() -> None:
-    """As the published one does, which is four times as long."""
+    """The published step does so, which is four times as long as the radius."""
     network, (images, labels, start) = Linear(), batch()
     eps = 0.5 / 255
-    found = pgd(network, images, labels, start, Budget(eps, 2 / 255, 3)).images
-    on_the_surface = ((found - images).abs() - eps).abs() < 1e-7
-    assert (on_the_surface | (found == 0) | (found == 1)).all()
+    iterates = pgd(network, images, labels, start, Budget(eps, 2 / 255, 3)).images
+    on_the_surface = ((iterates - images).abs() - eps).abs() < 1e-7
+    assert (on_the_surface | (iterates == 0) | (iterates == 1)).all()
     assert on_the_surface.float().mean() > 0.8
 
 
 def test_it_begins_at_the_start() -> None:
     """With steps of no length, the last iterate is the first one."""
     images, labels, start = batch()
-    found = pgd(Linear(), images, labels, start, Budget(0.1, 0.0, 2)).images
-    assert torch.allclose(found, (images + 0.1 * start).clamp(0, 1), atol=1e-7)
+    iterates = pgd(Linear(), images, labels, start, Budget(0.1, 0.0, 2)).images
+    assert torch.allclose(iterates, (images + 0.1 * start).clamp(0, 1), atol=1e-7)
 
 
 @pytest.mark.parametrize("attack", [pgd, pgd_any])
@@ -91,10 +91,10 @@ def test_iterates_stay_in_the_ball_and_in_the_range(
 ) -> None:
     images, labels, start = batch(seed=seed)
     before = images.clone()
-    found = attack(Curved(), images, labels, start, Budget(eps, step, steps)).images
-    assert (found - images).abs().max() <= eps + 1e-6
-    assert found.min() >= 0
-    assert found.max() <= 1
+    iterates = attack(Curved(), images, labels, start, Budget(eps, step, steps)).images
+    assert (iterates - images).abs().max() <= eps + 1e-6
+    assert iterates.min() >= 0
+    assert iterates.max() <= 1
     assert torch.equal(images, before), "the images themselves are not touched"
 
 
@@ -117,11 +117,11 @@ def test_a_band_is_what_the_lowpass_keeps_at_high_and_not_at_low(band: tuple[flo
 def test_steps_of_a_band_stay_in_it_where_nothing_is_cut() -> None:
     """In a ball of radius 1 around grey images, small steps reach no border."""
     images, labels, start = torch.full((2, 3, SIZE, SIZE), 0.5), torch.tensor([0, 1]), torch.zeros(2, 3, SIZE, SIZE)
-    found = pgd(Curved(), images, labels, start, Budget(1.0, 0.001, 5, (0.0, 0.5))).images - images
-    assert found.abs().max() > 1e-3
-    spectrum = torch.fft.fftshift(torch.fft.fft2(found), dim=(-2, -1)).abs()
+    perturbation = pgd(Curved(), images, labels, start, Budget(1.0, 0.001, 5, (0.0, 0.5))).images - images
+    assert perturbation.abs().max() > 1e-3
+    spectrum = torch.fft.fftshift(torch.fft.fft2(perturbation), dim=(-2, -1)).abs()
     outside = torch.ones(SIZE, SIZE, dtype=torch.bool)
-    outside[2:7, 2:7] = False  # the block and its mirror image
+    outside[2:7, 2:7] = False  # these are the block and its mirror image
     assert spectrum[..., outside].max() < 1e-5
     assert spectrum[..., ~outside].max() > 1e-2
 
@@ -129,10 +129,10 @@ def test_steps_of_a_band_stay_in_it_where_nothing_is_cut() -> None:
 @pytest.mark.parametrize("band", [(0.0, 0.5), (0.5, 1.0)])
 def test_iterates_of_a_band_stay_in_the_ball_and_in_the_range(band: tuple[float, float]) -> None:
     images, labels, start = batch()
-    found = pgd(Curved(), images, labels, start, Budget(0.1, 0.3, 4, band)).images
-    assert (found - images).abs().max() <= 0.1 + 1e-6
-    assert found.min() >= 0
-    assert found.max() <= 1
+    iterates = pgd(Curved(), images, labels, start, Budget(0.1, 0.3, 4, band)).images
+    assert (iterates - images).abs().max() <= 0.1 + 1e-6
+    assert iterates.min() >= 0
+    assert iterates.max() <= 1
 
 
 def test_more_steps_go_on_from_fewer() -> None:
@@ -148,10 +148,10 @@ def test_more_steps_go_on_from_fewer() -> None:
 
 
 def test_the_first_iterate_that_fools_is_taken() -> None:
-    """Found by trying every number of steps, the start being none."""
+    """The test finds it by trying every number of steps; the start has none."""
     network, (images, _, start) = Curved(), batch(12, seed=4)
-    labels, steps, budget = own(network, images), 8, Budget(0.04, 0.005, steps=8)
-    found = pgd_any(network, images, labels, start, budget)
+    labels, steps, budget = predict(network, images), 8, Budget(0.04, 0.005, steps=8)
+    outcome = pgd_any(network, images, labels, start, budget)
     begun = (images + budget.eps * start).clamp(0, 1)
     shorter = [budget._replace(steps=k) for k in range(1, steps + 1)]
     iterates = [begun, *(pgd(network, images, labels, start, few).images for few in shorter)]
@@ -159,15 +159,15 @@ def test_the_first_iterate_that_fools_is_taken() -> None:
     for row in range(len(images)):
         fools = [k for k, iterate in enumerate(iterates) if network(iterate)[row].argmax() != labels[row]]
         chosen = fools[0] if fools else steps
-        assert torch.allclose(found.images[row], iterates[chosen][row], atol=1e-6)
-        assert torch.allclose(found.logits[row], network(iterates[chosen])[row], atol=1e-4)
+        assert torch.allclose(outcome.images[row], iterates[chosen][row], atol=1e-6)
+        assert torch.allclose(outcome.logits[row], network(iterates[chosen])[row], atol=1e-4)
         lengths.add(chosen)
     assert len(lengths) > 3, "some are fooled early, some late, some not at all"
 
 
 def test_what_fools_leaves_the_batch() -> None:
     network, (images, _, start) = Curved(), batch(12, seed=4)
-    labels = own(network, images)
+    labels = predict(network, images)
     sizes = []
 
     def counted(rows: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def test_what_fools_leaves_the_batch() -> None:
 def test_any_is_never_more_robust_than_the_last(seed: int, eps: float, step: float) -> None:
     network, (images, _, start) = Curved().double(), batch(seed=seed)
     images, start = images.double(), start.double()
-    labels = own(network, images)
+    labels = predict(network, images)
     last, first = (attack(network, images, labels, start, Budget(eps, step, 5)) for attack in (pgd, pgd_any))
     assert not (fooled(last.logits, labels) & ~fooled(first.logits, labels)).any()
 
@@ -197,7 +197,7 @@ def test_fooled_counts_as_the_stored_rank_does() -> None:
     assert fooled(logits, torch.tensor([2, 0, 1, 1])).tolist() == [True, False, False, False]
 
 
-# Where it begins
+# Starts
 
 
 def test_a_start_belongs_to_the_seed_and_the_image() -> None:
@@ -215,9 +215,9 @@ def test_a_start_is_philox_under_a_stream_of_its_own(size: int) -> None:
     blocks = -(-count // 4)
     counter = (np.arange(blocks, dtype=np.uint32), np.uint32(7), np.uint32(9), np.uint32(START_STREAM))
     words = np.concatenate(philox4x32(np, counter, seed))[:count].astype(np.float64)
-    found = uniform_start(seed, np.array([key], np.uint64), size).ravel()
-    np.testing.assert_allclose(found, 2 * words / 2**32 - 1, atol=2**-23)
-    assert np.abs(found).max() < 1
+    start = uniform_start(seed, np.array([key], np.uint64), size).ravel()
+    np.testing.assert_allclose(start, 2 * words / 2**32 - 1, atol=2**-23)
+    assert np.abs(start).max() < 1
 
 
 def test_starts_are_uniform_and_have_nothing_to_do_with_the_noise() -> None:

@@ -1,4 +1,4 @@
-"""What engines need, and which one `auto` stands for in every state that a machine can be in."""
+"""Engines say what they need, and `auto` takes one in every state that a machine can be in."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def ready(lines: Mapping[str, str]) -> Callable[[str], Readiness]:
 
 
 @pytest.mark.parametrize(
-    ("found", "lines", "engine", "why"),
+    ("gpus", "lines", "engine", "why"),
     [
         (H100, WITH_TENSORRT, "tensorrt", "tensorrt 10.16.1.11 on NVIDIA H100 80GB HBM3"),
         (H100, WITH_TORCH | WITH_CUDA, "onnxruntime-cuda", WITHOUT_TENSORRT.format("onnxruntime 1.31.1 with CUDA")),
@@ -73,12 +73,12 @@ def ready(lines: Mapping[str, str]) -> Callable[[str], Readiness]:
     ],
     ids=["TensorRT", "ONNX Runtime with CUDA", "torch", "no GPU", "hidden GPU"],
 )
-def test_auto_takes_the_best_engine(found: Gpus, lines: Mapping[str, str], engine: str, why: str) -> None:
-    assert choose(found, ready(lines)) == EngineChoice(engine, why)
+def test_auto_takes_the_best_engine(gpus: Gpus, lines: Mapping[str, str], engine: str, why: str) -> None:
+    assert choose(gpus, ready(lines)) == EngineChoice(engine, why)
 
 
 @pytest.mark.parametrize(
-    ("found", "lines", "message"),
+    ("gpus", "lines", "message"),
     [
         (BROKEN, WITH_TENSORRT, f"{BROKEN.message}; {OR_CPU}"),
         (
@@ -92,9 +92,9 @@ def test_auto_takes_the_best_engine(found: Gpus, lines: Mapping[str, str], engin
     ],
     ids=["unusable GPU", "no packages for the GPU", "no packages"],
 )
-def test_a_gpu_never_leads_to_the_cpu_unasked(found: Gpus, lines: Mapping[str, str], message: str) -> None:
+def test_a_gpu_never_leads_to_the_cpu_unasked(gpus: Gpus, lines: Mapping[str, str], message: str) -> None:
     with pytest.raises(EngineError) as caught:
-        choose(found, ready(lines))
+        choose(gpus, ready(lines))
     assert str(caught.value) == message
 
 
@@ -221,14 +221,14 @@ def test_a_gpu_that_fails_is_not_mended_by_installing() -> None:
 
     failing = SimpleNamespace(**vars(onnxruntime) | {"InferenceSession": fails})
     with pytest.raises(EngineError) as caught:
-        try_provider(failing, "SharedExecutionProvider")  # the one whose file every package has
+        try_provider(failing, "SharedExecutionProvider")  # every package has the file of this one
     assert str(caught.value) == (
         "ONNX Runtime cannot use its SharedExecutionProvider (CUDA failure 46: all CUDA-capable devices are busy or "
         "unavailable); see what `nvidia-smi` says"
     )
 
 
-# What a GPU can run
+# Code that a GPU can run
 
 L4, T4, A100 = (Gpu(name, 1, capability, "580") for name, capability in (("L4", "8.9"), ("T4", "7.5"), ("A100", "8.0")))
 
@@ -241,8 +241,8 @@ L4, T4, A100 = (Gpu(name, 1, capability, "580") for name, capability in (("L4", 
         (H100[0], ["sm_100", "sm_120"], False),
         (H100[0], ["sm_90a"], True),
         (L4, ["sm_86"], True),
-        (A100, ["sm_86"], False),  # nor that of a higher minor number
-        (H100[0], ["sm_75", "compute_80"], True),  # compiled as it is loaded
+        (A100, ["sm_86"], False),  # nor does code of a higher minor number
+        (H100[0], ["sm_75", "compute_80"], True),  # such code is compiled as it is loaded
         (T4, ["compute_80"], False),
         (Gpu("B200", 1, "10.0", "580"), ["SM75", "SM120"], False),
         (Gpu("RTX 5090", 1, "12.0", "580"), ["SM75", "SM120"], True),
@@ -299,6 +299,6 @@ def test_the_processor_has_the_name_that_linux_gives_it(tmp_path: Path) -> None:
 def test_the_processor_has_a_name_everywhere(tmp_path: Path) -> None:
     assert processor_name(tmp_path) in (platform.processor(), platform.machine())
     (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")  # of ARM
+    (tmp_path / "proc/cpuinfo").write_text("processor\t: 0\nBogoMIPS\t: 50.00\n")  # an ARM processor shows these lines
     assert processor_name(tmp_path) in (platform.processor(), platform.machine())
     assert processor_name()

@@ -12,10 +12,10 @@ from bandlens.engine.device.nvidia import Gpus, NoGpu, Problem, find_gpus, find_
 EVERYTHING = ("module", "gpu", "node", "card")
 
 
-def problem_of(found: Gpus) -> str:
-    assert isinstance(found, Problem), found
-    assert "\n" not in found.message
-    return found.message
+def problem_of(gpus: Gpus) -> str:
+    assert isinstance(gpus, Problem), gpus
+    assert "\n" not in gpus.message
+    return gpus.message
 
 
 @pytest.mark.parametrize("traces", [*EVERYTHING, "wsl"])
@@ -61,7 +61,7 @@ def test_a_missing_driver_library_is_explained_by_what_is_there(traces: list[str
 
 
 def test_a_library_of_no_length_is_explained(tmp_path: Path) -> None:
-    (tmp_path / "libcuda.so.1").touch()  # what building an image with the container toolkit can leave in it
+    (tmp_path / "libcuda.so.1").touch()  # building an image with the container toolkit can leave such a file in it
     message = problem_of(find_gpus(build_tree(tmp_path, *EVERYTHING), str(tmp_path / "libcuda.so.1"), {}))
     assert "libcuda.so.1: file too short; reinstall the driver" in message
 

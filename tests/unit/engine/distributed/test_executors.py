@@ -1,4 +1,4 @@
-"""When a worker has to be replaced, and what a run says that hears nothing."""
+"""A worker without signs of life or of progress has to be replaced, and a run that hears nothing says so."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_one_that_was_never_heard_of_has_longer(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "slowest", "limit"),
+    ("timeout", "slowest", "limit"),
     [(None, None, UNKNOWN), (None, 1.0, LEAST), (None, 100.0, SLOWEST * 100.0), (7.0, None, 7.0), (7.0, 100.0, 7.0)],
 )
 def test_signs_of_life_alone_are_no_progress(
-    clock: Clock, asked: float | None, slowest: float | None, limit: float
+    clock: Clock, timeout: float | None, slowest: float | None, limit: float
 ) -> None:
-    watch = Watch(asked, clock)
+    watch = Watch(timeout, clock)
     watch.starts("a")
     if slowest:
         clock.now += slowest

@@ -45,10 +45,10 @@ def test_what_is_read_is_what_was_written(folder: Folder, cells: int, count: int
     assert shard_keys(folder) == [KEY]
     assert read_about(folder, KEY) == shard
     assert (shard.first, shard.last) == (first, first + count)
-    found = read_shard(folder, shard)
-    assert list(found) == [part.cell.key for part in made]
+    predictions = read_shard(folder, shard)
+    assert list(predictions) == [part.cell.key for part in made]
     for part, seconds in zip(made, shard.seconds, strict=True):
-        read = found[part.cell.key]
+        read = predictions[part.cell.key]
         for name in ("predicted", "label_rank", "confidence"):
             np.testing.assert_array_equal(getattr(read, name), getattr(part.predictions, name))
         assert read.predicted.dtype == np.uint16
@@ -77,11 +77,11 @@ def test_other_programs_read_it(folder: Folder) -> None:
 
 
 def test_sessions_of_their_own_stay_apart(folder: Folder) -> None:
-    other = Variant(MODEL, "openvino", "fp32", MODEL.path, "m")
+    openvino = Variant(MODEL, "openvino", "fp32", MODEL.path, "m")
     first, second, _ = parts()
-    second = Finished(Cell(other, second.cell.image_set, second.cell.condition, 0), 16, second.predictions, 1.0)
+    second = Finished(Cell(openvino, second.cell.image_set, second.cell.condition, 0), 16, second.predictions, 1.0)
     another = SessionInfo("another", 8, 1, "{}")
-    write_shard(folder, KEY, [first, second], {VARIANT: INFO, other: another})
+    write_shard(folder, KEY, [first, second], {VARIANT: INFO, openvino: another})
     shard = read_about(folder, KEY)
     assert [shard.session(key) for key in shard.cells] == [INFO, another]
 
@@ -142,11 +142,11 @@ def test_rows_of_another_unit_under_a_right_sha256_are_refused(folder: Folder) -
 
 def test_a_shard_under_the_name_of_another_is_refused(folder: Folder) -> None:
     written(folder)
-    other = "o" * 64
+    second_key = "o" * 64
     for suffix in ("json", "parquet"):
-        Path(folder.path_of(f"{KEY}.{suffix}")).rename(folder.path_of(f"{other}.{suffix}"))
+        Path(folder.path_of(f"{KEY}.{suffix}")).rename(folder.path_of(f"{second_key}.{suffix}"))
     with pytest.raises(ShardError, match="another shard"):
-        read_about(folder, other)
+        read_about(folder, second_key)
 
 
 # Writing
@@ -166,8 +166,8 @@ def test_other_file_systems_of_arrow_hold_shards(make: Callable[[], fs.FileSyste
     folder.files.create_dir(folder.path, recursive=True)
     made, _ = written(folder)
     assert shard_keys(folder) == [KEY]
-    found = read_shard(folder, read_about(folder, KEY))
-    np.testing.assert_array_equal(found[made[2].cell.key].predicted, made[2].predictions.predicted)
+    predictions = read_shard(folder, read_about(folder, KEY))
+    np.testing.assert_array_equal(predictions[made[2].cell.key].predicted, made[2].predictions.predicted)
     names = [info.base_name for info in folder.files.get_file_info(fs.FileSelector(folder.path))]
     assert sorted(names) == [f"{KEY}.json", f"{KEY}.parquet"]
 

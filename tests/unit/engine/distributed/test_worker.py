@@ -1,4 +1,4 @@
-"""What is known of a worker that computes."""
+"""A worker counts each piece of its work as a step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_each_piece_of_an_image_set_that_is_fetched_is_a_step(tmp_path: Path, mo
     images = make_images(tmp_path / "images.set", make_pictures(4))
     cell = Cell(variant, images.info, make_grid({}, tmp_path).clean[0], 0)
     job = job_of({}, tmp_path, [images], 4, 1, str(tmp_path / "shards"), [cell])
-    away = {digest: one._replace(folder=Path("/nowhere")) for digest, one in job.image_sets.items()}
+    away = {digest: packed._replace(folder=Path("/nowhere")) for digest, packed in job.image_sets.items()}
     steps = list[int]()
 
     class Watched(DriverFiles):

@@ -79,9 +79,9 @@ def test_what_is_damaged_is_refused(model: Model) -> None:
 
 def test_a_graph_of_another_export_is_refused(model: Model) -> None:
     save_onnx_file(model, "fp16", b"half", {})
-    other = make_model(model.path.parent, "a.v1", size=64, seed=1)
+    reexport = make_model(model.path.parent, "a.v1", size=64, seed=1)
     with pytest.raises(ExportError, match=r"was made from another export of a.v1; run: bandlens export a.v1"):
-        load_onnx_file(other, "fp16")
+        load_onnx_file(reexport, "fp16")
 
 
 def test_a_folder_that_cannot_be_written_is_named(model: Model) -> None:
@@ -115,7 +115,7 @@ def test_wrong_wishes(model: Model, photographs: NDArray[np.float32]) -> None:
 def test_a_file_that_overflows_is_refused(model: Model) -> None:
     """Its weights fit into float16; its sums do not."""
     large = onnx.load_from_string(verify_model(model))
-    (kernel,) = (one for one in large.graph.initializer if one.name == "kernel")
+    (kernel,) = (tensor for tensor in large.graph.initializer if tensor.name == "kernel")
     kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel) * np.float32(5e4), "kernel"))
     content = large.SerializeToString()
     overflowing = replace(

@@ -72,7 +72,7 @@ def test_a_changed_byte_of_a_tensor_is_seen(tmp_path: Path) -> None:
 
 
 def test_sizes_and_offsets_from_four_gibibytes_are_read(tmp_path: Path) -> None:
-    """Laid out as torch lays out such a file, with a hole for the zeros."""
+    """The file is laid out as torch does it, with a hole for the zeros."""
     size, offset = (1 << 32) + 64, (1 << 32) + 256
     wide = struct.pack("<2H2Q", 1, 16, size, 0)
     local = struct.pack("<4s5H3I2H", b"PK\3\4", 0, 0x808, 0, 0, 0, 0, 0, 0, 8, len(wide) + 4 + 126) + b"a/data/0"

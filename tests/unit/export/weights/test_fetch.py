@@ -33,7 +33,7 @@ DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
 def published_at(source: Origin, *more: Origin) -> Checkpoint:
-    parts = tuple(Part(one, "plain") for one in (source, *more))
+    parts = tuple(Part(origin, "plain") for origin in (source, *more))
     return Checkpoint("tried", "own", parts, "imagenet", "unstated", 70.0)
 
 
@@ -42,40 +42,40 @@ def url(server: Any, path: str) -> Origin:
 
 
 def ranges(server: Any) -> list[str | None]:
-    return [wanted for _, _, wanted in server.asked]
+    return [span for _, _, span in server.asked]
 
 
 def test_a_download_is_kept_recorded_and_not_repeated(server: Any, published: Any, tmp_path: Path) -> None:
     server.files["/a.pth"] = published(CONTENT)
-    one = published_at(url(server, "/a.pth"))
-    (path,) = fetch(one, tmp_path)
+    entry = published_at(url(server, "/a.pth"))
+    (path,) = fetch(entry, tmp_path)
     assert path == tmp_path / "tried.pth"
     assert torch.equal(read(path)["a"], torch.rand(200_000, generator=torch.Generator().manual_seed(0)))
     locked = json.loads((tmp_path / LOCK).read_text())
     assert locked == {"tried.pth": {"sha256": DIGEST, "bytes": len(CONTENT), "source": f"url:{server.address}/a.pth"}}
-    assert fetch(one, tmp_path) == [path]
+    assert fetch(entry, tmp_path) == [path]
     assert len(server.asked) == 1
     assert list((tmp_path / "partial").iterdir()) == []
 
 
 def test_both_files_of_a_checkpoint_are_fetched(server: Any, published: Any, tmp_path: Path) -> None:
     server.files |= {"/a.pth": published(CONTENT), "/head.pth": published(CONTENT[::-1])}
-    one = published_at(url(server, "/a.pth"), url(server, "/head.pth"))
-    assert [path.name for path in fetch(one, tmp_path)] == ["tried.pth", "tried.head.pth"]
-    assert [row.status for row in verify(one, tmp_path)] == ["ok", "ok"]
+    entry = published_at(url(server, "/a.pth"), url(server, "/head.pth"))
+    assert [path.name for path in fetch(entry, tmp_path)] == ["tried.pth", "tried.head.pth"]
+    assert [row.status for row in verify(entry, tmp_path)] == ["ok", "ok"]
 
 
 def test_a_cut_connection_is_resumed(server: Any, published: Any, tmp_path: Path) -> None:
     server.files["/a.pth"] = published(CONTENT, cut_after=300_000)
-    one = published_at(url(server, "/a.pth"))
+    entry = published_at(url(server, "/a.pth"))
     with pytest.raises(CheckpointError, match=r"cannot fetch url:http.*what arrived is kept"):
-        fetch(one, tmp_path)
+        fetch(entry, tmp_path)
     kept = (tmp_path / "partial" / "tried.pth").stat().st_size
     assert 200_000 < kept <= 300_000
     assert not (tmp_path / "tried.pth").exists()
 
     server.files["/a.pth"].cut_after = None
-    (path,) = fetch(one, tmp_path)
+    (path,) = fetch(entry, tmp_path)
     assert path.read_bytes() == CONTENT
     assert ranges(server) == [None, f"bytes={kept}-"]
 
@@ -85,11 +85,11 @@ def test_a_changed_file_is_not_glued_to_the_old_beginning(
     change: dict[str, Any], server: Any, published: Any, tmp_path: Path
 ) -> None:
     server.files["/a.pth"] = published(CONTENT[::-1], cut_after=300_000)
-    one = published_at(url(server, "/a.pth"))
+    entry = published_at(url(server, "/a.pth"))
     with pytest.raises(CheckpointError):
-        fetch(one, tmp_path)
+        fetch(entry, tmp_path)
     server.files["/a.pth"] = published(CONTENT, **change)
-    (path,) = fetch(one, tmp_path)
+    (path,) = fetch(entry, tmp_path)
     assert path.read_bytes() == CONTENT
 
 
@@ -99,21 +99,21 @@ def test_a_beginning_that_is_too_long_is_thrown_away(server: Any, published: Any
     partial.parent.mkdir()
     partial.write_bytes(CONTENT + b"more")
     partial.with_name("tried.pth.state").write_text('"one"')
-    one = published_at(url(server, "/a.pth"))
+    entry = published_at(url(server, "/a.pth"))
     with pytest.raises(CheckpointError, match="416"):
-        fetch(one, tmp_path)
-    assert fetch(one, tmp_path)[0].read_bytes() == CONTENT
+        fetch(entry, tmp_path)
+    assert fetch(entry, tmp_path)[0].read_bytes() == CONTENT
 
 
 def test_a_server_error_keeps_what_arrived(server: Any, published: Any, tmp_path: Path) -> None:
     server.files["/a.pth"] = published(CONTENT, cut_after=300_000)
-    one = published_at(url(server, "/a.pth"))
+    entry = published_at(url(server, "/a.pth"))
     with pytest.raises(CheckpointError):
-        fetch(one, tmp_path)
+        fetch(entry, tmp_path)
     del server.files["/a.pth"]
     kept = (tmp_path / "partial" / "tried.pth").stat().st_size
     with pytest.raises(CheckpointError, match="404"):
-        fetch(one, tmp_path)
+        fetch(entry, tmp_path)
     assert (tmp_path / "partial" / "tried.pth").stat().st_size == kept
 
 
@@ -129,8 +129,8 @@ def test_the_digits_in_a_file_name_are_checked(server: Any, published: Any, tmp_
 
 
 def test_digits_are_where_the_publishers_put_them() -> None:
-    digits = {one.name: published_digits(one.parts[0].source) for one in checkpoints()}
-    assert {name: found for name, found in digits.items() if found} == {
+    digits = {entry.name: published_digits(entry.parts[0].source) for entry in checkpoints()}
+    assert {name: text for name, text in digits.items() if text} == {
         "tv2_resnet50": "11ad3fa6",
         "resnet50_trained_on_SIN": "c8e5653e",
         "resnet50_trained_on_SIN_and_IN": "2a0d100e",
@@ -140,39 +140,39 @@ def test_digits_are_where_the_publishers_put_them() -> None:
 
 def test_a_later_download_that_differs_is_refused(server: Any, published: Any, tmp_path: Path) -> None:
     server.files["/a.pth"] = published(CONTENT)
-    one = published_at(url(server, "/a.pth"))
-    (path,) = fetch(one, tmp_path)
+    entry = published_at(url(server, "/a.pth"))
+    (path,) = fetch(entry, tmp_path)
     path.unlink()
     server.files["/a.pth"] = published(CONTENT[::-1])
     with pytest.raises(CheckpointError, match=f"but {DIGEST[:8]}… when first fetched"):
-        fetch(one, tmp_path)
+        fetch(entry, tmp_path)
     assert not path.exists()
 
 
 def test_a_stored_file_that_changed_is_found(server: Any, published: Any, tmp_path: Path) -> None:
     server.files["/a.pth"] = published(CONTENT)
-    one = published_at(url(server, "/a.pth"))
-    assert [row.status for row in verify(one, tmp_path)] == ["not fetched"]
-    (path,) = fetch(one, tmp_path)
+    entry = published_at(url(server, "/a.pth"))
+    assert [row.status for row in verify(entry, tmp_path)] == ["not fetched"]
+    (path,) = fetch(entry, tmp_path)
     path.write_bytes(CONTENT[:-1] + b"x")
-    assert [row.status for row in verify(one, tmp_path)] == ["changed"]
+    assert [row.status for row in verify(entry, tmp_path)] == ["changed"]
     with pytest.raises(CheckpointError, match="when first fetched"):
-        fetch(one, tmp_path)
+        fetch(entry, tmp_path)
     assert path.exists()
     (tmp_path / LOCK).unlink()
-    assert [row.status for row in verify(one, tmp_path)] == ["not recorded"]
+    assert [row.status for row in verify(entry, tmp_path)] == ["not recorded"]
     (tmp_path / LOCK).write_text("{")
     for act in (verify, fetch):
         with pytest.raises(CheckpointError, match="is damaged"):
-            act(one, tmp_path)
+            act(entry, tmp_path)
 
 
 def test_a_file_put_there_by_hand_is_recorded(tmp_path: Path) -> None:
-    one = checkpoint("resnet50_frozen_random")
-    ((_, path),) = local_files(one, tmp_path)
+    entry = checkpoint("resnet50_frozen_random")
+    ((_, path),) = local_files(entry, tmp_path)
     path.write_bytes(CONTENT)
-    assert fetch(one, tmp_path) == [path]
-    assert [row.status for row in verify(one, tmp_path)] == ["ok"]
+    assert fetch(entry, tmp_path) == [path]
+    assert [row.status for row in verify(entry, tmp_path)] == ["ok"]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
@@ -197,11 +197,11 @@ def drive(server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_google_drive_is_resumed(drive: Any, published: Any, tmp_path: Path) -> None:
     drive.files["/uc?id=abc"] = published(CONTENT, cut_after=600_000)
-    one = published_at(Origin("gdrive", "abc"))
+    entry = published_at(Origin("gdrive", "abc"))
     with pytest.raises(CheckpointError, match=r"cannot fetch gdrive:abc: .* what arrived is kept"):
-        fetch(one, tmp_path)
+        fetch(entry, tmp_path)
     drive.files["/uc?id=abc"].cut_after = None
-    (path,) = fetch(one, tmp_path)
+    (path,) = fetch(entry, tmp_path)
     assert path.read_bytes() == CONTENT
     assert any(ranges(drive))
     assert list((tmp_path / "partial").iterdir()) == []

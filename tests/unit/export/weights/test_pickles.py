@@ -30,7 +30,7 @@ def test_the_page_says_whose_calls_are_answered() -> None:
 
 
 class Wants:
-    """Pickles to a call of any function."""
+    """An object that pickles to a call of any function."""
 
     def __init__(self, function: Any, *arguments: Any) -> None:
         self.call = function, arguments
@@ -96,11 +96,11 @@ def test_nothing_is_imported_for_a_file(tmp_path: Path, monkeypatch: pytest.Monk
     torch.save(content, tmp_path / "weights.pth")
     del sys.modules["stranger"]
 
-    found = read(tmp_path / "weights.pth")
+    copy = read(tmp_path / "weights.pth")
     assert "stranger" not in sys.modules
-    assert torch.equal(found["a"], content["a"])
-    assert type(found["schedule"]).__name__ == "stranger.Schedule"
-    assert not hasattr(found["schedule"], "steps")
+    assert torch.equal(copy["a"], content["a"])
+    assert type(copy["schedule"]).__name__ == "stranger.Schedule"
+    assert not hasattr(copy["schedule"], "steps")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -118,11 +118,11 @@ def test_tensors_and_plain_containers_are_read_whole(protocol: int, tmp_path: Pa
         unicode="ü",
     )
     torch.save(content, tmp_path / "weights.pth", pickle_protocol=protocol)
-    found = read(tmp_path / "weights.pth")
-    assert list(found) == list(content)
+    copy = read(tmp_path / "weights.pth")
+    assert list(copy) == list(content)
     for key, value in content.items():
-        assert torch.equal(found[key], value) if isinstance(value, torch.Tensor) else found[key] == value
-    assert found["view"].untyped_storage().data_ptr() == found["shared"].untyped_storage().data_ptr()
+        assert torch.equal(copy[key], value) if isinstance(value, torch.Tensor) else copy[key] == value
+    assert copy["view"].untyped_storage().data_ptr() == copy["shared"].untyped_storage().data_ptr()
 
 
 LAYOUTS: dict[str, Any] = {
@@ -149,7 +149,7 @@ def test_tensors_are_equal_to_the_bit_to_what_torch_loads(legacy: bool, protocol
 def test_big_endian_archives_are_read(tmp_path: Path) -> None:
     content = {"a": torch.arange(5, dtype=torch.int32), "b": torch.tensor([1 + 2j]), "c": torch.tensor([True])}
     entries = entries_of(saved(content))
-    sizes = iter([4, 4, 1])  # of the numbers that bytes are swapped in: a complex one has two of them
+    sizes = iter([4, 4, 1])  # bytes are swapped in numbers of these sizes: a complex number has two of them
     for entry in entries:
         if entry.name == b"archive/byteorder":
             entry.data = b"big"
@@ -162,7 +162,7 @@ def test_big_endian_archives_are_read(tmp_path: Path) -> None:
 
 
 class StoragePickler(pickle.Pickler):
-    """Writes tensors as torch did until 2017, when a storage could be a part of another one."""
+    """A pickler that writes tensors as torch did until 2017, when a storage could be a part of another one."""
 
     def persistent_id(self, value: object) -> object:
         return value.id if isinstance(value, StorageId) else None

@@ -16,12 +16,12 @@ FACTS = Path(__file__).parents[5] / "shared" / "facts" / "checkpoints.csv"
 
 
 def test_every_row_is_valid() -> None:
-    assert len(checkpoints()) == len({one.name for one in checkpoints()}) == 48
-    for one in checkpoints():
-        assert 50 < one.published_top1 < 82
-        assert one.normalization in NORMALIZATIONS
-        assert one.licence
-        for part in one.parts:
+    assert len(checkpoints()) == len({row.name for row in checkpoints()}) == 48
+    for row in checkpoints():
+        assert 50 < row.published_top1 < 82
+        assert row.normalization in NORMALIZATIONS
+        assert row.licence
+        for part in row.parts:
             assert part.source.kind in DOWNLOADERS
             assert part.source.address
             rule = key_rule(part.rule)
@@ -30,7 +30,7 @@ def test_every_row_is_valid() -> None:
 
 
 def test_categories_and_sources_are_counted() -> None:
-    assert Counter(one.category for one in checkpoints()) == {
+    assert Counter(row.category for row in checkpoints()) == {
         "baseline": 1,
         "training_recipes": 10,
         "augmentation": 12,
@@ -39,10 +39,10 @@ def test_categories_and_sources_are_counted() -> None:
         "adversarial_training": 15,
         "contrastive": 6,
     }
-    kinds = Counter(one.parts[0].source.kind for one in checkpoints())
+    kinds = Counter(row.parts[0].source.kind for row in checkpoints())
     assert kinds == {"timm": 10, "torchvision": 1, "huggingface": 16, "url": 9, "gdrive": 12}
-    assert {one.name for one in checkpoints() if len(one.parts) == 2} == {"resnet50_dino", "resnet50_swav"}
-    unnormalized = {one.name for one in checkpoints() if one.normalization == "none"}
+    assert {row.name for row in checkpoints() if len(row.parts) == 2} == {"resnet50_dino", "resnet50_swav"}
+    unnormalized = {row.name for row in checkpoints() if row.normalization == "none"}
     assert unnormalized == {"resnet50_diffusionnoise_fixed_nonoise", "resnet50_simclrv2"}
 
 
@@ -60,16 +60,18 @@ def test_rows_equal_the_published_table() -> None:
         )
         for row in rows
     ]
-    found = [(one.name, one.category, one.source, one.normalization, one.published_top1) for one in checkpoints()]
-    assert found == expected
+    records = [
+        (entry.name, entry.category, entry.source, entry.normalization, entry.published_top1) for entry in checkpoints()
+    ]
+    assert records == expected
 
 
 def test_licences_are_those_that_timm_records() -> None:
     timm = pytest.importorskip("timm")
-    for one in checkpoints():
-        repository = one.parts[0].source.address.removeprefix("timm/")
-        stated = timm.get_pretrained_cfg(repository).license if one.parts[0].source.kind == "timm" else "unstated"
-        assert one.licence == stated, one.name
+    for row in checkpoints():
+        repository = row.parts[0].source.address.removeprefix("timm/")
+        stated = timm.get_pretrained_cfg(repository).license if row.parts[0].source.kind == "timm" else "unstated"
+        assert row.licence == stated, row.name
 
 
 def test_unknown_names_name_the_nearest() -> None:
@@ -83,7 +85,7 @@ def test_unknown_names_name_the_nearest() -> None:
 
 def test_select_wants_exactly_one_way_of_asking() -> None:
     assert select([], every=True) == checkpoints()
-    assert [one.name for one in select(["tv2_resnet50", "tv_resnet50", "tv2_resnet50"])] == [
+    assert [row.name for row in select(["tv2_resnet50", "tv_resnet50", "tv2_resnet50"])] == [
         "tv2_resnet50",
         "tv_resnet50",
     ]

@@ -35,20 +35,24 @@ def low(image: NDArray[np.float64], r: int) -> NDArray[np.float64]:
 @pytest.mark.parametrize(("cutoff", "r"), [(0.1, 1), (0.3, 4), (0.95, 15)])
 def test_low_frequencies_are_of_one_image_and_high_ones_of_its_partner(tmp_path: Path, cutoff: float, r: int) -> None:
     images = made(tmp_path)
-    found = pack_frequency_conflict(images, tmp_path / "conflicts", cutoff=cutoff, seed=5)
-    assert found.labels is not None
+    conflicts = pack_frequency_conflict(images, tmp_path / "conflicts", cutoff=cutoff, seed=5)
+    assert conflicts.labels is not None
     pixels = images.pixels / 255
-    for row, path in enumerate(found.paths):
-        first, partner = (images.paths.index(one) for one in path.split("+"))
+    for row, path in enumerate(conflicts.paths):
+        first, partner = (images.paths.index(name) for name in path.split("+"))
         assert first == row
         expected = np.clip(low(pixels[row], r) + pixels[partner] - low(pixels[partner], r), 0, 1) * 255
-        np.testing.assert_allclose(found.pixels[row], expected, rtol=0, atol=0.5 + 1e-3)
-        assert found.labels[row] == LABELS[row] != LABELS[partner]
-        assert found.schemes["hf_label"].classes[row] == LABELS[partner]
-    assert found.clusters.tolist() == images.clusters.tolist()
-    assert (found.info.benchmark, found.info.count, list(found.schemes)) == ("frequency-conflict", 8, ["hf_label"])
-    assert found.info.preprocessing.partition(";")[0] == images.info.preprocessing
-    assert check(tmp_path / "conflicts").info.digest == found.info.digest
+        np.testing.assert_allclose(conflicts.pixels[row], expected, rtol=0, atol=0.5 + 1e-3)
+        assert conflicts.labels[row] == LABELS[row] != LABELS[partner]
+        assert conflicts.schemes["hf_label"].classes[row] == LABELS[partner]
+    assert conflicts.clusters.tolist() == images.clusters.tolist()
+    assert (conflicts.info.benchmark, conflicts.info.count, list(conflicts.schemes)) == (
+        "frequency-conflict",
+        8,
+        ["hf_label"],
+    )
+    assert conflicts.info.preprocessing.partition(";")[0] == images.info.preprocessing
+    assert check(tmp_path / "conflicts").info.digest == conflicts.info.digest
 
 
 def test_the_seed_draws_the_pairs_and_nothing_else_matters(tmp_path: Path) -> None:

@@ -36,10 +36,10 @@ PARTIAL = Subset(partial=True)
 
 def lists(scheme: Scheme, count: int) -> list[list[int]]:
     """A scheme as a list of classes for each image."""
-    found: list[list[int]] = [[] for _ in range(count)]
+    classes: list[list[int]] = [[] for _ in range(count)]
     for image, label in zip(scheme.image_index.tolist(), scheme.classes.tolist(), strict=True):
-        found[image].append(label)
-    return found
+        classes[image].append(label)
+    return classes
 
 
 def one_line(error: pytest.ExceptionInfo[BandlensError]) -> str:
@@ -51,11 +51,11 @@ def one_line(error: pytest.ExceptionInfo[BandlensError]) -> str:
 
 def test_the_table() -> None:
     assert (len(IMAGENET_C), len(set(IMAGENET_C)), len(IMAGENET_CBAR), len(set(IMAGENET_CBAR))) == (19, 19, 10, 10)
-    classes = {name: len(classes_of(one, LAYOUTS[name])) for name, one in BENCHMARKS.items()}
+    classes = {name: len(classes_of(benchmark, LAYOUTS[name])) for name, benchmark in BENCHMARKS.items()}
     few = {"imagenet-a": 200, "imagenet-r": 200} | dict.fromkeys(STIMULI, 16)
     assert classes == dict.fromkeys(BENCHMARKS, 1000) | few
-    for name, one in BENCHMARKS.items():
-        assert one.per_class is None or one.per_class * classes[name] == one.count
+    for name, benchmark in BENCHMARKS.items():
+        assert benchmark.per_class is None or benchmark.per_class * classes[name] == benchmark.count
     assert len(STIMULI) == 17
     with pytest.raises(UnknownName, match="unknown benchmark 'imagenet-v'; did you mean imagenet"):
         find_benchmark("imagenet-v")
@@ -107,7 +107,7 @@ def test_images_keep_their_class_where_folders_are_numbers(tmp_path: Path) -> No
     assert images.labels.tolist() == [2, 10, 100, 999]
 
 
-# What is missing or surplus
+# Missing and surplus files
 
 
 def hollow(folder: Path, paths: Sequence[str]) -> Path:
@@ -558,11 +558,11 @@ def test_options_that_do_not_belong(name: str, options: dict[str, object], messa
 def test_room_for_all_sets_is_asked_for_first(
     corrupted: Miniature, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[str] = []
-    corrupted.pack(tmp_path / "said", how=How(say=said.append))
-    corrupted.pack(tmp_path / "said", how=How(say=said.append))  # all are there
-    corrupted.pack(tmp_path / "streamed", how=How(stream=True, say=said.append))
-    assert [text.partition(" on disk")[0] for text in said] == [
+    messages: list[str] = []
+    corrupted.pack(tmp_path / "said", how=How(say=messages.append))
+    corrupted.pack(tmp_path / "said", how=How(say=messages.append))  # nothing is asked for where all sets are there
+    corrupted.pack(tmp_path / "streamed", how=How(stream=True, say=messages.append))
+    assert [text.partition(" on disk")[0] for text in messages] == [
         f"{tmp_path / 'said'}: 12 images need 11.6 kB",
         f"{tmp_path / 'streamed'}: 12 images need 2.4 kB",
     ]

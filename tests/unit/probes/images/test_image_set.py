@@ -87,15 +87,15 @@ def test_the_digest_covers_what_matters_and_nothing_else(photos: Path, tmp_path:
     moved = shutil.copytree(photos, tmp_path / "moved" / "elsewhere")
     assert digest("second", moved, contents=Contents("renamed", "imagenet"), how=How(workers=3)) == first
     unlabelled = photographs(tmp_path / "unlabelled", ["m" + path[1:] for path in PATHS])
-    others = [
+    digests = [
         digest("clusters", contents=Contents(clusters="folder")),
         digest("size", crop=Crop(31, 36)),
         digest("resize", crop=Crop(32, 37)),
         digest("labels", unlabelled),
     ]
     Image.fromarray(picture(99)).save(photos / PATHS[0])
-    others.append(digest("pixels"))
-    assert len({first, *others}) == 6
+    digests.append(digest("pixels"))
+    assert len({first, *digests}) == 6
 
 
 def test_digests_do_not_change_with_the_program(tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
     whole = pack(photos, tmp_path / "whole", crop=CROP, contents=contents, how=how)
     for limit in range(1, whole.info.count):
         for seed in (0, 1):
-            some = replace(contents, draw=Draw(limit, seed))
-            few = pack(photos, tmp_path / f"{limit} {seed}", crop=CROP, contents=some, how=how)
+            subset = replace(contents, draw=Draw(limit, seed))
+            few = pack(photos, tmp_path / f"{limit} {seed}", crop=CROP, contents=subset, how=how)
             drawn = open_image_set(tmp_path / "whole", Draw(limit, seed))
             assert drawn.info == replace(few.info, name="whole", benchmark="whole")
             assert (drawn.paths, drawn.packed) == (few.paths, whole.info.digest)

@@ -85,8 +85,8 @@ def test_links_in_folders_are_followed_but_not_for_ever(tmp_path: Path) -> None:
     (photos / "a" / "loop").symlink_to(photos)
     (photos / "a" / "across").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(photos / "a")
-    found = ["a/across/y.jpg", "a/x.jpg", "linked/back/x.jpg", "linked/y.jpg"]
-    assert open_source(photos).paths == found
+    paths = ["a/across/y.jpg", "a/x.jpg", "linked/back/x.jpg", "linked/y.jpg"]
+    assert open_source(photos).paths == paths
 
 
 def test_broken_links_and_pipes_are_named(tmp_path: Path) -> None:

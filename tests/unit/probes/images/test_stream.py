@@ -105,7 +105,7 @@ def test_one_pass_opens_each_file_once_for_all_models(tmp_path: Path) -> None:
         with ExitStack() as stack, opened_below(miniature.source) as counts:
             # 10 images in batches of 4: the last one is padded.
             sessions, cells = one_session_each(models, images, grid, 4, stack)
-            outcomes = [outcome for some in run(cells, grid, make_place(np, images, sessions)) for outcome in some]
+            outcomes = [outcome for chunk in run(cells, grid, make_place(np, images, sessions)) for outcome in chunk]
         assert len(outcomes) == 3
         files = {str(miniature.source / images.info.name.removeprefix("out/") / path) for path in images.paths}
         assert counts == Counter(dict.fromkeys(files, 1))
@@ -116,7 +116,9 @@ def one_session_each(
 ) -> tuple[dict[Variant, Session], list[tuple[Cell, int]]]:
     variants = [variant_of(model, "onnxruntime", "fp32") for model in models]
     sessions = {variant: stack.enter_context(open_session(variant, batch, 1)) for variant in variants}
-    return sessions, [(Cell(one, images.info, condition, 0), 0) for one in variants for condition in grid.conditions]
+    return sessions, [
+        (Cell(variant, images.info, condition, 0), 0) for variant in variants for condition in grid.conditions
+    ]
 
 
 def test_a_file_that_changed_is_named(streamed: ImageSet, miniature: Miniature) -> None:
