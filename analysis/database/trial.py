@@ -30,6 +30,8 @@ SECONDS = 120.0
 """Time for the same, where the machine is busy or the disk slow."""
 ADDRESS_SPACE = 3 << 28
 """Bytes of address space for opening a database, beside what the libraries take."""
+OUT_OF_MEMORY = 12
+"""Exit code where memory does not suffice: errno.ENOMEM."""
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",
     "threads": 1,
@@ -46,7 +48,7 @@ def try_opening(path: Path, read_only: bool) -> None:
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env=limited_environment(1),
             timeout=SECONDS,
         )
@@ -58,8 +60,11 @@ def try_opening(path: Path, read_only: bool) -> None:
         raise _unfit(path, f"takes more than {PROCESSOR_SECONDS} s of processor time")
     if process.returncode < 0:
         raise _unfit(path, f"crashes DuckDB ({signal.Signals(-process.returncode).name})")
-    if process.returncode or not process.stdout:
+    if process.returncode == OUT_OF_MEMORY:
         raise _unfit(path, f"takes more than {ADDRESS_SPACE >> 20} MiB of memory")
+    if process.returncode or not process.stdout:
+        lines = process.stderr.decode(errors="replace").splitlines() or [f"exit code {process.returncode}"]
+        raise _unfit(path, f"fails ({lines[-1]})")
     answer = json.loads(process.stdout)
     if answer["error"] and not answer["locked"]:
         raise StoreError(answer["error"])
@@ -117,8 +122,10 @@ def main() -> None:
             check_definitions(connection, path)
     except StoreError as refusal:
         if isinstance(refusal.__cause__, duckdb.OutOfMemoryException):
-            raise
+            os._exit(OUT_OF_MEMORY)
         error, locked = str(refusal), "lock on file" in str(refusal.__cause__)
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
     print(json.dumps({"error": error, "locked": locked}), flush=True)
     os._exit(0)  # closing would write what the log holds into a file that was refused
 

@@ -56,3 +56,9 @@ def test_time_that_is_over(database: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StoreError, match=r"r.duckdb: opening it in a process of its own takes more than 0.01 s, and"):
         try_opening(database, True)
     assert time.monotonic() - started < 20
+
+
+def test_another_failure_is_not_said_to_be_one_of_memory(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial.sys, "executable", "/bin/false")
+    with pytest.raises(StoreError, match=r"r.duckdb: opening it in a process of its own fails \(exit code 1\), and"):
+        try_opening(database, True)
