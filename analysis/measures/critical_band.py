@@ -13,9 +13,9 @@ the images are right; the bell through the seven thresholds is the channel that 
 
 Accuracies are relative to the one at sd 0, on the same grey images of low contrast, times 100; an option takes them
 relative to the clean images in colour, since the study does not state its reference. Names that end in `_raw` are
-without a reference. The thresholds are numbers of their own, critical_threshold_0 … critical_threshold_6. "Passes only without
-noise" and "never passes" are both threshold 4, as published. Where all thresholds are equal, or no Gaussian fits, the
-three numbers are degenerate.
+without a reference. The thresholds are numbers of their own, critical_threshold_0 … critical_threshold_6. "Passes only
+without noise" and "never passes" are both threshold 4, as published. Where all thresholds are equal, or no Gaussian
+fits, the three numbers are degenerate.
 
 Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
 
