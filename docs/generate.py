@@ -11,6 +11,7 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
@@ -30,15 +31,19 @@ from bandlens.app.study import file as study_file
 REFERENCE = Path(__file__).parent / "reference"
 SHARED = 2
 """A column that this many views have with one meaning is explained once."""
+BUILDING_BLOCKS = ("cell_accuracy", "cell_detail", "cell_label_accuracy", "shown_class", "stimulus_probe")
+"""Views that other views are made of; they are listed with the tables."""
 
 
 def schema() -> str:
     """Every view and table of the results database, with the comments of their columns."""
     with TemporaryDirectory() as folder, open_store(Path(folder) / "empty.duckdb") as store:
         objects = store.frame(
-            "SELECT 'Views' AS kind, view_name AS name, comment FROM duckdb_views() WHERE NOT internal "
+            "SELECT CASE WHEN list_contains(?, view_name) THEN 'Tables' ELSE 'Views' END AS kind, view_name AS name, "
+            "comment FROM duckdb_views() WHERE NOT internal "
             "UNION ALL SELECT 'Tables', table_name, comment FROM duckdb_tables() WHERE NOT internal "
-            "ORDER BY kind DESC, name"
+            "ORDER BY kind DESC, name",
+            [list(BUILDING_BLOCKS)],
         ).rows()
         query = "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = ? ORDER BY column_index"
         columns = {name: store.frame(query, [name]).rows() for _, name, _ in objects}
@@ -60,14 +65,13 @@ SCHEMA_HEAD = """\
 
 What does a column of a view mean? Look up the view below: the columns named beside it are explained once, in the first
 list, and the others below it; columns that end in `low` and `high` are the ends of a 95 % interval. `bandlens sql
-"DESCRIBE accuracy"` has types. Tables hold what was run, views answer questions ([sql.md](../guide/sql.md)). The
-database carries these explanations with it: `FROM duckdb_columns()`.
+"DESCRIBE accuracy"` has types. Tables hold what was run, views answer questions ([sql.md](../guide/sql.md)).
 """
 
 
 TABLES_HEAD = """\
-Queries seldom need them. `bandlens sql "SELECT column_name, comment FROM duckdb_columns() WHERE table_name = 'cell'"`
-explains the columns of one.
+Queries seldom need them, nor the views among them, which others are made of. `bandlens sql "SELECT column_name, comment
+FROM duckdb_columns() WHERE table_name = 'cell'"` explains the columns of one.
 """
 
 
@@ -186,7 +190,7 @@ The table `[gate]` has two keys ([the guide to precisions](../guide/precision.md
 
 
 def commands() -> str:
-    """Every command in a sentence, with the arguments and options that it needs."""
+    """Every command in a clause, with the arguments and options that it needs."""
     root = typer.main.get_command(app)
     context = typer.Context(root, info_name="bandlens")
     parts = [COMMANDS_HEAD]
@@ -214,11 +218,12 @@ def _command(command: Any, path: str, parent: Any) -> Iterator[str]:
         needed = [option for option in command.get_params(context) if option.required]
         needed.sort(key=lambda option: option.opts[0].startswith("-"))
         words = [path, *(_usage(option) for option in needed)]
-        summary = (
-            inspect.cleandoc(command.help or "").partition("\n\n")[0].replace("\n", " ").partition(". ")[0].rstrip(".")
-            + "."
-        )
-        yield f"- `{' '.join(words)}`: {summary}\n"
+        summary = " ".join(inspect.cleandoc(command.help or "").partition("\n\n")[0].split())
+        yield f"- `{' '.join(words)}`: {CLAUSE_END.split(summary)[0].rstrip('.')}.\n"
+
+
+CLAUSE_END = re.compile(r"[.:;] ")
+"""What the summary of a command has after this stands in its help alone."""
 
 
 def _usage(option: Any) -> str:

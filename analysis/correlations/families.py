@@ -8,7 +8,7 @@ need not hold within any (Simpson 1951; Robinson 1950). With R and S the average
     between   of the means of x and of y over the models of each family, Spearman's
 
 p_within shuffles x among the models of each family alone, p_between shuffles whole families; p is two-sided (Phipson &
-Smyth 2010). tests compare the first with a mixed model of random intercepts by family (statsmodels).
+Smyth 2010).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A row is over the models that have both values (`n`), four at least. The groups of a database are its group means, or
 else the clean top-1 of each labelled image set; its biases are all metrics but raw fits, single thresholds, and what
 belongs to a shape bias. A number that means nothing by its state is no value: its model is left out, and the note
-says of how many. These are not left out at random: a fit degenerates where a model bears much noise, or none.
+says of how many. They are not a random choice: a fit degenerates where a model bears much noise, or none.
 
     low, high                 95 % interval over models (`resampling`)
     low_images, high_images   the same over models and images

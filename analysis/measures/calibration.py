@@ -13,8 +13,7 @@ They are not where a network is calibrated, and no sum is 0, by chance alone. Wi
     chance = sum over bins of sqrt(2 / pi * sum over images of the bin of c_i (1 - c_i)) / n
 
 A calibration error below twice that says little of the network, and is `doubtful`. Among 16 classes, c is the class's
-share of the mean probabilities. The negative log-likelihood needs the probability of the
-label, which is not kept of images that are wrong.
+share of the mean probabilities.
 """
 
 from __future__ import annotations

@@ -11,13 +11,14 @@ the images are right; the bell through the seven thresholds is the channel that 
     center_frequency       = 1.75 * 2^mu size / 224  cycles per image
     peak_noise_sensitivity = 2^(A - 4)               from 1/16 (bears the strongest noise) to 1 (bears none)
 
-Accuracies are relative to the one at sd 0, on the same grey images of low contrast, times 100; relative to the clean
-images in colour is an option, since the study does not state its reference. Names that end in `_raw` are without a
-reference. The thresholds are numbers of their own, critical_threshold_0 … critical_threshold_6. "Passes only without
-noise" and "never passes" are both threshold 4, as published. Where all thresholds are equal, or no Gaussian fits, the
-three numbers are degenerate.
+Accuracies are relative to the one at sd 0, on the same grey images of low contrast, times 100; an option takes them
+relative to the clean images in colour, since the study does not state its reference. Names that end in `_raw` are
+without a reference. The thresholds are numbers of their own, critical_threshold_0 … critical_threshold_6. "Passes only
+without noise" and "never passes" are both threshold 4, as published. Where all thresholds are equal, or no Gaussian
+fits, the three numbers are degenerate.
 
-Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers for 48 ResNet-50s).
+Sources: Subramanian et al. 2023 (thresholds, fit), Gavrikov & Keuper 2024 (these three numbers).
+
 Where the centre lies outside the tested bands, f = -1/2 to 6 1/2, or the bell has not fallen to half at either end of
 them, the numbers are extrapolated from nothing and degenerate. Where it has at one end, and is wider than these seven
 octaves, they are doubtful; so are those of a peak at its bound of 4, where peak_noise_sensitivity is 1 whatever lies

@@ -8,7 +8,7 @@ The images count whose two classes differ:
 
 All are fractions. Where the low frequencies of an image are of one class and its high ones of another, the same
 numbers, of low frequencies for shape and of high ones for texture, are low_frequency_cue_bias and
-frequency_cue_accuracy. A bias leaves out how often neither class is named; the accuracy tells it.
+frequency_cue_accuracy.
 
 A decision is the one of 16 entry-level classes whose ImageNet members have the largest mean probability. Each number is
 a share and has the interval of one over clusters (`statistics.wilson`), also where all decisions are alike; with one

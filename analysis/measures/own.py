@@ -1,16 +1,9 @@
 """A user's own measure: a Python file with a function from a model's decisions to a number, or to one of every image.
 
-    def worst_confidence(confidence, right, share=0.1):
-        '''Confidence that the least confident right answers have at most'''
-        return numpy.quantile(confidence[right], share)
-
-The function takes the arrays that it needs by name (see RESERVED), of the n images of one condition, and parameters
-to which the study gives values. It returns one number; or n numbers, whose mean is the estimate. A mean has the
-interval of `statistics.shares` over clusters, and a number percentiles over resampled clusters, for which the function
-is called again. So has the difference from the clean images, paired over the same images.
-
-The file's identity, its process and what becomes of errors are those of own probes: see `user_function`. Whatever the
-function does is the state and the note of its estimates. Values are computed from what is stored: no model runs again.
+The function takes by name arrays of the n images of one condition (RESERVED), and parameters to which the study gives
+values. Where it returns n numbers, their mean is the estimate and has the interval of `statistics.shares` over
+clusters; one number has percentiles over resampled clusters, for which the function is called again. So has the
+difference from the clean images, paired over the same images. Identity, process and errors are those of own probes.
 """
 
 from __future__ import annotations

@@ -14,10 +14,9 @@ The sensitivities S_f, censored where the threshold lies outside the tested nois
     peak_noise_sensitivity = 2^(A - 4) = 0.01 / threshold at the peak
 
 A threshold takes the images without noise and two levels or more of an octave; the three numbers take three octaves
-with a threshold, and each condition once. Levels and octaves may be any, and others at each octave. `c` is the accuracy
-of blind guessing: 1 over the classes of the decision space (1/16 for entry-level classes, 1/200 for those of ImageNet-A
-and -R), and 0 where agreement is measured. S_f and the slope (log-odds per octave, 1/4 to 32) are fitted; a and c are
-not.
+with a threshold, and each condition once. Levels and octaves may be any. `c` is the accuracy of blind guessing: 1 over
+the classes of the decision space, and 0 where agreement is measured. S_f and the slope (log-odds per octave, 1/4 to 32)
+are fitted; a and c are not.
 
 A threshold outside the tested noise is known to lie there and no more: its state is `censored_above` or
 `censored_below`, its value that end of the range. The channel is fitted by the likelihood

@@ -6,7 +6,7 @@ With ratio(c) = top-1 under the filter at cutoff c / clean top-1:
     high_frequency_bias = mean of ratio(c) over high-pass c = 0.1, 0.2, 0.3, 0.4, 0.5
     spectral_bias       = high_frequency_bias / (low_frequency_bias + high_frequency_bias)
 
-All are fractions; the first two are at least 0 and rarely above 1, the third lies in [0, 1].
+All are fractions; the first two are rarely above 1, the third lies in [0, 1].
 
 At images of n pixels a side, a low-pass of cutoff c keeps frequencies below int(c n / 2) cycles per image, and a
 high-pass removes those below int((1 - c) n / 2): at 224, low-passes of 0.1 to 0.5 keep what is below 11 to 56 cycles,
@@ -18,7 +18,7 @@ on. Resamples show no spread where fewer than 10 clusters make up the variance: 
 quotient of two shares (`statistics.shares`), and spectral_bias that of the share of the right answers that are right
 under high-passes. Two runs on the same images are paired: each resample draws the same clusters for both.
 
-Source: Gavrikov & Keuper 2024 for the two means; their intervals are of this project.
+Source: Gavrikov & Keuper 2024 for the two means.
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ All three are one formula, Daniels' generalized coefficient (Daniels 1944): the 
     spearman   s_i  = average rank of x_i - mean     w_i         = 1/2 sum_j w_j sign(x_i - x_j)
     kendall    s_ij = sign(x_i - x_j)                w_i w_j     over pairs; this is tau-b (Kendall 1945)
 
-An observation that counts w times is one that is there w times, ranks and ties included. So a bootstrap resample, a
-jackknife, and what is left without a category are nothing but weights.
+An observation that counts w times is one that is there w times, ranks and ties included: a resample is weights.
 
 `p` is two-sided: for Spearman and Pearson from t = r sqrt((n - 2) / (1 - r^2)) with n - 2 degrees of freedom; for
 Kendall exact with few observations and no ties, else normal with the variance under ties. The partial coefficient holds
@@ -22,8 +21,7 @@ p is adjusted for all m tests of a table, p_(1) <= … <= p_(m):
     Holm 1979                 max over j <= i of min(1, (m - j + 1) p_(j))
     Benjamini-Hochberg 1995   min over j >= i of min(1, m p_(j) / j)
 
-Below 0.05, the first bounds the chance of any false finding, the second the expected share of false ones among the
-findings, for tests that are independent or positively dependent (Benjamini & Yekutieli 2001).
+The second holds for tests that are independent or positively dependent (Benjamini & Yekutieli 2001).
 
 Arrays are (…, variables, observations); leading axes broadcast.
 """

@@ -5,9 +5,8 @@
     kappa    = (observed - expected) / (1 - expected)
     most     = (1 - |p - q| - expected) / (1 - expected)     what two such accuracies allow
 
-Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020). An observer who is always right, or
-always wrong, makes no errors that could be shared or not: kappa is undefined, NaN, and not 1. Intervals are percentiles
-over resampled images (Klein et al. 2025), or clusters of them.
+Cohen's kappa of right and wrong (Cohen 1960; Geirhos, Meding & Wichmann 2020). It is undefined, NaN, for an observer
+who is always right, or always wrong. Intervals are percentiles over resampled images (Klein et al. 2025), or clusters.
 
 The mean kappa of one observer and m - 1 others is a mean over images to first order (the delta method), which takes no
 resamples. For a pair that has the share r both right, D = p + q - 2 r and E = p + q - 2 p q, so that kappa = 1 - D / E,

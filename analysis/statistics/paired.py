@@ -12,7 +12,7 @@ Where images are clustered, gained, lost and n are first divided by the design e
     effect = (C / (C - 1) sum (D_k - n_k d)^2 + mean n_k^2 / 2) / (n / (n - 1) (gained + lost - n d^2) + mean n_k / 2)
 
 The last term of each is half a cluster that differs as a whole, the pseudo-count of Bonett & Price: without it a single
-image that differs says that images are independent, and the interval of 60 clusters of 20 held in 0.77 of the draws.
+image that differs would say that images are independent.
 
 p is McNemar's test (McNemar 1947) of as many gained as lost:
 

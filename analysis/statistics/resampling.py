@@ -22,7 +22,7 @@ correlation, drawing anew weakens it a second time, and the bias correction take
 correlation that endless images would show. Errors of accuracies are drawn together for all models, since these saw the
 same images: two are correlated as their d_u (`shares`) are.
 
-Everything is drawn from a seed and the number of models alone, so one row of a table does not depend on the others.
+Everything is drawn from a seed and the number of models alone.
 """
 
 from __future__ import annotations

@@ -12,8 +12,7 @@ The ends are Wilson's (Wilson 1927), the degrees of freedom Satterthwaite's (194
 others, as where p is near 0 or 1, V is hardly known, however many there are. Independent images have the normal
 quantile, 1.96; fewer than 30 have Student's with C - 1.
 
-The view `accuracy` computes the same in SQL, with Student's quantile as a polynomial that is right to 2e-9; tests
-compare the two. benchmarks/coverage.py tells how often it holds.
+The view `accuracy` computes the same in SQL, with Student's quantile as a polynomial that is right to 2e-9.
 """
 
 from __future__ import annotations

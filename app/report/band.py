@@ -17,8 +17,8 @@ from .sections import Figure, Section
 FEW = 6
 """Models whose heat maps are drawn at once; those of more are drawn when a reader opens them."""
 BAND_CAPTION = (
-    "Left: {measure} under octave-band noise. Right: the noise_sd at which half of it is lost, with 95 % intervals, "
-    "and the channel fitted through these thresholds; up is more sensitive. Triangles: beyond the tested noise. "
+    "Fields: {measure} under octave-band noise. Points: the noise_sd at which half of it is lost, with 95 % intervals; "
+    "the curve is the channel fitted through them, and up is more sensitive. Triangles: beyond the tested noise. "
     "○ doubtful, × no channel: the numbers of that fit mean nothing."
 )
 MAP_CAPTION = (
