@@ -169,7 +169,7 @@ def test_operations_of_finished_files_are_those_of_each(place: Place) -> None:
         content, _ = to_onnx(network.eval(), 128)
         file = place.folder / f"{width}.onnx"
         file.write_bytes(content)
-        import_onnx(file, f"width{width}", (0, 0, 0), (1, 1, 1), place.folder / "models")
+        import_onnx(file, f"width{width}", ((0, 0, 0), (1, 1, 1)), place.folder / "models")
         counted += count_operations(content)
     plan = place.plan(probes="lowpass = {cutoff = [0.5]}")
     assert plan.predictions == 2 * 2 * 20
