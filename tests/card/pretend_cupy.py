@@ -154,10 +154,10 @@ class CardArray(NDArrayOperatorsMixin):
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
 
     def __getattr__(self, name: str) -> Callable[..., CardArray]:
-        theirs = getattr(real().ndarray, name)
+        cupy_method = getattr(real().ndarray, name)
 
         def method(*arguments: Any, **options: Any) -> CardArray:
-            signature_of(theirs).bind(self, *arguments, **options)
+            signature_of(cupy_method).bind(self, *arguments, **options)
             work = lambda array, *more, **others: getattr(array, name)(*more, **others)  # noqa: E731
             return compute(self.card, work, self, *arguments, **options)
 
@@ -165,10 +165,10 @@ class CardArray(NDArrayOperatorsMixin):
 
     def get(self, stream: Any = None) -> NDArray[Any]:
         stream = stream or self.card.current()
-        found = np.empty(self.shape, self.dtype)
-        stream.put(lambda: np.copyto(found, self.here))
+        content = np.empty(self.shape, self.dtype)
+        stream.put(lambda: np.copyto(content, self.here))
         stream.synchronize()
-        return found
+        return content
 
     def set(self, arr: NDArray[Any], stream: Any = None) -> None:
         """The host's memory is read when the card comes to it, as pinned memory is."""
@@ -222,12 +222,12 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
 
     A try with zeros tells which, and its shape and type, so these must not depend on values.
     """
-    wanted = given(arguments)
+    arguments_with = given(arguments)
     with np.errstate(all="ignore"):
-        tried = np.asanyarray(function(*wanted(Place.zeros), **options))
+        tried = np.asanyarray(function(*arguments_with(Place.zeros), **options))
     offset = tried.ctypes.data - ZEROS.ctypes.data
     if out is None and 0 <= offset < len(ZEROS):
-        memory = next(one for one in arguments if isinstance(one, CardArray)).memory
+        memory = next(argument for argument in arguments if isinstance(argument, CardArray)).memory
         return CardArray(card, memory, np.ndarray(tried.shape, tried.dtype, memory.bytes, offset, tried.strides))
     fresh, made = out is None, CardArray.new(card, tried) if out is None else out
     assert (made.shape, np.can_cast(tried.dtype, made.dtype, "same_kind")) == (tried.shape, True)
@@ -236,9 +236,9 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
     def work() -> None:
         with np.errstate(all="ignore"):
             if fresh:
-                here[...] = function(*wanted(Place.now), **options)
+                here[...] = function(*arguments_with(Place.now), **options)
             else:
-                function(*wanted(Place.now), **options, out=here)
+                function(*arguments_with(Place.now), **options, out=here)
 
     card.ask(work, SECONDS)
     return made

@@ -86,9 +86,9 @@ class Context:
         context = ref(self)
 
         def ends() -> None:
-            if (there := context()) is None:
+            if (owner := context()) is None:
                 raise CudaError("a context was destroyed while it ran")
-            logits[...] = there.engine.session.run(None, {"images": activations})[0]
+            logits[...] = owner.engine.session.run(None, {"images": activations})[0]
 
         KNOWN[stream].put(lambda: np.copyto(activations, images), 1e-6)
         KNOWN[stream].put(ends, 1e-6)

@@ -91,12 +91,12 @@ class Bench:
 
     def task(self, engine: str, precision: str, models: int) -> Task:
         variants = [variant_of(model, engine, precision) for model in self.models[:models]]
-        cells = [Cell(one, self.images.info, what, 3) for what in self.grid.conditions for one in variants]
+        cells = [Cell(variant, self.images.info, what, 3) for what in self.grid.conditions for variant in variants]
         return Task(tuple(cells), 0, COUNT)
 
     def attacks(self, engine: str) -> list[Task]:
         variants = [attack_variant(model, engine) for model in self.models]
-        cells = [Cell(one, self.images.info, what, 3) for one in variants for what in self.grid.attacks]
+        cells = [Cell(variant, self.images.info, what, 3) for variant in variants for what in self.grid.attacks]
         return [Task((cell,), 0, COUNT) for cell in cells]
 
     def workbench(self) -> Workbench:
@@ -143,13 +143,13 @@ def wanted(benches: dict[str, Bench]) -> dict[str, dict[str, list[Row]]]:
 
 
 def rows(outcomes: Iterable[Any]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+    rows_by_cell: dict[str, list[Row]] = {}
     for part in (part for parts in outcomes for part in parts):
         assert not isinstance(part, Failed), part.error
         columns = part.predictions
         together = zip(columns.predicted, columns.label_rank, columns.confidence, strict=True)
-        found.setdefault(f"{part.cell.variant.model.name} {part.cell.condition}", []).extend(together)
-    return found
+        rows_by_cell.setdefault(f"{part.cell.variant.model.name} {part.cell.condition}", []).extend(together)
+    return rows_by_cell
 
 
 class Interrupted(Exception):
@@ -175,15 +175,15 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
 
     At last two sessions, one larger than the other, are asked for more than is read, and closed.
     """
-    one, both = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
+    single, both = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
     with card(bench, room, seed) as xp:
         with bench.workbench() as place:
-            interrupt(place, one)
-            found = rows(place.compute(both))
+            interrupt(place, single)
+            rows_by_cell = rows(place.compute(both))
             interrupt(place, both)
             for attack in bench.attacks(kind.engine):
                 interrupt(place, attack)
-                found |= rows(place.compute(attack))
+                rows_by_cell |= rows(place.compute(attack))
         images = bench.images.pixels[:BATCH] / np.float32(255)
         logits = onnx_logits(content_of(both.variants[0]), images)
         with open_session(both.variants[0], BATCH, 1) as small:
@@ -195,7 +195,7 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
                 apart = [np.abs(to_numpy(copy) - logits).max() for copy in copies]
                 large.infer(xp.zeros((2 * BATCH, *images.shape[1:]), xp.float32))
     assert max(apart) < 1e-3
-    return found
+    return rows_by_cell
 
 
 crops = cache(photograph_crops)

@@ -109,8 +109,8 @@ def test_no_other_version_is_installed_than_the_one_that_is_checked(
     gpu_checks("tensorrt_bindings")
     gpu_checks("tensorrt_rtx_bindings")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    [asked] = [one for one in map(Requirement, extras[extra]) if one.name == package]
-    assert str(asked.specifier) == f"=={version(bindings)}", "a range would admit versions that nobody looked at"
+    [pinned] = [requirement for requirement in map(Requirement, extras[extra]) if requirement.name == package]
+    assert str(pinned.specifier) == f"=={version(bindings)}", "a range would admit versions that nobody looked at"
 
 
 def mypy(stubs: Path, *files: Path) -> list[str]:
@@ -174,6 +174,6 @@ def test_mistakes_are_found(tensorrt: Path, tmp_path: Path) -> None:
             absolute += "\n\nimport tensorrt\nmodule: TensorRT = tensorrt\n"
         copies[what] = tmp_path / f"mistake_{number}.py"
         copies[what].write_text(absolute)
-    found = mypy(tensorrt, *ours(TYPES), *copies.values())
-    unseen = [what for what, copy in copies.items() if not any(line.startswith(str(copy)) for line in found)]
+    messages = mypy(tensorrt, *ours(TYPES), *copies.values())
+    unseen = [what for what, copy in copies.items() if not any(line.startswith(str(copy)) for line in messages)]
     assert unseen == []

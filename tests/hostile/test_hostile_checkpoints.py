@@ -328,9 +328,9 @@ def test_pickles_replace_no_methods_of_their_containers(folder: Path) -> None:
 
 def test_a_tensor_of_another_shape_is_not_looked_into() -> None:
     network = torch.nn.Linear(2, 2)
-    given_ = {"weight": torch.full((1,), torch.nan).expand(1 << 20, 1 << 20), "bias": torch.zeros(2)}
-    said = refusal(lambda: load_strictly(network, Weights(given_), "x"))
-    assert said == (
+    tensors = {"weight": torch.full((1,), torch.nan).expand(1 << 20, 1 << 20), "bias": torch.zeros(2)}
+    message = refusal(lambda: load_strictly(network, Weights(tensors), "x"))
+    assert message == (
         "x does not fit the architecture: 1 misshapen (weight (1048576, 1048576) instead of (2, 2)); "
         "check architecture and key rule"
     )

@@ -152,8 +152,8 @@ def test_a_command_ends_in_one_line(name: str, trick: str, folder: Path, hostile
     copy = folder / "copy"  # a command may write what a log holds into its database
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(hostile[trick], copy)
-    given = [word.replace("|", " ") for word in ARGUMENTS[name].split()]
-    words = ["-q", *name.split(), *given, *([] if name == "explore" else ["--db"]), str(copy / "results.duckdb")]
+    arguments = [word.replace("|", " ") for word in ARGUMENTS[name].split()]
+    words = ["-q", *name.split(), *arguments, *([] if name == "explore" else ["--db"]), str(copy / "results.duckdb")]
     code, out, err, seconds, megabytes = measured(words, folder)
     assert code in ((0, 1, 2) if trick in DAMAGED else (1, 2)), (out, err)
     # A gate that ran answers 1 when it does not pass, and prints its verdict.

@@ -89,8 +89,8 @@ def test_what_would_lead_out_of_the_folder_is_refused(change: dict[str, Any], tm
     (tmp_path / "outside.onnx").write_bytes(b"x")
     file = tmp_path / "models" / "one.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    said = str(refusal(lambda: load_model(tmp_path / "models", "one")))
-    assert "export one again" in said
+    message = str(refusal(lambda: load_model(tmp_path / "models", "one")))
+    assert "export one again" in message
 
 
 @pytest.mark.parametrize("name", ["../models/one", "/etc/passwd", "..", "a/b", "a\0", "x" * 500, ""])

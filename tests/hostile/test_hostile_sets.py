@@ -211,5 +211,5 @@ for folder in sys.argv[1:]:
 """
     attempts = limited(code, tmp_path / "rows.set", tmp_path / "stream.set")
     assert len(attempts) == 2
-    for one in attempts.values():
-        assert_refused(one)
+    for attempt in attempts.values():
+        assert_refused(attempt)

@@ -121,7 +121,8 @@ QUERIES = [
 
 @pytest.mark.parametrize(
     ("statement", "there"),
-    [(one, False) for one in STATEMENTS + QUERIES] + [(one, True) for one in STATEMENTS if SPILL in one],
+    [(statement, False) for statement in STATEMENTS + QUERIES]
+    + [(statement, True) for statement in STATEMENTS if SPILL in statement],
 )
 def test_nothing_is_written_and_nothing_else_read(statement: str, there: bool, folder: Path, command: Command) -> None:
     database, spill = folder / "results.duckdb", folder / "results.duckdb.tmp"

@@ -38,7 +38,7 @@ def onnx_file_of(content: bytes) -> onnx.GraphProto:
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
-    return {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
 def operators(graph: onnx.GraphProto) -> Counter[str]:
@@ -48,8 +48,8 @@ def operators(graph: onnx.GraphProto) -> Counter[str]:
 def with_constant(content: bytes, ending: str, change: Any) -> bytes:
     """The same graph, with one initializer's values changed."""
     model = onnx.load_from_string(content)
-    (one,) = (one for one in model.graph.initializer if one.name.endswith(ending))
-    one.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(one)), one.name))
+    (target,) = (target for target in model.graph.initializer if target.name.endswith(ending))
+    target.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(target)), target.name))
     return model.SerializeToString()
 
 
@@ -82,8 +82,8 @@ def middle(path: Path) -> Images:
         photograph = opened.convert("RGB")
     scale = 256 / min(photograph.size)
     resized = photograph.resize((round(photograph.width * scale), round(photograph.height * scale)))
-    left, top = ((length - 224) // 2 for length in resized.size)
-    crop = np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float32)
+    x, y = ((length - 224) // 2 for length in resized.size)
+    crop = np.asarray(resized.crop((x, y, x + 224, y + 224)), np.float32)
     return crop.transpose(2, 0, 1) / np.float32(255)
 
 
@@ -123,11 +123,11 @@ def test_rounded_computes_what_float16_does(tiny: Path, photographs: Images) -> 
     half = to_fp16(to_onnx(Normalized(network, *NORMALIZATIONS["imagenet"]).eval(), 64)[0])
     evaluator = ReferenceEvaluator(onnx.load_from_string(half))
     (expected,) = evaluator.run(None, {"images": photographs})
-    found = onnx_logits(emulate_in_fp32(half), photographs)
+    emulated = onnx_logits(emulate_in_fp32(half), photographs)
     unrounded = onnx_logits(half, photographs)
-    assert np.array_equal(found, found.astype(np.float16))
+    assert np.array_equal(emulated, emulated.astype(np.float16))
     assert not np.array_equal(unrounded, unrounded.astype(np.float16))
-    assert measure_parity(expected, found).relative_difference < 3e-3
+    assert measure_parity(expected, emulated).relative_difference < 3e-3
 
 
 class Tricky(nn.Module):

@@ -72,10 +72,10 @@ def exported(request: pytest.FixtureRequest, randomize: Randomize) -> Exported:
 
 
 def test_logits_are_those_of_onnx_runtime(exported: Exported, photographs: NDArray[np.float32]) -> None:
-    wanted = onnx_logits(exported.content, photographs)
-    found = OnnxNetwork(exported.content)(torch.from_numpy(photographs)).numpy()
-    assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
-    assert np.ptp(wanted, axis=0).max() > 1e-3 * np.abs(wanted).max(), "images make a difference"
+    expected = onnx_logits(exported.content, photographs)
+    logits = OnnxNetwork(exported.content)(torch.from_numpy(photographs)).numpy()
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.ptp(expected, axis=0).max() > 1e-3 * np.abs(expected).max(), "images make a difference"
 
 
 def gradient(network: nn.Module, images: Tensor) -> Tensor:
@@ -87,17 +87,17 @@ def gradient(network: nn.Module, images: Tensor) -> Tensor:
 def test_gradients_are_those_of_the_network(exported: Exported, photographs: NDArray[np.float32]) -> None:
     """But for a kink here and there that rounding moves across: the direction is compared."""
     images = torch.from_numpy(photographs[:4]).contiguous(memory_format=torch.channels_last)
-    wanted, found = (gradient(network, images) for network in (exported.network, OnnxNetwork(exported.content)))
-    assert functional.cosine_similarity(found.flatten(1), wanted.flatten(1)).min() > 0.98
-    lengths = found.flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)
+    expected, computed = (gradient(network, images) for network in (exported.network, OnnxNetwork(exported.content)))
+    assert functional.cosine_similarity(computed.flatten(1), expected.flatten(1)).min() > 0.98
+    lengths = computed.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
     assert (lengths - 1).abs().max() < 0.1
 
 
 def test_batches_of_any_size_are_taken(exported: Exported, photographs: NDArray[np.float32]) -> None:
     network, images = OnnxNetwork(exported.content), torch.from_numpy(photographs[:5])
-    wanted = network(images)
+    expected = network(images)
     for rows in ([0], [4, 2, 1]):
-        assert torch.allclose(network(images[rows]), wanted[rows], rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+        assert torch.allclose(network(images[rows]), expected[rows], rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_on_another_device_nothing_of_the_host_is_mixed_in(exported: Exported) -> None:
@@ -270,11 +270,11 @@ CASES: dict[str, Case] = {
 def test_an_operator_computes_what_onnx_says(case: Case) -> None:
     images = np.random.default_rng(1).random((2, 3, 6, 6), np.float32)
     model = onnx.load_from_string(case.content())
-    [wanted] = ReferenceEvaluator(model).run(["logits"], {"images": images})
-    found = OnnxNetwork(case.content())(torch.from_numpy(images)).numpy()
-    assert found.shape == wanted.shape
-    assert found.dtype == wanted.dtype
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    [expected] = ReferenceEvaluator(model).run(["logits"], {"images": images})
+    logits = OnnxNetwork(case.content())(torch.from_numpy(images)).numpy()
+    assert logits.shape == expected.shape
+    assert logits.dtype == expected.dtype
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_every_operator_has_a_case() -> None:
@@ -286,8 +286,8 @@ def test_an_activation_in_place_leaves_what_others_use() -> None:
     graph = [("Conv", ["images", "w"], {}), ("Relu", ["0"], {}), ("Add", ["0", "1"], {})]
     case = Case(graph, {"w": WEIGHTS})
     images = np.random.default_rng(1).random((2, 3, 6, 6), np.float32)
-    [wanted] = ReferenceEvaluator(onnx.load_from_string(case.content())).run(["logits"], {"images": images})
-    np.testing.assert_allclose(OnnxNetwork(case.content())(torch.from_numpy(images)), wanted, rtol=1e-5, atol=1e-6)
+    [expected] = ReferenceEvaluator(onnx.load_from_string(case.content())).run(["logits"], {"images": images})
+    np.testing.assert_allclose(OnnxNetwork(case.content())(torch.from_numpy(images)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_images_themselves_are_left_alone() -> None:

@@ -64,8 +64,8 @@ def network(lite0: Path, photographs: Images, tmp_path_factory: pytest.TempPathF
 
 
 def logits(session: Session, images: Images) -> Images:
-    found = [session.infer(images[first : first + BATCH]).copy() for first in range(0, len(images), BATCH)]
-    return np.concatenate(found)
+    outputs = [session.infer(images[first : first + BATCH]).copy() for first in range(0, len(images), BATCH)]
+    return np.concatenate(outputs)
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +167,9 @@ def test_int8_that_saturates_is_refused(model: Model, kernels: str) -> None:
     """OpenVINO is told to do without the newer instructions of this processor."""
     command = [sys.executable, "-P", "-c", OPEN, str(model.path.parent)]
     environment = os.environ | {"DNNL_MAX_CPU_ISA": kernels}
-    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
-    assert said[0] == "fp32 opened"
-    assert said[1].startswith("int8 one (openvino int8): on this processor OpenVINO's int8 saturates at 16 bits")
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
+    assert lines[0] == "fp32 opened"
+    assert lines[1].startswith("int8 one (openvino int8): on this processor OpenVINO's int8 saturates at 16 bits")
 
 
 # Many sessions

@@ -45,8 +45,8 @@ class Net(nn.Sequential):
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
-        asked = metafunc.config.getoption("--engine")
-        metafunc.parametrize("engine", dict.fromkeys(["onnxruntime", "openvino", asked]), indirect=True)
+        chosen = metafunc.config.getoption("--engine")
+        metafunc.parametrize("engine", dict.fromkeys(["onnxruntime", "openvino", chosen]), indirect=True)
 
 
 @pytest.fixture
@@ -100,14 +100,14 @@ def test_an_exported_network_computes_what_torch_does(engine: str, factory: str,
     images = batch(6, 64)
     normalized = (torch.from_numpy(images) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     with torch.no_grad():
-        wanted = network.eval()(normalized).numpy()
-    np.testing.assert_allclose(logits(engine, model, images), wanted, rtol=1e-4, atol=1e-4)
+        expected = network.eval()(normalized).numpy()
+    np.testing.assert_allclose(logits(engine, model, images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_equals_the_reference_implementation_of_onnx(engine: str, tmp_path: Path) -> None:
     model, images = make_model(tmp_path, size=32), batch(4, 32)
-    [wanted] = ReferenceEvaluator(onnx.load(model.path)).run(None, {"images": images})
-    np.testing.assert_allclose(logits(engine, model, images), wanted, rtol=1e-4, atol=1e-4)
+    [expected] = ReferenceEvaluator(onnx.load(model.path)).run(None, {"images": images})
+    np.testing.assert_allclose(logits(engine, model, images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_position_and_batch_size_make_no_difference(engine: str, tmp_path: Path) -> None:
@@ -142,14 +142,14 @@ def test_a_session_that_is_closed_leaves_the_others_alone(engine: str, tmp_path:
 
 def test_images_are_read_where_they_lie(engine: str, tmp_path: Path) -> None:
     """A buffer that holds other images by the next call gives their logits, and another buffer its own."""
-    model, images, others = make_model(tmp_path), batch(4), batch(4, seed=6)
-    wanted = [logits(engine, model, images), logits(engine, model, others)]
+    model, images, other_images = make_model(tmp_path), batch(4), batch(4, seed=6)
+    expected = [logits(engine, model, images), logits(engine, model, other_images)]
     with open_session(variant_of(model, engine, "fp32"), 4, 1) as session:
-        buffer, second = there(engine, images.copy()), there(engine, others.copy())
-        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), wanted[0])
-        np.testing.assert_array_equal(to_numpy(session.infer(second)), wanted[1])
+        buffer, second = there(engine, images.copy()), there(engine, other_images.copy())
+        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), expected[0])
+        np.testing.assert_array_equal(to_numpy(session.infer(second)), expected[1])
         buffer[...] = second
-        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), wanted[1])
+        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), expected[1])
 
 
 def test_says_how_it_runs(engine: str, tmp_path: Path) -> None:
@@ -252,16 +252,16 @@ def test_the_page_has_every_engine_and_its_precisions() -> None:
         .split("\n\n")[0]
     )
     rows = [line.split("|")[1:] for line in table.splitlines()[2:]]
-    found = {
+    documented = {
         name: (where.split()[-1].removesuffix("s"), precisions.strip())
         for names, where, precisions, *_ in rows
         for name in re.findall(r"`(\S+?)`", names)
     }
     places = {"numpy": {"CPU"}, "cupy": {"GPU", "card"}}
-    assert found.keys() == ENGINES.keys()
+    assert documented.keys() == ENGINES.keys()
     for name, engine in ENGINES.items():
-        assert found[name][0] in places[engine.arrays]
-        assert found[name][1] == ", ".join(engine.precisions)
+        assert documented[name][0] in places[engine.arrays]
+        assert documented[name][1] == ", ".join(engine.precisions)
 
 
 SESSION = """

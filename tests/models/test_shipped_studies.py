@@ -123,10 +123,10 @@ def test_answers_to_a_blur_are_those_to_scipys(finish: Callable[[str], Done]) ->
     grey = (images.pixels.transpose(0, 2, 3, 1) / 255) @ np.array([0.2125, 0.7154, 0.0721])
     session = onnxruntime.InferenceSession(done.folder / "models" / f"{MODEL}.onnx")
     for sigma in (0, 1, 3, 5, 7, 10, 15, 40):
-        blurred = np.stack([ndimage.gaussian_filter(one, sigma, mode="constant", cval=0.4423) for one in grey])
+        blurred = np.stack([ndimage.gaussian_filter(image, sigma, mode="constant", cval=0.4423) for image in grey])
         shown = np.repeat(blurred[:, None], 3, axis=1).astype(np.float32)
-        found = done.ask(
+        rows = done.ask(
             "SELECT predicted FROM prediction JOIN study_detail USING (cell) WHERE probe = 'gaussian_lowpass' "
             f"AND (parameters ->> 'sigma')::DOUBLE = {sigma} ORDER BY image_index"
         )
-        assert [predicted for (predicted,) in found] == sixteen(session.run(None, {"images": shown})[0]).tolist()
+        assert [predicted for (predicted,) in rows] == sixteen(session.run(None, {"images": shown})[0]).tolist()

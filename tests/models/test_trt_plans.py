@@ -98,8 +98,8 @@ def test_what_there_is_instead_is_named(
     assert said(onnx_file, replace(target, batch=4)).endswith("; there is one at batch 8")
     assert f"; there is one for {GPU} (9.0)" in said(onnx_file, replace(target, gpu="NVIDIA L4 (8.9)"))
     assert f"one of tensorrt_rtx {rtx.__version__}" in said(onnx_file, replace(target, library="tensorrt 10.16"))
-    other = make_model(model.path.parent, size=64, seed=1)
-    assert "one of another ONNX file" in said(load_onnx_file(other, "fp32"), target)
+    second_model = make_model(model.path.parent, size=64, seed=1)
+    assert "one of another ONNX file" in said(load_onnx_file(second_model, "fp32"), target)
     assert len(list((model.path.parent / "plans").glob("*.plan"))) == 5
 
 
@@ -159,10 +159,10 @@ def test_graphs_of_equal_structure_share_a_refittable_plan(resnet18: nn.Module, 
         return to_onnx(Normalized(network, *NORMALIZATIONS[normalization]).eval(), size)[0]
 
     torch.manual_seed(5)
-    one, other = onnx_file(resnet18), onnx_file(randomize(torchvision.models.resnet18(weights=None)))
-    assert one != other
-    assert structure_of(one) == structure_of(other)
-    assert structure_of(to_fp16(one)) == structure_of(to_fp16(other))
+    first, second = onnx_file(resnet18), onnx_file(randomize(torchvision.models.resnet18(weights=None)))
+    assert first != second
+    assert structure_of(first) == structure_of(second)
+    assert structure_of(to_fp16(first)) == structure_of(to_fp16(second))
     deeper = onnx_file(randomize(torchvision.models.resnet34(weights=None)))
-    different = [one, to_fp16(one), onnx_file(resnet18, "none"), onnx_file(resnet18, size=96), deeper]
+    different = [first, to_fp16(first), onnx_file(resnet18, "none"), onnx_file(resnet18, size=96), deeper]
     assert len({structure_of(content) for content in different}) == 5

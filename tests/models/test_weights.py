@@ -161,7 +161,7 @@ def test_each_layout_gives_the_network_it_was_made_of(layout: str, resnet50: nn.
 
 
 def test_every_rule_is_among_the_layouts() -> None:
-    used = {part.rule for one in checkpoints() for part in one.parts}
+    used = {part.rule for checkpoint in checkpoints() for part in checkpoint.parts}
     tried = {rule for layout in LAYOUTS for rule, _ in layouts(layout, {"fc.weight": torch.zeros(1)})}
     assert used == tried | {"robust"}
 
@@ -290,7 +290,7 @@ def test_of_weights_and_their_average_the_average_is_taken_and_both_are_named(
 ) -> None:
     state = small.state_dict()
     content, raw, ema = beside(layout, state)
-    for choice, taken, left in (
+    for choice, taken, rest in (
         (None, ema, raw),
         ("ema", ema, raw),
         ("raw", raw, ema),
@@ -298,7 +298,7 @@ def test_of_weights_and_their_average_the_average_is_taken_and_both_are_named(
         (ema, ema, raw),
     ):
         weights = opened(content, small, weights_file, choice)
-        assert (weights.container, weights.alternatives, weights.averaged) == (taken, [left], taken == ema)
+        assert (weights.container, weights.alternatives, weights.averaged) == (taken, [rest], taken == ema)
         assert torch.equal(weights.tensors["fc.weight"], state["fc.weight"] * (2 if taken == ema else 1))
         assert weights.tensors.keys() == state.keys()
 

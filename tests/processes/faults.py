@@ -129,12 +129,12 @@ def arm(place: Place, number: int) -> None:
     from bandlens.analysis.database.store import Store
     from bandlens.engine.distributed import shards
 
-    left = number
+    remaining = number
 
     def reached() -> bool:
-        nonlocal left
-        left -= 1
-        return left == 0
+        nonlocal remaining
+        remaining -= 1
+        return remaining == 0
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -220,12 +220,12 @@ def told_to_end(words: Sequence[str | Path], how: str, moments: random.Random) -
         if how.endswith("twice"):
             time.sleep(moments.uniform(0, 0.5))
             process.send_signal(number)
-        _, said = process.communicate(timeout=LIMIT_SECONDS)
+        _, error_text = process.communicate(timeout=LIMIT_SECONDS)
     if process.returncode == 0:
         return False
-    assert process.returncode == 128 + number, (process.returncode, said)
-    assert said.splitlines()[-1] == MESSAGE
-    assert (said.count(MESSAGE), said.count("Traceback")) == (1, 0), said
+    assert process.returncode == 128 + number, (process.returncode, error_text)
+    assert error_text.splitlines()[-1] == MESSAGE
+    assert (error_text.count(MESSAGE), error_text.count("Traceback")) == (1, 0), error_text
     return True
 
 
@@ -329,15 +329,15 @@ class Nodes:
 
     def workers(self) -> list[int]:
         """The processes of actors that compute."""
-        mine, found = self.raylets(), []
+        parents, pids = self.raylets(), []
         for entry in Path("/proc").iterdir():
             try:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) if entry.name.isdigit() else 0
-                if parent in mine and (entry / "cmdline").read_bytes().startswith(b"ray::RayWorker"):
-                    found.append(int(entry.name))
+                if parent in parents and (entry / "cmdline").read_bytes().startswith(b"ray::RayWorker"):
+                    pids.append(int(entry.name))
             except OSError:
                 continue
-        return sorted(found)
+        return sorted(pids)
 
     @property
     def control(self) -> int:
@@ -370,11 +370,11 @@ def nodes() -> Iterator[Nodes]:
     # Ray notes its newest cluster there, and does not make the folder.
     (Path(get_default_system_temp_dir()) / "ray").mkdir(exist_ok=True)
     cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
-    found = Nodes(cluster)
+    ray_nodes = Nodes(cluster)
     try:
         for _ in range(2):
-            found.add()
-        yield found
+            ray_nodes.add()
+        yield ray_nodes
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -445,10 +445,15 @@ def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Co
     """A run on a cluster of its own, a process of which is stopped and stays so; then one that is left alone."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
-    with nodes() as there:
-        pid = there.cluster.head_node.all_processes[name][0].process.pid
+    with nodes() as ray_nodes:
+        pid = ray_nodes.cluster.head_node.all_processes[name][0].process.pid
         process = start(
-            bench.study, database, Sharded(str(shards), RayOptions(there.address, task_timeout=PATIENCE)), None, 0, None
+            bench.study,
+            database,
+            Sharded(str(shards), RayOptions(ray_nodes.address, task_timeout=PATIENCE)),
+            None,
+            0,
+            None,
         )
         time.sleep(moments.uniform(0, 8))
         os.kill(pid, signal.SIGSTOP)
@@ -488,13 +493,13 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
 
         rounds(local, "", lambda folder, number: strike_local(made, folder, number, struck))
         if ray:
-            with nodes() as there:
+            with nodes() as ray_nodes:
 
                 def strike(folder: Path, number: int) -> None:
                     if number % 4 == 1:
                         strike_for_good(slow, folder, number, FOR_GOOD[number // 4 % 2], struck)
                     else:
-                        strike_ray(slow, folder, number, there, struck)
+                        strike_ray(slow, folder, number, ray_nodes, struck)
 
                 rounds(ray, "ray", strike)
     return struck
@@ -505,10 +510,10 @@ def main() -> None:
     parser.add_argument("--local", type=int, default=20, help="faults on the local executor (default 20)")
     parser.add_argument("--ray", type=int, default=5, help="faults on Ray (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
-    given = parser.parse_args()
-    print(f"seeds of the rounds: from {given.seed} on", flush=True)
+    options = parser.parse_args()
+    print(f"seeds of the rounds: from {options.seed} on", flush=True)
     started = time.monotonic()
-    struck = campaign(given.local, given.ray, given.seed)
+    struck = campaign(options.local, options.ray, options.seed)
     for name, count in sorted(struck.items()):
         print(f"{count:5}  {name}")
     print(f"{struck.total():5}  faults in {time.monotonic() - started:.0f} s, none lost and none duplicated")

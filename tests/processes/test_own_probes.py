@@ -215,8 +215,8 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
 def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: Write) -> None:
     """Bits of the generator itself, which NumPy keeps, unlike those of distributions."""
     write("def mirror(images, rng):\n    return 0 * images + rng.bit_generator.random_raw() % 1000 / 1000\n")
-    found = run(tmp_path, {}, PIXELS, seed=3)["mirror"][:, 0, 0, 0]
-    np.testing.assert_allclose(found, [0.062, 0.061, 0.213], atol=1e-6)
+    values = run(tmp_path, {}, PIXELS, seed=3)["mirror"][:, 0, 0, 0]
+    np.testing.assert_allclose(values, [0.062, 0.061, 0.213], atol=1e-6)
 
 
 DEPENDENT = {
@@ -338,7 +338,7 @@ def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str
         thread = threading.Thread(target=attempt, args=(source,))
         thread.start()
         thread.join()
-    assert [type(one) for one in raised] == [ProbeError, UsageError]
+    assert [type(exception) for exception in raised] == [ProbeError, UsageError]
     assert str(raised[0]) == f"probe mirror failed: {said}"
     assert str(raised[1]) == f"probe mirror: {tmp_path / 'mine.py'} does not load: {said}"
 

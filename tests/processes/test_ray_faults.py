@@ -17,8 +17,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def there() -> Iterator[Nodes]:
-    with nodes() as found:
-        yield found
+    with nodes() as ray_nodes:
+        yield ray_nodes
 
 
 @pytest.mark.parametrize("fault", sorted(set(KINDS)))

@@ -20,8 +20,8 @@ IMAGES = image_set(6, labels=[0, 1, 2, 3, 4, 5])
 
 
 def add(store: Store, name: str) -> None:
-    of = cell(IMAGES, condition(name))
-    store_study(store, name, IMAGES, [part(of, [0] * 6, [0, 1, 2, 3, 4, 5])])
+    stored_cell = cell(IMAGES, condition(name))
+    store_study(store, name, IMAGES, [part(stored_cell, [0] * 6, [0, 1, 2, 3, 4, 5])])
 
 
 def cells(database: Path) -> int:

@@ -149,8 +149,8 @@ def _texture(path: str) -> int:
 
 def _real(at: int, label: int) -> list[int]:
     """The label, or another class too, or another class alone, or nothing, in turn."""
-    other = (label + 1) % 1000
-    return [[label], [label, other], [other], []][at % 4]
+    next_label = (label + 1) % 1000
+    return [[label], [label, next_label], [next_label], []][at % 4]
 
 
 def _paths(benchmark: Benchmark, ids: Sequence[int], per_class: int) -> Iterator[tuple[str, int]]:

@@ -30,13 +30,13 @@ def fuzz(examples: int) -> settings:
 
 def refusal(call: Callable[[], object]) -> str | None:
     """What a BandlensError of the call says, one printable line, or None. Any other error is the test's failure."""
-    said = None
+    message = None
     try:
         call()
     except BandlensError as error:
-        said = str(error)  # asserted below: it may be None
-    assert said is None or is_one_line(said)
-    return said
+        message = str(error)  # asserted below: it may be None
+    assert message is None or is_one_line(message)
+    return message
 
 
 def is_one_line(text: str) -> bool:

@@ -378,10 +378,10 @@ def made(seed: int, weights: bytes, programs: list[bytes]) -> tuple[bytes, bool,
     dice = random.Random(seed)
     harmless = dice.random() < 0.6
     evil = entries_of(dice.choice(programs))
-    one, other = (entries_of(weights), evil) if harmless else (evil, entries_of(weights))
-    archive, names = Archive(one), []
+    base, donor = (entries_of(weights), evil) if harmless else (evil, entries_of(weights))
+    archive, names = Archive(base), []
     for change in dice.sample(CHANGES, dice.choice([0, 1, 1, 1, 2, 3])):
-        change(dice, archive, other)
+        change(dice, archive, donor)
         names.append(change.__name__)
     content = bytearray(written(archive))
     if not names or dice.random() < 0.15:

@@ -36,10 +36,10 @@ def make_database(
     parts = []
     for which in models(count):
         skill, peak, center, gain = random.uniform((0.5, 1, 2, 0.5), (0.8, 2.6, 4.5, 2))
-        for one in conditions:
-            right = random.random(images) < shift + skill * _share(one, peak, center, gain)
+        for setting in conditions:
+            right = random.random(images) < shift + skill * _share(setting, peak, center, gain)
             rank = np.where(right, 0, random.integers(1, 8, images))
-            parts.append(part(cell(photographs, one, by=which), np.where(right, labels, (labels + 1) % 10), rank))
+            parts.append(part(cell(photographs, setting, by=which), np.where(right, labels, (labels + 1) % 10), rank))
     with open_store(path) as store:
         store_study(store, "many", photographs, parts)
 
