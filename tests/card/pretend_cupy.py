@@ -48,7 +48,7 @@ def compile_kernels(folder: Path, more: str = "") -> ctypes.CDLL:
 
 
 def kernel_launcher(library: ctypes.CDLL) -> Callable[[Path, str], Callable[..., None]]:
-    """In place of `probes.arrays.cuda_function`."""
+    """This stands in place of `probes.arrays.cuda_function`."""
 
     def function(source: Path, name: str) -> Callable[..., None]:
         assert source == SOURCE
@@ -70,7 +70,7 @@ def _launch(function: Any, blocks: tuple[int, int], threads: tuple[int], argumen
 
 
 def _passed(argument: Any) -> np.ndarray:
-    """What CuPy hands to a kernel: the address of an array, no address for None, a scalar in its own type."""
+    """CuPy's argument to a kernel: the address of an array, no address for None, a scalar in its own type."""
     if argument is None:
         return np.zeros((), np.uintp)
     return np.array(argument.data.ptr, np.uintp) if isinstance(argument, CardArray) else np.array(argument)
@@ -106,7 +106,7 @@ def signature_of(function: Any, method: bool = False) -> inspect.Signature:
 
 
 ZEROS = np.zeros(1 << 28, np.uint8)
-"""What memory of the card is taken for until the work on it is done. No page of it is ever written."""
+"""Zeros that stand for memory of the card until the work on it is done. No page of them is ever written."""
 ZEROS.flags.writeable = False
 
 
@@ -190,17 +190,17 @@ class CardArray(NDArrayOperatorsMixin):
 
 
 class Place(NamedTuple):
-    """What queued work knows of an array: an address. The memory belongs to somebody else."""
+    """An array as queued work knows it: by an address. The memory belongs to somebody else."""
 
     here: NDArray[Any]
     offset: int
-    """From where its memory begins."""
+    """Bytes from the beginning of its memory."""
 
     def now(self) -> NDArray[Any]:
         return self.here
 
     def zeros(self) -> NDArray[Any]:
-        """For a try beforehand: an array of the same layout at the same place of ZEROS."""
+        """An array of the same layout at the same place of ZEROS, for a try beforehand."""
         return np.ndarray(self.here.shape, self.here.dtype, ZEROS, self.offset, self.here.strides)
 
 
@@ -218,7 +218,7 @@ def given(value: Any) -> Callable[[Callable[[Place], Any]], Any]:
 
 
 def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, out: Any = None, **options: Any) -> Any:
-    """What NumPy's function gives: a view at once, anything else in an array that the card fills.
+    """The array of NumPy's function: a view at once, anything else in an array that the card fills.
 
     A try with zeros tells which, and its shape and type, so these must not depend on values.
     """
@@ -245,7 +245,7 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
 
 
 SECONDS = 1e-6
-"""What a small piece of work takes: no work takes no time."""
+"""Seconds that a small piece of work takes: no work takes no time."""
 
 
 # The module

@@ -32,7 +32,7 @@ WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class Asked(TorchDispatchMode):
-    """What torch does within the block is asked of a stream."""
+    """Within the block torch's work is put into a stream."""
 
     def __init__(self, stream: DeferredStream) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def graph(cuda_graph: CUDAGraph, pool: Any, stream: Any, capture_error_mode: str
 
 POOL = "the pool"
 broken: list[str] = []
-"""What capturing fails with, where it does."""
+"""Messages with which capturing fails; an empty list lets it succeed."""
 
 
 def in_stream(pointer: int) -> Asked:

@@ -51,7 +51,7 @@ class Bench:
 
 
 def clean(model: Model, images: ImageSet) -> list[int]:
-    """What the model predicts for the images as they are, in ONNX Runtime."""
+    """The classes that ONNX Runtime predicts for the images as they are."""
     with open_session(variant_of(model, "onnxruntime", "fp32"), len(images.pixels), 1) as session:
         return [int(k) for k in session.infer(images.pixels / np.float32(255)).argmax(1)]
 

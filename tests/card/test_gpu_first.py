@@ -144,5 +144,5 @@ def test_what_would_end_too_late_is_left_out(
 
 
 def test_the_page_has_the_table_that_it_fills(program: ModuleType) -> None:
-    """Until a GPU has been met it says so; `--table` prints what goes there afterwards."""
+    """The table says so while no GPU has been met; `--table` prints what goes there afterwards."""
     assert program.made_table({}) in (PACKAGE / "docs/guide/gpu.md").read_text(encoding="utf-8")

@@ -46,14 +46,14 @@ from bandlens.probes.noise import (
 from bandlens.probes.spectral import HIGHPASS, LOWPASS
 
 CLOSE = 2e-6
-"""How far what a GPU computes may lie from NumPy: twice what CUDA's own functions may differ by, see below."""
+"""The largest distance of a GPU's results from NumPy's: twice what CUDA's own functions may differ by, see below."""
 LAST = 2**32 - 1
 LARGEST = 2**64 - 1
 CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
 
 
 def compiled(source: str, architecture: str, result: str, *more: str) -> bytes:
-    """What NVRTC makes of a CUDA source with CuPy's options: `result` is getCUBIN, getPTX or getProgramLog.
+    """The output of NVRTC for a CUDA source with CuPy's options: `result` is getCUBIN, getPTX or getProgramLog.
 
     No GPU is needed.
     """
@@ -483,7 +483,7 @@ def test_a_kernel_that_leaves_its_array_is_stopped(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
-    """What the other tests expect of the kernels, NumPy's results, is what CuPy makes of the array code as well."""
+    """CuPy computes from the array code what the other tests expect of the kernels: NumPy's results."""
     if xp is np:
         pytest.skip("needs an NVIDIA GPU: pytest --xp cupy")
     keys, draw, seed, noise_sd = np.array([0, LARGEST], np.uint64), 3, 5, 0.5

@@ -1,4 +1,4 @@
-"""What a run reaches of the bare loop in virtual time, on a card that begins its work late."""
+"""The share of the bare loop that a run reaches in virtual time, on a card that begins its work late."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class OneAtATime(DeferredCard):
 
 
 def rate(card: DeferredCard, precision: str, networks: int, batches: int = 20) -> float:
-    """What a run over 51 conditions reaches of the bare loop by these estimates."""
+    """The share of the bare loop that a run over 51 conditions reaches by these estimates."""
     network = card.cuda.Stream(non_blocking=True)
 
     def produce(count: int, seconds: float, shared: float, take: Take) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""What stands for CuPy takes no more than CuPy does, and reads and writes when the card comes to it."""
+"""The stand-in for CuPy takes no more than CuPy does, and reads and writes when the card comes to it."""
 
 from __future__ import annotations
 

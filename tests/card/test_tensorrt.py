@@ -318,7 +318,7 @@ def test_a_shared_plan_takes_the_weights_of_each_model(
     caplog: pytest.LogCaptureFixture,
     seed: int | None,
 ) -> None:
-    """Whenever the card comes to it."""
+    """The refit holds whenever the card comes to it."""
     card = pretend_gpu(monkeypatch, launcher, seed)
     models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
     make_shared_plan(models[0])

@@ -41,7 +41,7 @@ LIBRARIES = {
     ),
     "nvinfer_plugin": ("initLibNvInferPlugins",),
 }
-"""What the bindings look up, in libraries of TensorRT 10."""
+"""Functions that the bindings look up in libraries of TensorRT 10."""
 
 
 def stub_libraries(folder: Path) -> Path:
@@ -114,7 +114,7 @@ def test_no_other_version_is_installed_than_the_one_that_is_checked(
 
 
 def mypy(stubs: Path, *files: Path) -> list[str]:
-    """What mypy finds in the files with these stubs. Other modules are skipped, since `make lint` has checked them."""
+    """Errors of mypy in the files with these stubs. Other modules are skipped, since `make lint` has checked them."""
     options = ["--strict", "--follow-imports=skip", "--no-warn-return-any", "--no-warn-unused-ignores"]
     command = [sys.executable, "-m", "mypy", *options, f"--cache-dir={stubs / 'cache'}", *map(str, files)]
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | {"MYPYPATH": str(stubs)}, capture_output=True, text=True)

@@ -57,7 +57,7 @@ WHOLE = {
 
 
 def loaded(file: Path) -> None:
-    """As `bandlens export --file` does."""
+    """Read a checkpoint as `bandlens export --file` does."""
     network = torch.nn.Sequential()
     network.add_module("fc", torch.nn.Linear(2, 2))
     load_strictly(network, read_weights([(file, "own")]), str(file))
@@ -222,7 +222,7 @@ def overlapping() -> bytes:
 
 
 def nested(start: bytes, times: int, around: bytes) -> bytes:
-    """What start pushes, with as many containers around it, each made by a piece of program, as a key."""
+    """A pickled dictionary whose key is what `start` pushes, within so many containers, each made by `around`."""
     return b"\x80\x02}" + start + around * times + b"K\x01s."
 
 

@@ -40,7 +40,7 @@ PAYLOADS = [
 
 
 class Page(HTMLParser):
-    """What a browser would make of the file."""
+    """The elements, text and scripts that a browser would make of the file."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ class Page(HTMLParser):
 
     @property
     def shape(self) -> Counter[tuple[str, tuple[str, ...]]]:
-        """How many elements there are of each kind, with which attributes."""
+        """The number of elements of each kind, with these attributes."""
         return Counter((tag, tuple(sorted(attributes))) for tag, attributes in self.elements)
 
 
 def named(hostile: bool) -> list[str]:
-    """As many harmless names as there are payloads, in the same order and of the same length."""
+    """The payloads with their numbers, or harmless names in the same order and of the same length."""
     return [f"{number:02} {text if hostile else 'x' * len(text)}" for number, text in enumerate(PAYLOADS)]
 
 

@@ -27,7 +27,7 @@ KEY = "k" * 64
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With one shard of two cells and eight images."""
+    """A folder with one shard of two cells and eight images."""
     folder = tmp_path_factory.mktemp("shards")
     images = image_set(8, labels=[0] * 8)
     parts = [part(cell(images, condition("lowpass", cutoff=c)), [1] * 8, [2] * 8) for c in (0.1, 0.2)]
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(folder: Path) -> None:
-    """As `bandlens rebuild` does."""
+    """Read every shard as `bandlens rebuild` does."""
     shards = open_folder(str(folder))
     for key in shard_keys(shards):
         shard = read_about(shards, key)

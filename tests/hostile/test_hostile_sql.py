@@ -50,7 +50,7 @@ def database(folder: Path) -> Iterator[Path]:
 
 
 SPILL = "{db}.tmp"
-"""Where DuckDB puts what does not fit into memory, and lets statements write."""
+"""The folder in which DuckDB puts what does not fit into memory, and lets statements write."""
 STATEMENTS = [
     f"EXPORT DATABASE '{SPILL}/'",
     f"EXPORT DATABASE '{SPILL}/deeper'",
@@ -133,7 +133,7 @@ def test_nothing_is_written_and_nothing_else_read(statement: str, there: bool, f
     assert answer.code == 1
     assert (answer.out, answer.err.count("\n")) == ("", 1)
     if there:
-        spill.rmdir()  # which takes that it is empty
+        spill.rmdir()  # this fails where it is not empty
     assert list(folder.iterdir()) == [database]
     assert database.read_bytes() == before
 

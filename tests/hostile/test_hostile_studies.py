@@ -35,7 +35,7 @@ eps = "0.5/255"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a model, images and a probe."""
+    """A folder with a model, images and a probe."""
     folder = tmp_path_factory.mktemp("studies")
     make_model(folder / "models")
     make_images(folder / "images.set", make_pictures(4))

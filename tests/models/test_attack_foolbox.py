@@ -31,7 +31,7 @@ EPSES = {"small": EPS / 2, "published": EPS, "large": 4 * EPS}
 @pytest.fixture(scope="module")
 def foolbox() -> ModuleType:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scipy, about names that foolbox 3.3.4 takes from it
+        warnings.simplefilter("ignore")  # scipy warns of names that foolbox 3.3.4 takes from it
         module: ModuleType = pytest.importorskip("foolbox", reason="the extra test is not installed")
     return module
 
@@ -89,7 +89,7 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Photo
 
 @pytest.fixture(scope="module")
 def last(photographs: Photographs) -> Mapping[str, Attacked]:
-    """What the attack gives in three steps, for each eps."""
+    """Images and logits of the attack after three steps, for each eps."""
     return {name: photographs.attacked(pgd, eps, 3) for name, eps in EPSES.items()}
 
 
@@ -118,7 +118,7 @@ def foolbox_attack(foolbox: ModuleType, photographs: Photographs, eps: float, st
 def test_from_the_same_start_the_iterate_is_that_of_foolbox(
     foolbox: ModuleType, photographs: Photographs, last: Mapping[str, Attacked]
 ) -> None:
-    """But for pixels whose gradient is nearly nothing, where rounding decides on the sign."""
+    """Pixels whose gradient is nearly nothing may differ, since rounding decides on the sign."""
     expected = foolbox_attack(foolbox, photographs, EPS, 3, same=True)
     ours = last["published"]
     assert ((ours.images - expected.images).abs() > 1e-6).float().mean() < 0.02
@@ -128,7 +128,7 @@ def test_from_the_same_start_the_iterate_is_that_of_foolbox(
 def test_robust_accuracy_is_that_of_foolbox_within_sampling_error(
     foolbox: ModuleType, photographs: Photographs
 ) -> None:
-    """With starts of its own; the published step makes the iterate oscillate, so that single images differ."""
+    """foolbox has starts of its own; the published step makes the iterate oscillate, so that single images differ."""
     torch.manual_seed(0)
     foolbox_robust = photographs.robust(foolbox_attack(foolbox, photographs, EPS, 5, same=False))
     ours = photographs.robust(photographs.attacked(pgd, EPS, 5))

@@ -117,7 +117,7 @@ def test_fp16_computes_nearly_the_same(resnet18_content: bytes, photographs: Ima
 
 
 def test_rounded_computes_what_float16_does(tiny: Path, photographs: Images) -> None:
-    """Against ONNX's reference evaluator, which computes in float16 throughout; ONNX Runtime rounds weights alone."""
+    """ONNX's reference evaluator computes in float16 throughout; ONNX Runtime rounds weights alone."""
     network = importlib.import_module("tried_tiny").Tiny()
     network.load_state_dict(torch.load(tiny)["state_dict"])
     half = to_fp16(to_onnx(Normalized(network, *NORMALIZATIONS["imagenet"]).eval(), 64)[0])
@@ -193,7 +193,7 @@ def test_int8_is_written_into_the_graph(resnet18_content: bytes, resnet18_int8: 
 
 
 def terms_of_sums(content: bytes) -> list[list[str]]:
-    """What makes the two branches of each sum; a MaxPool keeps what is quantized, and so is passed over."""
+    """The operators that make the two branches of each sum; a MaxPool keeps what is quantized, and so is passed over."""
     graph = onnx_file_of(content)
     makers = {name: node for node in graph.node for name in node.output}
 
@@ -241,7 +241,7 @@ sys.exit(type(decorator.telemetry).__name__ != "MagicMock")
 
 
 def test_int8_is_quiet_and_tells_nobody(resnet18_content: bytes, resnet18_int8: bytes, tmp_path: Path) -> None:
-    """In a process of its own: under pytest NNCF would be silent by itself."""
+    """The command runs in a process of its own: under pytest NNCF would be silent by itself."""
     (tmp_path / "fp32.onnx").write_bytes(resnet18_content)
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "ORT_DISABLE_TELEMETRY": "1"}
     ran = subprocess.run([sys.executable, "-c", QUIET], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -50,7 +50,7 @@ def test_int8_is_what_the_graph_says(engine: str, tmp_path: Path) -> None:
 
 
 PRODUCTS = 27
-"""How many of the largest products that int8 has each sum of the next model is made of."""
+"""Each sum of the next model is made of so many of the largest products that int8 has."""
 
 
 def largest_sums(folder: Path) -> Model:

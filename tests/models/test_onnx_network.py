@@ -85,7 +85,7 @@ def gradient(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def test_gradients_are_those_of_the_network(exported: Exported, photographs: NDArray[np.float32]) -> None:
-    """But for a kink here and there that rounding moves across: the direction is compared."""
+    """The direction is compared, since rounding moves across a kink here and there."""
     images = torch.from_numpy(photographs[:4]).contiguous(memory_format=torch.channels_last)
     expected, computed = (gradient(network, images) for network in (exported.network, OnnxNetwork(exported.content)))
     assert functional.cosine_similarity(computed.flatten(1), expected.flatten(1)).min() > 0.98
@@ -297,7 +297,7 @@ def test_the_images_themselves_are_left_alone() -> None:
     assert torch.equal(images, before)
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(

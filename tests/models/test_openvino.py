@@ -99,11 +99,11 @@ def test_a_lower_precision_changes_few_predictions(
     difference = np.sqrt(np.mean((found[precision] - found["fp32"]) ** 2)) / found["fp32"].std()
     assert nearest < difference < farthest
     assert (found[precision].argmax(1) != found["fp32"].argmax(1)).sum() <= flips
-    # Nor on photographs that int8 was not calibrated on.
+    # Photographs that int8 was not calibrated on change no more often.
     assert (found[precision].argmax(1) != found["fp32"].argmax(1))[1::2].sum() <= flips / 2
 
 
-# What is asked for is what runs
+# The precision that is asked for runs
 
 
 @pytest.fixture

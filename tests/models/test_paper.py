@@ -33,7 +33,7 @@ SETS = {
     "cue-conflict": {"per_class": 5},
     "stylized": {},
 }
-"""Where the paper's study looks for them, and what of the miniatures differs from the usual."""
+"""Folders in which the paper's study looks for sets -> options of the miniatures that differ from the usual."""
 COUNT = 52 + 1 + 8 + 19 * 5 + 10 * 5 - 2
 """Cells of a checkpoint: the grid, the attack, and the other sets, two of which are many."""
 
@@ -47,7 +47,7 @@ class Paper:
         return self.folder / "results.duckdb"
 
     def run(self, *words: str) -> str:
-        """What the command printed."""
+        """The output of the command."""
         answer = bandlens(*words, cwd=self.folder)
         assert answer.returncode == 0, answer.stderr
         return answer.stdout
@@ -56,7 +56,7 @@ class Paper:
         return ask(self.database, sql, parameters)
 
     def sets(self) -> dict[str, ImageSet]:
-        """By name."""
+        """The packed sets by name."""
         folders = [file.parent for file in (self.folder / "sets").rglob("set.json")]
         return {images.info.name: images for images in map(open_image_set, folders)}
 
@@ -106,7 +106,7 @@ def test_every_cell_is_complete_and_a_second_run_has_nothing_to_do(paper: Paper)
 
 
 def decide(space: str, logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """By definition: the class whose members have the largest mean probability."""
+    """The class, by definition, whose members have the largest mean probability."""
     shares = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
     members = decision_space(space).members
     means = np.stack([shares[:, list(indices)].mean(axis=1) for indices in members], axis=1)
@@ -115,7 +115,7 @@ def decide(space: str, logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What ONNX Runtime itself gives for the clean images of a set."""
+    """The answers of ONNX Runtime itself to the clean images of a set."""
 
     images: ImageSet
     predicted: NDArray[np.int64]
@@ -132,7 +132,7 @@ def checkpoint(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def answers(paper: Paper, checkpoint: str) -> dict[str, Answers]:
-    """By name of the set."""
+    """Answers of the checkpoint by name of the set."""
     session = onnxruntime.InferenceSession(paper.folder / "models" / f"{checkpoint}.onnx")
     answers_by_set = {}
     for name, images in paper.sets().items():

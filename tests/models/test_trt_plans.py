@@ -33,7 +33,7 @@ GPU = "NVIDIA H100 80GB HBM3"
 
 @pytest.fixture(autouse=True)
 def warnings_are_kept(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a library that another test loaded has made of the root logger."""
+    """Warnings are kept whatever a library that another test loaded has made of the root logger."""
     logger = logging.getLogger("bandlens")
     caplog.set_level(logging.WARNING, "bandlens")
     monkeypatch.setattr(logger, "propagate", False)

@@ -61,7 +61,7 @@ class Parameters:
 
 
 def training_leftovers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What scripts save besides: objects of a package that is not installed here, options, numpy scalars."""
+    """Values that scripts save besides: objects of a package that is not installed here, options, numpy scalars."""
     for name in ("cox", "cox.utils"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setattr(Parameters, "__module__", "cox.utils")
@@ -131,7 +131,7 @@ def same_logits(network: nn.Module, other: nn.Module) -> bool:
     images = torch.from_numpy(photograph_crops(64)[::3])
     with torch.no_grad():
         expected = network(images)
-        assert len(set(expected.argmax(dim=1).tolist())) > 1  # or anything would be equal to it
+        assert len(set(expected.argmax(dim=1).tolist())) > 1  # without these lines anything would be equal to it
         return torch.equal(expected, other(images))
 
 
@@ -216,7 +216,7 @@ def opened(content: object, network: nn.Module, file: Path, choice: str | None =
 
 
 def wrapped(layout: str, state: State) -> object:
-    """What training scripts make of a network's state, all of it the network's own weights."""
+    """The file that training scripts make of a network's state, all of it the network's own weights."""
     average = torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.Linear(1, 1))).state_dict()
     return {
         "lightning model.": {"state_dict": prefixed("model.", state), "pytorch-lightning_version": "2.4", "epoch": 3},

@@ -18,9 +18,9 @@ PAGE = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 LEFT_OUT = "[…]"
 """A line that stands for any number of lines."""
 FENCE = re.compile(r"^```(console|console-imported)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-"""What needs sources that do not ship is marked."""
+"""Blocks of commands; those that need sources that do not ship are marked."""
 SCRIPT = re.compile(r"^```text\n((?:(?!```).)*?bandlens (?:published )?import .*?)^```$", re.MULTILINE | re.DOTALL)
-"""What imports them."""
+"""The block that imports these sources."""
 
 
 def commands(wanted: str) -> Iterator[tuple[str, str]]:

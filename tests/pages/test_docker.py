@@ -1,4 +1,4 @@
-"""What the image is made of: the build context, the locks, the Dockerfile's own promises, compose.yaml."""
+"""The image is made of these parts: the build context, the locks, the Dockerfile's own promises, compose.yaml."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is installed: this checkout, and a wheel that adds one top-level name with its data files."""
+"""Two things can be installed: this checkout, and a wheel that adds one top-level name with its data files."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_every_block_of_the_tutorial_does_what_it_shows(tmp_path: Path, environm
     ran = []
     for language, file, body in FENCE.findall(PAGE.read_text(encoding="utf-8")):
         if language == "text" and body.startswith("== "):
-            continue  # what the demo prints, which tests/models/test_demo.py compares
+            continue  # tests/models/test_demo.py compares what the demo prints
         assert file or language == "console", "a block that is not run"
         if file:
             (tmp_path / file).write_text(body, encoding="utf-8")

@@ -73,7 +73,7 @@ class Bench:
         run_study(resolve(Study.read(self.study)), database, sharded=sharded)
 
     def check(self, database: Path) -> int:
-        """What is stored is of the reference, each row once; gives the number of rows."""
+        """Compare the stored rows with the reference, each row once; gives their number."""
         if not database.exists():
             return 0
         with_parts = (
@@ -81,7 +81,7 @@ class Bench:
         )
         stored = pl.DataFrame(ask(database, f"{with_parts} ORDER BY ALL"), schema=self.reference.schema, orient="row")
         assert ask(database, "SELECT coalesce(sum(count), 0) FROM part") == [(len(stored),)]
-        # Of the probe that crashes there is what it did before.
+        # The probe that crashes has the rows from before its crash.
         rows = stored.join(self.reference, on="key", how="semi", maintain_order="left")
         assert_frame_equal(
             rows, self.reference.join(rows, on=["key", "image_index"], how="semi", maintain_order="left")
@@ -184,7 +184,7 @@ def arm(place: Place, number: int) -> None:
 def _run(
     study: Path, database: Path, sharded: Sharded | None, place: Place | None, number: int, room: int | None
 ) -> None:
-    """In a process of its own; exit status 1 is one of bandlens's errors."""
+    """The run has a process of its own; exit status 1 is one of bandlens's errors."""
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process; warnings of damaged shards
     if room:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))

@@ -68,7 +68,7 @@ def work(study: Path) -> Work:
 
 @pytest.fixture(scope="module")
 def direct(work: Work) -> Path:
-    """What a run in one process without tasks stores."""
+    """The database of a run in one process without tasks."""
     database = work.study.folder / "direct.duckdb"
     summary = run_study(work, database)
     assert (summary.cells, summary.failed) == (CELLS, [])
@@ -322,7 +322,7 @@ def test_a_rebuild_without_shards_is_one_line(command: Command, study: Path, tmp
     assert not (tmp_path / "new.duckdb").exists()
 
 
-# What fails
+# Failures
 
 
 def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: None, tmp_path: Path) -> None:
@@ -659,7 +659,7 @@ def test_ray_workers_fetch_what_their_node_lacks(
 def test_independent_runs_of_single_checkpoints_make_one_study(
     command: Command, study: Path, direct: Path, tmp_path: Path
 ) -> None:
-    """What an array of jobs does that know nothing of each other."""
+    """The jobs of an array know nothing of each other."""
     folder = tmp_path / "shards"
     for name in ("one", "two"):
         alone = study.with_name(f"{name}.toml")

@@ -22,7 +22,7 @@ from bandlens.records import Variant
 
 @pytest.fixture(autouse=True)
 def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where this machine keeps what it fetches."""
+    """The folder in which this machine keeps what it fetches."""
     monkeypatch.setenv("BANDLENS_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "fetched"
 

@@ -138,7 +138,7 @@ print(made)
 
 
 def test_two_probes_of_one_name_have_their_own_modules(tmp_path: Path, write: Write) -> None:
-    """Also where the function imports them as it runs, and where a package has no __init__."""
+    """Each has its own also where the function imports them as it runs, and where a package has no __init__."""
     for name, value in {"one": 0.25, "two": 0.5}.items():
         write(
             "def mirror(images):\n    import part_of_mine.leaf\n    return images * part_of_mine.leaf.X\n",
@@ -321,7 +321,7 @@ class Shy(Exception):
 
 @pytest.mark.parametrize(("error", "said"), RAISED.items())
 def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str, said: str) -> None:
-    """In the thread that perturbs, where an interrupt cannot be the user's."""
+    """It is raised in the thread that perturbs, where an interrupt cannot be the user's."""
     raised: list[BaseException] = []
 
     def attempt(source: str) -> None:

@@ -35,12 +35,12 @@ class Miniature:
     labels: dict[str, int]
     """Path below `source` -> class id in the benchmark's decision space."""
     schemes: dict[str, dict[str, list[int]]]
-    """By scheme: path below `source` -> classes that count as right."""
+    """Labels by scheme: path below `source` -> classes that count as right."""
     files: Labels = field(default_factory=Labels)
 
     @property
     def words(self) -> list[str]:
-        """What `bandlens benchmarks pack` gets before --out."""
+        """The arguments of `bandlens benchmarks pack` before --out."""
         words = [self.benchmark.name, str(self.source), "--partial", "--size", str(self.size)]
         words += [] if self.benchmark.fixed else ["--resize", str(self.size)]
         return words + (["--real", str(self.files.real)] if self.files.real else [])
@@ -185,7 +185,7 @@ def _outline(label: int, _number: int, k: int) -> str:
 
 
 def _trial(label: int, number: int, k: int) -> str:
-    """As experiments name a stimulus: number, set, observer, condition, class, images of each, and the photograph."""
+    """A stimulus is named as in experiments: number, set, observer, condition, class, images of each, and the photograph."""
     name = decision_space("sixteen").names[label]
     return f"dnn/session-1/{number:04d}_set_dnn_{k % 2}_{name}_10_{WNIDS[label]}_{number}.png"
 

@@ -256,7 +256,7 @@ def _(path: Path, random: Random) -> None:
 
 
 def _entries(log: bytes) -> list[int]:
-    """Where each entry of a log begins: eight bytes of its length, eight of its checksum, and so many."""
+    """The places where entries of a log begin: eight bytes of its length, eight of its checksum, and so many."""
     at, starts = log.index(b"\xff\xff") + 2, []
     while at < len(log):
         starts.append(at)

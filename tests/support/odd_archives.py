@@ -44,7 +44,7 @@ class Entry:
     gap: bytes = b""
     """Bytes in front of the local header."""
     at: int = 0
-    """Where the local header begins, as soon as it is written."""
+    """The place of the local header, as soon as it is written."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ def entries_of(content: bytes) -> list[Entry]:
 
 
 def local_header(entry: Entry) -> bytes:
-    """As torch writes it: sizes are in the descriptor behind the data, and padding aligns the data."""
+    """An archive as torch writes it: sizes are in the descriptor behind the data, and padding aligns the data."""
     fields = {"flags": 0x0808 if entry.data else 0x0800, "method": 0, "crc": 0, "packed": 0, "size": 0} | entry.local
     name = fields.get("name", entry.name)
     extra = fields.get("extra")
@@ -142,7 +142,7 @@ def _end64(count: int, size: int, start: int) -> bytes:
     return END64 + struct.pack("<Q2H2I4Q", 44, 0x31E, 45, 0, 0, count, count, size, start)
 
 
-# What files hold
+# The content of files
 
 STORAGE = torch.arange(24, dtype=torch.float32)
 WEIGHTS: dict[str, Any] = {
@@ -240,7 +240,7 @@ def assert_equal(actual: Any, expected: Any, case: str) -> None:
     assert len(set(storages.values())) == len(storages), case
 
 
-# What is done to them
+# Changes to archives
 
 Change = Callable[[random.Random, Archive, list[Entry]], None]
 """Changes an archive, given the members of another one, which is a program where the first is weights."""
@@ -409,7 +409,7 @@ def readers_disagree(file: Path) -> bool:
 
 
 def load(file: Path) -> list[Any]:
-    """What the file holds, or nothing where it is refused."""
+    """The content of the file, or nothing where it is refused."""
     contents: list[Any] = []
     refusal(lambda: contents.append(read(file)))
     return contents

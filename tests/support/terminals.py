@@ -1,4 +1,4 @@
-"""What a command prints on a terminal."""
+"""The output of a command on a terminal."""
 
 from __future__ import annotations
 
