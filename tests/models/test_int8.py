@@ -193,7 +193,7 @@ def test_int8_is_written_into_the_graph(resnet18_content: bytes, resnet18_int8: 
 
 
 def terms_of_sums(content: bytes) -> list[list[str]]:
-    """The operators that make the two branches of each sum; a MaxPool keeps what is quantized, and so is passed over."""
+    """Operators that make the two branches of each sum; a MaxPool keeps what is quantized, and so is passed over."""
     graph = onnx_file_of(content)
     makers = {name: node for node in graph.node for name in node.output}
 

@@ -185,7 +185,7 @@ def _outline(label: int, _number: int, k: int) -> str:
 
 
 def _trial(label: int, number: int, k: int) -> str:
-    """A stimulus is named as in experiments: number, set, observer, condition, class, images of each, and the photograph."""
+    """A stimulus has its name of experiments: number, set, observer, condition, class, images of each, photograph."""
     name = decision_space("sixteen").names[label]
     return f"dnn/session-1/{number:04d}_set_dnn_{k % 2}_{name}_10_{WNIDS[label]}_{number}.png"
 
