@@ -252,11 +252,11 @@ def test_products_have_operands_that_cupy_does_not_copy(
     """It takes a matrix as it lies or transposed, and many of them only as they lie."""
     seen = []
 
-    def multiplied(one: Any, other: Any) -> Any:
-        stacked = max(one.ndim, other.ndim) > 2
-        flags = one.flags, other.flags
+    def multiplied(first: Any, second: Any) -> Any:
+        stacked = max(first.ndim, second.ndim) > 2
+        flags = first.flags, second.flags
         seen.extend(operand.c_contiguous or (operand.f_contiguous and not stacked) for operand in flags)
-        return np.matmul(one, other)
+        return np.matmul(first, second)
 
     monkeypatch.setattr(type(pretend.empty(1)), "__matmul__", multiplied, raising=False)
     perturb(pretend, family.conditions({}), photographs(2))

@@ -20,10 +20,10 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_driver(tmp_path_factory.mktemp("driver")))
 
 
-def problem_of(found: Gpus) -> str:
-    assert isinstance(found, Problem), found
-    assert "\n" not in found.message
-    return found.message
+def problem_of(answer: Gpus) -> str:
+    assert isinstance(answer, Problem), answer
+    assert "\n" not in answer.message
+    return answer.message
 
 
 def test_a_healthy_gpu_is_described(driver: str, tmp_path: Path) -> None:

@@ -36,11 +36,11 @@ STANDS_FOR = (
 NAMES = {name: pair for kinds in STANDS_FOR for name, *pair in public(*kinds)}
 
 
-@pytest.mark.parametrize(("one", "other"), NAMES.values(), ids=NAMES)
-def test_it_has_no_name_and_no_parameter_that_cupy_has_not(one: Any, other: Any) -> None:
-    assert other is not None
-    if inspect.isroutine(one):
-        assert inspect.signature(one).parameters.keys() - {"self"} <= signature_of(other).parameters.keys()
+@pytest.mark.parametrize(("stand_in", "original"), NAMES.values(), ids=NAMES)
+def test_it_has_no_name_and_no_parameter_that_cupy_has_not(stand_in: Any, original: Any) -> None:
+    assert original is not None
+    if inspect.isroutine(stand_in):
+        assert inspect.signature(stand_in).parameters.keys() - {"self"} <= signature_of(original).parameters.keys()
 
 
 XP, HERE = PretendCupy(), np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -127,19 +127,19 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Benc
 
 
 @pytest.fixture(scope="module")
-def wanted(benches: dict[str, Bench]) -> dict[str, dict[str, list[Row]]]:
+def cpu_rows(benches: dict[str, Bench]) -> dict[str, dict[str, list[Row]]]:
     """The rows of the CPU."""
     for model in benches["filters"].models:
         int8 = to_int8(model.path.read_bytes(), [photograph_crops(model.image_size)])
         save_onnx_file(model, "int8", symmetric_activations(int8), {})  # the CPU takes this file too
 
-    def found(kind: Kind) -> dict[str, list[Row]]:
+    def rows_on_cpu(kind: Kind) -> dict[str, list[Row]]:
         bench = benches[kind.bench]
         with bench.workbench() as place:
             tasks = [bench.task("onnxruntime", kind.precision, 2), *bench.attacks("onnxruntime")]
             return rows(outcome for task in tasks for outcome in place.compute(task))
 
-    return {name: found(kind) for name, kind in KINDS.items()}
+    return {name: rows_on_cpu(kind) for name, kind in KINDS.items()}
 
 
 def rows(outcomes: Iterable[Any]) -> dict[str, list[Row]]:
@@ -214,21 +214,21 @@ def interrupt(place: Workbench, task: Task) -> None:
         list(place.compute(task, progress=progress))
 
 
-def assert_rows(found: dict[str, list[Row]], wanted: dict[str, list[Row]]) -> None:
-    assert found.keys() == wanted.keys()
-    for cell, expected in wanted.items():
-        assert [row[:2] for row in found[cell]] == [row[:2] for row in expected]
-        np.testing.assert_allclose([row[2] for row in found[cell]], [row[2] for row in expected], rtol=1e-4)
+def assert_rows(card_rows: dict[str, list[Row]], cpu_rows: dict[str, list[Row]]) -> None:
+    assert card_rows.keys() == cpu_rows.keys()
+    for cell, expected in cpu_rows.items():
+        assert [row[:2] for row in card_rows[cell]] == [row[:2] for row in expected]
+        np.testing.assert_allclose([row[2] for row in card_rows[cell]], [row[2] for row in expected], rtol=1e-4)
 
 
 @pytest.mark.parametrize("room", ROOM)
 @pytest.mark.parametrize("name", KINDS)
 def test_no_order_that_a_card_may_take_changes_a_row(
-    benches: dict[str, Bench], wanted: dict[str, dict[str, list[Row]]], name: str, room: str
+    benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], name: str, room: str
 ) -> None:
     kind = KINDS[name]
     for seed in range(kind.orders):
-        assert_rows(on_card(kind, benches[kind.bench], ROOM[room], seed), wanted[name])
+        assert_rows(on_card(kind, benches[kind.bench], ROOM[room], seed), cpu_rows[name])
 
 
 def test_a_seed_stands_for_one_order(benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +308,7 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_without_any_single_wait_some_order_changes_a_row(
     benches: dict[str, Bench],
-    wanted: dict[str, dict[str, list[Row]]],
+    cpu_rows: dict[str, dict[str, list[Row]]],
     monkeypatch: pytest.MonkeyPatch,
     place: tuple[Path, str, int],
 ) -> None:
@@ -317,7 +317,7 @@ def test_without_any_single_wait_some_order_changes_a_row(
     for seed in range(MOST):
         for name, room in product(ENGINES, ROOM.values()):
             try:
-                assert_rows(on_card(KINDS[name], benches["filters"], room, seed), wanted[name])
+                assert_rows(on_card(KINDS[name], benches["filters"], room, seed), cpu_rows[name])
             except (AssertionError, CudaError, DeviceError, Empty):
                 return
     pytest.fail("no order shows it")

@@ -62,14 +62,14 @@ def batch(count: int, size: int = 128, seed: int = 5) -> Images:
     return np.ascontiguousarray(pictures, np.float32) / np.float32(255)
 
 
-def there(engine: str, images: Images) -> Array:
+def place_images(engine: str, images: Images) -> Array:
     """The images where the engine takes them."""
     return arrays_of(engine).asarray(images)
 
 
 def logits(engine: str, model: Model, images: Images, precision: str = "fp32") -> Images:
     with open_session(variant_of(model, engine, precision), len(images), 1) as session:
-        return to_numpy(session.infer(there(engine, images))).copy()
+        return to_numpy(session.infer(place_images(engine, images))).copy()
 
 
 @pytest.fixture
@@ -126,8 +126,8 @@ def test_sessions_that_share_memory_do_not_disturb_each_other(engine: str, tmp_p
     sessions = [open_session(variant_of(model, engine, "fp32"), 8, 2) for model in models]
     for turn in ([0, 1, 2, 3], [3, 1, 0, 2]):
         for k in turn:
-            np.testing.assert_array_equal(to_numpy(sessions[k].infer(there(engine, images))), alone[k])
-    kept = [sessions[k].infer(there(engine, images)) for k in range(4)]
+            np.testing.assert_array_equal(to_numpy(sessions[k].infer(place_images(engine, images))), alone[k])
+    kept = [sessions[k].infer(place_images(engine, images)) for k in range(4)]
     for k in range(4):
         np.testing.assert_array_equal(to_numpy(kept[k]), alone[k], "another session wrote into this one's logits")
 
@@ -135,9 +135,9 @@ def test_sessions_that_share_memory_do_not_disturb_each_other(engine: str, tmp_p
 def test_a_session_that_is_closed_leaves_the_others_alone(engine: str, tmp_path: Path) -> None:
     models, images = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batch(8)
     with open_session(variant_of(models[0], engine, "fp32"), 8, 1) as session:
-        before = to_numpy(session.infer(there(engine, images))).copy()
+        before = to_numpy(session.infer(place_images(engine, images))).copy()
         logits(engine, models[1], images)
-        np.testing.assert_array_equal(to_numpy(session.infer(there(engine, images))), before)
+        np.testing.assert_array_equal(to_numpy(session.infer(place_images(engine, images))), before)
 
 
 def test_images_are_read_where_they_lie(engine: str, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_images_are_read_where_they_lie(engine: str, tmp_path: Path) -> None:
     model, images, other_images = make_model(tmp_path), batch(4), batch(4, seed=6)
     expected = [logits(engine, model, images), logits(engine, model, other_images)]
     with open_session(variant_of(model, engine, "fp32"), 4, 1) as session:
-        buffer, second = there(engine, images.copy()), there(engine, other_images.copy())
+        buffer, second = place_images(engine, images.copy()), place_images(engine, other_images.copy())
         np.testing.assert_array_equal(to_numpy(session.infer(buffer)), expected[0])
         np.testing.assert_array_equal(to_numpy(session.infer(second)), expected[1])
         buffer[...] = second
@@ -173,10 +173,10 @@ def test_says_how_it_runs(engine: str, tmp_path: Path) -> None:
 def test_another_input_than_its_own_is_refused(engine: str, images: Images, received: str, tmp_path: Path) -> None:
     with open_session(variant_of(make_model(tmp_path), engine, "fp32"), 4, 1) as session:
         with pytest.raises(EngineError) as caught:
-            session.infer(there(engine, images))
+            session.infer(place_images(engine, images))
         assert received in str(caught.value)
         assert "(4, 3, 128, 128)" in str(caught.value)
-        assert session.infer(there(engine, batch(4))).shape == (4, CLASSES), "the session still works"
+        assert session.infer(place_images(engine, batch(4))).shape == (4, CLASSES), "the session still works"
 
 
 # Files that cannot be run

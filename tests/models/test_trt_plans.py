@@ -89,17 +89,19 @@ def test_what_there_is_instead_is_named(
     onnx_file = load_onnx_file(model, "fp32")
     ensure_trt_plan(rtx, onnx_file, target)
 
-    def said(asked: OnnxFile, wanted: Target) -> str:
-        assert find_trt_plan(asked, wanted) is None
+    def warning_about(file: OnnxFile, place: Target) -> str:
+        assert find_trt_plan(file, place) is None
         caplog.clear()
-        ensure_trt_plan(rtx, asked, wanted)
+        ensure_trt_plan(rtx, file, place)
         return caplog.messages[0]
 
-    assert said(onnx_file, replace(target, batch=4)).endswith("; there is one at batch 8")
-    assert f"; there is one for {GPU} (9.0)" in said(onnx_file, replace(target, gpu="NVIDIA L4 (8.9)"))
-    assert f"one of tensorrt_rtx {rtx.__version__}" in said(onnx_file, replace(target, library="tensorrt 10.16"))
+    assert warning_about(onnx_file, replace(target, batch=4)).endswith("; there is one at batch 8")
+    assert f"; there is one for {GPU} (9.0)" in warning_about(onnx_file, replace(target, gpu="NVIDIA L4 (8.9)"))
+    assert f"one of tensorrt_rtx {rtx.__version__}" in warning_about(
+        onnx_file, replace(target, library="tensorrt 10.16")
+    )
     second_model = make_model(model.path.parent, size=64, seed=1)
-    assert "one of another ONNX file" in said(load_onnx_file(second_model, "fp32"), target)
+    assert "one of another ONNX file" in warning_about(load_onnx_file(second_model, "fp32"), target)
     assert len(list((model.path.parent / "plans").glob("*.plan"))) == 5
 
 

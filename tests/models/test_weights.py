@@ -127,12 +127,12 @@ LAYOUTS = (
 )
 
 
-def same_logits(network: nn.Module, other: nn.Module) -> bool:
+def same_logits(network: nn.Module, reference: nn.Module) -> bool:
     images = torch.from_numpy(photograph_crops(64)[::3])
     with torch.no_grad():
         expected = network(images)
         assert len(set(expected.argmax(dim=1).tolist())) > 1  # without these lines anything would be equal to it
-        return torch.equal(expected, other(images))
+        return torch.equal(expected, reference(images))
 
 
 def loads_as(network: nn.Module, files: list[tuple[Path, str]], trust: bool = False) -> Weights:

@@ -142,11 +142,11 @@ def arm(place: Place, number: int) -> None:
     def around(owner: Any, name: str, before: Callable[..., bool], after: Callable[..., bool]) -> None:
         original = getattr(owner, name)
 
-        def patched(*given: Any, **named: Any) -> Any:
-            if before(*given):
+        def patched(*arguments: Any, **named: Any) -> Any:
+            if before(*arguments):
                 die()
-            result = original(*given, **named)
-            if after(*given):
+            result = original(*arguments, **named)
+            if after(*arguments):
                 die()
             return result
 
@@ -196,11 +196,11 @@ def _run(
         sys.exit(1 if "\n" not in str(error) else 2)
 
 
-def start(*given: Any) -> Any:
+def start(*arguments: Any) -> Any:
     """`_run` in a process that has import_ray everything already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults", "bandlens.app.study.run", "onnxruntime", "ray"])
-    process = context.Process(target=_run, args=given, daemon=True)
+    process = context.Process(target=_run, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -388,12 +388,12 @@ KINDS = ("worker", "worker", "worker", "node", "driver", "worker stopped", "work
 
 
 def strike_ray(
-    bench: Bench, folder: Path, seed: int, there: Nodes, struck: Counter[str], kinds: Sequence[str] = KINDS
+    bench: Bench, folder: Path, seed: int, ray_nodes: Nodes, struck: Counter[str], kinds: Sequence[str] = KINDS
 ) -> None:
     """A run whose workers, nodes and driver are killed or stopped; then one that is left alone."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
-    sharded = Sharded(str(shards), RayOptions(there.address, task_timeout=PATIENCE))
+    sharded = Sharded(str(shards), RayOptions(ray_nodes.address, task_timeout=PATIENCE))
     process = start(bench.study, database, sharded, None, 0, None)
     deadline = time.monotonic() + LIMIT_SECONDS
     while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:
@@ -403,25 +403,25 @@ def strike_ray(
         if not process.is_alive():
             break
         fault = moments.choice(kinds)
-        if fault == "worker" and (pids := there.workers()):
+        if fault == "worker" and (pids := ray_nodes.workers()):
             with suppress(ProcessLookupError):
                 os.kill(moments.choice(pids), signal.SIGKILL)
             struck["Ray: worker killed"] += 1
-        elif fault == "worker stopped" and (pids := there.workers()):
+        elif fault == "worker stopped" and (pids := ray_nodes.workers()):
             with suppress(ProcessLookupError):
                 os.kill(moments.choice(pids), signal.SIGSTOP)
             struck["Ray: worker stopped for good (SIGSTOP)"] += 1
-        elif fault == "worker halted" and (pids := there.workers()):
+        elif fault == "worker halted" and (pids := ray_nodes.workers()):
             halted(moments.choice(pids), moments.uniform(1, PATIENCE))
             struck["Ray: worker stopped for some seconds"] += 1
         elif fault == "node":
-            there.lose_one(moments, signal.SIGKILL)
+            ray_nodes.lose_one(moments, signal.SIGKILL)
             struck["Ray: raylet of a node killed"] += 1
         elif fault == "node stopped":
-            there.lose_one(moments, signal.SIGSTOP)
+            ray_nodes.lose_one(moments, signal.SIGSTOP)
             struck["Ray: raylet of a node stopped"] += 1
         elif fault == "control":
-            halted(there.control, moments.uniform(1, 5))
+            halted(ray_nodes.control, moments.uniform(1, 5))
             struck["Ray: gcs_server stopped for some seconds"] += 1
         elif fault == "driver":
             process.kill()
@@ -482,9 +482,9 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         made, slow = bench(Path(scratch) / "bench"), bench(Path(scratch) / "slow", SLOWLY)
 
-        def rounds(wanted: int, prefix: str, strike: Callable[[Path, int], None]) -> None:
+        def rounds(target: int, prefix: str, strike: Callable[[Path, int], None]) -> None:
             number = seed
-            while sum(count for name, count in struck.items() if name.startswith("Ray") == bool(prefix)) < wanted:
+            while sum(count for name, count in struck.items() if name.startswith("Ray") == bool(prefix)) < target:
                 folder = Path(scratch) / f"{prefix}{number}"
                 folder.mkdir()
                 strike(folder, number)

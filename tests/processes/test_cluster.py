@@ -47,7 +47,7 @@ def driver(workplace: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+def processes_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     """All processes that the run started: their parents may be gone, so by their environment."""
     raylet = next(child for child in psutil.Process(driver.pid).children() if child.name() == "raylet")
     token = raylet.environ()["RAY_AUTH_TOKEN"]
@@ -65,7 +65,7 @@ def environment(process: psutil.Process) -> dict[str, str]:
 def test_a_cluster_of_ones_own_is_reached_from_here_alone_and_ends_with_its_driver(
     driver: subprocess.Popen[str], number: signal.Signals
 ) -> None:
-    members = of(driver)
+    members = processes_of(driver)
     assert len(members) > 5
     sockets = [
         socket

@@ -156,7 +156,7 @@ def test_a_run_that_was_begun_without_units_is_ended_with_them(work: Work, direc
         from bandlens.analysis.database.store import Store
 
         commit = Store.commit
-        patch.setattr(Store, "commit", lambda *given: (commit(*given), interrupted()))
+        patch.setattr(Store, "commit", lambda *arguments: (commit(*arguments), interrupted()))
         with pytest.raises(Enough):
             run_study(work, database, range_seconds=0)
     assert 0 < ask(database, "SELECT count(*) FROM prediction")[0][0] < CELLS * COUNT

@@ -319,8 +319,8 @@ class Shy(Exception):
 """
 
 
-@pytest.mark.parametrize(("error", "said"), RAISED.items())
-def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str, said: str) -> None:
+@pytest.mark.parametrize(("error", "message"), RAISED.items())
+def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str, message: str) -> None:
     """It is raised in the thread that perturbs, where an interrupt cannot be the user's."""
     raised: list[BaseException] = []
 
@@ -328,8 +328,8 @@ def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str
         write(source)
         try:
             run(tmp_path, {}, PIXELS)
-        except BaseException as found:  # noqa: BLE001
-            raised.append(found)
+        except BaseException as exception:  # noqa: BLE001
+            raised.append(exception)
 
     for source in (
         f"{CLASSES}def mirror(images):\n    raise {error}('enough')\n",
@@ -339,8 +339,8 @@ def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str
         thread.start()
         thread.join()
     assert [type(exception) for exception in raised] == [ProbeError, UsageError]
-    assert str(raised[0]) == f"probe mirror failed: {said}"
-    assert str(raised[1]) == f"probe mirror: {tmp_path / 'mine.py'} does not load: {said}"
+    assert str(raised[0]) == f"probe mirror failed: {message}"
+    assert str(raised[1]) == f"probe mirror: {tmp_path / 'mine.py'} does not load: {message}"
 
 
 def test_an_interrupt_that_it_sends_itself_is_its_error(tmp_path: Path, write: Write) -> None:

@@ -54,9 +54,9 @@ def test_they_take_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr("bandlens.analysis.database.snapshots.time.monotonic", lambda: now)
         real = write_snapshot
 
-        def slow(of: Store, path: Path) -> None:
+        def slow(source: Store, path: Path) -> None:
             nonlocal now
-            real(of, path)
+            real(source, path)
             now += 3
 
         monkeypatch.setattr("bandlens.analysis.database.snapshots.write_snapshot", slow)
