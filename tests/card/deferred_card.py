@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 ROUND = 512
 """CuPy's pool hands out multiples of so many bytes."""
 POISON = 0xFF
-"""In every byte that nobody has written: NaN in float32, and out of reach as an index."""
+"""The value of every byte that nobody has written: NaN in float32, and out of reach as an index."""
 
 
 class CudaError(Exception):
@@ -50,7 +50,7 @@ class DeferredCard:
         return entered[-1] if entered else self.null
 
     def ask(self, work: Callable[[], None], seconds: float = 0.0) -> None:
-        """What this thread asks of the card, in its current stream."""
+        """Put work of this thread into its current stream."""
         self.current().put(work, seconds)
 
     def step(self) -> None:
@@ -75,7 +75,7 @@ class Event:
         self.card = card
         self.reached = False
         self.time = 0.0
-        """When it was reached, where the card counts time."""
+        """The second at which it was reached, where the card counts time."""
 
     def synchronize(self) -> None:
         self.card.until(lambda: self.reached)
@@ -90,9 +90,9 @@ class DeferredStream:
         self.freed: list[NDArray[np.uint8]] = []
         """Memory that was allocated in this stream, and that nobody holds any more."""
         self.time = 0.0
-        """When what it has done so far was done."""
+        """The second at which its latest work was done."""
         self.haste = 10 ** card.random.uniform(-3, 3)
-        """How much sooner than others its work is done."""
+        """A factor: its work is done so much sooner than that of others."""
         KNOWN[self.ptr] = self
         with card.lock:
             card.streams.append(self)
@@ -147,12 +147,12 @@ class DeferredStream:
 
 
 KNOWN: WeakValueDictionary[int, DeferredStream] = WeakValueDictionary()
-"""By what a library gets as a stream."""
+"""Streams by the pointer that a library gets."""
 
 
 @dataclass
 class Task:
-    """In a queue: work, and the seconds that it would take on a card."""
+    """Work in a queue, and the seconds that it would take on a card."""
 
     stream: DeferredStream
     work: Callable[[], None]
@@ -165,7 +165,7 @@ class Task:
 
 @dataclass
 class Wait:
-    """In a queue: nothing behind it begins before the event."""
+    """An entry of a queue: nothing behind it begins before the event."""
 
     event: Event
 

@@ -16,11 +16,11 @@ import pytest
 from deferred_card import DeferredStream
 
 SHARE = 0.1
-"""Of what a thread asks for: before so much of it the others may go on."""
+"""The share of the seconds that a thread asks for, before which the others may go on."""
 
 
 class Turns:
-    """Whose turn it is, among the thread that makes this and those that it starts."""
+    """Turns among the thread that makes this and those that it starts."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)

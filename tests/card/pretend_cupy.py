@@ -48,7 +48,7 @@ def compile_kernels(folder: Path, more: str = "") -> ctypes.CDLL:
 
 
 def kernel_launcher(library: ctypes.CDLL) -> Callable[[Path, str], Callable[..., None]]:
-    """In place of `probes.arrays.cuda_function`."""
+    """This stands in place of `probes.arrays.cuda_function`."""
 
     def function(source: Path, name: str) -> Callable[..., None]:
         assert source == SOURCE
@@ -70,7 +70,7 @@ def _launch(function: Any, blocks: tuple[int, int], threads: tuple[int], argumen
 
 
 def _passed(argument: Any) -> np.ndarray:
-    """What CuPy hands to a kernel: the address of an array, no address for None, a scalar in its own type."""
+    """CuPy's argument to a kernel: the address of an array, no address for None, a scalar in its own type."""
     if argument is None:
         return np.zeros((), np.uintp)
     return np.array(argument.data.ptr, np.uintp) if isinstance(argument, CardArray) else np.array(argument)
@@ -106,7 +106,7 @@ def signature_of(function: Any, method: bool = False) -> inspect.Signature:
 
 
 ZEROS = np.zeros(1 << 28, np.uint8)
-"""What memory of the card is taken for until the work on it is done. No page of it is ever written."""
+"""Zeros that stand for memory of the card until the work on it is done. No page of them is ever written."""
 ZEROS.flags.writeable = False
 
 
@@ -154,10 +154,10 @@ class CardArray(NDArrayOperatorsMixin):
         raise TypeError("Implicit conversion to a NumPy array is not allowed")
 
     def __getattr__(self, name: str) -> Callable[..., CardArray]:
-        theirs = getattr(real().ndarray, name)
+        cupy_method = getattr(real().ndarray, name)
 
         def method(*arguments: Any, **options: Any) -> CardArray:
-            signature_of(theirs).bind(self, *arguments, **options)
+            signature_of(cupy_method).bind(self, *arguments, **options)
             work = lambda array, *more, **others: getattr(array, name)(*more, **others)  # noqa: E731
             return compute(self.card, work, self, *arguments, **options)
 
@@ -165,10 +165,10 @@ class CardArray(NDArrayOperatorsMixin):
 
     def get(self, stream: Any = None) -> NDArray[Any]:
         stream = stream or self.card.current()
-        found = np.empty(self.shape, self.dtype)
-        stream.put(lambda: np.copyto(found, self.here))
+        content = np.empty(self.shape, self.dtype)
+        stream.put(lambda: np.copyto(content, self.here))
         stream.synchronize()
-        return found
+        return content
 
     def set(self, arr: NDArray[Any], stream: Any = None) -> None:
         """The host's memory is read when the card comes to it, as pinned memory is."""
@@ -190,17 +190,17 @@ class CardArray(NDArrayOperatorsMixin):
 
 
 class Place(NamedTuple):
-    """What queued work knows of an array: an address. The memory belongs to somebody else."""
+    """An array as queued work knows it: by an address. The memory belongs to somebody else."""
 
     here: NDArray[Any]
     offset: int
-    """From where its memory begins."""
+    """Bytes from the beginning of its memory."""
 
     def now(self) -> NDArray[Any]:
         return self.here
 
     def zeros(self) -> NDArray[Any]:
-        """For a try beforehand: an array of the same layout at the same place of ZEROS."""
+        """An array of the same layout at the same place of ZEROS, for a try beforehand."""
         return np.ndarray(self.here.shape, self.here.dtype, ZEROS, self.offset, self.here.strides)
 
 
@@ -218,16 +218,16 @@ def given(value: Any) -> Callable[[Callable[[Place], Any]], Any]:
 
 
 def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, out: Any = None, **options: Any) -> Any:
-    """What NumPy's function gives: a view at once, anything else in an array that the card fills.
+    """The array of NumPy's function: a view at once, anything else in an array that the card fills.
 
     A try with zeros tells which, and its shape and type, so these must not depend on values.
     """
-    wanted = given(arguments)
+    arguments_with = given(arguments)
     with np.errstate(all="ignore"):
-        tried = np.asanyarray(function(*wanted(Place.zeros), **options))
+        tried = np.asanyarray(function(*arguments_with(Place.zeros), **options))
     offset = tried.ctypes.data - ZEROS.ctypes.data
     if out is None and 0 <= offset < len(ZEROS):
-        memory = next(one for one in arguments if isinstance(one, CardArray)).memory
+        memory = next(argument for argument in arguments if isinstance(argument, CardArray)).memory
         return CardArray(card, memory, np.ndarray(tried.shape, tried.dtype, memory.bytes, offset, tried.strides))
     fresh, made = out is None, CardArray.new(card, tried) if out is None else out
     assert (made.shape, np.can_cast(tried.dtype, made.dtype, "same_kind")) == (tried.shape, True)
@@ -236,16 +236,16 @@ def compute(card: DeferredCard, function: Callable[..., Any], *arguments: Any, o
     def work() -> None:
         with np.errstate(all="ignore"):
             if fresh:
-                here[...] = function(*wanted(Place.now), **options)
+                here[...] = function(*arguments_with(Place.now), **options)
             else:
-                function(*wanted(Place.now), **options, out=here)
+                function(*arguments_with(Place.now), **options, out=here)
 
     card.ask(work, SECONDS)
     return made
 
 
 SECONDS = 1e-6
-"""What a small piece of work takes: no work takes no time."""
+"""Seconds that a small piece of work takes: no work takes no time."""
 
 
 # The module

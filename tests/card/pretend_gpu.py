@@ -41,8 +41,8 @@ def pretend_gpu(
     monkeypatch.setattr(torch_session, "CARD", "cpu")
     monkeypatch.setattr(torch_session, "readiness", lambda _: Readiness(True, "pretended"))
     here, stream = onnxruntime_session.shared_by("onnxruntime"), DeferredStream(xp.card)
-    there = onnxruntime_session.Shared(pretend_onnxruntime(), xp, "Pretended", here.versions, stream)
-    places = {"onnxruntime": here, "onnxruntime-cuda": there}
+    on_card = onnxruntime_session.Shared(pretend_onnxruntime(), xp, "Pretended", here.versions, stream)
+    places = {"onnxruntime": here, "onnxruntime-cuda": on_card}
     monkeypatch.setattr(onnxruntime_session, "shared_by", places.__getitem__)
     # A process asks for these once: those of another machine are not to be left.
     for module, name in ((tensorrt_session, "device_of"), (torch_session, "card"), (graphs, "tell_plain")):

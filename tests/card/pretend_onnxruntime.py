@@ -37,13 +37,13 @@ class InferenceSession:
         bound, session = dict(binding.bound), ref(self)
 
         def work() -> None:
-            if (there := session()) is None:
+            if (owner := session()) is None:
                 raise CudaError("a session was destroyed while it ran")
-            places = there.session.io_binding()
+            places = owner.session.io_binding()
             for name, place in bound.items():
                 bind = places.bind_output if name == "logits" else places.bind_input
                 bind(name, "cpu", *place)
-            there.session.run_with_iobinding(places)
+            owner.session.run_with_iobinding(places)
 
         self.stream.put(work, 1e-6)
 

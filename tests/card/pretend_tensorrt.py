@@ -23,7 +23,7 @@ MEMORY = 4 * 3 * 128 * 128
 
 
 def pretend_plan(_trt: Any, content: bytes, batch: int, **options: Any) -> bytes:
-    """In place of `export.plans.build.build_trt_plan`."""
+    """This stands in place of `export.plans.build.build_trt_plan`."""
     options["lines"].append("INFO: pretended")
     return b"%s %d %d " % (MARK, batch, bool(options.get("refit"))) + content
 
@@ -86,9 +86,9 @@ class Context:
         context = ref(self)
 
         def ends() -> None:
-            if (there := context()) is None:
+            if (owner := context()) is None:
                 raise CudaError("a context was destroyed while it ran")
-            logits[...] = there.engine.session.run(None, {"images": activations})[0]
+            logits[...] = owner.engine.session.run(None, {"images": activations})[0]
 
         KNOWN[stream].put(lambda: np.copyto(activations, images), 1e-6)
         KNOWN[stream].put(ends, 1e-6)
@@ -96,7 +96,7 @@ class Context:
 
 
 def array_at(address: int, shape: Sequence[int]) -> NDArray[np.float32]:
-    """What lies there, whoever owns it."""
+    """The array that lies at an address, whoever owns it."""
     floats = ctypes.cast(address, ctypes.POINTER(ctypes.c_float))
     return np.ctypeslib.as_array(floats, tuple(shape))
 
@@ -139,7 +139,7 @@ class Refitter:
 
 class OnnxParserRefitter:
     forgets = False
-    """Whether the weights that come are not those that were given."""
+    """True where the plan keeps its weights and forgets those that it was given."""
     num_errors = 0
 
     def __init__(self, refitter: Refitter, log: Logger) -> None:

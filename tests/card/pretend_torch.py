@@ -32,7 +32,7 @@ WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class Asked(TorchDispatchMode):
-    """What torch does within the block is asked of a stream."""
+    """Within the block torch's work is put into a stream."""
 
     def __init__(self, stream: DeferredStream) -> None:
         super().__init__()
@@ -56,8 +56,8 @@ class Asked(TorchDispatchMode):
             made = function(*arguments, **options or {})
             for tensor, content in before:
                 tensor.copy_(content)
-            gave, there = tensors(made), {place(tensor) for tensor in tensors((taken, named))}
-            fresh = [number for number, tensor in enumerate(gave) if place(tensor) not in there]
+            gave, argument_places = tensors(made), {place(tensor) for tensor in tensors((taken, named))}
+            fresh = [number for number, tensor in enumerate(gave) if place(tensor) not in argument_places]
             for number in fresh:
                 gave[number].fill_(torch.nan if gave[number].is_floating_point() else 0)  # any index may be 0
 
@@ -100,9 +100,9 @@ class CUDAGraph:
         graph = ref(self)
 
         def work() -> None:
-            if (there := graph()) is None:
+            if (owner := graph()) is None:
                 raise CudaError("a graph was destroyed while it ran")
-            for step in there.captured:
+            for step in owner.captured:
                 step()
 
         entered[-1].put(work, 1e-6)
@@ -124,7 +124,7 @@ def graph(cuda_graph: CUDAGraph, pool: Any, stream: Any, capture_error_mode: str
 
 POOL = "the pool"
 broken: list[str] = []
-"""What capturing fails with, where it does."""
+"""Messages with which capturing fails; an empty list lets it succeed."""
 
 
 def in_stream(pointer: int) -> Asked:
@@ -132,10 +132,10 @@ def in_stream(pointer: int) -> Asked:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = torch.as_tensor
+    torch_as_tensor = torch.as_tensor
 
     def as_tensor(array: Any, **options: Any) -> Tensor:
-        return torch.from_numpy(array.here) if isinstance(array, CardArray) else there(array, **options)
+        return torch.from_numpy(array.here) if isinstance(array, CardArray) else torch_as_tensor(array, **options)
 
     monkeypatch.setattr(torch, "as_tensor", as_tensor)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", CUDAGraph)

@@ -51,7 +51,7 @@ class Bench:
 
 
 def clean(model: Model, images: ImageSet) -> list[int]:
-    """What the model predicts for the images as they are, in ONNX Runtime."""
+    """The classes that ONNX Runtime predicts for the images as they are."""
     with open_session(variant_of(model, "onnxruntime", "fp32"), len(images.pixels), 1) as session:
         return [int(k) for k in session.infer(images.pixels / np.float32(255)).argmax(1)]
 
@@ -71,10 +71,10 @@ def test_what_other_sessions_took_of_a_card_is_free_when_an_attack_opens(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     card = pretend_gpu(monkeypatch, kernel_launcher(compile_kernels(tmp_path)))
-    grid, room, found = make_grid(PROBES, Path()), card.free, list[int]()
+    grid, room, free_bytes = make_grid(PROBES, Path()), card.free, list[int]()
 
     def opens(*_: object) -> None:
-        found.append(card.free)
+        free_bytes.append(card.free)
         raise EngineError("this is all")
 
     monkeypatch.setattr("bandlens.engine.workbench.open_attacker", opens)
@@ -85,4 +85,4 @@ def test_what_other_sessions_took_of_a_card_is_free_when_an_attack_opens(
         list(here.compute(Task((clean,), 0, COUNT)))
         assert card.free < room
         list(here.compute(Task((attacked,), 0, COUNT)))
-    assert found == [room]
+    assert free_bytes == [room]

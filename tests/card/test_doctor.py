@@ -97,7 +97,7 @@ def test_a_gpu_that_cannot_be_used_is_seen_at_once(updated: None, command: Comma
     assert rows["engine auto"].startswith("not ready: the GPU cannot be used, see above; or ask for the CPU")
     assert rows["array module cupy"] == "not ready: the GPU cannot be used, see above"
     assert rows["engine onnxruntime"].startswith("ready")
-    assert sum("CUDA_ERROR" in str(found) for found in rows.values()) == 1
+    assert sum("CUDA_ERROR" in str(state) for state in rows.values()) == 1
 
 
 @pytest.mark.parametrize("engine", ["tensorrt", "auto"])

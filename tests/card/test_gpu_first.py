@@ -53,8 +53,8 @@ def program() -> Iterator[ModuleType]:
 def figures(file: Path) -> dict[str, float]:
     results = json.loads(file.read_text())
     assert results["failed"] == {}
-    found: dict[str, float] = results["figures"]
-    return found
+    values: dict[str, float] = results["figures"]
+    return values
 
 
 def test_a_checkout_under_any_name_needs_torch_and_numpy_alone(tmp_path: Path) -> None:
@@ -67,9 +67,9 @@ def test_a_checkout_under_any_name_needs_torch_and_numpy_alone(tmp_path: Path) -
     words = [sys.executable, checkout / "benchmarks/gpu_first.py", "--pretend", "--json", figures_file]
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stdout + done.stderr
-    found = figures(figures_file)
-    assert {name: found[name] for name in ZEROS} == dict.fromkeys(ZEROS, 0)
-    assert {name.partition(".")[0] for name in found} == {"kernels", "speed", "share", "run"}
+    values = figures(figures_file)
+    assert {name: values[name] for name in ZEROS} == dict.fromkeys(ZEROS, 0)
+    assert {name.partition(".")[0] for name in values} == {"kernels", "speed", "share", "run"}
     assert "left out: no NVIDIA GPU here" in done.stdout
     assert not list(tmp_path.glob("bandlens-benchmark-*"))
 
@@ -97,14 +97,14 @@ def test_on_a_card_every_figure_of_the_table_is_measured(
     monkeypatch.setattr(program, "exported", exported)
     bench = program.Bench(False, program.PRETENDED, time.monotonic() + 1e6, tmp_path)
     assert program.measure(bench, list(program.STAGES), tmp_path / "figures.json")
-    found = figures(tmp_path / "figures.json")
-    assert {name: found[name] for name in ZEROS} == dict.fromkeys(ZEROS, 0)
-    assert found["kernels.normals"] <= 2e-6
-    assert 0 < found["kernels.band"] <= 2e-5, "kernels are not NumPy's code"
-    assert found["tensorrt.refit"] == 1
-    assert found["tensorrt.fp32.4.trtexec"] == pytest.approx(found["tensorrt.fp32.4"] / (4 * 10.5))
-    there = {name.replace("fp16.256", "fp32.4") for name in program.FIGURES if "int8" not in name}
-    assert there <= set(found)
+    values = figures(tmp_path / "figures.json")
+    assert {name: values[name] for name in ZEROS} == dict.fromkeys(ZEROS, 0)
+    assert values["kernels.normals"] <= 2e-6
+    assert 0 < values["kernels.band"] <= 2e-5, "kernels are not NumPy's code"
+    assert values["tensorrt.refit"] == 1
+    assert values["tensorrt.fp32.4.trtexec"] == pytest.approx(values["tensorrt.fp32.4"] / (4 * 10.5))
+    expected_names = {name.replace("fp16.256", "fp32.4") for name in program.FIGURES if "int8" not in name}
+    assert expected_names <= set(values)
 
 
 def test_rows_that_no_rounding_explains_are_counted(program: ModuleType) -> None:
@@ -130,8 +130,8 @@ def test_a_stage_that_fails_leaves_the_others_alone(
     monkeypatch.setattr(program, "STAGES", {"speed": lambda _: iter([("first", 2.0)])})
     assert program.measure(bench, ["speed"], file)
     assert figures(file) == {"speed.first": 2.0, "kernels.words": 0}, "stages that were chosen earlier are kept"
-    other = replace(bench, sizes=replace(bench.sizes, batch=8))
-    assert program.measure(other, ["speed"], file)
+    resized_bench = replace(bench, sizes=replace(bench.sizes, batch=8))
+    assert program.measure(resized_bench, ["speed"], file)
     assert figures(file) == {"speed.first": 2.0}, "but not those of another machine, or of other sizes"
 
 
@@ -144,5 +144,5 @@ def test_what_would_end_too_late_is_left_out(
 
 
 def test_the_page_has_the_table_that_it_fills(program: ModuleType) -> None:
-    """Until a GPU has been met it says so; `--table` prints what goes there afterwards."""
+    """The table says so while no GPU has been met; `--table` prints what goes there afterwards."""
     assert program.made_table({}) in (PACKAGE / "docs/guide/gpu.md").read_text(encoding="utf-8")

@@ -46,14 +46,14 @@ from bandlens.probes.noise import (
 from bandlens.probes.spectral import HIGHPASS, LOWPASS
 
 CLOSE = 2e-6
-"""How far what a GPU computes may lie from NumPy: twice what CUDA's own functions may differ by, see below."""
+"""The largest distance of a GPU's results from NumPy's: twice what CUDA's own functions may differ by, see below."""
 LAST = 2**32 - 1
 LARGEST = 2**64 - 1
 CUPY_ADDS = ("-ftz=true", "--device-as-default-execution-space")
 
 
 def compiled(source: str, architecture: str, result: str, *more: str) -> bytes:
-    """What NVRTC makes of a CUDA source with CuPy's options: `result` is getCUBIN, getPTX or getProgramLog.
+    """The output of NVRTC for a CUDA source with CuPy's options: `result` is getCUBIN, getPTX or getProgramLog.
 
     No GPU is needed.
     """
@@ -121,8 +121,8 @@ def test_nvrtc_compiles_every_kernel(architecture: str) -> None:
 def spilled(architecture: str, *options: str) -> dict[str, int]:
     """Bytes of registers that each kernel stores in memory, as the assembler within NVRTC counts them."""
     log = compiled(SOURCE.read_text(encoding="utf-8"), architecture, "getProgramLog", "--ptxas-options=-v", *options)
-    found = re.findall(r"Function properties for (\w+)\n.* (\d+) bytes spill stores, (\d+) bytes", log.decode())
-    return {name: int(stores) + int(loads) for name, stores, loads in found}
+    spills = re.findall(r"Function properties for (\w+)\n.* (\d+) bytes spill stores, (\d+) bytes", log.decode())
+    return {name: int(stores) + int(loads) for name, stores, loads in spills}
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -252,11 +252,11 @@ def test_products_have_operands_that_cupy_does_not_copy(
     """It takes a matrix as it lies or transposed, and many of them only as they lie."""
     seen = []
 
-    def multiplied(one: Any, other: Any) -> Any:
-        stacked = max(one.ndim, other.ndim) > 2
-        flags = one.flags, other.flags
-        seen.extend(given.c_contiguous or (given.f_contiguous and not stacked) for given in flags)
-        return np.matmul(one, other)
+    def multiplied(first: Any, second: Any) -> Any:
+        stacked = max(first.ndim, second.ndim) > 2
+        flags = first.flags, second.flags
+        seen.extend(operand.c_contiguous or (operand.f_contiguous and not stacked) for operand in flags)
+        return np.matmul(first, second)
 
     monkeypatch.setattr(type(pretend.empty(1)), "__matmul__", multiplied, raising=False)
     perturb(pretend, family.conditions({}), photographs(2))
@@ -333,12 +333,12 @@ LOGITS = [-np.inf, -80.0, -2.0, 0.0, 0.5, 0.5000001, 3.0, 80.0, np.inf, np.nan]
 def assert_reduced(device: ModuleType, logits: np.ndarray, labels: np.ndarray | None) -> None:
     on_device = device.asarray(logits), None if labels is None else device.asarray(labels)
     made, expected = reduce_logits(device, *on_device), reduce_in_arrays(np, logits, labels)
-    for column, wanted in zip(made[:2], expected[:2], strict=True):
-        if wanted is None:
+    for column, expected_column in zip(made[:2], expected[:2], strict=True):
+        if expected_column is None:
             assert column is None
         else:
             assert to_numpy(column).dtype == np.uint16
-            np.testing.assert_array_equal(to_numpy(column), wanted)
+            np.testing.assert_array_equal(to_numpy(column), expected_column)
     np.testing.assert_allclose(to_numpy(made[2]), expected[2], rtol=0, atol=CLOSE, equal_nan=True)
 
 
@@ -387,14 +387,17 @@ def test_nothing_beyond_its_output_is_written(device: ModuleType) -> None:
     launch("random_words", (4225, 3), words[1:4], keys, 1, 0, 0, 4225)
     launch("bilateral", (16900, 3), smooth[1:4], pixels, space, -0.01, 1, 130)
     launch("luma", (16900, 3), grey_levels[1:4], device.asarray(np.zeros((3, 3, 130, 130), np.uint8)), 16900)
-    launch("fold_quarters", (4225, 9), *(one[1:2] for one in folded), pixels, 65, 9)
+    launch("fold_quarters", (4225, 9), *(output[1:2] for output in folded), pixels, 65, 9)
     launch("cut_block", (35, 9), cut[1:2], quarters[0][:7], 7, 9, 5, 65, 5, 3)
     launch("join_quarters", (4225, 9), low[1:4], high[1:4], pixels, *quarters, 65, 9)
     launch("unit_normal_fields", (4225, 3), fields[1:4], keys, 1, 0, 4225)
     launch("mix_noise", (16900, 3), out[1:4], grey, band, None, 0.1, keys, 1, 0, 16900)
     launch("reduce_logits", (96, 1), predicted[1:4], rank[1:4], confidence[1:4], logits, labels, 5, 3)
     whole = (words, smooth, low, high, grey_levels, fields, out, predicted, rank, confidence)
-    for array, written in [*((one, slice(1, 4)) for one in whole), *((one, slice(1, 2)) for one in (*folded, cut))]:
+    for array, written in [
+        *((output, slice(1, 4)) for output in whole),
+        *((output, slice(1, 2)) for output in (*folded, cut)),
+    ]:
         made = to_numpy(array)
         assert (made[written] != 9).all()
         made[written] = 9
@@ -452,13 +455,13 @@ def sanitized(*words: str) -> subprocess.CompletedProcess[str]:
     """Python with kernels that stop the process where they leave an array or do what C++ does not define."""
     compiler = shutil.which("g++") or miss("kernels", "no g++: install it (apt-get install g++)")
     # The sanitizer has to be there before memory is handed out, and the library that it watches before that.
-    there = [
+    libraries = [
         subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip()
         for name in ("libasan.so", "libstdc++.so.6")
     ]
     environment = os.environ | {
         OPTIONS: "-fsanitize=address,undefined -fno-sanitize-recover=all",
-        "LD_PRELOAD": ":".join(there),
+        "LD_PRELOAD": ":".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0",  # Python leaves much at its end
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]),
     }
@@ -480,7 +483,7 @@ def test_a_kernel_that_leaves_its_array_is_stopped(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
-    """What the other tests expect of the kernels, NumPy's results, is what CuPy makes of the array code as well."""
+    """CuPy computes from the array code what the other tests expect of the kernels: NumPy's results."""
     if xp is np:
         pytest.skip("needs an NVIDIA GPU: pytest --xp cupy")
     keys, draw, seed, noise_sd = np.array([0, LARGEST], np.uint64), 3, 5, 0.5
@@ -489,11 +492,13 @@ def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
         np.testing.assert_allclose(to_numpy(make(xp, seed, xp.asarray(keys), draw, 224)), fields, rtol=0, atol=CLOSE)
 
     grey, band = noisy(2, 224)
-    there = (*constants(xp, (grey, band)), xp.asarray(keys))
+    on_device = (*constants(xp, (grey, band)), xp.asarray(keys))
     mixed = mixed_in_arrays(np, grey, band, noise_sd, draw, seed, keys)
     out = xp.empty(mixed.shape, dtype=xp.float32)
-    critical_band.mix_in_kernel(*there[:2], None, noise_sd, critical_band.NoiseStream(seed, there[2], draw), out)
-    for made in (out, mixed_in_arrays(xp, *there[:2], noise_sd, draw, seed, there[2])):
+    critical_band.mix_in_kernel(
+        *on_device[:2], None, noise_sd, critical_band.NoiseStream(seed, on_device[2], draw), out
+    )
+    for made in (out, mixed_in_arrays(xp, *on_device[:2], noise_sd, draw, seed, on_device[2])):
         np.testing.assert_allclose(to_numpy(made), mixed, rtol=0, atol=CLOSE)
 
     logits, labels = np.random.default_rng(0).normal(size=(33, 1000)).astype(np.float32), np.arange(33, dtype=np.int32)
@@ -501,5 +506,5 @@ def test_kernels_and_array_code_give_the_same_on_a_gpu(xp: ModuleType) -> None:
         columns = zip(
             reduce(xp, xp.asarray(logits), xp.asarray(labels)), reduce_in_arrays(np, logits, labels), strict=True
         )
-        for column, wanted in columns:
-            np.testing.assert_allclose(to_numpy(column), wanted, rtol=0, atol=CLOSE)
+        for column, expected in columns:
+            np.testing.assert_allclose(to_numpy(column), expected, rtol=0, atol=CLOSE)

@@ -20,15 +20,15 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(build_driver(tmp_path_factory.mktemp("driver")))
 
 
-def problem_of(found: Gpus) -> str:
-    assert isinstance(found, Problem), found
-    assert "\n" not in found.message
-    return found.message
+def problem_of(answer: Gpus) -> str:
+    assert isinstance(answer, Problem), answer
+    assert "\n" not in answer.message
+    return answer.message
 
 
 def test_a_healthy_gpu_is_described(driver: str, tmp_path: Path) -> None:
-    found = find_gpus(build_tree(tmp_path, *EVERYTHING), driver, {})
-    assert found == (Gpu(H100, H100_BYTES, "9.0", "580.65.06"),)
+    gpus = find_gpus(build_tree(tmp_path, *EVERYTHING), driver, {})
+    assert gpus == (Gpu(H100, H100_BYTES, "9.0", "580.65.06"),)
 
 
 def test_the_driver_is_believed_where_no_file_shows_a_gpu(driver: str, tmp_path: Path) -> None:
@@ -37,9 +37,9 @@ def test_the_driver_is_believed_where_no_file_shows_a_gpu(driver: str, tmp_path:
 
 def test_every_gpu_is_listed(driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_COUNT", "8")
-    found = find_gpus(tmp_path, driver, {})
-    assert isinstance(found, tuple)
-    assert len(found) == 8
+    gpus = find_gpus(tmp_path, driver, {})
+    assert isinstance(gpus, tuple)
+    assert len(gpus) == 8
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_a_driver_that_fails_on_a_machine_without_a_gpu_is_no_problem(
 
 @pytest.mark.parametrize("value", ["", "-1", " "])
 def test_gpus_can_be_hidden_on_purpose(value: str, driver: str, tmp_path: Path) -> None:
-    found = find_gpus(build_tree(tmp_path, *EVERYTHING), driver, {"CUDA_VISIBLE_DEVICES": value})
-    assert found == NoGpu(f'CUDA_VISIBLE_DEVICES="{value}" hides every NVIDIA GPU')
+    answer = find_gpus(build_tree(tmp_path, *EVERYTHING), driver, {"CUDA_VISIBLE_DEVICES": value})
+    assert answer == NoGpu(f'CUDA_VISIBLE_DEVICES="{value}" hides every NVIDIA GPU')
 
 
 def test_a_selection_that_selects_nothing_is_named(
     driver: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_INIT", "100")
-    found = find_gpus(build_tree(tmp_path, *EVERYTHING), driver, {"CUDA_VISIBLE_DEVICES": "7"})
-    assert f'{H100} cannot be used (CUDA_VISIBLE_DEVICES="7"): cuInit gives' in problem_of(found)
+    answer = find_gpus(build_tree(tmp_path, *EVERYTHING), driver, {"CUDA_VISIBLE_DEVICES": "7"})
+    assert f'{H100} cannot be used (CUDA_VISIBLE_DEVICES="7"): cuInit gives' in problem_of(answer)

@@ -69,8 +69,8 @@ def test_batches_are_read_and_logits_written_on_the_card(card: PretendCupy, tmp_
             buffers[turn % 2].set(content)
             logits = session.infer(buffers[turn % 2])
             assert type(logits) is type(buffers[0])
-            wanted = onnx_logits(model.path.read_bytes(), content)
-            np.testing.assert_allclose(to_numpy(logits), wanted, rtol=1e-5, atol=1e-5)
+            expected = onnx_logits(model.path.read_bytes(), content)
+            np.testing.assert_allclose(to_numpy(logits), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_says_that_threads_do_not_count(card: PretendCupy, tmp_path: Path) -> None:
@@ -207,16 +207,16 @@ def test_nobody_has_to_wait_for_the_gpu(engine: str, tmp_path: Path) -> None:
         pytest.skip("needs an NVIDIA GPU: pytest --engine onnxruntime-cuda")
     xp, contents = arrays_of(engine), batches(6, 64)
     models = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)]
-    wanted = [[onnx_logits(model.path.read_bytes(), content) for content in contents] for model in models]
+    expected = [[onnx_logits(model.path.read_bytes(), content) for content in contents] for model in models]
     sessions = [open_session(variant_of(model, engine, "fp32"), 64, 1) for model in models]
     with new_stream(xp):
         sources, buffer = [xp.asarray(content) for content in contents], xp.empty(contents[0].shape, dtype=xp.float32)
-        found = []
+        outputs = []
         for _ in range(20):
             for source in sources:
                 buffer[...] = source
-                found.append([session.infer(buffer).copy() for session in sessions])
-        got = [[to_numpy(logits) for logits in row] for row in found]
+                outputs.append([session.infer(buffer).copy() for session in sessions])
+        got = [[to_numpy(logits) for logits in row] for row in outputs]
     for turn, row in enumerate(got):
         for k, logits in enumerate(row):
-            np.testing.assert_allclose(logits, wanted[k][turn % 6], rtol=1e-3, atol=1e-3)
+            np.testing.assert_allclose(logits, expected[k][turn % 6], rtol=1e-3, atol=1e-3)

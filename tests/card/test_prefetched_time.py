@@ -1,4 +1,4 @@
-"""What a run reaches of the bare loop in virtual time, on a card that begins its work late."""
+"""The share of the bare loop that a run reaches in virtual time, on a card that begins its work late."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class OneAtATime(DeferredCard):
 
 
 def rate(card: DeferredCard, precision: str, networks: int, batches: int = 20) -> float:
-    """What a run over 51 conditions reaches of the bare loop by these estimates."""
+    """The share of the bare loop that a run over 51 conditions reaches by these estimates."""
     network = card.cuda.Stream(non_blocking=True)
 
     def produce(count: int, seconds: float, shared: float, take: Take) -> Iterator[list[int]]:
@@ -98,8 +98,8 @@ def test_in_virtual_time_a_run_reaches_of_the_bare_loop_what_docs_tell() -> None
     assert len(GROUPS) == 2
     rows = re.findall(r"^\| (\d+) \|((?: 0\.\d\d \|){4})$", DOCS, re.M)
     assert [networks for networks, _ in rows] == ["1", "2", "5"]
-    for networks, told in rows:
-        found = [
+    for networks, documented in rows:
+        rates = [
             rate(card, precision, int(networks)) for precision in BATCH for card in (DeferredCard(0), OneAtATime())
         ]
-        np.testing.assert_allclose([float(one) for one in told.split(" |")[:4]], found, rtol=0, atol=6e-3)
+        np.testing.assert_allclose([float(number) for number in documented.split(" |")[:4]], rates, rtol=0, atol=6e-3)

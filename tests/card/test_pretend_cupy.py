@@ -1,4 +1,4 @@
-"""What stands for CuPy takes no more than CuPy does, and reads and writes when the card comes to it."""
+"""The stand-in for CuPy takes no more than CuPy does, and reads and writes when the card comes to it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ OURS = {"card", "free", "pooled", "new", "put", "able", "launched"}
 def public(ours: Any, theirs: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
     """Every name of what stands for CuPy, and of what is in it: what it is, and what it stands for."""
     for name in (name for name in vars(ours) if not name.startswith("_") and name not in OURS):
-        one, other = getattr(ours, name), getattr(theirs, name, None)
-        yield f"{path}.{name}", one, other
-        if isinstance(one, SimpleNamespace):
-            yield from public(one, other, f"{path}.{name}")
+        stand_in, original = getattr(ours, name), getattr(theirs, name, None)
+        yield f"{path}.{name}", stand_in, original
+        if isinstance(stand_in, SimpleNamespace):
+            yield from public(stand_in, original, f"{path}.{name}")
 
 
 STANDS_FOR = (
@@ -36,11 +36,11 @@ STANDS_FOR = (
 NAMES = {name: pair for kinds in STANDS_FOR for name, *pair in public(*kinds)}
 
 
-@pytest.mark.parametrize(("one", "other"), NAMES.values(), ids=NAMES)
-def test_it_has_no_name_and_no_parameter_that_cupy_has_not(one: Any, other: Any) -> None:
-    assert other is not None
-    if inspect.isroutine(one):
-        assert inspect.signature(one).parameters.keys() - {"self"} <= signature_of(other).parameters.keys()
+@pytest.mark.parametrize(("stand_in", "original"), NAMES.values(), ids=NAMES)
+def test_it_has_no_name_and_no_parameter_that_cupy_has_not(stand_in: Any, original: Any) -> None:
+    assert original is not None
+    if inspect.isroutine(stand_in):
+        assert inspect.signature(stand_in).parameters.keys() - {"self"} <= signature_of(original).parameters.keys()
 
 
 XP, HERE = PretendCupy(), np.arange(6, dtype=np.float32).reshape(2, 3)
@@ -70,8 +70,8 @@ def test_it_refuses(work: Callable[[], Any]) -> None:
 
 def test_it_computes_what_numpy_does_when_the_card_comes_to_it() -> None:
     xp = PretendCupy(seed=0)
-    there = xp.asarray(HERE)
-    made = xp.concatenate([there.T[1:], xp.exp(there[:, :2])]).sum(axis=1)
+    on_card = xp.asarray(HERE)
+    made = xp.concatenate([on_card.T[1:], xp.exp(on_card[:, :2])]).sum(axis=1)
     assert (made.here.view(np.uint8) == POISON).all()
     np.testing.assert_array_equal(made.get(), np.concatenate([HERE.T[1:], np.exp(HERE[:, :2])]).sum(axis=1))
 

@@ -51,20 +51,20 @@ COUNT, BATCH = 6, 2
 MOST = 100
 """Seeds that are tried until an order shows that a wait is missing; most show at the first, the rarest within ten."""
 ROOM = {"resident": 1 << 34, "streamed": 0}
-"""Where the images lie, and the bytes of the card, beside those that a run works in, with which they lie there."""
+"""Places of the images, and the bytes of the card, beside those that a run works in, with which they lie there."""
 FILTERS = {"lowpass": {"cutoff": 0.3}, "highpass": {"cutoff": 0.7}, "uniform_noise": {"width": 0.35}}
 BANDS = {"critical_band": {"noise_sd": 0.6, "frequency": [0, 4], "draw": ["shared", "independent"]}}
-"""So strong that many pixels are drawn again."""
+"""A noise so strong that many pixels are drawn again."""
 PGD = {"eps": "8/255", "step": "4/255", "steps": 2}
 Row = tuple[int, int, float]
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What runs on the card."""
+    """A kind of run on the card."""
 
     orders: int
-    """How many are tried, with images on the card and again with images that are streamed."""
+    """Number of orders that are tried, with images on the card and again with images that are streamed."""
     engine: str
     precision: str = "fp32"
     bench: str = "filters"
@@ -91,12 +91,12 @@ class Bench:
 
     def task(self, engine: str, precision: str, models: int) -> Task:
         variants = [variant_of(model, engine, precision) for model in self.models[:models]]
-        cells = [Cell(one, self.images.info, what, 3) for what in self.grid.conditions for one in variants]
+        cells = [Cell(variant, self.images.info, what, 3) for what in self.grid.conditions for variant in variants]
         return Task(tuple(cells), 0, COUNT)
 
     def attacks(self, engine: str) -> list[Task]:
         variants = [attack_variant(model, engine) for model in self.models]
-        cells = [Cell(one, self.images.info, what, 3) for one in variants for what in self.grid.attacks]
+        cells = [Cell(variant, self.images.info, what, 3) for variant in variants for what in self.grid.attacks]
         return [Task((cell,), 0, COUNT) for cell in cells]
 
     def workbench(self) -> Workbench:
@@ -113,7 +113,7 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Benc
         models = [make_model(here, f"m{k}", size=size, seed=k) for k in range(2)]
         pictures = make_pictures(COUNT, size)
         in_range = pictures.transpose(0, 3, 1, 2) / np.float32(255)
-        # So that the first network is right, and attacks have something to win.
+        # With these labels the first network is right, and attacks have something to win.
         labels = onnx_logits(models[0].path.read_bytes(), in_range).argmax(1).tolist()
         images = make_images(here / "images.set", pictures, labels=labels)
         return Bench(models, images, make_grid(probes, here), launcher)
@@ -127,29 +127,29 @@ def benches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Benc
 
 
 @pytest.fixture(scope="module")
-def wanted(benches: dict[str, Bench]) -> dict[str, dict[str, list[Row]]]:
+def cpu_rows(benches: dict[str, Bench]) -> dict[str, dict[str, list[Row]]]:
     """The rows of the CPU."""
     for model in benches["filters"].models:
         int8 = to_int8(model.path.read_bytes(), [photograph_crops(model.image_size)])
-        save_onnx_file(model, "int8", symmetric_activations(int8), {})  # that on the CPU too
+        save_onnx_file(model, "int8", symmetric_activations(int8), {})  # the CPU takes this file too
 
-    def found(kind: Kind) -> dict[str, list[Row]]:
+    def rows_on_cpu(kind: Kind) -> dict[str, list[Row]]:
         bench = benches[kind.bench]
         with bench.workbench() as place:
             tasks = [bench.task("onnxruntime", kind.precision, 2), *bench.attacks("onnxruntime")]
             return rows(outcome for task in tasks for outcome in place.compute(task))
 
-    return {name: found(kind) for name, kind in KINDS.items()}
+    return {name: rows_on_cpu(kind) for name, kind in KINDS.items()}
 
 
 def rows(outcomes: Iterable[Any]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+    rows_by_cell: dict[str, list[Row]] = {}
     for part in (part for parts in outcomes for part in parts):
         assert not isinstance(part, Failed), part.error
         columns = part.predictions
         together = zip(columns.predicted, columns.label_rank, columns.confidence, strict=True)
-        found.setdefault(f"{part.cell.variant.model.name} {part.cell.condition}", []).extend(together)
-    return found
+        rows_by_cell.setdefault(f"{part.cell.variant.model.name} {part.cell.condition}", []).extend(together)
+    return rows_by_cell
 
 
 class Interrupted(Exception):
@@ -158,7 +158,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def card(bench: Bench, room: int, seed: int) -> Iterator[PretendCupy]:
-    """What is asked for within the block comes in an order of the seed's."""
+    """The seed draws the order of the work within the block."""
     with pytest.MonkeyPatch.context() as patch:
         xp = pretend_gpu(patch, bench.launcher, seed)
         draw_threads(patch, prefetch, seed)
@@ -175,27 +175,27 @@ def on_card(kind: Kind, bench: Bench, room: int, seed: int) -> dict[str, list[Ro
 
     At last two sessions, one larger than the other, are asked for more than is read, and closed.
     """
-    one, both = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
+    single, both = (bench.task(kind.engine, kind.precision, count) for count in (1, 2))
     with card(bench, room, seed) as xp:
         with bench.workbench() as place:
-            interrupt(place, one)
-            found = rows(place.compute(both))
+            interrupt(place, single)
+            rows_by_cell = rows(place.compute(both))
             interrupt(place, both)
             for attack in bench.attacks(kind.engine):
                 interrupt(place, attack)
-                found |= rows(place.compute(attack))
+                rows_by_cell |= rows(place.compute(attack))
         images = bench.images.pixels[:BATCH] / np.float32(255)
         logits = onnx_logits(content_of(both.variants[0]), images)
         with open_session(both.variants[0], BATCH, 1) as small:
-            with new_stream(xp):  # for which nobody waits
+            with new_stream(xp):  # nobody waits for its work
                 small.infer(xp.zeros(images.shape, xp.float32))
             with open_session(both.variants[1], 2 * BATCH, 1) as large:
-                batches = [xp.asarray(images) for _ in range(8)]  # in the memory of whatever there was before
+                batches = [xp.asarray(images) for _ in range(8)]  # they may take the memory of arrays that are gone
                 copies = [small.infer(batch).copy() for batch in batches]
                 apart = [np.abs(to_numpy(copy) - logits).max() for copy in copies]
                 large.infer(xp.zeros((2 * BATCH, *images.shape[1:]), xp.float32))
     assert max(apart) < 1e-3
-    return found
+    return rows_by_cell
 
 
 crops = cache(photograph_crops)
@@ -214,25 +214,25 @@ def interrupt(place: Workbench, task: Task) -> None:
         list(place.compute(task, progress=progress))
 
 
-def assert_rows(found: dict[str, list[Row]], wanted: dict[str, list[Row]]) -> None:
-    assert found.keys() == wanted.keys()
-    for cell, expected in wanted.items():
-        assert [row[:2] for row in found[cell]] == [row[:2] for row in expected]
-        np.testing.assert_allclose([row[2] for row in found[cell]], [row[2] for row in expected], rtol=1e-4)
+def assert_rows(card_rows: dict[str, list[Row]], cpu_rows: dict[str, list[Row]]) -> None:
+    assert card_rows.keys() == cpu_rows.keys()
+    for cell, expected in cpu_rows.items():
+        assert [row[:2] for row in card_rows[cell]] == [row[:2] for row in expected]
+        np.testing.assert_allclose([row[2] for row in card_rows[cell]], [row[2] for row in expected], rtol=1e-4)
 
 
 @pytest.mark.parametrize("room", ROOM)
 @pytest.mark.parametrize("name", KINDS)
 def test_no_order_that_a_card_may_take_changes_a_row(
-    benches: dict[str, Bench], wanted: dict[str, dict[str, list[Row]]], name: str, room: str
+    benches: dict[str, Bench], cpu_rows: dict[str, dict[str, list[Row]]], name: str, room: str
 ) -> None:
     kind = KINDS[name]
     for seed in range(kind.orders):
-        assert_rows(on_card(kind, benches[kind.bench], ROOM[room], seed), wanted[name])
+        assert_rows(on_card(kind, benches[kind.bench], ROOM[room], seed), cpu_rows[name])
 
 
 def test_a_seed_stands_for_one_order(benches: dict[str, Bench], monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that what fails under one fails again."""
+    """An order that fails under a seed fails again."""
     steps, step = list[list[int]](), DeferredCard.step
 
     def noted(card: DeferredCard) -> None:
@@ -251,7 +251,7 @@ def test_a_seed_stands_for_one_order(benches: dict[str, Bench], monkeypatch: pyt
 # Without a wait
 
 WAITS = {"wait_for", "wait_event", "synchronize", "finish", "until_done", "in_turn", "give"}
-"""What orders work, waits for it, or hands a buffer back."""
+"""Names of functions that order work, wait for it, or hand a buffer back."""
 
 
 def functions(tree: ast.Module) -> dict[str, ast.FunctionDef]:
@@ -308,16 +308,16 @@ PLACES = {
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_without_any_single_wait_some_order_changes_a_row(
     benches: dict[str, Bench],
-    wanted: dict[str, dict[str, list[Row]]],
+    cpu_rows: dict[str, dict[str, list[Row]]],
     monkeypatch: pytest.MonkeyPatch,
     place: tuple[Path, str, int],
 ) -> None:
-    """Or what is at work is destroyed, or memory that is none is read, or nobody comes to an end."""
+    """Where no row changes, what is at work is destroyed, or memory that is none is read, or nobody comes to an end."""
     monkeypatch.setattr(live(*place[:2]), "__code__", without(*place))
     for seed in range(MOST):
         for name, room in product(ENGINES, ROOM.values()):
             try:
-                assert_rows(on_card(KINDS[name], benches["filters"], room, seed), wanted[name])
+                assert_rows(on_card(KINDS[name], benches["filters"], room, seed), cpu_rows[name])
             except (AssertionError, CudaError, DeviceError, Empty):
                 return
     pytest.fail("no order shows it")

@@ -62,24 +62,24 @@ def reference(model: Model, images: np.ndarray) -> np.ndarray:
 
 def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: PretendCupy, tmp_path: Path) -> None:
     model, contents = make_model(tmp_path), batches(4)
-    wanted = [reference(model, content) for content in contents]
+    expected = [reference(model, content) for content in contents]
     buffers = [card.empty(contents[0].shape, np.float32) for _ in range(3)]
     before = Graph.launched
     with open_session(variant(model), BATCH, 1) as session:
         for turn in range(12):
             buffer, k = buffers[turn % 3], turn % 4
             buffer.set(contents[k])
-            np.testing.assert_allclose(to_numpy(session.infer(buffer)), wanted[k], rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(to_numpy(session.infer(buffer)), expected[k], rtol=1e-5, atol=1e-5)
         assert Graph.launched - before == 11, "all but the first run are replays"
 
 
 def test_more_addresses_than_graphs_are_kept(card: PretendCupy, tmp_path: Path) -> None:
     model, [content] = make_model(tmp_path), batches(1)
-    wanted = reference(model, content)
+    expected = reference(model, content)
     buffers = [card.asarray(content) for _ in range(graphs.GRAPHS + 3)]
     with open_session(variant(model), BATCH, 1) as session:
         for buffer in buffers + buffers:
-            np.testing.assert_allclose(to_numpy(session.infer(buffer)), wanted, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(to_numpy(session.infer(buffer)), expected, rtol=1e-5, atol=1e-5)
 
 
 NOT_CAPTURED = "tensorrt asks for its work batch by batch, since no CUDA graph can be captured: "
@@ -112,13 +112,13 @@ def test_work_that_fails_while_it_is_captured_is_asked_for_plainly(
     for model in models:
         with open_session(variant(model), BATCH, 1) as session:
             for content in contents * 2:
-                found = session.infer(card.asarray(content))
-                np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-5, atol=1e-5)
+                logits = session.infer(card.asarray(content))
+                np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-5, atol=1e-5)
                 assert tensorrt_session.device_of("tensorrt").stream.captured is None
     assert Graph.launched == before
-    said = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
-    assert len(said) == 2, "once for each model, which the reason names"
-    assert "TensorRT failed" in said[0]
+    warnings = [line for line in caplog.messages if line.startswith(NOT_CAPTURED)]
+    assert len(warnings) == 2, "once for each model, which the reason names"
+    assert "TensorRT failed" in warnings[0]
 
 
 def test_a_context_that_cannot_be_captured_is_asked_plainly(
@@ -130,8 +130,8 @@ def test_a_context_that_cannot_be_captured_is_asked_plainly(
     before = Graph.launched
     with open_session(variant(model), BATCH, 1) as session:
         for _ in range(3):
-            found = session.infer(card.asarray(content))
-            np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-5, atol=1e-5)
+            logits = session.infer(card.asarray(content))
+            np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-5, atol=1e-5)
     assert Graph.launched == before
     assert f"{NOT_CAPTURED}its context cannot be captured" in caplog.messages
 
@@ -144,8 +144,8 @@ def test_memory_that_a_session_ran_in_is_free_before_a_larger_one_is_taken(card:
     first.infer(card.asarray(content))
     second = open_session(variant(models[1]), 2 * BATCH, 1)
     second.infer(card.asarray(np.concatenate([content, content])))
-    found = to_numpy(first.infer(card.asarray(content)))
-    np.testing.assert_allclose(found, reference(models[0], content), rtol=1e-5, atol=1e-5)
+    logits = to_numpy(first.infer(card.asarray(content)))
+    np.testing.assert_allclose(logits, reference(models[0], content), rtol=1e-5, atol=1e-5)
 
 
 def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ def test_sessions_share_the_memory_of_the_largest(card: PretendCupy, tmp_path: P
     device = tensorrt_session.device_of("tensorrt")
     assert device.arena.mem.size == 2 * BATCH * pretend_tensorrt.MEMORY
     for _ in range(3):
-        found = to_numpy(first.infer(images))
-        np.testing.assert_allclose(found, reference(models[0], content), rtol=1e-5, atol=1e-5)
-        found = to_numpy(second.infer(more))[:BATCH]
-        np.testing.assert_allclose(to_numpy(found), reference(models[1], content), rtol=1e-5, atol=1e-5)
+        logits = to_numpy(first.infer(images))
+        np.testing.assert_allclose(logits, reference(models[0], content), rtol=1e-5, atol=1e-5)
+        logits = to_numpy(second.infer(more))[:BATCH]
+        np.testing.assert_allclose(to_numpy(logits), reference(models[1], content), rtol=1e-5, atol=1e-5)
     assert first._context.given == [BATCH * pretend_tensorrt.MEMORY, 2 * BATCH * pretend_tensorrt.MEMORY]
 
 
@@ -173,17 +173,17 @@ def images_of(folder: Path, count: int = 21) -> ImageSet:
 def cells_of(variants: list[Variant], images: ImageSet, folder: Path) -> tuple[Any, list[Cell]]:
     probes = {"lowpass": {"cutoff": [0.1, 0.5]}, "highpass": {"cutoff": 0.5}, "critical_band": {"noise_sd": [0, 0.16]}}
     grid = make_grid(probes, folder)
-    return grid, [Cell(one, images.info, condition, 3) for condition in grid.conditions for one in variants]
+    return grid, [Cell(variant, images.info, condition, 3) for condition in grid.conditions for variant in variants]
 
 
 def rows(outcomes: Iterator[Any]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
-    for part in (one for outcomes_ in outcomes for one in outcomes_):
+    rows_by_cell: dict[str, list[Any]] = {}
+    for part in (outcome for outcomes_ in outcomes for outcome in outcomes_):
         assert not isinstance(part, Failed), part
         columns = (part.predictions.predicted, part.predictions.label_rank, part.predictions.confidence)
-        found.setdefault(str(part.cell), []).extend(zip(*(to_numpy(column) for column in columns), strict=True))
+        rows_by_cell.setdefault(str(part.cell), []).extend(zip(*(to_numpy(column) for column in columns), strict=True))
         assert part.seconds > 0
-    return found
+    return rows_by_cell
 
 
 @pytest.mark.parametrize("room", [1 << 34, 0], ids=["resident", "streamed"])
@@ -191,20 +191,22 @@ def test_a_whole_run_gives_the_rows_of_the_cpu(card: PretendCupy, tmp_path: Path
     models, images = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], images_of(tmp_path)
     here = [variant_of(model, "onnxruntime", "fp32") for model in models]
     grid, cells = cells_of(here, images, tmp_path)
-    sessions = {one: open_session(one, BATCH, 1) for one in here}
-    wanted = rows(run([(cell, 0) for cell in cells], grid, make_place(np, images, sessions)))
-    there = [variant(model) for model in models]
-    grid, cells = cells_of(there, images, tmp_path)
-    sessions = {one: open_session(one, BATCH, 1) for one in there}
+    sessions = {cpu_variant: open_session(cpu_variant, BATCH, 1) for cpu_variant in here}
+    cpu_rows = rows(run([(cell, 0) for cell in cells], grid, make_place(np, images, sessions)))
+    on_card = [variant(model) for model in models]
+    grid, cells = cells_of(on_card, images, tmp_path)
+    sessions = {card_variant: open_session(card_variant, BATCH, 1) for card_variant in on_card}
     card.free = room
-    found = rows(run([(cell, 0) for cell in cells], grid, make_place(card, images, sessions), range_seconds=0))
-    assert found.keys() == wanted.keys()
+    card_rows = rows(run([(cell, 0) for cell in cells], grid, make_place(card, images, sessions), range_seconds=0))
+    assert card_rows.keys() == cpu_rows.keys()
     differing = 0
-    for cell, expected in wanted.items():
-        differing += sum(one[:2] != other[:2] for one, other in zip(found[cell], expected, strict=True))
-        np.testing.assert_allclose([row[2] for row in found[cell]], [row[2] for row in expected], atol=1e-2)
+    for cell, expected in cpu_rows.items():
+        differing += sum(
+            card_row[:2] != cpu_row[:2] for card_row, cpu_row in zip(card_rows[cell], expected, strict=True)
+        )
+        np.testing.assert_allclose([row[2] for row in card_rows[cell]], [row[2] for row in expected], atol=1e-2)
     # A pixel that rounding pushes across the border of the range is replaced on one side and not on the other.
-    assert differing <= 0.01 * sum(map(len, wanted.values()))
+    assert differing <= 0.01 * sum(map(len, cpu_rows.values()))
 
 
 def test_images_lie_on_the_card_where_there_is_room_beside_the_work(tmp_path: Path) -> None:
@@ -316,15 +318,15 @@ def test_a_shared_plan_takes_the_weights_of_each_model(
     caplog: pytest.LogCaptureFixture,
     seed: int | None,
 ) -> None:
-    """Whenever the card comes to it."""
+    """The refit holds whenever the card comes to it."""
     card = pretend_gpu(monkeypatch, launcher, seed)
     models, [content] = [make_model(tmp_path, f"m{k}", seed=k) for k in range(3)], batches(1)
     make_shared_plan(models[0])
     caplog.clear()
     for model in models:
         with open_session(variant(model), BATCH, 1) as session:
-            found = session.infer(card.asarray(content))
-            np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-5, atol=1e-5)
+            logits = session.infer(card.asarray(content))
+            np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-5, atol=1e-5)
             assert json.loads(session.info.versions)["refitted"] is True
     assert not caplog.messages
     assert len(list((tmp_path / "plans").glob("*.plan"))) == 1
@@ -337,8 +339,8 @@ def test_a_plan_that_keeps_its_weights_is_found_out_and_another_built(
     make_shared_plan(models[0])
     monkeypatch.setattr(pretend_tensorrt.OnnxParserRefitter, "forgets", True)
     with caplog.at_level(logging.WARNING, "bandlens"), open_session(variant(models[1]), BATCH, 1) as session:
-        found = session.infer(card.asarray(content))
-        np.testing.assert_allclose(to_numpy(found), reference(models[1], content), rtol=1e-5, atol=1e-5)
+        logits = session.infer(card.asarray(content))
+        np.testing.assert_allclose(to_numpy(logits), reference(models[1], content), rtol=1e-5, atol=1e-5)
         assert json.loads(session.info.versions)["refitted"] is False
     assert "is not refitted, since its plan would not compute what ONNX Runtime does" in caplog.text
 
@@ -346,7 +348,7 @@ def test_a_plan_that_keeps_its_weights_is_found_out_and_another_built(
 def without_bias(content: bytes) -> bytes:
     """The file with a classifier that has lost its bias."""
     model = onnx.load_from_string(content)
-    [bias] = (one for one in model.graph.initializer if one.name == "offset")
+    [bias] = (tensor for tensor in model.graph.initializer if tensor.name == "offset")
     values = numpy_helper.to_array(bias)
     bias.CopyFrom(numpy_helper.from_array(values * 0, bias.name))
     return model.SerializeToString()

@@ -50,7 +50,7 @@ def reference(model: Model, images: np.ndarray) -> np.ndarray:
 
 def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: PretendCupy, tmp_path: Path) -> None:
     model, contents = make_model(tmp_path), batches(4)
-    wanted = [reference(model, content) for content in contents]
+    expected = [reference(model, content) for content in contents]
     buffers = [card.empty(contents[0].shape, np.float32) for _ in range(3)]
     with open_session(variant(model), BATCH, 1) as session:
         before = pretend_torch.CUDAGraph.replayed
@@ -59,7 +59,7 @@ def test_logits_are_the_models_first_and_replayed_and_at_every_address(card: Pre
             buffer.set(contents[k])
             logits = session.infer(buffer)
             assert type(logits) is type(buffer), "they stay on the card"
-            np.testing.assert_allclose(to_numpy(logits), wanted[k], rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(to_numpy(logits), expected[k], rtol=1e-4, atol=1e-4)
         assert pretend_torch.CUDAGraph.replayed - before == 12
 
 
@@ -75,22 +75,22 @@ def test_sessions_that_share_memory_do_not_disturb_each_other(card: PretendCupy,
 def test_half_precision_runs_the_file_of_that_precision(card: PretendCupy, tmp_path: Path) -> None:
     model, [content] = make_model(tmp_path), batches(1)
     make_onnx_file(model, "fp16")
-    wanted = onnx_logits(read_for_cpu(load_onnx_file(model, "fp16")), content)
+    expected = onnx_logits(read_for_cpu(load_onnx_file(model, "fp16")), content)
     with open_session(variant(model, "fp16"), BATCH, 1) as session:
         logits = to_numpy(session.infer(card.asarray(content)))
         assert {buffer.dtype for buffer in session.network.buffers()} == {torch.float16}
     assert logits.dtype == np.float32
-    assert np.abs(logits - wanted).max() <= torch_session.CLOSE["fp16"] * np.abs(wanted).max()
+    assert np.abs(logits - expected).max() <= torch_session.CLOSE["fp16"] * np.abs(expected).max()
 
 
 def test_bfloat16_rounds_as_bfloat16_does(card: PretendCupy, tmp_path: Path) -> None:
     """Eight bits of a float: coarser than the fp32 file, and no coarser than eight bits and a few operators make it."""
     model, [content] = make_model(tmp_path), batches(1)
-    wanted = reference(model, content)
+    expected = reference(model, content)
     with open_session(variant(model, "bf16"), BATCH, 1) as session:
         logits = to_numpy(session.infer(card.asarray(content)))
         np.testing.assert_array_equal(to_numpy(session.infer(card.asarray(content))), logits)
-    apart = np.abs(logits - wanted).max() / np.abs(wanted).max()
+    apart = np.abs(logits - expected).max() / np.abs(expected).max()
     assert 2**-14 < apart < 8 * 2**-8
 
 
@@ -122,8 +122,8 @@ def test_what_cannot_be_captured_is_asked_for_plainly_and_said_once(
         for model in models:
             with open_session(variant(model), BATCH, 1) as session:
                 for content in contents:
-                    found = session.infer(card.asarray(content))
-                    np.testing.assert_allclose(to_numpy(found), reference(model, content), rtol=1e-4, atol=1e-4)
+                    logits = session.infer(card.asarray(content))
+                    np.testing.assert_allclose(to_numpy(logits), reference(model, content), rtol=1e-4, atol=1e-4)
     assert caplog.messages == [
         "torch-cuda asks for its work batch by batch, since no CUDA graph can be captured: CUDA error: operation not "
         "permitted when stream is capturing"
@@ -134,8 +134,8 @@ def test_arrays_that_torch_would_copy_are_refused(
     card: PretendCupy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A graph would read the copy for ever."""
-    there = torch.as_tensor
-    monkeypatch.setattr(torch, "as_tensor", lambda array, **options: there(array, **options).clone())
+    torch_as_tensor = torch.as_tensor
+    monkeypatch.setattr(torch, "as_tensor", lambda array, **options: torch_as_tensor(array, **options).clone())
     with pytest.raises(EngineError, match="torch copies CuPy's arrays, where it should read them"):
         open_session(variant(make_model(tmp_path)), BATCH, 1)
 

@@ -41,7 +41,7 @@ LIBRARIES = {
     ),
     "nvinfer_plugin": ("initLibNvInferPlugins",),
 }
-"""What the bindings look up, in libraries of TensorRT 10."""
+"""Functions that the bindings look up in libraries of TensorRT 10."""
 
 
 def stub_libraries(folder: Path) -> Path:
@@ -109,12 +109,12 @@ def test_no_other_version_is_installed_than_the_one_that_is_checked(
     gpu_checks("tensorrt_bindings")
     gpu_checks("tensorrt_rtx_bindings")
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    [asked] = [one for one in map(Requirement, extras[extra]) if one.name == package]
-    assert str(asked.specifier) == f"=={version(bindings)}", "a range would admit versions that nobody looked at"
+    [pinned] = [requirement for requirement in map(Requirement, extras[extra]) if requirement.name == package]
+    assert str(pinned.specifier) == f"=={version(bindings)}", "a range would admit versions that nobody looked at"
 
 
 def mypy(stubs: Path, *files: Path) -> list[str]:
-    """What mypy finds in the files with these stubs. Other modules are skipped, since `make lint` has checked them."""
+    """Errors of mypy in the files with these stubs. Other modules are skipped, since `make lint` has checked them."""
     options = ["--strict", "--follow-imports=skip", "--no-warn-return-any", "--no-warn-unused-ignores"]
     command = [sys.executable, "-m", "mypy", *options, f"--cache-dir={stubs / 'cache'}", *map(str, files)]
     ran = subprocess.run(command, cwd=ROOT, env=os.environ | {"MYPYPATH": str(stubs)}, capture_output=True, text=True)
@@ -174,6 +174,6 @@ def test_mistakes_are_found(tensorrt: Path, tmp_path: Path) -> None:
             absolute += "\n\nimport tensorrt\nmodule: TensorRT = tensorrt\n"
         copies[what] = tmp_path / f"mistake_{number}.py"
         copies[what].write_text(absolute)
-    found = mypy(tensorrt, *ours(TYPES), *copies.values())
-    unseen = [what for what, copy in copies.items() if not any(line.startswith(str(copy)) for line in found)]
+    messages = mypy(tensorrt, *ours(TYPES), *copies.values())
+    unseen = [what for what, copy in copies.items() if not any(line.startswith(str(copy)) for line in messages)]
     assert unseen == []

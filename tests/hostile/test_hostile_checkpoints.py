@@ -57,7 +57,7 @@ WHOLE = {
 
 
 def loaded(file: Path) -> None:
-    """As `bandlens export --file` does."""
+    """Read a checkpoint as `bandlens export --file` does."""
     network = torch.nn.Sequential()
     network.add_module("fc", torch.nn.Linear(2, 2))
     load_strictly(network, read_weights([(file, "own")]), str(file))
@@ -222,7 +222,7 @@ def overlapping() -> bytes:
 
 
 def nested(start: bytes, times: int, around: bytes) -> bytes:
-    """What start pushes, with as many containers around it, each made by a piece of program, as a key."""
+    """A pickled dictionary whose key is what `start` pushes, within so many containers, each made by `around`."""
     return b"\x80\x02}" + start + around * times + b"K\x01s."
 
 
@@ -330,8 +330,8 @@ def test_pickles_replace_no_methods_of_their_containers(folder: Path) -> None:
 
 def test_a_tensor_of_another_shape_is_not_looked_into() -> None:
     network = torch.nn.Linear(2, 2)
-    given_ = {"weight": torch.full((1,), torch.nan).expand(1 << 20, 1 << 20), "bias": torch.zeros(2)}
-    message = refusal(lambda: load_strictly(network, Weights(given_), "x"))
+    tensors = {"weight": torch.full((1,), torch.nan).expand(1 << 20, 1 << 20), "bias": torch.zeros(2)}
+    message = refusal(lambda: load_strictly(network, Weights(tensors), "x"))
     assert message == (
         "x does not fit the architecture: 1 misshapen (weight (1048576, 1048576) instead of (2, 2)); "
         "check architecture and key rule"

@@ -98,7 +98,7 @@ def pairs() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the commands need beside a database, and a sound one."""
+    """A folder with all that the commands need beside a database, and a sound one."""
     folder = tmp_path_factory.mktemp("workplace")
     make_model(folder / "models")
     make_images(folder / "images.set", make_pictures(8))
@@ -129,7 +129,7 @@ print(json.dumps([process.returncode, out, err, usage.ru_utime + usage.ru_stime,
 
 
 def measured(words: list[str], folder: Path) -> tuple[int, str, str, float, int]:
-    """How a command ended, what it printed, and what it and its processes took of seconds and megabytes."""
+    """The exit status and the output of a command, and the seconds and megabytes that it and its processes took."""
     command = [sys.executable, "-I", "-S", "-c", MEASURE, "", sys.executable, "-P", "-m", "bandlens", *words]
     environment = os.environ | {"BANDLENS_HOME": str(folder / "home")}
     process = subprocess.Popen(
@@ -152,8 +152,8 @@ def test_a_command_ends_in_one_line(name: str, trick: str, folder: Path, hostile
     copy = folder / "copy"  # a command may write what a log holds into its database
     shutil.rmtree(copy, ignore_errors=True)
     shutil.copytree(hostile[trick], copy)
-    given = [word.replace("|", " ") for word in ARGUMENTS[name].split()]
-    words = ["-q", *name.split(), *given, *([] if name == "explore" else ["--db"]), str(copy / "results.duckdb")]
+    arguments = [word.replace("|", " ") for word in ARGUMENTS[name].split()]
+    words = ["-q", *name.split(), *arguments, *([] if name == "explore" else ["--db"]), str(copy / "results.duckdb")]
     code, out, err, seconds, megabytes = measured(words, folder)
     assert code in ((0, 1, 2) if trick in DAMAGED else (1, 2)), (out, err)
     # A gate that ran answers 1 when it does not pass, and prints its verdict.

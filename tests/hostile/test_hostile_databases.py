@@ -140,9 +140,9 @@ def test_a_log_beside_a_database_belongs_to_what_is_compared(read_only: bool, da
 
 def test_a_file_that_takes_the_name_of_a_known_one_is_tried_as_any(database: Path) -> None:
     (database.parent / "other").mkdir()
-    other = make_hostile("a view meta", database, database.parent / "other")
+    hostile_file = make_hostile("a view meta", database, database.parent / "other")
     with open_store(database):
-        other.replace(database)
+        hostile_file.replace(database)
     with pytest.raises(StoreError, match="not a results database"), open_store(database):
         pass
 

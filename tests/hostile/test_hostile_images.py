@@ -128,8 +128,8 @@ def test_links_and_devices_are_no_images(kind: bytes, tmp_path: Path) -> None:
     info = tarfile.TarInfo("odd.jpg")
     info.type, info.linkname, info.devmajor, info.devminor = kind, "/etc/passwd", 1, 5  # /dev/zero
     (tmp_path / "a.tar").write_bytes(header("a.jpg", len(PHOTO)) + padded(PHOTO) + info.tobuf() + bytes(1024))
-    said = str(refusal(lambda: pack(tmp_path / "a.tar", tmp_path / "set", how=How(skip_broken=True))))
-    assert "'odd.jpg' is a link, not a file" in said
+    message = str(refusal(lambda: pack(tmp_path / "a.tar", tmp_path / "set", how=How(skip_broken=True))))
+    assert "'odd.jpg' is a link, not a file" in message
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
 
 
@@ -197,10 +197,10 @@ def bombs(folder: Path) -> Iterator[Path]:
     with (folder / "sparse" / "a.jpg").open("wb") as file:
         file.truncate(1 << 40)
     yield folder / "sparse"
-    for one in range(7):
-        (folder / "maze" / str(one)).mkdir(parents=True)
-        for other in range(7):
-            (folder / "maze" / str(one) / f"to{other}").symlink_to(folder / "maze" / str(other))
+    for start in range(7):
+        (folder / "maze" / str(start)).mkdir(parents=True)
+        for target in range(7):
+            (folder / "maze" / str(start) / f"to{target}").symlink_to(folder / "maze" / str(target))
     yield folder / "maze"
 
 
@@ -227,8 +227,8 @@ def test_an_archive_may_grow_a_hundred_times_but_not_a_thousand(tmp_path: Path) 
     grown(tmp_path / "a.tar.gz", photo + header("read.me", 64 << 20), 64)
     assert open_source(tmp_path / "a.tar.gz").paths == ["a.jpg"]
     grown(tmp_path / "b.tar.gz", photo + header("read.me", 3 << 30), 8)
-    said = str(refusal(lambda: open_source(tmp_path / "b.tar.gz")))
-    assert "member 'read.me' ends at byte" in said
+    message = str(refusal(lambda: open_source(tmp_path / "b.tar.gz")))
+    assert "member 'read.me' ends at byte" in message
 
 
 @pytest.fixture
@@ -245,8 +245,8 @@ def deep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_folders_lie_as_deep_as_they_can(deep: Path) -> None:
     (deep / "a.jpg").write_bytes(PHOTO)
-    said = str(refusal(lambda: open_source(deep)))
-    assert "too deep" in said or "File name too long" in said
+    message = str(refusal(lambda: open_source(deep)))
+    assert "too deep" in message or "File name too long" in message
 
 
 def test_a_few_links_to_one_folder_are_followed(tmp_path: Path) -> None:
@@ -262,5 +262,5 @@ def test_a_few_links_to_one_folder_are_followed(tmp_path: Path) -> None:
 def test_names_that_would_turn_a_terminal_are_shown(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "\u202egpj.a.jpg").write_bytes(b"no image")
-    said = str(refusal(lambda: pack(tmp_path / "photos", tmp_path / "set")))
-    assert "\\u202egpj.a.jpg" in said
+    message = str(refusal(lambda: pack(tmp_path / "photos", tmp_path / "set")))
+    assert "\\u202egpj.a.jpg" in message

@@ -39,7 +39,7 @@ def about(folder: Path) -> dict[str, Any]:
 
 
 def open_all(folder: Path) -> None:
-    """What a study does with a model."""
+    """Open every model as a study does."""
     for name in model_names(folder):
         model = load_model(folder, name)
         assert model.path == folder / f"{name}.onnx"
@@ -89,8 +89,8 @@ def test_what_would_lead_out_of_the_folder_is_refused(change: dict[str, Any], tm
     (tmp_path / "outside.onnx").write_bytes(b"x")
     file = tmp_path / "models" / "one.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    said = str(refusal(lambda: load_model(tmp_path / "models", "one")))
-    assert "export one again" in said
+    message = str(refusal(lambda: load_model(tmp_path / "models", "one")))
+    assert "export one again" in message
 
 
 @pytest.mark.parametrize("name", ["../models/one", "/etc/passwd", "..", "a/b", "a\0", "x" * 500, ""])
@@ -157,7 +157,7 @@ def test_weights_in_other_files_are_not_looked_for(
     pytest.importorskip(engine)
     here = tmp_path / "here"
     here.mkdir()
-    monkeypatch.chdir(here)  # where the engines would look
+    monkeypatch.chdir(here)  # the engines would look there
     np.ones((3, 4), np.float32).tofile("weights.bin")
     content = external(place.format(here=here), spelled)
     assert onnx.load_model_from_string(content).graph.initializer[0].external_data[0].key == "location"

@@ -71,7 +71,7 @@ def test_what_a_probe_does_is_its_cells_error_and_json_stays_json(workplace: Pat
     assert answer.stderr.count("said\n") >= 4
     assert "at last\n" in answer.stderr
     assert "Traceback" not in answer.stderr
-    failed = {one["cell"].partition("attack=")[2]: one["error"] for one in summary["failed"]}
+    failed = {failure["cell"].partition("attack=")[2]: failure["error"] for failure in summary["failed"]}
     assert failed.keys() == ATTACKS.keys()
     for name, (_, message) in ATTACKS.items():
         assert failed[name].startswith("probe perturb failed: "), name
@@ -94,7 +94,7 @@ def test_a_crash_at_any_image_is_the_error_of_its_cell_alone(workplace: Path) ->
     database = workplace / "results.duckdb"
     answer = bandlens("run", study, "--db", database, "--json")
     assert answer.returncode == 1
-    errors = {one["cell"].partition("at=")[2]: one["error"] for one in json.loads(answer.stdout)["failed"]}
+    errors = {failure["cell"].partition("at=")[2]: failure["error"] for failure in json.loads(answer.stdout)["failed"]}
     assert errors == dict.fromkeys(["0", "17"], "probe crashes failed: its process was ended by SIGSEGV")
     stored = ask(database, "SELECT probe, n FROM accuracy ORDER BY ALL")
     assert stored == [("clean", 20), ("crashes", 20), ("lowpass", 20)]
@@ -139,8 +139,8 @@ def test_what_a_file_prints_as_it_is_loaded_goes_to_standard_error(workplace: Pa
     study = make_study(workplace, probes="mine.file = 'mine.py'")
     answer = bandlens("plan", study, "--db", workplace / "results.duckdb", "--json")
     assert (answer.returncode, answer.stdout) == (2, "")
-    said, line = answer.stderr.splitlines()
-    assert said == "said"
+    printed, line = answer.stderr.splitlines()
+    assert printed == "said"
     assert line == f"bandlens: probe mine: {workplace / 'mine.py'} does not load: its process was ended by SIGABRT"
 
 

@@ -40,7 +40,7 @@ PAYLOADS = [
 
 
 class Page(HTMLParser):
-    """What a browser would make of the file."""
+    """The elements, text and scripts that a browser would make of the file."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -66,12 +66,12 @@ class Page(HTMLParser):
 
     @property
     def shape(self) -> Counter[tuple[str, tuple[str, ...]]]:
-        """How many elements there are of each kind, with which attributes."""
+        """The number of elements of each kind, with these attributes."""
         return Counter((tag, tuple(sorted(attributes))) for tag, attributes in self.elements)
 
 
 def named(hostile: bool) -> list[str]:
-    """As many harmless names as there are payloads, in the same order and of the same length."""
+    """The payloads with their numbers, or harmless names in the same order and of the same length."""
     return [f"{number:02} {text if hostile else 'x' * len(text)}" for number, text in enumerate(PAYLOADS)]
 
 
@@ -85,19 +85,19 @@ def make(path: Path, names: list[str], count: int = len(PAYLOADS)) -> None:
         )
         for name in names[:count]
     ]
-    own = condition(names[7], **{names[8]: names[9]})
+    user_condition = condition(names[7], **{names[8]: names[9]})
     grid = make_grid(PUBLISHED, Path()).conditions
     ranks = np.random.default_rng(0).integers(0, 3, (count, len(grid) + 1, 40))
     parts = [
-        part(cell(images, one, by=by), ranks[row, column], ranks[row, column])
+        part(cell(images, setting, by=by), ranks[row, column], ranks[row, column])
         for row, by in enumerate(models)
-        for column, one in enumerate((*grid, own))
+        for column, setting in enumerate((*grid, user_condition))
     ]
-    failing = cell(images, own, by=model(f"{names[11]} again"))
+    failing = cell(images, user_condition, by=model(f"{names[11]} again"))
     with open_store(path) as store:
         classes = {"all": dict(enumerate(names))}
         store_study(store, names[10], images, parts, classes)
-        cells = [*(one.cell for one in parts), failing]
+        cells = [*(stored_part.cell for stored_part in parts), failing]
         store.begin_study(names[10], f"# {names[0]}\nname = 1", cells, [images], classes)
         store.commit([Failed(failing, f"probe failed: {names[1]}")], {})
         compute_measures(store, names[10], Options(100))
@@ -138,9 +138,9 @@ def test_names_are_there_as_text(page: Page) -> None:
 
 def strings_of(value: object) -> set[str]:
     if isinstance(value, dict):
-        return set(value) | {text for one in value.values() for text in strings_of(one)}
+        return set(value) | {text for entry in value.values() for text in strings_of(entry)}
     if isinstance(value, list):
-        return {text for one in value for text in strings_of(one)}
+        return {text for entry in value for text in strings_of(entry)}
     return {value} if isinstance(value, str) else set()
 
 
@@ -153,10 +153,10 @@ def test_charts_hold_names_as_data_and_never_as_what_is_computed(page: Page) -> 
     def check(value: object, key: str = "") -> None:
         if key in ("test", "expr", "filter", "calculate", "update", "signal", "href", "url") or key.endswith("Expr"):
             assert not any(name in text for name in names for text in strings_of(value) | {str(value)})
-        for inner, one in value.items() if isinstance(value, dict) else ():
-            check(one, inner)
-        for one in value if isinstance(value, list) else ():
-            check(one, key)
+        for inner, entry in value.items() if isinstance(value, dict) else ():
+            check(entry, inner)
+        for entry in value if isinstance(value, list) else ():
+            check(entry, key)
 
     check(specs)
 

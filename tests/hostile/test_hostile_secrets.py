@@ -35,13 +35,13 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
-        found = self.path.startswith("/a.pth")
+        is_checkpoint = self.path.startswith("/a.pth")
         content = io.BytesIO()
         torch.save({"a": torch.ones(3)}, content)
         page = f"<html><title>{self.headers.get('Authorization')} {self.path}</title></html>".encode()
-        self.send_response(200 if found or self.path.startswith("/page") else 403)
+        self.send_response(200 if is_checkpoint or self.path.startswith("/page") else 403)
         self.end_headers()
-        self.wfile.write(content.getvalue() if found else page)
+        self.wfile.write(content.getvalue() if is_checkpoint else page)
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -62,15 +62,15 @@ def tried(address: str) -> Checkpoint:
 @pytest.mark.parametrize("path", ["none.pth", "page"])
 def test_errors_of_a_download(server: str, path: str, tmp_path: Path) -> None:
     address = f"http://user:{SECRET}@{server}/{path}?access_token={SECRET}"
-    said = str(refusal(lambda: fetch(tried(address), tmp_path)))
-    assert SECRET not in said
-    assert "***" in said
+    message = str(refusal(lambda: fetch(tried(address), tmp_path)))
+    assert SECRET not in message
+    assert "***" in message
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and SECRET.encode() in file.read_bytes()]
 
 
 def test_errors_of_an_address_that_is_not_there(tmp_path: Path) -> None:
-    said = str(refusal(lambda: fetch(tried(f"http://user:{SECRET}@127.0.0.1:1/a?api_key={SECRET}"), tmp_path)))
-    assert SECRET not in said
+    message = str(refusal(lambda: fetch(tried(f"http://user:{SECRET}@127.0.0.1:1/a?api_key={SECRET}"), tmp_path)))
+    assert SECRET not in message
 
 
 def test_the_record_of_a_download(server: str, tmp_path: Path) -> None:

@@ -45,14 +45,14 @@ def streamed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path) -> None:
-    """As a study and `images check` do."""
+    """Open and check a set as a study and `images check` do."""
     images = open_image_set(folder)
     images.take(np.array([0, images.info.count - 1]))
     check(folder, workers=1)
 
 
 def attempt(folder: Path, name: str, content: bytes) -> str | None:
-    """What is said of the set with another file in it; the set is whole again afterwards."""
+    """The refusal of the set with another file in it; the set is whole again afterwards."""
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(content)
     try:
@@ -211,5 +211,5 @@ for folder in sys.argv[1:]:
 """
     attempts = limited(code, tmp_path / "rows.set", tmp_path / "stream.set")
     assert len(attempts) == 2
-    for one in attempts.values():
-        assert_refused(one)
+    for attempt in attempts.values():
+        assert_refused(attempt)

@@ -27,21 +27,21 @@ KEY = "k" * 64
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With one shard of two cells and eight images."""
+    """A folder with one shard of two cells and eight images."""
     folder = tmp_path_factory.mktemp("shards")
     images = image_set(8, labels=[0] * 8)
     parts = [part(cell(images, condition("lowpass", cutoff=c)), [1] * 8, [2] * 8) for c in (0.1, 0.2)]
-    write_shard(open_folder(str(folder)), KEY, parts, {one.cell.variant: SESSION for one in parts})
+    write_shard(open_folder(str(folder)), KEY, parts, {stored_part.cell.variant: SESSION for stored_part in parts})
     return folder
 
 
 def read(folder: Path) -> None:
-    """As `bandlens rebuild` does."""
+    """Read every shard as `bandlens rebuild` does."""
     shards = open_folder(str(folder))
     for key in shard_keys(shards):
         shard = read_about(shards, key)
-        for one, predictions in read_shard(shards, shard).items():
-            shard.session(one)
+        for cell_key, predictions in read_shard(shards, shard).items():
+            shard.session(cell_key)
             assert predictions.predicted.dtype == np.uint16
             assert predictions.confidence.dtype == np.float32
             assert predictions.label_rank is None or predictions.label_rank.dtype == np.uint16

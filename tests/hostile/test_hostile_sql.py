@@ -50,7 +50,7 @@ def database(folder: Path) -> Iterator[Path]:
 
 
 SPILL = "{db}.tmp"
-"""Where DuckDB puts what does not fit into memory, and lets statements write."""
+"""The folder in which DuckDB puts what does not fit into memory, and lets statements write."""
 STATEMENTS = [
     f"EXPORT DATABASE '{SPILL}/'",
     f"EXPORT DATABASE '{SPILL}/deeper'",
@@ -120,19 +120,22 @@ QUERIES = [
 
 
 @pytest.mark.parametrize(
-    ("statement", "there"),
-    [(one, False) for one in STATEMENTS + QUERIES] + [(one, True) for one in STATEMENTS if SPILL in one],
+    ("statement", "spill_exists"),
+    [(statement, False) for statement in STATEMENTS + QUERIES]
+    + [(statement, True) for statement in STATEMENTS if SPILL in statement],
 )
-def test_nothing_is_written_and_nothing_else_read(statement: str, there: bool, folder: Path, command: Command) -> None:
+def test_nothing_is_written_and_nothing_else_read(
+    statement: str, spill_exists: bool, folder: Path, command: Command
+) -> None:
     database, spill = folder / "results.duckdb", folder / "results.duckdb.tmp"
     before = database.read_bytes()
-    if there:
+    if spill_exists:
         spill.mkdir()
     answer = command("sql", statement.format(db=database), "--db", database)
     assert answer.code == 1
     assert (answer.out, answer.err.count("\n")) == ("", 1)
-    if there:
-        spill.rmdir()  # which takes that it is empty
+    if spill_exists:
+        spill.rmdir()  # this fails where it is not empty
     assert list(folder.iterdir()) == [database]
     assert database.read_bytes() == before
 

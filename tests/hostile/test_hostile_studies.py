@@ -35,7 +35,7 @@ eps = "0.5/255"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a model, images and a probe."""
+    """A folder with a model, images and a probe."""
     folder = tmp_path_factory.mktemp("studies")
     make_model(folder / "models")
     make_images(folder / "images.set", make_pictures(4))
@@ -79,7 +79,7 @@ studies = st.fixed_dictionaries(
 def toml(value: Any) -> str:
     """An inline value; JSON's strings are TOML's too."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {toml(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(key)} = {toml(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(toml, value)) + "]"
     return str(value) if isinstance(value, float) else json.dumps(value)
@@ -154,7 +154,7 @@ def test_names_lead_nowhere(folder: Path, key: str, value: Any) -> None:
     (folder / "null.py").write_bytes(b"mine = 1 #\0")
     (folder / "deep.py").write_text("mine = " + "(" * 100_000)
     keys = {"checkpoints": ["one"], "images": ["images.set"], "models": "models", "engine": "onnxruntime", key: value}
-    (folder / "study.toml").write_text("\n".join(f"{name} = {toml(one)}" for name, one in keys.items()))
+    (folder / "study.toml").write_text("\n".join(f"{name} = {toml(entry)}" for name, entry in keys.items()))
     assert refusal(lambda: resolved(folder / "study.toml")) is not None
 
 

@@ -21,5 +21,5 @@ from bandlens.app.console import listen
 
 @pytest.fixture(autouse=True)
 def _notes_on_stderr() -> None:
-    """As the root of the command line has it: tests of one group of commands do without the root."""
+    """Notes go to stderr, as the root of the command line has it; tests of a group of commands do without the root."""
     listen()

@@ -31,7 +31,7 @@ EPSES = {"small": EPS / 2, "published": EPS, "large": 4 * EPS}
 @pytest.fixture(scope="module")
 def foolbox() -> ModuleType:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scipy, about names that foolbox 3.3.4 takes from it
+        warnings.simplefilter("ignore")  # scipy warns of names that foolbox 3.3.4 takes from it
         module: ModuleType = pytest.importorskip("foolbox", reason="the extra test is not installed")
     return module
 
@@ -88,7 +88,7 @@ def photographs(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Photo
 
 @pytest.fixture(scope="module")
 def last(photographs: Photographs) -> Mapping[str, Attacked]:
-    """What the attack gives in three steps, for each eps."""
+    """Images and logits of the attack after three steps, for each eps."""
     return {name: photographs.attacked(pgd, eps, 3) for name, eps in EPSES.items()}
 
 
@@ -105,11 +105,11 @@ def foolbox_attack(foolbox: ModuleType, photographs: Photographs, eps: float, st
     def run(images: Tensor, labels: Tensor, start: Tensor) -> Attacked:
         attack = (FromHere if same else foolbox.attacks.LinfPGD)(abs_stepsize=STEP, steps=steps, random_start=True)
         attack.start = start
-        found, _, won = attack(model, images, labels, epsilons=eps)
+        adversarial, _, won = attack(model, images, labels, epsilons=eps)
         with torch.no_grad():
-            logits = photographs.network(found)
+            logits = photographs.network(adversarial)
         assert torch.equal(won, logits.argmax(1) != labels), "foolbox judges the last iterate too"
-        return Attacked(found, logits)
+        return Attacked(adversarial, logits)
 
     return Attacked(*(torch.cat(column) for column in zip(*photographs.each(run), strict=True)))
 
@@ -117,30 +117,30 @@ def foolbox_attack(foolbox: ModuleType, photographs: Photographs, eps: float, st
 def test_from_the_same_start_the_iterate_is_that_of_foolbox(
     foolbox: ModuleType, photographs: Photographs, last: Mapping[str, Attacked]
 ) -> None:
-    """But for pixels whose gradient is nearly nothing, where rounding decides on the sign."""
-    theirs = foolbox_attack(foolbox, photographs, EPS, 3, same=True)
+    """Pixels whose gradient is nearly nothing may differ, since rounding decides on the sign."""
+    expected = foolbox_attack(foolbox, photographs, EPS, 3, same=True)
     ours = last["published"]
-    assert ((ours.images - theirs.images).abs() > 1e-6).float().mean() < 0.02
-    assert (photographs.robust(ours) != photographs.robust(theirs)).sum() <= 1
+    assert ((ours.images - expected.images).abs() > 1e-6).float().mean() < 0.02
+    assert (photographs.robust(ours) != photographs.robust(expected)).sum() <= 1
 
 
 def test_robust_accuracy_is_that_of_foolbox_within_sampling_error(
     foolbox: ModuleType, photographs: Photographs
 ) -> None:
-    """With starts of its own; the published step makes the iterate oscillate, so that single images differ."""
+    """foolbox has starts of its own; the published step makes the iterate oscillate, so that single images differ."""
     torch.manual_seed(0)
-    theirs = photographs.robust(foolbox_attack(foolbox, photographs, EPS, 5, same=False))
+    foolbox_robust = photographs.robust(foolbox_attack(foolbox, photographs, EPS, 5, same=False))
     ours = photographs.robust(photographs.attacked(pgd, EPS, 5))
-    differing = (ours != theirs).sum()
-    assert abs(int(ours.sum()) - int(theirs.sum())) <= 3 * max(float(differing), 1) ** 0.5
+    differing = (ours != foolbox_robust).sum()
+    assert abs(int(ours.sum()) - int(foolbox_robust.sum())) <= 3 * max(float(differing), 1) ** 0.5
 
 
 def test_images_stay_in_the_ball_and_in_the_range(photographs: Photographs, last: Mapping[str, Attacked]) -> None:
     for name, eps in EPSES.items():
-        found = last[name].images
-        assert (found - photographs.images).abs().max() <= eps + 1e-6
-        assert found.min() >= 0
-        assert found.max() <= 1
+        images = last[name].images
+        assert (images - photographs.images).abs().max() <= eps + 1e-6
+        assert images.min() >= 0
+        assert images.max() <= 1
 
 
 def test_a_larger_ball_leaves_less(photographs: Photographs, last: Mapping[str, Attacked]) -> None:

@@ -66,10 +66,10 @@ def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
     folder = tmp_path / "models"
     model = make_model(folder, "mine", size=64)
     images = make_images(tmp_path / "images.set", make_pictures(310, size=64))
-    own = ("export", "mine", "--out", folder, "--json")
-    assert "give a packed image set" in str(failure(run(*own, "--precision", "int8")))
-    assert "unknown precision 'int9'" in str(failure(run(*own, "--precision", "fp16,int9")))
-    made = run(*own, "--precision", "fp16,int8", "--precision", "fp32", "--calibration", images.folder)
+    command = ("export", "mine", "--out", folder, "--json")
+    assert "give a packed image set" in str(failure(run(*command, "--precision", "int8")))
+    assert "unknown precision 'int9'" in str(failure(run(*command, "--precision", "fp16,int9")))
+    made = run(*command, "--precision", "fp16,int8", "--precision", "fp32", "--calibration", images.folder)
     rows = {row["precision"]: row for row in json.loads(made.stdout)}
     assert list(rows) == ["fp16", "int8", "fp32"]
     assert {row["name"] for row in rows.values()} == {"mine"}
@@ -79,10 +79,10 @@ def test_precisions_of_a_model_that_is_exported(tmp_path: Path) -> None:
     assert Path(rows["int8"]["file"]) == folder / "int8" / "mine.onnx"
     about = json.loads((folder / "int8" / "mine.json").read_text())
     assert about["calibration"] == {"name": "images.set", "digest": images.info.digest, "images": 300}
-    (kept,) = json.loads(run(*own, "--precision", "int8").stdout)
+    (kept,) = json.loads(run(*command, "--precision", "int8").stdout)
     assert kept == rows["int8"]
     wrong = make_images(tmp_path / "wrong.set", make_pictures(2, size=128))
-    message = str(failure(run(*own, "--precision", "int8", "--calibration", wrong.folder)))
+    message = str(failure(run(*command, "--precision", "int8", "--calibration", wrong.folder)))
     assert "has images of 128 pixels, and the model takes 64; pack it with --size 64" in message
 
 
@@ -154,16 +154,16 @@ def test_of_a_file_with_an_average_the_average_is_exported_and_one_line_says_so(
     assert (average["weights"], average["weights_left"], silent) == ("top level", [], [])
     raw, _ = exported(tmp_path / "raw.pth")
     assert raw["sha256"] != average["sha256"]
-    for options, same, taken, left in (
+    for options, same, taken, rest in (
         ((), average, "state_dict_ema", "state_dict"),
         (("--weights", "ema"), average, "state_dict_ema", "state_dict"),
         (("--weights", "raw"), raw, "state_dict", "state_dict_ema"),
         (("--weights", "state_dict"), raw, "state_dict", "state_dict_ema"),
     ):
         row, lines = exported(tmp_path / "two.pth", *options)
-        assert (row["sha256"], row["weights"], row["weights_left"]) == (same["sha256"], taken, [left])
+        assert (row["sha256"], row["weights"], row["weights_left"]) == (same["sha256"], taken, [rest])
         (line,) = lines
-        assert f"{taken} and left {left}" in line
+        assert f"{taken} and left {rest}" in line
         assert ("moving average" in line) == (taken == "state_dict_ema")
-        told = json.loads((tmp_path / "models" / "mine.json").read_text())["weights"]
-        assert told == {"taken": taken, "left": [left], "ema": taken == "state_dict_ema"}
+        weights_record = json.loads((tmp_path / "models" / "mine.json").read_text())["weights"]
+        assert weights_record == {"taken": taken, "left": [rest], "ema": taken == "state_dict_ema"}

@@ -115,10 +115,10 @@ def test_the_model_computes_what_torch_does_with_the_normalization_in_front(
     model, parity = import_onnx(tmp_path / "small.onnx", "small", IMAGENET, tmp_path / "models")
     assert (model.classes, model.image_size, model.normalization) == (7, 64, "imagenet")
     assert parity.holds
-    mean, std = (np.array(one, np.float32).reshape(3, 1, 1) for one in IMAGENET)
+    mean, std = (np.array(numbers, np.float32).reshape(3, 1, 1) for numbers in IMAGENET)
     loaded = load_model(tmp_path / "models", "small")
-    found = onnx_logits(verify_model(loaded), photographs)
-    np.testing.assert_allclose(found, torch_logits(network, (photographs - mean) / std), rtol=1e-3, atol=1e-4)
+    logits = onnx_logits(verify_model(loaded), photographs)
+    np.testing.assert_allclose(logits, torch_logits(network, (photographs - mean) / std), rtol=1e-3, atol=1e-4)
 
 
 def test_an_open_size_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_an_open_size_is_the_one_that_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="leaves the size of its images open; say which with --image-size"):
         import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path)
     model, _ = import_onnx(tmp_path / "small.onnx", "small", NONE, tmp_path, image_size=96)
-    found = onnx.load(model.path).graph.input[0].type.tensor_type.shape.dim
-    assert [one.dim_param or one.dim_value for one in found] == ["batch", 3, 96, 96]
+    dimensions = onnx.load(model.path).graph.input[0].type.tensor_type.shape.dim
+    assert [dimension.dim_param or dimension.dim_value for dimension in dimensions] == ["batch", 3, 96, 96]
 
 
 def test_weights_in_a_file_beside_it_become_part_of_it(tmp_path: Path, photographs: NDArray[np.float32]) -> None:
@@ -135,8 +135,8 @@ def test_weights_in_a_file_beside_it_become_part_of_it(tmp_path: Path, photograp
     onnx.save(onnx.load(tmp_path / "small.onnx"), tmp_path / "apart.onnx", save_as_external_data=True, size_threshold=0)
     assert len(list(tmp_path.iterdir())) == 3
     model, _ = import_onnx(tmp_path / "apart.onnx", "small", NONE, tmp_path / "models")
-    found = onnx_logits(verify_model(model), photographs)
-    np.testing.assert_allclose(found, torch_logits(network, photographs), rtol=1e-3, atol=1e-4)
+    logits = onnx_logits(verify_model(model), photographs)
+    np.testing.assert_allclose(logits, torch_logits(network, photographs), rtol=1e-3, atol=1e-4)
 
 
 def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_other_weights_in_the_file_beside_it_are_other_weights(tmp_path: Path) -
     onnx.save(whole, apart, save_as_external_data=True, size_threshold=99, location="beside")
     first, _ = import_onnx(apart, "small", NONE, tmp_path / "models")
     (np.fromfile(tmp_path / "beside", np.float32) / 2).tofile(tmp_path / "beside")
-    other, _ = import_onnx(apart, "small", NONE, tmp_path / "models")
-    assert first.weights_sha256 != other.weights_sha256
+    second, _ = import_onnx(apart, "small", NONE, tmp_path / "models")
+    assert first.weights_sha256 != second.weights_sha256
 
 
 @pytest.mark.parametrize(

@@ -24,10 +24,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gate")
     pictures = make_pictures(COUNT)
     make_images(folder / "images.set", pictures)
-    one, two = (make_model(folder / "models", name, seed=seed) for name, seed in (("one", 0), ("two", 2)))
-    other = make_model(folder / "others", "other", seed=3)
+    first, second = (make_model(folder / "models", name, seed=seed) for name, seed in (("one", 0), ("two", 2)))
+    donor = make_model(folder / "others", "other", seed=3)
     calibration = (pictures.transpose(0, 3, 1, 2) / 255).astype(np.float32)
-    for model, content in ((one, one.path.read_bytes()), (two, other.path.read_bytes())):
+    for model, content in ((first, first.path.read_bytes()), (second, donor.path.read_bytes())):
         save_onnx_file(model, "int8", to_int8(content, [calibration]), {})
     return folder
 
@@ -56,8 +56,8 @@ def test_a_precision_that_answers_the_same_passes_and_may_be_run(command: Comman
     assert (answer.code, answer.err) == (0, "")
     assert "openvino:int8 against onnxruntime:fp32: ran 6 of 6 cells, 240 predictions" in answer.out
     assert answer.out.endswith("3 of 3 gates pass\n")
-    found = ask(db, "SELECT checkpoint, image_set, probe, cutoff, n, verdict FROM gate ORDER BY cutoff NULLS FIRST")
-    assert found == [
+    rows = ask(db, "SELECT checkpoint, image_set, probe, cutoff, n, verdict FROM gate ORDER BY cutoff NULLS FIRST")
+    assert rows == [
         ("one", "images.set", probe, cutoff, COUNT, "pass")
         for probe, cutoff in (("clean", None), ("lowpass", 0.1), ("lowpass", 0.5))
     ]
@@ -97,14 +97,14 @@ def test_json_holds_every_row(command: Command, place: Path) -> None:
     study = gated_study(place, "one", "two", precision="int8")
     answer = command("gate", study, *REFERENCE, "--db", place / "r.duckdb", "--json")
     assert answer.code == 1
-    found = json.loads(answer.out)
-    assert (found["cells"], found["ran"], found["predictions"], found["failed"]) == (12, 12, 12 * COUNT, [])
-    assert len(found["rows"]) == 6
-    one, two = found["checkpoints"]
-    assert (one["checkpoint"], one["pass"], one["fail"], one["undecided"]) == ("one", 3, 0, 0)
-    assert (two["checkpoint"], two["pass"], two["fail"], two["undecided"]) == ("two", 0, 3, 0)
-    assert two["worst_flips"] == max(row["flips"] for row in found["rows"])
-    assert {"reference", "candidate", "p", "needed", "max_flips", "decided"} <= found["rows"][0].keys()
+    summary = json.loads(answer.out)
+    assert (summary["cells"], summary["ran"], summary["predictions"], summary["failed"]) == (12, 12, 12 * COUNT, [])
+    assert len(summary["rows"]) == 6
+    first, second = summary["checkpoints"]
+    assert (first["checkpoint"], first["pass"], first["fail"], first["undecided"]) == ("one", 3, 0, 0)
+    assert (second["checkpoint"], second["pass"], second["fail"], second["undecided"]) == ("two", 0, 3, 0)
+    assert second["worst_flips"] == max(row["flips"] for row in summary["rows"])
+    assert {"reference", "candidate", "p", "needed", "max_flips", "decided"} <= summary["rows"][0].keys()
 
 
 @pytest.mark.usefixtures("int8")

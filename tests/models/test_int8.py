@@ -38,7 +38,7 @@ def onnx_file_of(content: bytes) -> onnx.GraphProto:
 
 
 def constants(graph: onnx.GraphProto) -> dict[str, NDArray[Any]]:
-    return {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
 
 
 def operators(graph: onnx.GraphProto) -> Counter[str]:
@@ -48,8 +48,8 @@ def operators(graph: onnx.GraphProto) -> Counter[str]:
 def with_constant(content: bytes, ending: str, change: Any) -> bytes:
     """The same graph, with one initializer's values changed."""
     model = onnx.load_from_string(content)
-    (one,) = (one for one in model.graph.initializer if one.name.endswith(ending))
-    one.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(one)), one.name))
+    (target,) = (target for target in model.graph.initializer if target.name.endswith(ending))
+    target.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(target)), target.name))
     return model.SerializeToString()
 
 
@@ -82,8 +82,8 @@ def middle(path: Path) -> Images:
         photograph = opened.convert("RGB")
     scale = 256 / min(photograph.size)
     resized = photograph.resize((round(photograph.width * scale), round(photograph.height * scale)))
-    left, top = ((length - 224) // 2 for length in resized.size)
-    crop = np.asarray(resized.crop((left, top, left + 224, top + 224)), np.float32)
+    x, y = ((length - 224) // 2 for length in resized.size)
+    crop = np.asarray(resized.crop((x, y, x + 224, y + 224)), np.float32)
     return crop.transpose(2, 0, 1) / np.float32(255)
 
 
@@ -117,17 +117,17 @@ def test_fp16_computes_nearly_the_same(resnet18_content: bytes, photographs: Ima
 
 
 def test_rounded_computes_what_float16_does(tiny: Path, photographs: Images) -> None:
-    """Against ONNX's reference evaluator, which computes in float16 throughout; ONNX Runtime rounds weights alone."""
+    """ONNX's reference evaluator computes in float16 throughout; ONNX Runtime rounds weights alone."""
     network = importlib.import_module("tried_tiny").Tiny()
     network.load_state_dict(torch.load(tiny)["state_dict"])
     half = to_fp16(to_onnx(Normalized(network, *NORMALIZATIONS["imagenet"]).eval(), 64)[0])
     evaluator = ReferenceEvaluator(onnx.load_from_string(half))
     (expected,) = evaluator.run(None, {"images": photographs})
-    found = onnx_logits(emulate_in_fp32(half), photographs)
+    emulated = onnx_logits(emulate_in_fp32(half), photographs)
     unrounded = onnx_logits(half, photographs)
-    assert np.array_equal(found, found.astype(np.float16))
+    assert np.array_equal(emulated, emulated.astype(np.float16))
     assert not np.array_equal(unrounded, unrounded.astype(np.float16))
-    assert measure_parity(expected, found).relative_difference < 3e-3
+    assert measure_parity(expected, emulated).relative_difference < 3e-3
 
 
 class Tricky(nn.Module):
@@ -193,7 +193,7 @@ def test_int8_is_written_into_the_graph(resnet18_content: bytes, resnet18_int8: 
 
 
 def terms_of_sums(content: bytes) -> list[list[str]]:
-    """What makes the two branches of each sum; a MaxPool keeps what is quantized, and so is passed over."""
+    """Operators that make the two branches of each sum; a MaxPool keeps what is quantized, and so is passed over."""
     graph = onnx_file_of(content)
     makers = {name: node for node in graph.node for name in node.output}
 
@@ -241,7 +241,7 @@ sys.exit(type(decorator.telemetry).__name__ != "MagicMock")
 
 
 def test_int8_is_quiet_and_tells_nobody(resnet18_content: bytes, resnet18_int8: bytes, tmp_path: Path) -> None:
-    """In a process of its own: under pytest NNCF would be silent by itself."""
+    """The command runs in a process of its own: under pytest NNCF would be silent by itself."""
     (tmp_path / "fp32.onnx").write_bytes(resnet18_content)
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "ORT_DISABLE_TELEMETRY": "1"}
     ran = subprocess.run([sys.executable, "-c", QUIET], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -44,13 +44,13 @@ def test_int8_is_what_the_graph_says(engine: str, tmp_path: Path) -> None:
     save_onnx_file(model, "int8", content, {})
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    [wanted] = onnxruntime.InferenceSession(content, options).run(None, {"images": images})
-    assert np.abs(logits(engine, model, images, "fp32") - wanted).max() > 0.01, "which fp32 does not"
-    np.testing.assert_allclose(logits(engine, model, images, "int8"), wanted, rtol=1e-5, atol=1e-5)
+    [expected] = onnxruntime.InferenceSession(content, options).run(None, {"images": images})
+    assert np.abs(logits(engine, model, images, "fp32") - expected).max() > 0.01, "which fp32 does not"
+    np.testing.assert_allclose(logits(engine, model, images, "int8"), expected, rtol=1e-5, atol=1e-5)
 
 
 PRODUCTS = 27
-"""How many of the largest products that int8 has each sum of the next model is made of."""
+"""Each sum of the next model is made of so many of the largest products that int8 has."""
 
 
 def largest_sums(folder: Path) -> Model:
@@ -104,5 +104,5 @@ def test_sums_of_int8_products_are_not_cut(processor: str, tmp_path: Path) -> No
         emulator = [program, "-cpu", processor]
     folder = largest_sums(tmp_path).path.parent
     command = [*emulator, sys.executable, "-P", "-c", WHITE, str(folder)]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    np.testing.assert_allclose([float(word) for word in said.split()], PRODUCTS, rtol=1e-3)
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    np.testing.assert_allclose([float(word) for word in output.split()], PRODUCTS, rtol=1e-3)

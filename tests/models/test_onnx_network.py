@@ -72,10 +72,10 @@ def exported(request: pytest.FixtureRequest, randomize: Randomize) -> Exported:
 
 
 def test_logits_are_those_of_onnx_runtime(exported: Exported, photographs: NDArray[np.float32]) -> None:
-    wanted = onnx_logits(exported.content, photographs)
-    found = OnnxNetwork(exported.content)(torch.from_numpy(photographs)).numpy()
-    assert np.abs(found - wanted).max() < 1e-4 * np.abs(wanted).max()
-    assert np.ptp(wanted, axis=0).max() > 1e-3 * np.abs(wanted).max(), "images make a difference"
+    expected = onnx_logits(exported.content, photographs)
+    logits = OnnxNetwork(exported.content)(torch.from_numpy(photographs)).numpy()
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+    assert np.ptp(expected, axis=0).max() > 1e-3 * np.abs(expected).max(), "images make a difference"
 
 
 def gradient(network: nn.Module, images: Tensor) -> Tensor:
@@ -85,19 +85,19 @@ def gradient(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def test_gradients_are_those_of_the_network(exported: Exported, photographs: NDArray[np.float32]) -> None:
-    """But for a kink here and there that rounding moves across: the direction is compared."""
+    """The direction is compared, since rounding moves across a kink here and there."""
     images = torch.from_numpy(photographs[:4]).contiguous(memory_format=torch.channels_last)
-    wanted, found = (gradient(network, images) for network in (exported.network, OnnxNetwork(exported.content)))
-    assert functional.cosine_similarity(found.flatten(1), wanted.flatten(1)).min() > 0.98
-    lengths = found.flatten(1).norm(dim=1) / wanted.flatten(1).norm(dim=1)
+    expected, computed = (gradient(network, images) for network in (exported.network, OnnxNetwork(exported.content)))
+    assert functional.cosine_similarity(computed.flatten(1), expected.flatten(1)).min() > 0.98
+    lengths = computed.flatten(1).norm(dim=1) / expected.flatten(1).norm(dim=1)
     assert (lengths - 1).abs().max() < 0.1
 
 
 def test_batches_of_any_size_are_taken(exported: Exported, photographs: NDArray[np.float32]) -> None:
     network, images = OnnxNetwork(exported.content), torch.from_numpy(photographs[:5])
-    wanted = network(images)
+    expected = network(images)
     for rows in ([0], [4, 2, 1]):
-        assert torch.allclose(network(images[rows]), wanted[rows], rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+        assert torch.allclose(network(images[rows]), expected[rows], rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
 def test_on_another_device_nothing_of_the_host_is_mixed_in(exported: Exported) -> None:
@@ -153,7 +153,7 @@ class Case:
         return bytes(model.SerializeToString())
 
 
-def one(operator: str, *inputs: str, constants: dict[str, Any] | None = None, **attributes: Any) -> Case:
+def single(operator: str, *inputs: str, constants: dict[str, Any] | None = None, **attributes: Any) -> Case:
     return Case([(operator, ["images", *inputs], attributes)], constants or {})
 
 
@@ -167,36 +167,36 @@ ROWS = {"rows": np.array([[0, 2], [1, -1]])}
 
 CASES: dict[str, Case] = {
     "Abs": Case([("Sub", ["images", "half"], {}), ("Abs", ["0"], {})], HALF),
-    "Add": one("Add", "half", constants=HALF),
-    "Add broadcast": one("Add", "bias", constants={"bias": RANDOM.normal(size=(3, 1, 1))}),
+    "Add": single("Add", "half", constants=HALF),
+    "Add broadcast": single("Add", "bias", constants={"bias": RANDOM.normal(size=(3, 1, 1))}),
     "And": Case([DARK, LIGHT, ("And", ["0", "1"], {})], BOTH),
-    "AveragePool": one("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
-    "AveragePool count": one("AveragePool", kernel_shape=[3, 2], pads=[1, 0, 1, 0], count_include_pad=1),
-    "AveragePool ceil": one("AveragePool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
-    "BatchNormalization": one("BatchNormalization", *CHANNELS, constants=CHANNELS, epsilon=1e-3),
+    "AveragePool": single("AveragePool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    "AveragePool count": single("AveragePool", kernel_shape=[3, 2], pads=[1, 0, 1, 0], count_include_pad=1),
+    "AveragePool ceil": single("AveragePool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+    "BatchNormalization": single("BatchNormalization", *CHANNELS, constants=CHANNELS, epsilon=1e-3),
     "Cast": Case([DARK, ("Cast", ["0"], {"to": TensorProto.FLOAT})], HALF),
-    "Clip": one("Clip", "low", "high", constants={"low": 0.2, "high": 0.7}),
-    "Clip below": one("Clip", "low", constants={"low": 0.2}),
-    "Clip above": one("Clip", "", "high", constants={"high": 0.7}),
-    "Concat": one("Concat", "images", axis=1),
+    "Clip": single("Clip", "low", "high", constants={"low": 0.2, "high": 0.7}),
+    "Clip below": single("Clip", "low", constants={"low": 0.2}),
+    "Clip above": single("Clip", "", "high", constants={"high": 0.7}),
+    "Concat": single("Concat", "images", axis=1),
     "ConstantOfShape": Case([("Shape", ["images"], {}), ("ConstantOfShape", ["0"], {})]),
-    "Conv": one("Conv", "w", "b", constants={"w": WEIGHTS, "b": RANDOM.normal(size=4)}, pads=[1, 1, 1, 1]),
-    "Conv strides": one("Conv", "w", constants={"w": WEIGHTS}, strides=[2, 1], dilations=[1, 2]),
-    "Conv sides": one("Conv", "w", constants={"w": WEIGHTS}, pads=[0, 1, 2, 1], auto_pad="NOTSET"),
-    "Conv groups": one("Conv", "w", constants={"w": WEIGHTS[:3, :1]}, group=3),
-    "Div": one("Div", "half", constants=HALF),
+    "Conv": single("Conv", "w", "b", constants={"w": WEIGHTS, "b": RANDOM.normal(size=4)}, pads=[1, 1, 1, 1]),
+    "Conv strides": single("Conv", "w", constants={"w": WEIGHTS}, strides=[2, 1], dilations=[1, 2]),
+    "Conv sides": single("Conv", "w", constants={"w": WEIGHTS}, pads=[0, 1, 2, 1], auto_pad="NOTSET"),
+    "Conv groups": single("Conv", "w", constants={"w": WEIGHTS[:3, :1]}, group=3),
+    "Div": single("Div", "half", constants=HALF),
     "Div whole numbers": Case([("Shape", ["images"], {}), ("Div", ["0", "by"], {})], {"by": np.array([-4, 2, 4, 4])}),
-    "Einsum": one("Einsum", "images", equation="bchw,bdhw->bcd"),
+    "Einsum": single("Einsum", "images", equation="bchw,bdhw->bcd"),
     "Equal": Case([("Shape", ["images"], {}), ("Equal", ["0", "six"], {})], {"six": np.array([6])}),
-    "Erf": one("Erf"),
+    "Erf": single("Erf"),
     "Expand": Case(
         [("ReduceMean", ["images", "axis"], {}), ("Expand", ["0", "sizes"], {})],
         {"axis": np.array([2]), "sizes": np.array([4, 1, 3, 5, 1])},
     ),
-    "Flatten": one("Flatten", axis=2),
-    "Gather": one("Gather", "rows", constants=ROWS, axis=2),
-    "Gather one": one("Gather", "row", constants={"row": np.array(-1)}, axis=1),
-    "GatherND": one("GatherND", "rows", constants=ROWS),
+    "Flatten": single("Flatten", axis=2),
+    "Gather": single("Gather", "rows", constants=ROWS, axis=2),
+    "Gather one": single("Gather", "row", constants={"row": np.array(-1)}, axis=1),
+    "GatherND": single("GatherND", "rows", constants=ROWS),
     "Gemm": Case(
         [("Flatten", ["images"], {}), ("Gemm", ["0", "w", "b"], {"transB": 1})],
         {"w": RANDOM.normal(size=(4, 108)), "b": RANDOM.normal(size=4)},
@@ -205,63 +205,65 @@ CASES: dict[str, Case] = {
         [("Flatten", ["images"], {"axis": 3}), ("Gemm", ["0", "w", "b"], {"alpha": 0.5, "beta": 2.0, "transA": 1})],
         {"w": RANDOM.normal(size=(36, 4)), "b": RANDOM.normal(size=(6, 1))},
     ),
-    "GlobalAveragePool": one("GlobalAveragePool"),
-    "Greater": one("Greater", "half", constants=HALF),
-    "HardSigmoid": one("HardSigmoid"),
-    "HardSigmoid sixth": one("HardSigmoid", alpha=1 / 6),
-    "HardSwish": one("HardSwish"),
-    "Identity": one("Identity"),
-    "LayerNormalization": one(
+    "GlobalAveragePool": single("GlobalAveragePool"),
+    "Greater": single("Greater", "half", constants=HALF),
+    "HardSigmoid": single("HardSigmoid"),
+    "HardSigmoid sixth": single("HardSigmoid", alpha=1 / 6),
+    "HardSwish": single("HardSwish"),
+    "Identity": single("Identity"),
+    "LayerNormalization": single(
         "LayerNormalization", "scale", "bias", constants={n: RANDOM.uniform(0.5, 1.5, 6) for n in ("scale", "bias")}
     ),
     "LeakyRelu": Case([("Sub", ["images", "half"], {}), ("LeakyRelu", ["0"], {"alpha": 0.2})], HALF),
-    "Less": one("Less", "half", constants=HALF),
-    "MatMul": one("MatMul", "m", constants={"m": RANDOM.normal(size=(6, 2))}),
-    "Max": one("Max", "half", "third", constants=BOTH),
-    "MaxPool": one("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
-    "MaxPool ceil": one("MaxPool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
-    "MaxPool sides": one("MaxPool", kernel_shape=[2, 2], pads=[0, 0, 1, 1], dilations=[2, 1]),
-    "Min": one("Min", "half", "third", constants=BOTH),
-    "Mul": one("Mul", "half", constants=HALF),
-    "Neg": one("Neg"),
+    "Less": single("Less", "half", constants=HALF),
+    "MatMul": single("MatMul", "m", constants={"m": RANDOM.normal(size=(6, 2))}),
+    "Max": single("Max", "half", "third", constants=BOTH),
+    "MaxPool": single("MaxPool", kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
+    "MaxPool ceil": single("MaxPool", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
+    "MaxPool sides": single("MaxPool", kernel_shape=[2, 2], pads=[0, 0, 1, 1], dilations=[2, 1]),
+    "Min": single("Min", "half", "third", constants=BOTH),
+    "Mul": single("Mul", "half", constants=HALF),
+    "Neg": single("Neg"),
     "Not": Case([DARK, ("Not", ["0"], {})], HALF),
     "Or": Case([DARK, LIGHT, ("Or", ["0", "1"], {})], BOTH),
-    "Pad": one("Pad", "pads", "half", constants=HALF | {"pads": np.array([0, 0, 1, 2, 0, 0, 0, 1])}),
-    "Pad axes": one("Pad", "pads", "", "axes", constants={"pads": np.array([1, 2]), "axes": np.array([-2])}),
-    "Pow": one("Pow", "half", constants=HALF),
+    "Pad": single("Pad", "pads", "half", constants=HALF | {"pads": np.array([0, 0, 1, 2, 0, 0, 0, 1])}),
+    "Pad axes": single("Pad", "pads", "", "axes", constants={"pads": np.array([1, 2]), "axes": np.array([-2])}),
+    "Pow": single("Pow", "half", constants=HALF),
     "Range": Case([("Range", ["first", "end", "by"], {})], {"first": 2, "end": 11, "by": 3}),
-    "ReduceL2": one("ReduceL2", "axes", constants={"axes": np.array([1, -1])}),
-    "ReduceMax": one("ReduceMax", "axes", constants={"axes": np.array([1])}, keepdims=0),
-    "ReduceMean": one("ReduceMean", "axes", constants={"axes": np.array([2, 3])}),
-    "ReduceMean all": one("ReduceMean"),
-    "ReduceMean none": one("ReduceMean", noop_with_empty_axes=1),
-    "ReduceMin": one("ReduceMin", "axes", constants={"axes": np.array([1])}),
-    "ReduceSum": one("ReduceSum", "axes", constants={"axes": np.array([0])}, keepdims=0),
+    "ReduceL2": single("ReduceL2", "axes", constants={"axes": np.array([1, -1])}),
+    "ReduceMax": single("ReduceMax", "axes", constants={"axes": np.array([1])}, keepdims=0),
+    "ReduceMean": single("ReduceMean", "axes", constants={"axes": np.array([2, 3])}),
+    "ReduceMean all": single("ReduceMean"),
+    "ReduceMean none": single("ReduceMean", noop_with_empty_axes=1),
+    "ReduceMin": single("ReduceMin", "axes", constants={"axes": np.array([1])}),
+    "ReduceSum": single("ReduceSum", "axes", constants={"axes": np.array([0])}, keepdims=0),
     "Relu": Case([("Sub", ["images", "half"], {}), ("Relu", ["0"], {})], HALF),
-    "Reshape": one("Reshape", "sizes", constants={"sizes": np.array([0, -1, 4])}),
-    "Reshape allowzero": one("Reshape", "sizes", constants={"sizes": np.array([2, -1, 4])}, allowzero=1),
-    "ScatterND": one("ScatterND", "where", "new", constants={"where": np.array([[1]]), "new": np.ones((1, 3, 6, 6))}),
-    "Shape": one("Shape", start=1, end=-1),
-    "Sigmoid": one("Sigmoid"),
-    "Slice": one(
+    "Reshape": single("Reshape", "sizes", constants={"sizes": np.array([0, -1, 4])}),
+    "Reshape allowzero": single("Reshape", "sizes", constants={"sizes": np.array([2, -1, 4])}, allowzero=1),
+    "ScatterND": single(
+        "ScatterND", "where", "new", constants={"where": np.array([[1]]), "new": np.ones((1, 3, 6, 6))}
+    ),
+    "Shape": single("Shape", start=1, end=-1),
+    "Sigmoid": single("Sigmoid"),
+    "Slice": single(
         "Slice", "a", "z", "axes", constants={"a": np.array([1, -3]), "z": np.array([2**63 - 1, -1]), "axes": [1, 3]}
     ),
-    "Slice steps": one(
+    "Slice steps": single(
         "Slice", "a", "z", "axes", "by", constants={"a": [5, 0], "z": [-7, 6], "axes": [2, 3], "by": [-2, 3]}
     ),
-    "Softmax": one("Softmax", axis=1),
-    "Split": one("Split", "sizes", constants={"sizes": np.array([2, 1])}, axis=1),
-    "Split equally": one("Split", axis=3, num_outputs=2),
-    "Sqrt": one("Sqrt"),
+    "Softmax": single("Softmax", axis=1),
+    "Split": single("Split", "sizes", constants={"sizes": np.array([2, 1])}, axis=1),
+    "Split equally": single("Split", axis=3, num_outputs=2),
+    "Sqrt": single("Sqrt"),
     "Squeeze": Case(
         [("ReduceMean", ["images", "axes"], {}), ("Squeeze", ["0", "axes"], {})], {"axes": np.array([1, -1])}
     ),
-    "Sub": one("Sub", "half", constants=HALF),
-    "Tanh": one("Tanh"),
-    "Tile": one("Tile", "times", constants={"times": np.array([1, 2, 1, 3])}),
-    "Transpose": one("Transpose", perm=[0, 2, 3, 1]),
-    "Transpose reversed": one("Transpose"),
-    "Unsqueeze": one("Unsqueeze", "axes", constants={"axes": np.array([-1, 1])}),
+    "Sub": single("Sub", "half", constants=HALF),
+    "Tanh": single("Tanh"),
+    "Tile": single("Tile", "times", constants={"times": np.array([1, 2, 1, 3])}),
+    "Transpose": single("Transpose", perm=[0, 2, 3, 1]),
+    "Transpose reversed": single("Transpose"),
+    "Unsqueeze": single("Unsqueeze", "axes", constants={"axes": np.array([-1, 1])}),
     "Where": Case([DARK, ("Where", ["0", "images", "third"], {})], BOTH),
 }
 
@@ -270,11 +272,11 @@ CASES: dict[str, Case] = {
 def test_an_operator_computes_what_onnx_says(case: Case) -> None:
     images = np.random.default_rng(1).random((2, 3, 6, 6), np.float32)
     model = onnx.load_from_string(case.content())
-    [wanted] = ReferenceEvaluator(model).run(["logits"], {"images": images})
-    found = OnnxNetwork(case.content())(torch.from_numpy(images)).numpy()
-    assert found.shape == wanted.shape
-    assert found.dtype == wanted.dtype
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    [expected] = ReferenceEvaluator(model).run(["logits"], {"images": images})
+    logits = OnnxNetwork(case.content())(torch.from_numpy(images)).numpy()
+    assert logits.shape == expected.shape
+    assert logits.dtype == expected.dtype
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_every_operator_has_a_case() -> None:
@@ -286,8 +288,8 @@ def test_an_activation_in_place_leaves_what_others_use() -> None:
     graph = [("Conv", ["images", "w"], {}), ("Relu", ["0"], {}), ("Add", ["0", "1"], {})]
     case = Case(graph, {"w": WEIGHTS})
     images = np.random.default_rng(1).random((2, 3, 6, 6), np.float32)
-    [wanted] = ReferenceEvaluator(onnx.load_from_string(case.content())).run(["logits"], {"images": images})
-    np.testing.assert_allclose(OnnxNetwork(case.content())(torch.from_numpy(images)), wanted, rtol=1e-5, atol=1e-6)
+    [expected] = ReferenceEvaluator(onnx.load_from_string(case.content())).run(["logits"], {"images": images})
+    np.testing.assert_allclose(OnnxNetwork(case.content())(torch.from_numpy(images)), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_images_themselves_are_left_alone() -> None:
@@ -297,15 +299,15 @@ def test_the_images_themselves_are_left_alone() -> None:
     assert torch.equal(images, before)
 
 
-# What is refused
+# Refusals
 
 
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (one("Resize", "", "scales", constants={"scales": [1.0, 1, 2, 2]}), "uses the operator Resize, for which"),
-        (one("Trilu", domain="ai.mine"), "uses the operator ai.mine.Trilu, for which"),
-        (one("AveragePool", kernel_shape=[2, 2], dilations=[2, 2]), "uses AveragePool with dilations, for which"),
+        (single("Resize", "", "scales", constants={"scales": [1.0, 1, 2, 2]}), "uses the operator Resize, for which"),
+        (single("Trilu", domain="ai.mine"), "uses the operator ai.mine.Trilu, for which"),
+        (single("AveragePool", kernel_shape=[2, 2], dilations=[2, 2]), "uses AveragePool with dilations, for which"),
     ],
     ids=["operator", "domain", "attribute"],
 )
@@ -318,11 +320,11 @@ def test_what_is_not_known_is_named(case: Case, message: str) -> None:
 @pytest.mark.parametrize(
     "case",
     [
-        one("Conv", "w", constants={"w": WEIGHTS}, auto_pad="SAME_UPPER"),
-        one("AveragePool", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
-        one("Pad", "pads", constants={"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}, mode="reflect"),
-        one("GatherND", "rows", constants={"rows": np.array([[0, 2], [1, -1]])}, batch_dims=1),
-        one("ScatterND", "w", "n", constants={"w": np.array([[1]]), "n": np.ones((1, 3, 6, 6))}, reduction="add"),
+        single("Conv", "w", constants={"w": WEIGHTS}, auto_pad="SAME_UPPER"),
+        single("AveragePool", kernel_shape=[2, 2], pads=[0, 0, 1, 1]),
+        single("Pad", "pads", constants={"pads": np.array([0, 0, 1, 1, 0, 0, 1, 1])}, mode="reflect"),
+        single("GatherND", "rows", constants={"rows": np.array([[0, 2], [1, -1]])}, batch_dims=1),
+        single("ScatterND", "w", "n", constants={"w": np.array([[1]]), "n": np.ones((1, 3, 6, 6))}, reduction="add"),
     ],
     ids=["auto_pad", "sides", "mode", "batch_dims", "reduction"],
 )
@@ -332,6 +334,6 @@ def test_a_use_that_is_not_known_computes_nothing(case: Case) -> None:
 
 
 def test_another_file_than_an_export_is_refused() -> None:
-    content = one("Relu").content().replace(b"images", b"inputs")
+    content = single("Relu").content().replace(b"images", b"inputs")
     with pytest.raises(EngineError, match="takes inputs and gives logits; export the model again"):
         OnnxNetwork(content)

@@ -65,9 +65,12 @@ def test_every_file_has_its_own_tensorrt_engines(tmp_path: Path) -> None:
     variants = [variant_of(make_model(tmp_path, f"m{k}", seed=k), "onnxruntime-tensorrt", "fp32") for k in range(2)]
     again = replace(variants[0], sha256="0" * 64)
     options = [
-        PROVIDERS["onnxruntime-tensorrt"].options(*one) for one in [*((v, 8) for v in (*variants, again)), (again, 4)]
+        PROVIDERS["onnxruntime-tensorrt"].options(*arguments)
+        for arguments in [*((v, 8) for v in (*variants, again)), (again, 4)]
     ]
-    folders = {one["trt_engine_cache_path"] for one in options}
+    folders = {provider_options["trt_engine_cache_path"] for provider_options in options}
     assert len(folders) == 4
     assert all(Path(folder).is_dir() for folder in folders)
-    assert {one["trt_timing_cache_path"] for one in options} == {str(tmp_path / "plans" / "onnxruntime")}
+    assert {provider_options["trt_timing_cache_path"] for provider_options in options} == {
+        str(tmp_path / "plans" / "onnxruntime")
+    }

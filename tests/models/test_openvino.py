@@ -64,12 +64,12 @@ def network(lite0: Path, photographs: Images, tmp_path_factory: pytest.TempPathF
 
 
 def logits(session: Session, images: Images) -> Images:
-    found = [session.infer(images[first : first + BATCH]).copy() for first in range(0, len(images), BATCH)]
-    return np.concatenate(found)
+    outputs = [session.infer(images[first : first + BATCH]).copy() for first in range(0, len(images), BATCH)]
+    return np.concatenate(outputs)
 
 
 @pytest.fixture(scope="module")
-def found(network: Model, photographs: Images) -> Mapping[str, Images]:
+def logits_by_precision(network: Model, photographs: Images) -> Mapping[str, Images]:
     """Logits of all photographs, by precision, and of ONNX Runtime."""
     results = {}
     for engine, precision in [("onnxruntime", "fp32"), *(("openvino", precision) for precision in PRECISIONS)]:
@@ -78,13 +78,13 @@ def found(network: Model, photographs: Images) -> Mapping[str, Images]:
     return results
 
 
-def test_logits_are_float32_at_every_precision(found: Mapping[str, Images]) -> None:
-    assert {(values.dtype.name, values.shape) for values in found.values()} == {("float32", (200, 1000))}
+def test_logits_are_float32_at_every_precision(logits_by_precision: Mapping[str, Images]) -> None:
+    assert {(values.dtype.name, values.shape) for values in logits_by_precision.values()} == {("float32", (200, 1000))}
 
 
-def test_fp32_is_fp32(found: Mapping[str, Images]) -> None:
-    np.testing.assert_allclose(found["fp32"], found["onnxruntime"], rtol=1e-4, atol=1e-4)
-    assert (found["fp32"].argmax(1) == found["onnxruntime"].argmax(1)).all()
+def test_fp32_is_fp32(logits_by_precision: Mapping[str, Images]) -> None:
+    np.testing.assert_allclose(logits_by_precision["fp32"], logits_by_precision["onnxruntime"], rtol=1e-4, atol=1e-4)
+    assert (logits_by_precision["fp32"].argmax(1) == logits_by_precision["onnxruntime"].argmax(1)).all()
 
 
 @pytest.mark.parametrize(
@@ -93,17 +93,20 @@ def test_fp32_is_fp32(found: Mapping[str, Images]) -> None:
     ids=["bf16", "int8"],
 )
 def test_a_lower_precision_changes_few_predictions(
-    found: Mapping[str, Images], precision: str, flips: int, nearest: float, farthest: float
+    logits_by_precision: Mapping[str, Images], precision: str, flips: int, nearest: float, farthest: float
 ) -> None:
     """bf16 has 8 bits, int8 fewer: their logits are as far from fp32's as that makes them, not farther, nor nearer."""
-    difference = np.sqrt(np.mean((found[precision] - found["fp32"]) ** 2)) / found["fp32"].std()
+    difference = (
+        np.sqrt(np.mean((logits_by_precision[precision] - logits_by_precision["fp32"]) ** 2))
+        / logits_by_precision["fp32"].std()
+    )
     assert nearest < difference < farthest
-    assert (found[precision].argmax(1) != found["fp32"].argmax(1)).sum() <= flips
-    # Nor on photographs that int8 was not calibrated on.
-    assert (found[precision].argmax(1) != found["fp32"].argmax(1))[1::2].sum() <= flips / 2
+    assert (logits_by_precision[precision].argmax(1) != logits_by_precision["fp32"].argmax(1)).sum() <= flips
+    # Photographs that int8 was not calibrated on change no more often.
+    assert (logits_by_precision[precision].argmax(1) != logits_by_precision["fp32"].argmax(1))[1::2].sum() <= flips / 2
 
 
-# What is asked for is what runs
+# The precision that is asked for runs
 
 
 @pytest.fixture
@@ -167,9 +170,9 @@ def test_int8_that_saturates_is_refused(model: Model, kernels: str) -> None:
     """OpenVINO is told to do without the newer instructions of this processor."""
     command = [sys.executable, "-P", "-c", OPEN, str(model.path.parent)]
     environment = os.environ | {"DNNL_MAX_CPU_ISA": kernels}
-    said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
-    assert said[0] == "fp32 opened"
-    assert said[1].startswith("int8 one (openvino int8): on this processor OpenVINO's int8 saturates at 16 bits")
+    lines = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.splitlines()
+    assert lines[0] == "fp32 opened"
+    assert lines[1].startswith("int8 one (openvino int8): on this processor OpenVINO's int8 saturates at 16 bits")
 
 
 # Many sessions

@@ -33,7 +33,7 @@ SETS = {
     "cue-conflict": {"per_class": 5},
     "stylized": {},
 }
-"""Where the paper's study looks for them, and what of the miniatures differs from the usual."""
+"""Folders in which the paper's study looks for sets -> options of the miniatures that differ from the usual."""
 COUNT = 52 + 1 + 8 + 19 * 5 + 10 * 5 - 2
 """Cells of a checkpoint: the grid, the attack, and the other sets, two of which are many."""
 
@@ -47,7 +47,7 @@ class Paper:
         return self.folder / "results.duckdb"
 
     def run(self, *words: str) -> str:
-        """What the command printed."""
+        """The output of the command."""
         answer = bandlens(*words, cwd=self.folder)
         assert answer.returncode == 0, answer.stderr
         return answer.stdout
@@ -56,44 +56,44 @@ class Paper:
         return ask(self.database, sql, parameters)
 
     def sets(self) -> dict[str, ImageSet]:
-        """By name."""
+        """The packed sets by name."""
         folders = [file.parent for file in (self.folder / "sets").rglob("set.json")]
         return {images.info.name: images for images in map(open_image_set, folders)}
 
     def metric(self, checkpoint: str, metric: str) -> tuple[float | None, str | None]:
-        [found] = self.ask("SELECT value, note FROM metric WHERE checkpoint = ? AND metric = ?", checkpoint, metric)
-        return found
+        [row] = self.ask("SELECT value, note FROM metric WHERE checkpoint = ? AND metric = ?", checkpoint, metric)
+        return row
 
 
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Paper:
     """Packed, run and analyzed by the command line, as docs/guide/benchmarks.md has it."""
-    found = Paper(tmp_path_factory.mktemp("paper"))
-    (found.folder / "sets").mkdir()
+    workplace = Paper(tmp_path_factory.mktemp("paper"))
+    (workplace.folder / "sets").mkdir()
     for out, options in SETS.items():
         options = {"name": out} | options
-        miniature = make_benchmark(folder=found.folder / "raw" / out / "images", size=SIZE, **options)  # type: ignore[arg-type]
-        found.run("benchmarks", "pack", *miniature.words, "--out", f"sets/{out}", "--name", out)
+        miniature = make_benchmark(folder=workplace.folder / "raw" / out / "images", size=SIZE, **options)  # type: ignore[arg-type]
+        workplace.run("benchmarks", "pack", *miniature.words, "--out", f"sets/{out}", "--name", out)
     for seed, name in enumerate(MODELS):
-        make_model(found.folder / "models", name, size=SIZE, classes=1000, seed=seed)
-    study = found.run("study", "paper")
-    (found.folder / "paper.toml").write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 8\n{study}')
-    found.run("run", "paper.toml")
-    found.run("analyze", "--resamples", "100")
-    return found
+        make_model(workplace.folder / "models", name, size=SIZE, classes=1000, seed=seed)
+    study = workplace.run("study", "paper")
+    (workplace.folder / "paper.toml").write_text(f'models = "models"\nengine = "onnxruntime"\nbatch = 8\n{study}')
+    workplace.run("run", "paper.toml")
+    workplace.run("analyze", "--resamples", "100")
+    return workplace
 
 
 def test_plan_tells_cells_disk_and_time(paper: Paper) -> None:
-    told = json.loads(paper.run("plan", "paper.toml", "--db", "other.duckdb", "--json"))["to_run"]
+    to_run = json.loads(paper.run("plan", "paper.toml", "--db", "other.duckdb", "--json"))["to_run"]
     sets = paper.sets()
-    assert told["cells"] == len(MODELS) * COUNT
-    perturbed, others = sets["imagenet"].info.count, sum(s.info.count for n, s in sets.items() if n != "imagenet")
-    assert told["predictions"] == len(MODELS) * (53 * perturbed + others)
-    assert told["image_bytes"] == sum(images.nbytes for images in sets.values())
-    assert told["attack_operations"] / told["operations"] == pytest.approx(
-        (1 + 3 * 40) * perturbed / (52 * perturbed + others)
+    assert to_run["cells"] == len(MODELS) * COUNT
+    perturbed, unperturbed = sets["imagenet"].info.count, sum(s.info.count for n, s in sets.items() if n != "imagenet")
+    assert to_run["predictions"] == len(MODELS) * (53 * perturbed + unperturbed)
+    assert to_run["image_bytes"] == sum(images.nbytes for images in sets.values())
+    assert to_run["attack_operations"] / to_run["operations"] == pytest.approx(
+        (1 + 3 * 40) * perturbed / (52 * perturbed + unperturbed)
     )
-    assert told["seconds"] > 0
+    assert to_run["seconds"] > 0
     words = paper.run("plan", "paper.toml", "--db", "other.duckdb")
     assert "one batch of one, measured now; one step of an attack on one, measured now" in words
     assert "on an H100: no less than" in words
@@ -106,7 +106,7 @@ def test_every_cell_is_complete_and_a_second_run_has_nothing_to_do(paper: Paper)
 
 
 def decide(space: str, logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """By definition: the class whose members have the largest mean probability."""
+    """The class, by definition, whose members have the largest mean probability."""
     shares = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
     members = decision_space(space).members
     means = np.stack([shares[:, list(indices)].mean(axis=1) for indices in members], axis=1)
@@ -115,7 +115,7 @@ def decide(space: str, logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What ONNX Runtime itself gives for the clean images of a set."""
+    """The answers of ONNX Runtime itself to the clean images of a set."""
 
     images: ImageSet
     predicted: NDArray[np.int64]
@@ -132,29 +132,31 @@ def checkpoint(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="module")
 def answers(paper: Paper, checkpoint: str) -> dict[str, Answers]:
-    """By name of the set."""
+    """Answers of the checkpoint by name of the set."""
     session = onnxruntime.InferenceSession(paper.folder / "models" / f"{checkpoint}.onnx")
-    found = {}
+    answers_by_set = {}
     for name, images in paper.sets().items():
         pixels = images.take(np.arange(images.info.count)).astype(np.float32) / np.float32(255)
-        found[name] = Answers(images, decide(images.info.decision_space, session.run(None, {"images": pixels})[0]))
-    return found
+        answers_by_set[name] = Answers(
+            images, decide(images.info.decision_space, session.run(None, {"images": pixels})[0])
+        )
+    return answers_by_set
 
 
 def test_clean_predictions_are_those_of_onnx_runtime_in_each_decision_space(
     paper: Paper, checkpoint: str, answers: dict[str, Answers]
 ) -> None:
-    for name, wanted in answers.items():
-        found = paper.ask(
+    for name, expected in answers.items():
+        rows = paper.ask(
             "SELECT predicted, label_rank = 0 FROM prediction JOIN study_detail USING (cell) "
             "WHERE checkpoint = ? AND image_set = ? AND probe = 'clean' ORDER BY image_index",
             checkpoint,
             name,
         )
-        predicted, right = zip(*found, strict=True)
-        assert list(predicted) == wanted.predicted.tolist(), name
-        assert list(right) == (wanted.predicted == wanted.images.labels).tolist(), name
-    spaces = {wanted.images.info.decision_space for wanted in answers.values()}
+        predicted, right = zip(*rows, strict=True)
+        assert list(predicted) == expected.predicted.tolist(), name
+        assert list(right) == (expected.predicted == expected.images.labels).tolist(), name
+    spaces = {answer.images.info.decision_space for answer in answers.values()}
     assert spaces == {"all", "imagenet-a", "imagenet-r", "sixteen"}
 
 
@@ -173,7 +175,7 @@ def mean(values: Sequence[float]) -> Any:
 
 def test_groups_are_the_means_of_their_benchmarks(paper: Paper, checkpoint: str, answers: dict[str, Answers]) -> None:
     def share(benchmark: str) -> float:
-        return float(np.mean([one.top1 for one in answers.values() if one.images.info.benchmark == benchmark]))
+        return float(np.mean([answer.top1 for answer in answers.values() if answer.images.info.benchmark == benchmark]))
 
     clean = share("imagenet-real")
     value, note = paper.metric(checkpoint, "ID")
@@ -196,10 +198,10 @@ def test_groups_are_the_means_of_their_benchmarks(paper: Paper, checkpoint: str,
 def test_shape_bias_is_the_share_of_shapes_among_decisions(
     paper: Paper, checkpoint: str, answers: dict[str, Answers]
 ) -> None:
-    found = answers["cue-conflict"]
-    shapes, textures = found.images.labels, found.images.schemes["texture"].classes
+    answer = answers["cue-conflict"]
+    shapes, textures = answer.images.labels, answer.images.schemes["texture"].classes
     conflict = shapes != textures
-    shape, texture = (int((found.predicted == cue)[conflict].sum()) for cue in (shapes, textures))
+    shape, texture = (int((answer.predicted == cue)[conflict].sum()) for cue in (shapes, textures))
     value, _ = paper.metric(checkpoint, "shape_bias")
     assert value == (pytest.approx(shape / (shape + texture)) if shape + texture else None)
     accuracy, _ = paper.metric(checkpoint, "cue_accuracy")

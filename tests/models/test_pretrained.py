@@ -38,15 +38,15 @@ NAME = "test_vit.r160_in1k"
     ],
 )
 def test_pixels_and_normalization_are_those_of_the_models_transform(name: str, rng: np.random.Generator) -> None:
-    found = pretrained(name)
+    description = pretrained(name)
     config = timm.data.resolve_data_config(pretrained_cfg=timm.models.get_pretrained_cfg(name).to_dict())
     transform = timm.data.create_transform(**config, is_training=False)
-    geometry = Compose([one for one in transform.transforms if isinstance(one, (Resize, CenterCrop))])
+    geometry = Compose([step for step in transform.transforms if isinstance(step, (Resize, CenterCrop))])
     for shape in ((500, 375), (91, 260), (480, 640)):
         photo = Image.fromarray(rng.integers(0, 256, (*shape, 3), np.uint8)).resize(shape)
         expected = np.asarray(geometry(photo)).transpose(2, 0, 1)
-        assert np.array_equal(planar(photo, found.crop), expected)
-    assert found.normalization == (tuple(config["mean"]), tuple(config["std"]))
+        assert np.array_equal(planar(photo, description.crop), expected)
+    assert description.normalization == (tuple(config["mean"]), tuple(config["std"]))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_a_model_comes_from_the_hub(server: Any, published: Any, tmp_path: Path,
     assert ran.returncode == 0, ran.stderr
     model = load_model(tmp_path / "models", NAME)
     assert (model.category, model.image_size, model.crop) == ("timm", 160, pretrained(NAME).crop)
-    mean, std = (torch.tensor(one).view(3, 1, 1) for one in pretrained(NAME).normalization)
+    mean, std = (torch.tensor(numbers).view(3, 1, 1) for numbers in pretrained(NAME).normalization)
     images: NDArray[np.float32] = photograph_crops(160)
     with torch.inference_mode():
         expected = network((torch.from_numpy(images) - mean) / std).numpy()

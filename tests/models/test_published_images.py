@@ -27,8 +27,8 @@ from bandlens.protocol import CUTOFFS
 
 
 def rows(store: Store, metric: str) -> dict[tuple[str, float | None], dict[str, Any]]:
-    found = store.frame("FROM condition_metric WHERE metric = ?", [metric]).to_dicts()
-    return {(row["probe"], row["cutoff"]): row for row in found}
+    metric_rows = store.frame("FROM condition_metric WHERE metric = ?", [metric]).to_dicts()
+    return {(row["probe"], row["cutoff"]): row for row in metric_rows}
 
 
 def lowpassed(pixels: np.ndarray, cutoff: float) -> np.ndarray:
@@ -61,24 +61,24 @@ def test_shape_bias_against_cutoff_is_that_of_another_filter_and_torch(
     names = sorted(members)
     cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]
     pixels = np.array(images.pixels, np.float64)
-    wanted = {}
+    expected = {}
     for cutoff in (None, *CUTOFFS):
         shown = torch.from_numpy(pixels if cutoff is None else lowpassed(pixels, cutoff)).float()
         with torch.inference_mode():
             chances = torch.cat([network((batch - 127) / 128) for batch in shown.split(16)]).softmax(dim=1)
         means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)
-        named = [names[one] for one in means.argmax(dim=1)]
-        apart = [(one, *pair) for one, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
-        shapes, textures = (sum(one[0] == one[cue] for one in apart) for cue in (1, 2))
+        named = [names[index] for index in means.argmax(dim=1)]
+        apart = [(decision, *pair) for decision, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
+        shapes, textures = (sum(triple[0] == triple[cue] for triple in apart) for cue in (1, 2))
         either = shapes + textures
-        wanted[cutoff] = shapes / either if either else None, either / len(apart)
+        expected[cutoff] = shapes / either if either else None, either / len(apart)
 
     with open_store(tmp_path / "results.duckdb") as store:
         compute_measures(store, "s", Options(100))
         for place, metric in enumerate(("shape_bias", "cue_accuracy")):
-            found = {cutoff: row["value"] for (_, cutoff), row in rows(store, metric).items()}
-            assert found == pytest.approx({cutoff: pair[place] for cutoff, pair in wanted.items()})
-    assert len(set(wanted.values())) > 5
+            values = {cutoff: row["value"] for (_, cutoff), row in rows(store, metric).items()}
+            assert values == pytest.approx({cutoff: pair[place] for cutoff, pair in expected.items()})
+    assert len(set(expected.values())) > 5
 
 
 def measured(store: Store) -> dict[str, tuple[float | None, float | None, float | None, str | None]]:
@@ -108,13 +108,13 @@ def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path:
         chances = torch.cat([network((batch - 127) / 128) for batch in pixels.split(32)]).softmax(dim=1)
     names = sorted(members)
     means = torch.stack([chances[:, members[name]].mean(dim=1) for name in names], dim=1)
-    named = [names[one] for one in means.argmax(dim=1)]
+    named = [names[index] for index in means.argmax(dim=1)]
     cues = [re.findall(r"([a-z]+)\d+", path.split("/")[1]) for path in images.paths]
-    apart = [(one, *pair) for one, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
-    shapes, textures = (sum(one[0] == one[cue] for one in apart) for cue in (1, 2))
+    apart = [(decision, *pair) for decision, pair in zip(named, cues, strict=True) if pair[0] != pair[1]]
+    shapes, textures = (sum(triple[0] == triple[cue] for triple in apart) for cue in (1, 2))
 
     with open_store(tmp_path / "results.duckdb") as store:
-        found = measured(store)
+        values = measured(store)
         query = (
             "SELECT class_name.name FROM prediction JOIN cell_detail USING (cell) JOIN class_name "
             "USING (decision_space) WHERE class_name.class = predicted ORDER BY image_index"
@@ -122,7 +122,7 @@ def test_real_inference_on_published_images(shared: Path, lite0: Path, tmp_path:
         assert store.frame(query)["name"].to_list() == named
         schemes = store.frame("SELECT scheme, n, top1 FROM label_accuracy ORDER BY ALL").rows()
     assert (len(apart), shapes > 10, textures > 10) == (240, True, True)
-    assert found["shape_bias"][0] == pytest.approx(shapes / (shapes + textures))
-    assert found["cue_accuracy"][0] == pytest.approx((shapes + textures) / 240)
-    right = [sum(one == pair[cue] for one, pair in zip(named, cues, strict=True)) / 256 for cue in (0, 1)]
+    assert values["shape_bias"][0] == pytest.approx(shapes / (shapes + textures))
+    assert values["cue_accuracy"][0] == pytest.approx((shapes + textures) / 240)
+    right = [sum(decision == pair[cue] for decision, pair in zip(named, cues, strict=True)) / 256 for cue in (0, 1)]
     assert schemes == [("shape", 256, right[0]), ("texture", 256, right[1])]

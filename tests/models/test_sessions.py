@@ -45,8 +45,8 @@ class Net(nn.Sequential):
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" in metafunc.fixturenames:
-        asked = metafunc.config.getoption("--engine")
-        metafunc.parametrize("engine", dict.fromkeys(["onnxruntime", "openvino", asked]), indirect=True)
+        chosen = metafunc.config.getoption("--engine")
+        metafunc.parametrize("engine", dict.fromkeys(["onnxruntime", "openvino", chosen]), indirect=True)
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def batch(count: int, size: int = 128, seed: int = 5) -> Images:
     return np.ascontiguousarray(pictures, np.float32) / np.float32(255)
 
 
-def there(engine: str, images: Images) -> Array:
+def place_images(engine: str, images: Images) -> Array:
     """The images where the engine takes them."""
     return arrays_of(engine).asarray(images)
 
 
 def logits(engine: str, model: Model, images: Images, precision: str = "fp32") -> Images:
     with open_session(variant_of(model, engine, precision), len(images), 1) as session:
-        return to_numpy(session.infer(there(engine, images))).copy()
+        return to_numpy(session.infer(place_images(engine, images))).copy()
 
 
 @pytest.fixture
@@ -100,14 +100,14 @@ def test_an_exported_network_computes_what_torch_does(engine: str, factory: str,
     images = batch(6, 64)
     normalized = (torch.from_numpy(images) - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     with torch.no_grad():
-        wanted = network.eval()(normalized).numpy()
-    np.testing.assert_allclose(logits(engine, model, images), wanted, rtol=1e-4, atol=1e-4)
+        expected = network.eval()(normalized).numpy()
+    np.testing.assert_allclose(logits(engine, model, images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_equals_the_reference_implementation_of_onnx(engine: str, tmp_path: Path) -> None:
     model, images = make_model(tmp_path, size=32), batch(4, 32)
-    [wanted] = ReferenceEvaluator(onnx.load(model.path)).run(None, {"images": images})
-    np.testing.assert_allclose(logits(engine, model, images), wanted, rtol=1e-4, atol=1e-4)
+    [expected] = ReferenceEvaluator(onnx.load(model.path)).run(None, {"images": images})
+    np.testing.assert_allclose(logits(engine, model, images), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_position_and_batch_size_make_no_difference(engine: str, tmp_path: Path) -> None:
@@ -126,8 +126,8 @@ def test_sessions_that_share_memory_do_not_disturb_each_other(engine: str, tmp_p
     sessions = [open_session(variant_of(model, engine, "fp32"), 8, 2) for model in models]
     for turn in ([0, 1, 2, 3], [3, 1, 0, 2]):
         for k in turn:
-            np.testing.assert_array_equal(to_numpy(sessions[k].infer(there(engine, images))), alone[k])
-    kept = [sessions[k].infer(there(engine, images)) for k in range(4)]
+            np.testing.assert_array_equal(to_numpy(sessions[k].infer(place_images(engine, images))), alone[k])
+    kept = [sessions[k].infer(place_images(engine, images)) for k in range(4)]
     for k in range(4):
         np.testing.assert_array_equal(to_numpy(kept[k]), alone[k], "another session wrote into this one's logits")
 
@@ -135,21 +135,21 @@ def test_sessions_that_share_memory_do_not_disturb_each_other(engine: str, tmp_p
 def test_a_session_that_is_closed_leaves_the_others_alone(engine: str, tmp_path: Path) -> None:
     models, images = [make_model(tmp_path, f"m{k}", seed=k) for k in range(2)], batch(8)
     with open_session(variant_of(models[0], engine, "fp32"), 8, 1) as session:
-        before = to_numpy(session.infer(there(engine, images))).copy()
+        before = to_numpy(session.infer(place_images(engine, images))).copy()
         logits(engine, models[1], images)
-        np.testing.assert_array_equal(to_numpy(session.infer(there(engine, images))), before)
+        np.testing.assert_array_equal(to_numpy(session.infer(place_images(engine, images))), before)
 
 
 def test_images_are_read_where_they_lie(engine: str, tmp_path: Path) -> None:
     """A buffer that holds other images by the next call gives their logits, and another buffer its own."""
-    model, images, others = make_model(tmp_path), batch(4), batch(4, seed=6)
-    wanted = [logits(engine, model, images), logits(engine, model, others)]
+    model, images, other_images = make_model(tmp_path), batch(4), batch(4, seed=6)
+    expected = [logits(engine, model, images), logits(engine, model, other_images)]
     with open_session(variant_of(model, engine, "fp32"), 4, 1) as session:
-        buffer, second = there(engine, images.copy()), there(engine, others.copy())
-        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), wanted[0])
-        np.testing.assert_array_equal(to_numpy(session.infer(second)), wanted[1])
+        buffer, second = place_images(engine, images.copy()), place_images(engine, other_images.copy())
+        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), expected[0])
+        np.testing.assert_array_equal(to_numpy(session.infer(second)), expected[1])
         buffer[...] = second
-        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), wanted[1])
+        np.testing.assert_array_equal(to_numpy(session.infer(buffer)), expected[1])
 
 
 def test_says_how_it_runs(engine: str, tmp_path: Path) -> None:
@@ -173,10 +173,10 @@ def test_says_how_it_runs(engine: str, tmp_path: Path) -> None:
 def test_another_input_than_its_own_is_refused(engine: str, images: Images, received: str, tmp_path: Path) -> None:
     with open_session(variant_of(make_model(tmp_path), engine, "fp32"), 4, 1) as session:
         with pytest.raises(EngineError) as caught:
-            session.infer(there(engine, images))
+            session.infer(place_images(engine, images))
         assert received in str(caught.value)
         assert "(4, 3, 128, 128)" in str(caught.value)
-        assert session.infer(there(engine, batch(4))).shape == (4, CLASSES), "the session still works"
+        assert session.infer(place_images(engine, batch(4))).shape == (4, CLASSES), "the session still works"
 
 
 # Files that cannot be run
@@ -252,16 +252,16 @@ def test_the_page_has_every_engine_and_its_precisions() -> None:
         .split("\n\n")[0]
     )
     rows = [line.split("|")[1:] for line in table.splitlines()[2:]]
-    found = {
+    documented = {
         name: (where.split()[-1].removesuffix("s"), precisions.strip())
         for names, where, precisions, *_ in rows
         for name in re.findall(r"`(\S+?)`", names)
     }
     places = {"numpy": {"CPU"}, "cupy": {"GPU", "card"}}
-    assert found.keys() == ENGINES.keys()
+    assert documented.keys() == ENGINES.keys()
     for name, engine in ENGINES.items():
-        assert found[name][0] in places[engine.arrays]
-        assert found[name][1] == ", ".join(engine.precisions)
+        assert documented[name][0] in places[engine.arrays]
+        assert documented[name][1] == ", ".join(engine.precisions)
 
 
 SESSION = """

@@ -51,7 +51,7 @@ class Done:
 
 
 def run(*words: str | Path) -> str:
-    """What the command printed, in this process."""
+    """The output of the command, which runs in this process."""
     answer = CliRunner().invoke(app, list(map(str, words)), catch_exceptions=False)
     assert answer.exit_code == 0, answer.output
     return answer.stdout
@@ -71,7 +71,7 @@ def folder(lite0: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finish(folder: Path) -> Callable[[str], Done]:
-    """By name, a study from its file to its report."""
+    """The function takes a study, by name, from its file to its report."""
 
     @cache
     def finished(name: str) -> Done:
@@ -111,7 +111,7 @@ def test_the_report_draws_every_probe(finish: Callable[[str], Done], name: str) 
 
 
 def sixteen(logits: NDArray[np.float32]) -> NDArray[np.int64]:
-    """By definition: the class whose members have the largest mean probability."""
+    """The class, by definition, whose members have the largest mean probability."""
     shares = np.exp(logits.astype(np.float64)) / np.exp(logits.astype(np.float64)).sum(axis=1, keepdims=True)
     means = [shares[:, list(members)].mean(axis=1) for members in decision_space("sixteen").members]
     return np.argmax(means, axis=0)
@@ -123,10 +123,10 @@ def test_answers_to_a_blur_are_those_to_scipys(finish: Callable[[str], Done]) ->
     grey = (images.pixels.transpose(0, 2, 3, 1) / 255) @ np.array([0.2125, 0.7154, 0.0721])
     session = onnxruntime.InferenceSession(done.folder / "models" / f"{MODEL}.onnx")
     for sigma in (0, 1, 3, 5, 7, 10, 15, 40):
-        blurred = np.stack([ndimage.gaussian_filter(one, sigma, mode="constant", cval=0.4423) for one in grey])
+        blurred = np.stack([ndimage.gaussian_filter(image, sigma, mode="constant", cval=0.4423) for image in grey])
         shown = np.repeat(blurred[:, None], 3, axis=1).astype(np.float32)
-        found = done.ask(
+        rows = done.ask(
             "SELECT predicted FROM prediction JOIN study_detail USING (cell) WHERE probe = 'gaussian_lowpass' "
             f"AND (parameters ->> 'sigma')::DOUBLE = {sigma} ORDER BY image_index"
         )
-        assert [predicted for (predicted,) in found] == sixteen(session.run(None, {"images": shown})[0]).tolist()
+        assert [predicted for (predicted,) in rows] == sixteen(session.run(None, {"images": shown})[0]).tolist()

@@ -45,10 +45,10 @@ def test_what_is_attacked_is_what_the_engine_runs(model: Model, variant: Variant
 def test_logits_are_those_of_onnxruntime(model: Model, variant: Variant) -> None:
     images = make_pictures(6).transpose(0, 3, 1, 2) / np.float32(255)
     images = np.ascontiguousarray(images, np.float32)
-    with open_session(variant_of(model, "onnxruntime", "fp32"), 6, 1) as other:
-        wanted = other.infer(images).copy()
+    with open_session(variant_of(model, "onnxruntime", "fp32"), 6, 1) as reference:
+        expected = reference.infer(images).copy()
     with open_session(variant, 6, 1) as session:
-        np.testing.assert_allclose(session.infer(images), wanted, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(session.infer(images), expected, rtol=1e-4, atol=1e-4)
         with pytest.raises(EngineError, match="takes contiguous float32 of shape"):
             session.infer(images[:3])
 
@@ -97,12 +97,12 @@ def test_an_attack_keeps_to_its_band(variant: Variant) -> None:
     labels, start = np.zeros(4, np.int32), uniform_start(5, np.arange(4, dtype=np.uint64), 128)
     plain, narrow = PGD_LINF.conditions({"eps": 0.1, "step": 0.02, "steps": 3, "band": [[0, 1], [0, 0.2]]})
     with CpuSession(variant, 4, 1, checked_network) as session:
-        made = {one: session.attacked(one, pixels, labels, start) for one in (plain, narrow)}
-        images, wanted = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
-        for one, band in ((plain, (0.0, 1.0)), (narrow, (0.0, 0.2))):
+        made = {condition: session.attacked(condition, pixels, labels, start) for condition in (plain, narrow)}
+        images, classes = session.place(pixels).float() / 255, torch.zeros(4, dtype=torch.int64)
+        for condition, band in ((plain, (0.0, 1.0)), (narrow, (0.0, 0.2))):
             budget = Budget(0.1, 0.02, 3, band)
-            found = pgd(session.network, images, wanted, torch.from_numpy(start), budget).logits
-            np.testing.assert_allclose(made[one], found.numpy(), rtol=0, atol=1e-5)
+            expected = pgd(session.network, images, classes, torch.from_numpy(start), budget).logits
+            np.testing.assert_allclose(made[condition], expected.numpy(), rtol=0, atol=1e-5)
     assert np.abs(made[plain] - made[narrow]).max() > 1e-3
 
 
@@ -153,11 +153,11 @@ def test_lower_precisions_are_another_opinion_on_the_cpu(model: Model, precision
     """fp16 against ONNX Runtime on the same file; bf16 against fp32, from which it is a few times 2^-8 away."""
     images = np.ascontiguousarray(make_pictures(6).transpose(0, 3, 1, 2) / np.float32(255), np.float32)
     onnx_file = make_onnx_file(model, "fp16")[0] if precision == "fp16" else load_onnx_file(model, "fp32")
-    wanted = onnx_logits(read_for_cpu(onnx_file), images)
+    expected = onnx_logits(read_for_cpu(onnx_file), images)
     with open_session(variant_of(model, "torch", precision), 6, 1) as session:
-        found = session.infer(images)
-    assert found.dtype == np.float32
-    apart = np.abs(found - wanted).max() / np.abs(wanted).max()
+        logits = session.infer(images)
+    assert logits.dtype == np.float32
+    apart = np.abs(logits - expected).max() / np.abs(expected).max()
     assert apart <= 5e-3 if precision == "fp16" else 2**-14 < apart < 8 * 2**-8
 
 

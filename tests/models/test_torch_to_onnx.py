@@ -143,7 +143,7 @@ def test_logits_that_are_not_finite_are_told_with_their_images(value: float, kin
 
 def test_a_doctored_file_is_refused(content: bytes, resnet18: nn.Module, photographs: Images) -> None:
     model = onnx.load_from_string(content)
-    (bias,) = (one for one in model.graph.initializer if one.name.endswith("fc.bias"))
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name.endswith("fc.bias"))
     changed = onnx.numpy_helper.to_array(bias).copy()
     changed[7] += 1e3
     bias.CopyFrom(onnx.numpy_helper.from_array(changed, bias.name))

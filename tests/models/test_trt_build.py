@@ -57,7 +57,7 @@ class Read:
 
 
 def small_graph(*nodes: onnx.NodeProto, batch: str | int = "batch") -> bytes:
-    """From images of 8 pixels to three logits."""
+    """A network from images of 8 pixels to three logits."""
     ends = [
         helper.make_tensor_value_info("images", TensorProto.FLOAT, [batch, 3, 8, 8]),
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3]),
@@ -145,7 +145,7 @@ def test_plans_take_the_memory_that_they_are_given(rtx: ModuleType, monkeypatch:
 
 
 def test_uint8_activations_are_refused(rtx: ModuleType, unsymmetric: bytes) -> None:
-    """What NNCF makes: TensorRT would build a plan of it that predicts nothing of worth, and only warn."""
+    """NNCF makes such files: TensorRT would build a plan of one that predicts nothing of worth, and only warn."""
     lines: list[str] = []
     with pytest.raises(ExportError, match=r"reads uint8 activations as int8.*100 warnings.*symmetric"):
         build_trt_plan(rtx, unsymmetric, 1, lines=lines)

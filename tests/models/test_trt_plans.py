@@ -33,7 +33,7 @@ GPU = "NVIDIA H100 80GB HBM3"
 
 @pytest.fixture(autouse=True)
 def warnings_are_kept(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever a library that another test loaded has made of the root logger."""
+    """Warnings are kept whatever a library that another test loaded has made of the root logger."""
     logger = logging.getLogger("bandlens")
     caplog.set_level(logging.WARNING, "bandlens")
     monkeypatch.setattr(logger, "propagate", False)
@@ -89,17 +89,19 @@ def test_what_there_is_instead_is_named(
     onnx_file = load_onnx_file(model, "fp32")
     ensure_trt_plan(rtx, onnx_file, target)
 
-    def said(asked: OnnxFile, wanted: Target) -> str:
-        assert find_trt_plan(asked, wanted) is None
+    def warning_about(file: OnnxFile, place: Target) -> str:
+        assert find_trt_plan(file, place) is None
         caplog.clear()
-        ensure_trt_plan(rtx, asked, wanted)
+        ensure_trt_plan(rtx, file, place)
         return caplog.messages[0]
 
-    assert said(onnx_file, replace(target, batch=4)).endswith("; there is one at batch 8")
-    assert f"; there is one for {GPU} (9.0)" in said(onnx_file, replace(target, gpu="NVIDIA L4 (8.9)"))
-    assert f"one of tensorrt_rtx {rtx.__version__}" in said(onnx_file, replace(target, library="tensorrt 10.16"))
-    other = make_model(model.path.parent, size=64, seed=1)
-    assert "one of another ONNX file" in said(load_onnx_file(other, "fp32"), target)
+    assert warning_about(onnx_file, replace(target, batch=4)).endswith("; there is one at batch 8")
+    assert f"; there is one for {GPU} (9.0)" in warning_about(onnx_file, replace(target, gpu="NVIDIA L4 (8.9)"))
+    assert f"one of tensorrt_rtx {rtx.__version__}" in warning_about(
+        onnx_file, replace(target, library="tensorrt 10.16")
+    )
+    second_model = make_model(model.path.parent, size=64, seed=1)
+    assert "one of another ONNX file" in warning_about(load_onnx_file(second_model, "fp32"), target)
     assert len(list((model.path.parent / "plans").glob("*.plan"))) == 5
 
 
@@ -159,10 +161,10 @@ def test_graphs_of_equal_structure_share_a_refittable_plan(resnet18: nn.Module, 
         return to_onnx(Normalized(network, *NORMALIZATIONS[normalization]).eval(), size)[0]
 
     torch.manual_seed(5)
-    one, other = onnx_file(resnet18), onnx_file(randomize(torchvision.models.resnet18(weights=None)))
-    assert one != other
-    assert structure_of(one) == structure_of(other)
-    assert structure_of(to_fp16(one)) == structure_of(to_fp16(other))
+    first, second = onnx_file(resnet18), onnx_file(randomize(torchvision.models.resnet18(weights=None)))
+    assert first != second
+    assert structure_of(first) == structure_of(second)
+    assert structure_of(to_fp16(first)) == structure_of(to_fp16(second))
     deeper = onnx_file(randomize(torchvision.models.resnet34(weights=None)))
-    different = [one, to_fp16(one), onnx_file(resnet18, "none"), onnx_file(resnet18, size=96), deeper]
+    different = [first, to_fp16(first), onnx_file(resnet18, "none"), onnx_file(resnet18, size=96), deeper]
     assert len({structure_of(content) for content in different}) == 5

@@ -61,7 +61,7 @@ class Parameters:
 
 
 def training_leftovers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What scripts save besides: objects of a package that is not installed here, options, numpy scalars."""
+    """Values that scripts save besides: objects of a package that is not installed here, options, numpy scalars."""
     for name in ("cox", "cox.utils"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setattr(Parameters, "__module__", "cox.utils")
@@ -127,12 +127,12 @@ LAYOUTS = (
 )
 
 
-def same_logits(network: nn.Module, loaded: nn.Module) -> bool:
+def same_logits(network: nn.Module, reference: nn.Module) -> bool:
     images = torch.from_numpy(photograph_crops(64)[::3])
     with torch.no_grad():
         expected = network(images)
-        assert len(set(expected.argmax(dim=1).tolist())) > 1  # or anything would be equal to it
-        return torch.equal(expected, loaded(images))
+        assert len(set(expected.argmax(dim=1).tolist())) > 1  # without these lines anything would be equal to it
+        return torch.equal(expected, reference(images))
 
 
 def loads_as(network: nn.Module, files: list[tuple[Path, str]], trust: bool = False) -> Weights:
@@ -161,7 +161,7 @@ def test_each_layout_gives_the_network_it_was_made_of(layout: str, resnet50: nn.
 
 
 def test_every_rule_is_among_the_layouts() -> None:
-    used = {part.rule for row in checkpoints() for part in row.parts}
+    used = {part.rule for checkpoint in checkpoints() for part in checkpoint.parts}
     tried = {rule for layout in LAYOUTS for rule, _ in layouts(layout, {"fc.weight": torch.zeros(1)})}
     assert used == tried | {"robust"}
 
@@ -216,7 +216,7 @@ def opened(content: object, network: nn.Module, file: Path, choice: str | None =
 
 
 def wrapped(layout: str, state: State) -> object:
-    """What training scripts make of a network's state, all of it the network's own weights."""
+    """The file that training scripts make of a network's state, all of it the network's own weights."""
     average = torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.Linear(1, 1))).state_dict()
     return {
         "lightning model.": {"state_dict": prefixed("model.", state), "pytorch-lightning_version": "2.4", "epoch": 3},
@@ -290,7 +290,7 @@ def test_of_weights_and_their_average_the_average_is_taken_and_both_are_named(
 ) -> None:
     state = small.state_dict()
     content, raw, ema = beside(layout, state)
-    for choice, taken, alternative in (
+    for choice, taken, rest in (
         (None, ema, raw),
         ("ema", ema, raw),
         ("raw", raw, ema),
@@ -298,7 +298,7 @@ def test_of_weights_and_their_average_the_average_is_taken_and_both_are_named(
         (ema, ema, raw),
     ):
         weights = opened(content, small, weights_file, choice)
-        assert (weights.container, weights.alternatives, weights.averaged) == (taken, [alternative], taken == ema)
+        assert (weights.container, weights.alternatives, weights.averaged) == (taken, [rest], taken == ema)
         assert torch.equal(weights.tensors["fc.weight"], state["fc.weight"] * (2 if taken == ema else 1))
         assert weights.tensors.keys() == state.keys()
 

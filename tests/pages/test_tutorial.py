@@ -27,11 +27,11 @@ def looked_at(command: str, folder: Path, environment: dict[str, str]) -> str:
         sets = explorer.stdout.readline()
         browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         with browser.open(address) as page:
-            found = page.read().decode()
+            page_text = page.read().decode()
         explorer.send_signal(signal.SIGINT)
         assert explorer.wait(60) in (0, 130)
     assert sets.startswith("1 image set found")
-    return str(found)
+    return str(page_text)
 
 
 @pytest.mark.timeout(1200)
@@ -39,7 +39,7 @@ def test_every_block_of_the_tutorial_does_what_it_shows(tmp_path: Path, environm
     ran = []
     for language, file, body in FENCE.findall(PAGE.read_text(encoding="utf-8")):
         if language == "text" and body.startswith("== "):
-            continue  # what the demo prints, which tests/models/test_demo.py compares
+            continue  # tests/models/test_demo.py compares what the demo prints
         assert file or language == "console", "a block that is not run"
         if file:
             (tmp_path / file).write_text(body, encoding="utf-8")
@@ -50,7 +50,7 @@ def test_every_block_of_the_tutorial_does_what_it_shows(tmp_path: Path, environm
             else:
                 compare(shown, printed_by(command, tmp_path, environment))
             ran.append(command)
-    assert {"export-own", "images", "plan", "run", "compare", "explore"} <= {one.split()[1] for one in ran}
+    assert {"export-own", "images", "plan", "run", "compare", "explore"} <= {line.split()[1] for line in ran}
     with Image.open(tmp_path / "wall.png") as wall:
         assert wall.width > 3 * 64
 

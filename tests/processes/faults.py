@@ -73,7 +73,7 @@ class Bench:
         run_study(resolve(Study.read(self.study)), database, sharded=sharded)
 
     def check(self, database: Path) -> int:
-        """What is stored is of the reference, each row once; gives the number of rows."""
+        """Compare the stored rows with the reference, each row once; gives their number."""
         if not database.exists():
             return 0
         with_parts = (
@@ -81,7 +81,7 @@ class Bench:
         )
         stored = pl.DataFrame(ask(database, f"{with_parts} ORDER BY ALL"), schema=self.reference.schema, orient="row")
         assert ask(database, "SELECT coalesce(sum(count), 0) FROM part") == [(len(stored),)]
-        # Of the probe that crashes there is what it did before.
+        # The probe that crashes has the rows from before its crash.
         rows = stored.join(self.reference, on="key", how="semi", maintain_order="left")
         assert_frame_equal(
             rows, self.reference.join(rows, on=["key", "image_index"], how="semi", maintain_order="left")
@@ -129,12 +129,12 @@ def arm(place: Place, number: int) -> None:
     from bandlens.analysis.database.store import Store
     from bandlens.engine.distributed import shards
 
-    left = number
+    remaining = number
 
     def reached() -> bool:
-        nonlocal left
-        left -= 1
-        return left == 0
+        nonlocal remaining
+        remaining -= 1
+        return remaining == 0
 
     def die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -142,11 +142,11 @@ def arm(place: Place, number: int) -> None:
     def around(owner: Any, name: str, before: Callable[..., bool], after: Callable[..., bool]) -> None:
         original = getattr(owner, name)
 
-        def patched(*given: Any, **named: Any) -> Any:
-            if before(*given):
+        def patched(*arguments: Any, **named: Any) -> Any:
+            if before(*arguments):
                 die()
-            result = original(*given, **named)
-            if after(*given):
+            result = original(*arguments, **named)
+            if after(*arguments):
                 die()
             return result
 
@@ -184,7 +184,7 @@ def arm(place: Place, number: int) -> None:
 def _run(
     study: Path, database: Path, sharded: Sharded | None, place: Place | None, number: int, room: int | None
 ) -> None:
-    """In a process of its own; exit status 1 is one of bandlens's errors."""
+    """The run has a process of its own; exit status 1 is one of bandlens's errors."""
     sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - to the end of the process; warnings of damaged shards
     if room:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
@@ -196,11 +196,11 @@ def _run(
         sys.exit(1 if "\n" not in str(error) else 2)
 
 
-def start(*given: Any) -> Any:
+def start(*arguments: Any) -> Any:
     """`_run` in a process that has import_ray everything already."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["faults", "bandlens.app.study.run", "onnxruntime", "ray"])
-    process = context.Process(target=_run, args=given, daemon=True)
+    process = context.Process(target=_run, args=arguments, daemon=True)
     process.start()
     return process
 
@@ -220,12 +220,12 @@ def told_to_end(words: Sequence[str | Path], how: str, moments: random.Random) -
         if how.endswith("twice"):
             time.sleep(moments.uniform(0, 0.5))
             process.send_signal(number)
-        _, said = process.communicate(timeout=LIMIT_SECONDS)
+        _, error_text = process.communicate(timeout=LIMIT_SECONDS)
     if process.returncode == 0:
         return False
-    assert process.returncode == 128 + number, (process.returncode, said)
-    assert said.splitlines()[-1] == MESSAGE
-    assert (said.count(MESSAGE), said.count("Traceback")) == (1, 0), said
+    assert process.returncode == 128 + number, (process.returncode, error_text)
+    assert error_text.splitlines()[-1] == MESSAGE
+    assert (error_text.count(MESSAGE), error_text.count("Traceback")) == (1, 0), error_text
     return True
 
 
@@ -329,15 +329,15 @@ class Nodes:
 
     def workers(self) -> list[int]:
         """The processes of actors that compute."""
-        mine, found = self.raylets(), []
+        parents, pids = self.raylets(), []
         for entry in Path("/proc").iterdir():
             try:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) if entry.name.isdigit() else 0
-                if parent in mine and (entry / "cmdline").read_bytes().startswith(b"ray::RayWorker"):
-                    found.append(int(entry.name))
+                if parent in parents and (entry / "cmdline").read_bytes().startswith(b"ray::RayWorker"):
+                    pids.append(int(entry.name))
             except OSError:
                 continue
-        return sorted(found)
+        return sorted(pids)
 
     @property
     def control(self) -> int:
@@ -370,11 +370,11 @@ def nodes() -> Iterator[Nodes]:
     # Ray notes its newest cluster there, and does not make the folder.
     (Path(get_default_system_temp_dir()) / "ray").mkdir(exist_ok=True)
     cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
-    found = Nodes(cluster)
+    ray_nodes = Nodes(cluster)
     try:
         for _ in range(2):
-            found.add()
-        yield found
+            ray_nodes.add()
+        yield ray_nodes
     finally:
         cluster.shutdown()
         shutil.rmtree(folder, ignore_errors=True)
@@ -388,12 +388,12 @@ KINDS = ("worker", "worker", "worker", "node", "driver", "worker stopped", "work
 
 
 def strike_ray(
-    bench: Bench, folder: Path, seed: int, there: Nodes, struck: Counter[str], kinds: Sequence[str] = KINDS
+    bench: Bench, folder: Path, seed: int, ray_nodes: Nodes, struck: Counter[str], kinds: Sequence[str] = KINDS
 ) -> None:
     """A run whose workers, nodes and driver are killed or stopped; then one that is left alone."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
-    sharded = Sharded(str(shards), RayOptions(there.address, task_timeout=PATIENCE))
+    sharded = Sharded(str(shards), RayOptions(ray_nodes.address, task_timeout=PATIENCE))
     process = start(bench.study, database, sharded, None, 0, None)
     deadline = time.monotonic() + LIMIT_SECONDS
     while process.is_alive() and not list(shards.glob("*.parquet")) and time.monotonic() < deadline:
@@ -403,25 +403,25 @@ def strike_ray(
         if not process.is_alive():
             break
         fault = moments.choice(kinds)
-        if fault == "worker" and (pids := there.workers()):
+        if fault == "worker" and (pids := ray_nodes.workers()):
             with suppress(ProcessLookupError):
                 os.kill(moments.choice(pids), signal.SIGKILL)
             struck["Ray: worker killed"] += 1
-        elif fault == "worker stopped" and (pids := there.workers()):
+        elif fault == "worker stopped" and (pids := ray_nodes.workers()):
             with suppress(ProcessLookupError):
                 os.kill(moments.choice(pids), signal.SIGSTOP)
             struck["Ray: worker stopped for good (SIGSTOP)"] += 1
-        elif fault == "worker halted" and (pids := there.workers()):
+        elif fault == "worker halted" and (pids := ray_nodes.workers()):
             halted(moments.choice(pids), moments.uniform(1, PATIENCE))
             struck["Ray: worker stopped for some seconds"] += 1
         elif fault == "node":
-            there.lose_one(moments, signal.SIGKILL)
+            ray_nodes.lose_one(moments, signal.SIGKILL)
             struck["Ray: raylet of a node killed"] += 1
         elif fault == "node stopped":
-            there.lose_one(moments, signal.SIGSTOP)
+            ray_nodes.lose_one(moments, signal.SIGSTOP)
             struck["Ray: raylet of a node stopped"] += 1
         elif fault == "control":
-            halted(there.control, moments.uniform(1, 5))
+            halted(ray_nodes.control, moments.uniform(1, 5))
             struck["Ray: gcs_server stopped for some seconds"] += 1
         elif fault == "driver":
             process.kill()
@@ -445,10 +445,15 @@ def strike_for_good(bench: Bench, folder: Path, seed: int, name: str, struck: Co
     """A run on a cluster of its own, a process of which is stopped and stays so; then one that is left alone."""
     moments = random.Random(seed)
     database, shards = folder / "results.duckdb", folder / "shards"
-    with nodes() as there:
-        pid = there.cluster.head_node.all_processes[name][0].process.pid
+    with nodes() as ray_nodes:
+        pid = ray_nodes.cluster.head_node.all_processes[name][0].process.pid
         process = start(
-            bench.study, database, Sharded(str(shards), RayOptions(there.address, task_timeout=PATIENCE)), None, 0, None
+            bench.study,
+            database,
+            Sharded(str(shards), RayOptions(ray_nodes.address, task_timeout=PATIENCE)),
+            None,
+            0,
+            None,
         )
         time.sleep(moments.uniform(0, 8))
         os.kill(pid, signal.SIGSTOP)
@@ -477,9 +482,9 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
     with tempfile.TemporaryDirectory(prefix="faults-") as scratch:
         made, slow = bench(Path(scratch) / "bench"), bench(Path(scratch) / "slow", SLOWLY)
 
-        def rounds(wanted: int, prefix: str, strike: Callable[[Path, int], None]) -> None:
+        def rounds(target: int, prefix: str, strike: Callable[[Path, int], None]) -> None:
             number = seed
-            while sum(count for name, count in struck.items() if name.startswith("Ray") == bool(prefix)) < wanted:
+            while sum(count for name, count in struck.items() if name.startswith("Ray") == bool(prefix)) < target:
                 folder = Path(scratch) / f"{prefix}{number}"
                 folder.mkdir()
                 strike(folder, number)
@@ -488,13 +493,13 @@ def campaign(local: int, ray: int, seed: int) -> Counter[str]:
 
         rounds(local, "", lambda folder, number: strike_local(made, folder, number, struck))
         if ray:
-            with nodes() as there:
+            with nodes() as ray_nodes:
 
                 def strike(folder: Path, number: int) -> None:
                     if number % 4 == 1:
                         strike_for_good(slow, folder, number, FOR_GOOD[number // 4 % 2], struck)
                     else:
-                        strike_ray(slow, folder, number, there, struck)
+                        strike_ray(slow, folder, number, ray_nodes, struck)
 
                 rounds(ray, "ray", strike)
     return struck
@@ -505,10 +510,10 @@ def main() -> None:
     parser.add_argument("--local", type=int, default=20, help="faults on the local executor (default 20)")
     parser.add_argument("--ray", type=int, default=5, help="faults on Ray (default 5)")
     parser.add_argument("--seed", type=int, default=0, help="of the first round (default 0)")
-    given = parser.parse_args()
-    print(f"seeds of the rounds: from {given.seed} on", flush=True)
+    options = parser.parse_args()
+    print(f"seeds of the rounds: from {options.seed} on", flush=True)
     started = time.monotonic()
-    struck = campaign(given.local, given.ray, given.seed)
+    struck = campaign(options.local, options.ray, options.seed)
     for name, count in sorted(struck.items()):
         print(f"{count:5}  {name}")
     print(f"{struck.total():5}  faults in {time.monotonic() - started:.0f} s, none lost and none duplicated")

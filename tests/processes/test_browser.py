@@ -61,8 +61,8 @@ def page(driver: Any, report: Path) -> Any:
 
 def counts(page: Any, figure: str) -> dict[str, int]:
     """Opacity -> number of points of the first panel."""
-    found = page.execute_script(OPACITIES, f"#{figure} .card:first-child .panel")
-    return {opacity: found.count(opacity) for opacity in sorted(set(found))}
+    opacities = page.execute_script(OPACITIES, f"#{figure} .card:first-child .panel")
+    return {opacity: opacities.count(opacity) for opacity in sorted(set(opacities))}
 
 
 def wait_for(page: Any, figure: str, expected: dict[str, int]) -> None:
@@ -96,8 +96,8 @@ def test_no_request_leaves_the_file(page: Any, report: Path) -> None:
 
     events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
     requests = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
-    mine = {one["request"]["url"] for one in requests if one["documentURL"] == report.as_uri()}
-    assert {address for address in mine if not address.startswith("data:")} == {report.as_uri()}
+    addresses = {request["request"]["url"] for request in requests if request["documentURL"] == report.as_uri()}
+    assert {address for address in addresses if not address.startswith("data:")} == {report.as_uri()}
     assert page.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)") == []
     refused = "return fetch('https://example.org').then(() => 'sent', () => 'refused')"
     assert page.execute_script(refused) == "refused"
@@ -175,14 +175,14 @@ def test_the_keyboard_reaches_every_kind_of_control(page: Any) -> None:
         ActionChains(page).send_keys(key).perform()
 
     reached = []
-    wanted = {"A", "SUMMARY", "scroll", "BUTTON"}
+    kinds = {"A", "SUMMARY", "scroll", "BUTTON"}
     for _ in range(120):
         press(Keys.TAB)
         reached.append(page.execute_script("return document.activeElement.className || document.activeElement.tagName"))
-        if reached[-1] == "BUTTON" and wanted <= set(reached):
+        if reached[-1] == "BUTTON" and kinds <= set(reached):
             break
     assert reached[0] == "skip"
-    assert wanted <= set(reached)
+    assert kinds <= set(reached)
     press(Keys.SPACE)
     assert page.execute_script("return document.activeElement.ariaPressed") == "true"
     for _ in range(12):

@@ -47,11 +47,11 @@ def driver(workplace: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+def processes_of(driver: subprocess.Popen[str]) -> list[psutil.Process]:
     """All processes that the run started: their parents may be gone, so by their environment."""
-    raylet = next(one for one in psutil.Process(driver.pid).children() if one.name() == "raylet")
+    raylet = next(child for child in psutil.Process(driver.pid).children() if child.name() == "raylet")
     token = raylet.environ()["RAY_AUTH_TOKEN"]
-    return [one for one in psutil.process_iter() if environment(one).get("RAY_AUTH_TOKEN") == token]
+    return [process for process in psutil.process_iter() if environment(process).get("RAY_AUTH_TOKEN") == token]
 
 
 def environment(process: psutil.Process) -> dict[str, str]:
@@ -65,7 +65,7 @@ def environment(process: psutil.Process) -> dict[str, str]:
 def test_a_cluster_of_ones_own_is_reached_from_here_alone_and_ends_with_its_driver(
     driver: subprocess.Popen[str], number: signal.Signals
 ) -> None:
-    members = of(driver)
+    members = processes_of(driver)
     assert len(members) > 5
     sockets = [
         socket
@@ -77,15 +77,19 @@ def test_a_cluster_of_ones_own_is_reached_from_here_alone_and_ends_with_its_driv
     assert len(hosts) > 3
     assert all((getattr(host, "ipv4_mapped", None) or host).is_loopback for host in hosts)
     control = next(process for process in members if process.name() == "gcs_server")
-    ports = [one.laddr.port for one in control.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
+    ports = [
+        connection.laddr.port
+        for connection in control.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
     assert True in [asks_for_token(f"127.0.0.1:{port}") for port in ports]
     folder = Path(control.cmdline()[1].removeprefix("--log_dir=")).parents[2]
     assert folder.stat().st_mode & 0o077 == 0, "others can neither read its logs nor take the place of its sockets"
     members[-1].suspend()  # one that cannot end by itself
     driver.send_signal(number)
     driver.communicate(timeout=LIMIT_SECONDS)
-    _, left = psutil.wait_procs(members, timeout=LIMIT_SECONDS)
-    assert left == []
+    _, survivors = psutil.wait_procs(members, timeout=LIMIT_SECONDS)
+    assert survivors == []
     wait_until(lambda: not folder.exists())
 
 
@@ -108,6 +112,6 @@ def test_doctor_warns_of_a_cluster_without_a_token(monkeypatch: pytest.MonkeyPat
 
         address = ray.get_runtime_context().gcs_address
         monkeypatch.setenv("RAY_ADDRESS", address)
-        found = {row["what"]: row["found"] for row in json.loads(command("doctor", "--json").out)}
-    assert found[f"Ray cluster {address}"].startswith("WARNING: it asks for no token")
+        states = {row["what"]: row["found"] for row in json.loads(command("doctor", "--json").out)}
+    assert states[f"Ray cluster {address}"].startswith("WARNING: it asks for no token")
     assert asks_for_token("127.0.0.1:1") is None

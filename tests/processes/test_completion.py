@@ -30,14 +30,14 @@ def test_a_shell_completes_names(typed: str, offered: str, tmp_path: Path) -> No
     with open_store(tmp_path / "results.duckdb") as store:
         images = image_set(1)
         store_study(store, "mine", images, [part(cell(images), [0])])
-    asked = {"_BANDLENS_COMPLETE": "complete_bash", "COMP_WORDS": f"bandlens {typed}"}
-    asked["COMP_CWORD"] = str(len(typed.split()))
+    variables = {"_BANDLENS_COMPLETE": "complete_bash", "COMP_WORDS": f"bandlens {typed}"}
+    variables["COMP_CWORD"] = str(len(typed.split()))
     ran = subprocess.run(
         [Path(sys.executable).with_name("bandlens")],
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env=os.environ | asked,
+        env=os.environ | variables,
     )
     assert offered in ran.stdout.splitlines()
     assert all(line.startswith(typed.split()[-1]) for line in ran.stdout.splitlines())

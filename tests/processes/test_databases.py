@@ -103,7 +103,7 @@ def test_a_folder_that_may_not_be_written_is_named(public: Path, exists: bool) -
     assert done.stdout.count("\n") == 1
     assert "Permission denied" in done.stdout
     assert str(path) in done.stdout
-    assert [one.name for one in public.iterdir()] == ["results.duckdb"] * exists
+    assert [file.name for file in public.iterdir()] == ["results.duckdb"] * exists
 
 
 MAKE = """
@@ -160,9 +160,9 @@ def test_two_processes_that_make_it_at_once_do_not_lose_each_others_rows(path: P
         process.stdin.flush()
     wrote = {str(process.pid): "open" in process.communicate("\n\n")[0] for process in processes}
     with open_store(path, read_only=True) as store:
-        found = set(store.frame("SELECT metric FROM published")["metric"])
-    assert found == {pid for pid, well in wrote.items() if well}
-    assert found
+        metrics = set(store.frame("SELECT metric FROM published")["metric"])
+    assert metrics == {pid for pid, well in wrote.items() if well}
+    assert metrics
 
 
 LIMITED = """

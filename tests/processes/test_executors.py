@@ -68,7 +68,7 @@ def work(study: Path) -> Work:
 
 @pytest.fixture(scope="module")
 def direct(work: Work) -> Path:
-    """What a run in one process without tasks stores."""
+    """The database of a run in one process without tasks."""
     database = work.study.folder / "direct.duckdb"
     summary = run_study(work, database)
     assert (summary.cells, summary.failed) == (CELLS, [])
@@ -156,7 +156,7 @@ def test_a_run_that_was_begun_without_units_is_ended_with_them(work: Work, direc
         from bandlens.analysis.database.store import Store
 
         commit = Store.commit
-        patch.setattr(Store, "commit", lambda *given: (commit(*given), interrupted()))
+        patch.setattr(Store, "commit", lambda *arguments: (commit(*arguments), interrupted()))
         with pytest.raises(Enough):
             run_study(work, database, range_seconds=0)
     assert 0 < ask(database, "SELECT count(*) FROM prediction")[0][0] < CELLS * COUNT
@@ -205,8 +205,8 @@ def test_in_any_order_and_however_often_units_arrive_each_image_is_stored_once(
         committer.flush()
         assert committer.missing() == []
         assert committer.waiting == []
-    wanted = rows_of(direct).filter(pl.col("key").is_in(list(cells)))
-    assert_frame_equal(rows_of(database), wanted)
+    expected = rows_of(direct).filter(pl.col("key").is_in(list(cells)))
+    assert_frame_equal(rows_of(database), expected)
 
 
 # Shards that are there are not computed again
@@ -307,9 +307,9 @@ def test_a_rebuild_says_what_is_missing_and_a_run_computes_it(
     warnings = answer.err.splitlines()
     assert len(warnings) == 2
     assert all(line.startswith(f"bandlens: warning: {folder}/") and "damaged" in line for line in warnings)
-    found = rows_of(database)
-    assert_frame_equal(found, rows_of(direct).join(found, on=["key", "image_index"], how="semi"))
-    assert len(found) < CELLS * COUNT
+    rebuilt = rows_of(database)
+    assert_frame_equal(rebuilt, rows_of(direct).join(rebuilt, on=["key", "image_index"], how="semi"))
+    assert len(rebuilt) < CELLS * COUNT
     assert command("run", study, "--shards", folder, "--db", database).code == 0
     assert_frame_equal(rows_of(database), rows_of(direct))
 
@@ -322,7 +322,7 @@ def test_a_rebuild_without_shards_is_one_line(command: Command, study: Path, tmp
     assert not (tmp_path / "new.duckdb").exists()
 
 
-# What fails
+# Failures
 
 
 def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: None, tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_cells_that_fail_are_those_of_a_local_run(command: Command, cluster: Non
     ]
     assert [answer.code for answer in answers] == [1, 1, 1]
     # A busy machine prints progress besides.
-    direct, local, ray = (re.sub(r"^running: .*\n", "", one.err, flags=re.MULTILINE) for one in answers)
+    direct, local, ray = (re.sub(r"^running: .*\n", "", answer.err, flags=re.MULTILINE) for answer in answers)
     assert direct == local
     # Which of a cell's tasks fails first is the workers' luck.
     number = r"at image \d+"
@@ -461,7 +461,7 @@ def test_a_worker_without_memory_loses_and_falsifies_nothing(command: Command, w
 def test_a_worker_that_is_left_alone_is_told_of_and_the_others_go_on(
     work: Work, cluster: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    told = tmp_path / "told"
+    message_file = tmp_path / "told"
 
     class OneFails(RayWorker):
         """The first to start always fails; the other computes once that has been told."""
@@ -478,13 +478,13 @@ def test_a_worker_that_is_left_alone_is_told_of_and_the_others_go_on(
 
         def compute(self, task: Task) -> Computed:
             end = time.monotonic() + 60
-            while not told.exists() and time.monotonic() < end:
+            while not message_file.exists() and time.monotonic() < end:
                 time.sleep(0.05)
             return super().compute(task)
 
     class Told(Committer):
         def tell(self, text: str) -> None:
-            told.write_text(text)
+            message_file.write_text(text)
 
     monkeypatch.setattr("bandlens.engine.distributed.ray.RayWorker", OneFails)
     study, folder = work.study, str(tmp_path / "shards")
@@ -494,7 +494,7 @@ def test_a_worker_that_is_left_alone_is_told_of_and_the_others_go_on(
         committer = Told(store, open_folder(folder), {cell.key: cell}, lambda: record_study(work, store), {})
         run_on(ray, job, iter([Task((cell,), 0, COUNT)]), committer, {})
         assert (committer.missing(), committer.lost) == ([], {})
-    assert told.read_text() == "a worker did not start 3 times, and is left alone: no room for it"
+    assert message_file.read_text() == "a worker did not start 3 times, and is left alone: no room for it"
 
 
 def test_a_study_that_no_worker_can_open_is_not_begun(command: Command, workplace: Path, cluster: None) -> None:
@@ -583,7 +583,7 @@ def elsewhere(work: Work, shards: Path) -> tuple[Job, Work]:
         return replace(cell, variant=replace(cell.variant, model=model, path=model.path))
 
     cells = [moved(cell) for cell in work.cells]
-    sets = {digest: one._replace(folder=nowhere / "images.set") for digest, one in job.image_sets.items()}
+    sets = {digest: packed._replace(folder=nowhere / "images.set") for digest, packed in job.image_sets.items()}
     variants = tuple(dict.fromkeys(cell.variant for cell in cells if cell.condition.probe != "pgd_linf"))
     return replace(job, folder=nowhere, image_sets=sets, variants=variants), replace(work, cells=cells)
 
@@ -606,11 +606,11 @@ def test_what_a_machine_lacks_is_fetched_once(
 ) -> None:
     monkeypatch.setenv("BANDLENS_HOME", str(tmp_path / "home"))
     source = Counting(kept(work))
-    job, there = elsewhere(work, tmp_path / "shards")
+    job, moved_work = elsewhere(work, tmp_path / "shards")
     for _ in range(2):
         with Worker(job, source) as worker:
             for task in stored.tasks[:3]:
-                cells = [cell for cell in there.cells if cell.key in {one.key for one in task.cells}]
+                cells = [cell for cell in moved_work.cells if cell.key in {task_cell.key for task_cell in task.cells}]
                 computed = worker.compute(Task(tuple(cells), task.first, task.last))
                 assert computed.failed == ()
         assert source.reads == 2 + 3 + 3, "two models, three files of a set, a probe, its module and what it uses"
@@ -628,9 +628,9 @@ def test_what_changed_on_the_way_is_not_used(work: Work, monkeypatch: pytest.Mon
             content[len(content) // 2] ^= 1
             return bytes(content)
 
-    _, there = elsewhere(work, tmp_path)
+    _, moved_work = elsewhere(work, tmp_path)
     with pytest.raises(EngineError, match="is another than the one it names"):
-        NodeFiles(Noisy(kept(work))).variant(there.cells[0].variant)
+        NodeFiles(Noisy(kept(work))).variant(moved_work.cells[0].variant)
     assert not [path for path in (tmp_path / "home" / "fetched").iterdir() if path.is_dir()]
 
 
@@ -643,11 +643,11 @@ def test_a_set_that_cannot_be_sent_says_what_to_do(work: Work, tmp_path: Path) -
 def test_ray_workers_fetch_what_their_node_lacks(
     work: Work, direct: Path, cluster: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    job, there = elsewhere(work, tmp_path / "shards")
+    job, moved_work = elsewhere(work, tmp_path / "shards")
     with connected(RayOptions(workers=2), "onnxruntime", 1) as ray, open_store(tmp_path / "results.duckdb") as store:
-        cells = {cell.key: cell for cell in there.cells}
+        cells = {cell.key: cell for cell in moved_work.cells}
         committer = Committer(store, open_folder(job.shards), cells, lambda: record_study(work, store), {})
-        tasks = tasks_of(there.cells, work.grid, work.study.batch, 2, committer.lacks)
+        tasks = tasks_of(moved_work.cells, work.grid, work.study.batch, 2, committer.lacks)
         at_home = replace(ray, environment={"BANDLENS_HOME": str(tmp_path / "home")})
         run_on(at_home, job, tasks, committer, kept(work))
         assert (committer.missing(), committer.lost) == ([], {})
@@ -659,7 +659,7 @@ def test_ray_workers_fetch_what_their_node_lacks(
 def test_independent_runs_of_single_checkpoints_make_one_study(
     command: Command, study: Path, direct: Path, tmp_path: Path
 ) -> None:
-    """What an array of jobs does that know nothing of each other."""
+    """The jobs of an array know nothing of each other."""
     folder = tmp_path / "shards"
     for name in ("one", "two"):
         alone = study.with_name(f"{name}.toml")

@@ -127,11 +127,11 @@ def test_the_command_line_reads_and_continues_what_a_killed_run_left(
         process.kill()
     plan = json.loads(command("plan", study, "--db", database, "--json").out)
     assert sum(row["done"] + row["begun"] + row["missing"] for row in plan["rows"]) == 12
-    left = plan["to_run"]["predictions"]
-    assert left == 12 * COUNT - stored(database)
+    remaining = plan["to_run"]["predictions"]
+    assert remaining == 12 * COUNT - stored(database)
     assert command("sql", "FROM accuracy", "--db", database).code == 0
     ran = json.loads(command("run", study, "--db", database, "--json").out)
-    assert ran["predictions"] == left
+    assert ran["predictions"] == remaining
     assert_frame_equal(rows_of(database), uninterrupted)
 
 
@@ -328,5 +328,5 @@ def test_shards_that_find_no_room_end_the_run_in_one_line_and_the_next_completes
 
 
 def small_disk_free(folder: Path) -> int:
-    found = os.statvfs(folder)
-    return found.f_bavail * found.f_frsize
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize

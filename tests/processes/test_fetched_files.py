@@ -22,7 +22,7 @@ from bandlens.records import Variant
 
 @pytest.fixture(autouse=True)
 def fetched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Where this machine keeps what it fetches."""
+    """The folder in which this machine keeps what it fetches."""
     monkeypatch.setenv("BANDLENS_HOME", str(tmp_path / "home"))
     return tmp_path / "home" / "fetched"
 
@@ -44,9 +44,9 @@ def test_the_same_onnx_file_under_another_name_is_found(tmp_path: Path, precisio
     variants = [Variant(model, "onnxruntime-cuda", precision, model.path, model.sha256) for model in models]
     assert variants[0].sha256 == variants[1].sha256
     for variant in variants:
-        found = NodeFiles(DriverFiles(kept_files([], [variant], []))).variant(away(variant))
-        assert sha256_of(found.path) == variant.sha256
-        assert found.model.name == variant.model.name
+        local_variant = NodeFiles(DriverFiles(kept_files([], [variant], []))).variant(away(variant))
+        assert sha256_of(local_variant.path) == variant.sha256
+        assert local_variant.model.name == variant.model.name
 
 
 def test_waiting_for_another_process_that_fetches_is_progress(
@@ -54,14 +54,14 @@ def test_waiting_for_another_process_that_fetches_is_progress(
 ) -> None:
     monkeypatch.setattr(files, "WAIT_SECONDS", 0.01)
     fetched.mkdir(parents=True)
-    with (fetched / f"{packed.packed}.lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
+    with (fetched / f"{packed.packed}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         steps = list[int]()
 
         def step() -> None:
             steps.append(1)
             if len(steps) == 3:
-                fcntl.flock(other, fcntl.LOCK_UN)
+                fcntl.flock(lock, fcntl.LOCK_UN)
 
         node = NodeFiles(DriverFiles(kept_files([packed], [], [])), step)
         assert node.images(PackedSet(Path("/nowhere"), packed.packed, None)).info == packed.info
@@ -90,7 +90,7 @@ def test_what_a_killed_process_had_fetched_has_no_name_and_is_gone_after_the_nex
 ) -> None:
     killed = python(KILLED.format(folder=str(packed.folder), digest=packed.packed, here=here))
     assert subprocess.run(killed, check=False, timeout=LIMIT_SECONDS).returncode == -signal.SIGKILL
-    left = {path.name for path in fetched.iterdir()} - {f"{packed.packed}.lock"}
-    assert left not in (set(), {packed.packed})
+    names = {path.name for path in fetched.iterdir()} - {f"{packed.packed}.lock"}
+    assert names not in (set(), {packed.packed})
     NodeFiles(DriverFiles(kept_files([packed], [], []))).images(PackedSet(Path("/nowhere"), packed.packed, None))
     assert {path.name for path in fetched.iterdir()} == {packed.packed, f"{packed.packed}.lock"}

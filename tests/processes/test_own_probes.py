@@ -138,7 +138,7 @@ print(made)
 
 
 def test_two_probes_of_one_name_have_their_own_modules(tmp_path: Path, write: Write) -> None:
-    """Also where the function imports them as it runs, and where a package has no __init__."""
+    """Each has its own also where the function imports them as it runs, and where a package has no __init__."""
     for name, value in {"one": 0.25, "two": 0.5}.items():
         write(
             "def mirror(images):\n    import part_of_mine.leaf\n    return images * part_of_mine.leaf.X\n",
@@ -215,8 +215,8 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path) -> None:
 def test_what_rng_gives_does_not_change_with_the_program(tmp_path: Path, write: Write) -> None:
     """Bits of the generator itself, which NumPy keeps, unlike those of distributions."""
     write("def mirror(images, rng):\n    return 0 * images + rng.bit_generator.random_raw() % 1000 / 1000\n")
-    found = run(tmp_path, {}, PIXELS, seed=3)["mirror"][:, 0, 0, 0]
-    np.testing.assert_allclose(found, [0.062, 0.061, 0.213], atol=1e-6)
+    values = run(tmp_path, {}, PIXELS, seed=3)["mirror"][:, 0, 0, 0]
+    np.testing.assert_allclose(values, [0.062, 0.061, 0.213], atol=1e-6)
 
 
 DEPENDENT = {
@@ -319,17 +319,17 @@ class Shy(Exception):
 """
 
 
-@pytest.mark.parametrize(("error", "said"), RAISED.items())
-def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str, said: str) -> None:
-    """In the thread that perturbs, where an interrupt cannot be the user's."""
+@pytest.mark.parametrize(("error", "message"), RAISED.items())
+def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str, message: str) -> None:
+    """It is raised in the thread that perturbs, where an interrupt cannot be the user's."""
     raised: list[BaseException] = []
 
     def attempt(source: str) -> None:
         write(source)
         try:
             run(tmp_path, {}, PIXELS)
-        except BaseException as found:  # noqa: BLE001
-            raised.append(found)
+        except BaseException as exception:  # noqa: BLE001
+            raised.append(exception)
 
     for source in (
         f"{CLASSES}def mirror(images):\n    raise {error}('enough')\n",
@@ -338,9 +338,9 @@ def test_whatever_it_raises_is_one_line(tmp_path: Path, write: Write, error: str
         thread = threading.Thread(target=attempt, args=(source,))
         thread.start()
         thread.join()
-    assert [type(one) for one in raised] == [ProbeError, UsageError]
-    assert str(raised[0]) == f"probe mirror failed: {said}"
-    assert str(raised[1]) == f"probe mirror: {tmp_path / 'mine.py'} does not load: {said}"
+    assert [type(exception) for exception in raised] == [ProbeError, UsageError]
+    assert str(raised[0]) == f"probe mirror failed: {message}"
+    assert str(raised[1]) == f"probe mirror: {tmp_path / 'mine.py'} does not load: {message}"
 
 
 def test_an_interrupt_that_it_sends_itself_is_its_error(tmp_path: Path, write: Write) -> None:

@@ -16,17 +16,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 @pytest.fixture(scope="module")
-def there() -> Iterator[Nodes]:
-    with nodes() as found:
-        yield found
+def cluster_nodes() -> Iterator[Nodes]:
+    with nodes() as ray_nodes:
+        yield ray_nodes
 
 
 @pytest.mark.parametrize("fault", sorted(set(KINDS)))
 def test_whatever_is_killed_on_a_cluster_no_row_is_lost_or_there_twice(
-    made: Bench, there: Nodes, tmp_path: Path, fault: str
+    made: Bench, cluster_nodes: Nodes, tmp_path: Path, fault: str
 ) -> None:
     struck: Counter[str] = Counter()
-    strike_ray(made, tmp_path, 0, there, struck, kinds=(fault,))
+    strike_ray(made, tmp_path, 0, cluster_nodes, struck, kinds=(fault,))
     assert struck.total(), "the run was disturbed"
 
 

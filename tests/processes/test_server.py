@@ -35,23 +35,23 @@ def serving(database: Path, sets: Path) -> Iterator[Served]:
     command = [sys.executable, "-P", "-m", "bandlens", "explore", database, "--images", sets]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout
-    address, found = process.stdout.readline().strip(), process.stdout.readline()
-    assert found == "1 image set found; Ctrl-C ends it\n"
+    address, count_line = process.stdout.readline().strip(), process.stdout.readline()
+    assert count_line == "1 image set found; Ctrl-C ends it\n"
     matched = re.fullmatch(r"http://127\.0\.0\.1:(\d+)/\?token=(\S+)", address)
     assert matched, address
     try:
         yield Served(address, int(matched[1]), matched[2])
     finally:
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=LIMIT_SECONDS)
+        _, error_text = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 130
-    assert said == "bandlens: interrupted; what was committed stays, run the same command to go on\n"
+    assert error_text == "bandlens: interrupted; what was committed stays, run the same command to go on\n"
 
 
 @pytest.fixture(scope="module")
 def served(explored: Path) -> Iterator[Served]:
-    with serving(explored / "results.duckdb", explored) as found:
-        yield found
+    with serving(explored / "results.duckdb", explored) as server:
+        yield server
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def cookie(served: Served) -> str:
 def test_the_token_becomes_a_cookie_that_no_script_and_no_other_site_has(served: Served) -> None:
     answer = ask(served, f"/?token={served.token}&a=net_0")
     assert (answer.status, answer.headers["location"]) == (303, "/?a=net_0")
-    given = answer.headers["set-cookie"].lower()
-    assert "httponly" in given
-    assert "samesite=strict" in given
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=strict" in cookie
 
 
 @pytest.mark.parametrize(
@@ -221,10 +221,12 @@ def test_nothing_is_fetched_from_elsewhere(served: Served, driver: Any) -> None:
     driver.get(f"http://127.0.0.1:{served.port}/")
     settled(driver)
     messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = {one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"}
+    addresses = {
+        message["params"]["request"]["url"] for message in messages if message["method"] == "Network.requestWillBeSent"
+    }
     here = ("data:", f"http://127.0.0.1:{served.port}/")
-    assert [address for address in asked if not address.startswith(here)] == []
-    assert len(asked) > 5
+    assert [address for address in addresses if not address.startswith(here)] == []
+    assert len(addresses) > 5
 
 
 def test_choosing_models_changes_curves_and_coefficient(page: Any) -> None:
@@ -253,21 +255,21 @@ def test_brushing_models_chooses_them(page: Any) -> None:
     top, bottom = min(y for _, y in places) - 8, sorted(y for _, y in places)[4] + 4
     inside = [place for place in places if place[1] < bottom]
     assert 4 <= len(inside) < 6
-    left, right = min(x for x, _ in places) - 8, max(x for x, _ in places) + 8
+    left_edge, right_edge = min(x for x, _ in places) - 8, max(x for x, _ in places) + 8
     actions = ActionChains(page)
     pointer = actions.w3c_actions.pointer_action
-    pointer.move_to_location(int(left), int(top))
+    pointer.move_to_location(int(left_edge), int(top))
     pointer.pointer_down()
-    pointer.move_to_location(int(left + right) // 2, int(top + bottom) // 2)
-    pointer.move_to_location(int(right), int(bottom))
+    pointer.move_to_location(int(left_edge + right_edge) // 2, int(top + bottom) // 2)
+    pointer.move_to_location(int(right_edge), int(bottom))
     pointer.pointer_up()
     actions.perform()
     WebDriverWait(page, 10).until(lambda _: "models" in query(page))
     settled(page)
     assert len(query(page)["models"].split(",")) == len(inside)
     assert js(page, "document.getElementById('count').textContent") == f"{len(inside)} of 6"
-    found = js(page, "document.getElementById('coefficient').textContent")
-    assert found.startswith(f"Spearman over {len(inside)} models: ")
+    coefficient = js(page, "document.getElementById('coefficient').textContent")
+    assert coefficient.startswith(f"Spearman over {len(inside)} models: ")
 
 
 def test_a_click_on_a_point_shows_its_images(page: Any) -> None:
@@ -339,8 +341,8 @@ def test_another_study_is_chosen_and_back_goes_to_the_first(driver: Any, explore
         for name in ("first", "last"):
             store_study(store, name, images, [part(cell(images, by=model(name)), [0, 1, 2], [0, 0, 0])])
     shown = "[document.getElementById('study').value, document.getElementById('models').textContent]"
-    with serving(tmp_path / "results.duckdb", explored) as other:
-        driver.get(other.address)
+    with serving(tmp_path / "results.duckdb", explored) as second_server:
+        driver.get(second_server.address)
         settled(driver)
         assert js(driver, shown) == ["last@1", "last"]
         choose(driver, "study", "first@1")
@@ -355,8 +357,8 @@ def test_without_labels_it_is_agreement(driver: Any, explored: Path, tmp_path: P
     images, blurred = image_set(1), condition("lowpass", cutoff=0.3)
     with open_store(tmp_path / "results.duckdb") as store:
         store_study(store, "one", images, [part(cell(images), [3]), part(cell(images, blurred), [4])])
-    with serving(tmp_path / "results.duckdb", explored) as other:
-        driver.get(other.address)
+    with serving(tmp_path / "results.duckdb", explored) as second_server:
+        driver.get(second_server.address)
         settled(driver)
         titles = js(driver, "[...document.querySelectorAll('#curves svg text')].map((text) => text.textContent)")
         assert "agreement" in titles

@@ -20,8 +20,8 @@ IMAGES = image_set(6, labels=[0, 1, 2, 3, 4, 5])
 
 
 def add(store: Store, name: str) -> None:
-    of = cell(IMAGES, condition(name))
-    store_study(store, name, IMAGES, [part(of, [0] * 6, [0, 1, 2, 3, 4, 5])])
+    stored_cell = cell(IMAGES, condition(name))
+    store_study(store, name, IMAGES, [part(stored_cell, [0] * 6, [0, 1, 2, 3, 4, 5])])
 
 
 def cells(database: Path) -> int:
@@ -54,9 +54,9 @@ def test_they_take_a_small_share_of_the_time(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setattr("bandlens.analysis.database.snapshots.time.monotonic", lambda: now)
         real = write_snapshot
 
-        def slow(of: Store, path: Path) -> None:
+        def slow(source: Store, path: Path) -> None:
             nonlocal now
-            real(of, path)
+            real(source, path)
             now += 3
 
         monkeypatch.setattr("bandlens.analysis.database.snapshots.write_snapshot", slow)

@@ -29,14 +29,14 @@ def table(*words: str, columns: int = 80) -> list[str]:
 def test_a_row_is_one_line_and_the_rest_is_named() -> None:
     shown_lines = table()
     first = next(place for place, line in enumerate(shown_lines) if line.startswith("left out"))
-    rows, said = shown_lines[:first], " ".join(shown_lines[first:])
+    rows, hint = shown_lines[:first], " ".join(shown_lines[first:])
     assert all(len(line) <= 80 for line in shown_lines)
     assert [line.split()[0] for line in rows if "net" in line] == ["net0", "net1", "net2"]
-    assert said.startswith("left out for width: study = mine, parameters, none, value")
-    assert said.endswith("; --json shows all")
+    assert hint.startswith("left out for width: study = mine, parameters, none, value")
+    assert hint.endswith("; --json shows all")
     shown = set(rows[0].split())
     assert "checkpoint" in shown
-    assert shown | set(said.replace(",", "").replace(";", "").split()) >= {f"value{n}" for n in range(12)}
+    assert shown | set(hint.replace(",", "").replace(";", "").split()) >= {f"value{n}" for n in range(12)}
 
 
 def test_a_wide_terminal_shows_everything() -> None:
@@ -63,10 +63,10 @@ def test_a_terminal_of_80_columns_has_room_for_the_intervals(command: Command, t
     names = ["efficientnet_lite0", "resnet50.tv_in1k"]
     with open_store(path) as store:
         for version, precision in enumerate(("fp32", "int8")):
-            cells = [cell(images, of, by=model(name), precision=precision) for name in names for of in wrong]
-            numbers = [wrong[one.condition][version] for one in cells]
-            store_study(store, "s", images, [part(one, ranks(images, number), ranks(images, number))
-                                             for one, number in zip(cells, numbers, strict=True)])  # fmt: skip
+            cells = [cell(images, setting, by=model(name), precision=precision) for name in names for setting in wrong]
+            numbers = [wrong[stored_cell.condition][version] for stored_cell in cells]
+            store_study(store, "s", images, [part(stored_cell, ranks(images, number), ranks(images, number))
+                                             for stored_cell, number in zip(cells, numbers, strict=True)])  # fmt: skip
     shown = on_a_terminal([sys.executable, "-P", "-m", "bandlens", "compare", "s@1", "s@2", "--db", str(path)])
     tables = [line for line in shown if line.startswith("Cells: ")]
     assert tables == [f"Cells: {name} on imagenet-val" for name in names]

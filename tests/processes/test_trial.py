@@ -47,7 +47,7 @@ try_opening(Path(sys.argv[1]), True)
     with open_store(database), open_store(database):
         done = subprocess.run(python("import duckdb, sys; duckdb.connect(sys.argv[1])", database), capture_output=True)
         assert b"lock on file" in done.stderr
-        subprocess.run(python(code, database), check=True)  # that it is locked is for whoever opens it to say
+        subprocess.run(python(code, database), check=True)  # whoever opens it says that it is locked
 
 
 def test_time_that_is_over(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:

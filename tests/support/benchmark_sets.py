@@ -35,12 +35,12 @@ class Miniature:
     labels: dict[str, int]
     """Path below `source` -> class id in the benchmark's decision space."""
     schemes: dict[str, dict[str, list[int]]]
-    """By scheme: path below `source` -> classes that count as right."""
+    """Labels by scheme: path below `source` -> classes that count as right."""
     files: Labels = field(default_factory=Labels)
 
     @property
     def words(self) -> list[str]:
-        """What `bandlens benchmarks pack` gets before --out."""
+        """The arguments of `bandlens benchmarks pack` before --out."""
         words = [self.benchmark.name, str(self.source), "--partial", "--size", str(self.size)]
         words += [] if self.benchmark.fixed else ["--resize", str(self.size)]
         return words + (["--real", str(self.files.real)] if self.files.real else [])
@@ -149,8 +149,8 @@ def _texture(path: str) -> int:
 
 def _real(at: int, label: int) -> list[int]:
     """The label, or another class too, or another class alone, or nothing, in turn."""
-    other = (label + 1) % 1000
-    return [[label], [label, other], [other], []][at % 4]
+    next_label = (label + 1) % 1000
+    return [[label], [label, next_label], [next_label], []][at % 4]
 
 
 def _paths(benchmark: Benchmark, ids: Sequence[int], per_class: int) -> Iterator[tuple[str, int]]:
@@ -185,7 +185,7 @@ def _outline(label: int, _number: int, k: int) -> str:
 
 
 def _trial(label: int, number: int, k: int) -> str:
-    """As experiments name a stimulus: number, set, observer, condition, class, images of each, and the photograph."""
+    """A stimulus has its name of experiments: number, set, observer, condition, class, images of each, photograph."""
     name = decision_space("sixteen").names[label]
     return f"dnn/session-1/{number:04d}_set_dnn_{k % 2}_{name}_10_{WNIDS[label]}_{number}.png"
 

@@ -15,7 +15,7 @@ from dockerfile import BLOCK, ROOT
 from required import miss
 
 PACKAGES = "base-files,base-passwd,coreutils,dash,findutils,grep,passwd,python3-pip,python3-setuptools,sed"
-# What the packages' own scripts would do, as far as it is needed; without them the base takes seconds.
+# These lines do what the packages' own scripts would, as far as it is needed; without those the base takes seconds.
 CONFIGURE = (
     'for file in passwd group; do cp "$1/usr/share/base-passwd/$file.master" "$1/etc/$file"; done',
     'cat "$1"/usr/share/ca-certificates/mozilla/*.crt > "$1/etc/ssl/certs/ca-certificates.crt"',
@@ -38,7 +38,7 @@ class Builder:
     folder: Path
 
     def __call__(self, *words: str | Path) -> str:
-        """What the command prints; a RuntimeError with its messages where it fails."""
+        """The output of the command; a RuntimeError with its messages where it fails."""
         store = [f"--root={self.folder}/store", f"--runroot={self.folder}/run", "--storage-driver=overlay"]
         environment = os.environ | {"CONTAINERS_CONF": str(self.folder / "containers.conf"), "TMPDIR": str(self.folder)}
         result = subprocess.run(["buildah", *store, *words], env=environment, capture_output=True, text=True)
@@ -71,11 +71,11 @@ class Builder:
         self("build", "--quiet", *fixed, *options, "--tag", tag, "--file", dockerfile, ROOT)
 
     def config(self, tag: str) -> dict[str, Any]:
-        """What `docker inspect` shows as Config."""
+        """The values that `docker inspect` shows as Config."""
         config: dict[str, Any] = json.loads(self("inspect", "--type", "image", tag))["Docker"]["config"]
         return config
 
     def run(self, container: str, script: str, user: str | None = None) -> str:
-        """What a shell in the container prints, as the image's user or another one."""
+        """The output of a shell in the container, as the image's user or another one."""
         who = [] if user is None else ["--user", user]
         return self("run", "--isolation", "chroot", *who, container, "--", "sh", "-ec", script)

@@ -23,7 +23,7 @@ def instructions(dockerfile: str) -> list[tuple[str, str]]:
 
 
 def values(dockerfile: str, keyword: str) -> list[str]:
-    """What stands behind each such keyword."""
+    """The text behind each such keyword."""
     return [value for word, value in instructions(dockerfile) if word == keyword]
 
 

@@ -30,13 +30,13 @@ def blur(images, width):
 
 
 def _labels(models: Path, pictures: NDArray[np.uint8]) -> list[int]:
-    """What the models say in turn, so that each is right of something, and has something to lose."""
+    """The predictions of the models in turn, so that each is right on some images, and has something to lose."""
     images = pictures.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255)
-    said = [
+    predictions = [
         onnxruntime.InferenceSession(file).run(None, {"images": images})[0].argmax(axis=1)
         for file in sorted(models.glob("*.onnx"))
     ]
-    return [int(said[k % len(said)][k]) for k in range(len(pictures))]
+    return [int(predictions[k % len(predictions)][k]) for k in range(len(pictures))]
 
 
 @pytest.fixture(scope="session")

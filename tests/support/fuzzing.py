@@ -23,20 +23,20 @@ TIMES = int(os.environ.get("BANDLENS_FUZZ", "1"))
 
 
 def fuzz(examples: int) -> settings:
-    """So many examples; files of one example are overwritten by the next, so that fixtures may be shared."""
+    """Settings for so many examples; files of one are overwritten by the next, so that fixtures may be shared."""
     shared = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(max_examples=TIMES * examples, deadline=None, suppress_health_check=shared)
 
 
 def refusal(call: Callable[[], object]) -> str | None:
-    """What a BandlensError of the call says, one printable line, or None. Any other error is the test's failure."""
-    said = None
+    """The message of the call's BandlensError, one printable line, or None. Any other error is the test's failure."""
+    message = None
     try:
         call()
     except BandlensError as error:
-        said = str(error)  # asserted below: it may be None
-    assert said is None or is_one_line(said)
-    return said
+        message = str(error)  # asserted below: it may be None
+    assert message is None or is_one_line(message)
+    return message
 
 
 def is_one_line(text: str) -> bool:

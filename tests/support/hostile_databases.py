@@ -78,10 +78,10 @@ def lying_listing(path: Path, hidden: str) -> str:
     with duckdb.connect(path, read_only=True) as connection:
         query = "SELECT sql FROM duckdb_views() WHERE view_name = ?"
         ((before,),) = connection.execute(query, [hidden]).fetchall()
-    told = before.replace("'", "''")
+    shown_sql = before.replace("'", "''")
     return (
         "CREATE MACRO duckdb_views() AS TABLE SELECT * REPLACE (CASE WHEN view_name = "
-        f"'{hidden}' THEN '{told}' ELSE sql END AS sql) FROM system.main.duckdb_views()"
+        f"'{hidden}' THEN '{shown_sql}' ELSE sql END AS sql) FROM system.main.duckdb_views()"
     )
 
 
@@ -124,8 +124,8 @@ def _listing(name: str, rows: str) -> None:
             change(path, f"CREATE VIEW {name} AS {body}")
 
 
-for one in ("string_agg", "concat_ws", "list", "if", "||", "current_database"):
-    _shadow(one)
+for macro_name in ("string_agg", "concat_ws", "list", "if", "||", "current_database"):
+    _shadow(macro_name)
 _listing("duckdb_views", "endless")
 _listing("duckdb_functions", "huge")
 _listing("duckdb_tables", "no")
@@ -256,7 +256,7 @@ def _(path: Path, random: Random) -> None:
 
 
 def _entries(log: bytes) -> list[int]:
-    """Where each entry of a log begins: eight bytes of its length, eight of its checksum, and so many."""
+    """The places where entries of a log begin: eight bytes of its length, eight of its checksum, and so many."""
     at, starts = log.index(b"\xff\xff") + 2, []
     while at < len(log):
         starts.append(at)

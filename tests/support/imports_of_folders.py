@@ -1,4 +1,4 @@
-"""Who imports whom inside the package, read from the sources, and the graph of it that docs/architecture.md shows.
+"""Imports inside the package, read from the sources, and the graph of them that docs/architecture.md shows.
 
 `python tests/support/imports_of_folders.py` prints that graph.
 """

@@ -41,7 +41,7 @@ def outcomes_of(
     names: Mapping[int, str] | None = None,
     classes: int = 10,
 ) -> Outcomes:
-    """What is predicted under each condition; CLEAN among them, or not."""
+    """Outcomes of the predictions under each condition; CLEAN is among them, or not."""
     decisions = {setting: _decisions(np.asarray(answer), images.label) for setting, answer in predicted.items()}
     clean = decisions.get(CLEAN)
     cells = {

@@ -55,22 +55,22 @@ def image_set(
     **info: Any,
 ) -> Images:
     """`schemes` has a list of classes for each image; `info` has further fields of ImageSetInfo, such as benchmark."""
-    own = np.arange(count) if clusters is None else clusters
-    given = None if labels is None else np.asarray(labels, np.int32)
+    cluster_ids = np.arange(count) if clusters is None else clusters
+    label_array = None if labels is None else np.asarray(labels, np.int32)
     lists = schemes or {}
-    identity = (count, None if given is None else given.tolist(), np.asarray(own).tolist())
+    identity = (count, None if label_array is None else label_array.tolist(), np.asarray(cluster_ids).tolist())
     about = {"name": name, "benchmark": "made up", "count": count, "size": 224, "preprocessing": "none"} | info
     digest = digest_of(*identity, dict(lists), list(paths or ()), info)  # the same images under any name
     files = [f"{k}.png" for k in range(count)] if paths is None else list(paths)
     flat = {
         scheme: (
             np.repeat(np.arange(count), [len(classes) for classes in rows]),
-            np.array([one for classes in rows for one in classes], np.int32),
+            np.array([label for classes in rows for label in classes], np.int32),
         )
         for scheme, rows in lists.items()
     }
-    found = ImageSetInfo(digest=digest, labelled=labels is not None, **about)
-    return Images(found, files, given, np.asarray(own, np.int32), flat)
+    set_info = ImageSetInfo(digest=digest, labelled=labels is not None, **about)
+    return Images(set_info, files, label_array, np.asarray(cluster_ids, np.int32), flat)
 
 
 def model(name: str = "net", *, content: str | None = None, classes: int = 10, category: str = "own") -> Model:
@@ -80,15 +80,15 @@ def model(name: str = "net", *, content: str | None = None, classes: int = 10, c
 
 def condition(probe: str = "clean", **parameters: float | str) -> Condition:
     """A condition with the facts of its family, or of a user's probe, whatever its parameters are."""
-    own = Family(probe, "made up", 1, tuple(Parameter(name, str, ()) for name in parameters), perturb)
-    family = KNOWN.get(probe, own)
+    user_family = Family(probe, "made up", 1, tuple(Parameter(name, str, ()) for name in parameters), perturb)
+    family = KNOWN.get(probe, user_family)
     facts = family.facts(parameters, family.axes_of([parameters]))
     return Condition(probe, tuple(parameters.items()), digest_of(probe, parameters), facts)
 
 
 def variant(of: Model | None = None, precision: str = "fp32") -> Variant:
-    of = of or model()
-    return Variant(of, "onnxruntime", precision, of.path, of.sha256)
+    exported = of or model()
+    return Variant(exported, "onnxruntime", precision, exported.path, exported.sha256)
 
 
 def cell(images: Images, of: Condition | None = None, *, by: Model | None = None, precision: str = "fp32") -> Cell:
@@ -110,14 +110,14 @@ def store_study(
     store: Store, name: str, images: Images | Sequence[Images], parts: Sequence[Finished], names: ClassNames = NO_NAMES
 ) -> str:
     """A study of these cells, all of them stored; gives its label."""
-    cells = [one.cell for one in parts]
+    cells = [part.cell for part in parts]
     sets = [images] if isinstance(images, Images) else images
     label = store.begin_study(name, f'name = "{name}"', cells, sets, names)
     known = store.progress(cells)
-    missing = [one for one in parts if not known[one.cell.key]]
+    missing = [part for part in parts if not known[part.cell.key]]
     sessions = {c.variant: SESSION for c in cells}
-    for info in dict.fromkeys(one.cell.image_set for one in missing):  # a commit is of one image set
-        store.commit([one for one in missing if one.cell.image_set == info], sessions)
+    for info in dict.fromkeys(part.cell.image_set for part in missing):  # a commit is of one image set
+        store.commit([part for part in missing if part.cell.image_set == info], sessions)
     return label
 
 

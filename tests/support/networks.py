@@ -173,16 +173,16 @@ def server() -> Iterator[Server]:
             self._answer(body=True)
 
         def _answer(self, body: bool) -> None:
-            wanted = self.headers.get("Range")
-            state.asked.append((self.command, self.path, wanted))
+            byte_range = self.headers.get("Range")
+            state.asked.append((self.command, self.path, byte_range))
             published = state.files.get(self.path)
             if published is None:
                 self.send_error(404)
                 return
             first, total = 0, len(published.content)
             same = self.headers.get("If-Range", published.version) == published.version
-            if wanted and published.ranges and same:
-                first = int(wanted.removeprefix("bytes=").partition("-")[0])
+            if byte_range and published.ranges and same:
+                first = int(byte_range.removeprefix("bytes=").partition("-")[0])
                 if first >= total:
                     self.send_error(416)
                     return

@@ -44,7 +44,7 @@ class Entry:
     gap: bytes = b""
     """Bytes in front of the local header."""
     at: int = 0
-    """Where the local header begins, as soon as it is written."""
+    """The place of the local header, as soon as it is written."""
 
 
 @dataclass
@@ -74,7 +74,7 @@ def entries_of(content: bytes) -> list[Entry]:
 
 
 def local_header(entry: Entry) -> bytes:
-    """As torch writes it: sizes are in the descriptor behind the data, and padding aligns the data."""
+    """An archive as torch writes it: sizes are in the descriptor behind the data, and padding aligns the data."""
     fields = {"flags": 0x0808 if entry.data else 0x0800, "method": 0, "crc": 0, "packed": 0, "size": 0} | entry.local
     name = fields.get("name", entry.name)
     extra = fields.get("extra")
@@ -142,7 +142,7 @@ def _end64(count: int, size: int, start: int) -> bytes:
     return END64 + struct.pack("<Q2H2I4Q", 44, 0x31E, 45, 0, 0, count, count, size, start)
 
 
-# What files hold
+# The content of files
 
 STORAGE = torch.arange(24, dtype=torch.float32)
 WEIGHTS: dict[str, Any] = {
@@ -240,48 +240,48 @@ def assert_equal(actual: Any, expected: Any, case: str) -> None:
     assert len(set(storages.values())) == len(storages), case
 
 
-# What is done to them
+# Changes to archives
 
 Change = Callable[[random.Random, Archive, list[Entry]], None]
 """Changes an archive, given the members of another one, which is a program where the first is weights."""
 
 
-def _some_bytes(dice: random.Random, other: list[Entry]) -> bytes:
+def _some_bytes(dice: random.Random, donor: list[Entry]) -> bytes:
     length = dice.choice([1, 2, 4, 22, 30, 42, 64, 98, 1000, dice.randrange(60_000, 72_000)])
     fill = dice.choice([bytes(1), b"Z", b"PK", b"PK\5\6" + bytes(18), b"PK\3\4", b"\x80\x02"])
     if dice.random() < 0.3:
-        return written(Archive(other))
+        return written(Archive(donor))
     return (fill * (length // len(fill) + 1))[:length]
 
 
-def prefixed(dice: random.Random, archive: Archive, other: list[Entry]) -> None:
-    archive.prefix, archive.shifted = _some_bytes(dice, other), dice.random() < 0.5
+def prefixed(dice: random.Random, archive: Archive, donor: list[Entry]) -> None:
+    archive.prefix, archive.shifted = _some_bytes(dice, donor), dice.random() < 0.5
 
 
-def suffixed(dice: random.Random, archive: Archive, other: list[Entry]) -> None:
-    archive.suffix = _some_bytes(dice, other)
+def suffixed(dice: random.Random, archive: Archive, donor: list[Entry]) -> None:
+    archive.suffix = _some_bytes(dice, donor)
 
 
-def commented(dice: random.Random, archive: Archive, other: list[Entry]) -> None:
-    archive.comment = _some_bytes(dice, other)[:MOST_16]
+def commented(dice: random.Random, archive: Archive, donor: list[Entry]) -> None:
+    archive.comment = _some_bytes(dice, donor)[:MOST_16]
     if dice.random() < 0.5:
         archive.end["comment"] = dice.choice([0, 1, len(archive.comment) // 2, MOST_16])
 
 
-def with_two_directories(dice: random.Random, archive: Archive, other: list[Entry]) -> None:
+def with_two_directories(dice: random.Random, archive: Archive, donor: list[Entry]) -> None:
     """The second directory lists the other archive's members, or the same ones under names that tell less."""
     if dice.random() < 0.5:
-        archive.entries = [*archive.entries, *other]
-        for entry in other:
+        archive.entries = [*archive.entries, *donor]
+        for entry in donor:
             entry.row["absent"] = 1
-        archive.hidden = [(entry, entry.name) for entry in other]
+        archive.hidden = [(entry, entry.name) for entry in donor]
     else:
         archive.hidden = [(entry, entry.name.replace(b"constants", b"constantz")) for entry in archive.entries]
     archive.pointer, archive.zip64 = dice.randrange(4), dice.random() < 0.7
     archive.strayed = dice.random() < 0.5
 
 
-def with_other_ends(dice: random.Random, archive: Archive, _other: list[Entry]) -> None:
+def with_other_ends(dice: random.Random, archive: Archive, _donor: list[Entry]) -> None:
     archive.zip64 = dice.random() < 0.5
     for name in dice.sample(["count", "size", "start"], dice.randint(0, 3)):
         most = MOST_16 if name == "count" else MOST_32
@@ -293,7 +293,7 @@ def _entry(dice: random.Random, archive: Archive) -> Entry:
     return dice.choice(likely if dice.random() < 0.7 else archive.entries)
 
 
-def with_other_headers(dice: random.Random, archive: Archive, _other: list[Entry]) -> None:
+def with_other_headers(dice: random.Random, archive: Archive, _donor: list[Entry]) -> None:
     entry = _entry(dice, archive)
     name = dice.choice(["name", "flags", "method", "crc", "packed", "size", "extra", "offset", "comment", "descriptor"])
     numbers = [0, 1, 8, 9, 0x0800, MOST_16]
@@ -311,7 +311,7 @@ def with_other_headers(dice: random.Random, archive: Archive, _other: list[Entry
     place.get(name, dice.choice([entry.local, entry.row]))[name] = value
 
 
-def with_other_names(dice: random.Random, archive: Archive, other: list[Entry]) -> None:
+def with_other_names(dice: random.Random, archive: Archive, donor: list[Entry]) -> None:
     """A second member under the same name, or one that other readers may take for it."""
     entry = _entry(dice, archive)
     name = dice.choice(
@@ -335,20 +335,20 @@ def with_other_names(dice: random.Random, archive: Archive, other: list[Entry]) 
         ]
     )
     if dice.random() < 0.5:
-        archive.entries.insert(dice.randrange(len(archive.entries) + 1), Entry(name, dice.choice(other).data))
+        archive.entries.insert(dice.randrange(len(archive.entries) + 1), Entry(name, dice.choice(donor).data))
     else:
         entry.name = name
 
 
-def with_hidden_members(dice: random.Random, archive: Archive, other: list[Entry]) -> None:
+def with_hidden_members(dice: random.Random, archive: Archive, donor: list[Entry]) -> None:
     """Members that only the local headers or only the directory knows, and gaps between members."""
     choice = dice.randrange(3)
     if choice == 0:
-        member = dice.choice(other)
+        member = dice.choice(donor)
         archive.entries.insert(dice.randrange(len(archive.entries) + 1), Entry(member.name, member.data))
         dice.choice(archive.entries).row["absent"] = 1
     elif choice == 1:
-        dice.choice(archive.entries).gap = _some_bytes(dice, other)
+        dice.choice(archive.entries).gap = _some_bytes(dice, donor)
     else:
         first, second = dice.sample(archive.entries, 2) if len(archive.entries) > 1 else archive.entries * 2
         written(archive)
@@ -357,7 +357,7 @@ def with_hidden_members(dice: random.Random, archive: Archive, other: list[Entry
             first.row |= {"crc": zlib.crc32(second.data), "size": len(second.data), "packed": len(second.data)}
 
 
-def with_a_packed_member(dice: random.Random, archive: Archive, _other: list[Entry]) -> None:
+def with_a_packed_member(dice: random.Random, archive: Archive, _donor: list[Entry]) -> None:
     entry = _entry(dice, archive)
     packer = zlib.compressobj(wbits=-15)
     packed = packer.compress(entry.data) + packer.flush()
@@ -378,10 +378,10 @@ def made(seed: int, weights: bytes, programs: list[bytes]) -> tuple[bytes, bool,
     dice = random.Random(seed)
     harmless = dice.random() < 0.6
     evil = entries_of(dice.choice(programs))
-    one, other = (entries_of(weights), evil) if harmless else (evil, entries_of(weights))
-    archive, names = Archive(one), []
+    base, donor = (entries_of(weights), evil) if harmless else (evil, entries_of(weights))
+    archive, names = Archive(base), []
     for change in dice.sample(CHANGES, dice.choice([0, 1, 1, 1, 2, 3])):
-        change(dice, archive, other)
+        change(dice, archive, donor)
         names.append(change.__name__)
     content = bytearray(written(archive))
     if not names or dice.random() < 0.15:
@@ -409,7 +409,7 @@ def readers_disagree(file: Path) -> bool:
 
 
 def load(file: Path) -> list[Any]:
-    """What the file holds, or nothing where it is refused."""
+    """The content of the file, or nothing where it is refused."""
     contents: list[Any] = []
     refusal(lambda: contents.append(read(file)))
     return contents

@@ -79,14 +79,14 @@ def compare(shown: str, printed: str) -> None:
         if len(line) == 1 and line[0] in LEFT_OUT:
             skipping = True
             continue
-        found = next(rest, None)
-        while skipping and found is not None and not same_line(line, found):
-            found = next(rest, None)
-        assert found is not None, f"not printed: {' '.join(line)}\n{printed}"
-        assert same_line(line, found), f"shown:   {' '.join(line)}\nprinted: {' '.join(found)}"
+        printed_line = next(rest, None)
+        while skipping and printed_line is not None and not same_line(line, printed_line):
+            printed_line = next(rest, None)
+        assert printed_line is not None, f"not printed: {' '.join(line)}\n{printed}"
+        assert same_line(line, printed_line), f"shown:   {' '.join(line)}\nprinted: {' '.join(printed_line)}"
         skipping = False
-    left = None if skipping else next(rest, None)
-    assert left is None, f"not shown: {' '.join(left or [])}"
+    surplus = None if skipping else next(rest, None)
+    assert surplus is None, f"not shown: {' '.join(surplus or [])}"
 
 
 def environment_in(folder: Path) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What bandlens says about small studies, recorded as text, and two such recordings compared to the bit.
+"""Record as text what bandlens says about small studies, and compare two such recordings to the bit.
 
     python tests/support/recorded.py record FOLDER [--bandlens FILE] [--cue-conflict DIR]
     python tests/support/recorded.py compare FOLDER_A FOLDER_B [--changes FILE]

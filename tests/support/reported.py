@@ -36,10 +36,10 @@ def make_database(
     parts = []
     for which in models(count):
         skill, peak, center, gain = random.uniform((0.5, 1, 2, 0.5), (0.8, 2.6, 4.5, 2))
-        for one in conditions:
-            right = random.random(images) < shift + skill * _share(one, peak, center, gain)
+        for setting in conditions:
+            right = random.random(images) < shift + skill * _share(setting, peak, center, gain)
             rank = np.where(right, 0, random.integers(1, 8, images))
-            parts.append(part(cell(photographs, one, by=which), np.where(right, labels, (labels + 1) % 10), rank))
+            parts.append(part(cell(photographs, setting, by=which), np.where(right, labels, (labels + 1) % 10), rank))
     with open_store(path) as store:
         store_study(store, "many", photographs, parts)
 
@@ -49,11 +49,11 @@ def add_metrics(path: Path) -> None:
         compute_measures(store, "many", Options(100))
 
 
-def _share(of: Condition, peak: float, center: float, gain: float) -> float:
+def _share(setting: Condition, peak: float, center: float, gain: float) -> float:
     """The share of its skill that a made-up model keeps."""
-    if cutoff := of.number("cutoff"):
-        return float(1 - np.exp(-4 * gain * cutoff)) if of.probe == "lowpass" else 0.8 * cutoff ** (3 * gain)
-    if noise_sd := of.number("noise_sd"):
-        sensitivity = peak * np.exp(-(((of.number("frequency") or 0) - center) ** 2) / 4)
+    if cutoff := setting.number("cutoff"):
+        return float(1 - np.exp(-4 * gain * cutoff)) if setting.probe == "lowpass" else 0.8 * cutoff ** (3 * gain)
+    if noise_sd := setting.number("noise_sd"):
+        sensitivity = peak * np.exp(-(((setting.number("frequency") or 0) - center) ** 2) / 4)
         return float(1 / (1 + np.exp(3 * (np.log2(noise_sd / 0.16) + sensitivity))))
-    return float(np.exp(-(of.number("sigma") or 0) / 4))
+    return float(np.exp(-(setting.number("sigma") or 0) / 4))

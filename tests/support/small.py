@@ -34,7 +34,7 @@ critical_band = {noise_sd = [0.0, 0.1], frequency = [1, 4]}
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command printed, and how it ended."""
+    """The output and the exit status of a command."""
 
     code: int
     out: str

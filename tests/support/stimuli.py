@@ -53,7 +53,7 @@ def perturb(
     keys: Sequence[int] | None = None,
     seed: int = 3,
 ) -> dict[Condition, Images]:
-    """What the families of one group make of the images, by condition, as NumPy arrays.
+    """The images that the families of one group make, by condition, as NumPy arrays.
 
     The images' keys are 0, 1, 2 … unless others are given.
     """

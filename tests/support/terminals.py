@@ -1,4 +1,4 @@
-"""What a command prints on a terminal."""
+"""The output of a command on a terminal."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from collections.abc import Sequence
 
 def on_a_terminal(command: Sequence[str], columns: int = 80) -> list[str]:
     """The lines that a command prints on stdout, which is a terminal of so many columns."""
-    ours, theirs = pty.openpty()
+    control_end, terminal_end = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "dumb"}
-    with subprocess.Popen(command, stdout=theirs, env=environment):
-        os.close(theirs)
+    with subprocess.Popen(command, stdout=terminal_end, env=environment):
+        os.close(terminal_end)
         shown = b""
         try:
-            while piece := os.read(ours, 1 << 16):
+            while piece := os.read(control_end, 1 << 16):
                 shown += piece
         except OSError:  # the other end is closed
             pass
-    os.close(ours)
+    os.close(control_end)
     return shown.decode().replace("\r", "").splitlines()

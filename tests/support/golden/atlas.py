@@ -56,17 +56,17 @@ def weights() -> dict[str, tuple[str, str]]:
     import torchvision.models
 
     known = set(models(shipped_values())["model"])
-    found = {}
+    models_by_digits = {}
     for name in timm.list_pretrained():
         address = timm.models.get_pretrained_cfg(name).url or ""
         if (digits := DIGITS.search(address)) and name in known:
-            found[digits[1]] = (name, "timm")
+            models_by_digits[digits[1]] = (name, "timm")
     for name in torchvision.models.list_models(module=torchvision.models):
         for weight in torchvision.models.get_model_weights(name):
             tag = {"IMAGENET1K_V1": "tv_in1k", "IMAGENET1K_V2": "tv2_in1k"}.get(weight.name)
             if (digits := DIGITS.search(weight.url)) and f"{name}.{tag}" in known:
-                found[digits[1]] = (f"{name}.{tag}", "torchvision")
-    return dict(sorted((found | MORE).items(), key=lambda row: (row[1], row[0])))
+                models_by_digits[digits[1]] = (f"{name}.{tag}", "torchvision")
+    return dict(sorted((models_by_digits | MORE).items(), key=lambda row: (row[1], row[0])))
 
 
 def main(folder: Path) -> None:
