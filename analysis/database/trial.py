@@ -47,8 +47,7 @@ def try_opening(path: Path, read_only: bool) -> None:
         process = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             env=limited_environment(1),
             timeout=SECONDS,
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2]
 FOLDERS = ("export", "probes", "engine", "analysis", "app")
 SOURCES = sorted([*PACKAGE.glob("*.py"), *(file for folder in FOLDERS for file in (PACKAGE / folder).rglob("*.py"))])
+PROGRAMS = sorted(file for folder in ("tests", "benchmarks", "docs") for file in (PACKAGE / folder).rglob("*.py"))
+"""Files that no user imports."""
 
 
 def module_of(file: Path) -> str:

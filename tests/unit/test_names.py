@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from imports_of_folders import PACKAGE, SOURCES
+import pytest
+from imports_of_folders import PACKAGE, PROGRAMS, SOURCES
 
 PRONOUNS = {
     *("one", "other", "others", "mine", "theirs", "own", "of", "some", "there"),
@@ -32,9 +33,10 @@ def assigned_names(file: Path) -> Iterator[str]:
             yield node.id.strip("_")
 
 
-def test_names_are_nouns_of_the_field() -> None:
+@pytest.mark.parametrize("files", [SOURCES, PROGRAMS], ids=["package", "tests and benchmarks"])
+def test_names_are_nouns_of_the_field(files: Sequence[Path]) -> None:
     assignments, pronouns = 0, Counter[str]()
-    for file in SOURCES:
+    for file in files:
         names = list(assigned_names(file))
         assignments += len(names)
         pronouns[file.relative_to(PACKAGE).as_posix()] = sum(name in PRONOUNS for name in names)

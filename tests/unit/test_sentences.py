@@ -9,7 +9,7 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
-from imports_of_folders import PACKAGE, SOURCES
+from imports_of_folders import PACKAGE, PROGRAMS, SOURCES
 
 BEGINNINGS = re.compile(r"(of|in which|that|as many|between|what)\b", re.IGNORECASE)
 """The first words of a text that needs another one before it; "what" of a question is not meant."""
@@ -42,4 +42,4 @@ def fragments(file: Path) -> Iterator[str]:
 
 
 def test_texts_begin_as_sentences() -> None:
-    assert [fragment for file in SOURCES for fragment in fragments(file)] == []
+    assert [fragment for file in (*SOURCES, *PROGRAMS) for fragment in fragments(file)] == []
