@@ -223,7 +223,7 @@ def _command(command: Any, path: str, parent: Any) -> Iterator[str]:
 
 
 CLAUSE_END = re.compile(r"[.:;] ")
-"""What the summary of a command has after this stands in its help alone."""
+"""The end of the clause that the page takes of a command's help."""
 
 
 def _usage(option: Any) -> str:
