@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from altair.utils.schemapi import debug_mode
+
 from ...errors import UsageError
 from ...export.files import write_bytes
 from .accuracy import accuracy_section, curves_section
@@ -60,7 +62,8 @@ def write_report(
     if figures:
         make_folder(figures)
     results = read_data(db, study)
-    parts = list(_sections(db, results, against, photograph))
+    with debug_mode(False):  # Altair would validate each part of a chart as it is made: see `spec_of`
+        parts = list(_sections(db, results, against, photograph))
     title = f"Frequency bias and generalization: {results.label}" if results else "Frequency bias and generalization"
     page = render(title, parts).encode()
     try:

@@ -17,7 +17,7 @@ from ...errors import UsageError
 from ...export.files import write_bytes
 from ...untrusted import regular
 from .accuracy import slug
-from .page import heading, vega_lite_version
+from .page import heading, spec_of, vega_lite_version
 from .sections import Figure
 
 SCALE = 2
@@ -48,7 +48,7 @@ def write_png(figures: Iterable[Figure], out: Path) -> None:
 
     chart = alt.concat(*(panel for figure in figures for panel in figure.panels.values()), columns=2)
     chart = chart.resolve_scale(color="independent", shape="independent")  # each figure has a meaning for them
-    spec = dict(chart.to_dict()) | {"config": CONFIG}
+    spec = spec_of(chart) | {"config": CONFIG}
     write_bytes(out, vl_convert.vegalite_to_png(spec, scale=SCALE, vl_version=vega_lite_version()))
 
 
@@ -79,7 +79,7 @@ def write_figures(figures: Iterable[Figure], folder: Path, advance: Callable[[fl
 
 def printed(panel: Any, figure: Figure, inches: float) -> dict[str, Any]:
     """Vega-Lite of a panel so many inches wide: the lines of its title are broken, and its legend lies below."""
-    spec: dict[str, Any] = panel.to_dict()
+    spec = spec_of(panel)
     width = inches * 72 / POINTS
     title, below = heading(spec.get("title", ""))
     longest = max(map(len, figure.legend), default=MOST_LETTERS)

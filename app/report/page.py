@@ -33,19 +33,19 @@ def render(title: str, sections: Sequence[Section]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"cell": cell, "numeric": lambda frame: [kind.is_numeric() for kind in frame.dtypes]}
     program, libraries = _asset("page.js"), _libraries(vega_lite_version())
-    environment.filters["heading"] = lambda panel: heading(panel.to_dict().get("title", ""))
-    specs = {
-        f"{figure.name}-{number}": page_spec(panel, figure)
-        for section in sections
-        for figure in section.figures
-        for number, panel in enumerate(figure.panels.values())
-    }
+    headings, specs = dict[str, tuple[str, list[str]]](), dict[str, dict[str, Any]]()
+    for figure in (figure for section in sections for figure in section.figures):
+        for number, panel in enumerate(figure.panels.values()):
+            spec, name = spec_of(panel), f"{figure.name}-{number}"
+            headings[name] = heading(spec.pop("title", ""))
+            specs[name] = page_spec(spec, headings[name][0], figure)
     return environment.from_string(_asset("page.html")).render(
         title=title,
         sections=sections,
         style=_trusted(_asset("page.css")),
         libraries=_trusted(libraries),
         program=_trusted(program),
+        headings=headings,
         specs=_trusted(safe_json(specs)),
         hashes=[_hash(libraries), _hash(program)],
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -54,10 +54,14 @@ def render(title: str, sections: Sequence[Section]) -> str:
     )
 
 
-def page_spec(panel: Any, figure: Figure) -> dict[str, Any]:
-    """A panel for the page: as wide as its place, without its title, and without the legend if the page has one."""
-    spec: dict[str, Any] = panel.to_dict()
-    title, _ = heading(spec.pop("title", ""))
+def spec_of(panel: Any) -> dict[str, Any]:
+    """The Vega-Lite of an Altair chart. Altair's validation would take half of a report's time; tests do it."""
+    spec: dict[str, Any] = panel.to_dict(validate=False)
+    return spec
+
+
+def page_spec(spec: dict[str, Any], title: str, figure: Figure) -> dict[str, Any]:
+    """A panel for the page: as wide as its place, and without the legend if the page has one."""
     if figure.legend:
         for part in (spec, *spec.get("layer", [])):
             for channel in {"color", "shape"} & part.get("encoding", {}).keys():

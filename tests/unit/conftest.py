@@ -1,4 +1,8 @@
-"""New results databases are copies of one that was made at the start: running the schema takes a third of a second."""
+"""Results databases in this process alone, and quickly.
+
+New ones are copies of one that was made at the start: running the schema takes a third of a second. They are opened
+without the process that tries them first: tests/processes and tests/hostile have that.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from bandlens.analysis.database import open as opening
+from bandlens.analysis.database.trial import check_magic
 
 create = opening.create
 
@@ -26,6 +31,7 @@ def _copied_databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(opening, "create", copy)
+        patch.setattr(opening, "try_opening", lambda path, _: check_magic(path))
         yield
 
 

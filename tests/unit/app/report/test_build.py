@@ -7,7 +7,10 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import altair as alt
 import pytest
+from altair.utils.schemapi import validate_jsonschema
+from jsonschema import ValidationError
 from made_up_results import cell, condition, image_set, part, store_study
 from reported import GRID, HOSTILE, add_metrics, make_database
 from typer.testing import CliRunner
@@ -248,6 +251,16 @@ def test_what_changed_between_two_versions(tmp_path: Path) -> None:
         page_of(file, against="a@3")
     with pytest.raises(UsageError, match=r"no results database at nowhere\.duckdb"):
         page_of(file, against="nowhere.duckdb")
+
+
+def test_every_chart_is_valid_vega_lite(page: Page) -> None:
+    schema = alt.load_schema()
+    specs = json.loads(page.scripts[0])
+    assert len(specs) > 50
+    for spec in specs.values():
+        validate_jsonschema(spec, schema)
+    with pytest.raises(ValidationError):
+        validate_jsonschema(spec | {"mark": "a pie"}, schema)
 
 
 def test_wrong_use_is_one_line(many: Path, tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small import Command, make_images, make_model, make_pictures, make_study
+from small import Command, ask, make_images, make_model, make_pictures, make_study
 
 PROBES = "lowpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5] }\nhighpass = { cutoff = [0.1, 0.2, 0.3, 0.4, 0.5] }"
 
@@ -28,13 +29,8 @@ def test_a_second_study_renames_nothing_in_the_first(folder: Path, command: Comm
     first = make_study(folder, name="first", probes=PROBES)
     second = make_study(folder, name="second", models="theirs", images=["again.set"], probes=PROBES)
 
-    def ask(query: str) -> list[dict[str, object]]:
-        answer = command("sql", query, "--db", database, "--format", "json")
-        assert answer.code == 0, answer.err
-        return json.loads(answer.out)
-
-    def read_views() -> list[list[dict[str, object]]]:
-        return [ask(f"FROM {view}('first') ORDER BY ALL") for view in ("curve_of", "metric_of", "flip_of")]
+    def read_views() -> list[list[tuple[Any, ...]]]:
+        return [ask(database, f"FROM {view}('first') ORDER BY ALL") for view in ("curve_of", "metric_of", "flip_of")]
 
     assert command("run", first, "--db", database).code == 0
     assert command("analyze", "--db", database, "--study", "first").code == 0
@@ -43,15 +39,15 @@ def test_a_second_study_renames_nothing_in_the_first(folder: Path, command: Comm
     assert read_views() == before
     assert command("analyze", "--db", database).code == 0
     assert read_views() == before
-    rows = ask("SELECT DISTINCT study, checkpoint, category, image_set FROM curve ORDER BY ALL")
-    assert [tuple(row.values()) for row in rows] == [
+    assert ask(database, "SELECT DISTINCT study, checkpoint, category, image_set FROM curve ORDER BY ALL") == [
         ("first", "a", "own", "photographs"),
         ("first", "b", "own", "photographs"),
         ("second", "a", "somebodys", "pictures"),
     ]
-    biases = ask("SELECT checkpoint, value FROM metric_of('first') WHERE metric = 'low_frequency_bias' ORDER BY ALL")
-    assert [row["checkpoint"] for row in biases] == ["a", "b"]
-    assert None not in [row["value"] for row in biases]
+    query = "SELECT checkpoint, value FROM metric_of('first') WHERE metric = 'low_frequency_bias' ORDER BY ALL"
+    checkpoints, biases = zip(*ask(database, query), strict=True)
+    assert checkpoints == ("a", "b")
+    assert None not in biases
     assert command("report", "--db", database, "--study", "first", "--out", report).code == 0
     page = report.read_text()
     assert "somebodys" not in page
