@@ -25,8 +25,8 @@ QUICK = [
         "store",
     )
 ]
-HEAVY = ["attack", "engines", "executors", "gpu_study", "many_models", "memory", "run_rate", "scaling"]
-"""They export a ResNet-50, or make thousands of models: only their help is asked for."""
+HEAVY = ["attack", "engines", "executors", "gpu_study", "many_models", "memory", "run_rate", "scaling", "versions"]
+"""They export a ResNet-50, make thousands of models or compare checkouts: only their help is asked for."""
 
 
 def run(name: str, flag: str, scratch: Path) -> str:
