@@ -54,10 +54,10 @@ def add_estimators(metrics: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def numbers(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
+def number_chart(metrics: pl.DataFrame, number: str, title: str, field: str) -> Any:
     """One number of every model: filled points are sound, hollow ones doubtful, a cross at the left is no value.
 
-    `metrics` is what `summary` gives, one image set; `field` is what points are coloured by.
+    `metrics` has the columns of `add_estimators`, for one image set; `field` is the column that points are coloured by.
     """
     rows = metrics.filter(pl.col("number") == number).select(
         "category", "value", "low", "high", "estimator", "mark", "state", "note", pl.col("checkpoint").alias("model")
@@ -148,7 +148,7 @@ def threshold_map(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     return layers.properties(title=title, width=440, height=max(44, 18 * thresholds["model"].n_unique()))
 
 
-def channel(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
+def channel_chart(metrics: pl.DataFrame, title: str, size: int = SIZE) -> Any:
     """Thresholds of one model with their intervals, and the fitted channel; up is more sensitive to noise.
 
     A triangle is a threshold that lies at or beyond the tested noise. Without a fit there is no line, and the subtitle

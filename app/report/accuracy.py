@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from ...analysis.charts.curves import probe_panels, series_of
-from ...analysis.charts.metrics import add_estimators, numbers
+from ...analysis.charts.metrics import add_estimators, number_chart
 from ...analysis.charts.palette import colors
 from ...analysis.charts.style import plural, words
 from ...protocol import GROUPS
@@ -80,7 +80,7 @@ def _groups(results: ReportData) -> Iterator[Figure]:
     measured = add_estimators(results.metrics.filter(pl.col("image_set").is_null()))
     seen = results.seen(measured)
     panels = {
-        group: numbers(seen, group, group.replace("_", " "), series_of(seen))
+        group: number_chart(seen, group, group.replace("_", " "), series_of(seen))
         for group in GROUPS
         if group in set(seen["metric"])
     }

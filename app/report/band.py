@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 
 from ...analysis.charts.curves import band_map, series_of
-from ...analysis.charts.metrics import add_estimators, channel, numbers, threshold_map
+from ...analysis.charts.metrics import add_estimators, channel_chart, number_chart, threshold_map
 from ...analysis.measures.psychometric import THRESHOLDS
 from ...analysis.measures.registry import MEASURES, numbers_drawn
 from .accuracy import in_bands, key, perturbed_sets
@@ -55,7 +55,7 @@ def numbers_section(results: ReportData) -> Section:
         metrics = results.seen(metrics)
         field = series_of(metrics)
         panels = {
-            number: numbers(metrics, number, title, field)
+            number: number_chart(metrics, number, title, field)
             for number, title in titles.items()
             if number in metrics["number"]
         }
@@ -80,7 +80,7 @@ def _bands(results: ReportData, rows: pl.DataFrame, image_set: str, number: int)
         panels[model] = band_map(band.filter(pl.col("checkpoint") == model), model)
         if model in thresholds["checkpoint"]:
             title = f"{model}: thresholds and channel"
-            panels[title] = channel(metrics.filter(pl.col("checkpoint") == model), title, size)
+            panels[title] = channel_chart(metrics.filter(pl.col("checkpoint") == model), title, size)
     if len(models) > 1 and len(thresholds):
         overview = threshold_map(
             results.seen(metrics), "noise_sd at which half of the accuracy without noise is left", size

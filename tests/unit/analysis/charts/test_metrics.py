@@ -7,7 +7,15 @@ from typing import Any
 import polars as pl
 import pytest
 
-from bandlens.analysis.charts.metrics import NONE, SOUND, WARN, add_estimators, channel, numbers, threshold_map
+from bandlens.analysis.charts.metrics import (
+    NONE,
+    SOUND,
+    WARN,
+    add_estimators,
+    channel_chart,
+    number_chart,
+    threshold_map,
+)
 from bandlens.analysis.measures.base import State
 
 PROSE = "the threshold lies below the tested noise; all thresholds are equal; no Gaussian; lies above"
@@ -47,7 +55,7 @@ def test_every_state_has_a_mark(state: State) -> None:
 def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
     value = None if state == "undetermined" else 3.0
     frame = add_estimators(pl.DataFrame([rows("critical_bandwidth", state, value)]))
-    layers = numbers(frame, "bandwidth", "bandwidth", "model").to_dict()["layer"]
+    layers = number_chart(frame, "bandwidth", "bandwidth", "model").to_dict()["layer"]
     marks = {layer["mark"]["type"]: layer["mark"] for layer in layers}
     assert {"point", "text"} & set(marks) == {kind}
     if kind == "point":
@@ -66,7 +74,7 @@ def test_numbers_are_points_or_crosses(state: str, kind: str) -> None:
 def test_only_a_channel_has_an_estimator(metric: str, estimator: str | None) -> None:
     frame = add_estimators(pl.DataFrame([rows(metric, "ok")]))
     assert frame["estimator"].to_list() == [estimator]
-    spec = numbers(frame, frame["number"][0], "title", "model").to_dict()
+    spec = number_chart(frame, frame["number"][0], "title", "model").to_dict()
     encodings = [layer["encoding"] for layer in spec["layer"]]
     fields = [{tooltip["field"] for tooltip in encoding["tooltip"]} for encoding in encodings]
     assert all(("estimator" in names) == (estimator is not None) for names in fields)
@@ -87,7 +95,7 @@ def test_thresholds_beyond_the_tested_noise_have_a_sign(state: str, sign: str) -
 )
 def test_a_triangle_is_a_threshold_beyond_the_tested_noise(state: str, place: str) -> None:
     frame = pl.DataFrame([rows("psychometric_threshold_3", state)])
-    assert {row["place"] for row in data(channel(frame, "channel")) if "place" in row} == {place}
+    assert {row["place"] for row in data(channel_chart(frame, "channel")) if "place" in row} == {place}
 
 
 @pytest.mark.parametrize(
@@ -101,7 +109,7 @@ def test_a_triangle_is_a_threshold_beyond_the_tested_noise(state: str, place: st
 def test_the_subtitle_of_a_channel_says_what_its_fit_is_worth(state: str, line: str) -> None:
     names = {"critical_bandwidth": 4.0, "critical_center_frequency": 28.0}
     frame = pl.DataFrame([rows(name, state, value, "why") for name, value in names.items()])
-    assert channel(frame, "channel").to_dict()["title"]["subtitle"] == [line]
+    assert channel_chart(frame, "channel").to_dict()["title"]["subtitle"] == [line]
 
 
 @pytest.mark.parametrize("size", [224, 240, 384])
@@ -109,7 +117,7 @@ def test_centres_of_bands_follow_the_size_of_the_images(size: int) -> None:
     names = {"bandwidth": 3.0, "center_frequency": 14.0 * size / 224, "peak_noise_sensitivity": 0.25}
     fit = [rows(f"psychometric_{name}", "ok", value) for name, value in names.items()]
     frame = pl.DataFrame([rows("psychometric_threshold_3", "ok"), *fit])
-    charts = (threshold_map(frame, "thresholds", size), channel(frame, "channel", size))
+    charts = (threshold_map(frame, "thresholds", size), channel_chart(frame, "channel", size))
     for chart in charts:
         assert {row["cycles"] for row in data(chart) if "value" in row or "place" in row} == {14.0 * size / 224}
     bell = [row for row in data(charts[1]) if set(row) == {"cycles", "noise_sd"}]

@@ -17,7 +17,7 @@ from made_up_results import cell, condition, image_set, part, store_study
 from PIL import Image
 from reported import HOSTILE, add_metrics, make_database
 
-from bandlens.analysis.charts.metrics import channel
+from bandlens.analysis.charts.metrics import channel_chart
 from bandlens.analysis.database.open import open_store
 from bandlens.app.report import build
 from bandlens.app.report.build import Written, write_report
@@ -115,7 +115,7 @@ def test_lines_of_titles_are_broken_where_the_picture_ends() -> None:
         schema_overrides=dict.fromkeys(("value", "low", "high"), pl.Float64),
     )
     title = " ".join(["EFFICIENTNET_WIDE_AND_DEEP"] * 4)
-    panel = channel(metrics, title)
+    panel = channel_chart(metrics, title)
     spec = printed(panel, Figure("one", "One", "", {"it": panel}, 2, metrics), ONE_COLUMN)
     assert " ".join(spec["title"]["text"]) == title
     assert " ".join(spec["title"]["subtitle"]) == f"× published: no channel, {note}"
