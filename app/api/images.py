@@ -114,7 +114,7 @@ def list_benchmarks() -> list[dict[str, Any]]:
 def pack_frequency_conflict(
     image_set: File, out: File, *, cutoff: float, seed: int = 0, name: str | None = None, how: How = USUAL
 ) -> ImageSet:
-    """Make a set whose images have the low frequencies of one image and the high ones of another, of another class.
+    """Make a set whose images have the low frequencies of one image and the high ones of an image of another class.
 
     Args:
         image_set: the folder of a packed set with labels.

@@ -111,7 +111,7 @@ def frequency_conflict(
     workers: Workers = None,
     json: Json = False,
 ) -> None:
-    """Make a set whose images have the low frequencies of one image and the high ones of another, of another class.
+    """Make a set whose images have the low frequencies of one image and the high ones of an image of another class.
 
     Example: bandlens images frequency-conflict sets/colour --cutoff 0.1 --out sets/frequency-conflict
     """
