@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from ...errors import UsageError
+from ..measures.compute import has_values
 from .cells import Run, compare_cells, curves
 from .correlations import compare_correlations
 from .measures import compare_measures
@@ -31,6 +31,8 @@ class Comparison:
     metrics: pl.DataFrame
     conditions: pl.DataFrame
     """Metrics of single conditions."""
+    no_metrics: str | None
+    """The reason why there are no metrics, or None."""
     correlations: pl.DataFrame
     no_correlations: str | None
     """The reason why there are no correlations, or None."""
@@ -59,14 +61,7 @@ class Comparison:
 def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: None) -> Comparison:
     """Compare two runs in every respect. `advance` is called with the number of cells done."""
     compared = compare_cells(a, b, advance)
-    why_not = None
-    try:
-        if a.column is not None:
-            raise UsageError(f"two {a.column.replace('_', ' ')}s are compared, and correlations are of whole studies")
-        correlations = compare_correlations(a, b)
-    except UsageError as error:
-        why_not = str(error)
-        correlations = pl.DataFrame(schema={"difference": pl.Float64})
+    correlations = compare_correlations(a, b)
     metrics, conditions = compare_measures(a, b)
     return Comparison(
         _words(a),
@@ -76,13 +71,21 @@ def compare_runs(a: Run, b: Run, advance: Callable[[float], None] = lambda _: No
         curves(compared.cells),
         metrics,
         conditions,
-        correlations,
-        why_not,
+        _no_metrics(a, b),
+        pl.DataFrame(schema={"difference": pl.Float64}) if isinstance(correlations, str) else correlations,
+        correlations if isinstance(correlations, str) else None,
         compared.only_a,
         compared.only_b,
         compared.replaced,
         in_words(a, b, compared.cells, metrics),
     )
+
+
+def _no_metrics(a: Run, b: Run) -> str | None:
+    for run in (a, b):
+        if not has_values(run.store, run.label):
+            return f"none of {run.label}; run `bandlens analyze --db {run.store.path} --study {run.label}` first"
+    return None
 
 
 def _words(run: Run) -> str:

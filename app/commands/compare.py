@@ -113,6 +113,7 @@ def _as_json(comparison: Comparison, shown: Comparison) -> dict[str, Any]:
         "same_cells": comparison.same,
         "compared_cells": len(comparison.cells),
         **{name: getattr(shown, name).to_dicts() for name in tables},
+        "no_metrics": comparison.no_metrics,
         "no_correlations": comparison.no_correlations,
     }
 
@@ -147,15 +148,15 @@ def _print(comparison: Comparison, shown: Comparison) -> None:
         print_rows(_of_cells(cells), title=f"Cells: {checkpoint} on {image_set}")
     if shown.cells.is_empty():
         print("\nCells: nothing differs")
-    for title, frame in {
-        "Curves": shown.curves,
-        "Metrics": shown.metrics,
-        "Metrics of conditions": shown.conditions,
-        "Correlations": shown.correlations,
-    }.items():
+    for title, frame, absent in (
+        ("Curves", shown.curves, None),
+        ("Metrics", shown.metrics, comparison.no_metrics),
+        ("Metrics of conditions", shown.conditions, comparison.no_metrics),
+        ("Correlations", shown.correlations, comparison.no_correlations),
+    ):
         print()
-        if title == "Correlations" and comparison.no_correlations:
-            print(f"Correlations: {comparison.no_correlations}")
+        if absent:
+            print(f"{title}: {absent}")
         elif len(frame):
             print_rows(_shown(frame), title=title)
         else:

@@ -14,7 +14,7 @@ from ...analysis.database.conditions import with_facts
 from ...analysis.database.open import names_database, open_store
 from ...analysis.database.store import Store
 from ...analysis.database.studies import last_run, study_label
-from ...errors import UnknownName, UsageError
+from ...errors import UsageError
 from .data import ReportData
 from .sections import Figure, Section
 
@@ -78,10 +78,8 @@ def changes(comparison: Compared, conditions: pl.DataFrame) -> pl.DataFrame:
 
 
 def _same_study(store: Store, name: str) -> str | None:
-    try:
-        return study_label(store, name)
-    except UnknownName:
-        return last_run(store)
+    known = store.frame("SELECT count(*) FROM study_version WHERE study = $1 OR label = $1", [name]).item()
+    return study_label(store, name) if known else last_run(store)
 
 
 def _summary(comparison: Compared, rows: pl.DataFrame) -> str:

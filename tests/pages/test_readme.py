@@ -1,4 +1,4 @@
-"""README is run as it stands: its files are written, its commands typed, its outputs compared but for the times.
+"""README is run as it stands: its blocks of commands, each with the output that follows, compared but for the times.
 
 docs/guide/tutorial.md has the output of the demo, which tests/models/test_demo.py compares.
 """
@@ -6,10 +6,11 @@ docs/guide/tutorial.md has the output of the demo, which tests/models/test_demo.
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from pages import FENCE, README, ROOT, commands, compare, environment, printed_by
+from pages import FENCE, README, ROOT, compare, environment, printed_by
 
 from bandlens.version import __version__
 
@@ -17,16 +18,13 @@ __all__ = ["environment"]  # a fixture
 
 
 def test_every_block_of_the_readme_does_what_it_shows(tmp_path: Path, environment: dict[str, str]) -> None:
-    ran = 0
-    for language, file, body in FENCE.findall(README):
-        if file:
-            (tmp_path / file).write_text(body, encoding="utf-8")
-        if language != "console":
-            continue
-        for command, shown in commands(body):
-            compare(shown, printed_by(command, tmp_path, environment))
-            ran += 1
-    assert ran >= 8
+    scripts = 0
+    for (language, _, script), (following, _, output) in pairwise(FENCE.findall(README)):
+        if language == "bash":
+            assert following == "text", "a block that is run is followed by its output"
+            compare(output, printed_by(f"set -e\n{script}", tmp_path, environment))
+            scripts += 1
+    assert scripts >= 4
 
 
 @pytest.mark.parametrize(
@@ -58,10 +56,7 @@ def test_its_sections_stand_in_the_order_of_a_first_day() -> None:
 
 def test_it_is_short_and_leaves_long_outputs_to_the_tutorial() -> None:
     assert len(README.splitlines()) <= 170
-    outputs = [
-        shown for language, _, body in FENCE.findall(README) if language == "console" for _, shown in commands(body)
-    ]
-    assert max(len(shown.splitlines()) for shown in outputs) <= 12
+    assert max(len(body.splitlines()) for language, _, body in FENCE.findall(README) if language == "text") <= 12
 
 
 @pytest.mark.parametrize("file", ["README.md", "CITATION.cff"])
