@@ -103,18 +103,18 @@ class UserFile:
         self._at_work = False
         self._opened: list[str] = []
         self._modules = set(sys.modules)
-        self._places = set[str]()
+        self._files_read = set[str]()
         """The files that were read or imported of the folder so far. A function may keep what it has read, so a file
         that does not belong to it spoils all calls that follow."""
 
     def load(self) -> Description:
         """Import the file and describe its function; UsageError where that is not possible."""
         self._identity = set(source_names(self.source))
-        path, place = str(self.source.file.absolute()), f"{PACKAGE}_user_{self.source.file.stem}"
-        loader = _SourceLoader(place, path)
-        spec = machinery.ModuleSpec(place, loader, origin=path)
+        path, module_name = str(self.source.file.absolute()), f"{PACKAGE}_user_{self.source.file.stem}"
+        loader = _SourceLoader(module_name, path)
+        spec = machinery.ModuleSpec(module_name, loader, origin=path)
         spec.has_location = True
-        module = sys.modules[place] = module_from_spec(spec)  # dataclasses and pickles look for it there
+        module = sys.modules[module_name] = module_from_spec(spec)  # dataclasses and pickles look for it there
         sys.addaudithook(self._note)
         sys.path.insert(0, str(self._folder))
         sys.path_hooks.insert(0, self._finder)
@@ -167,7 +167,7 @@ class UserFile:
 
     def _finder(self, path: str) -> machinery.FileFinder:
         """The hook that finds modules of the user's folder."""
-        if not _place(self._folder, path):
+        if not _relative_to_folder(self._folder, path):
             raise ImportError
         return machinery.FileFinder(
             path,
@@ -181,8 +181,10 @@ class UserFile:
         self._modules |= modules
         files = [*self._opened, *(getattr(sys.modules[name], "__file__", None) or "" for name in modules)]
         self._opened.clear()
-        self._places |= {place for file in files if Path(file).is_file() and (place := _place(self._folder, file))}
-        if undeclared := sorted(self._places - self._identity):
+        self._files_read |= {
+            name for file in files if Path(file).is_file() and (name := _relative_to_folder(self._folder, file))
+        }
+        if undeclared := sorted(self._files_read - self._identity):
             uses = ", ".join(f'"{name}"' for name in [*self.source.uses, *undeclared])
             raise UsageError(
                 f"{self.what} reads {', '.join(undeclared)}, and nothing says that its results depend on that; add to "
@@ -223,18 +225,18 @@ def _plain(value: object) -> bool | int | float | str | OtherValue:
     return OtherValue(repr(value))
 
 
-def _place(folder: Path, name: str) -> str | None:
-    """A path relative to the folder; None for one that lies elsewhere, or that is there for Python.
+def _relative_to_folder(folder: Path, file: str) -> str | None:
+    """The path of a file relative to the folder; None for one that lies elsewhere, or that is there for Python.
 
     Such are compiled modules, hidden folders, and Python with its libraries.
     """
-    if any(Path(os.path.realpath(name)).is_relative_to(os.path.realpath(root)) for root in PYTHON):
+    if any(Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)) for root in PYTHON):
         return None
-    for path, root in ((name, folder), (os.path.realpath(name), os.path.realpath(folder))):
+    for path, root in ((file, folder), (os.path.realpath(file), os.path.realpath(folder))):
         if Path(path).is_relative_to(root):
-            place = Path(path).relative_to(root)
-            is_pythons = any(part.startswith(".") or part == "__pycache__" for part in place.parts)
-            return None if is_pythons else place.as_posix()
+            relative = Path(path).relative_to(root)
+            is_pythons = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+            return None if is_pythons else relative.as_posix()
     return None
 
 
