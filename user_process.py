@@ -1,9 +1,10 @@
 """The process in which a user's file is loaded and its function is called: `python -P -m bandlens.user_process`.
 
 Whatever the file does ends here, and `user_function` tells the command of it. Standard input is this end of a
-`Channel`. The first message says what is loaded, and is answered with a `Description`. Each later one is a function of
-bandlens with arguments: it is called with the user's function and these, and its result is the answer. An answer is a
-result and None, or None and the line that an error is to say.
+`Channel`. The first message is the command's `sys.path`, which this process takes over, and what `UserFile` takes: the
+file is loaded, and the answer is a `Description`. Each later one is a function of bandlens with arguments: it is called
+with the user's function and these, and its result is the answer. An answer is a result and None, or None and the line
+that an error is to say.
 
 While code of the user's runs,
 
@@ -41,13 +42,15 @@ PYTHON = (sys.prefix, sys.base_prefix)
 
 
 def main() -> None:
+    # The socket gets another number, since `input()` in the user's file would read messages from 0.
     channel = Channel(socket.socket(fileno=os.dup(0)))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     with suppress(OSError):  # only Linux has it
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # the first to go where memory is short
     threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
     try:
-        sys.path[:], task = channel.receive()
+        search_path, task = channel.receive()
+        sys.path[:] = search_path
         file = UserFile(*task)
         _answer(channel, f"{file.what}: {file.source.file} does not load", file.load)
         while True:
@@ -61,6 +64,8 @@ def main() -> None:
 
 def _end_with_parent(parent: int) -> None:
     """End when the command is gone, also in the middle of a call."""
+    # Linux could send a signal (PR_SET_PDEATHSIG), but does so when the thread that started this process ends, and that
+    # may be one that perturbs. `time.sleep` is not used, since the user's file may replace it.
     while os.getppid() == parent:
         threading.Event().wait(0.5)
     os._exit(1)
@@ -69,7 +74,7 @@ def _end_with_parent(parent: int) -> None:
 def _answer(channel: Channel, failing: str, function: Callable[..., Any], *arguments: Any) -> None:
     try:
         with _in_one_line(failing):
-            channel.send((function(*arguments), None))
+            channel.send((function(*arguments), None))  # here, since a result that cannot be pickled is a line, too
     except UsageError as error:
         channel.send((None, str(error)))
 
@@ -100,6 +105,10 @@ class UserFile:
         self._process = os.getpid()
         self._errors = os.dup(2)
         self._start = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # its name may be gone, or go
+        self._function: Any = None
+        """The user's function, once `load` has found it."""
+        self._identity = set[str]()
+        """The files that the digest covers, relative to the folder; `load` lists them."""
         self._at_work = False
         self._opened: list[str] = []
         self._modules = set(sys.modules)
