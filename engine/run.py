@@ -53,6 +53,9 @@ def run(
     A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
     is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. Labels must be classes
     of every model: see `check_labels`. Without labels an attack leads away from the network's own prediction.
+
+    Between two parts the caller's code runs in the stream of the run; on NumPy the BLAS of the whole process may have
+    one thread then. Close the generator in the thread that began it, since a thread's current stream is its own.
     """
     images = resources.image_set.info
     last = images.count if last is None else last
@@ -196,7 +199,7 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     for work in group.works:
         works.setdefault(work.cell.condition, []).append(work)
     buffers = Buffers(group.resources.xp, group.resources.arrays, group.resources.ahead)
-    with _one_thread(group.resources.xp), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
+    with _one_thread(group.resources.xp), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
         for first, condition, pixels, images in batches:
             # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
             if time.monotonic() - started > range_seconds:
@@ -234,8 +237,8 @@ def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, 
 
 def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images: Array) -> int:
     """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
-    begin = max(work.first + work.pending - first, 0)
     resources = group.resources
+    begin = max(work.first + work.pending - first, 0)  # the number of this batch's rows that the cell has already
     end = min(resources.batch, group.last - first)
     if begin >= end:
         return 0
@@ -252,6 +255,8 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     except BandlensError as error:
         work.error = str(error)
         return 0
+    # The session's next batch overwrites the logits. They are reduced now, in this thread's stream, which the session's
+    # next work is ordered after; the small columns stay on the card until the part is flushed.
     predicted, rank, confidence = reduce_logits(resources.xp, resources.decision.scores(logits), labels)
     work.columns.append((resources.decision.classes(predicted), rank, confidence))
     work.times.append((started, point(resources.xp)))

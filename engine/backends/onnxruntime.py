@@ -109,7 +109,7 @@ class OnnxRuntimeSession:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._shared.stream is not None:
-            self._shared.stream.synchronize()
+            self._shared.stream.synchronize()  # work that was asked for uses all of these
         del self._binding, self._session, self._logits
 
 
