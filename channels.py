@@ -34,18 +34,18 @@ class Channel:
         pickled = pickle.dumps(message, protocol=5, buffer_callback=arrays.append)
         parts = [memoryview(pickled), *(array.raw() for array in arrays)]
         sizes = pickle.dumps([part.nbytes for part in parts])
-        places = list(_places(len(sizes), (part.nbytes for part in parts)))
+        slices = list(_slices(len(sizes), (part.nbytes for part in parts)))
         files = []
-        if places[-1].stop > len(self._outgoing):
+        if slices[-1].stop > len(self._outgoing):
             try:
                 files = [_unnamed_file()]
-                os.truncate(files[0].fileno(), places[-1].stop)
+                os.truncate(files[0].fileno(), slices[-1].stop)
                 self._outgoing = mmap.mmap(files[0].fileno(), 0)
             except OSError as error:
                 raise MemoryError(error.strerror) from error
         self._outgoing[: len(sizes)] = sizes
-        for place, part in zip(places, parts, strict=True):
-            self._outgoing[place] = part
+        for part_slice, part in zip(slices, parts, strict=True):
+            self._outgoing[part_slice] = part
         try:
             socket.send_fds(self._end, [b"\0"], [file.fileno() for file in files])
         finally:
@@ -66,12 +66,12 @@ class Channel:
         self._incoming.seek(0)
         sizes = pickle.load(self._incoming)  # noqa: S301 - both ends are the same program
         memory = memoryview(self._incoming)
-        message, *arrays = (memory[place] for place in _places(self._incoming.tell(), sizes))
+        message, *arrays = (memory[part_slice] for part_slice in _slices(self._incoming.tell(), sizes))
         return pickle.loads(message, buffers=arrays)  # noqa: S301
 
 
-def _places(start: int, sizes: Iterable[int]) -> Iterator[slice]:
-    """Where parts of those sizes lie, one after another."""
+def _slices(start: int, sizes: Iterable[int]) -> Iterator[slice]:
+    """The slices of memory that parts of those sizes take, one after another."""
     for size in sizes:
         start += -start % ALIGNMENT
         yield slice(start, start + size)

@@ -1,9 +1,10 @@
 """The process in which a user's file is loaded and its function is called: `python -P -m bandlens.user_process`.
 
 Whatever the file does ends here, and `user_function` tells the command of it. Standard input is this end of a
-`Channel`. The first message says what is loaded, and is answered with a `Description`. Each later one is a function of
-bandlens with arguments: it is called with the user's function and these, and its result is the answer. An answer is a
-result and None, or None and the line that an error is to say.
+`Channel`. The first message is the command's `sys.path`, which this process takes over, and what `UserFile` takes: the
+file is loaded, and the answer is a `Description`. Each later one is a function of bandlens with arguments: it is called
+with the user's function and these, and its result is the answer. An answer is a result and None, or None and the line
+that an error is to say.
 
 While code of the user's runs,
 
@@ -41,13 +42,15 @@ PYTHON = (sys.prefix, sys.base_prefix)
 
 
 def main() -> None:
+    # The socket gets another number, since `input()` in the user's file would read messages from 0.
     channel = Channel(socket.socket(fileno=os.dup(0)))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     with suppress(OSError):  # only Linux has it
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # the first to go where memory is short
     threading.Thread(target=_end_with_parent, args=[os.getppid()], daemon=True).start()
     try:
-        sys.path[:], task = channel.receive()
+        search_path, task = channel.receive()
+        sys.path[:] = search_path
         file = UserFile(*task)
         _answer(channel, f"{file.what}: {file.source.file} does not load", file.load)
         while True:
@@ -61,6 +64,8 @@ def main() -> None:
 
 def _end_with_parent(parent: int) -> None:
     """End when the command is gone, also in the middle of a call."""
+    # Linux could send a signal (PR_SET_PDEATHSIG), but does so when the thread that started this process ends, and that
+    # may be one that perturbs. `time.sleep` is not used, since the user's file may replace it.
     while os.getppid() == parent:
         threading.Event().wait(0.5)
     os._exit(1)
@@ -69,7 +74,7 @@ def _end_with_parent(parent: int) -> None:
 def _answer(channel: Channel, failing: str, function: Callable[..., Any], *arguments: Any) -> None:
     try:
         with _in_one_line(failing):
-            channel.send((function(*arguments), None))
+            channel.send((function(*arguments), None))  # here, since a result that cannot be pickled is a line, too
     except UsageError as error:
         channel.send((None, str(error)))
 
@@ -100,21 +105,25 @@ class UserFile:
         self._process = os.getpid()
         self._errors = os.dup(2)
         self._start = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))  # its name may be gone, or go
+        self._function: Any = None
+        """The user's function, once `load` has found it."""
+        self._identity = set[str]()
+        """The files that the digest covers, relative to the folder; `load` lists them."""
         self._at_work = False
         self._opened: list[str] = []
         self._modules = set(sys.modules)
-        self._places = set[str]()
+        self._files_read = set[str]()
         """The files that were read or imported of the folder so far. A function may keep what it has read, so a file
         that does not belong to it spoils all calls that follow."""
 
     def load(self) -> Description:
         """Import the file and describe its function; UsageError where that is not possible."""
         self._identity = set(source_names(self.source))
-        path, place = str(self.source.file.absolute()), f"{PACKAGE}_user_{self.source.file.stem}"
-        loader = _SourceLoader(place, path)
-        spec = machinery.ModuleSpec(place, loader, origin=path)
+        path, module_name = str(self.source.file.absolute()), f"{PACKAGE}_user_{self.source.file.stem}"
+        loader = _SourceLoader(module_name, path)
+        spec = machinery.ModuleSpec(module_name, loader, origin=path)
         spec.has_location = True
-        module = sys.modules[place] = module_from_spec(spec)  # dataclasses and pickles look for it there
+        module = sys.modules[module_name] = module_from_spec(spec)  # dataclasses and pickles look for it there
         sys.addaudithook(self._note)
         sys.path.insert(0, str(self._folder))
         sys.path_hooks.insert(0, self._finder)
@@ -167,7 +176,7 @@ class UserFile:
 
     def _finder(self, path: str) -> machinery.FileFinder:
         """The hook that finds modules of the user's folder."""
-        if not _place(self._folder, path):
+        if not _relative_to_folder(self._folder, path):
             raise ImportError
         return machinery.FileFinder(
             path,
@@ -181,8 +190,10 @@ class UserFile:
         self._modules |= modules
         files = [*self._opened, *(getattr(sys.modules[name], "__file__", None) or "" for name in modules)]
         self._opened.clear()
-        self._places |= {place for file in files if Path(file).is_file() and (place := _place(self._folder, file))}
-        if undeclared := sorted(self._places - self._identity):
+        self._files_read |= {
+            name for file in files if Path(file).is_file() and (name := _relative_to_folder(self._folder, file))
+        }
+        if undeclared := sorted(self._files_read - self._identity):
             uses = ", ".join(f'"{name}"' for name in [*self.source.uses, *undeclared])
             raise UsageError(
                 f"{self.what} reads {', '.join(undeclared)}, and nothing says that its results depend on that; add to "
@@ -223,18 +234,18 @@ def _plain(value: object) -> bool | int | float | str | OtherValue:
     return OtherValue(repr(value))
 
 
-def _place(folder: Path, name: str) -> str | None:
-    """A path relative to the folder; None for one that lies elsewhere, or that is there for Python.
+def _relative_to_folder(folder: Path, file: str) -> str | None:
+    """The path of a file relative to the folder; None for one that lies elsewhere, or that is there for Python.
 
     Such are compiled modules, hidden folders, and Python with its libraries.
     """
-    if any(Path(os.path.realpath(name)).is_relative_to(os.path.realpath(root)) for root in PYTHON):
+    if any(Path(os.path.realpath(file)).is_relative_to(os.path.realpath(root)) for root in PYTHON):
         return None
-    for path, root in ((name, folder), (os.path.realpath(name), os.path.realpath(folder))):
+    for path, root in ((file, folder), (os.path.realpath(file), os.path.realpath(folder))):
         if Path(path).is_relative_to(root):
-            place = Path(path).relative_to(root)
-            is_pythons = any(part.startswith(".") or part == "__pycache__" for part in place.parts)
-            return None if is_pythons else place.as_posix()
+            relative = Path(path).relative_to(root)
+            is_pythons = any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
+            return None if is_pythons else relative.as_posix()
     return None
 
 

@@ -45,6 +45,7 @@ class CellProgress:
             predictions = joined(xp, self.columns)
             bad = np.flatnonzero(np.isnan(predictions.confidence))
             if not len(bad):
+                # The copies to the host above have waited for the stream, so the device has passed all of these points.
                 seconds = sum(seconds_between(xp, start, end) for start, end in self.times)
                 part = Finished(self.cell, self.first, predictions, seconds)
                 self.first, self.columns, self.times, self.pending = self.first + self.pending, [], [], 0

@@ -42,17 +42,17 @@ class Decision:
         # The bound keeps scores finite; classes below it are equally out of the question, and NaN stays NaN.
         return xp.log(xp.maximum(shares, 1e-300)).astype(xp.float32)
 
-    def places(self, labels: NDArray[np.int32] | None) -> Array | None:
-        """Labels, as numbers of the space's classes, to places among its scores."""
+    def score_indices(self, labels: NDArray[np.int32] | None) -> Array | None:
+        """Labels, as numbers of the space's classes, to indices of its scores."""
         if labels is None:
             return None
         if self.space == ALL:
             return self.xp.asarray(labels)
         return self.xp.asarray(np.searchsorted(decision_space(self.space).ids, labels).astype(np.int32))
 
-    def classes(self, places: Array) -> Array:
-        """Places among the scores to numbers of classes, uint16."""
-        return places if self.space == ALL else _ids(self.xp, self.space)[places]
+    def classes(self, score_indices: Array) -> Array:
+        """Indices of scores to numbers of classes, uint16."""
+        return score_indices if self.space == ALL else _ids(self.xp, self.space)[score_indices]
 
 
 @cache

@@ -56,6 +56,7 @@ class Buffers:
 
     def stop(self) -> None:
         """Stop the thread where it waits for a buffer, or asks for one from now on."""
+        # First the flag: the thread may get a free buffer before the item that wakes it, and must go on with neither.
         self._stopped = True
         self._free.put((None, None))
 
@@ -93,4 +94,5 @@ def prefetch(produce: Callable[[Callable[[], Array]], Iterator[T]], buffers: Buf
         yield items()
     finally:
         buffers.stop()
+        # The thread ends when all work of its stream is done: after this nothing writes into the buffers.
         thread.join()

@@ -35,7 +35,7 @@ from .prefetch import COUNT, Buffers, prefetch
 def run(
     cells: Sequence[tuple[Cell, int]],
     grid: Grid,
-    place: Place,
+    resources: RunResources,
     range_seconds: float = RANGE_SECONDS,
     progress: Progress = lambda _: None,
     last: int | None = None,
@@ -45,7 +45,7 @@ def run(
     Args:
         cells: each with the number of its images that are done: it goes on from there.
         grid: the families that perturb for the cells' conditions.
-        place: the images and sessions of the run, by `make_place`; a later run of the same images may have it again.
+        resources: the images and sessions, by `make_place`; a later run of the same images may have them again.
         range_seconds: the work that may be lost: parts are yielded after about this time.
         progress: called with the number of predictions made since the last call.
         last: the image that ends the run, itself left out; all by default.
@@ -53,21 +53,24 @@ def run(
     A cell whose logits are not finite, or whose probe raises, comes back as Failed, and the others go on. A device that
     is lost, or out of memory, ends the run with DeviceError: what was yielded before is whole. Labels must be classes
     of every model: see `check_labels`. Without labels an attack leads away from the network's own prediction.
+
+    Between two parts the caller's code runs in the stream of the run; on NumPy the BLAS of the whole process may have
+    one thread then. Close the generator in the thread that began it, since a thread's current stream is its own.
     """
-    images = place.image_set.info
+    images = resources.image_set.info
     last = images.count if last is None else last
     works = [CellProgress(cell, done) for cell, done in cells if done < last]
     if not works:
         return
     if any(work.cell.condition.facts.attack for work in works):
         check_attackable(images)
-    xp = place.xp
-    with device_errors(xp, images.size, place.batch), new_stream(xp), until_done(xp):
+    xp = resources.xp
+    with device_errors(xp, images.size, resources.batch), new_stream(xp), until_done(xp):
         for perturb, conditions in grid.groups(list(dict.fromkeys(work.cell.condition for work in works))):
             chosen = set(conditions)
             members = [work for work in works if work.cell.condition in chosen]
             for seed in dict.fromkeys(work.cell.seed for work in members):
-                group = _Group(perturb, seed, [work for work in members if work.cell.seed == seed], place, last)
+                group = _Group(perturb, seed, [work for work in members if work.cell.seed == seed], resources, last)
                 yield from _run_group(group, range_seconds, progress)
 
 
@@ -102,8 +105,8 @@ def check_attackable(images: ImageSetInfo) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """The place of a run: its images, sessions and buffers, in the memory of its array module.
+class RunResources:
+    """The images, sessions and buffers of a run, in the memory of its array module.
 
     `sessions` have the same batch, and those of attacked cells are Attackers. `xp` is the array module whose batches
     they take; it is NumPy for attacks, wherever they compute.
@@ -116,21 +119,21 @@ class Place:
     take: Take
     decision: Decision
     labels: Array | None
-    """(n,) places of the labels among the scores, where the logits are."""
+    """(n,) indices of the labels among the scores, in the memory where the logits are."""
     arrays: list[Array]
     """The buffers. A CUDA graph belongs to the address of its input, so they stay the same to the end of the run."""
     ahead: AbstractContextManager[Any]
     """The stream in which a thread perturbs ahead of the sessions."""
 
 
-def make_place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> Place:
-    """Make the place of runs of these images. Sessions of the same batch may join `sessions` later."""
+def make_place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> RunResources:
+    """Make what runs of these images need. Sessions of the same batch may join `sessions` later."""
     batch = next(iter(sessions.values())).info.batch
     decision = Decision(xp, image_set.info.decision_space)
     with device_errors(xp, image_set.info.size, batch):
-        labels = decision.places(image_set.labels)
+        labels = decision.score_indices(image_set.labels)
         finish(xp)  # a run has a stream of its own, which would not wait for the labels
-        return Place(
+        return RunResources(
             xp=xp,
             image_set=image_set,
             sessions=sessions,
@@ -150,7 +153,7 @@ class _Group:
     perturb: Perturb
     seed: int
     works: list[CellProgress]
-    place: Place
+    resources: RunResources
     last: int
     """The image that ends the run."""
 
@@ -160,7 +163,7 @@ class _Group:
 
     def lacking(self, first: int) -> list[Condition]:
         """The conditions under which some cell still needs the batch that begins at `first`."""
-        needing = (work for work in self.works if not work.error and work.first < first + self.place.batch)
+        needing = (work for work in self.works if not work.error and work.first < first + self.resources.batch)
         return list(dict.fromkeys(work.cell.condition for work in needing))
 
     def by_condition(self) -> list[_Group]:
@@ -170,7 +173,7 @@ class _Group:
         ]
 
     def flush(self) -> list[Outcome]:
-        return [outcome for work in self.works for outcome in work.flush(self.place.xp)]
+        return [outcome for work in self.works for outcome in work.flush(self.resources.xp)]
 
 
 def _run_group(group: _Group, range_seconds: float, progress: Progress) -> Iterator[list[Outcome]]:
@@ -195,8 +198,8 @@ def _run_batches(group: _Group, range_seconds: float, progress: Progress) -> Ite
     works: dict[Condition, list[CellProgress]] = {}
     for work in group.works:
         works.setdefault(work.cell.condition, []).append(work)
-    buffers = Buffers(group.place.xp, group.place.arrays, group.place.ahead)
-    with _one_thread(group.place.xp), prefetch(lambda take: _perturbed(group, take), buffers) as batches:
+    buffers = Buffers(group.resources.xp, group.resources.arrays, group.resources.ahead)
+    with _one_thread(group.resources.xp), prefetch(lambda buffer: _perturbed(group, buffer), buffers) as batches:
         for first, condition, pixels, images in batches:
             # Parts end between conditions too: a batch of many models and conditions can take a quarter of an hour.
             if time.monotonic() - started > range_seconds:
@@ -220,28 +223,28 @@ def _one_thread(xp: ModuleType) -> AbstractContextManager[Any]:
 
 def _perturbed(group: _Group, buffer: Buffer) -> Iterator[tuple[int, Condition, Array, Array]]:
     """Every batch, as it is and under every condition; the last one is padded with its last image."""
-    xp, batch, count = group.place.xp, group.place.batch, group.place.image_set.info.count
+    xp, batch, count = group.resources.xp, group.resources.batch, group.resources.image_set.info.count
     for first in range(min(work.first for work in group.works), group.last, batch):
         conditions = group.lacking(first)
         if not conditions:
             continue
         index = np.minimum(np.arange(first, first + batch), count - 1)
-        keys = xp.asarray(group.place.image_set.keys[index])
-        images_of_batch = Batch(group.place.take(index), keys, index, group.seed)
+        keys = xp.asarray(group.resources.image_set.keys[index])
+        images_of_batch = Batch(group.resources.take(index), keys, index, group.seed)
         for condition, images in group.perturb(xp, images_of_batch, conditions, buffer):
             yield first, condition, images_of_batch.pixels, images
 
 
 def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images: Array) -> int:
     """Run one cell's model on one batch and keep the rows that the cell still needs; gives their number."""
-    begin = max(work.first + work.pending - first, 0)
-    place = group.place
-    end = min(place.batch, group.last - first)
+    resources = group.resources
+    begin = max(work.first + work.pending - first, 0)  # the number of this batch's rows that the cell has already
+    end = min(resources.batch, group.last - first)
     if begin >= end:
         return 0
-    labels = None if place.labels is None else place.labels[first + begin : first + end]
-    session, condition = place.sessions[work.cell.variant], work.cell.condition
-    started = point(place.xp)
+    labels = None if resources.labels is None else resources.labels[first + begin : first + end]
+    session, condition = resources.sessions[work.cell.variant], work.cell.condition
+    started = point(resources.xp)
     try:
         if condition.facts.attack:
             logits = cast(Attacker, session).attacked(condition, pixels[begin:end], labels, images[begin:end])
@@ -252,8 +255,10 @@ def _infer(group: _Group, work: CellProgress, first: int, pixels: Array, images:
     except BandlensError as error:
         work.error = str(error)
         return 0
-    predicted, rank, confidence = reduce_logits(place.xp, place.decision.scores(logits), labels)
-    work.columns.append((place.decision.classes(predicted), rank, confidence))
-    work.times.append((started, point(place.xp)))
+    # The session's next batch overwrites the logits. They are reduced now, in this thread's stream, which the session's
+    # next work is ordered after; the small columns stay on the card until the part is flushed.
+    predicted, rank, confidence = reduce_logits(resources.xp, resources.decision.scores(logits), labels)
+    work.columns.append((resources.decision.classes(predicted), rank, confidence))
+    work.times.append((started, point(resources.xp)))
     work.pending += end - begin
     return end - begin

@@ -1,4 +1,4 @@
-"""A workbench computes tasks: it keeps open sessions, an image set and the place of a run from one to the next."""
+"""A workbench computes tasks: it keeps open sessions, an image set and the buffers of a run from one to the next."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..probes.images.image_set import ImageSet
 from ..records import Failed, SessionInfo, Variant
 from .backends.base import Session, arrays_of, open_attacker, open_session
 from .cell_progress import Outcome, Progress
-from .run import Place, make_place, run
+from .run import RunResources, make_place, run
 from .tasks import Task
 
 WHOLE = float("inf")
@@ -43,7 +43,7 @@ class Workbench:
     _broken: dict[Variant, str] = field(default_factory=dict, init=False)
     """The networks that cannot be attacked, and their errors."""
     _image_set: ImageSet | None = field(default=None, init=False)
-    _place: Place | None = field(default=None, init=False)
+    _resources: RunResources | None = field(default=None, init=False)
 
     def open(self, variants: Iterable[Variant], opened: Callable[[], None] = lambda: None) -> None:
         """Open sessions that are not open yet; `opened` is called for each variant."""
@@ -83,9 +83,9 @@ class Workbench:
             self.open(task.variants)
         # An attacker takes images from the host's memory, and gives its logits there.
         xp = np if task.attack else arrays_of(task.cells[0].variant.engine)
-        self._place = self._place or make_place(xp, images, self.sessions)
+        self._resources = self._resources or make_place(xp, images, self.sessions)
         cells = [(cell, max(task.first, done.get(cell.key, 0))) for cell in task.cells]
-        yield from run(cells, self.grid, self._place, range_seconds, progress, last=task.last)
+        yield from run(cells, self.grid, self._resources, range_seconds, progress, last=task.last)
 
     def infos(self) -> dict[Variant, SessionInfo]:
         """The devices and software that the open sessions run on."""
@@ -94,7 +94,7 @@ class Workbench:
     def _images_of(self, task: Task) -> ImageSet:
         digest = task.cells[0].image_set.digest
         if self._image_set is None or self._image_set.info.digest != digest:
-            self._place = None
+            self._resources = None
             self._image_set = self.images(digest)
         return self._image_set
 
@@ -115,7 +115,7 @@ class Workbench:
     def close(self) -> None:
         """Close all sessions; the next task opens its own. On a GPU, others than CuPy can have their memory then."""
         modules = {arrays_of(variant.engine) for variant in self.sessions} - {np}
-        self._place = self._attacked = None
+        self._resources = self._attacked = None
         self.sessions.clear()
         self._opened.close()
         for xp in modules:

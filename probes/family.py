@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..errors import ProbeError, UnknownName, UsageError
 from ..records import Condition, Facts, digest_of, in_words
-from ..records import Value as Value
+from ..records import Value as Value  # under its own name, which says that families import it from here
 from .arrays import Array
 
 MOST_CONDITIONS = 100_000
@@ -25,19 +25,25 @@ class Batch:
     """Images of a set on their way through a family."""
 
     pixels: Array
-    """(n, 3, size, size) uint8 RGB in [0, 255]."""
+    """(n, 3, size, size) uint8 RGB in [0, 255], which nobody may write to: all conditions share them, and on a GPU they
+    may be the image set itself."""
     keys: Array
     """(n,) uint64 keys of the images, which noise is keyed by: see `images.files.image_keys`."""
     positions: NDArray[np.int64]
-    """(n,) places of the images in their set, in the host's memory. No built-in probe depends on them."""
+    """(n,) positions of the images in their set, in the host's memory. No built-in probe depends on them."""
     seed: int
 
 
 Buffer = Callable[[], Array]
-"""Gives an (n, 3, size, size) float32 array to fill; a family holds at most two that it has not yielded."""
+"""Gives an (n, 3, size, size) float32 array to fill, whose content is undefined; a family holds at most two that it has
+not yielded."""
 
 Perturb = Callable[[ModuleType, Batch, Sequence[Condition], Buffer], Iterator[tuple[Condition, Array]]]
-"""Yields every condition of the group once, in an order of its own, with a buffer of images in [0, 1]."""
+"""Yields every condition of the group once, in an order of its own, with a buffer of images in [0, 1].
+
+A buffer is not touched once it has been yielded, since sessions read it then. On a GPU all of this runs in the stream
+of the thread that perturbs, so work that was asked for need not be done when a buffer is yielded.
+"""
 
 
 def any_size(_: Condition, __: int) -> None:
@@ -56,7 +62,8 @@ class Parameter:
     parse: Callable[[Any], Value]
     """The canonical value; ValueError says what is allowed."""
     published: tuple[Value, ...]
-    """The values of the source, used where a study file names none."""
+    """The values of the source, used where a study file names none; with `()` there are none, and a study has to name
+    some."""
     pair: bool = False
     """Whether one value is a list of two numbers."""
     hidden: bool = False
@@ -184,7 +191,7 @@ class Family:
         raw = table.get(parameter.name, parameter.published)
         several = isinstance(raw, (list, tuple))
         if parameter.pair and several:
-            several = not raw or isinstance(raw[0], (list, tuple, str))
+            several = not raw or isinstance(raw[0], (list, tuple, str))  # a pair may be text, such as "0.0 to 0.3"
         listed = raw if several else [raw]
         if not listed:
             raise UsageError(

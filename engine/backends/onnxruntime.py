@@ -40,40 +40,40 @@ class OnnxRuntimeSession:
     def __init__(self, variant: Variant, batch: int, threads: int) -> None:
         """`threads` are not used on a GPU. Raises EngineError, and DeviceError where a GPU has no room."""
         self.variant = variant
-        self._provider, self._place = PROVIDERS[variant.engine], shared_by(variant.engine)
-        on_gpu = self._place.stream is not None
+        self._provider, self._shared = PROVIDERS[variant.engine], shared_by(variant.engine)
+        on_gpu = self._shared.stream is not None
         self.info = SessionInfo(
-            self._place.device, batch, 0 if on_gpu else threads, json.dumps(dict(self._place.versions))
+            self._shared.device, batch, 0 if on_gpu else threads, json.dumps(dict(self._shared.versions))
         )
         self._shape = (batch, 3, variant.model.image_size, variant.model.image_size)
         self._session = self._open()
-        self._run_options = self._place.ort.RunOptions()
+        self._run_options = self._shared.ort.RunOptions()
         if on_gpu:  # the caller's stream waits, and the caller need not
             self._run_options.add_run_config_entry(NO_WAIT, "1")
-        self._logits = self._place.xp.empty((batch, variant.model.classes), dtype=np.float32)
+        self._logits = self._shared.xp.empty((batch, variant.model.classes), dtype=np.float32)
         self._binding: Any = self._session.io_binding()
         self._bind(self._binding.bind_output, "logits", self._logits)
 
     def _open(self) -> Any:
-        variant, place, provider = self.variant, self._place, self._provider
-        options = place.ort.SessionOptions()
+        variant, shared, provider = self.variant, self._shared, self._provider
+        options = shared.ort.SessionOptions()
         options.log_severity_level = SILENT
         options.intra_op_num_threads = self.info.threads or 1
-        options.use_deterministic_compute = place.stream is not None
+        options.use_deterministic_compute = shared.stream is not None
         options.add_free_dimension_override_by_name(BATCH, self.info.batch)
         for name, value in {**provider.config, **(for_int8() if variant.precision == "int8" else {})}.items():
             options.add_session_config_entry(name, value)
         settings = provider.options(variant, self.info.batch)
-        if place.stream is not None:
-            settings |= {"user_compute_stream": str(place.stream.ptr)}
+        if shared.stream is not None:
+            settings |= {"user_compute_stream": str(shared.stream.ptr)}
         content = content_of(variant)
         try:
-            session = place.ort.InferenceSession(
+            session = shared.ort.InferenceSession(
                 content, options, providers=[(provider.name, settings)], enable_fallback=0
             )
         except Exception as error:
             message = f"{variant.path}: ONNX Runtime cannot open it: {reason(error)}"
-            if place.stream is not None and is_of_gpu(error):
+            if shared.stream is not None and is_of_gpu(error):
                 raise DeviceError(f"{message}; {advice(error, 'see what `bandlens doctor` says')}") from error
             raise EngineError(f"{message}; take another engine, or export {variant.model.name} again") from error
         if session.get_providers()[0] != provider.name:
@@ -82,7 +82,7 @@ class OnnxRuntimeSession:
         return session
 
     def _bind(self, bind: Callable[..., None], name: str, array: Array) -> None:
-        address = array.ctypes.data if self._place.xp is np else array.data.ptr
+        address = array.ctypes.data if self._shared.xp is np else array.data.ptr
         bind(name, self._provider.device, 0, np.float32, array.shape, address)
 
     def infer(self, images: Array) -> Array:
@@ -90,7 +90,7 @@ class OnnxRuntimeSession:
         check_images(self.variant, images, self._shape)
         self._bind(self._binding.bind_input, "images", images)
         try:
-            with self._place.in_turn():
+            with self._shared.in_turn():
                 self._session.run_with_iobinding(self._binding, self._run_options)
         except Exception as error:
             raise self._failure(error) from error
@@ -98,7 +98,7 @@ class OnnxRuntimeSession:
 
     def _failure(self, error: Exception) -> EngineError:
         message = f"{self.variant}: ONNX Runtime failed at batch {self.info.batch}: {reason(error)}"
-        if self._place.stream is None:
+        if self._shared.stream is None:
             return EngineError(f"{message}; try a smaller batch")
         return DeviceError(f"{message}; {advice(error, 'what was committed stays, and the next run goes on there')}")
 
@@ -108,8 +108,8 @@ class OnnxRuntimeSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._place.stream is not None:
-            self._place.stream.synchronize()
+        if self._shared.stream is not None:
+            self._shared.stream.synchronize()  # work that was asked for uses all of these
         del self._binding, self._session, self._logits
 
 

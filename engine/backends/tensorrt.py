@@ -108,6 +108,7 @@ class Device:
     def reserve(self, size: int) -> None:
         """Make the shared memory at least so many bytes."""
         if self.arena is None or self.arena.mem.size < size:
+            # Work that was asked for may still be in the old memory, whose blocks the pool hands out without waiting.
             self.stream.synchronize()
             self.arena = None  # before the larger one is asked for
             self.arena = self.xp.cuda.alloc(size)
@@ -203,6 +204,8 @@ class TensorRTSession:
         if capturable and not capturable(stream.ptr):
             raise EngineError("its context cannot be captured")
         with stream:
+            # Another thread may ask CuPy for memory meanwhile. CuPy's mode is cudaStreamCaptureModeRelaxed by default,
+            # which forbids neither that thread nor this one to allocate.
             stream.begin_capture()
             try:
                 self._execute(images)
@@ -228,7 +231,7 @@ class TensorRTSession:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._device.stream.synchronize()
+        self._device.stream.synchronize()  # work that was asked for uses all of these
         # In this order: TensorRT wants a context gone before its engine.
         del self._replays, self._context, self._engine, self._logits
         self._device.sessions.discard(self)

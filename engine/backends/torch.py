@@ -96,7 +96,8 @@ class Card:
     stream: Any
     """A stream of CuPy, in which torch works too."""
     pool: Any
-    """Torch's memory for intermediate results of the CUDA graphs of all sessions."""
+    """Torch's memory for intermediate results of the CUDA graphs of all sessions. They may share it since no two run at
+    once, which the stream sees to, and none reads in it what another has left: each copies its logits out."""
 
     @contextmanager
     def working(self) -> Iterator[Any]:
@@ -307,7 +308,7 @@ class CardSession(TorchSession):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._card.stream.synchronize()
+        self._card.stream.synchronize()  # work that was asked for uses all of these
         del self._replays, self._logits
         super().__exit__(kind, error, trace)
 

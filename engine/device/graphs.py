@@ -29,13 +29,13 @@ class Replays:
         """`work` asks for it; `capture` gives what replays it, and leaves the stream as it was if it raises."""
         self._engine, self._work, self._capture = engine, work, capture
         self._graphs: dict[int, Callable[[], None]] = {}
-        self._prepared, self._captures = False, True
+        self._prepared, self._can_capture = False, True
 
     def __call__(self, batch: Array) -> None:
         """Ask for the work on the batch."""
         replay = self._graphs.get(batch.data.ptr)
-        if replay is None and self._prepared and self._captures:
-            replay = self._captured(batch)
+        if replay is None and self._prepared and self._can_capture:
+            replay = self._add_graph(batch)
         if replay is None:
             self._work(batch)
             self._prepared = True
@@ -47,13 +47,14 @@ class Replays:
         self._graphs.clear()
         self._prepared = False
 
-    def _captured(self, batch: Array) -> Callable[[], None] | None:
+    def _add_graph(self, batch: Array) -> Callable[[], None] | None:
         if len(self._graphs) == GRAPHS:
+            # Some may still be at work: CUDA frees such a graph once it has ended (cuGraphExecDestroy).
             self._graphs.clear()
         try:
             replay = self._capture(batch)
         except Exception as error:  # noqa: BLE001 - libraries have many, and the plain work tells if the GPU is lost
-            self._captures = False
+            self._can_capture = False
             tell_plain(self._engine, first_line(error))
             return None
         self._graphs[batch.data.ptr] = replay

@@ -75,7 +75,7 @@ def streamed(xp: ModuleType, images: ImageSet, batch: int) -> Take:
         nonlocal turn
         turn = 1 - turn
         if copied[turn] is not None:
-            copied[turn].synchronize()
+            copied[turn].synchronize()  # the card reads this memory after `set` has returned
         host = staging[turn][: len(rows)]
         images.take(rows, out=host)
         pixels = xp.empty(host.shape, dtype=xp.uint8)

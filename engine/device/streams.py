@@ -25,6 +25,8 @@ def new_stream(xp: ModuleType) -> AbstractContextManager[Any]:
     """A stream; work of the thread that enters it goes there while the block lasts."""
     if xp is np:
         return nullcontext()
+    # A stream that blocks waits for the default stream, and the default stream for it. This one does not, so that
+    # points are the only order between threads.
     stream: AbstractContextManager[Any] = xp.cuda.Stream(non_blocking=True)
     return stream
 
@@ -48,7 +50,11 @@ def finish(xp: ModuleType) -> None:
 
 @contextmanager
 def until_done(xp: ModuleType) -> Iterator[None]:
-    """Wait at the end of the block for the work that this thread has asked for, so that its memory may go."""
+    """Wait at the end of the block for the work that this thread has asked for, so that its arrays may be dropped.
+
+    CuPy's pool gives a freed block to the next allocation in the stream where it was allocated, and asks no other
+    stream whether it still reads or writes the block.
+    """
     try:
         yield
     finally:
@@ -60,6 +66,8 @@ def in_turn(xp: ModuleType, stream: Any) -> Iterator[None]:
     """Order the stream's work after what this thread has asked for, and before what it asks for next."""
     caller = xp.cuda.get_current_stream()
     stream.wait_event(caller.record())
+    # No `finally`: after an error nobody reads what the stream has written, and its next work follows in any case. It
+    # may still read the caller's arrays, to no effect. Where the GPU has failed, `record` would raise over the error.
     yield
     caller.wait_event(stream.record())
 

@@ -172,6 +172,7 @@ def asks_for_token(address: str) -> bool | None:
     """Whether the cluster at host:port turns away callers without a token; None where it does not answer."""
     try:
         _check_answers(address)
+        # In a process of its own, since Ray reads its settings, and whether it has a token, once in a process.
         answer = subprocess.run(
             [sys.executable, "-P", "-c", ASK, address],
             env=os.environ | {"RAY_AUTH_MODE": "disabled"},

@@ -164,6 +164,7 @@ class NodeFiles:
 
     def _locked(self, path: str) -> AbstractContextManager[Any]:
         while True:
+            # A worker that waited in silence would be taken for one that hangs.
             with suppress(Timeout):
                 return FileLock(path).acquire(timeout=WAIT_SECONDS)
             self.progress()

@@ -63,6 +63,7 @@ def main() -> None:
     token, folder = (sys.stdin.buffer.readline().strip() for _ in range(2))
     sys.stdin.buffer.read()
     end = time.monotonic() + SECONDS
+    # More than once, since a process may start another one after it was looked for.
     while token and (processes := cluster_processes(token)) and time.monotonic() < end:
         for process in processes:
             with suppress(OSError):

@@ -38,6 +38,7 @@ def run_on(cluster: Cluster, job: Job, tasks: Iterator[Task], sink: Sink, files:
     actors: list[Any] = []
 
     def start() -> None:
+        # Workers stand first in the list, and the process with the files behind them: it is killed with them below.
         source = _source(ray, files) if cluster.shared else None
         actors.extend((source or ())[1:])
         remote = ray.remote(concurrency_groups={BEAT: 1})(RayWorker).options(**options)
@@ -170,6 +171,7 @@ class _Run:
     def _start(self, actor: Any) -> None:
         """Have the sessions opened, in a process that Ray starts now or has started already."""
         self.watch.starts(actor)
+        # Ray may repeat this call where the process dies, unlike `compute`: it is no try of a task.
         self.starting[self.calls(actor.ready.options(max_task_retries=-1).remote)] = actor
 
     def _replace(self, actor: Any) -> None:

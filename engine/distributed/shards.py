@@ -133,6 +133,7 @@ def write_shard(folder: Folder, key: str, parts: Sequence[Finished], sessions: M
     )
     about = {"format": FORMAT, **asdict(shard)}
     text = json.dumps(about | {"digest": _digest(about)}, separators=(",", ":"))
+    # A shard is there once its Parquet file is (`shard_keys`): by then it must have its description.
     _put(folder, f"{key}.json", text.encode())
     _put(folder, f"{key}.parquet", content)
     return shard
@@ -242,6 +243,7 @@ def read_shard(folder: Folder, shard: Shard) -> dict[str, Predictions]:
             if file.metadata.num_rows != len(shard.cells) * count:
                 raise ValueError(f"{file.metadata.num_rows} rows")
             table = file.read()
+        # Each row group has a dictionary of its own.
         cells = table["cell"].unify_dictionaries().combine_chunks()
         columns = {name: table[name] for name in ("image_index", "predicted", "label_rank", "confidence")}
         place = cells.indices.to_numpy().reshape(len(shard.cells), count)

@@ -223,8 +223,8 @@ def test_a_card_that_fails_ends_the_run_and_what_was_yielded_stays(
     grid, cells = cells_of([variant(model)], images, tmp_path)
     yielded = []
     with open_session(variant(model), BATCH, 1) as session:
-        place = make_place(card, images, {variant(model): session})
-        outcomes = run([(cell, 0) for cell in cells], grid, place, range_seconds=0)
+        resources = make_place(card, images, {variant(model): session})
+        outcomes = run([(cell, 0) for cell in cells], grid, resources, range_seconds=0)
         for parts in outcomes:
             yielded += parts
             if len(yielded) == 4:

@@ -25,8 +25,8 @@ def logits_of(seed: int, rows: int = 20, spread: float = 3) -> np.ndarray:
 def decide(xp: ModuleType, space: str, logits: np.ndarray, labels: np.ndarray | None = None) -> tuple[Any, ...]:
     decision = Decision(xp, space)
     scores = decision.scores(xp.asarray(logits))
-    places, rank, confidence = reduce_logits(xp, scores, decision.places(labels))
-    return to_numpy(decision.classes(places)), None if rank is None else to_numpy(rank), to_numpy(confidence)
+    score_indices, rank, confidence = reduce_logits(xp, scores, decision.score_indices(labels))
+    return to_numpy(decision.classes(score_indices)), None if rank is None else to_numpy(rank), to_numpy(confidence)
 
 
 @given(seed=st.integers(0, 2**32), spread=st.sampled_from([0.1, 3.0, 30.0, 300.0]))

@@ -86,8 +86,8 @@ class Bench:
 
         xp = arrays_of(self.engine)
         with open_sessions(dict.fromkeys(cell.variant for cell in cells), batch) as sessions:
-            place = make_place(xp, images or self.images, sessions)
-            for outcomes in run(todo, self.grid, place, range_seconds, advance):
+            resources = make_place(xp, images or self.images, sessions)
+            for outcomes in run(todo, self.grid, resources, range_seconds, advance):
                 outcome.transactions.append([cell_outcome.cell.key for cell_outcome in outcomes])
                 for cell_outcome in outcomes:
                     keep(outcome, cell_outcome)
@@ -336,8 +336,8 @@ def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
     outcome = Outcome()
     with open_sessions(bench.variants, 4) as sessions:
         sessions[cells[0].variant] = Fails(sessions[cells[0].variant])
-        place = make_place(arrays_of(bench.engine), bench.images, sessions)
-        for outcomes in run([(cell, 0) for cell in cells], bench.grid, place):
+        resources = make_place(arrays_of(bench.engine), bench.images, sessions)
+        for outcomes in run([(cell, 0) for cell in cells], bench.grid, resources):
             for cell_outcome in outcomes:
                 keep(outcome, cell_outcome)
     assert outcome.failed == {cells[0].key: "out of memory"}
@@ -351,8 +351,8 @@ def running() -> list[str]:
 def test_a_run_that_is_abandoned_leaves_no_thread(bench: Bench) -> None:
     with open_sessions(bench.variants, 4) as sessions:
         todo = [(cell, 0) for cell in bench.cells()]
-        place = make_place(arrays_of(bench.engine), bench.images, sessions)
-        with closing(run(todo, bench.grid, place, range_seconds=0)) as outcomes:  # type: ignore[type-var]
+        resources = make_place(arrays_of(bench.engine), bench.images, sessions)
+        with closing(run(todo, bench.grid, resources, range_seconds=0)) as outcomes:  # type: ignore[type-var]
             next(outcomes)
             assert running()
         assert not running()
