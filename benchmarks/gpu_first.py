@@ -53,7 +53,7 @@ from bandlens.engine.device.devices import gpus, readiness
 from bandlens.engine.device.pixels import resident, streamed
 from bandlens.engine.device.requirements import usable
 from bandlens.engine.device.streams import finish, new_stream, point, wait_for
-from bandlens.engine.run import make_place, run
+from bandlens.engine.run import make_resources, run
 from bandlens.errors import BandlensError
 from bandlens.probes.arrays import array_module, to_numpy
 from bandlens.probes.bilateral import BILATERAL
@@ -371,7 +371,7 @@ def over_bare(bench: Bench, sessions: Mapping[Variant, Session]) -> Iterator[tup
         if bench.late(4 * sizes.seconds):
             continue
         chosen = dict(list(sessions.items())[:count])
-        place = make_place(xp, bench.images, chosen)
+        place = make_resources(xp, bench.images, chosen)
         takes = {"resident": bench.images.take, "streamed": bench.images.take}
         if xp is not np:
             takes = {"resident": resident(xp, bench.images), "streamed": streamed(xp, bench.images, sizes.batch)}
@@ -482,7 +482,7 @@ def rows_that_differ(bench: Bench) -> int:
         sessions = open_networks(bench, stack, 1, "fp32")
         cells = cells_of(bench, sessions, conditions)
         predictions: dict[Condition, list[Any]] = {condition: [] for condition in conditions}
-        for outcomes in run(cells, bench.grid, make_place(xp, bench.images, sessions), last=sizes.compared):
+        for outcomes in run(cells, bench.grid, make_resources(xp, bench.images, sessions), last=sizes.compared):
             for outcome in outcomes:
                 assert isinstance(outcome, Finished), outcome
                 predictions[outcome.cell.condition].append(outcome.predictions)

@@ -39,7 +39,7 @@ from _common import (
 
 from bandlens.analysis.database.open import open_store
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
-from bandlens.engine.run import make_place, run
+from bandlens.engine.run import make_resources, run
 from bandlens.probes.grid import PUBLISHED, Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, open_image_set
 from bandlens.processors import processors
@@ -70,7 +70,7 @@ def run_seconds(
     with open_store(database) as store:
         store.begin_study("benchmark", "", cells, [images])
         started = time.perf_counter()
-        for outcomes in run([(cell, 0) for cell in cells], grid, make_place(xp, images, sessions)):
+        for outcomes in run([(cell, 0) for cell in cells], grid, make_resources(xp, images, sessions)):
             store.commit(outcomes, infos)
         return time.perf_counter() - started
 

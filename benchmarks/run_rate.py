@@ -25,7 +25,7 @@ from _common import BATCH, MODEL, arguments, folder, image_set, machine, ratio, 
 
 from bandlens.analysis.database.open import open_store
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.engine.run import make_place, run
+from bandlens.engine.run import make_resources, run
 from bandlens.export.models import load_model
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, open_image_set
@@ -59,7 +59,7 @@ class Job:
             store.begin_study("benchmark", "", self.cells, [self.images])
             started, storing = time.perf_counter(), 0.0
             cells = [(cell, 0) for cell in self.cells]
-            place = make_place(np, self.images, sessions)
+            place = make_resources(np, self.images, sessions)
             for outcomes in run(cells, self.grid, place, progress=turn.after_a_batch):
                 storing += timed(lambda outcomes=outcomes: store.commit(outcomes, infos))()
             total = time.perf_counter() - started - turn.seconds

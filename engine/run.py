@@ -45,7 +45,7 @@ def run(
     Args:
         cells: each with the number of its images that are done: it goes on from there.
         grid: the families that perturb for the cells' conditions.
-        resources: the images and sessions, by `make_place`; a later run of the same images may have them again.
+        resources: the images and sessions, by `make_resources`; a later run of the same images may have them again.
         range_seconds: the work that may be lost: parts are yielded after about this time.
         progress: called with the number of predictions made since the last call.
         last: the image that ends the run, itself left out; all by default.
@@ -126,7 +126,7 @@ class RunResources:
     """The stream in which a thread perturbs ahead of the sessions."""
 
 
-def make_place(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> RunResources:
+def make_resources(xp: ModuleType, image_set: ImageSet, sessions: Mapping[Variant, Session]) -> RunResources:
     """Make what runs of these images need. Sessions of the same batch may join `sessions` later."""
     batch = next(iter(sessions.values())).info.batch
     decision = Decision(xp, image_set.info.decision_space)

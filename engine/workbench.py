@@ -15,7 +15,7 @@ from ..probes.images.image_set import ImageSet
 from ..records import Failed, SessionInfo, Variant
 from .backends.base import Session, arrays_of, open_attacker, open_session
 from .cell_progress import Outcome, Progress
-from .run import RunResources, make_place, run
+from .run import RunResources, make_resources, run
 from .tasks import Task
 
 WHOLE = float("inf")
@@ -83,7 +83,7 @@ class Workbench:
             self.open(task.variants)
         # An attacker takes images from the host's memory, and gives its logits there.
         xp = np if task.attack else arrays_of(task.cells[0].variant.engine)
-        self._resources = self._resources or make_place(xp, images, self.sessions)
+        self._resources = self._resources or make_resources(xp, images, self.sessions)
         cells = [(cell, max(task.first, done.get(cell.key, 0))) for cell in task.cells]
         yield from run(cells, self.grid, self._resources, range_seconds, progress, last=task.last)
 

@@ -21,7 +21,7 @@ from small import CLASSES, make_images, make_model, make_pictures
 from bandlens.engine.backends import tensorrt as tensorrt_session
 from bandlens.engine.backends.base import open_session, variant_of
 from bandlens.engine.device import graphs, pixels
-from bandlens.engine.run import make_place, run
+from bandlens.engine.run import make_resources, run
 from bandlens.errors import DeviceError, EngineError
 from bandlens.export.onnx.files import OnnxFile
 from bandlens.export.onnx.parity import measure_parity, onnx_logits
@@ -192,12 +192,12 @@ def test_a_whole_run_gives_the_rows_of_the_cpu(card: PretendCupy, tmp_path: Path
     here = [variant_of(model, "onnxruntime", "fp32") for model in models]
     grid, cells = cells_of(here, images, tmp_path)
     sessions = {cpu_variant: open_session(cpu_variant, BATCH, 1) for cpu_variant in here}
-    cpu_rows = rows(run([(cell, 0) for cell in cells], grid, make_place(np, images, sessions)))
+    cpu_rows = rows(run([(cell, 0) for cell in cells], grid, make_resources(np, images, sessions)))
     on_card = [variant(model) for model in models]
     grid, cells = cells_of(on_card, images, tmp_path)
     sessions = {card_variant: open_session(card_variant, BATCH, 1) for card_variant in on_card}
     card.free = room
-    card_rows = rows(run([(cell, 0) for cell in cells], grid, make_place(card, images, sessions), range_seconds=0))
+    card_rows = rows(run([(cell, 0) for cell in cells], grid, make_resources(card, images, sessions), range_seconds=0))
     assert card_rows.keys() == cpu_rows.keys()
     differing = 0
     for cell, expected in cpu_rows.items():
@@ -223,7 +223,7 @@ def test_a_card_that_fails_ends_the_run_and_what_was_yielded_stays(
     grid, cells = cells_of([variant(model)], images, tmp_path)
     yielded = []
     with open_session(variant(model), BATCH, 1) as session:
-        resources = make_place(card, images, {variant(model): session})
+        resources = make_resources(card, images, {variant(model): session})
         outcomes = run([(cell, 0) for cell in cells], grid, resources, range_seconds=0)
         for parts in outcomes:
             yielded += parts
@@ -250,7 +250,7 @@ def test_cuda_errors_of_perturbing_end_the_run(
         monkeypatch.setattr(kernels, "cuda_function", fails)
         todo = [(cell, 0) for cell in cells if cell.condition.probe == "critical_band"]
         with pytest.raises(DeviceError, match="cudaErrorIllegalAddress: an illegal memory access; what was committed"):
-            list(run(todo, grid, make_place(card, images, {variant(model): session})))
+            list(run(todo, grid, make_resources(card, images, {variant(model): session})))
 
 
 def test_no_room_for_the_buffers_of_a_run_is_a_device_error(
@@ -262,7 +262,7 @@ def test_no_room_for_the_buffers_of_a_run_is_a_device_error(
     with open_session(variant(make_model(tmp_path)), BATCH, 1) as session:
         monkeypatch.setattr(card, "empty", full)
         with pytest.raises(DeviceError, match="out of memory on the GPU at batch 8: its work takes"):
-            make_place(card, images_of(tmp_path), {session.variant: session})
+            make_resources(card, images_of(tmp_path), {session.variant: session})
 
 
 def test_no_room_for_activations_names_a_batch_that_fits(card: PretendCupy, tmp_path: Path) -> None:

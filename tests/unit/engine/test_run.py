@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from small import CLASSES, make_images, make_model, make_pictures
 
 from bandlens.engine.backends.base import Session, arrays_of, open_session, variant_of
-from bandlens.engine.run import check_labels, make_place, run
+from bandlens.engine.run import check_labels, make_resources, run
 from bandlens.errors import EngineError, UsageError
 from bandlens.probes.arrays import to_numpy
 from bandlens.probes.family import Batch
@@ -86,7 +86,7 @@ class Bench:
 
         xp = arrays_of(self.engine)
         with open_sessions(dict.fromkeys(cell.variant for cell in cells), batch) as sessions:
-            resources = make_place(xp, images or self.images, sessions)
+            resources = make_resources(xp, images or self.images, sessions)
             for outcomes in run(todo, self.grid, resources, range_seconds, advance):
                 outcome.transactions.append([cell_outcome.cell.key for cell_outcome in outcomes])
                 for cell_outcome in outcomes:
@@ -336,7 +336,7 @@ def test_a_session_that_fails_ends_its_cell_only(bench: Bench) -> None:
     outcome = Outcome()
     with open_sessions(bench.variants, 4) as sessions:
         sessions[cells[0].variant] = Fails(sessions[cells[0].variant])
-        resources = make_place(arrays_of(bench.engine), bench.images, sessions)
+        resources = make_resources(arrays_of(bench.engine), bench.images, sessions)
         for outcomes in run([(cell, 0) for cell in cells], bench.grid, resources):
             for cell_outcome in outcomes:
                 keep(outcome, cell_outcome)
@@ -351,7 +351,7 @@ def running() -> list[str]:
 def test_a_run_that_is_abandoned_leaves_no_thread(bench: Bench) -> None:
     with open_sessions(bench.variants, 4) as sessions:
         todo = [(cell, 0) for cell in bench.cells()]
-        resources = make_place(arrays_of(bench.engine), bench.images, sessions)
+        resources = make_resources(arrays_of(bench.engine), bench.images, sessions)
         with closing(run(todo, bench.grid, resources, range_seconds=0)) as outcomes:  # type: ignore[type-var]
             next(outcomes)
             assert running()

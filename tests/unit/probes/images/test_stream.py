@@ -18,7 +18,7 @@ from PIL import Image
 from small import make_model
 
 from bandlens.engine.backends.base import Session, open_session, variant_of
-from bandlens.engine.run import make_place, run
+from bandlens.engine.run import make_resources, run
 from bandlens.errors import ImageSetError, UsageError
 from bandlens.probes.grid import Grid, make_grid
 from bandlens.probes.images.image_set import ImageSet, check, open_image_set
@@ -105,7 +105,9 @@ def test_one_pass_opens_each_file_once_for_all_models(tmp_path: Path) -> None:
         with ExitStack() as stack, opened_below(miniature.source) as counts:
             # 10 images in batches of 4: the last one is padded.
             sessions, cells = one_session_each(models, images, grid, 4, stack)
-            outcomes = [outcome for chunk in run(cells, grid, make_place(np, images, sessions)) for outcome in chunk]
+            outcomes = [
+                outcome for chunk in run(cells, grid, make_resources(np, images, sessions)) for outcome in chunk
+            ]
         assert len(outcomes) == 3
         files = {str(miniature.source / images.info.name.removeprefix("out/") / path) for path in images.paths}
         assert counts == Counter(dict.fromkeys(files, 1))
