@@ -57,7 +57,7 @@ def analyze(
     Args:
         db: the results database.
         study: name or name@version; * is the newest version of each. Of a `Study` its own measures are computed, those
-            that changed; built-in ones as well where it has no values of them yet.
+            that changed; built-in ones as well where it has no values of them yet, or options are not the defaults.
         resamples: of the bootstrap over images, at least 100.
         rgb_reference: normalize critical-band thresholds by the clean accuracy in colour.
         conditions: return the metrics of every condition instead.
@@ -70,19 +70,19 @@ def analyze(
     from ...analysis.measures.outcomes import subjects
     from ...analysis.measures.own import start_measures
 
-    existing(db)
+    path, options = existing(db), Options(resamples, rgb_reference)
     if isinstance(study, str):
         name, measures = study, []
     else:
         name, measures = study.name, start_measures(study.measures, study.folder)
-    with open_store(Path(db)) as store:
+    with open_store(path) as store:
         count = len(subjects(store, name))
         if measures:
             with progress("analyzing measures of the study", count, "checkpoints and image sets") as advance:
                 compute_own(store, name, measures, advance)
-        if not measures or not has_values(store, name):
+        if not measures or options != Options() or not has_values(store, name):
             with progress("analyzing", count, "checkpoints and image sets") as advance:
-                compute_measures(store, name, Options(resamples, rgb_reference), advance)
+                compute_measures(store, name, options, advance)
             judged = judged_images(store, name)
             with progress("comparing errors", len(judged), "image sets") as advance:
                 write_consistencies(store, judged, resamples, advance)
@@ -107,10 +107,9 @@ def measure(
     from ...analysis.measures.compute import compute_own, stored_values
     from ...analysis.measures.own import start_measures
 
-    existing(db)
-    called = name or Path(file).stem
+    path, called = existing(db), name or Path(file).stem
     measures = start_measures({called: {"file": str(Path(file).absolute()), **settings}}, Path())
-    with open_store(Path(db)) as store:
+    with open_store(path) as store:
         label = study_label(store, None if study == "*" else study)
         compute_own(store, label, measures)
         return stored_values(store, label, conditions=True).filter(metric=called)
