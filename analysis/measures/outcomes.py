@@ -141,6 +141,11 @@ class Decisions:
     """Its cell.id in the database that it was read from."""
 
     @property
+    def known_rank(self) -> NDArray[np.uint16] | None:
+        """The rank; None without labels, and where that of some image is not known."""
+        return None if self.rank is None or (self.rank == UNKNOWN_RANK).any() else self.rank
+
+    @property
     def confidence(self) -> Floats | None:
         """Probability of the predicted class in [0, 1]; None where that of some image is not known."""
         if np.isnan(self.stored_confidence).any():

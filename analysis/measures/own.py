@@ -160,15 +160,17 @@ class OwnMeasure:
         """The answer of the function for a cell, or the reason why there is none."""
         if self._failures >= MOST_FAILURES:
             return self._last_failure
-        if "confidence" in self.taken and cell.decisions.confidence is None:
-            return f"measure {self.name} takes confidence, which is not known of all predictions"
+        arrays = _arrays(cell, self.taken)
+        for name in ("confidence", "label_rank"):
+            if name in arrays and arrays[name] is None:
+                return f"measure {self.name} takes {name}, which is not known of all predictions"
         if "right" in self.taken and cell.right is None:
             return f"measure {self.name} takes right, and there is no clean prediction to agree with"
         try:
             answer: Answer = self.function.call(
                 answer_of_cell,
                 self.function.what,
-                _arrays(cell, self.taken),
+                arrays,
                 cell.images.clusters,
                 self.settings,
                 seconds=CALL_SECONDS,
@@ -185,12 +187,12 @@ class OwnMeasure:
 
 def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
     """The arrays and class names that a function takes."""
-    decisions, images = cell.decisions, cell.images
+    decisions, images, rank = cell.decisions, cell.images, cell.decisions.known_rank
     read: Mapping[str, Callable[[], Any]] = {
         "predicted": lambda: decisions.predicted.astype(np.int64),
         "label": lambda: images.label,
         "right": lambda: cell.right,
-        "label_rank": lambda: None if decisions.rank is None else decisions.rank.astype(np.int64),
+        "label_rank": lambda: None if rank is None else rank.astype(np.int64),
         "confidence": lambda: decisions.confidence,
         "cluster": lambda: images.clusters,
         "class_names": lambda: dict(cell.class_names),

@@ -23,6 +23,7 @@ from bandlens.analysis.correlations.models import study_table
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures, compute_own
+from bandlens.analysis.measures.outcomes import UNKNOWN_RANK
 from bandlens.analysis.measures.own import MOST_FAILURES, OwnMeasure, start_measures
 from bandlens.errors import UsageError
 
@@ -161,6 +162,18 @@ def test_what_fails_is_the_state_and_note_of_its_estimates(
     assert all(row["note"].startswith(note) and "\n" not in row["note"] for row in failed.values())
     assert rows(store, "worst")["set", "clean"]["state"] == "ok", "nothing else fails"
     assert "printed" not in capfd.readouterr().out
+
+
+def test_ranks_that_are_not_known_are_not_computed_with(tmp_path: Path) -> None:
+    predicted, confidence = answers(0)
+    rank = np.where(predicted == LABELS, 0, UNKNOWN_RANK)
+    with open_store(tmp_path / "r.duckdb") as store:
+        labelled = image_set(COUNT, labels=LABELS)
+        store_study(store, "s", labelled, [part(cell(labelled, by=model("a")), predicted, rank, confidence=confidence)])
+        compute_own(store, "s", own(tmp_path, "def mine(label_rank):\n    return label_rank\n", mine={}))
+        row = rows(store, "mine")["set", "clean"]
+    note = "measure mine takes label_rank, which is not known of all predictions"
+    assert (row["state"], row["value"], row["note"]) == ("failed", None, note)
 
 
 def test_a_measure_that_hangs_is_asked_a_few_times_alone(
