@@ -101,11 +101,15 @@ def nothing(state: State, note: str, n: int | None = None) -> Estimate:
 Interval = Callable[[Share], tuple[float, float]]
 
 
+def too_few_images(independent: int) -> str:
+    """Why an estimate has no interval where no more images are independent of each other."""
+    return f"{independent} independent image{' is' if independent == 1 else 's are'} too few for an interval"
+
+
 def estimate_of(share: Share, interval: Interval = share_interval) -> Estimate:
     """The estimate of a share, without an interval where one cluster holds all images."""
     if len(share.clusters) == 1:
-        note = "1 independent image is too few for an interval"
-        return Estimate(share.value, state=State.NO_INTERVAL, note=note, n=share.images)
+        return Estimate(share.value, state=State.NO_INTERVAL, note=too_few_images(1), n=share.images)
     return Estimate(share.value, *interval(share), n=share.images)
 
 

@@ -24,7 +24,7 @@ from ..database.store import Store
 from ..statistics.arrays import Floats, Whole
 from ..statistics.images import interval
 from ..statistics.shares import difference_interval, share_of
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing, too_few_images
 from .outcomes import CellOutcomes, Decisions, Outcomes
 from .own_process import Answer, answer_of_cell
 from .registry import MEASURES
@@ -259,7 +259,7 @@ def _number_estimate(answer: Answer, cell: CellOutcomes) -> Estimate:
     value, count = _value_of(answer), len(cell.images)
     low, high = _percentiles(answer.drawn)
     if np.isnan(low):
-        note = f"{len(np.unique(cell.images.clusters))} independent images are too few for an interval"
+        note = too_few_images(len(np.unique(cell.images.clusters)))
         if len(answer.drawn):
             note = "too many resamples of the images have no number for an interval"
         return Estimate(value, state=State.NO_INTERVAL, note=note, n=count)
