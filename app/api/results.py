@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ...analysis.correlations.effective import Line
     from ...analysis.correlations.models import StudyTable
     from ...analysis.database.process import QueryProcess
+    from ...analysis.database.store import Store
     from ...analysis.database.studies import Deletion
     from ...analysis.results import Results
     from ..report.build import Written
@@ -164,6 +165,7 @@ def compare(
     """
     from ...analysis.comparison.cells import two_of
     from ...analysis.comparison.runs import compare_runs
+    from ...analysis.database.open import names_database, open_store
 
     columns = {"checkpoint": checkpoints, "image_set": image_sets, "precision": precisions}
     pairs = {name: pair for name, pair in columns.items() if pair is not None}
@@ -173,10 +175,13 @@ def compare(
         raise UsageError(
             f"{a} alone: say with which study to compare it, or which two of its checkpoints, image sets or precisions"
         )
+    names = (a, a if b is None else b)
+    paths = [Path(name if names_database(name) else db) for name in names]
     with ExitStack() as stack:
+        stores = {path: stack.enter_context(open_store(path, read_only=True)) for path in dict.fromkeys(paths)}
         run_a, run_b = (
-            _open_run(stack, name, Path(db), study, precision)
-            for name, precision in zip((a, a if b is None else b), precisions or (None, None), strict=True)
+            _stored_run(stores[path], study if names_database(name) else name, precision)
+            for name, path, precision in zip(names, paths, precisions or (None, None), strict=True)
         )
         for column in pairs.keys() - {"precision"}:
             run_a, run_b = two_of(run_a, run_b, column, *pairs[column])
@@ -184,17 +189,13 @@ def compare(
             return compare_runs(run_a, run_b, advance)
 
 
-def _open_run(stack: ExitStack, name: str, db: Path, study: str | None, precision: str | None) -> Run:
+def _stored_run(store: Store, study: str | None, precision: str | None) -> Run:
     from ...analysis.comparison.cells import Run
-    from ...analysis.database.open import names_database, open_store
     from ...analysis.database.studies import study_label, version_in
 
-    is_database = names_database(name)
-    store = stack.enter_context(open_store(Path(name) if is_database else db, read_only=True))
-    name_in_store = study if is_database else name
     if precision is None:
-        return Run(store, study_label(store, name_in_store))
-    return Run(store, version_in(store, name_in_store, precision), value=precision)
+        return Run(store, study_label(store, study))
+    return Run(store, version_in(store, study, precision), value=precision)
 
 
 @dataclass(frozen=True, slots=True)
