@@ -302,7 +302,17 @@ def report(
     photograph: File | None = None,
     progress: Progress = silent,
 ) -> Written:
-    """Write one HTML file to look at and send; see `write_report`, whose arguments these are."""
+    """Write the report of a study as one HTML file to look at and send.
+
+    Args:
+        db: the results database; it is only read.
+        out: the file.
+        study: name or name@version; by default the one that ran last.
+        against: another results database, or another study of this one, to compare with.
+        figures: a folder for each chart as SVG and PDF, in the widths of a journal's columns, and their list.
+        photograph: for the contact sheet, instead of one that scikit-image ships.
+        progress: shows how far it is.
+    """
     from ..report.build import write_report
 
     with progress("writing", None, "charts") as advance:
