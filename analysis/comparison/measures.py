@@ -25,7 +25,7 @@ from ..statistics.shares import difference_interval
 from .cells import MATCH, Run
 
 SUBJECT = ("checkpoint", "image_set")
-KEYS = (*SUBJECT, "metric")
+METRIC_KEYS = (*SUBJECT, "metric")
 CONDITION_KEYS = (*MATCH, "metric")
 METRICS = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
 CONDITIONS = """
@@ -52,13 +52,13 @@ def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     number of the checkpoint on the image set has moved. Numbers of
     conditions that `compare_cells` has, with a test, are left out.
     """
-    numbers = _joined(a, b, METRICS, KEYS)
+    numbers = _joined(a, b, METRICS, METRIC_KEYS)
     primary = [measure.name for measure in CONDITION_MEASURES if measure.primary]
     conditions = _joined(a, b, CONDITIONS, CONDITION_KEYS).filter(~pl.col("metric").is_in(primary))
     moved = pl.concat([_moved(numbers), _moved(conditions)], how="diagonal")
     paired = pl.DataFrame(list(_paired(a, b, moved)), PAIRED, orient="row")
     return (
-        _differences(numbers, KEYS, paired.filter(pl.col("probe").is_null())),
+        _differences(numbers, METRIC_KEYS, paired.filter(pl.col("probe").is_null())),
         _differences(conditions, CONDITION_KEYS, paired.filter(pl.col("probe").is_not_null())),
     )
 

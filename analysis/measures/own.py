@@ -19,7 +19,7 @@ import polars as pl
 from ...errors import BandlensError, StoreError, UsageError
 from ...records import digest_of
 from ...user_function import UserFunction, settings_of
-from ...user_source import parse_source
+from ...user_source import TABLE_KEYS, parse_source
 from ..database.store import Store
 from ..statistics.arrays import Floats, Whole
 from ..statistics.images import interval
@@ -41,8 +41,6 @@ RESERVED: Mapping[str, str] = {
 """The arguments that a function may take beside the measure's parameters."""
 OF_LABELS = ("label", "label_rank")
 """Arrays that images without labels do not have."""
-KEYS = ("file", "function", "uses", "unit")
-"""Keys in the table of an own measure that are no parameters of its function."""
 CALL_SECONDS = 60.0
 """Seconds that a call may take. One is for a single cell; a measure that takes more would take hours for a study."""
 ENOUGH = 0.95
@@ -83,7 +81,7 @@ def _describe(name: str, function: UserFunction, table: Mapping[str, Any]) -> Ow
     title, parameters = function.describe()
     defaults = settings_of(parameters, RESERVED, function)
     taken = tuple(parameter for parameter in parameters if parameter in RESERVED)
-    settings = {key: value for key, value in table.items() if key not in KEYS}
+    settings = {key: value for key, value in table.items() if key not in (*TABLE_KEYS, "unit")}
     for key in settings:
         if key not in defaults:
             raise UsageError(f"measure {name}: {function.name} in {function.source.file} has no parameter {key}")
