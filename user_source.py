@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 
 from .errors import UsageError
 
+TABLE_KEYS = ("file", "function", "uses")
+"""Keys in the table of a user's probe or measure that say where its function is, and are no parameters of it."""
+
 
 class UserSource(NamedTuple):
     """The files that a function of a user's is made of."""

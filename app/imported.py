@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..analysis.database.open import open_store
 from ..analysis.database.store import Images, Store, check_names
+from ..analysis.measures.outcomes import UNKNOWN_RANK
 from ..analysis.published.tables import SourceTable, read_csv, read_parquet
 from ..errors import StoreError, UsageError
 from ..probes.clean import CLEAN
@@ -32,8 +33,6 @@ from .study.file import is_study_name
 
 ENGINE = "imported"
 UNKNOWN = "unknown"
-UNKNOWN_RANK = 65_535
-"""The label_rank of a label that is not the prediction."""
 NEEDED = ("file_name", "predicted_class")
 PROBABILITY = "predicted_probability"
 SUFFIXES = (".parquet", ".csv")

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import UnknownName, UsageError
 from ..records import Condition, Value, in_words
+from ..user_source import TABLE_KEYS
 from .attacks import ATTACKS
 from .bilateral import BILATERAL
 from .clean import CLEAN
@@ -79,10 +80,6 @@ class Grid:
         return list(grouped.items())
 
 
-KEYS = ("file", "function", "uses", "axis")
-"""Keys in the table of a user's probe that are no parameters of its function."""
-
-
 def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
     """A study's [probes] table as a grid. `clean` is always part of it: every curve is relative to it.
 
@@ -104,7 +101,7 @@ def make_grid(probes: Mapping[str, Mapping[str, Any]], folder: Path) -> Grid:
         parameters = table
         if name in functions:
             family = _with_axes(user_family(name, functions[name]), table.get("axis", []))
-            parameters = {key: value for key, value in table.items() if key not in KEYS}
+            parameters = {key: value for key, value in table.items() if key not in (*TABLE_KEYS, "axis")}
         elif name in KNOWN:
             family = KNOWN[name]
         else:

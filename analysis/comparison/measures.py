@@ -15,7 +15,7 @@ from typing import Any
 
 import polars as pl
 
-from ..measures.base import Ends, Measure
+from ..measures.base import Ends, Measure, Read
 from ..measures.generalization import BenchmarkOutcomes, read_benchmarked
 from ..measures.outcomes import CellOutcomes, Outcomes, PredictionReader, Subject, subjects
 from ..measures.own import paired_interval, read_answers
@@ -25,7 +25,7 @@ from ..statistics.shares import difference_interval
 from .cells import MATCH, Run
 
 SUBJECT = ("checkpoint", "image_set")
-KEYS = (*SUBJECT, "metric")
+METRIC_KEYS = (*SUBJECT, "metric")
 CONDITION_KEYS = (*MATCH, "metric")
 METRICS = "SELECT checkpoint, image_set, metric, value, low, high, state, note FROM metric_of(?) ORDER BY ALL"
 CONDITIONS = """
@@ -52,13 +52,13 @@ def compare_measures(a: Run, b: Run) -> tuple[pl.DataFrame, pl.DataFrame]:
     number of the checkpoint on the image set has moved. Numbers of
     conditions that `compare_cells` has, with a test, are left out.
     """
-    numbers = _joined(a, b, METRICS, KEYS)
+    numbers = _joined(a, b, METRICS, METRIC_KEYS)
     primary = [measure.name for measure in CONDITION_MEASURES if measure.primary]
     conditions = _joined(a, b, CONDITIONS, CONDITION_KEYS).filter(~pl.col("metric").is_in(primary))
     moved = pl.concat([_moved(numbers), _moved(conditions)], how="diagonal")
     paired = pl.DataFrame(list(_paired(a, b, moved)), PAIRED, orient="row")
     return (
-        _differences(numbers, KEYS, paired.filter(pl.col("probe").is_null())),
+        _differences(numbers, METRIC_KEYS, paired.filter(pl.col("probe").is_null())),
         _differences(conditions, CONDITION_KEYS, paired.filter(pl.col("probe").is_not_null())),
     )
 
@@ -137,15 +137,19 @@ def _grid_intervals(a: Outcomes, b: Outcomes, names: Collection[str]) -> Iterato
     """Paired intervals of numbers of many conditions."""
     if not names:
         return
-    lacks_a, lacks_b = (lacking(GRID_MEASURES, outcomes.available) for outcomes in (a, b))
-    determined = [
-        measure
-        for measure in GRID_MEASURES
-        if lacks_a.get(measure.name, "not asked") is None and lacks_b.get(measure.name, "not asked") is None
-    ]
-    for name, ends in _intervals(determined, a, b):
+    for name, ends in _intervals(_determined(GRID_MEASURES, a, b), a, b):
         if name in names:
             yield name, ends
+
+
+def _determined(measures: Sequence[Measure[Read]], a: Outcomes, b: Outcomes) -> list[Measure[Read]]:
+    """The measures that lack nothing in either run."""
+    lacks_a, lacks_b = (lacking(measures, outcomes.available) for outcomes in (a, b))
+    return [
+        measure
+        for measure in measures
+        if lacks_a.get(measure.name, "not asked") is None and lacks_b.get(measure.name, "not asked") is None
+    ]
 
 
 def _intervals(measures: Sequence[Measure[Any]], a: Any, b: Any) -> Iterator[tuple[str, Ends]]:
@@ -155,15 +159,19 @@ def _intervals(measures: Sequence[Measure[Any]], a: Any, b: Any) -> Iterator[tup
 
 
 def _condition_intervals(a: Outcomes, b: Outcomes, rows: pl.DataFrame) -> Iterator[tuple[tuple[str, str], str, Ends]]:
-    """Paired intervals of means over images under single conditions."""
+    """Paired intervals of numbers of single conditions."""
     if rows.is_empty() or not a.images.has_same_labels(b.images):  # labels were added to one of them
         return
     cells_a, cells_b = _by_condition(a), _by_condition(b)
-    means = {measure.name: measure for measure in CONDITION_MEASURES if measure.values}
+    determined = _determined(CONDITION_MEASURES, a, b)
+    means = {measure.name: measure for measure in determined if measure.values}
     for (probe, parameters), names in rows.group_by("probe", "parameters", maintain_order=True):
         condition = (str(probe), str(parameters))
+        cell_a, cell_b = cells_a[condition], cells_b[condition]
+        intervals = dict(_intervals(determined, cell_a, cell_b))
         for name in names["metric"]:
-            if name in means and (ends := _mean_interval(means[name], cells_a[condition], cells_b[condition])):
+            ends = _mean_interval(means[name], cell_a, cell_b) if name in means else intervals.get(name)
+            if ends:
                 yield condition, name, ends
 
 

@@ -101,11 +101,15 @@ def nothing(state: State, note: str, n: int | None = None) -> Estimate:
 Interval = Callable[[Share], tuple[float, float]]
 
 
+def too_few_images(independent: int) -> str:
+    """Why an estimate has no interval where no more images are independent of each other."""
+    return f"{independent} independent image{' is' if independent == 1 else 's are'} too few for an interval"
+
+
 def estimate_of(share: Share, interval: Interval = share_interval) -> Estimate:
     """The estimate of a share, without an interval where one cluster holds all images."""
     if len(share.clusters) == 1:
-        note = "1 independent image is too few for an interval"
-        return Estimate(share.value, state=State.NO_INTERVAL, note=note, n=share.images)
+        return Estimate(share.value, state=State.NO_INTERVAL, note=too_few_images(1), n=share.images)
     return Estimate(share.value, *interval(share), n=share.images)
 
 
@@ -134,6 +138,15 @@ class Scope(StrEnum):
     """Many conditions of one model on one image set together."""
     BENCHMARKS = "benchmarks"
     """Many image sets of one model together."""
+
+
+FUNCTIONS: Mapping[Scope, Sequence[str]] = {
+    Scope.CONDITION: ("values", "estimates"),
+    Scope.MODELS: ("among",),
+    Scope.GRID: ("estimates",),
+    Scope.BENCHMARKS: ("estimates",),
+}
+"""The fields of `Measure` whose functions give the numbers of each scope: a measure has one of them at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,39 +229,52 @@ def as_it_is(_: Any, estimate: Estimate) -> Estimate:
 class Measure(Generic[Read]):
     """One number. Measures with the same function are computed together, as probes with the same `perturb` are."""
 
+    # Every scope reads these.
     name: str
     """Name in SQL. Estimates named NAME_PART are parts of it, such as a bias by class."""
     title: str
     unit: str
     """share, octaves, cycles per image, percent …: a share is drawn from 0 to 1."""
     scope: Scope
-    estimates: Callable[[Read, Options], Mapping[str, Estimate]] | None = None
-    """Name -> estimate, of all measures with this function and their parts. None where `values` says all."""
-    values: Callable[[Read], ImageValues | None] | None = None
-    """A number of every image, whose mean the estimate is: its interval, its difference from the clean images and that
-    of two runs follow. The function gives None where the cell has no such number."""
-    among: Callable[[Mask], Floats] | None = None
-    """(m, n) numbers whose means over images are those of m models, from which of the same n images each has right."""
-    undetermined: str = ""
-    """Why a mean of `among` has no value where it has none."""
-    judge: Callable[[Read, Estimate], Estimate] = as_it_is
-    """Adds what the values do not tell: that a number says little, say."""
     applies: Callable[[Available], bool] = always
     """Whether an image set has the measure at all, or some of what it needs."""
     needs: Callable[[Available], str | None] = lacks_nothing
     """The conditions or labels that it lacks, in words; None where the decisions determine it."""
+
+    # CONDITION, GRID and BENCHMARKS read these.
+    estimates: Callable[[Read, Options], Mapping[str, Estimate]] | None = None
+    """Name -> estimate, of all measures with this function and their parts. None where `values` says all."""
     differences: Callable[[Read, Read], Mapping[str, Ends]] | None = None
     """Name -> 95 % interval of the value in B less that in A, paired over the same images in the same order."""
-    is_bias: bool = False
-    """Whether `correlate` sets it against generalization, and a row says so where something is lacking."""
-    group: str = ""
-    """The name under which `plan` lists several measures together."""
+
+    # CONDITION alone reads these.
+    values: Callable[[Read], ImageValues | None] | None = None
+    """A number of every image, whose mean the estimate is: its interval, its difference from the clean images and that
+    of two runs follow. The function gives None where the cell has no such number."""
+    judge: Callable[[Read, Estimate], Estimate] = as_it_is
+    """Adds what `values` do not tell: that a number says little, say."""
+    against_clean: bool = True
+    """Whether the mean of `values` on the clean images is one to compare with."""
     primary: bool = False
     """Whether it is the top-1 of its cells: tables of cells and curves have it, with a test."""
-    against_clean: bool = True
-    """Whether its value on the clean images is one to compare with."""
+
+    # MODELS alone reads these.
+    among: Callable[[Mask], Floats] | None = None
+    """(m, n) numbers whose means over images are those of m models, from which of the same n images each has right."""
+    undetermined: str = ""
+    """Why a mean of `among` has no value where it has none."""
+
+    # CONDITION, MODELS and BENCHMARKS have curves over conditions, which read this.
     folded: bool = True
     """Whether the report shows its curves only when a reader opens them."""
+
+    # GRID and BENCHMARKS read this.
+    group: str = ""
+    """The name under which `plan` lists several measures together."""
+
+    # GRID alone reads these.
+    is_bias: bool = False
+    """Whether `correlate` sets it against generalization, and a row says so where something is lacking."""
     change: tuple[str, str] | None = None
     """Verb and object of a sentence about a model whose number is lower or higher: ("relies", "on low frequencies")."""
     number: str = ""
@@ -258,6 +284,12 @@ class Measure(Generic[Read]):
     estimator: str = ""
     published: tuple[str, ...] = ()
     """Columns of the published study's results that its figure is the mean of."""
+
+    def __post_init__(self) -> None:
+        functions = [name for name in ("values", "estimates", "among") if getattr(self, name)]
+        if not functions or not {*functions} <= {*FUNCTIONS[self.scope]}:
+            expected, received = " or ".join(FUNCTIONS[self.scope]), " and ".join(functions) or "none"
+            raise ValueError(f"measure {self.name}: a number of scope {self.scope} has {expected}, not {received}")
 
     @property
     def label(self) -> str:

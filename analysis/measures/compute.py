@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -15,18 +15,26 @@ from ...records import digest_of
 from ..database.store import Store
 from ..statistics.arrays import Mask
 from ..statistics.shares import Share, mean_interval, share_of
-from .base import Estimate, Measure, Options, State, less_clean, nothing
+from .base import NUMBERS, Estimate, Measure, Options, State, less_clean, nothing
 from .generalization import BenchmarkOutcomes, perturbed_estimates, read_benchmarked, read_perturbed
-from .outcomes import KEYS, CellOutcomes, ImageTruth, Outcomes, PredictionReader, Subject, subjects
+from .outcomes import (
+    SUBJECT_KEYS,
+    CellOutcomes,
+    ConditionKey,
+    ImageTruth,
+    Outcomes,
+    PredictionReader,
+    Subject,
+    subjects,
+)
 from .own import OwnMeasure, answer_table
 from .registry import BENCHMARK_MEASURES, CONDITION_MEASURES, GRID_MEASURES, MODEL_MEASURES, lacking
 
-CONDITION = ("condition_id", "probe", "parameters")
 SCHEMA = {
-    **{name: pl.Int32 if name.endswith("_id") else pl.String for name in (*KEYS, "condition_id")},
-    **dict.fromkeys(("probe", "parameters", "metric"), pl.String),
+    **{name: pl.Int32 if name.endswith("_id") else pl.String for name in (*SUBJECT_KEYS, *ConditionKey._fields)},
+    "metric": pl.String,
     "n": pl.Int64,
-    **dict.fromkeys(("value", "low", "high", "difference", "difference_low", "difference_high"), pl.Float64),
+    **dict.fromkeys(NUMBERS, pl.Float64),
     **dict.fromkeys(("state", "note"), pl.String),
 }
 """Columns of the values of a study. The condition is null for numbers of many conditions, and the image set for means
@@ -128,7 +136,7 @@ def stored_values(store: Store, study: str, conditions: bool) -> pl.DataFrame:
 def metrics_of(values: pl.DataFrame) -> pl.DataFrame:
     """Select the numbers of many conditions: the columns of the view `metric`, with the keys in the database."""
     return values.filter(pl.col("condition_id").is_null()).select(
-        *KEYS, "metric", "value", "low", "high", "state", "note"
+        *SUBJECT_KEYS, "metric", "value", "low", "high", "state", "note"
     )
 
 
@@ -145,7 +153,7 @@ def _values(
         for _, of_study in groupby(listed, lambda subject: subject.study_id)
         for row in _of_study(predictions, list(of_study), selection, options, advance)
     ]
-    return pl.DataFrame(sorted(rows, key=lambda row: "condition_id" in row), SCHEMA)
+    return pl.DataFrame(rows, SCHEMA).sort(pl.col("condition_id").is_not_null(), maintain_order=True)
 
 
 def _of_study(
@@ -158,9 +166,10 @@ def _of_study(
     answers = PeerAnswers(selection.models)
     benchmarks = _Benchmarks(predictions, listed[0].study_id, selection.benchmarks) if selection.benchmarks else None
     for checkpoint_id, of_checkpoint in groupby(listed, lambda subject: subject.checkpoint_id):
-        for subject in of_checkpoint:
+        subjects_of_checkpoint = list(of_checkpoint)
+        for subject in subjects_of_checkpoint:
             outcomes = predictions.outcomes(subject)
-            keys = _keys(subject, KEYS)
+            keys = _keys(subject, SUBJECT_KEYS)
             for row in (
                 *_grid_rows(selection.grid, outcomes, options),
                 *_condition_rows(selection.condition, outcomes, options),
@@ -169,7 +178,8 @@ def _of_study(
             answers.add(outcomes)
             advance(1)
         if benchmarks:
-            yield from (_keys(subject, KEYS[:4]) | row for row in benchmarks.rows(checkpoint_id, options))
+            keys = _keys(subjects_of_checkpoint[0], SUBJECT_KEYS[:4])
+            yield from (keys | row for row in benchmarks.rows(checkpoint_id, options))
         predictions.forget()
     yield from answers.rows()
 
@@ -190,11 +200,11 @@ class _Benchmarks:
         for name, estimate in _estimates(self._measures, unperturbed, options):
             yield _row(name, estimate)
         under_conditions = {
-            setting: BenchmarkOutcomes(self._predictions, benchmarked, checkpoint_id)
-            for setting, benchmarked in self._perturbed.items()
+            key: BenchmarkOutcomes(self._predictions, benchmarked, checkpoint_id)
+            for key, benchmarked in self._perturbed.items()
         }
-        for setting, name, estimate in perturbed_estimates(under_conditions):
-            yield dict(zip(CONDITION, setting, strict=True)) | _row(name, estimate)
+        for key, name, estimate in perturbed_estimates(under_conditions):
+            yield key._asdict() | _row(name, estimate)
 
 
 def _keys(subject: Subject, names: Iterable[str]) -> Row:
@@ -228,43 +238,47 @@ def _condition_rows(measures: Sequence[Measure[CellOutcomes]], outcomes: Outcome
     """Rows of the columns from condition_id on, for every condition."""
     available = outcomes.available
     applicable = [measure for measure in measures if measure.applies(available) and not measure.needs(available)]
-    clean = outcomes.clean
-    clean_shares = {measure.name: _share(measure, clean) for measure in applicable} if clean else {}
+    clean_shares = _shares(applicable, outcomes.clean) if outcomes.clean else {}
     for stored, cell in outcomes.cells.items():
-        keys = dict(zip(CONDITION, (stored.condition_id, stored.condition.probe, stored.parameters), strict=True))
+        keys = stored.key._asdict()
+        shares = clean_shares if cell.is_clean else _shares(applicable, cell)
         for measure in applicable:
-            if measure.values:
-                compared = None if cell.is_clean or not measure.against_clean else clean_shares.get(measure.name)
-                if estimate := _mean_estimate(measure, cell, compared):
-                    yield keys | _row(measure.name, estimate)
+            estimate = shares.get(measure.name)
+            if isinstance(estimate, Share):
+                clean = clean_shares.get(measure.name) if measure.against_clean and not cell.is_clean else None
+                estimate = measure.judge(cell, less_clean(estimate, clean if isinstance(clean, Share) else None))
+            if estimate:
+                yield keys | _row(measure.name, estimate)
         for name, estimate in _estimates(applicable, cell, options):
             yield keys | _row(name, estimate)
 
 
-def _share(measure: Measure[CellOutcomes], cell: CellOutcomes) -> Share | None:
-    values = measure.values(cell) if measure.values else None
-    return None if values is None else values.share(cell.images.clusters)
+def _shares(measures: Iterable[Measure[CellOutcomes]], cell: CellOutcomes) -> dict[str, Share | Estimate]:
+    """Name -> mean over images, or the estimate that says why there is none, of each measure that has `values`."""
+    image_values = {measure.name: measure.values(cell) for measure in measures if measure.values}
+    return {
+        name: values.share(cell.images.clusters) or nothing(State.UNDETERMINED, values.uncounted, 0)
+        for name, values in image_values.items()
+        if values
+    }
 
 
-def _mean_estimate(measure: Measure[CellOutcomes], cell: CellOutcomes, clean: Share | None) -> Estimate | None:
-    """The estimate of a mean over images, and its difference from that of the clean images."""
-    values = measure.values(cell) if measure.values else None
-    if values is None:
-        return None
-    share = values.share(cell.images.clusters)
-    if share is None:
-        return nothing(State.UNDETERMINED, values.uncounted, 0)
-    return measure.judge(cell, less_clean(share, clean))
+class PeerAnswer(NamedTuple):
+    """The images that a model has right under one condition."""
+
+    cell: int
+    """The cell.id of its predictions."""
+    subject: Subject
+    bits: NDArray[np.uint8]
+    """Whether each of the judged images is right, packed."""
 
 
 @dataclass
 class PeerAnswers:
-    """The images that every model has right under each condition, kept as bits until all models are read."""
+    """The answers of all models under each condition of each image set, kept until all models are read."""
 
     measures: Sequence[Measure[CellOutcomes]]
-    _of_set: dict[int, dict[tuple[int, str, str], list[tuple[int, Subject, NDArray[np.uint8]]]]] = field(
-        default_factory=dict
-    )
+    _of_set: dict[int, dict[ConditionKey, list[PeerAnswer]]] = field(default_factory=dict)
     _images: dict[int, ImageTruth] = field(default_factory=dict)
 
     def add(self, outcomes: Outcomes) -> None:
@@ -275,35 +289,32 @@ class PeerAnswers:
         conditions = self._of_set.setdefault(subject.image_set_id, {})
         for stored, cell in outcomes.cells.items():
             if cell.right is not None:
-                key = (stored.condition_id, stored.condition.probe, stored.parameters)
-                answers = conditions.setdefault(key, [])
-                answers.append((stored.cell, subject, np.packbits(cell.right[images.judged])))
+                answers = conditions.setdefault(stored.key, [])
+                answers.append(PeerAnswer(stored.cell, subject, np.packbits(cell.right[images.judged])))
 
     def rows(self) -> Iterator[Row]:
         """Whole rows of each model beside the others, for each condition that several models ran."""
         for image_set, conditions in sorted(self._of_set.items()):
             images = self._images[image_set]
-            clean: dict[str, Mapping[int, Share]] = {}
-            for key in sorted(conditions, key=lambda key: (key[1] != "clean", key[0])):
-                answers = sorted(conditions[key], key=lambda answer: answer[0])
+            clean_shares: dict[str, Mapping[int, Share]] = {}
+            # Clean images come first, since every other condition is compared with them.
+            for key in sorted(conditions, key=lambda key: (not key.is_clean, key.condition_id)):
+                answers = sorted(conditions[key], key=lambda answer: answer.cell)
                 if len(answers) < 2:
                     continue
-                subjects_of_cells = [subject for _, subject, _ in answers]
-                bits = np.stack([packed for _, _, packed in answers])
+                bits = np.stack([answer.bits for answer in answers])
                 right = np.unpackbits(bits, axis=1, count=int(images.judged.sum())).astype(bool)
                 for measure in self.measures:
-                    shares = _peer_shares(measure, right, images, subjects_of_cells)
-                    if key[1] == "clean":
-                        clean[measure.name] = shares
+                    shares = _peer_shares(measure, right, images, [answer.subject for answer in answers])
+                    if key.is_clean:
+                        clean_shares[measure.name] = shares
                     # Kappas with other models are comparable only where these are the same models.
-                    compared = clean.get(measure.name, {}) if key[1] != "clean" else {}
+                    compared = {} if key.is_clean else clean_shares.get(measure.name, {})
                     same_models = compared.keys() == shares.keys()
-                    for subject in subjects_of_cells:
-                        share = compared.get(subject.checkpoint_id) if same_models else None
-                        estimate = _peer_estimate(measure, shares[subject.checkpoint_id], share)
-                        yield (
-                            _keys(subject, KEYS) | dict(zip(CONDITION, key, strict=True)) | _row(measure.name, estimate)
-                        )
+                    for _, subject, _ in answers:
+                        clean = compared.get(subject.checkpoint_id) if same_models else None
+                        estimate = _peer_estimate(measure, shares[subject.checkpoint_id], clean)
+                        yield _keys(subject, SUBJECT_KEYS) | key._asdict() | _row(measure.name, estimate)
 
 
 def _peer_shares(

@@ -30,7 +30,7 @@ from ...protocol import CUES, FREQUENCY_CUES, SHAPE_CUES, Cues
 from ..statistics.arrays import Mask, Whole
 from ..statistics.shares import difference_interval, share_of
 from ..statistics.wilson import share_of_sums
-from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, State, nothing
+from .base import Available, Ends, Estimate, ImageValues, Measure, Options, Scope, State, nothing, too_few_images
 from .outcomes import CellOutcomes, Outcomes
 
 NEITHER = "neither cue is ever named"
@@ -80,7 +80,7 @@ def _share(part: Mask, base: Mask, ids: Whole) -> Estimate:
     value = float(right.sum() / sizes.sum())
     low, high = share_of_sums(right, sizes)
     if low is None or high is None:
-        return Estimate(value, state=State.NO_INTERVAL, note="1 independent image is too few for an interval")
+        return Estimate(value, state=State.NO_INTERVAL, note=too_few_images(1))
     return Estimate(value, low, high)
 
 

@@ -18,9 +18,9 @@ from ...errors import UnknownName
 from ..database.store import Store
 from ..statistics.consistency import Consistency, error_consistency
 
-KEYS = ("images", "condition", "first_subject", "second_subject", "humans")
+PAIR_KEYS = ("images", "condition", "first_subject", "second_subject", "humans")
 SCHEMA = {
-    **dict.fromkeys(KEYS[:4], pl.String),
+    **dict.fromkeys(PAIR_KEYS[:4], pl.String),
     "humans": pl.Int32,
     "n": pl.Int64,
     **{name: pl.Float64 for name in Consistency.__slots__ if name != "n"},
@@ -66,7 +66,7 @@ def consistencies(store: Store, images: str, resamples: int = 1000) -> pl.DataFr
                 consistency = error_consistency(a, b, None if clusters is None else clusters[both], resamples)
                 names = (images, condition, who[first][0], who[second][0], who[first][1] + who[second][1])
                 rows.append(
-                    dict(zip(KEYS, names, strict=True))
+                    dict(zip(PAIR_KEYS, names, strict=True))
                     | {name: getattr(consistency, name) for name in Consistency.__slots__}
                 )
     return pl.DataFrame(rows, SCHEMA).with_columns(pl.col(pl.Float64).fill_nan(None))

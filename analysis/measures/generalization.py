@@ -44,7 +44,7 @@ from ..database.store import Store
 from ..statistics.shares import Share, difference_interval, mean_of, share_of
 from .accuracy import real_right
 from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, less_clean, nothing
-from .outcomes import PredictionReader
+from .outcomes import ConditionKey, PredictionReader
 
 BUDGET: Mapping[str, float] = {"eps": EPS, "step": STEP, "steps": STEPS}
 """Parameters of the published attack."""
@@ -223,29 +223,25 @@ def _cells_of(checkpoint_id: int, cells: Mapping[str, Sequence[Row]]) -> dict[st
     }
 
 
-Setting = tuple[int, str, str]
-"""A condition: its condition.id, probe and parameters."""
-
-
-def read_perturbed(store: Store, study_id: int) -> dict[Setting, Benchmarked]:
+def read_perturbed(store: Store, study_id: int) -> dict[ConditionKey, Benchmarked]:
     """Condition -> what the study has of the benchmarks under it: as if these images were the benchmarks' own.
 
     `names` and `groups` are the means that some checkpoint has whole: of a benchmark of several sets, or of a group.
     The answer is empty where no perturbation has any.
     """
-    cells: dict[Setting, list[Row]] = {}
+    cells: dict[ConditionKey, list[Row]] = {}
     for cell in _cells(store, study_id):
-        cells.setdefault((cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
+        cells.setdefault(ConditionKey(cell["condition"], cell["probe"], cell["parameters"]), []).append(cell)
     benchmarked = {}
-    for setting, of_setting in cells.items():
+    for key, of_key in cells.items():
         under = {
-            name: [cell for cell in of_setting if accuracy.probe == "clean" and _shows(cell, accuracy)]
+            name: [cell for cell in of_key if accuracy.probe == "clean" and _shows(cell, accuracy)]
             for name, accuracy in ACCURACIES.items()
         }
         names, groups = _complete_means(under)
         if names or groups:
-            benchmarked[setting] = Benchmarked(under, names, groups, _clusters(store, under))
-    return benchmarked if any(probe != "clean" for _, probe, _ in benchmarked) else {}
+            benchmarked[key] = Benchmarked(under, names, groups, _clusters(store, under))
+    return benchmarked if any(not key.is_clean for key in benchmarked) else {}
 
 
 def _complete_means(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list[str]]:
@@ -263,15 +259,17 @@ def _complete_means(cells: Mapping[str, Sequence[Row]]) -> tuple[list[str], list
     return sorted(names), [group for group in GROUPS if group in groups]
 
 
-def perturbed_estimates(outcomes: Mapping[Setting, BenchmarkOutcomes]) -> Iterator[tuple[Setting, str, Estimate]]:
+def perturbed_estimates(
+    outcomes: Mapping[ConditionKey, BenchmarkOutcomes],
+) -> Iterator[tuple[ConditionKey, str, Estimate]]:
     """Yield (condition, name, estimate) of what is whole under each condition, in percent, and less the clean one."""
-    measured = {setting: of_setting.measured() for setting, of_setting in outcomes.items()}
-    clean = next((numbers for (_, probe, _), numbers in measured.items() if probe == "clean"), {})
-    for setting, numbers in measured.items():
+    measured = {key: of_key.measured() for key, of_key in outcomes.items()}
+    clean = next((numbers for key, numbers in measured.items() if key.is_clean), {})
+    for key, numbers in measured.items():
         for name, number in numbers.items():
             if number.share:
-                clean_share = clean[name].share if name in clean and setting[1] != "clean" else None
-                yield setting, name, _less_clean(number, number.share, clean_share)
+                clean_share = clean[name].share if name in clean and not key.is_clean else None
+                yield key, name, _less_clean(number, number.share, clean_share)
 
 
 def _less_clean(number: Measured, share: Share, clean: Share | None) -> Estimate:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -65,7 +65,7 @@ class Subject:
         return 1 / self.classes if self.labelled else 0.0
 
 
-KEYS = ("study_id", "study", "checkpoint_id", "checkpoint", "image_set_id", "image_set")
+SUBJECT_KEYS = ("study_id", "study", "checkpoint_id", "checkpoint", "image_set_id", "image_set")
 
 
 def subjects(store: Store, study: str) -> list[Subject]:
@@ -141,6 +141,11 @@ class Decisions:
     """Its cell.id in the database that it was read from."""
 
     @property
+    def known_rank(self) -> NDArray[np.uint16] | None:
+        """The rank; None without labels, and where that of some image is not known."""
+        return None if self.rank is None or (self.rank == UNKNOWN_RANK).any() else self.rank
+
+    @property
     def confidence(self) -> Floats | None:
         """Probability of the predicted class in [0, 1]; None where that of some image is not known."""
         if np.isnan(self.stored_confidence).any():
@@ -176,6 +181,19 @@ class CellOutcomes:
         return CellOutcomes(self.images, self.clean, self.clean, self.class_names)
 
 
+class ConditionKey(NamedTuple):
+    """The columns that say which condition a number is of."""
+
+    condition_id: int
+    probe: str
+    parameters: str
+    """The parameters as JSON text."""
+
+    @property
+    def is_clean(self) -> bool:
+        return self.probe == "clean"
+
+
 @dataclass(frozen=True, slots=True)
 class StoredCondition:
     """A condition as the database has it."""
@@ -185,6 +203,10 @@ class StoredCondition:
     condition: Condition
     parameters: str
     """The parameters as JSON text."""
+
+    @property
+    def key(self) -> ConditionKey:
+        return ConditionKey(self.condition_id, self.condition.probe, self.parameters)
 
 
 @dataclass(frozen=True)
@@ -238,12 +260,12 @@ class PredictionReader:
         images = self.images(subject.image_set_id)
         rows = self.store.frame(CELLS, [subject.study_id, subject.checkpoint_id, subject.image_set_id])
         clean_cell = next(iter(rows["clean_cell"].drop_nulls()), None)
-        ids = rows["cell"].to_list()
-        *decided, clean = self.decisions([*ids, ids[0] if clean_cell is None else clean_cell])
+        decisions = self.decisions(rows["cell"])
+        clean = None if clean_cell is None else self.decisions([clean_cell])[0]
         names = self._class_names(subject)
         cells = {
-            _stored(row): CellOutcomes(images, decisions, None if clean_cell is None else clean, names)
-            for row, decisions in zip(rows.rows(named=True), decided, strict=True)
+            _stored(row): CellOutcomes(images, of_cell, clean, names)
+            for row, of_cell in zip(rows.rows(named=True), decisions, strict=True)
         }
         conditions = [stored.condition for stored in cells]
         return Outcomes(subject, Available(conditions, images.schemes, images.labelled), cells)

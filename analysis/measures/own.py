@@ -19,12 +19,12 @@ import polars as pl
 from ...errors import BandlensError, StoreError, UsageError
 from ...records import digest_of
 from ...user_function import UserFunction, settings_of
-from ...user_source import parse_source
+from ...user_source import TABLE_KEYS, parse_source
 from ..database.store import Store
 from ..statistics.arrays import Floats, Whole
 from ..statistics.images import interval
 from ..statistics.shares import difference_interval, share_of
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, estimate_of, nothing, too_few_images
 from .outcomes import CellOutcomes, Decisions, Outcomes
 from .own_process import Answer, answer_of_cell
 from .registry import MEASURES
@@ -41,8 +41,6 @@ RESERVED: Mapping[str, str] = {
 """The arguments that a function may take beside the measure's parameters."""
 OF_LABELS = ("label", "label_rank")
 """Arrays that images without labels do not have."""
-KEYS = ("file", "function", "uses", "unit")
-"""Keys in the table of an own measure that are no parameters of its function."""
 CALL_SECONDS = 60.0
 """Seconds that a call may take. One is for a single cell; a measure that takes more would take hours for a study."""
 ENOUGH = 0.95
@@ -83,7 +81,7 @@ def _describe(name: str, function: UserFunction, table: Mapping[str, Any]) -> Ow
     title, parameters = function.describe()
     defaults = settings_of(parameters, RESERVED, function)
     taken = tuple(parameter for parameter in parameters if parameter in RESERVED)
-    settings = {key: value for key, value in table.items() if key not in KEYS}
+    settings = {key: value for key, value in table.items() if key not in (*TABLE_KEYS, "unit")}
     for key in settings:
         if key not in defaults:
             raise UsageError(f"measure {name}: {function.name} in {function.source.file} has no parameter {key}")
@@ -160,15 +158,17 @@ class OwnMeasure:
         """The answer of the function for a cell, or the reason why there is none."""
         if self._failures >= MOST_FAILURES:
             return self._last_failure
-        if "confidence" in self.taken and cell.decisions.confidence is None:
-            return f"measure {self.name} takes confidence, which is not known of all predictions"
+        arrays = _arrays(cell, self.taken)
+        for name in ("confidence", "label_rank"):
+            if name in arrays and arrays[name] is None:
+                return f"measure {self.name} takes {name}, which is not known of all predictions"
         if "right" in self.taken and cell.right is None:
             return f"measure {self.name} takes right, and there is no clean prediction to agree with"
         try:
             answer: Answer = self.function.call(
                 answer_of_cell,
                 self.function.what,
-                _arrays(cell, self.taken),
+                arrays,
                 cell.images.clusters,
                 self.settings,
                 seconds=CALL_SECONDS,
@@ -185,12 +185,12 @@ class OwnMeasure:
 
 def _arrays(cell: CellOutcomes, names: Sequence[str]) -> dict[str, Any]:
     """The arrays and class names that a function takes."""
-    decisions, images = cell.decisions, cell.images
+    decisions, images, rank = cell.decisions, cell.images, cell.decisions.known_rank
     read: Mapping[str, Callable[[], Any]] = {
         "predicted": lambda: decisions.predicted.astype(np.int64),
         "label": lambda: images.label,
         "right": lambda: cell.right,
-        "label_rank": lambda: None if decisions.rank is None else decisions.rank.astype(np.int64),
+        "label_rank": lambda: None if rank is None else rank.astype(np.int64),
         "confidence": lambda: decisions.confidence,
         "cluster": lambda: images.clusters,
         "class_names": lambda: dict(cell.class_names),
@@ -257,7 +257,7 @@ def _number_estimate(answer: Answer, cell: CellOutcomes) -> Estimate:
     value, count = _value_of(answer), len(cell.images)
     low, high = _percentiles(answer.drawn)
     if np.isnan(low):
-        note = f"{len(np.unique(cell.images.clusters))} independent images are too few for an interval"
+        note = too_few_images(len(np.unique(cell.images.clusters)))
         if len(answer.drawn):
             note = "too many resamples of the images have no number for an interval"
         return Estimate(value, state=State.NO_INTERVAL, note=note, n=count)

@@ -54,7 +54,7 @@ from ...protocol import FREQUENCIES, NOISE_SDS, SIZE
 from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing, with_unit
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images, with_unit
 from .critical_band import (
     FULL_WIDTH,
     PROBE,
@@ -285,7 +285,7 @@ def _usable(right: Floats, images: Floats, floor: float) -> Mask:
 
 
 def _why_too_few(independent: int) -> str | None:
-    return f"{independent} independent images are too few for an interval" if independent < FEWEST_CLUSTERS else None
+    return too_few_images(independent) if independent < FEWEST_CLUSTERS else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,12 @@ from __future__ import annotations
 import numpy as np
 
 from .base import ImageValues, Measure, Scope, has_labels
-from .outcomes import UNKNOWN_RANK, CellOutcomes
+from .outcomes import CellOutcomes
 
 
 def _values(cell: CellOutcomes) -> ImageValues | None:
-    rank = cell.decisions.rank
-    if rank is None or (rank == UNKNOWN_RANK).any():
-        return None
-    return ImageValues(1 / (1 + rank.astype(np.float64)))
+    rank = cell.decisions.known_rank
+    return None if rank is None else ImageValues(1 / (1 + rank.astype(np.float64)))
 
 
 MEASURES = (

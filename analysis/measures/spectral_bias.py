@@ -38,7 +38,7 @@ from ..statistics.arrays import Floats, Mask
 from ..statistics.images import FEWEST_CLUSTERS, count_right, interval
 from ..statistics.shares import FEWEST_APART, paired_interval, quotient, share_of
 from ..statistics.wilson import contributing, share_of_sums
-from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing
+from .base import Available, Ends, Estimate, Measure, Options, Scope, State, nothing, too_few_images
 from .outcomes import CellOutcomes, Outcomes
 
 PROBES = {"low_frequency_bias": "lowpass", "high_frequency_bias": "highpass"}
@@ -82,7 +82,7 @@ def spectral_estimates(outcomes: Outcomes, options: Options) -> dict[str, Estima
         return estimates
     clusters = outcomes.images.clusters
     intervals = spectral_intervals(_right(outcomes, valued), clusters, options.resamples, means=valued)
-    note = f"{len(np.unique(clusters))} independent images are too few for an interval"
+    note = too_few_images(len(np.unique(clusters)))
     for name, estimate in estimates.items():
         if name in intervals:
             estimates[name] = replace(estimate, low=intervals[name][0], high=intervals[name][1])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ...analysis.correlations.effective import Line
     from ...analysis.correlations.models import StudyTable
     from ...analysis.database.process import QueryProcess
+    from ...analysis.database.store import Store
     from ...analysis.database.studies import Deletion
     from ...analysis.results import Results
     from ..report.build import Written
@@ -57,7 +58,7 @@ def analyze(
     Args:
         db: the results database.
         study: name or name@version; * is the newest version of each. Of a `Study` its own measures are computed, those
-            that changed; built-in ones as well where it has no values of them yet.
+            that changed; built-in ones as well where it has no values of them yet, or options are not the defaults.
         resamples: of the bootstrap over images, at least 100.
         rgb_reference: normalize critical-band thresholds by the clean accuracy in colour.
         conditions: return the metrics of every condition instead.
@@ -70,19 +71,19 @@ def analyze(
     from ...analysis.measures.outcomes import subjects
     from ...analysis.measures.own import start_measures
 
-    existing(db)
+    path, options = existing(db), Options(resamples, rgb_reference)
     if isinstance(study, str):
         name, measures = study, []
     else:
         name, measures = study.name, start_measures(study.measures, study.folder)
-    with open_store(Path(db)) as store:
+    with open_store(path) as store:
         count = len(subjects(store, name))
         if measures:
             with progress("analyzing measures of the study", count, "checkpoints and image sets") as advance:
                 compute_own(store, name, measures, advance)
-        if not measures or not has_values(store, name):
+        if not measures or options != Options() or not has_values(store, name):
             with progress("analyzing", count, "checkpoints and image sets") as advance:
-                compute_measures(store, name, Options(resamples, rgb_reference), advance)
+                compute_measures(store, name, options, advance)
             judged = judged_images(store, name)
             with progress("comparing errors", len(judged), "image sets") as advance:
                 write_consistencies(store, judged, resamples, advance)
@@ -107,10 +108,9 @@ def measure(
     from ...analysis.measures.compute import compute_own, stored_values
     from ...analysis.measures.own import start_measures
 
-    existing(db)
-    called = name or Path(file).stem
+    path, called = existing(db), name or Path(file).stem
     measures = start_measures({called: {"file": str(Path(file).absolute()), **settings}}, Path())
-    with open_store(Path(db)) as store:
+    with open_store(path) as store:
         label = study_label(store, None if study == "*" else study)
         compute_own(store, label, measures)
         return stored_values(store, label, conditions=True).filter(metric=called)
@@ -165,6 +165,7 @@ def compare(
     """
     from ...analysis.comparison.cells import two_of
     from ...analysis.comparison.runs import compare_runs
+    from ...analysis.database.open import names_database, open_store
 
     columns = {"checkpoint": checkpoints, "image_set": image_sets, "precision": precisions}
     pairs = {name: pair for name, pair in columns.items() if pair is not None}
@@ -174,10 +175,13 @@ def compare(
         raise UsageError(
             f"{a} alone: say with which study to compare it, or which two of its checkpoints, image sets or precisions"
         )
+    names = (a, a if b is None else b)
+    paths = [Path(name if names_database(name) else db) for name in names]
     with ExitStack() as stack:
+        stores = {path: stack.enter_context(open_store(path, read_only=True)) for path in dict.fromkeys(paths)}
         run_a, run_b = (
-            _open_run(stack, name, Path(db), study, precision)
-            for name, precision in zip((a, a if b is None else b), precisions or (None, None), strict=True)
+            _stored_run(stores[path], study if names_database(name) else name, precision)
+            for name, path, precision in zip(names, paths, precisions or (None, None), strict=True)
         )
         for column in pairs.keys() - {"precision"}:
             run_a, run_b = two_of(run_a, run_b, column, *pairs[column])
@@ -185,17 +189,13 @@ def compare(
             return compare_runs(run_a, run_b, advance)
 
 
-def _open_run(stack: ExitStack, name: str, db: Path, study: str | None, precision: str | None) -> Run:
+def _stored_run(store: Store, study: str | None, precision: str | None) -> Run:
     from ...analysis.comparison.cells import Run
-    from ...analysis.database.open import names_database, open_store
     from ...analysis.database.studies import study_label, version_in
 
-    is_database = names_database(name)
-    store = stack.enter_context(open_store(Path(name) if is_database else db, read_only=True))
-    name_in_store = study if is_database else name
     if precision is None:
-        return Run(store, study_label(store, name_in_store))
-    return Run(store, version_in(store, name_in_store, precision), value=precision)
+        return Run(store, study_label(store, study))
+    return Run(store, version_in(store, study, precision), value=precision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +302,17 @@ def report(
     photograph: File | None = None,
     progress: Progress = silent,
 ) -> Written:
-    """Write one HTML file to look at and send; see `write_report`, whose arguments these are."""
+    """Write the report of a study as one HTML file to look at and send.
+
+    Args:
+        db: the results database; it is only read.
+        out: the file.
+        study: name or name@version; by default the one that ran last.
+        against: another results database, or another study of this one, to compare with.
+        figures: a folder for each chart as SVG and PDF, in the widths of a journal's columns, and their list.
+        photograph: for the contact sheet, instead of one that scikit-image ships.
+        progress: shows how far it is.
+    """
     from ..report.build import write_report
 
     with progress("writing", None, "charts") as advance:

@@ -23,6 +23,7 @@ from bandlens.analysis.correlations.models import study_table
 from bandlens.analysis.database.open import open_store
 from bandlens.analysis.database.store import Store
 from bandlens.analysis.measures.compute import compute_measures, compute_own
+from bandlens.analysis.measures.outcomes import UNKNOWN_RANK
 from bandlens.analysis.measures.own import MOST_FAILURES, OwnMeasure, start_measures
 from bandlens.errors import UsageError
 
@@ -163,6 +164,18 @@ def test_what_fails_is_the_state_and_note_of_its_estimates(
     assert "printed" not in capfd.readouterr().out
 
 
+def test_ranks_that_are_not_known_are_not_computed_with(tmp_path: Path) -> None:
+    predicted, confidence = answers(0)
+    rank = np.where(predicted == LABELS, 0, UNKNOWN_RANK)
+    with open_store(tmp_path / "r.duckdb") as store:
+        labelled = image_set(COUNT, labels=LABELS)
+        store_study(store, "s", labelled, [part(cell(labelled, by=model("a")), predicted, rank, confidence=confidence)])
+        compute_own(store, "s", own(tmp_path, "def mine(label_rank):\n    return label_rank\n", mine={}))
+        row = rows(store, "mine")["set", "clean"]
+    note = "measure mine takes label_rank, which is not known of all predictions"
+    assert (row["state"], row["value"], row["note"]) == ("failed", None, note)
+
+
 def test_a_measure_that_hangs_is_asked_a_few_times_alone(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,6 +307,18 @@ def test_python_computes_a_file_of_what_is_stored(database: Path, tmp_path: Path
     assert values["value"].null_count() == 0
     with pl.Config(), pytest.raises(UsageError, match="no results database"):
         bandlens.measure(tmp_path / "worst.py", tmp_path / "nowhere.duckdb")
+
+
+def test_built_in_measures_follow_the_options_of_a_study_with_measures_too(database: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(WORST, encoding="utf-8")
+    study = bandlens.Study("s", ["a"], ["set"], measures={"worst": {"file": "mine.py"}}, folder=tmp_path)
+    usual, few = (
+        bandlens.analyze(database, study, resamples=resamples, conditions=True).filter(metric="clean_error_consistency")
+        for resamples in (1000, 100)
+    )
+    alone = bandlens.analyze(database, "s", resamples=100, conditions=True).filter(metric="clean_error_consistency")
+    assert few.equals(alone)
+    assert few["low"].to_list() != usual["low"].to_list()
 
 
 def test_the_example_of_the_documentation_runs(store: Store, tmp_path: Path) -> None:

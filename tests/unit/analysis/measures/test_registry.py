@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -11,7 +12,8 @@ import pytest
 from made_up_results import Images, cell, condition, image_set, model, part, store_study
 
 from bandlens.analysis.database.open import open_store
-from bandlens.analysis.measures.base import Options
+from bandlens.analysis.measures import registry
+from bandlens.analysis.measures.base import Measure, Options, Scope
 from bandlens.analysis.measures.compute import compute_measures, metrics_of
 from bandlens.analysis.measures.registry import Determined, condition_metrics, determined_metrics
 from bandlens.probes.grid import PUBLISHED, make_grid
@@ -123,6 +125,19 @@ def test_the_plan_is_what_analysis_finds(tmp_path: Path, gap: str) -> None:
     covered = {(plan.image_set, metric) for plan in planned.values() for metric in plan.metrics}
     assert {key for key in states if "shape_bias_" not in key[1]} <= covered
     assert planned["Concepts"].why == "incomplete: imagenet-r is missing, stylized is missing"
+
+
+@pytest.mark.parametrize(
+    ("measures", "scope"),
+    [
+        (registry.GRID_MEASURES, Scope.GRID),
+        (registry.CONDITION_MEASURES, Scope.CONDITION),
+        (registry.MODEL_MEASURES, Scope.MODELS),
+        (registry.BENCHMARK_MEASURES, Scope.BENCHMARKS),
+    ],
+)
+def test_measures_that_are_listed_together_have_one_scope(measures: Sequence[Measure[Any]], scope: Scope) -> None:
+    assert {measure.scope for measure in measures} == {scope}
 
 
 @pytest.mark.parametrize("checkpoints", [["one"], ["one", "two"]])
