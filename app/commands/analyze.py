@@ -46,7 +46,8 @@ def analyze(
     from those of the clean images.
 
     With a study file its own measures ([measures]) are computed as well, where their files, parameters or cells have
-    changed; what is there of built-in ones stays.
+    changed; what is there of built-in ones stays, unless an option
+    says how to estimate.
 
     Example: bandlens analyze --db results.duckdb --json
     """
