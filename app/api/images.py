@@ -133,9 +133,9 @@ def pack_frequency_conflict(
 
 def check_images(image_set: File, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:
     """Read a set again and compare it with what was packed; ImageSetError names the first image that differs."""
-    from ...probes.images.image_set import check
+    from ...probes.images.image_set import check_image_set
 
-    return check(Path(image_set), workers=workers, progress=progress)
+    return check_image_set(Path(image_set), workers=workers, progress=progress)
 
 
 def draw_images(

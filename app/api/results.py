@@ -234,7 +234,7 @@ def correlate(
     from ...analysis.correlations.models import subsets_of
     from ...analysis.correlations.table import correlate
 
-    table, lines = _effective_table(db, study, baseline) if target == "effective" else (_table(db, study), {})
+    table, lines = _effective_table(db, study, baseline) if target == "effective" else (_table_of(db, study), {})
     for name in biases:
         if name not in table.biases:
             raise UnknownName("bias", name, table.biases)
@@ -243,7 +243,7 @@ def correlate(
     return Correlated(rows, table.control, lines)
 
 
-def _table(db: File | None, study: str | None, with_errors: bool = True) -> StudyTable:
+def _table_of(db: File | None, study: str | None, with_errors: bool = True) -> StudyTable:
     from ...analysis.correlations.models import StudyTable, study_table
     from ...analysis.database.open import open_store
     from ...analysis.database.studies import study_label
@@ -265,7 +265,7 @@ def _effective_table(db: File | None, study: str | None, baseline: str) -> tuple
 
     values = atlas()
     lines = baseline_lines(values, baseline)
-    table = _table(db, study, with_errors=False)  # errors are those of the accuracies
+    table = _table_of(db, study, with_errors=False)  # errors are those of the accuracies
     if db is None:
         frame = study_models(values)
     else:

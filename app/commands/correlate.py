@@ -100,7 +100,7 @@ def correlate(
         print_rows(lines, title=f"Probit lines over ImageNet, baseline {baseline.value}")
     for subset in rows["subset"].unique(maintain_order=True):
         _print_subset(rows.filter(subset=subset), subset, correlated.partial_on)
-    print(_summary(rows))
+    print(_tests_in_words(rows))
 
 
 def _print_subset(rows: pl.DataFrame, subset: str, partial_on: str | None) -> None:
@@ -143,7 +143,7 @@ def _p(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" if value >= 0.00005 else f"{value:.0e}"
 
 
-def _summary(rows: pl.DataFrame) -> str:
+def _tests_in_words(rows: pl.DataFrame) -> str:
     from ...analysis.statistics.arrays import ALPHA
 
     tested = rows.drop_nulls("p")

@@ -84,16 +84,16 @@ class Doorkeeper:
         if origin is not None and origin not in [f"http://{host}" for host in self._hosts]:
             return PlainTextResponse("Another site may not ask here.\n", 403)
         parameters = parse_qs(request.url.query)
-        if request.url.path == "/" and self._fits(parameters.get("token", [""])[0]):
+        if request.url.path == "/" and self._is_token(parameters.get("token", [""])[0]):
             rest = urlencode({name: values for name, values in parameters.items() if name != "token"}, doseq=True)
             entered = RedirectResponse(f"/?{rest}" if rest else "/", 303)
             entered.set_cookie(self._name, self._token, httponly=True, samesite="strict")
             return entered
-        if not self._fits(request.cookies.get(self._name, "")):
+        if not self._is_token(request.cookies.get(self._name, "")):
             return PlainTextResponse("Open the address that `bandlens explore` printed, with its token.\n", 403)
         return self._app
 
-    def _fits(self, token: str) -> bool:
+    def _is_token(self, token: str) -> bool:
         return hmac.compare_digest(token.encode(), self._token.encode())
 
 

@@ -30,7 +30,7 @@ SHIFTS = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")
 
 def atlas_section(results: ReportData | None) -> Section:
     """A table of coefficients, and published models beside one's own for each bias that both have."""
-    table, models, thousand = _table()
+    table, models, thousand = _published_relations()
     text = (
         "Coefficients are Spearman's, over the study's 48 ResNet-50s: of a bias with accuracy on a benchmark, with "
         "ImageNet accuracy held fixed, within the study's training categories, and of a bias with effective "
@@ -46,7 +46,7 @@ def atlas_section(results: ReportData | None) -> Section:
 
 
 @cache
-def _table() -> tuple[pl.DataFrame, pl.DataFrame, int]:
+def _published_relations() -> tuple[pl.DataFrame, pl.DataFrame, int]:
     """The table; the study's 48 models; and the number of results of timm."""
     values = shipped_values()
     study, lines = ground(values, "study"), baseline_lines(values, "timm")

@@ -50,7 +50,7 @@ def changes_section(results: ReportData, against: str) -> Section:
         _figure(results, rows.filter(pl.col("image_set") == name), name, number)
         for number, name in enumerate(rows["image_set"].unique().sort(), 1)
     ]
-    return Section("changes", title, [_summary(comparison, rows), *results.choice], figures)
+    return Section("changes", title, [_changes_in_words(comparison, rows), *results.choice], figures)
 
 
 def changes(comparison: Compared, conditions: pl.DataFrame) -> pl.DataFrame:
@@ -82,7 +82,7 @@ def _same_study(store: Store, name: str) -> str | None:
     return study_label(store, name) if known else last_run(store)
 
 
-def _summary(comparison: Compared, rows: pl.DataFrame) -> str:
+def _changes_in_words(comparison: Compared, rows: pl.DataFrame) -> str:
     """How many cells there are to compare, how many differ, and which by most."""
     counts = (
         f"{plural(comparison.same, 'cell')} of one and the same predictions, {plural(len(rows), 'other')} to compare; "

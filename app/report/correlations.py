@@ -75,7 +75,7 @@ def _own_models(results: ReportData) -> tuple[list[str], list[Figure]]:
     study = results.correlated
     if isinstance(study, str):
         return [f"Your own models: {results.label}: {study}."], []
-    table = _table(study.frame, study.biases, study.groups, subsets_of(study.frame), study.control, study.errors)
+    table = _correlations(study.frame, study.biases, study.groups, subsets_of(study.frame), study.control, study.errors)
     text = f"Your {len(study.frame)} models: their biases against top-1 on the labelled image sets. {_verdict(table)}"
     columns = 3 if len(study.groups) <= BESIDE else 1
     return [text], [Figure("own-correlations", "Your models", _caption(table), _maps(table), columns, table)]
@@ -96,10 +96,10 @@ def _caption(table: pl.DataFrame) -> str:
 
 @cache
 def _published() -> pl.DataFrame:
-    return _table(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, "ID")
+    return _correlations(shipped_figures(), list(BIASES), list(PUBLISHED_GROUPS), SUBSET_FILTERS, "ID")
 
 
-def _table(
+def _correlations(
     figures: pl.DataFrame,
     biases: Sequence[str],
     groups: Sequence[str],

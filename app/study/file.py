@@ -95,7 +95,7 @@ def _checked(where: str | Path, table: Mapping[str, Any]) -> dict[str, Any]:
         if key not in table:
             raise UsageError(f"{where}: {key} is missing; it is a list of names")
     for key, value in table.items():
-        _check(where, key, value)
+        _check_key(where, key, value)
     return {**table, "gate": _limits(where, table.get("gate", {}))}
 
 
@@ -124,7 +124,7 @@ def is_study_name(text: str) -> bool:
     return bool(text) and "@" not in text and text != "*" and text.isprintable()
 
 
-def _check(where: str | Path, key: str, value: Any) -> None:
+def _check_key(where: str | Path, key: str, value: Any) -> None:
     kind, words = KINDS.get(key, (str, "a string"))
     if not isinstance(value, kind) or isinstance(value, bool):
         raise UsageError(f"{where}: {key} must be {words}, not {value!r}")

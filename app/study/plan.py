@@ -27,7 +27,7 @@ from ...records import Cell, Failed, Model, Variant
 from . import GATE_IMAGES
 from .file import Study
 from .record import missing_cells
-from .resolve import Work, fits
+from .resolve import Work, takes_images
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def packed_for(work: Work) -> dict[str, tuple[list[str], list[str]]]:
     for images in work.image_sets:
         models, sets = packed.setdefault(images.info.preprocessing, ([], []))
         sets.append(images.info.name)
-        models += [model.name for model in work.models if fits(model, images.info) and model.name not in models]
+        models += [model.name for model in work.models if takes_images(model, images.info) and model.name not in models]
     return packed
 
 

@@ -49,7 +49,7 @@ class Committed:
     failed: list[Failed] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
 
-    def summary(self, label: str, cells: Sequence[Cell], missing: Sequence[Cell]) -> Summary:
+    def summarize(self, label: str, cells: Sequence[Cell], missing: Sequence[Cell]) -> Summary:
         """The summary of a run over `cells`, of which `missing` were not complete before."""
         seconds = time.monotonic() - self.started
         return Summary(label, len(cells), len(missing), self.predictions, seconds, self.failed)

@@ -58,7 +58,7 @@ def _resolve(study: Study) -> Work:
     _check_distinct("image sets", "images", [(str(images.folder), images.info.digest) for images in image_sets])
     check_fits(models, [images.info for images in image_sets])
     for images in image_sets:
-        check_labels(images, [model for model in models if fits(model, images.info)])
+        check_labels(images, [model for model in models if takes_images(model, images.info)])
         if images.folder in perturbed:
             _check_sizes(grid, images.info)
             if grid.attacks:
@@ -78,7 +78,7 @@ def _resolve(study: Study) -> Work:
         for images in image_sets
         for condition in ((*grid.conditions, *grid.attacks) if images.folder in perturbed else grid.clean)
         for variant in (attacked if condition.facts.attack else variants)
-        if fits(variant.model, images.info)
+        if takes_images(variant.model, images.info)
     ]
     return Work(study, grid, models, image_sets, cells)
 
@@ -90,7 +90,7 @@ def _check_sizes(grid: Grid, images: ImageSetInfo) -> None:
         raise UsageError(f"image set {images.name}: {error}") from None
 
 
-def fits(model: Model, images: ImageSetInfo) -> bool:
+def takes_images(model: Model, images: ImageSetInfo) -> bool:
     """Whether the images were made of photographs as the model takes them."""
     return images.size == model.image_size and (model.crop is None or model.crop.gives(images.preprocessing))
 
@@ -99,7 +99,7 @@ def check_fits(models: Sequence[Model], image_sets: Sequence[ImageSetInfo]) -> N
     """UsageError, which says what to pack, unless every model has an image set and every image set a model."""
     lacking: dict[str, list[str]] = {}
     for model in models:
-        if not any(fits(model, images) for images in image_sets):
+        if not any(takes_images(model, images) for images in image_sets):
             how = model.crop.options if model.crop else f"--size {model.image_size}"
             lacking.setdefault(how, []).append(model.name)
     if lacking:
@@ -108,7 +108,7 @@ def check_fits(models: Sequence[Model], image_sets: Sequence[ImageSetInfo]) -> N
             f"no image set of the study has the pixels that all of its checkpoints take; pack {', '.join(needs)}"
         )
     for images in image_sets:
-        if not any(fits(model, images) for model in models):
+        if not any(takes_images(model, images) for model in models):
             raise UsageError(
                 f"image set {images.name} ({images.preprocessing}) fits no checkpoint of the study; leave it out"
             )

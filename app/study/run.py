@@ -140,7 +140,7 @@ def run_whole(
                                 committed.failed.append(outcome)
                             else:
                                 committed.predictions += len(outcome.predictions.predicted)
-    return committed.summary(label, work.cells, todo)
+    return committed.summarize(label, work.cells, todo)
 
 
 Commit = Callable[[Sequence[Finished | Failed], Mapping[Variant, SessionInfo]], None]

@@ -80,7 +80,7 @@ def run_in_shards(
     if committer.missing():
         raise ShardError(f"shards in {folder.name} were damaged {TRIES} times; name another folder with --shards")
     committer.begin()
-    return committer.committed.summary(str(committer.label), work.cells, todo)
+    return committer.committed.summarize(str(committer.label), work.cells, todo)
 
 
 MOST_PREDICTIONS = 2**23

@@ -16,7 +16,7 @@ from ...analysis.database.store import Store
 from ...engine.tasks import Task
 from ...errors import BandlensError
 from ...export.models import read_verified
-from ...probes.images.image_set import check
+from ...probes.images.image_set import check_image_set
 from ...records import Cell, Finished, SessionInfo
 from .resolve import Work
 from .run import make_workbench
@@ -80,7 +80,7 @@ def _check_files(work: Work, progress: Progress) -> Check:
     variants = list(dict.fromkeys(cell.variant for cell in work.cells))
     for images in work.image_sets:
         try:
-            check(images.folder, progress=progress)
+            check_image_set(images.folder, progress=progress)
         except BandlensError as error:
             problems.append(str(error))
     for variant in variants:

@@ -141,7 +141,7 @@ class TensorRTSession:
         size, xp = variant.model.image_size, device.xp
         self._shape = (batch, 3, size, size)
         self._engine = _load(variant, trt_plan, device)
-        _check(self._engine, trt_plan, {"images": self._shape, "logits": (batch, variant.model.classes)})
+        _check_shapes(self._engine, trt_plan, {"images": self._shape, "logits": (batch, variant.model.classes)})
         if weights is not None:
             refit(device.trt, self._engine, weights, device.stream.ptr)
         try:
@@ -253,7 +253,7 @@ def _load(variant: Variant, trt_plan: TrtPlan, device: Device) -> tensorrt.ICuda
     return engine
 
 
-def _check(engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, expected: dict[str, tuple[int, ...]]) -> None:
+def _check_shapes(engine: tensorrt.ICudaEngine, trt_plan: TrtPlan, expected: dict[str, tuple[int, ...]]) -> None:
     """EngineError unless the engine takes and gives arrays of these names and shapes."""
     names = [engine.get_tensor_name(k) for k in range(engine.num_io_tensors)]
     shapes = {name: tuple(engine.get_tensor_shape(name)) for name in names}

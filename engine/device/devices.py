@@ -44,10 +44,10 @@ def gpus() -> Gpus:
 @cache
 def readiness(engine: str) -> Readiness:
     """Whether an engine of `engine.backends.base.ENGINES` can be used on this machine, checked once in a process."""
-    return check(engine, gpus())
+    return readiness_with(engine, gpus())
 
 
-def check(engine: str, machine: Gpus) -> Readiness:
+def readiness_with(engine: str, machine: Gpus) -> Readiness:
     """Whether an engine can be used with these GPUs and the packages that are installed."""
     try:
         return Readiness(True, CHECKS[engine](machine))

@@ -29,10 +29,10 @@ def pixels_of(xp: ModuleType, images: ImageSet, batch: int) -> Take:
     """
     if xp is np:
         return images.take
-    return resident(xp, images) if fits(images, batch, free_memory(xp)) else streamed(xp, images, batch)
+    return resident(xp, images) if fits_memory(images, batch, free_memory(xp)) else streamed(xp, images, batch)
 
 
-def fits(images: ImageSet, batch: int, free: int) -> bool:
+def fits_memory(images: ImageSet, batch: int, free: int) -> bool:
     """Whether the pixels fit into so many bytes beside the work of a run."""
     return images.nbytes + working_bytes(images.info.size, batch) <= free
 

@@ -19,7 +19,7 @@ from ...errors import BandlensError, EngineError, UsageError
 from ...export.files import home, sha256_of
 from ...partial_files import put_in_place
 from ...probes.images.files import ABOUT, INDEX, PIXELS
-from ...probes.images.image_set import ImageSet, check, open_image_set
+from ...probes.images.image_set import ImageSet, check_image_set, open_image_set
 from ...probes.images.options import Draw
 from ...records import Variant
 from ...user_source import UserSource, source_digest, source_files
@@ -118,7 +118,7 @@ class NodeFiles:
             pass
 
         def verify(fetched: Path) -> bool:
-            return check(fetched).info.digest == digest
+            return check_image_set(fetched).info.digest == digest
 
         return open_image_set(self._fetched(digest, f"image set {folder}", verify), draw)
 

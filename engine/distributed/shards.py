@@ -199,7 +199,7 @@ def read_about(folder: Folder, key: str) -> Shard:
         sessions = tuple(as_record(SessionInfo, session) for session in about.pop("sessions"))
         lists = {name: tuple(value) for name, value in about.items() if isinstance(value, list)}
         shard = Shard(sessions=sessions, **(about | lists))
-        _check(shard)
+        _check_description(shard)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ShardError(f"{folder.path_of(key)}.json is damaged ({words_of(error)})") from error
     if shard.key != key:
@@ -207,7 +207,7 @@ def read_about(folder: Folder, key: str) -> Shard:
     return shard
 
 
-def _check(shard: Shard) -> None:
+def _check_description(shard: Shard) -> None:
     """ValueError or TypeError where a description is impossible, though its digest is right."""
     if not all(type(number) is int for number in (shard.first, shard.last, shard.bytes, *shard.ran)):
         raise TypeError("a count is not a whole number")

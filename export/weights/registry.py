@@ -80,7 +80,7 @@ class Checkpoint:
 
 
 @cache
-def _table() -> dict[str, Any]:
+def _registry() -> dict[str, Any]:
     return tomllib.loads(files(__package__).joinpath("checkpoints.toml").read_text(encoding="utf-8"))
 
 
@@ -101,7 +101,7 @@ def checkpoints() -> tuple[Checkpoint, ...]:
             licence=row["licence"],
             published_top1=row["published_top1"],
         )
-        for row in _table()["checkpoint"]
+        for row in _registry()["checkpoint"]
     )
 
 
@@ -133,13 +133,13 @@ def select(names: list[str], every: bool = False, category: str | None = None) -
 @cache
 def ema_names() -> tuple[str, ...]:
     """The names of exponential moving averages of the weights in training scripts, the preferred one first."""
-    return tuple(_table()["ema"])
+    return tuple(_registry()["ema"])
 
 
 @cache
 def key_rule(name: str) -> KeyRule:
     """The key rule of that name, or UnknownName."""
-    rules = _table()["rule"]
+    rules = _registry()["rule"]
     if name not in rules:
         raise UnknownName("key rule", name, rules)
     row = rules[name]

@@ -53,7 +53,7 @@ class Subset:
         chosen = [f"the first {self.per_class} of each class"] if self.per_class else []
         return "; ".join([crop.key, f"{count} of {benchmark.count} images", *chosen])
 
-    def fits(self, benchmark: Benchmark, count: int) -> bool:
+    def allows(self, benchmark: Benchmark, count: int) -> bool:
         """Whether a set of so many images can be this subset of the benchmark."""
         if self.limit is not None:
             return count == self.limit

@@ -102,7 +102,7 @@ def packed_already(
     info, count = images.info, images.info.count + len(images.skipped)
     packed = (info.benchmark, info.corruption, info.severity, info.preprocessing, images.streamed)
     preprocessing = subset.preprocessing(benchmark, crop, count)
-    if packed != (benchmark.name, place.corruption, place.severity, preprocessing, stream) or not subset.fits(
+    if packed != (benchmark.name, place.corruption, place.severity, preprocessing, stream) or not subset.allows(
         benchmark, count
     ):
         raise UsageError(f"{place.out}: is another set, or was packed otherwise; remove it or choose another folder")

@@ -182,7 +182,7 @@ def _flat(lists: files.Lists) -> Scheme:
     return Scheme(images, np.array([number for classes in lists for number in classes], np.int32))
 
 
-def check(path: Path, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:
+def check_image_set(path: Path, *, workers: int | None = None, progress: Progress = silent) -> ImageSet:
     """Open a set and hash it again: ImageSetError names the first image whose pixels are not those packed."""
     images = open_image_set(path)
     info, index = images.info, files.read_index(path, images.info.count)

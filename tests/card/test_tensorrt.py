@@ -212,8 +212,8 @@ def test_a_whole_run_gives_the_rows_of_the_cpu(card: PretendCupy, tmp_path: Path
 def test_images_lie_on_the_card_where_there_is_room_beside_the_work(tmp_path: Path) -> None:
     images = images_of(tmp_path)
     needed = images.nbytes + pixels.working_bytes(128, BATCH)
-    assert pixels.fits(images, BATCH, needed)
-    assert not pixels.fits(images, BATCH, needed - 1)
+    assert pixels.fits_memory(images, BATCH, needed)
+    assert not pixels.fits_memory(images, BATCH, needed - 1)
 
 
 def test_a_card_that_fails_ends_the_run_and_what_was_yielded_stays(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small import make_images, make_pictures
 
-from bandlens.probes.images.image_set import check, open_image_set
+from bandlens.probes.images.image_set import check_image_set, open_image_set
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 from bandlens.records import Crop
@@ -48,7 +48,7 @@ def opened(folder: Path) -> None:
     """Open and check a set as a study and `images check` do."""
     images = open_image_set(folder)
     images.take(np.array([0, images.info.count - 1]))
-    check(folder, workers=1)
+    check_image_set(folder, workers=1)
 
 
 def attempt(folder: Path, name: str, content: bytes) -> str | None:

@@ -10,7 +10,7 @@ from made_up_results import python
 from small import make_images, make_pictures
 
 from bandlens.errors import ImageSetError, UsageError
-from bandlens.probes.images.image_set import check, open_image_set
+from bandlens.probes.images.image_set import check_image_set, open_image_set
 
 UNFINISHED = """
 import sys
@@ -39,5 +39,5 @@ def test_a_killed_pack_leaves_no_set_and_the_next_one_clears_up(tmp_path: Path) 
     assert [file.name for file in tmp_path.iterdir()] == [".set.partial"]
     with pytest.raises(UsageError, match="not an image set"):
         open_image_set(out)
-    check(make_images(out, pictures).folder)
+    check_image_set(make_images(out, pictures).folder)
     assert [file.name for file in tmp_path.iterdir()] == ["set"]

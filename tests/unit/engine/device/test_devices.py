@@ -20,12 +20,12 @@ from bandlens.engine.device.devices import (
     GPU_ENGINES,
     EngineChoice,
     Readiness,
-    check,
     choose,
     choose_engine,
     gpus,
     processor_name,
     readiness,
+    readiness_with,
 )
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.nvidia import Gpus, NoGpu, Problem
@@ -126,18 +126,18 @@ def test_every_backend_is_checked() -> None:
 
 @pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "cupy"])
 def test_engines_on_a_gpu_say_what_is_wrong_with_it(engine: str) -> None:
-    assert check(engine, BROKEN) == Readiness(False, BROKEN.message)
-    assert check(engine, NONE) == Readiness(False, NONE.reason)
+    assert readiness_with(engine, BROKEN) == Readiness(False, BROKEN.message)
+    assert readiness_with(engine, NONE) == Readiness(False, NONE.reason)
 
 
 @pytest.mark.parametrize("engine", [name for name, engine in ENGINES.items() if engine.arrays == "numpy"])
 def test_engines_on_the_cpu_do_not_mind_a_broken_gpu(engine: str) -> None:
-    assert check(engine, BROKEN) == check(engine, NONE)
+    assert readiness_with(engine, BROKEN) == readiness_with(engine, NONE)
 
 
 def test_openvino_says_whether_bf16_is_native() -> None:
     pytest.importorskip("openvino", reason="the extra openvino is not installed")
-    state = check("openvino", NONE)
+    state = readiness_with("openvino", NONE)
     assert state.ready
     flags = Path("/proc/cpuinfo").read_text().split("flags", 1)[-1].split("\n", 1)[0]
     native = "avx512_bf16" in flags or "amx_bf16" in flags
@@ -276,7 +276,7 @@ def test_what_torch_lacks_is_said(
     torch = SimpleNamespace(__version__="9.0", version=SimpleNamespace(cuda=cuda), cuda=of_cuda)
     monkeypatch.setattr(requirements, "load", lambda _: torch)
     monkeypatch.setattr(requirements, "cupy_version", lambda _: "14")
-    state = check("torch-cuda", H100)
+    state = readiness_with("torch-cuda", H100)
     assert state.ready == available
     assert re.match(line, state.line)
 

@@ -14,7 +14,7 @@ from small import make_images, make_pictures
 
 from bandlens.errors import ImageSetError, UsageError
 from bandlens.probes.benchmarks.frequency_conflict import draw_partners, pack_frequency_conflict
-from bandlens.probes.images.image_set import ImageSet, check
+from bandlens.probes.images.image_set import ImageSet, check_image_set
 from bandlens.probes.images.options import How
 
 LABELS = [0, 0, 1, 2, 1, 3, 0, 2]
@@ -52,7 +52,7 @@ def test_low_frequencies_are_of_one_image_and_high_ones_of_its_partner(tmp_path:
         ["hf_label"],
     )
     assert conflicts.info.preprocessing.partition(";")[0] == images.info.preprocessing
-    assert check(tmp_path / "conflicts").info.digest == conflicts.info.digest
+    assert check_image_set(tmp_path / "conflicts").info.digest == conflicts.info.digest
 
 
 def test_the_seed_draws_the_pairs_and_nothing_else_matters(tmp_path: Path) -> None:

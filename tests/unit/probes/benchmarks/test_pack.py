@@ -24,7 +24,7 @@ from bandlens.probes.benchmarks.layouts import FIELD, LAYOUTS, classes_of, find_
 from bandlens.probes.benchmarks.pack import pack_benchmark
 from bandlens.probes.benchmarks.truth import Labels
 from bandlens.probes.images.decision_spaces import decision_space
-from bandlens.probes.images.image_set import Scheme, check
+from bandlens.probes.images.image_set import Scheme, check_image_set
 from bandlens.probes.images.options import Contents, How
 from bandlens.probes.images.pack import pack
 from bandlens.protocol import BENCHMARKS, IMAGENET_C, IMAGENET_CBAR, STIMULI
@@ -94,7 +94,7 @@ def test_every_benchmark_packs_with_its_labels(name: str, tmp_path: Path) -> Non
         assert sorted(images.schemes) == sorted(miniature.schemes)
         for scheme, classes in miniature.schemes.items():
             assert lists(images.schemes[scheme], 9) == [classes[path] for path in images.paths]
-        check(images.folder)
+        check_image_set(images.folder)
     assert sum(len(images.paths) for images in sets) == len(miniature.labels)
     assert len({images.info.digest for images in sets}) == len(sets)
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from bandlens.errors import ImageSetError, UnknownName, UsageError
 from bandlens.probes.images import files as image_files
-from bandlens.probes.images.image_set import ImageSet, check, open_image_set
+from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
 from bandlens.probes.images.options import USUAL, WHOLE_SOURCE, Contents, Draw, How
 from bandlens.probes.images.pack import pack, pack_arrays
 from bandlens.records import Crop
@@ -74,7 +74,7 @@ def test_what_is_packed_opens(packed: ImageSet) -> None:
     assert not images.pixels.flags.writeable
     assert names(packed.folder) == ["index.parquet", "pixels.npy", "set.json"]
     assert len(repr(images)) < 600
-    check(packed.folder)
+    check_image_set(packed.folder)
 
 
 def test_the_digest_covers_what_matters_and_nothing_else(photos: Path, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
     assert [images.info.decision_space for images in sets] == ["all", "sixteen"]
     assert sets[0].info.digest != sets[1].info.digest
     for images in sets:
-        check(images.folder)
+        check_image_set(images.folder)
     with pytest.raises(
         ImageSetError, match="'b' is labelled 16, which is none of the 16 classes of decision space six"
     ):
@@ -208,7 +208,7 @@ def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos
     assert images.paths == [PATHS[0], *PATHS[2:]]
     assert np.array_equal(images.pixels, whole.pixels)
     assert images.info.digest == whole.info.digest
-    check(images.folder)
+    check_image_set(images.folder)
 
 
 def test_only_broken_images(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_only_broken_images(tmp_path: Path) -> None:
 def test_an_existing_set_stays(packed: ImageSet, photos: Path) -> None:
     with pytest.raises(UsageError, match="already exists; remove it or choose another"):
         pack(photos, packed.folder)
-    check(packed.folder)
+    check_image_set(packed.folder)
 
 
 def test_wrong_use(photos: Path, tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_check_names_the_first_damaged_image(packed: ImageSet) -> None:
     file.write_bytes(data)
     open_image_set(packed.folder)
     with pytest.raises(ImageSetError, match=r"image 2 \('n01443537/c\.webp'\) is damaged"):
-        check(packed.folder)
+        check_image_set(packed.folder)
 
 
 @pytest.mark.parametrize("column", ["label", "cluster", "sha256"])
@@ -288,7 +288,7 @@ def test_check_finds_changed_columns(column: str, packed: ImageSet) -> None:
     changed = pa.array(values[::-1], table.field(at).type)
     pq.write_table(table.set_column(at, table.field(at), changed), file)
     with pytest.raises(ImageSetError, match=r"is damaged|are not those packed"):
-        check(packed.folder)
+        check_image_set(packed.folder)
 
 
 def test_a_foreign_column_is_no_label_scheme(packed: ImageSet) -> None:

@@ -21,7 +21,7 @@ from bandlens.engine.backends.base import Session, open_session, variant_of
 from bandlens.engine.run import make_resources, run
 from bandlens.errors import ImageSetError, UsageError
 from bandlens.probes.grid import Grid, make_grid
-from bandlens.probes.images.image_set import ImageSet, check, open_image_set
+from bandlens.probes.images.image_set import ImageSet, check_image_set, open_image_set
 from bandlens.probes.images.options import How
 from bandlens.probes.images.pack import pack
 from bandlens.records import Cell, Crop, Model, Variant
@@ -83,7 +83,7 @@ def test_a_streamed_set_is_the_packed_one(miniature: Miniature, streamed: ImageS
         ImageSetError, match=r"streamed: streams its images and has no pixels\.npy; pack it without --str"
     ):
         _ = images.pixels
-    check(images.folder)
+    check_image_set(images.folder)
 
 
 def test_plain_folders_can_be_streamed_in_any_frame(miniature: Miniature, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_file_that_changed_is_named(streamed: ImageSet, miniature: Miniature) 
     with pytest.raises(ImageSetError, match=rf"{file}: its pixels are not those that were indexed; restore the file"):
         streamed.take(rows)
     with pytest.raises(ImageSetError, match="its pixels are not those"):
-        check(streamed.folder)
+        check_image_set(streamed.folder)
     file.write_bytes(before[:-200])
     with pytest.raises(
         ImageSetError, match=rf"{file}: .*; restore the file that was indexed, or pack the images again"
