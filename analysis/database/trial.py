@@ -1,4 +1,4 @@
-"""A database's first opening, in a process of its own: `python -m bandlens.analysis.database.trial DATABASE MODE`.
+"""A database's first opening, in a process of its own: `python -m bandlens.analysis.database.trial FILE MODE PARENT`.
 
 What a file defines can be nested so deeply that DuckDB crashes as it reads it, and the log beside it can change a table
 again and again until time or memory are used up: both happen before anything can be compared. So a process with little
@@ -9,6 +9,7 @@ that, and compares again under its own lock.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -30,6 +31,8 @@ SECONDS = 120.0
 """Time for the same, where the machine is busy or the disk slow."""
 ADDRESS_SPACE = 3 << 28
 """Bytes of address space for opening a database, beside what the libraries take."""
+PR_SET_PDEATHSIG = 1
+"""Number of Linux' prctl that asks for a signal at the end of the thread that started this process."""
 OUT_OF_MEMORY = 12
 """Exit code where memory does not suffice: errno.ENOMEM."""
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -42,7 +45,7 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 def try_opening(path: Path, read_only: bool) -> None:
     """StoreError for a file that is no results database as bandlens makes it, or cannot be opened."""
     mode = "read" if read_only else "write"
-    command = [sys.executable, "-P", "-m", __name__, str(path), mode]
+    command = [sys.executable, "-P", "-m", __name__, str(path), mode, str(os.getpid())]
     try:
         process = subprocess.run(
             command,
@@ -108,8 +111,17 @@ def check_magic(path: Path) -> None:
         raise StoreError(f"{path} is not a DuckDB database; name another file with --db")
 
 
+def end_with_parent(parent: int) -> None:
+    """Have Linux kill this process when the one that waits for it is killed: it would keep the file locked."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was killed before
+        os._exit(1)
+
+
 def main() -> None:
     path, mode = Path(sys.argv[1]), sys.argv[2]
+    end_with_parent(int(sys.argv[3]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS + 1))
     limit_memory(ADDRESS_SPACE)

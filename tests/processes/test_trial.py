@@ -6,8 +6,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
+from hostile_databases import make_hostile
 from made_up_results import python
+from waiting import LIMIT_SECONDS, wait_until
 
 from bandlens.analysis.database import trial
 from bandlens.analysis.database.open import open_store
@@ -56,6 +59,28 @@ def test_time_that_is_over(database: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(StoreError, match=r"r.duckdb: opening it in a process of its own takes more than 0.01 s, and"):
         try_opening(database, True)
     assert time.monotonic() - started < 20
+
+
+def test_it_ends_with_the_process_that_waits_for_it(database: Path) -> None:
+    """Left behind by a command that was killed, it would keep the database locked."""
+    path = make_hostile("a log that doubles a text", database, database.parent)
+    code = """
+import sys
+from pathlib import Path
+from bandlens.analysis.database.trial import try_opening
+try_opening(Path(sys.argv[1]), True)
+"""
+    with subprocess.Popen(python(code, path), text=True) as parent:
+
+        def opening() -> list[psutil.Process]:
+            children = psutil.Process(parent.pid).children()
+            return [child for child in children if str(path) in {file.path for file in child.open_files()}]
+
+        wait_until(opening, parent)
+        [trial_process] = opening()
+        trial_process.suspend()  # it cannot end by itself
+        parent.kill()
+    trial_process.wait(LIMIT_SECONDS)  # TimeoutExpired where it is still there
 
 
 def test_another_failure_is_not_said_to_be_one_of_memory(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
