@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from contextlib import suppress
@@ -15,20 +16,28 @@ def main() -> None:
 
     signals.obey()
     try:
-        from .app.cli import main
-        from .timeouts import has_stuck_call
+        try:
+            from .app.cli import main
+            from .timeouts import has_stuck_call
 
-        main()
-    except BaseException as error:
+            main()
+        except SystemExit as end:
+            if signals.interrupted():  # the library of the command line makes an exit of Ctrl-C
+                raise
+            if not has_stuck_call():
+                atexit._run_exitfuncs()
+            _leave(end.code if isinstance(end.code, int) else bool(end.code))
+    except BaseException:
         if signals.interrupted():
             _leave(signals.tell())
-        if isinstance(error, SystemExit) and has_stuck_call():
-            _leave(error.code if isinstance(error.code, int) else bool(error.code))
         raise
 
 
 def _leave(status: int) -> NoReturn:
-    """End now: Python's own end waits for threads, may crash one at work, and lets a signal kill the process."""
+    """End now: Python's own end waits for threads, may crash one at work, and lets a signal kill the process.
+
+    A signal that comes before the last line is obeyed as any other.
+    """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it, or it is closed
             stream.flush()

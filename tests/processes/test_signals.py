@@ -41,6 +41,24 @@ def test_ctrl_c_while_a_library_is_imported_is_one_line(module: str, tmp_path: P
     assert (done.returncode, done.stdout, done.stderr) == (130, "", MESSAGE)
 
 
+AT_THE_END = """
+import atexit, os, time
+from bandlens.__main__ import main
+def end():
+    os.kill(os.getpid(), NUMBER)
+    time.sleep(1000)
+atexit.register(end)
+main()
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_while_a_finished_command_leaves_is_one_line(number: signal.Signals) -> None:
+    code = AT_THE_END.replace("NUMBER", str(int(number)))
+    done = subprocess.run(python(code, "--version"), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (done.returncode, done.stdout[:9], done.stderr) == (128 + number, "bandlens ", MESSAGE)
+
+
 STUBBORN = """
 import io, sys, time
 from bandlens.app import signals
