@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from contextlib import suppress
 from typing import NoReturn
 
 
@@ -22,10 +21,12 @@ def main() -> None:
 
             main()
         except SystemExit as end:
-            if signals.interrupted():  # the library of the command line makes an exit of Ctrl-C
-                raise
-            if not has_stuck_call():
+            if not (signals.interrupted() or has_stuck_call()):
+                # A signal interrupts one of these functions, and atexit would print a traceback and go on.
+                sys.unraisablehook = lambda error: None if signals.interrupted() else sys.__unraisablehook__(error)
                 atexit._run_exitfuncs()
+            if signals.interrupted():  # also where the command line's library made an exit of Ctrl-C
+                raise
             _leave(end.code if isinstance(end.code, int) else bool(end.code))
     except BaseException:
         if signals.interrupted():
@@ -39,8 +40,14 @@ def _leave(status: int) -> NoReturn:
     A signal that comes before the last line is obeyed as any other.
     """
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # nobody reads it, or it is closed
+        try:
             stream.flush()
+        except (BrokenPipeError, ValueError):  # nobody reads it, or it is closed
+            continue
+        except OSError as error:
+            status = status or 1
+            if stream is sys.stdout:
+                os.write(2, f"bandlens: cannot write all of the output: {error.strerror}\n".encode())
     os._exit(status)
 
 
