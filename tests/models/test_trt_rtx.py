@@ -8,7 +8,7 @@ import pytest
 
 from bandlens.engine.device import requirements
 from bandlens.engine.device.devices import (
-    check,
+    readiness_with,
 )
 from bandlens.engine.device.driver import Gpu
 from bandlens.engine.device.requirements import (
@@ -32,7 +32,7 @@ def test_tensorrt_rtx_is_for_rtx_cards(monkeypatch: pytest.MonkeyPatch) -> None:
     """NVIDIA's matrix for TensorRT-RTX has Turing, Ampere, Ada and Blackwell cards, and no Hopper."""
     pytest.importorskip("tensorrt_rtx_bindings", reason="the extra rtx is not installed")
     monkeypatch.setattr(requirements, "cupy_version", lambda _: "14")
-    assert check("tensorrt-rtx", (L4,)).ready
-    refused = check("tensorrt-rtx", H100)
+    assert readiness_with("tensorrt-rtx", (L4,)).ready
+    refused = readiness_with("tensorrt-rtx", H100)
     assert not refused.ready
     assert re.search(r"^TensorRT-RTX 1\.\S+ has no code for NVIDIA H100", refused.line)
