@@ -54,7 +54,7 @@ def export_checkpoint(
     files = [(path, part.rule) for path, part in zip(paths, published.parts, strict=True)]
     content = read_weights(files, trust, "raw", network.state_dict().keys())
     load_strictly(network, content, " + ".join(map(str, paths)))
-    about = About(
+    facts = ModelFacts(
         published.name,
         published.category,
         "resnet50",
@@ -63,7 +63,7 @@ def export_checkpoint(
         NORMALIZATIONS[published.normalization],
         image_size,
     )
-    return _export(about, network, _describe(content), folder, images)
+    return _export(facts, network, _describe(content), folder, images)
 
 
 def export_user_checkpoint(
@@ -91,8 +91,8 @@ def export_user_checkpoint(
     if classes is not None and 1 <= classes <= MOST_CLASSES:
         network = build(architecture, classes)
     load_strictly(network, content, str(path))
-    about = About(name, OWN, architecture, f"file:{path.name}", sha256_of(path), normalization, image_size)
-    return _export(about, network, _describe(content), folder, images)
+    facts = ModelFacts(name, OWN, architecture, f"file:{path.name}", sha256_of(path), normalization, image_size)
+    return _export(facts, network, _describe(content), folder, images)
 
 
 def export_pretrained(
@@ -109,7 +109,7 @@ def export_pretrained(
     published = pretrained(name)
     (file,) = fetch_files([(published.source, (weights or weights_folder()) / f"{published.name}.safetensors")])
     network = load_pretrained(published.name, file)
-    about = About(
+    facts = ModelFacts(
         published.name,
         "timm",
         f"timm:{published.name}",
@@ -119,7 +119,7 @@ def export_pretrained(
         published.crop.size,
         published.crop,
     )
-    return _export(about, network, {}, folder, images)
+    return _export(facts, network, {}, folder, images)
 
 
 def import_onnx(
@@ -136,8 +136,8 @@ def import_onnx(
     """
     _check_user_name(name)
     content, sha256, size, classes, parity = take_onnx(path, normalization, image_size)
-    about = About(name, OWN, FINISHED, f"file:{path.name}", sha256, normalization, size)
-    return _save(about, content, classes, parity, {}, folder)
+    facts = ModelFacts(name, OWN, FINISHED, f"file:{path.name}", sha256, normalization, size)
+    return _save(facts, content, classes, parity, {}, folder)
 
 
 def export_network(
@@ -167,8 +167,8 @@ def export_network(
         ) from error
     # A class of networks has them in any size, and what they compute is counted once for each architecture.
     architecture = f"{type(copy).__qualname__} with {parameters:,} parameters"
-    about = About(name, OWN, architecture, "memory", sha256, normalization, image_size)
-    return _export(about, copy, {}, folder, images)
+    facts = ModelFacts(name, OWN, architecture, "memory", sha256, normalization, image_size)
+    return _export(facts, copy, {}, folder, images)
 
 
 def sha256_of_tensors(network: nn.Module) -> str:
@@ -182,7 +182,7 @@ def sha256_of_tensors(network: nn.Module) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class About:
+class ModelFacts:
     """Facts about a model that are known before it is exported."""
 
     name: str
@@ -213,36 +213,36 @@ def _describe(weights: Weights) -> dict[str, Any]:
 
 
 def _export(
-    about: About,
+    facts: ModelFacts,
     network: nn.Module,
     description: Mapping[str, Any],
     folder: Path | None,
     images: NDArray[np.float32] | None,
 ) -> tuple[Model, Parity]:
-    size = about.image_size
+    size = facts.image_size
     images = photograph_crops(size) if images is None else check_images(images, size)
-    normalized = Normalized(network, *about.normalization).eval()
+    normalized = Normalized(network, *facts.normalization).eval()
     content, classes = to_onnx(normalized, size)
-    parity = check_parity(normalized, content, images, about.name)
+    parity = check_parity(normalized, content, images, facts.name)
     made = {"opset": OPSET, "torch": torch.__version__, **description}
-    return _save(about, content, classes, parity, made, folder)
+    return _save(facts, content, classes, parity, made, folder)
 
 
 def _save(
-    about: About, content: bytes, classes: int, parity: Parity, made: Mapping[str, Any], folder: Path | None
+    facts: ModelFacts, content: bytes, classes: int, parity: Parity, made: Mapping[str, Any], folder: Path | None
 ) -> tuple[Model, Parity]:
     model = Model(
-        name=about.name,
-        category=about.category,
-        architecture=about.architecture,
-        weights_sha256=about.weights_sha256,
-        source=about.source,
-        normalization=normalization_name(about.normalization),
-        path=(folder or models_folder()) / f"{about.name}.onnx",
+        name=facts.name,
+        category=facts.category,
+        architecture=facts.architecture,
+        weights_sha256=facts.weights_sha256,
+        source=facts.source,
+        normalization=normalization_name(facts.normalization),
+        path=(folder or models_folder()) / f"{facts.name}.onnx",
         sha256=hashlib.sha256(content).hexdigest(),
-        image_size=about.image_size,
+        image_size=facts.image_size,
         classes=classes,
-        crop=about.crop,
+        crop=facts.crop,
     )
     save_model(model, content, {**made, "parity": asdict(parity)})
     return model, parity

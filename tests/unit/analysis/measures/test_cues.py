@@ -57,9 +57,9 @@ def test_published_decisions_give_the_published_bias(
     cues = [re.findall(r"([a-z]+)\d+", Path(name).stem.rsplit("_", 1)[1]) for name in table["imagename"]]
     assert [shape for shape, _ in cues] == table["category"].to_list()
     shape, texture = ([NUMBERS[name] for name in column] for column in zip(*cues, strict=True))
-    named = [NUMBERS[name] for name in table["object_response"]]
+    decisions = [NUMBERS[name] for name in table["object_response"]]
     images = image_set(1280, labels=shape, schemes={"texture": [[cue] for cue in texture]}, decision_space="sixteen")
-    judged = part(cell(images, by=model(classes=1000)), named, np.not_equal(named, shape) * 3)
+    judged = part(cell(images, by=model(classes=1000)), decisions, np.not_equal(decisions, shape) * 3)
     store_study(store, "s", images, [judged], {"sixteen": NAMES})
     metrics = measured(store)
     bias = shape_decisions / (shape_decisions + texture_decisions)
@@ -77,13 +77,15 @@ def test_published_decisions_give_the_published_bias(
     for name, value in by_class.rows():
         assert metrics[f"shape_bias_{name}"][0] == pytest.approx(value)
     assert set(metrics) == {"shape_bias", "cue_accuracy", *(f"shape_bias_{name}" for name in NUMBERS)}
-    _check_intervals(metrics, np.array(named), np.array(shape), np.array(texture))
+    _check_intervals(metrics, np.array(decisions), np.array(shape), np.array(texture))
 
 
-def _check_intervals(metrics: Mapping[str, tuple], named: np.ndarray, shape: np.ndarray, texture: np.ndarray) -> None:
+def _check_intervals(
+    metrics: Mapping[str, tuple], decisions: np.ndarray, shape: np.ndarray, texture: np.ndarray
+) -> None:
     """Intervals are those of SciPy's bootstrap."""
     differ = shape != texture
-    of_shape, of_texture = (named == shape)[differ], (named == texture)[differ]
+    of_shape, of_texture = (decisions == shape)[differ], (decisions == texture)[differ]
 
     def ratio(of_shape: np.ndarray, of_texture: np.ndarray, axis: int) -> np.ndarray:
         return of_shape.sum(axis=axis) / (of_shape.sum(axis=axis) + of_texture.sum(axis=axis))
@@ -104,10 +106,10 @@ def _check_intervals(metrics: Mapping[str, tuple], named: np.ndarray, shape: np.
 def test_images_of_one_photograph_go_together() -> None:
     rng = np.random.default_rng(0)
     shape, texture = np.zeros(40, int), np.ones(40, int)
-    named = (rng.random(40) < 0.5).astype(int)
-    alone = estimates(decided(list(shape), list(texture), list(named)))["shape_bias"]
+    decisions = (rng.random(40) < 0.5).astype(int)
+    alone = estimates(decided(list(shape), list(texture), list(decisions)))["shape_bias"]
     ids = np.repeat(np.arange(40), 5)
-    columns = (list(np.repeat(column, 5)) for column in (shape, texture, named))
+    columns = (list(np.repeat(column, 5)) for column in (shape, texture, decisions))
     crops = estimates(decided(*columns, clusters=list(ids)))["shape_bias"]
     assert crops.value == alone.value
     assert (crops.low, crops.high) == pytest.approx((alone.low, alone.high), abs=0.01)
@@ -128,11 +130,11 @@ def test_few_images_and_equal_decisions_have_the_interval_of_a_share() -> None:
 def test_the_difference_of_two_models_is_paired_over_their_images() -> None:
     rng = np.random.default_rng(0)
     shape, texture = [0] * 400, [1] * 400
-    named = rng.integers(0, 2, 400)
-    changed = np.where(rng.random(400) < 0.2, rng.integers(0, 2, 400), named)
-    a, b = (decided(shape, texture, list(answers)) for answers in (named, changed))
+    decisions = rng.integers(0, 2, 400)
+    changed = np.where(rng.random(400) < 0.2, rng.integers(0, 2, 400), decisions)
+    a, b = (decided(shape, texture, list(answers)) for answers in (decisions, changed))
     intervals = cue_differences(SHAPE_CUES, a, b)
-    d = (changed == 0).astype(float) - (named == 0)
+    d = (changed == 0).astype(float) - (decisions == 0)
     low, high = intervals["shape_bias"]
     assert (low + high) / 2 == pytest.approx(d.mean())
     # One image of the 400 more differs.
@@ -166,13 +168,13 @@ def test_only_clean_decisions_count_and_only_where_there_are_textures(store: Sto
 
 
 def test_frequencies_that_conflict_have_the_same_shares_under_their_own_names(store: Store) -> None:
-    low, high, named = [0, 0, 1, 1, 2, 2], [1, 2, 0, 1, 0, 1], [0, 2, 1, 0, 2, 0]
+    low, high, decisions = [0, 0, 1, 1, 2, 2], [1, 2, 0, 1, 0, 1], [0, 2, 1, 0, 2, 0]
     conflict = image_set(6, labels=low, schemes={"hf_label": [[cue] for cue in high]}, name="conflict")
-    rank = [int(answer != label) for answer, label in zip(named, low, strict=True)]
-    store_study(store, "s", conflict, [part(cell(conflict, by=model(classes=16)), named, rank)])
+    rank = [int(answer != label) for answer, label in zip(decisions, low, strict=True)]
+    store_study(store, "s", conflict, [part(cell(conflict, by=model(classes=16)), decisions, rank)])
     metrics = measured(store)
     # The fourth image has one class for both. Of the others 0, 1 and 2 are named for low, 2 and 0 ... for high ones.
-    apart = [(n, a, b) for n, a, b in zip(named, low, high, strict=True) if a != b]
+    apart = [(n, a, b) for n, a, b in zip(decisions, low, high, strict=True) if a != b]
     of_low, of_high = sum(n == a for n, a, _ in apart), sum(n == b for n, _, b in apart)
     assert (len(apart), of_low, of_high) == (5, 3, 1)
     assert metrics["low_frequency_cue_bias"][0] == 3 / 4

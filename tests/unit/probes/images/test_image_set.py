@@ -104,9 +104,18 @@ def test_digests_do_not_change_with_the_program(tmp_path: Path) -> None:
     assert unlabelled.info.digest == "2ba9b24962797c4a8d74a87bfaa696207e8909bf68ad2f4b424930873efc1fea"
     images = pack_arrays(items, tmp_path / "set", crop=CROP, labels=[5, 0, 7], contents=Contents(clusters="folder"))
     assert images.info.digest == "0510e0f160a86388a004c3287f5b746383e212893b0aef555c6ecfdf55df31c4"
-    about = json.loads((images.folder / "set.json").read_text())
-    assert list(about)[:8] == ["format", "name", "benchmark", "digest", "count", "size", "preprocessing", "labelled"]
-    assert about["format"] == 1
+    description = json.loads((images.folder / "set.json").read_text())
+    assert list(description)[:8] == [
+        "format",
+        "name",
+        "benchmark",
+        "digest",
+        "count",
+        "size",
+        "preprocessing",
+        "labelled",
+    ]
+    assert description["format"] == 1
 
 
 def test_the_decision_space_is_part_of_the_digest(tmp_path: Path) -> None:
@@ -153,22 +162,22 @@ def test_images_drawn_of_a_set_are_those_that_a_limit_would_have_packed(
     stream: bool, photos: Path, tmp_path: Path
 ) -> None:
     contents, how = Contents(clusters="folder"), How(stream=stream)
-    whole = pack(photos, tmp_path / "whole", crop=CROP, contents=contents, how=how)
-    for limit in range(1, whole.info.count):
+    full_set = pack(photos, tmp_path / "whole", crop=CROP, contents=contents, how=how)
+    for limit in range(1, full_set.info.count):
         for seed in (0, 1):
             subset = replace(contents, draw=Draw(limit, seed))
             few = pack(photos, tmp_path / f"{limit} {seed}", crop=CROP, contents=subset, how=how)
             drawn = open_image_set(tmp_path / "whole", Draw(limit, seed))
             assert drawn.info == replace(few.info, name="whole", benchmark="whole")
-            assert (drawn.paths, drawn.packed) == (few.paths, whole.info.digest)
+            assert (drawn.paths, drawn.packed) == (few.paths, full_set.info.digest)
             assert np.array_equal(drawn.keys, few.keys)
             every = np.arange(limit)
             assert np.array_equal(drawn.take(every), few.take(every))
             assert np.array_equal(drawn.take(every[::-1]), few.take(every[::-1]))
-            named = open_image_set(tmp_path / "whole", few.paths)
-            assert named.info == drawn.info
-            assert np.array_equal(named.take(every), few.take(every))
-    assert open_image_set(tmp_path / "whole", Draw(99)).info == whole.info
+            listed = open_image_set(tmp_path / "whole", few.paths)
+            assert listed.info == drawn.info
+            assert np.array_equal(listed.take(every), few.take(every))
+    assert open_image_set(tmp_path / "whole", Draw(99)).info == full_set.info
     with pytest.raises(KeyError, match=r"no\.png"):
         open_image_set(tmp_path / "whole", ["no.png"])
 
@@ -193,7 +202,7 @@ def test_labels_from_a_csv(photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"text", b"", None])
 def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos: Path, tmp_path: Path) -> None:
-    whole = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", crop=Crop(8, 8))
+    full_set = pack(photographs(tmp_path / "kept", [PATHS[0], *PATHS[2:]]), tmp_path / "whole", crop=Crop(8, 8))
     broken = photos / PATHS[1]
     broken.write_bytes(broken.read_bytes()[:-500] if data is None else data)
     for seed, path in enumerate([PATHS[0], *PATHS[2:]]):
@@ -206,8 +215,8 @@ def test_a_broken_image_stops_the_pack_or_is_left_out(data: bytes | None, photos
     images = pack(photos, tmp_path / "set", crop=Crop(8, 8), how=How(skip_broken=True))
     assert list(images.skipped) == [PATHS[1]]
     assert images.paths == [PATHS[0], *PATHS[2:]]
-    assert np.array_equal(images.pixels, whole.pixels)
-    assert images.info.digest == whole.info.digest
+    assert np.array_equal(images.pixels, full_set.pixels)
+    assert images.info.digest == full_set.info.digest
     check_image_set(images.folder)
 
 
@@ -329,8 +338,8 @@ def test_damaged_files_do_not_open(file: str, damage: str, packed: ImageSet) -> 
 )
 def test_a_changed_description_does_not_open(change: dict[str, object], message: str, packed: ImageSet) -> None:
     file = packed.folder / "set.json"
-    about = json.loads(file.read_text()) | change
-    file.write_text(json.dumps({name: value for name, value in about.items() if value is not ...}))
+    description = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({name: value for name, value in description.items() if value is not ...}))
     with pytest.raises(ImageSetError, match=message):
         open_image_set(packed.folder)
 
@@ -396,10 +405,10 @@ def test_closing_gaps_keeps_the_other_rows(
     count: int, workers: int, kept: st.DataObject, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("sets")
-    whole = pack_arrays(
+    full_set = pack_arrays(
         ((str(i), picture(i)) for i in range(count)), folder / "set", crop=Crop(4, 4), how=How(workers=workers)
     )
-    pixels = np.array(whole.pixels)
+    pixels = np.array(full_set.pixels)
     rows = sorted(kept.draw(st.sets(st.integers(0, count - 1), min_size=1)))
     image_files.finish_pixels(folder / "set" / "pixels.npy", 4, rows)
     assert np.array_equal(np.load(folder / "set" / "pixels.npy"), pixels[rows])
@@ -419,6 +428,6 @@ def test_fifty_thousand_images_open(tmp_path: Path) -> None:
     os.truncate(tmp_path / "pixels.npy", 128 + count * 3)
     with (tmp_path / "pixels.npy").open("r+b") as file:
         file.write(image_files._header(count, 1))
-    about = {"name": "n", "benchmark": "b", "digest": "d", "count": count, "size": 1, "preprocessing": "p"}
-    image_files.write_about(tmp_path, about | {"labelled": True, "skipped": {}, "ignored": 0})
+    description = {"name": "n", "benchmark": "b", "digest": "d", "count": count, "size": 1, "preprocessing": "p"}
+    image_files.write_about(tmp_path, description | {"labelled": True, "skipped": {}, "ignored": 0})
     assert open_image_set(tmp_path).paths == paths
