@@ -67,9 +67,9 @@ def process(*command: str, says: str = "") -> Variant:
     }
 
     def work() -> None:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        if says not in done.stdout:
-            raise SystemExit(f"{' '.join(command)} said: {done.stdout}{done.stderr}")
+        result = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        if says not in result.stdout:
+            raise SystemExit(f"{' '.join(command)} said: {result.stdout}{result.stderr}")
 
     return timed(work)
 

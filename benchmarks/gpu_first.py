@@ -659,8 +659,8 @@ def trtexec_rate(trt_plan: Path, batch: int) -> float | None:
         print("  trtexec is not installed")
         return None
     options = ["--useCudaGraph", "--noDataTransfers", "--useSpinWait", "--duration=3"]
-    done = subprocess.run([program, f"--loadEngine={trt_plan}", *options], capture_output=True, text=True, timeout=60)
-    match = re.search(r"Throughput: ([\d.]+) qps", done.stdout)
+    result = subprocess.run([program, f"--loadEngine={trt_plan}", *options], capture_output=True, text=True, timeout=60)
+    match = re.search(r"Throughput: ([\d.]+) qps", result.stdout)
     return float(match[1]) * batch if match else None
 
 

@@ -24,9 +24,9 @@ GOAL = "<= 2"
 
 def run(*command: str, says: str = "") -> None:
     """Run a command whose output must have the text `says`."""
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    if says not in done.stdout:
-        raise SystemExit(f"{' '.join(command)} said: {done.stdout}{done.stderr}")
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    if says not in result.stdout:
+        raise SystemExit(f"{' '.join(command)} said: {result.stdout}{result.stderr}")
 
 
 def process(*command: str, says: str = "") -> Variant:

@@ -65,12 +65,12 @@ def test_a_checkout_under_any_name_needs_torch_and_numpy_alone(tmp_path: Path) -
     (tmp_path / "sitecustomize.py").write_text(ALONE.format(blocked=held))
     figures_file = tmp_path / "figures.json"
     words = [sys.executable, checkout / "benchmarks/gpu_first.py", "--pretend", "--json", figures_file]
-    done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert result.returncode == 0, result.stdout + result.stderr
     values = figures(figures_file)
     assert {name: values[name] for name in ZEROS} == dict.fromkeys(ZEROS, 0)
     assert {name.partition(".")[0] for name in values} == {"kernels", "speed", "share", "run"}
-    assert "left out: no NVIDIA GPU here" in done.stdout
+    assert "left out: no NVIDIA GPU here" in result.stdout
     assert not list(tmp_path.glob("bandlens-benchmark-*"))
 
 

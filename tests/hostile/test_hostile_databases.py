@@ -107,9 +107,9 @@ def test_no_name_of_duckdbs_is_looked_up_in_the_file(body: str, changed: Callabl
 
 def test_a_view_that_macros_hide_is_named(database: Path) -> None:
     path = make_hostile("a view replaced, and hidden by two macros", database, database.parent)
-    done = bandlens("verify", "--db", path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "macro duckdb_functions (added), macro duckdb_views (added), view accuracy (changed)" in done.stderr
+    result = bandlens("verify", "--db", path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "macro duckdb_functions (added), macro duckdb_views (added), view accuracy (changed)" in result.stderr
 
 
 LIMITED = {
@@ -178,11 +178,11 @@ def test_every_command_refuses_it_in_one_line(
     path = changed(HOSTILE["view cell_detail (changed)"] + ";" + HOSTILE["macro sum (added)"])
     make_study(workplace)
     monkeypatch.chdir(workplace)
-    done = bandlens(*words, "--db", path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1].startswith("bandlens: ")
-    assert "Traceback" not in done.stderr
-    assert "macro sum (added), view cell_detail (changed)" in done.stderr.splitlines()[-1]
+    result = bandlens(*words, "--db", path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1].startswith("bandlens: ")
+    assert "Traceback" not in result.stderr
+    assert "macro sum (added), view cell_detail (changed)" in result.stderr.splitlines()[-1]
 
 
 def test_a_writer_reaches_no_other_file(database: Path) -> None:

@@ -266,10 +266,10 @@ MEAN = {
 def test_queries_that_grow_end_in_time_and_memory(name: str, database: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     started = time.monotonic()
-    done = bandlens("sql", MEAN[name], "--db", database, "--timeout", "3")
+    result = bandlens("sql", MEAN[name], "--db", database, "--timeout", "3")
     assert time.monotonic() - started < 60, "the query alone takes longer"
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
-    assert "Traceback" not in done.stderr
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (1, "", 1), result.stderr
+    assert "Traceback" not in result.stderr
     assert max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, before) < 4 << 20, "kilobytes"
 
 
@@ -284,8 +284,8 @@ with process.answer("SELECT 1") as reader:
 print(process._process.pid, process._temporary, flush=True)
 os._exit(9)
 """
-    done = subprocess.run(python(code, database), capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    pid, temporary = done.stdout.split()
+    result = subprocess.run(python(code, database), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    pid, temporary = result.stdout.split()
     wait_until(lambda: not Path(f"/proc/{pid}").exists())
     shutil.rmtree(temporary)
 
@@ -312,16 +312,16 @@ def test_every_value_has_a_text(query: str, format_: str, database: Path, comman
 
 def test_queries_that_are_no_text_and_output_that_nobody_reads(database: Path) -> None:
     words = [sys.executable, "-P", "-m", "bandlens", "sql", b"SELECT '\xff'", "--db", str(database)]
-    done = subprocess.run(words, capture_output=True, timeout=LIMIT_SECONDS)
-    assert (done.returncode, done.stderr) == (2, b"bandlens: the query is not UTF-8; write it in that encoding\n")
+    result = subprocess.run(words, capture_output=True, timeout=LIMIT_SECONDS)
+    assert (result.returncode, result.stderr) == (2, b"bandlens: the query is not UTF-8; write it in that encoding\n")
     ascii_only = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     accented = [*words[:5], "SELECT 'é' AS x", *words[6:]]
-    done = subprocess.run(accented, capture_output=True, timeout=LIMIT_SECONDS, env=ascii_only)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"\\xe9" in done.stdout
+    result = subprocess.run(accented, capture_output=True, timeout=LIMIT_SECONDS, env=ascii_only)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"\\xe9" in result.stdout
     closed = f"{' '.join(map(shlex.quote, [*words[:5], 'FROM range(100000)', *words[6:]]))} --format csv | head -1"
-    done = subprocess.run(["bash", "-c", closed], capture_output=True, timeout=LIMIT_SECONDS)
-    assert (done.stdout, done.stderr) == (b"range\n", b"")
+    result = subprocess.run(["bash", "-c", closed], capture_output=True, timeout=LIMIT_SECONDS)
+    assert (result.stdout, result.stderr) == (b"range\n", b"")
 
 
 def test_values_do_not_command_a_terminal(database: Path, command: Command) -> None:

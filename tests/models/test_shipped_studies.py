@@ -91,21 +91,21 @@ def finish(folder: Path) -> Callable[[str], Done]:
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_plan_tells_the_cost_and_a_run_is_that_much(finish: Callable[[str], Done], name: str) -> None:
-    done = finish(name)
-    images, cells = done.images.info.count, 62 if name == "fourier-map" else CONDITIONS[name]
-    assert done.plan["cells"] == CONDITIONS[name]
-    assert done.plan["predictions"] == CONDITIONS[name] * images
-    assert done.plan["seconds"] > 0
-    assert done.ask("SELECT count(*), count(*) FILTER (complete) FROM cell") == [(cells, cells)]
-    assert done.ask("SELECT count(*) FROM prediction") == [(cells * images,)]
-    assert "nothing to run" in run("run", done.folder / f"{name}.toml", "--db", done.folder / f"{name}.duckdb")
+    result = finish(name)
+    images, cells = result.images.info.count, 62 if name == "fourier-map" else CONDITIONS[name]
+    assert result.plan["cells"] == CONDITIONS[name]
+    assert result.plan["predictions"] == CONDITIONS[name] * images
+    assert result.plan["seconds"] > 0
+    assert result.ask("SELECT count(*), count(*) FILTER (complete) FROM cell") == [(cells, cells)]
+    assert result.ask("SELECT count(*) FROM prediction") == [(cells * images,)]
+    assert "nothing to run" in run("run", result.folder / f"{name}.toml", "--db", result.folder / f"{name}.duckdb")
 
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_the_report_draws_every_probe(finish: Callable[[str], Done], name: str) -> None:
-    done = finish(name)
-    page = (done.folder / f"{done.name}.html").read_text()
-    for (probe,) in done.ask("SELECT DISTINCT probe FROM accuracy WHERE probe <> 'clean'"):
+    result = finish(name)
+    page = (result.folder / f"{result.name}.html").read_text()
+    for (probe,) in result.ask("SELECT DISTINCT probe FROM accuracy WHERE probe <> 'clean'"):
         anchor = "curves" if probe in ("lowpass", "highpass") else str(probe).replace("_", "-")
         assert f'id="{anchor}-1"' in page
 
@@ -118,14 +118,14 @@ def sixteen(logits: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def test_answers_to_a_blur_are_those_to_scipys(finish: Callable[[str], Done]) -> None:
-    done = finish("human-probes")
-    images = done.images
+    result = finish("human-probes")
+    images = result.images
     grey = (images.pixels.transpose(0, 2, 3, 1) / 255) @ np.array([0.2125, 0.7154, 0.0721])
-    session = onnxruntime.InferenceSession(done.folder / "models" / f"{MODEL}.onnx")
+    session = onnxruntime.InferenceSession(result.folder / "models" / f"{MODEL}.onnx")
     for sigma in (0, 1, 3, 5, 7, 10, 15, 40):
         blurred = np.stack([ndimage.gaussian_filter(image, sigma, mode="constant", cval=0.4423) for image in grey])
         shown = np.repeat(blurred[:, None], 3, axis=1).astype(np.float32)
-        rows = done.ask(
+        rows = result.ask(
             "SELECT predicted FROM prediction JOIN study_detail USING (cell) WHERE probe = 'gaussian_lowpass' "
             f"AND (parameters ->> 'sigma')::DOUBLE = {sigma} ORDER BY image_index"
         )

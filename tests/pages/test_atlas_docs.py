@@ -60,9 +60,9 @@ def test_what_drifts_is_found(shown: str, printed: str) -> None:
 
 def run(command: str, folder: Path) -> str:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command}\n{done.stderr}"
-    return done.stdout
+    result = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}\n{result.stderr}"
+    return result.stdout
 
 
 @pytest.mark.parametrize(("command", "printed"), list(commands("console")))

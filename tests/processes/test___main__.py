@@ -14,15 +14,15 @@ from small import ask, make_study
 def test_a_run_whose_streams_are_closed_from_the_start_is_stored(closed: str, workplace: Path) -> None:
     study, database = make_study(workplace), workplace / "results.duckdb"
     command = [sys.executable, "-P", "-m", "bandlens", "run", study, "--db", database]
-    done = subprocess.run(
+    result = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", *command], capture_output=True, text=True, timeout=120
     )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("study@1: ran ") == (closed in ("2>&-", "<&-"))
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.startswith("study@1: ran ") == (closed in ("2>&-", "<&-"))
     assert ask(database, "SELECT probe, n FROM accuracy") == [("clean", 20)]
 
 
 def test_an_error_that_nobody_can_read_has_its_exit_status(tmp_path: Path) -> None:
     command = [sys.executable, "-P", "-m", "bandlens", "sql", "FROM accuracy", "--db", tmp_path / "none.duckdb"]
-    done = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], capture_output=True, timeout=120)
-    assert (done.returncode, done.stdout) == (2, b"")
+    result = subprocess.run(["sh", "-c", 'exec "$@" 2>&-', "sh", *command], capture_output=True, timeout=120)
+    assert (result.returncode, result.stdout) == (2, b"")

@@ -98,11 +98,11 @@ def test_a_folder_that_may_not_be_written_is_named(public: Path, exists: bool) -
         with open_store(path):
             pass
     public.chmod(0o555)
-    done = subprocess.run(python(WRITE, path), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1
-    assert "Permission denied" in done.stdout
-    assert str(path) in done.stdout
+    result = subprocess.run(python(WRITE, path), capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("\n") == 1
+    assert "Permission denied" in result.stdout
+    assert str(path) in result.stdout
     assert [file.name for file in public.iterdir()] == ["results.duckdb"] * exists
 
 
@@ -183,11 +183,11 @@ except BandlensError as error:
 
 
 def test_a_file_that_may_not_grow_keeps_what_was_committed(path: Path) -> None:
-    done = subprocess.run(python(LIMITED, path, 2 << 20), capture_output=True, text=True)
-    assert done.stderr.count("\n") == 1, done.stderr
-    assert "the file may not grow further" in done.stderr
-    assert "what was committed stays: make room and run again" in done.stderr
-    commits = len(done.stdout.split())
+    result = subprocess.run(python(LIMITED, path, 2 << 20), capture_output=True, text=True)
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert "the file may not grow further" in result.stderr
+    assert "what was committed stays: make room and run again" in result.stderr
+    commits = len(result.stdout.split())
     assert 0 < commits < 100
     with open_store(path) as store:
         assert len(store.frame("FROM published")) == 2000 * commits
@@ -195,8 +195,8 @@ def test_a_file_that_may_not_grow_keeps_what_was_committed(path: Path) -> None:
 
 
 def test_a_database_that_finds_no_room_at_its_making_leaves_nothing(path: Path) -> None:
-    done = subprocess.run(python(LIMITED, path, 100_000), capture_output=True, text=True)
-    assert done.stdout == ""
-    assert f"{path}: the file may not grow further" in done.stderr
-    assert done.stderr.count("\n") == 1
+    result = subprocess.run(python(LIMITED, path, 100_000), capture_output=True, text=True)
+    assert result.stdout == ""
+    assert f"{path}: the file may not grow further" in result.stderr
+    assert result.stderr.count("\n") == 1
     assert list(path.parent.iterdir()) == []

@@ -555,10 +555,10 @@ main()
 def test_a_ray_that_is_not_there_is_one_line(workplace: Path, before: str, options: list[str], words: str) -> None:
     study, database = make_study(workplace), workplace / "results.duckdb"
     code = WITHOUT.format(before=before, study=study, database=database, options=options)
-    done = subprocess.run(python(code), capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(words)
-    assert len(done.stderr.splitlines()) == 1
+    result = subprocess.run(python(code), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith(words)
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_cluster_without_room_for_a_worker_is_one_line(command: Command, workplace: Path, cluster: None) -> None:

@@ -182,11 +182,11 @@ def test_a_disk_that_is_full_is_said_in_one_line_and_the_next_run_completes(
     many_commits: Path, uninterrupted: pl.DataFrame, small_disk: Path
 ) -> None:
     database = small_disk / "results.duckdb"
-    done = subprocess.run(python(RUN, many_commits, database, 0), input="go\n", capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert f"{database}: the disk is full (" in done.stderr.splitlines()[-1]
-    assert "what was committed stays: make room and run again" in done.stderr
+    result = subprocess.run(python(RUN, many_commits, database, 0), input="go\n", capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert f"{database}: the disk is full (" in result.stderr.splitlines()[-1]
+    assert "what was committed stays: make room and run again" in result.stderr
     kept = stored(database)
     assert 0 < kept < 12 * COUNT
     subprocess.run(["mount", "-o", "remount,size=50m", str(small_disk)], check=True)
@@ -214,16 +214,16 @@ def test_a_file_that_may_not_grow_is_said_in_one_line_and_the_next_run_completes
     database, room = tmp_path / "results.duckdb", 60_000
     with open_store(database):
         pass
-    done = subprocess.run(
+    result = subprocess.run(
         python(RUN, study, database, 0),
         input="go\n",
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
     )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert f"{database}: the file may not grow further (" in done.stderr.splitlines()[-1]
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert f"{database}: the file may not grow further (" in result.stderr.splitlines()[-1]
     assert 0 < stored(database) < 12 * COUNT
     assert_frame_equal(finished(study, database), uninterrupted)
 
@@ -234,9 +234,9 @@ def test_a_file_that_may_not_grow_is_said_in_one_line_and_the_next_run_completes
 def test_a_database_in_use_is_said_in_one_line(workplace: Path) -> None:
     study, database = make_study(workplace), workplace / "results.duckdb"
     with open_store(database):
-        done = bandlens("run", study, "--db", database)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
+        result = bandlens("run", study, "--db", database)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
         f"bandlens: {database} is in use by process {os.getpid()}; wait for it to end, or name another file with --db\n"
     )
 
@@ -315,10 +315,10 @@ def test_shards_that_find_no_room_end_the_run_in_one_line_and_the_next_completes
     (small_disk / "shards").mkdir()
     (small_disk / "ballast").write_bytes(b"0" * (small_disk_free(small_disk) - 30_000))
     database = tmp_path / "results.duckdb"
-    done = bandlens("run", made.study, "--db", database, "--shards", small_disk / "shards")
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].endswith(
+    result = bandlens("run", made.study, "--db", database, "--shards", small_disk / "shards")
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].endswith(
         "No space left on device; make room, or name another folder with --shards"
     )
     kept = made.check(database)

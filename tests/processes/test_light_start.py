@@ -16,8 +16,8 @@ HEAVY = ("torch", "cupy", "tensorrt", "onnxruntime", "duckdb", "polars", "numpy"
 def loaded_by(code: str, libraries: tuple[str, ...], *arguments: object) -> set[str]:
     """The libraries among these that a new process has loaded once it has run the code."""
     report = f"\nimport sys; print('LOADED', *({set(libraries)!r} & sys.modules.keys()))"
-    done = subprocess.run(python(code + report, *arguments), capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split()[1:])
+    result = subprocess.run(python(code + report, *arguments), capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split()[1:])
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["--version"]])
@@ -89,5 +89,5 @@ def test_the_folder_export_can_be_called_whoever_imported_it() -> None:
         "    except bandlens.UnknownName: print(bandlens.export.weights.registry.checkpoint('tv_resnet50').name)\n"
         "    import bandlens.export.models"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["tv_resnet50"] * 2
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["tv_resnet50"] * 2

@@ -175,8 +175,8 @@ def driver(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def settled(driver: Any) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    done = "return document.documentElement.dataset.drawn === 'all'"
-    WebDriverWait(driver, 30).until(lambda _: driver.execute_script(done), "the page is not drawn")
+    result = "return document.documentElement.dataset.drawn === 'all'"
+    WebDriverWait(driver, 30).until(lambda _: driver.execute_script(result), "the page is not drawn")
 
 
 @pytest.fixture

@@ -34,14 +34,14 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def test_a_disk_without_room_leaves_no_shard(folder: Folder) -> None:
-    done = subprocess.run(
+    result = subprocess.run(
         python(WRITE, folder.path),
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)),
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
-    assert done.stderr == (
+    assert result.returncode == 1
+    assert result.stderr == (
         f"{folder.path}/{KEY}.parquet: {os.strerror(errno.EFBIG)}; make room, or name another folder with --shards\n"
     )
     assert shard_keys(folder) == []

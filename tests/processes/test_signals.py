@@ -31,14 +31,14 @@ main()
 @pytest.mark.parametrize("module", ["bandlens.app.cli", "typer", "pyarrow", "duckdb", "numpy", "polars"])
 def test_ctrl_c_while_a_library_is_imported_is_one_line(module: str, tmp_path: Path) -> None:
     (tmp_path / "r.duckdb").touch()
-    done = subprocess.run(
+    result = subprocess.run(
         python(AT_IMPORT, module, int(signal.SIGINT)),
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=LIMIT_SECONDS,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", MESSAGE)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", MESSAGE)
 
 
 AT_THE_END = """
@@ -55,8 +55,8 @@ main()
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_signal_while_a_finished_command_leaves_is_one_line(number: signal.Signals) -> None:
     code = AT_THE_END.replace("NUMBER", str(int(number)))
-    done = subprocess.run(python(code, "--version"), capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    assert (done.returncode, done.stdout[:9], done.stderr) == (128 + number, "bandlens ", MESSAGE)
+    result = subprocess.run(python(code, "--version"), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (result.returncode, result.stdout[:9], result.stderr) == (128 + number, "bandlens ", MESSAGE)
 
 
 STUBBORN = """
@@ -131,8 +131,8 @@ print("went on")
 
 
 def test_under_nohup_hanging_up_ends_nothing() -> None:
-    done = subprocess.run(python(IGNORED), capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+    result = subprocess.run(python(IGNORED), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "went on\n", "")
 
 
 PROMPT = """
@@ -152,5 +152,5 @@ print("went on", signals.interrupted())
 
 
 def test_a_prompt_goes_on_after_ctrl_c() -> None:
-    done = subprocess.run(python(PROMPT), capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n" * 3 + "went on False\n", "")
+    result = subprocess.run(python(PROMPT), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "True\n" * 3 + "went on False\n", "")

@@ -147,8 +147,8 @@ def test_a_file_that_cannot_be_written_is_named(command: Command, database: Path
 
 def test_arrow_is_a_stream_that_pyarrow_reads(database: Path) -> None:
     words = [sys.executable, "-P", "-m", "bandlens", "sql", QUERY, "--db", str(database), "--format", "arrow"]
-    done = subprocess.run(words, capture_output=True, check=True)
-    assert pa.ipc.open_stream(done.stdout).read_all().to_pydict()["probe"] == ["clean", "lowpass"]
+    result = subprocess.run(words, capture_output=True, check=True)
+    assert pa.ipc.open_stream(result.stdout).read_all().to_pydict()["probe"] == ["clean", "lowpass"]
 
 
 def test_large_answers_are_written_as_they_come(command: Command, database: Path, tmp_path: Path) -> None:

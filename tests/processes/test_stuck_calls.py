@@ -24,5 +24,5 @@ __main__.main()
 
 
 def test_a_command_with_a_library_that_is_stuck_ends_with_its_line_and_unloads_nothing() -> None:
-    done = subprocess.run(python(STUCK), capture_output=True, text=True, timeout=LIMIT_SECONDS)
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", "bandlens: no answer\n")
+    result = subprocess.run(python(STUCK), capture_output=True, text=True, timeout=LIMIT_SECONDS)
+    assert (result.returncode, result.stdout, result.stderr) == (1, "", "bandlens: no answer\n")

@@ -48,8 +48,10 @@ from bandlens.analysis.database.trial import try_opening
 try_opening(Path(sys.argv[1]), True)
 """
     with open_store(database), open_store(database):
-        done = subprocess.run(python("import duckdb, sys; duckdb.connect(sys.argv[1])", database), capture_output=True)
-        assert b"lock on file" in done.stderr
+        result = subprocess.run(
+            python("import duckdb, sys; duckdb.connect(sys.argv[1])", database), capture_output=True
+        )
+        assert b"lock on file" in result.stderr
         subprocess.run(python(code, database), check=True)  # whoever opens it says that it is locked
 
 

@@ -284,8 +284,8 @@ print(doubled.call(operator.call, np.ones(10_000)).sum())
 
 def test_a_want_of_memory_is_the_error_of_its_call(start: Start) -> None:
     file = start("doubled").source.file
-    done = subprocess.run(python(NO_ROOM, file), capture_output=True, text=True, check=True)
-    assert done.stdout == "measure doubled failed: no memory for what it is given: File too large\n20000.0\n"
+    result = subprocess.run(python(NO_ROOM, file), capture_output=True, text=True, check=True)
+    assert result.stdout == "measure doubled failed: no memory for what it is given: File too large\n20000.0\n"
 
 
 DRIVER = """

@@ -34,9 +34,9 @@ def repeat(words: list[str], times: int) -> int:
     for number in range(times):
         started = time.monotonic()
         command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            print(done.stdout, done.stderr)
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            print(result.stdout, result.stderr)
             return number
         print(f"{number + 1}: {time.monotonic() - started:.0f} s", flush=True)
     return times

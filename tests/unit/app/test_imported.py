@@ -35,8 +35,8 @@ def test_four_networks_of_50_000_predictions(command: Command, tmp_path: Path) -
     db = tmp_path / "results.duckdb"
     names = [word for name in ("ResNet50", "DINO", "SimCLR", "ViT") for word in ("--checkpoint", name)]
     files = (X / "predictions.parquet", "--images", X / "labels.parquet")
-    done = command("import", "predictions", *files, *names, "--db", db)
-    assert (done.code, done.out.count("50,000 predictions imported")) == (0, 4), done.err
+    result = command("import", "predictions", *files, *names, "--db", db)
+    assert (result.code, result.out.count("50,000 predictions imported")) == (0, 4), result.err
     query = "SELECT checkpoint, top1, top5, n, engine FROM accuracy ORDER BY checkpoint"
     rows = {row["checkpoint"]: row for row in json.loads(command("sql", query, "--db", db, "--format", "json").out)}
     assert {name: round(row["top1"], 5) for name, row in rows.items()} == {
@@ -73,11 +73,11 @@ def small(tmp_path: Path) -> Path:
 
 
 def run(command: Command, folder: Path, images: Path | None = None) -> tuple[int, str, str]:
-    done = command(
+    result = command(
         "import", "predictions", folder / "predictions.csv", "--checkpoint", "net",
         "--images", images or folder / "labels.csv", "--db", folder / "results.duckdb",
     )  # fmt: skip
-    return done.code, done.out, done.err
+    return result.code, result.out, result.err
 
 
 def test_rows_belong_to_files_and_are_marked_as_imported(command: Command, small: Path) -> None:
@@ -157,11 +157,11 @@ def test_a_model_that_is_not_in_the_file_leaves_nothing_of_the_others(command: C
     pl.DataFrame(rows).write_csv(tmp_path / "predictions.csv")
     words = ("import", "predictions", tmp_path / "predictions.csv", "--images", tmp_path / "labels.csv")
     db = ("--db", tmp_path / "results.duckdb")
-    done = command(*words, "--checkpoint", "one", "--checkpoint", "two", *db)
-    assert (done.code, done.out) == (2, "")
-    assert "holds no predictions of two" in done.err
-    done = command(*words, "--checkpoint", "one", "--checkpoint", "two", "--weights-sha256", "0" * 64, *db)
-    assert (done.code, "is of one model" in done.err) == (2, True)
+    result = command(*words, "--checkpoint", "one", "--checkpoint", "two", *db)
+    assert (result.code, result.out) == (2, "")
+    assert "holds no predictions of two" in result.err
+    result = command(*words, "--checkpoint", "one", "--checkpoint", "two", "--weights-sha256", "0" * 64, *db)
+    assert (result.code, "is of one model" in result.err) == (2, True)
     assert not (tmp_path / "results.duckdb").exists()
 
 

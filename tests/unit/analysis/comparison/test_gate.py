@@ -280,11 +280,11 @@ def test_checkpoints_and_image_sets_are_kept_apart_and_every_pair_has_its_row(st
                 add(store, images, [part(*each) for each in zip(cells, predicted, ranks, strict=True)])
                 pairs.append(cells)
                 expected[by.name, images.info.name, setting.probe] = np.mean(predicted[0] != predicted[1])
-    done = []
-    rows = gate_cells(store, pairs, LIMITS, done.append)
+    advances = []
+    rows = gate_cells(store, pairs, LIMITS, advances.append)
     names = ("checkpoint", "image_set", "probe", "flips")
     assert {(c, i, f): flips for c, i, f, flips in rows.select(names).rows()} == pytest.approx(expected)
-    assert sum(done) == 4
+    assert sum(advances) == 4
 
 
 def test_cells_of_a_gate_are_in_no_study(store: Store) -> None:

@@ -156,10 +156,10 @@ def test_another_file_of_trials_is_refused(
     command: Command, tmp_path: Path, change: Callable[[pl.DataFrame], pl.DataFrame], message: str
 ) -> None:
     change(pl.DataFrame(RIGHT)).write_parquet(tmp_path / "trials.parquet")
-    done = command("published", "import", "humans", tmp_path, "--db", tmp_path / "results.duckdb")
-    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert message in done.err
-    assert "trials.parquet" in done.err
+    result = command("published", "import", "humans", tmp_path, "--db", tmp_path / "results.duckdb")
+    assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
+    assert message in result.err
+    assert "trials.parquet" in result.err
     assert not (tmp_path / "results.duckdb").exists()
 
 

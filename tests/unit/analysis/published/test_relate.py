@@ -203,9 +203,9 @@ def test_other_critical_band_files_are_refused(command: Command, tmp_path: Path,
     change(counts, shape)
     (tmp_path / "counts.json").write_text(json.dumps(counts))
     (tmp_path / "shape_accuracy.json").write_text(json.dumps(shape))
-    done = command("published", "import", "critical-band", tmp_path, "--db", tmp_path / "results.duckdb")
-    assert (done.code, done.err.count("\n"), done.out) == (1, 1, "")
-    assert message in done.err
+    result = command("published", "import", "critical-band", tmp_path, "--db", tmp_path / "results.duckdb")
+    assert (result.code, result.err.count("\n"), result.out) == (1, 1, "")
+    assert message in result.err
     assert not (tmp_path / "results.duckdb").exists()
 
 

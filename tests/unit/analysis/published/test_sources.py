@@ -127,9 +127,9 @@ def test_an_input_size_is_a_number_of_pixels(command: Command, tmp_path: Path, s
     table.with_columns(
         img_size=pl.when(pl.int_range(pl.len()) == 2).then(pl.lit(size)).otherwise("img_size")
     ).write_csv(file)
-    done = command("published", "import", "timm", folder, "--db", tmp_path / "results.duckdb")
-    assert done.code == 1
-    assert done.err == f"bandlens: {file}, line 4, column img_size: {size!a} is not a number of pixels\n"
+    result = command("published", "import", "timm", folder, "--db", tmp_path / "results.duckdb")
+    assert result.code == 1
+    assert result.err == f"bandlens: {file}, line 4, column img_size: {size!a} is not a number of pixels\n"
 
 
 def test_a_folder_without_a_file_is_told(tmp_path: Path) -> None:
@@ -159,21 +159,21 @@ def test_a_row_in_another_unit_is_told_by_its_error(command: Command, tmp_path: 
     row = int((table["top1"] < 1).arg_true()[0]) if scale > 1 else 4
     changed = pl.when(pl.int_range(pl.len()) == row).then(pl.col("top1") * scale).otherwise("top1").round(3)
     table.with_columns(top1=changed).write_csv(file)
-    done = command("published", "import", "timm", folder, "--db", tmp_path / "results.duckdb")
-    assert (done.code, done.err.count("\n")) == (1, 1)
-    assert f"results-imagenet-a.csv, line {row + 2}, column top1: " in done.err
-    assert "do not make 100 percent" in done.err
+    result = command("published", "import", "timm", folder, "--db", tmp_path / "results.duckdb")
+    assert (result.code, result.err.count("\n")) == (1, 1)
+    assert f"results-imagenet-a.csv, line {row + 2}, column top1: " in result.err
+    assert "do not make 100 percent" in result.err
     assert not (tmp_path / "results.duckdb").exists()
 
 
 @needs_published
 def test_a_newer_release_takes_the_place_of_the_shipped_one(command: Command, tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
-    done = command("published", "import", "timm", PUBLISHED / "atlas/timm/2022-07-27", "--db", db)
-    assert (done.code, done.err.count("\n")) == (2, 1)  # it lacks two files
+    result = command("published", "import", "timm", PUBLISHED / "atlas/timm/2022-07-27", "--db", db)
+    assert (result.code, result.err.count("\n")) == (2, 1)  # it lacks two files
     assert not db.exists()
-    done = command("published", "import", "timm", PUBLISHED / "atlas/timm", "--db", db)
-    assert done.code == 0, done.err
+    result = command("published", "import", "timm", PUBLISHED / "atlas/timm", "--db", db)
+    assert result.code == 0, result.err
     rows = {row["source"]: row for row in json.loads(command("published", "list", "--db", db, "--json").out)}
     # They include the effective robustness on V2, Sketch, A and R, less the one row without A.
     assert (rows["timm"]["models"], rows["timm"]["values"]) == (1267, 14004 + 4 * 1556 - 1)
@@ -181,8 +181,8 @@ def test_a_newer_release_takes_the_place_of_the_shipped_one(command: Command, tm
 
 def test_what_ships_can_be_imported_for_sql(command: Command, tmp_path: Path) -> None:
     db = tmp_path / "results.duckdb"
-    done = command("published", "import", "testbed", "--db", db)
-    assert (done.code, "licence: MIT" in done.out) == (0, True), done.err
+    result = command("published", "import", "testbed", "--db", db)
+    assert (result.code, "licence: MIT" in result.out) == (0, True), result.err
     query = (
         "SELECT value, unit, note FROM published_value WHERE metric = 'effective_robustness' "
         "AND benchmark = 'imagenet-r' AND model = 'resnet50_trained_on_SIN'"
@@ -199,6 +199,6 @@ def test_what_ships_can_be_imported_for_sql(command: Command, tmp_path: Path) ->
 
 def test_a_source_without_its_folder_is_told(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    done = command("published", "import", "humans")
-    assert (done.code, done.out) == (2, "")
-    assert "bandlens published import humans DIR" in done.err
+    result = command("published", "import", "humans")
+    assert (result.code, result.out) == (2, "")
+    assert "bandlens published import humans DIR" in result.err

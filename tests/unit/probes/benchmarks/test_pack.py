@@ -285,13 +285,13 @@ def test_an_interrupted_pack_goes_on(corrupted: Miniature, tmp_path: Path) -> No
     broken.write_bytes(whole[:-300])
     with pytest.raises(ImageSetError, match=r"fog/4: 'n01440764/ILSVRC2012_val_00000001\.JPEG' is broken"):
         corrupted.pack(out)
-    done = sorted(out.glob("*/*"))
-    assert done == [out / "fog" / "2", out / "snow" / "2", out / "snow" / "4"]
-    times = [(folder / "set.json").stat().st_mtime_ns for folder in done]
+    result = sorted(out.glob("*/*"))
+    assert result == [out / "fog" / "2", out / "snow" / "2", out / "snow" / "4"]
+    times = [(folder / "set.json").stat().st_mtime_ns for folder in result]
     broken.write_bytes(whole)
     sets = corrupted.pack(out)
     assert sorted(images.info.name for images in sets) == ["out/fog/2", "out/fog/4", "out/snow/2", "out/snow/4"]
-    assert [(folder / "set.json").stat().st_mtime_ns for folder in done] == times
+    assert [(folder / "set.json").stat().st_mtime_ns for folder in result] == times
 
 
 def test_sets_that_are_there_must_be_the_same(corrupted: Miniature, tmp_path: Path) -> None:
